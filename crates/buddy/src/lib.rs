@@ -1,0 +1,2 @@
+//! buddy
+#![no_std]

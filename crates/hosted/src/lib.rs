@@ -1,0 +1,2 @@
+//! hosted
+#![no_std]

@@ -1,0 +1,2 @@
+//! kmalloc
+#![no_std]

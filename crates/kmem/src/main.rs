@@ -1,0 +1,2 @@
+//! kmem
+fn main() {}

@@ -1,0 +1,2 @@
+//! page-frame
+#![no_std]
