@@ -1,0 +1,108 @@
+//! Ownership of memory as a value.
+
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+
+use crate::Order;
+
+/// An aligned run of 2^order pages that whoever holds this value owns.
+///
+/// It is neither `Copy` nor `Clone`, so safe code cannot give a block back twice. A block goes back to its source with
+/// [`PageSource::free`](crate::PageSource::free); dropping it instead loses the memory, which debug builds report.
+///
+/// ```
+/// use page_frame::{Arena, Order, PageSource};
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = Arena::new(&mut memory)?;
+/// let block = arena.allocate(Order::new(1).unwrap())?;
+/// assert_eq!(block.bytes(), 8192);
+/// // SAFETY: the block came from this arena and nothing refers into it.
+/// unsafe { arena.free(block) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "a block that is dropped instead of freed is lost to its source"]
+pub struct PageBlock {
+    start: NonNull<u8>,
+    order: Order,
+    is_zero: bool,
+}
+
+const _: () = assert!(size_of::<PageBlock>() <= 2 * size_of::<usize>());
+
+impl PageBlock {
+    /// Makes the value that owns the block at `start`.
+    ///
+    /// # Safety
+    /// 1. `start` is aligned to `order.bytes()`, and valid for reads and writes of so many bytes, or for none where
+    ///    the source says that its pointers only name memory.
+    /// 2. The caller owns that memory and hands it over to the value.
+    /// 3. When `is_zero`, all of it reads as zero.
+    #[inline]
+    pub const unsafe fn from_raw(start: NonNull<u8>, order: Order, is_zero: bool) -> Self {
+        Self { start, order, is_zero }
+    }
+
+    /// Gives the ownership away as plain parts, for [`from_raw`](Self::from_raw) to take up later.
+    #[inline]
+    pub fn into_raw(self) -> (NonNull<u8>, Order) {
+        let block = ManuallyDrop::new(self);
+        (block.start, block.order)
+    }
+
+    /// Returns the address of the first byte.
+    #[inline]
+    pub const fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Returns the order.
+    #[inline]
+    pub const fn order(&self) -> Order {
+        self.order
+    }
+
+    /// Returns the size in pages.
+    #[inline]
+    pub const fn pages(&self) -> usize {
+        self.order.pages()
+    }
+
+    /// Returns the size in bytes.
+    #[inline]
+    pub const fn bytes(&self) -> usize {
+        self.order.bytes()
+    }
+
+    /// Whether the source knows that every byte reads as zero.
+    #[inline]
+    pub const fn is_zero(&self) -> bool {
+        self.is_zero
+    }
+}
+
+// SAFETY: a block is owned memory; whoever holds the value may use it on any CPU.
+unsafe impl Send for PageBlock {}
+// SAFETY: a shared reference to the value gives only numbers away, no access to the memory.
+unsafe impl Sync for PageBlock {}
+
+#[cfg(debug_assertions)]
+impl Drop for PageBlock {
+    fn drop(&mut self) {
+        panic!("a block of {} pages at {:p} was dropped, not freed", self.pages(), self.start);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a block of 2 pages")]
+    fn dropping_a_block_is_reported() {
+        let order = Order::new(1).expect("order 1 exists");
+        // SAFETY: the memory is only named, never used.
+        drop(unsafe { PageBlock::from_raw(NonNull::dangling(), order, false) });
+    }
+}

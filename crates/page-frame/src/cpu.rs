@@ -1,0 +1,250 @@
+//! What the layers ask of the machine about its CPUs.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+
+use crate::sync::{self, Ordering, light_fence};
+
+/// The number of a CPU, or of whatever stands for one (a thread in user space): the index of its CPU slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CpuId(u32);
+
+impl CpuId {
+    /// Returns the id of CPU `number`.
+    #[inline]
+    pub const fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Returns the number as an index.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+/// The interrupt state before [`Cpu::mask_interrupts`], for [`Cpu::restore_interrupts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InterruptState(pub usize);
+
+/// The CPUs of a machine, as far as per-CPU slots need them.
+///
+/// In a kernel: `pin` turns preemption off and reads the CPU's number, `fence_all` sends an interrupt to all CPUs. With
+/// threads: `pin` reads a thread-local word, `fence_all` is membarrier. On one CPU without interrupts there is nothing
+/// to do: [`SingleCpu`].
+///
+/// # Safety
+/// 1. Between a `pin` that returned an id and its `unpin`, code that gets the same id from `pin` runs only on top of
+///    the pinned code (interrupts, signals) and has ended before the pinned code goes on.
+/// 2. An id handed from one context to another (a thread's exit and the next thread's start) is handed over with a
+///    Release in the old and an Acquire in the new context.
+/// 3. When `fence_all` returns true, each other CPU has executed a full fence at some moment during the call; or
+///    `light_fence` is itself a full fence.
+/// 4. Between `mask_interrupts` and `restore_interrupts` no code runs on top of the caller that may take a lock of
+///    these crates other than by trying.
+pub unsafe trait Cpu {
+    /// Returns the number of ids: each id is below it. The same value each time.
+    fn slots(&self) -> usize;
+
+    /// Keeps the caller on its CPU and returns the CPU's id, or `None` where there is no slot for the caller (too many
+    /// threads, too early, too late); then nothing is to be undone.
+    fn pin(&self) -> Option<CpuId>;
+
+    /// Ends a `pin` that returned an id.
+    ///
+    /// # Safety
+    /// 1. Pairs with a `pin` of the same context that returned an id.
+    unsafe fn unpin(&self);
+
+    /// The owner's side of [`fence_all`](Self::fence_all): a compiler fence where that is a real one.
+    #[inline(always)]
+    fn light_fence(&self) {
+        light_fence();
+    }
+
+    /// Makes every CPU execute a full fence. False where the caller may not wait for that; then nothing has happened.
+    fn fence_all(&self) -> bool;
+
+    /// Masks interrupts on this CPU and returns what was before.
+    fn mask_interrupts(&self) -> InterruptState {
+        InterruptState(0)
+    }
+
+    /// Restores what [`mask_interrupts`](Self::mask_interrupts) found.
+    ///
+    /// # Safety
+    /// 1. `state` is what the last unrestored `mask_interrupts` on this CPU returned.
+    unsafe fn restore_interrupts(&self, state: InterruptState) {
+        let _ = state;
+    }
+}
+
+// SAFETY: every method forwards to the same machine.
+unsafe impl<C: Cpu + ?Sized> Cpu for &C {
+    #[inline]
+    fn slots(&self) -> usize {
+        (**self).slots()
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        (**self).pin()
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {
+        // SAFETY: the caller's clause is that of the machine behind the reference.
+        unsafe { (**self).unpin() }
+    }
+
+    #[inline(always)]
+    fn light_fence(&self) {
+        (**self).light_fence();
+    }
+
+    fn fence_all(&self) -> bool {
+        (**self).fence_all()
+    }
+
+    fn mask_interrupts(&self) -> InterruptState {
+        (**self).mask_interrupts()
+    }
+
+    unsafe fn restore_interrupts(&self, state: InterruptState) {
+        // SAFETY: the caller's clause is that of the machine behind the reference.
+        unsafe { (**self).restore_interrupts(state) }
+    }
+}
+
+/// One CPU, no interrupts, no threads. Not `Sync`, so nothing built on it can be shared between threads.
+///
+/// ```
+/// use page_frame::{Cpu, SingleCpu};
+/// assert_eq!(SingleCpu::new().slots(), 1);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SingleCpu(PhantomData<Cell<()>>);
+
+impl SingleCpu {
+    /// Makes the only CPU.
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+// SAFETY: clause 1: the type is not `Sync`, so everything that uses one value runs in one thread, one after the other,
+// and a clone stands for the same thread's use of other slots. Clauses 2 to 4: there is no other context.
+unsafe impl Cpu for SingleCpu {
+    #[inline]
+    fn slots(&self) -> usize {
+        1
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        Some(CpuId::new(0))
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
+/// Several CPUs played by one thread, which says which one it is: for replays and tests. Not `Sync`.
+///
+/// ```
+/// use page_frame::{Cpu, CpuId, SwitchedCpu};
+/// let cpus = SwitchedCpu::new(2);
+/// cpus.switch_to(Some(CpuId::new(1)));
+/// assert_eq!(cpus.pin(), Some(CpuId::new(1)));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SwitchedCpu {
+    slots: usize,
+    current: Cell<Option<CpuId>>,
+}
+
+impl SwitchedCpu {
+    /// Makes `slots` CPUs; the thread starts on CPU 0.
+    pub const fn new(slots: usize) -> Self {
+        Self { slots, current: Cell::new(Some(CpuId(0))) }
+    }
+
+    /// Goes on as CPU `cpu`; `None` plays a context that has no slot.
+    ///
+    /// # Panics
+    /// When `cpu` is not below the number of slots.
+    pub fn switch_to(&self, cpu: Option<CpuId>) {
+        assert!(cpu.is_none_or(|cpu| cpu.index() < self.slots), "{cpu:?} of {} CPUs", self.slots);
+        self.current.set(cpu);
+    }
+}
+
+// SAFETY: clause 1: the type is not `Sync`, so everything runs in one thread, one after the other. Clauses 2 to 4:
+// there is no other context.
+unsafe impl Cpu for SwitchedCpu {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        self.current.get()
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
+/// A machine whose heavy fence is missing: both fences are sequentially consistent ones. Wraps the rest of another.
+///
+/// This is the form that loom models, and the one to use where nothing like membarrier exists.
+#[derive(Clone, Copy, Debug)]
+pub struct Fenced<C>(pub C);
+
+// SAFETY: clauses 1, 2 and 4 are the wrapped machine's; clause 3: the light fence is a full one.
+unsafe impl<C: Cpu> Cpu for Fenced<C> {
+    #[inline]
+    fn slots(&self) -> usize {
+        self.0.slots()
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        self.0.pin()
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {
+        // SAFETY: the caller's clause is that of the wrapped machine.
+        unsafe { self.0.unpin() }
+    }
+
+    #[inline]
+    fn light_fence(&self) {
+        // SeqCst: orders the owner's `busy` store before its `detached` load, against `fence_all` between the same two.
+        sync::fence(Ordering::SeqCst);
+    }
+
+    fn fence_all(&self) -> bool {
+        // SeqCst: orders the taker's `detached` store before its `busy` load, against `light_fence`.
+        sync::fence(Ordering::SeqCst);
+        true
+    }
+
+    fn mask_interrupts(&self) -> InterruptState {
+        self.0.mask_interrupts()
+    }
+
+    unsafe fn restore_interrupts(&self, state: InterruptState) {
+        // SAFETY: the caller's clause is that of the wrapped machine.
+        unsafe { self.0.restore_interrupts(state) }
+    }
+}

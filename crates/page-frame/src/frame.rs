@@ -1,0 +1,173 @@
+//! Physical memory by number: one frame, and a range of them.
+
+use core::fmt;
+
+use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
+
+/// The number of a page frame: its physical address divided by the page size.
+///
+/// ```
+/// use page_frame::{FrameNumber, Order};
+/// let frame = FrameNumber::new(12);
+/// assert!(frame.is_aligned_to(Order::new(2).unwrap()));
+/// assert_eq!(frame.buddy(Order::new(2).unwrap()), FrameNumber::new(8));
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct FrameNumber(usize);
+
+impl FrameNumber {
+    /// Returns frame number `number`.
+    #[inline]
+    pub const fn new(number: usize) -> Self {
+        Self(number)
+    }
+
+    /// Returns the frame that the physical address `address` (bytes) lies in.
+    #[inline]
+    pub const fn containing(address: usize) -> Self {
+        Self(address >> PAGE_SHIFT)
+    }
+
+    /// Returns the number.
+    #[inline]
+    pub const fn get(self) -> usize {
+        self.0
+    }
+
+    /// Returns the physical address of the frame's first byte, or `None` where that does not fit `usize`.
+    pub const fn address(self) -> Option<usize> {
+        self.0.checked_mul(PAGE_SIZE)
+    }
+
+    /// Returns the frame `frames` above, or `None` where the number would overflow.
+    pub const fn checked_add(self, frames: usize) -> Option<Self> {
+        match self.0.checked_add(frames) {
+            Some(number) => Some(Self(number)),
+            None => None,
+        }
+    }
+
+    /// Whether a block of `order` may start here.
+    #[inline]
+    pub const fn is_aligned_to(self, order: Order) -> bool {
+        self.0 & (order.pages() - 1) == 0
+    }
+
+    /// Returns the start of the block of `order` that this frame lies in.
+    #[inline]
+    pub const fn align_down(self, order: Order) -> Self {
+        Self(self.0 & !(order.pages() - 1))
+    }
+
+    /// Returns the start of the other half of the block of the next larger order that a block of `order` here is one
+    /// half of (Knuth, TAOCP 1, section 2.5).
+    #[inline]
+    pub const fn buddy(self, order: Order) -> Self {
+        Self(self.0 ^ order.pages())
+    }
+}
+
+impl fmt::Display for FrameNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "frame {:#x}", self.0)
+    }
+}
+
+/// Consecutive frames, from `start` up to but without `end`.
+///
+/// ```
+/// use page_frame::{FrameNumber, FrameRange};
+/// let range = FrameRange::new(FrameNumber::new(3), FrameNumber::new(9));
+/// let blocks: Vec<_> = range.blocks().map(|(start, order)| (start.get(), order.pages())).collect();
+/// assert_eq!(blocks, [(3, 1), (4, 4), (8, 1)]);
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct FrameRange {
+    /// The first frame.
+    pub start: FrameNumber,
+    /// The frame after the last.
+    pub end: FrameNumber,
+}
+
+impl FrameRange {
+    /// Returns the frames from `start` up to but without `end`; empty when `end` is not above `start`.
+    pub const fn new(start: FrameNumber, end: FrameNumber) -> Self {
+        Self { start, end }
+    }
+
+    /// Returns how many frames there are.
+    pub const fn frames(self) -> usize {
+        self.end.0.saturating_sub(self.start.0)
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(self) -> bool {
+        self.frames() == 0
+    }
+
+    /// Whether `frame` is one of them.
+    #[inline]
+    pub const fn contains(self, frame: FrameNumber) -> bool {
+        self.start.0 <= frame.0 && frame.0 < self.end.0
+    }
+
+    /// Returns the frames that both ranges have.
+    pub fn intersection(self, other: Self) -> Self {
+        Self::new(self.start.max(other.start), self.end.min(other.end))
+    }
+
+    /// Cuts the range into the fewest aligned blocks, lowest first.
+    pub fn blocks(self) -> impl Iterator<Item = (FrameNumber, Order)> {
+        let mut rest = self;
+        core::iter::from_fn(move || {
+            let frames = rest.frames();
+            if frames == 0 {
+                return None;
+            }
+            let start = rest.start;
+            let by_alignment = if start.0 == 0 { u32::MAX } else { start.0.trailing_zeros() };
+            let order = by_alignment.min(frames.ilog2()).min(Order::MAX.get() as u32) as u8;
+            let order = Order::new(order).expect("at most Order::MAX by the line above");
+            rest.start = FrameNumber(start.0 + order.pages());
+            Some((start, order))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: usize, end: usize) -> FrameRange {
+        FrameRange::new(FrameNumber::new(start), FrameNumber::new(end))
+    }
+
+    #[test]
+    fn blocks_cover_the_range_aligned_and_in_order() {
+        for start in 0..40 {
+            for end in start..70 {
+                let mut next = start;
+                for (frame, order) in range(start, end).blocks() {
+                    assert_eq!(frame.get(), next);
+                    assert!(frame.is_aligned_to(order));
+                    next += order.pages();
+                }
+                assert_eq!(next, end);
+            }
+        }
+    }
+
+    #[test]
+    fn a_reversed_range_is_empty() {
+        assert!(range(5, 3).is_empty());
+        assert_eq!(range(5, 3).blocks().count(), 0);
+    }
+
+    #[test]
+    fn a_buddy_is_its_buddys_buddy() {
+        for order in Order::all() {
+            let frame = FrameNumber::new(7 * order.pages());
+            assert_eq!(frame.buddy(order).buddy(order), frame);
+        }
+    }
+}

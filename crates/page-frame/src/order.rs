@@ -1,0 +1,134 @@
+//! Sizes of blocks as powers of two.
+
+use crate::{PAGE_SHIFT, PAGE_SIZE};
+
+/// The base-2 logarithm of a block's size in pages: order 0 is one page (4 KiB), order 9 is 2 MiB, order 18 is 1 GiB.
+///
+/// ```
+/// use page_frame::Order;
+/// let order = Order::new(3).unwrap();
+/// assert_eq!((order.pages(), order.bytes()), (8, 32768));
+/// assert!(Order::new(19).is_none());
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Order(u8);
+
+/// An order that holds a request, and what is lost by rounding up to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fit {
+    /// The smallest order that holds the request.
+    pub order: Order,
+    /// The bytes of the block beyond the request.
+    pub waste_bytes: usize,
+}
+
+impl Order {
+    /// One page.
+    pub const ZERO: Self = Self(0);
+    /// The largest block, 2^18 pages (1 GiB).
+    pub const MAX: Self = Self(18);
+    /// How many orders there are.
+    pub const COUNT: usize = Self::MAX.0 as usize + 1;
+
+    /// Returns the order `order`, or `None` beyond [`Order::MAX`].
+    #[inline]
+    pub const fn new(order: u8) -> Option<Self> {
+        if order <= Self::MAX.0 { Some(Self(order)) } else { None }
+    }
+
+    /// Returns the smallest order whose block holds `bytes`, with the waste; `None` beyond the largest block.
+    ///
+    /// Zero bytes take a page like one byte does, and waste all of it.
+    ///
+    /// ```
+    /// use page_frame::Order;
+    /// let fit = Order::for_bytes(3 * 4096 + 1).unwrap();
+    /// assert_eq!((fit.order.pages(), fit.waste_bytes), (4, 4095));
+    /// ```
+    pub const fn for_bytes(bytes: usize) -> Option<Fit> {
+        let pages = bytes.div_ceil(PAGE_SIZE);
+        match Self::for_pages(pages) {
+            Some(order) => Some(Fit { order, waste_bytes: order.bytes() - bytes }),
+            None => None,
+        }
+    }
+
+    /// Returns the smallest order of at least `pages` pages, or `None` beyond the largest block.
+    pub const fn for_pages(pages: usize) -> Option<Self> {
+        if pages > Self::MAX.pages() {
+            return None;
+        }
+        Some(Self(pages.next_power_of_two().trailing_zeros() as u8))
+    }
+
+    /// Returns the size in pages.
+    #[inline]
+    pub const fn pages(self) -> usize {
+        1 << self.0
+    }
+
+    /// Returns the size in bytes.
+    #[inline]
+    pub const fn bytes(self) -> usize {
+        1 << (self.0 as u32 + PAGE_SHIFT)
+    }
+
+    /// Returns the order as a number from 0 to 18.
+    #[inline]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+
+    /// Returns the order as an index into arrays of [`Order::COUNT`].
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Returns the next larger order, or `None` above the largest.
+    pub const fn larger(self) -> Option<Self> {
+        Self::new(self.0 + 1)
+    }
+
+    /// Returns the next smaller order, or `None` below order 0.
+    pub const fn smaller(self) -> Option<Self> {
+        match self.0.checked_sub(1) {
+            Some(order) => Some(Self(order)),
+            None => None,
+        }
+    }
+
+    /// Iterates over all orders, smallest first.
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator + Clone {
+        (0..Self::COUNT as u8).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_smallest_order_that_holds_the_bytes_is_chosen() {
+        for order in Order::all() {
+            let at = order.bytes();
+            assert_eq!(Order::for_bytes(at), Some(Fit { order, waste_bytes: 0 }));
+            let below = Order::for_bytes(at - 1).expect("smaller fits too");
+            assert_eq!((below.order, below.waste_bytes), (order, 1));
+            let above = Order::for_bytes(at + 1);
+            assert_eq!(above.map(|fit| fit.order), order.larger());
+        }
+    }
+
+    #[test]
+    fn zero_bytes_take_a_page() {
+        assert_eq!(Order::for_bytes(0), Some(Fit { order: Order::ZERO, waste_bytes: PAGE_SIZE }));
+    }
+
+    #[test]
+    fn sizes_beyond_the_largest_block_have_no_order() {
+        assert_eq!(Order::for_bytes(usize::MAX), None);
+        assert_eq!(Order::for_bytes(isize::MAX as usize), None);
+        assert_eq!(Order::for_pages(Order::MAX.pages() + 1), None);
+    }
+}

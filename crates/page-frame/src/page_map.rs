@@ -1,0 +1,307 @@
+//! From an address to what lies there: a tag per page and an owner per page.
+//!
+//! # Concepts
+//! - **Tag**: one byte per page that says what the page is the start or a part of ([`Tag`]). It is what `kfree` reads.
+//! - **Owner**: one word per page. On every page of a slab it points to the slab's record; on the head of a page run it
+//!   holds the page count; elsewhere it means nothing.
+//!
+//! # Concurrency
+//! Entries are read and written without locks, Relaxed. Nothing is published through them: whoever frees an address got
+//! it from whoever allocated it, and whatever carried it from CPU to CPU also ordered the write of the entry before the
+//! read. Who asks about an address of nobody's gets some entry, and no memory is touched through it.
+
+use core::ptr::NonNull;
+
+use crate::sync::{AtomicPtr, AtomicU8, Ordering, slice_in};
+use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
+
+/// What a page is, in a byte.
+///
+/// | value | meaning |
+/// |---|---|
+/// | 0 | free, the tail of a block or run, or not ours |
+/// | 1 to 19 | head of a block of order value - 1 |
+/// | 32 | head of a page run; its owner word is the page count |
+/// | 33 | page of a slab; its owner is the slab's record |
+/// | 64 to 255 | page of a slab of the size class value - 64; its owner is the slab's record |
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Tag(u8);
+
+impl Tag {
+    /// Free, the tail of a block or run, or not ours.
+    pub const NONE: Self = Self(0);
+    /// Head of a page run.
+    pub const RUN: Self = Self(32);
+    /// Page of a slab whose cache has no size class.
+    pub const SLAB: Self = Self(33);
+    /// How many size classes have a tag.
+    pub const CLASSES: usize = 192;
+
+    /// Returns the tag of the head of a block of `order`.
+    #[inline]
+    pub const fn block(order: Order) -> Self {
+        Self(order.get() + 1)
+    }
+
+    /// Returns the tag of slab pages of size class `class`, or `None` from [`Tag::CLASSES`] on.
+    #[inline]
+    pub const fn class(class: usize) -> Option<Self> {
+        if class < Self::CLASSES { Some(Self(64 + class as u8)) } else { None }
+    }
+
+    /// Returns the order when this is the head of a block.
+    #[inline]
+    pub const fn as_block(self) -> Option<Order> {
+        match self.0.checked_sub(1) {
+            Some(order) => Order::new(order),
+            None => None,
+        }
+    }
+
+    /// Returns the size class when this is a page of a slab that has one.
+    #[inline]
+    pub const fn as_class(self) -> Option<usize> {
+        match self.0.checked_sub(64) {
+            Some(class) => Some(class as usize),
+            None => None,
+        }
+    }
+
+    /// Whether this is a page of a slab, with or without a size class.
+    #[inline]
+    pub const fn is_slab(self) -> bool {
+        self.0 >= Self::SLAB.0
+    }
+
+    /// Returns the byte.
+    #[inline]
+    pub const fn get(self) -> u8 {
+        self.0
+    }
+}
+
+/// Answers what lies at an address.
+///
+/// # Safety
+/// 1. `tag` and `owner` return what was last set for the page, and [`Tag::NONE`] and null for pages never set or out of
+///    range.
+/// 2. `pointer` returns a pointer to the address given that may be used for whatever memory of this map is there.
+pub unsafe trait PageMap {
+    /// Returns the tag of the page that `address` lies in. O(1), one or two loads, no lock.
+    fn tag(&self, address: usize) -> Tag;
+
+    /// Returns the owner word of the page that `address` lies in. O(1), no lock.
+    fn owner(&self, address: usize) -> *mut ();
+
+    /// Sets tag and owner of `pages` pages from `start`. O(`pages`).
+    ///
+    /// # Safety
+    /// 1. The pages are in this map and belong to the caller.
+    unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>);
+
+    /// Undoes `set_owner` on a whole block: its head is again the head of a raw block. O(pages).
+    ///
+    /// # Safety
+    /// 1. The block of `order` at `start` is in this map and belongs to the caller.
+    unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order);
+
+    /// Marks `start` as the head of a run of `pages` pages. O(1).
+    ///
+    /// # Safety
+    /// 1. The run is in this map and belongs to the caller.
+    unsafe fn set_run(&self, start: NonNull<u8>, pages: usize);
+
+    /// Undoes `set_run` on a run that is a whole block of `order`. O(1).
+    ///
+    /// # Safety
+    /// 1. The block is in this map and belongs to the caller.
+    unsafe fn clear_run(&self, start: NonNull<u8>, order: Order);
+
+    /// Returns a pointer to `address` that we may use: the address a user hands back only names memory.
+    fn pointer(&self, address: usize) -> NonNull<u8>;
+
+    /// Returns the page count of the run whose head `address` lies in, or `None` where no run starts.
+    #[inline]
+    fn run_pages(&self, address: usize) -> Option<usize> {
+        if self.tag(address) == Tag::RUN { Some(self.owner(address).addr()) } else { None }
+    }
+}
+
+/// Tags and owners of one contiguous range of pages, in two arrays.
+///
+/// Page sources embed it. It needs nine bytes per page (on 64-bit targets) that read as zero, of which only the entries
+/// of pages in use are ever touched.
+#[derive(Debug)]
+pub struct PageMapArray<'m> {
+    root: NonNull<u8>,
+    pages: usize,
+    tags: &'m [AtomicU8],
+    owners: &'m [AtomicPtr<()>],
+}
+
+// SAFETY: `root` is only a base for address arithmetic; the arrays are atomics.
+unsafe impl Send for PageMapArray<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for PageMapArray<'_> {}
+
+impl<'m> PageMapArray<'m> {
+    /// Returns how many bytes the entries of `pages` pages take; the memory must be aligned to 64 bytes.
+    pub const fn metadata_bytes(pages: usize) -> usize {
+        pages * size_of::<AtomicPtr<()>>() + (pages * size_of::<AtomicU8>()).next_multiple_of(64)
+    }
+
+    /// Makes the map of `pages` pages from `root`, in `metadata`.
+    ///
+    /// # Safety
+    /// 1. `metadata` is valid for reads and writes of [`metadata_bytes(pages)`](Self::metadata_bytes) bytes during
+    ///    `'m`, aligned to 64 bytes, all zero, and used by nobody else.
+    /// 2. `root` is page-aligned, and may be used for all of the memory that the pages are.
+    pub unsafe fn new_in(root: NonNull<u8>, pages: usize, metadata: NonNull<u8>) -> Self {
+        // SAFETY: clause 1: the owners come first, so they have the memory's alignment.
+        let owners = unsafe { slice_in(metadata, pages) };
+        // SAFETY: clause 1: the tags begin where the owners end, inside the memory.
+        let tags = unsafe { metadata.add(pages * size_of::<AtomicPtr<()>>()) };
+        // SAFETY: clause 1.
+        let tags = unsafe { slice_in(tags, pages) };
+        Self { root, pages, tags, owners }
+    }
+
+    /// Returns the pages of the range.
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Returns the index of the page that `address` lies in; beyond `pages` when outside.
+    #[inline]
+    fn index(&self, address: usize) -> usize {
+        address.wrapping_sub(self.root.addr().get()) >> PAGE_SHIFT
+    }
+
+    /// Sets the tag of the page that `address` lies in, if it is in range.
+    #[inline]
+    pub fn set_tag(&self, address: usize, tag: Tag) {
+        if let Some(entry) = self.tags.get(self.index(address)) {
+            // Relaxed: see the header.
+            entry.store(tag.0, Ordering::Relaxed);
+        }
+    }
+
+    fn set_word(&self, address: usize, word: *mut ()) {
+        if let Some(entry) = self.owners.get(self.index(address)) {
+            // Relaxed: see the header.
+            entry.store(word, Ordering::Relaxed);
+        }
+    }
+}
+
+// SAFETY: clause 1: the arrays hold one entry per page and out-of-range indices read as none. Clause 2: `pointer` gives
+// the address the provenance of `root`, which may be used for all of the pages.
+unsafe impl PageMap for PageMapArray<'_> {
+    #[inline]
+    fn tag(&self, address: usize) -> Tag {
+        match self.tags.get(self.index(address)) {
+            // Relaxed: see the header.
+            Some(entry) => Tag(entry.load(Ordering::Relaxed)),
+            None => Tag::NONE,
+        }
+    }
+
+    #[inline]
+    fn owner(&self, address: usize) -> *mut () {
+        match self.owners.get(self.index(address)) {
+            // Relaxed: see the header.
+            Some(entry) => entry.load(Ordering::Relaxed),
+            None => core::ptr::null_mut(),
+        }
+    }
+
+    unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>) {
+        for page in 0..pages {
+            let address = start.addr().get() + page * PAGE_SIZE;
+            self.set_word(address, owner.as_ptr());
+            self.set_tag(address, tag);
+        }
+    }
+
+    unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order) {
+        for page in 1..order.pages() {
+            self.set_tag(start.addr().get() + page * PAGE_SIZE, Tag::NONE);
+        }
+        self.set_tag(start.addr().get(), Tag::block(order));
+    }
+
+    unsafe fn set_run(&self, start: NonNull<u8>, pages: usize) {
+        self.set_word(start.addr().get(), core::ptr::without_provenance_mut(pages));
+        self.set_tag(start.addr().get(), Tag::RUN);
+    }
+
+    unsafe fn clear_run(&self, start: NonNull<u8>, order: Order) {
+        self.set_tag(start.addr().get(), Tag::block(order));
+    }
+
+    #[inline]
+    fn pointer(&self, address: usize) -> NonNull<u8> {
+        let pointer = self.root.as_ptr().with_addr(address);
+        NonNull::new(pointer).unwrap_or(self.root)
+    }
+}
+
+/// Implements [`PageMap`] by asking another map, for adapters and page sources that embed one.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! forward_page_map {
+    (impl[$($generics:tt)*] for $type:ty, |$this:ident| $inner:expr) => {
+        // SAFETY: every method forwards to the same map.
+        unsafe impl<$($generics)*> $crate::PageMap for $type {
+            #[inline]
+            fn tag(&self, address: usize) -> $crate::Tag {
+                let $this = self;
+                ($inner).tag(address)
+            }
+
+            #[inline]
+            fn owner(&self, address: usize) -> *mut () {
+                let $this = self;
+                ($inner).owner(address)
+            }
+
+            unsafe fn set_owner(
+                &self,
+                start: core::ptr::NonNull<u8>,
+                pages: usize,
+                tag: $crate::Tag,
+                owner: core::ptr::NonNull<()>,
+            ) {
+                let $this = self;
+                // SAFETY: the caller's clause is that of the map asked.
+                unsafe { ($inner).set_owner(start, pages, tag, owner) }
+            }
+
+            unsafe fn clear_owner(&self, start: core::ptr::NonNull<u8>, order: $crate::Order) {
+                let $this = self;
+                // SAFETY: the caller's clause is that of the map asked.
+                unsafe { ($inner).clear_owner(start, order) }
+            }
+
+            unsafe fn set_run(&self, start: core::ptr::NonNull<u8>, pages: usize) {
+                let $this = self;
+                // SAFETY: the caller's clause is that of the map asked.
+                unsafe { ($inner).set_run(start, pages) }
+            }
+
+            unsafe fn clear_run(&self, start: core::ptr::NonNull<u8>, order: $crate::Order) {
+                let $this = self;
+                // SAFETY: the caller's clause is that of the map asked.
+                unsafe { ($inner).clear_run(start, order) }
+            }
+
+            #[inline]
+            fn pointer(&self, address: usize) -> core::ptr::NonNull<u8> {
+                let $this = self;
+                ($inner).pointer(address)
+            }
+        }
+    };
+}
+pub(crate) use forward_page_map;

@@ -1,0 +1,167 @@
+//! Who gives pages: the seam between each layer and the one below.
+
+use core::ptr::NonNull;
+
+use crate::{Order, OutOfMemory, PageBlock, PageMap};
+
+/// Something that hands out aligned blocks of pages and takes them back.
+///
+/// Zones, quotas, counting, fault injection and reclaim are each another page source around one. Both methods take
+/// `&self`: a source that several CPUs use brings its own synchronisation.
+///
+/// # Safety
+/// 1. `allocate` returns memory that is valid as [`PageBlock::from_raw`] says and that nobody else uses until it is
+///    freed.
+/// 2. `free` does not unwind after it has taken the memory back.
+///
+/// # Examples
+/// The smallest source has nothing to give: [`NoPages`]. The smallest real one is [`Arena`](crate::Arena).
+pub unsafe trait PageSource {
+    /// Returns a block of `order`, its content arbitrary unless [`PageBlock::is_zero`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no such block can be had.
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory>;
+
+    /// Takes `block` back.
+    ///
+    /// # Safety
+    /// 1. `block` came from this source.
+    /// 2. No reference or pointer into it is used from now on.
+    unsafe fn free(&self, block: PageBlock);
+}
+
+/// A number of pages that need not be a power of two, with an owner.
+///
+/// Unlike a [`PageBlock`] it is only a description: the ownership lies with whoever allocated it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRun {
+    /// The first byte.
+    pub start: NonNull<u8>,
+    /// The size in pages.
+    pub pages: usize,
+    /// Whether every byte is known to read as zero.
+    pub is_zero: bool,
+}
+
+/// A page source that knows exact page counts.
+///
+/// The head of each run carries [`Tag::RUN`](crate::Tag::RUN) in the page map, and its page count as the word, so that
+/// an address alone is enough to free it. The provided methods serve a source that has blocks only: a run is then a
+/// whole block, and never changes its size in place.
+///
+/// # Safety
+/// 1. As for [`PageSource`], for runs.
+/// 2. While a run is allocated its head is tagged and counted as said above.
+pub unsafe trait PageResize: PageSource + PageMap {
+    /// Returns a run of at least `pages` pages, its start aligned to `alignment` (an order).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no such run can be had, `pages` is zero, or it exceeds the largest block.
+    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        if pages == 0 {
+            return Err(OutOfMemory);
+        }
+        let order = Order::for_pages(pages).ok_or(OutOfMemory)?.max(alignment);
+        let block = self.allocate(order)?;
+        let is_zero = block.is_zero();
+        let (start, order) = block.into_raw();
+        // SAFETY: the block is ours and its head page is mapped by this page map.
+        unsafe { self.set_run(start, order.pages()) };
+        Ok(PageRun { start, pages: order.pages(), is_zero })
+    }
+
+    /// Takes a run back.
+    ///
+    /// # Safety
+    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages` pages long.
+    /// 2. No reference or pointer into it is used from now on.
+    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
+        let order = Order::for_pages(pages).expect("clause 1: the run came from a block");
+        // SAFETY: clause 1: the head is a run's; `free` expects to find the tag that `allocate` left.
+        unsafe { self.clear_run(start, order) };
+        // SAFETY: clause 1: the provided `allocate_run` took exactly this block.
+        let block = unsafe { PageBlock::from_raw(start, order, false) };
+        // SAFETY: clauses 1 and 2.
+        unsafe { self.free(block) };
+    }
+
+    /// Changes the length of a run to `new_pages` without moving it; whether that worked.
+    ///
+    /// Growing takes free pages behind the run; shrinking gives its tail back.
+    ///
+    /// # Safety
+    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages` pages long.
+    /// 2. When shrinking, no reference or pointer into the tail is used from now on.
+    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
+        let _ = start;
+        pages == new_pages
+    }
+}
+
+/// A page source that has nothing: every request is [`OutOfMemory`].
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoPages;
+
+// SAFETY: clause 1 holds as nothing is ever returned; clause 2 as `free` cannot be called with a block of ours.
+unsafe impl PageSource for NoPages {
+    fn allocate(&self, _order: Order) -> Result<PageBlock, OutOfMemory> {
+        Err(OutOfMemory)
+    }
+
+    unsafe fn free(&self, block: PageBlock) {
+        unreachable!("no block ever came from here, yet {:p} is given back", block.start());
+    }
+}
+
+// SAFETY: every method forwards to the same source.
+unsafe impl<P: PageSource + ?Sized> PageSource for &P {
+    #[inline]
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        (**self).allocate(order)
+    }
+
+    #[inline]
+    unsafe fn free(&self, block: PageBlock) {
+        // SAFETY: the caller's clauses are those of the source behind the reference.
+        unsafe { (**self).free(block) }
+    }
+}
+
+crate::page_map::forward_page_map!(impl[P: PageMap + ?Sized] for &P, |this| &**this);
+crate::source::forward_page_resize!(impl[P: PageResize + ?Sized] for &P, |this| &**this);
+
+/// Implements [`PageResize`] by asking another source, for adapters that change nothing about runs.
+macro_rules! forward_page_resize {
+    (impl[$($generics:tt)*] for $type:ty, |$this:ident| $inner:expr) => {
+        // SAFETY: every method forwards to the same source.
+        unsafe impl<$($generics)*> $crate::PageResize for $type {
+            fn allocate_run(
+                &self,
+                pages: usize,
+                alignment: $crate::Order,
+            ) -> Result<$crate::PageRun, $crate::OutOfMemory> {
+                let $this = self;
+                ($inner).allocate_run(pages, alignment)
+            }
+
+            unsafe fn free_run(&self, start: core::ptr::NonNull<u8>, pages: usize) {
+                let $this = self;
+                // SAFETY: the caller's clauses are those of the source asked.
+                unsafe { ($inner).free_run(start, pages) }
+            }
+
+            unsafe fn resize_run(
+                &self,
+                start: core::ptr::NonNull<u8>,
+                pages: usize,
+                new_pages: usize,
+            ) -> bool {
+                let $this = self;
+                // SAFETY: the caller's clauses are those of the source asked.
+                unsafe { ($inner).resize_run(start, pages, new_pages) }
+            }
+        }
+    };
+}
+pub(crate) use forward_page_resize;

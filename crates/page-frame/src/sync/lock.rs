@@ -1,0 +1,83 @@
+//! A spin lock that holds its data; loom's mutex under loom.
+
+use core::ops::{Deref, DerefMut};
+
+#[cfg(loom)]
+type Mutex<T> = loom::sync::Mutex<T>;
+#[cfg(not(loom))]
+type Mutex<T> = spin::mutex::SpinMutex<T>;
+
+#[cfg(loom)]
+type MutexGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
+#[cfg(not(loom))]
+type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+
+/// A mutual-exclusion lock that spins while it waits and holds the data it protects.
+///
+/// It does not mask interrupts. Code that an interrupt may enter takes it through
+/// [`Slots::slow`](crate::Slots::slow), which masks them and never waits when nested.
+///
+/// ```
+/// use page_frame::sync::Lock;
+/// let lock = Lock::new(1);
+/// *lock.lock() += 1;
+/// let held = lock.lock();
+/// assert!(lock.try_lock().is_none());
+/// assert_eq!(*held, 2);
+/// ```
+#[derive(Debug)]
+pub struct Lock<T>(Mutex<T>);
+
+impl<T> Lock<T> {
+    crate::const_unless_loom! {
+        /// Wraps `value` in an open lock.
+        pub fn new(value: T) -> Self {
+            Self(Mutex::new(value))
+        }
+    }
+
+    /// Waits until the lock is free and takes it.
+    pub fn lock(&self) -> Guard<'_, T> {
+        #[cfg(not(loom))]
+        return Guard(self.0.lock());
+        #[cfg(loom)]
+        return Guard(
+            self.0.lock().expect("loom mutexes are not poisoned: a panic ends the model"),
+        );
+    }
+
+    /// Takes the lock if it is free; never waits.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        #[cfg(not(loom))]
+        return self.0.try_lock().map(Guard);
+        #[cfg(loom)]
+        return self.0.try_lock().ok().map(Guard);
+    }
+
+    /// Returns the data; the exclusive reference proves that nobody holds the lock.
+    pub fn get_mut(&mut self) -> &mut T {
+        #[cfg(not(loom))]
+        return self.0.get_mut();
+        #[cfg(loom)]
+        return self.0.get_mut().expect("loom mutexes are not poisoned: a panic ends the model");
+    }
+}
+
+/// Access to the data of a [`Lock`]; dropping it releases the lock.
+#[derive(Debug)]
+#[must_use = "the lock is released at once when its guard is dropped"]
+pub struct Guard<'a, T>(MutexGuard<'a, T>);
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.0
+    }
+}

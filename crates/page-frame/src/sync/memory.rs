@@ -1,0 +1,66 @@
+//! The one way from raw memory to atomics.
+
+use core::mem::{align_of, size_of};
+use core::ptr::NonNull;
+
+use super::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize};
+
+/// A type for which all-zero bytes are a value outside loom, and which can be built as that value under loom.
+///
+/// # Safety
+/// 1. Outside loom, all-zero bytes are a valid value of the type, equal to `zero()`.
+pub unsafe trait Zeroable: Sized {
+    /// Returns the value that all-zero bytes stand for.
+    fn zero() -> Self;
+}
+
+macro_rules! zeroable {
+    ($($atomic:ty),*) => {$(
+        // SAFETY: clause 1: outside loom `core` guarantees the atomic the same bit validity as the integer it holds.
+        unsafe impl Zeroable for $atomic {
+            fn zero() -> Self {
+                Self::new(0)
+            }
+        }
+    )*};
+}
+
+zeroable!(AtomicIsize, AtomicU8, AtomicU16, AtomicU32, AtomicUsize);
+
+// SAFETY: clause 1: outside loom an `AtomicPtr` has the bit validity of a raw pointer, and zero is the null pointer.
+unsafe impl<T> Zeroable for AtomicPtr<T> {
+    fn zero() -> Self {
+        Self::new(core::ptr::null_mut())
+    }
+}
+
+// SAFETY: clause 1: an array is its elements side by side, each valid when zero.
+unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {
+    fn zero() -> Self {
+        core::array::from_fn(|_| T::zero())
+    }
+}
+
+/// Turns zeroed memory into `count` values.
+///
+/// Outside loom this writes nothing, so memory that the system gives as zero stays untouched. Under loom it writes
+/// `count` fresh values.
+///
+/// # Safety
+/// 1. `memory` is aligned for `T` and valid for reads and writes of `count * size_of::<T>()` bytes during `'m`.
+/// 2. Those bytes are zero, and nothing else uses them during `'m`.
+pub unsafe fn slice_in<'m, T: Zeroable>(memory: NonNull<u8>, count: usize) -> &'m [T] {
+    debug_assert!(memory.addr().get() & (align_of::<T>() - 1) == 0);
+    debug_assert!(count.checked_mul(size_of::<T>()).is_some());
+    let first = memory.cast::<T>();
+    if cfg!(loom) {
+        for index in 0..count {
+            // SAFETY: clause 1: the element lies inside the memory.
+            let element = unsafe { first.add(index) };
+            // SAFETY: clauses 1 and 2: valid for writes and used by nobody else.
+            unsafe { element.write(T::zero()) };
+        }
+    }
+    // SAFETY: clauses 1 and 2; the bytes are zero, which `Zeroable` makes a value (under loom, just written).
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }
+}

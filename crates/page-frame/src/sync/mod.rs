@@ -1,0 +1,130 @@
+//! Atomics, cells, fences and locks for the whole stack, real or modelled.
+//!
+//! Every crate of the stack takes these from here and from nowhere else. Outside loom they are `core`'s and `spin`'s;
+//! under `--cfg loom` they are loom's, so that the same protocol code runs under the model checker. This module holds
+//! the only `cfg(loom)` of the libraries.
+//!
+//! # Differences that show
+//! - loom's types have no `const fn new`: write constructors with [`const_unless_loom!`](crate::const_unless_loom).
+//! - loom's types are larger than what they model: state sizes with [`assert_unless_loom!`](crate::assert_unless_loom).
+//! - Zeroed memory is an atomic only outside loom: make atomics from memory with [`slice_in`] alone.
+//! - loom orders two locations only by `fence(SeqCst)`, so [`light_fence`] is a compiler fence outside it and a full
+//!   fence inside.
+
+mod counter;
+mod lock;
+mod memory;
+mod stack;
+
+pub use counter::ShardedCounter;
+pub use lock::{Guard, Lock};
+pub use memory::{Zeroable, slice_in};
+pub use stack::{Linked, TakeAll, Taken};
+
+#[cfg(not(loom))]
+mod shim {
+    pub use core::sync::atomic::{
+        AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
+        fence,
+    };
+
+    /// Keeps the compiler, but not the CPU, from moving accesses across it; pairs with a fence on all CPUs.
+    #[inline(always)]
+    pub fn light_fence() {
+        core::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Tells the CPU that this is a waiting loop.
+    #[inline(always)]
+    pub fn spin_hint() {
+        core::hint::spin_loop();
+    }
+
+    /// A cell whose content is reached through raw pointers, in the shape loom can watch.
+    #[derive(Debug, Default)]
+    #[repr(transparent)]
+    pub struct UnsafeCell<T: ?Sized>(core::cell::UnsafeCell<T>);
+
+    impl<T> UnsafeCell<T> {
+        /// Wraps `value`.
+        pub const fn new(value: T) -> Self {
+            Self(core::cell::UnsafeCell::new(value))
+        }
+
+        /// Returns the value.
+        pub fn into_inner(self) -> T {
+            self.0.into_inner()
+        }
+    }
+
+    impl<T: ?Sized> UnsafeCell<T> {
+        /// Calls `f` with a pointer for reading.
+        #[inline(always)]
+        pub fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+            f(self.0.get())
+        }
+
+        /// Calls `f` with a pointer for writing.
+        #[inline(always)]
+        pub fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+            f(self.0.get())
+        }
+    }
+}
+
+#[cfg(loom)]
+mod shim {
+    pub use loom::cell::UnsafeCell;
+    pub use loom::sync::atomic::{
+        AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
+        fence,
+    };
+
+    /// The model's light fence is a full one: loom has no fence that acts on other threads.
+    pub fn light_fence() {
+        fence(Ordering::SeqCst);
+    }
+
+    /// Lets loom run another thread.
+    pub fn spin_hint() {
+        loom::thread::yield_now();
+    }
+}
+
+pub use shim::{
+    AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
+    UnsafeCell, fence, light_fence, spin_hint,
+};
+
+/// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
+#[cfg(not(loom))]
+#[macro_export]
+macro_rules! const_unless_loom {
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => { $(#[$meta])* $vis const fn $($rest)* };
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => { $(#[$meta])* $vis const unsafe fn $($rest)* };
+}
+
+/// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
+#[cfg(loom)]
+#[macro_export]
+macro_rules! const_unless_loom {
+    ($(#[$meta:meta])* $vis:vis fn $($rest:tt)*) => { $(#[$meta])* $vis fn $($rest)* };
+    ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => { $(#[$meta])* $vis unsafe fn $($rest)* };
+}
+
+/// Asserts at compile time, except under loom, whose types have other sizes.
+#[cfg(not(loom))]
+#[macro_export]
+macro_rules! assert_unless_loom {
+    ($($condition:tt)*) => { const _: () = assert!($($condition)*); };
+}
+
+/// Asserts at compile time, except under loom, whose types have other sizes.
+#[cfg(loom)]
+#[macro_export]
+macro_rules! assert_unless_loom {
+    ($($condition:tt)*) => {};
+}
+
+/// Whether this build runs under the model checker; for constants that are smaller there.
+pub const MODELLED: bool = cfg!(loom);

@@ -1,0 +1,110 @@
+//! A lock-free stack from which everything is taken at once.
+//!
+//! # Concepts
+//! Nodes are linked through a cell inside themselves. `push` is a compare-exchange loop; `take_all` is one swap. As
+//! nobody ever takes a single node, a node cannot be popped and pushed again between another CPU's look and its
+//! exchange, so the classic ABA problem (Treiber 1986) has no place to happen.
+//!
+//! # Invariants
+//! - I1: a node is on at most one stack, at most once; until it is taken its link belongs to the stack.
+//!
+//! # Concurrency
+//! Any number of CPUs push and take. The push's Release publishes the link; the take's Acquire sees it.
+
+use core::ptr::NonNull;
+
+use super::{AtomicPtr, Ordering, UnsafeCell};
+
+/// A node with room for a link to the next one.
+///
+/// # Safety
+/// 1. `link` returns the same cell of the same node each time, and nobody but the stack uses it while the node is on
+///    one.
+pub unsafe trait Linked: Sized {
+    /// Returns the cell that holds the link.
+    fn link(&self) -> &UnsafeCell<*mut Self>;
+}
+
+/// A stack of nodes that others own: push one, take all.
+#[derive(Debug)]
+pub struct TakeAll<T> {
+    head: AtomicPtr<T>,
+}
+
+impl<T: Linked> TakeAll<T> {
+    crate::const_unless_loom! {
+        /// Makes an empty stack.
+        pub fn new() -> Self {
+            Self { head: AtomicPtr::new(core::ptr::null_mut()) }
+        }
+    }
+
+    /// Puts `node` on top. Lock-free; one compare-exchange when nobody else pushes.
+    ///
+    /// # Safety
+    /// 1. `node` is valid until it has been taken, and on no stack.
+    pub unsafe fn push(&self, node: NonNull<T>) {
+        // Relaxed: only the compare-exchange below publishes.
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: clause 1: valid.
+            let link = unsafe { node.as_ref() }.link();
+            link.with_mut(|link| {
+                // SAFETY: I1: the node is on no stack yet, so its link is ours to write.
+                unsafe { *link = head }
+            });
+            // Release: pairs with the Acquire in `take_all`; publishes the link written above.
+            match self.head.compare_exchange_weak(
+                head,
+                node.as_ptr(),
+                Ordering::Release,
+                Ordering::Relaxed,
+            ) {
+                Ok(_) => return,
+                Err(found) => head = found,
+            }
+        }
+    }
+
+    /// Takes every node. One swap.
+    pub fn take_all(&self) -> Taken<T> {
+        // Acquire: pairs with the Release in `push`; the links of all nodes below were written before.
+        Taken { next: self.head.swap(core::ptr::null_mut(), Ordering::Acquire) }
+    }
+
+    /// Whether nothing is on the stack at this moment.
+    pub fn is_empty(&self) -> bool {
+        // Relaxed: an estimate; `take_all` decides.
+        self.head.load(Ordering::Relaxed).is_null()
+    }
+}
+
+impl<T: Linked> Default for TakeAll<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The nodes taken from a [`TakeAll`], last pushed first.
+///
+/// A node's link is read before the node is returned, so the caller may push it again at once. Nodes not iterated are
+/// no longer on the stack.
+#[derive(Debug)]
+pub struct Taken<T> {
+    next: *mut T,
+}
+
+impl<T: Linked> Iterator for Taken<T> {
+    type Item = NonNull<T>;
+
+    fn next(&mut self) -> Option<NonNull<T>> {
+        let node = NonNull::new(self.next)?;
+        // SAFETY: `push` was promised that the node stays valid until taken, and it is taken here.
+        let link = unsafe { node.as_ref() }.link();
+        self.next = link.with(|link| {
+            // SAFETY: I1, and `take_all`'s Acquire makes the pusher's write visible.
+            unsafe { *link }
+        });
+        Some(node)
+    }
+}
