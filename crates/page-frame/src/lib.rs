@@ -13,7 +13,7 @@
 //!   atomic read-modify-write, and that others can still take over.
 //! - [`PhysMap`]: frame numbers to addresses, the only place where integers become pointers.
 //!
-//! Beside them stand the smallest real source ([`Arena`]), the one error
+//! Beside them stand what a boot needs ([`MemoryMap`]), the smallest real source ([`Arena`]), the one error
 //! ([`OutOfMemory`]), the one report of misuse ([`Fault`]), and [`sync`], through which loom sees all of it.
 //!
 //! Requests and shrink orders travel down; blocks and errors travel up. No lock is held across a call into another
@@ -27,6 +27,7 @@ mod cpu;
 mod error;
 mod fault;
 mod frame;
+mod memory_map;
 mod order;
 mod page_map;
 mod phys_map;
@@ -42,6 +43,7 @@ pub use cpu::{Cpu, CpuId, Fenced, InterruptState, SingleCpu, SwitchedCpu};
 pub use error::OutOfMemory;
 pub use fault::{Fault, FaultHook, FaultKind, panic_on_fault};
 pub use frame::{FrameNumber, FrameRange};
+pub use memory_map::{Loss, MapError, MemoryMap, Region, RegionKind, Why};
 pub use order::{Fit, Order};
 pub use page_map::{PageMap, PageMapArray, Tag};
 pub use phys_map::{DirectMap, PhysMap};

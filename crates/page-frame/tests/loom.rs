@@ -1,0 +1,151 @@
+//! Models of the CPU-slot protocol and of the take-all stack.
+//!
+//! Each model's comment records a mutation of the code under test that it was seen to catch.
+
+testkit::models_need_the_loom_flag!();
+
+#[cfg(loom)]
+mod models {
+    use std::ptr::NonNull;
+
+    use loom::sync::Arc;
+    use loom::thread;
+    use page_frame::sync::{Linked, TakeAll, UnsafeCell};
+    use page_frame::{Cpu, CpuId, Fenced, InterruptState, Slot, Slots};
+    use testkit::model;
+
+    /// A machine of one slot, for the thread that owns it.
+    #[derive(Clone, Copy)]
+    struct OwnerOfFirst(bool);
+
+    // SAFETY: in each model one thread alone has `true`, so only it gets the id.
+    unsafe impl Cpu for OwnerOfFirst {
+        fn slots(&self) -> usize {
+            1
+        }
+        fn pin(&self) -> Option<CpuId> {
+            self.0.then_some(CpuId::new(0))
+        }
+        unsafe fn unpin(&self) {}
+        fn fence_all(&self) -> bool {
+            false
+        }
+        fn mask_interrupts(&self) -> InterruptState {
+            InterruptState(0)
+        }
+    }
+
+    const OWNER: Fenced<OwnerOfFirst> = Fenced(OwnerOfFirst(true));
+    const OTHER: Fenced<OwnerOfFirst> = Fenced(OwnerOfFirst(false));
+
+    fn shared() -> (Arc<[Slot<UnsafeCell<u32>>; 1]>, Arc<[Slot<UnsafeCell<u32>>; 1]>) {
+        let slots = Arc::new([Slot::new(UnsafeCell::new(0))]);
+        (Arc::clone(&slots), slots)
+    }
+
+    /// Adds one to the body through loom's watched cell: two contexts inside at once are reported.
+    fn add_one(body: &UnsafeCell<u32>) {
+        // SAFETY: the protocol gives the body to one context at a time; loom checks exactly this.
+        body.with_mut(|value| unsafe { *value += 1 });
+    }
+
+    fn own(slots: &[Slot<UnsafeCell<u32>>; 1], times: usize) -> usize {
+        let slots = Slots::new(slots, OWNER);
+        (0..times).filter(|_| slots.enter().map(|body| add_one(&body)).is_ok()).count()
+    }
+
+    fn take(slots: &[Slot<UnsafeCell<u32>>; 1]) -> usize {
+        Slots::new(slots, OTHER).take_over(|_| true, |_, body| add_one(body)).taken
+    }
+
+    fn total(slots: &[Slot<UnsafeCell<u32>>; 1]) -> usize {
+        let slots = Slots::new(slots, OWNER);
+        let body = slots.enter().expect("everybody else has ended");
+        // SAFETY: as in `add_one`.
+        body.with(|value| unsafe { *value as usize })
+    }
+
+    /// Mutation seen to fail: `light_fence` or `fence_all` of `Fenced` without its fence ("causality violation:
+    /// concurrent write accesses").
+    #[test]
+    fn owner_against_take_over() {
+        model("slots: owner against take-over", 100, || {
+            let (ours, theirs) = shared();
+            let taker = thread::spawn(move || take(&theirs));
+            let entered = own(&ours, 2);
+            let taken = taker.join().expect("the taker does not panic");
+            assert_eq!(total(&ours), entered + taken);
+        });
+    }
+
+    /// Mutation seen to fail: the taker's compare-exchange of `detached` replaced by a load and a store.
+    #[test]
+    fn two_take_overs() {
+        model("slots: two take-overs", 8, || {
+            let (ours, theirs) = shared();
+            let taker = thread::spawn(move || take(&theirs));
+            let taken = take(&ours) + taker.join().expect("the taker does not panic");
+            assert!(taken >= 1, "the first of two takers of an idle slot gets it");
+            assert_eq!(total(&ours), taken);
+        });
+    }
+
+    /// The owner leaves for good; whoever takes over later sees all that it did.
+    /// Mutation seen to fail: the store of `busy` 0 when the owner leaves made Relaxed.
+    #[test]
+    fn owner_leaving() {
+        model("slots: owner leaving", 20, || {
+            let (ours, theirs) = shared();
+            let owner = thread::spawn(move || own(&theirs, 1));
+            let taken = take(&ours);
+            let entered = owner.join().expect("the owner does not panic");
+            assert_eq!(total(&ours), entered + taken);
+        });
+    }
+
+    struct Node {
+        link: UnsafeCell<*mut Node>,
+        payload: UnsafeCell<u32>,
+    }
+
+    // SAFETY: clause 1: always the same field.
+    unsafe impl Linked for Node {
+        fn link(&self) -> &UnsafeCell<*mut Self> {
+            &self.link
+        }
+    }
+    // SAFETY: the models touch a node's cells only before the push and after the take; loom checks it.
+    unsafe impl Send for Node {}
+    // SAFETY: as above.
+    unsafe impl Sync for Node {}
+
+    fn node(payload: u32) -> Node {
+        Node { link: UnsafeCell::new(std::ptr::null_mut()), payload: UnsafeCell::new(payload) }
+    }
+
+    /// Mutation seen to fail: the push's Release made Relaxed ("causality violation").
+    #[test]
+    fn pushes_against_take_all() {
+        model("stack: pushes against take-all", 100, || {
+            let shared = Arc::new((TakeAll::<Node>::new(), [node(1), node(2), node(4)]));
+            let push = |shared: &(TakeAll<Node>, [Node; 3]), index: usize| {
+                // SAFETY: the nodes live as long as the stack, and each is pushed once.
+                unsafe { shared.0.push(NonNull::from(&shared.1[index])) };
+            };
+            let pushers = [0, 1].map(|index| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || push(&shared, index))
+            });
+            push(&shared, 2);
+            let sum = || -> u32 {
+                // SAFETY: a taken node is ours; its payload was written before the push.
+                let payload =
+                    |node: NonNull<Node>| unsafe { node.as_ref() }.payload.with(|p| unsafe { *p });
+                shared.0.take_all().map(payload).sum()
+            };
+            let early = sum();
+            pushers.map(|pusher| pusher.join().expect("pushers do not panic"));
+            assert_eq!(early + sum(), 7, "each node is taken exactly once");
+        });
+    }
+}
