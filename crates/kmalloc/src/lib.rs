@@ -1,2 +1,4 @@
 //! kmalloc
 #![no_std]
+mod class;
+pub use class::{ClassIndex, LARGEST};

@@ -1,0 +1,160 @@
+//! Size classes: which object size serves a request.
+//!
+//! # Concepts
+//! - Up to 32 bytes the classes step by 8; above, each doubling is divided into four steps (as in jemalloc and others;
+//!   Evans 2006), so a class exceeds the one below by at most a quarter. 96 and 192 bytes are among them.
+//! - A class's **natural alignment** is the largest power of two that divides its size: objects of a class lie at
+//!   multiples of its size from an aligned start, so a request aligned to `a` is served by the smallest class that is
+//!   large enough and a multiple of `a`. No class is kept for alignment alone.
+//!
+//! # Invariants
+//! - I1: sizes ascend, and each is a multiple of 8.
+//! - I2: `for_layout` returns the smallest class that is large enough and naturally aligned enough.
+//! - I3: internal waste is at most 7 bytes up to 32 bytes, and below a fifth of the object above, when the alignment asks
+//!   for no more than the size does.
+//!
+//! # Costs
+//! A class is computed, not searched: a count of leading zeros, a shift and an addition; for a constant size nothing
+//! remains of it.
+
+use core::alloc::Layout;
+
+/// The number of a size class, smallest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ClassIndex(u8);
+
+/// The size of the largest class in bytes; larger requests take pages.
+pub const LARGEST: usize = 32 << 10;
+
+/// Up to this size classes step by [`STEP`].
+const LINEAR: usize = 32;
+const STEP: usize = 8;
+/// Above [`LINEAR`] each doubling has this many classes.
+const STEPS_PER_DOUBLING: usize = 4;
+const LINEAR_CLASSES: usize = LINEAR / STEP;
+
+impl ClassIndex {
+    /// How many classes there are.
+    pub const COUNT: usize =
+        LINEAR_CLASSES + (LARGEST / LINEAR).ilog2() as usize * STEPS_PER_DOUBLING;
+
+    /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero bytes take the smallest.
+    #[inline]
+    pub const fn for_size(bytes: usize) -> Option<Self> {
+        if bytes > LARGEST {
+            return None;
+        }
+        if bytes <= LINEAR {
+            return Some(Self(bytes.saturating_sub(1) as u8 / STEP as u8));
+        }
+        // `bytes` lies in (2^doubling, 2^(doubling + 1)], of which each step is a quarter of 2^doubling.
+        let last = bytes - 1;
+        let doubling = last.ilog2();
+        let step = (last >> (doubling - 2)) & (STEPS_PER_DOUBLING - 1);
+        let below = (doubling - LINEAR.ilog2()) as usize * STEPS_PER_DOUBLING;
+        Some(Self((LINEAR_CLASSES + below + step) as u8))
+    }
+
+    /// Returns the smallest class for a size and an alignment, or `None` where pages must serve them.
+    #[inline]
+    pub const fn for_layout(layout: Layout) -> Option<Self> {
+        let alignment = layout.align();
+        if alignment > LARGEST {
+            return None;
+        }
+        // Rounding up to the alignment leads to a class that is a multiple of it at once or after at most three steps.
+        let bytes = if layout.size() == 0 { 1 } else { layout.size() };
+        let Some(rounded) = bytes.checked_next_multiple_of(alignment) else { return None };
+        let Some(mut class) = Self::for_size(rounded) else { return None };
+        while class.size() % alignment != 0 {
+            class = Self(class.0 + 1);
+        }
+        Some(class)
+    }
+
+    /// Returns the object size in bytes.
+    #[inline]
+    pub const fn size(self) -> usize {
+        let class = self.0 as usize;
+        match class.checked_sub(LINEAR_CLASSES) {
+            None => (class + 1) * STEP,
+            Some(above) => {
+                let doubling = LINEAR << (above / STEPS_PER_DOUBLING);
+                doubling + (above % STEPS_PER_DOUBLING + 1) * (doubling / STEPS_PER_DOUBLING)
+            }
+        }
+    }
+
+    /// Returns the alignment in bytes that every object of the class has.
+    #[inline]
+    pub const fn alignment(self) -> usize {
+        1 << self.size().trailing_zeros()
+    }
+
+    /// Returns the number.
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    /// Iterates over all classes, smallest first.
+    pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
+        (0..Self::COUNT as u8).map(Self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn smallest(bytes: usize, alignment: usize) -> Option<ClassIndex> {
+        ClassIndex::all().find(|class| class.size() >= bytes && class.size() % alignment == 0)
+    }
+
+    #[test]
+    fn sizes_ascend_to_the_largest() {
+        let mut below = 0;
+        for class in ClassIndex::all() {
+            assert!(class.size() > below && class.size() % STEP == 0, "I1");
+            below = class.size();
+        }
+        assert_eq!(below, LARGEST);
+        for size in [8, 16, 24, 32, 64, 96, 128, 192, 256, 4096, 8192, 16384] {
+            assert!(ClassIndex::all().any(|class| class.size() == size), "{size} is a class");
+        }
+    }
+
+    #[test]
+    fn every_size_gets_the_smallest_class_and_wastes_little() {
+        for bytes in 1..=LARGEST {
+            let class = ClassIndex::for_size(bytes);
+            assert_eq!(class, smallest(bytes, 1), "{bytes} bytes");
+            let size = class.expect("not beyond the largest").size();
+            let waste = size - bytes;
+            assert!(waste <= 7 || waste * 5 < size, "I3: {bytes} bytes in {size}");
+        }
+        assert_eq!(ClassIndex::for_size(LARGEST + 1), None);
+        assert_eq!(ClassIndex::for_size(usize::MAX), None);
+        assert_eq!(ClassIndex::for_size(0).map(ClassIndex::size), Some(8));
+    }
+
+    #[test]
+    fn every_alignment_gets_the_smallest_class_that_has_it() {
+        for alignment in (0..=16).map(|shift| 1_usize << shift) {
+            for bytes in (0..=LARGEST + 9).step_by(7) {
+                let layout = Layout::from_size_align(bytes, alignment).expect("small");
+                assert_eq!(
+                    ClassIndex::for_layout(layout),
+                    smallest(bytes, alignment),
+                    "{bytes} bytes aligned to {alignment}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn classes_fold_at_compile_time() {
+        const CLASS: ClassIndex = ClassIndex::for_size(20).expect("20 bytes are not large");
+        assert_eq!(CLASS.size(), 24);
+    }
+}
