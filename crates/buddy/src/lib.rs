@@ -1,2 +1,54 @@
-//! buddy
+//! A buddy allocator of page frames: split and merge without lists, without locks, without touching free memory.
+//!
+//! # Theory
+//! Memory is frames of 4 KiB. A request is rounded up to a power of two, its **order**; larger blocks are split until one
+//! fits, and freed blocks merge with the block they were split from (Knowlton 1965; Knuth, TAOCP 1, section 2.5).
+//!
+//! Classical buddies keep a list of free blocks per order, and do list surgery at every split and merge. Here a bit per
+//! frame says "taken", and nothing else is stored: a block is free exactly when its aligned run of bits is clear. Freeing
+//! clears bits, and with that every merge has happened; taking sets bits, and with that every split has. The free blocks
+//! that a list-based buddy would have (the canonical blocks) are derived from the bits whenever somebody wants to see
+//! them. Two neighbours that are both free but not buddies stay two blocks, since no aligned run covers both.
+//!
+//! - An **area** is 512 frames: one cache line of bits. Searching one costs a few loads; whole areas are claimed through a
+//!   word of their own, their **entry**.
+//! - A **section** is 1 GiB of areas, with **hints** that lead to the fullest area that has room.
+//! - A **zone** is a table of sections, with holes.
+//! - A **CPU slot** keeps the free frames of one word for its CPU, which then allocates single frames by clearing bits of
+//!   a private word.
+//!
+//! # Invariants
+//! - I1: a frame belongs to at most one block, run or slot; its bit is set, or its area is whole, while it does.
+//! - I2: the bits of an area that is allocated whole are clear, but for strays about to be undone.
+//! - I3: an open area with a free frame has a hint, or somebody is about to set it.
+//! - I4: no claim outlives the call that made it.
+//! - I5: in the page map the head of an allocated block carries its order; free frames carry nothing.
+//! - I6: blocks cover every frame exactly once.
+//!
+//! # Concurrency
+//! Every take believes only the old value of its own read-modify-write. The two pairs of locations that need one order are
+//! described, with their fences, in `section.rs`. Nothing waits: a block above the area's order tries its section's lock,
+//! and every retry has a bound.
+//!
+//! # Sources
+//! The bits of areas and their separate entries follow LLFree (Wrenger et al., USENIX ATC 2023). Taking a whole word at
+//! once, and hints in place of trees, are ours.
 #![no_std]
+
+mod area;
+mod buddy;
+mod build;
+mod check;
+mod cpu_slot;
+mod observe;
+mod run;
+mod section;
+mod source;
+mod zone;
+
+pub use crate::buddy::{Buddy, Mode};
+pub use build::BuildError;
+pub use check::Violation;
+pub use observe::{Block, BlockState};
+
+use page_frame::FrameNumber;

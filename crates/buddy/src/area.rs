@@ -1,0 +1,176 @@
+//! An area: 512 frames, 2 MiB, one line of bits.
+//!
+//! # Concepts
+//! A bit is set while its frame is taken. Split and merge inside an area are implicit: a block is free exactly when its
+//! aligned run of bits is clear, so freeing clears bits, and there is no merge loop and no list.
+//!
+//! # Concurrency
+//! Anybody may take from any area. Each take is a read-modify-write that believes only its old value: bits that were set
+//! before belong to somebody else, and those set by mistake are cleared again. So two takers never own the same frame,
+//! whatever either of them saw while searching. Acquire on success pairs with the Release of the freer and hands the
+//! frames' content over.
+
+use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
+
+use crate::run::{WORD_BITS, WORD_ORDER, best_fit_in_line, mask};
+
+/// Words in a line. Smaller under loom, where a model can afford few locations.
+pub(crate) const AREA_WORDS: usize = if sync::MODELLED { 2 } else { 512 / WORD_BITS };
+/// The order of an area.
+pub(crate) const AREA_ORDER: u32 = WORD_ORDER + AREA_WORDS.ilog2();
+/// The frames of an area.
+pub(crate) const AREA_FRAMES: usize = 1 << AREA_ORDER;
+
+/// How often a take looks for another run after losing one to somebody else.
+const TAKE_RETRIES: usize = 4;
+/// How often splitting a whole area looks again at a word with a stray bit: a guess, about a microsecond.
+const STRAY_RETRIES: usize = if sync::MODELLED { 2 } else { 128 };
+
+/// The bits of an area, on one cache line.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Line([AtomicUsize; AREA_WORDS]);
+
+// SAFETY: clause 1: an array of atomics, each valid when zero.
+unsafe impl Zeroable for Line {
+    fn zero() -> Self {
+        Self(Zeroable::zero())
+    }
+}
+
+/// What a free changed, as far as hints care.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Freed {
+    /// Some bit was clear already: somebody freed these frames before. Nothing was changed that was not taken.
+    Already,
+    /// A word left full, or became empty, or changed by half: hints may be out of date.
+    Notable,
+    /// Hints still hold.
+    Quiet,
+}
+
+impl Line {
+    /// Returns the words as they are, each at its own moment.
+    pub(crate) fn load(&self) -> [usize; AREA_WORDS] {
+        // Acquire: pairs with the Release of frees, for claims that go on to own what they saw clear.
+        core::array::from_fn(|index| self.0[index].load(Ordering::Acquire))
+    }
+
+    /// Returns how many frames are free.
+    pub(crate) fn free_frames(&self) -> usize {
+        self.load().iter().map(|word| word.count_zeros() as usize).sum()
+    }
+
+    /// Whether all frames are free.
+    pub(crate) fn is_clear(&self) -> bool {
+        self.load().iter().all(|word| *word == 0)
+    }
+
+    /// Takes the best fit for a block of `order` (below the area's); returns its first frame.
+    ///
+    /// # Errors
+    /// Returns `None` when no run was seen, or each one seen was lost to somebody else; `undo` was called for what was
+    /// set by mistake.
+    pub(crate) fn take(&self, order: u32, mut undo: impl FnMut()) -> Option<usize> {
+        (0..TAKE_RETRIES).find_map(|_| {
+            let (start, _) = best_fit_in_line(&self.load(), order)?;
+            let won = self.take_at(start, order);
+            if !won {
+                undo();
+            }
+            won.then_some(start)
+        })
+    }
+
+    /// Takes the block of `order` at frame `start` if all of it is free; whether it was.
+    pub(crate) fn take_at(&self, start: usize, order: u32) -> bool {
+        let first = start / WORD_BITS;
+        if order < WORD_ORDER {
+            let wanted = mask(start % WORD_BITS, order);
+            // Acquire: pairs with the Release of frees. Release: keeps the chain of frees before it.
+            let old = self.0[first].fetch_or(wanted, Ordering::AcqRel);
+            if old & wanted != 0 {
+                self.clear(first, wanted & !old);
+            }
+            return old & wanted == 0;
+        }
+        let words = 1 << (order - WORD_ORDER);
+        for word in first..first + words {
+            let empty =
+                self.0[word].compare_exchange(0, usize::MAX, Ordering::AcqRel, Ordering::Relaxed);
+            if empty.is_err() {
+                (first..word).for_each(|word| _ = self.clear(word, usize::MAX));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Takes all free frames of the first word that has any; returns the word's number and the frames as bits.
+    pub(crate) fn take_word(&self) -> Option<(usize, usize)> {
+        (0..AREA_WORDS).find_map(|word| {
+            // Relaxed: a look; the swap decides.
+            if self.0[word].load(Ordering::Relaxed) == usize::MAX {
+                return None;
+            }
+            // AcqRel: as in `take_at`.
+            let got = !self.0[word].swap(usize::MAX, Ordering::AcqRel);
+            (got != 0).then_some((word, got))
+        })
+    }
+
+    /// Takes every frame of a line that is clear but for strays; gives up, with nothing taken, when a stray stays.
+    pub(crate) fn take_all(&self) -> bool {
+        for word in 0..AREA_WORDS {
+            let won = (0..STRAY_RETRIES).any(|_| {
+                let exchange = self.0[word].compare_exchange(
+                    0,
+                    usize::MAX,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                );
+                exchange.inspect_err(|_| sync::spin_hint()).is_ok()
+            });
+            if !won {
+                (0..word).for_each(|word| _ = self.clear(word, usize::MAX));
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Frees the block of `order` (below the area's) at frame `start`.
+    pub(crate) fn free(&self, start: usize, order: u32) -> Freed {
+        if order < WORD_ORDER {
+            return self.clear(start / WORD_BITS, mask(start % WORD_BITS, order));
+        }
+        let first = start / WORD_BITS;
+        let words = first..first + (1 << (order - WORD_ORDER));
+        let freed = words.map(|word| self.clear(word, usize::MAX));
+        freed.fold(Freed::Notable, |all, one| if one == Freed::Already { one } else { all })
+    }
+
+    /// Frees the frames that are set in `frames` of word `word`.
+    pub(crate) fn clear(&self, word: usize, frames: usize) -> Freed {
+        // SeqCst (as AcqRel: pairs with takes): the owner of hints follows it with a fence.
+        let old = self.0[word].fetch_and(!frames, Ordering::SeqCst);
+        let new = old & !frames;
+        let half = WORD_BITS as u32 / 2;
+        let crossed_half = old.count_ones() >= half && new.count_ones() < half;
+        if old & frames != frames {
+            Freed::Already
+        } else if old == usize::MAX || new == 0 || crossed_half {
+            Freed::Notable
+        } else {
+            Freed::Quiet
+        }
+    }
+
+    /// Marks the frames `start` to `end` (excluded) as taken for ever, while nobody else uses the line.
+    pub(crate) fn withhold(&self, start: usize, end: usize) {
+        for frame in start..end {
+            // Relaxed: the line is published when the zone is.
+            self.0[frame / WORD_BITS].fetch_or(1 << (frame % WORD_BITS), Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,274 @@
+//! The allocator: what users call, and the order in which it asks slot, hints and everything else.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use page_frame::{
+    Cpu, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, PageMap,
+    PageMapArray, PhysMap, Slots, Tag, panic_on_fault,
+};
+
+use crate::build::{BuildError, Plan};
+use crate::cpu_slot::CpuSlot;
+use crate::observe;
+use crate::zone::Zone;
+
+/// How a buddy chooses among blocks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Mode {
+    /// With CPU slots and hints: the fullest area first.
+    #[default]
+    Cached,
+    /// As the textbook says: of all free blocks the smallest that is large enough, the leftmost of that size. Looks at
+    /// every block for each request; for teaching and for comparing.
+    Plain,
+}
+
+/// A buddy allocator of page frames.
+///
+/// It works on frame numbers; as a [`PageSource`](page_frame::PageSource) it speaks of addresses through `M`. No frame is
+/// ever read or written. All methods take `&self` and may be called from every CPU, and from interrupts.
+///
+/// ```
+/// use buddy::{Buddy, Mode};
+/// use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
+/// use std::ptr::NonNull;
+///
+/// let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+/// let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&frames, 1)?;
+/// // SAFETY: the layout is not empty.
+/// let metadata = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+/// // SAFETY: frames are only numbers here, so no pointer from the map is used.
+/// let map = unsafe { DirectMap::from_root(NonNull::without_provenance(4096.try_into()?), FrameNumber::new(0)) };
+/// // SAFETY: the metadata is zero, ours, and leaked, so it outlives the allocator.
+/// let buddy = unsafe { Buddy::new_in(metadata, &frames, map, SingleCpu::new(), Mode::Plain) }?;
+///
+/// let order = Order::new(3).unwrap();
+/// let block = buddy.allocate_frames(order)?;
+/// assert!(block.is_aligned_to(order));
+/// assert_eq!(buddy.free_frames_count(), 1024 - 8);
+/// buddy.free_frames(block, order)?;
+/// assert!(buddy.free_frames(block, order).is_err()); // a double free is a fault, and changes nothing
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Buddy<'m, M, C> {
+    pub(crate) zone: Zone<'m>,
+    pub(crate) map: PageMapArray<'m>,
+    pub(crate) phys: M,
+    slots: Slots<'m, CpuSlot, C>,
+    mode: Mode,
+    pub(crate) fault_hook: FaultHook,
+}
+
+impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
+    /// Returns size and alignment of the metadata for `ranges` and `slots` CPU slots.
+    ///
+    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page map, of which only the
+    /// entries of frames in use are ever touched.
+    ///
+    /// # Errors
+    /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
+    pub fn metadata_layout(ranges: &[FrameRange], slots: usize) -> Result<Layout, BuildError> {
+        Plan::new(ranges, slots).map(|plan| plan.layout())
+    }
+
+    /// Builds the allocator of all frames of `ranges`, with its metadata in `metadata`.
+    ///
+    /// O(areas); touches 0.15 bytes per frame of the metadata and no frame.
+    ///
+    /// # Errors
+    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout).
+    ///
+    /// # Safety
+    /// 1. `metadata` is valid for reads and writes of `metadata_layout(ranges, cpu.slots())` during `'m`, zero, and
+    ///    nobody else's.
+    /// 2. Nobody else uses the frames; `phys` covers all of them. Where blocks are asked for by address, they are mapped.
+    pub unsafe fn new_in(
+        metadata: NonNull<u8>,
+        ranges: &[FrameRange],
+        phys: M,
+        cpu: C,
+        mode: Mode,
+    ) -> Result<Self, BuildError> {
+        let plan = Plan::new(ranges, cpu.slots())?;
+        // SAFETY: clause 1, and the ranges are the planned ones.
+        let (zone, slots, map) = unsafe { plan.carve(metadata, ranges, &phys) };
+        let slots = Slots::new(slots, cpu);
+        Ok(Self { zone, map, phys, slots, mode, fault_hook: panic_on_fault })
+    }
+
+    /// Gives misuse seen by the pointer interfaces to `hook` instead of panicking.
+    pub fn with_fault_hook(mut self, hook: FaultHook) -> Self {
+        self.fault_hook = hook;
+        self
+    }
+
+    /// Returns a block of `order`: its first frame.
+    ///
+    /// A single frame usually comes from the CPU's slot, without an atomic read-modify-write. All else takes bits.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no such block was free although the slots of idle CPUs were taken over and every area was
+    /// looked at.
+    #[inline]
+    pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
+        let frame = match self.mode {
+            Mode::Cached if order == Order::ZERO => self.pop(),
+            Mode::Cached => self.zone.take_hinted(order),
+            Mode::Plain => self.take_best(order),
+        };
+        let frame = match frame {
+            Some(frame) => frame,
+            None => self.last_resort(order)?,
+        };
+        self.map.set_tag(self.address(frame), Tag::block(order));
+        Ok(frame)
+    }
+
+    /// Takes back the block of `order` at `frame`.
+    ///
+    /// # Errors
+    /// A [`Fault`] when no such block is allocated; nothing has changed then. O(1) up to the area's order.
+    #[inline]
+    #[track_caller]
+    pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        let is_in_span = self.zone.span().contains(frame);
+        if !is_in_span || self.map.tag(self.address(frame)) != Tag::block(order) {
+            return Err(self.misuse(frame, order));
+        }
+        self.map.set_tag(self.address(frame), Tag::NONE);
+        if order == Order::ZERO && self.mode == Mode::Cached {
+            let kept = self.slots.enter().is_ok_and(|mut slot| slot.push(frame));
+            if kept {
+                return Ok(());
+            }
+        }
+        let end = FrameNumber::new(frame.get() + order.pages());
+        match self.zone.release(FrameRange::new(frame, end)) {
+            Some(true) => Ok(()),
+            _ => Err(Fault::new(FaultKind::DoubleFree, frame.get(), order.index(), order.index())),
+        }
+    }
+
+    /// Brings the frames that CPU slots keep home, those of idle CPUs by take-over; returns how many.
+    ///
+    /// CPUs that are inside their slot are skipped. Never waits for a lock, never allocates.
+    pub fn drain(&self) -> usize {
+        let mut frames = 0;
+        self.slots.take_over(
+            |_| true,
+            |_, slot| {
+                let (word, bits) = slot.drain();
+                if bits != 0 {
+                    self.zone.clear_word(word, bits);
+                    frames += bits.count_ones() as usize;
+                }
+            },
+        );
+        frames
+    }
+
+    /// Returns how many frames there are, free or not.
+    pub fn frames(&self) -> usize {
+        self.zone.frames()
+    }
+
+    /// Returns how many frames are free, not counting those in CPU slots. Looks at every area.
+    pub fn free_frames_count(&self) -> usize {
+        self.free_counts()
+            .iter()
+            .zip(Order::all())
+            .map(|(count, order)| count * order.pages())
+            .sum()
+    }
+
+    /// Returns the number of free blocks of each order, as `/proc/buddyinfo` does. Looks at every area.
+    pub fn free_counts(&self) -> [usize; Order::COUNT] {
+        let mut counts = [0; Order::COUNT];
+        observe::free_blocks(&self.zone).for_each(|(_, order)| counts[order.index()] += 1);
+        counts
+    }
+
+    /// Returns the order of the largest free block, if any is free. Looks at every area.
+    pub fn largest_free(&self) -> Option<Order> {
+        observe::free_blocks(&self.zone).map(|(_, order)| order).max()
+    }
+
+    /// Iterates over all blocks, free or not, lowest first.
+    pub fn blocks(&self) -> impl Iterator<Item = observe::Block> {
+        observe::blocks(&self.zone, |frame| {
+            let address = self.address(frame);
+            (self.map.tag(address), self.map.owner(address).addr())
+        })
+    }
+
+    /// Iterates over the free blocks, lowest first.
+    pub fn free_blocks(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
+        observe::free_blocks(&self.zone)
+    }
+
+    #[inline]
+    pub(crate) fn address(&self, frame: FrameNumber) -> usize {
+        self.phys.pointer(frame).addr().get()
+    }
+
+    /// Takes a frame from the CPU's slot, refilling it by one swap.
+    #[inline]
+    fn pop(&self) -> Option<FrameNumber> {
+        let Ok(mut slot) = self.slots.enter() else { return self.zone.take_hinted(Order::ZERO) };
+        slot.pop().or_else(|| {
+            let (word, frames) = self.zone.take_word()?;
+            slot.refill(word, frames);
+            slot.pop()
+        })
+    }
+
+    /// Takes the block that the textbook would.
+    fn take_best(&self, order: Order) -> Option<FrameNumber> {
+        let fitting = observe::free_blocks(&self.zone).filter(|(_, found)| *found >= order);
+        let (frame, _) = fitting.min_by_key(|(_, found)| *found)?;
+        self.zone.take_at(frame, order).then_some(frame)
+    }
+
+    #[cold]
+    fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
+        self.drain();
+        self.zone.take_anywhere(order).ok_or(OutOfMemory)
+    }
+
+    /// Says what is wrong with freeing `order` at `frame`.
+    #[cold]
+    #[track_caller]
+    pub(crate) fn misuse(&self, frame: FrameNumber, order: Order) -> Fault {
+        let number = frame.get();
+        let one = FrameRange::new(frame, FrameNumber::new(number.saturating_add(1)));
+        let span = self.zone.span();
+        if !span.contains(frame) {
+            return Fault::new(FaultKind::ForeignPointer, number, span.frames(), number);
+        }
+        if !self.zone.has(one) {
+            return Fault::new(FaultKind::ReservedFrame, number, order.index(), 0);
+        }
+        if !frame.is_aligned_to(order) {
+            let beyond = number & (order.pages() - 1);
+            return Fault::new(FaultKind::Misaligned, number, order.pages(), beyond);
+        }
+        let tag = self.map.tag(self.address(frame));
+        match tag.as_block() {
+            Some(real) => Fault::new(FaultKind::WrongOrder, number, real.index(), order.index()),
+            None if tag == Tag::NONE && !self.zone.is_taken(frame) => {
+                Fault::new(FaultKind::DoubleFree, number, order.index(), 0)
+            }
+            None => {
+                // Inside a block, in a CPU slot, or in the hands of a layer above.
+                let kind = if tag == Tag::NONE && order == Order::ZERO {
+                    FaultKind::DoubleFree
+                } else {
+                    FaultKind::InteriorPointer
+                };
+                Fault::new(kind, number, Tag::block(order).get().into(), tag.get().into())
+            }
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! Where a buddy's metadata goes: one piece of zeroed memory, its layout computed before and carved by the same code.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::ptr::NonNull;
+
+use page_frame::sync::{AtomicU32, AtomicUsize, Lock, Zeroable, slice_in};
+use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
+
+use crate::area::Line;
+use crate::cpu_slot::CpuSlot;
+use crate::section::{BUCKETS, HINT_WORDS, SECTION_AREAS, SECTION_FRAMES, Section};
+use crate::zone::{Zone, open_section, section_of};
+
+/// Why no buddy could be built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// There is no frame at all.
+    NoFrames,
+    /// The range at this index is empty, or does not begin above the end of the one before.
+    Unordered {
+        /// The range's index.
+        index: usize,
+    },
+    /// The metadata would not fit the address space.
+    TooLarge,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFrames => f.write_str("there are no frames"),
+            Self::Unordered { index } => {
+                write!(f, "range {index} is empty or not above the one before")
+            }
+            Self::TooLarge => f.write_str("the metadata is larger than the address space"),
+        }
+    }
+}
+
+impl core::error::Error for BuildError {}
+
+/// Sizes of the parts of the metadata, and where they begin.
+pub(crate) struct Plan {
+    first_section: usize,
+    sections: usize,
+    span: FrameRange,
+    slots: usize,
+    table_at: usize,
+    ranges_at: usize,
+    slots_at: usize,
+    lines_at: usize,
+    entries_at: usize,
+    hints_at: usize,
+    map_at: usize,
+    total: usize,
+}
+
+impl Plan {
+    /// Plans the metadata of `ranges` (ascending, apart, not empty) and `slots` CPU slots.
+    pub(crate) fn new(ranges: &[FrameRange], slots: usize) -> Result<Self, BuildError> {
+        let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
+            return Err(BuildError::NoFrames);
+        };
+        let mut end = None;
+        for (index, range) in ranges.iter().enumerate() {
+            if range.is_empty() || end.is_some_and(|end| range.start <= end) {
+                return Err(BuildError::Unordered { index });
+            }
+            end = Some(range.end);
+        }
+        let span = FrameRange::new(first.start, last.end);
+        let last_frame = FrameNumber::new(last.end.get() - 1);
+        let first_section = section_of(first.start);
+        let table = section_of(last_frame) - first_section + 1;
+        let present = present_sections(first_section, table, ranges).count();
+
+        let mut total = 0_usize;
+        let mut part = |count: usize, bytes: usize| {
+            let at = total;
+            let end = count.checked_mul(bytes).and_then(|bytes| at.checked_add(bytes));
+            let end = end.and_then(|end| end.checked_next_multiple_of(64));
+            total = end.filter(|end| *end <= isize::MAX as usize).ok_or(BuildError::TooLarge)?;
+            Ok(at)
+        };
+        let table_at = part(table, size_of::<Option<Section<'_>>>())?;
+        let ranges_at = part(ranges.len(), size_of::<FrameRange>())?;
+        let slots_at = part(slots, size_of::<Slot<CpuSlot>>())?;
+        let lines_at = part(present, SECTION_AREAS * size_of::<Line>())?;
+        let entries_at = part(present, SECTION_AREAS * size_of::<AtomicU32>())?;
+        let hints_at = part(present, BUCKETS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
+        let map_at = part(1, PageMapArray::metadata_bytes(span.frames()))?;
+        Ok(Self {
+            first_section,
+            sections: table,
+            span,
+            slots,
+            table_at,
+            ranges_at,
+            slots_at,
+            lines_at,
+            entries_at,
+            hints_at,
+            map_at,
+            total,
+        })
+    }
+
+    /// Returns size and alignment of the metadata.
+    pub(crate) fn layout(&self) -> Layout {
+        Layout::from_size_align(self.total, 64).expect("`new` kept the total within `isize::MAX`")
+    }
+
+    /// Builds everything in `metadata`.
+    ///
+    /// # Safety
+    /// 1. `metadata` is valid for reads and writes of [`layout`](Self::layout) during `'m`, zero, and nobody else's.
+    /// 2. `ranges` are those that were planned.
+    pub(crate) unsafe fn carve<'m>(
+        &self,
+        metadata: NonNull<u8>,
+        ranges: &[FrameRange],
+        phys: &impl PhysMap,
+    ) -> (Zone<'m>, &'m [Slot<CpuSlot>], PageMapArray<'m>) {
+        // SAFETY: clause 1, for this and each `at` below: the plan put every part inside the total.
+        let at = |offset: usize| unsafe { metadata.add(offset) };
+        // SAFETY: clause 1: room for the ranges, aligned to 64.
+        let ranges = unsafe { fill(at(self.ranges_at), ranges.len(), |index| ranges[index]) };
+        let mut present = 0;
+        let mut section = |index: usize| {
+            present_sections(self.first_section + index, 1, ranges).next()?;
+            let number = present;
+            present += 1;
+            // SAFETY: clause 1: the plan counted the sections that are present.
+            let section = unsafe { self.section(metadata, number) };
+            open_section(&section, (self.first_section + index) * SECTION_FRAMES, ranges);
+            Some(section)
+        };
+        // SAFETY: clause 1: room for the table, aligned to 64.
+        let sections = unsafe { fill(at(self.table_at), self.sections, &mut section) };
+        // SAFETY: clause 1: room for the slots, aligned to 64.
+        let slots =
+            unsafe { fill(at(self.slots_at), self.slots, |_| Slot::new(CpuSlot::default())) };
+        let root = phys.pointer(self.span.start);
+        // SAFETY: clause 1: zeroed room for the map; `PhysMap` clause 3 for the root.
+        let map = unsafe { PageMapArray::new_in(root, self.span.frames(), at(self.map_at)) };
+        (Zone { first_section: self.first_section, sections, ranges }, slots, map)
+    }
+
+    /// Makes the metadata of the section that is the `number`th of those present.
+    ///
+    /// # Safety
+    /// 1. As `carve`, clause 1, and `number` is below the number of sections planned.
+    unsafe fn section<'m>(&self, metadata: NonNull<u8>, number: usize) -> Section<'m> {
+        /// Makes the `number`th group of `count` values, counted from `at`.
+        ///
+        /// # Safety
+        /// 1. As `carve`, clause 1.
+        unsafe fn group<'m, T: Zeroable>(
+            metadata: NonNull<u8>,
+            at: usize,
+            number: usize,
+            count: usize,
+        ) -> &'m [T] {
+            // SAFETY: clause 1: the plan has room for `count` values in each section.
+            let start = unsafe { metadata.add(at + number * count * size_of::<T>()) };
+            // SAFETY: clause 1: zero, aligned as every part, and handed out once.
+            unsafe { slice_in(start, count) }
+        }
+        // SAFETY: clause 1.
+        let lines = unsafe { group(metadata, self.lines_at, number, SECTION_AREAS) };
+        // SAFETY: clause 1.
+        let entries = unsafe { group(metadata, self.entries_at, number, SECTION_AREAS) };
+        // SAFETY: clause 1.
+        let hints = unsafe { group(metadata, self.hints_at, number, BUCKETS) };
+        Section { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
+    }
+}
+
+/// Writes `count` values at `memory` and returns them.
+///
+/// # Safety
+/// 1. `memory` is aligned for `T`, valid for writes of `count` values during `'m`, and nobody else's.
+unsafe fn fill<'m, T>(
+    memory: NonNull<u8>,
+    count: usize,
+    mut value: impl FnMut(usize) -> T,
+) -> &'m [T] {
+    let first = memory.cast::<T>();
+    for index in 0..count {
+        // SAFETY: clause 1.
+        let place = unsafe { first.add(index) };
+        // SAFETY: clause 1.
+        unsafe { place.write(value(index)) };
+    }
+    // SAFETY: clause 1; all values were written above.
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }
+}
+
+/// Iterates over the numbers of those of `count` sections from `first` that have frames.
+fn present_sections(
+    first: usize,
+    count: usize,
+    ranges: &[FrameRange],
+) -> impl Iterator<Item = usize> {
+    (first..first + count).filter(|section| {
+        let start = FrameNumber::new(section * SECTION_FRAMES);
+        let whole = FrameRange::new(start, FrameNumber::new(start.get() + SECTION_FRAMES));
+        ranges.iter().any(|range| !range.intersection(whole).is_empty())
+    })
+}

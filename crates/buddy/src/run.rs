@@ -1,0 +1,164 @@
+//! Searching one word, and one line of words, for aligned runs of clear bits. Pure functions.
+//!
+//! # Concepts
+//! - A bit is set while its frame is taken. A free **canonical block** is a maximal aligned run of clear bits: free, while
+//!   the block of the next larger order around it is not. Every set of free frames is a union of canonical blocks in
+//!   exactly one way; they are what a buddy allocator with lists (Knuth, TAOCP 1, section 2.5) would have on its lists.
+//! - **Best fit** is the smallest canonical block that holds the request, and among those of one size the leftmost.
+
+use crate::area::AREA_WORDS;
+
+/// Frames whose bits fit in one word.
+pub(crate) const WORD_BITS: usize = usize::BITS as usize;
+/// The order of a whole word.
+pub(crate) const WORD_ORDER: u32 = WORD_BITS.trailing_zeros();
+
+/// Bits at multiples of 2^order.
+const fn starts(order: u32) -> usize {
+    let mut mask = 0;
+    let mut bit = 0;
+    while bit < WORD_BITS {
+        mask |= 1 << bit;
+        bit += 1 << order;
+    }
+    mask
+}
+
+const STARTS: [usize; WORD_ORDER as usize + 1] = {
+    let mut table = [0; WORD_ORDER as usize + 1];
+    let mut order = 0;
+    while order < table.len() {
+        table[order] = starts(order as u32);
+        order += 1;
+    }
+    table
+};
+
+/// Returns the bits of a block of `order` at bit `start` of a word.
+pub(crate) const fn mask(start: usize, order: u32) -> usize {
+    if order >= WORD_ORDER { usize::MAX } else { ((1 << (1 << order)) - 1) << start }
+}
+
+/// Returns the starts of the aligned free runs of `order`, from those one order below.
+const fn doubled(runs: usize, order: u32) -> usize {
+    runs & (runs >> (1 << (order - 1))) & STARTS[order as usize]
+}
+
+/// Returns start and order of the best fit in a word for a block of `order`, which is at most [`WORD_ORDER`].
+///
+/// A word without a set bit is a canonical block of its own here; what is beside it is the line's business.
+pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
+    let mut runs = !taken;
+    let mut at = 0;
+    while at < order {
+        at += 1;
+        runs = doubled(runs, at);
+    }
+    while runs != 0 {
+        if at == WORD_ORDER {
+            return Some((0, WORD_ORDER));
+        }
+        let larger = doubled(runs, at + 1);
+        // A run is canonical here when the run of twice the size around it is not free.
+        let canonical = runs & !(larger | larger << (1 << at));
+        if canonical != 0 {
+            return Some((canonical.trailing_zeros() as usize, at));
+        }
+        runs = larger;
+        at += 1;
+    }
+    None
+}
+
+/// Returns start (in frames) and order of the best fit in a line for a block of `order`; below the whole area.
+///
+/// A line without a set bit answers with start 0 and the area's order.
+pub(crate) fn best_fit_in_line(line: &[usize; AREA_WORDS], order: u32) -> Option<(usize, u32)> {
+    let mut best: Option<(usize, u32)> = None;
+    for (index, word) in line.iter().enumerate() {
+        let fit = match *word {
+            0 => free_words(line, index).filter(|(_, found)| *found >= order),
+            taken if order < WORD_ORDER => {
+                best_fit(taken, order).map(|(bit, found)| (index * WORD_BITS + bit, found))
+            }
+            _ => None,
+        };
+        if let Some(fit) = fit.filter(|fit| best.is_none_or(|best| fit.1 < best.1)) {
+            best = Some(fit);
+        }
+    }
+    best
+}
+
+/// Returns the canonical block of whole words that the free word `index` belongs to.
+fn free_words(line: &[usize; AREA_WORDS], index: usize) -> Option<(usize, u32)> {
+    let mut words = 1;
+    while words < AREA_WORDS {
+        let first = index & !(2 * words - 1);
+        if line[first..first + 2 * words].iter().any(|word| *word != 0) {
+            break;
+        }
+        words *= 2;
+    }
+    let first = index & !(words - 1);
+    Some((first * WORD_BITS, WORD_ORDER + words.trailing_zeros()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Finds the best fit by trying every aligned run, for words of `bits` bits.
+    fn naive(taken: usize, bits: usize, order: u32) -> Option<(usize, u32)> {
+        let is_free = |start: usize, order: u32| {
+            (start..start + (1 << order)).all(|bit| bit < bits && taken >> bit & 1 == 0)
+        };
+        let orders = order..=bits.trailing_zeros();
+        orders.clone().find_map(|found| {
+            (0..bits).step_by(1 << found).find_map(|start| {
+                let parent = start & !((2 << found) - 1);
+                let is_maximal = found == bits.trailing_zeros() || !is_free(parent, found + 1);
+                (is_free(start, found) && is_maximal).then_some((start, found))
+            })
+        })
+    }
+
+    #[test]
+    fn best_fit_equals_trying_everything_on_all_16_bit_words() {
+        for low in 0..=u16::MAX {
+            // The upper bits are taken, but for one run that is never the best of 16 bits.
+            let taken = usize::from(low) | usize::MAX << 16;
+            for order in 0..=4 {
+                assert_eq!(
+                    best_fit(taken, order),
+                    naive(taken, 16, order),
+                    "{low:#b}, order {order}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn best_fit_equals_trying_everything_on_random_words() {
+        let mut random = testkit::Random::new(3);
+        for _ in 0..20_000 {
+            let taken = (random.number() & random.number() & random.number()) as usize;
+            for order in 0..=WORD_ORDER {
+                assert_eq!(best_fit(taken, order), naive(taken, WORD_BITS, order), "{taken:#b}");
+            }
+        }
+    }
+
+    #[test]
+    fn whole_words_join_into_larger_blocks() {
+        let mut line = [0; AREA_WORDS];
+        assert_eq!(best_fit_in_line(&line, 0), Some((0, WORD_ORDER + AREA_WORDS.ilog2())));
+        line[0] = 1;
+        assert_eq!(best_fit_in_line(&line, 0), Some((1, 0)));
+        assert_eq!(best_fit_in_line(&line, WORD_ORDER), Some((WORD_BITS, WORD_ORDER)));
+        assert_eq!(best_fit_in_line(&line, WORD_ORDER + 1), Some((2 * WORD_BITS, WORD_ORDER + 1)));
+        line[AREA_WORDS - 1] = usize::MAX;
+        let half = WORD_ORDER + AREA_WORDS.ilog2() - 1;
+        assert_eq!(best_fit_in_line(&line, half), None);
+    }
+}

@@ -1,0 +1,101 @@
+//! The buddy as a page source: blocks and runs by address, over the frames by number.
+
+use core::ptr::NonNull;
+
+use page_frame::{
+    Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, PageBlock, PageMap,
+    PageResize, PageRun, PageSource, PhysMap, Tag,
+};
+
+use crate::Buddy;
+
+// SAFETY: clause 1: `new_in` was promised the frames for us alone, a frame is handed out only after its bit was changed
+// from clear to set (or its area from open to whole) by us, and `phys` maps aligned frames to aligned addresses.
+// Clause 2: the fault hook is called only when nothing was taken back.
+unsafe impl<M: PhysMap, C: Cpu> PageSource for Buddy<'_, M, C> {
+    #[inline]
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        let frame = self.allocate_frames(order)?;
+        // SAFETY: see clause 1 above; the content is whatever it was.
+        Ok(unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) })
+    }
+
+    #[inline]
+    #[track_caller]
+    unsafe fn free(&self, block: PageBlock) {
+        let (start, order) = block.into_raw();
+        if let Err(fault) = self.free_frames(self.phys.frame(start.addr().get()), order) {
+            (self.fault_hook)(&Fault { address: start.addr().get(), ..fault });
+        }
+    }
+}
+
+page_frame::forward_page_map!(impl['m, M: PhysMap, C: Cpu] for Buddy<'m, M, C>, |this| this.map);
+
+impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
+    fn range(&self, start: NonNull<u8>, from: usize, to: usize) -> FrameRange {
+        let first = self.phys.frame(start.addr().get()).get();
+        FrameRange::new(FrameNumber::new(first + from), FrameNumber::new(first + to))
+    }
+}
+
+// SAFETY: clause 1 as above, for the frames of runs. Clause 2: the head is tagged by `allocate_run`, its count kept by
+// `resize_run`.
+unsafe impl<M: PhysMap, C: Cpu> PageResize for Buddy<'_, M, C> {
+    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        if pages == 0 {
+            return Err(OutOfMemory);
+        }
+        let order = Order::for_pages(pages).ok_or(OutOfMemory)?.max(alignment);
+        let start = self.phys.pointer(self.allocate_frames(order)?);
+        // The tail goes back, unless a stray keeps the area from being split: then the run has it.
+        let tail = self.range(start, pages, order.pages());
+        let kept = match tail.is_empty() || self.zone.release(tail).is_none() {
+            true => order.pages(),
+            false => pages,
+        };
+        // SAFETY: the run is ours and its head in the map.
+        unsafe { self.map.set_run(start, kept) };
+        Ok(PageRun { start, pages: kept, is_zero: false })
+    }
+
+    #[track_caller]
+    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
+        let address = start.addr().get();
+        let found = self.map.run_pages(address);
+        if found != Some(pages) {
+            let kind = match self.map.tag(address) {
+                Tag::NONE => FaultKind::DoubleFree,
+                _ => FaultKind::WrongOrder,
+            };
+            (self.fault_hook)(&Fault::new(kind, address, pages, found.unwrap_or(0)));
+            return;
+        }
+        self.map.set_tag(address, Tag::NONE);
+        let released = self.zone.release(self.range(start, 0, pages));
+        if released != Some(true) {
+            (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, address, pages, 0));
+        }
+    }
+
+    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
+        if new_pages == 0 || new_pages > Order::MAX.pages() {
+            return false;
+        }
+        let resized = match new_pages > pages {
+            true => {
+                let growth = self.range(start, pages, new_pages);
+                self.zone.has(growth) && self.zone.take_range(growth)
+            }
+            false => {
+                let tail = self.range(start, new_pages, pages);
+                tail.is_empty() || self.zone.release(tail).is_some()
+            }
+        };
+        if resized {
+            // SAFETY: the run is the caller's and its head in the map.
+            unsafe { self.map.set_run(start, new_pages) };
+        }
+        resized
+    }
+}

@@ -1,0 +1,59 @@
+//! A buddy over frames that are only numbers, with metadata of its own.
+
+#![allow(unreachable_pub)]
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::num::NonZero;
+use std::ops::Deref;
+use std::ptr::NonNull;
+
+use buddy::{Buddy, Mode};
+use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange};
+
+/// A buddy that owns its metadata.
+pub struct Simulated<C: Cpu> {
+    buddy: Option<Buddy<'static, DirectMap, C>>,
+    metadata: NonNull<u8>,
+    layout: Layout,
+}
+
+// SAFETY: the metadata is the buddy's, which is `Send` where the machine is.
+unsafe impl<C: Cpu + Send> Send for Simulated<C> {}
+// SAFETY: as above; between `new` and `drop` only the buddy uses the metadata.
+unsafe impl<C: Cpu + Sync> Sync for Simulated<C> {}
+
+pub fn range(start: usize, end: usize) -> FrameRange {
+    FrameRange::new(FrameNumber::new(start), FrameNumber::new(end))
+}
+
+impl<C: Cpu> Simulated<C> {
+    pub fn new(ranges: &[FrameRange], cpu: C, mode: Mode) -> Self {
+        let layout =
+            Buddy::<DirectMap, C>::metadata_layout(ranges, cpu.slots()).expect("good ranges");
+        // SAFETY: the layout is not empty.
+        let metadata = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory for metadata");
+        let root = NonNull::without_provenance(NonZero::new(1 << 40).expect("not zero"));
+        // SAFETY: no pointer of the map is ever used.
+        let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
+        // SAFETY: the metadata is zero and ours until the buddy is dropped; the frames are numbers.
+        let buddy =
+            unsafe { Buddy::new_in(metadata, ranges, map, cpu, mode) }.expect("good ranges");
+        Self { buddy: Some(buddy), metadata, layout }
+    }
+}
+
+impl<C: Cpu> Deref for Simulated<C> {
+    type Target = Buddy<'static, DirectMap, C>;
+
+    fn deref(&self) -> &Self::Target {
+        self.buddy.as_ref().expect("there until drop")
+    }
+}
+
+impl<C: Cpu> Drop for Simulated<C> {
+    fn drop(&mut self) {
+        self.buddy = None;
+        // SAFETY: allocated in `new` with this layout; the buddy that used it is gone.
+        unsafe { dealloc(self.metadata.as_ptr(), self.layout) };
+    }
+}

@@ -1,0 +1,259 @@
+//! Histories against two oracles: a textbook buddy with free lists, and a set of who owns which frame.
+#![cfg(not(loom))]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use buddy::Mode;
+use common::{Simulated, range};
+use page_frame::{
+    CpuId, FaultKind, FrameNumber, FrameRange, Order, PageMap, PageResize, SingleCpu, SwitchedCpu,
+};
+use testkit::Random;
+
+fn order(order: u8) -> Order {
+    Order::new(order).expect("a valid order")
+}
+
+/// The textbook: a set of free blocks for each order, split downwards, merged upwards.
+#[derive(Clone)]
+struct Textbook {
+    free: Vec<BTreeSet<usize>>,
+}
+
+impl Textbook {
+    fn new(largest: u8) -> Self {
+        let mut free = vec![BTreeSet::new(); usize::from(largest) + 1];
+        free[usize::from(largest)].insert(0);
+        Self { free }
+    }
+
+    fn allocate(&mut self, order: usize) -> Option<usize> {
+        let found = (order..self.free.len()).find(|order| !self.free[*order].is_empty())?;
+        let block = self.free[found].pop_first().expect("not empty");
+        (order..found).for_each(|order| _ = self.free[order].insert(block + (1 << order)));
+        Some(block)
+    }
+
+    fn release(&mut self, mut block: usize, mut order: usize) {
+        while order + 1 < self.free.len() && self.free[order].remove(&(block ^ (1 << order))) {
+            block &= !(1 << order);
+            order += 1;
+        }
+        self.free[order].insert(block);
+    }
+}
+
+fn explore(
+    buddy: &Simulated<SingleCpu>,
+    book: &Textbook,
+    live: &[(usize, u8)],
+    depth: usize,
+) -> usize {
+    let counts = buddy.free_counts();
+    let expected: Vec<_> = book.free.iter().map(BTreeSet::len).collect();
+    assert_eq!(counts[..expected.len()], expected[..], "canonical blocks are the textbook's lists");
+    if depth == 0 {
+        return 1;
+    }
+    let mut histories = 1;
+    for asked in 0..=4 {
+        let mut book = book.clone();
+        let expected = book.allocate(usize::from(asked));
+        let got = buddy.allocate_frames(order(asked)).ok();
+        assert_eq!(got.map(FrameNumber::get), expected, "best fit, leftmost");
+        let Some(block) = got else { continue };
+        let live = [live, &[(block.get(), asked)]].concat();
+        histories += explore(buddy, &book, &live, depth - 1);
+        buddy.free_frames(block, order(asked)).expect("allocated above");
+    }
+    for (index, &(block, size)) in live.iter().enumerate() {
+        let mut book = book.clone();
+        let frame = FrameNumber::new(block);
+        buddy.free_frames(frame, order(size)).expect("live");
+        book.release(block, usize::from(size));
+        let mut rest = live.to_vec();
+        rest.remove(index);
+        histories += explore(buddy, &book, &rest, depth - 1);
+        // Take the same block again, whatever best fit would say: occupy, by single frames, everything else.
+        retake(buddy, block, size);
+    }
+    histories
+}
+
+/// Allocates exactly the block of `size` at `block`, by trying blocks of that size and giving the others back.
+fn retake(buddy: &Simulated<SingleCpu>, block: usize, size: u8) {
+    let mut others = Vec::new();
+    loop {
+        let got = buddy.allocate_frames(order(size)).expect("the block is free");
+        if got.get() == block {
+            break;
+        }
+        others.push(got);
+    }
+    others.into_iter().for_each(|other| buddy.free_frames(other, order(size)).expect("ours"));
+}
+
+#[test]
+fn all_histories_of_seven_operations_on_sixteen_frames_equal_the_textbook() {
+    let buddy = Simulated::new(&[range(0, 16)], SingleCpu::new(), Mode::Plain);
+    let histories = explore(&buddy, &Textbook::new(4), &[], 7);
+    assert!(histories > 50_000, "{histories} histories");
+    buddy.validate().expect("consistent at the end");
+}
+
+/// Plays a random history and checks, after each step, that nothing overlaps and everything is accounted for.
+fn play(ranges: &[FrameRange], mode: Mode, seed: u64, steps: usize, largest: usize) {
+    let cpus = SwitchedCpu::new(3);
+    let buddy = Simulated::new(ranges, &cpus, mode);
+    let initial = buddy.free_counts();
+    let mut random = Random::new(seed);
+    let mut live: BTreeMap<FrameNumber, Order> = BTreeMap::new();
+    for step in 0..steps {
+        cpus.switch_to((!random.one_in(5)).then(|| CpuId::new(random.below(3) as u32)));
+        if random.below(100) < 52 {
+            let size = order(random.below(largest + 1) as u8);
+            if let Ok(frame) = buddy.allocate_frames(size) {
+                let end = frame.get() + size.pages();
+                assert!(frame.is_aligned_to(size));
+                assert!(
+                    ranges.iter().any(|r| r.start <= frame && end <= r.end.get()),
+                    "in a range"
+                );
+                let below = live.range(..=frame).next_back();
+                assert!(
+                    below.is_none_or(|(f, o)| f.get() + o.pages() <= frame.get()),
+                    "step {step}"
+                );
+                let above = live.range(frame..).next();
+                assert!(above.is_none_or(|(f, _)| end <= f.get()), "step {step}");
+                live.insert(frame, size);
+            }
+        } else if !live.is_empty() {
+            let (&frame, &size) = live.iter().nth(random.below(live.len())).expect("in range");
+            live.remove(&frame);
+            if size != Order::ZERO {
+                let wrong = buddy.free_frames(frame, Order::ZERO).expect_err("another order");
+                assert_eq!(wrong.kind, FaultKind::WrongOrder);
+            }
+            buddy.free_frames(frame, size).expect("live");
+            let twice = buddy.free_frames(frame, size).expect_err("free already");
+            assert_eq!(twice.kind, FaultKind::DoubleFree);
+        }
+        if random.one_in(50) {
+            buddy.drain();
+        }
+        if step % 16 == 0 {
+            buddy.validate().unwrap_or_else(|violation| panic!("step {step}: {violation}"));
+        }
+    }
+    live.iter().for_each(|(frame, size)| buddy.free_frames(*frame, *size).expect("live"));
+    buddy.drain();
+    buddy.validate().expect("consistent at the end");
+    assert_eq!(buddy.free_counts(), initial, "everything freed: the initial state");
+}
+
+#[test]
+fn random_histories_lose_nothing() {
+    for seed in 0..6 {
+        play(&[range(0, 700)], Mode::Cached, seed, 4000, 9);
+        play(&[range(5, 700), range(1300, 1311)], Mode::Plain, seed, 300, 6);
+        play(&[range(77, 512 * 5 + 3), range(512 * 6 + 1, 512 * 9)], Mode::Cached, seed, 2000, 11);
+    }
+}
+
+#[test]
+fn sections_holes_and_high_bases_work() {
+    let section = 1 << 18;
+    let base = 40 * section;
+    let ranges = [
+        range(base - 3, base + 2),
+        range(base + 2 * section - 1000, base + 2 * section + 1000),
+        range(base + 5 * section, base + 6 * section),
+    ];
+    let buddy = Simulated::new(&ranges, SingleCpu::new(), Mode::Cached);
+    assert_eq!(buddy.frames(), 5 + 2000 + section);
+    let largest = buddy.allocate_frames(Order::MAX).expect("a whole section is free");
+    assert_eq!(largest.get(), base + 5 * section);
+    assert_eq!(buddy.free_frames_count(), 2005);
+    assert!(buddy.allocate_frames(Order::MAX).is_err());
+    let hole = buddy.free_frames(FrameNumber::new(base + section), Order::ZERO);
+    assert_eq!(hole.expect_err("a hole").kind, FaultKind::ReservedFrame);
+    for outside in [0, base - 4, base + 6 * section, usize::MAX] {
+        let foreign = buddy.free_frames(FrameNumber::new(outside), Order::ZERO);
+        assert_eq!(foreign.expect_err("outside").kind, FaultKind::ForeignPointer, "{outside:#x}");
+    }
+    buddy.free_frames(largest, Order::MAX).expect("allocated above");
+    buddy.validate().expect("consistent");
+}
+
+#[test]
+fn all_orders_can_be_had_from_an_empty_gibibyte_and_come_back() {
+    let buddy = Simulated::new(&[range(0, 1 << 18)], SingleCpu::new(), Mode::Cached);
+    let initial = buddy.free_counts();
+    for size in Order::all() {
+        let block = buddy.allocate_frames(size).expect("all of memory is free");
+        assert!(block.is_aligned_to(size));
+        buddy.free_frames(block, size).expect("allocated above");
+        buddy.drain();
+        assert_eq!(buddy.free_counts(), initial, "{size:?}");
+    }
+}
+
+#[test]
+fn when_memory_runs_out_every_frame_was_handed_out_once() {
+    let cpus = SwitchedCpu::new(3);
+    let buddy = Simulated::new(&[range(3, 1500)], &cpus, Mode::Cached);
+    let mut seen = BTreeSet::new();
+    for turn in 0.. {
+        cpus.switch_to(Some(CpuId::new(turn % 3)));
+        let Ok(frame) = buddy.allocate_frames(Order::ZERO) else { break };
+        assert!(seen.insert(frame), "{frame} twice");
+    }
+    assert_eq!(seen.len(), 1497, "frames in other CPUs' slots were taken over");
+    assert!(Order::all().all(|size| buddy.allocate_frames(size).is_err()));
+    let some: Vec<_> = seen.iter().copied().filter(|frame| frame.get() / 8 == 20).collect();
+    some.iter().for_each(|frame| buddy.free_frames(*frame, Order::ZERO).expect("ours"));
+    assert_eq!(buddy.allocate_frames(order(3)).expect("eight buddies are free").get(), 160);
+}
+
+#[test]
+fn runs_take_exactly_their_pages_and_change_size_in_place() {
+    let buddy = Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached);
+    let initial = buddy.free_counts();
+    let mut free = 4096;
+    for pages in [1, 2, 3, 5, 64, 65, 511, 512, 513, 1000, 1536] {
+        let run = buddy.allocate_run(pages, Order::ZERO).expect("room");
+        buddy.drain();
+        assert_eq!((run.pages, buddy.free_frames_count()), (pages, free - pages));
+        assert_eq!(buddy.run_pages(run.start.addr().get()), Some(pages));
+        // SAFETY: the run is ours; frames are only numbers.
+        let grown = unsafe { buddy.resize_run(run.start, pages, pages + 7) };
+        assert!(grown, "the tail of {pages} pages is free again, and 7 more behind it");
+        // SAFETY: as above.
+        let shrunk = unsafe { buddy.resize_run(run.start, pages + 7, pages.div_ceil(2)) };
+        assert!(shrunk);
+        assert_eq!(buddy.free_frames_count(), free - pages.div_ceil(2));
+        buddy.validate().expect("consistent");
+        if pages % 2 == 0 {
+            // SAFETY: as above.
+            unsafe { buddy.free_run(run.start, pages.div_ceil(2)) };
+        } else {
+            free -= pages.div_ceil(2);
+        }
+    }
+    let runs: Vec<_> =
+        buddy.blocks().filter(|block| block.state == buddy::BlockState::Allocated).collect();
+    for run in runs {
+        let start = std::ptr::NonNull::without_provenance(
+            std::num::NonZero::new((1 << 40) + run.start.get() * 4096).expect("not zero"),
+        );
+        // SAFETY: as above.
+        unsafe { buddy.free_run(start, run.frames) };
+    }
+    assert_eq!(buddy.free_counts(), initial);
+    assert!(buddy.allocate_run(0, Order::ZERO).is_err());
+    assert!(buddy.allocate_run(Order::MAX.pages() + 1, Order::ZERO).is_err());
+    assert!(buddy.allocate_run(usize::MAX, Order::ZERO).is_err());
+}
