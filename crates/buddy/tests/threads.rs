@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use buddy::Mode;
 use common::{Simulated, range};
 use hosted::Threads;
-use page_frame::Order;
+use page_frame::{FrameNumber, Order};
 use testkit::Random;
 
 #[test]
@@ -20,6 +20,12 @@ fn no_frame_has_two_owners() {
     let work = |me: u8| {
         let mut random = Random::new(me.into());
         let mut live = Vec::new();
+        let give_back = |(block, order): (FrameNumber, Order)| {
+            for frame in block.get()..block.get() + order.pages() {
+                assert_eq!(owners[frame].swap(0, Ordering::AcqRel), me, "frame {frame}");
+            }
+            buddy.free_frames(block, order).expect("ours");
+        };
         for _ in 0..60_000 {
             if random.below(100) < 53 {
                 let order =
@@ -30,14 +36,10 @@ fn no_frame_has_two_owners() {
                 }
                 live.push((block, order));
             } else if !live.is_empty() {
-                let (block, order) = live.swap_remove(random.below(live.len()));
-                for frame in block.get()..block.get() + order.pages() {
-                    assert_eq!(owners[frame].swap(0, Ordering::AcqRel), me, "frame {frame}");
-                }
-                buddy.free_frames(block, order).expect("ours");
+                give_back(live.swap_remove(random.below(live.len())));
             }
         }
-        live.into_iter().for_each(|(block, order)| buddy.free_frames(block, order).expect("ours"));
+        live.into_iter().for_each(give_back);
     };
     std::thread::scope(|scope| {
         scope.spawn(|| work(1));
