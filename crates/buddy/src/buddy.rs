@@ -38,8 +38,9 @@ pub enum Mode {
 /// let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&frames, 1)?;
 /// // SAFETY: the layout is not empty.
 /// let metadata = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+/// let root = NonNull::new(std::ptr::without_provenance_mut(4096)).unwrap();
 /// // SAFETY: frames are only numbers here, so no pointer from the map is used.
-/// let map = unsafe { DirectMap::from_root(NonNull::without_provenance(4096.try_into()?), FrameNumber::new(0)) };
+/// let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
 /// // SAFETY: the metadata is zero, ours, and leaked, so it outlives the allocator.
 /// let buddy = unsafe { Buddy::new_in(metadata, &frames, map, SingleCpu::new(), Mode::Plain) }?;
 ///

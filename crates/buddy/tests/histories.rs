@@ -246,9 +246,10 @@ fn runs_take_exactly_their_pages_and_change_size_in_place() {
     let runs: Vec<_> =
         buddy.blocks().filter(|block| block.state == buddy::BlockState::Allocated).collect();
     for run in runs {
-        let start = std::ptr::NonNull::without_provenance(
-            std::num::NonZero::new((1 << 40) + run.start.get() * 4096).expect("not zero"),
-        );
+        let start = std::ptr::NonNull::new(std::ptr::without_provenance_mut(
+            (1 << 40) + run.start.get() * 4096,
+        ))
+        .expect("not zero");
         // SAFETY: as above.
         unsafe { buddy.free_run(start, run.frames) };
     }

@@ -97,18 +97,18 @@ mod models {
         });
     }
 
-    /// A block freed while somebody claims its whole area; whoever fails, the area must not be lost.
+    /// A whole area freed while somebody tries to take half of it: whoever undoes, the area must not be lost.
     /// Mutation seen to fail: `open` without its `publish` (I3 of `validate`).
     #[test]
-    fn a_failed_claim_loses_no_area() {
-        model("buddy: free against whole claim", 15, || {
+    fn an_area_freed_whole_is_not_lost() {
+        model("buddy: whole free against take", 15, || {
             let world = world(AREA);
-            let block = world.take(half()).expect("all is free");
+            let whole = world.take(WHOLE).expect("all is free");
             let theirs = Arc::clone(&world);
-            let claimer = thread::spawn(move || theirs.take(WHOLE));
-            world.free(block, half());
-            if let Some(claimed) = claimer.join().expect("no panic") {
-                world.free(claimed, WHOLE);
+            let taker = thread::spawn(move || theirs.take(half()));
+            world.free(whole, WHOLE);
+            if let Some(taken) = taker.join().expect("no panic") {
+                world.free(taken, half());
             }
             world.buddy.validate().expect("every open area has a hint");
             assert!(world.take(WHOLE).is_some(), "everything is free again");

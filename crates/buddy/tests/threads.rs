@@ -21,8 +21,8 @@ fn no_frame_has_two_owners() {
         let mut random = Random::new(me.into());
         let mut live = Vec::new();
         let give_back = |(block, order): (FrameNumber, Order)| {
-            for frame in block.get()..block.get() + order.pages() {
-                assert_eq!(owners[frame].swap(0, Ordering::AcqRel), me, "frame {frame}");
+            for owner in &owners[block.get()..][..order.pages()] {
+                assert_eq!(owner.swap(0, Ordering::AcqRel), me, "in the block at {block}");
             }
             buddy.free_frames(block, order).expect("ours");
         };
@@ -31,8 +31,8 @@ fn no_frame_has_two_owners() {
                 let order =
                     Order::new([0, 0, 0, 0, 1, 2, 3, 6, 7, 9][random.below(10)]).expect("valid");
                 let Ok(block) = buddy.allocate_frames(order) else { continue };
-                for frame in block.get()..block.get() + order.pages() {
-                    assert_eq!(owners[frame].swap(me, Ordering::AcqRel), 0, "frame {frame}");
+                for owner in &owners[block.get()..][..order.pages()] {
+                    assert_eq!(owner.swap(me, Ordering::AcqRel), 0, "in the block at {block}");
                 }
                 live.push((block, order));
             } else if !live.is_empty() {

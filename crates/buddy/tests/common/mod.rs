@@ -3,7 +3,6 @@
 #![allow(unreachable_pub)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::num::NonZero;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
@@ -32,7 +31,7 @@ impl<C: Cpu> Simulated<C> {
             Buddy::<DirectMap, C>::metadata_layout(ranges, cpu.slots()).expect("good ranges");
         // SAFETY: the layout is not empty.
         let metadata = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory for metadata");
-        let root = NonNull::without_provenance(NonZero::new(1 << 40).expect("not zero"));
+        let root = NonNull::new(std::ptr::without_provenance_mut(1 << 40)).expect("not zero");
         // SAFETY: no pointer of the map is ever used.
         let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
         // SAFETY: the metadata is zero and ours until the buddy is dropped; the frames are numbers.
