@@ -1,0 +1,154 @@
+//! The walkthrough of the buddy allocator: the 16 KiB example on the real one, drawn from its blocks.
+//!
+//! A frame stands for 1 KiB. The allocator works in its plain mode, on frame numbers: there is no memory behind them, as
+//! it never touches any.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+use std::ptr::NonNull;
+use std::time::Duration;
+
+use buddy::{Block, BlockState, Buddy, Mode};
+use hosted::Mapped;
+use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
+
+use crate::script::{Operation, example};
+
+/// The frames of the example.
+const FRAMES: usize = 16;
+/// Columns that a frame takes in the picture.
+const COLUMNS: usize = 4;
+/// How long a step is shown on a terminal.
+pub(crate) const PAUSE: Duration = Duration::from_millis(700);
+
+/// How to draw.
+pub(crate) struct Style {
+    /// Only the states, one a line.
+    pub(crate) plain: bool,
+    pub(crate) colour: bool,
+    pub(crate) pause: Duration,
+}
+
+type Example = Buddy<'static, DirectMap, SingleCpu>;
+type Owners = HashMap<FrameNumber, (&'static str, Order)>;
+
+/// Plays the example and draws each state.
+pub(crate) fn buddy(out: &mut impl Write, style: &Style) -> io::Result<()> {
+    let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(FRAMES))];
+    let layout = Example::metadata_layout(&frames, 1).map_err(io::Error::other)?;
+    let metadata = Mapped::reserve(layout.size())?;
+    let root = NonNull::new(std::ptr::without_provenance_mut(page_frame::PAGE_SIZE))
+        .expect("a page size is not zero");
+    // SAFETY: frames are only numbers here; no pointer of the map is used.
+    let map = unsafe { DirectMap::from_root(root, frames[0].start) };
+    // SAFETY: fresh mapped memory is zero and page-aligned, and outlives the allocator in this function.
+    let buddy =
+        unsafe { Example::new_in(metadata.start(), &frames, map, SingleCpu::new(), Mode::Plain) };
+    let buddy = buddy.map_err(io::Error::other)?;
+    let mut owners = Owners::new();
+    if !style.plain {
+        writeln!(
+            out,
+            "16 KiB, smallest block 1 KiB. A request is rounded up to a power of two; the"
+        )?;
+        writeln!(out, "smallest free block that is large enough is split until it fits.\n")?;
+    }
+    for step in example() {
+        let before = buddy.free_blocks().count();
+        for operation in step.operations {
+            perform(&buddy, &mut owners, operation).map_err(io::Error::other)?;
+        }
+        if style.plain {
+            writeln!(out, "{}", state(&buddy, &owners))?;
+        } else {
+            writeln!(out, "{}", step.text)?;
+            draw(out, &buddy, &owners, style)?;
+            caption(out, &buddy, before)?;
+            out.flush()?;
+            std::thread::sleep(style.pause);
+        }
+    }
+    Ok(())
+}
+
+fn perform(
+    buddy: &Example,
+    owners: &mut Owners,
+    operation: Operation<'static>,
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    match operation {
+        Operation::Allocate { name, units } => {
+            let order = Order::for_pages(units).ok_or("a request of the example is too large")?;
+            owners.insert(buddy.allocate_frames(order)?, (name, order));
+        }
+        Operation::Free { name } => {
+            let owned = owners.iter().find(|(_, (owner, _))| *owner == name);
+            let (&frame, &(_, order)) = owned.ok_or("the example frees what is not allocated")?;
+            owners.remove(&frame);
+            buddy.free_frames(frame, order)?;
+        }
+    }
+    Ok(())
+}
+
+fn owner(owners: &Owners, block: &Block) -> &'static str {
+    owners.get(&block.start).map_or("-", |(name, _)| name)
+}
+
+/// Returns the state in the example's notation: `4A 4- 8-`.
+fn state(buddy: &Example, owners: &Owners) -> String {
+    let blocks = buddy.blocks().map(|block| format!("{}{}", block.frames, owner(owners, &block)));
+    blocks.collect::<Vec<_>>().join(" ")
+}
+
+/// Draws the blocks side by side, each as wide as it is large.
+fn draw(out: &mut impl Write, buddy: &Example, owners: &Owners, style: &Style) -> io::Result<()> {
+    let mut upper = String::new();
+    let mut middle = String::new();
+    for block in buddy.blocks() {
+        let width = block.frames * COLUMNS - 1;
+        let is_free = block.state == BlockState::Free;
+        let label = if is_free { String::new() } else { owner(owners, &block).to_string() };
+        let (on, off) = match (style.colour, is_free) {
+            (false, _) => ("", ""),
+            (true, true) => ("\x1b[2m", "\x1b[0m"),
+            (true, false) => ("\x1b[30;46m", "\x1b[0m"),
+        };
+        let fill = if is_free || style.colour { ' ' } else { '#' };
+        let text = match fill {
+            ' ' => format!("{label:^width$}"),
+            _ => format!("{:#^width$}", format!(" {label} ")),
+        };
+        upper.push_str(&format!("+{:-^width$}", block.frames));
+        middle.push_str(&format!("|{on}{text}{off}"));
+    }
+    writeln!(out, "  {upper}+\n  {middle}|")
+}
+
+/// Says which free blocks there are, and why neighbours among them did not join.
+fn caption(out: &mut impl Write, buddy: &Example, before: usize) -> io::Result<()> {
+    let counts = buddy.free_counts();
+    let sizes = Order::all().zip(counts).filter(|(_, count)| *count > 0);
+    let list: Vec<_> =
+        sizes.map(|(order, count)| format!("{count} x {}K", order.pages())).collect();
+    let list = if list.is_empty() { "none".to_string() } else { list.join(", ") };
+    let change = match buddy.free_blocks().count() as isize - before as isize {
+        0 => String::new(),
+        change => format!(" ({change:+})"),
+    };
+    writeln!(out, "  free blocks: {list}{change}")?;
+    let free: Vec<_> = buddy.free_blocks().collect();
+    let strangers = free.windows(2).find(|pair| {
+        let ((first, order), (second, other)) = (pair[0], pair[1]);
+        order == other && second.get() == first.get() + order.pages()
+    });
+    if let Some([(first, order), (second, _)]) = strangers.and_then(|pair| pair.first_chunk()) {
+        let (size, first, second) = (order.pages(), first.get(), second.get());
+        writeln!(
+            out,
+            "  the free {size}K at {first}K and {second}K are neighbours, but were not split from one\n  another: they never join, and cannot serve {}K",
+            2 * size
+        )?;
+    }
+    writeln!(out)
+}
