@@ -50,5 +50,7 @@ pub use crate::buddy::{Buddy, Mode};
 pub use build::BuildError;
 pub use check::Violation;
 pub use observe::{Block, BlockState};
+/// The crate below, so that this one can be used alone.
+pub use page_frame;
 
 use page_frame::FrameNumber;

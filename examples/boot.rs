@@ -1,0 +1,61 @@
+//! From a firmware's memory map to a page allocator, as a kernel does it when it starts.
+//!
+//! The map is that of a small virtual machine with 64 MiB. The kernel's image and the allocator's own metadata are carved
+//! from it, every byte lost is accounted for, and then blocks can be had.
+
+use std::error::Error;
+
+use buddy::{Buddy, Mode};
+use hosted::Mapped;
+use page_frame::{
+    DirectMap, FrameNumber, FrameRange, MemoryMap, Order, PAGE_SIZE, PageSource, RegionKind,
+    SingleCpu,
+};
+
+fn main() -> Result<(), Box<dyn Error>> {
+    // What firmware says: unsorted, unaligned.
+    let mut map = MemoryMap::<16>::new();
+    map.add(0x10_0000, 0x3f0_0000 - 0x2_0000, RegionKind::Usable)?;
+    map.add(0x0, 0x9_fc00, RegionKind::Usable)?;
+    map.add(0x9_fc00, 0x400, RegionKind::Reserved)?;
+    map.add(0x3fe_0000, 0x2_0000, RegionKind::Reclaimable)?;
+    // Ours: the first page, where an address would be null, and the kernel's image.
+    map.add(0x0, PAGE_SIZE as u64, RegionKind::Reserved)?;
+    map.add(0x10_0000, 0x1f_e123, RegionKind::Reserved)?;
+
+    // The metadata's size depends on the frames, and carving it takes frames away: plan for all, use what is left.
+    let cpu = SingleCpu::new();
+    let all: Vec<FrameRange> = map.runs().collect();
+    let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&all, 1)?;
+    let carved = map.carve(layout.size().div_ceil(PAGE_SIZE), Order::ZERO)?;
+    let ranges: Vec<FrameRange> = map.runs().collect();
+    println!("metadata: {} pages at {}", carved.frames(), carved.start);
+    for range in &ranges {
+        println!("usable:   {} pages at {}", range.frames(), range.start);
+    }
+    for loss in map.losses() {
+        println!("lost:     {:#x} bytes at {:#x}: {:?}", loss.bytes(), loss.start, loss.why);
+    }
+
+    // In a kernel physical memory is there; here a mapping stands for it.
+    let memory = Mapped::reserve(64 << 20)?;
+    // SAFETY: the mapping covers frames 0 to 64 MiB and outlives the allocator.
+    let direct = unsafe { DirectMap::from_root(memory.start(), FrameNumber::new(0)) };
+    let metadata = page_frame::PhysMap::pointer(&direct, carved.start);
+    // SAFETY: the carved pages are zero, large enough and nobody else's; the ranges are disjoint from them.
+    let buddy = unsafe { Buddy::new_in(metadata, &ranges, direct, cpu, Mode::Cached) }?;
+
+    let initial = buddy.free_counts();
+    println!("free blocks of order 0 to 18: {initial:?}");
+    let fit = Order::for_bytes(20_000).ok_or("20,000 bytes are not too large")?;
+    let block = buddy.allocate(fit.order)?;
+    println!("20,000 bytes take {} pages, {} bytes of them wasted", block.pages(), fit.waste_bytes);
+    // SAFETY: the block is ours, mapped, and not used below.
+    unsafe { block.start().as_ptr().write_bytes(0x5a, block.bytes()) };
+    // SAFETY: the block came from this allocator.
+    unsafe { buddy.free(block) };
+    buddy.validate()?;
+    assert_eq!(buddy.free_counts(), initial, "split blocks have merged again");
+    println!("all {} frames free again", buddy.free_frames_count());
+    Ok(())
+}
