@@ -1,0 +1,338 @@
+//! How a slab is cut: order, objects, colours, waste. All of it `const fn`.
+//!
+//! # Concepts
+//! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind the colour offset.
+//! - **Bookkeeping**: 64 bytes of record and two bytes per object for links, so that a free object is never written to. It
+//!   lies at the end of the slab where it fits into what the objects leave over, or where objects are small; otherwise
+//!   outside.
+//! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of them.
+//!
+//! ```text
+//! | colour | object 0 | object 1 | ... | object n-1 | rest of the leftover | links | record |
+//! ```
+//!
+//! # Choice of the order
+//! The smallest order whose leftover is at most 1/16 of the slab and that holds enough objects; if there is none, 1/8, then
+//! 1/4, then 1/2 (the scheme of Linux's SLUB; Bonwick 1994 has 1/8 alone); if there is none either, the smallest order that
+//! holds one object. Enough are eight objects up to 512 bytes, four up to a page, one above: few objects make a slab that
+//! is seldom empty, many pages make one that is hard to get.
+//!
+//! # Invariants
+//! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every colour.
+//! - I2: every object is aligned, for every colour: the slab is aligned to its size, and a colour step is a multiple of the
+//!   alignment.
+
+use page_frame::{Order, PAGE_SIZE};
+
+/// The largest object in bytes.
+pub const LARGEST_SIZE: usize = 4 << 20;
+/// The largest order that is chosen for objects that fit in a smaller one too.
+pub const LARGEST_ORDER: u8 = 3;
+
+/// Bytes of a slab's record.
+const RECORD: usize = 64;
+/// Bytes of a link.
+const LINK: usize = 2;
+/// Up to this size bookkeeping lies in the slab even where it costs an object.
+const SMALL: usize = PAGE_SIZE / 8;
+/// The most objects of a slab: what a free word can count, less one.
+const MOST_OBJECTS: usize = crate::FreeWord::MOST_OBJECTS;
+/// Leftovers accepted, as fractions of the slab, best first.
+const FRACTIONS: [usize; 4] = [16, 8, 4, 2];
+
+/// How the slabs of objects of one size are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    order: u8,
+    stride: usize,
+    capacity: usize,
+    leftover: usize,
+    step: usize,
+    inside: bool,
+}
+
+/// Why there is no slab for such objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeometryError {
+    /// Objects of no bytes need no memory.
+    ZeroSize,
+    /// The alignment is not a power of two.
+    NotPowerOfTwo {
+        /// The alignment in bytes.
+        alignment: usize,
+    },
+    /// The object, rounded up to its alignment, is larger than [`LARGEST_SIZE`].
+    TooLarge {
+        /// The size in bytes.
+        size: usize,
+        /// The alignment in bytes.
+        alignment: usize,
+    },
+}
+
+impl core::fmt::Display for GeometryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            Self::ZeroSize => f.write_str("objects of zero bytes need no memory"),
+            Self::NotPowerOfTwo { alignment } => {
+                write!(f, "the alignment {alignment} is not a power of two")
+            }
+            Self::TooLarge { size, alignment } => {
+                write!(f, "{size} bytes aligned to {alignment} exceed {LARGEST_SIZE} bytes")
+            }
+        }
+    }
+}
+
+impl core::error::Error for GeometryError {}
+
+impl Geometry {
+    /// Chooses the order for objects of `size` bytes aligned to `alignment`, on a machine with CPU-cache lines of `line`
+    /// bytes.
+    ///
+    /// # Errors
+    /// [`GeometryError`] for zero bytes, an alignment that is not a power of two, and objects beyond [`LARGEST_SIZE`].
+    pub const fn new(size: usize, alignment: usize, line: usize) -> Result<Self, GeometryError> {
+        if size == 0 {
+            return Err(GeometryError::ZeroSize);
+        }
+        if !alignment.is_power_of_two() {
+            return Err(GeometryError::NotPowerOfTwo { alignment });
+        }
+        let stride = match size.checked_next_multiple_of(alignment) {
+            Some(stride) if stride <= LARGEST_SIZE => stride,
+            _ => return Err(GeometryError::TooLarge { size, alignment }),
+        };
+        let mut fraction = 0;
+        while fraction < FRACTIONS.len() {
+            let mut order = 0;
+            while order <= LARGEST_ORDER {
+                if let Some(plan) = Self::at_order(size, alignment, line, order) {
+                    let enough = plan.capacity >= enough_objects(stride);
+                    if enough && plan.leftover * FRACTIONS[fraction] <= plan.slab_bytes() {
+                        return Ok(plan);
+                    }
+                }
+                order += 1;
+            }
+            fraction += 1;
+        }
+        let mut order = 0;
+        loop {
+            if let Some(plan) = Self::at_order(size, alignment, line, order) {
+                return Ok(plan);
+            }
+            order += 1;
+        }
+    }
+
+    /// Returns the cut of slabs of `order`, or `None` where not one object fits, or the arguments are none that
+    /// [`new`](Self::new) would take.
+    pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {
+        let Some(block) = Order::new(order) else { return None };
+        if size == 0 || !alignment.is_power_of_two() || alignment > block.bytes() {
+            return None;
+        }
+        let Some(stride) = size.checked_next_multiple_of(alignment) else { return None };
+        let bytes = block.bytes();
+        let outside = least(bytes / stride, MOST_OBJECTS);
+        if outside == 0 {
+            return None;
+        }
+        let mut within = outside;
+        while within > 0 && within * stride + bookkeeping(within) > bytes {
+            within -= 1;
+        }
+        let inside = within == outside || (within > 0 && stride <= SMALL);
+        let capacity = if inside { within } else { outside };
+        let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
+        let step = if alignment > line { alignment } else { line };
+        Some(Self { order, stride, capacity, leftover: bytes - used, step, inside })
+    }
+
+    /// Returns the order of a slab.
+    pub const fn order(&self) -> Order {
+        match Order::new(self.order) {
+            Some(order) => order,
+            None => panic!("`at_order` took only orders"),
+        }
+    }
+
+    /// Returns the size of a slab in bytes.
+    pub const fn slab_bytes(&self) -> usize {
+        self.order().bytes()
+    }
+
+    /// Returns the distance between neighbouring objects in bytes.
+    pub const fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Returns how many objects a slab holds.
+    pub const fn capacity(&self) -> usize {
+        self.capacity
+    }
+
+    /// Returns the bytes of a slab that are neither object nor bookkeeping.
+    pub const fn leftover_bytes(&self) -> usize {
+        self.leftover
+    }
+
+    /// Whether record and links lie inside the slab.
+    pub const fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// Returns how many colours there are, at least one.
+    pub const fn colours(&self) -> usize {
+        self.leftover / self.step + 1
+    }
+
+    /// Returns the offset of the first object of a slab of colour `colour`, in bytes. Colours repeat.
+    pub const fn colour_offset(&self, colour: usize) -> usize {
+        colour % self.colours() * self.step
+    }
+
+    /// Returns the colour of the slab after one of `colour`: all colours come round, neighbours far apart.
+    ///
+    /// The stride between them has no divisor in common with the number of colours and is near 0.38 of it, so that any few
+    /// successive slabs are spread over all of the leftover.
+    pub const fn next_colour(&self, colour: usize) -> usize {
+        let colours = self.colours();
+        let mut stride = colours * 3 / 8 + 1;
+        while greatest_common_divisor(stride, colours) != 1 {
+            stride += 1;
+        }
+        (colour + stride) % colours
+    }
+
+    /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the record at the end.
+    pub const fn bookkeeping_offset(&self) -> Option<usize> {
+        if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity)) } else { None }
+    }
+}
+
+/// Bytes of record and links of a slab of `capacity` objects, in whole lines of 64 bytes.
+const fn bookkeeping(capacity: usize) -> usize {
+    RECORD + (capacity * LINK).next_multiple_of(64)
+}
+
+const fn enough_objects(stride: usize) -> usize {
+    match stride {
+        0..=512 => 8,
+        513..=PAGE_SIZE => 4,
+        _ => 1,
+    }
+}
+
+const fn least(one: usize, other: usize) -> usize {
+    if one < other { one } else { other }
+}
+
+const fn greatest_common_divisor(one: usize, other: usize) -> usize {
+    if other == 0 { one } else { greatest_common_divisor(other, one % other) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chooses by trying every order, in the words of the header.
+    fn naive(size: usize, alignment: usize) -> u8 {
+        let stride = size.next_multiple_of(alignment);
+        let enough = if stride <= 512 {
+            8
+        } else if stride <= 4096 {
+            4
+        } else {
+            1
+        };
+        let plans = |orders: u8| {
+            (0..orders).filter_map(move |order| {
+                let bytes = 4096_usize << order;
+                let all = (bytes / stride).min(FreeWord::MOST_OBJECTS);
+                let metadata = |objects: usize| 64 + (objects * 2).div_ceil(64) * 64;
+                let within = (1..=all).rev().find(|n| n * stride + metadata(*n) <= bytes);
+                let (objects, used) = match within {
+                    Some(n) if n == all || stride <= 512 => (n, n * stride + metadata(n)),
+                    _ => (all, all * stride),
+                };
+                (objects > 0 && alignment <= bytes).then_some((order, objects, bytes - used, bytes))
+            })
+        };
+        let good = |fraction: usize| {
+            plans(LARGEST_ORDER + 1)
+                .find(|(_, n, left, bytes)| *n >= enough && left * fraction <= *bytes)
+        };
+        let chosen = [16, 8, 4, 2].into_iter().find_map(good).or_else(|| plans(19).next());
+        chosen.map(|plan| plan.0).expect("every object fits somewhere")
+    }
+    use crate::FreeWord;
+
+    #[test]
+    fn the_order_equals_trying_every_order() {
+        for alignment in (0..=13).map(|shift| 1_usize << shift) {
+            // Every size at the usual alignments; at the others a stride that meets all residues.
+            let every = if alignment <= 16 { 1 } else { 37 };
+            for size in (1..=32 << 10).step_by(every) {
+                let plan = Geometry::new(size, alignment, 64).expect("a good size");
+                assert_eq!(
+                    plan.order().get(),
+                    naive(size, alignment),
+                    "{size} aligned to {alignment}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn objects_and_bookkeeping_never_overlap_and_are_aligned() {
+        for line in [32, 64, 128] {
+            for alignment in (0..=12).map(|shift| 1_usize << shift) {
+                for size in (1..20_000).step_by(61) {
+                    let plan = Geometry::new(size, alignment, line).expect("a good size");
+                    let last = plan.colour_offset(plan.colours() - 1);
+                    let end = last + plan.capacity() * plan.stride();
+                    let limit = plan.bookkeeping_offset().unwrap_or(plan.slab_bytes());
+                    assert!(plan.capacity() >= 1 && end <= limit, "I1: {size}, {alignment}");
+                    assert_eq!(plan.stride() % alignment, 0, "I2");
+                    assert_eq!(plan.colour_offset(1) % alignment, 0, "I2");
+                    assert!(plan.capacity() <= FreeWord::MOST_OBJECTS);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_colours_come_round() {
+        for size in [640, 1280, 3776, 9344, 20] {
+            let plan = Geometry::new(size, 8, 64).expect("a good size");
+            let mut colour = 0;
+            for round in 1..=plan.colours() {
+                colour = plan.next_colour(colour);
+                assert_eq!(colour == 0, round == plan.colours(), "{size} bytes, round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_at_both_ends_are_as_documented() {
+        assert_eq!(Geometry::new(0, 8, 64), Err(GeometryError::ZeroSize));
+        assert!(Geometry::new(1, 1, 64).is_ok());
+        let largest = Geometry::new(LARGEST_SIZE, 8, 64).expect("the largest is allowed");
+        assert_eq!((largest.capacity(), largest.slab_bytes()), (1, LARGEST_SIZE));
+        for size in [LARGEST_SIZE + 1, isize::MAX as usize, usize::MAX] {
+            assert_eq!(
+                Geometry::new(size, 8, 64),
+                Err(GeometryError::TooLarge { size, alignment: 8 })
+            );
+        }
+        let alignment = 2 * LARGEST_SIZE;
+        assert_eq!(
+            Geometry::new(1, alignment, 64),
+            Err(GeometryError::TooLarge { size: 1, alignment })
+        );
+        assert_eq!(Geometry::new(1, 3, 64), Err(GeometryError::NotPowerOfTwo { alignment: 3 }));
+        assert_eq!(Geometry::new(1, 0, 64), Err(GeometryError::NotPowerOfTwo { alignment: 0 }));
+    }
+}

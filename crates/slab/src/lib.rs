@@ -1,0 +1,27 @@
+//! The two foundations of object caches: how a slab is laid out, and the word through which its objects are freed.
+//!
+//! # Theory
+//! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut: how many pages are best for a
+//! size, how many objects they hold, and by how many **colours** the first object of successive slabs can be shifted, so
+//! that objects at the same place of different slabs do not compete for the same sets of the CPU's caches (Bonwick 1994,
+//! section 4). It is `const fn`, so the slab of a known type is known at compile time.
+//!
+//! Objects of a slab are freed from every CPU. [`FreeWord`] is the one atomic word per slab through which that goes
+//! without a lock, and which decides exactly once who brings a slab back into sight and when its pages may go home.
+//!
+//! ```
+//! use slab::Geometry;
+//! // A page holds 6 objects of 640 bytes, and can shift them by 0, 64 or 128 bytes.
+//! const PLAN: Geometry = match Geometry::at_order(640, 8, 64, 0) {
+//!     Some(plan) => plan,
+//!     None => panic!("640 bytes fit in a page"),
+//! };
+//! assert_eq!((PLAN.capacity(), PLAN.colours()), (6, 3));
+//! ```
+#![no_std]
+
+mod free_word;
+mod geometry;
+
+pub use free_word::{FreeWord, Popped, Pushed, Seen};
+pub use geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
