@@ -108,7 +108,7 @@ mod models {
     /// takes the last object (the slab is lost).
     #[test]
     fn frees_against_refill() {
-        model("slab: free, free, refill", 30, || {
+        model("slab: free, free, refill", 20, || {
             let world = full();
             let theirs = Arc::clone(&world);
             let other = thread::spawn(move || theirs.free(0));
@@ -128,13 +128,12 @@ mod models {
     /// Mutation seen to fail: going home without having taken it from the pending stack ("concurrent" accesses).
     #[test]
     fn going_home_is_after_the_last_pusher() {
-        model("slab: going home against late push", 20, || {
+        model("slab: going home against late push", 10, || {
             let world = full();
             let theirs = Arc::clone(&world);
-            let other = thread::spawn(move || {
-                theirs.free(0);
-                theirs.free(1);
-            });
+            let other = thread::spawn(move || theirs.free(0));
+            world.free(1);
+            // We hold the set lock from here on.
             let in_sight = world.take_pending() == 1;
             if in_sight && world.slab.word.load().free == OBJECTS {
                 // The pages go home: whatever still touched the slab would race with these writes.
