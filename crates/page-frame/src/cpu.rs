@@ -206,6 +206,11 @@ unsafe impl Cpu for SwitchedCpu {
 /// A machine whose heavy fence is missing: both fences are sequentially consistent ones. Wraps the rest of another.
 ///
 /// This is the form that loom models, and the one to use where nothing like membarrier exists.
+///
+/// ```
+/// use page_frame::{Cpu, Fenced, SingleCpu};
+/// assert!(Fenced(SingleCpu::new()).fence_all());
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Fenced<C>(pub C);
 

@@ -28,6 +28,13 @@ pub enum FaultKind {
 }
 
 /// One misuse, with what was expected and what was found.
+///
+/// ```
+/// use page_frame::{Fault, FaultKind};
+/// let fault = Fault::new(FaultKind::WrongOrder, 0x40, 3, 0);
+/// assert!(fault.to_string().starts_with("WrongOrder at 0x40 from "));
+/// assert!(fault.to_string().ends_with("expected 0x3, found 0x0"));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
     /// What kind.

@@ -24,6 +24,15 @@ use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
 /// | 32 | head of a page run; its owner word is the page count |
 /// | 33 | page of a slab; its owner is the slab's record |
 /// | 64 to 255 | page of a slab of the size class value - 64; its owner is the slab's record |
+///
+/// ```
+/// use page_frame::{Order, Tag};
+/// let order = Order::new(3).unwrap();
+/// assert_eq!(Tag::block(order).as_block(), Some(order));
+/// assert_eq!(Tag::class(7).and_then(Tag::as_class), Some(7));
+/// assert!(Tag::SLAB.is_slab() && Tag::SLAB.as_class().is_none());
+/// assert!(Tag::class(192).is_none());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
 pub struct Tag(u8);
@@ -132,6 +141,25 @@ pub unsafe trait PageMap {
 ///
 /// Page sources embed it. It needs nine bytes per page (on 64-bit targets) that read as zero, of which only the entries
 /// of pages in use are ever touched.
+///
+/// ```
+/// use page_frame::{Order, PAGE_SIZE, PageMap, PageMapArray, Tag};
+/// use std::ptr::NonNull;
+/// #[repr(align(4096))]
+/// struct Pages([u8; 4 * PAGE_SIZE]);
+/// #[repr(align(64))]
+/// struct Entries([u8; PageMapArray::metadata_bytes(4)]);
+/// let mut pages = Pages([0; 4 * PAGE_SIZE]);
+/// let mut entries = Entries([0; PageMapArray::metadata_bytes(4)]);
+/// let root = NonNull::from(&mut pages.0).cast::<u8>();
+/// // SAFETY: both are ours, aligned, zero, and outlive the map.
+/// let map = unsafe { PageMapArray::new_in(root, 4, NonNull::from(&mut entries.0).cast()) };
+/// let second = root.addr().get() + PAGE_SIZE;
+/// map.set_tag(second, Tag::block(Order::ZERO));
+/// assert_eq!(map.tag(second + 17), Tag::block(Order::ZERO));
+/// assert_eq!(map.tag(second + PAGE_SIZE), Tag::NONE);
+/// assert_eq!(map.pointer(second).addr().get(), second);
+/// ```
 #[derive(Debug)]
 pub struct PageMapArray<'m> {
     root: NonNull<u8>,

@@ -22,6 +22,15 @@ pub unsafe trait PhysMap {
 ///
 /// The usual thing in kernels (a direct map, or the identity), and, with a base frame, in programs that own one range of
 /// address space.
+///
+/// ```
+/// use page_frame::{DirectMap, FrameNumber, PhysMap};
+/// // SAFETY: the pointers are only compared here; in a kernel the direct map is mapped for good.
+/// let map = unsafe { DirectMap::at_offset(0x8000_0000) };
+/// let address = map.pointer(FrameNumber::new(2)).addr().get();
+/// assert_eq!(address, 0x8000_2000);
+/// assert_eq!(map.frame(address + 5), FrameNumber::new(2));
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct DirectMap {
     root: NonNull<u8>,

@@ -30,6 +30,25 @@ impl<S: Shrink + ?Sized> Shrink for &S {
 }
 
 /// Up to `N` shrinkers that are asked in turn. They register after the page source that asks them has been built.
+///
+/// ```
+/// use page_frame::{Shrink, ShrinkList};
+/// use std::ptr::NonNull;
+/// struct Three;
+/// impl Shrink for Three {
+///     fn reclaimable(&self) -> usize { 3 }
+///     fn shrink(&self, target_pages: usize) -> usize { target_pages.min(3) }
+/// }
+/// static THREE: Three = Three;
+/// let list = ShrinkList::<2>::new();
+/// let three: &'static dyn Shrink = &THREE;
+/// // SAFETY: a static is valid for ever.
+/// unsafe { list.register(NonNull::from(three)) }?;
+/// assert_eq!((list.reclaimable(), list.shrink(2), list.shrink(9)), (3, 2, 3));
+/// assert!(list.unregister(NonNull::from(three)));
+/// assert_eq!(list.shrink(9), 0);
+/// # Ok::<(), page_frame::ListFull>(())
+/// ```
 #[derive(Debug)]
 pub struct ShrinkList<const N: usize> {
     members: Lock<[Option<Member>; N]>,

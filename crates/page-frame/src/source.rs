@@ -34,6 +34,19 @@ pub unsafe trait PageSource {
 /// A number of pages that need not be a power of two, with an owner.
 ///
 /// Unlike a [`PageBlock`] it is only a description: the ownership lies with whoever allocated it.
+///
+/// ```
+/// use page_frame::{Arena, Order, PageMap, PageResize};
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = Arena::new(&mut memory)?;
+/// let run = arena.allocate_run(3, Order::ZERO)?;
+/// assert_eq!(run.pages, 4); // an arena has whole blocks only
+/// assert_eq!(arena.run_pages(run.start.addr().get()), Some(4));
+/// // SAFETY: the run is ours, and nothing refers into it.
+/// unsafe { arena.free_run(run.start, run.pages) };
+/// assert_eq!(arena.run_pages(run.start.addr().get()), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRun {
     /// The first byte.

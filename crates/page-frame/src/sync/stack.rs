@@ -26,6 +26,26 @@ pub unsafe trait Linked: Sized {
 }
 
 /// A stack of nodes that others own: push one, take all.
+///
+/// ```
+/// use page_frame::sync::{Linked, TakeAll, UnsafeCell};
+/// use std::ptr::NonNull;
+/// struct Node(u32, UnsafeCell<*mut Node>);
+/// // SAFETY: always the same cell, used by the stack alone.
+/// unsafe impl Linked for Node {
+///     fn link(&self) -> &UnsafeCell<*mut Self> { &self.1 }
+/// }
+/// let nodes = [1, 2].map(|number| Node(number, UnsafeCell::new(std::ptr::null_mut())));
+/// let stack = TakeAll::new();
+/// for node in &nodes {
+///     // SAFETY: the nodes outlive the stack's use of them and are pushed once.
+///     unsafe { stack.push(NonNull::from(node)) };
+/// }
+/// // SAFETY: the nodes are alive.
+/// let taken: Vec<u32> = stack.take_all().map(|node| unsafe { node.as_ref() }.0).collect();
+/// assert_eq!(taken, [2, 1]);
+/// assert!(stack.is_empty());
+/// ```
 #[derive(Debug)]
 pub struct TakeAll<T> {
     head: AtomicPtr<T>,
