@@ -1,0 +1,56 @@
+//! How a time is taken: batches until a limit, and single operations for the tail.
+
+use std::time::{Duration, Instant};
+
+/// How long one phase of one round may take before it is cut off.
+pub const LIMIT: Duration = Duration::from_millis(250);
+/// Operations between two looks at the clock.
+const BATCH: usize = 1024;
+
+/// What one round of one workload measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Sample {
+    /// Nanoseconds per operation, the mean of the round.
+    pub mean_ns: f64,
+    /// The 99.9th percentile of single operations, the clock's own time included.
+    pub p999_ns: f64,
+    /// The longest single operation, the clock's own time included.
+    pub max_ns: f64,
+}
+
+/// Runs `operation` with the numbers 0 to `count` (excluded), or until [`LIMIT`]; returns the mean time in nanoseconds and
+/// how many ran.
+pub fn mean(count: usize, mut operation: impl FnMut(usize)) -> (f64, usize) {
+    let start = Instant::now();
+    let mut done = 0;
+    while done < count {
+        let end = (done + BATCH).min(count);
+        (done..end).for_each(&mut operation);
+        done = end;
+        if start.elapsed() > LIMIT {
+            break;
+        }
+    }
+    (start.elapsed().as_nanos() as f64 / done.max(1) as f64, done)
+}
+
+/// Times each of `count` operations by itself; returns the 99.9th percentile and the maximum in nanoseconds.
+pub fn tail(count: usize, mut operation: impl FnMut(usize)) -> (f64, f64) {
+    let mut times: Vec<u64> = (0..count)
+        .map(|number| {
+            let start = Instant::now();
+            operation(number);
+            start.elapsed().as_nanos() as u64
+        })
+        .collect();
+    times.sort_unstable();
+    let at = times.len() * 999 / 1000;
+    let time = |index: usize| times.get(index).map_or(0.0, |time| *time as f64);
+    (time(at), time(times.len().saturating_sub(1)))
+}
+
+/// Returns the median of `values`, which are not empty.
+pub fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_unstable_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
