@@ -24,7 +24,7 @@ fn plain_prints_the_states_of_the_example_file() {
 #[test]
 fn both_copies_of_the_example_are_equal() {
     assert_eq!(
-        include_str!("../src/example-16k.txt"),
+        include_str!("../src/walkthrough/example-16k.txt"),
         include_str!("../../buddy/tests/buddy-16k.txt")
     );
 }

@@ -2,7 +2,7 @@
 
 /// One thing that the example does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Operation<'t> {
+pub(super) enum Operation<'t> {
     /// Allocates a block for a number of units, under a name.
     Allocate { name: &'t str, units: usize },
     /// Frees the block of that name.
@@ -10,17 +10,17 @@ pub(crate) enum Operation<'t> {
 }
 
 /// Operations between two states of the example.
-pub(crate) struct Step<'t> {
+pub(super) struct Step<'t> {
     /// As the example words it.
-    pub(crate) text: &'t str,
-    pub(crate) operations: Vec<Operation<'t>>,
+    pub(super) text: &'t str,
+    pub(super) operations: Vec<Operation<'t>>,
 }
 
 /// The example file: `operation; operation => state`, `#` starts a comment.
 const EXAMPLE: &str = include_str!("example-16k.txt");
 
 /// Returns the steps of the example.
-pub(crate) fn example() -> Vec<Step<'static>> {
+pub(super) fn example() -> Vec<Step<'static>> {
     let lines = EXAMPLE.lines().filter(|line| !line.starts_with('#'));
     let steps = lines.filter_map(|line| line.split_once("=>"));
     steps

@@ -12,28 +12,33 @@ use buddy::{Block, BlockState, Buddy, Mode};
 use hosted::Mapped;
 use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
 
-use crate::script::{Operation, example};
+use super::script::{Operation, example};
 
 /// The frames of the example.
 const FRAMES: usize = 16;
 /// Columns that a frame takes in the picture.
 const COLUMNS: usize = 4;
 /// How long a step is shown on a terminal.
-pub(crate) const PAUSE: Duration = Duration::from_millis(700);
+pub const PAUSE: Duration = Duration::from_millis(700);
 
 /// How to draw.
-pub(crate) struct Style {
+pub struct Style {
     /// Only the states, one a line.
-    pub(crate) plain: bool,
-    pub(crate) colour: bool,
-    pub(crate) pause: Duration,
+    pub plain: bool,
+    /// With colours.
+    pub colour: bool,
+    /// How long each step stays before the next.
+    pub pause: Duration,
 }
 
 type Example = Buddy<'static, DirectMap, SingleCpu>;
 type Owners = HashMap<FrameNumber, (&'static str, Order)>;
 
 /// Plays the example and draws each state.
-pub(crate) fn buddy(out: &mut impl Write, style: &Style) -> io::Result<()> {
+///
+/// # Errors
+/// When `out` does not take the text, or the system gives no memory for the metadata.
+pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
     let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(FRAMES))];
     let layout = Example::metadata_layout(&frames, 1).map_err(io::Error::other)?;
     let metadata = Mapped::reserve(layout.size())?;

@@ -1,0 +1,9 @@
+//! `kmem` looks at memory: it walks through the allocators of this workspace step by step, and replays recorded kernel
+//! traces through them.
+//!
+//! Everything it draws is the state of the real crates; the tool has no model of an allocator. The program is a thin
+//! `main.rs`; what it does is here, where tests and fuzz targets reach it.
+
+pub mod input_error;
+pub mod trace;
+pub mod walkthrough;

@@ -1,0 +1,85 @@
+//! What the numbers of a trace stand for: a table of names, given once before first use.
+
+use crate::input_error::{Mismatch, quoted};
+
+/// Numbers of names are below this, so that a table stays small whatever the input holds.
+pub const MAX_NAMES: u32 = 65_536;
+
+/// Longest name in bytes: with [`MAX_NAMES`] it bounds what a table can take to 16 MiB.
+pub const MAX_NAME_BYTES: usize = 256;
+
+/// Names by number.
+#[derive(Debug, Default)]
+pub struct Names {
+    by_id: Vec<Option<Box<str>>>,
+}
+
+impl Names {
+    /// Returns the name given to `id`.
+    pub fn name(&self, id: u32) -> Option<&str> {
+        self.by_id.get(id as usize)?.as_deref()
+    }
+
+    /// Gives `id` the name `text`. Bytes that are not UTF-8 or would not show are escaped.
+    ///
+    /// # Errors
+    /// A name that is too long, or another than the one `id` has.
+    pub(super) fn define(&mut self, id: u32, text: &[u8]) -> Result<(), Mismatch> {
+        if text.len() > MAX_NAME_BYTES {
+            return Err(Mismatch::new("a name of at most 256 bytes", quoted(text)));
+        }
+        let text = shown(text);
+        let index = id as usize;
+        if self.by_id.len() <= index {
+            self.by_id.resize(index + 1, None);
+        }
+        match &self.by_id[index] {
+            Some(known) if **known != *text => {
+                let expected = format!("{} for number {id} again", quoted(known.as_bytes()));
+                Err(Mismatch::new(expected, quoted(text.as_bytes())))
+            }
+            Some(_) => Ok(()),
+            None => {
+                self.by_id[index] = Some(text.into_boxed_str());
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Names go to terminals and into files in which white space separates: neither control bytes nor blanks survive.
+fn shown(text: &[u8]) -> String {
+    let escaped = match std::str::from_utf8(text) {
+        Ok(text) => text.escape_debug().to_string(),
+        Err(_) => text.escape_ascii().to_string(),
+    };
+    escaped.replace(' ', "_")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_may_be_repeated_but_not_changed() {
+        let mut names = Names::default();
+        names.define(7, b"filp").expect("the number is new");
+        names.define(7, b"filp").expect("the name is the same");
+        assert!(names.define(7, b"dentry").is_err());
+        assert_eq!(names.name(7), Some("filp"));
+        assert_eq!((names.name(6), names.name(8)), (None, None));
+    }
+
+    #[test]
+    fn names_hold_no_blanks_and_no_control_bytes() {
+        assert_eq!(shown(b"a b\x1b\xff"), "a_b\\x1b\\xff");
+        assert_eq!(shown("ä".as_bytes()), "ä");
+    }
+
+    #[test]
+    fn the_longest_name_is_taken_and_one_byte_more_is_not() {
+        let mut names = Names::default();
+        names.define(0, &[b'n'; MAX_NAME_BYTES]).expect("within the limit");
+        assert!(names.define(1, &[b'n'; MAX_NAME_BYTES + 1]).is_err());
+    }
+}

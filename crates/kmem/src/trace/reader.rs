@@ -1,0 +1,240 @@
+//! Turns a [`Source`] into batches of events, checks the names they refer to, and knows line numbers.
+//!
+//! A batch is what the reading thread hands to the replaying one: large enough that handing over costs nothing per
+//! event, small enough to stay in the CPU cache. Batches are filled again and again; after the first few, reading
+//! allocates only for new names.
+
+use super::event::Event;
+use super::line::{Line, Unexpected, parse};
+use super::names::Names;
+use super::source::Source;
+use crate::input_error::{InputError, Mismatch, quoted};
+
+/// Longest line that is read, without its line break.
+pub const MAX_LINE_BYTES: usize = 4096;
+
+/// Events a batch holds at most: 128 KiB of them.
+pub const EVENTS_PER_BATCH: usize = 4096;
+
+/// Lines a batch spans at most, so that a stretch without events still makes progress.
+const LINES_PER_BATCH: u64 = 1 << 16;
+
+const BUFFER_BYTES: usize = 256 << 10;
+const _: () = assert!(BUFFER_BYTES > 2 * MAX_LINE_BYTES);
+
+/// A stretch of a trace.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Line number, from 1, that `line_in_batch` of each event counts from.
+    pub first_line: u64,
+    /// At most [`EVENTS_PER_BATCH`] events in trace order.
+    pub events: Vec<Event>,
+    /// Names of call sites and caches given in this stretch. Giving one earlier than its line is harmless: no event
+    /// before that line refers to it.
+    pub new_names: Vec<(u32, Box<str>)>,
+}
+
+/// Reads a trace batch by batch.
+pub struct TraceReader {
+    source: Source,
+    buffer: Box<[u8]>,
+    /// The part of `buffer` that was read from the source and not yet parsed.
+    unparsed: std::ops::Range<usize>,
+    at_end: bool,
+    /// Lines parsed.
+    lines: u64,
+    sites: Names,
+    gfps: Names,
+}
+
+impl TraceReader {
+    /// Returns a reader at the start of `source`.
+    pub fn new(source: Source) -> Self {
+        Self {
+            source,
+            buffer: vec![0; BUFFER_BYTES].into_boxed_slice(),
+            unparsed: 0..0,
+            at_end: false,
+            lines: 0,
+            sites: Names::default(),
+            gfps: Names::default(),
+        }
+    }
+
+    /// Fills `batch` anew. Returns whether there may be more; an empty batch is possible in both cases.
+    ///
+    /// # Errors
+    /// The first line that is not as the format says, or input that cannot be read.
+    pub fn read_batch(&mut self, batch: &mut Batch) -> Result<bool, InputError> {
+        batch.events.clear();
+        batch.new_names.clear();
+        batch.first_line = self.lines + 1;
+        while batch.events.len() < EVENTS_PER_BATCH
+            && self.lines + 1 - batch.first_line < LINES_PER_BATCH
+        {
+            let ahead = &self.buffer[self.unparsed.clone()];
+            match ahead.iter().position(|&byte| byte == b'\n') {
+                Some(length) if length <= MAX_LINE_BYTES => {
+                    let line = self.unparsed.start..self.unparsed.start + length;
+                    self.unparsed.start += length + 1;
+                    self.read_line(line, batch)?;
+                }
+                None if ahead.len() <= MAX_LINE_BYTES && !self.at_end => self.fill()?,
+                None if ahead.is_empty() => return Ok(false),
+                None if ahead.len() <= MAX_LINE_BYTES => {
+                    let line = self.unparsed.clone();
+                    self.unparsed.start = self.unparsed.end;
+                    self.read_line(line, batch)?;
+                }
+                _ => return Err(self.endless_line()),
+            }
+        }
+        Ok(true)
+    }
+
+    fn read_line(
+        &mut self,
+        line: std::ops::Range<usize>,
+        batch: &mut Batch,
+    ) -> Result<(), InputError> {
+        self.lines += 1;
+        let line = &self.buffer[line];
+        let complaint = match parse(line) {
+            Ok(Line::Event { cpu, action, gfp, site }) => {
+                if gfp.is_none_or(|id| self.gfps.name(id).is_some())
+                    && site.is_none_or(|id| self.sites.name(id).is_some())
+                {
+                    let line_in_batch = (self.lines - batch.first_line) as u32;
+                    batch.events.push(Event { line_in_batch, cpu, action });
+                    return Ok(());
+                }
+                unknown_name(&self.gfps, gfp, site)
+            }
+            Ok(Line::FallbackNote | Line::Comment) => return Ok(()),
+            Ok(Line::GfpName { id, text }) => match self.gfps.define(id, text) {
+                Ok(()) => return Ok(()),
+                Err(mismatch) => mismatch,
+            },
+            Ok(Line::SiteName { id, text }) => match self.sites.define(id, text) {
+                Ok(()) => {
+                    batch.new_names.extend(self.sites.name(id).map(|name| (id, name.into())));
+                    return Ok(());
+                }
+                Err(mismatch) => mismatch,
+            },
+            Err(Unexpected { expected, found: b"" }) => Mismatch::new(expected, "nothing"),
+            Err(Unexpected { expected, found }) => Mismatch::new(expected, quoted(found)),
+        };
+        Err(complaint.at_line(self.source.name(), self.lines))
+    }
+
+    /// Moves what is unparsed, at most a line, to the front and reads behind it.
+    fn fill(&mut self) -> Result<(), InputError> {
+        self.buffer.copy_within(self.unparsed.clone(), 0);
+        self.unparsed = 0..self.unparsed.len();
+        let read = self.source.read(&mut self.buffer[self.unparsed.end..])?;
+        self.unparsed.end += read;
+        self.at_end = read == 0;
+        Ok(())
+    }
+
+    fn endless_line(&self) -> InputError {
+        let expected = format!("a line of at most {MAX_LINE_BYTES} bytes");
+        Mismatch::new(expected, "a longer one").at_line(self.source.name(), self.lines + 1)
+    }
+}
+
+fn unknown_name(gfps: &Names, gfp: Option<u32>, site: Option<u32>) -> Mismatch {
+    match (gfp, site) {
+        (Some(id), _) if gfps.name(id).is_none() => {
+            Mismatch::new("the number of a gfp mask named before by !g", id.to_string())
+        }
+        (_, site) => Mismatch::new(
+            "the number of a call site or cache named before by !s",
+            site.unwrap_or_default().to_string(),
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_all(text: impl Into<Vec<u8>>) -> Result<(Vec<Event>, u64), InputError> {
+        let text: &'static [u8] = text.into().leak();
+        let mut reader = TraceReader::new(Source::bytes("t", text)?);
+        let mut events = Vec::new();
+        let mut batch = Batch::default();
+        loop {
+            let more = reader.read_batch(&mut batch)?;
+            assert!(batch.events.len() <= EVENTS_PER_BATCH);
+            events.extend_from_slice(&batch.events);
+            if !more {
+                return Ok((events, reader.lines));
+            }
+        }
+    }
+
+    fn message(text: impl Into<Vec<u8>>) -> String {
+        read_all(text).expect_err("the input is wrong").to_string()
+    }
+
+    #[test]
+    fn batches_and_buffers_end_anywhere_and_nothing_is_lost() {
+        let text: String = (0..40_000).map(|n| format!("#{n}\nf,{n},1,{n:x}\n")).collect();
+        let (events, lines) = read_all(text.trim_end()).expect("the trace is well formed");
+        assert_eq!(lines, 80_000);
+        assert_eq!(events.len(), 40_000);
+        for (n, event) in events.iter().enumerate() {
+            assert_eq!(event.action, super::super::event::Action::FreeObject { object: n as u64 });
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_longest_length_is_read_and_one_byte_more_is_not() {
+        let comment = |bytes| "#".repeat(bytes);
+        let (_, lines) =
+            read_all(comment(MAX_LINE_BYTES) + "\n" + &comment(MAX_LINE_BYTES)).expect("within");
+        assert_eq!(lines, 2);
+        let expected = "t:2: expected a line of at most 4096 bytes, found a longer one";
+        assert_eq!(message("#\n".to_owned() + &comment(MAX_LINE_BYTES + 1)), expected);
+        assert_eq!(message("#\n".to_owned() + &comment(MAX_LINE_BYTES + 1) + "\n"), expected);
+        assert_eq!(message("#\n".to_owned() + &comment(1_000_000)), expected);
+    }
+
+    #[test]
+    fn names_have_to_be_given_before_use() {
+        let named = "!g,0,G\n!s,0,S\n";
+        assert!(read_all(format!("{named}a,0,0,0,8,8,0,0")).is_ok());
+        assert_eq!(
+            message(format!("{named}a,0,0,0,8,8,0,1")),
+            "t:3: expected the number of a call site or cache named before by !s, found 1"
+        );
+        assert_eq!(
+            message(format!("{named}p,0,0,0,0,0,9")),
+            "t:3: expected the number of a gfp mask named before by !g, found 9"
+        );
+    }
+
+    #[test]
+    fn messages_carry_the_line() {
+        assert_eq!(message("#\n\n"), "t:2: expected an event, a name or a comment, found nothing");
+        assert_eq!(message("f,0,0,0\nP,0,0,0,19\n"), "t:2: expected ORDER, 0 to 18, found `19`");
+        assert_eq!(message(""), "t: expected a trace, found an empty file");
+        assert!(message(b"\x7fELF\x02\x01".as_slice()).starts_with("t:1: expected an event"));
+    }
+
+    #[test]
+    fn a_cut_or_flipped_zstd_stream_is_told_apart_from_a_whole_one() {
+        let whole = include_bytes!("../../../../examples/traces/compile.ktrace.csv.zst");
+        let start: Vec<u8> = whole[..100_000].to_vec();
+        assert_eq!(
+            message(start),
+            "t: expected the rest of a zstd frame, found the end of the file"
+        );
+        let mut flipped = whole.to_vec();
+        flipped[200_000] ^= 0x10;
+        assert!(message(flipped).starts_with("t:"));
+        assert!(message(&b"\x28\xb5"[..]).contains("the end of the file"));
+    }
+}

@@ -1,0 +1,122 @@
+//! Where the bytes of a trace come from: a file, standard input or memory, plain or in zstd frames.
+//!
+//! Which of the two is told by the first bytes, never by a name.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::zstd::{Frames, is_zstd, unreadable};
+use crate::input_error::{InputError, Mismatch};
+
+const READ_AHEAD_BYTES: usize = 128 << 10;
+
+type Input = BufReader<CountingRead>;
+
+/// An open trace as a stream of text.
+pub struct Source {
+    name: String,
+    size_bytes: Option<u64>,
+    bytes_read: Arc<AtomicU64>,
+    text: Text,
+}
+
+enum Text {
+    Plain(Input),
+    Zstd(Box<Frames<Input>>),
+}
+
+/// A reader that lets others see how far it is.
+struct CountingRead {
+    from: Box<dyn Read + Send>,
+    bytes_read: Arc<AtomicU64>,
+}
+
+impl Source {
+    /// Opens the file at `path`; `-` is standard input.
+    ///
+    /// # Errors
+    /// A file that cannot be opened or read.
+    pub fn open(path: &Path) -> Result<Self, InputError> {
+        let name = path.to_string_lossy().into_owned();
+        if name == "-" {
+            return Self::new(name, None, Box::new(io::stdin()));
+        }
+        let file = File::open(path)
+            .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
+        // Pipes and devices have a length of zero, which is as good as unknown.
+        let size_bytes = file.metadata().ok().map(|about| about.len()).filter(|&bytes| bytes > 0);
+        Self::new(name, size_bytes, Box::new(file))
+    }
+
+    /// Reads `bytes`, which errors and reports call `name`.
+    ///
+    /// # Errors
+    /// None that reading memory could cause; the type is that of [`Source::open`].
+    pub fn bytes(name: &str, bytes: &'static [u8]) -> Result<Self, InputError> {
+        Self::new(name.to_owned(), Some(bytes.len() as u64), Box::new(bytes))
+    }
+
+    fn new(
+        name: String,
+        size_bytes: Option<u64>,
+        from: Box<dyn Read + Send>,
+    ) -> Result<Self, InputError> {
+        let bytes_read = Arc::new(AtomicU64::new(0));
+        let counting = CountingRead { from, bytes_read: Arc::clone(&bytes_read) };
+        let mut input = BufReader::with_capacity(READ_AHEAD_BYTES, counting);
+        let start = input.fill_buf().map_err(|error| unreadable(&error).in_file(&name))?;
+        if start.is_empty() {
+            return Err(Mismatch::new("a trace", "an empty file").in_file(&name));
+        }
+        let text = if is_zstd(start) {
+            Text::Zstd(Box::new(Frames::new(input)))
+        } else {
+            Text::Plain(input)
+        };
+        Ok(Self { name, size_bytes, bytes_read, text })
+    }
+
+    /// Returns what messages call this source.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the size of the file, before decoding, where it is known.
+    pub fn size_bytes(&self) -> Option<u64> {
+        self.size_bytes
+    }
+
+    /// Returns the count of bytes read, before decoding, which goes on counting while the source is read.
+    pub fn progress(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.bytes_read)
+    }
+
+    /// Reads text into `target` and returns how many bytes; zero is the end.
+    ///
+    /// # Errors
+    /// Input that cannot be read or decoded.
+    pub fn read(&mut self, target: &mut [u8]) -> Result<usize, InputError> {
+        let read = match &mut self.text {
+            Text::Zstd(frames) => frames.read(target),
+            Text::Plain(input) => loop {
+                match input.read(target) {
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    read => break read.map_err(|error| unreadable(&error)),
+                }
+            },
+        };
+        read.map_err(|mismatch| mismatch.in_file(&self.name))
+    }
+}
+
+impl Read for CountingRead {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let read = self.from.read(target)?;
+        // Relaxed: a number for a progress bar, which publishes nothing.
+        self.bytes_read.fetch_add(read as u64, Ordering::Relaxed);
+        Ok(read)
+    }
+}
