@@ -147,8 +147,8 @@ mod tests {
         let word = FreeWord::new(0, 0);
         let pop = || word.pop(|index| links[index].get());
         assert_eq!(pop(), None);
-        for (index, link) in links.iter().enumerate() {
-            assert_eq!(word.push(index, |next| link.set(next)), Pushed::More);
+        for (index, place) in links.iter().enumerate() {
+            assert_eq!(word.push(index, |link| place.set(link)), Pushed::More);
             assert_eq!(word.load().free, index + 1);
         }
         for index in (0..4).rev() {

@@ -30,7 +30,7 @@ pub const LARGEST_SIZE: usize = 4 << 20;
 pub const LARGEST_ORDER: u8 = 3;
 
 /// Bytes of a slab's record.
-const RECORD: usize = 64;
+pub(crate) const RECORD: usize = 64;
 /// Bytes of a link.
 const LINK: usize = 2;
 /// Up to this size bookkeeping lies in the slab even where it costs an object.

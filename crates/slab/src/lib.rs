@@ -20,8 +20,30 @@
 //! ```
 #![no_std]
 
+mod builder;
+mod cache;
+mod core;
+mod cpu_slot;
+mod depot;
 mod free_word;
 mod geometry;
+mod grow;
+mod magazine;
+mod name;
+mod record;
+mod registry;
+mod shrink;
+mod slab_list;
+mod slab_set;
+mod stats;
+mod validate;
+mod walk;
 
+pub use self::core::ObjectHook;
+pub use builder::{BuildError, CacheBuilder};
+pub use cache::{Busy, Cache};
 pub use free_word::{FreeWord, Popped, Pushed, Seen};
 pub use geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
+pub use name::Name;
+pub use registry::Registry;
+pub use stats::{CacheStats, SlabView};

@@ -1,0 +1,180 @@
+//! Building a cache: what may be said about it, and why there may be none.
+
+use core::alloc::Layout;
+use core::fmt;
+
+use page_frame::{Cpu, Order, OutOfMemory, PageMap, PageSource, Tag};
+
+use crate::cache::Cache;
+use crate::core::{ObjectHook, Plan};
+use crate::geometry::{Geometry, GeometryError};
+use crate::magazine::{CAPACITIES, capacity_class};
+use crate::name::Name;
+use crate::registry::{MOST_OUTSIDE, Registry};
+
+/// A cache that is being described.
+#[derive(Debug)]
+#[must_use = "nothing is built before `build`"]
+pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone> {
+    registry: &'r Registry<P, C>,
+    name: Name,
+    layout: Layout,
+    line_bytes: usize,
+    most_order: Order,
+    coloured: bool,
+    constructor: Option<ObjectHook>,
+    destructor: Option<ObjectHook>,
+    tag: Tag,
+    keep_empty: Option<usize>,
+}
+
+/// Why there is no such cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// There is no slab for such objects.
+    Geometry(GeometryError),
+    /// Not one object fits into the largest slab that was allowed.
+    OrderTooSmall {
+        /// The order that one object needs.
+        needed: Order,
+        /// The order that was allowed.
+        allowed: Order,
+    },
+    /// There was no memory for the cache.
+    OutOfMemory,
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Geometry(error) => error.fmt(f),
+            Self::OrderTooSmall { needed, allowed } => {
+                let (needed, allowed) = (needed.get(), allowed.get());
+                write!(f, "an object needs a slab of order {needed}, order {allowed} is allowed")
+            }
+            Self::OutOfMemory => OutOfMemory.fmt(f),
+        }
+    }
+}
+
+impl core::error::Error for BuildError {}
+
+impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
+    pub(crate) fn new(registry: &'r Registry<P, C>, name: &str, layout: Layout) -> Self {
+        Self {
+            registry,
+            name: Name::new(name),
+            layout,
+            line_bytes: 64,
+            most_order: Order::MAX,
+            coloured: true,
+            constructor: None,
+            destructor: None,
+            tag: Tag::SLAB,
+            keep_empty: None,
+        }
+    }
+
+    /// Calls `constructor` once for each object when its slab is made, not each time the object is allocated.
+    ///
+    /// It runs with nothing held, may allocate, and may panic.
+    ///
+    /// # Safety
+    /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised and the callee's.
+    pub unsafe fn constructor(mut self, constructor: ObjectHook) -> Self {
+        self.constructor = Some(constructor);
+        self
+    }
+
+    /// Calls `destructor` once for each object when its slab goes home.
+    ///
+    /// # Safety
+    /// 1. `destructor` is sound to call with objects that were constructed, and since then changed only as users of
+    ///    the cache leave them when they free them.
+    pub unsafe fn destructor(mut self, destructor: ObjectHook) -> Self {
+        self.destructor = Some(destructor);
+        self
+    }
+
+    /// Marks the pages of slabs with `tag` instead of [`Tag::SLAB`].
+    ///
+    /// # Panics
+    /// When `tag` is not that of slab pages.
+    pub fn tag(mut self, tag: Tag) -> Self {
+        assert!(tag.is_slab(), "{tag:?} is not a tag of slab pages");
+        self.tag = tag;
+        self
+    }
+
+    /// Puts the first object of every slab at its start.
+    pub fn uncoloured(mut self) -> Self {
+        self.coloured = false;
+        self
+    }
+
+    /// Sets the size of a CPU-cache line in bytes, by default 64, for the colours.
+    ///
+    /// # Panics
+    /// When `bytes` is zero.
+    pub fn line_bytes(mut self, bytes: usize) -> Self {
+        assert!(bytes > 0, "a line has bytes");
+        self.line_bytes = bytes;
+        self
+    }
+
+    /// Keeps up to `slabs` empty slabs, instead of one in 16 and at least one.
+    pub fn keep_empty(mut self, slabs: usize) -> Self {
+        self.keep_empty = Some(slabs);
+        self
+    }
+
+    /// Allows slabs of up to `order`, even where a larger one wastes less.
+    pub fn max_order(mut self, order: Order) -> Self {
+        self.most_order = order;
+        self
+    }
+
+    /// Returns how the slabs would be cut.
+    ///
+    /// # Errors
+    /// [`BuildError`] when not one object fits in an allowed slab.
+    pub fn geometry(&self) -> Result<Geometry, BuildError> {
+        let (size, alignment, line) = (self.layout.size(), self.layout.align(), self.line_bytes);
+        let best = Geometry::new(size, alignment, line).map_err(BuildError::Geometry)?;
+        if best.order() <= self.most_order {
+            return Ok(best);
+        }
+        let at = |order: Order| Geometry::at_order(size, alignment, line, order.get());
+        let fits =
+            |geometry: &Geometry| geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE;
+        let allowed = self.most_order;
+        let below = Order::all().rev().filter(|order| *order <= allowed).find_map(at).filter(fits);
+        below.ok_or_else(|| BuildError::OrderTooSmall {
+            needed: Order::all().find(|order| at(*order).is_some()).unwrap_or(best.order()),
+            allowed,
+        })
+    }
+
+    /// Builds the cache. Takes no slab yet.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(self) -> Result<Cache<P, C>, BuildError> {
+        let geometry = self.geometry()?;
+        debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
+        let plan = Plan {
+            name: self.name,
+            size: self.layout.size(),
+            geometry,
+            coloured: self.coloured,
+            constructor: self.constructor,
+            destructor: self.destructor,
+            tag: self.tag,
+            keep_empty: self.keep_empty,
+            magazine_capacity: CAPACITIES[capacity_class(geometry.stride())],
+        };
+        let core = self.registry.make_core(plan).map_err(|OutOfMemory| BuildError::OutOfMemory)?;
+        // SAFETY: a fresh core, whose one reference is the handle's, and so is one to the system.
+        Ok(unsafe { Cache::from_core(core) })
+    }
+}

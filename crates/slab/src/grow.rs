@@ -1,0 +1,120 @@
+//! Growing: a block of the page source becomes a slab; and the way back.
+//!
+//! # Concurrency
+//! Nothing is held. A slab that is being made, or that is out of the set, belongs to the caller alone.
+
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, OutOfMemory, PageBlock, PageMap, PageSource};
+
+use crate::core::Core;
+use crate::geometry::RECORD;
+use crate::record::Record;
+use crate::walk::Patience;
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+    /// Makes a slab of colour `colour`: all objects constructed and free, in no list.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when there is no block, or no room for its record; then nothing is held.
+    ///
+    /// # Panics
+    /// When a constructor does; then nothing is held.
+    pub(crate) fn grow(&self, colour: usize) -> Result<NonNull<Record>, OutOfMemory> {
+        let geometry = &self.plan.geometry;
+        let source = &self.system().source;
+        let block = source.allocate(geometry.order())?;
+        let memory = match geometry.bookkeeping_offset() {
+            // SAFETY: the bookkeeping lies inside the slab (geometry I1).
+            Some(offset) => Ok(unsafe { block.start().add(offset) }),
+            None => self.system().records_of(geometry).allocate(),
+        };
+        let Ok(memory) = memory else {
+            // SAFETY: from this source just now, and nothing refers into it.
+            unsafe { source.free(block) };
+            return Err(OutOfMemory);
+        };
+        let (start, order) = block.into_raw();
+        // SAFETY: the memory holds the links in front of the record.
+        let record = unsafe { memory.add(Record::links_bytes(geometry)) }.cast::<Record>();
+        let capacity = geometry.capacity();
+        // SAFETY: ours, large enough and aligned to 64: bookkeeping lies in whole lines.
+        unsafe { record.write(Record::new(self.identity(), start, colour, capacity)) };
+        for index in 0..capacity {
+            let next = if index + 1 < capacity { index + 1 } else { 0 };
+            // SAFETY: the record is live and ours.
+            unsafe { Record::write_link(record, geometry, index, next) };
+        }
+        // SAFETY: the pages are ours.
+        unsafe { source.set_owner(start, order.pages(), self.plan.tag, record.cast()) };
+        if let Some(construct) = self.plan.constructor {
+            let mut unwinding = Unfinished { core: self, record, constructed: 0 };
+            while unwinding.constructed < capacity {
+                // SAFETY: just written.
+                let slab = unsafe { record.as_ref() };
+                // SAFETY: the index is below the capacity.
+                let object = unsafe { slab.object(geometry, unwinding.constructed) };
+                // SAFETY: the builder was promised that this is sound for raw memory of an object.
+                unsafe { construct(object) };
+                unwinding.constructed += 1;
+            }
+            core::mem::forget(unwinding);
+        }
+        Ok(record)
+    }
+
+    /// Destroys all objects of a slab and gives its pages back.
+    ///
+    /// # Safety
+    /// 1. The slab is the caller's: in no list, all objects free and constructed.
+    pub(crate) unsafe fn send_home(&self, record: NonNull<Record>) {
+        // SAFETY: clause 1.
+        unsafe { self.dismantle(record, self.plan.geometry.capacity()) };
+    }
+
+    /// # Safety
+    /// 1. The slab is the caller's: in no list, its first `constructed` objects constructed, nobody's.
+    unsafe fn dismantle(&self, record: NonNull<Record>, constructed: usize) {
+        let geometry = &self.plan.geometry;
+        // SAFETY: clause 1: alive.
+        let slab = unsafe { record.as_ref() };
+        if let Some(destroy) = self.plan.destructor {
+            for index in 0..constructed {
+                // SAFETY: below the capacity.
+                let object = unsafe { slab.object(geometry, index) };
+                // SAFETY: the builder was promised that this is sound for constructed objects; clause 1.
+                unsafe { destroy(object) };
+            }
+        }
+        let (start, order) = (slab.start, geometry.order());
+        let source = &self.system().source;
+        // SAFETY: the pages are ours, clause 1.
+        unsafe { source.clear_owner(start, order) };
+        if geometry.bookkeeping_offset().is_none() {
+            // SAFETY: the links lie in front of the record, in the same memory.
+            let memory = unsafe { record.cast::<u8>().sub(Record::links_bytes(geometry)) };
+            let mut memory = Some(memory);
+            self.system().records_of(geometry).give_back(Patience::Wait, || memory.take());
+        }
+        // SAFETY: the parts of the block that `grow` took apart.
+        let block = unsafe { PageBlock::from_raw(start, order, false) };
+        // SAFETY: from this source; nothing refers into it, as no object is anybody's.
+        unsafe { source.free(block) };
+    }
+}
+
+const _: () = assert!(RECORD % align_of::<u16>() == 0);
+
+/// A slab whose constructors are running; dropped when one of them panics.
+struct Unfinished<'c, P: PageSource + PageMap, C: Cpu + Clone> {
+    core: &'c Core<P, C>,
+    record: NonNull<Record>,
+    constructed: usize,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Unfinished<'_, P, C> {
+    fn drop(&mut self) {
+        // SAFETY: the slab was never added to the set, so nobody has an object of it.
+        unsafe { self.core.dismantle(self.record, self.constructed) };
+    }
+}

@@ -1,0 +1,134 @@
+//! Magazines: arrays of objects that CPUs exchange as a whole.
+//!
+//! # Concepts
+//! A magazine is memory of an internal cache: a header, then `capacity` pointers. While it is loaded in a CPU slot the
+//! slot knows its length; otherwise the header does (Bonwick and Adams 2001, section 3).
+
+use core::ptr::NonNull;
+
+/// The header of a magazine.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Magazine {
+    /// The next one in the depot or in a chain of magazines that somebody empties.
+    pub(crate) next: *mut Magazine,
+    /// How many objects are in it.
+    pub(crate) length: usize,
+}
+
+/// How many objects a magazine holds, by object size; small objects come and go in greater numbers.
+///
+/// The sizes make magazines of 496, 224, 112 and 48 bytes, of which slabs lose little.
+pub(crate) const CAPACITIES: [usize; 4] = [60, 26, 12, 4];
+
+/// Returns the index into [`CAPACITIES`] for objects of `stride` bytes.
+pub(crate) const fn capacity_class(stride: usize) -> usize {
+    match stride {
+        0..=255 => 0,
+        256..=1023 => 1,
+        1024..=4095 => 2,
+        _ => 3,
+    }
+}
+
+impl Magazine {
+    /// Returns the size in bytes of a magazine of `capacity` objects.
+    pub(crate) const fn bytes(capacity: usize) -> usize {
+        size_of::<Self>() + capacity * size_of::<NonNull<u8>>()
+    }
+
+    /// Makes an empty magazine of raw memory.
+    ///
+    /// # Safety
+    /// 1. `memory` is aligned for pointers and the caller's, of the bytes that a magazine has.
+    pub(crate) unsafe fn new_in(memory: NonNull<u8>) -> NonNull<Self> {
+        let magazine = memory.cast::<Self>();
+        // SAFETY: clause 1.
+        unsafe { magazine.write(Self { next: core::ptr::null_mut(), length: 0 }) };
+        magazine
+    }
+
+    /// Returns where object `index` is kept.
+    ///
+    /// # Safety
+    /// 1. `magazine` is a live magazine and `index` is below its capacity.
+    #[inline(always)]
+    pub(crate) unsafe fn place(magazine: NonNull<Self>, index: usize) -> NonNull<NonNull<u8>> {
+        // SAFETY: clause 1: the objects follow the header.
+        let first = unsafe { magazine.add(1) }.cast::<NonNull<u8>>();
+        // SAFETY: clause 1: below the capacity.
+        unsafe { first.add(index) }
+    }
+
+    /// Adds `object`.
+    ///
+    /// # Safety
+    /// 1. The caller owns the magazine, it is not loaded, and there is room.
+    pub(crate) unsafe fn push(mut magazine: NonNull<Self>, object: NonNull<u8>) {
+        // SAFETY: clause 1: ours.
+        let header = unsafe { magazine.as_mut() };
+        let index = header.length;
+        header.length = index + 1;
+        // SAFETY: clause 1: there is room at `index`.
+        let place = unsafe { Self::place(magazine, index) };
+        // SAFETY: clause 1: ours.
+        unsafe { place.write(object) };
+    }
+
+    /// Takes the last object.
+    ///
+    /// # Safety
+    /// 1. The caller owns the magazine and it is not loaded.
+    pub(crate) unsafe fn pop(mut magazine: NonNull<Self>) -> Option<NonNull<u8>> {
+        // SAFETY: clause 1: ours.
+        let header = unsafe { magazine.as_mut() };
+        let index = header.length.checked_sub(1)?;
+        header.length = index;
+        // SAFETY: below the length, so below the capacity.
+        let place = unsafe { Self::place(magazine, index) };
+        // SAFETY: the places below the length are written.
+        Some(unsafe { place.read() })
+    }
+}
+
+/// Magazines chained through their headers, owned by whoever holds the chain.
+#[derive(Debug)]
+pub(crate) struct Chain {
+    first: *mut Magazine,
+    count: usize,
+}
+
+impl Chain {
+    pub(crate) const fn new() -> Self {
+        Self { first: core::ptr::null_mut(), count: 0 }
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Puts `magazine` in front.
+    ///
+    /// # Safety
+    /// 1. The caller owns the magazine, and gives it to the chain.
+    pub(crate) unsafe fn push(&mut self, mut magazine: NonNull<Magazine>) {
+        // SAFETY: clause 1: ours.
+        unsafe { magazine.as_mut() }.next = self.first;
+        self.first = magazine.as_ptr();
+        self.count += 1;
+    }
+
+    /// Takes the first one; the caller owns it.
+    pub(crate) fn pop(&mut self) -> Option<NonNull<Magazine>> {
+        let magazine = NonNull::new(self.first)?;
+        // SAFETY: the chain owns its magazines.
+        self.first = unsafe { magazine.as_ref() }.next;
+        self.count -= 1;
+        Some(magazine)
+    }
+
+    /// Takes all of them.
+    pub(crate) fn take(&mut self) -> Self {
+        core::mem::replace(self, Self::new())
+    }
+}

@@ -1,0 +1,227 @@
+//! The record: what a cache knows about one slab, in one line of 64 bytes.
+//!
+//! # Concepts
+//! The record lies at the end of its slab or, where it would cost an object there, in memory of an internal cache. The
+//! page map's owner word of every page of the slab points to it. The **links** are two bytes per object: the stack of
+//! free objects, kept outside the objects so that constructed state survives.
+//!
+//! ```text
+//! inside:   | ... objects ... | links, in whole lines | record |
+//! outside:  | links, in whole lines | record |        up to six objects: | record with the links in it |
+//! ```
+//!
+//! # Invariants
+//! - I1: a link is written only by the CPU that is freeing the object, before its push, and read only under the set lock.
+//! - I2: place and list are read and written only under the set lock.
+
+use core::ptr::NonNull;
+
+use page_frame::sync::{Linked, UnsafeCell};
+
+use crate::{FreeWord, Geometry};
+
+/// Objects whose links fit in the record itself.
+const LINKS_WITHIN: usize = 6;
+
+/// In which list of the slab set a slab is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ListName {
+    /// Every object taken; or freed ones are not yet noticed (the slab is pending).
+    Full,
+    /// Partial, by quarter of free objects.
+    Partial0,
+    Partial1,
+    Partial2,
+    Partial3,
+    /// No object taken.
+    Empty,
+    /// On its way into or out of the set.
+    Nowhere,
+}
+
+impl ListName {
+    /// Lists of slabs with free objects, in the order in which they are taken from: fullest first.
+    pub(crate) const KNOWN: [Self; 5] =
+        [Self::Partial0, Self::Partial1, Self::Partial2, Self::Partial3, Self::Empty];
+
+    /// Returns the list of slabs with `free` of `capacity` objects free.
+    pub(crate) const fn for_fill(free: usize, capacity: usize) -> Self {
+        if free == capacity {
+            return Self::Empty;
+        }
+        match free * 4 / capacity {
+            0 => Self::Partial0,
+            1 => Self::Partial1,
+            2 => Self::Partial2,
+            _ => Self::Partial3,
+        }
+    }
+}
+
+/// What a cache knows about one slab.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct Record {
+    pub(crate) word: FreeWord,
+    /// The core of the cache, without its type.
+    pub(crate) cache: NonNull<()>,
+    /// The first byte of the slab's pages.
+    pub(crate) start: NonNull<u8>,
+    pending: UnsafeCell<*mut Record>,
+    place: UnsafeCell<Place>,
+    links: UnsafeCell<[u16; LINKS_WITHIN]>,
+    pub(crate) colour: u16,
+    list: UnsafeCell<ListName>,
+}
+
+page_frame::assert_unless_loom!(size_of::<Record>() == crate::geometry::RECORD);
+
+/// Neighbours in the list that the slab is in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Place {
+    pub(crate) next: *mut Record,
+    pub(crate) previous: *mut Record,
+}
+
+// SAFETY: clause 1: always the same field, used by the pending stack alone.
+unsafe impl Linked for Record {
+    fn link(&self) -> &UnsafeCell<*mut Self> {
+        &self.pending
+    }
+}
+
+impl Record {
+    /// Makes the record of a slab whose objects are all free, the first one on top; its links are yet to be written.
+    pub(crate) fn new(cache: NonNull<()>, start: NonNull<u8>, colour: usize, free: usize) -> Self {
+        Self {
+            word: FreeWord::new(0, free),
+            cache,
+            start,
+            pending: UnsafeCell::new(core::ptr::null_mut()),
+            place: UnsafeCell::new(Place {
+                next: core::ptr::null_mut(),
+                previous: core::ptr::null_mut(),
+            }),
+            links: UnsafeCell::new([0; LINKS_WITHIN]),
+            colour: colour as u16,
+            list: UnsafeCell::new(ListName::Nowhere),
+        }
+    }
+
+    /// Returns the bytes in front of the record that hold its links.
+    pub(crate) const fn links_bytes(geometry: &Geometry) -> usize {
+        if !geometry.is_inside() && geometry.capacity() <= LINKS_WITHIN {
+            return 0;
+        }
+        (geometry.capacity() * size_of::<u16>()).next_multiple_of(64)
+    }
+
+    /// Returns where the link of object `index` lies.
+    ///
+    /// # Safety
+    /// 1. `record` is a live record of a slab cut by `geometry`, with its links in front, and `index` is one of its
+    ///    objects.
+    unsafe fn link_of(record: NonNull<Self>, geometry: &Geometry, index: usize) -> NonNull<u16> {
+        let before = Self::links_bytes(geometry);
+        let first = if before == 0 {
+            // SAFETY: clause 1: live.
+            let links = unsafe { &record.as_ref().links };
+            links.with_mut(|links| links.cast::<u16>())
+        } else {
+            // SAFETY: clause 1: so many bytes of links lie in front of the record.
+            unsafe { record.as_ptr().cast::<u8>().sub(before) }.cast::<u16>()
+        };
+        // SAFETY: clause 1: there is a link for each object.
+        let link = unsafe { first.add(index) };
+        NonNull::new(link).expect("a place inside memory is not null")
+    }
+
+    /// Reads the link of object `index`.
+    ///
+    /// # Safety
+    /// 1. As for `link_of`, and the caller holds the set lock (I1).
+    pub(crate) unsafe fn read_link(
+        record: NonNull<Self>,
+        geometry: &Geometry,
+        index: usize,
+    ) -> usize {
+        // SAFETY: clause 1.
+        let link = unsafe { Self::link_of(record, geometry, index) };
+        // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
+        usize::from(unsafe { link.read() })
+    }
+
+    /// Writes the link of object `index`.
+    ///
+    /// # Safety
+    /// 1. As for `link_of`, and the caller is the one who frees the object (I1).
+    pub(crate) unsafe fn write_link(
+        record: NonNull<Self>,
+        geometry: &Geometry,
+        index: usize,
+        next: usize,
+    ) {
+        // SAFETY: clause 1.
+        let link = unsafe { Self::link_of(record, geometry, index) };
+        // SAFETY: I1: nobody else uses this object's link before the push.
+        unsafe { link.write(next as u16) };
+    }
+
+    /// Returns the neighbours in the list.
+    ///
+    /// # Safety
+    /// 1. The caller holds the set lock, or the slab is in no set (I2).
+    pub(crate) unsafe fn place(&self) -> Place {
+        // SAFETY: clause 1.
+        self.place.with(|place| unsafe { *place })
+    }
+
+    /// Changes the neighbours in the list.
+    ///
+    /// # Safety
+    /// 1. As for `place`.
+    pub(crate) unsafe fn set_place(&self, new: Place) {
+        // SAFETY: clause 1.
+        self.place.with_mut(|place| unsafe { *place = new });
+    }
+
+    /// Returns the list that the slab is in.
+    ///
+    /// # Safety
+    /// 1. As for `place`.
+    pub(crate) unsafe fn list(&self) -> ListName {
+        // SAFETY: clause 1.
+        self.list.with(|list| unsafe { *list })
+    }
+
+    /// Notes the list that the slab is in.
+    ///
+    /// # Safety
+    /// 1. As for `place`.
+    pub(crate) unsafe fn set_list(&self, new: ListName) {
+        // SAFETY: clause 1.
+        self.list.with_mut(|list| unsafe { *list = new });
+    }
+
+    /// Returns the address of the first object.
+    pub(crate) fn first_object(&self, geometry: &Geometry) -> usize {
+        self.start.addr().get() + geometry.colour_offset(usize::from(self.colour))
+    }
+
+    /// Returns the index of the object at `address`, and how many bytes behind its start the address lies.
+    pub(crate) fn index_of(&self, geometry: &Geometry, address: usize) -> (usize, usize) {
+        let offset = address.wrapping_sub(self.first_object(geometry));
+        (offset / geometry.stride(), offset % geometry.stride())
+    }
+
+    /// Returns a pointer to object `index`.
+    ///
+    /// # Safety
+    /// 1. `index` is below the capacity of `geometry`, by which the slab is cut.
+    pub(crate) unsafe fn object(&self, geometry: &Geometry, index: usize) -> NonNull<u8> {
+        let offset = geometry.colour_offset(usize::from(self.colour)) + index * geometry.stride();
+        // SAFETY: clause 1: every object lies inside the slab (geometry I1).
+        unsafe { self.start.add(offset) }
+    }
+}

@@ -1,0 +1,460 @@
+//! The registry: the caches of a system, over one page source and one machine.
+//!
+//! # Concepts
+//! Everything that is not an object lives in **internal caches** of the registry: records that do not fit in their slabs,
+//! magazines, the cores of the caches themselves. They are caches without CPU slots. So all memory of a registry comes
+//! from its page source, and one block of it, the registry's own, is held from the first moment to the last.
+//!
+//! # Invariants
+//! - I1: the system lives while it has references: registry handles and caches. The last one sends its block home.
+//! - I2: every core that users made is in the list while it has references. Visitors take a reference under the list's
+//!   lock; so a core that is visited stays in the list, and its `next` is right.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use page_frame::sync::{AtomicUsize, Lock, Ordering};
+use page_frame::{
+    Cpu, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink, Slot, Slots,
+    Tag, panic_on_fault,
+};
+
+use crate::builder::CacheBuilder;
+use crate::core::{Core, Plan};
+use crate::cpu_slot::CpuSlot;
+use crate::geometry::{Geometry, RECORD};
+use crate::magazine::{CAPACITIES, Magazine, capacity_class};
+use crate::name::Name;
+use crate::record::Record;
+use crate::stats::{CacheStats, SLABINFO_HEADER};
+use crate::walk::Patience;
+
+/// The sizes of memory for records outside their slabs: alone, and with one or two lines of links.
+const RECORD_SIZES: [usize; 3] = [RECORD, RECORD + 64, RECORD + 128];
+/// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
+pub(crate) const MOST_OUTSIDE: usize = 128 / size_of::<u16>();
+
+/// What all caches of a registry share, in a block of its page source.
+#[derive(Debug)]
+pub(crate) struct System<P, C> {
+    pub(crate) source: P,
+    /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them.
+    pub(crate) locking: Slots<'static, (), C>,
+    hook: FaultHook,
+    records: [Core<P, C>; RECORD_SIZES.len()],
+    magazines: [Core<P, C>; CAPACITIES.len()],
+    cores: Core<P, C>,
+    list: Lock<List<P, C>>,
+    references: AtomicUsize,
+    order: Order,
+}
+
+/// The caches that users made.
+#[derive(Debug)]
+struct List<P, C> {
+    first: *mut Core<P, C>,
+}
+
+/// The caches of a system.
+///
+/// A handle; clones are the same registry. Caches keep their registry alive, so handles may be dropped in any order.
+pub struct Registry<P: PageSource + PageMap, C: Cpu + Clone> {
+    system: NonNull<System<P, C>>,
+}
+
+// SAFETY: the system is reached through shared references, and all that is in it is Sync when P and C are; the last
+// handle may drop P and C on any CPU, so they are Send.
+unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync> Send
+    for Registry<P, C>
+{
+}
+// SAFETY: as above.
+unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync> Sync
+    for Registry<P, C>
+{
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
+    /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
+    ///
+    /// Takes one block of `source`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when `source` has no such block.
+    pub fn new(source: P, cpu: C) -> Result<Self, OutOfMemory> {
+        Self::with_fault_hook(source, cpu, panic_on_fault)
+    }
+
+    /// Makes a registry whose faults go to `hook`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when `source` has no such block.
+    pub fn with_fault_hook(source: P, cpu: C, hook: FaultHook) -> Result<Self, OutOfMemory> {
+        let count = cpu.slots();
+        let slots_bytes = count.checked_mul(size_of::<Slot<()>>()).ok_or(OutOfMemory)?;
+        let system_bytes = size_of::<System<P, C>>().next_multiple_of(64);
+        let bytes = slots_bytes.checked_add(system_bytes).ok_or(OutOfMemory)?;
+        let order = Order::for_bytes(bytes).ok_or(OutOfMemory)?.order;
+        let cores_size = core_bytes::<P, C>(count).ok_or(OutOfMemory)?;
+        let cores = Geometry::new(cores_size, 64, 64).map_err(|_| OutOfMemory)?;
+        let (start, _) = source.allocate(order)?.into_raw();
+        let system = start.cast::<System<P, C>>();
+        // SAFETY: behind the system, inside the block.
+        let slots = unsafe { start.add(system_bytes) };
+        // SAFETY: ours, for `count` slots, aligned to 64.
+        let slots = unsafe { slots_in(slots, count, || ()) };
+        let internal = |name: &str, geometry: Geometry, size: usize| {
+            let plan = Plan {
+                name: Name::new(name),
+                size,
+                geometry,
+                coloured: true,
+                constructor: None,
+                destructor: None,
+                tag: Tag::SLAB,
+                keep_empty: None,
+                magazine_capacity: 0,
+            };
+            Core::new(system, Slots::new(&[], cpu.clone()), plan)
+        };
+        let small = |size, alignment| {
+            Geometry::at_order(size, alignment, 64, 0)
+                .expect("records and magazines are smaller than a page")
+        };
+        let made = System {
+            source,
+            locking: Slots::new(slots, cpu.clone()),
+            hook,
+            records: RECORD_SIZES.map(|size| internal("record", small(size, 64), size)),
+            magazines: CAPACITIES.map(|capacity| {
+                let size = Magazine::bytes(capacity);
+                internal("magazine", small(size, align_of::<Magazine>()), size)
+            }),
+            cores: internal("cache", cores, cores_size),
+            list: Lock::new(List { first: core::ptr::null_mut() }),
+            references: AtomicUsize::new(1),
+            order,
+        };
+        // SAFETY: the block is ours, large enough, aligned to a page.
+        unsafe { system.write(made) };
+        Ok(Self { system })
+    }
+
+    /// Begins a cache of objects of `layout`, called `name`.
+    pub fn cache(&self, name: &str, layout: core::alloc::Layout) -> CacheBuilder<'_, P, C> {
+        CacheBuilder::new(self, name, layout)
+    }
+
+    /// Returns the page source.
+    pub fn source(&self) -> &P {
+        &self.system().source
+    }
+
+    /// Returns the pages held: by all caches, the internal ones, and the registry itself.
+    pub fn pages_held(&self) -> usize {
+        let mut pages = self.system().order.pages();
+        self.visit(|core| pages += core.pages());
+        pages + self.system().internal().map(Core::pages).sum::<usize>()
+    }
+
+    /// Calls `look` with the numbers of each cache, internal ones last.
+    pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
+        self.visit(|core| look(&core.stats()));
+        self.system().internal().for_each(|core| look(&core.stats()));
+    }
+
+    /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn slabinfo(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        out.write_str(SLABINFO_HEADER)?;
+        let mut outcome = Ok(());
+        self.stats(|stats| {
+            if outcome.is_ok() {
+                outcome = stats.write_slabinfo(out);
+            }
+        });
+        outcome
+    }
+
+    /// Checks the invariants of all caches.
+    ///
+    /// # Errors
+    /// Names the first invariant that does not hold.
+    pub fn validate(&self) -> Result<(), &'static str> {
+        let mut outcome = Ok(());
+        self.visit(|core| outcome = outcome.and_then(|()| core.validate()));
+        self.system().internal().try_fold((), |(), core| core.validate()).and(outcome)
+    }
+
+    /// Gives back all pages that hold no object that somebody uses; returns how many. Waits for locks.
+    pub fn shrink_all(&self) -> usize {
+        self.shrink_by(usize::MAX, Patience::Wait)
+    }
+
+    /// Gives back at least `target_pages` if it can; returns how many. Only tries locks.
+    ///
+    /// First the empty slabs of all caches, then magazines too.
+    pub fn shrink_pages(&self, target_pages: usize) -> usize {
+        self.shrink_by(target_pages, Patience::Try)
+    }
+
+    fn shrink_by(&self, target_pages: usize, patience: Patience) -> usize {
+        let mut given = 0;
+        self.visit(|core| {
+            if given < target_pages {
+                given += core.shrink_empty(target_pages - given, patience);
+            }
+        });
+        self.visit(|core| {
+            if given < target_pages {
+                given += core.shrink(target_pages - given, patience);
+            }
+        });
+        // Records last: magazines and cores going home may free some.
+        for core in self.system().internal().rev() {
+            if given < target_pages {
+                given += core.shrink(target_pages - given, patience);
+            }
+        }
+        given
+    }
+
+    fn system(&self) -> &System<P, C> {
+        // SAFETY: I1: we hold a reference.
+        unsafe { self.system.as_ref() }
+    }
+
+    /// Calls `look` with each cache, none of which can go meanwhile; holds no lock during the call.
+    fn visit(&self, mut look: impl FnMut(&Core<P, C>)) {
+        let system = self.system();
+        let mut current = system.referenced(None);
+        while let Some(core) = current {
+            // SAFETY: core I1: `referenced` took a reference.
+            look(unsafe { core.as_ref() });
+            current = system.referenced(Some(core));
+            // SAFETY: the reference that we took.
+            unsafe { system.release_core(core) };
+        }
+    }
+
+    /// Makes the core of a cache, with one reference, and puts it into the list.
+    pub(crate) fn make_core(&self, plan: Plan) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
+        let system = self.system();
+        let memory = system.cores.allocate()?;
+        let cpu = system.locking.cpu().clone();
+        // SAFETY: behind the core, inside the memory.
+        let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
+        // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
+        let slots = unsafe { slots_in(slots, system.locking.count(), CpuSlot::new) };
+        let core = memory.cast::<Core<P, C>>();
+        let made = Core::new(self.system, Slots::new(slots, cpu), plan);
+        // SAFETY: ours, of the size and alignment of a core.
+        unsafe { core.write(made) };
+        // Relaxed: as in `clone`.
+        system.references.fetch_add(1, Ordering::Relaxed);
+        system.enlist(core);
+        Ok(core)
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+    pub(crate) fn report(&self, fault: &Fault) {
+        (self.hook)(fault);
+    }
+
+    pub(crate) fn records_of(&self, geometry: &Geometry) -> &Core<P, C> {
+        &self.records[Record::links_bytes(geometry) / 64]
+    }
+
+    pub(crate) fn magazines_of(&self, plan: &Plan) -> &Core<P, C> {
+        &self.magazines[capacity_class(plan.geometry.stride())]
+    }
+
+    fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {
+        self.records.iter().chain(&self.magazines).chain([&self.cores])
+    }
+
+    fn enlist(&self, core: NonNull<Core<P, C>>) {
+        let slow = self.locking.slow();
+        let mut list = slow.lock(&self.list).expect("caches are not built in interrupts");
+        // SAFETY: core I1: the caller has a reference.
+        let cell = unsafe { &core.as_ref().next };
+        cell.with_mut(|next| {
+            // SAFETY: guarded by the list's lock.
+            unsafe { *next = list.first }
+        });
+        list.first = core.as_ptr();
+    }
+
+    /// Takes a reference to the core after `core`, to which the caller has one, or to the first.
+    fn referenced(&self, core: Option<NonNull<Core<P, C>>>) -> Option<NonNull<Core<P, C>>> {
+        let slow = self.locking.slow();
+        let list = slow.lock(&self.list)?;
+        let mut next = match core {
+            // SAFETY: core I1.
+            Some(core) => unsafe { Self::next_of(core) },
+            None => list.first,
+        };
+        while let Some(core) = NonNull::new(next) {
+            // SAFETY: I2: what is in the list is alive.
+            let references = unsafe { &core.as_ref().references };
+            // Relaxed: the list's lock orders it against unlinking; a core without references is about to be unlinked.
+            if references.load(Ordering::Relaxed) > 0 {
+                references.fetch_add(1, Ordering::Relaxed);
+                return Some(core);
+            }
+            // SAFETY: as above.
+            next = unsafe { Self::next_of(core) };
+        }
+        None
+    }
+
+    /// # Safety
+    /// 1. The core is alive and the caller holds the list's lock.
+    unsafe fn next_of(core: NonNull<Core<P, C>>) -> *mut Core<P, C> {
+        // SAFETY: clause 1.
+        let cell = unsafe { &core.as_ref().next };
+        // SAFETY: clause 1.
+        cell.with(|next| unsafe { *next })
+    }
+
+    /// Releases a reference; the last one takes the core out of the list and frees its memory.
+    ///
+    /// # Safety
+    /// 1. The caller has that reference, and gives it up.
+    pub(crate) unsafe fn release_core(&self, core: NonNull<Core<P, C>>) {
+        {
+            let slow = self.locking.slow();
+            let Some(mut list) = slow.lock(&self.list) else {
+                // Nested on the list's owner: the reference stays, and with it the core.
+                return;
+            };
+            // SAFETY: clause 1.
+            let references = unsafe { &core.as_ref().references };
+            // AcqRel: the last release sees what all others did to the core.
+            if references.fetch_sub(1, Ordering::AcqRel) > 1 {
+                return;
+            }
+            // SAFETY: clause 1, under the lock.
+            let next = unsafe { Self::next_of(core) };
+            if list.first == core.as_ptr() {
+                list.first = next;
+            } else {
+                let mut before = NonNull::new(list.first);
+                while let Some(other) = before {
+                    // SAFETY: I2: alive, under the lock.
+                    let after = unsafe { Self::next_of(other) };
+                    if after == core.as_ptr() {
+                        // SAFETY: I2: alive.
+                        let cell = unsafe { &other.as_ref().next };
+                        // SAFETY: under the lock.
+                        cell.with_mut(|cell| unsafe { *cell = next });
+                        break;
+                    }
+                    before = NonNull::new(after);
+                }
+            }
+        }
+        // SAFETY: it was the last reference, and the core is in no list.
+        let leaked = unsafe { core.as_ref() }.slabs() > 0;
+        if leaked {
+            // Records of the leaked slabs name this core: it stays, so that no other cache gets its address.
+            return;
+        }
+        // SAFETY: as above; nobody uses it from here on.
+        unsafe { core.drop_in_place() };
+        let mut memory = Some(core.cast());
+        self.cores.give_back(Patience::Wait, || memory.take());
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Clone for Registry<P, C> {
+    fn clone(&self) -> Self {
+        // Relaxed: whoever clones has a reference; only the last release has to see everything.
+        self.system().references.fetch_add(1, Ordering::Relaxed);
+        Self { system: self.system }
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Registry<P, C> {
+    fn drop(&mut self) {
+        // SAFETY: the reference that this handle has.
+        unsafe { release_system(self.system) };
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> fmt::Debug for Registry<P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("pages_held", &self.pages_held()).finish()
+    }
+}
+
+impl<P, C> Shrink for Registry<P, C>
+where
+    P: PageSource + PageMap + Send + Sync,
+    C: Cpu + Clone + Send + Sync,
+{
+    fn reclaimable(&self) -> usize {
+        let mut pages = 0;
+        self.visit(|core| pages += core.reclaimable());
+        pages
+    }
+
+    fn shrink(&self, target_pages: usize) -> usize {
+        self.shrink_pages(target_pages)
+    }
+}
+
+/// Releases a reference to the system; the last one sends its pages home.
+///
+/// # Safety
+/// 1. The caller has that reference, and gives it up.
+pub(crate) unsafe fn release_system<P, C>(system: NonNull<System<P, C>>)
+where
+    P: PageSource + PageMap,
+    C: Cpu + Clone,
+{
+    // SAFETY: clause 1: alive.
+    let this = unsafe { system.as_ref() };
+    // AcqRel: the last release sees what all others did.
+    if this.references.fetch_sub(1, Ordering::AcqRel) > 1 {
+        return;
+    }
+    for core in this.internal().rev() {
+        core.shrink(usize::MAX, Patience::Wait);
+    }
+    let order = this.order;
+    // SAFETY: it was the last reference: the value is moved out, and its memory not used as a system again.
+    let System { source, .. } = unsafe { system.read() };
+    // SAFETY: the block that `with_fault_hook` took apart.
+    let block = unsafe { PageBlock::from_raw(system.cast(), order, false) };
+    // SAFETY: from this source, and no reference is left.
+    unsafe { source.free(block) };
+}
+
+/// Returns the bytes of a core with its slots behind it.
+fn core_bytes<P, C>(slots: usize) -> Option<usize> {
+    slots.checked_mul(size_of::<Slot<CpuSlot>>())?.checked_add(size_of::<Core<P, C>>())
+}
+
+/// Writes `count` slots and returns them. Their lifetime is that of whoever owns the memory.
+///
+/// # Safety
+/// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else while they are used.
+unsafe fn slots_in<T>(
+    memory: NonNull<u8>,
+    count: usize,
+    body: impl Fn() -> T,
+) -> &'static [Slot<T>] {
+    let first = memory.cast::<Slot<T>>();
+    for index in 0..count {
+        // SAFETY: clause 1.
+        let slot = unsafe { first.add(index) };
+        // SAFETY: clause 1.
+        unsafe { slot.write(Slot::new(body())) };
+    }
+    // SAFETY: clause 1; just written.
+    unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }
+}

@@ -1,0 +1,83 @@
+//! Shrinking: what a cache can do without goes home, cheapest first.
+//!
+//! # Concepts
+//! Empty slabs cost nothing to give. Then the magazines of the depot and of all CPUs are emptied, their slots taken over
+//! (an idle CPU need not do anything for it), and the slabs that become empty by that go home too.
+//!
+//! # Concurrency
+//! With [`Patience::Try`] locks are only tried, and what another CPU holds stays. Nothing is allocated.
+
+use page_frame::{Cpu, PageMap, PageSource};
+
+use crate::core::Core;
+use crate::magazine::Chain;
+use crate::slab_list::SlabList;
+use crate::walk::Patience;
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+    /// Gives back at least `target_pages` if it can; returns how many.
+    pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
+        let mut given = self.shrink_empty(target_pages, patience);
+        if given < target_pages {
+            given += self.empty_magazines(patience);
+            given += self.shrink_empty(target_pages.saturating_sub(given), patience);
+        }
+        given
+    }
+
+    /// Returns an estimate of the pages that empty slabs hold.
+    pub(crate) fn reclaimable(&self) -> usize {
+        self.set.try_lock().map_or(0, |set| set.empty_slabs() * self.slab_pages())
+    }
+
+    pub(crate) fn shrink_empty(&self, target_pages: usize, patience: Patience) -> usize {
+        let geometry = &self.plan.geometry;
+        let most = target_pages.div_ceil(self.slab_pages());
+        let mut going_home = SlabList::new();
+        {
+            let slow = self.system().locking.slow();
+            let set = match patience {
+                Patience::Wait => slow.lock(&self.set),
+                Patience::Try => slow.try_lock(&self.set),
+            };
+            let Some(mut set) = set else { return 0 };
+            set.take_in(&self.pending, geometry);
+            set.sort_all(geometry);
+            self.pop_empty(&mut set, 0, most, &mut going_home);
+        }
+        self.send_all_home(going_home)
+    }
+
+    /// Empties all magazines of slots and depot into the slabs; returns the pages that went home by that.
+    fn empty_magazines(&self, patience: Patience) -> usize {
+        let (mut full, mut empty) = {
+            let slow = self.system().locking.slow();
+            let depot = match patience {
+                Patience::Wait => slow.lock(&self.depot),
+                Patience::Try => slow.try_lock(&self.depot),
+            };
+            depot.map_or((Chain::new(), Chain::new()), |mut depot| depot.take_all())
+        };
+        self.slots.take_over(
+            |_| true,
+            |_, slot| {
+                slot.forget_misses();
+                let magazines = [slot.unload(), slot.take_previous()];
+                for magazine in magazines.into_iter().flatten() {
+                    // SAFETY: the slot owned it and gave it to us.
+                    unsafe { full.push(magazine) };
+                }
+            },
+        );
+        let mut given = 0;
+        while let Some(magazine) = full.pop() {
+            given += self.empty(magazine, patience);
+            // SAFETY: the chain gave it to us.
+            unsafe { empty.push(magazine) };
+        }
+        while let Some(magazine) = empty.pop() {
+            given += self.free_magazine(magazine, patience);
+        }
+        given
+    }
+}

@@ -1,0 +1,229 @@
+//! The slab set: all slabs of a cache, by how full they are, under one lock.
+//!
+//! # Concepts
+//! Objects are taken from the fullest slabs first, so that the emptier ones become empty and can go home. Slabs with
+//! every object taken stay in a list of their own: the walks of statistics and of destruction find them there.
+//!
+//! Frees do not need the lock. A full slab that gets an object back waits on the **pending** stack until somebody who has
+//! the lock takes it in ([`SlabSet::take_in`]).
+//!
+//! # Invariants
+//! - I1: every slab of the cache is in exactly one list, the one that its record names.
+//! - I2: a slab in a list of [`ListName::KNOWN`] has a free object and is not pending. One in `Full` has none, or is
+//!   pending, or is about to be put on the pending stack by the push that was told `First`.
+//! - I3: a slab in `Empty` that has all objects free, seen under the lock, is touched by nobody: nobody owns an object of
+//!   it, and by I2 no push is between its exchange and the pending stack. It may go home.
+
+use core::ptr::NonNull;
+
+use page_frame::sync::TakeAll;
+
+use crate::geometry::Geometry;
+use crate::record::{ListName, Record};
+use crate::slab_list::SlabList;
+use crate::{Popped, Pushed};
+
+const LISTS: usize = ListName::Nowhere as usize;
+
+/// All slabs of a cache.
+#[derive(Debug)]
+pub(crate) struct SlabSet {
+    lists: [SlabList; LISTS],
+    colour: usize,
+    /// Slabs ever taken from the page source.
+    pub(crate) grown: usize,
+    /// Slabs ever given back.
+    pub(crate) shrunk: usize,
+}
+
+// SAFETY: the records behind the lists belong to the cache, and are reached through them only under its lock.
+unsafe impl Send for SlabSet {}
+
+impl SlabSet {
+    pub(crate) const fn new() -> Self {
+        Self { lists: [const { SlabList::new() }; LISTS], colour: 0, grown: 0, shrunk: 0 }
+    }
+
+    /// Returns how many slabs there are.
+    pub(crate) fn slabs(&self) -> usize {
+        self.lists.iter().map(SlabList::count).sum()
+    }
+
+    /// Returns how many slabs are in the list of empty ones.
+    pub(crate) fn empty_slabs(&self) -> usize {
+        self.lists[ListName::Empty as usize].count()
+    }
+
+    pub(crate) fn list(&self, name: ListName) -> &SlabList {
+        &self.lists[name as usize]
+    }
+
+    /// Iterates over all slabs with the list that each is in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<Record>> + '_ {
+        self.lists.iter().flat_map(SlabList::iter)
+    }
+
+    /// Returns the colour of the next slab, another one each time.
+    pub(crate) fn next_colour(&mut self, geometry: &Geometry) -> usize {
+        let colour = self.colour;
+        self.colour = geometry.next_colour(colour);
+        colour
+    }
+
+    /// Adds a fresh slab.
+    ///
+    /// # Safety
+    /// 1. `record` is live, of this cache, in no list, all its objects free.
+    pub(crate) unsafe fn add(&mut self, record: NonNull<Record>) {
+        // SAFETY: clause 1.
+        unsafe { self.put(record, ListName::Empty) };
+        self.grown += 1;
+    }
+
+    /// Takes the pending slabs into the lists.
+    pub(crate) fn take_in(&mut self, pending: &TakeAll<Record>, geometry: &Geometry) {
+        if pending.is_empty() {
+            return;
+        }
+        for record in pending.take_all() {
+            // SAFETY: a pending slab is alive (I3), and in `Full` (I2).
+            unsafe { self.sort(record, geometry) };
+        }
+    }
+
+    /// Takes up to `wanted` objects from the fullest slabs and gives each to `take`; returns how many.
+    pub(crate) fn take(
+        &mut self,
+        geometry: &Geometry,
+        wanted: usize,
+        mut take: impl FnMut(NonNull<u8>),
+    ) -> usize {
+        let mut taken = 0;
+        for name in ListName::KNOWN {
+            while let Some(record) = self.lists[name as usize].first() {
+                // SAFETY: I1: live.
+                let slab = unsafe { record.as_ref() };
+                let mut is_last = false;
+                while taken < wanted && !is_last {
+                    // SAFETY: an index that the word holds is an object's, and `self` is reached under the lock.
+                    let next = |index| unsafe { Record::read_link(record, geometry, index) };
+                    let Some(popped) = slab.word.pop(next) else { break };
+                    let Popped { index, is_last: last } = popped;
+                    is_last = last;
+                    // SAFETY: the index of an object.
+                    take(unsafe { slab.object(geometry, index) });
+                    taken += 1;
+                }
+                if is_last {
+                    // SAFETY: it is in `name`. By I2 it now belongs in `Full`, even if it is pending already.
+                    unsafe { self.relist(record, ListName::Full) };
+                } else {
+                    // SAFETY: it is in `name`.
+                    unsafe { self.sort(record, geometry) };
+                }
+                if taken == wanted {
+                    return taken;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Frees the object at `index` of `record`, and moves the slab to where it belongs.
+    ///
+    /// # Safety
+    /// 1. `record` is a slab of this set, and the caller owns the object at `index`.
+    pub(crate) unsafe fn give(
+        &mut self,
+        record: NonNull<Record>,
+        index: usize,
+        geometry: &Geometry,
+    ) {
+        // SAFETY: I1: live.
+        let slab = unsafe { record.as_ref() };
+        // SAFETY: clause 1: the object is the caller's.
+        let link = |next| unsafe { Record::write_link(record, geometry, index, next) };
+        let pushed = slab.word.push(index, link);
+        // SAFETY: `self` is reached under the lock.
+        let is_full = unsafe { slab.list() } == ListName::Full;
+        // `Full` and not first: another CPU's push was told `First`, and the slab comes by the pending stack.
+        if pushed == Pushed::First || !is_full {
+            // SAFETY: clause 1; told `First`, we bring it into sight ourselves instead of by the pending stack.
+            unsafe { self.sort(record, geometry) };
+        }
+    }
+
+    /// Takes one slab that may go home out of the set, while more than `keep` are empty.
+    ///
+    /// The caller owns the slab then; the objects are constructed.
+    pub(crate) fn pop_empty(
+        &mut self,
+        keep: usize,
+        geometry: &Geometry,
+    ) -> Option<NonNull<Record>> {
+        if self.empty_slabs() <= keep {
+            return None;
+        }
+        let record = self.lists[ListName::Empty as usize].pop()?;
+        // SAFETY: it was in a list until now, so it is live (I1).
+        let slab = unsafe { record.as_ref() };
+        debug_assert_eq!(slab.word.load().free, geometry.capacity(), "I3: all objects are free");
+        // SAFETY: `self` is reached under the lock.
+        unsafe { slab.set_list(ListName::Nowhere) };
+        self.shrunk += 1;
+        Some(record)
+    }
+
+    /// Moves partial slabs to the lists that their fill says; frees without the lock leave that undone.
+    pub(crate) fn sort_all(&mut self, geometry: &Geometry) {
+        for name in ListName::KNOWN {
+            let mut next = self.lists[name as usize].first();
+            for _ in 0..self.lists[name as usize].count() {
+                let Some(record) = next else { break };
+                // SAFETY: I1: live.
+                let slab = unsafe { record.as_ref() };
+                // SAFETY: `self` is reached under the lock.
+                next = NonNull::new(unsafe { slab.place() }.next);
+                // SAFETY: it is in `name`.
+                unsafe { self.sort(record, geometry) };
+            }
+        }
+    }
+
+    /// Moves a slab with free objects to the list that its fill says.
+    ///
+    /// # Safety
+    /// 1. `record` is in the list that it names, and not pending.
+    unsafe fn sort(&mut self, record: NonNull<Record>, geometry: &Geometry) {
+        // SAFETY: clause 1 and I1: live.
+        let free = unsafe { record.as_ref() }.word.load().free;
+        // SAFETY: clause 1.
+        unsafe { self.relist(record, ListName::for_fill(free, geometry.capacity())) };
+    }
+
+    /// # Safety
+    /// 1. `record` is in the list that it names.
+    unsafe fn relist(&mut self, record: NonNull<Record>, name: ListName) {
+        // SAFETY: clause 1 and I1: live.
+        let slab = unsafe { record.as_ref() };
+        // SAFETY: `self` is reached under the lock.
+        let old = unsafe { slab.list() };
+        if old != name {
+            // SAFETY: clause 1.
+            unsafe { self.lists[old as usize].remove(record) };
+            // SAFETY: it is in no list now.
+            unsafe { self.put(record, name) };
+        }
+    }
+
+    /// # Safety
+    /// 1. `record` is live and in no list.
+    unsafe fn put(&mut self, record: NonNull<Record>, name: ListName) {
+        // SAFETY: clause 1.
+        let slab = unsafe { record.as_ref() };
+        // SAFETY: `self` is reached under the lock.
+        unsafe { slab.set_list(name) };
+        // SAFETY: clause 1; `pop_empty` takes it out before it dies.
+        unsafe { self.lists[name as usize].push(record) };
+    }
+}
