@@ -1,28 +1,32 @@
-//! `kmem`: look at memory. Every picture is drawn from the real crates' state.
+//! The command line of `kmem`.
 //!
-//! Exit status: 0 fine, 1 the output could not be written, 2 usage error.
+//! Exit status: 0 fine, 1 an allocator did something wrong or the output could not be written, 2 the command line or an
+//! input is wrong.
 
 mod cli;
+mod commands;
 
-use std::io::{ErrorKind, IsTerminal, Write, stdout};
+use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use kmem::walkthrough::buddy;
+use commands::Failure;
 
 fn main() -> ExitCode {
-    let request = cli::parse();
-    let terminal = stdout().is_terminal();
-    let style = buddy::Style {
-        plain: request.plain,
-        colour: terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-        pause: if terminal && !request.plain { buddy::PAUSE } else { std::time::Duration::ZERO },
+    let done = match cli::parse() {
+        cli::Request::Tour => commands::tour(),
+        cli::Request::WalkthroughBuddy { plain } => commands::walkthrough_buddy(plain),
+        cli::Request::Replay(request) => commands::replay(&request),
     };
-    let mut out = stdout().lock();
-    match buddy::play(&mut out, &style).and_then(|()| out.flush()) {
+    match done {
         Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Findings) => ExitCode::FAILURE,
+        Err(Failure::Input(error)) => {
+            eprintln!("{error}");
+            ExitCode::from(2)
+        }
         // Whoever read our output has seen enough.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
-        Err(error) => {
+        Err(Failure::System(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(Failure::System(error)) => {
             eprintln!("kmem: {error}");
             ExitCode::FAILURE
         }

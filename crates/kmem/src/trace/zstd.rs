@@ -6,7 +6,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use ruzstd::decoding::errors::{FrameDecoderError, FrameHeaderError, ReadFrameHeaderError};
+use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::input_error::Mismatch;
@@ -72,9 +72,9 @@ impl<R: BufRead> Frames<R> {
                     return Err(truncated());
                 }
             }
-            Err(FrameDecoderError::FailedToInitialize(FrameHeaderError::WindowTooBig { got })) => {
-                let found = format!("one of {got}");
-                return Err(Mismatch::new("a zstd window of at most 134217728 bytes", found));
+            Err(FrameDecoderError::WindowSizeTooBig { requested, max }) => {
+                let expected = format!("a zstd window of at most {max} bytes");
+                return Err(Mismatch::new(expected, format!("one of {requested}")));
             }
             Err(error) => return Err(self.broken(&error)),
         }

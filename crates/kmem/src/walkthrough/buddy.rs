@@ -5,12 +5,12 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::ptr::NonNull;
 use std::time::Duration;
 
 use buddy::{Block, BlockState, Buddy, Mode};
-use hosted::Mapped;
-use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
+use page_frame::{DirectMap, FrameNumber, Order, SingleCpu};
+
+use crate::simulated::Simulated;
 
 use super::script::{Operation, example};
 
@@ -39,17 +39,7 @@ type Owners = HashMap<FrameNumber, (&'static str, Order)>;
 /// # Errors
 /// When `out` does not take the text, or the system gives no memory for the metadata.
 pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
-    let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(FRAMES))];
-    let layout = Example::metadata_layout(&frames, 1).map_err(io::Error::other)?;
-    let metadata = Mapped::reserve(layout.size())?;
-    let root = NonNull::new(std::ptr::without_provenance_mut(page_frame::PAGE_SIZE))
-        .expect("a page size is not zero");
-    // SAFETY: frames are only numbers here; no pointer of the map is used.
-    let map = unsafe { DirectMap::from_root(root, frames[0].start) };
-    // SAFETY: fresh mapped memory is zero and page-aligned, and outlives the allocator in this function.
-    let buddy =
-        unsafe { Example::new_in(metadata.start(), &frames, map, SingleCpu::new(), Mode::Plain) };
-    let buddy = buddy.map_err(io::Error::other)?;
+    let buddy = Simulated::new(FRAMES, SingleCpu::new(), Mode::Plain)?;
     let mut owners = Owners::new();
     if !style.plain {
         writeln!(

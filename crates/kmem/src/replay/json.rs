@@ -1,0 +1,68 @@
+//! Outcomes as JSON.
+//!
+//! Written by hand: an object of numbers, booleans and one string needs no library, only the escapes of RFC 8259 §7.
+
+use std::fmt::Write;
+
+use super::outcome::Outcome;
+
+/// Returns one outcome as an object, several as an array of objects. Ends in a line break.
+pub fn json(outcomes: &[Outcome]) -> String {
+    let objects: Vec<String> = outcomes.iter().map(object).collect();
+    match &objects[..] {
+        [one] => format!("{one}\n"),
+        several => format!("[\n{}\n]\n", several.join(",\n")),
+    }
+}
+
+fn object(outcome: &Outcome) -> String {
+    let (objects, pages) = (&outcome.objects, &outcome.pages);
+    let mut fields = vec![("trace", string(&outcome.trace))];
+    let mut number = |name, value: u64| fields.push((name, value.to_string()));
+    number("events", outcome.events);
+    number("events_per_second", outcome.events_per_second() as u64);
+    number("bytes_requested", objects.bytes_requested);
+    number("bytes_allocated_traced", objects.bytes_allocated_traced);
+    number("matched_frees", objects.matched_frees);
+    number("unmatched_frees", objects.unmatched_frees);
+    number("implied_frees", objects.implied_frees);
+    number("peak_live_bytes", objects.peak_live_bytes);
+    number("peak_pages_held", outcome.peak_pages_held as u64);
+    number("page_matched_frees", pages.matched_frees);
+    number("page_unmatched_frees", pages.unmatched_frees);
+    number("page_implied_frees", pages.implied_frees);
+    number("page_other_orders", pages.other_orders);
+    number("peak_live_pages", pages.peak_live_pages);
+    number("pages_held_after_shrink", outcome.pages_held_after_shrink as u64);
+    number("findings", outcome.findings.count());
+    fields.push(("buddy_equals_initial", outcome.buddy_equals_initial.to_string()));
+    let lines: Vec<_> =
+        fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
+    format!("{{\n{}\n}}", lines.join(",\n"))
+}
+
+fn string(text: &str) -> String {
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        match character {
+            '"' | '\\' => quoted.extend(['\\', character]),
+            '\0'..='\x1f' => {
+                let written = write!(quoted, "\\u{:04x}", u32::from(character));
+                written.expect("a String takes all text");
+            }
+            _ => quoted.push(character),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn strings_are_escaped() {
+        assert_eq!(string("a\"\\\n\u{7f}ä"), "\"a\\\"\\\\\\u000a\u{7f}ä\"");
+    }
+}

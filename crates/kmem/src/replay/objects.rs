@@ -1,0 +1,348 @@
+//! Replays object events: which objects are live, where they are in our memory, and the totals.
+//!
+//! A traced address names an object; the pointer that an allocator gave for it is kept beside. Memory grows with what is
+//! live, not with the trace.
+
+use std::collections::HashMap;
+use std::ptr::NonNull;
+
+use super::hash::NumberMap;
+use super::outcome::{Findings, ObjectTotals};
+use super::pattern;
+use super::target::{OBJECT_ALIGN, ObjectTarget};
+use crate::input_error::Mismatch;
+
+/// Caches that a trace may open.
+pub const MAX_CACHES: usize = 4096;
+
+/// Stands for "no cache": bytes of any size.
+const NO_CACHE: u32 = u32::MAX;
+
+/// The object side of a replay.
+pub struct Objects<T: ObjectTarget> {
+    target: T,
+    checks: bool,
+    live: NumberMap<Live>,
+    caches: Caches<T::Cache>,
+    totals: ObjectTotals,
+    stamp: u32,
+}
+
+/// A live object of ours.
+#[derive(Clone, Copy)]
+struct Live {
+    /// `None` where memory was out.
+    start: Option<NonNull<u8>>,
+    requested_bytes: u32,
+    cache: u32,
+    stamp: u32,
+}
+
+/// A cache that was opened for the trace.
+pub struct OpenCache<C> {
+    /// The name to show: `NAME`, or `NAME-REQ`.
+    pub name: String,
+    /// Objects allocated.
+    pub allocations: u64,
+    /// The target's name for it.
+    pub cache: C,
+    requested_bytes: u32,
+    name_number: u32,
+}
+
+/// Opened caches, found by the trace's number and the size asked for.
+struct Caches<C> {
+    opened: Vec<OpenCache<C>>,
+    /// By the trace's number: the name, and the cache used last under it.
+    by_id: Vec<Option<Recent>>,
+    names: HashMap<String, u32>,
+    /// By name and size.
+    by_name_and_size: NumberMap<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Recent {
+    name: u32,
+    cache: u32,
+    requested_bytes: u32,
+}
+
+impl<T: ObjectTarget> Objects<T> {
+    /// Replays on `target`. With `checks`, objects carry a pattern that is checked when they are freed.
+    pub fn new(target: T, checks: bool) -> Self {
+        let caches = Caches {
+            opened: Vec::new(),
+            by_id: Vec::new(),
+            names: HashMap::new(),
+            by_name_and_size: NumberMap::default(),
+        };
+        let checks = checks && T::BACKED;
+        let totals = ObjectTotals::default();
+        Self { target, checks, live: NumberMap::default(), caches, totals, stamp: 0 }
+    }
+
+    /// Returns the target.
+    pub fn target(&self) -> &T {
+        &self.target
+    }
+
+    /// Returns the totals so far.
+    pub fn totals(&self) -> &ObjectTotals {
+        &self.totals
+    }
+
+    /// Returns the caches opened so far.
+    pub fn caches(&self) -> &[OpenCache<T::Cache>] {
+        &self.caches.opened
+    }
+
+    /// Goes on as CPU `cpu`.
+    #[inline]
+    pub fn switch_cpu(&mut self, cpu: u16) {
+        self.target.switch_cpu(cpu);
+    }
+
+    /// Learns that the trace calls the cache or call site `name` by number `id`.
+    pub fn name(&mut self, id: u32, name: &str) {
+        let next = self.caches.names.len() as u32;
+        let name = *self.caches.names.entry(name.to_owned()).or_insert(next);
+        let index = id as usize;
+        if self.caches.by_id.len() <= index {
+            self.caches.by_id.resize(index + 1, None);
+        }
+        let recent = Recent { name, cache: NO_CACHE, requested_bytes: 0 };
+        self.caches.by_id[index].get_or_insert(recent);
+    }
+
+    /// Allocates bytes for the traced `object`.
+    #[inline]
+    pub fn allocate_bytes(
+        &mut self,
+        object: u64,
+        requested_bytes: u32,
+        line: u64,
+        findings: &mut Findings,
+    ) {
+        self.free_implied(object, line, findings);
+        let start = self.target.allocate_bytes(requested_bytes as usize).ok();
+        self.insert(object, start, requested_bytes, NO_CACHE, line, findings);
+    }
+
+    /// Allocates the traced `object` from the cache of the trace's number `id`.
+    ///
+    /// # Errors
+    /// When the trace asks for a cache that there cannot be.
+    #[inline]
+    pub fn allocate_object(
+        &mut self,
+        object: u64,
+        requested_bytes: u32,
+        id: u32,
+        line: u64,
+        findings: &mut Findings,
+    ) -> Result<(), Mismatch> {
+        let index = self.cache(id, requested_bytes)?;
+        self.free_implied(object, line, findings);
+        let opened = &mut self.caches.opened[index as usize];
+        opened.allocations += 1;
+        let start = self.target.allocate_object(opened.cache).ok();
+        self.insert(object, start, requested_bytes, index, line, findings);
+        Ok(())
+    }
+
+    /// Frees whatever is live at the traced `object`.
+    #[inline]
+    pub fn free(&mut self, object: u64, line: u64, findings: &mut Findings) {
+        match self.live.remove(&object) {
+            Some(live) => {
+                self.totals.matched_frees += 1;
+                self.release(live, line, findings);
+            }
+            None => self.totals.unmatched_frees += 1,
+        }
+    }
+
+    /// Frees everything that is live and gives back every page. `line` is the trace's last.
+    pub fn finish(&mut self, line: u64, findings: &mut Findings) {
+        for live in std::mem::take(&mut self.live).into_values() {
+            self.release(live, line, findings);
+        }
+        self.target.shrink();
+    }
+
+    /// Adds what the recorded kernel set aside.
+    #[inline]
+    pub fn count_traced(&mut self, allocated_bytes: u32) {
+        self.totals.bytes_allocated_traced += u64::from(allocated_bytes);
+    }
+
+    #[inline]
+    fn free_implied(&mut self, object: u64, line: u64, findings: &mut Findings) {
+        if let Some(live) = self.live.remove(&object) {
+            self.totals.implied_frees += 1;
+            self.release(live, line, findings);
+        }
+    }
+
+    #[inline]
+    fn insert(
+        &mut self,
+        object: u64,
+        start: Option<NonNull<u8>>,
+        requested_bytes: u32,
+        cache: u32,
+        line: u64,
+        findings: &mut Findings,
+    ) {
+        self.stamp = self.stamp.wrapping_add(1);
+        match start {
+            Some(start) if self.checks => {
+                // SAFETY: the target was just asked for at least these bytes, and is backed where `checks` is set.
+                unsafe { pattern::write(start, requested_bytes as usize, self.stamp) };
+            }
+            Some(_) => {}
+            None => {
+                findings.add(line, format_args!("no memory for {requested_bytes} bytes"));
+            }
+        }
+        self.totals.allocations += 1;
+        self.totals.bytes_requested += u64::from(requested_bytes);
+        self.totals.live_bytes += u64::from(requested_bytes);
+        self.totals.peak_live_bytes = self.totals.peak_live_bytes.max(self.totals.live_bytes);
+        self.live.insert(object, Live { start, requested_bytes, cache, stamp: self.stamp });
+    }
+
+    #[inline]
+    fn release(&mut self, live: Live, line: u64, findings: &mut Findings) {
+        self.totals.live_bytes -= u64::from(live.requested_bytes);
+        let bytes = live.requested_bytes as usize;
+        let Some(start) = live.start else { return };
+        if self.checks {
+            // SAFETY: `insert` wrote the pattern over these bytes, and the object was live since.
+            let difference = unsafe { pattern::first_difference(start, bytes, live.stamp) };
+            if let Some(offset) = difference {
+                let text = format_args!("an object of {bytes} bytes changed at byte {offset}");
+                findings.add(line, text);
+            }
+        }
+        match self.caches.opened.get(live.cache as usize) {
+            // SAFETY: allocated from this cache, and just removed from the live ones.
+            Some(opened) => unsafe { self.target.free_object(opened.cache, start) },
+            // SAFETY: `NO_CACHE`: allocated as bytes, and just removed from the live ones.
+            None => unsafe { self.target.free_bytes(start, bytes) },
+        }
+    }
+
+    #[inline]
+    fn cache(&mut self, id: u32, requested_bytes: u32) -> Result<u32, Mismatch> {
+        match self.caches.by_id.get(id as usize) {
+            Some(&Some(recent))
+                if recent.requested_bytes == requested_bytes && recent.cache != NO_CACHE =>
+            {
+                Ok(recent.cache)
+            }
+            _ => self.find_or_open(id, requested_bytes),
+        }
+    }
+
+    #[cold]
+    fn find_or_open(&mut self, id: u32, requested_bytes: u32) -> Result<u32, Mismatch> {
+        let known = self.caches.by_id.get_mut(id as usize).and_then(Option::as_mut);
+        let recent = known.expect("the reader passes on only numbers that were named");
+        let key = u64::from(recent.name) << 32 | u64::from(requested_bytes);
+        let cache = match self.caches.by_name_and_size.get(&key) {
+            Some(&cache) => cache,
+            None => {
+                let cache = self.caches.opened.len();
+                if cache == MAX_CACHES {
+                    let expected = format!("at most {MAX_CACHES} caches");
+                    return Err(Mismatch::new(expected, "one more"));
+                }
+                let named = recent.name;
+                let plain = self.caches.names.iter().find(|(_, number)| **number == named);
+                let (plain, _) = plain.expect("every number of a name is in the table");
+                // The first size under a name has the name alone.
+                let name = match self.caches.opened.iter().any(|opened| opened.name_number == named)
+                {
+                    true => format!("{plain}-{requested_bytes}"),
+                    false => plain.to_string(),
+                };
+                let object_bytes = (requested_bytes as usize).next_multiple_of(OBJECT_ALIGN);
+                let opened = self.target.open_cache(&name, object_bytes).map_err(|reason| {
+                    Mismatch::new("an object size that a cache can have", reason)
+                })?;
+                let opened = OpenCache {
+                    name,
+                    allocations: 0,
+                    cache: opened,
+                    requested_bytes,
+                    name_number: named,
+                };
+                self.caches.opened.push(opened);
+                self.caches.by_name_and_size.insert(key, cache as u32);
+                cache as u32
+            }
+        };
+        *recent = Recent { name: recent.name, cache, requested_bytes };
+        Ok(cache)
+    }
+}
+
+impl<C> OpenCache<C> {
+    /// Returns the bytes that each object was asked for with.
+    pub fn requested_bytes(&self) -> u32 {
+        self.requested_bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::target::{CountOnly, SystemAllocator};
+    use super::*;
+
+    #[test]
+    fn a_second_size_under_a_name_is_a_cache_of_its_own() {
+        let mut objects = Objects::new(CountOnly, true);
+        let mut findings = Findings::new("t");
+        objects.name(4, "filp");
+        objects.name(9, "filp");
+        for (object, bytes, id) in [(0, 184, 4), (1, 24, 4), (2, 184, 9), (3, 24, 9), (4, 184, 4)] {
+            let allocated = objects.allocate_object(object, bytes, id, 1, &mut findings);
+            allocated.expect("both sizes are fine");
+        }
+        let opened: Vec<_> =
+            objects.caches().iter().map(|opened| (&*opened.name, opened.allocations)).collect();
+        assert_eq!(opened, [("filp", 3), ("filp-24", 2)]);
+    }
+
+    #[test]
+    fn an_allocation_at_a_live_address_frees_what_was_there() {
+        let mut objects = Objects::new(SystemAllocator, true);
+        let mut findings = Findings::new("t");
+        objects.allocate_bytes(0x40, 100, 1, &mut findings);
+        objects.allocate_bytes(0x40, 30, 2, &mut findings);
+        objects.free(0x40, 3, &mut findings);
+        objects.free(0x40, 4, &mut findings);
+        let totals = objects.totals();
+        assert_eq!((totals.implied_frees, totals.matched_frees, totals.unmatched_frees), (1, 1, 1));
+        assert_eq!(
+            (totals.bytes_requested, totals.peak_live_bytes, totals.live_bytes),
+            (130, 100, 0)
+        );
+        assert_eq!(findings.count(), 0);
+    }
+
+    #[test]
+    fn a_write_into_a_live_object_is_found_when_it_is_freed() {
+        let mut objects = Objects::new(SystemAllocator, true);
+        let mut findings = Findings::new("t");
+        objects.allocate_bytes(0x40, 100, 1, &mut findings);
+        let start = objects.live[&0x40].start.expect("there is memory");
+        // SAFETY: the object has 100 bytes.
+        let place = unsafe { start.add(50) };
+        // SAFETY: as above; the test plays a stray write.
+        unsafe { *place.as_ptr() ^= 1 };
+        objects.finish(7, &mut findings);
+        assert_eq!(findings.shown(), ["t:7: an object of 100 bytes changed at byte 48"]);
+    }
+}

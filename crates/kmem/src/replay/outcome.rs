@@ -1,0 +1,145 @@
+//! What a replay found: totals, findings, and the time it took.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Findings that are kept with their text; more are counted.
+const SHOWN_FINDINGS: usize = 10;
+
+/// Totals of the object events.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct ObjectTotals {
+    /// `a` and `A`.
+    pub allocations: u64,
+    /// Frees of live objects.
+    pub matched_frees: u64,
+    /// Frees of nothing that was allocated in the trace.
+    pub unmatched_frees: u64,
+    /// Allocations at an address that was live.
+    pub implied_frees: u64,
+    /// Sum of REQ.
+    pub bytes_requested: u64,
+    /// Sum of ALLOC.
+    pub bytes_allocated_traced: u64,
+    /// REQ of what is live.
+    pub live_bytes: u64,
+    /// The most of it at once.
+    pub peak_live_bytes: u64,
+}
+
+/// Totals of the page events.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct PageTotals {
+    /// `p`.
+    pub allocations: u64,
+    /// Frees of live blocks.
+    pub matched_frees: u64,
+    /// Frees of nothing that was allocated in the trace.
+    pub unmatched_frees: u64,
+    /// Allocations at a first frame that was live.
+    pub implied_frees: u64,
+    /// Frees with another order than the allocation's.
+    pub other_orders: u64,
+    /// Pages that are live.
+    pub live_pages: u64,
+    /// The most of them at once.
+    pub peak_live_pages: u64,
+}
+
+/// What went wrong in our allocators while a trace was replayed. None of these is the trace's fault.
+#[derive(Debug, Clone)]
+pub struct Findings {
+    trace: String,
+    count: u64,
+    shown: Vec<String>,
+}
+
+/// A cache that the trace used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheUse {
+    /// `NAME` or `NAME-REQ`.
+    pub name: String,
+    /// Bytes that each object was asked for with.
+    pub requested_bytes: u32,
+    /// Objects allocated.
+    pub allocations: u64,
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// The trace's file name.
+    pub trace: String,
+    /// Events of the six kinds.
+    pub events: u64,
+    /// From the first byte read to the last event replayed.
+    pub duration: Duration,
+    /// Totals of object events.
+    pub objects: ObjectTotals,
+    /// Totals of page events.
+    pub pages: PageTotals,
+    /// The most pages which the object stack held at once.
+    pub peak_pages_held: usize,
+    /// Pages which it held after everything was freed and shrunk.
+    pub pages_held_after_shrink: usize,
+    /// Whether the free blocks of both stacks were in the end those of the start.
+    pub buddy_equals_initial: bool,
+    /// Caches, the busiest first.
+    pub caches: Vec<CacheUse>,
+    /// What went wrong.
+    pub findings: Findings,
+}
+
+impl Outcome {
+    /// Returns the outcome of a replay of `trace` at its beginning.
+    pub(super) fn new(trace: &str) -> Self {
+        Self {
+            trace: trace.to_owned(),
+            events: 0,
+            duration: Duration::ZERO,
+            objects: ObjectTotals::default(),
+            pages: PageTotals::default(),
+            peak_pages_held: 0,
+            pages_held_after_shrink: 0,
+            buddy_equals_initial: false,
+            caches: Vec::new(),
+            findings: Findings::new(trace),
+        }
+    }
+
+    /// Returns whether our allocators did everything right.
+    pub fn is_sound(&self) -> bool {
+        self.findings.count() == 0 && self.pages_held_after_shrink == 0 && self.buddy_equals_initial
+    }
+
+    /// Returns events over the whole time of reading, decoding and replaying.
+    pub fn events_per_second(&self) -> f64 {
+        self.events as f64 / self.duration.as_secs_f64().max(1e-9)
+    }
+}
+
+impl Findings {
+    /// Returns an empty list for `trace`.
+    pub fn new(trace: &str) -> Self {
+        Self { trace: trace.to_owned(), count: 0, shown: Vec::new() }
+    }
+
+    /// Adds what came up at line `line`.
+    #[cold]
+    pub fn add(&mut self, line: u64, text: fmt::Arguments<'_>) {
+        self.count += 1;
+        if self.shown.len() < SHOWN_FINDINGS {
+            self.shown.push(format!("{}:{line}: {text}", self.trace.escape_debug()));
+        }
+    }
+
+    /// Returns how many there were.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// Returns the first of them, each with its place.
+    pub fn shown(&self) -> &[String] {
+        &self.shown
+    }
+}

@@ -1,0 +1,90 @@
+//! Replays page events on an allocator of frames: which blocks are live, and the totals.
+
+use super::hash::NumberMap;
+use super::outcome::{Findings, PageTotals};
+use super::target::PageTarget;
+
+/// The page side of a replay.
+pub struct Pages<T> {
+    target: T,
+    live: NumberMap<Live>,
+    totals: PageTotals,
+}
+
+/// A live block of ours.
+#[derive(Clone, Copy)]
+struct Live {
+    /// `None` where memory was out.
+    frame: Option<u64>,
+    order: u8,
+}
+
+impl<T: PageTarget> Pages<T> {
+    /// Replays on `target`.
+    pub fn new(target: T) -> Self {
+        Self { target, live: NumberMap::default(), totals: PageTotals::default() }
+    }
+
+    /// Returns the target.
+    pub fn target(&self) -> &T {
+        &self.target
+    }
+
+    /// Returns the totals so far.
+    pub fn totals(&self) -> &PageTotals {
+        &self.totals
+    }
+
+    /// Goes on as CPU `cpu`.
+    #[inline]
+    pub fn switch_cpu(&mut self, cpu: u16) {
+        self.target.switch_cpu(cpu);
+    }
+
+    /// Allocates a block for the traced `frame`.
+    #[inline]
+    pub fn allocate(&mut self, frame: u64, order: u8, line: u64, findings: &mut Findings) {
+        if let Some(live) = self.live.remove(&frame) {
+            self.totals.implied_frees += 1;
+            self.release(live, line, findings);
+        }
+        let ours = self.target.allocate(order).ok();
+        if ours.is_none() {
+            findings.add(line, format_args!("no memory for a block of order {order}"));
+        }
+        self.totals.allocations += 1;
+        self.totals.live_pages += 1 << order;
+        self.totals.peak_live_pages = self.totals.peak_live_pages.max(self.totals.live_pages);
+        self.live.insert(frame, Live { frame: ours, order });
+    }
+
+    /// Frees the block whose first frame is the traced `frame`, in the order of its allocation.
+    #[inline]
+    pub fn free(&mut self, frame: u64, order: u8, line: u64, findings: &mut Findings) {
+        match self.live.remove(&frame) {
+            Some(live) => {
+                self.totals.matched_frees += 1;
+                self.totals.other_orders += u64::from(live.order != order);
+                self.release(live, line, findings);
+            }
+            None => self.totals.unmatched_frees += 1,
+        }
+    }
+
+    /// Frees everything that is live and brings all of it home. `line` is the trace's last.
+    pub fn finish(&mut self, line: u64, findings: &mut Findings) {
+        for live in std::mem::take(&mut self.live).into_values() {
+            self.release(live, line, findings);
+        }
+        self.target.drain();
+    }
+
+    #[inline]
+    fn release(&mut self, live: Live, line: u64, findings: &mut Findings) {
+        self.totals.live_pages -= 1 << live.order;
+        let freed = live.frame.map_or(Ok(()), |frame| self.target.free(frame, live.order));
+        if let Err(fault) = freed {
+            findings.add(line, format_args!("{fault}"));
+        }
+    }
+}

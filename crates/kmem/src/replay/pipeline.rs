@@ -1,0 +1,216 @@
+//! Reading and replaying side by side: one thread decodes and parses, the caller's replays.
+//!
+//! Batches go round between the two over bounded channels; whoever is slower makes the other wait. A handful of batches
+//! exists however long the trace is.
+
+use std::io;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::time::Instant;
+
+use super::buddy_pages::BuddyPages;
+use super::objects::Objects;
+use super::outcome::{CacheUse, Findings, Outcome};
+use super::pages::Pages;
+use super::target::{ObjectTarget, PageTarget};
+use crate::input_error::{InputError, Mismatch};
+use crate::trace::event::{Action, Event};
+use crate::trace::reader::{Batch, TraceReader};
+use crate::trace::source::Source;
+
+/// Batches in flight.
+const BATCHES: usize = 8;
+
+/// How a trace is to be replayed.
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    /// Whether objects carry a pattern that is checked.
+    pub checks: bool,
+    /// Memory for object events and, apart from it, for page events.
+    pub memory_bytes: usize,
+}
+
+/// A replay at the end of its trace, with everything still live.
+pub struct Replay<T: ObjectTarget> {
+    /// The object side.
+    pub objects: Objects<T>,
+    /// The page side.
+    pub pages: Pages<BuddyPages>,
+    outcome: Outcome,
+    last_line: u64,
+}
+
+/// Why a replay ended early.
+#[derive(Debug)]
+pub enum ReplayError {
+    /// The trace is not one, or asks for the impossible.
+    Input(InputError),
+    /// The system gave no memory or no thread.
+    System(io::Error),
+}
+
+impl From<InputError> for ReplayError {
+    fn from(error: InputError) -> Self {
+        Self::Input(error)
+    }
+}
+
+impl From<io::Error> for ReplayError {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+/// Replays `source` to its end.
+///
+/// `objects` makes the object stack for a number of CPU slots: one more than the highest CPU among the first events.
+/// Should a higher one turn up later, it shares a slot. `progress` hears of events replayed and bytes read.
+///
+/// # Errors
+/// [`ReplayError`].
+pub fn replay<T: ObjectTarget>(
+    source: Source,
+    options: Options,
+    objects: impl FnOnce(u16) -> io::Result<T>,
+    mut progress: impl FnMut(u64, u64),
+) -> Result<Replay<T>, ReplayError> {
+    let started = Instant::now();
+    let bytes_read = source.progress();
+    let trace = source.name().to_owned();
+    let (filled, to_replay) = sync_channel::<Result<Batch, InputError>>(BATCHES);
+    let (emptied, to_fill) = sync_channel::<Batch>(BATCHES);
+    for _ in 0..BATCHES {
+        emptied.send(Batch::default()).expect("the channel has room for all batches");
+    }
+    std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new().name("trace reader".into());
+        reading.spawn_scoped(scope, move || read(TraceReader::new(source), &to_fill, &filled))?;
+        // Owned here, so that an early return hangs up and ends the reader.
+        let (emptied, to_replay) = (emptied, to_replay);
+        let Ok(first) = to_replay.recv() else { unreachable!("the reader sends before it ends") };
+        let first = first?;
+        let cpus = first.events.iter().map(|event| event.cpu).max().unwrap_or(0) + 1;
+        let frames = options.memory_bytes / page_frame::PAGE_SIZE;
+        let mut replay = Replay {
+            objects: Objects::new(objects(cpus)?, options.checks),
+            pages: Pages::new(BuddyPages::new(frames, cpus)?),
+            outcome: Outcome::new(&trace),
+            last_line: 0,
+        };
+        let mut next = Some(first);
+        while let Some(batch) = next {
+            replay.play(&batch, cpus)?;
+            progress(replay.outcome.events, bytes_read.load(Ordering::Relaxed));
+            // The reader is gone when it has read everything; then nobody needs the batch.
+            let _ = emptied.send(batch);
+            next = to_replay.recv().ok().transpose()?;
+        }
+        replay.outcome.duration = started.elapsed();
+        Ok(replay)
+    })
+}
+
+/// Reads all batches of a trace; ends early when nobody listens.
+fn read(
+    mut reader: TraceReader,
+    to_fill: &Receiver<Batch>,
+    filled: &SyncSender<Result<Batch, InputError>>,
+) {
+    while let Ok(mut batch) = to_fill.recv() {
+        match reader.read_batch(&mut batch) {
+            Ok(more) => {
+                if filled.send(Ok(batch)).is_err() || !more {
+                    return;
+                }
+            }
+            Err(error) => {
+                // Nobody listens: then nobody wants to know.
+                let _ = filled.send(Err(error));
+                return;
+            }
+        }
+    }
+}
+
+impl<T: ObjectTarget> Replay<T> {
+    fn play(&mut self, batch: &Batch, cpus: u16) -> Result<(), InputError> {
+        for (id, name) in &batch.new_names {
+            self.objects.name(*id, name);
+        }
+        for event in &batch.events {
+            let line = batch.first_line + u64::from(event.line_in_batch);
+            let trace = &self.outcome.trace;
+            let mismatch = |mismatch: Mismatch| mismatch.at_line(trace, line);
+            play(&mut self.objects, &mut self.pages, event, line, cpus, &mut self.outcome.findings)
+                .map_err(mismatch)?;
+            self.last_line = line;
+        }
+        self.outcome.events += batch.events.len() as u64;
+        Ok(())
+    }
+
+    /// Frees everything, gives everything back, and says what the whole of it came to.
+    pub fn finish(mut self) -> Outcome {
+        let mut outcome = self.outcome;
+        outcome.objects = self.objects.totals().clone();
+        outcome.pages = self.pages.totals().clone();
+        outcome.caches = self
+            .objects
+            .caches()
+            .iter()
+            .map(|opened| CacheUse {
+                name: opened.name.clone(),
+                requested_bytes: opened.requested_bytes(),
+                allocations: opened.allocations,
+            })
+            .collect();
+        outcome.caches.sort_by(|one, other| {
+            other.allocations.cmp(&one.allocations).then_with(|| one.name.cmp(&other.name))
+        });
+        self.objects.finish(self.last_line, &mut outcome.findings);
+        self.pages.finish(self.last_line, &mut outcome.findings);
+        let (held, peak) = self.objects.target().held_and_peak_pages();
+        outcome.peak_pages_held = peak;
+        outcome.pages_held_after_shrink = held;
+        outcome.buddy_equals_initial =
+            self.objects.target().is_as_at_start() && self.pages.target().is_as_at_start();
+        outcome
+    }
+}
+
+#[inline]
+fn play<T: ObjectTarget>(
+    objects: &mut Objects<T>,
+    pages: &mut Pages<BuddyPages>,
+    event: &Event,
+    line: u64,
+    cpus: u16,
+    findings: &mut Findings,
+) -> Result<(), Mismatch> {
+    let cpu = if event.cpu < cpus { event.cpu } else { event.cpu % cpus };
+    match event.action {
+        Action::AllocateBytes { object, requested_bytes, allocated_bytes } => {
+            objects.switch_cpu(cpu);
+            objects.count_traced(allocated_bytes);
+            objects.allocate_bytes(object, requested_bytes, line, findings);
+        }
+        Action::AllocateObject { object, requested_bytes, allocated_bytes, cache } => {
+            objects.switch_cpu(cpu);
+            objects.count_traced(allocated_bytes);
+            objects.allocate_object(object, requested_bytes, cache, line, findings)?;
+        }
+        Action::FreeObject { object } => {
+            objects.switch_cpu(cpu);
+            objects.free(object, line, findings);
+        }
+        Action::AllocatePages { frame, order } => {
+            pages.switch_cpu(cpu);
+            pages.allocate(frame, order, line, findings);
+        }
+        Action::FreePages { frame, order } => {
+            pages.switch_cpu(cpu);
+            pages.free(frame, order, line, findings);
+        }
+    }
+    Ok(())
+}

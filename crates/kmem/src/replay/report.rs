@@ -1,0 +1,128 @@
+//! The one screen at the end of a replay.
+
+use std::io::{self, Write};
+
+use super::outcome::Outcome;
+
+/// Caches that are listed.
+const BUSIEST: usize = 10;
+/// Columns of the bars.
+const BAR_COLUMNS: u64 = 24;
+
+/// Whether object events were replayed on allocators, or only counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectEvents {
+    /// Real memory went through the stack.
+    Replayed,
+    /// No memory was allocated for them.
+    Counted,
+}
+
+/// Writes what `outcome` came to, at most 80 columns wide.
+///
+/// # Errors
+/// When `out` does not take the text.
+pub fn report(
+    out: &mut dyn Write,
+    outcome: &Outcome,
+    object_events: ObjectEvents,
+    colour: bool,
+) -> io::Result<()> {
+    let (bold, dim, off) = if colour { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
+    let (objects, pages) = (&outcome.objects, &outcome.pages);
+    let seconds = outcome.duration.as_secs_f64();
+    writeln!(out, "{bold}{}{off}", outcome.trace.escape_debug())?;
+    writeln!(
+        out,
+        "  {} events in {seconds:.2} s: {bold}{:.1} million events a second{off}",
+        thousands(outcome.events),
+        outcome.events_per_second() / 1e6,
+    )?;
+    let how = match object_events {
+        ObjectEvents::Replayed => "",
+        ObjectEvents::Counted => "  (counted, not replayed)",
+    };
+    writeln!(out, "\n{bold}Objects{off}{how}")?;
+    row(out, "allocated", objects.allocations, "objects")?;
+    row(out, "freed", objects.matched_frees, "objects")?;
+    row(
+        out,
+        "freed by implication",
+        objects.implied_frees,
+        "objects, whose address was given out again",
+    )?;
+    row(out, "frees skipped", objects.unmatched_frees, "of objects older than the trace")?;
+    row(out, "asked for", objects.bytes_requested, "bytes")?;
+    row(out, "live at the peak", objects.peak_live_bytes, "bytes")?;
+    if object_events == ObjectEvents::Replayed {
+        let held = outcome.peak_pages_held as u64 * page_frame::PAGE_SIZE as u64;
+        let ratio = held as f64 / objects.peak_live_bytes.max(1) as f64;
+        row(out, "held at the peak", held, &format!("bytes, {ratio:.2} times the live ones"))?;
+    }
+    writeln!(out, "\n{bold}Pages{off}")?;
+    row(out, "allocated", pages.allocations, "blocks")?;
+    row(out, "freed", pages.matched_frees, "blocks")?;
+    row(
+        out,
+        "freed by implication",
+        pages.implied_frees,
+        "blocks, whose frame was given out again",
+    )?;
+    row(out, "frees skipped", pages.unmatched_frees, "of blocks older than the trace")?;
+    row(out, "live at the peak", pages.peak_live_pages, "pages")?;
+    if !outcome.caches.is_empty() {
+        writeln!(out, "\n{bold}The busiest of {} caches{off}", outcome.caches.len())?;
+        let most = outcome.caches[0].allocations.max(1);
+        for used in outcome.caches.iter().take(BUSIEST) {
+            let bar = "#".repeat((used.allocations * BAR_COLUMNS).div_ceil(most) as usize);
+            let name: String = used.name.chars().take(26).collect();
+            let (count, bytes) = (thousands(used.allocations), used.requested_bytes);
+            writeln!(out, "  {name:<26} {bytes:>6} B {count:>9}  {dim}{bar}{off}")?;
+        }
+    }
+    writeln!(out)?;
+    let home = match (object_events, outcome.pages_held_after_shrink) {
+        (ObjectEvents::Counted, _) => String::new(),
+        (_, 0) => format!("all {} pages home; ", thousands(outcome.peak_pages_held as u64)),
+        (_, held) => format!("{} pages are not home; ", thousands(held as u64)),
+    };
+    let same = if outcome.buddy_equals_initial { "the" } else { "NOT the" };
+    writeln!(
+        out,
+        "{bold}Everything freed: {home}the free blocks are {same} ones of the start.{off}"
+    )?;
+    for finding in outcome.findings.shown() {
+        writeln!(out, "  {finding}")?;
+    }
+    match outcome.findings.count() - outcome.findings.shown().len() as u64 {
+        0 => Ok(()),
+        more => writeln!(out, "  and {} more", thousands(more)),
+    }
+}
+
+fn row(out: &mut dyn Write, what: &str, number: u64, unit: &str) -> io::Result<()> {
+    writeln!(out, "  {what:<21}{:>13} {unit}", thousands(number))
+}
+
+fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_grouped_by_thousands() {
+        let grouped = [0, 999, 1_000, 1_234_567].map(thousands);
+        assert_eq!(grouped, ["0", "999", "1,000", "1,234,567"]);
+    }
+}

@@ -1,0 +1,179 @@
+//! What an allocator implements to be replayed on.
+//!
+//! One implementation of [`ObjectTarget`] is enough to replay the object events of a trace on an allocator of your own,
+//! one of [`PageTarget`] for its page events. Targets are driven by one thread, which says before each call which CPU it
+//! plays.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ptr::NonNull;
+
+use page_frame::OutOfMemory;
+
+/// Alignment of all objects in bytes.
+pub const OBJECT_ALIGN: usize = 8;
+
+/// An allocator of objects: named caches, and bytes of any size.
+///
+/// # Safety
+/// 1. Where [`BACKED`](Self::BACKED), each pointer returned is valid for reads and writes of the object's bytes, aligned
+///    to [`OBJECT_ALIGN`], and nobody else's until it is freed.
+pub unsafe trait ObjectTarget {
+    /// Names a cache of this target.
+    type Cache: Copy;
+
+    /// Whether there is memory behind objects, to be written and checked.
+    const BACKED: bool = true;
+
+    /// Goes on as CPU `cpu`.
+    fn switch_cpu(&mut self, cpu: u16);
+
+    /// Makes a cache of objects of `object_bytes`, a multiple of [`OBJECT_ALIGN`].
+    ///
+    /// # Errors
+    /// Why there can be no such cache.
+    fn open_cache(&mut self, name: &str, object_bytes: usize) -> Result<Self::Cache, String>;
+
+    /// Allocates an object of `cache`.
+    ///
+    /// # Errors
+    /// When memory is out.
+    fn allocate_object(&mut self, cache: Self::Cache) -> Result<NonNull<u8>, OutOfMemory>;
+
+    /// Frees an object of `cache`.
+    ///
+    /// # Safety
+    /// 1. `object` was allocated from `cache` and not freed since.
+    unsafe fn free_object(&mut self, cache: Self::Cache, object: NonNull<u8>);
+
+    /// Allocates `bytes`, 1 or more.
+    ///
+    /// # Errors
+    /// When memory is out.
+    fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory>;
+
+    /// Frees what `allocate_bytes` returned.
+    ///
+    /// # Safety
+    /// 1. `start` was returned for `bytes` and not freed since.
+    unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize);
+
+    /// Returns the pages held at this moment, and the most held at once.
+    fn held_and_peak_pages(&self) -> (usize, usize);
+
+    /// Gives back every page that no live object needs, those of idle CPUs too.
+    fn shrink(&mut self);
+
+    /// Returns whether the pages below are as they were at the start.
+    fn is_as_at_start(&self) -> bool;
+}
+
+/// An allocator of page blocks by frame number. Its frames need no memory behind them.
+pub trait PageTarget {
+    /// Goes on as CPU `cpu`.
+    fn switch_cpu(&mut self, cpu: u16);
+
+    /// Allocates 2^`order` frames and returns the first.
+    ///
+    /// # Errors
+    /// When memory is out.
+    fn allocate(&mut self, order: u8) -> Result<u64, OutOfMemory>;
+
+    /// Frees the block of `order` at `frame`.
+    ///
+    /// # Errors
+    /// What the allocator found wrong with that.
+    fn free(&mut self, frame: u64, order: u8) -> Result<(), String>;
+
+    /// Brings home what CPUs keep.
+    fn drain(&mut self);
+
+    /// Returns whether the free blocks are as they were at the start.
+    fn is_as_at_start(&self) -> bool;
+}
+
+/// Counts object events and allocates nothing: what a trace asks for, without an allocator.
+#[derive(Debug, Default)]
+pub struct CountOnly;
+
+// SAFETY: not `BACKED`, so nothing is promised.
+unsafe impl ObjectTarget for CountOnly {
+    type Cache = ();
+
+    const BACKED: bool = false;
+
+    fn switch_cpu(&mut self, _: u16) {}
+
+    fn open_cache(&mut self, _: &str, _: usize) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn allocate_object(&mut self, (): ()) -> Result<NonNull<u8>, OutOfMemory> {
+        Ok(NonNull::dangling())
+    }
+
+    unsafe fn free_object(&mut self, (): (), _: NonNull<u8>) {}
+
+    fn allocate_bytes(&mut self, _: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        Ok(NonNull::dangling())
+    }
+
+    unsafe fn free_bytes(&mut self, _: NonNull<u8>, _: usize) {}
+
+    fn held_and_peak_pages(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
+    fn shrink(&mut self) {}
+
+    fn is_as_at_start(&self) -> bool {
+        true
+    }
+}
+
+/// The system's allocator. It has no caches and no CPUs, and does not say which pages it holds.
+#[derive(Debug, Default)]
+pub struct SystemAllocator;
+
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, OBJECT_ALIGN).expect("a request is at most 1 GiB")
+}
+
+// SAFETY: clause 1 is what `std::alloc::alloc` promises for the layout.
+unsafe impl ObjectTarget for SystemAllocator {
+    type Cache = usize;
+
+    fn switch_cpu(&mut self, _: u16) {}
+
+    fn open_cache(&mut self, _: &str, object_bytes: usize) -> Result<usize, String> {
+        Ok(object_bytes)
+    }
+
+    fn allocate_object(&mut self, object_bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        self.allocate_bytes(object_bytes)
+    }
+
+    unsafe fn free_object(&mut self, object_bytes: usize, object: NonNull<u8>) {
+        // SAFETY: clause 1: the object was allocated with the layout of its cache's size.
+        unsafe { dealloc(object.as_ptr(), layout(object_bytes)) }
+    }
+
+    fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        // SAFETY: requests have at least one byte, so the layout is not empty.
+        NonNull::new(unsafe { alloc(layout(bytes)) }).ok_or(OutOfMemory)
+    }
+
+    unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
+        // SAFETY: clause 1: allocated with this layout.
+        unsafe { dealloc(start.as_ptr(), layout(bytes)) }
+    }
+
+    fn held_and_peak_pages(&self) -> (usize, usize) {
+        (0, 0)
+    }
+
+    fn shrink(&mut self) {}
+
+    fn is_as_at_start(&self) -> bool {
+        true
+    }
+}

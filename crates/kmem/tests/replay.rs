@@ -1,0 +1,118 @@
+//! `kmem replay` as a user runs it.
+
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+fn kmem(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+fn temporary(name: &str, contents: &str) -> String {
+    let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
+    std::fs::write(&path, contents).expect("there is room for the file");
+    path.to_str().expect("the folder's name is text").to_owned()
+}
+
+const SMALL: &str = "# kmem-compact 1
+!g,0,GFP_KERNEL
+!s,0,main
+!s,1,filp
+a,1,0,1000,20,32,0,0
+A,1,1,2000,184,192,0,1
+A,1,1,2000,184,192,0,1
+A,1,0,3000,24,32,0,1
+x,1,0,2a00,0,9,0,1
+p,1,0,100,3,0,0
+p,1,3,200,0,0,0
+f,1,1,1000
+F,1,0,9000
+P,1,1,100,2
+P,1,1,101,0";
+
+#[test]
+fn json_has_every_total() {
+    let trace = temporary("small \"quoted\".csv", SMALL);
+    let output = kmem(&["replay", "--json", "-", &trace]);
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    let json = String::from_utf8(output.stdout).expect("JSON is text");
+    for field in [
+        "small \\\"quoted\\\".csv\",",
+        "\"events\": 10,",
+        "\"events_per_second\": ",
+        "\"bytes_requested\": 412,",
+        "\"bytes_allocated_traced\": 448,",
+        "\"matched_frees\": 1,",
+        "\"unmatched_frees\": 1,",
+        "\"implied_frees\": 1,",
+        "\"peak_live_bytes\": 228,",
+        "\"peak_pages_held\": ",
+        "\"page_matched_frees\": 1,",
+        "\"page_unmatched_frees\": 1,",
+        "\"page_implied_frees\": 0,",
+        "\"page_other_orders\": 1,",
+        "\"peak_live_pages\": 9,",
+        "\"pages_held_after_shrink\": 0,",
+        "\"buddy_equals_initial\": true",
+    ] {
+        assert!(json.contains(field), "{field} in {json}");
+    }
+}
+
+#[test]
+fn several_traces_are_an_array_and_a_report_each() {
+    let (one, other) = (temporary("one.csv", SMALL), temporary("other.csv", SMALL));
+    let json = temporary("both.json", "");
+    let output = kmem(&["replay", "--json", &json, &one, &other]);
+    assert_eq!(output.status.code(), Some(0));
+    let json = std::fs::read_to_string(json).expect("it was written");
+    assert!(json.starts_with("[\n{") && json.ends_with("}\n]\n"), "{json}");
+    assert_eq!(json.matches("\"events\": 10,").count(), 2);
+    let report = String::from_utf8(output.stdout).expect("the report is text");
+    assert!(report.contains(&one) && report.contains(&other), "{report}");
+    assert_eq!(report.matches("filp-24").count(), 2, "{report}");
+}
+
+#[test]
+fn buddyinfo_has_the_kernels_form_and_counts_every_free_page() {
+    let (trace, file) = (temporary("free.csv", SMALL), temporary("buddyinfo", ""));
+    let output = kmem(&["replay", "--memory", "1G", "--buddyinfo", &file, &trace]);
+    assert_eq!(output.status.code(), Some(0));
+    let line = std::fs::read_to_string(file).expect("it was written");
+    let mut fields = line.split_whitespace();
+    assert_eq!([(); 4].map(|()| fields.next().expect("a field")), ["Node", "0,", "zone", "Normal"]);
+    let counts: Vec<usize> = fields.map(|field| field.parse().expect("a number")).collect();
+    assert_eq!(counts.len(), 11);
+    let free: usize = counts.iter().enumerate().map(|(order, count)| count << order).sum();
+    let taken = (1 << 18) - free;
+    // One page is live at the end; CPU slots may keep a word of frames each.
+    assert!((1..=4 * 64).contains(&taken), "{taken} pages are taken");
+}
+
+#[test]
+fn memory_that_is_too_small_is_a_finding_and_not_an_error() {
+    let output = kmem(&["replay", "--memory", "4K", &temporary("tight.csv", SMALL)]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = String::from_utf8(output.stdout).expect("the report is text");
+    assert!(report.contains("tight.csv:10: no memory for a block of order 3"), "{report}");
+}
+
+#[test]
+fn the_report_fits_80_columns_and_has_no_colours_when_piped() {
+    let output = kmem(&["replay"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(output.stderr.is_empty(), "no progress bar where there is no terminal");
+    let report = String::from_utf8(output.stdout).expect("the report is text");
+    assert!(!report.contains('\x1b'));
+    assert!(report.lines().all(|line| line.chars().count() <= 80), "{report}");
+    assert!(report.lines().count() <= 40, "one screen: {report}");
+}
+
+#[test]
+fn buddyinfo_of_two_traces_is_a_usage_error() {
+    let output = kmem(&["replay", "--buddyinfo", "x", "a", "b"]);
+    assert_eq!(output.status.code(), Some(2));
+}
