@@ -30,10 +30,10 @@ pub unsafe fn write(object: NonNull<u8>, bytes: usize, stamp: u32) {
     }
 }
 
-/// Returns the offset of the word or byte that is not as [`write`] left it, if one is not.
+/// Returns the offset of the word or byte that is not as [`write()`] left it, if one is not.
 ///
 /// # Safety
-/// 1. The bytes were written by [`write`] with this `bytes` and are valid for reads.
+/// 1. The bytes were written by [`write()`] with this `bytes` and are valid for reads.
 pub unsafe fn first_difference(object: NonNull<u8>, bytes: usize, stamp: u32) -> Option<usize> {
     let words = object.cast::<u64>();
     let mut pattern = Pattern::new(object, stamp);
