@@ -38,6 +38,12 @@ impl ClassIndex {
     pub const COUNT: usize =
         LINEAR_CLASSES + (LARGEST / LINEAR).ilog2() as usize * STEPS_PER_DOUBLING;
 
+    /// Returns the class of number `index`, or `None` from [`COUNT`](Self::COUNT) on.
+    #[inline]
+    pub const fn new(index: usize) -> Option<Self> {
+        if index < Self::COUNT { Some(Self(index as u8)) } else { None }
+    }
+
     /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero bytes take the smallest.
     #[inline]
     pub const fn for_size(bytes: usize) -> Option<Self> {

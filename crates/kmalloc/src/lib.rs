@@ -1,9 +1,16 @@
-//! Memory of any size: which size class serves a request.
+//! Memory of any size, from object caches over any page source.
 //!
 //! # Theory
 //! A request is narrowed once: from a layout to a **class**, an object size that a cache of its own serves. Few classes
 //! mean few half-empty slabs; many mean little waste inside objects. [`ClassIndex`] holds the compromise and its bounds,
-//! as `const fn`, so that the class of a constant size is a constant.
+//! as `const fn`, so that the class of a constant size is a constant. What is beyond the largest class is **large**: it
+//! takes whole pages from the page source.
+//!
+//! Freeing needs no header in front of an object. Who knows the layout says it, and the class follows; who does not has
+//! the page map, in which every page of a slab carries its class, and the head of every run of pages its length.
+//!
+//! - [`Kmalloc`]: allocate, free, resize, in Rust's terms (`Layout`) and under the kernel's names.
+//! - [`Global`]: the same as a program's `#[global_allocator]`.
 //!
 //! ```
 //! use core::alloc::Layout;
@@ -19,5 +26,13 @@
 #![no_std]
 
 mod class;
+mod global;
+mod kmalloc;
+mod large;
+mod names;
+mod resize;
+mod stats;
 
+pub use crate::kmalloc::Kmalloc;
 pub use class::{ClassIndex, LARGEST};
+pub use global::Global;

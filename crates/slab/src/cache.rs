@@ -90,6 +90,21 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
         unsafe { self.core().free(object) }
     }
 
+    /// Turns the handle into a pointer, for places that hold one as an atomic word.
+    pub fn into_raw(self) -> NonNull<()> {
+        ManuallyDrop::new(self).core.cast()
+    }
+
+    /// Takes a handle up again.
+    ///
+    /// # Safety
+    /// 1. `raw` came from [`into_raw`](Self::into_raw) of a cache of this type, and stands for one handle: of those made
+    ///    from it at most one is dropped, and none is used afterwards.
+    #[inline(always)]
+    pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        Self { core: raw.cast() }
+    }
+
     /// Returns the name.
     pub fn name(&self) -> Name {
         self.core().plan.name

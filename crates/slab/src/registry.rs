@@ -150,6 +150,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         &self.system().source
     }
 
+    /// Gives `fault` to the fault hook, for layers above that see misuse themselves.
+    #[cold]
+    pub fn report(&self, fault: &Fault) {
+        self.system().report(fault);
+    }
+
     /// Returns the pages held: by all caches, the internal ones, and the registry itself.
     pub fn pages_held(&self) -> usize {
         let mut pages = self.system().order.pages();

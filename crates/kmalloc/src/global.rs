@@ -1,0 +1,177 @@
+//! The allocator as a program's `#[global_allocator]`: a constant that sets itself up at the first request.
+
+use core::alloc::{GlobalAlloc, Layout};
+use core::fmt;
+use core::mem::MaybeUninit;
+use core::ptr::NonNull;
+
+use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
+use page_frame::{Cpu, OutOfMemory, PageResize};
+
+use crate::Kmalloc;
+
+/// Nobody has asked yet, or setting up failed.
+const UNTOUCHED: u8 = 0;
+/// Somebody is setting up; others wait.
+const STARTING: u8 = 1;
+/// `kmalloc` is there, for ever.
+const READY: u8 = 2;
+
+/// A [`Kmalloc`] that can be a static, and the program's global allocator.
+///
+/// `setup` runs once, at the first request, on the thread or CPU that makes it. It must not allocate from this allocator.
+/// When it fails, that request fails, and the next one tries again.
+///
+/// ```
+/// use buddy::page_frame::{DirectMap, OutOfMemory};
+/// use buddy::{Buddy, Mode};
+/// use hosted::{Mapped, Threads};
+/// use kmalloc::{Global, Kmalloc};
+/// use slab::Registry;
+///
+/// type Pages = Buddy<'static, DirectMap, Threads>;
+///
+/// #[global_allocator]
+/// static HEAP: Global<Pages, Threads> = Global::new(|| {
+///     let frames = Mapped::reserve(1 << 30).map_err(|_| OutOfMemory)?;
+///     let ranges = [frames.frames()];
+///     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
+///     let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
+///     let map = frames.direct_map();
+///     // SAFETY: both mappings are fresh, so zero and ours, and they are forgotten below, so they stay.
+///     let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, Threads, Mode::Cached) };
+///     core::mem::forget((frames, metadata));
+///     Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
+/// });
+///
+/// let numbers: Vec<u32> = (0..1000).collect();
+/// assert_eq!(numbers.len(), 1000);
+/// assert!(HEAP.get().is_some_and(|kmalloc| kmalloc.pages_held() > 0));
+/// ```
+pub struct Global<P: PageResize, C: Cpu + Clone> {
+    setup: fn() -> Result<Kmalloc<P, C>, OutOfMemory>,
+    state: AtomicU8,
+    kmalloc: UnsafeCell<MaybeUninit<Kmalloc<P, C>>>,
+}
+
+// SAFETY: `kmalloc` is written once, by the one who changed `state` from untouched to starting, and from then on only
+// shared; P and C come from `setup` on whichever CPU runs it.
+unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync> Sync for Global<P, C> {}
+
+impl<P: PageResize, C: Cpu + Clone> Global<P, C> {
+    page_frame::const_unless_loom! {
+        /// Makes an allocator that `setup` will set up.
+        pub fn new(setup: fn() -> Result<Kmalloc<P, C>, OutOfMemory>) -> Self {
+            let kmalloc = UnsafeCell::new(MaybeUninit::uninit());
+            Self { setup, state: AtomicU8::new(UNTOUCHED), kmalloc }
+        }
+    }
+
+    /// Returns the allocator, setting it up if nobody has yet. Spins while somebody else does.
+    ///
+    /// # Errors
+    /// What `setup` fails with.
+    #[inline]
+    pub fn kmalloc(&self) -> Result<&Kmalloc<P, C>, OutOfMemory> {
+        self.get().map_or_else(|| self.start(), Ok)
+    }
+
+    /// Returns the allocator if it has been set up.
+    #[inline(always)]
+    pub fn get(&self) -> Option<&Kmalloc<P, C>> {
+        // Acquire: pairs with the Release in `start`; sees the allocator as it was made.
+        let is_ready = self.state.load(Ordering::Acquire) == READY;
+        // SAFETY: it is ready.
+        is_ready.then(|| unsafe { self.assume_ready() })
+    }
+
+    /// # Safety
+    /// 1. `state` was seen to be ready, by the caller or by whoever handed it memory of this allocator.
+    #[inline(always)]
+    unsafe fn assume_ready(&self) -> &Kmalloc<P, C> {
+        let kmalloc = self.kmalloc.with(|kmalloc| kmalloc);
+        // SAFETY: clause 1: written before, and never again.
+        let kmalloc = unsafe { &*kmalloc };
+        // SAFETY: clause 1: initialised.
+        unsafe { kmalloc.assume_init_ref() }
+    }
+
+    #[cold]
+    fn start(&self) -> Result<&Kmalloc<P, C>, OutOfMemory> {
+        loop {
+            let (old, new) = (UNTOUCHED, STARTING);
+            // Acquire: as in `get`, when somebody else has finished; otherwise the Release after a failure.
+            match self.state.compare_exchange(old, new, Ordering::Acquire, Ordering::Acquire) {
+                Ok(_) => break,
+                // SAFETY: ready.
+                Err(READY) => return Ok(unsafe { self.assume_ready() }),
+                Err(_) => spin_hint(),
+            }
+        }
+        match (self.setup)() {
+            Ok(made) => {
+                self.kmalloc.with_mut(|kmalloc| {
+                    // SAFETY: we changed the state to starting, so nobody else reads or writes this.
+                    let kmalloc = unsafe { &mut *kmalloc };
+                    kmalloc.write(made);
+                });
+                // Release: pairs with the Acquire in `get`.
+                self.state.store(READY, Ordering::Release);
+                // SAFETY: ready.
+                Ok(unsafe { self.assume_ready() })
+            }
+            Err(OutOfMemory) => {
+                self.state.store(UNTOUCHED, Ordering::Release);
+                Err(OutOfMemory)
+            }
+        }
+    }
+}
+
+// SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source); nothing unwinds: running
+// out is a null pointer, and faults go to the registry's hook, which is said there.
+unsafe impl<P: PageResize, C: Cpu + Clone> GlobalAlloc for Global<P, C>
+where
+    P: Send + Sync,
+    C: Send + Sync,
+{
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate(layout)))
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_zeroed(layout)))
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
+        let kmalloc = unsafe { self.assume_ready() };
+        // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
+        let start = unsafe { NonNull::new_unchecked(start) };
+        // SAFETY: `GlobalAlloc`: allocated with this layout and not used any more.
+        unsafe { kmalloc.free_sized(start, layout) };
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
+        // SAFETY: as in `dealloc`.
+        let kmalloc = unsafe { self.assume_ready() };
+        // SAFETY: as in `dealloc`.
+        let start = unsafe { NonNull::new_unchecked(start) };
+        // SAFETY: `GlobalAlloc`: allocated with this layout; the caller goes on with the address returned.
+        or_null(unsafe { kmalloc.reallocate(start, layout, new_bytes) })
+    }
+}
+
+impl<P: PageResize, C: Cpu + Clone> fmt::Debug for Global<P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()
+    }
+}
+
+fn or_null(outcome: Result<NonNull<u8>, OutOfMemory>) -> *mut u8 {
+    outcome.map_or(core::ptr::null_mut(), NonNull::as_ptr)
+}

@@ -1,0 +1,230 @@
+//! The allocator: a request becomes a class, and a class a cache; what has no class becomes pages.
+//!
+//! # Concepts
+//! - Each class has a cache in the slab registry, built by the first request that needs it.
+//! - Slab pages carry their class as the page map's tag. So an address alone is enough to free: the tag says class or
+//!   run of pages. Who knows the layout does not even need that look-up ([`free_sized`](Kmalloc::free_sized)).
+//!
+//! # Invariants
+//! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this allocator, the same for ever.
+//! - I2: an address whose tag is a class of ours is an object of that class's cache: nobody else tags with classes.
+//!
+//! # Concurrency
+//! Two CPUs that need a class for the first time both build a cache; one compare-exchange decides, and the loser
+//! destroys its own, still empty. Everything else is the registry's and the page source's business.
+
+use core::alloc::Layout;
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+
+use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
+use page_frame::{Cpu, OutOfMemory, PAGE_SHIFT, PageResize, Tag};
+use slab::{Cache, Registry};
+
+use crate::ClassIndex;
+
+const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
+
+/// Memory of any size and alignment, from the caches of a registry and, beyond [`LARGEST`](crate::LARGEST), from its page
+/// source.
+///
+/// All methods take `&self` and may be called from every CPU, and from interrupts.
+///
+/// ```
+/// use core::alloc::Layout;
+/// use kmalloc::Kmalloc;
+/// use page_frame::{Arena, SingleCpu};
+/// use slab::Registry;
+///
+/// let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+/// let arena = Arena::new(&mut memory)?;
+/// let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new())?);
+/// let twenty = kmalloc.allocate(Layout::new::<[u8; 20]>())?;
+/// assert_eq!(kmalloc.usable_size(twenty), Some(24));
+/// // SAFETY: from this allocator, and not used any more.
+/// unsafe { kmalloc.free(twenty) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct Kmalloc<P: PageResize, C: Cpu + Clone> {
+    registry: Registry<P, C>,
+    caches: [AtomicPtr<()>; ClassIndex::COUNT],
+    pub(crate) large_pages: AtomicUsize,
+}
+
+// SAFETY: the raw handles are caches, which may be sent and shared under the same conditions, as may the registry.
+unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync> Send for Kmalloc<P, C> {}
+// SAFETY: as above.
+unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync> Sync for Kmalloc<P, C> {}
+
+impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+    /// Makes an allocator whose caches are in `registry`. Takes no memory before the first request.
+    ///
+    /// One registry carries one such allocator: a second one would take the first one's objects for its own.
+    pub fn new(registry: Registry<P, C>) -> Self {
+        let caches = core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut()));
+        Self { registry, caches, large_pages: AtomicUsize::new(0) }
+    }
+
+    /// Returns the registry, for shrinking, statistics and caches of one's own.
+    pub const fn registry(&self) -> &Registry<P, C> {
+        &self.registry
+    }
+
+    /// Allocates memory for `layout`, its content arbitrary. Zero bytes are served like one.
+    ///
+    /// Up to [`LARGEST`](crate::LARGEST) bytes a hit is a pop in the caller's CPU slot; a miss may take locks and ask the
+    /// page source. Larger requests take whole pages, exactly as many as needed where the source can.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when neither a slab nor the page source has room; so do sizes and alignments beyond the largest
+    /// block (1 GiB).
+    #[inline]
+    pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        match ClassIndex::for_layout(layout) {
+            Some(class) => self.allocate_class(class),
+            None => self.allocate_large(layout).map(|run| run.start),
+        }
+    }
+
+    /// Allocates memory for `layout` that reads as zero. Skips the zeroing where the page source says that its pages are.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        let (start, is_zero) = match ClassIndex::for_layout(layout) {
+            Some(class) => (self.allocate_class(class)?, false),
+            None => self.allocate_large(layout).map(|run| (run.start, run.is_zero))?,
+        };
+        if !is_zero {
+            // SAFETY: just allocated for as many bytes, and nobody else's.
+            unsafe { start.write_bytes(0, layout.size()) };
+        }
+        Ok(start)
+    }
+
+    /// Frees what an allocation returned, whatever its size. One load more than [`free_sized`](Self::free_sized).
+    ///
+    /// Addresses that are not an allocation's start are a [fault](page_frame::Fault) where the page map shows it: memory
+    /// of others, freed or interior pages of large allocations, raw blocks, objects of private caches.
+    ///
+    /// # Safety
+    /// 1. `start` came from this allocator and has not been freed since.
+    /// 2. Nobody uses the memory from now on.
+    #[inline]
+    #[track_caller]
+    pub unsafe fn free(&self, start: NonNull<u8>) {
+        match self.class_at(start) {
+            // SAFETY: the caller's clauses; I2.
+            Some(class) => unsafe { self.free_object(class, start) },
+            // SAFETY: the caller's clauses.
+            None => unsafe { self.free_large(start) },
+        }
+    }
+
+    /// Frees what was allocated with `layout`. A hit is a push in the caller's CPU slot, without any look-up.
+    ///
+    /// # Safety
+    /// 1. `start` came from this allocator for `layout` and has not been freed since.
+    /// 2. Nobody uses the memory from now on.
+    #[inline]
+    #[track_caller]
+    pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
+        match ClassIndex::for_layout(layout) {
+            // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
+            Some(class) => unsafe { self.free_object(class, start) },
+            // SAFETY: the caller's clauses.
+            None => unsafe { self.free_large(start) },
+        }
+    }
+
+    /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None` for an address at which
+    /// no allocation of this allocator starts, as far as the page map shows. O(1), no lock.
+    pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
+        match self.class_at(start) {
+            Some(class) => Some(class.size()),
+            None => self.large_pages_at(start.addr().get()).map(|pages| pages << PAGE_SHIFT),
+        }
+    }
+
+    /// Returns the class of the slab that `start` lies in, if it is one of ours.
+    #[inline]
+    pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
+        let tag = self.registry.source().tag(start.addr().get());
+        tag.as_class().and_then(ClassIndex::new)
+    }
+
+    #[inline(always)]
+    pub(crate) fn allocate_class(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
+        // Acquire: pairs with the Release in `build`; sees the cache as it was built.
+        let raw = self.caches[class.index()].load(Ordering::Acquire);
+        let raw = match NonNull::new(raw) {
+            Some(raw) => raw,
+            None => self.build(class)?,
+        };
+        // SAFETY: I1.
+        unsafe { Self::borrow(raw) }.allocate()
+    }
+
+    /// # Safety
+    /// 1. `start` is an object of `class` that the caller owns and nobody uses.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) unsafe fn free_object(&self, class: ClassIndex, start: NonNull<u8>) {
+        // Acquire: as in `allocate_class`.
+        let raw = self.caches[class.index()].load(Ordering::Acquire);
+        let Some(raw) = NonNull::new(raw) else { return self.foreign(start) };
+        // SAFETY: I1.
+        let cache = unsafe { Self::borrow(raw) };
+        // SAFETY: clause 1: an object of this class came from the class's cache.
+        unsafe { cache.free(start) };
+    }
+
+    /// Builds the cache of `class`, unless somebody else has meanwhile.
+    #[cold]
+    fn build(&self, class: ClassIndex) -> Result<NonNull<()>, OutOfMemory> {
+        let layout = Layout::from_size_align(class.size(), class.alignment())
+            .expect("a class's alignment is a power of two that divides its size");
+        let tag = Tag::class(class.index()).expect("there are fewer classes than tags for them");
+        let name = crate::names::cache_name(class);
+        let cache = self.registry.cache(name.as_str(), layout).tag(tag).build();
+        let new = cache.map_err(|_| OutOfMemory)?.into_raw();
+        let place = &self.caches[class.index()];
+        let empty = core::ptr::null_mut();
+        // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the other one.
+        match place.compare_exchange(empty, new.as_ptr(), Ordering::Release, Ordering::Acquire) {
+            Ok(_) => Ok(new),
+            Err(first) => {
+                // SAFETY: ours from `into_raw` above, seen by nobody else. It never had an object.
+                drop(unsafe { Cache::<P, C>::from_raw(new) });
+                Ok(NonNull::new(first).expect("the exchange failed because it is not null"))
+            }
+        }
+    }
+
+    /// # Safety
+    /// 1. `raw` is one of `caches` (I1).
+    #[inline(always)]
+    unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<P, C>> {
+        // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays the allocator's.
+        ManuallyDrop::new(unsafe { Cache::from_raw(raw) })
+    }
+}
+
+impl<P: PageResize, C: Cpu + Clone> Drop for Kmalloc<P, C> {
+    /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page source.
+    fn drop(&mut self) {
+        for place in &mut self.caches {
+            // Relaxed: `&mut self` says that nobody else is there.
+            if let Some(raw) = NonNull::new(place.load(Ordering::Relaxed)) {
+                // SAFETY: I1: owned, and not used again.
+                drop(unsafe { Cache::<P, C>::from_raw(raw) });
+            }
+        }
+    }
+}
+
+impl<P: PageResize, C: Cpu + Clone> core::fmt::Debug for Kmalloc<P, C> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Kmalloc").field("pages_held", &self.pages_held()).finish_non_exhaustive()
+    }
+}

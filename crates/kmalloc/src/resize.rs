@@ -1,0 +1,65 @@
+//! Changing the size of an allocation: in place where its class or its run allows that, otherwise by moving.
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, OutOfMemory, PageResize};
+
+use crate::{ClassIndex, Kmalloc};
+
+impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+    /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
+    ///
+    /// Within a class nothing moves. A large allocation grows into free pages behind it and gives its tail back, where the
+    /// page source can. Otherwise it is copied to a new place: O(bytes).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds `isize::MAX`; the
+    /// allocation is then as it was.
+    ///
+    /// # Safety
+    /// 1. `start` came from this allocator for `layout` and has not been freed since.
+    /// 2. Unless it fails, the address returned is used from now on, and `start` no longer.
+    pub unsafe fn reallocate(
+        &self,
+        start: NonNull<u8>,
+        layout: Layout,
+        new_bytes: usize,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let new = Layout::from_size_align(new_bytes, layout.align()).map_err(|_| OutOfMemory)?;
+        // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
+        unsafe { self.resize(start, ClassIndex::for_layout(layout), layout.size(), new) }
+    }
+
+    /// Makes the allocation at `start`, of `class` or large, of which `bytes` bytes are in use, one for the layout `new`.
+    ///
+    /// # Safety
+    /// 1. As for [`reallocate`](Self::reallocate).
+    pub(crate) unsafe fn resize(
+        &self,
+        start: NonNull<u8>,
+        class: Option<ClassIndex>,
+        bytes: usize,
+        new: Layout,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let stays = match (class, ClassIndex::for_layout(new)) {
+            (Some(old), Some(new)) => old == new,
+            // SAFETY: clause 1: without a class it is large, and what is behind the new size is given up.
+            (None, None) => unsafe { self.resize_large(start, new.size()) },
+            _ => false,
+        };
+        if stays {
+            return Ok(start);
+        }
+        let moved = self.allocate(new)?;
+        // SAFETY: both have so many bytes, and one was just allocated, so they do not overlap.
+        unsafe { moved.copy_from_nonoverlapping(start, bytes.min(new.size())) };
+        match class {
+            // SAFETY: clause 1.
+            Some(class) => unsafe { self.free_object(class, start) },
+            // SAFETY: clause 1.
+            None => unsafe { self.free_large(start) },
+        }
+        Ok(moved)
+    }
+}

@@ -1,0 +1,82 @@
+//! This test program runs on its own allocator: the harness, its threads, and collections that are filled and dropped.
+
+use std::alloc::Layout;
+use std::collections::BTreeMap;
+
+use buddy::page_frame::{DirectMap, OutOfMemory};
+use buddy::{Buddy, Mode};
+use hosted::{Mapped, Threads};
+use kmalloc::{Global, Kmalloc};
+use slab::Registry;
+
+type Pages = Buddy<'static, DirectMap, Threads>;
+
+#[global_allocator]
+static HEAP: Global<Pages, Threads> = Global::new(|| {
+    let frames = Mapped::reserve(2 << 30).map_err(|_| OutOfMemory)?;
+    let ranges = [frames.frames()];
+    let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
+    let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
+    let map = frames.direct_map();
+    // SAFETY: both mappings are fresh, so zero and ours, and are forgotten below, so they stay.
+    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, Threads, Mode::Cached) };
+    std::mem::forget((frames, metadata));
+    Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
+});
+
+#[test]
+fn collections_of_many_threads_come_and_go() {
+    let work = |seed: u64| {
+        let mut random = testkit::Random::new(seed);
+        let mut map = BTreeMap::new();
+        for _ in 0..20_000 {
+            let key = random.below(2_000) as u64;
+            let length = random.below(300);
+            if random.one_in(3) {
+                map.remove(&key);
+            } else {
+                map.insert(key, vec![key as u8; length]);
+            }
+        }
+        for (key, bytes) in &map {
+            assert!(bytes.iter().all(|byte| *byte == *key as u8));
+        }
+        map
+    };
+    // Maps are built in one thread and dropped in another.
+    let maps: Vec<_> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..8).map(|seed| scope.spawn(move || work(seed))).collect();
+        workers.into_iter().map(|worker| worker.join().expect("no panic")).collect()
+    });
+    assert!(maps.iter().all(|map| map.len() > 500));
+    drop(maps);
+    let kmalloc = HEAP.get().expect("it has been used");
+    kmalloc.validate().expect("consistent");
+}
+
+#[test]
+fn impossible_requests_are_null_and_leave_everything_as_it_was() {
+    let mut numbers: Vec<u8> = Vec::new();
+    assert!(numbers.try_reserve(3 << 30).is_err(), "more than there is");
+    assert!(numbers.try_reserve(isize::MAX as usize).is_err());
+    numbers.extend([1, 2, 3]);
+    assert!(numbers.try_reserve(isize::MAX as usize - 3).is_err());
+    assert_eq!(numbers, [1, 2, 3]);
+    let layout = Layout::from_size_align(1, 2 << 30).expect("a layout");
+    // SAFETY: the layout is not empty.
+    assert!(unsafe { std::alloc::alloc(layout) }.is_null());
+}
+
+#[test]
+fn strings_grow_and_large_vectors_are_zero() {
+    let mut text = String::new();
+    for number in 0..50_000 {
+        text.push_str(&number.to_string());
+    }
+    assert!(text.ends_with("49999") && text.starts_with("0123456789"));
+    for _ in 0..3 {
+        let mut zeros = vec![0_u64; 1 << 20];
+        assert!(zeros.iter().all(|number| *number == 0));
+        zeros.fill(u64::MAX);
+    }
+}
