@@ -2,7 +2,8 @@
 //!
 //! # Concepts
 //! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind the colour offset.
-//! - **Bookkeeping**: 64 bytes of record and two bytes per object for links, so that a free object is never written to. It
+//! - **Bookkeeping**: 64 bytes of record and a **link** per object, so that a free object is never written to. Up to twelve
+//!   links lie in the record; more in lines of their own in front of it, a byte each up to 256 objects, otherwise two. It
 //!   lies at the end of the slab where it fits into what the objects leave over, or where objects are small; otherwise
 //!   outside.
 //! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of them.
@@ -31,8 +32,10 @@ pub const LARGEST_ORDER: u8 = 3;
 
 /// Bytes of a slab's record.
 pub(crate) const RECORD: usize = 64;
-/// Bytes of a link.
-const LINK: usize = 2;
+/// Objects whose links fit in the record itself.
+pub(crate) const LINKS_WITHIN: usize = 12;
+/// Objects whose indices fit a link of one byte.
+const SHORT_LINKS: usize = 256;
 /// Up to this size bookkeeping lies in the slab even where it costs an object.
 const SMALL: usize = PAGE_SIZE / 8;
 /// The most objects of a slab: what a free word can count, less one.
@@ -206,6 +209,16 @@ impl Geometry {
         (colour + stride) % colours
     }
 
+    /// Returns the bytes of links in front of the record; zero where they lie in it.
+    pub(crate) const fn links_bytes(&self) -> usize {
+        links_bytes(self.capacity)
+    }
+
+    /// Whether a link is one byte.
+    pub(crate) const fn has_short_links(&self) -> bool {
+        link_bytes(self.capacity) == 1
+    }
+
     /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the record at the end.
     pub const fn bookkeeping_offset(&self) -> Option<usize> {
         if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity)) } else { None }
@@ -214,7 +227,20 @@ impl Geometry {
 
 /// Bytes of record and links of a slab of `capacity` objects, in whole lines of 64 bytes.
 const fn bookkeeping(capacity: usize) -> usize {
-    RECORD + (capacity * LINK).next_multiple_of(64)
+    RECORD + links_bytes(capacity)
+}
+
+/// Bytes of links in front of the record of a slab of `capacity` objects, in whole lines of 64 bytes.
+const fn links_bytes(capacity: usize) -> usize {
+    match capacity {
+        0..=LINKS_WITHIN => 0,
+        _ => (capacity * link_bytes(capacity)).next_multiple_of(64),
+    }
+}
+
+/// Bytes of a link in a slab of `capacity` objects.
+const fn link_bytes(capacity: usize) -> usize {
+    if capacity <= SHORT_LINKS { 1 } else { 2 }
 }
 
 const fn enough_objects(stride: usize) -> usize {
@@ -251,7 +277,10 @@ mod tests {
             (0..orders).filter_map(move |order| {
                 let bytes = 4096_usize << order;
                 let all = (bytes / stride).min(FreeWord::MOST_OBJECTS);
-                let metadata = |objects: usize| 64 + (objects * 2).div_ceil(64) * 64;
+                let metadata = |objects: usize| {
+                    let link = if objects <= 256 { 1 } else { 2 };
+                    64 + if objects <= 12 { 0 } else { (objects * link).div_ceil(64) * 64 }
+                };
                 let within = (1..=all).rev().find(|n| n * stride + metadata(*n) <= bytes);
                 let (objects, used) = match within {
                     Some(n) if n == all || stride <= 512 => (n, n * stride + metadata(n)),

@@ -36,7 +36,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         };
         let (start, order) = block.into_raw();
         // SAFETY: the memory holds the links in front of the record.
-        let record = unsafe { memory.add(Record::links_bytes(geometry)) }.cast::<Record>();
+        let record = unsafe { memory.add(geometry.links_bytes()) }.cast::<Record>();
         let capacity = geometry.capacity();
         // SAFETY: ours, large enough and aligned to 64: bookkeeping lies in whole lines.
         unsafe { record.write(Record::new(self.identity(), start, colour, capacity)) };
@@ -92,7 +92,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         unsafe { source.clear_owner(start, order) };
         if geometry.bookkeeping_offset().is_none() {
             // SAFETY: the links lie in front of the record, in the same memory.
-            let memory = unsafe { record.cast::<u8>().sub(Record::links_bytes(geometry)) };
+            let memory = unsafe { record.cast::<u8>().sub(geometry.links_bytes()) };
             let mut memory = Some(memory);
             self.system().records_of(geometry).give_back(Patience::Wait, || memory.take());
         }

@@ -11,12 +11,12 @@
 //!
 //! ```
 //! use slab::Geometry;
-//! // A page holds 6 objects of 640 bytes, and can shift them by 0, 64 or 128 bytes.
+//! // A page holds 6 objects of 640 bytes, and can shift them by 0, 64, 128 or 192 bytes.
 //! const PLAN: Geometry = match Geometry::at_order(640, 8, 64, 0) {
 //!     Some(plan) => plan,
 //!     None => panic!("640 bytes fit in a page"),
 //! };
-//! assert_eq!((PLAN.capacity(), PLAN.colours()), (6, 3));
+//! assert_eq!((PLAN.capacity(), PLAN.colours()), (6, 4));
 //! ```
 #![no_std]
 

@@ -2,12 +2,12 @@
 //!
 //! # Concepts
 //! The record lies at the end of its slab or, where it would cost an object there, in memory of an internal cache. The
-//! page map's owner word of every page of the slab points to it. The **links** are two bytes per object: the stack of
-//! free objects, kept outside the objects so that constructed state survives.
+//! page map's owner word of every page of the slab points to it. The **links** are one or two bytes per object: the stack
+//! of free objects, kept outside the objects so that constructed state survives.
 //!
 //! ```text
 //! inside:   | ... objects ... | links, in whole lines | record |
-//! outside:  | links, in whole lines | record |        up to six objects: | record with the links in it |
+//! outside:  | links, in whole lines | record |        up to twelve objects: | record with the links in it |
 //! ```
 //!
 //! # Invariants
@@ -18,10 +18,8 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{Linked, UnsafeCell};
 
+use crate::geometry::LINKS_WITHIN;
 use crate::{FreeWord, Geometry};
-
-/// Objects whose links fit in the record itself.
-const LINKS_WITHIN: usize = 6;
 
 /// In which list of the slab set a slab is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +68,7 @@ pub(crate) struct Record {
     pub(crate) start: NonNull<u8>,
     pending: UnsafeCell<*mut Record>,
     place: UnsafeCell<Place>,
-    links: UnsafeCell<[u16; LINKS_WITHIN]>,
+    links: UnsafeCell<[u8; LINKS_WITHIN]>,
     pub(crate) colour: u16,
     list: UnsafeCell<ListName>,
 }
@@ -109,53 +107,50 @@ impl Record {
         }
     }
 
-    /// Returns the bytes in front of the record that hold its links.
-    pub(crate) const fn links_bytes(geometry: &Geometry) -> usize {
-        if !geometry.is_inside() && geometry.capacity() <= LINKS_WITHIN {
-            return 0;
-        }
-        (geometry.capacity() * size_of::<u16>()).next_multiple_of(64)
-    }
-
-    /// Returns where the link of object `index` lies.
+    /// Returns where the links begin.
     ///
     /// # Safety
-    /// 1. `record` is a live record of a slab cut by `geometry`, with its links in front, and `index` is one of its
-    ///    objects.
-    unsafe fn link_of(record: NonNull<Self>, geometry: &Geometry, index: usize) -> NonNull<u16> {
-        let before = Self::links_bytes(geometry);
-        let first = if before == 0 {
-            // SAFETY: clause 1: live.
-            let links = unsafe { &record.as_ref().links };
-            links.with_mut(|links| links.cast::<u16>())
-        } else {
+    /// 1. `record` is a live record of a slab cut by `geometry`, with its links in front of it or in it.
+    unsafe fn links(record: NonNull<Self>, geometry: &Geometry) -> *mut u8 {
+        match geometry.links_bytes() {
+            0 => {
+                // SAFETY: clause 1: live.
+                let links = unsafe { &record.as_ref().links };
+                links.with_mut(|links| links.cast())
+            }
             // SAFETY: clause 1: so many bytes of links lie in front of the record.
-            unsafe { record.as_ptr().cast::<u8>().sub(before) }.cast::<u16>()
-        };
-        // SAFETY: clause 1: there is a link for each object.
-        let link = unsafe { first.add(index) };
-        NonNull::new(link).expect("a place inside memory is not null")
+            before => unsafe { record.as_ptr().cast::<u8>().sub(before) },
+        }
     }
 
     /// Reads the link of object `index`.
     ///
     /// # Safety
-    /// 1. As for `link_of`, and the caller holds the set lock (I1).
+    /// 1. As for `links`; `index` is one of the slab's objects, and the caller holds the set lock (I1).
     pub(crate) unsafe fn read_link(
         record: NonNull<Self>,
         geometry: &Geometry,
         index: usize,
     ) -> usize {
         // SAFETY: clause 1.
-        let link = unsafe { Self::link_of(record, geometry, index) };
-        // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
-        usize::from(unsafe { link.read() })
+        let links = unsafe { Self::links(record, geometry) };
+        if geometry.has_short_links() {
+            // SAFETY: clause 1: there is a byte for each object.
+            let link = unsafe { links.add(index) };
+            // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
+            usize::from(unsafe { link.read() })
+        } else {
+            // SAFETY: clause 1: there are two bytes for each object.
+            let link = unsafe { links.cast::<u16>().add(index) };
+            // SAFETY: I1, as above.
+            usize::from(unsafe { link.read() })
+        }
     }
 
     /// Writes the link of object `index`.
     ///
     /// # Safety
-    /// 1. As for `link_of`, and the caller is the one who frees the object (I1).
+    /// 1. As for `links`; `index` is one of the slab's objects, and the caller is the one who frees it (I1).
     pub(crate) unsafe fn write_link(
         record: NonNull<Self>,
         geometry: &Geometry,
@@ -163,9 +158,18 @@ impl Record {
         next: usize,
     ) {
         // SAFETY: clause 1.
-        let link = unsafe { Self::link_of(record, geometry, index) };
-        // SAFETY: I1: nobody else uses this object's link before the push.
-        unsafe { link.write(next as u16) };
+        let links = unsafe { Self::links(record, geometry) };
+        if geometry.has_short_links() {
+            // SAFETY: clause 1: there is a byte for each object.
+            let link = unsafe { links.add(index) };
+            // SAFETY: I1: nobody else uses this object's link before the push.
+            unsafe { link.write(next as u8) };
+        } else {
+            // SAFETY: clause 1: there are two bytes for each object.
+            let link = unsafe { links.cast::<u16>().add(index) };
+            // SAFETY: I1, as above.
+            unsafe { link.write(next as u16) };
+        }
     }
 
     /// Returns the neighbours in the list.

@@ -25,14 +25,13 @@ use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine, capacity_class};
 use crate::name::Name;
-use crate::record::Record;
 use crate::stats::{CacheStats, SLABINFO_HEADER};
 use crate::walk::Patience;
 
-/// The sizes of memory for records outside their slabs: alone, and with one or two lines of links.
-const RECORD_SIZES: [usize; 3] = [RECORD, RECORD + 64, RECORD + 128];
+/// The sizes of memory for records outside their slabs: alone, and with a line of links.
+const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
 /// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
-pub(crate) const MOST_OUTSIDE: usize = 128 / size_of::<u16>();
+pub(crate) const MOST_OUTSIDE: usize = 64;
 
 /// What all caches of a registry share, in a block of its page source.
 #[derive(Debug)]
@@ -271,7 +270,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     }
 
     pub(crate) fn records_of(&self, geometry: &Geometry) -> &Core<P, C> {
-        &self.records[Record::links_bytes(geometry) / 64]
+        &self.records[geometry.links_bytes() / 64]
     }
 
     pub(crate) fn magazines_of(&self, plan: &Plan) -> &Core<P, C> {
