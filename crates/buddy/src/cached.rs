@@ -55,9 +55,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             return self.take_hinted(order);
         }
         let Ok(mut slot) = self.slots.enter() else { return self.take_hinted(order) };
-        let id = slot.id().index();
         let frame = self.refill(&mut slot, order);
-        self.kept[id].set(slot.estimate());
+        self.kept[slot.id().index()].set(slot.estimate());
         frame
     }
 
@@ -70,21 +69,23 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         }
         let Ok(mut slot) = self.slots.enter() else { return false };
         let kept = match small {
+            0 => slot.push_frame(frame),
+            _ => slot.blocks[order.index() - 1].push(frame),
+        };
+        if kept {
+            return true;
+        }
+        let kept = match small {
             0 => {
-                slot.push_frame(frame) || {
-                    self.flush_words(&mut slot);
-                    slot.push_frame(frame)
-                }
+                self.flush_words(&mut slot);
+                slot.push_frame(frame)
             }
             _ => {
-                slot.blocks[order.index() - 1].push(frame) || {
-                    self.flush_blocks(&mut slot, order, Blocks::capacity(order.index()) / 2);
-                    slot.blocks[order.index() - 1].push(frame)
-                }
+                self.flush_blocks(&mut slot, order, Blocks::capacity(order.index()) / 2);
+                slot.blocks[order.index() - 1].push(frame)
             }
         };
-        let id = slot.id().index();
-        self.kept[id].set(slot.estimate());
+        self.kept[slot.id().index()].set(slot.estimate());
         kept
     }
 
