@@ -253,7 +253,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     }
 
     #[inline]
-    fn set_tag(&self, frame: FrameNumber, tag: Tag) {
+    pub(crate) fn set_tag(&self, frame: FrameNumber, tag: Tag) {
         self.map.set_tag_at(frame.get().wrapping_sub(self.first_frame), tag);
     }
 
@@ -284,45 +284,6 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         self.kept.iter().map(Kept::get).sum()
     }
 
-    /// Returns how many frames there are, free or not.
-    pub fn frames(&self) -> usize {
-        self.zone.frames()
-    }
-
-    /// Returns how many frames are free, not counting those in CPU slots. Looks at every area.
-    pub fn free_frames_count(&self) -> usize {
-        self.free_counts()
-            .iter()
-            .zip(Order::all())
-            .map(|(count, order)| count * order.pages())
-            .sum()
-    }
-
-    /// Returns the number of free blocks of each order, as `/proc/buddyinfo` does. Looks at every area.
-    pub fn free_counts(&self) -> [usize; Order::COUNT] {
-        let mut counts = [0; Order::COUNT];
-        observe::free_blocks(&self.zone).for_each(|(_, order)| counts[order.index()] += 1);
-        counts
-    }
-
-    /// Returns the order of the largest free block, if any is free. Looks at every area.
-    pub fn largest_free(&self) -> Option<Order> {
-        observe::free_blocks(&self.zone).map(|(_, order)| order).max()
-    }
-
-    /// Iterates over all blocks, free or not, lowest first.
-    pub fn blocks(&self) -> impl Iterator<Item = observe::Block> {
-        observe::blocks(&self.zone, |frame| {
-            let address = self.address(frame);
-            (self.map.tag(address), self.map.owner(address).addr())
-        })
-    }
-
-    /// Iterates over the free blocks, lowest first.
-    pub fn free_blocks(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
-        observe::free_blocks(&self.zone)
-    }
-
     #[inline]
     pub(crate) fn address(&self, frame: FrameNumber) -> usize {
         self.phys.pointer(frame).addr().get()
@@ -340,7 +301,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     }
 
     /// Passes on what was taken from areas, and tells the observer of it.
-    fn noted(&self, taken: Option<FrameNumber>, order: Order) -> Option<FrameNumber> {
+    pub(crate) fn noted(&self, taken: Option<FrameNumber>, order: Order) -> Option<FrameNumber> {
         if let Some(frame) = taken {
             self.zone.note_take(&self.observer, frame, order);
         }
@@ -357,7 +318,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     }
 
     #[cold]
-    fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
+    pub(crate) fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let found = self.zone.pass(order).0.or_else(|| {
             self.drain();
             self.zone.take_anywhere(order)

@@ -10,7 +10,7 @@
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
 //! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap};
+use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap, Tag};
 
 use crate::area::AREA_ORDER;
 use crate::cpu_slot::{Blocks, CpuSlot, LARGEST};
@@ -60,6 +60,27 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         frame
     }
 
+    /// Takes as many blocks as `blocks` has room for by way of the slot, entered once; returns how many.
+    pub(crate) fn pop_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
+        if order.index() > LARGEST {
+            return 0;
+        }
+        let Ok(mut slot) = self.slots.enter() else { return 0 };
+        let mut had = 0;
+        while had < blocks.len() {
+            let kept = match order.index().checked_sub(1) {
+                Some(index) => slot.blocks[index].pop(),
+                None => slot.pop_frame(),
+            };
+            let Some(frame) = kept.or_else(|| self.refill(&mut slot, order)) else { break };
+            self.set_tag(frame, Tag::block(order));
+            blocks[had] = frame;
+            had += 1;
+        }
+        self.kept[slot.id().index()].set(slot.estimate());
+        had
+    }
+
     /// Keeps a block that the slot had no room for, or that is not from where its refills come; false when it goes home
     /// instead.
     pub(crate) fn free_flushing(&self, frame: FrameNumber, order: Order) -> bool {
@@ -91,7 +112,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     /// Whether a freed block goes to the slot. Where slots own no areas there is too little memory to be choosy.
     fn is_kept(&self, frame: FrameNumber, order: u32) -> bool {
-        !self.has_owners || self.zone.is_worth_keeping(frame, order)
+        !self.has_owners || self.zone.is_worth_keeping(frame, order, MOBILITY)
     }
 
     /// Brings everything that `slot` keeps home, its owned areas too; returns how many frames it kept.
@@ -130,7 +151,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     fn refill_frames(&self, slot: &mut CpuSlot) -> Option<FrameNumber> {
         let last = slot.last_freed().map(|word| FrameNumber::new(word.start));
-        if last.is_some_and(|word| self.zone.is_worth_keeping(word, 0)) {
+        if last.is_some_and(|word| self.zone.is_worth_keeping(word, 0, MOBILITY)) {
             slot.recycle();
             return slot.pop_frame();
         }

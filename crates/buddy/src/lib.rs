@@ -44,6 +44,7 @@ mod claim;
 mod cpu_slot;
 mod hints;
 mod kind;
+mod many;
 mod observe;
 mod observer;
 mod run;
@@ -51,6 +52,7 @@ mod search;
 mod section;
 mod shrink;
 mod source;
+mod stats;
 mod zone;
 
 pub use crate::buddy::{Buddy, Mode};
@@ -61,5 +63,6 @@ pub use observe::{Block, BlockState};
 pub use observer::{EventCounts, Observe};
 /// The crate below, so that this one can be used alone.
 pub use page_frame;
+pub use stats::Fragmentation;
 
 use page_frame::FrameNumber;
