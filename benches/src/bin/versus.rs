@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::measure::{Sample, median};
-use benches::pages::contestants;
+use benches::pages::{contestants, measure};
 use benches::workload::Workload;
 use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Map, Value, json};
@@ -34,8 +34,15 @@ fn main() -> ExitCode {
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("One round, not five"))
         .get_matches();
     let rounds = if matches.get_flag("quick") { 1 } else { 5 };
-    let rows: Vec<Value> =
-        Workload::ALL.into_iter().map(|workload| row(workload, rounds)).collect();
+    let rows: Vec<Value> = Workload::ALL
+        .into_iter()
+        .map(|workload| match workload.is_time() {
+            true => row(workload, FRAMES, rounds),
+            // Shares and bytes are the same in each round, and need no more memory than to be typical.
+            false if rounds == 1 => row(workload, FRAMES / 32, 1),
+            false => row(workload, FRAMES, 1),
+        })
+        .collect();
     println!(
         "left out: rivals that are built from C or C++, and LLFree, which is no published crate"
     );
@@ -55,12 +62,12 @@ fn main() -> ExitCode {
 }
 
 /// Measures one workload on all contestants, `rounds` times in turn, prints its line and returns it.
-fn row(workload: Workload, rounds: usize) -> Value {
+fn row(workload: Workload, frames: usize, rounds: usize) -> Value {
     let all = contestants();
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); all.len()];
     for _ in 0..rounds {
         for ((_, make), samples) in all.iter().zip(&mut samples) {
-            samples.push(make(FRAMES).run(workload, FRAMES));
+            samples.extend(measure(*make, workload, frames));
         }
     }
     let of = |samples: &[Sample], figure: fn(&Sample) -> f64| {
@@ -71,17 +78,20 @@ fn row(workload: Workload, rounds: usize) -> Value {
         .iter()
         .zip(&means)
         .skip(2)
+        .filter(|(_, mean)| mean.is_finite())
         .map(|((name, _), mean)| ((*name).into(), json!(mean)))
         .collect();
     let best = means.iter().skip(2).copied().fold(f64::INFINITY, f64::min);
     let (p999, max) = (of(&samples[0], |s| s.p999_ns), of(&samples[0], |s| s.max_ns));
-    let (ours, floor, ratio) = (means[0], means[1], means[0] / best);
+    let (ours, floor, unit) = (means[0], means[1], workload.unit());
+    let ratio = (workload.is_time() && best.is_finite()).then_some(ours / best);
     println!(
-        "{:<20} ours {ours:>8.2} ns  floor {floor:>6.2}  p99.9 {p999:>7.0}  max {max:>9.0}  best rival {best:>9.1}  ratio {ratio:.3}",
-        workload.name()
+        "{:<24} ours {ours:>8.2} {unit:<2}  floor {floor:>6.2}  p99.9 {p999:>7.0}  max {max:>9.0}  best rival {best:>9.1}  ratio {:.3}",
+        workload.name(),
+        ratio.unwrap_or(f64::NAN),
     );
     json!({
-        "name": workload.name(), "unit": "ns", "ours": ours, "floor": floor, "p999": p999, "max": max,
+        "name": workload.name(), "unit": unit, "ours": ours, "floor": floor, "p999": p999, "max": max,
         "rivals": rivals, "ratio_to_best": ratio,
     })
 }
