@@ -53,7 +53,9 @@ mod section;
 mod shrink;
 mod source;
 mod stats;
+mod watermark;
 mod zone;
+mod zonelist;
 
 pub use crate::buddy::{Buddy, Mode};
 pub use build::BuildError;
@@ -64,5 +66,7 @@ pub use observer::{EventCounts, Observe};
 /// The crate below, so that this one can be used alone.
 pub use page_frame;
 pub use stats::Fragmentation;
+pub use watermark::{Gate, Marks, Pressure, Watermarks};
+pub use zonelist::{NodeZone, Request, ZoneKind, ZoneList, ZoneListError, ZoneSource};
 
 use page_frame::FrameNumber;
