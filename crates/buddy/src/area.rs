@@ -211,9 +211,14 @@ impl Line {
 
     /// Marks the frames `start` to `end` (excluded) as taken for ever, while nobody else uses the line.
     pub(crate) fn withhold(&self, start: usize, end: usize) {
-        for frame in start..end {
-            // Relaxed: the line is published when the zone is.
-            self.0[frame / WORD_BITS].fetch_or(1 << (frame % WORD_BITS), Ordering::Relaxed);
+        let mut at = start;
+        while at < end {
+            let bit = at % WORD_BITS;
+            let count = (WORD_BITS - bit).min(end - at);
+            let frames = if count == WORD_BITS { usize::MAX } else { ((1 << count) - 1) << bit };
+            // Relaxed: the line is published when the section is.
+            self.0[at / WORD_BITS].fetch_or(frames, Ordering::Relaxed);
+            at += count;
         }
     }
 }

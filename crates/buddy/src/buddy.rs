@@ -86,7 +86,20 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// # Errors
     /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
     pub fn metadata_layout(ranges: &[FrameRange], slots: usize) -> Result<Layout, BuildError> {
-        Plan::new(ranges, slots).map(|plan| plan.layout())
+        Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
+    }
+
+    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of it, and its part of the
+    /// page map.
+    ///
+    /// # Errors
+    /// As for [`metadata_layout`](Self::metadata_layout).
+    pub fn metadata_layout_with_room(
+        ranges: &[FrameRange],
+        room: FrameRange,
+        slots: usize,
+    ) -> Result<Layout, BuildError> {
+        Plan::new(ranges, room, slots).map(|plan| plan.layout())
     }
 
     /// Builds the allocator of all frames of `ranges`, with its metadata in `metadata`.
@@ -107,7 +120,26 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         cpu: C,
         mode: Mode,
     ) -> Result<Self, BuildError> {
-        let plan = Plan::new(ranges, cpu.slots())?;
+        // SAFETY: the caller's clauses; without room the layouts are the same.
+        unsafe { Self::new_with_room(metadata, ranges, FrameRange::default(), phys, cpu, mode) }
+    }
+
+    /// The same, with room for frames of `room` to be added later by [`add_section`](Self::add_section).
+    ///
+    /// # Errors
+    /// As for [`new_in`](Self::new_in).
+    ///
+    /// # Safety
+    /// As for [`new_in`](Self::new_in), with `metadata_layout_with_room(ranges, room, cpu.slots())` in clause 1.
+    pub unsafe fn new_with_room(
+        metadata: NonNull<u8>,
+        ranges: &[FrameRange],
+        room: FrameRange,
+        phys: M,
+        cpu: C,
+        mode: Mode,
+    ) -> Result<Self, BuildError> {
+        let plan = Plan::new(ranges, room, cpu.slots())?;
         // SAFETY: clause 1, and the ranges are the planned ones.
         let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
         // Without slots, whoever asks for one is told to go on without.

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicU32, AtomicUsize, Lock, Zeroable, slice_in};
+use page_frame::sync::{AtomicU32, AtomicUsize, Lock, slice_in};
 use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
 
 use crate::area::{AREA_FRAMES, Line};
@@ -13,7 +13,8 @@ use crate::hints::{HINT_WORDS, Hints};
 use crate::kind::{KINDS, MAPS};
 use crate::search::Bounds;
 use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
-use crate::zone::{Zone, open_section, section_of};
+use crate::table::Place;
+use crate::zone::{Zone, open_section, section_of, withhold_absent};
 
 /// How many areas there are for each kind, at least, where areas have kinds: a guess.
 const KIND_AREAS: usize = 4;
@@ -61,6 +62,7 @@ pub(crate) struct Plan {
     span: FrameRange,
     slots: usize,
     table_at: usize,
+    sections_at: usize,
     ranges_at: usize,
     slots_at: usize,
     kept_at: usize,
@@ -73,8 +75,12 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Plans the metadata of `ranges` (ascending, apart, not empty) and `slots` CPU slots.
-    pub(crate) fn new(ranges: &[FrameRange], slots: usize) -> Result<Self, BuildError> {
+    /// Plans the metadata of `ranges` (ascending, apart, not empty), of room for more frames, and of `slots` CPU slots.
+    pub(crate) fn new(
+        ranges: &[FrameRange],
+        room: FrameRange,
+        slots: usize,
+    ) -> Result<Self, BuildError> {
         let (Some(first), Some(last)) = (ranges.first(), ranges.last()) else {
             return Err(BuildError::NoFrames);
         };
@@ -85,9 +91,12 @@ impl Plan {
             }
             end = Some(range.end);
         }
-        let span = FrameRange::new(first.start, last.end);
-        let last_frame = FrameNumber::new(last.end.get() - 1);
-        let first_section = section_of(first.start);
+        let mut span = FrameRange::new(first.start, last.end);
+        if !room.is_empty() {
+            span = FrameRange::new(span.start.min(room.start), span.end.max(room.end));
+        }
+        let last_frame = FrameNumber::new(span.end.get() - 1);
+        let first_section = section_of(span.start);
         let table = section_of(last_frame) - first_section + 1;
         let present = present_sections(first_section, table, ranges).count();
 
@@ -99,7 +108,8 @@ impl Plan {
             total = end.filter(|end| *end <= isize::MAX as usize).ok_or(BuildError::TooLarge)?;
             Ok(at)
         };
-        let table_at = part(table, size_of::<Option<Section<'_>>>())?;
+        let table_at = part(table, size_of::<Place<'_>>())?;
+        let sections_at = part(present, size_of::<Section<'_>>().next_multiple_of(64))?;
         let ranges_at = part(ranges.len(), size_of::<FrameRange>())?;
         let slots_at = part(slots, size_of::<Slot<CpuSlot>>())?;
         let kept_at = part(slots, size_of::<Kept>())?;
@@ -114,6 +124,7 @@ impl Plan {
             span,
             slots,
             table_at,
+            sections_at,
             ranges_at,
             slots_at,
             kept_at,
@@ -153,13 +164,19 @@ impl Plan {
             present_sections(self.first_section + index, 1, ranges).next()?;
             let number = present;
             present += 1;
+            let place =
+                at(self.sections_at + number * size_of::<Section<'_>>().next_multiple_of(64));
             // SAFETY: clause 1: the plan counted the sections that are present.
-            let section = unsafe { self.section(metadata, number, bounds, index) };
-            open_section(&section, (self.first_section + index) * SECTION_FRAMES, ranges);
+            let section = || unsafe { self.section(metadata, number, bounds, index) };
+            // SAFETY: clause 1: room for a section, aligned to 64.
+            let section = &unsafe { fill(place, 1, |_| section()) }[0];
+            withhold_absent(section, (self.first_section + index) * SECTION_FRAMES, ranges);
+            open_section(section);
             Some(section)
         };
         // SAFETY: clause 1: room for the table, aligned to 64.
-        let sections = unsafe { fill(at(self.table_at), self.sections, &mut section) };
+        let table =
+            unsafe { fill(at(self.table_at), self.sections, |index| Place::new(section(index))) };
         // SAFETY: clause 1: room for the slots, aligned to 64.
         let slots =
             unsafe { fill(at(self.slots_at), self.slots, |_| Slot::new(CpuSlot::default())) };
@@ -170,7 +187,15 @@ impl Plan {
         let map = unsafe { PageMapArray::new_in(root, self.span.frames(), at(self.map_at)) };
         let frames: usize = ranges.iter().map(|range| range.frames()).sum();
         let has_kinds = frames / AREA_FRAMES >= KINDS * KIND_AREAS;
-        let zone = Zone { first_section: self.first_section, sections, has_kinds, bounds, ranges };
+        let zone = Zone {
+            first_section: self.first_section,
+            table,
+            has_kinds,
+            bounds,
+            from_start: ranges,
+            span: self.span,
+            adding: Lock::new(()),
+        };
         Carved { zone, slots, kept, map }
     }
 
@@ -185,30 +210,66 @@ impl Plan {
         bounds: &'m Bounds,
         index: usize,
     ) -> Section<'m> {
-        /// Makes the `number`th group of `count` values, counted from `at`.
-        ///
-        /// # Safety
-        /// 1. As `carve`, clause 1.
-        unsafe fn group<'m, T: Zeroable>(
-            metadata: NonNull<u8>,
-            at: usize,
-            number: usize,
-            count: usize,
-        ) -> &'m [T] {
-            // SAFETY: clause 1: the plan has room for `count` values in each section.
-            let start = unsafe { metadata.add(at + number * count * size_of::<T>()) };
-            // SAFETY: clause 1: zero, aligned as every part, and handed out once.
-            unsafe { slice_in(start, count) }
-        }
-        // SAFETY: clause 1.
-        let lines = unsafe { group(metadata, self.lines_at, number, SECTION_AREAS) };
-        // SAFETY: clause 1.
-        let entries = unsafe { group(metadata, self.entries_at, number, SECTION_AREAS) };
-        // SAFETY: clause 1.
-        let maps = unsafe { group(metadata, self.hints_at, number, MAPS) };
-        let hints = Hints { maps, bounds, section: index };
-        Section { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
+        let lines = self.lines_at + number * SECTION_AREAS * size_of::<Line>();
+        let entries = self.entries_at + number * SECTION_AREAS * size_of::<AtomicU32>();
+        let hints = self.hints_at + number * MAPS * size_of::<[AtomicUsize; HINT_WORDS]>();
+        // SAFETY: clause 1: the plan has room for so many in each section, aligned as every part, and this is its number's.
+        unsafe { section(metadata, [lines, entries, hints], bounds, index) }
     }
+}
+
+/// Returns size and alignment of what a section needs that is added later: itself, then its lines, entries and hints.
+pub(crate) fn section_layout() -> Layout {
+    let hints = MAPS * size_of::<[AtomicUsize; HINT_WORDS]>();
+    let bytes = added_at()[2] + hints;
+    Layout::from_size_align(bytes, 64).expect("some tens of KiB")
+}
+
+/// Where lines, entries and hints of an added section begin.
+fn added_at() -> [usize; 3] {
+    let lines = size_of::<Section<'_>>().next_multiple_of(64);
+    let entries = lines + SECTION_AREAS * size_of::<Line>();
+    let hints = (entries + SECTION_AREAS * size_of::<AtomicU32>()).next_multiple_of(64);
+    [lines, entries, hints]
+}
+
+/// Makes a section in metadata of its own, all its frames free and none published.
+///
+/// # Safety
+/// 1. `metadata` is valid for reads and writes of [`section_layout`] during `'m`, zero, and nobody else's.
+pub(crate) unsafe fn added_section<'m>(
+    metadata: NonNull<u8>,
+    bounds: &'m Bounds,
+    index: usize,
+) -> &'m Section<'m> {
+    // SAFETY: clause 1: the layout has room for each part.
+    let section = || unsafe { section(metadata, added_at(), bounds, index) };
+    // SAFETY: clause 1: the section itself comes first.
+    let sections = unsafe { fill(metadata, 1, |_| section()) };
+    &sections[0]
+}
+
+/// Makes the section `index` of a table, with lines, entries and hints at the offsets `at` of `metadata`.
+///
+/// # Safety
+/// 1. At each offset `metadata` is valid, for reads and writes during `'m`, of what a section has of it, aligned to 64, zero,
+///    and nobody else's.
+unsafe fn section<'m>(
+    metadata: NonNull<u8>,
+    at: [usize; 3],
+    bounds: &'m Bounds,
+    index: usize,
+) -> Section<'m> {
+    // SAFETY: clause 1, for the three offsets.
+    let [lines, entries, hints] = at.map(|at| unsafe { metadata.add(at) });
+    // SAFETY: clause 1.
+    let lines = unsafe { slice_in(lines, SECTION_AREAS) };
+    // SAFETY: clause 1.
+    let entries = unsafe { slice_in(entries, SECTION_AREAS) };
+    // SAFETY: clause 1.
+    let maps = unsafe { slice_in(hints, MAPS) };
+    let hints = Hints { maps, bounds, section: index };
+    Section { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
 }
 
 /// Writes `count` values at `memory` and returns them.

@@ -31,8 +31,8 @@ pub struct Block {
 
 /// Iterates over the free canonical blocks, lowest first.
 pub(crate) fn free_blocks(zone: &Zone<'_>) -> impl Iterator<Item = (FrameNumber, Order)> {
-    zone.ranges.iter().flat_map(move |range| {
-        let mut next = *range;
+    zone.ranges().flat_map(move |range| {
+        let mut next = range;
         core::iter::from_fn(move || {
             while !next.is_empty() {
                 let start = next.start;
@@ -60,8 +60,8 @@ pub(crate) fn blocks(
     zone: &Zone<'_>,
     mapped: impl Fn(FrameNumber) -> (Tag, usize) + Copy,
 ) -> impl Iterator<Item = Block> {
-    zone.ranges.iter().flat_map(move |range| {
-        let mut next: FrameRange = *range;
+    zone.ranges().flat_map(move |range| {
+        let mut next: FrameRange = range;
         core::iter::from_fn(move || {
             let (start, end) = (next.start, next.end);
             if next.is_empty() {

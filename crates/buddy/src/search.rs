@@ -128,8 +128,8 @@ impl<'m> Zone<'m> {
             let mut claimed = 0;
             let start = if from_lowest { 0 } else { self.bound(UNTOUCHED) };
             let mut first_hinted = None;
-            for (index, section) in self.sections.iter().enumerate().skip(start) {
-                let Some(section) = section else { continue };
+            for (index, place) in self.table.iter().enumerate().skip(start) {
+                let Some(section) = place.get() else { continue };
                 let mut hinted = 0;
                 for area in section.hints.areas(UNTOUCHED).take(frames.len()) {
                     frames[hinted] = area;
@@ -212,8 +212,8 @@ impl<'m> Zone<'m> {
         let mut first_hinted = None;
         let mut looks = 0;
         let mut found = None;
-        'search: for (index, section) in self.sections.iter().enumerate().skip(start) {
-            let Some(section) = section else { continue };
+        'search: for (index, place) in self.table.iter().enumerate().skip(start) {
+            let Some(section) = place.get() else { continue };
             for map in maps.clone() {
                 for area in section.hints.areas(map) {
                     first_hinted = first_hinted.or(Some(index));
@@ -242,7 +242,7 @@ impl<'m> Zone<'m> {
 
     /// Raises a bound from `seen` to the first section that had a hint.
     fn raise(&self, map: usize, seen: usize, first_hinted: Option<usize>) {
-        let first = first_hinted.unwrap_or(self.sections.len());
+        let first = first_hinted.unwrap_or(self.table.len());
         if first > seen {
             let bound = self.bounds.of(map);
             _ = bound.compare_exchange(seen, first, Ordering::Relaxed, Ordering::Relaxed);

@@ -1,12 +1,13 @@
 //! A zone: the sections of a range of frames that may have holes.
 //!
 //! # Concepts
-//! Sections of 1 GiB are entries of a table over the zone's span; a section without frames costs its entry and nothing
-//! else. Frames that a section has no memory for are taken for ever.
+//! Sections of 1 GiB have places in a table over the zone's span (`table.rs`). Frames that a section has no memory for are
+//! taken for ever.
 //!
 //! # Concurrency
 //! No lock. Everything here is about frames that are given; which ones to take is `search.rs`'s and `claim.rs`'s business.
 
+use page_frame::sync::Lock;
 use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
@@ -14,19 +15,24 @@ use crate::observer::Observe;
 use crate::run::{WORD_BITS, mask};
 use crate::search::Bounds;
 use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
+use crate::table;
 
 /// All sections between a zone's first and last frame.
 #[derive(Debug)]
 pub(crate) struct Zone<'m> {
     /// The number of the first section of the table.
     pub(crate) first_section: usize,
-    pub(crate) sections: &'m [Option<Section<'m>>],
+    pub(crate) table: &'m [table::Place<'m>],
     /// Whether areas have kinds: there are enough for each.
     pub(crate) has_kinds: bool,
     /// Where searches begin.
     pub(crate) bounds: &'m Bounds,
-    /// The frames there are, ascending.
-    pub(crate) ranges: &'m [FrameRange],
+    /// The frames that were there from the start, ascending.
+    pub(crate) from_start: &'m [FrameRange],
+    /// From the first frame to the last that may ever be there.
+    pub(crate) span: FrameRange,
+    /// Held, only by trying, by whoever adds a section.
+    pub(crate) adding: Lock<()>,
 }
 
 /// Where a frame is in its section.
@@ -38,30 +44,17 @@ pub(crate) struct Place {
 }
 
 impl<'m> Zone<'m> {
-    /// Whether every frame of `range` is one of the zone's.
-    pub(crate) fn has(&self, range: FrameRange) -> bool {
-        self.ranges.iter().any(|own| own.start <= range.start && range.end <= own.end)
-    }
-
-    /// Returns the range from the first to the last frame, holes included.
+    /// Returns the range from the first frame to the last that may ever be there, holes and room included.
     #[inline]
     pub(crate) fn span(&self) -> FrameRange {
-        match (self.ranges.first(), self.ranges.last()) {
-            (Some(first), Some(last)) => FrameRange::new(first.start, last.end),
-            _ => FrameRange::default(),
-        }
-    }
-
-    /// Returns how many frames there are.
-    pub(crate) fn frames(&self) -> usize {
-        self.ranges.iter().map(|range| range.frames()).sum()
+        self.span
     }
 
     /// Iterates over the sections there are, each with its first frame.
     pub(crate) fn sections(&self) -> impl Iterator<Item = (usize, &Section<'m>)> {
         let first = self.first_section;
-        self.sections.iter().enumerate().filter_map(move |(index, section)| {
-            section.as_ref().map(|section| ((first + index) * SECTION_FRAMES, section))
+        self.table.iter().enumerate().filter_map(move |(index, place)| {
+            place.get().map(|section| ((first + index) * SECTION_FRAMES, section))
         })
     }
 
@@ -183,15 +176,20 @@ impl<'m> Zone<'m> {
 
     #[inline]
     pub(crate) fn place(&self, frame: FrameNumber) -> Option<(Place, &Section<'m>)> {
-        let section = (frame.get() / SECTION_FRAMES).checked_sub(self.first_section)?;
         let in_section = frame.get() % SECTION_FRAMES;
         let place = Place { area: in_section / AREA_FRAMES, frame: in_section % AREA_FRAMES };
-        self.sections.get(section)?.as_ref().map(|section| (place, section))
+        self.place_of(frame)?.get().map(|section| (place, section))
+    }
+
+    /// Returns the place in the table of the section that `frame` lies in.
+    #[inline]
+    pub(crate) fn place_of(&self, frame: FrameNumber) -> Option<&'m table::Place<'m>> {
+        self.table.get(section_of(frame).checked_sub(self.first_section)?)
     }
 }
 
 /// Cuts a range at the borders of areas: the first frame and the number of frames of each part.
-fn parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber, usize)> {
+pub(crate) fn parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber, usize)> {
     let mut next = range.start.get();
     core::iter::from_fn(move || {
         let start = next;
@@ -206,8 +204,8 @@ pub(crate) fn section_of(frame: FrameNumber) -> usize {
     frame.get() / SECTION_FRAMES
 }
 
-/// Withholds every frame of `section`, whose first frame is `base`, that is in none of `ranges`, and publishes the rest.
-pub(crate) fn open_section(section: &Section<'_>, base: usize, ranges: &[FrameRange]) {
+/// Withholds every frame of `section`, whose first frame is `base`, that is in none of `ranges`. Nobody else uses it yet.
+pub(crate) fn withhold_absent(section: &Section<'_>, base: usize, ranges: &[FrameRange]) {
     for area in 0..SECTION_AREAS {
         let start = FrameNumber::new(base + area * AREA_FRAMES);
         let whole = FrameRange::new(start, FrameNumber::new(start.get() + AREA_FRAMES));
@@ -219,6 +217,10 @@ pub(crate) fn open_section(section: &Section<'_>, base: usize, ranges: &[FrameRa
             next = present.end;
         }
         section.lines[area].withhold(next.get() - start.get(), AREA_FRAMES);
-        section.publish(area);
     }
+}
+
+/// Publishes every area of `section`.
+pub(crate) fn open_section(section: &Section<'_>) {
+    (0..SECTION_AREAS).for_each(|area| section.publish(area));
 }

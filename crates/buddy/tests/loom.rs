@@ -13,10 +13,10 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
     use page_frame::sync::UnsafeCell;
-    use page_frame::{Cpu, CpuId, Fenced, FrameNumber, Order};
+    use page_frame::{Cpu, CpuId, DirectMap, Fenced, FrameNumber, Order};
     use testkit::model;
 
-    use super::common::{Simulated, range};
+    use super::common::{Metadata, Simulated, range};
     use buddy::{Gate, Marks, Mode, Observe, Pressure, Watermarks};
 
     /// Frames of an area under loom.
@@ -148,6 +148,42 @@ mod models {
             watermarks.free(FrameNumber::new(0), 6);
             taker.join().expect("no panic");
             assert_eq!((watermarks.free_frames(), watermarks.pressure()), (10, Pressure::None));
+        });
+    }
+
+    /// A section is added while another CPU looks for a frame: whoever finds the section finds it built.
+    /// Mutation seen to fail: `Place::put` storing the pointer Relaxed ("concurrent load and mut accesses").
+    #[test]
+    fn a_section_is_built_before_it_is_found() {
+        model("buddy: added section", 10, || {
+            type Added = buddy::Buddy<'static, DirectMap, Fenced<Numbered>>;
+            let metadata = Metadata::new(Added::section_layout());
+            let room = range(0, 4 * AREA);
+            let cpu = Fenced(Numbered);
+            let buddy = Simulated::with_room(&[range(0, 1)], room, cpu, Mode::Cached);
+            buddy.allocate_frames(Order::ZERO).expect("the only frame from the start");
+            let world = Arc::new((buddy, UnsafeCell::new(0)));
+            let theirs = Arc::clone(&world);
+            let adder = thread::spawn(move || {
+                let (buddy, content) = &*theirs;
+                // SAFETY: nobody else knows the frame yet; loom checks it.
+                content.with_mut(|content| unsafe { *content += 1 });
+                let added = range(2 * AREA, 2 * AREA + 1);
+                // SAFETY: the metadata is zero, ours, and dropped last; the frame is a number.
+                unsafe { buddy.add_section(metadata.start(), added) }.expect("room");
+                metadata
+            });
+            let found = world.0.allocate_frames(Order::ZERO);
+            if found.is_ok() {
+                // SAFETY: the frame is ours; loom checks it.
+                world.1.with_mut(|content| unsafe { *content += 1 });
+            }
+            let metadata = adder.join().expect("no panic");
+            let found = found.or_else(|_| world.0.allocate_frames(Order::ZERO));
+            assert_eq!(found, Ok(FrameNumber::new(2 * AREA)));
+            world.0.validate().expect("consistent");
+            drop(world);
+            drop(metadata);
         });
     }
 }

@@ -21,6 +21,7 @@ use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
 /// |---|---|
 /// | 0 | free, the tail of a block or run, or not ours |
 /// | 1 to 19 | head of a block of order value - 1 |
+/// | 31 | first page of an area that is offline |
 /// | 32 | head of a page run; its owner word is the page count |
 /// | 33 | page of a slab; its owner is the slab's record |
 /// | 64 to 255 | page of a slab of the size class value - 64; its owner is the slab's record |
@@ -40,6 +41,8 @@ pub struct Tag(u8);
 impl Tag {
     /// Free, the tail of a block or run, or not ours.
     pub const NONE: Self = Self(0);
+    /// First page of an area, or of what is there of one, that is offline.
+    pub const OFFLINE: Self = Self(31);
     /// Head of a page run.
     pub const RUN: Self = Self(32);
     /// Page of a slab whose cache has no size class.

@@ -4,7 +4,6 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
@@ -13,17 +12,41 @@ use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange};
 
 pub mod textbook;
 
-/// A buddy that owns its metadata.
-pub struct Simulated<C: Cpu, O = ()> {
-    buddy: Option<Buddy<'static, DirectMap, C, O>>,
-    metadata: NonNull<u8>,
+/// Zeroed memory, given back when dropped.
+pub struct Metadata {
+    start: NonNull<u8>,
     layout: Layout,
 }
 
-// SAFETY: the metadata is the buddy's, which is `Send` where the machine is.
-unsafe impl<C: Cpu + Send, O: Send> Send for Simulated<C, O> {}
-// SAFETY: as above; between `new` and `drop` only the buddy uses the metadata.
-unsafe impl<C: Cpu + Sync, O: Sync> Sync for Simulated<C, O> {}
+// SAFETY: the memory is owned, and reached only through pointers whose use is unsafe.
+unsafe impl Send for Metadata {}
+// SAFETY: as above.
+unsafe impl Sync for Metadata {}
+
+impl Metadata {
+    pub fn new(layout: Layout) -> Self {
+        // SAFETY: no layout of metadata is empty.
+        let start = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory for metadata");
+        Self { start, layout }
+    }
+
+    pub fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+}
+
+impl Drop for Metadata {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout; who used it is gone.
+        unsafe { dealloc(self.start.as_ptr(), self.layout) };
+    }
+}
+
+/// A buddy that owns its metadata, which is dropped after it.
+pub struct Simulated<C: Cpu, O = ()> {
+    buddy: Buddy<'static, DirectMap, C, O>,
+    metadata: Metadata,
+}
 
 pub fn range(start: usize, end: usize) -> FrameRange {
     FrameRange::new(FrameNumber::new(start), FrameNumber::new(end))
@@ -31,24 +54,25 @@ pub fn range(start: usize, end: usize) -> FrameRange {
 
 impl<C: Cpu> Simulated<C> {
     pub fn new(ranges: &[FrameRange], cpu: C, mode: Mode) -> Self {
-        let layout =
-            Buddy::<DirectMap, C>::metadata_layout(ranges, cpu.slots()).expect("good ranges");
-        // SAFETY: the layout is not empty.
-        let metadata = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory for metadata");
+        Self::with_room(ranges, FrameRange::default(), cpu, mode)
+    }
+
+    /// The same, with room for frames to be added.
+    pub fn with_room(ranges: &[FrameRange], room: FrameRange, cpu: C, mode: Mode) -> Self {
+        let layout = Buddy::<DirectMap, C>::metadata_layout_with_room(ranges, room, cpu.slots());
+        let metadata = Metadata::new(layout.expect("good ranges"));
         let root = NonNull::new(std::ptr::without_provenance_mut(1 << 40)).expect("not zero");
         // SAFETY: no pointer of the map is ever used.
         let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
         // SAFETY: the metadata is zero and ours until the buddy is dropped; the frames are numbers.
-        let buddy =
-            unsafe { Buddy::new_in(metadata, ranges, map, cpu, mode) }.expect("good ranges");
-        Self { buddy: Some(buddy), metadata, layout }
+        let buddy = unsafe { Buddy::new_with_room(metadata.start(), ranges, room, map, cpu, mode) };
+        Self { buddy: buddy.expect("good ranges"), metadata }
     }
 
     /// The same, with `observer` told of everything.
     pub fn observed<O: Observe>(self, observer: O) -> Simulated<C, O> {
-        let mut this = ManuallyDrop::new(self);
-        let buddy = this.buddy.take().expect("there until drop").with_observer(observer);
-        Simulated { buddy: Some(buddy), metadata: this.metadata, layout: this.layout }
+        let Self { buddy, metadata } = self;
+        Simulated { buddy: buddy.with_observer(observer), metadata }
     }
 }
 
@@ -56,14 +80,6 @@ impl<C: Cpu, O> Deref for Simulated<C, O> {
     type Target = Buddy<'static, DirectMap, C, O>;
 
     fn deref(&self) -> &Self::Target {
-        self.buddy.as_ref().expect("there until drop")
-    }
-}
-
-impl<C: Cpu, O> Drop for Simulated<C, O> {
-    fn drop(&mut self) {
-        self.buddy = None;
-        // SAFETY: allocated in `new` with this layout; the buddy that used it is gone.
-        unsafe { dealloc(self.metadata.as_ptr(), self.layout) };
+        &self.buddy
     }
 }

@@ -1,0 +1,154 @@
+//! Memory that comes and goes at run time: sections added, ranges taken offline and brought online again.
+//!
+//! # Concepts
+//! - A buddy built **with room** has places in its table, and entries in its page map, for frames that may come later.
+//! - A section that is **added** brings its metadata along, as the frames from the start are in use.
+//! - Going **offline** works area by area: it takes all frames of a range, like one large allocation, and tags them. What
+//!   is in the way is somebody's block; the error says which frame, so that the caller moves its content and tries again.
+//!
+//! # Concurrency
+//! Adding holds one try-lock of the table; see `table.rs` for how the section is published. The rest is takes and frees.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, FrameNumber, FrameRange, PageMap, PhysMap, Tag};
+
+use crate::area::AREA_FRAMES;
+use crate::build;
+use crate::section::SECTION_FRAMES;
+use crate::zone::{open_section, parts, section_of, withhold_absent};
+use crate::{Buddy, Observe};
+
+/// Why memory neither came nor went. Nothing has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HotplugError {
+    /// The range is empty, or crosses into another section.
+    NotOneSection,
+    /// The buddy was built without room for these frames.
+    NoRoom,
+    /// The section has frames already, or somebody is adding to the table at this moment.
+    Occupied,
+    /// Some of the frames are not the buddy's.
+    Absent,
+    /// The range begins or ends inside an area, where memory does not.
+    PartOfArea,
+    /// The frame is in use; or, coming online, it was not offline.
+    InUse {
+        /// The first such frame.
+        frame: FrameNumber,
+    },
+}
+
+impl fmt::Display for HotplugError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOneSection => f.write_str("the range is not inside one section of 1 GiB"),
+            Self::NoRoom => f.write_str("the buddy was built without room for these frames"),
+            Self::Occupied => f.write_str("the section has frames already"),
+            Self::Absent => f.write_str("some of the frames are not there"),
+            Self::PartOfArea => f.write_str("the range begins or ends inside an area"),
+            Self::InUse { frame } => write!(f, "{frame} is in use"),
+        }
+    }
+}
+
+impl core::error::Error for HotplugError {}
+
+impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
+    /// Returns size and alignment of the metadata that an added section brings along: 0.16 bytes for each of its 262,144
+    /// frames, however many are there.
+    pub fn section_layout() -> Layout {
+        build::section_layout()
+    }
+
+    /// Adds the frames of `range`, all of them free, with the metadata of their section in `metadata`.
+    ///
+    /// O(areas of a section). Only tries a lock; allocates nothing; touches no frame.
+    ///
+    /// # Errors
+    /// [`HotplugError::NotOneSection`], [`HotplugError::NoRoom`] or [`HotplugError::Occupied`].
+    ///
+    /// # Safety
+    /// 1. `metadata` is valid for reads and writes of [`section_layout`](Self::section_layout) during `'m`, zero, and
+    ///    nobody else's.
+    /// 2. Nobody else uses the frames; the buddy's map covers them. Where blocks are asked for by address, they are mapped.
+    pub unsafe fn add_section(
+        &self,
+        metadata: NonNull<u8>,
+        range: FrameRange,
+    ) -> Result<(), HotplugError> {
+        let number = section_of(range.start);
+        if range.is_empty() || section_of(FrameNumber::new(range.end.get() - 1)) != number {
+            return Err(HotplugError::NotOneSection);
+        }
+        let span = self.zone.span();
+        let place = self.zone.place_of(range.start).ok_or(HotplugError::NoRoom)?;
+        if range.start < span.start || span.end < range.end {
+            return Err(HotplugError::NoRoom);
+        }
+        let _adding = self.zone.adding.try_lock().ok_or(HotplugError::Occupied)?;
+        if place.get().is_some() {
+            return Err(HotplugError::Occupied);
+        }
+        let index = number - self.zone.first_section;
+        // SAFETY: clause 1.
+        let section = unsafe { build::added_section(metadata, self.zone.bounds, index) };
+        withhold_absent(section, number * SECTION_FRAMES, &[range]);
+        place.put(section, range);
+        // Hints after the pointer: whoever follows one finds the section.
+        open_section(section);
+        self.zone.note_release(&self.observer, range);
+        Ok(())
+    }
+
+    /// Takes all frames of `range` out of use, whole areas as far as memory goes. Frames that CPU slots keep come home
+    /// first.
+    ///
+    /// O(areas of the range), after taking over the slots of idle CPUs.
+    ///
+    /// # Errors
+    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the first frame that is:
+    /// its owner has to move.
+    pub fn offline(&self, range: FrameRange) -> Result<(), HotplugError> {
+        self.check_areas(range)?;
+        self.drain();
+        if !self.zone.take_range(&self.observer, range) {
+            let mut frames = (range.start.get()..range.end.get()).map(FrameNumber::new);
+            let in_the_way = frames.find(|frame| self.zone.is_taken(*frame));
+            return Err(HotplugError::InUse { frame: in_the_way.unwrap_or(range.start) });
+        }
+        parts(range).for_each(|(start, _)| self.set_tag(start, Tag::OFFLINE));
+        Ok(())
+    }
+
+    /// Brings frames that are offline back into use. O(areas of the range).
+    ///
+    /// # Errors
+    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the first frame that was not
+    /// offline.
+    pub fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
+        self.check_areas(range)?;
+        let is_used = |start: &FrameNumber| self.map.tag(self.address(*start)) != Tag::OFFLINE;
+        if let Some(frame) = parts(range).map(|(start, _)| start).find(is_used) {
+            return Err(HotplugError::InUse { frame });
+        }
+        parts(range).for_each(|(start, _)| self.set_tag(start, Tag::NONE));
+        let released = self.release(range);
+        debug_assert!(released == Some(true), "frames that are offline are taken, and areas whole");
+        Ok(())
+    }
+
+    /// Whether `range` is the buddy's and consists of whole areas, or of all that is there of one.
+    fn check_areas(&self, range: FrameRange) -> Result<(), HotplugError> {
+        if range.is_empty() || !self.zone.has(range) {
+            return Err(HotplugError::Absent);
+        }
+        let begins = range.start.get() % AREA_FRAMES == 0
+            || self.zone.ranges().any(|own| own.start == range.start);
+        let ends = range.end.get() % AREA_FRAMES == 0
+            || self.zone.ranges().any(|own| own.end == range.end);
+        if begins && ends { Ok(()) } else { Err(HotplugError::PartOfArea) }
+    }
+}

@@ -1,0 +1,144 @@
+//! Memory that comes and goes at run time.
+#![cfg(not(loom))]
+
+mod common;
+
+use buddy::{HotplugError, Mode, Watermarks};
+use common::{Metadata, Simulated, range};
+use page_frame::{FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
+use testkit::Random;
+
+/// Frames of a section.
+const SECTION: usize = 1 << 18;
+
+fn order(order: u8) -> Order {
+    Order::new(order).expect("a valid order")
+}
+
+type Buddy = buddy::Buddy<'static, page_frame::DirectMap, SingleCpu>;
+
+#[test]
+fn an_added_section_is_memory_like_any_other() {
+    let [metadata, ragged] = [(); 2].map(|()| Metadata::new(Buddy::section_layout()));
+    let base = 7 * SECTION;
+    let start = range(base + 100, base + 2000);
+    let room = range(base, base + 4 * SECTION);
+    let buddy = Simulated::with_room(&[start], room, SingleCpu::new(), Mode::Cached);
+    let watermarks: Watermarks = Watermarks::new(1900, buddy::Marks::default(), |_| ());
+    let buddy = buddy.observed(&watermarks);
+    assert!(buddy.allocate_frames(order(18)).is_err());
+    let added = range(base + 2 * SECTION, base + 3 * SECTION);
+    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
+    unsafe { buddy.add_section(metadata.start(), added) }.expect("room, and nothing there");
+    assert_eq!((buddy.frames(), buddy.free_frames_count()), (1900 + SECTION, 1900 + SECTION));
+    assert_eq!(watermarks.free_frames(), 1900 + SECTION);
+    buddy.validate().expect("consistent");
+    let whole = buddy.allocate_frames(order(18)).expect("the added section is free");
+    assert_eq!(whole, added.start);
+    buddy.free_frames(whole, order(18)).expect("ours");
+
+    let below = range(base + SECTION + 5, base + SECTION + 1700);
+    // SAFETY: as above.
+    unsafe { buddy.add_section(ragged.start(), below) }.expect("room, and nothing there");
+    buddy.validate().expect("consistent");
+    let starts: Vec<_> = buddy.free_blocks().map(|(start, _)| start).collect();
+    assert!(starts.is_sorted(), "ranges are merged in order");
+    let hole = buddy.free_frames(FrameNumber::new(base + SECTION), Order::ZERO);
+    assert_eq!(hole.expect_err("absent").kind, FaultKind::ReservedFrame);
+
+    let mut random = Random::new(4);
+    let mut live = Vec::new();
+    for _ in 0..30_000 {
+        if random.below(100) < 60 {
+            let size = order((random.number().trailing_zeros() as u8).min(9));
+            live.extend(buddy.allocate_frames(size).ok().map(|block| (block, size)));
+        } else if !live.is_empty() {
+            let (block, size) = live.swap_remove(random.below(live.len()));
+            buddy.free_frames(block, size).expect("live");
+        }
+    }
+    assert!(live.iter().any(|(block, _)| below.contains(*block)), "all sections are used");
+    live.into_iter().for_each(|(block, size)| buddy.free_frames(block, size).expect("live"));
+    buddy.drain();
+    buddy.validate().expect("consistent");
+    assert_eq!(buddy.free_frames_count(), 1900 + SECTION + 1695);
+}
+
+#[test]
+fn sections_are_refused_where_they_do_not_fit() {
+    let metadata = Metadata::new(Buddy::section_layout());
+    let buddy = Simulated::with_room(
+        &[range(0, 1000)],
+        range(0, 2 * SECTION),
+        SingleCpu::new(),
+        Mode::Cached,
+    );
+    let cases = [
+        (range(SECTION, SECTION), HotplugError::NotOneSection),
+        (range(SECTION - 1, SECTION + 1), HotplugError::NotOneSection),
+        (range(2 * SECTION, 2 * SECTION + 1), HotplugError::NoRoom),
+        (range(1000, 2000), HotplugError::Occupied),
+    ];
+    for (frames, expected) in cases {
+        // SAFETY: refused, so nothing is used.
+        let refused = unsafe { buddy.add_section(metadata.start(), frames) };
+        assert_eq!(refused, Err(expected), "{frames:?}");
+    }
+    let first = range(SECTION, SECTION + 10);
+    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
+    unsafe { buddy.add_section(metadata.start(), first) }.expect("room, and nothing there");
+    // SAFETY: refused, so nothing is used.
+    let twice = unsafe { buddy.add_section(metadata.start(), first) };
+    assert_eq!(twice, Err(HotplugError::Occupied));
+}
+
+#[test]
+fn areas_go_offline_when_nobody_uses_them_and_come_back() {
+    let buddy = Simulated::new(&[range(3, 4000)], SingleCpu::new(), Mode::Cached);
+    let initial = buddy.free_counts();
+    let in_the_way = FrameNumber::new(1111);
+    buddy.allocate_at(in_the_way, Order::ZERO).expect("free");
+    let areas = range(512, 2048);
+    assert_eq!(buddy.offline(areas), Err(HotplugError::InUse { frame: in_the_way }));
+    assert_eq!(buddy.free_frames_count(), 3996, "nothing has changed");
+    buddy.free_frames(in_the_way, Order::ZERO).expect("ours");
+    buddy.offline(areas).expect("all of it is free");
+    assert_eq!(buddy.free_frames_count(), 3997 - 1536);
+    buddy.validate().expect("consistent");
+
+    let mut had = Vec::new();
+    while let Ok(frame) = buddy.allocate_frames(Order::ZERO) {
+        assert!(!areas.contains(frame), "{frame} is offline");
+        had.push(frame);
+    }
+    assert_eq!(had.len(), 3997 - 1536);
+    assert!(buddy.free_frames(areas.start, order(9)).is_err(), "nobody has it to free");
+    let used = buddy.online(range(0, 0));
+    assert_eq!(used, Err(HotplugError::Absent));
+    let used = buddy.online(range(3, 512));
+    assert_eq!(used, Err(HotplugError::InUse { frame: FrameNumber::new(3) }));
+    buddy.online(range(512, 1024)).expect("offline");
+    assert_eq!(buddy.allocate_frames(order(9)).expect("an area is back").get(), 512);
+    buddy.free_frames(FrameNumber::new(512), order(9)).expect("ours");
+    buddy.online(range(1024, 2048)).expect("offline");
+    had.into_iter().for_each(|frame| buddy.free_frames(frame, Order::ZERO).expect("ours"));
+    buddy.drain();
+    assert_eq!(buddy.free_counts(), initial);
+    buddy.validate().expect("consistent");
+}
+
+#[test]
+fn parts_of_areas_do_not_go_offline_but_ragged_edges_do() {
+    let buddy = Simulated::new(&[range(3, 700), range(900, 4000)], SingleCpu::new(), Mode::Cached);
+    let part = |frames: FrameRange| buddy.offline(frames);
+    assert_eq!(part(range(512, 600)), Err(HotplugError::PartOfArea));
+    assert_eq!(part(range(600, 700)), Err(HotplugError::PartOfArea));
+    assert_eq!(part(range(600, 950)), Err(HotplugError::Absent), "a hole is not memory");
+    for edge in [range(3, 700), range(900, 1024), range(3584, 4000)] {
+        part(edge).expect("as much of its areas as there is");
+        assert_eq!(part(edge).err(), Some(HotplugError::InUse { frame: edge.start }));
+        buddy.validate().expect("consistent");
+        buddy.online(edge).expect("offline");
+    }
+    assert_eq!(buddy.free_frames_count(), 697 + 3100);
+}
