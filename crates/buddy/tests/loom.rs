@@ -13,7 +13,7 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
     use page_frame::sync::UnsafeCell;
-    use page_frame::{Cpu, CpuId, DirectMap, Fenced, FrameNumber, Order};
+    use page_frame::{Cpu, CpuId, DirectMap, Fenced, FrameNumber, Order, PageResize};
     use testkit::model;
 
     use super::common::{Metadata, Simulated, range};
@@ -184,6 +184,103 @@ mod models {
             world.0.validate().expect("consistent");
             drop(world);
             drop(metadata);
+        });
+    }
+
+    /// The order of the two areas of a section under loom.
+    const SECTION: Order = match Order::new(8) {
+        Some(order) => order,
+        None => panic!("order 8 exists"),
+    };
+
+    /// An owned area is released while the first frames in it are freed: one of the two sets the hint.
+    /// Mutation seen to fail: `publish` without its fence (I3 of `validate`).
+    #[test]
+    fn an_owned_area_released_is_not_lost() {
+        model("buddy: release of an owned area against free", 20, || {
+            let world = world(2 * AREA);
+            NUMBER.with(|number| number.set(Some(0)));
+            // Two blocks are all that the slot took of its area; with the other half gone the area is full.
+            let quarter = Order::new(5).expect("order 5 exists");
+            let own = [0, 1].map(|_| world.buddy.allocate_frames(quarter).expect("free"));
+            NUMBER.with(|number| number.set(None));
+            let rest = FrameNumber::new(AREA / 2);
+            world.buddy.allocate_at(rest, half()).expect("the slot took the first half only");
+            let theirs = Arc::clone(&world);
+            let freer = thread::spawn(move || theirs.free(rest, half()));
+            world.buddy.drain();
+            freer.join().expect("no panic");
+            world.buddy.validate().expect("every open area with a free frame has a hint");
+            own.into_iter().for_each(|block| world.free(block, quarter));
+            world.buddy.validate().expect("consistent");
+            assert!(world.buddy.allocate_frames(SECTION).is_ok(), "all is free again");
+        });
+    }
+
+    /// Both areas claimed for one block while somebody claims one of them.
+    /// Mutation seen to fail: `claim_several` keeping what it had after a conflict ("nothing is lost").
+    #[test]
+    fn a_claim_of_two_areas_against_a_claim_of_one() {
+        model("buddy: claim of two areas against one", 50, || {
+            let world = world(2 * AREA);
+            let theirs = Arc::clone(&world);
+            let claimer = thread::spawn(move || theirs.buddy.allocate_frames(WHOLE).ok());
+            let both = world.buddy.allocate_frames(SECTION).ok();
+            let one = claimer.join().expect("no panic");
+            assert!(both.is_none() || one.is_none(), "two areas are not three");
+            assert!(both.is_some() || one.is_some(), "one of the two gets its block");
+            both.into_iter().for_each(|block| world.free(block, SECTION));
+            one.into_iter().for_each(|block| world.free(block, WHOLE));
+            world.buddy.validate().expect("consistent");
+            assert!(world.buddy.allocate_frames(SECTION).is_ok(), "nothing is lost");
+        });
+    }
+
+    /// A whole area is split so that its tail can be freed, while a stray take sets and clears bits in it.
+    /// Mutation seen to fail: `split_whole` opening the area whatever `take_all` found (other frames are free than the
+    /// run's tail).
+    #[test]
+    fn a_whole_area_is_split_under_a_stray_take() {
+        model("buddy: split of a whole area against take", 20, || {
+            let world = world(AREA);
+            let theirs = Arc::clone(&world);
+            let taker = thread::spawn(move || theirs.buddy.allocate_frames(half()).ok());
+            let run = world.buddy.allocate_run(100, Order::ZERO).ok();
+            let taken = taker.join().expect("no panic");
+            assert!(run.is_none() || taken.is_none(), "100 frames are not 64 more");
+            if let Some(run) = run {
+                assert!(run.pages == 100 || run.pages == AREA);
+                assert_eq!(world.buddy.free_frames_count(), AREA - run.pages);
+                // SAFETY: the run is ours; frames are only numbers.
+                unsafe { world.buddy.free_run(run.start, run.pages) };
+            }
+            taken.into_iter().for_each(|block| world.free(block, half()));
+            world.buddy.validate().expect("consistent");
+            assert!(world.buddy.allocate_frames(WHOLE).is_ok(), "all is free again");
+        });
+    }
+
+    /// A CPU refills from an area that it comes to own while another drains its slot.
+    /// Mutation seen to fail: `acquire` storing the entry whatever it was ("not both from one area").
+    #[test]
+    fn a_refill_from_an_owned_area_against_a_claim_and_a_drain() {
+        model("buddy: refill of an owner against claim and drain", 50, || {
+            let world = world(2 * AREA);
+            let theirs = Arc::clone(&world);
+            let owner = thread::spawn(move || {
+                NUMBER.with(|number| number.set(Some(0)));
+                theirs.buddy.allocate_frames(Order::ZERO).ok()
+            });
+            let whole = world.buddy.allocate_frames(WHOLE).ok();
+            world.buddy.drain();
+            let frame = owner.join().expect("no panic").expect("one area is enough for both");
+            let whole = whole.expect("the other area was never touched");
+            assert!(frame.get() / AREA != whole.get() / AREA, "not both from one area");
+            world.free(frame, Order::ZERO);
+            world.free(whole, WHOLE);
+            world.buddy.drain();
+            world.buddy.validate().expect("consistent");
+            assert_eq!(world.buddy.free_frames_count(), 2 * AREA);
         });
     }
 }
