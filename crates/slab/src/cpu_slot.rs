@@ -15,8 +15,8 @@ use core::ptr::NonNull;
 use crate::magazine::Magazine;
 
 /// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that a CPU hardly uses
-/// stay without, which saves their memory.
-const MISSES_WITHOUT_MAGAZINES: u16 = 8;
+/// stay without, which saves their memory. None under loom, where a model affords few steps.
+const MISSES_WITHOUT_MAGAZINES: u16 = if page_frame::sync::MODELLED { 0 } else { 8 };
 
 /// The part of a cache that belongs to one CPU.
 #[derive(Debug)]

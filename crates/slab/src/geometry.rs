@@ -30,8 +30,8 @@ pub const LARGEST_SIZE: usize = 4 << 20;
 /// The largest order that is chosen for objects that fit in a smaller one too.
 pub const LARGEST_ORDER: u8 = 3;
 
-/// Bytes of a slab's record.
-pub(crate) const RECORD: usize = 64;
+/// Bytes of a slab's record: 64; more under loom, whose atomics are larger.
+pub(crate) const RECORD: usize = size_of::<crate::record::Record>();
 /// Objects whose links fit in the record itself.
 pub(crate) const LINKS_WITHIN: usize = 12;
 /// Objects whose indices fit a link of one byte.
