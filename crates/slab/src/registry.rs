@@ -30,6 +30,9 @@ use crate::walk::Patience;
 
 /// The sizes of memory for records outside their slabs: alone, and with a line of links.
 const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
+/// The names of the internal caches of magazines, by capacity.
+const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
+    ["magazine-60", "magazine-28", "magazine-12", "magazine-4", "magazine-2"];
 /// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
 pub(crate) const MOST_OUTSIDE: usize = 64;
 
@@ -118,10 +121,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             source,
             locking: Slots::new(slots, cpu.clone()),
             hook,
-            records: RECORD_SIZES.map(|size| internal("record", small(size, 64), size)),
-            magazines: CAPACITIES.map(|capacity| {
-                let size = Magazine::bytes(capacity);
-                internal("magazine", small(size, align_of::<Magazine>()), size)
+            records: core::array::from_fn(|index| {
+                let size = RECORD_SIZES[index];
+                internal(["record", "record-links"][index], small(size, 64), size)
+            }),
+            magazines: core::array::from_fn(|index| {
+                let size = Magazine::bytes(CAPACITIES[index]);
+                internal(MAGAZINE_NAMES[index], small(size, align_of::<Magazine>()), size)
             }),
             cores: internal("cache", cores, cores_size),
             list: CoreList::new(),
