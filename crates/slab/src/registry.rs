@@ -237,7 +237,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         system.list.visit(&system.locking, look);
     }
 
-    /// Makes the core of a cache and puts it into the list; the system has a reference more.
+    /// Makes the core of a cache and puts it into the list; the system has a reference more. Fails too for an interrupt that
+    /// came upon the list's lock.
     pub(crate) fn make_core(&self, plan: Plan) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
         let memory = system.cores.allocate()?;
@@ -250,10 +251,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let made = Core::new(self.system, Slots::new(slots, cpu), plan);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
+        // SAFETY: just made; `destroy_core` unlinks it before it dies.
+        if !unsafe { system.list.link(core, &system.locking) } {
+            // SAFETY: in no list, and nobody else has seen it.
+            unsafe { system.free_core(core) };
+            return Err(OutOfMemory);
+        }
         // Relaxed: as in `clone`.
         system.references.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: just made; `destroy_core` unlinks it before it dies.
-        unsafe { system.list.link(core, &system.locking) };
         Ok(core)
     }
 }
@@ -293,10 +298,17 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
             return in_use;
         }
         // SAFETY: clause 1, no visitor is there, and no slab names it.
+        unsafe { self.free_core(core) };
+        in_use
+    }
+
+    /// # Safety
+    /// 1. `core` is in no list, nobody uses it, and it has no slab.
+    unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
+        // SAFETY: clause 1.
         unsafe { core.drop_in_place() };
         let mut memory = Some(core.cast());
         self.cores.give_back(Patience::Wait, || memory.take());
-        in_use
     }
 }
 
