@@ -8,9 +8,10 @@ use page_frame::{
     PageMapArray, PhysMap, Slots, Tag, panic_on_fault,
 };
 
-use crate::build::{BuildError, Plan};
-use crate::cpu_slot::CpuSlot;
+use crate::build::{BuildError, Carved, Plan};
+use crate::cpu_slot::{CpuSlot, Kept};
 use crate::observe;
+use crate::observer::Observe;
 use crate::zone::Zone;
 
 /// How a buddy chooses among blocks.
@@ -52,14 +53,19 @@ pub enum Mode {
 /// assert!(buddy.free_frames(block, order).is_err()); // a double free is a fault, and changes nothing
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// `O` is who hears of splits and merges; nobody by default, see [`Observe`].
 #[derive(Debug)]
-pub struct Buddy<'m, M, C> {
+pub struct Buddy<'m, M, C, O = ()> {
     pub(crate) zone: Zone<'m>,
     pub(crate) map: PageMapArray<'m>,
     pub(crate) phys: M,
     slots: Slots<'m, CpuSlot, C>,
+    /// For each slot how many frames it holds, as others may know it.
+    kept: &'m [Kept],
     mode: Mode,
     pub(crate) fault_hook: FaultHook,
+    pub(crate) observer: O,
 }
 
 impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
@@ -94,9 +100,45 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     ) -> Result<Self, BuildError> {
         let plan = Plan::new(ranges, cpu.slots())?;
         // SAFETY: clause 1, and the ranges are the planned ones.
-        let (zone, slots, map) = unsafe { plan.carve(metadata, ranges, &phys) };
+        let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
         let slots = Slots::new(slots, cpu);
-        Ok(Self { zone, map, phys, slots, mode, fault_hook: panic_on_fault })
+        let fault_hook = panic_on_fault;
+        Ok(Self { zone, map, phys, slots, kept, mode, fault_hook, observer: () })
+    }
+
+    /// Tells `observer` of each split, merge, claim and hand-over from now on.
+    ///
+    /// ```
+    /// use buddy::{Buddy, EventCounts, Mode};
+    /// use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::ptr::NonNull;
+    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+    /// # let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&frames, 1)?;
+    /// # // SAFETY: the layout is not empty.
+    /// # let metadata = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+    /// # let root = NonNull::new(std::ptr::without_provenance_mut(4096)).unwrap();
+    /// # // SAFETY: frames are only numbers here.
+    /// # let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
+    /// # // SAFETY: the metadata is zero, ours, and leaked.
+    /// # let buddy = unsafe { Buddy::new_in(metadata, &frames, map, SingleCpu::new(), Mode::Plain) }?;
+    /// let counts = EventCounts::new();
+    /// let buddy = buddy.with_observer(&counts); // 16 free frames
+    /// let two = buddy.allocate_frames(Order::new(1).unwrap())?;
+    /// assert_eq!(counts.splits(), 3); // 16 into 8, 4 and 2
+    /// buddy.free_frames(two, Order::new(1).unwrap())?;
+    /// assert_eq!(counts.merges(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_observer<O: Observe>(self, observer: O) -> Buddy<'m, M, C, O> {
+        let Self { zone, map, phys, slots, kept, mode, fault_hook, observer: () } = self;
+        Buddy { zone, map, phys, slots, kept, mode, fault_hook, observer }
+    }
+}
+
+impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
+    /// Returns who is told of splits and merges.
+    pub const fn observer(&self) -> &O {
+        &self.observer
     }
 
     /// Gives misuse seen by the pointer interfaces to `hook` instead of panicking.
@@ -116,7 +158,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let frame = match self.mode {
             Mode::Cached if order == Order::ZERO => self.pop(),
-            Mode::Cached => self.zone.take_hinted(order),
+            Mode::Cached => self.take_hinted(order),
             Mode::Plain => self.take_best(order),
         };
         let frame = match frame {
@@ -146,7 +188,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
             }
         }
         let end = FrameNumber::new(frame.get() + order.pages());
-        match self.zone.release(FrameRange::new(frame, end)) {
+        match self.release(FrameRange::new(frame, end)) {
             Some(true) => Ok(()),
             _ => Err(Fault::new(FaultKind::DoubleFree, frame.get(), order.index(), order.index())),
         }
@@ -156,18 +198,36 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     ///
     /// CPUs that are inside their slot are skipped. Never waits for a lock, never allocates.
     pub fn drain(&self) -> usize {
+        self.drain_until(usize::MAX)
+    }
+
+    /// Drains slots one by one until `target` frames came home; returns how many did.
+    pub(crate) fn drain_until(&self, target: usize) -> usize {
         let mut frames = 0;
         self.slots.take_over(
             |_| true,
-            |_, slot| {
-                let (word, bits) = slot.drain();
-                if bits != 0 {
-                    self.zone.clear_word(word, bits);
-                    frames += bits.count_ones() as usize;
+            |id, slot| {
+                if frames < target {
+                    frames += self.drain_slot(slot);
+                    self.kept[id.index()].set(slot.frames());
                 }
             },
         );
         frames
+    }
+
+    fn drain_slot(&self, slot: &mut CpuSlot) -> usize {
+        let (word, bits) = slot.drain();
+        if bits != 0 {
+            self.zone.clear_word(word, bits);
+            self.zone.note_clear_word(&self.observer, word, bits);
+        }
+        bits.count_ones() as usize
+    }
+
+    /// Returns how many frames the slots held when each was last filled or drained.
+    pub(crate) fn kept_frames(&self) -> usize {
+        self.kept.iter().map(Kept::get).sum()
     }
 
     /// Returns how many frames there are, free or not.
@@ -217,25 +277,48 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// Takes a frame from the CPU's slot, refilling it by one swap.
     #[inline]
     fn pop(&self) -> Option<FrameNumber> {
-        let Ok(mut slot) = self.slots.enter() else { return self.zone.take_hinted(Order::ZERO) };
+        let Ok(mut slot) = self.slots.enter() else { return self.take_hinted(Order::ZERO) };
         slot.pop().or_else(|| {
             let (word, frames) = self.zone.take_word()?;
+            self.zone.note_take_word(&self.observer, word, frames);
             slot.refill(word, frames);
+            self.kept[slot.id().index()].set(slot.frames());
             slot.pop()
         })
+    }
+
+    fn take_hinted(&self, order: Order) -> Option<FrameNumber> {
+        self.noted(self.zone.take_hinted(order), order)
     }
 
     /// Takes the block that the textbook would.
     fn take_best(&self, order: Order) -> Option<FrameNumber> {
         let fitting = observe::free_blocks(&self.zone).filter(|(_, found)| *found >= order);
         let (frame, _) = fitting.min_by_key(|(_, found)| *found)?;
-        self.zone.take_at(frame, order).then_some(frame)
+        self.noted(self.zone.take_at(frame, order).then_some(frame), order)
+    }
+
+    /// Passes on what was taken from areas, and tells the observer of it.
+    fn noted(&self, taken: Option<FrameNumber>, order: Order) -> Option<FrameNumber> {
+        if let Some(frame) = taken {
+            self.zone.note_take(&self.observer, frame, order);
+        }
+        taken
+    }
+
+    /// Frees all frames of `range` in its areas; see [`Zone::release`].
+    pub(crate) fn release(&self, range: FrameRange) -> Option<bool> {
+        let released = self.zone.release(range);
+        if released == Some(true) {
+            self.zone.note_release(&self.observer, range);
+        }
+        released
     }
 
     #[cold]
     fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         self.drain();
-        self.zone.take_anywhere(order).ok_or(OutOfMemory)
+        self.noted(self.zone.take_anywhere(order), order).ok_or(OutOfMemory)
     }
 
     /// Says what is wrong with freeing `order` at `frame`.

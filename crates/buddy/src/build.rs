@@ -8,7 +8,7 @@ use page_frame::sync::{AtomicU32, AtomicUsize, Lock, Zeroable, slice_in};
 use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
 
 use crate::area::Line;
-use crate::cpu_slot::CpuSlot;
+use crate::cpu_slot::{CpuSlot, Kept};
 use crate::section::{BUCKETS, HINT_WORDS, SECTION_AREAS, SECTION_FRAMES, Section};
 use crate::zone::{Zone, open_section, section_of};
 
@@ -40,6 +40,14 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
+/// A buddy's parts, in their metadata.
+pub(crate) struct Carved<'m> {
+    pub(crate) zone: Zone<'m>,
+    pub(crate) slots: &'m [Slot<CpuSlot>],
+    pub(crate) kept: &'m [Kept],
+    pub(crate) map: PageMapArray<'m>,
+}
+
 /// Sizes of the parts of the metadata, and where they begin.
 pub(crate) struct Plan {
     first_section: usize,
@@ -49,6 +57,7 @@ pub(crate) struct Plan {
     table_at: usize,
     ranges_at: usize,
     slots_at: usize,
+    kept_at: usize,
     lines_at: usize,
     entries_at: usize,
     hints_at: usize,
@@ -86,6 +95,7 @@ impl Plan {
         let table_at = part(table, size_of::<Option<Section<'_>>>())?;
         let ranges_at = part(ranges.len(), size_of::<FrameRange>())?;
         let slots_at = part(slots, size_of::<Slot<CpuSlot>>())?;
+        let kept_at = part(slots, size_of::<Kept>())?;
         let lines_at = part(present, SECTION_AREAS * size_of::<Line>())?;
         let entries_at = part(present, SECTION_AREAS * size_of::<AtomicU32>())?;
         let hints_at = part(present, BUCKETS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
@@ -98,6 +108,7 @@ impl Plan {
             table_at,
             ranges_at,
             slots_at,
+            kept_at,
             lines_at,
             entries_at,
             hints_at,
@@ -121,7 +132,7 @@ impl Plan {
         metadata: NonNull<u8>,
         ranges: &[FrameRange],
         phys: &impl PhysMap,
-    ) -> (Zone<'m>, &'m [Slot<CpuSlot>], PageMapArray<'m>) {
+    ) -> Carved<'m> {
         // SAFETY: clause 1, for this and each `at` below: the plan put every part inside the total.
         let at = |offset: usize| unsafe { metadata.add(offset) };
         // SAFETY: clause 1: room for the ranges, aligned to 64.
@@ -141,10 +152,13 @@ impl Plan {
         // SAFETY: clause 1: room for the slots, aligned to 64.
         let slots =
             unsafe { fill(at(self.slots_at), self.slots, |_| Slot::new(CpuSlot::default())) };
+        // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
+        let kept = unsafe { slice_in(at(self.kept_at), self.slots) };
         let root = phys.pointer(self.span.start);
         // SAFETY: clause 1: zeroed room for the map; `PhysMap` clause 3 for the root.
         let map = unsafe { PageMapArray::new_in(root, self.span.frames(), at(self.map_at)) };
-        (Zone { first_section: self.first_section, sections, ranges }, slots, map)
+        let zone = Zone { first_section: self.first_section, sections, ranges };
+        Carved { zone, slots, kept, map }
     }
 
     /// Makes the metadata of the section that is the `number`th of those present.

@@ -4,6 +4,7 @@
 //! the same word is setting it: no atomic operation. The word goes home in one atomic operation when it is drained.
 
 use page_frame::FrameNumber;
+use page_frame::sync::{AtomicUsize, Ordering, Zeroable};
 
 use crate::run::WORD_BITS;
 
@@ -46,8 +47,38 @@ impl CpuSlot {
         (self.word, self.frames) = (word, frames);
     }
 
+    /// Returns how many frames are kept.
+    pub(crate) fn frames(&self) -> usize {
+        self.frames.count_ones() as usize
+    }
+
     /// Takes out all frames: those of the word at the frame returned that are set in the bits returned.
     pub(crate) fn drain(&mut self) -> (FrameNumber, usize) {
         (self.word, core::mem::take(&mut self.frames))
+    }
+}
+
+/// How many frames a slot holds, where others may read it. On a line of its own.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(crate) struct Kept(AtomicUsize);
+
+// SAFETY: clause 1: one atomic, valid when zero, and padding.
+unsafe impl Zeroable for Kept {
+    fn zero() -> Self {
+        Self(Zeroable::zero())
+    }
+}
+
+impl Kept {
+    pub(crate) fn get(&self) -> usize {
+        // Relaxed: an estimate; nothing is published by it.
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Called by whoever has the slot, its owner or a taker.
+    pub(crate) fn set(&self, frames: usize) {
+        // Relaxed: as above.
+        self.0.store(frames, Ordering::Relaxed);
     }
 }

@@ -41,8 +41,10 @@ mod build;
 mod check;
 mod cpu_slot;
 mod observe;
+mod observer;
 mod run;
 mod section;
+mod shrink;
 mod source;
 mod zone;
 
@@ -50,6 +52,7 @@ pub use crate::buddy::{Buddy, Mode};
 pub use build::BuildError;
 pub use check::Violation;
 pub use observe::{Block, BlockState};
+pub use observer::{EventCounts, Observe};
 /// The crate below, so that this one can be used alone.
 pub use page_frame;
 

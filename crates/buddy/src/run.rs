@@ -70,6 +70,20 @@ pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
     None
 }
 
+/// Returns how many canonical blocks the free frames of a word make, the word's own order being the largest.
+pub(crate) const fn canonical_blocks(taken: usize) -> usize {
+    let mut runs = !taken;
+    let mut count = 0;
+    let mut at = 0;
+    while at < WORD_ORDER {
+        at += 1;
+        let larger = doubled(runs, at);
+        count += (runs & !(larger | larger << (1 << (at - 1)))).count_ones() as usize;
+        runs = larger;
+    }
+    count + runs.count_ones() as usize
+}
+
 /// Returns start (in frames) and order of the best fit in a line for a block of `order`; below the whole area.
 ///
 /// A line without a set bit answers with start 0 and the area's order.
@@ -147,6 +161,22 @@ mod tests {
                 assert_eq!(best_fit(taken, order), naive(taken, WORD_BITS, order), "{taken:#b}");
             }
         }
+    }
+
+    #[test]
+    fn canonical_blocks_are_those_that_best_fit_takes_one_by_one() {
+        let mut random = testkit::Random::new(4);
+        for _ in 0..2_000 {
+            let taken = (random.number() & random.number()) as usize;
+            let mut rest = taken;
+            let mut blocks = 0;
+            while let Some((start, order)) = best_fit(rest, 0) {
+                rest |= mask(start, order);
+                blocks += 1;
+            }
+            assert_eq!(canonical_blocks(taken), blocks, "{taken:#b}");
+        }
+        assert_eq!((canonical_blocks(0), canonical_blocks(usize::MAX)), (1, 0));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use page_frame::sync::{Ordering, fence};
 use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
+use crate::observer::Observe;
 use crate::run::{WORD_BITS, mask};
 use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
 
@@ -171,22 +172,23 @@ impl<'m> Zone<'m> {
         Some(all_taken)
     }
 
-    /// Takes exactly the frames of `range`; whether all of them were free. Otherwise none is taken.
-    pub(crate) fn take_range(&self, range: FrameRange) -> bool {
-        let area = Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
+    /// Takes exactly the frames of `range`, block by block; whether all of them were free. Otherwise none stays taken.
+    pub(crate) fn take_range(&self, observer: &impl Observe, range: FrameRange) -> bool {
         let mut next = range.start;
         for (part, frames) in parts(range) {
             let end = FrameNumber::new(part.get() + frames);
             for (start, order) in FrameRange::new(part, end).blocks() {
-                debug_assert!(order <= area);
                 if !self.take_at(start, order) {
-                    let released = self.release(FrameRange::new(range.start, next));
+                    let before = FrameRange::new(range.start, next);
+                    let released = self.release(before);
                     debug_assert!(
                         released == Some(true),
                         "frames taken one by one go back one by one"
                     );
+                    self.note_release(observer, before);
                     return false;
                 }
+                self.note_take(observer, start, order);
                 next = FrameNumber::new(start.get() + order.pages());
             }
         }
@@ -195,10 +197,14 @@ impl<'m> Zone<'m> {
 
     /// Whether `frame` is taken as a user sees it.
     pub(crate) fn is_taken(&self, frame: FrameNumber) -> bool {
-        self.place(frame).is_none_or(|(place, section)| {
-            let word = section.taken(place.area)[place.frame / WORD_BITS];
-            word & mask(place.frame % WORD_BITS, 0) != 0
-        })
+        let bit = frame.get() % WORD_BITS;
+        self.taken_word(FrameNumber::new(frame.get() - bit)) & mask(bit, 0) != 0
+    }
+
+    /// Returns the taken bits of the word at `word`, all set where there is no memory.
+    pub(crate) fn taken_word(&self, word: FrameNumber) -> usize {
+        let place = self.place(word);
+        place.map_or(usize::MAX, |(at, section)| section.taken(at.area)[at.frame / WORD_BITS])
     }
 
     /// Whether the block of `order` at `start` is free in all its frames.
