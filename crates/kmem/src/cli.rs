@@ -26,6 +26,7 @@ pub(crate) struct ReplayRequest {
     pub(crate) checks: bool,
     pub(crate) memory_bytes: usize,
     pub(crate) json: Option<PathBuf>,
+    pub(crate) slabinfo: Option<PathBuf>,
     pub(crate) buddyinfo: Option<PathBuf>,
 }
 
@@ -40,9 +41,10 @@ pub(crate) fn parse() -> Request {
         }
         Some(("replay", replay)) => {
             let request = replay_request(replay);
-            if request.traces.len() > 1 && request.buddyinfo.is_some() {
+            let of_one = request.slabinfo.is_some() || request.buddyinfo.is_some();
+            if request.traces.len() > 1 && of_one {
                 let kind = clap::error::ErrorKind::ArgumentConflict;
-                command.error(kind, "--buddyinfo goes with one trace").exit();
+                command.error(kind, "--slabinfo and --buddyinfo go with one trace").exit();
             }
             Request::Replay(request)
         }
@@ -57,6 +59,7 @@ fn replay_request(matches: &ArgMatches) -> ReplayRequest {
         checks: !matches.get_flag("no-check"),
         memory_bytes: *matches.get_one("memory").expect("the argument has a default"),
         json: path("json"),
+        slabinfo: path("slabinfo"),
         buddyinfo: path("buddyinfo"),
     }
 }
@@ -104,6 +107,7 @@ fn command() -> Command {
                 .help("Memory for object events, and the same again for page events (K, M, G)"),
         )
         .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
+        .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"));
     Command::new("kmem")
         .about("Look at memory: pictures drawn from the live state of the allocators")
@@ -113,10 +117,12 @@ fn command() -> Command {
         .subcommand(replay)
 }
 
+/// Enough for a registry and a few caches.
+const MIN_MEMORY_BYTES: usize = 1 << 20;
 /// More than any recorded machine has.
 const MAX_MEMORY_BYTES: usize = 1 << 40;
 
-/// Reads `4G`, `512M`, `64K` or a number of bytes; at least a page.
+/// Reads `4G`, `512M`, `2048K` or a number of bytes.
 fn size(text: &str) -> Result<usize, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
@@ -126,8 +132,8 @@ fn size(text: &str) -> Result<usize, String> {
     };
     let bytes = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
     bytes
-        .filter(|bytes| (page_frame::PAGE_SIZE..=MAX_MEMORY_BYTES).contains(bytes))
-        .ok_or_else(|| "a size from 4K to 1024G".to_owned())
+        .filter(|bytes| (MIN_MEMORY_BYTES..=MAX_MEMORY_BYTES).contains(bytes))
+        .ok_or_else(|| "a size from 1M to 1024G".to_owned())
 }
 
 #[cfg(test)]
@@ -142,8 +148,8 @@ mod tests {
     #[test]
     fn sizes_have_units_and_limits() {
         assert_eq!(size("4G"), Ok(4 << 30));
-        assert_eq!((size("4K"), size("1024G")), (Ok(4096), Ok(1 << 40)));
-        for wrong in ["", "G", "4095", "1025G", "-1", "4T", "99999999999999999999G", "ä"] {
+        assert_eq!((size("1024K"), size("1024G")), (Ok(1 << 20), Ok(1 << 40)));
+        for wrong in ["", "G", "1048575", "1025G", "-1", "4T", "99999999999999999999G", "ä"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
     }

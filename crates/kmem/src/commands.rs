@@ -10,8 +10,8 @@ use kmem::input_error::{InputError, Mismatch};
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::{self, Options, Replay, ReplayError};
-use kmem::replay::report::{ObjectEvents, report};
-use kmem::replay::target::CountOnly;
+use kmem::replay::report::report;
+use kmem::replay::stack::Stack;
 use kmem::trace::source::Source;
 use kmem::walkthrough::buddy;
 use kmem::{buddyinfo, bundled};
@@ -82,6 +82,9 @@ pub(crate) fn replay(request: &ReplayRequest) -> Result<(), Failure> {
         };
     for source in sources {
         let replay = replay_one(source?, options)?;
+        if let Some(path) = &request.slabinfo {
+            write_file(path, &replay.objects.target().slabinfo())?;
+        }
         if let Some(path) = &request.buddyinfo {
             let pages = replay.pages.target();
             write_file(path, &buddyinfo::line(0, "Normal", &pages.free_counts()))?;
@@ -91,14 +94,14 @@ pub(crate) fn replay(request: &ReplayRequest) -> Result<(), Failure> {
     conclude(&outcomes, request.json.as_deref())
 }
 
-fn replay_one(source: Source, options: Options) -> Result<Replay<CountOnly>, Failure> {
+fn replay_one(source: Source, options: Options) -> Result<Replay<Stack>, Failure> {
     let size = source.size_bytes();
     let bar = progress_bar(size);
     let mut next_tick = 0;
     let played = pipeline::replay(
         source,
         options,
-        |_| Ok(CountOnly),
+        |cpus| Stack::new(options.memory_bytes, cpus),
         |events, bytes| {
             if events >= next_tick {
                 next_tick = events + EVENTS_PER_TICK;
@@ -133,7 +136,7 @@ fn conclude(outcomes: &[Outcome], json_path: Option<&Path>) -> Result<(), Failur
             if index > 0 {
                 writeln!(out)?;
             }
-            report(&mut out, outcome, ObjectEvents::Counted, has_colour())?;
+            report(&mut out, outcome, has_colour())?;
         }
         if let Some(path) = json_path {
             write_file(path, &json(outcomes))?;

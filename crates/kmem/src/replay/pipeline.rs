@@ -169,9 +169,8 @@ impl<T: ObjectTarget> Replay<T> {
         });
         self.objects.finish(self.last_line, &mut outcome.findings);
         self.pages.finish(self.last_line, &mut outcome.findings);
-        let (held, peak) = self.objects.target().held_and_peak_pages();
-        outcome.peak_pages_held = peak;
-        outcome.pages_held_after_shrink = held;
+        outcome.stack = self.objects.target().totals();
+        outcome.page_splits_and_merges = self.pages.target().splits_and_merges();
         outcome.buddy_equals_initial =
             self.objects.target().is_as_at_start() && self.pages.target().is_as_at_start();
         outcome

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 use std::time::Duration;
 
-use buddy::{Block, BlockState, Buddy, Mode};
+use buddy::{Block, BlockState, Buddy, EventCounts, Mode};
 use page_frame::{DirectMap, FrameNumber, Order, SingleCpu};
 
 use crate::simulated::Simulated;
@@ -31,7 +31,7 @@ pub struct Style {
     pub pause: Duration,
 }
 
-type Example = Buddy<'static, DirectMap, SingleCpu>;
+type Example = Buddy<'static, DirectMap, SingleCpu, EventCounts>;
 type Owners = HashMap<FrameNumber, (&'static str, Order)>;
 
 /// Plays the example and draws each state.
