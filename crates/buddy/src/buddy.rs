@@ -8,11 +8,16 @@ use page_frame::{
     PageMapArray, PhysMap, Slots, Tag, panic_on_fault,
 };
 
+use crate::area::AREA_FRAMES;
 use crate::build::{BuildError, Carved, Plan};
 use crate::cpu_slot::{CpuSlot, Kept};
+use crate::kind::Mobility;
 use crate::observe;
 use crate::observer::Observe;
 use crate::zone::Zone;
+
+/// How many areas there are for each slot, at least, where slots own areas: a guess. One under loom.
+const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 16 };
 
 /// How a buddy chooses among blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,9 +65,11 @@ pub struct Buddy<'m, M, C, O = ()> {
     pub(crate) zone: Zone<'m>,
     pub(crate) map: PageMapArray<'m>,
     pub(crate) phys: M,
-    slots: Slots<'m, CpuSlot, C>,
+    pub(crate) slots: Slots<'m, CpuSlot, C>,
     /// For each slot how many frames it holds, as others may know it.
-    kept: &'m [Kept],
+    pub(crate) kept: &'m [Kept],
+    /// Whether slots own areas: there are enough for each.
+    pub(crate) has_owners: bool,
     mode: Mode,
     pub(crate) fault_hook: FaultHook,
     pub(crate) observer: O,
@@ -101,9 +108,10 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         let plan = Plan::new(ranges, cpu.slots())?;
         // SAFETY: clause 1, and the ranges are the planned ones.
         let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
+        let has_owners = zone.frames() / AREA_FRAMES >= OWNER_AREAS * slots.len();
         let slots = Slots::new(slots, cpu);
         let fault_hook = panic_on_fault;
-        Ok(Self { zone, map, phys, slots, kept, mode, fault_hook, observer: () })
+        Ok(Self { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer: () })
     }
 
     /// Tells `observer` of each split, merge, claim and hand-over from now on.
@@ -130,8 +138,9 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_observer<O: Observe>(self, observer: O) -> Buddy<'m, M, C, O> {
-        let Self { zone, map, phys, slots, kept, mode, fault_hook, observer: () } = self;
-        Buddy { zone, map, phys, slots, kept, mode, fault_hook, observer }
+        let Self { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer: () } =
+            self;
+        Buddy { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer }
     }
 }
 
@@ -157,8 +166,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[inline]
     pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let frame = match self.mode {
-            Mode::Cached if order == Order::ZERO => self.pop(),
-            Mode::Cached => self.take_hinted(order),
+            Mode::Cached => self.allocate_cached(order),
             Mode::Plain => self.take_best(order),
         };
         let frame = match frame {
@@ -181,11 +189,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             return Err(self.misuse(frame, order));
         }
         self.map.set_tag(self.address(frame), Tag::NONE);
-        if order == Order::ZERO && self.mode == Mode::Cached {
-            let kept = self.slots.enter().is_ok_and(|mut slot| slot.push(frame));
-            if kept {
-                return Ok(());
-            }
+        if self.mode == Mode::Cached && self.free_cached(frame, order) {
+            return Ok(());
         }
         let end = FrameNumber::new(frame.get() + order.pages());
         match self.release(FrameRange::new(frame, end)) {
@@ -209,20 +214,11 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             |id, slot| {
                 if frames < target {
                     frames += self.drain_slot(slot);
-                    self.kept[id.index()].set(slot.frames());
+                    self.kept[id.index()].set(slot.estimate());
                 }
             },
         );
         frames
-    }
-
-    fn drain_slot(&self, slot: &mut CpuSlot) -> usize {
-        let (word, bits) = slot.drain();
-        if bits != 0 {
-            self.zone.clear_word(word, bits);
-            self.zone.note_clear_word(&self.observer, word, bits);
-        }
-        bits.count_ones() as usize
     }
 
     /// Returns how many frames the slots held when each was last filled or drained.
@@ -274,21 +270,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         self.phys.pointer(frame).addr().get()
     }
 
-    /// Takes a frame from the CPU's slot, refilling it by one swap.
-    #[inline]
-    fn pop(&self) -> Option<FrameNumber> {
-        let Ok(mut slot) = self.slots.enter() else { return self.take_hinted(Order::ZERO) };
-        slot.pop().or_else(|| {
-            let (word, frames) = self.zone.take_word()?;
-            self.zone.note_take_word(&self.observer, word, frames);
-            slot.refill(word, frames);
-            self.kept[slot.id().index()].set(slot.frames());
-            slot.pop()
-        })
-    }
-
-    fn take_hinted(&self, order: Order) -> Option<FrameNumber> {
-        self.noted(self.zone.take_hinted(order), order)
+    pub(crate) fn take_hinted(&self, order: Order) -> Option<FrameNumber> {
+        self.noted(self.zone.take_hinted(order, Mobility::default()), order)
     }
 
     /// Takes the block that the textbook would.
@@ -317,8 +300,11 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
 
     #[cold]
     fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
-        self.drain();
-        self.noted(self.zone.take_anywhere(order), order).ok_or(OutOfMemory)
+        let found = self.zone.pass(order).0.or_else(|| {
+            self.drain();
+            self.zone.take_anywhere(order)
+        });
+        self.noted(found, order).ok_or(OutOfMemory)
     }
 
     /// Says what is wrong with freeing `order` at `frame`.
@@ -344,15 +330,28 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             None if tag == Tag::NONE && !self.zone.is_taken(frame) => {
                 Fault::new(FaultKind::DoubleFree, number, order.index(), 0)
             }
+            None if tag == Tag::NONE && !self.lies_in_block(frame, order) => {
+                // Taken, but by nobody above: a CPU slot keeps it.
+                Fault::new(FaultKind::DoubleFree, number, order.index(), 0)
+            }
             None => {
-                // Inside a block, in a CPU slot, or in the hands of a layer above.
-                let kind = if tag == Tag::NONE && order == Order::ZERO {
-                    FaultKind::DoubleFree
-                } else {
-                    FaultKind::InteriorPointer
-                };
-                Fault::new(kind, number, Tag::block(order).get().into(), tag.get().into())
+                let expected = Tag::block(order).get().into();
+                Fault::new(FaultKind::InteriorPointer, number, expected, tag.get().into())
             }
         }
+    }
+
+    /// Whether an allocated block or run of a larger order begins below `frame` and reaches it.
+    fn lies_in_block(&self, frame: FrameNumber, order: Order) -> bool {
+        Order::all().filter(|larger| *larger > order).any(|larger| {
+            let head = frame.align_down(larger);
+            if head < self.zone.span().start {
+                return false;
+            }
+            let address = self.address(head);
+            let pages = self.map.tag(address).as_block().map(Order::pages);
+            let pages = pages.or_else(|| self.map.run_pages(address));
+            head < frame && pages.is_some_and(|pages| frame.get() - head.get() < pages)
+        })
     }
 }

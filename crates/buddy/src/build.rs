@@ -7,10 +7,16 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicU32, AtomicUsize, Lock, Zeroable, slice_in};
 use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
 
-use crate::area::Line;
+use crate::area::{AREA_FRAMES, Line};
 use crate::cpu_slot::{CpuSlot, Kept};
-use crate::section::{BUCKETS, HINT_WORDS, SECTION_AREAS, SECTION_FRAMES, Section};
+use crate::hints::{HINT_WORDS, Hints};
+use crate::kind::{KINDS, MAPS};
+use crate::search::Bounds;
+use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
 use crate::zone::{Zone, open_section, section_of};
+
+/// How many areas there are for each kind, at least, where areas have kinds: a guess.
+const KIND_AREAS: usize = 4;
 
 /// Why no buddy could be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,6 +64,7 @@ pub(crate) struct Plan {
     ranges_at: usize,
     slots_at: usize,
     kept_at: usize,
+    bounds_at: usize,
     lines_at: usize,
     entries_at: usize,
     hints_at: usize,
@@ -96,9 +103,10 @@ impl Plan {
         let ranges_at = part(ranges.len(), size_of::<FrameRange>())?;
         let slots_at = part(slots, size_of::<Slot<CpuSlot>>())?;
         let kept_at = part(slots, size_of::<Kept>())?;
+        let bounds_at = part(1, size_of::<Bounds>())?;
         let lines_at = part(present, SECTION_AREAS * size_of::<Line>())?;
         let entries_at = part(present, SECTION_AREAS * size_of::<AtomicU32>())?;
-        let hints_at = part(present, BUCKETS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
+        let hints_at = part(present, MAPS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
         let map_at = part(1, PageMapArray::metadata_bytes(span.frames()))?;
         Ok(Self {
             first_section,
@@ -109,6 +117,7 @@ impl Plan {
             ranges_at,
             slots_at,
             kept_at,
+            bounds_at,
             lines_at,
             entries_at,
             hints_at,
@@ -137,13 +146,15 @@ impl Plan {
         let at = |offset: usize| unsafe { metadata.add(offset) };
         // SAFETY: clause 1: room for the ranges, aligned to 64.
         let ranges = unsafe { fill(at(self.ranges_at), ranges.len(), |index| ranges[index]) };
+        // SAFETY: clause 1: room for the bounds, aligned to 64.
+        let bounds = &unsafe { fill(at(self.bounds_at), 1, |_| Bounds::new()) }[0];
         let mut present = 0;
         let mut section = |index: usize| {
             present_sections(self.first_section + index, 1, ranges).next()?;
             let number = present;
             present += 1;
             // SAFETY: clause 1: the plan counted the sections that are present.
-            let section = unsafe { self.section(metadata, number) };
+            let section = unsafe { self.section(metadata, number, bounds, index) };
             open_section(&section, (self.first_section + index) * SECTION_FRAMES, ranges);
             Some(section)
         };
@@ -157,7 +168,9 @@ impl Plan {
         let root = phys.pointer(self.span.start);
         // SAFETY: clause 1: zeroed room for the map; `PhysMap` clause 3 for the root.
         let map = unsafe { PageMapArray::new_in(root, self.span.frames(), at(self.map_at)) };
-        let zone = Zone { first_section: self.first_section, sections, ranges };
+        let frames: usize = ranges.iter().map(|range| range.frames()).sum();
+        let has_kinds = frames / AREA_FRAMES >= KINDS * KIND_AREAS;
+        let zone = Zone { first_section: self.first_section, sections, has_kinds, bounds, ranges };
         Carved { zone, slots, kept, map }
     }
 
@@ -165,7 +178,13 @@ impl Plan {
     ///
     /// # Safety
     /// 1. As `carve`, clause 1, and `number` is below the number of sections planned.
-    unsafe fn section<'m>(&self, metadata: NonNull<u8>, number: usize) -> Section<'m> {
+    unsafe fn section<'m>(
+        &self,
+        metadata: NonNull<u8>,
+        number: usize,
+        bounds: &'m Bounds,
+        index: usize,
+    ) -> Section<'m> {
         /// Makes the `number`th group of `count` values, counted from `at`.
         ///
         /// # Safety
@@ -186,7 +205,8 @@ impl Plan {
         // SAFETY: clause 1.
         let entries = unsafe { group(metadata, self.entries_at, number, SECTION_AREAS) };
         // SAFETY: clause 1.
-        let hints = unsafe { group(metadata, self.hints_at, number, BUCKETS) };
+        let maps = unsafe { group(metadata, self.hints_at, number, MAPS) };
+        let hints = Hints { maps, bounds, section: index };
         Section { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
     }
 }

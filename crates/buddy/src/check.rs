@@ -45,7 +45,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
                 if section.is_whole(area) && bits != [0; AREA_WORDS] {
                     return violated("I2: the bits of a whole area are clear");
                 }
-                if section.is_open(area) && has_free && !section.is_hinted(area) {
+                let is_unowned = section.is_open(area) && !section.is_owned(area);
+                if is_unowned && has_free && !section.hints.has_any(area) {
                     return violated("I3: an open area with a free frame has a hint");
                 }
             }

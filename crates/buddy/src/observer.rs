@@ -171,18 +171,25 @@ impl Zone<'_> {
         });
     }
 
-    /// Tells `observer` that the frames set in `frames`, all that were free of the word at `word`, went to a slot.
-    pub(crate) fn note_take_word(&self, observer: &impl Observe, word: FrameNumber, frames: usize) {
+    /// Tells `observer` that the frames set in `frames` of the word at `word` went to a slot, in `pieces` blocks.
+    pub(crate) fn note_take_word(
+        &self,
+        observer: &impl Observe,
+        word: FrameNumber,
+        frames: usize,
+        pieces: usize,
+    ) {
         note(observer, |observer| {
-            let pieces = frames.count_ones() as usize;
-            let around =
-                if frames == usize::MAX { self.levels_around_word(observer, word) } else { 0 };
-            observer.split(pieces - canonical_blocks(!frames) + around);
-            observer.hand_over(pieces);
+            let taken = self.taken_word(word);
+            let before = taken & !frames;
+            let around = if before == 0 { self.levels_around_word(observer, word) } else { 0 };
+            let blocks = canonical_blocks(taken) + pieces + around;
+            observer.split(blocks.saturating_sub(canonical_blocks(before)));
+            observer.hand_over(frames.count_ones() as usize);
         });
     }
 
-    /// Tells `observer` that the frames set in `frames` of the word at `word` came home from a slot.
+    /// Tells `observer` that the single frames set in `frames` of the word at `word` came home from a slot.
     pub(crate) fn note_clear_word(
         &self,
         observer: &impl Observe,

@@ -158,6 +158,8 @@ fn unknown_name(gfps: &Names, gfp: Option<u32>, site: Option<u32>) -> Mismatch {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     fn read_all(text: impl Into<Vec<u8>>) -> Result<(Vec<Event>, u64), InputError> {
@@ -188,6 +190,17 @@ mod tests {
         for (n, event) in events.iter().enumerate() {
             assert_eq!(event.action, super::super::event::Action::FreeObject { object: n as u64 });
         }
+    }
+
+    #[test]
+    fn a_pipe_that_gives_one_byte_first_changes_nothing() {
+        // `P` alone could be the begin of a skippable frame.
+        let pipe = (&b"P"[..]).chain(&b",0,0,0,3\n"[..]);
+        let mut reader = TraceReader::new(Source::reader("t", pipe).expect("it can be read"));
+        let mut batch = Batch::default();
+        assert_eq!(reader.read_batch(&mut batch), Ok(false));
+        let action = super::super::event::Action::FreePages { frame: 0, order: 3 };
+        assert_eq!(batch.events, [Event { line_in_batch: 0, cpu: 0, action }]);
     }
 
     #[test]
