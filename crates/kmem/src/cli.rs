@@ -9,13 +9,26 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 pub(crate) enum Request {
     /// No command: everything that there is to see.
     Tour,
-    /// The example on the buddy allocator.
-    WalkthroughBuddy {
+    /// An allocator at work.
+    Walkthrough {
+        /// Which one.
+        layer: Walkthrough,
         /// Only the states, one a line.
         plain: bool,
     },
     /// Traces to be replayed.
     Replay(ReplayRequest),
+}
+
+/// What there is to walk through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Walkthrough {
+    /// Blocks that split and merge.
+    Buddy,
+    /// Slabs that fill.
+    Slab,
+    /// Memory that runs short.
+    Pressure,
 }
 
 /// What to replay, and what to write.
@@ -36,8 +49,13 @@ pub(crate) fn parse() -> Request {
     let matches = command.get_matches_mut();
     match matches.subcommand() {
         Some(("walkthrough", walkthrough)) => {
-            let plain = walkthrough.subcommand().is_some_and(|(_, buddy)| buddy.get_flag("plain"));
-            Request::WalkthroughBuddy { plain }
+            let (name, matches) = walkthrough.subcommand().expect("a walkthrough has a name");
+            let layer = match name {
+                "buddy" => Walkthrough::Buddy,
+                "slab" => Walkthrough::Slab,
+                _ => Walkthrough::Pressure,
+            };
+            Request::Walkthrough { layer, plain: matches.get_flag("plain") }
         }
         Some(("replay", replay)) => {
             let request = replay_request(replay);
@@ -69,15 +87,22 @@ fn command() -> Command {
         .long("plain")
         .action(ArgAction::SetTrue)
         .help("Print only the states, one a line");
-    let buddy = Command::new("buddy")
-        .about(
-            "The 16 KiB example: blocks split and merge, and two free neighbours that cannot join",
-        )
-        .arg(plain);
+    let layer = |name, about| Command::new(name).about(about).arg(plain.clone());
     let walkthrough = Command::new("walkthrough")
         .about("Show an allocator at work, step by step")
         .subcommand_required(true)
-        .subcommand(buddy);
+        .subcommand(layer(
+            "buddy",
+            "The 16 KiB example: blocks split and merge, and two free neighbours that cannot join",
+        ))
+        .subcommand(layer(
+            "slab",
+            "A cache grows slab by slab, each with a colour, and keeps constructed state",
+        ))
+        .subcommand(layer(
+            "pressure",
+            "Memory runs short: empty slabs of one cache go home, and another one grows",
+        ));
     let file = |name, help| {
         Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
     };

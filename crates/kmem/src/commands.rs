@@ -13,13 +13,19 @@ use kmem::replay::pipeline::{self, Options, Replay, ReplayError};
 use kmem::replay::report::report;
 use kmem::replay::stack::Stack;
 use kmem::trace::source::Source;
-use kmem::walkthrough::buddy;
+use kmem::walkthrough::style::Style;
+use kmem::walkthrough::{buddy, pressure, slab};
 use kmem::{buddyinfo, bundled};
 
-use crate::cli::ReplayRequest;
+use crate::cli::{ReplayRequest, Walkthrough};
 
 /// Progress bars are drawn at most once in so many events.
 const EVENTS_PER_TICK: u64 = 1 << 16;
+
+/// How long a step of a walkthrough stays on a terminal.
+const PAUSE: Duration = Duration::from_millis(900);
+/// The same in the tour: its 34 steps take about nine seconds.
+const TOUR_PAUSE: Duration = Duration::from_millis(280);
 
 /// Why a command did not end well.
 #[derive(Debug)]
@@ -53,21 +59,31 @@ impl From<ReplayError> for Failure {
     }
 }
 
-/// The walkthrough and the bundled trace, one after the other.
+/// All walkthroughs and the bundled trace, one after the other.
 pub(crate) fn tour() -> Result<(), Failure> {
-    walkthrough_buddy(false)?;
+    for layer in [Walkthrough::Buddy, Walkthrough::Slab, Walkthrough::Pressure] {
+        play(layer, false, TOUR_PAUSE)?;
+    }
     let options = Options { checks: true, memory_bytes: 4 << 30 };
     let outcome = replay_one(bundled::source()?, options)?.finish();
     conclude(&[outcome], None)
 }
 
-/// The 16 KiB example.
-pub(crate) fn walkthrough_buddy(plain: bool) -> Result<(), Failure> {
+/// One walkthrough.
+pub(crate) fn walkthrough(layer: Walkthrough, plain: bool) -> Result<(), Failure> {
+    play(layer, plain, PAUSE)
+}
+
+fn play(layer: Walkthrough, plain: bool, pause: Duration) -> Result<(), Failure> {
     let terminal = stdout().is_terminal();
-    let pause = if terminal && !plain { buddy::PAUSE } else { Duration::ZERO };
-    let style = buddy::Style { plain, colour: has_colour(), pause };
+    let pause = if terminal && !plain { pause } else { Duration::ZERO };
+    let style = Style { plain, colour: has_colour() && !plain, pause };
     let mut out = stdout().lock();
-    buddy::play(&mut out, &style)?;
+    match layer {
+        Walkthrough::Buddy => buddy::play(&mut out, &style)?,
+        Walkthrough::Slab => slab::play(&mut out, &style)?,
+        Walkthrough::Pressure => pressure::play(&mut out, &style)?,
+    }
     Ok(out.flush()?)
 }
 
