@@ -73,7 +73,7 @@ impl TraceReader {
             && self.lines + 1 - batch.first_line < LINES_PER_BATCH
         {
             let ahead = &self.buffer[self.unparsed.clone()];
-            match ahead.iter().position(|&byte| byte == b'\n') {
+            match memchr::memchr(b'\n', ahead) {
                 Some(length) if length <= MAX_LINE_BYTES => {
                     let line = self.unparsed.start..self.unparsed.start + length;
                     self.unparsed.start += length + 1;
