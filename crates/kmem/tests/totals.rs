@@ -10,7 +10,7 @@ use kmem::replay::outcome::{ObjectTotals, Outcome, PageTotals};
 use kmem::replay::pipeline::{Options, replay};
 use kmem::replay::stack::Stack;
 use kmem::replay::target::SystemAllocator;
-use kmem::trace::source::Source;
+use kmem::trace::source::{Source, Text};
 
 /// What the naive count comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
