@@ -1,5 +1,6 @@
 //! How a time is taken: batches until a limit, and single operations for the tail.
 
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 
 /// How long one phase of one round may take before it is cut off.
@@ -53,4 +54,26 @@ pub fn tail(count: usize, mut operation: impl FnMut(usize)) -> (f64, f64) {
 pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_unstable_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Runs `work` on two threads at once, which tells each which of the two it is and returns how many operations it did;
+/// returns the CPU time per operation in nanoseconds: on a machine where other programs run, wall time says nothing.
+pub fn cpu_time_of_two(work: impl Fn(usize) -> usize + Sync) -> f64 {
+    let both_are_there = Barrier::new(2);
+    let timed = |which| {
+        both_are_there.wait();
+        let start = thread_cpu_ns();
+        let operations = work(which);
+        (thread_cpu_ns() - start, operations)
+    };
+    let (first, second) = std::thread::scope(|scope| {
+        let other = scope.spawn(|| timed(1));
+        (timed(0), other.join().expect("a workload does not panic"))
+    });
+    (first.0 + second.0) as f64 / (first.1 + second.1).max(1) as f64
+}
+
+fn thread_cpu_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
