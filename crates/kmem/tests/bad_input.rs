@@ -1,7 +1,7 @@
 //! Inputs that are no traces: one line that says where and what, exit status 2, bounded memory, no panic.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -189,6 +189,25 @@ fn an_error_in_the_second_of_two_traces_names_the_second() {
         &replay(&[good, "/nowhere/at all"], b""),
         "/nowhere/at all: expected a readable",
     );
+}
+
+#[test]
+fn an_error_does_not_wait_for_a_pipe_that_stays_open() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(["replay", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(b"f,0,0,0\nq\n").expect("it reads");
+    // `stdin` was taken, so waiting does not close it.
+    let status = child.wait().expect("it ends");
+    let mut error = String::new();
+    child.stderr.take().expect("it is piped").read_to_string(&mut error).expect("it is text");
+    assert_eq!(status.code(), Some(2), "{error}");
+    assert!(error.starts_with("-:2: expected an event"), "{error}");
+    drop(stdin);
 }
 
 #[test]

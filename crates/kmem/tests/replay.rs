@@ -34,7 +34,7 @@ P,1,1,100,2
 P,1,1,101,0";
 
 #[test]
-fn json_has_every_total() {
+fn json_has_every_total_and_the_readme_explains_each() {
     let trace = temporary("small \"quoted\".csv", SMALL);
     let output = kmem(&["replay", "--json", "-", &trace]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -66,6 +66,10 @@ fn json_has_every_total() {
         "\"buddy_equals_initial\": true",
     ] {
         assert!(json.contains(field), "{field} in {json}");
+    }
+    let readme = include_str!("../README.md");
+    for field in json.lines().filter_map(|line| line.trim().strip_prefix('"')?.split('"').next()) {
+        assert!(readme.contains(&format!("`{field}`")), "the README explains {field}");
     }
 }
 

@@ -86,7 +86,7 @@ pub trait PageTarget {
     /// Goes on as CPU `cpu`.
     fn switch_cpu(&mut self, cpu: u16);
 
-    /// Allocates 2^`order` frames and returns the first.
+    /// Allocates 2^`order` frames and returns the first, which is below [`MAX_FRAMES`](crate::trace::event::MAX_FRAMES).
     ///
     /// # Errors
     /// When memory is out.
