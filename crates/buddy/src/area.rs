@@ -12,7 +12,7 @@
 
 use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
 
-use crate::run::{WORD_BITS, WORD_ORDER, best_fit_in_line, mask};
+use crate::run::{WORD_BITS, WORD_ORDER, best_fit_in_line, free_runs, lowest, mask, spread};
 
 /// Words in a line. Smaller under loom, where a model can afford few locations.
 pub(crate) const AREA_WORDS: usize = if sync::MODELLED { 2 } else { 512 / WORD_BITS };
@@ -117,6 +117,46 @@ impl Line {
             let got = !self.0[word].swap(usize::MAX, Ordering::AcqRel);
             (got != 0).then_some((word, got))
         })
+    }
+
+    /// Takes up to `limit` blocks of `order`, below a word's, from the first word that has any: the word's number, the
+    /// blocks' starts as bits. `undo` was called if some were lost to others and what was set of them is clear again.
+    pub(crate) fn take_runs(
+        &self,
+        order: u32,
+        limit: usize,
+        mut undo: impl FnMut(),
+    ) -> Option<(usize, usize)> {
+        (0..AREA_WORDS).find_map(|word| {
+            // Relaxed: a look; the read-modify-write decides.
+            let seen = free_runs(self.0[word].load(Ordering::Relaxed), order);
+            let starts = lowest(seen, limit);
+            if starts == 0 {
+                return None;
+            }
+            let wanted = spread(starts, order);
+            // AcqRel: as in `take_at`.
+            let old = self.0[word].fetch_or(wanted, Ordering::AcqRel);
+            let won = starts & free_runs(old, order);
+            let stray = wanted & !old & !spread(won, order);
+            if stray != 0 {
+                self.clear(word, stray);
+                undo();
+            }
+            (won != 0).then_some((word, won))
+        })
+    }
+
+    /// Whether a block of `order`, below a word's, is free somewhere.
+    pub(crate) fn has_run(&self, order: u32) -> bool {
+        // Relaxed: a look.
+        self.0.iter().any(|word| free_runs(word.load(Ordering::Relaxed), order) != 0)
+    }
+
+    /// Returns word `word` as it is.
+    pub(crate) fn word(&self, word: usize) -> usize {
+        // Relaxed: a look.
+        self.0[word].load(Ordering::Relaxed)
     }
 
     /// Takes every frame of a line that is clear but for strays; gives up, with nothing taken, when a stray stays.

@@ -8,10 +8,16 @@ use page_frame::{
     PageMapArray, PhysMap, Slots, Tag, panic_on_fault,
 };
 
-use crate::build::{BuildError, Plan};
-use crate::cpu_slot::CpuSlot;
+use crate::area::AREA_FRAMES;
+use crate::build::{BuildError, Carved, Plan};
+use crate::cpu_slot::{CpuSlot, Kept};
+use crate::kind::Mobility;
 use crate::observe;
+use crate::observer::Observe;
 use crate::zone::Zone;
+
+/// How many areas there are for each slot, at least, where slots own areas: a guess. One under loom.
+const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 16 };
 
 /// How a buddy chooses among blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,14 +58,21 @@ pub enum Mode {
 /// assert!(buddy.free_frames(block, order).is_err()); // a double free is a fault, and changes nothing
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// `O` is who hears of splits and merges; nobody by default, see [`Observe`].
 #[derive(Debug)]
-pub struct Buddy<'m, M, C> {
+pub struct Buddy<'m, M, C, O = ()> {
     pub(crate) zone: Zone<'m>,
     pub(crate) map: PageMapArray<'m>,
     pub(crate) phys: M,
-    slots: Slots<'m, CpuSlot, C>,
+    pub(crate) slots: Slots<'m, CpuSlot, C>,
+    /// For each slot how many frames it holds, as others may know it.
+    pub(crate) kept: &'m [Kept],
+    /// Whether slots own areas: there are enough for each.
+    pub(crate) has_owners: bool,
     mode: Mode,
     pub(crate) fault_hook: FaultHook,
+    pub(crate) observer: O,
 }
 
 impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
@@ -94,9 +107,47 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     ) -> Result<Self, BuildError> {
         let plan = Plan::new(ranges, cpu.slots())?;
         // SAFETY: clause 1, and the ranges are the planned ones.
-        let (zone, slots, map) = unsafe { plan.carve(metadata, ranges, &phys) };
+        let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
+        let has_owners = zone.frames() / AREA_FRAMES >= OWNER_AREAS * slots.len();
         let slots = Slots::new(slots, cpu);
-        Ok(Self { zone, map, phys, slots, mode, fault_hook: panic_on_fault })
+        let fault_hook = panic_on_fault;
+        Ok(Self { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer: () })
+    }
+
+    /// Tells `observer` of each split, merge, claim and hand-over from now on.
+    ///
+    /// ```
+    /// use buddy::{Buddy, EventCounts, Mode};
+    /// use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::ptr::NonNull;
+    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+    /// # let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&frames, 1)?;
+    /// # // SAFETY: the layout is not empty.
+    /// # let metadata = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
+    /// # let root = NonNull::new(std::ptr::without_provenance_mut(4096)).unwrap();
+    /// # // SAFETY: frames are only numbers here.
+    /// # let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
+    /// # // SAFETY: the metadata is zero, ours, and leaked.
+    /// # let buddy = unsafe { Buddy::new_in(metadata, &frames, map, SingleCpu::new(), Mode::Plain) }?;
+    /// let counts = EventCounts::new();
+    /// let buddy = buddy.with_observer(&counts); // 16 free frames
+    /// let two = buddy.allocate_frames(Order::new(1).unwrap())?;
+    /// assert_eq!(counts.splits(), 3); // 16 into 8, 4 and 2
+    /// buddy.free_frames(two, Order::new(1).unwrap())?;
+    /// assert_eq!(counts.merges(), 3);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_observer<O: Observe>(self, observer: O) -> Buddy<'m, M, C, O> {
+        let Self { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer: () } =
+            self;
+        Buddy { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer }
+    }
+}
+
+impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
+    /// Returns who is told of splits and merges.
+    pub const fn observer(&self) -> &O {
+        &self.observer
     }
 
     /// Gives misuse seen by the pointer interfaces to `hook` instead of panicking.
@@ -115,8 +166,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     #[inline]
     pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let frame = match self.mode {
-            Mode::Cached if order == Order::ZERO => self.pop(),
-            Mode::Cached => self.zone.take_hinted(order),
+            Mode::Cached => self.allocate_cached(order),
             Mode::Plain => self.take_best(order),
         };
         let frame = match frame {
@@ -139,14 +189,11 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
             return Err(self.misuse(frame, order));
         }
         self.map.set_tag(self.address(frame), Tag::NONE);
-        if order == Order::ZERO && self.mode == Mode::Cached {
-            let kept = self.slots.enter().is_ok_and(|mut slot| slot.push(frame));
-            if kept {
-                return Ok(());
-            }
+        if self.mode == Mode::Cached && self.free_cached(frame, order) {
+            return Ok(());
         }
         let end = FrameNumber::new(frame.get() + order.pages());
-        match self.zone.release(FrameRange::new(frame, end)) {
+        match self.release(FrameRange::new(frame, end)) {
             Some(true) => Ok(()),
             _ => Err(Fault::new(FaultKind::DoubleFree, frame.get(), order.index(), order.index())),
         }
@@ -156,18 +203,27 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     ///
     /// CPUs that are inside their slot are skipped. Never waits for a lock, never allocates.
     pub fn drain(&self) -> usize {
+        self.drain_until(usize::MAX)
+    }
+
+    /// Drains slots one by one until `target` frames came home; returns how many did.
+    pub(crate) fn drain_until(&self, target: usize) -> usize {
         let mut frames = 0;
         self.slots.take_over(
             |_| true,
-            |_, slot| {
-                let (word, bits) = slot.drain();
-                if bits != 0 {
-                    self.zone.clear_word(word, bits);
-                    frames += bits.count_ones() as usize;
+            |id, slot| {
+                if frames < target {
+                    frames += self.drain_slot(slot);
+                    self.kept[id.index()].set(slot.estimate());
                 }
             },
         );
         frames
+    }
+
+    /// Returns how many frames the slots held when each was last filled or drained.
+    pub(crate) fn kept_frames(&self) -> usize {
+        self.kept.iter().map(Kept::get).sum()
     }
 
     /// Returns how many frames there are, free or not.
@@ -214,28 +270,41 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         self.phys.pointer(frame).addr().get()
     }
 
-    /// Takes a frame from the CPU's slot, refilling it by one swap.
-    #[inline]
-    fn pop(&self) -> Option<FrameNumber> {
-        let Ok(mut slot) = self.slots.enter() else { return self.zone.take_hinted(Order::ZERO) };
-        slot.pop().or_else(|| {
-            let (word, frames) = self.zone.take_word()?;
-            slot.refill(word, frames);
-            slot.pop()
-        })
+    pub(crate) fn take_hinted(&self, order: Order) -> Option<FrameNumber> {
+        self.noted(self.zone.take_hinted(order, Mobility::default()), order)
     }
 
     /// Takes the block that the textbook would.
     fn take_best(&self, order: Order) -> Option<FrameNumber> {
         let fitting = observe::free_blocks(&self.zone).filter(|(_, found)| *found >= order);
         let (frame, _) = fitting.min_by_key(|(_, found)| *found)?;
-        self.zone.take_at(frame, order).then_some(frame)
+        self.noted(self.zone.take_at(frame, order).then_some(frame), order)
+    }
+
+    /// Passes on what was taken from areas, and tells the observer of it.
+    fn noted(&self, taken: Option<FrameNumber>, order: Order) -> Option<FrameNumber> {
+        if let Some(frame) = taken {
+            self.zone.note_take(&self.observer, frame, order);
+        }
+        taken
+    }
+
+    /// Frees all frames of `range` in its areas; see [`Zone::release`].
+    pub(crate) fn release(&self, range: FrameRange) -> Option<bool> {
+        let released = self.zone.release(range);
+        if released == Some(true) {
+            self.zone.note_release(&self.observer, range);
+        }
+        released
     }
 
     #[cold]
     fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
-        self.drain();
-        self.zone.take_anywhere(order).ok_or(OutOfMemory)
+        let found = self.zone.pass(order).0.or_else(|| {
+            self.drain();
+            self.zone.take_anywhere(order)
+        });
+        self.noted(found, order).ok_or(OutOfMemory)
     }
 
     /// Says what is wrong with freeing `order` at `frame`.
@@ -261,15 +330,28 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
             None if tag == Tag::NONE && !self.zone.is_taken(frame) => {
                 Fault::new(FaultKind::DoubleFree, number, order.index(), 0)
             }
+            None if tag == Tag::NONE && !self.lies_in_block(frame, order) => {
+                // Taken, but by nobody above: a CPU slot keeps it.
+                Fault::new(FaultKind::DoubleFree, number, order.index(), 0)
+            }
             None => {
-                // Inside a block, in a CPU slot, or in the hands of a layer above.
-                let kind = if tag == Tag::NONE && order == Order::ZERO {
-                    FaultKind::DoubleFree
-                } else {
-                    FaultKind::InteriorPointer
-                };
-                Fault::new(kind, number, Tag::block(order).get().into(), tag.get().into())
+                let expected = Tag::block(order).get().into();
+                Fault::new(FaultKind::InteriorPointer, number, expected, tag.get().into())
             }
         }
+    }
+
+    /// Whether an allocated block or run of a larger order begins below `frame` and reaches it.
+    fn lies_in_block(&self, frame: FrameNumber, order: Order) -> bool {
+        Order::all().filter(|larger| *larger > order).any(|larger| {
+            let head = frame.align_down(larger);
+            if head < self.zone.span().start {
+                return false;
+            }
+            let address = self.address(head);
+            let pages = self.map.tag(address).as_block().map(Order::pages);
+            let pages = pages.or_else(|| self.map.run_pages(address));
+            head < frame && pages.is_some_and(|pages| frame.get() - head.get() < pages)
+        })
     }
 }

@@ -7,10 +7,16 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicU32, AtomicUsize, Lock, Zeroable, slice_in};
 use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
 
-use crate::area::Line;
-use crate::cpu_slot::CpuSlot;
-use crate::section::{BUCKETS, HINT_WORDS, SECTION_AREAS, SECTION_FRAMES, Section};
+use crate::area::{AREA_FRAMES, Line};
+use crate::cpu_slot::{CpuSlot, Kept};
+use crate::hints::{HINT_WORDS, Hints};
+use crate::kind::{KINDS, MAPS};
+use crate::search::Bounds;
+use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
 use crate::zone::{Zone, open_section, section_of};
+
+/// How many areas there are for each kind, at least, where areas have kinds: a guess.
+const KIND_AREAS: usize = 4;
 
 /// Why no buddy could be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,6 +46,14 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
+/// A buddy's parts, in their metadata.
+pub(crate) struct Carved<'m> {
+    pub(crate) zone: Zone<'m>,
+    pub(crate) slots: &'m [Slot<CpuSlot>],
+    pub(crate) kept: &'m [Kept],
+    pub(crate) map: PageMapArray<'m>,
+}
+
 /// Sizes of the parts of the metadata, and where they begin.
 pub(crate) struct Plan {
     first_section: usize,
@@ -49,6 +63,8 @@ pub(crate) struct Plan {
     table_at: usize,
     ranges_at: usize,
     slots_at: usize,
+    kept_at: usize,
+    bounds_at: usize,
     lines_at: usize,
     entries_at: usize,
     hints_at: usize,
@@ -86,9 +102,11 @@ impl Plan {
         let table_at = part(table, size_of::<Option<Section<'_>>>())?;
         let ranges_at = part(ranges.len(), size_of::<FrameRange>())?;
         let slots_at = part(slots, size_of::<Slot<CpuSlot>>())?;
+        let kept_at = part(slots, size_of::<Kept>())?;
+        let bounds_at = part(1, size_of::<Bounds>())?;
         let lines_at = part(present, SECTION_AREAS * size_of::<Line>())?;
         let entries_at = part(present, SECTION_AREAS * size_of::<AtomicU32>())?;
-        let hints_at = part(present, BUCKETS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
+        let hints_at = part(present, MAPS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
         let map_at = part(1, PageMapArray::metadata_bytes(span.frames()))?;
         Ok(Self {
             first_section,
@@ -98,6 +116,8 @@ impl Plan {
             table_at,
             ranges_at,
             slots_at,
+            kept_at,
+            bounds_at,
             lines_at,
             entries_at,
             hints_at,
@@ -121,18 +141,20 @@ impl Plan {
         metadata: NonNull<u8>,
         ranges: &[FrameRange],
         phys: &impl PhysMap,
-    ) -> (Zone<'m>, &'m [Slot<CpuSlot>], PageMapArray<'m>) {
+    ) -> Carved<'m> {
         // SAFETY: clause 1, for this and each `at` below: the plan put every part inside the total.
         let at = |offset: usize| unsafe { metadata.add(offset) };
         // SAFETY: clause 1: room for the ranges, aligned to 64.
         let ranges = unsafe { fill(at(self.ranges_at), ranges.len(), |index| ranges[index]) };
+        // SAFETY: clause 1: room for the bounds, aligned to 64.
+        let bounds = &unsafe { fill(at(self.bounds_at), 1, |_| Bounds::new()) }[0];
         let mut present = 0;
         let mut section = |index: usize| {
             present_sections(self.first_section + index, 1, ranges).next()?;
             let number = present;
             present += 1;
             // SAFETY: clause 1: the plan counted the sections that are present.
-            let section = unsafe { self.section(metadata, number) };
+            let section = unsafe { self.section(metadata, number, bounds, index) };
             open_section(&section, (self.first_section + index) * SECTION_FRAMES, ranges);
             Some(section)
         };
@@ -141,17 +163,28 @@ impl Plan {
         // SAFETY: clause 1: room for the slots, aligned to 64.
         let slots =
             unsafe { fill(at(self.slots_at), self.slots, |_| Slot::new(CpuSlot::default())) };
+        // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
+        let kept = unsafe { slice_in(at(self.kept_at), self.slots) };
         let root = phys.pointer(self.span.start);
         // SAFETY: clause 1: zeroed room for the map; `PhysMap` clause 3 for the root.
         let map = unsafe { PageMapArray::new_in(root, self.span.frames(), at(self.map_at)) };
-        (Zone { first_section: self.first_section, sections, ranges }, slots, map)
+        let frames: usize = ranges.iter().map(|range| range.frames()).sum();
+        let has_kinds = frames / AREA_FRAMES >= KINDS * KIND_AREAS;
+        let zone = Zone { first_section: self.first_section, sections, has_kinds, bounds, ranges };
+        Carved { zone, slots, kept, map }
     }
 
     /// Makes the metadata of the section that is the `number`th of those present.
     ///
     /// # Safety
     /// 1. As `carve`, clause 1, and `number` is below the number of sections planned.
-    unsafe fn section<'m>(&self, metadata: NonNull<u8>, number: usize) -> Section<'m> {
+    unsafe fn section<'m>(
+        &self,
+        metadata: NonNull<u8>,
+        number: usize,
+        bounds: &'m Bounds,
+        index: usize,
+    ) -> Section<'m> {
         /// Makes the `number`th group of `count` values, counted from `at`.
         ///
         /// # Safety
@@ -172,7 +205,8 @@ impl Plan {
         // SAFETY: clause 1.
         let entries = unsafe { group(metadata, self.entries_at, number, SECTION_AREAS) };
         // SAFETY: clause 1.
-        let hints = unsafe { group(metadata, self.hints_at, number, BUCKETS) };
+        let maps = unsafe { group(metadata, self.hints_at, number, MAPS) };
+        let hints = Hints { maps, bounds, section: index };
         Section { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
     }
 }

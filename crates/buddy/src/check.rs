@@ -6,7 +6,7 @@ use page_frame::{Cpu, PhysMap, Tag};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS};
 use crate::section::SECTION_AREAS;
-use crate::{Buddy, FrameNumber};
+use crate::{Buddy, FrameNumber, Observe};
 
 /// An invariant that does not hold, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
+impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Checks every invariant that can be seen from the metadata while nobody else uses the allocator.
     ///
     /// O(frames); bounded, allocates nothing, touches no frame.
@@ -45,7 +45,8 @@ impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
                 if section.is_whole(area) && bits != [0; AREA_WORDS] {
                     return violated("I2: the bits of a whole area are clear");
                 }
-                if section.is_open(area) && has_free && !section.is_hinted(area) {
+                let is_unowned = section.is_open(area) && !section.is_owned(area);
+                if is_unowned && has_free && !section.hints.has_any(area) {
                     return violated("I3: an open area with a free frame has a hint");
                 }
             }

@@ -38,18 +38,27 @@
 mod area;
 mod buddy;
 mod build;
+mod cached;
 mod check;
+mod claim;
 mod cpu_slot;
+mod hints;
+mod kind;
 mod observe;
+mod observer;
 mod run;
+mod search;
 mod section;
+mod shrink;
 mod source;
 mod zone;
 
 pub use crate::buddy::{Buddy, Mode};
 pub use build::BuildError;
 pub use check::Violation;
+pub use kind::Mobility;
 pub use observe::{Block, BlockState};
+pub use observer::{EventCounts, Observe};
 /// The crate below, so that this one can be used alone.
 pub use page_frame;
 

@@ -48,12 +48,8 @@ const fn doubled(runs: usize, order: u32) -> usize {
 ///
 /// A word without a set bit is a canonical block of its own here; what is beside it is the line's business.
 pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
-    let mut runs = !taken;
-    let mut at = 0;
-    while at < order {
-        at += 1;
-        runs = doubled(runs, at);
-    }
+    let mut runs = free_runs(taken, order);
+    let mut at = order;
     while runs != 0 {
         if at == WORD_ORDER {
             return Some((0, WORD_ORDER));
@@ -68,6 +64,48 @@ pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
         at += 1;
     }
     None
+}
+
+/// Returns the starts of all aligned free runs of `order`, below a whole word.
+pub(crate) const fn free_runs(taken: usize, order: u32) -> usize {
+    let mut runs = !taken;
+    let mut at = 0;
+    while at < order {
+        at += 1;
+        runs = doubled(runs, at);
+    }
+    runs
+}
+
+/// Returns the bits of the runs of `order`, below a whole word, that begin at `starts`.
+pub(crate) const fn spread(starts: usize, order: u32) -> usize {
+    // Each start is multiplied into as many ones; runs do not overlap, so nothing carries.
+    starts.wrapping_mul(mask(0, order))
+}
+
+/// Keeps the `limit` lowest bits that are set.
+pub(crate) const fn lowest(bits: usize, limit: usize) -> usize {
+    let mut beyond = bits;
+    let mut left = limit;
+    while beyond != 0 && left > 0 {
+        beyond &= beyond - 1;
+        left -= 1;
+    }
+    bits & !beyond
+}
+
+/// Returns how many canonical blocks the free frames of a word make, the word's own order being the largest.
+pub(crate) const fn canonical_blocks(taken: usize) -> usize {
+    let mut runs = !taken;
+    let mut count = 0;
+    let mut at = 0;
+    while at < WORD_ORDER {
+        at += 1;
+        let larger = doubled(runs, at);
+        count += (runs & !(larger | larger << (1 << (at - 1)))).count_ones() as usize;
+        runs = larger;
+    }
+    count + runs.count_ones() as usize
 }
 
 /// Returns start (in frames) and order of the best fit in a line for a block of `order`; below the whole area.
@@ -147,6 +185,41 @@ mod tests {
                 assert_eq!(best_fit(taken, order), naive(taken, WORD_BITS, order), "{taken:#b}");
             }
         }
+    }
+
+    #[test]
+    fn runs_spread_to_their_bits_and_the_lowest_are_kept() {
+        let mut random = testkit::Random::new(5);
+        for _ in 0..2_000 {
+            let taken = (random.number() & random.number()) as usize;
+            for order in 0..WORD_ORDER {
+                let starts = free_runs(taken, order);
+                let expected = (0..WORD_BITS)
+                    .step_by(1 << order)
+                    .filter(|start| taken & mask(*start, order) == 0)
+                    .fold((0, 0), |(starts, bits), at| (starts | 1 << at, bits | mask(at, order)));
+                assert_eq!((starts, spread(starts, order)), expected, "{taken:#b}");
+                let kept = lowest(starts, 3);
+                assert_eq!(kept.count_ones(), starts.count_ones().min(3));
+                assert!(kept & starts == kept && kept <= starts);
+            }
+        }
+    }
+
+    #[test]
+    fn canonical_blocks_are_those_that_best_fit_takes_one_by_one() {
+        let mut random = testkit::Random::new(4);
+        for _ in 0..2_000 {
+            let taken = (random.number() & random.number()) as usize;
+            let mut rest = taken;
+            let mut blocks = 0;
+            while let Some((start, order)) = best_fit(rest, 0) {
+                rest |= mask(start, order);
+                blocks += 1;
+            }
+            assert_eq!(canonical_blocks(taken), blocks, "{taken:#b}");
+        }
+        assert_eq!((canonical_blocks(0), canonical_blocks(usize::MAX)), (1, 0));
     }
 
     #[test]

@@ -1,51 +1,54 @@
 //! A section: 1 GiB of areas with their entries and hints.
 //!
 //! # Concepts
-//! - The **entry** of an area says who may use it: open to all, being claimed whole, or allocated whole.
-//! - A **hint** is a bit that says "look at this area". There is a bitmap for each of four degrees of fullness, so that a
-//!   search finds the fullest areas first and keeps empty ones whole.
+//! The **entry** of an area says who may use it: open to all, owned by a CPU slot, being claimed whole, or allocated
+//! whole; and of which kind it is. Ownership is affinity, not a right: searches pass owned areas by, but whoever finds
+//! nothing else takes from them too.
 //!
 //! # Invariants
 //! - I1: an area whose entry is `WHOLE` belongs to one block; its bits are clear but for strays about to be undone.
 //! - I2: an open area with a free frame has a hint, or somebody is between freeing the frame and publishing. Hints may be
-//!   stale or double, never missing: every way to an open entry ends in [`publish`](Section::publish), and so does the
-//!   free that first makes room in a full word.
+//!   stale or double, never missing: every way to an open entry ends in [`publish`](Section::publish) or in
+//!   [`open_empty`](Section::open_empty), and so does the free that first makes room in a full word.
+//! - I3: an entry leaves `OWNED` only through whoever has the slot that owns the area.
 //!
 //! # Concurrency
 //! Two pairs of locations need one order, each through a SeqCst fence on both sides:
 //! - claim: entry `CLAIMING`, fence, load bits; taker: set bits, fence, load the entry again (the **second look**). One of
-//!   the two sees the other and undoes.
-//! - hints: free bits, fence, load hint; searcher: clear hint, fence, sum bits. One of the two sets the hint again.
+//!   the two sees the other and undoes. The owner of an area needs no second look: nobody claims what is owned.
+//! - hints: free bits, fence, load entry and hint; searcher: clear hint, fence, sum bits; owner: open the entry, fence, sum
+//!   bits. One of the two sets the hint again.
 
 use page_frame::sync::{self, AtomicU32, AtomicUsize, Lock, Ordering, fence};
 
-use crate::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed, Line};
-use crate::run::WORD_BITS;
+use crate::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
+use crate::hints::Hints;
+use crate::kind::{Kind, UNTOUCHED, map_for};
 
 /// The areas of a section. Smaller under loom.
 pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
 /// The frames of a section.
 pub(crate) const SECTION_FRAMES: usize = SECTION_AREAS * AREA_FRAMES;
-/// Degrees of fullness, fullest first; the last is for areas with no frame taken.
-pub(crate) const BUCKETS: usize = 4;
-/// Words of one hint bitmap.
-pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
-/// The bucket of areas with no frame taken.
-const UNTOUCHED: usize = BUCKETS - 1;
 
+/// The part of an entry that says who may use the area.
+const STATE: u32 = 3;
 /// The area is open: anybody may take frames.
 const OPEN: u32 = 0;
 /// Somebody is finding out whether all frames are free.
 const CLAIMING: u32 = 1;
 /// All of the area belongs to one block.
 const WHOLE: u32 = 2;
+/// A CPU slot takes its frames from here; others only when they find none elsewhere.
+const OWNED: u32 = 3;
+/// Where the kind begins in an entry.
+const KIND_SHIFT: u32 = 2;
 
 /// A section's metadata.
 #[derive(Debug)]
 pub(crate) struct Section<'m> {
     pub(crate) lines: &'m [Line],
     pub(crate) entries: &'m [AtomicU32],
-    pub(crate) hints: &'m [[AtomicUsize; HINT_WORDS]],
+    pub(crate) hints: Hints<'m>,
     /// Held, only by trying, by whoever claims several areas.
     pub(crate) claims: Lock<()>,
     /// Counts every time frames were taken for a moment and given back, so that a search that saw none free can tell
@@ -53,10 +56,11 @@ pub(crate) struct Section<'m> {
     pub(crate) undos: AtomicUsize,
 }
 
+/// Taking from an area that is open, or owned by anybody: each take is followed by the second look.
 impl Section<'_> {
     /// Takes a block of `order` (below an area's) from area `area`; returns its first frame in the area.
     pub(crate) fn take(&self, area: usize, order: u32) -> Option<usize> {
-        if self.entries[area].load(Ordering::Relaxed) != OPEN {
+        if !self.is_open(area) {
             return None;
         }
         let start = self.lines[area].take(order, || self.undone(area))?;
@@ -69,7 +73,7 @@ impl Section<'_> {
 
     /// Takes all free frames of one word of `area`: the word's number and the frames as bits.
     pub(crate) fn take_word(&self, area: usize) -> Option<(usize, usize)> {
-        if self.entries[area].load(Ordering::Relaxed) != OPEN {
+        if !self.is_open(area) {
             return None;
         }
         let (word, frames) = self.lines[area].take_word()?;
@@ -82,7 +86,7 @@ impl Section<'_> {
 
     /// Takes the block of `order` (below an area's) at frame `start` of `area` if it is free.
     pub(crate) fn take_at(&self, area: usize, start: usize, order: u32) -> bool {
-        if self.entries[area].load(Ordering::Relaxed) != OPEN {
+        if !self.is_open(area) {
             return false;
         }
         let taken = self.lines[area].take_at(start, order);
@@ -97,7 +101,7 @@ impl Section<'_> {
     }
 
     /// Ends every undo: what was set by mistake is clear again, and the area has its hint.
-    fn undone(&self, area: usize) {
+    pub(crate) fn undone(&self, area: usize) {
         // Relaxed: the fence in `publish` orders it after the bits.
         self.undos.fetch_add(1, Ordering::Relaxed);
         self.publish(area);
@@ -107,37 +111,96 @@ impl Section<'_> {
     fn is_open_after_take(&self, area: usize) -> bool {
         // SeqCst: our bits before our look at the entry; pairs with the fence in `claim`.
         fence(Ordering::SeqCst);
-        // Acquire: pairs with the Release of the entry in `open`.
-        self.entries[area].load(Ordering::Acquire) == OPEN
+        // Acquire (in `is_open`): pairs with the Release of the entry in `open`.
+        self.is_open(area)
+    }
+}
+
+/// Owning an area, and claiming it whole.
+impl Section<'_> {
+    /// Makes `area` the caller's, of `kind`, if it is open.
+    pub(crate) fn acquire(&self, area: usize, kind: Kind) -> bool {
+        // Relaxed: the exchange decides.
+        let entry = self.entries[area].load(Ordering::Relaxed);
+        entry & STATE == OPEN
+            && self.entries[area]
+                // AcqRel: pairs with the Release in `open` of the owner before.
+                .compare_exchange(
+                    entry,
+                    OWNED | (kind.index() as u32) << KIND_SHIFT,
+                    Ordering::AcqRel,
+                    Ordering::Relaxed,
+                )
+                .is_ok()
     }
 
-    /// Frees the frames that are set in `frames` of word `word` of `area`.
-    pub(crate) fn clear(&self, area: usize, word: usize, frames: usize) -> Freed {
-        let freed = self.lines[area].clear(word, frames);
-        if freed == Freed::Notable {
-            self.publish(area);
+    /// Opens `area`, which the caller owns, and publishes it.
+    pub(crate) fn release_owned(&self, area: usize) {
+        let kind = self.kind(area);
+        self.open_as(area, kind);
+    }
+
+    /// Notes that `area`, which had no kind, is used for `kind` from now on.
+    pub(crate) fn adopt(&self, area: usize, kind: Kind) {
+        // Relaxed: the kind is advice for the next search; who changed the entry meanwhile knows better.
+        let entry = self.entries[area].load(Ordering::Relaxed);
+        if entry & STATE == OPEN {
+            let adopted = OPEN | (kind.index() as u32) << KIND_SHIFT;
+            _ = self.entries[area].compare_exchange(
+                entry,
+                adopted,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
         }
-        freed
     }
 
     /// Claims all of `area`; whether all frames were free.
     pub(crate) fn claim(&self, area: usize) -> bool {
-        // Relaxed: a look that spares the exchange and the undo; `claim` decides below.
-        let looks_free = self.entries[area].load(Ordering::Relaxed) == OPEN;
-        if !looks_free || !self.lines[area].is_clear() {
-            return false;
-        }
-        let claimed = self.entries[area].compare_exchange(
-            OPEN,
-            CLAIMING,
-            Ordering::SeqCst,
-            Ordering::Relaxed,
-        );
-        if claimed.is_err() {
+        // A look that spares the exchange and the undo; `begin_claim` and `end_claim` decide.
+        if !self.lines[area].is_clear() || !self.begin_claim(area) {
             return false;
         }
         // SeqCst: our entry before our look at the bits; pairs with the fence of the second look.
         fence(Ordering::SeqCst);
+        self.end_claim(area)
+    }
+
+    /// Claims those of `areas` that are free in all their frames; returns how many, moved to the front.
+    pub(crate) fn claim_each(&self, areas: &mut [usize]) -> usize {
+        let mut begun = 0;
+        for index in 0..areas.len() {
+            if self.begin_claim(areas[index]) {
+                areas.swap(begun, index);
+                begun += 1;
+            }
+        }
+        // SeqCst: as in `claim`, once for all.
+        fence(Ordering::SeqCst);
+        let mut claimed = 0;
+        for index in 0..begun {
+            if self.end_claim(areas[index]) {
+                areas.swap(claimed, index);
+                claimed += 1;
+            }
+        }
+        claimed
+    }
+
+    /// First half of a claim; a fence and [`end_claim`](Self::end_claim) follow.
+    fn begin_claim(&self, area: usize) -> bool {
+        // Relaxed: the exchange decides.
+        let entry = self.entries[area].load(Ordering::Relaxed);
+        let claiming = entry & !STATE | CLAIMING;
+        // SeqCst: with the fence that follows, before our look at the bits.
+        entry & STATE == OPEN
+            && self.entries[area]
+                .compare_exchange(entry, claiming, Ordering::SeqCst, Ordering::Relaxed)
+                .is_ok()
+    }
+
+    /// Second half: keeps the area, or opens it again.
+    fn end_claim(&self, area: usize) -> bool {
         if self.lines[area].is_clear() {
             // Release: nothing but our own later accesses follow it; Relaxed would do, and Release costs nothing.
             self.entries[area].store(WHOLE, Ordering::Release);
@@ -161,83 +224,102 @@ impl Section<'_> {
 
     /// Opens a claimed or whole area to all.
     pub(crate) fn open(&self, area: usize) {
+        self.open_as(area, self.kind(area));
+    }
+
+    fn open_as(&self, area: usize, kind: Kind) {
+        let entry = OPEN | (kind.index() as u32) << KIND_SHIFT;
         // Release: pairs with the Acquire of `is_open_after_take`; hands the content over.
-        self.entries[area].store(OPEN, Ordering::Release);
+        self.entries[area].store(entry, Ordering::Release);
         self.publish(area);
+    }
+
+    /// Opens an area that was whole, as one with no frame taken.
+    ///
+    /// Its bits need no look: a stray that is set in them publishes when it is undone. And the hint needs no fence: it is
+    /// set whether or not it was, so who clears it later has read from this, and sees the open entry.
+    pub(crate) fn open_empty(&self, area: usize) {
+        // Release: as in `open`.
+        self.entries[area].store(OPEN, Ordering::Release);
+        self.hints.set(UNTOUCHED, area);
+    }
+}
+
+/// Freeing, and the hints that follow from it.
+impl Section<'_> {
+    /// Frees the frames that are set in `frames` of word `word` of `area`.
+    pub(crate) fn clear(&self, area: usize, word: usize, frames: usize) -> Freed {
+        self.settle(area, self.lines[area].clear(word, frames))
+    }
+
+    /// Frees the block of `order`, below an area's, at frame `start` of `area`.
+    pub(crate) fn free(&self, area: usize, start: usize, order: u32) -> Freed {
+        self.settle(area, self.lines[area].free(start, order))
+    }
+
+    fn settle(&self, area: usize, freed: Freed) -> Freed {
+        if freed == Freed::Notable {
+            self.publish(area);
+        }
+        freed
     }
 
     /// Sets the hint for what is seen of `area`, if it is open and has a free frame.
     pub(crate) fn publish(&self, area: usize) {
         // SeqCst: what we did to bits or entry before what we read here; pairs with `unhint` and the claim's fence.
         fence(Ordering::SeqCst);
-        if self.entries[area].load(Ordering::Acquire) != OPEN {
+        let entry = self.entries[area].load(Ordering::Acquire);
+        if entry & STATE != OPEN {
             return;
         }
-        if let Some(bucket) = bucket(self.lines[area].free_frames()) {
-            let (word, bit) = (area / WORD_BITS, 1 << (area % WORD_BITS));
-            let hint = &self.hints[bucket][word];
-            // Relaxed: the fences order it, and a hint carries nothing.
-            if hint.load(Ordering::Relaxed) & bit == 0 {
-                hint.fetch_or(bit, Ordering::Relaxed);
-            }
+        if let Some(map) = map_for(kind_of(entry), self.lines[area].free_frames()) {
+            self.hints.ensure(map, area);
         }
     }
 
     /// Takes a hint away that led nowhere, and sets the right one if there is one.
-    fn unhint(&self, bucket: usize, area: usize) {
-        let bit = 1 << (area % WORD_BITS);
-        self.hints[bucket][area / WORD_BITS].fetch_and(!bit, Ordering::Relaxed);
+    pub(crate) fn unhint(&self, map: usize, area: usize) {
+        self.hints.clear(map, area);
         self.publish(area);
     }
 
-    /// Calls `take` on hinted areas, fullest first and then lowest first, until it returns something.
-    pub(crate) fn search<R>(
-        &self,
-        order: u32,
-        mut take: impl FnMut(usize) -> Option<R>,
-    ) -> Option<R> {
-        let fullest = if order >= AREA_ORDER { UNTOUCHED } else { 0 };
-        (fullest..BUCKETS).find_map(|bucket| {
-            (0..HINT_WORDS).find_map(|word| {
-                // Relaxed: a hint; the area decides.
-                let mut hinted = self.hints[bucket][word].load(Ordering::Relaxed);
-                while hinted != 0 {
-                    let area = word * WORD_BITS + hinted.trailing_zeros() as usize;
-                    hinted &= hinted - 1;
-                    let got = take(area);
-                    if self::bucket(self.lines[area].free_frames()) != Some(bucket)
-                        || !self.is_open(area)
-                    {
-                        self.unhint(bucket, area);
-                    }
-                    if got.is_some() {
-                        return got;
-                    }
-                }
-                None
-            })
-        })
+    /// Takes the hint away if it is not the one that [`publish`](Self::publish) would set.
+    pub(crate) fn check_hint(&self, map: usize, area: usize) {
+        let entry = self.entries[area].load(Ordering::Acquire);
+        let right = map_for(kind_of(entry), self.lines[area].free_frames());
+        if entry & STATE != OPEN || right != Some(map) {
+            self.unhint(map, area);
+        }
+    }
+}
+
+/// Looks.
+impl Section<'_> {
+    /// Whether frames may be taken from `area` at this moment: it is open, or owned.
+    pub(crate) fn is_open(&self, area: usize) -> bool {
+        matches!(self.entries[area].load(Ordering::Acquire) & STATE, OPEN | OWNED)
     }
 
-    /// Whether `area` is open at this moment.
-    pub(crate) fn is_open(&self, area: usize) -> bool {
-        self.entries[area].load(Ordering::Acquire) == OPEN
+    /// Whether a CPU slot owns `area` at this moment.
+    pub(crate) fn is_owned(&self, area: usize) -> bool {
+        // Relaxed: advice.
+        self.entries[area].load(Ordering::Relaxed) & STATE == OWNED
     }
 
     /// Whether all of `area` belongs to one block. For the owner of a frame in it the answer does not change.
     pub(crate) fn is_whole(&self, area: usize) -> bool {
-        self.entries[area].load(Ordering::Acquire) == WHOLE
+        self.entries[area].load(Ordering::Acquire) & STATE == WHOLE
     }
 
     /// Whether somebody is claiming `area` at this moment.
     pub(crate) fn is_being_claimed(&self, area: usize) -> bool {
-        self.entries[area].load(Ordering::Acquire) == CLAIMING
+        self.entries[area].load(Ordering::Acquire) & STATE == CLAIMING
     }
 
-    /// Whether some bitmap has a hint for `area`.
-    pub(crate) fn is_hinted(&self, area: usize) -> bool {
-        let bit = 1 << (area % WORD_BITS);
-        self.hints.iter().any(|map| map[area / WORD_BITS].load(Ordering::Relaxed) & bit != 0)
+    /// Returns the kind that `area` was last used for.
+    pub(crate) fn kind(&self, area: usize) -> Kind {
+        // Relaxed: advice.
+        kind_of(self.entries[area].load(Ordering::Relaxed))
     }
 
     /// Returns the taken bits of `area` as a user sees them: all set when the area is whole.
@@ -246,13 +328,6 @@ impl Section<'_> {
     }
 }
 
-/// Returns the degree of fullness of an area with `free` free frames, or `None` when it is full.
-fn bucket(free: usize) -> Option<usize> {
-    match free {
-        0 => None,
-        AREA_FRAMES => Some(UNTOUCHED),
-        free if free >= AREA_FRAMES / 2 => Some(2),
-        free if free >= AREA_FRAMES / 8 => Some(1),
-        _ => Some(0),
-    }
+fn kind_of(entry: u32) -> Kind {
+    Kind::from_index((entry >> KIND_SHIFT) as usize)
 }

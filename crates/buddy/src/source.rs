@@ -7,12 +7,12 @@ use page_frame::{
     PageResize, PageRun, PageSource, PhysMap, Tag,
 };
 
-use crate::Buddy;
+use crate::{Buddy, Observe};
 
 // SAFETY: clause 1: `new_in` was promised the frames for us alone, a frame is handed out only after its bit was changed
 // from clear to set (or its area from open to whole) by us, and `phys` maps aligned frames to aligned addresses.
 // Clause 2: the fault hook is called only when nothing was taken back.
-unsafe impl<M: PhysMap, C: Cpu> PageSource for Buddy<'_, M, C> {
+unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
     #[inline]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let frame = self.allocate_frames(order)?;
@@ -30,9 +30,11 @@ unsafe impl<M: PhysMap, C: Cpu> PageSource for Buddy<'_, M, C> {
     }
 }
 
-page_frame::forward_page_map!(impl['m, M: PhysMap, C: Cpu] for Buddy<'m, M, C>, |this| this.map);
+page_frame::forward_page_map!(
+    impl['m, M: PhysMap, C: Cpu, O: Observe] for Buddy<'m, M, C, O>, |this| this.map
+);
 
-impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
+impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     fn range(&self, start: NonNull<u8>, from: usize, to: usize) -> FrameRange {
         let first = self.phys.frame(start.addr().get()).get();
         FrameRange::new(FrameNumber::new(first + from), FrameNumber::new(first + to))
@@ -41,7 +43,7 @@ impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
 
 // SAFETY: clause 1 as above, for the frames of runs. Clause 2: the head is tagged by `allocate_run`, its count kept by
 // `resize_run`.
-unsafe impl<M: PhysMap, C: Cpu> PageResize for Buddy<'_, M, C> {
+unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         if pages == 0 {
             return Err(OutOfMemory);
@@ -50,7 +52,7 @@ unsafe impl<M: PhysMap, C: Cpu> PageResize for Buddy<'_, M, C> {
         let start = self.phys.pointer(self.allocate_frames(order)?);
         // The tail goes back, unless a stray keeps the area from being split: then the run has it.
         let tail = self.range(start, pages, order.pages());
-        let kept = match tail.is_empty() || self.zone.release(tail).is_none() {
+        let kept = match tail.is_empty() || self.release(tail).is_none() {
             true => order.pages(),
             false => pages,
         };
@@ -72,7 +74,7 @@ unsafe impl<M: PhysMap, C: Cpu> PageResize for Buddy<'_, M, C> {
             return;
         }
         self.map.set_tag(address, Tag::NONE);
-        let released = self.zone.release(self.range(start, 0, pages));
+        let released = self.release(self.range(start, 0, pages));
         if released != Some(true) {
             (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, address, pages, 0));
         }
@@ -85,11 +87,11 @@ unsafe impl<M: PhysMap, C: Cpu> PageResize for Buddy<'_, M, C> {
         let resized = match new_pages > pages {
             true => {
                 let growth = self.range(start, pages, new_pages);
-                self.zone.has(growth) && self.zone.take_range(growth)
+                self.zone.has(growth) && self.zone.take_range(&self.observer, growth)
             }
             false => {
                 let tail = self.range(start, new_pages, pages);
-                tail.is_empty() || self.zone.release(tail).is_some()
+                tail.is_empty() || self.release(tail).is_some()
             }
         };
         if resized {

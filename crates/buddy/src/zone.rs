@@ -1,25 +1,19 @@
-//! A zone: the sections of a range of frames that may have holes, and the searches over all of them.
+//! A zone: the sections of a range of frames that may have holes.
 //!
 //! # Concepts
 //! Sections of 1 GiB are entries of a table over the zone's span; a section without frames costs its entry and nothing
 //! else. Frames that a section has no memory for are taken for ever.
 //!
 //! # Concurrency
-//! No lock on the way of orders up to the area's. A larger block claims its areas one by one under the section's
-//! try-lock, and opens those it has again when one is not free.
-//!
-//! # Costs
-//! A hit by hint looks at one area. A failure looks at every area at most [`PASSES`] times.
+//! No lock. Everything here is about frames that are given; which ones to take is `search.rs`'s and `claim.rs`'s business.
 
-use page_frame::sync::{Ordering, fence};
 use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
+use crate::observer::Observe;
 use crate::run::{WORD_BITS, mask};
+use crate::search::Bounds;
 use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
-
-/// How often the last resort goes over all areas before it believes that there is nothing.
-pub(crate) const PASSES: usize = 3;
 
 /// All sections between a zone's first and last frame.
 #[derive(Debug)]
@@ -27,16 +21,20 @@ pub(crate) struct Zone<'m> {
     /// The number of the first section of the table.
     pub(crate) first_section: usize,
     pub(crate) sections: &'m [Option<Section<'m>>],
+    /// Whether areas have kinds: there are enough for each.
+    pub(crate) has_kinds: bool,
+    /// Where searches begin.
+    pub(crate) bounds: &'m Bounds,
     /// The frames there are, ascending.
     pub(crate) ranges: &'m [FrameRange],
 }
 
-/// Where a frame is in the table.
+/// Where a frame is in its section.
 #[derive(Clone, Copy)]
-struct Place {
-    section: usize,
-    area: usize,
-    frame: usize,
+pub(crate) struct Place {
+    pub(crate) area: usize,
+    /// In the area.
+    pub(crate) frame: usize,
 }
 
 impl<'m> Zone<'m> {
@@ -67,51 +65,6 @@ impl<'m> Zone<'m> {
         })
     }
 
-    /// Takes a block of `order` from the area that the hints say is best.
-    pub(crate) fn take_hinted(&self, order: Order) -> Option<FrameNumber> {
-        let order = u32::from(order.get());
-        self.sections().find_map(|(base, section)| {
-            if order > AREA_ORDER {
-                return section.claim_aligned(order).map(|area| frame(base, area, 0));
-            }
-            section.search(order, |area| {
-                take_any(section, area, order).map(|at| frame(base, area, at))
-            })
-        })
-    }
-
-    /// Takes a block of `order` wherever one is free, without hints, and believes in failure only when nothing was on its
-    /// way meanwhile.
-    pub(crate) fn take_anywhere(&self, order: Order) -> Option<FrameNumber> {
-        let order = u32::from(order.get());
-        for _ in 0..PASSES {
-            let before = self.undos();
-            let mut claim_seen = false;
-            let found = self.sections().find_map(|(base, section)| {
-                if order > AREA_ORDER {
-                    claim_seen |= section.claims.try_lock().is_none();
-                    return section.claim_aligned(order).map(|area| frame(base, area, 0));
-                }
-                (0..SECTION_AREAS).find_map(|area| {
-                    claim_seen |= section.is_being_claimed(area);
-                    take_any(section, area, order).map(|at| frame(base, area, at))
-                })
-            });
-            // SeqCst: what the pass saw before what the count says.
-            fence(Ordering::SeqCst);
-            if found.is_some() || (!claim_seen && before == self.undos()) {
-                return found;
-            }
-        }
-        None
-    }
-
-    fn undos(&self) -> usize {
-        // Relaxed: the caller's fence orders it.
-        let undos = self.sections().map(|(_, section)| section.undos.load(Ordering::Relaxed));
-        undos.fold(0, usize::wrapping_add)
-    }
-
     /// Takes exactly the block of `order` at `start`; whether all of it was free.
     pub(crate) fn take_at(&self, start: FrameNumber, order: Order) -> bool {
         let order = u32::from(order.get());
@@ -123,20 +76,25 @@ impl<'m> Zone<'m> {
         }
     }
 
-    /// Takes all free frames of the best word for single frames: its first frame, and the frames as bits.
-    pub(crate) fn take_word(&self) -> Option<(FrameNumber, usize)> {
-        self.sections().find_map(|(base, section)| {
-            let take = |area| section.take_word(area).map(|got| (area, got));
-            let (area, (word, frames)) = section.search(0, take)?;
-            Some((frame(base, area, word * WORD_BITS), frames))
+    /// Frees the frames that are set in `frames` of the word at `word`; whether all of them were taken.
+    pub(crate) fn clear_word(&self, word: FrameNumber, frames: usize) -> bool {
+        self.place(word).is_some_and(|(place, section)| {
+            section.clear(place.area, place.frame / WORD_BITS, frames) != Freed::Already
         })
     }
 
-    /// Frees the frames that are set in `frames` of the word at `word`.
-    pub(crate) fn clear_word(&self, word: FrameNumber, frames: usize) {
-        if let Some((place, section)) = self.place(word) {
-            section.clear(place.area, place.frame / WORD_BITS, frames);
-        }
+    /// Frees the block of `order`, at most the area's, at `start`; whether it was taken.
+    pub(crate) fn free_block(&self, start: FrameNumber, order: u32) -> bool {
+        self.place(start).is_some_and(|(place, section)| {
+            if order < AREA_ORDER {
+                return section.free(place.area, place.frame, order) != Freed::Already;
+            }
+            let was_whole = section.is_whole(place.area);
+            if was_whole {
+                section.open_empty(place.area);
+            }
+            was_whole
+        })
     }
 
     /// Frees all frames of `range`, which are taken, in whatever blocks they were; whether all of them were taken.
@@ -155,7 +113,7 @@ impl<'m> Zone<'m> {
         let mut all_taken = true;
         for ((place, section), frames) in parts() {
             if section.is_whole(place.area) {
-                section.open(place.area);
+                section.open_empty(place.area);
                 continue;
             }
             let mut at = place.frame;
@@ -171,22 +129,23 @@ impl<'m> Zone<'m> {
         Some(all_taken)
     }
 
-    /// Takes exactly the frames of `range`; whether all of them were free. Otherwise none is taken.
-    pub(crate) fn take_range(&self, range: FrameRange) -> bool {
-        let area = Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
+    /// Takes exactly the frames of `range`, block by block; whether all of them were free. Otherwise none stays taken.
+    pub(crate) fn take_range(&self, observer: &impl Observe, range: FrameRange) -> bool {
         let mut next = range.start;
         for (part, frames) in parts(range) {
             let end = FrameNumber::new(part.get() + frames);
             for (start, order) in FrameRange::new(part, end).blocks() {
-                debug_assert!(order <= area);
                 if !self.take_at(start, order) {
-                    let released = self.release(FrameRange::new(range.start, next));
+                    let before = FrameRange::new(range.start, next);
+                    let released = self.release(before);
                     debug_assert!(
                         released == Some(true),
                         "frames taken one by one go back one by one"
                     );
+                    self.note_release(observer, before);
                     return false;
                 }
+                self.note_take(observer, start, order);
                 next = FrameNumber::new(start.get() + order.pages());
             }
         }
@@ -195,10 +154,14 @@ impl<'m> Zone<'m> {
 
     /// Whether `frame` is taken as a user sees it.
     pub(crate) fn is_taken(&self, frame: FrameNumber) -> bool {
-        self.place(frame).is_none_or(|(place, section)| {
-            let word = section.taken(place.area)[place.frame / WORD_BITS];
-            word & mask(place.frame % WORD_BITS, 0) != 0
-        })
+        let bit = frame.get() % WORD_BITS;
+        self.taken_word(FrameNumber::new(frame.get() - bit)) & mask(bit, 0) != 0
+    }
+
+    /// Returns the taken bits of the word at `word`, all set where there is no memory.
+    pub(crate) fn taken_word(&self, word: FrameNumber) -> usize {
+        let place = self.place(word);
+        place.map_or(usize::MAX, |(at, section)| section.taken(at.area)[at.frame / WORD_BITS])
     }
 
     /// Whether the block of `order` at `start` is free in all its frames.
@@ -218,22 +181,13 @@ impl<'m> Zone<'m> {
         words[place.frame / WORD_BITS..][..count].iter().all(|word| word & bits == 0)
     }
 
-    fn place(&self, frame: FrameNumber) -> Option<(Place, &Section<'m>)> {
+    #[inline]
+    pub(crate) fn place(&self, frame: FrameNumber) -> Option<(Place, &Section<'m>)> {
         let section = (frame.get() / SECTION_FRAMES).checked_sub(self.first_section)?;
         let in_section = frame.get() % SECTION_FRAMES;
-        let place =
-            Place { section, area: in_section / AREA_FRAMES, frame: in_section % AREA_FRAMES };
-        self.sections.get(place.section)?.as_ref().map(|section| (place, section))
+        let place = Place { area: in_section / AREA_FRAMES, frame: in_section % AREA_FRAMES };
+        self.sections.get(section)?.as_ref().map(|section| (place, section))
     }
-}
-
-fn frame(base: usize, area: usize, at: usize) -> FrameNumber {
-    FrameNumber::new(base + area * AREA_FRAMES + at)
-}
-
-/// Takes a block of `order`, at most the area's, anywhere in `area`.
-fn take_any(section: &Section<'_>, area: usize, order: u32) -> Option<usize> {
-    if order < AREA_ORDER { section.take(area, order) } else { section.claim(area).then_some(0) }
 }
 
 /// Cuts a range at the borders of areas: the first frame and the number of frames of each part.
@@ -245,32 +199,6 @@ fn parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber, usize)> {
         next = end;
         (start < end).then(|| (FrameNumber::new(start), end - start))
     })
-}
-
-/// Where multi-area blocks come from.
-impl Section<'_> {
-    /// Claims the first aligned group of areas for a block of `order` above the area's; returns its first area.
-    fn claim_aligned(&self, order: u32) -> Option<usize> {
-        let areas = 1_usize << (order - AREA_ORDER);
-        (0..SECTION_AREAS)
-            .step_by(areas)
-            .filter(|first| first + areas <= SECTION_AREAS)
-            .find(|first| self.claim_several(*first, areas))
-    }
-
-    /// Claims `areas` areas from `first`; whether all were free. Ascends, stops at the first conflict and opens again
-    /// what it had.
-    fn claim_several(&self, first: usize, areas: usize) -> bool {
-        let Some(_claims) = self.claims.try_lock() else { return false };
-        let claimed = (first..first + areas).take_while(|area| self.claim(*area)).count();
-        if claimed < areas {
-            (first..first + claimed).for_each(|area| self.open(area));
-            if claimed > 0 {
-                self.undos.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        claimed == areas
-    }
 }
 
 /// Returns the number of the section that `frame` lies in.

@@ -6,6 +6,7 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 
 use buddy::Mode;
+use common::textbook::Textbook;
 use common::{Simulated, range};
 use page_frame::{
     CpuId, FaultKind, FrameNumber, FrameRange, Order, PageMap, PageResize, SingleCpu, SwitchedCpu,
@@ -16,35 +17,6 @@ fn order(order: u8) -> Order {
     Order::new(order).expect("a valid order")
 }
 
-/// The textbook: a set of free blocks for each order, split downwards, merged upwards.
-#[derive(Clone)]
-struct Textbook {
-    free: Vec<BTreeSet<usize>>,
-}
-
-impl Textbook {
-    fn new(largest: u8) -> Self {
-        let mut free = vec![BTreeSet::new(); usize::from(largest) + 1];
-        free[usize::from(largest)].insert(0);
-        Self { free }
-    }
-
-    fn allocate(&mut self, order: usize) -> Option<usize> {
-        let found = (order..self.free.len()).find(|order| !self.free[*order].is_empty())?;
-        let block = self.free[found].pop_first().expect("not empty");
-        (order..found).for_each(|order| _ = self.free[order].insert(block + (1 << order)));
-        Some(block)
-    }
-
-    fn release(&mut self, mut block: usize, mut order: usize) {
-        while order + 1 < self.free.len() && self.free[order].remove(&(block ^ (1 << order))) {
-            block &= !(1 << order);
-            order += 1;
-        }
-        self.free[order].insert(block);
-    }
-}
-
 fn explore(
     buddy: &Simulated<SingleCpu>,
     book: &Textbook,
@@ -52,7 +24,7 @@ fn explore(
     depth: usize,
 ) -> usize {
     let counts = buddy.free_counts();
-    let expected: Vec<_> = book.free.iter().map(BTreeSet::len).collect();
+    let expected = book.free_counts();
     assert_eq!(counts[..expected.len()], expected[..], "canonical blocks are the textbook's lists");
     if depth == 0 {
         return 1;

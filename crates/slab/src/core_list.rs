@@ -55,16 +55,21 @@ impl<P, C: Cpu> CoreList<P, C> {
         Self { first: Lock::new(First(core::ptr::null_mut())) }
     }
 
-    /// Adds a core.
+    /// Adds a core; whether that could be done (not by an interrupt that came upon the lock).
     ///
     /// # Safety
     /// 1. `core` is alive, in no list, and does not die before [`unlink`](Self::unlink).
-    pub(crate) unsafe fn link(&self, core: NonNull<Core<P, C>>, locking: &Slots<'_, (), C>) {
+    pub(crate) unsafe fn link(
+        &self,
+        core: NonNull<Core<P, C>>,
+        locking: &Slots<'_, (), C>,
+    ) -> bool {
         let slow = locking.slow();
-        let mut first = slow.lock(&self.first).expect("caches are not built in interrupts");
+        let Some(mut first) = slow.lock(&self.first) else { return false };
         // SAFETY: clause 1.
         unsafe { Self::set_next(core, first.0) };
         first.0 = core.as_ptr();
+        true
     }
 
     /// Calls `look` with each core that is not closed; none of them goes meanwhile, and no lock is held.

@@ -6,7 +6,8 @@
 
 use core::ptr::NonNull;
 
-/// The header of a magazine.
+/// The header of a magazine. The count comes last: it lies below the first place, where CPU slots look for the object pushed
+/// before, and is no object's address.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Magazine {
@@ -33,6 +34,9 @@ pub(crate) const fn capacity_class(stride: usize) -> usize {
         _ => 4,
     }
 }
+
+const _: () =
+    assert!(core::mem::offset_of!(Magazine, length) + size_of::<usize>() == size_of::<Magazine>());
 
 impl Magazine {
     /// Returns the size in bytes of a magazine of `capacity` objects.

@@ -30,6 +30,9 @@ use crate::walk::Patience;
 
 /// The sizes of memory for records outside their slabs: alone, and with a line of links.
 const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
+/// The names of the internal caches of magazines, by capacity.
+const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
+    ["magazine-60", "magazine-28", "magazine-12", "magazine-4", "magazine-2"];
 /// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
 pub(crate) const MOST_OUTSIDE: usize = 64;
 
@@ -118,10 +121,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             source,
             locking: Slots::new(slots, cpu.clone()),
             hook,
-            records: RECORD_SIZES.map(|size| internal("record", small(size, 64), size)),
-            magazines: CAPACITIES.map(|capacity| {
-                let size = Magazine::bytes(capacity);
-                internal("magazine", small(size, align_of::<Magazine>()), size)
+            records: core::array::from_fn(|index| {
+                let size = RECORD_SIZES[index];
+                internal(["record", "record-links"][index], small(size, 64), size)
+            }),
+            magazines: core::array::from_fn(|index| {
+                let size = Magazine::bytes(CAPACITIES[index]);
+                internal(MAGAZINE_NAMES[index], small(size, align_of::<Magazine>()), size)
             }),
             cores: internal("cache", cores, cores_size),
             list: CoreList::new(),
@@ -231,7 +237,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         system.list.visit(&system.locking, look);
     }
 
-    /// Makes the core of a cache and puts it into the list; the system has a reference more.
+    /// Makes the core of a cache and puts it into the list; the system has a reference more. Fails too for an interrupt that
+    /// came upon the list's lock.
     pub(crate) fn make_core(&self, plan: Plan) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
         let memory = system.cores.allocate()?;
@@ -244,10 +251,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let made = Core::new(self.system, Slots::new(slots, cpu), plan);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
+        // SAFETY: just made; `destroy_core` unlinks it before it dies.
+        if !unsafe { system.list.link(core, &system.locking) } {
+            // SAFETY: in no list, and nobody else has seen it.
+            unsafe { system.free_core(core) };
+            return Err(OutOfMemory);
+        }
         // Relaxed: as in `clone`.
         system.references.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: just made; `destroy_core` unlinks it before it dies.
-        unsafe { system.list.link(core, &system.locking) };
         Ok(core)
     }
 }
@@ -287,10 +298,17 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
             return in_use;
         }
         // SAFETY: clause 1, no visitor is there, and no slab names it.
+        unsafe { self.free_core(core) };
+        in_use
+    }
+
+    /// # Safety
+    /// 1. `core` is in no list, nobody uses it, and it has no slab.
+    unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
+        // SAFETY: clause 1.
         unsafe { core.drop_in_place() };
         let mut memory = Some(core.cast());
         self.cores.give_back(Patience::Wait, || memory.take());
-        in_use
     }
 }
 

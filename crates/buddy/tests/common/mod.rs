@@ -1,25 +1,29 @@
-//! A buddy over frames that are only numbers, with metadata of its own.
+//! A buddy over frames that are only numbers, with metadata of its own; and the textbook to compare it with.
 
 #![allow(unreachable_pub)]
+#![allow(dead_code, reason = "each test program uses its part")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, Observe};
 use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange};
 
+pub mod textbook;
+
 /// A buddy that owns its metadata.
-pub struct Simulated<C: Cpu> {
-    buddy: Option<Buddy<'static, DirectMap, C>>,
+pub struct Simulated<C: Cpu, O = ()> {
+    buddy: Option<Buddy<'static, DirectMap, C, O>>,
     metadata: NonNull<u8>,
     layout: Layout,
 }
 
 // SAFETY: the metadata is the buddy's, which is `Send` where the machine is.
-unsafe impl<C: Cpu + Send> Send for Simulated<C> {}
+unsafe impl<C: Cpu + Send, O: Send> Send for Simulated<C, O> {}
 // SAFETY: as above; between `new` and `drop` only the buddy uses the metadata.
-unsafe impl<C: Cpu + Sync> Sync for Simulated<C> {}
+unsafe impl<C: Cpu + Sync, O: Sync> Sync for Simulated<C, O> {}
 
 pub fn range(start: usize, end: usize) -> FrameRange {
     FrameRange::new(FrameNumber::new(start), FrameNumber::new(end))
@@ -39,17 +43,24 @@ impl<C: Cpu> Simulated<C> {
             unsafe { Buddy::new_in(metadata, ranges, map, cpu, mode) }.expect("good ranges");
         Self { buddy: Some(buddy), metadata, layout }
     }
+
+    /// The same, with `observer` told of everything.
+    pub fn observed<O: Observe>(self, observer: O) -> Simulated<C, O> {
+        let mut this = ManuallyDrop::new(self);
+        let buddy = this.buddy.take().expect("there until drop").with_observer(observer);
+        Simulated { buddy: Some(buddy), metadata: this.metadata, layout: this.layout }
+    }
 }
 
-impl<C: Cpu> Deref for Simulated<C> {
-    type Target = Buddy<'static, DirectMap, C>;
+impl<C: Cpu, O> Deref for Simulated<C, O> {
+    type Target = Buddy<'static, DirectMap, C, O>;
 
     fn deref(&self) -> &Self::Target {
         self.buddy.as_ref().expect("there until drop")
     }
 }
 
-impl<C: Cpu> Drop for Simulated<C> {
+impl<C: Cpu, O> Drop for Simulated<C, O> {
     fn drop(&mut self) {
         self.buddy = None;
         // SAFETY: allocated in `new` with this layout; the buddy that used it is gone.

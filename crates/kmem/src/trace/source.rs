@@ -16,15 +16,27 @@ const READ_AHEAD_BYTES: usize = 128 << 10;
 /// The first bytes, by which the form was told, and the rest.
 type Input = BufReader<Chain<Cursor<Vec<u8>>, CountingRead>>;
 
+/// The text of a trace, read piece by piece.
+pub trait Text {
+    /// Returns what messages call the trace.
+    fn name(&self) -> &str;
+
+    /// Reads text into `target` and returns how many bytes; zero is the end.
+    ///
+    /// # Errors
+    /// Input that cannot be read or decoded.
+    fn read(&mut self, target: &mut [u8]) -> Result<usize, InputError>;
+}
+
 /// An open trace as a stream of text.
 pub struct Source {
     name: String,
     size_bytes: Option<u64>,
     bytes_read: Arc<AtomicU64>,
-    text: Text,
+    form: Form,
 }
 
-enum Text {
+enum Form {
     Plain(Input),
     Zstd(Box<Frames<Input>>),
 }
@@ -85,14 +97,9 @@ impl Source {
         let is_zstd = is_zstd(&start);
         let input = Cursor::new(start).chain(counting);
         let input = BufReader::with_capacity(READ_AHEAD_BYTES, input);
-        let text =
-            if is_zstd { Text::Zstd(Box::new(Frames::new(input))) } else { Text::Plain(input) };
-        Ok(Self { name, size_bytes, bytes_read, text })
-    }
-
-    /// Returns what messages call this source.
-    pub fn name(&self) -> &str {
-        &self.name
+        let form =
+            if is_zstd { Form::Zstd(Box::new(Frames::new(input))) } else { Form::Plain(input) };
+        Ok(Self { name, size_bytes, bytes_read, form })
     }
 
     /// Returns the size of the file, before decoding, where it is known.
@@ -104,15 +111,17 @@ impl Source {
     pub fn progress(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes_read)
     }
+}
 
-    /// Reads text into `target` and returns how many bytes; zero is the end.
-    ///
-    /// # Errors
-    /// Input that cannot be read or decoded.
-    pub fn read(&mut self, target: &mut [u8]) -> Result<usize, InputError> {
-        let read = match &mut self.text {
-            Text::Zstd(frames) => frames.read(target),
-            Text::Plain(input) => loop {
+impl Text for Source {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&mut self, target: &mut [u8]) -> Result<usize, InputError> {
+        let read = match &mut self.form {
+            Form::Zstd(frames) => frames.read(target),
+            Form::Plain(input) => loop {
                 match input.read(target) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     read => break read.map_err(|error| unreadable(&error)),

@@ -1,0 +1,81 @@
+//! Hints: bits that say "look at this area", a bitmap for each kind and degree of fullness.
+//!
+//! A hint may be stale or double; the area decides. Whoever makes room where there was none sets one, and whoever takes
+//! one away looks at the area again; see `section.rs` for the order between the two.
+
+use page_frame::sync::{AtomicUsize, Ordering};
+
+use crate::kind::MAPS;
+use crate::run::WORD_BITS;
+use crate::search::Bounds;
+use crate::section::SECTION_AREAS;
+
+/// Words of one bitmap: one cache line.
+pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
+
+/// The bitmaps of a section.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Hints<'m> {
+    pub(crate) maps: &'m [[AtomicUsize; HINT_WORDS]],
+    /// Where searches begin, over all sections.
+    pub(crate) bounds: &'m Bounds,
+    /// The section's index in the zone's table.
+    pub(crate) section: usize,
+}
+
+impl Hints<'_> {
+    /// Sets the hint for `area`, whether or not it is set.
+    pub(crate) fn set(&self, map: usize, area: usize) {
+        // AcqRel: pairs with `clear`: whoever clears a hint after this sees the area as it was before this.
+        self.maps[map][area / WORD_BITS].fetch_or(bit(area), Ordering::AcqRel);
+        self.bounds.lower(map, self.section);
+    }
+
+    /// Sets the hint for `area` if it is not set. The caller has fenced between its change and this.
+    pub(crate) fn ensure(&self, map: usize, area: usize) {
+        // Relaxed: the caller's fence orders it against the one after a `clear`.
+        if self.maps[map][area / WORD_BITS].load(Ordering::Relaxed) & bit(area) == 0 {
+            self.set(map, area);
+        }
+    }
+
+    /// Takes the hint for `area` away.
+    pub(crate) fn clear(&self, map: usize, area: usize) {
+        // AcqRel: pairs with `set`.
+        self.maps[map][area / WORD_BITS].fetch_and(!bit(area), Ordering::AcqRel);
+    }
+
+    /// Takes the hints for `areas`, lowest first, away: one operation for each run of them in a word.
+    pub(crate) fn clear_each(&self, map: usize, areas: &[usize]) {
+        for areas in areas.chunk_by(|one, next| one / WORD_BITS == next / WORD_BITS) {
+            let bits = areas.iter().fold(0, |bits, area| bits | bit(*area));
+            // AcqRel: pairs with `set`.
+            self.maps[map][areas[0] / WORD_BITS].fetch_and(!bits, Ordering::AcqRel);
+        }
+    }
+
+    /// Whether some bitmap has a hint for `area`.
+    pub(crate) fn has_any(&self, area: usize) -> bool {
+        let is_set =
+            |map: usize| self.maps[map][area / WORD_BITS].load(Ordering::Relaxed) & bit(area);
+        (0..MAPS).any(|map| is_set(map) != 0)
+    }
+
+    /// Iterates over the areas hinted in `map`, lowest first, each word as it was when the iteration came to it.
+    pub(crate) fn areas(&self, map: usize) -> impl Iterator<Item = usize> {
+        let words = &self.maps[map];
+        (0..HINT_WORDS).flat_map(move |word| {
+            // Relaxed: a hint; the area decides.
+            let mut hinted = words[word].load(Ordering::Relaxed);
+            core::iter::from_fn(move || {
+                let lowest = hinted.trailing_zeros() as usize;
+                hinted &= hinted.wrapping_sub(1);
+                (lowest < WORD_BITS).then_some(word * WORD_BITS + lowest)
+            })
+        })
+    }
+}
+
+fn bit(area: usize) -> usize {
+    1 << (area % WORD_BITS)
+}
