@@ -39,7 +39,11 @@ pub fn ratio(walk: Walk) -> f64 {
     step_ns(walk, false) / step_ns(walk, true)
 }
 
-fn step_ns(walk: Walk, coloured: bool) -> f64 {
+/// Returns the time of a step of `walk` in nanoseconds, with or without colours.
+///
+/// # Panics
+/// When there is no memory.
+pub fn step_ns(walk: Walk, coloured: bool) -> f64 {
     let layout = Layout::from_size_align(walk.size, 8).expect("a small size");
     let ours = Ours::new(64 << 20, layout, |builder| {
         let builder = builder.max_order(Order::ZERO);

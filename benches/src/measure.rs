@@ -77,3 +77,9 @@ fn thread_cpu_ns() -> u64 {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
+
+/// Returns the time of `iterations` operations of which a round has found the mean: what criterion asks for. Its samples are
+/// rounds then, each of as many operations as the workload has, and not of as many as criterion would choose.
+pub fn scaled(sample: Sample, iterations: u64) -> Duration {
+    Duration::from_secs_f64(sample.mean_ns * iterations as f64 * 1e-9)
+}
