@@ -14,7 +14,7 @@ pub const FLOOR: &str = "floor";
 pub struct Row {
     /// The workload.
     pub name: String,
-    /// What `ours` and the rivals count: `ns`, `ratio` or `pages`.
+    /// What `ours` and the rivals count: `ns`, `us`, `ratio`, `%`, `B` or `pages`.
     pub unit: &'static str,
     /// Ours.
     pub ours: f64,
@@ -68,6 +68,12 @@ impl Row {
         }
     }
 
+    /// Says that the figures are in `unit`, not in nanoseconds.
+    pub fn in_unit(mut self, unit: &'static str) -> Self {
+        self.unit = unit;
+        self
+    }
+
     /// Makes the row of a figure of ours alone, the median of `values`, which are not empty.
     pub fn alone(name: &str, unit: &'static str, values: Vec<f64>) -> Self {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
@@ -84,9 +90,10 @@ impl Row {
         }
     }
 
-    /// Returns the fastest rival.
+    /// Returns the fastest rival, where the figures are times.
     pub fn best_rival(&self) -> Option<(&'static str, f64)> {
-        self.rivals.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1))
+        let times = if matches!(self.unit, "ns" | "us") { &self.rivals[..] } else { &[] };
+        times.iter().copied().min_by(|one, other| one.1.total_cmp(&other.1))
     }
 
     /// Returns ours as a share of the best rival's time, if a rival ran.

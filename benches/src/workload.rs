@@ -1,12 +1,20 @@
-//! What page allocators are asked to do, by name.
+//! What page allocators are asked to do, by name. Means are CPU times; tails are taken by the wall clock.
+
+mod churn;
+pub(crate) mod cpu_time;
+pub(crate) mod together;
 
 use page_frame::Order;
 use testkit::Random;
 
 use crate::Pages;
-use crate::measure::{Sample, mean, tail};
+use crate::measure::{Sample, tail};
+use cpu_time::mean;
 
-/// A workload: its name in tables and JSON.
+/// The frames of an area of 2 MiB.
+pub const AREA_FRAMES: usize = 512;
+
+/// A workload: a row of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
     /// Allocates and frees the same block, hot.
@@ -21,11 +29,29 @@ pub enum Workload {
     MixedLifo,
     /// The same, frees one of 4096 at random.
     MixedRandom,
+    /// One thread allocates, another frees.
+    ProducerConsumer,
+    /// Two threads, each [`Pair`](Self::Pair) of order 0.
+    TwoPair,
+    /// Two threads, each allocates a quarter of memory in single frames and frees them in random order.
+    TwoBulk,
+    /// Two threads, each [`MixedRandom`](Self::MixedRandom).
+    TwoMixed,
+    /// Wholly free areas after churn, of the ideal; what is kept at hand counts as taken.
+    ChurnFree,
+    /// The same after draining.
+    ChurnDrained,
+    /// Areas that can really be allocated after churn and draining, of the ideal.
+    ChurnObtainable,
+    /// Bytes of metadata per frame.
+    Metadata,
+    /// Time to build the allocator, per GiB.
+    Init,
 }
 
 impl Workload {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 19] = [
         Self::Pair(0),
         Self::Pair(3),
         Self::Pair(9),
@@ -36,6 +62,15 @@ impl Workload {
         Self::BulkFreeRandom(9),
         Self::MixedLifo,
         Self::MixedRandom,
+        Self::ProducerConsumer,
+        Self::TwoPair,
+        Self::TwoBulk,
+        Self::TwoMixed,
+        Self::ChurnFree,
+        Self::ChurnDrained,
+        Self::ChurnObtainable,
+        Self::Metadata,
+        Self::Init,
     ];
 
     /// Returns the name.
@@ -47,21 +82,65 @@ impl Workload {
             Self::BulkFreeRandom(order) => format!("bulk-{order}-free-random"),
             Self::MixedLifo => "mixed-lifo".into(),
             Self::MixedRandom => "mixed-random".into(),
+            Self::ProducerConsumer => "producer-consumer".into(),
+            Self::TwoPair => "two-threads-pair".into(),
+            Self::TwoBulk => "two-threads-bulk".into(),
+            Self::TwoMixed => "two-threads-mixed".into(),
+            Self::ChurnFree => "churn-free-2m".into(),
+            Self::ChurnDrained => "churn-free-2m-drained".into(),
+            Self::ChurnObtainable => "churn-obtainable-2m".into(),
+            Self::Metadata => "metadata-bytes-per-frame".into(),
+            Self::Init => "init-us-per-gib".into(),
+        }
+    }
+
+    /// Returns the unit of its figure.
+    pub const fn unit(self) -> &'static str {
+        match self {
+            Self::ChurnFree | Self::ChurnDrained | Self::ChurnObtainable => "%",
+            Self::Metadata => "B",
+            Self::Init => "us",
+            _ => "ns",
+        }
+    }
+
+    /// Whether its figure is a time, which a rival's can be divided by.
+    pub fn is_time(self) -> bool {
+        matches!(self.unit(), "ns" | "us")
+    }
+
+    /// Returns how many threads it has.
+    pub const fn threads(self) -> usize {
+        match self {
+            Self::ProducerConsumer | Self::TwoPair | Self::TwoBulk | Self::TwoMixed => 2,
+            _ => 1,
         }
     }
 }
 
-/// Runs one round of `workload` on a fresh allocator of `frames` frames.
-pub fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) -> Sample {
+/// Runs one round of `workload`, one of those with one thread, on a fresh allocator of `frames` frames; `None` when the
+/// allocator cannot or takes too long.
+pub fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) -> Option<Sample> {
     let order = |order: u8| Order::new(order).expect("the workloads use valid orders");
-    match workload {
+    let sample = match workload {
         Workload::Pair(size) => pair(pages, order(size)),
         Workload::BulkAllocate(size) => bulk_allocate(pages, order(size), frames),
         Workload::BulkFreeOrdered(size) => bulk_free(pages, order(size), frames, |_| ()),
-        Workload::BulkFreeRandom(size) => bulk_free(pages, order(size), frames, shuffle),
+        Workload::BulkFreeRandom(size) => {
+            bulk_free(pages, order(size), frames, |all| shuffle(all, 11))
+        }
         Workload::MixedLifo => mixed(pages, 64, |_, held| held - 1),
         Workload::MixedRandom => mixed(pages, 4096, Random::below),
-    }
+        Workload::ChurnFree | Workload::ChurnDrained | Workload::ChurnObtainable => {
+            return churn::run(pages, workload, frames);
+        }
+        Workload::Metadata => only(pages.metadata_bytes()? as f64 / frames as f64),
+        Workload::ProducerConsumer | Workload::TwoPair | Workload::TwoBulk | Workload::TwoMixed => {
+            return None;
+        }
+        Workload::Init => return None,
+    };
+    Some(sample)
 }
 
 fn pair<P: Pages>(pages: &mut P, order: Order) -> Sample {
@@ -106,8 +185,8 @@ fn bulk_free<P: Pages>(
     Sample { mean_ns, p999_ns, max_ns }
 }
 
-fn shuffle(blocks: &mut [usize]) {
-    let mut random = Random::new(11);
+fn shuffle(blocks: &mut [usize], seed: u64) {
+    let mut random = Random::new(seed);
     (1..blocks.len()).for_each(|index| blocks.swap(index, random.below(index + 1)));
 }
 
@@ -119,8 +198,7 @@ fn mixed<P: Pages>(
     let mut random = Random::new(5);
     let mut held = Vec::with_capacity(hold + 1);
     let mut operation = |_| {
-        let size = (random.number().trailing_zeros() as u8).min(10);
-        let order = Order::new(size).expect("at most 10");
+        let order = mixed_order(&mut random);
         held.push((pages.allocate(order).expect("memory is free"), order));
         if held.len() > hold {
             let (block, order) = held.swap_remove(choose(&mut random, held.len()));
@@ -131,4 +209,15 @@ fn mixed<P: Pages>(
     let (mean_ns, _) = mean(1_000_000, &mut operation);
     let (p999_ns, max_ns) = tail(100_000, &mut operation);
     Sample { mean_ns, p999_ns, max_ns }
+}
+
+/// Returns an order from 0 to 10, each as often as half of the one below.
+pub(crate) fn mixed_order(random: &mut Random) -> Order {
+    let order = (random.number().trailing_zeros() as u8).min(10);
+    Order::new(order).expect("at most 10")
+}
+
+/// Returns the sample of a figure for which no single operations were timed.
+pub(crate) const fn only(value: f64) -> Sample {
+    Sample { mean_ns: value, p999_ns: f64::NAN, max_ns: f64::NAN }
 }

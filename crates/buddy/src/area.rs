@@ -196,10 +196,13 @@ impl Line {
         let old = self.0[word].fetch_and(!frames, Ordering::SeqCst);
         let new = old & !frames;
         let half = WORD_BITS as u32 / 2;
-        let crossed_half = old.count_ones() >= half && new.count_ones() < half;
+        let crossed_half = || {
+            let taken = old.count_ones();
+            taken >= half && taken - frames.count_ones() < half
+        };
         if old & frames != frames {
             Freed::Already
-        } else if old == usize::MAX || new == 0 || crossed_half {
+        } else if old == usize::MAX || new == 0 || crossed_half() {
             Freed::Notable
         } else {
             Freed::Quiet

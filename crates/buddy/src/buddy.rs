@@ -17,7 +17,7 @@ use crate::observer::Observe;
 use crate::zone::Zone;
 
 /// How many areas there are for each slot, at least, where slots own areas: a guess. One under loom.
-const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 16 };
+const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
 
 /// How a buddy chooses among blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub enum Mode {
 pub struct Buddy<'m, M, C, O = ()> {
     pub(crate) zone: Zone<'m>,
     pub(crate) map: PageMapArray<'m>,
+    /// The frame that the map begins with.
+    first_frame: usize,
     pub(crate) phys: M,
     pub(crate) slots: Slots<'m, CpuSlot, C>,
     /// For each slot how many frames it holds, as others may know it.
@@ -108,10 +110,24 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         let plan = Plan::new(ranges, cpu.slots())?;
         // SAFETY: clause 1, and the ranges are the planned ones.
         let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
+        // Without slots, whoever asks for one is told to go on without.
+        let slots = if mode == Mode::Plain { &slots[..0] } else { slots };
         let has_owners = zone.frames() / AREA_FRAMES >= OWNER_AREAS * slots.len();
         let slots = Slots::new(slots, cpu);
         let fault_hook = panic_on_fault;
-        Ok(Self { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer: () })
+        let first_frame = zone.span().start.get();
+        Ok(Self {
+            zone,
+            map,
+            first_frame,
+            phys,
+            slots,
+            kept,
+            has_owners,
+            mode,
+            fault_hook,
+            observer: (),
+        })
     }
 
     /// Tells `observer` of each split, merge, claim and hand-over from now on.
@@ -138,9 +154,19 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_observer<O: Observe>(self, observer: O) -> Buddy<'m, M, C, O> {
-        let Self { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer: () } =
-            self;
-        Buddy { zone, map, phys, slots, kept, has_owners, mode, fault_hook, observer }
+        let Self {
+            zone,
+            map,
+            first_frame,
+            phys,
+            slots,
+            kept,
+            has_owners,
+            mode,
+            fault_hook,
+            observer: (),
+        } = self;
+        Buddy { zone, map, first_frame, phys, slots, kept, has_owners, mode, fault_hook, observer }
     }
 }
 
@@ -165,31 +191,52 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// looked at.
     #[inline]
     pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
+        match self.pop(order) {
+            Some(frame) => {
+                self.set_tag(frame, Tag::block(order));
+                Ok(frame)
+            }
+            None => self.allocate_slowly(order),
+        }
+    }
+
+    /// Takes back the block of `order` at `frame`.
+    ///
+    /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually stays in the CPU's slot.
+    ///
+    /// # Errors
+    /// A [`Fault`] when no such block is allocated; nothing has changed then.
+    #[inline]
+    #[track_caller]
+    pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        // Foreign frames lie beyond the map, and have no tag.
+        if self.tag(frame) != Tag::block(order) {
+            return Err(self.misuse(frame, order));
+        }
+        self.set_tag(frame, Tag::NONE);
+        if self.push(frame, order) { Ok(()) } else { self.free_slowly(frame, order) }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_slowly(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let frame = match self.mode {
-            Mode::Cached => self.allocate_cached(order),
+            Mode::Cached => self.allocate_refilling(order),
             Mode::Plain => self.take_best(order),
         };
         let frame = match frame {
             Some(frame) => frame,
             None => self.last_resort(order)?,
         };
-        self.map.set_tag(self.address(frame), Tag::block(order));
+        self.set_tag(frame, Tag::block(order));
         Ok(frame)
     }
 
-    /// Takes back the block of `order` at `frame`.
-    ///
-    /// # Errors
-    /// A [`Fault`] when no such block is allocated; nothing has changed then. O(1) up to the area's order.
-    #[inline]
+    #[cold]
+    #[inline(never)]
     #[track_caller]
-    pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
-        let is_in_span = self.zone.span().contains(frame);
-        if !is_in_span || self.map.tag(self.address(frame)) != Tag::block(order) {
-            return Err(self.misuse(frame, order));
-        }
-        self.map.set_tag(self.address(frame), Tag::NONE);
-        if self.mode == Mode::Cached && self.free_cached(frame, order) {
+    fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        if self.mode == Mode::Cached && self.free_flushing(frame, order) {
             return Ok(());
         }
         let end = FrameNumber::new(frame.get() + order.pages());
@@ -197,6 +244,17 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             Some(true) => Ok(()),
             _ => Err(Fault::new(FaultKind::DoubleFree, frame.get(), order.index(), order.index())),
         }
+    }
+
+    /// Returns the tag of `frame`; none for frames that are not ours.
+    #[inline]
+    fn tag(&self, frame: FrameNumber) -> Tag {
+        self.map.tag_at(frame.get().wrapping_sub(self.first_frame))
+    }
+
+    #[inline]
+    pub(crate) fn set_tag(&self, frame: FrameNumber, tag: Tag) {
+        self.map.set_tag_at(frame.get().wrapping_sub(self.first_frame), tag);
     }
 
     /// Brings the frames that CPU slots keep home, those of idle CPUs by take-over; returns how many.
@@ -226,45 +284,6 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         self.kept.iter().map(Kept::get).sum()
     }
 
-    /// Returns how many frames there are, free or not.
-    pub fn frames(&self) -> usize {
-        self.zone.frames()
-    }
-
-    /// Returns how many frames are free, not counting those in CPU slots. Looks at every area.
-    pub fn free_frames_count(&self) -> usize {
-        self.free_counts()
-            .iter()
-            .zip(Order::all())
-            .map(|(count, order)| count * order.pages())
-            .sum()
-    }
-
-    /// Returns the number of free blocks of each order, as `/proc/buddyinfo` does. Looks at every area.
-    pub fn free_counts(&self) -> [usize; Order::COUNT] {
-        let mut counts = [0; Order::COUNT];
-        observe::free_blocks(&self.zone).for_each(|(_, order)| counts[order.index()] += 1);
-        counts
-    }
-
-    /// Returns the order of the largest free block, if any is free. Looks at every area.
-    pub fn largest_free(&self) -> Option<Order> {
-        observe::free_blocks(&self.zone).map(|(_, order)| order).max()
-    }
-
-    /// Iterates over all blocks, free or not, lowest first.
-    pub fn blocks(&self) -> impl Iterator<Item = observe::Block> {
-        observe::blocks(&self.zone, |frame| {
-            let address = self.address(frame);
-            (self.map.tag(address), self.map.owner(address).addr())
-        })
-    }
-
-    /// Iterates over the free blocks, lowest first.
-    pub fn free_blocks(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
-        observe::free_blocks(&self.zone)
-    }
-
     #[inline]
     pub(crate) fn address(&self, frame: FrameNumber) -> usize {
         self.phys.pointer(frame).addr().get()
@@ -282,7 +301,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     }
 
     /// Passes on what was taken from areas, and tells the observer of it.
-    fn noted(&self, taken: Option<FrameNumber>, order: Order) -> Option<FrameNumber> {
+    pub(crate) fn noted(&self, taken: Option<FrameNumber>, order: Order) -> Option<FrameNumber> {
         if let Some(frame) = taken {
             self.zone.note_take(&self.observer, frame, order);
         }
@@ -299,7 +318,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     }
 
     #[cold]
-    fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
+    pub(crate) fn last_resort(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let found = self.zone.pass(order).0.or_else(|| {
             self.drain();
             self.zone.take_anywhere(order)
@@ -324,7 +343,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             let beyond = number & (order.pages() - 1);
             return Fault::new(FaultKind::Misaligned, number, order.pages(), beyond);
         }
-        let tag = self.map.tag(self.address(frame));
+        let tag = self.tag(frame);
         match tag.as_block() {
             Some(real) => Fault::new(FaultKind::WrongOrder, number, real.index(), order.index()),
             None if tag == Tag::NONE && !self.zone.is_taken(frame) => {

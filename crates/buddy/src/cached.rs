@@ -10,7 +10,7 @@
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
 //! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap};
+use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap, Tag};
 
 use crate::area::AREA_ORDER;
 use crate::cpu_slot::{Blocks, CpuSlot, LARGEST};
@@ -27,51 +27,92 @@ const AREA_BATCH: usize = 4;
 const MOBILITY: Mobility = Mobility::Unmovable;
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
-    /// Takes a block from the CPU's slot, or past it.
-    #[inline]
-    pub(crate) fn allocate_cached(&self, order: Order) -> Option<FrameNumber> {
+    /// Takes a block out of the CPU's slot.
+    #[inline(always)]
+    pub(crate) fn pop(&self, order: Order) -> Option<FrameNumber> {
+        let mut slot = self.slots.enter().ok()?;
+        match slot.blocks.get_mut(order.index().wrapping_sub(1)) {
+            Some(blocks) => blocks.pop(),
+            None if order == Order::ZERO => slot.pop_frame(),
+            None => None,
+        }
+    }
+
+    /// Puts a block into the CPU's slot; false when it does not belong there, or there is no room.
+    #[inline(always)]
+    pub(crate) fn push(&self, frame: FrameNumber, order: Order) -> bool {
+        let Ok(mut slot) = self.slots.enter() else { return false };
+        match slot.blocks.get_mut(order.index().wrapping_sub(1)) {
+            Some(blocks) => blocks.is_at_home(frame) && blocks.push(frame),
+            None if order == Order::ZERO => slot.push_frame(frame),
+            None => false,
+        }
+    }
+
+    /// Takes a block from areas, past a slot that has none or by way of it.
+    pub(crate) fn allocate_refilling(&self, order: Order) -> Option<FrameNumber> {
         if order.index() > LARGEST {
             return self.take_hinted(order);
         }
         let Ok(mut slot) = self.slots.enter() else { return self.take_hinted(order) };
-        let kept = match order.index().checked_sub(1) {
-            None => slot.pop_frame(),
-            Some(index) => slot.blocks[index].pop(),
-        };
-        match kept {
-            Some(frame) => Some(frame),
-            None => {
-                let id = slot.id().index();
-                let frame = self.refill(&mut slot, order);
-                self.kept[id].set(slot.estimate());
-                frame
-            }
-        }
+        let frame = self.refill(&mut slot, order);
+        self.kept[slot.id().index()].set(slot.estimate());
+        frame
     }
 
-    /// Gives a block to the CPU's slot; false when it goes home instead.
-    #[inline]
-    pub(crate) fn free_cached(&self, frame: FrameNumber, order: Order) -> bool {
-        let Some(index) = order.index().checked_sub(1) else {
-            let Ok(mut slot) = self.slots.enter() else { return false };
-            if !slot.push_frame(frame) {
-                self.flush_words(&mut slot);
-                slot.push_frame(frame);
-            }
-            return true;
-        };
-        let is_small = index + 1 < AREA_ORDER as usize;
-        if index >= LARGEST || (is_small && !self.zone.is_worth_keeping(frame, order.get().into()))
-        {
+    /// Takes as many blocks as `blocks` has room for by way of the slot, entered once; returns how many.
+    pub(crate) fn pop_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
+        if order.index() > LARGEST {
+            return 0;
+        }
+        let Ok(mut slot) = self.slots.enter() else { return 0 };
+        let mut had = 0;
+        while had < blocks.len() {
+            let kept = match order.index().checked_sub(1) {
+                Some(index) => slot.blocks[index].pop(),
+                None => slot.pop_frame(),
+            };
+            let Some(frame) = kept.or_else(|| self.refill(&mut slot, order)) else { break };
+            self.set_tag(frame, Tag::block(order));
+            blocks[had] = frame;
+            had += 1;
+        }
+        self.kept[slot.id().index()].set(slot.estimate());
+        had
+    }
+
+    /// Keeps a block that the slot had no room for, or that is not from where its refills come; false when it goes home
+    /// instead.
+    pub(crate) fn free_flushing(&self, frame: FrameNumber, order: Order) -> bool {
+        let small = u32::from(order.get());
+        if small > AREA_ORDER || (0 < small && small < AREA_ORDER && !self.is_kept(frame, small)) {
             return false;
         }
         let Ok(mut slot) = self.slots.enter() else { return false };
-        let capacity = Blocks::capacity(order.index());
-        if !slot.blocks[index].push(frame, capacity) {
-            self.flush_blocks(&mut slot, order, capacity / 2);
-            slot.blocks[index].push(frame, capacity);
+        let kept = match small {
+            0 => slot.push_frame(frame),
+            _ => slot.blocks[order.index() - 1].push(frame),
+        };
+        if kept {
+            return true;
         }
-        true
+        let kept = match small {
+            0 => {
+                self.flush_words(&mut slot);
+                slot.push_frame(frame)
+            }
+            _ => {
+                self.flush_blocks(&mut slot, order, Blocks::capacity(order.index()) / 2);
+                slot.blocks[order.index() - 1].push(frame)
+            }
+        };
+        self.kept[slot.id().index()].set(slot.estimate());
+        kept
+    }
+
+    /// Whether a freed block goes to the slot. Where slots own no areas there is too little memory to be choosy.
+    fn is_kept(&self, frame: FrameNumber, order: u32) -> bool {
+        !self.has_owners || self.zone.is_worth_keeping(frame, order, MOBILITY)
     }
 
     /// Brings everything that `slot` keeps home, its owned areas too; returns how many frames it kept.
@@ -99,8 +140,6 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     }
 
     /// Fills the slot and takes a block out of what it got.
-    #[cold]
-    #[inline(never)]
     fn refill(&self, slot: &mut CpuSlot, order: Order) -> Option<FrameNumber> {
         match u32::from(order.get()) {
             0 => self.refill_frames(slot),
@@ -112,7 +151,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     fn refill_frames(&self, slot: &mut CpuSlot) -> Option<FrameNumber> {
         let last = slot.last_freed().map(|word| FrameNumber::new(word.start));
-        if last.is_some_and(|word| self.zone.is_worth_keeping(word, 0)) {
+        if last.is_some_and(|word| self.zone.is_worth_keeping(word, 0, MOBILITY)) {
             slot.recycle();
             return slot.pop_frame();
         }
@@ -138,10 +177,11 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         let pieces = starts.count_ones() as usize;
         self.zone.note_take_word(&self.observer, word, spread(starts, small), pieces);
         let blocks = &mut slot.blocks[order.index() - 1];
+        blocks.settle_in(word);
         while starts != 0 {
             let highest = starts.ilog2();
             starts &= !(1 << highest);
-            let pushed = blocks.push(FrameNumber::new(word.get() + highest as usize), capacity);
+            let pushed = blocks.push(FrameNumber::new(word.get() + highest as usize));
             debug_assert!(pushed, "an empty stack has room for half of its capacity");
         }
         blocks.pop()
@@ -158,7 +198,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             let order =
                 Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
             self.zone.note_take(&self.observer, area, order);
-            let pushed = blocks.push(area, Blocks::capacity(LARGEST));
+            let pushed = blocks.push(area);
             debug_assert!(pushed, "an empty stack has room for a batch");
         }
         blocks.pop()
@@ -189,8 +229,6 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         None
     }
 
-    #[cold]
-    #[inline(never)]
     fn flush_words(&self, slot: &mut CpuSlot) {
         for word in slot.older_words() {
             self.bring_word_home(FrameNumber::new(word.start), word.frames);
@@ -205,8 +243,6 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     }
 
     /// Brings up to `number` of the oldest blocks of `order` home; returns how many.
-    #[cold]
-    #[inline(never)]
     fn flush_blocks(&self, slot: &mut CpuSlot, order: Order, number: usize) -> usize {
         let mut older = [0; 8];
         let count = slot.blocks[order.index() - 1].older(number, &mut older);

@@ -14,7 +14,7 @@
 use page_frame::FrameNumber;
 use page_frame::sync::{AtomicUsize, Ordering, Zeroable};
 
-use crate::area::AREA_ORDER;
+use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::kind::KINDS;
 use crate::run::WORD_BITS;
 
@@ -50,7 +50,7 @@ impl Default for CpuSlot {
             private: Word::default(),
             freed_words: 0,
             freed: [Word::default(); FREED_WORDS],
-            blocks: core::array::from_fn(|_| Blocks::default()),
+            blocks: core::array::from_fn(|index| Blocks::new(index + 1)),
             owned: [None; KINDS],
         }
     }
@@ -78,6 +78,12 @@ impl CpuSlot {
             self.private.frames |= 1 << bit;
             return true;
         }
+        self.push_elsewhere(start, bit)
+    }
+
+    /// Keeps the frame at `bit` of the word at `start`, which is not the private one.
+    #[inline(never)]
+    fn push_elsewhere(&mut self, start: usize, bit: usize) -> bool {
         if let Some(last) = self.freed[..self.freed_words].last_mut() {
             if last.start == start {
                 last.frames |= 1 << bit;
@@ -141,16 +147,38 @@ impl CpuSlot {
 }
 
 /// A stack of blocks of one order, by first frame.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Blocks {
     count: usize,
+    capacity: usize,
+    /// The first frame of the area that was last refilled from.
+    home: usize,
+    /// The bits of a frame number that name its area; none for whole areas, which are at home anywhere.
+    area_bits: usize,
     starts: [usize; STACK],
 }
 
 impl Blocks {
-    /// How many blocks of `order` are kept at most: 16, and less of what is large; at least four.
+    fn new(order: usize) -> Self {
+        let is_area = order == LARGEST;
+        let (home, area_bits) = if is_area { (0, 0) } else { (usize::MAX, !(AREA_FRAMES - 1)) };
+        Self { count: 0, capacity: Self::capacity(order), home, area_bits, starts: [0; STACK] }
+    }
+
+    /// How many blocks of `order` are kept at most.
     pub(crate) const fn capacity(order: usize) -> usize {
         if order <= 3 { STACK } else { STACK / 2 }
+    }
+
+    /// Notes that blocks come from the area of `frame`.
+    pub(crate) fn settle_in(&mut self, frame: FrameNumber) {
+        self.home = frame.get() & self.area_bits;
+    }
+
+    /// Whether `frame` lies in the area that blocks were last taken from, where freed ones are as good as at home.
+    #[inline(always)]
+    pub(crate) fn is_at_home(&self, frame: FrameNumber) -> bool {
+        frame.get() & self.area_bits == self.home
     }
 
     /// Takes out the block that came last.
@@ -162,11 +190,11 @@ impl Blocks {
         Some(FrameNumber::new(start))
     }
 
-    /// Keeps the block at `start`; false when `capacity` blocks are kept already.
+    /// Keeps the block at `start`; false when there is no room.
     #[inline(always)]
-    pub(crate) fn push(&mut self, start: FrameNumber, capacity: usize) -> bool {
+    pub(crate) fn push(&mut self, start: FrameNumber) -> bool {
         match self.starts.get_mut(self.count) {
-            Some(place) if self.count < capacity => {
+            Some(place) if self.count < self.capacity => {
                 *place = start.get();
                 self.count += 1;
                 true

@@ -73,6 +73,11 @@ impl Kind {
         self.0.into()
     }
 
+    /// Returns the mobility.
+    pub(crate) fn mobility(self) -> Mobility {
+        Mobility::ALL[self.index() / GROUPS]
+    }
+
     /// Iterates over the other kinds in the order in which a request falls back on them.
     pub(crate) fn others(self) -> impl Iterator<Item = Self> {
         let mobility = self.index() / GROUPS;

@@ -44,6 +44,7 @@ mod claim;
 mod cpu_slot;
 mod hints;
 mod kind;
+mod many;
 mod observe;
 mod observer;
 mod run;
@@ -51,7 +52,10 @@ mod search;
 mod section;
 mod shrink;
 mod source;
+mod stats;
+mod watermark;
 mod zone;
+mod zonelist;
 
 pub use crate::buddy::{Buddy, Mode};
 pub use build::BuildError;
@@ -61,5 +65,8 @@ pub use observe::{Block, BlockState};
 pub use observer::{EventCounts, Observe};
 /// The crate below, so that this one can be used alone.
 pub use page_frame;
+pub use stats::Fragmentation;
+pub use watermark::{Gate, Marks, Pressure, Watermarks};
+pub use zonelist::{NodeZone, Request, ZoneKind, ZoneList, ZoneListError, ZoneSource};
 
 use page_frame::FrameNumber;

@@ -13,8 +13,9 @@
 //! estimates; with one CPU they are exact.
 //!
 //! # Costs
-//! Nothing when the observer is `()`: every call stands behind [`Observe::IS_USED`]. Otherwise each event looks at the
-//! buddies of the block up to [`Observe::LARGEST`].
+//! Nothing when the observer is `()`: every call stands behind [`Observe::IS_USED`]. Frames that leave areas and come home
+//! cost the call. For the rest each event looks at the buddies of the block up to [`Observe::LARGEST`], unless
+//! [`Observe::HEARS_BLOCKS`] says that nobody cares.
 
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, FrameRange, Order};
@@ -26,8 +27,20 @@ use crate::zone::Zone;
 pub trait Observe {
     /// Whether anybody listens; where false, nothing is computed and no method is called.
     const IS_USED: bool = true;
+    /// Whether splits, merges, claims and hand-overs are of interest; where false, nothing is computed for them.
+    const HEARS_BLOCKS: bool = true;
     /// The largest block of the list-based buddy that is compared with.
     const LARGEST: Order = Order::MAX;
+
+    /// `frames` frames at or behind `start` left the areas, for a user or a CPU slot.
+    fn take(&self, start: FrameNumber, frames: usize) {
+        let _ = (start, frames);
+    }
+
+    /// `frames` frames at or behind `start` came home to the areas.
+    fn free(&self, start: FrameNumber, frames: usize) {
+        let _ = (start, frames);
+    }
 
     /// `count` blocks were split in two.
     fn split(&self, count: usize) {
@@ -55,9 +68,55 @@ impl Observe for () {
     const IS_USED: bool = false;
 }
 
+/// Both listen, the first first.
+impl<A: Observe, B: Observe> Observe for (A, B) {
+    const IS_USED: bool = A::IS_USED || B::IS_USED;
+    const HEARS_BLOCKS: bool = A::HEARS_BLOCKS || B::HEARS_BLOCKS;
+    const LARGEST: Order = if A::HEARS_BLOCKS { A::LARGEST } else { B::LARGEST };
+
+    fn take(&self, start: FrameNumber, frames: usize) {
+        self.0.take(start, frames);
+        self.1.take(start, frames);
+    }
+
+    fn free(&self, start: FrameNumber, frames: usize) {
+        self.0.free(start, frames);
+        self.1.free(start, frames);
+    }
+
+    fn split(&self, count: usize) {
+        self.0.split(count);
+        self.1.split(count);
+    }
+
+    fn merge(&self, count: usize) {
+        self.0.merge(count);
+        self.1.merge(count);
+    }
+
+    fn claim(&self, areas: usize) {
+        self.0.claim(areas);
+        self.1.claim(areas);
+    }
+
+    fn hand_over(&self, frames: usize) {
+        self.0.hand_over(frames);
+        self.1.hand_over(frames);
+    }
+}
+
 impl<O: Observe + ?Sized> Observe for &O {
     const IS_USED: bool = O::IS_USED;
+    const HEARS_BLOCKS: bool = O::HEARS_BLOCKS;
     const LARGEST: Order = O::LARGEST;
+
+    fn take(&self, start: FrameNumber, frames: usize) {
+        (**self).take(start, frames);
+    }
+
+    fn free(&self, start: FrameNumber, frames: usize) {
+        (**self).free(start, frames);
+    }
 
     fn split(&self, count: usize) {
         (**self).split(count);
@@ -149,7 +208,8 @@ impl Observe for EventCounts {
 impl Zone<'_> {
     /// Tells `observer` that the block of `order` at `start` was taken.
     pub(crate) fn note_take(&self, observer: &impl Observe, start: FrameNumber, order: Order) {
-        note(observer, |observer| {
+        note(observer, |observer| observer.take(start, order.pages()));
+        note_blocks(observer, |observer| {
             observer.split(self.levels_around(start, order, largest(observer), |_| true));
             let areas = order.pages() / crate::area::AREA_FRAMES;
             if areas > 0 {
@@ -160,7 +220,8 @@ impl Zone<'_> {
 
     /// Tells `observer` that all frames of `range` were freed, as the fewest blocks, lowest first.
     pub(crate) fn note_release(&self, observer: &impl Observe, range: FrameRange) {
-        note(observer, |observer| {
+        note(observer, |observer| observer.free(range.start, range.frames()));
+        note_blocks(observer, |observer| {
             let merges = range.blocks().map(|(start, order)| {
                 // A buddy of which a part is freed after this block was not free yet.
                 let end = start.get() + order.pages();
@@ -179,7 +240,8 @@ impl Zone<'_> {
         frames: usize,
         pieces: usize,
     ) {
-        note(observer, |observer| {
+        note(observer, |observer| observer.take(word, frames.count_ones() as usize));
+        note_blocks(observer, |observer| {
             let taken = self.taken_word(word);
             let before = taken & !frames;
             let around = if before == 0 { self.levels_around_word(observer, word) } else { 0 };
@@ -196,7 +258,8 @@ impl Zone<'_> {
         word: FrameNumber,
         frames: usize,
     ) {
-        note(observer, |observer| {
+        note(observer, |observer| observer.free(word, frames.count_ones() as usize));
+        note_blocks(observer, |observer| {
             let pieces = frames.count_ones() as usize;
             let taken = self.taken_word(word);
             let around = if taken == 0 { self.levels_around_word(observer, word) } else { 0 };
@@ -237,6 +300,14 @@ impl Zone<'_> {
 #[inline(always)]
 fn note<O: Observe>(observer: &O, tell: impl FnOnce(&O)) {
     if O::IS_USED {
+        tell(observer);
+    }
+}
+
+/// Calls `tell` if anybody wants to hear of splits, merges, claims and hand-overs.
+#[inline(always)]
+fn note_blocks<O: Observe>(observer: &O, tell: impl FnOnce(&O)) {
+    if O::IS_USED && O::HEARS_BLOCKS {
         tell(observer);
     }
 }

@@ -160,12 +160,20 @@ impl<'m> Zone<'m> {
         0
     }
 
-    /// Whether a freed block of `order`, below the area's, at `start` is better kept by a slot than sent home: its area is
-    /// owned, or the rest of its word nearly full. What lies in a sparse word goes home, so that the word can empty.
-    pub(crate) fn is_worth_keeping(&self, start: FrameNumber, order: u32) -> bool {
+    /// Whether a freed block of `order`, below the area's, at `start` is better kept by a slot than sent home: it is of the
+    /// slot's mobility, and its area owned, or the rest of its word nearly full. What lies in a sparse word goes home, so
+    /// that the word can empty.
+    pub(crate) fn is_worth_keeping(
+        &self,
+        start: FrameNumber,
+        order: u32,
+        mobility: Mobility,
+    ) -> bool {
         self.place(start).is_some_and(|(place, section)| {
             let word = || section.lines[place.area].word(place.frame / WORD_BITS);
-            section.is_owned(place.area) || (order < WORD_ORDER && word().count_zeros() <= DENSE)
+            section.kind(place.area).mobility() == mobility
+                && (section.is_owned(place.area)
+                    || (order < WORD_ORDER && word().count_zeros() <= DENSE))
         })
     }
 

@@ -16,8 +16,8 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
     #[inline]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let frame = self.allocate_frames(order)?;
-        // SAFETY: see clause 1 above; the content is whatever it was.
-        Ok(unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) })
+        // SAFETY: just allocated.
+        Ok(unsafe { self.block(frame, order) })
     }
 
     #[inline]
@@ -35,6 +35,16 @@ page_frame::forward_page_map!(
 );
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+    /// Makes the block of `order` at `frame` a value.
+    ///
+    /// # Safety
+    /// 1. The block has just been allocated from this buddy, and the caller has no other value for it.
+    #[inline]
+    pub(crate) unsafe fn block(&self, frame: FrameNumber, order: Order) -> PageBlock {
+        // SAFETY: clause 1; the content is whatever it was.
+        unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) }
+    }
+
     fn range(&self, start: NonNull<u8>, from: usize, to: usize) -> FrameRange {
         let first = self.phys.frame(start.addr().get()).get();
         FrameRange::new(FrameNumber::new(first + from), FrameNumber::new(first + to))

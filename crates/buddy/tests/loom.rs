@@ -17,7 +17,7 @@ mod models {
     use testkit::model;
 
     use super::common::{Simulated, range};
-    use buddy::Mode;
+    use buddy::{Gate, Marks, Mode, Observe, Pressure, Watermarks};
 
     /// Frames of an area under loom.
     const AREA: usize = 128;
@@ -132,6 +132,22 @@ mod models {
             world.buddy.drain();
             world.buddy.validate().expect("consistent");
             assert_eq!(world.buddy.free_frames_count(), AREA / 2);
+        });
+    }
+
+    /// One CPU takes frames below `low` while another frees frames above `high`: whoever changes the pressure last has
+    /// seen the last total.
+    /// Mutations seen to fail: `follow` ending after its first change; `follow` without its fence (both leave `Low`).
+    #[test]
+    fn pressure_follows_the_total() {
+        model("buddy: take against free at the marks", 20, || {
+            let marks = Marks { min: 2, low: 5, high: 6 };
+            let watermarks: Arc<Watermarks> = Arc::new(Watermarks::new(10, marks, |_| ()));
+            let theirs = Arc::clone(&watermarks);
+            let taker = thread::spawn(move || theirs.take(FrameNumber::new(0), 6));
+            watermarks.free(FrameNumber::new(0), 6);
+            taker.join().expect("no panic");
+            assert_eq!((watermarks.free_frames(), watermarks.pressure()), (10, Pressure::None));
         });
     }
 }

@@ -55,7 +55,10 @@ fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
     unsafe { source.shrinker().register(NonNull::from(shrinker).cast_static()) }.expect("room");
 
     let page = source.allocate(Order::ZERO).expect("the hoard gives a half back");
+    let other = source.allocate(Order::ZERO).expect("the half has more");
     assert!(buddy.reclaimable() > 0, "the slot was filled");
+    // SAFETY: it is ours and not in use.
+    unsafe { source.free(other) };
     assert_eq!((hoard.asked.load(Ordering::Relaxed), hoard.reclaimable()), (1, 128));
     assert_eq!(source.tag(page.start().addr().get()), Tag::block(Order::ZERO));
     // The slot holds frames of the half's last word now, so a run of all of it needs the other half.

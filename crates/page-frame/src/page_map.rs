@@ -158,6 +158,7 @@ pub unsafe trait PageMap {
 /// map.set_tag(second, Tag::block(Order::ZERO));
 /// assert_eq!(map.tag(second + 17), Tag::block(Order::ZERO));
 /// assert_eq!(map.tag(second + PAGE_SIZE), Tag::NONE);
+/// assert_eq!((map.tag_at(1), map.tag_at(4)), (Tag::block(Order::ZERO), Tag::NONE));
 /// assert_eq!(map.pointer(second).addr().get(), second);
 /// ```
 #[derive(Debug)]
@@ -206,13 +207,26 @@ impl<'m> PageMapArray<'m> {
         address.wrapping_sub(self.root.addr().get()) >> PAGE_SHIFT
     }
 
-    /// Sets the tag of the page that `address` lies in, if it is in range.
+    /// Returns the tag of page `index` of the range: [`Tag::NONE`] beyond its end.
     #[inline]
-    pub fn set_tag(&self, address: usize, tag: Tag) {
-        if let Some(entry) = self.tags.get(self.index(address)) {
+    pub fn tag_at(&self, index: usize) -> Tag {
+        // Relaxed: see the header.
+        self.tags.get(index).map_or(Tag::NONE, |entry| Tag(entry.load(Ordering::Relaxed)))
+    }
+
+    /// Sets the tag of page `index` of the range, if there is such a page.
+    #[inline]
+    pub fn set_tag_at(&self, index: usize, tag: Tag) {
+        if let Some(entry) = self.tags.get(index) {
             // Relaxed: see the header.
             entry.store(tag.0, Ordering::Relaxed);
         }
+    }
+
+    /// Sets the tag of the page that `address` lies in, if it is in range.
+    #[inline]
+    pub fn set_tag(&self, address: usize, tag: Tag) {
+        self.set_tag_at(self.index(address), tag);
     }
 
     fn set_word(&self, address: usize, word: *mut ()) {
@@ -228,11 +242,7 @@ impl<'m> PageMapArray<'m> {
 unsafe impl PageMap for PageMapArray<'_> {
     #[inline]
     fn tag(&self, address: usize) -> Tag {
-        match self.tags.get(self.index(address)) {
-            // Relaxed: see the header.
-            Some(entry) => Tag(entry.load(Ordering::Relaxed)),
-            None => Tag::NONE,
-        }
+        self.tag_at(self.index(address))
     }
 
     #[inline]

@@ -1,0 +1,244 @@
+//! A model of how Linux keeps free pages, to measure the structure and not the kernel around it.
+//!
+//! # Concepts
+//! - 64 bytes for each frame, with the links of the list that its block is on.
+//! - A list per order, 0 to 10, last in, first out, under one lock; blocks split and merge eagerly.
+//! - In front, per CPU: lists of the orders 0 to 3 and 9, filled and emptied by [`BATCH`] frames. They are the CPU's own,
+//!   as with preemption off: the slot protocol of `page-frame` stands for that.
+//!
+//! Written from the public description of the page allocator (Gorman 2004, chapter 6; `Documentation/mm`). Zones, mobility,
+//! watermarks and accounting are left out, so the kernel itself does more for each page.
+
+use hosted::Threads;
+use page_frame::sync::{AtomicU8, AtomicU32, Ordering};
+use page_frame::{Cpu, Order, Slot, Slots};
+
+use super::SharedPages;
+
+/// The largest order is one below.
+const ORDERS: usize = 11;
+/// Frames moved between a CPU's list and the common lists at once.
+const BATCH: usize = 63;
+/// The order of whole areas, which CPUs keep too.
+const HUGE: usize = 9;
+/// Lists of a CPU: orders 0 to 3, and 9.
+const CPU_LISTS: usize = 5;
+/// Frames that a CPU keeps at most: about the low watermark of 8 GiB divided by a few CPUs, as Linux sizes it.
+const HIGH: usize = 2048;
+/// The end of a list.
+const NONE: u32 = u32::MAX;
+/// A page that heads no block on a common list.
+const NOT_FREE: u8 = u8::MAX;
+
+/// What is known of one frame. Links are atomics because they pass from list to list; the lists' owners order them.
+#[repr(align(64))]
+struct Page {
+    next: AtomicU32,
+    previous: AtomicU32,
+    /// The order of the free block that begins here.
+    free_order: AtomicU8,
+}
+
+/// A list of blocks by their first page.
+#[derive(Clone, Copy)]
+struct List {
+    head: u32,
+    blocks: usize,
+}
+
+impl List {
+    const EMPTY: Self = Self { head: NONE, blocks: 0 };
+}
+
+/// The model.
+pub(super) struct LinuxLike {
+    pages: Vec<Page>,
+    free: spin::Mutex<[List; ORDERS]>,
+    slots: Vec<Slot<CpuLists>>,
+}
+
+/// The lists of a CPU, and how many frames are on them.
+struct CpuLists {
+    lists: [List; CPU_LISTS],
+    frames: usize,
+}
+
+// Relaxed everywhere here: a page's fields belong to whoever has the list it is on, and the common lock and the slots'
+// protocol pass lists on.
+impl Page {
+    fn set_next(&self, page: u32) {
+        self.next.store(page, Ordering::Relaxed);
+    }
+
+    fn set_previous(&self, page: u32) {
+        self.previous.store(page, Ordering::Relaxed);
+    }
+}
+
+impl LinuxLike {
+    pub(super) fn new(frames: usize) -> Self {
+        let page = || Page {
+            next: AtomicU32::new(NONE),
+            previous: AtomicU32::new(NONE),
+            free_order: AtomicU8::new(NOT_FREE),
+        };
+        let pages = std::iter::repeat_with(page).take(frames).collect();
+        let lists = || CpuLists { lists: [List::EMPTY; CPU_LISTS], frames: 0 };
+        let slots = (0..Threads.slots()).map(|_| Slot::new(lists())).collect();
+        let model = Self { pages, free: spin::Mutex::new([List::EMPTY; ORDERS]), slots };
+        let largest = 1 << (ORDERS - 1);
+        let mut free = model.free.lock();
+        for start in (0..frames - frames % largest).step_by(largest).rev() {
+            model.push_free(&mut free, start as u32, ORDERS - 1);
+        }
+        drop(free);
+        model
+    }
+
+    fn page(&self, page: u32) -> &Page {
+        &self.pages[page as usize]
+    }
+
+    fn push(&self, list: &mut List, block: u32) {
+        self.page(block).set_next(list.head);
+        self.page(block).set_previous(NONE);
+        if list.head != NONE {
+            self.page(list.head).set_previous(block);
+        }
+        list.head = block;
+        list.blocks += 1;
+    }
+
+    fn pop(&self, list: &mut List) -> Option<u32> {
+        let block = list.head;
+        if block == NONE {
+            return None;
+        }
+        self.unlink(list, block);
+        Some(block)
+    }
+
+    fn unlink(&self, list: &mut List, block: u32) {
+        let next = self.page(block).next.load(Ordering::Relaxed);
+        let previous = self.page(block).previous.load(Ordering::Relaxed);
+        match previous {
+            NONE => list.head = next,
+            _ => self.page(previous).set_next(next),
+        }
+        if next != NONE {
+            self.page(next).set_previous(previous);
+        }
+        list.blocks -= 1;
+    }
+
+    fn push_free(&self, free: &mut [List; ORDERS], block: u32, order: usize) {
+        self.page(block).free_order.store(order as u8, Ordering::Relaxed);
+        self.push(&mut free[order], block);
+    }
+
+    /// Takes a block of `order` from the common lists, splitting a larger one.
+    fn take(&self, free: &mut [List; ORDERS], order: usize) -> Option<u32> {
+        let found = (order..ORDERS).find(|found| free[*found].blocks > 0)?;
+        let block = self.pop(&mut free[found])?;
+        self.page(block).free_order.store(NOT_FREE, Ordering::Relaxed);
+        for half in (order..found).rev() {
+            self.push_free(free, block + (1 << half), half);
+        }
+        Some(block)
+    }
+
+    /// Puts a block on the common lists, merging it with its buddies.
+    fn give(&self, free: &mut [List; ORDERS], mut block: u32, mut order: usize) {
+        while order < ORDERS - 1 {
+            let buddy = block ^ (1 << order);
+            let is_free = self
+                .pages
+                .get(buddy as usize)
+                .is_some_and(|page| page.free_order.load(Ordering::Relaxed) == order as u8);
+            if !is_free {
+                break;
+            }
+            self.unlink(&mut free[order], buddy);
+            self.page(buddy).free_order.store(NOT_FREE, Ordering::Relaxed);
+            block = block.min(buddy);
+            order += 1;
+        }
+        self.push_free(free, block, order);
+    }
+
+    fn slots(&self) -> Slots<'_, CpuLists, Threads> {
+        Slots::new(&self.slots, Threads)
+    }
+
+    /// Gives blocks of the CPU's lists back until it keeps at most `keep` frames.
+    fn empty(&self, mine: &mut CpuLists, keep: usize) {
+        let mut free = self.free.lock();
+        for list in 0..CPU_LISTS {
+            while mine.frames > keep {
+                let Some(block) = self.pop(&mut mine.lists[list]) else { break };
+                mine.frames -= 1 << order_of(list);
+                self.give(&mut free, block, order_of(list));
+            }
+        }
+    }
+}
+
+/// Returns the list of a CPU for `order`, where it has one.
+fn list_of(order: usize) -> Option<usize> {
+    match order {
+        0..=3 => Some(order),
+        HUGE => Some(CPU_LISTS - 1),
+        _ => None,
+    }
+}
+
+fn order_of(list: usize) -> usize {
+    if list == CPU_LISTS - 1 { HUGE } else { list }
+}
+
+impl SharedPages for LinuxLike {
+    #[inline]
+    fn allocate(&self, order: Order) -> Option<usize> {
+        let order = order.index();
+        if order >= ORDERS {
+            return None;
+        }
+        if let (Some(list), Ok(mut mine)) = (list_of(order), self.slots().enter()) {
+            if mine.lists[list].blocks == 0 {
+                let mut free = self.free.lock();
+                for _ in 0..(BATCH >> order).max(1) {
+                    let Some(block) = self.take(&mut free, order) else { break };
+                    self.push(&mut mine.lists[list], block);
+                    mine.frames += 1 << order;
+                }
+            }
+            let block = self.pop(&mut mine.lists[list])?;
+            mine.frames -= 1 << order;
+            return Some(block as usize);
+        }
+        self.take(&mut self.free.lock(), order).map(|block| block as usize)
+    }
+
+    #[inline]
+    fn free(&self, frame: usize, order: Order) {
+        let order = order.index();
+        if let (Some(list), Ok(mut mine)) = (list_of(order), self.slots().enter()) {
+            self.push(&mut mine.lists[list], frame as u32);
+            mine.frames += 1 << order;
+            if mine.frames > HIGH {
+                let keep = HIGH - BATCH;
+                self.empty(&mut mine, keep);
+            }
+            return;
+        }
+        self.give(&mut self.free.lock(), frame as u32, order);
+    }
+
+    fn drain(&self) {
+        self.slots().take_over(|_| true, |_, mine| self.empty(mine, 0));
+    }
+
+    fn metadata_bytes(&self) -> Option<usize> {
+        Some(self.pages.len() * size_of::<Page>())
+    }
+}

@@ -1,0 +1,229 @@
+//! Zones that stand in for each other, and watermarks that keep a reserve.
+#![cfg(not(loom))]
+
+mod common;
+
+use std::sync::Mutex;
+
+use buddy::{
+    EventCounts, Gate, Marks, Mobility, Mode, NodeZone, Pressure, Request, Watermarks, ZoneKind,
+    ZoneList, ZoneListError,
+};
+use common::{Simulated, range};
+use page_frame::{
+    CpuId, DirectMap, FrameNumber, Order, PageBlock, PageMap, PageResize, PageSource, SingleCpu,
+    SwitchedCpu, Tag,
+};
+use testkit::Random;
+
+const PAGE: usize = 4096;
+/// Where frame 0 of a simulated buddy lies.
+const ROOT: usize = 1 << 40;
+
+fn order(order: u8) -> Order {
+    Order::new(order).expect("a valid order")
+}
+
+fn frame_of(block: &PageBlock) -> usize {
+    (block.start().addr().get() - ROOT) / PAGE
+}
+
+/// Two nodes with 64 frames in each of their zones: node 0 has DMA, DMA32 and Normal, node 1 Normal and Movable.
+fn two_nodes<O: Copy + buddy::Observe>(observer: O) -> [Simulated<SingleCpu, O>; 5] {
+    [0, 64, 128, 256, 320].map(|start| {
+        let frames = [range(start, start + 64)];
+        Simulated::new(&frames, SingleCpu::new(), Mode::Cached).observed(observer)
+    })
+}
+
+type Zones<'z, O> = [NodeZone<'z, 'static, DirectMap, SingleCpu, O>; 5];
+
+fn named<O>(buddies: &[Simulated<SingleCpu, O>; 5]) -> Zones<'_, O> {
+    let names = [
+        (0, ZoneKind::Dma),
+        (0, ZoneKind::Dma32),
+        (0, ZoneKind::Normal),
+        (1, ZoneKind::Normal),
+        (1, ZoneKind::Movable),
+    ];
+    let mut buddies = buddies.iter();
+    names.map(|(node, kind)| NodeZone { node, kind, buddy: buddies.next().expect("five of each") })
+}
+
+/// Allocates blocks of 64 frames until there is none; returns where they were, and gives all of them back.
+fn places(source: impl PageSource) -> Vec<usize> {
+    let mut blocks = Vec::new();
+    while let Ok(block) = source.allocate(order(6)) {
+        blocks.push(block);
+    }
+    let places = blocks.iter().map(frame_of).collect();
+    // SAFETY: the blocks came from this source and are numbers only.
+    blocks.into_iter().for_each(|block| unsafe { source.free(block) });
+    places
+}
+
+#[test]
+fn requests_fall_back_downward_and_to_the_next_node_and_never_upward() {
+    let buddies = two_nodes(());
+    let zones = named(&buddies);
+    let list = ZoneList::new(&zones).expect("in order");
+    let movable = Mobility::Movable;
+    let ask = |zone, node, mobility| Request { zone, node, mobility, ..Request::default() };
+    let plain = Mobility::default();
+    let cases = [
+        (ask(ZoneKind::Normal, 0, plain), vec![128, 64, 0, 256]),
+        (ask(ZoneKind::Normal, 1, plain), vec![256, 128, 64, 0]),
+        (ask(ZoneKind::Dma32, 1, plain), vec![64, 0]),
+        (ask(ZoneKind::Dma, 0, plain), vec![0]),
+        (ask(ZoneKind::Movable, 1, movable), vec![320, 256, 128, 64, 0]),
+        (ask(ZoneKind::Movable, 1, plain), vec![256, 128, 64, 0]),
+        (ask(ZoneKind::Movable, 0, movable), vec![128, 64, 0, 320, 256]),
+    ];
+    for (request, expected) in cases {
+        assert_eq!(places(list.source(request)), expected, "{request:?}");
+    }
+    for buddy in &buddies {
+        buddy.drain();
+        assert_eq!(buddy.free_frames_count(), 64, "all went home");
+    }
+}
+
+#[test]
+fn zones_out_of_order_are_no_list() {
+    let buddies = two_nodes(());
+    let mut zones = named(&buddies);
+    zones.swap(1, 2);
+    assert_eq!(ZoneList::new(&zones).err(), Some(ZoneListError::Unordered { index: 2 }));
+    assert_eq!(ZoneList::new(&zones[..0]).err(), Some(ZoneListError::Empty));
+}
+
+#[test]
+fn the_page_map_and_runs_are_those_of_the_zone_an_address_lies_in() {
+    let buddies = two_nodes(());
+    let zones = named(&buddies);
+    let list = ZoneList::new(&zones).expect("in order");
+    let source = list.source(Request { zone: ZoneKind::Dma32, ..Request::default() });
+    let block = source.allocate(order(2)).expect("free");
+    let address = block.start().addr().get();
+    assert_eq!(frame_of(&block) / 64, 1);
+    assert_eq!(source.tag(address), Tag::block(order(2)));
+    assert_eq!(buddies[1].tag(address), Tag::block(order(2)));
+    assert_eq!(source.tag(ROOT + 200 * PAGE), Tag::NONE, "between the nodes is nothing");
+    let run = source.allocate_run(33, Order::ZERO).expect("DMA has room");
+    assert_eq!((run.start.addr().get() - ROOT) / PAGE / 64, 0);
+    // SAFETY: the run is ours; frames are only numbers.
+    assert!(unsafe { source.resize_run(run.start, 33, 40) });
+    assert_eq!(source.run_pages(run.start.addr().get()), Some(40));
+    // SAFETY: as above.
+    assert!(!unsafe { source.resize_run(run.start, 40, 65) }, "a run stays in its zone");
+    // SAFETY: as above.
+    unsafe { source.free_run(run.start, 40) };
+    // SAFETY: as above.
+    unsafe { source.free(block) };
+    for buddy in &buddies {
+        buddy.drain();
+        buddy.validate().expect("consistent");
+        assert_eq!(buddy.free_frames_count(), 64);
+    }
+}
+
+#[test]
+fn ordinary_requests_stop_at_min_and_the_reserve_goes_on() {
+    let heard = Mutex::new(Vec::new());
+    let marks = Marks { min: 256, low: 512, high: 1024 };
+    let hook = |pressure| heard.lock().expect("no panic").push(pressure);
+    let watermarks = Watermarks::new(4096, marks, hook);
+    let buddy =
+        Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).observed(&watermarks);
+    let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &buddy }];
+    let list = ZoneList::new(&zones).expect("one zone");
+    let ordinary = list.source(Request::default());
+    let reserve = list.source(Request { may_use_reserve: true, ..Request::default() });
+
+    let mut held = Vec::new();
+    while let Ok(block) = ordinary.allocate(order(4)) {
+        held.push(block);
+    }
+    // The count may be off by half of min, and a slot may have taken a stack of blocks more than it was asked for.
+    let had: usize = held.iter().map(PageBlock::pages).sum();
+    assert!((4096 - 256 - 256 - 128..=4096 - 256 + 128).contains(&had), "{had} frames");
+    assert!(list.pressure() >= Pressure::Low);
+    assert_eq!(heard.lock().expect("no panic")[0], Pressure::Low);
+
+    let urgent = reserve.allocate(Order::ZERO).expect("the reserve serves an interrupt");
+    // SAFETY: ours; frames are only numbers.
+    unsafe { reserve.free(urgent) };
+    while let Ok(block) = reserve.allocate(Order::ZERO) {
+        held.push(block);
+    }
+    assert_eq!(held.iter().map(PageBlock::pages).sum::<usize>(), 4096, "to the last frame");
+    assert_eq!(watermarks.pressure(), Pressure::Min);
+
+    // SAFETY: as above.
+    held.into_iter().for_each(|block| unsafe { ordinary.free(block) });
+    buddy.drain();
+    assert_eq!(watermarks.pressure(), Pressure::None);
+    let heard = heard.lock().expect("no panic").clone();
+    assert_eq!(heard, [Pressure::Low, Pressure::Min, Pressure::Low, Pressure::None]);
+    assert!(ordinary.allocate(order(4)).is_ok_and(|block| {
+        // SAFETY: as above.
+        unsafe { ordinary.free(block) };
+        true
+    }));
+}
+
+#[test]
+fn a_zone_below_low_is_spared_while_another_has_plenty() {
+    let marks = Marks { min: 4, low: 40, high: 50 };
+    let watermarks: [Watermarks; 2] =
+        core::array::from_fn(|_| Watermarks::new(64, marks, (|_| ()) as fn(Pressure)));
+    let buddies = [0, 64].map(|start| {
+        let watermarks = &watermarks[start / 64];
+        Simulated::new(&[range(start, start + 64)], SingleCpu::new(), Mode::Cached)
+            .observed(watermarks)
+    });
+    let zones = [(ZoneKind::Dma32, 0), (ZoneKind::Normal, 1)].map(|(kind, index)| NodeZone {
+        node: 0,
+        kind,
+        buddy: &*buddies[index],
+    });
+    let list = ZoneList::new(&zones).expect("in order");
+    let source = list.source(Request::default());
+    let mut zones_used = Vec::new();
+    while let Ok(block) = source.allocate(order(4)) {
+        zones_used.push(frame_of(&block) / 64);
+        std::mem::forget(block);
+    }
+    // Blocks of 16: each zone of 64 gives two before it is below 40 free, then one more each before min is in the way.
+    assert_eq!(zones_used, [1, 1, 0, 0, 1, 0]);
+}
+
+#[test]
+fn what_the_watermarks_count_is_what_is_free() {
+    let marks = Marks { min: 8, low: 16, high: 24 };
+    let counts = EventCounts::new();
+    let watermarks: Watermarks = Watermarks::new(8192, marks, |_| ());
+    let cpus = SwitchedCpu::new(3);
+    let buddy =
+        Simulated::new(&[range(0, 8192)], &cpus, Mode::Cached).observed((&watermarks, &counts));
+    let mut random = Random::new(12);
+    let mut live: Vec<(FrameNumber, Order)> = Vec::new();
+    for step in 0..20_000 {
+        cpus.switch_to((!random.one_in(9)).then(|| CpuId::new(random.below(3) as u32)));
+        if random.below(100) < 52 {
+            let size = order((random.number().trailing_zeros() as u8).min(10));
+            live.extend(buddy.allocate_frames(size).ok().map(|block| (block, size)));
+        } else if !live.is_empty() {
+            let (block, size) = live.swap_remove(random.below(live.len()));
+            buddy.free_frames(block, size).expect("live");
+        }
+        if step % 97 == 0 {
+            assert_eq!(watermarks.free_frames(), buddy.free_frames_count(), "step {step}");
+        }
+    }
+    assert!(counts.splits() > 0, "both listen");
+    live.into_iter().for_each(|(block, size)| buddy.free_frames(block, size).expect("live"));
+    buddy.drain();
+    assert_eq!((watermarks.free_frames(), watermarks.pressure()), (8192, Pressure::None));
+    assert!(watermarks.allows(8192 - 8) && !watermarks.allows(8192 - 7));
+}
