@@ -1,6 +1,11 @@
 //! The program as a user runs it.
 
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use kmem::walkthrough::style::Style;
+use kmem::walkthrough::{buddy, pressure, slab};
 
 fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output =
@@ -103,6 +108,40 @@ fn the_tour_shows_all_layers_at_once_and_ends_with_the_totals() {
     let last = out.lines().last().expect("there is a last line");
     assert!(last.starts_with("Everything freed: all ") && last.contains(" pages home"), "{last}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "fits 80 columns");
+}
+
+/// Takes so many bytes and no more.
+struct Takes(usize);
+
+impl Write for Takes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.0);
+        self.0 -= taken;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_output_that_ends_anywhere_is_an_error_and_leaves_no_mess() {
+    for plain in [false, true] {
+        let style = Style { plain, colour: true, pause: Duration::ZERO };
+        for bytes in (0..).step_by(151) {
+            let played = [
+                buddy::play(&mut Takes(bytes), &style),
+                slab::play(&mut Takes(bytes), &style),
+                pressure::play(&mut Takes(bytes), &style),
+            ];
+            if played.iter().all(Result::is_ok) {
+                assert!(bytes > 500);
+                break;
+            }
+            assert!(bytes < 100_000, "{played:?}");
+        }
+    }
 }
 
 #[test]
