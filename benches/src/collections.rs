@@ -5,11 +5,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};
-use std::time::{Duration, Instant};
 
 use testkit::Random;
 
-use crate::measure::{LIMIT, Sample};
+use crate::measure::{CpuTime, LIMIT, Sample};
 use crate::switch::{Choice, with_allocator};
 
 /// A collection and what is done with it.
@@ -39,7 +38,7 @@ impl Collection {
         }
     }
 
-    /// Runs rounds of it on `allocator`; the tail is that of rounds, per item.
+    /// Runs rounds of it on `allocator`; the maximum is that of rounds, per item.
     pub fn run(self, allocator: Choice) -> Sample {
         let round = || match self {
             Self::VecString => vec_string(),
@@ -51,18 +50,18 @@ impl Collection {
         let once = || unsafe { with_allocator(allocator, round) };
         // The first round brings memory in and is not counted.
         once();
-        let (mut spent, mut items, mut most) = (Duration::ZERO, 0, 0.0_f64);
+        let (mut spent, mut items, mut most) = (0.0, 0, 0.0_f64);
         for _ in 0..20 {
-            let start = Instant::now();
+            let start = CpuTime::now();
             let count = once();
-            let time = start.elapsed();
+            let time = start.elapsed_ns();
             (spent, items) = (spent + time, items + count);
-            most = most.max(time.as_nanos() as f64 / count as f64);
-            if spent > LIMIT {
+            most = most.max(time / count as f64);
+            if spent > LIMIT.as_nanos() as f64 {
                 break;
             }
         }
-        let mean_ns = spent.as_nanos() as f64 / items as f64;
+        let mean_ns = spent / items as f64;
         Sample { mean_ns, p999_ns: f64::NAN, max_ns: most }
     }
 }

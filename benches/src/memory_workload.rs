@@ -10,7 +10,7 @@ use std::ptr::null_mut;
 use testkit::Random;
 
 use crate::collections::Collection;
-use crate::measure::{LIMIT, Sample, cpu_time_of_two, mean, tail};
+use crate::measure::{CpuTime, LIMIT, Sample, cpu_time_of_two, mean, tail};
 use crate::memory::contestants;
 use crate::ring::Ring;
 use crate::row::{FLOOR, Row};
@@ -261,13 +261,13 @@ fn bulk<A: GlobalAlloc>(allocator: &A, order: Order) -> Sample {
     };
     // The first bulk brings memory in and is not counted.
     one_bulk(0);
-    let start = std::time::Instant::now();
+    let start = CpuTime::now();
     let mut bulks = 0;
-    while bulks < 30 && (bulks == 0 || start.elapsed() < LIMIT) {
+    while bulks < 30 && (bulks == 0 || start.elapsed_ns() < LIMIT.as_nanos() as f64) {
         one_bulk(bulks);
         bulks += 1;
     }
-    let mean_ns = start.elapsed().as_nanos() as f64 / (bulks * BULK) as f64;
+    let mean_ns = start.elapsed_ns() / (bulks * BULK) as f64;
     let (p999_ns, max_ns) = tail(BULK, |index| held[index] = allocate(allocator, layouts[index]));
     freeing.iter().for_each(|index| free(allocator, held[*index], layouts[*index]));
     Sample { mean_ns, p999_ns, max_ns }

@@ -100,7 +100,7 @@ pub fn run<O: Objects>(objects: &O, workload: Workload) -> Sample {
     }
 }
 
-#[inline]
+#[inline(always)]
 fn one_pair<O: Objects>(objects: &O) {
     let object = objects.allocate();
     // SAFETY: just allocated, and not used.
