@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 use page_frame::{Order, PageSource};
 
 use crate::console::print;
-use crate::heap::{kmalloc, pages};
+use crate::heap::{kmalloc, zones};
 use crate::machine::time;
 use crate::step;
 
@@ -55,6 +55,7 @@ pub(crate) fn run() {
             unsafe { cache.free(object) };
         }
     });
+    let zone = zones().next_back().expect("there is memory");
     for (name, order, target, linux) in [
         ("page-0", 0, 50, "718 to 988"),
         ("page-3", 3, 90, "906 to 1183"),
@@ -62,9 +63,9 @@ pub(crate) fn run() {
     ] {
         let order = Order::new(order).expect("small");
         row(name, target, linux, 1, || {
-            if let Ok(block) = black_box(pages().source().allocate(order)) {
+            if let Ok(block) = black_box(zone.allocate(order)) {
                 // SAFETY: ours.
-                unsafe { pages().source().free(block) };
+                unsafe { zone.free(block) };
             }
         });
     }

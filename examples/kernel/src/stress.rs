@@ -8,13 +8,16 @@ use core::alloc::Layout;
 use core::cell::UnsafeCell;
 use core::ptr::NonNull;
 
+use buddy::Pressure;
 use page_frame::sync::{AtomicBool, AtomicPtr, AtomicUsize, Lock, Ordering};
 use page_frame::{Order, PAGE_SIZE, PageBlock, PageSource};
 use slab::Cache;
 
 use crate::console::{Raw, print};
 use crate::cpus::{self, KernelCpu, MOST_CPUS};
-use crate::heap::{Source, kmalloc, pages};
+use crate::heap::{
+    Source, kmalloc, pages, pressure as how_short, relieve, reserve, shortages_and_reliefs, zones,
+};
 use crate::machine::{mask_interrupts, unmask_interrupts, wait};
 use crate::{apic, step};
 
@@ -342,6 +345,7 @@ unsafe impl Sync for HeldByTimer {}
 static HELD_BY_TIMER: [HeldByTimer; MOST_CPUS] =
     [const { HeldByTimer(UnsafeCell::new([const { None }; 8])) }; MOST_CPUS];
 static REFUSED_IN_TIMER: AtomicUsize = AtomicUsize::new(0);
+static REFUSED_RESERVE: AtomicUsize = AtomicUsize::new(0);
 
 /// Allocates and frees on top of whatever the CPU was doing.
 pub(crate) fn on_timer(tick: u64) {
@@ -351,6 +355,13 @@ pub(crate) fn on_timer(tick: u64) {
     } else {
         free_all_of_timer(own);
     }
+    // Whoever may not wait has the reserve, however short memory is.
+    match reserve().allocate(Order::ZERO) {
+        // SAFETY: ours.
+        Ok(page) => unsafe { reserve().free(page) },
+        Err(_) => _ = REFUSED_RESERVE.fetch_add(1, Ordering::Relaxed),
+    }
+    relieve();
 }
 
 /// Frees what the timer holds in one of its places, and puts something else there.
@@ -397,47 +408,66 @@ fn quiet_timers(count: usize) {
     }
 }
 
-/// Fills memory until nothing is left: an idle cache gives its empty slabs home without anybody asking it.
+/// Fills memory: as soon as it is short, an idle cache gives its empty slabs home without anybody asking it, and memory is no
+/// longer short; in the end nothing is left but the reserve.
 fn pressure() {
     let layout = Layout::from_size_align(1024, 8).expect("a layout");
     let registry = kmalloc().registry();
     let idle = registry.cache("idle", layout).keep_empty(usize::MAX).build().expect("room");
-    let objects: Vec<_> = (0..2000).map(|_| idle.allocate().expect("room")).collect();
+    let objects: Vec<_> = (0..20_000).map(|_| idle.allocate().expect("room")).collect();
     for object in objects {
         // SAFETY: from this cache.
         unsafe { idle.free(object) };
     }
     let before = idle.stats().pages();
     let order = Order::ZERO;
+    let (shortages_before, reliefs_before) = shortages_and_reliefs();
     // Linked through their first words: a list of the blocks would itself need memory.
     let mut first: Option<NonNull<u8>> = None;
     let mut count = 0_usize;
-    let source = registry.source();
-    while let Ok(block) = source.allocate(order) {
+    let mut take = |source: &dyn PageSource| {
+        let Ok(block) = source.allocate(order) else { return false };
         let (start, _) = block.into_raw();
         // SAFETY: the block is ours.
         unsafe { start.cast::<Option<NonNull<u8>>>().write(first) };
         first = Some(start);
         count += 1;
+        true
+    };
+    // Without `Reclaiming`: only the watermarks and the timers stand between us and the end of memory.
+    while how_short() == Pressure::None && take(pages()) {}
+    let own = cpus::of(cpus::number());
+    let ticks = own.ticks.load(Ordering::Acquire);
+    while own.ticks.load(Ordering::Acquire) < ticks + 400 {
+        core::hint::spin_loop();
     }
     let after = idle.stats().pages();
-    assert!(kmalloc().kmalloc(500 * PAGE_SIZE).is_err(), "running out is an error the caller sees");
+    let (shortages, reliefs) = shortages_and_reliefs();
+    assert!(shortages > shortages_before && after < before, "the idle cache gave its slabs home");
+    assert!(reliefs > reliefs_before, "and that helped");
+    while take(pages()) {}
+    let refused = kmalloc().kmalloc(500 * PAGE_SIZE);
+    assert!(refused.is_err(), "running out is an error the caller sees");
+    let last = reserve().allocate(order).expect("who may not wait has the reserve");
+    // SAFETY: ours.
+    unsafe { reserve().free(last) };
     while let Some(start) = first {
         // SAFETY: written above.
         first = unsafe { start.cast::<Option<NonNull<u8>>>().read() };
         // SAFETY: the parts of a block of ours.
         let block = unsafe { PageBlock::from_raw(start, order, false) };
         // SAFETY: from this source.
-        unsafe { source.free(block) };
+        unsafe { pages().free(block) };
     }
     let grown = idle.allocate().expect("memory is there again");
     // SAFETY: from this cache.
     unsafe { idle.free(grown) };
     idle.destroy().expect("every object was freed");
     print!(
-        "pressure: {count} pages taken until none was left; the idle cache went from {before} pages to {after}"
+        "pressure: {count} pages taken; before a request was refused, {} times memory was short and {} times no longer; the idle cache went from {before} pages to {after}",
+        shortages - shortages_before,
+        reliefs - reliefs_before,
     );
-    assert!(after < before, "the idle cache gave its slabs home");
 }
 
 /// Interrupts every instruction of every path with an allocation and a free: nothing hangs, nothing is lost.
@@ -478,7 +508,7 @@ fn interrupt_every_step() {
         // SAFETY: allocated above.
         unsafe { kmalloc().kfree(large.ok()) };
         cache.shrink();
-        pages().source().drain();
+        zones().for_each(|zone| _ = zone.drain());
     });
     cache.validate().expect("consistent");
     print!("steps: interrupted at each of {} instructions", steps.instructions);
@@ -500,25 +530,28 @@ fn take_over() {
 fn finish(baseline: usize) {
     free_held_by_timer();
     kmalloc().validate().expect("consistent");
-    pages().source().validate().expect("consistent");
-    let free = pages().source().free_counts();
+    zones().for_each(|zone| zone.validate().expect("consistent"));
     // SAFETY: they go on again below.
     mask_interrupts();
     let shown = kmalloc().registry().slabinfo(&mut Raw);
     // SAFETY: as they were.
     unsafe { unmask_interrupts() };
     shown.expect("the console takes everything");
-    print!("free blocks of order 0 to 18: {free:?}");
+    for zone in zones() {
+        print!("free blocks of order 0 to 18: {:?}", zone.free_counts());
+    }
     kmalloc().shrink_all();
-    pages().source().drain();
+    zones().for_each(|zone| _ = zone.drain());
     let held = pages().held_pages();
     print!(
         "{held} pages held, {baseline} at the start, {} refused in timers",
         REFUSED_IN_TIMER.load(Ordering::Relaxed)
     );
     assert_eq!(held, baseline, "every page is home");
+    let refused = REFUSED_RESERVE.load(Ordering::Relaxed);
+    assert_eq!(refused, 0, "every timer interrupt got its page, if need be from the reserve");
     kmalloc().validate().expect("consistent");
-    pages().source().validate().expect("consistent");
+    zones().for_each(|zone| zone.validate().expect("consistent"));
 }
 
 /// A small random generator (xorshift64*; Marsaglia 2003, Vigna 2016).
