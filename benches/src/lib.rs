@@ -23,6 +23,7 @@ pub mod own;
 pub mod pages;
 pub mod ring;
 pub mod row;
+pub mod server;
 pub mod switch;
 pub mod workload;
 

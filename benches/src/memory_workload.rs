@@ -14,6 +14,7 @@ use crate::measure::{CpuTime, LIMIT, Sample, cpu_time_of_two, mean, tail};
 use crate::memory::contestants;
 use crate::ring::Ring;
 use crate::row::{FLOOR, Row};
+use crate::server;
 
 /// Operations of a loop.
 const OPERATIONS: usize = 1_000_000;
@@ -53,11 +54,13 @@ pub enum Workload {
     Bulk(Order),
     /// One thread allocates 8 to 512 bytes, another frees; CPU time per allocation.
     Handoff,
+    /// Two threads serve requests and free some of each other's memory, see [`server`]; CPU time per buffer.
+    Server,
 }
 
 impl Workload {
     /// All of them, in the order of the table.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Pair(8),
         Self::Pair(64),
         Self::Pair(1024),
@@ -73,6 +76,7 @@ impl Workload {
         Self::Bulk(Order::Fifo),
         Self::Bulk(Order::Random),
         Self::Handoff,
+        Self::Server,
     ];
 
     /// Returns the name in tables and JSON.
@@ -88,6 +92,7 @@ impl Workload {
             Self::Bulk(Order::Fifo) => "bulk-fifo".into(),
             Self::Bulk(Order::Random) => "bulk-random".into(),
             Self::Handoff => "handoff-2t".into(),
+            Self::Server => "server-2t".into(),
         }
     }
 
@@ -129,23 +134,24 @@ pub fn run<A: GlobalAlloc + Sync>(allocator: &A, workload: Workload) -> Sample {
         Workload::ReallocGrow => realloc_grow(allocator),
         Workload::Zeroed => zeroed(allocator),
         Workload::Bulk(order) => bulk(allocator, order),
-        Workload::Handoff => handoff(allocator),
+        Workload::Handoff => mean_alone(handoff(allocator)),
+        Workload::Server => mean_alone(server::run(allocator)),
     }
 }
 
-fn layout(size: usize, alignment: usize) -> Layout {
+pub(crate) fn layout(size: usize, alignment: usize) -> Layout {
     Layout::from_size_align(size, alignment).expect("small sizes")
 }
 
 /// A size from `least` to `most`, each doubling as likely as the next.
-fn log_uniform(random: &mut Random, least: usize, most: usize) -> usize {
+pub(crate) fn log_uniform(random: &mut Random, least: usize, most: usize) -> usize {
     let doubling = least << random.below((most / least).ilog2() as usize);
     doubling + random.below(doubling + 1)
 }
 
 /// The compiler knows the system's allocator and would leave out what nobody looks at; so somebody looks.
 #[inline]
-fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8 {
+pub(crate) fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8 {
     // SAFETY: the workloads ask for no empty layout.
     let start = black_box(unsafe { allocator.alloc(layout) });
     assert!(!start.is_null(), "the workloads use little memory");
@@ -153,7 +159,7 @@ fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8 {
 }
 
 #[inline]
-fn free<A: GlobalAlloc>(allocator: &A, start: *mut u8, layout: Layout) {
+pub(crate) fn free<A: GlobalAlloc>(allocator: &A, start: *mut u8, layout: Layout) {
     // SAFETY: the workloads free once what they allocated, with its layout.
     unsafe { allocator.dealloc(start, layout) };
 }
@@ -273,7 +279,7 @@ fn bulk<A: GlobalAlloc>(allocator: &A, order: Order) -> Sample {
     Sample { mean_ns, p999_ns, max_ns }
 }
 
-fn handoff<A: GlobalAlloc + Sync>(allocator: &A) -> Sample {
+fn handoff<A: GlobalAlloc + Sync>(allocator: &A) -> f64 {
     const COUNT: usize = OPERATIONS / 4;
     let ring = Ring::new();
     // Both sides draw the same sizes.
@@ -281,7 +287,7 @@ fn handoff<A: GlobalAlloc + Sync>(allocator: &A) -> Sample {
         let mut random = Random::new(31);
         move || layout(log_uniform(&mut random, 8, 512), 8)
     };
-    let mean_ns = cpu_time_of_two(|which| {
+    cpu_time_of_two(|which| {
         let mut next = sizes();
         match which {
             0 => ring.produce(COUNT, || {
@@ -292,6 +298,10 @@ fn handoff<A: GlobalAlloc + Sync>(allocator: &A) -> Sample {
             _ => ring.consume(COUNT, |start| free(allocator, start, next())),
         }
         COUNT / 2
-    });
+    })
+}
+
+/// Threads have a mean only: single operations would be timed while the other thread is interrupted.
+fn mean_alone(mean_ns: f64) -> Sample {
     Sample { mean_ns, p999_ns: f64::NAN, max_ns: f64::NAN }
 }
