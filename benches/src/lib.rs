@@ -1,10 +1,35 @@
-//! What the benches share: page allocators behind one trait, workloads, and how a time is taken.
+//! What the benches share: allocators of each layer behind one trait per layer, workloads, and how a time is taken.
 //!
-//! To add an allocator implement [`Pages`] for it and name it in [`pages::contestants`]. Workloads live here once; the
-//! `versus` program runs them interleaved and prints a table and JSON.
+//! | layer | trait to implement for an allocator | where to name it | workloads |
+//! |---|---|---|---|
+//! | `buddy` | [`Pages`]: blocks by frame number | [`pages::contestants`] | [`workload`] |
+//! | `slab` | [`Objects`]: objects of one layout | [`objects::contestants`] | [`object_workload`], [`own`] |
+//! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory_workload`], [`collections`] |
+//!
+//! A contestant is a name and a function that makes the allocator. Each layer has one of ours, one that does nothing (the
+//! harness's own floor), and the rivals. Workloads live here once: the `versus` program runs them interleaved and prints a
+//! table and JSON, the criterion benches run some of them alone.
 
+pub mod collections;
+pub mod colour;
+pub mod constructed;
 pub mod measure;
+pub mod memory;
+pub mod memory_workload;
+pub mod object_workload;
+pub mod objects;
+pub mod objects_rivals;
+pub mod own;
 pub mod pages;
+pub mod ring;
+pub mod row;
+pub mod server;
+pub mod switch;
 pub mod workload;
 
+pub use objects::Objects;
 pub use pages::Pages;
+
+/// All programs of the benches, so that collections can be measured on several allocators in one run.
+#[global_allocator]
+static SWITCH: switch::Switch = switch::Switch;

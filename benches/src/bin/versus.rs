@@ -6,21 +6,31 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use benches::measure::{Sample, median};
-use benches::pages::{contestants, measure};
+use benches::row::Row;
 use benches::workload::Workload;
+use benches::{memory_workload, object_workload, pages};
 use clap::{Arg, ArgAction, Command, value_parser};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 /// 8 GiB of frames.
 const FRAMES: usize = 8 << 18;
+
+/// Measures a layer in so many rounds and hands out its rows.
+type Measure = fn(usize, &mut dyn FnMut(Row));
+
+/// The layers, bottom up.
+const LAYERS: [(&str, Measure); 3] = [
+    ("buddy", measure_pages),
+    ("slab", |rounds, each| object_workload::measure(rounds, each)),
+    ("kmalloc", |rounds, each| memory_workload::measure(rounds, each)),
+];
 
 fn main() -> ExitCode {
     let matches = Command::new("versus")
         .about("Measures our allocators beside published ones, interleaved in one run")
         .arg(
             Arg::new("layer")
-                .value_parser(["buddy", "all"])
+                .value_parser(["buddy", "slab", "kmalloc", "all"])
                 .default_value("all")
                 .help("Which layer to measure"),
         )
@@ -29,29 +39,28 @@ fn main() -> ExitCode {
                 .long("json")
                 .value_name("FILE")
                 .value_parser(value_parser!(PathBuf))
-                .help("Write the figures as JSON too"),
+                .help("Write the figures as JSON too; for all layers an array"),
         )
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("One round, not five"))
         .get_matches();
+    let asked = matches.get_one::<String>("layer").map_or("all", String::as_str);
     let rounds = if matches.get_flag("quick") { 1 } else { 5 };
-    let rows: Vec<Value> = Workload::ALL
-        .into_iter()
-        .map(|workload| match workload.is_time() {
-            true => row(workload, FRAMES, rounds),
-            // Shares and bytes are the same in each round, and need no more memory than to be typical.
-            false if rounds == 1 => row(workload, FRAMES / 32, 1),
-            false => row(workload, FRAMES, 1),
+    let (machine, commit) = (machine(), commit());
+    println!("{machine}, commit {commit}, median of {rounds}; ns but where another unit stands");
+    let chosen = LAYERS.iter().filter(|(layer, _)| asked == "all" || asked == *layer);
+    let mut reports: Vec<Value> = chosen
+        .map(|(layer, measure)| {
+            println!("\n{layer}");
+            let mut rows = Vec::new();
+            measure(rounds, &mut |row| {
+                row.print();
+                rows.push(row.json());
+            });
+            json!({ "layer": layer, "machine": machine, "commit": commit, "workloads": rows })
         })
         .collect();
-    println!(
-        "left out: rivals that are built from C or C++, and LLFree, which is no published crate"
-    );
-    let report = json!({
-        "layer": "buddy",
-        "machine": machine(),
-        "commit": option_env!("GIT_COMMIT").unwrap_or("unknown"),
-        "workloads": rows,
-    });
+    print_left_out();
+    let report = if asked == "all" { Value::Array(reports) } else { reports.remove(0) };
     if let Some(path) = matches.get_one::<PathBuf>("json") {
         if let Err(error) = std::fs::write(path, format!("{report:#}\n")) {
             eprintln!("{}: {error}", path.display());
@@ -61,43 +70,44 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Measures one workload on all contestants, `rounds` times in turn, prints its line and returns it.
-fn row(workload: Workload, frames: usize, rounds: usize) -> Value {
-    let all = contestants();
-    let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); all.len()];
-    for _ in 0..rounds {
-        for ((_, make), samples) in all.iter().zip(&mut samples) {
-            samples.extend(measure(*make, workload, frames));
-        }
+fn measure_pages(rounds: usize, each: &mut dyn FnMut(Row)) {
+    let contestants = pages::contestants();
+    for workload in Workload::ALL {
+        // Shares and bytes are the same in each round, and need no more memory than to be typical.
+        let (rounds, frames) = match (workload.is_time(), rounds) {
+            (true, _) => (rounds, FRAMES),
+            (false, 1) => (1, FRAMES / 32),
+            (false, _) => (1, FRAMES),
+        };
+        let row = Row::compare(workload.name(), &contestants, rounds, |_, make| {
+            pages::measure(*make, workload, frames)
+        });
+        each(row.in_unit(workload.unit()));
     }
-    let of = |samples: &[Sample], figure: fn(&Sample) -> f64| {
-        median(samples.iter().map(figure).collect())
-    };
-    let means: Vec<f64> = samples.iter().map(|samples| of(samples, |s| s.mean_ns)).collect();
-    let rivals: Map<String, Value> = all
-        .iter()
-        .zip(&means)
-        .skip(2)
-        .filter(|(_, mean)| mean.is_finite())
-        .map(|((name, _), mean)| ((*name).into(), json!(mean)))
-        .collect();
-    let best = means.iter().skip(2).copied().fold(f64::INFINITY, f64::min);
-    let (p999, max) = (of(&samples[0], |s| s.p999_ns), of(&samples[0], |s| s.max_ns));
-    let (ours, floor, unit) = (means[0], means[1], workload.unit());
-    let ratio = (workload.is_time() && best.is_finite()).then_some(ours / best);
-    println!(
-        "{:<24} ours {ours:>8.2} {unit:<2}  floor {floor:>6.2}  p99.9 {p999:>7.0}  max {max:>9.0}  best rival {best:>9.1}  ratio {:.3}",
-        workload.name(),
-        ratio.unwrap_or(f64::NAN),
-    );
-    json!({
-        "name": workload.name(), "unit": unit, "ours": ours, "floor": floor, "p999": p999, "max": max,
-        "rivals": rivals, "ratio_to_best": ratio,
-    })
+}
+
+fn print_left_out() {
+    println!();
+    if cfg!(not(feature = "c-rivals")) {
+        println!(
+            "left out, as they are built from C or C++: jemalloc, mimalloc, rpmalloc, snmalloc"
+        );
+        println!("with them: cargo run --release -p benches --features c-rivals --bin versus");
+    }
+    println!("left out, as it is no published crate: LLFree");
 }
 
 fn machine() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = text.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     model.map_or_else(|| "unknown".into(), |(_, name)| name.into())
+}
+
+/// Returns what the working folder's repository stands at, or that it is not known.
+fn commit() -> String {
+    let mut git = std::process::Command::new("git");
+    let output = git.args(["rev-parse", "--short=12", "HEAD"]).output();
+    let text = output.ok().filter(|output| output.status.success());
+    let text = text.and_then(|output| String::from_utf8(output.stdout).ok());
+    text.map_or_else(|| "unknown".into(), |text| text.trim().into())
 }

@@ -172,18 +172,24 @@ impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
     }
 
     /// Returns the zone that `address` lies in; the first one where it lies in none, which then calls it foreign.
+    #[inline]
     fn zone_of(&self, address: usize) -> &'z Buddy<'m, M, C, O> {
-        let covering = self.zones.iter().find(|zone| zone.buddy.covers(address));
+        // The highest zone first: it has most of the memory.
+        let covering = self.zones.iter().rev().find(|zone| zone.buddy.covers(address));
         covering.unwrap_or(&self.zones[0]).buddy
     }
 }
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Whether `address` lies in a frame of this buddy. O(ranges).
+    #[inline]
     pub fn covers(&self, address: usize) -> bool {
         let frame = self.phys.frame(address);
+        if !self.zone.span().contains(frame) {
+            return false;
+        }
         let end = frame.checked_add(1).unwrap_or(frame);
-        self.zone.span().contains(frame) && self.zone.has(FrameRange::new(frame, end))
+        self.zone.from_start == [self.zone.span()] || self.zone.has(FrameRange::new(frame, end))
     }
 }
 

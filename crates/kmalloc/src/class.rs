@@ -45,7 +45,7 @@ impl ClassIndex {
     }
 
     /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero bytes take the smallest.
-    #[inline]
+    #[inline(always)]
     pub const fn for_size(bytes: usize) -> Option<Self> {
         if bytes > LARGEST {
             return None;
@@ -62,9 +62,13 @@ impl ClassIndex {
     }
 
     /// Returns the smallest class for a size and an alignment, or `None` where pages must serve them.
-    #[inline]
+    #[inline(always)]
     pub const fn for_layout(layout: Layout) -> Option<Self> {
         let alignment = layout.align();
+        if alignment <= STEP {
+            // Every class is a multiple of the step.
+            return Self::for_size(layout.size());
+        }
         if alignment > LARGEST {
             return None;
         }
@@ -72,6 +76,10 @@ impl ClassIndex {
         let bytes = if layout.size() == 0 { 1 } else { layout.size() };
         let Some(rounded) = bytes.checked_next_multiple_of(alignment) else { return None };
         let Some(mut class) = Self::for_size(rounded) else { return None };
+        if alignment == 2 * STEP {
+            // Multiples of twice the step lead to a class that is one too: the classes that are not are below others.
+            return Some(class);
+        }
         while class.size() % alignment != 0 {
             class = Self(class.0 + 1);
         }

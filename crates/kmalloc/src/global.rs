@@ -166,6 +166,21 @@ where
     }
 }
 
+impl<P: PageResize, C: Cpu + Clone> Drop for Global<P, C> {
+    /// Destroys the allocator if it was set up. Statics are never dropped.
+    fn drop(&mut self) {
+        // Acquire: as in `get`.
+        if self.state.load(Ordering::Acquire) == READY {
+            self.kmalloc.with_mut(|kmalloc| {
+                // SAFETY: `&mut self` says that nobody else is there.
+                let kmalloc = unsafe { &mut *kmalloc };
+                // SAFETY: ready, so initialised; not used again.
+                unsafe { kmalloc.assume_init_drop() };
+            });
+        }
+    }
+}
+
 impl<P: PageResize, C: Cpu + Clone> fmt::Debug for Global<P, C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()

@@ -110,7 +110,7 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     /// # Safety
     /// 1. `start` came from this allocator and has not been freed since.
     /// 2. Nobody uses the memory from now on.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub unsafe fn free(&self, start: NonNull<u8>) {
         match self.class_at(start) {

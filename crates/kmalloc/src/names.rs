@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 
 use page_frame::{Cpu, OutOfMemory, PageResize};
 
-use crate::{ClassIndex, Kmalloc};
+use crate::{ClassIndex, Kmalloc, LARGEST};
 
 /// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's class has a larger one.
 const ALIGNMENT: usize = 2 * size_of::<usize>();
@@ -17,9 +17,14 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
-    #[inline]
+    #[inline(always)]
     pub fn kmalloc(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        self.allocate(layout(bytes)?)
+        // Rounding a size up to 16 leads to a class that is a multiple of 16, and cannot overflow here.
+        let small = if bytes <= LARGEST { bytes.next_multiple_of(ALIGNMENT) } else { usize::MAX };
+        match ClassIndex::for_size(small) {
+            Some(class) => self.allocate_class(class),
+            None => self.allocate_large(layout(bytes)?).map(|run| run.start),
+        }
     }
 
     /// Allocates `bytes` bytes that read as zero.
@@ -74,7 +79,7 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     ///
     /// # Safety
     /// 1. As for [`free`](Self::free), if it is not `None`.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub unsafe fn kfree(&self, start: Option<NonNull<u8>>) {
         if let Some(start) = start {

@@ -9,13 +9,26 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 pub(crate) enum Request {
     /// No command: everything that there is to see.
     Tour,
-    /// The example on the buddy allocator.
-    WalkthroughBuddy {
+    /// An allocator at work.
+    Walkthrough {
+        /// Which one.
+        layer: Walkthrough,
         /// Only the states, one a line.
         plain: bool,
     },
     /// Traces to be replayed.
     Replay(ReplayRequest),
+}
+
+/// What there is to walk through.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Walkthrough {
+    /// Blocks that split and merge.
+    Buddy,
+    /// Slabs that fill.
+    Slab,
+    /// Memory that runs short.
+    Pressure,
 }
 
 /// What to replay, and what to write.
@@ -26,6 +39,7 @@ pub(crate) struct ReplayRequest {
     pub(crate) checks: bool,
     pub(crate) memory_bytes: usize,
     pub(crate) json: Option<PathBuf>,
+    pub(crate) slabinfo: Option<PathBuf>,
     pub(crate) buddyinfo: Option<PathBuf>,
 }
 
@@ -35,14 +49,20 @@ pub(crate) fn parse() -> Request {
     let matches = command.get_matches_mut();
     match matches.subcommand() {
         Some(("walkthrough", walkthrough)) => {
-            let plain = walkthrough.subcommand().is_some_and(|(_, buddy)| buddy.get_flag("plain"));
-            Request::WalkthroughBuddy { plain }
+            let (name, matches) = walkthrough.subcommand().expect("a walkthrough has a name");
+            let layer = match name {
+                "buddy" => Walkthrough::Buddy,
+                "slab" => Walkthrough::Slab,
+                _ => Walkthrough::Pressure,
+            };
+            Request::Walkthrough { layer, plain: matches.get_flag("plain") }
         }
         Some(("replay", replay)) => {
             let request = replay_request(replay);
-            if request.traces.len() > 1 && request.buddyinfo.is_some() {
+            let of_one = request.slabinfo.is_some() || request.buddyinfo.is_some();
+            if request.traces.len() > 1 && of_one {
                 let kind = clap::error::ErrorKind::ArgumentConflict;
-                command.error(kind, "--buddyinfo goes with one trace").exit();
+                command.error(kind, "--slabinfo and --buddyinfo go with one trace").exit();
             }
             Request::Replay(request)
         }
@@ -57,6 +77,7 @@ fn replay_request(matches: &ArgMatches) -> ReplayRequest {
         checks: !matches.get_flag("no-check"),
         memory_bytes: *matches.get_one("memory").expect("the argument has a default"),
         json: path("json"),
+        slabinfo: path("slabinfo"),
         buddyinfo: path("buddyinfo"),
     }
 }
@@ -66,15 +87,22 @@ fn command() -> Command {
         .long("plain")
         .action(ArgAction::SetTrue)
         .help("Print only the states, one a line");
-    let buddy = Command::new("buddy")
-        .about(
-            "The 16 KiB example: blocks split and merge, and two free neighbours that cannot join",
-        )
-        .arg(plain);
+    let layer = |name, about| Command::new(name).about(about).arg(plain.clone());
     let walkthrough = Command::new("walkthrough")
         .about("Show an allocator at work, step by step")
         .subcommand_required(true)
-        .subcommand(buddy);
+        .subcommand(layer(
+            "buddy",
+            "The 16 KiB example: blocks split and merge, and two free neighbours that cannot join",
+        ))
+        .subcommand(layer(
+            "slab",
+            "A cache grows slab by slab, each with a colour, and keeps constructed state",
+        ))
+        .subcommand(layer(
+            "pressure",
+            "Memory runs short: empty slabs of one cache go home, and another one grows",
+        ));
     let file = |name, help| {
         Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
     };
@@ -104,6 +132,7 @@ fn command() -> Command {
                 .help("Memory for object events, and the same again for page events (K, M, G)"),
         )
         .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
+        .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"));
     Command::new("kmem")
         .about("Look at memory: pictures drawn from the live state of the allocators")
@@ -113,10 +142,12 @@ fn command() -> Command {
         .subcommand(replay)
 }
 
+/// Enough for a registry and a few caches.
+const MIN_MEMORY_BYTES: usize = 1 << 20;
 /// More than any recorded machine has.
 const MAX_MEMORY_BYTES: usize = 1 << 40;
 
-/// Reads `4G`, `512M`, `64K` or a number of bytes; at least a page.
+/// Reads `4G`, `512M`, `2048K` or a number of bytes.
 fn size(text: &str) -> Result<usize, String> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
@@ -126,8 +157,8 @@ fn size(text: &str) -> Result<usize, String> {
     };
     let bytes = digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift));
     bytes
-        .filter(|bytes| (page_frame::PAGE_SIZE..=MAX_MEMORY_BYTES).contains(bytes))
-        .ok_or_else(|| "a size from 4K to 1024G".to_owned())
+        .filter(|bytes| (MIN_MEMORY_BYTES..=MAX_MEMORY_BYTES).contains(bytes))
+        .ok_or_else(|| "a size from 1M to 1024G".to_owned())
 }
 
 #[cfg(test)]
@@ -142,8 +173,8 @@ mod tests {
     #[test]
     fn sizes_have_units_and_limits() {
         assert_eq!(size("4G"), Ok(4 << 30));
-        assert_eq!((size("4K"), size("1024G")), (Ok(4096), Ok(1 << 40)));
-        for wrong in ["", "G", "4095", "1025G", "-1", "4T", "99999999999999999999G", "ä"] {
+        assert_eq!((size("1024K"), size("1024G")), (Ok(1 << 20), Ok(1 << 40)));
+        for wrong in ["", "G", "1048575", "1025G", "-1", "4T", "99999999999999999999G", "ä"] {
             assert!(size(wrong).is_err(), "{wrong}");
         }
     }

@@ -10,16 +10,22 @@ use kmem::input_error::{InputError, Mismatch};
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::{self, Options, Replay, ReplayError};
-use kmem::replay::report::{ObjectEvents, report};
-use kmem::replay::target::CountOnly;
+use kmem::replay::report::report;
+use kmem::replay::stack::Stack;
 use kmem::trace::source::Source;
-use kmem::walkthrough::buddy;
+use kmem::walkthrough::style::Style;
+use kmem::walkthrough::{buddy, pressure, slab};
 use kmem::{buddyinfo, bundled};
 
-use crate::cli::ReplayRequest;
+use crate::cli::{ReplayRequest, Walkthrough};
 
 /// Progress bars are drawn at most once in so many events.
 const EVENTS_PER_TICK: u64 = 1 << 16;
+
+/// How long a step of a walkthrough stays on a terminal.
+const PAUSE: Duration = Duration::from_millis(900);
+/// The same in the tour: its 34 steps take about nine seconds.
+const TOUR_PAUSE: Duration = Duration::from_millis(280);
 
 /// Why a command did not end well.
 #[derive(Debug)]
@@ -53,21 +59,31 @@ impl From<ReplayError> for Failure {
     }
 }
 
-/// The walkthrough and the bundled trace, one after the other.
+/// All walkthroughs and the bundled trace, one after the other.
 pub(crate) fn tour() -> Result<(), Failure> {
-    walkthrough_buddy(false)?;
+    for layer in [Walkthrough::Buddy, Walkthrough::Slab, Walkthrough::Pressure] {
+        play(layer, false, TOUR_PAUSE)?;
+    }
     let options = Options { checks: true, memory_bytes: 4 << 30 };
     let outcome = replay_one(bundled::source()?, options)?.finish();
     conclude(&[outcome], None)
 }
 
-/// The 16 KiB example.
-pub(crate) fn walkthrough_buddy(plain: bool) -> Result<(), Failure> {
+/// One walkthrough.
+pub(crate) fn walkthrough(layer: Walkthrough, plain: bool) -> Result<(), Failure> {
+    play(layer, plain, PAUSE)
+}
+
+fn play(layer: Walkthrough, plain: bool, pause: Duration) -> Result<(), Failure> {
     let terminal = stdout().is_terminal();
-    let pause = if terminal && !plain { buddy::PAUSE } else { Duration::ZERO };
-    let style = buddy::Style { plain, colour: has_colour(), pause };
+    let pause = if terminal && !plain { pause } else { Duration::ZERO };
+    let style = Style { plain, colour: has_colour() && !plain, pause };
     let mut out = stdout().lock();
-    buddy::play(&mut out, &style)?;
+    match layer {
+        Walkthrough::Buddy => buddy::play(&mut out, &style)?,
+        Walkthrough::Slab => slab::play(&mut out, &style)?,
+        Walkthrough::Pressure => pressure::play(&mut out, &style)?,
+    }
     Ok(out.flush()?)
 }
 
@@ -82,6 +98,9 @@ pub(crate) fn replay(request: &ReplayRequest) -> Result<(), Failure> {
         };
     for source in sources {
         let replay = replay_one(source?, options)?;
+        if let Some(path) = &request.slabinfo {
+            write_file(path, &replay.objects.target().slabinfo())?;
+        }
         if let Some(path) = &request.buddyinfo {
             let pages = replay.pages.target();
             write_file(path, &buddyinfo::line(0, "Normal", &pages.free_counts()))?;
@@ -91,14 +110,14 @@ pub(crate) fn replay(request: &ReplayRequest) -> Result<(), Failure> {
     conclude(&outcomes, request.json.as_deref())
 }
 
-fn replay_one(source: Source, options: Options) -> Result<Replay<CountOnly>, Failure> {
+fn replay_one(source: Source, options: Options) -> Result<Replay<Stack>, Failure> {
     let size = source.size_bytes();
     let bar = progress_bar(size);
     let mut next_tick = 0;
     let played = pipeline::replay(
         source,
         options,
-        |_| Ok(CountOnly),
+        |cpus| Stack::new(options.memory_bytes, cpus),
         |events, bytes| {
             if events >= next_tick {
                 next_tick = events + EVENTS_PER_TICK;
@@ -133,7 +152,7 @@ fn conclude(outcomes: &[Outcome], json_path: Option<&Path>) -> Result<(), Failur
             if index > 0 {
                 writeln!(out)?;
             }
-            report(&mut out, outcome, ObjectEvents::Counted, has_colour())?;
+            report(&mut out, outcome, has_colour())?;
         }
         if let Some(path) = json_path {
             write_file(path, &json(outcomes))?;

@@ -4,6 +4,7 @@
 //! Everything it draws is the state of the real crates; the tool has no model of an allocator. The program is a thin
 //! `main.rs`; what it does is here, where tests and fuzz targets reach it.
 
+pub mod backed;
 pub mod buddyinfo;
 pub mod bundled;
 pub mod input_error;

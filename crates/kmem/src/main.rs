@@ -14,7 +14,7 @@ use commands::Failure;
 fn main() -> ExitCode {
     let done = match cli::parse() {
         cli::Request::Tour => commands::tour(),
-        cli::Request::WalkthroughBuddy { plain } => commands::walkthrough_buddy(plain),
+        cli::Request::Walkthrough { layer, plain } => commands::walkthrough(layer, plain),
         cli::Request::Replay(request) => commands::replay(&request),
     };
     match done {

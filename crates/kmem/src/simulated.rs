@@ -5,14 +5,14 @@ use std::io;
 use std::ops::Deref;
 use std::ptr::NonNull;
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, EventCounts, Mode};
 use hosted::Mapped;
 use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange, PAGE_SIZE};
 
 /// A buddy that owns its metadata.
 pub struct Simulated<C> {
     // Declared before the memory that it stands in, so dropped first.
-    buddy: Buddy<'static, DirectMap, C>,
+    buddy: Buddy<'static, DirectMap, C, EventCounts>,
     _metadata: Mapped,
 }
 
@@ -32,12 +32,13 @@ impl<C: Cpu> Simulated<C> {
         // SAFETY: mapped memory is zero and page-aligned, and stays until after the buddy's drop, as it moves with it
         // and is declared behind it.
         let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, mode) };
-        Ok(Self { buddy: buddy.map_err(io::Error::other)?, _metadata: metadata })
+        let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
+        Ok(Self { buddy, _metadata: metadata })
     }
 }
 
 impl<C> Deref for Simulated<C> {
-    type Target = Buddy<'static, DirectMap, C>;
+    type Target = Buddy<'static, DirectMap, C, EventCounts>;
 
     fn deref(&self) -> &Self::Target {
         &self.buddy

@@ -1,7 +1,7 @@
 //! Inputs that are no traces: one line that says where and what, exit status 2, bounded memory, no panic.
 
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -13,7 +13,7 @@ const ADDRESS_SPACE_KIB: u32 = 1 << 20;
 fn replay(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new("sh")
         .arg("-c")
-        .arg(format!("ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" replay --memory 64M \"$@\""))
+        .arg(format!("ulimit -v {ADDRESS_SPACE_KIB}; exec \"$0\" replay --memory 256M \"$@\""))
         .arg(env!("CARGO_BIN_EXE_kmem"))
         .args(arguments)
         .stdin(Stdio::piped())
@@ -158,11 +158,68 @@ fn a_trace_that_opens_caches_without_end_is_refused() {
 }
 
 #[test]
+fn an_object_that_no_cache_can_have_is_named() {
+    let trace = b"!g,0,G\n!s,0,S\nA,0,0,0,4194305,8388608,0,0\n";
+    refused(trace, "-:3: expected an object size that a cache can have, found ");
+    let largest = b"!g,0,G\n!s,0,S\nA,0,0,0,4194304,8388608,0,0\n";
+    assert_eq!(replay(&["-"], largest).status.code(), Some(0));
+}
+
+#[test]
 fn the_report_files_have_to_be_writable() {
-    let output = replay(&["--json", "/nowhere/totals.json", "-"], b"f,0,0,0\n");
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(2), "{error}");
-    assert!(error.starts_with("/nowhere/totals.json: expected a file that can be written"));
+    for option in ["--json", "--slabinfo", "--buddyinfo"] {
+        for place in ["/nowhere/totals", "/"] {
+            let output = replay(&[option, place, "-"], b"f,0,0,0\n");
+            let error = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(2), "{option} {error}");
+            let expected = format!("{place}: expected a file that can be written, found ");
+            assert!(error.starts_with(&expected), "{option} {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+}
+
+#[test]
+fn an_error_in_the_second_of_two_traces_names_the_second() {
+    let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "good.csv"].iter().collect();
+    fs::write(&path, "f,0,0,0\n").expect("there is room for the file");
+    let good = path.to_str().expect("the folder's name is text");
+    assert_refused(&replay(&[good, "-"], b"f,0,0,0\nf,0,0\n"), "-:2: expected PTR");
+    assert_refused(
+        &replay(&[good, "/nowhere/at all"], b""),
+        "/nowhere/at all: expected a readable",
+    );
+}
+
+#[test]
+fn an_error_does_not_wait_for_a_pipe_that_stays_open() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(["replay", "-"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all(b"f,0,0,0\nq\n").expect("it reads");
+    // `stdin` was taken, so waiting does not close it.
+    let status = child.wait().expect("it ends");
+    let mut error = String::new();
+    child.stderr.take().expect("it is piped").read_to_string(&mut error).expect("it is text");
+    assert_eq!(status.code(), Some(2), "{error}");
+    assert!(error.starts_with("-:2: expected an event"), "{error}");
+    drop(stdin);
+}
+
+#[test]
+fn sizes_of_memory_have_limits() {
+    for size in ["0", "1023K", "1025G", "-1", "4T", "x", ""] {
+        let output = Command::new(env!("CARGO_BIN_EXE_kmem"))
+            .args(["replay", "--memory", size])
+            .output()
+            .expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{size}: {error}");
+    }
 }
 
 #[test]

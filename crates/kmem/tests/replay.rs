@@ -34,7 +34,7 @@ P,1,1,100,2
 P,1,1,101,0";
 
 #[test]
-fn json_has_every_total() {
+fn json_has_every_total_and_the_readme_explains_each() {
     let trace = temporary("small \"quoted\".csv", SMALL);
     let output = kmem(&["replay", "--json", "-", &trace]);
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
@@ -50,6 +50,13 @@ fn json_has_every_total() {
         "\"implied_frees\": 1,",
         "\"peak_live_bytes\": 228,",
         "\"peak_pages_held\": ",
+        "\"slabs_grown\": ",
+        "\"slabs_given_back\": ",
+        "\"splits\": ",
+        "\"merges\": ",
+        "\"page_splits\": ",
+        "\"page_merges\": ",
+        "\"findings\": 0,",
         "\"page_matched_frees\": 1,",
         "\"page_unmatched_frees\": 1,",
         "\"page_implied_frees\": 0,",
@@ -59,6 +66,10 @@ fn json_has_every_total() {
         "\"buddy_equals_initial\": true",
     ] {
         assert!(json.contains(field), "{field} in {json}");
+    }
+    let readme = include_str!("../README.md");
+    for field in json.lines().filter_map(|line| line.trim().strip_prefix('"')?.split('"').next()) {
+        assert!(readme.contains(&format!("`{field}`")), "the README explains {field}");
     }
 }
 
@@ -94,10 +105,54 @@ fn buddyinfo_has_the_kernels_form_and_counts_every_free_page() {
 
 #[test]
 fn memory_that_is_too_small_is_a_finding_and_not_an_error() {
-    let output = kmem(&["replay", "--memory", "4K", &temporary("tight.csv", SMALL)]);
+    let trace = format!("{SMALL}\np,1,0,300,9,0,0\na,1,0,7000,2000000,2097152,0,0");
+    let output = kmem(&["replay", "--memory", "1M", &temporary("tight.csv", &trace)]);
     assert_eq!(output.status.code(), Some(1));
     let report = String::from_utf8(output.stdout).expect("the report is text");
-    assert!(report.contains("tight.csv:10: no memory for a block of order 3"), "{report}");
+    assert!(report.contains("tight.csv:16: no memory for a block of order 9"), "{report}");
+    assert!(report.contains("tight.csv:17: no memory for 2000000 bytes"), "{report}");
+    assert!(report.contains("pages home"), "{report}");
+}
+
+#[test]
+fn caches_for_which_there_is_no_memory_are_findings_too() {
+    let caches = (1..=4000).map(|n| format!("A,1,0,{n}000,{n},4096,0,1\n"));
+    let trace = format!("{SMALL}\n{}", caches.collect::<String>());
+    let output = kmem(&["replay", "--memory", "1M", &temporary("many.csv", &trace)]);
+    assert_eq!(output.status.code(), Some(1));
+    let report = String::from_utf8(output.stdout).expect("the report is text");
+    assert!(report.contains("no memory for") && report.contains("pages home"), "{report}");
+}
+
+#[test]
+fn slabinfo_has_the_kernels_form_and_counts_what_is_live() {
+    let (trace, file) = (temporary("slabs.csv", SMALL), temporary("slabinfo", ""));
+    let output = kmem(&["replay", "--slabinfo", &file, &trace]);
+    assert_eq!(output.status.code(), Some(0));
+    let text = std::fs::read_to_string(file).expect("it was written");
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("slabinfo - version: 2.1"));
+    let header = lines.next().expect("a second line");
+    assert!(header.starts_with("# name            <active_objs> <num_objs> <objsize>"), "{header}");
+    let columns = |name: &str| {
+        let line = text.lines().find(|line| line.split_whitespace().next() == Some(name));
+        let fields = line.unwrap_or_else(|| panic!("{name} in {text}")).split_whitespace();
+        fields.map(str::to_owned).collect::<Vec<_>>()
+    };
+    let (filp, small) = (columns("filp"), columns("filp-24"));
+    assert_eq!((filp.len(), small.len()), (16, 16));
+    assert_eq!((&*filp[3], &*small[3]), ("184", "24"));
+    for cache in [&filp, &small] {
+        let number = |index: usize| cache[index].parse::<usize>().expect("a number");
+        let (active, all, per_slab, slabs) = (number(1), number(2), number(4), number(14));
+        assert!(active >= 1 && active <= all && all == slabs * per_slab, "{cache:?}");
+        assert_eq!(
+            (&*cache[6], &*cache[7], &*cache[11], &*cache[12]),
+            (":", "tunables", ":", "slabdata")
+        );
+    }
+    // kmalloc has a cache of its own for the class of 20 bytes.
+    assert_eq!(columns("kmalloc-24")[3], "24");
 }
 
 #[test]
@@ -112,7 +167,11 @@ fn the_report_fits_80_columns_and_has_no_colours_when_piped() {
 }
 
 #[test]
-fn buddyinfo_of_two_traces_is_a_usage_error() {
-    let output = kmem(&["replay", "--buddyinfo", "x", "a", "b"]);
-    assert_eq!(output.status.code(), Some(2));
+fn files_about_the_end_of_a_trace_go_with_one_trace() {
+    for option in ["--buddyinfo", "--slabinfo"] {
+        let output = kmem(&["replay", option, "x", "a", "b"]);
+        assert_eq!(output.status.code(), Some(2));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(error.contains("go with one trace"), "{error}");
+    }
 }

@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use kmem::bundled;
 use kmem::replay::outcome::{ObjectTotals, Outcome, PageTotals};
 use kmem::replay::pipeline::{Options, replay};
-use kmem::replay::target::{CountOnly, SystemAllocator};
-use kmem::trace::source::Source;
+use kmem::replay::stack::Stack;
+use kmem::replay::target::SystemAllocator;
+use kmem::trace::source::{Source, Text};
 
 /// What the naive count comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -110,23 +111,37 @@ fn text(mut source: Source) -> String {
     }
 }
 
+/// Pages held at the peak over the peak of live bytes, at most.
+const MOST_HELD: f64 = 1.20;
+
 const OPTIONS: Options = Options { checks: true, memory_bytes: 4 << 30 };
 
-fn compare(open: impl Fn() -> Source) -> Totals {
-    let played = replay(open(), OPTIONS, |_| Ok(CountOnly), |_, _| ());
+/// Replays through the whole stack and compares with the naive count; returns the pages held at the peak over the peak
+/// of live bytes too.
+fn compare(open: impl Fn() -> Source) -> (Totals, f64) {
+    let played = replay(open(), OPTIONS, |cpus| Stack::new(4 << 30, cpus), |_, _| ());
     let outcome = played.expect("the recording is well formed").finish();
-    assert!(outcome.buddy_equals_initial, "everything freed: the initial state");
     assert_eq!(outcome.findings.shown(), [""; 0]);
+    assert_eq!(outcome.stack.held_pages, 0, "everything freed and shrunk: no page is held");
+    assert!(outcome.buddy_equals_initial, "everything freed: the initial state");
+    assert_eq!(outcome.stack.splits, outcome.stack.merges, "what was split is joined again");
+    assert_eq!(outcome.stack.slabs_grown, outcome.stack.slabs_given_back);
+    let (splits, merges) = outcome.page_splits_and_merges;
+    assert!(splits > 0 && splits == merges, "{splits} splits, {merges} merges");
     let expected = naive(&text(open()));
     assert_eq!(totals(&outcome), expected, "{}", outcome.trace);
-    expected
+    let held_bytes = (outcome.stack.peak_pages * page_frame::PAGE_SIZE) as f64;
+    let ratio = held_bytes / outcome.objects.peak_live_bytes as f64;
+    println!("{}: held at the peak {ratio:.3} times the live bytes", outcome.trace);
+    (expected, ratio)
 }
 
 #[test]
 fn the_bundled_trace_replays_with_its_own_totals() {
-    let expected = compare(|| bundled::source().expect("it is there"));
+    let (expected, ratio) = compare(|| bundled::source().expect("it is there"));
     assert!(expected.events >= 500_000, "{} events", expected.events);
     assert!(bundled::BYTES.len() <= 3_000_000);
+    assert!((1.0..=MOST_HELD).contains(&ratio), "{ratio:.3}");
 }
 
 #[test]
@@ -139,9 +154,11 @@ fn the_full_recordings_replay_with_their_own_totals() {
         let path = folder.join(name);
         move || Source::open(Path::new(&path)).expect("the recording is there")
     };
-    let compiled = compare(open("compile.ktrace.csv.zst"));
+    let (compiled, ratio) = compare(open("compile.ktrace.csv.zst"));
+    assert!((1.0..=MOST_HELD).contains(&ratio), "{ratio:.3}");
     assert_eq!((compiled.events, compiled.pages.peak_live_pages), (1_685_410, 266_079));
-    let processes = compare(open("procs.ktrace.csv.zst"));
+    let (processes, ratio) = compare(open("procs.ktrace.csv.zst"));
+    assert!((1.0..=MOST_HELD).contains(&ratio), "{ratio:.3}");
     assert_eq!((processes.events, processes.pages.peak_live_pages), (1_539_785, 96_312));
 }
 

@@ -1,6 +1,11 @@
 //! The program as a user runs it.
 
+use std::io::{self, Write};
 use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use kmem::walkthrough::style::Style;
+use kmem::walkthrough::{buddy, pressure, slab};
 
 fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output =
@@ -29,14 +34,114 @@ fn both_copies_of_the_example_are_equal() {
     );
 }
 
+/// Compares with a recorded output; with `UPDATE_SNAPSHOTS` set, records it instead.
+fn assert_recorded(layer: &str, recorded: &str) {
+    let (status, out, error) = kmem(&["walkthrough", layer, "--plain"]);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    if std::env::var_os("UPDATE_SNAPSHOTS").is_some() {
+        let path = format!("{}/tests/snapshots/{layer}.txt", env!("CARGO_MANIFEST_DIR"));
+        std::fs::write(path, &out).expect("the snapshots can be written");
+        return;
+    }
+    assert_eq!(out, recorded, "UPDATE_SNAPSHOTS=1 records the change, if it is meant");
+}
+
 #[test]
-fn without_a_command_it_draws_and_explains_the_neighbours_that_do_not_join() {
-    let (status, out, _) = kmem(&[]);
+fn the_plain_states_of_slabs_are_the_recorded_ones() {
+    assert_recorded("slab", include_str!("snapshots/slab.txt"));
+}
+
+#[test]
+fn the_plain_states_under_pressure_are_the_recorded_ones() {
+    assert_recorded("pressure", include_str!("snapshots/pressure.txt"));
+}
+
+#[test]
+fn slabs_begin_in_different_sets_and_keep_constructed_state() {
+    let (status, out, _) = kmem(&["walkthrough", "slab"]);
     assert_eq!(status, Some(0));
+    let sets: std::collections::HashSet<_> =
+        out.lines().filter_map(|line| line.split_once("| set ")).map(|(_, set)| set).collect();
+    assert_eq!(sets.len(), 4, "as many sets as colours: {out}");
+    assert!(out.contains("the same object, as it was left: count of uses 1"), "{out}");
+    assert!(out.contains("constructor calls since then: 0"), "{out}");
+}
+
+#[test]
+fn under_pressure_each_cache_grows_at_the_cost_of_the_other_and_all_pages_come_home() {
+    let (status, out, _) = kmem(&["walkthrough", "pressure", "--plain"]);
+    assert_eq!(status, Some(0));
+    let count = |line: &str, letter| line.chars().filter(|character| *character == letter).count();
+    let bars: Vec<&str> = out.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert!(bars.iter().all(|bar| bar.len() == 64), "{out}");
+    let idle: Vec<_> = bars.iter().map(|bar| (count(bar, 'd'), count(bar, 'i'))).collect();
+    let used: Vec<_> = bars.iter().map(|bar| (count(bar, 'D'), count(bar, 'I'))).collect();
+    assert!(idle[2].0 > 30 && used[4] == (0, used[4].1) && used[4].1 > idle[2].0, "{out}");
+    assert!(idle[5].1 > 20 && used[6].0 >= idle[5].1 - 1, "{out}");
+    assert_eq!(out.lines().last(), Some(&*format!("{} free 64", ".".repeat(64))));
+}
+
+#[test]
+fn every_walkthrough_fits_80_columns_and_has_no_colours_when_piped() {
+    for layer in ["buddy", "slab", "pressure"] {
+        for arguments in [&["walkthrough", layer][..], &["walkthrough", layer, "--plain"]] {
+            let (status, out, _) = kmem(arguments);
+            assert_eq!(status, Some(0));
+            assert!(!out.contains('\x1b'), "{layer}");
+            let long = out.lines().find(|line| line.chars().count() > 80);
+            // A plain state is one line, however long.
+            assert!(long.is_none() || arguments.len() == 3, "{long:?}");
+        }
+    }
+}
+
+#[test]
+fn the_tour_shows_all_layers_at_once_and_ends_with_the_totals() {
+    let started = std::time::Instant::now();
+    let (status, out, error) = kmem(&[]);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    // Pauses alone would take more than nine seconds.
+    assert!(started.elapsed().as_secs() < 9, "{:?}", started.elapsed());
     assert_eq!(out.matches("free blocks:").count(), 13);
     assert!(out.contains("never join, and cannot serve 4K"), "{out}");
-    assert!(!out.contains('\x1b'), "no colour when the output is not a terminal");
+    assert!(out.contains("constructor calls since then") && out.contains("all 64 pages home"));
+    let last = out.lines().last().expect("there is a last line");
+    assert!(last.starts_with("Everything freed: all ") && last.contains(" pages home"), "{last}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "fits 80 columns");
+}
+
+/// Takes so many bytes and no more.
+struct Takes(usize);
+
+impl Write for Takes {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let taken = bytes.len().min(self.0);
+        self.0 -= taken;
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_output_that_ends_anywhere_is_an_error_and_leaves_no_mess() {
+    for plain in [false, true] {
+        let style = Style { plain, colour: true, pause: Duration::ZERO };
+        for bytes in (0..).step_by(151) {
+            let played = [
+                buddy::play(&mut Takes(bytes), &style),
+                slab::play(&mut Takes(bytes), &style),
+                pressure::play(&mut Takes(bytes), &style),
+            ];
+            if played.iter().all(Result::is_ok) {
+                assert!(bytes > 500);
+                break;
+            }
+            assert!(bytes < 100_000, "{played:?}");
+        }
+    }
 }
 
 #[test]

@@ -74,9 +74,9 @@ pub struct Loss {
 }
 
 impl Loss {
-    /// Returns the bytes lost.
+    /// Returns the bytes lost, all repetitions counted; `u64::MAX` where they are more than that.
     pub const fn bytes(self) -> u64 {
-        (self.end - self.start) * self.times
+        (self.end - self.start).saturating_mul(self.times)
     }
 }
 
@@ -241,7 +241,7 @@ impl<const N: usize> MemoryMap<N> {
         self.runs().map(|run| byte(run.end) - byte(run.start)).sum()
     }
 
-    /// Returns the bytes of all losses.
+    /// Returns the bytes of all losses; `u64::MAX` where repetitions make them more than that.
     pub fn lost_bytes(&self) -> u64 {
         self.losses().map(Loss::bytes).fold(0, u64::saturating_add)
     }
@@ -410,6 +410,15 @@ mod tests {
         let map = map(&[(u64::MAX - 2 * PAGE, u64::MAX, Usable)]);
         assert_eq!(map.runs().map(FrameRange::frames).sum::<usize>(), 1);
         assert_conserved(&map);
+    }
+
+    #[test]
+    fn repetitions_beyond_64_bits_are_counted_up_to_there() {
+        let map = map(&[(0, u64::MAX, Usable); 3]);
+        let repeated: Vec<_> = map.losses().filter(|loss| loss.why == Why::Repeated).collect();
+        let loss = Loss { start: 0, end: u64::MAX, times: 2, why: Why::Repeated };
+        assert_eq!(repeated, [loss]);
+        assert_eq!((loss.bytes(), map.lost_bytes()), (u64::MAX, u64::MAX));
     }
 
     #[test]

@@ -34,15 +34,16 @@ impl<S: Shrink + ?Sized> Shrink for &S {
 /// ```
 /// use page_frame::{Shrink, ShrinkList};
 /// use std::ptr::NonNull;
-/// struct Three;
-/// impl Shrink for Three {
-///     fn reclaimable(&self) -> usize { 3 }
-///     fn shrink(&self, target_pages: usize) -> usize { target_pages.min(3) }
+/// struct Kept<'a>(&'a [usize]);
+/// impl Shrink for Kept<'_> {
+///     fn reclaimable(&self) -> usize { self.0.len() }
+///     fn shrink(&self, target_pages: usize) -> usize { target_pages.min(self.0.len()) }
 /// }
-/// static THREE: Three = Three;
 /// let list = ShrinkList::<2>::new();
-/// let three: &'static dyn Shrink = &THREE;
-/// // SAFETY: a static is valid for ever.
+/// let pages = [1, 2, 3];
+/// let kept = Kept(&pages);
+/// let three: &dyn Shrink = &kept;
+/// // SAFETY: it is taken out below, before it goes.
 /// unsafe { list.register(NonNull::from(three)) }?;
 /// assert_eq!((list.reclaimable(), list.shrink(2), list.shrink(9)), (3, 2, 3));
 /// assert!(list.unregister(NonNull::from(three)));
@@ -91,7 +92,11 @@ impl<const N: usize> ShrinkList<N> {
     /// # Safety
     /// 1. `shrinker` is valid for shared use until the list is dropped or the shrinker is taken out with
     ///    [`unregister`](Self::unregister).
-    pub unsafe fn register(&self, shrinker: NonNull<dyn Shrink>) -> Result<(), ListFull> {
+    pub unsafe fn register(&self, shrinker: NonNull<dyn Shrink + '_>) -> Result<(), ListFull> {
+        // SAFETY: only the lifetime changes, which clause 1 stands for.
+        let shrinker = unsafe {
+            core::mem::transmute::<NonNull<dyn Shrink + '_>, NonNull<dyn Shrink>>(shrinker)
+        };
         let mut members = self.members.lock();
         let place = members.iter_mut().find(|place| place.is_none());
         *place.ok_or(ListFull { capacity: N })? = Some(Member(shrinker));
@@ -99,7 +104,7 @@ impl<const N: usize> ShrinkList<N> {
     }
 
     /// Takes `shrinker` out again; whether it was there. Afterwards it is not in use by this list.
-    pub fn unregister(&self, shrinker: NonNull<dyn Shrink>) -> bool {
+    pub fn unregister(&self, shrinker: NonNull<dyn Shrink + '_>) -> bool {
         let mut members = self.members.lock();
         let is_it = |member: &Member| core::ptr::addr_eq(member.0.as_ptr(), shrinker.as_ptr());
         let place = members.iter_mut().find(|place| place.as_ref().is_some_and(is_it));

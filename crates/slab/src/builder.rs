@@ -40,7 +40,7 @@ pub enum BuildError {
         /// The order that was allowed.
         allowed: Order,
     },
-    /// There was no memory for the cache.
+    /// There was no memory for the cache; or it was to be built in an interrupt that came upon the registry's lock.
     OutOfMemory,
 }
 

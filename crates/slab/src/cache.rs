@@ -16,7 +16,8 @@ use crate::walk::Patience;
 /// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
 ///
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are lost to the page
-/// source. [`destroy`](Self::destroy) says whether that happened.
+/// source. [`destroy`](Self::destroy) says whether that happened. Neither may be done by a constructor or destructor of the
+/// same cache, which would wait for itself.
 pub struct Cache<P: PageSource + PageMap, C: Cpu + Clone> {
     core: NonNull<Core<P, C>>,
 }
@@ -52,7 +53,7 @@ impl core::error::Error for Busy {}
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
     /// # Safety
-    /// 1. The caller gives a reference to `core`, and one to its system, to the handle.
+    /// 1. The handle is the only one of `core`, and gets a reference to its system.
     pub(crate) unsafe fn from_core(core: NonNull<Core<P, C>>) -> Self {
         Self { core }
     }
@@ -143,7 +144,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
         self.core().for_each_slab(look);
     }
 
-    /// Destroys the cache.
+    /// Destroys the cache. Waits for locks, and for shrinkers and statistics that are at this cache.
     ///
     /// # Errors
     /// [`Busy`] when objects are in use; they stay as they are, and their slabs are lost to the page source.
@@ -156,18 +157,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
     /// # Safety
     /// 1. The handle is not used again.
     unsafe fn release(&self) -> Result<(), Busy> {
-        let core = self.core();
-        core.shrink(usize::MAX, Patience::Wait);
-        let objects = core.stats().objects_active;
-        let outcome = if objects == 0 { Ok(()) } else { Err(Busy { name: self.name(), objects }) };
-        let system = core.system;
+        let (name, system) = (self.name(), self.core().system);
         // SAFETY: the handle's reference keeps the system alive during the call.
         let shared = unsafe { system.as_ref() };
-        // SAFETY: the handle's reference; clause 1.
-        unsafe { shared.release_core(self.core) };
+        // SAFETY: the handle is the core's only one; clause 1.
+        let objects = unsafe { shared.destroy_core(self.core) };
         // SAFETY: the handle's reference to the system; clause 1.
         unsafe { release_system(system) };
-        outcome
+        if objects == 0 { Ok(()) } else { Err(Busy { name, objects }) }
     }
 }
 

@@ -1,14 +1,15 @@
 //! The core of a cache: everything it has except its handle, in pages of the page source.
 //!
 //! # Invariants
-//! - I1: a core is alive from its construction until its last reference is released; the registry's list holds none.
+//! - I1: a core is alive from its construction until its handle has destroyed it; visitors keep it so (core list I1, I2).
 //! - I2: the system that a core points to outlives it.
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicUsize, Lock, TakeAll, UnsafeCell};
+use page_frame::sync::{Lock, TakeAll};
 use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, Slots, Tag};
 
+use crate::core_list::Listed;
 use crate::cpu_slot::CpuSlot;
 use crate::depot::Depot;
 use crate::geometry::Geometry;
@@ -46,10 +47,7 @@ pub(crate) struct Core<P, C> {
     pub(crate) pending: TakeAll<Record>,
     pub(crate) set: Lock<SlabSet>,
     pub(crate) depot: Lock<Depot>,
-    /// Handles and visitors; raised only under the lock of the registry's list.
-    pub(crate) references: AtomicUsize,
-    /// The next core in the registry's list; guarded by its lock.
-    pub(crate) next: UnsafeCell<*mut Core<P, C>>,
+    pub(crate) listed: Listed<P, C>,
 }
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
@@ -66,8 +64,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             pending: TakeAll::new(),
             set: Lock::new(SlabSet::new()),
             depot: Lock::new(depot),
-            references: AtomicUsize::new(1),
-            next: UnsafeCell::new(core::ptr::null_mut()),
+            listed: Listed::new(),
         }
     }
 

@@ -5,9 +5,12 @@
 //! empty, or something between when another CPU has taken the slot over. With two, a CPU that allocates and frees around
 //! the edge of one does not go to the depot each time (Bonwick and Adams 2001, section 3.1).
 //!
+//! Of the loaded magazine the slot keeps three places: the first one, the one behind the last object, and the one behind the
+//! last place. So a hit compares two pointers and moves one.
+//!
 //! # Invariants
-//! - I1: `loaded` is null and `length` and `limit` are zero, or `loaded` is a live magazine of capacity `limit`, owned by
-//!   the slot, its first `length` places written.
+//! - I1: `bottom`, `top` and `end` are null and nothing is loaded; or they are places of a live magazine owned by the slot,
+//!   `bottom <= top <= end`, of which those below `top` are written.
 //! - I2: `previous` is null or a live magazine of the same capacity, owned by the slot, its length in its header.
 
 use core::ptr::NonNull;
@@ -15,16 +18,19 @@ use core::ptr::NonNull;
 use crate::magazine::Magazine;
 
 /// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that a CPU hardly uses
-/// stay without, which saves their memory.
-const MISSES_WITHOUT_MAGAZINES: u16 = 8;
+/// stay without, which saves their memory. None under loom, where a model affords few steps.
+const MISSES_WITHOUT_MAGAZINES: u16 = if page_frame::sync::MODELLED { 0 } else { 8 };
+
+/// A place for an object in a magazine.
+type Place = *mut *mut u8;
 
 /// The part of a cache that belongs to one CPU.
 #[derive(Debug)]
 pub(crate) struct CpuSlot {
-    length: u16,
-    limit: u16,
     misses: u16,
-    loaded: *mut Magazine,
+    top: Place,
+    bottom: Place,
+    end: Place,
     previous: *mut Magazine,
 }
 
@@ -45,11 +51,12 @@ pub(crate) enum Push {
 
 impl CpuSlot {
     pub(crate) const fn new() -> Self {
+        let nothing = core::ptr::null_mut();
         Self {
-            length: 0,
-            limit: 0,
             misses: 0,
-            loaded: core::ptr::null_mut(),
+            top: nothing,
+            bottom: nothing,
+            end: nothing,
             previous: core::ptr::null_mut(),
         }
     }
@@ -57,38 +64,33 @@ impl CpuSlot {
     /// Pops an object of the loaded magazine.
     #[inline(always)]
     pub(crate) fn pop(&mut self) -> Option<NonNull<u8>> {
-        let index = self.length.checked_sub(1)?;
-        self.length = index;
-        // SAFETY: I1: `length` was not zero, so `loaded` is a magazine.
-        let loaded = unsafe { NonNull::new_unchecked(self.loaded) };
-        // SAFETY: I1: below `length`.
-        let place = unsafe { Magazine::place(loaded, usize::from(index)) };
-        // SAFETY: I1: written.
-        Some(unsafe { place.read() })
+        if self.top == self.bottom {
+            return None;
+        }
+        // SAFETY: I1: above `bottom`, so there is a place below.
+        self.top = unsafe { self.top.sub(1) };
+        // SAFETY: I1: it was below `top`, so it is written.
+        let object = unsafe { self.top.read() };
+        // SAFETY: only objects are pushed, which are not null.
+        Some(unsafe { NonNull::new_unchecked(object) })
     }
 
     /// Pushes `object` to the loaded magazine.
     #[inline(always)]
     pub(crate) fn push(&mut self, object: NonNull<u8>) -> Push {
-        let index = self.length;
-        if index >= self.limit {
+        if self.top == self.end {
             return Push::Full;
         }
-        // SAFETY: I1: `limit` is not zero, so `loaded` is a magazine.
-        let loaded = unsafe { NonNull::new_unchecked(self.loaded) };
-        // SAFETY: I1: below `limit`, the capacity.
-        let place = unsafe { Magazine::place(loaded, usize::from(index)) };
-        if index > 0 {
-            // SAFETY: I1: the place below is one of the magazine.
-            let top = unsafe { place.sub(1) };
-            // SAFETY: I1: below `length`, so written.
-            if unsafe { top.read() } == object {
-                return Push::Again;
-            }
+        // SAFETY: I1: below the first place lies the magazine's header, whose last word is a count, no object's address.
+        let below = unsafe { self.top.sub(1) };
+        // SAFETY: I1: written; or the count in the header.
+        if unsafe { below.read() } == object.as_ptr() {
+            return Push::Again;
         }
-        // SAFETY: I1: a place of ours.
-        unsafe { place.write(object) };
-        self.length = index + 1;
+        // SAFETY: I1: below `end`, so a place of ours.
+        unsafe { self.top.write(object.as_ptr()) };
+        // SAFETY: I1: at most `end`.
+        self.top = unsafe { self.top.add(1) };
         Push::Done
     }
 
@@ -111,12 +113,15 @@ impl CpuSlot {
 
     /// Takes the loaded magazine out, its length in its header.
     pub(crate) fn unload(&mut self) -> Option<NonNull<Magazine>> {
-        let mut magazine = NonNull::new(self.loaded)?;
+        let bottom = NonNull::new(self.bottom)?;
+        // SAFETY: I1: both are places of one magazine.
+        let length = unsafe { self.top.offset_from(self.bottom) };
+        // SAFETY: I1: the header lies in front of the first place.
+        let mut magazine = unsafe { bottom.cast::<Magazine>().sub(1) };
         // SAFETY: I1: live and the slot's.
-        unsafe { magazine.as_mut() }.length = usize::from(self.length);
-        self.loaded = core::ptr::null_mut();
-        self.length = 0;
-        self.limit = 0;
+        unsafe { magazine.as_mut() }.length = length as usize;
+        let nothing = core::ptr::null_mut();
+        (self.top, self.bottom, self.end) = (nothing, nothing, nothing);
         Some(magazine)
     }
 
@@ -146,9 +151,13 @@ impl CpuSlot {
     /// 1. As for `insert`, and nothing is loaded.
     unsafe fn load(&mut self, magazine: NonNull<Magazine>, limit: usize) {
         // SAFETY: clause 1.
-        self.length = unsafe { magazine.as_ref() }.length as u16;
-        self.limit = limit as u16;
-        self.loaded = magazine.as_ptr();
+        let length = unsafe { magazine.as_ref() }.length;
+        // SAFETY: clause 1: the first of its places.
+        self.bottom = unsafe { Magazine::place(magazine, 0) }.as_ptr().cast();
+        // SAFETY: clause 1: at most `limit`.
+        self.top = unsafe { self.bottom.add(length) };
+        // SAFETY: clause 1: behind the last of its places.
+        self.end = unsafe { self.bottom.add(limit) };
     }
 
     /// Counts a miss; whether the slot has earned magazines.

@@ -15,7 +15,7 @@
 //! # Choice of the order
 //! The smallest order whose leftover is at most 1/16 of the slab and that holds enough objects; if there is none, 1/8, then
 //! 1/4, then 1/2 (the scheme of Linux's SLUB; Bonwick 1994 has 1/8 alone); if there is none either, the smallest order that
-//! holds one object. Enough are eight objects up to 512 bytes, four up to a page, one above: few objects make a slab that
+//! holds one object. Enough are eight objects up to 512 bytes, four below a page, one from a page on: few objects make a slab that
 //! is seldom empty, many pages make one that is hard to get.
 //!
 //! # Invariants
@@ -30,8 +30,8 @@ pub const LARGEST_SIZE: usize = 4 << 20;
 /// The largest order that is chosen for objects that fit in a smaller one too.
 pub const LARGEST_ORDER: u8 = 3;
 
-/// Bytes of a slab's record.
-pub(crate) const RECORD: usize = 64;
+/// Bytes of a slab's record: 64; more under loom, whose atomics are larger.
+pub(crate) const RECORD: usize = size_of::<crate::record::Record>();
 /// Objects whose links fit in the record itself.
 pub(crate) const LINKS_WITHIN: usize = 12;
 /// Objects whose indices fit a link of one byte.
@@ -246,7 +246,7 @@ const fn link_bytes(capacity: usize) -> usize {
 const fn enough_objects(stride: usize) -> usize {
     match stride {
         0..=512 => 8,
-        513..=PAGE_SIZE => 4,
+        513..PAGE_SIZE => 4,
         _ => 1,
     }
 }
@@ -268,7 +268,7 @@ mod tests {
         let stride = size.next_multiple_of(alignment);
         let enough = if stride <= 512 {
             8
-        } else if stride <= 4096 {
+        } else if stride < 4096 {
             4
         } else {
             1

@@ -23,6 +23,7 @@
 mod builder;
 mod cache;
 mod core;
+mod core_list;
 mod cpu_slot;
 mod depot;
 mod free_word;

@@ -68,12 +68,12 @@ pub(crate) struct Record {
     pub(crate) start: NonNull<u8>,
     pending: UnsafeCell<*mut Record>,
     place: UnsafeCell<Place>,
-    links: UnsafeCell<[u8; LINKS_WITHIN]>,
+    links: [UnsafeCell<u8>; LINKS_WITHIN],
     pub(crate) colour: u16,
     list: UnsafeCell<ListName>,
 }
 
-page_frame::assert_unless_loom!(size_of::<Record>() == crate::geometry::RECORD);
+page_frame::assert_unless_loom!(size_of::<Record>() == 64);
 
 /// Neighbours in the list that the slab is in.
 #[derive(Clone, Copy, Debug)]
@@ -101,46 +101,39 @@ impl Record {
                 next: core::ptr::null_mut(),
                 previous: core::ptr::null_mut(),
             }),
-            links: UnsafeCell::new([0; LINKS_WITHIN]),
+            links: core::array::from_fn(|_| UnsafeCell::new(0)),
             colour: colour as u16,
             list: UnsafeCell::new(ListName::Nowhere),
-        }
-    }
-
-    /// Returns where the links begin.
-    ///
-    /// # Safety
-    /// 1. `record` is a live record of a slab cut by `geometry`, with its links in front of it or in it.
-    unsafe fn links(record: NonNull<Self>, geometry: &Geometry) -> *mut u8 {
-        match geometry.links_bytes() {
-            0 => {
-                // SAFETY: clause 1: live.
-                let links = unsafe { &record.as_ref().links };
-                links.with_mut(|links| links.cast())
-            }
-            // SAFETY: clause 1: so many bytes of links lie in front of the record.
-            before => unsafe { record.as_ptr().cast::<u8>().sub(before) },
         }
     }
 
     /// Reads the link of object `index`.
     ///
     /// # Safety
-    /// 1. As for `links`; `index` is one of the slab's objects, and the caller holds the set lock (I1).
+    /// 1. `record` is a live record of a slab cut by `geometry`, with its links in front of it or in it.
+    /// 2. `index` is one of the slab's objects.
+    /// 3. The caller holds the set lock (I1).
     pub(crate) unsafe fn read_link(
         record: NonNull<Self>,
         geometry: &Geometry,
         index: usize,
     ) -> usize {
-        // SAFETY: clause 1.
-        let links = unsafe { Self::links(record, geometry) };
-        if geometry.has_short_links() {
-            // SAFETY: clause 1: there is a byte for each object.
-            let link = unsafe { links.add(index) };
+        let before = geometry.links_bytes();
+        if before == 0 {
+            // SAFETY: clauses 1 and 2.
+            let link = unsafe { &record.as_ref().links[index] };
             // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
+            return usize::from(link.with(|link| unsafe { *link }));
+        }
+        // SAFETY: clause 1: so many bytes of links lie in front of the record.
+        let links = unsafe { record.as_ptr().cast::<u8>().sub(before) };
+        if geometry.has_short_links() {
+            // SAFETY: clause 2: there is a byte for each object.
+            let link = unsafe { links.add(index) };
+            // SAFETY: I1, as above.
             usize::from(unsafe { link.read() })
         } else {
-            // SAFETY: clause 1: there are two bytes for each object.
+            // SAFETY: clause 2: there are two bytes for each object.
             let link = unsafe { links.cast::<u16>().add(index) };
             // SAFETY: I1, as above.
             usize::from(unsafe { link.read() })
@@ -150,19 +143,28 @@ impl Record {
     /// Writes the link of object `index`.
     ///
     /// # Safety
-    /// 1. As for `links`; `index` is one of the slab's objects, and the caller is the one who frees it (I1).
+    /// 1. As for `read_link`, clauses 1 and 2.
+    /// 2. The caller is the one who frees the object (I1).
     pub(crate) unsafe fn write_link(
         record: NonNull<Self>,
         geometry: &Geometry,
         index: usize,
         next: usize,
     ) {
-        // SAFETY: clause 1.
-        let links = unsafe { Self::links(record, geometry) };
+        let before = geometry.links_bytes();
+        if before == 0 {
+            // SAFETY: clause 1.
+            let link = unsafe { &record.as_ref().links[index] };
+            // SAFETY: I1: nobody else uses this object's link before the push.
+            link.with_mut(|link| unsafe { *link = next as u8 });
+            return;
+        }
+        // SAFETY: clause 1: so many bytes of links lie in front of the record.
+        let links = unsafe { record.as_ptr().cast::<u8>().sub(before) };
         if geometry.has_short_links() {
             // SAFETY: clause 1: there is a byte for each object.
             let link = unsafe { links.add(index) };
-            // SAFETY: I1: nobody else uses this object's link before the push.
+            // SAFETY: I1, as above.
             unsafe { link.write(next as u8) };
         } else {
             // SAFETY: clause 1: there are two bytes for each object.

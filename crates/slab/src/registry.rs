@@ -7,13 +7,12 @@
 //!
 //! # Invariants
 //! - I1: the system lives while it has references: registry handles and caches. The last one sends its block home.
-//! - I2: every core that users made is in the list while it has references. Visitors take a reference under the list's
-//!   lock; so a core that is visited stays in the list, and its `next` is right.
+//! - I2: every core that users made is in the list of cores until it is destroyed.
 
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicUsize, Lock, Ordering};
+use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{
     Cpu, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink, Slot, Slots,
     Tag, panic_on_fault,
@@ -21,6 +20,7 @@ use page_frame::{
 
 use crate::builder::CacheBuilder;
 use crate::core::{Core, Plan};
+use crate::core_list::CoreList;
 use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine, capacity_class};
@@ -30,6 +30,9 @@ use crate::walk::Patience;
 
 /// The sizes of memory for records outside their slabs: alone, and with a line of links.
 const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
+/// The names of the internal caches of magazines, by capacity.
+const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
+    ["magazine-60", "magazine-28", "magazine-12", "magazine-4", "magazine-2"];
 /// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
 pub(crate) const MOST_OUTSIDE: usize = 64;
 
@@ -43,15 +46,9 @@ pub(crate) struct System<P, C> {
     records: [Core<P, C>; RECORD_SIZES.len()],
     magazines: [Core<P, C>; CAPACITIES.len()],
     cores: Core<P, C>,
-    list: Lock<List<P, C>>,
+    list: CoreList<P, C>,
     references: AtomicUsize,
     order: Order,
-}
-
-/// The caches that users made.
-#[derive(Debug)]
-struct List<P, C> {
-    first: *mut Core<P, C>,
 }
 
 /// The caches of a system.
@@ -124,13 +121,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             source,
             locking: Slots::new(slots, cpu.clone()),
             hook,
-            records: RECORD_SIZES.map(|size| internal("record", small(size, 64), size)),
-            magazines: CAPACITIES.map(|capacity| {
-                let size = Magazine::bytes(capacity);
-                internal("magazine", small(size, align_of::<Magazine>()), size)
+            records: core::array::from_fn(|index| {
+                let size = RECORD_SIZES[index];
+                internal(["record", "record-links"][index], small(size, 64), size)
+            }),
+            magazines: core::array::from_fn(|index| {
+                let size = Magazine::bytes(CAPACITIES[index]);
+                internal(MAGAZINE_NAMES[index], small(size, align_of::<Magazine>()), size)
             }),
             cores: internal("cache", cores, cores_size),
-            list: Lock::new(List { first: core::ptr::null_mut() }),
+            list: CoreList::new(),
             references: AtomicUsize::new(1),
             order,
         };
@@ -232,19 +232,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     }
 
     /// Calls `look` with each cache, none of which can go meanwhile; holds no lock during the call.
-    fn visit(&self, mut look: impl FnMut(&Core<P, C>)) {
+    fn visit(&self, look: impl FnMut(&Core<P, C>)) {
         let system = self.system();
-        let mut current = system.referenced(None);
-        while let Some(core) = current {
-            // SAFETY: core I1: `referenced` took a reference.
-            look(unsafe { core.as_ref() });
-            current = system.referenced(Some(core));
-            // SAFETY: the reference that we took.
-            unsafe { system.release_core(core) };
-        }
+        system.list.visit(&system.locking, look);
     }
 
-    /// Makes the core of a cache, with one reference, and puts it into the list.
+    /// Makes the core of a cache and puts it into the list; the system has a reference more. Fails too for an interrupt that
+    /// came upon the list's lock.
     pub(crate) fn make_core(&self, plan: Plan) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
         let memory = system.cores.allocate()?;
@@ -257,9 +251,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let made = Core::new(self.system, Slots::new(slots, cpu), plan);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
+        // SAFETY: just made; `destroy_core` unlinks it before it dies.
+        if !unsafe { system.list.link(core, &system.locking) } {
+            // SAFETY: in no list, and nobody else has seen it.
+            unsafe { system.free_core(core) };
+            return Err(OutOfMemory);
+        }
         // Relaxed: as in `clone`.
         system.references.fetch_add(1, Ordering::Relaxed);
-        system.enlist(core);
         Ok(core)
     }
 }
@@ -281,94 +280,32 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         self.records.iter().chain(&self.magazines).chain([&self.cores])
     }
 
-    fn enlist(&self, core: NonNull<Core<P, C>>) {
-        let slow = self.locking.slow();
-        let mut list = slow.lock(&self.list).expect("caches are not built in interrupts");
-        // SAFETY: core I1: the caller has a reference.
-        let cell = unsafe { &core.as_ref().next };
-        cell.with_mut(|next| {
-            // SAFETY: guarded by the list's lock.
-            unsafe { *next = list.first }
-        });
-        list.first = core.as_ptr();
-    }
-
-    /// Takes a reference to the core after `core`, to which the caller has one, or to the first.
-    fn referenced(&self, core: Option<NonNull<Core<P, C>>>) -> Option<NonNull<Core<P, C>>> {
-        let slow = self.locking.slow();
-        let list = slow.lock(&self.list)?;
-        let mut next = match core {
-            // SAFETY: core I1.
-            Some(core) => unsafe { Self::next_of(core) },
-            None => list.first,
-        };
-        while let Some(core) = NonNull::new(next) {
-            // SAFETY: I2: what is in the list is alive.
-            let references = unsafe { &core.as_ref().references };
-            // Relaxed: the list's lock orders it against unlinking; a core without references is about to be unlinked.
-            if references.load(Ordering::Relaxed) > 0 {
-                references.fetch_add(1, Ordering::Relaxed);
-                return Some(core);
-            }
-            // SAFETY: as above.
-            next = unsafe { Self::next_of(core) };
-        }
-        None
-    }
-
-    /// # Safety
-    /// 1. The core is alive and the caller holds the list's lock.
-    unsafe fn next_of(core: NonNull<Core<P, C>>) -> *mut Core<P, C> {
-        // SAFETY: clause 1.
-        let cell = unsafe { &core.as_ref().next };
-        // SAFETY: clause 1.
-        cell.with(|next| unsafe { *next })
-    }
-
-    /// Releases a reference; the last one takes the core out of the list and frees its memory.
+    /// Sends all free slabs of a core home and destroys it; returns how many objects are in use.
+    ///
+    /// With objects in use the core's memory stays, as the records of their slabs name it; so it does where an interrupt
+    /// came upon the lock of the list.
     ///
     /// # Safety
-    /// 1. The caller has that reference, and gives it up.
-    pub(crate) unsafe fn release_core(&self, core: NonNull<Core<P, C>>) {
-        {
-            let slow = self.locking.slow();
-            let Some(mut list) = slow.lock(&self.list) else {
-                // Nested on the list's owner: the reference stays, and with it the core.
-                return;
-            };
-            // SAFETY: clause 1.
-            let references = unsafe { &core.as_ref().references };
-            // AcqRel: the last release sees what all others did to the core.
-            if references.fetch_sub(1, Ordering::AcqRel) > 1 {
-                return;
-            }
-            // SAFETY: clause 1, under the lock.
-            let next = unsafe { Self::next_of(core) };
-            if list.first == core.as_ptr() {
-                list.first = next;
-            } else {
-                let mut before = NonNull::new(list.first);
-                while let Some(other) = before {
-                    // SAFETY: I2: alive, under the lock.
-                    let after = unsafe { Self::next_of(other) };
-                    if after == core.as_ptr() {
-                        // SAFETY: I2: alive.
-                        let cell = unsafe { &other.as_ref().next };
-                        // SAFETY: under the lock.
-                        cell.with_mut(|cell| unsafe { *cell = next });
-                        break;
-                    }
-                    before = NonNull::new(after);
-                }
-            }
+    /// 1. `core` came from `make_core`; its only handle calls this once and is not used again.
+    pub(crate) unsafe fn destroy_core(&self, core: NonNull<Core<P, C>>) -> usize {
+        // SAFETY: clause 1: alive.
+        let shared = unsafe { core.as_ref() };
+        let is_closed = self.list.close(shared, &self.locking);
+        shared.shrink(usize::MAX, Patience::Wait);
+        let in_use = shared.stats().objects_active;
+        // SAFETY: it is closed, and clause 1: still in the list.
+        if !is_closed || !unsafe { self.list.unlink(core, &self.locking) } || shared.slabs() > 0 {
+            return in_use;
         }
-        // SAFETY: it was the last reference, and the core is in no list.
-        let leaked = unsafe { core.as_ref() }.slabs() > 0;
-        if leaked {
-            // Records of the leaked slabs name this core: it stays, so that no other cache gets its address.
-            return;
-        }
-        // SAFETY: as above; nobody uses it from here on.
+        // SAFETY: clause 1, no visitor is there, and no slab names it.
+        unsafe { self.free_core(core) };
+        in_use
+    }
+
+    /// # Safety
+    /// 1. `core` is in no list, nobody uses it, and it has no slab.
+    unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
+        // SAFETY: clause 1.
         unsafe { core.drop_in_place() };
         let mut memory = Some(core.cast());
         self.cores.give_back(Patience::Wait, || memory.take());

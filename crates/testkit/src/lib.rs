@@ -6,6 +6,6 @@ mod pattern;
 mod random;
 
 #[cfg(loom)]
-pub use model::model;
+pub use model::{long_model, model, spawn};
 pub use pattern::Pattern;
 pub use random::Random;

@@ -62,6 +62,11 @@ impl PageTarget for BuddyPages {
         self.buddy.drain();
     }
 
+    fn splits_and_merges(&self) -> (usize, usize) {
+        let counts = self.buddy.observer();
+        (counts.splits(), counts.merges())
+    }
+
     fn is_as_at_start(&self) -> bool {
         self.buddy.free_blocks().eq(self.free_at_start.iter().copied())
     }

@@ -16,7 +16,7 @@ pub fn json(outcomes: &[Outcome]) -> String {
 }
 
 fn object(outcome: &Outcome) -> String {
-    let (objects, pages) = (&outcome.objects, &outcome.pages);
+    let (objects, pages, stack) = (&outcome.objects, &outcome.pages, &outcome.stack);
     let mut fields = vec![("trace", string(&outcome.trace))];
     let mut number = |name, value: u64| fields.push((name, value.to_string()));
     number("events", outcome.events);
@@ -27,13 +27,20 @@ fn object(outcome: &Outcome) -> String {
     number("unmatched_frees", objects.unmatched_frees);
     number("implied_frees", objects.implied_frees);
     number("peak_live_bytes", objects.peak_live_bytes);
-    number("peak_pages_held", outcome.peak_pages_held as u64);
+    number("peak_pages_held", stack.peak_pages as u64);
     number("page_matched_frees", pages.matched_frees);
     number("page_unmatched_frees", pages.unmatched_frees);
     number("page_implied_frees", pages.implied_frees);
     number("page_other_orders", pages.other_orders);
     number("peak_live_pages", pages.peak_live_pages);
-    number("pages_held_after_shrink", outcome.pages_held_after_shrink as u64);
+    number("pages_held_after_shrink", stack.held_pages as u64);
+    number("slabs_grown", stack.slabs_grown as u64);
+    number("slabs_given_back", stack.slabs_given_back as u64);
+    number("splits", stack.splits as u64);
+    number("merges", stack.merges as u64);
+    let (page_splits, page_merges) = outcome.page_splits_and_merges;
+    number("page_splits", page_splits as u64);
+    number("page_merges", page_merges as u64);
     number("findings", outcome.findings.count());
     fields.push(("buddy_equals_initial", outcome.buddy_equals_initial.to_string()));
     let lines: Vec<_> =

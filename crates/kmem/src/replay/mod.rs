@@ -13,4 +13,5 @@ pub mod pages;
 pub mod pattern;
 pub mod pipeline;
 pub mod report;
+pub mod stack;
 pub mod target;

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use super::hash::NumberMap;
 use super::outcome::{Findings, ObjectTotals};
 use super::pattern;
-use super::target::{OBJECT_ALIGN, ObjectTarget};
+use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
 use crate::input_error::Mismatch;
 
 /// Caches that a trace may open.
@@ -143,9 +143,11 @@ impl<T: ObjectTarget> Objects<T> {
     ) -> Result<(), Mismatch> {
         let index = self.cache(id, requested_bytes)?;
         self.free_implied(object, line, findings);
-        let opened = &mut self.caches.opened[index as usize];
-        opened.allocations += 1;
-        let start = self.target.allocate_object(opened.cache).ok();
+        let mut start = None;
+        if let Some(opened) = self.caches.opened.get_mut(index as usize) {
+            opened.allocations += 1;
+            start = self.target.allocate_object(opened.cache).ok();
+        }
         self.insert(object, start, requested_bytes, index, line, findings);
         Ok(())
     }
@@ -167,7 +169,9 @@ impl<T: ObjectTarget> Objects<T> {
         for live in std::mem::take(&mut self.live).into_values() {
             self.release(live, line, findings);
         }
-        self.target.shrink();
+        if let Err(problem) = self.target.shrink() {
+            findings.add(line, format_args!("{problem}"));
+        }
     }
 
     /// Adds what the recorded kernel set aside.
@@ -233,6 +237,7 @@ impl<T: ObjectTarget> Objects<T> {
         }
     }
 
+    /// Returns the index of the cache for such objects, opened on first sight; `NO_CACHE` when there is no memory for it.
     #[inline]
     fn cache(&mut self, id: u32, requested_bytes: u32) -> Result<u32, Mismatch> {
         match self.caches.by_id.get(id as usize) {
@@ -268,9 +273,13 @@ impl<T: ObjectTarget> Objects<T> {
                     false => plain.to_string(),
                 };
                 let object_bytes = (requested_bytes as usize).next_multiple_of(OBJECT_ALIGN);
-                let opened = self.target.open_cache(&name, object_bytes).map_err(|reason| {
-                    Mismatch::new("an object size that a cache can have", reason)
-                })?;
+                let opened = match self.target.open_cache(&name, object_bytes) {
+                    Ok(opened) => opened,
+                    Err(NoCache::OutOfMemory) => return Ok(NO_CACHE),
+                    Err(NoCache::Impossible(reason)) => {
+                        return Err(Mismatch::new("an object size that a cache can have", reason));
+                    }
+                };
                 let opened = OpenCache {
                     name,
                     allocations: 0,

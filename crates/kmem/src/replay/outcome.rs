@@ -46,6 +46,23 @@ pub struct PageTotals {
     pub peak_live_pages: u64,
 }
 
+/// What the stack below the object events counted.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct StackTotals {
+    /// Pages held now.
+    pub held_pages: usize,
+    /// The most of them at once.
+    pub peak_pages: usize,
+    /// Slabs taken from the page source.
+    pub slabs_grown: usize,
+    /// Slabs given back to it.
+    pub slabs_given_back: usize,
+    /// Blocks split in two.
+    pub splits: usize,
+    /// Pairs of buddies that became one block.
+    pub merges: usize,
+}
+
 /// What went wrong in our allocators while a trace was replayed. None of these is the trace's fault.
 #[derive(Debug, Clone)]
 pub struct Findings {
@@ -78,10 +95,10 @@ pub struct Outcome {
     pub objects: ObjectTotals,
     /// Totals of page events.
     pub pages: PageTotals,
-    /// The most pages which the object stack held at once.
-    pub peak_pages_held: usize,
-    /// Pages which it held after everything was freed and shrunk.
-    pub pages_held_after_shrink: usize,
+    /// What the object stack counted, after everything was freed and shrunk.
+    pub stack: StackTotals,
+    /// Splits and merges of the page events' buddy.
+    pub page_splits_and_merges: (usize, usize),
     /// Whether the free blocks of both stacks were in the end those of the start.
     pub buddy_equals_initial: bool,
     /// Caches, the busiest first.
@@ -99,8 +116,8 @@ impl Outcome {
             duration: Duration::ZERO,
             objects: ObjectTotals::default(),
             pages: PageTotals::default(),
-            peak_pages_held: 0,
-            pages_held_after_shrink: 0,
+            stack: StackTotals::default(),
+            page_splits_and_merges: (0, 0),
             buddy_equals_initial: false,
             caches: Vec::new(),
             findings: Findings::new(trace),
@@ -109,7 +126,7 @@ impl Outcome {
 
     /// Returns whether our allocators did everything right.
     pub fn is_sound(&self) -> bool {
-        self.findings.count() == 0 && self.pages_held_after_shrink == 0 && self.buddy_equals_initial
+        self.findings.count() == 0 && self.stack.held_pages == 0 && self.buddy_equals_initial
     }
 
     /// Returns events over the whole time of reading, decoding and replaying.

@@ -3,6 +3,7 @@
 use super::hash::NumberMap;
 use super::outcome::{Findings, PageTotals};
 use super::target::PageTarget;
+use crate::trace::event::MAX_FRAMES;
 
 /// The page side of a replay.
 pub struct Pages<T> {
@@ -11,12 +12,28 @@ pub struct Pages<T> {
     totals: PageTotals,
 }
 
-/// A live block of ours.
+/// A live block of ours in one word, as hundreds of thousands may be live and most of the time goes into finding them: the
+/// order in the low byte, above it one more than the frame, or zero where memory was out.
 #[derive(Clone, Copy)]
-struct Live {
-    /// `None` where memory was out.
-    frame: Option<u64>,
-    order: u8,
+struct Live(u64);
+
+const _: () = assert!(MAX_FRAMES <= 1 << 55);
+
+impl Live {
+    #[inline]
+    fn new(frame: Option<u64>, order: u8) -> Self {
+        Self(frame.map_or(0, |frame| frame + 1) << 8 | u64::from(order))
+    }
+
+    #[inline]
+    fn frame(self) -> Option<u64> {
+        (self.0 >> 8).checked_sub(1)
+    }
+
+    #[inline]
+    fn order(self) -> u8 {
+        self.0 as u8
+    }
 }
 
 impl<T: PageTarget> Pages<T> {
@@ -55,7 +72,7 @@ impl<T: PageTarget> Pages<T> {
         self.totals.allocations += 1;
         self.totals.live_pages += 1 << order;
         self.totals.peak_live_pages = self.totals.peak_live_pages.max(self.totals.live_pages);
-        self.live.insert(frame, Live { frame: ours, order });
+        self.live.insert(frame, Live::new(ours, order));
     }
 
     /// Frees the block whose first frame is the traced `frame`, in the order of its allocation.
@@ -64,7 +81,7 @@ impl<T: PageTarget> Pages<T> {
         match self.live.remove(&frame) {
             Some(live) => {
                 self.totals.matched_frees += 1;
-                self.totals.other_orders += u64::from(live.order != order);
+                self.totals.other_orders += u64::from(live.order() != order);
                 self.release(live, line, findings);
             }
             None => self.totals.unmatched_frees += 1,
@@ -81,10 +98,23 @@ impl<T: PageTarget> Pages<T> {
 
     #[inline]
     fn release(&mut self, live: Live, line: u64, findings: &mut Findings) {
-        self.totals.live_pages -= 1 << live.order;
-        let freed = live.frame.map_or(Ok(()), |frame| self.target.free(frame, live.order));
+        self.totals.live_pages -= 1 << live.order();
+        let freed = live.frame().map_or(Ok(()), |frame| self.target.free(frame, live.order()));
         if let Err(fault) = freed {
             findings.add(line, format_args!("{fault}"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_live_block_fits_a_word() {
+        for frame in [None, Some(0), Some(MAX_FRAMES - 1)] {
+            let live = Live::new(frame, 18);
+            assert_eq!((live.frame(), live.order()), (frame, 18));
         }
     }
 }

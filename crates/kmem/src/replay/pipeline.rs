@@ -1,6 +1,6 @@
-//! Reading and replaying side by side: one thread decodes and parses, the caller's replays.
+//! Reading and replaying side by side: one thread decodes, one parses, the caller's replays.
 //!
-//! Batches go round between the two over bounded channels; whoever is slower makes the other wait. A handful of batches
+//! Batches go round between the last two over bounded channels; whoever is slower makes the other wait. A handful of batches
 //! exists however long the trace is.
 
 use std::io;
@@ -14,9 +14,10 @@ use super::outcome::{CacheUse, Findings, Outcome};
 use super::pages::Pages;
 use super::target::{ObjectTarget, PageTarget};
 use crate::input_error::{InputError, Mismatch};
+use crate::trace::ahead::Ahead;
 use crate::trace::event::{Action, Event};
 use crate::trace::reader::{Batch, TraceReader};
-use crate::trace::source::Source;
+use crate::trace::source::{Source, Text};
 
 /// Batches in flight.
 const BATCHES: usize = 8;
@@ -82,9 +83,10 @@ pub fn replay<T: ObjectTarget>(
     for _ in 0..BATCHES {
         emptied.send(Batch::default()).expect("the channel has room for all batches");
     }
+    let ahead = Ahead::new(source)?;
     std::thread::scope(|scope| {
         let reading = std::thread::Builder::new().name("trace reader".into());
-        reading.spawn_scoped(scope, move || read(TraceReader::new(source), &to_fill, &filled))?;
+        reading.spawn_scoped(scope, move || read(TraceReader::new(ahead), &to_fill, &filled))?;
         // Owned here, so that an early return hangs up and ends the reader.
         let (emptied, to_replay) = (emptied, to_replay);
         let Ok(first) = to_replay.recv() else { unreachable!("the reader sends before it ends") };
@@ -112,7 +114,7 @@ pub fn replay<T: ObjectTarget>(
 
 /// Reads all batches of a trace; ends early when nobody listens.
 fn read(
-    mut reader: TraceReader,
+    mut reader: TraceReader<Ahead>,
     to_fill: &Receiver<Batch>,
     filled: &SyncSender<Result<Batch, InputError>>,
 ) {
@@ -169,9 +171,8 @@ impl<T: ObjectTarget> Replay<T> {
         });
         self.objects.finish(self.last_line, &mut outcome.findings);
         self.pages.finish(self.last_line, &mut outcome.findings);
-        let (held, peak) = self.objects.target().held_and_peak_pages();
-        outcome.peak_pages_held = peak;
-        outcome.pages_held_after_shrink = held;
+        outcome.stack = self.objects.target().totals();
+        outcome.page_splits_and_merges = self.pages.target().splits_and_merges();
         outcome.buddy_equals_initial =
             self.objects.target().is_as_at_start() && self.pages.target().is_as_at_start();
         outcome

@@ -9,25 +9,11 @@ const BUSIEST: usize = 10;
 /// Columns of the bars.
 const BAR_COLUMNS: u64 = 24;
 
-/// Whether object events were replayed on allocators, or only counted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ObjectEvents {
-    /// Real memory went through the stack.
-    Replayed,
-    /// No memory was allocated for them.
-    Counted,
-}
-
 /// Writes what `outcome` came to, at most 80 columns wide.
 ///
 /// # Errors
 /// When `out` does not take the text.
-pub fn report(
-    out: &mut dyn Write,
-    outcome: &Outcome,
-    object_events: ObjectEvents,
-    colour: bool,
-) -> io::Result<()> {
+pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Result<()> {
     let (bold, dim, off) = if colour { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
     let (objects, pages) = (&outcome.objects, &outcome.pages);
     let seconds = outcome.duration.as_secs_f64();
@@ -38,11 +24,7 @@ pub fn report(
         thousands(outcome.events),
         outcome.events_per_second() / 1e6,
     )?;
-    let how = match object_events {
-        ObjectEvents::Replayed => "",
-        ObjectEvents::Counted => "  (counted, not replayed)",
-    };
-    writeln!(out, "\n{bold}Objects{off}{how}")?;
+    writeln!(out, "\n{bold}Objects{off}, on kmalloc and slab caches over a buddy")?;
     row(out, "allocated", objects.allocations, "objects")?;
     row(out, "freed", objects.matched_frees, "objects")?;
     row(
@@ -54,12 +36,14 @@ pub fn report(
     row(out, "frees skipped", objects.unmatched_frees, "of objects older than the trace")?;
     row(out, "asked for", objects.bytes_requested, "bytes")?;
     row(out, "live at the peak", objects.peak_live_bytes, "bytes")?;
-    if object_events == ObjectEvents::Replayed {
-        let held = outcome.peak_pages_held as u64 * page_frame::PAGE_SIZE as u64;
-        let ratio = held as f64 / objects.peak_live_bytes.max(1) as f64;
-        row(out, "held at the peak", held, &format!("bytes, {ratio:.2} times the live ones"))?;
-    }
-    writeln!(out, "\n{bold}Pages{off}")?;
+    let stack = &outcome.stack;
+    let held = (stack.peak_pages * page_frame::PAGE_SIZE) as u64;
+    let ratio = held as f64 / objects.peak_live_bytes.max(1) as f64;
+    row(out, "held at the peak", held, &format!("bytes, {ratio:.2} times the live ones"))?;
+    let given_back = thousands(stack.slabs_given_back as u64);
+    row(out, "slabs grown", stack.slabs_grown as u64, &format!("({given_back} given back)"))?;
+    splits(out, (stack.splits, stack.merges))?;
+    writeln!(out, "\n{bold}Pages{off}, on a buddy of their own")?;
     row(out, "allocated", pages.allocations, "blocks")?;
     row(out, "freed", pages.matched_frees, "blocks")?;
     row(
@@ -70,8 +54,9 @@ pub fn report(
     )?;
     row(out, "frees skipped", pages.unmatched_frees, "of blocks older than the trace")?;
     row(out, "live at the peak", pages.peak_live_pages, "pages")?;
+    splits(out, outcome.page_splits_and_merges)?;
     if !outcome.caches.is_empty() {
-        writeln!(out, "\n{bold}The busiest of {} caches{off}", outcome.caches.len())?;
+        writeln!(out, "\n{bold}The busiest of {} named caches{off}", outcome.caches.len())?;
         let most = outcome.caches[0].allocations.max(1);
         for used in outcome.caches.iter().take(BUSIEST) {
             let bar = "#".repeat((used.allocations * BAR_COLUMNS).div_ceil(most) as usize);
@@ -81,15 +66,14 @@ pub fn report(
         }
     }
     writeln!(out)?;
-    let home = match (object_events, outcome.pages_held_after_shrink) {
-        (ObjectEvents::Counted, _) => String::new(),
-        (_, 0) => format!("all {} pages home; ", thousands(outcome.peak_pages_held as u64)),
-        (_, held) => format!("{} pages are not home; ", thousands(held as u64)),
+    let home = match stack.held_pages {
+        0 => format!("all {} pages home", thousands(stack.peak_pages as u64)),
+        held => format!("{} pages are NOT home", thousands(held as u64)),
     };
     let same = if outcome.buddy_equals_initial { "the" } else { "NOT the" };
     writeln!(
         out,
-        "{bold}Everything freed: {home}the free blocks are {same} ones of the start.{off}"
+        "{bold}Everything freed: {home}; free blocks are {same} ones of the start.{off}"
     )?;
     for finding in outcome.findings.shown() {
         writeln!(out, "  {finding}")?;
@@ -102,6 +86,11 @@ pub fn report(
 
 fn row(out: &mut dyn Write, what: &str, number: u64, unit: &str) -> io::Result<()> {
     writeln!(out, "  {what:<21}{:>13} {unit}", thousands(number))
+}
+
+fn splits(out: &mut dyn Write, (splits, merges): (usize, usize)) -> io::Result<()> {
+    let merges = thousands(merges as u64);
+    row(out, "blocks split", splits as u64, &format!("times ({merges} merges)"))
 }
 
 fn thousands(number: u64) -> String {

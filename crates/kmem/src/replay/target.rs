@@ -9,8 +9,19 @@ use std::ptr::NonNull;
 
 use page_frame::OutOfMemory;
 
+use super::outcome::StackTotals;
+
 /// Alignment of all objects in bytes.
 pub const OBJECT_ALIGN: usize = 8;
+
+/// Why there is no cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoCache {
+    /// Memory is out.
+    OutOfMemory,
+    /// There can be none for such objects, however much memory there is.
+    Impossible(String),
+}
 
 /// An allocator of objects: named caches, and bytes of any size.
 ///
@@ -30,8 +41,8 @@ pub unsafe trait ObjectTarget {
     /// Makes a cache of objects of `object_bytes`, a multiple of [`OBJECT_ALIGN`].
     ///
     /// # Errors
-    /// Why there can be no such cache.
-    fn open_cache(&mut self, name: &str, object_bytes: usize) -> Result<Self::Cache, String>;
+    /// Why there is no such cache.
+    fn open_cache(&mut self, name: &str, object_bytes: usize) -> Result<Self::Cache, NoCache>;
 
     /// Allocates an object of `cache`.
     ///
@@ -57,11 +68,14 @@ pub unsafe trait ObjectTarget {
     /// 1. `start` was returned for `bytes` and not freed since.
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize);
 
-    /// Returns the pages held at this moment, and the most held at once.
-    fn held_and_peak_pages(&self) -> (usize, usize);
+    /// Returns what the stack below counted.
+    fn totals(&self) -> StackTotals;
 
-    /// Gives back every page that no live object needs, those of idle CPUs too.
-    fn shrink(&mut self);
+    /// Gives back every page, those that idle CPUs keep too. Called once, at the end, when no object is live.
+    ///
+    /// # Errors
+    /// What is wrong below, or still keeps pages.
+    fn shrink(&mut self) -> Result<(), String>;
 
     /// Returns whether the pages below are as they were at the start.
     fn is_as_at_start(&self) -> bool;
@@ -72,7 +86,7 @@ pub trait PageTarget {
     /// Goes on as CPU `cpu`.
     fn switch_cpu(&mut self, cpu: u16);
 
-    /// Allocates 2^`order` frames and returns the first.
+    /// Allocates 2^`order` frames and returns the first, which is below [`MAX_FRAMES`](crate::trace::event::MAX_FRAMES).
     ///
     /// # Errors
     /// When memory is out.
@@ -86,6 +100,9 @@ pub trait PageTarget {
 
     /// Brings home what CPUs keep.
     fn drain(&mut self);
+
+    /// Returns how many blocks were split in two, and how many pairs became one.
+    fn splits_and_merges(&self) -> (usize, usize);
 
     /// Returns whether the free blocks are as they were at the start.
     fn is_as_at_start(&self) -> bool;
@@ -103,7 +120,7 @@ unsafe impl ObjectTarget for CountOnly {
 
     fn switch_cpu(&mut self, _: u16) {}
 
-    fn open_cache(&mut self, _: &str, _: usize) -> Result<(), String> {
+    fn open_cache(&mut self, _: &str, _: usize) -> Result<(), NoCache> {
         Ok(())
     }
 
@@ -119,11 +136,13 @@ unsafe impl ObjectTarget for CountOnly {
 
     unsafe fn free_bytes(&mut self, _: NonNull<u8>, _: usize) {}
 
-    fn held_and_peak_pages(&self) -> (usize, usize) {
-        (0, 0)
+    fn totals(&self) -> StackTotals {
+        StackTotals::default()
     }
 
-    fn shrink(&mut self) {}
+    fn shrink(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     fn is_as_at_start(&self) -> bool {
         true
@@ -144,7 +163,7 @@ unsafe impl ObjectTarget for SystemAllocator {
 
     fn switch_cpu(&mut self, _: u16) {}
 
-    fn open_cache(&mut self, _: &str, object_bytes: usize) -> Result<usize, String> {
+    fn open_cache(&mut self, _: &str, object_bytes: usize) -> Result<usize, NoCache> {
         Ok(object_bytes)
     }
 
@@ -167,11 +186,13 @@ unsafe impl ObjectTarget for SystemAllocator {
         unsafe { dealloc(start.as_ptr(), layout(bytes)) }
     }
 
-    fn held_and_peak_pages(&self) -> (usize, usize) {
-        (0, 0)
+    fn totals(&self) -> StackTotals {
+        StackTotals::default()
     }
 
-    fn shrink(&mut self) {}
+    fn shrink(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     fn is_as_at_start(&self) -> bool {
         true

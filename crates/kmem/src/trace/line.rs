@@ -9,6 +9,20 @@ use super::names::MAX_NAMES;
 /// Migratetypes a kernel may have; six on today's, and room to grow.
 const MAX_MIGRATETYPE: u64 = 15;
 
+/// The value of each byte as a digit of any radix up to 16; others have a higher one.
+///
+/// A table, as a digit of an address is a letter as often as not: no processor foresees which.
+const DIGITS: [u8; 256] = {
+    let mut values = [u8::MAX; 256];
+    let mut value = 0;
+    while value < 16 {
+        values[b"0123456789abcdef"[value] as usize] = value as u8;
+        values[b"0123456789ABCDEF"[value] as usize] = value as u8;
+        value += 1;
+    }
+    values
+};
+
 /// One line, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Line<'a> {
@@ -198,45 +212,41 @@ impl<'a> Fields<'a> {
         Ok(self.decimal(expected, u64::from(MAX_NAMES) - 1)? as u32)
     }
 
+    #[inline(always)]
     fn decimal(&mut self, expected: &'static str, max: u64) -> Result<u64, Unexpected<'a>> {
-        self.number::<10>(expected, max)
+        self.number::<10>(max).ok_or_else(|| Unexpected::field(expected, self.rest))
     }
 
+    #[inline(always)]
     fn hexadecimal(&mut self, expected: &'static str, max: u64) -> Result<u64, Unexpected<'a>> {
-        self.number::<16>(expected, max)
+        self.number::<16>(max).ok_or_else(|| Unexpected::field(expected, self.rest))
     }
 
     /// Reads a comma and a number of at most `max`, in as many digits as cannot overflow a word: 19 decimal ones or 16
     /// hexadecimal ones. So the sum needs no check, and one compare at its end decides.
-    fn number<const RADIX: u64>(
-        &mut self,
-        expected: &'static str,
-        max: u64,
-    ) -> Result<u64, Unexpected<'a>> {
+    #[inline(always)]
+    fn number<const RADIX: u8>(&mut self, max: u64) -> Option<u64> {
         let max_digits = if RADIX == 16 { 16 } else { 19 };
-        let field = self.rest;
-        let Some((b',', bytes)) = field.split_first() else {
-            return Err(Unexpected::field(expected, field));
-        };
+        let (b',', bytes) = self.rest.split_first()? else { return None };
         let mut value = 0_u64;
         let mut digits = 0;
         while let Some(&byte) = bytes.get(digits) {
-            let digit = match byte {
-                b'0'..=b'9' => byte - b'0',
-                b'a'..=b'f' if RADIX == 16 => byte - b'a' + 10,
-                b'A'..=b'F' if RADIX == 16 => byte - b'A' + 10,
+            let digit = DIGITS[usize::from(byte)];
+            if digit >= RADIX {
                 // Something else than a comma behind the digits belongs to this field and spoils it.
-                b',' => break,
-                _ => return Err(Unexpected::field(expected, field)),
-            };
-            value = value.wrapping_mul(RADIX).wrapping_add(u64::from(digit));
+                if byte != b',' {
+                    return None;
+                }
+                break;
+            }
+            value = value.wrapping_mul(RADIX.into()).wrapping_add(digit.into());
             digits += 1;
         }
         if digits == 0 || digits > max_digits || value > max {
-            return Err(Unexpected::field(expected, field));
+            return None;
         }
         self.rest = &bytes[digits..];
-        Ok(value)
+        Some(value)
     }
 
     fn comma(&mut self, expected: &'static str) -> Result<(), Unexpected<'a>> {

@@ -10,11 +10,13 @@
 //! ```
 //!
 //! Bottom up: [`line`](mod@line) reads one line, [`names`] remembers what the numbers stand for, [`source`] makes
-//! bytes out of files, standard input and zstd frames, and [`reader`] turns all of it into batches of [`event`]s.
+//! bytes out of files, standard input and zstd frames, [`ahead`] has another thread do so, and [`reader`] turns all of it
+//! into batches of [`event`]s.
 //!
 //! Memory is bounded whatever the input holds: lines, names, numbers and zstd windows all have a maximum, and a batch
 //! has a fixed number of events.
 
+pub mod ahead;
 pub mod event;
 pub mod line;
 pub mod names;

@@ -3,27 +3,40 @@
 //! Which of the two is told by the first bytes, never by a name.
 
 use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io::{self, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::zstd::{Frames, is_zstd, unreadable};
+use super::zstd::{Frames, MAGIC_BYTES, is_zstd, unreadable};
 use crate::input_error::{InputError, Mismatch};
 
 const READ_AHEAD_BYTES: usize = 128 << 10;
 
-type Input = BufReader<CountingRead>;
+/// The first bytes, by which the form was told, and the rest.
+type Input = BufReader<Chain<Cursor<Vec<u8>>, CountingRead>>;
+
+/// The text of a trace, read piece by piece.
+pub trait Text {
+    /// Returns what messages call the trace.
+    fn name(&self) -> &str;
+
+    /// Reads text into `target` and returns how many bytes; zero is the end.
+    ///
+    /// # Errors
+    /// Input that cannot be read or decoded.
+    fn read(&mut self, target: &mut [u8]) -> Result<usize, InputError>;
+}
 
 /// An open trace as a stream of text.
 pub struct Source {
     name: String,
     size_bytes: Option<u64>,
     bytes_read: Arc<AtomicU64>,
-    text: Text,
+    form: Form,
 }
 
-enum Text {
+enum Form {
     Plain(Input),
     Zstd(Box<Frames<Input>>),
 }
@@ -51,6 +64,14 @@ impl Source {
         Self::new(name, size_bytes, Box::new(file))
     }
 
+    /// Reads whatever `from` gives, which errors and reports call `name`.
+    ///
+    /// # Errors
+    /// Input that cannot be read.
+    pub fn reader(name: &str, from: impl Read + Send + 'static) -> Result<Self, InputError> {
+        Self::new(name.to_owned(), None, Box::new(from))
+    }
+
     /// Reads `bytes`, which errors and reports call `name`.
     ///
     /// # Errors
@@ -65,23 +86,20 @@ impl Source {
         from: Box<dyn Read + Send>,
     ) -> Result<Self, InputError> {
         let bytes_read = Arc::new(AtomicU64::new(0));
-        let counting = CountingRead { from, bytes_read: Arc::clone(&bytes_read) };
-        let mut input = BufReader::with_capacity(READ_AHEAD_BYTES, counting);
-        let start = input.fill_buf().map_err(|error| unreadable(&error).in_file(&name))?;
+        let mut counting = CountingRead { from, bytes_read: Arc::clone(&bytes_read) };
+        // A pipe may give less than a magic number at first, which alone could be the begin of text or of a frame.
+        let mut start = Vec::with_capacity(MAGIC_BYTES);
+        let read = counting.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start);
+        read.map_err(|error| unreadable(&error).in_file(&name))?;
         if start.is_empty() {
             return Err(Mismatch::new("a trace", "an empty file").in_file(&name));
         }
-        let text = if is_zstd(start) {
-            Text::Zstd(Box::new(Frames::new(input)))
-        } else {
-            Text::Plain(input)
-        };
-        Ok(Self { name, size_bytes, bytes_read, text })
-    }
-
-    /// Returns what messages call this source.
-    pub fn name(&self) -> &str {
-        &self.name
+        let is_zstd = is_zstd(&start);
+        let input = Cursor::new(start).chain(counting);
+        let input = BufReader::with_capacity(READ_AHEAD_BYTES, input);
+        let form =
+            if is_zstd { Form::Zstd(Box::new(Frames::new(input))) } else { Form::Plain(input) };
+        Ok(Self { name, size_bytes, bytes_read, form })
     }
 
     /// Returns the size of the file, before decoding, where it is known.
@@ -93,15 +111,17 @@ impl Source {
     pub fn progress(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes_read)
     }
+}
 
-    /// Reads text into `target` and returns how many bytes; zero is the end.
-    ///
-    /// # Errors
-    /// Input that cannot be read or decoded.
-    pub fn read(&mut self, target: &mut [u8]) -> Result<usize, InputError> {
-        let read = match &mut self.text {
-            Text::Zstd(frames) => frames.read(target),
-            Text::Plain(input) => loop {
+impl Text for Source {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn read(&mut self, target: &mut [u8]) -> Result<usize, InputError> {
+        let read = match &mut self.form {
+            Form::Zstd(frames) => frames.read(target),
+            Form::Plain(input) => loop {
                 match input.read(target) {
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     read => break read.map_err(|error| unreadable(&error)),

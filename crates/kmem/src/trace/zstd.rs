@@ -11,15 +11,17 @@ use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 use crate::input_error::Mismatch;
 
-/// First four bytes of a frame, and of a skippable frame but for the low half of the first byte.
-const FRAME_MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
-const SKIPPABLE_MAGIC: [u8; 4] = [0x50, 0x2a, 0x4d, 0x18];
+/// Bytes by which a stream is told from text.
+pub(super) const MAGIC_BYTES: usize = 4;
+/// First bytes of a frame, and of a skippable frame but for the low half of the first byte.
+const FRAME_MAGIC: [u8; MAGIC_BYTES] = [0x28, 0xb5, 0x2f, 0xfd];
+const SKIPPABLE_MAGIC: [u8; MAGIC_BYTES] = [0x50, 0x2a, 0x4d, 0x18];
 
-/// Returns whether `start`, the first bytes of an input, belong to a zstd stream. An input of fewer than four bytes
+/// Returns whether `start`, the first bytes of an input, belong to a zstd stream. An input of fewer bytes
 /// that could become one counts too: it is a truncated one.
 pub(super) fn is_zstd(start: &[u8]) -> bool {
-    let seen = start.len().min(4);
-    let mut folded = [0; 4];
+    let seen = start.len().min(MAGIC_BYTES);
+    let mut folded = [0; MAGIC_BYTES];
     folded[..seen].copy_from_slice(&start[..seen]);
     folded[0] &= 0xf0;
     seen > 0

@@ -5,33 +5,20 @@
 
 use std::collections::HashMap;
 use std::io::{self, Write};
-use std::time::Duration;
 
-use buddy::{Block, BlockState, Buddy, Mode};
+use buddy::{Block, BlockState, Buddy, EventCounts, Mode};
 use page_frame::{DirectMap, FrameNumber, Order, SingleCpu};
 
 use crate::simulated::Simulated;
 
 use super::script::{Operation, example};
+use super::style::{Ink, Style};
 
 /// The frames of the example.
 const FRAMES: usize = 16;
 /// Columns that a frame takes in the picture.
 const COLUMNS: usize = 4;
-/// How long a step is shown on a terminal.
-pub const PAUSE: Duration = Duration::from_millis(700);
-
-/// How to draw.
-pub struct Style {
-    /// Only the states, one a line.
-    pub plain: bool,
-    /// With colours.
-    pub colour: bool,
-    /// How long each step stays before the next.
-    pub pause: Duration,
-}
-
-type Example = Buddy<'static, DirectMap, SingleCpu>;
+type Example = Buddy<'static, DirectMap, SingleCpu, EventCounts>;
 type Owners = HashMap<FrameNumber, (&'static str, Order)>;
 
 /// Plays the example and draws each state.
@@ -56,12 +43,11 @@ pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
         if style.plain {
             writeln!(out, "{}", state(&buddy, &owners))?;
         } else {
-            writeln!(out, "{}", step.text)?;
+            writeln!(out, "{}", style.paint(Ink::Caption, step.text))?;
             draw(out, &buddy, &owners, style)?;
             caption(out, &buddy, before)?;
-            out.flush()?;
-            std::thread::sleep(style.pause);
         }
+        style.rest(out)?;
     }
     Ok(())
 }
@@ -104,18 +90,15 @@ fn draw(out: &mut impl Write, buddy: &Example, owners: &Owners, style: &Style) -
         let width = block.frames * COLUMNS - 1;
         let is_free = block.state == BlockState::Free;
         let label = if is_free { String::new() } else { owner(owners, &block).to_string() };
-        let (on, off) = match (style.colour, is_free) {
-            (false, _) => ("", ""),
-            (true, true) => ("\x1b[2m", "\x1b[0m"),
-            (true, false) => ("\x1b[30;46m", "\x1b[0m"),
-        };
         let fill = if is_free || style.colour { ' ' } else { '#' };
         let text = match fill {
             ' ' => format!("{label:^width$}"),
             _ => format!("{:#^width$}", format!(" {label} ")),
         };
         upper.push_str(&format!("+{:-^width$}", block.frames));
-        middle.push_str(&format!("|{on}{text}{off}"));
+        let ink = if is_free { Ink::Idle } else { Ink::Taken };
+        middle.push('|');
+        middle.push_str(&style.paint(ink, &text));
     }
     writeln!(out, "  {upper}+\n  {middle}|")
 }
@@ -145,5 +128,5 @@ fn caption(out: &mut impl Write, buddy: &Example, before: usize) -> io::Result<(
             2 * size
         )?;
     }
-    writeln!(out)
+    Ok(())
 }

@@ -1,0 +1,68 @@
+//! Question: what does memory of any size cost, asked for directly and by the standard library's collections, and has that
+//! changed since the last run?
+//!
+//! Baselines: the harness alone (`floor`, where a workload can run without memory) and the published allocators of
+//! [`benches::memory::contestants`], the system's among them. An iteration is one operation of `versus`'s workload of the
+//! same name, a sample is one round of it. Contestants run one after the other here; `versus` interleaves them, and its
+//! ratios are what we claim.
+
+use std::time::Duration;
+
+use benches::collections::Collection;
+use benches::measure::{Sample, scaled};
+use benches::memory::{Contestant, contestants};
+use benches::memory_workload::{Order, Workload};
+use benches::row::FLOOR;
+use criterion::{Criterion, SamplingMode};
+
+/// A selection: `versus` has all.
+const WORKLOADS: [Workload; 6] = [
+    Workload::Pair(64),
+    Workload::Pair(8192),
+    Workload::Actions(300),
+    Workload::Aligned,
+    Workload::ReallocGrow,
+    Workload::Bulk(Order::Lifo),
+];
+
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    memory(&mut criterion);
+    collections(&mut criterion);
+    criterion.final_summary();
+}
+
+fn memory(criterion: &mut Criterion) {
+    for workload in WORKLOADS {
+        let has_floor = workload.has_floor();
+        bench(criterion, &workload.name(), has_floor, |contestant| contestant.run(workload));
+    }
+}
+
+fn collections(criterion: &mut Criterion) {
+    for collection in Collection::ALL {
+        bench(criterion, collection.name(), false, |contestant| {
+            contestant.run_collection(collection)
+        });
+    }
+}
+
+fn bench(
+    criterion: &mut Criterion,
+    name: &str,
+    has_floor: bool,
+    round: impl Fn(&'static dyn Contestant) -> Sample,
+) {
+    let mut group = criterion.benchmark_group(name);
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(1));
+    for (who, contestant) in contestants() {
+        if who == FLOOR && !has_floor {
+            continue;
+        }
+        group.bench_function(who, |bencher| {
+            bencher.iter_custom(|iterations| scaled(round(contestant()), iterations));
+        });
+    }
+    group.finish();
+}

@@ -1,0 +1,129 @@
+//! Object allocators: the trait to implement for one, ours, and the floor.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use buddy::{Buddy, Mode};
+use hosted::{Mapped, Threads};
+use page_frame::DirectMap;
+use slab::{Cache, CacheBuilder, Registry};
+
+use crate::measure::Sample;
+use crate::object_workload::{self, Workload};
+use crate::objects_rivals;
+use crate::row::{FLOOR, OURS};
+
+/// The page allocator below our caches.
+pub type Pages = Buddy<'static, DirectMap, Threads>;
+
+/// An allocator of objects of one layout that is measured.
+///
+/// # Safety
+/// 1. `allocate` returns memory of the layout that nobody else has until it is freed, or addresses that are never
+///    written to.
+pub unsafe trait Objects: Sync {
+    /// Returns an object, its content arbitrary.
+    fn allocate(&self) -> NonNull<u8>;
+
+    /// Takes an object back.
+    ///
+    /// # Safety
+    /// 1. `object` came from this allocator, was not freed since, and is not used any more.
+    unsafe fn free(&self, object: NonNull<u8>);
+}
+
+/// Makes a fresh allocator of objects of a layout.
+pub type Make = fn(Layout) -> Box<dyn Contestant>;
+
+/// An [`Objects`] behind a pointer: the workloads are compiled once for each implementation, inside it.
+pub trait Contestant {
+    /// Runs `workload` on this allocator; see [`object_workload::run`].
+    fn run(&self, workload: Workload) -> Sample;
+}
+
+impl<O: Objects> Contestant for O {
+    fn run(&self, workload: Workload) -> Sample {
+        object_workload::run(self, workload)
+    }
+}
+
+/// Returns ours, the harness's floor, and the rivals, by name.
+pub fn contestants() -> Vec<(&'static str, Make)> {
+    let mut all: Vec<(&'static str, Make)> = vec![
+        (OURS, |layout| Box::new(Ours::new(1 << 30, layout, |builder| builder))),
+        (FLOOR, |_| Box::new(Nothing)),
+    ];
+    all.extend(objects_rivals::all());
+    all
+}
+
+/// A cache over a real buddy, with threads as CPUs.
+///
+/// Fields are dropped in this order: memory last.
+pub struct Ours {
+    /// The cache.
+    pub cache: Cache<Pages, Threads>,
+    _memory: [Mapped; 2],
+}
+
+impl Ours {
+    /// Makes a cache of objects of `layout`, described further by `describe`, over `bytes` bytes of address space.
+    ///
+    /// # Panics
+    /// When there is no address space, or no such cache.
+    pub fn new(
+        bytes: usize,
+        layout: Layout,
+        describe: impl FnOnce(CacheBuilder<'_, Pages, Threads>) -> CacheBuilder<'_, Pages, Threads>,
+    ) -> Self {
+        let (buddy, memory) = pages(bytes);
+        let registry = Registry::new(buddy, Threads).expect("a page is free");
+        let cache = describe(registry.cache("bench", layout)).build();
+        Self { cache: cache.expect("a good layout"), _memory: memory }
+    }
+}
+
+/// Returns a buddy over `bytes` bytes of address space, which live as long as the two mappings.
+///
+/// # Panics
+/// When there is no address space.
+pub fn pages(bytes: usize) -> (Pages, [Mapped; 2]) {
+    let memory = Mapped::reserve(bytes).expect("address space");
+    let ranges = [memory.frames()];
+    let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).expect("a good range");
+    let metadata = Mapped::reserve(layout.size()).expect("address space");
+    let map = memory.direct_map();
+    // SAFETY: both mappings are fresh, so zero and nobody else's; the caller keeps them as long as the allocator.
+    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, Threads, Mode::Cached) };
+    (buddy.expect("a good range"), [memory, metadata])
+}
+
+// SAFETY: the cache's objects are of its layout and each somebody's.
+unsafe impl Objects for Ours {
+    #[inline]
+    fn allocate(&self) -> NonNull<u8> {
+        self.cache.allocate().expect("the workloads use little memory")
+    }
+
+    #[inline]
+    unsafe fn free(&self, object: NonNull<u8>) {
+        // SAFETY: the caller's clause.
+        unsafe { self.cache.free(object) };
+    }
+}
+
+/// The harness without an allocator.
+struct Nothing;
+
+// SAFETY: the workloads that run on it never write to objects.
+unsafe impl Objects for Nothing {
+    #[inline]
+    fn allocate(&self) -> NonNull<u8> {
+        std::hint::black_box(NonNull::dangling())
+    }
+
+    #[inline]
+    unsafe fn free(&self, object: NonNull<u8>) {
+        std::hint::black_box(object);
+    }
+}

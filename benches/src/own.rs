@@ -1,0 +1,111 @@
+//! Figures of our caches alone, each a comparison of two of our own, or a count.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+
+use hosted::Threads;
+use slab::CacheBuilder;
+
+use crate::measure::{CpuTime, mean};
+use crate::objects::{Ours, Pages};
+use crate::row::Row;
+use crate::{Objects, colour, constructed};
+
+type Builder<'r> = CacheBuilder<'r, Pages, Threads>;
+
+/// Slabs that are grown and given back for a cost.
+const SLABS: usize = 1000;
+
+/// Measures all of them.
+pub fn measure(rounds: usize, mut each: impl FnMut(Row)) {
+    let figures = |figure: fn() -> f64| (0..rounds).map(|_| figure()).collect();
+    each(Row::alone("constructed-488", "ratio", figures(constructed::ratio)));
+    each(Row::alone("colour-640x32", "ratio", figures(|| colour::ratio(colour::FIRST_OBJECTS))));
+    each(Row::alone("colour-1280x1024", "ratio", figures(|| colour::ratio(colour::ALL_OBJECTS))));
+    each(Row::alone("grow-cost", "ns", figures(|| slab_costs().0)));
+    each(Row::alone("shrink-cost", "ns", figures(|| slab_costs().1)));
+    each(Row::alone("cpu-slot-miss", "ns", figures(slot_miss_ns)));
+    each(Row::alone("idle-pages", "pages", vec![idle_pages()]));
+}
+
+/// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of 64 bytes.
+///
+/// Growing is what filling an empty cache takes longer than filling it again from the slabs that it has kept. The pages
+/// have been touched before.
+///
+/// # Panics
+/// When there is no memory.
+pub fn slab_costs() -> (f64, f64) {
+    let ours = cache_of_64(|builder| builder.keep_empty(2 * SLABS));
+    let objects = SLABS * ours.cache.geometry().capacity();
+    fill(&ours, objects);
+    ours.cache.shrink();
+    let growing_ns = fill(&ours, objects);
+    let again_ns = fill(&ours, objects);
+    let slabs = ours.cache.stats().slabs as f64;
+    let start = CpuTime::now();
+    let pages = ours.cache.shrink();
+    let shrinking_ns = start.elapsed_ns();
+    assert!(pages >= SLABS, "all slabs were empty");
+    ((growing_ns - again_ns).max(0.0) / slabs, shrinking_ns / slabs)
+}
+
+/// Allocates so many objects and frees them; returns the CPU time of the allocations.
+fn fill(ours: &Ours, count: usize) -> f64 {
+    let mut objects: Vec<NonNull<u8>> = vec![NonNull::dangling(); count];
+    let start = CpuTime::now();
+    objects.iter_mut().for_each(|object| *object = ours.allocate());
+    let spent = start.elapsed_ns();
+    free_all(ours, objects);
+    spent
+}
+
+/// Returns the CPU time that an operation takes longer when the CPU slot's magazines are both empty or both full and one is
+/// exchanged with the depot, in nanoseconds.
+///
+/// Six magazines of objects are allocated and freed, over and over: the slot's two serve what they can, and each of the others
+/// costs an exchange when it is emptied and one when it is filled.
+///
+/// # Panics
+/// When there is no memory.
+pub fn slot_miss_ns() -> f64 {
+    const MAGAZINES: usize = 6;
+    let ours = cache_of_64(|builder| builder.keep_empty(SLABS));
+    let count = MAGAZINES * ours.cache.stats().magazine_capacity;
+    let mut objects = Vec::with_capacity(count);
+    let mut one_turn = |count: usize| {
+        objects.extend((0..count).map(|_| ours.allocate()));
+        objects.drain(..).for_each(|object| {
+            // SAFETY: allocated above, and not used.
+            unsafe { ours.free(object) };
+        });
+    };
+    let (hits_ns, _) = mean(10_000, |_| one_turn(count / MAGAZINES / 2));
+    let per_object_ns = hits_ns / (count / MAGAZINES / 2) as f64;
+    let (turn_ns, _) = mean(10_000, |_| one_turn(count));
+    let misses = 2 * (MAGAZINES - 2);
+    (turn_ns - per_object_ns * count as f64).max(0.0) / misses as f64
+}
+
+fn cache_of_64(describe: impl FnOnce(Builder<'_>) -> Builder<'_>) -> Ours {
+    Ours::new(64 << 20, Layout::from_size_align(64, 8).expect("a small size"), describe)
+}
+
+fn free_all(ours: &Ours, objects: Vec<NonNull<u8>>) {
+    for object in objects {
+        // SAFETY: the callers allocated each of them, and use none.
+        unsafe { ours.free(object) };
+    }
+}
+
+/// Returns the pages that a cache has after 100,000 objects came and went and all of it was shrunk.
+///
+/// # Panics
+/// When there is no memory.
+pub fn idle_pages() -> f64 {
+    let ours = cache_of_64(|builder| builder);
+    let objects = (0..100_000).map(|_| ours.allocate()).collect();
+    free_all(&ours, objects);
+    ours.cache.shrink();
+    ours.cache.stats().pages() as f64
+}

@@ -1,0 +1,63 @@
+//! The benches' own global allocator: the system's, or for a while another one.
+//!
+//! Collections of the standard library allocate from the program's one global allocator, so measuring them on several
+//! allocators in one run takes one that can be told where to go. The choice is a thread's own; what it costs (a load and
+//! an indirect call) is the same for all, the system's allocator included.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+/// An allocator that may be chosen.
+pub type Choice = &'static (dyn GlobalAlloc + Sync);
+
+thread_local! {
+    static CHOICE: Cell<Option<Choice>> = const { Cell::new(None) };
+}
+
+/// Runs `body` with `allocator` as this thread's global allocator.
+///
+/// # Safety
+/// 1. `body` frees all that it allocates and nothing that it did not, and does not unwind.
+pub unsafe fn with_allocator<R: Copy>(allocator: Choice, body: impl FnOnce() -> R) -> R {
+    CHOICE.set(Some(allocator));
+    let result = body();
+    CHOICE.set(None);
+    result
+}
+
+/// Goes wherever the running thread was told to.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Switch;
+
+#[inline]
+fn chosen() -> Choice {
+    CHOICE.get().unwrap_or(&System)
+}
+
+// SAFETY: each call is one of an allocator's own. Memory goes back to where it came from, as `with_allocator` was promised
+// that no memory crosses its begin or end.
+unsafe impl GlobalAlloc for Switch {
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { chosen().alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { chosen().alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's clauses.
+        unsafe { chosen().dealloc(start, layout) }
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { chosen().realloc(start, layout, bytes) }
+    }
+}

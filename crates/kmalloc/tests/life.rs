@@ -1,0 +1,72 @@
+//! The numbers in the book's chapter "Life of an allocation": one cold `kmalloc(100)` and its free, counted.
+#![cfg(not(loom))]
+
+use buddy::{Buddy, Mode};
+use hosted::Mapped;
+use kmalloc::{ClassIndex, Kmalloc};
+use page_frame::{Counted, DirectMap, PAGE_SIZE, PageMap, SwitchedCpu, Tag};
+use slab::{CacheStats, Registry};
+
+type Pages<'a> = Buddy<'a, DirectMap, &'a SwitchedCpu>;
+
+#[test]
+fn the_numbers_of_the_chapter_hold() {
+    let cpus = SwitchedCpu::new(4);
+    let memory = Mapped::reserve(64 << 20).expect("address space");
+    let ranges = [memory.frames()];
+    let bytes = Pages::metadata_layout(&ranges, 4).expect("good frames").size();
+    let metadata = Mapped::reserve(bytes).expect("address space");
+    let map = memory.direct_map();
+    // SAFETY: fresh mappings that outlive the allocator: zero, ours.
+    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, &cpus, Mode::Cached) };
+    let pages = Counted::new(buddy.expect("good frames"));
+    let kmalloc = Kmalloc::new(Registry::new(&pages, &cpus).expect("room"));
+    let asked = || (pages.allocations(), pages.held_pages());
+    let stats = |name: &str| {
+        let mut found: Option<CacheStats> = None;
+        kmalloc.registry().stats(|stats| {
+            if stats.name.as_str() == name {
+                found = Some(*stats);
+            }
+        });
+        found.expect("there is such a cache")
+    };
+    assert_eq!(asked(), (1, 1), "the registry's own page");
+
+    let start = kmalloc.kmalloc(100).expect("room");
+    let class = ClassIndex::for_size(100).expect("small");
+    assert_eq!((class.size(), class.index()), (112, 10), "step 1");
+    assert_eq!(asked(), (3, 3), "steps 2 and 4: a page for the cache's core, one for the slab");
+    let core = stats("cache");
+    assert_eq!((core.object_size, core.objects), (640, 6), "step 2");
+    let slab = stats("kmalloc-112");
+    assert_eq!((slab.objects_per_slab, slab.pages_per_slab), (35, 1), "step 4");
+    assert_eq!(pages.tag(start.addr().get()), Tag::class(10).expect("a class"), "step 5");
+    assert_eq!(start.addr().get() % PAGE_SIZE, 0, "step 6: the first object");
+    let kept = 16_384 - 3 - pages.source().free_frames_count();
+    assert_eq!(kept, 61, "step 4: what the buddy's slot has left of its word");
+
+    // SAFETY: ours.
+    unsafe { kmalloc.kfree(Some(start)) };
+    assert_eq!(asked(), (3, 3), "step 9: the empty slab is kept");
+    assert_eq!(stats("kmalloc-112").objects_active, 0);
+
+    let pair = || {
+        let again = kmalloc.kmalloc(100).expect("room");
+        // SAFETY: ours.
+        unsafe { kmalloc.kfree(Some(again)) };
+    };
+    (0..3).for_each(|_| pair());
+    assert_eq!(asked(), (3, 3), "eight misses without magazines");
+    pair();
+    assert_eq!(asked(), (4, 4), "the ninth miss is worth a magazine");
+    assert_eq!(stats("magazine-28").object_size, 240);
+    assert_eq!(stats("kmalloc-112").objects_active, 14, "half a magazine");
+    (0..1000).for_each(|_| pair());
+    assert_eq!(asked(), (4, 4), "hits");
+
+    kmalloc.shrink_all();
+    assert_eq!(asked().1, 2, "what stays is the registry and the core");
+    drop(kmalloc);
+    assert_eq!(asked().1, 0);
+}

@@ -1,0 +1,57 @@
+//! A real buddy over memory of this process: address space reserved at once, a page of memory behind it only where
+//! somebody who was given the page has written.
+
+use std::io;
+use std::ops::Deref;
+
+use buddy::{Buddy, EventCounts, Mode};
+use hosted::Mapped;
+use page_frame::{Counted, Cpu, DirectMap};
+
+/// The page source: a buddy that counts splits and merges, behind a count of the pages held.
+pub type CountedBuddy<C> = Counted<Buddy<'static, DirectMap, C, EventCounts>>;
+
+/// A page source that owns its metadata and its memory.
+pub struct Backed<C> {
+    // Declared before the memory that it stands in, so dropped first.
+    source: CountedBuddy<C>,
+    _metadata: Mapped,
+    memory: Mapped,
+}
+
+impl<C: Cpu> Backed<C> {
+    /// Reserves `bytes`, rounded up to whole pages, and makes a buddy of them.
+    ///
+    /// # Errors
+    /// No bytes, or no address space for them and the metadata.
+    pub fn new(bytes: usize, cpu: C, mode: Mode) -> io::Result<Self> {
+        let memory = Mapped::reserve(bytes)?;
+        let ranges = [memory.frames()];
+        let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots());
+        let metadata = Mapped::reserve(layout.map_err(io::Error::other)?.size())?;
+        let map = memory.direct_map();
+        // SAFETY: both mappings move with the buddy and are declared behind it, so they stay until after its drop. The
+        // metadata is zero, page-aligned and nobody else's; so are the frames, which `map` covers.
+        let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, mode) };
+        let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
+        Ok(Self { source: Counted::new(buddy), _metadata: metadata, memory })
+    }
+
+    /// Returns the address of the first page.
+    pub fn start_address(&self) -> usize {
+        self.memory.start().addr().get()
+    }
+
+    /// Returns the buddy below the count.
+    pub fn buddy(&self) -> &Buddy<'static, DirectMap, C, EventCounts> {
+        self.source.source()
+    }
+}
+
+impl<C> Deref for Backed<C> {
+    type Target = CountedBuddy<C>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.source
+    }
+}

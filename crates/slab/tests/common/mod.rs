@@ -1,0 +1,122 @@
+//! Page sources that the tests run over: our buddy, a published one, and one that calls back.
+
+#![allow(dead_code, unreachable_pub)]
+
+use std::cell::RefCell;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+
+use buddy::{Buddy, Mode};
+use buddy_system_allocator::FrameAllocator;
+use hosted::Mapped;
+use page_frame::{
+    Cpu, DirectMap, Order, OutOfMemory, PAGE_SIZE, PageBlock, PageMap, PageMapArray, PageSource,
+};
+
+/// Our buddy over mapped memory.
+pub struct OurBuddy<C: Cpu> {
+    // Declared before the memory that it stands in, so dropped first.
+    pub buddy: Buddy<'static, DirectMap, C>,
+    _memory: [Mapped; 2],
+}
+
+impl<C: Cpu> OurBuddy<C> {
+    pub fn new(pages: usize, cpu: C) -> Self {
+        let memory = Mapped::reserve(pages * PAGE_SIZE).expect("address space");
+        let ranges = [memory.frames()];
+        let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots()).expect("frames");
+        let metadata = Mapped::reserve(layout.size()).expect("address space");
+        let map = memory.direct_map();
+        // SAFETY: both mappings are fresh, so zero and ours, and live as long as the buddy, in the same struct.
+        let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, Mode::Cached) };
+        Self { buddy: buddy.expect("frames"), _memory: [memory, metadata] }
+    }
+}
+
+/// The published `buddy_system_allocator`, which knows frames only, with a page map beside it.
+pub struct Published {
+    frames: Mutex<FrameAllocator<20>>,
+    map: PageMapArray<'static>,
+    start: NonNull<u8>,
+    _memory: [Mapped; 2],
+}
+
+// SAFETY: `start` is a base for address arithmetic.
+unsafe impl Sync for Published {}
+// SAFETY: as above.
+unsafe impl Send for Published {}
+
+impl Published {
+    pub fn new(pages: usize) -> Self {
+        let memory = Mapped::reserve(pages * PAGE_SIZE).expect("address space");
+        let entries = Mapped::reserve(PageMapArray::metadata_bytes(pages)).expect("address space");
+        // SAFETY: fresh mappings: zero, ours, aligned to pages; they live as long as the map, in the same struct.
+        let map = unsafe { PageMapArray::new_in(memory.start(), pages, entries.start()) };
+        let mut frames = FrameAllocator::new();
+        frames.add_frame(0, pages);
+        let (frames, start) = (Mutex::new(frames), memory.start());
+        Self { frames, map, start, _memory: [memory, entries] }
+    }
+
+    /// Returns how many pages could be had one by one; takes and gives back all of them.
+    pub fn free_pages(&self) -> usize {
+        let mut frames = self.frames.lock().expect("no panic");
+        let taken: Vec<_> = std::iter::from_fn(|| frames.alloc(1)).collect();
+        taken.iter().for_each(|frame| frames.dealloc(*frame, 1));
+        taken.len()
+    }
+}
+
+// SAFETY: clause 1: the frames of the mapping are handed out by the published allocator, each to one owner; the mapping
+// starts aligned to its largest block. Clause 2: nothing panics after the frame was given back.
+unsafe impl PageSource for Published {
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        let frame = self.frames.lock().expect("no panic").alloc(order.pages());
+        let offset = frame.ok_or(OutOfMemory)? * PAGE_SIZE;
+        // SAFETY: the frame is one of the mapping's.
+        let start = unsafe { self.start.add(offset) };
+        // SAFETY: ours since the line above, aligned as the allocator's blocks are.
+        Ok(unsafe { PageBlock::from_raw(start, order, false) })
+    }
+
+    unsafe fn free(&self, block: PageBlock) {
+        let (start, order) = block.into_raw();
+        let frame = (start.addr().get() - self.start.addr().get()) / PAGE_SIZE;
+        self.frames.lock().expect("no panic").dealloc(frame, order.pages());
+    }
+}
+
+page_frame::forward_page_map!(impl[] for Published, |this| this.map);
+
+/// Calls back whenever it is asked for pages or given some: what holds a lock then would hang or fail.
+pub struct CallingBack<'a, P> {
+    pub source: P,
+    pub called: RefCell<Option<Box<dyn FnMut() + 'a>>>,
+}
+
+impl<P> CallingBack<'_, P> {
+    fn call(&self) {
+        // Taken out during the call, so that calls from within do not go round for ever.
+        let called = self.called.borrow_mut().take();
+        if let Some(mut call) = called {
+            call();
+            *self.called.borrow_mut() = Some(call);
+        }
+    }
+}
+
+// SAFETY: blocks come from and go to the source below unchanged.
+unsafe impl<P: PageSource> PageSource for CallingBack<'_, P> {
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        self.call();
+        self.source.allocate(order)
+    }
+
+    unsafe fn free(&self, block: PageBlock) {
+        self.call();
+        // SAFETY: the caller's clauses are those of the source below.
+        unsafe { self.source.free(block) }
+    }
+}
+
+page_frame::forward_page_map!(impl['a, P: PageMap] for CallingBack<'a, P>, |this| this.source);

@@ -1,0 +1,148 @@
+//! Frees from other CPUs against the holder of the slab set's lock.
+
+use std::ptr::NonNull;
+
+use loom::sync::Arc;
+use loom::thread;
+use page_frame::sync::{Linked, TakeAll, UnsafeCell};
+use slab::{FreeWord, Popped, Pushed};
+use testkit::model;
+
+const OBJECTS: usize = 2;
+
+/// A slab as far as the protocol goes: word, links, content of the objects, link on the pending stack.
+struct Slab {
+    word: FreeWord,
+    links: [UnsafeCell<usize>; OBJECTS],
+    content: [UnsafeCell<u32>; OBJECTS],
+    pending: UnsafeCell<*mut Slab>,
+}
+
+// SAFETY: clause 1: always the same field.
+unsafe impl Linked for Slab {
+    fn link(&self) -> &UnsafeCell<*mut Self> {
+        &self.pending
+    }
+}
+// SAFETY: the protocol orders all access to the cells; loom checks it.
+unsafe impl Send for Slab {}
+// SAFETY: as above.
+unsafe impl Sync for Slab {}
+
+struct World {
+    slab: Slab,
+    stack: TakeAll<Slab>,
+}
+
+/// A full slab: every object taken, known to nobody.
+fn full() -> Arc<World> {
+    let slab = Slab {
+        word: FreeWord::new(0, OBJECTS),
+        links: [UnsafeCell::new(1), UnsafeCell::new(0)],
+        content: [UnsafeCell::new(0), UnsafeCell::new(0)],
+        pending: UnsafeCell::new(std::ptr::null_mut()),
+    };
+    let world = World { slab, stack: TakeAll::new() };
+    assert_eq!(world.pop(), Some(Popped { index: 0, is_last: false }));
+    assert_eq!(world.pop(), Some(Popped { index: 1, is_last: true }));
+    Arc::new(world)
+}
+
+impl World {
+    /// Writes to the object as its owner, then frees it.
+    fn free(&self, index: usize) {
+        // SAFETY: the object is ours until the push; loom checks it.
+        self.slab.content[index].with_mut(|content| unsafe { *content += 1 });
+        let link = |next: usize| {
+            // SAFETY: the link is the pusher's until the exchange succeeds.
+            self.slab.links[index].with_mut(|link| unsafe { *link = next });
+        };
+        if self.slab.word.push(index, link) == Pushed::First {
+            // SAFETY: the slab outlives the stack, and `First` is told to one push alone.
+            unsafe { self.stack.push(NonNull::from(&self.slab)) };
+        }
+    }
+
+    /// Pops as the holder of the set lock, and writes to the object as its new owner.
+    fn pop(&self) -> Option<Popped> {
+        let next = |index: usize| {
+            // SAFETY: the push that made this the head has published the link.
+            self.slab.links[index].with(|link| unsafe { *link })
+        };
+        let popped = self.slab.word.pop(next)?;
+        // SAFETY: the object is ours now; loom checks it.
+        self.slab.content[popped.index].with_mut(|content| unsafe { *content += 1 });
+        Some(popped)
+    }
+
+    /// Takes the pending slabs as the holder of the set lock: how often ours was among them.
+    fn take_pending(&self) -> usize {
+        self.stack.take_all().count()
+    }
+}
+
+/// Two CPUs free the objects of a full slab: it becomes known once, and both objects are there.
+/// Mutation seen to fail: `push` answering `First` always (the slab is pending twice).
+#[test]
+fn a_full_slab_becomes_known_exactly_once() {
+    model("slab: two frees of a full slab", 6, || {
+        let world = full();
+        let theirs = Arc::clone(&world);
+        let other = thread::spawn(move || theirs.free(0));
+        world.free(1);
+        other.join().expect("no panic");
+        assert_eq!(world.take_pending(), 1);
+        assert_eq!(world.slab.word.load().free, OBJECTS);
+        assert!(world.pop().is_some() && world.pop().is_some() && world.pop().is_none());
+    });
+}
+
+/// Frees against refills: no object is handed out twice, none is lost, and the slab is known whenever it has some.
+/// Mutations seen to fail: the push's Release made Relaxed ("causality violation"); `pop` keeping `known` when it
+/// takes the last object (the slab is lost).
+#[test]
+fn frees_against_refill() {
+    model("slab: free, free, refill", 20, || {
+        let world = full();
+        let theirs = Arc::clone(&world);
+        let other = thread::spawn(move || theirs.free(0));
+        world.free(1);
+        // We hold the set lock from here on.
+        let mut listed = world.take_pending() > 0;
+        let popped = if listed { world.pop() } else { None };
+        listed &= !popped.is_some_and(|popped| popped.is_last);
+        other.join().expect("no panic");
+        let free = world.slab.word.load().free;
+        assert_eq!(free + usize::from(popped.is_some()), OBJECTS, "no object is lost");
+        assert_eq!(usize::from(listed) + world.take_pending(), 1, "in sight, exactly once");
+    });
+}
+
+/// The slab goes home when all is free and it was taken from the pending stack; nobody touches it afterwards.
+/// Mutation seen to fail: going home without having taken it from the pending stack ("concurrent" accesses).
+#[test]
+fn going_home_is_after_the_last_pusher() {
+    model("slab: going home against late push", 10, || {
+        let world = full();
+        let theirs = Arc::clone(&world);
+        let other = thread::spawn(move || theirs.free(0));
+        world.free(1);
+        // We hold the set lock from here on.
+        let in_sight = world.take_pending() == 1;
+        if in_sight && world.slab.word.load().free == OBJECTS {
+            // The pages go home: whatever still touched the slab would race with these writes.
+            let wipe = |cell: &UnsafeCell<usize>| {
+                cell.with_mut(|link| {
+                    // SAFETY: nobody else is left; loom checks it.
+                    unsafe { *link = usize::MAX }
+                })
+            };
+            world.slab.links.iter().for_each(wipe);
+            world.slab.pending.with_mut(|link| {
+                // SAFETY: as above.
+                unsafe { *link = std::ptr::null_mut() }
+            });
+        }
+        other.join().expect("no panic");
+    });
+}
