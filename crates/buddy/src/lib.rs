@@ -13,9 +13,12 @@
 //! - An **area** is 512 frames: one cache line of bits. Searching one costs a few loads; whole areas are claimed through a
 //!   word of their own, their **entry**.
 //! - A **section** is 1 GiB of areas, with **hints** that lead to the fullest area that has room.
-//! - A **zone** is a table of sections, with holes.
-//! - A **CPU slot** keeps the free frames of one word for its CPU, which then allocates single frames by clearing bits of
-//!   a private word.
+//! - A **zone** is a table of sections, with holes; sections can be added, areas and sections taken offline. A [`ZoneList`]
+//!   is several of them, each with [`Watermarks`], that stand in for one another.
+//! - A **CPU slot** keeps free frames and small blocks at hand for its CPU: single frames as bits of private words, larger
+//!   blocks on a stack for each order. Hits contain no atomic read-modify-write.
+//! - Areas have a **kind**, so that blocks of one size and mobility stay together, and may be **owned** by a slot, which then
+//!   refills from them. Ownership is affinity, not a right: anybody may take from any area.
 //!
 //! # Invariants
 //! - I1: a frame belongs to at most one block, run or slot; its bit is set, or its area is whole, while it does.
