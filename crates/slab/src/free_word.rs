@@ -55,6 +55,17 @@ pub struct Popped {
     pub is_last: bool,
 }
 
+/// Objects that a pop took together, linked as they were in the slab.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PoppedChain {
+    /// The index of the first one; its link leads to the next.
+    pub head: usize,
+    /// How many there are, at least one.
+    pub count: usize,
+    /// As [`Popped::is_last`].
+    pub is_last: bool,
+}
+
 /// A free word as it was at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
@@ -89,16 +100,22 @@ impl FreeWord {
 
     /// Pushes the object at `index`. `link` writes the index it is given as the object's link; it may be called again.
     pub fn push(&self, index: usize, link: impl Fn(usize)) -> Pushed {
-        debug_assert!(index < Self::MOST_OBJECTS);
+        self.push_chain(index, 1, link)
+    }
+
+    /// Pushes `count` objects in one exchange: `head` and those that its links lead to. `link` writes the index it is given
+    /// as the link of the last of them; it may be called again.
+    pub fn push_chain(&self, head: usize, count: usize, link: impl Fn(usize)) -> Pushed {
+        debug_assert!(head < Self::MOST_OBJECTS && count > 0);
         // Relaxed: only the exchange publishes.
         let mut old = self.0.load(Ordering::Relaxed);
         loop {
             let seen = unpack(old);
             link(seen.head);
             let tag = (old & !(TAG - 1)).wrapping_add(TAG);
-            let new = index | (seen.free + 1) << INDEX_BITS | KNOWN | tag;
-            // Release: pairs with the Acquire in `pop` and `load`; publishes the link and the object. Acquire: keeps the
-            // chain of earlier pushes.
+            let new = head | (seen.free + count) << INDEX_BITS | KNOWN | tag;
+            // Release: pairs with the Acquire in `pop_chain` and `load`; publishes the links and the objects. Acquire:
+            // keeps the chain of earlier pushes.
             match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) if seen.is_known => return Pushed::More,
                 Ok(_) => return Pushed::First,
@@ -111,21 +128,32 @@ impl FreeWord {
     ///
     /// Only the holder of the slab set's lock calls it.
     pub fn pop(&self, next: impl Fn(usize) -> usize) -> Option<Popped> {
-        // Acquire: pairs with the Release in `push`; the link that `next` reads was written before.
+        let PoppedChain { head, is_last, .. } = self.pop_chain(1, next)?;
+        Some(Popped { index: head, is_last })
+    }
+
+    /// Pops up to `most` objects, at least one, in one exchange; `next` and the rest are as for [`pop`](Self::pop).
+    ///
+    /// The objects below the one on top do not change while the caller holds the lock: pushes only add on top. So the walk
+    /// over their links ends where the exchange says, or the exchange fails.
+    pub fn pop_chain(&self, most: usize, next: impl Fn(usize) -> usize) -> Option<PoppedChain> {
+        debug_assert!(most > 0);
+        // Acquire: pairs with the Release in `push_chain`; the links that `next` reads were written before.
         let mut old = self.0.load(Ordering::Acquire);
         loop {
             let seen = unpack(old);
             if seen.free == 0 {
                 return None;
             }
-            let is_last = seen.free == 1;
-            let head = if is_last { 0 } else { next(seen.head) };
+            let count = seen.free.min(most);
+            let is_last = count == seen.free;
+            let head = if is_last { 0 } else { (0..count).fold(seen.head, |at, _| next(at)) };
             let known = if is_last { 0 } else { KNOWN };
             let tag = (old & !(TAG - 1)).wrapping_add(TAG);
-            let new = head | (seen.free - 1) << INDEX_BITS | known | tag;
-            // AcqRel: as in `push`; on failure Acquire, for the link of the new head.
+            let new = head | (seen.free - count) << INDEX_BITS | known | tag;
+            // AcqRel: as in `push_chain`; on failure Acquire, for the link of the new head.
             match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => return Some(Popped { index: seen.head, is_last }),
+                Ok(_) => return Some(PoppedChain { head: seen.head, count, is_last }),
                 Err(found) => old = found,
             }
         }
@@ -158,6 +186,26 @@ mod tests {
         assert_eq!(word.push(2, |link| links[2].set(link)), Pushed::First);
         assert_eq!(word.push(1, |link| links[1].set(link)), Pushed::More);
         assert_eq!(word.load(), Seen { head: 1, free: 2, is_known: true });
+    }
+
+    #[test]
+    fn chains_go_and_come_in_one_exchange() {
+        let links = [const { Cell::new(0) }; 5];
+        let word = FreeWord::new(0, 0);
+        let next = |index: usize| links[index].get();
+        // 4, 2 and 0, then 1 and 3 on top.
+        links[4].set(2);
+        links[2].set(0);
+        assert_eq!(word.push_chain(4, 3, |link| links[0].set(link)), Pushed::More);
+        links[1].set(3);
+        assert_eq!(word.push_chain(1, 2, |link| links[3].set(link)), Pushed::More);
+        let chain = |head, count, is_last| Some(PoppedChain { head, count, is_last });
+        assert_eq!(word.pop_chain(3, next), chain(1, 3, false));
+        assert_eq!((next(1), next(3)), (3, 4));
+        assert_eq!(word.load(), Seen { head: 2, free: 2, is_known: true });
+        assert_eq!(word.pop_chain(9, next), chain(2, 2, true));
+        assert_eq!(word.pop_chain(1, next), None);
+        assert!(!word.load().is_known);
     }
 
     #[test]

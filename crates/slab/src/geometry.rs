@@ -196,6 +196,11 @@ impl Geometry {
         colour % self.colours() * self.step
     }
 
+    /// Returns the distance between the offsets of neighbouring colours in bytes.
+    pub(crate) const fn colour_step(&self) -> usize {
+        self.step
+    }
+
     /// Returns the colour of the slab after one of `colour`: all colours come round, neighbours far apart.
     ///
     /// The stride between them has no divisor in common with the number of colours and is near 0.38 of it, so that any few

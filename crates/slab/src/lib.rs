@@ -43,7 +43,7 @@ mod walk;
 pub use self::core::ObjectHook;
 pub use builder::{BuildError, CacheBuilder};
 pub use cache::{Busy, Cache};
-pub use free_word::{FreeWord, Popped, Pushed, Seen};
+pub use free_word::{FreeWord, Popped, PoppedChain, Pushed, Seen};
 pub use geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use name::Name;
 pub use registry::Registry;

@@ -210,15 +210,27 @@ impl Record {
         self.list.with_mut(|list| unsafe { *list = new });
     }
 
+    /// Returns the offset of the first object in bytes. (A record's colour is one of the geometry's.)
+    #[inline]
+    fn first_offset(&self, geometry: &Geometry) -> usize {
+        usize::from(self.colour) * geometry.colour_step()
+    }
+
     /// Returns the address of the first object.
+    #[inline]
     pub(crate) fn first_object(&self, geometry: &Geometry) -> usize {
-        self.start.addr().get() + geometry.colour_offset(usize::from(self.colour))
+        self.start.addr().get() + self.first_offset(geometry)
     }
 
     /// Returns the index of the object at `address`, and how many bytes behind its start the address lies.
+    #[inline]
     pub(crate) fn index_of(&self, geometry: &Geometry, address: usize) -> (usize, usize) {
         let offset = address.wrapping_sub(self.first_object(geometry));
-        (offset / geometry.stride(), offset % geometry.stride())
+        // Slabs are smaller than 2^32 bytes, and narrow divisions take fewer cycles.
+        match (u32::try_from(offset), u32::try_from(geometry.stride())) {
+            (Ok(offset), Ok(stride)) => ((offset / stride) as usize, (offset % stride) as usize),
+            _ => (usize::MAX, 0),
+        }
     }
 
     /// Returns a pointer to object `index`.
@@ -226,8 +238,47 @@ impl Record {
     /// # Safety
     /// 1. `index` is below the capacity of `geometry`, by which the slab is cut.
     pub(crate) unsafe fn object(&self, geometry: &Geometry, index: usize) -> NonNull<u8> {
-        let offset = geometry.colour_offset(usize::from(self.colour)) + index * geometry.stride();
+        let offset = self.first_offset(geometry) + index * geometry.stride();
         // SAFETY: clause 1: every object lies inside the slab (geometry I1).
         unsafe { self.start.add(offset) }
+    }
+}
+
+/// Objects of one slab that are being freed together, linked to one another.
+#[derive(Debug)]
+pub(crate) struct FreedChain {
+    pub(crate) record: NonNull<Record>,
+    head: usize,
+    last: usize,
+    count: usize,
+}
+
+impl FreedChain {
+    /// Begins a chain with object `index` of `record`.
+    pub(crate) const fn new(record: NonNull<Record>, index: usize) -> Self {
+        Self { record, head: index, last: index, count: 1 }
+    }
+
+    /// Adds object `index` of the same slab in front.
+    ///
+    /// # Safety
+    /// 1. The slab is alive and cut by `geometry`, and the caller owns its object `index`.
+    pub(crate) unsafe fn add(&mut self, index: usize, geometry: &Geometry) {
+        // SAFETY: clause 1: the caller frees the object.
+        unsafe { Record::write_link(self.record, geometry, index, self.head) };
+        self.head = index;
+        self.count += 1;
+    }
+
+    /// Pushes all objects to the slab's free word.
+    ///
+    /// # Safety
+    /// 1. The slab is alive and cut by `geometry`, and the caller owns the objects.
+    pub(crate) unsafe fn push(&self, geometry: &Geometry) -> crate::Pushed {
+        // SAFETY: clause 1.
+        let slab = unsafe { self.record.as_ref() };
+        // SAFETY: clause 1: the caller frees the object.
+        let link = |next| unsafe { Record::write_link(self.record, geometry, self.last, next) };
+        slab.word.push_chain(self.head, self.count, link)
     }
 }

@@ -19,9 +19,9 @@ use core::ptr::NonNull;
 use page_frame::sync::TakeAll;
 
 use crate::geometry::Geometry;
-use crate::record::{ListName, Record};
+use crate::record::{FreedChain, ListName, Record};
 use crate::slab_list::SlabList;
-use crate::{Popped, Pushed};
+use crate::{PoppedChain, Pushed};
 
 const LISTS: usize = ListName::Nowhere as usize;
 
@@ -103,16 +103,20 @@ impl SlabSet {
             while let Some(record) = self.lists[name as usize].first() {
                 // SAFETY: I1: live.
                 let slab = unsafe { record.as_ref() };
-                let mut is_last = false;
-                while taken < wanted && !is_last {
-                    // SAFETY: an index that the word holds is an object's, and `self` is reached under the lock.
-                    let next = |index| unsafe { Record::read_link(record, geometry, index) };
-                    let Some(popped) = slab.word.pop(next) else { break };
-                    let Popped { index, is_last: last } = popped;
-                    is_last = last;
-                    // SAFETY: the index of an object.
-                    take(unsafe { slab.object(geometry, index) });
-                    taken += 1;
+                // SAFETY: an index that the word or a link holds is an object's, and `self` is reached under the lock.
+                let next = |index| unsafe { Record::read_link(record, geometry, index) };
+                let popped = slab.word.pop_chain(wanted - taken, next);
+                let is_last = popped.is_some_and(|chain| chain.is_last);
+                if let Some(PoppedChain { head, count, .. }) = popped {
+                    let mut index = head;
+                    for left in (0..count).rev() {
+                        // SAFETY: the index of an object.
+                        take(unsafe { slab.object(geometry, index) });
+                        if left > 0 {
+                            index = next(index);
+                        }
+                    }
+                    taken += count;
                 }
                 if is_last {
                     // SAFETY: it is in `name`. By I2 it now belongs in `Full`, even if it is pending already.
@@ -129,21 +133,16 @@ impl SlabSet {
         taken
     }
 
-    /// Frees the object at `index` of `record`, and moves the slab to where it belongs.
+    /// Frees the objects of `chain`, and moves their slab to where it belongs.
     ///
     /// # Safety
-    /// 1. `record` is a slab of this set, and the caller owns the object at `index`.
-    pub(crate) unsafe fn give(
-        &mut self,
-        record: NonNull<Record>,
-        index: usize,
-        geometry: &Geometry,
-    ) {
+    /// 1. The chain's slab is one of this set, and the caller owns its objects.
+    pub(crate) unsafe fn give(&mut self, chain: &FreedChain, geometry: &Geometry) {
+        let record = chain.record;
+        // SAFETY: clause 1.
+        let pushed = unsafe { chain.push(geometry) };
         // SAFETY: I1: live.
         let slab = unsafe { record.as_ref() };
-        // SAFETY: clause 1: the object is the caller's.
-        let link = |next| unsafe { Record::write_link(record, geometry, index, next) };
-        let pushed = slab.word.push(index, link);
         // SAFETY: `self` is reached under the lock.
         let is_full = unsafe { slab.list() } == ListName::Full;
         // `Full` and not first: another CPU's push was told `First`, and the slab comes by the pending stack.

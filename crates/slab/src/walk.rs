@@ -20,7 +20,7 @@ use crate::Pushed;
 use crate::core::Core;
 use crate::cpu_slot::Push;
 use crate::magazine::Magazine;
-use crate::record::Record;
+use crate::record::{FreedChain, Record};
 use crate::slab_list::SlabList;
 use crate::slab_set::SlabSet;
 
@@ -292,24 +292,20 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 Patience::Wait => slow.lock(&self.set),
                 Patience::Try => slow.try_lock(&self.set),
             };
-            let found = core::iter::from_fn(&mut next).filter_map(|object| {
+            let mut found = core::iter::from_fn(&mut next).filter_map(|object| {
                 self.find(object.addr().get()).map_err(|new| fault = Some(new)).ok()
             });
             match set {
                 Some(mut set) => {
-                    for (record, index) in found {
-                        // SAFETY: `find` says that it is an object of ours, and our caller owns it.
-                        unsafe { set.give(record, index, &self.plan.geometry) };
-                    }
+                    // SAFETY: `find` says that they are objects of ours, and our caller owns them.
+                    self.for_each_chain(&mut found, |chain| unsafe {
+                        set.give(&chain, &self.plan.geometry);
+                    });
                     set.take_in(&self.pending, &self.plan.geometry);
                     let keep = self.empty_slabs_kept(set.slabs());
                     self.pop_empty(&mut set, keep, usize::MAX, &mut going_home);
                 }
-                None => {
-                    for (record, index) in found {
-                        self.give_back_unlocked(record, index);
-                    }
-                }
+                None => self.for_each_chain(&mut found, |chain| self.give_back_unlocked(&chain)),
             }
         }
         let pages = self.send_all_home(going_home);
@@ -319,15 +315,37 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         pages
     }
 
-    /// Frees object `index` of `record`, which our caller owns, without the set lock.
-    fn give_back_unlocked(&self, record: NonNull<Record>, index: usize) {
+    /// Joins objects that our caller owns to chains, as far as neighbours are of the same slab, and calls `free` with each.
+    fn for_each_chain(
+        &self,
+        objects: &mut dyn Iterator<Item = (NonNull<Record>, usize)>,
+        mut free: impl FnMut(FreedChain),
+    ) {
+        let mut chain: Option<FreedChain> = None;
+        for (record, index) in objects {
+            match &mut chain {
+                Some(chain) if chain.record == record => {
+                    // SAFETY: the slab is alive while somebody owns an object of it; the object is our caller's.
+                    unsafe { chain.add(index, &self.plan.geometry) };
+                }
+                _ => {
+                    if let Some(whole) = chain.replace(FreedChain::new(record, index)) {
+                        free(whole);
+                    }
+                }
+            }
+        }
+        if let Some(whole) = chain {
+            free(whole);
+        }
+    }
+
+    /// Frees the objects of `chain`, which our caller owns, without the set lock.
+    fn give_back_unlocked(&self, chain: &FreedChain) {
         // SAFETY: the slab is alive while somebody owns an object of it.
-        let slab = unsafe { record.as_ref() };
-        // SAFETY: the object is our caller's, so its link is ours to write.
-        let link = |next| unsafe { Record::write_link(record, &self.plan.geometry, index, next) };
-        if slab.word.push(index, link) == Pushed::First {
+        if unsafe { chain.push(&self.plan.geometry) } == Pushed::First {
             // SAFETY: told `First`, we alone put it there; it stays alive while it is pending (slab set I3).
-            unsafe { self.pending.push(record) };
+            unsafe { self.pending.push(chain.record) };
         }
     }
 
