@@ -118,6 +118,38 @@ fn frees_against_refill() {
     });
 }
 
+/// A refill takes all it can in one exchange while another CPU frees: the chain is whole, and no object is lost.
+/// Mutation seen to fail: the pop's loads made Relaxed ("causality violation").
+#[test]
+fn a_chain_is_taken_against_a_free() {
+    model("slab: chain against free", 10, || {
+        let world = full();
+        let theirs = Arc::clone(&world);
+        let other = thread::spawn(move || theirs.free(0));
+        world.free(1);
+        // We hold the set lock from here on.
+        let next = |index: usize| {
+            // SAFETY: the push that made this reachable has published the link.
+            world.slab.links[index].with(|link| unsafe { *link })
+        };
+        let mut taken = 0;
+        if world.take_pending() > 0 {
+            let chain = world.slab.word.pop_chain(OBJECTS, next).expect("what is pending has some");
+            let mut index = chain.head;
+            for left in (0..chain.count).rev() {
+                // SAFETY: the object is ours now; loom checks it.
+                world.slab.content[index].with_mut(|content| unsafe { *content += 1 });
+                taken += 1;
+                if left > 0 {
+                    index = next(index);
+                }
+            }
+        }
+        other.join().expect("no panic");
+        assert_eq!(taken + world.slab.word.load().free, OBJECTS, "no object is lost");
+    });
+}
+
 /// The slab goes home when all is free and it was taken from the pending stack; nobody touches it afterwards.
 /// Mutation seen to fail: going home without having taken it from the pending stack ("concurrent" accesses).
 #[test]
