@@ -153,10 +153,10 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     println!("a registry takes one block for itself:");
     let registry = Registry::new(&pages, SingleCpu::new())?;
-    println!("a cache of points takes memory for its record:");
+    println!("a cache of points takes memory for itself:");
     let points = registry.cache("point", Layout::new::<Point>()).build()?;
 
-    println!("the first point takes a slab, and a magazine to keep free points in:");
+    println!("points take a slab and, after the first few, a magazine to keep free ones in:");
     let mut all = Vec::new();
     let capacity = points.geometry().capacity();
     for number in 0..capacity {
