@@ -25,6 +25,13 @@ pub enum FaultKind {
     ReservedFrame,
     /// The object belongs to another cache.
     WrongCache,
+    /// Something was written in front of or behind the object (`expected`: the first byte beyond it, or the pattern;
+    /// `found`: the address of the first byte that differs).
+    Overflow,
+    /// Something was written to the object after it was freed (`found`: the address of the first byte that differs).
+    WriteAfterFree,
+    /// The allocator's own notes about the object are spoilt.
+    Corrupted,
 }
 
 /// One misuse, with what was expected and what was found.

@@ -2,10 +2,12 @@
 
 use core::alloc::Layout;
 use core::fmt;
+use core::marker::PhantomData;
 
 use page_frame::{Cpu, Order, OutOfMemory, PageMap, PageSource, Tag};
 
 use crate::cache::Cache;
+use crate::checks::{Checks, Off, Padding};
 use crate::core::{ObjectHook, Plan};
 use crate::geometry::{Geometry, GeometryError};
 use crate::magazine::{CAPACITIES, capacity_class};
@@ -15,7 +17,7 @@ use crate::registry::{MOST_OUTSIDE, Registry};
 /// A cache that is being described.
 #[derive(Debug)]
 #[must_use = "nothing is built before `build`"]
-pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone> {
+pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     registry: &'r Registry<P, C>,
     name: Name,
     layout: Layout,
@@ -26,6 +28,9 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone> {
     destructor: Option<ObjectHook>,
     tag: Tag,
     keep_empty: Option<usize>,
+    secret: Option<usize>,
+    clock: Option<fn() -> u64>,
+    checks: PhantomData<fn() -> K>,
 }
 
 /// Why there is no such cache.
@@ -72,7 +77,47 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             destructor: None,
             tag: Tag::SLAB,
             keep_empty: None,
+            secret: None,
+            clock: None,
+            checks: PhantomData,
         }
+    }
+}
+
+impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P, C, K> {
+    /// Looks for the mistakes that the preset `N` names, instead of none: [`Hardened`](crate::Hardened),
+    /// [`Debug`](crate::Debug), or one of your own.
+    pub fn checks<N: Checks>(self) -> CacheBuilder<'r, P, C, N> {
+        let Self { registry, name, layout, line_bytes, most_order, coloured, .. } = self;
+        let Self { constructor, destructor, tag, keep_empty, secret, clock, .. } = self;
+        CacheBuilder {
+            registry,
+            name,
+            layout,
+            line_bytes,
+            most_order,
+            coloured,
+            constructor,
+            destructor,
+            tag,
+            keep_empty,
+            secret,
+            clock,
+            checks: PhantomData,
+        }
+    }
+
+    /// Sets what canaries and shuffled slabs depend on: random bits, where the machine has some. By default the address of
+    /// the registry, which is no secret to who can read memory.
+    pub fn secret(mut self, secret: usize) -> Self {
+        self.secret = Some(secret);
+        self
+    }
+
+    /// Sets the clock that dates the histories of objects, in units of its own.
+    pub fn clock(mut self, clock: fn() -> u64) -> Self {
+        self.clock = Some(clock);
+        self
     }
 
     /// Calls `constructor` once for each object when its slab is made, not each time the object is allocated.
@@ -139,7 +184,23 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
     /// # Errors
     /// [`BuildError`] when not one object fits in an allowed slab.
     pub fn geometry(&self) -> Result<Geometry, BuildError> {
-        let (size, alignment, line) = (self.layout.size(), self.layout.align(), self.line_bytes);
+        Ok(self.padded()?.1)
+    }
+
+    /// Returns the padding around the objects, and how the slabs of both would be cut.
+    fn padded(&self) -> Result<(Padding, Geometry), BuildError> {
+        if self.layout.size() == 0 {
+            return Err(BuildError::Geometry(GeometryError::ZeroSize));
+        }
+        let (padding, layout) = Padding::of::<K>(self.layout).ok_or({
+            let (size, alignment) = (self.layout.size(), self.layout.align());
+            BuildError::Geometry(GeometryError::TooLarge { size, alignment })
+        })?;
+        Ok((padding, self.geometry_of(layout)?))
+    }
+
+    fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
+        let (size, alignment, line) = (layout.size(), layout.align(), self.line_bytes);
         let best = Geometry::new(size, alignment, line).map_err(BuildError::Geometry)?;
         if best.order() <= self.most_order {
             return Ok(best);
@@ -159,12 +220,13 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn build(self) -> Result<Cache<P, C>, BuildError> {
-        let geometry = self.geometry()?;
+    pub fn build(self) -> Result<Cache<P, C, K>, BuildError> {
+        let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
         let plan = Plan {
             name: self.name,
             size: self.layout.size(),
+            padding,
             geometry,
             coloured: self.coloured,
             constructor: self.constructor,
@@ -172,6 +234,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             tag: self.tag,
             keep_empty: self.keep_empty,
             magazine_capacity: CAPACITIES[capacity_class(geometry.stride())],
+            secret: self.secret.unwrap_or_else(|| self.registry.address()),
+            clock: self.clock,
         };
         let core = self.registry.make_core(plan).map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: a fresh core, whose one reference is the handle's, and so is one to the system.

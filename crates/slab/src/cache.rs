@@ -1,11 +1,13 @@
 //! The cache as its user sees it: a handle to a core.
 
 use core::fmt;
+use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
 
+use crate::checks::{Checks, Off};
 use crate::core::Core;
 use crate::geometry::Geometry;
 use crate::name::Name;
@@ -18,19 +20,24 @@ use crate::walk::Patience;
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are lost to the page
 /// source. [`destroy`](Self::destroy) says whether that happened. Neither may be done by a constructor or destructor of the
 /// same cache, which would wait for itself.
-pub struct Cache<P: PageSource + PageMap, C: Cpu + Clone> {
+pub struct Cache<P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     core: NonNull<Core<P, C>>,
+    checks: PhantomData<fn() -> K>,
 }
 
 // SAFETY: the core is reached through shared references and is Sync when P and C are; the last handle may drop P and C on
 // any CPU, so they are Send.
-unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync> Send
-    for Cache<P, C>
+unsafe impl<P, C, K: Checks> Send for Cache<P, C, K>
+where
+    P: PageSource + PageMap + Send + Sync,
+    C: Cpu + Clone + Send + Sync,
 {
 }
 // SAFETY: as above.
-unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync> Sync
-    for Cache<P, C>
+unsafe impl<P, C, K: Checks> Sync for Cache<P, C, K>
+where
+    P: PageSource + PageMap + Send + Sync,
+    C: Cpu + Clone + Send + Sync,
 {
 }
 
@@ -51,11 +58,11 @@ impl fmt::Display for Busy {
 
 impl core::error::Error for Busy {}
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// # Safety
     /// 1. The handle is the only one of `core`, and gets a reference to its system.
     pub(crate) unsafe fn from_core(core: NonNull<Core<P, C>>) -> Self {
-        Self { core }
+        Self { core, checks: PhantomData }
     }
 
     #[inline(always)]
@@ -71,8 +78,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
     /// # Errors
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block.
     #[inline]
+    #[track_caller]
     pub fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        self.core().allocate()
+        self.core().allocate::<K>()
     }
 
     /// Frees an object. With a constructor, it must be in constructed state again.
@@ -88,7 +96,55 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
         // SAFETY: the caller's clauses.
-        unsafe { self.core().free(object) }
+        unsafe { self.core().free::<K>(object) }
+    }
+
+    /// Allocates as many objects as `objects` has room for, as [`allocate`](Self::allocate) does one, and writes them there;
+    /// returns how many there were. Fewer than asked for means that memory ran out.
+    ///
+    /// The CPU slot is entered once for as many as it has.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// let cache = registry.cache("message", Layout::new::<[u64; 6]>()).build()?;
+    /// let mut messages = [NonNull::dangling(); 16];
+    /// assert_eq!(cache.allocate_many(&mut messages), 16);
+    /// // SAFETY: from this cache, and not used any more.
+    /// unsafe { cache.free_many(&messages) };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    #[track_caller]
+    pub fn allocate_many(&self, objects: &mut [NonNull<u8>]) -> usize {
+        self.core().allocate_many::<K>(objects)
+    }
+
+    /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as it has room for.
+    ///
+    /// # Safety
+    /// 1. As for [`free`](Self::free), for each of `objects`; none is there twice.
+    #[inline]
+    #[track_caller]
+    pub unsafe fn free_many(&self, objects: &[NonNull<u8>]) {
+        // SAFETY: the caller's clause.
+        unsafe { self.core().free_many::<K>(objects) }
+    }
+
+    /// Allocates an object and fills it with zeros, for caches without a constructor.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    #[inline]
+    #[track_caller]
+    pub fn allocate_zeroed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        let object = self.allocate()?;
+        // SAFETY: the caller's now, and so large.
+        unsafe { object.write_bytes(0, self.object_size()) };
+        Ok(object)
     }
 
     /// Turns the handle into a pointer, for places that hold one as an atomic word.
@@ -103,7 +159,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
     ///    from it at most one is dropped, and none is used afterwards.
     #[inline(always)]
     pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
-        Self { core: raw.cast() }
+        Self { core: raw.cast(), checks: PhantomData }
     }
 
     /// Returns the name.
@@ -168,14 +224,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Cache<P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Cache<P, C> {
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Cache<P, C, K> {
     fn drop(&mut self) {
         // SAFETY: this is the end of the handle. Leaks are reported by `destroy` only.
         let _ = unsafe { self.release() };
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> fmt::Debug for Cache<P, C> {
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Cache<P, C, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache").field("name", &self.name()).finish_non_exhaustive()
     }

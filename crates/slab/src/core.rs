@@ -9,6 +9,7 @@ use core::ptr::NonNull;
 use page_frame::sync::{Lock, TakeAll};
 use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, Slots, Tag};
 
+use crate::checks::Padding;
 use crate::core_list::Listed;
 use crate::cpu_slot::CpuSlot;
 use crate::depot::Depot;
@@ -25,7 +26,9 @@ pub type ObjectHook = unsafe fn(NonNull<u8>);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Plan {
     pub(crate) name: Name,
+    /// The size of an object in bytes, without padding.
     pub(crate) size: usize,
+    pub(crate) padding: Padding,
     pub(crate) geometry: Geometry,
     pub(crate) coloured: bool,
     pub(crate) constructor: Option<ObjectHook>,
@@ -35,6 +38,10 @@ pub(crate) struct Plan {
     pub(crate) keep_empty: Option<usize>,
     /// Objects in a magazine; zero for caches without slots.
     pub(crate) magazine_capacity: usize,
+    /// What canaries and shuffled slabs depend on.
+    pub(crate) secret: usize,
+    /// What histories are dated by.
+    pub(crate) clock: Option<fn() -> u64>,
 }
 
 /// A cache, without its handle.

@@ -94,6 +94,40 @@ impl CpuSlot {
         Push::Done
     }
 
+    /// Pops up to as many objects of the loaded magazine as `objects` has room for; returns how many.
+    #[inline(always)]
+    pub(crate) fn pop_many(&mut self, objects: &mut [NonNull<u8>]) -> usize {
+        // SAFETY: I1: both are places of one magazine, or null.
+        let loaded = unsafe { self.top.offset_from(self.bottom) } as usize;
+        let count = loaded.min(objects.len());
+        let mut from = self.top;
+        for object in &mut objects[..count] {
+            // SAFETY: I1: above `bottom`, as `count` are.
+            from = unsafe { from.sub(1) };
+            // SAFETY: I1: below `top`, so it is written.
+            let place = unsafe { from.read() };
+            // SAFETY: only objects are pushed, which are not null.
+            *object = unsafe { NonNull::new_unchecked(place) };
+        }
+        self.top = from;
+        count
+    }
+
+    /// Pushes as many of `objects` as the loaded magazine has room for, and no object that is on top of it already; returns
+    /// how many.
+    #[inline(always)]
+    pub(crate) fn push_many(&mut self, objects: &[NonNull<u8>]) -> usize {
+        // SAFETY: I1: both are places of one magazine, or null.
+        let room = unsafe { self.end.offset_from(self.top) } as usize;
+        let count = room.min(objects.len());
+        for (index, object) in objects[..count].iter().enumerate() {
+            if self.push(*object) != Push::Done {
+                return index;
+            }
+        }
+        count
+    }
+
     /// Exchanges loaded and previous.
     pub(crate) fn swap(&mut self, limit: usize) {
         let loaded = self.unload();

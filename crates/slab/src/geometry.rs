@@ -3,7 +3,7 @@
 //! # Concepts
 //! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind the colour offset.
 //! - **Bookkeeping**: 64 bytes of record and a **link** per object, so that a free object is never written to. Up to twelve
-//!   links lie in the record; more in lines of their own in front of it, a byte each up to 256 objects, otherwise two. It
+//!   links lie in the record; more in lines of their own in front of it, a byte each up to 254 objects, otherwise two. It
 //!   lies at the end of the slab where it fits into what the objects leave over, or where objects are small; otherwise
 //!   outside.
 //! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of them.
@@ -25,6 +25,8 @@
 
 use page_frame::{Order, PAGE_SIZE};
 
+use crate::checks::MARK_CACHED;
+
 /// The largest object in bytes.
 pub const LARGEST_SIZE: usize = 4 << 20;
 /// The largest order that is chosen for objects that fit in a smaller one too.
@@ -34,24 +36,25 @@ pub const LARGEST_ORDER: u8 = 3;
 pub(crate) const RECORD: usize = size_of::<crate::record::Record>();
 /// Objects whose links fit in the record itself.
 pub(crate) const LINKS_WITHIN: usize = 12;
-/// Objects whose indices fit a link of one byte.
-const SHORT_LINKS: usize = 256;
+/// Objects whose indices fit a link of one byte, and look like no mark.
+const SHORT_LINKS: usize = MARK_CACHED as usize;
 /// Up to this size bookkeeping lies in the slab even where it costs an object.
 const SMALL: usize = PAGE_SIZE / 8;
-/// The most objects of a slab: what a free word can count, less one.
-const MOST_OBJECTS: usize = crate::FreeWord::MOST_OBJECTS;
+/// The most objects of a slab: what a free word can count, less one, and no index looks like a mark.
+const MOST_OBJECTS: usize = least(crate::FreeWord::MOST_OBJECTS, (MARK_CACHED as usize) << 8);
 /// Leftovers accepted, as fractions of the slab, best first.
 const FRACTIONS: [usize; 4] = [16, 8, 4, 2];
 
 /// How the slabs of objects of one size are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
+    // Narrow, as every core of a cache has one: an order has at most 1 GiB.
     order: u8,
-    stride: usize,
-    capacity: usize,
-    leftover: usize,
-    step: usize,
     inside: bool,
+    stride: u32,
+    capacity: u32,
+    leftover: u32,
+    step: u32,
 }
 
 /// Why there is no slab for such objects.
@@ -111,8 +114,8 @@ impl Geometry {
             let mut order = 0;
             while order <= LARGEST_ORDER {
                 if let Some(plan) = Self::at_order(size, alignment, line, order) {
-                    let enough = plan.capacity >= enough_objects(stride);
-                    if enough && plan.leftover * FRACTIONS[fraction] <= plan.slab_bytes() {
+                    let enough = plan.capacity() >= enough_objects(stride);
+                    if enough && plan.leftover_bytes() * FRACTIONS[fraction] <= plan.slab_bytes() {
                         return Ok(plan);
                     }
                 }
@@ -149,8 +152,17 @@ impl Geometry {
         let inside = within == outside || (within > 0 && stride <= SMALL);
         let capacity = if inside { within } else { outside };
         let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
-        let step = if alignment > line { alignment } else { line };
-        Some(Self { order, stride, capacity, leftover: bytes - used, step, inside })
+        // A step beyond the slab is as good as one over all of it.
+        let step = least(if alignment > line { alignment } else { line }, bytes);
+        let (stride, leftover) = (narrow(stride), narrow(bytes - used));
+        Some(Self {
+            order,
+            inside,
+            stride,
+            capacity: narrow(capacity),
+            leftover,
+            step: narrow(step),
+        })
     }
 
     /// Returns the order of a slab.
@@ -168,17 +180,17 @@ impl Geometry {
 
     /// Returns the distance between neighbouring objects in bytes.
     pub const fn stride(&self) -> usize {
-        self.stride
+        self.stride as usize
     }
 
     /// Returns how many objects a slab holds.
     pub const fn capacity(&self) -> usize {
-        self.capacity
+        self.capacity as usize
     }
 
     /// Returns the bytes of a slab that are neither object nor bookkeeping.
     pub const fn leftover_bytes(&self) -> usize {
-        self.leftover
+        self.leftover as usize
     }
 
     /// Whether record and links lie inside the slab.
@@ -188,17 +200,17 @@ impl Geometry {
 
     /// Returns how many colours there are, at least one.
     pub const fn colours(&self) -> usize {
-        self.leftover / self.step + 1
+        self.leftover_bytes() / self.colour_step() + 1
     }
 
     /// Returns the offset of the first object of a slab of colour `colour`, in bytes. Colours repeat.
     pub const fn colour_offset(&self, colour: usize) -> usize {
-        colour % self.colours() * self.step
+        colour % self.colours() * self.colour_step()
     }
 
     /// Returns the distance between the offsets of neighbouring colours in bytes.
     pub(crate) const fn colour_step(&self) -> usize {
-        self.step
+        self.step as usize
     }
 
     /// Returns the colour of the slab after one of `colour`: all colours come round, neighbours far apart.
@@ -216,17 +228,17 @@ impl Geometry {
 
     /// Returns the bytes of links in front of the record; zero where they lie in it.
     pub(crate) const fn links_bytes(&self) -> usize {
-        links_bytes(self.capacity)
+        links_bytes(self.capacity())
     }
 
     /// Whether a link is one byte.
     pub(crate) const fn has_short_links(&self) -> bool {
-        link_bytes(self.capacity) == 1
+        link_bytes(self.capacity()) == 1
     }
 
     /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the record at the end.
     pub const fn bookkeeping_offset(&self) -> Option<usize> {
-        if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity)) } else { None }
+        if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity())) } else { None }
     }
 }
 
@@ -256,6 +268,12 @@ const fn enough_objects(stride: usize) -> usize {
     }
 }
 
+/// Makes a number that an order bounds narrow.
+const fn narrow(number: usize) -> u32 {
+    assert!(number <= u32::MAX as usize, "an order has at most 1 GiB");
+    number as u32
+}
+
 const fn least(one: usize, other: usize) -> usize {
     if one < other { one } else { other }
 }
@@ -283,7 +301,7 @@ mod tests {
                 let bytes = 4096_usize << order;
                 let all = (bytes / stride).min(FreeWord::MOST_OBJECTS);
                 let metadata = |objects: usize| {
-                    let link = if objects <= 256 { 1 } else { 2 };
+                    let link = if objects <= 254 { 1 } else { 2 };
                     64 + if objects <= 12 { 0 } else { (objects * link).div_ceil(64) * 64 }
                 };
                 let within = (1..=all).rev().find(|n| n * stride + metadata(*n) <= bytes);

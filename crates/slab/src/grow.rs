@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 
 use page_frame::{Cpu, OutOfMemory, PageBlock, PageMap, PageSource};
 
+use crate::checks::{Checks, Off, shuffle};
 use crate::core::Core;
 use crate::geometry::RECORD;
 use crate::record::Record;
@@ -20,14 +21,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ///
     /// # Panics
     /// When a constructor does; then nothing is held.
-    pub(crate) fn grow(&self, colour: usize) -> Result<NonNull<Record>, OutOfMemory> {
+    pub(crate) fn grow<K: Checks>(&self, colour: usize) -> Result<NonNull<Record>, OutOfMemory> {
         let geometry = &self.plan.geometry;
         let source = &self.system().source;
         let block = source.allocate(geometry.order())?;
         let memory = match geometry.bookkeeping_offset() {
             // SAFETY: the bookkeeping lies inside the slab (geometry I1).
             Some(offset) => Ok(unsafe { block.start().add(offset) }),
-            None => self.system().records_of(geometry).allocate(),
+            None => self.system().records_of(geometry).allocate::<Off>(),
         };
         let Ok(memory) = memory else {
             // SAFETY: from this source just now, and nothing refers into it.
@@ -41,19 +42,34 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         // SAFETY: ours, large enough and aligned to 64: bookkeeping lies in whole lines.
         unsafe { record.write(Record::new(self.identity(), start, colour, capacity)) };
         for index in 0..capacity {
-            let next = if index + 1 < capacity { index + 1 } else { 0 };
+            let next = match index + 1 {
+                _ if K::SHUFFLE => index,
+                next if next < capacity => next,
+                _ => 0,
+            };
             // SAFETY: the record is live and ours.
             unsafe { Record::write_link(record, geometry, index, next) };
         }
+        if K::SHUFFLE {
+            let seed = self.plan.secret ^ start.addr().get();
+            // SAFETY: ours, and each object was linked to itself above.
+            unsafe { shuffle(record, geometry, seed) };
+        }
         // SAFETY: the pages are ours.
         unsafe { source.set_owner(start, order.pages(), self.plan.tag, record.cast()) };
+        if K::POISON || K::HISTORY {
+            // SAFETY: ours, in no list.
+            unsafe { self.prepare_slab::<K>(record) };
+        }
         if let Some(construct) = self.plan.constructor {
             let mut unwinding = Unfinished { core: self, record, constructed: 0 };
             while unwinding.constructed < capacity {
                 // SAFETY: just written.
                 let slab = unsafe { record.as_ref() };
                 // SAFETY: the index is below the capacity.
-                let object = unsafe { slab.object(geometry, unwinding.constructed) };
+                let place = unsafe { slab.object(geometry, unwinding.constructed) };
+                // SAFETY: the padding in front lies inside the place.
+                let object = unsafe { place.add(self.plan.padding.front) };
                 // SAFETY: the builder was promised that this is sound for raw memory of an object.
                 unsafe { construct(object) };
                 unwinding.constructed += 1;
@@ -81,7 +97,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if let Some(destroy) = self.plan.destructor {
             for index in 0..constructed {
                 // SAFETY: below the capacity.
-                let object = unsafe { slab.object(geometry, index) };
+                let place = unsafe { slab.object(geometry, index) };
+                // SAFETY: the padding in front lies inside the place.
+                let object = unsafe { place.add(self.plan.padding.front) };
                 // SAFETY: the builder was promised that this is sound for constructed objects; clause 1.
                 unsafe { destroy(object) };
             }

@@ -22,6 +22,7 @@
 
 mod builder;
 mod cache;
+mod checks;
 mod core;
 mod core_list;
 mod cpu_slot;
@@ -30,6 +31,7 @@ mod free_word;
 mod geometry;
 mod grow;
 mod magazine;
+mod many;
 mod name;
 mod record;
 mod registry;
@@ -43,6 +45,7 @@ mod walk;
 pub use self::core::ObjectHook;
 pub use builder::{BuildError, CacheBuilder};
 pub use cache::{Busy, Cache};
+pub use checks::{Checks, Debug, Hardened, History, Off};
 pub use free_word::{FreeWord, Popped, PoppedChain, Pushed, Seen};
 pub use geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use name::Name;

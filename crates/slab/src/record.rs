@@ -11,12 +11,13 @@
 //! ```
 //!
 //! # Invariants
-//! - I1: a link is written only by the CPU that is freeing the object, before its push, and read only under the set lock.
+//! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or as a mark (checks); it is
+//!   read as a link only under the set lock.
 //! - I2: place and list are read and written only under the set lock.
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{Linked, UnsafeCell};
+use page_frame::sync::{Linked, UnsafeCell, exchange_byte};
 
 use crate::geometry::LINKS_WITHIN;
 use crate::{FreeWord, Geometry};
@@ -172,6 +173,54 @@ impl Record {
             // SAFETY: I1, as above.
             unsafe { link.write(next as u16) };
         }
+    }
+
+    /// Writes the mark of object `index`.
+    ///
+    /// # Safety
+    /// 1. As for `write_link`, but the caller owns the object instead of freeing it.
+    pub(crate) unsafe fn set_mark(
+        record: NonNull<Self>,
+        geometry: &Geometry,
+        index: usize,
+        mark: u8,
+    ) {
+        let shift = if geometry.has_short_links() { 0 } else { 8 };
+        // SAFETY: clause 1.
+        unsafe { Self::write_link(record, geometry, index, usize::from(mark) << shift) };
+    }
+
+    /// Exchanges the mark of object `index` from `from` to `to`, atomically.
+    ///
+    /// Marks stand where a link of one byte stands, or the upper byte of a longer one; no index looks like one (geometry).
+    ///
+    /// # Errors
+    /// What stood there instead of `from`; then nothing has changed.
+    ///
+    /// # Safety
+    /// 1. As for `read_link`, clauses 1 and 2.
+    pub(crate) unsafe fn change_mark(
+        record: NonNull<Self>,
+        geometry: &Geometry,
+        index: usize,
+        from: u8,
+        to: u8,
+    ) -> Result<(), u8> {
+        let before = geometry.links_bytes();
+        let place = if before == 0 {
+            // SAFETY: clause 1.
+            let link = unsafe { &record.as_ref().links[index] };
+            NonNull::new(link.with_mut(|link| link)).expect("a field has an address")
+        } else {
+            // SAFETY: clause 1: so many bytes of links lie in front of the record.
+            let links = unsafe { record.cast::<u8>().sub(before) };
+            let upper = if cfg!(target_endian = "little") { 1 } else { 0 };
+            let offset = if geometry.has_short_links() { index } else { 2 * index + upper };
+            // SAFETY: clause 1: inside the links.
+            unsafe { links.add(offset) }
+        };
+        // SAFETY: a written byte of the slab's bookkeeping, which is alive; its other users are atomic too, or exclusive.
+        unsafe { exchange_byte(place, from, to) }
     }
 
     /// Returns the neighbours in the list.

@@ -19,6 +19,7 @@ use page_frame::{
 };
 
 use crate::builder::CacheBuilder;
+use crate::checks::{Off, Padding};
 use crate::core::{Core, Plan};
 use crate::core_list::CoreList;
 use crate::cpu_slot::CpuSlot;
@@ -103,6 +104,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             let plan = Plan {
                 name: Name::new(name),
                 size,
+                padding: Padding::default(),
                 geometry,
                 coloured: true,
                 constructor: None,
@@ -110,6 +112,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 tag: Tag::SLAB,
                 keep_empty: None,
                 magazine_capacity: 0,
+                secret: 0,
+                clock: None,
             };
             Core::new(system, Slots::new(&[], cpu.clone()), plan)
         };
@@ -147,6 +151,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// Returns the page source.
     pub fn source(&self) -> &P {
         &self.system().source
+    }
+
+    /// Returns the address of what all caches share.
+    pub(crate) fn address(&self) -> usize {
+        self.system.addr().get()
     }
 
     /// Gives `fault` to the fault hook, for layers above that see misuse themselves.
@@ -241,7 +250,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// came upon the list's lock.
     pub(crate) fn make_core(&self, plan: Plan) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
-        let memory = system.cores.allocate()?;
+        let memory = system.cores.allocate::<Off>()?;
         let cpu = system.locking.cpu().clone();
         // SAFETY: behind the core, inside the memory.
         let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };

@@ -91,12 +91,13 @@ impl SlabSet {
         }
     }
 
-    /// Takes up to `wanted` objects from the fullest slabs and gives each to `take`; returns how many.
+    /// Takes up to `wanted` objects from the fullest slabs and gives each to `take`, with its slab and index; returns how
+    /// many.
     pub(crate) fn take(
         &mut self,
         geometry: &Geometry,
         wanted: usize,
-        mut take: impl FnMut(NonNull<u8>),
+        mut take: impl FnMut(NonNull<Record>, usize, NonNull<u8>),
     ) -> usize {
         let mut taken = 0;
         for name in ListName::KNOWN {
@@ -110,11 +111,11 @@ impl SlabSet {
                 if let Some(PoppedChain { head, count, .. }) = popped {
                     let mut index = head;
                     for left in (0..count).rev() {
+                        // Before `take`, which may use the link.
+                        let following = if left > 0 { next(index) } else { index };
                         // SAFETY: the index of an object.
-                        take(unsafe { slab.object(geometry, index) });
-                        if left > 0 {
-                            index = next(index);
-                        }
+                        take(record, index, unsafe { slab.object(geometry, index) });
+                        index = following;
                     }
                     taken += count;
                 }

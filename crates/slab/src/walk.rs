@@ -17,6 +17,7 @@ use core::ptr::NonNull;
 use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, PageMap, PageSource};
 
 use crate::Pushed;
+use crate::checks::{Checks, MARK_CACHED, Off, is_any_on};
 use crate::core::Core;
 use crate::cpu_slot::Push;
 use crate::magazine::Magazine;
@@ -34,13 +35,28 @@ pub(crate) enum Patience {
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Allocates one object.
     #[inline(always)]
-    pub(crate) fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
+    #[track_caller]
+    pub(crate) fn allocate<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        loop {
+            let place = self.take_out::<K>()?;
+            if !is_any_on::<K>() {
+                return Ok(place);
+            }
+            // A spoilt object stays isolated; there are others.
+            if let Some(object) = self.hand_out::<K>(place) {
+                return Ok(object);
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn take_out<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
         if let Ok(mut slot) = self.slots.enter() {
             if let Some(object) = slot.pop() {
                 return Ok(object);
             }
         }
-        self.allocate_missed()
+        self.allocate_missed::<K>()
     }
 
     /// Frees one object.
@@ -49,7 +65,17 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// 1. `object` came from `allocate` of this cache and nobody uses it any more.
     #[inline(always)]
     #[track_caller]
-    pub(crate) unsafe fn free(&self, object: NonNull<u8>) {
+    pub(crate) unsafe fn free<K: Checks>(&self, object: NonNull<u8>) {
+        if !is_any_on::<K>() {
+            self.put_in(object);
+        } else if let Some(place) = self.take_back::<K>(object) {
+            self.put_in(place);
+        }
+    }
+
+    #[inline(always)]
+    #[track_caller]
+    fn put_in(&self, object: NonNull<u8>) {
         if let Ok(mut slot) = self.slots.enter() {
             match slot.push(object) {
                 Push::Done => return,
@@ -72,7 +98,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     #[cold]
     #[inline(never)]
-    fn allocate_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+    fn allocate_missed<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
         let capacity = self.plan.magazine_capacity;
         let mut earned = false;
         let mut spare = None;
@@ -99,7 +125,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                     // SAFETY: the magazine is ours, and at most its capacity is asked for.
                     unsafe { Magazine::push(magazine, object) }
                 };
-                let taken = self.take_from_slabs(capacity.div_ceil(2), push);
+                let taken = self.take_from_slabs::<K>(capacity.div_ceil(2), push);
                 if taken.is_err() {
                     self.put_away(magazine);
                     return Err(OutOfMemory);
@@ -111,7 +137,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             self.put_away(spare);
         }
         let mut object = None;
-        self.take_from_slabs(1, |taken| object = Some(taken))?;
+        self.take_from_slabs::<K>(1, |taken| object = Some(taken))?;
         object.ok_or(OutOfMemory)
     }
 
@@ -183,7 +209,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     fn new_magazine(&self) -> Option<NonNull<Magazine>> {
-        let memory = self.system().magazines_of(&self.plan).allocate().ok()?;
+        let memory = self.system().magazines_of(&self.plan).allocate::<Off>().ok()?;
         // SAFETY: an object of the internal cache for magazines of this capacity.
         Some(unsafe { Magazine::new_in(memory) })
     }
@@ -244,12 +270,19 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     /// Takes up to `wanted` objects from the slabs, growing when there is none; at least one, or an error.
-    fn take_from_slabs(
+    fn take_from_slabs<K: Checks>(
         &self,
         wanted: usize,
         mut take: impl FnMut(NonNull<u8>),
     ) -> Result<usize, OutOfMemory> {
         let geometry = &self.plan.geometry;
+        let mut take = |record, index, object| {
+            if K::MARKS {
+                // SAFETY: an object of the slab, just taken from it.
+                unsafe { Record::set_mark(record, geometry, index, MARK_CACHED) };
+            }
+            take(object);
+        };
         let colour = {
             let slow = self.system().locking.slow();
             let mut set = slow.lock(&self.set).ok_or(OutOfMemory)?;
@@ -260,13 +293,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             }
             if self.plan.coloured { set.next_colour(geometry) } else { 0 }
         };
-        let record = self.grow(colour)?;
+        let record = self.grow::<K>(colour)?;
         let taken = {
             let slow = self.system().locking.slow();
             slow.lock(&self.set).map(|mut set| {
                 // SAFETY: `grow` made it: live, ours, in no list, all objects free.
                 unsafe { set.add(record) };
-                set.take(geometry, wanted, take)
+                set.take(geometry, wanted, &mut take)
             })
         };
         taken.ok_or_else(|| {

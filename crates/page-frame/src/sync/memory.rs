@@ -41,6 +41,20 @@ unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {
     }
 }
 
+/// Exchanges the byte at `place` from `from` to `to`, atomically (SeqCst: callers compare what two contexts did to one byte).
+///
+/// # Errors
+/// The byte that stood there instead; then nothing has changed.
+///
+/// # Safety
+/// 1. `place` is valid for reads and writes, written, and used by others at the same time only through this function.
+pub unsafe fn exchange_byte(place: NonNull<u8>, from: u8, to: u8) -> Result<(), u8> {
+    // SAFETY: clause 1; a byte has no alignment. Not modelled: loom's atomics do not lie in memory of others.
+    let byte = unsafe { core::sync::atomic::AtomicU8::from_ptr(place.as_ptr()) };
+    let order = core::sync::atomic::Ordering::SeqCst;
+    byte.compare_exchange(from, to, order, order).map(|_| ())
+}
+
 /// Turns zeroed memory into `count` values.
 ///
 /// Outside loom this writes nothing, so memory that the system gives as zero stays untouched. Under loom it writes

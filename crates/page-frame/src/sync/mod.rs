@@ -18,7 +18,7 @@ mod stack;
 
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
-pub use memory::{Zeroable, slice_in};
+pub use memory::{Zeroable, exchange_byte, slice_in};
 pub use stack::{Linked, TakeAll, Taken};
 
 #[cfg(not(loom))]

@@ -1,0 +1,34 @@
+//! Poison: free objects are filled with a pattern, which is checked when they go out again.
+
+use core::ptr::NonNull;
+
+use page_frame::{Fault, FaultKind};
+
+use super::red_zone::first_other;
+
+const PATTERN: u8 = 0xdb;
+
+/// Fills `object`, of `size` bytes.
+///
+/// # Safety
+/// 1. The object is the caller's.
+pub(super) unsafe fn fill(object: NonNull<u8>, size: usize) {
+    // SAFETY: clause 1.
+    unsafe { object.write_bytes(PATTERN, size) };
+}
+
+/// Checks that nobody wrote to `object` since it was filled.
+///
+/// # Safety
+/// 1. The object is the caller's, and was filled.
+#[track_caller]
+pub(super) unsafe fn check(object: NonNull<u8>, size: usize) -> Result<(), Fault> {
+    // SAFETY: clause 1.
+    match unsafe { first_other(object.as_ptr(), size, PATTERN) } {
+        None => Ok(()),
+        Some(at) => {
+            let address = object.addr().get();
+            Err(Fault::new(FaultKind::WriteAfterFree, address, PATTERN.into(), at))
+        }
+    }
+}

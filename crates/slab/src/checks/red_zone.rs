@@ -1,0 +1,54 @@
+//! Red zones: bytes of a pattern in front of and behind each object.
+
+use core::ptr::NonNull;
+
+use page_frame::{Fault, FaultKind};
+
+use super::Padding;
+
+const PATTERN: u8 = 0xcc;
+
+/// Fills both red zones of `object`.
+///
+/// # Safety
+/// 1. The object is the caller's, with `padding` around it.
+pub(super) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
+    // SAFETY: clause 1.
+    let front = unsafe { object.sub(padding.front) };
+    // SAFETY: clause 1.
+    unsafe { front.write_bytes(PATTERN, padding.front) };
+    // SAFETY: clause 1.
+    let behind = unsafe { object.add(padding.behind) };
+    // SAFETY: clause 1.
+    unsafe { behind.write_bytes(PATTERN, padding.end - padding.behind) };
+}
+
+/// Checks both red zones of `object`.
+///
+/// # Safety
+/// 1. As for [`fill`], which filled them.
+#[track_caller]
+pub(super) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(), Fault> {
+    let zones = [(object.as_ptr().wrapping_sub(padding.front), padding.front)];
+    let behind = (object.as_ptr().wrapping_add(padding.behind), padding.end - padding.behind);
+    for (start, bytes) in zones.into_iter().chain([behind]) {
+        // SAFETY: clause 1: both lie in the object's place.
+        if let Some(at) = unsafe { first_other(start, bytes, PATTERN) } {
+            let object = object.addr().get();
+            return Err(Fault::new(FaultKind::Overflow, object, PATTERN.into(), at));
+        }
+    }
+    Ok(())
+}
+
+/// Returns the address of the first of `bytes` bytes from `start` on that is not `pattern`.
+///
+/// # Safety
+/// 1. The bytes are readable and written.
+pub(super) unsafe fn first_other(start: *const u8, bytes: usize, pattern: u8) -> Option<usize> {
+    (0..bytes).map(|offset| start.wrapping_add(offset)).find_map(|place| {
+        // SAFETY: clause 1.
+        let byte = unsafe { place.read() };
+        (byte != pattern).then(|| place.addr())
+    })
+}

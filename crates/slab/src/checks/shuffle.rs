@@ -1,0 +1,38 @@
+//! Shuffling: an order of a fresh slab's objects that who does not know the secret cannot foretell.
+
+use core::ptr::NonNull;
+
+use crate::Geometry;
+use crate::record::Record;
+
+/// Links the objects of a fresh slab in an order that `seed` decides.
+///
+/// Sattolo's algorithm (1986) makes a permutation that is one single cycle, every one equally likely; and a cycle is what
+/// the links of a slab with every object free are. So it works in the links themselves.
+///
+/// # Safety
+/// 1. `record` is that of a slab cut by `geometry`, the caller's, each object linked to itself.
+pub(crate) unsafe fn shuffle(record: NonNull<Record>, geometry: &Geometry, seed: usize) {
+    let mut random = Random(seed as u64 | 1);
+    for index in (1..geometry.capacity()).rev() {
+        let other = random.below(index);
+        // SAFETY: clause 1: both are objects, and nobody else uses the links.
+        let links = [index, other].map(|at| unsafe { Record::read_link(record, geometry, at) });
+        for (at, link) in [(index, links[1]), (other, links[0])] {
+            // SAFETY: as above.
+            unsafe { Record::write_link(record, geometry, at, link) };
+        }
+    }
+}
+
+/// xorshift64* (Vigna 2016), never zero.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: usize) -> usize {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 32) as usize % limit
+    }
+}

@@ -1,0 +1,69 @@
+//! Many objects at once: the slot is entered once for as many as its two magazines have, or have room for.
+//!
+//! Where a preset looks at every object, each takes the way of a single one.
+
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, PageMap, PageSource};
+
+use crate::checks::{Checks, is_any_on};
+use crate::core::Core;
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+    /// Allocates up to as many objects as `objects` has room for; returns how many.
+    #[inline]
+    #[track_caller]
+    pub(crate) fn allocate_many<K: Checks>(&self, objects: &mut [NonNull<u8>]) -> usize {
+        let mut had = if is_any_on::<K>() { 0 } else { self.pop_many(objects) };
+        while had < objects.len() {
+            let Ok(object) = self.allocate::<K>() else { break };
+            objects[had] = object;
+            had += 1;
+            if !is_any_on::<K>() {
+                had += self.pop_many(&mut objects[had..]);
+            }
+        }
+        had
+    }
+
+    /// Frees `objects`.
+    ///
+    /// # Safety
+    /// 1. As for `free`, for each of them.
+    #[inline]
+    #[track_caller]
+    pub(crate) unsafe fn free_many<K: Checks>(&self, objects: &[NonNull<u8>]) {
+        let mut gone = if is_any_on::<K>() { 0 } else { self.push_many(objects) };
+        while gone < objects.len() {
+            // SAFETY: clause 1.
+            unsafe { self.free::<K>(objects[gone]) };
+            gone += 1;
+            if !is_any_on::<K>() {
+                gone += self.push_many(&objects[gone..]);
+            }
+        }
+    }
+
+    #[inline]
+    fn pop_many(&self, objects: &mut [NonNull<u8>]) -> usize {
+        let Ok(mut slot) = self.slots.enter() else { return 0 };
+        let had = slot.pop_many(objects);
+        if had == objects.len() || slot.previous_length().is_none_or(|length| length == 0) {
+            return had;
+        }
+        slot.swap(self.plan.magazine_capacity);
+        had + slot.pop_many(&mut objects[had..])
+    }
+
+    #[inline]
+    fn push_many(&self, objects: &[NonNull<u8>]) -> usize {
+        let capacity = self.plan.magazine_capacity;
+        let Ok(mut slot) = self.slots.enter() else { return 0 };
+        let gone = slot.push_many(objects);
+        if gone == objects.len() || slot.previous_length().is_none_or(|length| length == capacity) {
+            return gone;
+        }
+        slot.swap(capacity);
+        gone + slot.push_many(&objects[gone..])
+    }
+}

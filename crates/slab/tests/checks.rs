@@ -1,0 +1,312 @@
+//! Each check alone: a planted fault is seen, with kind and address, and without the check it is not. So each of these
+//! tests fails when its check is compiled out.
+#![cfg(not(loom))]
+
+use std::alloc::Layout;
+use std::cell::RefCell;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+use page_frame::{Arena, Fault, FaultKind, PAGE_SIZE, SingleCpu};
+use slab::{Cache, Checks, Debug, Hardened, Off, Registry};
+
+struct Marks;
+impl Checks for Marks {
+    const MARKS: bool = true;
+}
+struct Canary;
+impl Checks for Canary {
+    const CANARY: bool = true;
+}
+struct RedZone;
+impl Checks for RedZone {
+    const RED_ZONE: usize = 8;
+}
+struct Poison;
+impl Checks for Poison {
+    const POISON: bool = true;
+}
+struct Shuffle;
+impl Checks for Shuffle {
+    const SHUFFLE: bool = true;
+}
+
+type TestRegistry<'a> = Registry<&'a Arena<'a>, SingleCpu>;
+type TestCache<'a, K> = Cache<&'a Arena<'a>, SingleCpu, K>;
+
+const SIZE: usize = 40;
+/// Room behind an object of a cache without padding, so that a planted write there hits nobody's memory.
+const SPARE: usize = 24;
+
+thread_local! {
+    static FAULTS: RefCell<Vec<(FaultKind, usize)>> = const { RefCell::new(Vec::new()) };
+}
+
+fn note(fault: &Fault) {
+    FAULTS.with_borrow_mut(|faults| faults.push((fault.kind, fault.address)));
+}
+
+fn with_registry(test: impl FnOnce(&TestRegistry<'_>)) {
+    let mut memory = vec![MaybeUninit::uninit(); 200 * PAGE_SIZE];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), note).expect("room");
+    FAULTS.take();
+    test(&registry);
+}
+
+/// Runs `plant` on a cache that checks `K`; returns the faults that it led to.
+fn faults_of<K: Checks>(plant: fn(&TestCache<'_, K>)) -> Vec<(FaultKind, usize)> {
+    with_registry(|registry| {
+        let layout = Layout::from_size_align(SIZE + SPARE, 8).expect("a layout");
+        let cache = registry.cache("planted", layout).checks::<K>().build().expect("room");
+        plant(&cache);
+        cache.validate().expect("nothing else is lost");
+        // What is not isolated still goes round.
+        let objects: Vec<_> = (0..200).map(|_| cache.allocate().expect("room")).collect();
+        let distinct: std::collections::BTreeSet<_> = objects.iter().collect();
+        assert_eq!(distinct.len(), objects.len());
+        // SAFETY: from this cache.
+        objects.into_iter().for_each(|object| unsafe { cache.free(object) });
+    });
+    FAULTS.take()
+}
+
+fn kinds<K: Checks>(plant: fn(&TestCache<'_, K>)) -> Vec<FaultKind> {
+    faults_of(plant).into_iter().map(|(kind, _)| kind).collect()
+}
+
+/// Writes a byte at `offset` from `object`.
+fn write<K: Checks>(_: &TestCache<'_, K>, object: NonNull<u8>, offset: isize) {
+    // SAFETY: inside the slab, which is the test's memory.
+    let place = unsafe { object.offset(offset) };
+    // SAFETY: as above.
+    unsafe { place.write(0x11) };
+}
+
+fn free_twice_with_another_between<K: Checks>(cache: &TestCache<'_, K>) {
+    let (one, other) = (cache.allocate().expect("room"), cache.allocate().expect("room"));
+    for object in [one, other] {
+        // SAFETY: from this cache.
+        unsafe { cache.free(object) };
+    }
+    if K::MARKS {
+        // SAFETY: not so: this is the fault. Marks keep it from doing harm.
+        unsafe { cache.free(one) };
+        assert_eq!(
+            FAULTS.with_borrow(|faults| faults.last().copied()),
+            Some((FaultKind::DoubleFree, one.addr().get()))
+        );
+    }
+}
+
+#[test]
+fn marks_see_any_double_free() {
+    assert_eq!(kinds::<Marks>(free_twice_with_another_between), [FaultKind::DoubleFree]);
+    assert_eq!(kinds::<Hardened>(free_twice_with_another_between), [FaultKind::DoubleFree]);
+    assert_eq!(kinds::<Debug>(free_twice_with_another_between), [FaultKind::DoubleFree]);
+}
+
+#[test]
+fn marks_see_a_double_free_of_an_object_that_is_back_in_its_slab() {
+    fn plant<K: Checks>(cache: &TestCache<'_, K>) {
+        let keeper = cache.allocate().expect("room");
+        let object = cache.allocate().expect("room");
+        // SAFETY: from this cache.
+        unsafe { cache.free(object) };
+        cache.shrink();
+        // SAFETY: not so: this is the fault.
+        unsafe { cache.free(object) };
+        // SAFETY: from this cache.
+        unsafe { cache.free(keeper) };
+    }
+    assert_eq!(kinds::<Marks>(plant), [FaultKind::DoubleFree]);
+}
+
+#[test]
+fn racing_double_frees_are_credited_once() {
+    use hosted::Threads;
+    let memory = hosted::Mapped::reserve(64 * PAGE_SIZE).expect("address space");
+    // SAFETY: fresh, ours, and alive until the end of the test.
+    let bytes =
+        unsafe { std::slice::from_raw_parts_mut(memory.start().cast().as_ptr(), 64 * PAGE_SIZE) };
+    let arena = Arena::new(bytes).expect("large enough");
+    let registry = Registry::with_fault_hook(&arena, Threads, note).expect("room");
+    let layout = Layout::new::<[u64; 5]>();
+    let cache = registry.cache("raced", layout).checks::<Hardened>().build().expect("room");
+    for _ in 0..200 {
+        let object = cache.allocate().expect("room").addr();
+        let rounds = std::thread::scope(|scope| {
+            let free = || {
+                FAULTS.take();
+                let object = NonNull::new(std::ptr::with_exposed_provenance_mut(object.get()));
+                // SAFETY: true for one of the two; the other is the fault.
+                unsafe { cache.free(object.expect("not null")) };
+                FAULTS.take().len()
+            };
+            let (one, other) = (scope.spawn(free), scope.spawn(free));
+            one.join().expect("no panic") + other.join().expect("no panic")
+        });
+        assert_eq!(rounds, 1, "one of two is told");
+    }
+}
+
+#[test]
+fn marks_see_pointers_that_are_no_objects() {
+    fn interior<K: Checks>(cache: &TestCache<'_, K>) {
+        let object = cache.allocate().expect("room");
+        let inside = NonNull::new(object.as_ptr().wrapping_add(8)).expect("not null");
+        // SAFETY: not so: this is the fault.
+        unsafe { cache.free(inside) };
+        let seen = FAULTS.with_borrow(|faults| faults.last().copied());
+        assert_eq!(seen, Some((FaultKind::InteriorPointer, inside.addr().get())));
+        // SAFETY: from this cache.
+        unsafe { cache.free(object) };
+    }
+    fn foreign<K: Checks>(cache: &TestCache<'_, K>) {
+        let mut value = 0_u64;
+        // SAFETY: not so: this is the fault.
+        unsafe { cache.free(NonNull::from(&mut value).cast()) };
+    }
+    assert_eq!(kinds::<Marks>(interior), [FaultKind::InteriorPointer]);
+    assert_eq!(kinds::<Debug>(interior), [FaultKind::InteriorPointer]);
+    assert_eq!(kinds::<Marks>(foreign), [FaultKind::ForeignPointer]);
+}
+
+#[test]
+fn marks_see_objects_of_other_caches() {
+    with_registry(|registry| {
+        let layout = Layout::new::<[u64; 5]>();
+        let one = registry.cache("one", layout).checks::<Marks>().build().expect("room");
+        let other = registry.cache("other", layout).checks::<Marks>().build().expect("room");
+        let object = one.allocate().expect("room");
+        // SAFETY: not so: this is the fault.
+        unsafe { other.free(object) };
+        assert_eq!(FAULTS.take(), [(FaultKind::WrongCache, object.addr().get())]);
+        // SAFETY: from this cache.
+        unsafe { one.free(object) };
+        one.destroy().expect("the object is still good for its own cache");
+    });
+    assert!(FAULTS.take().is_empty());
+}
+
+fn overflow_by_a_byte<K: Checks>(cache: &TestCache<'_, K>) {
+    let object = cache.allocate().expect("room");
+    write(cache, object, cache.object_size() as isize);
+    // SAFETY: from this cache.
+    unsafe { cache.free(object) };
+}
+
+#[test]
+fn canaries_see_a_write_of_one_byte_behind() {
+    assert_eq!(kinds::<Canary>(overflow_by_a_byte), [FaultKind::Overflow]);
+    assert_eq!(kinds::<Hardened>(overflow_by_a_byte), [FaultKind::Overflow]);
+    assert_eq!(kinds::<Debug>(overflow_by_a_byte), [FaultKind::Overflow]);
+    assert!(kinds::<Marks>(overflow_by_a_byte).is_empty());
+}
+
+#[test]
+fn a_canary_of_another_object_does_not_fit() {
+    fn plant<K: Checks>(cache: &TestCache<'_, K>) {
+        let (one, other) = (cache.allocate().expect("room"), cache.allocate().expect("room"));
+        // SAFETY: the canaries of two objects, inside the test's memory.
+        let (behind, from) = (
+            one.as_ptr().wrapping_add(cache.object_size()),
+            other.as_ptr().wrapping_add(cache.object_size()),
+        );
+        // SAFETY: as above.
+        unsafe { behind.copy_from(from, 8) };
+        for object in [one, other] {
+            // SAFETY: from this cache.
+            unsafe { cache.free(object) };
+        }
+    }
+    assert_eq!(kinds::<Canary>(plant), [FaultKind::Overflow]);
+}
+
+#[test]
+fn red_zones_see_writes_on_both_sides() {
+    fn in_front<K: Checks>(cache: &TestCache<'_, K>) {
+        // Not the slab's first object, for presets that have nothing in front.
+        let (one, other) = (cache.allocate().expect("room"), cache.allocate().expect("room"));
+        let object = one.max(other);
+        write(cache, object, -1);
+        for object in [one, other] {
+            // SAFETY: from this cache.
+            unsafe { cache.free(object) };
+        }
+    }
+    assert_eq!(kinds::<RedZone>(in_front), [FaultKind::Overflow]);
+    assert_eq!(kinds::<RedZone>(overflow_by_a_byte), [FaultKind::Overflow]);
+    assert!(kinds::<Off>(in_front).is_empty());
+}
+
+#[test]
+fn poison_sees_writes_after_the_free() {
+    fn plant<K: Checks>(cache: &TestCache<'_, K>) {
+        let object = cache.allocate().expect("room");
+        // SAFETY: from this cache.
+        unsafe { cache.free(object) };
+        write(cache, object, 17);
+    }
+    assert_eq!(kinds::<Poison>(plant), [FaultKind::WriteAfterFree]);
+    assert_eq!(kinds::<Debug>(plant), [FaultKind::WriteAfterFree]);
+    assert!(kinds::<Hardened>(plant).is_empty());
+}
+
+#[test]
+fn shuffled_slabs_hand_out_their_objects_in_another_order() {
+    /// How many of 40 objects lie next to the one before.
+    fn neighbours<K: Checks>(cache: &TestCache<'_, K>) -> usize {
+        let object = || cache.allocate().expect("room").addr().get();
+        let objects: Vec<_> = std::iter::repeat_with(object).take(40).collect();
+        objects.windows(2).filter(|pair| pair[0].abs_diff(pair[1]) == 40).count()
+    }
+    with_registry(|registry| {
+        let layout = Layout::new::<[u64; 5]>();
+        let plain = registry.cache("plain", layout).build().expect("room");
+        let shuffled = registry.cache("shuffled", layout).checks::<Shuffle>();
+        let shuffled = shuffled.secret(0x5eed).build().expect("room");
+        let (plain, shuffled) = (neighbours(&plain), neighbours(&shuffled));
+        assert!(plain >= 30, "in order: {plain}");
+        assert!(shuffled <= 8, "by chance: {shuffled}");
+    });
+}
+
+#[test]
+fn checked_objects_keep_alignment_size_and_constructed_state() {
+    unsafe fn construct(object: NonNull<u8>) {
+        // SAFETY: the object is so large and aligned.
+        unsafe { object.cast::<[u64; 16]>().write([7; 16]) };
+    }
+    with_registry(|registry| {
+        let layout = Layout::from_size_align(128, 64).expect("a layout");
+        let builder = registry.cache("state", layout).checks::<Debug>();
+        // SAFETY: writes within the layout.
+        let cache = unsafe { builder.constructor(construct) }.build().expect("room");
+        for _ in 0..300 {
+            let objects: Vec<_> = (0..9).map(|_| cache.allocate().expect("room")).collect();
+            for object in objects {
+                assert_eq!(object.addr().get() % 64, 0);
+                // SAFETY: constructed, and so large.
+                assert_eq!(unsafe { object.cast::<[u64; 16]>().read() }, [7; 16]);
+                // SAFETY: from this cache, its state unchanged.
+                unsafe { cache.free(object) };
+            }
+        }
+        cache.destroy().expect("nothing is in use");
+    });
+    assert!(FAULTS.take().is_empty());
+}
+
+#[test]
+fn off_costs_no_byte() {
+    with_registry(|registry| {
+        for size in [8, 20, 64, 488, 4096] {
+            let layout = Layout::from_size_align(size, 4).expect("a layout");
+            let off = registry.cache("off", layout).checks::<Off>().geometry().expect("fits");
+            let marks = registry.cache("marks", layout).checks::<Marks>().geometry().expect("fits");
+            assert_eq!(off, slab::Geometry::new(size, 4, 64).expect("fits"));
+            assert_eq!(off, marks, "marks lie in the links");
+        }
+    });
+}
