@@ -21,7 +21,9 @@ const ENABLED: u32 = 1 << 8;
 const PERIODIC: u32 = 1 << 17;
 const DELIVERY_PENDING: u32 = 1 << 12;
 const ALL_OTHERS: u32 = 3 << 18;
+const ALL: u32 = 2 << 18;
 const ASSERT: u32 = 1 << 14;
+const UNMASKABLE: u32 = 4 << 8;
 const INIT: u32 = 5 << 8;
 const START_UP: u32 = 6 << 8;
 
@@ -74,6 +76,11 @@ pub(crate) fn end_of_interrupt() {
 /// Interrupts all other CPUs.
 pub(crate) fn interrupt_others(vector: u8) {
     write(COMMAND_LOW, ALL_OTHERS | ASSERT | u32::from(vector));
+}
+
+/// Interrupts all CPUs, this one too, whether they let interrupts in or not.
+pub(crate) fn interrupt_all_unmaskably() {
+    write(COMMAND_LOW, ALL | ASSERT | UNMASKABLE);
 }
 
 /// Starts the CPU with controller `id` at the page `page` of low memory, as firmware's protocol asks: reset, start, and

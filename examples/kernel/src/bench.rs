@@ -10,9 +10,11 @@ use core::hint::black_box;
 use core::ptr::NonNull;
 
 use page_frame::{Order, PageSource};
+use slab::{Cache, Checks, Hardened};
 
 use crate::console::print;
-use crate::heap::{kmalloc, zones};
+use crate::cpus::KernelCpu;
+use crate::heap::{Source, kmalloc, zones};
 use crate::machine::time;
 use crate::step;
 
@@ -25,36 +27,69 @@ const TICKS: u64 = 32;
 pub(crate) fn run() {
     calibrate();
     print!(
-        "{:<14} {:>6} {:>7} {:>7}  Linux 6.1 / 6.12 / 7.3",
-        "instructions", "least", "median", "locked"
+        "{:<14} {:>6} {:>7} {:>7} {:>9} {:>7}  Linux 6.1 / 6.12 / 7.3",
+        "instructions", "least", "median", "locked", "hardened", "locked"
     );
     let heap = kmalloc();
-    row("pair-const-64", 45, "235 / 170 / 182", 1, || {
+    let row = Row { name: "pair-const-64", target: 45, linux: "235 / 170 / 182", parts: 1 };
+    row.print(None, || {
         let start = heap.kmalloc(64);
         // SAFETY: allocated above.
         unsafe { heap.kfree(black_box(start).ok()) };
     });
-    row("pair-run-64", 55, "262 / 183 / 202", 1, || {
+    let row = Row { name: "pair-run-64", target: 55, linux: "262 / 183 / 202", parts: 1 };
+    row.print(None, || {
         let start = heap.kmalloc(black_box(64));
         // SAFETY: allocated above.
         unsafe { heap.kfree(black_box(start).ok()) };
     });
+    caches();
+    pages();
+}
+
+fn caches() {
     let layout = Layout::from_size_align(192, 8).expect("a layout");
-    let cache = heap.registry().cache("bench", layout).build().expect("room");
-    row("cache-pair-192", 40, "217 / 186 / 180", 1, || {
-        if let Ok(object) = black_box(cache.allocate()) {
-            // SAFETY: from this cache.
-            unsafe { cache.free(object) };
-        }
-    });
-    let mut objects = [None::<NonNull<u8>>; 1000];
-    row("thousand-192", 100, "423 / 415 / 322", 1000, || {
-        objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
-        for object in objects.iter_mut().filter_map(Option::take) {
-            // SAFETY: from this cache.
-            unsafe { cache.free(object) };
-        }
-    });
+    let registry = kmalloc().registry();
+    let cache = registry.cache("bench", layout).build().expect("room");
+    let hardened = registry.cache("bench-hardened", layout).checks::<Hardened>();
+    let hardened = hardened.build().expect("room");
+    let row = Row { name: "cache-pair-192", target: 40, linux: "217 / 186 / 180", parts: 1 };
+    row.print(Some(&mut || pair(&hardened)), || pair(&cache));
+    let mut objects = [NonNull::dangling(); 16];
+    let mut others = objects;
+    let row = Row { name: "bulk16-192", target: 15, linux: "100 / 111 / 72", parts: 16 };
+    row.print(Some(&mut || bulk(&hardened, &mut others)), || bulk(&cache, &mut objects));
+    let mut objects = [None; 1000];
+    let mut others = objects;
+    let row = Row { name: "thousand-192", target: 100, linux: "423 / 415 / 322", parts: 1000 };
+    row.print(Some(&mut || thousand(&hardened, &mut others)), || thousand(&cache, &mut objects));
+}
+
+fn pair<K: Checks>(cache: &Cache<Source, KernelCpu, K>) {
+    if let Ok(object) = black_box(cache.allocate()) {
+        // SAFETY: from this cache.
+        unsafe { cache.free(object) };
+    }
+}
+
+fn bulk<K: Checks>(cache: &Cache<Source, KernelCpu, K>, objects: &mut [NonNull<u8>; 16]) {
+    let had = cache.allocate_many(black_box(objects));
+    // SAFETY: from this cache, so many were written.
+    unsafe { cache.free_many(&black_box(&objects)[..had]) };
+}
+
+fn thousand<K: Checks>(
+    cache: &Cache<Source, KernelCpu, K>,
+    objects: &mut [Option<NonNull<u8>>; 1000],
+) {
+    objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
+    for object in objects.iter_mut().filter_map(Option::take) {
+        // SAFETY: from this cache.
+        unsafe { cache.free(object) };
+    }
+}
+
+fn pages() {
     let zone = zones().next_back().expect("there is memory");
     for (name, order, target, linux) in [
         ("page-0", 0, 50, "718 to 988"),
@@ -62,7 +97,7 @@ pub(crate) fn run() {
         ("page-9", 9, 90, "5524 to 9983"),
     ] {
         let order = Order::new(order).expect("small");
-        row(name, target, linux, 1, || {
+        Row { name, target, linux, parts: 1 }.print(None, || {
             if let Ok(block) = black_box(zone.allocate(order)) {
                 // SAFETY: ours.
                 unsafe { zone.free(block) };
@@ -85,23 +120,50 @@ fn calibrate() {
     );
 }
 
-/// Measures `operation`, which is `parts` operations in one.
-fn row(name: &str, target: u64, linux: &str, parts: u64, mut operation: impl FnMut()) {
-    let repeats = (OPERATIONS / parts).max(1);
-    (0..repeats).for_each(|_| operation());
-    let floor = measure(repeats, || ());
-    let mut rounds = [0; ROUNDS];
-    rounds.iter_mut().for_each(|round| *round = measure(repeats, &mut operation));
-    rounds.sort_unstable();
-    let per = |ticks: u64| ticks.saturating_sub(floor) / TICKS / (repeats * parts);
-    let (least, median) = (per(rounds[0]), per(rounds[ROUNDS / 2]));
-    let locked = step::count(&mut operation).locked as f64 / parts as f64;
-    print!("{name:<14} {least:>6} {median:>7} {locked:>7.2}  {linux}");
-    print!("bench,{name},{median},{target}");
+/// A row of the table.
+struct Row {
+    name: &'static str,
+    /// What we must reach.
+    target: u64,
+    linux: &'static str,
+    /// How many operations one call of what is measured does.
+    parts: u64,
+}
+
+impl Row {
+    /// Measures `operation`, and the same with the checks of the hardened preset where there are any.
+    fn print(&self, hardened: Option<&mut dyn FnMut()>, operation: impl FnMut()) {
+        let Self { name, target, linux, .. } = *self;
+        let (least, median, locked) = self.measure(operation);
+        let checked = hardened.map(|operation| self.measure(operation));
+        match checked {
+            Some((_, checked, checked_locked)) => print!(
+                "{name:<14} {least:>6} {median:>7} {locked:>7.2} {checked:>9} {checked_locked:>7.2}  {linux}"
+            ),
+            None => print!(
+                "{name:<14} {least:>6} {median:>7} {locked:>7.2} {:>9} {:>7}  {linux}",
+                "as is", ""
+            ),
+        }
+        print!("bench,{name},{median},{target}");
+    }
+
+    /// Returns least and median instructions of an operation, and its locked ones.
+    fn measure(&self, mut operation: impl FnMut()) -> (u64, u64, f64) {
+        let repeats = (OPERATIONS / self.parts).max(1);
+        (0..repeats).for_each(|_| operation());
+        let floor = time_of(repeats, || ());
+        let mut rounds = [0; ROUNDS];
+        rounds.iter_mut().for_each(|round| *round = time_of(repeats, &mut operation));
+        rounds.sort_unstable();
+        let per = |ticks: u64| ticks.saturating_sub(floor) / TICKS / (repeats * self.parts);
+        let locked = step::count(&mut operation).locked as f64 / self.parts as f64;
+        (per(rounds[0]), per(rounds[ROUNDS / 2]), locked)
+    }
 }
 
 #[inline(never)]
-fn measure(repeats: u64, mut operation: impl FnMut()) -> u64 {
+fn time_of(repeats: u64, mut operation: impl FnMut()) -> u64 {
     let start = time();
     for round in 0..repeats {
         operation();

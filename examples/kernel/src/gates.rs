@@ -10,7 +10,7 @@ use core::sync::atomic::Ordering;
 use crate::console::last_line;
 use crate::cpus::{self, MOST_CPUS};
 use crate::machine::{Verdict, exit};
-use crate::{apic, step, stress};
+use crate::{apic, nested, step, stress};
 
 global_asm!(include_str!("gates.s"), options(att_syntax));
 
@@ -22,16 +22,19 @@ pub(crate) const FENCE_VECTOR: u8 = 0x41;
 pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 /// The exception after each instruction while the trap flag is set.
 const STEP_VECTOR: u8 = 1;
+/// An interrupt that no mask keeps away.
+const UNMASKABLE_VECTOR: u8 = 2;
 
 const STACK_BYTES: usize = 32 << 10;
 
 /// The stacks of a CPU's gates, in the order of their IST numbers, from 1.
 #[repr(C, align(64))]
-struct Stacks([[u8; STACK_BYTES]; 3]);
+struct Stacks([[u8; STACK_BYTES]; 4]);
 
 const INTERRUPT_STACK: u8 = 1;
 const STEP_STACK: u8 = 2;
 const FAULT_STACK: u8 = 3;
+const UNMASKABLE_STACK: u8 = 4;
 
 /// The part of a task state segment that is used: the interrupt stacks.
 #[repr(C, packed(4))]
@@ -69,7 +72,7 @@ static TABLES: PerCpuTables = PerCpuTables(
                 reserved_as_well: 0,
                 io_map: size_of::<TaskState>() as u32,
             },
-            stacks: Stacks([[0; STACK_BYTES]; 3]),
+            stacks: Stacks([[0; STACK_BYTES]; 4]),
         })
     }; MOST_CPUS],
 );
@@ -119,6 +122,7 @@ entries! {
     TIMER_VECTOR, INTERRUPT_STACK, gate_timer;
     FENCE_VECTOR, INTERRUPT_STACK, gate_fence;
     SPURIOUS_VECTOR, INTERRUPT_STACK, gate_spurious;
+    UNMASKABLE_VECTOR, UNMASKABLE_STACK, gate_unmaskable;
     0, FAULT_STACK, gate_fatal_0;
     3, FAULT_STACK, gate_fatal_3;
     4, FAULT_STACK, gate_fatal_4;
@@ -202,6 +206,11 @@ pub(crate) struct Saved {
 #[unsafe(no_mangle)]
 extern "C" fn on_step(saved: &mut Saved) {
     step::on_step(saved);
+}
+
+#[unsafe(no_mangle)]
+extern "C" fn on_unmaskable(_: &mut Saved) {
+    nested::on_unmaskable();
 }
 
 #[unsafe(no_mangle)]

@@ -52,6 +52,7 @@
 
     .section .text
     gate gate_step, on_step, 0
+    gate gate_unmaskable, on_unmaskable, 0
     gate gate_timer, on_timer, 0
     gate gate_fence, on_fence, 0
     gate gate_spurious, on_spurious, 0

@@ -4,22 +4,20 @@
 //! carries content of its own, checked when it is freed.
 
 use alloc::vec::Vec;
-use core::alloc::Layout;
 use core::cell::UnsafeCell;
-use core::ptr::NonNull;
 
-use buddy::Pressure;
-use page_frame::sync::{AtomicBool, AtomicPtr, AtomicUsize, Lock, Ordering};
-use page_frame::{Order, PAGE_SIZE, PageBlock, PageSource};
-use slab::Cache;
+use page_frame::sync::{AtomicBool, AtomicUsize, Lock, Ordering};
+use page_frame::{Order, PageSource};
 
+use crate::apic;
 use crate::console::{Raw, print};
-use crate::cpus::{self, KernelCpu, MOST_CPUS};
-use crate::heap::{
-    Source, kmalloc, pages, pressure as how_short, relieve, reserve, shortages_and_reliefs, zones,
-};
+use crate::cpus::{self, MOST_CPUS};
+use crate::heap::{kmalloc, pages, relieve, reserve, zones};
+use crate::held::{Held, Random};
 use crate::machine::{mask_interrupts, unmask_interrupts, wait};
-use crate::{apic, step};
+use crate::nested::{interrupt_every_step, unmaskable_interrupts};
+use crate::private::{cache, destroy_cache, make_cache};
+use crate::shortage::fill_memory;
 
 /// Timer interrupts come so often: 10,000 a second.
 const TIMER_NANOSECONDS: u32 = 100_000;
@@ -27,13 +25,6 @@ const TIMER_NANOSECONDS: u32 = 100_000;
 const ROUNDS: usize = 30_000;
 /// What a CPU holds at most in the mixed phase.
 const MOST_HELD: usize = 400;
-
-type ObjectCache = Cache<Source, KernelCpu>;
-
-/// What the constructor leaves in the first word of an object of the private cache.
-const CONSTRUCTED: u64 = 0xc057_0c7e_d0b1_ec75;
-/// Bytes of such an object.
-const OBJECT_BYTES: usize = 192;
 
 /// What the CPUs do together.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -49,8 +40,6 @@ enum Phase {
 static PHASE: AtomicUsize = AtomicUsize::new(Phase::Idle as usize);
 static DONE: AtomicUsize = AtomicUsize::new(0);
 static TIMERS_ALLOCATE: AtomicBool = AtomicBool::new(false);
-/// The private cache, while there is one.
-static CACHE: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// What other CPUs left for a CPU to free.
 static MAIL: [Lock<Mailbox>; MOST_CPUS] = [const { Lock::new(Mailbox::new()) }; MOST_CPUS];
 
@@ -62,8 +51,12 @@ pub(crate) fn run(count: usize) {
     TIMERS_ALLOCATE.store(true, Ordering::Release);
 
     together(Phase::Mixed, count, || mixed(count));
-    print!("mixed: {count} CPUs, {} rounds each, {} timer interrupts", ROUNDS, all_ticks());
-    pressure();
+    print!(
+        "mixed: {count} CPUs, {ROUNDS} rounds each, {} timer interrupts, {} that no mask keeps away",
+        all_ticks(),
+        unmaskable_interrupts(),
+    );
+    fill_memory();
     interrupt_every_step();
     // The private cache goes and comes again while nobody uses it.
     TIMERS_ALLOCATE.store(false, Ordering::Release);
@@ -72,6 +65,7 @@ pub(crate) fn run(count: usize) {
     make_cache();
     TIMERS_ALLOCATE.store(true, Ordering::Release);
     together(Phase::Mixed, count, || mixed(count));
+    assert!(unmaskable_interrupts() >= ROUNDS / 64, "and their handlers returned");
     print!("mixed again, with a new cache");
 
     if count > 1 {
@@ -177,112 +171,6 @@ fn settle() -> usize {
     pages().held_pages()
 }
 
-unsafe fn construct(object: NonNull<u8>) {
-    // SAFETY: an object of the private cache, aligned to eight.
-    unsafe { object.cast::<u64>().write(CONSTRUCTED) };
-}
-
-fn make_cache() {
-    let layout = Layout::from_size_align(OBJECT_BYTES, 8).expect("a layout");
-    let builder = kmalloc().registry().cache("private", layout);
-    // SAFETY: users leave the first word as it is.
-    let cache: ObjectCache = unsafe { builder.constructor(construct) }.build().expect("room");
-    CACHE.store(cache.into_raw().as_ptr(), Ordering::Release);
-}
-
-fn destroy_cache() {
-    let raw = NonNull::new(CACHE.swap(core::ptr::null_mut(), Ordering::AcqRel));
-    let raw = raw.expect("there is a cache");
-    // SAFETY: from `make_cache`; nobody uses it any more, as the timers were told and waited for.
-    let cache = unsafe { ObjectCache::from_raw(raw) };
-    cache.destroy().expect("every object was freed");
-}
-
-/// Returns the private cache, for as long as the phase lasts.
-fn cache() -> core::mem::ManuallyDrop<ObjectCache> {
-    let raw = NonNull::new(CACHE.load(Ordering::Acquire)).expect("there is a cache");
-    // SAFETY: from `make_cache`; the handle stays in the static.
-    core::mem::ManuallyDrop::new(unsafe { ObjectCache::from_raw(raw) })
-}
-
-/// Something allocated, with the number that its content is made of.
-struct Held {
-    what: What,
-    number: u64,
-}
-
-enum What {
-    Bytes(NonNull<u8>, usize),
-    Object(NonNull<u8>),
-    Pages(PageBlock),
-}
-
-// SAFETY: memory that whoever has the value owns.
-unsafe impl Send for Held {}
-
-impl Held {
-    /// Allocates something, at random; `None` when memory is out.
-    fn allocate(random: &mut Random, number: u64) -> Option<Self> {
-        let what = match random.below(8) {
-            0 => What::Pages(pages().allocate(Order::new(random.below(4) as u8)?).ok()?),
-            1..=3 => What::Object(cache().allocate().ok()?),
-            _ => {
-                let most = [64, 256, 1024, 5000, 50_000][random.below(5)];
-                let bytes = 1 + random.below(most);
-                What::Bytes(kmalloc().kmalloc(bytes).ok()?, bytes)
-            }
-        };
-        let held = Self { what, number };
-        held.fill();
-        Some(held)
-    }
-
-    /// Returns where the content lies, behind what the constructor left, and how many words it has.
-    fn content(&self) -> (NonNull<u64>, usize) {
-        match &self.what {
-            What::Bytes(start, bytes) => (start.cast(), bytes / 8),
-            What::Object(object) => {
-                // SAFETY: the object is ours, and constructed.
-                assert_eq!(unsafe { object.cast::<u64>().read() }, CONSTRUCTED);
-                // SAFETY: inside the object.
-                (unsafe { object.add(8) }.cast(), OBJECT_BYTES / 8 - 1)
-            }
-            // The first words of each page would do; a whole block takes long under emulation.
-            What::Pages(block) => (block.start().cast(), 8),
-        }
-    }
-
-    fn fill(&self) {
-        let (start, words) = self.content();
-        for index in 0..words.min(64) {
-            // SAFETY: inside the memory.
-            let word = unsafe { start.add(index) };
-            // SAFETY: ours.
-            unsafe { word.write(self.number ^ index as u64) };
-        }
-    }
-
-    /// Checks the content and frees the memory.
-    fn free(self) {
-        let (start, words) = self.content();
-        for index in 0..words.min(64) {
-            // SAFETY: inside the memory.
-            let word = unsafe { start.add(index) };
-            // SAFETY: ours, and filled.
-            let found = unsafe { word.read() };
-            assert_eq!(found, self.number ^ index as u64, "word {index}: another owner wrote");
-        }
-        match self.what {
-            // SAFETY: allocated by `allocate`.
-            What::Bytes(start, _) => unsafe { kmalloc().kfree(Some(start)) },
-            // SAFETY: as above, and its first word is as constructed.
-            What::Object(object) => unsafe { cache().free(object) },
-            // SAFETY: as above.
-            What::Pages(block) => unsafe { pages().free(block) },
-        }
-    }
-}
-
 /// Up to eight things for another CPU to free.
 struct Mailbox([Option<Held>; 8]);
 
@@ -298,6 +186,9 @@ fn mixed(count: usize) {
     let mut random = Random::new(own as u64 + 1);
     let mut held: Vec<Held> = Vec::with_capacity(MOST_HELD);
     for round in 0..ROUNDS {
+        if own == 0 && round % 64 == 0 {
+            apic::interrupt_all_unmaskably();
+        }
         let number = (own as u64 + 1) << 48 | (round as u64) << 8;
         match random.below(100) {
             0..50 if held.len() < MOST_HELD => {
@@ -408,112 +299,6 @@ fn quiet_timers(count: usize) {
     }
 }
 
-/// Fills memory: as soon as it is short, an idle cache gives its empty slabs home without anybody asking it, and memory is no
-/// longer short; in the end nothing is left but the reserve.
-fn pressure() {
-    let layout = Layout::from_size_align(1024, 8).expect("a layout");
-    let registry = kmalloc().registry();
-    let idle = registry.cache("idle", layout).keep_empty(usize::MAX).build().expect("room");
-    let objects: Vec<_> = (0..20_000).map(|_| idle.allocate().expect("room")).collect();
-    for object in objects {
-        // SAFETY: from this cache.
-        unsafe { idle.free(object) };
-    }
-    let before = idle.stats().pages();
-    let order = Order::ZERO;
-    let (shortages_before, reliefs_before) = shortages_and_reliefs();
-    // Linked through their first words: a list of the blocks would itself need memory.
-    let mut first: Option<NonNull<u8>> = None;
-    let mut count = 0_usize;
-    let mut take = |source: &dyn PageSource| {
-        let Ok(block) = source.allocate(order) else { return false };
-        let (start, _) = block.into_raw();
-        // SAFETY: the block is ours.
-        unsafe { start.cast::<Option<NonNull<u8>>>().write(first) };
-        first = Some(start);
-        count += 1;
-        true
-    };
-    // Without `Reclaiming`: only the watermarks and the timers stand between us and the end of memory.
-    while how_short() == Pressure::None && take(pages()) {}
-    let own = cpus::of(cpus::number());
-    let ticks = own.ticks.load(Ordering::Acquire);
-    while own.ticks.load(Ordering::Acquire) < ticks + 400 {
-        core::hint::spin_loop();
-    }
-    let after = idle.stats().pages();
-    let (shortages, reliefs) = shortages_and_reliefs();
-    assert!(shortages > shortages_before && after < before, "the idle cache gave its slabs home");
-    assert!(reliefs > reliefs_before, "and that helped");
-    while take(pages()) {}
-    let refused = kmalloc().kmalloc(500 * PAGE_SIZE);
-    assert!(refused.is_err(), "running out is an error the caller sees");
-    let last = reserve().allocate(order).expect("who may not wait has the reserve");
-    // SAFETY: ours.
-    unsafe { reserve().free(last) };
-    while let Some(start) = first {
-        // SAFETY: written above.
-        first = unsafe { start.cast::<Option<NonNull<u8>>>().read() };
-        // SAFETY: the parts of a block of ours.
-        let block = unsafe { PageBlock::from_raw(start, order, false) };
-        // SAFETY: from this source.
-        unsafe { pages().free(block) };
-    }
-    let grown = idle.allocate().expect("memory is there again");
-    // SAFETY: from this cache.
-    unsafe { idle.free(grown) };
-    idle.destroy().expect("every object was freed");
-    print!(
-        "pressure: {count} pages taken; before a request was refused, {} times memory was short and {} times no longer; the idle cache went from {before} pages to {after}",
-        shortages - shortages_before,
-        reliefs - reliefs_before,
-    );
-}
-
-/// Interrupts every instruction of every path with an allocation and a free: nothing hangs, nothing is lost.
-fn interrupt_every_step() {
-    let nested = |step: u64| {
-        // Interrupts are masked in here, so whatever waits for a lock that this CPU holds would wait for ever.
-        let start = kmalloc().kmalloc([64, 192, 40_000][step as usize % 3]);
-        let object = cache().allocate();
-        let block = pages().allocate(Order::ZERO);
-        if let Ok(block) = block {
-            // SAFETY: ours.
-            unsafe { pages().free(block) };
-        }
-        if let Ok(object) = object {
-            // SAFETY: from this cache.
-            unsafe { cache().free(object) };
-        }
-        // SAFETY: allocated above.
-        unsafe { kmalloc().kfree(start.ok()) };
-    };
-    let cache = cache();
-    let mut objects = [None; 70];
-    let mut blocks = [const { None }; 70];
-    let steps = step::interrupt_each(nested, || {
-        for _ in 0..2 {
-            objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
-            for object in objects.iter_mut().filter_map(Option::take) {
-                // SAFETY: from this cache.
-                unsafe { cache.free(object) };
-            }
-        }
-        blocks.iter_mut().for_each(|place| *place = pages().allocate(Order::ZERO).ok());
-        for block in blocks.iter_mut().filter_map(Option::take) {
-            // SAFETY: ours.
-            unsafe { pages().free(block) };
-        }
-        let large = kmalloc().kzalloc(10 * PAGE_SIZE);
-        // SAFETY: allocated above.
-        unsafe { kmalloc().kfree(large.ok()) };
-        cache.shrink();
-        zones().for_each(|zone| _ = zone.drain());
-    });
-    cache.validate().expect("consistent");
-    print!("steps: interrupted at each of {} instructions", steps.instructions);
-}
-
 /// Brings home what the CPU that left has in its magazines.
 fn take_over() {
     let cache = cache();
@@ -552,21 +337,4 @@ fn finish(baseline: usize) {
     assert_eq!(refused, 0, "every timer interrupt got its page, if need be from the reserve");
     kmalloc().validate().expect("consistent");
     zones().for_each(|zone| zone.validate().expect("consistent"));
-}
-
-/// A small random generator (xorshift64*; Marsaglia 2003, Vigna 2016).
-struct Random(u64);
-
-impl Random {
-    fn new(seed: u64) -> Self {
-        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        let number = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d);
-        ((u128::from(number) * limit as u128) >> 64) as usize
-    }
 }
