@@ -142,10 +142,9 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         let plan = Plan::new(ranges, room, cpu.slots())?;
         // SAFETY: clause 1, and the ranges are the planned ones.
         let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
-        // Without slots, whoever asks for one is told to go on without.
-        let slots = if mode == Mode::Plain { &slots[..0] } else { slots };
-        let has_owners = zone.frames() / AREA_FRAMES >= OWNER_AREAS * slots.len();
-        let slots = Slots::new(slots, cpu);
+        let is_plain = mode == Mode::Plain;
+        let has_owners = is_plain || zone.frames() / AREA_FRAMES >= OWNER_AREAS * slots.len();
+        let slots = if is_plain { Slots::closed(slots, cpu) } else { Slots::new(slots, cpu) };
         let fault_hook = panic_on_fault;
         let first_frame = zone.span().start.get();
         Ok(Self {

@@ -64,7 +64,7 @@ pub struct Threads;
 // SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until `GiveBack`, after
 // which the thread has none; only signal handlers run on top of a thread. Clause 2: the Release and Acquire of `TAKEN`.
 // Clause 3: `fence_all` is true only after `membarrier`, which fences all running threads. Clause 4: nothing is
-// masked; a signal handler that allocates is nested and only tries.
+// masked; a signal handler that allocates is nested and only tries. Clause 5: there are so many bits.
 unsafe impl Cpu for Threads {
     fn slots(&self) -> usize {
         THREAD_SLOTS

@@ -42,8 +42,9 @@ pub struct InterruptState(pub usize);
 ///    `light_fence` is itself a full fence.
 /// 4. Between `mask_interrupts` and `restore_interrupts` no code runs on top of the caller that may take a lock of
 ///    these crates other than by trying.
+/// 5. Each id from `pin` is below `slots`, which returns the same value each time, for clones and references too.
 pub unsafe trait Cpu {
-    /// Returns the number of ids: each id is below it. The same value each time.
+    /// Returns the number of ids.
     fn slots(&self) -> usize;
 
     /// Keeps the caller on its CPU and returns the CPU's id, or `None` where there is no slot for the caller (too many
@@ -133,7 +134,7 @@ impl SingleCpu {
 }
 
 // SAFETY: clause 1: the type is not `Sync`, so everything that uses one value runs in one thread, one after the other,
-// and a clone stands for the same thread's use of other slots. Clauses 2 to 4: there is no other context.
+// and a clone stands for the same thread's use of other slots. Clauses 2 to 4: there is no other context. Clause 5: 0 of 1.
 unsafe impl Cpu for SingleCpu {
     #[inline]
     fn slots(&self) -> usize {
@@ -170,7 +171,8 @@ pub struct SwitchedCpu {
 impl SwitchedCpu {
     /// Makes `slots` CPUs; the thread starts on CPU 0.
     pub const fn new(slots: usize) -> Self {
-        Self { slots, current: Cell::new(Some(CpuId(0))) }
+        let first = if slots > 0 { Some(CpuId(0)) } else { None };
+        Self { slots, current: Cell::new(first) }
     }
 
     /// Goes on as CPU `cpu`; `None` plays a context that has no slot.
@@ -184,7 +186,7 @@ impl SwitchedCpu {
 }
 
 // SAFETY: clause 1: the type is not `Sync`, so everything runs in one thread, one after the other. Clauses 2 to 4:
-// there is no other context.
+// there is no other context. Clause 5: `switch_to` asserts it.
 unsafe impl Cpu for SwitchedCpu {
     fn slots(&self) -> usize {
         self.slots
@@ -214,7 +216,7 @@ unsafe impl Cpu for SwitchedCpu {
 #[derive(Clone, Copy, Debug)]
 pub struct Fenced<C>(pub C);
 
-// SAFETY: clauses 1, 2 and 4 are the wrapped machine's; clause 3: the light fence is a full one.
+// SAFETY: clauses 1, 2, 4 and 5 are the wrapped machine's; clause 3: the light fence is a full one.
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
     #[inline]
     fn slots(&self) -> usize {

@@ -22,6 +22,7 @@
 //! - I1: who may touch a slot's body: the owner while `busy` is 1 and it read `detached` 0 after the fence; or the one
 //!   taker that changed `detached` from 0 to 1 and read `busy` 0 after the fence.
 //! - I2: `busy` and `locking` are written only by contexts whose [`Cpu`] gave them this slot's id.
+//! - I3: there is a slot for each id of the [`Cpu`].
 //!
 //! # Costs
 //! Enter and leave: two stores and two loads on one line, no atomic read-modify-write. Take-over: one compare-exchange
@@ -30,7 +31,7 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, spin_hint};
+use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, load_own, spin_hint};
 use crate::{Cpu, CpuId, InterruptState};
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
@@ -105,9 +106,25 @@ pub struct Slots<'s, T, C> {
 }
 
 impl<'s, T, C: Cpu> Slots<'s, T, C> {
-    /// Puts `slots` under the protocol. CPUs whose id is beyond the slice have no slot.
-    pub const fn new(slots: &'s [Slot<T>], cpu: C) -> Self {
+    /// Puts `slots` under the protocol, one for each CPU of `cpu`.
+    ///
+    /// # Panics
+    /// When there are fewer slots than CPUs.
+    pub fn new(slots: &'s [Slot<T>], cpu: C) -> Self {
+        assert!(slots.len() >= cpu.slots(), "{} slots for {} CPUs", slots.len(), cpu.slots());
         Self { slots, cpu }
+    }
+
+    /// The same, but nobody ever enters: who tries is told that the slot is detached. For layers that go without.
+    ///
+    /// # Panics
+    /// As [`new`](Self::new).
+    pub fn closed(slots: &'s [Slot<T>], cpu: C) -> Self {
+        for slot in slots {
+            // Relaxed: who shares the slots with others publishes this store too.
+            slot.detached.store(1, Ordering::Relaxed);
+        }
+        Self::new(slots, cpu)
     }
 
     /// Returns the machine.
@@ -127,22 +144,22 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     #[inline(always)]
     pub fn enter(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
         let Some(id) = self.cpu.pin() else { return Err(Elsewhere::NoSlot) };
-        let why = match self.slots.get(id.index()) {
-            None => Elsewhere::NoSlot,
-            // Relaxed: only contexts on this CPU write `busy` (I2).
-            Some(slot) if slot.busy.load(Ordering::Relaxed) != 0 => Elsewhere::Nested,
-            Some(slot) => {
-                // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
-                slot.busy.store(1, Ordering::Relaxed);
-                self.cpu.light_fence();
-                // Acquire: pairs with the Release in `hand_back`; sees what the taker did to the body.
-                if slot.detached.load(Ordering::Acquire) == 0 {
-                    return Ok(Entered { slot, id, cpu: &self.cpu, _not_send: PhantomData });
-                }
-                // Release: pairs with the Acquire in `take_over`.
-                slot.busy.store(0, Ordering::Release);
-                Elsewhere::Detached
+        // SAFETY: I3, and clause 5 of `Cpu`.
+        let slot = unsafe { self.slots.get_unchecked(id.index()) };
+        // SAFETY: I2: only contexts on this CPU write `busy`.
+        let why = if unsafe { load_own(&slot.busy) } != 0 {
+            Elsewhere::Nested
+        } else {
+            // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
+            slot.busy.store(1, Ordering::Relaxed);
+            self.cpu.light_fence();
+            // Acquire: pairs with the Release at the end of `take_over`; sees what the taker did to the body.
+            if slot.detached.load(Ordering::Acquire) == 0 {
+                return Ok(Entered { slot, id, cpu: &self.cpu, _not_send: PhantomData });
             }
+            // Release: pairs with the Acquire in `is_left`.
+            slot.busy.store(0, Ordering::Release);
+            Elsewhere::Detached
         };
         // SAFETY: pairs with the `pin` above, which returned an id.
         unsafe { self.cpu.unpin() };
@@ -180,7 +197,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
             let id = |index: usize| CpuId::new((first + index) as u32);
             let mut detached = 0_usize;
             for (index, slot) in slots.iter().enumerate().filter(|(index, _)| wanted(id(*index))) {
-                // Acquire: pairs with the Release in `hand_back` of the taker before; Relaxed on failure: not ours.
+                // Acquire: pairs with the Release below, of the taker before; Relaxed on failure: not ours.
                 let won = slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
                 match won {
                     Ok(_) => detached |= 1 << index,
@@ -409,11 +426,26 @@ mod tests {
     #[test]
     fn without_an_id_there_is_no_slot() {
         let slots = [Slot::new(())];
-        let slots = Slots::new(&slots, SwitchedCpu::new(2));
+        let slots = Slots::new(&slots, SwitchedCpu::new(1));
         slots.cpu().switch_to(None);
         assert_eq!(slots.enter().err(), Some(Elsewhere::NoSlot));
-        slots.cpu().switch_to(Some(CpuId::new(1)));
-        assert_eq!(slots.enter().err(), Some(Elsewhere::NoSlot));
         assert!(!slots.slow().is_nested());
+    }
+
+    #[test]
+    fn closed_slots_are_never_entered_and_never_taken() {
+        let slots = [const { Slot::new(()) }; 2];
+        let slots = Slots::closed(&slots, SwitchedCpu::new(2));
+        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+        assert_eq!(slots.take_over(|_| true, |_, _| ()), TakeOver { taken: 0, skipped: 2 });
+        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+        assert!(!slots.slow().is_nested());
+    }
+
+    #[test]
+    #[should_panic = "1 slots for 2 CPUs"]
+    fn too_few_slots_are_refused() {
+        let slots = [Slot::new(())];
+        let _ = Slots::new(&slots, SwitchedCpu::new(2));
     }
 }

@@ -21,6 +21,7 @@ use page_frame::sync::{AtomicUsize, Lock, Ordering, UnsafeCell, spin_hint};
 use page_frame::{Cpu, Slots};
 
 use crate::core::Core;
+use crate::cpu_slot::CpuSlot;
 
 /// Set in a core's visits once it is closed; the bits below count.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -62,7 +63,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     pub(crate) unsafe fn link(
         &self,
         core: NonNull<Core<P, C>>,
-        locking: &Slots<'_, (), C>,
+        locking: &Slots<'_, CpuSlot, C>,
     ) -> bool {
         let slow = locking.slow();
         let Some(mut first) = slow.lock(&self.first) else { return false };
@@ -73,7 +74,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     }
 
     /// Calls `look` with each core that is not closed; none of them goes meanwhile, and no lock is held.
-    pub(crate) fn visit(&self, locking: &Slots<'_, (), C>, mut look: impl FnMut(&Core<P, C>)) {
+    pub(crate) fn visit(&self, locking: &Slots<'_, CpuSlot, C>, mut look: impl FnMut(&Core<P, C>)) {
         let mut current = self.begin_visit(None, locking);
         while let Some(core) = current {
             // SAFETY: I1 and I2: visited.
@@ -90,7 +91,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     fn begin_visit(
         &self,
         core: Option<NonNull<Core<P, C>>>,
-        locking: &Slots<'_, (), C>,
+        locking: &Slots<'_, CpuSlot, C>,
     ) -> Option<NonNull<Core<P, C>>> {
         let slow = locking.slow();
         let first = slow.lock(&self.first)?;
@@ -114,7 +115,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// (not by an interrupt that came upon the lock).
     ///
     /// Must not be called by a visitor.
-    pub(crate) fn close(&self, core: &Core<P, C>, locking: &Slots<'_, (), C>) -> bool {
+    pub(crate) fn close(&self, core: &Core<P, C>, locking: &Slots<'_, CpuSlot, C>) -> bool {
         {
             let slow = locking.slow();
             let Some(_first) = slow.lock(&self.first) else { return false };
@@ -135,7 +136,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     pub(crate) unsafe fn unlink(
         &self,
         core: NonNull<Core<P, C>>,
-        locking: &Slots<'_, (), C>,
+        locking: &Slots<'_, CpuSlot, C>,
     ) -> bool {
         let slow = locking.slow();
         let Some(mut first) = slow.lock(&self.first) else { return false };

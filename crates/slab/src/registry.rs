@@ -42,7 +42,7 @@ pub(crate) const MOST_OUTSIDE: usize = 64;
 pub(crate) struct System<P, C> {
     pub(crate) source: P,
     /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them.
-    pub(crate) locking: Slots<'static, (), C>,
+    pub(crate) locking: Slots<'static, CpuSlot, C>,
     hook: FaultHook,
     records: [Core<P, C>; RECORD_SIZES.len()],
     magazines: [Core<P, C>; CAPACITIES.len()],
@@ -88,7 +88,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// [`OutOfMemory`] when `source` has no such block.
     pub fn with_fault_hook(source: P, cpu: C, hook: FaultHook) -> Result<Self, OutOfMemory> {
         let count = cpu.slots();
-        let slots_bytes = count.checked_mul(size_of::<Slot<()>>()).ok_or(OutOfMemory)?;
+        let slots_bytes = count.checked_mul(size_of::<Slot<CpuSlot>>()).ok_or(OutOfMemory)?;
         let system_bytes = size_of::<System<P, C>>().next_multiple_of(64);
         let bytes = slots_bytes.checked_add(system_bytes).ok_or(OutOfMemory)?;
         let order = Order::for_bytes(bytes).ok_or(OutOfMemory)?.order;
@@ -99,7 +99,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         // SAFETY: behind the system, inside the block.
         let slots = unsafe { start.add(system_bytes) };
         // SAFETY: ours, for `count` slots, aligned to 64.
-        let slots = unsafe { slots_in(slots, count, || ()) };
+        let slots = unsafe { slots_in(slots, count, CpuSlot::new) };
         let internal = |name: &str, geometry: Geometry, size: usize| {
             let plan = Plan {
                 name: Name::new(name),
@@ -115,7 +115,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 secret: 0,
                 clock: None,
             };
-            Core::new(system, Slots::new(&[], cpu.clone()), plan)
+            Core::new(system, Slots::closed(slots, cpu.clone()), plan)
         };
         let small = |size, alignment| {
             Geometry::at_order(size, alignment, 64, 0)
@@ -123,7 +123,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         };
         let made = System {
             source,
-            locking: Slots::new(slots, cpu.clone()),
+            locking: Slots::closed(slots, cpu.clone()),
             hook,
             records: core::array::from_fn(|index| {
                 let size = RECORD_SIZES[index];

@@ -33,15 +33,17 @@ pub(crate) fn run() {
     let heap = kmalloc();
     let row = Row { name: "pair-const-64", target: 45, linux: "235 / 170 / 182", parts: 1 };
     row.print(None, || {
-        let start = heap.kmalloc(64);
-        // SAFETY: allocated above.
-        unsafe { heap.kfree(black_box(start).ok()) };
+        if let Ok(start) = heap.kmalloc(64) {
+            // SAFETY: allocated above.
+            unsafe { heap.kfree(Some(used(start))) };
+        }
     });
     let row = Row { name: "pair-run-64", target: 55, linux: "262 / 183 / 202", parts: 1 };
     row.print(None, || {
-        let start = heap.kmalloc(black_box(64));
-        // SAFETY: allocated above.
-        unsafe { heap.kfree(black_box(start).ok()) };
+        if let Ok(start) = heap.kmalloc(unknown(64)) {
+            // SAFETY: allocated above.
+            unsafe { heap.kfree(Some(used(start))) };
+        }
     });
     caches();
     pages();
@@ -66,9 +68,9 @@ fn caches() {
 }
 
 fn pair<K: Checks>(cache: &Cache<Source, KernelCpu, K>) {
-    if let Ok(object) = black_box(cache.allocate()) {
+    if let Ok(object) = cache.allocate() {
         // SAFETY: from this cache.
-        unsafe { cache.free(object) };
+        unsafe { cache.free(used(object)) };
     }
 }
 
@@ -151,17 +153,35 @@ impl Row {
     /// Returns least and median instructions of an operation, and its locked ones.
     fn measure(&self, mut operation: impl FnMut()) -> (u64, u64, f64) {
         let repeats = (OPERATIONS / self.parts).max(1);
-        (0..repeats).for_each(|_| operation());
+        time_of(repeats, &mut operation);
         let floor = time_of(repeats, || ());
         let mut rounds = [0; ROUNDS];
         rounds.iter_mut().for_each(|round| *round = time_of(repeats, &mut operation));
         rounds.sort_unstable();
         let per = |ticks: u64| ticks.saturating_sub(floor) / TICKS / (repeats * self.parts);
-        let locked = step::count(&mut operation).locked as f64 / self.parts as f64;
+        let locked = step::count(|| _ = time_of(1, &mut operation)).locked as f64;
+        let locked = locked / self.parts as f64;
         (per(rounds[0]), per(rounds[ROUNDS / 2]), locked)
     }
 }
 
+/// Hides from the compiler what `size` is, at the cost of the instruction that loads it.
+fn unknown(mut size: usize) -> usize {
+    // SAFETY: does nothing, and the compiler does not know.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) size, options(nomem, nostack)) };
+    size
+}
+
+/// Lets the compiler believe that somebody uses what lies at `start`, at no instruction's cost.
+fn used(start: NonNull<u8>) -> NonNull<u8> {
+    let mut start = start.as_ptr();
+    // SAFETY: does nothing, and the compiler does not know.
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) start, options(nostack)) };
+    // SAFETY: what it was.
+    unsafe { NonNull::new_unchecked(start) }
+}
+
+/// Returns the ticks of `repeats` operations. They are compiled into the loop, as into any caller.
 #[inline(never)]
 fn time_of(repeats: u64, mut operation: impl FnMut()) -> u64 {
     let start = time();

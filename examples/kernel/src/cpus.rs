@@ -12,6 +12,7 @@
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
+use core::hint::assert_unchecked;
 use core::mem::offset_of;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 
@@ -100,7 +101,8 @@ pub(crate) struct KernelCpu;
 
 // SAFETY: clause 1: a CPU's number is its own, there is no scheduler, and interrupts end before what they came upon goes
 // on. Clause 2: numbers are not handed over. Clause 3: an interrupt is taken between two instructions, and its handler
-// fences; a CPU that is not online executes nothing of the allocators. Clause 4: the interrupt flag.
+// fences; a CPU that is not online executes nothing of the allocators. Clause 4: the interrupt flag. Clause 5:
+// CPUs beyond the last record are not started.
 unsafe impl Cpu for KernelCpu {
     #[inline(always)]
     fn slots(&self) -> usize {
@@ -109,7 +111,7 @@ unsafe impl Cpu for KernelCpu {
 
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let number: u32;
+        let number: u64;
         // SAFETY: `gs` points to this CPU's record; each instruction is whole for interrupts.
         unsafe {
             asm!(
@@ -121,7 +123,9 @@ unsafe impl Cpu for KernelCpu {
                 options(nostack),
             );
         }
-        Some(CpuId::new(number))
+        // SAFETY: the field has 32 bits; so the compiler need not cut it again.
+        unsafe { assert_unchecked(number <= u32::MAX.into()) };
+        Some(CpuId::new(number as u32))
     }
 
     #[inline(always)]

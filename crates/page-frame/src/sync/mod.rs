@@ -34,6 +34,17 @@ mod shim {
         core::sync::atomic::compiler_fence(Ordering::SeqCst);
     }
 
+    /// Reads what only this context, and those on top of it, write: a plain load, which the compiler may join to the
+    /// comparison.
+    ///
+    /// # Safety
+    /// 1. Every write to `byte` happened before, or happens after, this call.
+    #[inline(always)]
+    pub unsafe fn load_own(byte: &AtomicU8) -> u8 {
+        // SAFETY: clause 1: no write races; atomic loads by others may.
+        unsafe { byte.as_ptr().read() }
+    }
+
     /// Tells the CPU that this is a waiting loop.
     #[inline(always)]
     pub fn spin_hint() {
@@ -85,6 +96,15 @@ mod shim {
         fence(Ordering::SeqCst);
     }
 
+    /// Reads what only this context writes; loom checks that.
+    ///
+    /// # Safety
+    /// 1. Every write to `byte` happened before, or happens after, this call.
+    pub unsafe fn load_own(byte: &AtomicU8) -> u8 {
+        // SAFETY: clause 1.
+        unsafe { byte.unsync_load() }
+    }
+
     /// Lets loom run another thread.
     pub fn spin_hint() {
         loom::thread::yield_now();
@@ -93,7 +113,7 @@ mod shim {
 
 pub use shim::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-    UnsafeCell, fence, light_fence, spin_hint,
+    UnsafeCell, fence, light_fence, load_own, spin_hint,
 };
 
 /// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
