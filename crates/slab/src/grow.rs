@@ -69,7 +69,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 // SAFETY: the index is below the capacity.
                 let place = unsafe { slab.object(geometry, unwinding.constructed) };
                 // SAFETY: the padding in front lies inside the place.
-                let object = unsafe { place.add(self.plan.padding.front) };
+                let object = unsafe { place.add(self.plan.padding.front()) };
                 // SAFETY: the builder was promised that this is sound for raw memory of an object.
                 unsafe { construct(object) };
                 unwinding.constructed += 1;
@@ -99,7 +99,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 // SAFETY: below the capacity.
                 let place = unsafe { slab.object(geometry, index) };
                 // SAFETY: the padding in front lies inside the place.
-                let object = unsafe { place.add(self.plan.padding.front) };
+                let object = unsafe { place.add(self.plan.padding.front()) };
                 // SAFETY: the builder was promised that this is sound for constructed objects; clause 1.
                 unsafe { destroy(object) };
             }

@@ -41,6 +41,7 @@ mod slab_set;
 mod stats;
 mod validate;
 mod walk;
+mod working_set;
 
 pub use self::core::ObjectHook;
 pub use builder::{BuildError, CacheBuilder};

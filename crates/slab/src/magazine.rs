@@ -103,7 +103,7 @@ impl Magazine {
 #[derive(Debug)]
 pub(crate) struct Chain {
     first: *mut Magazine,
-    count: usize,
+    count: u32,
 }
 
 impl Chain {
@@ -111,7 +111,7 @@ impl Chain {
         Self { first: core::ptr::null_mut(), count: 0 }
     }
 
-    pub(crate) const fn count(&self) -> usize {
+    pub(crate) const fn count(&self) -> u32 {
         self.count
     }
 

@@ -28,6 +28,7 @@ use crate::magazine::{CAPACITIES, Magazine, capacity_class};
 use crate::name::Name;
 use crate::stats::{CacheStats, SLABINFO_HEADER};
 use crate::walk::Patience;
+use crate::working_set::Turns;
 
 /// The sizes of memory for records outside their slabs: alone, and with a line of links.
 const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
@@ -41,13 +42,15 @@ pub(crate) const MOST_OUTSIDE: usize = 64;
 #[derive(Debug)]
 pub(crate) struct System<P, C> {
     pub(crate) source: P,
-    /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them.
+    /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them. Nobody enters these slots;
+    /// they are those of the internal caches too.
     pub(crate) locking: Slots<'static, CpuSlot, C>,
     hook: FaultHook,
     records: [Core<P, C>; RECORD_SIZES.len()],
     magazines: [Core<P, C>; CAPACITIES.len()],
     cores: Core<P, C>,
-    list: CoreList<P, C>,
+    pub(crate) list: CoreList<P, C>,
+    pub(crate) turns: Turns,
     references: AtomicUsize,
     order: Order,
 }
@@ -135,6 +138,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             }),
             cores: internal("cache", cores, cores_size),
             list: CoreList::new(),
+            turns: Turns::new(),
             references: AtomicUsize::new(1),
             order,
         };
@@ -285,7 +289,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         &self.magazines[capacity_class(plan.geometry.stride())]
     }
 
-    fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {
+    pub(crate) fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {
         self.records.iter().chain(&self.magazines).chain([&self.cores])
     }
 

@@ -48,15 +48,29 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         self.send_all_home(going_home)
     }
 
+    /// Gives back the empty slabs that nobody has needed since the last turn.
+    pub(crate) fn shrink_surplus(&self) {
+        let mut going_home = SlabList::new();
+        {
+            let slow = self.system().locking.slow();
+            let Some(mut set) = slow.try_lock(&self.set) else { return };
+            set.take_in(&self.pending, &self.plan.geometry);
+            let surplus = set.turn();
+            let keep = self.plan.keep_empty.unwrap_or(0);
+            self.pop_empty(&mut set, keep, surplus, &mut going_home);
+        }
+        self.send_all_home(going_home);
+    }
+
     /// Empties all magazines of slots and depot into the slabs; returns the pages that went home by that.
     fn empty_magazines(&self, patience: Patience) -> usize {
-        let (mut full, mut empty) = {
+        let [mut full, empty] = {
             let slow = self.system().locking.slow();
             let depot = match patience {
                 Patience::Wait => slow.lock(&self.depot),
                 Patience::Try => slow.try_lock(&self.depot),
             };
-            depot.map_or((Chain::new(), Chain::new()), |mut depot| depot.take_all())
+            depot.map_or([Chain::new(), Chain::new()], |mut depot| depot.take_all())
         };
         self.slots.take_over(
             |_| true,
@@ -69,6 +83,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 }
             },
         );
+        self.empty_all(full, empty, patience)
+    }
+
+    /// Empties the magazines of `full` into the slabs, and gives their memory and that of `empty` back; returns the pages
+    /// that went home.
+    pub(crate) fn empty_all(&self, mut full: Chain, mut empty: Chain, patience: Patience) -> usize {
         let mut given = 0;
         while let Some(magazine) = full.pop() {
             given += self.empty(magazine, patience);

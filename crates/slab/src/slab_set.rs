@@ -30,6 +30,8 @@ const LISTS: usize = ListName::Nowhere as usize;
 pub(crate) struct SlabSet {
     lists: [SlabList; LISTS],
     colour: usize,
+    /// The fewest empty slabs since the last turn.
+    fewest_empty: usize,
     /// Slabs ever taken from the page source.
     pub(crate) grown: usize,
     /// Slabs ever given back.
@@ -41,7 +43,8 @@ unsafe impl Send for SlabSet {}
 
 impl SlabSet {
     pub(crate) const fn new() -> Self {
-        Self { lists: [const { SlabList::new() }; LISTS], colour: 0, grown: 0, shrunk: 0 }
+        let lists = [const { SlabList::new() }; LISTS];
+        Self { lists, colour: 0, fewest_empty: 0, grown: 0, shrunk: 0 }
     }
 
     /// Returns how many slabs there are.
@@ -165,6 +168,7 @@ impl SlabSet {
             return None;
         }
         let record = self.lists[ListName::Empty as usize].pop()?;
+        self.note_fewest();
         // SAFETY: it was in a list until now, so it is live (I1).
         let slab = unsafe { record.as_ref() };
         debug_assert_eq!(slab.word.load().free, geometry.capacity(), "I3: all objects are free");
@@ -172,6 +176,16 @@ impl SlabSet {
         unsafe { slab.set_list(ListName::Nowhere) };
         self.shrunk += 1;
         Some(record)
+    }
+
+    /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew.
+    pub(crate) fn turn(&mut self) -> usize {
+        let empty = self.empty_slabs();
+        core::mem::replace(&mut self.fewest_empty, empty)
+    }
+
+    fn note_fewest(&mut self) {
+        self.fewest_empty = self.fewest_empty.min(self.empty_slabs());
     }
 
     /// Moves partial slabs to the lists that their fill says; frees without the lock leave that undone.
@@ -211,6 +225,7 @@ impl SlabSet {
         if old != name {
             // SAFETY: clause 1.
             unsafe { self.lists[old as usize].remove(record) };
+            self.note_fewest();
             // SAFETY: it is in no list now.
             unsafe { self.put(record, name) };
         }

@@ -113,7 +113,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             spare = slot.unload();
         }
         if earned {
-            if let Some(full) = self.take_full() {
+            if let Some(full) = self.take_full(&mut spare) {
                 if let Some(spare) = spare {
                     self.put_away(spare);
                 }
@@ -194,9 +194,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         }
     }
 
-    fn take_full(&self) -> Option<NonNull<Magazine>> {
+    /// Returns a full magazine from the depot in exchange for `spare`, which is ours and empty, if there is room for it.
+    fn take_full(&self, spare: &mut Option<NonNull<Magazine>>) -> Option<NonNull<Magazine>> {
         let slow = self.system().locking.slow();
-        slow.lock(&self.depot)?.take_full()
+        // SAFETY: ours, and empty.
+        unsafe { slow.lock(&self.depot)?.take_full(spare) }
     }
 
     /// Returns an empty magazine, from the depot or new; `None` when there is no memory for one.
@@ -217,13 +219,17 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Gives `full`, which is ours, to the depot and returns an empty one; where the depot has enough, empties `full` into
     /// the slabs.
     fn exchange_full(&self, full: NonNull<Magazine>) -> Option<NonNull<Magazine>> {
-        let accepted = {
+        let mut left = Some(full);
+        let empty = {
             let slow = self.system().locking.slow();
-            // SAFETY: `full` is ours, and the depot's if it says so.
-            slow.lock(&self.depot).is_some_and(|mut depot| unsafe { depot.offer_full(full) })
+            slow.lock(&self.depot).and_then(|mut depot| {
+                // SAFETY: ours, and full.
+                unsafe { depot.offer_full(&mut left) };
+                if left.is_none() { depot.take_empty() } else { None }
+            })
         };
-        if accepted {
-            return self.take_empty();
+        if left.is_none() {
+            return empty.or_else(|| self.new_magazine());
         }
         self.empty(full, Patience::Wait);
         Some(full)
@@ -243,19 +249,20 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if length > 0 && !is_full {
             self.empty(magazine, Patience::Wait);
         }
-        let accepted = {
+        let mut left = Some(magazine);
+        {
             let slow = self.system().locking.slow();
-            slow.lock(&self.depot).is_some_and(|mut depot| {
+            if let Some(mut depot) = slow.lock(&self.depot) {
                 if is_full {
-                    // SAFETY: `magazine` is ours, and the depot's if it says so.
-                    unsafe { depot.offer_full(magazine) }
+                    // SAFETY: ours.
+                    unsafe { depot.offer_full(&mut left) };
                 } else {
-                    // SAFETY: as above, and empty.
-                    unsafe { depot.offer_empty(magazine) }
+                    // SAFETY: ours, and empty.
+                    unsafe { depot.offer_empty(&mut left) };
                 }
-            })
-        };
-        if !accepted {
+            }
+        }
+        if left.is_some() {
             if is_full {
                 self.empty(magazine, Patience::Wait);
             }
@@ -302,11 +309,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 set.take(geometry, wanted, &mut take)
             })
         };
-        taken.ok_or_else(|| {
+        let Some(taken) = taken else {
             // SAFETY: the fresh slab was not added, so it is ours and all its objects are free.
             unsafe { self.send_home(record) };
-            OutOfMemory
-        })
+            return Err(OutOfMemory);
+        };
+        self.system().note_traffic(self.slab_pages(), 0);
+        Ok(taken)
     }
 
     /// Frees the objects that `next` returns into their slabs; surplus empty slabs go home. Returns the pages that did.
@@ -335,7 +344,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                         set.give(&chain, &self.plan.geometry);
                     });
                     set.take_in(&self.pending, &self.plan.geometry);
-                    let keep = self.empty_slabs_kept(set.slabs());
+                    // Who only tries may be a turn, which calls no destructor.
+                    let keep = match patience {
+                        Patience::Try if self.plan.destructor.is_some() => usize::MAX,
+                        _ => self.empty_slabs_kept(set.slabs()),
+                    };
                     self.pop_empty(&mut set, keep, usize::MAX, &mut going_home);
                 }
                 None => self.for_each_chain(&mut found, |chain| self.give_back_unlocked(&chain)),
@@ -403,6 +416,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         while let Some(record) = going_home.pop() {
             // SAFETY: `pop_empty` took it out of the set with all objects free.
             unsafe { self.send_home(record) };
+        }
+        if pages > 0 {
+            self.system().note_traffic(0, pages);
         }
         pages
     }

@@ -111,7 +111,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn hand_out<K: Checks>(&self, place: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.plan.padding;
         // SAFETY: the padding in front lies inside the object's place.
-        let object = unsafe { place.add(padding.front) };
+        let object = unsafe { place.add(padding.front()) };
         let mut outcome = Ok(());
         if K::POISON && self.plan.constructor.is_none() {
             // SAFETY: a free object of ours, in hand.
@@ -144,7 +144,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[track_caller]
     pub(crate) fn take_back<K: Checks>(&self, object: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.plan.padding;
-        let place = object.as_ptr().wrapping_sub(padding.front);
+        let place = object.as_ptr().wrapping_sub(padding.front());
         match self.look_at_returned::<K>(object, place.addr()) {
             Ok(()) => NonNull::new(place),
             Err(fault) => {
@@ -203,7 +203,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             // SAFETY: below the capacity.
             let place = unsafe { slab.object(geometry, index) };
             // SAFETY: the padding in front lies inside the object's place.
-            let object = unsafe { place.add(self.plan.padding.front) };
+            let object = unsafe { place.add(self.plan.padding.front()) };
             if K::POISON && self.plan.constructor.is_none() {
                 // SAFETY: clause 1.
                 unsafe { poison::fill(object, self.plan.size) };

@@ -9,13 +9,11 @@ use crate::checks::canary;
 /// The places around an object, in bytes from its first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Padding {
-    /// Red zone in front.
-    pub(crate) front: usize,
-    /// Where the red zone behind begins, behind the canary.
-    pub(crate) behind: usize,
-    /// Where it ends, and the history may begin.
-    pub(crate) end: usize,
-    history: usize,
+    // Narrow, as every core of a cache has one: objects are smaller than 4 GiB.
+    front: u32,
+    behind: u32,
+    end: u32,
+    history: u32,
 }
 
 impl Padding {
@@ -35,13 +33,31 @@ impl Padding {
             (layout.align(), end, front.checked_add(end)?)
         };
         let whole = Layout::from_size_align(all, align).ok()?;
-        Some((Self { front, behind, end, history }, whole))
+        let narrow = |bytes: usize| u32::try_from(bytes).ok();
+        let (front, behind) = (narrow(front)?, narrow(behind)?);
+        Some((Self { front, behind, end: narrow(end)?, history: narrow(history)? }, whole))
+    }
+
+    /// Returns the bytes of the red zone in front.
+    #[inline]
+    pub(crate) fn front(&self) -> usize {
+        self.front as usize
+    }
+
+    /// Returns where the red zone behind begins, behind the canary.
+    pub(crate) fn behind(&self) -> usize {
+        self.behind as usize
+    }
+
+    /// Returns where it ends, and the history may begin.
+    pub(crate) fn end(&self) -> usize {
+        self.end as usize
     }
 
     /// Returns where the history of `object` is kept.
     pub(crate) fn history(&self, object: NonNull<u8>) -> NonNull<History> {
         // SAFETY: a preset with histories has room for one there, inside the place.
-        unsafe { object.add(self.history) }.cast()
+        unsafe { object.add(self.history as usize) }.cast()
     }
 }
 
@@ -54,18 +70,20 @@ mod tests {
     fn off_adds_nothing_and_the_parts_of_debug_do_not_overlap() {
         let layout = Layout::new::<[u32; 5]>();
         let (padding, whole) = Padding::of::<Off>(layout).expect("small");
-        assert_eq!((padding.front, whole), (0, layout));
+        assert_eq!((padding.front(), whole), (0, layout));
         let (padding, whole) = Padding::of::<Hardened>(layout).expect("small");
-        assert_eq!((padding.front, whole.size(), whole.align()), (0, 20 + canary::BYTES, 4));
+        assert_eq!((padding.front(), whole.size(), whole.align()), (0, 20 + canary::BYTES, 4));
         for align in [1, 4, 64, 4096] {
             let layout = Layout::from_size_align(24, align).expect("a layout");
             let (padding, whole) = Padding::of::<Debug>(layout).expect("small");
-            assert_eq!(padding.front % align, 0);
-            assert!(padding.front >= Debug::RED_ZONE && padding.behind == 24 + canary::BYTES);
-            assert!(padding.end == padding.behind + Debug::RED_ZONE);
-            assert!(padding.history >= padding.end);
-            assert_eq!((padding.front + padding.history) % align_of::<History>(), 0);
-            assert!(padding.front + padding.history + size_of::<History>() <= whole.size());
+            assert_eq!(padding.front() % align, 0);
+            assert!(padding.front() >= Debug::RED_ZONE && padding.behind() == 24 + canary::BYTES);
+            assert!(padding.end() == padding.behind() + Debug::RED_ZONE);
+            assert!(padding.history as usize >= padding.end());
+            assert_eq!((padding.front() + padding.history as usize) % align_of::<History>(), 0);
+            assert!(
+                padding.front() + padding.history as usize + size_of::<History>() <= whole.size()
+            );
             assert_eq!(whole.align(), align.max(align_of::<History>()));
         }
     }

@@ -14,13 +14,13 @@ const PATTERN: u8 = 0xcc;
 /// 1. The object is the caller's, with `padding` around it.
 pub(super) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
     // SAFETY: clause 1.
-    let front = unsafe { object.sub(padding.front) };
+    let front = unsafe { object.sub(padding.front()) };
     // SAFETY: clause 1.
-    unsafe { front.write_bytes(PATTERN, padding.front) };
+    unsafe { front.write_bytes(PATTERN, padding.front()) };
     // SAFETY: clause 1.
-    let behind = unsafe { object.add(padding.behind) };
+    let behind = unsafe { object.add(padding.behind()) };
     // SAFETY: clause 1.
-    unsafe { behind.write_bytes(PATTERN, padding.end - padding.behind) };
+    unsafe { behind.write_bytes(PATTERN, padding.end() - padding.behind()) };
 }
 
 /// Checks both red zones of `object`.
@@ -29,8 +29,8 @@ pub(super) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
 /// 1. As for [`fill`], which filled them.
 #[track_caller]
 pub(super) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(), Fault> {
-    let zones = [(object.as_ptr().wrapping_sub(padding.front), padding.front)];
-    let behind = (object.as_ptr().wrapping_add(padding.behind), padding.end - padding.behind);
+    let zones = [(object.as_ptr().wrapping_sub(padding.front()), padding.front())];
+    let behind = (object.as_ptr().wrapping_add(padding.behind()), padding.end() - padding.behind());
     for (start, bytes) in zones.into_iter().chain([behind]) {
         // SAFETY: clause 1: both lie in the object's place.
         if let Some(at) = unsafe { first_other(start, bytes, PATTERN) } {

@@ -1,0 +1,96 @@
+//! The working set: what caches keep beyond the objects in use, and when they let it go.
+//!
+//! # Concepts
+//! A library has no clock, so time is **traffic**: pages that the caches of a registry take and give back. A **turn** comes
+//! after traffic of 1/32 of the pages held. Depots and slab sets note the least that they kept between two turns: so
+//! much was not needed, and goes. A cache that is in use keeps what it uses; one that is idle while others grow gives up
+//! everything but its CPUs' magazines within two turns. While nothing grows or shrinks nothing turns, and the caches keep
+//! what they have.
+//!
+//! # Concurrency
+//! Whoever's growth makes a turn due does it, holding nothing; the others go on. It only tries locks, and calls no
+//! constructor and no destructor: the caches that have one keep their empty slabs until somebody shrinks them.
+
+use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
+use page_frame::{Cpu, PageMap, PageSource};
+
+use crate::core::Core;
+use crate::registry::System;
+use crate::walk::Patience;
+
+/// A turn comes after traffic of one part in so many of the pages held: a guess.
+const PARTS: usize = 32;
+/// The least traffic between two turns, in pages: a guess; a turn looks at every cache.
+const LEAST_TRAFFIC: usize = 64;
+
+/// When the next turn is due.
+#[derive(Debug)]
+pub(crate) struct Turns {
+    /// Pages that all caches hold.
+    pages: AtomicUsize,
+    /// Pages taken and given back since the last turn.
+    traffic: AtomicUsize,
+    turning: AtomicBool,
+}
+
+impl Turns {
+    pub(crate) fn new() -> Self {
+        Self {
+            pages: AtomicUsize::new(0),
+            traffic: AtomicUsize::new(0),
+            turning: AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that pages were taken or given back; whether a turn is due.
+    ///
+    /// Relaxed throughout: the numbers decide when caches are looked at, and nothing else.
+    fn note(&self, taken: usize, given: usize) -> bool {
+        let before = if taken > given {
+            self.pages.fetch_add(taken - given, Ordering::Relaxed)
+        } else {
+            self.pages.fetch_sub(given - taken, Ordering::Relaxed)
+        };
+        let traffic = self.traffic.fetch_add(taken + given, Ordering::Relaxed) + taken + given;
+        traffic >= (before / PARTS).max(LEAST_TRAFFIC)
+    }
+
+    /// Begins a turn, unless one is going on.
+    fn begin(&self) -> bool {
+        // Acquire: pairs with the Release in `end`, though a turn shares nothing with the one before.
+        !self.turning.swap(true, Ordering::Acquire)
+    }
+
+    fn end(&self) {
+        self.traffic.store(0, Ordering::Relaxed);
+        self.turning.store(false, Ordering::Release);
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+    /// Notes that a cache took `taken` pages and gave back `given`; makes the turn, if one is due. Called with nothing
+    /// held.
+    pub(crate) fn note_traffic(&self, taken: usize, given: usize) {
+        if self.turns.note(taken, given) && !self.locking.slow().is_nested() && self.turns.begin() {
+            self.list.visit(&self.locking, Core::turn);
+            self.internal().for_each(Core::turn);
+            self.turns.end();
+        }
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+    /// Gives up what nobody has needed since the last turn.
+    fn turn(&self) {
+        let chains = {
+            let slow = self.system().locking.slow();
+            slow.try_lock(&self.depot).map(|mut depot| depot.turn())
+        };
+        if let Some([full, empty]) = chains {
+            self.empty_all(full, empty, Patience::Try);
+        }
+        if self.plan.destructor.is_none() {
+            self.shrink_surplus();
+        }
+    }
+}
