@@ -94,37 +94,31 @@ impl CpuSlot {
         Push::Done
     }
 
-    /// Pops up to as many objects of the loaded magazine as `objects` has room for; returns how many.
+    /// Pops up to as many objects of the loaded magazine as `objects` has room for; returns how many. They keep the order in
+    /// which they were pushed.
     #[inline(always)]
     pub(crate) fn pop_many(&mut self, objects: &mut [NonNull<u8>]) -> usize {
         // SAFETY: I1: both are places of one magazine, or null.
         let loaded = unsafe { self.top.offset_from(self.bottom) } as usize;
         let count = loaded.min(objects.len());
-        let mut from = self.top;
-        for object in &mut objects[..count] {
-            // SAFETY: I1: above `bottom`, as `count` are.
-            from = unsafe { from.sub(1) };
-            // SAFETY: I1: below `top`, so it is written.
-            let place = unsafe { from.read() };
-            // SAFETY: only objects are pushed, which are not null.
-            *object = unsafe { NonNull::new_unchecked(place) };
-        }
-        self.top = from;
+        // SAFETY: I1: so many are loaded.
+        self.top = unsafe { self.top.sub(count) };
+        // SAFETY: I1: those from `top` on were below the old one, so they are written objects, which are not null; the slice is
+        // no part of a magazine.
+        unsafe { objects.as_mut_ptr().cast::<*mut u8>().copy_from_nonoverlapping(self.top, count) };
         count
     }
 
-    /// Pushes as many of `objects` as the loaded magazine has room for, and no object that is on top of it already; returns
-    /// how many.
+    /// Pushes as many of `objects` as the loaded magazine has room for; returns how many.
     #[inline(always)]
     pub(crate) fn push_many(&mut self, objects: &[NonNull<u8>]) -> usize {
         // SAFETY: I1: both are places of one magazine, or null.
         let room = unsafe { self.end.offset_from(self.top) } as usize;
         let count = room.min(objects.len());
-        for (index, object) in objects[..count].iter().enumerate() {
-            if self.push(*object) != Push::Done {
-                return index;
-            }
-        }
+        // SAFETY: I1: `count` places from `top` on are ours and below `end`; the slice is no part of a magazine.
+        unsafe { self.top.copy_from_nonoverlapping(objects.as_ptr().cast(), count) };
+        // SAFETY: I1: at most `end`.
+        self.top = unsafe { self.top.add(count) };
         count
     }
 

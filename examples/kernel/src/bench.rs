@@ -56,15 +56,16 @@ fn caches() {
     let hardened = registry.cache("bench-hardened", layout).checks::<Hardened>();
     let hardened = hardened.build().expect("room");
     let row = Row { name: "cache-pair-192", target: 40, linux: "217 / 186 / 180", parts: 1 };
-    row.print(Some(&mut || pair(&hardened)), || pair(&cache));
+    let (cache, hardened) = (&cache, &hardened);
+    row.print(Some(&mut move || pair(hardened)), move || pair(cache));
     let mut objects = [NonNull::dangling(); 16];
     let mut others = objects;
     let row = Row { name: "bulk16-192", target: 15, linux: "100 / 111 / 72", parts: 16 };
-    row.print(Some(&mut || bulk(&hardened, &mut others)), || bulk(&cache, &mut objects));
+    row.print(Some(&mut || bulk(hardened, &mut others)), || bulk(cache, &mut objects));
     let mut objects = [None; 1000];
     let mut others = objects;
     let row = Row { name: "thousand-192", target: 100, linux: "423 / 415 / 322", parts: 1000 };
-    row.print(Some(&mut || thousand(&hardened, &mut others)), || thousand(&cache, &mut objects));
+    row.print(Some(&mut || thousand(hardened, &mut others)), || thousand(cache, &mut objects));
 }
 
 fn pair<K: Checks>(cache: &Cache<Source, KernelCpu, K>) {
@@ -151,16 +152,17 @@ impl Row {
     }
 
     /// Returns least and median instructions of an operation, and its locked ones.
-    fn measure(&self, mut operation: impl FnMut()) -> (u64, u64, f64) {
+    fn measure<F: FnMut()>(&self, operation: F) -> (u64, u64, f64) {
         let repeats = (OPERATIONS / self.parts).max(1);
-        time_of(repeats, &mut operation);
-        let floor = time_of(repeats, || ());
+        let (_, mut operation) = time_of(repeats, operation);
+        let (floor, _) = time_of(repeats, || ());
         let mut rounds = [0; ROUNDS];
-        rounds.iter_mut().for_each(|round| *round = time_of(repeats, &mut operation));
+        for round in &mut rounds {
+            (*round, operation) = time_of(repeats, operation);
+        }
         rounds.sort_unstable();
         let per = |ticks: u64| ticks.saturating_sub(floor) / TICKS / (repeats * self.parts);
-        let locked = step::count(|| _ = time_of(1, &mut operation)).locked as f64;
-        let locked = locked / self.parts as f64;
+        let locked = step::count(|| _ = time_of(1, operation)).locked as f64 / self.parts as f64;
         (per(rounds[0]), per(rounds[ROUNDS / 2]), locked)
     }
 }
@@ -176,18 +178,19 @@ fn unknown(mut size: usize) -> usize {
 fn used(start: NonNull<u8>) -> NonNull<u8> {
     let mut start = start.as_ptr();
     // SAFETY: does nothing, and the compiler does not know.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) start, options(nostack)) };
+    unsafe { core::arch::asm!("/* {0} */", inout(reg) start, options(nomem, nostack)) };
     // SAFETY: what it was.
     unsafe { NonNull::new_unchecked(start) }
 }
 
-/// Returns the ticks of `repeats` operations. They are compiled into the loop, as into any caller.
+/// Returns the ticks of `repeats` operations, and the operation. It is compiled into the loop, as into any caller, and comes
+/// by value, so that what it refers to lies in registers.
 #[inline(never)]
-fn time_of(repeats: u64, mut operation: impl FnMut()) -> u64 {
+fn time_of<F: FnMut()>(repeats: u64, mut operation: F) -> (u64, F) {
     let start = time();
     for round in 0..repeats {
         operation();
         black_box(round);
     }
-    time() - start
+    (time() - start, operation)
 }

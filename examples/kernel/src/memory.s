@@ -5,8 +5,13 @@
 memcpy:
     mov %rdi, %rax
     mov %rdx, %rcx
+    shr $3, %rcx
+    rep movsq
+    and $7, %edx
+    jz 1f
+    mov %edx, %ecx
     rep movsb
-    ret
+1:  ret
 
     .globl memmove
 memmove:
@@ -28,8 +33,14 @@ memmove:
     .globl memset
 memset:
     mov %rdi, %r8
-    mov %esi, %eax
+    movzbl %sil, %esi
+    movabs $0x0101010101010101, %rax
+    imul %rsi, %rax
     mov %rdx, %rcx
+    shr $3, %rcx
+    rep stosq
+    mov %edx, %ecx
+    and $7, %ecx
     rep stosb
     mov %r8, %rax
     ret
