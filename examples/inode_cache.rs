@@ -152,7 +152,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert!(place >= 10 || number == place as u64, "the first ten were never closed");
         inodes.close(inode);
     }
-    inodes.0.destroy()?;
+    inodes.0.destroy().map_err(|refused| refused.busy)?;
     assert!(shrinkers.unregister(NonNull::from(shrinker)));
     drop(registry);
     buddy.drain();

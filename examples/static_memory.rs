@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // SAFETY: from this cache.
         unsafe { readings.free(place.cast()) };
     }
-    readings.destroy()?;
+    readings.destroy().map_err(|refused| refused.busy)?;
     drop(kmalloc);
     println!("all {} pages are free again", arena.free_pages());
     assert_eq!(arena.free_pages(), arena.pages());

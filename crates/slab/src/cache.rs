@@ -10,6 +10,7 @@ use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
 use crate::checks::{Checks, Off};
 use crate::core::Core;
 use crate::geometry::Geometry;
+use crate::live::LiveObject;
 use crate::name::Name;
 use crate::registry::release_system;
 use crate::stats::{CacheStats, SlabView};
@@ -18,8 +19,8 @@ use crate::walk::Patience;
 /// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
 ///
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are lost to the page
-/// source. [`destroy`](Self::destroy) says whether that happened. Neither may be done by a constructor or destructor of the
-/// same cache, which would wait for itself.
+/// source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a constructor or destructor of the same cache,
+/// or in an interrupt: both would wait for what they came upon.
 pub struct Cache<P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     core: NonNull<Core<P, C>>,
     checks: PhantomData<fn() -> K>,
@@ -41,7 +42,7 @@ where
 {
 }
 
-/// A cache was destroyed while objects of it were in use; their slabs are lost to the page source.
+/// A cache has objects in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy {
     /// The cache's name.
@@ -52,11 +53,35 @@ pub struct Busy {
 
 impl fmt::Display for Busy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cache {} was destroyed with {} objects in use", self.name, self.objects)
+        write!(f, "cache {} has {} objects in use", self.name, self.objects)
     }
 }
 
 impl core::error::Error for Busy {}
+
+/// The cache that was not destroyed, and why. Dropping it destroys the cache after all; what is in use then is lost to the
+/// page source.
+#[must_use = "dropping it destroys the cache after all"]
+pub struct Refused<P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
+    /// The cache, which goes on. [`for_each_live`](Cache::for_each_live) lists what is in use.
+    pub cache: Cache<P, C, K>,
+    /// How many objects are in use.
+    pub busy: Busy,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Refused<P, C, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Refused").field(&self.busy).finish()
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Display for Refused<P, C, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.busy.fmt(f)
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> core::error::Error for Refused<P, C, K> {}
 
 impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// # Safety
@@ -200,34 +225,72 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         self.core().for_each_slab(look);
     }
 
+    /// Whether `object` is the address of an object of this cache, in use or free. O(1), no lock.
+    pub fn owns(&self, object: NonNull<u8>) -> bool {
+        let place = object.addr().get().wrapping_sub(self.core().plan.padding.front());
+        self.core().find(place).is_ok()
+    }
+
+    /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what other CPUs have in their
+    /// hands would be neither here nor there; empties all magazines. O(objects).
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// let cache = registry.cache("inode", Layout::new::<[u64; 75]>()).checks::<slab::Debug>().build()?;
+    /// let forgotten = cache.allocate()?;
+    /// let mut refused = cache.destroy().expect_err("an object is in use");
+    /// refused.cache.for_each_live(|live| {
+    ///     assert_eq!((live.object, live.index), (forgotten, live.index));
+    ///     let history = live.history.expect("Debug keeps it");
+    ///     assert!(history.allocated_by.is_some_and(|place| place.line() > 0));
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_live(&mut self, look: impl FnMut(LiveObject)) {
+        // SAFETY: `&mut self`, the only handle.
+        unsafe { self.core().for_each_live::<K>(look) }
+    }
+
     /// Destroys the cache. Waits for locks, and for shrinkers and statistics that are at this cache.
     ///
     /// # Errors
-    /// [`Busy`] when objects are in use; they stay as they are, and their slabs are lost to the page source.
-    pub fn destroy(self) -> Result<(), Busy> {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: the handle is not dropped.
-        unsafe { this.release() }
-    }
-
-    /// # Safety
-    /// 1. The handle is not used again.
-    unsafe fn release(&self) -> Result<(), Busy> {
-        let (name, system) = (self.name(), self.core().system);
+    /// [`Refused`], with the cache, when objects are in use.
+    pub fn destroy(self) -> Result<(), Refused<P, C, K>> {
+        let system = self.core().system;
         // SAFETY: the handle's reference keeps the system alive during the call.
         let shared = unsafe { system.as_ref() };
-        // SAFETY: the handle is the core's only one; clause 1.
-        let objects = unsafe { shared.destroy_core(self.core) };
-        // SAFETY: the handle's reference to the system; clause 1.
-        unsafe { release_system(system) };
-        if objects == 0 { Ok(()) } else { Err(Busy { name, objects }) }
+        // SAFETY: the handle is the core's only one, and is used again only if the answer is an error.
+        match unsafe { shared.destroy_core(self.core) } {
+            Ok(()) => {
+                core::mem::forget(self);
+                // SAFETY: the handle's reference to the system, which is not used again.
+                unsafe { release_system(system) };
+                Ok(())
+            }
+            Err(objects) => {
+                let busy = Busy { name: self.name(), objects };
+                Err(Refused { cache: self, busy })
+            }
+        }
     }
 }
 
 impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Cache<P, C, K> {
     fn drop(&mut self) {
-        // SAFETY: this is the end of the handle. Leaks are reported by `destroy` only.
-        let _ = unsafe { self.release() };
+        let system = self.core().system;
+        // SAFETY: the handle's reference keeps the system alive during the call.
+        let shared = unsafe { system.as_ref() };
+        // SAFETY: the only handle. With objects in use the core stays for ever, closed, as their slabs name it.
+        if unsafe { shared.destroy_core(self.core) }.is_err() {
+            // SAFETY: as above: this was the handle, and the core is not destroyed.
+            unsafe { shared.abandon_core(self.core) };
+        }
+        // SAFETY: the handle's reference to the system; this is the end of the handle.
+        unsafe { release_system(system) };
     }
 }
 

@@ -129,6 +129,12 @@ impl<P, C: Cpu> CoreList<P, C> {
         true
     }
 
+    /// Lets visitors come to a closed core again.
+    pub(crate) fn reopen(&self, core: &Core<P, C>) {
+        // Release: pairs with the lock that the next visitor takes, though what it finds is under locks of its own.
+        core.listed.visits.store(0, Ordering::Release);
+    }
+
     /// Takes `core` out; whether that could be done (not by an interrupt that came upon the lock).
     ///
     /// # Safety

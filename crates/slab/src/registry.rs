@@ -293,26 +293,40 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         self.records.iter().chain(&self.magazines).chain([&self.cores])
     }
 
-    /// Sends all free slabs of a core home and destroys it; returns how many objects are in use.
+    /// Sends all slabs of a core home and destroys it.
     ///
-    /// With objects in use the core's memory stays, as the records of their slabs name it; so it does where an interrupt
-    /// came upon the lock of the list.
+    /// # Errors
+    /// How many objects are in use: then the core goes on. None are where an interrupt came upon the lock of the list.
     ///
     /// # Safety
-    /// 1. `core` came from `make_core`; its only handle calls this once and is not used again.
-    pub(crate) unsafe fn destroy_core(&self, core: NonNull<Core<P, C>>) -> usize {
+    /// 1. `core` came from `make_core`; its only handle calls this, and is not used again if it succeeds.
+    pub(crate) unsafe fn destroy_core(&self, core: NonNull<Core<P, C>>) -> Result<(), usize> {
         // SAFETY: clause 1: alive.
         let shared = unsafe { core.as_ref() };
-        let is_closed = self.list.close(shared, &self.locking);
+        if !self.list.close(shared, &self.locking) {
+            return Err(0);
+        }
         shared.shrink(usize::MAX, Patience::Wait);
-        let in_use = shared.stats().objects_active;
         // SAFETY: it is closed, and clause 1: still in the list.
-        if !is_closed || !unsafe { self.list.unlink(core, &self.locking) } || shared.slabs() > 0 {
-            return in_use;
+        if shared.slabs() > 0 || !unsafe { self.list.unlink(core, &self.locking) } {
+            self.list.reopen(shared);
+            return Err(shared.stats().objects_active);
         }
         // SAFETY: clause 1, no visitor is there, and no slab names it.
         unsafe { self.free_core(core) };
-        in_use
+        Ok(())
+    }
+
+    /// Leaves a core that could not be destroyed to itself: no visitor comes to it any more.
+    ///
+    /// # Safety
+    /// 1. As for `destroy_core`, which failed; the handle is not used again.
+    pub(crate) unsafe fn abandon_core(&self, core: NonNull<Core<P, C>>) {
+        // SAFETY: clause 1: alive.
+        if self.list.close(unsafe { core.as_ref() }, &self.locking) {
+            // SAFETY: it is closed, and still in the list.
+            unsafe { self.list.unlink(core, &self.locking) };
+        }
     }
 
     /// # Safety

@@ -63,7 +63,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     /// Empties all magazines of slots and depot into the slabs; returns the pages that went home by that.
-    fn empty_magazines(&self, patience: Patience) -> usize {
+    pub(crate) fn empty_magazines(&self, patience: Patience) -> usize {
         let [mut full, empty] = {
             let slow = self.system().locking.slow();
             let depot = match patience {

@@ -94,17 +94,33 @@ fn an_allocate_and_free_pair_at_the_edge_of_a_slab_asks_the_source_once() {
 }
 
 #[test]
-fn destroying_a_busy_cache_reports_and_keeps_the_object() {
+fn destroying_a_busy_cache_is_refused_lists_what_is_in_use_and_keeps_it() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * 4096];
     let arena = Arena::new(&mut memory).expect("large enough");
     let pages = arena.free_pages();
     let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
     let cache = registry.cache("busy", layout(100, 4)).build().expect("fits");
+    let others: Vec<_> = (0..300).map(|_| cache.allocate().expect("room")).collect();
     let object = cache.allocate().expect("room");
+    assert!(cache.owns(object) && !cache.owns(NonNull::from(&mut 0_u8)));
+    // SAFETY: from this cache.
+    others.iter().for_each(|other| unsafe { cache.free(*other) });
     // SAFETY: ours.
     unsafe { object.write_bytes(7, 100) };
-    let busy = cache.destroy().expect_err("an object is in use");
-    assert_eq!((busy.name.as_str(), busy.objects), ("busy", 1));
+    let mut refused = cache.destroy().expect_err("an object is in use");
+    assert_eq!((refused.busy.name.as_str(), refused.busy.objects), ("busy", 1));
+    let mut live = Vec::new();
+    refused.cache.for_each_live(|found| live.push(found));
+    assert_eq!(live.len(), 1);
+    let slab = object.addr().get() / 4096 * 4096;
+    assert_eq!((live[0].object, live[0].slab), (object, slab));
+    assert_eq!(live[0].index, (object.addr().get() - slab) / 100);
+    // The cache goes on: its next object comes from the same slab.
+    let next = refused.cache.allocate().expect("room");
+    assert_eq!(next.addr().get() / 4096 * 4096, slab);
+    // SAFETY: from this cache.
+    unsafe { refused.cache.free(next) };
+    drop(refused);
     // SAFETY: ours still.
     let last = unsafe { object.add(99) };
     // SAFETY: the last of the object's 100 bytes, all written above.

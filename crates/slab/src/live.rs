@@ -1,0 +1,94 @@
+//! Objects in use, one by one: for the list of leaks when a cache is to be destroyed, and for whoever looks inside.
+//!
+//! # Concepts
+//! With all magazines emptied, an object is in use exactly when it is not in its slab's stack of free objects. Each slab
+//! is walked by windows of 128 objects, so that nothing is allocated for it.
+
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, PageMap, PageSource};
+
+use crate::checks::{Checks, History};
+use crate::core::Core;
+use crate::record::Record;
+use crate::walk::Patience;
+
+/// Objects looked at in one walk over a slab's free objects.
+const WINDOW: usize = 128;
+
+/// An object in use.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveObject {
+    /// The object.
+    pub object: NonNull<u8>,
+    /// The address of its slab.
+    pub slab: usize,
+    /// Its index in the slab.
+    pub index: usize,
+    /// Who allocated it and when, where the preset keeps [histories](Checks::HISTORY).
+    pub history: Option<History>,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+    /// Calls `look` with each object in use.
+    ///
+    /// # Safety
+    /// 1. Nobody else uses the cache meanwhile, and its visitors have gone or only shrink it.
+    pub(crate) unsafe fn for_each_live<K: Checks>(&self, mut look: impl FnMut(LiveObject)) {
+        self.empty_magazines(Patience::Wait);
+        let geometry = &self.plan.geometry;
+        let slow = self.system().locking.slow();
+        let Some(set) = slow.lock(&self.set) else { return };
+        for record in set.iter() {
+            for first in (0..geometry.capacity()).step_by(WINDOW) {
+                // SAFETY: alive, as it is in the set, whose lock we hold.
+                let free = unsafe { free_in_window(self, record, first) };
+                let window = (geometry.capacity() - first).min(WINDOW);
+                for index in (0..window).filter(|bit| free >> bit & 1 == 0).map(|bit| first + bit) {
+                    // SAFETY: as above, and below the capacity.
+                    look(unsafe { self.live_object::<K>(record, index) });
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// 1. `record` is a live one of this cache, and has object `index`, which is in use.
+    unsafe fn live_object<K: Checks>(&self, record: NonNull<Record>, index: usize) -> LiveObject {
+        // SAFETY: clause 1.
+        let slab = unsafe { record.as_ref() };
+        // SAFETY: clause 1.
+        let place = unsafe { slab.object(&self.plan.geometry, index) };
+        // SAFETY: the padding in front lies inside the object's place.
+        let object = unsafe { place.add(self.plan.padding.front()) };
+        let history = K::HISTORY.then(|| {
+            // SAFETY: written when the slab was made; only frees and allocations write it again.
+            unsafe { self.plan.padding.history(object).read() }
+        });
+        LiveObject { object, slab: slab.start.addr().get(), index, history }
+    }
+}
+
+/// Returns which of the `WINDOW` objects from `first` on are free in their slab, a bit each.
+///
+/// # Safety
+/// 1. `record` is a live one of `core`, whose set lock the caller holds.
+unsafe fn free_in_window<P: PageSource + PageMap, C: Cpu + Clone>(
+    core: &Core<P, C>,
+    record: NonNull<Record>,
+    first: usize,
+) -> u128 {
+    let geometry = &core.plan.geometry;
+    // SAFETY: clause 1.
+    let seen = unsafe { record.as_ref() }.word.load();
+    let mut index = seen.head;
+    let mut free = 0;
+    for _ in 0..seen.free {
+        if let Some(bit) = index.checked_sub(first).filter(|bit| *bit < WINDOW) {
+            free |= 1 << bit;
+        }
+        // SAFETY: clause 1; the free word names objects.
+        index = unsafe { Record::read_link(record, geometry, index) };
+    }
+    free
+}
