@@ -49,6 +49,17 @@ pub enum BuildError {
     OutOfMemory,
 }
 
+impl BuildError {
+    /// Says what is wrong with a size and an alignment that make no layout.
+    pub(crate) fn bad_layout(size: usize, alignment: usize) -> Self {
+        Self::Geometry(if alignment.is_power_of_two() {
+            GeometryError::TooLarge { size, alignment }
+        } else {
+            GeometryError::NotPowerOfTwo { alignment }
+        })
+    }
+}
+
 impl fmt::Display for BuildError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
@@ -138,6 +149,11 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     ///    the cache leave them when they free them.
     pub unsafe fn destructor(mut self, destructor: ObjectHook) -> Self {
         self.destructor = Some(destructor);
+        self
+    }
+
+    pub(crate) fn layout(mut self, layout: Layout) -> Self {
+        self.layout = layout;
         self
     }
 

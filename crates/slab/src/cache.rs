@@ -91,7 +91,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     }
 
     #[inline(always)]
-    fn core(&self) -> &Core<P, C> {
+    pub(crate) fn core(&self) -> &Core<P, C> {
         // SAFETY: core I1: the handle has a reference.
         unsafe { self.core.as_ref() }
     }

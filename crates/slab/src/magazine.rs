@@ -126,6 +126,11 @@ impl Chain {
         self.count += 1;
     }
 
+    /// Returns the first one, which the chain goes on to own.
+    pub(crate) fn first(&self) -> Option<NonNull<Magazine>> {
+        NonNull::new(self.first)
+    }
+
     /// Takes the first one; the caller owns it.
     pub(crate) fn pop(&mut self) -> Option<NonNull<Magazine>> {
         let magazine = NonNull::new(self.first)?;

@@ -50,7 +50,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     #[inline(always)]
-    fn take_out<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+    pub(crate) fn take_out<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
         if let Ok(mut slot) = self.slots.enter() {
             if let Some(object) = slot.pop() {
                 return Ok(object);
@@ -75,7 +75,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     #[inline(always)]
     #[track_caller]
-    fn put_in(&self, object: NonNull<u8>) {
+    pub(crate) fn put_in(&self, object: NonNull<u8>) {
         if let Ok(mut slot) = self.slots.enter() {
             match slot.push(object) {
                 Push::Done => return,
@@ -210,7 +210,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         from_depot.or_else(|| self.new_magazine())
     }
 
-    fn new_magazine(&self) -> Option<NonNull<Magazine>> {
+    pub(crate) fn new_magazine(&self) -> Option<NonNull<Magazine>> {
         let memory = self.system().magazines_of(&self.plan).allocate::<Off>().ok()?;
         // SAFETY: an object of the internal cache for magazines of this capacity.
         Some(unsafe { Magazine::new_in(memory) })

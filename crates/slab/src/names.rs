@@ -1,0 +1,139 @@
+//! The kernel's names, thin: for whoever ports code that calls them.
+//!
+//! | Linux | here |
+//! |---|---|
+//! | `kmem_cache_create` | [`Registry::cache`], [`CacheBuilder::build`](crate::CacheBuilder::build) |
+//! | `kmem_cache_alloc`, `kmem_cache_zalloc` | [`Cache::allocate`], [`Cache::allocate_zeroed`] |
+//! | `kmem_cache_free` | [`Cache::free`] |
+//! | `kmem_cache_alloc_bulk`, `kmem_cache_free_bulk` | [`Cache::allocate_many`], [`Cache::free_many`] |
+//! | `kmem_cache_shrink` | [`Cache::shrink`] |
+//! | `kmem_cache_destroy` | [`Cache::destroy`] |
+//! | `kmem_cache_prefill_sheaf`, `kmem_cache_alloc_from_sheaf` | [`Cache::prefill`], [`Prefilled::allocate`](crate::Prefilled::allocate) |
+//! | `mempool_create_slab_pool`, `mempool_alloc`, `mempool_free` | [`Cache::reserve`], [`Reserve::allocate`](crate::Reserve::allocate), [`Reserve::free`](crate::Reserve::free) |
+//! | `SLAB_HWCACHE_ALIGN`, `SLAB_POISON`, `SLAB_RED_ZONE`, `SLAB_STORE_USER` | the layout's alignment, and [`Checks`] |
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+
+use crate::{BuildError, Cache, Checks, ObjectHook, Refused, Registry};
+
+/// Makes a cache of objects of `size` bytes aligned to `align`, which `constructor` constructs.
+///
+/// # Errors
+/// [`BuildError`].
+///
+/// # Safety
+/// 1. As for [`CacheBuilder::constructor`](crate::CacheBuilder::constructor), if there is one.
+///
+/// ```
+/// # use core::mem::MaybeUninit;
+/// # use page_frame::{Arena, SingleCpu};
+/// use slab::names::*;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// // SAFETY: no constructor.
+/// let cache = unsafe { kmem_cache_create(&registry, "skbuff_head_cache", 232, 64, None)? };
+/// let buffer = kmem_cache_alloc(&cache)?;
+/// // SAFETY: from this cache, and not used any more.
+/// unsafe { kmem_cache_free(&cache, buffer) };
+/// kmem_cache_destroy(cache).map_err(|refused| refused.busy)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub unsafe fn kmem_cache_create<P: PageSource + PageMap, C: Cpu + Clone>(
+    registry: &Registry<P, C>,
+    name: &str,
+    size: usize,
+    align: usize,
+    constructor: Option<ObjectHook>,
+) -> Result<Cache<P, C>, BuildError> {
+    let layout = Layout::from_size_align(size, align.max(1));
+    let layout = layout.map_err(|_| BuildError::bad_layout(size, align))?;
+    let builder = registry.cache(name, layout);
+    match constructor {
+        // SAFETY: clause 1.
+        Some(constructor) => unsafe { builder.constructor(constructor) }.build(),
+        None => builder.build(),
+    }
+}
+
+/// [`Cache::allocate`].
+///
+/// # Errors
+/// As there.
+#[inline(always)]
+#[track_caller]
+pub fn kmem_cache_alloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
+    cache: &Cache<P, C, K>,
+) -> Result<NonNull<u8>, OutOfMemory> {
+    cache.allocate()
+}
+
+/// [`Cache::allocate_zeroed`].
+///
+/// # Errors
+/// As there.
+#[inline]
+#[track_caller]
+pub fn kmem_cache_zalloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
+    cache: &Cache<P, C, K>,
+) -> Result<NonNull<u8>, OutOfMemory> {
+    cache.allocate_zeroed()
+}
+
+/// [`Cache::free`].
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+#[track_caller]
+pub unsafe fn kmem_cache_free<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
+    cache: &Cache<P, C, K>,
+    object: NonNull<u8>,
+) {
+    // SAFETY: the caller's clauses.
+    unsafe { cache.free(object) }
+}
+
+/// [`Cache::allocate_many`]; returns how many there were.
+#[inline]
+#[track_caller]
+pub fn kmem_cache_alloc_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
+    cache: &Cache<P, C, K>,
+    objects: &mut [NonNull<u8>],
+) -> usize {
+    cache.allocate_many(objects)
+}
+
+/// [`Cache::free_many`].
+///
+/// # Safety
+/// As there.
+#[inline]
+#[track_caller]
+pub unsafe fn kmem_cache_free_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
+    cache: &Cache<P, C, K>,
+    objects: &[NonNull<u8>],
+) {
+    // SAFETY: the caller's clauses.
+    unsafe { cache.free_many(objects) }
+}
+
+/// [`Cache::shrink`]; returns the pages given back.
+pub fn kmem_cache_shrink<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
+    cache: &Cache<P, C, K>,
+) -> usize {
+    cache.shrink()
+}
+
+/// [`Cache::destroy`].
+///
+/// # Errors
+/// As there.
+pub fn kmem_cache_destroy<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
+    cache: Cache<P, C, K>,
+) -> Result<(), Refused<P, C, K>> {
+    cache.destroy()
+}

@@ -1,0 +1,231 @@
+//! Typed caches: objects of one Rust type, kept constructed while they are free.
+//!
+//! # Concepts
+//! Constructing a value once and using it many times is what Bonwick (1994, section 2) made caches for. Here the type says
+//! how: its `Default` is the constructed state, [`Reset`] brings a used value back to it, and `Drop` runs when the slab
+//! goes home. A [`Pooled`] is a value in use; it goes back by itself, and cannot go to another cache.
+//!
+//! A value never moves while it is in use, so it can be pinned: locks, list heads, and what points to them.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+use core::pin::Pin;
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+
+use crate::builder::{BuildError, CacheBuilder};
+use crate::cache::{Busy, Cache, Refused};
+use crate::checks::{Checks, Off};
+use crate::registry::Registry;
+
+/// How a value that was used becomes as good as new.
+pub trait Reset {
+    /// Brings the value back to constructed state: what [`Default`] makes, as far as the next user can tell.
+    ///
+    /// Should it panic, the value stays where it is, in use for ever.
+    fn reset(self: Pin<&mut Self>);
+}
+
+/// A cache of values of `T`.
+///
+/// ```
+/// use core::mem::MaybeUninit;
+/// use core::pin::Pin;
+/// # use page_frame::{Arena, SingleCpu};
+/// use slab::{ObjectCache, Reset};
+///
+/// #[derive(Default)]
+/// struct Connection {
+///     bytes: Vec<u8>,
+/// }
+///
+/// impl Reset for Connection {
+///     fn reset(mut self: Pin<&mut Self>) {
+///         self.bytes.clear(); // what it has allocated stays
+///     }
+/// }
+///
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let connections = registry.objects::<Connection>("connection")?;
+/// let mut one = connections.allocate()?;
+/// one.bytes.extend_from_slice(&[1, 2, 3]);
+/// drop(one);
+/// let again = connections.allocate()?;
+/// assert!(again.bytes.is_empty() && again.bytes.capacity() >= 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ObjectCache<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
+    cache: Cache<P, C, K>,
+    values: PhantomData<T>,
+}
+
+// SAFETY: the values are `Send`, as `objects` asks, and reached through `Pooled`s, which have rules of their own; the rest is
+// the cache.
+unsafe impl<T: Send, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Sync
+    for ObjectCache<T, P, C, K>
+where
+    Cache<P, C, K>: Sync,
+{
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
+    /// Builds a cache of values of `T`.
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn objects<T: Default + Reset + Send + 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ObjectCache<T, P, C>, BuildError> {
+        self.cache(name, Layout::new::<T>()).objects()
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, K> {
+    /// Builds a cache of values of `T` with what was chosen so far, but for layout, constructor and destructor, which are
+    /// those of `T`.
+    ///
+    /// The values live until their slabs go home, whenever that is, so `T` borrows nothing.
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn objects<T: Default + Reset + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, P, C, K>, BuildError> {
+        // SAFETY: writes a value of `T` to memory of its layout.
+        let builder = unsafe { self.layout(Layout::new::<T>()).constructor(construct::<T>) };
+        // SAFETY: drops that value; users leave a valid one there.
+        let builder = unsafe { builder.destructor(destroy::<T>) };
+        Ok(ObjectCache { cache: builder.build()?, values: PhantomData })
+    }
+}
+
+/// # Safety
+/// 1. `place` has the layout of `T` and is the callee's.
+unsafe fn construct<T: Default>(place: NonNull<u8>) {
+    let value = T::default();
+    // SAFETY: clause 1.
+    unsafe { place.cast::<T>().write(value) };
+}
+
+/// # Safety
+/// 1. `object` is a value of `T`, the callee's.
+unsafe fn destroy<T>(object: NonNull<u8>) {
+    // SAFETY: clause 1.
+    unsafe { object.cast::<T>().drop_in_place() };
+}
+
+impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T, P, C, K> {
+    /// Takes a value in constructed state.
+    ///
+    /// A hit is a pop in the caller's CPU slot. A miss may take locks, ask the page source, and construct a slab of values.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no slab has a value free and the page source has no block.
+    #[inline]
+    #[track_caller]
+    pub fn allocate(&self) -> Result<Pooled<'_, T, P, C, K>, OutOfMemory> {
+        let value = self.cache.allocate()?.cast();
+        Ok(Pooled { value, cache: &self.cache, owned: PhantomData })
+    }
+
+    /// Returns the cache below, for its numbers.
+    pub fn as_cache(&self) -> &Cache<P, C, K> {
+        &self.cache
+    }
+
+    /// Destroys the cache and all its values.
+    ///
+    /// # Errors
+    /// [`Busy`] when values are in use: [`Pooled`]s that were forgotten. Their slabs are lost to the page source.
+    pub fn destroy(self) -> Result<(), Busy> {
+        self.cache.destroy().map_err(|Refused { busy, .. }| busy)
+    }
+}
+
+impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for ObjectCache<T, P, C, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cache.fmt(f)
+    }
+}
+
+/// A value of an [`ObjectCache`], in use. Dropping it resets the value and frees it.
+pub struct Pooled<'c, T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
+    value: NonNull<T>,
+    cache: &'c Cache<P, C, K>,
+    owned: PhantomData<T>,
+}
+
+// SAFETY: it is a `T` that can be reached, and a reference to the cache.
+unsafe impl<T: Reset + Send, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Send
+    for Pooled<'_, T, P, C, K>
+where
+    Cache<P, C, K>: Sync,
+{
+}
+// SAFETY: as above.
+unsafe impl<T: Reset + Sync, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Sync
+    for Pooled<'_, T, P, C, K>
+where
+    Cache<P, C, K>: Sync,
+{
+}
+
+impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Pooled<'_, T, P, C, K> {
+    /// Returns the value, pinned: it does not move while it is in use, nor while it is free.
+    pub fn as_mut(&mut self) -> Pin<&mut T> {
+        // SAFETY: the value is ours until we are dropped.
+        let value = unsafe { self.value.as_mut() };
+        // SAFETY: its memory is used for nothing else before it has been dropped in place: it is freed as a value, goes on
+        // being one, and is destroyed there.
+        unsafe { Pin::new_unchecked(value) }
+    }
+}
+
+impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Deref
+    for Pooled<'_, T, P, C, K>
+{
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        // SAFETY: the value is ours until we are dropped.
+        unsafe { self.value.as_ref() }
+    }
+}
+
+impl<T: Reset + Unpin, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> DerefMut
+    for Pooled<'_, T, P, C, K>
+{
+    #[inline]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: the value is ours until we are dropped.
+        unsafe { self.value.as_mut() }
+    }
+}
+
+impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Pooled<'_, T, P, C, K> {
+    #[track_caller]
+    fn drop(&mut self) {
+        self.as_mut().reset();
+        // SAFETY: from this cache, in constructed state again, and not used any more.
+        unsafe { self.cache.free(self.value.cast()) };
+    }
+}
+
+impl<T, P, C, K> fmt::Debug for Pooled<'_, T, P, C, K>
+where
+    T: Reset + fmt::Debug,
+    P: PageSource + PageMap,
+    C: Cpu + Clone,
+    K: Checks,
+{
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
