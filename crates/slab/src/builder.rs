@@ -15,7 +15,6 @@ use crate::name::Name;
 use crate::registry::{MOST_OUTSIDE, Registry};
 
 /// A cache that is being described.
-#[derive(Debug)]
 #[must_use = "nothing is built before `build`"]
 pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     registry: &'r Registry<P, C>,
@@ -27,10 +26,24 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     constructor: Option<ObjectHook>,
     destructor: Option<ObjectHook>,
     tag: Tag,
-    keep_empty: Option<usize>,
+    keep_empty: Option<u32>,
+    keep_at_least: u32,
+    most_pages: usize,
+    is_reclaimable: bool,
+    reclaim: Option<&'static (dyn Fn() + Sync)>,
     secret: Option<usize>,
     clock: Option<fn() -> u64>,
     checks: PhantomData<fn() -> K>,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for CacheBuilder<'_, P, C, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, layout, .. } = self;
+        f.debug_struct("CacheBuilder")
+            .field("name", name)
+            .field("layout", layout)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why there is no such cache.
@@ -88,6 +101,10 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             destructor: None,
             tag: Tag::SLAB,
             keep_empty: None,
+            keep_at_least: 0,
+            most_pages: usize::MAX,
+            is_reclaimable: false,
+            reclaim: None,
             secret: None,
             clock: None,
             checks: PhantomData,
@@ -100,7 +117,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// [`Debug`](crate::Debug), or one of your own.
     pub fn checks<N: Checks>(self) -> CacheBuilder<'r, P, C, N> {
         let Self { registry, name, layout, line_bytes, most_order, coloured, .. } = self;
-        let Self { constructor, destructor, tag, keep_empty, secret, clock, .. } = self;
+        let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
+        let Self { is_reclaimable, reclaim, secret, clock, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -112,6 +130,10 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             destructor,
             tag,
             keep_empty,
+            keep_at_least,
+            most_pages,
+            is_reclaimable,
+            reclaim,
             secret,
             clock,
             checks: PhantomData,
@@ -183,10 +205,41 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
-    /// Keeps up to `slabs` empty slabs, instead of one in 16 and at least one.
+    /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 16 and at least one, as long as they are
+    /// needed.
     pub fn keep_empty(mut self, slabs: usize) -> Self {
-        self.keep_empty = Some(slabs);
+        self.keep_empty = Some(u32::try_from(slabs).unwrap_or(u32::MAX));
         self
+    }
+
+    /// Sends each slab home as soon as its last object is back in it.
+    pub fn home_at_once(self) -> Self {
+        self.keep_empty(0)
+    }
+
+    /// Keeps `slabs` empty slabs even when memory is short, once there were so many. Destroying the cache gives them back.
+    pub fn keep_at_least(mut self, slabs: usize) -> Self {
+        self.keep_at_least = u32::try_from(slabs).unwrap_or(u32::MAX);
+        self
+    }
+
+    /// Lets the cache have slabs of at most `pages` pages in all; beyond that, allocating is out of memory.
+    pub fn most_pages(mut self, pages: usize) -> Self {
+        self.most_pages = pages;
+        self
+    }
+
+    /// Says that users free objects on demand, for [`Registry::totals`].
+    pub fn reclaimable(mut self) -> Self {
+        self.is_reclaimable = true;
+        self
+    }
+
+    /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the user can do without.
+    /// Nothing is held during the call; it may allocate. Implies [`reclaimable`](Self::reclaimable).
+    pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
+        self.reclaim = Some(reclaim);
+        self.reclaimable()
     }
 
     /// Allows slabs of up to `order`, even where a larger one wastes less.
@@ -241,15 +294,21 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
         let plan = Plan {
             name: self.name,
-            size: self.layout.size(),
+            // At most `LARGEST_SIZE`.
+            size: self.layout.size() as u32,
             padding,
             geometry,
             coloured: self.coloured,
+            is_reclaimable: self.is_reclaimable,
             constructor: self.constructor,
             destructor: self.destructor,
             tag: self.tag,
             keep_empty: self.keep_empty,
-            magazine_capacity: CAPACITIES[capacity_class(geometry.stride())],
+            keep_at_least: self.keep_at_least,
+            most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
+                .unwrap_or(u32::MAX),
+            magazine_capacity: CAPACITIES[capacity_class(geometry.stride())] as u32,
+            reclaim: self.reclaim,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
         };

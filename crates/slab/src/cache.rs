@@ -199,7 +199,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
 
     /// Returns the size of an object in bytes, as asked for.
     pub fn object_size(&self) -> usize {
-        self.core().plan.size
+        self.core().object_size()
     }
 
     /// Returns the numbers of the cache. O(slabs), takes its locks.

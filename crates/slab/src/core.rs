@@ -4,6 +4,7 @@
 //! - I1: a core is alive from its construction until its handle has destroyed it; visitors keep it so (core list I1, I2).
 //! - I2: the system that a core points to outlives it.
 
+use core::fmt;
 use core::ptr::NonNull;
 
 use page_frame::sync::{Lock, TakeAll};
@@ -23,25 +24,38 @@ use crate::slab_set::SlabSet;
 pub type ObjectHook = unsafe fn(NonNull<u8>);
 
 /// What a cache is told when it is built, and keeps.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Plan {
     pub(crate) name: Name,
     /// The size of an object in bytes, without padding.
-    pub(crate) size: usize,
+    pub(crate) size: u32,
     pub(crate) padding: Padding,
     pub(crate) geometry: Geometry,
     pub(crate) coloured: bool,
+    /// Whether users free objects on demand.
+    pub(crate) is_reclaimable: bool,
     pub(crate) constructor: Option<ObjectHook>,
     pub(crate) destructor: Option<ObjectHook>,
     pub(crate) tag: Tag,
     /// Empty slabs that stay; `None`: by the number of slabs.
-    pub(crate) keep_empty: Option<usize>,
+    pub(crate) keep_empty: Option<u32>,
+    /// Empty slabs that stay even when memory is short.
+    pub(crate) keep_at_least: u32,
+    pub(crate) most_slabs: u32,
     /// Objects in a magazine; zero for caches without slots.
-    pub(crate) magazine_capacity: usize,
+    pub(crate) magazine_capacity: u32,
+    /// Frees what the user can do without.
+    pub(crate) reclaim: Option<&'static (dyn Fn() + Sync)>,
     /// What canaries and shuffled slabs depend on.
     pub(crate) secret: usize,
     /// What histories are dated by.
     pub(crate) clock: Option<fn() -> u64>,
+}
+
+impl fmt::Debug for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Plan").field(&self.name).finish()
+    }
 }
 
 /// A cache, without its handle.
@@ -63,7 +77,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         slots: Slots<'static, CpuSlot, C>,
         plan: Plan,
     ) -> Self {
-        let depot = Depot::new(plan.magazine_capacity.max(1), plan.geometry.stride());
+        // What is to go home at once does not wait there.
+        let depot = match plan.keep_empty {
+            Some(0) => Depot::without_room(),
+            _ => Depot::new(plan.magazine_capacity.max(1) as usize, plan.geometry.stride()),
+        };
         Self {
             slots,
             system,
@@ -93,7 +111,21 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Returns how many empty slabs stay when there are `slabs`.
     pub(crate) fn empty_slabs_kept(&self, slabs: usize) -> usize {
         // 1/16: a guess; one at least, so that an allocate and free at the edge of a slab never asks the source twice.
-        self.plan.keep_empty.unwrap_or((slabs / 16).max(1))
+        let kept = self.plan.keep_empty.map_or((slabs / 16).max(1), |kept| kept as usize);
+        kept.max(self.empty_slabs_at_least())
+    }
+
+    /// Returns how many empty slabs stay even when memory is short. None of a cache that is being destroyed.
+    pub(crate) fn empty_slabs_at_least(&self) -> usize {
+        if self.listed.is_closed() { 0 } else { self.plan.keep_at_least as usize }
+    }
+
+    pub(crate) fn object_size(&self) -> usize {
+        self.plan.size as usize
+    }
+
+    pub(crate) fn magazine_capacity(&self) -> usize {
+        self.plan.magazine_capacity as usize
     }
 
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.

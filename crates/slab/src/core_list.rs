@@ -37,6 +37,12 @@ impl<P, C> Listed<P, C> {
     pub(crate) fn new() -> Self {
         Self { next: UnsafeCell::new(core::ptr::null_mut()), visits: AtomicUsize::new(0) }
     }
+
+    /// Whether the core is being destroyed.
+    pub(crate) fn is_closed(&self) -> bool {
+        // Relaxed: asked by who closed it; others may hear either.
+        self.visits.load(Ordering::Relaxed) & CLOSED != 0
+    }
 }
 
 /// The caches that users made.

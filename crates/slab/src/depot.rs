@@ -35,6 +35,11 @@ impl Depot {
         Self { full: Stack::new(most), empty: Stack::new(most_empty) }
     }
 
+    /// Makes a depot that takes no full magazine.
+    pub(crate) const fn without_room() -> Self {
+        Self { full: Stack::new(0), empty: Stack::new(FEWEST_EMPTY) }
+    }
+
     pub(crate) const fn full_count(&self) -> usize {
         self.full.chain.count() as usize
     }

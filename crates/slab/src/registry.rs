@@ -26,7 +26,7 @@ use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine, capacity_class};
 use crate::name::Name;
-use crate::stats::{CacheStats, SLABINFO_HEADER};
+use crate::stats::{CacheStats, SLABINFO_HEADER, Totals};
 use crate::walk::Patience;
 use crate::working_set::Turns;
 
@@ -106,15 +106,19 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let internal = |name: &str, geometry: Geometry, size: usize| {
             let plan = Plan {
                 name: Name::new(name),
-                size,
+                size: size as u32,
                 padding: Padding::default(),
                 geometry,
                 coloured: true,
+                is_reclaimable: false,
                 constructor: None,
                 destructor: None,
                 tag: Tag::SLAB,
                 keep_empty: None,
+                keep_at_least: 0,
+                most_slabs: u32::MAX,
                 magazine_capacity: 0,
+                reclaim: None,
                 secret: 0,
                 clock: None,
             };
@@ -181,6 +185,22 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         self.system().internal().for_each(|core| look(&core.stats()));
     }
 
+    /// Returns the pages of caches whose objects can be freed on demand, and of all others, internal ones and the registry
+    /// itself among them: the kernel's `SReclaimable` and `SUnreclaim`.
+    pub fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        self.visit(|core| {
+            let (pages, plan) = (core.pages(), &core.plan);
+            if plan.is_reclaimable {
+                totals.reclaimable += pages
+            } else {
+                totals.unreclaimable += pages
+            }
+        });
+        totals.unreclaimable = self.pages_held() - totals.reclaimable;
+        totals
+    }
+
     /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1.
     ///
     /// # Errors
@@ -208,35 +228,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
 
     /// Gives back all pages that hold no object that somebody uses; returns how many. Waits for locks.
     pub fn shrink_all(&self) -> usize {
-        self.shrink_by(usize::MAX, Patience::Wait)
+        self.system().shrink(usize::MAX, Patience::Wait)
     }
 
     /// Gives back at least `target_pages` if it can; returns how many. Only tries locks.
     ///
-    /// First the empty slabs of all caches, then magazines too.
+    /// First what idle caches keep, then empty slabs of all, then magazines, then what the caches'
+    /// [`reclaim`](CacheBuilder::reclaim) callbacks free.
     pub fn shrink_pages(&self, target_pages: usize) -> usize {
-        self.shrink_by(target_pages, Patience::Try)
-    }
-
-    fn shrink_by(&self, target_pages: usize, patience: Patience) -> usize {
-        let mut given = 0;
-        self.visit(|core| {
-            if given < target_pages {
-                given += core.shrink_empty(target_pages - given, patience);
-            }
-        });
-        self.visit(|core| {
-            if given < target_pages {
-                given += core.shrink(target_pages - given, patience);
-            }
-        });
-        // Records last: magazines and cores going home may free some.
-        for core in self.system().internal().rev() {
-            if given < target_pages {
-                given += core.shrink(target_pages - given, patience);
-            }
-        }
-        given
+        self.system().shrink(target_pages, Patience::Try)
     }
 
     fn system(&self) -> &System<P, C> {

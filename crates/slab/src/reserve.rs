@@ -107,8 +107,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
             slow.lock(&self.stock).is_some_and(|mut stock| {
                 let short = stock.as_mut().filter(|stock| stock.objects() < self.objects);
                 // SAFETY: clause 1; the capacity is the core's.
-                short
-                    .is_some_and(|stock| unsafe { stock.push(object, core.plan.magazine_capacity) })
+                short.is_some_and(|stock| unsafe { stock.push(object, core.magazine_capacity()) })
             })
         };
         if !is_kept {

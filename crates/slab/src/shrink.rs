@@ -43,23 +43,43 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             let Some(mut set) = set else { return 0 };
             set.take_in(&self.pending, geometry);
             set.sort_all(geometry);
-            self.pop_empty(&mut set, 0, most, &mut going_home);
+            self.pop_empty(&mut set, self.empty_slabs_at_least(), most, &mut going_home);
         }
         self.send_all_home(going_home)
     }
 
-    /// Gives back the empty slabs that nobody has needed since the last turn.
-    pub(crate) fn shrink_surplus(&self) {
+    /// Gives up the full magazines and empty slabs that nobody has needed since the last turn; returns the pages that went
+    /// home.
+    pub(crate) fn give_up_surplus(&self, patience: Patience) -> usize {
+        self.give_up_magazines(patience) + self.give_up_slabs(patience)
+    }
+
+    pub(crate) fn give_up_magazines(&self, patience: Patience) -> usize {
+        let chains = {
+            let slow = self.system().locking.slow();
+            let depot = match patience {
+                Patience::Wait => slow.lock(&self.depot),
+                Patience::Try => slow.try_lock(&self.depot),
+            };
+            depot.map(|mut depot| depot.turn())
+        };
+        chains.map_or(0, |[full, empty]| self.empty_all(full, empty, patience))
+    }
+
+    pub(crate) fn give_up_slabs(&self, patience: Patience) -> usize {
         let mut going_home = SlabList::new();
         {
             let slow = self.system().locking.slow();
-            let Some(mut set) = slow.try_lock(&self.set) else { return };
+            let set = match patience {
+                Patience::Wait => slow.lock(&self.set),
+                Patience::Try => slow.try_lock(&self.set),
+            };
+            let Some(mut set) = set else { return 0 };
             set.take_in(&self.pending, &self.plan.geometry);
             let surplus = set.turn();
-            let keep = self.plan.keep_empty.unwrap_or(0);
-            self.pop_empty(&mut set, keep, surplus, &mut going_home);
+            self.pop_empty(&mut set, self.empty_slabs_at_least(), surplus, &mut going_home);
         }
-        self.send_all_home(going_home);
+        self.send_all_home(going_home)
     }
 
     /// Empties all magazines of slots and depot into the slabs; returns the pages that went home by that.

@@ -29,9 +29,9 @@ const LISTS: usize = ListName::Nowhere as usize;
 #[derive(Debug)]
 pub(crate) struct SlabSet {
     lists: [SlabList; LISTS],
-    colour: usize,
+    colour: u32,
     /// The fewest empty slabs since the last turn.
-    fewest_empty: usize,
+    fewest_empty: u32,
     /// Slabs ever taken from the page source.
     pub(crate) grown: usize,
     /// Slabs ever given back.
@@ -68,8 +68,8 @@ impl SlabSet {
 
     /// Returns the colour of the next slab, another one each time.
     pub(crate) fn next_colour(&mut self, geometry: &Geometry) -> usize {
-        let colour = self.colour;
-        self.colour = geometry.next_colour(colour);
+        let colour = self.colour as usize;
+        self.colour = geometry.next_colour(colour) as u32;
         colour
     }
 
@@ -180,12 +180,12 @@ impl SlabSet {
 
     /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew.
     pub(crate) fn turn(&mut self) -> usize {
-        let empty = self.empty_slabs();
-        core::mem::replace(&mut self.fewest_empty, empty)
+        let empty = self.empty_slabs() as u32;
+        core::mem::replace(&mut self.fewest_empty, empty) as usize
     }
 
     fn note_fewest(&mut self) {
-        self.fewest_empty = self.fewest_empty.min(self.empty_slabs());
+        self.fewest_empty = self.fewest_empty.min(self.empty_slabs() as u32);
     }
 
     /// Moves partial slabs to the lists that their fill says; frees without the lock leave that undone.

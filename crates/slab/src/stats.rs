@@ -70,6 +70,15 @@ impl CacheStats {
     }
 }
 
+/// Pages that the caches of a registry hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Pages of caches whose objects can be freed on demand.
+    pub reclaimable: usize,
+    /// Pages of all others.
+    pub unreclaimable: usize,
+}
+
 /// A slab at one moment, for pictures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlabView {
@@ -110,7 +119,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             slabs,
             grown,
             shrunk,
-            magazine_capacity: self.plan.magazine_capacity,
+            magazine_capacity: self.plan.magazine_capacity as usize,
             depot_magazines,
         }
     }

@@ -72,7 +72,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Errors
     /// [`OutOfMemory`]; then nothing is held.
     pub(crate) fn put_by<K: Checks>(&self, objects: usize) -> Result<Stock, OutOfMemory> {
-        let capacity = self.plan.magazine_capacity;
+        let capacity = self.magazine_capacity();
         let mut stock = Stock { filled: Chain::new(), empty: Chain::new(), objects: 0 };
         for _ in 0..objects.div_ceil(capacity) {
             let Some(magazine) = self.new_magazine() else {

@@ -99,7 +99,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[inline(never)]
     fn allocate_missed<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        let capacity = self.plan.magazine_capacity;
+        let capacity = self.magazine_capacity();
         let mut earned = false;
         let mut spare = None;
         if let Ok(mut slot) = self.slots.enter() {
@@ -144,7 +144,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[inline(never)]
     fn free_missed(&self, object: NonNull<u8>) {
-        let capacity = self.plan.magazine_capacity;
+        let capacity = self.magazine_capacity();
         let mut earned = false;
         let mut full = None;
         if let Ok(mut slot) = self.slots.enter() {
@@ -186,7 +186,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn store(&self, magazine: NonNull<Magazine>) {
         let out = match self.slots.enter() {
             // SAFETY: ours, and of this cache's capacity.
-            Ok(mut slot) => unsafe { slot.insert(magazine, self.plan.magazine_capacity) },
+            Ok(mut slot) => unsafe { slot.insert(magazine, self.magazine_capacity()) },
             Err(_) => Some(magazine),
         };
         if let Some(out) = out {
@@ -245,7 +245,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn put_away(&self, magazine: NonNull<Magazine>) {
         // SAFETY: ours.
         let length = unsafe { magazine.as_ref() }.length;
-        let is_full = length == self.plan.magazine_capacity;
+        let is_full = length == self.magazine_capacity();
         if length > 0 && !is_full {
             self.empty(magazine, Patience::Wait);
         }
@@ -298,12 +298,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             if taken > 0 {
                 return Ok(taken);
             }
+            if !self.may_grow(&set) {
+                return Err(OutOfMemory);
+            }
             if self.plan.coloured { set.next_colour(geometry) } else { 0 }
         };
         let record = self.grow::<K>(colour)?;
         let taken = {
             let slow = self.system().locking.slow();
-            slow.lock(&self.set).map(|mut set| {
+            // Asked again: another CPU may have grown the cache meanwhile.
+            slow.lock(&self.set).filter(|set| self.may_grow(set)).map(|mut set| {
                 // SAFETY: `grow` made it: live, ours, in no list, all objects free.
                 unsafe { set.add(record) };
                 set.take(geometry, wanted, &mut take)
@@ -316,6 +320,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         };
         self.system().note_traffic(self.slab_pages(), 0);
         Ok(taken)
+    }
+
+    /// Whether the cache may have a slab more.
+    fn may_grow(&self, set: &SlabSet) -> bool {
+        self.plan.most_slabs == u32::MAX || set.slabs() < self.plan.most_slabs as usize
     }
 
     /// Frees the objects that `next` returns into their slabs; surplus empty slabs go home. Returns the pages that did.

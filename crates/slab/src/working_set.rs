@@ -9,7 +9,8 @@
 //!
 //! # Concurrency
 //! Whoever's growth makes a turn due does it, holding nothing; the others go on. It only tries locks, and calls no
-//! constructor and no destructor: the caches that have one keep their empty slabs until somebody shrinks them.
+//! constructor and no destructor: the caches that have one keep their empty slabs until somebody shrinks them, as do those
+//! that were told how many to keep.
 
 use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
 use page_frame::{Cpu, PageMap, PageSource};
@@ -82,15 +83,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Gives up what nobody has needed since the last turn.
     fn turn(&self) {
-        let chains = {
-            let slow = self.system().locking.slow();
-            slow.try_lock(&self.depot).map(|mut depot| depot.turn())
-        };
-        if let Some([full, empty]) = chains {
-            self.empty_all(full, empty, Patience::Try);
-        }
-        if self.plan.destructor.is_none() {
-            self.shrink_surplus();
+        self.give_up_magazines(Patience::Try);
+        if self.plan.destructor.is_none() && self.plan.keep_empty.is_none() {
+            self.give_up_slabs(Patience::Try);
         }
     }
 }

@@ -115,7 +115,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let mut outcome = Ok(());
         if K::POISON && self.plan.constructor.is_none() {
             // SAFETY: a free object of ours, in hand.
-            outcome = unsafe { poison::check(object, self.plan.size) };
+            outcome = unsafe { poison::check(object, self.object_size()) };
         }
         if K::MARKS {
             outcome = outcome.and_then(|()| self.mark_allocated(place));
@@ -130,7 +130,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         }
         if K::CANARY {
             // SAFETY: as above.
-            unsafe { canary::write(object, self.plan.size, self.plan.secret) };
+            unsafe { canary::write(object, self.object_size(), self.plan.secret) };
         }
         if K::HISTORY {
             // SAFETY: as above.
@@ -156,7 +156,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     #[track_caller]
     fn look_at_returned<K: Checks>(&self, object: NonNull<u8>, place: usize) -> Result<(), Fault> {
-        let (padding, size) = (&self.plan.padding, self.plan.size);
+        let (padding, size) = (&self.plan.padding, self.object_size());
         let found = if K::MARKS { Some(self.find_given(object, place)?) } else { None };
         if K::CANARY {
             // SAFETY: an object of ours, as the look-up says or the caller of `free` promises.
@@ -206,7 +206,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             let object = unsafe { place.add(self.plan.padding.front()) };
             if K::POISON && self.plan.constructor.is_none() {
                 // SAFETY: clause 1.
-                unsafe { poison::fill(object, self.plan.size) };
+                unsafe { poison::fill(object, self.object_size()) };
             }
             if K::HISTORY {
                 // SAFETY: clause 1.

@@ -1,0 +1,210 @@
+//! What caches keep and what they give: working sets, shrinking in proportion, limits, callbacks.
+#![cfg(not(loom))]
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::Mutex;
+
+use page_frame::{Arena, SingleCpu};
+use slab::{Cache, Registry, Totals};
+
+type Pages<'a> = &'a Arena<'a>;
+
+/// Calls `test` with a registry over 2,000 pages.
+fn with_registry(test: impl FnOnce(&Registry<Pages<'_>, SingleCpu>)) {
+    let mut memory = vec![MaybeUninit::uninit(); 2048 << 12];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let pages = arena.free_pages();
+    let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
+    test(&registry);
+    registry.validate().expect("consistent");
+    drop(registry);
+    assert_eq!(arena.free_pages(), pages);
+}
+
+fn layout(size: usize) -> Layout {
+    Layout::from_size_align(size, 8).expect("a layout")
+}
+
+fn take(cache: &Cache<Pages<'_>, SingleCpu>, count: usize) -> Vec<NonNull<u8>> {
+    (0..count).map(|_| cache.allocate().expect("room")).collect()
+}
+
+fn give(cache: &Cache<Pages<'_>, SingleCpu>, objects: Vec<NonNull<u8>>) {
+    // SAFETY: from this cache.
+    objects.into_iter().for_each(|object| unsafe { cache.free(object) });
+}
+
+fn pages_of(cache: &Cache<Pages<'_>, SingleCpu>) -> usize {
+    cache.stats().pages()
+}
+
+#[test]
+fn an_idle_cache_gives_up_its_surplus_while_another_grows() {
+    with_registry(|registry| {
+        let idle = registry.cache("idle", layout(192)).build().expect("room");
+        let growing = registry.cache("growing", layout(1000)).build().expect("room");
+        let objects = take(&idle, 2_000);
+        give(&idle, objects);
+        let before = idle.stats();
+        assert!(before.depot_magazines > 10 && before.pages() > 30, "{before:?}");
+        let objects = take(&growing, 2_000);
+        let after = idle.stats();
+        assert_eq!(after.depot_magazines, 0);
+        assert!(after.pages() <= 4, "magazines of the CPU alone: {after:?}");
+        give(&growing, objects);
+    });
+}
+
+#[test]
+fn a_cache_in_use_keeps_its_working_set_and_never_asks_for_pages() {
+    with_registry(|registry| {
+        let busy = registry.cache("busy", layout(192)).build().expect("room");
+        for round in 0..100 {
+            let grown = busy.stats().grown;
+            let objects = take(&busy, 1_000);
+            give(&busy, objects);
+            assert!(round < 2 || busy.stats().grown == grown, "round {round}");
+        }
+    });
+}
+
+#[test]
+fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() {
+    with_registry(|registry| {
+        let keep = |name| registry.cache(name, layout(1000)).keep_empty(usize::MAX);
+        let idle = keep("idle").build().expect("room");
+        let hot = keep("hot").build().expect("room");
+        for cache in [&idle, &hot] {
+            let objects = take(cache, 800);
+            give(cache, objects);
+        }
+        // Two looks, between which the hot one alone was used: the first only starts to count.
+        registry.shrink_pages(1);
+        let objects = take(&hot, 800);
+        give(&hot, objects);
+        let (idle_before, hot_before) = (pages_of(&idle), pages_of(&hot));
+        let grown = hot.stats().grown;
+        let given = registry.shrink_pages(100);
+        assert!(given >= 100);
+        assert!(idle_before - pages_of(&idle) >= 100);
+        assert_eq!(
+            pages_of(&hot),
+            hot_before,
+            "the hot one gives nothing while the idle one has something"
+        );
+        let objects = take(&hot, 800);
+        println!("refills of the hot cache from pages: {} of 800", hot.stats().grown - grown);
+        assert_eq!(hot.stats().grown, grown);
+        give(&hot, objects);
+        // More than the idle one has: now both give, down to nothing.
+        registry.shrink_pages(usize::MAX);
+        assert_eq!((pages_of(&idle), pages_of(&hot)), (0, 0));
+    });
+}
+
+#[test]
+fn a_capped_cache_is_out_of_memory_at_its_cap_and_a_home_at_once_one_keeps_nothing() {
+    with_registry(|registry| {
+        let capped = registry.cache("capped", layout(1000)).most_pages(5).build().expect("room");
+        let in_all = capped.geometry().capacity() * (5 >> capped.geometry().order().get());
+        let mut objects: Vec<_> = std::iter::from_fn(|| capped.allocate().ok()).collect();
+        assert_eq!(objects.len(), in_all);
+        assert!(pages_of(&capped) <= 5);
+        // SAFETY: from this cache.
+        unsafe { capped.free(objects.pop().expect("there are some")) };
+        objects.push(capped.allocate().expect("one was freed"));
+        give(&capped, objects);
+
+        let builder = registry.cache("at once", layout(8192)).home_at_once();
+        let at_once = builder.build().expect("room");
+        let objects = take(&at_once, 20);
+        give(&at_once, objects);
+        assert!(pages_of(&at_once) <= 4 * 2, "what the CPU's magazines hold");
+    });
+}
+
+#[test]
+fn what_is_kept_at_least_stays_under_pressure_and_goes_when_the_cache_does() {
+    with_registry(|registry| {
+        let builder = registry.cache("kept", layout(1000)).keep_at_least(3);
+        let kept = builder.build().expect("room");
+        let objects = take(&kept, 200);
+        give(&kept, objects);
+        registry.shrink_all();
+        assert_eq!(kept.stats().slabs, 3);
+        kept.destroy().expect("nothing is in use");
+    });
+}
+
+/// What a client keeps for later and can do without.
+static CLIENT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
+
+thread_local! {
+    static CLIENTS_CACHE: Cell<Option<NonNull<()>>> = const { Cell::new(None) };
+}
+
+fn free_what_the_client_keeps() {
+    let Some(raw) = CLIENTS_CACHE.get() else { return };
+    // SAFETY: the test's cache, alive until it takes the pointer away; this handle is not dropped.
+    let cache = unsafe { Cache::<Pages<'static>, SingleCpu>::from_raw(raw) };
+    for address in std::mem::take(&mut *CLIENT.lock().expect("no panic")) {
+        let object = NonNull::new(std::ptr::with_exposed_provenance_mut(address));
+        // SAFETY: from this cache, forgotten by the client.
+        unsafe { cache.free(object.expect("no null")) };
+    }
+    std::mem::forget(cache);
+}
+
+#[test]
+fn clients_are_asked_last_and_what_they_free_goes_home() {
+    let memory = Box::leak(Box::new(vec![MaybeUninit::uninit(); 1 << 20]));
+    let arena: &'static Arena<'static> = Box::leak(Box::new(Arena::new(memory).expect("enough")));
+    let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+    let builder = registry.cache("dentry", layout(192)).reclaim(&free_what_the_client_keeps);
+    let cache = builder.build().expect("room");
+    let objects: Vec<_> = (0..500).map(|_| cache.allocate().expect("room")).collect();
+    CLIENT.lock().expect("no panic").extend(objects.iter().map(|o| o.expose_provenance().get()));
+    // SAFETY: the handle below is the one used from now on.
+    let raw = cache.into_raw();
+    CLIENTS_CACHE.set(Some(raw));
+    let Totals { reclaimable, unreclaimable } = registry.totals();
+    assert!(reclaimable >= 24 && unreclaimable < 10, "{reclaimable} and {unreclaimable}");
+    assert_eq!(registry.shrink_pages(1), 1, "what the internal caches or the CPU have is enough");
+    assert!(!CLIENT.lock().expect("no panic").is_empty(), "clients come last");
+    registry.shrink_pages(10);
+    assert!(CLIENT.lock().expect("no panic").is_empty());
+    CLIENTS_CACHE.set(None);
+    // SAFETY: the one handle.
+    let cache = unsafe { Cache::<Pages<'static>, SingleCpu>::from_raw(raw) };
+    assert!(cache.stats().pages() <= 14, "at least ten went home");
+    cache.destroy().expect("nothing is in use");
+}
+
+thread_local! {
+    static DESTROYED: Cell<usize> = const { Cell::new(0) };
+}
+
+unsafe fn count_destroyed(_: NonNull<u8>) {
+    DESTROYED.set(DESTROYED.get() + 1);
+}
+
+#[test]
+fn growing_calls_no_destructor_of_another_cache() {
+    with_registry(|registry| {
+        let builder = registry.cache("destroyed", layout(500));
+        // SAFETY: the hook only counts.
+        let idle = unsafe { builder.destructor(count_destroyed) }.build().expect("room");
+        let growing = registry.cache("growing", layout(1000)).build().expect("room");
+        let objects = take(&idle, 700);
+        give(&idle, objects);
+        let before = DESTROYED.get();
+        let objects = take(&growing, 2_000);
+        assert_eq!(DESTROYED.get(), before);
+        registry.shrink_all();
+        assert!(DESTROYED.get() >= 700);
+        give(&growing, objects);
+    });
+}
