@@ -104,6 +104,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         NonNull::from(self).cast()
     }
 
+    /// Returns the pages of the best slabs.
     pub(crate) fn slab_pages(&self) -> usize {
         self.plan.geometry.order().pages()
     }
@@ -146,7 +147,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             let (expected, found) = (self.identity().addr(), slab.cache.addr());
             return Err(Fault::new(FaultKind::WrongCache, address, expected.get(), found.get()));
         }
-        let geometry = &self.plan.geometry;
+        let geometry = &slab.geometry(&self.plan.geometry);
         let (index, behind) = slab.index_of(geometry, address);
         if index >= geometry.capacity() {
             let first = slab.first_object(geometry);

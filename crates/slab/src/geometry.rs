@@ -140,6 +140,20 @@ impl Geometry {
             return None;
         }
         let Some(stride) = size.checked_next_multiple_of(alignment) else { return None };
+        Self::cut(stride, if alignment > line { alignment } else { line }, block)
+    }
+
+    /// Returns the cut of smaller slabs for the same objects, or `None` where not one fits.
+    pub(crate) const fn at_lower_order(&self, order: Order) -> Option<Self> {
+        if self.colour_step() > order.bytes() {
+            // It may be the alignment.
+            return None;
+        }
+        Self::cut(self.stride(), self.colour_step(), order)
+    }
+
+    /// Returns the cut of slabs of `block` into objects of `stride` bytes, with colours in steps of `step` bytes.
+    const fn cut(stride: usize, step: usize, block: Order) -> Option<Self> {
         let bytes = block.bytes();
         let outside = least(bytes / stride, MOST_OBJECTS);
         if outside == 0 {
@@ -153,16 +167,10 @@ impl Geometry {
         let capacity = if inside { within } else { outside };
         let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
         // A step beyond the slab is as good as one over all of it.
-        let step = least(if alignment > line { alignment } else { line }, bytes);
+        let step = least(step, bytes);
         let (stride, leftover) = (narrow(stride), narrow(bytes - used));
-        Some(Self {
-            order,
-            inside,
-            stride,
-            capacity: narrow(capacity),
-            leftover,
-            step: narrow(step),
-        })
+        let (order, capacity, step) = (block.get(), narrow(capacity), narrow(step));
+        Some(Self { order, inside, stride, capacity, leftover, step })
     }
 
     /// Returns the order of a slab.
@@ -351,6 +359,17 @@ mod tests {
                     assert_eq!(plan.colour_offset(1) % alignment, 0, "I2");
                     assert!(plan.capacity() <= FreeWord::MOST_OBJECTS);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_lower_order_is_cut_as_if_it_had_been_asked_for() {
+        for (size, alignment) in [(640, 8), (1280, 64), (5888, 64), (104, 8), (9000, 4096)] {
+            let best = Geometry::new(size, alignment, 64).expect("a good size");
+            for order in Order::all().take_while(|order| *order < best.order()) {
+                let expected = Geometry::at_order(size, alignment, 64, order.get());
+                assert_eq!(best.at_lower_order(order), expected, "{size} in order {order:?}");
             }
         }
     }

@@ -5,11 +5,11 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageBlock, PageMap, PageSource};
+use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource};
 
 use crate::checks::{Checks, Off, shuffle};
 use crate::core::Core;
-use crate::geometry::RECORD;
+use crate::geometry::{Geometry, RECORD};
 use crate::record::Record;
 use crate::walk::Patience;
 
@@ -22,9 +22,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Panics
     /// When a constructor does; then nothing is held.
     pub(crate) fn grow<K: Checks>(&self, colour: usize) -> Result<NonNull<Record>, OutOfMemory> {
-        let geometry = &self.plan.geometry;
         let source = &self.system().source;
-        let block = source.allocate(geometry.order())?;
+        let (block, geometry) = self.take_block()?;
+        let geometry = &geometry;
         let memory = match geometry.bookkeeping_offset() {
             // SAFETY: the bookkeeping lies inside the slab (geometry I1).
             Some(offset) => Ok(unsafe { block.start().add(offset) }),
@@ -38,9 +38,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let (start, order) = block.into_raw();
         // SAFETY: the memory holds the links in front of the record.
         let record = unsafe { memory.add(geometry.links_bytes()) }.cast::<Record>();
-        let capacity = geometry.capacity();
+        let (capacity, colour) = (geometry.capacity(), colour % geometry.colours());
         // SAFETY: ours, large enough and aligned to 64: bookkeeping lies in whole lines.
-        unsafe { record.write(Record::new(self.identity(), start, colour, capacity)) };
+        unsafe { record.write(Record::new(self.identity(), start, colour, geometry)) };
         for index in 0..capacity {
             let next = match index + 1 {
                 _ if K::SHUFFLE => index,
@@ -79,21 +79,39 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         Ok(record)
     }
 
+    /// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower one that there is.
+    fn take_block(&self) -> Result<(PageBlock, Geometry), OutOfMemory> {
+        let source = &self.system().source;
+        let best = self.plan.geometry;
+        if let Ok(block) = source.allocate(best.order()) {
+            return Ok((block, best));
+        }
+        let lower = Order::all().rev().skip_while(|order| *order >= best.order());
+        for geometry in lower.map_while(|order| best.at_lower_order(order)) {
+            if let Ok(block) = source.allocate(geometry.order()) {
+                return Ok((block, geometry));
+            }
+        }
+        Err(OutOfMemory)
+    }
+
     /// Destroys all objects of a slab and gives its pages back.
     ///
     /// # Safety
     /// 1. The slab is the caller's: in no list, all objects free and constructed.
     pub(crate) unsafe fn send_home(&self, record: NonNull<Record>) {
+        // SAFETY: clause 1: alive.
+        let capacity = unsafe { record.as_ref() }.geometry(&self.plan.geometry).capacity();
         // SAFETY: clause 1.
-        unsafe { self.dismantle(record, self.plan.geometry.capacity()) };
+        unsafe { self.dismantle(record, capacity) };
     }
 
     /// # Safety
     /// 1. The slab is the caller's: in no list, its first `constructed` objects constructed, nobody's.
     unsafe fn dismantle(&self, record: NonNull<Record>, constructed: usize) {
-        let geometry = &self.plan.geometry;
         // SAFETY: clause 1: alive.
         let slab = unsafe { record.as_ref() };
+        let geometry = &slab.geometry(&self.plan.geometry);
         if let Some(destroy) = self.plan.destructor {
             for index in 0..constructed {
                 // SAFETY: below the capacity.

@@ -36,10 +36,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// 1. Nobody else uses the cache meanwhile, and its visitors have gone or only shrink it.
     pub(crate) unsafe fn for_each_live<K: Checks>(&self, mut look: impl FnMut(LiveObject)) {
         self.empty_magazines(Patience::Wait);
-        let geometry = &self.plan.geometry;
         let slow = self.system().locking.slow();
         let Some(set) = slow.lock(&self.set) else { return };
         for record in set.iter() {
+            // SAFETY: alive, as it is in the set, whose lock we hold.
+            let geometry = unsafe { record.as_ref() }.geometry(&self.plan.geometry);
             for first in (0..geometry.capacity()).step_by(WINDOW) {
                 // SAFETY: alive, as it is in the set, whose lock we hold.
                 let free = unsafe { free_in_window(self, record, first) };
@@ -58,7 +59,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         // SAFETY: clause 1.
         let slab = unsafe { record.as_ref() };
         // SAFETY: clause 1.
-        let place = unsafe { slab.object(&self.plan.geometry, index) };
+        let place = unsafe { slab.object(&slab.geometry(&self.plan.geometry), index) };
         // SAFETY: the padding in front lies inside the object's place.
         let object = unsafe { place.add(self.plan.padding.front()) };
         let history = K::HISTORY.then(|| {
@@ -78,9 +79,9 @@ unsafe fn free_in_window<P: PageSource + PageMap, C: Cpu + Clone>(
     record: NonNull<Record>,
     first: usize,
 ) -> u128 {
-    let geometry = &core.plan.geometry;
     // SAFETY: clause 1.
-    let seen = unsafe { record.as_ref() }.word.load();
+    let slab = unsafe { record.as_ref() };
+    let (geometry, seen) = (&slab.geometry(&core.plan.geometry), slab.word.load());
     let mut index = seen.head;
     let mut free = 0;
     for _ in 0..seen.free {

@@ -17,6 +17,7 @@
 
 use core::ptr::NonNull;
 
+use page_frame::Order;
 use page_frame::sync::{Linked, UnsafeCell, exchange_byte};
 
 use crate::geometry::LINKS_WITHIN;
@@ -72,6 +73,7 @@ pub(crate) struct Record {
     links: [UnsafeCell<u8>; LINKS_WITHIN],
     pub(crate) colour: u16,
     list: UnsafeCell<ListName>,
+    order: u8,
 }
 
 page_frame::assert_unless_loom!(size_of::<Record>() == 64);
@@ -92,9 +94,14 @@ unsafe impl Linked for Record {
 
 impl Record {
     /// Makes the record of a slab whose objects are all free, the first one on top; its links are yet to be written.
-    pub(crate) fn new(cache: NonNull<()>, start: NonNull<u8>, colour: usize, free: usize) -> Self {
+    pub(crate) fn new(
+        cache: NonNull<()>,
+        start: NonNull<u8>,
+        colour: usize,
+        geometry: &Geometry,
+    ) -> Self {
         Self {
-            word: FreeWord::new(0, free),
+            word: FreeWord::new(0, geometry.capacity()),
             cache,
             start,
             pending: UnsafeCell::new(core::ptr::null_mut()),
@@ -105,6 +112,7 @@ impl Record {
             links: core::array::from_fn(|_| UnsafeCell::new(0)),
             colour: colour as u16,
             list: UnsafeCell::new(ListName::Nowhere),
+            order: geometry.order().get(),
         }
     }
 
@@ -259,6 +267,23 @@ impl Record {
         self.list.with_mut(|list| unsafe { *list = new });
     }
 
+    /// Returns how the slab is cut, in a cache whose slabs are cut by `best` wherever the page source had a block for it.
+    #[inline]
+    pub(crate) fn geometry(&self, best: &Geometry) -> Geometry {
+        if self.order == best.order().get() { *best } else { self.lower_geometry(best) }
+    }
+
+    #[cold]
+    fn lower_geometry(&self, best: &Geometry) -> Geometry {
+        let lower = Order::new(self.order).and_then(|order| best.at_lower_order(order));
+        lower.expect("`grow` has cut the slab so")
+    }
+
+    /// Returns the pages of the slab.
+    pub(crate) fn pages(&self) -> usize {
+        1 << self.order
+    }
+
     /// Returns the offset of the first object in bytes. (A record's colour is one of the geometry's.)
     #[inline]
     fn first_offset(&self, geometry: &Geometry) -> usize {
@@ -311,8 +336,10 @@ impl FreedChain {
     /// Adds object `index` of the same slab in front.
     ///
     /// # Safety
-    /// 1. The slab is alive and cut by `geometry`, and the caller owns its object `index`.
-    pub(crate) unsafe fn add(&mut self, index: usize, geometry: &Geometry) {
+    /// 1. The slab is alive, of a cache whose best slabs are cut by `best`, and the caller owns its object `index`.
+    pub(crate) unsafe fn add(&mut self, index: usize, best: &Geometry) {
+        // SAFETY: clause 1.
+        let geometry = &unsafe { self.record.as_ref() }.geometry(best);
         // SAFETY: clause 1: the caller frees the object.
         unsafe { Record::write_link(self.record, geometry, index, self.head) };
         self.head = index;
@@ -322,10 +349,11 @@ impl FreedChain {
     /// Pushes all objects to the slab's free word.
     ///
     /// # Safety
-    /// 1. The slab is alive and cut by `geometry`, and the caller owns the objects.
-    pub(crate) unsafe fn push(&self, geometry: &Geometry) -> crate::Pushed {
+    /// 1. As for `add`, and the caller owns the objects.
+    pub(crate) unsafe fn push(&self, best: &Geometry) -> crate::Pushed {
         // SAFETY: clause 1.
         let slab = unsafe { self.record.as_ref() };
+        let geometry = &slab.geometry(best);
         // SAFETY: clause 1: the caller frees the object.
         let link = |next| unsafe { Record::write_link(self.record, geometry, self.last, next) };
         slab.word.push_chain(self.head, self.count, link)

@@ -32,10 +32,10 @@ pub(crate) struct SlabSet {
     colour: u32,
     /// The fewest empty slabs since the last turn.
     fewest_empty: u32,
+    /// The pages by which slabs are smaller than the best ones.
+    missing_pages: u32,
     /// Slabs ever taken from the page source.
     pub(crate) grown: usize,
-    /// Slabs ever given back.
-    pub(crate) shrunk: usize,
 }
 
 // SAFETY: the records behind the lists belong to the cache, and are reached through them only under its lock.
@@ -44,12 +44,22 @@ unsafe impl Send for SlabSet {}
 impl SlabSet {
     pub(crate) const fn new() -> Self {
         let lists = [const { SlabList::new() }; LISTS];
-        Self { lists, colour: 0, fewest_empty: 0, grown: 0, shrunk: 0 }
+        Self { lists, colour: 0, fewest_empty: 0, missing_pages: 0, grown: 0 }
     }
 
     /// Returns how many slabs there are.
     pub(crate) fn slabs(&self) -> usize {
         self.lists.iter().map(SlabList::count).sum()
+    }
+
+    /// Returns how many slabs were ever given back.
+    pub(crate) fn shrunk(&self) -> usize {
+        self.grown - self.slabs()
+    }
+
+    /// Returns the pages of all slabs, most of which are cut by `best`.
+    pub(crate) fn pages(&self, best: &Geometry) -> usize {
+        (self.slabs() * best.order().pages()).saturating_sub(self.missing_pages as usize)
     }
 
     /// Returns how many slabs are in the list of empty ones.
@@ -77,20 +87,22 @@ impl SlabSet {
     ///
     /// # Safety
     /// 1. `record` is live, of this cache, in no list, all its objects free.
-    pub(crate) unsafe fn add(&mut self, record: NonNull<Record>) {
+    pub(crate) unsafe fn add(&mut self, record: NonNull<Record>, best: &Geometry) {
         // SAFETY: clause 1.
         unsafe { self.put(record, ListName::Empty) };
         self.grown += 1;
+        // SAFETY: clause 1.
+        self.missing_pages += missing_pages(unsafe { record.as_ref() }, best);
     }
 
     /// Takes the pending slabs into the lists.
-    pub(crate) fn take_in(&mut self, pending: &TakeAll<Record>, geometry: &Geometry) {
+    pub(crate) fn take_in(&mut self, pending: &TakeAll<Record>, best: &Geometry) {
         if pending.is_empty() {
             return;
         }
         for record in pending.take_all() {
             // SAFETY: a pending slab is alive (I3), and in `Full` (I2).
-            unsafe { self.sort(record, geometry) };
+            unsafe { self.sort(record, best) };
         }
     }
 
@@ -98,7 +110,7 @@ impl SlabSet {
     /// many.
     pub(crate) fn take(
         &mut self,
-        geometry: &Geometry,
+        best: &Geometry,
         wanted: usize,
         mut take: impl FnMut(NonNull<Record>, usize, NonNull<u8>),
     ) -> usize {
@@ -107,6 +119,7 @@ impl SlabSet {
             while let Some(record) = self.lists[name as usize].first() {
                 // SAFETY: I1: live.
                 let slab = unsafe { record.as_ref() };
+                let geometry = &slab.geometry(best);
                 // SAFETY: an index that the word or a link holds is an object's, and `self` is reached under the lock.
                 let next = |index| unsafe { Record::read_link(record, geometry, index) };
                 let popped = slab.word.pop_chain(wanted - taken, next);
@@ -127,7 +140,7 @@ impl SlabSet {
                     unsafe { self.relist(record, ListName::Full) };
                 } else {
                     // SAFETY: it is in `name`.
-                    unsafe { self.sort(record, geometry) };
+                    unsafe { self.sort(record, best) };
                 }
                 if taken == wanted {
                     return taken;
@@ -141,10 +154,10 @@ impl SlabSet {
     ///
     /// # Safety
     /// 1. The chain's slab is one of this set, and the caller owns its objects.
-    pub(crate) unsafe fn give(&mut self, chain: &FreedChain, geometry: &Geometry) {
+    pub(crate) unsafe fn give(&mut self, chain: &FreedChain, best: &Geometry) {
         let record = chain.record;
         // SAFETY: clause 1.
-        let pushed = unsafe { chain.push(geometry) };
+        let pushed = unsafe { chain.push(best) };
         // SAFETY: I1: live.
         let slab = unsafe { record.as_ref() };
         // SAFETY: `self` is reached under the lock.
@@ -152,18 +165,14 @@ impl SlabSet {
         // `Full` and not first: another CPU's push was told `First`, and the slab comes by the pending stack.
         if pushed == Pushed::First || !is_full {
             // SAFETY: clause 1; told `First`, we bring it into sight ourselves instead of by the pending stack.
-            unsafe { self.sort(record, geometry) };
+            unsafe { self.sort(record, best) };
         }
     }
 
     /// Takes one slab that may go home out of the set, while more than `keep` are empty.
     ///
     /// The caller owns the slab then; the objects are constructed.
-    pub(crate) fn pop_empty(
-        &mut self,
-        keep: usize,
-        geometry: &Geometry,
-    ) -> Option<NonNull<Record>> {
+    pub(crate) fn pop_empty(&mut self, keep: usize, best: &Geometry) -> Option<NonNull<Record>> {
         if self.empty_slabs() <= keep {
             return None;
         }
@@ -171,10 +180,11 @@ impl SlabSet {
         self.note_fewest();
         // SAFETY: it was in a list until now, so it is live (I1).
         let slab = unsafe { record.as_ref() };
-        debug_assert_eq!(slab.word.load().free, geometry.capacity(), "I3: all objects are free");
+        let capacity = slab.geometry(best).capacity();
+        debug_assert_eq!(slab.word.load().free, capacity, "I3: all objects are free");
         // SAFETY: `self` is reached under the lock.
         unsafe { slab.set_list(ListName::Nowhere) };
-        self.shrunk += 1;
+        self.missing_pages -= missing_pages(slab, best);
         Some(record)
     }
 
@@ -189,7 +199,7 @@ impl SlabSet {
     }
 
     /// Moves partial slabs to the lists that their fill says; frees without the lock leave that undone.
-    pub(crate) fn sort_all(&mut self, geometry: &Geometry) {
+    pub(crate) fn sort_all(&mut self, best: &Geometry) {
         for name in ListName::KNOWN {
             let mut next = self.lists[name as usize].first();
             for _ in 0..self.lists[name as usize].count() {
@@ -199,7 +209,7 @@ impl SlabSet {
                 // SAFETY: `self` is reached under the lock.
                 next = NonNull::new(unsafe { slab.place() }.next);
                 // SAFETY: it is in `name`.
-                unsafe { self.sort(record, geometry) };
+                unsafe { self.sort(record, best) };
             }
         }
     }
@@ -208,11 +218,12 @@ impl SlabSet {
     ///
     /// # Safety
     /// 1. `record` is in the list that it names, and not pending.
-    unsafe fn sort(&mut self, record: NonNull<Record>, geometry: &Geometry) {
+    unsafe fn sort(&mut self, record: NonNull<Record>, best: &Geometry) {
         // SAFETY: clause 1 and I1: live.
-        let free = unsafe { record.as_ref() }.word.load().free;
+        let slab = unsafe { record.as_ref() };
+        let name = ListName::for_fill(slab.word.load().free, slab.geometry(best).capacity());
         // SAFETY: clause 1.
-        unsafe { self.relist(record, ListName::for_fill(free, geometry.capacity())) };
+        unsafe { self.relist(record, name) };
     }
 
     /// # Safety
@@ -241,4 +252,8 @@ impl SlabSet {
         // SAFETY: clause 1; `pop_empty` takes it out before it dies.
         unsafe { self.lists[name as usize].push(record) };
     }
+}
+
+fn missing_pages(slab: &Record, best: &Geometry) -> u32 {
+    (best.order().pages() - slab.pages()) as u32
 }

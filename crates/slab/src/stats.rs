@@ -33,6 +33,7 @@ pub struct CacheStats {
     pub slabs_active: usize,
     /// All slabs.
     pub slabs: usize,
+    pages: usize,
     /// Slabs ever taken from the page source.
     pub grown: usize,
     /// Slabs ever given back.
@@ -44,9 +45,10 @@ pub struct CacheStats {
 }
 
 impl CacheStats {
-    /// Returns the pages of all slabs.
+    /// Returns the pages of all slabs: fewer than slabs times pages of each where memory was too fragmented for the best
+    /// ones.
     pub const fn pages(&self) -> usize {
-        self.slabs * self.pages_per_slab
+        self.pages
     }
 
     /// Writes the line of `/proc/slabinfo` for this cache.
@@ -97,17 +99,18 @@ pub struct SlabView {
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn stats(&self) -> CacheStats {
         let (mut free, mut empty) = (0, 0);
-        let mut slabs = 0;
+        let (mut slabs, mut objects, mut pages) = (0, 0, 0);
         self.for_each_slab(|slab| {
             free += slab.free;
             slabs += 1;
+            objects += slab.capacity;
+            pages += slab.order.pages();
             empty += usize::from(slab.free == slab.capacity);
         });
         let slow = self.system().locking.slow();
-        let (grown, shrunk) = slow.lock(&self.set).map_or((0, 0), |set| (set.grown, set.shrunk));
+        let (grown, shrunk) = slow.lock(&self.set).map_or((0, 0), |set| (set.grown, set.shrunk()));
         let depot_magazines = slow.lock(&self.depot).map_or(0, |depot| depot.full_count());
         let objects_per_slab = self.plan.geometry.capacity();
-        let objects = slabs * objects_per_slab;
         CacheStats {
             name: self.plan.name,
             object_size: self.plan.geometry.stride(),
@@ -117,6 +120,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             pages_per_slab: self.slab_pages(),
             slabs_active: slabs - empty,
             slabs,
+            pages,
             grown,
             shrunk,
             magazine_capacity: self.plan.magazine_capacity as usize,
@@ -125,12 +129,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     pub(crate) fn for_each_slab(&self, mut look: impl FnMut(SlabView)) {
-        let geometry = &self.plan.geometry;
         let slow = self.system().locking.slow();
         let Some(set) = slow.lock(&self.set) else { return };
         for record in set.iter() {
             // SAFETY: slab set I1: alive.
             let slab = unsafe { record.as_ref() };
+            let geometry = slab.geometry(&self.plan.geometry);
             look(SlabView {
                 start: slab.start.addr().get(),
                 order: geometry.order(),
@@ -147,6 +151,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     pub(crate) fn pages(&self) -> usize {
-        self.slabs() * self.slab_pages()
+        let slow = self.system().locking.slow();
+        slow.lock(&self.set).map_or(0, |set| set.pages(&self.plan.geometry))
     }
 }

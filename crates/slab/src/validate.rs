@@ -46,14 +46,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     fn validate_slab(&self, record: NonNull<Record>, name: ListName) -> Result<(), &'static str> {
-        let geometry = &self.plan.geometry;
         // SAFETY: slab set I1: alive.
         let slab = unsafe { record.as_ref() };
+        let geometry = &slab.geometry(&self.plan.geometry);
         if slab.cache != self.identity() {
             return Err("record: a slab names its cache");
         }
         let source = &self.system().source;
-        for page in 0..self.slab_pages() {
+        for page in 0..slab.pages() {
             let address = slab.start.addr().get() + page * PAGE_SIZE;
             if source.tag(address) != self.plan.tag {
                 return Err("page map: every page of a slab has its cache's tag");

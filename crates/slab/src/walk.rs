@@ -283,9 +283,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         mut take: impl FnMut(NonNull<u8>),
     ) -> Result<usize, OutOfMemory> {
         let geometry = &self.plan.geometry;
-        let mut take = |record, index, object| {
+        let mut take = |record: NonNull<Record>, index, object| {
             if K::MARKS {
-                // SAFETY: an object of the slab, just taken from it.
+                // SAFETY: alive, as its object was just taken from it.
+                let geometry = &unsafe { record.as_ref() }.geometry(geometry);
+                // SAFETY: as above.
                 unsafe { Record::set_mark(record, geometry, index, MARK_CACHED) };
             }
             take(object);
@@ -304,12 +306,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             if self.plan.coloured { set.next_colour(geometry) } else { 0 }
         };
         let record = self.grow::<K>(colour)?;
+        // SAFETY: fresh.
+        let pages = unsafe { record.as_ref() }.pages();
         let taken = {
             let slow = self.system().locking.slow();
             // Asked again: another CPU may have grown the cache meanwhile.
             slow.lock(&self.set).filter(|set| self.may_grow(set)).map(|mut set| {
                 // SAFETY: `grow` made it: live, ours, in no list, all objects free.
-                unsafe { set.add(record) };
+                unsafe { set.add(record, geometry) };
                 set.take(geometry, wanted, &mut take)
             })
         };
@@ -318,7 +322,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             unsafe { self.send_home(record) };
             return Err(OutOfMemory);
         };
-        self.system().note_traffic(self.slab_pages(), 0);
+        self.system().note_traffic(pages, 0);
         Ok(taken)
     }
 
@@ -421,8 +425,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Sends slabs home that were taken out of the set; returns their pages.
     pub(crate) fn send_all_home(&self, mut going_home: SlabList) -> usize {
-        let pages = going_home.count() * self.slab_pages();
+        let mut pages = 0;
         while let Some(record) = going_home.pop() {
+            // SAFETY: alive until it is sent home.
+            pages += unsafe { record.as_ref() }.pages();
             // SAFETY: `pop_empty` took it out of the set with all objects free.
             unsafe { self.send_home(record) };
         }

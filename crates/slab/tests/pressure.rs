@@ -7,7 +7,7 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use page_frame::{Arena, SingleCpu};
+use page_frame::{Arena, Order, OutOfMemory, PageBlock, PageSource, SingleCpu};
 use slab::{Cache, Registry, Totals};
 
 type Pages<'a> = &'a Arena<'a>;
@@ -207,4 +207,69 @@ fn growing_calls_no_destructor_of_another_cache() {
         assert!(DESTROYED.get() >= 700);
         give(&growing, objects);
     });
+}
+
+/// A page source so fragmented that it has blocks of order 0 alone.
+struct Fragmented<'a>(&'a Arena<'a>);
+
+// SAFETY: blocks are the arena's.
+unsafe impl PageSource for Fragmented<'_> {
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        if order == Order::ZERO { self.0.allocate(order) } else { Err(OutOfMemory) }
+    }
+
+    unsafe fn free(&self, block: PageBlock) {
+        // SAFETY: the caller's clauses.
+        unsafe { self.0.free(block) }
+    }
+}
+
+page_frame::forward_page_map!(impl['a] for Fragmented<'a>, |this| this.0);
+
+#[test]
+fn where_memory_is_fragmented_slabs_are_smaller() {
+    let mut memory = vec![MaybeUninit::uninit(); 512 << 12];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let pages = arena.free_pages();
+    let source = Fragmented(&arena);
+    let registry = Registry::new(&source, SingleCpu::new()).expect("room");
+    let cache = registry.cache("large", layout(1300)).checks::<slab::Debug>().build();
+    let mut cache = cache.expect("room");
+    assert!(cache.geometry().order() > Order::ZERO, "or the test shows nothing");
+    let mut objects = Vec::new();
+    for number in 0..200_u8 {
+        let object = cache.allocate().expect("single pages do");
+        // SAFETY: ours, of 1,300 bytes.
+        unsafe { object.write_bytes(number, 1300) };
+        objects.push(object);
+    }
+    registry.validate().expect("consistent");
+    let stats = cache.stats();
+    assert_eq!((stats.pages(), stats.objects), (stats.slabs, stats.slabs * 2));
+    let mut live = 0;
+    cache.for_each_live(|_| live += 1);
+    assert_eq!(live, 200);
+    for (number, object) in objects.into_iter().enumerate() {
+        // SAFETY: ours.
+        let last = unsafe { object.add(1299) };
+        // SAFETY: written above.
+        assert_eq!(unsafe { last.read() }, number as u8);
+        // SAFETY: from this cache.
+        unsafe { cache.free(object) };
+    }
+    cache.destroy().expect("nothing is in use");
+    registry.validate().expect("consistent");
+    drop(registry);
+    assert_eq!(arena.free_pages(), pages);
+}
+
+#[test]
+fn an_object_that_needs_more_than_a_page_does_not_fall_back_to_one() {
+    let mut memory = vec![MaybeUninit::uninit(); 64 << 12];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let source = Fragmented(&arena);
+    let registry = Registry::new(&source, SingleCpu::new()).expect("room");
+    let cache = registry.cache("larger", layout(5000)).build().expect("room");
+    assert!(cache.allocate().is_err());
+    cache.destroy().expect("nothing is in use");
 }

@@ -53,8 +53,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         [from, to]: [u8; 2],
         otherwise: FaultKind,
     ) -> Result<(), Fault> {
-        // SAFETY: `find` says that the slab is ours and alive, and has this object.
-        let changed = unsafe { Record::change_mark(record, &self.plan.geometry, index, from, to) };
+        // SAFETY: `find` says that the slab is ours and alive.
+        let geometry = &unsafe { record.as_ref() }.geometry(&self.plan.geometry);
+        // SAFETY: as above, and that it has this object.
+        let changed = unsafe { Record::change_mark(record, geometry, index, from, to) };
         changed
             .map_err(|found| Fault::new(otherwise, object.addr().get(), from.into(), found.into()))
     }

@@ -196,9 +196,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Safety
     /// 1. The slab is the caller's, in no list, and its objects are memory of ours.
     pub(crate) unsafe fn prepare_slab<K: Checks>(&self, record: NonNull<Record>) {
-        let geometry = &self.plan.geometry;
         // SAFETY: clause 1: alive.
         let slab = unsafe { record.as_ref() };
+        let geometry = &slab.geometry(&self.plan.geometry);
         for index in 0..geometry.capacity() {
             // SAFETY: below the capacity.
             let place = unsafe { slab.object(geometry, index) };
