@@ -9,10 +9,11 @@ use page_frame::sync::Ordering;
 use page_frame::{
     Cpu, Fault, FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun, Tag,
 };
+use slab::Checks;
 
 use crate::Kmalloc;
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {

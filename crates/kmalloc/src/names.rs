@@ -5,13 +5,14 @@ use core::fmt::{self, Write};
 use core::ptr::NonNull;
 
 use page_frame::{Cpu, OutOfMemory, PageResize};
+use slab::Checks;
 
 use crate::{ClassIndex, Kmalloc, LARGEST};
 
 /// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's class has a larger one.
 const ALIGNMENT: usize = 2 * size_of::<usize>();
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Allocates `bytes` bytes: [`allocate`](Self::allocate) for 16-byte alignment (8 on 32-bit targets). Sizes that are
     /// powers of two are aligned to themselves, up to [`LARGEST`](crate::LARGEST).
     ///

@@ -4,10 +4,11 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use page_frame::{Cpu, OutOfMemory, PageResize};
+use slab::Checks;
 
 use crate::{ClassIndex, Kmalloc};
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
     ///
     /// Within a class nothing moves. A large allocation grows into free pages behind it and gives its tail back, where the
