@@ -109,7 +109,8 @@ unsafe impl Cpu for KernelCpu {
 
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let number: u32;
+        // As wide as the register: writing its low half clears the other.
+        let number: u64;
         // SAFETY: `gs` points to this CPU's record; each instruction is whole for interrupts.
         unsafe {
             asm!(
@@ -121,7 +122,7 @@ unsafe impl Cpu for KernelCpu {
                 options(nostack),
             );
         }
-        Some(CpuId::new(number))
+        Some(CpuId::new(number as u32))
     }
 
     #[inline(always)]
