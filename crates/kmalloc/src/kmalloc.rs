@@ -212,7 +212,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Returns the class of the slab that `start` lies in, if it is one of ours.
     #[inline]
     pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
-        class_of(self.registry.source().tag(start.addr().get()))
+        let address = start.addr().get();
+        // SAFETY: the registry has not moved its source since `with_checks`.
+        let near = class_of(unsafe { self.tags.tag(address) });
+        near.or_else(|| class_of(self.registry.source().tag(address)))
     }
 
     #[inline(always)]

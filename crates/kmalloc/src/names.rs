@@ -70,11 +70,15 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
-        let Some(bytes) = self.usable_size(start) else {
+        let class = self.class_at(start);
+        let bytes = match class {
+            Some(class) => class.size(),
+            None => self.ksize(start),
+        };
+        if bytes == 0 {
             self.foreign(start);
             return Err(OutOfMemory);
-        };
-        let class = self.class_at(start);
+        }
         // SAFETY: clauses 1 and 2; class and usable size are those of the allocation.
         unsafe { self.resize(start, class, bytes, layout(new_bytes)?) }
     }

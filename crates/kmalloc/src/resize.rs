@@ -8,6 +8,10 @@ use slab::Checks;
 
 use crate::{ClassIndex, Kmalloc};
 
+/// From this size on content is moved by mapping its pages elsewhere, where the page source can: a guess. A remapped page
+/// costs its entries in the CPU's translation caches, a copied one two passes over it.
+const REMAPPED_BYTES: usize = 1 << 20;
+
 impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
     ///
@@ -53,6 +57,14 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             return Ok(start);
         }
         let moved = self.allocate(new)?;
+        if class.is_none() && bytes.min(new.size()) >= REMAPPED_BYTES {
+            // SAFETY: clause 1: both are large allocations of the caller's.
+            if unsafe { self.remap_large(start, moved, bytes.min(new.size())) } {
+                // SAFETY: clause 1.
+                unsafe { self.free_large(start) };
+                return Ok(moved);
+            }
+        }
         // SAFETY: both have so many bytes, and one was just allocated, so they do not overlap.
         unsafe { moved.copy_from_nonoverlapping(start, bytes.min(new.size())) };
         match class {
