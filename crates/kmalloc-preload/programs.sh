@@ -60,7 +60,7 @@ compare() {
     elif [ -n "$times" ]; then
         paste "$scratch/without.time" "$scratch/with.time" | awk -v name="$name" '{
             printf "%-10s CPU %6.2f s -> %6.2f s (%.2f)   peak %7d KB -> %7d KB (%.2f)\n",
-                name, $1, $3, $1 > 0 ? $3 / $1 : 0, $2, $4, $4 / $2 }'
+                name, $1, $3, ($1 > 0 ? $3 / $1 : 0), $2, $4, $4 / $2 }'
     else
         echo "$name: the same"
     fi

@@ -54,7 +54,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     pub fn try_allocate_at(&self, frame: FrameNumber, order: Order) -> Result<(), OutOfMemory> {
         let end = frame.checked_add(order.pages()).ok_or(OutOfMemory)?;
         let is_ours = frame.is_aligned_to(order) && self.zone.has(FrameRange::new(frame, end));
-        if !is_ours || !self.zone.take_at(frame, order) {
+        // A look first: it writes nothing where the block is not free.
+        if !is_ours || !self.zone.is_free(frame, order) || !self.zone.take_at(frame, order) {
             return Err(OutOfMemory);
         }
         self.zone.note_take(&self.observer, frame, order);

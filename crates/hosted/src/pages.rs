@@ -64,6 +64,8 @@ pub struct Pages {
     /// Pages that are free and touched; below zero for a moment when counts cross.
     idle: AtomicIsize,
     bound: AtomicUsize,
+    /// How many idle pages there have to be before memory is given back again.
+    next_at: AtomicUsize,
     is_giving: AtomicBool,
     /// Pages given back last time, and pages touched since.
     given: AtomicUsize,
@@ -122,6 +124,7 @@ impl Pages {
             sections: Lock::new(sections),
             idle: AtomicIsize::new(0),
             bound: AtomicUsize::new(LEAST_BOUND),
+            next_at: AtomicUsize::new(LEAST_BOUND),
             is_giving: AtomicBool::new(false),
             given: AtomicUsize::new(0),
             retouched: AtomicUsize::new(0),
@@ -199,7 +202,8 @@ impl Pages {
         let before = self.touched.mark(range);
         if before > 0 {
             // Relaxed, here and below: a count that decides when, not whether, memory goes back.
-            self.idle.fetch_sub(before as isize, Ordering::Relaxed);
+            let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed);
+            self.relax(idle - before as isize);
         }
         let fresh = range.frames() - before;
         if fresh > 0 {
@@ -218,13 +222,15 @@ impl Pages {
     /// Gives memory back if there is too much of it.
     #[inline]
     fn settle(&self) {
-        if self.gives_back && self.idle_pages() > self.bound.load(Ordering::Relaxed) {
+        // Relaxed, here and below: levels; being late or early by a few pages does no harm.
+        if self.gives_back && self.idle_pages() > self.next_at.load(Ordering::Relaxed) {
             self.give_surplus_back();
         }
     }
 
     #[cold]
     fn give_surplus_back(&self) {
+        let idle = self.idle_pages();
         let bound = self.bound.load(Ordering::Relaxed);
         // Most of what went last time is wanted again: it should not have gone.
         let last = self.given.load(Ordering::Relaxed);
@@ -232,8 +238,21 @@ impl Pages {
         let is_missed = last > 0 && retouched >= last / 2;
         let bound = if is_missed { bound * 2 } else { bound / 2 }.clamp(LEAST_BOUND, MOST_BOUND);
         self.bound.store(bound, Ordering::Relaxed);
-        if self.idle_pages() > bound {
-            self.given.store(self.give_back(bound / 2), Ordering::Relaxed);
+        let given = if idle > bound { self.give_back(bound / 2) } else { 0 };
+        self.given.store(given, Ordering::Relaxed);
+        // What is left lies between pages in use, and would be looked at in vain. So it does not count for the next time.
+        let left = self.idle_pages();
+        self.next_at.store(bound.max(left + left / 4 + LEAST_BOUND / 2), Ordering::Relaxed);
+    }
+
+    /// Lets memory be given back at the bound again, when idle pages were used since the last time.
+    #[inline]
+    fn relax(&self, idle: isize) {
+        let next_at = self.next_at.load(Ordering::Relaxed) as isize;
+        if next_at > LEAST_BOUND as isize && idle + idle / 2 + (LEAST_BOUND as isize) < next_at {
+            let bound = self.bound.load(Ordering::Relaxed) as isize;
+            let lower = bound.max(idle + LEAST_BOUND as isize / 2).max(LEAST_BOUND as isize);
+            self.next_at.store(lower as usize, Ordering::Relaxed);
         }
     }
 
