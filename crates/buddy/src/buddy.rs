@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use page_frame::{
-    Cpu, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, PageMap,
+    Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, PageMap,
     PageMapArray, PhysMap, Slots, Tag, panic_on_fault,
 };
 
@@ -308,6 +308,20 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             },
         );
         frames
+    }
+
+    /// Keeps all CPUs out of their slots, see [`Slots::hold`]: for whoever is about to `fork`.
+    pub fn hold_slots(&self, own: Option<CpuId>) {
+        self.slots.hold(own);
+    }
+
+    /// Ends [`hold_slots`](Self::hold_slots).
+    ///
+    /// # Safety
+    /// 1. As for [`Slots::let_go`].
+    pub unsafe fn let_slots_go(&self) {
+        // SAFETY: clause 1.
+        unsafe { self.slots.let_go() };
     }
 
     /// Returns how many frames the slots held when each was last filled or drained.

@@ -41,15 +41,21 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// # Errors
     /// [`OutOfMemory`] when some frame of it is taken, absent, or `frame` is not aligned to `order`.
     pub fn allocate_at(&self, frame: FrameNumber, order: Order) -> Result<(), OutOfMemory> {
-        let end = frame.checked_add(order.pages()).ok_or(OutOfMemory)?;
-        if !frame.is_aligned_to(order) || !self.zone.has(FrameRange::new(frame, end)) {
-            return Err(OutOfMemory);
-        }
-        let taken = self.zone.take_at(frame, order) || {
+        self.try_allocate_at(frame, order).or_else(|_| {
             self.drain();
-            self.zone.take_at(frame, order)
-        };
-        if !taken {
+            self.try_allocate_at(frame, order)
+        })
+    }
+
+    /// The same without looking into slots: what a CPU keeps counts as taken. O(areas of the block).
+    ///
+    /// # Errors
+    /// As for [`allocate_at`](Self::allocate_at).
+    pub fn try_allocate_at(&self, frame: FrameNumber, order: Order) -> Result<(), OutOfMemory> {
+        let end = frame.checked_add(order.pages()).ok_or(OutOfMemory)?;
+        let is_ours = frame.is_aligned_to(order) && self.zone.has(FrameRange::new(frame, end));
+        // A look first: it writes nothing where the block is not free.
+        if !is_ours || !self.zone.is_free(frame, order) || !self.zone.take_at(frame, order) {
             return Err(OutOfMemory);
         }
         self.zone.note_take(&self.observer, frame, order);

@@ -20,7 +20,7 @@ use core::ptr::NonNull;
 
 use page_frame::{
     Cpu, FrameRange, Order, OutOfMemory, PageBlock, PageMap, PageResize, PageRun, PageSource,
-    PhysMap, Tag,
+    PhysMap, Tag, TagRange,
 };
 
 use crate::{Buddy, Gate, Mobility, Observe, Pressure};
@@ -239,6 +239,12 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe + Gate> PageMap for ZoneSource<'_, '_
     #[inline]
     fn tag(&self, address: usize) -> Tag {
         self.list.zone_of(address).tag(address)
+    }
+
+    #[inline]
+    fn tag_range(&self) -> TagRange {
+        let ranges = self.list.zones.iter().map(|zone| zone.buddy.tag_range());
+        ranges.max_by_key(TagRange::pages).unwrap_or(TagRange::EMPTY)
     }
 
     #[inline]

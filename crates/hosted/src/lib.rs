@@ -16,8 +16,16 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod fork;
+mod gate;
 mod mapped;
+mod pages;
+mod spans;
 mod threads;
+mod touched;
+mod word;
 
+pub use fork::{Forking, Hold};
 pub use mapped::Mapped;
+pub use pages::Pages;
 pub use threads::{THREAD_SLOTS, Threads};

@@ -1,10 +1,14 @@
 //! Address space from the system: reserved at once, backed when touched, given back when asked.
 
+use std::ffi::c_void;
 use std::io;
 use std::ptr::NonNull;
 
 use page_frame::{DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE};
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mprotect,
+    mremap_fixed, munmap,
+};
 
 /// A range of this process's address space. Every byte reads as zero until it is written; memory is behind only what has
 /// been touched. Dropping it unmaps it.
@@ -29,12 +33,24 @@ impl Mapped {
     /// The system's: no address space (`ulimit -v`), or [`io::ErrorKind::InvalidInput`] for zero bytes and for sizes
     /// that overflow.
     pub fn reserve(bytes: usize) -> io::Result<Self> {
+        Self::reserve_with(bytes, ProtFlags::READ | ProtFlags::WRITE)
+    }
+
+    /// Reserves address space that may not be used before it is [opened](Self::open): neither core dumps nor `mlockall`
+    /// look at it, and it counts against no limit but that of address space.
+    ///
+    /// # Errors
+    /// As for [`reserve`](Self::reserve).
+    pub fn reserve_closed(bytes: usize) -> io::Result<Self> {
+        Self::reserve_with(bytes, ProtFlags::empty())
+    }
+
+    fn reserve_with(bytes: usize, access: ProtFlags) -> io::Result<Self> {
         let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or_else(invalid)?;
         let largest = Order::new((bytes / PAGE_SIZE).ilog2() as u8).unwrap_or(Order::MAX);
         let mapping_bytes = bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or_else(invalid)?;
-        let access = ProtFlags::READ | ProtFlags::WRITE;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at a place of the system's choice touches nothing that exists.
         let mapping =
@@ -86,6 +102,69 @@ impl Mapped {
         // SAFETY: inside our mapping by the assertion; clause 1 allows the content to be lost.
         unsafe { madvise(start.as_ptr().cast(), bytes, Advice::LinuxDontNeed) }?;
         Ok(())
+    }
+}
+
+/// Parts of the range, by frames.
+impl Mapped {
+    /// Lets `range` be used. One system call or two.
+    ///
+    /// # Errors
+    /// The system's.
+    pub(crate) fn open(&self, range: FrameRange) -> io::Result<()> {
+        let (start, bytes) = self.part(range);
+        let access = MprotectFlags::READ | MprotectFlags::WRITE;
+        // SAFETY: a part of our mapping; access only grows.
+        unsafe { mprotect(start, bytes, access) }?;
+        // SAFETY: as above; says what dumps contain.
+        let _ = unsafe { madvise(start, bytes, Advice::LinuxDoDump) };
+        Ok(())
+    }
+
+    /// Gives the memory behind `range` back and forbids its use.
+    ///
+    /// # Safety
+    /// 1. Nobody uses it any more.
+    pub(crate) unsafe fn close(&self, range: FrameRange) -> io::Result<()> {
+        let (start, bytes) = self.part(range);
+        // SAFETY: clause 1.
+        unsafe { madvise(start, bytes, Advice::LinuxDontNeed) }?;
+        // SAFETY: clause 1.
+        unsafe { mprotect(start, bytes, MprotectFlags::empty()) }?;
+        // SAFETY: says what dumps contain.
+        let _ = unsafe { madvise(start, bytes, Advice::LinuxDontDump) };
+        Ok(())
+    }
+
+    /// Keeps all of it out of core dumps, which would otherwise look for pages in it.
+    pub(crate) fn leave_out_of_dumps(&self) {
+        // SAFETY: our mapping; says what dumps contain.
+        let _ = unsafe {
+            madvise(self.mapping.as_ptr().cast(), self.mapping_bytes, Advice::LinuxDontDump)
+        };
+    }
+
+    /// Moves what is behind `bytes` bytes at `from` to `to`, without copying; whether that worked. Then `from` reads as zero.
+    ///
+    /// # Safety
+    /// 1. Both are whole pages of this mapping, open, apart, and the caller's.
+    pub(crate) unsafe fn move_content(
+        &self,
+        from: NonNull<u8>,
+        to: NonNull<u8>,
+        bytes: usize,
+    ) -> bool {
+        let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
+        let (from, to) = (from.as_ptr().cast(), to.as_ptr().cast());
+        // SAFETY: clause 1: what is at `to` may go, and the mapping at `from` stays.
+        unsafe { mremap_fixed(from, bytes, bytes, flags, to) }.is_ok()
+    }
+
+    fn part(&self, range: FrameRange) -> (*mut c_void, usize) {
+        let offset = (range.start.get() - self.frames().start.get()) * PAGE_SIZE;
+        let bytes = range.frames() * PAGE_SIZE;
+        assert!(offset + bytes <= self.bytes, "{range:?} is a part of the mapping");
+        (self.start.as_ptr().wrapping_add(offset).cast(), bytes)
     }
 }
 

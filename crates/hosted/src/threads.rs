@@ -4,15 +4,20 @@
 //! A thread takes a free number the first time it asks and gives it back when it ends; the next thread that takes the
 //! number finds the slots as they were left, magazines and all. A thread that finds no free number works without slots.
 //!
+//! What other libraries run at a thread's end (destructors of thread-locals and of keys) may allocate. So the number goes
+//! back in the last of the rounds in which the system calls such destructors, and what comes even later works without.
+//!
 //! # Concurrency
 //! Numbers are bits of one atomic word: the compare-exchange that takes one has Acquire and pairs with the Release that
 //! gave it back, which hands the slots' content from thread to thread. The heavy fence is `membarrier`.
 
-use std::cell::Cell;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::ffi::c_void;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use page_frame::{Cpu, CpuId};
-use rustix::thread::{MembarrierCommand, membarrier};
+use page_frame::{Cpu, CpuId, InterruptState};
+use rustix::thread::{MembarrierCommand, membarrier, sched_yield};
+
+use crate::{gate, word};
 
 /// How many threads have slots of their own at the same time.
 pub const THREAD_SLOTS: usize = 64;
@@ -26,28 +31,14 @@ const UNKNOWN: u8 = 0;
 const EXPEDITED: u8 = 1;
 const NONE: u8 = 2;
 
-/// The thread has not asked yet.
-const UNASSIGNED: u32 = u32::MAX;
-/// The thread is ending and has given its number back.
-const ENDED: u32 = u32::MAX - 1;
+/// In a thread's word, where zero is for a thread that has not asked yet, and a number stored as one more than it is: it is
+/// ending and has given its number back.
+const ENDED: u32 = u32::MAX;
 
-thread_local! {
-    static NUMBER: Cell<u32> = const { Cell::new(UNASSIGNED) };
-    static AT_EXIT: GiveBack = const { GiveBack };
-}
-
-/// Gives the thread's number back when the thread ends.
-struct GiveBack;
-
-impl Drop for GiveBack {
-    fn drop(&mut self) {
-        let number = NUMBER.replace(ENDED);
-        if (number as usize) < THREAD_SLOTS {
-            // Release: pairs with the Acquire in `assign`; hands the slots over as this thread left them.
-            TAKEN.fetch_and(!(1 << number), Ordering::Release);
-        }
-    }
-}
+/// The key whose destructor gives numbers back, plus one; zero while there is none.
+static KEY: AtomicU32 = AtomicU32::new(0);
+/// In which round of destructors of a thread's keys its number goes back: the last that POSIX promises.
+const LAST_ROUND: usize = 4;
 
 /// The threads of this process as CPUs.
 ///
@@ -61,22 +52,23 @@ impl Drop for GiveBack {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Threads;
 
-// SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until `GiveBack`, after
+// SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until `give_back`, after
 // which the thread has none; only signal handlers run on top of a thread. Clause 2: the Release and Acquire of `TAKEN`.
 // Clause 3: `fence_all` is true only after `membarrier`, which fences all running threads. Clause 4: nothing is
 // masked; a signal handler that allocates is nested and only tries. Clause 5: there are so many bits.
 unsafe impl Cpu for Threads {
+    #[inline(always)]
     fn slots(&self) -> usize {
         THREAD_SLOTS
     }
 
-    #[inline]
+    #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let number = NUMBER.get();
-        if (number as usize) < THREAD_SLOTS { Some(CpuId::new(number)) } else { assign(number) }
+        let number = word::load().wrapping_sub(1);
+        if (number as usize) < THREAD_SLOTS { Some(CpuId::new(number)) } else { assign() }
     }
 
-    #[inline]
+    #[inline(always)]
     unsafe fn unpin(&self) {}
 
     fn fence_all(&self) -> bool {
@@ -91,24 +83,103 @@ unsafe impl Cpu for Threads {
         };
         membarrier(command).is_ok()
     }
+
+    /// Masks nothing, but marks that locks are held, so that a fork waits for them; see [`fork`](crate::fork).
+    fn mask_interrupts(&self) -> InterruptState {
+        InterruptState(gate::enter(numbered()))
+    }
+
+    unsafe fn restore_interrupts(&self, state: InterruptState) {
+        gate::leave(state.0);
+    }
+
+    /// Lets the system run another thread: the one that is waited for may have been interrupted.
+    fn wait(&self, round: usize) {
+        const SPINS: usize = 32;
+        if round < SPINS { std::hint::spin_loop() } else { sched_yield() }
+    }
+}
+
+/// Returns the running thread's number if it has one; takes none.
+pub(crate) fn numbered() -> Option<usize> {
+    let number = word::load().wrapping_sub(1) as usize;
+    (number < THREAD_SLOTS).then_some(number)
+}
+
+/// Returns the numbers that threads have, as bits.
+pub(crate) fn taken() -> u64 {
+    // SeqCst: after the gate was closed, in one order with `assign`'s exchange and its look at the gate.
+    TAKEN.load(Ordering::SeqCst)
+}
+
+/// Gives back all numbers but the running thread's: in a child after a fork the others' threads are gone.
+pub(crate) fn forget_others() {
+    let own = numbered().map_or(0, |number| 1 << number);
+    TAKEN.fetch_and(own, Ordering::SeqCst);
+    BARRIER.store(UNKNOWN, Ordering::Relaxed);
 }
 
 #[cold]
-fn assign(number: u32) -> Option<CpuId> {
-    if number == ENDED {
+#[inline(never)]
+fn assign() -> Option<CpuId> {
+    if word::load() == ENDED {
         return None;
     }
-    // Acquire: pairs with the Release in `GiveBack`; Relaxed when none is free: nothing is taken.
+    let key = key()?;
+    gate::wait();
+    // SeqCst: in one order with the closing of the gate, which `gate::enter` looks at next; includes the Acquire that pairs
+    // with the Release in `give_back`.
     let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
-    let before = TAKEN.fetch_update(Ordering::Acquire, Ordering::Relaxed, lowest_free).ok()?;
+    let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
     let number = before.trailing_ones();
-    NUMBER.set(number);
-    // Touching the guard registers its destructor; a thread too far gone for that gives the number back at once.
-    if AT_EXIT.try_with(|_| ()).is_err() {
-        drop(GiveBack);
+    // Before the call below, which may allocate.
+    word::store(number + 1);
+    if !set_round(key, number, 1) {
+        give_back(number);
         return None;
     }
     Some(CpuId::new(number))
+}
+
+fn key() -> Option<libc::pthread_key_t> {
+    // Relaxed, here and below: a number that means the same to every thread.
+    if let Some(key) = KEY.load(Ordering::Relaxed).checked_sub(1) {
+        return Some(key);
+    }
+    let mut key = 0;
+    // SAFETY: writes a key; the destructor is sound to call with what `set_round` stores.
+    if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } != 0 {
+        return None;
+    }
+    match KEY.compare_exchange(0, key + 1, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => Some(key),
+        Err(first) => {
+            // SAFETY: ours, and nobody has used it.
+            unsafe { libc::pthread_key_delete(key) };
+            Some(first - 1)
+        }
+    }
+}
+
+/// Has `thread_ends` called for `number` in round `round` of the thread's destructors.
+fn set_round(key: libc::pthread_key_t, number: u32, round: usize) -> bool {
+    let value = std::ptr::without_provenance::<c_void>((number as usize) << 8 | round);
+    // SAFETY: a key of ours; the value is a number and is never followed.
+    unsafe { libc::pthread_setspecific(key, value) == 0 }
+}
+
+unsafe extern "C" fn thread_ends(value: *mut c_void) {
+    let (number, round) = ((value.addr() >> 8) as u32, value.addr() & 0xff);
+    let waits = round < LAST_ROUND && key().is_some_and(|key| set_round(key, number, round + 1));
+    if !waits {
+        give_back(number);
+    }
+}
+
+fn give_back(number: u32) {
+    word::store(ENDED);
+    // Release: pairs with the Acquire in `assign`; hands the slots over as this thread left them.
+    TAKEN.fetch_and(!(1 << number), Ordering::Release);
 }
 
 #[cfg(test)]

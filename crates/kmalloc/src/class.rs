@@ -14,8 +14,8 @@
 //!   for no more than the size does.
 //!
 //! # Costs
-//! A class is computed, not searched: a count of leading zeros, a shift and an addition; for a constant size nothing
-//! remains of it.
+//! Up to 1 KiB a class is looked up: an addition, a shift and a load of a table of 129 or 65 bytes. Above it is computed: a count
+//! of leading zeros, two shifts and two additions. For a constant size nothing remains of either.
 
 use core::alloc::Layout;
 
@@ -33,6 +33,24 @@ const STEP: usize = 8;
 const STEPS_PER_DOUBLING: usize = 4;
 const LINEAR_CLASSES: usize = LINEAR / STEP;
 
+/// Up to this size classes are looked up.
+const LOOKED_UP: usize = 1 << 10;
+/// The class of each multiple of the step, from zero.
+const TABLE: [u8; LOOKED_UP / STEP + 1] = table(STEP);
+/// The class of each multiple of twice the step, the smallest that is one too.
+const DOUBLE_TABLE: [u8; LOOKED_UP / (2 * STEP) + 1] = table(2 * STEP);
+
+const fn table<const N: usize>(step: usize) -> [u8; N] {
+    let mut table = [0; N];
+    let mut steps = 0;
+    while steps < N {
+        let bytes = if steps == 0 { step } else { steps * step };
+        table[steps] = ClassIndex::computed(bytes).0;
+        steps += 1;
+    }
+    table
+}
+
 impl ClassIndex {
     /// How many classes there are.
     pub const COUNT: usize =
@@ -47,18 +65,36 @@ impl ClassIndex {
     /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero bytes take the smallest.
     #[inline(always)]
     pub const fn for_size(bytes: usize) -> Option<Self> {
+        if bytes <= LOOKED_UP {
+            return Some(Self(TABLE[(bytes + (STEP - 1)) >> STEP.ilog2()]));
+        }
         if bytes > LARGEST {
             return None;
         }
+        Some(Self::computed(bytes))
+    }
+
+    /// Returns the smallest class of at least `bytes` bytes that is a multiple of twice the step, or `None` beyond the
+    /// largest.
+    #[inline(always)]
+    pub(crate) const fn for_double_steps(bytes: usize) -> Option<Self> {
+        if bytes <= LOOKED_UP {
+            return Some(Self(DOUBLE_TABLE[(bytes + (2 * STEP - 1)) >> (2 * STEP).ilog2()]));
+        }
+        // Above the table every class is such a multiple.
+        Self::for_size(bytes)
+    }
+
+    const fn computed(bytes: usize) -> Self {
         if bytes <= LINEAR {
-            return Some(Self(bytes.saturating_sub(1) as u8 / STEP as u8));
+            return Self(bytes.saturating_sub(1) as u8 / STEP as u8);
         }
         // `bytes` lies in (2^doubling, 2^(doubling + 1)], of which each step is a quarter of 2^doubling.
         let last = bytes - 1;
         let doubling = last.ilog2();
         let step = (last >> (doubling - 2)) & (STEPS_PER_DOUBLING - 1);
         let below = (doubling - LINEAR.ilog2()) as usize * STEPS_PER_DOUBLING;
-        Some(Self((LINEAR_CLASSES + below + step) as u8))
+        Self((LINEAR_CLASSES + below + step) as u8)
     }
 
     /// Returns the smallest class for a size and an alignment, or `None` where pages must serve them.
@@ -164,6 +200,14 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn multiples_of_two_steps_get_the_smallest_class_that_is_one_too() {
+        for bytes in 0..=LARGEST {
+            assert_eq!(ClassIndex::for_double_steps(bytes), smallest(bytes, 16), "{bytes} bytes");
+        }
+        assert_eq!(ClassIndex::for_double_steps(LARGEST + 1), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
 use page_frame::{Cpu, OutOfMemory, PageResize};
+use slab::{Checks, Off};
 
 use crate::Kmalloc;
 
@@ -48,20 +49,23 @@ const READY: u8 = 2;
 /// assert_eq!(numbers.len(), 1000);
 /// assert!(HEAP.get().is_some_and(|kmalloc| kmalloc.pages_held() > 0));
 /// ```
-pub struct Global<P: PageResize, C: Cpu + Clone> {
-    setup: fn() -> Result<Kmalloc<P, C>, OutOfMemory>,
+pub struct Global<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
+    setup: fn() -> Result<Kmalloc<P, C, K>, OutOfMemory>,
     state: AtomicU8,
-    kmalloc: UnsafeCell<MaybeUninit<Kmalloc<P, C>>>,
+    kmalloc: UnsafeCell<MaybeUninit<Kmalloc<P, C, K>>>,
 }
 
 // SAFETY: `kmalloc` is written once, by the one who changed `state` from untouched to starting, and from then on only
 // shared; P and C come from `setup` on whichever CPU runs it.
-unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync> Sync for Global<P, C> {}
+unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Sync
+    for Global<P, C, K>
+{
+}
 
-impl<P: PageResize, C: Cpu + Clone> Global<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
     page_frame::const_unless_loom! {
         /// Makes an allocator that `setup` will set up.
-        pub fn new(setup: fn() -> Result<Kmalloc<P, C>, OutOfMemory>) -> Self {
+        pub fn new(setup: fn() -> Result<Kmalloc<P, C, K>, OutOfMemory>) -> Self {
             let kmalloc = UnsafeCell::new(MaybeUninit::uninit());
             Self { setup, state: AtomicU8::new(UNTOUCHED), kmalloc }
         }
@@ -72,13 +76,13 @@ impl<P: PageResize, C: Cpu + Clone> Global<P, C> {
     /// # Errors
     /// What `setup` fails with.
     #[inline]
-    pub fn kmalloc(&self) -> Result<&Kmalloc<P, C>, OutOfMemory> {
+    pub fn kmalloc(&self) -> Result<&Kmalloc<P, C, K>, OutOfMemory> {
         self.get().map_or_else(|| self.start(), Ok)
     }
 
     /// Returns the allocator if it has been set up.
     #[inline(always)]
-    pub fn get(&self) -> Option<&Kmalloc<P, C>> {
+    pub fn get(&self) -> Option<&Kmalloc<P, C, K>> {
         // Acquire: pairs with the Release in `start`; sees the allocator as it was made.
         let is_ready = self.state.load(Ordering::Acquire) == READY;
         // SAFETY: it is ready.
@@ -88,7 +92,7 @@ impl<P: PageResize, C: Cpu + Clone> Global<P, C> {
     /// # Safety
     /// 1. `state` was seen to be ready, by the caller or by whoever handed it memory of this allocator.
     #[inline(always)]
-    unsafe fn assume_ready(&self) -> &Kmalloc<P, C> {
+    unsafe fn assume_ready(&self) -> &Kmalloc<P, C, K> {
         let kmalloc = self.kmalloc.with(|kmalloc| kmalloc);
         // SAFETY: clause 1: written before, and never again.
         let kmalloc = unsafe { &*kmalloc };
@@ -97,7 +101,7 @@ impl<P: PageResize, C: Cpu + Clone> Global<P, C> {
     }
 
     #[cold]
-    fn start(&self) -> Result<&Kmalloc<P, C>, OutOfMemory> {
+    fn start(&self) -> Result<&Kmalloc<P, C, K>, OutOfMemory> {
         loop {
             let (old, new) = (UNTOUCHED, STARTING);
             // Acquire: as in `get`, when somebody else has finished; otherwise the Release after a failure.
@@ -130,7 +134,7 @@ impl<P: PageResize, C: Cpu + Clone> Global<P, C> {
 
 // SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source); nothing unwinds: running
 // out is a null pointer, and faults go to the registry's hook, which is said there.
-unsafe impl<P: PageResize, C: Cpu + Clone> GlobalAlloc for Global<P, C>
+unsafe impl<P: PageResize, C: Cpu + Clone, K: Checks> GlobalAlloc for Global<P, C, K>
 where
     P: Send + Sync,
     C: Send + Sync,
@@ -166,7 +170,7 @@ where
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone> Drop for Global<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Global<P, C, K> {
     /// Destroys the allocator if it was set up. Statics are never dropped.
     fn drop(&mut self) {
         // Acquire: as in `get`.
@@ -181,7 +185,7 @@ impl<P: PageResize, C: Cpu + Clone> Drop for Global<P, C> {
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone> fmt::Debug for Global<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> fmt::Debug for Global<P, C, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()
     }

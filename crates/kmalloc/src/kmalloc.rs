@@ -14,12 +14,13 @@
 //! destroys its own, still empty. Everything else is the registry's and the page source's business.
 
 use core::alloc::Layout;
+use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
-use page_frame::{Cpu, OutOfMemory, PAGE_SHIFT, PageResize, Tag};
-use slab::{Cache, Registry};
+use page_frame::{Cpu, OutOfMemory, PAGE_SHIFT, PageResize, Tag, TagRange};
+use slab::{Cache, Checks, Off, Registry};
 
 use crate::ClassIndex;
 
@@ -45,24 +46,69 @@ const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
 /// unsafe { kmalloc.free(twenty) };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Kmalloc<P: PageResize, C: Cpu + Clone> {
+pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
     registry: Registry<P, C>,
+    tags: TagRange,
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) large_pages: AtomicUsize,
+    secret: Option<usize>,
+    checks: PhantomData<fn() -> K>,
 }
 
 // SAFETY: the raw handles are caches, which may be sent and shared under the same conditions, as may the registry.
-unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync> Send for Kmalloc<P, C> {}
+unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Send
+    for Kmalloc<P, C, K>
+{
+}
 // SAFETY: as above.
-unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync> Sync for Kmalloc<P, C> {}
+unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Sync
+    for Kmalloc<P, C, K>
+{
+}
 
 impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     /// Makes an allocator whose caches are in `registry`. Takes no memory before the first request.
     ///
     /// One registry carries one such allocator: a second one would take the first one's objects for its own.
     pub fn new(registry: Registry<P, C>) -> Self {
+        Self::with_checks(registry)
+    }
+}
+
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
+    /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches look for the mistakes that the preset `K` names.
+    /// Large allocations are looked at as always: by the page map alone.
+    ///
+    /// ```
+    /// # use kmalloc::Kmalloc;
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # use slab::{Hardened, Registry};
+    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), |fault| eprintln!("{fault}"))?;
+    /// let kmalloc = Kmalloc::<_, _, Hardened>::with_checks(registry).with_secret(0x5eed);
+    /// let (first, second) = (kmalloc.kmalloc(100)?, kmalloc.kmalloc(100)?);
+    /// // SAFETY: the hook returns, so a double free is told of and changes nothing.
+    /// unsafe {
+    ///     kmalloc.kfree(Some(first));
+    ///     kmalloc.kfree(Some(second));
+    ///     kmalloc.kfree(Some(first)); // DoubleFree
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_checks(registry: Registry<P, C>) -> Self {
         let caches = core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut()));
-        Self { registry, caches, large_pages: AtomicUsize::new(0) }
+        // The registry keeps its page source where it is now.
+        let tags = registry.source().tag_range();
+        let (large_pages, checks) = (AtomicUsize::new(0), PhantomData);
+        Self { registry, tags, caches, large_pages, secret: None, checks }
+    }
+
+    /// Sets what canaries and shuffled slabs depend on, see [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be
+    /// called before the first request.
+    pub const fn with_secret(mut self, secret: usize) -> Self {
+        self.secret = Some(secret);
+        self
     }
 
     /// Returns the registry, for shrinking, statistics and caches of one's own.
@@ -113,10 +159,27 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free(&self, start: NonNull<u8>) {
-        match self.class_at(start) {
+        // SAFETY: the registry has not moved its source since `with_checks`.
+        match class_of(unsafe { self.tags.tag(start.addr().get()) }) {
             // SAFETY: the caller's clauses; I2.
             Some(class) => unsafe { self.free_object(class, start) },
             // SAFETY: the caller's clauses.
+            None => unsafe { self.free_elsewhere(start) },
+        }
+    }
+
+    /// Frees what does not lie in a slab of a class of ours in the range that most pages lie in.
+    ///
+    /// # Safety
+    /// 1. As for [`free`](Self::free).
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn free_elsewhere(&self, start: NonNull<u8>) {
+        match self.class_at(start) {
+            // SAFETY: clause 1; I2.
+            Some(class) => unsafe { self.free_object(class, start) },
+            // SAFETY: clause 1.
             None => unsafe { self.free_large(start) },
         }
     }
@@ -149,8 +212,10 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     /// Returns the class of the slab that `start` lies in, if it is one of ours.
     #[inline]
     pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
-        let tag = self.registry.source().tag(start.addr().get());
-        tag.as_class().and_then(ClassIndex::new)
+        let address = start.addr().get();
+        // SAFETY: the registry has not moved its source since `with_checks`.
+        let near = class_of(unsafe { self.tags.tag(address) });
+        near.or_else(|| class_of(self.registry.source().tag(address)))
     }
 
     #[inline(always)]
@@ -186,8 +251,12 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
             .expect("a class's alignment is a power of two that divides its size");
         let tag = Tag::class(class.index()).expect("there are fewer classes than tags for them");
         let name = crate::names::cache_name(class);
-        let cache = self.registry.cache(name.as_str(), layout).tag(tag).build();
-        let new = cache.map_err(|_| OutOfMemory)?.into_raw();
+        let builder = self.registry.cache(name.as_str(), layout).tag(tag).checks::<K>();
+        let builder = match self.secret {
+            Some(secret) => builder.secret(secret),
+            None => builder,
+        };
+        let new = builder.build().map_err(|_| OutOfMemory)?.into_raw();
         let place = &self.caches[class.index()];
         let empty = core::ptr::null_mut();
         // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the other one.
@@ -195,7 +264,7 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
             Ok(_) => Ok(new),
             Err(first) => {
                 // SAFETY: ours from `into_raw` above, seen by nobody else. It never had an object.
-                drop(unsafe { Cache::<P, C>::from_raw(new) });
+                drop(unsafe { Cache::<P, C, K>::from_raw(new) });
                 Ok(NonNull::new(first).expect("the exchange failed because it is not null"))
             }
         }
@@ -204,26 +273,31 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     /// # Safety
     /// 1. `raw` is one of `caches` (I1).
     #[inline(always)]
-    unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<P, C>> {
+    unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<P, C, K>> {
         // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays the allocator's.
         ManuallyDrop::new(unsafe { Cache::from_raw(raw) })
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone> Drop for Kmalloc<P, C> {
+#[inline(always)]
+fn class_of(tag: Tag) -> Option<ClassIndex> {
+    tag.as_class().and_then(ClassIndex::new)
+}
+
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Kmalloc<P, C, K> {
     /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page source.
     fn drop(&mut self) {
         for place in &mut self.caches {
             // Relaxed: `&mut self` says that nobody else is there.
             if let Some(raw) = NonNull::new(place.load(Ordering::Relaxed)) {
                 // SAFETY: I1: owned, and not used again.
-                drop(unsafe { Cache::<P, C>::from_raw(raw) });
+                drop(unsafe { Cache::<P, C, K>::from_raw(raw) });
             }
         }
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone> core::fmt::Debug for Kmalloc<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> core::fmt::Debug for Kmalloc<P, C, K> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Kmalloc").field("pages_held", &self.pages_held()).finish_non_exhaustive()
     }

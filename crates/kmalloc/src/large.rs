@@ -9,10 +9,11 @@ use page_frame::sync::Ordering;
 use page_frame::{
     Cpu, Fault, FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun, Tag,
 };
+use slab::Checks;
 
 use crate::Kmalloc;
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
@@ -58,6 +59,25 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
         }
         // A source of whole blocks cannot give the tail back: staying costs less than moving while half is used.
         new_pages < pages && new_pages * 2 > pages
+    }
+
+    /// Moves the first `bytes` bytes from one large allocation to another by mapping pages, if the source can; whether it did.
+    ///
+    /// # Safety
+    /// 1. Both are large allocations of the caller's, of at least so many bytes.
+    pub(crate) unsafe fn remap_large(
+        &self,
+        from: NonNull<u8>,
+        to: NonNull<u8>,
+        bytes: usize,
+    ) -> bool {
+        let source = self.registry().source();
+        if self.large_pages_at(to.addr().get()).is_none() {
+            return false;
+        }
+        let from = source.pointer(from.addr().get());
+        // SAFETY: clause 1; runs are whole pages.
+        unsafe { source.move_content(from, to, pages_for(bytes)) }
     }
 
     /// Returns the pages of the large allocation that starts exactly at `address`.

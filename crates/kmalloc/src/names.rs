@@ -5,13 +5,15 @@ use core::fmt::{self, Write};
 use core::ptr::NonNull;
 
 use page_frame::{Cpu, OutOfMemory, PageResize};
+use slab::Checks;
 
-use crate::{ClassIndex, Kmalloc, LARGEST};
+use crate::{ClassIndex, Kmalloc};
 
 /// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's class has a larger one.
 const ALIGNMENT: usize = 2 * size_of::<usize>();
+const _: () = assert!(ALIGNMENT == 16 || ALIGNMENT == 8);
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Allocates `bytes` bytes: [`allocate`](Self::allocate) for 16-byte alignment (8 on 32-bit targets). Sizes that are
     /// powers of two are aligned to themselves, up to [`LARGEST`](crate::LARGEST).
     ///
@@ -19,9 +21,11 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     /// As [`allocate`](Self::allocate).
     #[inline(always)]
     pub fn kmalloc(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        // Rounding a size up to 16 leads to a class that is a multiple of 16, and cannot overflow here.
-        let small = if bytes <= LARGEST { bytes.next_multiple_of(ALIGNMENT) } else { usize::MAX };
-        match ClassIndex::for_size(small) {
+        let class = match ALIGNMENT {
+            16 => ClassIndex::for_double_steps(bytes),
+            _ => ClassIndex::for_size(bytes),
+        };
+        match class {
             Some(class) => self.allocate_class(class),
             None => self.allocate_large(layout(bytes)?).map(|run| run.start),
         }
@@ -66,11 +70,15 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
-        let Some(bytes) = self.usable_size(start) else {
+        let class = self.class_at(start);
+        let bytes = match class {
+            Some(class) => class.size(),
+            None => self.ksize(start),
+        };
+        if bytes == 0 {
             self.foreign(start);
             return Err(OutOfMemory);
-        };
-        let class = self.class_at(start);
+        }
         // SAFETY: clauses 1 and 2; class and usable size are those of the allocation.
         unsafe { self.resize(start, class, bytes, layout(new_bytes)?) }
     }

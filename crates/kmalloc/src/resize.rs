@@ -4,10 +4,15 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use page_frame::{Cpu, OutOfMemory, PageResize};
+use slab::Checks;
 
 use crate::{ClassIndex, Kmalloc};
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+/// From this size on content is moved by mapping its pages elsewhere, where the page source can: a guess. A remapped page
+/// costs its entries in the CPU's translation caches, a copied one two passes over it.
+const REMAPPED_BYTES: usize = 1 << 20;
+
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
     ///
     /// Within a class nothing moves. A large allocation grows into free pages behind it and gives its tail back, where the
@@ -52,6 +57,14 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
             return Ok(start);
         }
         let moved = self.allocate(new)?;
+        if class.is_none() && bytes.min(new.size()) >= REMAPPED_BYTES {
+            // SAFETY: clause 1: both are large allocations of the caller's.
+            if unsafe { self.remap_large(start, moved, bytes.min(new.size())) } {
+                // SAFETY: clause 1.
+                unsafe { self.free_large(start) };
+                return Ok(moved);
+            }
+        }
         // SAFETY: both have so many bytes, and one was just allocated, so they do not overlap.
         unsafe { moved.copy_from_nonoverlapping(start, bytes.min(new.size())) };
         match class {

@@ -2,10 +2,11 @@
 
 use page_frame::sync::Ordering;
 use page_frame::{Cpu, PageResize, Shrink};
+use slab::Checks;
 
 use crate::Kmalloc;
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Returns the pages of large allocations.
     pub fn large_pages(&self) -> usize {
         // Relaxed: a statistic.
@@ -32,7 +33,7 @@ impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
     }
 }
 
-impl<P, C> Shrink for Kmalloc<P, C>
+impl<P, C, K: Checks> Shrink for Kmalloc<P, C, K>
 where
     P: PageResize + Send + Sync,
     C: Cpu + Clone + Send + Sync,

@@ -12,7 +12,7 @@ use kmalloc::Kmalloc;
 use page_frame::{
     Arena, Counted, CpuId, DirectMap, Limited, PAGE_SIZE, PageResize, SingleCpu, SwitchedCpu,
 };
-use slab::Registry;
+use slab::{Checks, Debug, Hardened, Off, Registry};
 use testkit::{Pattern, Random};
 
 const CPUS: usize = 3;
@@ -45,11 +45,11 @@ fn size(random: &mut Random) -> usize {
 }
 
 /// Runs one history; how many requests failed.
-fn history<P: PageResize>(source: P, seed: u64) -> usize {
+fn history<K: Checks, P: PageResize>(source: P, seed: u64) -> usize {
     let cpus = SwitchedCpu::new(CPUS);
     let mut random = Random::new(seed);
     let registry = (0..100).find_map(|_| Registry::new(&source, &cpus).ok()).expect("one of 100");
-    let kmalloc = Kmalloc::new(registry);
+    let kmalloc = Kmalloc::<_, _, K>::with_checks(registry).with_secret(seed as usize);
     let mut live: Vec<Live> = Vec::new();
     let mut failures = 0;
     for step in 0..STEPS {
@@ -122,7 +122,7 @@ fn over_an_arena() {
     let arena = Arena::new(&mut memory).expect("large enough");
     let free = arena.free_pages();
     for seed in 0..3 {
-        assert_eq!(history(&arena, seed), 0);
+        assert_eq!(history::<Off, _>(&arena, seed), 0);
         arena.validate().expect("consistent");
         assert_eq!(arena.free_pages(), free);
     }
@@ -149,7 +149,17 @@ fn over_a_buddy(test: impl Fn(&Buddy<'static, DirectMap, SingleCpu>)) {
 fn over_our_buddy() {
     over_a_buddy(|buddy| {
         for seed in 10..13 {
-            assert_eq!(history(buddy, seed), 0);
+            assert_eq!(history::<Off, _>(buddy, seed), 0);
+        }
+    });
+}
+
+#[test]
+fn with_checks_nothing_is_found_in_histories_without_mistakes() {
+    over_a_buddy(|buddy| {
+        for seed in 20..22 {
+            assert_eq!(history::<Hardened, _>(buddy, seed), 0);
+            assert_eq!(history::<Debug, _>(buddy, seed), 0);
         }
     });
 }
@@ -160,11 +170,11 @@ fn over_a_buddy_that_refuses() {
         let mut failures = 0;
         for n in 1..12 {
             let source = Counted::new(Limited::new(buddy).failing_every(n + 1));
-            failures += history(&source, n as u64);
+            failures += history::<Off, _>(&source, n as u64);
             assert_eq!(source.held_pages(), 0);
         }
         let source = Counted::new(Limited::new(buddy).with_quota(600));
-        failures += history(&source, 40);
+        failures += history::<Off, _>(&source, 40);
         assert_eq!(source.held_pages(), 0);
         assert!(failures > 50, "{failures}");
     });

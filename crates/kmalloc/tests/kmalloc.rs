@@ -263,3 +263,38 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
     assert_eq!(buddy.free_counts(), free);
     buddy.validate().expect("consistent");
 }
+
+#[test]
+fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
+    static FAULTS: [AtomicUsize; 2] = [const { AtomicUsize::new(0) }; 2];
+    fn count(fault: &Fault) {
+        let kinds = [FaultKind::DoubleFree, FaultKind::Overflow];
+        let place = kinds.iter().position(|kind| *kind == fault.kind).expect("one of the two");
+        FAULTS[place].fetch_add(1, Ordering::Relaxed);
+    }
+    let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count).expect("room");
+    let kmalloc = Kmalloc::<_, _, slab::Hardened>::with_checks(registry).with_secret(7);
+    let objects: Vec<_> = (0..40).map(|_| kmalloc.kmalloc(100).expect("room")).collect();
+    assert_eq!(kmalloc.ksize(objects[0]), 112);
+    for object in &objects[..30] {
+        // SAFETY: allocated above, not used any more.
+        unsafe { kmalloc.kfree(Some(*object)) };
+    }
+    // SAFETY: not sound in general; the hook returns, and nothing is credited.
+    unsafe { kmalloc.kfree(Some(objects[3])) };
+    // SAFETY: one byte behind the last usable one: inside the slab.
+    let behind = unsafe { objects[35].add(kmalloc.ksize(objects[35])) };
+    // SAFETY: as above.
+    let canary = unsafe { behind.read() };
+    // SAFETY: as above.
+    unsafe { behind.write(!canary) };
+    for object in &objects[30..] {
+        // SAFETY: allocated above, not used any more.
+        unsafe { kmalloc.kfree(Some(*object)) };
+    }
+    assert_eq!(FAULTS[0].load(Ordering::Relaxed), 1, "one double free");
+    assert_eq!(FAULTS[1].load(Ordering::Relaxed), 1, "one overflow");
+    kmalloc.validate().expect("consistent");
+}

@@ -116,6 +116,11 @@ unsafe impl<P: PageResize> PageResize for Counted<P> {
         unsafe { self.source.free_run(start, pages) }
     }
 
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        // SAFETY: the caller's clauses are those of the source below.
+        unsafe { self.source.move_content(from, to, pages) }
+    }
+
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
         // SAFETY: the caller's clauses are those of the source below.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
@@ -254,6 +259,11 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
         // SAFETY: the caller's clauses are those of the source below.
         unsafe { self.source.free_run(start, pages) };
         self.release(pages);
+    }
+
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        // SAFETY: the caller's clauses are those of the source below.
+        unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {

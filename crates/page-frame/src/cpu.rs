@@ -66,6 +66,12 @@ pub unsafe trait Cpu {
     /// Makes every CPU execute a full fence. False where the caller may not wait for that; then nothing has happened.
     fn fence_all(&self) -> bool;
 
+    /// Passes the time while a lock is waited for, the `round`th time for the same one.
+    fn wait(&self, round: usize) {
+        let _ = round;
+        sync::spin_hint();
+    }
+
     /// Masks interrupts on this CPU and returns what was before.
     fn mask_interrupts(&self) -> InterruptState {
         InterruptState(0)
@@ -105,6 +111,10 @@ unsafe impl<C: Cpu + ?Sized> Cpu for &C {
 
     fn fence_all(&self) -> bool {
         (**self).fence_all()
+    }
+
+    fn wait(&self, round: usize) {
+        (**self).wait(round);
     }
 
     fn mask_interrupts(&self) -> InterruptState {
@@ -244,6 +254,10 @@ unsafe impl<C: Cpu> Cpu for Fenced<C> {
         // SeqCst: orders the taker's `detached` store before its `busy` load, against `light_fence`.
         sync::fence(Ordering::SeqCst);
         true
+    }
+
+    fn wait(&self, round: usize) {
+        self.0.wait(round);
     }
 
     fn mask_interrupts(&self) -> InterruptState {

@@ -93,15 +93,72 @@ impl Tag {
     }
 }
 
+/// The tags of one range of pages, for who looks up many addresses: a comparison and a load each.
+///
+/// It borrows nothing; whoever keeps one keeps the map.
+///
+/// ```
+/// use page_frame::{Tag, TagRange};
+/// // SAFETY: this range comes from no map.
+/// assert_eq!(unsafe { TagRange::EMPTY.tag(0x1000) }, Tag::NONE);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct TagRange {
+    start: usize,
+    pages: usize,
+    tags: *const AtomicU8,
+}
+
+// SAFETY: the tags are atomics, and reading one is promised to be sound wherever it is done.
+unsafe impl Send for TagRange {}
+// SAFETY: as above.
+unsafe impl Sync for TagRange {}
+
+impl TagRange {
+    /// No pages.
+    pub const EMPTY: Self = Self { start: 0, pages: 0, tags: core::ptr::null() };
+
+    /// Returns the tag of the page that `address` lies in; [`Tag::NONE`] beyond the range. O(1).
+    ///
+    /// # Safety
+    /// 1. The map that the range came from is alive and where it was.
+    #[inline(always)]
+    pub unsafe fn tag(&self, address: usize) -> Tag {
+        let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
+        if index >= self.pages {
+            return Tag::NONE;
+        }
+        // SAFETY: clause 1: there is a tag for each page.
+        let entry = unsafe { self.tags.add(index) };
+        // SAFETY: clause 1.
+        let entry = unsafe { &*entry };
+        // Relaxed: see the header.
+        Tag(entry.load(Ordering::Relaxed))
+    }
+
+    /// Returns the pages of the range.
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+}
+
 /// Answers what lies at an address.
 ///
 /// # Safety
 /// 1. `tag` and `owner` return what was last set for the page, and [`Tag::NONE`] and null for pages never set or out of
 ///    range.
-/// 2. `pointer` returns a pointer to the address given that may be used for whatever memory of this map is there.
+/// 2. `tag_range` reads what `tag` does, or [`Tag::NONE`], while the map stays alive and where it is.
+/// 3. `pointer` returns a pointer to the address given that may be used for whatever memory of this map is there.
 pub unsafe trait PageMap {
     /// Returns the tag of the page that `address` lies in. O(1), one or two loads, no lock.
     fn tag(&self, address: usize) -> Tag;
+
+    /// Returns the tags of the range that most pages lie in. Pages beyond it, and those in it whose tag reads as
+    /// [`Tag::NONE`], are to be asked for by [`tag`](Self::tag).
+    #[inline]
+    fn tag_range(&self) -> TagRange {
+        TagRange::EMPTY
+    }
 
     /// Returns the owner word of the page that `address` lies in. O(1), no lock.
     fn owner(&self, address: usize) -> *mut ();
@@ -240,12 +297,19 @@ impl<'m> PageMapArray<'m> {
     }
 }
 
-// SAFETY: clause 1: the arrays hold one entry per page and out-of-range indices read as none. Clause 2: `pointer` gives
+// SAFETY: clause 1: the arrays hold one entry per page and out-of-range indices read as none. Clause 2:
+// the range is that of the tags. Clause 3: `pointer` gives
 // the address the provenance of `root`, which may be used for all of the pages.
 unsafe impl PageMap for PageMapArray<'_> {
     #[inline]
     fn tag(&self, address: usize) -> Tag {
         self.tag_at(self.index(address))
+    }
+
+    #[inline]
+    fn tag_range(&self) -> TagRange {
+        let (start, tags) = (self.root.addr().get(), self.tags.as_ptr());
+        TagRange { start, pages: self.tags.len(), tags }
     }
 
     #[inline]
@@ -299,6 +363,12 @@ macro_rules! forward_page_map {
             fn tag(&self, address: usize) -> $crate::Tag {
                 let $this = self;
                 ($inner).tag(address)
+            }
+
+            #[inline]
+            fn tag_range(&self) -> $crate::TagRange {
+                let $this = self;
+                ($inner).tag_range()
             }
 
             #[inline]

@@ -214,6 +214,11 @@ unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
         unsafe { self.source.free_run(start, pages) }
     }
 
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        // SAFETY: the caller's clauses are those of the source below.
+        unsafe { self.source.move_content(from, to, pages) }
+    }
+
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
         // SAFETY: the caller's clauses are those of the source below.
         unsafe { self.source.resize_run(start, pages, new_pages) }

@@ -223,6 +223,44 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         outcome
     }
 
+    /// Keeps every owner out of its slot until [`let_go`](Self::let_go), and waits until those that are inside have left:
+    /// for whoever is about to copy memory while others run (`fork`).
+    ///
+    /// Meanwhile everybody goes the way without a slot. `own` is the caller's id; its slot is not waited for. Whether the
+    /// machine could fence; otherwise an owner may still be inside.
+    pub fn hold(&self, own: Option<CpuId>) -> bool {
+        for slot in self.slots {
+            let mut round = 0;
+            // Acquire and Release: as in `take_over`, whose takers are waited for.
+            while slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            {
+                self.cpu.wait(round);
+                round += 1;
+            }
+        }
+        let fenced = self.slots.is_empty() || self.cpu.fence_all();
+        for (index, slot) in self.slots.iter().enumerate() {
+            let mut round = 0;
+            // Acquire: as in `is_left`.
+            while own != Some(CpuId::new(index as u32)) && slot.busy.load(Ordering::Acquire) != 0 {
+                self.cpu.wait(round);
+                round += 1;
+            }
+        }
+        fenced
+    }
+
+    /// Ends a [`hold`](Self::hold): lets owners into their slots again.
+    ///
+    /// # Safety
+    /// 1. Pairs with a `hold` of the caller's, or of the process that the caller was forked from.
+    pub unsafe fn let_go(&self) {
+        for slot in self.slots {
+            // Release: as in `take_over`.
+            slot.detached.store(0, Ordering::Release);
+        }
+    }
+
     /// Whether the owner is outside; waits a little for it.
     fn is_left(slot: &Slot<T>) -> bool {
         (0..=BUSY_RETRIES).any(|round| {
@@ -312,7 +350,19 @@ impl<'a, T, C: Cpu> Slow<'a, T, C> {
 
     /// Takes `lock` with interrupts masked: waits for it, or, nested, only tries.
     pub fn lock<'l, U>(&'l self, lock: &'l Lock<U>) -> Option<Masked<'l, U, C>> {
-        if self.nested { self.try_lock(lock) } else { Some(self.masked(|| lock.lock())) }
+        if self.nested || crate::sync::MODELLED {
+            // Loom's own lock knows who waits for whom.
+            let wait = || Some(self.masked(|| lock.lock()));
+            return if self.nested { self.try_lock(lock) } else { wait() };
+        }
+        let mut round = 0;
+        loop {
+            if let Some(held) = self.try_lock(lock) {
+                return Some(held);
+            }
+            self.cpu.wait(round);
+            round += 1;
+        }
     }
 
     /// Takes `lock` with interrupts masked if it is free.

@@ -110,6 +110,16 @@ pub unsafe trait PageResize: PageSource + PageMap {
         let _ = start;
         pages == new_pages
     }
+
+    /// Moves the content of `pages` pages from one run to another without copying it, where the machine can map pages
+    /// elsewhere; whether it did. What the pages left behind contain is arbitrary.
+    ///
+    /// # Safety
+    /// 1. Both are the starts of runs of this source, of at least so many pages, that are the caller's.
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        let _ = (from, to, pages);
+        false
+    }
 }
 
 /// A page source that has nothing: every request is [`OutOfMemory`].
@@ -173,6 +183,17 @@ macro_rules! forward_page_resize {
                 let $this = self;
                 // SAFETY: the caller's clauses are those of the source asked.
                 unsafe { ($inner).resize_run(start, pages, new_pages) }
+            }
+
+            unsafe fn move_content(
+                &self,
+                from: core::ptr::NonNull<u8>,
+                to: core::ptr::NonNull<u8>,
+                pages: usize,
+            ) -> bool {
+                let $this = self;
+                // SAFETY: the caller's clause is that of the source asked.
+                unsafe { ($inner).move_content(from, to, pages) }
             }
         }
     };

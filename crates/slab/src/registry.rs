@@ -14,8 +14,8 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{
-    Cpu, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink, Slot, Slots,
-    Tag, panic_on_fault,
+    Cpu, CpuId, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink, Slot,
+    Slots, Tag, panic_on_fault,
 };
 
 use crate::builder::CacheBuilder;
@@ -237,6 +237,20 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// [`reclaim`](CacheBuilder::reclaim) callbacks free.
     pub fn shrink_pages(&self, target_pages: usize) -> usize {
         self.system().shrink(target_pages, Patience::Try)
+    }
+
+    /// Keeps all CPUs out of their slots of all caches, see [`Slots::hold`]: for whoever is about to `fork`.
+    pub fn hold_slots(&self, own: Option<CpuId>) {
+        self.visit(|core| _ = core.slots.hold(own));
+    }
+
+    /// Ends [`hold_slots`](Self::hold_slots).
+    ///
+    /// # Safety
+    /// 1. As for [`Slots::let_go`], and no cache was built in between.
+    pub unsafe fn let_slots_go(&self) {
+        // SAFETY: clause 1.
+        self.visit(|core| unsafe { core.slots.let_go() });
     }
 
     fn system(&self) -> &System<P, C> {

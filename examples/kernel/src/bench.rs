@@ -9,12 +9,13 @@ use core::alloc::Layout;
 use core::hint::black_box;
 use core::ptr::NonNull;
 
+use kmalloc::Kmalloc;
 use page_frame::{Order, PageSource};
 use slab::{Cache, Checks, Hardened};
 
 use crate::console::print;
 use crate::cpus::KernelCpu;
-use crate::heap::{Source, kmalloc, zones};
+use crate::heap::{Source, hardened_kmalloc, kmalloc, zones};
 use crate::machine::time;
 use crate::step;
 
@@ -31,22 +32,28 @@ pub(crate) fn run() {
         "instructions", "least", "median", "locked", "hardened", "locked"
     );
     let heap = kmalloc();
+    let hardened = &hardened_kmalloc();
     let row = Row { name: "pair-const-64", target: 45, linux: "235 / 170 / 182", parts: 1 };
-    row.print(None, || {
-        if let Ok(start) = heap.kmalloc(64) {
-            // SAFETY: allocated above.
-            unsafe { heap.kfree(Some(used(start))) };
-        }
-    });
+    row.print(Some(&mut move || constant_pair(hardened)), move || constant_pair(heap));
     let row = Row { name: "pair-run-64", target: 55, linux: "262 / 183 / 202", parts: 1 };
-    row.print(None, || {
-        if let Ok(start) = heap.kmalloc(unknown(64)) {
-            // SAFETY: allocated above.
-            unsafe { heap.kfree(Some(used(start))) };
-        }
+    row.print(Some(&mut move || pair_of(hardened, unknown(64))), move || {
+        pair_of(heap, unknown(64))
     });
     caches();
     pages();
+}
+
+#[inline(always)]
+fn constant_pair<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>) {
+    pair_of(heap, 64);
+}
+
+#[inline(always)]
+fn pair_of<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>, bytes: usize) {
+    if let Ok(start) = heap.kmalloc(bytes) {
+        // SAFETY: allocated above.
+        unsafe { heap.kfree(Some(used(start))) };
+    }
 }
 
 fn caches() {

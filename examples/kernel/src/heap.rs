@@ -25,7 +25,7 @@ use page_frame::{
     Counted, DirectMap, FrameNumber, FrameRange, MemoryMap, Order, PAGE_SHIFT, PAGE_SIZE, PhysMap,
     Reclaiming, RegionKind, Shrink, ShrinkList,
 };
-use slab::Registry;
+use slab::{Hardened, Registry};
 
 use crate::boot_info::StartInfo;
 use crate::console::print;
@@ -140,6 +140,16 @@ pub(crate) fn shortages_and_reliefs() -> (usize, usize) {
 /// Returns the allocator of memory of any size.
 pub(crate) fn kmalloc() -> &'static Kmalloc<Source, KernelCpu> {
     HEAP.kmalloc().expect("there is room for its first page")
+}
+
+/// Makes another allocator that looks for the mistakes of its users, with caches of its own.
+///
+/// # Panics
+/// When there is no page for its registry.
+pub(crate) fn hardened_kmalloc() -> Kmalloc<Source, KernelCpu, Hardened> {
+    let source = Reclaiming::new(pages(), &SHRINKERS);
+    let registry = Registry::new(source, KernelCpu).expect("there is room for its first page");
+    Kmalloc::with_checks(registry)
 }
 
 /// Lets the caches give back what they can, if memory is short. Called by timers.

@@ -1,0 +1,130 @@
+//! The gate: nobody is among locks or page sources while it is closed.
+//!
+//! # Concepts
+//! `fork` copies memory while other threads run; what they were in the middle of stays half done in the child for ever. So
+//! whoever takes a lock of the allocators **enters** the gate before and **leaves** it afterwards. Who forks **closes** it and
+//! waits until nobody is inside.
+//!
+//! # Concurrency
+//! Entering is a store and a load of a thread's own byte and of the gate, with no fence between: closing has the heavy one
+//! (the scheme of `page_frame::Slots`). Threads without a number share a counter. The closer itself may go in and out.
+//! Contexts on top of one that is inside (signal handlers) never wait: their thread counts as inside already.
+
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+
+use page_frame::Cpu;
+use rustix::thread::sched_yield;
+
+use crate::threads::{THREAD_SLOTS, Threads};
+
+/// Who has closed the gate: a thread's number in the system, zero while it is open.
+static CLOSER: AtomicU32 = AtomicU32::new(0);
+/// How deep each thread with a number is inside.
+static INSIDE: [Depth; THREAD_SLOTS] = [const { Depth(AtomicU8::new(0)) }; THREAD_SLOTS];
+/// How many times threads without a number are inside.
+static UNNUMBERED: AtomicUsize = AtomicUsize::new(0);
+
+/// On a line of its own: each thread writes its own often.
+#[repr(align(64))]
+struct Depth(AtomicU8);
+
+/// Goes inside; waits while the gate is closed. Returns what [`leave`] is to be told.
+#[inline]
+pub(crate) fn enter(number: Option<usize>) -> usize {
+    let Some(number) = number else { return enter_unnumbered() };
+    let own = &INSIDE[number].0;
+    loop {
+        // Relaxed: written by this thread alone; the compiler's fence keeps the store before the load, and `close` the rest.
+        let depth = own.load(Ordering::Relaxed);
+        own.store(depth + 1, Ordering::Relaxed);
+        compiler_fence(Ordering::SeqCst);
+        // Acquire: pairs with the Release in `open`.
+        if CLOSER.load(Ordering::Acquire) == 0 || depth > 0 || is_closer() {
+            return number + 1;
+        }
+        own.store(depth, Ordering::Release);
+        wait();
+    }
+}
+
+#[cold]
+fn enter_unnumbered() -> usize {
+    loop {
+        // SeqCst: before the load, against `close` in the other order.
+        UNNUMBERED.fetch_add(1, Ordering::SeqCst);
+        if CLOSER.load(Ordering::SeqCst) == 0 || is_closer() {
+            return 0;
+        }
+        UNNUMBERED.fetch_sub(1, Ordering::SeqCst);
+        wait();
+    }
+}
+
+/// Goes outside.
+#[inline]
+pub(crate) fn leave(entered: usize) {
+    match entered.checked_sub(1) {
+        Some(number) => {
+            let own = &INSIDE[number].0;
+            // Release: pairs with the Acquire in `close`; publishes what was done inside.
+            own.store(own.load(Ordering::Relaxed) - 1, Ordering::Release);
+        }
+        None => _ = UNNUMBERED.fetch_sub(1, Ordering::SeqCst),
+    }
+}
+
+/// Waits until the gate is open, or was closed by the caller.
+pub(crate) fn wait() {
+    while CLOSER.load(Ordering::Acquire) != 0 && !is_closer() {
+        sched_yield();
+    }
+}
+
+/// Closes the gate, and waits until nobody else is inside; `own` is the number of the caller.
+///
+/// Returns false, with the gate closed all the same, when the caller may be inside itself (in a signal handler).
+pub(crate) fn close(own: Option<usize>, others: impl FnOnce() -> bool) -> bool {
+    let caller = this_thread();
+    while CLOSER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+        sched_yield();
+    }
+    let own_depth = own.map_or(0, |own| INSIDE[own].0.load(Ordering::Relaxed));
+    if others() {
+        Threads.fence_all();
+        for (number, depth) in INSIDE.iter().enumerate() {
+            // Acquire: pairs with the Release in `leave`.
+            while own != Some(number) && depth.0.load(Ordering::Acquire) != 0 {
+                sched_yield();
+            }
+        }
+        while UNNUMBERED.load(Ordering::SeqCst) != 0 && own.is_some() {
+            sched_yield();
+        }
+    }
+    own_depth == 0
+}
+
+/// Opens the gate again.
+pub(crate) fn open() {
+    // Release: pairs with the Acquire loads of whoever waited.
+    CLOSER.store(0, Ordering::Release);
+}
+
+/// Opens the gate in a child after a fork, in which only the caller is left.
+pub(crate) fn open_in_child(own: Option<usize>) {
+    for (number, depth) in INSIDE.iter().enumerate() {
+        if own != Some(number) {
+            depth.0.store(0, Ordering::Relaxed);
+        }
+    }
+    UNNUMBERED.store(0, Ordering::SeqCst);
+    open();
+}
+
+fn is_closer() -> bool {
+    CLOSER.load(Ordering::Relaxed) == this_thread()
+}
+
+fn this_thread() -> u32 {
+    rustix::thread::gettid().as_raw_nonzero().get() as u32
+}

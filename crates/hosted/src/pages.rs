@@ -1,0 +1,471 @@
+//! Pages of this process: a buddy over address space that is reserved once, grows by sections, and is given back.
+//!
+//! # Concepts
+//! - **Space**: address space for all pages that there will ever be, 1 TiB where the system agrees and less where it does
+//!   not. It costs nothing; the page map covers all of it, so that one comparison tells what is ours.
+//! - The buddy begins with one section of it (1 GiB) and gets the next one when it runs out.
+//! - **Span**: a run of more than half a section takes whole sections of its own, from the end of the space.
+//! - **Giving back**: freed pages keep their memory until there is more of it than the bound; the free that finds that gives
+//!   it back to the system, down to half the bound. So a program that sleeps is small. The bound grows while what was given
+//!   back is soon wanted again, and shrinks when it is not.
+//!
+//! # Concurrency
+//! The buddy's. Sections come and go under a lock; giving back is done by one thread at a time, on blocks that it has taken
+//! like any other allocation. Every call is inside the gate, so that a fork finds nothing half done.
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+
+use buddy::{Buddy, Mode};
+use page_frame::sync::Lock;
+use page_frame::{
+    Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE,
+    PageBlock, PageMap, PageResize, PageRun, PageSource, Tag,
+};
+use rustix::process::{Resource, getrlimit};
+
+use crate::spans::{SECTION_FRAMES, Sections};
+use crate::touched::Touched;
+use crate::{Mapped, THREAD_SLOTS, Threads, gate, threads};
+
+/// The most address space, and the least that is tried.
+const MOST_BYTES: usize = 1 << 40;
+const LEAST_BYTES: usize = 16 << 20;
+/// Runs of more pages than this are spans.
+const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
+/// The least and the largest bound on free memory that is kept, in pages: guesses.
+const LEAST_BOUND: usize = (4 << 20) / PAGE_SIZE;
+const MOST_BOUND: usize = (1 << 30) / PAGE_SIZE;
+/// Blocks that are given back, largest first, as orders: areas, then what lies between their blocks.
+const GIVEN_ORDERS: [u8; 2] = [9, 6];
+
+type Frames = Buddy<'static, DirectMap, Threads>;
+
+/// Pages of this process, for caches and for memory of any size.
+///
+/// Dropping it unmaps everything.
+///
+/// ```
+/// use hosted::Pages;
+/// use page_frame::{Order, PageSource};
+/// let pages = Pages::new()?;
+/// let block = pages.allocate(Order::ZERO)?;
+/// assert!(block.is_zero()); // fresh from the system
+/// // SAFETY: ours, and not used any more.
+/// unsafe { pages.free(block) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Pages {
+    buddy: Frames,
+    touched: Touched,
+    sections: Lock<Sections>,
+    /// Pages that are free and touched; below zero for a moment when counts cross.
+    idle: AtomicIsize,
+    bound: AtomicUsize,
+    /// How many idle pages there have to be before memory is given back again.
+    next_at: AtomicUsize,
+    is_giving: AtomicBool,
+    /// Pages given back last time, and pages touched since.
+    given: AtomicUsize,
+    retouched: AtomicUsize,
+    gives_back: bool,
+    metadata: Mapped,
+    space: Mapped,
+}
+
+impl Pages {
+    /// Reserves address space and builds the allocator in it. A handful of system calls; allocates nothing.
+    ///
+    /// # Errors
+    /// The system's, when there is not even address space for 16 MiB.
+    pub fn new() -> io::Result<Self> {
+        let mut bytes = MOST_BYTES;
+        if let Some(limit) = getrlimit(Resource::As).current {
+            // A quarter: the program wants some too, and the page map lies beside.
+            bytes = bytes.min((limit as usize / 4).max(LEAST_BYTES));
+            bytes = 1 << bytes.ilog2();
+        }
+        loop {
+            match Self::with_space(bytes) {
+                Err(error) if bytes <= LEAST_BYTES => return Err(error),
+                Err(_) => bytes /= 2,
+                Ok(pages) => return Ok(pages),
+            }
+        }
+    }
+
+    /// Builds the allocator in `bytes` bytes of address space, a power of two, at least a page.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn with_space(bytes: usize) -> io::Result<Self> {
+        let space = Mapped::reserve_closed(bytes)?;
+        let all = space.frames();
+        let sections = Sections::new(all);
+        let first = sections.first();
+        let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
+        let metadata =
+            Mapped::reserve(layout.map_err(invalid)?.size() + sections.metadata_bytes())?;
+        let touched = Touched::new(all)?;
+        space.leave_out_of_dumps();
+        metadata.leave_out_of_dumps();
+        space.open(first)?;
+        let (start, map) = (metadata.start(), space.direct_map());
+        let ranges = [first];
+        // SAFETY: both mappings are fresh, so zero and ours, and live as long as the buddy: they are dropped with it.
+        let buddy =
+            unsafe { Frames::new_with_room(start, &ranges, all, map, Threads, Mode::Cached) };
+        Ok(Self {
+            buddy: buddy.map_err(invalid)?,
+            touched,
+            sections: Lock::new(sections),
+            idle: AtomicIsize::new(0),
+            bound: AtomicUsize::new(LEAST_BOUND),
+            next_at: AtomicUsize::new(LEAST_BOUND),
+            is_giving: AtomicBool::new(false),
+            given: AtomicUsize::new(0),
+            retouched: AtomicUsize::new(0),
+            gives_back: true,
+            metadata,
+            space,
+        })
+    }
+
+    /// Keeps freed memory for the process instead of giving it back, unless [`give_back`](Self::give_back) is called.
+    pub fn keeping(mut self) -> Self {
+        self.gives_back = false;
+        self
+    }
+
+    /// Returns the allocator of frames below.
+    pub const fn buddy(&self) -> &Buddy<'static, DirectMap, Threads> {
+        &self.buddy
+    }
+
+    /// Returns the bytes of address space.
+    pub const fn space_bytes(&self) -> usize {
+        self.space.bytes()
+    }
+
+    /// Returns about how many pages are free and still have memory behind them. O(1).
+    pub fn idle_pages(&self) -> usize {
+        // Relaxed: a statistic.
+        self.idle.load(Ordering::Relaxed).max(0) as usize
+    }
+
+    /// Gives the memory behind free pages back to the system, until `keep` pages of it are left; returns how many pages
+    /// went. O(sections), and a system call for each block of free pages.
+    pub fn give_back(&self, keep: usize) -> usize {
+        let _inside = Inside::new();
+        if self.is_giving.swap(true, Ordering::Acquire) {
+            return 0;
+        }
+        self.buddy.drain();
+        let mut given = 0;
+        let open = self.locked(|sections| *sections).in_buddy();
+        for order in GIVEN_ORDERS.map(|order| Order::new(order).expect("below the largest")) {
+            for block in open.clone().flat_map(|range| self.touched.blocks(range, order.pages())) {
+                if self.idle_pages() <= keep {
+                    break;
+                }
+                if self.buddy.try_allocate_at(block.start, order).is_ok() {
+                    given += self.give(block);
+                    let freed = self.buddy.free_frames(block.start, order);
+                    debug_assert!(freed.is_ok(), "allocated above");
+                }
+            }
+        }
+        // Release: pairs with the Acquire above.
+        self.is_giving.store(false, Ordering::Release);
+        given
+    }
+
+    /// Gives the memory behind `block` back, which is the caller's and was counted as idle; returns its touched pages.
+    fn give(&self, block: FrameRange) -> usize {
+        let start = self.pointer(block.start.get() << PAGE_SHIFT);
+        // SAFETY: nobody has the frames but us, and we need no content.
+        let went = unsafe { self.space.give_back(start, block.frames() << PAGE_SHIFT) };
+        if went.is_err() {
+            return 0;
+        }
+        let pages = self.touched.clear(block);
+        self.idle.fetch_sub(pages as isize, Ordering::Relaxed);
+        pages
+    }
+
+    /// Counts `range` as handed out; whether it is fresh, so that it reads as zero.
+    #[inline]
+    fn hand_out(&self, range: FrameRange) -> bool {
+        let before = self.touched.mark(range);
+        if before > 0 {
+            // Relaxed, here and below: a count that decides when, not whether, memory goes back.
+            let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed);
+            self.relax(idle - before as isize);
+        }
+        let fresh = range.frames() - before;
+        if fresh > 0 {
+            self.retouched.fetch_add(fresh, Ordering::Relaxed);
+        }
+        before == 0
+    }
+
+    /// Counts `range`, which is about to be freed, as idle.
+    #[inline]
+    fn take_in(&self, range: FrameRange) {
+        let pages = self.touched.count(range);
+        self.idle.fetch_add(pages as isize, Ordering::Relaxed);
+    }
+
+    /// Gives memory back if there is too much of it.
+    #[inline]
+    fn settle(&self) {
+        // Relaxed, here and below: levels; being late or early by a few pages does no harm.
+        if self.gives_back && self.idle_pages() > self.next_at.load(Ordering::Relaxed) {
+            self.give_surplus_back();
+        }
+    }
+
+    #[cold]
+    fn give_surplus_back(&self) {
+        let idle = self.idle_pages();
+        let bound = self.bound.load(Ordering::Relaxed);
+        // Most of what went last time is wanted again: it should not have gone.
+        let last = self.given.load(Ordering::Relaxed);
+        let retouched = self.retouched.swap(0, Ordering::Relaxed);
+        let is_missed = last > 0 && retouched >= last / 2;
+        let bound = if is_missed { bound * 2 } else { bound / 2 }.clamp(LEAST_BOUND, MOST_BOUND);
+        self.bound.store(bound, Ordering::Relaxed);
+        let given = if idle > bound { self.give_back(bound / 2) } else { 0 };
+        self.given.store(given, Ordering::Relaxed);
+        // What is left lies between pages in use, and would be looked at in vain. So it does not count for the next time.
+        let left = self.idle_pages();
+        self.next_at.store(bound.max(left + left / 4 + LEAST_BOUND / 2), Ordering::Relaxed);
+    }
+
+    /// Lets memory be given back at the bound again, when idle pages were used since the last time.
+    #[inline]
+    fn relax(&self, idle: isize) {
+        let next_at = self.next_at.load(Ordering::Relaxed) as isize;
+        if next_at > LEAST_BOUND as isize && idle + idle / 2 + (LEAST_BOUND as isize) < next_at {
+            let bound = self.bound.load(Ordering::Relaxed) as isize;
+            let lower = bound.max(idle + LEAST_BOUND as isize / 2).max(LEAST_BOUND as isize);
+            self.next_at.store(lower as usize, Ordering::Relaxed);
+        }
+    }
+
+    /// Adds the next section to the buddy; whether there was one.
+    #[cold]
+    fn grow(&self) -> bool {
+        self.locked(|sections| {
+            let Some((number, range)) = sections.take_lowest() else { return false };
+            let bytes = Frames::section_layout().size();
+            let offset = self.metadata.bytes() - sections.metadata_bytes() + (number - 1) * bytes;
+            // SAFETY: behind the buddy's own metadata, where there is room for each section but the first.
+            let metadata = unsafe { self.metadata.start().add(offset.next_multiple_of(64)) };
+            let opened = self.space.open(range).is_ok();
+            // SAFETY: zero and nobody else's, once for each number; the frames are free address space, now open.
+            let added = opened && unsafe { self.buddy.add_section(metadata, range) }.is_ok();
+            if !added {
+                sections.put_back(number..number + 1);
+            }
+            added
+        })
+    }
+
+    /// Changes the table of sections. Anybody waits who is not on top of somebody that is doing so.
+    fn locked<R>(&self, change: impl FnOnce(&mut Sections) -> R) -> R {
+        let mut round = 0;
+        loop {
+            if let Some(mut sections) = self.sections.try_lock() {
+                return change(&mut sections);
+            }
+            Threads.wait(round);
+            round += 1;
+        }
+    }
+
+    fn allocate_span(&self, pages: usize) -> Result<PageRun, OutOfMemory> {
+        let range = self.locked(|sections| {
+            let (numbers, range) = sections.take_highest(pages.div_ceil(SECTION_FRAMES))?;
+            if self.space.open(range).is_err() {
+                sections.put_back(numbers);
+                return None;
+            }
+            Some(range)
+        });
+        let start = self.pointer(range.ok_or(OutOfMemory)?.start.get() << PAGE_SHIFT);
+        // SAFETY: ours, and in the map, which covers all of the space.
+        unsafe { self.buddy.set_run(start, pages) };
+        Ok(PageRun { start, pages, is_zero: true })
+    }
+
+    /// # Safety
+    /// 1. As for `free_run`, and the run is a span.
+    unsafe fn free_span(&self, start: NonNull<u8>, pages: usize) {
+        let range = frames_of(start, pages);
+        // SAFETY: clause 1: nobody needs the content.
+        let closed = unsafe { self.space.close(range) };
+        // SAFETY: clause 1: the head is ours.
+        unsafe { self.buddy.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
+        if closed.is_ok() {
+            self.locked(|sections| sections.put_back_frames(range));
+        }
+    }
+
+    /// Whether the run at `start` is a span.
+    fn is_span(&self, start: NonNull<u8>) -> bool {
+        self.locked(|sections| sections.is_span(FrameNumber::containing(start.addr().get())))
+    }
+
+    /// Keeps all threads out of this allocator's slots, see [`fork`](crate::fork).
+    pub(crate) fn hold(&self) {
+        self.buddy.hold_slots(threads::numbered().map(|number| CpuId::new(number as u32)));
+    }
+
+    /// Ends [`hold`](Self::hold).
+    ///
+    /// # Safety
+    /// 1. Pairs with it.
+    pub(crate) unsafe fn let_go(&self) {
+        // SAFETY: clause 1.
+        unsafe { self.buddy.let_slots_go() };
+    }
+}
+
+/// A stay inside the gate.
+struct Inside(usize);
+
+impl Inside {
+    #[inline]
+    fn new() -> Self {
+        Self(gate::enter(threads::numbered()))
+    }
+}
+
+impl Drop for Inside {
+    #[inline]
+    fn drop(&mut self) {
+        gate::leave(self.0);
+    }
+}
+
+fn frames_of(start: NonNull<u8>, pages: usize) -> FrameRange {
+    let first = FrameNumber::containing(start.addr().get());
+    FrameRange::new(first, FrameNumber::new(first.get() + pages))
+}
+
+// SAFETY: clause 1: blocks are the buddy's, of frames of a mapping of ours that was opened before they were added. Clause
+// 2: the buddy's.
+unsafe impl PageSource for Pages {
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        let _inside = Inside::new();
+        let block = loop {
+            match self.buddy.allocate(order) {
+                Err(_) if self.grow() => {}
+                outcome => break outcome?,
+            }
+        };
+        let (start, order) = block.into_raw();
+        let is_fresh = self.hand_out(frames_of(start, order.pages()));
+        // SAFETY: the parts of the buddy's block.
+        Ok(unsafe { PageBlock::from_raw(start, order, is_fresh) })
+    }
+
+    #[track_caller]
+    unsafe fn free(&self, block: PageBlock) {
+        let _inside = Inside::new();
+        self.take_in(frames_of(block.start(), block.order().pages()));
+        // SAFETY: the caller's clauses: the block came from the buddy.
+        unsafe { self.buddy.free(block) };
+        self.settle();
+    }
+}
+
+page_frame::forward_page_map!(impl[] for Pages, |this| this.buddy);
+
+// SAFETY: clause 1 as above; spans are sections of the mapping that nobody else has. Clause 2: `set_run` at each change.
+unsafe impl PageResize for Pages {
+    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        let _inside = Inside::new();
+        if pages > LARGEST_IN_BUDDY && self.locked(|sections| sections.has_spans()) {
+            return self.allocate_span(pages);
+        }
+        let mut run = loop {
+            match self.buddy.allocate_run(pages, alignment) {
+                Err(_) if pages <= Order::MAX.pages() && self.grow() => {}
+                outcome => break outcome?,
+            }
+        };
+        run.is_zero = self.hand_out(frames_of(run.start, run.pages));
+        Ok(run)
+    }
+
+    #[track_caller]
+    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
+        let _inside = Inside::new();
+        if pages > LARGEST_IN_BUDDY && self.is_span(start) {
+            // SAFETY: the caller's clauses.
+            unsafe { self.free_span(start, pages) };
+            return;
+        }
+        self.take_in(frames_of(start, pages));
+        // SAFETY: the caller's clauses: the run came from the buddy.
+        unsafe { self.buddy.free_run(start, pages) };
+        self.settle();
+    }
+
+    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
+        let _inside = Inside::new();
+        if new_pages == 0 {
+            return false;
+        }
+        if pages > LARGEST_IN_BUDDY && self.is_span(start) {
+            // Within the sections that it has, and still a span.
+            let room = pages.next_multiple_of(SECTION_FRAMES);
+            let stays = new_pages.div_ceil(SECTION_FRAMES) == pages.div_ceil(SECTION_FRAMES);
+            if !stays || new_pages <= LARGEST_IN_BUDDY || new_pages > room {
+                return false;
+            }
+            if new_pages < pages {
+                let tail = self.pointer(start.addr().get() + (new_pages << PAGE_SHIFT));
+                // SAFETY: the caller's clause 2: nobody uses the tail, which is in the run.
+                let _ = unsafe { self.space.give_back(tail, (pages - new_pages) << PAGE_SHIFT) };
+            }
+            // SAFETY: the caller's clause 1.
+            unsafe { self.buddy.set_run(start, new_pages) };
+            return true;
+        }
+        if new_pages > LARGEST_IN_BUDDY {
+            return false;
+        }
+        let all = frames_of(start, pages.max(new_pages));
+        let changed =
+            FrameRange::new(FrameNumber::new(all.start.get() + pages.min(new_pages)), all.end);
+        if new_pages < pages {
+            self.take_in(changed);
+        }
+        // SAFETY: the caller's clauses.
+        let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
+        match (resized, new_pages > pages) {
+            (true, true) => _ = self.hand_out(changed),
+            (true, false) => self.settle(),
+            (false, false) => _ = self.hand_out(changed),
+            (false, true) => {}
+        }
+        resized
+    }
+
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        let _inside = Inside::new();
+        // SAFETY: the caller's clauses: both are whole pages of the space that are his.
+        let moved = unsafe { self.space.move_content(from, to, pages << PAGE_SHIFT) };
+        if moved {
+            // What was behind `from` is now behind `to`, and what was there is gone.
+            self.touched.clear(frames_of(from, pages));
+        }
+        moved
+    }
+}

@@ -1,0 +1,115 @@
+//! Which frames the system has put memory behind: a bit each.
+//!
+//! # Concepts
+//! A frame of fresh address space costs nothing and reads as zero. It is **touched** from the moment it is first handed out
+//! until it is given back to the system. A block of which no frame is touched is zero; a free frame that is touched is what
+//! there is to give back.
+//!
+//! # Concurrency
+//! Bits are changed by whoever owns the frame. Relaxed: the frame's own hand-over orders them.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use page_frame::sync::slice_in;
+use page_frame::{FrameNumber, FrameRange};
+
+use crate::Mapped;
+
+const WORD_BITS: usize = usize::BITS as usize;
+
+/// A bit for each frame of a range, in memory of its own.
+#[derive(Debug)]
+pub(crate) struct Touched {
+    first: usize,
+    words: &'static [AtomicUsize],
+    _memory: Mapped,
+}
+
+impl Touched {
+    /// Makes the bits of `frames`, all clear, without touching memory.
+    pub(crate) fn new(frames: FrameRange) -> std::io::Result<Self> {
+        // From a whole word on, so that a word is an aligned block of frames.
+        let first = frames.start.get() & !(WORD_BITS - 1);
+        let count = (frames.end.get() - first).div_ceil(WORD_BITS);
+        let memory = Mapped::reserve(count * size_of::<AtomicUsize>())?;
+        // SAFETY: fresh memory, zero and ours, that lives as long as the value that alone has the slice.
+        let words = unsafe { slice_in(memory.start(), count) };
+        Ok(Self { first, words, _memory: memory })
+    }
+
+    /// Marks the frames of `range`; returns how many were marked before.
+    #[inline]
+    pub(crate) fn mark(&self, range: FrameRange) -> usize {
+        self.each(range, |word, bits| {
+            // A load first: most frames are handed out again and again.
+            let before = word.load(Ordering::Relaxed);
+            if before & bits != bits {
+                word.fetch_or(bits, Ordering::Relaxed);
+            }
+            before & bits
+        })
+    }
+
+    /// Unmarks the frames of `range`; returns how many were marked.
+    pub(crate) fn clear(&self, range: FrameRange) -> usize {
+        self.each(range, |word, bits| word.fetch_and(!bits, Ordering::Relaxed) & bits)
+    }
+
+    /// Returns how many frames of `range` are marked.
+    #[inline]
+    pub(crate) fn count(&self, range: FrameRange) -> usize {
+        self.each(range, |word, bits| word.load(Ordering::Relaxed) & bits)
+    }
+
+    #[inline]
+    fn each(&self, range: FrameRange, look: impl Fn(&AtomicUsize, usize) -> usize) -> usize {
+        let (mut at, end) = (range.start.get() - self.first, range.end.get() - self.first);
+        let mut marked = 0;
+        while at < end {
+            let bit = at % WORD_BITS;
+            let count = (WORD_BITS - bit).min(end - at);
+            let bits = if count == WORD_BITS { usize::MAX } else { ((1 << count) - 1) << bit };
+            marked += look(&self.words[at / WORD_BITS], bits).count_ones() as usize;
+            at += count;
+        }
+        marked
+    }
+
+    /// Returns the aligned blocks of `frames` frames (a multiple of a word's) of `range` in which any is marked.
+    pub(crate) fn blocks(
+        &self,
+        range: FrameRange,
+        frames: usize,
+    ) -> impl Iterator<Item = FrameRange> {
+        let first = range.start.get().next_multiple_of(frames);
+        (first..range.end.get() + 1 - frames.min(range.frames())).step_by(frames).filter_map(
+            move |start| {
+                let end = FrameNumber::new(start + frames);
+                let block = FrameRange::new(FrameNumber::new(start), end);
+                (block.end <= range.end && self.count(block) > 0).then_some(block)
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: usize, end: usize) -> FrameRange {
+        FrameRange::new(FrameNumber::new(start), FrameNumber::new(end))
+    }
+
+    #[test]
+    fn marks_are_counted_across_words() {
+        let touched = Touched::new(range(100, 1000)).expect("a page");
+        assert_eq!(touched.mark(range(100, 300)), 0);
+        assert_eq!(touched.mark(range(250, 310)), 50);
+        assert_eq!(touched.count(range(100, 1000)), 210);
+        assert_eq!(touched.clear(range(128, 192)), 64);
+        assert_eq!(touched.count(range(100, 1000)), 146);
+        let starts: Vec<_> =
+            touched.blocks(range(100, 1000), 64).map(|block| block.start.get()).collect();
+        assert_eq!(starts, [192, 256]);
+    }
+}

@@ -1,0 +1,98 @@
+//! One word of each thread, found by two loads.
+//!
+//! # Concepts
+//! An allocator asks for it at every operation, from the first call that the dynamic loader makes to the last destructor of
+//! a dying thread. So it must need no set-up, allocate nothing and call nothing. The compiler's thread-locals call a
+//! function of the loader from within a shared library; this one is in the **initial-exec** model, in which the offset from
+//! the thread pointer is a word that the loader fills in once (Drepper 2013, "ELF Handling For Thread-Local Storage",
+//! section 4.3). A library with such a word of four bytes can still be loaded late: the loader keeps some room for that.
+//!
+//! On machines for which this file has no assembly the word is the compiler's.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod initial_exec {
+    use std::arch::{asm, global_asm};
+
+    // A version in the name: programs may contain two versions of the crate.
+    global_asm!(
+        ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
+        ".globl hosted_0_1_word",
+        ".hidden hosted_0_1_word",
+        ".type hosted_0_1_word, @object",
+        ".size hosted_0_1_word, 4",
+        ".p2align 2",
+        "hosted_0_1_word:",
+        ".zero 4",
+        ".popsection",
+    );
+
+    /// Returns the thread's word, zero at first.
+    #[inline(always)]
+    pub(crate) fn load() -> u32 {
+        let word: u64;
+        // SAFETY: reads the thread's own word, which lives as long as the thread; the first load is of an offset that the
+        // loader has written.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
+                "mov {word:e}, dword ptr fs:[{at}]",
+                at = out(reg) _,
+                word = out(reg) word,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        word as u32
+    }
+
+    /// Sets the thread's word.
+    #[inline]
+    pub(crate) fn store(word: u32) {
+        // SAFETY: writes the thread's own word; nothing else is at that place.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
+                "mov dword ptr fs:[{at}], {word:e}",
+                at = out(reg) _,
+                word = in(reg) word,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod initial_exec {
+    use std::cell::Cell;
+
+    thread_local! {
+        static WORD: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// Returns the thread's word, zero at first.
+    #[inline(always)]
+    pub(crate) fn load() -> u32 {
+        WORD.get()
+    }
+
+    /// Sets the thread's word.
+    #[inline]
+    pub(crate) fn store(word: u32) {
+        WORD.set(word);
+    }
+}
+
+pub(crate) use initial_exec::{load, store};
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_thread_has_a_word_of_its_own_that_is_zero_at_first() {
+        let kept = std::thread::spawn(|| {
+            assert_eq!(super::load(), 0);
+            super::store(7);
+            let other = std::thread::spawn(super::load).join().expect("no panic");
+            (super::load(), other)
+        });
+        assert_eq!(kept.join().expect("no panic"), (7, 0));
+    }
+}

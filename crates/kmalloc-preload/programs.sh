@@ -1,0 +1,209 @@
+#!/usr/bin/env bash
+# Runs programs as they are, with the library and without, and compares what they say.
+#   crates/kmalloc-preload/programs.sh [--quick] [--check] [--time] [LIBRARY]
+# --quick: a second or two each. --check: with KMALLOC_CHECK=1. --time: CPU time and peak memory beside those without.
+# Exit status: 0 all the same, 1 one differed, 2 an argument is wrong. Programs that are not installed are named and skipped.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+
+scale=1
+times=""
+library=""
+checks=()
+while [ $# -gt 0 ]; do
+    case $1 in
+    --quick) scale=10 ;;
+    --check) checks=(KMALLOC_CHECK=1) ;;
+    --time) times=yes ;;
+    -*) echo "programs.sh [--quick] [--check] [--time] [LIBRARY]: what is $1?" >&2; exit 2 ;;
+    *) library=$1 ;;
+    esac
+    shift
+done
+library=${library:-${CARGO_TARGET_DIR:-target}/release/libkmalloc_preload.so}
+[ -f "$library" ] || { echo "$library is missing: cargo build --release -p kmalloc-preload" >&2; exit 2; }
+library=$(realpath "$library")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+failed=0
+ran=0
+skipped=()
+
+# Runs the script on its standard input with both allocators, in fresh folders: program, what it needs.
+compare() {
+    local name=$1 status=0 here
+    shift
+    for needed in "$@"; do
+        if ! command -v "$needed" >/dev/null; then
+            skipped+=("$name")
+            cat >/dev/null
+            return
+        fi
+    done
+    cat >"$scratch/script"
+    for who in without with; do
+        here=$scratch/$name-$who
+        mkdir -p "$here"
+        local words=(SCALE="$scale" LC_ALL=C)
+        [ $who = without ] || words+=(LD_PRELOAD="$library" "${checks[@]}")
+        status=0
+        (cd "$here" && measured "$scratch/$who.time" env "${words[@]}" bash "$scratch/script" \
+            >"$scratch/$who.out" 2>"$scratch/$who.err") || status=$?
+        echo "status $status" >>"$scratch/$who.out"
+    done
+    ran=$((ran + 1))
+    if ! cmp -s "$scratch/without.out" "$scratch/with.out"; then
+        failed=1
+        echo "$name: differs"
+        diff "$scratch/without.out" "$scratch/with.out" | head -5 || true
+        head -5 "$scratch/with.err"
+    elif [ -n "$times" ]; then
+        paste "$scratch/without.time" "$scratch/with.time" | awk -v name="$name" '{
+            printf "%-10s CPU %6.2f s -> %6.2f s (%.2f)   peak %7d KB -> %7d KB (%.2f)\n",
+                name, $1, $3, ($1 > 0 ? $3 / $1 : 0), $2, $4, $4 / $2 }'
+    else
+        echo "$name: the same"
+    fi
+}
+
+# Runs a command and writes its CPU seconds and peak kilobytes to a file.
+measured() {
+    local to=$1
+    shift
+    if [ -n "$times" ] && command -v python3 >/dev/null; then
+        python3 - "$to" "$@" <<'PYTHON'
+import os, resource, sys
+child = os.spawnvp(os.P_WAIT, sys.argv[2], sys.argv[2:])
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+with open(sys.argv[1], "w") as out:
+    print(f"{used.ru_utime + used.ru_stime:.3f}\t{used.ru_maxrss}", file=out)
+sys.exit(child)
+PYTHON
+    else
+        "$@"
+    fi
+}
+
+compare python3 python3 <<'SCRIPT'
+python3 -c "
+import json, re, collections, threading, subprocess, os, functools
+n = 200000 // int(os.environ['SCALE'])
+words = [('w%d' % (i * 7919 % 10007)) * (i % 7 + 1) for i in range(n)]
+print(sum(map(len, words)), len(collections.Counter(words)))
+text = json.dumps([{'k': w, 'v': [i, str(i)]} for i, w in enumerate(words)])
+print(len(text), len(json.loads(text)))
+print(len(re.findall('w[0-9]+', text)))
+out = []
+def work(seed):
+    tree = {}
+    for i in range(n // 10):
+        tree[i * seed % 99991] = [i] * (i % 50)
+    out.append((seed, len(tree)))
+threads = [threading.Thread(target=work, args=(s,)) for s in range(1, 9)]
+[t.start() for t in threads]; [t.join() for t in threads]
+print(sorted(out))
+print([subprocess.run(['echo', str(i)], capture_output=True, text=True).stdout for i in range(5)])
+pid = os.fork()
+if pid == 0:
+    os._exit(len([str(i) for i in range(1000)]) % 251)
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"
+SCRIPT
+
+compare perl perl <<'SCRIPT'
+perl -e '
+my $n = 600000 / $ENV{SCALE}; my %h;
+for my $i (1 .. $n) { my $k = ($i * 7919) % 100003; $h{"k$k"} .= "x" x ($i % 40); delete $h{"k" . ($i % 5003)} if $i % 3 == 0; }
+my $t = 0; $t += length for values %h; print scalar(keys %h), " $t\n";
+my @a = sort { $a cmp $b } map { "line " . ($_ * 31 % 1009) . ("y" x ($_ % 100)) } 1 .. $n / 4; print "$a[0] $a[-1] ", scalar(@a), "\n";
+my $s = join ",", @a; my $c = () = $s =~ /line (\d+)/g; print "$c ", length($s), "\n";'
+SCRIPT
+
+compare lua lua5.4 <<'SCRIPT'
+lua5.4 -e '
+local n = 2000000 // tonumber(os.getenv("SCALE")); local t = {}
+for i = 1, n do t[i % 50021] = { i, tostring(i), string.rep("z", i % 30) } end
+local total = 0; for _, v in pairs(t) do total = total + #v[3] + #v[2] end print(total)
+local parts = {}; for i = 1, n // 10 do parts[#parts + 1] = "p" .. i end print(#table.concat(parts, ";"))'
+SCRIPT
+
+compare sqlite3 sqlite3 <<'SCRIPT'
+sqlite3 db "pragma journal_mode = memory; create table t(a integer primary key, b text, c real);
+with recursive n(i) as (select 1 union all select i + 1 from n where i < 300000 / $SCALE)
+  insert into t select i, printf('%08d-%s', i * 7919 % 100003, hex(i)), i / 3.0 from n;
+create index tb on t(b); delete from t where a % 7 = 0; select count(*), sum(length(b)), round(sum(c), 2) from t;
+select substr(b, 1, 3) p, count(*) from t group by p order by 2 desc, 1 limit 5;
+update t set b = b || b where a % 5 = 0; select max(length(b)), total(a) from t; vacuum; pragma integrity_check;"
+SCRIPT
+
+compare gcc gcc <<'SCRIPT'
+{
+    echo '#include <stdio.h>'
+    for i in $(seq $((3000 / SCALE))); do
+        echo "struct s$i { int a[$((i % 50 + 1))]; double d; }; static int f$i(struct s$i *s, int n) { int t = $i;" \
+            "for (int k = 0; k < n; k++) t = t * 31 + s->a[k % $((i % 50 + 1))]; return t ^ (int)s->d; }"
+    done
+    echo 'int main(void) { int t = 0;'
+    for i in $(seq $((3000 / SCALE))); do echo "{ struct s$i s = { { $i }, $i }; t ^= f$i(&s, 20); }"; done
+    echo 'printf("%d\n", t); return 0; }'
+} >program.c
+gcc -O2 -c program.c -o program.o && gcc program.o -o program && ./program && md5sum <program.o
+SCRIPT
+
+compare node node <<'SCRIPT'
+node -e '
+const n = 400000 / process.env.SCALE; const m = new Map();
+for (let i = 0; i < n; i++) m.set("k" + (i * 7919 % 100003), Buffer.alloc(i % 500, i % 256));
+let t = 0; for (const b of m.values()) t += b.length; console.log(m.size, t);
+const text = JSON.stringify([...m.keys()]); console.log(text.length, JSON.parse(text).length);
+console.log(require("zlib").gunzipSync(require("zlib").gzipSync(text)).length);
+console.log(require("crypto").createHash("sha256").update(text).digest("hex"));'
+SCRIPT
+
+compare gawk gawk <<'SCRIPT'
+gawk 'BEGIN { n = 1000000 / ENVIRON["SCALE"]; for (i = 0; i < n; i++) { k = (i * 7919) % 50021; a[k] = a[k] "q" (i % 10); if (length(a[k]) > 60) delete a[k] }
+for (k in a) t += length(a[k]); print t, length(a); n = asort(a, b); print b[1], b[n] }'
+SCRIPT
+
+compare jq jq <<'SCRIPT'
+jq -nc "[range(200000 / $SCALE | floor) | {id: ., name: \"n\(. * 7919 % 1009)\", list: [range(. % 7)]}]" >in.json
+jq -c 'group_by(.name) | map({n: .[0].name, c: length, s: (map(.list | add // 0) | add)}) | sort_by(.c) | .[0:5], length' in.json
+md5sum <in.json
+SCRIPT
+
+compare xmllint xmllint <<'SCRIPT'
+{
+    echo '<?xml version="1.0"?><all>'
+    for i in $(seq $((60000 / SCALE))); do echo "<item id=\"i$i\" n=\"$((i * 7919 % 1009))\"><t>text $i &amp; more</t><e/></item>"; done
+    echo '</all>'
+} >in.xml
+xmllint --format in.xml | md5sum
+xmllint --xpath 'count(//item[@n > 500])' in.xml
+xmllint --c14n in.xml | md5sum
+SCRIPT
+
+compare redis redis-server redis-benchmark redis-cli <<'SCRIPT'
+redis-server --port 0 --unixsocket "$PWD/s" --save '' --appendonly no --daemonize no --dir "$PWD" >log 2>&1 &
+for _ in $(seq 100); do [ -S s ] && break; sleep 0.05; done
+redis-benchmark -s "$PWD/s" -n $((200000 / SCALE)) -r 20000 -d 100 -t set,get,lpush,lpop,sadd,hset,zadd,mset -q >bench 2>&1 && echo ran
+cli() { redis-cli -s "$PWD/s" "$@"; }
+for i in $(seq 50); do cli set "key:$i" "$(printf "%0${i}d" "$i")" >/dev/null; done
+cli strlen key:50; cli mget key:1 key:2 key:3
+cli save; cli bgsave >/dev/null; sleep 1; cli debug reload
+cli strlen key:49; cli memory purge; cli lastsave | wc -l
+cli shutdown nosave || true
+wait; [ -s dump.rdb ] && echo saved; redis-check-rdb dump.rdb | tail -1
+SCRIPT
+
+compare shell bash sort sed grep tar gzip <<'SCRIPT'
+seq $((300000 / SCALE)) | sed 's/3/three/g' | sort -r | grep -c three
+for i in $(seq 20); do echo "$(echo "$i" | tr 1 2)" | cat; done
+mkdir d; for i in $(seq 50); do seq "$i" >"d/$i"; done
+tar cf - d | gzip | gunzip | tar tf - | sort | md5sum
+SCRIPT
+
+if [ ${#skipped[@]} -gt 0 ]; then
+    echo "not installed: ${skipped[*]}"
+fi
+echo "$ran programs ran"
+exit $failed

@@ -1,0 +1,79 @@
+//! Memory of any alignment: `posix_memalign`, `aligned_alloc` and their elders.
+//!
+//! An alignment that is not a power of two is `EINVAL`, except for `memalign`, which takes the next larger one as glibc
+//! does. The size need not be a multiple of the alignment.
+
+use std::alloc::Layout;
+use std::ffi::{c_int, c_void};
+use std::ptr::{NonNull, null_mut};
+
+use page_frame::{OutOfMemory, PAGE_SIZE};
+
+use crate::heap::{PLAIN, no_memory, or_errno, set_errno, with_heap};
+
+/// The alignment of all memory.
+const LEAST: usize = 16;
+
+fn allocate(alignment: usize, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+    let layout = Layout::from_size_align(bytes, alignment.max(LEAST)).map_err(|_| OutOfMemory)?;
+    match PLAIN.get() {
+        Some(heap) => heap.allocate(layout),
+        None => with_heap!(|heap| heap.allocate(layout)).unwrap_or(Err(OutOfMemory)),
+    }
+}
+
+/// Allocates `bytes` bytes aligned to `alignment` and stores the address; returns an error's number, and leaves `errno`.
+///
+/// # Safety
+/// 1. `place` may be written.
+#[unsafe(no_mangle)]
+pub(crate) unsafe extern "C" fn posix_memalign(
+    place: *mut *mut c_void,
+    alignment: usize,
+    bytes: usize,
+) -> c_int {
+    if !alignment.is_power_of_two() || alignment % size_of::<*mut c_void>() != 0 {
+        return libc::EINVAL;
+    }
+    let Ok(start) = allocate(alignment, bytes) else { return libc::ENOMEM };
+    // SAFETY: clause 1.
+    unsafe { place.write(start.as_ptr().cast()) };
+    0
+}
+
+/// Allocates `bytes` bytes aligned to `alignment`, a power of two (C11).
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn aligned_alloc(alignment: usize, bytes: usize) -> *mut c_void {
+    if !alignment.is_power_of_two() {
+        set_errno(libc::EINVAL);
+        return null_mut();
+    }
+    or_errno(allocate(alignment, bytes))
+}
+
+/// Allocates `bytes` bytes aligned to the power of two that is at least `alignment`.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn memalign(alignment: usize, bytes: usize) -> *mut c_void {
+    match alignment.checked_next_power_of_two() {
+        Some(alignment) => or_errno(allocate(alignment, bytes)),
+        None => {
+            set_errno(libc::EINVAL);
+            null_mut()
+        }
+    }
+}
+
+/// Allocates `bytes` bytes aligned to a page.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn valloc(bytes: usize) -> *mut c_void {
+    or_errno(allocate(PAGE_SIZE, bytes))
+}
+
+/// Allocates whole pages, `bytes` bytes at least.
+#[unsafe(no_mangle)]
+pub(crate) extern "C" fn pvalloc(bytes: usize) -> *mut c_void {
+    match bytes.checked_next_multiple_of(PAGE_SIZE) {
+        Some(all) => or_errno(allocate(PAGE_SIZE, all)),
+        None => no_memory(),
+    }
+}

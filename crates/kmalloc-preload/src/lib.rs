@@ -1,0 +1,25 @@
+//! `malloc` and its relatives for unmodified programs: the C ABI over `kmalloc`, with pages and threads of `hosted`.
+//!
+//! # Theory
+//! The library is named in `LD_PRELOAD`, and the dynamic loader binds every `malloc` of the program and of its libraries to
+//! this one. So it is called before anything else is set up, by the loader itself, and after everything has been torn down.
+//! Nothing of the standard library that allocates is used, and no global state needs to be set up but by the first call.
+//!
+//! - `calls`, `aligned`: the functions of the ABI, thin.
+//! - `heap`: which of two allocators serves, the plain one or the one that looks for mistakes, and where they are.
+//! - `environment`: what the user asks for by environment variables.
+//! - `process`: what happens when the process forks, and when it ends.
+//! - `stats`: what can be said about memory: to people, to `mallinfo2`, to files.
+//! - `out`: text without memory.
+//!
+//! # Invariants
+//! - I1: a function of the ABI changes `errno` only where it fails and its manual says so.
+//! - I2: the plain allocator is set up only if the checked one is not wanted; so `PLAIN.get()` is also the decision.
+
+mod aligned;
+mod calls;
+mod environment;
+mod heap;
+mod out;
+mod process;
+mod stats;
