@@ -4,9 +4,13 @@
 //! - Each class has a cache in the slab registry, built by the first request that needs it.
 //! - Slab pages carry their class as the page map's tag. So an address alone is enough to free: the tag says class or
 //!   run of pages. Who knows the layout does not even need that look-up ([`free_sized`](Kmalloc::free_sized)).
+//! - Hits go by a table of the caches' [fronts](slab::Front), indexed by tag. It has a place for every tag, so that neither a
+//!   class nor a foreign tag needs a look of its own: where there is no class, or no cache yet, the front is closed, and
+//!   what is no hit is looked at again in the cold.
 //!
 //! # Invariants
-//! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this allocator, the same for ever.
+//! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this allocator, the same for ever;
+//!   `fronts[tag]` is the front of the cache of the tag's class, or a closed one.
 //! - I2: an address whose tag is a class of ours is an object of that class's cache: nobody else tags with classes.
 //!
 //! # Concurrency
@@ -20,11 +24,14 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
 use page_frame::{Cpu, OutOfMemory, PAGE_SHIFT, PageResize, Tag, TagRange};
-use slab::{Cache, Checks, Off, Registry};
+use slab::{Cache, Checks, Front, Off, Registry};
 
 use crate::ClassIndex;
 
 const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
+
+/// How many tags there are.
+const TAGS: usize = 1 << u8::BITS;
 
 /// Memory of any size and alignment, from the caches of a registry and, beyond [`LARGEST`](crate::LARGEST), from its page
 /// source.
@@ -49,6 +56,7 @@ const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
 pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
     registry: Registry<P, C>,
     tags: TagRange,
+    fronts: [AtomicPtr<()>; TAGS],
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) large_pages: AtomicUsize,
     secret: Option<usize>,
@@ -100,8 +108,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let caches = core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut()));
         // The registry keeps its page source where it is now.
         let tags = registry.source().tag_range();
+        let closed = registry.closed_front().into_raw();
+        let fronts = core::array::from_fn(|_| AtomicPtr::new(closed.as_ptr()));
         let (large_pages, checks) = (AtomicUsize::new(0), PhantomData);
-        Self { registry, tags, caches, large_pages, secret: None, checks }
+        Self { registry, tags, fronts, caches, large_pages, secret: None, checks }
     }
 
     /// Sets what canaries and shuffled slabs depend on, see [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be
@@ -160,22 +170,23 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[track_caller]
     pub unsafe fn free(&self, start: NonNull<u8>) {
         // SAFETY: the registry has not moved its source since `with_checks`.
-        match class_of(unsafe { self.tags.tag(start.addr().get()) }) {
-            // SAFETY: the caller's clauses; I2.
-            Some(class) => unsafe { self.free_object(class, start) },
-            // SAFETY: the caller's clauses.
-            None => unsafe { self.free_elsewhere(start) },
+        let tag = unsafe { self.tags.tag(start.addr().get()) };
+        // SAFETY: the caller's clauses; I2: what has a class's tag is an object of its cache.
+        if tag.is_some_and(|tag| unsafe { self.front(tag).free(self.registry.cpu(), start) }) {
+            return;
         }
+        // SAFETY: the caller's clauses, and nothing has happened.
+        unsafe { self.free_missed(start) };
     }
 
-    /// Frees what does not lie in a slab of a class of ours in the range that most pages lie in.
+    /// Frees what was no hit, or lies in no slab of ours in the range that most pages lie in.
     ///
     /// # Safety
     /// 1. As for [`free`](Self::free).
     #[cold]
     #[inline(never)]
     #[track_caller]
-    unsafe fn free_elsewhere(&self, start: NonNull<u8>) {
+    unsafe fn free_missed(&self, start: NonNull<u8>) {
         match self.class_at(start) {
             // SAFETY: clause 1; I2.
             Some(class) => unsafe { self.free_object(class, start) },
@@ -189,14 +200,17 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
     /// 2. Nobody uses the memory from now on.
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
-        match ClassIndex::for_layout(layout) {
-            // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
-            Some(class) => unsafe { self.free_object(class, start) },
+        let Some(class) = ClassIndex::for_layout(layout) else {
             // SAFETY: the caller's clauses.
-            None => unsafe { self.free_large(start) },
+            return unsafe { self.free_large(start) };
+        };
+        // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
+        if !unsafe { self.front(tag_of(class)).free(self.registry.cpu(), start) } {
+            // SAFETY: the caller's clauses, and nothing has happened.
+            unsafe { self.free_object(class, start) };
         }
     }
 
@@ -214,12 +228,23 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
         let address = start.addr().get();
         // SAFETY: the registry has not moved its source since `with_checks`.
-        let near = class_of(unsafe { self.tags.tag(address) });
+        let near = unsafe { self.tags.tag(address) }.and_then(class_of);
         near.or_else(|| class_of(self.registry.source().tag(address)))
     }
 
     #[inline(always)]
     pub(crate) fn allocate_class(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
+        // SAFETY: the caches live as long as we do.
+        let hit = unsafe { self.front(tag_of(class)).allocate(self.registry.cpu()) };
+        match hit {
+            Some(object) => Ok(object),
+            None => self.allocate_missed(class),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_missed(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
         // Acquire: pairs with the Release in `build`; sees the cache as it was built.
         let raw = self.caches[class.index()].load(Ordering::Acquire);
         let raw = match NonNull::new(raw) {
@@ -230,9 +255,21 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         unsafe { Self::borrow(raw) }.allocate()
     }
 
+    /// Returns the front for `tag`.
+    #[inline(always)]
+    fn front(&self, tag: Tag) -> Front {
+        // Acquire: pairs with the Release in `build`; sees the cache's slots as they were built.
+        let raw = self.fronts[usize::from(tag.get())].load(Ordering::Acquire);
+        // SAFETY: I1: never null.
+        let raw = unsafe { NonNull::new_unchecked(raw) };
+        // SAFETY: I1: a front.
+        unsafe { Front::from_raw(raw) }
+    }
+
     /// # Safety
     /// 1. `start` is an object of `class` that the caller owns and nobody uses.
-    #[inline(always)]
+    #[cold]
+    #[inline(never)]
     #[track_caller]
     pub(crate) unsafe fn free_object(&self, class: ClassIndex, start: NonNull<u8>) {
         // Acquire: as in `allocate_class`.
@@ -249,7 +286,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     fn build(&self, class: ClassIndex) -> Result<NonNull<()>, OutOfMemory> {
         let layout = Layout::from_size_align(class.size(), class.alignment())
             .expect("a class's alignment is a power of two that divides its size");
-        let tag = Tag::class(class.index()).expect("there are fewer classes than tags for them");
+        let tag = tag_of(class);
         let name = crate::names::cache_name(class);
         let builder = self.registry.cache(name.as_str(), layout).tag(tag).checks::<K>();
         let builder = match self.secret {
@@ -261,7 +298,13 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let empty = core::ptr::null_mut();
         // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the other one.
         match place.compare_exchange(empty, new.as_ptr(), Ordering::Release, Ordering::Acquire) {
-            Ok(_) => Ok(new),
+            Ok(_) => {
+                // SAFETY: I1: from just above.
+                let front = unsafe { Self::borrow(new) }.front().into_raw();
+                // Release: pairs with the Acquire in `front`.
+                self.fronts[usize::from(tag.get())].store(front.as_ptr(), Ordering::Release);
+                Ok(new)
+            }
             Err(first) => {
                 // SAFETY: ours from `into_raw` above, seen by nobody else. It never had an object.
                 drop(unsafe { Cache::<P, C, K>::from_raw(new) });
@@ -276,6 +319,15 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<P, C, K>> {
         // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays the allocator's.
         ManuallyDrop::new(unsafe { Cache::from_raw(raw) })
+    }
+}
+
+/// Returns the tag of the slabs of `class`.
+#[inline(always)]
+const fn tag_of(class: ClassIndex) -> Tag {
+    match Tag::class(class.index()) {
+        Some(tag) => tag,
+        None => panic!("there are fewer classes than tags for them"),
     }
 }
 

@@ -98,9 +98,9 @@ impl Tag {
 /// It borrows nothing; whoever keeps one keeps the map.
 ///
 /// ```
-/// use page_frame::{Tag, TagRange};
+/// use page_frame::TagRange;
 /// // SAFETY: this range comes from no map.
-/// assert_eq!(unsafe { TagRange::EMPTY.tag(0x1000) }, Tag::NONE);
+/// assert_eq!(unsafe { TagRange::EMPTY.tag(0x1000) }, None);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct TagRange {
@@ -118,22 +118,22 @@ impl TagRange {
     /// No pages.
     pub const EMPTY: Self = Self { start: 0, pages: 0, tags: core::ptr::null() };
 
-    /// Returns the tag of the page that `address` lies in; [`Tag::NONE`] beyond the range. O(1).
+    /// Returns the tag of the page that `address` lies in; `None` beyond the range. O(1).
     ///
     /// # Safety
     /// 1. The map that the range came from is alive and where it was.
     #[inline(always)]
-    pub unsafe fn tag(&self, address: usize) -> Tag {
+    pub unsafe fn tag(&self, address: usize) -> Option<Tag> {
         let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
         if index >= self.pages {
-            return Tag::NONE;
+            return None;
         }
         // SAFETY: clause 1: there is a tag for each page.
         let entry = unsafe { self.tags.add(index) };
         // SAFETY: clause 1.
         let entry = unsafe { &*entry };
         // Relaxed: see the header.
-        Tag(entry.load(Ordering::Relaxed))
+        Some(Tag(entry.load(Ordering::Relaxed)))
     }
 
     /// Returns the pages of the range.

@@ -115,6 +115,20 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         Self { slots, cpu }
     }
 
+    /// The same, without looking at the counts.
+    ///
+    /// # Safety
+    /// 1. There are no fewer slots than CPUs.
+    #[inline(always)]
+    pub const unsafe fn new_unchecked(slots: &'s [Slot<T>], cpu: C) -> Self {
+        Self { slots, cpu }
+    }
+
+    /// Returns the slots.
+    pub const fn as_slice(&self) -> &'s [Slot<T>] {
+        self.slots
+    }
+
     /// The same, but nobody ever enters: who tries is told that the slot is detached. For layers that go without.
     ///
     /// # Panics

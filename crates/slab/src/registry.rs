@@ -253,7 +253,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         self.visit(|core| unsafe { core.slots.let_go() });
     }
 
-    fn system(&self) -> &System<P, C> {
+    #[inline(always)]
+    pub(crate) fn system(&self) -> &System<P, C> {
         // SAFETY: I1: we hold a reference.
         unsafe { self.system.as_ref() }
     }

@@ -1,0 +1,97 @@
+//! The front of a cache: its CPU slots alone, for layers that keep a table of them.
+//!
+//! # Concepts
+//! A hit needs nothing of a cache but the CPU slots. A layer that finds a cache through a table (kmalloc, by class) keeps
+//! the fronts there and is one load nearer to the object. Whatever is no hit, it asks the cache for, which begins anew.
+//!
+//! A **closed** front never hits. It stands for caches that are not built yet, or that look at every object.
+
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, PageMap, PageSource, Slot, Slots};
+
+use crate::cache::Cache;
+use crate::checks::{Checks, is_any_on};
+use crate::cpu_slot::{CpuSlot, Push};
+use crate::registry::Registry;
+
+/// The CPU slots of a cache.
+#[derive(Clone, Copy, Debug)]
+pub struct Front {
+    /// The first of as many slots as there are CPUs.
+    slots: NonNull<Slot<CpuSlot>>,
+}
+
+impl Front {
+    /// Pops an object in the caller's CPU slot. `None` says only that it was no hit.
+    ///
+    /// # Safety
+    /// 1. The cache is alive, or the registry that a closed front came from, and `cpu` is a clone of, or a reference to,
+    ///    its CPUs.
+    #[inline(always)]
+    pub unsafe fn allocate<C: Cpu>(self, cpu: &C) -> Option<NonNull<u8>> {
+        // SAFETY: clause 1.
+        unsafe { self.slots(cpu) }.enter().ok()?.pop()
+    }
+
+    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has happened.
+    ///
+    /// # Safety
+    /// 1. As for [`allocate`](Self::allocate).
+    /// 2. As for [`Cache::free`], if the answer is true.
+    #[inline(always)]
+    pub unsafe fn free<C: Cpu>(self, cpu: &C, object: NonNull<u8>) -> bool {
+        // SAFETY: clause 1.
+        let slots = unsafe { self.slots(cpu) };
+        slots.enter().is_ok_and(|mut slot| slot.push(object) == Push::Done)
+    }
+
+    /// # Safety
+    /// 1. As for `allocate`.
+    #[inline(always)]
+    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> Slots<'s, CpuSlot, &'s C> {
+        // SAFETY: clause 1: there are as many, alive.
+        let slots = unsafe { core::slice::from_raw_parts(self.slots.as_ptr(), cpu.slots()) };
+        // SAFETY: as many as CPUs.
+        unsafe { Slots::new_unchecked(slots, cpu) }
+    }
+
+    /// Turns the front into a pointer, for places that hold one as an atomic word.
+    pub fn into_raw(self) -> NonNull<()> {
+        self.slots.cast()
+    }
+
+    /// Takes a front up again.
+    ///
+    /// # Safety
+    /// 1. `raw` came from [`into_raw`](Self::into_raw).
+    #[inline(always)]
+    pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        Self { slots: raw.cast() }
+    }
+
+    fn of<C: Cpu>(slots: &Slots<'static, CpuSlot, C>) -> Self {
+        Self { slots: NonNull::from(slots.as_slice()).cast() }
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
+    /// Returns the front: a closed one if the preset looks at every object.
+    pub fn front(&self) -> Front {
+        let core = self.core();
+        Front::of(if is_any_on::<K>() { &core.system().locking } else { &core.slots })
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
+    /// Returns a closed front.
+    pub fn closed_front(&self) -> Front {
+        Front::of(&self.system().locking)
+    }
+
+    /// Returns the CPUs.
+    #[inline(always)]
+    pub fn cpu(&self) -> &C {
+        self.system().locking.cpu()
+    }
+}
