@@ -86,6 +86,10 @@ pub type Make = fn(usize) -> Box<dyn Contestant>;
 pub trait Contestant {
     /// Runs one round of `workload`; `None` when this allocator cannot, or takes too long.
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample>;
+    /// Runs so many operations of `workload` and measures nothing; see [`workload::repeat`].
+    fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
+        let _ = (workload, count, frames);
+    }
 }
 
 /// A contestant for one thread.
@@ -94,6 +98,10 @@ struct Alone<P>(P);
 impl<P: Pages> Contestant for Alone<P> {
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample> {
         workload::run(&mut self.0, workload, frames)
+    }
+
+    fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
+        workload::repeat(&mut self.0, workload, count, frames);
     }
 }
 
@@ -107,6 +115,10 @@ impl<S: SharedPages> Contestant for Shared<S> {
             1 => workload::run(&mut &self.0, workload, frames),
             _ => workload::together::run(&self.0, workload, frames),
         }
+    }
+
+    fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
+        workload::repeat(&mut &self.0, workload, count, frames);
     }
 }
 
