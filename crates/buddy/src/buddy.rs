@@ -10,7 +10,7 @@ use page_frame::{
 
 use crate::area::AREA_FRAMES;
 use crate::build::{BuildError, Carved, Plan};
-use crate::cpu_slot::{CpuSlot, Kept};
+use crate::cpu_slot::{CpuSlot, Kept, LARGEST};
 use crate::kind::Mobility;
 use crate::observe;
 use crate::observer::Observe;
@@ -242,11 +242,10 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[track_caller]
     pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
         // Foreign frames lie beyond the map, and have no tag.
-        if self.tag(frame) != Tag::block(order) {
-            return Err(self.misuse(frame, order));
+        if self.tag(frame) == Tag::block(order) && self.push(frame, order) {
+            return Ok(());
         }
-        self.set_tag(frame, Tag::NONE);
-        if self.push(frame, order) { Ok(()) } else { self.free_slowly(frame, order) }
+        self.free_slowly(frame, order)
     }
 
     #[cold]
@@ -268,6 +267,10 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[inline(never)]
     #[track_caller]
     fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        if self.tag(frame) != Tag::block(order) {
+            return Err(self.misuse(frame, order));
+        }
+        self.set_tag(frame, Tag::NONE);
         if self.mode == Mode::Cached && self.free_flushing(frame, order) {
             return Ok(());
         }
@@ -304,7 +307,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             |id, slot| {
                 if frames < target {
                     frames += self.drain_slot(slot);
-                    self.kept[id.index()].set(slot.estimate());
+                    let change: isize = (0..=LARGEST).map(|order| slot.change(order)).sum();
+                    self.kept[id.index()].add(change);
                 }
             },
         );

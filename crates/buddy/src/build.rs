@@ -177,9 +177,8 @@ impl Plan {
         // SAFETY: clause 1: room for the table, aligned to 64.
         let table =
             unsafe { fill(at(self.table_at), self.sections, |index| Place::new(section(index))) };
-        // SAFETY: clause 1: room for the slots, aligned to 64.
-        let slots =
-            unsafe { fill(at(self.slots_at), self.slots, |_| Slot::new(CpuSlot::default())) };
+        // SAFETY: clause 1: zeroed room for the slots, aligned to 64.
+        let slots = unsafe { slice_in(at(self.slots_at), self.slots) };
         // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
         let kept = unsafe { slice_in(at(self.kept_at), self.slots) };
         let root = phys.pointer(self.span.start);

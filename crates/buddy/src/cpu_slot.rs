@@ -1,12 +1,21 @@
-//! What a CPU keeps: single frames as bits of words, larger blocks on small stacks, and which areas it owns.
+//! What a CPU keeps: stacks of blocks, and which areas it owns.
 //!
 //! # Concepts
-//! - The **private word**: the free frames of one word as bits that nobody else touches. A refill takes all free frames of
-//!   a word by one swap; allocating is then finding a bit and clearing it.
-//! - **Freed words**: frames of other words that came back, as bits too, so that neighbours join before they go home, each
-//!   word in one atomic operation. The word that was freed into last can become the private word again.
-//! - **Stacks**: for each order from 1 to the area's, the blocks that were freed last, or taken in one go.
-//! - **Owned areas**: for each kind the area that refills come from.
+//! For each order up to the area's a slot has two stacks.
+//! - **Ready** blocks are handed out, the last first: those of a refill, those freed where refills come from, and those
+//!   that the gate let through.
+//! - **Waiting** blocks were freed elsewhere. They are looked at together, when there are many of them or none is ready:
+//!   what lies where memory is dense becomes ready, the rest goes home, neighbours in one operation.
+//!
+//! The **home** of a stack is the area that it was last refilled from. Which of the two stacks a freed block goes to is
+//! arithmetic on its number, so that the way of a block through the slot has no branch that depends on the order or on where
+//! the block lies.
+//!
+//! All places are one array of 256, so that a byte names a place and needs no check.
+//!
+//! # Invariants
+//! - I1: `bottom <= top <= end` for each stack, and no two stacks share a place between `bottom` and `end`.
+//! - I2: a slot that is not set up is all zero: it has no block, and room for none.
 //!
 //! # Concurrency
 //! None of its own: the slot belongs to whoever entered it or took it over. For everybody else what it keeps is taken.
@@ -15,201 +24,231 @@ use page_frame::FrameNumber;
 use page_frame::sync::{AtomicUsize, Ordering, Zeroable};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
-use crate::kind::KINDS;
-use crate::run::WORD_BITS;
+use crate::kind::GROUPS;
+use crate::run::WORD_ORDER;
 
 /// The largest order that slots keep.
 pub(crate) const LARGEST: usize = AREA_ORDER as usize;
-/// How many freed words are kept: a guess; half of them go home at a time.
-pub(crate) const FREED_WORDS: usize = 16;
-/// Room for blocks of each order: a guess, for the small ones two words' worth of blocks of order 3.
-const STACK: usize = 16;
+/// How many orders slots keep.
+const ORDERS: usize = LARGEST + 1;
+/// The most blocks that wait, and so the most that are looked at together.
+pub(crate) const MOST_WAITING: usize = waiting(0);
+/// The most blocks of an order that a slot keeps.
+pub(crate) const MOST_KEPT: usize = ready(0) + waiting(0);
+/// Places for blocks: as many as a byte tells apart.
+const PLACES: usize = 256;
 
-/// A word of single frames: the frame that bit 0 stands for, and the frames that are free.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Word {
-    pub(crate) start: usize,
-    pub(crate) frames: usize,
+const _: () = assert!(all_places() < PLACES, "`end` fits in a byte");
+
+/// How many blocks of `order` are ready at most. Single frames: a word of them. The rest: guesses, about what 64 random
+/// requests of all orders ask for, and no more than 16 MiB.
+const fn ready(order: usize) -> usize {
+    match order {
+        LARGEST => 8,
+        0 => 64,
+        1 => 32,
+        2 => 24,
+        3 => 16,
+        4 => 12,
+        5 => 8,
+        _ => 4,
+    }
+}
+
+/// How many blocks of `order` wait at most: none from a word's order on, which cannot be brought home together.
+const fn waiting(order: usize) -> usize {
+    match order {
+        order if order >= WORD_ORDER as usize => 0,
+        0 => 32,
+        1 => 16,
+        2 | 3 => 8,
+        _ => 4,
+    }
+}
+
+const fn all_places() -> usize {
+    let (mut order, mut places) = (0, 0);
+    while order < ORDERS {
+        places += ready(order) + waiting(order);
+        order += 1;
+    }
+    places
+}
+
+/// A stack's places.
+#[derive(Clone, Copy, Debug)]
+struct Stack {
+    top: u8,
+    bottom: u8,
+    end: u8,
+}
+
+/// Where blocks of one order are as good as at home: `frame & bits == start`.
+#[derive(Clone, Copy, Debug)]
+struct Home {
+    start: usize,
+    bits: usize,
 }
 
 /// Everything that a CPU keeps.
 #[derive(Debug)]
+#[repr(C)]
 pub(crate) struct CpuSlot {
-    private: Word,
-    freed_words: usize,
-    freed: [Word; FREED_WORDS],
-    /// The blocks of order index + 1.
-    pub(crate) blocks: [Blocks; LARGEST],
-    /// For each kind the first frame of the area that is owned for it.
-    pub(crate) owned: [Option<FrameNumber>; KINDS],
+    /// The ready stacks by order, then the waiting ones.
+    stacks: [Stack; 2 * ORDERS],
+    homes: [Home; ORDERS],
+    /// First frames of blocks.
+    places: [usize; PLACES],
+    /// For each order group the area that is owned for it: its first frame, and one; 0 for none.
+    owned: [usize; GROUPS],
+    /// For each order how many blocks others were told of.
+    told: [u8; ORDERS],
+    is_set_up: bool,
 }
 
-impl Default for CpuSlot {
-    fn default() -> Self {
+// SAFETY: clause 1: integers and a `bool`, zero and false.
+unsafe impl Zeroable for CpuSlot {
+    fn zero() -> Self {
         Self {
-            private: Word::default(),
-            freed_words: 0,
-            freed: [Word::default(); FREED_WORDS],
-            blocks: core::array::from_fn(|index| Blocks::new(index + 1)),
-            owned: [None; KINDS],
+            stacks: [Stack { top: 0, bottom: 0, end: 0 }; 2 * ORDERS],
+            homes: [Home { start: 0, bits: 0 }; ORDERS],
+            places: [0; PLACES],
+            owned: [0; GROUPS],
+            told: [0; ORDERS],
+            is_set_up: false,
         }
     }
 }
 
-/// Single frames.
+/// Hits.
 impl CpuSlot {
-    /// Takes out the lowest frame of the private word.
+    /// Takes out the ready block of `order` that came last.
     #[inline(always)]
-    pub(crate) fn pop_frame(&mut self) -> Option<FrameNumber> {
-        let frames = self.private.frames;
-        if frames == 0 {
+    pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
+        debug_assert!(order < ORDERS);
+        let stack = &mut self.stacks[order];
+        if stack.top == stack.bottom {
             return None;
         }
-        self.private.frames = frames & (frames - 1);
-        Some(FrameNumber::new(self.private.start + frames.trailing_zeros() as usize))
+        stack.top = stack.top.wrapping_sub(1);
+        Some(FrameNumber::new(self.places[usize::from(stack.top)]))
     }
 
-    /// Keeps `frame`; false when there is no room for its word.
+    /// Keeps the block of `order` at `start`; false when there is no room where it belongs.
     #[inline(always)]
-    pub(crate) fn push_frame(&mut self, frame: FrameNumber) -> bool {
-        let bit = frame.get() % WORD_BITS;
-        let start = frame.get() - bit;
-        if start == self.private.start {
-            self.private.frames |= 1 << bit;
-            return true;
-        }
-        self.push_elsewhere(start, bit)
+    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
+        debug_assert!(order < ORDERS);
+        let home = self.homes[order];
+        let elsewhere = usize::from(start.get() & home.bits != home.start);
+        self.push_to(order + elsewhere * ORDERS, start)
     }
 
-    /// Keeps the frame at `bit` of the word at `start`, which is not the private one.
-    #[inline(never)]
-    fn push_elsewhere(&mut self, start: usize, bit: usize) -> bool {
-        if let Some(last) = self.freed[..self.freed_words].last_mut() {
-            if last.start == start {
-                last.frames |= 1 << bit;
-                return true;
-            }
+    #[inline(always)]
+    fn push_to(&mut self, stack: usize, start: FrameNumber) -> bool {
+        let stack = &mut self.stacks[stack];
+        if stack.top == stack.end {
+            return false;
         }
-        let Some(place) = self.freed.get_mut(self.freed_words) else { return false };
-        *place = Word { start, frames: 1 << bit };
-        self.freed_words += 1;
+        self.places[usize::from(stack.top)] = start.get();
+        stack.top = stack.top.wrapping_add(1);
         true
     }
-
-    /// Keeps the free frames of a word as the private one, which is empty.
-    pub(crate) fn refill(&mut self, start: FrameNumber, frames: usize) {
-        debug_assert!(self.private.frames == 0, "only an empty word is refilled");
-        self.private = Word { start: start.get(), frames };
-    }
-
-    /// Returns the word that was freed into last.
-    pub(crate) fn last_freed(&self) -> Option<Word> {
-        self.freed[..self.freed_words].last().copied()
-    }
-
-    /// Makes the word that was freed into last the private word, which is empty; whether there was one.
-    pub(crate) fn recycle(&mut self) -> bool {
-        debug_assert!(self.private.frames == 0, "only an empty word is replaced");
-        let last = self.last_freed();
-        if let Some(last) = last {
-            self.freed_words -= 1;
-            self.private = last;
-        }
-        last.is_some()
-    }
-
-    /// Takes out the older half of a full list of freed words.
-    pub(crate) fn older_words(&mut self) -> [Word; FREED_WORDS / 2] {
-        debug_assert!(self.freed_words == FREED_WORDS, "only a full list is halved");
-        let older = core::array::from_fn(|index| self.freed[index]);
-        self.freed.copy_within(FREED_WORDS / 2.., 0);
-        self.freed_words = FREED_WORDS / 2;
-        older
-    }
-
-    /// Takes out one word of frames, until there is none.
-    pub(crate) fn drain_word(&mut self) -> Option<Word> {
-        if self.private.frames != 0 {
-            let word = self.private;
-            self.private.frames = 0;
-            return Some(word);
-        }
-        let last = self.last_freed()?;
-        self.freed_words -= 1;
-        Some(last)
-    }
-
-    /// Returns about how many frames are kept: freed words count as one frame each.
-    pub(crate) fn estimate(&self) -> usize {
-        let blocks: usize = self.blocks.iter().zip(1..).map(|(b, order)| b.count << order).sum();
-        self.private.frames.count_ones() as usize + self.freed_words + blocks
-    }
 }
 
-/// A stack of blocks of one order, by first frame.
-#[derive(Debug)]
-pub(crate) struct Blocks {
-    count: usize,
-    capacity: usize,
-    /// The first frame of the area that was last refilled from.
-    home: usize,
-    /// The bits of a frame number that name its area; none for whole areas, which are at home anywhere.
-    area_bits: usize,
-    starts: [usize; STACK],
-}
-
-impl Blocks {
-    fn new(order: usize) -> Self {
-        let is_area = order == LARGEST;
-        let (home, area_bits) = if is_area { (0, 0) } else { (usize::MAX, !(AREA_FRAMES - 1)) };
-        Self { count: 0, capacity: Self::capacity(order), home, area_bits, starts: [0; STACK] }
-    }
-
-    /// How many blocks of `order` are kept at most.
-    pub(crate) const fn capacity(order: usize) -> usize {
-        if order <= 3 { STACK } else { STACK / 2 }
-    }
-
-    /// Notes that blocks come from the area of `frame`.
-    pub(crate) fn settle_in(&mut self, frame: FrameNumber) {
-        self.home = frame.get() & self.area_bits;
-    }
-
-    /// Whether `frame` lies in the area that blocks were last taken from, where freed ones are as good as at home.
-    #[inline(always)]
-    pub(crate) fn is_at_home(&self, frame: FrameNumber) -> bool {
-        frame.get() & self.area_bits == self.home
-    }
-
-    /// Takes out the block that came last.
-    #[inline(always)]
-    pub(crate) fn pop(&mut self) -> Option<FrameNumber> {
-        let below = self.count.checked_sub(1)?;
-        let start = *self.starts.get(below)?;
-        self.count = below;
-        Some(FrameNumber::new(start))
-    }
-
-    /// Keeps the block at `start`; false when there is no room.
-    #[inline(always)]
-    pub(crate) fn push(&mut self, start: FrameNumber) -> bool {
-        match self.starts.get_mut(self.count) {
-            Some(place) if self.count < self.capacity => {
-                *place = start.get();
-                self.count += 1;
-                true
+/// Refills and flushes.
+impl CpuSlot {
+    /// Gives the stacks their places, the first time. Where it is not `choosy`, blocks are at home anywhere.
+    pub(crate) fn set_up(&mut self, choosy: bool) {
+        if self.is_set_up {
+            return;
+        }
+        let mut next = 0;
+        for order in 0..ORDERS {
+            for (stack, places) in [(order, ready(order)), (ORDERS + order, waiting(order))] {
+                let end = next + places as u8;
+                self.stacks[stack] = Stack { top: next, bottom: next, end };
+                next = end;
             }
-            _ => false,
+            let bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
+            self.homes[order] = Home { start: if bits == 0 { 0 } else { usize::MAX }, bits };
         }
+        self.is_set_up = true;
     }
 
-    /// Takes out the `number` blocks that came first, into `older`; returns how many there were.
-    pub(crate) fn older(&mut self, number: usize, older: &mut [usize; STACK / 2]) -> usize {
-        let number = number.min(self.count).min(older.len());
-        older[..number].copy_from_slice(&self.starts[..number]);
-        self.starts.copy_within(number..self.count, 0);
-        self.count -= number;
+    /// Notes that blocks of `order` come from the area of `frame`.
+    pub(crate) fn settle_in(&mut self, frame: FrameNumber, order: usize) {
+        self.homes[order].start = frame.get() & self.homes[order].bits;
+    }
+
+    /// Whether blocks of `order` wait at all before they go home.
+    pub(crate) const fn can_wait(order: usize) -> bool {
+        waiting(order) > 0
+    }
+
+    /// Whether the block of `order` at `start` lies where refills come from.
+    pub(crate) fn is_at_home(&self, start: FrameNumber, order: usize) -> bool {
+        let home = self.homes[order];
+        start.get() & home.bits == home.start
+    }
+
+    /// Keeps the block of `order` at `start` as ready, wherever it lies; false when there is no room.
+    pub(crate) fn push_ready(&mut self, start: FrameNumber, order: usize) -> bool {
+        self.push_to(order, start)
+    }
+
+    /// How many more blocks of `order` can be ready.
+    pub(crate) fn room(&self, order: usize) -> usize {
+        let stack = self.stacks[order];
+        usize::from(stack.end - stack.top)
+    }
+
+    /// How many blocks of `order` are ready.
+    pub(crate) fn count_ready(&self, order: usize) -> usize {
+        let stack = self.stacks[order];
+        usize::from(stack.top - stack.bottom)
+    }
+
+    /// Takes out all blocks of `order` that wait, into `blocks`, the first first; returns how many there were.
+    pub(crate) fn take_waiting(&mut self, order: usize, blocks: &mut [usize]) -> usize {
+        self.take_oldest(ORDERS + order, usize::MAX, blocks)
+    }
+
+    /// Takes out up to `number` of the ready blocks of `order` that came first, into `blocks`; returns how many there were.
+    pub(crate) fn take_ready(
+        &mut self,
+        order: usize,
+        number: usize,
+        blocks: &mut [usize],
+    ) -> usize {
+        self.take_oldest(order, number, blocks)
+    }
+
+    fn take_oldest(&mut self, stack: usize, number: usize, blocks: &mut [usize]) -> usize {
+        let Stack { top, bottom, .. } = self.stacks[stack];
+        let (first, last) = (usize::from(bottom), usize::from(top));
+        let number = number.min(last - first).min(blocks.len());
+        blocks[..number].copy_from_slice(&self.places[first..first + number]);
+        self.places.copy_within(first + number..last, first);
+        self.stacks[stack].top = top - number as u8;
         number
+    }
+
+    /// Returns the first frame of the area that is owned for order group `group`.
+    pub(crate) fn owned(&self, group: usize) -> Option<FrameNumber> {
+        self.owned[group].checked_sub(1).map(FrameNumber::new)
+    }
+
+    /// Notes which area is owned for order group `group`.
+    pub(crate) fn set_owned(&mut self, group: usize, area: Option<FrameNumber>) {
+        self.owned[group] = area.map_or(0, |area| area.get() + 1);
+    }
+
+    /// Returns by how many frames the blocks of `order` have become more since this was last asked.
+    pub(crate) fn change(&mut self, order: usize) -> isize {
+        let blocks = |stack: Stack| stack.top - stack.bottom;
+        let now = blocks(self.stacks[order]) + blocks(self.stacks[ORDERS + order]);
+        let before = core::mem::replace(&mut self.told[order], now);
+        (isize::from(now) - isize::from(before)) << order
     }
 }
 
@@ -232,8 +271,64 @@ impl Kept {
     }
 
     /// Called by whoever has the slot, its owner or a taker.
-    pub(crate) fn set(&self, frames: usize) {
-        // Relaxed: as above.
-        self.0.store(frames, Ordering::Relaxed);
+    pub(crate) fn add(&self, frames: isize) {
+        // Relaxed: as above; nobody else writes.
+        self.0.store(self.get().wrapping_add_signed(frames), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(choosy: bool) -> CpuSlot {
+        let mut slot = CpuSlot::zero();
+        assert!(slot.pop(0).is_none() && !slot.push(FrameNumber::new(0), 0), "I2");
+        slot.set_up(choosy);
+        slot
+    }
+
+    #[test]
+    fn stacks_share_no_place_and_give_back_what_came_last() {
+        let mut slot = slot(false);
+        let block =
+            |order: usize, number: usize| FrameNumber::new((number * ORDERS + order) << order);
+        for order in 0..ORDERS {
+            let pushed = (0..).take_while(|number| slot.push(block(order, *number), order)).count();
+            assert_eq!(pushed, ready(order));
+        }
+        for order in 0..ORDERS {
+            for number in (0..ready(order)).rev() {
+                assert_eq!(slot.pop(order), Some(block(order, number)));
+            }
+            assert_eq!(slot.pop(order), None);
+        }
+    }
+
+    #[test]
+    fn blocks_from_elsewhere_wait_and_leave_in_order() {
+        let mut slot = slot(true);
+        slot.settle_in(FrameNumber::new(3 * AREA_FRAMES + 64), 1);
+        let home = FrameNumber::new(3 * AREA_FRAMES + 2);
+        assert!(slot.push(home, 1));
+        let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
+        assert_eq!((0..).take_while(|number| slot.push(away(*number), 1)).count(), waiting(1));
+        assert_eq!(slot.change(1), 2 * (1 + waiting(1) as isize));
+        let mut blocks = [0; MOST_WAITING];
+        assert_eq!(slot.take_waiting(1, &mut blocks), waiting(1));
+        assert!((0..waiting(1)).all(|number| blocks[number] == away(number).get()));
+        assert_eq!((slot.pop(1), slot.pop(1)), (Some(home), None));
+    }
+
+    #[test]
+    fn the_oldest_half_leaves_and_the_rest_stays_in_order() {
+        let mut slot = slot(false);
+        (0..6).for_each(|frame| assert!(slot.push(FrameNumber::new(frame), 0)));
+        let mut blocks = [0; 4];
+        assert_eq!(slot.take_ready(0, 4, &mut blocks), 4);
+        assert_eq!(blocks, [0, 1, 2, 3]);
+        assert_eq!(slot.pop(0), Some(FrameNumber::new(5)));
+        assert_eq!(slot.pop(0), Some(FrameNumber::new(4)));
+        assert_eq!(slot.pop(0), None);
     }
 }

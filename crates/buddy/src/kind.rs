@@ -35,7 +35,7 @@ impl Mobility {
 }
 
 /// Order groups: 0, 1, 2, 3, and all above.
-const GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
+pub(crate) const GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
 /// Mobilities that are told apart.
 const MOBILITIES: usize = if sync::MODELLED { 1 } else { 3 };
 /// How many kinds there are. One under loom.

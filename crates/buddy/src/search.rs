@@ -161,8 +161,9 @@ impl<'m> Zone<'m> {
     }
 
     /// Whether a freed block of `order`, below the area's, at `start` is better kept by a slot than sent home: it is of the
-    /// slot's mobility, and its area owned, or the rest of its word nearly full. What lies in a sparse word goes home, so
-    /// that the word can empty.
+    /// slot's mobility, and its area owned, or what surrounds it nearly full. What lies where memory is sparse goes home, so
+    /// that it can empty.
+    #[inline]
     pub(crate) fn is_worth_keeping(
         &self,
         start: FrameNumber,
@@ -170,10 +171,13 @@ impl<'m> Zone<'m> {
         mobility: Mobility,
     ) -> bool {
         self.place(start).is_some_and(|(place, section)| {
-            let word = || section.lines[place.area].word(place.frame / WORD_BITS);
-            section.kind(place.area).mobility() == mobility
-                && (section.is_owned(place.area)
-                    || (order < WORD_ORDER && word().count_zeros() <= DENSE))
+            let line = &section.lines[place.area];
+            let is_dense = match order < WORD_ORDER {
+                true => line.word(place.frame / WORD_BITS).count_zeros() <= DENSE,
+                false => line.free_frames() <= AREA_FRAMES / 4,
+            };
+            (is_dense || section.is_owned(place.area))
+                && section.kind(place.area).mobility() == mobility
         })
     }
 

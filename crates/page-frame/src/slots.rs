@@ -30,7 +30,7 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, spin_hint};
+use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, Zeroable, spin_hint};
 use crate::{Cpu, CpuId, InterruptState};
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
@@ -48,6 +48,13 @@ pub struct Slot<T> {
 
 // SAFETY: I1 gives the body to one context at a time, and each hand-over is a Release store read by an Acquire load.
 unsafe impl<T: Send> Sync for Slot<T> {}
+
+// SAFETY: clause 1: three atomics that are valid when zero, a body that is, and padding.
+unsafe impl<T: Zeroable> Zeroable for Slot<T> {
+    fn zero() -> Self {
+        Self::new(T::zero())
+    }
+}
 
 impl<T> Slot<T> {
     crate::const_unless_loom! {
