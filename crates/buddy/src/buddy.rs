@@ -242,8 +242,10 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[track_caller]
     pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
         // Foreign frames lie beyond the map, and have no tag.
-        if self.tag(frame) == Tag::block(order) && self.push(frame, order) {
-            return Ok(());
+        if let Some(tag) = self.map.place_at(frame.get().wrapping_sub(self.first_frame)) {
+            if tag.get() == Tag::block(order) && self.push(frame, order, tag) {
+                return Ok(());
+            }
         }
         self.free_slowly(frame, order)
     }

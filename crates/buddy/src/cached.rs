@@ -12,7 +12,7 @@
 //! nothing more: a compare-exchange, a store with a fence, and a search. A block that goes home costs one atomic operation,
 //! and none if its neighbour was freed just before it.
 
-use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap, Tag};
+use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::AREA_ORDER;
 use crate::cpu_slot::{CpuSlot, LARGEST, MOST_KEPT, MOST_WAITING};
@@ -35,20 +35,20 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         if order.index() > LARGEST {
             return None;
         }
-        self.slots.enter().ok()?.pop(order.index())
+        self.slots.enter_known().ok()?.pop(order.index())
     }
 
-    /// Puts an allocated block into the CPU's slot, its tag cleared; false when it does not belong there, or there is no room.
+    /// Puts an allocated block into the CPU's slot, and clears its tag at `tag`; false when it does not belong there, or there is no room.
     #[inline(always)]
-    pub(crate) fn push(&self, frame: FrameNumber, order: Order) -> bool {
+    pub(crate) fn push(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
         if order.index() > LARGEST {
             return false;
         }
-        let Ok(mut slot) = self.slots.enter() else { return false };
+        let Ok(mut slot) = self.slots.enter_known() else { return false };
         let pushed = slot.push(frame, order.index());
         if pushed {
             // Inside the slot: once outside, the block may be handed out again, and has another tag.
-            self.set_tag(frame, Tag::NONE);
+            tag.set(Tag::NONE);
         }
         pushed
     }

@@ -75,8 +75,9 @@ const fn all_places() -> usize {
     places
 }
 
-/// A stack's places.
+/// A stack's places. Of four bytes, so that the machine can index it.
 #[derive(Clone, Copy, Debug)]
+#[repr(C, align(4))]
 struct Stack {
     top: u8,
     bottom: u8,
@@ -94,7 +95,7 @@ struct Home {
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct CpuSlot {
-    /// The ready stacks by order, then the waiting ones.
+    /// For each order the ready stack and the waiting one.
     stacks: [Stack; 2 * ORDERS],
     homes: [Home; ORDERS],
     /// First frames of blocks.
@@ -126,12 +127,13 @@ impl CpuSlot {
     #[inline(always)]
     pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
         debug_assert!(order < ORDERS);
-        let stack = &mut self.stacks[order];
+        let stack = &mut self.stacks[2 * order];
         if stack.top == stack.bottom {
             return None;
         }
-        stack.top = stack.top.wrapping_sub(1);
-        Some(FrameNumber::new(self.places[usize::from(stack.top)]))
+        let top = stack.top.wrapping_sub(1);
+        stack.top = top;
+        Some(FrameNumber::new(self.places[usize::from(top)]))
     }
 
     /// Keeps the block of `order` at `start`; false when there is no room where it belongs.
@@ -140,7 +142,7 @@ impl CpuSlot {
         debug_assert!(order < ORDERS);
         let home = self.homes[order];
         let elsewhere = usize::from(start.get() & home.bits != home.start);
-        self.push_to(order + elsewhere * ORDERS, start)
+        self.push_to(2 * order + elsewhere, start)
     }
 
     #[inline(always)]
@@ -149,8 +151,9 @@ impl CpuSlot {
         if stack.top == stack.end {
             return false;
         }
-        self.places[usize::from(stack.top)] = start.get();
-        stack.top = stack.top.wrapping_add(1);
+        let top = stack.top;
+        stack.top = top.wrapping_add(1);
+        self.places[usize::from(top)] = start.get();
         true
     }
 }
@@ -164,7 +167,7 @@ impl CpuSlot {
         }
         let mut next = 0;
         for order in 0..ORDERS {
-            for (stack, places) in [(order, ready(order)), (ORDERS + order, waiting(order))] {
+            for (stack, places) in [(2 * order, ready(order)), (2 * order + 1, waiting(order))] {
                 let end = next + places as u8;
                 self.stacks[stack] = Stack { top: next, bottom: next, end };
                 next = end;
@@ -193,24 +196,24 @@ impl CpuSlot {
 
     /// Keeps the block of `order` at `start` as ready, wherever it lies; false when there is no room.
     pub(crate) fn push_ready(&mut self, start: FrameNumber, order: usize) -> bool {
-        self.push_to(order, start)
+        self.push_to(2 * order, start)
     }
 
     /// How many more blocks of `order` can be ready.
     pub(crate) fn room(&self, order: usize) -> usize {
-        let stack = self.stacks[order];
+        let stack = self.stacks[2 * order];
         usize::from(stack.end - stack.top)
     }
 
     /// How many blocks of `order` are ready.
     pub(crate) fn count_ready(&self, order: usize) -> usize {
-        let stack = self.stacks[order];
+        let stack = self.stacks[2 * order];
         usize::from(stack.top - stack.bottom)
     }
 
     /// Takes out all blocks of `order` that wait, into `blocks`, the first first; returns how many there were.
     pub(crate) fn take_waiting(&mut self, order: usize, blocks: &mut [usize]) -> usize {
-        self.take_oldest(ORDERS + order, usize::MAX, blocks)
+        self.take_oldest(2 * order + 1, usize::MAX, blocks)
     }
 
     /// Takes out up to `number` of the ready blocks of `order` that came first, into `blocks`; returns how many there were.
@@ -220,7 +223,7 @@ impl CpuSlot {
         number: usize,
         blocks: &mut [usize],
     ) -> usize {
-        self.take_oldest(order, number, blocks)
+        self.take_oldest(2 * order, number, blocks)
     }
 
     fn take_oldest(&mut self, stack: usize, number: usize, blocks: &mut [usize]) -> usize {
@@ -246,7 +249,7 @@ impl CpuSlot {
     /// Returns by how many frames the blocks of `order` have become more since this was last asked.
     pub(crate) fn change(&mut self, order: usize) -> isize {
         let blocks = |stack: Stack| stack.top - stack.bottom;
-        let now = blocks(self.stacks[order]) + blocks(self.stacks[ORDERS + order]);
+        let now = blocks(self.stacks[2 * order]) + blocks(self.stacks[2 * order + 1]);
         let before = core::mem::replace(&mut self.told[order], now);
         (isize::from(now) - isize::from(before)) << order
     }

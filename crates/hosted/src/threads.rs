@@ -76,6 +76,12 @@ unsafe impl Cpu for Threads {
         if (number as usize) < THREAD_SLOTS { Some(CpuId::new(number)) } else { assign(number) }
     }
 
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        // Threads without a number have one beyond every slot.
+        Some(CpuId::new(NUMBER.get()))
+    }
+
     #[inline]
     unsafe fn unpin(&self) {}
 

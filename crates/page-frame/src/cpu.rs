@@ -50,10 +50,18 @@ pub unsafe trait Cpu {
     /// threads, too early, too late); then nothing is to be undone.
     fn pin(&self) -> Option<CpuId>;
 
-    /// Ends a `pin` that returned an id.
+    /// Like [`pin`](Self::pin), but does nothing for a caller that is not known yet: for hot paths, whose other way pins.
+    ///
+    /// May return an id that is not below `slots()`, which stands for none and is unpinned too.
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        self.pin()
+    }
+
+    /// Ends a `pin` or `pin_known` that returned an id.
     ///
     /// # Safety
-    /// 1. Pairs with a `pin` of the same context that returned an id.
+    /// 1. Pairs with a `pin` or `pin_known` of the same context that returned an id.
     unsafe fn unpin(&self);
 
     /// The owner's side of [`fence_all`](Self::fence_all): a compiler fence where that is a real one.
@@ -89,6 +97,11 @@ unsafe impl<C: Cpu + ?Sized> Cpu for &C {
     #[inline]
     fn pin(&self) -> Option<CpuId> {
         (**self).pin()
+    }
+
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        (**self).pin_known()
     }
 
     #[inline]
@@ -224,6 +237,11 @@ unsafe impl<C: Cpu> Cpu for Fenced<C> {
     #[inline]
     fn pin(&self) -> Option<CpuId> {
         self.0.pin()
+    }
+
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        self.0.pin_known()
     }
 
     #[inline]

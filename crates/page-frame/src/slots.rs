@@ -133,7 +133,21 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// Says why the caller has to go on without a slot; then nothing is held.
     #[inline(always)]
     pub fn enter(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
-        let Some(id) = self.cpu.pin() else { return Err(Elsewhere::NoSlot) };
+        self.enter_as(self.cpu.pin())
+    }
+
+    /// Enters the slot of a caller that has pinned before: for hot paths, where [`enter`](Self::enter) follows a failure.
+    ///
+    /// # Errors
+    /// As for [`enter`](Self::enter); a caller that is not known yet has no slot.
+    #[inline(always)]
+    pub fn enter_known(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
+        self.enter_as(self.cpu.pin_known())
+    }
+
+    #[inline(always)]
+    fn enter_as(&self, id: Option<CpuId>) -> Result<Entered<'_, T, C>, Elsewhere> {
+        let Some(id) = id else { return Err(Elsewhere::NoSlot) };
         let why = match self.slots.get(id.index()) {
             None => Elsewhere::NoSlot,
             // Relaxed: only contexts on this CPU write `busy` (I2).
@@ -151,7 +165,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
                 Elsewhere::Detached
             }
         };
-        // SAFETY: pairs with the `pin` above, which returned an id.
+        // SAFETY: pairs with the caller's `pin` or `pin_known`, which returned an id.
         unsafe { self.cpu.unpin() };
         Err(why)
     }
