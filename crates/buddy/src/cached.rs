@@ -15,9 +15,9 @@
 use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::AREA_ORDER;
-use crate::cpu_slot::{CpuSlot, LARGEST, MOST_KEPT, MOST_WAITING};
+use crate::cpu_slot::{CpuSlot, LARGEST, MOST_READY, MOST_WAITING, Word};
 use crate::kind::Mobility;
-use crate::run::{WORD_BITS, WORD_ORDER, mask, spread};
+use crate::run::{WORD_BITS, WORD_ORDER, lowest, mask, spread};
 use crate::{Buddy, Observe};
 
 /// How often a refill acquires another area after finding nothing in the one it had: others take from owned areas too,
@@ -116,12 +116,19 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     pub(crate) fn drain_slot(&self, slot: &mut CpuSlot) -> usize {
         let mut frames = 0;
         for order in Order::all().take(LARGEST + 1) {
-            let mut blocks = [0; MOST_KEPT];
-            let mut kept = slot.take_ready(order.index(), usize::MAX, &mut blocks);
-            kept += slot.take_waiting(order.index(), &mut blocks[kept..]);
-            blocks[..kept].sort_unstable();
-            self.bring_home(order, &blocks[..kept]);
-            frames += kept * order.pages();
+            let (ready, count) = slot.take_ready(order.index(), usize::MAX);
+            let (waiting, others) = slot.take_waiting(order.index());
+            let mut blocks = [0; MOST_READY + MOST_WAITING];
+            blocks[..count].copy_from_slice(&ready[..count]);
+            blocks[count..count + others].copy_from_slice(&waiting[..others]);
+            blocks[..count + others].sort_unstable();
+            self.bring_home(order, &blocks[..count + others]);
+            frames += (count + others) * order.pages();
+        }
+        let rest = slot.take_rest();
+        if rest.frames != 0 {
+            self.bring_word_home(FrameNumber::new(rest.start), rest.frames, Order::ZERO);
+            frames += rest.frames.count_ones() as usize;
         }
         for group in 0..crate::kind::GROUPS {
             if let Some(area) = slot.owned(group) {
@@ -149,11 +156,17 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     }
 
     fn refill_frames(&self, slot: &mut CpuSlot) -> Option<FrameNumber> {
-        let owned = self.take_owned(slot, 0, |area| self.zone.take_owned_word(area));
-        let (word, frames) = owned.or_else(|| self.zone.take_word(MOBILITY))?;
-        let pieces = frames.count_ones() as usize;
-        self.zone.note_take_word(&self.observer, word, frames, pieces);
-        self.push_each(slot, word, frames, 0);
+        let mut word = slot.take_rest();
+        if word.frames == 0 {
+            let owned = self.take_owned(slot, 0, |area| self.zone.take_owned_word(area));
+            let (start, frames) = owned.or_else(|| self.zone.take_word(MOBILITY))?;
+            let pieces = frames.count_ones() as usize;
+            self.zone.note_take_word(&self.observer, start, frames, pieces);
+            word = Word { start: start.get(), frames };
+        }
+        let now = lowest(word.frames, slot.room(0));
+        self.push_each(slot, FrameNumber::new(word.start), now, 0);
+        slot.set_rest(Word { frames: word.frames & !now, ..word });
         slot.pop(0)
     }
 
@@ -226,8 +239,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Looks at the blocks of `order`, below a word's, that wait: the last ones become ready that are worth keeping, as far as
     /// there is room; the rest goes home.
     fn sort_waiting(&self, slot: &mut CpuSlot, order: Order) {
-        let mut blocks = [0; MOST_WAITING];
-        let count = slot.take_waiting(order.index(), &mut blocks);
+        let (mut blocks, count) = slot.take_waiting(order.index());
         let mut room = slot.room(order.index());
         let mut is_kept = [false; MOST_WAITING];
         for (start, is_kept) in blocks[..count].iter().zip(&mut is_kept).rev() {
@@ -250,9 +262,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     /// Brings the older half of the ready blocks of `order` home.
     fn flush_ready(&self, slot: &mut CpuSlot, order: Order) {
-        let mut blocks = [0; MOST_KEPT];
         let half = slot.count_ready(order.index()).div_ceil(2);
-        let count = slot.take_ready(order.index(), half, &mut blocks);
+        let (blocks, count) = slot.take_ready(order.index(), half);
         self.bring_home(order, &blocks[..count]);
     }
 
@@ -274,12 +285,16 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
                 }
                 frames |= more;
             }
-            let word = FrameNumber::new(word);
-            if !self.zone.clear_word(word, frames) {
-                self.report_double_free(FrameNumber::new(start), order);
-            }
-            self.zone.note_clear_word(&self.observer, word, frames, small);
+            self.bring_word_home(FrameNumber::new(word), frames, order);
         }
+    }
+
+    /// Brings the frames set in `frames` of the word at `word` home, blocks of `order`.
+    fn bring_word_home(&self, word: FrameNumber, frames: usize, order: Order) {
+        if !self.zone.clear_word(word, frames) {
+            self.report_double_free(word, order);
+        }
+        self.zone.note_clear_word(&self.observer, word, frames, order.get().into());
     }
 
     fn bring_block_home(&self, start: FrameNumber, order: Order) {

@@ -7,21 +7,19 @@
 //! - **Waiting** blocks were freed elsewhere. They are looked at together, when there are many of them or none is ready:
 //!   what lies where memory is dense becomes ready, the rest goes home, neighbours in one operation.
 //!
-//! The **home** of a stack is the area that it was last refilled from. Which of the two stacks a freed block goes to is
-//! arithmetic on its number, so that the way of a block through the slot has no branch that depends on the order or on where
-//! the block lies.
-//!
-//! All places are one array of 256, so that a byte names a place and needs no check.
+//! The **home** of an order is the area that it was last refilled from. Single frames of a refill that are more than can be
+//! ready stay behind as bits, the **rest** of their word.
 //!
 //! # Invariants
-//! - I1: `bottom <= top <= end` for each stack, and no two stacks share a place between `bottom` and `end`.
+//! - I1: `ready <= end <= waiting <= limit <= PLACES` for each order: the places below `ready` have ready blocks, those from
+//!   `end` to `waiting` blocks that wait.
 //! - I2: a slot that is not set up is all zero: it has no block, and room for none.
 //!
 //! # Concurrency
 //! None of its own: the slot belongs to whoever entered it or took it over. For everybody else what it keeps is taken.
 
 use page_frame::FrameNumber;
-use page_frame::sync::{AtomicUsize, Ordering, Zeroable};
+use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::kind::GROUPS;
@@ -33,24 +31,19 @@ pub(crate) const LARGEST: usize = AREA_ORDER as usize;
 const ORDERS: usize = LARGEST + 1;
 /// The most blocks that wait, and so the most that are looked at together.
 pub(crate) const MOST_WAITING: usize = waiting(0);
-/// The most blocks of an order that a slot keeps.
-pub(crate) const MOST_KEPT: usize = ready(0) + waiting(0);
-/// Places for blocks: as many as a byte tells apart.
-const PLACES: usize = 256;
+/// The most blocks of an order that are ready.
+pub(crate) const MOST_READY: usize = ready(0);
+/// Places for blocks of each order: a power of two, so that a place needs no check.
+const PLACES: usize = 32;
 
-const _: () = assert!(all_places() < PLACES, "`end` fits in a byte");
-
-/// How many blocks of `order` are ready at most. Single frames: a word of them. The rest: guesses, about what 64 random
-/// requests of all orders ask for, and no more than 16 MiB.
+/// How many blocks of `order` are ready at most: guesses, about what random requests of all orders make of them, and no more
+/// than 16 MiB of one order.
 const fn ready(order: usize) -> usize {
     match order {
         LARGEST => 8,
-        0 => 64,
-        1 => 32,
-        2 => 24,
-        3 => 16,
-        4 => 12,
-        5 => 8,
+        0..=4 => 16,
+        5 => 12,
+        6 | 7 => 8,
         _ => 4,
     }
 }
@@ -59,63 +52,98 @@ const fn ready(order: usize) -> usize {
 const fn waiting(order: usize) -> usize {
     match order {
         order if order >= WORD_ORDER as usize => 0,
-        0 => 32,
-        1 => 16,
-        2 | 3 => 8,
+        0..=2 => 16,
+        3 | 4 => 8,
         _ => 4,
     }
 }
 
-const fn all_places() -> usize {
-    let (mut order, mut places) = (0, 0);
-    while order < ORDERS {
-        places += ready(order) + waiting(order);
-        order += 1;
+/// The blocks of one order.
+#[derive(Debug)]
+#[repr(C)]
+struct Blocks {
+    ready: usize,
+    end: usize,
+    /// Blocks are at home where `frame & home_bits == home`.
+    home_bits: usize,
+    home: usize,
+    waiting: usize,
+    limit: usize,
+    /// How many blocks others were told of.
+    told: usize,
+    /// First frames.
+    places: [usize; PLACES],
+}
+
+impl Blocks {
+    const NONE: Self = Self {
+        ready: 0,
+        end: 0,
+        home_bits: 0,
+        home: 0,
+        waiting: 0,
+        limit: 0,
+        told: 0,
+        places: [0; PLACES],
+    };
+
+    fn new(order: usize, choosy: bool) -> Self {
+        const { assert!(ready(0) + waiting(0) <= PLACES, "I1") };
+        let home_bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
+        let end = ready(order);
+        Self {
+            end,
+            home_bits,
+            home: if home_bits == 0 { 0 } else { usize::MAX },
+            waiting: end,
+            limit: end + waiting(order),
+            ..Self::NONE
+        }
     }
-    places
-}
 
-/// A stack's places. Of four bytes, so that the machine can index it.
-#[derive(Clone, Copy, Debug)]
-#[repr(C, align(4))]
-struct Stack {
-    top: u8,
-    bottom: u8,
-    end: u8,
-}
+    /// Keeps the block at `start` as one that waits; false when there is no room.
+    #[inline(never)]
+    fn push_waiting(&mut self, start: FrameNumber) -> bool {
+        let waiting = self.waiting;
+        if waiting == self.limit {
+            return false;
+        }
+        self.waiting = waiting + 1;
+        self.places[waiting % PLACES] = start.get();
+        true
+    }
 
-/// Where blocks of one order are as good as at home: `frame & bits == start`.
-#[derive(Clone, Copy, Debug)]
-struct Home {
-    start: usize,
-    bits: usize,
+    fn count(&self) -> usize {
+        self.ready + self.waiting - self.end
+    }
 }
 
 /// Everything that a CPU keeps.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct CpuSlot {
-    /// For each order the ready stack and the waiting one.
-    stacks: [Stack; 2 * ORDERS],
-    homes: [Home; ORDERS],
-    /// First frames of blocks.
-    places: [usize; PLACES],
+    blocks: [Blocks; ORDERS],
+    /// The rest of the word that single frames were last refilled from.
+    rest: Word,
     /// For each order group the area that is owned for it: its first frame, and one; 0 for none.
     owned: [usize; GROUPS],
-    /// For each order how many blocks others were told of.
-    told: [u8; ORDERS],
     is_set_up: bool,
+}
+
+/// Single frames of a word: the frame that bit 0 stands for, and the frames as bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Word {
+    pub(crate) start: usize,
+    pub(crate) frames: usize,
 }
 
 // SAFETY: clause 1: integers and a `bool`, zero and false.
 unsafe impl Zeroable for CpuSlot {
     fn zero() -> Self {
         Self {
-            stacks: [Stack { top: 0, bottom: 0, end: 0 }; 2 * ORDERS],
-            homes: [Home { start: 0, bits: 0 }; ORDERS],
-            places: [0; PLACES],
+            blocks: [Blocks::NONE; ORDERS],
+            rest: Word { start: 0, frames: 0 },
             owned: [0; GROUPS],
-            told: [0; ORDERS],
             is_set_up: false,
         }
     }
@@ -126,61 +154,43 @@ impl CpuSlot {
     /// Takes out the ready block of `order` that came last.
     #[inline(always)]
     pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
-        debug_assert!(order < ORDERS);
-        let stack = &mut self.stacks[2 * order];
-        if stack.top == stack.bottom {
-            return None;
-        }
-        let top = stack.top.wrapping_sub(1);
-        stack.top = top;
-        Some(FrameNumber::new(self.places[usize::from(top)]))
+        let blocks = in_register(&mut self.blocks[order]);
+        let below = blocks.ready.checked_sub(1)?;
+        blocks.ready = below;
+        Some(FrameNumber::new(blocks.places[below % PLACES]))
     }
 
     /// Keeps the block of `order` at `start`; false when there is no room where it belongs.
     #[inline(always)]
     pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
-        debug_assert!(order < ORDERS);
-        let home = self.homes[order];
-        let elsewhere = usize::from(start.get() & home.bits != home.start);
-        self.push_to(2 * order + elsewhere, start)
-    }
-
-    #[inline(always)]
-    fn push_to(&mut self, stack: usize, start: FrameNumber) -> bool {
-        let stack = &mut self.stacks[stack];
-        if stack.top == stack.end {
+        let blocks = in_register(&mut self.blocks[order]);
+        if start.get() & blocks.home_bits != blocks.home {
+            return blocks.push_waiting(start);
+        }
+        let ready = blocks.ready;
+        if ready == blocks.end {
             return false;
         }
-        let top = stack.top;
-        stack.top = top.wrapping_add(1);
-        self.places[usize::from(top)] = start.get();
+        blocks.ready = ready + 1;
+        blocks.places[ready % PLACES] = start.get();
         true
     }
 }
 
 /// Refills and flushes.
 impl CpuSlot {
-    /// Gives the stacks their places, the first time. Where it is not `choosy`, blocks are at home anywhere.
+    /// Gives the orders their room, the first time. Where it is not `choosy`, blocks are at home anywhere.
     pub(crate) fn set_up(&mut self, choosy: bool) {
-        if self.is_set_up {
-            return;
+        if !self.is_set_up {
+            self.blocks = core::array::from_fn(|order| Blocks::new(order, choosy));
+            self.is_set_up = true;
         }
-        let mut next = 0;
-        for order in 0..ORDERS {
-            for (stack, places) in [(2 * order, ready(order)), (2 * order + 1, waiting(order))] {
-                let end = next + places as u8;
-                self.stacks[stack] = Stack { top: next, bottom: next, end };
-                next = end;
-            }
-            let bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
-            self.homes[order] = Home { start: if bits == 0 { 0 } else { usize::MAX }, bits };
-        }
-        self.is_set_up = true;
     }
 
     /// Notes that blocks of `order` come from the area of `frame`.
     pub(crate) fn settle_in(&mut self, frame: FrameNumber, order: usize) {
-        self.homes[order].start = frame.get() & self.homes[order].bits;
+        let blocks = &mut self.blocks[order];
+        blocks.home = frame.get() & blocks.home_bits;
     }
 
     /// Whether blocks of `order` wait at all before they go home.
@@ -190,50 +200,66 @@ impl CpuSlot {
 
     /// Whether the block of `order` at `start` lies where refills come from.
     pub(crate) fn is_at_home(&self, start: FrameNumber, order: usize) -> bool {
-        let home = self.homes[order];
-        start.get() & home.bits == home.start
+        start.get() & self.blocks[order].home_bits == self.blocks[order].home
     }
 
     /// Keeps the block of `order` at `start` as ready, wherever it lies; false when there is no room.
     pub(crate) fn push_ready(&mut self, start: FrameNumber, order: usize) -> bool {
-        self.push_to(2 * order, start)
+        let blocks = &mut self.blocks[order];
+        let has_room = blocks.ready < blocks.end;
+        if has_room {
+            blocks.places[blocks.ready] = start.get();
+            blocks.ready += 1;
+        }
+        has_room
     }
 
     /// How many more blocks of `order` can be ready.
     pub(crate) fn room(&self, order: usize) -> usize {
-        let stack = self.stacks[2 * order];
-        usize::from(stack.end - stack.top)
+        self.blocks[order].end - self.blocks[order].ready
     }
 
     /// How many blocks of `order` are ready.
     pub(crate) fn count_ready(&self, order: usize) -> usize {
-        let stack = self.stacks[2 * order];
-        usize::from(stack.top - stack.bottom)
+        self.blocks[order].ready
     }
 
-    /// Takes out all blocks of `order` that wait, into `blocks`, the first first; returns how many there were.
-    pub(crate) fn take_waiting(&mut self, order: usize, blocks: &mut [usize]) -> usize {
-        self.take_oldest(2 * order + 1, usize::MAX, blocks)
+    /// Takes out all blocks of `order` that wait, the first first; returns them and how many there were.
+    pub(crate) fn take_waiting(&mut self, order: usize) -> ([usize; MOST_WAITING], usize) {
+        let mut taken = [0; MOST_WAITING];
+        let blocks = &mut self.blocks[order];
+        let waiting = &blocks.places[blocks.end..blocks.waiting];
+        taken[..waiting.len()].copy_from_slice(waiting);
+        let count = waiting.len();
+        blocks.waiting = blocks.end;
+        (taken, count)
     }
 
-    /// Takes out up to `number` of the ready blocks of `order` that came first, into `blocks`; returns how many there were.
+    /// Takes out the `number` ready blocks of `order`, or all there are, that came first, the first first; returns them and how
+    /// many there were.
     pub(crate) fn take_ready(
         &mut self,
         order: usize,
         number: usize,
-        blocks: &mut [usize],
-    ) -> usize {
-        self.take_oldest(2 * order, number, blocks)
+    ) -> ([usize; MOST_READY], usize) {
+        let mut taken = [0; MOST_READY];
+        let blocks = &mut self.blocks[order];
+        let count = number.min(blocks.ready);
+        taken[..count].copy_from_slice(&blocks.places[..count]);
+        blocks.places.copy_within(count..blocks.ready, 0);
+        blocks.ready -= count;
+        (taken, count)
     }
 
-    fn take_oldest(&mut self, stack: usize, number: usize, blocks: &mut [usize]) -> usize {
-        let Stack { top, bottom, .. } = self.stacks[stack];
-        let (first, last) = (usize::from(bottom), usize::from(top));
-        let number = number.min(last - first).min(blocks.len());
-        blocks[..number].copy_from_slice(&self.places[first..first + number]);
-        self.places.copy_within(first + number..last, first);
-        self.stacks[stack].top = top - number as u8;
-        number
+    /// Takes out the rest of the word that single frames were last refilled from; none are left when it has no bit.
+    pub(crate) fn take_rest(&mut self) -> Word {
+        let nothing = Word { frames: 0, ..self.rest };
+        core::mem::replace(&mut self.rest, nothing)
+    }
+
+    /// Keeps the rest of a word.
+    pub(crate) fn set_rest(&mut self, rest: Word) {
+        self.rest = rest;
     }
 
     /// Returns the first frame of the area that is owned for order group `group`.
@@ -246,12 +272,13 @@ impl CpuSlot {
         self.owned[group] = area.map_or(0, |area| area.get() + 1);
     }
 
-    /// Returns by how many frames the blocks of `order` have become more since this was last asked.
+    /// Returns by how many frames the blocks of `order` have become more since this was last asked. The rest of a word does not
+    /// count.
     pub(crate) fn change(&mut self, order: usize) -> isize {
-        let blocks = |stack: Stack| stack.top - stack.bottom;
-        let now = blocks(self.stacks[2 * order]) + blocks(self.stacks[2 * order + 1]);
-        let before = core::mem::replace(&mut self.told[order], now);
-        (isize::from(now) - isize::from(before)) << order
+        let blocks = &mut self.blocks[order];
+        let now = blocks.count();
+        let before = core::mem::replace(&mut blocks.told, now);
+        (now as isize - before as isize) << order
     }
 }
 
@@ -317,8 +344,8 @@ mod tests {
         let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
         assert_eq!((0..).take_while(|number| slot.push(away(*number), 1)).count(), waiting(1));
         assert_eq!(slot.change(1), 2 * (1 + waiting(1) as isize));
-        let mut blocks = [0; MOST_WAITING];
-        assert_eq!(slot.take_waiting(1, &mut blocks), waiting(1));
+        let (blocks, count) = slot.take_waiting(1);
+        assert_eq!(count, waiting(1));
         assert!((0..waiting(1)).all(|number| blocks[number] == away(number).get()));
         assert_eq!((slot.pop(1), slot.pop(1)), (Some(home), None));
     }
@@ -327,9 +354,8 @@ mod tests {
     fn the_oldest_half_leaves_and_the_rest_stays_in_order() {
         let mut slot = slot(false);
         (0..6).for_each(|frame| assert!(slot.push(FrameNumber::new(frame), 0)));
-        let mut blocks = [0; 4];
-        assert_eq!(slot.take_ready(0, 4, &mut blocks), 4);
-        assert_eq!(blocks, [0, 1, 2, 3]);
+        let (blocks, count) = slot.take_ready(0, 4);
+        assert_eq!(blocks[..count], [0, 1, 2, 3]);
         assert_eq!(slot.pop(0), Some(FrameNumber::new(5)));
         assert_eq!(slot.pop(0), Some(FrameNumber::new(4)));
         assert_eq!(slot.pop(0), None);

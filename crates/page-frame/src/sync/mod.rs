@@ -126,5 +126,26 @@ macro_rules! assert_unless_loom {
     ($($condition:tt)*) => {};
 }
 
+/// Has the machine compute the address of `place` into a register of its own, so that what follows names it without an index.
+///
+/// CPUs forward a store to the next load of the same place at once when both name it by register and constant, and some
+/// take five times as long when an index is added: 4.8 instead of 0.7 ns for two increments of a counter on Golden Cove.
+/// The compiler adds the index back wherever it can, as it costs no instruction. Where there is no assembly, nothing happens.
+#[inline(always)]
+pub fn in_register<T>(place: &mut T) -> &mut T {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut address: *mut T = place;
+        // SAFETY: no instruction is executed: the register holds the same pointer before and after.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags));
+        }
+        // SAFETY: the pointer came from the reference, which is given up for it.
+        unsafe { &mut *address }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    place
+}
+
 /// Whether this build runs under the model checker; for constants that are smaller there.
 pub const MODELLED: bool = cfg!(loom);
