@@ -143,7 +143,7 @@ pub fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) -> Option
     Some(sample)
 }
 
-/// Runs `count` operations of `workload`, one of pairs or mixed orders, without a look at any clock: for counters of
+/// Runs `count` operations of `workload`, one of pairs, bulks or mixed orders, without a look at any clock: for counters of
 /// instructions. Two runs that differ in `count` alone differ by what the operations cost.
 pub fn repeat<P: Pages>(pages: &mut P, workload: Workload, count: usize, frames: usize) {
     let order = |order: u8| Order::new(order).expect("the workloads use valid orders");
@@ -152,6 +152,15 @@ pub fn repeat<P: Pages>(pages: &mut P, workload: Workload, count: usize, frames:
         Workload::BulkAllocate(size) => {
             let blocks = count.min(frames / 2 / order(size).pages());
             (0..blocks).for_each(|_| _ = std::hint::black_box(pages.allocate(order(size))));
+        }
+        Workload::BulkFreeOrdered(size) | Workload::BulkFreeRandom(size) => {
+            let blocks = frames / 2 / order(size).pages();
+            let allocate = |_| pages.allocate(order(size)).expect("half of memory is free");
+            let mut blocks: Vec<usize> = (0..blocks).map(allocate).collect();
+            if matches!(workload, Workload::BulkFreeRandom(_)) {
+                shuffle(&mut blocks, 11);
+            }
+            blocks.iter().take(count).for_each(|block| pages.free(*block, order(size)));
         }
         Workload::MixedLifo => {
             (0..64 + count).for_each(mixed_operation(pages, 64, |_, held| held - 1));

@@ -241,13 +241,15 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[inline]
     #[track_caller]
     pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        if self.free_to_slot(frame, order) { Ok(()) } else { self.free_slowly(frame, order) }
+    }
+
+    /// Frees a block into the CPU's slot if it is allocated, belongs there, and there is room; whether that was so.
+    #[inline(always)]
+    pub(crate) fn free_to_slot(&self, frame: FrameNumber, order: Order) -> bool {
         // Foreign frames lie beyond the map, and have no tag.
-        if let Some(tag) = self.map.place_at(frame.get().wrapping_sub(self.first_frame)) {
-            if tag.get() == Tag::block(order) && self.push(frame, order, tag) {
-                return Ok(());
-            }
-        }
-        self.free_slowly(frame, order)
+        let tag = self.map.place_at(frame.get().wrapping_sub(self.first_frame));
+        tag.is_some_and(|tag| tag.get() == Tag::block(order) && self.push(frame, order, tag))
     }
 
     #[cold]
@@ -268,7 +270,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[cold]
     #[inline(never)]
     #[track_caller]
-    fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+    pub(crate) fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
         if self.tag(frame) != Tag::block(order) {
             return Err(self.misuse(frame, order));
         }

@@ -2,22 +2,20 @@
 //!
 //! # Concepts
 //! A refill looks at the blocks that wait, then asks the area that the slot owns for that order group, then acquires another,
-//! then takes one block wherever the hints lead. Blocks that wait are looked at together: first at all their words, so that
-//! the loads overlap, then each goes where the gate says. A flush brings the older half of the ready ones home. All of it
-//! runs inside the slot and takes no lock, so a context that runs on top goes the way without a slot, and cannot block.
+//! then takes one block wherever the hints lead. All of it runs inside the slot and takes no lock, so a context that runs on
+//! top goes the way without a slot, and cannot block. How blocks leave the slot is `flush.rs`'s business.
 //!
 //! # Costs
 //! A refill of single frames is one atomic swap for up to a word of them, one of orders below a word's is one atomic
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
-//! nothing more: a compare-exchange, a store with a fence, and a search. A block that goes home costs one atomic operation,
-//! and none if its neighbour was freed just before it.
+//! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap, Tag, TagPlace};
+use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::AREA_ORDER;
-use crate::cpu_slot::{CpuSlot, LARGEST, MOST_READY, MOST_WAITING, Word};
+use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::kind::Mobility;
-use crate::run::{WORD_BITS, WORD_ORDER, lowest, mask, spread};
+use crate::run::{WORD_ORDER, spread};
 use crate::{Buddy, Observe};
 
 /// How often a refill acquires another area after finding nothing in the one it had: others take from owned areas too,
@@ -26,7 +24,7 @@ const ACQUIRE_RETRIES: usize = 3;
 /// How many areas a refill of whole areas claims at most.
 const AREA_BATCH: usize = 4;
 /// What slots keep is of this mobility; the rest takes bits directly.
-const MOBILITY: Mobility = Mobility::Unmovable;
+pub(crate) const MOBILITY: Mobility = Mobility::Unmovable;
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Takes a block out of the CPU's slot.
@@ -97,7 +95,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             if CpuSlot::can_wait(index) {
                 self.sort_waiting(&mut slot, order);
                 kept = slot.push(frame, index);
-            } else if !self.zone.is_worth_keeping(frame, index as u32, MOBILITY) {
+            } else if !self.zone.is_worth_keeping(frame, MOBILITY) {
                 return false;
             }
         }
@@ -112,36 +110,9 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         kept
     }
 
-    /// Brings everything that `slot` keeps home, its owned areas too; returns how many frames it kept.
-    pub(crate) fn drain_slot(&self, slot: &mut CpuSlot) -> usize {
-        let mut frames = 0;
-        for order in Order::all().take(LARGEST + 1) {
-            let (ready, count) = slot.take_ready(order.index(), usize::MAX);
-            let (waiting, others) = slot.take_waiting(order.index());
-            let mut blocks = [0; MOST_READY + MOST_WAITING];
-            blocks[..count].copy_from_slice(&ready[..count]);
-            blocks[count..count + others].copy_from_slice(&waiting[..others]);
-            blocks[..count + others].sort_unstable();
-            self.bring_home(order, &blocks[..count + others]);
-            frames += (count + others) * order.pages();
-        }
-        let rest = slot.take_rest();
-        if rest.frames != 0 {
-            self.bring_word_home(FrameNumber::new(rest.start), rest.frames, Order::ZERO);
-            frames += rest.frames.count_ones() as usize;
-        }
-        for group in 0..crate::kind::GROUPS {
-            if let Some(area) = slot.owned(group) {
-                slot.set_owned(group, None);
-                self.zone.release_owned(area);
-            }
-        }
-        frames
-    }
-
     /// Fills the slot and takes a block out of what it got.
     fn refill(&self, slot: &mut CpuSlot, order: Order) -> Option<FrameNumber> {
-        if CpuSlot::can_wait(order.index()) {
+        if slot.has_waiting(order.index()) {
             self.sort_waiting(slot, order);
             if let Some(frame) = slot.pop(order.index()) {
                 return Some(frame);
@@ -164,9 +135,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             self.zone.note_take_word(&self.observer, start, frames, pieces);
             word = Word { start: start.get(), frames };
         }
-        let now = lowest(word.frames, slot.room(0));
-        self.push_each(slot, FrameNumber::new(word.start), now, 0);
-        slot.set_rest(Word { frames: word.frames & !now, ..word });
+        let rest = slot.fill(FrameNumber::new(word.start), word.frames, 0);
+        slot.set_rest(Word { frames: rest, ..word });
         slot.pop(0)
     }
 
@@ -179,20 +149,9 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         };
         let pieces = starts.count_ones() as usize;
         self.zone.note_take_word(&self.observer, word, spread(starts, small), pieces);
-        self.push_each(slot, word, starts, order.index());
+        let rest = slot.fill(word, starts, order.index());
+        debug_assert!(rest == 0, "no more were taken than there is room for");
         slot.pop(order.index())
-    }
-
-    /// Makes blocks of the word at `word` ready, the lowest on top.
-    fn push_each(&self, slot: &mut CpuSlot, word: FrameNumber, mut starts: usize, order: usize) {
-        slot.settle_in(word, order);
-        while starts != 0 {
-            let highest = starts.ilog2();
-            starts &= !(1 << highest);
-            let start = FrameNumber::new(word.get() + highest as usize);
-            let pushed = slot.push_ready(start, order);
-            debug_assert!(pushed, "an empty stack has room for a refill");
-        }
     }
 
     fn refill_areas(&self, slot: &mut CpuSlot) -> Option<FrameNumber> {
@@ -234,81 +193,5 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             slot.set_owned(group, Some(self.zone.acquire(order, MOBILITY)?));
         }
         None
-    }
-
-    /// Looks at the blocks of `order`, below a word's, that wait: the last ones become ready that are worth keeping, as far as
-    /// there is room; the rest goes home.
-    fn sort_waiting(&self, slot: &mut CpuSlot, order: Order) {
-        let (mut blocks, count) = slot.take_waiting(order.index());
-        let mut room = slot.room(order.index());
-        let mut is_kept = [false; MOST_WAITING];
-        for (start, is_kept) in blocks[..count].iter().zip(&mut is_kept).rev() {
-            let start = FrameNumber::new(*start);
-            *is_kept = self.zone.is_worth_keeping(start, order.get().into(), MOBILITY) && room > 0;
-            room -= usize::from(*is_kept);
-        }
-        let mut going = 0;
-        for index in 0..count {
-            if is_kept[index] {
-                let pushed = slot.push_ready(FrameNumber::new(blocks[index]), order.index());
-                debug_assert!(pushed, "room was counted");
-            } else {
-                blocks[going] = blocks[index];
-                going += 1;
-            }
-        }
-        self.bring_home(order, &blocks[..going]);
-    }
-
-    /// Brings the older half of the ready blocks of `order` home.
-    fn flush_ready(&self, slot: &mut CpuSlot, order: Order) {
-        let half = slot.count_ready(order.index()).div_ceil(2);
-        let (blocks, count) = slot.take_ready(order.index(), half);
-        self.bring_home(order, &blocks[..count]);
-    }
-
-    /// Brings blocks of `order` home, those that follow one another in one word together.
-    fn bring_home(&self, order: Order, blocks: &[usize]) {
-        let small = u32::from(order.get());
-        if small >= WORD_ORDER {
-            blocks.iter().for_each(|start| self.bring_block_home(FrameNumber::new(*start), order));
-            return;
-        }
-        let mut rest = blocks.iter().copied().peekable();
-        while let Some(start) = rest.next() {
-            let word = start & !(WORD_BITS - 1);
-            let mut frames = mask(start % WORD_BITS, small);
-            while let Some(next) = rest.next_if(|next| next & !(WORD_BITS - 1) == word) {
-                let more = mask(next % WORD_BITS, small);
-                if frames & more != 0 {
-                    self.report_double_free(FrameNumber::new(next), order);
-                }
-                frames |= more;
-            }
-            self.bring_word_home(FrameNumber::new(word), frames, order);
-        }
-    }
-
-    /// Brings the frames set in `frames` of the word at `word` home, blocks of `order`.
-    fn bring_word_home(&self, word: FrameNumber, frames: usize, order: Order) {
-        if !self.zone.clear_word(word, frames) {
-            self.report_double_free(word, order);
-        }
-        self.zone.note_clear_word(&self.observer, word, frames, order.get().into());
-    }
-
-    fn bring_block_home(&self, start: FrameNumber, order: Order) {
-        if !self.zone.free_block(start, order.get().into()) {
-            self.report_double_free(start, order);
-        }
-        let end = FrameNumber::new(start.get() + order.pages());
-        self.zone.note_release(&self.observer, FrameRange::new(start, end));
-    }
-
-    /// Two CPUs freed the same block at the same time: both passed the check of the tag, and the bits tell.
-    #[cold]
-    fn report_double_free(&self, frame: FrameNumber, order: Order) {
-        let order = order.index();
-        (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, frame.get(), order, order));
     }
 }

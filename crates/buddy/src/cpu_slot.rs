@@ -102,7 +102,7 @@ impl Blocks {
     }
 
     /// Keeps the block at `start` as one that waits; false when there is no room.
-    #[inline(never)]
+    #[inline(always)]
     fn push_waiting(&mut self, start: FrameNumber) -> bool {
         let waiting = self.waiting;
         if waiting == self.limit {
@@ -180,6 +180,7 @@ impl CpuSlot {
 /// Refills and flushes.
 impl CpuSlot {
     /// Gives the orders their room, the first time. Where it is not `choosy`, blocks are at home anywhere.
+    #[inline]
     pub(crate) fn set_up(&mut self, choosy: bool) {
         if !self.is_set_up {
             self.blocks = core::array::from_fn(|order| Blocks::new(order, choosy));
@@ -187,23 +188,20 @@ impl CpuSlot {
         }
     }
 
-    /// Notes that blocks of `order` come from the area of `frame`.
-    pub(crate) fn settle_in(&mut self, frame: FrameNumber, order: usize) {
-        let blocks = &mut self.blocks[order];
-        blocks.home = frame.get() & blocks.home_bits;
-    }
-
     /// Whether blocks of `order` wait at all before they go home.
+    #[inline]
     pub(crate) const fn can_wait(order: usize) -> bool {
         waiting(order) > 0
     }
 
     /// Whether the block of `order` at `start` lies where refills come from.
+    #[inline]
     pub(crate) fn is_at_home(&self, start: FrameNumber, order: usize) -> bool {
         start.get() & self.blocks[order].home_bits == self.blocks[order].home
     }
 
     /// Keeps the block of `order` at `start` as ready, wherever it lies; false when there is no room.
+    #[inline]
     pub(crate) fn push_ready(&mut self, start: FrameNumber, order: usize) -> bool {
         let blocks = &mut self.blocks[order];
         let has_room = blocks.ready < blocks.end;
@@ -214,17 +212,42 @@ impl CpuSlot {
         has_room
     }
 
+    /// Makes the blocks of `order`, of which none is ready, ready that begin at the bits `starts` of the word at `word`: the
+    /// lowest, as many as there is room for, and of those the lowest on top. Returns the other starts.
+    #[inline]
+    pub(crate) fn fill(&mut self, word: FrameNumber, mut starts: usize, order: usize) -> usize {
+        let blocks = &mut self.blocks[order];
+        debug_assert!(blocks.ready == 0, "only an empty stack is filled");
+        blocks.home = word.get() & blocks.home_bits;
+        let count = (starts.count_ones() as usize).min(blocks.end);
+        blocks.ready = count;
+        for place in blocks.places[..count].iter_mut().rev() {
+            *place = word.get() + starts.trailing_zeros() as usize;
+            starts &= starts - 1;
+        }
+        starts
+    }
+
     /// How many more blocks of `order` can be ready.
+    #[inline]
     pub(crate) fn room(&self, order: usize) -> usize {
         self.blocks[order].end - self.blocks[order].ready
     }
 
     /// How many blocks of `order` are ready.
+    #[inline]
     pub(crate) fn count_ready(&self, order: usize) -> usize {
         self.blocks[order].ready
     }
 
+    /// Whether some block of `order` waits.
+    #[inline]
+    pub(crate) fn has_waiting(&self, order: usize) -> bool {
+        self.blocks[order].waiting > self.blocks[order].end
+    }
+
     /// Takes out all blocks of `order` that wait, the first first; returns them and how many there were.
+    #[inline]
     pub(crate) fn take_waiting(&mut self, order: usize) -> ([usize; MOST_WAITING], usize) {
         let mut taken = [0; MOST_WAITING];
         let blocks = &mut self.blocks[order];
@@ -237,6 +260,7 @@ impl CpuSlot {
 
     /// Takes out the `number` ready blocks of `order`, or all there are, that came first, the first first; returns them and how
     /// many there were.
+    #[inline]
     pub(crate) fn take_ready(
         &mut self,
         order: usize,
@@ -252,17 +276,20 @@ impl CpuSlot {
     }
 
     /// Takes out the rest of the word that single frames were last refilled from; none are left when it has no bit.
+    #[inline]
     pub(crate) fn take_rest(&mut self) -> Word {
         let nothing = Word { frames: 0, ..self.rest };
         core::mem::replace(&mut self.rest, nothing)
     }
 
     /// Keeps the rest of a word.
+    #[inline]
     pub(crate) fn set_rest(&mut self, rest: Word) {
         self.rest = rest;
     }
 
     /// Returns the first frame of the area that is owned for order group `group`.
+    #[inline]
     pub(crate) fn owned(&self, group: usize) -> Option<FrameNumber> {
         self.owned[group].checked_sub(1).map(FrameNumber::new)
     }
@@ -274,6 +301,7 @@ impl CpuSlot {
 
     /// Returns by how many frames the blocks of `order` have become more since this was last asked. The rest of a word does not
     /// count.
+    #[inline]
     pub(crate) fn change(&mut self, order: usize) -> isize {
         let blocks = &mut self.blocks[order];
         let now = blocks.count();
@@ -295,12 +323,14 @@ unsafe impl Zeroable for Kept {
 }
 
 impl Kept {
+    #[inline]
     pub(crate) fn get(&self) -> usize {
         // Relaxed: an estimate; nothing is published by it.
         self.0.load(Ordering::Relaxed)
     }
 
     /// Called by whoever has the slot, its owner or a taker.
+    #[inline]
     pub(crate) fn add(&self, frames: isize) {
         // Relaxed: as above; nobody else writes.
         self.0.store(self.get().wrapping_add_signed(frames), Ordering::Relaxed);
@@ -338,16 +368,18 @@ mod tests {
     #[test]
     fn blocks_from_elsewhere_wait_and_leave_in_order() {
         let mut slot = slot(true);
-        slot.settle_in(FrameNumber::new(3 * AREA_FRAMES + 64), 1);
+        assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
         let home = FrameNumber::new(3 * AREA_FRAMES + 2);
         assert!(slot.push(home, 1));
         let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
         assert_eq!((0..).take_while(|number| slot.push(away(*number), 1)).count(), waiting(1));
-        assert_eq!(slot.change(1), 2 * (1 + waiting(1) as isize));
+        assert_eq!(slot.change(1), 2 * (2 + waiting(1) as isize));
         let (blocks, count) = slot.take_waiting(1);
         assert_eq!(count, waiting(1));
         assert!((0..waiting(1)).all(|number| blocks[number] == away(number).get()));
-        assert_eq!((slot.pop(1), slot.pop(1)), (Some(home), None));
+        assert_eq!(slot.pop(1), Some(home));
+        assert_eq!(slot.pop(1), Some(FrameNumber::new(3 * AREA_FRAMES + 72)));
+        assert_eq!(slot.pop(1), None);
     }
 
     #[test]

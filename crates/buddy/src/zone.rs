@@ -69,14 +69,8 @@ impl<'m> Zone<'m> {
         }
     }
 
-    /// Frees the frames that are set in `frames` of the word at `word`; whether all of them were taken.
-    pub(crate) fn clear_word(&self, word: FrameNumber, frames: usize) -> bool {
-        self.place(word).is_some_and(|(place, section)| {
-            section.clear(place.area, place.frame / WORD_BITS, frames) != Freed::Already
-        })
-    }
-
     /// Frees the block of `order`, at most the area's, at `start`; whether it was taken.
+    #[inline]
     pub(crate) fn free_block(&self, start: FrameNumber, order: u32) -> bool {
         self.place(start).is_some_and(|(place, section)| {
             if order < AREA_ORDER {

@@ -9,7 +9,9 @@
 //! - loom's types are larger than what they model: state sizes with [`assert_unless_loom!`](crate::assert_unless_loom).
 //! - Zeroed memory is an atomic only outside loom: make atomics from memory with [`slice_in`] alone.
 //! - loom orders two locations only by `fence(SeqCst)`, so [`light_fence`] is a compiler fence outside it and a full
-//!   fence inside.
+//!   fence inside. Where a SeqCst access of one location is followed by one of another, and so on the other side, there
+//!   is an order without a fence, but loom does not know: [`model_fence`] goes between, which is one inside it and nothing
+//!   outside.
 
 mod counter;
 mod lock;
@@ -33,6 +35,10 @@ mod shim {
     pub fn light_fence() {
         core::sync::atomic::compiler_fence(Ordering::SeqCst);
     }
+
+    /// Does nothing: the SeqCst accesses around it have their order.
+    #[inline(always)]
+    pub fn model_fence() {}
 
     /// Tells the CPU that this is a waiting loop.
     #[inline(always)]
@@ -85,6 +91,11 @@ mod shim {
         fence(Ordering::SeqCst);
     }
 
+    /// A full fence: loom takes SeqCst accesses for AcqRel.
+    pub fn model_fence() {
+        fence(Ordering::SeqCst);
+    }
+
     /// Lets loom run another thread.
     pub fn spin_hint() {
         loom::thread::yield_now();
@@ -93,7 +104,7 @@ mod shim {
 
 pub use shim::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-    UnsafeCell, fence, light_fence, spin_hint,
+    UnsafeCell, fence, light_fence, model_fence, spin_hint,
 };
 
 /// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
