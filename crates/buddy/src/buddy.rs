@@ -18,6 +18,8 @@ use crate::zone::Zone;
 
 /// How many areas there are for each slot, at least, where slots own areas: a guess. One under loom.
 const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
+/// The most areas that a refill of whole areas claims: 16 MiB.
+pub(crate) const MOST_AREAS: usize = 8;
 
 /// How a buddy chooses among blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub struct Buddy<'m, M, C, O = ()> {
     pub(crate) kept: &'m [Kept],
     /// Whether slots own areas: there are enough for each.
     pub(crate) has_owners: bool,
+    /// How many areas a refill of whole areas claims: an eighth of a slot's share of all, within limits.
+    pub(crate) area_batch: usize,
     mode: Mode,
     pub(crate) fault_hook: FaultHook,
     pub(crate) observer: O,
@@ -144,7 +148,9 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
         // Without slots, whoever asks for one is told to go on without.
         let slots = if mode == Mode::Plain { &slots[..0] } else { slots };
-        let has_owners = zone.frames() / AREA_FRAMES >= OWNER_AREAS * slots.len();
+        let areas = zone.frames() / AREA_FRAMES;
+        let has_owners = areas >= OWNER_AREAS * slots.len();
+        let area_batch = (areas / (8 * slots.len().max(1))).clamp(1, MOST_AREAS);
         let slots = Slots::new(slots, cpu);
         let fault_hook = panic_on_fault;
         let first_frame = zone.span().start.get();
@@ -156,6 +162,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
             slots,
             kept,
             has_owners,
+            area_batch,
             mode,
             fault_hook,
             observer: (),
@@ -194,11 +201,24 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
             slots,
             kept,
             has_owners,
+            area_batch,
             mode,
             fault_hook,
             observer: (),
         } = self;
-        Buddy { zone, map, first_frame, phys, slots, kept, has_owners, mode, fault_hook, observer }
+        Buddy {
+            zone,
+            map,
+            first_frame,
+            phys,
+            slots,
+            kept,
+            has_owners,
+            area_batch,
+            mode,
+            fault_hook,
+            observer,
+        }
     }
 }
 

@@ -170,8 +170,9 @@ impl Plan {
             let section = || unsafe { self.section(metadata, number, bounds, index) };
             // SAFETY: clause 1: room for a section, aligned to 64.
             let section = &unsafe { fill(place, 1, |_| section()) }[0];
-            withhold_absent(section, (self.first_section + index) * SECTION_FRAMES, ranges);
-            open_section(section);
+            let base = (self.first_section + index) * SECTION_FRAMES;
+            withhold_absent(section, base, ranges);
+            open_section(section, base, ranges);
             Some(section)
         };
         // SAFETY: clause 1: room for the table, aligned to 64.

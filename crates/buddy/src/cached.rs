@@ -13,6 +13,7 @@
 use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::AREA_ORDER;
+use crate::buddy::MOST_AREAS;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::kind::Mobility;
 use crate::run::{WORD_ORDER, spread};
@@ -21,8 +22,6 @@ use crate::{Buddy, Observe};
 /// How often a refill acquires another area after finding nothing in the one it had: others take from owned areas too,
 /// when they find nothing elsewhere.
 const ACQUIRE_RETRIES: usize = 3;
-/// How many areas a refill of whole areas claims at most.
-const AREA_BATCH: usize = 4;
 /// What slots keep is of this mobility; the rest takes bits directly.
 pub(crate) const MOBILITY: Mobility = Mobility::Unmovable;
 
@@ -155,9 +154,9 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     }
 
     fn refill_areas(&self, slot: &mut CpuSlot) -> Option<FrameNumber> {
-        let mut areas = [0; AREA_BATCH];
+        let mut areas = [0; MOST_AREAS];
         // An observer hears of one claim after the other, each as it leaves the rest.
-        let batch = if O::IS_USED { 1 } else { AREA_BATCH };
+        let batch = if O::IS_USED && O::HEARS_BLOCKS { 1 } else { self.area_batch };
         let claimed = self.zone.claim_batch(&mut areas[..batch]);
         for area in areas[..claimed].iter().rev() {
             let area = FrameNumber::new(*area);

@@ -32,6 +32,16 @@ impl Hints<'_> {
         self.bounds.lower(map, self.section);
     }
 
+    /// Sets the hints for all areas.
+    pub(crate) fn set_all(&self, map: usize) {
+        let all = usize::MAX >> (WORD_BITS - SECTION_AREAS.min(WORD_BITS));
+        for word in &self.maps[map] {
+            // SeqCst: as in `set`.
+            word.fetch_or(all, Ordering::SeqCst);
+        }
+        self.bounds.lower(map, self.section);
+    }
+
     /// Sets the hint for `area` if it is not set. The caller's change was SeqCst.
     #[inline]
     pub(crate) fn ensure(&self, map: usize, area: usize) {
