@@ -11,7 +11,7 @@ use std::time::Instant;
 
 use buddy::{Buddy, Mode};
 use hosted::{Mapped, Threads};
-use page_frame::{DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMapArray};
+use page_frame::{Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMapArray};
 use rustix::mm::{Advice, madvise};
 
 use crate::measure::Sample;
@@ -86,6 +86,10 @@ pub type Make = fn(usize) -> Box<dyn Contestant>;
 pub trait Contestant {
     /// Runs one round of `workload`; `None` when this allocator cannot, or takes too long.
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample>;
+    /// Runs so many operations of `workload` and measures nothing; see [`workload::repeat`].
+    fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
+        let _ = (workload, count, frames);
+    }
 }
 
 /// A contestant for one thread.
@@ -94,6 +98,10 @@ struct Alone<P>(P);
 impl<P: Pages> Contestant for Alone<P> {
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample> {
         workload::run(&mut self.0, workload, frames)
+    }
+
+    fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
+        workload::repeat(&mut self.0, workload, count, frames);
     }
 }
 
@@ -107,6 +115,10 @@ impl<S: SharedPages> Contestant for Shared<S> {
             1 => workload::run(&mut &self.0, workload, frames),
             _ => workload::together::run(&self.0, workload, frames),
         }
+    }
+
+    fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
+        workload::repeat(&mut &self.0, workload, count, frames);
     }
 }
 
@@ -163,24 +175,55 @@ pub fn measure(make: Make, workload: Workload, frames: usize) -> Option<Sample> 
     contestant.run(workload, frames)
 }
 
+/// As many threads as use an allocator at once, and the one that built it, with slots for no more.
+#[derive(Clone, Copy)]
+struct FewThreads;
+
+/// Slots of [`FewThreads`]: two threads and the harness's own, rounded up.
+const SLOTS: usize = 4;
+
+// SAFETY: those of `Threads`, of which the ids from `SLOTS` on count as none.
+unsafe impl Cpu for FewThreads {
+    fn slots(&self) -> usize {
+        SLOTS
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        Threads.pin().filter(|id| id.index() < SLOTS)
+    }
+
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        Threads.pin_known()
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        Threads.fence_all()
+    }
+}
+
 /// The `buddy` crate with all its checks, its slots one per thread.
 struct Ours {
-    buddy: Buddy<'static, DirectMap, Threads>,
+    buddy: Buddy<'static, DirectMap, FewThreads>,
     metadata: Mapped,
 }
 
 impl Ours {
     fn new(frames: usize) -> Self {
         let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames))];
-        let slots = hosted::THREAD_SLOTS;
         let layout =
-            Buddy::<DirectMap, Threads>::metadata_layout(&range, slots).expect("a good range");
+            Buddy::<DirectMap, FewThreads>::metadata_layout(&range, SLOTS).expect("a good range");
         let metadata = Mapped::reserve(layout.size()).expect("memory for metadata");
         let root = NonNull::new(without_provenance_mut(PAGE_SIZE)).expect("not zero");
         // SAFETY: no pointer of the map is used.
         let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
         // SAFETY: the metadata is zero and goes after the allocator: fields drop in order.
-        let buddy = unsafe { Buddy::new_in(metadata.start(), &range, map, Threads, Mode::Cached) };
+        let buddy =
+            unsafe { Buddy::new_in(metadata.start(), &range, map, FewThreads, Mode::Cached) };
         Self { buddy: buddy.expect("a good range"), metadata }
     }
 }

@@ -143,11 +143,44 @@ pub fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) -> Option
     Some(sample)
 }
 
-fn pair<P: Pages>(pages: &mut P, order: Order) -> Sample {
-    let mut operation = |_| {
+/// Runs `count` operations of `workload`, one of pairs, bulks or mixed orders, without a look at any clock: for counters of
+/// instructions. Two runs that differ in `count` alone differ by what the operations cost.
+pub fn repeat<P: Pages>(pages: &mut P, workload: Workload, count: usize, frames: usize) {
+    let order = |order: u8| Order::new(order).expect("the workloads use valid orders");
+    match workload {
+        Workload::Pair(size) => (0..count).for_each(pair_operation(pages, order(size))),
+        Workload::BulkAllocate(size) => {
+            let blocks = count.min(frames / 2 / order(size).pages());
+            (0..blocks).for_each(|_| _ = std::hint::black_box(pages.allocate(order(size))));
+        }
+        Workload::BulkFreeOrdered(size) | Workload::BulkFreeRandom(size) => {
+            let blocks = frames / 2 / order(size).pages();
+            let allocate = |_| pages.allocate(order(size)).expect("half of memory is free");
+            let mut blocks: Vec<usize> = (0..blocks).map(allocate).collect();
+            if matches!(workload, Workload::BulkFreeRandom(_)) {
+                shuffle(&mut blocks, 11);
+            }
+            blocks.iter().take(count).for_each(|block| pages.free(*block, order(size)));
+        }
+        Workload::MixedLifo => {
+            (0..64 + count).for_each(mixed_operation(pages, 64, |_, held| held - 1));
+        }
+        Workload::MixedRandom => {
+            (0..4096 + count).for_each(mixed_operation(pages, 4096, Random::below));
+        }
+        _ => {}
+    }
+}
+
+fn pair_operation<P: Pages>(pages: &mut P, order: Order) -> impl FnMut(usize) {
+    move |_| {
         let block = pages.allocate(order).expect("memory is free");
         pages.free(std::hint::black_box(block), order);
-    };
+    }
+}
+
+fn pair<P: Pages>(pages: &mut P, order: Order) -> Sample {
+    let mut operation = pair_operation(pages, order);
     let (mean_ns, _) = mean(2_000_000, &mut operation);
     let (p999_ns, max_ns) = tail(100_000, &mut operation);
     Sample { mean_ns, p999_ns, max_ns }
@@ -190,21 +223,29 @@ fn shuffle(blocks: &mut [usize], seed: u64) {
     (1..blocks.len()).for_each(|index| blocks.swap(index, random.below(index + 1)));
 }
 
-fn mixed<P: Pages>(
+fn mixed_operation<P: Pages>(
     pages: &mut P,
     hold: usize,
     choose: impl Fn(&mut Random, usize) -> usize,
-) -> Sample {
+) -> impl FnMut(usize) {
     let mut random = Random::new(5);
     let mut held = Vec::with_capacity(hold + 1);
-    let mut operation = |_| {
+    move |_| {
         let order = mixed_order(&mut random);
         held.push((pages.allocate(order).expect("memory is free"), order));
         if held.len() > hold {
             let (block, order) = held.swap_remove(choose(&mut random, held.len()));
             pages.free(block, order);
         }
-    };
+    }
+}
+
+fn mixed<P: Pages>(
+    pages: &mut P,
+    hold: usize,
+    choose: impl Fn(&mut Random, usize) -> usize,
+) -> Sample {
+    let mut operation = mixed_operation(pages, hold, choose);
     (0..hold).for_each(&mut operation);
     let (mean_ns, _) = mean(1_000_000, &mut operation);
     let (p999_ns, max_ns) = tail(100_000, &mut operation);

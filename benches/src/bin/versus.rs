@@ -16,13 +16,28 @@ use serde_json::{Value, json};
 const FRAMES: usize = 8 << 18;
 
 /// Measures a layer in so many rounds and hands out its rows.
-type Measure = fn(usize, &mut dyn FnMut(Row));
+type Measure = fn(&Asked, &mut dyn FnMut(Row));
+
+/// What was asked for on the command line.
+struct Asked {
+    rounds: usize,
+    /// How the names of the buddy's rows begin; all rows where empty.
+    rows: Vec<String>,
+    /// Whether rivals sit out.
+    alone: bool,
+}
+
+impl Asked {
+    fn wants(&self, row: &str) -> bool {
+        self.rows.is_empty() || self.rows.iter().any(|begin| row.starts_with(begin.as_str()))
+    }
+}
 
 /// The layers, bottom up.
 const LAYERS: [(&str, Measure); 3] = [
     ("buddy", measure_pages),
-    ("slab", |rounds, each| object_workload::measure(rounds, each)),
-    ("kmalloc", |rounds, each| memory_workload::measure(rounds, each)),
+    ("slab", |asked, each| object_workload::measure(asked.rounds, each)),
+    ("kmalloc", |asked, each| memory_workload::measure(asked.rounds, each)),
 ];
 
 fn main() -> ExitCode {
@@ -41,10 +56,25 @@ fn main() -> ExitCode {
                 .value_parser(value_parser!(PathBuf))
                 .help("Write the figures as JSON too; for all layers an array"),
         )
+        .arg(
+            Arg::new("row")
+                .long("row")
+                .value_name("NAME")
+                .action(ArgAction::Append)
+                .help("Only the rows of the buddy whose name begins so; may be given again"),
+        )
+        .arg(
+            Arg::new("alone")
+                .long("alone")
+                .action(ArgAction::SetTrue)
+                .help("Of the buddy's rivals measure none"),
+        )
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("One round, not five"))
         .get_matches();
     let asked = matches.get_one::<String>("layer").map_or("all", String::as_str);
     let rounds = if matches.get_flag("quick") { 1 } else { 5 };
+    let rows = matches.get_many::<String>("row").unwrap_or_default().cloned().collect();
+    let wanted = Asked { rounds, rows, alone: matches.get_flag("alone") };
     let (machine, commit) = (machine(), commit());
     println!("{machine}, commit {commit}, median of {rounds}; ns but where another unit stands");
     let chosen = LAYERS.iter().filter(|(layer, _)| asked == "all" || asked == *layer);
@@ -52,7 +82,7 @@ fn main() -> ExitCode {
         .map(|(layer, measure)| {
             println!("\n{layer}");
             let mut rows = Vec::new();
-            measure(rounds, &mut |row| {
+            measure(&wanted, &mut |row| {
                 row.print();
                 rows.push(row.json());
             });
@@ -70,16 +100,17 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn measure_pages(rounds: usize, each: &mut dyn FnMut(Row)) {
+fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
     let contestants = pages::contestants();
-    for workload in Workload::ALL {
+    let contestants = &contestants[..if asked.alone { 2 } else { contestants.len() }];
+    for workload in Workload::ALL.into_iter().filter(|row| asked.wants(&row.name())) {
         // Shares and bytes are the same in each round, and need no more memory than to be typical.
-        let (rounds, frames) = match (workload.is_time(), rounds) {
-            (true, _) => (rounds, FRAMES),
+        let (rounds, frames) = match (workload.is_time(), asked.rounds) {
+            (true, rounds) => (rounds, FRAMES),
             (false, 1) => (1, FRAMES / 32),
             (false, _) => (1, FRAMES),
         };
-        let row = Row::compare(workload.name(), &contestants, rounds, |_, make| {
+        let row = Row::compare(workload.name(), contestants, rounds, |_, make| {
             pages::measure(*make, workload, frames)
         });
         each(row.in_unit(workload.unit()));

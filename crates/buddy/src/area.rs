@@ -7,8 +7,8 @@
 //! # Concurrency
 //! Anybody may take from any area. Each take is a read-modify-write that believes only its old value: bits that were set
 //! before belong to somebody else, and those set by mistake are cleared again. So two takers never own the same frame,
-//! whatever either of them saw while searching. Acquire on success pairs with the Release of the freer and hands the
-//! frames' content over.
+//! whatever either of them saw while searching. All read-modify-writes of bits and all loads of whole lines are SeqCst, for
+//! the pairs of locations that `section.rs` describes; as Acquire and Release they hand the frames' content over.
 
 use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
 
@@ -38,30 +38,40 @@ unsafe impl Zeroable for Line {
     }
 }
 
+/// The frames of a word whose free makes the area count its free ones again, so that its hint follows: two of each word, so
+/// one free in 32 counts.
+const COUNTED: usize = 1 << (WORD_BITS - 1) | 1 << (WORD_BITS / 2 - 1);
+
 /// What a free changed, as far as hints care.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freed {
     /// Some bit was clear already: somebody freed these frames before. Nothing was changed that was not taken.
     Already,
-    /// A word left full, or became empty, or changed by half: hints may be out of date.
+    /// A word left full: there may be no hint. Or it is time to count again.
     Notable,
+    /// A word became empty: maybe all of the area is.
+    Emptied,
     /// Hints still hold.
     Quiet,
 }
 
 impl Line {
     /// Returns the words as they are, each at its own moment.
+    #[inline]
     pub(crate) fn load(&self) -> [usize; AREA_WORDS] {
-        // Acquire: pairs with the Release of frees, for claims that go on to own what they saw clear.
-        core::array::from_fn(|index| self.0[index].load(Ordering::Acquire))
+        // SeqCst: after the caller's change of an entry or a hint. Acquire: pairs with frees, for claims that go on to own
+        // what they saw clear.
+        core::array::from_fn(|index| self.0[index].load(Ordering::SeqCst))
     }
 
     /// Returns how many frames are free.
+    #[inline]
     pub(crate) fn free_frames(&self) -> usize {
         self.load().iter().map(|word| word.count_zeros() as usize).sum()
     }
 
     /// Whether all frames are free.
+    #[inline]
     pub(crate) fn is_clear(&self) -> bool {
         self.load().iter().all(|word| *word == 0)
     }
@@ -83,12 +93,13 @@ impl Line {
     }
 
     /// Takes the block of `order` at frame `start` if all of it is free; whether it was.
+    #[inline]
     pub(crate) fn take_at(&self, start: usize, order: u32) -> bool {
         let first = start / WORD_BITS;
         if order < WORD_ORDER {
             let wanted = mask(start % WORD_BITS, order);
-            // Acquire: pairs with the Release of frees. Release: keeps the chain of frees before it.
-            let old = self.0[first].fetch_or(wanted, Ordering::AcqRel);
+            // SeqCst: before the second look at the entry.
+            let old = self.0[first].fetch_or(wanted, Ordering::SeqCst);
             if old & wanted != 0 {
                 self.clear(first, wanted & !old);
             }
@@ -97,7 +108,7 @@ impl Line {
         let words = 1 << (order - WORD_ORDER);
         for word in first..first + words {
             let empty =
-                self.0[word].compare_exchange(0, usize::MAX, Ordering::AcqRel, Ordering::Relaxed);
+                self.0[word].compare_exchange(0, usize::MAX, Ordering::SeqCst, Ordering::Relaxed);
             if empty.is_err() {
                 (first..word).for_each(|word| _ = self.clear(word, usize::MAX));
                 return false;
@@ -107,14 +118,15 @@ impl Line {
     }
 
     /// Takes all free frames of the first word that has any; returns the word's number and the frames as bits.
+    #[inline]
     pub(crate) fn take_word(&self) -> Option<(usize, usize)> {
         (0..AREA_WORDS).find_map(|word| {
             // Relaxed: a look; the swap decides.
             if self.0[word].load(Ordering::Relaxed) == usize::MAX {
                 return None;
             }
-            // AcqRel: as in `take_at`.
-            let got = !self.0[word].swap(usize::MAX, Ordering::AcqRel);
+            // SeqCst: as in `take_at`.
+            let got = !self.0[word].swap(usize::MAX, Ordering::SeqCst);
             (got != 0).then_some((word, got))
         })
     }
@@ -135,8 +147,8 @@ impl Line {
                 return None;
             }
             let wanted = spread(starts, order);
-            // AcqRel: as in `take_at`.
-            let old = self.0[word].fetch_or(wanted, Ordering::AcqRel);
+            // SeqCst: as in `take_at`.
+            let old = self.0[word].fetch_or(wanted, Ordering::SeqCst);
             let won = starts & free_runs(old, order);
             let stray = wanted & !old & !spread(won, order);
             if stray != 0 {
@@ -154,6 +166,7 @@ impl Line {
     }
 
     /// Returns word `word` as it is.
+    #[inline]
     pub(crate) fn word(&self, word: usize) -> usize {
         // Relaxed: a look.
         self.0[word].load(Ordering::Relaxed)
@@ -166,7 +179,7 @@ impl Line {
                 let exchange = self.0[word].compare_exchange(
                     0,
                     usize::MAX,
-                    Ordering::AcqRel,
+                    Ordering::SeqCst,
                     Ordering::Relaxed,
                 );
                 exchange.inspect_err(|_| sync::spin_hint()).is_ok()
@@ -180,6 +193,7 @@ impl Line {
     }
 
     /// Frees the block of `order` (below the area's) at frame `start`.
+    #[inline]
     pub(crate) fn free(&self, start: usize, order: u32) -> Freed {
         if order < WORD_ORDER {
             return self.clear(start / WORD_BITS, mask(start % WORD_BITS, order));
@@ -191,19 +205,16 @@ impl Line {
     }
 
     /// Frees the frames that are set in `frames` of word `word`.
+    #[inline]
     pub(crate) fn clear(&self, word: usize, frames: usize) -> Freed {
-        // SeqCst (as AcqRel: pairs with takes): the owner of hints follows it with a fence.
+        // SeqCst: before the look at entry and hint in `publish`.
         let old = self.0[word].fetch_and(!frames, Ordering::SeqCst);
-        let new = old & !frames;
-        let half = WORD_BITS as u32 / 2;
-        let crossed_half = || {
-            let taken = old.count_ones();
-            taken >= half && taken - frames.count_ones() < half
-        };
         if old & frames != frames {
             Freed::Already
-        } else if old == usize::MAX || new == 0 || crossed_half() {
+        } else if old == usize::MAX || frames & COUNTED != 0 {
             Freed::Notable
+        } else if old == frames {
+            Freed::Emptied
         } else {
             Freed::Quiet
         }

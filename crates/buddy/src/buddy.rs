@@ -10,7 +10,7 @@ use page_frame::{
 
 use crate::area::AREA_FRAMES;
 use crate::build::{BuildError, Carved, Plan};
-use crate::cpu_slot::{CpuSlot, Kept};
+use crate::cpu_slot::{CpuSlot, Kept, LARGEST};
 use crate::kind::Mobility;
 use crate::observe;
 use crate::observer::Observe;
@@ -18,6 +18,8 @@ use crate::zone::Zone;
 
 /// How many areas there are for each slot, at least, where slots own areas: a guess. One under loom.
 const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
+/// The most areas that a refill of whole areas claims: 16 MiB.
+pub(crate) const MOST_AREAS: usize = 8;
 
 /// How a buddy chooses among blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +74,8 @@ pub struct Buddy<'m, M, C, O = ()> {
     pub(crate) kept: &'m [Kept],
     /// Whether slots own areas: there are enough for each.
     pub(crate) has_owners: bool,
+    /// How many areas a refill of whole areas claims: an eighth of a slot's share of all, within limits.
+    pub(crate) area_batch: usize,
     mode: Mode,
     pub(crate) fault_hook: FaultHook,
     pub(crate) observer: O,
@@ -143,7 +147,9 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         // SAFETY: clause 1, and the ranges are the planned ones.
         let Carved { zone, slots, kept, map } = unsafe { plan.carve(metadata, ranges, &phys) };
         let is_plain = mode == Mode::Plain;
-        let has_owners = is_plain || zone.frames() / AREA_FRAMES >= OWNER_AREAS * slots.len();
+        let (areas, count) = (zone.frames() / AREA_FRAMES, slots.len());
+        let has_owners = is_plain || areas >= OWNER_AREAS * count;
+        let area_batch = (areas / (8 * count.max(1))).clamp(1, MOST_AREAS);
         let slots = if is_plain { Slots::closed(slots, cpu) } else { Slots::new(slots, cpu) };
         let fault_hook = panic_on_fault;
         let first_frame = zone.span().start.get();
@@ -155,6 +161,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
             slots,
             kept,
             has_owners,
+            area_batch,
             mode,
             fault_hook,
             observer: (),
@@ -193,11 +200,24 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
             slots,
             kept,
             has_owners,
+            area_batch,
             mode,
             fault_hook,
             observer: (),
         } = self;
-        Buddy { zone, map, first_frame, phys, slots, kept, has_owners, mode, fault_hook, observer }
+        Buddy {
+            zone,
+            map,
+            first_frame,
+            phys,
+            slots,
+            kept,
+            has_owners,
+            area_batch,
+            mode,
+            fault_hook,
+            observer,
+        }
     }
 }
 
@@ -240,12 +260,15 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[inline]
     #[track_caller]
     pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        if self.free_to_slot(frame, order) { Ok(()) } else { self.free_slowly(frame, order) }
+    }
+
+    /// Frees a block into the CPU's slot if it is allocated, belongs there, and there is room; whether that was so.
+    #[inline(always)]
+    pub(crate) fn free_to_slot(&self, frame: FrameNumber, order: Order) -> bool {
         // Foreign frames lie beyond the map, and have no tag.
-        if self.tag(frame) != Tag::block(order) {
-            return Err(self.misuse(frame, order));
-        }
-        self.set_tag(frame, Tag::NONE);
-        if self.push(frame, order) { Ok(()) } else { self.free_slowly(frame, order) }
+        let tag = self.map.place_at(frame.get().wrapping_sub(self.first_frame));
+        tag.is_some_and(|tag| tag.get() == Tag::block(order) && self.push(frame, order, tag))
     }
 
     #[cold]
@@ -266,7 +289,11 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[cold]
     #[inline(never)]
     #[track_caller]
-    fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+    pub(crate) fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        if self.tag(frame) != Tag::block(order) {
+            return Err(self.misuse(frame, order));
+        }
+        self.set_tag(frame, Tag::NONE);
         if self.mode == Mode::Cached && self.free_flushing(frame, order) {
             return Ok(());
         }
@@ -303,7 +330,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             |id, slot| {
                 if frames < target {
                     frames += self.drain_slot(slot);
-                    self.kept[id.index()].set(slot.estimate());
+                    let change: isize = (0..=LARGEST).map(|order| slot.change(order)).sum();
+                    self.kept[id.index()].add(change);
                 }
             },
         );

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicU32, AtomicUsize, Lock, slice_in};
+use page_frame::sync::{AtomicU8, AtomicUsize, Lock, slice_in};
 use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
 
 use crate::area::{AREA_FRAMES, Line};
@@ -115,7 +115,7 @@ impl Plan {
         let kept_at = part(slots, size_of::<Kept>())?;
         let bounds_at = part(1, size_of::<Bounds>())?;
         let lines_at = part(present, SECTION_AREAS * size_of::<Line>())?;
-        let entries_at = part(present, SECTION_AREAS * size_of::<AtomicU32>())?;
+        let entries_at = part(present, SECTION_AREAS * size_of::<AtomicU8>())?;
         let hints_at = part(present, MAPS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
         let map_at = part(1, PageMapArray::metadata_bytes(span.frames()))?;
         Ok(Self {
@@ -170,16 +170,16 @@ impl Plan {
             let section = || unsafe { self.section(metadata, number, bounds, index) };
             // SAFETY: clause 1: room for a section, aligned to 64.
             let section = &unsafe { fill(place, 1, |_| section()) }[0];
-            withhold_absent(section, (self.first_section + index) * SECTION_FRAMES, ranges);
-            open_section(section);
+            let base = (self.first_section + index) * SECTION_FRAMES;
+            withhold_absent(section, base, ranges);
+            open_section(section, base, ranges);
             Some(section)
         };
         // SAFETY: clause 1: room for the table, aligned to 64.
         let table =
             unsafe { fill(at(self.table_at), self.sections, |index| Place::new(section(index))) };
-        // SAFETY: clause 1: room for the slots, aligned to 64.
-        let slots =
-            unsafe { fill(at(self.slots_at), self.slots, |_| Slot::new(CpuSlot::default())) };
+        // SAFETY: clause 1: zeroed room for the slots, aligned to 64.
+        let slots = unsafe { slice_in(at(self.slots_at), self.slots) };
         // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
         let kept = unsafe { slice_in(at(self.kept_at), self.slots) };
         let root = phys.pointer(self.span.start);
@@ -211,7 +211,7 @@ impl Plan {
         index: usize,
     ) -> Section<'m> {
         let lines = self.lines_at + number * SECTION_AREAS * size_of::<Line>();
-        let entries = self.entries_at + number * SECTION_AREAS * size_of::<AtomicU32>();
+        let entries = self.entries_at + number * SECTION_AREAS * size_of::<AtomicU8>();
         let hints = self.hints_at + number * MAPS * size_of::<[AtomicUsize; HINT_WORDS]>();
         // SAFETY: clause 1: the plan has room for so many in each section, aligned as every part, and this is its number's.
         unsafe { section(metadata, [lines, entries, hints], bounds, index) }
@@ -229,7 +229,7 @@ pub(crate) fn section_layout() -> Layout {
 fn added_at() -> [usize; 3] {
     let lines = size_of::<Section<'_>>().next_multiple_of(64);
     let entries = lines + SECTION_AREAS * size_of::<Line>();
-    let hints = (entries + SECTION_AREAS * size_of::<AtomicU32>()).next_multiple_of(64);
+    let hints = (entries + SECTION_AREAS * size_of::<AtomicU8>()).next_multiple_of(64);
     [lines, entries, hints]
 }
 

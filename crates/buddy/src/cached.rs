@@ -1,19 +1,20 @@
-//! The way through the CPU slot: what happens when it is empty or full.
+//! The way through the CPU slot: what happens when it has no block ready, or no room.
 //!
 //! # Concepts
-//! A refill asks the area that the slot owns for that kind, then acquires another, then takes one block wherever the hints
-//! lead. A flush brings the older half home. Both run inside the slot and take no lock, so a context that runs on top of
-//! them goes the way without a slot, and cannot block.
+//! A refill looks at the blocks that wait, then asks the area that the slot owns for that order group, then acquires another,
+//! then takes one block wherever the hints lead. All of it runs inside the slot and takes no lock, so a context that runs on
+//! top goes the way without a slot, and cannot block. How blocks leave the slot is `flush.rs`'s business.
 //!
 //! # Costs
 //! A refill of single frames is one atomic swap for up to a word of them, one of orders below a word's is one atomic
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
 //! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap, Tag};
+use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::AREA_ORDER;
-use crate::cpu_slot::{Blocks, CpuSlot, LARGEST};
+use crate::buddy::MOST_AREAS;
+use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::kind::Mobility;
 use crate::run::{WORD_ORDER, spread};
 use crate::{Buddy, Observe};
@@ -21,32 +22,32 @@ use crate::{Buddy, Observe};
 /// How often a refill acquires another area after finding nothing in the one it had: others take from owned areas too,
 /// when they find nothing elsewhere.
 const ACQUIRE_RETRIES: usize = 3;
-/// How many areas a refill of whole areas claims at most.
-const AREA_BATCH: usize = 4;
 /// What slots keep is of this mobility; the rest takes bits directly.
-const MOBILITY: Mobility = Mobility::Unmovable;
+pub(crate) const MOBILITY: Mobility = Mobility::Unmovable;
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Takes a block out of the CPU's slot.
     #[inline(always)]
     pub(crate) fn pop(&self, order: Order) -> Option<FrameNumber> {
-        let mut slot = self.slots.enter().ok()?;
-        match slot.blocks.get_mut(order.index().wrapping_sub(1)) {
-            Some(blocks) => blocks.pop(),
-            None if order == Order::ZERO => slot.pop_frame(),
-            None => None,
+        if order.index() > LARGEST {
+            return None;
         }
+        self.slots.enter_known().ok()?.pop(order.index())
     }
 
-    /// Puts a block into the CPU's slot; false when it does not belong there, or there is no room.
+    /// Puts an allocated block into the CPU's slot, and clears its tag at `tag`; false when it does not belong there, or there is no room.
     #[inline(always)]
-    pub(crate) fn push(&self, frame: FrameNumber, order: Order) -> bool {
-        let Ok(mut slot) = self.slots.enter() else { return false };
-        match slot.blocks.get_mut(order.index().wrapping_sub(1)) {
-            Some(blocks) => blocks.is_at_home(frame) && blocks.push(frame),
-            None if order == Order::ZERO => slot.push_frame(frame),
-            None => false,
+    pub(crate) fn push(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
+        if order.index() > LARGEST {
+            return false;
         }
+        let Ok(mut slot) = self.slots.enter_known() else { return false };
+        let pushed = slot.push(frame, order.index());
+        if pushed {
+            // Inside the slot: once outside, the block may be handed out again, and has another tag.
+            tag.set(Tag::NONE);
+        }
+        pushed
     }
 
     /// Takes a block from areas, past a slot that has none or by way of it.
@@ -55,8 +56,9 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             return self.take_hinted(order);
         }
         let Ok(mut slot) = self.slots.enter() else { return self.take_hinted(order) };
-        let frame = self.refill(&mut slot, order);
-        self.kept[slot.id().index()].set(slot.estimate());
+        slot.set_up(self.has_owners);
+        let frame = slot.pop(order.index()).or_else(|| self.refill(&mut slot, order));
+        self.kept[slot.id().index()].add(slot.change(order.index()));
         frame
     }
 
@@ -66,81 +68,55 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             return 0;
         }
         let Ok(mut slot) = self.slots.enter() else { return 0 };
+        slot.set_up(self.has_owners);
         let mut had = 0;
         while had < blocks.len() {
-            let kept = match order.index().checked_sub(1) {
-                Some(index) => slot.blocks[index].pop(),
-                None => slot.pop_frame(),
-            };
+            let kept = slot.pop(order.index());
             let Some(frame) = kept.or_else(|| self.refill(&mut slot, order)) else { break };
             self.set_tag(frame, Tag::block(order));
             blocks[had] = frame;
             had += 1;
         }
-        self.kept[slot.id().index()].set(slot.estimate());
+        self.kept[slot.id().index()].add(slot.change(order.index()));
         had
     }
 
-    /// Keeps a block that the slot had no room for, or that is not from where its refills come; false when it goes home
-    /// instead.
+    /// Keeps a freed block, whose tag is cleared, after making room for it; false when it goes home instead.
     pub(crate) fn free_flushing(&self, frame: FrameNumber, order: Order) -> bool {
-        let small = u32::from(order.get());
-        if small > AREA_ORDER || (0 < small && small < AREA_ORDER && !self.is_kept(frame, small)) {
+        let index = order.index();
+        if index > LARGEST {
             return false;
         }
         let Ok(mut slot) = self.slots.enter() else { return false };
-        let kept = match small {
-            0 => slot.push_frame(frame),
-            _ => slot.blocks[order.index() - 1].push(frame),
-        };
-        if kept {
-            return true;
+        slot.set_up(self.has_owners);
+        let mut kept = slot.push(frame, index);
+        if !kept && !slot.is_at_home(frame, index) {
+            if CpuSlot::can_wait(index) {
+                self.sort_waiting(&mut slot, order);
+                kept = slot.push(frame, index);
+            } else if !self.zone.is_worth_keeping(frame, MOBILITY) {
+                return false;
+            }
         }
-        let kept = match small {
-            0 => {
-                self.flush_words(&mut slot);
-                slot.push_frame(frame)
-            }
-            _ => {
-                self.flush_blocks(&mut slot, order, Blocks::capacity(order.index()) / 2);
-                slot.blocks[order.index() - 1].push(frame)
-            }
-        };
-        self.kept[slot.id().index()].set(slot.estimate());
+        if !kept {
+            kept = slot.push_ready(frame, index);
+        }
+        if !kept {
+            self.flush_ready(&mut slot, order);
+            kept = slot.push_ready(frame, index);
+        }
+        self.kept[slot.id().index()].add(slot.change(index));
         kept
-    }
-
-    /// Whether a freed block goes to the slot. Where slots own no areas there is too little memory to be choosy.
-    fn is_kept(&self, frame: FrameNumber, order: u32) -> bool {
-        !self.has_owners || self.zone.is_worth_keeping(frame, order, MOBILITY)
-    }
-
-    /// Brings everything that `slot` keeps home, its owned areas too; returns how many frames it kept.
-    pub(crate) fn drain_slot(&self, slot: &mut CpuSlot) -> usize {
-        let mut frames = 0;
-        while let Some(word) = slot.drain_word() {
-            frames += word.frames.count_ones() as usize;
-            self.bring_word_home(FrameNumber::new(word.start), word.frames);
-        }
-        for order in Order::all().skip(1).take(LARGEST) {
-            loop {
-                let flushed = self.flush_blocks(slot, order, usize::MAX);
-                if flushed == 0 {
-                    break;
-                }
-                frames += flushed * order.pages();
-            }
-        }
-        for owned in &mut slot.owned {
-            if let Some(area) = owned.take() {
-                self.zone.release_owned(area);
-            }
-        }
-        frames
     }
 
     /// Fills the slot and takes a block out of what it got.
     fn refill(&self, slot: &mut CpuSlot, order: Order) -> Option<FrameNumber> {
+        if slot.has_waiting(order.index()) {
+            self.sort_waiting(slot, order);
+            if let Some(frame) = slot.pop(order.index()) {
+                return Some(frame);
+            }
+        }
         match u32::from(order.get()) {
             0 => self.refill_frames(slot),
             AREA_ORDER => self.refill_areas(slot),
@@ -150,58 +126,47 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     }
 
     fn refill_frames(&self, slot: &mut CpuSlot) -> Option<FrameNumber> {
-        let last = slot.last_freed().map(|word| FrameNumber::new(word.start));
-        if last.is_some_and(|word| self.zone.is_worth_keeping(word, 0, MOBILITY)) {
-            slot.recycle();
-            return slot.pop_frame();
+        let mut word = slot.take_rest();
+        if word.frames == 0 {
+            let owned = self.take_owned(slot, 0, |area| self.zone.take_owned_word(area));
+            let (start, frames) = owned.or_else(|| self.zone.take_word(MOBILITY))?;
+            let pieces = frames.count_ones() as usize;
+            self.zone.note_take_word(&self.observer, start, frames, pieces);
+            word = Word { start: start.get(), frames };
         }
-        let owned = self.take_owned(slot, 0, |area| self.zone.take_owned_word(area));
-        match owned.or_else(|| self.zone.take_word(MOBILITY)) {
-            Some((word, frames)) => {
-                let pieces = frames.count_ones() as usize;
-                self.zone.note_take_word(&self.observer, word, frames, pieces);
-                slot.refill(word, frames);
-            }
-            None => _ = slot.recycle(),
-        }
-        slot.pop_frame()
+        let rest = slot.fill(FrameNumber::new(word.start), word.frames, 0);
+        slot.set_rest(Word { frames: rest, ..word });
+        slot.pop(0)
     }
 
     fn refill_blocks(&self, slot: &mut CpuSlot, order: Order) -> Option<FrameNumber> {
-        let capacity = Blocks::capacity(order.index());
         let small = u32::from(order.get());
-        let take = |area| self.zone.take_owned_runs(area, small, capacity / 2);
-        let Some((word, mut starts)) = self.take_owned(slot, small, take) else {
+        let limit = slot.room(order.index()) / 2;
+        let take = |area| self.zone.take_owned_runs(area, small, limit);
+        let Some((word, starts)) = self.take_owned(slot, small, take) else {
             return self.take_hinted(order);
         };
         let pieces = starts.count_ones() as usize;
         self.zone.note_take_word(&self.observer, word, spread(starts, small), pieces);
-        let blocks = &mut slot.blocks[order.index() - 1];
-        blocks.settle_in(word);
-        while starts != 0 {
-            let highest = starts.ilog2();
-            starts &= !(1 << highest);
-            let pushed = blocks.push(FrameNumber::new(word.get() + highest as usize));
-            debug_assert!(pushed, "an empty stack has room for half of its capacity");
-        }
-        blocks.pop()
+        let rest = slot.fill(word, starts, order.index());
+        debug_assert!(rest == 0, "no more were taken than there is room for");
+        slot.pop(order.index())
     }
 
     fn refill_areas(&self, slot: &mut CpuSlot) -> Option<FrameNumber> {
-        let mut areas = [0; AREA_BATCH];
+        let mut areas = [0; MOST_AREAS];
         // An observer hears of one claim after the other, each as it leaves the rest.
-        let batch = if O::IS_USED { 1 } else { AREA_BATCH };
+        let batch = if O::IS_USED && O::HEARS_BLOCKS { 1 } else { self.area_batch };
         let claimed = self.zone.claim_batch(&mut areas[..batch]);
-        let blocks = &mut slot.blocks[LARGEST - 1];
         for area in areas[..claimed].iter().rev() {
             let area = FrameNumber::new(*area);
             let order =
                 Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
             self.zone.note_take(&self.observer, area, order);
-            let pushed = blocks.push(area);
+            let pushed = slot.push_ready(area, LARGEST);
             debug_assert!(pushed, "an empty stack has room for a batch");
         }
-        blocks.pop()
+        slot.pop(LARGEST)
     }
 
     /// Calls `take` with the area that the slot owns for blocks of `order`, and with others while that yields nothing.
@@ -211,55 +176,21 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         order: u32,
         mut take: impl FnMut(FrameNumber) -> Option<R>,
     ) -> Option<R> {
-        let owned = &mut slot.owned[self.zone.kind_for(order, MOBILITY).index()];
+        let group = self.zone.kind_for(order, MOBILITY).index();
         for _ in 0..=ACQUIRE_RETRIES {
-            if let Some(area) = *owned {
+            if let Some(area) = slot.owned(group) {
                 let taken = take(area);
                 if taken.is_some() {
                     return taken;
                 }
-                *owned = None;
+                slot.set_owned(group, None);
                 self.zone.release_owned(area);
             }
             if !self.has_owners {
                 return None;
             }
-            *owned = Some(self.zone.acquire(order, MOBILITY)?);
+            slot.set_owned(group, Some(self.zone.acquire(order, MOBILITY)?));
         }
         None
-    }
-
-    fn flush_words(&self, slot: &mut CpuSlot) {
-        for word in slot.older_words() {
-            self.bring_word_home(FrameNumber::new(word.start), word.frames);
-        }
-    }
-
-    fn bring_word_home(&self, word: FrameNumber, frames: usize) {
-        if !self.zone.clear_word(word, frames) {
-            self.report_double_free(word, 0);
-        }
-        self.zone.note_clear_word(&self.observer, word, frames);
-    }
-
-    /// Brings up to `number` of the oldest blocks of `order` home; returns how many.
-    fn flush_blocks(&self, slot: &mut CpuSlot, order: Order, number: usize) -> usize {
-        let mut older = [0; 8];
-        let count = slot.blocks[order.index() - 1].older(number, &mut older);
-        for start in &older[..count] {
-            let start = FrameNumber::new(*start);
-            if !self.zone.free_block(start, order.get().into()) {
-                self.report_double_free(start, order.index());
-            }
-            let end = FrameNumber::new(start.get() + order.pages());
-            self.zone.note_release(&self.observer, FrameRange::new(start, end));
-        }
-        count
-    }
-
-    /// Two CPUs freed the same block at the same time: both passed the check of the tag, and the bits tell.
-    #[cold]
-    fn report_double_free(&self, frame: FrameNumber, order: usize) {
-        (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, frame.get(), order, order));
     }
 }

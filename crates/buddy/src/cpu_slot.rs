@@ -1,215 +1,312 @@
-//! What a CPU keeps: single frames as bits of words, larger blocks on small stacks, and which areas it owns.
+//! What a CPU keeps: stacks of blocks, and which areas it owns.
 //!
 //! # Concepts
-//! - The **private word**: the free frames of one word as bits that nobody else touches. A refill takes all free frames of
-//!   a word by one swap; allocating is then finding a bit and clearing it.
-//! - **Freed words**: frames of other words that came back, as bits too, so that neighbours join before they go home, each
-//!   word in one atomic operation. The word that was freed into last can become the private word again.
-//! - **Stacks**: for each order from 1 to the area's, the blocks that were freed last, or taken in one go.
-//! - **Owned areas**: for each kind the area that refills come from.
+//! For each order up to the area's a slot has two stacks.
+//! - **Ready** blocks are handed out, the last first: those of a refill, those freed where refills come from, and those
+//!   that the gate let through.
+//! - **Waiting** blocks were freed elsewhere. They are looked at together, when there are many of them or none is ready:
+//!   what lies where memory is dense becomes ready, the rest goes home, neighbours in one operation.
+//!
+//! The **home** of an order is the area that it was last refilled from. Single frames of a refill that are more than can be
+//! ready stay behind as bits, the **rest** of their word.
+//!
+//! # Invariants
+//! - I1: `ready <= end <= waiting <= limit <= PLACES` for each order: the places below `ready` have ready blocks, those from
+//!   `end` to `waiting` blocks that wait.
+//! - I2: a slot that is not set up is all zero: it has no block, and room for none.
 //!
 //! # Concurrency
 //! None of its own: the slot belongs to whoever entered it or took it over. For everybody else what it keeps is taken.
 
 use page_frame::FrameNumber;
-use page_frame::sync::{AtomicUsize, Ordering, Zeroable};
+use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
-use crate::kind::KINDS;
-use crate::run::WORD_BITS;
+use crate::kind::GROUPS;
+use crate::run::WORD_ORDER;
 
 /// The largest order that slots keep.
 pub(crate) const LARGEST: usize = AREA_ORDER as usize;
-/// How many freed words are kept: a guess; half of them go home at a time.
-pub(crate) const FREED_WORDS: usize = 16;
-/// Room for blocks of each order: a guess, for the small ones two words' worth of blocks of order 3.
-const STACK: usize = 16;
+/// How many orders slots keep.
+const ORDERS: usize = LARGEST + 1;
+/// The most blocks that wait, and so the most that are looked at together.
+pub(crate) const MOST_WAITING: usize = waiting(0);
+/// The most blocks of an order that are ready.
+pub(crate) const MOST_READY: usize = ready(0);
+/// Places for blocks of each order: a power of two, so that a place needs no check.
+const PLACES: usize = 32;
 
-/// A word of single frames: the frame that bit 0 stands for, and the frames that are free.
-#[derive(Clone, Copy, Debug, Default)]
+/// How many blocks of `order` are ready at most: guesses, about what random requests of all orders make of them, and no more
+/// than 16 MiB of one order.
+const fn ready(order: usize) -> usize {
+    match order {
+        LARGEST => 8,
+        0..=4 => 16,
+        5 => 12,
+        6 | 7 => 8,
+        _ => 4,
+    }
+}
+
+/// How many blocks of `order` wait at most: none from a word's order on, which cannot be brought home together.
+const fn waiting(order: usize) -> usize {
+    match order {
+        order if order >= WORD_ORDER as usize => 0,
+        0..=2 => 16,
+        3 | 4 => 8,
+        _ => 4,
+    }
+}
+
+/// The blocks of one order.
+#[derive(Debug)]
+#[repr(C)]
+struct Blocks {
+    ready: usize,
+    end: usize,
+    /// Blocks are at home where `frame & home_bits == home`.
+    home_bits: usize,
+    home: usize,
+    waiting: usize,
+    limit: usize,
+    /// How many blocks others were told of.
+    told: usize,
+    /// First frames.
+    places: [usize; PLACES],
+}
+
+impl Blocks {
+    const NONE: Self = Self {
+        ready: 0,
+        end: 0,
+        home_bits: 0,
+        home: 0,
+        waiting: 0,
+        limit: 0,
+        told: 0,
+        places: [0; PLACES],
+    };
+
+    fn new(order: usize, choosy: bool) -> Self {
+        const { assert!(ready(0) + waiting(0) <= PLACES, "I1") };
+        let home_bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
+        let end = ready(order);
+        Self {
+            end,
+            home_bits,
+            home: if home_bits == 0 { 0 } else { usize::MAX },
+            waiting: end,
+            limit: end + waiting(order),
+            ..Self::NONE
+        }
+    }
+
+    /// Keeps the block at `start` as one that waits; false when there is no room.
+    #[inline(always)]
+    fn push_waiting(&mut self, start: FrameNumber) -> bool {
+        let waiting = self.waiting;
+        if waiting == self.limit {
+            return false;
+        }
+        self.waiting = waiting + 1;
+        self.places[waiting % PLACES] = start.get();
+        true
+    }
+
+    fn count(&self) -> usize {
+        self.ready + self.waiting - self.end
+    }
+}
+
+/// Everything that a CPU keeps.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct CpuSlot {
+    blocks: [Blocks; ORDERS],
+    /// The rest of the word that single frames were last refilled from.
+    rest: Word,
+    /// For each order group the area that is owned for it: its first frame, and one; 0 for none.
+    owned: [usize; GROUPS],
+    is_set_up: bool,
+}
+
+/// Single frames of a word: the frame that bit 0 stands for, and the frames as bits.
+#[derive(Clone, Copy, Debug)]
 pub(crate) struct Word {
     pub(crate) start: usize,
     pub(crate) frames: usize,
 }
 
-/// Everything that a CPU keeps.
-#[derive(Debug)]
-pub(crate) struct CpuSlot {
-    private: Word,
-    freed_words: usize,
-    freed: [Word; FREED_WORDS],
-    /// The blocks of order index + 1.
-    pub(crate) blocks: [Blocks; LARGEST],
-    /// For each kind the first frame of the area that is owned for it.
-    pub(crate) owned: [Option<FrameNumber>; KINDS],
-}
-
-impl Default for CpuSlot {
-    fn default() -> Self {
+// SAFETY: clause 1: integers and a `bool`, zero and false.
+unsafe impl Zeroable for CpuSlot {
+    fn zero() -> Self {
         Self {
-            private: Word::default(),
-            freed_words: 0,
-            freed: [Word::default(); FREED_WORDS],
-            blocks: core::array::from_fn(|index| Blocks::new(index + 1)),
-            owned: [None; KINDS],
+            blocks: [Blocks::NONE; ORDERS],
+            rest: Word { start: 0, frames: 0 },
+            owned: [0; GROUPS],
+            is_set_up: false,
         }
     }
 }
 
-/// Single frames.
+/// Hits.
 impl CpuSlot {
-    /// Takes out the lowest frame of the private word.
+    /// Takes out the ready block of `order` that came last.
     #[inline(always)]
-    pub(crate) fn pop_frame(&mut self) -> Option<FrameNumber> {
-        let frames = self.private.frames;
-        if frames == 0 {
-            return None;
-        }
-        self.private.frames = frames & (frames - 1);
-        Some(FrameNumber::new(self.private.start + frames.trailing_zeros() as usize))
+    pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
+        let blocks = in_register(&mut self.blocks[order]);
+        let below = blocks.ready.checked_sub(1)?;
+        blocks.ready = below;
+        Some(FrameNumber::new(blocks.places[below % PLACES]))
     }
 
-    /// Keeps `frame`; false when there is no room for its word.
+    /// Keeps the block of `order` at `start`; false when there is no room where it belongs.
     #[inline(always)]
-    pub(crate) fn push_frame(&mut self, frame: FrameNumber) -> bool {
-        let bit = frame.get() % WORD_BITS;
-        let start = frame.get() - bit;
-        if start == self.private.start {
-            self.private.frames |= 1 << bit;
-            return true;
+    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
+        let blocks = in_register(&mut self.blocks[order]);
+        if start.get() & blocks.home_bits != blocks.home {
+            return blocks.push_waiting(start);
         }
-        self.push_elsewhere(start, bit)
-    }
-
-    /// Keeps the frame at `bit` of the word at `start`, which is not the private one.
-    #[inline(never)]
-    fn push_elsewhere(&mut self, start: usize, bit: usize) -> bool {
-        if let Some(last) = self.freed[..self.freed_words].last_mut() {
-            if last.start == start {
-                last.frames |= 1 << bit;
-                return true;
-            }
+        let ready = blocks.ready;
+        if ready == blocks.end {
+            return false;
         }
-        let Some(place) = self.freed.get_mut(self.freed_words) else { return false };
-        *place = Word { start, frames: 1 << bit };
-        self.freed_words += 1;
+        blocks.ready = ready + 1;
+        blocks.places[ready % PLACES] = start.get();
         true
     }
-
-    /// Keeps the free frames of a word as the private one, which is empty.
-    pub(crate) fn refill(&mut self, start: FrameNumber, frames: usize) {
-        debug_assert!(self.private.frames == 0, "only an empty word is refilled");
-        self.private = Word { start: start.get(), frames };
-    }
-
-    /// Returns the word that was freed into last.
-    pub(crate) fn last_freed(&self) -> Option<Word> {
-        self.freed[..self.freed_words].last().copied()
-    }
-
-    /// Makes the word that was freed into last the private word, which is empty; whether there was one.
-    pub(crate) fn recycle(&mut self) -> bool {
-        debug_assert!(self.private.frames == 0, "only an empty word is replaced");
-        let last = self.last_freed();
-        if let Some(last) = last {
-            self.freed_words -= 1;
-            self.private = last;
-        }
-        last.is_some()
-    }
-
-    /// Takes out the older half of a full list of freed words.
-    pub(crate) fn older_words(&mut self) -> [Word; FREED_WORDS / 2] {
-        debug_assert!(self.freed_words == FREED_WORDS, "only a full list is halved");
-        let older = core::array::from_fn(|index| self.freed[index]);
-        self.freed.copy_within(FREED_WORDS / 2.., 0);
-        self.freed_words = FREED_WORDS / 2;
-        older
-    }
-
-    /// Takes out one word of frames, until there is none.
-    pub(crate) fn drain_word(&mut self) -> Option<Word> {
-        if self.private.frames != 0 {
-            let word = self.private;
-            self.private.frames = 0;
-            return Some(word);
-        }
-        let last = self.last_freed()?;
-        self.freed_words -= 1;
-        Some(last)
-    }
-
-    /// Returns about how many frames are kept: freed words count as one frame each.
-    pub(crate) fn estimate(&self) -> usize {
-        let blocks: usize = self.blocks.iter().zip(1..).map(|(b, order)| b.count << order).sum();
-        self.private.frames.count_ones() as usize + self.freed_words + blocks
-    }
 }
 
-/// A stack of blocks of one order, by first frame.
-#[derive(Debug)]
-pub(crate) struct Blocks {
-    count: usize,
-    capacity: usize,
-    /// The first frame of the area that was last refilled from.
-    home: usize,
-    /// The bits of a frame number that name its area; none for whole areas, which are at home anywhere.
-    area_bits: usize,
-    starts: [usize; STACK],
-}
-
-impl Blocks {
-    fn new(order: usize) -> Self {
-        let is_area = order == LARGEST;
-        let (home, area_bits) = if is_area { (0, 0) } else { (usize::MAX, !(AREA_FRAMES - 1)) };
-        Self { count: 0, capacity: Self::capacity(order), home, area_bits, starts: [0; STACK] }
-    }
-
-    /// How many blocks of `order` are kept at most.
-    pub(crate) const fn capacity(order: usize) -> usize {
-        if order <= 3 { STACK } else { STACK / 2 }
-    }
-
-    /// Notes that blocks come from the area of `frame`.
-    pub(crate) fn settle_in(&mut self, frame: FrameNumber) {
-        self.home = frame.get() & self.area_bits;
-    }
-
-    /// Whether `frame` lies in the area that blocks were last taken from, where freed ones are as good as at home.
-    #[inline(always)]
-    pub(crate) fn is_at_home(&self, frame: FrameNumber) -> bool {
-        frame.get() & self.area_bits == self.home
-    }
-
-    /// Takes out the block that came last.
-    #[inline(always)]
-    pub(crate) fn pop(&mut self) -> Option<FrameNumber> {
-        let below = self.count.checked_sub(1)?;
-        let start = *self.starts.get(below)?;
-        self.count = below;
-        Some(FrameNumber::new(start))
-    }
-
-    /// Keeps the block at `start`; false when there is no room.
-    #[inline(always)]
-    pub(crate) fn push(&mut self, start: FrameNumber) -> bool {
-        match self.starts.get_mut(self.count) {
-            Some(place) if self.count < self.capacity => {
-                *place = start.get();
-                self.count += 1;
-                true
-            }
-            _ => false,
+/// Refills and flushes.
+impl CpuSlot {
+    /// Gives the orders their room, the first time. Where it is not `choosy`, blocks are at home anywhere.
+    #[inline]
+    pub(crate) fn set_up(&mut self, choosy: bool) {
+        if !self.is_set_up {
+            self.blocks = core::array::from_fn(|order| Blocks::new(order, choosy));
+            self.is_set_up = true;
         }
     }
 
-    /// Takes out the `number` blocks that came first, into `older`; returns how many there were.
-    pub(crate) fn older(&mut self, number: usize, older: &mut [usize; STACK / 2]) -> usize {
-        let number = number.min(self.count).min(older.len());
-        older[..number].copy_from_slice(&self.starts[..number]);
-        self.starts.copy_within(number..self.count, 0);
-        self.count -= number;
-        number
+    /// Whether blocks of `order` wait at all before they go home.
+    #[inline]
+    pub(crate) const fn can_wait(order: usize) -> bool {
+        waiting(order) > 0
+    }
+
+    /// Whether the block of `order` at `start` lies where refills come from.
+    #[inline]
+    pub(crate) fn is_at_home(&self, start: FrameNumber, order: usize) -> bool {
+        start.get() & self.blocks[order].home_bits == self.blocks[order].home
+    }
+
+    /// Keeps the block of `order` at `start` as ready, wherever it lies; false when there is no room.
+    #[inline]
+    pub(crate) fn push_ready(&mut self, start: FrameNumber, order: usize) -> bool {
+        let blocks = &mut self.blocks[order];
+        let has_room = blocks.ready < blocks.end;
+        if has_room {
+            blocks.places[blocks.ready] = start.get();
+            blocks.ready += 1;
+        }
+        has_room
+    }
+
+    /// Makes the blocks of `order`, of which none is ready, ready that begin at the bits `starts` of the word at `word`: the
+    /// lowest, as many as there is room for, and of those the lowest on top. Returns the other starts.
+    #[inline]
+    pub(crate) fn fill(&mut self, word: FrameNumber, mut starts: usize, order: usize) -> usize {
+        let blocks = &mut self.blocks[order];
+        debug_assert!(blocks.ready == 0, "only an empty stack is filled");
+        blocks.home = word.get() & blocks.home_bits;
+        let count = (starts.count_ones() as usize).min(blocks.end);
+        blocks.ready = count;
+        for place in blocks.places[..count].iter_mut().rev() {
+            *place = word.get() + starts.trailing_zeros() as usize;
+            starts &= starts - 1;
+        }
+        starts
+    }
+
+    /// How many more blocks of `order` can be ready.
+    #[inline]
+    pub(crate) fn room(&self, order: usize) -> usize {
+        self.blocks[order].end - self.blocks[order].ready
+    }
+
+    /// How many blocks of `order` are ready.
+    #[inline]
+    pub(crate) fn count_ready(&self, order: usize) -> usize {
+        self.blocks[order].ready
+    }
+
+    /// Whether some block of `order` waits.
+    #[inline]
+    pub(crate) fn has_waiting(&self, order: usize) -> bool {
+        self.blocks[order].waiting > self.blocks[order].end
+    }
+
+    /// Takes out all blocks of `order` that wait, the first first; returns them and how many there were.
+    #[inline]
+    pub(crate) fn take_waiting(&mut self, order: usize) -> ([usize; MOST_WAITING], usize) {
+        let mut taken = [0; MOST_WAITING];
+        let blocks = &mut self.blocks[order];
+        let waiting = &blocks.places[blocks.end..blocks.waiting];
+        taken[..waiting.len()].copy_from_slice(waiting);
+        let count = waiting.len();
+        blocks.waiting = blocks.end;
+        (taken, count)
+    }
+
+    /// Takes out the `number` ready blocks of `order`, or all there are, that came first, the first first; returns them and how
+    /// many there were.
+    #[inline]
+    pub(crate) fn take_ready(
+        &mut self,
+        order: usize,
+        number: usize,
+    ) -> ([usize; MOST_READY], usize) {
+        let mut taken = [0; MOST_READY];
+        let blocks = &mut self.blocks[order];
+        let count = number.min(blocks.ready);
+        taken[..count].copy_from_slice(&blocks.places[..count]);
+        blocks.places.copy_within(count..blocks.ready, 0);
+        blocks.ready -= count;
+        (taken, count)
+    }
+
+    /// Takes out the rest of the word that single frames were last refilled from; none are left when it has no bit.
+    #[inline]
+    pub(crate) fn take_rest(&mut self) -> Word {
+        let nothing = Word { frames: 0, ..self.rest };
+        core::mem::replace(&mut self.rest, nothing)
+    }
+
+    /// Keeps the rest of a word.
+    #[inline]
+    pub(crate) fn set_rest(&mut self, rest: Word) {
+        self.rest = rest;
+    }
+
+    /// Returns the first frame of the area that is owned for order group `group`.
+    #[inline]
+    pub(crate) fn owned(&self, group: usize) -> Option<FrameNumber> {
+        self.owned[group].checked_sub(1).map(FrameNumber::new)
+    }
+
+    /// Notes which area is owned for order group `group`.
+    pub(crate) fn set_owned(&mut self, group: usize, area: Option<FrameNumber>) {
+        self.owned[group] = area.map_or(0, |area| area.get() + 1);
+    }
+
+    /// Returns by how many frames the blocks of `order` have become more since this was last asked. The rest of a word does not
+    /// count.
+    #[inline]
+    pub(crate) fn change(&mut self, order: usize) -> isize {
+        let blocks = &mut self.blocks[order];
+        let now = blocks.count();
+        let before = core::mem::replace(&mut blocks.told, now);
+        (now as isize - before as isize) << order
     }
 }
 
@@ -226,14 +323,73 @@ unsafe impl Zeroable for Kept {
 }
 
 impl Kept {
+    #[inline]
     pub(crate) fn get(&self) -> usize {
         // Relaxed: an estimate; nothing is published by it.
         self.0.load(Ordering::Relaxed)
     }
 
     /// Called by whoever has the slot, its owner or a taker.
-    pub(crate) fn set(&self, frames: usize) {
-        // Relaxed: as above.
-        self.0.store(frames, Ordering::Relaxed);
+    #[inline]
+    pub(crate) fn add(&self, frames: isize) {
+        // Relaxed: as above; nobody else writes.
+        self.0.store(self.get().wrapping_add_signed(frames), Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slot(choosy: bool) -> CpuSlot {
+        let mut slot = CpuSlot::zero();
+        assert!(slot.pop(0).is_none() && !slot.push(FrameNumber::new(0), 0), "I2");
+        slot.set_up(choosy);
+        slot
+    }
+
+    #[test]
+    fn stacks_share_no_place_and_give_back_what_came_last() {
+        let mut slot = slot(false);
+        let block =
+            |order: usize, number: usize| FrameNumber::new((number * ORDERS + order) << order);
+        for order in 0..ORDERS {
+            let pushed = (0..).take_while(|number| slot.push(block(order, *number), order)).count();
+            assert_eq!(pushed, ready(order));
+        }
+        for order in 0..ORDERS {
+            for number in (0..ready(order)).rev() {
+                assert_eq!(slot.pop(order), Some(block(order, number)));
+            }
+            assert_eq!(slot.pop(order), None);
+        }
+    }
+
+    #[test]
+    fn blocks_from_elsewhere_wait_and_leave_in_order() {
+        let mut slot = slot(true);
+        assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
+        let home = FrameNumber::new(3 * AREA_FRAMES + 2);
+        assert!(slot.push(home, 1));
+        let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
+        assert_eq!((0..).take_while(|number| slot.push(away(*number), 1)).count(), waiting(1));
+        assert_eq!(slot.change(1), 2 * (2 + waiting(1) as isize));
+        let (blocks, count) = slot.take_waiting(1);
+        assert_eq!(count, waiting(1));
+        assert!((0..waiting(1)).all(|number| blocks[number] == away(number).get()));
+        assert_eq!(slot.pop(1), Some(home));
+        assert_eq!(slot.pop(1), Some(FrameNumber::new(3 * AREA_FRAMES + 72)));
+        assert_eq!(slot.pop(1), None);
+    }
+
+    #[test]
+    fn the_oldest_half_leaves_and_the_rest_stays_in_order() {
+        let mut slot = slot(false);
+        (0..6).for_each(|frame| assert!(slot.push(FrameNumber::new(frame), 0)));
+        let (blocks, count) = slot.take_ready(0, 4);
+        assert_eq!(blocks[..count], [0, 1, 2, 3]);
+        assert_eq!(slot.pop(0), Some(FrameNumber::new(5)));
+        assert_eq!(slot.pop(0), Some(FrameNumber::new(4)));
+        assert_eq!(slot.pop(0), None);
     }
 }

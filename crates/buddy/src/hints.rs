@@ -25,32 +25,45 @@ pub(crate) struct Hints<'m> {
 
 impl Hints<'_> {
     /// Sets the hint for `area`, whether or not it is set.
+    #[inline]
     pub(crate) fn set(&self, map: usize, area: usize) {
-        // AcqRel: pairs with `clear`: whoever clears a hint after this sees the area as it was before this.
-        self.maps[map][area / WORD_BITS].fetch_or(bit(area), Ordering::AcqRel);
+        // SeqCst: as AcqRel pairs with `clear`: whoever clears a hint after this sees the area as it was before this.
+        self.maps[map][area / WORD_BITS].fetch_or(bit(area), Ordering::SeqCst);
         self.bounds.lower(map, self.section);
     }
 
-    /// Sets the hint for `area` if it is not set. The caller has fenced between its change and this.
+    /// Sets the hints for all areas.
+    pub(crate) fn set_all(&self, map: usize) {
+        let all = usize::MAX >> (WORD_BITS - SECTION_AREAS.min(WORD_BITS));
+        for word in &self.maps[map] {
+            // SeqCst: as in `set`.
+            word.fetch_or(all, Ordering::SeqCst);
+        }
+        self.bounds.lower(map, self.section);
+    }
+
+    /// Sets the hint for `area` if it is not set. The caller's change was SeqCst.
+    #[inline]
     pub(crate) fn ensure(&self, map: usize, area: usize) {
-        // Relaxed: the caller's fence orders it against the one after a `clear`.
-        if self.maps[map][area / WORD_BITS].load(Ordering::Relaxed) & bit(area) == 0 {
+        // SeqCst: after the caller's change of the bits, against the sum of the bits after a `clear`.
+        if self.maps[map][area / WORD_BITS].load(Ordering::SeqCst) & bit(area) == 0 {
             self.set(map, area);
         }
     }
 
     /// Takes the hint for `area` away.
+    #[inline]
     pub(crate) fn clear(&self, map: usize, area: usize) {
-        // AcqRel: pairs with `set`.
-        self.maps[map][area / WORD_BITS].fetch_and(!bit(area), Ordering::AcqRel);
+        // SeqCst: before the caller's sum of the bits; as AcqRel pairs with `set`.
+        self.maps[map][area / WORD_BITS].fetch_and(!bit(area), Ordering::SeqCst);
     }
 
     /// Takes the hints for `areas`, lowest first, away: one operation for each run of them in a word.
     pub(crate) fn clear_each(&self, map: usize, areas: &[usize]) {
         for areas in areas.chunk_by(|one, next| one / WORD_BITS == next / WORD_BITS) {
             let bits = areas.iter().fold(0, |bits, area| bits | bit(*area));
-            // AcqRel: pairs with `set`.
-            self.maps[map][areas[0] / WORD_BITS].fetch_and(!bits, Ordering::AcqRel);
+            // SeqCst: before the caller's sum of the bits; as AcqRel pairs with `set`.
+            self.maps[map][areas[0] / WORD_BITS].fetch_and(!bits, Ordering::SeqCst);
         }
     }
 
@@ -76,6 +89,7 @@ impl Hints<'_> {
     }
 }
 
+#[inline]
 fn bit(area: usize) -> usize {
     1 << (area % WORD_BITS)
 }

@@ -95,10 +95,11 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         let index = number - self.zone.first_section;
         // SAFETY: clause 1.
         let section = unsafe { build::added_section(metadata, self.zone.bounds, index) };
-        withhold_absent(section, number * SECTION_FRAMES, &[range]);
+        let base = number * SECTION_FRAMES;
+        withhold_absent(section, base, &[range]);
         place.put(section, range);
         // Hints after the pointer: whoever follows one finds the section.
-        open_section(section);
+        open_section(section, base, &[range]);
         self.zone.note_release(&self.observer, range);
         Ok(())
     }

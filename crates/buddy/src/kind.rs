@@ -35,7 +35,7 @@ impl Mobility {
 }
 
 /// Order groups: 0, 1, 2, 3, and all above.
-const GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
+pub(crate) const GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
 /// Mobilities that are told apart.
 const MOBILITIES: usize = if sync::MODELLED { 1 } else { 3 };
 /// How many kinds there are. One under loom.
@@ -53,29 +53,40 @@ pub(crate) struct Kind(u8);
 
 impl Kind {
     /// Returns the kind of areas for blocks of `order`, below the area's.
+    #[inline]
     pub(crate) fn of(order: u32, mobility: Mobility) -> Self {
         let group = (order as usize).min(GROUPS - 1);
         Self(((mobility as usize).min(MOBILITIES - 1) * GROUPS + group) as u8)
     }
 
     /// Returns the kind with this number.
+    #[inline]
     pub(crate) fn from_index(index: usize) -> Self {
         debug_assert!(index < KINDS);
         Self(index as u8)
     }
 
     /// Returns the kind whose bitmap `map` is; [`UNTOUCHED`] is none's.
+    #[inline]
     pub(crate) fn of_map(map: usize) -> Self {
         Self::from_index(map / BUCKETS)
     }
 
+    #[inline]
     pub(crate) fn index(self) -> usize {
         self.0.into()
     }
 
     /// Returns the mobility.
+    #[inline]
     pub(crate) fn mobility(self) -> Mobility {
         Mobility::ALL[self.index() / GROUPS]
+    }
+
+    /// Whether it is one of `mobility`.
+    #[inline(always)]
+    pub(crate) fn is_of(self, mobility: Mobility) -> bool {
+        self.index() / GROUPS == (mobility as usize).min(MOBILITIES - 1)
     }
 
     /// Iterates over the other kinds in the order in which a request falls back on them.
@@ -88,6 +99,7 @@ impl Kind {
     }
 
     /// Returns this kind's bitmaps in which an area with room for `order` may be, fullest first.
+    #[inline]
     pub(crate) fn maps(self, order: u32) -> core::ops::Range<usize> {
         let first = self.index() * BUCKETS;
         first + bucket_with_room(order)..first + BUCKETS
@@ -95,6 +107,7 @@ impl Kind {
 }
 
 /// Returns the bitmap for an area of `kind` with `free` free frames, or `None` when it is full.
+#[inline]
 pub(crate) fn map_for(kind: Kind, free: usize) -> Option<usize> {
     let bucket = match free {
         0 => return None,

@@ -45,6 +45,7 @@ mod cached;
 mod check;
 mod claim;
 mod cpu_slot;
+mod flush;
 mod hints;
 mod hotplug;
 mod kind;

@@ -251,21 +251,22 @@ impl Zone<'_> {
         });
     }
 
-    /// Tells `observer` that the single frames set in `frames` of the word at `word` came home from a slot.
+    /// Tells `observer` that the frames set in `frames` of the word at `word`, in blocks of `order`, came home from a slot.
     pub(crate) fn note_clear_word(
         &self,
         observer: &impl Observe,
         word: FrameNumber,
         frames: usize,
+        order: u32,
     ) {
         note(observer, |observer| observer.free(word, frames.count_ones() as usize));
         note_blocks(observer, |observer| {
-            let pieces = frames.count_ones() as usize;
+            let pieces = frames.count_ones() as usize >> order;
             let taken = self.taken_word(word);
             let around = if taken == 0 { self.levels_around_word(observer, word) } else { 0 };
             let before = canonical_blocks(taken | frames);
             observer.merge((before + pieces + around).saturating_sub(canonical_blocks(taken)));
-            observer.hand_over(pieces);
+            observer.hand_over(pieces << order);
         });
     }
 

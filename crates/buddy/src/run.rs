@@ -35,11 +35,13 @@ const STARTS: [usize; WORD_ORDER as usize + 1] = {
 };
 
 /// Returns the bits of a block of `order` at bit `start` of a word.
+#[inline]
 pub(crate) const fn mask(start: usize, order: u32) -> usize {
     if order >= WORD_ORDER { usize::MAX } else { ((1 << (1 << order)) - 1) << start }
 }
 
 /// Returns the starts of the aligned free runs of `order`, from those one order below.
+#[inline]
 const fn doubled(runs: usize, order: u32) -> usize {
     runs & (runs >> (1 << (order - 1))) & STARTS[order as usize]
 }
@@ -67,6 +69,7 @@ pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
 }
 
 /// Returns the starts of all aligned free runs of `order`, below a whole word.
+#[inline]
 pub(crate) const fn free_runs(taken: usize, order: u32) -> usize {
     let mut runs = !taken;
     let mut at = 0;
@@ -78,12 +81,14 @@ pub(crate) const fn free_runs(taken: usize, order: u32) -> usize {
 }
 
 /// Returns the bits of the runs of `order`, below a whole word, that begin at `starts`.
+#[inline]
 pub(crate) const fn spread(starts: usize, order: u32) -> usize {
     // Each start is multiplied into as many ones; runs do not overlap, so nothing carries.
     starts.wrapping_mul(mask(0, order))
 }
 
 /// Keeps the `limit` lowest bits that are set.
+#[inline]
 pub(crate) const fn lowest(bits: usize, limit: usize) -> usize {
     let mut beyond = bits;
     let mut left = limit;

@@ -26,8 +26,6 @@ use crate::zone::Zone;
 
 /// How many areas without a fitting run one step of a search looks at: a guess.
 const LOOKS: usize = 8;
-/// How many free frames a word may have for a block of it to be worth keeping: a guess, a quarter.
-const DENSE: u32 = WORD_BITS as u32 / 4;
 
 /// For each kind, and for empty areas, the lowest section where a hint is expected.
 #[derive(Debug)]
@@ -39,11 +37,13 @@ impl Bounds {
     }
 
     /// Returns the bound for the kind that `map` is of.
+    #[inline]
     fn of(&self, map: usize) -> &AtomicUsize {
         &self.0[if map == UNTOUCHED { KINDS } else { Kind::of_map(map).index() }]
     }
 
     /// Notes a hint in `map` of section `section`.
+    #[inline]
     pub(crate) fn lower(&self, map: usize, section: usize) {
         // Relaxed, here and below: advice.
         if self.of(map).load(Ordering::Relaxed) > section {
@@ -160,24 +160,18 @@ impl<'m> Zone<'m> {
         0
     }
 
-    /// Whether a freed block of `order`, below the area's, at `start` is better kept by a slot than sent home: it is of the
-    /// slot's mobility, and its area owned, or the rest of its word nearly full. What lies in a sparse word goes home, so
-    /// that the word can empty.
-    pub(crate) fn is_worth_keeping(
-        &self,
-        start: FrameNumber,
-        order: u32,
-        mobility: Mobility,
-    ) -> bool {
+    /// Whether a freed block of `order`, from a word's on and below the area's, at `start` is better kept by a slot than sent
+    /// home: as [`Section::is_worth_keeping`], for which the area counts in place of the word.
+    pub(crate) fn is_worth_keeping(&self, start: FrameNumber, mobility: Mobility) -> bool {
         self.place(start).is_some_and(|(place, section)| {
-            let word = || section.lines[place.area].word(place.frame / WORD_BITS);
-            section.kind(place.area).mobility() == mobility
-                && (section.is_owned(place.area)
-                    || (order < WORD_ORDER && word().count_zeros() <= DENSE))
+            let is_dense = section.lines[place.area].free_frames() <= AREA_FRAMES / 4;
+            (is_dense || section.is_owned(place.area))
+                && section.kind(place.area).mobility() == mobility
         })
     }
 
     /// Returns the kind of areas for blocks of `order`, below the area's.
+    #[inline]
     pub(crate) fn kind_for(&self, order: u32, mobility: Mobility) -> Kind {
         if self.has_kinds { Kind::of(order, mobility) } else { Kind::from_index(0) }
     }
@@ -282,6 +276,7 @@ impl Zone<'_> {
 }
 
 /// Returns frame `at` of area `area` of the section that begins at `base`.
+#[inline]
 pub(crate) fn frame(base: usize, area: usize, at: usize) -> FrameNumber {
     FrameNumber::new(base + area * AREA_FRAMES + at)
 }

@@ -13,41 +13,50 @@
 //! - I3: an entry leaves `OWNED` only through whoever has the slot that owns the area.
 //!
 //! # Concurrency
-//! Two pairs of locations need one order, each through a SeqCst fence on both sides:
-//! - claim: entry `CLAIMING`, fence, load bits; taker: set bits, fence, load the entry again (the **second look**). One of
-//!   the two sees the other and undoes. The owner of an area needs no second look: nobody claims what is owned.
-//! - hints: free bits, fence, load entry and hint; searcher: clear hint, fence, sum bits; owner: open the entry, fence, sum
-//!   bits. One of the two sets the hint again.
+//! Two pairs of locations need one order. All accesses named here are SeqCst, so there is one order of them all:
+//! - claim: entry `CLAIMING`, load bits; taker: set bits, load the entry again (the **second look**). One of the two sees the
+//!   other and undoes. The owner of an area needs no second look: nobody claims what is owned.
+//! - hints: free bits, load entry and hint; searcher: clear hint, sum bits; owner: open the entry, sum bits. One of the two
+//!   sets the hint again.
+//!
+//! Between the two accesses of each side stands `model_fence`, for loom. Nothing is fenced outside it: what changes bits,
+//! entry or hint is a read-modify-write or a SeqCst store, and no machine lets a SeqCst load pass those.
 
-use page_frame::sync::{self, AtomicU32, AtomicUsize, Lock, Ordering, fence};
+use page_frame::sync::{self, AtomicU8, AtomicUsize, Lock, Ordering, model_fence};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
 use crate::hints::Hints;
-use crate::kind::{Kind, UNTOUCHED, map_for};
+use crate::kind::{Kind, Mobility, UNTOUCHED, map_for};
+use crate::run::WORD_BITS;
 
 /// The areas of a section. Smaller under loom.
 pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
 /// The frames of a section.
 pub(crate) const SECTION_FRAMES: usize = SECTION_AREAS * AREA_FRAMES;
 
+/// How many free frames a word may have for a block of it to be worth keeping: a guess, a quarter.
+const DENSE: u32 = WORD_BITS as u32 / 4;
+
 /// The part of an entry that says who may use the area.
-const STATE: u32 = 3;
+const STATE: u8 = 3;
 /// The area is open: anybody may take frames.
-const OPEN: u32 = 0;
+const OPEN: u8 = 0;
 /// Somebody is finding out whether all frames are free.
-const CLAIMING: u32 = 1;
+const CLAIMING: u8 = 1;
 /// All of the area belongs to one block.
-const WHOLE: u32 = 2;
+const WHOLE: u8 = 2;
 /// A CPU slot takes its frames from here; others only when they find none elsewhere.
-const OWNED: u32 = 3;
+const OWNED: u8 = 3;
 /// Where the kind begins in an entry.
 const KIND_SHIFT: u32 = 2;
+
+const _: () = assert!(crate::kind::KINDS << KIND_SHIFT <= 256, "an entry is a byte");
 
 /// A section's metadata.
 #[derive(Debug)]
 pub(crate) struct Section<'m> {
     pub(crate) lines: &'m [Line],
-    pub(crate) entries: &'m [AtomicU32],
+    pub(crate) entries: &'m [AtomicU8],
     pub(crate) hints: Hints<'m>,
     /// Held, only by trying, by whoever claims several areas.
     pub(crate) claims: Lock<()>,
@@ -108,10 +117,10 @@ impl Section<'_> {
     }
 
     /// The second look: whether what was just taken from `area` is ours to keep.
+    #[inline]
     fn is_open_after_take(&self, area: usize) -> bool {
-        // SeqCst: our bits before our look at the entry; pairs with the fence in `claim`.
-        fence(Ordering::SeqCst);
-        // Acquire (in `is_open`): pairs with the Release of the entry in `open`.
+        // Our bits before our look at the entry; pairs with the one in `claim`.
+        model_fence();
         self.is_open(area)
     }
 }
@@ -127,7 +136,7 @@ impl Section<'_> {
                 // AcqRel: pairs with the Release in `open` of the owner before.
                 .compare_exchange(
                     entry,
-                    OWNED | (kind.index() as u32) << KIND_SHIFT,
+                    OWNED | (kind.index() as u8) << KIND_SHIFT,
                     Ordering::AcqRel,
                     Ordering::Relaxed,
                 )
@@ -145,7 +154,7 @@ impl Section<'_> {
         // Relaxed: the kind is advice for the next search; who changed the entry meanwhile knows better.
         let entry = self.entries[area].load(Ordering::Relaxed);
         if entry & STATE == OPEN {
-            let adopted = OPEN | (kind.index() as u32) << KIND_SHIFT;
+            let adopted = OPEN | (kind.index() as u8) << KIND_SHIFT;
             _ = self.entries[area].compare_exchange(
                 entry,
                 adopted,
@@ -161,22 +170,26 @@ impl Section<'_> {
         if !self.lines[area].is_clear() || !self.begin_claim(area) {
             return false;
         }
-        // SeqCst: our entry before our look at the bits; pairs with the fence of the second look.
-        fence(Ordering::SeqCst);
+        // Our entry before our look at the bits; pairs with the one of the second look.
+        model_fence();
         self.end_claim(area)
     }
 
     /// Claims those of `areas` that are free in all their frames; returns how many, moved to the front.
     pub(crate) fn claim_each(&self, areas: &mut [usize]) -> usize {
+        // First a look at all lines: the loads overlap, which the exchanges would prevent, and some are spared.
+        let clear = areas.iter().enumerate().fold(0_usize, |clear, (index, area)| {
+            clear | usize::from(self.lines[*area].is_clear()) << index
+        });
         let mut begun = 0;
         for index in 0..areas.len() {
-            if self.begin_claim(areas[index]) {
+            if clear >> index & 1 == 1 && self.begin_claim(areas[index]) {
                 areas.swap(begun, index);
                 begun += 1;
             }
         }
-        // SeqCst: as in `claim`, once for all.
-        fence(Ordering::SeqCst);
+        // As in `claim`, once for all.
+        model_fence();
         let mut claimed = 0;
         for index in 0..begun {
             if self.end_claim(areas[index]) {
@@ -187,12 +200,13 @@ impl Section<'_> {
         claimed
     }
 
-    /// First half of a claim; a fence and [`end_claim`](Self::end_claim) follow.
+    /// First half of a claim; `model_fence` and [`end_claim`](Self::end_claim) follow.
+    #[inline]
     fn begin_claim(&self, area: usize) -> bool {
         // Relaxed: the exchange decides.
         let entry = self.entries[area].load(Ordering::Relaxed);
         let claiming = entry & !STATE | CLAIMING;
-        // SeqCst: with the fence that follows, before our look at the bits.
+        // SeqCst: before our look at the bits.
         entry & STATE == OPEN
             && self.entries[area]
                 .compare_exchange(entry, claiming, Ordering::SeqCst, Ordering::Relaxed)
@@ -200,6 +214,7 @@ impl Section<'_> {
     }
 
     /// Second half: keeps the area, or opens it again.
+    #[inline]
     fn end_claim(&self, area: usize) -> bool {
         if self.lines[area].is_clear() {
             // Release: nothing but our own later accesses follow it; Relaxed would do, and Release costs nothing.
@@ -228,9 +243,9 @@ impl Section<'_> {
     }
 
     fn open_as(&self, area: usize, kind: Kind) {
-        let entry = OPEN | (kind.index() as u32) << KIND_SHIFT;
-        // Release: pairs with the Acquire of `is_open_after_take`; hands the content over.
-        self.entries[area].store(entry, Ordering::Release);
+        let entry = OPEN | (kind.index() as u8) << KIND_SHIFT;
+        // SeqCst: before our sum of the bits in `publish`. Release: hands the content over.
+        self.entries[area].store(entry, Ordering::SeqCst);
         self.publish(area);
     }
 
@@ -238,6 +253,7 @@ impl Section<'_> {
     ///
     /// Its bits need no look: a stray that is set in them publishes when it is undone. And the hint needs no fence: it is
     /// set whether or not it was, so who clears it later has read from this, and sees the open entry.
+    #[inline]
     pub(crate) fn open_empty(&self, area: usize) {
         // Release: as in `open`.
         self.entries[area].store(OPEN, Ordering::Release);
@@ -248,17 +264,27 @@ impl Section<'_> {
 /// Freeing, and the hints that follow from it.
 impl Section<'_> {
     /// Frees the frames that are set in `frames` of word `word` of `area`.
+    #[inline]
     pub(crate) fn clear(&self, area: usize, word: usize, frames: usize) -> Freed {
         self.settle(area, self.lines[area].clear(word, frames))
     }
 
     /// Frees the block of `order`, below an area's, at frame `start` of `area`.
+    #[inline]
     pub(crate) fn free(&self, area: usize, start: usize, order: u32) -> Freed {
         self.settle(area, self.lines[area].free(start, order))
     }
 
+    #[inline]
     fn settle(&self, area: usize, freed: Freed) -> Freed {
-        if freed == Freed::Notable {
+        let is_notable = match freed {
+            Freed::Notable => true,
+            // No fence: should two free the last frames of two words at once and neither see it, the area keeps the hint that it
+            // has, as one with frames in use.
+            Freed::Emptied => self.lines[area].is_clear(),
+            Freed::Already | Freed::Quiet => false,
+        };
+        if is_notable {
             self.publish(area);
         }
         freed
@@ -266,9 +292,10 @@ impl Section<'_> {
 
     /// Sets the hint for what is seen of `area`, if it is open and has a free frame.
     pub(crate) fn publish(&self, area: usize) {
-        // SeqCst: what we did to bits or entry before what we read here; pairs with `unhint` and the claim's fence.
-        fence(Ordering::SeqCst);
-        let entry = self.entries[area].load(Ordering::Acquire);
+        // What we did to bits, entry or hint before what we read here; pairs with itself and with the one in `claim`.
+        model_fence();
+        // SeqCst: after what we did.
+        let entry = self.entries[area].load(Ordering::SeqCst);
         if entry & STATE != OPEN {
             return;
         }
@@ -295,18 +322,29 @@ impl Section<'_> {
 
 /// Looks.
 impl Section<'_> {
+    /// Returns word `word` of `area`, and the area's entry, for [`is_worth_keeping`].
+    #[inline(always)]
+    pub(crate) fn glance(&self, area: usize, word: usize) -> (usize, u8) {
+        // Relaxed: advice.
+        (self.lines[area].word(word), self.entries[area].load(Ordering::Relaxed))
+    }
+
     /// Whether frames may be taken from `area` at this moment: it is open, or owned.
+    #[inline]
     pub(crate) fn is_open(&self, area: usize) -> bool {
-        matches!(self.entries[area].load(Ordering::Acquire) & STATE, OPEN | OWNED)
+        // SeqCst: as a second look, after our bits.
+        matches!(self.entries[area].load(Ordering::SeqCst) & STATE, OPEN | OWNED)
     }
 
     /// Whether a CPU slot owns `area` at this moment.
+    #[inline]
     pub(crate) fn is_owned(&self, area: usize) -> bool {
         // Relaxed: advice.
         self.entries[area].load(Ordering::Relaxed) & STATE == OWNED
     }
 
     /// Whether all of `area` belongs to one block. For the owner of a frame in it the answer does not change.
+    #[inline]
     pub(crate) fn is_whole(&self, area: usize) -> bool {
         self.entries[area].load(Ordering::Acquire) & STATE == WHOLE
     }
@@ -317,6 +355,7 @@ impl Section<'_> {
     }
 
     /// Returns the kind that `area` was last used for.
+    #[inline]
     pub(crate) fn kind(&self, area: usize) -> Kind {
         // Relaxed: advice.
         kind_of(self.entries[area].load(Ordering::Relaxed))
@@ -328,6 +367,14 @@ impl Section<'_> {
     }
 }
 
-fn kind_of(entry: u32) -> Kind {
+/// Whether freed blocks of a word of which `taken` and `entry` were seen are better kept by a slot than sent home: they are of
+/// the slot's mobility, and the area owned, or the word nearly full. What lies in a sparse word goes home, so that it can empty.
+#[inline(always)]
+pub(crate) fn is_worth_keeping((taken, entry): (usize, u8), mobility: Mobility) -> bool {
+    (entry & STATE == OWNED || taken.count_zeros() <= DENSE) && kind_of(entry).is_of(mobility)
+}
+
+#[inline]
+fn kind_of(entry: u8) -> Kind {
     Kind::from_index((entry >> KIND_SHIFT) as usize)
 }

@@ -24,8 +24,9 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
         let (start, order) = block.into_raw();
-        if let Err(fault) = self.free_frames(self.phys.frame(start.addr().get()), order) {
-            (self.fault_hook)(&Fault { address: start.addr().get(), ..fault });
+        let frame = self.phys.frame(start.addr().get());
+        if !self.free_to_slot(frame, order) {
+            self.free_by_address(start, frame, order);
         }
     }
 }
@@ -43,6 +44,16 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     pub(crate) unsafe fn block(&self, frame: FrameNumber, order: Order) -> PageBlock {
         // SAFETY: clause 1; the content is whatever it was.
         unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) }
+    }
+
+    /// Frees a block that is not one for the slot.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn free_by_address(&self, start: NonNull<u8>, frame: FrameNumber, order: Order) {
+        if let Err(fault) = self.free_slowly(frame, order) {
+            (self.fault_hook)(&Fault { address: start.addr().get(), ..fault });
+        }
     }
 
     fn range(&self, start: NonNull<u8>, from: usize, to: usize) -> FrameRange {

@@ -11,6 +11,7 @@ use page_frame::sync::Lock;
 use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
+use crate::kind::UNTOUCHED;
 use crate::observer::Observe;
 use crate::run::{WORD_BITS, mask};
 use crate::search::Bounds;
@@ -69,14 +70,8 @@ impl<'m> Zone<'m> {
         }
     }
 
-    /// Frees the frames that are set in `frames` of the word at `word`; whether all of them were taken.
-    pub(crate) fn clear_word(&self, word: FrameNumber, frames: usize) -> bool {
-        self.place(word).is_some_and(|(place, section)| {
-            section.clear(place.area, place.frame / WORD_BITS, frames) != Freed::Already
-        })
-    }
-
     /// Frees the block of `order`, at most the area's, at `start`; whether it was taken.
+    #[inline]
     pub(crate) fn free_block(&self, start: FrameNumber, order: u32) -> bool {
         self.place(start).is_some_and(|(place, section)| {
             if order < AREA_ORDER {
@@ -206,6 +201,9 @@ pub(crate) fn section_of(frame: FrameNumber) -> usize {
 
 /// Withholds every frame of `section`, whose first frame is `base`, that is in none of `ranges`. Nobody else uses it yet.
 pub(crate) fn withhold_absent(section: &Section<'_>, base: usize, ranges: &[FrameRange]) {
+    if is_whole(base, ranges) {
+        return;
+    }
     for area in 0..SECTION_AREAS {
         let start = FrameNumber::new(base + area * AREA_FRAMES);
         let whole = FrameRange::new(start, FrameNumber::new(start.get() + AREA_FRAMES));
@@ -220,7 +218,16 @@ pub(crate) fn withhold_absent(section: &Section<'_>, base: usize, ranges: &[Fram
     }
 }
 
-/// Publishes every area of `section`.
-pub(crate) fn open_section(section: &Section<'_>) {
-    (0..SECTION_AREAS).for_each(|area| section.publish(area));
+/// Publishes every area of `section`, whose first frame is `base` and of which only what is in `ranges` is there. Of a whole
+/// section no line is looked at, so that its bits stay untouched until they are used.
+pub(crate) fn open_section(section: &Section<'_>, base: usize, ranges: &[FrameRange]) {
+    match is_whole(base, ranges) {
+        true => section.hints.set_all(UNTOUCHED),
+        false => (0..SECTION_AREAS).for_each(|area| section.publish(area)),
+    }
+}
+
+/// Whether all frames of the section that begins at `base` are in one of `ranges`.
+fn is_whole(base: usize, ranges: &[FrameRange]) -> bool {
+    ranges.iter().any(|range| range.start.get() <= base && base + SECTION_FRAMES <= range.end.get())
 }

@@ -11,7 +11,8 @@
 //!
 //! # Concurrency
 //! None of its own. The test against the watermark and the allocation are two steps: each CPU can pass `min` by what one
-//! refill of its slot takes, at most 2048 frames (four areas), and one drain brings those home.
+//! refill of its slot takes, at most 4096 frames (eight areas; fewer in small zones), and one drain brings those
+//! home.
 //!
 //! # Costs
 //! One load for each zone asked, beyond the zone's own costs. Freeing finds the zone by its ranges.

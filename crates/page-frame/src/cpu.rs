@@ -34,7 +34,7 @@ pub struct InterruptState(pub usize);
 /// to do: [`SingleCpu`].
 ///
 /// # Safety
-/// 1. Between a `pin` that returned an id and its `unpin`, code that gets the same id from `pin` runs only on top of
+/// 1. Between a `pin` or `pin_known` that returned an id and its `unpin`, code that gets the same id runs only on top of
 ///    the pinned code (interrupts, signals) and has ended before the pinned code goes on.
 /// 2. An id handed from one context to another (a thread's exit and the next thread's start) is handed over with a
 ///    Release in the old and an Acquire in the new context.
@@ -42,7 +42,7 @@ pub struct InterruptState(pub usize);
 ///    `light_fence` is itself a full fence.
 /// 4. Between `mask_interrupts` and `restore_interrupts` no code runs on top of the caller that may take a lock of
 ///    these crates other than by trying.
-/// 5. Each id from `pin` is below `slots`, which returns the same value each time, for clones and references too.
+/// 5. Each id from `pin` or `pin_known` is below `slots`, which returns the same value each time, for clones and references too.
 pub unsafe trait Cpu {
     /// Returns the number of ids.
     fn slots(&self) -> usize;
@@ -51,10 +51,16 @@ pub unsafe trait Cpu {
     /// threads, too early, too late); then nothing is to be undone.
     fn pin(&self) -> Option<CpuId>;
 
-    /// Ends a `pin` that returned an id.
+    /// Like [`pin`](Self::pin), but a caller that is not known yet has no slot: for hot paths, whose other way pins.
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        self.pin()
+    }
+
+    /// Ends a `pin` or `pin_known` that returned an id.
     ///
     /// # Safety
-    /// 1. Pairs with a `pin` of the same context that returned an id.
+    /// 1. Pairs with a `pin` or `pin_known` of the same context that returned an id.
     unsafe fn unpin(&self);
 
     /// The owner's side of [`fence_all`](Self::fence_all): a compiler fence where that is a real one.
@@ -96,6 +102,11 @@ unsafe impl<C: Cpu + ?Sized> Cpu for &C {
     #[inline]
     fn pin(&self) -> Option<CpuId> {
         (**self).pin()
+    }
+
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        (**self).pin_known()
     }
 
     #[inline]
@@ -236,6 +247,11 @@ unsafe impl<C: Cpu> Cpu for Fenced<C> {
     #[inline]
     fn pin(&self) -> Option<CpuId> {
         self.0.pin()
+    }
+
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        self.0.pin_known()
     }
 
     #[inline]

@@ -142,6 +142,25 @@ impl TagRange {
     }
 }
 
+/// Where the tag of one page is kept.
+#[derive(Clone, Copy, Debug)]
+pub struct TagPlace<'p>(&'p AtomicU8);
+
+impl TagPlace<'_> {
+    /// Returns the tag.
+    #[inline(always)]
+    pub fn get(self) -> Tag {
+        // Relaxed, here and below: see the header.
+        Tag(self.0.load(Ordering::Relaxed))
+    }
+
+    /// Sets the tag.
+    #[inline(always)]
+    pub fn set(self, tag: Tag) {
+        self.0.store(tag.0, Ordering::Relaxed);
+    }
+}
+
 /// Answers what lies at an address.
 ///
 /// # Safety
@@ -272,6 +291,12 @@ impl<'m> PageMapArray<'m> {
     pub fn tag_at(&self, index: usize) -> Tag {
         // Relaxed: see the header.
         self.tags.get(index).map_or(Tag::NONE, |entry| Tag(entry.load(Ordering::Relaxed)))
+    }
+
+    /// Returns the place of the tag of page `index` of the range, to read and to write; `None` beyond its end.
+    #[inline]
+    pub fn place_at(&self, index: usize) -> Option<TagPlace<'_>> {
+        self.tags.get(index).map(TagPlace)
     }
 
     /// Sets the tag of page `index` of the range, if there is such a page.

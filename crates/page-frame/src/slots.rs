@@ -31,7 +31,7 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, load_own, spin_hint};
+use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, Zeroable, load_own, spin_hint};
 use crate::{Cpu, CpuId, InterruptState};
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
@@ -49,6 +49,13 @@ pub struct Slot<T> {
 
 // SAFETY: I1 gives the body to one context at a time, and each hand-over is a Release store read by an Acquire load.
 unsafe impl<T: Send> Sync for Slot<T> {}
+
+// SAFETY: clause 1: three atomics that are valid when zero, a body that is, and padding.
+unsafe impl<T: Zeroable> Zeroable for Slot<T> {
+    fn zero() -> Self {
+        Self::new(T::zero())
+    }
+}
 
 impl<T> Slot<T> {
     crate::const_unless_loom! {
@@ -157,7 +164,21 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// Says why the caller has to go on without a slot; then nothing is held.
     #[inline(always)]
     pub fn enter(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
-        let Some(id) = self.cpu.pin() else { return Err(Elsewhere::NoSlot) };
+        self.enter_as(self.cpu.pin())
+    }
+
+    /// Enters the slot of a caller that has pinned before: for hot paths, where [`enter`](Self::enter) follows a failure.
+    ///
+    /// # Errors
+    /// As for [`enter`](Self::enter); a caller that is not known yet has no slot.
+    #[inline(always)]
+    pub fn enter_known(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
+        self.enter_as(self.cpu.pin_known())
+    }
+
+    #[inline(always)]
+    fn enter_as(&self, id: Option<CpuId>) -> Result<Entered<'_, T, C>, Elsewhere> {
+        let Some(id) = id else { return Err(Elsewhere::NoSlot) };
         // SAFETY: I3, and clause 5 of `Cpu`.
         let slot = unsafe { self.slots.get_unchecked(id.index()) };
         // SAFETY: I2: only contexts on this CPU write `busy`.
@@ -175,7 +196,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
             slot.busy.store(0, Ordering::Release);
             Elsewhere::Detached
         };
-        // SAFETY: pairs with the `pin` above, which returned an id.
+        // SAFETY: pairs with the caller's `pin` or `pin_known`, which returned an id.
         unsafe { self.cpu.unpin() };
         Err(why)
     }

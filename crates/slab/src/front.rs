@@ -31,7 +31,7 @@ impl Front {
     #[inline(always)]
     pub unsafe fn allocate<C: Cpu>(self, cpu: &C) -> Option<NonNull<u8>> {
         // SAFETY: clause 1.
-        unsafe { self.slots(cpu) }.enter().ok()?.pop()
+        unsafe { self.slots(cpu) }.enter_known().ok()?.pop()
     }
 
     /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has happened.
@@ -43,7 +43,7 @@ impl Front {
     pub unsafe fn free<C: Cpu>(self, cpu: &C, object: NonNull<u8>) -> bool {
         // SAFETY: clause 1.
         let slots = unsafe { self.slots(cpu) };
-        slots.enter().is_ok_and(|mut slot| slot.push(object) == Push::Done)
+        slots.enter_known().is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }
 
     /// # Safety

@@ -51,7 +51,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     #[inline(always)]
     pub(crate) fn take_out<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        if let Ok(mut slot) = self.slots.enter() {
+        if let Ok(mut slot) = self.slots.enter_known() {
             if let Some(object) = slot.pop() {
                 return Ok(object);
             }
@@ -76,7 +76,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[inline(always)]
     #[track_caller]
     pub(crate) fn put_in(&self, object: NonNull<u8>) {
-        if let Ok(mut slot) = self.slots.enter() {
+        if let Ok(mut slot) = self.slots.enter_known() {
             match slot.push(object) {
                 Push::Done => return,
                 Push::Full => (),

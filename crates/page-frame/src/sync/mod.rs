@@ -9,7 +9,9 @@
 //! - loom's types are larger than what they model: state sizes with [`assert_unless_loom!`](crate::assert_unless_loom).
 //! - Zeroed memory is an atomic only outside loom: make atomics from memory with [`slice_in`] alone.
 //! - loom orders two locations only by `fence(SeqCst)`, so [`light_fence`] is a compiler fence outside it and a full
-//!   fence inside.
+//!   fence inside. Where a SeqCst access of one location is followed by one of another, and so on the other side, there
+//!   is an order without a fence, but loom does not know: [`model_fence`] goes between, which is one inside it and nothing
+//!   outside.
 
 mod counter;
 mod lock;
@@ -44,6 +46,10 @@ mod shim {
         // SAFETY: clause 1: no write races; atomic loads by others may.
         unsafe { byte.as_ptr().read() }
     }
+
+    /// Does nothing: the SeqCst accesses around it have their order.
+    #[inline(always)]
+    pub fn model_fence() {}
 
     /// Tells the CPU that this is a waiting loop.
     #[inline(always)]
@@ -105,6 +111,11 @@ mod shim {
         unsafe { byte.unsync_load() }
     }
 
+    /// A full fence: loom takes SeqCst accesses for AcqRel.
+    pub fn model_fence() {
+        fence(Ordering::SeqCst);
+    }
+
     /// Lets loom run another thread.
     pub fn spin_hint() {
         loom::thread::yield_now();
@@ -113,7 +124,7 @@ mod shim {
 
 pub use shim::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-    UnsafeCell, fence, light_fence, load_own, spin_hint,
+    UnsafeCell, fence, light_fence, load_own, model_fence, spin_hint,
 };
 
 /// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
@@ -144,6 +155,28 @@ macro_rules! assert_unless_loom {
 #[macro_export]
 macro_rules! assert_unless_loom {
     ($($condition:tt)*) => {};
+}
+
+/// Has the machine compute the address of `place` into a register of its own, so that what follows names it without an index.
+///
+/// CPUs forward a store to the next load of the same place at once when both name it by register and constant, and some
+/// take five times as long when an index is added: 4.8 instead of 0.7 ns for two increments of a counter on Golden Cove.
+/// The compiler adds the index back wherever it can, as it costs no instruction. Where there is no assembly, nothing happens.
+#[inline(always)]
+pub fn in_register<T>(place: &mut T) -> &mut T {
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    {
+        let mut address: *mut T = place;
+        #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
+        // SAFETY: no instruction is executed: the register holds the same pointer before and after.
+        unsafe {
+            core::arch::asm!("/* {0} */", inout(reg) address, options(pure, nomem, nostack, preserves_flags));
+        }
+        // SAFETY: the pointer came from the reference, which is given up for it.
+        unsafe { &mut *address }
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    place
 }
 
 /// Whether this build runs under the model checker; for constants that are smaller there.

@@ -1,0 +1,32 @@
+//! Question: how many instructions does an operation of a page allocator take?
+//!
+//! Runs a number of operations of one row and looks at no clock, so that `valgrind --tool=callgrind` (or any other counter)
+//! tells: two runs that differ in the number alone differ by what the operations cost.
+//!
+//!     repeat pair-0 ours 100000
+
+use std::process::ExitCode;
+
+use benches::pages;
+use benches::workload::Workload;
+
+/// 8 GiB of frames.
+const FRAMES: usize = 8 << 18;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [row, who, count] = &arguments[..] else { return usage() };
+    let workload = Workload::ALL.into_iter().find(|workload| workload.name() == *row);
+    let contestants = pages::contestants();
+    let contestant = contestants.iter().find(|(name, _)| name == who);
+    let (Some(workload), Some((_, make)), Ok(count)) = (workload, contestant, count.parse()) else {
+        return usage();
+    };
+    make(FRAMES).repeat(workload, count, FRAMES);
+    ExitCode::SUCCESS
+}
+
+fn usage() -> ExitCode {
+    eprintln!("usage: repeat ROW CONTESTANT COUNT, names as `versus` prints them");
+    ExitCode::from(2)
+}
