@@ -116,11 +116,10 @@ fn run_short<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
     scene.show("Dentries are needed: their cache grows.")?;
     scene.dentries.free_all();
     scene.show("All dentries are freed. Their cache keeps the slabs.")?;
-    let refused = scene.memory.refusals();
-    while scene.memory.refusals() == refused && scene.inodes.allocate().is_ok() {}
+    while scene.dentries.cache.stats().shrunk == 0 && scene.inodes.allocate().is_ok() {}
     let stats = scene.dentries.cache.stats();
     scene.show(&format!(
-        "Inodes take the free pages. At the first request that the buddy refuses, the\nregistry is asked to shrink, gives {} of dentries, and the request succeeds.",
+        "Inodes take the free pages. When the buddy refuses one, the registry is asked\nto shrink: {} of dentries went home, and the request succeeded.",
         counted(stats.shrunk, "slab")
     ))?;
     let before = (stats.shrunk, scene.inodes.held.len());
