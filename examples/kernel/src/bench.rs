@@ -10,7 +10,7 @@ use core::hint::black_box;
 use core::ptr::NonNull;
 
 use kmalloc::Kmalloc;
-use page_frame::{Order, PageSource};
+use page_frame::{Order, PageBlock, PageSource};
 use slab::{Cache, Checks, Hardened};
 
 use crate::console::print;
@@ -100,19 +100,25 @@ fn thousand<K: Checks>(
 }
 
 fn pages() {
+    let row = Row { name: "page-0", target: 50, linux: "718 to 988", parts: 1 };
+    row.print(None, page_pair::<0>());
+    let row = Row { name: "page-3", target: 90, linux: "906 to 1183", parts: 1 };
+    row.print(None, page_pair::<3>());
+    let row = Row { name: "page-9", target: 90, linux: "5524 to 9983", parts: 1 };
+    row.print(None, page_pair::<9>());
+}
+
+/// Returns what allocates and frees a block of order `ORDER`, which the compiler knows.
+fn page_pair<const ORDER: u8>() -> impl FnMut() {
     let zone = zones().next_back().expect("there is memory");
-    for (name, order, target, linux) in [
-        ("page-0", 0, 50, "718 to 988"),
-        ("page-3", 3, 90, "906 to 1183"),
-        ("page-9", 9, 90, "5524 to 9983"),
-    ] {
-        let order = Order::new(order).expect("small");
-        Row { name, target, linux, parts: 1 }.print(None, || {
-            if let Ok(block) = black_box(zone.allocate(order)) {
-                // SAFETY: ours.
-                unsafe { zone.free(block) };
-            }
-        });
+    move || {
+        if let Ok(block) = zone.allocate(const { Order::new(ORDER).expect("small") }) {
+            let (start, order) = block.into_raw();
+            // SAFETY: the block that was taken apart.
+            let block = unsafe { PageBlock::from_raw(used(start), order, false) };
+            // SAFETY: ours.
+            unsafe { zone.free(block) };
+        }
     }
 }
 
