@@ -179,8 +179,11 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     #[inline(always)]
     fn enter_as(&self, id: Option<CpuId>) -> Result<Entered<'_, T, C>, Elsewhere> {
         let Some(id) = id else { return Err(Elsewhere::NoSlot) };
-        // SAFETY: I3, and clause 5 of `Cpu`.
-        let slot = unsafe { self.slots.get_unchecked(id.index()) };
+        let offset = id.line_offset() * (size_of::<Slot<T>>() / CpuId::LINE);
+        // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and slots are whole lines.
+        let slot = unsafe { self.slots.as_ptr().byte_add(offset) };
+        // SAFETY: as above.
+        let slot = unsafe { &*slot };
         // SAFETY: I2: only contexts on this CPU write `busy`.
         let why = if unsafe { load_own(&slot.busy) } != 0 {
             Elsewhere::Nested

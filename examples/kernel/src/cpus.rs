@@ -28,7 +28,8 @@ pub(crate) const MOST_CPUS: usize = 8;
 #[repr(C, align(64))]
 pub(crate) struct PerCpu {
     preemption: UnsafeCell<u32>,
-    number: UnsafeCell<u32>,
+    /// The CPU's number, as `CpuId` keeps it.
+    line_offset: UnsafeCell<u32>,
     /// Whether the CPU answers to fences.
     is_online: AtomicBool,
     /// Fence interrupts handled.
@@ -43,7 +44,7 @@ unsafe impl Sync for PerCpu {}
 static PER_CPU: [PerCpu; MOST_CPUS] = [const {
     PerCpu {
         preemption: UnsafeCell::new(0),
-        number: UnsafeCell::new(0),
+        line_offset: UnsafeCell::new(0),
         is_online: AtomicBool::new(false),
         fences: AtomicU64::new(0),
         ticks: AtomicU64::new(0),
@@ -61,12 +62,12 @@ pub(crate) fn of(number: usize) -> &'static PerCpu {
 /// Returns the number of the CPU that executes this.
 #[inline(always)]
 pub(crate) fn number() -> usize {
-    let number: u32;
+    let offset: u32;
     // SAFETY: `adopt` has pointed `gs` to the record.
     unsafe {
-        asm!("mov {0:e}, gs:[{1}]", out(reg) number, const offset_of!(PerCpu, number), options(nostack, readonly));
+        asm!("mov {0:e}, gs:[{1}]", out(reg) offset, const offset_of!(PerCpu, line_offset), options(nostack, readonly));
     }
-    number as usize
+    CpuId::at_line_offset(offset).index()
 }
 
 /// Makes the executing CPU number `number`.
@@ -76,7 +77,7 @@ pub(crate) fn number() -> usize {
 pub(crate) unsafe fn adopt(number: usize) {
     let own = &PER_CPU[number];
     // SAFETY: clause 1: nobody else writes it.
-    unsafe { own.number.get().write(number as u32) };
+    unsafe { own.line_offset.get().write(CpuId::new(number as u32).line_offset() as u32) };
     let address = core::ptr::from_ref(own).addr() as u64;
     // SAFETY: nothing used `gs` before.
     unsafe { write_register(GS_BASE, address) };
@@ -111,21 +112,21 @@ unsafe impl Cpu for KernelCpu {
 
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let number: u64;
+        let offset: u64;
         // SAFETY: `gs` points to this CPU's record; each instruction is whole for interrupts.
         unsafe {
             asm!(
                 "inc dword ptr gs:[{preemption}]",
-                "mov {number:e}, gs:[{at}]",
-                number = out(reg) number,
+                "mov {offset:e}, gs:[{at}]",
+                offset = out(reg) offset,
                 preemption = const offset_of!(PerCpu, preemption),
-                at = const offset_of!(PerCpu, number),
+                at = const offset_of!(PerCpu, line_offset),
                 options(nostack),
             );
         }
         // SAFETY: the field has 32 bits; so the compiler need not cut it again.
-        unsafe { assert_unchecked(number <= u32::MAX.into()) };
-        Some(CpuId::new(number as u32))
+        unsafe { assert_unchecked(offset <= u32::MAX.into()) };
+        Some(CpuId::at_line_offset(offset as u32))
     }
 
     #[inline(always)]
