@@ -244,6 +244,21 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         }
     }
 
+    /// Says that no CPU but `own` is in the middle of anything: in a process that was just forked, where the others' threads
+    /// are not.
+    ///
+    /// # Safety
+    /// 1. So it is.
+    pub unsafe fn forget_others(&self, own: Option<CpuId>) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if own != Some(CpuId::new(index as u32)) {
+                // Release: as the owner's own.
+                slot.busy.store(0, Ordering::Release);
+                slot.locking.store(0, Ordering::Release);
+            }
+        }
+    }
+
     /// Whether the owner is outside; waits a little for it.
     fn is_left(slot: &Slot<T>) -> bool {
         (0..=BUSY_RETRIES).any(|round| {
