@@ -20,6 +20,11 @@ pub trait Hold {
     /// # Safety
     /// 1. Pairs with a [`hold`](Self::hold).
     unsafe fn let_go(&self);
+    /// Forgets what other threads were in the middle of, in a child, where they are not.
+    ///
+    /// # Safety
+    /// 1. The process was just forked.
+    unsafe fn forget_others(&self);
 }
 
 /// A fork that is about to happen: between the handlers that run before it and those that run after it.
@@ -67,6 +72,8 @@ impl Forking {
         let own = threads::numbered();
         if self.held {
             threads::forget_others();
+            // SAFETY: clause 2.
+            unsafe { caches.forget_others() };
         }
         // SAFETY: clause 1.
         unsafe { self.let_go(pages, caches) };

@@ -10,15 +10,15 @@
 //! (the scheme of `page_frame::Slots`). Threads without a number share a counter. The closer itself may go in and out.
 //! Contexts on top of one that is inside (signal handlers) never wait: their thread counts as inside already.
 
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, compiler_fence};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, compiler_fence};
 
 use page_frame::Cpu;
 use rustix::thread::sched_yield;
 
 use crate::threads::{THREAD_SLOTS, Threads};
 
-/// Who has closed the gate: a thread's number in the system, zero while it is open.
-static CLOSER: AtomicU32 = AtomicU32::new(0);
+/// Who has closed the gate, zero while it is open: the thread's identity in the C library, which is the same in a child.
+static CLOSER: AtomicUsize = AtomicUsize::new(0);
 /// How deep each thread with a number is inside.
 static INSIDE: [Depth; THREAD_SLOTS] = [const { Depth(AtomicU8::new(0)) }; THREAD_SLOTS];
 /// How many times threads without a number are inside.
@@ -125,6 +125,7 @@ fn is_closer() -> bool {
     CLOSER.load(Ordering::Relaxed) == this_thread()
 }
 
-fn this_thread() -> u32 {
-    rustix::thread::gettid().as_raw_nonzero().get() as u32
+fn this_thread() -> usize {
+    // SAFETY: asks for a word of the thread's own.
+    unsafe { libc::pthread_self() as usize }
 }

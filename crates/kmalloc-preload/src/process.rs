@@ -95,4 +95,15 @@ impl Hold for Slots {
             None => {}
         }
     }
+
+    unsafe fn forget_others(&self) {
+        let own: Option<CpuId> = Threads.pin();
+        match existing() {
+            // SAFETY: the caller's clause.
+            Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
+            // SAFETY: the caller's clause.
+            Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
+            None => {}
+        }
+    }
 }

@@ -37,6 +37,9 @@ use crate::{Cpu, CpuId, InterruptState};
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
 const BUSY_RETRIES: usize = if crate::sync::MODELLED { 1 } else { 64 };
 
+/// What `detached` is in slots that nobody ever enters.
+const CLOSED: u8 = 2;
+
 /// One CPU's part of a layer, with the bytes of the protocol in front. On its own cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -143,7 +146,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     pub fn closed(slots: &'s [Slot<T>], cpu: C) -> Self {
         for slot in slots {
             // Relaxed: who shares the slots with others publishes this store too.
-            slot.detached.store(1, Ordering::Relaxed);
+            slot.detached.store(CLOSED, Ordering::Relaxed);
         }
         Self::new(slots, cpu)
     }
@@ -270,8 +273,12 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         for slot in self.slots {
             let mut round = 0;
             // Acquire and Release: as in `take_over`, whose takers are waited for.
-            while slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err()
+            while let Err(found) =
+                slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
             {
+                if found == CLOSED {
+                    break;
+                }
                 self.cpu.wait(round);
                 round += 1;
             }
@@ -293,9 +300,26 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// # Safety
     /// 1. Pairs with a `hold` of the caller's, or of the process that the caller was forked from.
     pub unsafe fn let_go(&self) {
-        for slot in self.slots {
+        // Relaxed: closed once and for all, before anybody else saw the slot.
+        let is_open = |slot: &&Slot<T>| slot.detached.load(Ordering::Relaxed) != CLOSED;
+        for slot in self.slots.iter().filter(is_open) {
             // Release: as in `take_over`.
             slot.detached.store(0, Ordering::Release);
+        }
+    }
+
+    /// Says that no CPU but `own` is in the middle of anything: in a process that was just forked, where the others' threads
+    /// are not.
+    ///
+    /// # Safety
+    /// 1. So it is.
+    pub unsafe fn forget_others(&self, own: Option<CpuId>) {
+        for (index, slot) in self.slots.iter().enumerate() {
+            if own != Some(CpuId::new(index as u32)) {
+                // Release: as the owner's own.
+                slot.busy.store(0, Ordering::Release);
+                slot.locking.store(0, Ordering::Release);
+            }
         }
     }
 
@@ -528,6 +552,10 @@ mod tests {
         assert_eq!(slots.take_over(|_| true, |_, _| ()), TakeOver { taken: 0, skipped: 2 });
         assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
         assert!(!slots.slow().is_nested());
+        assert!(slots.hold(None));
+        // SAFETY: held just now.
+        unsafe { slots.let_go() };
+        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
     }
 
     #[test]

@@ -103,6 +103,28 @@ mod models {
         });
     }
 
+    /// What is guarded by being inside the slot may be read while the slot is held.
+    /// Mutation seen to fail: `hold` without waiting for `busy`.
+    #[test]
+    fn owner_against_hold() {
+        model("slots: owner against hold", 50, || {
+            let slots = Arc::new(([Slot::new(())], UnsafeCell::new(0)));
+            let theirs = Arc::clone(&slots);
+            let owner = thread::spawn(move || {
+                let slots = Slots::new(&theirs.0, OWNER);
+                (0..2).filter(|_| slots.enter().map(|_inside| add_one(&theirs.1)).is_ok()).count()
+            });
+            let held = Slots::new(&slots.0, OTHER);
+            held.hold(None);
+            // SAFETY: nobody is inside while it is held; loom checks exactly this.
+            let seen = slots.1.with(|value| unsafe { *value });
+            // SAFETY: held above.
+            unsafe { held.let_go() };
+            let entered = owner.join().expect("the owner does not panic");
+            assert!(seen <= entered as u32);
+        });
+    }
+
     struct Node {
         link: UnsafeCell<*mut Node>,
         payload: UnsafeCell<u32>,

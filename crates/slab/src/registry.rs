@@ -253,6 +253,17 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         self.visit(|core| unsafe { core.slots.let_go() });
     }
 
+    /// Says that no CPU but `own` is in the middle of anything, see [`Slots::forget_others`].
+    ///
+    /// # Safety
+    /// 1. As there.
+    pub unsafe fn forget_others(&self, own: Option<CpuId>) {
+        // SAFETY: clause 1.
+        unsafe { self.system().locking.forget_others(own) };
+        // SAFETY: clause 1.
+        self.visit(|core| unsafe { core.slots.forget_others(own) });
+    }
+
     #[inline(always)]
     pub(crate) fn system(&self) -> &System<P, C> {
         // SAFETY: I1: we hold a reference.

@@ -1,0 +1,292 @@
+//! What each function returns, and what it does to `errno`.
+
+use std::ffi::{CStr, c_void};
+use std::hint::black_box;
+use std::ptr::{null_mut, without_provenance_mut};
+
+use crate::End::Well;
+use crate::{Check, errno, set_errno};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "memory_is_aligned_to_16", run: alignment, ends: Well },
+    Check { name: "no_bytes_are_an_object", run: no_bytes, ends: Well },
+    Check { name: "calloc_is_zero_and_refuses_overflow", run: zeroed, ends: Well },
+    Check { name: "huge_sizes_fail_with_enomem", run: huge, ends: Well },
+    Check { name: "realloc_keeps_content_and_semantics", run: resized, ends: Well },
+    Check { name: "errno_is_kept_by_success", run: errno_is_kept, ends: Well },
+    Check { name: "posix_memalign_says_what_is_wrong", run: posix_memalign, ends: Well },
+    Check { name: "aligned_relatives_align", run: aligned_relatives, ends: Well },
+    Check { name: "usable_size_may_be_used", run: usable_size, ends: Well },
+    Check { name: "sized_frees_free", run: sized_frees, ends: Well },
+];
+
+unsafe extern "C" {
+    fn pvalloc(bytes: usize) -> *mut c_void;
+    fn valloc(bytes: usize) -> *mut c_void;
+}
+
+pub(crate) fn malloc(bytes: usize) -> *mut u8 {
+    // SAFETY: any size is allowed.
+    black_box(unsafe { libc::malloc(black_box(bytes)) }).cast()
+}
+
+pub(crate) fn calloc(count: usize, bytes: usize) -> *mut u8 {
+    // SAFETY: any sizes are allowed.
+    black_box(unsafe { libc::calloc(black_box(count), black_box(bytes)) }).cast()
+}
+
+pub(crate) fn realloc(start: *mut u8, bytes: usize) -> *mut u8 {
+    // SAFETY: the checks pass null or memory of theirs, and go on with what is returned.
+    black_box(unsafe { libc::realloc(start.cast(), black_box(bytes)) }).cast()
+}
+
+pub(crate) fn free(start: *mut u8) {
+    // SAFETY: the checks pass null or memory of theirs, once.
+    unsafe { libc::free(black_box(start).cast()) };
+}
+
+/// Fills memory with a pattern.
+pub(crate) fn fill(start: *mut u8, bytes: usize, seed: usize) {
+    for index in 0..bytes {
+        // SAFETY: the checks own so many bytes.
+        unsafe { start.wrapping_add(index).write((seed + index * 7) as u8) };
+    }
+}
+
+/// Asserts that the pattern is still there.
+pub(crate) fn check(start: *mut u8, bytes: usize, seed: usize) {
+    for index in 0..bytes {
+        // SAFETY: the checks own so many bytes, and filled them.
+        let byte = unsafe { start.wrapping_add(index).read() };
+        assert_eq!(byte, (seed + index * 7) as u8, "byte {index} of {bytes}");
+    }
+}
+
+fn assert_zero(start: *mut u8, bytes: usize) {
+    for index in 0..bytes {
+        // SAFETY: the checks own so many bytes.
+        assert_eq!(unsafe { start.wrapping_add(index).read() }, 0, "byte {index} of {bytes}");
+    }
+}
+
+fn alignment() {
+    let sizes = (0..6000).chain((6000..3_000_000).step_by(99_991));
+    let starts: Vec<_> = sizes.map(malloc).collect();
+    assert!(starts.iter().all(|start| !start.is_null() && start.addr() % 16 == 0));
+    starts.into_iter().for_each(free);
+}
+
+fn no_bytes() {
+    let (one, other) = (malloc(0), malloc(0));
+    assert!(!one.is_null() && !other.is_null() && one != other);
+    let (zeroed, none) = (calloc(0, 8), calloc(8, 0));
+    assert!(!zeroed.is_null() && !none.is_null());
+    [one, other, zeroed, none, null_mut()].into_iter().for_each(free);
+}
+
+fn zeroed() {
+    for round in 0..3 {
+        for bytes in [1, 16, 100, 5000, 40_000, 200_000, 5 << 20] {
+            let start = calloc(bytes, 1);
+            assert_zero(start, bytes);
+            fill(start, bytes, round + 1);
+            free(start);
+        }
+    }
+    let half = usize::MAX / 2 + 2;
+    for (count, bytes) in [(half, 2), (2, half), (usize::MAX, usize::MAX), (1 << 33, 1 << 33)] {
+        set_errno(0);
+        assert!(calloc(count, bytes).is_null(), "{count} times {bytes}");
+        assert_eq!(errno(), libc::ENOMEM);
+    }
+}
+
+fn huge() {
+    let most = isize::MAX as usize;
+    for bytes in [most, most + 1, usize::MAX, usize::MAX - 15, usize::MAX - 4096, 1 << 60] {
+        set_errno(0);
+        assert!(malloc(bytes).is_null(), "{bytes}");
+        assert_eq!(errno(), libc::ENOMEM);
+        let small = malloc(10);
+        fill(small, 10, 3);
+        set_errno(0);
+        assert!(realloc(small, bytes).is_null());
+        assert_eq!(errno(), libc::ENOMEM);
+        check(small, 10, 3);
+        free(small);
+    }
+}
+
+fn resized() {
+    let start = realloc(null_mut(), 100);
+    assert!(!start.is_null(), "null is allocated");
+    let sizes = [
+        1,
+        17,
+        100,
+        1000,
+        33_000,
+        32_768,
+        100_000,
+        1 << 20,
+        3 << 20,
+        40 << 20,
+        2 << 20,
+        70_000,
+        900,
+        5,
+        1,
+    ];
+    let (mut start, mut bytes) = (start, 100);
+    for (round, new) in sizes.into_iter().enumerate() {
+        fill(start, bytes, round);
+        start = realloc(start, new);
+        assert!(!start.is_null() && start.addr() % 16 == 0);
+        check(start, bytes.min(new), round);
+        bytes = new;
+    }
+    assert!(realloc(start, 0).is_null(), "to no bytes is a free");
+    let start = malloc(100);
+    set_errno(0);
+    // SAFETY: refused, so the old one stays.
+    let overflown = unsafe { libc::reallocarray(start.cast(), usize::MAX / 2, black_box(3)) };
+    assert!(overflown.is_null() && errno() == libc::ENOMEM);
+    // SAFETY: memory of ours.
+    let grown = unsafe { libc::reallocarray(start.cast(), 100, black_box(30)) };
+    assert!(!grown.is_null());
+    free(grown.cast());
+}
+
+fn errno_is_kept() {
+    set_errno(1234);
+    for bytes in [1, 100, 5000, 100_000, 10 << 20, 600 << 20] {
+        let start = malloc(bytes);
+        let start = realloc(start, bytes + bytes / 2);
+        free(start);
+        free(calloc(bytes, 1));
+    }
+    free(null_mut());
+    std::thread::spawn(|| {
+        set_errno(77);
+        let many: Vec<_> = (0..1000).map(malloc).collect();
+        many.into_iter().for_each(free);
+        assert_eq!(errno(), 77);
+    })
+    .join()
+    .expect("no panic");
+    set_errno(1234);
+    let many: Vec<_> = (0..30_000).map(|index| malloc(index % 900)).collect();
+    many.into_iter().for_each(free);
+    assert_eq!(errno(), 1234);
+}
+
+fn posix_memalign() {
+    let nothing = without_provenance_mut::<c_void>(0x10);
+    let mut place = nothing;
+    let mut ask = |alignment: usize, bytes: usize| {
+        place = nothing;
+        set_errno(99);
+        // SAFETY: the place is ours.
+        let outcome = unsafe { libc::posix_memalign(&raw mut place, alignment, black_box(bytes)) };
+        assert_eq!(errno(), 99, "posix_memalign leaves errno");
+        (outcome, place)
+    };
+    for alignment in [0, 1, 2, 4, 7, 24, 100] {
+        assert_eq!(ask(alignment, 8), (libc::EINVAL, nothing), "alignment {alignment}");
+    }
+    assert_eq!(ask(16, usize::MAX), (libc::ENOMEM, nothing));
+    assert_eq!(ask(4096, isize::MAX as usize), (libc::ENOMEM, nothing));
+    for shift in 3..24 {
+        for bytes in [0, 1, 100, 5000, 100_000] {
+            let (outcome, start) = ask(1 << shift, bytes);
+            assert_eq!((outcome, start.addr() % (1 << shift)), (0, 0), "{bytes} at 2^{shift}");
+            fill(start.cast(), bytes, shift);
+            check(start.cast(), bytes, shift);
+            free(start.cast());
+        }
+    }
+}
+
+fn aligned_relatives() {
+    // SAFETY: any arguments are allowed, here and below.
+    let aligned =
+        |alignment, bytes| black_box(unsafe { libc::aligned_alloc(alignment, black_box(bytes)) });
+    for alignment in [1, 8, 16, 64, 4096, 1 << 21] {
+        let start = aligned(alignment, 100);
+        assert!(!start.is_null() && start.addr() % alignment.max(16) == 0);
+        free(start.cast());
+    }
+    set_errno(0);
+    assert!(aligned(48, 100).is_null() && errno() == libc::EINVAL);
+    // SAFETY: as above.
+    let old = |alignment, bytes| black_box(unsafe { libc::memalign(alignment, black_box(bytes)) });
+    let start = old(48, 100);
+    assert!(!start.is_null() && start.addr() % 64 == 0, "the next power of two");
+    free(start.cast());
+    set_errno(0);
+    assert!(old(usize::MAX, 1).is_null() && errno() == libc::EINVAL);
+    set_errno(0);
+    assert!(old(64, usize::MAX - 10).is_null() && errno() == libc::ENOMEM);
+    // SAFETY: as above.
+    let pages = [unsafe { valloc(black_box(10)) }, unsafe { pvalloc(black_box(10)) }];
+    assert!(pages.iter().all(|start| !start.is_null() && start.addr() % 4096 == 0));
+    fill(pages[1].cast(), 4096, 1);
+    pages.into_iter().for_each(|start| free(start.cast()));
+    // SAFETY: as above.
+    assert!(black_box(unsafe { pvalloc(black_box(usize::MAX)) }).is_null());
+}
+
+fn usable_size() {
+    // SAFETY: null, or memory of ours.
+    let usable = |start: *mut u8| unsafe { libc::malloc_usable_size(start.cast()) };
+    assert_eq!(usable(null_mut()), 0);
+    let sizes = (1..4000).step_by(3).chain([40_000, 1 << 20, 700 << 20]);
+    for bytes in sizes {
+        let start = malloc(bytes);
+        let room = usable(start);
+        assert!(room >= bytes, "{room} for {bytes}");
+        if room < 2 << 20 {
+            fill(start, room, bytes);
+            check(start, room, bytes);
+        }
+        free(start);
+    }
+}
+
+type FreeSized = unsafe extern "C" fn(*mut c_void, usize);
+type FreeAlignedSized = unsafe extern "C" fn(*mut c_void, usize, usize);
+type Free = unsafe extern "C" fn(*mut c_void);
+
+/// Returns the function of this name, which the C library does not have.
+fn function(name: &CStr) -> *mut c_void {
+    // SAFETY: looks a name up.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+    assert!(!found.is_null(), "{name:?}");
+    found
+}
+
+fn sized_frees() {
+    // SAFETY: the function of this name has this type, here and below.
+    let free_sized: FreeSized = unsafe { std::mem::transmute(function(c"free_sized")) };
+    // SAFETY: as above.
+    let free_aligned_sized: FreeAlignedSized =
+        unsafe { std::mem::transmute(function(c"free_aligned_sized")) };
+    // SAFETY: as above.
+    let cfree: Free = unsafe { std::mem::transmute(function(c"cfree")) };
+    for bytes in [0, 1, 24, 40, 100, 1000, 30_000, 40_000, 3 << 20] {
+        for _ in 0..100 {
+            // SAFETY: allocated with this size.
+            unsafe { free_sized(malloc(bytes).cast(), bytes) };
+            // SAFETY: allocated with this size.
+            unsafe { free_sized(realloc(calloc(1, 7), bytes.max(1)).cast(), bytes.max(1)) };
+            // SAFETY: any arguments are allowed.
+            let start = unsafe { libc::aligned_alloc(256, black_box(bytes)) };
+            // SAFETY: allocated with this size and alignment.
+            unsafe { free_aligned_sized(start, 256, bytes) };
+        }
+    }
+    // SAFETY: nothing.
+    unsafe { free_sized(null_mut(), 10) };
+    // SAFETY: memory of ours.
+    unsafe { cfree(malloc(10).cast()) };
+}

@@ -1,0 +1,215 @@
+//! Threads, their ends, forks, and signals.
+
+use std::cell::RefCell;
+use std::ffi::{c_int, c_void};
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Barrier, mpsc};
+use std::time::{Duration, Instant};
+
+use crate::End::Well;
+use crate::calls::{check, fill, free, malloc};
+use crate::memory::replace;
+use crate::{Check, resident_bytes};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "destructors_of_threads_may_allocate", run: destructors, ends: Well },
+    Check { name: "threads_leave_nothing", run: short_threads, ends: Well },
+    Check { name: "more_threads_than_slots", run: many_threads, ends: Well },
+    Check { name: "memory_goes_from_thread_to_thread", run: handed_over, ends: Well },
+    Check { name: "fork_with_threads", run: fork_with_threads, ends: Well },
+    Check { name: "signal_handlers_may_allocate", run: signals, ends: Well },
+];
+
+struct Greedy(Vec<Vec<u8>>);
+
+impl Drop for Greedy {
+    fn drop(&mut self) {
+        self.0.clear();
+        self.0.extend((0..500).map(|size| vec![1; size]));
+    }
+}
+
+thread_local! {
+    static GREEDY: RefCell<Greedy> = const { RefCell::new(Greedy(Vec::new())) };
+}
+
+static DESTRUCTIONS: AtomicUsize = AtomicUsize::new(0);
+
+unsafe extern "C" fn destroy(value: *mut c_void) {
+    let round = value.addr();
+    let many: Vec<_> = (0..300).map(|index| malloc(index * 3)).collect();
+    many.into_iter().for_each(free);
+    DESTRUCTIONS.fetch_add(1, Ordering::Relaxed);
+    if round < 4 {
+        KEY.with_value(round + 1);
+    }
+}
+
+struct Key(AtomicUsize);
+static KEY: Key = Key(AtomicUsize::new(0));
+
+impl Key {
+    fn with_value(&self, value: usize) {
+        let key = self.0.load(Ordering::Relaxed) as libc::pthread_key_t;
+        let value = std::ptr::without_provenance::<c_void>(value);
+        // SAFETY: a key of ours; the value is a number.
+        assert_eq!(unsafe { libc::pthread_setspecific(key, value) }, 0);
+    }
+}
+
+fn destructors() {
+    let mut key = 0;
+    // SAFETY: the destructor takes any value.
+    assert_eq!(unsafe { libc::pthread_key_create(&raw mut key, Some(destroy)) }, 0);
+    KEY.0.store(key as usize, Ordering::Relaxed);
+    for _ in 0..50 {
+        let ends = || {
+            GREEDY.with_borrow_mut(|greedy| greedy.0.extend((0..200).map(|size| vec![2; size])));
+            KEY.with_value(1);
+        };
+        let threads: Vec<_> = (0..4).map(|_| std::thread::spawn(ends)).collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    }
+    assert!(DESTRUCTIONS.load(Ordering::Relaxed) >= 200 * 4);
+}
+
+fn short_threads() {
+    let batch = || {
+        let work = |seed: u64| move || replace(seed, 50, 5000);
+        let threads: Vec<_> = (0..4).map(|seed| std::thread::spawn(work(seed))).collect();
+        threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    };
+    (0..500).for_each(|_| batch());
+    let before = resident_bytes();
+    (0..2000).for_each(|_| batch());
+    let after = resident_bytes();
+    assert!(after <= before + (1 << 20), "{before} bytes, then {after} after 8,000 threads more");
+}
+
+fn many_threads() {
+    let all_are_there = Barrier::new(150);
+    std::thread::scope(|scope| {
+        for seed in 0..150 {
+            let all_are_there = &all_are_there;
+            scope.spawn(move || {
+                let first = malloc(100);
+                all_are_there.wait();
+                replace(seed, 2000, 2000);
+                all_are_there.wait();
+                free(first);
+            });
+        }
+    });
+}
+
+fn handed_over() {
+    let (sender, receiver) = mpsc::sync_channel::<(usize, usize)>(1000);
+    let consumer = std::thread::spawn(move || {
+        for (address, bytes) in receiver {
+            let start = std::ptr::with_exposed_provenance_mut(address);
+            check(start, bytes, bytes);
+            free(start);
+        }
+    });
+    for index in 0..200_000 {
+        let bytes = index % 700 + 1;
+        let start = malloc(bytes);
+        fill(start, bytes, bytes);
+        sender.send((start.expose_provenance(), bytes)).expect("the consumer is there");
+    }
+    drop(sender);
+    consumer.join().expect("no panic");
+}
+
+fn fork_with_threads() {
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for seed in 0..3 {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    replace(seed, 2000, 3000);
+                }
+            });
+        }
+        for round in 0..150 {
+            let kept = malloc(1000);
+            fill(kept, 1000, round);
+            // SAFETY: the child only allocates, makes threads, and ends at once.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                check(kept, 1000, round);
+                free(kept);
+                replace(99, 3000, 3000);
+                let work = |seed| move || replace(seed, 1000, 3000);
+                let threads: Vec<_> = (0..3).map(|seed| std::thread::spawn(work(seed))).collect();
+                let is_well = threads.into_iter().all(|thread| thread.join().is_ok());
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(if is_well { 7 } else { 1 }) };
+            }
+            assert!(child > 0);
+            replace(5, 300, 3000);
+            let mut status = 0;
+            // SAFETY: waits for the child.
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+            assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
+            free(kept);
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// How many signals are to come upon the allocator or what uses it.
+const ENOUGH: usize = 1000;
+static HANDLED: AtomicUsize = AtomicUsize::new(0);
+
+extern "C" fn handle(_: c_int) {
+    let number = HANDLED.fetch_add(1, Ordering::Relaxed);
+    let starts = [malloc(number % 3000), malloc(50), malloc(number % 40_000)];
+    for (start, bytes) in starts.iter().zip([number % 3000, 50, number % 40_000]) {
+        // What runs on top of the allocator may be told that there is none.
+        if !start.is_null() {
+            fill(*start, bytes.min(100), 1);
+        }
+    }
+    starts.into_iter().for_each(free);
+}
+
+fn signals() {
+    // SAFETY: all zero is a value of it.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handle as *const () as usize;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY: the handler only allocates, which is what is checked.
+    assert_eq!(unsafe { libc::sigaction(libc::SIGUSR1, &raw const action, null_mut()) }, 0);
+    let is_over = AtomicBool::new(false);
+    // SAFETY: names the running thread.
+    let target = unsafe { libc::pthread_self() } as usize;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Relaxed) {
+                let before = HANDLED.load(Ordering::Relaxed);
+                // SAFETY: the thread is alive until the scope has ended.
+                unsafe { libc::pthread_kill(target as libc::pthread_t, libc::SIGUSR1) };
+                for _ in 0..2000 {
+                    if HANDLED.load(Ordering::Relaxed) != before {
+                        break;
+                    }
+                    std::hint::spin_loop();
+                }
+            }
+        });
+        let start = Instant::now();
+        let mut seed = 0;
+        while HANDLED.load(Ordering::Relaxed) < ENOUGH && start.elapsed() < Duration::from_secs(60)
+        {
+            replace(seed, 5000, 3000);
+            replace(seed, 100, 2_000_000);
+            seed += 1;
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let handled = HANDLED.load(Ordering::Relaxed);
+    assert!(handled >= ENOUGH, "{handled}");
+}
