@@ -1,0 +1,174 @@
+//! How blocks leave a CPU slot: which of those that wait become ready, and how the rest goes home.
+//!
+//! # Concepts
+//! - Blocks that follow one another in one word make a **word** of frames, which goes home in one atomic operation.
+//! - The **gate** keeps what lies where memory is dense. Caches that hand out last what was freed first would otherwise freeze
+//!   the holes where they are, and no area would ever be whole again.
+//! - Words are looked at one **ahead** of the one that goes: its loads overlap with the atomic operation that they would
+//!   otherwise wait for.
+//!
+//! # Concurrency
+//! Runs inside the slot or by whoever took it over; takes no lock. The bits are changed as `section.rs` describes.
+//!
+//! # Costs
+//! One atomic operation for each word of frames that goes home; two where the word was full or the area is to be counted again.
+
+use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap};
+
+use crate::area::Freed;
+use crate::cached::MOBILITY;
+use crate::cpu_slot::{CpuSlot, LARGEST, MOST_READY, MOST_WAITING, Word};
+use crate::run::{WORD_BITS, WORD_ORDER, mask};
+use crate::section::{Section, is_worth_keeping};
+use crate::zone::Place;
+use crate::{Buddy, Observe};
+
+/// The most blocks that leave at once.
+const MOST: usize = MOST_READY + MOST_WAITING;
+
+/// A word of frames, and what is to be seen where it lies.
+struct Look<'z, 'm> {
+    word: Word,
+    at: Option<(Place, &'z Section<'m>)>,
+    seen: (usize, u8),
+}
+
+impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
+    /// Looks at the blocks of `order`, below a word's, that wait: those that are worth keeping become ready, as far as there is
+    /// room; the rest goes home.
+    pub(crate) fn sort_waiting(&self, slot: &mut CpuSlot, order: Order) {
+        let (blocks, count) = slot.take_waiting(order.index());
+        self.each_word(order, &blocks[..count], |look| {
+            let mut going = look.word.frames;
+            let mut room = slot.room(order.index());
+            if room > 0 && !is_worth_keeping(look.seen, MOBILITY) {
+                room = 0;
+            }
+            while room > 0 && going != 0 {
+                let bit = going.trailing_zeros() as usize;
+                let pushed =
+                    slot.push_ready(FrameNumber::new(look.word.start + bit), order.index());
+                debug_assert!(pushed, "there is room");
+                going &= !mask(bit, order.get().into());
+                room -= 1;
+            }
+            if going != 0 {
+                self.bring_home(&look, going, order);
+            }
+        });
+    }
+
+    /// Brings the older half of the ready blocks of `order` home.
+    pub(crate) fn flush_ready(&self, slot: &mut CpuSlot, order: Order) {
+        let half = slot.count_ready(order.index()).div_ceil(2);
+        let (blocks, count) = slot.take_ready(order.index(), half);
+        self.bring_all_home(order, &blocks[..count]);
+    }
+
+    /// Brings everything that `slot` keeps home, its owned areas too; returns how many frames it kept.
+    pub(crate) fn drain_slot(&self, slot: &mut CpuSlot) -> usize {
+        let mut frames = 0;
+        for order in Order::all().take(LARGEST + 1) {
+            let (ready, count) = slot.take_ready(order.index(), usize::MAX);
+            let (waiting, others) = slot.take_waiting(order.index());
+            let mut blocks = [0; MOST];
+            blocks[..count].copy_from_slice(&ready[..count]);
+            blocks[count..count + others].copy_from_slice(&waiting[..others]);
+            let blocks = &mut blocks[..count + others];
+            blocks.sort_unstable();
+            self.bring_all_home(order, blocks);
+            frames += blocks.len() * order.pages();
+        }
+        let rest = slot.take_rest();
+        if rest.frames != 0 {
+            self.bring_home(&self.look(rest), rest.frames, Order::ZERO);
+        }
+        frames += rest.frames.count_ones() as usize;
+        for group in 0..crate::kind::GROUPS {
+            if let Some(area) = slot.owned(group) {
+                slot.set_owned(group, None);
+                self.zone.release_owned(area);
+            }
+        }
+        frames
+    }
+
+    /// Brings blocks of `order` home.
+    fn bring_all_home(&self, order: Order, blocks: &[usize]) {
+        if u32::from(order.get()) < WORD_ORDER {
+            self.each_word(order, blocks, |look| self.bring_home(&look, look.word.frames, order));
+            return;
+        }
+        blocks.iter().for_each(|start| self.bring_block_home(FrameNumber::new(*start), order));
+    }
+
+    /// Joins blocks of `order`, below a word's, that follow one another in one word, and calls `each` with every such word
+    /// after a look at the next one.
+    fn each_word<'z>(&'z self, order: Order, blocks: &[usize], mut each: impl FnMut(Look<'z, 'm>)) {
+        let block = mask(0, order.get().into());
+        let mut rest = blocks;
+        let mut next = || {
+            let (first, mut others) = rest.split_first()?;
+            let start = first & !(WORD_BITS - 1);
+            let mut frames = block << (first % WORD_BITS);
+            while let Some((other, after)) = others.split_first() {
+                let bits = block << (other % WORD_BITS);
+                if other & !(WORD_BITS - 1) != start {
+                    break;
+                }
+                if frames & bits != 0 {
+                    self.report_double_free(FrameNumber::new(*other), order);
+                }
+                frames |= bits;
+                others = after;
+            }
+            rest = others;
+            Some(self.look(Word { start, frames }))
+        };
+        let mut ahead = None;
+        loop {
+            let after = next();
+            match core::mem::replace(&mut ahead, after) {
+                Some(look) => each(look),
+                None if ahead.is_none() => return,
+                None => {}
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn look(&self, word: Word) -> Look<'_, 'm> {
+        let at = self.zone.place(FrameNumber::new(word.start));
+        let seen = at
+            .map_or((0, 0), |(place, section)| section.glance(place.area, place.frame / WORD_BITS));
+        Look { word, at, seen }
+    }
+
+    /// Brings `frames` of the word looked at home, blocks of `order`.
+    #[inline(always)]
+    fn bring_home(&self, look: &Look<'_, 'm>, frames: usize, order: Order) {
+        let is_taken = look.at.is_some_and(|(place, section)| {
+            section.clear(place.area, place.frame / WORD_BITS, frames) != Freed::Already
+        });
+        let start = FrameNumber::new(look.word.start);
+        if !is_taken {
+            self.report_double_free(start, order);
+        }
+        self.zone.note_clear_word(&self.observer, start, frames, order.get().into());
+    }
+
+    fn bring_block_home(&self, start: FrameNumber, order: Order) {
+        if !self.zone.free_block(start, order.get().into()) {
+            self.report_double_free(start, order);
+        }
+        let end = FrameNumber::new(start.get() + order.pages());
+        self.zone.note_release(&self.observer, FrameRange::new(start, end));
+    }
+
+    /// Two CPUs freed the same block at the same time: both passed the check of the tag, and the bits tell.
+    #[cold]
+    fn report_double_free(&self, frame: FrameNumber, order: Order) {
+        let order = order.index();
+        (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, frame.get(), order, order));
+    }
+}
