@@ -219,7 +219,7 @@ mod models {
 
     /// The last half of an area is taken, which makes its hint stale and has it cleared, while the other half is freed: either
     /// the freer finds no hint and sets one, or the taker finds the free half after it has cleared the hint.
-    /// Mutations seen to fail: `unhint` without its `publish`; `publish` without its fence (both I3 of `validate`).
+    /// Mutation seen to fail: `unhint` without its `publish` (I3 of `validate`).
     #[test]
     fn a_stale_hint_is_cleared_while_frames_are_freed() {
         model("buddy: stale hint against free", 10, || {
@@ -236,8 +236,7 @@ mod models {
     }
 
     /// The last two frames in use, in different words, are freed at the same time, and one of the two goes on to claim the area.
-    /// Mutations seen to fail: `end_claim` opening the area again without `publish`; `settle` without `publish` (both I3 of
-    /// `validate`).
+    /// Mutation seen to fail: `settle` without its `publish` (I3 of `validate`).
     #[test]
     fn the_last_two_frees_are_in_different_words() {
         model("buddy: two last frees and a claim", 25, || {
