@@ -1,19 +1,20 @@
 //! What a CPU keeps: stacks of blocks, and which areas it owns.
 //!
 //! # Concepts
-//! For each order up to the area's a slot has two stacks.
+//! Of each order up to the area's a slot keeps two sorts of blocks.
 //! - **Ready** blocks are handed out, the last first: those of a refill, those freed where refills come from, and those
 //!   that the gate let through.
-//! - **Waiting** blocks were freed elsewhere. They are looked at together, when there are many of them or none is ready:
-//!   what lies where memory is dense becomes ready, the rest goes home, neighbours in one operation.
+//! - **Waiting** blocks were freed elsewhere, as bits of words, so that neighbours join. They are looked at together, when
+//!   there are many of them or none is ready: what lies where memory is dense becomes ready, the rest goes home, a word in one
+//!   operation.
 //!
 //! The **home** of an order is the area that it was last refilled from. Single frames of a refill that are more than can be
 //! ready stay behind as bits, the **rest** of their word.
 //!
 //! # Invariants
-//! - I1: `ready <= end <= waiting <= limit <= PLACES` for each order: the places below `ready` have ready blocks, those from
-//!   `end` to `waiting` blocks that wait.
-//! - I2: a slot that is not set up is all zero: it has no block, and room for none.
+//! - I1: `ready <= end <= PLACES` for each order, and the places below `ready` have ready blocks; `count <= limit < WORDS`
+//!   for each that waits.
+//! - I2: a slot that is not set up is all zero: it has no block, room for none, and every block is at home.
 //!
 //! # Concurrency
 //! None of its own: the slot belongs to whoever entered it or took it over. For everybody else what it keeps is taken.
@@ -23,14 +24,16 @@ use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::kind::GROUPS;
-use crate::run::WORD_ORDER;
+use crate::run::{WORD_BITS, WORD_ORDER, mask};
 
 /// The largest order that slots keep.
 pub(crate) const LARGEST: usize = AREA_ORDER as usize;
 /// How many orders slots keep.
 const ORDERS: usize = LARGEST + 1;
-/// The most blocks that wait, and so the most that are looked at together.
-pub(crate) const MOST_WAITING: usize = waiting(0);
+/// How many orders wait: those below a word's. The others cannot be brought home together.
+const WAITING: usize = WORD_ORDER as usize;
+/// Room for words of an order that wait, the last one included: a guess.
+const WORDS: usize = 16;
 /// The most blocks of an order that are ready.
 pub(crate) const MOST_READY: usize = ready(0);
 /// Places for blocks of each order: a power of two, so that a place needs no check.
@@ -41,34 +44,28 @@ const PLACES: usize = 32;
 const fn ready(order: usize) -> usize {
     match order {
         LARGEST => 8,
-        0..=4 => 16,
+        0 => 32,
+        1..=4 => 16,
         5 => 12,
         6 | 7 => 8,
         _ => 4,
     }
 }
 
-/// How many blocks of `order` wait at most: none from a word's order on, which cannot be brought home together.
+/// How many words of `order` wait at most, beside the last, so that no order keeps more than 2 MiB of them.
 const fn waiting(order: usize) -> usize {
-    match order {
-        order if order >= WORD_ORDER as usize => 0,
-        0..=2 => 16,
-        3 | 4 => 8,
-        _ => 4,
-    }
+    if order < 4 { WORDS - 1 } else { 3 }
 }
 
-/// The blocks of one order.
+/// The ready blocks of one order.
 #[derive(Debug)]
 #[repr(C)]
-struct Blocks {
+pub(crate) struct Blocks {
     ready: usize,
     end: usize,
     /// Blocks are at home where `frame & home_bits == home`.
     home_bits: usize,
     home: usize,
-    waiting: usize,
-    limit: usize,
     /// How many blocks others were told of.
     told: usize,
     /// First frames.
@@ -76,45 +73,102 @@ struct Blocks {
 }
 
 impl Blocks {
-    const NONE: Self = Self {
-        ready: 0,
-        end: 0,
-        home_bits: 0,
-        home: 0,
-        waiting: 0,
-        limit: 0,
-        told: 0,
-        places: [0; PLACES],
-    };
+    const NONE: Self =
+        Self { ready: 0, end: 0, home_bits: 0, home: 0, told: 0, places: [0; PLACES] };
 
     fn new(order: usize, choosy: bool) -> Self {
-        const { assert!(ready(0) + waiting(0) <= PLACES, "I1") };
+        const { assert!(ready(0) <= PLACES, "I1") };
         let home_bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
-        let end = ready(order);
-        Self {
-            end,
-            home_bits,
-            home: if home_bits == 0 { 0 } else { usize::MAX },
-            waiting: end,
-            limit: end + waiting(order),
-            ..Self::NONE
-        }
+        let home = if home_bits == 0 { 0 } else { usize::MAX };
+        Self { end: ready(order), home_bits, home, ..Self::NONE }
     }
 
-    /// Keeps the block at `start` as one that waits; false when there is no room.
+    /// How many more can be ready.
+    #[inline]
+    pub(crate) fn room(&self) -> usize {
+        self.end - self.ready
+    }
+
+    /// Keeps the block at `start`; false when there is no room.
+    #[inline]
+    pub(crate) fn push(&mut self, start: usize) -> bool {
+        let has_room = self.ready < self.end;
+        if has_room {
+            self.places[self.ready % PLACES] = start;
+            self.ready += 1;
+        }
+        has_room
+    }
+}
+
+/// Single frames of a word, or blocks: the frame that bit 0 stands for, and the frames as bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Word {
+    pub(crate) start: usize,
+    pub(crate) frames: usize,
+}
+
+impl Word {
+    pub(crate) const NONE: Self = Self { start: usize::MAX, frames: 0 };
+    const ZERO: Self = Self { start: 0, frames: 0 };
+}
+
+/// The blocks of one order that wait.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Waiting {
+    /// The word that was freed into last.
+    last: Word,
+    count: usize,
+    limit: usize,
+    /// The bits of a block at the start of a word.
+    block: usize,
+    words: [Word; WORDS],
+}
+
+impl Waiting {
+    const ZERO: Self =
+        Self { last: Word::ZERO, count: 0, limit: 0, block: 0, words: [Word::ZERO; WORDS] };
+
+    fn new(order: usize) -> Self {
+        const { assert!(waiting(0) < WORDS, "I1") };
+        Self { last: Word::NONE, limit: waiting(order), block: mask(0, order as u32), ..Self::ZERO }
+    }
+
+    /// Returns the words, the first first.
+    #[inline]
+    pub(crate) fn words(&mut self) -> &[Word] {
+        // I1: there is room behind the last of `count`.
+        self.words[self.count] = self.last;
+        &self.words[..self.count + usize::from(self.last.frames != 0)]
+    }
+
+    /// Forgets all of them.
+    #[inline]
+    pub(crate) fn clear(&mut self) {
+        self.count = 0;
+        self.last = Word::NONE;
+    }
+
+    /// Keeps the block at `start`; false when there is no room, or it waits already.
     #[inline(always)]
-    fn push_waiting(&mut self, start: FrameNumber) -> bool {
-        let waiting = self.waiting;
-        if waiting == self.limit {
+    fn push(&mut self, start: usize) -> bool {
+        let bit = start % WORD_BITS;
+        let (word, frames) = (start - bit, self.block << bit);
+        if self.last.start == word {
+            let is_new = self.last.frames & frames == 0;
+            self.last.frames |= frames;
+            return is_new;
+        }
+        if self.count == self.limit {
             return false;
         }
-        self.waiting = waiting + 1;
-        self.places[waiting % PLACES] = start.get();
+        if self.last.frames != 0 {
+            self.words[self.count] = self.last;
+            self.count += 1;
+        }
+        self.last = Word { start: word, frames };
         true
-    }
-
-    fn count(&self) -> usize {
-        self.ready + self.waiting - self.end
     }
 }
 
@@ -123,6 +177,7 @@ impl Blocks {
 #[repr(C)]
 pub(crate) struct CpuSlot {
     blocks: [Blocks; ORDERS],
+    waiting: [Waiting; WAITING],
     /// The rest of the word that single frames were last refilled from.
     rest: Word,
     /// For each order group the area that is owned for it: its first frame, and one; 0 for none.
@@ -130,19 +185,13 @@ pub(crate) struct CpuSlot {
     is_set_up: bool,
 }
 
-/// Single frames of a word: the frame that bit 0 stands for, and the frames as bits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Word {
-    pub(crate) start: usize,
-    pub(crate) frames: usize,
-}
-
 // SAFETY: clause 1: integers and a `bool`, zero and false.
 unsafe impl Zeroable for CpuSlot {
     fn zero() -> Self {
         Self {
             blocks: [Blocks::NONE; ORDERS],
-            rest: Word { start: 0, frames: 0 },
+            waiting: [Waiting::ZERO; WAITING],
+            rest: Word::ZERO,
             owned: [0; GROUPS],
             is_set_up: false,
         }
@@ -165,7 +214,7 @@ impl CpuSlot {
     pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
         let blocks = in_register(&mut self.blocks[order]);
         if start.get() & blocks.home_bits != blocks.home {
-            return blocks.push_waiting(start);
+            return self.waiting.get_mut(order).is_some_and(|waiting| waiting.push(start.get()));
         }
         let ready = blocks.ready;
         if ready == blocks.end {
@@ -184,6 +233,7 @@ impl CpuSlot {
     pub(crate) fn set_up(&mut self, choosy: bool) {
         if !self.is_set_up {
             self.blocks = core::array::from_fn(|order| Blocks::new(order, choosy));
+            self.waiting = core::array::from_fn(Waiting::new);
             self.is_set_up = true;
         }
     }
@@ -191,7 +241,7 @@ impl CpuSlot {
     /// Whether blocks of `order` wait at all before they go home.
     #[inline]
     pub(crate) const fn can_wait(order: usize) -> bool {
-        waiting(order) > 0
+        order < WAITING
     }
 
     /// Whether the block of `order` at `start` lies where refills come from.
@@ -203,13 +253,7 @@ impl CpuSlot {
     /// Keeps the block of `order` at `start` as ready, wherever it lies; false when there is no room.
     #[inline]
     pub(crate) fn push_ready(&mut self, start: FrameNumber, order: usize) -> bool {
-        let blocks = &mut self.blocks[order];
-        let has_room = blocks.ready < blocks.end;
-        if has_room {
-            blocks.places[blocks.ready] = start.get();
-            blocks.ready += 1;
-        }
-        has_room
+        self.blocks[order].push(start.get())
     }
 
     /// Makes the blocks of `order`, of which none is ready, ready that begin at the bits `starts` of the word at `word`: the
@@ -231,7 +275,7 @@ impl CpuSlot {
     /// How many more blocks of `order` can be ready.
     #[inline]
     pub(crate) fn room(&self, order: usize) -> usize {
-        self.blocks[order].end - self.blocks[order].ready
+        self.blocks[order].room()
     }
 
     /// How many blocks of `order` are ready.
@@ -243,19 +287,13 @@ impl CpuSlot {
     /// Whether some block of `order` waits.
     #[inline]
     pub(crate) fn has_waiting(&self, order: usize) -> bool {
-        self.blocks[order].waiting > self.blocks[order].end
+        self.waiting.get(order).is_some_and(|waiting| waiting.last.frames != 0)
     }
 
-    /// Takes out all blocks of `order` that wait, the first first; returns them and how many there were.
+    /// Returns the blocks of `order`, below a word's, that wait, and those that are ready.
     #[inline]
-    pub(crate) fn take_waiting(&mut self, order: usize) -> ([usize; MOST_WAITING], usize) {
-        let mut taken = [0; MOST_WAITING];
-        let blocks = &mut self.blocks[order];
-        let waiting = &blocks.places[blocks.end..blocks.waiting];
-        taken[..waiting.len()].copy_from_slice(waiting);
-        let count = waiting.len();
-        blocks.waiting = blocks.end;
-        (taken, count)
+    pub(crate) fn both(&mut self, order: usize) -> Option<(&mut Waiting, &mut Blocks)> {
+        Some((self.waiting.get_mut(order)?, &mut self.blocks[order]))
     }
 
     /// Takes out the `number` ready blocks of `order`, or all there are, that came first, the first first; returns them and how
@@ -299,12 +337,13 @@ impl CpuSlot {
         self.owned[group] = area.map_or(0, |area| area.get() + 1);
     }
 
-    /// Returns by how many frames the blocks of `order` have become more since this was last asked. The rest of a word does not
-    /// count.
+    /// Returns by how many frames the blocks of `order` have become more since this was last asked. A word that waits counts
+    /// as one block, the rest of a word not at all.
     #[inline]
     pub(crate) fn change(&mut self, order: usize) -> isize {
+        let waiting = self.waiting.get(order).map_or(0, |waiting| waiting.count);
         let blocks = &mut self.blocks[order];
-        let now = blocks.count();
+        let now = blocks.ready + waiting;
         let before = core::mem::replace(&mut blocks.told, now);
         (now as isize - before as isize) << order
     }
@@ -366,17 +405,26 @@ mod tests {
     }
 
     #[test]
-    fn blocks_from_elsewhere_wait_and_leave_in_order() {
+    fn blocks_from_elsewhere_wait_as_words_and_leave_in_order() {
         let mut slot = slot(true);
         assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
         let home = FrameNumber::new(3 * AREA_FRAMES + 2);
         assert!(slot.push(home, 1));
-        let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
-        assert_eq!((0..).take_while(|number| slot.push(away(*number), 1)).count(), waiting(1));
-        assert_eq!(slot.change(1), 2 * (2 + waiting(1) as isize));
-        let (blocks, count) = slot.take_waiting(1);
-        assert_eq!(count, waiting(1));
-        assert!((0..waiting(1)).all(|number| blocks[number] == away(number).get()));
+        let away = |number: usize| 5 * AREA_FRAMES + number * WORD_BITS;
+        for number in 0..=waiting(1) {
+            assert!(slot.push(FrameNumber::new(away(number)), 1));
+            assert!(slot.push(FrameNumber::new(away(number) + 6), 1), "beside it");
+            assert!(!slot.push(FrameNumber::new(away(number) + 6), 1), "it waits already");
+        }
+        assert!(!slot.push(FrameNumber::new(away(waiting(1) + 1)), 1), "no room");
+        let (waiting, _) = slot.both(1).expect("order 1 waits");
+        let words = waiting.words();
+        assert_eq!(words.len(), super::waiting(1) + 1);
+        for (number, word) in words.iter().enumerate() {
+            assert_eq!((word.start, word.frames), (away(number), 0b1100_0011));
+        }
+        waiting.clear();
+        assert!(waiting.words().is_empty() && !slot.has_waiting(1));
         assert_eq!(slot.pop(1), Some(home));
         assert_eq!(slot.pop(1), Some(FrameNumber::new(3 * AREA_FRAMES + 72)));
         assert_eq!(slot.pop(1), None);

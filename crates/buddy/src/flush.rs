@@ -1,7 +1,7 @@
 //! How blocks leave a CPU slot: which of those that wait become ready, and how the rest goes home.
 //!
 //! # Concepts
-//! - Blocks that follow one another in one word make a **word** of frames, which goes home in one atomic operation.
+//! - Blocks that were freed one after the other in one word make a **word** of frames, which goes home in one atomic operation.
 //! - The **gate** keeps what lies where memory is dense. Caches that hand out last what was freed first would otherwise freeze
 //!   the holes where they are, and no area would ever be whole again.
 //! - Words are looked at one **ahead** of the one that goes: its loads overlap with the atomic operation that they would
@@ -17,14 +17,11 @@ use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap}
 
 use crate::area::Freed;
 use crate::cached::MOBILITY;
-use crate::cpu_slot::{CpuSlot, LARGEST, MOST_READY, MOST_WAITING, Word};
+use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::run::{WORD_BITS, WORD_ORDER, mask};
 use crate::section::{Section, is_worth_keeping};
 use crate::zone::Place;
 use crate::{Buddy, Observe};
-
-/// The most blocks that leave at once.
-const MOST: usize = MOST_READY + MOST_WAITING;
 
 /// A word of frames, and what is to be seen where it lies.
 struct Look<'z, 'm> {
@@ -37,25 +34,26 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// Looks at the blocks of `order`, below a word's, that wait: those that are worth keeping become ready, as far as there is
     /// room; the rest goes home.
     pub(crate) fn sort_waiting(&self, slot: &mut CpuSlot, order: Order) {
-        let (blocks, count) = slot.take_waiting(order.index());
-        self.each_word(order, &blocks[..count], |look| {
+        let Some((waiting, ready)) = slot.both(order.index()) else { return };
+        let block = mask(0, order.get().into());
+        self.each_look(waiting.words().iter().copied(), |look| {
             let mut going = look.word.frames;
-            let mut room = slot.room(order.index());
+            let mut room = ready.room();
             if room > 0 && !is_worth_keeping(look.seen, MOBILITY) {
                 room = 0;
             }
             while room > 0 && going != 0 {
                 let bit = going.trailing_zeros() as usize;
-                let pushed =
-                    slot.push_ready(FrameNumber::new(look.word.start + bit), order.index());
+                let pushed = ready.push(look.word.start + bit);
                 debug_assert!(pushed, "there is room");
-                going &= !mask(bit, order.get().into());
+                going &= !(block << bit);
                 room -= 1;
             }
             if going != 0 {
                 self.bring_home(&look, going, order);
             }
         });
+        waiting.clear();
     }
 
     /// Brings the older half of the ready blocks of `order` home.
@@ -70,14 +68,17 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         let mut frames = 0;
         for order in Order::all().take(LARGEST + 1) {
             let (ready, count) = slot.take_ready(order.index(), usize::MAX);
-            let (waiting, others) = slot.take_waiting(order.index());
-            let mut blocks = [0; MOST];
-            blocks[..count].copy_from_slice(&ready[..count]);
-            blocks[count..count + others].copy_from_slice(&waiting[..others]);
-            let blocks = &mut blocks[..count + others];
-            blocks.sort_unstable();
-            self.bring_all_home(order, blocks);
-            frames += blocks.len() * order.pages();
+            let mut ready = ready;
+            let ready = &mut ready[..count];
+            ready.sort_unstable();
+            self.bring_all_home(order, ready);
+            frames += count * order.pages();
+            let Some((waiting, _)) = slot.both(order.index()) else { continue };
+            self.each_look(waiting.words().iter().copied(), |look| {
+                frames += look.word.frames.count_ones() as usize;
+                self.bring_home(&look, look.word.frames, order);
+            });
+            waiting.clear();
         }
         let rest = slot.take_rest();
         if rest.frames != 0 {
@@ -96,38 +97,42 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// Brings blocks of `order` home.
     fn bring_all_home(&self, order: Order, blocks: &[usize]) {
         if u32::from(order.get()) < WORD_ORDER {
-            self.each_word(order, blocks, |look| self.bring_home(&look, look.word.frames, order));
+            let words = self.words(order, blocks);
+            self.each_look(words, |look| self.bring_home(&look, look.word.frames, order));
             return;
         }
         blocks.iter().for_each(|start| self.bring_block_home(FrameNumber::new(*start), order));
     }
 
-    /// Joins blocks of `order`, below a word's, that follow one another in one word, and calls `each` with every such word
-    /// after a look at the next one.
-    fn each_word<'z>(&'z self, order: Order, blocks: &[usize], mut each: impl FnMut(Look<'z, 'm>)) {
+    /// Joins blocks of `order`, below a word's, that follow one another in one word.
+    fn words(&self, order: Order, blocks: &[usize]) -> impl Iterator<Item = Word> {
         let block = mask(0, order.get().into());
-        let mut rest = blocks;
-        let mut next = || {
-            let (first, mut others) = rest.split_first()?;
+        let mut rest = blocks.iter().copied().peekable();
+        core::iter::from_fn(move || {
+            let first = rest.next()?;
             let start = first & !(WORD_BITS - 1);
             let mut frames = block << (first % WORD_BITS);
-            while let Some((other, after)) = others.split_first() {
+            while let Some(other) = rest.next_if(|other| other & !(WORD_BITS - 1) == start) {
                 let bits = block << (other % WORD_BITS);
-                if other & !(WORD_BITS - 1) != start {
-                    break;
-                }
                 if frames & bits != 0 {
-                    self.report_double_free(FrameNumber::new(*other), order);
+                    self.report_double_free(FrameNumber::new(other), order);
                 }
                 frames |= bits;
-                others = after;
             }
-            rest = others;
-            Some(self.look(Word { start, frames }))
-        };
+            Some(Word { start, frames })
+        })
+    }
+
+    /// Calls `each` with every one of `words` after a look at the next one.
+    #[inline(always)]
+    fn each_look<'z>(
+        &'z self,
+        mut words: impl Iterator<Item = Word>,
+        mut each: impl FnMut(Look<'z, 'm>),
+    ) {
         let mut ahead = None;
         loop {
-            let after = next();
+            let after = words.next().map(|word| self.look(word));
             match core::mem::replace(&mut ahead, after) {
                 Some(look) => each(look),
                 None if ahead.is_none() => return,

@@ -217,6 +217,46 @@ mod models {
         });
     }
 
+    /// The last half of an area is taken, which makes its hint stale and has it cleared, while the other half is freed: either
+    /// the freer finds no hint and sets one, or the taker finds the free half after it has cleared the hint.
+    /// Mutation seen to fail: `unhint` without its `publish` (I3 of `validate`).
+    #[test]
+    fn a_stale_hint_is_cleared_while_frames_are_freed() {
+        model("buddy: stale hint against free", 10, || {
+            let world = world(AREA);
+            let first = world.take(half()).expect("all is free");
+            let theirs = Arc::clone(&world);
+            let taker = thread::spawn(move || theirs.take(half()));
+            world.free(first, half());
+            let second = taker.join().expect("no panic").expect("a half is free at any time");
+            world.buddy.validate().expect("an open area with a free frame has a hint");
+            world.free(second, half());
+            assert!(world.take(WHOLE).is_some(), "everything is free again");
+        });
+    }
+
+    /// The last two frames in use, in different words, are freed at the same time, and one of the two goes on to claim the area.
+    /// Mutation seen to fail: `settle` without its `publish` (I3 of `validate`).
+    #[test]
+    fn the_last_two_frees_are_in_different_words() {
+        model("buddy: two last frees and a claim", 25, || {
+            let world = world(AREA);
+            let [first, second] = [(); 2].map(|()| world.take(half()).expect("all is free"));
+            let theirs = Arc::clone(&world);
+            let other = thread::spawn(move || {
+                theirs.free(second, half());
+                theirs.take(WHOLE)
+            });
+            world.free(first, half());
+            let claimed = other.join().expect("no panic");
+            world.buddy.validate().expect("an open area with a free frame has a hint");
+            if let Some(block) = claimed {
+                world.free(block, WHOLE);
+            }
+            assert!(world.take(WHOLE).is_some(), "everything is free again");
+        });
+    }
+
     /// Both areas claimed for one block while somebody claims one of them.
     /// Mutation seen to fail: `claim_several` keeping what it had after a conflict ("nothing is lost").
     #[test]
