@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use kmem::walkthrough::style::Style;
+use kmem::picture::style::Style;
 use kmem::walkthrough::{buddy, pressure, slab};
 
 fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use buddy::Mode;
+use buddy::{Block, Mobility, Mode};
 use page_frame::{CpuId, FrameNumber, Order, OutOfMemory, SwitchedCpu};
 
 use super::target::PageTarget;
@@ -33,6 +33,16 @@ impl BuddyPages {
         self.buddy.free_counts()
     }
 
+    /// Returns the number of free blocks of each mobility and order.
+    pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
+        self.buddy.free_counts_by_mobility()
+    }
+
+    /// Iterates over all blocks, free or not, lowest first.
+    pub fn blocks(&self) -> impl Iterator<Item = Block> {
+        self.buddy.blocks()
+    }
+
     /// Returns how many frames there are.
     pub fn frames(&self) -> usize {
         self.buddy.frames()
@@ -46,9 +56,14 @@ impl PageTarget for BuddyPages {
     }
 
     #[inline]
-    fn allocate(&mut self, order: u8) -> Result<u64, OutOfMemory> {
+    fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
         let order = Order::new(order).ok_or(OutOfMemory)?;
-        self.buddy.allocate_frames(order).map(|frame| frame.get() as u64)
+        let mobility = match migratetype {
+            1 => Mobility::Movable,
+            2 => Mobility::Reclaimable,
+            _ => Mobility::Unmovable,
+        };
+        self.buddy.allocate_as(order, mobility).map(|frame| frame.get() as u64)
     }
 
     #[inline]

@@ -80,6 +80,8 @@ pub struct CacheUse {
     pub requested_bytes: u32,
     /// Objects allocated.
     pub allocations: u64,
+    /// The most bytes asked for that were live at once.
+    pub peak_bytes: u64,
 }
 
 /// All of it.

@@ -4,4 +4,3 @@ pub mod buddy;
 pub mod pressure;
 mod script;
 pub mod slab;
-pub mod style;

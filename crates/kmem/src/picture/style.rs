@@ -1,4 +1,4 @@
-//! How a walkthrough is shown: as pictures or plain, with or without colours, and at which pace.
+//! How a picture is shown: as pictures or plain, with or without colours, and at which pace.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct Style {
 
 /// What a part of a picture stands for, and so its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ink {
+pub(crate) enum Ink {
     /// In use.
     Taken,
     /// In use too, by somebody else.
@@ -31,7 +31,7 @@ pub(super) enum Ink {
 
 impl Style {
     /// Returns `text` in the colour of `ink`, where there are colours.
-    pub(super) fn paint(&self, ink: Ink, text: &str) -> String {
+    pub(crate) fn paint(&self, ink: Ink, text: &str) -> String {
         if !self.colour || text.is_empty() {
             return text.to_owned();
         }
@@ -46,7 +46,7 @@ impl Style {
     }
 
     /// Returns `cells`, neighbours of one ink painted together.
-    pub(super) fn paint_cells(&self, cells: &[(char, Ink)]) -> String {
+    pub(crate) fn paint_cells(&self, cells: &[(char, Ink)]) -> String {
         let runs = cells.chunk_by(|one, other| one.1 == other.1);
         runs.map(|run| {
             let text: String = run.iter().map(|(character, _)| character).collect();
@@ -59,7 +59,7 @@ impl Style {
     ///
     /// # Errors
     /// When `out` does not take the text.
-    pub(super) fn rest(&self, out: &mut impl Write) -> io::Result<()> {
+    pub(crate) fn rest(&self, out: &mut impl Write) -> io::Result<()> {
         if !self.plain {
             writeln!(out)?;
         }
@@ -69,27 +69,9 @@ impl Style {
     }
 }
 
-/// Returns `count` with its noun: `1 slab`, `2 slabs`.
-pub(super) fn counted(count: usize, noun: &str) -> String {
-    match (count, noun.strip_suffix('y')) {
-        (1, _) => format!("1 {noun}"),
-        (_, Some(stem)) => format!("{count} {stem}ies"),
-        _ => format!("{count} {noun}s"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn nouns_follow_their_number() {
-        assert_eq!(counted(1, "slab"), "1 slab");
-        assert_eq!(
-            (counted(0, "slab"), counted(2, "dentry")),
-            ("0 slabs".into(), "2 dentries".into())
-        );
-    }
 
     #[test]
     fn colours_appear_only_where_they_are_wanted() {

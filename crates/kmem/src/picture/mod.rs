@@ -1,0 +1,4 @@
+//! Pictures: what a part of one stands for and how it looks, on terminals and as SVG.
+
+pub mod style;
+pub mod text;
