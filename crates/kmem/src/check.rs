@@ -295,11 +295,10 @@ pub fn check_bytes(name: &str, bytes: &'static [u8]) -> Result<Check, InputError
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::picture::style::Rest;
 
-    const PLAIN: Style = Style { plain: false, colour: false, pause: Duration::ZERO };
+    const PLAIN: Style = Style { plain: false, colour: false, rest: Rest::None };
 
     fn checked(text: &'static str) -> Check {
         check_bytes("t", text.as_bytes()).expect("the trace is well formed")

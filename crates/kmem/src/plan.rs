@@ -163,11 +163,10 @@ fn cells(cut: &Geometry, offset: usize) -> Vec<(char, Ink)> {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+    use crate::picture::style::Rest;
 
-    const PLAIN: Style = Style { plain: false, colour: false, pause: Duration::ZERO };
+    const PLAIN: Style = Style { plain: false, colour: false, rest: Rest::None };
 
     fn planned(object_bytes: usize, alignment: usize) -> String {
         let mut out = Vec::new();

@@ -3,6 +3,7 @@
 //! The bundled part is always replayed, the full recordings when `KTRACE_DIR` names their folder.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use kmem::bundled;
@@ -124,7 +125,7 @@ fn compare(open: impl Fn() -> Source) -> (Totals, f64) {
         open(),
         OPTIONS,
         |cpus| Ok((Stack::new(4 << 30, cpus)?, BuddyPages::new(1 << 20, cpus)?)),
-        |_, _| (),
+        |_, _| ControlFlow::Continue(()),
     );
     let outcome = played.expect("the recording is well formed").finish();
     assert_eq!(outcome.findings.shown(), [""; 0]);
@@ -171,7 +172,12 @@ fn the_full_recordings_replay_with_their_own_totals() {
 #[test]
 fn objects_of_another_allocator_keep_their_pattern() {
     let source = bundled::source().expect("it is there");
-    let played = replay(source, OPTIONS, |_| Ok((SystemAllocator, CountOnly)), |_, _| ());
+    let played = replay(
+        source,
+        OPTIONS,
+        |_| Ok((SystemAllocator, CountOnly)),
+        |_, _| ControlFlow::Continue(()),
+    );
     let outcome = played.expect("the recording is well formed").finish();
     assert_eq!(outcome.findings.count(), 0);
     assert!(outcome.objects.matched_frees > 100_000);

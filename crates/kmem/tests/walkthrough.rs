@@ -2,9 +2,8 @@
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use kmem::picture::style::Style;
+use kmem::picture::style::{Rest, Style};
 use kmem::walkthrough::{buddy, pressure, slab};
 
 fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
@@ -128,7 +127,7 @@ impl Write for Takes {
 #[test]
 fn an_output_that_ends_anywhere_is_an_error_and_leaves_no_mess() {
     for plain in [false, true] {
-        let style = Style { plain, colour: true, pause: Duration::ZERO };
+        let style = Style { plain, colour: true, rest: Rest::None };
         for bytes in (0..).step_by(151) {
             let played = [
                 buddy::play(&mut Takes(bytes), &style),

@@ -26,7 +26,7 @@ use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine, capacity_class};
 use crate::name::Name;
-use crate::stats::{CacheStats, SLABINFO_HEADER};
+use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView};
 use crate::walk::Patience;
 
 /// The sizes of memory for records outside their slabs: alone, and with a line of links.
@@ -175,6 +175,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
         self.visit(|core| look(&core.stats()));
         self.system().internal().for_each(|core| look(&core.stats()));
+    }
+
+    /// Calls `look` with each slab of each cache and the cache's name, internal caches last; under the lock of the cache's
+    /// slab set, so `look` must use no cache.
+    pub fn for_each_slab(&self, mut look: impl FnMut(Name, SlabView)) {
+        self.visit(|core| core.for_each_slab(|slab| look(core.plan.name, slab)));
+        for core in self.system().internal() {
+            core.for_each_slab(|slab| look(core.plan.name, slab));
+        }
     }
 
     /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1.

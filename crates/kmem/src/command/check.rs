@@ -1,7 +1,6 @@
 //! `kmem check`: mistakes of whoever allocated in a trace.
 
 use std::io::{Write, stdout};
-use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use kmem::check::check;
@@ -33,7 +32,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
-    let style = Style { plain: false, colour: screen.colour, pause: Duration::ZERO };
+    let style = Style::still(screen.colour);
     let rows = *matches.get_one("rows").expect("the argument has a default");
     let whole = matches.get_flag("whole");
     let mut out = stdout().lock();

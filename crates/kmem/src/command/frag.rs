@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write, stdout};
-use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 use kmem::frag::{Zone, describe, read};
@@ -28,7 +27,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
-    let style = Style { plain: false, colour: screen.colour, pause: Duration::ZERO };
+    let style = Style::still(screen.colour);
     let mut out = stdout().lock();
     let mut before: Vec<Zone> = Vec::new();
     for (index, path) in paths(matches).into_iter().enumerate() {

@@ -122,6 +122,11 @@ fn file(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
 }
 
+/// An option that names a folder.
+fn folder(name: &'static str, help: &'static str) -> Arg {
+    file(name, help).value_name("DIR")
+}
+
 /// The inputs of a command.
 fn inputs(help: &'static str) -> Arg {
     Arg::new("FILE").num_args(0..).value_parser(value_parser!(PathBuf)).help(help)
@@ -151,6 +156,15 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
             .in_file(&path.to_string_lossy())
             .into()
     })
+}
+
+/// Writes `folder/name.extension`, making the folder.
+fn write_into(folder: &Path, name: &str, extension: &str, text: &str) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Mismatch::new("a folder that can be made", error.to_string())
+            .in_file(&folder.to_string_lossy())
+    })?;
+    write_file(&folder.join(format!("{name}.{extension}")), text)
 }
 
 /// Reads `4G`, `512M`, `2048K` or a number of bytes.

@@ -1,7 +1,6 @@
 //! `kmem plan`: how a cache cuts its slabs for objects of a size.
 
 use std::io::{Write, stdout};
-use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command};
 use kmem::picture::style::Style;
@@ -32,7 +31,7 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let number = |name| *matches.get_one::<usize>(name).expect("required, or with a default");
-    let style = Style { plain: false, colour: screen.colour, pause: Duration::ZERO };
+    let style = Style::still(screen.colour);
     let mut out = stdout().lock();
     if let Err(error) = plan(&mut out, number("SIZE"), number("ALIGN"), &style)? {
         command().error(clap::error::ErrorKind::ValueValidation, error).exit();

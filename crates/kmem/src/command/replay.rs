@@ -1,27 +1,49 @@
 //! `kmem replay`: recorded kernel traces through the allocators.
 
-use std::io::{Write, stdout};
+use std::fs::File;
+use std::io::{BufReader, Write, stdout};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgAction, ArgMatches, Command};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kmem::input_error::Mismatch;
+use kmem::picture::painted;
 use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::{self, Options, Replay};
-use kmem::replay::report::report;
+use kmem::replay::screen;
 use kmem::replay::stack::Stack;
+use kmem::replay::target::{ObjectTarget, PageTarget};
+use kmem::replay::timed::Timed;
+use kmem::replay::timeline::Timeline;
+use kmem::report::{self, html};
 use kmem::trace::source::Source;
-use kmem::{buddyinfo, bundled};
+use kmem::{buddyinfo, bundled, pagetypeinfo, slabinfo};
 
-use super::{Failure, Screen, file, inputs, path, traces, write_file};
+use super::{Failure, Screen, file, folder, inputs, path, traces, write_file, write_into};
 
+/// What a replay has at its disposal.
+#[derive(Clone, Copy)]
+struct Machine {
+    memory_bytes: usize,
+    options: Options,
+}
+
+/// Options that write a file of one trace.
+const OF_ONE: [&str; 7] =
+    ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
+/// Width of charts as files, in pixels.
+const SVG_WIDTH: f64 = 760.0;
 /// Progress bars are drawn at most once in so many events.
 const EVENTS_PER_TICK: u64 = 1 << 16;
 /// Enough for a registry and a few caches.
 const MIN_MEMORY_BYTES: usize = 1 << 20;
 /// More than any recorded machine has.
 const MAX_MEMORY_BYTES: usize = 1 << 40;
+/// CPUs that a trace may have.
+const MAX_CPUS: i64 = kmem::trace::event::MAX_CPUS as i64;
 
 pub(super) fn command() -> Command {
     Command::new("replay")
@@ -39,9 +61,21 @@ pub(super) fn command() -> Command {
                 .help("Do not write a pattern into every object and check it when freed"),
         )
         .arg(memory())
+        .arg(
+            Arg::new("cpus")
+                .long("cpus")
+                .value_name("N")
+                .value_parser(value_parser!(u16).range(1..=MAX_CPUS))
+                .help("CPU slots; events of higher CPUs share them [default: as many as the trace has]"),
+        )
+        .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
+        .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
+        .arg(folder("svg", "Write each chart and map as a picture"))
+        .arg(file("kernel-slabinfo", "The recorded kernel's /proc/slabinfo, shown beside ours in the report"))
         .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
         .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"))
+        .arg(file("pagetypeinfo", "Write the same by mobility, as /proc/pagetypeinfo"))
 }
 
 /// The option that says how much memory there is.
@@ -63,24 +97,26 @@ fn size(text: &str) -> Result<usize, String> {
 
 /// Replays each trace and writes what was asked for.
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
-    let options = Options { checks: !matches.get_flag("no-check"), cpus: None };
+    let options =
+        Options { checks: !matches.get_flag("no-check"), cpus: matches.get_one("cpus").copied() };
     let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
-    let of_one = ["slabinfo", "buddyinfo"].iter().any(|name| path(matches, name).is_some());
-    if matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1) && of_one {
+    let many = matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1);
+    if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
         let kind = clap::error::ErrorKind::ArgumentConflict;
-        command().error(kind, "--slabinfo and --buddyinfo go with one trace").exit();
+        command().error(kind, format!("--{name} goes with one trace")).exit();
     }
     let mut outcomes = Vec::new();
     for source in traces(matches) {
-        let replay = replay_one(source?, options, memory_bytes, screen)?;
-        if let Some(path) = path(matches, "slabinfo") {
-            write_file(path, &replay.objects.target().slabinfo())?;
-        }
-        if let Some(path) = path(matches, "buddyinfo") {
-            let pages = replay.pages.target();
-            write_file(path, &buddyinfo::line(0, "Normal", &pages.free_counts()))?;
-        }
-        outcomes.push(replay.finish());
+        let machine = Machine { memory_bytes, options };
+        let is_reported = ["report", "svg", "csv"].iter().any(|name| path(matches, name).is_some());
+        outcomes.push(match is_reported {
+            true => reported(source?, machine, matches, screen)?,
+            false => {
+                let replay = play(source?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+                write_states(matches, replay.objects.target(), replay.pages.target())?;
+                replay.finish()
+            }
+        });
     }
     conclude(&outcomes, path(matches, "json"), screen)
 }
@@ -88,28 +124,90 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
 /// Replays the bundled trace.
 pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: true, cpus: None };
-    let outcome = replay_one(bundled::source()?, options, 4 << 30, screen)?.finish();
-    conclude(&[outcome], None, screen)
+    let machine = Machine { memory_bytes: 4 << 30, options };
+    let replay = play(bundled::source()?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    conclude(&[replay.finish()], None, screen)
 }
 
-fn replay_one(
+/// Replays with every operation timed, and writes the report's files.
+fn reported(
     source: Source,
-    options: Options,
-    memory_bytes: usize,
+    machine: Machine,
+    matches: &ArgMatches,
     screen: Screen,
-) -> Result<Replay<Stack, BuddyPages>, Failure> {
+) -> Result<Outcome, Failure> {
+    let kernel = path(matches, "kernel-slabinfo").map(|path| {
+        let name = path.to_string_lossy();
+        let file = File::open(path)
+            .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name));
+        slabinfo::read(&name, BufReader::new(file?))
+    });
+    let kernel = kernel.transpose()?;
+    let mut timeline = Timeline::default();
+    let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
+    let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
+    timeline.end(&replay);
+    let (objects, pages) = (replay.objects.target(), replay.pages.target());
+    write_states(matches, objects.inner(), pages.inner())?;
+    let report = report::gather(replay, &timeline, kernel.as_deref());
+    if let Some(path) = path(matches, "report") {
+        write_file(path, &html::page(&report))?;
+    }
+    if let Some(folder) = path(matches, "csv") {
+        for chart in &report.charts {
+            write_into(folder, chart.name, "csv", &chart.csv())?;
+        }
+        for table in &report.tables {
+            write_into(folder, table.name, "csv", &table.csv())?;
+        }
+    }
+    if let Some(folder) = path(matches, "svg") {
+        for chart in &report.charts {
+            write_into(folder, chart.name, "svg", &chart.svg(SVG_WIDTH).standalone())?;
+        }
+        for (name, map) in &report.maps {
+            write_into(folder, name, "svg", &painted::svg(map, name).standalone())?;
+        }
+    }
+    Ok(report.outcome)
+}
+
+/// Writes the states at the end of the trace that were asked for.
+fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Result<(), Failure> {
+    if let Some(path) = path(matches, "slabinfo") {
+        write_file(path, &stack.slabinfo())?;
+    }
+    if let Some(path) = path(matches, "buddyinfo") {
+        write_file(path, &buddyinfo::line(0, "Normal", &pages.free_counts().unwrap_or_default()))?;
+    }
+    if let Some(path) = path(matches, "pagetypeinfo") {
+        write_file(path, &pagetypeinfo::text(0, "Normal", &pages.free_counts_by_mobility()))?;
+    }
+    Ok(())
+}
+
+/// Replays `source` on both our stacks, which `dress` may put into others.
+fn play<T: ObjectTarget, P: PageTarget>(
+    source: Source,
+    machine: Machine,
+    screen: Screen,
+    dress: impl FnOnce(Stack, BuddyPages) -> (T, P),
+    mut watch: impl FnMut(&Replay<T, P>),
+) -> Result<Replay<T, P>, Failure> {
     let bar = progress_bar(source.size_bytes(), screen);
     let mut next_tick = 0;
-    let frames = memory_bytes / page_frame::PAGE_SIZE;
+    let frames = machine.memory_bytes / page_frame::PAGE_SIZE;
     let played = pipeline::replay(
         source,
-        options,
-        |cpus| Ok((Stack::new(memory_bytes, cpus)?, BuddyPages::new(frames, cpus)?)),
+        machine.options,
+        |cpus| Ok(dress(Stack::new(machine.memory_bytes, cpus)?, BuddyPages::new(frames, cpus)?)),
         |replay, bytes| {
             if replay.events() >= next_tick {
                 next_tick = replay.events() + EVENTS_PER_TICK;
                 bar.set_position(bytes);
             }
+            watch(replay);
+            ControlFlow::Continue(())
         },
     );
     bar.finish_and_clear();
@@ -143,7 +241,7 @@ fn conclude(outcomes: &[Outcome], json_path: Option<&Path>, screen: Screen) -> R
             if index > 0 {
                 writeln!(out)?;
             }
-            report(&mut out, outcome, screen.colour)?;
+            screen::report(&mut out, outcome, screen.colour)?;
         }
         if let Some(path) = json_path {
             write_file(path, &json(outcomes))?;

@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use kmem::picture::style::Style;
+use kmem::picture::style::{Rest, Style};
 use kmem::walkthrough::{buddy, pressure, slab};
 
 use super::{Failure, Screen};
@@ -49,8 +49,8 @@ pub(super) fn play(
     pause: Duration,
     screen: Screen,
 ) -> Result<(), Failure> {
-    let pause = if stdout().is_terminal() && !plain { pause } else { Duration::ZERO };
-    let style = Style { plain, colour: screen.colour && !plain, pause };
+    let rest = if stdout().is_terminal() && !plain { Rest::Pause(pause) } else { Rest::None };
+    let style = Style { plain, colour: screen.colour && !plain, rest };
     let mut out = stdout().lock();
     match layer {
         "buddy" => buddy::play(&mut out, &style)?,

@@ -5,7 +5,7 @@ use std::io;
 use buddy::{Block, Mobility, Mode};
 use page_frame::{CpuId, FrameNumber, Order, OutOfMemory, SwitchedCpu};
 
-use super::target::PageTarget;
+use super::target::{FreeCounts, PageTarget};
 use crate::simulated::Simulated;
 
 /// A simulated machine's buddy, played by one thread on several CPU slots.
@@ -28,11 +28,6 @@ impl BuddyPages {
         Ok(Self { buddy, cpus, free_at_start })
     }
 
-    /// Returns the number of free blocks of each order.
-    pub fn free_counts(&self) -> [usize; Order::COUNT] {
-        self.buddy.free_counts()
-    }
-
     /// Returns the number of free blocks of each mobility and order.
     pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
         self.buddy.free_counts_by_mobility()
@@ -41,6 +36,16 @@ impl BuddyPages {
     /// Iterates over all blocks, free or not, lowest first.
     pub fn blocks(&self) -> impl Iterator<Item = Block> {
         self.buddy.blocks()
+    }
+
+    /// Returns what the area of a frame was last used for.
+    pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
+        self.buddy.mobility_at(frame)
+    }
+
+    /// Returns the number behind the last frame's.
+    pub fn end_frame(&self) -> usize {
+        self.buddy.frames()
     }
 
     /// Returns how many frames there are.
@@ -84,5 +89,9 @@ impl PageTarget for BuddyPages {
 
     fn is_as_at_start(&self) -> bool {
         self.buddy.free_blocks().eq(self.free_at_start.iter().copied())
+    }
+
+    fn free_counts(&self) -> Option<FreeCounts> {
+        Some(self.buddy.free_counts())
     }
 }

@@ -4,6 +4,7 @@
 //! exists however long the trace is.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
@@ -66,7 +67,7 @@ impl From<io::Error> for ReplayError {
 ///
 /// `targets` makes both stacks for a number of CPU slots: `options.cpus`, or one more than the highest CPU among the first
 /// events. Should a higher one turn up later, it shares a slot. `watch` sees the replay after each batch, and how many bytes
-/// of the input were read.
+/// of the input were read; it may end the replay early.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -74,7 +75,7 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
     source: Source,
     options: Options,
     targets: impl FnOnce(u16) -> io::Result<(T, P)>,
-    mut watch: impl FnMut(&mut Replay<T, P>, u64),
+    mut watch: impl FnMut(&mut Replay<T, P>, u64) -> ControlFlow<()>,
 ) -> Result<Replay<T, P>, ReplayError> {
     let started = Instant::now();
     let bytes_read = source.progress();
@@ -105,7 +106,10 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
         let mut next = Some(first);
         while let Some(batch) = next {
             replay.play(&batch, cpus)?;
-            watch(&mut replay, bytes_read.load(Ordering::Relaxed));
+            if watch(&mut replay, bytes_read.load(Ordering::Relaxed)).is_break() {
+                replay.outcome.is_complete = false;
+                break;
+            }
             // The reader is gone when it has read everything; then nobody needs the batch.
             let _ = emptied.send(batch);
             next = to_replay.recv().ok().transpose()?;

@@ -81,6 +81,9 @@ pub unsafe trait ObjectTarget {
     fn is_as_at_start(&self) -> bool;
 }
 
+/// Free blocks by order.
+pub type FreeCounts = [usize; page_frame::Order::COUNT];
+
 /// An allocator of page blocks by frame number. Its frames need no memory behind them.
 pub trait PageTarget {
     /// Goes on as CPU `cpu`.
@@ -107,6 +110,11 @@ pub trait PageTarget {
 
     /// Returns whether the free blocks are as they were at the start.
     fn is_as_at_start(&self) -> bool;
+
+    /// Returns the number of free blocks of each order, where the allocator can say.
+    fn free_counts(&self) -> Option<FreeCounts> {
+        None
+    }
 }
 
 /// Counts object events and allocates nothing: what a trace asks for, without an allocator.
