@@ -16,6 +16,7 @@ pub mod picture;
 pub mod plan;
 pub mod replay;
 pub mod report;
+pub mod resident;
 pub mod simulated;
 pub mod slabinfo;
 pub mod trace;

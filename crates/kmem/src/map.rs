@@ -52,7 +52,16 @@ impl Map {
     pub fn draw(&self, out: &mut dyn Write, style: &Style) -> io::Result<()> {
         let cell = (self.pages_per_cell * PAGE_SIZE) as u64;
         writeln!(out, "{}; a cell is {}", style.paint(Ink::Caption, &self.title), size(cell))?;
-        for (row, cells) in self.cells.chunks(COLUMNS).enumerate() {
+        let rows: Vec<_> = self.cells.chunks(COLUMNS).collect();
+        let is_free = |row: usize| rows[row].iter().all(|cell| cell.1 == Ink::Idle);
+        for (row, cells) in rows.iter().enumerate() {
+            // Of a stretch of free rows, the first and the last one are shown.
+            if row > 1 && row + 1 < rows.len() && (row - 1..=row + 1).all(is_free) {
+                if !is_free(row - 2) {
+                    writeln!(out, "  {:>9} {}", ":", style.paint(Ink::Idle, ":"))?;
+                }
+                continue;
+            }
             let at = size(row as u64 * COLUMNS as u64 * cell);
             writeln!(out, "  {at:>9} |{}|", style.paint_cells(cells))?;
         }

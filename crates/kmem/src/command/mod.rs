@@ -11,6 +11,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Write, stdout};
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use kmem::input_error::{InputError, Mismatch};
 use kmem::replay::pipeline::ReplayError;
@@ -106,6 +107,12 @@ fn command() -> Command {
         .subcommands(COMMANDS.map(|(command, _)| command()))
 }
 
+/// Ends the program with a usage error of `command`.
+fn refuse(command: Command, kind: ErrorKind, why: impl std::fmt::Display) -> ! {
+    let name = format!("kmem {}", command.get_name());
+    command.bin_name(name).error(kind, why).exit()
+}
+
 fn has_colour(matches: &ArgMatches) -> bool {
     match matches.get_one::<String>("color").map(String::as_str) {
         Some("always") => true,
@@ -149,7 +156,12 @@ fn traces(matches: &ArgMatches) -> Box<dyn Iterator<Item = Result<Source, InputE
     }
 }
 
+/// Writes a file, but never over a recording: `--json` before a trace would take its name for the output's.
 fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    if kmem::trace::is_trace(path) {
+        let mismatch = Mismatch::new("a file to write", "a recorded trace, which stays as it is");
+        return Err(mismatch.in_file(&path.to_string_lossy()).into());
+    }
     let written = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|error| {
         Mismatch::new("a file that can be written", error.to_string())

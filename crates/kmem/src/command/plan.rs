@@ -2,6 +2,7 @@
 
 use std::io::{Write, stdout};
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgMatches, Command};
 use kmem::picture::style::Style;
 use kmem::plan::plan;
@@ -34,7 +35,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let style = Style::still(screen.colour);
     let mut out = stdout().lock();
     if let Err(error) = plan(&mut out, number("SIZE"), number("ALIGN"), &style)? {
-        command().error(clap::error::ErrorKind::ValueValidation, error).exit();
+        super::refuse(command(), ErrorKind::ValueValidation, error);
     }
     Ok(out.flush()?)
 }

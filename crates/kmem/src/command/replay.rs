@@ -5,6 +5,7 @@ use std::io::{BufReader, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
+use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kmem::input_error::Mismatch;
@@ -13,16 +14,19 @@ use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::{self, Options, Replay};
+use kmem::replay::rivals::ALL;
 use kmem::replay::screen;
 use kmem::replay::stack::Stack;
 use kmem::replay::target::{ObjectTarget, PageTarget};
 use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
+use kmem::report::compare::compare;
+use kmem::report::table::Table;
 use kmem::report::{self, html};
-use kmem::trace::source::Source;
+use kmem::trace::source::{Source, Text};
 use kmem::{buddyinfo, bundled, pagetypeinfo, slabinfo};
 
-use super::{Failure, Screen, file, folder, inputs, path, traces, write_file, write_into};
+use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_file, write_into};
 
 /// What a replay has at its disposal.
 #[derive(Clone, Copy)]
@@ -71,6 +75,14 @@ pub(super) fn command() -> Command {
         .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
         .arg(folder("svg", "Write each chart and map as a picture"))
+        .arg(
+            Arg::new("against")
+                .long("against")
+                .value_name("NAME,...")
+                .value_delimiter(',')
+                .value_parser(ALL)
+                .help("Replay on these allocators too and compare"),
+        )
         .arg(file("kernel-slabinfo", "The recorded kernel's /proc/slabinfo, shown beside ours in the report"))
         .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
         .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
@@ -102,13 +114,13 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
     let many = matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1);
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
-        let kind = clap::error::ErrorKind::ArgumentConflict;
-        command().error(kind, format!("--{name} goes with one trace")).exit();
+        refuse(command(), ErrorKind::ArgumentConflict, format!("--{name} goes with one trace"));
     }
     let mut outcomes = Vec::new();
     for source in traces(matches) {
         let machine = Machine { memory_bytes, options };
-        let is_reported = ["report", "svg", "csv"].iter().any(|name| path(matches, name).is_some());
+        let is_reported =
+            ["report", "svg", "csv", "against"].iter().any(|name| matches.contains_id(name));
         outcomes.push(match is_reported {
             true => reported(source?, machine, matches, screen)?,
             false => {
@@ -143,13 +155,15 @@ fn reported(
         slabinfo::read(&name, BufReader::new(file?))
     });
     let kernel = kernel.transpose()?;
+    let comparison = against(&source, machine, matches)?;
     let mut timeline = Timeline::default();
     let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
     let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
     timeline.end(&replay);
     let (objects, pages) = (replay.objects.target(), replay.pages.target());
     write_states(matches, objects.inner(), pages.inner())?;
-    let report = report::gather(replay, &timeline, kernel.as_deref());
+    let mut report = report::gather(replay, &timeline, kernel.as_deref());
+    report.tables.extend(comparison);
     if let Some(path) = path(matches, "report") {
         write_file(path, &html::page(&report))?;
     }
@@ -170,6 +184,28 @@ fn reported(
         }
     }
     Ok(report.outcome)
+}
+
+/// Replays the trace on other allocators, when some are named.
+fn against(
+    source: &Source,
+    machine: Machine,
+    matches: &ArgMatches,
+) -> Result<Option<Table>, Failure> {
+    let Some(rivals) = matches.get_many::<String>("against") else { return Ok(None) };
+    let rivals: Vec<_> = rivals.cloned().collect();
+    let name = source.name();
+    if name == "-" {
+        let mismatch =
+            Mismatch::new("a trace that can be read again for each allocator", "a stream");
+        return Err(mismatch.in_file(name).into());
+    }
+    let reopen = || match matches.contains_id("FILE") {
+        true => Source::open(Path::new(name)),
+        false => bundled::source(),
+    };
+    let Machine { memory_bytes, options } = machine;
+    Ok(Some(compare(&reopen, &rivals, memory_bytes, options)?))
 }
 
 /// Writes the states at the end of the trace that were asked for.

@@ -127,15 +127,14 @@ impl Chart {
 
     /// Returns the largest value that is drawn.
     fn highest(&self) -> f64 {
-        if self.unit == Unit::Percent {
-            return 100.0;
-        }
         let at = |place: usize| self.series.iter().map(move |series| series.values[place]);
         let highest = |place| match self.kind {
             Kind::Stacked => at(place).sum(),
             Kind::Lines | Kind::Bars => at(place).fold(0.0, f64::max),
         };
-        (0..self.places()).map(highest).fold(0.0, f64::max)
+        let highest = (0..self.places()).map(highest).fold(0.0, f64::max);
+        // A thousandth more or less is no picture.
+        if self.unit == Unit::Percent { highest.max(1.0) } else { highest }
     }
 
     /// Returns how far along the chart each place is, from 0 to 1.
@@ -247,7 +246,7 @@ impl Chart {
     fn value(&self, value: f64) -> String {
         match self.unit {
             Unit::Bytes => size(value as u64),
-            Unit::Percent => format!("{value:.0} %"),
+            Unit::Percent => format!("{} %", trimmed(value)),
             Unit::Count => match value {
                 1e6.. => format!("{} M", trimmed(value / 1e6)),
                 _ => thousands(value as u64),

@@ -12,6 +12,7 @@ pub mod outcome;
 pub mod pages;
 pub mod pattern;
 pub mod pipeline;
+pub mod rivals;
 pub mod screen;
 pub mod stack;
 pub mod target;

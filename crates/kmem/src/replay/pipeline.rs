@@ -157,9 +157,9 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         self.outcome.duration
     }
 
-    /// Returns what went wrong so far.
-    pub fn findings(&self) -> &Findings {
-        &self.outcome.findings
+    /// Returns whether the trace was replayed to its end.
+    pub fn is_complete(&self) -> bool {
+        self.outcome.is_complete
     }
 
     fn play(&mut self, batch: &Batch, cpus: u16) -> Result<(), InputError> {

@@ -15,7 +15,7 @@ const BANDS: usize = 6;
 const FOLLOWED: [usize; 4] = [2, 6, 9, 10];
 /// Orders of free blocks that share a band: from, to.
 const GROUPS: [(usize, usize); 8] =
-    [(0, 0), (1, 1), (2, 2), (3, 3), (4, 5), (6, 8), (9, 10), (11, 18)];
+    [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4), (5, 6), (7, 8), (9, 9)];
 
 /// Returns all of them.
 pub(super) fn all(replay: &TimedReplay, timeline: &Timeline) -> Vec<Chart> {
@@ -153,7 +153,7 @@ fn fragmentation(samples: &[Sample]) -> Chart {
     }
 }
 
-/// Free memory by the order of its blocks.
+/// Free memory in pieces, by the order of its blocks.
 fn orders(samples: &[Sample]) -> Chart {
     let series = GROUPS.map(|(from, to)| Series {
         name: match from == to {
@@ -165,17 +165,16 @@ fn orders(samples: &[Sample]) -> Chart {
             .map(|sample| {
                 let counts = counts(sample);
                 let frames: usize = (from..=to).map(|order| counts[order] << order).sum();
-                let all = seen(&counts, 0).free_frames.max(1);
-                frames as f64 * 100.0 / all as f64
+                (frames * PAGE_SIZE) as f64
             })
             .collect(),
     });
     Chart {
         name: "orders",
-        title: "Free memory by order",
-        note: "Which blocks the free memory of the page side lies in, in percent.".to_owned(),
+        title: "Free memory in pieces",
+        note: "Free memory of the page side in blocks below order 10, by their order. What is whole is left out.".to_owned(),
         kind: Kind::Stacked,
-        unit: Unit::Percent,
+        unit: Unit::Bytes,
         places: seconds(samples),
         series: series.into(),
     }
@@ -233,9 +232,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn groups_cover_every_order_once() {
+    fn groups_cover_every_order_below_the_largest_once() {
         let orders: Vec<usize> = GROUPS.iter().flat_map(|(from, to)| *from..=*to).collect();
-        assert_eq!(orders, (0..Order::COUNT).collect::<Vec<_>>());
+        assert_eq!(orders, (0..10).collect::<Vec<_>>());
     }
 
     #[test]

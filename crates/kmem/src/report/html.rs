@@ -4,7 +4,6 @@
 use page_frame::PAGE_SIZE;
 
 use super::Report;
-use super::table::Table;
 use crate::picture::chart::Chart;
 use crate::picture::painted;
 use crate::picture::svg::{STYLE, escaped};
@@ -13,6 +12,8 @@ use crate::picture::text::{size, thousands};
 /// Widths of the two forms of a chart.
 const WIDE: f64 = 640.0;
 const NARROW: f64 = 340.0;
+/// Columns of a table that fits beside another one.
+const HALF_COLUMNS: usize = 7;
 
 const PAGE_STYLE: &str = "\
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\
@@ -27,7 +28,7 @@ h2{font-size:17px;margin:0 0 2px}p{margin:0 0 12px;color:var(--faint);max-width:
 svg{display:block;max-width:100%;height:auto}.narrow{display:none}.scroll{overflow-x:auto}.scroll svg{max-width:none}\
 table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 0 4px 18px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}\
-thead th{color:var(--faint);vertical-align:bottom}th:first-child{text-align:left;padding-left:0}\
+thead th{color:var(--faint);vertical-align:bottom;white-space:normal;min-width:64px;max-width:110px;line-height:1.25}th:first-child{text-align:left;padding-left:0}\
 tbody tr:last-child>*{border-bottom:0}ul{margin:0;padding-left:18px;overflow-wrap:anywhere}\
 footer{margin-top:20px;color:var(--faint);font-size:13px}\
 @media(max-width:1000px){.grid{grid-template-columns:minmax(0,1fr)}}\
@@ -47,10 +48,9 @@ pub fn page(report: &Report) -> String {
     for chart in &report.charts {
         html.push_str(&section("", chart.title, &chart.note, &drawn(chart)));
     }
-    for Table { title, note, .. } in &report.tables {
-        let table = report.tables.iter().find(|table| table.title == *title);
-        let body = table.map(Table::html).unwrap_or_default();
-        html.push_str(&section("whole", title, note, &body));
+    for table in &report.tables {
+        let class = if table.columns.len() > HALF_COLUMNS { "whole" } else { "" };
+        html.push_str(&section(class, table.title, &table.note, &table.html()));
     }
     for (_, map) in &report.maps {
         let (title, rest) = map.split_once('\n').unwrap_or((map, ""));

@@ -1,6 +1,7 @@
 //! The report of a replay: charts over its time, tables, maps of memory at its end, as one page or as files.
 
 pub mod charts;
+pub mod compare;
 pub mod html;
 pub mod table;
 
