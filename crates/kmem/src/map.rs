@@ -70,7 +70,7 @@ impl Map {
         for (sign, ink, text) in &self.legend {
             let entry = text.chars().count() + 5;
             if width + entry > 76 {
-                writeln!(out, "  {line}")?;
+                writeln!(out, "  {}", line.trim_end())?;
                 (line, width) = (String::new(), 0);
             }
             line.push_str(&format!("{} {text}   ", style.paint(*ink, &sign.to_string())));
@@ -116,15 +116,12 @@ pub fn by_order(pages: &BuddyPages) -> Map {
             (sign, Ink::Band(1 + (order / 2).min(5) as u8))
         }
     };
-    let free = |orders: &str, band| {
-        (orders.chars().next().unwrap_or('0'), Ink::Band(band), format!("to {orders}"))
-    };
     let mut legend = vec![('#', Ink::Taken, "all taken".to_owned())];
     legend.extend((0..4).map(|pair: u8| {
         let top = pair * 2 + 1;
         (char::from(b'0' + top), Ink::Band(1 + pair), format!("up to order {top} free"))
     }));
-    legend.push(free("8 or more", 5));
+    legend.push(('8', Ink::Band(5), "order 8 free".to_owned()));
     legend.push(('.', Ink::Idle, "all free".to_owned()));
     Map {
         title: "Pages by the order of the largest free block".to_owned(),

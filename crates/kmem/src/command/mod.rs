@@ -2,6 +2,7 @@
 
 mod check;
 mod frag;
+mod map;
 mod plan;
 mod replay;
 mod tour;
@@ -61,10 +62,11 @@ pub(crate) struct Screen {
 /// A command's arguments, and what it does with them.
 type Entry = (fn() -> Command, fn(&ArgMatches, Screen) -> Result<(), Failure>);
 
-const COMMANDS: [Entry; 5] = [
+const COMMANDS: [Entry; 6] = [
     (walkthrough::command, walkthrough::run),
     (replay::command, replay::run),
     (check::command, check::run),
+    (map::command, map::run),
     (frag::command, frag::run),
     (plan::command, plan::run),
 ];

@@ -30,9 +30,9 @@ use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_f
 
 /// What a replay has at its disposal.
 #[derive(Clone, Copy)]
-struct Machine {
-    memory_bytes: usize,
-    options: Options,
+pub(super) struct Machine {
+    pub(super) memory_bytes: usize,
+    pub(super) options: Options,
 }
 
 /// Options that write a file of one trace.
@@ -65,13 +65,7 @@ pub(super) fn command() -> Command {
                 .help("Do not write a pattern into every object and check it when freed"),
         )
         .arg(memory())
-        .arg(
-            Arg::new("cpus")
-                .long("cpus")
-                .value_name("N")
-                .value_parser(value_parser!(u16).range(1..=MAX_CPUS))
-                .help("CPU slots; events of higher CPUs share them [default: as many as the trace has]"),
-        )
+        .arg(cpus())
         .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
         .arg(folder("svg", "Write each chart and map as a picture"))
@@ -99,6 +93,15 @@ pub(super) fn memory() -> Arg {
         .value_parser(size)
         .default_value("4G")
         .help("Memory for object events, and the same again for page events (K, M, G)")
+}
+
+/// The option that says how many CPUs there are.
+pub(super) fn cpus() -> Arg {
+    Arg::new("cpus")
+        .long("cpus")
+        .value_name("N")
+        .value_parser(value_parser!(u16).range(1..=MAX_CPUS))
+        .help("CPU slots; events of higher CPUs share them [default: as many as the trace has]")
 }
 
 fn size(text: &str) -> Result<usize, String> {
@@ -223,7 +226,7 @@ fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Resu
 }
 
 /// Replays `source` on both our stacks, which `dress` may put into others.
-fn play<T: ObjectTarget, P: PageTarget>(
+pub(super) fn play<T: ObjectTarget, P: PageTarget>(
     source: Source,
     machine: Machine,
     screen: Screen,

@@ -2,15 +2,18 @@
 
 use std::time::Duration;
 
-use super::walkthrough::{LAYERS, play};
+use kmem::picture::style::Rest;
+use kmem::walkthrough::Layer;
+
+use super::walkthrough::play;
 use super::{Failure, Screen, replay};
 
-/// How long a step stays on a terminal: the 34 steps take about nine seconds.
-const PAUSE: Duration = Duration::from_millis(280);
+/// How long a step stays on a terminal: the 45 steps take about ten seconds.
+const PAUSE: Duration = Duration::from_millis(220);
 
 pub(super) fn run(screen: Screen) -> Result<(), Failure> {
-    for layer in LAYERS {
-        play(layer, false, PAUSE, screen)?;
+    for layer in Layer::ALL {
+        play(layer, false, Rest::Pause(PAUSE), screen)?;
     }
     replay::bundled(screen)
 }

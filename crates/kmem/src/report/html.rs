@@ -15,7 +15,8 @@ const NARROW: f64 = 340.0;
 /// Columns of a table that fits beside another one.
 const HALF_COLUMNS: usize = 7;
 
-const PAGE_STYLE: &str = "\
+/// The style of a page, beside that of its pictures.
+pub(crate) const PAGE_STYLE: &str = "\
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}\
 main{max-width:1360px;margin:0 auto;padding:24px 20px 48px}h1{font-size:24px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}\
@@ -38,11 +39,7 @@ footer{margin-top:20px;color:var(--faint);font-size:13px}\
 /// Returns the page.
 pub fn page(report: &Report) -> String {
     let title = escaped(&report.outcome.trace);
-    let mut html = format!(
-        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n\
-         <meta name='viewport' content='width=device-width,initial-scale=1'>\n\
-         <title>{title}: replayed</title>\n<style>{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
-    );
+    let mut html = begin(&format!("{title}: replayed"));
     html.push_str(&head(report));
     html.push_str("<div class='grid'>\n");
     for chart in &report.charts {
@@ -59,8 +56,19 @@ pub fn page(report: &Report) -> String {
         html.push_str(&section("whole", &title, "", &format!("<div class='scroll'>{svg}</div>")));
     }
     html.push_str("</div>\n");
-    html.push_str("<footer>Drawn from the live state of the allocators by kmem.</footer>\n</main>\n</body>\n</html>\n");
-    html
+    html + END
+}
+
+/// Ends every page.
+pub(crate) const END: &str = "<footer>Drawn from the live state of the allocators by kmem.</footer>\n</main>\n</body>\n</html>\n";
+
+/// Begins a page; `title` is escaped already.
+pub(crate) fn begin(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n\
+         <meta name='viewport' content='width=device-width,initial-scale=1'>\n\
+         <title>{title}</title>\n<style>{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
+    )
 }
 
 /// Returns a chart in both its forms.
