@@ -9,6 +9,7 @@ pub mod buddyinfo;
 pub mod bundled;
 pub mod check;
 pub mod frag;
+pub mod import;
 pub mod input_error;
 pub mod map;
 pub mod pagetypeinfo;

@@ -2,6 +2,7 @@
 
 mod check;
 mod frag;
+mod import;
 mod map;
 mod plan;
 mod replay;
@@ -62,9 +63,10 @@ pub(crate) struct Screen {
 /// A command's arguments, and what it does with them.
 type Entry = (fn() -> Command, fn(&ArgMatches, Screen) -> Result<(), Failure>);
 
-const COMMANDS: [Entry; 6] = [
+const COMMANDS: [Entry; 7] = [
     (walkthrough::command, walkthrough::run),
     (replay::command, replay::run),
+    (import::command, import::run),
     (check::command, check::run),
     (map::command, map::run),
     (frag::command, frag::run),
