@@ -20,5 +20,6 @@ pub mod report;
 pub mod resident;
 pub mod simulated;
 pub mod slabinfo;
+pub mod top;
 pub mod trace;
 pub mod walkthrough;

@@ -1,11 +1,14 @@
 //! The commands, one a file: each declares its arguments, and says what it does with terminal, files and the library.
 
 mod check;
+mod completions;
 mod frag;
 mod import;
 mod map;
 mod plan;
 mod replay;
+mod terminal;
+mod top;
 mod tour;
 mod walkthrough;
 
@@ -63,7 +66,7 @@ pub(crate) struct Screen {
 /// A command's arguments, and what it does with them.
 type Entry = (fn() -> Command, fn(&ArgMatches, Screen) -> Result<(), Failure>);
 
-const COMMANDS: [Entry; 7] = [
+const COMMANDS: [Entry; 9] = [
     (walkthrough::command, walkthrough::run),
     (replay::command, replay::run),
     (import::command, import::run),
@@ -71,6 +74,8 @@ const COMMANDS: [Entry; 7] = [
     (map::command, map::run),
     (frag::command, frag::run),
     (plan::command, plan::run),
+    (top::command, top::run),
+    (completions::command, completions::run),
 ];
 
 /// Does what the command line says; on a usage error, or when help was asked for, ends the program.
