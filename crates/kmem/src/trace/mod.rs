@@ -23,6 +23,10 @@ pub mod names;
 pub mod reader;
 pub mod source;
 mod zstd;
+#[cfg(feature = "zstd-c")]
+mod zstd_c;
+#[cfg(not(feature = "zstd-c"))]
+mod zstd_rust;
 
 use std::fs::File;
 use std::io::Read;
