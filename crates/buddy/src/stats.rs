@@ -104,6 +104,11 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         observe::free_blocks(&self.zone).map(|(_, order)| order).max()
     }
 
+    /// Returns the mobility that the area of `frame` was last used for; unmovable where it never was, or is not ours.
+    pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
+        self.zone.mobility(frame)
+    }
+
     /// Iterates over all blocks, free or not, lowest first.
     pub fn blocks(&self) -> impl Iterator<Item = observe::Block> {
         observe::blocks(&self.zone, |frame| {

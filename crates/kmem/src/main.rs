@@ -1,23 +1,16 @@
 //! The command line of `kmem`.
 //!
-//! Exit status: 0 fine, 1 an allocator did something wrong or the output could not be written, 2 the command line or an
-//! input is wrong.
+//! Exit status: 0 fine, 1 something was found or the output could not be written, 2 the command line or an input is wrong.
 
-mod cli;
-mod commands;
+mod command;
 
 use std::io::ErrorKind;
 use std::process::ExitCode;
 
-use commands::Failure;
+use command::Failure;
 
 fn main() -> ExitCode {
-    let done = match cli::parse() {
-        cli::Request::Tour => commands::tour(),
-        cli::Request::Walkthrough { layer, plain } => commands::walkthrough(layer, plain),
-        cli::Request::Replay(request) => commands::replay(&request),
-    };
-    match done {
+    match command::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Findings) => ExitCode::FAILURE,
         Err(Failure::Input(error)) => {

@@ -172,6 +172,6 @@ fn files_about_the_end_of_a_trace_go_with_one_trace() {
         let output = kmem(&["replay", option, "x", "a", "b"]);
         assert_eq!(output.status.code(), Some(2));
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(error.contains("go with one trace"), "{error}");
+        assert!(error.contains("goes with one trace"), "{error}");
     }
 }

@@ -3,13 +3,15 @@
 //! The bundled part is always replayed, the full recordings when `KTRACE_DIR` names their folder.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use kmem::bundled;
+use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::outcome::{ObjectTotals, Outcome, PageTotals};
 use kmem::replay::pipeline::{Options, replay};
 use kmem::replay::stack::Stack;
-use kmem::replay::target::SystemAllocator;
+use kmem::replay::target::{CountOnly, SystemAllocator};
 use kmem::trace::source::{Source, Text};
 
 /// What the naive count comes to.
@@ -114,12 +116,17 @@ fn text(mut source: Source) -> String {
 /// Pages held at the peak over the peak of live bytes, at most.
 const MOST_HELD: f64 = 1.20;
 
-const OPTIONS: Options = Options { checks: true, memory_bytes: 4 << 30 };
+const OPTIONS: Options = Options { checks: true, cpus: None };
 
 /// Replays through the whole stack and compares with the naive count; returns the pages held at the peak over the peak
 /// of live bytes too.
 fn compare(open: impl Fn() -> Source) -> (Totals, f64) {
-    let played = replay(open(), OPTIONS, |cpus| Stack::new(4 << 30, cpus), |_, _| ());
+    let played = replay(
+        open(),
+        OPTIONS,
+        |cpus| Ok((Stack::new(4 << 30, cpus)?, BuddyPages::new(1 << 20, cpus)?)),
+        |_, _| ControlFlow::Continue(()),
+    );
     let outcome = played.expect("the recording is well formed").finish();
     assert_eq!(outcome.findings.shown(), [""; 0]);
     assert_eq!(outcome.stack.held_pages, 0, "everything freed and shrunk: no page is held");
@@ -165,7 +172,12 @@ fn the_full_recordings_replay_with_their_own_totals() {
 #[test]
 fn objects_of_another_allocator_keep_their_pattern() {
     let source = bundled::source().expect("it is there");
-    let played = replay(source, OPTIONS, |_| Ok(SystemAllocator), |_, _| ());
+    let played = replay(
+        source,
+        OPTIONS,
+        |_| Ok((SystemAllocator, CountOnly)),
+        |_, _| ControlFlow::Continue(()),
+    );
     let outcome = played.expect("the recording is well formed").finish();
     assert_eq!(outcome.findings.count(), 0);
     assert!(outcome.objects.matched_frees > 100_000);

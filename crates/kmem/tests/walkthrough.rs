@@ -2,10 +2,9 @@
 
 use std::io::{self, Write};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
-use kmem::walkthrough::style::Style;
-use kmem::walkthrough::{buddy, pressure, slab};
+use kmem::picture::style::{Rest, Style};
+use kmem::walkthrough::{Layer, pages, play};
 
 fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output =
@@ -57,6 +56,55 @@ fn the_plain_states_under_pressure_are_the_recorded_ones() {
 }
 
 #[test]
+fn the_plain_states_of_magazines_are_the_recorded_ones() {
+    assert_recorded("cpus", include_str!("snapshots/cpus.txt"));
+}
+
+#[test]
+fn what_one_cpu_frees_another_one_gets_by_the_depot() {
+    let (_, out, _) = kmem(&["walkthrough", "cpus"]);
+    assert!(out.contains("takes the full one from the depot"), "{out}");
+    assert!(out.contains("Slabs grown for that: 0."), "{out}");
+}
+
+#[test]
+fn every_step_is_a_picture_and_all_of_them_a_page() {
+    for layer in Layer::ALL {
+        let steps = pages::steps(layer).expect("there is memory");
+        let (_, plain, _) = kmem(&["walkthrough", layer.name(), "--plain"]);
+        assert_eq!(steps.len(), plain.lines().count(), "{layer:?}");
+        assert!(steps.iter().all(|step| step.contains("\x1b[1m")), "each has a caption");
+    }
+    let folder = format!("{}/steps", env!("CARGO_TARGET_TMPDIR"));
+    let page = format!("{folder}.html");
+    let (status, out, _) = kmem(&["walkthrough", "all", "--svg", &folder, "--html", &page]);
+    assert_eq!((status, out.as_str()), (Some(0), ""));
+    let page = std::fs::read_to_string(page).expect("it was written");
+    let pictures = std::fs::read_dir(&folder).expect("it was made").count();
+    assert_eq!(page.matches("<svg").count(), pictures);
+    assert!(pictures >= 40 && !page.contains('\x1b') && page.len() < 2_000_000);
+    let eighth = std::fs::read_to_string(format!("{folder}/buddy-08.svg"));
+    let eighth = eighth.expect("it was written");
+    assert!(eighth.contains("never join"), "{eighth}");
+}
+
+#[test]
+fn steps_wait_for_a_line_each() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(["walkthrough", "buddy", "--step"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let mut stdin = child.stdin.take().expect("it is piped");
+    stdin.write_all("\n".repeat(13).as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(String::from_utf8_lossy(&output.stdout).matches("free blocks:").count(), 13);
+}
+
+#[test]
 fn slabs_begin_in_different_sets_and_keep_constructed_state() {
     let (status, out, _) = kmem(&["walkthrough", "slab"]);
     assert_eq!(status, Some(0));
@@ -83,7 +131,7 @@ fn under_pressure_each_cache_grows_at_the_cost_of_the_other_and_all_pages_come_h
 
 #[test]
 fn every_walkthrough_fits_80_columns_and_has_no_colours_when_piped() {
-    for layer in ["buddy", "slab", "pressure"] {
+    for layer in Layer::ALL.map(Layer::name) {
         for arguments in [&["walkthrough", layer][..], &["walkthrough", layer, "--plain"]] {
             let (status, out, _) = kmem(arguments);
             assert_eq!(status, Some(0));
@@ -128,13 +176,9 @@ impl Write for Takes {
 #[test]
 fn an_output_that_ends_anywhere_is_an_error_and_leaves_no_mess() {
     for plain in [false, true] {
-        let style = Style { plain, colour: true, pause: Duration::ZERO };
+        let style = Style { plain, colour: true, rest: Rest::None };
         for bytes in (0..).step_by(151) {
-            let played = [
-                buddy::play(&mut Takes(bytes), &style),
-                slab::play(&mut Takes(bytes), &style),
-                pressure::play(&mut Takes(bytes), &style),
-            ];
+            let played = Layer::ALL.map(|layer| play(layer, &mut Takes(bytes), &style));
             if played.iter().all(Result::is_ok) {
                 assert!(bytes > 500);
                 break;

@@ -207,6 +207,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         self.core().stats()
     }
 
+    /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU, for pictures; `None` for
+    /// a magazine that is not there.
+    pub fn magazines(&self) -> [Option<usize>; 2] {
+        match self.core().slots.enter() {
+            Ok(slot) => [slot.loaded_length(), slot.previous_length()],
+            Err(_) => [None, None],
+        }
+    }
+
     /// Gives back all pages that hold no object in use; returns how many. Waits for locks.
     pub fn shrink(&self) -> usize {
         self.core().shrink(usize::MAX, Patience::Wait)

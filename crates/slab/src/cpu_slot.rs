@@ -133,6 +133,12 @@ impl CpuSlot {
         self.previous = loaded.map_or(core::ptr::null_mut(), NonNull::as_ptr);
     }
 
+    /// Returns the length of the loaded magazine, if there is one.
+    pub(crate) fn loaded_length(&self) -> Option<usize> {
+        // SAFETY: I1: both are places of one magazine.
+        (!self.bottom.is_null()).then(|| unsafe { self.top.offset_from(self.bottom) } as usize)
+    }
+
     /// Returns the length of the previous magazine, if there is one.
     pub(crate) fn previous_length(&self) -> Option<usize> {
         // SAFETY: I2: live.

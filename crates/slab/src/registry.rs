@@ -26,7 +26,7 @@ use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine, capacity_class};
 use crate::name::Name;
-use crate::stats::{CacheStats, SLABINFO_HEADER, Totals};
+use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals};
 use crate::walk::Patience;
 use crate::working_set::Turns;
 
@@ -188,17 +188,18 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// Returns the pages of caches whose objects can be freed on demand, and of all others, internal ones and the registry
     /// itself among them: the kernel's `SReclaimable` and `SUnreclaim`.
     pub fn totals(&self) -> Totals {
-        let mut totals = Totals::default();
-        self.visit(|core| {
-            let (pages, plan) = (core.pages(), &core.plan);
-            if plan.is_reclaimable {
-                totals.reclaimable += pages
-            } else {
-                totals.unreclaimable += pages
-            }
-        });
-        totals.unreclaimable = self.pages_held() - totals.reclaimable;
-        totals
+        let mut reclaimable = 0;
+        self.visit(|core| reclaimable += if core.plan.is_reclaimable { core.pages() } else { 0 });
+        Totals { reclaimable, unreclaimable: self.pages_held().saturating_sub(reclaimable) }
+    }
+
+    /// Calls `look` with each slab of each cache and the cache's name, internal caches last; under the lock of the cache's
+    /// slab set, so `look` must use no cache.
+    pub fn for_each_slab(&self, mut look: impl FnMut(Name, SlabView)) {
+        self.visit(|core| core.for_each_slab(|slab| look(core.plan.name, slab)));
+        for core in self.system().internal() {
+            core.for_each_slab(|slab| look(core.plan.name, slab));
+        }
     }
 
     /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1.

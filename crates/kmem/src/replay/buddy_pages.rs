@@ -2,10 +2,10 @@
 
 use std::io;
 
-use buddy::Mode;
+use buddy::{Block, Mobility, Mode};
 use page_frame::{CpuId, FrameNumber, Order, OutOfMemory, SwitchedCpu};
 
-use super::target::PageTarget;
+use super::target::{FreeCounts, PageTarget};
 use crate::simulated::Simulated;
 
 /// A simulated machine's buddy, played by one thread on several CPU slots.
@@ -28,9 +28,24 @@ impl BuddyPages {
         Ok(Self { buddy, cpus, free_at_start })
     }
 
-    /// Returns the number of free blocks of each order.
-    pub fn free_counts(&self) -> [usize; Order::COUNT] {
-        self.buddy.free_counts()
+    /// Returns the number of free blocks of each mobility and order.
+    pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
+        self.buddy.free_counts_by_mobility()
+    }
+
+    /// Iterates over all blocks, free or not, lowest first.
+    pub fn blocks(&self) -> impl Iterator<Item = Block> {
+        self.buddy.blocks()
+    }
+
+    /// Returns what the area of a frame was last used for.
+    pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
+        self.buddy.mobility_at(frame)
+    }
+
+    /// Returns the number behind the last frame's.
+    pub fn end_frame(&self) -> usize {
+        self.buddy.frames()
     }
 
     /// Returns how many frames there are.
@@ -46,9 +61,14 @@ impl PageTarget for BuddyPages {
     }
 
     #[inline]
-    fn allocate(&mut self, order: u8) -> Result<u64, OutOfMemory> {
+    fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
         let order = Order::new(order).ok_or(OutOfMemory)?;
-        self.buddy.allocate_frames(order).map(|frame| frame.get() as u64)
+        let mobility = match migratetype {
+            1 => Mobility::Movable,
+            2 => Mobility::Reclaimable,
+            _ => Mobility::Unmovable,
+        };
+        self.buddy.allocate_as(order, mobility).map(|frame| frame.get() as u64)
     }
 
     #[inline]
@@ -69,5 +89,9 @@ impl PageTarget for BuddyPages {
 
     fn is_as_at_start(&self) -> bool {
         self.buddy.free_blocks().eq(self.free_at_start.iter().copied())
+    }
+
+    fn free_counts(&self) -> Option<FreeCounts> {
+        Some(self.buddy.free_counts())
     }
 }

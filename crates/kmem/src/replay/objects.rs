@@ -26,7 +26,13 @@ pub struct Objects<T: ObjectTarget> {
     caches: Caches<T::Cache>,
     totals: ObjectTotals,
     stamp: u32,
+    /// The trace's time in microseconds, the low half: an hour and more apart looks like less.
+    now_micros: u32,
+    lifetimes: Lifetimes,
 }
+
+/// Objects freed, by the binary logarithm of their age in microseconds: below 1, from 1, from 2, from 4 ...
+pub type Lifetimes = [u64; 33];
 
 /// A live object of ours.
 #[derive(Clone, Copy)]
@@ -36,6 +42,7 @@ struct Live {
     requested_bytes: u32,
     cache: u32,
     stamp: u32,
+    born_micros: u32,
 }
 
 /// A cache that was opened for the trace.
@@ -44,6 +51,10 @@ pub struct OpenCache<C> {
     pub name: String,
     /// Objects allocated.
     pub allocations: u64,
+    /// Objects that are live.
+    pub live_objects: u64,
+    /// The most of them at once.
+    pub peak_objects: u64,
     /// The target's name for it.
     pub cache: C,
     requested_bytes: u32,
@@ -78,12 +89,37 @@ impl<T: ObjectTarget> Objects<T> {
         };
         let checks = checks && T::BACKED;
         let totals = ObjectTotals::default();
-        Self { target, checks, live: NumberMap::default(), caches, totals, stamp: 0 }
+        Self {
+            target,
+            checks,
+            live: NumberMap::default(),
+            caches,
+            totals,
+            stamp: 0,
+            now_micros: 0,
+            lifetimes: [0; 33],
+        }
     }
 
     /// Returns the target.
     pub fn target(&self) -> &T {
         &self.target
+    }
+
+    /// Returns the target, for whoever else asks it for memory meanwhile.
+    pub fn target_mut(&mut self) -> &mut T {
+        &mut self.target
+    }
+
+    /// Sets the trace's time in microseconds.
+    #[inline]
+    pub fn set_time(&mut self, micros: u64) {
+        self.now_micros = micros as u32;
+    }
+
+    /// Returns how old objects were when they were freed.
+    pub fn lifetimes(&self) -> &Lifetimes {
+        &self.lifetimes
     }
 
     /// Returns the totals so far.
@@ -146,6 +182,8 @@ impl<T: ObjectTarget> Objects<T> {
         let mut start = None;
         if let Some(opened) = self.caches.opened.get_mut(index as usize) {
             opened.allocations += 1;
+            opened.live_objects += 1;
+            opened.peak_objects = opened.peak_objects.max(opened.live_objects);
             start = self.target.allocate_object(opened.cache).ok();
         }
         self.insert(object, start, requested_bytes, index, line, findings);
@@ -213,13 +251,19 @@ impl<T: ObjectTarget> Objects<T> {
         self.totals.bytes_requested += u64::from(requested_bytes);
         self.totals.live_bytes += u64::from(requested_bytes);
         self.totals.peak_live_bytes = self.totals.peak_live_bytes.max(self.totals.live_bytes);
-        self.live.insert(object, Live { start, requested_bytes, cache, stamp: self.stamp });
+        let (stamp, born_micros) = (self.stamp, self.now_micros);
+        self.live.insert(object, Live { start, requested_bytes, cache, stamp, born_micros });
     }
 
     #[inline]
     fn release(&mut self, live: Live, line: u64, findings: &mut Findings) {
         self.totals.live_bytes -= u64::from(live.requested_bytes);
         let bytes = live.requested_bytes as usize;
+        let age = self.now_micros.wrapping_sub(live.born_micros);
+        self.lifetimes[(u32::BITS - age.leading_zeros()) as usize] += 1;
+        if let Some(opened) = self.caches.opened.get_mut(live.cache as usize) {
+            opened.live_objects -= 1;
+        }
         let Some(start) = live.start else { return };
         if self.checks {
             // SAFETY: `insert` wrote the pattern over these bytes, and the object was live since.
@@ -283,6 +327,8 @@ impl<T: ObjectTarget> Objects<T> {
                 let opened = OpenCache {
                     name,
                     allocations: 0,
+                    live_objects: 0,
+                    peak_objects: 0,
                     cache: opened,
                     requested_bytes,
                     name_number: named,

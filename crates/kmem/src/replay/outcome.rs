@@ -80,6 +80,8 @@ pub struct CacheUse {
     pub requested_bytes: u32,
     /// Objects allocated.
     pub allocations: u64,
+    /// The most bytes asked for that were live at once.
+    pub peak_bytes: u64,
 }
 
 /// All of it.
@@ -89,6 +91,8 @@ pub struct Outcome {
     pub trace: String,
     /// Events of the six kinds.
     pub events: u64,
+    /// Whether the trace was replayed to its end.
+    pub is_complete: bool,
     /// From the first byte read to the last event replayed.
     pub duration: Duration,
     /// Totals of object events.
@@ -113,6 +117,7 @@ impl Outcome {
         Self {
             trace: trace.to_owned(),
             events: 0,
+            is_complete: true,
             duration: Duration::ZERO,
             objects: ObjectTotals::default(),
             pages: PageTotals::default(),

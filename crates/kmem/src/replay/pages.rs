@@ -60,12 +60,19 @@ impl<T: PageTarget> Pages<T> {
 
     /// Allocates a block for the traced `frame`.
     #[inline]
-    pub fn allocate(&mut self, frame: u64, order: u8, line: u64, findings: &mut Findings) {
+    pub fn allocate(
+        &mut self,
+        frame: u64,
+        order: u8,
+        migratetype: u8,
+        line: u64,
+        findings: &mut Findings,
+    ) {
         if let Some(live) = self.live.remove(&frame) {
             self.totals.implied_frees += 1;
             self.release(live, line, findings);
         }
-        let ours = self.target.allocate(order).ok();
+        let ours = self.target.allocate(order, migratetype).ok();
         if ours.is_none() {
             findings.add(line, format_args!("no memory for a block of order {order}"));
         }

@@ -4,11 +4,11 @@
 //! exists however long the trace is.
 
 use std::io;
+use std::ops::ControlFlow;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-use super::buddy_pages::BuddyPages;
 use super::objects::Objects;
 use super::outcome::{CacheUse, Findings, Outcome};
 use super::pages::Pages;
@@ -27,18 +27,19 @@ const BATCHES: usize = 8;
 pub struct Options {
     /// Whether objects carry a pattern that is checked.
     pub checks: bool,
-    /// Memory for object events and, apart from it, for page events.
-    pub memory_bytes: usize,
+    /// CPU slots; `None` is as many as the trace has CPUs.
+    pub cpus: Option<u16>,
 }
 
-/// A replay at the end of its trace, with everything still live.
-pub struct Replay<T: ObjectTarget> {
+/// A replay after some batch, in the end the last one, with everything still live.
+pub struct Replay<T: ObjectTarget, P: PageTarget> {
     /// The object side.
     pub objects: Objects<T>,
     /// The page side.
-    pub pages: Pages<BuddyPages>,
+    pub pages: Pages<P>,
     outcome: Outcome,
     last_line: u64,
+    micros: u64,
 }
 
 /// Why a replay ended early.
@@ -64,17 +65,18 @@ impl From<io::Error> for ReplayError {
 
 /// Replays `source` to its end.
 ///
-/// `objects` makes the object stack for a number of CPU slots: one more than the highest CPU among the first events.
-/// Should a higher one turn up later, it shares a slot. `progress` hears of events replayed and bytes read.
+/// `targets` makes both stacks for a number of CPU slots: `options.cpus`, or one more than the highest CPU among the first
+/// events. Should a higher one turn up later, it shares a slot. `watch` sees the replay after each batch, and how many bytes
+/// of the input were read; it may end the replay early.
 ///
 /// # Errors
 /// [`ReplayError`].
-pub fn replay<T: ObjectTarget>(
+pub fn replay<T: ObjectTarget, P: PageTarget>(
     source: Source,
     options: Options,
-    objects: impl FnOnce(u16) -> io::Result<T>,
-    mut progress: impl FnMut(u64, u64),
-) -> Result<Replay<T>, ReplayError> {
+    targets: impl FnOnce(u16) -> io::Result<(T, P)>,
+    mut watch: impl FnMut(&mut Replay<T, P>, u64) -> ControlFlow<()>,
+) -> Result<Replay<T, P>, ReplayError> {
     let started = Instant::now();
     let bytes_read = source.progress();
     let trace = source.name().to_owned();
@@ -91,18 +93,23 @@ pub fn replay<T: ObjectTarget>(
         let (emptied, to_replay) = (emptied, to_replay);
         let Ok(first) = to_replay.recv() else { unreachable!("the reader sends before it ends") };
         let first = first?;
-        let cpus = first.events.iter().map(|event| event.cpu).max().unwrap_or(0) + 1;
-        let frames = options.memory_bytes / page_frame::PAGE_SIZE;
+        let seen = || first.events.iter().map(|event| event.cpu).max().unwrap_or(0) + 1;
+        let cpus = options.cpus.unwrap_or_else(seen);
+        let (objects, pages) = targets(cpus)?;
         let mut replay = Replay {
-            objects: Objects::new(objects(cpus)?, options.checks),
-            pages: Pages::new(BuddyPages::new(frames, cpus)?),
+            objects: Objects::new(objects, options.checks),
+            pages: Pages::new(pages),
             outcome: Outcome::new(&trace),
             last_line: 0,
+            micros: 0,
         };
         let mut next = Some(first);
         while let Some(batch) = next {
             replay.play(&batch, cpus)?;
-            progress(replay.outcome.events, bytes_read.load(Ordering::Relaxed));
+            if watch(&mut replay, bytes_read.load(Ordering::Relaxed)).is_break() {
+                replay.outcome.is_complete = false;
+                break;
+            }
             // The reader is gone when it has read everything; then nobody needs the batch.
             let _ = emptied.send(batch);
             next = to_replay.recv().ok().transpose()?;
@@ -134,13 +141,36 @@ fn read(
     }
 }
 
-impl<T: ObjectTarget> Replay<T> {
+impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
+    /// Returns how many events were replayed so far.
+    pub fn events(&self) -> u64 {
+        self.outcome.events
+    }
+
+    /// Returns the time of the trace so far, in microseconds.
+    pub fn micros(&self) -> u64 {
+        self.micros
+    }
+
+    /// Returns how long replaying took, from the first byte read to the last event.
+    pub fn duration(&self) -> std::time::Duration {
+        self.outcome.duration
+    }
+
+    /// Returns whether the trace was replayed to its end.
+    pub fn is_complete(&self) -> bool {
+        self.outcome.is_complete
+    }
+
     fn play(&mut self, batch: &Batch, cpus: u16) -> Result<(), InputError> {
         for (id, name) in &batch.new_names {
             self.objects.name(*id, name);
         }
+        let start_micros = batch.start_ns / 1000;
         for event in &batch.events {
             let line = batch.first_line + u64::from(event.line_in_batch);
+            self.micros = start_micros + u64::from(event.micros_in_batch);
+            self.objects.set_time(self.micros);
             let trace = &self.outcome.trace;
             let mismatch = |mismatch: Mismatch| mismatch.at_line(trace, line);
             play(&mut self.objects, &mut self.pages, event, line, cpus, &mut self.outcome.findings)
@@ -164,6 +194,7 @@ impl<T: ObjectTarget> Replay<T> {
                 name: opened.name.clone(),
                 requested_bytes: opened.requested_bytes(),
                 allocations: opened.allocations,
+                peak_bytes: opened.peak_objects * u64::from(opened.requested_bytes()),
             })
             .collect();
         outcome.caches.sort_by(|one, other| {
@@ -180,9 +211,9 @@ impl<T: ObjectTarget> Replay<T> {
 }
 
 #[inline]
-fn play<T: ObjectTarget>(
+fn play<T: ObjectTarget, P: PageTarget>(
     objects: &mut Objects<T>,
-    pages: &mut Pages<BuddyPages>,
+    pages: &mut Pages<P>,
     event: &Event,
     line: u64,
     cpus: u16,
@@ -190,7 +221,7 @@ fn play<T: ObjectTarget>(
 ) -> Result<(), Mismatch> {
     let cpu = if event.cpu < cpus { event.cpu } else { event.cpu % cpus };
     match event.action {
-        Action::AllocateBytes { object, requested_bytes, allocated_bytes } => {
+        Action::AllocateBytes { object, requested_bytes, allocated_bytes, site: _ } => {
             objects.switch_cpu(cpu);
             objects.count_traced(allocated_bytes);
             objects.allocate_bytes(object, requested_bytes, line, findings);
@@ -204,9 +235,9 @@ fn play<T: ObjectTarget>(
             objects.switch_cpu(cpu);
             objects.free(object, line, findings);
         }
-        Action::AllocatePages { frame, order } => {
+        Action::AllocatePages { frame, order, migratetype } => {
             pages.switch_cpu(cpu);
-            pages.allocate(frame, order, line, findings);
+            pages.allocate(frame, order, migratetype, line, findings);
         }
         Action::FreePages { frame, order } => {
             pages.switch_cpu(cpu);

@@ -6,12 +6,13 @@
 //! - I2: `kmalloc`, and with it the registry, is there until the target was shrunk; then no more requests come.
 
 use std::alloc::Layout;
+use std::collections::HashSet;
 use std::io;
 use std::ptr::NonNull;
 
-use buddy::Mode;
+use buddy::{Block, BlockState, Mode};
 use kmalloc::Kmalloc;
-use page_frame::{CpuId, FrameNumber, Order, OutOfMemory, SwitchedCpu};
+use page_frame::{CpuId, FrameNumber, Order, OutOfMemory, PAGE_SIZE, SwitchedCpu};
 use slab::{BuildError, Cache, CacheStats, Registry};
 
 use super::outcome::StackTotals;
@@ -20,6 +21,17 @@ use crate::backed::{Backed, CountedBuddy};
 
 type Cpus = &'static SwitchedCpu;
 type Source = &'static CountedBuddy<Cpus>;
+
+/// What pages that are not free are used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PageUse<'n> {
+    /// A slab of the cache of that name.
+    Slab(&'n str),
+    /// Larger than any class, or the registry itself.
+    Large,
+    /// At hand in a CPU slot of the buddy.
+    AtHand,
+}
 
 /// All four layers, played by one thread on several CPU slots.
 pub struct Stack {
@@ -65,6 +77,34 @@ impl Stack {
             kmalloc.registry().slabinfo(&mut text).expect("a String takes all text");
         }
         text
+    }
+
+    /// Calls `look` with each stretch of pages that are not free: its first page, counted from the start of memory, how many,
+    /// and for what.
+    pub fn for_each_use(&self, mut look: impl FnMut(usize, usize, PageUse<'_>)) {
+        let start = self.machine().start_address();
+        let page = |address: usize| (address - start) / PAGE_SIZE;
+        let mut slabs = HashSet::new();
+        if let Some(kmalloc) = &self.kmalloc {
+            kmalloc.registry().for_each_slab(|name, slab| {
+                let (first, pages) = (page(slab.start), slab.order.pages());
+                slabs.extend(first..first + pages);
+                look(first, pages, PageUse::Slab(name.as_str()));
+            });
+        }
+        // Blocks are numbered from zero address on.
+        let first = start / PAGE_SIZE;
+        let not_free = |block: &Block| block.state != BlockState::Free;
+        for block in self.machine().buddy().blocks().filter(not_free) {
+            let used = match block.state {
+                BlockState::Kept => PageUse::AtHand,
+                _ => PageUse::Large,
+            };
+            let frames = block.start.get() - first..block.start.get() - first + block.frames;
+            for page in frames.filter(|page| !slabs.contains(page)) {
+                look(page, 1, used);
+            }
+        }
     }
 
     fn machine(&self) -> &Backed<Cpus> {

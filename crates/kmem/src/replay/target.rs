@@ -81,16 +81,20 @@ pub unsafe trait ObjectTarget {
     fn is_as_at_start(&self) -> bool;
 }
 
+/// Free blocks by order.
+pub type FreeCounts = [usize; page_frame::Order::COUNT];
+
 /// An allocator of page blocks by frame number. Its frames need no memory behind them.
 pub trait PageTarget {
     /// Goes on as CPU `cpu`.
     fn switch_cpu(&mut self, cpu: u16);
 
     /// Allocates 2^`order` frames and returns the first, which is below [`MAX_FRAMES`](crate::trace::event::MAX_FRAMES).
+    /// `migratetype` is the recorded kernel's: 0 unmovable, 1 movable, 2 reclaimable, others its own.
     ///
     /// # Errors
     /// When memory is out.
-    fn allocate(&mut self, order: u8) -> Result<u64, OutOfMemory>;
+    fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory>;
 
     /// Frees the block of `order` at `frame`.
     ///
@@ -106,6 +110,11 @@ pub trait PageTarget {
 
     /// Returns whether the free blocks are as they were at the start.
     fn is_as_at_start(&self) -> bool;
+
+    /// Returns the number of free blocks of each order, where the allocator can say.
+    fn free_counts(&self) -> Option<FreeCounts> {
+        None
+    }
 }
 
 /// Counts object events and allocates nothing: what a trace asks for, without an allocator.
@@ -142,6 +151,28 @@ unsafe impl ObjectTarget for CountOnly {
 
     fn shrink(&mut self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn is_as_at_start(&self) -> bool {
+        true
+    }
+}
+
+impl PageTarget for CountOnly {
+    fn switch_cpu(&mut self, _: u16) {}
+
+    fn allocate(&mut self, _: u8, _: u8) -> Result<u64, OutOfMemory> {
+        Ok(0)
+    }
+
+    fn free(&mut self, _: u64, _: u8) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn drain(&mut self) {}
+
+    fn splits_and_merges(&self) -> (usize, usize) {
+        (0, 0)
     }
 
     fn is_as_at_start(&self) -> bool {

@@ -21,8 +21,10 @@ pub const MAX_FRAMES: u64 = 1 << 52;
 /// An event of one of the six kinds that are replayed and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
+    /// Microseconds between the batch's begin and this event; the largest number stands for all beyond an hour.
+    pub micros_in_batch: u32,
     /// Lines between the batch's first line and this event's.
-    pub line_in_batch: u32,
+    pub line_in_batch: u16,
     /// CPU on which it happened, below [`MAX_CPUS`].
     pub cpu: u16,
     /// What happened.
@@ -40,6 +42,8 @@ pub enum Action {
         requested_bytes: u32,
         /// Bytes which the recorded kernel set aside.
         allocated_bytes: u32,
+        /// Number under which the call site's name was given.
+        site: u32,
     },
     /// `A`: kmem_cache_alloc.
     AllocateObject {
@@ -63,6 +67,8 @@ pub enum Action {
         frame: u64,
         /// 0 to [`MAX_ORDER`].
         order: u8,
+        /// The recorded kernel's migratetype: 0 unmovable, 1 movable, 2 reclaimable, others its own.
+        migratetype: u8,
     },
     /// `P`: mm_page_free.
     FreePages {

@@ -28,6 +28,8 @@ const DIGITS: [u8; 256] = {
 pub enum Line<'a> {
     /// An event with the names it refers to.
     Event {
+        /// Nanoseconds since the line before.
+        delta_ns: u64,
         /// CPU, below [`MAX_CPUS`].
         cpu: u16,
         /// What happened.
@@ -38,7 +40,10 @@ pub enum Line<'a> {
         site: Option<u32>,
     },
     /// `x`: a page block changed its migratetype. Not replayed.
-    FallbackNote,
+    FallbackNote {
+        /// Nanoseconds since the line before.
+        delta_ns: u64,
+    },
     /// `!s,ID,TEXT`: a call site's or cache's name.
     SiteName {
         /// Number, below [`MAX_NAMES`].
@@ -91,7 +96,7 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, Unexpected<'_>> {
 }
 
 fn allocation(mut fields: Fields<'_>, from_cache: bool) -> Result<Line<'_>, Unexpected<'_>> {
-    let cpu = fields.time_and_cpu()?;
+    let (delta_ns, cpu) = fields.time_and_cpu()?;
     let object_field = fields.rest;
     let object = fields.address()?;
     let request_field = fields.rest;
@@ -118,50 +123,57 @@ fn allocation(mut fields: Fields<'_>, from_cache: bool) -> Result<Line<'_>, Unex
     let action = if from_cache {
         Action::AllocateObject { object, requested_bytes, allocated_bytes, cache: site }
     } else {
-        Action::AllocateBytes { object, requested_bytes, allocated_bytes }
+        Action::AllocateBytes { object, requested_bytes, allocated_bytes, site }
     };
-    Ok(Line::Event { cpu, action, gfp: Some(gfp), site: Some(site) })
+    Ok(Line::Event { delta_ns, cpu, action, gfp: Some(gfp), site: Some(site) })
 }
 
 fn object_free(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
-    let cpu = fields.time_and_cpu()?;
+    let (delta_ns, cpu) = fields.time_and_cpu()?;
     let object = fields.address()?;
     fields.end()?;
-    Ok(Line::Event { cpu, action: Action::FreeObject { object }, gfp: None, site: None })
+    Ok(Line::Event { delta_ns, cpu, action: Action::FreeObject { object }, gfp: None, site: None })
 }
 
 fn page_allocation(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
-    let cpu = fields.time_and_cpu()?;
+    let (delta_ns, cpu) = fields.time_and_cpu()?;
     let frame = fields.frame()?;
     let order = fields.order()?;
-    fields.decimal("MT, 0 to 15", MAX_MIGRATETYPE)?;
+    let migratetype = fields.decimal("MT, 0 to 15", MAX_MIGRATETYPE)? as u8;
     let gfp = fields.id("GFP, a number below 65536")?;
     fields.end()?;
     Ok(Line::Event {
+        delta_ns,
         cpu,
-        action: Action::AllocatePages { frame, order },
+        action: Action::AllocatePages { frame, order, migratetype },
         gfp: Some(gfp),
         site: None,
     })
 }
 
 fn page_free(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
-    let cpu = fields.time_and_cpu()?;
+    let (delta_ns, cpu) = fields.time_and_cpu()?;
     let frame = fields.frame()?;
     let order = fields.order()?;
     fields.end()?;
-    Ok(Line::Event { cpu, action: Action::FreePages { frame, order }, gfp: None, site: None })
+    Ok(Line::Event {
+        delta_ns,
+        cpu,
+        action: Action::FreePages { frame, order },
+        gfp: None,
+        site: None,
+    })
 }
 
 fn fallback_note(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
-    fields.time_and_cpu()?;
+    let (delta_ns, _) = fields.time_and_cpu()?;
     fields.frame()?;
     fields.order()?;
     fields.order()?;
     fields.decimal("AMT, 0 to 15", MAX_MIGRATETYPE)?;
     fields.decimal("FMT, 0 to 15", MAX_MIGRATETYPE)?;
     fields.end()?;
-    Ok(Line::FallbackNote)
+    Ok(Line::FallbackNote { delta_ns })
 }
 
 fn name(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
@@ -187,9 +199,9 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn time_and_cpu(&mut self) -> Result<u16, Unexpected<'a>> {
-        self.decimal("DT, nanoseconds below 2^63", i64::MAX as u64)?;
-        Ok(self.decimal("CPU, 0 to 1023", u64::from(MAX_CPUS) - 1)? as u16)
+    fn time_and_cpu(&mut self) -> Result<(u64, u16), Unexpected<'a>> {
+        let delta_ns = self.decimal("DT, nanoseconds below 2^63", i64::MAX as u64)?;
+        Ok((delta_ns, self.decimal("CPU, 0 to 1023", u64::from(MAX_CPUS) - 1)? as u16))
     }
 
     fn address(&mut self) -> Result<u64, Unexpected<'a>> {
@@ -290,11 +302,13 @@ mod tests {
         assert_eq!(
             parse(b"a,5,1,10441f020,24,32,2,7"),
             Ok(Line::Event {
+                delta_ns: 5,
                 cpu: 1,
                 action: Action::AllocateBytes {
                     object: 0x1_0441_f020,
                     requested_bytes: 24,
-                    allocated_bytes: 32
+                    allocated_bytes: 32,
+                    site: 7
                 },
                 gfp: Some(2),
                 site: Some(7)
@@ -303,6 +317,7 @@ mod tests {
         assert_eq!(
             parse(b"A,5,1,ff,184,192,0,2"),
             Ok(Line::Event {
+                delta_ns: 5,
                 cpu: 1,
                 action: Action::AllocateObject {
                     object: 0xff,
@@ -318,20 +333,20 @@ mod tests {
         for line in [&b"f,5,0,80"[..], b"F,5,0,80"] {
             assert_eq!(
                 parse(line),
-                Ok(Line::Event { cpu: 0, action: free, gfp: None, site: None })
+                Ok(Line::Event { delta_ns: 5, cpu: 0, action: free, gfp: None, site: None })
             );
         }
-        let action = Action::AllocatePages { frame: 0x17798d, order: 3 };
+        let action = Action::AllocatePages { frame: 0x17798d, order: 3, migratetype: 0 };
         assert_eq!(
             parse(b"p,17578,1,17798d,3,0,3"),
-            Ok(Line::Event { cpu: 1, action, gfp: Some(3), site: None })
+            Ok(Line::Event { delta_ns: 17578, cpu: 1, action, gfp: Some(3), site: None })
         );
         let action = Action::FreePages { frame: 0x17798d, order: 3 };
         assert_eq!(
             parse(b"P,17578,1,17798d,3"),
-            Ok(Line::Event { cpu: 1, action, gfp: None, site: None })
+            Ok(Line::Event { delta_ns: 17578, cpu: 1, action, gfp: None, site: None })
         );
-        assert_eq!(parse(b"x,1,0,2a00,0,9,0,1"), Ok(Line::FallbackNote));
+        assert_eq!(parse(b"x,1,0,2a00,0,9,0,1"), Ok(Line::FallbackNote { delta_ns: 1 }));
         assert_eq!(parse(b"!s,3,a,b"), Ok(Line::SiteName { id: 3, text: b"a,b" }));
         assert_eq!(parse(b"!g,0,GFP_KERNEL"), Ok(Line::GfpName { id: 0, text: b"GFP_KERNEL" }));
         assert_eq!(parse(b"#"), Ok(Line::Comment));

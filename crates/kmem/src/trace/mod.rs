@@ -23,3 +23,28 @@ pub mod names;
 pub mod reader;
 pub mod source;
 mod zstd;
+#[cfg(feature = "zstd-c")]
+mod zstd_c;
+#[cfg(not(feature = "zstd-c"))]
+mod zstd_rust;
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+/// First words of a plain trace.
+pub const HEADER: &str = "# kmem-compact";
+
+/// Returns whether there is a file at `path` that begins as a trace does, plain or in zstd frames.
+pub fn is_trace(path: &Path) -> bool {
+    let mut start = Vec::new();
+    let file = File::open(path).ok().filter(|file| {
+        // A pipe would wait for somebody to write.
+        file.metadata().is_ok_and(|about| about.is_file())
+    });
+    let read = file.map(|file| file.take(HEADER.len() as u64).read_to_end(&mut start));
+    read.is_some_and(|read| read.is_ok())
+        && !start.is_empty()
+        && (start.starts_with(HEADER.as_bytes())
+            || (start.len() >= zstd::MAGIC_BYTES && zstd::is_zstd(&start)))
+}

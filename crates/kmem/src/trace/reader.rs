@@ -18,6 +18,7 @@ pub const EVENTS_PER_BATCH: usize = 4096;
 
 /// Lines a batch spans at most, so that a stretch without events still makes progress.
 const LINES_PER_BATCH: u64 = 1 << 16;
+const _: () = assert!(LINES_PER_BATCH <= 1 << u16::BITS, "`line_in_batch` holds each");
 
 const BUFFER_BYTES: usize = 256 << 10;
 const _: () = assert!(BUFFER_BYTES > 2 * MAX_LINE_BYTES);
@@ -27,6 +28,8 @@ const _: () = assert!(BUFFER_BYTES > 2 * MAX_LINE_BYTES);
 pub struct Batch {
     /// Line number, from 1, that `line_in_batch` of each event counts from.
     pub first_line: u64,
+    /// Nanoseconds from the trace's begin to the end of the batch before, that `micros_in_batch` of each event counts from.
+    pub start_ns: u64,
     /// At most [`EVENTS_PER_BATCH`] events in trace order.
     pub events: Vec<Event>,
     /// Names of call sites and caches given in this stretch. Giving one earlier than its line is harmless: no event
@@ -43,6 +46,8 @@ pub struct TraceReader<T> {
     at_end: bool,
     /// Lines parsed.
     lines: u64,
+    /// Sum of DT so far, in nanoseconds.
+    now_ns: u64,
     sites: Names,
     gfps: Names,
 }
@@ -56,6 +61,7 @@ impl<T: Text> TraceReader<T> {
             unparsed: 0..0,
             at_end: false,
             lines: 0,
+            now_ns: 0,
             sites: Names::default(),
             gfps: Names::default(),
         }
@@ -69,6 +75,7 @@ impl<T: Text> TraceReader<T> {
         batch.events.clear();
         batch.new_names.clear();
         batch.first_line = self.lines + 1;
+        batch.start_ns = self.now_ns;
         while batch.events.len() < EVENTS_PER_BATCH
             && self.lines + 1 - batch.first_line < LINES_PER_BATCH
         {
@@ -100,17 +107,24 @@ impl<T: Text> TraceReader<T> {
         self.lines += 1;
         let line = &self.buffer[line];
         let complaint = match parse(line) {
-            Ok(Line::Event { cpu, action, gfp, site }) => {
+            Ok(Line::Event { delta_ns, cpu, action, gfp, site }) => {
+                self.now_ns = self.now_ns.saturating_add(delta_ns);
                 if gfp.is_none_or(|id| self.gfps.name(id).is_some())
                     && site.is_none_or(|id| self.sites.name(id).is_some())
                 {
-                    let line_in_batch = (self.lines - batch.first_line) as u32;
-                    batch.events.push(Event { line_in_batch, cpu, action });
+                    let line_in_batch = (self.lines - batch.first_line) as u16;
+                    let micros = (self.now_ns - batch.start_ns) / 1000;
+                    let micros_in_batch = u32::try_from(micros).unwrap_or(u32::MAX);
+                    batch.events.push(Event { micros_in_batch, line_in_batch, cpu, action });
                     return Ok(());
                 }
                 unknown_name(&self.gfps, gfp, site)
             }
-            Ok(Line::FallbackNote | Line::Comment) => return Ok(()),
+            Ok(Line::FallbackNote { delta_ns }) => {
+                self.now_ns = self.now_ns.saturating_add(delta_ns);
+                return Ok(());
+            }
+            Ok(Line::Comment) => return Ok(()),
             Ok(Line::GfpName { id, text }) => match self.gfps.define(id, text) {
                 Ok(()) => return Ok(()),
                 Err(mismatch) => mismatch,
@@ -201,7 +215,7 @@ mod tests {
         let mut batch = Batch::default();
         assert_eq!(reader.read_batch(&mut batch), Ok(false));
         let action = super::super::event::Action::FreePages { frame: 0, order: 3 };
-        assert_eq!(batch.events, [Event { line_in_batch: 0, cpu: 0, action }]);
+        assert_eq!(batch.events, [Event { micros_in_batch: 0, line_in_batch: 0, cpu: 0, action }]);
     }
 
     #[test]

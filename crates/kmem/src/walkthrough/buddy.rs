@@ -12,7 +12,7 @@ use page_frame::{DirectMap, FrameNumber, Order, SingleCpu};
 use crate::simulated::Simulated;
 
 use super::script::{Operation, example};
-use super::style::{Ink, Style};
+use crate::picture::style::{Ink, Style};
 
 /// The frames of the example.
 const FRAMES: usize = 16;

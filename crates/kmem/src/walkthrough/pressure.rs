@@ -12,8 +12,9 @@ use hosted::Threads;
 use page_frame::{OutOfMemory, PAGE_SIZE, Reclaiming, Shrink, ShrinkList};
 use slab::{Cache, Registry};
 
-use super::style::{Ink, Style, counted};
 use crate::backed::{Backed, CountedBuddy};
+use crate::picture::style::{Ink, Style};
+use crate::picture::text::counted;
 
 /// Memory of the walkthrough; a page is a column.
 const MEMORY_PAGES: usize = 64;

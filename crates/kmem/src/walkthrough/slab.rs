@@ -13,8 +13,9 @@ use buddy::Mode;
 use page_frame::{Order, PAGE_SIZE, SingleCpu};
 use slab::{Cache, Geometry, Registry, SlabView};
 
-use super::style::{Ink, Style, counted};
 use crate::backed::{Backed, CountedBuddy};
+use crate::picture::style::{Ink, Style};
+use crate::picture::text::counted;
 
 /// Memory of the walkthrough.
 const MEMORY_PAGES: usize = 64;

@@ -3,6 +3,7 @@
 use std::io::{self, Write};
 
 use super::outcome::Outcome;
+use crate::picture::text::thousands;
 
 /// Caches that are listed.
 const BUSIEST: usize = 10;
@@ -91,27 +92,4 @@ fn row(out: &mut dyn Write, what: &str, number: u64, unit: &str) -> io::Result<(
 fn splits(out: &mut dyn Write, (splits, merges): (usize, usize)) -> io::Result<()> {
     let merges = thousands(merges as u64);
     row(out, "blocks split", splits as u64, &format!("times ({merges} merges)"))
-}
-
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_are_grouped_by_thousands() {
-        let grouped = [0, 999, 1_000, 1_234_567].map(thousands);
-        assert_eq!(grouped, ["0", "999", "1,000", "1,234,567"]);
-    }
 }

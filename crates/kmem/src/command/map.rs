@@ -1,0 +1,62 @@
+//! `kmem map`: memory at the end of a trace as heat maps.
+
+use std::io::{Write, stdout};
+
+use clap::{Arg, ArgMatches, Command};
+use kmem::map::{Map, by_mobility, by_order, by_owner};
+use kmem::picture::painted;
+use kmem::picture::style::Style;
+use kmem::replay::pipeline::Options;
+
+use super::{Failure, Screen, folder, inputs, path, replay, traces, write_into};
+
+pub(super) fn command() -> Command {
+    Command::new("map")
+        .about("Show memory at the end of a trace: by free block, by use, by owner")
+        .arg(inputs(
+            "Compact traces, plain or zstd, - for standard input [default: the bundled one]",
+        ))
+        .arg(
+            Arg::new("by")
+                .long("by")
+                .value_name("WHAT")
+                .value_delimiter(',')
+                .value_parser(["order", "mobility", "owner"])
+                .default_value("owner,mobility,order")
+                .help("Which maps"),
+        )
+        .arg(replay::memory())
+        .arg(replay::cpus())
+        .arg(folder("svg", "Write the maps as pictures, instead of showing them"))
+}
+
+pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
+    let options = Options { checks: false, cpus: matches.get_one("cpus").copied() };
+    let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
+    let machine = replay::Machine { memory_bytes, options };
+    let names = matches.get_many::<String>("by").unwrap_or_default();
+    let names: Vec<&str> = names.map(String::as_str).collect();
+    let mut out = stdout().lock();
+    for source in traces(matches) {
+        let replay = replay::play(source?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+        for (index, name) in names.iter().enumerate() {
+            let map: Map = match *name {
+                "order" => by_order(replay.pages.target()),
+                "mobility" => by_mobility(replay.pages.target()),
+                _ => by_owner(replay.objects.target()),
+            };
+            if let Some(folder) = path(matches, "svg") {
+                let mut text = Vec::new();
+                map.draw(&mut text, &Style::still(true))?;
+                let svg = painted::svg(&String::from_utf8_lossy(&text), name);
+                write_into(folder, &format!("map-{name}"), "svg", &svg.standalone())?;
+                continue;
+            }
+            if index > 0 {
+                writeln!(out)?;
+            }
+            map.draw(&mut out, &Style::still(screen.colour))?;
+        }
+    }
+    Ok(out.flush()?)
+}

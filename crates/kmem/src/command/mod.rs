@@ -1,0 +1,221 @@
+//! The commands, one a file: each declares its arguments, and says what it does with terminal, files and the library.
+
+mod check;
+mod completions;
+mod frag;
+mod import;
+mod map;
+mod plan;
+mod replay;
+mod terminal;
+mod top;
+mod tour;
+mod walkthrough;
+
+use std::fs::File;
+use std::io::{self, IsTerminal, Write, stdout};
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use kmem::input_error::{InputError, Mismatch};
+use kmem::replay::pipeline::ReplayError;
+use kmem::trace::source::Source;
+
+/// Why a command did not end well.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// Something was found that should not be; the output says what.
+    Findings,
+    /// An input is wrong.
+    Input(InputError),
+    /// Something could not be written, or the system gave no memory.
+    System(io::Error),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::System(error)
+    }
+}
+
+impl From<InputError> for Failure {
+    fn from(error: InputError) -> Self {
+        Self::Input(error)
+    }
+}
+
+impl From<ReplayError> for Failure {
+    fn from(error: ReplayError) -> Self {
+        match error {
+            ReplayError::Input(error) => Self::Input(error),
+            ReplayError::System(error) => Self::System(error),
+        }
+    }
+}
+
+/// What all commands are told alike.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Screen {
+    /// Whether standard output gets colours.
+    pub(crate) colour: bool,
+    /// Whether progress is not shown.
+    pub(crate) quiet: bool,
+}
+
+/// A command's arguments, and what it does with them.
+type Entry = (fn() -> Command, fn(&ArgMatches, Screen) -> Result<(), Failure>);
+
+const COMMANDS: [Entry; 9] = [
+    (walkthrough::command, walkthrough::run),
+    (replay::command, replay::run),
+    (import::command, import::run),
+    (check::command, check::run),
+    (map::command, map::run),
+    (frag::command, frag::run),
+    (plan::command, plan::run),
+    (top::command, top::run),
+    (completions::command, completions::run),
+];
+
+/// Does what the command line says; on a usage error, or when help was asked for, ends the program.
+pub(crate) fn run() -> Result<(), Failure> {
+    let matches = command().get_matches();
+    let screen = Screen { colour: has_colour(&matches), quiet: matches.get_flag("quiet") };
+    let Some((name, arguments)) = matches.subcommand() else { return tour::run(screen) };
+    let named = COMMANDS.iter().find(|(command, _)| command().get_name() == name);
+    let (_, run) = named.expect("clap knows these commands only");
+    run(arguments, screen)
+}
+
+fn command() -> Command {
+    Command::new("kmem")
+        .about("Look at memory: pictures drawn from the live state of the allocators")
+        .version(env!("CARGO_PKG_VERSION"))
+        .after_help(
+            "Without a command: the tour.\n\
+             Exit status: 0 fine, 1 something was found, 2 the command line or an input is wrong.",
+        )
+        .arg(
+            Arg::new("color")
+                .long("color")
+                .value_name("WHEN")
+                .value_parser(["auto", "always", "never"])
+                .default_value("auto")
+                .global(true)
+                .help("Colours; auto is on terminals, without NO_COLOR"),
+        )
+        .arg(
+            Arg::new("quiet")
+                .long("quiet")
+                .short('q')
+                .action(ArgAction::SetTrue)
+                .global(true)
+                .help("Show no progress"),
+        )
+        .subcommands(COMMANDS.map(|(command, _)| command()))
+}
+
+/// Ends the program with a usage error of `command`.
+fn refuse(command: Command, kind: ErrorKind, why: impl std::fmt::Display) -> ! {
+    let name = format!("kmem {}", command.get_name());
+    command.bin_name(name).error(kind, why).exit()
+}
+
+fn has_colour(matches: &ArgMatches) -> bool {
+    match matches.get_one::<String>("color").map(String::as_str) {
+        Some("always") => true,
+        Some("never") => false,
+        _ => {
+            let is_unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
+            stdout().is_terminal() && is_unset("NO_COLOR")
+        }
+    }
+}
+
+/// An option that names a file.
+fn file(name: &'static str, help: &'static str) -> Arg {
+    Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+}
+
+/// An option that names a folder.
+fn folder(name: &'static str, help: &'static str) -> Arg {
+    file(name, help).value_name("DIR")
+}
+
+/// The inputs of a command.
+fn inputs(help: &'static str) -> Arg {
+    Arg::new("FILE").num_args(0..).value_parser(value_parser!(PathBuf)).help(help)
+}
+
+fn path<'m>(matches: &'m ArgMatches, name: &str) -> Option<&'m Path> {
+    matches.get_one::<PathBuf>(name).map(PathBuf::as_path)
+}
+
+fn paths(matches: &ArgMatches) -> Vec<&Path> {
+    matches.get_many::<PathBuf>("FILE").unwrap_or_default().map(PathBuf::as_path).collect()
+}
+
+/// Opens the traces one after the other; without one, the bundled one.
+fn traces(matches: &ArgMatches) -> Box<dyn Iterator<Item = Result<Source, InputError>> + '_> {
+    let paths = paths(matches);
+    match paths.is_empty() {
+        true => Box::new(std::iter::once_with(kmem::bundled::source)),
+        false => Box::new(paths.into_iter().map(Source::open)),
+    }
+}
+
+/// Writes a file, but never over a recording: `--json` before a trace would take its name for the output's.
+fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    if kmem::trace::is_trace(path) {
+        let mismatch = Mismatch::new("a file to write", "a recorded trace, which stays as it is");
+        return Err(mismatch.in_file(&path.to_string_lossy()).into());
+    }
+    let written = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
+    written.map_err(|error| {
+        Mismatch::new("a file that can be written", error.to_string())
+            .in_file(&path.to_string_lossy())
+            .into()
+    })
+}
+
+/// Writes `folder/name.extension`, making the folder.
+fn write_into(folder: &Path, name: &str, extension: &str, text: &str) -> Result<(), Failure> {
+    std::fs::create_dir_all(folder).map_err(|error| {
+        Mismatch::new("a folder that can be made", error.to_string())
+            .in_file(&folder.to_string_lossy())
+    })?;
+    write_file(&folder.join(format!("{name}.{extension}")), text)
+}
+
+/// Reads `4G`, `512M`, `2048K` or a number of bytes.
+fn bytes(text: &str) -> Option<usize> {
+    let (digits, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
+        _ => (text, 0),
+    };
+    digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(
+            (bytes("4G"), bytes("1024k"), bytes("7")),
+            (Some(4 << 30), Some(1 << 20), Some(7))
+        );
+        for wrong in ["", "G", "-1", "4T", "99999999999999999999G", "ä"] {
+            assert!(bytes(wrong).is_none(), "{wrong}");
+        }
+    }
+}

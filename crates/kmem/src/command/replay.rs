@@ -1,0 +1,307 @@
+//! `kmem replay`: recorded kernel traces through the allocators.
+
+use std::fs::File;
+use std::io::{BufReader, Write, stdout};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use kmem::input_error::Mismatch;
+use kmem::picture::painted;
+use kmem::replay::buddy_pages::BuddyPages;
+use kmem::replay::json::json;
+use kmem::replay::outcome::Outcome;
+use kmem::replay::pipeline::{self, Options, Replay};
+use kmem::replay::rivals::ALL;
+use kmem::replay::screen;
+use kmem::replay::stack::Stack;
+use kmem::replay::target::{ObjectTarget, PageTarget};
+use kmem::replay::timed::Timed;
+use kmem::replay::timeline::Timeline;
+use kmem::report::compare::compare;
+use kmem::report::table::Table;
+use kmem::report::{self, html};
+use kmem::trace::source::{Source, Text};
+use kmem::{buddyinfo, bundled, pagetypeinfo, slabinfo};
+
+use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_file, write_into};
+
+/// What a replay has at its disposal.
+#[derive(Clone, Copy)]
+pub(super) struct Machine {
+    pub(super) memory_bytes: usize,
+    pub(super) options: Options,
+}
+
+/// Options that write a file of one trace.
+const OF_ONE: [&str; 7] =
+    ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
+/// Width of charts as files, in pixels.
+const SVG_WIDTH: f64 = 760.0;
+/// Progress bars are drawn at most once in so many events.
+const EVENTS_PER_TICK: u64 = 1 << 16;
+/// Enough for a registry and a few caches.
+const MIN_MEMORY_BYTES: usize = 1 << 20;
+/// More than any recorded machine has.
+const MAX_MEMORY_BYTES: usize = 1 << 40;
+/// CPUs that a trace may have.
+const MAX_CPUS: i64 = kmem::trace::event::MAX_CPUS as i64;
+
+pub(super) fn command() -> Command {
+    Command::new("replay")
+        .about("Replay recorded kernel traces through the allocators")
+        .after_help(
+            "Exit status: 0 fine, 1 an allocator did something wrong, 2 the command line or a trace is wrong.",
+        )
+        .arg(inputs(
+            "Compact traces, plain or zstd, - for standard input [default: the bundled one]",
+        ))
+        .arg(
+            Arg::new("no-check")
+                .long("no-check")
+                .action(ArgAction::SetTrue)
+                .help("Do not write a pattern into every object and check it when freed"),
+        )
+        .arg(memory())
+        .arg(cpus())
+        .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
+        .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
+        .arg(folder("svg", "Write each chart and map as a picture"))
+        .arg(
+            Arg::new("against")
+                .long("against")
+                .value_name("NAME,...")
+                .value_delimiter(',')
+                .value_parser(ALL)
+                .help("Replay on these allocators too and compare"),
+        )
+        .arg(file("kernel-slabinfo", "The recorded kernel's /proc/slabinfo, shown beside ours in the report"))
+        .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
+        .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
+        .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"))
+        .arg(file("pagetypeinfo", "Write the same by mobility, as /proc/pagetypeinfo"))
+}
+
+/// The option that says how much memory there is.
+pub(super) fn memory() -> Arg {
+    Arg::new("memory")
+        .long("memory")
+        .visible_alias("mem")
+        .value_name("SIZE")
+        .value_parser(size)
+        .default_value("4G")
+        .help("Memory for object events, and the same again for page events (K, M, G)")
+}
+
+/// The option that says how many CPUs there are.
+pub(super) fn cpus() -> Arg {
+    Arg::new("cpus")
+        .long("cpus")
+        .value_name("N")
+        .value_parser(value_parser!(u16).range(1..=MAX_CPUS))
+        .help("CPU slots; events of higher CPUs share them [default: as many as the trace has]")
+}
+
+fn size(text: &str) -> Result<usize, String> {
+    super::bytes(text)
+        .filter(|bytes| (MIN_MEMORY_BYTES..=MAX_MEMORY_BYTES).contains(bytes))
+        .ok_or_else(|| "a size from 1M to 1024G".to_owned())
+}
+
+/// Replays each trace and writes what was asked for.
+pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
+    let options =
+        Options { checks: !matches.get_flag("no-check"), cpus: matches.get_one("cpus").copied() };
+    let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
+    let many = matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1);
+    if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
+        refuse(command(), ErrorKind::ArgumentConflict, format!("--{name} goes with one trace"));
+    }
+    let mut outcomes = Vec::new();
+    for source in traces(matches) {
+        let machine = Machine { memory_bytes, options };
+        let is_reported =
+            ["report", "svg", "csv", "against"].iter().any(|name| matches.contains_id(name));
+        outcomes.push(match is_reported {
+            true => reported(source?, machine, matches, screen)?,
+            false => {
+                let replay = play(source?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+                write_states(matches, replay.objects.target(), replay.pages.target())?;
+                replay.finish()
+            }
+        });
+    }
+    conclude(&outcomes, path(matches, "json"), screen)
+}
+
+/// Replays the bundled trace.
+pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
+    let options = Options { checks: true, cpus: None };
+    let machine = Machine { memory_bytes: 4 << 30, options };
+    let replay = play(bundled::source()?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    conclude(&[replay.finish()], None, screen)
+}
+
+/// Replays with every operation timed, and writes the report's files.
+fn reported(
+    source: Source,
+    machine: Machine,
+    matches: &ArgMatches,
+    screen: Screen,
+) -> Result<Outcome, Failure> {
+    let kernel = path(matches, "kernel-slabinfo").map(|path| {
+        let name = path.to_string_lossy();
+        let file = File::open(path)
+            .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name));
+        slabinfo::read(&name, BufReader::new(file?))
+    });
+    let kernel = kernel.transpose()?;
+    let comparison = against(&source, machine, matches)?;
+    let mut timeline = Timeline::default();
+    let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
+    let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
+    timeline.end(&replay);
+    let (objects, pages) = (replay.objects.target(), replay.pages.target());
+    write_states(matches, objects.inner(), pages.inner())?;
+    let mut report = report::gather(replay, &timeline, kernel.as_deref());
+    report.tables.extend(comparison);
+    if let Some(path) = path(matches, "report") {
+        write_file(path, &html::page(&report))?;
+    }
+    if let Some(folder) = path(matches, "csv") {
+        for chart in &report.charts {
+            write_into(folder, chart.name, "csv", &chart.csv())?;
+        }
+        for table in &report.tables {
+            write_into(folder, table.name, "csv", &table.csv())?;
+        }
+    }
+    if let Some(folder) = path(matches, "svg") {
+        for chart in &report.charts {
+            write_into(folder, chart.name, "svg", &chart.svg(SVG_WIDTH).standalone())?;
+        }
+        for (name, map) in &report.maps {
+            write_into(folder, name, "svg", &painted::svg(map, name).standalone())?;
+        }
+    }
+    Ok(report.outcome)
+}
+
+/// Replays the trace on other allocators, when some are named.
+fn against(
+    source: &Source,
+    machine: Machine,
+    matches: &ArgMatches,
+) -> Result<Option<Table>, Failure> {
+    let Some(rivals) = matches.get_many::<String>("against") else { return Ok(None) };
+    let rivals: Vec<_> = rivals.cloned().collect();
+    let name = source.name();
+    if name == "-" {
+        let mismatch =
+            Mismatch::new("a trace that can be read again for each allocator", "a stream");
+        return Err(mismatch.in_file(name).into());
+    }
+    let reopen = || match matches.contains_id("FILE") {
+        true => Source::open(Path::new(name)),
+        false => bundled::source(),
+    };
+    let Machine { memory_bytes, options } = machine;
+    Ok(Some(compare(&reopen, &rivals, memory_bytes, options)?))
+}
+
+/// Writes the states at the end of the trace that were asked for.
+fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Result<(), Failure> {
+    if let Some(path) = path(matches, "slabinfo") {
+        write_file(path, &stack.slabinfo())?;
+    }
+    if let Some(path) = path(matches, "buddyinfo") {
+        write_file(path, &buddyinfo::line(0, "Normal", &pages.free_counts().unwrap_or_default()))?;
+    }
+    if let Some(path) = path(matches, "pagetypeinfo") {
+        write_file(path, &pagetypeinfo::text(0, "Normal", &pages.free_counts_by_mobility()))?;
+    }
+    Ok(())
+}
+
+/// Replays `source` on both our stacks, which `dress` may put into others.
+pub(super) fn play<T: ObjectTarget, P: PageTarget>(
+    source: Source,
+    machine: Machine,
+    screen: Screen,
+    dress: impl FnOnce(Stack, BuddyPages) -> (T, P),
+    mut watch: impl FnMut(&Replay<T, P>),
+) -> Result<Replay<T, P>, Failure> {
+    let bar = progress_bar(source.size_bytes(), screen);
+    let mut next_tick = 0;
+    let frames = machine.memory_bytes / page_frame::PAGE_SIZE;
+    let played = pipeline::replay(
+        source,
+        machine.options,
+        |cpus| Ok(dress(Stack::new(machine.memory_bytes, cpus)?, BuddyPages::new(frames, cpus)?)),
+        |replay, bytes| {
+            if replay.events() >= next_tick {
+                next_tick = replay.events() + EVENTS_PER_TICK;
+                bar.set_position(bytes);
+            }
+            watch(replay);
+            ControlFlow::Continue(())
+        },
+    );
+    bar.finish_and_clear();
+    Ok(played?)
+}
+
+/// Returns a bar on standard error, which draws nothing where that is no terminal.
+fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
+    let target = match screen.quiet {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    };
+    let bar = ProgressBar::with_draw_target(size_bytes, target);
+    let template = match size_bytes {
+        Some(_) => "  replaying {bar:50} {percent:>3} %",
+        None => "  replaying {spinner} {bytes}",
+    };
+    let style = ProgressStyle::with_template(template);
+    bar.set_style(style.expect("the template is well formed"));
+    bar
+}
+
+/// Writes reports and JSON, and says whether everything was right.
+fn conclude(outcomes: &[Outcome], json_path: Option<&Path>, screen: Screen) -> Result<(), Failure> {
+    let json_alone = json_path.is_some_and(|path| path == Path::new("-"));
+    let mut out = stdout().lock();
+    if json_alone {
+        out.write_all(json(outcomes).as_bytes())?;
+    } else {
+        for (index, outcome) in outcomes.iter().enumerate() {
+            if index > 0 {
+                writeln!(out)?;
+            }
+            screen::report(&mut out, outcome, screen.colour)?;
+        }
+        if let Some(path) = json_path {
+            write_file(path, &json(outcomes))?;
+        }
+    }
+    out.flush()?;
+    match outcomes.iter().all(Outcome::is_sound) {
+        true => Ok(()),
+        false => Err(Failure::Findings),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_limits() {
+        assert_eq!((size("1024K"), size("1024G")), (Ok(1 << 20), Ok(1 << 40)));
+        for wrong in ["1048575", "1025G", "x"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+    }
+}

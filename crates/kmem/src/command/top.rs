@@ -1,0 +1,191 @@
+//! `kmem top`: caches as they are, again and again.
+
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Write, stdout};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use kmem::input_error::Mismatch;
+use kmem::replay::buddy_pages::BuddyPages;
+use kmem::replay::pipeline::{self, Options};
+use kmem::replay::stack::Stack;
+use kmem::slabinfo::{self, Line};
+use kmem::top::{Sort, screen};
+use kmem::trace::source::Source;
+
+use super::terminal::{Key, Terminal};
+use super::{Failure, Screen};
+
+/// Memory of a replay that is watched.
+const MEMORY_BYTES: usize = 4 << 30;
+/// How often a replay that is watched shows its state.
+const REFRESH: Duration = Duration::from_millis(100);
+/// Name by which the bundled trace is asked for.
+const BUNDLED: &str = "bundled";
+
+pub(super) fn command() -> Command {
+    Command::new("top")
+        .about("Watch caches as slabtop does: the kernel's, a program's, or those of a replay")
+        .after_help(
+            "Keys: a b c l v n o p s u sort, Space refreshes, q quits.\n\
+             a active objects, b objects per slab, c cache size, l slabs, v active slabs,\n\
+             n name, o objects, p pages per slab, s object size, u use",
+        )
+        .arg(
+            Arg::new("FILE")
+                .value_parser(value_parser!(std::path::PathBuf))
+                .default_value("/proc/slabinfo")
+                .help("A file in slabinfo's format that is read again and again"),
+        )
+        .arg(
+            Arg::new("replay")
+                .long("replay")
+                .value_name("TRACE")
+                .num_args(0..=1)
+                .default_missing_value(BUNDLED)
+                .help("Watch a replay of this trace instead, at its own pace [without a name: the bundled one]"),
+        )
+        .arg(
+            Arg::new("sort")
+                .long("sort")
+                .short('s')
+                .value_name("KEY")
+                .value_parser(["a", "b", "c", "l", "v", "n", "o", "p", "s", "u"])
+                .default_value("o")
+                .help("By what to sort"),
+        )
+        .arg(
+            Arg::new("once")
+                .long("once")
+                .short('o')
+                .action(ArgAction::SetTrue)
+                .help("Show the caches once; of a replay at its end"),
+        )
+        .arg(
+            Arg::new("delay")
+                .long("delay")
+                .short('d')
+                .value_name("SECONDS")
+                .value_parser(value_parser!(f32))
+                .default_value("3")
+                .help("Time between two looks"),
+        )
+}
+
+pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
+    let key = matches.get_one::<String>("sort").and_then(|key| key.chars().next());
+    let mut sort = key.and_then(Sort::of).unwrap_or_default();
+    let seconds = matches.get_one::<f32>("delay").copied().unwrap_or(3.0);
+    let delay = Duration::try_from_secs_f32(seconds.max(0.1)).unwrap_or(Duration::MAX);
+    let file = super::path(matches, "FILE").expect("the argument has a default");
+    let once = matches.get_flag("once") || !stdout().is_terminal();
+    let source = match matches.get_one::<String>("replay") {
+        Some(trace) if trace == BUNDLED => Some(kmem::bundled::source()?),
+        Some(trace) => Some(Source::open(Path::new(trace))?),
+        None => None,
+    };
+    let watched = source.map(|source| Watched::start(source, once)).transpose()?;
+    let look = || match &watched {
+        Some(watched) => watched.look(),
+        None => read(file),
+    };
+    if once {
+        let lines = match watched {
+            Some(watched) => watched.wait()?,
+            None => read(file)?,
+        };
+        let mut out = stdout().lock();
+        for line in screen(lines, sort) {
+            writeln!(out, "{line}")?;
+        }
+        return Ok(out.flush()?);
+    }
+    // The first look is taken before the screen is, so that an error is seen.
+    let mut lines = look()?;
+    let mut terminal = Terminal::enter()?;
+    loop {
+        terminal.draw(&screen(lines, sort))?;
+        match terminal.key(if watched.is_some() {
+            delay.min(Duration::from_secs(1))
+        } else {
+            delay
+        })? {
+            Some(Key::Quit) => return Ok(()),
+            Some(Key::Letter(letter)) => sort = Sort::of(letter).unwrap_or(sort),
+            None => {}
+        }
+        lines = look()?;
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<Line>, Failure> {
+    let name = path.to_string_lossy();
+    let file = File::open(path)
+        .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
+    Ok(slabinfo::read(&name, BufReader::new(file))?)
+}
+
+/// A replay on another thread, which shows its caches now and then.
+struct Watched {
+    shown: Arc<Mutex<String>>,
+    thread: std::thread::JoinHandle<Result<(), Failure>>,
+}
+
+impl Watched {
+    /// Begins to replay; `at_once` without keeping to the trace's own pace.
+    fn start(source: Source, at_once: bool) -> io::Result<Self> {
+        let shown = Arc::new(Mutex::new(String::new()));
+        let to_show = Arc::clone(&shown);
+        let thread = std::thread::Builder::new()
+            .name("replay".into())
+            .spawn(move || replay(source, at_once, &to_show))?;
+        Ok(Self { shown, thread })
+    }
+
+    fn look(&self) -> Result<Vec<Line>, Failure> {
+        // A thread that panicked has left the text of before.
+        let text = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match text.is_empty() {
+            true => Ok(Vec::new()),
+            false => Ok(slabinfo::read("the replay", text.as_bytes())?),
+        }
+    }
+
+    fn wait(self) -> Result<Vec<Line>, Failure> {
+        let Self { shown, thread } = self;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        let text = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Ok(slabinfo::read("the replay", text.as_bytes())?)
+    }
+}
+
+fn replay(source: Source, at_once: bool, shown: &Mutex<String>) -> Result<(), Failure> {
+    let started = Instant::now();
+    let mut last_shown = started;
+    let options = Options { checks: false, cpus: None };
+    let frames = MEMORY_BYTES / page_frame::PAGE_SIZE;
+    let show = |stack: &Stack| {
+        *shown.lock().unwrap_or_else(PoisonError::into_inner) = stack.slabinfo();
+    };
+    let replay = pipeline::replay(
+        source,
+        options,
+        |cpus| Ok((Stack::new(MEMORY_BYTES, cpus)?, BuddyPages::new(frames, cpus)?)),
+        |replay, _| {
+            let due = Duration::from_micros(replay.micros());
+            if !at_once {
+                std::thread::sleep(due.saturating_sub(started.elapsed()));
+                if last_shown.elapsed() > REFRESH {
+                    last_shown = Instant::now();
+                    show(replay.objects.target());
+                }
+            }
+            ControlFlow::Continue(())
+        },
+    )?;
+    show(replay.objects.target());
+    Ok(())
+}

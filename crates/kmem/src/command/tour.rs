@@ -1,0 +1,19 @@
+//! Without a command: all walkthroughs and the bundled trace, one after the other.
+
+use std::time::Duration;
+
+use kmem::picture::style::Rest;
+use kmem::walkthrough::Layer;
+
+use super::walkthrough::play;
+use super::{Failure, Screen, replay};
+
+/// How long a step stays on a terminal: the 45 steps take about ten seconds.
+const PAUSE: Duration = Duration::from_millis(220);
+
+pub(super) fn run(screen: Screen) -> Result<(), Failure> {
+    for layer in Layer::ALL {
+        play(layer, false, Rest::Pause(PAUSE), screen)?;
+    }
+    replay::bundled(screen)
+}

@@ -1,0 +1,83 @@
+//! `kmem walkthrough`: an allocator at work, step by step; on the terminal, as pictures, or as a page.
+
+use std::io::{IsTerminal, Write, stdout};
+use std::time::Duration;
+
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use kmem::picture::painted;
+use kmem::picture::style::{Rest, Style};
+use kmem::walkthrough::{self, Layer, pages};
+
+use super::{Failure, Screen, file, folder, path, write_file, write_into};
+
+/// How long a step stays on a terminal.
+const PAUSE: Duration = Duration::from_millis(900);
+/// The name of all walkthroughs together.
+const ALL: &str = "all";
+
+pub(super) fn command() -> Command {
+    let flag = |name, help| Arg::new(name).long(name).action(ArgAction::SetTrue).help(help);
+    let speed = Arg::new("speed")
+        .long("speed")
+        .value_name("FACTOR")
+        .value_parser(value_parser!(f32))
+        .help("How many times as fast as usual");
+    let arguments = [
+        flag("plain", "Print only the states, one a line"),
+        flag("step", "Wait for Enter after each step"),
+        speed,
+        folder("svg", "Write each step as a picture, instead of showing it"),
+        file("html", "Write all steps as one page, instead of showing them"),
+    ];
+    let layer = |name, about| Command::new(name).about(about).args(&arguments);
+    Command::new("walkthrough")
+        .about("Show an allocator at work, step by step")
+        .subcommand_required(true)
+        .subcommands(Layer::ALL.map(|each| layer(each.name(), each.about())))
+        .subcommand(layer(ALL, "All of them, one after the other"))
+}
+
+pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
+    let (name, matches) = matches.subcommand().expect("a walkthrough has a name");
+    let layers: Vec<_> =
+        Layer::ALL.into_iter().filter(|layer| name == ALL || name == layer.name()).collect();
+    let mut is_written = false;
+    if let Some(folder) = path(matches, "svg") {
+        is_written = true;
+        for layer in &layers {
+            for (index, step) in pages::steps(*layer)?.iter().enumerate() {
+                let name = format!("{}-{:02}", layer.name(), index + 1);
+                let svg = painted::svg(step, &pages::title(step));
+                write_into(folder, &name, "svg", &svg.standalone())?;
+            }
+        }
+    }
+    if let Some(path) = path(matches, "html") {
+        is_written = true;
+        write_file(path, &pages::html(&layers)?)?;
+    }
+    if is_written {
+        return Ok(());
+    }
+    let speed = matches.get_one::<f32>("speed").copied().filter(|speed| *speed > 0.0);
+    let pause = Duration::try_from_secs_f32(PAUSE.as_secs_f32() / speed.unwrap_or(1.0));
+    let rest = match matches.get_flag("step") {
+        true => Rest::Key,
+        false => Rest::Pause(pause.unwrap_or(PAUSE)),
+    };
+    for layer in layers {
+        play(layer, matches.get_flag("plain"), rest, screen)?;
+    }
+    Ok(())
+}
+
+pub(super) fn play(layer: Layer, plain: bool, rest: Rest, screen: Screen) -> Result<(), Failure> {
+    let rest = match rest {
+        Rest::Pause(_) if plain || !stdout().is_terminal() => Rest::None,
+        rest => rest,
+    };
+    let style = Style { plain, colour: screen.colour && !plain, rest };
+    let mut out = stdout().lock();
+    walkthrough::play(layer, &mut out, &style)?;
+    Ok(out.flush()?)
+}

@@ -1,0 +1,236 @@
+//! Reads `/proc/buddyinfo`, the kernel's or ours, and says in plain words what can still be had and why not more.
+//!
+//! How much of free memory a request cannot use is the index of [`buddy::Fragmentation`].
+
+use std::io::{self, BufRead, Write};
+
+use buddy::Fragmentation;
+use page_frame::{Order, PAGE_SIZE};
+
+use crate::input_error::{InputError, Mismatch, quoted};
+use crate::picture::style::{Ink, Style};
+use crate::picture::text::{counted, percent, size, thousands};
+
+/// Longest line that is read, in bytes.
+const MAX_LINE_BYTES: u64 = 4096;
+/// Zones that a file may have.
+const MAX_ZONES: usize = 4096;
+/// Free blocks of one order, at most: more than any machine has.
+const MAX_BLOCKS: usize = 1 << 40;
+/// The order that huge pages need: 2 MiB.
+const HUGE: u8 = 9;
+/// Free memory in pieces, when it is so many times a request that fails. The kernel's index is no help here: of single
+/// pages alone it says 0.5 to a request for two, however many there are.
+const PLENTY: usize = 4;
+
+/// The free blocks of a zone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Zone {
+    /// `Node 0, zone Normal`.
+    pub name: String,
+    /// How many of each order, from 0.
+    pub free_counts: Vec<usize>,
+}
+
+/// Reads the zones of a file, which errors call `file`.
+///
+/// # Errors
+/// The first line that is not as the kernel writes it, or a file without a zone.
+pub fn read(file: &str, mut from: impl BufRead) -> Result<Vec<Zone>, InputError> {
+    let mut zones = Vec::new();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        let mut limited = io::Read::take(&mut from, MAX_LINE_BYTES + 1);
+        let read = limited.read_until(b'\n', &mut line);
+        read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(file))?;
+        if line.is_empty() {
+            break;
+        }
+        let parsed = match line.len() as u64 > MAX_LINE_BYTES {
+            true => Err(Mismatch::new("a line of at most 4096 bytes", "a longer one")),
+            false => zone(line.trim_ascii()),
+        };
+        zones.push(parsed.map_err(|mismatch| mismatch.at_line(file, number))?);
+        if zones.len() > MAX_ZONES {
+            let mismatch = Mismatch::new(format!("at most {MAX_ZONES} zones"), "one more");
+            return Err(mismatch.at_line(file, number));
+        }
+    }
+    match zones.is_empty() {
+        true => Err(Mismatch::new("lines of /proc/buddyinfo", "an empty file").in_file(file)),
+        false => Ok(zones),
+    }
+}
+
+/// Reads `Node N, zone NAME COUNT...`.
+fn zone(line: &[u8]) -> Result<Zone, Mismatch> {
+    let wrong = || Mismatch::new("`Node N, zone NAME` and free blocks by order", quoted(line));
+    let text = std::str::from_utf8(line).map_err(|_| wrong())?;
+    let mut words = text.split_ascii_whitespace();
+    let mut word = || words.next().ok_or_else(wrong);
+    let (node, number, zone, name) = (word()?, word()?, word()?, word()?);
+    let number = number.strip_suffix(',').and_then(|number| number.parse::<u32>().ok());
+    let (true, Some(number)) = (node == "Node" && zone == "zone", number) else {
+        return Err(wrong());
+    };
+    let count = |word: &str| match word.parse::<usize>() {
+        Ok(count) if count <= MAX_BLOCKS => Ok(count),
+        _ => Err(Mismatch::new("a number of free blocks", quoted(word.as_bytes()))),
+    };
+    let free_counts = words.map(count).collect::<Result<Vec<_>, _>>()?;
+    if free_counts.is_empty() || free_counts.len() > Order::COUNT {
+        let found = format!("{} of them", free_counts.len());
+        return Err(Mismatch::new("free blocks of 1 to 19 orders", found));
+    }
+    Ok(Zone { name: format!("Node {number}, zone {}", name.escape_debug()), free_counts })
+}
+
+impl Zone {
+    /// Returns how a request of `order` sees the zone.
+    pub fn fragmentation(&self, order: Order) -> Fragmentation {
+        let counts = || (0_u32..).zip(&self.free_counts);
+        Fragmentation {
+            free_frames: counts().map(|(order, count)| count << order).sum(),
+            free_blocks: self.free_counts.iter().sum(),
+            fitting_blocks: counts()
+                .filter(|(found, _)| *found >= u32::from(order.get()))
+                .map(|(found, count)| count << (found - u32::from(order.get())))
+                .sum(),
+            pages: order.pages(),
+        }
+    }
+
+    /// Iterates over the orders that the zone has a column for.
+    fn orders(&self) -> impl Iterator<Item = Order> {
+        Order::all().take(self.free_counts.len())
+    }
+}
+
+/// Writes what a zone can still serve, at most 80 columns wide.
+///
+/// # Errors
+/// When `out` does not take the text.
+pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<()> {
+    let all = zone.fragmentation(Order::ZERO);
+    writeln!(
+        out,
+        "{}: {} free in {}",
+        style.paint(Ink::Caption, &zone.name),
+        size((all.free_frames * PAGE_SIZE) as u64),
+        counted(all.free_blocks, "block")
+    )?;
+    writeln!(out, "  order      size  free blocks  of free memory  can be had  out of reach")?;
+    for order in zone.orders() {
+        let seen = zone.fragmentation(order);
+        let count = zone.free_counts[order.index()];
+        let share = percent((count * order.pages()) as u64, all.free_frames as u64);
+        let unusable = percent(seen.unusable() as u64, 1000);
+        let bar = style.paint(Ink::Taken, &bar(count * order.pages(), all.free_frames));
+        let row = format!(
+            "  {:>5} {:>9}  {:>11}  {share:>14}  {:>10}  {unusable:>12}  {bar}",
+            order.get(),
+            size(order.bytes() as u64),
+            thousands(count as u64),
+            thousands(seen.fitting_blocks as u64),
+        );
+        writeln!(out, "{}", row.trim_end())?;
+    }
+    writeln!(out, "  {}", verdict(zone))
+}
+
+/// Returns what a person would say of the zone.
+pub fn verdict(zone: &Zone) -> String {
+    let all = zone.fragmentation(Order::ZERO);
+    let Some(largest) = zone.orders().filter(|order| zone.free_counts[order.index()] > 0).last()
+    else {
+        return "Nothing is free: every request has to wait for reclaim.".to_owned();
+    };
+    let top = zone.orders().last().unwrap_or(Order::ZERO);
+    let mut text = match largest == top {
+        true => format!("Requests of every order up to {} can be had.", top.get()),
+        false => format!(
+            "Requests up to order {} ({}) can be had; from order {} on they fail,",
+            largest.get(),
+            size(largest.bytes() as u64),
+            largest.get() + 1
+        ),
+    };
+    let next = Order::new(largest.get() + 1).filter(|_| largest < top);
+    if let Some(next) = next {
+        let times = all.free_frames / next.pages();
+        let why = match times >= PLENTY {
+            true => format!(
+                "though {} times as much is free: it is in pieces, and moving what\n  lies between would help.",
+                thousands(times as u64)
+            ),
+            false => "for want of memory: reclaim would help, moving would not.".to_owned(),
+        };
+        text.push_str(&format!("\n  {why}"));
+    }
+    let huge = Order::new(HUGE).filter(|huge| *huge <= top);
+    if let Some(seen) =
+        huge.map(|huge| zone.fragmentation(huge)).filter(|seen| seen.fitting_blocks > 0)
+    {
+        text.push_str(&format!(
+            "\n  Huge pages of 2 MiB: {}, with {} of what is free.",
+            thousands(seen.fitting_blocks as u64),
+            percent((seen.fitting_blocks * seen.pages) as u64, all.free_frames as u64)
+        ));
+    }
+    text
+}
+
+/// Returns a bar of up to ten columns for a part of `whole`.
+fn bar(part: usize, whole: usize) -> String {
+    "#".repeat((part * 10).div_ceil(whole.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(line: &str) -> Result<Zone, String> {
+        read("b", line.as_bytes())
+            .map(|mut zones| zones.remove(0))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn our_own_line_is_read_back() {
+        let mut counts = [0; Order::COUNT];
+        (counts[0], counts[3], counts[10]) = (3, 2, 7);
+        let zone = one(&crate::buddyinfo::line(1, "Normal", &counts)).expect("it is well formed");
+        assert_eq!(zone.name, "Node 1, zone Normal");
+        assert_eq!(zone.free_counts, counts[..11]);
+    }
+
+    #[test]
+    fn a_zone_in_pieces_and_one_that_is_full_are_told_apart() {
+        let pieces = one("Node 0, zone Normal 40000 0 0 0").expect("it is well formed");
+        assert!(verdict(&pieces).contains("up to order 0 (4 KiB)"), "{}", verdict(&pieces));
+        assert!(verdict(&pieces).contains("in pieces"), "{}", verdict(&pieces));
+        let short = one("Node 0, zone Normal 0 0 0 1 0 0 0 0 0 0 0").expect("it is well formed");
+        assert!(verdict(&short).contains("want of memory"), "{}", verdict(&short));
+        let none = one("Node 0, zone Normal 0 0").expect("it is well formed");
+        assert!(verdict(&none).starts_with("Nothing is free"));
+        let all = one("Node 0, zone DMA32 0 0 0 0 0 0 0 0 0 1 1").expect("it is well formed");
+        assert!(verdict(&all).contains("every order up to 10"), "{}", verdict(&all));
+        assert!(verdict(&all).contains("2 MiB: 3, with 100 %"), "{}", verdict(&all));
+    }
+
+    #[test]
+    fn what_is_no_buddyinfo_is_refused_with_its_line() {
+        for (text, expected) in [
+            ("", "b: expected lines of /proc/buddyinfo, found an empty file"),
+            ("Node 0, zone DMA 1\nrubbish\n", "b:2: expected `Node N"),
+            ("Node 0, zone DMA", "b:1: expected free blocks of 1 to 19 orders"),
+            ("Node 0, zone DMA 1 -1", "b:1: expected a number of free blocks, found `-1`"),
+            ("Node x, zone DMA 1", "b:1: expected `Node N"),
+            (&"1 ".repeat(3000), "b:1: expected a line of at most 4096 bytes"),
+        ] {
+            let message = one(text).expect_err("the text is wrong");
+            assert!(message.starts_with(expected), "{message}");
+        }
+    }
+}

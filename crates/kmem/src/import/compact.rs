@@ -1,0 +1,209 @@
+//! Writes compact traces: names by number, times as differences.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use super::{Recorded, What};
+use crate::trace::HEADER;
+use crate::trace::event::{ADDRESS_BASE, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
+use crate::trace::names::{MAX_NAME_BYTES, MAX_NAMES};
+
+/// Largest migratetype of the format.
+const MAX_MIGRATETYPE: u64 = 15;
+/// Stands for all names beyond the most that a trace may have.
+const OTHERS: &str = "others";
+
+/// What was written, and what was not.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Counts {
+    /// Events written.
+    pub written: u64,
+    /// Events of other kinds, of null, or with numbers that the format has no room for.
+    pub left_out: u64,
+    /// Events that the recording says it lost.
+    pub lost: u64,
+}
+
+/// A compact trace in the making.
+pub struct Compact<W> {
+    out: W,
+    sites: Numbers,
+    gfps: Numbers,
+    last_ns: Option<u64>,
+    counts: Counts,
+}
+
+/// Names by number.
+#[derive(Default)]
+struct Numbers(HashMap<String, u32>);
+
+impl<W: Write> Compact<W> {
+    /// Begins a trace.
+    ///
+    /// # Errors
+    /// When `out` does not take the text.
+    pub fn new(mut out: W) -> io::Result<Self> {
+        writeln!(out, "{HEADER} 1\n# base {ADDRESS_BASE:x}")?;
+        let (sites, gfps) = (Numbers::default(), Numbers::default());
+        Ok(Self { out, sites, gfps, last_ns: None, counts: Counts::default() })
+    }
+
+    /// Adds an event, if the format has room for it.
+    ///
+    /// # Errors
+    /// When `out` does not take the text.
+    pub fn add(&mut self, event: &Recorded<'_>) -> io::Result<()> {
+        if !fits(event) {
+            self.leave_out();
+            return Ok(());
+        }
+        let cpu = event.cpu;
+        // Names come before the event, and so before its time is counted.
+        match event.what {
+            What::Allocate { address, requested_bytes, allocated_bytes, gfp, site, cache } => {
+                let unnamed = format!("objects-{allocated_bytes}");
+                let (kind, name) = match cache {
+                    Some("") => ('A', &*unnamed),
+                    Some(cache) => ('A', cache),
+                    None => ('a', site),
+                };
+                let gfp = self.gfps.number('g', gfp, &mut self.out)?;
+                let name = self.sites.number('s', name, &mut self.out)?;
+                let (delta, address) = (self.delta(event), relative(address));
+                writeln!(
+                    self.out,
+                    "{kind},{delta},{cpu},{address:x},{requested_bytes},{allocated_bytes},{gfp},{name}"
+                )?;
+            }
+            What::Free { address, of_cache } => {
+                let kind = if of_cache { 'F' } else { 'f' };
+                let (delta, address) = (self.delta(event), relative(address));
+                writeln!(self.out, "{kind},{delta},{cpu},{address:x}")?;
+            }
+            What::AllocatePages { frame, order, migratetype, gfp } => {
+                let gfp = self.gfps.number('g', gfp, &mut self.out)?;
+                let delta = self.delta(event);
+                writeln!(self.out, "p,{delta},{cpu},{frame:x},{order},{migratetype},{gfp}")?;
+            }
+            What::FreePages { frame, order } => {
+                let delta = self.delta(event);
+                writeln!(self.out, "P,{delta},{cpu},{frame:x},{order}")?;
+            }
+        }
+        self.counts.written += 1;
+        Ok(())
+    }
+
+    /// Counts an event that is not written.
+    pub fn leave_out(&mut self) {
+        self.counts.left_out += 1;
+    }
+
+    /// Notes in the trace that events are missing here.
+    ///
+    /// # Errors
+    /// When `out` does not take the text.
+    pub fn lose(&mut self, events: u64) -> io::Result<()> {
+        self.counts.lost = self.counts.lost.saturating_add(events);
+        writeln!(self.out, "# lost {events} events")
+    }
+
+    /// Ends the trace.
+    ///
+    /// # Errors
+    /// When `out` does not take the text.
+    pub fn finish(mut self) -> io::Result<Counts> {
+        self.out.flush()?;
+        Ok(self.counts)
+    }
+
+    /// Returns nanoseconds since the event before; none for one that comes late.
+    fn delta(&mut self, event: &Recorded<'_>) -> u64 {
+        let last = self.last_ns.unwrap_or(event.time_ns);
+        self.last_ns = Some(last.max(event.time_ns));
+        event.time_ns.saturating_sub(last)
+    }
+}
+
+impl Numbers {
+    /// Returns the number of `name`, which is given one first if it has none.
+    fn number(&mut self, kind: char, name: &str, out: &mut impl Write) -> io::Result<u32> {
+        if let Some(number) = self.0.get(name) {
+            return Ok(*number);
+        }
+        let next = self.0.len() as u32;
+        // The last number is kept for the others.
+        let is_full = next >= MAX_NAMES - 1;
+        let fits = name.len() <= MAX_NAME_BYTES && !name.is_empty() && !name.contains(['\n', '\r']);
+        let known = if is_full || !fits { OTHERS } else { name };
+        if let Some(number) = self.0.get(known) {
+            return Ok(*number);
+        }
+        writeln!(out, "!{kind},{next},{known}")?;
+        self.0.insert(known.to_owned(), next);
+        Ok(next)
+    }
+}
+
+/// Returns whether a trace has room for every number of the event.
+fn fits(event: &Recorded<'_>) -> bool {
+    let is_page = |frame: u64, order: u64| {
+        frame <= MAX_FRAMES - (1 << MAX_ORDER) && order <= u64::from(MAX_ORDER)
+    };
+    event.cpu < u32::from(MAX_CPUS)
+        && match event.what {
+            What::Allocate { address, requested_bytes, allocated_bytes, .. } => {
+                address != 0
+                    && requested_bytes > 0
+                    && requested_bytes <= allocated_bytes
+                    && allocated_bytes <= u64::from(MAX_REQUEST_BYTES)
+                    && relative(address) <= u64::MAX - ADDRESS_BASE - allocated_bytes
+            }
+            // The kernel frees null often, and it means nothing.
+            What::Free { address, .. } => address != 0,
+            What::AllocatePages { frame, order, migratetype, .. } => {
+                is_page(frame, order) && migratetype <= MAX_MIGRATETYPE
+            }
+            What::FreePages { frame, order } => is_page(frame, order),
+        }
+}
+
+/// Returns an address less the base. Addresses below it, those that a kernel has hashed and those of other machines, are names
+/// too: their low bits tell them apart.
+fn relative(address: u64) -> u64 {
+    address.checked_sub(ADDRESS_BASE).unwrap_or(address & ((1 << 46) - 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn free(address: u64, time_ns: u64) -> Recorded<'static> {
+        Recorded { time_ns, cpu: 1, what: What::Free { address, of_cache: false } }
+    }
+
+    #[test]
+    fn times_are_differences_and_never_negative() {
+        let mut out = Vec::new();
+        let mut compact = Compact::new(&mut out).expect("a vector takes all");
+        for (time, address) in [(100, 0x10), (150, 0x20), (120, 0x30), (160, 0x40)] {
+            compact.add(&free(address, time)).expect("a vector takes all");
+        }
+        let counts = compact.finish().expect("a vector takes all");
+        assert_eq!(counts, Counts { written: 4, left_out: 0, lost: 0 });
+        let text = String::from_utf8(out).expect("it is text");
+        let lines: Vec<_> = text.lines().skip(2).collect();
+        assert_eq!(lines, ["f,0,1,10", "f,50,1,20", "f,0,1,30", "f,10,1,40"]);
+    }
+
+    #[test]
+    fn what_the_format_has_no_room_for_is_counted() {
+        let mut compact = Compact::new(Vec::new()).expect("a vector takes all");
+        compact.add(&free(0, 1)).expect("null is no error");
+        compact.add(&Recorded { cpu: 1024, ..free(8, 1) }).expect("nor is this");
+        let what = What::FreePages { frame: 1, order: 19 };
+        compact.add(&Recorded { what, ..free(8, 1) }).expect("nor is this");
+        let counts = compact.finish().expect("a vector takes all");
+        assert_eq!((counts.written, counts.left_out), (0, 3));
+    }
+}

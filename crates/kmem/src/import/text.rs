@@ -1,0 +1,243 @@
+//! Reads lines of `perf script` and of the kernel's `trace` file:
+//!
+//! ```text
+//! COMM PID [CPU] SECONDS: kmem:EVENT: KEY=VALUE ...
+//! COMM-PID [CPU] FLAGS SECONDS: EVENT: KEY=VALUE ...
+//! CPU:1 [LOST 123 EVENTS]
+//! ```
+//!
+//! What stands before the bracket is not looked at: names of programs may hold anything, brackets too.
+
+use std::io::{self, Write};
+
+use super::compact::{Compact, Counts};
+use super::{Fields, Kind, Recorded, what};
+use crate::input_error::{InputError, Mismatch, quoted};
+use crate::trace::source::Text;
+
+/// Longest line that is read.
+const MAX_LINE_BYTES: usize = 64 << 10;
+/// Lines without an event after which an input that had none yet is no recording.
+const PATIENCE: u64 = 10_000;
+
+/// Why a recording was not taken over.
+#[derive(Debug)]
+pub enum ImportError {
+    /// It is not one.
+    Input(InputError),
+    /// It could not be written.
+    Output(io::Error),
+}
+
+impl From<InputError> for ImportError {
+    fn from(error: InputError) -> Self {
+        Self::Input(error)
+    }
+}
+
+impl From<io::Error> for ImportError {
+    fn from(error: io::Error) -> Self {
+        Self::Output(error)
+    }
+}
+
+/// Reads `text` to its end and writes a compact trace.
+///
+/// # Errors
+/// Text without any event, or that cannot be read; an output that takes no more.
+pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportError> {
+    let mut compact = Compact::new(out)?;
+    let mut buffer = vec![0; 4 * MAX_LINE_BYTES];
+    let (mut kept, mut lines, mut events) = (0, 0_u64, 0_u64);
+    let no_events = |name: &str, line: u64| {
+        Mismatch::new("kmem events of perf script or ftrace", "none").at_line(name, line.max(1))
+    };
+    loop {
+        let read = text.read(&mut buffer[kept..])?;
+        let end = kept + read;
+        let mut next = 0;
+        while next < end {
+            let ahead = &buffer[next..end];
+            let Some(length) = memchr::memchr(b'\n', ahead).or((read == 0).then_some(ahead.len()))
+            else {
+                break;
+            };
+            lines += 1;
+            events += u64::from(take(&ahead[..length], &mut compact)?);
+            // Behind the last line there may be no line break.
+            next = end.min(next + length + 1);
+            if events == 0 && lines > PATIENCE {
+                return Err(no_events(text.name(), lines).into());
+            }
+        }
+        if read == 0 {
+            break;
+        }
+        kept = end - next;
+        buffer.copy_within(next..end, 0);
+        if kept > MAX_LINE_BYTES {
+            let found = quoted(&buffer[..40]);
+            let mismatch = Mismatch::new("a line of at most 65536 bytes", found);
+            return Err(mismatch.at_line(text.name(), lines + 1).into());
+        }
+    }
+    match events {
+        0 => Err(no_events(text.name(), lines).into()),
+        _ => Ok(compact.finish()?),
+    }
+}
+
+/// Takes one line; returns whether it was an event.
+fn take(line: &[u8], compact: &mut Compact<impl Write>) -> io::Result<bool> {
+    let Ok(line) = std::str::from_utf8(line) else { return Ok(false) };
+    if let Some(lost) = lost(line) {
+        compact.lose(lost)?;
+        return Ok(true);
+    }
+    let Some((time_ns, cpu, name, fields)) = event(line) else { return Ok(false) };
+    let recorded = Kind::of(name).and_then(|kind| what(kind, &Words(fields)));
+    match recorded {
+        Some(what) => compact.add(&Recorded { time_ns, cpu, what })?,
+        None => compact.leave_out(),
+    }
+    Ok(true)
+}
+
+/// Reads `CPU:1 [LOST 123 EVENTS]`, or what `perf script --show-lost-events` says: `... PERF_RECORD_LOST lost 123`.
+fn lost(line: &str) -> Option<u64> {
+    let number = match line.split_once("[LOST ") {
+        Some((before, rest)) if before.trim_start().starts_with("CPU:") => {
+            rest.strip_suffix(" EVENTS]").unwrap_or(rest)
+        }
+        _ => line.split_once("PERF_RECORD_LOST lost ")?.1,
+    };
+    number.trim().parse().ok()
+}
+
+/// Finds time, CPU, name and fields of an event.
+fn event(line: &str) -> Option<(u64, u32, &str, &str)> {
+    // The first bracket that goes on as an event does.
+    line.match_indices('[').find_map(|(at, _)| {
+        let (cpu, rest) = line[at + 1..].split_once(']')?;
+        let cpu = cpu.trim().parse().ok()?;
+        let (before, rest) = rest.split_once(": ")?;
+        // Nothing but flags may stand before the time.
+        let mut words = before.split_ascii_whitespace().rev();
+        let time_ns = nanoseconds(words.next()?)?;
+        if words.count() > 1 {
+            return None;
+        }
+        let (name, fields) = rest.trim_start().split_once(": ")?;
+        let name = name.strip_prefix("kmem:").unwrap_or(name);
+        Some((time_ns, cpu, name, fields))
+    })
+}
+
+/// Reads seconds with up to nine decimals.
+fn nanoseconds(text: &str) -> Option<u64> {
+    let (seconds, decimals) = text.split_once('.')?;
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !is_number(seconds) || !is_number(decimals) || decimals.len() > 9 {
+        return None;
+    }
+    let nanoseconds: u64 = format!("{decimals:0<9}").parse().ok()?;
+    seconds.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+}
+
+/// `KEY=VALUE` after `KEY=VALUE`.
+struct Words<'t>(&'t str);
+
+impl<'t> Fields<'t> for Words<'t> {
+    fn number(&self, name: &str, is_address: bool) -> Option<u64> {
+        let text = self.text(name)?;
+        match text.strip_prefix("0x") {
+            Some(digits) => u64::from_str_radix(digits, 16).ok(),
+            None if is_address => u64::from_str_radix(text, 16).ok(),
+            None => text.parse().ok(),
+        }
+    }
+
+    fn text(&self, name: &str) -> Option<&'t str> {
+        self.0.split_ascii_whitespace().find_map(|word| {
+            let value = word.strip_prefix(name)?.strip_prefix('=')?;
+            // A symbol's size says nothing about the place.
+            let symbol = value.split_once('/').filter(|_| name == "call_site");
+            Some(symbol.map_or(value, |(place, _)| place))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::What;
+    use super::*;
+    use crate::trace::source::Source;
+
+    fn imported(text: &str) -> Result<(Counts, Vec<String>), String> {
+        let text = text.to_owned().leak().as_bytes();
+        let mut source = Source::bytes("t", text).map_err(|error| error.to_string())?;
+        let mut out = Vec::new();
+        match import(&mut source, &mut out) {
+            Ok(counts) => {
+                let text = String::from_utf8(out).expect("it is text");
+                Ok((counts, text.lines().skip(2).map(str::to_owned).collect()))
+            }
+            Err(ImportError::Input(error)) => Err(error.to_string()),
+            Err(ImportError::Output(error)) => panic!("a vector takes all: {error}"),
+        }
+    }
+
+    #[test]
+    fn perf_script_and_ftrace_and_old_kernels_are_read_alike() {
+        let (counts, lines) = imported(
+            "     perf 13226 [000]  2694.325840200:  kmem:kmalloc: call_site=f+0x127 ptr=0xffff888104412080 bytes_req=20 bytes_alloc=32 gfp_flags=GFP_KERNEL node=-1 accounted=false\n\
+             a [1] b-7   [001] d..2.  2694.325841: kmem_cache_alloc: call_site=f+0x1/0x20 ptr=00000000a3f21a5c name=filp bytes_req=184 bytes_alloc=192 gfp_flags=GFP_KERNEL\n\
+             x-1   [001] ....  2694.325842: kmem_cache_alloc_node: call_site=ffffffff81000000 ptr=ffff888104412080 bytes_req=24 bytes_alloc=32 gfp_flags=GFP_KERNEL node=0\n\
+             x-1   [001] ....  2694.325843: mm_page_alloc: page=ffffea0000000000 pfn=1114130 order=3 migratetype=1 gfp_flags=GFP_HIGHUSER\n\
+             x-1   [001] ....  2694.325843: mm_page_free_batched: page=00000000af1f8ade pfn=0x263d58 order=0\n\
+             x-1   [001] ....  2694.325844: kfree: call_site=f+0x1/0x2 ptr=0000000000000000\n\
+             CPU:1 [LOST 12 EVENTS]\n\
+             x-1   [001] ....  2694.325845: kmem_cache_free: call_site=f+0x1/0x2 ptr=0xffff888104412080 name=filp\n",
+        )
+        .expect("there are events");
+        assert_eq!(counts, Counts { written: 5, left_out: 2, lost: 12 });
+        assert_eq!(
+            lines,
+            [
+                "!g,0,GFP_KERNEL",
+                "!s,0,f+0x127",
+                "a,0,0,104412080,20,32,0,0",
+                "!s,1,filp",
+                "A,800,1,a3f21a5c,184,192,0,1",
+                "!s,2,objects-32",
+                "A,1000,1,104412080,24,32,0,2",
+                "!g,1,GFP_HIGHUSER",
+                "p,1000,1,110012,3,1,1",
+                "# lost 12 events",
+                "F,2000,1,104412080",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_program_cannot_pass_its_name_off_as_an_event() {
+        let line = "evil [0] x 1 [001] 5.000000: kmem:kfree: call_site=f ptr=0x10";
+        let (time, cpu, name, _) = event(line).expect("it is one");
+        assert_eq!((time, cpu, name), (5_000_000_000, 1, "kfree"));
+        let fields = Words("call_site=f ptr=0x10");
+        let freed = what(Kind::Kfree, &fields);
+        assert_eq!(freed, Some(What::Free { address: 16, of_cache: false }));
+    }
+
+    #[test]
+    fn what_is_no_recording_is_refused() {
+        for (text, expected) in [
+            ("hello\nworld\n", "t:2: expected kmem events of perf script or ftrace, found none"),
+            (&"x\n".repeat(20_000), "t:10001: expected kmem events"),
+            (&"y".repeat(400_000), "t:1: expected a line of at most 65536 bytes"),
+        ] {
+            let error = imported(text).expect_err("it is wrong");
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+}

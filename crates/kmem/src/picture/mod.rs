@@ -1,0 +1,7 @@
+//! Pictures: what a part of one stands for and how it looks, on terminals and as SVG.
+
+pub mod chart;
+pub mod painted;
+pub mod style;
+pub mod svg;
+pub mod text;

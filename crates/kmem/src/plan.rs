@@ -1,0 +1,207 @@
+//! The plan of a slab: what each order of slab would make of objects of one size, and the chosen one drawn to scale.
+//!
+//! Every number is one of [`slab::Geometry`], the code that caches are cut by.
+
+use std::alloc::Layout;
+use std::io::{self, Write};
+
+use kmalloc::ClassIndex;
+use page_frame::Order;
+use slab::Geometry;
+pub use slab::GeometryError;
+
+use crate::picture::style::{Ink, Style};
+use crate::picture::text::{counted, percent, size};
+
+/// A line of the CPU cache, which colours are multiples of, in bytes.
+const LINE_BYTES: usize = 64;
+/// Orders of the table, at least.
+const ORDERS: u8 = 4;
+/// Columns of the drawing.
+const COLUMNS: usize = 64;
+/// Slabs drawn below one another, each with the next colour.
+const SLABS: usize = 4;
+
+/// Writes the plan for objects of `object_bytes` aligned to `alignment`, at most 80 columns wide.
+///
+/// # Errors
+/// When `out` does not take the text; within it, that there is no slab for such objects.
+pub fn plan(
+    out: &mut dyn Write,
+    object_bytes: usize,
+    alignment: usize,
+    style: &Style,
+) -> io::Result<Result<(), GeometryError>> {
+    let chosen = match Geometry::new(object_bytes, alignment, LINE_BYTES) {
+        Ok(chosen) => chosen,
+        Err(error) => return Ok(Err(error)),
+    };
+    let heading = format!("Objects of {object_bytes} bytes, aligned to {alignment}");
+    writeln!(out, "{}\n", style.paint(Ink::Caption, &heading))?;
+    table(out, object_bytes, alignment, &chosen, style)?;
+    words(out, object_bytes, alignment, &chosen)?;
+    draw(out, &chosen, style)?;
+    Ok(Ok(()))
+}
+
+/// Writes a row for each order.
+fn table(
+    out: &mut dyn Write,
+    object_bytes: usize,
+    alignment: usize,
+    chosen: &Geometry,
+    style: &Style,
+) -> io::Result<()> {
+    writeln!(
+        out,
+        "  order     slab  objects  per object  bookkeeping  left over   wasted  colours"
+    )?;
+    let orders = 0..ORDERS.max(chosen.order().get() + 1);
+    for order in orders {
+        let Some(cut) = Geometry::at_order(object_bytes, alignment, LINE_BYTES, order) else {
+            let slab = Order::new(order).map_or(0, Order::bytes);
+            writeln!(out, "  {order:>5} {:>8}  too small for one object", size(slab as u64))?;
+            continue;
+        };
+        let used = cut.capacity() * object_bytes;
+        let wasted = percent((cut.slab_bytes() - used) as u64, cut.slab_bytes() as u64);
+        let bookkeeping = match cut.bookkeeping_offset() {
+            Some(offset) => format!("{} B", cut.slab_bytes() - offset),
+            None => "outside".to_owned(),
+        };
+        let mark = if cut == *chosen { ">" } else { " " };
+        let row = format!(
+            "{mark} {order:>5} {:>8}  {:>7}  {:>8} B  {bookkeeping:>11}  {:>7} B  {wasted:>7}  {:>7}",
+            size(cut.slab_bytes() as u64),
+            cut.capacity(),
+            cut.slab_bytes() / cut.capacity(),
+            cut.leftover_bytes(),
+            cut.colours(),
+        );
+        let row = if cut == *chosen { style.paint(Ink::Caption, &row) } else { row };
+        writeln!(out, "{row}")?;
+    }
+    Ok(())
+}
+
+/// Says what was chosen, and what `kmalloc` would do.
+fn words(
+    out: &mut dyn Write,
+    object_bytes: usize,
+    alignment: usize,
+    chosen: &Geometry,
+) -> io::Result<()> {
+    writeln!(
+        out,
+        "\nA cache takes slabs of {}, {} in each.",
+        counted(chosen.order().pages(), "page"),
+        counted(chosen.capacity(), "object")
+    )?;
+    let padding = chosen.stride() - object_bytes;
+    if padding > 0 {
+        writeln!(
+            out,
+            "Each object is followed by {} for the alignment.",
+            counted(padding, "byte")
+        )?;
+    }
+    let layout = Layout::from_size_align(object_bytes, alignment).ok();
+    let class = layout.and_then(ClassIndex::for_layout);
+    match class.map(|class| class.size()) {
+        Some(class) if class == object_bytes => {
+            writeln!(out, "kmalloc has a class of exactly this size.")?;
+        }
+        Some(class) => writeln!(
+            out,
+            "kmalloc takes the class of {class} bytes: {} of each object wasted.",
+            percent((class - object_bytes) as u64, class as u64)
+        )?,
+        None => writeln!(out, "kmalloc takes whole pages for each.")?,
+    }
+    Ok(())
+}
+
+/// Draws the first slabs of a cache to scale, below one another: each has the next colour.
+fn draw(out: &mut dyn Write, cut: &Geometry, style: &Style) -> io::Result<()> {
+    writeln!(
+        out,
+        "\n[###] object   R bookkeeping   blank: left over   a column is {}",
+        counted(cut.slab_bytes() / COLUMNS, "byte")
+    )?;
+    let mut colour = 0;
+    for _ in 0..SLABS.min(cut.colours()) {
+        let cells = cells(cut, cut.colour_offset(colour));
+        let from = cut.colour_offset(colour);
+        writeln!(out, "  |{}| at {from}", style.paint_cells(&cells))?;
+        colour = cut.next_colour(colour);
+    }
+    match cut.colours().saturating_sub(SLABS) {
+        0 => Ok(()),
+        more => writeln!(out, "  and {} more", counted(more, "colour")),
+    }
+}
+
+/// Returns a slab to scale, whose first object lies at `offset`.
+fn cells(cut: &Geometry, offset: usize) -> Vec<(char, Ink)> {
+    let column_bytes = cut.slab_bytes() / COLUMNS;
+    let mut cells = vec![(' ', Ink::Caption); COLUMNS];
+    for object in 0..cut.capacity() {
+        let start = offset + object * cut.stride();
+        let (first, last) = (start / column_bytes, (start + cut.stride() - 1) / column_bytes);
+        let ink = if object % 2 == 0 { Ink::Taken } else { Ink::TakenByOther };
+        cells[first..=last].fill(('#', ink));
+        // Brackets where an object has columns enough to be told from its neighbour.
+        if cut.stride() >= 3 * column_bytes {
+            (cells[first].0, cells[last].0) = ('[', ']');
+        }
+    }
+    if let Some(offset) = cut.bookkeeping_offset() {
+        cells[offset / column_bytes..].fill(('R', Ink::Metadata));
+    }
+    cells
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::picture::style::Rest;
+
+    const PLAIN: Style = Style { plain: false, colour: false, rest: Rest::None };
+
+    fn planned(object_bytes: usize, alignment: usize) -> String {
+        let mut out = Vec::new();
+        let done = plan(&mut out, object_bytes, alignment, &PLAIN).expect("a vector takes all");
+        done.expect("there is such a slab");
+        String::from_utf8(out).expect("it is text")
+    }
+
+    #[test]
+    fn exactly_one_row_is_chosen_and_it_is_the_caches() {
+        for (bytes, alignment) in
+            [(1, 1), (20, 4), (640, 8), (1000, 512), (4096, 4096), (300_000, 8)]
+        {
+            let text = planned(bytes, alignment);
+            let chosen: Vec<_> = text.lines().filter(|line| line.starts_with("> ")).collect();
+            let order = Geometry::new(bytes, alignment, 64).expect("a good size").order().get();
+            assert_eq!(chosen.len(), 1, "{text}");
+            assert_eq!(chosen[0].split_whitespace().nth(1), Some(&*order.to_string()), "{text}");
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_drawing_shows_every_object_in_its_place() {
+        let text = planned(640, 8);
+        assert!(text.contains("|[########][########]"), "{text}");
+        assert_eq!(text.matches("| at ").count(), 4);
+        assert_eq!(text.matches('[').count(), 4 * 6 + 1, "{text}");
+    }
+
+    #[test]
+    fn impossible_objects_are_refused() {
+        for (bytes, alignment) in [(0, 8), (8, 3), (5 << 20, 8)] {
+            let done = plan(&mut Vec::new(), bytes, alignment, &PLAIN);
+            assert!(done.expect("a vector takes all").is_err());
+        }
+    }
+}

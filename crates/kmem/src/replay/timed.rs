@@ -1,0 +1,174 @@
+//! A target that takes the time of every operation of the one inside it.
+//!
+//! The clock is read before and after, so each time contains one reading of the clock; [`clock_cost`] says what that is.
+
+use std::ptr::NonNull;
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use page_frame::OutOfMemory;
+
+use super::outcome::StackTotals;
+use super::target::{FreeCounts, NoCache, ObjectTarget, PageTarget};
+
+/// Times are kept up to a minute, to three digits.
+const LONGEST_NS: u64 = 60_000_000_000;
+/// Readings of the clock by which it is judged.
+const READINGS: usize = 10_000;
+
+/// Times of one operation.
+pub type Times = Histogram<u64>;
+
+/// Returns no times yet.
+fn no_times() -> Times {
+    Times::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order")
+}
+
+fn record(times: &mut Times, since: Instant) {
+    times.saturating_record(since.elapsed().as_nanos() as u64);
+}
+
+/// Returns the times of doing nothing.
+pub fn clock_cost() -> Times {
+    let mut times = no_times();
+    (0..READINGS).for_each(|_| record(&mut times, Instant::now()));
+    times
+}
+
+/// `T`, and the time that it takes.
+pub struct Timed<T> {
+    inner: T,
+    allocations: Times,
+    frees: Times,
+}
+
+impl<T> Timed<T> {
+    /// Takes the time of `inner` from now on.
+    pub fn new(inner: T) -> Self {
+        Self { inner, allocations: no_times(), frees: no_times() }
+    }
+
+    /// Returns the target inside.
+    pub fn inner(&self) -> &T {
+        &self.inner
+    }
+
+    /// Returns the times of allocations, in nanoseconds.
+    pub fn allocations(&self) -> &Times {
+        &self.allocations
+    }
+
+    /// Returns the times of frees, in nanoseconds.
+    pub fn frees(&self) -> &Times {
+        &self.frees
+    }
+}
+
+// SAFETY: clause 1 is that of the target inside.
+unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
+    type Cache = T::Cache;
+
+    const BACKED: bool = T::BACKED;
+
+    fn switch_cpu(&mut self, cpu: u16) {
+        self.inner.switch_cpu(cpu);
+    }
+
+    fn open_cache(&mut self, name: &str, object_bytes: usize) -> Result<Self::Cache, NoCache> {
+        self.inner.open_cache(name, object_bytes)
+    }
+
+    fn allocate_object(&mut self, cache: Self::Cache) -> Result<NonNull<u8>, OutOfMemory> {
+        let since = Instant::now();
+        let object = self.inner.allocate_object(cache);
+        record(&mut self.allocations, since);
+        object
+    }
+
+    unsafe fn free_object(&mut self, cache: Self::Cache, object: NonNull<u8>) {
+        let since = Instant::now();
+        // SAFETY: clause 1.
+        unsafe { self.inner.free_object(cache, object) };
+        record(&mut self.frees, since);
+    }
+
+    fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        let since = Instant::now();
+        let start = self.inner.allocate_bytes(bytes);
+        record(&mut self.allocations, since);
+        start
+    }
+
+    unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
+        let since = Instant::now();
+        // SAFETY: clause 1.
+        unsafe { self.inner.free_bytes(start, bytes) };
+        record(&mut self.frees, since);
+    }
+
+    fn totals(&self) -> StackTotals {
+        self.inner.totals()
+    }
+
+    fn shrink(&mut self) -> Result<(), String> {
+        self.inner.shrink()
+    }
+
+    fn is_as_at_start(&self) -> bool {
+        self.inner.is_as_at_start()
+    }
+}
+
+impl<T: PageTarget> PageTarget for Timed<T> {
+    fn switch_cpu(&mut self, cpu: u16) {
+        self.inner.switch_cpu(cpu);
+    }
+
+    fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
+        let since = Instant::now();
+        let frame = self.inner.allocate(order, migratetype);
+        record(&mut self.allocations, since);
+        frame
+    }
+
+    fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
+        let since = Instant::now();
+        let freed = self.inner.free(frame, order);
+        record(&mut self.frees, since);
+        freed
+    }
+
+    fn drain(&mut self) {
+        self.inner.drain();
+    }
+
+    fn splits_and_merges(&self) -> (usize, usize) {
+        self.inner.splits_and_merges()
+    }
+
+    fn is_as_at_start(&self) -> bool {
+        self.inner.is_as_at_start()
+    }
+
+    fn free_counts(&self) -> Option<FreeCounts> {
+        self.inner.free_counts()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::target::SystemAllocator;
+    use super::*;
+
+    #[test]
+    fn every_operation_is_timed_once() {
+        let mut timed = Timed::new(SystemAllocator);
+        let starts: Vec<_> = (0..10).map(|_| timed.allocate_bytes(100)).collect();
+        for start in starts {
+            // SAFETY: allocated above with so many bytes.
+            unsafe { timed.free_bytes(start.expect("there is memory"), 100) };
+        }
+        assert_eq!((timed.allocations().len(), timed.frees().len()), (10, 10));
+        assert!(timed.allocations().max() > 0);
+    }
+}

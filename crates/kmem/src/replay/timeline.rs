@@ -1,0 +1,81 @@
+//! A replay over its time: samples taken between batches, at most [`MOST_SAMPLES`] of them however long the trace is.
+
+use super::pipeline::Replay;
+use super::target::{FreeCounts, ObjectTarget, PageTarget};
+
+/// Samples kept. When there would be more, every other one is left out, and so are those to come.
+pub const MOST_SAMPLES: usize = 400;
+
+/// What was live and free at one moment.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// Microseconds of the trace.
+    pub micros: u64,
+    /// Bytes asked for that are live.
+    pub live_bytes: u64,
+    /// Pages that the object side holds.
+    pub held_pages: usize,
+    /// Objects that are live, by cache in the order of opening.
+    pub cache_objects: Vec<u64>,
+    /// Pages that are live on the page side.
+    pub live_pages: u64,
+    /// Free blocks of the page side by order.
+    pub free_counts: Option<FreeCounts>,
+}
+
+/// The samples of a replay.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    samples: Vec<Sample>,
+    /// Batches between samples, as a power of two.
+    shift: u32,
+    batches: u64,
+}
+
+impl Timeline {
+    /// Takes a sample if one is due. Called after each batch.
+    pub fn watch<T: ObjectTarget, P: PageTarget>(&mut self, replay: &Replay<T, P>) {
+        if self.batches.is_multiple_of(1 << self.shift) {
+            if self.samples.len() == MOST_SAMPLES {
+                self.thin();
+            }
+            // Thinning may have made the next one due later.
+            if self.batches.is_multiple_of(1 << self.shift) {
+                self.samples.push(sample(replay));
+            }
+        }
+        self.batches += 1;
+    }
+
+    /// Takes the last sample, of the end.
+    pub fn end<T: ObjectTarget, P: PageTarget>(&mut self, replay: &Replay<T, P>) {
+        if self.samples.last().is_none_or(|last| last.micros < replay.micros()) {
+            self.samples.push(sample(replay));
+        }
+    }
+
+    /// Returns the samples, in order of time.
+    pub fn samples(&self) -> &[Sample] {
+        &self.samples
+    }
+
+    fn thin(&mut self) {
+        let mut index = 0;
+        self.samples.retain(|_| {
+            index += 1;
+            index % 2 == 1
+        });
+        self.shift += 1;
+    }
+}
+
+fn sample<T: ObjectTarget, P: PageTarget>(replay: &Replay<T, P>) -> Sample {
+    Sample {
+        micros: replay.micros(),
+        live_bytes: replay.objects.totals().live_bytes,
+        held_pages: replay.objects.target().totals().held_pages,
+        cache_objects: replay.objects.caches().iter().map(|cache| cache.live_objects).collect(),
+        live_pages: replay.pages.totals().live_pages,
+        free_counts: replay.pages.target().free_counts(),
+    }
+}

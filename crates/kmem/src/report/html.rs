@@ -1,0 +1,138 @@
+//! The report as one page: no script, no network, light or dark as the reader's system is. Charts exist twice, for wide and
+//! for narrow screens, and the style shows one of them.
+
+use page_frame::PAGE_SIZE;
+
+use super::Report;
+use crate::picture::chart::Chart;
+use crate::picture::painted;
+use crate::picture::svg::{STYLE, escaped};
+use crate::picture::text::{size, thousands};
+
+/// Widths of the two forms of a chart.
+const WIDE: f64 = 640.0;
+const NARROW: f64 = 340.0;
+/// Columns of a table that fits beside another one.
+const HALF_COLUMNS: usize = 7;
+
+/// The style of a page, beside that of its pictures.
+pub(crate) const PAGE_STYLE: &str = "\
+*{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\
+body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}\
+main{max-width:1360px;margin:0 auto;padding:24px 20px 48px}h1{font-size:24px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}\
+h2{font-size:17px;margin:0 0 2px}p{margin:0 0 12px;color:var(--faint);max-width:78ch}\
+.tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:12px;margin:20px 0}\
+.tile,section{background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:14px 16px}\
+.tile b{display:block;font-size:20px;line-height:1.3;font-variant-numeric:tabular-nums}.tile span{color:var(--faint);font-size:13px}\
+.grid{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:16px}.whole{grid-column:1/-1}section{min-width:0}\
+.verdict{font-weight:600}.verdict.good{color:var(--good)}.verdict.bad{color:var(--bad)}\
+svg{display:block;max-width:100%;height:auto}.narrow{display:none}.scroll{overflow-x:auto}.scroll svg{max-width:none}\
+table{border-collapse:collapse;font-size:13.5px;font-variant-numeric:tabular-nums}\
+th,td{padding:4px 0 4px 18px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}\
+thead th{color:var(--faint);vertical-align:bottom;white-space:normal;min-width:64px;max-width:110px;line-height:1.25}th:first-child{text-align:left;padding-left:0}\
+tbody tr:last-child>*{border-bottom:0}ul{margin:0;padding-left:18px;overflow-wrap:anywhere}\
+footer{margin-top:20px;color:var(--faint);font-size:13px}\
+@media(max-width:1000px){.grid{grid-template-columns:minmax(0,1fr)}}\
+@media(max-width:720px){main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
+.tile,section{padding:12px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.tile b{font-size:16px}}";
+
+/// Returns the page.
+pub fn page(report: &Report) -> String {
+    let title = escaped(&report.outcome.trace);
+    let mut html = begin(&format!("{title}: replayed"));
+    html.push_str(&head(report));
+    html.push_str("<div class='grid'>\n");
+    for chart in &report.charts {
+        html.push_str(&section("", chart.title, &chart.note, &drawn(chart)));
+    }
+    for table in &report.tables {
+        let class = if table.columns.len() > HALF_COLUMNS { "whole" } else { "" };
+        html.push_str(&section(class, table.title, &table.note, &table.html()));
+    }
+    for (_, map) in &report.maps {
+        let (title, rest) = map.split_once('\n').unwrap_or((map, ""));
+        let title = title.replace("\x1b[1m", "").replace("\x1b[0m", "");
+        let svg = painted::svg(rest, &title).inline();
+        html.push_str(&section("whole", &title, "", &format!("<div class='scroll'>{svg}</div>")));
+    }
+    html.push_str("</div>\n");
+    html + END
+}
+
+/// Ends every page.
+pub(crate) const END: &str = "<footer>Drawn from the live state of the allocators by kmem.</footer>\n</main>\n</body>\n</html>\n";
+
+/// Begins a page; `title` is escaped already.
+pub(crate) fn begin(title: &str) -> String {
+    format!(
+        "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n\
+         <meta name='viewport' content='width=device-width,initial-scale=1'>\n\
+         <title>{title}</title>\n<style>{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
+    )
+}
+
+/// Returns a chart in both its forms.
+fn drawn(chart: &Chart) -> String {
+    format!(
+        "<div class='wide'>{}</div><div class='narrow'>{}</div>",
+        chart.svg(WIDE).inline(),
+        chart.svg(NARROW).inline()
+    )
+}
+
+fn section(class: &str, title: &str, note: &str, body: &str) -> String {
+    let note = if note.is_empty() { String::new() } else { format!("<p>{}</p>", escaped(note)) };
+    format!("<section class='{class}'><h2>{}</h2>{note}{body}</section>\n", escaped(title))
+}
+
+/// Returns the title, the verdict and the totals.
+fn head(report: &Report) -> String {
+    let outcome = &report.outcome;
+    let (objects, pages, stack) = (&outcome.objects, &outcome.pages, &outcome.stack);
+    let (class, verdict) = match outcome.is_sound() {
+        true => (
+            "good",
+            "Everything freed: all pages home, and the free blocks are those of the start."
+                .to_owned(),
+        ),
+        false => ("bad", format!("{} findings.", thousands(outcome.findings.count()))),
+    };
+    let mut html = format!(
+        "<h1>{}</h1>\n<p class='verdict {class}'>{}</p>\n",
+        escaped(&outcome.trace),
+        escaped(&verdict)
+    );
+    if !outcome.findings.shown().is_empty() {
+        html.push_str("<ul>");
+        outcome
+            .findings
+            .shown()
+            .iter()
+            .for_each(|text| html.push_str(&format!("<li>{}</li>", escaped(text))));
+        html.push_str("</ul>\n");
+    }
+    let held = (stack.peak_pages * PAGE_SIZE) as u64;
+    let ratio = held as f64 / objects.peak_live_bytes.max(1) as f64;
+    html.push_str("<div class='tiles'>\n");
+    let mut tile = |number: String, what: &str| {
+        html.push_str(&format!(
+            "<div class='tile'><b>{}</b><span>{}</span></div>\n",
+            escaped(&number),
+            escaped(what)
+        ));
+    };
+    tile(thousands(outcome.events), "events");
+    tile(thousands(objects.allocations), "objects allocated");
+    tile(thousands(objects.matched_frees), "objects freed");
+    tile(thousands(objects.implied_frees), "freed by implication: the address was given out again");
+    tile(thousands(objects.unmatched_frees), "frees of objects older than the trace, skipped");
+    tile(size(objects.bytes_requested), "asked for in all");
+    tile(size(objects.peak_live_bytes), "live at the peak");
+    tile(size(held), &format!("held at the peak, {ratio:.2} times the live bytes"));
+    tile(thousands(stack.slabs_grown as u64), "slabs grown");
+    tile(thousands(pages.allocations), "page blocks allocated");
+    tile(size(pages.peak_live_pages * PAGE_SIZE as u64), "of pages live at the peak");
+    let (splits, _) = outcome.page_splits_and_merges;
+    tile(thousands((stack.splits + splits) as u64), "blocks split, and merged again");
+    html + "</div>\n"
+}

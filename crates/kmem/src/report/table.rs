@@ -1,0 +1,69 @@
+//! Tables of the report: text on the left, numbers on the right, as HTML and as CSV.
+
+use crate::picture::chart::field;
+use crate::picture::svg::escaped;
+
+/// A table. The first column is text, the others are numbers with their units.
+#[derive(Debug, Clone)]
+pub struct Table {
+    /// Stem of file names.
+    pub name: &'static str,
+    /// What it shows, in a few words.
+    pub title: &'static str,
+    /// How to read it.
+    pub note: String,
+    /// Names of the columns.
+    pub columns: Vec<String>,
+    /// As many cells in each as there are columns.
+    pub rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// Returns the table as HTML.
+    pub fn html(&self) -> String {
+        let mut html = String::from("<div class='scroll'><table><thead><tr>");
+        self.columns
+            .iter()
+            .for_each(|name| html.push_str(&format!("<th scope='col'>{}</th>", escaped(name))));
+        html.push_str("</tr></thead><tbody>\n");
+        for row in &self.rows {
+            html.push_str("<tr>");
+            for (index, cell) in row.iter().enumerate() {
+                let cell = escaped(cell);
+                match index {
+                    0 => html.push_str(&format!("<th scope='row'>{cell}</th>")),
+                    _ => html.push_str(&format!("<td>{cell}</td>")),
+                }
+            }
+            html.push_str("</tr>\n");
+        }
+        html + "</tbody></table></div>"
+    }
+
+    /// Returns the table as CSV.
+    pub fn csv(&self) -> String {
+        let line = |cells: &Vec<String>| {
+            let cells: Vec<_> = cells.iter().map(|cell| field(cell)).collect();
+            cells.join(",") + "\r\n"
+        };
+        std::iter::once(&self.columns).chain(&self.rows).map(line).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cells_are_escaped_in_both_forms() {
+        let table = Table {
+            name: "t",
+            title: "",
+            note: String::new(),
+            columns: vec!["what".into(), "n".into()],
+            rows: vec![vec!["<a>".into(), "1,000".into()]],
+        };
+        assert!(table.html().contains("<th scope='row'>&lt;a&gt;</th><td>1,000</td>"));
+        assert_eq!(table.csv(), "what,n\r\n<a>,\"1,000\"\r\n");
+    }
+}

@@ -1,0 +1,51 @@
+//! A walkthrough as pictures and as a page: what a terminal would show, step by step.
+
+use std::io;
+
+use super::{Layer, play};
+use crate::picture::painted;
+use crate::picture::style::{PAGE_END, Rest, Style};
+use crate::picture::svg::escaped;
+use crate::report::html::{END, begin};
+
+/// Plays `layer` and returns its steps, each as a terminal with colours would show it.
+///
+/// # Errors
+/// When the system gives no memory.
+pub fn steps(layer: Layer) -> io::Result<Vec<String>> {
+    let mut out = Vec::new();
+    play(layer, &mut out, &Style { plain: false, colour: true, rest: Rest::Page })?;
+    let text = String::from_utf8(out).map_err(io::Error::other)?;
+    let steps = text.split(PAGE_END).map(|step| step.trim_matches('\n').to_owned());
+    Ok(steps.filter(|step| !step.is_empty()).collect())
+}
+
+/// Returns the steps of `layers` as one page that needs nothing else.
+///
+/// # Errors
+/// When the system gives no memory.
+pub fn html(layers: &[Layer]) -> io::Result<String> {
+    let mut html = begin("Memory, step by step");
+    for layer in layers {
+        html.push_str(&format!(
+            "<h1>{}</h1>\n<p>{}</p>\n<div class='grid'>\n",
+            layer.title(),
+            layer.about()
+        ));
+        for (index, step) in steps(*layer)?.iter().enumerate() {
+            let svg = painted::svg(step, &title(step)).inline();
+            let number = index + 1;
+            html.push_str(&format!(
+                "<section><h2>{number}</h2><div class='scroll'>{svg}</div></section>\n"
+            ));
+        }
+        html.push_str("</div>\n");
+    }
+    Ok(html + END)
+}
+
+/// Returns a step's caption, for whoever cannot see it.
+pub fn title(step: &str) -> String {
+    let bold = step.split("\x1b[1m").nth(1).and_then(|rest| rest.split("\x1b[0m").next());
+    escaped(bold.unwrap_or("a step").trim()).replace('\n', " ")
+}

@@ -1,0 +1,143 @@
+//! `kmem import`: text that is part of the repository, and recordings made on the spot where that is possible.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+fn kmem(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs")
+}
+
+fn temporary(name: &str) -> String {
+    let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
+    path.to_str().expect("the folder's name is text").to_owned()
+}
+
+/// Returns a number of the replay's JSON.
+fn total(trace: &str, field: &str) -> u64 {
+    let output = kmem(&["replay", "--json", "-", trace]);
+    let json = String::from_utf8_lossy(&output.stdout).into_owned();
+    let begin = format!("\"{field}\": ");
+    let number = json.split(&*begin).nth(1).and_then(|rest| rest.split([',', '\n']).next());
+    number.and_then(|number| number.parse().ok()).unwrap_or_else(|| panic!("{field} in {json}"))
+}
+
+const SCRIPT: &str = "\
+a program 7 [000]  1.000000001: kmem:kmalloc: call_site=f+0x1 ptr=0xffff888000001000 bytes_req=20 bytes_alloc=32 gfp_flags=GFP_KERNEL
+a program 7 [001]  1.000000101: kmem:kmem_cache_alloc: call_site=f+0x1 ptr=0xffff888000002000 name=filp bytes_req=184 bytes_alloc=192 gfp_flags=GFP_KERNEL
+a program 7 [001]  1.000000201: kmem:kfree: call_site=f+0x1 ptr=0xffff888000001000
+a program 7 [001]  1.000000301: kmem:mm_page_alloc: page=0x10 pfn=0x10 order=2 migratetype=1 gfp_flags=GFP_HIGHUSER
+";
+
+#[test]
+fn text_becomes_a_trace_that_replays_and_names_no_program() {
+    let (script, trace) = (temporary("script.txt"), temporary("script.csv"));
+    std::fs::write(&script, SCRIPT).expect("there is room");
+    let output = kmem(&["import", &script, "-o", &trace]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let text = std::fs::read_to_string(&trace).expect("it was written");
+    assert!(
+        !text.contains("program") && text.contains("!s,1,filp\nA,100,1,2000,184,192,0,1\n"),
+        "{text}"
+    );
+    assert_eq!(total(&trace, "events"), 4);
+    assert_eq!((total(&trace, "bytes_requested"), total(&trace, "peak_live_pages")), (204, 4));
+    let to_output = kmem(&["import", "--quiet", &script]);
+    assert_eq!(String::from_utf8_lossy(&to_output.stdout), text);
+    assert!(to_output.stderr.is_empty());
+}
+
+#[test]
+fn lost_events_and_what_is_no_recording_have_their_exit_status() {
+    let script = temporary("lost.txt");
+    std::fs::write(&script, format!("CPU:1 [LOST 5 EVENTS]\n{SCRIPT}")).expect("there is room");
+    let output = kmem(&["import", &script]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("5 events were lost"));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("# lost 5 events"));
+    for (name, bytes) in
+        [("text", &b"no event\n"[..]), ("binary", &[0xff, 0, 1, 2]), ("cut", b"PERFILE2")]
+    {
+        let path = temporary(name);
+        std::fs::write(&path, bytes).expect("there is room");
+        let output = kmem(&["import", &path]);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
+        assert!(error.contains("expected ") && error.contains(", found "), "{error}");
+    }
+}
+
+/// The first lines of full recordings, where `KTRACE_DIR` names their folder.
+#[test]
+fn the_text_of_real_recordings_is_read() {
+    let Some(folder) = std::env::var_os("KTRACE_DIR").map(PathBuf::from) else {
+        println!("KTRACE_DIR is not set: texts of perf and ftrace are not read");
+        return;
+    };
+    let imported = |name: &str| {
+        let output = kmem(&["import", folder.join(name).to_str().expect("a path of text")]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let text = String::from_utf8(output.stdout).expect("a trace is text");
+        text.lines().filter(|line| !line.starts_with(['#', '!'])).count()
+    };
+    // Of 1,000 lines, 80 repeat the free of a page, and five free null.
+    assert_eq!(imported("compile.perf-script-1000.txt.zst"), 915);
+    let ftrace = imported("sample.ftrace.txt");
+    assert!((800..1000).contains(&ftrace), "{ftrace}");
+}
+
+/// Records the kernel's events while something runs; `None` where that is not possible.
+fn record(path: &str) -> Option<()> {
+    let perf = |arguments: &[&str]| {
+        let run = Command::new("perf").args(arguments).stdin(Stdio::null()).output();
+        run.ok().filter(|output| output.status.success())
+    };
+    let _ = std::fs::remove_file(path);
+    perf(&["record", "-q", "-m", "4096", "-e", "kmem:*", "-a", "-o", path, "--", "true"])?;
+    Path::new(path).exists().then_some(())
+}
+
+#[test]
+fn a_recording_made_here_has_the_totals_that_perf_says() {
+    let (data, text) = (temporary("perf.data"), temporary("perf.txt"));
+    if record(&data).is_none() {
+        println!("perf is not there, or may not record: nothing is compared");
+        return;
+    }
+    let script = Command::new("perf")
+        .args(["script", "--ns", "-i", &data, "-F", "comm,tid,cpu,time,event,trace"])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it ran before");
+    std::fs::write(&text, &script.stdout).expect("there is room");
+    let stat = Command::new("perf")
+        .args(["kmem", "stat", "--slab", "-i", &data])
+        .stdin(Stdio::null())
+        .output()
+        .expect("it ran before");
+    let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
+    let says = |what: &str| -> Option<u64> {
+        let rest = stat.split(what).nth(1)?;
+        rest.split_whitespace().next()?.replace(',', "").parse().ok()
+    };
+    let (Some(requested), Some(allocated)) =
+        (says("Total bytes requested:"), says("Total bytes allocated:"))
+    else {
+        println!("perf kmem stat said nothing that can be compared: {stat}");
+        return;
+    };
+    let mut sources = vec![&text];
+    if cfg!(feature = "perf-data") {
+        sources.push(&data);
+    }
+    for source in sources {
+        let trace = temporary("recorded.csv");
+        let output = kmem(&["import", source, "-o", &trace]);
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{output:?}");
+        assert_eq!(total(&trace, "bytes_requested"), requested, "{source}");
+        assert_eq!(total(&trace, "bytes_allocated_traced"), allocated, "{source}");
+    }
+}

@@ -1,0 +1,161 @@
+//! `kmem replay --report` and the files beside it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn folder(name: &str) -> PathBuf {
+    let folder: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
+    std::fs::create_dir_all(&folder).expect("there is room for the folder");
+    folder
+}
+
+fn text_of(path: &Path) -> String {
+    std::fs::read_to_string(path).expect("it was written, as text")
+}
+
+/// Names that appear as `attribute='...'`.
+fn values<'t>(text: &'t str, attribute: &str) -> Vec<&'t str> {
+    let begin = format!(" {attribute}='");
+    text.split(&*begin).skip(1).filter_map(|rest| rest.split('\'').next()).collect()
+}
+
+/// Checks that elements are closed in the order in which they were opened.
+fn assert_well_formed(text: &str) {
+    let mut open: Vec<&str> = Vec::new();
+    for tag in text.split('<').skip(1) {
+        let (tag, _) = tag.split_once('>').expect("every tag ends");
+        let name = tag.split([' ', '/']).find(|name| !name.is_empty()).unwrap_or(tag);
+        if tag.starts_with('!') || tag.ends_with('/') || name == "meta" {
+            continue;
+        }
+        match tag.starts_with('/') {
+            true => assert_eq!(open.pop(), Some(name), "closed in order"),
+            false => open.push(name),
+        }
+    }
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_report_is_one_page_that_needs_nothing_else() {
+    let folder = folder("report");
+    let (page, csv, svg) = (folder.join("r.html"), folder.join("csv"), folder.join("svg"));
+    let path = |path: &Path| path.to_str().expect("a path of text").to_owned();
+    let (status, out, error) =
+        kmem(&["replay", "--report", &path(&page), "--csv", &path(&csv), "--svg", &path(&svg)]);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    assert!(out.contains("880,000 events"), "the report on the terminal stays: {out}");
+
+    let html = text_of(&page);
+    assert!(html.len() < 2_000_000, "{} bytes", html.len());
+    for foreign in ["<script", "http-equiv", "<link", "<img", "url(", "@import", " src=", " href="]
+    {
+        assert!(!html.contains(foreign), "{foreign}");
+    }
+    let addresses: Vec<_> = html.match_indices("http").collect();
+    let namespaces = html.matches("xmlns='http://www.w3.org/2000/svg'").count();
+    assert_eq!(addresses.len(), namespaces, "only SVG's namespace");
+    assert!(html.contains("prefers-color-scheme:dark") && html.contains("width=device-width"));
+    assert_well_formed(&html);
+    for shown in ["880,000", "buffer_head", "p99.9", "Fragmentation", "Lifetimes", "who holds them"]
+    {
+        assert!(html.contains(shown), "{shown}");
+    }
+
+    let charts = ["memory", "held", "pages", "fragmentation", "orders", "free-blocks", "lifetimes"];
+    for name in charts {
+        let table = text_of(&csv.join(format!("{name}.csv")));
+        let columns = table.lines().next().map(|line| line.split(',').count());
+        assert!(columns >= Some(2) && table.lines().count() > 5, "{name}: {table}");
+        assert!(table.lines().all(|line| Some(line.split(',').count()) == columns), "{name}");
+        let picture = text_of(&svg.join(format!("{name}.svg")));
+        assert_well_formed(&picture);
+        assert!(values(&picture, "viewBox").len() == 1 && picture.contains("prefers-color-scheme"));
+    }
+    for name in ["times", "caches"] {
+        assert!(text_of(&csv.join(format!("{name}.csv"))).lines().count() > 5, "{name}");
+    }
+    for name in ["map-owner", "map-mobility", "map-order"] {
+        assert_well_formed(&text_of(&svg.join(format!("{name}.svg"))));
+    }
+}
+
+#[test]
+fn the_last_sample_is_the_state_at_the_end() {
+    let folder = folder("last-sample");
+    let csv = folder.to_str().expect("a path of text");
+    let info = folder.join("buddyinfo");
+    let info_name = info.to_str().expect("a path of text");
+    let (status, ..) = kmem(&["replay", "--csv", csv, "--buddyinfo", info_name]);
+    assert_eq!(status, Some(0));
+    let blocks = text_of(&folder.join("free-blocks.csv"));
+    let ours: Vec<u64> = blocks
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_once(',')?.1.parse().ok())
+        .take(10)
+        .collect();
+    let info = text_of(&info);
+    let kernels: Vec<u64> =
+        info.split_whitespace().skip(4).filter_map(|word| word.parse().ok()).take(10).collect();
+    assert_eq!(ours, kernels);
+}
+
+#[test]
+fn another_allocator_is_compared_in_the_same_table() {
+    let folder = folder("compared");
+    let csv = folder.to_str().expect("a path of text");
+    let (status, _, error) = kmem(&["replay", "--against", "system", "--csv", csv]);
+    assert_eq!(status, Some(0), "{error}");
+    let table = text_of(&folder.join("comparison.csv"));
+    let rows: Vec<_> = table.lines().skip(1).collect();
+    assert_eq!(rows.len(), 3, "{table}");
+    for (row, name) in rows.iter().zip(["ours,", "no allocator,", "system,"]) {
+        assert!(row.starts_with(name) && row.contains("every pattern intact"), "{row}");
+    }
+    let (status, _, error) = kmem(&["replay", "--against", "nobody"]);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("linked_list_allocator"), "the names are listed: {error}");
+}
+
+#[test]
+fn the_kernels_own_slabinfo_stands_beside_ours() {
+    let folder = folder("beside");
+    let kernels = folder.join("kernel.txt");
+    let text = "slabinfo - version: 2.1\n# name\nbuffer_head 1 39 104 39 1 : tunables 0 0 0 : slabdata 1 1 0\n";
+    std::fs::write(&kernels, text).expect("there is room");
+    let (csv, kernels) = (folder.to_str().expect("text"), kernels.to_str().expect("text"));
+    let (status, _, error) = kmem(&["replay", "--csv", csv, "--kernel-slabinfo", kernels]);
+    assert_eq!(status, Some(0), "{error}");
+    let caches = text_of(&folder.join("caches.csv"));
+    let row = caches.lines().find(|line| line.starts_with("buffer_head,")).expect("a busy cache");
+    assert!(row.ends_with(",104 B,4 KiB,39"), "{row}");
+    let (status, _, error) = kmem(&["replay", "--csv", csv, "--kernel-slabinfo", "Cargo.toml"]);
+    assert_eq!(status, Some(2));
+    assert!(error.starts_with("Cargo.toml:1: expected `slabinfo - version: 2.1`"), "{error}");
+}
+
+#[test]
+fn a_trace_is_never_written_over() {
+    let folder = folder("kept");
+    for (name, start) in
+        [("plain.csv", &b"# kmem-compact 1\n"[..]), ("frames.zst", &[0x28, 0xb5, 0x2f, 0xfd, 0])]
+    {
+        let trace = folder.join(name);
+        std::fs::write(&trace, start).expect("there is room");
+        let (status, _, error) = kmem(&["replay", "--json", trace.to_str().expect("text")]);
+        assert_eq!(status, Some(2));
+        assert!(error.contains("found a recorded trace, which stays as it is"), "{error}");
+        assert_eq!(std::fs::read(&trace).expect("it is there"), start);
+    }
+}

@@ -1,0 +1,85 @@
+//! `kmem plan`, `kmem frag` and `kmem check` as a user runs them.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .expect("it runs");
+    let text = |bytes| String::from_utf8(bytes).expect("the output is text");
+    (output.status.code(), text(output.stdout), text(output.stderr))
+}
+
+fn temporary(name: &str, contents: &str) -> String {
+    let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
+    std::fs::write(&path, contents).expect("there is room for the file");
+    path.to_str().expect("the folder's name is text").to_owned()
+}
+
+#[test]
+fn a_plan_names_what_a_cache_would_do_and_refuses_what_it_cannot() {
+    let (status, out, error) = kmem(&["plan", "640"]);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    assert!(out.contains("slabs of 1 page, 6 objects in each"), "{out}");
+    assert_eq!(kmem(&["plan", "2K", "64"]).1, kmem(&["plan", "2048", "64"]).1);
+    for wrong in
+        [&["plan"][..], &["plan", "0"], &["plan", "8", "3"], &["plan", "5M"], &["plan", "x"]]
+    {
+        let (status, out, error) = kmem(wrong);
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{wrong:?}");
+        assert!(!error.is_empty());
+    }
+}
+
+#[test]
+fn colours_come_when_asked_for_and_not_by_themselves() {
+    assert!(!kmem(&["plan", "640"]).1.contains('\x1b'));
+    assert!(kmem(&["--color", "always", "plan", "640"]).1.contains("\x1b[30;46m"));
+    assert!(kmem(&["walkthrough", "buddy", "--color", "always"]).1.contains("\x1b[30;46m"));
+}
+
+#[test]
+fn fragmentation_is_compared_from_file_to_file() {
+    let whole = temporary("whole.txt", "Node 0, zone Normal 0 0 0 0 0 0 0 0 0 0 8\n");
+    let shattered = temporary("shattered.txt", "Node 0, zone Normal 8192 0 0 0 0 0 0 0 0 0 0\n");
+    let (status, out, _) = kmem(&["frag", &whole, &shattered]);
+    assert_eq!(status, Some(0));
+    assert!(out.contains("0 % in the file before, 100 % here"), "{out}");
+    assert!(out.contains("as much is free: it is in pieces"), "{out}");
+    let (status, _, error) = kmem(&["frag", "/nowhere"]);
+    assert_eq!(status, Some(2));
+    assert!(error.starts_with("/nowhere: expected a readable file"), "{error}");
+}
+
+#[test]
+fn our_own_buddyinfo_is_read_by_frag() {
+    let written = temporary("ours.txt", "");
+    assert_eq!(kmem(&["replay", "--buddyinfo", &written]).0, Some(0));
+    let (status, out, error) = kmem(&["frag", &written]);
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.contains("Requests of every order up to 10 can be had"), "{out}");
+}
+
+#[test]
+fn a_leak_is_found_by_its_call_site() {
+    let mut trace = "!g,0,GFP\n!s,0,tidy+0x10\n!s,1,leaky+0x20\n".to_owned();
+    for object in 0..100 {
+        trace.push_str(&format!("a,1000,0,{object:x}00,64,64,0,{}\n", object % 2));
+        if object % 2 == 0 {
+            trace.push_str(&format!("f,1000,0,{object:x}00\n"));
+        }
+    }
+    let path = temporary("leak.csv", &trace);
+    assert_eq!(kmem(&["check", &path]).0, Some(0), "live is no mistake in a part of a trace");
+    let (status, out, _) = kmem(&["check", "--whole", &path]);
+    assert_eq!(status, Some(1));
+    assert!(out.contains("kmalloc in leaky+0x20") && !out.contains("tidy"), "{out}");
+    let again = temporary("again.csv", &(trace + "f,1,0,000\n"));
+    let (status, out, _) = kmem(&["check", &again]);
+    assert_eq!(status, Some(1));
+    assert!(out.contains("was freed in line 5 already; kmalloc in tidy+0x10"), "{out}");
+    assert_eq!(kmem(&["check", "/nowhere"]).0, Some(2));
+}
