@@ -93,7 +93,7 @@ impl Tag {
     }
 }
 
-/// The tags of one range of pages, for who looks up many addresses: a comparison and a load each.
+/// The tags and owners of one range of pages, for who looks up many addresses: a comparison and a load each.
 ///
 /// It borrows nothing; whoever keeps one keeps the map.
 ///
@@ -107,16 +107,18 @@ pub struct TagRange {
     start: usize,
     pages: usize,
     tags: *const AtomicU8,
+    owners: *const AtomicPtr<()>,
 }
 
-// SAFETY: the tags are atomics, and reading one is promised to be sound wherever it is done.
+// SAFETY: both are atomics, and reading one is promised to be sound wherever it is done.
 unsafe impl Send for TagRange {}
 // SAFETY: as above.
 unsafe impl Sync for TagRange {}
 
 impl TagRange {
     /// No pages.
-    pub const EMPTY: Self = Self { start: 0, pages: 0, tags: core::ptr::null() };
+    pub const EMPTY: Self =
+        Self { start: 0, pages: 0, tags: core::ptr::null(), owners: core::ptr::null() };
 
     /// Returns the tag of the page that `address` lies in; `None` beyond the range. O(1).
     ///
@@ -134,6 +136,23 @@ impl TagRange {
         let entry = unsafe { &*entry };
         // Relaxed: see the header.
         Some(Tag(entry.load(Ordering::Relaxed)))
+    }
+
+    /// Returns tag and owner word of the page that `address` lies in; `None` beyond the range. O(1).
+    ///
+    /// # Safety
+    /// 1. As for [`tag`](Self::tag).
+    #[inline(always)]
+    pub unsafe fn tag_and_owner(&self, address: usize) -> Option<(Tag, *mut ())> {
+        // SAFETY: clause 1.
+        let tag = unsafe { self.tag(address) }?;
+        let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
+        // SAFETY: clause 1: there is an owner for each page, and the page is in the range, as it has a tag.
+        let entry = unsafe { self.owners.add(index) };
+        // SAFETY: clause 1.
+        let entry = unsafe { &*entry };
+        // Relaxed: see the header.
+        Some((tag, entry.load(Ordering::Relaxed)))
     }
 
     /// Returns the pages of the range.
@@ -166,7 +185,7 @@ impl TagPlace<'_> {
 /// # Safety
 /// 1. `tag` and `owner` return what was last set for the page, and [`Tag::NONE`] and null for pages never set or out of
 ///    range.
-/// 2. `tag_range` reads what `tag` does, or [`Tag::NONE`], while the map stays alive and where it is.
+/// 2. `tag_range` reads what `tag` and `owner` do, or [`Tag::NONE`], while the map stays alive and where it is.
 /// 3. `pointer` returns a pointer to the address given that may be used for whatever memory of this map is there.
 pub unsafe trait PageMap {
     /// Returns the tag of the page that `address` lies in. O(1), one or two loads, no lock.
@@ -333,8 +352,8 @@ unsafe impl PageMap for PageMapArray<'_> {
 
     #[inline]
     fn tag_range(&self) -> TagRange {
-        let (start, tags) = (self.root.addr().get(), self.tags.as_ptr());
-        TagRange { start, pages: self.tags.len(), tags }
+        let (tags, owners) = (self.tags.as_ptr(), self.owners.as_ptr());
+        TagRange { start: self.root.addr().get(), pages: self.tags.len(), tags, owners }
     }
 
     #[inline]

@@ -132,13 +132,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.
     #[track_caller]
     pub(crate) fn find(&self, address: usize) -> Result<(NonNull<Record>, usize), Fault> {
-        let source = &self.system().source;
-        let (expected, found) = (self.plan.tag, source.tag(address));
+        let (found, owner) = self.system().tag_and_owner(address);
+        let expected = self.plan.tag;
         if !found.is_slab() {
             let (expected, found) = (expected.get().into(), found.get().into());
             return Err(Fault::new(FaultKind::ForeignPointer, address, expected, found));
         }
-        let record = NonNull::new(source.owner(address).cast::<Record>())
+        let record = NonNull::new(owner.cast::<Record>())
             .expect("set_owner wrote the record where it wrote the tag");
         // SAFETY: a page with a slab's tag is owned by a live record; the tag is cleared before the record dies, and
         // whoever frees an object of the slab keeps the slab alive.

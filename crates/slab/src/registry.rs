@@ -15,7 +15,7 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{
     Cpu, CpuId, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink, Slot,
-    Slots, Tag, panic_on_fault,
+    Slots, Tag, TagRange, panic_on_fault,
 };
 
 use crate::builder::CacheBuilder;
@@ -42,6 +42,8 @@ pub(crate) const MOST_OUTSIDE: usize = 64;
 #[derive(Debug)]
 pub(crate) struct System<P, C> {
     pub(crate) source: P,
+    /// Tags and owners of most pages of the source.
+    range: TagRange,
     /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them. Nobody enters these slots;
     /// they are those of the internal caches too.
     pub(crate) locking: Slots<'static, CpuSlot, C>,
@@ -130,6 +132,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         };
         let made = System {
             source,
+            range: TagRange::EMPTY,
             locking: Slots::closed(slots, cpu.clone()),
             hook,
             records: core::array::from_fn(|index| {
@@ -148,6 +151,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         };
         // SAFETY: the block is ours, large enough, aligned to a page.
         unsafe { system.write(made) };
+        // SAFETY: just written, and nobody else's yet.
+        let made = unsafe { &mut *system.as_ptr() };
+        // Now that the source is where it stays.
+        made.range = made.source.tag_range();
         Ok(Self { system })
     }
 
@@ -304,6 +311,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
 }
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+    /// Returns tag and owner word of the page that `address` lies in.
+    #[inline]
+    pub(crate) fn tag_and_owner(&self, address: usize) -> (Tag, *mut ()) {
+        // SAFETY: the source has not moved since the range was taken.
+        match unsafe { self.range.tag_and_owner(address) } {
+            Some(found) if found.0.is_slab() => found,
+            _ => (self.source.tag(address), self.source.owner(address)),
+        }
+    }
+
     pub(crate) fn report(&self, fault: &Fault) {
         (self.hook)(fault);
     }
