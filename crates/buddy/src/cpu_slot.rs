@@ -203,7 +203,9 @@ impl CpuSlot {
     /// Takes out the ready block of `order` that came last.
     #[inline(always)]
     pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
-        let blocks = in_register(&mut self.blocks[order]);
+        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
+        // SAFETY: the address of our own, exclusively borrowed.
+        let blocks = unsafe { &mut *blocks };
         let below = blocks.ready.checked_sub(1)?;
         blocks.ready = below;
         Some(FrameNumber::new(blocks.places[below % PLACES]))
@@ -212,7 +214,9 @@ impl CpuSlot {
     /// Keeps the block of `order` at `start`; false when there is no room where it belongs.
     #[inline(always)]
     pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
-        let blocks = in_register(&mut self.blocks[order]);
+        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
+        // SAFETY: the address of our own, exclusively borrowed.
+        let blocks = unsafe { &mut *blocks };
         if start.get() & blocks.home_bits != blocks.home {
             return self.waiting.get_mut(order).is_some_and(|waiting| waiting.push(start.get()));
         }

@@ -170,10 +170,13 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[track_caller]
     pub unsafe fn free(&self, start: NonNull<u8>) {
         // SAFETY: the registry has not moved its source since `with_checks`.
-        let tag = unsafe { self.tags.tag(start.addr().get()) };
-        // SAFETY: the caller's clauses; I2: what has a class's tag is an object of its cache.
-        if tag.is_some_and(|tag| unsafe { self.front(tag).free(self.registry.cpu(), start) }) {
-            return;
+        if let Some(tag) = unsafe { self.tags.tag_index(start.addr().get()) } {
+            // SAFETY: a byte.
+            let front = unsafe { self.front(tag) };
+            // SAFETY: the caller's clauses; I2: what has a class's tag is an object of its cache.
+            if unsafe { front.free(self.registry.cpu(), start) } {
+                return;
+            }
         }
         // SAFETY: the caller's clauses, and nothing has happened.
         unsafe { self.free_missed(start) };
@@ -207,8 +210,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             // SAFETY: the caller's clauses.
             return unsafe { self.free_large(start) };
         };
-        // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
-        if !unsafe { self.front(tag_of(class)).free(self.registry.cpu(), start) } {
+        // The layout leads to the class that it was allocated from.
+        let front = self.front_of(class);
+        // SAFETY: the caller's clauses.
+        if !unsafe { front.free(self.registry.cpu(), start) } {
             // SAFETY: the caller's clauses, and nothing has happened.
             unsafe { self.free_object(class, start) };
         }
@@ -235,7 +240,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[inline(always)]
     pub(crate) fn allocate_class(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
         // SAFETY: the caches live as long as we do.
-        let hit = unsafe { self.front(tag_of(class)).allocate(self.registry.cpu()) };
+        let hit = unsafe { self.front_of(class).allocate(self.registry.cpu()) };
         match hit {
             Some(object) => Ok(object),
             None => self.allocate_missed(class),
@@ -255,11 +260,22 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         unsafe { Self::borrow(raw) }.allocate()
     }
 
-    /// Returns the front for `tag`.
     #[inline(always)]
-    fn front(&self, tag: Tag) -> Front {
+    fn front_of(&self, class: ClassIndex) -> Front {
+        // SAFETY: a tag.
+        unsafe { self.front(usize::from(tag_of(class).get())) }
+    }
+
+    /// Returns the front for the tag of the byte `tag`.
+    ///
+    /// # Safety
+    /// 1. `tag` is a byte.
+    #[inline(always)]
+    unsafe fn front(&self, tag: usize) -> Front {
+        // SAFETY: clause 1: there is a place for each.
+        let place = unsafe { self.fronts.get_unchecked(tag) };
         // Acquire: pairs with the Release in `build`; sees the cache's slots as they were built.
-        let raw = self.fronts[usize::from(tag.get())].load(Ordering::Acquire);
+        let raw = place.load(Ordering::Acquire);
         // SAFETY: I1: never null.
         let raw = unsafe { NonNull::new_unchecked(raw) };
         // SAFETY: I1: a front.

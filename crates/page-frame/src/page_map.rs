@@ -12,7 +12,7 @@
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicPtr, AtomicU8, Ordering, slice_in};
+use crate::sync::{AtomicPtr, AtomicU8, Ordering, load_wide, slice_in};
 use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
 
 /// What a page is, in a byte.
@@ -126,16 +126,23 @@ impl TagRange {
     /// 1. The map that the range came from is alive and where it was.
     #[inline(always)]
     pub unsafe fn tag(&self, address: usize) -> Option<Tag> {
+        // SAFETY: clause 1.
+        unsafe { self.tag_index(address) }.map(|index| Tag(index as u8))
+    }
+
+    /// Returns the tag's byte as an index into a table of 256 entries.
+    ///
+    /// # Safety
+    /// 1. As for [`tag`](Self::tag).
+    #[inline(always)]
+    pub unsafe fn tag_index(&self, address: usize) -> Option<usize> {
         let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
         if index >= self.pages {
             return None;
         }
-        // SAFETY: clause 1: there is a tag for each page.
-        let entry = unsafe { self.tags.add(index) };
-        // SAFETY: clause 1.
-        let entry = unsafe { &*entry };
         // Relaxed: see the header.
-        Some(Tag(entry.load(Ordering::Relaxed)))
+        // SAFETY: clause 1: there is a tag for each page.
+        Some(unsafe { load_wide(self.tags, index) })
     }
 
     /// Returns tag and owner word of the page that `address` lies in; `None` beyond the range. O(1).

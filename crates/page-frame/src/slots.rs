@@ -31,7 +31,9 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, Zeroable, load_own, spin_hint};
+use crate::sync::{
+    AtomicU8, Guard, Lock, Ordering, UnsafeCell, Zeroable, in_register, load_own, spin_hint,
+};
 use crate::{Cpu, CpuId, InterruptState};
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
@@ -186,7 +188,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and slots are whole lines.
         let slot = unsafe { self.slots.as_ptr().byte_add(offset) };
         // SAFETY: as above.
-        let slot = unsafe { &*slot };
+        let slot = unsafe { &*in_register(slot) };
         // SAFETY: I2: only contexts on this CPU write `busy`.
         let why = if unsafe { load_own(&slot.busy) } != 0 {
             Elsewhere::Nested
