@@ -43,6 +43,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             let Some(mut set) = set else { return 0 };
             set.take_in(&self.pending, geometry);
             set.sort_all(geometry);
+            set.forget_missed();
             self.pop_empty(&mut set, self.empty_slabs_at_least(), most, &mut going_home);
         }
         self.send_all_home(going_home)

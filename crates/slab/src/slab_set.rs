@@ -29,11 +29,17 @@ const LISTS: usize = ListName::Nowhere as usize;
 #[derive(Debug)]
 pub(crate) struct SlabSet {
     lists: [SlabList; LISTS],
-    colour: u32,
+    colour: u16,
     /// The fewest empty slabs since the last turn.
     fewest_empty: u32,
     /// The pages by which slabs are smaller than the best ones.
     missing_pages: u32,
+    /// Slabs sent home that have not been missed yet.
+    sent: u16,
+    /// Slabs that were missed: so many more empty ones stay.
+    missed: u16,
+    /// Whether objects were taken or given since the last turn.
+    was_used: bool,
     /// Slabs ever taken from the page source.
     pub(crate) grown: usize,
 }
@@ -44,7 +50,16 @@ unsafe impl Send for SlabSet {}
 impl SlabSet {
     pub(crate) const fn new() -> Self {
         let lists = [const { SlabList::new() }; LISTS];
-        Self { lists, colour: 0, fewest_empty: 0, missing_pages: 0, grown: 0 }
+        Self {
+            lists,
+            colour: 0,
+            fewest_empty: 0,
+            missing_pages: 0,
+            sent: 0,
+            missed: 0,
+            was_used: false,
+            grown: 0,
+        }
     }
 
     /// Returns how many slabs there are.
@@ -78,8 +93,8 @@ impl SlabSet {
 
     /// Returns the colour of the next slab, another one each time.
     pub(crate) fn next_colour(&mut self, geometry: &Geometry) -> usize {
-        let colour = self.colour as usize;
-        self.colour = geometry.next_colour(colour) as u32;
+        let colour = usize::from(self.colour);
+        self.colour = geometry.next_colour(colour) as u16;
         colour
     }
 
@@ -91,6 +106,10 @@ impl SlabSet {
         // SAFETY: clause 1.
         unsafe { self.put(record, ListName::Empty) };
         self.grown += 1;
+        if self.sent > 0 {
+            self.sent -= 1;
+            self.missed = self.missed.saturating_add(1);
+        }
         // SAFETY: clause 1.
         self.missing_pages += missing_pages(unsafe { record.as_ref() }, best);
     }
@@ -115,6 +134,7 @@ impl SlabSet {
         mut take: impl FnMut(NonNull<Record>, usize, NonNull<u8>),
     ) -> usize {
         let mut taken = 0;
+        self.was_used = true;
         for name in ListName::KNOWN {
             while let Some(record) = self.lists[name as usize].first() {
                 // SAFETY: I1: live.
@@ -156,6 +176,7 @@ impl SlabSet {
     /// 1. The chain's slab is one of this set, and the caller owns its objects.
     pub(crate) unsafe fn give(&mut self, chain: &FreedChain, best: &Geometry) {
         let record = chain.record;
+        self.was_used = true;
         // SAFETY: clause 1.
         let pushed = unsafe { chain.push(best) };
         // SAFETY: I1: live.
@@ -167,6 +188,23 @@ impl SlabSet {
             // SAFETY: clause 1; told `First`, we bring it into sight ourselves instead of by the pending stack.
             unsafe { self.sort(record, best) };
         }
+    }
+
+    /// Returns how many empty slabs were taken from the page source again after they had been sent home: keeping them would
+    /// have been better.
+    pub(crate) fn missed(&self) -> usize {
+        usize::from(self.missed)
+    }
+
+    /// Notes that `slabs` slabs went home without anybody asking for pages.
+    pub(crate) fn note_sent(&mut self, slabs: usize) {
+        let slabs = u16::try_from(slabs).unwrap_or(u16::MAX);
+        self.sent = self.sent.saturating_add(slabs);
+    }
+
+    /// Forgets what was missed: memory is short.
+    pub(crate) fn forget_missed(&mut self) {
+        (self.sent, self.missed) = (0, 0);
     }
 
     /// Takes one slab that may go home out of the set, while more than `keep` are empty.
@@ -188,10 +226,17 @@ impl SlabSet {
         Some(record)
     }
 
-    /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew.
+    /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew. None of a set that
+    /// objects were taken from or given to: it may be in the middle of something. Of one that was left alone half of what was
+    /// missed is forgotten.
     pub(crate) fn turn(&mut self) -> usize {
         let empty = self.empty_slabs() as u32;
-        core::mem::replace(&mut self.fewest_empty, empty) as usize
+        let fewest = core::mem::replace(&mut self.fewest_empty, empty);
+        if core::mem::take(&mut self.was_used) {
+            return 0;
+        }
+        self.missed /= 2;
+        fewest as usize
     }
 
     fn note_fewest(&mut self) {

@@ -360,9 +360,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                     // Who only tries may be a turn, which calls no destructor.
                     let keep = match patience {
                         Patience::Try if self.plan.destructor.is_some() => usize::MAX,
-                        _ => self.empty_slabs_kept(set.slabs()),
+                        _ => self.empty_slabs_kept(&set),
                     };
                     self.pop_empty(&mut set, keep, usize::MAX, &mut going_home);
+                    set.note_sent(going_home.count());
                 }
                 None => self.for_each_chain(&mut found, |chain| self.give_back_unlocked(&chain)),
             }

@@ -7,6 +7,10 @@
 //! everything but its CPUs' magazines within two turns. While nothing grows or shrinks nothing turns, and the caches keep
 //! what they have.
 //!
+//! Between turns a cache sends empty slabs home by itself when they are more than 1/16 of all. One that is emptied and filled
+//! again and again would pay for it each time; so slabs that had to be taken from the page source again are **missed**, and
+//! so many more stay from then on.
+//!
 //! # Concurrency
 //! Whoever's growth makes a turn due does it, holding nothing; the others go on. It only tries locks, and calls no
 //! constructor and no destructor: the caches that have one keep their empty slabs until somebody shrinks them, as do those
