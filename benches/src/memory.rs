@@ -7,7 +7,7 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hosted::{Mapped, Threads};
+use hosted::{Mapped, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
 use page_frame::OutOfMemory;
 use slab::Registry;
@@ -17,7 +17,6 @@ use talc::source::Manual;
 use crate::collections::Collection;
 use crate::measure::Sample;
 use crate::memory_workload::{self, Workload};
-use crate::objects;
 use crate::row::{FLOOR, OURS};
 
 /// Address space of each allocator that is given a range.
@@ -68,10 +67,9 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 }
 
 /// Our allocator, as a program would have it.
-pub static HEAP: Global<objects::Pages, Threads> = Global::new(|| {
-    let (buddy, memory) = objects::pages(4 * RANGE_BYTES);
-    std::mem::forget(memory);
-    Ok::<_, OutOfMemory>(Kmalloc::new(Registry::new(buddy, Threads)?))
+pub static HEAP: Global<Pages, Threads> = Global::new(|| {
+    let pages = Pages::new().map_err(|_| OutOfMemory)?;
+    Ok::<_, OutOfMemory>(Kmalloc::new(Registry::new(pages, Threads)?))
 });
 
 static TALC: OnceLock<TalcLock<spinning_top::RawSpinlock, Manual>> = OnceLock::new();

@@ -8,9 +8,7 @@
 //! # Concurrency
 //! Bits are changed by whoever owns the frame. Relaxed: the frame's own hand-over orders them.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
-use page_frame::sync::slice_in;
+use page_frame::sync::{AtomicUsize, Ordering, slice_in};
 use page_frame::{FrameNumber, FrameRange};
 
 use crate::Mapped;

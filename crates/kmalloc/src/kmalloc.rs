@@ -8,10 +8,12 @@
 //! # Invariants
 //! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this allocator, the same for ever.
 //! - I2: an address whose tag is a class of ours is an object of that class's cache: nobody else tags with classes.
+//! - I3: `rows` is null or the raw rows of slots of all caches, made for the registry's CPUs, the same for ever.
 //!
 //! # Concurrency
-//! Two CPUs that need a class for the first time both build a cache; one compare-exchange decides, and the loser
-//! destroys its own, still empty. Everything else is the registry's and the page source's business.
+//! Two CPUs that need a class for the first time both build a cache; one compare-exchange decides, and the loser destroys its
+//! own, which nobody has seen. The winner's is listed in the registry only then: visitors of two caches on one column of slots
+//! would take each other's objects. Everything else is the registry's and the page source's business.
 
 use core::alloc::Layout;
 use core::marker::PhantomData;
@@ -20,11 +22,11 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
 use page_frame::{Cpu, OutOfMemory, PAGE_SHIFT, PageResize, Tag, TagRange};
-use slab::{Cache, Checks, Off, Registry};
+use slab::{COLUMNS, Cache, Checks, Off, Registry, SlotRows, is_any_on};
 
 use crate::ClassIndex;
 
-const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
+const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES && ClassIndex::COUNT <= COLUMNS);
 
 /// Memory of any size and alignment, from the caches of a registry and, beyond [`LARGEST`](crate::LARGEST), from its page
 /// source.
@@ -49,6 +51,8 @@ const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
 pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
     registry: Registry<P, C>,
     tags: TagRange,
+    rows: AtomicPtr<()>,
+    cpu: C,
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) large_pages: AtomicUsize,
     secret: Option<usize>,
@@ -101,7 +105,8 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         // The registry keeps its page source where it is now.
         let tags = registry.source().tag_range();
         let (large_pages, checks) = (AtomicUsize::new(0), PhantomData);
-        Self { registry, tags, caches, large_pages, secret: None, checks }
+        let (rows, cpu) = (AtomicPtr::new(core::ptr::null_mut()), registry.cpu().clone());
+        Self { registry, tags, rows, cpu, caches, large_pages, secret: None, checks }
     }
 
     /// Sets what canaries and shuffled slabs depend on, see [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be
@@ -220,6 +225,20 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 
     #[inline(always)]
     pub(crate) fn allocate_class(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
+        if !is_any_on::<K>() {
+            if let Some(rows) = self.rows() {
+                // SAFETY: I3; there are fewer classes than columns.
+                if let Some(object) = unsafe { rows.pop(class.index(), &self.cpu) } {
+                    return Ok(object);
+                }
+            }
+        }
+        self.allocate_missed(class)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_missed(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
         // Acquire: pairs with the Release in `build`; sees the cache as it was built.
         let raw = self.caches[class.index()].load(Ordering::Acquire);
         let raw = match NonNull::new(raw) {
@@ -227,7 +246,19 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             None => self.build(class)?,
         };
         // SAFETY: I1.
-        unsafe { Self::borrow(raw) }.allocate()
+        let cache = unsafe { Self::borrow(raw) };
+        // Where that cannot be done now, a later miss does it.
+        cache.enlist();
+        cache.allocate()
+    }
+
+    /// Returns the rows of slots, once there are some.
+    #[inline(always)]
+    fn rows(&self) -> Option<SlotRows> {
+        // Acquire: pairs with the Release in `build_rows`; sees them as they were made.
+        let raw = NonNull::new(self.rows.load(Ordering::Acquire))?;
+        // SAFETY: I3.
+        Some(unsafe { SlotRows::from_raw(raw) })
     }
 
     /// # Safety
@@ -235,6 +266,28 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[inline(always)]
     #[track_caller]
     pub(crate) unsafe fn free_object(&self, class: ClassIndex, start: NonNull<u8>) {
+        if !is_any_on::<K>() {
+            // Relaxed: whoever has an object has seen the rows: they were there before its slab was.
+            let raw = self.rows.load(Ordering::Relaxed);
+            // SAFETY: clause 1: there is an object, so there are rows.
+            let raw = unsafe { NonNull::new_unchecked(raw) };
+            // SAFETY: I3.
+            let rows = unsafe { SlotRows::from_raw(raw) };
+            // SAFETY: I3; there are fewer classes than columns; clause 1.
+            if unsafe { rows.push(class.index(), &self.cpu, start) } {
+                return;
+            }
+        }
+        // SAFETY: clause 1.
+        unsafe { self.free_missed(class, start) };
+    }
+
+    /// # Safety
+    /// 1. As for `free_object`.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn free_missed(&self, class: ClassIndex, start: NonNull<u8>) {
         // Acquire: as in `allocate_class`.
         let raw = self.caches[class.index()].load(Ordering::Acquire);
         let Some(raw) = NonNull::new(raw) else { return self.foreign(start) };
@@ -251,21 +304,51 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             .expect("a class's alignment is a power of two that divides its size");
         let tag = Tag::class(class.index()).expect("there are fewer classes than tags for them");
         let name = crate::names::cache_name(class);
+        let rows = match self.rows() {
+            Some(rows) => rows,
+            None => self.build_rows()?,
+        };
         let builder = self.registry.cache(name.as_str(), layout).tag(tag).checks::<K>();
+        // SAFETY: made for this registry's CPUs (I3). Of several caches for the class only the one that is published is ever
+        // used or listed.
+        let builder = unsafe { builder.slots_in(rows, class.index()) };
         let builder = match self.secret {
             Some(secret) => builder.secret(secret),
             None => builder,
         };
-        let new = builder.build().map_err(|_| OutOfMemory)?.into_raw();
+        let new = builder.build_unlisted().map_err(|_| OutOfMemory)?.into_raw();
         let place = &self.caches[class.index()];
         let empty = core::ptr::null_mut();
         // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the other one.
         match place.compare_exchange(empty, new.as_ptr(), Ordering::Release, Ordering::Acquire) {
             Ok(_) => Ok(new),
             Err(first) => {
-                // SAFETY: ours from `into_raw` above, seen by nobody else. It never had an object.
-                drop(unsafe { Cache::<P, C, K>::from_raw(new) });
+                // SAFETY: ours from `into_raw` above, seen by nobody else.
+                let unused = unsafe { Cache::<P, C, K>::from_raw(new) };
+                // SAFETY: as above: not listed, and it never had an object.
+                unsafe { unused.discard() };
                 Ok(NonNull::new(first).expect("the exchange failed because it is not null"))
+            }
+        }
+    }
+
+    /// Returns the pages of the rows of slots.
+    pub(crate) fn row_pages(&self) -> usize {
+        self.rows().map_or(0, |_| SlotRows::pages(&self.cpu))
+    }
+
+    /// Makes the rows of slots, unless somebody else has meanwhile.
+    fn build_rows(&self) -> Result<SlotRows, OutOfMemory> {
+        let source = self.registry.source();
+        let new = SlotRows::new(source, &self.cpu)?;
+        let (empty, raw) = (core::ptr::null_mut(), new.into_raw().as_ptr());
+        // Release: pairs with the Acquire in `rows`. Acquire on failure: sees the other ones.
+        match self.rows.compare_exchange(empty, raw, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => Ok(new),
+            Err(_) => {
+                // SAFETY: ours, seen by nobody else.
+                unsafe { new.free(source, &self.cpu) };
+                Ok(self.rows().expect("the exchange failed because there are some"))
             }
         }
     }
@@ -281,18 +364,30 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 
 #[inline(always)]
 fn class_of(tag: Tag) -> Option<ClassIndex> {
-    tag.as_class().and_then(ClassIndex::new)
+    const FIRST: u8 = match Tag::class(0) {
+        Some(tag) => tag.get(),
+        None => panic!("there are tags of classes"),
+    };
+    // Tags below the first class's wrap round to beyond the last.
+    ClassIndex::new(tag.get().wrapping_sub(FIRST).into())
 }
 
 impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Kmalloc<P, C, K> {
     /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page source.
     fn drop(&mut self) {
+        let mut all_gone = true;
         for place in &mut self.caches {
             // Relaxed: `&mut self` says that nobody else is there.
             if let Some(raw) = NonNull::new(place.load(Ordering::Relaxed)) {
                 // SAFETY: I1: owned, and not used again.
-                drop(unsafe { Cache::<P, C, K>::from_raw(raw) });
+                let cache = unsafe { Cache::<P, C, K>::from_raw(raw) };
+                all_gone &= cache.destroy().is_ok();
             }
+        }
+        // Caches with objects in use live on in the registry, and their slots with them.
+        if let Some(rows) = self.rows().filter(|_| all_gone) {
+            // SAFETY: made with these, and no cache is left.
+            unsafe { rows.free(self.registry.source(), &self.cpu) };
         }
     }
 }

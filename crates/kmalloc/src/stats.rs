@@ -13,10 +13,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         self.large_pages.load(Ordering::Relaxed)
     }
 
-    /// Returns all pages held: those of the registry with all its caches, and those of large allocations. O(caches),
-    /// takes their locks.
+    /// Returns all pages held: those of the registry with all its caches, those of the CPU slots of the classes (one for
+    /// each CPU, from the first request on), and those of large allocations. O(caches), takes their locks.
     pub fn pages_held(&self) -> usize {
-        self.registry().pages_held() + self.large_pages()
+        self.registry().pages_held() + self.row_pages() + self.large_pages()
     }
 
     /// Gives back all pages that hold no memory in use; returns how many. Waits for locks.

@@ -85,7 +85,8 @@ mod models {
 
     /// Two CPUs ask for a class that has no cache yet: both get objects of one cache, and the other cache leaves nothing.
     /// Mutations seen to fail: the loser going on with its own cache (two caches of a class, objects of the wrong one); the
-    /// exchange made Relaxed ("causality violation").
+    /// exchange made Relaxed ("causality violation"); both caches listed in the registry before the exchange (the loser's
+    /// destruction takes the other one's objects out of the slots that they share).
     #[test]
     fn two_cpus_build_the_same_class() {
         long_model("kmalloc: two build a class", 50, 2, || {

@@ -42,6 +42,7 @@ pub struct InterruptState(pub usize);
 ///    `light_fence` is itself a full fence.
 /// 4. Between `mask_interrupts` and `restore_interrupts` no code runs on top of the caller that may take a lock of
 ///    these crates other than by trying.
+/// 5. Each id that `pin` returns is below `slots`, which returns the same value each time.
 pub unsafe trait Cpu {
     /// Returns the number of ids: each id is below it. The same value each time.
     fn slots(&self) -> usize;

@@ -29,8 +29,9 @@
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
 
-use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, spin_hint};
+use crate::sync::{AtomicU8, Guard, Lock, Ordering, UnsafeCell, Zeroable, spin_hint};
 use crate::{Cpu, CpuId, InterruptState};
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
@@ -49,6 +50,13 @@ pub struct Slot<T> {
 // SAFETY: I1 gives the body to one context at a time, and each hand-over is a Release store read by an Acquire load.
 unsafe impl<T: Send> Sync for Slot<T> {}
 
+// SAFETY: clause 1: zero bytes are an idle slot around a body for which they are a value.
+unsafe impl<T: Zeroable> Zeroable for Slot<T> {
+    fn zero() -> Self {
+        Self::new(T::zero())
+    }
+}
+
 impl<T> Slot<T> {
     crate::const_unless_loom! {
         /// Wraps `body` in a slot that nobody uses.
@@ -64,6 +72,39 @@ impl<T> Slot<T> {
 
     fn body(&self) -> *mut T {
         self.body.with_mut(|body| body)
+    }
+
+    /// Enters the slot for the CPU `id`, which `cpu` has just pinned the caller to; ends the pin where that fails.
+    ///
+    /// # Errors
+    /// As for [`Slots::enter`].
+    ///
+    /// # Safety
+    /// 1. This is the slot of `id`, which the last `pin` of `cpu` returned, and nothing has ended that.
+    #[inline(always)]
+    pub unsafe fn enter<'a, C: Cpu>(
+        &'a self,
+        id: CpuId,
+        cpu: &'a C,
+    ) -> Result<Entered<'a, T, C>, Elsewhere> {
+        // Relaxed: only contexts on this CPU write `busy` (I2).
+        let why = if self.busy.load(Ordering::Relaxed) != 0 {
+            Elsewhere::Nested
+        } else {
+            // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
+            self.busy.store(1, Ordering::Relaxed);
+            cpu.light_fence();
+            // Acquire: pairs with the Release in `hand_back`; sees what the taker did to the body.
+            if self.detached.load(Ordering::Acquire) == 0 {
+                return Ok(Entered { slot: self, id, cpu, _not_send: PhantomData });
+            }
+            // Release: pairs with the Acquire in `take_over`.
+            self.busy.store(0, Ordering::Release);
+            Elsewhere::Detached
+        };
+        // SAFETY: clause 1.
+        unsafe { cpu.unpin() };
+        Err(why)
     }
 }
 
@@ -100,14 +141,48 @@ pub struct TakeOver {
 /// ```
 #[derive(Debug)]
 pub struct Slots<'s, T, C> {
-    slots: &'s [Slot<T>],
+    first: *const Slot<T>,
+    // Narrow, as every cache has them.
+    count: u32,
+    /// From a slot to the next CPU's, in bytes.
+    stride: u32,
     cpu: C,
+    slots: PhantomData<&'s [Slot<T>]>,
 }
+
+// SAFETY: in place of a reference to the slots, which are shared under these conditions.
+unsafe impl<T: Send, C: Send> Send for Slots<'_, T, C> {}
+// SAFETY: as above.
+unsafe impl<T: Send, C: Sync> Sync for Slots<'_, T, C> {}
 
 impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// Puts `slots` under the protocol. CPUs whose id is beyond the slice have no slot.
     pub const fn new(slots: &'s [Slot<T>], cpu: C) -> Self {
-        Self { slots, cpu }
+        let (first, count) = (slots.as_ptr(), slots.len() as u32);
+        Self { first, count, stride: size_of::<Slot<T>>() as u32, cpu, slots: PhantomData }
+    }
+
+    /// Puts slots under the protocol that do not lie side by side, but `stride` bytes from each to the next.
+    ///
+    /// # Safety
+    /// 1. During `'s` there are `count` slots, the first at `first`, aligned; used through this protocol alone.
+    pub const unsafe fn apart(first: NonNull<Slot<T>>, count: u32, stride: u32, cpu: C) -> Self {
+        Self { first: first.as_ptr(), count, stride, cpu, slots: PhantomData }
+    }
+
+    #[inline(always)]
+    fn get(&self, index: usize) -> Option<&'s Slot<T>> {
+        if index >= self.count() {
+            return None;
+        }
+        // SAFETY: the constructors' slots, of which this is one.
+        let slot = unsafe { self.first.byte_add(index * self.stride as usize) };
+        // SAFETY: as above.
+        Some(unsafe { &*slot })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (usize, &'s Slot<T>)> {
+        (0..self.count()).filter_map(|index| Some((index, self.get(index)?)))
     }
 
     /// Returns the machine.
@@ -117,7 +192,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
 
     /// Returns the number of slots.
     pub const fn count(&self) -> usize {
-        self.slots.len()
+        self.count as usize
     }
 
     /// Enters the caller's own slot.
@@ -127,32 +202,19 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     #[inline(always)]
     pub fn enter(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
         let Some(id) = self.cpu.pin() else { return Err(Elsewhere::NoSlot) };
-        let why = match self.slots.get(id.index()) {
-            None => Elsewhere::NoSlot,
-            // Relaxed: only contexts on this CPU write `busy` (I2).
-            Some(slot) if slot.busy.load(Ordering::Relaxed) != 0 => Elsewhere::Nested,
-            Some(slot) => {
-                // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
-                slot.busy.store(1, Ordering::Relaxed);
-                self.cpu.light_fence();
-                // Acquire: pairs with the Release in `hand_back`; sees what the taker did to the body.
-                if slot.detached.load(Ordering::Acquire) == 0 {
-                    return Ok(Entered { slot, id, cpu: &self.cpu, _not_send: PhantomData });
-                }
-                // Release: pairs with the Acquire in `take_over`.
-                slot.busy.store(0, Ordering::Release);
-                Elsewhere::Detached
-            }
+        let Some(slot) = self.get(id.index()) else {
+            // SAFETY: pairs with the `pin` above, which returned an id.
+            unsafe { self.cpu.unpin() };
+            return Err(Elsewhere::NoSlot);
         };
-        // SAFETY: pairs with the `pin` above, which returned an id.
-        unsafe { self.cpu.unpin() };
-        Err(why)
+        // SAFETY: the slot of the id that `pin` has just returned.
+        unsafe { slot.enter(id, &self.cpu) }
     }
 
     /// Prepares the caller for locks of the slow path: says whether it is nested, and marks its slot as locking.
     pub fn slow(&self) -> Slow<'_, T, C> {
         let id = self.cpu.pin();
-        let slot = id.and_then(|id| self.slots.get(id.index()));
+        let slot = id.and_then(|id| self.get(id.index()));
         let nested = slot.is_some_and(|slot| {
             // Relaxed: only contexts on this CPU write either (I2).
             slot.busy.load(Ordering::Relaxed) != 0 || slot.locking.load(Ordering::Relaxed) != 0
@@ -175,11 +237,12 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         mut visit: impl FnMut(CpuId, &mut T),
     ) -> TakeOver {
         let mut outcome = TakeOver::default();
-        for (chunk, slots) in self.slots.chunks(usize::BITS as usize).enumerate() {
-            let first = chunk * usize::BITS as usize;
+        for first in (0..self.count()).step_by(usize::BITS as usize) {
             let id = |index: usize| CpuId::new((first + index) as u32);
+            let count = (self.count() - first).min(usize::BITS as usize);
+            let slots = || (0..count).filter_map(|index| Some((index, self.get(first + index)?)));
             let mut detached = 0_usize;
-            for (index, slot) in slots.iter().enumerate().filter(|(index, _)| wanted(id(*index))) {
+            for (index, slot) in slots().filter(|(index, _)| wanted(id(*index))) {
                 // Acquire: pairs with the Release in `hand_back` of the taker before; Relaxed on failure: not ours.
                 let won = slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
                 match won {
@@ -191,7 +254,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
                 continue;
             }
             let fenced = self.cpu.fence_all();
-            for (index, slot) in slots.iter().enumerate().filter(|(i, _)| detached >> i & 1 == 1) {
+            for (index, slot) in slots().filter(|(i, _)| detached >> i & 1 == 1) {
                 if fenced && Self::is_left(slot) {
                     // SAFETY: I1: we changed `detached`, and after the fence `busy` read 0.
                     visit(id(index), unsafe { &mut *slot.body() });
@@ -212,7 +275,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// Meanwhile everybody goes the way without a slot. `own` is the caller's id; its slot is not waited for. Whether the
     /// machine could fence; otherwise an owner may still be inside.
     pub fn hold(&self, own: Option<CpuId>) -> bool {
-        for slot in self.slots {
+        for (_, slot) in self.iter() {
             let mut round = 0;
             // Acquire and Release: as in `take_over`, whose takers are waited for.
             while slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed).is_err()
@@ -221,8 +284,8 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
                 round += 1;
             }
         }
-        let fenced = self.slots.is_empty() || self.cpu.fence_all();
-        for (index, slot) in self.slots.iter().enumerate() {
+        let fenced = self.count == 0 || self.cpu.fence_all();
+        for (index, slot) in self.iter() {
             let mut round = 0;
             // Acquire: as in `is_left`.
             while own != Some(CpuId::new(index as u32)) && slot.busy.load(Ordering::Acquire) != 0 {
@@ -238,7 +301,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// # Safety
     /// 1. Pairs with a `hold` of the caller's, or of the process that the caller was forked from.
     pub unsafe fn let_go(&self) {
-        for slot in self.slots {
+        for (_, slot) in self.iter() {
             // Release: as in `take_over`.
             slot.detached.store(0, Ordering::Release);
         }
@@ -250,7 +313,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// # Safety
     /// 1. So it is.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self.iter() {
             if own != Some(CpuId::new(index as u32)) {
                 // Release: as the owner's own.
                 slot.busy.store(0, Ordering::Release);
@@ -272,7 +335,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
 
     /// Calls `look` with each body, for `validate` and exact statistics. Needs `&mut self`: nobody is inside.
     pub fn for_each_exclusive(&mut self, mut look: impl FnMut(CpuId, &mut T)) {
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self.iter() {
             // SAFETY: `&mut self` on the only view of the slots excludes owners and takers.
             look(CpuId::new(index as u32), unsafe { &mut *slot.body() });
         }

@@ -13,6 +13,7 @@ use crate::geometry::{Geometry, GeometryError};
 use crate::magazine::{CAPACITIES, capacity_class};
 use crate::name::Name;
 use crate::registry::{MOST_OUTSIDE, Registry};
+use crate::rows::SlotRows;
 
 /// A cache that is being described.
 #[derive(Debug)]
@@ -30,6 +31,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     keep_empty: Option<usize>,
     secret: Option<usize>,
     clock: Option<fn() -> u64>,
+    slots: Option<(SlotRows, usize)>,
     checks: PhantomData<fn() -> K>,
 }
 
@@ -79,6 +81,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             keep_empty: None,
             secret: None,
             clock: None,
+            slots: None,
             checks: PhantomData,
         }
     }
@@ -89,7 +92,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// [`Debug`](crate::Debug), or one of your own.
     pub fn checks<N: Checks>(self) -> CacheBuilder<'r, P, C, N> {
         let Self { registry, name, layout, line_bytes, most_order, coloured, .. } = self;
-        let Self { constructor, destructor, tag, keep_empty, secret, clock, .. } = self;
+        let Self { constructor, destructor, tag, keep_empty, secret, clock, slots, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -103,6 +106,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             keep_empty,
             secret,
             clock,
+            slots,
             checks: PhantomData,
         }
     }
@@ -117,6 +121,16 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// Sets the clock that dates the histories of objects, in units of its own.
     pub fn clock(mut self, clock: fn() -> u64) -> Self {
         self.clock = Some(clock);
+        self
+    }
+
+    /// Puts the cache's CPU slots into column `column` of `rows`, where they are found without the cache.
+    ///
+    /// # Safety
+    /// 1. The rows were made for the CPUs of this registry, no other cache has that column, and they outlive the cache (or,
+    ///    when it is destroyed with objects in use, the registry).
+    pub unsafe fn slots_in(mut self, rows: SlotRows, column: usize) -> Self {
+        self.slots = Some((rows, column));
         self
     }
 
@@ -221,6 +235,21 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// # Errors
     /// [`BuildError`].
     pub fn build(self) -> Result<Cache<P, C, K>, BuildError> {
+        let cache = self.build_unlisted()?;
+        if cache.enlist() {
+            return Ok(cache);
+        }
+        // SAFETY: nobody has seen it.
+        unsafe { cache.discard() };
+        Err(BuildError::OutOfMemory)
+    }
+
+    /// Builds a cache that the registry does not know before [`Cache::enlist`]: neither its statistics nor its shrinking see
+    /// it. For who builds several and keeps one.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build_unlisted(self) -> Result<Cache<P, C, K>, BuildError> {
         let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
         let plan = Plan {
@@ -237,7 +266,10 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
         };
-        let core = self.registry.make_core(plan).map_err(|OutOfMemory| BuildError::OutOfMemory)?;
+        let core = self
+            .registry
+            .make_core(plan, self.slots)
+            .map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: a fresh core, whose one reference is the handle's, and so is one to the system.
         Ok(unsafe { Cache::from_core(core) })
     }

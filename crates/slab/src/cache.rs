@@ -147,6 +147,30 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         Ok(object)
     }
 
+    /// Makes the cache known to its registry, unless it is; whether it is then. An interrupt that comes upon the registry's
+    /// lock cannot. One load when there is nothing to do.
+    pub fn enlist(&self) -> bool {
+        let core = self.core();
+        // SAFETY: ours, and alive with the handle.
+        core.listed.is_linked() || unsafe { core.system().list_core(self.core) }
+    }
+
+    /// Destroys a cache that was never used.
+    ///
+    /// # Safety
+    /// 1. It came from [`build_unlisted`](crate::CacheBuilder::build_unlisted), no object was ever allocated, and it was not
+    ///    made known.
+    pub unsafe fn discard(self) {
+        let this = ManuallyDrop::new(self);
+        let system = this.core().system;
+        // SAFETY: the handle's reference keeps the system alive during the call.
+        let shared = unsafe { system.as_ref() };
+        // SAFETY: clause 1, and the handle is the core's only one.
+        unsafe { shared.discard_core(this.core) };
+        // SAFETY: the handle's reference to the system, which is not used again.
+        unsafe { release_system(system) };
+    }
+
     /// Turns the handle into a pointer, for places that hold one as an atomic word.
     pub fn into_raw(self) -> NonNull<()> {
         ManuallyDrop::new(self).core.cast()

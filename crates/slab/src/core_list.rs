@@ -22,8 +22,10 @@ use page_frame::{Cpu, Slots};
 
 use crate::core::Core;
 
-/// Set in a core's visits once it is closed; the bits below count.
+/// Set in a core's visits once it is closed.
 const CLOSED: usize = 1 << (usize::BITS - 1);
+/// Set in a core's visits once it is in the list; the bits below count.
+const LINKED: usize = CLOSED >> 1;
 
 /// A core's part of the list.
 #[derive(Debug)]
@@ -35,6 +37,11 @@ pub(crate) struct Listed<P, C> {
 impl<P, C> Listed<P, C> {
     pub(crate) fn new() -> Self {
         Self { next: UnsafeCell::new(core::ptr::null_mut()), visits: AtomicUsize::new(0) }
+    }
+
+    pub(crate) fn is_linked(&self) -> bool {
+        // Relaxed: who asks has the core's handle, or wants to know whether there is something to do.
+        self.visits.load(Ordering::Relaxed) & LINKED != 0
     }
 }
 
@@ -55,17 +62,23 @@ impl<P, C: Cpu> CoreList<P, C> {
         Self { first: Lock::new(First(core::ptr::null_mut())) }
     }
 
-    /// Adds a core; whether that could be done (not by an interrupt that came upon the lock).
+    /// Adds a core unless it is there; whether it is there then (not by an interrupt that came upon the lock).
     ///
     /// # Safety
-    /// 1. `core` is alive, in no list, and does not die before [`unlink`](Self::unlink).
+    /// 1. `core` is alive, and does not die before [`unlink`](Self::unlink).
     pub(crate) unsafe fn link(
         &self,
         core: NonNull<Core<P, C>>,
         locking: &Slots<'_, (), C>,
     ) -> bool {
+        // SAFETY: clause 1.
+        let visits = unsafe { &core.as_ref().listed.visits };
         let slow = locking.slow();
         let Some(mut first) = slow.lock(&self.first) else { return false };
+        // Relaxed: changed under the lock.
+        if visits.fetch_or(LINKED, Ordering::Relaxed) & LINKED != 0 {
+            return true;
+        }
         // SAFETY: clause 1.
         unsafe { Self::set_next(core, first.0) };
         first.0 = core.as_ptr();
@@ -122,7 +135,7 @@ impl<P, C: Cpu> CoreList<P, C> {
             core.listed.visits.fetch_or(CLOSED, Ordering::Relaxed);
         }
         // Acquire: pairs with the Release at the end of a visit.
-        while core.listed.visits.load(Ordering::Acquire) != CLOSED {
+        while core.listed.visits.load(Ordering::Acquire) & !LINKED != CLOSED {
             spin_hint();
         }
         true

@@ -15,6 +15,8 @@
 
 use core::ptr::NonNull;
 
+use page_frame::sync::Zeroable;
+
 use crate::magazine::Magazine;
 
 /// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that a CPU hardly uses
@@ -38,6 +40,13 @@ page_frame::assert_unless_loom!(size_of::<page_frame::Slot<CpuSlot>>() == 64);
 
 // SAFETY: the slot owns its magazines and the objects in them.
 unsafe impl Send for CpuSlot {}
+
+// SAFETY: clause 1: no misses and null pointers are a slot without magazines.
+unsafe impl Zeroable for CpuSlot {
+    fn zero() -> Self {
+        Self::new()
+    }
+}
 
 /// What a push found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

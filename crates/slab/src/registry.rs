@@ -26,6 +26,7 @@ use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine, capacity_class};
 use crate::name::Name;
+use crate::rows::SlotRows;
 use crate::stats::{CacheStats, SLABINFO_HEADER};
 use crate::walk::Patience;
 
@@ -47,6 +48,8 @@ pub(crate) struct System<P, C> {
     records: [Core<P, C>; RECORD_SIZES.len()],
     magazines: [Core<P, C>; CAPACITIES.len()],
     cores: Core<P, C>,
+    /// Of caches whose slots are elsewhere.
+    short_cores: Core<P, C>,
     list: CoreList<P, C>,
     references: AtomicUsize,
     order: Order,
@@ -94,12 +97,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let order = Order::for_bytes(bytes).ok_or(OutOfMemory)?.order;
         let cores_size = core_bytes::<P, C>(count).ok_or(OutOfMemory)?;
         let cores = Geometry::new(cores_size, 64, 64).map_err(|_| OutOfMemory)?;
+        let short_cores =
+            Geometry::new(size_of::<Core<P, C>>(), 64, 64).map_err(|_| OutOfMemory)?;
         let (start, _) = source.allocate(order)?.into_raw();
         let system = start.cast::<System<P, C>>();
         // SAFETY: behind the system, inside the block.
         let slots = unsafe { start.add(system_bytes) };
         // SAFETY: ours, for `count` slots, aligned to 64.
-        let slots = unsafe { slots_in(slots, count, || ()) };
+        let slots = unsafe { new_slots(slots, count, || ()) };
         let internal = |name: &str, geometry: Geometry, size: usize| {
             let plan = Plan {
                 name: Name::new(name),
@@ -134,6 +139,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 internal(MAGAZINE_NAMES[index], small(size, align_of::<Magazine>()), size)
             }),
             cores: internal("cache", cores, cores_size),
+            short_cores: internal("cache-short", short_cores, size_of::<Core<P, C>>()),
             list: CoreList::new(),
             references: AtomicUsize::new(1),
             order,
@@ -151,6 +157,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// Returns the page source.
     pub fn source(&self) -> &P {
         &self.system().source
+    }
+
+    /// Returns the machine.
+    pub fn cpu(&self) -> &C {
+        self.system().locking.cpu()
     }
 
     /// Returns the address of what all caches share.
@@ -271,26 +282,33 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         system.list.visit(&system.locking, look);
     }
 
-    /// Makes the core of a cache and puts it into the list; the system has a reference more. Fails too for an interrupt that
-    /// came upon the list's lock.
-    pub(crate) fn make_core(&self, plan: Plan) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
+    /// Makes the core of a cache, in no list yet; the system has a reference more.
+    pub(crate) fn make_core(
+        &self,
+        plan: Plan,
+        slots_in: Option<(SlotRows, usize)>,
+    ) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
-        let memory = system.cores.allocate::<Off>()?;
+        let cores = if slots_in.is_some() { &system.short_cores } else { &system.cores };
+        let memory = cores.allocate::<Off>()?;
         let cpu = system.locking.cpu().clone();
-        // SAFETY: behind the core, inside the memory.
-        let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
-        // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
-        let slots = unsafe { slots_in(slots, system.locking.count(), CpuSlot::new) };
+        let slots = match slots_in {
+            Some((rows, column)) => {
+                let (first, stride, count) = rows.column(column, &cpu);
+                // SAFETY: `slots_in` of the builder was promised that the column is the cache's, and outlives it.
+                unsafe { Slots::apart(first, count, stride, cpu) }
+            }
+            None => {
+                // SAFETY: behind the core, inside the memory.
+                let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
+                // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
+                Slots::new(unsafe { new_slots(slots, system.locking.count(), CpuSlot::new) }, cpu)
+            }
+        };
         let core = memory.cast::<Core<P, C>>();
-        let made = Core::new(self.system, Slots::new(slots, cpu), plan);
+        let made = Core::new(self.system, slots, plan);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
-        // SAFETY: just made; `destroy_core` unlinks it before it dies.
-        if !unsafe { system.list.link(core, &system.locking) } {
-            // SAFETY: in no list, and nobody else has seen it.
-            unsafe { system.free_core(core) };
-            return Err(OutOfMemory);
-        }
         // Relaxed: as in `clone`.
         system.references.fetch_add(1, Ordering::Relaxed);
         Ok(core)
@@ -311,7 +329,25 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     }
 
     fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {
-        self.records.iter().chain(&self.magazines).chain([&self.cores])
+        self.records.iter().chain(&self.magazines).chain([&self.cores, &self.short_cores])
+    }
+
+    /// Puts a core into the list, where visitors find it, unless it is there; whether it is then.
+    ///
+    /// # Safety
+    /// 1. `core` came from `make_core`, and its handle is there.
+    pub(crate) unsafe fn list_core(&self, core: NonNull<Core<P, C>>) -> bool {
+        // SAFETY: clause 1; `destroy_core` unlinks it before it dies.
+        unsafe { self.list.link(core, &self.locking) }
+    }
+
+    /// Destroys a core that has never been used and is in no list.
+    ///
+    /// # Safety
+    /// 1. So it is; `core` came from `make_core`, and its only handle is not used again.
+    pub(crate) unsafe fn discard_core(&self, core: NonNull<Core<P, C>>) {
+        // SAFETY: clause 1.
+        unsafe { self.free_core(core) };
     }
 
     /// Sends all free slabs of a core home and destroys it; returns how many objects are in use.
@@ -324,11 +360,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     pub(crate) unsafe fn destroy_core(&self, core: NonNull<Core<P, C>>) -> usize {
         // SAFETY: clause 1: alive.
         let shared = unsafe { core.as_ref() };
-        let is_closed = self.list.close(shared, &self.locking);
+        let is_linked = shared.listed.is_linked();
+        let is_closed = !is_linked || self.list.close(shared, &self.locking);
         shared.shrink(usize::MAX, Patience::Wait);
         let in_use = shared.stats().objects_active;
         // SAFETY: it is closed, and clause 1: still in the list.
-        if !is_closed || !unsafe { self.list.unlink(core, &self.locking) } || shared.slabs() > 0 {
+        let is_out = is_closed && (!is_linked || unsafe { self.list.unlink(core, &self.locking) });
+        if !is_out || shared.slabs() > 0 {
             return in_use;
         }
         // SAFETY: clause 1, no visitor is there, and no slab names it.
@@ -341,8 +379,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
         // SAFETY: clause 1.
         unsafe { core.drop_in_place() };
-        let mut memory = Some(core.cast());
-        self.cores.give_back(Patience::Wait, || memory.take());
+        let mut memory = Some(core.cast::<u8>());
+        // Whose memory it is says the record of its slab.
+        let is_short = self.short_cores.find(core.addr().get()).is_ok();
+        let cores = if is_short { &self.short_cores } else { &self.cores };
+        cores.give_back(Patience::Wait, || memory.take());
     }
 }
 
@@ -419,7 +460,7 @@ fn core_bytes<P, C>(slots: usize) -> Option<usize> {
 ///
 /// # Safety
 /// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else while they are used.
-unsafe fn slots_in<T>(
+unsafe fn new_slots<T>(
     memory: NonNull<u8>,
     count: usize,
     body: impl Fn() -> T,

@@ -100,7 +100,7 @@ impl Checks for Debug {
 }
 
 /// Whether objects pass a check on their way out or back.
-pub(crate) const fn is_any_on<K: Checks>() -> bool {
+pub const fn is_any_on<K: Checks>() -> bool {
     K::MARKS || K::CANARY || K::RED_ZONE > 0 || K::POISON || K::HISTORY
 }
 
