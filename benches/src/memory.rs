@@ -69,7 +69,8 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 /// Our allocator, as a program would have it.
 pub static HEAP: Global<Pages, Threads> = Global::new(|| {
     let pages = Pages::new().map_err(|_| OutOfMemory)?;
-    Ok::<_, OutOfMemory>(Kmalloc::new(Registry::new(pages, Threads)?))
+    let kmalloc = Kmalloc::new(Registry::new(pages, Threads)?);
+    Ok::<_, OutOfMemory>(kmalloc.with_magazine_bytes(hosted::MAGAZINE_BYTES))
 });
 
 static TALC: OnceLock<TalcLock<spinning_top::RawSpinlock, Manual>> = OnceLock::new();

@@ -102,15 +102,15 @@ impl Workload {
     }
 }
 
-/// Measures the layer: each workload and each collection on all contestants.
-pub fn measure(rounds: usize, mut each: impl FnMut(Row)) {
+/// Measures the layer: each workload and each collection whose name begins with `only`, on all contestants.
+pub fn measure(rounds: usize, only: &str, mut each: impl FnMut(Row)) {
     let contestants = contestants();
-    for workload in Workload::ALL {
+    for workload in Workload::ALL.into_iter().filter(|it| it.name().starts_with(only)) {
         each(Row::compare(workload.name(), &contestants, rounds, |who, make| {
             (who != FLOOR || workload.has_floor()).then(|| make().run(workload))
         }));
     }
-    for collection in Collection::ALL {
+    for collection in Collection::ALL.into_iter().filter(|it| it.name().starts_with(only)) {
         each(Row::compare(collection.name().into(), &contestants, rounds, |who, make| {
             (who != FLOOR).then(|| make().run_collection(collection))
         }));

@@ -16,13 +16,13 @@ use serde_json::{Value, json};
 const FRAMES: usize = 8 << 18;
 
 /// Measures a layer in so many rounds and hands out its rows.
-type Measure = fn(usize, &mut dyn FnMut(Row));
+type Measure = fn(usize, &str, &mut dyn FnMut(Row));
 
 /// The layers, bottom up.
 const LAYERS: [(&str, Measure); 3] = [
     ("buddy", measure_pages),
-    ("slab", |rounds, each| object_workload::measure(rounds, each)),
-    ("kmalloc", |rounds, each| memory_workload::measure(rounds, each)),
+    ("slab", |rounds, _, each| object_workload::measure(rounds, each)),
+    ("kmalloc", |rounds, only, each| memory_workload::measure(rounds, only, each)),
 ];
 
 fn main() -> ExitCode {
@@ -41,9 +41,16 @@ fn main() -> ExitCode {
                 .value_parser(value_parser!(PathBuf))
                 .help("Write the figures as JSON too; for all layers an array"),
         )
+        .arg(
+            Arg::new("only")
+                .long("only")
+                .value_name("PREFIX")
+                .help("Of the layer kmalloc only workloads whose names begin so"),
+        )
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("One round, not five"))
         .get_matches();
     let asked = matches.get_one::<String>("layer").map_or("all", String::as_str);
+    let only = matches.get_one::<String>("only").map_or("", String::as_str);
     let rounds = if matches.get_flag("quick") { 1 } else { 5 };
     let (machine, commit) = (machine(), commit());
     println!("{machine}, commit {commit}, median of {rounds}; ns but where another unit stands");
@@ -52,7 +59,7 @@ fn main() -> ExitCode {
         .map(|(layer, measure)| {
             println!("\n{layer}");
             let mut rows = Vec::new();
-            measure(rounds, &mut |row| {
+            measure(rounds, only, &mut |row| {
                 row.print();
                 rows.push(row.json());
             });
@@ -70,7 +77,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn measure_pages(rounds: usize, each: &mut dyn FnMut(Row)) {
+fn measure_pages(rounds: usize, _: &str, each: &mut dyn FnMut(Row)) {
     let contestants = pages::contestants();
     for workload in Workload::ALL {
         // Shares and bytes are the same in each round, and need no more memory than to be typical.

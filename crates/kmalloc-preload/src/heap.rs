@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use hosted::{Pages, Threads};
+use hosted::{MAGAZINE_BYTES, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
 use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink};
 use slab::{Hardened, Off, Registry};
@@ -26,7 +26,10 @@ pub(crate) type Checked = Kmalloc<Source, Threads, Hardened>;
 
 /// Set up by the first request, unless checks are wanted (I2).
 pub(crate) static PLAIN: Global<Source, Threads, Off> = Global::new(|| {
-    if checks_are_wanted() { Err(OutOfMemory) } else { Ok(Kmalloc::with_checks(registry()?)) }
+    if checks_are_wanted() {
+        return Err(OutOfMemory);
+    }
+    Ok(Kmalloc::with_checks(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
 });
 static CHECKED: Global<Source, Threads, Hardened> = Global::new(|| {
     let kmalloc = Kmalloc::with_checks(registry()?);

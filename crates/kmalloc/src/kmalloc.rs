@@ -56,6 +56,7 @@ pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) large_pages: AtomicUsize,
     secret: Option<usize>,
+    magazine_bytes: Option<usize>,
     checks: PhantomData<fn() -> K>,
 }
 
@@ -106,13 +107,30 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let tags = registry.source().tag_range();
         let (large_pages, checks) = (AtomicUsize::new(0), PhantomData);
         let (rows, cpu) = (AtomicPtr::new(core::ptr::null_mut()), registry.cpu().clone());
-        Self { registry, tags, rows, cpu, caches, large_pages, secret: None, checks }
+        Self {
+            registry,
+            tags,
+            rows,
+            cpu,
+            caches,
+            large_pages,
+            secret: None,
+            magazine_bytes: None,
+            checks,
+        }
     }
 
     /// Sets what canaries and shuffled slabs depend on, see [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be
     /// called before the first request.
     pub const fn with_secret(mut self, secret: usize) -> Self {
         self.secret = Some(secret);
+        self
+    }
+
+    /// Sets about how many bytes of objects each CPU keeps at hand for each class in one of its two magazines, see
+    /// [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). To be called before the first request.
+    pub const fn with_magazine_bytes(mut self, bytes: usize) -> Self {
+        self.magazine_bytes = Some(bytes);
         self
     }
 
@@ -312,6 +330,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         // SAFETY: made for this registry's CPUs (I3). Of several caches for the class only the one that is published is ever
         // used or listed.
         let builder = unsafe { builder.slots_in(rows, class.index()) };
+        let builder = match self.magazine_bytes {
+            Some(bytes) => builder.magazine_bytes(bytes),
+            None => builder,
+        };
         let builder = match self.secret {
             Some(secret) => builder.secret(secret),
             None => builder,

@@ -37,11 +37,21 @@ pub(crate) struct Plan {
     /// Empty slabs that stay; `None`: by the number of slabs.
     pub(crate) keep_empty: Option<usize>,
     /// Objects in a magazine; zero for caches without slots.
-    pub(crate) magazine_capacity: usize,
+    pub(crate) magazine_capacity: u16,
+    /// Which of the internal caches magazines come from.
+    pub(crate) magazine_class: u8,
+    /// The most bytes of objects in the full magazines of the depot.
+    pub(crate) depot_bytes: u32,
     /// What canaries and shuffled slabs depend on.
     pub(crate) secret: usize,
     /// What histories are dated by.
     pub(crate) clock: Option<fn() -> u64>,
+}
+
+impl Plan {
+    pub(crate) fn magazine_capacity(&self) -> usize {
+        self.magazine_capacity.into()
+    }
 }
 
 /// A cache, without its handle.
@@ -63,7 +73,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         slots: Slots<'static, CpuSlot, C>,
         plan: Plan,
     ) -> Self {
-        let depot = Depot::new(plan.magazine_capacity.max(1), plan.geometry.stride());
+        let (capacity, stride) = (plan.magazine_capacity(), plan.geometry.stride());
+        let depot = Depot::new(capacity.max(1), stride, plan.depot_bytes as usize);
         Self {
             slots,
             system,

@@ -9,8 +9,9 @@ use core::ptr::NonNull;
 
 use crate::magazine::{Chain, Magazine};
 
-/// The most bytes of free objects in the full magazines of a depot: a guess, half of what a small CPU cache holds.
-const MOST_BYTES: usize = 16 << 10;
+/// The most bytes of free objects in the full magazines of a depot, as a multiple of those of a magazine: a guess; with usual
+/// magazines half of what a small CPU cache holds.
+pub(crate) const DEPOT_MAGAZINES: usize = 4;
 /// The most empty magazines: one for each of two CPUs that wait.
 const MOST_EMPTY: usize = 2;
 
@@ -26,9 +27,9 @@ pub(crate) struct Depot {
 unsafe impl Send for Depot {}
 
 impl Depot {
-    /// Makes an empty depot for magazines of `capacity` objects of `stride` bytes.
-    pub(crate) const fn new(capacity: usize, stride: usize) -> Self {
-        let most_full = MOST_BYTES / (capacity * stride);
+    /// Makes an empty depot for magazines of `capacity` objects of `stride` bytes, up to `most_bytes` of them.
+    pub(crate) const fn new(capacity: usize, stride: usize, most_bytes: usize) -> Self {
+        let most_full = most_bytes / (capacity * stride);
         Self { full: Chain::new(), empty: Chain::new(), most_full }
     }
 

@@ -51,13 +51,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if had == objects.len() || slot.previous_length().is_none_or(|length| length == 0) {
             return had;
         }
-        slot.swap(self.plan.magazine_capacity);
+        slot.swap(self.plan.magazine_capacity());
         had + slot.pop_many(&mut objects[had..])
     }
 
     #[inline]
     fn push_many(&self, objects: &[NonNull<u8>]) -> usize {
-        let capacity = self.plan.magazine_capacity;
+        let capacity = self.plan.magazine_capacity();
         let Ok(mut slot) = self.slots.enter() else { return 0 };
         let gone = slot.push_many(objects);
         if gone == objects.len() || slot.previous_length().is_none_or(|length| length == capacity) {

@@ -24,7 +24,7 @@ use crate::core::{Core, Plan};
 use crate::core_list::CoreList;
 use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
-use crate::magazine::{CAPACITIES, Magazine, capacity_class};
+use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
 use crate::rows::SlotRows;
 use crate::stats::{CacheStats, SLABINFO_HEADER};
@@ -117,6 +117,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 tag: Tag::SLAB,
                 keep_empty: None,
                 magazine_capacity: 0,
+                magazine_class: 0,
+                depot_bytes: 0,
                 secret: 0,
                 clock: None,
             };
@@ -325,7 +327,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     }
 
     pub(crate) fn magazines_of(&self, plan: &Plan) -> &Core<P, C> {
-        &self.magazines[capacity_class(plan.geometry.stride())]
+        &self.magazines[usize::from(plan.magazine_class)]
     }
 
     fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {

@@ -110,7 +110,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             slabs,
             grown,
             shrunk,
-            magazine_capacity: self.plan.magazine_capacity,
+            magazine_capacity: self.plan.magazine_capacity(),
             depot_magazines,
         }
     }

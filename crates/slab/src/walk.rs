@@ -99,7 +99,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[inline(never)]
     fn allocate_missed<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        let capacity = self.plan.magazine_capacity;
+        let capacity = self.plan.magazine_capacity();
         let mut earned = false;
         let mut spare = None;
         if let Ok(mut slot) = self.slots.enter() {
@@ -144,7 +144,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[inline(never)]
     fn free_missed(&self, object: NonNull<u8>) {
-        let capacity = self.plan.magazine_capacity;
+        let capacity = self.plan.magazine_capacity();
         let mut earned = false;
         let mut full = None;
         if let Ok(mut slot) = self.slots.enter() {
@@ -186,7 +186,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn store(&self, magazine: NonNull<Magazine>) {
         let out = match self.slots.enter() {
             // SAFETY: ours, and of this cache's capacity.
-            Ok(mut slot) => unsafe { slot.insert(magazine, self.plan.magazine_capacity) },
+            Ok(mut slot) => unsafe { slot.insert(magazine, self.plan.magazine_capacity()) },
             Err(_) => Some(magazine),
         };
         if let Some(out) = out {
@@ -239,7 +239,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn put_away(&self, magazine: NonNull<Magazine>) {
         // SAFETY: ours.
         let length = unsafe { magazine.as_ref() }.length;
-        let is_full = length == self.plan.magazine_capacity;
+        let is_full = length == self.plan.magazine_capacity();
         if length > 0 && !is_full {
             self.empty(magazine, Patience::Wait);
         }
