@@ -10,6 +10,7 @@ use std::ptr::null_mut;
 use testkit::Random;
 
 use crate::collections::Collection;
+use crate::footprint;
 use crate::measure::{CpuTime, LIMIT, Sample, cpu_time_of_two, mean, tail};
 use crate::memory::contestants;
 use crate::ring::Ring;
@@ -115,6 +116,7 @@ pub fn measure(rounds: usize, only: &str, mut each: impl FnMut(Row)) {
             (who != FLOOR).then(|| make().run_collection(collection))
         }));
     }
+    footprint::measure(only, each);
 }
 
 /// Runs one round of `workload`.
@@ -159,7 +161,7 @@ pub(crate) fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8
 }
 
 #[inline]
-pub(crate) fn free<A: GlobalAlloc>(allocator: &A, start: *mut u8, layout: Layout) {
+pub(crate) fn free<A: GlobalAlloc + ?Sized>(allocator: &A, start: *mut u8, layout: Layout) {
     // SAFETY: the workloads free once what they allocated, with its layout.
     unsafe { allocator.dealloc(start, layout) };
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use benches::row::Row;
 use benches::workload::Workload;
-use benches::{memory_workload, object_workload, pages};
+use benches::{footprint, memory_workload, object_workload, pages};
 use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Value, json};
 
@@ -26,6 +26,9 @@ const LAYERS: [(&str, Measure); 3] = [
 ];
 
 fn main() -> ExitCode {
+    if footprint::answer(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        return ExitCode::SUCCESS;
+    }
     let matches = Command::new("versus")
         .about("Measures our allocators beside published ones, interleaved in one run")
         .arg(

@@ -81,7 +81,12 @@ pub(crate) fn existing() -> Option<Heap> {
 pub(crate) fn pages() -> Option<&'static Pages> {
     // `OnceLock` waits without allocating. Where there is no address space at the start, there is never any.
     static PAGES: OnceLock<Option<Pages>> = OnceLock::new();
-    PAGES.get_or_init(|| Pages::new().ok()).as_ref()
+    PAGES.get_or_init(|| Some(Pages::new().ok()?.with_fall_hook(shrink_caches))).as_ref()
+}
+
+/// Called when the program uses less and less memory.
+fn shrink_caches() {
+    Caches.shrink(usize::MAX);
 }
 
 fn registry() -> Result<Registry<Source, Threads>, OutOfMemory> {
