@@ -80,12 +80,13 @@ impl Stack {
 
 /// Sums the slabs taken and given back, and names the first cache that keeps pages.
 ///
-/// All but the last cache of the registry: that is the one that the caches themselves are in, which live on.
+/// All but the last two caches of the registry: those are the ones that the caches themselves are in, which live on.
 fn look_at_caches(registry: &Registry<Source, Cpus>) -> (usize, usize, Option<String>) {
     let (mut grown, mut given_back, mut keeper) = (0, 0, None);
-    let mut last: Option<CacheStats> = None;
+    let mut last: [Option<CacheStats>; 2] = [None; 2];
     registry.stats(|stats| {
-        if let Some(stats) = last.replace(*stats) {
+        last.swap(0, 1);
+        if let Some(stats) = last[1].replace(*stats) {
             grown += stats.grown;
             given_back += stats.shrunk;
             if stats.pages() > 0 {
