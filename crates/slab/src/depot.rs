@@ -4,21 +4,21 @@
 //! A CPU whose magazines are full leaves a full one here and takes an empty one; a CPU whose magazines are empty does the
 //! opposite. How many full ones are kept follows from what they are for: it grows by one each time that a CPU wants a full
 //! magazine, and one was refused before. So a cache whose objects come and go in waves keeps a wave, and one whose objects are
-//! freed for good keeps two (the working set of Bonwick and Adams 2001, section 3.3, found by regret instead of by time).
+//! freed for good keeps few (the working set of Bonwick and Adams 2001, section 3.3, found by regret instead of by time).
 //!
 //! Both lists are bounded, the full ones by the bytes of the objects in them: what the depot does not take goes
 //! back to the slabs, or to the internal cache of magazines.
 
 use core::ptr::NonNull;
 
-use crate::magazine::{Chain, Magazine};
+use crate::magazine::{Chain, Magazine, USUAL_BYTES};
 
-/// The most bytes of free objects in the full magazines of a depot, as a multiple of those of a magazine: a guess; with usual
-/// magazines half of what a small CPU cache holds.
+/// The most bytes of free objects in the full magazines of a depot, as a multiple of those of a magazine: a guess.
 pub(crate) const DEPOT_MAGAZINES: usize = 4;
-/// How many full magazines the depot takes in until more are known to be missed.
-const LEAST_FULL: u16 = 2;
-/// How many it takes in at most, whatever their bytes.
+/// The bytes of free objects that the full magazines of a depot may hold until more are known to be missed: a guess, half of
+/// what a small CPU cache holds. Where magazines are as usual it is also the most.
+const FIRST_BYTES: usize = DEPOT_MAGAZINES * USUAL_BYTES;
+/// How many full magazines a depot takes in at most, whatever their bytes.
 const MOST_FULL: usize = 1 << 10;
 /// The most empty magazines: one for each of two CPUs that wait.
 const MOST_EMPTY: usize = 2;
@@ -28,8 +28,9 @@ const MOST_EMPTY: usize = 2;
 pub(crate) struct Depot {
     full: Chain,
     empty: Chain,
-    /// At the moment, and at most.
+    /// How many full ones are taken in: now, at first, and at most.
     limit: u16,
+    first_limit: u16,
     most_full: u16,
     /// Full magazines that were refused, and not missed since.
     refused: u16,
@@ -41,10 +42,11 @@ unsafe impl Send for Depot {}
 impl Depot {
     /// Makes an empty depot for magazines of `capacity` objects of `stride` bytes, up to `most_bytes` of them.
     pub(crate) const fn new(capacity: usize, stride: usize, most_bytes: usize) -> Self {
-        let most_full = most_bytes / (capacity * stride);
-        let most_full = if most_full < MOST_FULL { most_full } else { MOST_FULL } as u16;
-        let limit = if most_full < LEAST_FULL { most_full } else { LEAST_FULL };
-        Self { full: Chain::new(), empty: Chain::new(), limit, most_full, refused: 0 }
+        let most_full = full_magazines(most_bytes, capacity, stride);
+        let first = full_magazines(FIRST_BYTES, capacity, stride);
+        let first_limit = if first < most_full { first } else { most_full };
+        let (full, empty) = (Chain::new(), Chain::new());
+        Self { full, empty, limit: first_limit, first_limit, most_full, refused: 0 }
     }
 
     pub(crate) const fn full_count(&self) -> usize {
@@ -95,7 +97,13 @@ impl Depot {
 
     /// Takes all magazines: the full and the empty ones.
     pub(crate) fn take_all(&mut self) -> (Chain, Chain) {
-        (self.limit, self.refused) = (self.most_full.min(LEAST_FULL), 0);
+        (self.limit, self.refused) = (self.first_limit, 0);
         (self.full.take(), self.empty.take())
     }
+}
+
+/// Returns how many full magazines `bytes` bytes are.
+const fn full_magazines(bytes: usize, capacity: usize, stride: usize) -> u16 {
+    let count = bytes / (capacity * stride);
+    if count < MOST_FULL { count as u16 } else { MOST_FULL as u16 }
 }
