@@ -4,7 +4,7 @@
 //! |---|---|---|---|
 //! | `buddy` | [`Pages`]: blocks by frame number | [`pages::contestants`] | [`workload`] |
 //! | `slab` | [`Objects`]: objects of one layout | [`objects::contestants`] | [`object_workload`], [`own`] |
-//! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory_workload`], [`collections`] |
+//! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory_workload`], [`collections`], [`footprint`] |
 //!
 //! A contestant is a name and a function that makes the allocator. Each layer has one of ours, one that does nothing (the
 //! harness's own floor), and the rivals. Workloads live here once: the `versus` program runs them interleaved and prints a
@@ -13,6 +13,7 @@
 pub mod collections;
 pub mod colour;
 pub mod constructed;
+pub mod footprint;
 pub mod measure;
 pub mod memory;
 pub mod memory_workload;

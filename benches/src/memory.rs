@@ -7,17 +7,17 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hosted::{Mapped, Threads};
+use hosted::{Mapped, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::OutOfMemory;
+use page_frame::{OutOfMemory, Shrink};
 use slab::Registry;
 use talc::TalcLock;
 use talc::source::Manual;
 
 use crate::collections::Collection;
+use crate::footprint::Footprint;
 use crate::measure::Sample;
 use crate::memory_workload::{self, Workload};
-use crate::objects;
 use crate::row::{FLOOR, OURS};
 
 /// Address space of each allocator that is given a range.
@@ -33,6 +33,8 @@ pub trait Contestant {
     fn run(&'static self, workload: Workload) -> Sample;
     /// Fills and drops collections on this allocator; see [`Collection::run`].
     fn run_collection(&'static self, collection: Collection) -> Sample;
+    /// Returns what memory this allocator holds; see [`Footprint::run`].
+    fn footprint(&'static self, footprint: Footprint) -> f64;
 }
 
 impl<A: GlobalAlloc + Sync> Contestant for A {
@@ -42,6 +44,10 @@ impl<A: GlobalAlloc + Sync> Contestant for A {
 
     fn run_collection(&'static self, collection: Collection) -> Sample {
         collection.run(self)
+    }
+
+    fn footprint(&'static self, footprint: Footprint) -> f64 {
+        footprint.run(self)
     }
 }
 
@@ -68,10 +74,14 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 }
 
 /// Our allocator, as a program would have it.
-pub static HEAP: Global<objects::Pages, Threads> = Global::new(|| {
-    let (buddy, memory) = objects::pages(4 * RANGE_BYTES);
-    std::mem::forget(memory);
-    Ok::<_, OutOfMemory>(Kmalloc::new(Registry::new(buddy, Threads)?))
+pub static HEAP: Global<Pages, Threads> = Global::new(|| {
+    let pages = Pages::new().map_err(|_| OutOfMemory)?.with_fall_hook(|| {
+        if let Some(heap) = HEAP.get() {
+            heap.shrink(usize::MAX);
+        }
+    });
+    let kmalloc = Kmalloc::new(Registry::new(pages, Threads)?);
+    Ok::<_, OutOfMemory>(kmalloc.with_magazine_bytes(hosted::MAGAZINE_BYTES))
 });
 
 static TALC: OnceLock<TalcLock<spinning_top::RawSpinlock, Manual>> = OnceLock::new();

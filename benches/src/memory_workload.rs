@@ -10,6 +10,7 @@ use std::ptr::null_mut;
 use testkit::Random;
 
 use crate::collections::Collection;
+use crate::footprint;
 use crate::measure::{CpuTime, LIMIT, Sample, cpu_time_of_two, mean, tail};
 use crate::memory::contestants;
 use crate::ring::Ring;
@@ -102,19 +103,20 @@ impl Workload {
     }
 }
 
-/// Measures the layer: each workload and each collection on all contestants.
-pub fn measure(rounds: usize, mut each: impl FnMut(Row)) {
+/// Measures the layer: each workload and each collection that `wants` names, on all contestants.
+pub fn measure(rounds: usize, wants: &dyn Fn(&str) -> bool, mut each: impl FnMut(Row)) {
     let contestants = contestants();
-    for workload in Workload::ALL {
+    for workload in Workload::ALL.into_iter().filter(|it| wants(&it.name())) {
         each(Row::compare(workload.name(), &contestants, rounds, |who, make| {
             (who != FLOOR || workload.has_floor()).then(|| make().run(workload))
         }));
     }
-    for collection in Collection::ALL {
+    for collection in Collection::ALL.into_iter().filter(|it| wants(it.name())) {
         each(Row::compare(collection.name().into(), &contestants, rounds, |who, make| {
             (who != FLOOR).then(|| make().run_collection(collection))
         }));
     }
+    footprint::measure(wants, each);
 }
 
 /// Runs one round of `workload`.
@@ -159,7 +161,7 @@ pub(crate) fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8
 }
 
 #[inline]
-pub(crate) fn free<A: GlobalAlloc>(allocator: &A, start: *mut u8, layout: Layout) {
+pub(crate) fn free<A: GlobalAlloc + ?Sized>(allocator: &A, start: *mut u8, layout: Layout) {
     // SAFETY: the workloads free once what they allocated, with its layout.
     unsafe { allocator.dealloc(start, layout) };
 }

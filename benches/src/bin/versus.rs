@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use benches::row::Row;
 use benches::workload::Workload;
-use benches::{memory_workload, object_workload, pages};
+use benches::{footprint, memory_workload, object_workload, pages};
 use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Value, json};
 
@@ -21,7 +21,7 @@ type Measure = fn(&Asked, &mut dyn FnMut(Row));
 /// What was asked for on the command line.
 struct Asked {
     rounds: usize,
-    /// How the names of the buddy's rows begin; all rows where empty.
+    /// How the names of rows begin; all rows where empty.
     rows: Vec<String>,
     /// Whether rivals sit out.
     alone: bool,
@@ -37,10 +37,15 @@ impl Asked {
 const LAYERS: [(&str, Measure); 3] = [
     ("buddy", measure_pages),
     ("slab", |asked, each| object_workload::measure(asked.rounds, each)),
-    ("kmalloc", |asked, each| memory_workload::measure(asked.rounds, each)),
+    ("kmalloc", |asked, each| {
+        memory_workload::measure(asked.rounds, &|row| asked.wants(row), each);
+    }),
 ];
 
 fn main() -> ExitCode {
+    if footprint::answer(&std::env::args().skip(1).collect::<Vec<_>>()) {
+        return ExitCode::SUCCESS;
+    }
     let matches = Command::new("versus")
         .about("Measures our allocators beside published ones, interleaved in one run")
         .arg(
@@ -57,11 +62,9 @@ fn main() -> ExitCode {
                 .help("Write the figures as JSON too; for all layers an array"),
         )
         .arg(
-            Arg::new("row")
-                .long("row")
-                .value_name("NAME")
-                .action(ArgAction::Append)
-                .help("Only the rows of the buddy whose name begins so; may be given again"),
+            Arg::new("row").long("row").value_name("NAME").action(ArgAction::Append).help(
+                "Only the rows of buddy and kmalloc whose name begins so; may be given again",
+            ),
         )
         .arg(
             Arg::new("alone")

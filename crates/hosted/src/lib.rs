@@ -25,6 +25,13 @@ mod threads;
 mod touched;
 mod word;
 
+/// How many bytes of objects a thread's magazine holds in programs: eight times as many as in a kernel, where a machine's
+/// CPUs are few and its caches many.
+///
+/// Measured with 4, 16 and 32 KiB, in nanoseconds (2 cores, one run each, noisy): 10,000 objects allocated and freed 33, 16 and
+/// 13; 300 replaced at random 24, 18 and 17; two threads that serve requests 40, 32 and 22.
+pub const MAGAZINE_BYTES: usize = 32 << 10;
+
 pub use fork::{Forking, Hold};
 pub use mapped::Mapped;
 pub use pages::Pages;

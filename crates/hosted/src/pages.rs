@@ -37,8 +37,11 @@ const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
 /// The least and the largest bound on free memory that is kept, in pages: guesses.
 const LEAST_BOUND: usize = (4 << 20) / PAGE_SIZE;
 const MOST_BOUND: usize = (1 << 30) / PAGE_SIZE;
-/// Blocks that are given back, largest first, as orders: areas, then what lies between their blocks.
-const GIVEN_ORDERS: [u8; 2] = [9, 6];
+/// Blocks that are given back, largest first, as orders: areas, then what lies between blocks, at last single pages.
+const GIVEN_ORDERS: [u8; 4] = [9, 6, 3, 0];
+/// By how many pages at least, and by which part of the peak, use falls before the caches are asked: guesses.
+const FALL_PAGES: usize = (1 << 20) / PAGE_SIZE;
+const FALL_PART: usize = 6;
 
 type Frames = Buddy<'static, DirectMap, Threads>;
 
@@ -69,6 +72,10 @@ pub struct Pages {
     is_giving: AtomicBool,
     /// Pages given back last time, and pages touched since.
     given: AtomicUsize,
+    /// Pages handed out, and the most there were since the caches were asked last.
+    in_use: AtomicUsize,
+    peak: AtomicUsize,
+    fall_hook: fn(),
     retouched: AtomicUsize,
     gives_back: bool,
     metadata: Mapped,
@@ -127,11 +134,23 @@ impl Pages {
             next_at: AtomicUsize::new(LEAST_BOUND),
             is_giving: AtomicBool::new(false),
             given: AtomicUsize::new(0),
+            in_use: AtomicUsize::new(0),
+            peak: AtomicUsize::new(0),
+            fall_hook: || (),
             retouched: AtomicUsize::new(0),
             gives_back: true,
             metadata,
             space,
         })
+    }
+
+    /// Calls `hook` when a program uses less and less: each time when a sixth of the pages that were in use has come back, and
+    /// 1 MiB at least. It is meant to have the caches above give what they keep at hand, each object of which may hold a page.
+    ///
+    /// It is called by a free, with nothing held, and may free pages and allocate.
+    pub fn with_fall_hook(mut self, hook: fn()) -> Self {
+        self.fall_hook = hook;
+        self
     }
 
     /// Keeps freed memory for the process instead of giving it back, unless [`give_back`](Self::give_back) is called.
@@ -200,6 +219,10 @@ impl Pages {
     #[inline]
     fn hand_out(&self, range: FrameRange) -> bool {
         let before = self.touched.mark(range);
+        let in_use = self.in_use.fetch_add(range.frames(), Ordering::Relaxed) + range.frames();
+        if in_use > self.peak.load(Ordering::Relaxed) {
+            self.peak.store(in_use, Ordering::Relaxed);
+        }
         if before > 0 {
             // Relaxed, here and below: a count that decides when, not whether, memory goes back.
             let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed);
@@ -216,7 +239,19 @@ impl Pages {
     #[inline]
     fn take_in(&self, range: FrameRange) {
         let pages = self.touched.count(range);
+        self.in_use.fetch_sub(range.frames(), Ordering::Relaxed);
         self.idle.fetch_add(pages as isize, Ordering::Relaxed);
+    }
+
+    /// Tells the caches when use falls. Outside the gate, as they may take locks.
+    #[inline]
+    fn note_fall(&self) {
+        let in_use = self.in_use.load(Ordering::Relaxed);
+        let peak = self.peak.load(Ordering::Relaxed);
+        if self.gives_back && in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
+            self.peak.store(in_use, Ordering::Relaxed);
+            (self.fall_hook)();
+        }
     }
 
     /// Gives memory back if there is too much of it.
@@ -376,11 +411,13 @@ unsafe impl PageSource for Pages {
 
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
-        let _inside = Inside::new();
+        let inside = Inside::new();
         self.take_in(frames_of(block.start(), block.order().pages()));
         // SAFETY: the caller's clauses: the block came from the buddy.
         unsafe { self.buddy.free(block) };
         self.settle();
+        drop(inside);
+        self.note_fall();
     }
 }
 
@@ -405,7 +442,7 @@ unsafe impl PageResize for Pages {
 
     #[track_caller]
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        let _inside = Inside::new();
+        let inside = Inside::new();
         if pages > LARGEST_IN_BUDDY && self.is_span(start) {
             // SAFETY: the caller's clauses.
             unsafe { self.free_span(start, pages) };
@@ -415,6 +452,8 @@ unsafe impl PageResize for Pages {
         // SAFETY: the caller's clauses: the run came from the buddy.
         unsafe { self.buddy.free_run(start, pages) };
         self.settle();
+        drop(inside);
+        self.note_fall();
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {

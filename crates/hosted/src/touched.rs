@@ -73,7 +73,7 @@ impl Touched {
         marked
     }
 
-    /// Returns the aligned blocks of `frames` frames (a multiple of a word's) of `range` in which any is marked.
+    /// Returns the aligned blocks of `frames` frames (a power of two) of `range` in which any is marked.
     pub(crate) fn blocks(
         &self,
         range: FrameRange,

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use hosted::{Pages, Threads};
+use hosted::{MAGAZINE_BYTES, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
 use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink};
 use slab::{Hardened, Off, Registry};
@@ -26,7 +26,10 @@ pub(crate) type Checked = Kmalloc<Source, Threads, Hardened>;
 
 /// Set up by the first request, unless checks are wanted (I2).
 pub(crate) static PLAIN: Global<Source, Threads, Off> = Global::new(|| {
-    if checks_are_wanted() { Err(OutOfMemory) } else { Ok(Kmalloc::with_checks(registry()?)) }
+    if checks_are_wanted() {
+        return Err(OutOfMemory);
+    }
+    Ok(Kmalloc::with_checks(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
 });
 static CHECKED: Global<Source, Threads, Hardened> = Global::new(|| {
     let kmalloc = Kmalloc::with_checks(registry()?);
@@ -78,7 +81,12 @@ pub(crate) fn existing() -> Option<Heap> {
 pub(crate) fn pages() -> Option<&'static Pages> {
     // `OnceLock` waits without allocating. Where there is no address space at the start, there is never any.
     static PAGES: OnceLock<Option<Pages>> = OnceLock::new();
-    PAGES.get_or_init(|| Pages::new().ok()).as_ref()
+    PAGES.get_or_init(|| Some(Pages::new().ok()?.with_fall_hook(shrink_caches))).as_ref()
+}
+
+/// Called when the program uses less and less memory.
+fn shrink_caches() {
+    Caches.shrink(usize::MAX);
 }
 
 fn registry() -> Result<Registry<Source, Threads>, OutOfMemory> {

@@ -14,7 +14,7 @@
 //!   for no more than the size does.
 //!
 //! # Costs
-//! Up to 1 KiB a class is looked up: an addition, a shift and a load of a table of 129 or 65 bytes. Above it is computed: a count
+//! Up to 4 KiB a class is looked up: an addition, a shift and a load of a table of 513 or 257 bytes. Above it is computed: a count
 //! of leading zeros, two shifts and two additions. For a constant size nothing remains of either.
 
 use core::alloc::Layout;
@@ -34,7 +34,7 @@ const STEPS_PER_DOUBLING: usize = 4;
 const LINEAR_CLASSES: usize = LINEAR / STEP;
 
 /// Up to this size classes are looked up.
-const LOOKED_UP: usize = 1 << 10;
+const LOOKED_UP: usize = 4 << 10;
 /// The class of each multiple of the step, from zero.
 const TABLE: [u8; LOOKED_UP / STEP + 1] = table(STEP);
 /// The class of each multiple of twice the step, the smallest that is one too.

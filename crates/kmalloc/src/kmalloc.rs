@@ -60,6 +60,7 @@ pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) large_pages: AtomicUsize,
     secret: Option<usize>,
+    magazine_bytes: Option<usize>,
     checks: PhantomData<fn() -> K>,
 }
 
@@ -111,13 +112,29 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let closed = registry.closed_front().into_raw();
         let fronts = core::array::from_fn(|_| AtomicPtr::new(closed.as_ptr()));
         let (large_pages, checks) = (AtomicUsize::new(0), PhantomData);
-        Self { registry, tags, fronts, caches, large_pages, secret: None, checks }
+        Self {
+            registry,
+            tags,
+            fronts,
+            caches,
+            large_pages,
+            secret: None,
+            magazine_bytes: None,
+            checks,
+        }
     }
 
     /// Sets what canaries and shuffled slabs depend on, see [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be
     /// called before the first request.
     pub const fn with_secret(mut self, secret: usize) -> Self {
         self.secret = Some(secret);
+        self
+    }
+
+    /// Sets about how many bytes of objects each CPU keeps at hand for each class in one of its two magazines, see
+    /// [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). To be called before the first request.
+    pub const fn with_magazine_bytes(mut self, bytes: usize) -> Self {
+        self.magazine_bytes = Some(bytes);
         self
     }
 
@@ -307,6 +324,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let builder = self.registry.cache(name.as_str(), layout).tag(tag).checks::<K>();
         let builder = match self.secret {
             Some(secret) => builder.secret(secret),
+            None => builder,
+        };
+        let builder = match self.magazine_bytes {
+            Some(bytes) => builder.magazine_bytes(bytes),
             None => builder,
         };
         let new = builder.build().map_err(|_| OutOfMemory)?.into_raw();

@@ -12,6 +12,9 @@
 //! - [`Kmalloc`]: allocate, free, resize, in Rust's terms (`Layout`) and under the kernel's names.
 //! - [`Global`]: the same as a program's `#[global_allocator]`.
 //!
+//! References to both are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features `allocator-api2-02` or
+//! `allocator-api2-04`, of the standard library with `nightly`.
+//!
 //! ```
 //! use core::alloc::Layout;
 //! use kmalloc::ClassIndex;
@@ -24,7 +27,10 @@
 //! # Ok::<(), core::alloc::LayoutError>(())
 //! ```
 #![no_std]
+#![cfg_attr(feature = "nightly", feature(allocator_api))]
 
+#[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04", feature = "nightly"))]
+mod allocator;
 mod class;
 mod global;
 mod kmalloc;

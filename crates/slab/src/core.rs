@@ -43,7 +43,9 @@ pub(crate) struct Plan {
     pub(crate) keep_at_least: u32,
     pub(crate) most_slabs: u32,
     /// Objects in a magazine; zero for caches without slots.
-    pub(crate) magazine_capacity: u32,
+    pub(crate) magazine_capacity: u16,
+    /// Which of the internal caches its magazines are of.
+    pub(crate) magazine_class: u8,
     /// Frees what the user can do without.
     pub(crate) reclaim: Option<&'static (dyn Fn() + Sync)>,
     /// What canaries and shuffled slabs depend on.
@@ -80,7 +82,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         // What is to go home at once does not wait there.
         let depot = match plan.keep_empty {
             Some(0) => Depot::without_room(),
-            _ => Depot::new(plan.magazine_capacity.max(1) as usize, plan.geometry.stride()),
+            _ => Depot::new(usize::from(plan.magazine_capacity.max(1)), plan.geometry.stride()),
         };
         Self {
             slots,
@@ -129,7 +131,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     pub(crate) fn magazine_capacity(&self) -> usize {
-        self.plan.magazine_capacity as usize
+        usize::from(self.plan.magazine_capacity)
     }
 
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.

@@ -25,9 +25,12 @@ pub(crate) struct Magazine {
 /// magazines of 496, 240, 112, 48 and 32 bytes, of which slabs lose little.
 pub(crate) const CAPACITIES: [usize; 5] = [60, 28, 12, 4, 2];
 
-/// Returns the index into [`CAPACITIES`] for objects of `stride` bytes.
-pub(crate) const fn capacity_class(stride: usize) -> usize {
-    match stride {
+/// About how many bytes of objects a magazine holds, if nothing else is said.
+pub(crate) const USUAL_BYTES: usize = 4 << 10;
+
+/// Returns the index into [`CAPACITIES`] for objects of `stride` bytes in magazines of about `bytes` bytes of them.
+pub(crate) const fn capacity_class(stride: usize, bytes: usize) -> usize {
+    match stride.saturating_mul(USUAL_BYTES) / bytes {
         0..=68 => 0,
         69..=144 => 1,
         145..=384 => 2,

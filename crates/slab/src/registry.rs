@@ -24,7 +24,7 @@ use crate::core::{Core, Plan};
 use crate::core_list::CoreList;
 use crate::cpu_slot::CpuSlot;
 use crate::geometry::{Geometry, RECORD};
-use crate::magazine::{CAPACITIES, Magazine, capacity_class};
+use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
 use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals};
 use crate::walk::Patience;
@@ -120,6 +120,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 keep_at_least: 0,
                 most_slabs: u32::MAX,
                 magazine_capacity: 0,
+                magazine_class: 0,
                 reclaim: None,
                 secret: 0,
                 clock: None,
@@ -330,7 +331,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     }
 
     pub(crate) fn magazines_of(&self, plan: &Plan) -> &Core<P, C> {
-        &self.magazines[capacity_class(plan.geometry.stride())]
+        &self.magazines[usize::from(plan.magazine_class)]
     }
 
     pub(crate) fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {

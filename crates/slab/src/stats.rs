@@ -123,7 +123,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             pages,
             grown,
             shrunk,
-            magazine_capacity: self.plan.magazine_capacity as usize,
+            magazine_capacity: self.magazine_capacity(),
             depot_magazines,
         }
     }

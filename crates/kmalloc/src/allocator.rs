@@ -1,0 +1,163 @@
+//! The allocator as an `Allocator` of Rust: of the crate `allocator-api2` in two versions, and of the standard library where
+//! that has one. Each behind a feature.
+//!
+//! Growing and shrinking stay in place where the class or the run allows that, as `reallocate` does.
+
+/// Implements a trait of the shape of `core::alloc::Allocator` for references to both allocators.
+macro_rules! implement {
+    ($alloc:path) => {
+        use core::alloc::Layout;
+        use core::ptr::NonNull;
+
+        use page_frame::{Cpu, OutOfMemory, PageResize};
+        use slab::Checks;
+
+        use $alloc::{AllocError, Allocator};
+
+        use crate::{Global, Kmalloc};
+
+        // SAFETY: memory is valid and nobody else's until freed, wherever the reference is moved or copied to.
+        unsafe impl<P: PageResize, C: Cpu + Clone, K: Checks> Allocator for &Kmalloc<P, C, K> {
+            #[inline]
+            fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+                or_error(Kmalloc::allocate(self, layout), layout.size())
+            }
+
+            #[inline]
+            fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+                or_error(Kmalloc::allocate_zeroed(self, layout), layout.size())
+            }
+
+            #[inline]
+            unsafe fn deallocate(&self, start: NonNull<u8>, layout: Layout) {
+                // SAFETY: the caller's clauses: allocated here with a layout that fits.
+                unsafe { self.free_sized(start, layout) };
+            }
+
+            unsafe fn grow(
+                &self,
+                start: NonNull<u8>,
+                old: Layout,
+                new: Layout,
+            ) -> Result<NonNull<[u8]>, AllocError> {
+                // SAFETY: the caller's clauses.
+                or_error(unsafe { resize(self, start, old, new) }, new.size())
+            }
+
+            unsafe fn grow_zeroed(
+                &self,
+                start: NonNull<u8>,
+                old: Layout,
+                new: Layout,
+            ) -> Result<NonNull<[u8]>, AllocError> {
+                // SAFETY: the caller's clauses.
+                let grown = unsafe { resize(self, start, old, new) }.map_err(|_| AllocError)?;
+                // SAFETY: it has the new size, which is not below the old one.
+                let behind = unsafe { grown.add(old.size()) };
+                // SAFETY: as above.
+                unsafe { behind.write_bytes(0, new.size() - old.size()) };
+                or_error(Ok(grown), new.size())
+            }
+
+            unsafe fn shrink(
+                &self,
+                start: NonNull<u8>,
+                old: Layout,
+                new: Layout,
+            ) -> Result<NonNull<[u8]>, AllocError> {
+                // SAFETY: the caller's clauses.
+                or_error(unsafe { resize(self, start, old, new) }, new.size())
+            }
+        }
+
+        // SAFETY: as above; the allocator stays once it is set up.
+        unsafe impl<P, C, K: Checks> Allocator for &Global<P, C, K>
+        where
+            P: PageResize + Send + Sync,
+            C: Cpu + Clone + Send + Sync,
+        {
+            #[inline]
+            fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+                Allocator::allocate(&self.kmalloc().map_err(|_| AllocError)?, layout)
+            }
+
+            #[inline]
+            fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+                Allocator::allocate_zeroed(&self.kmalloc().map_err(|_| AllocError)?, layout)
+            }
+
+            #[inline]
+            unsafe fn deallocate(&self, start: NonNull<u8>, layout: Layout) {
+                let kmalloc = self.get().expect("it has been set up, as there is memory of it");
+                // SAFETY: the caller's clauses.
+                unsafe { kmalloc.free_sized(start, layout) };
+            }
+
+            unsafe fn grow(
+                &self,
+                start: NonNull<u8>,
+                old: Layout,
+                new: Layout,
+            ) -> Result<NonNull<[u8]>, AllocError> {
+                // SAFETY: the caller's clauses.
+                unsafe { self.kmalloc().map_err(|_| AllocError)?.grow(start, old, new) }
+            }
+
+            unsafe fn shrink(
+                &self,
+                start: NonNull<u8>,
+                old: Layout,
+                new: Layout,
+            ) -> Result<NonNull<[u8]>, AllocError> {
+                // SAFETY: the caller's clauses.
+                unsafe { self.kmalloc().map_err(|_| AllocError)?.shrink(start, old, new) }
+            }
+        }
+
+        /// # Safety
+        /// 1. `start` was allocated for `old`; unless this fails, only what it returns is used, with `new`.
+        unsafe fn resize<P: PageResize, C: Cpu + Clone, K: Checks>(
+            kmalloc: &Kmalloc<P, C, K>,
+            start: NonNull<u8>,
+            old: Layout,
+            new: Layout,
+        ) -> Result<NonNull<u8>, OutOfMemory> {
+            if old.align() == new.align() {
+                // SAFETY: clause 1.
+                return unsafe { kmalloc.reallocate(start, old, new.size()) };
+            }
+            let moved = kmalloc.allocate(new)?;
+            let bytes = old.size().min(new.size());
+            // SAFETY: both have so many bytes, and one was just allocated.
+            unsafe { moved.copy_from_nonoverlapping(start, bytes) };
+            // SAFETY: clause 1.
+            unsafe { kmalloc.free_sized(start, old) };
+            Ok(moved)
+        }
+
+        fn or_error(
+            outcome: Result<NonNull<u8>, OutOfMemory>,
+            bytes: usize,
+        ) -> Result<NonNull<[u8]>, AllocError> {
+            match outcome {
+                Ok(start) => Ok(NonNull::slice_from_raw_parts(start, bytes)),
+                Err(OutOfMemory) => Err(AllocError),
+            }
+        }
+    };
+}
+
+#[cfg(feature = "allocator-api2-02")]
+mod version_02 {
+    implement!(allocator_api2_02::alloc);
+}
+
+#[cfg(feature = "allocator-api2-04")]
+mod version_04 {
+    implement!(allocator_api2_04::alloc);
+}
+
+#[cfg(feature = "nightly")]
+mod nightly {
+    implement!(core::alloc);
+}
