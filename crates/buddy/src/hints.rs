@@ -67,6 +67,12 @@ impl Hints<'_> {
         }
     }
 
+    /// Returns word `word` of `map`.
+    pub(crate) fn word(&self, map: usize, word: usize) -> usize {
+        // Relaxed: hints; the areas decide.
+        self.maps[map][word].load(Ordering::Relaxed)
+    }
+
     /// Whether some bitmap has a hint for `area`.
     pub(crate) fn has_any(&self, area: usize) -> bool {
         let is_set =

@@ -19,8 +19,9 @@ use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, Order};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
+use crate::hints::HINT_WORDS;
 use crate::kind::{KINDS, Kind, Mobility, UNTOUCHED, begins_kind};
-use crate::run::{WORD_BITS, WORD_ORDER};
+use crate::run::{WORD_BITS, WORD_ORDER, free_runs};
 use crate::section::{SECTION_FRAMES, Section};
 use crate::zone::Zone;
 
@@ -65,8 +66,10 @@ impl<'m> Zone<'m> {
     pub(crate) fn take_hinted(&self, order: Order, mobility: Mobility) -> Option<FrameNumber> {
         let order = u32::from(order.get());
         if order > AREA_ORDER {
-            return self.sections().find_map(|(base, section)| {
-                section.claim_aligned(order).map(|area| frame(base, area, 0))
+            return self.take_several_hinted(order).or_else(|| {
+                self.sections().find_map(|(base, section)| {
+                    section.claim_aligned(order).map(|area| frame(base, area, 0))
+                })
             });
         }
         if order == AREA_ORDER {
@@ -90,6 +93,35 @@ impl<'m> Zone<'m> {
             taken
         })?;
         Some(frame(found.base, found.area, found.got))
+    }
+
+    /// Takes a block of `order`, above the area's, of which all areas are hinted to be empty and within one word of hints; gives
+    /// up after [`LOOKS`] that were not.
+    fn take_several_hinted(&self, order: u32) -> Option<FrameNumber> {
+        let (larger, mut looks) = (order - AREA_ORDER, 0);
+        if larger >= WORD_ORDER {
+            return None;
+        }
+        for (base, section) in self.sections() {
+            for word in 0..HINT_WORDS {
+                let mut starts = free_runs(!section.hints.word(UNTOUCHED, word), larger);
+                while starts != 0 {
+                    let first = word * WORD_BITS + starts.trailing_zeros() as usize;
+                    starts &= starts - 1;
+                    let areas = first..first + (1 << larger);
+                    if section.claim_several(first, 1 << larger) {
+                        areas.for_each(|area| section.hints.clear(UNTOUCHED, area));
+                        return Some(frame(base, first, 0));
+                    }
+                    areas.for_each(|area| section.check_hint(UNTOUCHED, area));
+                    looks += 1;
+                    if looks == LOOKS {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Takes all free frames of the best word for single frames: its first frame, and the frames as bits.
