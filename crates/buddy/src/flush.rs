@@ -18,7 +18,6 @@ use crate::area::Freed;
 use crate::cached::MOBILITY;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::run::{WORD_BITS, WORD_ORDER, mask};
-use crate::section::is_worth_keeping;
 use crate::{Buddy, Observe};
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
@@ -118,8 +117,9 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         words.iter().enumerate().fold(0, |kept, (index, word)| {
             let place = self.zone.place(FrameNumber::new(word.start));
             let is_kept = place.is_some_and(|(place, section)| {
-                let seen = section.glance(place.area, place.frame / WORD_BITS);
-                wanted && is_worth_keeping(seen, MOBILITY)
+                // Nothing is made of the word: it is in the CPU's cache when it is its turn.
+                _ = section.lines[place.area].word(place.frame / WORD_BITS);
+                wanted && section.is_worth_keeping(place.area, MOBILITY)
             });
             kept | u32::from(is_kept) << index
         })

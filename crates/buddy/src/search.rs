@@ -192,14 +192,11 @@ impl<'m> Zone<'m> {
         0
     }
 
-    /// Whether a freed block of `order`, from a word's on and below the area's, at `start` is better kept by a slot than sent
-    /// home: as [`Section::is_worth_keeping`], for which the area counts in place of the word.
+    /// Whether a freed block at `start` is better kept by a slot of `mobility` than sent home.
+    #[inline(always)]
     pub(crate) fn is_worth_keeping(&self, start: FrameNumber, mobility: Mobility) -> bool {
-        self.place(start).is_some_and(|(place, section)| {
-            let is_dense = section.lines[place.area].free_frames() <= AREA_FRAMES / 4;
-            (is_dense || section.is_owned(place.area))
-                && section.kind(place.area).mobility() == mobility
-        })
+        let place = self.place(start);
+        place.is_some_and(|(place, section)| section.is_worth_keeping(place.area, mobility))
     }
 
     /// Returns the kind of areas for blocks of `order`, below the area's.
