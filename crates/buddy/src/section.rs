@@ -182,13 +182,13 @@ impl Section<'_> {
 
     /// Claims those of `areas` that are free in all their frames; returns how many, moved to the front.
     pub(crate) fn claim_each(&self, areas: &mut [usize]) -> usize {
-        // First a look at all lines: the loads overlap, which the exchanges would prevent, and some are spared.
-        let clear = areas.iter().enumerate().fold(0_usize, |clear, (index, area)| {
-            clear | usize::from(self.lines[*area].is_clear()) << index
+        // First a look at each line: the loads overlap, which the exchanges would prevent, and some are spared.
+        let looks_clear = areas.iter().enumerate().fold(0_usize, |clear, (index, area)| {
+            clear | usize::from(self.lines[*area].word(0) == 0) << index
         });
         let mut begun = 0;
         for index in 0..areas.len() {
-            if clear >> index & 1 == 1 && self.begin_claim(areas[index]) {
+            if looks_clear >> index & 1 == 1 && self.begin_claim(areas[index]) {
                 areas.swap(begun, index);
                 begun += 1;
             }
