@@ -12,7 +12,7 @@
 
 use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
-use crate::area::AREA_ORDER;
+use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::buddy::MOST_AREAS;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::kind::Mobility;
@@ -163,8 +163,18 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             self.zone.note_take(&self.observer, area, order);
             let pushed = slot.push_ready(area, LARGEST);
             debug_assert!(pushed, "an empty stack has room for a batch");
+            self.touch(FrameNumber::new(area.get() + batch * AREA_FRAMES));
         }
         slot.pop(LARGEST)
+    }
+
+    /// Loads what the next refill, which is likely to claim the area of `frame`, and its first user will need: nothing waits for
+    /// it here.
+    fn touch(&self, frame: FrameNumber) {
+        if let Some((place, section)) = self.zone.place(frame) {
+            _ = section.lines[place.area].word(0);
+            _ = self.frame_tag(frame);
+        }
     }
 
     /// Calls `take` with the area that the slot owns for blocks of `order`, and with others while that yields nothing.
