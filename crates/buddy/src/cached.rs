@@ -163,7 +163,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             self.zone.note_take(&self.observer, area, order);
             let pushed = slot.push_ready(area, LARGEST);
             debug_assert!(pushed, "an empty stack has room for a batch");
-            self.touch(FrameNumber::new(area.get() + 2 * batch * AREA_FRAMES));
+            self.touch(FrameNumber::new(area.get() + batch * AREA_FRAMES));
         }
         slot.pop(LARGEST)
     }

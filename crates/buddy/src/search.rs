@@ -21,7 +21,7 @@ use page_frame::{FrameNumber, Order};
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::hints::HINT_WORDS;
 use crate::kind::{KINDS, Kind, Mobility, UNTOUCHED, begins_kind};
-use crate::run::{WORD_BITS, WORD_ORDER, free_runs};
+use crate::run::{WORD_BITS, WORD_ORDER, bits, free_runs, lowest};
 use crate::section::{SECTION_FRAMES, Section};
 use crate::zone::Zone;
 
@@ -154,34 +154,36 @@ impl<'m> Zone<'m> {
         Some(frame(found.base, found.area, 0))
     }
 
-    /// Claims up to `frames.len()` areas of one section and puts their first frames into `frames`; returns how many.
+    /// Claims up to `frames.len()` areas whose hints lie in one word and puts their first frames into `frames`; returns how many.
+    /// Looks at no more than [`LOOKS`] words of which none could be claimed.
     pub(crate) fn claim_batch(&self, frames: &mut [usize]) -> usize {
         for from_lowest in [false, true] {
-            let mut claimed = 0;
             let start = if from_lowest { 0 } else { self.bound(UNTOUCHED) };
-            let mut first_hinted = None;
-            for (index, place) in self.table.iter().enumerate().skip(start) {
+            let (mut first_hinted, mut looks, mut claimed) = (None, 0, 0);
+            'search: for (index, place) in self.table.iter().enumerate().skip(start) {
                 let Some(section) = place.get() else { continue };
-                let mut hinted = 0;
-                for area in section.hints.areas(UNTOUCHED).take(frames.len()) {
-                    frames[hinted] = area;
-                    hinted += 1;
-                }
-                if hinted == 0 {
-                    continue;
-                }
-                first_hinted = first_hinted.or(Some(index));
-                claimed = section.claim_each(&mut frames[..hinted]);
-                section.hints.clear_each(UNTOUCHED, &frames[..claimed]);
-                frames[claimed..hinted]
-                    .iter()
-                    .for_each(|area| section.check_hint(UNTOUCHED, *area));
-                if claimed > 0 {
+                for word in 0..HINT_WORDS {
+                    let hinted = lowest(section.hints.word(UNTOUCHED, word), frames.len());
+                    if hinted == 0 {
+                        continue;
+                    }
+                    first_hinted = first_hinted.or(Some(index));
+                    let areas = section.claim_each(word * WORD_BITS, hinted);
+                    section.hints.clear_word(UNTOUCHED, word, areas);
                     let base = (self.first_section + index) * SECTION_FRAMES;
-                    frames[..claimed]
-                        .iter_mut()
-                        .for_each(|area| *area = base + *area * AREA_FRAMES);
-                    break;
+                    for area in bits(hinted) {
+                        let at = word * WORD_BITS + area;
+                        if areas >> area & 1 == 0 {
+                            section.check_hint(UNTOUCHED, at);
+                        } else {
+                            frames[claimed] = base + at * AREA_FRAMES;
+                            claimed += 1;
+                        }
+                    }
+                    looks += 1;
+                    if claimed > 0 || looks == LOOKS {
+                        break 'search;
+                    }
                 }
             }
             self.raise(UNTOUCHED, start, first_hinted);

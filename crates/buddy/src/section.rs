@@ -27,6 +27,7 @@ use page_frame::sync::{self, AtomicU8, AtomicUsize, Lock, Ordering, model_fence}
 use crate::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
 use crate::hints::Hints;
 use crate::kind::{Kind, Mobility, UNTOUCHED, map_for};
+use crate::run;
 
 /// The areas of a section. Smaller under loom.
 pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
@@ -180,29 +181,15 @@ impl Section<'_> {
         self.end_claim(area)
     }
 
-    /// Claims those of `areas` that are free in all their frames; returns how many, moved to the front.
-    pub(crate) fn claim_each(&self, areas: &mut [usize]) -> usize {
+    /// Claims those areas that are free in all their frames, of those that are set in `areas`, where bit 0 stands for `first`;
+    /// returns them as bits.
+    pub(crate) fn claim_each(&self, first: usize, areas: usize) -> usize {
         // First a look at each line: the loads overlap, which the exchanges would prevent, and some are spared.
-        let looks_clear = areas.iter().enumerate().fold(0_usize, |clear, (index, area)| {
-            clear | usize::from(self.lines[*area].word(0) == 0) << index
-        });
-        let mut begun = 0;
-        for index in 0..areas.len() {
-            if looks_clear >> index & 1 == 1 && self.begin_claim(areas[index]) {
-                areas.swap(begun, index);
-                begun += 1;
-            }
-        }
+        let looks_clear = filter_bits(areas, |area| self.lines[first + area].word(0) == 0);
+        let begun = filter_bits(looks_clear, |area| self.begin_claim(first + area));
         // As in `claim`, once for all.
         model_fence();
-        let mut claimed = 0;
-        for index in 0..begun {
-            if self.end_claim(areas[index]) {
-                areas.swap(claimed, index);
-                claimed += 1;
-            }
-        }
-        claimed
+        filter_bits(begun, |area| self.end_claim(first + area))
     }
 
     /// First half of a claim; `model_fence` and [`end_claim`](Self::end_claim) follow.
@@ -393,6 +380,12 @@ impl Section<'_> {
     pub(crate) fn taken(&self, area: usize) -> [usize; AREA_WORDS] {
         if self.is_whole(area) { [usize::MAX; AREA_WORDS] } else { self.lines[area].load() }
     }
+}
+
+/// Returns the bits of `bits` that `keep` agrees to, asked from the lowest on.
+#[inline(always)]
+fn filter_bits(bits: usize, mut keep: impl FnMut(usize) -> bool) -> usize {
+    run::bits(bits).fold(0, |kept, bit| kept | usize::from(keep(bit)) << bit)
 }
 
 /// Whether what is freed in an area with this entry is better kept by a slot than sent home: it is of the slot's mobility, and
