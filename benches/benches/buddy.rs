@@ -1,5 +1,4 @@
-//! Question: what does a block of pages cost, hot and from fresh memory, at orders 0, 3 and 9, and has that changed since
-//! the last run?
+//! Question: what does each row of `versus` that is a time cost, and has that changed since the last run?
 //!
 //! Baselines: the harness alone (`floor`) and the published page allocators of [`benches::pages::contestants`], on the same
 //! simulated 8 GiB. An iteration is one operation of `versus`'s workload of the same name, a sample is one round of it.
@@ -15,14 +14,6 @@ use criterion::{Criterion, SamplingMode};
 /// 8 GiB of frames.
 const FRAMES: usize = 8 << 18;
 
-const WORKLOADS: [Workload; 5] = [
-    Workload::Pair(0),
-    Workload::Pair(3),
-    Workload::Pair(9),
-    Workload::BulkAllocate(0),
-    Workload::BulkFreeRandom(0),
-];
-
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     blocks(&mut criterion);
@@ -30,7 +21,9 @@ fn main() {
 }
 
 fn blocks(criterion: &mut Criterion) {
-    for workload in WORKLOADS {
+    // Building takes one round each, which is not for criterion to repeat; shares and bytes are no times.
+    let is_measured = |workload: &Workload| workload.is_time() && *workload != Workload::Init;
+    for workload in Workload::ALL.into_iter().filter(is_measured) {
         let mut group = criterion.benchmark_group(workload.name());
         group.sampling_mode(SamplingMode::Flat).sample_size(10);
         group.warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(1));

@@ -118,6 +118,16 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
         });
         each(row.in_unit(workload.unit()));
     }
+    // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of metadata.
+    for workload in [Workload::Pair(0), Workload::BulkFreeRandom(0), Workload::MixedRandom] {
+        let name = format!("{}-64g", workload.name());
+        if asked.wants(&name) {
+            let row = Row::compare(name, &contestants[..2], asked.rounds, |_, make| {
+                pages::measure(*make, workload, 8 * FRAMES)
+            });
+            each(row);
+        }
+    }
 }
 
 fn print_left_out() {

@@ -73,7 +73,8 @@ impl Line {
     /// Whether all frames are free.
     #[inline]
     pub(crate) fn is_clear(&self) -> bool {
-        self.load().iter().all(|word| *word == 0)
+        // All of them, without a branch for each: they are on one cache line.
+        self.load().iter().fold(0, |bits, word| bits | word) == 0
     }
 
     /// Takes the best fit for a block of `order` (below the area's); returns its first frame.

@@ -290,7 +290,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[inline(never)]
     #[track_caller]
     pub(crate) fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
-        if self.tag(frame) != Tag::block(order) {
+        if self.frame_tag(frame) != Tag::block(order) {
             return Err(self.misuse(frame, order));
         }
         self.set_tag(frame, Tag::NONE);
@@ -306,7 +306,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
 
     /// Returns the tag of `frame`; none for frames that are not ours.
     #[inline]
-    fn tag(&self, frame: FrameNumber) -> Tag {
+    pub(crate) fn frame_tag(&self, frame: FrameNumber) -> Tag {
         self.map.tag_at(frame.get().wrapping_sub(self.first_frame))
     }
 
@@ -416,7 +416,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             let beyond = number & (order.pages() - 1);
             return Fault::new(FaultKind::Misaligned, number, order.pages(), beyond);
         }
-        let tag = self.tag(frame);
+        let tag = self.frame_tag(frame);
         match tag.as_block() {
             Some(real) => Fault::new(FaultKind::WrongOrder, number, real.index(), order.index()),
             None if tag == Tag::NONE && !self.zone.is_taken(frame) => {

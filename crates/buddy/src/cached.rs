@@ -12,7 +12,7 @@
 
 use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
-use crate::area::AREA_ORDER;
+use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::buddy::MOST_AREAS;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::kind::Mobility;
@@ -42,12 +42,18 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             return false;
         }
         let Ok(mut slot) = self.slots.enter_known() else { return false };
-        let pushed = slot.push(frame, order.index());
+        let pushed = slot.push(frame, order.index(), |frame| self.is_worth_keeping(frame));
         if pushed {
             // Inside the slot: once outside, the block may be handed out again, and has another tag.
             tag.set(Tag::NONE);
         }
         pushed
+    }
+
+    /// Whether a freed block at `frame` may stay in a slot.
+    #[inline(always)]
+    fn is_worth_keeping(&self, frame: FrameNumber) -> bool {
+        self.zone.is_worth_keeping(frame, MOBILITY)
     }
 
     /// Takes a block from areas, past a slot that has none or by way of it.
@@ -89,19 +95,11 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         }
         let Ok(mut slot) = self.slots.enter() else { return false };
         slot.set_up(self.has_owners);
-        let mut kept = slot.push(frame, index);
-        if !kept && !slot.is_at_home(frame, index) {
-            if CpuSlot::can_wait(index) {
-                self.sort_waiting(&mut slot, order);
-                kept = slot.push(frame, index);
-            } else if !self.zone.is_worth_keeping(frame, MOBILITY) {
-                return false;
-            }
-        }
-        if !kept {
-            kept = slot.push_ready(frame, index);
-        }
-        if !kept {
+        let mut kept = slot.push(frame, index, |frame| self.is_worth_keeping(frame));
+        if !kept && CpuSlot::can_wait(index) {
+            self.sort_waiting(&mut slot, order);
+            kept = slot.push(frame, index, |_| false);
+        } else if !kept && (slot.is_at_home(frame, index) || self.is_worth_keeping(frame)) {
             self.flush_ready(&mut slot, order);
             kept = slot.push_ready(frame, index);
         }
@@ -165,8 +163,18 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             self.zone.note_take(&self.observer, area, order);
             let pushed = slot.push_ready(area, LARGEST);
             debug_assert!(pushed, "an empty stack has room for a batch");
+            self.touch(FrameNumber::new(area.get() + batch * AREA_FRAMES));
         }
         slot.pop(LARGEST)
+    }
+
+    /// Loads what the next refill, which is likely to claim the area of `frame`, and its first user will need: nothing waits for
+    /// it here.
+    fn touch(&self, frame: FrameNumber) {
+        if let Some((place, section)) = self.zone.place(frame) {
+            _ = section.lines[place.area].word(0);
+            _ = self.frame_tag(frame);
+        }
     }
 
     /// Calls `take` with the area that the slot owns for blocks of `order`, and with others while that yields nothing.

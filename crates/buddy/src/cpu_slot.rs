@@ -2,11 +2,11 @@
 //!
 //! # Concepts
 //! Of each order up to the area's a slot keeps two sorts of blocks.
-//! - **Ready** blocks are handed out, the last first: those of a refill, those freed where refills come from, and those
-//!   that the gate let through.
-//! - **Waiting** blocks were freed elsewhere, as bits of words, so that neighbours join. They are looked at together, when
-//!   there are many of them or none is ready: what lies where memory is dense becomes ready, the rest goes home, a word in one
-//!   operation.
+//! - **Ready** blocks are handed out, the last first: those of a refill, and those freed where refills come from or where
+//!   memory is dense.
+//! - **Waiting** blocks were freed elsewhere, or when there was no room, as bits of words, so that neighbours join. They are
+//!   looked at together, when there are many of them or none is ready: what lies where memory is dense becomes ready, the rest
+//!   goes home, a word in one operation.
 //!
 //! The **home** of an order is the area that it was last refilled from. Single frames of a refill that are more than can be
 //! ready stay behind as bits, the **rest** of their word.
@@ -156,7 +156,8 @@ impl Waiting {
         let bit = start % WORD_BITS;
         let (word, frames) = (start - bit, self.block << bit);
         if self.last.start == word {
-            let is_new = self.last.frames & frames == 0;
+            // I2: a block has no bits before the slot is set up, and then this is false.
+            let is_new = self.last.frames & frames < frames;
             self.last.frames |= frames;
             return is_new;
         }
@@ -211,22 +212,26 @@ impl CpuSlot {
         Some(FrameNumber::new(blocks.places[below % PLACES]))
     }
 
-    /// Keeps the block of `order` at `start`; false when there is no room where it belongs.
+    /// Keeps the block of `order` at `start`: as a ready one if it lies at home or `is_worth_keeping` says so, and there is room;
+    /// else as one that waits. False when there is no room for that either, or it waits already.
     #[inline(always)]
-    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
+    pub(crate) fn push(
+        &mut self,
+        start: FrameNumber,
+        order: usize,
+        is_worth_keeping: impl FnOnce(FrameNumber) -> bool,
+    ) -> bool {
         let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
         // SAFETY: the address of our own, exclusively borrowed.
         let blocks = unsafe { &mut *blocks };
-        if start.get() & blocks.home_bits != blocks.home {
-            return self.waiting.get_mut(order).is_some_and(|waiting| waiting.push(start.get()));
-        }
         let ready = blocks.ready;
-        if ready == blocks.end {
-            return false;
+        let is_at_home = start.get() & blocks.home_bits == blocks.home;
+        if ready != blocks.end && (is_at_home || is_worth_keeping(start)) {
+            blocks.ready = ready + 1;
+            blocks.places[ready % PLACES] = start.get();
+            return true;
         }
-        blocks.ready = ready + 1;
-        blocks.places[ready % PLACES] = start.get();
-        true
+        self.waiting.get_mut(order).is_some_and(|waiting| waiting.push(start.get()))
     }
 }
 
@@ -386,7 +391,8 @@ mod tests {
 
     fn slot(choosy: bool) -> CpuSlot {
         let mut slot = CpuSlot::zero();
-        assert!(slot.pop(0).is_none() && !slot.push(FrameNumber::new(0), 0), "I2");
+        assert!(slot.pop(0).is_none() && !slot.push_ready(FrameNumber::new(0), 0), "I2");
+        assert!(!slot.push(FrameNumber::new(1), 0, |_| true), "I2");
         slot.set_up(choosy);
         slot
     }
@@ -397,7 +403,8 @@ mod tests {
         let block =
             |order: usize, number: usize| FrameNumber::new((number * ORDERS + order) << order);
         for order in 0..ORDERS {
-            let pushed = (0..).take_while(|number| slot.push(block(order, *number), order)).count();
+            let pushed =
+                (0..).take_while(|number| slot.push_ready(block(order, *number), order)).count();
             assert_eq!(pushed, ready(order));
         }
         for order in 0..ORDERS {
@@ -413,14 +420,17 @@ mod tests {
         let mut slot = slot(true);
         assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
         let home = FrameNumber::new(3 * AREA_FRAMES + 2);
-        assert!(slot.push(home, 1));
+        assert!(slot.push(home, 1, |_| false));
         let away = |number: usize| 5 * AREA_FRAMES + number * WORD_BITS;
         for number in 0..=waiting(1) {
-            assert!(slot.push(FrameNumber::new(away(number)), 1));
-            assert!(slot.push(FrameNumber::new(away(number) + 6), 1), "beside it");
-            assert!(!slot.push(FrameNumber::new(away(number) + 6), 1), "it waits already");
+            assert!(slot.push(FrameNumber::new(away(number)), 1, |_| false));
+            assert!(slot.push(FrameNumber::new(away(number) + 6), 1, |_| false), "beside it");
+            assert!(
+                !slot.push(FrameNumber::new(away(number) + 6), 1, |_| false),
+                "it waits already"
+            );
         }
-        assert!(!slot.push(FrameNumber::new(away(waiting(1) + 1)), 1), "no room");
+        assert!(!slot.push(FrameNumber::new(away(waiting(1) + 1)), 1, |_| false), "no room");
         let (waiting, _) = slot.both(1).expect("order 1 waits");
         let words = waiting.words();
         assert_eq!(words.len(), super::waiting(1) + 1);
@@ -437,7 +447,7 @@ mod tests {
     #[test]
     fn the_oldest_half_leaves_and_the_rest_stays_in_order() {
         let mut slot = slot(false);
-        (0..6).for_each(|frame| assert!(slot.push(FrameNumber::new(frame), 0)));
+        (0..6).for_each(|frame| assert!(slot.push_ready(FrameNumber::new(frame), 0)));
         let (blocks, count) = slot.take_ready(0, 4);
         assert_eq!(blocks[..count], [0, 1, 2, 3]);
         assert_eq!(slot.pop(0), Some(FrameNumber::new(5)));

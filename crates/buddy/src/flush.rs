@@ -4,8 +4,7 @@
 //! - Blocks that were freed one after the other in one word make a **word** of frames, which goes home in one atomic operation.
 //! - The **gate** keeps what lies where memory is dense. Caches that hand out last what was freed first would otherwise freeze
 //!   the holes where they are, and no area would ever be whole again.
-//! - Words are looked at one **ahead** of the one that goes: its loads overlap with the atomic operation that they would
-//!   otherwise wait for.
+//! - Words are looked at all before the first one goes: the loads overlap, which the atomic operations would prevent.
 //!
 //! # Concurrency
 //! Runs inside the slot or by whoever took it over; takes no lock. The bits are changed as `section.rs` describes.
@@ -19,40 +18,30 @@ use crate::area::Freed;
 use crate::cached::MOBILITY;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::run::{WORD_BITS, WORD_ORDER, mask};
-use crate::section::{Section, is_worth_keeping};
-use crate::zone::Place;
 use crate::{Buddy, Observe};
 
-/// A word of frames, and what is to be seen where it lies.
-struct Look<'z, 'm> {
-    word: Word,
-    at: Option<(Place, &'z Section<'m>)>,
-    seen: (usize, u8),
-}
-
-impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
+impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Looks at the blocks of `order`, below a word's, that wait: those that are worth keeping become ready, as far as there is
     /// room; the rest goes home.
     pub(crate) fn sort_waiting(&self, slot: &mut CpuSlot, order: Order) {
         let Some((waiting, ready)) = slot.both(order.index()) else { return };
         let block = mask(0, order.get().into());
-        self.each_look(waiting.words().iter().copied(), |look| {
-            let mut going = look.word.frames;
-            let mut room = ready.room();
-            if room > 0 && !is_worth_keeping(look.seen, MOBILITY) {
-                room = 0;
-            }
+        let words = waiting.words();
+        let is_kept = self.look(words, ready.room() > 0);
+        for (index, word) in words.iter().enumerate() {
+            let mut going = word.frames;
+            let mut room = if is_kept >> index & 1 == 0 { 0 } else { ready.room() };
             while room > 0 && going != 0 {
                 let bit = going.trailing_zeros() as usize;
-                let pushed = ready.push(look.word.start + bit);
+                let pushed = ready.push(word.start + bit);
                 debug_assert!(pushed, "there is room");
                 going &= !(block << bit);
                 room -= 1;
             }
             if going != 0 {
-                self.bring_home(&look, going, order);
+                self.bring_word_home(Word { frames: going, ..*word }, order);
             }
-        });
+        }
         waiting.clear();
     }
 
@@ -74,15 +63,15 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             self.bring_all_home(order, ready);
             frames += count * order.pages();
             let Some((waiting, _)) = slot.both(order.index()) else { continue };
-            self.each_look(waiting.words().iter().copied(), |look| {
-                frames += look.word.frames.count_ones() as usize;
-                self.bring_home(&look, look.word.frames, order);
-            });
+            for word in waiting.words() {
+                frames += word.frames.count_ones() as usize;
+                self.bring_word_home(*word, order);
+            }
             waiting.clear();
         }
         let rest = slot.take_rest();
         if rest.frames != 0 {
-            self.bring_home(&self.look(rest), rest.frames, Order::ZERO);
+            self.bring_word_home(rest, Order::ZERO);
         }
         frames += rest.frames.count_ones() as usize;
         for group in 0..crate::kind::GROUPS {
@@ -97,8 +86,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// Brings blocks of `order` home.
     fn bring_all_home(&self, order: Order, blocks: &[usize]) {
         if u32::from(order.get()) < WORD_ORDER {
-            let words = self.words(order, blocks);
-            self.each_look(words, |look| self.bring_home(&look, look.word.frames, order));
+            self.words(order, blocks).for_each(|word| self.bring_word_home(word, order));
             return;
         }
         blocks.iter().for_each(|start| self.bring_block_home(FrameNumber::new(*start), order));
@@ -123,43 +111,31 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         })
     }
 
-    /// Calls `each` with every one of `words` after a look at the next one.
+    /// Looks at `words`, at most 32; returns which of them are worth keeping, as bits, if that is `wanted`.
     #[inline(always)]
-    fn each_look<'z>(
-        &'z self,
-        mut words: impl Iterator<Item = Word>,
-        mut each: impl FnMut(Look<'z, 'm>),
-    ) {
-        let mut ahead = None;
-        loop {
-            let after = words.next().map(|word| self.look(word));
-            match core::mem::replace(&mut ahead, after) {
-                Some(look) => each(look),
-                None if ahead.is_none() => return,
-                None => {}
-            }
-        }
+    fn look(&self, words: &[Word], wanted: bool) -> u32 {
+        words.iter().enumerate().fold(0, |kept, (index, word)| {
+            let place = self.zone.place(FrameNumber::new(word.start));
+            let is_kept = place.is_some_and(|(place, section)| {
+                // Nothing is made of the word: it is in the CPU's cache when it is its turn.
+                _ = section.lines[place.area].word(place.frame / WORD_BITS);
+                wanted && section.is_worth_keeping(place.area, MOBILITY)
+            });
+            kept | u32::from(is_kept) << index
+        })
     }
 
+    /// Brings the frames of `word`, blocks of `order`, home.
     #[inline(always)]
-    fn look(&self, word: Word) -> Look<'_, 'm> {
-        let at = self.zone.place(FrameNumber::new(word.start));
-        let seen = at
-            .map_or((0, 0), |(place, section)| section.glance(place.area, place.frame / WORD_BITS));
-        Look { word, at, seen }
-    }
-
-    /// Brings `frames` of the word looked at home, blocks of `order`.
-    #[inline(always)]
-    fn bring_home(&self, look: &Look<'_, 'm>, frames: usize, order: Order) {
-        let is_taken = look.at.is_some_and(|(place, section)| {
-            section.clear(place.area, place.frame / WORD_BITS, frames) != Freed::Already
+    fn bring_word_home(&self, word: Word, order: Order) {
+        let start = FrameNumber::new(word.start);
+        let is_taken = self.zone.place(start).is_some_and(|(place, section)| {
+            section.clear(place.area, place.frame / WORD_BITS, word.frames) != Freed::Already
         });
-        let start = FrameNumber::new(look.word.start);
         if !is_taken {
             self.report_double_free(start, order);
         }
-        self.zone.note_clear_word(&self.observer, start, frames, order.get().into());
+        self.zone.note_clear_word(&self.observer, start, word.frames, order.get().into());
     }
 
     fn bring_block_home(&self, start: FrameNumber, order: Order) {

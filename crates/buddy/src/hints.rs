@@ -58,13 +58,18 @@ impl Hints<'_> {
         self.maps[map][area / WORD_BITS].fetch_and(!bit(area), Ordering::SeqCst);
     }
 
-    /// Takes the hints for `areas`, lowest first, away: one operation for each run of them in a word.
-    pub(crate) fn clear_each(&self, map: usize, areas: &[usize]) {
-        for areas in areas.chunk_by(|one, next| one / WORD_BITS == next / WORD_BITS) {
-            let bits = areas.iter().fold(0, |bits, area| bits | bit(*area));
-            // SeqCst: before the caller's sum of the bits; as AcqRel pairs with `set`.
-            self.maps[map][areas[0] / WORD_BITS].fetch_and(!bits, Ordering::SeqCst);
+    /// Takes the hints that are set in `areas` of word `word` away.
+    pub(crate) fn clear_word(&self, map: usize, word: usize, areas: usize) {
+        if areas != 0 {
+            // SeqCst: as in `clear`.
+            self.maps[map][word].fetch_and(!areas, Ordering::SeqCst);
         }
+    }
+
+    /// Returns word `word` of `map`.
+    pub(crate) fn word(&self, map: usize, word: usize) -> usize {
+        // Relaxed: hints; the areas decide.
+        self.maps[map][word].load(Ordering::Relaxed)
     }
 
     /// Whether some bitmap has a hint for `area`.

@@ -15,8 +15,8 @@
 //! - A **section** is 1 GiB of areas, with **hints** that lead to the fullest area that has room.
 //! - A **zone** is a table of sections, with holes; sections can be added, areas and sections taken offline. A [`ZoneList`]
 //!   is several of them, each with [`Watermarks`], that stand in for one another.
-//! - A **CPU slot** keeps free frames and small blocks at hand for its CPU: single frames as bits of private words, larger
-//!   blocks on a stack for each order. Hits contain no atomic read-modify-write.
+//! - A **CPU slot** keeps free blocks at hand for its CPU, on a stack for each order up to the area's; what was freed where
+//!   memory is sparse waits there as bits of words until it goes home. Hits contain no atomic read-modify-write.
 //! - Areas have a **kind**, so that blocks of one size and mobility stay together, and may be **owned** by a slot, which then
 //!   refills from them. Ownership is affinity, not a right: anybody may take from any area.
 //!
@@ -30,7 +30,7 @@
 //!
 //! # Concurrency
 //! Every take believes only the old value of its own read-modify-write. The two pairs of locations that need one order are
-//! described, with their fences, in `section.rs`. Nothing waits: a block above the area's order tries its section's lock,
+//! described in `section.rs`. Nothing waits: a block above the area's order tries its section's lock,
 //! and every retry has a bound.
 //!
 //! # Sources

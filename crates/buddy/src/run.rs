@@ -99,6 +99,16 @@ pub(crate) const fn lowest(bits: usize, limit: usize) -> usize {
     bits & !beyond
 }
 
+/// Iterates over the numbers of the bits that are set, lowest first.
+#[inline]
+pub(crate) fn bits(mut bits: usize) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = bits.trailing_zeros() as usize;
+        bits &= bits.wrapping_sub(1);
+        (lowest < WORD_BITS).then_some(lowest)
+    })
+}
+
 /// Returns how many canonical blocks the free frames of a word make, the word's own order being the largest.
 pub(crate) const fn canonical_blocks(taken: usize) -> usize {
     let mut runs = !taken;

@@ -19,8 +19,9 @@ use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, Order};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
+use crate::hints::HINT_WORDS;
 use crate::kind::{KINDS, Kind, Mobility, UNTOUCHED, begins_kind};
-use crate::run::{WORD_BITS, WORD_ORDER};
+use crate::run::{WORD_BITS, WORD_ORDER, bits, free_runs, lowest};
 use crate::section::{SECTION_FRAMES, Section};
 use crate::zone::Zone;
 
@@ -65,8 +66,10 @@ impl<'m> Zone<'m> {
     pub(crate) fn take_hinted(&self, order: Order, mobility: Mobility) -> Option<FrameNumber> {
         let order = u32::from(order.get());
         if order > AREA_ORDER {
-            return self.sections().find_map(|(base, section)| {
-                section.claim_aligned(order).map(|area| frame(base, area, 0))
+            return self.take_several_hinted(order).or_else(|| {
+                self.sections().find_map(|(base, section)| {
+                    section.claim_aligned(order).map(|area| frame(base, area, 0))
+                })
             });
         }
         if order == AREA_ORDER {
@@ -90,6 +93,35 @@ impl<'m> Zone<'m> {
             taken
         })?;
         Some(frame(found.base, found.area, found.got))
+    }
+
+    /// Takes a block of `order`, above the area's, of which all areas are hinted to be empty and within one word of hints; gives
+    /// up after [`LOOKS`] that were not.
+    fn take_several_hinted(&self, order: u32) -> Option<FrameNumber> {
+        let (larger, mut looks) = (order - AREA_ORDER, 0);
+        if larger >= WORD_ORDER {
+            return None;
+        }
+        for (base, section) in self.sections() {
+            for word in 0..HINT_WORDS {
+                let mut starts = free_runs(!section.hints.word(UNTOUCHED, word), larger);
+                while starts != 0 {
+                    let first = word * WORD_BITS + starts.trailing_zeros() as usize;
+                    starts &= starts - 1;
+                    let areas = first..first + (1 << larger);
+                    if section.claim_several(first, 1 << larger) {
+                        areas.for_each(|area| section.hints.clear(UNTOUCHED, area));
+                        return Some(frame(base, first, 0));
+                    }
+                    areas.for_each(|area| section.check_hint(UNTOUCHED, area));
+                    looks += 1;
+                    if looks == LOOKS {
+                        return None;
+                    }
+                }
+            }
+        }
+        None
     }
 
     /// Takes all free frames of the best word for single frames: its first frame, and the frames as bits.
@@ -122,34 +154,36 @@ impl<'m> Zone<'m> {
         Some(frame(found.base, found.area, 0))
     }
 
-    /// Claims up to `frames.len()` areas of one section and puts their first frames into `frames`; returns how many.
+    /// Claims up to `frames.len()` areas whose hints lie in one word and puts their first frames into `frames`; returns how many.
+    /// Looks at no more than [`LOOKS`] words of which none could be claimed.
     pub(crate) fn claim_batch(&self, frames: &mut [usize]) -> usize {
         for from_lowest in [false, true] {
-            let mut claimed = 0;
             let start = if from_lowest { 0 } else { self.bound(UNTOUCHED) };
-            let mut first_hinted = None;
-            for (index, place) in self.table.iter().enumerate().skip(start) {
+            let (mut first_hinted, mut looks, mut claimed) = (None, 0, 0);
+            'search: for (index, place) in self.table.iter().enumerate().skip(start) {
                 let Some(section) = place.get() else { continue };
-                let mut hinted = 0;
-                for area in section.hints.areas(UNTOUCHED).take(frames.len()) {
-                    frames[hinted] = area;
-                    hinted += 1;
-                }
-                if hinted == 0 {
-                    continue;
-                }
-                first_hinted = first_hinted.or(Some(index));
-                claimed = section.claim_each(&mut frames[..hinted]);
-                section.hints.clear_each(UNTOUCHED, &frames[..claimed]);
-                frames[claimed..hinted]
-                    .iter()
-                    .for_each(|area| section.check_hint(UNTOUCHED, *area));
-                if claimed > 0 {
+                for word in 0..HINT_WORDS {
+                    let hinted = lowest(section.hints.word(UNTOUCHED, word), frames.len());
+                    if hinted == 0 {
+                        continue;
+                    }
+                    first_hinted = first_hinted.or(Some(index));
+                    let areas = section.claim_each(word * WORD_BITS, hinted);
+                    section.hints.clear_word(UNTOUCHED, word, areas);
                     let base = (self.first_section + index) * SECTION_FRAMES;
-                    frames[..claimed]
-                        .iter_mut()
-                        .for_each(|area| *area = base + *area * AREA_FRAMES);
-                    break;
+                    for area in bits(hinted) {
+                        let at = word * WORD_BITS + area;
+                        if areas >> area & 1 == 0 {
+                            section.check_hint(UNTOUCHED, at);
+                        } else {
+                            frames[claimed] = base + at * AREA_FRAMES;
+                            claimed += 1;
+                        }
+                    }
+                    looks += 1;
+                    if claimed > 0 || looks == LOOKS {
+                        break 'search;
+                    }
                 }
             }
             self.raise(UNTOUCHED, start, first_hinted);
@@ -160,14 +194,11 @@ impl<'m> Zone<'m> {
         0
     }
 
-    /// Whether a freed block of `order`, from a word's on and below the area's, at `start` is better kept by a slot than sent
-    /// home: as [`Section::is_worth_keeping`], for which the area counts in place of the word.
+    /// Whether a freed block at `start` is better kept by a slot of `mobility` than sent home.
+    #[inline(always)]
     pub(crate) fn is_worth_keeping(&self, start: FrameNumber, mobility: Mobility) -> bool {
-        self.place(start).is_some_and(|(place, section)| {
-            let is_dense = section.lines[place.area].free_frames() <= AREA_FRAMES / 4;
-            (is_dense || section.is_owned(place.area))
-                && section.kind(place.area).mobility() == mobility
-        })
+        let place = self.place(start);
+        place.is_some_and(|(place, section)| section.is_worth_keeping(place.area, mobility))
     }
 
     /// Returns the kind of areas for blocks of `order`, below the area's.

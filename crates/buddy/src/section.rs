@@ -27,15 +27,17 @@ use page_frame::sync::{self, AtomicU8, AtomicUsize, Lock, Ordering, model_fence}
 use crate::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
 use crate::hints::Hints;
 use crate::kind::{Kind, Mobility, UNTOUCHED, map_for};
-use crate::run::WORD_BITS;
+use crate::run;
 
 /// The areas of a section. Smaller under loom.
 pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
 /// The frames of a section.
 pub(crate) const SECTION_FRAMES: usize = SECTION_AREAS * AREA_FRAMES;
 
-/// How many free frames a word may have for a block of it to be worth keeping: a guess, a quarter.
-const DENSE: u32 = WORD_BITS as u32 / 4;
+/// How many free frames an area may have to count as dense: those of the fullest degree.
+const MOST_FREE: usize = AREA_FRAMES / 8;
+/// How often a claim looks again at an entry that is still open but not as it was: its density may have changed.
+const CLAIM_RETRIES: usize = if sync::MODELLED { 2 } else { 4 };
 
 /// The part of an entry that says who may use the area.
 const STATE: u8 = 3;
@@ -49,8 +51,12 @@ const WHOLE: u8 = 2;
 const OWNED: u8 = 3;
 /// Where the kind begins in an entry.
 const KIND_SHIFT: u32 = 2;
+/// The part of an entry that says the kind, before it is shifted.
+const KIND: u8 = 15;
+/// The area was nearly full when its free frames were last counted, or is owned: what is freed in it may stay at hand. Advice.
+const DENSE: u8 = 1 << 6;
 
-const _: () = assert!(crate::kind::KINDS << KIND_SHIFT <= 256, "an entry is a byte");
+const _: () = assert!(crate::kind::KINDS <= KIND as usize + 1, "a kind is four bits");
 
 /// A section's metadata.
 #[derive(Debug)]
@@ -136,7 +142,7 @@ impl Section<'_> {
                 // AcqRel: pairs with the Release in `open` of the owner before.
                 .compare_exchange(
                     entry,
-                    OWNED | (kind.index() as u8) << KIND_SHIFT,
+                    OWNED | DENSE | (kind.index() as u8) << KIND_SHIFT,
                     Ordering::AcqRel,
                     Ordering::Relaxed,
                 )
@@ -175,42 +181,40 @@ impl Section<'_> {
         self.end_claim(area)
     }
 
-    /// Claims those of `areas` that are free in all their frames; returns how many, moved to the front.
-    pub(crate) fn claim_each(&self, areas: &mut [usize]) -> usize {
-        // First a look at all lines: the loads overlap, which the exchanges would prevent, and some are spared.
-        let clear = areas.iter().enumerate().fold(0_usize, |clear, (index, area)| {
-            clear | usize::from(self.lines[*area].is_clear()) << index
-        });
-        let mut begun = 0;
-        for index in 0..areas.len() {
-            if clear >> index & 1 == 1 && self.begin_claim(areas[index]) {
-                areas.swap(begun, index);
-                begun += 1;
-            }
-        }
+    /// Claims those areas that are free in all their frames, of those that are set in `areas`, where bit 0 stands for `first`;
+    /// returns them as bits.
+    pub(crate) fn claim_each(&self, first: usize, areas: usize) -> usize {
+        // First a look at each line: the loads overlap, which the exchanges would prevent, and some are spared.
+        let looks_clear = filter_bits(areas, |area| self.lines[first + area].word(0) == 0);
+        let begun = filter_bits(looks_clear, |area| self.begin_claim(first + area));
         // As in `claim`, once for all.
         model_fence();
-        let mut claimed = 0;
-        for index in 0..begun {
-            if self.end_claim(areas[index]) {
-                areas.swap(claimed, index);
-                claimed += 1;
-            }
-        }
-        claimed
+        filter_bits(begun, |area| self.end_claim(first + area))
     }
 
     /// First half of a claim; `model_fence` and [`end_claim`](Self::end_claim) follow.
     #[inline]
     fn begin_claim(&self, area: usize) -> bool {
         // Relaxed: the exchange decides.
-        let entry = self.entries[area].load(Ordering::Relaxed);
-        let claiming = entry & !STATE | CLAIMING;
-        // SeqCst: before our look at the bits.
-        entry & STATE == OPEN
-            && self.entries[area]
-                .compare_exchange(entry, claiming, Ordering::SeqCst, Ordering::Relaxed)
-                .is_ok()
+        let mut entry = self.entries[area].load(Ordering::Relaxed);
+        for _ in 0..CLAIM_RETRIES {
+            if entry & STATE != OPEN {
+                return false;
+            }
+            let claiming = entry & !STATE | CLAIMING;
+            // SeqCst: before our look at the bits.
+            let exchange = self.entries[area].compare_exchange(
+                entry,
+                claiming,
+                Ordering::SeqCst,
+                Ordering::Relaxed,
+            );
+            match exchange {
+                Ok(_) => return true,
+                Err(found) => entry = found,
+            }
+        }
+        false
     }
 
     /// Second half: keeps the area, or opens it again.
@@ -299,8 +303,19 @@ impl Section<'_> {
         if entry & STATE != OPEN {
             return;
         }
-        if let Some(map) = map_for(kind_of(entry), self.lines[area].free_frames()) {
+        let free = self.lines[area].free_frames();
+        if let Some(map) = map_for(kind_of(entry), free) {
             self.hints.ensure(map, area);
+        }
+        let dense = if free <= MOST_FREE { DENSE } else { 0 };
+        if entry & DENSE != dense {
+            // Relaxed: advice; who changed the entry meanwhile knows better.
+            _ = self.entries[area].compare_exchange(
+                entry,
+                entry ^ DENSE,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
         }
     }
 
@@ -322,11 +337,11 @@ impl Section<'_> {
 
 /// Looks.
 impl Section<'_> {
-    /// Returns word `word` of `area`, and the area's entry, for [`is_worth_keeping`].
+    /// Whether what is freed in `area` is better kept by a slot of `mobility` than sent home.
     #[inline(always)]
-    pub(crate) fn glance(&self, area: usize, word: usize) -> (usize, u8) {
+    pub(crate) fn is_worth_keeping(&self, area: usize, mobility: Mobility) -> bool {
         // Relaxed: advice.
-        (self.lines[area].word(word), self.entries[area].load(Ordering::Relaxed))
+        is_worth_keeping(self.entries[area].load(Ordering::Relaxed), mobility)
     }
 
     /// Whether frames may be taken from `area` at this moment: it is open, or owned.
@@ -367,14 +382,20 @@ impl Section<'_> {
     }
 }
 
-/// Whether freed blocks of a word of which `taken` and `entry` were seen are better kept by a slot than sent home: they are of
-/// the slot's mobility, and the area owned, or the word nearly full. What lies in a sparse word goes home, so that it can empty.
+/// Returns the bits of `bits` that `keep` agrees to, asked from the lowest on.
 #[inline(always)]
-pub(crate) fn is_worth_keeping((taken, entry): (usize, u8), mobility: Mobility) -> bool {
-    (entry & STATE == OWNED || taken.count_zeros() <= DENSE) && kind_of(entry).is_of(mobility)
+fn filter_bits(bits: usize, mut keep: impl FnMut(usize) -> bool) -> usize {
+    run::bits(bits).fold(0, |kept, bit| kept | usize::from(keep(bit)) << bit)
+}
+
+/// Whether what is freed in an area with this entry is better kept by a slot than sent home: it is of the slot's mobility, and
+/// the area dense or owned. What lies where memory is sparse goes home, so that the area can empty.
+#[inline(always)]
+fn is_worth_keeping(entry: u8, mobility: Mobility) -> bool {
+    entry & DENSE != 0 && kind_of(entry).is_of(mobility)
 }
 
 #[inline]
 fn kind_of(entry: u8) -> Kind {
-    Kind::from_index((entry >> KIND_SHIFT) as usize)
+    Kind::from_index((entry >> KIND_SHIFT & KIND) as usize)
 }
