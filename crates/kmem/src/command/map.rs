@@ -33,7 +33,7 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: false, cpus: matches.get_one("cpus").copied() };
     let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
-    let machine = replay::Machine { memory_bytes, options };
+    let machine = replay::Machine { memory_bytes, pressure: 0, options };
     let names = matches.get_many::<String>("by").unwrap_or_default();
     let names: Vec<&str> = names.map(String::as_str).collect();
     let mut out = stdout().lock();

@@ -32,6 +32,8 @@ use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_f
 #[derive(Clone, Copy)]
 pub(super) struct Machine {
     pub(super) memory_bytes: usize,
+    /// How much of the object side's memory is somebody else's, in percent.
+    pub(super) pressure: u8,
     pub(super) options: Options,
 }
 
@@ -66,6 +68,14 @@ pub(super) fn command() -> Command {
         )
         .arg(memory())
         .arg(cpus())
+        .arg(
+            Arg::new("pressure")
+                .long("pressure")
+                .value_name("PERCENT")
+                .value_parser(value_parser!(u8).range(0..=100))
+                .default_value("0")
+                .help("So much of the object side's memory is somebody else's, so that caches have to yield"),
+        )
         .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
         .arg(folder("svg", "Write each chart and map as a picture"))
@@ -115,13 +125,14 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options =
         Options { checks: !matches.get_flag("no-check"), cpus: matches.get_one("cpus").copied() };
     let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
+    let pressure = *matches.get_one("pressure").expect("the argument has a default");
     let many = matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1);
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
         refuse(command(), ErrorKind::ArgumentConflict, format!("--{name} goes with one trace"));
     }
     let mut outcomes = Vec::new();
     for source in traces(matches) {
-        let machine = Machine { memory_bytes, options };
+        let machine = Machine { memory_bytes, pressure, options };
         let is_reported =
             ["report", "svg", "csv", "against"].iter().any(|name| matches.contains_id(name));
         outcomes.push(match is_reported {
@@ -139,7 +150,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
 /// Replays the bundled trace.
 pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: true, cpus: None };
-    let machine = Machine { memory_bytes: 4 << 30, options };
+    let machine = Machine { memory_bytes: 4 << 30, pressure: 0, options };
     let replay = play(bundled::source()?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
     conclude(&[replay.finish()], None, screen)
 }
@@ -207,7 +218,7 @@ fn against(
         true => Source::open(Path::new(name)),
         false => bundled::source(),
     };
-    let Machine { memory_bytes, options } = machine;
+    let Machine { memory_bytes, options, .. } = machine;
     Ok(Some(compare(&reopen, &rivals, memory_bytes, options)?))
 }
 
@@ -239,7 +250,10 @@ pub(super) fn play<T: ObjectTarget, P: PageTarget>(
     let played = pipeline::replay(
         source,
         machine.options,
-        |cpus| Ok(dress(Stack::new(machine.memory_bytes, cpus)?, BuddyPages::new(frames, cpus)?)),
+        |cpus| {
+            let stack = Stack::new(machine.memory_bytes, cpus)?.under_pressure(machine.pressure);
+            Ok(dress(stack, BuddyPages::new(frames, cpus)?))
+        },
         |replay, bytes| {
             if replay.events() >= next_tick {
                 next_tick = replay.events() + EVENTS_PER_TICK;

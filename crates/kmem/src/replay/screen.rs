@@ -44,6 +44,15 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
     let given_back = thousands(stack.slabs_given_back as u64);
     row(out, "slabs grown", stack.slabs_grown as u64, &format!("({given_back} given back)"))?;
     splits(out, (stack.splits, stack.merges))?;
+    if stack.reclaims > 0 {
+        let pages = thousands(stack.reclaimed_pages as u64);
+        row(
+            out,
+            "short of memory",
+            stack.reclaims as u64,
+            &format!("times, {pages} pages reclaimed"),
+        )?;
+    }
     writeln!(out, "\n{bold}Pages{off}, on a buddy of their own")?;
     row(out, "allocated", pages.allocations, "blocks")?;
     row(out, "freed", pages.matched_frees, "blocks")?;

@@ -19,6 +19,9 @@ use super::outcome::StackTotals;
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
 use crate::backed::{Backed, CountedBuddy};
 
+/// Pages asked of the caches when a request finds no memory.
+const RECLAIMED_AT_ONCE: usize = 64;
+
 type Cpus = &'static SwitchedCpu;
 type Source = &'static CountedBuddy<Cpus>;
 
@@ -42,6 +45,10 @@ pub struct Stack {
     free_at_start: Vec<(FrameNumber, Order)>,
     slabs_grown: usize,
     slabs_given_back: usize,
+    /// Blocks that somebody else has.
+    ballast: Vec<(FrameNumber, Order)>,
+    reclaims: usize,
+    reclaimed_pages: usize,
 }
 
 impl Stack {
@@ -61,6 +68,9 @@ impl Stack {
             free_at_start: Vec::new(),
             slabs_grown: 0,
             slabs_given_back: 0,
+            ballast: Vec::new(),
+            reclaims: 0,
+            reclaimed_pages: 0,
         };
         stack.free_at_start = stack.machine().buddy().free_blocks().collect();
         // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends before the machine.
@@ -68,6 +78,31 @@ impl Stack {
         let registry = Registry::new(source, cpus).map_err(io::Error::other)?;
         stack.kmalloc = Some(Kmalloc::new(registry));
         Ok(stack)
+    }
+
+    /// Takes `percent` of memory away, in the largest blocks there are, until the target is shrunk: requests that find no
+    /// memory then have the caches give pages back first.
+    pub fn under_pressure(mut self, percent: u8) -> Self {
+        let mut pages = self.machine().buddy().frames() * usize::from(percent.min(100)) / 100;
+        let orders: Vec<_> = Order::all().collect();
+        for order in orders.into_iter().rev() {
+            while order.pages() <= pages {
+                let Ok(frame) = self.machine().buddy().allocate_frames(order) else { break };
+                self.ballast.push((frame, order));
+                pages -= order.pages();
+            }
+        }
+        self
+    }
+
+    /// Has caches give pages back; whether there is reason to try again.
+    #[cold]
+    fn reclaim(&mut self) -> bool {
+        let pages = self.kmalloc().registry().shrink_pages(RECLAIMED_AT_ONCE);
+        let at_hand = self.machine().buddy().drain();
+        self.reclaims += 1;
+        self.reclaimed_pages += pages;
+        pages + at_hand > 0
     }
 
     /// Returns all caches in the form of the kernel's `/proc/slabinfo`; empty once the target was shrunk.
@@ -161,7 +196,10 @@ unsafe impl ObjectTarget for Stack {
 
     #[inline]
     fn allocate_object(&mut self, cache: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        self.caches[cache].allocate()
+        match self.caches[cache].allocate() {
+            Err(OutOfMemory) if self.reclaim() => self.caches[cache].allocate(),
+            object => object,
+        }
     }
 
     #[inline]
@@ -173,7 +211,10 @@ unsafe impl ObjectTarget for Stack {
     #[inline]
     fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
         let layout = Layout::from_size_align(bytes, OBJECT_ALIGN).map_err(|_| OutOfMemory)?;
-        self.kmalloc().allocate(layout)
+        match self.kmalloc().allocate(layout) {
+            Err(OutOfMemory) if self.reclaim() => self.kmalloc().allocate(layout),
+            start => start,
+        }
     }
 
     /// Frees by the address alone, as the recorded kernel did.
@@ -193,6 +234,8 @@ unsafe impl ObjectTarget for Stack {
             slabs_given_back: self.slabs_given_back,
             splits: counts.splits(),
             merges: counts.merges(),
+            reclaims: self.reclaims,
+            reclaimed_pages: self.reclaimed_pages,
         }
     }
 
@@ -212,6 +255,11 @@ unsafe impl ObjectTarget for Stack {
             }
         }
         drop(kmalloc);
+        for (frame, order) in std::mem::take(&mut self.ballast) {
+            if let Err(fault) = self.machine().buddy().free_frames(frame, order) {
+                problem.get_or_insert_with(|| fault.to_string());
+            }
+        }
         self.machine().buddy().drain();
         let valid = self.machine().buddy().validate().map_err(|violation| violation.to_string());
         problem.map_or(valid, Err)
@@ -260,6 +308,26 @@ mod tests {
         let totals = stack.totals();
         assert!(totals.held_pages == 0 && totals.peak_pages > 16 + 256, "{totals:?}");
         assert!(totals.slabs_grown >= 100 / 6 && totals.slabs_grown == totals.slabs_given_back);
+        assert!(stack.is_as_at_start());
+    }
+
+    #[test]
+    fn under_pressure_caches_give_pages_back_before_memory_is_out() {
+        let mut stack = stack().under_pressure(90);
+        let caches = ["inode", "dentry"].map(|name| stack.open_cache(name, 1000).expect("a size"));
+        let filled = caches.map(|cache| {
+            let held: Vec<_> = std::iter::from_fn(|| stack.allocate_object(cache).ok()).collect();
+            for object in &held {
+                // SAFETY: allocated above.
+                unsafe { stack.free_object(cache, *object) };
+            }
+            held.len()
+        });
+        // The second cache had what the first one kept.
+        assert!(filled[0] > 1000 && filled[1] >= filled[0], "{filled:?}");
+        let totals = stack.totals();
+        assert!(totals.reclaims > 0 && totals.reclaimed_pages > 0, "{totals:?}");
+        assert_eq!(stack.shrink(), Ok(()));
         assert!(stack.is_as_at_start());
     }
 
