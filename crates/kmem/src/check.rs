@@ -183,7 +183,7 @@ impl Check {
             };
             let Last { allocated_line, freed_line, .. } = last;
             self.shown.push(format!(
-                "{}:{line}: {at} was freed in line {freed_line} already; {}, allocated in line {allocated_line}",
+                "{}:{line}: {at} is freed again;\n    {}, allocated in line {allocated_line}, freed in line {freed_line}",
                 self.trace.escape_debug(),
                 self.owner(last.owner)
             ));
@@ -321,7 +321,7 @@ mod tests {
         let first =
             "t:6: 0xffff888000001000 was freed in line 5 already; cache filp, allocated in line 4";
         assert!(text.contains(first), "{text}");
-        assert!(text.contains("t:7: 0xffff888000001000 was freed in line 6 already"), "{text}");
+        assert!(text.contains("allocated in line 4, freed in line 6"), "{text}");
     }
 
     #[test]
