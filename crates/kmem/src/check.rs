@@ -318,8 +318,7 @@ mod tests {
         let check = checked(text.leak());
         assert_eq!((check.freed_twice, check.live, check.is_clean(false)), (2, 0, false));
         let text = written(&check);
-        let first =
-            "t:6: 0xffff888000001000 was freed in line 5 already; cache filp, allocated in line 4";
+        let first = "t:6: 0xffff888000001000 is freed again;\n    cache filp, allocated in line 4, freed in line 5";
         assert!(text.contains(first), "{text}");
         assert!(text.contains("allocated in line 4, freed in line 6"), "{text}");
     }
