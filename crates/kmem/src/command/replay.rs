@@ -24,17 +24,29 @@ use kmem::report::compare::compare;
 use kmem::report::table::Table;
 use kmem::report::{self, html};
 use kmem::trace::source::{Source, Text};
-use kmem::{buddyinfo, bundled, pagetypeinfo, slabinfo};
+use kmem::{buddyinfo, bundled, memory_map, pagetypeinfo, slabinfo};
+use page_frame::{FrameNumber, FrameRange};
 
 use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_file, write_into};
 
 /// What a replay has at its disposal.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Machine {
+    /// Frames of the page side; none is as much memory as the object side has, without holes.
+    pub(super) frames: Option<Vec<FrameRange>>,
+    /// Whether they are in the kernel's zones.
+    pub(super) in_zones: bool,
     pub(super) memory_bytes: usize,
     /// How much of the object side's memory is somebody else's, in percent.
     pub(super) pressure: u8,
     pub(super) options: Options,
+}
+
+impl Machine {
+    /// Returns a machine of one zone without holes, all of it ours.
+    pub(super) fn new(memory_bytes: usize, options: Options) -> Self {
+        Self { frames: None, in_zones: false, memory_bytes, pressure: 0, options }
+    }
 }
 
 /// Options that write a file of one trace.
@@ -75,6 +87,13 @@ pub(super) fn command() -> Command {
                 .value_parser(value_parser!(u8).range(0..=100))
                 .default_value("0")
                 .help("So much of the object side's memory is somebody else's, so that caches have to yield"),
+        )
+        .arg(file("map", "Boot memory map whose usable frames are the page side's ([mem 0xSTART-0xEND] KIND)"))
+        .arg(
+            Arg::new("zones")
+                .long("zones")
+                .action(ArgAction::SetTrue)
+                .help("Page side in zones: DMA below 16 MiB, DMA32 below 4 GiB, Normal"),
         )
         .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
@@ -130,15 +149,24 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
         refuse(command(), ErrorKind::ArgumentConflict, format!("--{name} goes with one trace"));
     }
+    let frames = path(matches, "map").map(|path| {
+        let name = path.to_string_lossy();
+        let file = File::open(path)
+            .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name));
+        memory_map::read(&name, BufReader::new(file?))
+    });
+    let (frames, in_zones) = (frames.transpose()?, matches.get_flag("zones"));
+    let machine = Machine { frames, in_zones, memory_bytes, pressure, options };
     let mut outcomes = Vec::new();
     for source in traces(matches) {
-        let machine = Machine { memory_bytes, pressure, options };
+        let machine = machine.clone();
         let is_reported =
             ["report", "svg", "csv", "against"].iter().any(|name| matches.contains_id(name));
         outcomes.push(match is_reported {
             true => reported(source?, machine, matches, screen)?,
             false => {
-                let replay = play(source?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+                let replay =
+                    play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
                 write_states(matches, replay.objects.target(), replay.pages.target())?;
                 replay.finish()
             }
@@ -150,8 +178,8 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
 /// Replays the bundled trace.
 pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: true, cpus: None };
-    let machine = Machine { memory_bytes: 4 << 30, pressure: 0, options };
-    let replay = play(bundled::source()?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    let machine = Machine::new(4 << 30, options);
+    let replay = play(bundled::source()?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
     conclude(&[replay.finish()], None, screen)
 }
 
@@ -169,10 +197,10 @@ fn reported(
         slabinfo::read(&name, BufReader::new(file?))
     });
     let kernel = kernel.transpose()?;
-    let comparison = against(&source, machine, matches)?;
+    let comparison = against(&source, &machine, matches)?;
     let mut timeline = Timeline::default();
     let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
-    let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
+    let replay = play(source, &machine, screen, timed, |replay| timeline.watch(replay))?;
     timeline.end(&replay);
     let (objects, pages) = (replay.objects.target(), replay.pages.target());
     write_states(matches, objects.inner(), pages.inner())?;
@@ -203,7 +231,7 @@ fn reported(
 /// Replays the trace on other allocators, when some are named.
 fn against(
     source: &Source,
-    machine: Machine,
+    machine: &Machine,
     matches: &ArgMatches,
 ) -> Result<Option<Table>, Failure> {
     let Some(rivals) = matches.get_many::<String>("against") else { return Ok(None) };
@@ -218,7 +246,7 @@ fn against(
         true => Source::open(Path::new(name)),
         false => bundled::source(),
     };
-    let Machine { memory_bytes, options, .. } = machine;
+    let Machine { memory_bytes, options, .. } = *machine;
     Ok(Some(compare(&reopen, &rivals, memory_bytes, options)?))
 }
 
@@ -228,10 +256,15 @@ fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Resu
         write_file(path, &stack.slabinfo())?;
     }
     if let Some(path) = path(matches, "buddyinfo") {
-        write_file(path, &buddyinfo::line(0, "Normal", &pages.free_counts().unwrap_or_default()))?;
+        let zones = pages.zones().map(|(name, by_mobility)| {
+            let sum = |order: usize| by_mobility.iter().map(|counts| counts[order]).sum();
+            let counts: Vec<usize> = (0..by_mobility[0].len()).map(sum).collect();
+            buddyinfo::line(0, name, &counts)
+        });
+        write_file(path, &zones.collect::<String>())?;
     }
     if let Some(path) = path(matches, "pagetypeinfo") {
-        write_file(path, &pagetypeinfo::text(0, "Normal", &pages.free_counts_by_mobility()))?;
+        write_file(path, &pagetypeinfo::text(0, pages.zones()))?;
     }
     Ok(())
 }
@@ -239,20 +272,22 @@ fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Resu
 /// Replays `source` on both our stacks, which `dress` may put into others.
 pub(super) fn play<T: ObjectTarget, P: PageTarget>(
     source: Source,
-    machine: Machine,
+    machine: &Machine,
     screen: Screen,
     dress: impl FnOnce(Stack, BuddyPages) -> (T, P),
     mut watch: impl FnMut(&Replay<T, P>),
 ) -> Result<Replay<T, P>, Failure> {
     let bar = progress_bar(source.size_bytes(), screen);
     let mut next_tick = 0;
-    let frames = machine.memory_bytes / page_frame::PAGE_SIZE;
+    let whole = FrameNumber::new(machine.memory_bytes / page_frame::PAGE_SIZE);
+    let whole = [FrameRange::new(FrameNumber::new(0), whole)];
+    let frames = machine.frames.as_deref().unwrap_or(&whole);
     let played = pipeline::replay(
         source,
         machine.options,
         |cpus| {
             let stack = Stack::new(machine.memory_bytes, cpus)?.under_pressure(machine.pressure);
-            Ok(dress(stack, BuddyPages::new(frames, cpus)?))
+            Ok(dress(stack, BuddyPages::with_ranges(frames, machine.in_zones, cpus)?))
         },
         |replay, bytes| {
             if replay.events() >= next_tick {

@@ -21,6 +21,8 @@ use crate::backed::{Backed, CountedBuddy};
 
 /// Pages asked of the caches when a request finds no memory.
 const RECLAIMED_AT_ONCE: usize = 64;
+/// Requests that fail, and frees, until the next attempt after one for nothing: each looks at every cache.
+const HOPELESS: usize = 1000;
 
 type Cpus = &'static SwitchedCpu;
 type Source = &'static CountedBuddy<Cpus>;
@@ -49,6 +51,8 @@ pub struct Stack {
     ballast: Vec<(FrameNumber, Order)>,
     reclaims: usize,
     reclaimed_pages: usize,
+    /// Requests and frees until another attempt, as the last one was for nothing.
+    hopeless: usize,
 }
 
 impl Stack {
@@ -71,6 +75,7 @@ impl Stack {
             ballast: Vec::new(),
             reclaims: 0,
             reclaimed_pages: 0,
+            hopeless: 0,
         };
         stack.free_at_start = stack.machine().buddy().free_blocks().collect();
         // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends before the machine.
@@ -98,10 +103,17 @@ impl Stack {
     /// Has caches give pages back; whether there is reason to try again.
     #[cold]
     fn reclaim(&mut self) -> bool {
+        if self.hopeless > 0 {
+            self.hopeless -= 1;
+            return false;
+        }
         let pages = self.kmalloc().registry().shrink_pages(RECLAIMED_AT_ONCE);
         let at_hand = self.machine().buddy().drain();
         self.reclaims += 1;
         self.reclaimed_pages += pages;
+        if pages + at_hand == 0 {
+            self.hopeless = HOPELESS;
+        }
         pages + at_hand > 0
     }
 
@@ -204,6 +216,7 @@ unsafe impl ObjectTarget for Stack {
 
     #[inline]
     unsafe fn free_object(&mut self, cache: usize, object: NonNull<u8>) {
+        self.hopeless = self.hopeless.saturating_sub(1);
         // SAFETY: clause 1.
         unsafe { self.caches[cache].free(object) }
     }
@@ -220,6 +233,7 @@ unsafe impl ObjectTarget for Stack {
     /// Frees by the address alone, as the recorded kernel did.
     #[inline]
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, _: usize) {
+        self.hopeless = self.hopeless.saturating_sub(1);
         // SAFETY: clause 1.
         unsafe { self.kmalloc().free(start) }
     }
