@@ -202,7 +202,10 @@ fn a_boot_memory_map_in_zones_is_the_page_sides_machine() {
 
 #[test]
 fn under_pressure_a_replay_reclaims_and_still_comes_home() {
-    let output = kmem(&["replay", "--memory", "32M", "--pressure", "50", "--json", "-"]);
+    let output = kmem(&["replay", "--memory", "512M", "--pressure", "99", "--json", "-"]);
     let json = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(json.contains("\"pages_held_after_shrink\": 0,"), "{json}");
+    assert!(json.contains("\"reclaims\": ") && !json.contains("\"reclaims\": 0,"), "{json}");
+    assert!(!json.contains("\"reclaimed_pages\": 0,"), "{json}");
+    assert!(json.contains("\"buddy_equals_initial\": true"), "{json}");
 }
