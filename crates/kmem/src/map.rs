@@ -193,6 +193,7 @@ pub fn by_owner(stack: &Stack) -> Map {
         let name = match used {
             PageUse::Slab(name) => name.to_owned(),
             PageUse::Large => "large runs".to_owned(),
+            PageUse::Ballast => "ballast".to_owned(),
             PageUse::AtHand => "at hand in CPU slots".to_owned(),
         };
         *pages_of.entry(name.clone()).or_default() += pages;

@@ -36,6 +36,8 @@ pub enum PageUse<'n> {
     Large,
     /// At hand in a CPU slot of the buddy.
     AtHand,
+    /// Somebody else's, so that memory runs short.
+    Ballast,
 }
 
 /// All four layers, played by one thread on several CPU slots.
@@ -131,6 +133,7 @@ impl Stack {
     pub fn for_each_use(&self, mut look: impl FnMut(usize, usize, PageUse<'_>)) {
         let start = self.machine().start_address();
         let page = |address: usize| (address - start) / PAGE_SIZE;
+        let ballast: HashSet<_> = self.ballast.iter().map(|(frame, _)| *frame).collect();
         let mut slabs = HashSet::new();
         if let Some(kmalloc) = &self.kmalloc {
             kmalloc.registry().for_each_slab(|name, slab| {
@@ -144,6 +147,7 @@ impl Stack {
         let not_free = |block: &Block| block.state != BlockState::Free;
         for block in self.machine().buddy().blocks().filter(not_free) {
             let used = match block.state {
+                _ if ballast.contains(&block.start) => PageUse::Ballast,
                 BlockState::Kept => PageUse::AtHand,
                 _ => PageUse::Large,
             };
