@@ -22,7 +22,7 @@ use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
 use kmem::report::compare::compare;
 use kmem::report::table::Table;
-use kmem::report::{self, html};
+use kmem::report::{self, Report, html};
 use kmem::trace::source::{Source, Text};
 use kmem::{buddyinfo, bundled, memory_map, pagetypeinfo, slabinfo};
 use page_frame::{FrameNumber, FrameRange};
@@ -157,13 +157,19 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     });
     let (frames, in_zones) = (frames.transpose()?, matches.get_flag("zones"));
     let machine = Machine { frames, in_zones, memory_bytes, pressure, options };
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut tables) = (Vec::new(), Vec::new());
     for source in traces(matches) {
         let machine = machine.clone();
         let is_reported =
             ["report", "svg", "csv", "against"].iter().any(|name| matches.contains_id(name));
         outcomes.push(match is_reported {
-            true => reported(source?, machine, matches, screen)?,
+            true => {
+                let report = reported(source?, machine, matches, screen)?;
+                let shown = ["times", "comparison"];
+                let named = |table: &Table| shown.contains(&table.name);
+                tables.extend(report.tables.into_iter().filter(named));
+                report.outcome
+            }
             false => {
                 let replay =
                     play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
@@ -172,7 +178,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             }
         });
     }
-    conclude(&outcomes, path(matches, "json"), screen)
+    conclude(&outcomes, &tables, path(matches, "json"), screen)
 }
 
 /// Replays the bundled trace.
@@ -180,7 +186,7 @@ pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: true, cpus: None };
     let machine = Machine::new(4 << 30, options);
     let replay = play(bundled::source()?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
-    conclude(&[replay.finish()], None, screen)
+    conclude(&[replay.finish()], &[], None, screen)
 }
 
 /// Replays with every operation timed, and writes the report's files.
@@ -189,7 +195,7 @@ fn reported(
     machine: Machine,
     matches: &ArgMatches,
     screen: Screen,
-) -> Result<Outcome, Failure> {
+) -> Result<Report, Failure> {
     let kernel = path(matches, "kernel-slabinfo").map(|path| {
         let name = path.to_string_lossy();
         let file = File::open(path)
@@ -225,7 +231,7 @@ fn reported(
             write_into(folder, name, "svg", &painted::svg(map, name).standalone())?;
         }
     }
-    Ok(report.outcome)
+    Ok(report)
 }
 
 /// Replays the trace on other allocators, when some are named.
@@ -319,7 +325,12 @@ fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
 }
 
 /// Writes reports and JSON, and says whether everything was right.
-fn conclude(outcomes: &[Outcome], json_path: Option<&Path>, screen: Screen) -> Result<(), Failure> {
+fn conclude(
+    outcomes: &[Outcome],
+    tables: &[Table],
+    json_path: Option<&Path>,
+    screen: Screen,
+) -> Result<(), Failure> {
     let json_alone = json_path.is_some_and(|path| path == Path::new("-"));
     let mut out = stdout().lock();
     if json_alone {
@@ -330,6 +341,9 @@ fn conclude(outcomes: &[Outcome], json_path: Option<&Path>, screen: Screen) -> R
                 writeln!(out)?;
             }
             screen::report(&mut out, outcome, screen.colour)?;
+        }
+        for table in tables {
+            write!(out, "\n{}", table.text())?;
         }
         if let Some(path) = json_path {
             write_file(path, &json(outcomes))?;
