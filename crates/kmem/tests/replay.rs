@@ -193,6 +193,11 @@ fn a_boot_memory_map_in_zones_is_the_page_sides_machine() {
     assert_eq!(zones, ["DMA", "DMA32", "Normal"]);
     let types = std::fs::read_to_string(types).expect("it was written");
     assert_eq!(types.lines().filter(|line| line.contains("Reclaimable")).count(), 3, "{types}");
+    let info = temporary("nodes.txt", "");
+    assert_eq!(kmem(&["replay", "--nodes", "2", "--buddyinfo", &info]).status.code(), Some(0));
+    let info = std::fs::read_to_string(info).expect("it was written");
+    let nodes: Vec<_> = info.lines().filter_map(|line| line.split([' ', ',']).nth(1)).collect();
+    assert_eq!(nodes, ["0", "1"]);
     let wrong = temporary("wrong-map.txt", "usable\n");
     let output = kmem(&["replay", "--map", &wrong]);
     assert_eq!(output.status.code(), Some(2));

@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kmem::input_error::Mismatch;
 use kmem::picture::painted;
-use kmem::replay::buddy_pages::BuddyPages;
+use kmem::replay::buddy_pages::{BuddyPages, Division};
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::{self, Options, Replay};
@@ -34,8 +34,8 @@ use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_f
 pub(super) struct Machine {
     /// Frames of the page side; none is as much memory as the object side has, without holes.
     pub(super) frames: Option<Vec<FrameRange>>,
-    /// Whether they are in the kernel's zones.
-    pub(super) in_zones: bool,
+    /// How they are divided.
+    pub(super) division: Division,
     pub(super) memory_bytes: usize,
     /// How much of the object side's memory is somebody else's, in percent.
     pub(super) pressure: u8,
@@ -45,7 +45,7 @@ pub(super) struct Machine {
 impl Machine {
     /// Returns a machine of one zone without holes, all of it ours.
     pub(super) fn new(memory_bytes: usize, options: Options) -> Self {
-        Self { frames: None, in_zones: false, memory_bytes, pressure: 0, options }
+        Self { frames: None, division: Division::default(), memory_bytes, pressure: 0, options }
     }
 }
 
@@ -94,6 +94,14 @@ pub(super) fn command() -> Command {
                 .long("zones")
                 .action(ArgAction::SetTrue)
                 .help("Page side in zones: DMA below 16 MiB, DMA32 below 4 GiB, Normal"),
+        )
+        .arg(
+            Arg::new("nodes")
+                .long("nodes")
+                .value_name("N")
+                .value_parser(value_parser!(u16).range(1..=64))
+                .default_value("1")
+                .help("Page side in so many nodes of the same size; CPU n is of node n modulo N"),
         )
         .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
@@ -155,8 +163,10 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name));
         memory_map::read(&name, BufReader::new(file?))
     });
-    let (frames, in_zones) = (frames.transpose()?, matches.get_flag("zones"));
-    let machine = Machine { frames, in_zones, memory_bytes, pressure, options };
+    let frames = frames.transpose()?;
+    let nodes = *matches.get_one("nodes").expect("the argument has a default");
+    let division = Division { in_zones: matches.get_flag("zones"), nodes };
+    let machine = Machine { frames, division, memory_bytes, pressure, options };
     let (mut outcomes, mut tables) = (Vec::new(), Vec::new());
     for source in traces(matches) {
         let machine = machine.clone();
@@ -262,15 +272,15 @@ fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Resu
         write_file(path, &stack.slabinfo())?;
     }
     if let Some(path) = path(matches, "buddyinfo") {
-        let zones = pages.zones().map(|(name, by_mobility)| {
+        let zones = pages.zones().map(|(node, name, by_mobility)| {
             let sum = |order: usize| by_mobility.iter().map(|counts| counts[order]).sum();
             let counts: Vec<usize> = (0..by_mobility[0].len()).map(sum).collect();
-            buddyinfo::line(0, name, &counts)
+            buddyinfo::line(node.into(), name, &counts)
         });
         write_file(path, &zones.collect::<String>())?;
     }
     if let Some(path) = path(matches, "pagetypeinfo") {
-        write_file(path, &pagetypeinfo::text(0, pages.zones()))?;
+        write_file(path, &pagetypeinfo::text(pages.zones()))?;
     }
     Ok(())
 }
@@ -293,7 +303,7 @@ pub(super) fn play<T: ObjectTarget, P: PageTarget>(
         machine.options,
         |cpus| {
             let stack = Stack::new(machine.memory_bytes, cpus)?.under_pressure(machine.pressure);
-            Ok(dress(stack, BuddyPages::with_ranges(frames, machine.in_zones, cpus)?))
+            Ok(dress(stack, BuddyPages::with_ranges(frames, machine.division, cpus)?))
         },
         |replay, bytes| {
             if replay.events() >= next_tick {

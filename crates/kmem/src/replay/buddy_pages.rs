@@ -11,15 +11,37 @@ use crate::simulated::Simulated;
 /// Zones by their name and the frame behind their last, lowest first: the kernel's on x86-64.
 const ZONES: [(&str, usize); 3] = [("DMA", 16 << 8), ("DMA32", 4 << 18), ("Normal", usize::MAX)];
 
+/// Frames that nodes share out: an area.
+const SHARE: usize = 512;
+
+/// How a simulated machine's frames are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Division {
+    /// In the kernel's zones DMA, DMA32 and Normal, or all in Normal.
+    pub in_zones: bool,
+    /// Into so many nodes of the same size, at least one. CPU n belongs to node n modulo their number.
+    pub nodes: u16,
+}
+
+impl Default for Division {
+    fn default() -> Self {
+        Self { in_zones: false, nodes: 1 }
+    }
+}
+
 /// A simulated machine's buddies, played by one thread on several CPU slots.
 pub struct BuddyPages {
     /// Lowest first; at least one.
     zones: Vec<Zone>,
     cpus: &'static SwitchedCpu,
+    nodes: u16,
+    /// That of the CPU that is played.
+    node: u16,
 }
 
 /// Frames up to one number, with a buddy of their own.
 struct Zone {
+    node: u16,
     name: &'static str,
     end: usize,
     buddy: Simulated<&'static SwitchedCpu>,
@@ -33,39 +55,45 @@ impl BuddyPages {
     /// No frames, or no memory for the metadata.
     pub fn new(frames: usize, cpus: u16) -> io::Result<Self> {
         let all = FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames));
-        Self::with_ranges(&[all], false, cpus)
+        Self::with_ranges(&[all], Division::default(), cpus)
     }
 
-    /// Returns the frames of `ranges`, which ascend and do not touch: in the kernel's zones, or in one.
+    /// Returns the frames of `ranges`, which ascend and do not touch, divided.
     ///
     /// # Errors
     /// No frames, or no memory for the metadata.
-    pub fn with_ranges(ranges: &[FrameRange], in_zones: bool, cpus: u16) -> io::Result<Self> {
+    pub fn with_ranges(ranges: &[FrameRange], division: Division, cpus: u16) -> io::Result<Self> {
+        let nodes = division.nodes.max(1);
         // Leaked, 32 bytes for each replay: the buddy keeps its `Cpu` inside, and the replay switches it from outside.
         let cpus: &'static SwitchedCpu = Box::leak(Box::new(SwitchedCpu::new(cpus.into())));
-        let limits = if in_zones { &ZONES[..] } else { &ZONES[2..] };
+        let limits = if division.in_zones { &ZONES[..] } else { &ZONES[2..] };
         let mut zones = Vec::new();
-        let mut start = 0;
-        for &(name, end) in limits {
-            let parts: Vec<_> =
-                ranges.iter().filter_map(|range| part(*range, start, end)).collect();
-            start = end;
-            if parts.is_empty() {
-                continue;
+        for node in 0..nodes {
+            let (from, to) = (border(ranges, node, nodes), border(ranges, node + 1, nodes));
+            let mut start = 0;
+            for &(name, limit) in limits {
+                let (first, end) = (from.max(start), to.min(limit));
+                let parts = ranges.iter().filter_map(|range| part(*range, first, end));
+                let parts: Vec<_> = parts.collect();
+                start = limit;
+                if parts.is_empty() {
+                    continue;
+                }
+                let buddy = Simulated::with_ranges(&parts, cpus, Mode::Cached)?;
+                let free_at_start = buddy.free_blocks().collect();
+                zones.push(Zone { node, name, end, buddy, free_at_start });
             }
-            let buddy = Simulated::with_ranges(&parts, cpus, Mode::Cached)?;
-            let free_at_start = buddy.free_blocks().collect();
-            zones.push(Zone { name, end, buddy, free_at_start });
         }
         match zones.is_empty() {
             true => Err(io::Error::other("there are no whole frames of usable memory")),
-            false => Ok(Self { zones, cpus }),
+            false => Ok(Self { zones, cpus, nodes, node: 0 }),
         }
     }
 
-    /// Iterates over the zones, lowest first: the name, and the number of free blocks of each mobility and order.
-    pub fn zones(&self) -> impl Iterator<Item = (&'static str, [FreeCounts; 3])> {
-        self.zones.iter().map(|zone| (zone.name, zone.buddy.free_counts_by_mobility()))
+    /// Iterates over the zones, lowest first: node, name, and the number of free blocks of each mobility and order.
+    pub fn zones(&self) -> impl Iterator<Item = (u16, &'static str, [FreeCounts; 3])> {
+        let counts = |zone: &Zone| (zone.node, zone.name, zone.buddy.free_counts_by_mobility());
+        self.zones.iter().map(counts)
     }
 
     /// Iterates over all blocks, free or not, lowest first.
@@ -94,6 +122,22 @@ impl BuddyPages {
     }
 }
 
+/// Returns the frame at which `node` of `nodes` begins, by count of the frames before it.
+fn border(ranges: &[FrameRange], node: u16, nodes: u16) -> usize {
+    if node == nodes {
+        return usize::MAX;
+    }
+    let all: usize = ranges.iter().map(|range| range.frames()).sum();
+    let mut before = all / usize::from(nodes) * usize::from(node);
+    for range in ranges {
+        if before < range.frames() {
+            return (range.start.get() + before) / SHARE * SHARE;
+        }
+        before -= range.frames();
+    }
+    usize::MAX
+}
+
 /// Returns what of `range` lies from `start` up to but without `end`.
 fn part(range: FrameRange, start: usize, end: usize) -> Option<FrameRange> {
     let (from, to) = (range.start.get().max(start), range.end.get().min(end));
@@ -104,9 +148,10 @@ impl PageTarget for BuddyPages {
     #[inline]
     fn switch_cpu(&mut self, cpu: u16) {
         self.cpus.switch_to(Some(CpuId::new(cpu.into())));
+        self.node = if self.nodes == 1 { 0 } else { cpu % self.nodes };
     }
 
-    /// Takes from the highest zone that has a block; lower ones serve for it.
+    /// Takes from the highest zone that has a block, of the CPU's own node first; lower ones serve for it.
     #[inline]
     fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
         let order = Order::new(order).ok_or(OutOfMemory)?;
@@ -115,7 +160,9 @@ impl PageTarget for BuddyPages {
             2 => Mobility::Reclaimable,
             _ => Mobility::Unmovable,
         };
-        let mut zones = self.zones.iter().rev();
+        let nodes = (0..self.nodes).map(|step| (self.node + step) % self.nodes);
+        let mut zones =
+            nodes.flat_map(|node| self.zones.iter().rev().filter(move |zone| zone.node == node));
         let found = zones.find_map(|zone| zone.buddy.allocate_as(order, mobility).ok());
         found.map(|frame| frame.get() as u64).ok_or(OutOfMemory)
     }
@@ -164,8 +211,9 @@ mod tests {
     #[test]
     fn zones_serve_from_the_highest_and_fall_back_to_lower_ones() {
         let ranges = [frames(1, 0x9f), frames(0x100, 0x1400), frames(1 << 20, (1 << 20) + 512)];
-        let mut pages = BuddyPages::with_ranges(&ranges, true, 1).expect("good frames");
-        let names: Vec<_> = pages.zones().map(|(name, _)| name).collect();
+        let mut pages = BuddyPages::with_ranges(&ranges, Division { in_zones: true, nodes: 1 }, 1)
+            .expect("good frames");
+        let names: Vec<_> = pages.zones().map(|(_, name, _)| name).collect();
         assert_eq!(names, ["DMA", "DMA32", "Normal"]);
         assert_eq!(pages.frames(), 0x9e + 0x1300 + 512);
         assert_eq!(pages.end_frame(), (1 << 20) + 512);
@@ -182,7 +230,26 @@ mod tests {
     }
 
     #[test]
+    fn a_cpu_takes_from_its_own_node_and_then_from_others() {
+        let ranges = [frames(0, 8 * SHARE)];
+        let division = Division { in_zones: false, nodes: 2 };
+        let mut pages = BuddyPages::with_ranges(&ranges, division, 2).expect("good frames");
+        assert_eq!(pages.frames(), 8 * SHARE);
+        let mut taken = Vec::new();
+        for _ in 0..5 {
+            pages.switch_cpu(1);
+            taken.push(pages.allocate(9, 0).expect("there is room") as usize / SHARE);
+        }
+        assert!(taken[..4].iter().all(|area| *area >= 4) && taken[4] < 4, "{taken:?}");
+        for area in taken {
+            assert_eq!(pages.free((area * SHARE) as u64, 9), Ok(()));
+        }
+        pages.drain();
+        assert!(pages.is_as_at_start());
+    }
+
+    #[test]
     fn no_memory_is_an_error() {
-        assert!(BuddyPages::with_ranges(&[], true, 1).is_err());
+        assert!(BuddyPages::with_ranges(&[], Division::default(), 1).is_err());
     }
 }
