@@ -51,11 +51,9 @@ fn walkthroughs() {
 
 #[test]
 fn commands() {
-    let info = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/buddyinfo.txt");
-    let info = info.to_str().expect("a path of text");
     for (name, arguments, lines) in [
         ("plan", &["plan", "640"][..], 0..99),
-        ("frag", &["frag", info], 1..99),
+        ("frag", &["frag", "tests/buddyinfo.txt"], 1..99),
         ("check", &["check", "--rows", "8"], 0..99),
         ("top", &["top", "--replay", "--once"], 0..20),
         ("map", &["map", "--mem", "512M", "--by", "owner"], 0..99),
