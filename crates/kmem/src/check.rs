@@ -183,7 +183,7 @@ impl Check {
             };
             let Last { allocated_line, freed_line, .. } = last;
             self.shown.push(format!(
-                "{}:{line}: {at} was freed in line {freed_line} already; {}, allocated in line {allocated_line}",
+                "{}:{line}: {at} is freed again;\n    {}, allocated in line {allocated_line}, freed in line {freed_line}",
                 self.trace.escape_debug(),
                 self.owner(last.owner)
             ));
@@ -318,10 +318,9 @@ mod tests {
         let check = checked(text.leak());
         assert_eq!((check.freed_twice, check.live, check.is_clean(false)), (2, 0, false));
         let text = written(&check);
-        let first =
-            "t:6: 0xffff888000001000 was freed in line 5 already; cache filp, allocated in line 4";
+        let first = "t:6: 0xffff888000001000 is freed again;\n    cache filp, allocated in line 4, freed in line 5";
         assert!(text.contains(first), "{text}");
-        assert!(text.contains("t:7: 0xffff888000001000 was freed in line 6 already"), "{text}");
+        assert!(text.contains("allocated in line 4, freed in line 6"), "{text}");
     }
 
     #[test]

@@ -12,6 +12,7 @@ pub mod frag;
 pub mod import;
 pub mod input_error;
 pub mod map;
+pub mod memory_map;
 pub mod pagetypeinfo;
 pub mod picture;
 pub mod plan;

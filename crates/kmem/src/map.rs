@@ -99,17 +99,23 @@ fn spread(start: usize, frames: usize, per_cell: usize, mut add: impl FnMut(usiz
 pub fn by_order(pages: &BuddyPages) -> Map {
     let end = pages.end_frame();
     let per_cell = pages_per_cell(end).max(AREA.min(end.next_power_of_two()));
-    // Free pages, and one more than the largest order.
-    let mut seen = vec![(0_usize, 0_u32); end.div_ceil(per_cell)];
-    for block in pages.blocks().filter(|block| block.state == BlockState::Free) {
+    // All pages, free ones, and one more than the largest order.
+    let mut seen = vec![(0_usize, 0_usize, 0_u32); end.div_ceil(per_cell)];
+    for block in pages.blocks() {
+        let is_free = block.state == BlockState::Free;
         spread(block.start.get(), block.frames, per_cell, |cell, part| {
             seen[cell].0 += part;
-            seen[cell].1 = seen[cell].1.max(block.frames.ilog2() + 1);
+            if is_free {
+                seen[cell].1 += part;
+                seen[cell].2 = seen[cell].2.max(block.frames.ilog2() + 1);
+            }
         });
     }
-    let cell = |(free, largest): (usize, u32)| match (free, largest) {
+    let cell = |(all, free, largest): (usize, usize, u32)| match (free, largest) {
+        // A hole in the machine's memory.
+        _ if all == 0 => (' ', Ink::Idle),
         (0, _) => ('#', Ink::Taken),
-        (free, _) if free == per_cell => ('.', Ink::Idle),
+        (free, _) if free == all => ('.', Ink::Idle),
         (_, largest) => {
             let order = largest - 1;
             let sign = char::from_digit(order, 36).unwrap_or('+').to_ascii_uppercase();
@@ -135,18 +141,25 @@ pub fn by_order(pages: &BuddyPages) -> Map {
 pub fn by_mobility(pages: &BuddyPages) -> Map {
     let end = pages.end_frame();
     let per_cell = pages_per_cell(end).max(AREA.min(end.next_power_of_two()));
-    let mut taken = vec![0_usize; end.div_ceil(per_cell)];
-    for block in pages.blocks().filter(|block| block.state != BlockState::Free) {
-        spread(block.start.get(), block.frames, per_cell, |cell, part| taken[cell] += part);
+    // All pages, and those that are taken.
+    let mut seen = vec![(0_usize, 0_usize); end.div_ceil(per_cell)];
+    for block in pages.blocks() {
+        let is_taken = usize::from(block.state != BlockState::Free);
+        spread(block.start.get(), block.frames, per_cell, |cell, part| {
+            seen[cell].0 += part;
+            seen[cell].1 += part * is_taken;
+        });
     }
     let sign = |mobility| match mobility {
         Mobility::Unmovable => ('u', Ink::Band(2)),
         Mobility::Reclaimable => ('r', Ink::Band(1)),
         Mobility::Movable => ('m', Ink::Band(0)),
     };
-    let cell = |(index, taken): (usize, &usize)| {
+    let cell = |(index, &(all, taken)): (usize, &(usize, usize))| {
         let (letter, ink) = sign(pages.mobility_at(FrameNumber::new(index * per_cell)));
-        match *taken {
+        match taken {
+            // A hole in the machine's memory.
+            _ if all == 0 => (' ', Ink::Idle),
             0 => ('.', Ink::Idle),
             taken if taken * 2 >= per_cell => (letter.to_ascii_uppercase(), ink),
             _ => (letter, ink),
@@ -167,7 +180,7 @@ pub fn by_mobility(pages: &BuddyPages) -> Map {
     Map {
         title: "Pages by what their area was last used for".to_owned(),
         legend,
-        cells: taken.iter().enumerate().map(cell).collect(),
+        cells: seen.iter().enumerate().map(cell).collect(),
         pages_per_cell: per_cell,
     }
 }
@@ -180,6 +193,7 @@ pub fn by_owner(stack: &Stack) -> Map {
         let name = match used {
             PageUse::Slab(name) => name.to_owned(),
             PageUse::Large => "large runs".to_owned(),
+            PageUse::Ballast => "ballast".to_owned(),
             PageUse::AtHand => "at hand in CPU slots".to_owned(),
         };
         *pages_of.entry(name.clone()).or_default() += pages;

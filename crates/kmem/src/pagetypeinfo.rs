@@ -9,23 +9,27 @@ const COLUMNS: usize = 11;
 /// Names and places in [`buddy::Mobility::ALL`], in the kernel's order.
 const TYPES: [(&str, usize); 3] = [("Unmovable", 0), ("Movable", 2), ("Reclaimable", 1)];
 
-/// Returns the first table of the file for one zone, from its free blocks by mobility and order. A block above the last
-/// column's order counts there, as the blocks that it could be split into.
-pub fn text(node: u32, zone: &str, free_counts: &[[usize; Order::COUNT]; 3]) -> String {
+/// Returns the first table of the file, from node and name of each zone and its free blocks by mobility and order. A
+/// block above the last column's order counts there, as the blocks that it could be split into.
+pub fn text<'z>(
+    zones: impl IntoIterator<Item = (u16, &'z str, [[usize; Order::COUNT]; 3])>,
+) -> String {
     let mut text = String::from("Page block order: 9\nPages per block:  512\n\n");
     text.push_str("Free pages count per migrate type at order ");
     (0..COLUMNS).for_each(|order| text.push_str(&format!("{order:>6} ")));
     text.push('\n');
-    for (name, place) in TYPES {
-        write!(text, "Node {node:>4}, zone {zone:>8}, type {name:>12} ")
-            .expect("a String takes all text");
-        let mut columns = [0; COLUMNS];
-        for (order, count) in free_counts[place].iter().enumerate() {
-            let column = order.min(COLUMNS - 1);
-            columns[column] += count << (order - column);
+    for (node, zone, free_counts) in zones {
+        for (name, place) in TYPES {
+            write!(text, "Node {node:>4}, zone {zone:>8}, type {name:>12} ")
+                .expect("a String takes all text");
+            let mut columns = [0; COLUMNS];
+            for (order, count) in free_counts[place].iter().enumerate() {
+                let column = order.min(COLUMNS - 1);
+                columns[column] += count << (order - column);
+            }
+            columns.iter().for_each(|count| text.push_str(&format!("{count:>6} ")));
+            text.push('\n');
         }
-        columns.iter().for_each(|count| text.push_str(&format!("{count:>6} ")));
-        text.push('\n');
     }
     text
 }
@@ -38,7 +42,7 @@ mod tests {
     fn rows_are_the_kernels_and_in_its_order() {
         let mut counts = [[0; Order::COUNT]; 3];
         (counts[0][0], counts[1][3], counts[2][11]) = (3, 2, 5);
-        let text = text(0, "Normal", &counts);
+        let text = text([(0, "Normal", counts)]);
         let rows: Vec<_> = text.lines().skip(4).collect();
         assert_eq!(
             rows[0],

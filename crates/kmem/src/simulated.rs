@@ -22,16 +22,25 @@ impl<C: Cpu> Simulated<C> {
     /// # Errors
     /// No frames, or no memory for the metadata.
     pub fn new(frames: usize, cpu: C, mode: Mode) -> io::Result<Self> {
-        let ranges = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames))];
-        let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots());
+        let all = FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames));
+        Self::with_ranges(&[all], cpu, mode)
+    }
+
+    /// Returns a buddy over `ranges`, which ascend and do not touch.
+    ///
+    /// # Errors
+    /// No frames, or no memory for the metadata.
+    pub fn with_ranges(ranges: &[FrameRange], cpu: C, mode: Mode) -> io::Result<Self> {
+        let layout = Buddy::<DirectMap, C>::metadata_layout(ranges, cpu.slots());
         let metadata = Mapped::reserve(layout.map_err(io::Error::other)?.size())?;
         let root = NonNull::new(std::ptr::without_provenance_mut(PAGE_SIZE))
             .expect("a page size is not zero");
+        let first = ranges.first().map_or(FrameNumber::new(0), |range| range.start);
         // SAFETY: frames are only numbers here; no pointer of the map is used.
-        let map = unsafe { DirectMap::from_root(root, ranges[0].start) };
+        let map = unsafe { DirectMap::from_root(root, first) };
         // SAFETY: mapped memory is zero and page-aligned, and stays until after the buddy's drop, as it moves with it
         // and is declared behind it.
-        let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, mode) };
+        let buddy = unsafe { Buddy::new_in(metadata.start(), ranges, map, cpu, mode) };
         let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
         Ok(Self { buddy, _metadata: metadata })
     }

@@ -175,3 +175,42 @@ fn files_about_the_end_of_a_trace_go_with_one_trace() {
         assert!(error.contains("goes with one trace"), "{error}");
     }
 }
+
+#[test]
+fn a_boot_memory_map_in_zones_is_the_page_sides_machine() {
+    let map = temporary(
+        "e820.txt",
+        "BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable\n\
+         BIOS-e820: [mem 0x0000000000100000-0x000000001fffffff] usable\n\
+         BIOS-e820: [mem 0x0000000100000000-0x000000010fffffff] usable\n",
+    );
+    let (info, types) = (temporary("zones.txt", ""), temporary("types.txt", ""));
+    let output =
+        kmem(&["replay", "--map", &map, "--zones", "--buddyinfo", &info, "--pagetypeinfo", &types]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let info = std::fs::read_to_string(info).expect("it was written");
+    let zones: Vec<_> = info.lines().filter_map(|line| line.split_whitespace().nth(3)).collect();
+    assert_eq!(zones, ["DMA", "DMA32", "Normal"]);
+    let types = std::fs::read_to_string(types).expect("it was written");
+    assert_eq!(types.lines().filter(|line| line.contains("Reclaimable")).count(), 3, "{types}");
+    let info = temporary("nodes.txt", "");
+    assert_eq!(kmem(&["replay", "--nodes", "2", "--buddyinfo", &info]).status.code(), Some(0));
+    let info = std::fs::read_to_string(info).expect("it was written");
+    let nodes: Vec<_> = info.lines().filter_map(|line| line.split([' ', ',']).nth(1)).collect();
+    assert_eq!(nodes, ["0", "1"]);
+    let wrong = temporary("wrong-map.txt", "usable\n");
+    let output = kmem(&["replay", "--map", &wrong]);
+    assert_eq!(output.status.code(), Some(2));
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(error.contains("wrong-map.txt:1: expected a region"), "{error}");
+}
+
+#[test]
+fn under_pressure_a_replay_reclaims_and_still_comes_home() {
+    let output = kmem(&["replay", "--memory", "512M", "--pressure", "99", "--json", "-"]);
+    let json = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(json.contains("\"pages_held_after_shrink\": 0,"), "{json}");
+    assert!(json.contains("\"reclaims\": ") && !json.contains("\"reclaims\": 0,"), "{json}");
+    assert!(!json.contains("\"reclaimed_pages\": 0,"), "{json}");
+    assert!(json.contains("\"buddy_equals_initial\": true"), "{json}");
+}

@@ -115,8 +115,9 @@ fn the_last_sample_is_the_state_at_the_end() {
 fn another_allocator_is_compared_in_the_same_table() {
     let folder = folder("compared");
     let csv = folder.to_str().expect("a path of text");
-    let (status, _, error) = kmem(&["replay", "--against", "system", "--csv", csv]);
+    let (status, out, error) = kmem(&["replay", "--against", "system", "--csv", csv]);
     assert_eq!(status, Some(0), "{error}");
+    assert!(out.contains("Other allocators\n") && out.contains("  system "), "{out}");
     let table = text_of(&folder.join("comparison.csv"));
     let rows: Vec<_> = table.lines().skip(1).collect();
     assert_eq!(rows.len(), 3, "{table}");

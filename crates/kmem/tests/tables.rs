@@ -80,6 +80,6 @@ fn a_leak_is_found_by_its_call_site() {
     let again = temporary("again.csv", &(trace + "f,1,0,000\n"));
     let (status, out, _) = kmem(&["check", &again]);
     assert_eq!(status, Some(1));
-    assert!(out.contains("was freed in line 5 already; kmalloc in tidy+0x10"), "{out}");
+    assert!(out.contains("kmalloc in tidy+0x10, allocated in line 4, freed in line 5"), "{out}");
     assert_eq!(kmem(&["check", "/nowhere"]).0, Some(2));
 }

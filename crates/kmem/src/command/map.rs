@@ -33,12 +33,13 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: false, cpus: matches.get_one("cpus").copied() };
     let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
-    let machine = replay::Machine { memory_bytes, options };
+    let machine = replay::Machine::new(memory_bytes, options);
     let names = matches.get_many::<String>("by").unwrap_or_default();
     let names: Vec<&str> = names.map(String::as_str).collect();
     let mut out = stdout().lock();
     for source in traces(matches) {
-        let replay = replay::play(source?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+        let replay =
+            replay::play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
         for (index, name) in names.iter().enumerate() {
             let map: Map = match *name {
                 "order" => by_order(replay.pages.target()),

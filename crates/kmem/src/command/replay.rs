@@ -10,7 +10,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kmem::input_error::Mismatch;
 use kmem::picture::painted;
-use kmem::replay::buddy_pages::BuddyPages;
+use kmem::replay::buddy_pages::{BuddyPages, Division};
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::{self, Options, Replay};
@@ -22,17 +22,31 @@ use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
 use kmem::report::compare::compare;
 use kmem::report::table::Table;
-use kmem::report::{self, html};
+use kmem::report::{self, Report, html};
 use kmem::trace::source::{Source, Text};
-use kmem::{buddyinfo, bundled, pagetypeinfo, slabinfo};
+use kmem::{buddyinfo, bundled, memory_map, pagetypeinfo, slabinfo};
+use page_frame::{FrameNumber, FrameRange};
 
 use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_file, write_into};
 
 /// What a replay has at its disposal.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(super) struct Machine {
+    /// Frames of the page side; none is as much memory as the object side has, without holes.
+    pub(super) frames: Option<Vec<FrameRange>>,
+    /// How they are divided.
+    pub(super) division: Division,
     pub(super) memory_bytes: usize,
+    /// How much of the object side's memory is somebody else's, in percent.
+    pub(super) pressure: u8,
     pub(super) options: Options,
+}
+
+impl Machine {
+    /// Returns a machine of one zone without holes, all of it ours.
+    pub(super) fn new(memory_bytes: usize, options: Options) -> Self {
+        Self { frames: None, division: Division::default(), memory_bytes, pressure: 0, options }
+    }
 }
 
 /// Options that write a file of one trace.
@@ -66,6 +80,29 @@ pub(super) fn command() -> Command {
         )
         .arg(memory())
         .arg(cpus())
+        .arg(
+            Arg::new("pressure")
+                .long("pressure")
+                .value_name("PERCENT")
+                .value_parser(value_parser!(u8).range(0..=100))
+                .default_value("0")
+                .help("So much of the object side's memory is somebody else's, so that caches have to yield"),
+        )
+        .arg(file("map", "Boot memory map whose usable frames are the page side's ([mem 0xSTART-0xEND] KIND)"))
+        .arg(
+            Arg::new("zones")
+                .long("zones")
+                .action(ArgAction::SetTrue)
+                .help("Page side in zones: DMA below 16 MiB, DMA32 below 4 GiB, Normal"),
+        )
+        .arg(
+            Arg::new("nodes")
+                .long("nodes")
+                .value_name("N")
+                .value_parser(value_parser!(u16).range(1..=64))
+                .default_value("1")
+                .help("Page side in so many nodes of the same size; CPU n is of node n modulo N"),
+        )
         .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
         .arg(folder("svg", "Write each chart and map as a picture"))
@@ -115,33 +152,51 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options =
         Options { checks: !matches.get_flag("no-check"), cpus: matches.get_one("cpus").copied() };
     let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
+    let pressure = *matches.get_one("pressure").expect("the argument has a default");
     let many = matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1);
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
         refuse(command(), ErrorKind::ArgumentConflict, format!("--{name} goes with one trace"));
     }
-    let mut outcomes = Vec::new();
+    let frames = path(matches, "map").map(|path| {
+        let name = path.to_string_lossy();
+        let file = File::open(path)
+            .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name));
+        memory_map::read(&name, BufReader::new(file?))
+    });
+    let frames = frames.transpose()?;
+    let nodes = *matches.get_one("nodes").expect("the argument has a default");
+    let division = Division { in_zones: matches.get_flag("zones"), nodes };
+    let machine = Machine { frames, division, memory_bytes, pressure, options };
+    let (mut outcomes, mut tables) = (Vec::new(), Vec::new());
     for source in traces(matches) {
-        let machine = Machine { memory_bytes, options };
+        let machine = machine.clone();
         let is_reported =
             ["report", "svg", "csv", "against"].iter().any(|name| matches.contains_id(name));
         outcomes.push(match is_reported {
-            true => reported(source?, machine, matches, screen)?,
+            true => {
+                let report = reported(source?, machine, matches, screen)?;
+                let shown = ["times", "comparison"];
+                let named = |table: &Table| shown.contains(&table.name);
+                tables.extend(report.tables.into_iter().filter(named));
+                report.outcome
+            }
             false => {
-                let replay = play(source?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+                let replay =
+                    play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
                 write_states(matches, replay.objects.target(), replay.pages.target())?;
                 replay.finish()
             }
         });
     }
-    conclude(&outcomes, path(matches, "json"), screen)
+    conclude(&outcomes, &tables, path(matches, "json"), screen)
 }
 
 /// Replays the bundled trace.
 pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: true, cpus: None };
-    let machine = Machine { memory_bytes: 4 << 30, options };
-    let replay = play(bundled::source()?, machine, screen, |stack, pages| (stack, pages), |_| ())?;
-    conclude(&[replay.finish()], None, screen)
+    let machine = Machine::new(4 << 30, options);
+    let replay = play(bundled::source()?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    conclude(&[replay.finish()], &[], None, screen)
 }
 
 /// Replays with every operation timed, and writes the report's files.
@@ -150,7 +205,7 @@ fn reported(
     machine: Machine,
     matches: &ArgMatches,
     screen: Screen,
-) -> Result<Outcome, Failure> {
+) -> Result<Report, Failure> {
     let kernel = path(matches, "kernel-slabinfo").map(|path| {
         let name = path.to_string_lossy();
         let file = File::open(path)
@@ -158,10 +213,10 @@ fn reported(
         slabinfo::read(&name, BufReader::new(file?))
     });
     let kernel = kernel.transpose()?;
-    let comparison = against(&source, machine, matches)?;
+    let comparison = against(&source, &machine, matches)?;
     let mut timeline = Timeline::default();
     let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
-    let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
+    let replay = play(source, &machine, screen, timed, |replay| timeline.watch(replay))?;
     timeline.end(&replay);
     let (objects, pages) = (replay.objects.target(), replay.pages.target());
     write_states(matches, objects.inner(), pages.inner())?;
@@ -186,13 +241,13 @@ fn reported(
             write_into(folder, name, "svg", &painted::svg(map, name).standalone())?;
         }
     }
-    Ok(report.outcome)
+    Ok(report)
 }
 
 /// Replays the trace on other allocators, when some are named.
 fn against(
     source: &Source,
-    machine: Machine,
+    machine: &Machine,
     matches: &ArgMatches,
 ) -> Result<Option<Table>, Failure> {
     let Some(rivals) = matches.get_many::<String>("against") else { return Ok(None) };
@@ -207,7 +262,7 @@ fn against(
         true => Source::open(Path::new(name)),
         false => bundled::source(),
     };
-    let Machine { memory_bytes, options } = machine;
+    let Machine { memory_bytes, options, .. } = *machine;
     Ok(Some(compare(&reopen, &rivals, memory_bytes, options)?))
 }
 
@@ -217,10 +272,15 @@ fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Resu
         write_file(path, &stack.slabinfo())?;
     }
     if let Some(path) = path(matches, "buddyinfo") {
-        write_file(path, &buddyinfo::line(0, "Normal", &pages.free_counts().unwrap_or_default()))?;
+        let zones = pages.zones().map(|(node, name, by_mobility)| {
+            let sum = |order: usize| by_mobility.iter().map(|counts| counts[order]).sum();
+            let counts: Vec<usize> = (0..by_mobility[0].len()).map(sum).collect();
+            buddyinfo::line(node.into(), name, &counts)
+        });
+        write_file(path, &zones.collect::<String>())?;
     }
     if let Some(path) = path(matches, "pagetypeinfo") {
-        write_file(path, &pagetypeinfo::text(0, "Normal", &pages.free_counts_by_mobility()))?;
+        write_file(path, &pagetypeinfo::text(pages.zones()))?;
     }
     Ok(())
 }
@@ -228,18 +288,23 @@ fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Resu
 /// Replays `source` on both our stacks, which `dress` may put into others.
 pub(super) fn play<T: ObjectTarget, P: PageTarget>(
     source: Source,
-    machine: Machine,
+    machine: &Machine,
     screen: Screen,
     dress: impl FnOnce(Stack, BuddyPages) -> (T, P),
     mut watch: impl FnMut(&Replay<T, P>),
 ) -> Result<Replay<T, P>, Failure> {
     let bar = progress_bar(source.size_bytes(), screen);
     let mut next_tick = 0;
-    let frames = machine.memory_bytes / page_frame::PAGE_SIZE;
+    let whole = FrameNumber::new(machine.memory_bytes / page_frame::PAGE_SIZE);
+    let whole = [FrameRange::new(FrameNumber::new(0), whole)];
+    let frames = machine.frames.as_deref().unwrap_or(&whole);
     let played = pipeline::replay(
         source,
         machine.options,
-        |cpus| Ok(dress(Stack::new(machine.memory_bytes, cpus)?, BuddyPages::new(frames, cpus)?)),
+        |cpus| {
+            let stack = Stack::new(machine.memory_bytes, cpus)?.under_pressure(machine.pressure);
+            Ok(dress(stack, BuddyPages::with_ranges(frames, machine.division, cpus)?))
+        },
         |replay, bytes| {
             if replay.events() >= next_tick {
                 next_tick = replay.events() + EVENTS_PER_TICK;
@@ -270,7 +335,12 @@ fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
 }
 
 /// Writes reports and JSON, and says whether everything was right.
-fn conclude(outcomes: &[Outcome], json_path: Option<&Path>, screen: Screen) -> Result<(), Failure> {
+fn conclude(
+    outcomes: &[Outcome],
+    tables: &[Table],
+    json_path: Option<&Path>,
+    screen: Screen,
+) -> Result<(), Failure> {
     let json_alone = json_path.is_some_and(|path| path == Path::new("-"));
     let mut out = stdout().lock();
     if json_alone {
@@ -281,6 +351,9 @@ fn conclude(outcomes: &[Outcome], json_path: Option<&Path>, screen: Screen) -> R
                 writeln!(out)?;
             }
             screen::report(&mut out, outcome, screen.colour)?;
+        }
+        for table in tables {
+            write!(out, "\n{}", table.text())?;
         }
         if let Some(path) = json_path {
             write_file(path, &json(outcomes))?;

@@ -21,7 +21,9 @@ struct Run<'t> {
 
 /// Draws `text`, which may hold our colours.
 pub fn svg(text: &str, title: &str) -> Svg {
-    let lines: Vec<Vec<Run<'_>>> = text.trim_end().lines().map(runs).collect();
+    let mut ink = None;
+    let lines: Vec<Vec<Run<'_>>> =
+        text.trim_end().lines().map(|line| runs(line, &mut ink)).collect();
     let width = |line: &Vec<Run<'_>>| line.iter().map(|run| run.text.chars().count()).sum();
     let columns: usize = lines.iter().map(width).max().unwrap_or(0);
     let size = (columns as f64 * CELL.0 + 2.0 * MARGIN, lines.len() as f64 * CELL.1 + 2.0 * MARGIN);
@@ -52,13 +54,14 @@ fn draw(svg: &mut Svg, run: &Run<'_>, (left, top): (f64, f64), width: f64) {
     }
 }
 
-/// Takes a line apart at its escapes.
-fn runs(line: &str) -> Vec<Run<'_>> {
+/// Takes a line apart at its escapes. An `ink` goes on from line to line until another one is taken.
+fn runs<'t>(line: &'t str, ink: &mut Option<Ink>) -> Vec<Run<'t>> {
     let mut pieces = line.split("\x1b[");
-    let mut runs = vec![Run { ink: None, text: pieces.next().unwrap_or("") }];
+    let mut runs = vec![Run { ink: *ink, text: pieces.next().unwrap_or("") }];
     for piece in pieces {
         let (code, text) = piece.split_once('m').unwrap_or(("", piece));
-        runs.push(Run { ink: Ink::with_code(code), text });
+        *ink = Ink::with_code(code);
+        runs.push(Run { ink: *ink, text });
     }
     runs.retain(|run| !run.text.is_empty());
     runs
@@ -81,6 +84,12 @@ mod tests {
         assert!(text.contains("x='34' y='23.5' class='mono on' textLength='24'"), "{text}");
         assert!(text.contains("x='82' y='23.5' class='mono ' textLength='8'"), "{text}");
         assert!(!text.contains('\x1b'));
+    }
+
+    #[test]
+    fn a_caption_of_two_lines_is_bold_in_both() {
+        let text = svg(&Style::still(true).paint(Ink::Caption, "one\ntwo"), "t").inline();
+        assert_eq!(text.matches("class='mono bold'").count(), 2, "{text}");
     }
 
     #[test]

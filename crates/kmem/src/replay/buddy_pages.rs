@@ -1,65 +1,157 @@
-//! Page events on the real buddy.
+//! Page events on the real buddy: one for each zone, of frames that are only numbers.
 
 use std::io;
 
 use buddy::{Block, Mobility, Mode};
-use page_frame::{CpuId, FrameNumber, Order, OutOfMemory, SwitchedCpu};
+use page_frame::{CpuId, FrameNumber, FrameRange, Order, OutOfMemory, SwitchedCpu};
 
 use super::target::{FreeCounts, PageTarget};
 use crate::simulated::Simulated;
 
-/// A simulated machine's buddy, played by one thread on several CPU slots.
+/// Zones by their name and the frame behind their last, lowest first: the kernel's on x86-64.
+const ZONES: [(&str, usize); 3] = [("DMA", 16 << 8), ("DMA32", 4 << 18), ("Normal", usize::MAX)];
+
+/// Frames that nodes share out: an area.
+const SHARE: usize = 512;
+
+/// How a simulated machine's frames are divided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Division {
+    /// In the kernel's zones DMA, DMA32 and Normal, or all in Normal.
+    pub in_zones: bool,
+    /// Into so many nodes of the same size, at least one. CPU n belongs to node n modulo their number.
+    pub nodes: u16,
+}
+
+impl Default for Division {
+    fn default() -> Self {
+        Self { in_zones: false, nodes: 1 }
+    }
+}
+
+/// A simulated machine's buddies, played by one thread on several CPU slots.
 pub struct BuddyPages {
-    buddy: Simulated<&'static SwitchedCpu>,
+    /// Lowest first; at least one.
+    zones: Vec<Zone>,
     cpus: &'static SwitchedCpu,
+    nodes: u16,
+    /// That of the CPU that is played.
+    node: u16,
+}
+
+/// Frames up to one number, with a buddy of their own.
+struct Zone {
+    node: u16,
+    name: &'static str,
+    end: usize,
+    buddy: Simulated<&'static SwitchedCpu>,
     free_at_start: Vec<(FrameNumber, Order)>,
 }
 
 impl BuddyPages {
-    /// Returns a buddy over `frames` frames with `cpus` CPU slots.
+    /// Returns one zone, `Normal`, of `frames` frames with `cpus` CPU slots.
     ///
     /// # Errors
     /// No frames, or no memory for the metadata.
     pub fn new(frames: usize, cpus: u16) -> io::Result<Self> {
-        // Leaked, 32 bytes for each replay: the buddy keeps its `Cpu` inside, and the replay switches it from outside.
-        let cpus: &'static SwitchedCpu = Box::leak(Box::new(SwitchedCpu::new(cpus.into())));
-        let buddy = Simulated::new(frames, cpus, Mode::Cached)?;
-        let free_at_start = buddy.free_blocks().collect();
-        Ok(Self { buddy, cpus, free_at_start })
+        let all = FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames));
+        Self::with_ranges(&[all], Division::default(), cpus)
     }
 
-    /// Returns the number of free blocks of each mobility and order.
-    pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
-        self.buddy.free_counts_by_mobility()
+    /// Returns the frames of `ranges`, which ascend and do not touch, divided.
+    ///
+    /// # Errors
+    /// No frames, or no memory for the metadata.
+    pub fn with_ranges(ranges: &[FrameRange], division: Division, cpus: u16) -> io::Result<Self> {
+        let nodes = division.nodes.max(1);
+        // Leaked, 32 bytes for each replay: the buddy keeps its `Cpu` inside, and the replay switches it from outside.
+        let cpus: &'static SwitchedCpu = Box::leak(Box::new(SwitchedCpu::new(cpus.into())));
+        let limits = if division.in_zones { &ZONES[..] } else { &ZONES[2..] };
+        let mut zones = Vec::new();
+        for node in 0..nodes {
+            let (from, to) = (border(ranges, node, nodes), border(ranges, node + 1, nodes));
+            let mut start = 0;
+            for &(name, limit) in limits {
+                let (first, end) = (from.max(start), to.min(limit));
+                let parts = ranges.iter().filter_map(|range| part(*range, first, end));
+                let parts: Vec<_> = parts.collect();
+                start = limit;
+                if parts.is_empty() {
+                    continue;
+                }
+                let buddy = Simulated::with_ranges(&parts, cpus, Mode::Cached)?;
+                let free_at_start = buddy.free_blocks().collect();
+                zones.push(Zone { node, name, end, buddy, free_at_start });
+            }
+        }
+        match zones.is_empty() {
+            true => Err(io::Error::other("there are no whole frames of usable memory")),
+            false => Ok(Self { zones, cpus, nodes, node: 0 }),
+        }
+    }
+
+    /// Iterates over the zones, lowest first: node, name, and the number of free blocks of each mobility and order.
+    pub fn zones(&self) -> impl Iterator<Item = (u16, &'static str, [FreeCounts; 3])> {
+        let counts = |zone: &Zone| (zone.node, zone.name, zone.buddy.free_counts_by_mobility());
+        self.zones.iter().map(counts)
     }
 
     /// Iterates over all blocks, free or not, lowest first.
     pub fn blocks(&self) -> impl Iterator<Item = Block> {
-        self.buddy.blocks()
+        self.zones.iter().flat_map(|zone| zone.buddy.blocks())
     }
 
     /// Returns what the area of a frame was last used for.
     pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
-        self.buddy.mobility_at(frame)
+        self.zone(frame.get()).map_or(Mobility::default(), |zone| zone.buddy.mobility_at(frame))
     }
 
-    /// Returns the number behind the last frame's.
+    /// Returns the number behind the last frame's. O(blocks).
     pub fn end_frame(&self) -> usize {
-        self.buddy.frames()
+        self.blocks().last().map_or(0, |block| block.start.get() + block.frames)
     }
 
     /// Returns how many frames there are.
     pub fn frames(&self) -> usize {
-        self.buddy.frames()
+        self.zones.iter().map(|zone| zone.buddy.frames()).sum()
     }
+
+    #[inline]
+    fn zone(&self, frame: usize) -> Option<&Zone> {
+        self.zones.iter().find(|zone| frame < zone.end)
+    }
+}
+
+/// Returns the frame at which `node` of `nodes` begins, by count of the frames before it.
+fn border(ranges: &[FrameRange], node: u16, nodes: u16) -> usize {
+    if node == nodes {
+        return usize::MAX;
+    }
+    let all: usize = ranges.iter().map(|range| range.frames()).sum();
+    let mut before = all / usize::from(nodes) * usize::from(node);
+    for range in ranges {
+        if before < range.frames() {
+            return (range.start.get() + before) / SHARE * SHARE;
+        }
+        before -= range.frames();
+    }
+    usize::MAX
+}
+
+/// Returns what of `range` lies from `start` up to but without `end`.
+fn part(range: FrameRange, start: usize, end: usize) -> Option<FrameRange> {
+    let (from, to) = (range.start.get().max(start), range.end.get().min(end));
+    (from < to).then(|| FrameRange::new(FrameNumber::new(from), FrameNumber::new(to)))
 }
 
 impl PageTarget for BuddyPages {
     #[inline]
     fn switch_cpu(&mut self, cpu: u16) {
         self.cpus.switch_to(Some(CpuId::new(cpu.into())));
+        self.node = if self.nodes == 1 { 0 } else { cpu % self.nodes };
     }
 
+    /// Takes from the highest zone that has a block, of the CPU's own node first; lower ones serve for it.
     #[inline]
     fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
         let order = Order::new(order).ok_or(OutOfMemory)?;
@@ -68,30 +160,96 @@ impl PageTarget for BuddyPages {
             2 => Mobility::Reclaimable,
             _ => Mobility::Unmovable,
         };
-        self.buddy.allocate_as(order, mobility).map(|frame| frame.get() as u64)
+        let nodes = (0..self.nodes).map(|step| (self.node + step) % self.nodes);
+        let mut zones =
+            nodes.flat_map(|node| self.zones.iter().rev().filter(move |zone| zone.node == node));
+        let found = zones.find_map(|zone| zone.buddy.allocate_as(order, mobility).ok());
+        found.map(|frame| frame.get() as u64).ok_or(OutOfMemory)
     }
 
     #[inline]
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
         let order = Order::new(order).ok_or_else(|| format!("no order {order}"))?;
-        let freed = self.buddy.free_frames(FrameNumber::new(frame as usize), order);
+        let zone = self.zone(frame as usize).ok_or_else(|| format!("no zone has frame {frame}"))?;
+        let freed = zone.buddy.free_frames(FrameNumber::new(frame as usize), order);
         freed.map_err(|fault| fault.to_string())
     }
 
     fn drain(&mut self) {
-        self.buddy.drain();
+        self.zones.iter().for_each(|zone| _ = zone.buddy.drain());
     }
 
     fn splits_and_merges(&self) -> (usize, usize) {
-        let counts = self.buddy.observer();
-        (counts.splits(), counts.merges())
+        let counts = self.zones.iter().map(|zone| zone.buddy.observer());
+        counts.fold((0, 0), |sum, counts| (sum.0 + counts.splits(), sum.1 + counts.merges()))
     }
 
     fn is_as_at_start(&self) -> bool {
-        self.buddy.free_blocks().eq(self.free_at_start.iter().copied())
+        let is_same = |zone: &Zone| zone.buddy.free_blocks().eq(zone.free_at_start.iter().copied());
+        self.zones.iter().all(is_same)
     }
 
     fn free_counts(&self) -> Option<FreeCounts> {
-        Some(self.buddy.free_counts())
+        let mut sums = FreeCounts::default();
+        for zone in &self.zones {
+            for (sum, count) in sums.iter_mut().zip(zone.buddy.free_counts()) {
+                *sum += count;
+            }
+        }
+        Some(sums)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frames(start: usize, end: usize) -> FrameRange {
+        FrameRange::new(FrameNumber::new(start), FrameNumber::new(end))
+    }
+
+    #[test]
+    fn zones_serve_from_the_highest_and_fall_back_to_lower_ones() {
+        let ranges = [frames(1, 0x9f), frames(0x100, 0x1400), frames(1 << 20, (1 << 20) + 512)];
+        let mut pages = BuddyPages::with_ranges(&ranges, Division { in_zones: true, nodes: 1 }, 1)
+            .expect("good frames");
+        let names: Vec<_> = pages.zones().map(|(_, name, _)| name).collect();
+        assert_eq!(names, ["DMA", "DMA32", "Normal"]);
+        assert_eq!(pages.frames(), 0x9e + 0x1300 + 512);
+        assert_eq!(pages.end_frame(), (1 << 20) + 512);
+        let first = pages.allocate(9, 0).expect("there is room");
+        assert_eq!(first, 1 << 20);
+        let second = pages.allocate(9, 0).expect("a lower zone has room");
+        assert!((0x1000..0x1400).contains(&second), "{second:#x}");
+        for frame in [second, first] {
+            assert_eq!(pages.free(frame, 9), Ok(()));
+        }
+        assert!(pages.free(0xfff, 0).is_err(), "nobody has it");
+        pages.drain();
+        assert!(pages.is_as_at_start());
+    }
+
+    #[test]
+    fn a_cpu_takes_from_its_own_node_and_then_from_others() {
+        let ranges = [frames(0, 8 * SHARE)];
+        let division = Division { in_zones: false, nodes: 2 };
+        let mut pages = BuddyPages::with_ranges(&ranges, division, 2).expect("good frames");
+        assert_eq!(pages.frames(), 8 * SHARE);
+        let mut taken = Vec::new();
+        for _ in 0..5 {
+            pages.switch_cpu(1);
+            taken.push(pages.allocate(9, 0).expect("there is room") as usize / SHARE);
+        }
+        assert!(taken[..4].iter().all(|area| *area >= 4) && taken[4] < 4, "{taken:?}");
+        for area in taken {
+            assert_eq!(pages.free((area * SHARE) as u64, 9), Ok(()));
+        }
+        pages.drain();
+        assert!(pages.is_as_at_start());
+    }
+
+    #[test]
+    fn no_memory_is_an_error() {
+        assert!(BuddyPages::with_ranges(&[], Division::default(), 1).is_err());
     }
 }

@@ -38,6 +38,8 @@ fn object(outcome: &Outcome) -> String {
     number("slabs_given_back", stack.slabs_given_back as u64);
     number("splits", stack.splits as u64);
     number("merges", stack.merges as u64);
+    number("reclaims", stack.reclaims as u64);
+    number("reclaimed_pages", stack.reclaimed_pages as u64);
     let (page_splits, page_merges) = outcome.page_splits_and_merges;
     number("page_splits", page_splits as u64);
     number("page_merges", page_merges as u64);

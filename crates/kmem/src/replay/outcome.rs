@@ -61,6 +61,10 @@ pub struct StackTotals {
     pub splits: usize,
     /// Pairs of buddies that became one block.
     pub merges: usize,
+    /// Requests that found no memory and had caches give pages back.
+    pub reclaims: usize,
+    /// Pages that came back by that.
+    pub reclaimed_pages: usize,
 }
 
 /// What went wrong in our allocators while a trace was replayed. None of these is the trace's fault.

@@ -3,12 +3,12 @@
 use std::io::{self, Write};
 
 use super::outcome::Outcome;
-use crate::picture::text::thousands;
+use crate::picture::text::{size, thousands};
 
 /// Caches that are listed.
-const BUSIEST: usize = 10;
+const LARGEST: usize = 10;
 /// Columns of the bars.
-const BAR_COLUMNS: u64 = 24;
+const BAR_COLUMNS: u64 = 18;
 
 /// Writes what `outcome` came to, at most 80 columns wide.
 ///
@@ -44,6 +44,15 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
     let given_back = thousands(stack.slabs_given_back as u64);
     row(out, "slabs grown", stack.slabs_grown as u64, &format!("({given_back} given back)"))?;
     splits(out, (stack.splits, stack.merges))?;
+    if stack.reclaims > 0 {
+        let pages = thousands(stack.reclaimed_pages as u64);
+        row(
+            out,
+            "short of memory",
+            stack.reclaims as u64,
+            &format!("times, {pages} pages reclaimed"),
+        )?;
+    }
     writeln!(out, "\n{bold}Pages{off}, on a buddy of their own")?;
     row(out, "allocated", pages.allocations, "blocks")?;
     row(out, "freed", pages.matched_frees, "blocks")?;
@@ -57,13 +66,20 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
     row(out, "live at the peak", pages.peak_live_pages, "pages")?;
     splits(out, outcome.page_splits_and_merges)?;
     if !outcome.caches.is_empty() {
-        writeln!(out, "\n{bold}The busiest of {} named caches{off}", outcome.caches.len())?;
-        let most = outcome.caches[0].allocations.max(1);
-        for used in outcome.caches.iter().take(BUSIEST) {
-            let bar = "#".repeat((used.allocations * BAR_COLUMNS).div_ceil(most) as usize);
+        let count = outcome.caches.len();
+        writeln!(
+            out,
+            "\n{bold}The largest of {count} named caches{off}, by live bytes at the peak"
+        )?;
+        let mut largest: Vec<_> = outcome.caches.iter().collect();
+        largest.sort_by_key(|used| std::cmp::Reverse(used.peak_bytes));
+        let most = largest[0].peak_bytes.max(1);
+        for used in largest.into_iter().take(LARGEST) {
+            let bar = "#".repeat((used.peak_bytes * BAR_COLUMNS).div_ceil(most) as usize);
             let name: String = used.name.chars().take(26).collect();
             let (count, bytes) = (thousands(used.allocations), used.requested_bytes);
-            writeln!(out, "  {name:<26} {bytes:>6} B {count:>9}  {dim}{bar}{off}")?;
+            let peak = size(used.peak_bytes);
+            writeln!(out, "  {name:<26} {count:>9} x {bytes:>6} B {peak:>9}  {dim}{bar}{off}")?;
         }
     }
     writeln!(out)?;

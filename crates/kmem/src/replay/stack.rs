@@ -19,6 +19,11 @@ use super::outcome::StackTotals;
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
 use crate::backed::{Backed, CountedBuddy};
 
+/// Pages asked of the caches when a request finds no memory.
+const RECLAIMED_AT_ONCE: usize = 64;
+/// Requests that fail, and frees, until the next attempt after one for nothing: each looks at every cache.
+const HOPELESS: usize = 1000;
+
 type Cpus = &'static SwitchedCpu;
 type Source = &'static CountedBuddy<Cpus>;
 
@@ -31,6 +36,8 @@ pub enum PageUse<'n> {
     Large,
     /// At hand in a CPU slot of the buddy.
     AtHand,
+    /// Somebody else's, so that memory runs short.
+    Ballast,
 }
 
 /// All four layers, played by one thread on several CPU slots.
@@ -42,6 +49,12 @@ pub struct Stack {
     free_at_start: Vec<(FrameNumber, Order)>,
     slabs_grown: usize,
     slabs_given_back: usize,
+    /// Blocks that somebody else has.
+    ballast: Vec<(FrameNumber, Order)>,
+    reclaims: usize,
+    reclaimed_pages: usize,
+    /// Requests and frees until another attempt, as the last one was for nothing.
+    hopeless: usize,
 }
 
 impl Stack {
@@ -61,6 +74,10 @@ impl Stack {
             free_at_start: Vec::new(),
             slabs_grown: 0,
             slabs_given_back: 0,
+            ballast: Vec::new(),
+            reclaims: 0,
+            reclaimed_pages: 0,
+            hopeless: 0,
         };
         stack.free_at_start = stack.machine().buddy().free_blocks().collect();
         // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends before the machine.
@@ -68,6 +85,38 @@ impl Stack {
         let registry = Registry::new(source, cpus).map_err(io::Error::other)?;
         stack.kmalloc = Some(Kmalloc::new(registry));
         Ok(stack)
+    }
+
+    /// Takes `percent` of memory away, in the largest blocks there are, until the target is shrunk: requests that find no
+    /// memory then have the caches give pages back first.
+    pub fn under_pressure(mut self, percent: u8) -> Self {
+        let mut pages = self.machine().buddy().frames() * usize::from(percent.min(100)) / 100;
+        let orders: Vec<_> = Order::all().collect();
+        for order in orders.into_iter().rev() {
+            while order.pages() <= pages {
+                let Ok(frame) = self.machine().buddy().allocate_frames(order) else { break };
+                self.ballast.push((frame, order));
+                pages -= order.pages();
+            }
+        }
+        self
+    }
+
+    /// Has caches give pages back; whether there is reason to try again.
+    #[cold]
+    fn reclaim(&mut self) -> bool {
+        if self.hopeless > 0 {
+            self.hopeless -= 1;
+            return false;
+        }
+        let pages = self.kmalloc().registry().shrink_pages(RECLAIMED_AT_ONCE);
+        let at_hand = self.machine().buddy().drain();
+        self.reclaims += 1;
+        self.reclaimed_pages += pages;
+        if pages + at_hand == 0 {
+            self.hopeless = HOPELESS;
+        }
+        pages + at_hand > 0
     }
 
     /// Returns all caches in the form of the kernel's `/proc/slabinfo`; empty once the target was shrunk.
@@ -84,6 +133,7 @@ impl Stack {
     pub fn for_each_use(&self, mut look: impl FnMut(usize, usize, PageUse<'_>)) {
         let start = self.machine().start_address();
         let page = |address: usize| (address - start) / PAGE_SIZE;
+        let ballast: HashSet<_> = self.ballast.iter().map(|(frame, _)| *frame).collect();
         let mut slabs = HashSet::new();
         if let Some(kmalloc) = &self.kmalloc {
             kmalloc.registry().for_each_slab(|name, slab| {
@@ -97,6 +147,7 @@ impl Stack {
         let not_free = |block: &Block| block.state != BlockState::Free;
         for block in self.machine().buddy().blocks().filter(not_free) {
             let used = match block.state {
+                _ if ballast.contains(&block.start) => PageUse::Ballast,
                 BlockState::Kept => PageUse::AtHand,
                 _ => PageUse::Large,
             };
@@ -161,11 +212,15 @@ unsafe impl ObjectTarget for Stack {
 
     #[inline]
     fn allocate_object(&mut self, cache: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        self.caches[cache].allocate()
+        match self.caches[cache].allocate() {
+            Err(OutOfMemory) if self.reclaim() => self.caches[cache].allocate(),
+            object => object,
+        }
     }
 
     #[inline]
     unsafe fn free_object(&mut self, cache: usize, object: NonNull<u8>) {
+        self.hopeless = self.hopeless.saturating_sub(1);
         // SAFETY: clause 1.
         unsafe { self.caches[cache].free(object) }
     }
@@ -173,12 +228,16 @@ unsafe impl ObjectTarget for Stack {
     #[inline]
     fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
         let layout = Layout::from_size_align(bytes, OBJECT_ALIGN).map_err(|_| OutOfMemory)?;
-        self.kmalloc().allocate(layout)
+        match self.kmalloc().allocate(layout) {
+            Err(OutOfMemory) if self.reclaim() => self.kmalloc().allocate(layout),
+            start => start,
+        }
     }
 
     /// Frees by the address alone, as the recorded kernel did.
     #[inline]
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, _: usize) {
+        self.hopeless = self.hopeless.saturating_sub(1);
         // SAFETY: clause 1.
         unsafe { self.kmalloc().free(start) }
     }
@@ -193,6 +252,8 @@ unsafe impl ObjectTarget for Stack {
             slabs_given_back: self.slabs_given_back,
             splits: counts.splits(),
             merges: counts.merges(),
+            reclaims: self.reclaims,
+            reclaimed_pages: self.reclaimed_pages,
         }
     }
 
@@ -212,6 +273,11 @@ unsafe impl ObjectTarget for Stack {
             }
         }
         drop(kmalloc);
+        for (frame, order) in std::mem::take(&mut self.ballast) {
+            if let Err(fault) = self.machine().buddy().free_frames(frame, order) {
+                problem.get_or_insert_with(|| fault.to_string());
+            }
+        }
         self.machine().buddy().drain();
         let valid = self.machine().buddy().validate().map_err(|violation| violation.to_string());
         problem.map_or(valid, Err)
@@ -260,6 +326,26 @@ mod tests {
         let totals = stack.totals();
         assert!(totals.held_pages == 0 && totals.peak_pages > 16 + 256, "{totals:?}");
         assert!(totals.slabs_grown >= 100 / 6 && totals.slabs_grown == totals.slabs_given_back);
+        assert!(stack.is_as_at_start());
+    }
+
+    #[test]
+    fn under_pressure_caches_give_pages_back_before_memory_is_out() {
+        let mut stack = stack().under_pressure(90);
+        let caches = ["inode", "dentry"].map(|name| stack.open_cache(name, 1000).expect("a size"));
+        let filled = caches.map(|cache| {
+            let held: Vec<_> = std::iter::from_fn(|| stack.allocate_object(cache).ok()).collect();
+            for object in &held {
+                // SAFETY: allocated above.
+                unsafe { stack.free_object(cache, *object) };
+            }
+            held.len()
+        });
+        // The second cache had what the first one kept.
+        assert!(filled[0] > 1000 && filled[1] >= filled[0], "{filled:?}");
+        let totals = stack.totals();
+        assert!(totals.reclaims > 0 && totals.reclaimed_pages > 0, "{totals:?}");
+        assert_eq!(stack.shrink(), Ok(()));
         assert!(stack.is_as_at_start());
     }
 

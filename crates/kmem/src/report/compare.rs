@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use page_frame::PAGE_SIZE;
 
-use super::table::Table;
+use super::table::{Table, VERDICT};
 use crate::input_error::InputError;
 use crate::picture::text::{size, thousands};
 use crate::replay::outcome::Findings;
@@ -53,7 +53,7 @@ pub fn compare(
         note: "The same object events with the same checks, each in turn, on one thread. Times of an operation have one \
                reading of the clock in them. Memory is what was ever written of each one's range; for ours the most pages held."
             .to_owned(),
-        columns: ["allocator", "replayed in", "allocate: mean", "p99", "free: mean", "p99", "maximum", "memory", "of live", "verdict"]
+        columns: ["allocator", "replayed in", "allocate: mean", "p99", "free: mean", "p99", "maximum", "memory", "of live", VERDICT]
             .map(str::to_owned)
             .into(),
         rows,

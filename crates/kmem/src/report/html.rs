@@ -20,7 +20,7 @@ pub(crate) const PAGE_STYLE: &str = "\
 *{box-sizing:border-box}html{-webkit-text-size-adjust:100%}\
 body{margin:0;background:var(--paper);color:var(--ink);font:15px/1.5 system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}\
 main{max-width:1360px;margin:0 auto;padding:24px 20px 48px}h1{font-size:24px;line-height:1.25;margin:0 0 4px;overflow-wrap:anywhere}\
-h2{font-size:17px;margin:0 0 2px}p{margin:0 0 12px;color:var(--faint);max-width:78ch}\
+.grid+h1{margin-top:32px}h2{font-size:17px;margin:0 0 2px}p{margin:0 0 12px;color:var(--faint);max-width:78ch}\
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(180px,1fr));gap:12px;margin:20px 0}\
 .tile,section{background:var(--panel);border:1px solid var(--rule);border-radius:8px;padding:14px 16px}\
 .tile b{display:block;font-size:20px;line-height:1.3;font-variant-numeric:tabular-nums}.tile span{color:var(--faint);font-size:13px}\

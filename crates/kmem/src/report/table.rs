@@ -3,6 +3,9 @@
 use crate::picture::chart::field;
 use crate::picture::svg::escaped;
 
+/// The one other column of text.
+pub(super) const VERDICT: &str = "verdict";
+
 /// A table. The first column is text, the others are numbers with their units.
 #[derive(Debug, Clone)]
 pub struct Table {
@@ -40,6 +43,28 @@ impl Table {
         html + "</tbody></table></div>"
     }
 
+    /// Returns the table for a terminal: columns as wide as they have to be, a blank or two between them.
+    pub fn text(&self) -> String {
+        let lines = || std::iter::once(&self.columns).chain(&self.rows);
+        let width = |column: usize| lines().map(|cells| cells[column].chars().count()).max();
+        let widths: Vec<usize> =
+            (0..self.columns.len()).map(|column| width(column).unwrap_or(0)).collect();
+        let mut text = format!("{}\n", self.title);
+        for cells in lines() {
+            let mut line = String::from(" ");
+            for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
+                let is_text = column == 0 || self.columns[column] == VERDICT;
+                match is_text {
+                    true => line.push_str(&format!(" {cell:<width$}")),
+                    false => line.push_str(&format!("  {cell:>width$}")),
+                }
+            }
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
+        text
+    }
+
     /// Returns the table as CSV.
     pub fn csv(&self) -> String {
         let line = |cells: &Vec<String>| {
@@ -53,6 +78,22 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_stand_under_one_another_on_a_terminal() {
+        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
+        let table = Table {
+            name: "t",
+            title: "Times",
+            note: String::new(),
+            columns: row(["what", "mean"]),
+            rows: vec![row(["allocate", "5 ns"]), row(["free", "1,000 ns"])],
+        };
+        assert_eq!(
+            table.text(),
+            "Times\n  what          mean\n  allocate      5 ns\n  free      1,000 ns\n"
+        );
+    }
 
     #[test]
     fn cells_are_escaped_in_both_forms() {

@@ -36,8 +36,7 @@ impl<R: BufRead> Frames<R> {
             let mut output = OutBuffer::around(target);
             let decoded = self.context.decompress_stream(&mut output, &mut input);
             let (read, written) = (input.pos(), output.pos());
-            let wanted =
-                decoded.map_err(|code| Mismatch::new("valid zstd data", get_error_name(code)))?;
+            let wanted = decoded.map_err(broken)?;
             self.compressed.consume(read);
             self.in_frame = wanted != 0;
             if written > 0 {
@@ -48,4 +47,14 @@ impl<R: BufRead> Frames<R> {
             }
         }
     }
+}
+
+/// Says what is wrong with a stream.
+fn broken(code: usize) -> Mismatch {
+    let name = get_error_name(code);
+    let expected = match name.contains("too much memory") {
+        true => "a zstd window of at most 128 MiB",
+        false => "valid zstd data",
+    };
+    Mismatch::new(expected, name)
 }
