@@ -9,7 +9,7 @@ use page_frame::{Cpu, Order, OutOfMemory, PageMap, PageSource, Tag};
 use crate::cache::Cache;
 use crate::checks::{Checks, Off, Padding};
 use crate::core::{ObjectHook, Plan};
-use crate::depot::DEPOT_MAGAZINES;
+use crate::depot::depot_bytes;
 use crate::geometry::{Geometry, GeometryError};
 use crate::magazine::{CAPACITIES, USUAL_BYTES, capacity_class};
 use crate::name::Name;
@@ -148,8 +148,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
-    /// Sets about how many bytes of objects a magazine holds, by default 4 KiB; the depot keeps up to four times as many.
-    /// More means fewer misses, and more memory that idle CPUs keep: twice as much for each CPU and cache.
+    /// Sets about how many bytes of objects a magazine holds, by default 4 KiB; the depot keeps up to four times as many,
+    /// and, beyond the default, up to 16 times as far as they were missed before. More means fewer misses, and more memory that idle CPUs keep: twice as much for each CPU and cache.
     ///
     /// # Panics
     /// When `bytes` is zero, or beyond 64 MiB.
@@ -290,7 +290,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             keep_empty: self.keep_empty,
             magazine_capacity: CAPACITIES[magazine_class] as u16,
             magazine_class: magazine_class as u8,
-            depot_bytes: self.magazine_bytes.saturating_mul(DEPOT_MAGAZINES) as u32,
+            depot_bytes: depot_bytes(self.magazine_bytes) as u32,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
         };

@@ -13,8 +13,17 @@ use core::ptr::NonNull;
 
 use crate::magazine::{Chain, Magazine, USUAL_BYTES};
 
-/// The most bytes of free objects in the full magazines of a depot, as a multiple of those of a magazine: a guess.
-pub(crate) const DEPOT_MAGAZINES: usize = 4;
+/// How many magazines of the usual size the full ones of a depot are at most: a guess.
+const DEPOT_MAGAZINES: usize = 4;
+/// The same where magazines are larger than usual: memory is plenty there, and only what was missed before is kept.
+const LARGE_DEPOT_MAGAZINES: usize = 16;
+
+/// Returns the most bytes of free objects in the full magazines of a depot, when a magazine holds about `magazine_bytes`.
+pub(crate) const fn depot_bytes(magazine_bytes: usize) -> usize {
+    let large = magazine_bytes > USUAL_BYTES;
+    magazine_bytes * if large { LARGE_DEPOT_MAGAZINES } else { DEPOT_MAGAZINES }
+}
+
 /// The bytes of free objects that the full magazines of a depot may hold until more are known to be missed: a guess, half of
 /// what a small CPU cache holds. Where magazines are as usual it is also the most.
 const FIRST_BYTES: usize = DEPOT_MAGAZINES * USUAL_BYTES;
