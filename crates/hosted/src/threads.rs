@@ -64,8 +64,12 @@ unsafe impl Cpu for Threads {
 
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let number = word::load().wrapping_sub(1);
-        if (number as usize) < THREAD_SLOTS { Some(CpuId::new(number)) } else { assign() }
+        let mut number = word::load().wrapping_sub(1);
+        if number as usize >= THREAD_SLOTS {
+            // A number rather than an option, so that those who have one are not asked twice.
+            number = assign().unwrap_or(u32::MAX);
+        }
+        ((number as usize) < THREAD_SLOTS).then_some(CpuId::new(number))
     }
 
     #[inline(always)]
@@ -121,7 +125,7 @@ pub(crate) fn forget_others() {
 
 #[cold]
 #[inline(never)]
-fn assign() -> Option<CpuId> {
+fn assign() -> Option<u32> {
     if word::load() == ENDED {
         return None;
     }
@@ -138,7 +142,7 @@ fn assign() -> Option<CpuId> {
         give_back(number);
         return None;
     }
-    Some(CpuId::new(number))
+    Some(number)
 }
 
 fn key() -> Option<libc::pthread_key_t> {
