@@ -88,7 +88,7 @@ unsafe impl Cpu for Threads {
         membarrier(command).is_ok()
     }
 
-    /// Masks nothing, but marks that locks are held, so that a fork waits for them; see [`fork`](crate::fork).
+    /// Masks nothing, but marks that locks are held, so that a fork waits for them; see [`Forking`](crate::Forking).
     fn mask_interrupts(&self) -> InterruptState {
         InterruptState(gate::enter(numbered()))
     }
