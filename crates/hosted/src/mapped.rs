@@ -36,7 +36,7 @@ impl Mapped {
         Self::reserve_with(bytes, ProtFlags::READ | ProtFlags::WRITE)
     }
 
-    /// Reserves address space that may not be used before it is [opened](Self::open): neither core dumps nor `mlockall`
+    /// Reserves address space that may not be used before it is opened: neither core dumps nor `mlockall`
     /// look at it, and it counts against no limit but that of address space.
     ///
     /// # Errors

@@ -64,8 +64,12 @@ unsafe impl Cpu for Threads {
 
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let number = word::load().wrapping_sub(1);
-        if (number as usize) < THREAD_SLOTS { Some(CpuId::new(number)) } else { assign() }
+        let mut number = word::load().wrapping_sub(1);
+        if number as usize >= THREAD_SLOTS {
+            // A number rather than an option, so that those who have one are not asked twice.
+            number = assign().unwrap_or(u32::MAX);
+        }
+        ((number as usize) < THREAD_SLOTS).then_some(CpuId::new(number))
     }
 
     #[inline(always)]
@@ -90,7 +94,7 @@ unsafe impl Cpu for Threads {
         membarrier(command).is_ok()
     }
 
-    /// Masks nothing, but marks that locks are held, so that a fork waits for them; see [`fork`](crate::fork).
+    /// Masks nothing, but marks that locks are held, so that a fork waits for them; see [`Forking`](crate::Forking).
     fn mask_interrupts(&self) -> InterruptState {
         InterruptState(gate::enter(numbered()))
     }
@@ -127,7 +131,7 @@ pub(crate) fn forget_others() {
 
 #[cold]
 #[inline(never)]
-fn assign() -> Option<CpuId> {
+fn assign() -> Option<u32> {
     if word::load() == ENDED {
         return None;
     }
@@ -144,7 +148,7 @@ fn assign() -> Option<CpuId> {
         give_back(number);
         return None;
     }
-    Some(CpuId::new(number))
+    Some(number)
 }
 
 fn key() -> Option<libc::pthread_key_t> {
