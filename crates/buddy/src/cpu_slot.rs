@@ -12,8 +12,7 @@
 //! ready stay behind as bits, the **rest** of their word.
 //!
 //! # Invariants
-//! - I1: `ready <= end <= PLACES` for each order, and the places below `ready` have ready blocks; `count <= limit < WORDS`
-//!   for each that waits.
+//! - I1: `ready <= end <= PLACES` for each order, and the places below `ready` have ready blocks.
 //! - I2: a slot that is not set up is all zero: it has no block, room for none, and every block is at home.
 //!
 //! # Concurrency
@@ -24,16 +23,13 @@ use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::kind::GROUPS;
-use crate::run::{WORD_BITS, WORD_ORDER, mask};
+pub(crate) use crate::waiting::Word;
+use crate::waiting::{WAITING, Waiting};
 
 /// The largest order that slots keep.
 pub(crate) const LARGEST: usize = AREA_ORDER as usize;
 /// How many orders slots keep.
 const ORDERS: usize = LARGEST + 1;
-/// How many orders wait: those below a word's. The others cannot be brought home together.
-const WAITING: usize = WORD_ORDER as usize;
-/// Room for words of an order that wait, the last one included: a guess.
-const WORDS: usize = 16;
 /// The most blocks of an order that are ready.
 pub(crate) const MOST_READY: usize = ready(0);
 /// Places for blocks of each order: a power of two, so that a place needs no check.
@@ -50,11 +46,6 @@ const fn ready(order: usize) -> usize {
         6 | 7 => 8,
         _ => 4,
     }
-}
-
-/// How many words of `order` wait at most, beside the last, so that no order keeps more than 2 MiB of them.
-const fn waiting(order: usize) -> usize {
-    if order < 4 { WORDS - 1 } else { 3 }
 }
 
 /// The ready blocks of one order.
@@ -98,78 +89,6 @@ impl Blocks {
             self.ready += 1;
         }
         has_room
-    }
-}
-
-/// Single frames of a word, or blocks: the frame that bit 0 stands for, and the frames as bits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Word {
-    pub(crate) start: usize,
-    pub(crate) frames: usize,
-}
-
-impl Word {
-    pub(crate) const NONE: Self = Self { start: usize::MAX, frames: 0 };
-    const ZERO: Self = Self { start: 0, frames: 0 };
-}
-
-/// The blocks of one order that wait.
-#[derive(Debug)]
-#[repr(C)]
-pub(crate) struct Waiting {
-    /// The word that was freed into last.
-    last: Word,
-    count: usize,
-    limit: usize,
-    /// The bits of a block at the start of a word.
-    block: usize,
-    words: [Word; WORDS],
-}
-
-impl Waiting {
-    const ZERO: Self =
-        Self { last: Word::ZERO, count: 0, limit: 0, block: 0, words: [Word::ZERO; WORDS] };
-
-    fn new(order: usize) -> Self {
-        const { assert!(waiting(0) < WORDS, "I1") };
-        Self { last: Word::NONE, limit: waiting(order), block: mask(0, order as u32), ..Self::ZERO }
-    }
-
-    /// Returns the words, the first first.
-    #[inline]
-    pub(crate) fn words(&mut self) -> &[Word] {
-        // I1: there is room behind the last of `count`.
-        self.words[self.count] = self.last;
-        &self.words[..self.count + usize::from(self.last.frames != 0)]
-    }
-
-    /// Forgets all of them.
-    #[inline]
-    pub(crate) fn clear(&mut self) {
-        self.count = 0;
-        self.last = Word::NONE;
-    }
-
-    /// Keeps the block at `start`; false when there is no room, or it waits already.
-    #[inline(always)]
-    fn push(&mut self, start: usize) -> bool {
-        let bit = start % WORD_BITS;
-        let (word, frames) = (start - bit, self.block << bit);
-        if self.last.start == word {
-            // I2: a block has no bits before the slot is set up, and then this is false.
-            let is_new = self.last.frames & frames < frames;
-            self.last.frames |= frames;
-            return is_new;
-        }
-        if self.count == self.limit {
-            return false;
-        }
-        if self.last.frames != 0 {
-            self.words[self.count] = self.last;
-            self.count += 1;
-        }
-        self.last = Word { start: word, frames };
-        true
     }
 }
 
@@ -296,7 +215,7 @@ impl CpuSlot {
     /// Whether some block of `order` waits.
     #[inline]
     pub(crate) fn has_waiting(&self, order: usize) -> bool {
-        self.waiting.get(order).is_some_and(|waiting| waiting.last.frames != 0)
+        self.waiting.get(order).is_some_and(|waiting| !waiting.is_empty())
     }
 
     /// Returns the blocks of `order`, below a word's, that wait, and those that are ready.
@@ -350,7 +269,7 @@ impl CpuSlot {
     /// as one block, the rest of a word not at all.
     #[inline]
     pub(crate) fn change(&mut self, order: usize) -> isize {
-        let waiting = self.waiting.get(order).map_or(0, |waiting| waiting.count);
+        let waiting = self.waiting.get(order).map_or(0, Waiting::count);
         let blocks = &mut self.blocks[order];
         let now = blocks.ready + waiting;
         let before = core::mem::replace(&mut blocks.told, now);
@@ -388,6 +307,8 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run::WORD_BITS;
+    use crate::waiting::waiting;
 
     fn slot(choosy: bool) -> CpuSlot {
         let mut slot = CpuSlot::zero();
@@ -431,14 +352,14 @@ mod tests {
             );
         }
         assert!(!slot.push(FrameNumber::new(away(waiting(1) + 1)), 1, |_| false), "no room");
-        let (waiting, _) = slot.both(1).expect("order 1 waits");
-        let words = waiting.words();
-        assert_eq!(words.len(), super::waiting(1) + 1);
+        let (kept, _) = slot.both(1).expect("order 1 waits");
+        let words = kept.words();
+        assert_eq!(words.len(), waiting(1) + 1);
         for (number, word) in words.iter().enumerate() {
             assert_eq!((word.start, word.frames), (away(number), 0b1100_0011));
         }
-        waiting.clear();
-        assert!(waiting.words().is_empty() && !slot.has_waiting(1));
+        kept.clear();
+        assert!(kept.words().is_empty() && !slot.has_waiting(1));
         assert_eq!(slot.pop(1), Some(home));
         assert_eq!(slot.pop(1), Some(FrameNumber::new(3 * AREA_FRAMES + 72)));
         assert_eq!(slot.pop(1), None);

@@ -59,6 +59,7 @@ mod shrink;
 mod source;
 mod stats;
 mod table;
+mod waiting;
 mod watermark;
 mod zone;
 mod zonelist;
