@@ -242,13 +242,16 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// looked at.
     #[inline]
     pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
-        match self.pop(order) {
-            Some(frame) => {
-                self.set_tag(frame, Tag::block(order));
-                Ok(frame)
-            }
-            None => self.allocate_slowly(order),
-        }
+        self.allocate_hit(order).map_or_else(|| self.allocate_slowly(order), Ok)
+    }
+
+    /// Takes a block of `order` that is ready in the CPU's slot.
+    #[inline(always)]
+    pub(crate) fn allocate_hit(&self, order: Order) -> Option<FrameNumber> {
+        let frame = self.pop(order)?;
+        // SAFETY: slots keep frames of ours alone, which the map covers.
+        unsafe { self.map.set_tag_unchecked(frame.get() - self.first_frame, Tag::block(order)) };
+        Some(frame)
     }
 
     /// Takes back the block of `order` at `frame`.
@@ -273,7 +276,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
 
     #[cold]
     #[inline(never)]
-    fn allocate_slowly(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
+    pub(crate) fn allocate_slowly(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let frame = match self.mode {
             Mode::Cached => self.allocate_refilling(order),
             Mode::Plain => self.take_best(order),

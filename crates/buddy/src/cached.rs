@@ -10,7 +10,7 @@
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
 //! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
+use page_frame::{Cpu, Entered, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::buddy::MOST_AREAS;
@@ -42,9 +42,27 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             return false;
         }
         let Ok(mut slot) = self.slots.enter_known() else { return false };
-        let pushed = slot.push(frame, order.index(), |frame| self.is_worth_keeping(frame));
+        if !slot.push(frame, order.index()) {
+            return self.push_elsewhere(slot, frame, order, tag);
+        }
+        // Inside the slot: once outside, the block may be handed out again, and has another tag.
+        tag.set(Tag::NONE);
+        true
+    }
+
+    /// The same for a block that lies neither at home nor where blocks were worth keeping last.
+    #[inline(never)]
+    fn push_elsewhere(
+        &self,
+        mut slot: Entered<'_, CpuSlot, C>,
+        frame: FrameNumber,
+        order: Order,
+        tag: TagPlace<'_>,
+    ) -> bool {
+        let pushed =
+            slot.push_elsewhere(frame, order.index(), |frame| self.is_worth_keeping(frame));
         if pushed {
-            // Inside the slot: once outside, the block may be handed out again, and has another tag.
+            // As in `push`.
             tag.set(Tag::NONE);
         }
         pushed
@@ -95,10 +113,11 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         }
         let Ok(mut slot) = self.slots.enter() else { return false };
         slot.set_up(self.has_owners);
-        let mut kept = slot.push(frame, index, |frame| self.is_worth_keeping(frame));
+        let mut kept = slot.push(frame, index)
+            || slot.push_elsewhere(frame, index, |frame| self.is_worth_keeping(frame));
         if !kept && CpuSlot::can_wait(index) {
             self.sort_waiting(&mut slot, order);
-            kept = slot.push(frame, index, |_| false);
+            kept = slot.push(frame, index) || slot.push_elsewhere(frame, index, |_| false);
         } else if !kept && (slot.is_at_home(frame, index) || self.is_worth_keeping(frame)) {
             self.flush_ready(&mut slot, order);
             kept = slot.push_ready(frame, index);

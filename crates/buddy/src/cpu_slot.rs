@@ -57,6 +57,8 @@ pub(crate) struct Blocks {
     /// Blocks are at home where `frame & home_bits == home`.
     home_bits: usize,
     home: usize,
+    /// Where a block was worth keeping last, in the same form.
+    dense: usize,
     /// How many blocks others were told of.
     told: usize,
     /// First frames.
@@ -65,13 +67,13 @@ pub(crate) struct Blocks {
 
 impl Blocks {
     const NONE: Self =
-        Self { ready: 0, end: 0, home_bits: 0, home: 0, told: 0, places: [0; PLACES] };
+        Self { ready: 0, end: 0, home_bits: 0, home: 0, dense: 0, told: 0, places: [0; PLACES] };
 
     fn new(order: usize, choosy: bool) -> Self {
         const { assert!(ready(0) <= PLACES, "I1") };
         let home_bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
         let home = if home_bits == 0 { 0 } else { usize::MAX };
-        Self { end: ready(order), home_bits, home, ..Self::NONE }
+        Self { end: ready(order), home_bits, home, dense: home, ..Self::NONE }
     }
 
     /// How many more can be ready.
@@ -131,24 +133,37 @@ impl CpuSlot {
         Some(FrameNumber::new(blocks.places[below % PLACES]))
     }
 
-    /// Keeps the block of `order` at `start`: as a ready one if it lies at home or `is_worth_keeping` says so, and there is room;
-    /// else as one that waits. False when there is no room for that either, or it waits already.
+    /// Keeps the block of `order` at `start` as a ready one if it lies at home, or where blocks were worth keeping last, and
+    /// there is room.
     #[inline(always)]
-    pub(crate) fn push(
+    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
+        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
+        // SAFETY: the address of our own, exclusively borrowed.
+        let blocks = unsafe { &mut *blocks };
+        let ready = blocks.ready;
+        let area = start.get() & blocks.home_bits;
+        if (area != blocks.home && area != blocks.dense) || ready == blocks.end {
+            return false;
+        }
+        blocks.ready = ready + 1;
+        blocks.places[ready % PLACES] = start.get();
+        true
+    }
+
+    /// Keeps the block of `order` at `start`, which `push` did not: as a ready one if it `is_worth_keeping` and there is room, and
+    /// then what lies in the same area is worth it from now on; else as one that waits. False when there is no room for that
+    /// either, or it waits already.
+    #[inline]
+    pub(crate) fn push_elsewhere(
         &mut self,
         start: FrameNumber,
         order: usize,
         is_worth_keeping: impl FnOnce(FrameNumber) -> bool,
     ) -> bool {
-        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
-        // SAFETY: the address of our own, exclusively borrowed.
-        let blocks = unsafe { &mut *blocks };
-        let ready = blocks.ready;
-        let is_at_home = start.get() & blocks.home_bits == blocks.home;
-        if ready != blocks.end && (is_at_home || is_worth_keeping(start)) {
-            blocks.ready = ready + 1;
-            blocks.places[ready % PLACES] = start.get();
-            return true;
+        let blocks = &mut self.blocks[order];
+        if blocks.room() > 0 && is_worth_keeping(start) {
+            blocks.dense = start.get() & blocks.home_bits;
+            return blocks.push(start.get());
         }
         self.waiting.get_mut(order).is_some_and(|waiting| waiting.push(start.get()))
     }
@@ -191,6 +206,7 @@ impl CpuSlot {
         let blocks = &mut self.blocks[order];
         debug_assert!(blocks.ready == 0, "only an empty stack is filled");
         blocks.home = word.get() & blocks.home_bits;
+        blocks.dense = blocks.home;
         let count = (starts.count_ones() as usize).min(blocks.end);
         blocks.ready = count;
         for place in blocks.places[..count].iter_mut().rev() {
@@ -310,10 +326,15 @@ mod tests {
     use crate::run::WORD_BITS;
     use crate::waiting::waiting;
 
+    /// Frees the block of `order` at `start` into the slot.
+    fn push(slot: &mut CpuSlot, start: FrameNumber, order: usize, is_worth_keeping: bool) -> bool {
+        slot.push(start, order) || slot.push_elsewhere(start, order, |_| is_worth_keeping)
+    }
+
     fn slot(choosy: bool) -> CpuSlot {
         let mut slot = CpuSlot::zero();
         assert!(slot.pop(0).is_none() && !slot.push_ready(FrameNumber::new(0), 0), "I2");
-        assert!(!slot.push(FrameNumber::new(1), 0, |_| true), "I2");
+        assert!(!push(&mut slot, FrameNumber::new(1), 0, true), "I2");
         slot.set_up(choosy);
         slot
     }
@@ -341,17 +362,17 @@ mod tests {
         let mut slot = slot(true);
         assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
         let home = FrameNumber::new(3 * AREA_FRAMES + 2);
-        assert!(slot.push(home, 1, |_| false));
+        assert!(push(&mut slot, home, 1, false));
         let away = |number: usize| 5 * AREA_FRAMES + number * WORD_BITS;
         for number in 0..=waiting(1) {
-            assert!(slot.push(FrameNumber::new(away(number)), 1, |_| false));
-            assert!(slot.push(FrameNumber::new(away(number) + 6), 1, |_| false), "beside it");
+            assert!(push(&mut slot, FrameNumber::new(away(number)), 1, false));
+            assert!(push(&mut slot, FrameNumber::new(away(number) + 6), 1, false), "beside it");
             assert!(
-                !slot.push(FrameNumber::new(away(number) + 6), 1, |_| false),
+                !push(&mut slot, FrameNumber::new(away(number) + 6), 1, false),
                 "it waits already"
             );
         }
-        assert!(!slot.push(FrameNumber::new(away(waiting(1) + 1)), 1, |_| false), "no room");
+        assert!(!push(&mut slot, FrameNumber::new(away(waiting(1) + 1)), 1, false), "no room");
         let (kept, _) = slot.both(1).expect("order 1 waits");
         let words = kept.words();
         assert_eq!(words.len(), waiting(1) + 1);

@@ -13,14 +13,16 @@ use crate::{Buddy, Observe};
 // from clear to set (or its area from open to whole) by us, and `phys` maps aligned frames to aligned addresses.
 // Clause 2: the fault hook is called only when nothing was taken back.
 unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
-    #[inline]
+    #[inline(always)]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        let frame = self.allocate_frames(order)?;
-        // SAFETY: just allocated.
-        Ok(unsafe { self.block(frame, order) })
+        match self.allocate_hit(order) {
+            // SAFETY: just allocated.
+            Some(frame) => Ok(unsafe { self.block(frame, order) }),
+            None => self.allocate_block_slowly(order),
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
         let (start, order) = block.into_raw();
@@ -44,6 +46,15 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     pub(crate) unsafe fn block(&self, frame: FrameNumber, order: Order) -> PageBlock {
         // SAFETY: clause 1; the content is whatever it was.
         unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) }
+    }
+
+    /// Allocates a block that is not ready in the slot.
+    #[cold]
+    #[inline(never)]
+    fn allocate_block_slowly(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        let frame = self.allocate_slowly(order)?;
+        // SAFETY: just allocated.
+        Ok(unsafe { self.block(frame, order) })
     }
 
     /// Frees a block that is not one for the slot.

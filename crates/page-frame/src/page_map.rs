@@ -325,6 +325,19 @@ impl<'m> PageMapArray<'m> {
         self.tags.get(index).map(TagPlace)
     }
 
+    /// Sets the tag of page `index` of the range.
+    ///
+    /// # Safety
+    /// 1. There is such a page.
+    #[inline(always)]
+    pub unsafe fn set_tag_unchecked(&self, index: usize, tag: Tag) {
+        debug_assert!(index < self.pages, "clause 1");
+        // SAFETY: clause 1.
+        let entry = unsafe { self.tags.get_unchecked(index) };
+        // Relaxed: see the header.
+        entry.store(tag.0, Ordering::Relaxed);
+    }
+
     /// Sets the tag of page `index` of the range, if there is such a page.
     #[inline]
     pub fn set_tag_at(&self, index: usize, tag: Tag) {

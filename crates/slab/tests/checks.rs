@@ -79,8 +79,10 @@ fn kinds<K: Checks>(plant: fn(&TestCache<'_, K>)) -> Vec<FaultKind> {
 fn write<K: Checks>(_: &TestCache<'_, K>, object: NonNull<u8>, offset: isize) {
     // SAFETY: inside the slab, which is the test's memory.
     let place = unsafe { object.offset(offset) };
+    // SAFETY: as above; padding is written.
+    let before = unsafe { place.read() };
     // SAFETY: as above.
-    unsafe { place.write(0x11) };
+    unsafe { place.write(!before) };
 }
 
 fn free_twice_with_another_between<K: Checks>(cache: &TestCache<'_, K>) {
