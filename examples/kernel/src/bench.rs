@@ -190,6 +190,7 @@ fn unknown(mut size: usize) -> usize {
 /// Lets the compiler believe that somebody uses what lies at `start`, at no instruction's cost.
 fn used(start: NonNull<u8>) -> NonNull<u8> {
     let mut start = start.as_ptr();
+    #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
     // SAFETY: does nothing, and the compiler does not know.
     unsafe { core::arch::asm!("/* {0} */", inout(reg) start, options(nomem, nostack)) };
     // SAFETY: what it was.
