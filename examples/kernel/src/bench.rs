@@ -192,7 +192,9 @@ fn used(start: NonNull<u8>) -> NonNull<u8> {
     let mut start = start.as_ptr();
     #[expect(clippy::pointers_in_nomem_asm_block, reason = "nothing is read or written")]
     // SAFETY: does nothing, and the compiler does not know.
-    unsafe { core::arch::asm!("/* {0} */", inout(reg) start, options(nomem, nostack)) };
+    unsafe {
+        core::arch::asm!("/* {0} */", inout(reg) start, options(nomem, nostack))
+    };
     // SAFETY: what it was.
     unsafe { NonNull::new_unchecked(start) }
 }
