@@ -69,7 +69,7 @@ unsafe impl Cpu for Threads {
             // A number rather than an option, so that those who have one are not asked twice.
             number = assign().unwrap_or(u32::MAX);
         }
-        ((number as usize) < THREAD_SLOTS).then_some(CpuId::new(number))
+        ((number as usize) < THREAD_SLOTS).then(|| CpuId::new(number))
     }
 
     #[inline(always)]
