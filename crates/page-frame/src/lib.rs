@@ -33,6 +33,7 @@ mod page_map;
 mod phys_map;
 mod shrink;
 mod slots;
+mod slow;
 mod source;
 pub mod sync;
 
@@ -48,7 +49,8 @@ pub use order::{Fit, Order};
 pub use page_map::{PageMap, PageMapArray, Tag, TagPlace, TagRange};
 pub use phys_map::{DirectMap, PhysMap};
 pub use shrink::{ListFull, Reclaiming, Shrink, ShrinkList};
-pub use slots::{Elsewhere, Entered, Masked, Slot, Slots, Slow, TakeOver};
+pub use slots::{Elsewhere, Entered, Slot, Slots, TakeOver};
+pub use slow::{Masked, Slow};
 pub use source::{NoPages, PageResize, PageRun, PageSource};
 
 /// The base-2 logarithm of [`PAGE_SIZE`].

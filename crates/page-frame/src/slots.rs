@@ -31,10 +31,8 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::sync::{
-    AtomicU8, Guard, Lock, Ordering, UnsafeCell, Zeroable, in_register, load_own, spin_hint,
-};
-use crate::{Cpu, CpuId, InterruptState};
+use crate::sync::{AtomicU8, Ordering, UnsafeCell, Zeroable, in_register, load_own, spin_hint};
+use crate::{Cpu, CpuId};
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
 const BUSY_RETRIES: usize = if crate::sync::MODELLED { 1 } else { 64 };
@@ -46,9 +44,9 @@ const CLOSED: u8 = 2;
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct Slot<T> {
-    busy: AtomicU8,
+    pub(crate) busy: AtomicU8,
     detached: AtomicU8,
-    locking: AtomicU8,
+    pub(crate) locking: AtomicU8,
     body: UnsafeCell<T>,
 }
 
@@ -113,8 +111,8 @@ pub struct TakeOver {
 /// ```
 #[derive(Debug)]
 pub struct Slots<'s, T, C> {
-    slots: &'s [Slot<T>],
-    cpu: C,
+    pub(crate) slots: &'s [Slot<T>],
+    pub(crate) cpu: C,
 }
 
 impl<'s, T, C: Cpu> Slots<'s, T, C> {
@@ -207,22 +205,6 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         // SAFETY: pairs with the caller's `pin` or `pin_known`, which returned an id.
         unsafe { self.cpu.unpin() };
         Err(why)
-    }
-
-    /// Prepares the caller for locks of the slow path: says whether it is nested, and marks its slot as locking.
-    pub fn slow(&self) -> Slow<'_, T, C> {
-        let id = self.cpu.pin();
-        let slot = id.and_then(|id| self.slots.get(id.index()));
-        let nested = slot.is_some_and(|slot| {
-            // Relaxed: only contexts on this CPU write either (I2).
-            slot.busy.load(Ordering::Relaxed) != 0 || slot.locking.load(Ordering::Relaxed) != 0
-        });
-        let marked = slot.filter(|_| !nested);
-        if let Some(slot) = marked {
-            // Relaxed: read only by contexts on this CPU.
-            slot.locking.store(1, Ordering::Relaxed);
-        }
-        Slow { marked, nested, id, cpu: &self.cpu, _not_send: PhantomData }
     }
 
     /// Takes over the slots that `wanted` names and calls `visit` with each one's body.
@@ -391,109 +373,11 @@ impl<T, C: Cpu> Drop for Entered<'_, T, C> {
     }
 }
 
-/// Leave to take locks of the slow path. While it lives, nested contexts on this CPU only try theirs.
-#[derive(Debug)]
-pub struct Slow<'a, T, C: Cpu> {
-    marked: Option<&'a Slot<T>>,
-    nested: bool,
-    id: Option<CpuId>,
-    cpu: &'a C,
-    _not_send: PhantomData<*mut ()>,
-}
-
-impl<'a, T, C: Cpu> Slow<'a, T, C> {
-    /// Whether the caller runs on top of code that is inside the slot or holds locks.
-    pub fn is_nested(&self) -> bool {
-        self.nested
-    }
-
-    /// Returns the id of the CPU, for callers that have one.
-    pub fn id(&self) -> Option<CpuId> {
-        self.id
-    }
-
-    /// Takes `lock` with interrupts masked: waits for it, or, nested, only tries.
-    pub fn lock<'l, U>(&'l self, lock: &'l Lock<U>) -> Option<Masked<'l, U, C>> {
-        if self.nested || crate::sync::MODELLED {
-            // Loom's own lock knows who waits for whom.
-            let wait = || Some(self.masked(|| lock.lock()));
-            return if self.nested { self.try_lock(lock) } else { wait() };
-        }
-        let mut round = 0;
-        loop {
-            if let Some(held) = self.try_lock(lock) {
-                return Some(held);
-            }
-            self.cpu.wait(round);
-            round += 1;
-        }
-    }
-
-    /// Takes `lock` with interrupts masked if it is free.
-    pub fn try_lock<'l, U>(&'l self, lock: &'l Lock<U>) -> Option<Masked<'l, U, C>> {
-        let state = self.cpu.mask_interrupts();
-        let Some(guard) = lock.try_lock() else {
-            // SAFETY: `state` is from the line above.
-            unsafe { self.cpu.restore_interrupts(state) };
-            return None;
-        };
-        Some(Masked { guard: Some(guard), state, cpu: self.cpu })
-    }
-
-    fn masked<'l, U>(&'l self, take: impl FnOnce() -> Guard<'l, U>) -> Masked<'l, U, C> {
-        let state = self.cpu.mask_interrupts();
-        Masked { guard: Some(take()), state, cpu: self.cpu }
-    }
-}
-
-impl<T, C: Cpu> Drop for Slow<'_, T, C> {
-    fn drop(&mut self) {
-        if let Some(slot) = self.marked {
-            // Relaxed: read only by contexts on this CPU.
-            slot.locking.store(0, Ordering::Relaxed);
-        }
-        if self.id.is_some() {
-            // SAFETY: pairs with the `pin` of `slow`.
-            unsafe { self.cpu.unpin() };
-        }
-    }
-}
-
-/// A lock's data, held with interrupts masked. Dropping it releases the lock, then restores them.
-#[derive(Debug)]
-#[must_use = "the lock is released at once when this is dropped"]
-pub struct Masked<'l, U, C: Cpu> {
-    guard: Option<Guard<'l, U>>,
-    state: InterruptState,
-    cpu: &'l C,
-}
-
-impl<U, C: Cpu> Deref for Masked<'_, U, C> {
-    type Target = U;
-
-    fn deref(&self) -> &U {
-        self.guard.as_ref().expect("the guard is there until drop")
-    }
-}
-
-impl<U, C: Cpu> DerefMut for Masked<'_, U, C> {
-    fn deref_mut(&mut self) -> &mut U {
-        self.guard.as_mut().expect("the guard is there until drop")
-    }
-}
-
-impl<U, C: Cpu> Drop for Masked<'_, U, C> {
-    fn drop(&mut self) {
-        self.guard = None;
-        // SAFETY: `state` is what the masking before the lock returned.
-        unsafe { self.cpu.restore_interrupts(self.state) };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::SwitchedCpu;
+    use crate::sync::Lock;
 
     #[test]
     fn a_nested_context_finds_the_slot_busy_and_only_tries_locks() {

@@ -1,0 +1,132 @@
+//! The slow path's locks: who may wait for one, and that interrupts are masked while one is held.
+//!
+//! # Concepts
+//! A CPU that is inside its slot, or that holds or waits for such a lock, may be interrupted by code that wants one too. That
+//! code is nested, finds `busy` or `locking` set, and only tries: waiting for what it came upon would never end.
+//!
+//! # Invariants
+//! - I1: `locking` is set from before a lock of the slow path is taken until after it is released, by whoever is not nested.
+
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+
+use crate::slots::Slot;
+use crate::sync::{Guard, Lock, Ordering};
+use crate::{Cpu, CpuId, InterruptState, Slots};
+
+impl<T, C: Cpu> Slots<'_, T, C> {
+    /// Prepares the caller for locks of the slow path: says whether it is nested, and marks its slot as locking.
+    pub fn slow(&self) -> Slow<'_, T, C> {
+        let id = self.cpu.pin();
+        let slot = id.and_then(|id| self.slots.get(id.index()));
+        let nested = slot.is_some_and(|slot| {
+            // Relaxed: only contexts on this CPU write either (I2).
+            slot.busy.load(Ordering::Relaxed) != 0 || slot.locking.load(Ordering::Relaxed) != 0
+        });
+        let marked = slot.filter(|_| !nested);
+        if let Some(slot) = marked {
+            // Relaxed: read only by contexts on this CPU.
+            slot.locking.store(1, Ordering::Relaxed);
+        }
+        Slow { marked, nested, id, cpu: &self.cpu, _not_send: PhantomData }
+    }
+}
+
+/// Leave to take locks of the slow path. While it lives, nested contexts on this CPU only try theirs.
+#[derive(Debug)]
+pub struct Slow<'a, T, C: Cpu> {
+    marked: Option<&'a Slot<T>>,
+    nested: bool,
+    id: Option<CpuId>,
+    cpu: &'a C,
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl<'a, T, C: Cpu> Slow<'a, T, C> {
+    /// Whether the caller runs on top of code that is inside the slot or holds locks.
+    pub fn is_nested(&self) -> bool {
+        self.nested
+    }
+
+    /// Returns the id of the CPU, for callers that have one.
+    pub fn id(&self) -> Option<CpuId> {
+        self.id
+    }
+
+    /// Takes `lock` with interrupts masked: waits for it, or, nested, only tries.
+    pub fn lock<'l, U>(&'l self, lock: &'l Lock<U>) -> Option<Masked<'l, U, C>> {
+        if self.nested || crate::sync::MODELLED {
+            // Loom's own lock knows who waits for whom.
+            let wait = || Some(self.masked(|| lock.lock()));
+            return if self.nested { self.try_lock(lock) } else { wait() };
+        }
+        let mut round = 0;
+        loop {
+            if let Some(held) = self.try_lock(lock) {
+                return Some(held);
+            }
+            self.cpu.wait(round);
+            round += 1;
+        }
+    }
+
+    /// Takes `lock` with interrupts masked if it is free.
+    pub fn try_lock<'l, U>(&'l self, lock: &'l Lock<U>) -> Option<Masked<'l, U, C>> {
+        let state = self.cpu.mask_interrupts();
+        let Some(guard) = lock.try_lock() else {
+            // SAFETY: `state` is from the line above.
+            unsafe { self.cpu.restore_interrupts(state) };
+            return None;
+        };
+        Some(Masked { guard: Some(guard), state, cpu: self.cpu })
+    }
+
+    fn masked<'l, U>(&'l self, take: impl FnOnce() -> Guard<'l, U>) -> Masked<'l, U, C> {
+        let state = self.cpu.mask_interrupts();
+        Masked { guard: Some(take()), state, cpu: self.cpu }
+    }
+}
+
+impl<T, C: Cpu> Drop for Slow<'_, T, C> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.marked {
+            // Relaxed: read only by contexts on this CPU.
+            slot.locking.store(0, Ordering::Relaxed);
+        }
+        if self.id.is_some() {
+            // SAFETY: pairs with the `pin` of `slow`.
+            unsafe { self.cpu.unpin() };
+        }
+    }
+}
+
+/// A lock's data, held with interrupts masked. Dropping it releases the lock, then restores them.
+#[derive(Debug)]
+#[must_use = "the lock is released at once when this is dropped"]
+pub struct Masked<'l, U, C: Cpu> {
+    guard: Option<Guard<'l, U>>,
+    state: InterruptState,
+    cpu: &'l C,
+}
+
+impl<U, C: Cpu> Deref for Masked<'_, U, C> {
+    type Target = U;
+
+    fn deref(&self) -> &U {
+        self.guard.as_ref().expect("the guard is there until drop")
+    }
+}
+
+impl<U, C: Cpu> DerefMut for Masked<'_, U, C> {
+    fn deref_mut(&mut self) -> &mut U {
+        self.guard.as_mut().expect("the guard is there until drop")
+    }
+}
+
+impl<U, C: Cpu> Drop for Masked<'_, U, C> {
+    fn drop(&mut self) {
+        self.guard = None;
+        // SAFETY: `state` is what the masking before the lock returned.
+        unsafe { self.cpu.restore_interrupts(self.state) };
+    }
+}
