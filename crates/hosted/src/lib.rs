@@ -18,6 +18,7 @@
 
 mod fork;
 mod gate;
+mod giving;
 mod mapped;
 mod pages;
 mod spans;

@@ -5,9 +5,8 @@
 //!   not. It costs nothing; the page map covers all of it, so that one comparison tells what is ours.
 //! - The buddy begins with one section of it (1 GiB) and gets the next one when it runs out.
 //! - **Span**: a run of more than half a section takes whole sections of its own, from the end of the space.
-//! - **Giving back**: freed pages keep their memory until there is more of it than the bound; the free that finds that gives
-//!   it back to the system, down to half the bound. So a program that sleeps is small. The bound grows while what was given
-//!   back is soon wanted again, and shrinks when it is not.
+//! - Freed pages keep their memory until there is more of it than a bound; the free that finds that gives it back to the system
+//!   (`giving.rs`). So a program that sleeps is small.
 //!
 //! # Concurrency
 //! The buddy's. Sections come and go under a lock; giving back is done by one thread at a time, on blocks that it has taken
@@ -15,16 +14,17 @@
 
 use std::io;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
 
 use buddy::{Buddy, Mode};
 use page_frame::sync::Lock;
 use page_frame::{
-    Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE,
-    PageBlock, PageMap, PageResize, PageRun, PageSource, Tag,
+    Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PageBlock,
+    PageMap, PageResize, PageRun, PageSource, Tag,
 };
 use rustix::process::{Resource, getrlimit};
 
+use crate::giving::LEAST_BOUND;
 use crate::spans::{SECTION_FRAMES, Sections};
 use crate::touched::Touched;
 use crate::{Mapped, THREAD_SLOTS, Threads, gate, threads};
@@ -34,15 +34,6 @@ const MOST_BYTES: usize = 1 << 40;
 const LEAST_BYTES: usize = 16 << 20;
 /// Runs of more pages than this are spans.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
-/// The least and the largest bound on free memory that is kept, in pages: guesses.
-const LEAST_BOUND: usize = (4 << 20) / PAGE_SIZE;
-const MOST_BOUND: usize = (1 << 30) / PAGE_SIZE;
-/// Blocks that are given back, largest first, as orders: areas, then what lies between blocks, at last single pages.
-const GIVEN_ORDERS: [u8; 4] = [9, 6, 3, 0];
-/// By how many pages at least, and by which part of the peak, use falls before the caches are asked: guesses.
-const FALL_PAGES: usize = (1 << 20) / PAGE_SIZE;
-const FALL_PART: usize = 6;
-
 type Frames = Buddy<'static, DirectMap, Threads>;
 
 /// Pages of this process, for caches and for memory of any size.
@@ -61,25 +52,25 @@ type Frames = Buddy<'static, DirectMap, Threads>;
 /// ```
 #[derive(Debug)]
 pub struct Pages {
-    buddy: Frames,
-    touched: Touched,
-    sections: Lock<Sections>,
+    pub(crate) buddy: Frames,
+    pub(crate) touched: Touched,
+    pub(crate) sections: Lock<Sections>,
     /// Pages that are free and touched; below zero for a moment when counts cross.
-    idle: AtomicIsize,
-    bound: AtomicUsize,
+    pub(crate) idle: AtomicIsize,
+    pub(crate) bound: AtomicUsize,
     /// How many idle pages there have to be before memory is given back again.
-    next_at: AtomicUsize,
-    is_giving: AtomicBool,
+    pub(crate) next_at: AtomicUsize,
+    pub(crate) is_giving: AtomicBool,
     /// Pages given back last time, and pages touched since.
-    given: AtomicUsize,
+    pub(crate) given: AtomicUsize,
     /// Pages handed out, and the most there were since the caches were asked last.
-    in_use: AtomicUsize,
-    peak: AtomicUsize,
-    fall_hook: fn(),
-    retouched: AtomicUsize,
-    gives_back: bool,
-    metadata: Mapped,
-    space: Mapped,
+    pub(crate) in_use: AtomicUsize,
+    pub(crate) peak: AtomicUsize,
+    pub(crate) fall_hook: fn(),
+    pub(crate) retouched: AtomicUsize,
+    pub(crate) gives_back: bool,
+    pub(crate) metadata: Mapped,
+    pub(crate) space: Mapped,
 }
 
 impl Pages {
@@ -169,128 +160,6 @@ impl Pages {
         self.space.bytes()
     }
 
-    /// Returns about how many pages are free and still have memory behind them. O(1).
-    pub fn idle_pages(&self) -> usize {
-        // Relaxed: a statistic.
-        self.idle.load(Ordering::Relaxed).max(0) as usize
-    }
-
-    /// Gives the memory behind free pages back to the system, until `keep` pages of it are left; returns how many pages
-    /// went. O(sections), and a system call for each block of free pages.
-    pub fn give_back(&self, keep: usize) -> usize {
-        let _inside = Inside::new();
-        if self.is_giving.swap(true, Ordering::Acquire) {
-            return 0;
-        }
-        self.buddy.drain();
-        let mut given = 0;
-        let open = self.locked(|sections| *sections).in_buddy();
-        for order in GIVEN_ORDERS.map(|order| Order::new(order).expect("below the largest")) {
-            for block in open.clone().flat_map(|range| self.touched.blocks(range, order.pages())) {
-                if self.idle_pages() <= keep {
-                    break;
-                }
-                if self.buddy.try_allocate_at(block.start, order).is_ok() {
-                    given += self.give(block);
-                    let freed = self.buddy.free_frames(block.start, order);
-                    debug_assert!(freed.is_ok(), "allocated above");
-                }
-            }
-        }
-        // Release: pairs with the Acquire above.
-        self.is_giving.store(false, Ordering::Release);
-        given
-    }
-
-    /// Gives the memory behind `block` back, which is the caller's and was counted as idle; returns its touched pages.
-    fn give(&self, block: FrameRange) -> usize {
-        let start = self.pointer(block.start.get() << PAGE_SHIFT);
-        // SAFETY: nobody has the frames but us, and we need no content.
-        let went = unsafe { self.space.give_back(start, block.frames() << PAGE_SHIFT) };
-        if went.is_err() {
-            return 0;
-        }
-        let pages = self.touched.clear(block);
-        self.idle.fetch_sub(pages as isize, Ordering::Relaxed);
-        pages
-    }
-
-    /// Counts `range` as handed out; whether it is fresh, so that it reads as zero.
-    #[inline]
-    fn hand_out(&self, range: FrameRange) -> bool {
-        let before = self.touched.mark(range);
-        let in_use = self.in_use.fetch_add(range.frames(), Ordering::Relaxed) + range.frames();
-        if in_use > self.peak.load(Ordering::Relaxed) {
-            self.peak.store(in_use, Ordering::Relaxed);
-        }
-        if before > 0 {
-            // Relaxed, here and below: a count that decides when, not whether, memory goes back.
-            let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed);
-            self.relax(idle - before as isize);
-        }
-        let fresh = range.frames() - before;
-        if fresh > 0 {
-            self.retouched.fetch_add(fresh, Ordering::Relaxed);
-        }
-        before == 0
-    }
-
-    /// Counts `range`, which is about to be freed, as idle.
-    #[inline]
-    fn take_in(&self, range: FrameRange) {
-        let pages = self.touched.count(range);
-        self.in_use.fetch_sub(range.frames(), Ordering::Relaxed);
-        self.idle.fetch_add(pages as isize, Ordering::Relaxed);
-    }
-
-    /// Tells the caches when use falls. Outside the gate, as they may take locks.
-    #[inline]
-    fn note_fall(&self) {
-        let in_use = self.in_use.load(Ordering::Relaxed);
-        let peak = self.peak.load(Ordering::Relaxed);
-        if self.gives_back && in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
-            self.peak.store(in_use, Ordering::Relaxed);
-            (self.fall_hook)();
-        }
-    }
-
-    /// Gives memory back if there is too much of it.
-    #[inline]
-    fn settle(&self) {
-        // Relaxed, here and below: levels; being late or early by a few pages does no harm.
-        if self.gives_back && self.idle_pages() > self.next_at.load(Ordering::Relaxed) {
-            self.give_surplus_back();
-        }
-    }
-
-    #[cold]
-    fn give_surplus_back(&self) {
-        let idle = self.idle_pages();
-        let bound = self.bound.load(Ordering::Relaxed);
-        // Most of what went last time is wanted again: it should not have gone.
-        let last = self.given.load(Ordering::Relaxed);
-        let retouched = self.retouched.swap(0, Ordering::Relaxed);
-        let is_missed = last > 0 && retouched >= last / 2;
-        let bound = if is_missed { bound * 2 } else { bound / 2 }.clamp(LEAST_BOUND, MOST_BOUND);
-        self.bound.store(bound, Ordering::Relaxed);
-        let given = if idle > bound { self.give_back(bound / 2) } else { 0 };
-        self.given.store(given, Ordering::Relaxed);
-        // What is left lies between pages in use, and would be looked at in vain. So it does not count for the next time.
-        let left = self.idle_pages();
-        self.next_at.store(bound.max(left + left / 4 + LEAST_BOUND / 2), Ordering::Relaxed);
-    }
-
-    /// Lets memory be given back at the bound again, when idle pages were used since the last time.
-    #[inline]
-    fn relax(&self, idle: isize) {
-        let next_at = self.next_at.load(Ordering::Relaxed) as isize;
-        if next_at > LEAST_BOUND as isize && idle + idle / 2 + (LEAST_BOUND as isize) < next_at {
-            let bound = self.bound.load(Ordering::Relaxed) as isize;
-            let lower = bound.max(idle + LEAST_BOUND as isize / 2).max(LEAST_BOUND as isize);
-            self.next_at.store(lower as usize, Ordering::Relaxed);
-        }
-    }
-
     /// Adds the next section to the buddy; whether there was one.
     #[cold]
     fn grow(&self) -> bool {
@@ -311,7 +180,7 @@ impl Pages {
     }
 
     /// Changes the table of sections. Anybody waits who is not on top of somebody that is doing so.
-    fn locked<R>(&self, change: impl FnOnce(&mut Sections) -> R) -> R {
+    pub(crate) fn locked<R>(&self, change: impl FnOnce(&mut Sections) -> R) -> R {
         let mut round = 0;
         loop {
             if let Some(mut sections) = self.sections.try_lock() {
@@ -371,11 +240,11 @@ impl Pages {
 }
 
 /// A stay inside the gate.
-struct Inside(usize);
+pub(crate) struct Inside(usize);
 
 impl Inside {
     #[inline]
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(gate::enter(threads::numbered()))
     }
 }
