@@ -1,17 +1,10 @@
 //! `kmem plan`, `kmem frag` and `kmem check` as a user runs them.
 
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
+mod common;
 
-fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
-    let output = Command::new(env!("CARGO_BIN_EXE_kmem"))
-        .args(arguments)
-        .stdin(Stdio::null())
-        .output()
-        .expect("it runs");
-    let text = |bytes| String::from_utf8(bytes).expect("the output is text");
-    (output.status.code(), text(output.stdout), text(output.stderr))
-}
+use std::path::PathBuf;
+
+use common::kmem;
 
 fn temporary(name: &str, contents: &str) -> String {
     let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
