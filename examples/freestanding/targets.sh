@@ -7,7 +7,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-here=$PWD/${CARGO_TARGET_DIR:-target}/rustc-web
+mkdir -p "${CARGO_TARGET_DIR:-target}"
+here=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/rustc-web
 if [ ! -x "$here/usr/bin/rustc" ]; then
     mkdir -p "$here/packages"
     # The compiler's own library and LLVM carry version numbers in their names: ask which ones.

@@ -10,9 +10,9 @@ use crate::cache::Cache;
 use crate::checks::{Checks, Off, Padding};
 use crate::core::{ObjectHook, Plan};
 use crate::geometry::{Geometry, GeometryError};
-use crate::magazine::{CAPACITIES, USUAL_BYTES, capacity_class};
 use crate::name::Name;
 use crate::registry::{MOST_OUTSIDE, Registry};
+use crate::tuning::{USUAL_BYTES, usual_class};
 
 /// A cache that is being described.
 #[must_use = "nothing is built before `build`"]
@@ -251,8 +251,9 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
-    /// Sets about how many bytes of objects a magazine holds, by default 4 KiB; at least two objects, at most 60. More means
-    /// fewer misses, and more memory that idle CPUs keep: twice as much for each CPU and cache.
+    /// Sets about how many bytes of objects a magazine usually holds, by default 4 KiB; at least two objects, at most 60. More
+    /// means fewer misses, and more memory that idle CPUs keep: twice as much for each CPU and cache. Of a cache that is large
+    /// and much used magazines become larger by themselves.
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -306,7 +307,6 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     pub fn build(self) -> Result<Cache<P, C, K>, BuildError> {
         let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
-        let magazine_class = capacity_class(geometry.stride(), self.magazine_bytes);
         let plan = Plan {
             name: self.name,
             // At most `LARGEST_SIZE`.
@@ -322,8 +322,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             keep_at_least: self.keep_at_least,
             most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
                 .unwrap_or(u32::MAX),
-            magazine_capacity: CAPACITIES[magazine_class] as u16,
-            magazine_class: magazine_class as u8,
+            magazine_class: Some(usual_class(geometry.stride(), self.magazine_bytes)),
             reclaim: self.reclaim,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,

@@ -13,12 +13,14 @@ use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, Slots, Tag};
 use crate::checks::Padding;
 use crate::core_list::Listed;
 use crate::cpu_slot::CpuSlot;
-use crate::depot::Depot;
+use crate::depot::{Depot, Places};
 use crate::geometry::Geometry;
+use crate::magazine::CAPACITIES;
 use crate::name::Name;
 use crate::record::Record;
 use crate::registry::System;
 use crate::slab_set::SlabSet;
+use crate::tuning::Tuning;
 
 /// Called with an object that is to be constructed or destroyed.
 pub type ObjectHook = unsafe fn(NonNull<u8>);
@@ -42,10 +44,8 @@ pub(crate) struct Plan {
     /// Empty slabs that stay even when memory is short.
     pub(crate) keep_at_least: u32,
     pub(crate) most_slabs: u32,
-    /// Objects in a magazine; zero for caches without slots.
-    pub(crate) magazine_capacity: u16,
-    /// Which of the internal caches its magazines are of.
-    pub(crate) magazine_class: u8,
+    /// Which capacity magazines usually have; `None` for caches without slots.
+    pub(crate) magazine_class: Option<u8>,
     /// Frees what the user can do without.
     pub(crate) reclaim: Option<&'static (dyn Fn() + Sync)>,
     /// What canaries and shuffled slabs depend on.
@@ -70,6 +70,7 @@ pub(crate) struct Core<P, C> {
     pub(crate) pending: TakeAll<Record>,
     pub(crate) set: Lock<SlabSet>,
     pub(crate) depot: Lock<Depot>,
+    pub(crate) tuning: Tuning,
     pub(crate) listed: Listed<P, C>,
 }
 
@@ -79,18 +80,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         slots: Slots<'static, CpuSlot, C>,
         plan: Plan,
     ) -> Self {
-        // What is to go home at once does not wait there.
-        let depot = match plan.keep_empty {
-            Some(0) => Depot::without_room(),
-            _ => Depot::new(usize::from(plan.magazine_capacity.max(1)), plan.geometry.stride()),
-        };
+        let tuning = Tuning::new(plan.magazine_class.unwrap_or(0));
         Self {
             slots,
             system,
             plan,
             pending: TakeAll::new(),
             set: Lock::new(SlabSet::new()),
-            depot: Lock::new(depot),
+            depot: Lock::new(Depot::new()),
+            tuning,
             listed: Listed::new(),
         }
     }
@@ -115,7 +113,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn empty_slabs_kept(&self, set: &SlabSet) -> usize {
         // 1/16: a guess; one at least, so that an allocate and free at the edge of a slab never asks the source twice.
         // Internal caches serve all others, to which pages that they keep are lost.
-        let missed = if self.plan.magazine_capacity > 0 { set.missed() } else { 0 };
+        let missed = if self.plan.magazine_class.is_some() { set.missed() } else { 0 };
         let by_itself = || (set.slabs() / 16).max(1) + missed;
         let kept = self.plan.keep_empty.map_or_else(by_itself, |kept| kept as usize);
         kept.max(self.empty_slabs_at_least())
@@ -130,8 +128,18 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         self.plan.size as usize
     }
 
+    /// Returns how much the depot may hold.
+    pub(crate) fn depot_places(&self) -> Places {
+        match self.plan.keep_empty {
+            // What is to go home at once does not wait there.
+            Some(0) => Places::NONE,
+            _ => Places::for_objects(self.plan.geometry.stride()),
+        }
+    }
+
+    /// Returns how many objects new magazines have room for; zero for caches without slots.
     pub(crate) fn magazine_capacity(&self) -> usize {
-        usize::from(self.plan.magazine_capacity)
+        self.plan.magazine_class.map_or(0, |_| CAPACITIES[self.tuning.class()])
     }
 
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.

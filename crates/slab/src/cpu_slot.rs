@@ -11,7 +11,7 @@
 //! # Invariants
 //! - I1: `bottom`, `top` and `end` are null and nothing is loaded; or they are places of a live magazine owned by the slot,
 //!   `bottom <= top <= end`, of which those below `top` are written.
-//! - I2: `previous` is null or a live magazine of the same capacity, owned by the slot, its length in its header.
+//! - I2: `previous` is null or a live magazine, owned by the slot, its length in its header.
 
 use core::ptr::NonNull;
 
@@ -28,6 +28,8 @@ type Place = *mut *mut u8;
 #[derive(Debug)]
 pub(crate) struct CpuSlot {
     misses: u16,
+    /// Whether the last miss was an allocation's.
+    is_draining: bool,
     top: Place,
     bottom: Place,
     end: Place,
@@ -54,6 +56,7 @@ impl CpuSlot {
         let nothing = core::ptr::null_mut();
         Self {
             misses: 0,
+            is_draining: false,
             top: nothing,
             bottom: nothing,
             end: nothing,
@@ -122,15 +125,24 @@ impl CpuSlot {
         count
     }
 
-    /// Exchanges loaded and previous.
-    pub(crate) fn swap(&mut self, limit: usize) {
-        let loaded = self.unload();
-        let previous = core::mem::replace(&mut self.previous, core::ptr::null_mut());
-        if let Some(magazine) = NonNull::new(previous) {
-            // SAFETY: I2: it is the slot's, and nothing is loaded.
-            unsafe { self.load(magazine, limit) };
-        }
-        self.previous = loaded.map_or(core::ptr::null_mut(), NonNull::as_ptr);
+    /// Exchanges loaded and previous, if there is an object in the previous one.
+    pub(crate) fn swap_to_objects(&mut self) -> bool {
+        self.swap_if(|previous| previous.length() > 0)
+    }
+
+    /// Exchanges loaded and previous, if there is room in the previous one.
+    pub(crate) fn swap_to_room(&mut self) -> bool {
+        self.swap_if(|previous| !previous.is_full())
+    }
+
+    fn swap_if(&mut self, is_better: impl FnOnce(&Magazine) -> bool) -> bool {
+        // SAFETY: I2: live.
+        let wanted = |previous: &NonNull<Magazine>| is_better(unsafe { previous.as_ref() });
+        let Some(previous) = NonNull::new(self.previous).filter(wanted) else { return false };
+        self.previous = self.unload().map_or(core::ptr::null_mut(), NonNull::as_ptr);
+        // SAFETY: I2: it was the slot's, and nothing is loaded.
+        unsafe { self.load(previous) };
+        true
     }
 
     /// Returns the length of the loaded magazine, if there is one.
@@ -142,7 +154,7 @@ impl CpuSlot {
     /// Returns the length of the previous magazine, if there is one.
     pub(crate) fn previous_length(&self) -> Option<usize> {
         // SAFETY: I2: live.
-        NonNull::new(self.previous).map(|magazine| unsafe { magazine.as_ref() }.length)
+        NonNull::new(self.previous).map(|magazine| unsafe { magazine.as_ref() }.length())
     }
 
     /// Takes the loaded magazine out, its length in its header.
@@ -153,7 +165,7 @@ impl CpuSlot {
         // SAFETY: I1: the header lies in front of the first place.
         let mut magazine = unsafe { bottom.cast::<Magazine>().sub(1) };
         // SAFETY: I1: live and the slot's.
-        unsafe { magazine.as_mut() }.length = length as usize;
+        unsafe { magazine.as_mut() }.set_length(length as usize);
         let nothing = core::ptr::null_mut();
         (self.top, self.bottom, self.end) = (nothing, nothing, nothing);
         Some(magazine)
@@ -167,31 +179,33 @@ impl CpuSlot {
     /// Loads `magazine`; what was loaded becomes the previous one, and the previous one is returned.
     ///
     /// # Safety
-    /// 1. The caller owns `magazine`, of capacity `limit`, and gives it to the slot.
+    /// 1. The caller owns `magazine` and gives it to the slot.
     #[must_use = "the magazine that was put out is the caller's"]
     pub(crate) unsafe fn insert(
         &mut self,
         magazine: NonNull<Magazine>,
-        limit: usize,
     ) -> Option<NonNull<Magazine>> {
         let out = self.take_previous();
         self.previous = self.unload().map_or(core::ptr::null_mut(), NonNull::as_ptr);
         // SAFETY: clause 1.
-        unsafe { self.load(magazine, limit) };
+        unsafe { self.load(magazine) };
         out
     }
 
     /// # Safety
     /// 1. As for `insert`, and nothing is loaded.
-    unsafe fn load(&mut self, magazine: NonNull<Magazine>, limit: usize) {
+    unsafe fn load(&mut self, magazine: NonNull<Magazine>) {
         // SAFETY: clause 1.
-        let length = unsafe { magazine.as_ref() }.length;
-        // SAFETY: clause 1: the first of its places.
-        self.bottom = unsafe { Magazine::place(magazine, 0) }.as_ptr().cast();
-        // SAFETY: clause 1: at most `limit`.
-        self.top = unsafe { self.bottom.add(length) };
-        // SAFETY: clause 1: behind the last of its places.
-        self.end = unsafe { self.bottom.add(limit) };
+        let header = unsafe { magazine.as_ref() };
+        // SAFETY: clause 1: at most its capacity.
+        let place = |index| unsafe { Magazine::place(magazine, index) }.as_ptr().cast();
+        (self.bottom, self.top) = (place(0), place(header.length()));
+        self.end = place(header.capacity());
+    }
+
+    /// Notes whether a miss was an allocation's; whether the miss before was one too.
+    pub(crate) fn was_draining(&mut self, is_allocation: bool) -> bool {
+        core::mem::replace(&mut self.is_draining, is_allocation)
     }
 
     /// Counts a miss; whether the slot has earned magazines.

@@ -10,12 +10,27 @@
 
 use core::ptr::NonNull;
 
-use crate::magazine::{Chain, Magazine};
+use crate::magazine::{CAPACITIES, Chain, Magazine};
 
 /// The most bytes of free objects in the full magazines of a depot: a guess, what a CPU's second-level cache holds.
 const MOST_BYTES: usize = 256 << 10;
-/// The fewest empty magazines that find room: one for each of two CPUs that wait.
-const FEWEST_EMPTY: usize = 2;
+/// Places in the empty magazines that find room in any case: two of the largest, for two CPUs that wait.
+const FEWEST_EMPTY: u32 = 2 * CAPACITIES[CAPACITIES.len() - 1] as u32;
+
+/// The most places that the full magazines of a depot have together, and about as many the empty ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places(u32);
+
+impl Places {
+    /// For objects of `stride` bytes.
+    pub(crate) const fn for_objects(stride: usize) -> Self {
+        // At most `MOST_BYTES`.
+        Self((MOST_BYTES / stride) as u32)
+    }
+
+    /// For depots that take no full magazine.
+    pub(crate) const NONE: Self = Self(0);
+}
 
 /// Full and empty magazines of a cache.
 #[derive(Debug)]
@@ -28,33 +43,26 @@ pub(crate) struct Depot {
 unsafe impl Send for Depot {}
 
 impl Depot {
-    /// Makes an empty depot for magazines of `capacity` objects of `stride` bytes.
-    pub(crate) const fn new(capacity: usize, stride: usize) -> Self {
-        let most = MOST_BYTES / (capacity * stride);
-        let most_empty = if most > FEWEST_EMPTY { most } else { FEWEST_EMPTY };
-        Self { full: Stack::new(most), empty: Stack::new(most_empty) }
-    }
-
-    /// Makes a depot that takes no full magazine.
-    pub(crate) const fn without_room() -> Self {
-        Self { full: Stack::new(0), empty: Stack::new(FEWEST_EMPTY) }
+    pub(crate) const fn new() -> Self {
+        Self { full: Stack::new(), empty: Stack::new() }
     }
 
     pub(crate) const fn full_count(&self) -> usize {
         self.full.chain.count() as usize
     }
 
-    /// Takes a full magazine, and leaves `empty` in exchange if there is room; `empty` is taken out then.
+    /// Takes a full magazine, and leaves `empty` in exchange if there is room, as [`offer_empty`](Self::offer_empty) does.
     ///
     /// # Safety
     /// 1. The caller owns `empty`, which is empty, until it is taken out.
     pub(crate) unsafe fn take_full(
         &mut self,
         empty: &mut Option<NonNull<Magazine>>,
+        most: Places,
     ) -> Option<NonNull<Magazine>> {
         let full = self.full.pop()?;
         // SAFETY: clause 1.
-        unsafe { self.empty.offer(empty) };
+        unsafe { self.offer_empty(empty, most) };
         Some(full)
     }
 
@@ -66,23 +74,27 @@ impl Depot {
     ///
     /// # Safety
     /// 1. The caller owns `full`, which is full, until it is taken out.
-    pub(crate) unsafe fn offer_full(&mut self, full: &mut Option<NonNull<Magazine>>) {
+    pub(crate) unsafe fn offer_full(&mut self, full: &mut Option<NonNull<Magazine>>, most: Places) {
         // SAFETY: clause 1.
-        unsafe { self.full.offer(full) };
+        unsafe { self.full.offer(full, most.0) };
     }
 
     /// Takes an empty magazine in if there is room; `empty` is taken out then.
     ///
     /// # Safety
     /// 1. The caller owns `empty`, which is empty, until it is taken out.
-    pub(crate) unsafe fn offer_empty(&mut self, empty: &mut Option<NonNull<Magazine>>) {
+    pub(crate) unsafe fn offer_empty(
+        &mut self,
+        empty: &mut Option<NonNull<Magazine>>,
+        most: Places,
+    ) {
         // SAFETY: clause 1.
-        unsafe { self.empty.offer(empty) };
+        unsafe { self.empty.offer(empty, most.0.max(FEWEST_EMPTY)) };
     }
 
     /// Takes all magazines: the full and the empty ones.
     pub(crate) fn take_all(&mut self) -> [Chain; 2] {
-        [self.full.chain.take(), self.empty.chain.take()]
+        [self.full.take(), self.empty.take()]
     }
 
     /// Takes the magazines that nobody has needed since the last turn, full and empty ones, and starts to count anew.
@@ -91,43 +103,54 @@ impl Depot {
     }
 }
 
-/// A bounded stack of magazines that notes the least it held.
+/// A stack of magazines that notes the least it held.
 #[derive(Debug)]
 struct Stack {
     chain: Chain,
-    most: u32,
-    /// The least count since the last turn.
+    /// Places of all magazines in it.
+    places: u32,
+    /// The least count of magazines since the last turn.
     least: u32,
 }
 
 impl Stack {
-    const fn new(most: usize) -> Self {
-        // At most `MOST_BYTES`.
-        let most = most as u32;
-        Self { chain: Chain::new(), most, least: 0 }
+    const fn new() -> Self {
+        Self { chain: Chain::new(), places: 0, least: 0 }
     }
 
     fn pop(&mut self) -> Option<NonNull<Magazine>> {
-        let magazine = self.chain.pop();
+        let magazine = self.chain.pop()?;
+        // SAFETY: the stack owned it.
+        self.places -= unsafe { magazine.as_ref() }.capacity() as u32;
         self.least = self.least.min(self.chain.count());
-        magazine
+        Some(magazine)
     }
 
+    /// Takes the magazine in while the stack has at most `most` places.
+    ///
     /// # Safety
     /// 1. The caller owns the magazine until it is taken out.
-    unsafe fn offer(&mut self, magazine: &mut Option<NonNull<Magazine>>) {
-        if self.chain.count() < self.most {
-            if let Some(magazine) = magazine.take() {
-                // SAFETY: clause 1.
-                unsafe { self.chain.push(magazine) };
-            }
+    unsafe fn offer(&mut self, offered: &mut Option<NonNull<Magazine>>, most: u32) {
+        let Some(magazine) = *offered else { return };
+        // SAFETY: clause 1.
+        let places = unsafe { magazine.as_ref() }.capacity() as u32;
+        if self.places + places <= most {
+            *offered = None;
+            self.places += places;
+            // SAFETY: clause 1.
+            unsafe { self.chain.push(magazine) };
         }
+    }
+
+    fn take(&mut self) -> Chain {
+        self.places = 0;
+        self.chain.take()
     }
 
     fn turn(&mut self) -> Chain {
         let mut surplus = Chain::new();
-        for _ in 0..self.least.min(self.chain.count()) {
-            let Some(magazine) = self.chain.pop() else { break };
+        for _ in 0..self.least {
+            let Some(magazine) = self.pop() else { break };
             // SAFETY: the stack owned it.
             unsafe { surplus.push(magazine) };
         }

@@ -128,15 +128,21 @@ impl FreeWord {
     ///
     /// Only the holder of the slab set's lock calls it.
     pub fn pop(&self, next: impl Fn(usize) -> usize) -> Option<Popped> {
-        let PoppedChain { head, is_last, .. } = self.pop_chain(1, next)?;
+        let PoppedChain { head, is_last, .. } = self.pop_chain(1, next, |_, _| ())?;
         Some(Popped { index: head, is_last })
     }
 
-    /// Pops up to `most` objects, at least one, in one exchange; `next` and the rest are as for [`pop`](Self::pop).
+    /// Pops up to `most` objects, at least one, in one exchange, and calls `put` with the place of each among them, and its
+    /// index: what counts is the last call for each place. `next` and the rest are as for [`pop`](Self::pop).
     ///
     /// The objects below the one on top do not change while the caller holds the lock: pushes only add on top. So the walk
     /// over their links ends where the exchange says, or the exchange fails.
-    pub fn pop_chain(&self, most: usize, next: impl Fn(usize) -> usize) -> Option<PoppedChain> {
+    pub fn pop_chain(
+        &self,
+        most: usize,
+        next: impl Fn(usize) -> usize,
+        mut put: impl FnMut(usize, usize),
+    ) -> Option<PoppedChain> {
         debug_assert!(most > 0);
         // Acquire: pairs with the Release in `push_chain`; the links that `next` reads were written before.
         let mut old = self.0.load(Ordering::Acquire);
@@ -147,7 +153,13 @@ impl FreeWord {
             }
             let count = seen.free.min(most);
             let is_last = count == seen.free;
-            let head = if is_last { 0 } else { (0..count).fold(seen.head, |at, _| next(at)) };
+            let mut head = seen.head;
+            for place in 0..count - 1 {
+                put(place, head);
+                head = next(head);
+            }
+            put(count - 1, head);
+            head = if is_last { 0 } else { next(head) };
             let known = if is_last { 0 } else { KNOWN };
             let tag = (old & !(TAG - 1)).wrapping_add(TAG);
             let new = head | (seen.free - count) << INDEX_BITS | known | tag;
@@ -200,11 +212,14 @@ mod tests {
         links[1].set(3);
         assert_eq!(word.push_chain(1, 2, |link| links[3].set(link)), Pushed::More);
         let chain = |head, count, is_last| Some(PoppedChain { head, count, is_last });
-        assert_eq!(word.pop_chain(3, next), chain(1, 3, false));
+        assert_eq!(
+            word.pop_chain(3, next, |place, index| assert_eq!(index, [1, 3, 4][place])),
+            chain(1, 3, false)
+        );
         assert_eq!((next(1), next(3)), (3, 4));
         assert_eq!(word.load(), Seen { head: 2, free: 2, is_known: true });
-        assert_eq!(word.pop_chain(9, next), chain(2, 2, true));
-        assert_eq!(word.pop_chain(1, next), None);
+        assert_eq!(word.pop_chain(9, next, |_, _| ()), chain(2, 2, true));
+        assert_eq!(word.pop_chain(1, next, |_, _| ()), None);
         assert!(!word.load().is_known);
     }
 

@@ -1,46 +1,36 @@
 //! Magazines: arrays of objects that CPUs exchange as a whole.
 //!
 //! # Concepts
-//! A magazine is memory of an internal cache: a header, then `capacity` pointers. While it is loaded in a CPU slot the
-//! slot knows its length; otherwise the header does (Bonwick and Adams 2001, section 3).
+//! A magazine is memory of an internal cache: a header, then as many pointers as its **capacity**, which is one of a few
+//! and never changes. While it is loaded in a CPU slot the slot knows how many objects it has; otherwise the header does
+//! (Bonwick and Adams 2001, section 3).
 
 use core::ptr::NonNull;
 
-/// The header of a magazine. The count comes last: it lies below the first place, where CPU slots look for the object pushed
-/// before, and is no object's address.
+/// The header of a magazine.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Magazine {
     /// The next one in the depot or in a chain of magazines that somebody empties.
-    pub(crate) next: *mut Magazine,
-    /// How many objects are in it.
-    pub(crate) length: usize,
+    next: *mut Magazine,
+    /// How many objects are in it, and in the bits above the class of its capacity. It comes last: it lies below the first
+    /// place, where CPU slots look for the object pushed before; and it is less than a page, so no object's address.
+    fill: usize,
 }
 
-/// How many objects a magazine holds, by object size: about 4 KiB of them, two at least, so that what idle CPUs keep stays
-/// small.
-///
-/// The bound is measured: over the peak of three recorded kernel loads with 5, 7 and 13 MB in use, pages held were 1.22, 1.21
-/// and 1.13 times that with up to 48 KiB in a magazine, and 1.20, 1.17 and 1.11 times with 4 KiB. The capacities make
-/// magazines of 496, 240, 112, 48 and 32 bytes, of which slabs lose little.
-pub(crate) const CAPACITIES: [usize; 5] = [60, 28, 12, 4, 2];
+/// How many objects a magazine may hold. They make magazines of 32, 48, 112, 240, 496 and 1,008 bytes, of which slabs lose
+/// little.
+pub(crate) const CAPACITIES: [usize; 6] = [2, 4, 12, 28, 60, 124];
 
-/// About how many bytes of objects a magazine holds, if nothing else is said.
-pub(crate) const USUAL_BYTES: usize = 4 << 10;
+/// The bits of [`Magazine::fill`] that count objects.
+const LENGTH_BITS: u32 = 8;
+const LENGTH: usize = (1 << LENGTH_BITS) - 1;
 
-/// Returns the index into [`CAPACITIES`] for objects of `stride` bytes in magazines of about `bytes` bytes of them.
-pub(crate) const fn capacity_class(stride: usize, bytes: usize) -> usize {
-    match stride.saturating_mul(USUAL_BYTES) / bytes {
-        0..=68 => 0,
-        69..=144 => 1,
-        145..=384 => 2,
-        385..=1024 => 3,
-        _ => 4,
-    }
-}
-
-const _: () =
-    assert!(core::mem::offset_of!(Magazine, length) + size_of::<usize>() == size_of::<Magazine>());
+const _: () = {
+    assert!(core::mem::offset_of!(Magazine, fill) + size_of::<usize>() == size_of::<Magazine>());
+    let last = CAPACITIES.len() - 1;
+    assert!(CAPACITIES[last] <= LENGTH && (last << LENGTH_BITS | LENGTH) < page_frame::PAGE_SIZE);
+};
 
 impl Magazine {
     /// Returns the size in bytes of a magazine of `capacity` objects.
@@ -48,26 +38,52 @@ impl Magazine {
         size_of::<Self>() + capacity * size_of::<NonNull<u8>>()
     }
 
-    /// Makes an empty magazine of raw memory.
+    /// Makes an empty magazine of raw memory, of the capacity that `class` names.
     ///
     /// # Safety
     /// 1. `memory` is aligned for pointers and the caller's, of the bytes that a magazine has.
-    pub(crate) unsafe fn new_in(memory: NonNull<u8>) -> NonNull<Self> {
+    pub(crate) unsafe fn new_in(memory: NonNull<u8>, class: usize) -> NonNull<Self> {
         let magazine = memory.cast::<Self>();
+        let header = Self { next: core::ptr::null_mut(), fill: class << LENGTH_BITS };
         // SAFETY: clause 1.
-        unsafe { magazine.write(Self { next: core::ptr::null_mut(), length: 0 }) };
+        unsafe { magazine.write(header) };
         magazine
+    }
+
+    /// Returns how many objects are in it, while it is not loaded.
+    pub(crate) const fn length(&self) -> usize {
+        self.fill & LENGTH
+    }
+
+    /// Notes how many objects are in it, at most its capacity.
+    pub(crate) const fn set_length(&mut self, length: usize) {
+        self.fill = self.fill & !LENGTH | length;
+    }
+
+    /// Returns which of [`CAPACITIES`] is its own.
+    pub(crate) const fn class(&self) -> usize {
+        self.fill >> LENGTH_BITS
+    }
+
+    /// Returns how many objects it has room for in all.
+    pub(crate) const fn capacity(&self) -> usize {
+        CAPACITIES[self.class()]
+    }
+
+    /// Whether as many objects are in it as it has room for, while it is not loaded.
+    pub(crate) const fn is_full(&self) -> bool {
+        self.length() == self.capacity()
     }
 
     /// Returns where object `index` is kept.
     ///
     /// # Safety
-    /// 1. `magazine` is a live magazine and `index` is below its capacity.
+    /// 1. `magazine` is a live magazine and `index` is below its capacity, or equal to it.
     #[inline(always)]
     pub(crate) unsafe fn place(magazine: NonNull<Self>, index: usize) -> NonNull<NonNull<u8>> {
         // SAFETY: clause 1: the objects follow the header.
         let first = unsafe { magazine.add(1) }.cast::<NonNull<u8>>();
-        // SAFETY: clause 1: below the capacity.
+        // SAFETY: clause 1: one of its places, or the end behind them.
         unsafe { first.add(index) }
     }
 
@@ -78,8 +94,8 @@ impl Magazine {
     pub(crate) unsafe fn push(mut magazine: NonNull<Self>, object: NonNull<u8>) {
         // SAFETY: clause 1: ours.
         let header = unsafe { magazine.as_mut() };
-        let index = header.length;
-        header.length = index + 1;
+        let index = header.length();
+        header.set_length(index + 1);
         // SAFETY: clause 1: there is room at `index`.
         let place = unsafe { Self::place(magazine, index) };
         // SAFETY: clause 1: ours.
@@ -93,8 +109,8 @@ impl Magazine {
     pub(crate) unsafe fn pop(mut magazine: NonNull<Self>) -> Option<NonNull<u8>> {
         // SAFETY: clause 1: ours.
         let header = unsafe { magazine.as_mut() };
-        let index = header.length.checked_sub(1)?;
-        header.length = index;
+        let index = header.length().checked_sub(1)?;
+        header.set_length(index);
         // SAFETY: below the length, so below the capacity.
         let place = unsafe { Self::place(magazine, index) };
         // SAFETY: the places below the length are written.

@@ -48,22 +48,19 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn pop_many(&self, objects: &mut [NonNull<u8>]) -> usize {
         let Ok(mut slot) = self.slots.enter() else { return 0 };
         let had = slot.pop_many(objects);
-        if had == objects.len() || slot.previous_length().is_none_or(|length| length == 0) {
+        if had == objects.len() || !slot.swap_to_objects() {
             return had;
         }
-        slot.swap(self.magazine_capacity());
         had + slot.pop_many(&mut objects[had..])
     }
 
     #[inline]
     fn push_many(&self, objects: &[NonNull<u8>]) -> usize {
-        let capacity = self.magazine_capacity();
         let Ok(mut slot) = self.slots.enter() else { return 0 };
         let gone = slot.push_many(objects);
-        if gone == objects.len() || slot.previous_length().is_none_or(|length| length == capacity) {
+        if gone == objects.len() || !slot.swap_to_room() {
             return gone;
         }
-        slot.swap(capacity);
         gone + slot.push_many(&objects[gone..])
     }
 }

@@ -34,7 +34,7 @@ use crate::working_set::Turns;
 const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
 /// The names of the internal caches of magazines, by capacity.
 const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
-    ["magazine-60", "magazine-28", "magazine-12", "magazine-4", "magazine-2"];
+    ["magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60", "magazine-124"];
 /// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
 pub(crate) const MOST_OUTSIDE: usize = 64;
 
@@ -119,8 +119,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 keep_empty: None,
                 keep_at_least: 0,
                 most_slabs: u32::MAX,
-                magazine_capacity: 0,
-                magazine_class: 0,
+                magazine_class: None,
                 reclaim: None,
                 secret: 0,
                 clock: None,
@@ -330,8 +329,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         &self.records[geometry.links_bytes() / 64]
     }
 
-    pub(crate) fn magazines_of(&self, plan: &Plan) -> &Core<P, C> {
-        &self.magazines[usize::from(plan.magazine_class)]
+    /// Returns the internal cache of the magazines of the capacity that `class` names.
+    pub(crate) fn magazines(&self, class: usize) -> &Core<P, C> {
+        &self.magazines[class]
     }
 
     pub(crate) fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {

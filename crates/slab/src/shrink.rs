@@ -77,7 +77,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             };
             let Some(mut set) = set else { return 0 };
             set.take_in(&self.pending, &self.plan.geometry);
-            let surplus = set.turn();
+            let Some(surplus) = set.turn() else { return 0 };
+            self.tuning.note_idle();
             self.pop_empty(&mut set, self.empty_slabs_at_least(), surplus, &mut going_home);
         }
         self.send_all_home(going_home)
@@ -85,6 +86,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Empties all magazines of slots and depot into the slabs; returns the pages that went home by that.
     pub(crate) fn empty_magazines(&self, patience: Patience) -> usize {
+        self.tuning.reset();
         let [mut full, empty] = {
             let slow = self.system().locking.slow();
             let depot = match patience {

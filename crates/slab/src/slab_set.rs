@@ -18,10 +18,10 @@ use core::ptr::NonNull;
 
 use page_frame::sync::TakeAll;
 
+use crate::Pushed;
 use crate::geometry::Geometry;
 use crate::record::{FreedChain, ListName, Record};
 use crate::slab_list::SlabList;
-use crate::{PoppedChain, Pushed};
 
 const LISTS: usize = ListName::Nowhere as usize;
 
@@ -40,8 +40,8 @@ pub(crate) struct SlabSet {
     missed: u16,
     /// Whether objects were taken or given since the last turn.
     was_used: bool,
-    /// Slabs ever taken from the page source.
-    pub(crate) grown: usize,
+    /// Slabs ever taken from the page source, modulo 2^32.
+    grown: u32,
 }
 
 // SAFETY: the records behind the lists belong to the cache, and are reached through them only under its lock.
@@ -67,9 +67,14 @@ impl SlabSet {
         self.lists.iter().map(SlabList::count).sum()
     }
 
+    /// Returns how many slabs were ever taken from the page source.
+    pub(crate) fn grown(&self) -> usize {
+        self.grown as usize
+    }
+
     /// Returns how many slabs were ever given back.
     pub(crate) fn shrunk(&self) -> usize {
-        self.grown - self.slabs()
+        self.grown.wrapping_sub(self.slabs() as u32) as usize
     }
 
     /// Returns the pages of all slabs, most of which are cut by `best`.
@@ -105,7 +110,7 @@ impl SlabSet {
     pub(crate) unsafe fn add(&mut self, record: NonNull<Record>, best: &Geometry) {
         // SAFETY: clause 1.
         unsafe { self.put(record, ListName::Empty) };
-        self.grown += 1;
+        self.grown = self.grown.wrapping_add(1);
         if self.sent > 0 {
             self.sent -= 1;
             self.missed = self.missed.saturating_add(1);
@@ -125,13 +130,14 @@ impl SlabSet {
         }
     }
 
-    /// Takes up to `wanted` objects from the fullest slabs and gives each to `take`, with its slab and index; returns how
-    /// many.
+    /// Takes up to `wanted` objects from the fullest slabs and calls `put` with the place of each among them, and the object;
+    /// returns how many. What counts is the last call for each place. With `mark`, writes that into each object's link.
     pub(crate) fn take(
         &mut self,
         best: &Geometry,
         wanted: usize,
-        mut take: impl FnMut(NonNull<Record>, usize, NonNull<u8>),
+        mark: Option<u8>,
+        mut put: impl FnMut(usize, NonNull<u8>),
     ) -> usize {
         let mut taken = 0;
         self.was_used = true;
@@ -142,20 +148,22 @@ impl SlabSet {
                 let geometry = &slab.geometry(best);
                 // SAFETY: an index that the word or a link holds is an object's, and `self` is reached under the lock.
                 let next = |index| unsafe { Record::read_link(record, geometry, index) };
-                let popped = slab.word.pop_chain(wanted - taken, next);
-                let is_last = popped.is_some_and(|chain| chain.is_last);
-                if let Some(PoppedChain { head, count, .. }) = popped {
-                    let mut index = head;
-                    for left in (0..count).rev() {
-                        // Before `take`, which may use the link.
+                let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
+                    // SAFETY: the index of an object.
+                    put(taken + place, unsafe { slab.object(geometry, index) });
+                });
+                if let (Some(mark), Some(chain)) = (mark, popped) {
+                    let mut index = chain.head;
+                    for left in (0..chain.count).rev() {
+                        // Before the mark, which takes the link's place.
                         let following = if left > 0 { next(index) } else { index };
-                        // SAFETY: the index of an object.
-                        take(record, index, unsafe { slab.object(geometry, index) });
+                        // SAFETY: just taken, so it is ours.
+                        unsafe { Record::set_mark(record, geometry, index, mark) };
                         index = following;
                     }
-                    taken += count;
                 }
-                if is_last {
+                taken += popped.map_or(0, |chain| chain.count);
+                if popped.is_some_and(|chain| chain.is_last) {
                     // SAFETY: it is in `name`. By I2 it now belongs in `Full`, even if it is pending already.
                     unsafe { self.relist(record, ListName::Full) };
                 } else {
@@ -226,17 +234,17 @@ impl SlabSet {
         Some(record)
     }
 
-    /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew. None of a set that
+    /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew. `None` for a set that
     /// objects were taken from or given to: it may be in the middle of something. Of one that was left alone half of what was
     /// missed is forgotten.
-    pub(crate) fn turn(&mut self) -> usize {
+    pub(crate) fn turn(&mut self) -> Option<usize> {
         let empty = self.empty_slabs() as u32;
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);
         if core::mem::take(&mut self.was_used) {
-            return 0;
+            return None;
         }
         self.missed /= 2;
-        fewest as usize
+        Some(fewest as usize)
     }
 
     fn note_fewest(&mut self) {

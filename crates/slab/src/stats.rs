@@ -34,9 +34,9 @@ pub struct CacheStats {
     /// All slabs.
     pub slabs: usize,
     pages: usize,
-    /// Slabs ever taken from the page source.
+    /// Slabs ever taken from the page source, modulo 2^32.
     pub grown: usize,
-    /// Slabs ever given back.
+    /// Slabs ever given back, modulo 2^32.
     pub shrunk: usize,
     /// Objects in a magazine; zero for internal caches, which have none.
     pub magazine_capacity: usize,
@@ -108,7 +108,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             empty += usize::from(slab.free == slab.capacity);
         });
         let slow = self.system().locking.slow();
-        let (grown, shrunk) = slow.lock(&self.set).map_or((0, 0), |set| (set.grown, set.shrunk()));
+        let (grown, shrunk) =
+            slow.lock(&self.set).map_or((0, 0), |set| (set.grown(), set.shrunk()));
         let depot_magazines = slow.lock(&self.depot).map_or(0, |depot| depot.full_count());
         let objects_per_slab = self.plan.geometry.capacity();
         CacheStats {

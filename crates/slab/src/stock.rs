@@ -3,7 +3,7 @@
 //!
 //! # Invariants
 //! - I1: the magazines of `filled` hold an object each at least, and only the first has room for more; those of `empty` hold
-//!   none. All are of the core's capacity, and the stock's, as are the objects.
+//!   none. All are the stock's, as are the objects.
 
 use core::ptr::NonNull;
 
@@ -37,7 +37,7 @@ impl Stock {
         let object = unsafe { Magazine::pop(magazine) };
         self.objects -= 1;
         // SAFETY: I1: live.
-        let is_empty = unsafe { magazine.as_ref() }.length == 0;
+        let is_empty = unsafe { magazine.as_ref() }.length() == 0;
         let chain = if is_empty { &mut self.empty } else { &mut self.filled };
         // SAFETY: taken out of the other chain, or this one, above.
         unsafe { chain.push(magazine) };
@@ -48,16 +48,15 @@ impl Stock {
     ///
     /// # Safety
     /// 1. The caller owns the object, one of the cache, and gives it to the stock if the answer is true.
-    /// 2. `capacity` is that of the core's magazines.
-    pub(crate) unsafe fn push(&mut self, object: NonNull<u8>, capacity: usize) -> bool {
+    pub(crate) unsafe fn push(&mut self, object: NonNull<u8>) -> bool {
         // SAFETY: I1: live.
-        let has_room = |first: NonNull<Magazine>| unsafe { first.as_ref() }.length < capacity;
-        let magazine = match self.filled.first().filter(|first| has_room(*first)) {
+        let has_room = |first: &NonNull<Magazine>| !unsafe { first.as_ref() }.is_full();
+        let magazine = match self.filled.first().filter(has_room) {
             Some(_) => self.filled.pop(),
             None => self.empty.pop(),
         };
         let Some(magazine) = magazine else { return false };
-        // SAFETY: I1 and clause 2: there is room, and clause 1.
+        // SAFETY: there is room, and clause 1.
         unsafe { Magazine::push(magazine, object) };
         // SAFETY: taken out of a chain above.
         unsafe { self.filled.push(magazine) };
@@ -72,14 +71,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Errors
     /// [`OutOfMemory`]; then nothing is held.
     pub(crate) fn put_by<K: Checks>(&self, objects: usize) -> Result<Stock, OutOfMemory> {
-        let capacity = self.magazine_capacity();
         let mut stock = Stock { filled: Chain::new(), empty: Chain::new(), objects: 0 };
-        for _ in 0..objects.div_ceil(capacity) {
+        let mut places = 0;
+        while places < objects {
             let Some(magazine) = self.new_magazine() else {
                 self.put_back(stock);
                 return Err(OutOfMemory);
             };
             // SAFETY: fresh, ours.
+            places += unsafe { magazine.as_ref() }.capacity();
+            // SAFETY: as above.
             unsafe { stock.empty.push(magazine) };
         }
         while stock.objects < objects {
@@ -88,7 +89,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 return Err(OutOfMemory);
             };
             // SAFETY: ours, and there are magazines for all.
-            let has_room = unsafe { stock.push(object, capacity) };
+            let has_room = unsafe { stock.push(object) };
             debug_assert!(has_room, "I1: as many places as objects");
         }
         Ok(stock)

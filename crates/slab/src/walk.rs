@@ -16,14 +16,10 @@ use core::ptr::NonNull;
 
 use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, PageMap, PageSource};
 
-use crate::Pushed;
-use crate::checks::{Checks, MARK_CACHED, Off, is_any_on};
+use crate::checks::{Checks, is_any_on};
 use crate::core::Core;
 use crate::cpu_slot::Push;
 use crate::magazine::Magazine;
-use crate::record::{FreedChain, Record};
-use crate::slab_list::SlabList;
-use crate::slab_set::SlabSet;
 
 /// Whether a lock may be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -99,16 +95,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[inline(never)]
     fn allocate_missed<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        let capacity = self.magazine_capacity();
         let mut earned = false;
+        let mut is_draining = false;
         let mut spare = None;
         if let Ok(mut slot) = self.slots.enter() {
-            if slot.previous_length().is_some_and(|length| length > 0) {
-                slot.swap(capacity);
-            }
+            slot.swap_to_objects();
             if let Some(object) = slot.pop() {
                 return Ok(object);
             }
+            is_draining = slot.was_draining(true);
             earned = slot.has_earned_magazines();
             spare = slot.unload();
         }
@@ -119,14 +114,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 }
                 return Ok(self.load(full).expect("depot: full magazines are full"));
             }
-            if let Some(magazine) = spare.take().or_else(|| self.new_magazine()) {
-                // Half: so that the frees that follow find room as well as the allocations objects.
-                let push = |object| {
-                    // SAFETY: the magazine is ours, and at most its capacity is asked for.
-                    unsafe { Magazine::push(magazine, object) }
-                };
-                let taken = self.take_from_slabs::<K>(capacity.div_ceil(2), push);
-                if taken.is_err() {
+            if let Some(magazine) = self.renew(spare.take()) {
+                // Half of it after a free, so that the frees that follow find room as well as the allocations objects.
+                // SAFETY: ours, and empty.
+                let filled = unsafe { self.fill::<K>(magazine, is_draining) };
+                if filled.is_err() {
                     self.put_away(magazine);
                     return Err(OutOfMemory);
                 }
@@ -136,24 +128,19 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if let Some(spare) = spare {
             self.put_away(spare);
         }
-        let mut object = None;
-        self.take_from_slabs::<K>(1, |taken| object = Some(taken))?;
-        object.ok_or(OutOfMemory)
+        self.take_one::<K>()
     }
 
     #[cold]
     #[inline(never)]
     fn free_missed(&self, object: NonNull<u8>) {
-        let capacity = self.magazine_capacity();
         let mut earned = false;
         let mut full = None;
         if let Ok(mut slot) = self.slots.enter() {
-            if slot.previous_length().is_some_and(|length| length < capacity) {
-                slot.swap(capacity);
-                if slot.push(object) == Push::Done {
-                    return;
-                }
+            if slot.swap_to_room() && slot.push(object) == Push::Done {
+                return;
             }
+            slot.was_draining(false);
             earned = slot.has_earned_magazines();
             if earned {
                 full = slot.take_previous();
@@ -185,257 +172,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Loads `magazine`, which is ours, into the slot; or, where that cannot be, puts it away.
     fn store(&self, magazine: NonNull<Magazine>) {
         let out = match self.slots.enter() {
-            // SAFETY: ours, and of this cache's capacity.
-            Ok(mut slot) => unsafe { slot.insert(magazine, self.magazine_capacity()) },
+            // SAFETY: ours.
+            Ok(mut slot) => unsafe { slot.insert(magazine) },
             Err(_) => Some(magazine),
         };
         if let Some(out) = out {
             self.put_away(out);
         }
-    }
-
-    /// Returns a full magazine from the depot in exchange for `spare`, which is ours and empty, if there is room for it.
-    fn take_full(&self, spare: &mut Option<NonNull<Magazine>>) -> Option<NonNull<Magazine>> {
-        let slow = self.system().locking.slow();
-        // SAFETY: ours, and empty.
-        unsafe { slow.lock(&self.depot)?.take_full(spare) }
-    }
-
-    /// Returns an empty magazine, from the depot or new; `None` when there is no memory for one.
-    fn take_empty(&self) -> Option<NonNull<Magazine>> {
-        let from_depot = {
-            let slow = self.system().locking.slow();
-            slow.lock(&self.depot).and_then(|mut depot| depot.take_empty())
-        };
-        from_depot.or_else(|| self.new_magazine())
-    }
-
-    pub(crate) fn new_magazine(&self) -> Option<NonNull<Magazine>> {
-        let memory = self.system().magazines_of(&self.plan).allocate::<Off>().ok()?;
-        // SAFETY: an object of the internal cache for magazines of this capacity.
-        Some(unsafe { Magazine::new_in(memory) })
-    }
-
-    /// Gives `full`, which is ours, to the depot and returns an empty one; where the depot has enough, empties `full` into
-    /// the slabs.
-    fn exchange_full(&self, full: NonNull<Magazine>) -> Option<NonNull<Magazine>> {
-        let mut left = Some(full);
-        let empty = {
-            let slow = self.system().locking.slow();
-            slow.lock(&self.depot).and_then(|mut depot| {
-                // SAFETY: ours, and full.
-                unsafe { depot.offer_full(&mut left) };
-                if left.is_none() { depot.take_empty() } else { None }
-            })
-        };
-        if left.is_none() {
-            return empty.or_else(|| self.new_magazine());
-        }
-        self.empty(full, Patience::Wait);
-        Some(full)
-    }
-
-    /// Gives all objects of `magazine`, which is ours, back to their slabs; returns the pages that went home.
-    pub(crate) fn empty(&self, magazine: NonNull<Magazine>, patience: Patience) -> usize {
-        // SAFETY: ours, not loaded.
-        self.give_back(patience, || unsafe { Magazine::pop(magazine) })
-    }
-
-    /// Finds another place for `magazine`, which is ours: the depot, or, emptied, the internal cache it came from.
-    fn put_away(&self, magazine: NonNull<Magazine>) {
-        // SAFETY: ours.
-        let length = unsafe { magazine.as_ref() }.length;
-        let is_full = length == self.magazine_capacity();
-        if length > 0 && !is_full {
-            self.empty(magazine, Patience::Wait);
-        }
-        let mut left = Some(magazine);
-        {
-            let slow = self.system().locking.slow();
-            if let Some(mut depot) = slow.lock(&self.depot) {
-                if is_full {
-                    // SAFETY: ours.
-                    unsafe { depot.offer_full(&mut left) };
-                } else {
-                    // SAFETY: ours, and empty.
-                    unsafe { depot.offer_empty(&mut left) };
-                }
-            }
-        }
-        if left.is_some() {
-            if is_full {
-                self.empty(magazine, Patience::Wait);
-            }
-            self.free_magazine(magazine, Patience::Wait);
-        }
-    }
-
-    /// Gives the memory of `magazine`, which is ours and empty, back; returns the pages that went home.
-    pub(crate) fn free_magazine(&self, magazine: NonNull<Magazine>, patience: Patience) -> usize {
-        let mut memory = Some(magazine.cast());
-        self.system().magazines_of(&self.plan).give_back(patience, || memory.take())
-    }
-
-    /// Takes up to `wanted` objects from the slabs, growing when there is none; at least one, or an error.
-    fn take_from_slabs<K: Checks>(
-        &self,
-        wanted: usize,
-        mut take: impl FnMut(NonNull<u8>),
-    ) -> Result<usize, OutOfMemory> {
-        let geometry = &self.plan.geometry;
-        let mut take = |record: NonNull<Record>, index, object| {
-            if K::MARKS {
-                // SAFETY: alive, as its object was just taken from it.
-                let geometry = &unsafe { record.as_ref() }.geometry(geometry);
-                // SAFETY: as above.
-                unsafe { Record::set_mark(record, geometry, index, MARK_CACHED) };
-            }
-            take(object);
-        };
-        let colour = {
-            let slow = self.system().locking.slow();
-            let mut set = slow.lock(&self.set).ok_or(OutOfMemory)?;
-            set.take_in(&self.pending, geometry);
-            let taken = set.take(geometry, wanted, &mut take);
-            if taken > 0 {
-                return Ok(taken);
-            }
-            if !self.may_grow(&set) {
-                return Err(OutOfMemory);
-            }
-            if self.plan.coloured { set.next_colour(geometry) } else { 0 }
-        };
-        let record = self.grow::<K>(colour)?;
-        // SAFETY: fresh.
-        let pages = unsafe { record.as_ref() }.pages();
-        let taken = {
-            let slow = self.system().locking.slow();
-            // Asked again: another CPU may have grown the cache meanwhile.
-            slow.lock(&self.set).filter(|set| self.may_grow(set)).map(|mut set| {
-                // SAFETY: `grow` made it: live, ours, in no list, all objects free.
-                unsafe { set.add(record, geometry) };
-                set.take(geometry, wanted, &mut take)
-            })
-        };
-        let Some(taken) = taken else {
-            // SAFETY: the fresh slab was not added, so it is ours and all its objects are free.
-            unsafe { self.send_home(record) };
-            return Err(OutOfMemory);
-        };
-        self.system().note_traffic(pages, 0);
-        Ok(taken)
-    }
-
-    /// Whether the cache may have a slab more.
-    fn may_grow(&self, set: &SlabSet) -> bool {
-        self.plan.most_slabs == u32::MAX || set.slabs() < self.plan.most_slabs as usize
-    }
-
-    /// Frees the objects that `next` returns into their slabs; surplus empty slabs go home. Returns the pages that did.
-    ///
-    /// Without the lock (nested, or only trying) each object goes through its slab's free word.
-    pub(crate) fn give_back(
-        &self,
-        patience: Patience,
-        mut next: impl FnMut() -> Option<NonNull<u8>>,
-    ) -> usize {
-        let mut fault = None;
-        let mut going_home = SlabList::new();
-        {
-            let slow = self.system().locking.slow();
-            let set = match patience {
-                Patience::Wait => slow.lock(&self.set),
-                Patience::Try => slow.try_lock(&self.set),
-            };
-            let mut found = core::iter::from_fn(&mut next).filter_map(|object| {
-                self.find(object.addr().get()).map_err(|new| fault = Some(new)).ok()
-            });
-            match set {
-                Some(mut set) => {
-                    // SAFETY: `find` says that they are objects of ours, and our caller owns them.
-                    self.for_each_chain(&mut found, |chain| unsafe {
-                        set.give(&chain, &self.plan.geometry);
-                    });
-                    set.take_in(&self.pending, &self.plan.geometry);
-                    // Who only tries may be a turn, which calls no destructor.
-                    let keep = match patience {
-                        Patience::Try if self.plan.destructor.is_some() => usize::MAX,
-                        _ => self.empty_slabs_kept(&set),
-                    };
-                    self.pop_empty(&mut set, keep, usize::MAX, &mut going_home);
-                    set.note_sent(going_home.count());
-                }
-                None => self.for_each_chain(&mut found, |chain| self.give_back_unlocked(&chain)),
-            }
-        }
-        let pages = self.send_all_home(going_home);
-        if let Some(fault) = fault {
-            self.system().report(&fault);
-        }
-        pages
-    }
-
-    /// Joins objects that our caller owns to chains, as far as neighbours are of the same slab, and calls `free` with each.
-    fn for_each_chain(
-        &self,
-        objects: &mut dyn Iterator<Item = (NonNull<Record>, usize)>,
-        mut free: impl FnMut(FreedChain),
-    ) {
-        let mut chain: Option<FreedChain> = None;
-        for (record, index) in objects {
-            match &mut chain {
-                Some(chain) if chain.record == record => {
-                    // SAFETY: the slab is alive while somebody owns an object of it; the object is our caller's.
-                    unsafe { chain.add(index, &self.plan.geometry) };
-                }
-                _ => {
-                    if let Some(whole) = chain.replace(FreedChain::new(record, index)) {
-                        free(whole);
-                    }
-                }
-            }
-        }
-        if let Some(whole) = chain {
-            free(whole);
-        }
-    }
-
-    /// Frees the objects of `chain`, which our caller owns, without the set lock.
-    fn give_back_unlocked(&self, chain: &FreedChain) {
-        // SAFETY: the slab is alive while somebody owns an object of it.
-        if unsafe { chain.push(&self.plan.geometry) } == Pushed::First {
-            // SAFETY: told `First`, we alone put it there; it stays alive while it is pending (slab set I3).
-            unsafe { self.pending.push(chain.record) };
-        }
-    }
-
-    /// Moves empty slabs beyond `keep` to `going_home`, up to `most` slabs.
-    pub(crate) fn pop_empty(
-        &self,
-        set: &mut SlabSet,
-        keep: usize,
-        most: usize,
-        going_home: &mut SlabList,
-    ) {
-        while going_home.count() < most {
-            let Some(record) = set.pop_empty(keep, &self.plan.geometry) else { return };
-            // SAFETY: it is out of the set, alive, and `send_all_home` takes it out before it dies.
-            unsafe { going_home.push(record) };
-        }
-    }
-
-    /// Sends slabs home that were taken out of the set; returns their pages.
-    pub(crate) fn send_all_home(&self, mut going_home: SlabList) -> usize {
-        let mut pages = 0;
-        while let Some(record) = going_home.pop() {
-            // SAFETY: alive until it is sent home.
-            pages += unsafe { record.as_ref() }.pages();
-            // SAFETY: `pop_empty` took it out of the set with all objects free.
-            unsafe { self.send_home(record) };
-        }
-        if pages > 0 {
-            self.system().note_traffic(0, pages);
-        }
-        pages
     }
 }

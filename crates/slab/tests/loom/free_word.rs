@@ -134,7 +134,11 @@ fn a_chain_is_taken_against_a_free() {
         };
         let mut taken = 0;
         if world.take_pending() > 0 {
-            let chain = world.slab.word.pop_chain(OBJECTS, next).expect("what is pending has some");
+            let chain = world
+                .slab
+                .word
+                .pop_chain(OBJECTS, next, |_, _| ())
+                .expect("what is pending has some");
             let mut index = chain.head;
             for left in (0..chain.count).rev() {
                 // SAFETY: the object is ours now; loom checks it.

@@ -1,0 +1,227 @@
+//! Objects on their way between magazines and slabs.
+//!
+//! # Costs
+//! One lock for as many objects as a magazine takes or gives; one atomic exchange for those that lie in one slab.
+
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+
+use crate::Pushed;
+use crate::checks::{Checks, MARK_CACHED};
+use crate::core::Core;
+use crate::finder::Finder;
+use crate::magazine::Magazine;
+use crate::record::{FreedChain, Record};
+use crate::slab_list::SlabList;
+use crate::slab_set::SlabSet;
+use crate::walk::Patience;
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+    /// Fills `magazine` from the slabs, growing when they have nothing: as a whole, or half of it. At least one object, or an
+    /// error.
+    ///
+    /// # Safety
+    /// 1. The caller owns `magazine`, which is empty.
+    pub(crate) unsafe fn fill<K: Checks>(
+        &self,
+        mut magazine: NonNull<Magazine>,
+        as_a_whole: bool,
+    ) -> Result<(), OutOfMemory> {
+        // SAFETY: clause 1.
+        let capacity = unsafe { magazine.as_ref() }.capacity();
+        let wanted = if as_a_whole { capacity } else { capacity.div_ceil(2) };
+        let taken = self.take_from_slabs::<K>(wanted, |index, object| {
+            // SAFETY: clause 1, and below the capacity.
+            let place = unsafe { Magazine::place(magazine, index) };
+            // SAFETY: clause 1: ours.
+            unsafe { place.write(object) };
+        })?;
+        // SAFETY: clause 1; so many places are written.
+        unsafe { magazine.as_mut() }.set_length(taken);
+        Ok(())
+    }
+
+    /// Takes one object from the slabs.
+    pub(crate) fn take_one<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        let mut object = None;
+        self.take_from_slabs::<K>(1, |_, taken| object = Some(taken))?;
+        object.ok_or(OutOfMemory)
+    }
+
+    /// Takes up to `wanted` objects from the slabs, growing when there is none; at least one, or an error. Calls `put` with the
+    /// place of each among them, and the object; what counts is the last call for each place.
+    fn take_from_slabs<K: Checks>(
+        &self,
+        wanted: usize,
+        mut put: impl FnMut(usize, NonNull<u8>),
+    ) -> Result<usize, OutOfMemory> {
+        let geometry = &self.plan.geometry;
+        let mark = K::MARKS.then_some(MARK_CACHED);
+        let colour = {
+            let slow = self.system().locking.slow();
+            let mut set = slow.lock(&self.set).ok_or(OutOfMemory)?;
+            set.take_in(&self.pending, geometry);
+            let taken = set.take(geometry, wanted, mark, &mut put);
+            if taken > 0 {
+                self.tune(&set);
+                return Ok(taken);
+            }
+            if !self.may_grow(&set) {
+                return Err(OutOfMemory);
+            }
+            if self.plan.coloured { set.next_colour(geometry) } else { 0 }
+        };
+        let record = self.grow::<K>(colour)?;
+        // SAFETY: fresh.
+        let pages = unsafe { record.as_ref() }.pages();
+        let taken = {
+            let slow = self.system().locking.slow();
+            // Asked again: another CPU may have grown the cache meanwhile.
+            slow.lock(&self.set).filter(|set| self.may_grow(set)).map(|mut set| {
+                // SAFETY: `grow` made it: live, ours, in no list, all objects free.
+                unsafe { set.add(record, geometry) };
+                self.tune(&set);
+                set.take(geometry, wanted, mark, &mut put)
+            })
+        };
+        let Some(taken) = taken else {
+            // SAFETY: the fresh slab was not added, so it is ours and all its objects are free.
+            unsafe { self.send_home(record) };
+            return Err(OutOfMemory);
+        };
+        self.system().note_traffic(pages, 0);
+        Ok(taken)
+    }
+
+    /// Whether the cache may have a slab more.
+    fn may_grow(&self, set: &SlabSet) -> bool {
+        self.plan.most_slabs == u32::MAX || set.slabs() < self.plan.most_slabs as usize
+    }
+
+    /// Notes a trip to the slabs, of which `set` has all.
+    fn tune(&self, set: &SlabSet) {
+        let geometry = &self.plan.geometry;
+        self.tuning.note_trip(geometry.stride(), set.slabs() * geometry.slab_bytes());
+    }
+
+    /// Gives all objects of `magazine`, which is ours, back to their slabs; returns the pages that went home.
+    pub(crate) fn empty(&self, magazine: NonNull<Magazine>, patience: Patience) -> usize {
+        // SAFETY: ours.
+        if unsafe { magazine.as_ref() }.length() == 0 {
+            return 0;
+        }
+        // SAFETY: ours, not loaded.
+        self.give_back(patience, || unsafe { Magazine::pop(magazine) })
+    }
+
+    /// Frees the objects that `next` returns into their slabs; surplus empty slabs go home. Returns the pages that did.
+    ///
+    /// Without the lock (nested, or only trying) each chain of objects goes through its slab's free word.
+    pub(crate) fn give_back(
+        &self,
+        patience: Patience,
+        mut next: impl FnMut() -> Option<NonNull<u8>>,
+    ) -> usize {
+        let mut fault = None;
+        let mut going_home = SlabList::new();
+        {
+            let slow = self.system().locking.slow();
+            let set = match patience {
+                Patience::Wait => slow.lock(&self.set),
+                Patience::Try => slow.try_lock(&self.set),
+            };
+            let mut finder = Finder::new(self);
+            let found = core::iter::from_fn(&mut next).filter_map(|object| {
+                finder.find(object.addr().get()).map_err(|new| fault = Some(new)).ok()
+            });
+            match set {
+                Some(mut set) => {
+                    // SAFETY: `find` says that they are objects of ours, and our caller owns them.
+                    self.for_each_chain(found, |chain| unsafe {
+                        set.give(&chain, &self.plan.geometry);
+                    });
+                    set.take_in(&self.pending, &self.plan.geometry);
+                    self.tune(&set);
+                    // Who only tries may be a turn, which calls no destructor.
+                    let keep = match patience {
+                        Patience::Try if self.plan.destructor.is_some() => usize::MAX,
+                        _ => self.empty_slabs_kept(&set),
+                    };
+                    self.pop_empty(&mut set, keep, usize::MAX, &mut going_home);
+                    set.note_sent(going_home.count());
+                }
+                None => self.for_each_chain(found, |chain| self.give_back_unlocked(&chain)),
+            }
+        }
+        let pages = self.send_all_home(going_home);
+        if let Some(fault) = fault {
+            self.system().report(&fault);
+        }
+        pages
+    }
+
+    /// Joins objects that our caller owns to chains, as far as neighbours are of the same slab, and calls `free` with each.
+    fn for_each_chain(
+        &self,
+        objects: impl Iterator<Item = (NonNull<Record>, usize)>,
+        mut free: impl FnMut(FreedChain),
+    ) {
+        let mut chain: Option<FreedChain> = None;
+        for (record, index) in objects {
+            match &mut chain {
+                Some(chain) if chain.record == record => {
+                    // SAFETY: the slab is alive while somebody owns an object of it; the object is our caller's.
+                    unsafe { chain.add(index, &self.plan.geometry) };
+                }
+                _ => {
+                    if let Some(whole) = chain.replace(FreedChain::new(record, index)) {
+                        free(whole);
+                    }
+                }
+            }
+        }
+        if let Some(whole) = chain {
+            free(whole);
+        }
+    }
+
+    /// Frees the objects of `chain`, which our caller owns, without the set lock.
+    fn give_back_unlocked(&self, chain: &FreedChain) {
+        // SAFETY: the slab is alive while somebody owns an object of it.
+        if unsafe { chain.push(&self.plan.geometry) } == Pushed::First {
+            // SAFETY: told `First`, we alone put it there; it stays alive while it is pending (slab set I3).
+            unsafe { self.pending.push(chain.record) };
+        }
+    }
+
+    /// Moves empty slabs beyond `keep` to `going_home`, up to `most` slabs.
+    pub(crate) fn pop_empty(
+        &self,
+        set: &mut SlabSet,
+        keep: usize,
+        most: usize,
+        going_home: &mut SlabList,
+    ) {
+        while going_home.count() < most {
+            let Some(record) = set.pop_empty(keep, &self.plan.geometry) else { return };
+            // SAFETY: it is out of the set, alive, and `send_all_home` takes it out before it dies.
+            unsafe { going_home.push(record) };
+        }
+    }
+
+    /// Sends slabs home that were taken out of the set; returns their pages.
+    pub(crate) fn send_all_home(&self, mut going_home: SlabList) -> usize {
+        let mut pages = 0;
+        while let Some(record) = going_home.pop() {
+            // SAFETY: alive until it is sent home.
+            pages += unsafe { record.as_ref() }.pages();
+            // SAFETY: `pop_empty` took it out of the set with all objects free.
+            unsafe { self.send_home(record) };
+        }
+        if pages > 0 {
+            self.system().note_traffic(0, pages);
+        }
+        pages
+    }
+}
