@@ -76,14 +76,20 @@ impl Workload {
 }
 
 /// Measures the layer: each workload on all contestants, each figure of ours alone.
-pub fn measure(rounds: usize, mut each: impl FnMut(Row)) {
+pub fn measure(
+    rounds: usize,
+    alone: bool,
+    wants: &dyn Fn(&str) -> bool,
+    mut each: impl FnMut(Row),
+) {
     let contestants = contestants();
-    for workload in Workload::ALL {
-        each(Row::compare(workload.name(), &contestants, rounds, |_, make| {
+    let contestants = &contestants[..if alone { 2 } else { contestants.len() }];
+    for workload in Workload::ALL.into_iter().filter(|it| wants(&it.name())) {
+        each(Row::compare(workload.name(), contestants, rounds, |_, make| {
             Some(make(workload.layout()).run(workload))
         }));
     }
-    own::measure(rounds, each);
+    own::measure(rounds, wants, each);
 }
 
 /// Runs one round of `workload` on an allocator of objects of its layout.

@@ -16,16 +16,26 @@ type Builder<'r> = CacheBuilder<'r, Pages, Threads>;
 /// Slabs that are grown and given back for a cost.
 const SLABS: usize = 1000;
 
-/// Measures all of them.
-pub fn measure(rounds: usize, mut each: impl FnMut(Row)) {
-    let figures = |figure: fn() -> f64| (0..rounds).map(|_| figure()).collect();
-    each(Row::alone("constructed-488", "ratio", figures(constructed::ratio)));
-    each(Row::alone("colour-640x32", "ratio", figures(|| colour::ratio(colour::FIRST_OBJECTS))));
-    each(Row::alone("colour-1280x1024", "ratio", figures(|| colour::ratio(colour::ALL_OBJECTS))));
-    each(Row::alone("grow-cost", "ns", figures(|| slab_costs().0)));
-    each(Row::alone("shrink-cost", "ns", figures(|| slab_costs().1)));
-    each(Row::alone("cpu-slot-miss", "ns", figures(slot_miss_ns)));
-    each(Row::alone("idle-pages", "pages", vec![idle_pages()]));
+/// A figure: its name, its unit, and one round of it.
+type Figure = (&'static str, &'static str, fn() -> f64);
+
+const FIGURES: [Figure; 6] = [
+    ("constructed-488", "ratio", constructed::ratio),
+    ("colour-640x32", "ratio", || colour::ratio(colour::FIRST_OBJECTS)),
+    ("colour-1280x1024", "ratio", || colour::ratio(colour::ALL_OBJECTS)),
+    ("grow-cost", "ns", || slab_costs().0),
+    ("shrink-cost", "ns", || slab_costs().1),
+    ("cpu-slot-miss", "ns", slot_miss_ns),
+];
+
+/// Measures those that are wanted.
+pub fn measure(rounds: usize, wants: &dyn Fn(&str) -> bool, mut each: impl FnMut(Row)) {
+    for (name, unit, figure) in FIGURES.into_iter().filter(|(name, ..)| wants(name)) {
+        each(Row::alone(name, unit, (0..rounds).map(|_| figure()).collect()));
+    }
+    if wants("idle-pages") {
+        each(Row::alone("idle-pages", "pages", vec![idle_pages()]));
+    }
 }
 
 /// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of 64 bytes.

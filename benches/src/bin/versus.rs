@@ -36,7 +36,9 @@ impl Asked {
 /// The layers, bottom up.
 const LAYERS: [(&str, Measure); 3] = [
     ("buddy", measure_pages),
-    ("slab", |asked, each| object_workload::measure(asked.rounds, each)),
+    ("slab", |asked, each| {
+        object_workload::measure(asked.rounds, asked.alone, &|row| asked.wants(row), each);
+    }),
     ("kmalloc", |asked, each| {
         memory_workload::measure(asked.rounds, &|row| asked.wants(row), each);
     }),
@@ -62,15 +64,17 @@ fn main() -> ExitCode {
                 .help("Write the figures as JSON too; for all layers an array"),
         )
         .arg(
-            Arg::new("row").long("row").value_name("NAME").action(ArgAction::Append).help(
-                "Only the rows of buddy and kmalloc whose name begins so; may be given again",
-            ),
+            Arg::new("row")
+                .long("row")
+                .value_name("NAME")
+                .action(ArgAction::Append)
+                .help("Only the rows whose name begins so; may be given again"),
         )
         .arg(
             Arg::new("alone")
                 .long("alone")
                 .action(ArgAction::SetTrue)
-                .help("Of the buddy's rivals measure none"),
+                .help("Leave out the rivals of buddy and slab"),
         )
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("One round, not five"))
         .get_matches();

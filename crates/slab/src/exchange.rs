@@ -107,8 +107,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn free_magazine(&self, magazine: NonNull<Magazine>, patience: Patience) -> usize {
         // SAFETY: ours.
         let class = unsafe { magazine.as_ref() }.class();
-        let mut memory = Some(magazine.cast());
-        self.system().magazines(class).give_back(patience, || memory.take())
+        self.system().magazines(class).give_back(patience, &[magazine.cast()])
     }
 
     /// Takes the depot's lock, and notes when another CPU had it.

@@ -5,14 +5,13 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::{Cpu, Fault, OutOfMemory, PageMap, PageSource};
 
 use crate::Pushed;
 use crate::checks::{Checks, MARK_CACHED};
 use crate::core::Core;
-use crate::finder::Finder;
+use crate::freed_chain::{Divisor, FreedChain};
 use crate::magazine::Magazine;
-use crate::record::{FreedChain, Record};
 use crate::slab_list::SlabList;
 use crate::slab_set::SlabSet;
 use crate::walk::Patience;
@@ -107,23 +106,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Gives all objects of `magazine`, which is ours, back to their slabs; returns the pages that went home.
     pub(crate) fn empty(&self, magazine: NonNull<Magazine>, patience: Patience) -> usize {
-        // SAFETY: ours.
-        if unsafe { magazine.as_ref() }.length() == 0 {
-            return 0;
-        }
         // SAFETY: ours, not loaded.
-        self.give_back(patience, || unsafe { Magazine::pop(magazine) })
+        let objects = unsafe { Magazine::take_all(magazine) };
+        if objects.is_empty() { 0 } else { self.give_back(patience, objects) }
     }
 
-    /// Frees the objects that `next` returns into their slabs; surplus empty slabs go home. Returns the pages that did.
+    /// Frees `objects`, which our caller owns, into their slabs; surplus empty slabs go home. Returns the pages that did.
     ///
     /// Without the lock (nested, or only trying) each chain of objects goes through its slab's free word.
-    pub(crate) fn give_back(
-        &self,
-        patience: Patience,
-        mut next: impl FnMut() -> Option<NonNull<u8>>,
-    ) -> usize {
-        let mut fault = None;
+    pub(crate) fn give_back(&self, patience: Patience, objects: &[NonNull<u8>]) -> usize {
+        let fault;
         let mut going_home = SlabList::new();
         {
             let slow = self.system().locking.slow();
@@ -131,15 +123,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 Patience::Wait => slow.lock(&self.set),
                 Patience::Try => slow.try_lock(&self.set),
             };
-            let mut finder = Finder::new(self);
-            let found = core::iter::from_fn(&mut next).filter_map(|object| {
-                finder.find(object.addr().get()).map_err(|new| fault = Some(new)).ok()
-            });
             match set {
                 Some(mut set) => {
-                    // SAFETY: `find` says that they are objects of ours, and our caller owns them.
-                    self.for_each_chain(found, |chain| unsafe {
-                        set.give(&chain, &self.plan.geometry);
+                    // SAFETY: objects of ours, and our caller owns them.
+                    fault = self.for_each_chain(objects, |chain| unsafe {
+                        set.give(chain, &self.plan.geometry);
                     });
                     set.take_in(&self.pending, &self.plan.geometry);
                     self.tune(&set);
@@ -151,7 +139,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                     self.pop_empty(&mut set, keep, usize::MAX, &mut going_home);
                     set.note_sent(going_home.count());
                 }
-                None => self.for_each_chain(found, |chain| self.give_back_unlocked(&chain)),
+                None => {
+                    fault = self.for_each_chain(objects, |chain| self.give_back_unlocked(chain))
+                }
             }
         }
         let pages = self.send_all_home(going_home);
@@ -161,35 +151,47 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         pages
     }
 
-    /// Joins objects that our caller owns to chains, as far as neighbours are of the same slab, and calls `free` with each.
+    /// Joins objects that our caller owns to chains, as far as neighbours are of the same slab, and calls `free` with each;
+    /// last things first. Pointers that are no objects of ours are left out; returns what is wrong with one of them.
+    #[inline]
     fn for_each_chain(
         &self,
-        objects: impl Iterator<Item = (NonNull<Record>, usize)>,
-        mut free: impl FnMut(FreedChain),
-    ) {
+        objects: &[NonNull<u8>],
+        mut free: impl FnMut(&FreedChain),
+    ) -> Option<Fault> {
+        let geometry = &self.plan.geometry;
+        let stride = Divisor::new(geometry.stride());
+        let mut fault = None;
         let mut chain: Option<FreedChain> = None;
-        for (record, index) in objects {
-            match &mut chain {
-                Some(chain) if chain.record == record => {
-                    // SAFETY: the slab is alive while somebody owns an object of it; the object is our caller's.
-                    unsafe { chain.add(index, &self.plan.geometry) };
+        for address in objects.iter().rev().map(|object| object.addr().get()) {
+            if let Some(chain) = &mut chain {
+                // SAFETY: the object is our caller's.
+                if unsafe { chain.add(address) } {
+                    continue;
                 }
-                _ => {
-                    if let Some(whole) = chain.replace(FreedChain::new(record, index)) {
-                        free(whole);
-                    }
-                }
+                free(chain);
             }
+            chain = match self.find(address) {
+                // SAFETY: `find` says so; it is our caller's.
+                Ok((record, index)) => {
+                    Some(unsafe { FreedChain::new(record, index, address, geometry, stride) })
+                }
+                Err(found) => {
+                    fault = Some(found);
+                    None
+                }
+            };
         }
-        if let Some(whole) = chain {
-            free(whole);
+        if let Some(chain) = &chain {
+            free(chain);
         }
+        fault
     }
 
     /// Frees the objects of `chain`, which our caller owns, without the set lock.
     fn give_back_unlocked(&self, chain: &FreedChain) {
-        // SAFETY: the slab is alive while somebody owns an object of it.
-        if unsafe { chain.push(&self.plan.geometry) } == Pushed::First {
+        // SAFETY: our caller's objects.
+        if unsafe { chain.push() } == Pushed::First {
             // SAFETY: told `First`, we alone put it there; it stays alive while it is pending (slab set I3).
             unsafe { self.pending.push(chain.record) };
         }

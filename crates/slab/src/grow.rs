@@ -10,6 +10,7 @@ use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource};
 use crate::checks::{Checks, Off, shuffle};
 use crate::core::Core;
 use crate::geometry::{Geometry, RECORD};
+use crate::links::Links;
 use crate::record::Record;
 use crate::walk::Patience;
 
@@ -41,19 +42,21 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let (capacity, colour) = (geometry.capacity(), colour % geometry.colours());
         // SAFETY: ours, large enough and aligned to 64: bookkeeping lies in whole lines.
         unsafe { record.write(Record::new(self.identity(), start, colour, geometry)) };
+        // SAFETY: just written, and ours.
+        let links = unsafe { Links::of(record, geometry) };
         for index in 0..capacity {
             let next = match index + 1 {
                 _ if K::SHUFFLE => index,
                 next if next < capacity => next,
                 _ => 0,
             };
-            // SAFETY: the record is live and ours.
-            unsafe { Record::write_link(record, geometry, index, next) };
+            // SAFETY: below the capacity, and ours.
+            unsafe { links.write(index, next) };
         }
         if K::SHUFFLE {
             let seed = self.plan.secret ^ start.addr().get();
             // SAFETY: ours, and each object was linked to itself above.
-            unsafe { shuffle(record, geometry, seed) };
+            unsafe { shuffle(links, capacity, seed) };
         }
         // SAFETY: the pages are ours.
         unsafe { source.set_owner(start, order.pages(), self.plan.tag, record.cast()) };
@@ -129,8 +132,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if geometry.bookkeeping_offset().is_none() {
             // SAFETY: the links lie in front of the record, in the same memory.
             let memory = unsafe { record.cast::<u8>().sub(geometry.links_bytes()) };
-            let mut memory = Some(memory);
-            self.system().records_of(geometry).give_back(Patience::Wait, || memory.take());
+            self.system().records_of(geometry).give_back(Patience::Wait, &[memory]);
         }
         // SAFETY: the parts of the block that `grow` took apart.
         let block = unsafe { PageBlock::from_raw(start, order, false) };

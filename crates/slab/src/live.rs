@@ -10,6 +10,7 @@ use page_frame::{Cpu, PageMap, PageSource};
 
 use crate::checks::{Checks, History};
 use crate::core::Core;
+use crate::links::Links;
 use crate::record::Record;
 use crate::walk::Patience;
 
@@ -82,6 +83,8 @@ unsafe fn free_in_window<P: PageSource + PageMap, C: Cpu + Clone>(
     // SAFETY: clause 1.
     let slab = unsafe { record.as_ref() };
     let (geometry, seen) = (&slab.geometry(&core.plan.geometry), slab.word.load());
+    // SAFETY: clause 1.
+    let links = unsafe { Links::of(record, geometry) };
     let mut index = seen.head;
     let mut free = 0;
     for _ in 0..seen.free {
@@ -89,7 +92,7 @@ unsafe fn free_in_window<P: PageSource + PageMap, C: Cpu + Clone>(
             free |= 1 << bit;
         }
         // SAFETY: clause 1; the free word names objects.
-        index = unsafe { Record::read_link(record, geometry, index) };
+        index = unsafe { links.read(index) };
     }
     free
 }

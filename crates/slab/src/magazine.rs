@@ -102,6 +102,21 @@ impl Magazine {
         unsafe { place.write(object) };
     }
 
+    /// Takes all objects out, and returns where they are until the magazine is used again.
+    ///
+    /// # Safety
+    /// 1. The caller owns the magazine, it is not loaded, and it lives on.
+    pub(crate) unsafe fn take_all<'m>(mut magazine: NonNull<Self>) -> &'m [NonNull<u8>] {
+        // SAFETY: clause 1: ours.
+        let header = unsafe { magazine.as_mut() };
+        let length = header.length();
+        header.set_length(0);
+        // SAFETY: at most the capacity.
+        let first = unsafe { Self::place(magazine, 0) };
+        // SAFETY: the places below the length are written, and clause 1.
+        unsafe { core::slice::from_raw_parts(first.as_ptr(), length) }
+    }
+
     /// Takes the last object.
     ///
     /// # Safety

@@ -2,8 +2,7 @@
 //!
 //! # Concepts
 //! The record lies at the end of its slab or, where it would cost an object there, in memory of an internal cache. The
-//! page map's owner word of every page of the slab points to it. The **links** are one or two bytes per object: the stack
-//! of free objects, kept outside the objects so that constructed state survives.
+//! page map's owner word of every page of the slab points to it. The [links](crate::links) of the free objects are with it.
 //!
 //! ```text
 //! inside:   | ... objects ... | links, in whole lines | record |
@@ -11,14 +10,12 @@
 //! ```
 //!
 //! # Invariants
-//! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or as a mark (checks); it is
-//!   read as a link only under the set lock.
-//! - I2: place and list are read and written only under the set lock.
+//! - I1: place and list are read and written only under the set lock.
 
 use core::ptr::NonNull;
 
 use page_frame::Order;
-use page_frame::sync::{Linked, UnsafeCell, exchange_byte};
+use page_frame::sync::{Linked, UnsafeCell};
 
 use crate::geometry::LINKS_WITHIN;
 use crate::{FreeWord, Geometry};
@@ -116,125 +113,15 @@ impl Record {
         }
     }
 
-    /// Reads the link of object `index`.
-    ///
-    /// # Safety
-    /// 1. `record` is a live record of a slab cut by `geometry`, with its links in front of it or in it.
-    /// 2. `index` is one of the slab's objects.
-    /// 3. The caller holds the set lock (I1).
-    pub(crate) unsafe fn read_link(
-        record: NonNull<Self>,
-        geometry: &Geometry,
-        index: usize,
-    ) -> usize {
-        let before = geometry.links_bytes();
-        if before == 0 {
-            // SAFETY: clauses 1 and 2.
-            let link = unsafe { &record.as_ref().links[index] };
-            // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
-            return usize::from(link.with(|link| unsafe { *link }));
-        }
-        // SAFETY: clause 1: so many bytes of links lie in front of the record.
-        let links = unsafe { record.as_ptr().cast::<u8>().sub(before) };
-        if geometry.has_short_links() {
-            // SAFETY: clause 2: there is a byte for each object.
-            let link = unsafe { links.add(index) };
-            // SAFETY: I1, as above.
-            usize::from(unsafe { link.read() })
-        } else {
-            // SAFETY: clause 2: there are two bytes for each object.
-            let link = unsafe { links.cast::<u16>().add(index) };
-            // SAFETY: I1, as above.
-            usize::from(unsafe { link.read() })
-        }
-    }
-
-    /// Writes the link of object `index`.
-    ///
-    /// # Safety
-    /// 1. As for `read_link`, clauses 1 and 2.
-    /// 2. The caller is the one who frees the object (I1).
-    pub(crate) unsafe fn write_link(
-        record: NonNull<Self>,
-        geometry: &Geometry,
-        index: usize,
-        next: usize,
-    ) {
-        let before = geometry.links_bytes();
-        if before == 0 {
-            // SAFETY: clause 1.
-            let link = unsafe { &record.as_ref().links[index] };
-            // SAFETY: I1: nobody else uses this object's link before the push.
-            link.with_mut(|link| unsafe { *link = next as u8 });
-            return;
-        }
-        // SAFETY: clause 1: so many bytes of links lie in front of the record.
-        let links = unsafe { record.as_ptr().cast::<u8>().sub(before) };
-        if geometry.has_short_links() {
-            // SAFETY: clause 1: there is a byte for each object.
-            let link = unsafe { links.add(index) };
-            // SAFETY: I1, as above.
-            unsafe { link.write(next as u8) };
-        } else {
-            // SAFETY: clause 1: there are two bytes for each object.
-            let link = unsafe { links.cast::<u16>().add(index) };
-            // SAFETY: I1, as above.
-            unsafe { link.write(next as u16) };
-        }
-    }
-
-    /// Writes the mark of object `index`.
-    ///
-    /// # Safety
-    /// 1. As for `write_link`, but the caller owns the object instead of freeing it.
-    pub(crate) unsafe fn set_mark(
-        record: NonNull<Self>,
-        geometry: &Geometry,
-        index: usize,
-        mark: u8,
-    ) {
-        let shift = if geometry.has_short_links() { 0 } else { 8 };
-        // SAFETY: clause 1.
-        unsafe { Self::write_link(record, geometry, index, usize::from(mark) << shift) };
-    }
-
-    /// Exchanges the mark of object `index` from `from` to `to`, atomically.
-    ///
-    /// Marks stand where a link of one byte stands, or the upper byte of a longer one; no index looks like one (geometry).
-    ///
-    /// # Errors
-    /// What stood there instead of `from`; then nothing has changed.
-    ///
-    /// # Safety
-    /// 1. As for `read_link`, clauses 1 and 2.
-    pub(crate) unsafe fn change_mark(
-        record: NonNull<Self>,
-        geometry: &Geometry,
-        index: usize,
-        from: u8,
-        to: u8,
-    ) -> Result<(), u8> {
-        let before = geometry.links_bytes();
-        let place = if before == 0 {
-            // SAFETY: clause 1.
-            let link = unsafe { &record.as_ref().links[index] };
-            NonNull::new(link.with_mut(|link| link)).expect("a field has an address")
-        } else {
-            // SAFETY: clause 1: so many bytes of links lie in front of the record.
-            let links = unsafe { record.cast::<u8>().sub(before) };
-            let upper = if cfg!(target_endian = "little") { 1 } else { 0 };
-            let offset = if geometry.has_short_links() { index } else { 2 * index + upper };
-            // SAFETY: clause 1: inside the links.
-            unsafe { links.add(offset) }
-        };
-        // SAFETY: a written byte of the slab's bookkeeping, which is alive; its other users are atomic too, or exclusive.
-        unsafe { exchange_byte(place, from, to) }
+    /// Returns the cell of link `index` of those that lie in the record.
+    pub(crate) fn link_within(&self, index: usize) -> &UnsafeCell<u8> {
+        &self.links[index]
     }
 
     /// Returns the neighbours in the list.
     ///
     /// # Safety
-    /// 1. The caller holds the set lock, or the slab is in no set (I2).
+    /// 1. The caller holds the set lock, or the slab is in no set (I1).
     pub(crate) unsafe fn place(&self) -> Place {
         // SAFETY: clause 1.
         self.place.with(|place| unsafe { *place })
@@ -315,47 +202,5 @@ impl Record {
         let offset = self.first_offset(geometry) + index * geometry.stride();
         // SAFETY: clause 1: every object lies inside the slab (geometry I1).
         unsafe { self.start.add(offset) }
-    }
-}
-
-/// Objects of one slab that are being freed together, linked to one another.
-#[derive(Debug)]
-pub(crate) struct FreedChain {
-    pub(crate) record: NonNull<Record>,
-    head: usize,
-    last: usize,
-    count: usize,
-}
-
-impl FreedChain {
-    /// Begins a chain with object `index` of `record`.
-    pub(crate) const fn new(record: NonNull<Record>, index: usize) -> Self {
-        Self { record, head: index, last: index, count: 1 }
-    }
-
-    /// Adds object `index` of the same slab in front.
-    ///
-    /// # Safety
-    /// 1. The slab is alive, of a cache whose best slabs are cut by `best`, and the caller owns its object `index`.
-    pub(crate) unsafe fn add(&mut self, index: usize, best: &Geometry) {
-        // SAFETY: clause 1.
-        let geometry = &unsafe { self.record.as_ref() }.geometry(best);
-        // SAFETY: clause 1: the caller frees the object.
-        unsafe { Record::write_link(self.record, geometry, index, self.head) };
-        self.head = index;
-        self.count += 1;
-    }
-
-    /// Pushes all objects to the slab's free word.
-    ///
-    /// # Safety
-    /// 1. As for `add`, and the caller owns the objects.
-    pub(crate) unsafe fn push(&self, best: &Geometry) -> crate::Pushed {
-        // SAFETY: clause 1.
-        let slab = unsafe { self.record.as_ref() };
-        let geometry = &slab.geometry(best);
-        // SAFETY: clause 1: the caller frees the object.
-        let link = |next| unsafe { Record::write_link(self.record, geometry, self.last, next) };
-        slab.word.push_chain(self.head, self.count, link)
     }
 }

@@ -379,8 +379,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
         // SAFETY: clause 1.
         unsafe { core.drop_in_place() };
-        let mut memory = Some(core.cast());
-        self.cores.give_back(Patience::Wait, || memory.take());
+        self.cores.give_back(Patience::Wait, &[core.cast()]);
     }
 }
 

@@ -19,8 +19,10 @@ use core::ptr::NonNull;
 use page_frame::sync::TakeAll;
 
 use crate::Pushed;
+use crate::freed_chain::FreedChain;
 use crate::geometry::Geometry;
-use crate::record::{FreedChain, ListName, Record};
+use crate::links::Links;
+use crate::record::{ListName, Record};
 use crate::slab_list::SlabList;
 
 const LISTS: usize = ListName::Nowhere as usize;
@@ -146,8 +148,10 @@ impl SlabSet {
                 // SAFETY: I1: live.
                 let slab = unsafe { record.as_ref() };
                 let geometry = &slab.geometry(best);
+                // SAFETY: I1: the record lives.
+                let links = unsafe { Links::of(record, geometry) };
                 // SAFETY: an index that the word or a link holds is an object's, and `self` is reached under the lock.
-                let next = |index| unsafe { Record::read_link(record, geometry, index) };
+                let next = |index| unsafe { links.read(index) };
                 let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
                     // SAFETY: the index of an object.
                     put(taken + place, unsafe { slab.object(geometry, index) });
@@ -158,7 +162,7 @@ impl SlabSet {
                         // Before the mark, which takes the link's place.
                         let following = if left > 0 { next(index) } else { index };
                         // SAFETY: just taken, so it is ours.
-                        unsafe { Record::set_mark(record, geometry, index, mark) };
+                        unsafe { links.set_mark(index, mark) };
                         index = following;
                     }
                 }
@@ -186,7 +190,7 @@ impl SlabSet {
         let record = chain.record;
         self.was_used = true;
         // SAFETY: clause 1.
-        let pushed = unsafe { chain.push(best) };
+        let pushed = unsafe { chain.push() };
         // SAFETY: I1: live.
         let slab = unsafe { record.as_ref() };
         // SAFETY: `self` is reached under the lock.

@@ -7,6 +7,7 @@ use core::ptr::NonNull;
 use page_frame::{Cpu, PAGE_SIZE, PageMap, PageSource};
 
 use crate::core::Core;
+use crate::links::Links;
 use crate::record::{ListName, Record};
 use crate::slab_set::SlabSet;
 
@@ -72,6 +73,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         }
         // Twice the free word's capacity of steps visits no object twice, unless the links form a ring: then the steps
         // do not end at the object counted last. Counting each object needs a bit per object, so it is done by windows.
+        // SAFETY: slab set I1: alive.
+        let links = unsafe { Links::of(record, geometry) };
         let mut windows = 0;
         while windows < geometry.capacity() {
             let mut visited = 0_u128;
@@ -87,7 +90,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                     visited |= 1 << bit;
                 }
                 // SAFETY: we hold the set lock, and the index was checked.
-                index = unsafe { Record::read_link(record, geometry, index) };
+                index = unsafe { links.read(index) };
             }
             windows += 128;
         }

@@ -152,8 +152,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             None => None,
         };
         let Some(magazine) = magazine else {
-            let mut object = Some(object);
-            self.give_back(Patience::Wait, || object.take());
+            self.give_back(Patience::Wait, &[object]);
             return;
         };
         // SAFETY: the magazine is ours and empty.

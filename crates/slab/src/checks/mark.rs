@@ -12,6 +12,7 @@ use core::ptr::NonNull;
 use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource};
 
 use crate::core::Core;
+use crate::links::Links;
 use crate::record::Record;
 
 /// The mark of an object in use.
@@ -55,8 +56,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ) -> Result<(), Fault> {
         // SAFETY: `find` says that the slab is ours and alive.
         let geometry = &unsafe { record.as_ref() }.geometry(&self.plan.geometry);
-        // SAFETY: as above, and that it has this object.
-        let changed = unsafe { Record::change_mark(record, geometry, index, from, to) };
+        // SAFETY: as above.
+        let links = unsafe { Links::of(record, geometry) };
+        // SAFETY: `find` says that it has this object.
+        let changed = unsafe { links.change_mark(index, from, to) };
         changed
             .map_err(|found| Fault::new(otherwise, object.addr().get(), from.into(), found.into()))
     }

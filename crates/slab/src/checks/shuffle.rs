@@ -1,9 +1,6 @@
 //! Shuffling: an order of a fresh slab's objects that who does not know the secret cannot foretell.
 
-use core::ptr::NonNull;
-
-use crate::Geometry;
-use crate::record::Record;
+use crate::links::Links;
 
 /// Links the objects of a fresh slab in an order that `seed` decides.
 ///
@@ -11,16 +8,16 @@ use crate::record::Record;
 /// the links of a slab with every object free are. So it works in the links themselves.
 ///
 /// # Safety
-/// 1. `record` is that of a slab cut by `geometry`, the caller's, each object linked to itself.
-pub(crate) unsafe fn shuffle(record: NonNull<Record>, geometry: &Geometry, seed: usize) {
+/// 1. `links` are those of a slab of `capacity` objects, the caller's, each object linked to itself.
+pub(crate) unsafe fn shuffle(links: Links, capacity: usize, seed: usize) {
     let mut random = Random(seed as u64 | 1);
-    for index in (1..geometry.capacity()).rev() {
+    for index in (1..capacity).rev() {
         let other = random.below(index);
         // SAFETY: clause 1: both are objects, and nobody else uses the links.
-        let links = [index, other].map(|at| unsafe { Record::read_link(record, geometry, at) });
-        for (at, link) in [(index, links[1]), (other, links[0])] {
+        let [link, others] = [index, other].map(|at| unsafe { links.read(at) });
+        for (at, link) in [(index, others), (other, link)] {
             // SAFETY: as above.
-            unsafe { Record::write_link(record, geometry, at, link) };
+            unsafe { links.write(at, link) };
         }
     }
 }
