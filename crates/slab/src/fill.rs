@@ -10,7 +10,7 @@ use page_frame::{Cpu, Fault, OutOfMemory, PageMap, PageSource};
 use crate::Pushed;
 use crate::checks::{Checks, MARK_CACHED};
 use crate::core::Core;
-use crate::freed_chain::{Divisor, FreedChain};
+use crate::freed_chain::FreedChain;
 use crate::magazine::Magazine;
 use crate::slab_list::SlabList;
 use crate::slab_set::SlabSet;
@@ -157,39 +157,33 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn for_each_chain(
         &self,
         objects: &[NonNull<u8>],
-        mut free: impl FnMut(&FreedChain),
+        mut free: impl FnMut(&mut FreedChain),
     ) -> Option<Fault> {
         let geometry = &self.plan.geometry;
-        let stride = Divisor::new(geometry.stride());
         let mut fault = None;
-        let mut chain: Option<FreedChain> = None;
+        let mut chain = FreedChain::new(geometry);
         for address in objects.iter().rev().map(|object| object.addr().get()) {
-            if let Some(chain) = &mut chain {
+            if !chain.is_empty() {
                 // SAFETY: the object is our caller's.
                 if unsafe { chain.add(address) } {
                     continue;
                 }
-                free(chain);
+                free(&mut chain);
             }
-            chain = match self.find(address) {
+            match self.find(address) {
                 // SAFETY: `find` says so; it is our caller's.
-                Ok((record, index)) => {
-                    Some(unsafe { FreedChain::new(record, index, address, geometry, stride) })
-                }
-                Err(found) => {
-                    fault = Some(found);
-                    None
-                }
-            };
+                Ok((record, index)) => unsafe { chain.begin(record, index, address, geometry) },
+                Err(found) => fault = Some(found),
+            }
         }
-        if let Some(chain) = &chain {
-            free(chain);
+        if !chain.is_empty() {
+            free(&mut chain);
         }
         fault
     }
 
     /// Frees the objects of `chain`, which our caller owns, without the set lock.
-    fn give_back_unlocked(&self, chain: &FreedChain) {
+    fn give_back_unlocked(&self, chain: &mut FreedChain) {
         // SAFETY: our caller's objects.
         if unsafe { chain.push() } == Pushed::First {
             // SAFETY: told `First`, we alone put it there; it stays alive while it is pending (slab set I3).

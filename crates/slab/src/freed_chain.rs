@@ -16,7 +16,7 @@ pub(crate) struct FreedChain {
     links: Links,
     /// The address of the slab's first object.
     first: usize,
-    /// The bytes of all its objects together.
+    /// The bytes of all its objects together; zero before the first chain is begun.
     bytes: usize,
     stride: Divisor,
     head: usize,
@@ -25,31 +25,40 @@ pub(crate) struct FreedChain {
 }
 
 impl FreedChain {
-    /// Begins a chain with the object at `address`, object `index` of `record`.
+    /// Makes a chain that has no object yet, for slabs cut by `best`.
+    pub(crate) const fn new(best: &Geometry) -> Self {
+        let record = NonNull::dangling();
+        let (first, bytes, head, last, count) = (0, 0, 0, 0, 0);
+        let stride = Divisor::new(best.stride());
+        Self { record, links: Links::Within(record), first, bytes, stride, head, last, count }
+    }
+
+    /// Whether it has no object.
+    pub(crate) const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Begins anew with the object at `address`, object `index` of `record`.
     ///
     /// # Safety
-    /// 1. So it is, of a cache whose best slabs are cut by `best`, in strides of `stride`.
+    /// 1. So it is, of a cache whose best slabs are cut by `best`.
     /// 2. The caller owns the object, and those added later, so the slab is alive until they are pushed.
-    pub(crate) unsafe fn new(
+    #[inline]
+    pub(crate) unsafe fn begin(
+        &mut self,
         record: NonNull<Record>,
         index: usize,
         address: usize,
         best: &Geometry,
-        stride: Divisor,
-    ) -> Self {
+    ) {
         // SAFETY: clause 2: alive.
         let geometry = &unsafe { record.as_ref() }.geometry(best);
-        Self {
-            record,
-            // SAFETY: as above.
-            links: unsafe { Links::of(record, geometry) },
-            first: address - index * geometry.stride(),
-            bytes: geometry.capacity() * geometry.stride(),
-            stride,
-            head: index,
-            last: index,
-            count: 1,
-        }
+        self.record = record;
+        // SAFETY: as above.
+        self.links = unsafe { Links::of(record, geometry) };
+        self.first = address - index * geometry.stride();
+        self.bytes = geometry.capacity() * geometry.stride();
+        (self.head, self.last, self.count) = (index, index, 1);
     }
 
     /// Adds the object at `address` in front, if it is one of this slab; whether it was.
@@ -73,16 +82,17 @@ impl FreedChain {
         true
     }
 
-    /// Pushes all objects to the slab's free word.
+    /// Pushes all objects to the slab's free word; the chain has none then.
     ///
     /// # Safety
-    /// 1. The caller owns the objects, and gives them up.
-    pub(crate) unsafe fn push(&self) -> Pushed {
+    /// 1. There is one, the caller owns them, and gives them up.
+    #[inline]
+    pub(crate) unsafe fn push(&mut self) -> Pushed {
         // SAFETY: clause 1: the slab is alive while somebody owns an object of it.
         let slab = unsafe { self.record.as_ref() };
         // SAFETY: clause 1: the caller frees the object.
         let link = |next| unsafe { self.links.write(self.last, next) };
-        slab.word.push_chain(self.head, self.count, link)
+        slab.word.push_chain(self.head, core::mem::take(&mut self.count), link)
     }
 }
 

@@ -44,14 +44,12 @@ impl ListName {
 
     /// Returns the list of slabs with `free` of `capacity` objects free.
     pub(crate) const fn for_fill(free: usize, capacity: usize) -> Self {
-        if free == capacity {
-            return Self::Empty;
-        }
-        match free * 4 / capacity {
-            0 => Self::Partial0,
-            1 => Self::Partial1,
-            2 => Self::Partial2,
-            _ => Self::Partial3,
+        match 4 * free {
+            quarters if quarters < capacity => Self::Partial0,
+            quarters if quarters < 2 * capacity => Self::Partial1,
+            quarters if quarters < 3 * capacity => Self::Partial2,
+            _ if free < capacity => Self::Partial3,
+            _ => Self::Empty,
         }
     }
 }
@@ -158,6 +156,16 @@ impl Record {
     #[inline]
     pub(crate) fn geometry(&self, best: &Geometry) -> Geometry {
         if self.order == best.order().get() { *best } else { self.lower_geometry(best) }
+    }
+
+    /// Returns the objects of the slab, as [`geometry`](Self::geometry) does.
+    #[inline]
+    pub(crate) fn capacity(&self, best: &Geometry) -> usize {
+        if self.order == best.order().get() {
+            best.capacity()
+        } else {
+            self.lower_geometry(best).capacity()
+        }
     }
 
     #[cold]

@@ -185,8 +185,8 @@ impl SlabSet {
     /// Frees the objects of `chain`, and moves their slab to where it belongs.
     ///
     /// # Safety
-    /// 1. The chain's slab is one of this set, and the caller owns its objects.
-    pub(crate) unsafe fn give(&mut self, chain: &FreedChain, best: &Geometry) {
+    /// 1. The chain has objects, its slab is one of this set, and the caller owns them.
+    pub(crate) unsafe fn give(&mut self, chain: &mut FreedChain, best: &Geometry) {
         let record = chain.record;
         self.was_used = true;
         // SAFETY: clause 1.
@@ -278,7 +278,7 @@ impl SlabSet {
     unsafe fn sort(&mut self, record: NonNull<Record>, best: &Geometry) {
         // SAFETY: clause 1 and I1: live.
         let slab = unsafe { record.as_ref() };
-        let name = ListName::for_fill(slab.word.load().free, slab.geometry(best).capacity());
+        let name = ListName::for_fill(slab.word.load().free, slab.capacity(best));
         // SAFETY: clause 1.
         unsafe { self.relist(record, name) };
     }
