@@ -208,7 +208,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
-    /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 16 and at least one, as long as they are
+    /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 and at least one, as long as they are
     /// needed.
     pub fn keep_empty(mut self, slabs: usize) -> Self {
         self.keep_empty = Some(u32::try_from(slabs).unwrap_or(u32::MAX));
@@ -251,7 +251,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
-    /// Sets about how many bytes of objects a magazine usually holds, by default 4 KiB; at least two objects, at most 60. More
+    /// Sets about how many bytes of objects a magazine usually holds, by default 2 KiB; at least two objects, at most 60. More
     /// means fewer misses, and more memory that idle CPUs keep: twice as much for each CPU and cache. Of a cache that is large
     /// and much used magazines become larger by themselves.
     ///

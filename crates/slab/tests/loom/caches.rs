@@ -147,6 +147,30 @@ fn two_cpus_grow_at_once() {
     });
 }
 
+/// A CPU's trip to the slabs makes new magazines larger while another one frees into, exchanges and puts away those of the
+/// old capacity: every magazine keeps its own, and goes back to where it came from.
+/// Mutation seen to fail: `new_magazine` asking for the class once for the memory and again for the header (the magazine is freed
+/// to a cache that it is not of).
+#[test]
+fn the_capacity_changes_while_old_magazines_are_about() {
+    long_model("slab: the capacity changes", 30, 3, || {
+        with_cache(|_, cache| {
+            let objects = allocate::<3>(&cache);
+            let cache = Arc::new(cache);
+            let theirs = Arc::clone(&cache);
+            let other = spawn(move || {
+                become_cpu(1);
+                free(&theirs, allocate::<1>(&theirs));
+            });
+            free(&cache, objects);
+            other.join().expect("no panic");
+            cache.validate().expect("consistent");
+            cache.shrink();
+            assert_eq!(cache.stats().objects_active, 0);
+        });
+    });
+}
+
 /// A cache is destroyed while another CPU walks all caches to shrink them.
 /// Mutation seen to fail: `close` without waiting for visits (an object that the shrinker has in hand counts as in use).
 #[test]
