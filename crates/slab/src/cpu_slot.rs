@@ -11,7 +11,6 @@
 //! # Invariants
 //! - I1: `bottom`, `top` and `end` are null and nothing is loaded; or they are places of a live magazine owned by the slot,
 //!   `bottom <= top <= end`, of which those below `top` are written.
-//! - I2: `previous` is null or a live magazine, owned by the slot, its length in its header.
 
 use core::ptr::NonNull;
 
@@ -33,7 +32,7 @@ pub(crate) struct CpuSlot {
     top: Place,
     bottom: Place,
     end: Place,
-    previous: *mut Magazine,
+    previous: Option<Magazine>,
 }
 
 page_frame::assert_unless_loom!(size_of::<page_frame::Slot<CpuSlot>>() == 64);
@@ -60,7 +59,7 @@ impl CpuSlot {
             top: nothing,
             bottom: nothing,
             end: nothing,
-            previous: core::ptr::null_mut(),
+            previous: None,
         }
     }
 
@@ -136,12 +135,11 @@ impl CpuSlot {
     }
 
     fn swap_if(&mut self, is_better: impl FnOnce(&Magazine) -> bool) -> bool {
-        // SAFETY: I2: live.
-        let wanted = |previous: &NonNull<Magazine>| is_better(unsafe { previous.as_ref() });
-        let Some(previous) = NonNull::new(self.previous).filter(wanted) else { return false };
-        self.previous = self.unload().map_or(core::ptr::null_mut(), NonNull::as_ptr);
-        // SAFETY: I2: it was the slot's, and nothing is loaded.
-        unsafe { self.load(previous) };
+        let Some(previous) = self.previous.take_if(|previous| is_better(previous)) else {
+            return false;
+        };
+        self.previous = self.unload();
+        self.load(previous);
         true
     }
 
@@ -153,54 +151,40 @@ impl CpuSlot {
 
     /// Returns the length of the previous magazine, if there is one.
     pub(crate) fn previous_length(&self) -> Option<usize> {
-        // SAFETY: I2: live.
-        NonNull::new(self.previous).map(|magazine| unsafe { magazine.as_ref() }.length())
+        self.previous.as_ref().map(Magazine::length)
     }
 
-    /// Takes the loaded magazine out, its length in its header.
-    pub(crate) fn unload(&mut self) -> Option<NonNull<Magazine>> {
-        let bottom = NonNull::new(self.bottom)?;
-        // SAFETY: I1: both are places of one magazine.
-        let length = unsafe { self.top.offset_from(self.bottom) };
-        // SAFETY: I1: the header lies in front of the first place.
-        let mut magazine = unsafe { bottom.cast::<Magazine>().sub(1) };
-        // SAFETY: I1: live and the slot's.
-        unsafe { magazine.as_mut() }.set_length(length as usize);
+    /// Takes the loaded magazine out.
+    pub(crate) fn unload(&mut self) -> Option<Magazine> {
+        let length = self.loaded_length()?;
+        let places = NonNull::new(self.bottom)?.cast();
         let nothing = core::ptr::null_mut();
         (self.top, self.bottom, self.end) = (nothing, nothing, nothing);
-        Some(magazine)
+        // SAFETY: I1: `load` has the places from a handle, and forgets them above; those below `top` are written.
+        Some(unsafe { Magazine::from_places(places, length) })
     }
 
     /// Takes the previous magazine out.
-    pub(crate) fn take_previous(&mut self) -> Option<NonNull<Magazine>> {
-        NonNull::new(core::mem::replace(&mut self.previous, core::ptr::null_mut()))
+    pub(crate) fn take_previous(&mut self) -> Option<Magazine> {
+        self.previous.take()
     }
 
     /// Loads `magazine`; what was loaded becomes the previous one, and the previous one is returned.
-    ///
-    /// # Safety
-    /// 1. The caller owns `magazine` and gives it to the slot.
-    #[must_use = "the magazine that was put out is the caller's"]
-    pub(crate) unsafe fn insert(
-        &mut self,
-        magazine: NonNull<Magazine>,
-    ) -> Option<NonNull<Magazine>> {
-        let out = self.take_previous();
-        self.previous = self.unload().map_or(core::ptr::null_mut(), NonNull::as_ptr);
-        // SAFETY: clause 1.
-        unsafe { self.load(magazine) };
+    pub(crate) fn insert(&mut self, magazine: Magazine) -> Option<Magazine> {
+        let out = self.previous.take();
+        self.previous = self.unload();
+        self.load(magazine);
         out
     }
 
-    /// # Safety
-    /// 1. As for `insert`, and nothing is loaded.
-    unsafe fn load(&mut self, magazine: NonNull<Magazine>) {
-        // SAFETY: clause 1.
-        let header = unsafe { magazine.as_ref() };
-        // SAFETY: clause 1: at most its capacity.
-        let place = |index| unsafe { Magazine::place(magazine, index) }.as_ptr().cast();
-        (self.bottom, self.top) = (place(0), place(header.length()));
-        self.end = place(header.capacity());
+    /// Loads `magazine` where nothing is loaded.
+    fn load(&mut self, magazine: Magazine) {
+        let (length, capacity) = (magazine.length(), magazine.capacity());
+        self.bottom = magazine.into_places().as_ptr().cast();
+        // SAFETY: at most the capacity.
+        self.top = unsafe { self.bottom.add(length) };
+        // SAFETY: so many places there are.
+        self.end = unsafe { self.bottom.add(capacity) };
     }
 
     /// Notes whether a miss was an allocation's; whether the miss before was one too.

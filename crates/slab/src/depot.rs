@@ -8,8 +8,6 @@
 //! set: each notes the least that it held since the last [turn](crate::working_set); so many were not needed, and go at
 //! the next one (Bonwick and Adams 2001, section 3.4).
 
-use core::ptr::NonNull;
-
 use crate::magazine::{CAPACITIES, Chain, Magazine};
 
 /// The most bytes of free objects in the full magazines of a depot. Measured: with 256 KiB for all sizes the pages held at the peak
@@ -45,9 +43,6 @@ pub(crate) struct Depot {
     empty: Stack,
 }
 
-// SAFETY: the depot owns its magazines and the objects in them.
-unsafe impl Send for Depot {}
-
 impl Depot {
     pub(crate) const fn new() -> Self {
         Self { full: Stack::new(), empty: Stack::new() }
@@ -57,45 +52,29 @@ impl Depot {
         self.full.chain.count() as usize
     }
 
-    /// Takes a full magazine, and leaves `empty` in exchange if there is room, as [`offer_empty`](Self::offer_empty) does.
-    ///
-    /// # Safety
-    /// 1. The caller owns `empty`, which is empty, until it is taken out.
-    pub(crate) unsafe fn take_full(
+    /// Takes a full magazine, and leaves `empty`, which is empty, in exchange if there is room.
+    pub(crate) fn take_full(
         &mut self,
-        empty: &mut Option<NonNull<Magazine>>,
+        empty: &mut Option<Magazine>,
         most: Places,
-    ) -> Option<NonNull<Magazine>> {
+    ) -> Option<Magazine> {
         let full = self.full.pop()?;
-        // SAFETY: clause 1.
-        unsafe { self.offer_empty(empty, most) };
+        *empty = empty.take().and_then(|empty| self.offer(empty, most));
         Some(full)
     }
 
-    pub(crate) fn take_empty(&mut self) -> Option<NonNull<Magazine>> {
+    pub(crate) fn take_empty(&mut self) -> Option<Magazine> {
         self.empty.pop()
     }
 
-    /// Takes a full magazine in if there is room; `full` is taken out then.
-    ///
-    /// # Safety
-    /// 1. The caller owns `full`, which is full, until it is taken out.
-    pub(crate) unsafe fn offer_full(&mut self, full: &mut Option<NonNull<Magazine>>, most: Places) {
-        // SAFETY: clause 1.
-        unsafe { self.full.offer(full, most.0) };
-    }
-
-    /// Takes an empty magazine in if there is room; `empty` is taken out then.
-    ///
-    /// # Safety
-    /// 1. The caller owns `empty`, which is empty, until it is taken out.
-    pub(crate) unsafe fn offer_empty(
-        &mut self,
-        empty: &mut Option<NonNull<Magazine>>,
-        most: Places,
-    ) {
-        // SAFETY: clause 1.
-        unsafe { self.empty.offer(empty, most.0.max(FEWEST_EMPTY)) };
+    /// Takes a full or empty magazine in if there is room; returns it if there is none.
+    pub(crate) fn offer(&mut self, magazine: Magazine, most: Places) -> Option<Magazine> {
+        if magazine.is_full() {
+            self.full.offer(magazine, most.0)
+        } else {
+            debug_assert_eq!(magazine.length(), 0, "neither full nor empty");
+            self.empty.offer(magazine, most.0.max(FEWEST_EMPTY))
+        }
     }
 
     /// Takes all magazines: the full and the empty ones.
@@ -124,28 +103,22 @@ impl Stack {
         Self { chain: Chain::new(), places: 0, least: 0 }
     }
 
-    fn pop(&mut self) -> Option<NonNull<Magazine>> {
+    fn pop(&mut self) -> Option<Magazine> {
         let magazine = self.chain.pop()?;
-        // SAFETY: the stack owned it.
-        self.places -= unsafe { magazine.as_ref() }.capacity() as u32;
+        self.places -= magazine.capacity() as u32;
         self.least = self.least.min(self.chain.count());
         Some(magazine)
     }
 
-    /// Takes the magazine in while the stack has at most `most` places.
-    ///
-    /// # Safety
-    /// 1. The caller owns the magazine until it is taken out.
-    unsafe fn offer(&mut self, offered: &mut Option<NonNull<Magazine>>, most: u32) {
-        let Some(magazine) = *offered else { return };
-        // SAFETY: clause 1.
-        let places = unsafe { magazine.as_ref() }.capacity() as u32;
-        if self.places + places <= most {
-            *offered = None;
-            self.places += places;
-            // SAFETY: clause 1.
-            unsafe { self.chain.push(magazine) };
+    /// Takes `magazine` in as long as the stack has at most `most` places; returns it otherwise.
+    fn offer(&mut self, magazine: Magazine, most: u32) -> Option<Magazine> {
+        let places = self.places + magazine.capacity() as u32;
+        if places > most {
+            return Some(magazine);
         }
+        self.places = places;
+        self.chain.push(magazine);
+        None
     }
 
     fn take(&mut self) -> Chain {
@@ -157,8 +130,7 @@ impl Stack {
         let mut surplus = Chain::new();
         for _ in 0..self.least {
             let Some(magazine) = self.pop() else { break };
-            // SAFETY: the stack owned it.
-            unsafe { surplus.push(magazine) };
+            surplus.push(magazine);
         }
         self.least = self.chain.count();
         surplus

@@ -1,8 +1,4 @@
 //! Magazines on their way between a CPU, the depot and the internal caches that they come from.
-//!
-//! A magazine in hand is owned by whoever has it: in no slot, no depot, no chain.
-
-use core::ptr::NonNull;
 
 use page_frame::{Cpu, Masked, PageMap, PageSource, Slow};
 
@@ -14,37 +10,33 @@ use crate::magazine::Magazine;
 use crate::walk::Patience;
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
-    /// Returns a full magazine from the depot in exchange for `spare`, which is ours and empty, if there is room for it.
-    pub(crate) fn take_full(
-        &self,
-        spare: &mut Option<NonNull<Magazine>>,
-    ) -> Option<NonNull<Magazine>> {
+    /// Returns a full magazine from the depot in exchange for `spare`, which is empty, if there is room for it.
+    pub(crate) fn take_full(&self, spare: &mut Option<Magazine>) -> Option<Magazine> {
         let slow = self.system().locking.slow();
-        // SAFETY: ours, and empty.
-        unsafe { self.lock_depot(&slow)?.take_full(spare, self.depot_places()) }
+        self.lock_depot(&slow)?.take_full(spare, self.depot_places())
     }
 
-    /// Gives `full`, which is ours, to the depot and returns an empty one; where the depot has enough, empties `full` into
-    /// the slabs.
-    pub(crate) fn exchange_full(&self, full: NonNull<Magazine>) -> Option<NonNull<Magazine>> {
-        let mut left = Some(full);
-        let empty = {
+    /// Gives `full` to the depot and returns an empty one; where the depot has enough, empties `full` into the slabs.
+    pub(crate) fn exchange_full(&self, full: Magazine) -> Option<Magazine> {
+        let offered = {
             let slow = self.system().locking.slow();
-            self.lock_depot(&slow).and_then(|mut depot| {
-                // SAFETY: ours, and full.
-                unsafe { depot.offer_full(&mut left, self.depot_places()) };
-                if left.is_none() { depot.take_empty() } else { None }
-            })
+            match self.lock_depot(&slow) {
+                Some(mut depot) => match depot.offer(full, self.depot_places()) {
+                    Some(full) => Err(full),
+                    None => Ok(depot.take_empty()),
+                },
+                None => Err(full),
+            }
         };
-        if left.is_some() {
-            self.empty(full, Patience::Wait);
-            return self.renew(left);
-        }
+        let empty = offered.unwrap_or_else(|mut full| {
+            self.empty(&mut full, Patience::Wait);
+            Some(full)
+        });
         self.renew(empty)
     }
 
     /// Returns an empty magazine, from the depot or new; `None` when there is no memory for one.
-    pub(crate) fn take_empty(&self) -> Option<NonNull<Magazine>> {
+    pub(crate) fn take_empty(&self) -> Option<Magazine> {
         let from_depot = {
             let slow = self.system().locking.slow();
             self.lock_depot(&slow).and_then(|mut depot| depot.take_empty())
@@ -52,12 +44,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         self.renew(from_depot)
     }
 
-    /// Returns an empty magazine of the present capacity for `old`, which is ours and empty: `old` itself, or a new one.
-    /// Where there is no memory for one, `old`.
-    pub(crate) fn renew(&self, old: Option<NonNull<Magazine>>) -> Option<NonNull<Magazine>> {
-        // SAFETY: ours.
-        let class = old.map(|old| unsafe { old.as_ref() }.class());
-        if class == Some(self.tuning.class()) {
+    /// Returns an empty magazine of the present capacity for `old`, which is empty: `old` itself, or a new one. Where there is
+    /// no memory for one, `old`.
+    pub(crate) fn renew(&self, old: Option<Magazine>) -> Option<Magazine> {
+        if old.as_ref().is_some_and(|old| old.class() == self.tuning.class()) {
             return old;
         }
         let Some(new) = self.new_magazine() else { return old };
@@ -67,47 +57,39 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         Some(new)
     }
 
-    pub(crate) fn new_magazine(&self) -> Option<NonNull<Magazine>> {
+    pub(crate) fn new_magazine(&self) -> Option<Magazine> {
         let class = self.tuning.class();
         let memory = self.system().magazines(class).allocate::<Off>().ok()?;
         // SAFETY: an object of the internal cache for magazines of this class.
         Some(unsafe { Magazine::new_in(memory, class) })
     }
 
-    /// Finds another place for `magazine`, which is ours: the depot, or, emptied, the internal cache it came from.
-    pub(crate) fn put_away(&self, magazine: NonNull<Magazine>) {
-        // SAFETY: ours.
-        let header = unsafe { magazine.as_ref() };
-        let (is_full, class) = (header.is_full(), header.class());
-        if !is_full {
-            self.empty(magazine, Patience::Wait);
+    /// Finds another place for `magazine`: the depot, or, emptied, the internal cache it came from.
+    pub(crate) fn put_away(&self, mut magazine: Magazine) {
+        if !magazine.is_full() {
+            self.empty(&mut magazine, Patience::Wait);
+            if magazine.class() != self.tuning.class() {
+                self.free_magazine(magazine, Patience::Wait);
+                return;
+            }
         }
-        let mut left = Some(magazine);
-        if is_full || class == self.tuning.class() {
+        let left = {
             let slow = self.system().locking.slow();
-            if let Some(mut depot) = self.lock_depot(&slow) {
-                if is_full {
-                    // SAFETY: ours.
-                    unsafe { depot.offer_full(&mut left, self.depot_places()) };
-                } else {
-                    // SAFETY: ours, and empty.
-                    unsafe { depot.offer_empty(&mut left, self.depot_places()) };
-                }
+            match self.lock_depot(&slow) {
+                Some(mut depot) => depot.offer(magazine, self.depot_places()),
+                None => Some(magazine),
             }
-        }
-        if left.is_some() {
-            if is_full {
-                self.empty(magazine, Patience::Wait);
-            }
-            self.free_magazine(magazine, Patience::Wait);
+        };
+        if let Some(mut left) = left {
+            self.empty(&mut left, Patience::Wait);
+            self.free_magazine(left, Patience::Wait);
         }
     }
 
-    /// Gives the memory of `magazine`, which is ours and empty, back; returns the pages that went home.
-    pub(crate) fn free_magazine(&self, magazine: NonNull<Magazine>, patience: Patience) -> usize {
-        // SAFETY: ours.
-        let class = unsafe { magazine.as_ref() }.class();
-        self.system().magazines(class).give_back(patience, &[magazine.cast()])
+    /// Gives the memory of `magazine`, which is empty, back; returns the pages that went home.
+    pub(crate) fn free_magazine(&self, magazine: Magazine, patience: Patience) -> usize {
+        let class = magazine.class();
+        self.system().magazines(class).give_back(patience, &[magazine.into_memory()])
     }
 
     /// Takes the depot's lock, and notes when another CPU had it.

@@ -17,27 +17,20 @@ use crate::slab_set::SlabSet;
 use crate::walk::Patience;
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
-    /// Fills `magazine` from the slabs, growing when they have nothing: as a whole, or half of it. At least one object, or an
-    /// error.
-    ///
-    /// # Safety
-    /// 1. The caller owns `magazine`, which is empty.
-    pub(crate) unsafe fn fill<K: Checks>(
+    /// Fills `magazine`, which is empty, from the slabs, growing when they have nothing: as a whole, or half of it. At least
+    /// one object, or an error.
+    pub(crate) fn fill<K: Checks>(
         &self,
-        mut magazine: NonNull<Magazine>,
+        magazine: &mut Magazine,
         as_a_whole: bool,
     ) -> Result<(), OutOfMemory> {
-        // SAFETY: clause 1.
-        let capacity = unsafe { magazine.as_ref() }.capacity();
-        let wanted = if as_a_whole { capacity } else { capacity.div_ceil(2) };
+        let places = magazine.places_mut();
+        let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
         let taken = self.take_from_slabs::<K>(wanted, |index, object| {
-            // SAFETY: clause 1, and below the capacity.
-            let place = unsafe { Magazine::place(magazine, index) };
-            // SAFETY: clause 1: ours.
-            unsafe { place.write(object) };
+            places[index].write(object);
         })?;
-        // SAFETY: clause 1; so many places are written.
-        unsafe { magazine.as_mut() }.set_length(taken);
+        // SAFETY: so many objects were taken, and written to the first places.
+        unsafe { magazine.set_length(taken) };
         Ok(())
     }
 
@@ -104,10 +97,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         self.tuning.note_trip(geometry.stride(), set.slabs() * geometry.slab_bytes());
     }
 
-    /// Gives all objects of `magazine`, which is ours, back to their slabs; returns the pages that went home.
-    pub(crate) fn empty(&self, magazine: NonNull<Magazine>, patience: Patience) -> usize {
-        // SAFETY: ours, not loaded.
-        let objects = unsafe { Magazine::take_all(magazine) };
+    /// Gives all objects of `magazine` back to their slabs; returns the pages that went home.
+    pub(crate) fn empty(&self, magazine: &mut Magazine, patience: Patience) -> usize {
+        let objects = magazine.take_all();
         if objects.is_empty() { 0 } else { self.give_back(patience, objects) }
     }
 

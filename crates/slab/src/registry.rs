@@ -141,7 +141,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             }),
             magazines: core::array::from_fn(|index| {
                 let size = Magazine::bytes(CAPACITIES[index]);
-                internal(MAGAZINE_NAMES[index], small(size, align_of::<Magazine>()), size)
+                internal(MAGAZINE_NAMES[index], small(size, Magazine::ALIGNMENT), size)
             }),
             cores: internal("cache", cores, cores_size),
             list: CoreList::new(),

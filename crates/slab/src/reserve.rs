@@ -106,8 +106,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
             let slow = core.system().locking.slow();
             slow.lock(&self.stock).is_some_and(|mut stock| {
                 let short = stock.as_mut().filter(|stock| stock.objects() < self.objects);
-                // SAFETY: clause 1.
-                short.is_some_and(|stock| unsafe { stock.push(object) })
+                short.is_some_and(|stock| stock.push(object))
             })
         };
         if !is_kept {

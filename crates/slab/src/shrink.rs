@@ -101,8 +101,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 slot.forget_misses();
                 let magazines = [slot.unload(), slot.take_previous()];
                 for magazine in magazines.into_iter().flatten() {
-                    // SAFETY: the slot owned it and gave it to us.
-                    unsafe { full.push(magazine) };
+                    full.push(magazine);
                 }
             },
         );
@@ -113,10 +112,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// that went home.
     pub(crate) fn empty_all(&self, mut full: Chain, mut empty: Chain, patience: Patience) -> usize {
         let mut given = 0;
-        while let Some(magazine) = full.pop() {
-            given += self.empty(magazine, patience);
-            // SAFETY: the chain gave it to us.
-            unsafe { empty.push(magazine) };
+        while let Some(mut magazine) = full.pop() {
+            given += self.empty(&mut magazine, patience);
+            empty.push(magazine);
         }
         while let Some(magazine) = empty.pop() {
             given += self.free_magazine(magazine, patience);

@@ -3,7 +3,7 @@
 //!
 //! # Invariants
 //! - I1: the magazines of `filled` hold an object each at least, and only the first has room for more; those of `empty` hold
-//!   none. All are the stock's, as are the objects.
+//!   none.
 
 use core::ptr::NonNull;
 
@@ -11,7 +11,7 @@ use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
 
 use crate::checks::Checks;
 use crate::core::Core;
-use crate::magazine::{Chain, Magazine};
+use crate::magazine::Chain;
 use crate::walk::Patience;
 
 /// Objects of a cache, not yet looked at for handing out, in magazines.
@@ -22,9 +22,6 @@ pub(crate) struct Stock {
     objects: usize,
 }
 
-// SAFETY: the stock owns its magazines and the objects in them.
-unsafe impl Send for Stock {}
-
 impl Stock {
     pub(crate) const fn objects(&self) -> usize {
         self.objects
@@ -32,34 +29,23 @@ impl Stock {
 
     /// Takes an object out.
     pub(crate) fn pop(&mut self) -> Option<NonNull<u8>> {
-        let magazine = self.filled.pop()?;
-        // SAFETY: I1: ours, not loaded.
-        let object = unsafe { Magazine::pop(magazine) };
+        let mut magazine = self.filled.pop()?;
+        let object = magazine.pop();
         self.objects -= 1;
-        // SAFETY: I1: live.
-        let is_empty = unsafe { magazine.as_ref() }.length() == 0;
-        let chain = if is_empty { &mut self.empty } else { &mut self.filled };
-        // SAFETY: taken out of the other chain, or this one, above.
-        unsafe { chain.push(magazine) };
+        let chain = if magazine.length() == 0 { &mut self.empty } else { &mut self.filled };
+        chain.push(magazine);
         object
     }
 
-    /// Puts an object in; whether there was room.
-    ///
-    /// # Safety
-    /// 1. The caller owns the object, one of the cache, and gives it to the stock if the answer is true.
-    pub(crate) unsafe fn push(&mut self, object: NonNull<u8>) -> bool {
-        // SAFETY: I1: live.
-        let has_room = |first: &NonNull<Magazine>| !unsafe { first.as_ref() }.is_full();
-        let magazine = match self.filled.first().filter(has_room) {
-            Some(_) => self.filled.pop(),
-            None => self.empty.pop(),
+    /// Puts `object` in, one of the cache that the caller owns; whether there was room, and the object is the stock's.
+    pub(crate) fn push(&mut self, object: NonNull<u8>) -> bool {
+        let magazine = match self.filled.first() {
+            Some(first) if !first.is_full() => self.filled.pop(),
+            _ => self.empty.pop(),
         };
-        let Some(magazine) = magazine else { return false };
-        // SAFETY: there is room, and clause 1.
-        unsafe { Magazine::push(magazine, object) };
-        // SAFETY: taken out of a chain above.
-        unsafe { self.filled.push(magazine) };
+        let Some(mut magazine) = magazine else { return false };
+        magazine.push(object);
+        self.filled.push(magazine);
         self.objects += 1;
         true
     }
@@ -78,18 +64,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 self.put_back(stock);
                 return Err(OutOfMemory);
             };
-            // SAFETY: fresh, ours.
-            places += unsafe { magazine.as_ref() }.capacity();
-            // SAFETY: as above.
-            unsafe { stock.empty.push(magazine) };
+            places += magazine.capacity();
+            stock.empty.push(magazine);
         }
         while stock.objects < objects {
             let Ok(object) = self.take_out::<K>() else {
                 self.put_back(stock);
                 return Err(OutOfMemory);
             };
-            // SAFETY: ours, and there are magazines for all.
-            let has_room = unsafe { stock.push(object) };
+            let has_room = stock.push(object);
             debug_assert!(has_room, "I1: as many places as objects");
         }
         Ok(stock)

@@ -114,11 +114,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 }
                 return Ok(self.load(full).expect("depot: full magazines are full"));
             }
-            if let Some(magazine) = self.renew(spare.take()) {
+            if let Some(mut magazine) = self.renew(spare.take()) {
                 // Half of it after a free, so that the frees that follow find room as well as the allocations objects.
-                // SAFETY: ours, and empty.
-                let filled = unsafe { self.fill::<K>(magazine, is_draining) };
-                if filled.is_err() {
+                if self.fill::<K>(&mut magazine, is_draining).is_err() {
                     self.put_away(magazine);
                     return Err(OutOfMemory);
                 }
@@ -151,28 +149,25 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             None if earned => self.take_empty(),
             None => None,
         };
-        let Some(magazine) = magazine else {
+        let Some(mut magazine) = magazine else {
             self.give_back(Patience::Wait, &[object]);
             return;
         };
-        // SAFETY: the magazine is ours and empty.
-        unsafe { Magazine::push(magazine, object) };
+        magazine.push(object);
         self.store(magazine);
     }
 
-    /// Pops an object of `magazine`, which is ours, and loads the rest into the slot.
-    fn load(&self, magazine: NonNull<Magazine>) -> Option<NonNull<u8>> {
-        // SAFETY: ours, not loaded.
-        let object = unsafe { Magazine::pop(magazine) };
+    /// Pops an object of `magazine` and loads the rest into the slot.
+    fn load(&self, mut magazine: Magazine) -> Option<NonNull<u8>> {
+        let object = magazine.pop();
         self.store(magazine);
         object
     }
 
-    /// Loads `magazine`, which is ours, into the slot; or, where that cannot be, puts it away.
-    fn store(&self, magazine: NonNull<Magazine>) {
+    /// Loads `magazine` into the slot; or, where that cannot be, puts it away.
+    fn store(&self, magazine: Magazine) {
         let out = match self.slots.enter() {
-            // SAFETY: ours.
-            Ok(mut slot) => unsafe { slot.insert(magazine) },
+            Ok(mut slot) => slot.insert(magazine),
             Err(_) => Some(magazine),
         };
         if let Some(out) = out {
