@@ -4,7 +4,7 @@
 //! - Each zone of each node is a [`Buddy`] of its own, with watermarks of its own.
 //! - A [`Request`] names the highest zone that will do: a device that reaches 4 GiB names [`ZoneKind::Dma32`]. Lower zones
 //!   will do too, so a request **falls back** from its zone downward, never upward: first on its own node, then on the
-//!   next nodes in turn.
+//!   next nodes that have zones, by number, in turn.
 //! - Zones above `low` are asked first, then those above `min`, so that no zone is driven to its reserve while another has
 //!   plenty. Requests that may use the reserve are then served to the last frame.
 //! - Constraints are which source one asks, not a word of flags at each call: [`ZoneList::source`].
@@ -15,7 +15,8 @@
 //! home.
 //!
 //! # Costs
-//! One load for each zone asked, beyond the zone's own costs. Freeing finds the zone by its ranges.
+//! One load for each zone asked, beyond the zone's own costs. A request that fails has asked each zone three times at most.
+//! Freeing finds the zone by its ranges.
 
 use core::ptr::NonNull;
 
@@ -50,7 +51,7 @@ pub enum ZoneKind {
 pub struct Request {
     /// The highest zone that will do. [`ZoneKind::Movable`] counts as `Normal` for content that cannot be moved.
     pub zone: ZoneKind,
-    /// The node whose memory is nearest.
+    /// The node whose memory is nearest. Where it has none, that of the next node that has.
     pub node: u16,
     /// Whether the content can be moved.
     pub mobility: Mobility,
@@ -73,7 +74,6 @@ pub struct NodeZone<'z, 'm, M, C, O> {
 #[derive(Debug)]
 pub struct ZoneList<'z, 'm, M, C, O> {
     zones: &'z [NodeZone<'z, 'm, M, C, O>],
-    nodes: u16,
 }
 
 /// Why no list of zones was made.
@@ -107,11 +107,13 @@ impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
     /// # Errors
     /// [`ZoneListError`] when there is none or the order is another.
     pub fn new(zones: &'z [NodeZone<'z, 'm, M, C, O>]) -> Result<Self, ZoneListError> {
-        let last = zones.last().ok_or(ZoneListError::Empty)?;
+        if zones.is_empty() {
+            return Err(ZoneListError::Empty);
+        }
         let key = |zone: &NodeZone<'_, '_, M, C, O>| (zone.node, zone.kind);
         match zones.windows(2).position(|pair| key(&pair[0]) >= key(&pair[1])) {
             Some(index) => Err(ZoneListError::Unordered { index: index + 1 }),
-            None => Ok(Self { zones, nodes: last.node.saturating_add(1) }),
+            None => Ok(Self { zones }),
         }
     }
 
@@ -137,13 +139,12 @@ impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
             Mobility::Movable => request.zone,
             _ => request.zone.min(ZoneKind::Normal),
         };
-        let nodes = self.nodes;
-        (0..nodes).flat_map(move |step| {
-            let node = ((u32::from(request.node) + u32::from(step)) % u32::from(nodes)) as u16;
-            let is_candidate =
-                move |zone: &&NodeZone<'_, '_, M, C, O>| zone.node == node && zone.kind <= highest;
-            self.zones.iter().rev().filter(is_candidate)
-        })
+        let (before, from) =
+            self.zones.split_at(self.zones.partition_point(|zone| zone.node < request.node));
+        let nodes = [from, before]
+            .into_iter()
+            .flat_map(|zones| zones.chunk_by(|zone, next| zone.node == next.node));
+        nodes.flat_map(move |zones| zones.iter().rev().filter(move |zone| zone.kind <= highest))
     }
 
     /// Calls `ask` with each zone that will do for `request` and may give `pages` frames, until one has an answer.
@@ -157,15 +158,11 @@ impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
         let has_enough = |gate: &O| gate.allows(pages);
         let has_reserve = |_: &O| request.may_use_reserve;
         let tests: [&dyn Fn(&O) -> bool; 3] = [&has_plenty, &has_enough, &has_reserve];
-        for (turn, test) in tests.iter().enumerate() {
-            let asked_before =
-                |gate: &O| turn > 0 && tests[..turn].iter().any(|earlier| earlier(gate));
-            for zone in self.candidates(request) {
-                let gate = zone.buddy.observer();
-                if test(gate) && !asked_before(gate) {
-                    if let Ok(answer) = ask(zone.buddy) {
-                        return Ok(answer);
-                    }
+        for test in tests {
+            // Those that pass an earlier test too are asked again: meanwhile others may have given to them.
+            for zone in self.candidates(request).filter(|zone| test(zone.buddy.observer())) {
+                if let Ok(answer) = ask(zone.buddy) {
+                    return Ok(answer);
                 }
             }
         }

@@ -4,10 +4,11 @@
 mod common;
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use buddy::{
-    EventCounts, Gate, Marks, Mobility, Mode, NodeZone, Pressure, Request, Watermarks, ZoneKind,
-    ZoneList, ZoneListError,
+    EventCounts, Gate, Marks, Mobility, Mode, NodeZone, Observe, Pressure, Request, Watermarks,
+    ZoneKind, ZoneList, ZoneListError,
 };
 use common::{Simulated, range};
 use page_frame::{
@@ -34,6 +35,13 @@ fn two_nodes<O: Copy + buddy::Observe>(observer: O) -> [Simulated<SingleCpu, O>;
         let frames = [range(start, start + 64)];
         Simulated::new(&frames, SingleCpu::new(), Mode::Cached).observed(observer)
     })
+}
+
+fn normal_zone<'z, O>(
+    node: u16,
+    buddy: &'z buddy::Buddy<'static, DirectMap, SingleCpu, O>,
+) -> NodeZone<'z, 'static, DirectMap, SingleCpu, O> {
+    NodeZone { node, kind: ZoneKind::Normal, buddy }
 }
 
 type Zones<'z, O> = [NodeZone<'z, 'static, DirectMap, SingleCpu, O>; 5];
@@ -86,6 +94,49 @@ fn requests_fall_back_downward_and_to_the_next_node_and_never_upward() {
         buddy.drain();
         assert_eq!(buddy.free_frames_count(), 64, "all went home");
     }
+}
+
+#[test]
+fn nodes_are_asked_by_number_wherever_their_numbers_lie() {
+    let buddies = two_nodes(());
+    let [first, second, ..] = named(&buddies);
+    let zones = [normal_zone(7, first.buddy), normal_zone(u16::MAX, second.buddy)];
+    let list = ZoneList::new(&zones).expect("in order");
+    let from = |node| places(list.source(Request { node, ..Request::default() }));
+    assert_eq!(from(7), [0, 64]);
+    assert_eq!(from(0), [0, 64], "node 0 has no memory: the next one that has");
+    assert_eq!(from(8), [64, 0]);
+    assert_eq!(from(u16::MAX), [64, 0]);
+}
+
+/// A zone that is short of memory when it is looked at first, and has plenty from then on.
+#[derive(Clone, Copy)]
+struct Refilled(&'static AtomicBool);
+
+impl Observe for Refilled {}
+
+impl Gate for Refilled {
+    fn allows(&self, _: usize) -> bool {
+        true
+    }
+
+    fn pressure(&self) -> Pressure {
+        if self.0.swap(true, Ordering::Relaxed) { Pressure::None } else { Pressure::Low }
+    }
+}
+
+#[test]
+fn a_zone_that_others_refill_during_a_request_is_asked() {
+    static WAS_LOOKED_AT: AtomicBool = AtomicBool::new(false);
+    let frames = [range(0, 64)];
+    let buddy = Simulated::new(&frames, SingleCpu::new(), Mode::Cached);
+    let buddy = buddy.observed(Refilled(&WAS_LOOKED_AT));
+    let zones = [normal_zone(0, &buddy)];
+    let source = ZoneList::new(&zones).expect("one zone");
+    let source = source.source(Request::default());
+    let block = source.allocate(order(0)).expect("all of it is free");
+    // SAFETY: the block came from this source and is a number only.
+    unsafe { source.free(block) };
 }
 
 #[test]
