@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use testkit::Random;
 
+use crate::asked::Asked;
 use crate::memory::contestants;
 use crate::memory_workload::{free, layout, log_uniform};
 use crate::row::{FLOOR, OURS, Row};
@@ -131,17 +132,20 @@ impl Held {
     }
 }
 
-/// Measures the figures that `wants` names, each in a process of its own for each contestant.
+/// Measures the figures that are wanted, each in a process of its own for each contestant.
 ///
 /// # Panics
 /// When the running program is none that answers to [`CHILD_FLAG`].
-pub fn measure(wants: &dyn Fn(&str) -> bool, mut each: impl FnMut(Row)) {
-    for footprint in Footprint::ALL.into_iter().filter(|it| wants(it.name())) {
+pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
+    let contestants = contestants();
+    for footprint in Footprint::ALL.into_iter().filter(|it| asked.wants(it.name())) {
         let is_left_out =
             |who: &str| who == FLOOR || (frees_at_random(footprint) && SLOW.contains(&who));
-        let figures = contestants().into_iter().filter(|(who, _)| !is_left_out(who));
-        let mut figures: Vec<(&'static str, f64)> =
-            figures.filter_map(|(who, _)| Some((who, ask_child(footprint, who)?))).collect();
+        let names = asked.among(&contestants).iter().map(|(who, _)| *who);
+        let mut figures: Vec<(&'static str, f64)> = names
+            .filter(|who| !is_left_out(who))
+            .filter_map(|who| Some((who, ask_child(footprint, who)?)))
+            .collect();
         let place = figures.iter().position(|(who, _)| *who == OURS).expect("ours runs");
         let (_, ours) = figures.remove(place);
         let row = Row::alone(footprint.name(), footprint.unit(), vec![ours]);

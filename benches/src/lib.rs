@@ -10,6 +10,7 @@
 //! harness's own floor), and the rivals. Workloads live here once: the `versus` program runs them interleaved and prints a
 //! table and JSON, the criterion benches run some of them alone.
 
+pub mod asked;
 pub mod collections;
 pub mod colour;
 pub mod constructed;

@@ -9,6 +9,7 @@ use std::ptr::null_mut;
 
 use testkit::Random;
 
+use crate::asked::Asked;
 use crate::collections::Collection;
 use crate::footprint;
 use crate::measure::{CpuTime, LIMIT, Sample, cpu_time_of_two, mean, tail};
@@ -104,19 +105,20 @@ impl Workload {
 }
 
 /// Measures the layer: each workload and each collection that `wants` names, on all contestants.
-pub fn measure(rounds: usize, wants: &dyn Fn(&str) -> bool, mut each: impl FnMut(Row)) {
+pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
     let contestants = contestants();
-    for workload in Workload::ALL.into_iter().filter(|it| wants(&it.name())) {
-        each(Row::compare(workload.name(), &contestants, rounds, |who, make| {
+    let contestants = asked.among(&contestants);
+    for workload in Workload::ALL.into_iter().filter(|it| asked.wants(&it.name())) {
+        each(Row::compare(workload.name(), contestants, asked.rounds, |who, make| {
             (who != FLOOR || workload.has_floor()).then(|| make().run(workload))
         }));
     }
-    for collection in Collection::ALL.into_iter().filter(|it| wants(it.name())) {
-        each(Row::compare(collection.name().into(), &contestants, rounds, |who, make| {
+    for collection in Collection::ALL.into_iter().filter(|it| asked.wants(it.name())) {
+        each(Row::compare(collection.name().into(), contestants, asked.rounds, |who, make| {
             (who != FLOOR).then(|| make().run_collection(collection))
         }));
     }
-    footprint::measure(wants, each);
+    footprint::measure(asked, each);
 }
 
 /// Runs one round of `workload`.

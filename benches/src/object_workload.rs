@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use testkit::Random;
 
 use crate::Objects;
+use crate::asked::Asked;
 use crate::measure::{LIMIT, Sample, cpu_time_of_two, mean, tail};
 use crate::objects::contestants;
 use crate::own;
@@ -76,20 +77,15 @@ impl Workload {
 }
 
 /// Measures the layer: each workload on all contestants, each figure of ours alone.
-pub fn measure(
-    rounds: usize,
-    alone: bool,
-    wants: &dyn Fn(&str) -> bool,
-    mut each: impl FnMut(Row),
-) {
+pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
     let contestants = contestants();
-    let contestants = &contestants[..if alone { 2 } else { contestants.len() }];
-    for workload in Workload::ALL.into_iter().filter(|it| wants(&it.name())) {
-        each(Row::compare(workload.name(), contestants, rounds, |_, make| {
+    for workload in Workload::ALL.into_iter().filter(|it| asked.wants(&it.name())) {
+        let contestants = asked.among(&contestants);
+        each(Row::compare(workload.name(), contestants, asked.rounds, |_, make| {
             Some(make(workload.layout()).run(workload))
         }));
     }
-    own::measure(rounds, wants, each);
+    own::measure(asked, each);
 }
 
 /// Runs one round of `workload` on an allocator of objects of its layout.

@@ -6,6 +6,7 @@ use std::ptr::NonNull;
 use hosted::Threads;
 use slab::CacheBuilder;
 
+use crate::asked::Asked;
 use crate::measure::{CpuTime, mean};
 use crate::objects::{Ours, Pages};
 use crate::row::Row;
@@ -29,11 +30,11 @@ const FIGURES: [Figure; 6] = [
 ];
 
 /// Measures those that are wanted.
-pub fn measure(rounds: usize, wants: &dyn Fn(&str) -> bool, mut each: impl FnMut(Row)) {
-    for (name, unit, figure) in FIGURES.into_iter().filter(|(name, ..)| wants(name)) {
-        each(Row::alone(name, unit, (0..rounds).map(|_| figure()).collect()));
+pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
+    for (name, unit, figure) in FIGURES.into_iter().filter(|(name, ..)| asked.wants(name)) {
+        each(Row::alone(name, unit, (0..asked.rounds).map(|_| figure()).collect()));
     }
-    if wants("idle-pages") {
+    if asked.wants("idle-pages") {
         each(Row::alone("idle-pages", "pages", vec![idle_pages()]));
     }
 }

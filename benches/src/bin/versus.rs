@@ -6,6 +6,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use benches::asked::{Asked, ours};
 use benches::row::Row;
 use benches::workload::Workload;
 use benches::{footprint, memory_workload, object_workload, pages};
@@ -18,30 +19,11 @@ const FRAMES: usize = 8 << 18;
 /// Measures a layer in so many rounds and hands out its rows.
 type Measure = fn(&Asked, &mut dyn FnMut(Row));
 
-/// What was asked for on the command line.
-struct Asked {
-    rounds: usize,
-    /// How the names of rows begin; all rows where empty.
-    rows: Vec<String>,
-    /// Whether rivals sit out.
-    alone: bool,
-}
-
-impl Asked {
-    fn wants(&self, row: &str) -> bool {
-        self.rows.is_empty() || self.rows.iter().any(|begin| row.starts_with(begin.as_str()))
-    }
-}
-
 /// The layers, bottom up.
 const LAYERS: [(&str, Measure); 3] = [
     ("buddy", measure_pages),
-    ("slab", |asked, each| {
-        object_workload::measure(asked.rounds, asked.alone, &|row| asked.wants(row), each);
-    }),
-    ("kmalloc", |asked, each| {
-        memory_workload::measure(asked.rounds, &|row| asked.wants(row), each);
-    }),
+    ("slab", |asked, each| object_workload::measure(asked, each)),
+    ("kmalloc", |asked, each| memory_workload::measure(asked, each)),
 ];
 
 fn main() -> ExitCode {
@@ -74,7 +56,7 @@ fn main() -> ExitCode {
             Arg::new("alone")
                 .long("alone")
                 .action(ArgAction::SetTrue)
-                .help("Leave out the rivals of buddy and slab"),
+                .help("Measure ours alone, without rivals"),
         )
         .arg(Arg::new("quick").long("quick").action(ArgAction::SetTrue).help("One round, not five"))
         .get_matches();
@@ -109,7 +91,7 @@ fn main() -> ExitCode {
 
 fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
     let contestants = pages::contestants();
-    let contestants = &contestants[..if asked.alone { 2 } else { contestants.len() }];
+    let contestants = asked.among(&contestants);
     for workload in Workload::ALL.into_iter().filter(|row| asked.wants(&row.name())) {
         // Shares and bytes are the same in each round, and need no more memory than to be typical.
         let (rounds, frames) = match (workload.is_time(), asked.rounds) {
@@ -126,7 +108,7 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
     for workload in [Workload::Pair(0), Workload::BulkFreeRandom(0), Workload::MixedRandom] {
         let name = format!("{}-64g", workload.name());
         if asked.wants(&name) {
-            let row = Row::compare(name, &contestants[..2], asked.rounds, |_, make| {
+            let row = Row::compare(name, ours(contestants), asked.rounds, |_, make| {
                 pages::measure(*make, workload, 8 * FRAMES)
             });
             each(row);

@@ -1,4 +1,4 @@
-//! The two foundations of object caches: how a slab is laid out, and the word through which its objects are freed.
+//! Object caches: objects of one layout, kept in constructed state, from slabs that they take and give back by themselves.
 //!
 //! # Theory
 //! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut: how many pages are best for a
@@ -6,17 +6,31 @@
 //! that objects at the same place of different slabs do not compete for the same sets of the CPU's caches (Bonwick 1994,
 //! section 4). It is `const fn`, so the slab of a known type is known at compile time.
 //!
+//! A [`Cache`] has the slabs of one kind. Each CPU keeps free objects of it in **magazines**, which it fills and empties without
+//! an atomic read-modify-write; CPUs exchange whole magazines at the **depot** (Bonwick and Adams 2001). Only what these do not
+//! have comes from the slabs, and only what the slabs do not have from the page source, any
+//! [`PageSource`](page_frame::PageSource) with a page map.
+//!
 //! Objects of a slab are freed from every CPU. [`FreeWord`] is the one atomic word per slab through which that goes
 //! without a lock, and which decides exactly once who brings a slab back into sight and when its pages may go home.
 //!
+//! The caches of a system are a [`Registry`]: when memory is short it asks the idle ones first. What a cache looks for in its
+//! users' mistakes is a type: [`Off`], [`Hardened`], [`Debug`](struct@Debug), or one of your own ([`Checks`]). Rust types have
+//! [`ObjectCache`], and C code [`names`].
+//!
 //! ```
-//! use slab::Geometry;
+//! use core::{alloc::Layout, mem::MaybeUninit};
+//! use page_frame::{Arena, SingleCpu};
+//! let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+//! let arena = Arena::new(&mut memory)?;
+//! let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+//! let messages = registry.cache("message", Layout::new::<[u64; 80]>()).build()?;
 //! // A page holds 6 objects of 640 bytes, and can shift them by 0, 64, 128 or 192 bytes.
-//! const PLAN: Geometry = match Geometry::at_order(640, 8, 64, 0) {
-//!     Some(plan) => plan,
-//!     None => panic!("640 bytes fit in a page"),
-//! };
-//! assert_eq!((PLAN.capacity(), PLAN.colours()), (6, 4));
+//! assert_eq!((messages.geometry().capacity(), messages.geometry().colours()), (6, 4));
+//! let message = messages.allocate()?;
+//! // SAFETY: allocated above, and not used any more.
+//! unsafe { messages.free(message) };
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![no_std]
 

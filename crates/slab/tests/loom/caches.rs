@@ -90,6 +90,13 @@ fn free(cache: &Cache<Shared, Machine>, objects: impl IntoIterator<Item = NonNul
     }
 }
 
+/// Nobody has an object any more, and none is lost.
+fn everything_is_back(cache: &Cache<Shared, Machine>) {
+    cache.validate().expect("consistent");
+    cache.shrink();
+    assert_eq!(cache.stats().objects_active, 0);
+}
+
 /// What crosses to the other thread of a model.
 struct Sent<T>(T);
 // SAFETY: pointers to objects that the receiving thread alone uses.
@@ -118,8 +125,7 @@ fn depot_exchange_against_take_over() {
             other.join().expect("no panic");
             cache.validate().expect("consistent");
             free(&cache, [again]);
-            cache.shrink();
-            assert_eq!(cache.stats().objects_active, 0);
+            everything_is_back(&cache);
         });
     });
 }
@@ -164,9 +170,7 @@ fn the_capacity_changes_while_old_magazines_are_about() {
             });
             free(&cache, objects);
             other.join().expect("no panic");
-            cache.validate().expect("consistent");
-            cache.shrink();
-            assert_eq!(cache.stats().objects_active, 0);
+            everything_is_back(&cache);
         });
     });
 }
