@@ -351,7 +351,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// # Safety
     /// 1. As for [`Slots::let_go`].
     pub unsafe fn let_slots_go(&self) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 is theirs.
         unsafe { self.slots.let_go() };
     }
 

@@ -262,11 +262,11 @@ unsafe fn section<'m>(
 ) -> Section<'m> {
     // SAFETY: clause 1, for the three offsets.
     let [lines, entries, hints] = at.map(|at| unsafe { metadata.add(at) });
-    // SAFETY: clause 1.
+    // SAFETY: the lines of a section, as clause 1 has room for; the parts do not overlap.
     let lines = unsafe { slice_in(lines, SECTION_AREAS) };
-    // SAFETY: clause 1.
+    // SAFETY: behind the lines, as clause 1 has room for.
     let entries = unsafe { slice_in(entries, SECTION_AREAS) };
-    // SAFETY: clause 1.
+    // SAFETY: behind the entries, as clause 1 has room for.
     let maps = unsafe { slice_in(hints, MAPS) };
     let hints = Hints { maps, bounds, section: index };
     Section { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
@@ -283,9 +283,9 @@ unsafe fn fill<'m, T>(
 ) -> &'m [T] {
     let first = memory.cast::<T>();
     for index in 0..count {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: below `count`.
         let place = unsafe { first.add(index) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: aligned, and valid for a value at each index.
         unsafe { place.write(value(index)) };
     }
     // SAFETY: clause 1; all values were written above.

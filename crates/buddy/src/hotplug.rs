@@ -93,7 +93,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             return Err(HotplugError::Occupied);
         }
         let index = number - self.zone.first_section;
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: as much as the layout says, and zero.
         let section = unsafe { build::added_section(metadata, self.zone.bounds, index) };
         let base = number * SECTION_FRAMES;
         withhold_absent(section, base, &[range]);

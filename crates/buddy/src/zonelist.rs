@@ -258,19 +258,19 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe + Gate> PageMap for ZoneSource<'_, '_
 
     unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: as above.
+        // SAFETY: the caller owns the block, which lies in the zone of its first page.
         unsafe { zone.clear_owner(start, order) }
     }
 
     unsafe fn set_run(&self, start: NonNull<u8>, pages: usize) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: as above.
+        // SAFETY: the run lies in the zone of its first page, as resizing never leaves a zone.
         unsafe { zone.set_run(start, pages) }
     }
 
     unsafe fn clear_run(&self, start: NonNull<u8>, order: Order) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: as above.
+        // SAFETY: the block that the run was lies in one zone.
         unsafe { zone.clear_run(start, order) }
     }
 
@@ -289,7 +289,7 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe + Gate> PageResize for ZoneSource<'_,
     #[track_caller]
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let buddy = self.list.zone_of(start.addr().get());
-        // SAFETY: the caller's clauses.
+        // SAFETY: the caller's run, from the zone that its first page lies in.
         unsafe { buddy.free_run(start, pages) }
     }
 
@@ -299,7 +299,7 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe + Gate> PageResize for ZoneSource<'_,
         if growth > 0 && !self.request.may_use_reserve && !buddy.observer().allows(growth) {
             return false;
         }
-        // SAFETY: the caller's clauses.
+        // SAFETY: the caller's run of so many pages, in the zone of its first page.
         unsafe { buddy.resize_run(start, pages, new_pages) }
     }
 }

@@ -112,7 +112,7 @@ pub struct TagRange {
 
 // SAFETY: both are atomics, and reading one is promised to be sound wherever it is done.
 unsafe impl Send for TagRange {}
-// SAFETY: as above.
+// SAFETY: the same atomics, and nothing that one thread alone may read.
 unsafe impl Sync for TagRange {}
 
 impl TagRange {
@@ -126,7 +126,7 @@ impl TagRange {
     /// 1. The map that the range came from is alive and where it was.
     #[inline(always)]
     pub unsafe fn tag(&self, address: usize) -> Option<Tag> {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the tags are there.
         unsafe { self.tag_index(address) }.map(|index| Tag(index as u8))
     }
 
@@ -151,12 +151,12 @@ impl TagRange {
     /// 1. As for [`tag`](Self::tag).
     #[inline(always)]
     pub unsafe fn tag_and_owner(&self, address: usize) -> Option<(Tag, *mut ())> {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 is `tag`'s.
         let tag = unsafe { self.tag(address) }?;
         let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
         // SAFETY: clause 1: there is an owner for each page, and the page is in the range, as it has a tag.
         let entry = unsafe { self.owners.add(index) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the map lives, and `tag` found the index in range.
         let entry = unsafe { &*entry };
         // Relaxed: see the header.
         Some((tag, entry.load(Ordering::Relaxed)))
@@ -276,7 +276,7 @@ pub struct PageMapArray<'m> {
 
 // SAFETY: `root` is only a base for address arithmetic; the arrays are atomics.
 unsafe impl Send for PageMapArray<'_> {}
-// SAFETY: as above.
+// SAFETY: shared references reach the atomics alone.
 unsafe impl Sync for PageMapArray<'_> {}
 
 impl<'m> PageMapArray<'m> {
@@ -296,7 +296,7 @@ impl<'m> PageMapArray<'m> {
         let owners = unsafe { slice_in(metadata, pages) };
         // SAFETY: clause 1: the tags begin where the owners end, inside the memory.
         let tags = unsafe { metadata.add(pages * size_of::<AtomicPtr<()>>()) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the tags are the first part of the metadata, zero, and ours.
         let tags = unsafe { slice_in(tags, pages) };
         Self { root, pages, tags, owners }
     }
@@ -332,7 +332,7 @@ impl<'m> PageMapArray<'m> {
     #[inline(always)]
     pub unsafe fn set_tag_unchecked(&self, index: usize, tag: Tag) {
         debug_assert!(index < self.pages, "clause 1");
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the index is below the count of tags.
         let entry = unsafe { self.tags.get_unchecked(index) };
         // Relaxed: see the header.
         entry.store(tag.0, Ordering::Relaxed);

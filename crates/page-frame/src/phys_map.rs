@@ -39,7 +39,7 @@ pub struct DirectMap {
 
 // SAFETY: the root is only a base for address arithmetic.
 unsafe impl Send for DirectMap {}
-// SAFETY: as above.
+// SAFETY: no method changes it.
 unsafe impl Sync for DirectMap {}
 
 impl DirectMap {

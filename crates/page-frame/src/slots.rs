@@ -185,7 +185,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         let offset = id.line_offset() * (size_of::<Slot<T>>() / CpuId::LINE);
         // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and slots are whole lines.
         let slot = unsafe { self.slots.as_ptr().byte_add(offset) };
-        // SAFETY: as above.
+        // SAFETY: the slot lives as long as `self.slots`, and `in_register` changes no address.
         let slot = unsafe { &*in_register(slot) };
         // SAFETY: I2: only contexts on this CPU write `busy`.
         let why = if unsafe { load_own(&slot.busy) } != 0 {

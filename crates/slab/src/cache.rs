@@ -34,7 +34,7 @@ where
     C: Cpu + Clone + Send + Sync,
 {
 }
-// SAFETY: as above.
+// SAFETY: a shared handle reaches the core by shared references only, which is Sync when P and C are.
 unsafe impl<P, C, K: Checks> Sync for Cache<P, C, K>
 where
     P: PageSource + PageMap + Send + Sync,
@@ -120,7 +120,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
-        // SAFETY: the caller's clauses.
+        // SAFETY: clauses 1 and 2 are those of the core's `free`.
         unsafe { self.core().free::<K>(object) }
     }
 

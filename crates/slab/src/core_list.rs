@@ -73,7 +73,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     ) -> bool {
         let slow = locking.slow();
         let Some(mut first) = slow.lock(&self.first) else { return false };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: alive, and the list's lock is held.
         unsafe { Self::set_next(core, first.0) };
         first.0 = core.as_ptr();
         true
@@ -175,18 +175,18 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// # Safety
     /// 1. The core is alive and the caller holds the lock.
     unsafe fn next(core: NonNull<Core<P, C>>) -> *mut Core<P, C> {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: alive.
         let listed = unsafe { &core.as_ref().listed };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: under the lock nobody changes it.
         listed.next.with(|next| unsafe { *next })
     }
 
     /// # Safety
     /// 1. The core is alive and the caller holds the lock.
     unsafe fn set_next(core: NonNull<Core<P, C>>, new: *mut Core<P, C>) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: it does not die under the lock.
         let listed = unsafe { &core.as_ref().listed };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: under the lock nobody else looks at it.
         listed.next.with_mut(|next| unsafe { *next = new });
     }
 }

@@ -54,7 +54,7 @@ impl FreedChain {
         // SAFETY: clause 2: alive.
         let geometry = &unsafe { record.as_ref() }.geometry(best);
         self.record = record;
-        // SAFETY: as above.
+        // SAFETY: clause 1: the slab is cut by what `geometry` returned.
         self.links = unsafe { Links::of(record, geometry) };
         self.first = address - index * geometry.stride();
         self.bytes = geometry.capacity() * geometry.stride();

@@ -30,7 +30,7 @@ impl Front {
     ///    its CPUs.
     #[inline(always)]
     pub unsafe fn allocate<C: Cpu>(self, cpu: &C) -> Option<NonNull<u8>> {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 says whose slots they are, and that they live.
         unsafe { self.slots(cpu) }.enter_known().ok()?.pop()
     }
 
@@ -41,7 +41,7 @@ impl Front {
     /// 2. As for [`Cache::free`], if the answer is true.
     #[inline(always)]
     pub unsafe fn free<C: Cpu>(self, cpu: &C, object: NonNull<u8>) -> bool {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1, as in `allocate`.
         let slots = unsafe { self.slots(cpu) };
         slots.enter_known().is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }

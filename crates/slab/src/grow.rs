@@ -105,7 +105,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) unsafe fn send_home(&self, record: NonNull<Record>) {
         // SAFETY: clause 1: alive.
         let capacity = unsafe { record.as_ref() }.geometry(&self.plan.geometry).capacity();
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: all of its objects are constructed.
         unsafe { self.dismantle(record, capacity) };
     }
 

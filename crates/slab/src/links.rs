@@ -101,7 +101,7 @@ impl Links {
     /// 1. As for `write`, but the caller owns the object instead of freeing it.
     pub(crate) unsafe fn set_mark(self, index: usize, mark: u8) {
         let shift = if matches!(self, Self::Long(_)) { 8 } else { 0 };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: an object in hand is linked from nowhere, so its link is its owner's.
         unsafe { self.write(index, usize::from(mark) << shift) };
     }
 

@@ -57,9 +57,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Safety
     /// 1. `record` is a live one of this cache, and has object `index`, which is in use.
     unsafe fn live_object<K: Checks>(&self, record: NonNull<Record>, index: usize) -> LiveObject {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: live.
         let slab = unsafe { record.as_ref() };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the index is one of the slab's.
         let place = unsafe { slab.object(&slab.geometry(&self.plan.geometry), index) };
         // SAFETY: the padding in front lies inside the object's place.
         let object = unsafe { place.add(self.plan.padding.front()) };
@@ -80,10 +80,10 @@ unsafe fn free_in_window<P: PageSource + PageMap, C: Cpu + Clone>(
     record: NonNull<Record>,
     first: usize,
 ) -> u128 {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: no slab leaves the set while its lock is held.
     let slab = unsafe { record.as_ref() };
     let (geometry, seen) = (&slab.geometry(&core.plan.geometry), slab.word.load());
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: cut by `geometry`, and live.
     let links = unsafe { Links::of(record, geometry) };
     let mut index = seen.head;
     let mut free = 0;

@@ -35,7 +35,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) unsafe fn free_many<K: Checks>(&self, objects: &[NonNull<u8>]) {
         let mut gone = if is_any_on::<K>() { 0 } else { self.push_many(objects) };
         while gone < objects.len() {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: each of them is the caller's.
             unsafe { self.free::<K>(objects[gone]) };
             gone += 1;
             if !is_any_on::<K>() {

@@ -53,7 +53,7 @@ pub unsafe fn kmem_cache_create<P: PageSource + PageMap, C: Cpu + Clone>(
     let layout = layout.map_err(|_| BuildError::bad_layout(size, align))?;
     let builder = registry.cache(name, layout);
     match constructor {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 is the builder's.
         Some(constructor) => unsafe { builder.constructor(constructor) }.build(),
         None => builder.build(),
     }
@@ -93,7 +93,7 @@ pub unsafe fn kmem_cache_free<P: PageSource + PageMap, C: Cpu + Clone, K: Checks
     cache: &Cache<P, C, K>,
     object: NonNull<u8>,
 ) {
-    // SAFETY: the caller's clauses.
+    // SAFETY: the object is the caller's, of this cache, as `free` wants.
     unsafe { cache.free(object) }
 }
 
@@ -117,7 +117,7 @@ pub unsafe fn kmem_cache_free_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: C
     cache: &Cache<P, C, K>,
     objects: &[NonNull<u8>],
 ) {
-    // SAFETY: the caller's clauses.
+    // SAFETY: the objects are the caller's, each once, as `free_many` wants.
     unsafe { cache.free_many(objects) }
 }
 

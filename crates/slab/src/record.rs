@@ -121,7 +121,7 @@ impl Record {
     /// # Safety
     /// 1. The caller holds the set lock, or the slab is in no set (I1).
     pub(crate) unsafe fn place(&self) -> Place {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 and I1: nobody changes it.
         self.place.with(|place| unsafe { *place })
     }
 
@@ -130,7 +130,7 @@ impl Record {
     /// # Safety
     /// 1. As for `place`.
     pub(crate) unsafe fn set_place(&self, new: Place) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 and I1: nobody else uses it.
         self.place.with_mut(|place| unsafe { *place = new });
     }
 
@@ -139,7 +139,7 @@ impl Record {
     /// # Safety
     /// 1. As for `place`.
     pub(crate) unsafe fn list(&self) -> ListName {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the lock keeps writers away.
         self.list.with(|list| unsafe { *list })
     }
 
@@ -148,7 +148,7 @@ impl Record {
     /// # Safety
     /// 1. As for `place`.
     pub(crate) unsafe fn set_list(&self, new: ListName) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the lock keeps everybody away.
         self.list.with_mut(|list| unsafe { *list = new });
     }
 

@@ -70,7 +70,7 @@ unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync>
     for Registry<P, C>
 {
 }
-// SAFETY: as above.
+// SAFETY: a shared handle gives no more than shared references to the system.
 unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync> Sync
     for Registry<P, C>
 {
@@ -257,7 +257,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// # Safety
     /// 1. As for [`Slots::let_go`], and no cache was built in between.
     pub unsafe fn let_slots_go(&self) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the slots held are the ones there are.
         self.visit(|core| unsafe { core.slots.let_go() });
     }
 
@@ -266,9 +266,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// # Safety
     /// 1. As there.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: nobody is in the middle of a slow path either.
         unsafe { self.system().locking.forget_others(own) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the others' threads are gone, whatever slots they were in.
         self.visit(|core| unsafe { core.slots.forget_others(own) });
     }
 
@@ -377,7 +377,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     /// # Safety
     /// 1. `core` is in no list, nobody uses it, and it has no slab.
     unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the last time that anybody uses it.
         unsafe { core.drop_in_place() };
         self.cores.give_back(Patience::Wait, &[core.cast()]);
     }
@@ -463,9 +463,9 @@ unsafe fn slots_in<T>(
 ) -> &'static [Slot<T>] {
     let first = memory.cast::<Slot<T>>();
     for index in 0..count {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: room for `count`.
         let slot = unsafe { first.add(index) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: aligned, and nobody else's.
         unsafe { slot.write(Slot::new(body())) };
     }
     // SAFETY: clause 1; just written.

@@ -110,14 +110,14 @@ impl SlabSet {
     /// # Safety
     /// 1. `record` is live, of this cache, in no list, all its objects free.
     pub(crate) unsafe fn add(&mut self, record: NonNull<Record>, best: &Geometry) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: live, and in no list.
         unsafe { self.put(record, ListName::Empty) };
         self.grown = self.grown.wrapping_add(1);
         if self.sent > 0 {
             self.sent -= 1;
             self.missed = self.missed.saturating_add(1);
         }
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: live; being in the list changed nothing of it.
         self.missing_pages += missing_pages(unsafe { record.as_ref() }, best);
     }
 
@@ -189,7 +189,7 @@ impl SlabSet {
     pub(crate) unsafe fn give(&mut self, chain: &mut FreedChain, best: &Geometry) {
         let record = chain.record;
         self.was_used = true;
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the chain has objects, which the caller gives up.
         let pushed = unsafe { chain.push() };
         // SAFETY: I1: live.
         let slab = unsafe { record.as_ref() };
@@ -284,7 +284,7 @@ impl SlabSet {
         // SAFETY: clause 1 and I1: live.
         let slab = unsafe { record.as_ref() };
         let name = ListName::for_fill(slab.word.load().free, slab.capacity(best));
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 is a part of our own.
         unsafe { self.relist(record, name) };
     }
 
@@ -296,7 +296,7 @@ impl SlabSet {
         // SAFETY: `self` is reached under the lock.
         let old = unsafe { slab.list() };
         if old != name {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: `old` is the list that it names.
             unsafe { self.lists[old as usize].remove(record) };
             self.note_fewest();
             // SAFETY: it is in no list now.
@@ -307,7 +307,7 @@ impl SlabSet {
     /// # Safety
     /// 1. `record` is live and in no list.
     unsafe fn put(&mut self, record: NonNull<Record>, name: ListName) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: live.
         let slab = unsafe { record.as_ref() };
         // SAFETY: `self` is reached under the lock.
         unsafe { slab.set_list(name) };

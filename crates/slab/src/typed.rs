@@ -109,14 +109,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
 /// 1. `place` has the layout of `T` and is the callee's.
 unsafe fn construct<T: Default>(place: NonNull<u8>) {
     let value = T::default();
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: room for a value, which nobody else sees.
     unsafe { place.cast::<T>().write(value) };
 }
 
 /// # Safety
 /// 1. `object` is a value of `T`, the callee's.
 unsafe fn destroy<T>(object: NonNull<u8>) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: a value, dropped once, as the callee owns it.
     unsafe { object.cast::<T>().drop_in_place() };
 }
 
@@ -168,7 +168,7 @@ where
     Cache<P, C, K>: Sync,
 {
 }
-// SAFETY: as above.
+// SAFETY: a shared reference reaches a shared `T`, and the cache, which is Sync.
 unsafe impl<T: Reset + Sync, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Sync
     for Pooled<'_, T, P, C, K>
 where

@@ -73,7 +73,7 @@ mod shim {
         }
         #[cfg(not(all(target_arch = "x86_64", not(miri))))]
         {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: a byte of the array, which is atomic.
             let byte = unsafe { &*bytes.add(index) };
             usize::from(byte.load(Ordering::Relaxed))
         }
@@ -135,7 +135,7 @@ mod shim {
     /// # Safety
     /// 1. Every write to `byte` happened before, or happens after, this call.
     pub unsafe fn load_own(byte: &AtomicU8) -> u8 {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: no write races with the load.
         unsafe { byte.unsync_load() }
     }
 
@@ -149,7 +149,7 @@ mod shim {
     /// # Safety
     /// 1. There is such a byte.
     pub unsafe fn load_wide(bytes: *const AtomicU8, index: usize) -> usize {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: inside the array, so its byte may be borrowed.
         let byte = unsafe { &*bytes.add(index) };
         usize::from(byte.load(Ordering::Relaxed))
     }

@@ -16,9 +16,9 @@ const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
 /// # Safety
 /// 1. The object is the caller's, with [`BYTES`] behind it.
 pub(super) unsafe fn write(object: NonNull<u8>, size: usize, secret: usize) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: the canary's bytes lie there.
     let place = unsafe { object.add(size) }.cast::<usize>();
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: as many bytes as a word, the caller's.
     unsafe { place.write_unaligned(expected(object, secret)) };
 }
 
@@ -28,9 +28,9 @@ pub(super) unsafe fn write(object: NonNull<u8>, size: usize, secret: usize) {
 /// 1. As for [`write`], which wrote it.
 #[track_caller]
 pub(super) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> Result<(), Fault> {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: where `write` put it.
     let place = unsafe { object.add(size) }.cast::<usize>();
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: `write` initialised it.
     let (found, expected) = (unsafe { place.read_unaligned() }, expected(object, secret));
     if found == expected {
         return Ok(());

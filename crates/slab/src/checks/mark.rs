@@ -56,7 +56,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ) -> Result<(), Fault> {
         // SAFETY: `find` says that the slab is ours and alive.
         let geometry = &unsafe { record.as_ref() }.geometry(&self.plan.geometry);
-        // SAFETY: as above.
+        // SAFETY: the record was found by the page map, with its slab cut by this geometry.
         let links = unsafe { Links::of(record, geometry) };
         // SAFETY: `find` says that it has this object.
         let changed = unsafe { links.change_mark(index, from, to) };

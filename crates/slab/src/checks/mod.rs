@@ -129,11 +129,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             unsafe { red_zone::fill(object, padding) };
         }
         if K::CANARY {
-            // SAFETY: as above.
+            // SAFETY: in hand; the padding of this preset has room for a canary behind it.
             unsafe { canary::write(object, self.object_size(), self.plan.secret) };
         }
         if K::HISTORY {
-            // SAFETY: as above.
+            // SAFETY: in hand; the history was written when the slab was made.
             unsafe { history::note_allocation(padding.history(object), self.now()) };
         }
         Some(object)
@@ -163,7 +163,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             unsafe { canary::check(object, size, self.plan.secret)? };
         }
         if K::RED_ZONE > 0 {
-            // SAFETY: as above.
+            // SAFETY: this preset wrote the zones when the object went out.
             unsafe { red_zone::check(object, padding)? };
         }
         // Last, so that an object with another fault keeps its mark and stays isolated.
@@ -175,7 +175,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             unsafe { history::note_free(padding.history(object), self.now()) };
         }
         if K::POISON && self.plan.constructor.is_none() {
-            // SAFETY: as above.
+            // SAFETY: ours since the mark, or since the user freed it: nobody reads it before it goes out again.
             unsafe { poison::fill(object, size) };
         }
         Ok(())
@@ -205,11 +205,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             // SAFETY: the padding in front lies inside the object's place.
             let object = unsafe { place.add(self.plan.padding.front()) };
             if K::POISON && self.plan.constructor.is_none() {
-                // SAFETY: clause 1.
+                // SAFETY: clause 1: nobody has an object of the slab yet.
                 unsafe { poison::fill(object, self.object_size()) };
             }
             if K::HISTORY {
-                // SAFETY: clause 1.
+                // SAFETY: clause 1, and the padding of this preset has a history.
                 unsafe { self.plan.padding.history(object).write(History::default()) };
             }
         }

@@ -13,7 +13,7 @@ const PATTERN: u8 = 0xdb;
 /// # Safety
 /// 1. The object is the caller's.
 pub(super) unsafe fn fill(object: NonNull<u8>, size: usize) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: so many bytes of it.
     unsafe { object.write_bytes(PATTERN, size) };
 }
 
@@ -23,7 +23,7 @@ pub(super) unsafe fn fill(object: NonNull<u8>, size: usize) {
 /// 1. The object is the caller's, and was filled.
 #[track_caller]
 pub(super) unsafe fn check(object: NonNull<u8>, size: usize) -> Result<(), Fault> {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: `fill` has written them all.
     match unsafe { first_other(object.as_ptr(), size, PATTERN) } {
         None => Ok(()),
         Some(at) => {

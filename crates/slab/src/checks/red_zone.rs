@@ -13,13 +13,13 @@ const PATTERN: u8 = 0xcc;
 /// # Safety
 /// 1. The object is the caller's, with `padding` around it.
 pub(super) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: the padding in front lies in the same place.
     let front = unsafe { object.sub(padding.front()) };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: so many bytes up to the object.
     unsafe { front.write_bytes(PATTERN, padding.front()) };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: the zone behind begins inside the place.
     let behind = unsafe { object.add(padding.behind()) };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: up to the padding's end.
     unsafe { behind.write_bytes(PATTERN, padding.end() - padding.behind()) };
 }
 
@@ -47,7 +47,7 @@ pub(super) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(),
 /// 1. The bytes are readable and written.
 pub(super) unsafe fn first_other(start: *const u8, bytes: usize, pattern: u8) -> Option<usize> {
     (0..bytes).map(|offset| start.wrapping_add(offset)).find_map(|place| {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: one of the bytes.
         let byte = unsafe { place.read() };
         (byte != pattern).then(|| place.addr())
     })

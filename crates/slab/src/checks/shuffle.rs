@@ -16,7 +16,7 @@ pub(crate) unsafe fn shuffle(links: Links, capacity: usize, seed: usize) {
         // SAFETY: clause 1: both are objects, and nobody else uses the links.
         let [link, others] = [index, other].map(|at| unsafe { links.read(at) });
         for (at, link) in [(index, others), (other, link)] {
-            // SAFETY: as above.
+            // SAFETY: clause 1: nobody reads the links before the slab is in a set.
             unsafe { links.write(at, link) };
         }
     }
