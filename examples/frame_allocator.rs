@@ -62,9 +62,9 @@ fn main() -> Result<(), Box<dyn Error>> {
 
     // SAFETY: nothing is mapped there.
     unsafe { frames.deallocate_frame(table) };
-    // SAFETY: as above.
+    // SAFETY: the 2 MiB frame, from these frames, and never mapped.
     unsafe { frames.deallocate_frame(large) };
-    // SAFETY: as above.
+    // SAFETY: the 1 GiB frame, from these frames, and never mapped.
     unsafe { frames.deallocate_frame(huge) };
     buddy.drain();
     assert_eq!(buddy.free_counts(), before);

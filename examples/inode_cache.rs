@@ -42,7 +42,7 @@ unsafe fn construct(object: NonNull<u8>) {
     let (lock, dirty) = (AtomicU32::new(0), [itself, itself]);
     let block_map = [0; 64];
     let fresh = Inode { number: 0, size_bytes: 0, lock, dirty, block_map, is_set_up: 0x1_0de };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: room for an inode.
     unsafe { inode.write(fresh) };
     CONSTRUCTED.fetch_add(1, Ordering::Relaxed);
 }

@@ -46,7 +46,7 @@ impl LockedHeap {
     /// 1. The `bytes` bytes at `start` are valid and nobody else's from now on. Called once.
     unsafe fn init(&self, start: *mut u8, bytes: usize) {
         let regions = Regions(Lock::new([const { None }; MOST_REGIONS]));
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the memory is the heap's from now on.
         unsafe { regions.add(start, bytes) };
         let registry = Registry::new(regions, SingleCpu::new()).expect("room for a page");
         *self.0.lock() = Some(Inside { kmalloc: Kmalloc::new(registry) });
@@ -59,7 +59,7 @@ impl LockedHeap {
     unsafe fn add_region(&self, start: *mut u8, bytes: usize) {
         let heap = self.0.lock();
         let heap = heap.as_ref().expect("clause 1: `init` was called");
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: more memory of the same kind.
         unsafe { heap.kmalloc.registry().source().add(start, bytes) };
     }
 
@@ -116,7 +116,7 @@ impl Regions {
         assert!(used < bytes, "a region has more than {used} bytes");
         // SAFETY: clause 1: behind the arena's value.
         let rest = unsafe { start.add(used) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: what the arena's own place has left of it.
         let arena = unsafe { Arena::from_raw(rest, bytes - used) }.expect("room for a page");
         // SAFETY: clause 1: aligned, inside the memory.
         unsafe { place.write(arena) };
@@ -150,7 +150,7 @@ unsafe impl PageSource for Regions {
 
     unsafe fn free(&self, block: PageBlock) {
         let arena = self.at(block.start().addr().get()).expect("the block came from an arena");
-        // SAFETY: the caller's clauses.
+        // SAFETY: the block is the arena's that covers its first page.
         unsafe { arena.free(block) };
     }
 }
@@ -223,7 +223,7 @@ fn main() {
     }
     let in_first = objects.len();
     println!("{in_first} objects fit in the first region: {} KiB used", HEAP.used() >> 10);
-    // SAFETY: as above.
+    // SAFETY: the second array is borrowed for good, as the first.
     unsafe { HEAP.add_region(second.as_mut_ptr().cast(), second.len()) };
     for number in in_first..3 * in_first {
         // SAFETY: the layout is not empty.

@@ -189,7 +189,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // SAFETY: from this cache, and not used any more.
         unsafe { points.free(point.cast()) };
     }
-    // SAFETY: as above.
+    // SAFETY: the last point, from this cache and not used any more.
     unsafe { points.free(extra) };
     let given = points.shrink();
     println!("{given} pages given back");

@@ -61,7 +61,7 @@ pub fn initialised_ns() -> f64 {
         unsafe { construct(object) };
         // SAFETY: constructed above.
         unsafe { use_once(object, number) };
-        // SAFETY: as above.
+        // SAFETY: initialised just before.
         unsafe { check(object) };
         // SAFETY: as allocated, and not used any more.
         unsafe { ours.free(object) };
@@ -86,14 +86,14 @@ unsafe fn construct(object: NonNull<u8>) {
         header,
         fields: [0; 12],
     };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: room for a vnode.
     unsafe { object.cast::<Vnode>().write(made) };
 }
 
 /// # Safety
 /// 1. `object` is a constructed vnode and the callee's.
 unsafe fn use_once(object: NonNull<u8>, number: usize) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: nobody else has it.
     let vnode = unsafe { object.cast::<Vnode>().as_mut() };
     // Relaxed: one thread.
     vnode.lock.store(1, Ordering::Relaxed);
@@ -107,7 +107,7 @@ unsafe fn use_once(object: NonNull<u8>, number: usize) {
 /// # Safety
 /// 1. `object` is a constructed vnode and the callee's.
 unsafe fn check(object: NonNull<u8>) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: constructed, and nobody changes it meanwhile.
     let vnode = unsafe { object.cast::<Vnode>().as_ref() };
     // Relaxed: one thread.
     assert_eq!(vnode.waiters.load(Ordering::Relaxed), 0);

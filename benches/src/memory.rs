@@ -129,7 +129,7 @@ struct Range(*mut u8);
 
 // SAFETY: a base for addresses.
 unsafe impl Send for Range {}
-// SAFETY: as above.
+// SAFETY: no method changes it.
 unsafe impl Sync for Range {}
 
 /// What one request may be at most, alignment included, and how many bytes the floor's addresses span.

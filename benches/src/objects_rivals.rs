@@ -85,7 +85,7 @@ impl SlabMalloc {
         } else {
             // SAFETY: as above, for a large page.
             let page = unsafe { start.cast::<LargeObjectPage<'static>>().as_mut() };
-            // SAFETY: as above.
+            // SAFETY: a page of the larger size, which the zone keeps until the end.
             unsafe { zone.refill_large(self.layout, page) }
         };
         outcome.expect("the zone has a class for the layout");

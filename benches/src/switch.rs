@@ -39,25 +39,25 @@ fn chosen() -> Choice {
 unsafe impl GlobalAlloc for Switch {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's clauses.
+        // SAFETY: the caller's layout has a size, as the chosen allocator wants.
         unsafe { chosen().alloc(layout) }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        // SAFETY: the caller's clauses.
+        // SAFETY: the layout has a size here too.
         unsafe { chosen().alloc_zeroed(layout) }
     }
 
     #[inline]
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the caller's clauses.
+        // SAFETY: the caller's block is the chosen allocator's: it is not changed while one is held.
         unsafe { chosen().dealloc(start, layout) }
     }
 
     #[inline]
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, bytes: usize) -> *mut u8 {
-        // SAFETY: the caller's clauses.
+        // SAFETY: the block is the chosen allocator's, and the caller's new size is not zero.
         unsafe { chosen().realloc(start, layout, bytes) }
     }
 }

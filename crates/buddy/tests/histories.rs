@@ -203,13 +203,13 @@ fn runs_take_exactly_their_pages_and_change_size_in_place() {
         // SAFETY: the run is ours; frames are only numbers.
         let grown = unsafe { buddy.resize_run(run.start, pages, pages + 7) };
         assert!(grown, "the tail of {pages} pages is free again, and 7 more behind it");
-        // SAFETY: as above.
+        // SAFETY: the run has so many pages since it was grown.
         let shrunk = unsafe { buddy.resize_run(run.start, pages + 7, pages.div_ceil(2)) };
         assert!(shrunk);
         assert_eq!(buddy.free_frames_count(), free - pages.div_ceil(2));
         buddy.validate().expect("consistent");
         if pages % 2 == 0 {
-            // SAFETY: as above.
+            // SAFETY: it has what the shrinking left.
             unsafe { buddy.free_run(run.start, pages.div_ceil(2)) };
         } else {
             free -= pages.div_ceil(2);
@@ -222,7 +222,7 @@ fn runs_take_exactly_their_pages_and_change_size_in_place() {
             (1 << 40) + run.start.get() * 4096,
         ))
         .expect("not zero");
-        // SAFETY: as above.
+        // SAFETY: the runs that the history still holds, each once.
         unsafe { buddy.free_run(start, run.frames) };
     }
     assert_eq!(buddy.free_counts(), initial);

@@ -38,7 +38,7 @@ fn an_added_section_is_memory_like_any_other() {
     buddy.free_frames(whole, order(18)).expect("ours");
 
     let below = range(base + SECTION + 5, base + SECTION + 1700);
-    // SAFETY: as above.
+    // SAFETY: a second piece of zero metadata, for frames that no section has.
     unsafe { buddy.add_section(ragged.start(), below) }.expect("room, and nothing there");
     buddy.validate().expect("consistent");
     let starts: Vec<_> = buddy.free_blocks().map(|(start, _)| start).collect();

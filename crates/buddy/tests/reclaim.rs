@@ -51,7 +51,7 @@ fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
     // SAFETY: the buddy and the hoard outlive the list's use of them: both are unregistered below.
     unsafe { source.shrinker().register(NonNull::from(slots).cast_static()) }.expect("room");
     let shrinker: &dyn Shrink = &hoard;
-    // SAFETY: as above.
+    // SAFETY: the hoard, too, is unregistered before it goes.
     unsafe { source.shrinker().register(NonNull::from(shrinker).cast_static()) }.expect("room");
 
     let page = source.allocate(Order::ZERO).expect("the hoard gives a half back");
@@ -68,7 +68,7 @@ fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
     assert_eq!(source.source().held_pages(), 101);
     // SAFETY: both are ours and not in use.
     unsafe { source.free(page) };
-    // SAFETY: as above.
+    // SAFETY: a run of 100 pages, from this source.
     unsafe { source.free_run(run.start, 100) };
     assert!(source.shrinker().unregister(NonNull::from(slots).cast_static()));
     assert!(source.shrinker().unregister(NonNull::from(shrinker).cast_static()));

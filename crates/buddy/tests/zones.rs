@@ -165,11 +165,11 @@ fn the_page_map_and_runs_are_those_of_the_zone_an_address_lies_in() {
     // SAFETY: the run is ours; frames are only numbers.
     assert!(unsafe { source.resize_run(run.start, 33, 40) });
     assert_eq!(source.run_pages(run.start.addr().get()), Some(40));
-    // SAFETY: as above.
+    // SAFETY: 40 pages of ours; refused, it stays as it is.
     assert!(!unsafe { source.resize_run(run.start, 40, 65) }, "a run stays in its zone");
-    // SAFETY: as above.
+    // SAFETY: the run with the pages that it still has.
     unsafe { source.free_run(run.start, 40) };
-    // SAFETY: as above.
+    // SAFETY: the block came from this source.
     unsafe { source.free(block) };
     for buddy in &buddies {
         buddy.drain();
@@ -210,14 +210,14 @@ fn ordinary_requests_stop_at_min_and_the_reserve_goes_on() {
     assert_eq!(held.iter().map(PageBlock::pages).sum::<usize>(), 4096, "to the last frame");
     assert_eq!(watermarks.pressure(), Pressure::Min);
 
-    // SAFETY: as above.
+    // SAFETY: each was taken by a request of either sort, and its frames say which zone it goes to.
     held.into_iter().for_each(|block| unsafe { ordinary.free(block) });
     buddy.drain();
     assert_eq!(watermarks.pressure(), Pressure::None);
     let heard = heard.lock().expect("no panic").clone();
     assert_eq!(heard, [Pressure::Low, Pressure::Min, Pressure::Low, Pressure::None]);
     assert!(ordinary.allocate(order(4)).is_ok_and(|block| {
-        // SAFETY: as above.
+        // SAFETY: taken above, when there was room again.
         unsafe { ordinary.free(block) };
         true
     }));

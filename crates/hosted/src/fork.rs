@@ -58,7 +58,7 @@ impl Forking {
     /// # Safety
     /// 1. `pages` and `caches` are those that it began with.
     pub unsafe fn end_in_parent(self, pages: &Pages, caches: &impl Hold) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the parent's own, held by `begin`.
         unsafe { self.let_go(pages, caches) };
         gate::open();
     }
@@ -75,7 +75,7 @@ impl Forking {
             // SAFETY: clause 2.
             unsafe { caches.forget_others() };
         }
-        // SAFETY: clause 1.
+        // SAFETY: clauses 1 and 2: the child's copies, as they were held.
         unsafe { self.let_go(pages, caches) };
         gate::open_in_child(own);
     }
@@ -84,7 +84,7 @@ impl Forking {
         if self.held {
             // SAFETY: `begin` held them.
             unsafe { pages.let_go() };
-            // SAFETY: as above.
+            // SAFETY: clause 1: these too, and the gate has kept everybody from building a cache.
             unsafe { caches.let_go() };
         }
     }

@@ -22,7 +22,7 @@ pub struct Mapped {
 
 // SAFETY: the range is owned, and reached only through pointers whose use is unsafe.
 unsafe impl Send for Mapped {}
-// SAFETY: as above.
+// SAFETY: a shared reference gives away pointers and nothing else.
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
@@ -127,9 +127,9 @@ impl Mapped {
     /// 1. Nobody uses it any more.
     pub(crate) unsafe fn close(&self, range: FrameRange) -> io::Result<()> {
         let (start, bytes) = self.part(range);
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the content is nobody's.
         unsafe { madvise(start, bytes, Advice::LinuxDontNeed) }?;
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: nobody reads or writes there until it is opened again.
         unsafe { mprotect(start, bytes, MprotectFlags::empty()) }?;
         // SAFETY: says what dumps contain.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxDontDump) };
@@ -188,11 +188,11 @@ mod tests {
         let first = memory.start();
         // SAFETY: inside the mapping, which is ours.
         assert_eq!(unsafe { first.read() }, 0);
-        // SAFETY: as above.
+        // SAFETY: the first byte of the mapping, which is open.
         unsafe { first.write(7) };
         // SAFETY: the content is not needed.
         unsafe { memory.give_back(first, PAGE_SIZE) }.expect("the range is mapped");
-        // SAFETY: as above.
+        // SAFETY: still mapped; what was given back reads as zero.
         assert_eq!(unsafe { first.read() }, 0);
     }
 

@@ -234,7 +234,7 @@ impl Pages {
     /// # Safety
     /// 1. Pairs with it.
     pub(crate) unsafe fn let_go(&self) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: its `hold` held the slots.
         unsafe { self.buddy.let_slots_go() };
     }
 }
@@ -313,7 +313,7 @@ unsafe impl PageResize for Pages {
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let inside = Inside::new();
         if pages > LARGEST_IN_BUDDY && self.is_span(start) {
-            // SAFETY: the caller's clauses.
+            // SAFETY: the caller's run, which began as a span or in one.
             unsafe { self.free_span(start, pages) };
             return;
         }
@@ -355,7 +355,7 @@ unsafe impl PageResize for Pages {
         if new_pages < pages {
             self.take_in(changed);
         }
-        // SAFETY: the caller's clauses.
+        // SAFETY: the caller's run, of so many pages.
         let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
         match (resized, new_pages > pages) {
             (true, true) => _ = self.hand_out(changed),

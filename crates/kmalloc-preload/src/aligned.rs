@@ -36,7 +36,7 @@ pub(crate) unsafe extern "C" fn posix_memalign(
         return libc::EINVAL;
     }
     let Ok(start) = allocate(alignment, bytes) else { return libc::ENOMEM };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1, and the alignment is that of a pointer.
     unsafe { place.write(start.as_ptr().cast()) };
     0
 }

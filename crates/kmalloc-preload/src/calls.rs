@@ -25,9 +25,9 @@ pub(crate) extern "C" fn malloc(bytes: usize) -> *mut c_void {
 pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
     match PLAIN.get() {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: it came from this heap, as there is no other.
         Some(heap) => unsafe { heap.free(start) },
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 is its own.
         None => unsafe { free_checked(start) },
     }
 }
@@ -38,7 +38,7 @@ pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
 #[inline(never)]
 unsafe fn free_checked(start: NonNull<u8>) {
     if let Some(Heap::Checked(heap)) = existing() {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the checked heap is the one that it came from.
         unsafe { heap.free(start) };
     }
 }
@@ -49,7 +49,7 @@ unsafe fn free_checked(start: NonNull<u8>) {
 /// 1. As for `free`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn cfree(start: *mut c_void) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: only the name is another.
     unsafe { free(start) };
 }
 
@@ -70,15 +70,15 @@ pub(crate) extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
 pub(crate) unsafe extern "C" fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
     let Some(old) = NonNull::new(start.cast::<u8>()) else { return malloc(bytes) };
     if bytes == 0 {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: no bytes are wanted, so it is freed and not used again.
         unsafe { free(start) };
         return null_mut();
     }
     match PLAIN.get() {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: from this heap, and given up unless null comes back.
         Some(heap) => or_errno(unsafe { heap.krealloc(Some(old), bytes) }),
         None => {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: from the checked heap, as the plain one is not there.
             with_heap!(|heap| or_errno(unsafe { heap.krealloc(Some(old), bytes) }))
                 .unwrap_or_else(no_memory)
         }
@@ -96,7 +96,7 @@ pub(crate) unsafe extern "C" fn reallocarray(
     bytes: usize,
 ) -> *mut c_void {
     match count.checked_mul(bytes) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the product is the size that is wanted.
         Some(all) => unsafe { realloc(start, all) },
         None => no_memory(),
     }
@@ -124,9 +124,9 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
 ) {
     let layout = std::alloc::Layout::from_size_align(bytes, alignment.max(16));
     match (NonNull::new(start.cast::<u8>()), PLAIN.get(), layout) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: the layout is the one it was allocated for.
         (Some(start), Some(heap), Ok(layout)) => unsafe { heap.free_sized(start, layout) },
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: without a layout the page says the size.
         _ => unsafe { free(start) },
     }
 }

@@ -163,6 +163,6 @@ pub(crate) fn no_memory() -> *mut libc::c_void {
 pub(crate) fn set_errno(number: i32) {
     // SAFETY: the thread's own variable.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
+    // SAFETY: its address is the thread's for as long as the thread runs.
     unsafe { errno.write(number) };
 }

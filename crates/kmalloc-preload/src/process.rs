@@ -90,7 +90,7 @@ impl Hold for Slots {
         match existing() {
             // SAFETY: the caller's clause; with the gate closed nobody builds a cache.
             Some(Heap::Plain(heap)) => unsafe { heap.registry().let_slots_go() },
-            // SAFETY: as above.
+            // SAFETY: the caller's clause; this heap's registry was held like the other one's.
             Some(Heap::Checked(heap)) => unsafe { heap.registry().let_slots_go() },
             None => {}
         }

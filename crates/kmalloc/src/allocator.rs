@@ -40,7 +40,7 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: the caller's clauses.
+                // SAFETY: `start` is a block of `old`, as the trait promises, and is given up unless this fails.
                 or_error(unsafe { resize(self, start, old, new) }, new.size())
             }
 
@@ -50,11 +50,11 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: the caller's clauses.
+                // SAFETY: a block of `old`, given up unless this fails; zeros are written behind it.
                 let grown = unsafe { resize(self, start, old, new) }.map_err(|_| AllocError)?;
                 // SAFETY: it has the new size, which is not below the old one.
                 let behind = unsafe { grown.add(old.size()) };
-                // SAFETY: as above.
+                // SAFETY: from the old size on, so all of it is behind the old content.
                 unsafe { behind.write_bytes(0, new.size() - old.size()) };
                 or_error(Ok(grown), new.size())
             }
@@ -65,7 +65,7 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: the caller's clauses.
+                // SAFETY: a block of `old` of no smaller size, as the trait promises.
                 or_error(unsafe { resize(self, start, old, new) }, new.size())
             }
         }
@@ -89,7 +89,7 @@ macro_rules! implement {
             #[inline]
             unsafe fn deallocate(&self, start: NonNull<u8>, layout: Layout) {
                 let kmalloc = self.get().expect("it has been set up, as there is memory of it");
-                // SAFETY: the caller's clauses.
+                // SAFETY: a block of `layout`, not used any more, as the trait promises.
                 unsafe { kmalloc.free_sized(start, layout) };
             }
 
@@ -99,7 +99,7 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: the caller's clauses.
+                // SAFETY: the trait's promises about `start`, `old` and `new` are passed on whole.
                 unsafe { self.kmalloc().map_err(|_| AllocError)?.grow(start, old, new) }
             }
 
@@ -109,7 +109,7 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: the caller's clauses.
+                // SAFETY: passed on whole, to the allocator that the block is from.
                 unsafe { self.kmalloc().map_err(|_| AllocError)?.shrink(start, old, new) }
             }
         }
@@ -123,14 +123,14 @@ macro_rules! implement {
             new: Layout,
         ) -> Result<NonNull<u8>, OutOfMemory> {
             if old.align() == new.align() {
-                // SAFETY: clause 1.
+                // SAFETY: clause 1: the same alignment, so only the size changes.
                 return unsafe { kmalloc.reallocate(start, old, new.size()) };
             }
             let moved = kmalloc.allocate(new)?;
             let bytes = old.size().min(new.size());
             // SAFETY: both have so many bytes, and one was just allocated.
             unsafe { moved.copy_from_nonoverlapping(start, bytes) };
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: its content has been copied, and nobody uses it.
             unsafe { kmalloc.free_sized(start, old) };
             Ok(moved)
         }

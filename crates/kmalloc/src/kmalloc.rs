@@ -69,7 +69,7 @@ unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks
     for Kmalloc<P, C, K>
 {
 }
-// SAFETY: as above.
+// SAFETY: shared use changes the handles by atomic exchanges only.
 unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Sync
     for Kmalloc<P, C, K>
 {
@@ -210,7 +210,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         match self.class_at(start) {
             // SAFETY: clause 1; I2.
             Some(class) => unsafe { self.free_object(class, start) },
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: no object of a class, so it is a run.
             None => unsafe { self.free_large(start) },
         }
     }
@@ -224,12 +224,12 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
         let Some(class) = ClassIndex::for_layout(layout) else {
-            // SAFETY: the caller's clauses.
+            // SAFETY: clauses 1 and 2: so large a layout was served by a run.
             return unsafe { self.free_large(start) };
         };
         // The layout leads to the class that it was allocated from.
         let front = self.front_of(class);
-        // SAFETY: the caller's clauses.
+        // SAFETY: clauses 1 and 2: the layout's class is the one it was allocated from.
         if !unsafe { front.free(self.registry.cpu(), start) } {
             // SAFETY: the caller's clauses, and nothing has happened.
             unsafe { self.free_object(class, start) };

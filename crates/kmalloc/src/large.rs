@@ -51,7 +51,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         if new_pages == pages {
             return true;
         }
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: a run of so many pages, and what lies behind the new end is not used.
         if unsafe { source.resize_run(source.pointer(address), pages, new_pages) } {
             // Wrapping addition of the difference: a run that became shorter is subtracted.
             self.large_pages.fetch_add(new_pages.wrapping_sub(pages), Ordering::Relaxed);

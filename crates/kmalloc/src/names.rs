@@ -91,7 +91,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[track_caller]
     pub unsafe fn kfree(&self, start: Option<NonNull<u8>>) {
         if let Some(start) = start {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: it is not `None`.
             unsafe { self.free(start) };
         }
     }

@@ -60,7 +60,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         if class.is_none() && bytes.min(new.size()) >= REMAPPED_BYTES {
             // SAFETY: clause 1: both are large allocations of the caller's.
             if unsafe { self.remap_large(start, moved, bytes.min(new.size())) } {
-                // SAFETY: clause 1.
+                // SAFETY: clause 1: the content has been copied out of the run.
                 unsafe { self.free_large(start) };
                 return Ok(moved);
             }
@@ -68,9 +68,9 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         // SAFETY: both have so many bytes, and one was just allocated, so they do not overlap.
         unsafe { moved.copy_from_nonoverlapping(start, bytes.min(new.size())) };
         match class {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: the content has been copied out of the object.
             Some(class) => unsafe { self.free_object(class, start) },
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: no object of a class, so a run, copied from.
             None => unsafe { self.free_large(start) },
         }
         Ok(moved)

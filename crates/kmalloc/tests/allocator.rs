@@ -32,7 +32,7 @@ macro_rules! check_version {
             assert_eq!((grown.len(), grown.cast::<u8>().addr().get() % 64), (5000, 0));
             // SAFETY: ours, of so many bytes.
             assert!(unsafe { grown.as_ref() }.iter().all(|byte| *byte == 0));
-            // SAFETY: as above.
+            // SAFETY: grown above, of the larger layout.
             let shrunk = unsafe { (&kmalloc).shrink(grown.cast(), large, small) }.expect("room");
             // SAFETY: allocated with this layout.
             unsafe { (&kmalloc).deallocate(shrunk.cast(), small) };

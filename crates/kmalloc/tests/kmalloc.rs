@@ -286,9 +286,9 @@ fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
     unsafe { kmalloc.kfree(Some(objects[3])) };
     // SAFETY: one byte behind the last usable one: inside the slab.
     let behind = unsafe { objects[35].add(kmalloc.ksize(objects[35])) };
-    // SAFETY: as above.
+    // SAFETY: a canary lies there, which the preset wrote.
     let canary = unsafe { behind.read() };
-    // SAFETY: as above.
+    // SAFETY: the canary's first byte, which the next free looks at.
     unsafe { behind.write(!canary) };
     for object in &objects[30..] {
         // SAFETY: allocated above, not used any more.

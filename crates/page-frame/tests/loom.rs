@@ -138,7 +138,7 @@ mod models {
     }
     // SAFETY: the models touch a node's cells only before the push and after the take; loom checks it.
     unsafe impl Send for Node {}
-    // SAFETY: as above.
+    // SAFETY: shared nodes are reached by the stack's protocol alone.
     unsafe impl Sync for Node {}
 
     fn node(payload: u32) -> Node {

@@ -81,7 +81,7 @@ fn write<K: Checks>(_: &TestCache<'_, K>, object: NonNull<u8>, offset: isize) {
     let place = unsafe { object.offset(offset) };
     // SAFETY: as above; padding is written.
     let before = unsafe { place.read() };
-    // SAFETY: as above.
+    // SAFETY: the same byte, which is the padding's.
     unsafe { place.write(!before) };
 }
 
@@ -215,7 +215,7 @@ fn a_canary_of_another_object_does_not_fit() {
             one.as_ptr().wrapping_add(cache.object_size()),
             other.as_ptr().wrapping_add(cache.object_size()),
         );
-        // SAFETY: as above.
+        // SAFETY: the other canary, eight bytes inside the test's memory.
         unsafe { behind.copy_from(from, 8) };
         for object in [one, other] {
             // SAFETY: from this cache.

@@ -48,7 +48,7 @@ fn objects_keep_their_constructed_state_and_are_constructed_once() {
     let layout = Layout::new::<[u64; 12]>();
     // SAFETY: the hooks only count.
     let builder = unsafe { registry.cache("counted", layout).constructor(count_and_panic) };
-    // SAFETY: as above.
+    // SAFETY: counting is sound for any object.
     let cache = unsafe { builder.destructor(count_destroyed) }.build().expect("room");
     let per_slab = cache.geometry().capacity();
     for _ in 0..5 * per_slab {
@@ -69,7 +69,7 @@ fn a_panic_in_a_constructor_destroys_what_was_constructed_and_holds_nothing() {
     let layout = Layout::new::<[u64; 12]>();
     // SAFETY: the hooks only count.
     let builder = unsafe { registry.cache("panicking", layout).constructor(count_and_panic) };
-    // SAFETY: as above.
+    // SAFETY: counting is sound for whatever was constructed.
     let cache = unsafe { builder.destructor(count_destroyed) }.build().expect("room");
     let free = arena.free_pages();
     PANIC_AT.set(7);
@@ -93,7 +93,7 @@ unsafe fn allocate_inside(object: NonNull<u8>) {
 
 unsafe fn free_inside(object: NonNull<u8>) {
     let inner = INNER.get().expect("the test has set it");
-    // SAFETY: as above.
+    // SAFETY: constructed, so its words are written, and ours.
     let inner = unsafe { inner.as_ref() };
     // SAFETY: written by the constructor.
     let part = unsafe { object.cast::<NonNull<u8>>().read() };
@@ -115,7 +115,7 @@ fn constructors_may_allocate_and_destructors_free() {
         let layout = Layout::new::<[u64; 2]>();
         // SAFETY: the hooks use the inner cache, which outlives this one.
         let builder = unsafe { registry.cache("outer", layout).constructor(allocate_inside) };
-        // SAFETY: as above.
+        // SAFETY: the destructor frees what the constructor allocated, inside, where both still are.
         let outer = unsafe { builder.destructor(free_inside) }.build().expect("room");
         let object = outer.allocate().expect("room");
         assert!(inner.stats().objects_active >= outer.geometry().capacity());

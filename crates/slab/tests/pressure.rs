@@ -219,7 +219,7 @@ unsafe impl PageSource for Fragmented<'_> {
     }
 
     unsafe fn free(&self, block: PageBlock) {
-        // SAFETY: the caller's clauses.
+        // SAFETY: the block is the arena's, as it came from there.
         unsafe { self.0.free(block) }
     }
 }

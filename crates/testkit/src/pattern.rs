@@ -17,9 +17,9 @@ impl Pattern {
     /// 1. The memory is valid for writes and the caller's.
     pub unsafe fn fill(self, start: NonNull<u8>, bytes: usize) {
         for index in 0..bytes {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: inside the memory.
             let byte = unsafe { start.add(index) };
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: valid for writes.
             unsafe { byte.write(self.byte(index)) };
         }
     }
@@ -29,7 +29,7 @@ impl Pattern {
     /// # Safety
     /// 1. The memory is valid for reads, initialised, and the caller's.
     pub unsafe fn is_in(self, start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: so many initialised bytes that nobody changes.
         let content = unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes) };
         content.iter().enumerate().all(|(index, byte)| *byte == self.byte(index))
     }

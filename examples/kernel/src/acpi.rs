@@ -12,9 +12,9 @@ const HEADER: usize = 36;
 /// # Safety
 /// 1. The bytes are mapped and part of a table.
 unsafe fn read<T: Copy>(base: NonNull<u8>, offset: usize) -> T {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: inside the table.
     let place = unsafe { base.add(offset) };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: mapped; a table's fields are numbers of any value.
     unsafe { place.cast::<T>().read_unaligned() }
 }
 
@@ -39,7 +39,7 @@ pub(crate) unsafe fn for_each_cpu(rsdp: u64, found: impl FnMut(u32)) {
         if &name == b"APIC"
             && let Some(found) = found.take()
         {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: the table found by its name is a MADT.
             unsafe { local_apics(table, found) };
         }
     }
@@ -48,7 +48,7 @@ pub(crate) unsafe fn for_each_cpu(rsdp: u64, found: impl FnMut(u32)) {
 /// # Safety
 /// 1. `table` is a MADT.
 unsafe fn local_apics(table: NonNull<u8>, mut found: impl FnMut(u32)) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: the header's length, at offset 4.
     let bytes: u32 = unsafe { read(table, 4) };
     let mut offset = HEADER + 8;
     while offset + 2 <= bytes as usize {
@@ -57,7 +57,7 @@ unsafe fn local_apics(table: NonNull<u8>, mut found: impl FnMut(u32)) {
         if kind == 0 {
             // SAFETY: clause 1: processor id, APIC id, flags.
             let apic: u8 = unsafe { read(table, offset + 3) };
-            // SAFETY: as above.
+            // SAFETY: clause 1: the flags follow the two ids.
             let flags: u32 = unsafe { read(table, offset + 4) };
             if flags & 1 != 0 {
                 found(apic.into());

@@ -90,7 +90,7 @@ impl StartInfo {
         while length < text.len() {
             // SAFETY: the command line ends with a zero byte, at which the loop stops.
             let place = unsafe { start.add(length) };
-            // SAFETY: as above.
+            // SAFETY: below the zero byte, so inside the line.
             let byte = unsafe { place.read() };
             if byte == 0 {
                 break;

@@ -221,7 +221,7 @@ pub(crate) unsafe fn start(info: &StartInfo) {
             marks.high,
             carved.start,
         );
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: no other call has set this zone.
         made[zone] = Some(unsafe { FRAMES[zone].set(buddy.with_observer(watermarks)) });
     }
     print!("memory: {} MiB usable, {} KiB lost", map.usable_bytes() >> 20, map.lost_bytes() >> 10);
@@ -234,15 +234,15 @@ pub(crate) unsafe fn start(info: &StartInfo) {
             count += 1;
         }
     }
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: set for the first time.
     let table = unsafe { NODE_ZONES.set(table) };
     let first = table.as_ptr().cast();
     // SAFETY: so many were written, and they stay.
     let table = unsafe { core::slice::from_raw_parts(first, count) };
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: nobody has looked at the list yet.
     let list = unsafe { ZONE_LIST.set(ZoneList::new(table).expect("the kinds ascend")) };
     LIST.store(core::ptr::from_ref(list).cast_mut(), Ordering::Release);
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: the sources of caches are made after it.
     let counted = unsafe { COUNTED.set(Counted::new(list.source(Request::default()))) };
     PAGES.store(core::ptr::from_ref(counted).cast_mut(), Ordering::Release);
     // SAFETY: a static lives for ever.

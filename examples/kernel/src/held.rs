@@ -79,7 +79,7 @@ impl Held {
             What::Bytes(start, _) => unsafe { kmalloc().kfree(Some(start)) },
             // SAFETY: as above, and its first word is as constructed.
             What::Object(object) => unsafe { cache().free(object) },
-            // SAFETY: as above.
+            // SAFETY: from `pages`, and this value alone has it.
             What::Pages(block) => unsafe { pages().free(block) },
         }
     }

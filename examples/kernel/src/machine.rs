@@ -33,7 +33,7 @@ pub(crate) unsafe fn in_byte(port: u16) -> u8 {
 /// 1. `value` is one that the running code survives.
 pub(crate) unsafe fn write_register(number: u32, value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);
-    // SAFETY: clause 1.
+    // SAFETY: clause 1 says so of the value.
     unsafe { asm!("wrmsr", in("ecx") number, in("eax") low, in("edx") high, options(nostack)) };
 }
 
@@ -59,7 +59,7 @@ pub(crate) fn mask_interrupts() {
 /// 1. The CPU's gates are set up, and the caller holds nothing that a handler waits for.
 #[inline(always)]
 pub(crate) unsafe fn unmask_interrupts() {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: an interrupt may come at once.
     unsafe { asm!("sti", options(nostack)) };
 }
 

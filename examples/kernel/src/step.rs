@@ -57,7 +57,7 @@ fn run(mode: Mode, path: impl FnOnce()) -> Steps {
     // SAFETY: the gates are set up.
     unsafe { set_trap(true) };
     path();
-    // SAFETY: as above.
+    // SAFETY: the trap's gate was used until here.
     unsafe { set_trap(false) };
     STEPPING.steps.get()
 }
@@ -81,7 +81,7 @@ fn is_locked(address: u64) -> bool {
     let byte = |offset: usize| {
         // SAFETY: the bytes of an instruction, which is about to be executed.
         let place = unsafe { code.add(offset) };
-        // SAFETY: as above.
+        // SAFETY: one of at most fifteen bytes of it.
         unsafe { place.read() }
     };
     let mut at = 0;

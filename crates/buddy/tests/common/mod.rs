@@ -20,7 +20,7 @@ pub struct Metadata {
 
 // SAFETY: the memory is owned, and reached only through pointers whose use is unsafe.
 unsafe impl Send for Metadata {}
-// SAFETY: as above.
+// SAFETY: shared references reach nothing.
 unsafe impl Sync for Metadata {}
 
 impl Metadata {

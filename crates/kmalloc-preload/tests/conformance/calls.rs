@@ -218,7 +218,7 @@ fn aligned_relatives() {
     }
     set_errno(0);
     assert!(aligned(48, 100).is_null() && errno() == libc::EINVAL);
-    // SAFETY: as above.
+    // SAFETY: the C library's own declaration; refusals come back as null.
     let old = |alignment, bytes| black_box(unsafe { libc::memalign(alignment, black_box(bytes)) });
     let start = old(48, 100);
     assert!(!start.is_null() && start.addr() % 64 == 0, "the next power of two");
@@ -227,12 +227,12 @@ fn aligned_relatives() {
     assert!(old(usize::MAX, 1).is_null() && errno() == libc::EINVAL);
     set_errno(0);
     assert!(old(64, usize::MAX - 10).is_null() && errno() == libc::ENOMEM);
-    // SAFETY: as above.
+    // SAFETY: `valloc` and `pvalloc` of this type, looked up above.
     let pages = [unsafe { valloc(black_box(10)) }, unsafe { pvalloc(black_box(10)) }];
     assert!(pages.iter().all(|start| !start.is_null() && start.addr() % 4096 == 0));
     fill(pages[1].cast(), 4096, 1);
     pages.into_iter().for_each(|start| free(start.cast()));
-    // SAFETY: as above.
+    // SAFETY: a size that cannot be had is refused with null.
     assert!(black_box(unsafe { pvalloc(black_box(usize::MAX)) }).is_null());
 }
 
@@ -268,10 +268,10 @@ fn function(name: &CStr) -> *mut c_void {
 fn sized_frees() {
     // SAFETY: the function of this name has this type, here and below.
     let free_sized: FreeSized = unsafe { std::mem::transmute(function(c"free_sized")) };
-    // SAFETY: as above.
+    // SAFETY: `free_aligned_sized` takes a pointer, an alignment and a size.
     let free_aligned_sized: FreeAlignedSized =
         unsafe { std::mem::transmute(function(c"free_aligned_sized")) };
-    // SAFETY: as above.
+    // SAFETY: `cfree` takes a pointer.
     let cfree: Free = unsafe { std::mem::transmute(function(c"cfree")) };
     for bytes in [0, 1, 24, 40, 100, 1000, 30_000, 40_000, 3 << 20] {
         for _ in 0..100 {

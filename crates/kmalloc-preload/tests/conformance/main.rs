@@ -136,6 +136,6 @@ pub(crate) fn errno() -> i32 {
 pub(crate) fn set_errno(number: i32) {
     // SAFETY: the thread's own variable.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: as above.
+    // SAFETY: its address is the thread's for as long as the thread runs.
     unsafe { errno.write(number) };
 }

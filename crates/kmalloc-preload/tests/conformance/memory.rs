@@ -112,7 +112,7 @@ fn trim() {
     blocks.into_iter().for_each(free);
     // SAFETY: any number is allowed.
     assert_eq!(unsafe { libc::malloc_trim(0) }, 1);
-    // SAFETY: as above.
+    // SAFETY: it has no preconditions, the second time as well.
     assert_eq!(unsafe { libc::malloc_trim(0) }, 0, "there is nothing left to give");
 }
 

@@ -25,7 +25,7 @@ pub unsafe fn write(object: NonNull<u8>, bytes: usize, stamp: u32) {
     for (index, byte) in (bytes & !7..bytes).zip(pattern.next_word().to_ne_bytes()) {
         // SAFETY: clause 1; `index` is below `bytes`.
         let place = unsafe { object.add(index) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: one of the bytes.
         unsafe { place.write(byte) };
     }
 }
@@ -48,7 +48,7 @@ pub unsafe fn first_difference(object: NonNull<u8>, bytes: usize, stamp: u32) ->
     for (index, byte) in (bytes & !7..bytes).zip(pattern.next_word().to_ne_bytes()) {
         // SAFETY: clause 1; `index` is below `bytes`.
         let place = unsafe { object.add(index) };
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: one of those that `write` wrote.
         if unsafe { place.read() } != byte {
             return Some(index);
         }
@@ -89,17 +89,17 @@ mod tests {
             assert!(other_stamp.is_some(), "{bytes} bytes");
             // SAFETY: 72 bytes are ours.
             let after = unsafe { object.add(bytes.next_multiple_of(8)) };
-            // SAFETY: as above.
+            // SAFETY: the byte behind the object's end, written with 0x55 above.
             assert_eq!(unsafe { after.read() }, 0x55);
             for spoilt in 0..bytes {
                 // SAFETY: within the object.
                 let place = unsafe { object.add(spoilt) };
-                // SAFETY: as above.
+                // SAFETY: the object's own byte, which nobody else looks at.
                 unsafe { *place.as_ptr() ^= 0xff };
                 // SAFETY: written above.
                 let found = unsafe { first_difference(object, bytes, 7) };
                 assert!(found.is_some_and(|at| at <= spoilt && spoilt < at + 8));
-                // SAFETY: as above.
+                // SAFETY: the same byte, turned back.
                 unsafe { *place.as_ptr() ^= 0xff };
             }
         }

@@ -139,7 +139,7 @@ mod published {
         }
 
         unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout) {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: it came from this heap, for this layout.
             unsafe { self.deallocate(start.as_ptr(), layout) }
         }
     }
@@ -159,7 +159,7 @@ mod published {
         }
 
         unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout) {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: from this heap, of this alignment.
             unsafe { self.deallocate(start, layout.align()) }
         }
     }
@@ -180,7 +180,7 @@ mod published {
         }
 
         unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout) {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: from `alloc` of this heap, for this layout.
             unsafe { self.dealloc(start, layout) }
         }
     }
@@ -200,7 +200,7 @@ mod published {
         }
 
         unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout) {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: from `allocate` of this heap, for this layout.
             unsafe { self.deallocate(start, layout) }
         }
     }

@@ -221,7 +221,7 @@ unsafe impl ObjectTarget for Stack {
     #[inline]
     unsafe fn free_object(&mut self, cache: usize, object: NonNull<u8>) {
         self.hopeless = self.hopeless.saturating_sub(1);
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: from the cache of this index.
         unsafe { self.caches[cache].free(object) }
     }
 
@@ -238,7 +238,7 @@ unsafe impl ObjectTarget for Stack {
     #[inline]
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, _: usize) {
         self.hopeless = self.hopeless.saturating_sub(1);
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: from this kmalloc, whose page knows the size.
         unsafe { self.kmalloc().free(start) }
     }
 

@@ -140,7 +140,7 @@ fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result
     scene.show("An object is freed. Its lock is unlocked, its count of uses is 1.")?;
     scene.allocate(1)?;
     let again = scene.held[scene.held.len() - 1];
-    // SAFETY: as above.
+    // SAFETY: in hand, and constructed.
     let inode = unsafe { again.as_ref() };
     let is_same = again == object && (inode.lock, inode.uses) == left;
     let which = if is_same { "the same object, as it was left" } else { "another object" };
@@ -254,14 +254,14 @@ fn picture(slab: &SlabView, geometry: &Geometry, held: &HashSet<usize>) -> Vec<(
 /// 1. `object` is memory of [`LAYOUT`], the caller's.
 unsafe fn construct(object: NonNull<u8>) {
     CONSTRUCTED.set(CONSTRUCTED.get() + 1);
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: memory of an inode's layout.
     unsafe { object.cast().write(Inode { lock: UNLOCKED, uses: 0, rest: [0; 78] }) }
 }
 
 /// # Safety
 /// 1. `object` is a constructed inode, the caller's.
 unsafe fn destroy(object: NonNull<u8>) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: constructed, and the last time that it is looked at.
     let inode = unsafe { object.cast::<Inode>().as_ref() };
     assert!(inode.lock == UNLOCKED && inode.rest[77] == 0, "an inode is destroyed as it was built");
     CONSTRUCTED.set(CONSTRUCTED.get() - 1);

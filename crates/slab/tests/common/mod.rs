@@ -43,7 +43,7 @@ pub struct Published {
 
 // SAFETY: `start` is a base for address arithmetic.
 unsafe impl Sync for Published {}
-// SAFETY: as above.
+// SAFETY: shared references change nothing.
 unsafe impl Send for Published {}
 
 impl Published {

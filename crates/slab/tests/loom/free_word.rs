@@ -26,7 +26,7 @@ unsafe impl Linked for Slab {
 }
 // SAFETY: the protocol orders all access to the cells; loom checks it.
 unsafe impl Send for Slab {}
-// SAFETY: as above.
+// SAFETY: the same protocol hands each cell from thread to thread.
 unsafe impl Sync for Slab {}
 
 struct World {
@@ -175,7 +175,7 @@ fn going_home_is_after_the_last_pusher() {
             };
             world.slab.links.iter().for_each(wipe);
             world.slab.pending.with_mut(|link| {
-                // SAFETY: as above.
+                // SAFETY: the last pusher is done, as the assertion above says.
                 unsafe { *link = std::ptr::null_mut() }
             });
         }
