@@ -61,7 +61,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // SAFETY: written above.
         let reading = unsafe { place.read() };
         assert_eq!((reading.time as usize, reading.values[5] as usize), (time, time));
-        // SAFETY: from this cache.
+        // SAFETY: the place of a reading of this cache, read out.
         unsafe { readings.free(place.cast()) };
     }
     readings.destroy().map_err(|refused| refused.busy)?;

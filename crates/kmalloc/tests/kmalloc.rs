@@ -115,7 +115,7 @@ fn zeroed_memory_is_zero_even_where_others_wrote_before() {
                     // SAFETY: zeroed by the allocator.
                     assert_eq!(unsafe { byte.read() }, 0);
                 }
-                // SAFETY: ours.
+                // SAFETY: so many bytes, just allocated.
                 unsafe { start.write_bytes(0xff, bytes) };
                 // SAFETY: allocated above.
                 unsafe { kmalloc.free(start) };
@@ -154,26 +154,26 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
     over_an_arena(|kmalloc| {
         let start = kmalloc.kmalloc(65).expect("room");
         for bytes in [66, 80, 65] {
-            // SAFETY: ours.
+            // SAFETY: from this allocator, given up for what comes back.
             let same = unsafe { kmalloc.krealloc(Some(start), bytes) };
             assert_eq!(same, Ok(start), "80 is a class");
         }
-        // SAFETY: ours.
+        // SAFETY: eighty bytes at least, after the steps above.
         unsafe { Pattern(9).fill(start, 80) };
         for bytes in [usize::MAX, isize::MAX as usize, PAGES * PAGE_SIZE] {
-            // SAFETY: ours.
+            // SAFETY: refused, so it stays the caller's.
             assert!(unsafe { kmalloc.krealloc(Some(start), bytes) }.is_err());
         }
         // SAFETY: ours still.
         assert!(unsafe { Pattern(9).is_in(start, 80) });
-        // SAFETY: ours.
+        // SAFETY: still the one that nothing could enlarge.
         unsafe { kmalloc.kfree(Some(start)) };
         // SAFETY: nothing to free.
         unsafe { kmalloc.kfree(None) };
         // SAFETY: there is nothing yet.
         let fresh = unsafe { kmalloc.krealloc(None, 10) }.expect("room");
         assert_eq!(kmalloc.ksize(fresh), 16);
-        // SAFETY: ours.
+        // SAFETY: allocated without an old one.
         unsafe { kmalloc.kfree(Some(fresh)) };
     });
 }
@@ -213,12 +213,12 @@ fn misuse_that_the_page_map_shows_is_a_fault_and_nothing_is_credited() {
     expect(100, unsafe { large.add(8) });
     // SAFETY: inside the allocation.
     expect(1, unsafe { large.add(PAGE_SIZE) });
-    // SAFETY: ours.
+    // SAFETY: a run of this allocator, not used any more.
     unsafe { kmalloc.free(large) };
     expect(1, large);
     let object = private.allocate().expect("room");
     expect(10_000, object);
-    // SAFETY: from this cache.
+    // SAFETY: from the private cache, not a class's.
     unsafe { private.free(object) };
     let (block, order) = arena.allocate(Order::ZERO).expect("room").into_raw();
     expect(1, block);
@@ -248,14 +248,14 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
         let start = kmalloc.allocate(five_pages).expect("room");
         assert_eq!(kmalloc.usable_size(start), Some(14 * PAGE_SIZE));
         assert_eq!(kmalloc.large_pages(), 14);
-        // SAFETY: ours.
+        // SAFETY: five pages of ours, given up for what comes back.
         let grown = unsafe { kmalloc.reallocate(start, five_pages, 16 * PAGE_SIZE) };
         assert_eq!(grown, Ok(start), "the two pages behind the run are free");
-        // SAFETY: ours.
+        // SAFETY: sixteen pages after the growth.
         let shrunk = unsafe { kmalloc.reallocate(start, layout(16 * PAGE_SIZE, 1), 9 * PAGE_SIZE) };
         assert_eq!(shrunk, Ok(start));
         assert_eq!(kmalloc.large_pages(), 9);
-        // SAFETY: ours.
+        // SAFETY: nine pages are left, and nobody uses them.
         unsafe { kmalloc.free(start) };
         assert_eq!(kmalloc.large_pages(), 0);
     }

@@ -46,14 +46,14 @@ fn the_numbers_of_the_chapter_hold() {
     let kept = 16_384 - 3 - pages.source().free_frames_count();
     assert_eq!(kept, 61, "step 4: what the buddy's slot has left of its word");
 
-    // SAFETY: ours.
+    // SAFETY: allocated in step 1.
     unsafe { kmalloc.kfree(Some(start)) };
     assert_eq!(asked(), (3, 3), "step 9: the empty slab is kept");
     assert_eq!(stats("kmalloc-112").objects_active, 0);
 
     let pair = || {
         let again = kmalloc.kmalloc(100).expect("room");
-        // SAFETY: ours.
+        // SAFETY: allocated a line above.
         unsafe { kmalloc.kfree(Some(again)) };
     };
     (0..3).for_each(|_| pair());

@@ -103,9 +103,9 @@ fn destroying_a_busy_cache_is_refused_lists_what_is_in_use_and_keeps_it() {
     let others: Vec<_> = (0..300).map(|_| cache.allocate().expect("room")).collect();
     let object = cache.allocate().expect("room");
     assert!(cache.owns(object) && !cache.owns(NonNull::from(&mut 0_u8)));
-    // SAFETY: from this cache.
+    // SAFETY: allocated above, each freed once.
     others.iter().for_each(|other| unsafe { cache.free(*other) });
-    // SAFETY: ours.
+    // SAFETY: 100 bytes, in use until `refused` is dealt with.
     unsafe { object.write_bytes(7, 100) };
     let mut refused = cache.destroy().expect_err("an object is in use");
     assert_eq!((refused.busy.name.as_str(), refused.busy.objects), ("busy", 1));
@@ -118,7 +118,7 @@ fn destroying_a_busy_cache_is_refused_lists_what_is_in_use_and_keeps_it() {
     // The cache goes on: its next object comes from the same slab.
     let next = refused.cache.allocate().expect("room");
     assert_eq!(next.addr().get() / 4096 * 4096, slab);
-    // SAFETY: from this cache.
+    // SAFETY: the refused cache is the one that it came from.
     unsafe { refused.cache.free(next) };
     drop(refused);
     // SAFETY: ours still.

@@ -65,7 +65,7 @@ fn faults_of<K: Checks>(plant: fn(&TestCache<'_, K>)) -> Vec<(FaultKind, usize)>
         let objects: Vec<_> = (0..200).map(|_| cache.allocate().expect("room")).collect();
         let distinct: std::collections::BTreeSet<_> = objects.iter().collect();
         assert_eq!(distinct.len(), objects.len());
-        // SAFETY: from this cache.
+        // SAFETY: the 200 allocated above.
         objects.into_iter().for_each(|object| unsafe { cache.free(object) });
     });
     FAULTS.take()
@@ -88,7 +88,7 @@ fn write<K: Checks>(_: &TestCache<'_, K>, object: NonNull<u8>, offset: isize) {
 fn free_twice_with_another_between<K: Checks>(cache: &TestCache<'_, K>) {
     let (one, other) = (cache.allocate().expect("room"), cache.allocate().expect("room"));
     for object in [one, other] {
-        // SAFETY: from this cache.
+        // SAFETY: allocated above; what is wrong with it is the test.
         unsafe { cache.free(object) };
     }
     if K::MARKS {
@@ -113,12 +113,12 @@ fn marks_see_a_double_free_of_an_object_that_is_back_in_its_slab() {
     fn plant<K: Checks>(cache: &TestCache<'_, K>) {
         let keeper = cache.allocate().expect("room");
         let object = cache.allocate().expect("room");
-        // SAFETY: from this cache.
+        // SAFETY: allocated above, from this cache, and freed once.
         unsafe { cache.free(object) };
         cache.shrink();
         // SAFETY: not so: this is the fault.
         unsafe { cache.free(object) };
-        // SAFETY: from this cache.
+        // SAFETY: the one kept until here.
         unsafe { cache.free(keeper) };
     }
     assert_eq!(kinds::<Marks>(plant), [FaultKind::DoubleFree]);
@@ -161,7 +161,7 @@ fn marks_see_pointers_that_are_no_objects() {
         unsafe { cache.free(inside) };
         let seen = FAULTS.with_borrow(|faults| faults.last().copied());
         assert_eq!(seen, Some((FaultKind::InteriorPointer, inside.addr().get())));
-        // SAFETY: from this cache.
+        // SAFETY: allocated above; the fault in its middle changed nothing.
         unsafe { cache.free(object) };
     }
     fn foreign<K: Checks>(cache: &TestCache<'_, K>) {
@@ -184,7 +184,7 @@ fn marks_see_objects_of_other_caches() {
         // SAFETY: not so: this is the fault.
         unsafe { other.free(object) };
         assert_eq!(FAULTS.take(), [(FaultKind::WrongCache, object.addr().get())]);
-        // SAFETY: from this cache.
+        // SAFETY: from this one, as the fault changed nothing.
         unsafe { one.free(object) };
         one.destroy().expect("the object is still good for its own cache");
     });
@@ -194,7 +194,7 @@ fn marks_see_objects_of_other_caches() {
 fn overflow_by_a_byte<K: Checks>(cache: &TestCache<'_, K>) {
     let object = cache.allocate().expect("room");
     write(cache, object, cache.object_size() as isize);
-    // SAFETY: from this cache.
+    // SAFETY: allocated above and not used again.
     unsafe { cache.free(object) };
 }
 
@@ -218,7 +218,7 @@ fn a_canary_of_another_object_does_not_fit() {
         // SAFETY: the other canary, eight bytes inside the test's memory.
         unsafe { behind.copy_from(from, 8) };
         for object in [one, other] {
-            // SAFETY: from this cache.
+            // SAFETY: allocated above; only what lies behind one of them was written.
             unsafe { cache.free(object) };
         }
     }
@@ -233,7 +233,7 @@ fn red_zones_see_writes_on_both_sides() {
         let object = one.max(other);
         write(cache, object, -1);
         for object in [one, other] {
-            // SAFETY: from this cache.
+            // SAFETY: allocated in this round.
             unsafe { cache.free(object) };
         }
     }
@@ -246,7 +246,7 @@ fn red_zones_see_writes_on_both_sides() {
 fn poison_sees_writes_after_the_free() {
     fn plant<K: Checks>(cache: &TestCache<'_, K>) {
         let object = cache.allocate().expect("room");
-        // SAFETY: from this cache.
+        // SAFETY: the last one in hand.
         unsafe { cache.free(object) };
         write(cache, object, 17);
     }

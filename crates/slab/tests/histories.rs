@@ -111,7 +111,7 @@ fn history<P: PageSource + PageMap>(source: P, seed: u64) -> usize {
                 assert!(!constructed || unsafe { object.cast::<u64>().read() } == CONSTRUCTED);
                 let (start, bytes) = content(kind, object);
                 next += 1;
-                // SAFETY: ours.
+                // SAFETY: just allocated, of so many bytes.
                 unsafe { Pattern(next).fill(start, bytes) };
                 live.push(Live { object, kind, number: next });
             }

@@ -53,7 +53,7 @@ fn objects_keep_their_constructed_state_and_are_constructed_once() {
     let per_slab = cache.geometry().capacity();
     for _ in 0..5 * per_slab {
         let object = cache.allocate().expect("room");
-        // SAFETY: from this cache.
+        // SAFETY: constructed again as far as the test looks.
         unsafe { cache.free(object) };
     }
     assert_eq!((CALLS.get(), DESTROYED.get()), (per_slab, 0), "one slab, constructed once");
@@ -78,7 +78,7 @@ fn a_panic_in_a_constructor_destroys_what_was_constructed_and_holds_nothing() {
     assert_eq!(arena.free_pages(), free);
     registry.validate().expect("consistent");
     let object = cache.allocate().expect("the next time the constructor does not panic");
-    // SAFETY: from this cache.
+    // SAFETY: the only object, not used any more.
     unsafe { cache.free(object) };
 }
 
@@ -97,7 +97,7 @@ unsafe fn free_inside(object: NonNull<u8>) {
     let inner = unsafe { inner.as_ref() };
     // SAFETY: written by the constructor.
     let part = unsafe { object.cast::<NonNull<u8>>().read() };
-    // SAFETY: from this cache.
+    // SAFETY: the constructor allocated it there, for this object.
     unsafe { inner.free(part) };
 }
 
@@ -119,7 +119,7 @@ fn constructors_may_allocate_and_destructors_free() {
         let outer = unsafe { builder.destructor(free_inside) }.build().expect("room");
         let object = outer.allocate().expect("room");
         assert!(inner.stats().objects_active >= outer.geometry().capacity());
-        // SAFETY: from this cache.
+        // SAFETY: from the outer cache, whose destructor frees the inner one.
         unsafe { outer.free(object) };
         outer.destroy().expect("nothing is in use");
         inner.destroy().expect("the destructors freed everything");
@@ -149,7 +149,7 @@ fn nothing_is_held_while_the_page_source_is_called() {
             let mut held = nested_ref.borrow_mut();
             if held.len() > 30 {
                 for object in held.drain(..) {
-                    // SAFETY: from this cache.
+                    // SAFETY: drained from what the interrupts hold.
                     unsafe { cache.free(object) };
                 }
             }
@@ -170,7 +170,7 @@ fn nothing_is_held_while_the_page_source_is_called() {
             }
             for object in live {
                 switch();
-                // SAFETY: from this cache.
+                // SAFETY: one of this round's.
                 unsafe { cache.free(object) };
             }
             cache.shrink();
@@ -179,7 +179,7 @@ fn nothing_is_held_while_the_page_source_is_called() {
         registry.validate().expect("consistent");
         *source.called.borrow_mut() = None;
         for object in nested.into_inner() {
-            // SAFETY: from this cache.
+            // SAFETY: what the interrupts held in the end.
             unsafe { cache.free(object) };
         }
         assert!(interrupts.get() > 500, "{} interrupts", interrupts.get());

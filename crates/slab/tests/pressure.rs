@@ -33,7 +33,7 @@ fn take(cache: &Cache<Pages<'_>, SingleCpu>, count: usize) -> Vec<NonNull<u8>> {
 }
 
 fn give(cache: &Cache<Pages<'_>, SingleCpu>, objects: Vec<NonNull<u8>>) {
-    // SAFETY: from this cache.
+    // SAFETY: all of them from the cache that is given.
     objects.into_iter().for_each(|object| unsafe { cache.free(object) });
 }
 
@@ -113,7 +113,7 @@ fn a_capped_cache_is_out_of_memory_at_its_cap_and_a_home_at_once_one_keeps_nothi
         let mut objects: Vec<_> = std::iter::from_fn(|| capped.allocate().ok()).collect();
         assert_eq!(objects.len(), in_all);
         assert!(pages_of(&capped) <= 5);
-        // SAFETY: from this cache.
+        // SAFETY: the one that makes room below the cap.
         unsafe { capped.free(objects.pop().expect("there are some")) };
         objects.push(capped.allocate().expect("one was freed"));
         give(&capped, objects);
@@ -250,11 +250,11 @@ fn where_memory_is_fragmented_slabs_are_smaller() {
     cache.for_each_live(|_| live += 1);
     assert_eq!(live, 200);
     for (number, object) in objects.into_iter().enumerate() {
-        // SAFETY: ours.
+        // SAFETY: the last byte of 1,300.
         let last = unsafe { object.add(1299) };
         // SAFETY: written above.
         assert_eq!(unsafe { last.read() }, number as u8);
-        // SAFETY: from this cache.
+        // SAFETY: one of the 200 filled above.
         unsafe { cache.free(object) };
     }
     cache.destroy().expect("nothing is in use");

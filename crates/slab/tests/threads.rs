@@ -26,7 +26,7 @@ unsafe impl Send for Sent {}
 fn free<P: PageSource + PageMap>(cache: &Cache<P, Threads>, Sent(object, number): Sent) {
     // SAFETY: ours, filled when it was allocated.
     assert!(unsafe { Pattern(number).is_in(object, BYTES) }, "object {number} has another owner");
-    // SAFETY: from this cache.
+    // SAFETY: handed over by the thread that allocated it.
     unsafe { cache.free(object) };
 }
 
@@ -47,7 +47,7 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
             if random.below(100) < 55 && live.len() < 500 {
                 let object = cache.allocate().expect("room");
                 let number = seed << 32 | round as u64;
-                // SAFETY: ours.
+                // SAFETY: in this thread's hand, of so many bytes.
                 unsafe { Pattern(number).fill(object, BYTES) };
                 let sent = Sent(object, number);
                 match random.one_in(2) {
@@ -127,7 +127,7 @@ fn caches_come_and_go_under_a_shrinker() {
                             let objects: Vec<_> =
                                 (0..50).map(|_| cache.allocate().expect("room")).collect();
                             for object in objects {
-                                // SAFETY: from this cache.
+                                // SAFETY: allocated by this thread in this round.
                                 unsafe { cache.free(object) };
                             }
                             cache.destroy().expect("nothing is in use, whoever looks at it");

@@ -70,7 +70,7 @@ fn use_everything() -> Option<()> {
         let inode = inodes.allocate().ok()?;
         let name = kmalloc.kmalloc(20).ok()?;
         let large = kmalloc.kzalloc(100_000).ok()?;
-        // SAFETY: from this cache.
+        // SAFETY: the inode allocated above.
         unsafe { inodes.free(inode) };
         // SAFETY: from this allocator.
         unsafe { kmalloc.kfree(Some(name)) };

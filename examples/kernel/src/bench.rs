@@ -77,7 +77,7 @@ fn caches() {
 
 fn pair<K: Checks>(cache: &Cache<Source, KernelCpu, K>) {
     if let Ok(object) = cache.allocate() {
-        // SAFETY: from this cache.
+        // SAFETY: the object of this pair.
         unsafe { cache.free(used(object)) };
     }
 }
@@ -94,7 +94,7 @@ fn thousand<K: Checks>(
 ) {
     objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
     for object in objects.iter_mut().filter_map(Option::take) {
-        // SAFETY: from this cache.
+        // SAFETY: one of the thousand.
         unsafe { cache.free(object) };
     }
 }
@@ -116,7 +116,7 @@ fn page_pair<const ORDER: u8>() -> impl FnMut() {
             let (start, order) = block.into_raw();
             // SAFETY: the block that was taken apart.
             let block = unsafe { PageBlock::from_raw(used(start), order, false) };
-            // SAFETY: ours.
+            // SAFETY: the block of this pair, from this zone.
             unsafe { zone.free(block) };
         }
     }

@@ -59,7 +59,7 @@ impl Held {
         for index in 0..words.min(64) {
             // SAFETY: inside the memory.
             let word = unsafe { start.add(index) };
-            // SAFETY: ours.
+            // SAFETY: one of the words of this object.
             unsafe { word.write(self.number ^ index as u64) };
         }
     }

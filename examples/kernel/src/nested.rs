@@ -34,13 +34,13 @@ pub(crate) fn interrupt_every_step() {
         for _ in 0..2 {
             objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
             for object in objects.iter_mut().filter_map(Option::take) {
-                // SAFETY: from this cache.
+                // SAFETY: what this interrupt allocated before.
                 unsafe { cache.free(object) };
             }
         }
         blocks.iter_mut().for_each(|place| *place = pages().allocate(Order::ZERO).ok());
         for block in blocks.iter_mut().filter_map(Option::take) {
-            // SAFETY: ours.
+            // SAFETY: a block that this interrupt took.
             unsafe { pages().free(block) };
         }
         let large = kmalloc().kzalloc(10 * PAGE_SIZE);
@@ -60,11 +60,11 @@ fn use_every_layer(step: u64) {
     let object = cache().allocate();
     let block = pages().allocate(Order::ZERO);
     if let Ok(block) = block {
-        // SAFETY: ours.
+        // SAFETY: a block of this handler's.
         unsafe { pages().free(block) };
     }
     if let Ok(object) = object {
-        // SAFETY: from this cache.
+        // SAFETY: an object of this handler's.
         unsafe { cache().free(object) };
     }
     // SAFETY: allocated above.

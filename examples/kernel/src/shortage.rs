@@ -20,7 +20,7 @@ pub(crate) fn fill_memory() {
     let idle = registry.cache("idle", layout).keep_empty(usize::MAX).build().expect("room");
     let objects: Vec<_> = (0..20_000).map(|_| idle.allocate().expect("room")).collect();
     for object in objects {
-        // SAFETY: from this cache.
+        // SAFETY: the idle cache's, allocated above.
         unsafe { idle.free(object) };
     }
     let before = idle.stats().pages();
@@ -57,7 +57,7 @@ pub(crate) fn fill_memory() {
     let refused = kmalloc().kmalloc(500 * PAGE_SIZE);
     assert!(refused.is_err(), "running out is an error the caller sees");
     let last = reserve().allocate(order).expect("who may not wait has the reserve");
-    // SAFETY: ours.
+    // SAFETY: the last page of the reserve.
     unsafe { reserve().free(last) };
     while let Some(start) = first {
         // SAFETY: written above.
@@ -68,7 +68,7 @@ pub(crate) fn fill_memory() {
         unsafe { pages().free(block) };
     }
     let grown = idle.allocate().expect("memory is there again");
-    // SAFETY: from this cache.
+    // SAFETY: allocated after the caches had given way.
     unsafe { idle.free(grown) };
     idle.destroy().expect("every object was freed");
     print!(

@@ -248,7 +248,7 @@ pub(crate) fn on_timer(tick: u64) {
     }
     // Whoever may not wait has the reserve, however short memory is.
     match reserve().allocate(Order::ZERO) {
-        // SAFETY: ours.
+        // SAFETY: the page taken from the reserve just now.
         Ok(page) => unsafe { reserve().free(page) },
         Err(_) => _ = REFUSED_RESERVE.fetch_add(1, Ordering::Relaxed),
     }

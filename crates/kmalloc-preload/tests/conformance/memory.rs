@@ -79,7 +79,7 @@ fn big_blocks() {
         blocks[2].0 = half;
         blocks.into_iter().for_each(|(start, _)| free(start));
         let zeroed = calloc(700 << 20, 1);
-        // SAFETY: ours.
+        // SAFETY: inside the 700 MiB.
         assert_eq!(unsafe { zeroed.wrapping_add(699 << 20).read() }, 0);
         free(zeroed);
     }
