@@ -2,7 +2,8 @@
 //!
 //! `boot.sh` builds it, boots it in QEMU and says whether all of it held. Read the files in this order: `boot.s` (from the
 //! machine's hands to ours), `heap` (from the memory map to an allocator of any size), `cpus` (what the allocators ask of a
-//! machine), `gates` (interrupts), then what is done with it: `stress`, `step`, `bench`.
+//! machine), `gates` (interrupts), then what is done with it: `stress`, `step`, `bench`,
+//! `stack`.
 #![no_std]
 #![no_main]
 
@@ -21,6 +22,7 @@ mod machine;
 mod nested;
 mod private;
 mod shortage;
+mod stack;
 mod start;
 mod step;
 mod stress;
@@ -52,6 +54,7 @@ extern "C" fn kernel_main(start_info: u32) -> ! {
     if info.asks_for("bench") {
         cpus::set_online(true);
         bench::run();
+        stack::run();
         exit(Verdict::Success);
     }
     // SAFETY: the ACPI tables are as firmware left them.
