@@ -50,7 +50,7 @@ pub use page_map::{PageMap, PageMapArray, Tag, TagPlace, TagRange};
 pub use phys_map::{DirectMap, PhysMap};
 pub use shrink::{ListFull, Reclaiming, Shrink, ShrinkList};
 pub use slots::{Elsewhere, Entered, Slot, Slots, TakeOver};
-pub use slow::{Masked, Slow};
+pub use slow::{Masked, Slow, SlowLock};
 pub use source::{NoPages, PageResize, PageRun, PageSource};
 
 /// The base-2 logarithm of [`PAGE_SIZE`].

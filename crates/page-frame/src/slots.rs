@@ -376,14 +376,13 @@ impl<T, C: Cpu> Drop for Entered<'_, T, C> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::SwitchedCpu;
-    use crate::sync::Lock;
+    use crate::{SlowLock, SwitchedCpu};
 
     #[test]
     fn a_nested_context_finds_the_slot_busy_and_only_tries_locks() {
         let slots = [Slot::new(0)];
         let slots = Slots::new(&slots, SwitchedCpu::new(1));
-        let lock = Lock::new(());
+        let lock = SlowLock::new(());
         let inside = slots.enter().expect("nobody is inside");
         assert_eq!(slots.enter().err(), Some(Elsewhere::Nested));
         assert!(slots.slow().is_nested());

@@ -2,10 +2,11 @@
 //!
 //! # Concepts
 //! A CPU that is inside its slot, or that holds or waits for such a lock, may be interrupted by code that wants one too. That
-//! code is nested, finds `busy` or `locking` set, and only tries: waiting for what it came upon would never end.
+//! code is nested, finds `busy` or `locking` set, and only tries: waiting for what it came upon would never end. A
+//! [`SlowLock`] cannot be taken in any other way, so that no path forgets this.
 //!
 //! # Invariants
-//! - I1: `locking` is set from before a lock of the slow path is taken until after it is released, by whoever is not nested.
+//! - I1: `locking` is set from before a [`SlowLock`] is taken until after it is released, by whoever is not nested.
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -13,6 +14,33 @@ use core::ops::{Deref, DerefMut};
 use crate::slots::Slot;
 use crate::sync::{Guard, Lock, Ordering};
 use crate::{Cpu, CpuId, InterruptState, Slots};
+
+/// A lock that code which an interrupt may come upon takes, and code in interrupts too: through [`Slow`] alone.
+///
+/// ```
+/// # use page_frame::{SingleCpu, Slot, SlowLock, Slots};
+/// # let slots = [Slot::new(())];
+/// # let slots = Slots::new(&slots, SingleCpu::new());
+/// let lock = SlowLock::new(1);
+/// let slow = slots.slow();
+/// *slow.lock(&lock).expect("not nested") += 1;
+/// ```
+#[derive(Debug)]
+pub struct SlowLock<U>(Lock<U>);
+
+impl<U> SlowLock<U> {
+    crate::const_unless_loom! {
+        /// Wraps `value` in an open lock.
+        pub fn new(value: U) -> Self {
+            Self(Lock::new(value))
+        }
+    }
+
+    /// Returns the data; the exclusive reference proves that nobody holds the lock.
+    pub fn get_mut(&mut self) -> &mut U {
+        self.0.get_mut()
+    }
+}
 
 impl<T, C: Cpu> Slots<'_, T, C> {
     /// Prepares the caller for locks of the slow path: says whether it is nested, and marks its slot as locking.
@@ -54,10 +82,10 @@ impl<'a, T, C: Cpu> Slow<'a, T, C> {
     }
 
     /// Takes `lock` with interrupts masked: waits for it, or, nested, only tries.
-    pub fn lock<'l, U>(&'l self, lock: &'l Lock<U>) -> Option<Masked<'l, U, C>> {
+    pub fn lock<'l, U>(&'l self, lock: &'l SlowLock<U>) -> Option<Masked<'l, U, C>> {
         if self.nested || crate::sync::MODELLED {
             // Loom's own lock knows who waits for whom.
-            let wait = || Some(self.masked(|| lock.lock()));
+            let wait = || Some(self.masked(|| lock.0.lock()));
             return if self.nested { self.try_lock(lock) } else { wait() };
         }
         let mut round = 0;
@@ -71,9 +99,9 @@ impl<'a, T, C: Cpu> Slow<'a, T, C> {
     }
 
     /// Takes `lock` with interrupts masked if it is free.
-    pub fn try_lock<'l, U>(&'l self, lock: &'l Lock<U>) -> Option<Masked<'l, U, C>> {
+    pub fn try_lock<'l, U>(&'l self, lock: &'l SlowLock<U>) -> Option<Masked<'l, U, C>> {
         let state = self.cpu.mask_interrupts();
-        let Some(guard) = lock.try_lock() else {
+        let Some(guard) = lock.0.try_lock() else {
             // SAFETY: `state` is from the line above.
             unsafe { self.cpu.restore_interrupts(state) };
             return None;

@@ -7,8 +7,8 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{Lock, TakeAll};
-use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, Slots, Tag};
+use page_frame::sync::TakeAll;
+use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, Slots, SlowLock, Tag};
 
 use crate::checks::Padding;
 use crate::core_list::Listed;
@@ -68,8 +68,8 @@ pub(crate) struct Core<P, C> {
     pub(crate) system: NonNull<System<P, C>>,
     pub(crate) plan: Plan,
     pub(crate) pending: TakeAll<Record>,
-    pub(crate) set: Lock<SlabSet>,
-    pub(crate) depot: Lock<Depot>,
+    pub(crate) set: SlowLock<SlabSet>,
+    pub(crate) depot: SlowLock<Depot>,
     pub(crate) tuning: Tuning,
     pub(crate) listed: Listed<P, C>,
 }
@@ -86,8 +86,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             system,
             plan,
             pending: TakeAll::new(),
-            set: Lock::new(SlabSet::new()),
-            depot: Lock::new(Depot::new()),
+            set: SlowLock::new(SlabSet::new()),
+            depot: SlowLock::new(Depot::new()),
             tuning,
             listed: Listed::new(),
         }

@@ -17,8 +17,8 @@
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicUsize, Lock, Ordering, UnsafeCell, spin_hint};
-use page_frame::{Cpu, Slots};
+use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell, spin_hint};
+use page_frame::{Cpu, Slots, SlowLock};
 
 use crate::core::Core;
 use crate::cpu_slot::CpuSlot;
@@ -48,7 +48,7 @@ impl<P, C> Listed<P, C> {
 /// The caches that users made.
 #[derive(Debug)]
 pub(crate) struct CoreList<P, C> {
-    first: Lock<First<P, C>>,
+    first: SlowLock<First<P, C>>,
 }
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ unsafe impl<P: Send, C: Send> Send for First<P, C> {}
 
 impl<P, C: Cpu> CoreList<P, C> {
     pub(crate) fn new() -> Self {
-        Self { first: Lock::new(First(core::ptr::null_mut())) }
+        Self { first: SlowLock::new(First(core::ptr::null_mut())) }
     }
 
     /// Adds a core; whether that could be done (not by an interrupt that came upon the lock).

@@ -7,8 +7,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::sync::Lock;
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::{Cpu, OutOfMemory, PageMap, PageSource, SlowLock};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, Off};
@@ -18,7 +17,7 @@ use crate::stock::Stock;
 #[derive(Debug)]
 pub struct Reserve<'c, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     cache: &'c Cache<P, C, K>,
-    stock: Lock<Option<Stock>>,
+    stock: SlowLock<Option<Stock>>,
     objects: usize,
 }
 
@@ -43,7 +42,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// ```
     pub fn reserve(&self, objects: usize) -> Result<Reserve<'_, P, C, K>, OutOfMemory> {
         let stock = self.core().put_by::<K>(objects)?;
-        Ok(Reserve { cache: self, stock: Lock::new(Some(stock)), objects })
+        Ok(Reserve { cache: self, stock: SlowLock::new(Some(stock)), objects })
     }
 
     /// Makes `objects` allocations in advance, which then cannot fail.
@@ -123,8 +122,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
 
 impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Reserve<'_, P, C, K> {
     fn drop(&mut self) {
-        let stock = self.stock.lock().take();
-        if let Some(stock) = stock {
+        if let Some(stock) = self.stock.get_mut().take() {
             self.cache.core().put_back(stock);
         }
     }

@@ -27,7 +27,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Returns an estimate of the pages that empty slabs hold.
     pub(crate) fn reclaimable(&self) -> usize {
-        self.set.try_lock().map_or(0, |set| set.empty_slabs() * self.slab_pages())
+        let slow = self.system().locking.slow();
+        let set = slow.try_lock(&self.set);
+        set.map_or(0, |set| set.empty_slabs() * self.slab_pages())
     }
 
     pub(crate) fn shrink_empty(&self, target_pages: usize, patience: Patience) -> usize {

@@ -1,6 +1,8 @@
 //! Allocations and frees on top of whatever a CPU was doing: at each single instruction, and in interrupts that no mask keeps
 //! away.
 
+use core::alloc::Layout;
+use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use page_frame::{Order, PAGE_SIZE, PageSource};
@@ -46,11 +48,38 @@ pub(crate) fn interrupt_every_step() {
         let large = kmalloc().kzalloc(10 * PAGE_SIZE);
         // SAFETY: allocated above.
         unsafe { kmalloc().kfree(large.ok()) };
+        let mut many = [NonNull::dangling(); 40];
+        let had = cache.allocate_many(&mut many);
+        // SAFETY: so many were allocated just now.
+        unsafe { cache.free_many(&many[..had]) };
         cache.shrink();
+        let registry = kmalloc().registry();
+        registry.shrink_pages(1);
+        registry.shrink_pages(usize::MAX);
+        registry.validate().expect("consistent");
+        _ = (registry.pages_held(), registry.totals(), cache.stats());
+        make_and_destroy_a_cache();
         zones().for_each(|zone| _ = zone.drain());
     });
     cache.validate().expect("consistent");
     print!("steps: interrupted at each of {} instructions", steps.instructions);
+}
+
+/// Makes a cache, keeps and prepares objects of it, and destroys it, as far as there is memory.
+fn make_and_destroy_a_cache() {
+    let Ok(cache) = kmalloc().registry().cache("interrupted", Layout::new::<[u64; 5]>()).build()
+    else {
+        return;
+    };
+    let reserve = cache.reserve(3);
+    if let Ok(mut prefilled) = cache.prefill(3)
+        && let Some(object) = prefilled.allocate()
+    {
+        // SAFETY: from this cache, which was filled for it.
+        unsafe { cache.free(object) };
+    }
+    drop(reserve);
+    cache.destroy().expect("nothing is in use");
 }
 
 /// Allocates and frees through kmalloc, a private cache and pages.
@@ -59,6 +88,8 @@ fn use_every_layer(step: u64) {
     let start = kmalloc().kmalloc([64, 192, 40_000][step as usize % 3]);
     let object = cache().allocate();
     let block = pages().allocate(Order::ZERO);
+    // Whatever is at hand, this wants the locks of the cache.
+    _ = cache().stats();
     if let Ok(block) = block {
         // SAFETY: a block of this handler's.
         unsafe { pages().free(block) };

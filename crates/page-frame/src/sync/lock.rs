@@ -14,8 +14,8 @@ type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
 /// A mutual-exclusion lock that spins while it waits and holds the data it protects.
 ///
-/// It does not mask interrupts. Code that an interrupt may enter takes it through
-/// [`Slots::slow`](crate::Slots::slow), which masks them and never waits when nested.
+/// It does not mask interrupts. What an interrupt may want too is in a [`SlowLock`](crate::SlowLock), which is taken with them
+/// masked, and for which nested code never waits.
 ///
 /// ```
 /// use page_frame::sync::Lock;
