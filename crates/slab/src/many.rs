@@ -14,7 +14,28 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[inline]
     #[track_caller]
     pub(crate) fn allocate_many<K: Checks>(&self, objects: &mut [NonNull<u8>]) -> usize {
-        let mut had = if is_any_on::<K>() { 0 } else { self.pop_many(objects) };
+        let had = if is_any_on::<K>() { 0 } else { self.pop_many(objects) };
+        if had == objects.len() { had } else { self.allocate_rest::<K>(objects, had) }
+    }
+
+    /// Frees `objects`.
+    ///
+    /// # Safety
+    /// 1. As for `free`, for each of them.
+    #[inline]
+    #[track_caller]
+    pub(crate) unsafe fn free_many<K: Checks>(&self, objects: &[NonNull<u8>]) {
+        let gone = if is_any_on::<K>() { 0 } else { self.push_many(objects) };
+        if gone < objects.len() {
+            // SAFETY: clause 1.
+            unsafe { self.free_rest::<K>(&objects[gone..]) }
+        }
+    }
+
+    /// Goes on with `objects`, of which there are `had`.
+    #[cold]
+    #[track_caller]
+    fn allocate_rest<K: Checks>(&self, objects: &mut [NonNull<u8>], mut had: usize) -> usize {
         while had < objects.len() {
             let Ok(object) = self.allocate::<K>() else { break };
             objects[had] = object;
@@ -26,14 +47,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         had
     }
 
-    /// Frees `objects`.
+    /// Frees `objects`, for the first of which the magazines have no room.
     ///
     /// # Safety
     /// 1. As for `free`, for each of them.
-    #[inline]
+    #[cold]
     #[track_caller]
-    pub(crate) unsafe fn free_many<K: Checks>(&self, objects: &[NonNull<u8>]) {
-        let mut gone = if is_any_on::<K>() { 0 } else { self.push_many(objects) };
+    unsafe fn free_rest<K: Checks>(&self, objects: &[NonNull<u8>]) {
+        let mut gone = 0;
         while gone < objects.len() {
             // SAFETY: clause 1: each of them is the caller's.
             unsafe { self.free::<K>(objects[gone]) };
