@@ -11,8 +11,9 @@ use crate::checks::{Checks, Off, Padding};
 use crate::core::{ObjectHook, Plan};
 use crate::geometry::{Geometry, GeometryError};
 use crate::name::Name;
+use crate::observer::Observer;
 use crate::registry::{MOST_OUTSIDE, Registry};
-use crate::tuning::{USUAL_BYTES, usual_class};
+use crate::tuning::{Tuning, USUAL_BYTES, usual_class};
 
 /// A cache that is being described.
 #[must_use = "nothing is built before `build`"]
@@ -26,7 +27,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     constructor: Option<ObjectHook>,
     destructor: Option<ObjectHook>,
     tag: Tag,
-    keep_empty: Option<u32>,
+    keep_empty: Option<u16>,
     keep_at_least: u32,
     most_pages: usize,
     is_reclaimable: bool,
@@ -34,6 +35,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     magazine_bytes: usize,
     secret: Option<usize>,
     clock: Option<fn() -> u64>,
+    observer: Option<Observer>,
     checks: PhantomData<fn() -> K>,
 }
 
@@ -109,6 +111,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             magazine_bytes: USUAL_BYTES,
             secret: None,
             clock: None,
+            observer: None,
             checks: PhantomData,
         }
     }
@@ -120,7 +123,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     pub fn checks<N: Checks>(self) -> CacheBuilder<'r, P, C, N> {
         let Self { registry, name, layout, line_bytes, most_order, coloured, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
-        let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, .. } = self;
+        let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, observer, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -139,6 +142,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             magazine_bytes,
             secret,
             clock,
+            observer,
             checks: PhantomData,
         }
     }
@@ -153,6 +157,13 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// Sets the clock that dates the histories of objects, in units of its own.
     pub fn clock(mut self, clock: fn() -> u64) -> Self {
         self.clock = Some(clock);
+        self
+    }
+
+    /// Tells `observer` of each slab that comes or goes and each magazine and object that moves, see [`Event`](crate::Event). It
+    /// must not use this cache.
+    pub fn observer(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -209,9 +220,9 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 and at least one, as long as they are
-    /// needed.
+    /// needed. From 65,535 on, all of them.
     pub fn keep_empty(mut self, slabs: usize) -> Self {
-        self.keep_empty = Some(u32::try_from(slabs).unwrap_or(u32::MAX));
+        self.keep_empty = Some(u16::try_from(slabs).unwrap_or(u16::MAX));
         self
     }
 
@@ -322,12 +333,14 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             keep_at_least: self.keep_at_least,
             most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
                 .unwrap_or(u32::MAX),
-            magazine_class: Some(usual_class(geometry.stride(), self.magazine_bytes)),
             reclaim: self.reclaim,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
+            observer: self.observer,
         };
-        let core = self.registry.make_core(plan).map_err(|OutOfMemory| BuildError::OutOfMemory)?;
+        let tuning = Tuning::new(usual_class(geometry.stride(), self.magazine_bytes));
+        let made = self.registry.make_core(plan, tuning);
+        let core = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: a fresh core, whose one reference is the handle's, and so is one to the system.
         Ok(unsafe { Cache::from_core(core) })
     }

@@ -169,7 +169,8 @@ impl Magazine {
         unsafe { core::slice::from_raw_parts(self.places().as_ptr(), length) }
     }
 
-    fn objects(&self) -> &[NonNull<u8>] {
+    /// Returns the objects in it.
+    pub(crate) fn objects(&self) -> &[NonNull<u8>] {
         // SAFETY: I2, and nobody changes them while the handle is borrowed.
         unsafe { core::slice::from_raw_parts(self.places().as_ptr(), self.length()) }
     }
@@ -196,6 +197,11 @@ impl Chain {
         magazine.header_mut().next = self.first.take();
         self.first = Some(magazine);
         self.count += 1;
+    }
+
+    /// Iterates over them, which stay.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Magazine> {
+        core::iter::successors(self.first.as_ref(), |magazine| magazine.header().next.as_ref())
     }
 
     /// Returns the first one, which stays.
