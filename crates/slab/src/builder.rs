@@ -22,6 +22,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     name: Name,
     layout: Layout,
     line_bytes: usize,
+    is_line_aligned: bool,
     most_order: Order,
     coloured: bool,
     constructor: Option<ObjectHook>,
@@ -98,6 +99,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             name: Name::new(name),
             layout,
             line_bytes: 64,
+            is_line_aligned: false,
             most_order: Order::MAX,
             coloured: true,
             constructor: None,
@@ -121,14 +123,16 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// Looks for the mistakes that the preset `N` names, instead of none: [`Hardened`](crate::Hardened),
     /// [`Debug`](crate::Debug), or one of your own.
     pub fn checks<N: Checks>(self) -> CacheBuilder<'r, P, C, N> {
-        let Self { registry, name, layout, line_bytes, most_order, coloured, .. } = self;
+        let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
         let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, observer, .. } = self;
+        let coloured = self.coloured;
         CacheBuilder {
             registry,
             name,
             layout,
             line_bytes,
+            is_line_aligned,
             most_order,
             coloured,
             constructor,
@@ -219,6 +223,13 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
+    /// Aligns objects to the CPU-cache line, so that no two CPUs write to one line for the sake of two objects. Objects smaller
+    /// than a line are aligned to the next power of two, so that none lies in two lines.
+    pub fn line_aligned(mut self) -> Self {
+        self.is_line_aligned = true;
+        self
+    }
+
     /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 and at least one, as long as they are
     /// needed. From 65,535 on, all of them.
     pub fn keep_empty(mut self, slabs: usize) -> Self {
@@ -287,11 +298,19 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         if self.layout.size() == 0 {
             return Err(BuildError::Geometry(GeometryError::ZeroSize));
         }
-        let (padding, layout) = Padding::of::<K>(self.layout).ok_or({
+        let aligned = self.layout.align_to(self.least_alignment());
+        let aligned =
+            aligned.map_err(|_| BuildError::bad_layout(self.layout.size(), self.layout.align()))?;
+        let (padding, layout) = Padding::of::<K>(aligned).ok_or({
             let (size, alignment) = (self.layout.size(), self.layout.align());
             BuildError::Geometry(GeometryError::TooLarge { size, alignment })
         })?;
         Ok((padding, self.geometry_of(layout)?))
+    }
+
+    fn least_alignment(&self) -> usize {
+        let line = self.line_bytes.next_power_of_two();
+        if self.is_line_aligned { line.min(self.layout.size().next_power_of_two()) } else { 1 }
     }
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
