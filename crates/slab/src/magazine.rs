@@ -15,8 +15,8 @@
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-/// How many objects a magazine may hold. They make magazines of 32, 48, 112, 240 and 496 bytes, of which slabs lose little.
-pub(crate) const CAPACITIES: [usize; 5] = [2, 4, 12, 28, 60];
+/// How many objects a magazine may hold. They make magazines of 24, 32, 48, 112, 240 and 496 bytes, of which slabs lose little.
+pub(crate) const CAPACITIES: [usize; 6] = [1, 2, 4, 12, 28, 60];
 
 /// The bits of [`Header::fill`] that count objects.
 const LENGTH_BITS: u32 = 8;

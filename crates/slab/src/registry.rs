@@ -35,7 +35,7 @@ use crate::working_set::Turns;
 const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
 /// The names of the internal caches of magazines, by capacity.
 const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
-    ["magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60"];
+    ["magazine-1", "magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60"];
 /// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
 pub(crate) const MOST_OUTSIDE: usize = 64;
 

@@ -31,10 +31,11 @@ const PARTS: usize = if MODELLED { 1 } else { 128 };
 /// Returns the class of the usual magazines for objects of `stride` bytes, of about `bytes` bytes of objects each.
 pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
     match stride.saturating_mul(4 << 10) / bytes {
-        0..=68 => 4,
-        69..=144 => 3,
-        145..=384 => 2,
-        385..=1024 => 1,
+        0..=68 => 5,
+        69..=144 => 4,
+        145..=384 => 3,
+        385..=1024 => 2,
+        1025..=2200 => 1,
         _ => 0,
     }
 }
