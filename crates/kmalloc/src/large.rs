@@ -17,9 +17,20 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
+        self.take_run(layout, P::allocate_run)
+    }
+
+    pub(crate) fn try_allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
+        self.take_run(layout, P::try_allocate_run)
+    }
+
+    fn take_run(
+        &self,
+        layout: Layout,
+        take: fn(&P, usize, Order) -> Result<PageRun, OutOfMemory>,
+    ) -> Result<PageRun, OutOfMemory> {
         let alignment = Order::for_bytes(layout.align()).ok_or(OutOfMemory)?.order;
-        let pages = pages_for(layout.size());
-        let run = self.registry().source().allocate_run(pages, alignment)?;
+        let run = take(self.registry().source(), pages_for(layout.size()), alignment)?;
         // Relaxed, here and below: a statistic.
         self.large_pages.fetch_add(run.pages, Ordering::Relaxed);
         Ok(run)

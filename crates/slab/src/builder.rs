@@ -13,6 +13,7 @@ use crate::geometry::{Geometry, GeometryError};
 use crate::name::Name;
 use crate::registry::{MOST_OUTSIDE, Registry};
 use crate::tuning::{USUAL_BYTES, usual_class};
+use crate::walk::Reclaim;
 
 /// A cache that is being described.
 #[must_use = "nothing is built before `build`"]
@@ -305,6 +306,18 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// # Errors
     /// [`BuildError`].
     pub fn build(self) -> Result<Cache<P, C, K>, BuildError> {
+        self.build_with(Reclaim::Allowed)
+    }
+
+    /// Builds the cache as [`build`](Self::build) does, of pages that are free: the page source reclaims nothing for it.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn try_build(self) -> Result<Cache<P, C, K>, BuildError> {
+        self.build_with(Reclaim::Forbidden)
+    }
+
+    fn build_with(self, reclaim: Reclaim) -> Result<Cache<P, C, K>, BuildError> {
         let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
         let plan = Plan {
@@ -327,7 +340,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
         };
-        let core = self.registry.make_core(plan).map_err(|OutOfMemory| BuildError::OutOfMemory)?;
+        let core = self.registry.make_core(plan, reclaim);
+        let core = core.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: a fresh core, whose one reference is the handle's, and so is one to the system.
         Ok(unsafe { Cache::from_core(core) })
     }

@@ -27,7 +27,7 @@ use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
 use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals};
-use crate::walk::Patience;
+use crate::walk::{Patience, Reclaim};
 use crate::working_set::Turns;
 
 /// The sizes of memory for records outside their slabs: alone, and with a line of links.
@@ -286,9 +286,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
 
     /// Makes the core of a cache and puts it into the list; the system has a reference more. Fails too for an interrupt that
     /// came upon the list's lock.
-    pub(crate) fn make_core(&self, plan: Plan) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
+    pub(crate) fn make_core(
+        &self,
+        plan: Plan,
+        reclaim: Reclaim,
+    ) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
-        let memory = system.cores.allocate::<Off>()?;
+        let memory = match reclaim {
+            Reclaim::Allowed => system.cores.allocate::<Off>()?,
+            Reclaim::Forbidden => system.cores.try_allocate::<Off>()?,
+        };
         let cpu = system.locking.cpu().clone();
         // SAFETY: behind the core, inside the memory.
         let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
