@@ -36,6 +36,17 @@ type Build<'r, P, C, K> = fn(CacheBuilder<'r, P, C, K>) -> Result<Cache<P, C, K>
 /// How many tags there are.
 const TAGS: usize = 1 << u8::BITS;
 
+/// The tag of the first class; those of the others follow it.
+const FIRST_TAG: usize = match Tag::class(0) {
+    Some(tag) => tag.get() as usize,
+    None => panic!("there is a first class"),
+};
+const _: () = assert!(FIRST_TAG + ClassIndex::COUNT <= TAGS);
+const _: () = match Tag::class(ClassIndex::COUNT - 1) {
+    Some(last) => assert!(last.get() as usize == FIRST_TAG + ClassIndex::COUNT - 1),
+    None => panic!("there are fewer classes than tags for them"),
+};
+
 /// Memory of any size and alignment, from the caches of a registry and, beyond [`LARGEST`](crate::LARGEST), from its page
 /// source.
 ///
@@ -324,8 +335,8 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 
     #[inline(always)]
     fn front_of(&self, class: ClassIndex) -> Front {
-        // SAFETY: a tag.
-        unsafe { self.front(usize::from(tag_of(class).get())) }
+        // SAFETY: a class is below `COUNT`, and as many tags from `FIRST_TAG` on are asserted to be bytes.
+        unsafe { self.front(FIRST_TAG + class.index()) }
     }
 
     /// Returns the front for the tag of the byte `tag`.
