@@ -14,6 +14,7 @@ use crate::name::Name;
 use crate::observer::Observer;
 use crate::registry::{MOST_OUTSIDE, Registry};
 use crate::tuning::{Tuning, USUAL_BYTES, usual_class};
+use crate::walk::Reclaim;
 
 /// A cache that is being described.
 #[must_use = "nothing is built before `build`"]
@@ -335,6 +336,18 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// # Errors
     /// [`BuildError`].
     pub fn build(self) -> Result<Cache<P, C, K>, BuildError> {
+        self.build_with(Reclaim::Allowed)
+    }
+
+    /// Builds the cache as [`build`](Self::build) does, of pages that are free: the page source reclaims nothing for it.
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn try_build(self) -> Result<Cache<P, C, K>, BuildError> {
+        self.build_with(Reclaim::Forbidden)
+    }
+
+    fn build_with(self, reclaim: Reclaim) -> Result<Cache<P, C, K>, BuildError> {
         let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
         let plan = Plan {
@@ -358,7 +371,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             observer: self.observer,
         };
         let tuning = Tuning::new(usual_class(geometry.stride(), self.magazine_bytes));
-        let made = self.registry.make_core(plan, tuning);
+        let made = self.registry.make_core(plan, tuning, reclaim);
         let core = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: a fresh core, whose one reference is the handle's, and so is one to the system.
         Ok(unsafe { Cache::from_core(core) })

@@ -122,6 +122,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         self.core().allocate::<K>()
     }
 
+    /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim nothing for it: where that has
+    /// no block free, it fails at once. Costs more than `allocate` where that would be a hit.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no slab has an object free and the page source has no block as it is.
+    #[track_caller]
+    pub fn try_allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        self.core().try_allocate::<K>()
+    }
+
     /// Frees an object. With a constructor, it must be in constructed state again.
     ///
     /// A hit is a push in the caller's CPU slot; a miss may take locks. Misuse that shows at once is a

@@ -13,7 +13,7 @@ use crate::geometry::{Geometry, RECORD};
 use crate::links::Links;
 use crate::observer::Event;
 use crate::record::Record;
-use crate::walk::Patience;
+use crate::walk::{Patience, Reclaim};
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Makes a slab of colour `colour`: all objects constructed and free, in no list.
@@ -23,14 +23,21 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ///
     /// # Panics
     /// When a constructor does; then nothing is held.
-    pub(crate) fn grow<K: Checks>(&self, colour: usize) -> Result<NonNull<Record>, OutOfMemory> {
+    pub(crate) fn grow<K: Checks>(
+        &self,
+        colour: usize,
+        reclaim: Reclaim,
+    ) -> Result<NonNull<Record>, OutOfMemory> {
         let source = &self.system().source;
-        let (block, geometry) = self.take_block()?;
+        let (block, geometry) = self.take_block(reclaim)?;
         let geometry = &geometry;
         let memory = match geometry.bookkeeping_offset() {
             // SAFETY: the bookkeeping lies inside the slab (geometry I1).
             Some(offset) => Ok(unsafe { block.start().add(offset) }),
-            None => self.system().records_of(geometry).allocate::<Off>(),
+            None => match reclaim {
+                Reclaim::Allowed => self.system().records_of(geometry).allocate::<Off>(),
+                Reclaim::Forbidden => self.system().records_of(geometry).try_allocate::<Off>(),
+            },
         };
         let Ok(memory) = memory else {
             // SAFETY: from this source just now, and nothing refers into it.
@@ -86,15 +93,19 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     /// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower one that there is.
-    fn take_block(&self) -> Result<(PageBlock, Geometry), OutOfMemory> {
+    fn take_block(&self, reclaim: Reclaim) -> Result<(PageBlock, Geometry), OutOfMemory> {
         let source = &self.system().source;
+        let take = |order| match reclaim {
+            Reclaim::Allowed => source.allocate(order),
+            Reclaim::Forbidden => source.try_allocate(order),
+        };
         let best = self.plan.geometry;
-        if let Ok(block) = source.allocate(best.order()) {
+        if let Ok(block) = take(best.order()) {
             return Ok((block, best));
         }
         let lower = Order::all().rev().skip_while(|order| *order >= best.order());
         for geometry in lower.map_while(|order| best.at_lower_order(order)) {
-            if let Ok(block) = source.allocate(geometry.order()) {
+            if let Ok(block) = take(geometry.order()) {
                 return Ok((block, geometry));
             }
         }

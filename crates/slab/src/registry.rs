@@ -28,7 +28,7 @@ use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
 use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals};
 use crate::tuning::Tuning;
-use crate::walk::Patience;
+use crate::walk::{Patience, Reclaim};
 use crate::working_set::Turns;
 
 /// The sizes of memory for records outside their slabs: alone, and with a line of links.
@@ -291,9 +291,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         &self,
         plan: Plan,
         tuning: Tuning,
+        reclaim: Reclaim,
     ) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
-        let memory = system.cores.allocate::<Off>()?;
+        let memory = match reclaim {
+            Reclaim::Allowed => system.cores.allocate::<Off>()?,
+            Reclaim::Forbidden => system.cores.try_allocate::<Off>()?,
+        };
         let cpu = system.locking.cpu().clone();
         // SAFETY: behind the core, inside the memory.
         let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
