@@ -114,14 +114,14 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
         each(row.in_unit(workload.unit()));
     }
     // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of metadata.
-    for workload in [Workload::Pair(0), Workload::BulkFreeRandom(0), Workload::MixedRandom] {
+    for workload in Workload::ALL.into_iter().filter(|row| row.is_time()) {
         let name = format!("{}-64g", workload.name());
         if asked.wants(&name) {
             let row =
                 Row::compare(name, benches::asked::ours(contestants), asked.rounds, |_, make| {
                     pages::measure(*make, workload, 8 * FRAMES)
                 });
-            each(row);
+            each(row.in_unit(workload.unit()));
         }
     }
 }
