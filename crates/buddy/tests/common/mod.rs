@@ -8,7 +8,7 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use buddy::{Buddy, Mode, Observe};
-use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange};
+use page_frame::{Cpu, DirectMap, FaultHook, FrameNumber, FrameRange};
 
 pub mod textbook;
 #[cfg(not(loom))]
@@ -78,6 +78,14 @@ impl<C: Cpu> Simulated<C> {
     pub fn observed<O: Observe>(self, observer: O) -> Simulated<C, O> {
         let Self { buddy, metadata } = self;
         Simulated { buddy: buddy.with_observer(observer), metadata }
+    }
+}
+
+impl<C: Cpu, O: Observe> Simulated<C, O> {
+    /// The same, with faults of the pointer interfaces going to `hook`.
+    pub fn with_fault_hook(self, hook: FaultHook) -> Self {
+        let Self { buddy, metadata } = self;
+        Self { buddy: buddy.with_fault_hook(hook), metadata }
     }
 }
 
