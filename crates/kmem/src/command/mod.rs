@@ -95,7 +95,7 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(
             "Without a command: the tour.\n\
-             Exit status: 0 fine, 1 something was found, 2 the command line or an input is wrong.",
+             Exit status: 0 fine, 1 something was found, 2 the command line, an input or the output is wrong.",
         )
         .arg(
             Arg::new("color")
