@@ -2,11 +2,11 @@
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 
-use page_frame::{Arena, CpuId, PAGE_SIZE, SwitchedCpu};
+use page_frame::{Arena, CpuId, PAGE_SIZE, SingleCpu, SwitchedCpu};
 use slab::{Debug, Event, Registry};
 use testkit::Random;
 
@@ -110,4 +110,37 @@ fn events_of_a_random_history_add_up() {
     TOLD.with_borrow(|told| {
         assert_eq!((told.slabs.len(), told.out.len(), told.at_depot), (0, 0, 0));
     });
+}
+
+thread_local! {
+    /// Objects that left their slabs.
+    static OUT: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count_out(event: Event) {
+    if matches!(event, Event::ObjectOut { .. }) {
+        OUT.set(OUT.get() + 1);
+    }
+}
+
+#[test]
+fn objects_that_come_back_again_and_again_stay_at_the_depot_and_go_under_pressure() {
+    const OBJECTS: usize = 4000;
+    let mut memory = vec![MaybeUninit::uninit(); 400 * PAGE_SIZE];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
+    let cache = registry.cache("again", Layout::new::<[u64; 25]>()).observer(count_out);
+    let cache = cache.build().expect("fits");
+    let mut outs = Vec::new();
+    for _ in 0..5 {
+        OUT.set(0);
+        let objects: Vec<_> = (0..OBJECTS).map(|_| cache.allocate().expect("room")).collect();
+        // SAFETY: the ones of this round.
+        objects.into_iter().for_each(|object| unsafe { cache.free(object) });
+        outs.push(OUT.get());
+    }
+    assert!(outs[1] > OBJECTS / 2, "at first there is little room: {outs:?}");
+    assert!(outs[4] < OBJECTS / 50, "what was missed has room: {outs:?}");
+    let pages = cache.stats().pages();
+    assert!(registry.shrink_pages(pages) >= pages, "all of it goes when it is wanted");
 }
