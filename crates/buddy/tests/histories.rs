@@ -108,6 +108,7 @@ fn play(
             buddy.validate().unwrap_or_else(|violation| panic!("step {step}: {violation}"));
         }
     }
+    assert!(users.removals() > 0 || steps < 1000 || absent.is_empty(), "sections came and went");
     users.leave(&buddy);
     buddy.drain();
     buddy.validate().expect("consistent at the end");
