@@ -92,6 +92,11 @@ impl Users {
         }
     }
 
+    /// Returns the largest order that is asked for.
+    pub fn largest(&self) -> usize {
+        self.largest
+    }
+
     /// Returns how many sections were removed.
     pub fn removals(&self) -> usize {
         self.removals.get()
