@@ -234,3 +234,53 @@ impl Line {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes a line in which only word `word` has free frames, those that are clear in `taken`.
+    fn line(word: usize, taken: usize) -> Line {
+        let line = Line::zero();
+        line.withhold(0, AREA_FRAMES);
+        line.clear(word, !taken);
+        line
+    }
+
+    /// The lowest aligned free runs of a word, found by trying each, and what is taken then.
+    fn lowest_runs(taken: usize, order: u32, limit: usize) -> (usize, usize) {
+        let starts = (0..WORD_BITS).step_by(1 << order);
+        let free = starts.filter(|start| taken & mask(*start, order) == 0);
+        free.take(limit).fold((0, taken), |(runs, taken), start| {
+            (runs | 1 << start, taken | mask(start, order))
+        })
+    }
+
+    fn takes_the_lowest_runs(word: usize, taken: usize, order: u32, limit: usize) {
+        let line = line(word, taken);
+        let undo = || panic!("nobody else is there");
+        let (runs, after) = lowest_runs(taken, order, limit);
+        assert_eq!(line.has_run(order), runs != 0);
+        let got = line.take_runs(order, limit, undo);
+        assert_eq!(got, (runs != 0).then_some((word, runs)), "{taken:#b}, {order}, {limit}");
+        assert_eq!(line.word(word), after, "{taken:#b}: what was taken is those runs");
+        let others = (0..AREA_WORDS).filter(|other| *other != word);
+        assert!(others.into_iter().all(|other| line.word(other) == usize::MAX));
+    }
+
+    #[test]
+    fn the_lowest_runs_are_taken_of_all_16_bit_words_and_of_random_ones() {
+        for low in 0..=u16::MAX {
+            let taken = usize::from(low) | usize::MAX << 16;
+            for order in 0..=4 {
+                takes_the_lowest_runs(AREA_WORDS - 1, taken, order, 1 + usize::from(low) % 5);
+            }
+        }
+        let mut random = testkit::Random::new(2);
+        for _ in 0..20_000 {
+            let taken = (random.number() & random.number()) as usize;
+            let order = random.below(WORD_ORDER as usize) as u32;
+            takes_the_lowest_runs(random.below(AREA_WORDS), taken, order, 1 + random.below(17));
+        }
+    }
+}

@@ -130,7 +130,8 @@ impl CpuSlot {
         let blocks = unsafe { &mut *blocks };
         let below = blocks.ready.checked_sub(1)?;
         blocks.ready = below;
-        Some(FrameNumber::new(blocks.places[below % PLACES]))
+        // SAFETY: I1: `ready`, which is one more, is at most the number of places.
+        Some(FrameNumber::new(*unsafe { blocks.places.get_unchecked(below) }))
     }
 
     /// Keeps the block of `order` at `start` as a ready one if it lies at home, or where blocks were worth keeping last, and
@@ -146,7 +147,8 @@ impl CpuSlot {
             return false;
         }
         blocks.ready = ready + 1;
-        blocks.places[ready % PLACES] = start.get();
+        // SAFETY: I1: `ready` is not `end`, so it is below the number of places.
+        *unsafe { blocks.places.get_unchecked_mut(ready) } = start.get();
         true
     }
 

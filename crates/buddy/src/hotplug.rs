@@ -3,11 +3,14 @@
 //! # Concepts
 //! - A buddy built **with room** has places in its table, and entries in its page map, for frames that may come later.
 //! - A section that is **added** brings its metadata along, as the frames from the start are in use.
+//! - A section that was added is **removed** when all of it is offline: its frames and its metadata are the caller's again.
 //! - Going **offline** works area by area: it takes all frames of a range, like one large allocation, and tags them. What
 //!   is in the way is somebody's block; the error says which frame, so that the caller moves its content and tries again.
 //!
 //! # Concurrency
-//! Adding holds one try-lock of the table; see `table.rs` for how the section is published. The rest is takes and frees.
+//! Adding holds one try-lock of the table; see `table.rs` for how the section is published. Removing is for when nobody else is
+//! inside the buddy, which an exclusive reference proves, or a machine that has stopped its other CPUs. The rest is takes and
+//! frees.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -32,6 +35,8 @@ pub enum HotplugError {
     Occupied,
     /// Some of the frames are not the buddy's.
     Absent,
+    /// The section was there from the start, and shares its metadata with others.
+    FromStart,
     /// The range begins or ends inside an area, where memory does not.
     PartOfArea,
     /// The frame is in use; or, coming online, it was not offline.
@@ -48,6 +53,7 @@ impl fmt::Display for HotplugError {
             Self::NoRoom => f.write_str("the buddy was built without room for these frames"),
             Self::Occupied => f.write_str("the section has frames already"),
             Self::Absent => f.write_str("some of the frames are not there"),
+            Self::FromStart => f.write_str("the section was there from the start"),
             Self::PartOfArea => f.write_str("the range begins or ends inside an area"),
             Self::InUse { frame } => write!(f, "{frame} is in use"),
         }
@@ -71,8 +77,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// [`HotplugError::NotOneSection`], [`HotplugError::NoRoom`] or [`HotplugError::Occupied`].
     ///
     /// # Safety
-    /// 1. `metadata` is valid for reads and writes of [`section_layout`](Self::section_layout) during `'m`, zero, and
-    ///    nobody else's.
+    /// 1. `metadata` is valid for reads and writes of [`section_layout`](Self::section_layout) during `'m` or until the
+    ///    section is removed, zero, and nobody else's.
     /// 2. Nobody else uses the frames; the buddy's map covers them. Where blocks are asked for by address, they are mapped.
     pub unsafe fn add_section(
         &self,
@@ -102,6 +108,52 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         open_section(section, base, &[range]);
         self.zone.note_release(&self.observer, range);
         Ok(())
+    }
+
+    /// Removes the section that `frame` lies in, which was added, and all of whose frames are offline; returns them. They are
+    /// the caller's again, as is the section's metadata, and the place is free for another.
+    ///
+    /// O(areas of a section), after bringing home what CPU slots keep.
+    ///
+    /// # Errors
+    /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the first frame of an area
+    /// that is not offline. Nothing has changed then.
+    pub fn remove_section(&mut self, frame: FrameNumber) -> Result<FrameRange, HotplugError> {
+        // SAFETY: the exclusive reference: nobody else has one to call with or to iterate on, until it is given up.
+        unsafe { self.remove_section_while_stopped(frame) }
+    }
+
+    /// The same for a buddy that others share, while they are stopped.
+    ///
+    /// # Errors
+    /// As for [`remove_section`](Self::remove_section).
+    ///
+    /// # Safety
+    /// 1. No other call of this buddy is under way, in another context or below this one; none begins before this one has
+    ///    returned; and those that begin later happen after it.
+    /// 2. None of its iterators goes on afterwards.
+    pub unsafe fn remove_section_while_stopped(
+        &self,
+        frame: FrameNumber,
+    ) -> Result<FrameRange, HotplugError> {
+        let place = self.zone.place_of(frame).ok_or(HotplugError::Absent)?;
+        let section = place.get().ok_or(HotplugError::Absent)?;
+        let range = place.added().ok_or(HotplugError::FromStart)?;
+        // What a slot owns it would go on to take from: blocks that are offline are in none.
+        self.drain();
+        let is_used = |start: &FrameNumber| {
+            let area = start.get() % SECTION_FRAMES / AREA_FRAMES;
+            self.frame_tag(*start) != Tag::OFFLINE || section.is_owned(area)
+        };
+        let starts = || parts(range).map(|(start, _)| start);
+        if let Some(frame) = starts().find(is_used) {
+            return Err(HotplugError::InUse { frame });
+        }
+        starts().for_each(|start| self.set_tag(start, Tag::NONE));
+        // SAFETY: clauses 1 and 2: references to sections live in calls and iterators; `section` is not used below.
+        let removed = unsafe { place.take() };
+        debug_assert_eq!(removed, Some(range), "nobody else is here to change it");
+        Ok(range)
     }
 
     /// Takes all frames of `range` out of use, whole areas as far as memory goes. Frames that CPU slots keep come home

@@ -13,7 +13,7 @@
 //! - An **area** is 512 frames: one cache line of bits. Searching one costs a few loads; whole areas are claimed through a
 //!   word of their own, their **entry**.
 //! - A **section** is 1 GiB of areas, with **hints** that lead to the fullest area that has room.
-//! - A **zone** is a table of sections, with holes; sections can be added, areas and sections taken offline. A [`ZoneList`]
+//! - A **zone** is a table of sections, with holes; sections can be added and removed, areas taken offline. A [`ZoneList`]
 //!   is several of them, each with [`Watermarks`], that stand in for one another.
 //! - A **CPU slot** keeps free blocks at hand for its CPU, on a stack for each order up to the area's; what was freed where
 //!   memory is sparse waits there as bits of words until it goes home. Hits contain no atomic read-modify-write.

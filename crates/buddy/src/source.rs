@@ -15,11 +15,14 @@ use crate::{Buddy, Observe};
 unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
     #[inline(always)]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        match self.allocate_hit(order) {
+        if let Some(frame) = self.allocate_hit(order) {
             // SAFETY: just allocated.
-            Some(frame) => Ok(unsafe { self.block(frame, order) }),
-            None => self.allocate_block_slowly(order),
+            return Ok(unsafe { self.block(frame, order) });
         }
+        // A frame comes back in registers, a block would in memory; and who knows the order still knows it of the block.
+        let frame = self.allocate_slowly(order)?;
+        // SAFETY: just allocated.
+        Ok(unsafe { self.block(frame, order) })
     }
 
     #[inline(always)]
@@ -46,15 +49,6 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     pub(crate) unsafe fn block(&self, frame: FrameNumber, order: Order) -> PageBlock {
         // SAFETY: clause 1; the content is whatever it was.
         unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) }
-    }
-
-    /// Allocates a block that is not ready in the slot.
-    #[cold]
-    #[inline(never)]
-    fn allocate_block_slowly(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        let frame = self.allocate_slowly(order)?;
-        // SAFETY: just allocated.
-        Ok(unsafe { self.block(frame, order) })
     }
 
     /// Frees a block that is not one for the slot.

@@ -6,7 +6,8 @@
 //!
 //! # Concurrency
 //! Adding is: build the section where nobody sees it, write its range, store the pointer (Release). Whoever loads the
-//! pointer (Acquire) sees all of that. Sections are never taken away.
+//! pointer (Acquire) sees all of that. A section is **removed** while nobody is inside the buddy: readers hold plain references,
+//! and counting them would cost every request what is needed once in a machine's life.
 
 use core::marker::PhantomData;
 
@@ -45,7 +46,8 @@ impl<'m> Place<'m> {
     pub(crate) fn get(&self) -> Option<&'m Section<'m>> {
         // Acquire: pairs with the Release in `put`; sees the section as it was built.
         let section = self.section.load(Ordering::Acquire);
-        // SAFETY: `new` and `put` store null, or a reference that lives for `'m` and is never written through.
+        // SAFETY: `new`, `put` and `take` store null, or a reference that lives until `take` and is never written through;
+        // and clause 1 of `take`: whoever has one from here is done with it by then.
         unsafe { section.as_ref() }
     }
 
@@ -58,8 +60,19 @@ impl<'m> Place<'m> {
         self.section.store(core::ptr::from_ref(section).cast_mut(), Ordering::Release);
     }
 
+    /// Empties the place of a section that was added; returns its frames. The section's metadata is not used any more.
+    ///
+    /// # Safety
+    /// 1. Nobody has a reference from `get`, or gets one before this returns. What they do later happens after this call.
+    pub(crate) unsafe fn take(&self) -> Option<FrameRange> {
+        let range = self.added()?;
+        // Relaxed: clause 1 orders it for everybody else.
+        self.section.store(core::ptr::null_mut(), Ordering::Relaxed);
+        Some(range)
+    }
+
     /// Returns the frames that came with a section added later.
-    fn added(&self) -> Option<FrameRange> {
+    pub(crate) fn added(&self) -> Option<FrameRange> {
         // The load in `get` orders those below.
         self.get()?;
         let bound = |at: &AtomicUsize| FrameNumber::new(at.load(Ordering::Relaxed));

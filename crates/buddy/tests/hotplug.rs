@@ -3,9 +3,11 @@
 
 mod common;
 
+use std::cell::Cell;
+
 use buddy::{HotplugError, Mode, Watermarks};
 use common::{Metadata, Simulated, range};
-use page_frame::{FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
+use page_frame::{Cpu, CpuId, FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
 use testkit::Random;
 
 /// Frames of a section.
@@ -141,4 +143,109 @@ fn parts_of_areas_do_not_go_offline_but_ragged_edges_do() {
         buddy.online(edge).expect("offline");
     }
     assert_eq!(buddy.free_frames_count(), 697 + 3100);
+}
+
+#[test]
+fn a_section_that_is_offline_is_removed_and_another_takes_its_place() {
+    let [first, second] = [(); 2].map(|()| Metadata::new(Buddy::section_layout()));
+    let room = range(0, 4 * SECTION);
+    let mut buddy = Simulated::with_room(&[range(3, 1000)], room, SingleCpu::new(), Mode::Cached);
+    let initial = buddy.free_counts();
+    let added = range(2 * SECTION + 100, 2 * SECTION + 3000);
+    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
+    unsafe { buddy.add_section(first.start(), added) }.expect("room, and nothing there");
+
+    // Everything was used, so that the slot has blocks from there and owns areas.
+    let blocks: Vec<_> = (0..).map_while(|_| buddy.allocate_frames(order(1)).ok()).collect();
+    assert!(blocks.iter().any(|block| added.contains(*block)));
+    blocks.into_iter().for_each(|block| buddy.free_frames(block, order(1)).expect("ours"));
+    let held = buddy.allocate_frames(Order::ZERO).expect("free");
+    buddy.free_frames(held, Order::ZERO).expect("ours");
+
+    let online = Err(HotplugError::InUse { frame: added.start });
+    assert_eq!(buddy.remove_section(added.start), online, "all of it");
+    let middle = range(2 * SECTION + 512, 2 * SECTION + 1024);
+    buddy.offline(range(added.start.get(), middle.start.get())).expect("free");
+    buddy.offline(range(middle.end.get(), added.end.get())).expect("free");
+    let online = Err(HotplugError::InUse { frame: middle.start });
+    assert_eq!(buddy.remove_section(added.start), online, "one area");
+    buddy.offline(middle).expect("free");
+    assert_eq!(buddy.remove_section(added.start), Ok(added));
+    // Whoever still looked at it would see all of it taken, and no hint right.
+    // SAFETY: the metadata is ours again, and nobody else's.
+    unsafe { first.start().write_bytes(0xff, Buddy::section_layout().size()) };
+
+    assert_eq!((buddy.frames(), buddy.free_counts()), (997, initial));
+    buddy.validate().expect("consistent");
+    for frame in [added.start, middle.start] {
+        let fault = buddy.free_frames(frame, Order::ZERO).expect_err("absent");
+        assert_eq!(fault.kind, FaultKind::ReservedFrame);
+    }
+    assert_eq!(buddy.online(middle), Err(HotplugError::Absent));
+    assert_eq!(buddy.remove_section(added.start), Err(HotplugError::Absent), "twice");
+    assert_eq!(buddy.remove_section(FrameNumber::new(5)), Err(HotplugError::FromStart));
+    let beyond = FrameNumber::new(9 * SECTION);
+    assert_eq!(buddy.remove_section(beyond), Err(HotplugError::Absent));
+    let all: Vec<_> = (0..).map_while(|_| buddy.allocate_frames(Order::ZERO).ok()).collect();
+    assert_eq!(all.len(), 997, "no frame of it is to be had");
+    all.into_iter().for_each(|frame| buddy.free_frames(frame, Order::ZERO).expect("ours"));
+
+    let larger = range(2 * SECTION, 3 * SECTION);
+    // SAFETY: the second metadata is zero, ours, and outlives the buddy; the frames are numbers.
+    unsafe { buddy.add_section(second.start(), larger) }.expect("its place is free again");
+    buddy.drain();
+    buddy.validate().expect("no frame is still tagged as offline");
+    assert_eq!(buddy.free_frames_count(), 997 + SECTION);
+    assert_eq!(buddy.allocate_frames(order(18)), Ok(larger.start));
+}
+
+/// A CPU that can be told to come without its slot, and not to fence, so that its slot cannot be taken over.
+struct Stubborn {
+    is_here: Cell<bool>,
+    may_fence: Cell<bool>,
+}
+
+// SAFETY: clause 1: the type is not `Sync`, and nothing runs on top. Clauses 2 to 5: there is no other context, and one id.
+unsafe impl Cpu for Stubborn {
+    fn slots(&self) -> usize {
+        1
+    }
+
+    fn pin(&self) -> Option<CpuId> {
+        self.is_here.get().then(|| CpuId::new(0))
+    }
+
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        self.may_fence.get()
+    }
+}
+
+#[test]
+fn a_section_is_not_removed_while_a_slot_owns_an_area_of_it() {
+    let metadata = Metadata::new(Buddy::section_layout());
+    let cpu = Stubborn { is_here: Cell::new(true), may_fence: Cell::new(true) };
+    let start = range(0, 8 * 512);
+    let mut buddy = Simulated::with_room(&[start], range(0, 2 * SECTION), &cpu, Mode::Cached);
+    let added = range(SECTION + 100, SECTION + 300);
+    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
+    unsafe { buddy.add_section(metadata.start(), added) }.expect("room, and nothing there");
+
+    // To the last block of it, so that the slot has none, but owns the area that it came from.
+    let (mut blocks, mut missing) = (Vec::new(), added.frames() / 2);
+    while missing > 0 {
+        let block = buddy.allocate_frames(order(1)).expect("all of it is free");
+        missing -= usize::from(added.contains(block));
+        blocks.push(block);
+    }
+    cpu.is_here.set(false);
+    blocks.into_iter().for_each(|block| buddy.free_frames(block, order(1)).expect("ours"));
+    cpu.may_fence.set(false);
+    buddy.offline(added).expect("no slot has a block of it");
+    let owned = Err(HotplugError::InUse { frame: added.start });
+    assert_eq!(buddy.remove_section(added.start), owned, "the slot would go on to take from it");
+    cpu.may_fence.set(true);
+    assert_eq!(buddy.remove_section(added.start), Ok(added));
+    buddy.validate().expect("consistent");
 }

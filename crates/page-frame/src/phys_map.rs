@@ -33,11 +33,11 @@ pub unsafe trait PhysMap {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct DirectMap {
-    root: NonNull<u8>,
-    base: FrameNumber,
+    /// Where frame 0 is, or would be: an address of the frames' memory less what lies below it, wrapped around.
+    origin: *mut u8,
 }
 
-// SAFETY: the root is only a base for address arithmetic.
+// SAFETY: the origin is only a base for address arithmetic.
 unsafe impl Send for DirectMap {}
 // SAFETY: no method changes it.
 unsafe impl Sync for DirectMap {}
@@ -54,9 +54,9 @@ impl DirectMap {
     ///    (the memory is not a Rust object).
     pub unsafe fn at_offset(offset: usize) -> Self {
         assert!(offset % PAGE_SIZE == 0, "the offset of a direct map is page-aligned");
-        let root = core::ptr::with_exposed_provenance_mut(offset);
-        let root = NonNull::new(root).expect("the offset of a direct map is not zero");
-        Self { root, base: FrameNumber::new(0) }
+        let root: *mut u8 = core::ptr::with_exposed_provenance_mut(offset);
+        assert!(!root.is_null(), "the offset of a direct map is not zero");
+        Self { origin: root }
     }
 
     /// Makes the map in which frame `base` is at `root` and the others follow.
@@ -69,7 +69,7 @@ impl DirectMap {
     ///    ever used, only compared and turned back (a simulation).
     pub unsafe fn from_root(root: NonNull<u8>, base: FrameNumber) -> Self {
         assert!(root.addr().get() % PAGE_SIZE == 0, "the root of a direct map is page-aligned");
-        Self { root, base }
+        Self { origin: root.as_ptr().wrapping_sub(base.get() << PAGE_SHIFT) }
     }
 }
 
@@ -77,15 +77,13 @@ impl DirectMap {
 unsafe impl PhysMap for DirectMap {
     #[inline]
     fn pointer(&self, frame: FrameNumber) -> NonNull<u8> {
-        let bytes = frame.get().wrapping_sub(self.base.get()) << PAGE_SHIFT;
-        let pointer = self.root.as_ptr().map_addr(|root| root.wrapping_add(bytes));
+        let pointer = self.origin.wrapping_add(frame.get() << PAGE_SHIFT);
         NonNull::new(pointer).expect("no frame is mapped at address zero")
     }
 
     #[inline]
     fn frame(&self, address: usize) -> FrameNumber {
-        let pages = address.wrapping_sub(self.root.addr().get()) >> PAGE_SHIFT;
-        FrameNumber::new(self.base.get().wrapping_add(pages))
+        FrameNumber::new(address.wrapping_sub(self.origin.addr()) >> PAGE_SHIFT)
     }
 }
 

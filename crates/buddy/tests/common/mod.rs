@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
-use std::ops::Deref;
+use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use buddy::{Buddy, Mode, Observe};
@@ -94,5 +94,11 @@ impl<C: Cpu, O> Deref for Simulated<C, O> {
 
     fn deref(&self) -> &Self::Target {
         &self.buddy
+    }
+}
+
+impl<C: Cpu, O> DerefMut for Simulated<C, O> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.buddy
     }
 }

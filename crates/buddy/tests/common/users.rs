@@ -2,7 +2,7 @@
 //!
 //! Nothing is borrowed while the buddy is called, so that an interrupt may be a user on top of another.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::ptr::{NonNull, without_provenance_mut};
 
 use buddy::{HotplugError, Mobility, Observe};
@@ -46,7 +46,9 @@ pub struct Users {
     held: RefCell<Vec<Held>>,
     /// Frames that may still be added.
     absent: RefCell<Vec<FrameRange>>,
-    sections: RefCell<Vec<Metadata>>,
+    /// The metadata of those that were.
+    sections: RefCell<Vec<(FrameRange, Metadata)>>,
+    removals: Cell<usize>,
 }
 
 pub fn order(order: usize) -> Order {
@@ -71,6 +73,7 @@ impl Users {
             held: RefCell::default(),
             absent: RefCell::new(absent.to_vec()),
             sections: RefCell::default(),
+            removals: Cell::new(0),
         }
     }
 
@@ -84,8 +87,19 @@ impl Users {
             45..51 => self.allocate_run(buddy, random),
             51..53 => self.offline(buddy, random),
             53 => self.add(buddy),
+            54 if self.company == Company::Alone => self.remove(buddy, random),
             _ => self.give_back(buddy, random),
         }
+    }
+
+    /// Returns the largest order that is asked for.
+    pub fn largest(&self) -> usize {
+        self.largest
+    }
+
+    /// Returns how many sections were removed.
+    pub fn removals(&self) -> usize {
+        self.removals.get()
     }
 
     /// Gives all back.
@@ -185,7 +199,7 @@ impl Users {
         // SAFETY: the metadata is zero, and lives as long as the users do; the frames are numbers.
         match unsafe { buddy.add_section(metadata.start(), frames) } {
             Ok(()) => {
-                self.sections.borrow_mut().push(metadata);
+                self.sections.borrow_mut().push((frames, metadata));
                 self.ranges.borrow_mut().push(frames);
             }
             Err(error) => {
@@ -193,6 +207,44 @@ impl Users {
                 self.absent.borrow_mut().push(frames);
             }
         }
+    }
+
+    /// Asks for a section to be removed, mostly after what is nobody's of it was taken offline.
+    fn remove<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let added = self.sections.borrow().len();
+        if added == 0 {
+            return;
+        }
+        let index = random.below(added);
+        let frames = self.sections.borrow()[index].0;
+        let areas = frames.start.get() / AREA..frames.end.get().div_ceil(AREA);
+        let parts: Vec<_> =
+            areas.map(|area| frames.intersection(range(area * AREA, (area + 1) * AREA))).collect();
+        for part in parts.iter().filter(|_| !random.one_in(8)) {
+            if self.is_free(part.start.get()..part.end.get()) {
+                buddy.offline(*part).expect("nobody's");
+                self.hold(Held::Offline(*part));
+            }
+        }
+        let is_offline = |part: &FrameRange| {
+            let covers = |held: &Held| matches!(held, Held::Offline(own) if own.intersection(*part) == *part);
+            self.held.borrow().iter().any(covers)
+        };
+        let online = parts.iter().find(|part| !is_offline(part)).map(|part| part.start);
+        // SAFETY: there is one thread, and no interrupt.
+        let removed = unsafe { buddy.remove_section_while_stopped(frames.start) };
+        if let Some(frame) = online {
+            assert_eq!(removed, Err(HotplugError::InUse { frame }));
+            return;
+        }
+        assert_eq!(removed, Ok(frames));
+        self.held.borrow_mut().retain(|held| !frames.contains(extent(*held).0));
+        self.mark(frames.start, frames.frames(), false);
+        self.ranges.borrow_mut().retain(|own| *own != frames);
+        self.absent.borrow_mut().push(frames);
+        // Its metadata goes with it: whoever still looks there looks at memory that is somebody else's.
+        self.sections.borrow_mut().swap_remove(index);
+        self.removals.set(self.removals.get() + 1);
     }
 
     fn give_back<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
