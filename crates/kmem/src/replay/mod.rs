@@ -15,6 +15,7 @@ pub mod pipeline;
 pub mod rivals;
 pub mod screen;
 pub mod stack;
+mod table;
 pub mod target;
 pub mod timed;
 pub mod timeline;
