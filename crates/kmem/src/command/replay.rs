@@ -53,6 +53,8 @@ impl Machine {
 /// Options that write a file of one trace.
 const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
+/// Options that need all that a report has.
+const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
 /// Width of charts as files, in pixels.
 const SVG_WIDTH: f64 = 760.0;
 /// Progress bars are drawn at most once in so many events.
@@ -78,6 +80,12 @@ pub(super) fn command() -> Command {
                 .long("no-check")
                 .action(ArgAction::SetTrue)
                 .help("Do not write a pattern into every object and check it when freed"),
+        )
+        .arg(
+            Arg::new("times")
+                .long("times")
+                .action(ArgAction::SetTrue)
+                .help("Take the time of every operation, as reports and --json without --no-check do"),
         )
         .arg(memory())
         .arg(cpus())
@@ -175,8 +183,9 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     for source in traces(matches) {
         let machine = machine.clone();
         let is_asked = |name: &&str| matches.contains_id(name);
-        let is_reported =
-            ["report", "svg", "csv", "against", "kernel-slabinfo"].iter().any(is_asked);
+        // Times cost the speed that `--no-check` is for.
+        let is_timed = matches.get_flag("times") || options.checks && matches.contains_id("json");
+        let is_reported = is_timed || OF_REPORT.iter().any(is_asked);
         outcomes.push(match is_reported {
             true => {
                 let report = reported(source?, machine, matches, kernel.as_deref(), screen)?;

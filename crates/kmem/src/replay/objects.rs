@@ -362,7 +362,8 @@ impl<C> OpenCache<C> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::{CountOnly, SystemAllocator};
+    use super::super::heap::{HeapTarget, System};
+    use super::super::target::CountOnly;
     use super::*;
 
     #[test]
@@ -382,7 +383,7 @@ mod tests {
 
     #[test]
     fn an_allocation_at_a_live_address_frees_what_was_there() {
-        let mut objects = Objects::new(SystemAllocator, true);
+        let mut objects = Objects::new(HeapTarget(System), true);
         let mut findings = Findings::new("t");
         objects.allocate_bytes(0x40, 100, 1, &mut findings);
         objects.allocate_bytes(0x40, 30, 2, &mut findings);
@@ -399,7 +400,7 @@ mod tests {
 
     #[test]
     fn a_write_into_a_live_object_is_found_when_it_is_freed() {
-        let mut objects = Objects::new(SystemAllocator, true);
+        let mut objects = Objects::new(HeapTarget(System), true);
         let mut findings = Findings::new("t");
         objects.allocate_bytes(0x40, 100, 1, &mut findings);
         let live = objects.live.take(0x40).expect("it is live");

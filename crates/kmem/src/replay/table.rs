@@ -169,7 +169,7 @@ mod tests {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
-                let number = (random >> 8) % numbers << shift;
+                let number = ((random >> 8) % numbers) << shift;
                 table.prefetch(number);
                 if random & 3 < 2 {
                     table.insert(number, step);

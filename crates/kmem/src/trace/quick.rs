@@ -18,11 +18,14 @@ pub(super) const WINDOW_BYTES: usize = 64;
 /// Bytes that have to be there: a number that begins in the window may be read to 16 bytes beyond.
 pub(super) const BYTES_NEEDED: usize = WINDOW_BYTES + 16;
 
-/// Eight bytes of ones.
-const ONES: u64 = 0x0101_0101_0101_0101;
 /// Objects above are left to `parse`: below, no object of 10^8 bytes ends beyond the address space.
 const MAX_OBJECT: u64 = 0x7000_0000_0000;
 const MAX_MIGRATETYPE: u64 = 15;
+
+/// Returns a word of eight bytes that are all `byte`.
+const fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
 
 /// Reads the event that `text` begins with, and returns how many bytes its line has, with the line break. `None` is no judgement.
 #[inline(always)]
@@ -32,7 +35,7 @@ pub(super) fn event(text: &[u8]) -> Option<(Line<'static>, usize)> {
     let end = line_breaks.trailing_zeros();
     // The commas of this line, and its end as one more.
     let line_break = line_breaks & line_breaks.wrapping_neg();
-    let delimiters = commas & line_break.wrapping_sub(1) | line_break;
+    let delimiters = (commas & line_break.wrapping_sub(1)) | line_break;
     let mut fields = Fields { text, delimiters, start: 0, is_good: line_break != 0 };
     fields.skip(1);
     let count = delimiters.count_ones();
@@ -117,13 +120,13 @@ impl Fields<'_> {
         let length = self.take();
         let is_short = length.wrapping_sub(1) < 8;
         // The digits' values, the last one highest, zeros below.
-        let values = (self.word(start) ^ 0x30 * ONES) << (64_u32.wrapping_sub(8 * length) & 63);
+        let values = (self.word(start) ^ each(0x30)) << (64_u32.wrapping_sub(8 * length) & 63);
         // A value above nine reaches the highest bit of its byte, or has it already.
-        let is_decimal = (values | values.wrapping_add(0x76 * ONES)) & 0x80 * ONES == 0;
+        let is_decimal = (values | values.wrapping_add(each(0x76))) & each(0x80) == 0;
         // Pairs, fours, all eight: the left one times its radix, plus the right one.
-        let pairs = values.wrapping_mul(10 << 8 | 1) >> 8 & 0x00ff_00ff_00ff_00ff;
-        let fours = pairs.wrapping_mul(100 << 16 | 1) >> 16 & 0x0000_ffff_0000_ffff;
-        let value = fours.wrapping_mul(10_000 << 32 | 1) >> 32;
+        let pairs = (values.wrapping_mul((10 << 8) | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
+        let fours = (pairs.wrapping_mul((100 << 16) | 1) >> 16) & 0x0000_ffff_0000_ffff;
+        let value = fours.wrapping_mul((10_000 << 32) | 1) >> 32;
         self.is_good &= is_short & is_decimal & (value <= max);
         value
     }
@@ -137,11 +140,11 @@ impl Fields<'_> {
         let (mut at, mut left) = (start, length);
         // A recording's addresses have more than eight digits, its frames fewer: the processor foresees this.
         if length > 8 {
-            value = self.eight_hexadecimal(self.word(start) ^ 0x30 * ONES);
+            value = self.eight_hexadecimal(self.word(start) ^ each(0x30));
             (at, left) = (start + 8, length - 8);
         }
-        let digits = (self.word(at) ^ 0x30 * ONES) << (64_u32.wrapping_sub(8 * left) & 63);
-        value = value << (4 * left & 63) | self.eight_hexadecimal(digits);
+        let digits = (self.word(at) ^ each(0x30)) << (64_u32.wrapping_sub(8 * left) & 63);
+        value = value << ((4 * left) & 63) | self.eight_hexadecimal(digits);
         self.is_good &= left.wrapping_sub(1) < 8 && value <= max;
         value
     }
@@ -150,16 +153,15 @@ impl Fields<'_> {
     #[inline(always)]
     fn eight_hexadecimal(&mut self, digits: u64) -> u64 {
         // `a` to `f` without their 0x30 are 0x51 to 0x56.
-        let letters = digits >> 6 & ONES;
-        let low = digits ^ 0x50 * letters;
+        let letters = (digits >> 6) & each(1);
+        let low = digits ^ (0x50 * letters);
         let values = low.wrapping_add(9 * letters);
         // Nothing is left of the high halves; letters, and no digits, are above nine.
-        self.is_good &= (low | values) & 0xf0 * ONES
-            | values.wrapping_add(6 * ONES) & 0x10 * ONES ^ letters << 4
-            == 0;
-        let pairs = (values << 4 | values >> 8) & 0x00ff_00ff_00ff_00ff;
-        let fours = (pairs << 8 | pairs >> 16) & 0x0000_ffff_0000_ffff;
-        (fours << 16 | fours >> 32) & 0xffff_ffff
+        let is_letter = values.wrapping_add(each(6)) & each(0x10);
+        self.is_good &= (low | values) & each(0xf0) == 0 && is_letter == letters << 4;
+        let pairs = ((values << 4) | (values >> 8)) & 0x00ff_00ff_00ff_00ff;
+        let fours = ((pairs << 8) | (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+        ((fours << 16) | (fours >> 32)) & 0xffff_ffff
     }
 }
 
@@ -297,8 +299,7 @@ mod tests {
                     spoilt.resize(BYTES_NEEDED + 40, b'\n');
                     if let Some((quick, length)) = event(&spoilt) {
                         assert_eq!((Ok(quick), length), (parse(&expected), line.len() + 1));
-                    } else if (b'0'..=b'9').contains(&byte) && line.as_bytes()[at].is_ascii_digit()
-                    {
+                    } else if byte.is_ascii_digit() && line.as_bytes()[at].is_ascii_digit() {
                         // Digits in place of digits are seldom beyond a range.
                         let is_edge = parse(&expected).is_err() || line.starts_with('f') && at > 13;
                         assert!(is_edge, "{}", String::from_utf8_lossy(&expected));
