@@ -149,7 +149,7 @@ fn failed(name: &str, why: &str) -> Vec<String> {
 
 fn row(name: &str, done: &Done, difference: Option<String>) -> Vec<String> {
     let p99 = |times: &Times| format!("{} ns", thousands(times.value_at_quantile(0.99)));
-    let mean = |times: &Times| format!("{:.0} ns", times.mean());
+    let mean = |times: &Times| format!("{} ns", thousands(times.mean().round() as u64));
     let maximum = done.allocations.max().max(done.frees.max());
     let (memory, ratio) = match done.peak_bytes {
         0 => ("not known".to_owned(), String::new()),

@@ -74,7 +74,7 @@ pub fn times_row(what: &str, times: &Times) -> Vec<String> {
     vec![
         what.to_owned(),
         thousands(times.len()),
-        format!("{:.0} ns", times.mean()),
+        ns(times.mean().round() as u64),
         at(0.5),
         at(0.99),
         at(0.999),
