@@ -248,7 +248,7 @@ fn reported(
     let mut report = report::gather(replay, &timeline, kernel);
     if let Some(rivals) = rivals {
         let Comparison { table, differences } =
-            rivals.compare(&machine, &report.outcome.objects)?;
+            rivals.compare(&machine, &report.outcome.objects, screen)?;
         report.tables.push(table);
         differences.iter().for_each(|text| report.outcome.findings.add_of_all(text));
     }
@@ -297,10 +297,24 @@ impl<'m> Rivals<'m> {
         Ok(Some(Self { names: names.cloned().collect(), trace, patience }))
     }
 
-    fn compare(&self, machine: &Machine, totals: &ObjectTotals) -> Result<Comparison, ReplayError> {
+    fn compare(
+        &self,
+        machine: &Machine,
+        totals: &ObjectTotals,
+        screen: Screen,
+    ) -> Result<Comparison, ReplayError> {
+        let bar = progress_bar(None, screen);
+        bar.set_style(ProgressStyle::with_template("  replaying on {msg}").expect("well formed"));
         let reopen = || self.trace.map_or_else(bundled::source, Source::open);
         let Machine { memory_bytes, options, .. } = *machine;
-        compare(&reopen, &self.names, memory_bytes, options, self.patience, totals)
+        let begin = |name: &str| {
+            bar.set_message(name.to_owned());
+            bar.tick();
+        };
+        let compared =
+            compare(&reopen, &self.names, memory_bytes, options, self.patience, totals, begin);
+        bar.finish_and_clear();
+        compared
     }
 }
 
