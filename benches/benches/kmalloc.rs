@@ -3,27 +3,17 @@
 //!
 //! Baselines: the harness alone (`floor`, where a workload can run without memory) and the published allocators of
 //! [`benches::memory::contestants`], the system's among them. An iteration is one operation of `versus`'s workload of the
-//! same name, a sample is one round of it. Contestants run one after the other here; `versus` interleaves them, and its
-//! ratios are what we claim.
+//! same name, a sample is one round of it; rows in bytes are in `versus` alone. Contestants run one after the other here;
+//! `versus` interleaves them, and its ratios are what we claim.
 
 use std::time::Duration;
 
 use benches::collections::Collection;
 use benches::measure::{Sample, scaled};
 use benches::memory::{Contestant, contestants};
-use benches::memory_workload::{Order, Workload};
+use benches::memory_workload::Workload;
 use benches::row::FLOOR;
 use criterion::{Criterion, SamplingMode};
-
-/// A selection: `versus` has all.
-const WORKLOADS: [Workload; 6] = [
-    Workload::Pair(64),
-    Workload::Pair(8192),
-    Workload::Actions(300),
-    Workload::Aligned,
-    Workload::ReallocGrow,
-    Workload::Bulk(Order::Lifo),
-];
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -33,7 +23,7 @@ fn main() {
 }
 
 fn memory(criterion: &mut Criterion) {
-    for workload in WORKLOADS {
+    for workload in Workload::ALL {
         let has_floor = workload.has_floor();
         bench(criterion, &workload.name(), has_floor, |contestant| contestant.run(workload));
     }

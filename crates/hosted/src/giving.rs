@@ -5,7 +5,8 @@
 //! - The **bound** is how much idle memory stays. It doubles where most of what went last time was soon wanted again, and halves
 //!   where it was not.
 //! - Use **falls** when a sixth of what was in use at the peak has come back. Then the caches above are asked too: an object that
-//!   they keep at hand may hold a page.
+//!   they keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes
+//!   a third, and after another two thirds, so that a program that swings keeps what it has at hand.
 //!
 //! # Concurrency
 //! Counts are Relaxed: they decide when memory goes, not whether it may. It is given back by one thread at a time, on blocks that
@@ -26,6 +27,8 @@ const GIVEN_ORDERS: [u8; 4] = [9, 6, 3, 0];
 /// By how many pages at least, and by which part of the peak, use falls before the caches are asked: guesses.
 const FALL_PAGES: usize = (1 << 20) / PAGE_SIZE;
 const FALL_PART: usize = 6;
+/// How often in a row the part doubles at most.
+const MOST_IN_VAIN: usize = 2;
 
 impl Pages {
     /// Returns about how many pages are free and still have memory behind them. O(1).
@@ -108,6 +111,22 @@ impl Pages {
         let in_use = self.in_use.load(Ordering::Relaxed);
         let peak = self.peak.load(Ordering::Relaxed);
         if self.gives_back && in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
+            self.fall(in_use, peak);
+        }
+    }
+
+    #[cold]
+    fn fall(&self, in_use: usize, peak: usize) {
+        // Relaxed, here and below: levels, of which threads that fall together may count one twice.
+        let fell_from = self.fell_from.load(Ordering::Relaxed);
+        let in_vain = self.in_vain.load(Ordering::Relaxed);
+        let in_vain = match fell_from > 0 && peak >= fell_from - fell_from / 8 {
+            true => (in_vain + 1).min(MOST_IN_VAIN),
+            false => 0,
+        };
+        if in_use + ((peak / FALL_PART).max(FALL_PAGES) << in_vain).min(peak) < peak {
+            self.in_vain.store(in_vain, Ordering::Relaxed);
+            self.fell_from.store(peak, Ordering::Relaxed);
             self.peak.store(in_use, Ordering::Relaxed);
             (self.fall_hook)();
         }

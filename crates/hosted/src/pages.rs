@@ -66,6 +66,9 @@ pub struct Pages {
     /// Pages handed out, and the most there were since the caches were asked last.
     pub(crate) in_use: AtomicUsize,
     pub(crate) peak: AtomicUsize,
+    /// The peak before use fell last, and how many falls in a row were in vain.
+    pub(crate) fell_from: AtomicUsize,
+    pub(crate) in_vain: AtomicUsize,
     pub(crate) fall_hook: fn(),
     pub(crate) retouched: AtomicUsize,
     pub(crate) gives_back: bool,
@@ -127,6 +130,8 @@ impl Pages {
             given: AtomicUsize::new(0),
             in_use: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
+            fell_from: AtomicUsize::new(0),
+            in_vain: AtomicUsize::new(0),
             fall_hook: || (),
             retouched: AtomicUsize::new(0),
             gives_back: true,

@@ -24,14 +24,28 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
 use page_frame::{Cpu, OutOfMemory, PAGE_SHIFT, PageResize, Tag, TagRange};
-use slab::{Cache, Checks, Front, Off, Registry};
+use slab::{BuildError, Cache, CacheBuilder, Checks, Front, Off, Registry};
 
 use crate::ClassIndex;
 
 const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
 
+/// How a builder becomes a cache.
+type Build<'r, P, C, K> = fn(CacheBuilder<'r, P, C, K>) -> Result<Cache<P, C, K>, BuildError>;
+
 /// How many tags there are.
 const TAGS: usize = 1 << u8::BITS;
+
+/// The tag of the first class; those of the others follow it.
+const FIRST_TAG: usize = match Tag::class(0) {
+    Some(tag) => tag.get() as usize,
+    None => panic!("there is a first class"),
+};
+const _: () = assert!(FIRST_TAG + ClassIndex::COUNT <= TAGS);
+const _: () = match Tag::class(ClassIndex::COUNT - 1) {
+    Some(last) => assert!(last.get() as usize == FIRST_TAG + ClassIndex::COUNT - 1),
+    None => panic!("there are fewer classes than tags for them"),
+};
 
 /// Memory of any size and alignment, from the caches of a registry and, beyond [`LARGEST`](crate::LARGEST), from its page
 /// source.
@@ -159,6 +173,41 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         }
     }
 
+    /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, of what is at hand: the page source reclaims nothing
+    /// for it, so no shrinker and no out-of-memory hook runs. For callers that have another way, or may not wait.
+    ///
+    /// ```
+    /// # use core::alloc::Layout;
+    /// # use kmalloc::Kmalloc;
+    /// # use page_frame::{Arena, Reclaiming, Shrink, SingleCpu};
+    /// # use slab::Registry;
+    /// struct Kill;
+    /// impl Shrink for Kill {
+    ///     fn reclaimable(&self) -> usize { 0 }
+    ///     fn shrink(&self, _: usize) -> usize { unreachable!("nobody is killed for it") }
+    /// }
+    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+    /// let source = Reclaiming::new(Arena::new(&mut memory)?, Kill);
+    /// let kmalloc = Kmalloc::new(Registry::new(source, SingleCpu::new())?);
+    /// assert!(kmalloc.try_allocate(Layout::new::<[u8; 8 << 20]>()).is_err());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`OutOfMemory`](page_frame::OutOfMemory) when nothing is at hand; see [`allocate`](Self::allocate).
+    pub fn try_allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        let Some(class) = ClassIndex::for_layout(layout) else {
+            return self.try_allocate_large(layout).map(|run| run.start);
+        };
+        // SAFETY: the caches live as long as we do.
+        if let Some(object) = unsafe { self.front_of(class).allocate(self.registry.cpu()) } {
+            return Ok(object);
+        }
+        let raw = self.cache_of(class, CacheBuilder::try_build)?;
+        // SAFETY: I1.
+        unsafe { Self::borrow(raw) }.try_allocate()
+    }
+
     /// Allocates memory for `layout` that reads as zero. Skips the zeroing where the page source says that its pages are.
     ///
     /// # Errors
@@ -267,20 +316,27 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[cold]
     #[inline(never)]
     fn allocate_missed(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
-        // Acquire: pairs with the Release in `build`; sees the cache as it was built.
-        let raw = self.caches[class.index()].load(Ordering::Acquire);
-        let raw = match NonNull::new(raw) {
-            Some(raw) => raw,
-            None => self.build(class)?,
-        };
+        let raw = self.cache_of(class, CacheBuilder::build)?;
         // SAFETY: I1.
         unsafe { Self::borrow(raw) }.allocate()
     }
 
+    /// Returns the cache of `class`, which `build` builds if there is none yet.
+    #[inline]
+    fn cache_of<'r>(
+        &'r self,
+        class: ClassIndex,
+        build: Build<'r, P, C, K>,
+    ) -> Result<NonNull<()>, OutOfMemory> {
+        // Acquire: pairs with the Release in `build`; sees the cache as it was built.
+        let raw = self.caches[class.index()].load(Ordering::Acquire);
+        NonNull::new(raw).map_or_else(|| self.build(class, build), Ok)
+    }
+
     #[inline(always)]
     fn front_of(&self, class: ClassIndex) -> Front {
-        // SAFETY: a tag.
-        unsafe { self.front(usize::from(tag_of(class).get())) }
+        // SAFETY: a class is below `COUNT`, and as many tags from `FIRST_TAG` on are asserted to be bytes.
+        unsafe { self.front(FIRST_TAG + class.index()) }
     }
 
     /// Returns the front for the tag of the byte `tag`.
@@ -316,7 +372,11 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 
     /// Builds the cache of `class`, unless somebody else has meanwhile.
     #[cold]
-    fn build(&self, class: ClassIndex) -> Result<NonNull<()>, OutOfMemory> {
+    fn build<'r>(
+        &'r self,
+        class: ClassIndex,
+        build: Build<'r, P, C, K>,
+    ) -> Result<NonNull<()>, OutOfMemory> {
         let layout = Layout::from_size_align(class.size(), class.alignment())
             .expect("a class's alignment is a power of two that divides its size");
         let tag = tag_of(class);
@@ -330,7 +390,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             Some(bytes) => builder.magazine_bytes(bytes),
             None => builder,
         };
-        let new = builder.build().map_err(|_| OutOfMemory)?.into_raw();
+        let new = build(builder).map_err(|_| OutOfMemory)?.into_raw();
         let place = &self.caches[class.index()];
         let empty = core::ptr::null_mut();
         // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the other one.

@@ -13,16 +13,55 @@ use slab::Checks;
 
 use crate::Kmalloc;
 
+/// A run that grows is put at the start of a free block of so many orders above its own: the rest of the block stays free.
+///
+/// Measured with vectors that grow by half up to 256 KiB, 64 of them in turn, in nanoseconds a step: 230 without, 260 with one
+/// order, 110 with two, 150 with three.
+const ROOM_ORDERS: u8 = 2;
+/// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
+const MOST_ROOM: u8 = 9;
+
 impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
+        self.take_run(layout, P::allocate_run)
+    }
+
+    pub(crate) fn try_allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
+        self.take_run(layout, P::try_allocate_run)
+    }
+
+    fn take_run(
+        &self,
+        layout: Layout,
+        take: fn(&P, usize, Order) -> Result<PageRun, OutOfMemory>,
+    ) -> Result<PageRun, OutOfMemory> {
         let alignment = Order::for_bytes(layout.align()).ok_or(OutOfMemory)?.order;
-        let pages = pages_for(layout.size());
-        let run = self.registry().source().allocate_run(pages, alignment)?;
+        let run = take(self.registry().source(), pages_for(layout.size()), alignment)?;
         // Relaxed, here and below: a statistic.
         self.large_pages.fetch_add(run.pages, Ordering::Relaxed);
         Ok(run)
+    }
+
+    /// Allocates as [`allocate_large`](Self::allocate_large) does what is to grow on: with free pages behind it, if such a place
+    /// is free as it is.
+    #[cold]
+    pub(crate) fn allocate_with_room(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        let pages = pages_for(layout.size());
+        let with_room = |tight: Order| Order::new((tight.get() + ROOM_ORDERS).min(MOST_ROOM));
+        let block = Order::for_pages(pages).and_then(with_room).map_or(0, Order::bytes);
+        // Alignment to a whole block leads to its start.
+        if let Ok(roomy) = Layout::from_size_align(layout.size(), block.max(layout.align())) {
+            match self.try_allocate_large(roomy) {
+                Ok(run) if run.pages == pages => return Ok(run.start),
+                // A source of whole blocks would keep the room for nothing.
+                // SAFETY: just allocated, and nobody has seen it.
+                Ok(run) => unsafe { self.free_large(run.start) },
+                Err(OutOfMemory) => {}
+            }
+        }
+        self.allocate_large(layout).map(|run| run.start)
     }
 
     /// # Safety

@@ -16,7 +16,8 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
     ///
     /// Within a class nothing moves. A large allocation grows into free pages behind it and gives its tail back, where the
-    /// page source can. Otherwise it is copied to a new place: O(bytes).
+    /// page source can. Otherwise it is copied to a new place: O(bytes). A large one that grows is moved to where there are free
+    /// pages behind it, if there is such a place, as what has grown once will grow again.
     ///
     /// # Errors
     /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds `isize::MAX`; the
@@ -56,7 +57,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         if stays {
             return Ok(start);
         }
-        let moved = self.allocate(new)?;
+        let moved = match ClassIndex::for_layout(new) {
+            None if new.size() > bytes => self.allocate_with_room(new)?,
+            _ => self.allocate(new)?,
+        };
         if class.is_none() && bytes.min(new.size()) >= REMAPPED_BYTES {
             // SAFETY: clause 1: both are large allocations of the caller's.
             if unsafe { self.remap_large(start, moved, bytes.min(new.size())) } {

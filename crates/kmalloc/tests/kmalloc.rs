@@ -298,3 +298,43 @@ fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
     assert_eq!(FAULTS[1].load(Ordering::Relaxed), 1, "one overflow");
     kmalloc.validate().expect("consistent");
 }
+
+#[test]
+fn a_run_that_grows_moves_once_and_then_grows_in_place() {
+    use buddy::page_frame::DirectMap;
+    use buddy::{Buddy, Mode};
+    let memory = hosted::Mapped::reserve(64 << 20).expect("address space");
+    let ranges = [memory.frames()];
+    let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
+    let metadata = hosted::Mapped::reserve(bytes).expect("address space");
+    let (map, cpu) = (memory.direct_map(), SingleCpu::new());
+    // SAFETY: fresh mappings that outlive the allocator: zero, ours.
+    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, Mode::Cached) };
+    let buddy = Counted::new(buddy.expect("good frames"));
+    let kmalloc = Kmalloc::new(Registry::new(&buddy, SingleCpu::new()).expect("room"));
+    let page = |pages| layout(pages * PAGE_SIZE, 8);
+    let mut start = kmalloc.allocate(page(9)).expect("room");
+    // Right behind it, so that it cannot grow where it is.
+    let behind = kmalloc.allocate(page(9)).expect("room");
+    let (mut moves, mut pages) = (0, 9);
+    while pages < 48 {
+        // SAFETY: ours, of so many pages.
+        unsafe { Pattern(1).fill(start, pages * PAGE_SIZE) };
+        // SAFETY: allocated with this layout, given up for what comes back.
+        let grown = unsafe { kmalloc.reallocate(start, page(pages), (pages + 3) * PAGE_SIZE) };
+        let grown = grown.expect("room");
+        // SAFETY: the content was kept.
+        assert!(unsafe { Pattern(1).is_in(grown, pages * PAGE_SIZE) });
+        moves += usize::from(grown != start);
+        (start, pages) = (grown, pages + 3);
+        assert_eq!(kmalloc.large_pages(), pages + 9, "the room is not the run's");
+    }
+    assert_eq!(moves, 1, "64 pages are free from where it moved to");
+    // SAFETY: ours, and not used any more.
+    unsafe { kmalloc.free(start) };
+    // SAFETY: ours, and not used any more.
+    unsafe { kmalloc.free(behind) };
+    kmalloc.shrink_all();
+    drop(kmalloc);
+    assert_eq!(buddy.held_pages(), 0, "all pages are home");
+}

@@ -95,6 +95,10 @@ unsafe impl<P: PageSource> PageSource for Counted<P> {
         self.count(self.source.allocate(order), PageBlock::pages)
     }
 
+    fn try_allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        self.count(self.source.try_allocate(order), PageBlock::pages)
+    }
+
     unsafe fn free(&self, block: PageBlock) {
         self.held_pages.fetch_sub(block.pages(), Ordering::Relaxed);
         // SAFETY: the caller's clauses are those of the source below.
@@ -108,6 +112,10 @@ crate::page_map::forward_page_map!(impl[P: PageMap] for Counted<P>, |this| this.
 unsafe impl<P: PageResize> PageResize for Counted<P> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.count(self.source.allocate_run(pages, alignment), |run| run.pages)
+    }
+
+    fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        self.count(self.source.try_allocate_run(pages, alignment), |run| run.pages)
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
@@ -214,6 +222,18 @@ impl<P> Limited<P> {
         reserved.map(|_| ()).map_err(|_| OutOfMemory)
     }
 
+    /// Counts what became of `pages` pages that were admitted.
+    fn admitted(
+        &self,
+        pages: usize,
+        outcome: Result<PageRun, OutOfMemory>,
+    ) -> Result<PageRun, OutOfMemory> {
+        let run = outcome.inspect_err(|_| self.release(pages))?;
+        // A source that has whole blocks only gives more than asked; that counts too, though it was not refused.
+        self.held_pages.fetch_add(run.pages - pages, Ordering::Relaxed);
+        Ok(run)
+    }
+
     fn release(&self, pages: usize) {
         self.held_pages.fetch_sub(pages, Ordering::Relaxed);
     }
@@ -234,6 +254,11 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
         self.source.allocate(order).inspect_err(|_| self.release(order.pages()))
     }
 
+    fn try_allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        self.admit(order.pages())?;
+        self.source.try_allocate(order).inspect_err(|_| self.release(order.pages()))
+    }
+
     unsafe fn free(&self, block: PageBlock) {
         let pages = block.pages();
         // SAFETY: the caller's clauses are those of the source below.
@@ -248,11 +273,12 @@ crate::page_map::forward_page_map!(impl[P: PageMap] for Limited<P>, |this| this.
 unsafe impl<P: PageResize> PageResize for Limited<P> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.admit(pages)?;
-        let run =
-            self.source.allocate_run(pages, alignment).inspect_err(|_| self.release(pages))?;
-        // A source that has whole blocks only gives more than asked; that counts too, though it was not refused.
-        self.held_pages.fetch_add(run.pages - pages, Ordering::Relaxed);
-        Ok(run)
+        self.admitted(pages, self.source.allocate_run(pages, alignment))
+    }
+
+    fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        self.admit(pages)?;
+        self.admitted(pages, self.source.try_allocate_run(pages, alignment))
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {

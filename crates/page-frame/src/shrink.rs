@@ -192,6 +192,11 @@ unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
     }
 
     #[inline]
+    fn try_allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        self.source.try_allocate(order)
+    }
+
+    #[inline]
     unsafe fn free(&self, block: PageBlock) {
         // SAFETY: the caller's clauses are those of the source below.
         unsafe { self.source.free(block) }
@@ -207,6 +212,10 @@ unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
             self.shrinker.shrink(pages);
             self.source.allocate_run(pages, alignment)
         })
+    }
+
+    fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        self.source.try_allocate_run(pages, alignment)
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {

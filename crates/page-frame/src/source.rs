@@ -23,6 +23,15 @@ pub unsafe trait PageSource {
     /// [`OutOfMemory`] when no such block can be had.
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory>;
 
+    /// Returns a block as [`allocate`](Self::allocate) does, of what is free as it is: asks no shrinker for more. Sources around
+    /// another one ask that one's `try_allocate`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no such block is free.
+    fn try_allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        self.allocate(order)
+    }
+
     /// Takes `block` back.
     ///
     /// # Safety
@@ -82,6 +91,14 @@ pub unsafe trait PageResize: PageSource + PageMap {
         // SAFETY: the block is ours and its head page is mapped by this page map.
         unsafe { self.set_run(start, order.pages()) };
         Ok(PageRun { start, pages: order.pages(), is_zero })
+    }
+
+    /// Returns a run as [`allocate_run`](Self::allocate_run) does, and asks no shrinker, as [`PageSource::try_allocate`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no such run is free.
+    fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        self.allocate_run(pages, alignment)
     }
 
     /// Takes a run back.
@@ -145,6 +162,11 @@ unsafe impl<P: PageSource + ?Sized> PageSource for &P {
     }
 
     #[inline]
+    fn try_allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        (**self).try_allocate(order)
+    }
+
+    #[inline]
     unsafe fn free(&self, block: PageBlock) {
         // SAFETY: the caller's clauses are those of the source behind the reference.
         unsafe { (**self).free(block) }
@@ -166,6 +188,15 @@ macro_rules! forward_page_resize {
             ) -> Result<$crate::PageRun, $crate::OutOfMemory> {
                 let $this = self;
                 ($inner).allocate_run(pages, alignment)
+            }
+
+            fn try_allocate_run(
+                &self,
+                pages: usize,
+                alignment: $crate::Order,
+            ) -> Result<$crate::PageRun, $crate::OutOfMemory> {
+                let $this = self;
+                ($inner).try_allocate_run(pages, alignment)
             }
 
             unsafe fn free_run(&self, start: core::ptr::NonNull<u8>, pages: usize) {

@@ -8,11 +8,11 @@ use core::ptr::NonNull;
 use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
 
 use crate::checks::{Checks, Off};
-use crate::core::Core;
+use crate::core::{Core, Plan};
 use crate::geometry::Geometry;
 use crate::live::LiveObject;
 use crate::name::Name;
-use crate::registry::release_system;
+use crate::registry::{Registry, release_system};
 use crate::stats::{CacheStats, SlabView};
 use crate::walk::Patience;
 
@@ -96,6 +96,20 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         unsafe { self.core.as_ref() }
     }
 
+    /// Whether the cache is one of `registry`.
+    pub(crate) fn is_of(&self, registry: &Registry<P, C>) -> bool {
+        core::ptr::eq(self.core().system(), registry.system())
+    }
+
+    /// Whether an object of `other` is as good as one of this cache.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.core().plan, &other.core().plan);
+        let hooks = |plan: &Plan| {
+            [plan.constructor, plan.destructor].map(|hook| hook.map(|hook| hook as usize))
+        };
+        ours.geometry == theirs.geometry && ours.size == theirs.size && hooks(ours) == hooks(theirs)
+    }
+
     /// Allocates an object: in constructed state, if there is a constructor; otherwise with arbitrary content.
     ///
     /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source.
@@ -106,6 +120,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     #[track_caller]
     pub fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
         self.core().allocate::<K>()
+    }
+
+    /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim nothing for it: where that has
+    /// no block free, it fails at once. Costs more than `allocate` where that would be a hit.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no slab has an object free and the page source has no block as it is.
+    #[track_caller]
+    pub fn try_allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        self.core().try_allocate::<K>()
     }
 
     /// Frees an object. With a constructor, it must be in constructed state again.

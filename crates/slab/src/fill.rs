@@ -14,7 +14,7 @@ use crate::freed_chain::FreedChain;
 use crate::magazine::Magazine;
 use crate::slab_list::SlabList;
 use crate::slab_set::SlabSet;
-use crate::walk::Patience;
+use crate::walk::{Patience, Reclaim};
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Fills `magazine`, which is empty, from the slabs, growing when they have nothing: as a whole, or half of it. At least
@@ -26,18 +26,20 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ) -> Result<(), OutOfMemory> {
         let places = magazine.places_mut();
         let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
-        let taken = self.take_from_slabs::<K>(wanted, |index, object| {
+        let taken = self.take_from_slabs::<K>(wanted, Reclaim::Allowed, |index, object| {
             places[index].write(object);
         })?;
         // SAFETY: so many objects were taken, and written to the first places.
         unsafe { magazine.set_length(taken) };
+        self.tell_out(magazine.objects());
         Ok(())
     }
 
     /// Takes one object from the slabs.
-    pub(crate) fn take_one<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+    pub(crate) fn take_one<K: Checks>(&self, reclaim: Reclaim) -> Result<NonNull<u8>, OutOfMemory> {
         let mut object = None;
-        self.take_from_slabs::<K>(1, |_, taken| object = Some(taken))?;
+        self.take_from_slabs::<K>(1, reclaim, |_, taken| object = Some(taken))?;
+        self.tell_out(object.as_slice());
         object.ok_or(OutOfMemory)
     }
 
@@ -46,6 +48,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn take_from_slabs<K: Checks>(
         &self,
         wanted: usize,
+        reclaim: Reclaim,
         mut put: impl FnMut(usize, NonNull<u8>),
     ) -> Result<usize, OutOfMemory> {
         let geometry = &self.plan.geometry;
@@ -64,7 +67,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             }
             if self.plan.coloured { set.next_colour(geometry) } else { 0 }
         };
-        let record = self.grow::<K>(colour)?;
+        let record = self.grow::<K>(colour, reclaim)?;
         // SAFETY: fresh.
         let pages = unsafe { record.as_ref() }.pages();
         let taken = {
@@ -107,6 +110,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ///
     /// Without the lock (nested, or only trying) each chain of objects goes through its slab's free word.
     pub(crate) fn give_back(&self, patience: Patience, objects: &[NonNull<u8>]) -> usize {
+        self.tell_back(objects);
         let fault;
         let mut going_home = SlabList::new();
         {

@@ -11,8 +11,9 @@ use crate::checks::{Checks, Off, shuffle};
 use crate::core::Core;
 use crate::geometry::{Geometry, RECORD};
 use crate::links::Links;
+use crate::observer::Event;
 use crate::record::Record;
-use crate::walk::Patience;
+use crate::walk::{Patience, Reclaim};
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Makes a slab of colour `colour`: all objects constructed and free, in no list.
@@ -22,14 +23,21 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ///
     /// # Panics
     /// When a constructor does; then nothing is held.
-    pub(crate) fn grow<K: Checks>(&self, colour: usize) -> Result<NonNull<Record>, OutOfMemory> {
+    pub(crate) fn grow<K: Checks>(
+        &self,
+        colour: usize,
+        reclaim: Reclaim,
+    ) -> Result<NonNull<Record>, OutOfMemory> {
         let source = &self.system().source;
-        let (block, geometry) = self.take_block()?;
+        let (block, geometry) = self.take_block(reclaim)?;
         let geometry = &geometry;
         let memory = match geometry.bookkeeping_offset() {
             // SAFETY: the bookkeeping lies inside the slab (geometry I1).
             Some(offset) => Ok(unsafe { block.start().add(offset) }),
-            None => self.system().records_of(geometry).allocate::<Off>(),
+            None => match reclaim {
+                Reclaim::Allowed => self.system().records_of(geometry).allocate::<Off>(),
+                Reclaim::Forbidden => self.system().records_of(geometry).try_allocate::<Off>(),
+            },
         };
         let Ok(memory) = memory else {
             // SAFETY: from this source just now, and nothing refers into it.
@@ -79,19 +87,25 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             }
             core::mem::forget(unwinding);
         }
+        let (pages, colour_offset) = (order.pages(), geometry.colour_offset(colour));
+        self.tell(|| Event::SlabMade { start, pages, colour_offset });
         Ok(record)
     }
 
     /// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower one that there is.
-    fn take_block(&self) -> Result<(PageBlock, Geometry), OutOfMemory> {
+    fn take_block(&self, reclaim: Reclaim) -> Result<(PageBlock, Geometry), OutOfMemory> {
         let source = &self.system().source;
+        let take = |order| match reclaim {
+            Reclaim::Allowed => source.allocate(order),
+            Reclaim::Forbidden => source.try_allocate(order),
+        };
         let best = self.plan.geometry;
-        if let Ok(block) = source.allocate(best.order()) {
+        if let Ok(block) = take(best.order()) {
             return Ok((block, best));
         }
         let lower = Order::all().rev().skip_while(|order| *order >= best.order());
         for geometry in lower.map_while(|order| best.at_lower_order(order)) {
-            if let Ok(block) = source.allocate(geometry.order()) {
+            if let Ok(block) = take(geometry.order()) {
                 return Ok((block, geometry));
             }
         }
@@ -104,7 +118,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// 1. The slab is the caller's: in no list, all objects free and constructed.
     pub(crate) unsafe fn send_home(&self, record: NonNull<Record>) {
         // SAFETY: clause 1: alive.
-        let capacity = unsafe { record.as_ref() }.geometry(&self.plan.geometry).capacity();
+        let slab = unsafe { record.as_ref() };
+        self.tell(|| Event::SlabGone { start: slab.start, pages: slab.pages() });
+        let capacity = slab.geometry(&self.plan.geometry).capacity();
         // SAFETY: clause 1: all of its objects are constructed.
         unsafe { self.dismantle(record, capacity) };
     }

@@ -28,6 +28,13 @@ pub(crate) enum Patience {
     Try,
 }
 
+/// Whether the page source may ask shrinkers for what it does not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reclaim {
+    Allowed,
+    Forbidden,
+}
+
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Allocates one object.
     #[inline(always)]
@@ -126,7 +133,33 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if let Some(spare) = spare {
             self.put_away(spare);
         }
-        self.take_one::<K>()
+        self.take_one::<K>(Reclaim::Allowed)
+    }
+
+    /// Allocates one object without reclaiming: a cached one, else one of the slabs, else of a slab of pages that are free.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    pub(crate) fn try_allocate<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        loop {
+            let place = self.try_take_out::<K>()?;
+            if let Some(object) = self.hand_out::<K>(place) {
+                return Ok(object);
+            }
+        }
+    }
+
+    fn try_take_out<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        if let Ok(mut slot) = self.slots.enter() {
+            slot.swap_to_objects();
+            if let Some(object) = slot.pop() {
+                return Ok(object);
+            }
+        }
+        match self.take_full(&mut None) {
+            Some(full) => Ok(self.load(full).expect("depot: full magazines are full")),
+            None => self.take_one::<K>(Reclaim::Forbidden),
+        }
     }
 
     #[cold]
