@@ -214,3 +214,30 @@ fn under_pressure_a_replay_reclaims_and_still_comes_home() {
     assert!(!json.contains("\"reclaimed_pages\": 0,"), "{json}");
     assert!(json.contains("\"buddy_equals_initial\": true"), "{json}");
 }
+
+#[test]
+fn times_of_each_operation_are_in_the_json_unless_speed_is_asked_for() {
+    let text = "!g,0,G\n!s,0,S\na,0,0,40,8,8,0,0\nf,0,0,40\np,0,0,7,0,0,0\n";
+    let trace = temporary("timed.csv", text);
+    let json = |more: &[&str]| {
+        let output = kmem(&[&["replay", "--json", "-", &trace], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).expect("it is text")
+    };
+    for timed in [json(&[]), json(&["--no-check", "--times"])] {
+        for (operation, count) in
+            [("allocate_object", 1), ("free_object", 1), ("allocate_pages", 1), ("free_pages", 0)]
+        {
+            let begin = format!("    \"{operation}\": {{\"count\": {count}, \"mean\": ");
+            let line =
+                timed.lines().find(|line| line.starts_with(&begin)).expect("each has a line");
+            for name in ["p50", "p99", "p99.9", "max"] {
+                let number = line.split(&format!("\"{name}\": ")).nth(1).expect("it is there");
+                let number =
+                    number.split([',', '}']).next().and_then(|text| text.parse::<u64>().ok());
+                assert!(number.is_some_and(|ns| (ns > 0) == (count > 0)), "{name} in {line}");
+            }
+        }
+    }
+    assert!(!json(&["--no-check"]).contains("times_ns"));
+}

@@ -8,10 +8,11 @@ use std::path::{Path, PathBuf};
 
 use kmem::bundled;
 use kmem::replay::buddy_pages::BuddyPages;
+use kmem::replay::heap::{HeapTarget, System};
 use kmem::replay::outcome::{ObjectTotals, Outcome, PageTotals};
 use kmem::replay::pipeline::{Options, replay};
 use kmem::replay::stack::Stack;
-use kmem::replay::target::{CountOnly, SystemAllocator};
+use kmem::replay::target::CountOnly;
 use kmem::trace::source::{Source, Text};
 
 /// What the naive count comes to.
@@ -175,7 +176,7 @@ fn objects_of_another_allocator_keep_their_pattern() {
     let played = replay(
         source,
         OPTIONS,
-        |_| Ok((SystemAllocator, CountOnly)),
+        |_| Ok((HeapTarget(System), CountOnly)),
         |_, _| ControlFlow::Continue(()),
     );
     let outcome = played.expect("the recording is well formed").finish();

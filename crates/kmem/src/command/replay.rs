@@ -53,6 +53,8 @@ impl Machine {
 /// Options that write a file of one trace.
 const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
+/// Options that need all that a report has.
+const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
 /// Width of charts as files, in pixels.
 const SVG_WIDTH: f64 = 760.0;
 /// Progress bars are drawn at most once in so many events.
@@ -78,6 +80,12 @@ pub(super) fn command() -> Command {
                 .long("no-check")
                 .action(ArgAction::SetTrue)
                 .help("Do not write a pattern into every object and check it when freed"),
+        )
+        .arg(
+            Arg::new("times")
+                .long("times")
+                .action(ArgAction::SetTrue)
+                .help("Take the time of every operation, as reports and --json without --no-check do"),
         )
         .arg(memory())
         .arg(cpus())
@@ -175,8 +183,9 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     for source in traces(matches) {
         let machine = machine.clone();
         let is_asked = |name: &&str| matches.contains_id(name);
-        let is_reported =
-            ["report", "svg", "csv", "against", "kernel-slabinfo"].iter().any(is_asked);
+        // Times cost the speed that `--no-check` is for.
+        let is_timed = matches.get_flag("times") || options.checks && matches.contains_id("json");
+        let is_reported = is_timed || OF_REPORT.iter().any(is_asked);
         outcomes.push(match is_reported {
             true => {
                 let report = reported(source?, machine, matches, kernel.as_deref(), screen)?;
@@ -239,7 +248,7 @@ fn reported(
     let mut report = report::gather(replay, &timeline, kernel);
     if let Some(rivals) = rivals {
         let Comparison { table, differences } =
-            rivals.compare(&machine, &report.outcome.objects)?;
+            rivals.compare(&machine, &report.outcome.objects, screen)?;
         report.tables.push(table);
         differences.iter().for_each(|text| report.outcome.findings.add_of_all(text));
     }
@@ -288,10 +297,24 @@ impl<'m> Rivals<'m> {
         Ok(Some(Self { names: names.cloned().collect(), trace, patience }))
     }
 
-    fn compare(&self, machine: &Machine, totals: &ObjectTotals) -> Result<Comparison, ReplayError> {
+    fn compare(
+        &self,
+        machine: &Machine,
+        totals: &ObjectTotals,
+        screen: Screen,
+    ) -> Result<Comparison, ReplayError> {
+        let bar = progress_bar(None, screen);
+        bar.set_style(ProgressStyle::with_template("  replaying on {msg}").expect("well formed"));
         let reopen = || self.trace.map_or_else(bundled::source, Source::open);
         let Machine { memory_bytes, options, .. } = *machine;
-        compare(&reopen, &self.names, memory_bytes, options, self.patience, totals)
+        let begin = |name: &str| {
+            bar.set_message(name.to_owned());
+            bar.tick();
+        };
+        let compared =
+            compare(&reopen, &self.names, memory_bytes, options, self.patience, totals, begin);
+        bar.finish_and_clear();
+        compared
     }
 }
 

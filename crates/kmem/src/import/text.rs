@@ -13,6 +13,7 @@ use std::io::{self, Write};
 use super::compact::{Compact, Counts};
 use super::{Fields, Kind, Recorded, what};
 use crate::input_error::{InputError, Mismatch};
+use crate::trace::HEADER;
 use crate::trace::source::Text;
 
 /// Longest line that is read.
@@ -63,6 +64,11 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
                 break;
             };
             lines += 1;
+            if lines == 1 && ahead.starts_with(HEADER.as_bytes()) {
+                let expected = "kmem events of perf script or ftrace";
+                let mismatch = Mismatch::new(expected, "a compact trace, which needs no import");
+                return Err(mismatch.at_line(text.name(), lines).into());
+            }
             events += u64::from(take(&ahead[..length], &mut compact)?);
             // Behind the last line there may be no line break.
             next = end.min(next + length + 1);
@@ -232,6 +238,10 @@ mod tests {
     fn what_is_no_recording_is_refused() {
         for (text, expected) in [
             ("hello\nworld\n", "t:2: expected kmem events of perf script or ftrace, found none"),
+            (
+                "# kmem-compact 1\n",
+                "t:1: expected kmem events of perf script or ftrace, found a compact trace",
+            ),
             (&"x\n".repeat(20_000), "t:10001: expected kmem events"),
             (
                 &"y".repeat(400_000),

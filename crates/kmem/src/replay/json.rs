@@ -4,7 +4,8 @@
 
 use std::fmt::Write;
 
-use super::outcome::Outcome;
+use super::outcome::{OperationTimes, Outcome};
+use super::timed::Times;
 
 /// Returns one outcome as an object, several as an array of objects. Ends in a line break.
 pub fn json(outcomes: &[Outcome]) -> String {
@@ -45,9 +46,36 @@ fn object(outcome: &Outcome) -> String {
     number("page_merges", page_merges as u64);
     number("findings", outcome.findings.count());
     fields.push(("buddy_equals_initial", outcome.buddy_equals_initial.to_string()));
+    if let Some(times) = &outcome.times {
+        fields.push(("times_ns", operations(times)));
+    }
     let lines: Vec<_> =
         fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
     format!("{{\n{}\n}}", lines.join(",\n"))
+}
+
+/// Returns the times of each operation as an object of objects.
+fn operations(times: &OperationTimes) -> String {
+    let operation = |name: &str, times: &Times| {
+        let at = |quantile: f64| times.value_at_quantile(quantile);
+        format!(
+            "    \"{name}\": {{\"count\": {}, \"mean\": {:.1}, \"p50\": {}, \"p99\": {}, \"p99.9\": {}, \"max\": {}}}",
+            times.len(),
+            times.mean(),
+            at(0.5),
+            at(0.99),
+            at(0.999),
+            times.max()
+        )
+    };
+    let operations = [
+        operation("allocate_object", &times.allocate_object),
+        operation("free_object", &times.free_object),
+        operation("allocate_pages", &times.allocate_pages),
+        operation("free_pages", &times.free_pages),
+        operation("read_clock", &times.read_clock),
+    ];
+    format!("{{\n{}\n  }}", operations.join(",\n"))
 }
 
 fn string(text: &str) -> String {

@@ -6,15 +6,19 @@
 
 pub mod buddy_pages;
 pub mod hash;
+pub mod heap;
 pub mod json;
 pub mod objects;
 pub mod outcome;
 pub mod pages;
 pub mod pattern;
 pub mod pipeline;
+#[cfg(feature = "rivals")]
+mod published;
 pub mod rivals;
 pub mod screen;
 pub mod stack;
+mod table;
 pub mod target;
 pub mod timed;
 pub mod timeline;

@@ -9,6 +9,7 @@ use std::ptr::NonNull;
 use super::hash::NumberMap;
 use super::outcome::{Findings, ObjectTotals};
 use super::pattern;
+use super::table::Table;
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
 use crate::input_error::Mismatch;
 
@@ -22,7 +23,7 @@ const NO_CACHE: u32 = u32::MAX;
 pub struct Objects<T: ObjectTarget> {
     target: T,
     checks: bool,
-    live: NumberMap<Live>,
+    live: Table<Live>,
     caches: Caches<T::Cache>,
     totals: ObjectTotals,
     stamp: u32,
@@ -35,7 +36,7 @@ pub struct Objects<T: ObjectTarget> {
 pub type Lifetimes = [u64; 33];
 
 /// A live object of ours.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Live {
     /// `None` where memory was out.
     start: Option<NonNull<u8>>,
@@ -92,7 +93,7 @@ impl<T: ObjectTarget> Objects<T> {
         Self {
             target,
             checks,
-            live: NumberMap::default(),
+            live: Table::new(),
             caches,
             totals,
             stamp: 0,
@@ -130,6 +131,12 @@ impl<T: ObjectTarget> Objects<T> {
     /// Returns the caches opened so far.
     pub fn caches(&self) -> &[OpenCache<T::Cache>] {
         &self.caches.opened
+    }
+
+    /// Has the memory bring what is known of the traced `object`, which an event to come is about.
+    #[inline(always)]
+    pub fn prefetch(&self, object: u64) {
+        self.live.prefetch(object);
     }
 
     /// Goes on as CPU `cpu`.
@@ -193,7 +200,7 @@ impl<T: ObjectTarget> Objects<T> {
     /// Frees whatever is live at the traced `object`.
     #[inline]
     pub fn free(&mut self, object: u64, line: u64, findings: &mut Findings) {
-        match self.live.remove(&object) {
+        match self.live.take(object) {
             Some(live) => {
                 self.totals.matched_frees += 1;
                 self.release(live, line, findings);
@@ -223,7 +230,7 @@ impl<T: ObjectTarget> Objects<T> {
 
     #[inline]
     fn free_implied(&mut self, object: u64, line: u64, findings: &mut Findings) {
-        if let Some(live) = self.live.remove(&object) {
+        if let Some(live) = self.live.take(object) {
             self.totals.implied_frees += 1;
             self.release(live, line, findings);
         }
@@ -355,7 +362,8 @@ impl<C> OpenCache<C> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::{CountOnly, SystemAllocator};
+    use super::super::heap::{HeapTarget, System};
+    use super::super::target::CountOnly;
     use super::*;
 
     #[test]
@@ -375,7 +383,7 @@ mod tests {
 
     #[test]
     fn an_allocation_at_a_live_address_frees_what_was_there() {
-        let mut objects = Objects::new(SystemAllocator, true);
+        let mut objects = Objects::new(HeapTarget(System), true);
         let mut findings = Findings::new("t");
         objects.allocate_bytes(0x40, 100, 1, &mut findings);
         objects.allocate_bytes(0x40, 30, 2, &mut findings);
@@ -392,10 +400,12 @@ mod tests {
 
     #[test]
     fn a_write_into_a_live_object_is_found_when_it_is_freed() {
-        let mut objects = Objects::new(SystemAllocator, true);
+        let mut objects = Objects::new(HeapTarget(System), true);
         let mut findings = Findings::new("t");
         objects.allocate_bytes(0x40, 100, 1, &mut findings);
-        let start = objects.live[&0x40].start.expect("there is memory");
+        let live = objects.live.take(0x40).expect("it is live");
+        objects.live.insert(0x40, live);
+        let start = live.start.expect("there is memory");
         // SAFETY: the object has 100 bytes.
         let place = unsafe { start.add(50) };
         // SAFETY: as above; the test plays a stray write.

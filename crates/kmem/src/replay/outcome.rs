@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::timed::Times;
+
 /// Findings that are kept with their text; more are counted.
 const SHOWN_FINDINGS: usize = 10;
 
@@ -88,6 +90,21 @@ pub struct CacheUse {
     pub peak_bytes: u64,
 }
 
+/// Times of both sides' operations in nanoseconds, each with one reading of the clock in it.
+#[derive(Debug, Clone)]
+pub struct OperationTimes {
+    /// Allocations of objects.
+    pub allocate_object: Times,
+    /// Frees of objects.
+    pub free_object: Times,
+    /// Allocations of page blocks.
+    pub allocate_pages: Times,
+    /// Frees of page blocks.
+    pub free_pages: Times,
+    /// Reading the clock alone.
+    pub read_clock: Times,
+}
+
 /// All of it.
 #[derive(Debug, Clone)]
 pub struct Outcome {
@@ -111,6 +128,8 @@ pub struct Outcome {
     pub buddy_equals_initial: bool,
     /// Caches, the busiest first.
     pub caches: Vec<CacheUse>,
+    /// Times of each operation, where they were taken.
+    pub times: Option<OperationTimes>,
     /// What went wrong.
     pub findings: Findings,
 }
@@ -145,6 +164,7 @@ impl Outcome {
             page_splits_and_merges: (0, 0),
             buddy_equals_initial: false,
             caches: Vec::new(),
+            times: None,
             findings: Findings::new(trace),
         }
     }

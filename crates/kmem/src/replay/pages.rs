@@ -1,20 +1,20 @@
 //! Replays page events on an allocator of frames: which blocks are live, and the totals.
 
-use super::hash::NumberMap;
 use super::outcome::{Findings, PageTotals};
+use super::table::Table;
 use super::target::PageTarget;
 use crate::trace::event::MAX_FRAMES;
 
 /// The page side of a replay.
 pub struct Pages<T> {
     target: T,
-    live: NumberMap<Live>,
+    live: Table<Live>,
     totals: PageTotals,
 }
 
 /// A live block of ours in one word, as hundreds of thousands may be live and most of the time goes into finding them: the
 /// order in the low byte, above it one more than the frame, or zero where memory was out.
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, Default)]
 struct Live(u64);
 
 const _: () = assert!(MAX_FRAMES <= 1 << 55);
@@ -39,7 +39,7 @@ impl Live {
 impl<T: PageTarget> Pages<T> {
     /// Replays on `target`.
     pub fn new(target: T) -> Self {
-        Self { target, live: NumberMap::default(), totals: PageTotals::default() }
+        Self { target, live: Table::new(), totals: PageTotals::default() }
     }
 
     /// Returns the target.
@@ -50,6 +50,12 @@ impl<T: PageTarget> Pages<T> {
     /// Returns the totals so far.
     pub fn totals(&self) -> &PageTotals {
         &self.totals
+    }
+
+    /// Has the memory bring what is known of the block at the traced `frame`, which an event to come is about.
+    #[inline(always)]
+    pub fn prefetch(&self, frame: u64) {
+        self.live.prefetch(frame);
     }
 
     /// Goes on as CPU `cpu`.
@@ -68,7 +74,7 @@ impl<T: PageTarget> Pages<T> {
         line: u64,
         findings: &mut Findings,
     ) {
-        if let Some(live) = self.live.remove(&frame) {
+        if let Some(live) = self.live.take(frame) {
             self.totals.implied_frees += 1;
             self.release(live, line, findings);
         }
@@ -85,7 +91,7 @@ impl<T: PageTarget> Pages<T> {
     /// Frees the block whose first frame is the traced `frame`, in the order of its allocation.
     #[inline]
     pub fn free(&mut self, frame: u64, order: u8, line: u64, findings: &mut Findings) {
-        match self.live.remove(&frame) {
+        match self.live.take(frame) {
             Some(live) => {
                 self.totals.matched_frees += 1;
                 self.totals.other_orders += u64::from(live.order() != order);

@@ -22,6 +22,9 @@ use crate::trace::source::{Source, Text};
 /// Batches in flight.
 const BATCHES: usize = 8;
 
+/// How many events ahead the memory is asked for what is known of an object or block: as long as it takes to bring it.
+const PREFETCHED: usize = 8;
+
 /// How a trace is to be replayed.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
@@ -168,7 +171,10 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
             self.objects.name(*id, name);
         }
         let start_micros = batch.start_ns / 1000;
-        for event in &batch.events {
+        for (index, event) in batch.events.iter().enumerate() {
+            if let Some(event) = batch.events.get(index + PREFETCHED) {
+                self.prefetch(event);
+            }
             let line = batch.first_line + u64::from(event.line_in_batch);
             self.micros = start_micros + u64::from(event.micros_in_batch);
             self.objects.set_time(self.micros);
@@ -183,6 +189,18 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
             }
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn prefetch(&self, event: &Event) {
+        match event.action {
+            Action::AllocateBytes { object, .. }
+            | Action::AllocateObject { object, .. }
+            | Action::FreeObject { object } => self.objects.prefetch(object),
+            Action::AllocatePages { frame, .. } | Action::FreePages { frame, .. } => {
+                self.pages.prefetch(frame);
+            }
+        }
     }
 
     /// Frees everything, gives everything back, and says what the whole of it came to. When the target gives up, even before,

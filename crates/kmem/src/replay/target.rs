@@ -4,7 +4,6 @@
 //! one of [`PageTarget`] for its page events. Targets are driven by one thread, which says before each call which CPU it
 //! plays.
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::NonNull;
 
 use page_frame::OutOfMemory;
@@ -180,56 +179,6 @@ impl PageTarget for CountOnly {
 
     fn splits_and_merges(&self) -> (usize, usize) {
         (0, 0)
-    }
-
-    fn is_as_at_start(&self) -> bool {
-        true
-    }
-}
-
-/// The system's allocator. It has no caches and no CPUs, and does not say which pages it holds.
-#[derive(Debug, Default)]
-pub struct SystemAllocator;
-
-fn layout(bytes: usize) -> Layout {
-    Layout::from_size_align(bytes, OBJECT_ALIGN).expect("a request is at most 1 GiB")
-}
-
-// SAFETY: clause 1 is what `std::alloc::alloc` promises for the layout.
-unsafe impl ObjectTarget for SystemAllocator {
-    type Cache = usize;
-
-    fn switch_cpu(&mut self, _: u16) {}
-
-    fn open_cache(&mut self, _: &str, object_bytes: usize) -> Result<usize, NoCache> {
-        Ok(object_bytes)
-    }
-
-    fn allocate_object(&mut self, object_bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        self.allocate_bytes(object_bytes)
-    }
-
-    unsafe fn free_object(&mut self, object_bytes: usize, object: NonNull<u8>) {
-        // SAFETY: clause 1: the object was allocated with the layout of its cache's size.
-        unsafe { dealloc(object.as_ptr(), layout(object_bytes)) }
-    }
-
-    fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        // SAFETY: requests have at least one byte, so the layout is not empty.
-        NonNull::new(unsafe { alloc(layout(bytes)) }).ok_or(OutOfMemory)
-    }
-
-    unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
-        // SAFETY: clause 1: allocated with this layout.
-        unsafe { dealloc(start.as_ptr(), layout(bytes)) }
-    }
-
-    fn totals(&self) -> StackTotals {
-        StackTotals::default()
-    }
-
-    fn shrink(&mut self) -> Result<(), String> {
-        Ok(())
     }
 
     fn is_as_at_start(&self) -> bool {

@@ -174,12 +174,12 @@ impl<T: PageTarget> PageTarget for Timed<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::target::SystemAllocator;
+    use super::super::heap::{HeapTarget, System};
     use super::*;
 
     #[test]
     fn every_operation_is_timed_once() {
-        let mut timed = Timed::new(SystemAllocator);
+        let mut timed = Timed::new(HeapTarget(System));
         let starts: Vec<_> = (0..10).map(|_| timed.allocate_bytes(100)).collect();
         for start in starts {
             // SAFETY: allocated above with so many bytes.

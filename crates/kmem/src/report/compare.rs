@@ -31,7 +31,7 @@ pub struct Comparison {
 }
 
 /// Replays the trace, which came to `totals` before, on ours, on nothing, and on each of `rivals`. One whose requests take
-/// longer than `patience` altogether is stopped after the one at hand.
+/// longer than `patience` altogether is stopped after the one at hand. `begin` hears the name of each before it is its turn.
 ///
 /// # Errors
 /// A trace that is wrong, or that the system gives no memory.
@@ -42,6 +42,7 @@ pub fn compare(
     options: Options,
     patience: Duration,
     totals: &ObjectTotals,
+    mut begin: impl FnMut(&str),
 ) -> Result<Comparison, ReplayError> {
     let run = || Run { source: reopen(), options, patience };
     let mut rows = Vec::new();
@@ -51,10 +52,12 @@ pub fn compare(
         differences.extend(difference.as_ref().map(|text| format!("totals of {name}: {text}")));
         rows.push(row(name, &done, difference));
     };
+    begin("ours");
     add("ours", run().visit(|| Stack::new(memory_bytes, options.cpus.unwrap_or(16)))?);
     add("no allocator", run().visit(|| Ok(CountOnly))?);
     let mut failures = Vec::new();
     for name in rivals {
+        begin(name);
         // A rival that panics has its own reasons; its memory is gone, and the table goes on.
         match catch_unwind(AssertUnwindSafe(|| with(name, memory_bytes, run()))) {
             Ok(Some(done)) => add(name, done?),
@@ -149,7 +152,7 @@ fn failed(name: &str, why: &str) -> Vec<String> {
 
 fn row(name: &str, done: &Done, difference: Option<String>) -> Vec<String> {
     let p99 = |times: &Times| format!("{} ns", thousands(times.value_at_quantile(0.99)));
-    let mean = |times: &Times| format!("{:.0} ns", times.mean());
+    let mean = |times: &Times| format!("{} ns", thousands(times.mean().round() as u64));
     let maximum = done.allocations.max().max(done.frees.max());
     let (memory, ratio) = match done.peak_bytes {
         0 => ("not known".to_owned(), String::new()),
@@ -289,7 +292,7 @@ mod tests {
             opened.set(0);
             let options = Options { checks, cpus: None };
             let rivals = ["system".to_owned()];
-            compare(&reopen, &rivals, 1 << 24, options, Duration::MAX, &totals)
+            compare(&reopen, &rivals, 1 << 24, options, Duration::MAX, &totals, |_| ())
                 .expect("well formed")
         };
         let verdicts = |comparison: &Comparison| -> Vec<String> {

@@ -12,7 +12,7 @@ use crate::picture::chart::Chart;
 use crate::picture::style::Style;
 use crate::picture::text::{percent, size, thousands};
 use crate::replay::buddy_pages::BuddyPages;
-use crate::replay::outcome::Outcome;
+use crate::replay::outcome::{OperationTimes, Outcome};
 use crate::replay::pipeline::Replay;
 use crate::replay::stack::Stack;
 use crate::replay::timed::{Timed, Times, clock_cost};
@@ -47,7 +47,8 @@ pub fn gather(
     kernel: Option<&[slabinfo::Line]>,
 ) -> Report {
     let charts = charts::all(&replay, timeline);
-    let tables = vec![times(&replay), caches(&replay, kernel)];
+    let times = operation_times(replay.objects.target(), replay.pages.target());
+    let tables = vec![times_table(&times), caches(&replay, kernel)];
     let draw = |map: map::Map| {
         let mut text = Vec::new();
         map.draw(&mut text, &Style::still(true)).expect("a vector takes all");
@@ -58,7 +59,9 @@ pub fn gather(
         ("map-mobility", draw(map::by_mobility(replay.pages.target().inner()))),
         ("map-order", draw(map::by_order(replay.pages.target().inner()))),
     ];
-    Report { outcome: replay.finish(), charts, tables, maps }
+    let mut outcome = replay.finish();
+    outcome.times = Some(times);
+    Report { outcome, charts, tables, maps }
 }
 
 /// Returns a row of the table of times.
@@ -71,7 +74,7 @@ pub fn times_row(what: &str, times: &Times) -> Vec<String> {
     vec![
         what.to_owned(),
         thousands(times.len()),
-        format!("{:.0} ns", times.mean()),
+        ns(times.mean().round() as u64),
         at(0.5),
         at(0.99),
         at(0.999),
@@ -79,8 +82,18 @@ pub fn times_row(what: &str, times: &Times) -> Vec<String> {
     ]
 }
 
-fn times(replay: &TimedReplay) -> Table {
-    let (objects, pages) = (replay.objects.target(), replay.pages.target());
+/// Returns the times that both sides took so far.
+pub fn operation_times<T, P>(objects: &Timed<T>, pages: &Timed<P>) -> OperationTimes {
+    OperationTimes {
+        allocate_object: objects.allocations().clone(),
+        free_object: objects.frees().clone(),
+        allocate_pages: pages.allocations().clone(),
+        free_pages: pages.frees().clone(),
+        read_clock: clock_cost(),
+    }
+}
+
+fn times_table(times: &OperationTimes) -> Table {
     Table {
         name: "times",
         title: "Time per operation",
@@ -89,11 +102,11 @@ fn times(replay: &TimedReplay) -> Table {
             .to_owned(),
         columns: ["operation", "count", "mean", "p50", "p99", "p99.9", "maximum"].map(str::to_owned).into(),
         rows: vec![
-            times_row("allocate an object", objects.allocations()),
-            times_row("free an object", objects.frees()),
-            times_row("allocate pages", pages.allocations()),
-            times_row("free pages", pages.frees()),
-            times_row("read the clock", &clock_cost()),
+            times_row("allocate an object", &times.allocate_object),
+            times_row("free an object", &times.free_object),
+            times_row("allocate pages", &times.allocate_pages),
+            times_row("free pages", &times.free_pages),
+            times_row("read the clock", &times.read_clock),
         ],
     }
 }

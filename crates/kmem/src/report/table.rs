@@ -25,9 +25,9 @@ impl Table {
     /// Returns the table as HTML.
     pub fn html(&self) -> String {
         let mut html = String::from("<div class='scroll'><table><thead><tr>");
-        self.columns
-            .iter()
-            .for_each(|name| html.push_str(&format!("<th scope='col'>{}</th>", escaped(name))));
+        for (index, name) in self.columns.iter().enumerate() {
+            html.push_str(&format!("<th scope='col'{}>{}</th>", self.class(index), escaped(name)));
+        }
         html.push_str("</tr></thead><tbody>\n");
         for row in &self.rows {
             html.push_str("<tr>");
@@ -35,12 +35,17 @@ impl Table {
                 let cell = escaped(cell);
                 match index {
                     0 => html.push_str(&format!("<th scope='row'>{cell}</th>")),
-                    _ => html.push_str(&format!("<td>{cell}</td>")),
+                    _ => html.push_str(&format!("<td{}>{cell}</td>", self.class(index))),
                 }
             }
             html.push_str("</tr>\n");
         }
         html + "</tbody></table></div>"
+    }
+
+    /// Returns the class of a column's cells.
+    fn class(&self, column: usize) -> &'static str {
+        if self.columns[column] == VERDICT { " class='text'" } else { "" }
     }
 
     /// Returns the table for a terminal: columns as wide as they have to be, a blank or two between them.
@@ -105,6 +110,8 @@ mod tests {
             rows: vec![vec!["<a>".into(), "1,000".into()]],
         };
         assert!(table.html().contains("<th scope='row'>&lt;a&gt;</th><td>1,000</td>"));
+        let verdicts = Table { columns: vec!["what".into(), VERDICT.into()], ..table.clone() };
+        assert!(verdicts.html().contains("<td class='text'>1,000</td>"), "text stands on the left");
         assert_eq!(table.csv(), "what,n\r\n<a>,\"1,000\"\r\n");
     }
 }

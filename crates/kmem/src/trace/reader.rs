@@ -4,9 +4,10 @@
 //! event, small enough to stay in the CPU cache. Batches are filled again and again; after the first few, reading
 //! allocates only for new names.
 
-use super::event::Event;
+use super::event::{Action, Event};
 use super::line::{Line, Unexpected, parse};
 use super::names::Names;
+use super::quick;
 use super::source::Text;
 use crate::input_error::{InputError, Mismatch, quoted};
 
@@ -80,6 +81,14 @@ impl<T: Text> TraceReader<T> {
             && self.lines + 1 - batch.first_line < LINES_PER_BATCH
         {
             let ahead = &self.buffer[self.unparsed.clone()];
+            if let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
+                quick::event(ahead)
+            {
+                self.unparsed.start += length;
+                self.lines += 1;
+                self.add(batch, delta_ns, cpu, action, (gfp, site))?;
+                continue;
+            }
             match memchr::memchr(b'\n', ahead) {
                 Some(length) if length <= MAX_LINE_BYTES => {
                     let line = self.unparsed.start..self.unparsed.start + length;
@@ -108,17 +117,7 @@ impl<T: Text> TraceReader<T> {
         let line = &self.buffer[line];
         let complaint = match parse(line) {
             Ok(Line::Event { delta_ns, cpu, action, gfp, site }) => {
-                self.now_ns = self.now_ns.saturating_add(delta_ns);
-                if gfp.is_none_or(|id| self.gfps.name(id).is_some())
-                    && site.is_none_or(|id| self.sites.name(id).is_some())
-                {
-                    let line_in_batch = (self.lines - batch.first_line) as u16;
-                    let micros = (self.now_ns - batch.start_ns) / 1000;
-                    let micros_in_batch = u32::try_from(micros).unwrap_or(u32::MAX);
-                    batch.events.push(Event { micros_in_batch, line_in_batch, cpu, action });
-                    return Ok(());
-                }
-                unknown_name(&self.gfps, gfp, site)
+                return self.add(batch, delta_ns, cpu, action, (gfp, site));
             }
             Ok(Line::FallbackNote { delta_ns }) => {
                 self.now_ns = self.now_ns.saturating_add(delta_ns);
@@ -142,6 +141,30 @@ impl<T: Text> TraceReader<T> {
         Err(complaint.at_line(self.text.name(), self.lines))
     }
 
+    /// Adds the event of the line just read, if the names it refers to are known.
+    #[inline(always)]
+    fn add(
+        &mut self,
+        batch: &mut Batch,
+        delta_ns: u64,
+        cpu: u16,
+        action: Action,
+        (gfp, site): (Option<u32>, Option<u32>),
+    ) -> Result<(), InputError> {
+        self.now_ns = self.now_ns.saturating_add(delta_ns);
+        if gfp.is_none_or(|id| self.gfps.name(id).is_some())
+            && site.is_none_or(|id| self.sites.name(id).is_some())
+        {
+            let line_in_batch = (self.lines - batch.first_line) as u16;
+            let micros = (self.now_ns - batch.start_ns) / 1000;
+            let micros_in_batch = u32::try_from(micros).unwrap_or(u32::MAX);
+            batch.events.push(Event { micros_in_batch, line_in_batch, cpu, action });
+            return Ok(());
+        }
+        let complaint = unknown_name(&self.gfps, gfp, site);
+        Err(complaint.at_line(self.text.name(), self.lines))
+    }
+
     /// Moves what is unparsed, at most a line, to the front and reads behind it.
     fn fill(&mut self) -> Result<(), InputError> {
         self.buffer.copy_within(self.unparsed.clone(), 0);
@@ -158,6 +181,7 @@ impl<T: Text> TraceReader<T> {
     }
 }
 
+#[cold]
 fn unknown_name(gfps: &Names, gfp: Option<u32>, site: Option<u32>) -> Mismatch {
     match (gfp, site) {
         (Some(id), _) if gfps.name(id).is_none() => {

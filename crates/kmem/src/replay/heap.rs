@@ -1,0 +1,98 @@
+//! Allocators that know neither caches nor CPUs, as targets: every object is asked for with its layout.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::ptr::NonNull;
+
+use page_frame::OutOfMemory;
+
+use super::outcome::StackTotals;
+use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
+
+/// Memory of any layout.
+///
+/// # Safety
+/// 1. What `allocate` returns is valid for the layout, and nobody else's until it is freed.
+pub unsafe trait Heap {
+    /// Allocates. The layout is not empty.
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>>;
+
+    /// Frees.
+    ///
+    /// # Safety
+    /// 1. `start` came from `allocate` with this layout and was not freed since.
+    unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout);
+
+    /// Returns how many pages were ever written, or zero where nobody can say.
+    fn touched_pages(&self) -> usize {
+        0
+    }
+}
+
+/// A heap as a target.
+#[derive(Debug, Default)]
+pub struct HeapTarget<H>(pub H);
+
+/// The system's allocator. It does not say which pages it holds.
+#[derive(Debug, Default)]
+pub struct System;
+
+/// Returns the layout of a request, which has at least one byte.
+fn layout(bytes: usize) -> Layout {
+    Layout::from_size_align(bytes, OBJECT_ALIGN).expect("a request is at most 1 GiB")
+}
+
+// SAFETY: clause 1 is that of `Heap`, and the layout has the alignment of objects.
+unsafe impl<H: Heap> ObjectTarget for HeapTarget<H> {
+    /// The bytes of an object.
+    type Cache = usize;
+
+    fn switch_cpu(&mut self, _: u16) {}
+
+    fn open_cache(&mut self, _: &str, object_bytes: usize) -> Result<usize, NoCache> {
+        Ok(object_bytes)
+    }
+
+    fn allocate_object(&mut self, object_bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        self.allocate_bytes(object_bytes)
+    }
+
+    unsafe fn free_object(&mut self, object_bytes: usize, object: NonNull<u8>) {
+        // SAFETY: clause 1: allocated with the size of its cache.
+        unsafe { self.free_bytes(object, object_bytes) }
+    }
+
+    fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        self.0.allocate(layout(bytes)).ok_or(OutOfMemory)
+    }
+
+    unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
+        // SAFETY: clause 1: allocated with this layout.
+        unsafe { self.0.free(start, layout(bytes)) }
+    }
+
+    /// What was ever written: a heap that gives pages back is not known to.
+    fn totals(&self) -> StackTotals {
+        StackTotals { peak_pages: self.0.touched_pages(), ..StackTotals::default() }
+    }
+
+    fn shrink(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+
+    fn is_as_at_start(&self) -> bool {
+        true
+    }
+}
+
+// SAFETY: clause 1 is what `std::alloc::alloc` promises for a layout that is not empty.
+unsafe impl Heap for System {
+    fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
+        // SAFETY: the layout is not empty.
+        NonNull::new(unsafe { alloc(layout) })
+    }
+
+    unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout) {
+        // SAFETY: clause 1: allocated with this layout.
+        unsafe { dealloc(start.as_ptr(), layout) }
+    }
+}

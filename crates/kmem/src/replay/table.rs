@@ -1,0 +1,208 @@
+//! What is live, by its traced number: a table with open addressing, whose lines can be asked for before they are needed.
+//!
+//! # Concepts
+//! A number's *home* is the slot that its hash names: the high bits of one multiplication (Knuth TAOCP 3 §6.4), as numbers are
+//! multiples of 8 or 4096 more often than not. It lies in the first free slot from there on; when one is taken out, those behind
+//! it move up (Algorithm R there), so that a search ends at the first free slot. At most half of the slots are taken.
+//!
+//! A replay touches a slot or two for each event, seldom one that is in the CPU cache. It knows the events to come, though, and
+//! [`prefetch`](Table::prefetch) has the memory bring a slot meanwhile, which a map behind an interface has no way to ask for.
+//!
+//! The numbers come from a recording; there is no defence against numbers chosen to collide.
+//!
+//! # Invariants
+//! - I1: the number of slots is a power of two, and at most half of them are taken, as many as are counted.
+//! - I2: between the home of a number and its slot there is no free slot.
+
+/// Marks a free slot. Traced numbers are below 2^52.
+const FREE: u64 = u64::MAX;
+/// 2^64 divided by the golden ratio, odd.
+const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Slots of the smallest table.
+const FEWEST: usize = 1024;
+
+/// Values by number.
+pub(super) struct Table<V> {
+    slots: Vec<Slot<V>>,
+    taken: usize,
+}
+
+#[derive(Clone, Copy)]
+struct Slot<V> {
+    number: u64,
+    value: V,
+}
+
+impl<V: Copy + Default> Table<V> {
+    /// Returns an empty table of the smallest size.
+    pub(super) fn new() -> Self {
+        Self { slots: vec![Slot { number: FREE, value: V::default() }; FEWEST], taken: 0 }
+    }
+
+    /// Asks the memory for the slot of `number`, without waiting for it.
+    #[inline(always)]
+    pub(super) fn prefetch(&self, number: u64) {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+            let slot = &raw const self.slots[self.home(number)];
+            // SAFETY: a hint reads nothing that a program sees and faults nowhere.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(slot.cast()) };
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = number;
+    }
+
+    /// Takes out the value of `number`. O(1) on average.
+    #[inline]
+    pub(super) fn take(&mut self, number: u64) -> Option<V> {
+        let mut free = self.slot(number);
+        let Slot { number: found, value } = self.slots[free];
+        if found == FREE {
+            return None;
+        }
+        self.taken -= 1;
+        // Those behind move up until one is free or at home beyond the gap.
+        let mut next = self.after(free);
+        loop {
+            let slot = self.slots[next];
+            if slot.number == FREE {
+                break;
+            }
+            let distance = |from: usize| next.wrapping_sub(from) & self.mask();
+            if distance(self.home(slot.number)) >= distance(free) {
+                self.slots[free] = slot;
+                free = next;
+            }
+            next = self.after(next);
+        }
+        self.slots[free].number = FREE;
+        Some(value)
+    }
+
+    /// Gives `number` a value in place of the one it has, if it has one. O(1) on average; now and then twice the memory is
+    /// allocated.
+    #[inline]
+    pub(super) fn insert(&mut self, number: u64, value: V) {
+        if self.taken * 2 >= self.slots.len() {
+            self.grow();
+        }
+        let index = self.slot(number);
+        self.taken += usize::from(self.slots[index].number == FREE);
+        self.slots[index] = Slot { number, value };
+    }
+
+    /// Iterates over the values, in no order.
+    pub(super) fn into_values(self) -> impl Iterator<Item = V> {
+        self.slots.into_iter().filter(|slot| slot.number != FREE).map(|slot| slot.value)
+    }
+
+    /// Returns the slot in which `number` is, or else the free one in which it would be.
+    #[inline(always)]
+    fn slot(&self, number: u64) -> usize {
+        debug_assert!(number != FREE);
+        let mut index = self.home(number);
+        while self.slots[index].number != number && self.slots[index].number != FREE {
+            index = self.after(index);
+        }
+        index
+    }
+
+    #[inline(always)]
+    fn mask(&self) -> usize {
+        self.slots.len() - 1
+    }
+
+    #[inline(always)]
+    fn after(&self, index: usize) -> usize {
+        (index + 1) & self.mask()
+    }
+
+    #[inline(always)]
+    fn home(&self, number: u64) -> usize {
+        let bits = self.slots.len().trailing_zeros();
+        (number.wrapping_mul(FACTOR) >> (64 - bits)) as usize
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let more = vec![Slot { number: FREE, value: V::default() }; self.slots.len() * 2];
+        let slots = std::mem::replace(&mut self.slots, more);
+        for slot in slots.into_iter().filter(|slot| slot.number != FREE) {
+            let index = self.slot(slot.number);
+            self.slots[index] = slot;
+        }
+    }
+}
+
+impl<V: Copy + Default> Default for Table<V> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+
+    impl<V: Copy + Default> Table<V> {
+        /// Checks the invariants.
+        fn validate(&self) {
+            assert!(self.slots.len().is_power_of_two() && self.taken * 2 <= self.slots.len(), "I1");
+            let taken = |index: &usize| self.slots[*index].number != FREE;
+            assert_eq!((0..self.slots.len()).filter(taken).count(), self.taken, "I1");
+            for index in (0..self.slots.len()).filter(taken) {
+                assert_eq!(self.slot(self.slots[index].number), index, "I2");
+            }
+        }
+    }
+
+    #[test]
+    fn a_random_history_is_that_of_a_map() {
+        // Few numbers with long runs of neighbours' homes, then many.
+        for (numbers, shift) in [(1500, 12), (40_000, 3), (300, 0)] {
+            let (mut table, mut map) = (Table::<u32>::new(), HashMap::new());
+            let mut random = 0x2545_f491_4f6c_dd1d_u64;
+            for step in 0..100_000_u32 {
+                random ^= random << 13;
+                random ^= random >> 7;
+                random ^= random << 17;
+                let number = ((random >> 8) % numbers) << shift;
+                table.prefetch(number);
+                if random & 3 < 2 {
+                    table.insert(number, step);
+                    map.insert(number, step);
+                } else {
+                    assert_eq!(table.take(number), map.remove(&number));
+                }
+                if step % 4096 == 0 {
+                    table.validate();
+                }
+            }
+            table.validate();
+            let mut left: Vec<u32> = table.into_values().collect();
+            let mut expected: Vec<u32> = map.into_values().collect();
+            left.sort_unstable();
+            expected.sort_unstable();
+            assert!(left == expected && !left.is_empty());
+        }
+    }
+
+    #[test]
+    fn those_that_share_a_home_move_up_around_the_end() {
+        let mut table = Table::<u64>::new();
+        let last = table.slots.len() - 1;
+        let mut at_the_end = (0..).filter(|number| table.home(*number) == last);
+        let [one, two, three] = [(); 3].map(|()| at_the_end.next().expect("there are many"));
+        drop(at_the_end);
+        for number in [one, two, three] {
+            table.insert(number, number);
+        }
+        assert_eq!((table.slot(two), table.slot(three)), (0, 1));
+        assert_eq!(table.take(one), Some(one));
+        table.validate();
+        assert_eq!((table.slot(two), table.slot(three)), (last, 0));
+    }
+}

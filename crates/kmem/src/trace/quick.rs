@@ -1,0 +1,311 @@
+//! Reads the lines of which a trace has millions, without a loop over their bytes.
+//!
+//! Whatever is the least unusual is left to [`parse`](super::line::parse), which decides what a line means and what is wrong with
+//! one: a line that is read here is read alike there.
+//!
+//! # Concepts
+//! A *window* is the 64 bytes from a line's first on. Two words have a bit for each of them: where the commas are, and where the
+//! line breaks. So the line's end is known before its fields are looked at, and no field waits for the one before it; a
+//! processor reads several at once. Digits are turned into a number eight at a time (Lamport 1975, "Multiple byte processing with
+//! full-word instructions").
+
+use super::event::{Action, MAX_CPUS, MAX_ORDER};
+use super::line::Line;
+use super::names::MAX_NAMES;
+
+/// Bytes from a line's first on that are looked at. A line that needs more is unusual.
+pub(super) const WINDOW_BYTES: usize = 64;
+/// Bytes that have to be there: a number that begins in the window may be read to 16 bytes beyond.
+pub(super) const BYTES_NEEDED: usize = WINDOW_BYTES + 16;
+
+/// Objects above are left to `parse`: below, no object of 10^8 bytes ends beyond the address space.
+const MAX_OBJECT: u64 = 0x7000_0000_0000;
+const MAX_MIGRATETYPE: u64 = 15;
+
+/// Returns a word of eight bytes that are all `byte`.
+const fn each(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Reads the event that `text` begins with, and returns how many bytes its line has, with the line break. `None` is no judgement.
+#[inline(always)]
+pub(super) fn event(text: &[u8]) -> Option<(Line<'static>, usize)> {
+    let text: &[u8; BYTES_NEEDED] = text.first_chunk()?;
+    let (commas, line_breaks) = masks(text.first_chunk()?);
+    let end = line_breaks.trailing_zeros();
+    // The commas of this line, and its end as one more.
+    let line_break = line_breaks & line_breaks.wrapping_neg();
+    let delimiters = (commas & line_break.wrapping_sub(1)) | line_break;
+    let mut fields = Fields { text, delimiters, start: 0, is_good: line_break != 0 };
+    fields.skip(1);
+    let count = delimiters.count_ones();
+    let delta_ns = fields.decimal(u64::MAX);
+    let cpu = fields.decimal(u64::from(MAX_CPUS) - 1) as u16;
+    let (action, gfp, site, expected) = match text[0] {
+        kind @ (b'a' | b'A') => {
+            let object = fields.hexadecimal(MAX_OBJECT);
+            let requested_bytes = fields.decimal(u64::MAX) as u32;
+            let allocated_bytes = fields.decimal(u64::MAX) as u32;
+            fields.is_good &= requested_bytes > 0 && allocated_bytes >= requested_bytes;
+            let gfp = fields.decimal(u64::from(MAX_NAMES) - 1) as u32;
+            let site = fields.decimal(u64::from(MAX_NAMES) - 1) as u32;
+            let action = match kind {
+                b'a' => Action::AllocateBytes { object, requested_bytes, allocated_bytes, site },
+                _ => {
+                    Action::AllocateObject { object, requested_bytes, allocated_bytes, cache: site }
+                }
+            };
+            (action, Some(gfp), Some(site), 8)
+        }
+        b'f' | b'F' => {
+            (Action::FreeObject { object: fields.hexadecimal(MAX_OBJECT) }, None, None, 4)
+        }
+        b'p' => {
+            let frame = fields.hexadecimal(MAX_OBJECT);
+            let order = fields.decimal(MAX_ORDER.into()) as u8;
+            let migratetype = fields.decimal(MAX_MIGRATETYPE) as u8;
+            let gfp = fields.decimal(u64::from(MAX_NAMES) - 1) as u32;
+            (Action::AllocatePages { frame, order, migratetype }, Some(gfp), None, 7)
+        }
+        b'P' => {
+            let frame = fields.hexadecimal(MAX_OBJECT);
+            let order = fields.decimal(MAX_ORDER.into()) as u8;
+            (Action::FreePages { frame, order }, None, None, 5)
+        }
+        _ => return None,
+    };
+    let is_good = fields.is_good && count == expected;
+    is_good.then_some((Line::Event { delta_ns, cpu, action, gfp, site }, end as usize + 1))
+}
+
+/// What is left of a window. Everything is read, good or not; whether it was is asked once, at the end.
+struct Fields<'w> {
+    text: &'w [u8; BYTES_NEEDED],
+    /// Of the fields not read yet.
+    delimiters: u64,
+    /// Where the next field begins; at most the window's bytes.
+    start: u32,
+    is_good: bool,
+}
+
+impl Fields<'_> {
+    /// Takes a field and returns how many bytes it has. Behind the last delimiter every field is empty.
+    #[inline(always)]
+    fn take(&mut self) -> u32 {
+        let end = self.delimiters.trailing_zeros();
+        let length = end.wrapping_sub(self.start);
+        self.delimiters &= self.delimiters.wrapping_sub(1);
+        self.start = end + 1;
+        length
+    }
+
+    /// Takes a field of exactly `length` bytes.
+    #[inline(always)]
+    fn skip(&mut self, length: u32) {
+        self.is_good &= self.take() == length;
+    }
+
+    /// The eight bytes at `at`, the first one lowest.
+    #[inline(always)]
+    fn word(&self, at: u32) -> u64 {
+        let at = (at as usize).min(BYTES_NEEDED - 8);
+        let bytes = self.text[at..].first_chunk().expect("`at` leaves eight bytes");
+        u64::from_le_bytes(*bytes)
+    }
+
+    /// Takes a number of up to eight decimal digits, at most `max`.
+    #[inline(always)]
+    fn decimal(&mut self, max: u64) -> u64 {
+        let start = self.start;
+        let length = self.take();
+        let is_short = length.wrapping_sub(1) < 8;
+        // The digits' values, the last one highest, zeros below.
+        let values = (self.word(start) ^ each(0x30)) << (64_u32.wrapping_sub(8 * length) & 63);
+        // A value above nine reaches the highest bit of its byte, or has it already.
+        let is_decimal = (values | values.wrapping_add(each(0x76))) & each(0x80) == 0;
+        // Pairs, fours, all eight: the left one times its radix, plus the right one.
+        let pairs = (values.wrapping_mul((10 << 8) | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
+        let fours = (pairs.wrapping_mul((100 << 16) | 1) >> 16) & 0x0000_ffff_0000_ffff;
+        let value = fours.wrapping_mul((10_000 << 32) | 1) >> 32;
+        self.is_good &= is_short & is_decimal & (value <= max);
+        value
+    }
+
+    /// Takes a number of up to sixteen hexadecimal digits, small letters, at most `max`.
+    #[inline(always)]
+    fn hexadecimal(&mut self, max: u64) -> u64 {
+        let start = self.start;
+        let length = self.take();
+        let mut value = 0;
+        let (mut at, mut left) = (start, length);
+        // A recording's addresses have more than eight digits, its frames fewer: the processor foresees this.
+        if length > 8 {
+            value = self.eight_hexadecimal(self.word(start) ^ each(0x30));
+            (at, left) = (start + 8, length - 8);
+        }
+        let digits = (self.word(at) ^ each(0x30)) << (64_u32.wrapping_sub(8 * left) & 63);
+        value = value << ((4 * left) & 63) | self.eight_hexadecimal(digits);
+        self.is_good &= left.wrapping_sub(1) < 8 && value <= max;
+        value
+    }
+
+    /// Turns eight digits, each without its 0x30, the first one lowest, into their number.
+    #[inline(always)]
+    fn eight_hexadecimal(&mut self, digits: u64) -> u64 {
+        // `a` to `f` without their 0x30 are 0x51 to 0x56.
+        let letters = (digits >> 6) & each(1);
+        let low = digits ^ (0x50 * letters);
+        let values = low.wrapping_add(9 * letters);
+        // Nothing is left of the high halves; letters, and no digits, are above nine.
+        let is_letter = values.wrapping_add(each(6)) & each(0x10);
+        self.is_good &= (low | values) & each(0xf0) == 0 && is_letter == letters << 4;
+        let pairs = ((values << 4) | (values >> 8)) & 0x00ff_00ff_00ff_00ff;
+        let fours = ((pairs << 8) | (pairs >> 16)) & 0x0000_ffff_0000_ffff;
+        ((fours << 16) | (fours >> 32)) & 0xffff_ffff
+    }
+}
+
+/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first byte's lowest.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
+    use core::arch::x86_64::{_mm_cmpeq_epi8, _mm_movemask_epi8, _mm_set_epi64x, _mm_set1_epi8};
+
+    #[target_feature(enable = "sse2")]
+    #[inline]
+    fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
+        let (mut commas, mut line_breaks) = (0, 0);
+        for (index, sixteen) in window.chunks_exact(16).enumerate() {
+            let sixteen = *sixteen.first_chunk().expect("a chunk of sixteen bytes has them");
+            let sixteen = u128::from_le_bytes(sixteen);
+            let sixteen = _mm_set_epi64x((sixteen >> 64) as i64, sixteen as i64);
+            let mask = |byte: u8| {
+                let equal = _mm_cmpeq_epi8(sixteen, _mm_set1_epi8(byte as i8));
+                u64::from(_mm_movemask_epi8(equal) as u16) << (16 * index)
+            };
+            commas |= mask(b',');
+            line_breaks |= mask(b'\n');
+        }
+        (commas, line_breaks)
+    }
+
+    // SAFETY: every processor of this architecture has SSE2.
+    unsafe { masks(window) }
+}
+
+/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first byte's lowest.
+#[cfg(not(target_arch = "x86_64"))]
+fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
+    let mask = |wanted: u8| {
+        let bits = window.iter().enumerate().map(|(at, byte)| u64::from(*byte == wanted) << at);
+        bits.fold(0, |mask, bit| mask | bit)
+    };
+    (mask(b','), mask(b'\n'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::line::parse;
+    use super::super::source::Text;
+    use super::*;
+
+    /// Reads `line` here, with bytes behind its end that could be taken for more digits.
+    fn read(line: &str) -> Option<(Line<'static>, usize)> {
+        let mut text = format!("{line}\n").into_bytes();
+        text.resize(text.len().max(BYTES_NEEDED) + 16, b'1');
+        event(&text)
+    }
+
+    #[test]
+    fn usual_lines_are_read_here_and_alike() {
+        for line in [
+            "a,5,1,10441f020,24,32,2,7",
+            "A,99999999,1023,6fffffffffff,1,99999999,65535,65535",
+            "A,0,0,0,1,1,0,0",
+            "f,5,0,80",
+            "F,12345678,17,0123456789ab",
+            "p,17578,1,17798d,3,0,3",
+            "p,1,0,700000000000,18,15,65535",
+            "P,17578,1,cdef,18",
+        ] {
+            let quick = read(line).unwrap_or_else(|| panic!("{line} is usual"));
+            assert_eq!(Ok(quick.0), parse(line.as_bytes()), "{line}");
+            assert_eq!(quick.1, line.len() + 1);
+        }
+    }
+
+    #[test]
+    fn a_recording_has_hardly_any_other_lines_and_those_are_read_alike() {
+        let mut source = crate::bundled::source().expect("it is built in");
+        let (mut text, mut part) = (Vec::new(), vec![0; 1 << 20]);
+        while let read @ 1.. = source.read(&mut part).expect("it can be decoded") {
+            text.extend_from_slice(&part[..read]);
+        }
+        let (mut at, mut lines, mut quick) = (0, 0, 0);
+        while let Some(length) = memchr::memchr(b'\n', &text[at..]) {
+            lines += 1;
+            if let Some((event, quick_length)) = event(&text[at..]) {
+                quick += 1;
+                assert_eq!((Ok(event), quick_length), (parse(&text[at..at + length]), length + 1));
+            }
+            at += length + 1;
+        }
+        assert!(lines > 800_000 && quick * 100 > lines * 98, "{quick} of {lines}");
+    }
+
+    #[test]
+    fn the_edges_of_each_range_are_left_to_the_judge() {
+        for line in [
+            "",
+            "f",
+            "f,0,0",
+            "f,0,0,",
+            "f,0,,0",
+            "f,,0,0",
+            "f,0,0,0,0",
+            "ff,0,0,0",
+            "f,100000000,0,0",
+            "f,0,1024,0",
+            "f,0,0,700000000001",
+            "f,0,0,00000000000000000",
+            "f,0,0,0\r",
+            "f,0,0,0G",
+            "a,0,0,0,0,1,0,0",
+            "a,0,0,0,8,7,0,0",
+            "a,0,0,0,8,8,65536,0",
+            "a,0,0,0,8,8,0,65536",
+            "P,0,0,0,19",
+            "p,0,0,0,0,16,0",
+            "x,1,0,2a00,0,9,0,1",
+            "!s,1,2,3",
+            "#,1,2,3",
+            "f,0,0,0000000000000000000000000000000000000000000000000000000000000000",
+        ] {
+            assert_eq!(read(line), None, "{line}");
+        }
+        assert_eq!(event(b"f,0,0,0\n"), None, "too few bytes to look at");
+    }
+
+    #[test]
+    fn every_byte_in_every_place_of_a_field_is_judged_alike() {
+        for line in ["f,12345678,17,789abcdef123", "P,1,0,12345678,9", "a,5,1,10441f020,24,32,2,7"]
+        {
+            for at in 0..line.len() {
+                // A line break would make two lines of it.
+                for byte in (0..=u8::MAX).filter(|byte| *byte != b'\n') {
+                    let mut spoilt = line.as_bytes().to_vec();
+                    spoilt[at] = byte;
+                    let expected = spoilt.clone();
+                    spoilt.resize(BYTES_NEEDED + 40, b'\n');
+                    if let Some((quick, length)) = event(&spoilt) {
+                        assert_eq!((Ok(quick), length), (parse(&expected), line.len() + 1));
+                    } else if byte.is_ascii_digit() && line.as_bytes()[at].is_ascii_digit() {
+                        // Digits in place of digits are seldom beyond a range.
+                        let is_edge = parse(&expected).is_err() || line.starts_with('f') && at > 13;
+                        assert!(is_edge, "{}", String::from_utf8_lossy(&expected));
+                    }
+                }
+            }
+        }
+    }
+}
