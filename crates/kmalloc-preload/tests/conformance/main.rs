@@ -7,6 +7,7 @@ mod calls;
 mod limits;
 mod memory;
 mod misuse;
+mod statistics;
 mod threads;
 
 use std::path::PathBuf;
@@ -35,7 +36,14 @@ pub(crate) enum End {
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    let checks = [calls::CHECKS, memory::CHECKS, threads::CHECKS, limits::CHECKS, misuse::CHECKS];
+    let checks = [
+        calls::CHECKS,
+        memory::CHECKS,
+        threads::CHECKS,
+        limits::CHECKS,
+        misuse::CHECKS,
+        statistics::CHECKS,
+    ];
     let checks = || checks.iter().copied().flatten();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, name] = &arguments[..] {

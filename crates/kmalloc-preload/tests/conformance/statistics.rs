@@ -1,0 +1,74 @@
+//! What the file of statistics says, and when.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::End::Well;
+use crate::calls::{fill, free, malloc};
+use crate::{Check, errno, library, set_errno};
+
+pub(crate) const CHECKS: &[Check] =
+    &[Check { name: "the_file_of_statistics_is_kept_current", run: current, ends: Well }];
+
+/// Runs this program again with `KMALLOC_STATS=FILE`; returns the file's name in that run.
+fn again_with_file() -> String {
+    if let Ok(file) = std::env::var("STATISTICS") {
+        return file;
+    }
+    let file = std::env::temp_dir().join(format!("kmalloc-stats-{}", std::process::id()));
+    let status = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(std::env::args().skip(1))
+        .env("STATISTICS", &file)
+        .env("KMALLOC_STATS", &file)
+        .env("LD_PRELOAD", library())
+        .status();
+    let at_end = objects(&file.to_string_lossy(), "kmalloc-1k").expect("written at the end");
+    assert!(at_end < 100, "{at_end} objects at the end");
+    std::fs::remove_file(file).expect("ours");
+    std::process::exit(if status.is_ok_and(|status| status.success()) { 0 } else { 1 });
+}
+
+/// Returns how many objects of a cache are in use, as the file says; none before it says anything of it.
+fn objects(file: &str, cache: &str) -> Option<usize> {
+    let text = std::fs::read_to_string(file).ok()?;
+    assert!(text.starts_with("slabinfo - version: 2.1\n"), "whole: {text}");
+    let last = text.lines().last().expect("not empty");
+    assert!(last.starts_with("# pages: ") && text.ends_with("failed\n"), "whole: {last}");
+    let line = text.lines().find(|line| line.split(' ').next() == Some(cache))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn current() {
+    let file = again_with_file();
+    let start = Instant::now();
+    let mut held = Vec::with_capacity(1 << 20);
+    set_errno(7);
+    // Grows at a pace that a viewer can follow, and seldom enough for the file to be older than what is held.
+    let mut seen = Vec::new();
+    while start.elapsed() < Duration::from_millis(2500) {
+        for _ in 0..64 {
+            let object = malloc(1000);
+            fill(object, 8, 1);
+            held.push(object);
+        }
+        assert_eq!(errno(), 7, "the program's errno is its own");
+        let said = objects(&file, "kmalloc-1k").unwrap_or(0);
+        assert!(said <= held.len() + 100, "{said} of {}", held.len());
+        if seen.last() != Some(&said) {
+            seen.push(said);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        set_errno(7);
+    }
+    assert!(seen.is_sorted() && (3..=7).contains(&seen.len()), "twice a second: {seen:?}");
+    assert!(seen.last().is_some_and(|last| *last * 2 > held.len()), "{seen:?}, {}", held.len());
+    // Nothing is left but the file itself.
+    let folder = Path::new(&file).parent().expect("a folder").read_dir().expect("readable");
+    let name = Path::new(&file).file_name().expect("a name").to_string_lossy().into_owned();
+    let beside = folder.filter_map(Result::ok).filter(|entry| {
+        let other = entry.file_name().to_string_lossy().into_owned();
+        other.starts_with(&name) && other != name
+    });
+    assert_eq!(beside.count(), 0);
+    held.into_iter().for_each(free);
+}
