@@ -87,14 +87,35 @@ impl Pages {
         }
         if before > 0 {
             // Relaxed, here and below: a count that decides when, not whether, memory goes back.
-            let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed);
-            self.relax(idle - before as isize);
+            let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed) - before as isize;
+            if idle.max(0) < self.least_idle.load(Ordering::Relaxed) as isize {
+                self.least_idle.store(idle.max(0) as usize, Ordering::Relaxed);
+            }
+            self.relax(idle);
+        }
+        if !self.is_active.load(Ordering::Relaxed) {
+            self.is_active.store(true, Ordering::Relaxed);
         }
         let fresh = range.frames() - before;
         if fresh > 0 {
             self.retouched.fetch_add(fresh, Ordering::Relaxed);
         }
         before == 0
+    }
+
+    /// Begins another interval; whether any page was handed out in the last one.
+    pub(crate) fn note_interval(&self) -> bool {
+        self.is_active.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns the fewest idle pages since the last call, of which there are `idle` now.
+    pub(crate) fn least_idle(&self, idle: usize) -> usize {
+        self.least_idle.swap(idle, Ordering::Relaxed)
+    }
+
+    /// Asks the caches for what they keep at hand.
+    pub(crate) fn ask_caches(&self) {
+        (self.fall_hook)();
     }
 
     /// Counts `range`, which is about to be freed, as idle.

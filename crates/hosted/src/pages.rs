@@ -69,6 +69,9 @@ pub struct Pages {
     /// The peak before use fell last, and how many falls in a row were in vain.
     pub(crate) fell_from: AtomicUsize,
     pub(crate) in_vain: AtomicUsize,
+    /// The fewest idle pages there were in this interval, and whether any page was handed out in it.
+    pub(crate) least_idle: AtomicUsize,
+    pub(crate) is_active: AtomicBool,
     pub(crate) fall_hook: fn(),
     pub(crate) retouched: AtomicUsize,
     pub(crate) gives_back: bool,
@@ -132,6 +135,8 @@ impl Pages {
             peak: AtomicUsize::new(0),
             fell_from: AtomicUsize::new(0),
             in_vain: AtomicUsize::new(0),
+            least_idle: AtomicUsize::new(0),
+            is_active: AtomicBool::new(false),
             fall_hook: || (),
             retouched: AtomicUsize::new(0),
             gives_back: true,

@@ -3,11 +3,11 @@
 //!
 //! `cargo test -p kmalloc-preload --test conformance -- NAME` runs those whose names contain `NAME`.
 
+mod asked;
 mod calls;
 mod limits;
 mod memory;
 mod misuse;
-mod statistics;
 mod threads;
 
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ fn main() -> ExitCode {
         threads::CHECKS,
         limits::CHECKS,
         misuse::CHECKS,
-        statistics::CHECKS,
+        asked::CHECKS,
     ];
     let checks = || checks.iter().copied().flatten();
     let arguments: Vec<String> = std::env::args().skip(1).collect();

@@ -1,14 +1,16 @@
-//! What the file of statistics says, and when.
+//! What is asked for by environment variables: the file of statistics, and a thread that purges.
 
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use crate::End::Well;
 use crate::calls::{fill, free, malloc};
-use crate::{Check, errno, library, set_errno};
+use crate::{Check, errno, library, resident_bytes, set_errno};
 
-pub(crate) const CHECKS: &[Check] =
-    &[Check { name: "the_file_of_statistics_is_kept_current", run: current, ends: Well }];
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "the_file_of_statistics_is_kept_current", run: current, ends: Well },
+    Check { name: "a_thread_purges_if_asked_to", run: purged, ends: Well },
+];
 
 /// Runs this program again with `KMALLOC_STATS=FILE`; returns the file's name in that run.
 fn again_with_file() -> String {
@@ -71,4 +73,30 @@ fn current() {
     });
     assert_eq!(beside.count(), 0);
     held.into_iter().for_each(free);
+}
+
+/// What frees keep goes too when a thread is asked for: 3 MiB, fewer than the bound.
+fn purged() {
+    if std::env::var_os("KMALLOC_PURGE").is_none() {
+        let again = |interval: &str| {
+            let own = std::env::current_exe().expect("a path");
+            let mut again = std::process::Command::new(own);
+            let words = std::env::args().skip(1);
+            again.args(words).env("KMALLOC_PURGE", interval).env("LD_PRELOAD", library());
+            again.status().is_ok_and(|status| status.success())
+        };
+        assert!(again("20"), "with a thread");
+        assert!(again("0") && again("often"), "without one");
+        return;
+    }
+    let is_asked = std::env::var("KMALLOC_PURGE").is_ok_and(|interval| interval == "20");
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux").count();
+    assert_eq!(threads, if is_asked { 2 } else { 1 });
+    let before = resident_bytes();
+    let blocks: Vec<_> = (0..300).map(|_| malloc(10_000)).collect();
+    blocks.iter().for_each(|start| fill(*start, 10_000, 1));
+    blocks.into_iter().for_each(free);
+    std::thread::sleep(Duration::from_millis(if is_asked { 1000 } else { 100 }));
+    let left = resident_bytes().saturating_sub(before);
+    assert_eq!(left < 1 << 20, is_asked, "{left} bytes left");
 }
