@@ -66,6 +66,7 @@ impl Pages {
 
     /// Gives the memory behind `block` back, which is the caller's and was counted as idle; returns its touched pages.
     pub(crate) fn give(&self, block: FrameRange) -> usize {
+        self.make_small(block);
         let start = self.pointer(block.start.get() << PAGE_SHIFT);
         // SAFETY: nobody has the frames but us, and we need no content.
         let went = unsafe { self.space.give_back(start, block.frames() << PAGE_SHIFT) };
@@ -96,6 +97,7 @@ impl Pages {
         if !self.is_active.load(Ordering::Relaxed) {
             self.is_active.store(true, Ordering::Relaxed);
         }
+        self.count_to_look(range.frames());
         let fresh = range.frames() - before;
         if fresh > 0 {
             self.retouched.fetch_add(fresh, Ordering::Relaxed);

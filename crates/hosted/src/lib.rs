@@ -19,6 +19,7 @@
 mod fork;
 mod gate;
 mod giving;
+mod huge;
 mod mapped;
 mod pages;
 mod purger;
