@@ -6,7 +6,8 @@
 //!   where it was not.
 //! - Use **falls** when a sixth of what was in use at the peak has come back. Then the caches above are asked too: an object that
 //!   they keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes
-//!   a third, and after another two thirds, so that a program that swings keeps what it has at hand.
+//!   a third, and after another two thirds, so that a program that swings keeps what it has at hand. After one that was not, no
+//!   more than a quarter of the least bound stays.
 //!
 //! # Concurrency
 //! Counts are Relaxed: they decide when memory goes, not whether it may. It is given back by one thread at a time, on blocks that
@@ -151,7 +152,11 @@ impl Pages {
             self.in_vain.store(in_vain, Ordering::Relaxed);
             self.fell_from.store(peak, Ordering::Relaxed);
             self.peak.store(in_use, Ordering::Relaxed);
-            (self.fall_hook)();
+            self.ask_caches();
+            // A program that ends so, and sleeps, would keep up to the bound.
+            if in_vain == 0 {
+                self.give_back(LEAST_BOUND / 4);
+            }
         }
     }
 
