@@ -3,7 +3,7 @@
 //!
 //! Baselines: the harness alone (`floor`), the published object allocators, and the system's allocator as a yardstick, all
 //! of [`benches::objects::contestants`]. Constructed state is compared with initialising each time, colours with the same
-//! cache uncoloured. An iteration is one operation of `versus`'s workload of the same name, a sample is one round of it.
+//! cache uncoloured, and checks with none. A count, `idle-pages`, is `versus`'s alone. An iteration is one operation of `versus`'s workload of the same name, a sample is one round of it.
 //! Contestants run one after the other here; `versus` interleaves them, and its ratios are what we claim.
 
 use std::time::Duration;
@@ -11,15 +11,17 @@ use std::time::Duration;
 use benches::measure::{Sample, scaled};
 use benches::object_workload::Workload;
 use benches::objects::contestants;
-use benches::{colour, constructed};
+use benches::{colour, constructed, own};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
+use slab::{Debug, Hardened, Off};
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
     objects(&mut criterion);
     constructed_state(&mut criterion);
     colours(&mut criterion);
+    costs(&mut criterion);
     criterion.final_summary();
 }
 
@@ -49,6 +51,19 @@ fn colours(criterion: &mut Criterion) {
         bench(&mut group, "uncoloured", || alone(colour::step_ns(walk, false)));
         group.finish();
     }
+}
+
+fn costs(criterion: &mut Criterion) {
+    let mut checks = group(criterion, "checks-64");
+    bench(&mut checks, "off", || alone(own::pair_ns::<Off>()));
+    bench(&mut checks, "hardened", || alone(own::pair_ns::<Hardened>()));
+    bench(&mut checks, "debug", || alone(own::pair_ns::<Debug>()));
+    checks.finish();
+    let mut costs = group(criterion, "costs");
+    bench(&mut costs, "grow-cost", || alone(own::slab_costs().0));
+    bench(&mut costs, "shrink-cost", || alone(own::slab_costs().1));
+    bench(&mut costs, "cpu-slot-miss", || alone(own::slot_miss_ns()));
+    costs.finish();
 }
 
 fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {

@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use buddy::{Buddy, Mode};
 use hosted::{Mapped, Threads};
 use page_frame::DirectMap;
-use slab::{Cache, CacheBuilder, Registry};
+use slab::{Cache, CacheBuilder, Checks, Off, Registry};
 
 use crate::measure::Sample;
 use crate::object_workload::{self, Workload};
@@ -60,13 +60,13 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 /// A cache over a real buddy, with threads as CPUs.
 ///
 /// Fields are dropped in this order: memory last.
-pub struct Ours {
+pub struct Ours<K: Checks = Off> {
     /// The cache.
-    pub cache: Cache<Pages, Threads>,
+    pub cache: Cache<Pages, Threads, K>,
     _memory: [Mapped; 2],
 }
 
-impl Ours {
+impl<K: Checks> Ours<K> {
     /// Makes a cache of objects of `layout`, described further by `describe`, over `bytes` bytes of address space.
     ///
     /// # Panics
@@ -74,7 +74,7 @@ impl Ours {
     pub fn new(
         bytes: usize,
         layout: Layout,
-        describe: impl FnOnce(CacheBuilder<'_, Pages, Threads>) -> CacheBuilder<'_, Pages, Threads>,
+        describe: impl FnOnce(CacheBuilder<'_, Pages, Threads>) -> CacheBuilder<'_, Pages, Threads, K>,
     ) -> Self {
         let (buddy, memory) = pages(bytes);
         let registry = Registry::new(buddy, Threads).expect("a page is free");
@@ -99,7 +99,7 @@ pub fn pages(bytes: usize) -> (Pages, [Mapped; 2]) {
 }
 
 // SAFETY: the cache's objects are of its layout and each somebody's.
-unsafe impl Objects for Ours {
+unsafe impl<K: Checks> Objects for Ours<K> {
     #[inline]
     fn allocate(&self) -> NonNull<u8> {
         self.cache.allocate().expect("the workloads use little memory")

@@ -4,10 +4,11 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use hosted::Threads;
-use slab::CacheBuilder;
+use slab::{CacheBuilder, Checks, Debug, Hardened, Off};
 
 use crate::asked::Asked;
 use crate::measure::{CpuTime, mean};
+use crate::object_workload::{self, Workload};
 use crate::objects::{Ours, Pages};
 use crate::row::Row;
 use crate::{Objects, colour, constructed};
@@ -20,10 +21,19 @@ const SLABS: usize = 1000;
 /// A figure: its name, its unit, and one round of it.
 type Figure = (&'static str, &'static str, fn() -> f64);
 
-const FIGURES: [Figure; 6] = [
+const FIGURES: [Figure; 15] = [
+    ("checks-64-off", "ns", || pair_ns::<Off>()),
+    ("checks-64-hardened", "ns", || pair_ns::<Hardened>()),
+    ("checks-64-debug", "ns", || pair_ns::<Debug>()),
+    ("constructed-488-kept", "ns", constructed::kept_ns),
+    ("constructed-488-initialised", "ns", constructed::initialised_ns),
     ("constructed-488", "ratio", constructed::ratio),
     ("colour-640x32", "ratio", || colour::ratio(colour::FIRST_OBJECTS)),
+    ("colour-640x32-coloured", "ns", || colour::step_ns(colour::FIRST_OBJECTS, true)),
+    ("colour-640x32-uncoloured", "ns", || colour::step_ns(colour::FIRST_OBJECTS, false)),
     ("colour-1280x1024", "ratio", || colour::ratio(colour::ALL_OBJECTS)),
+    ("colour-1280x1024-coloured", "ns", || colour::step_ns(colour::ALL_OBJECTS, true)),
+    ("colour-1280x1024-uncoloured", "ns", || colour::step_ns(colour::ALL_OBJECTS, false)),
     ("grow-cost", "ns", || slab_costs().0),
     ("shrink-cost", "ns", || slab_costs().1),
     ("cpu-slot-miss", "ns", slot_miss_ns),
@@ -37,6 +47,16 @@ pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
     if asked.wants("idle-pages") {
         each(Row::alone("idle-pages", "pages", vec![idle_pages()]));
     }
+}
+
+/// Returns the CPU time of a hot pair of an object of 64 bytes with the checks of `K`, in nanoseconds.
+///
+/// # Panics
+/// When there is no memory.
+pub fn pair_ns<K: Checks>() -> f64 {
+    let layout = Layout::from_size_align(64, 8).expect("a small size");
+    let ours = Ours::new(1 << 20, layout, |builder| builder.checks::<K>());
+    object_workload::run(&ours, Workload::Pair(64)).mean_ns
 }
 
 /// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of 64 bytes.

@@ -3,6 +3,8 @@
 //! To add one, implement [`Pages`] for it when one thread at a time may use it, or [`SharedPages`] when several may, and
 //! name it in [`contestants`].
 
+#[cfg(feature = "counted")]
+pub mod counted;
 mod linux_like;
 mod rivals;
 

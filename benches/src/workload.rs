@@ -218,7 +218,7 @@ fn bulk_free<P: Pages>(
     Sample { mean_ns, p999_ns, max_ns }
 }
 
-fn shuffle(blocks: &mut [usize], seed: u64) {
+pub(crate) fn shuffle<T>(blocks: &mut [T], seed: u64) {
     let mut random = Random::new(seed);
     (1..blocks.len()).for_each(|index| blocks.swap(index, random.below(index + 1)));
 }

@@ -6,14 +6,16 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use benches::asked::{Asked, ours};
+use benches::asked::Asked;
 use benches::row::Row;
+#[cfg(not(feature = "counted"))]
 use benches::workload::Workload;
 use benches::{footprint, memory_workload, object_workload, pages};
 use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Value, json};
 
 /// 8 GiB of frames.
+#[cfg(not(feature = "counted"))]
 const FRAMES: usize = 8 << 18;
 
 /// Measures a layer in so many rounds and hands out its rows.
@@ -89,6 +91,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
+/// Counts atomic changes of lines that CPUs share. Times are for a build that does not count.
+#[cfg(feature = "counted")]
+fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
+    pages::counted::measure(|row| asked.wants(row), each);
+}
+
+#[cfg(not(feature = "counted"))]
 fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
     let contestants = pages::contestants();
     let contestants = asked.among(&contestants);
@@ -105,13 +114,14 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
         each(row.in_unit(workload.unit()));
     }
     // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of metadata.
-    for workload in [Workload::Pair(0), Workload::BulkFreeRandom(0), Workload::MixedRandom] {
+    for workload in Workload::ALL.into_iter().filter(|row| row.is_time()) {
         let name = format!("{}-64g", workload.name());
         if asked.wants(&name) {
-            let row = Row::compare(name, ours(contestants), asked.rounds, |_, make| {
-                pages::measure(*make, workload, 8 * FRAMES)
-            });
-            each(row);
+            let row =
+                Row::compare(name, benches::asked::ours(contestants), asked.rounds, |_, make| {
+                    pages::measure(*make, workload, 8 * FRAMES)
+                });
+            each(row.in_unit(workload.unit()));
         }
     }
 }
@@ -125,6 +135,10 @@ fn print_left_out() {
         println!("with them: cargo run --release -p benches --features c-rivals --bin versus");
     }
     println!("left out, as it is no published crate: LLFree");
+    if cfg!(not(feature = "counted")) {
+        println!("atomic changes of shared lines are counted, with no times of pages, by:");
+        println!("    cargo run --release -p benches --features counted --bin versus -- buddy");
+    }
 }
 
 fn machine() -> String {

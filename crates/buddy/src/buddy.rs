@@ -269,8 +269,11 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// Frees a block into the CPU's slot if it is allocated, belongs there, and there is room; whether that was so.
     #[inline(always)]
     pub(crate) fn free_to_slot(&self, frame: FrameNumber, order: Order) -> bool {
+        if O::EXACT_FREES {
+            return false;
+        }
         // Foreign frames lie beyond the map, and have no tag.
-        let tag = self.map.place_at(frame.get().wrapping_sub(self.first_frame));
+        let tag = self.map.place_at(self.map_index(frame));
         tag.is_some_and(|tag| tag.get() == Tag::block(order) && self.push(frame, order, tag))
     }
 
@@ -293,10 +296,9 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     #[inline(never)]
     #[track_caller]
     pub(crate) fn free_slowly(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
-        if self.frame_tag(frame) != Tag::block(order) {
+        if !self.take_tag(frame, Tag::block(order)) {
             return Err(self.misuse(frame, order));
         }
-        self.set_tag(frame, Tag::NONE);
         if self.mode == Mode::Cached && self.free_flushing(frame, order) {
             return Ok(());
         }
@@ -310,12 +312,18 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// Returns the tag of `frame`; none for frames that are not ours.
     #[inline]
     pub(crate) fn frame_tag(&self, frame: FrameNumber) -> Tag {
-        self.map.tag_at(frame.get().wrapping_sub(self.first_frame))
+        self.map.tag_at(self.map_index(frame))
+    }
+
+    /// Returns where the map has `frame`; beyond its end for frames that are not ours.
+    #[inline(always)]
+    pub(crate) fn map_index(&self, frame: FrameNumber) -> usize {
+        frame.get().wrapping_sub(self.first_frame)
     }
 
     #[inline]
     pub(crate) fn set_tag(&self, frame: FrameNumber, tag: Tag) {
-        self.map.set_tag_at(frame.get().wrapping_sub(self.first_frame), tag);
+        self.map.set_tag_at(self.map_index(frame), tag);
     }
 
     /// Brings the frames that CPU slots keep home, those of idle CPUs by take-over; returns how many.

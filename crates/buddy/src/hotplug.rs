@@ -13,7 +13,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, FrameNumber, FrameRange, PageMap, PhysMap, Tag};
+use page_frame::{Cpu, FrameNumber, FrameRange, PhysMap, Tag};
 
 use crate::area::AREA_FRAMES;
 use crate::build;
@@ -131,11 +131,16 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// offline.
     pub fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
         self.check_areas(range)?;
-        let is_used = |start: &FrameNumber| self.map.tag(self.address(*start)) != Tag::OFFLINE;
-        if let Some(frame) = parts(range).map(|(start, _)| start).find(is_used) {
+        let starts = || parts(range).map(|(start, _)| start);
+        // Of two who bring the same area online at once, one gets it.
+        let is_used = |start: &FrameNumber| {
+            !self.map.exchange_tag_at(self.map_index(*start), Tag::OFFLINE, Tag::NONE)
+        };
+        if let Some(frame) = starts().find(is_used) {
+            let ours = starts().take_while(|start| *start < frame);
+            ours.for_each(|start| self.set_tag(start, Tag::OFFLINE));
             return Err(HotplugError::InUse { frame });
         }
-        parts(range).for_each(|(start, _)| self.set_tag(start, Tag::NONE));
         let released = self.release(range);
         debug_assert!(released == Some(true), "frames that are offline are taken, and areas whole");
         Ok(())

@@ -29,6 +29,8 @@ pub trait Observe {
     const IS_USED: bool = true;
     /// Whether splits, merges, claims and hand-overs are of interest; where false, nothing is computed for them.
     const HEARS_BLOCKS: bool = true;
+    /// Whether frees are exact, see [`Exact`](crate::Exact).
+    const EXACT_FREES: bool = false;
     /// The largest block of the list-based buddy that is compared with.
     const LARGEST: Order = Order::MAX;
 
@@ -72,6 +74,7 @@ impl Observe for () {
 impl<A: Observe, B: Observe> Observe for (A, B) {
     const IS_USED: bool = A::IS_USED || B::IS_USED;
     const HEARS_BLOCKS: bool = A::HEARS_BLOCKS || B::HEARS_BLOCKS;
+    const EXACT_FREES: bool = A::EXACT_FREES || B::EXACT_FREES;
     const LARGEST: Order = if A::HEARS_BLOCKS { A::LARGEST } else { B::LARGEST };
 
     fn take(&self, start: FrameNumber, frames: usize) {
@@ -108,6 +111,7 @@ impl<A: Observe, B: Observe> Observe for (A, B) {
 impl<O: Observe + ?Sized> Observe for &O {
     const IS_USED: bool = O::IS_USED;
     const HEARS_BLOCKS: bool = O::HEARS_BLOCKS;
+    const EXACT_FREES: bool = O::EXACT_FREES;
     const LARGEST: Order = O::LARGEST;
 
     fn take(&self, start: FrameNumber, frames: usize) {

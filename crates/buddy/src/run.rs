@@ -176,65 +176,164 @@ mod tests {
         })
     }
 
-    #[test]
-    fn best_fit_equals_trying_everything_on_all_16_bit_words() {
+    /// Calls `check` with every word of which 16 bits next to each other can be free: each value of them, in each place.
+    fn for_all_16_bits(mut check: impl FnMut(usize)) {
         for low in 0..=u16::MAX {
-            // The upper bits are taken, but for one run that is never the best of 16 bits.
             let taken = usize::from(low) | usize::MAX << 16;
-            for order in 0..=4 {
-                assert_eq!(
-                    best_fit(taken, order),
-                    naive(taken, 16, order),
-                    "{low:#b}, order {order}"
-                );
+            (0..WORD_BITS as u32).step_by(16).for_each(|place| check(taken.rotate_left(place)));
+        }
+    }
+
+    /// Calls `check` with words of all widths of holes.
+    fn for_random_words(mut check: impl FnMut(usize)) {
+        let mut random = testkit::Random::new(3);
+        for _ in 0..20_000 {
+            let dense = random.number() | random.number();
+            let sparse = random.number() & random.number() & random.number();
+            let run = (random.number() >> random.below(64)) << random.below(64);
+            for word in [dense, sparse, random.number(), run, !run] {
+                check(word as usize);
             }
         }
+        check(0);
+        check(usize::MAX);
+    }
+
+    fn best_fit_equals_trying_everything(taken: usize, largest: u32) {
+        for order in 0..=largest {
+            assert_eq!(
+                best_fit(taken, order),
+                naive(taken, WORD_BITS, order),
+                "{taken:#b}, {order}"
+            );
+        }
+    }
+
+    #[test]
+    fn best_fit_equals_trying_everything_on_all_16_bit_words() {
+        for_all_16_bits(|taken| best_fit_equals_trying_everything(taken, 4));
     }
 
     #[test]
     fn best_fit_equals_trying_everything_on_random_words() {
-        let mut random = testkit::Random::new(3);
-        for _ in 0..20_000 {
-            let taken = (random.number() & random.number() & random.number()) as usize;
-            for order in 0..=WORD_ORDER {
-                assert_eq!(best_fit(taken, order), naive(taken, WORD_BITS, order), "{taken:#b}");
-            }
+        for_random_words(|taken| best_fit_equals_trying_everything(taken, WORD_ORDER));
+    }
+
+    /// Compares with every aligned run tried by itself: where runs begin, what they cover, and the lowest of them.
+    fn runs_are_all_aligned_free_runs(taken: usize, largest: u32) {
+        for order in 0..=largest {
+            let starts = free_runs(taken, order);
+            let expected = (0..WORD_BITS)
+                .step_by(1 << order)
+                .filter(|start| (*start..start + (1 << order)).all(|bit| taken >> bit & 1 == 0))
+                .fold((0, 0), |(starts, bits), at| (starts | 1 << at, bits | mask(at, order)));
+            assert_eq!((starts, spread(starts, order)), expected, "{taken:#b}, {order}");
         }
     }
 
     #[test]
-    fn runs_spread_to_their_bits_and_the_lowest_are_kept() {
-        let mut random = testkit::Random::new(5);
-        for _ in 0..2_000 {
-            let taken = (random.number() & random.number()) as usize;
-            for order in 0..WORD_ORDER {
-                let starts = free_runs(taken, order);
-                let expected = (0..WORD_BITS)
-                    .step_by(1 << order)
-                    .filter(|start| taken & mask(*start, order) == 0)
-                    .fold((0, 0), |(starts, bits), at| (starts | 1 << at, bits | mask(at, order)));
-                assert_eq!((starts, spread(starts, order)), expected, "{taken:#b}");
-                let kept = lowest(starts, 3);
-                assert_eq!(kept.count_ones(), starts.count_ones().min(3));
-                assert!(kept & starts == kept && kept <= starts);
+    fn runs_are_all_aligned_free_runs_of_all_16_bit_words() {
+        for_all_16_bits(|taken| runs_are_all_aligned_free_runs(taken, 4));
+    }
+
+    #[test]
+    fn runs_are_all_aligned_free_runs_of_random_words() {
+        for_random_words(|taken| runs_are_all_aligned_free_runs(taken, WORD_ORDER - 1));
+    }
+
+    /// Compares with counting bits from the lowest on.
+    fn the_lowest_are_kept(word: usize, most: usize) {
+        for limit in 0..=most {
+            let mut kept = 0;
+            for bit in (0..WORD_BITS).filter(|bit| word >> bit & 1 == 1).take(limit) {
+                kept |= 1 << bit;
             }
+            assert_eq!(lowest(word, limit), kept, "{limit} of {word:#b}");
         }
+        assert!(bits(word).eq((0..WORD_BITS).filter(|bit| word >> bit & 1 == 1)), "{word:#b}");
+    }
+
+    #[test]
+    fn the_lowest_are_kept_of_all_16_bit_words() {
+        for low in 0..=u16::MAX {
+            the_lowest_are_kept(low.into(), 17);
+            the_lowest_are_kept(usize::from(low) << (WORD_BITS - 16), 2);
+        }
+    }
+
+    #[test]
+    fn the_lowest_are_kept_of_random_words() {
+        for_random_words(|word| the_lowest_are_kept(word, 33));
+    }
+
+    fn canonical_blocks_are_those_taken_one_by_one(taken: usize) {
+        let mut rest = taken;
+        let mut blocks = 0;
+        while let Some((start, order)) = best_fit(rest, 0) {
+            rest |= mask(start, order);
+            blocks += 1;
+        }
+        assert_eq!(canonical_blocks(taken), blocks, "{taken:#b}");
     }
 
     #[test]
     fn canonical_blocks_are_those_that_best_fit_takes_one_by_one() {
-        let mut random = testkit::Random::new(4);
-        for _ in 0..2_000 {
-            let taken = (random.number() & random.number()) as usize;
-            let mut rest = taken;
-            let mut blocks = 0;
-            while let Some((start, order)) = best_fit(rest, 0) {
-                rest |= mask(start, order);
-                blocks += 1;
-            }
-            assert_eq!(canonical_blocks(taken), blocks, "{taken:#b}");
-        }
+        for_all_16_bits(canonical_blocks_are_those_taken_one_by_one);
+        for_random_words(canonical_blocks_are_those_taken_one_by_one);
         assert_eq!((canonical_blocks(0), canonical_blocks(usize::MAX)), (1, 0));
+    }
+
+    /// Finds the best fit in a line by trying every aligned run of it.
+    fn naive_in_line(line: &[usize; AREA_WORDS], order: u32) -> Option<(usize, u32)> {
+        let frames = AREA_WORDS * WORD_BITS;
+        let is_free = |start: usize, order: u32| {
+            (start..start + (1 << order))
+                .all(|at| line[at / WORD_BITS] >> (at % WORD_BITS) & 1 == 0)
+        };
+        let largest = frames.trailing_zeros();
+        (order..=largest).find_map(|found| {
+            (0..frames).step_by(1 << found).find_map(|start| {
+                let around = start & !((2 << found) - 1);
+                let is_maximal = found == largest || !is_free(around, found + 1);
+                (is_free(start, found) && is_maximal).then_some((start, found))
+            })
+        })
+    }
+
+    #[test]
+    fn best_fit_in_a_line_equals_trying_everything() {
+        // Each word free, full, or in use at one end: all lines of these.
+        const WORDS: [usize; 4] = [0, usize::MAX, 1, 1 << (WORD_BITS - 1)];
+        for mut number in 0..WORDS.len().pow(AREA_WORDS.min(8) as u32) {
+            let mut line = [usize::MAX; AREA_WORDS];
+            for word in line.iter_mut().take(8) {
+                *word = WORDS[number % WORDS.len()];
+                number /= WORDS.len();
+            }
+            // Below a word's order and from there on: the rest follows from single words.
+            for order in [WORD_ORDER - 1, WORD_ORDER, WORD_ORDER + 1, WORD_ORDER + 2] {
+                assert_eq!(
+                    best_fit_in_line(&line, order),
+                    naive_in_line(&line, order),
+                    "{line:x?}"
+                );
+            }
+        }
+        let mut random = testkit::Random::new(6);
+        for _ in 0..1_000 {
+            let line = core::array::from_fn(|_| match random.below(3) {
+                0 => 0,
+                1 => (random.number() | random.number() | random.number()) as usize,
+                _ => ((random.number() >> random.below(64)) << random.below(64)) as usize,
+            });
+            for order in 0..WORD_ORDER + AREA_WORDS.ilog2() {
+                assert_eq!(
+                    best_fit_in_line(&line, order),
+                    naive_in_line(&line, order),
+                    "{line:x?}"
+                );
+            }
+        }
     }
 
     #[test]

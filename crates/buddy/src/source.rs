@@ -97,7 +97,7 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let address = start.addr().get();
         let found = self.map.run_pages(address);
-        if found != Some(pages) {
+        if found != Some(pages) || !self.take_tag(self.phys.frame(address), Tag::RUN) {
             let kind = match self.map.tag(address) {
                 Tag::NONE => FaultKind::DoubleFree,
                 _ => FaultKind::WrongOrder,
@@ -105,7 +105,6 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
             (self.fault_hook)(&Fault::new(kind, address, pages, found.unwrap_or(0)));
             return;
         }
-        self.map.set_tag(address, Tag::NONE);
         let released = self.release(self.range(start, 0, pages));
         if released != Some(true) {
             (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, address, pages, 0));

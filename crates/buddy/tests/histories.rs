@@ -3,10 +3,11 @@
 
 mod common;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
-use buddy::Mode;
+use buddy::{Marks, Mode, Watermarks};
 use common::textbook::Textbook;
+use common::users::{Company, Users};
 use common::{Simulated, range};
 use page_frame::{
     CpuId, FaultKind, FrameNumber, FrameRange, Order, PageMap, PageResize, SingleCpu, SwitchedCpu,
@@ -75,63 +76,66 @@ fn all_histories_of_seven_operations_on_sixteen_frames_equal_the_textbook() {
     buddy.validate().expect("consistent at the end");
 }
 
-/// Plays a random history and checks, after each step, that nothing overlaps and everything is accounted for.
-fn play(ranges: &[FrameRange], mode: Mode, seed: u64, steps: usize, largest: usize) {
+/// Plays a random history of all operations on three CPUs and checks, at each drain, that what is free and what can be had is
+/// exactly what is nobody's. `absent` ranges are added on the way.
+fn play(
+    ranges: &[FrameRange],
+    absent: &[FrameRange],
+    mode: Mode,
+    seed: u64,
+    steps: usize,
+    largest: usize,
+) {
     let cpus = SwitchedCpu::new(3);
-    let buddy = Simulated::new(ranges, &cpus, mode);
-    let initial = buddy.free_counts();
+    let users = Users::new(ranges, absent, largest, Company::Alone);
+    let last = ranges.iter().chain(absent).map(|range| range.end).max().expect("some frames");
+    let room = FrameRange::new(ranges[0].start, last);
+    let buddy = Simulated::with_room(ranges, room, &cpus, mode);
+    let watermarks: Watermarks = Watermarks::new(buddy.frames(), Marks::default(), |_| ());
+    let buddy = buddy.observed(&watermarks);
     let mut random = Random::new(seed);
-    let mut live: BTreeMap<FrameNumber, Order> = BTreeMap::new();
     for step in 0..steps {
         cpus.switch_to((!random.one_in(5)).then(|| CpuId::new(random.below(3) as u32)));
-        if random.below(100) < 52 {
-            let size = order(random.below(largest + 1) as u8);
-            if let Ok(frame) = buddy.allocate_frames(size) {
-                let end = frame.get() + size.pages();
-                assert!(frame.is_aligned_to(size));
-                assert!(
-                    ranges.iter().any(|r| r.start <= frame && end <= r.end.get()),
-                    "in a range"
-                );
-                let below = live.range(..=frame).next_back();
-                assert!(
-                    below.is_none_or(|(f, o)| f.get() + o.pages() <= frame.get()),
-                    "step {step}"
-                );
-                let above = live.range(frame..).next();
-                assert!(above.is_none_or(|(f, _)| end <= f.get()), "step {step}");
-                live.insert(frame, size);
-            }
-        } else if !live.is_empty() {
-            let (&frame, &size) = live.iter().nth(random.below(live.len())).expect("in range");
-            live.remove(&frame);
-            if size != Order::ZERO {
-                let wrong = buddy.free_frames(frame, Order::ZERO).expect_err("another order");
-                assert_eq!(wrong.kind, FaultKind::WrongOrder);
-            }
-            buddy.free_frames(frame, size).expect("live");
-            let twice = buddy.free_frames(frame, size).expect_err("free already");
-            assert_eq!(twice.kind, FaultKind::DoubleFree);
-        }
+        users.play(&buddy, &mut random);
         if random.one_in(50) {
-            buddy.drain();
+            let (before, home) = (buddy.free_frames_count(), buddy.drain());
+            assert_eq!(buddy.free_frames_count(), before + home, "step {step}");
+            users.assert_free(&buddy);
+            assert_eq!(watermarks.free_frames(), buddy.free_frames_count(), "step {step}");
+            users.assert_obtainable(&buddy, order(random.below(largest + 1) as u8));
         }
         if step % 16 == 0 {
             buddy.validate().unwrap_or_else(|violation| panic!("step {step}: {violation}"));
         }
     }
-    live.iter().for_each(|(frame, size)| buddy.free_frames(*frame, *size).expect("live"));
+    users.leave(&buddy);
     buddy.drain();
     buddy.validate().expect("consistent at the end");
-    assert_eq!(buddy.free_counts(), initial, "everything freed: the initial state");
+    users.assert_free(&buddy);
+    assert_eq!(buddy.free_frames_count(), buddy.frames(), "everything is free again");
 }
 
 #[test]
-fn random_histories_lose_nothing() {
-    for seed in 0..6 {
-        play(&[range(0, 700)], Mode::Cached, seed, 4000, 9);
-        play(&[range(5, 700), range(1300, 1311)], Mode::Plain, seed, 300, 6);
-        play(&[range(77, 512 * 5 + 3), range(512 * 6 + 1, 512 * 9)], Mode::Cached, seed, 2000, 11);
+fn random_histories_of_all_operations_lose_nothing() {
+    const SECTION: usize = 1 << 18;
+    let added = [
+        range(SECTION + 5, SECTION + 1700),
+        range(2 * SECTION, 2 * SECTION + 512),
+        range(4 * SECTION - 1100, 4 * SECTION),
+    ];
+    for seed in 0..3 {
+        play(&[range(0, 700)], &[], Mode::Cached, seed, 4000, 9);
+        let ragged = [range(5, 700), range(1300, 1311)];
+        play(&ragged, &added[..1], Mode::Plain, seed, 300, 6);
+        let holes = [range(77, 512 * 5 + 3), range(512 * 6 + 1, 512 * 9)];
+        play(&holes, &added, Mode::Cached, seed, 2500, 11);
+    }
+}
+
+#[test]
+fn random_histories_with_kinds_and_owners_lose_nothing() {
+    for seed in 0..2 {
+        play(&[range(3, 512 * 64)], &[], Mode::Cached, seed, 8000, 12);
     }
 }
 

@@ -13,11 +13,11 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
     use page_frame::sync::UnsafeCell;
-    use page_frame::{Cpu, CpuId, DirectMap, Fenced, FrameNumber, Order, PageResize};
+    use page_frame::{Cpu, CpuId, DirectMap, FaultKind, Fenced, FrameNumber, Order, PageResize};
     use testkit::model;
 
     use super::common::{Metadata, Simulated, range};
-    use buddy::{Gate, Marks, Mode, Observe, Pressure, Watermarks};
+    use buddy::{Exact, Gate, Marks, Mode, Observe, Pressure, Watermarks};
 
     /// Frames of an area under loom.
     const AREA: usize = 128;
@@ -321,6 +321,30 @@ mod models {
             world.buddy.drain();
             world.buddy.validate().expect("consistent");
             assert_eq!(world.buddy.free_frames_count(), 2 * AREA);
+        });
+    }
+    /// One block freed twice at the same moment, exactly: one of the two is told, and the block is free once.
+    /// Mutation seen to fail: `take_tag` looking at the tag and then clearing it ("one is served").
+    #[test]
+    fn of_two_exact_frees_of_one_block_one_is_told() {
+        model("buddy: exact double free", 3, || {
+            let buddy = Simulated::new(&[range(0, AREA)], Fenced(Numbered), Mode::Cached);
+            let buddy = Arc::new(buddy.observed(Exact(())));
+            let block = buddy.allocate_frames(Order::ZERO).expect("all is free");
+            let free_as = move |number, buddy: &Simulated<_, _>| {
+                // Into a slot: what goes straight home is told apart by its bits in any case.
+                NUMBER.with(|own| own.set(Some(number)));
+                buddy.free_frames(block, Order::ZERO)
+            };
+            let theirs = Arc::clone(&buddy);
+            let other = thread::spawn(move || free_as(0, &theirs));
+            let outcomes = [free_as(1, &buddy), other.join().expect("no panic")];
+            assert_eq!(outcomes.iter().filter(|freed| freed.is_ok()).count(), 1, "one is served");
+            let mut faults = outcomes.iter().filter_map(|freed| freed.err());
+            assert!(faults.all(|fault| fault.kind == FaultKind::DoubleFree), "the other is told");
+            buddy.drain();
+            buddy.validate().expect("consistent");
+            assert_eq!(buddy.free_frames_count(), AREA);
         });
     }
 }

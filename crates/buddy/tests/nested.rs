@@ -11,12 +11,18 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use buddy::{Mode, Observe};
+use common::users::{Company, Users};
 use common::{Simulated, range};
-use page_frame::{Cpu, CpuId, FrameNumber, Order};
+use page_frame::{Cpu, CpuId, FrameNumber, FrameRange};
 use testkit::Random;
 
 /// Six areas, the last one in part.
 const FRAMES: usize = 5 * 512 + 100;
+/// Frames of another section, which come later.
+const ADDED: [FrameRange; 1] = {
+    let section = 1 << 18;
+    [FrameRange::new(FrameNumber::new(section + 500), FrameNumber::new(section + 1100))]
+};
 /// How many requests the code below makes.
 const REQUESTS: usize = 260;
 
@@ -87,78 +93,42 @@ impl Observe for Stepped {
     }
 }
 
-type World = Simulated<Stepped, Stepped>;
-
-/// Who owns which frame, as users know it.
-#[derive(Default)]
-struct Owners {
-    frames: RefCell<Vec<bool>>,
-    live: RefCell<Vec<(FrameNumber, Order)>>,
-}
-
-impl Owners {
-    fn allocate(&self, buddy: &World, order: Order) {
-        let Ok(block) = buddy.allocate_frames(order) else { return };
-        let mut frames = self.frames.borrow_mut();
-        for frame in block.get()..block.get() + order.pages() {
-            assert!(!std::mem::replace(&mut frames[frame], true), "frame {frame} twice");
-        }
-        self.live.borrow_mut().push((block, order));
-    }
-
-    fn free(&self, buddy: &World, index: usize) {
-        let (block, order) = self.live.borrow_mut().swap_remove(index);
-        self.frames.borrow_mut()[block.get()..block.get() + order.pages()].fill(false);
-        buddy.free_frames(block, order).expect("ours");
-    }
-
-    /// A request or two at random, most of them for few frames.
-    fn play(&self, buddy: &World, random: &mut Random) {
-        let order = Order::new((random.number().trailing_zeros() as u8).min(10)).expect("small");
-        if random.below(100) < 55 {
-            self.allocate(buddy, order);
-        }
-        let live = self.live.borrow().len();
-        if live > 0 && random.below(100) < 50 {
-            self.free(buddy, random.below(live));
-        }
-    }
-}
-
-/// Plays one history with an interrupt at step `interrupt_at`; returns how many steps there were.
+/// Plays one history of all operations with an interrupt, who plays some too, at step `interrupt_at`; returns how many steps
+/// there were.
 fn play(interrupt_at: usize) -> usize {
     let steps = Rc::new(Steps::default());
     let cpu = Stepped(Rc::clone(&steps));
-    let buddy = Simulated::new(&[range(0, FRAMES)], cpu.clone(), Mode::Cached).observed(cpu);
+    let frames = [range(0, FRAMES)];
+    let users = Rc::new(Users::new(&frames, &ADDED, 10, Company::Interrupted));
+    let room = range(0, ADDED[0].end.get());
+    let buddy = Simulated::with_room(&frames, room, cpu.clone(), Mode::Cached).observed(cpu);
     let buddy = Rc::new(buddy);
-    let initial = buddy.free_counts();
-    let owners = Rc::new(Owners::default());
-    owners.frames.borrow_mut().resize(FRAMES, false);
     steps.interrupt_at.set(interrupt_at);
-    let (theirs, frames) = (Rc::clone(&buddy), Rc::clone(&owners));
+    let (theirs, nested) = (Rc::clone(&buddy), Rc::clone(&users));
     let mut random = Random::new(interrupt_at as u64);
     *steps.interrupt.borrow_mut() = Some(Box::new(move || {
-        for _ in 0..3 {
-            frames.play(&theirs, &mut random);
+        for _ in 0..5 {
+            nested.play(&theirs, &mut random);
         }
     }));
 
     let mut random = Random::new(17);
     for request in 0..REQUESTS {
-        owners.play(&buddy, &mut random);
+        users.play(&buddy, &mut random);
         if request % 90 == 89 {
+            // An interrupt on top finds the slot taken over, and leaves nothing in it.
             buddy.drain();
+            users.assert_free(&buddy);
         }
     }
     let count = steps.count.get();
     buddy.validate().unwrap_or_else(|violation| panic!("step {interrupt_at}: {violation}"));
     steps.interrupt.borrow_mut().take();
-    while !owners.live.borrow().is_empty() {
-        owners.free(&buddy, 0);
-    }
+    users.leave(&buddy);
     buddy.drain();
     buddy.validate().unwrap_or_else(|violation| panic!("step {interrupt_at}: {violation}"));
-    assert_eq!(buddy.free_counts(), initial, "step {interrupt_at}: all is free again");
+    users.assert_free(&buddy);
+    assert_eq!(buddy.free_frames_count(), buddy.frames(), "step {interrupt_at}: all is free");
     count
 }
 

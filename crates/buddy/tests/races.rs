@@ -1,16 +1,21 @@
 //! Two CPUs that free the same block at the same moment both pass the check of its tag. The bits tell when the second one comes
-//! home, and nothing is credited twice.
+//! home, and nothing is credited twice. With exact frees one of the two is told at once.
 #![cfg(not(loom))]
 
 mod common;
 
 use std::alloc::alloc_zeroed;
 use std::ptr::{NonNull, without_provenance_mut};
+use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use buddy::{Buddy, Mode};
-use common::range;
-use page_frame::{CpuId, DirectMap, Fault, FaultKind, FrameNumber, Order, PageMap, SwitchedCpu};
+use buddy::{Buddy, Exact, Mode};
+use common::{ROOT, Simulated, range};
+use hosted::Threads;
+use page_frame::{
+    CpuId, DirectMap, Fault, FaultKind, FrameNumber, Order, PAGE_SIZE, PageMap, PageResize,
+    SwitchedCpu,
+};
 
 /// How many double frees the hook has heard of.
 static DOUBLE_FREES: AtomicUsize = AtomicUsize::new(0);
@@ -19,9 +24,6 @@ fn count(fault: &Fault) {
     assert_eq!(fault.kind, FaultKind::DoubleFree);
     DOUBLE_FREES.fetch_add(1, Ordering::Relaxed);
 }
-
-/// Where frame 0 would be.
-const ROOT: usize = 1 << 40;
 
 #[test]
 fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once() {
@@ -42,7 +44,7 @@ fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once
         let block = buddy.allocate_frames(order).expect("free");
         for cpu in 0..2 {
             cpus.switch_to(Some(CpuId::new(cpu)));
-            let address = ROOT + block.get() * page_frame::PAGE_SIZE;
+            let address = ROOT + block.get() * PAGE_SIZE;
             let start = NonNull::new(without_provenance_mut(address)).expect("not zero");
             // SAFETY: the second time the tag is what the other CPU saw just before the first one cleared it.
             unsafe { buddy.clear_owner(start, order) };
@@ -53,4 +55,77 @@ fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once
         assert_eq!(buddy.free_frames_count(), 4096, "{order:?}: each frame is free once");
         buddy.validate().expect("consistent");
     }
+}
+
+/// How many faults of exact frees the hook has heard of.
+static RUNS_FREED_TWICE: AtomicUsize = AtomicUsize::new(0);
+
+fn count_run(fault: &Fault) {
+    assert_eq!(fault.kind, FaultKind::DoubleFree);
+    RUNS_FREED_TWICE.fetch_add(1, Ordering::Relaxed);
+}
+
+#[test]
+fn of_two_exact_frees_of_one_block_at_once_one_is_told() {
+    const ROUNDS: usize = 400;
+    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).observed(Exact(()));
+    let both = Barrier::new(2);
+    let block = AtomicUsize::new(0);
+    let orders = [0, 1, 5, 6, 9, 10].map(|order| Order::new(order).expect("valid"));
+    let free = |is_first: bool| {
+        let mut served = 0;
+        for round in 0..ROUNDS {
+            let order = orders[round % orders.len()];
+            if is_first {
+                let fresh = buddy.allocate_frames(order).expect("free");
+                block.store(fresh.get(), Ordering::Relaxed);
+            }
+            both.wait();
+            match buddy.free_frames(FrameNumber::new(block.load(Ordering::Relaxed)), order) {
+                Ok(()) => served += 1,
+                Err(fault) => assert_eq!(fault.kind, FaultKind::DoubleFree, "{order:?}"),
+            }
+            both.wait();
+        }
+        served
+    };
+    let served: usize = std::thread::scope(|scope| {
+        let threads = [true, false].map(|is_first| scope.spawn(move || free(is_first)));
+        threads.map(|thread| thread.join().expect("no panic")).iter().sum()
+    });
+    assert_eq!(served, ROUNDS, "each block is freed once");
+    buddy.drain();
+    assert_eq!(buddy.free_frames_count(), 4096);
+    buddy.validate().expect("consistent");
+}
+
+#[test]
+fn of_two_exact_frees_of_one_run_at_once_one_is_told() {
+    const ROUNDS: usize = 400;
+    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).observed(Exact(()));
+    let buddy = buddy.with_fault_hook(count_run);
+    let both = Barrier::new(2);
+    let run = AtomicUsize::new(0);
+    let free = |is_first: bool| {
+        for round in 0..ROUNDS {
+            let pages = [1, 3, 70, 700][round % 4];
+            if is_first {
+                let fresh = buddy.allocate_run(pages, Order::ZERO).expect("free");
+                run.store(fresh.start.addr().get(), Ordering::Relaxed);
+            }
+            both.wait();
+            let start = NonNull::new(without_provenance_mut(run.load(Ordering::Relaxed)));
+            // SAFETY: one of the two threads owns the run; that the other does not is what is tested, and frames are numbers.
+            unsafe { buddy.free_run(start.expect("not zero"), pages) };
+            both.wait();
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads = [true, false].map(|is_first| scope.spawn(move || free(is_first)));
+        threads.map(|thread| thread.join().expect("no panic"))
+    });
+    assert_eq!(RUNS_FREED_TWICE.load(Ordering::Relaxed), ROUNDS, "each run is freed once");
+    buddy.drain();
+    assert_eq!(buddy.free_frames_count(), 4096);
+    buddy.validate().expect("consistent");
 }

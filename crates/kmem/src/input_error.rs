@@ -40,6 +40,13 @@ impl Mismatch {
     }
 }
 
+impl InputError {
+    /// Returns what stood there, for where there is no room for all of it.
+    pub fn found(&self) -> &str {
+        &self.mismatch.found
+    }
+}
+
 impl fmt::Display for InputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // A file's name may hold anything but a zero byte and a slash; the message stays one line all the same.

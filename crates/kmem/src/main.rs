@@ -1,6 +1,7 @@
 //! The command line of `kmem`.
 //!
-//! Exit status: 0 fine, 1 something was found or the output could not be written, 2 the command line or an input is wrong.
+//! Exit status: 0 fine, 1 something was found, 2 the command line or an input is wrong, the output could not be written, or the
+//! system gave no memory.
 
 mod command;
 
@@ -21,7 +22,7 @@ fn main() -> ExitCode {
         Err(Failure::System(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::System(error)) => {
             eprintln!("kmem: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(2)
         }
     }
 }

@@ -41,6 +41,10 @@ pub fn read(file: &str, mut from: impl BufRead) -> Result<Vec<Line>, InputError>
         text.clear();
         let read = from.by_ref().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut text);
         read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(file))?;
+        if text.is_empty() && number == 1 {
+            let mismatch = Mismatch::new("`slabinfo - version: 2.1`", "an empty file");
+            return Err(mismatch.in_file(file));
+        }
         if text.is_empty() {
             break;
         }
@@ -110,6 +114,7 @@ mod tests {
     #[test]
     fn what_is_no_slabinfo_is_refused_with_its_line() {
         for (text, expected) in [
+            (String::new(), "s: expected `slabinfo - version: 2.1`, found an empty file"),
             ("rubbish\n".to_owned(), "s:1: expected `slabinfo - version: 2.1`"),
             (format!("{HEAD}filp 1 2\n"), "s:3: expected a cache's name and numbers"),
             (format!("{HEAD}filp -1 42 184 21 1 : tunables 0 0 0 : slabdata 1 2 0\n"), "s:3: "),

@@ -75,10 +75,10 @@ fn used(line: &Line) -> u64 {
     (line.active_objects * 100).checked_div(line.objects).unwrap_or(0)
 }
 
-/// Returns the screen: head, names of columns, and a row for each cache, sorted.
-pub fn screen(mut lines: Vec<Line>, sort: Sort) -> Vec<String> {
+/// Returns the screen: head, `note`, names of columns, and a row for each cache, sorted.
+pub fn screen(mut lines: Vec<Line>, sort: Sort, note: &str) -> Vec<String> {
     let mut screen = head(&lines);
-    screen.push(String::new());
+    screen.push(note.to_owned());
     screen.push("  OBJS ACTIVE  USE OBJ SIZE  SLABS OBJ/SLAB CACHE SIZE NAME".to_owned());
     sort.sort(&mut lines);
     screen.extend(lines.iter().map(|line| {
@@ -154,7 +154,7 @@ mod tests {
     fn rows_are_sorted_by_what_the_letter_says() {
         let lines = || vec![line("b", 10, 10, 64), line("a", 30, 3, 128)];
         let names = |sort| -> Vec<String> {
-            let rows = screen(lines(), Sort::of(sort).expect("a letter")).into_iter().skip(7);
+            let rows = screen(lines(), Sort::of(sort).expect("a letter"), "").into_iter().skip(7);
             rows.filter_map(|row| row.split_whitespace().last().map(str::to_owned)).collect()
         };
         assert_eq!(names('o'), ["a", "b"]);
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn the_head_sums_up() {
-        let text = screen(vec![line("b", 10, 10, 64), line("a", 30, 3, 128)], Sort::Objects);
+        let text = screen(vec![line("b", 10, 10, 64), line("a", 30, 3, 128)], Sort::Objects, "");
         assert_eq!(text[0], " Active / Total Objects (% used)    : 13 / 40 (32.5%)");
         assert_eq!(text[3], " Active / Total Size (% used)       : 1.00K / 4.38K (22.9%)");
         assert_eq!(
@@ -176,6 +176,6 @@ mod tests {
 
     #[test]
     fn no_caches_are_no_division_by_zero() {
-        assert!(screen(Vec::new(), Sort::Use)[0].ends_with("0 / 0 (0.0%)"));
+        assert!(screen(Vec::new(), Sort::Use, "")[0].ends_with("0 / 0 (0.0%)"));
     }
 }

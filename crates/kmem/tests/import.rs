@@ -67,6 +67,49 @@ fn lost_events_and_what_is_no_recording_have_their_exit_status() {
         let error = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!((output.status.code(), error.lines().count()), (Some(2), 1), "{error}");
         assert!(error.contains("expected ") && error.contains(", found "), "{error}");
+        assert!(output.stdout.is_empty(), "nothing is written for {name}");
+        let kept = temporary("kept.csv");
+        std::fs::write(&kept, "what was there").expect("there is room");
+        assert_eq!(kmem(&["import", &path, "-o", &kept]).status.code(), Some(2));
+        assert_eq!(std::fs::read_to_string(&kept).expect("it is there"), "what was there");
+    }
+}
+
+#[test]
+fn a_recording_is_not_written_over_and_a_full_device_is_named() {
+    let script = temporary("itself.txt");
+    std::fs::write(&script, SCRIPT).expect("there is room");
+    let error_of = |output: &str| {
+        let output = kmem(&["import", &script, "-o", output]);
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        String::from_utf8(output.stderr).expect("it is text")
+    };
+    assert!(error_of(&script).ends_with("expected a file to write, found the recording itself\n"));
+    assert_eq!(std::fs::read_to_string(&script).expect("it is there"), SCRIPT);
+    assert!(
+        error_of("/dev/full").starts_with("/dev/full: expected a file that can be written, found ")
+    );
+    assert!(
+        error_of("/nowhere/t")
+            .starts_with("/nowhere/t: expected a file that can be written, found ")
+    );
+}
+
+#[test]
+fn a_recording_that_was_cut_says_so_and_a_long_line_is_not_shown() {
+    let Some(folder) = std::env::var_os("KTRACE_DIR").map(PathBuf::from) else {
+        println!("KTRACE_DIR is not set: there is no recording to cut");
+        return;
+    };
+    let whole =
+        std::fs::read(folder.join("compile.perf-script-1000.txt.zst")).expect("it is there");
+    let cut = temporary("cut.txt.zst");
+    for bytes in [1, 4, 20, 300, 3000, whole.len() - 1] {
+        std::fs::write(&cut, &whole[..bytes]).expect("there is room");
+        let error = kmem(&["import", &cut]).stderr;
+        let expected =
+            format!("{cut}: expected the rest of a zstd frame, found the end of the file\n");
+        assert_eq!(String::from_utf8_lossy(&error), expected, "{bytes} bytes");
     }
 }
 

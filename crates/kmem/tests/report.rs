@@ -114,9 +114,16 @@ fn another_allocator_is_compared_in_the_same_table() {
     let table = text_of(&folder.join("comparison.csv"));
     let rows: Vec<_> = table.lines().skip(1).collect();
     assert_eq!(rows.len(), 3, "{table}");
-    for (row, name) in rows.iter().zip(["ours,", "no allocator,", "system,"]) {
-        assert!(row.starts_with(name) && row.contains("every pattern intact"), "{row}");
+    let intact = ",\"same totals, every pattern intact\"";
+    let unseen = ",\"same totals, patterns not checked\"";
+    let expected = [("ours,", intact), ("no allocator,", unseen), ("system,", intact)];
+    for (row, (name, verdict)) in rows.iter().zip(expected) {
+        assert!(row.starts_with(name) && row.ends_with(verdict), "{row}");
     }
+    let (status, out, _) = kmem(&["replay", "--against", "system", "--no-check"]);
+    assert_eq!((status, out.contains("intact")), (Some(0), false), "{out}");
+    let (status, out, _) = kmem(&["replay", "--against", "system", "--patience", "0"]);
+    assert!(status == Some(0) && out.contains("too slow: stopped after 0 s, at event "), "{out}");
     let (status, _, error) = kmem(&["replay", "--against", "nobody"]);
     assert_eq!(status, Some(2));
     assert!(error.contains("linked_list_allocator"), "the names are listed: {error}");
@@ -137,6 +144,14 @@ fn the_kernels_own_slabinfo_stands_beside_ours() {
     let (status, _, error) = kmem(&["replay", "--csv", csv, "--kernel-slabinfo", "Cargo.toml"]);
     assert_eq!(status, Some(2));
     assert!(error.starts_with("Cargo.toml:1: expected `slabinfo - version: 2.1`"), "{error}");
+    // Without a file to write, on the terminal.
+    let (status, out, error) = kmem(&["replay", "--kernel-slabinfo", kernels]);
+    assert_eq!(status, Some(0), "{error}");
+    let row = out.lines().rfind(|line| line.starts_with("  buffer_head ")).expect("a row for it");
+    assert!(row.ends_with("  104 B         4 KiB                        39"), "{row}");
+    let (status, out, error) = kmem(&["replay", "--kernel-slabinfo", "/nowhere/at all"]);
+    assert_eq!((status, &*out), (Some(2), ""), "{error}");
+    assert!(error.starts_with("/nowhere/at all: expected a readable file, found "), "{error}");
 }
 
 #[test]

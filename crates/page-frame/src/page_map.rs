@@ -264,6 +264,8 @@ pub unsafe trait PageMap {
 /// assert_eq!(map.tag(second + 17), Tag::block(Order::ZERO));
 /// assert_eq!(map.tag(second + PAGE_SIZE), Tag::NONE);
 /// assert_eq!((map.tag_at(1), map.tag_at(4)), (Tag::block(Order::ZERO), Tag::NONE));
+/// assert!(map.exchange_tag_at(1, Tag::block(Order::ZERO), Tag::NONE));
+/// assert!(!map.exchange_tag_at(1, Tag::block(Order::ZERO), Tag::NONE));
 /// assert_eq!(map.pointer(second).addr().get(), second);
 /// ```
 #[derive(Debug)]
@@ -345,6 +347,16 @@ impl<'m> PageMapArray<'m> {
             // Relaxed: see the header.
             entry.store(tag.0, Ordering::Relaxed);
         }
+    }
+
+    /// Exchanges the tag of page `index` of the range from `from` to `to`, atomically; whether it was `from`.
+    #[inline]
+    pub fn exchange_tag_at(&self, index: usize, from: Tag, to: Tag) -> bool {
+        // Relaxed: see the header. Of several at once one succeeds in any order.
+        let exchange = |entry: &AtomicU8| {
+            entry.compare_exchange(from.0, to.0, Ordering::Relaxed, Ordering::Relaxed)
+        };
+        self.tags.get(index).is_some_and(|entry| exchange(entry).is_ok())
     }
 
     /// Sets the tag of the page that `address` lies in, if it is in range.

@@ -11,8 +11,9 @@ use crate::checks::{Checks, Off, Padding};
 use crate::core::{ObjectHook, Plan};
 use crate::geometry::{Geometry, GeometryError};
 use crate::name::Name;
+use crate::observer::Observer;
 use crate::registry::{MOST_OUTSIDE, Registry};
-use crate::tuning::{USUAL_BYTES, usual_class};
+use crate::tuning::{Tuning, USUAL_BYTES, usual_class};
 use crate::walk::Reclaim;
 
 /// A cache that is being described.
@@ -22,12 +23,13 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     name: Name,
     layout: Layout,
     line_bytes: usize,
+    is_line_aligned: bool,
     most_order: Order,
     coloured: bool,
     constructor: Option<ObjectHook>,
     destructor: Option<ObjectHook>,
     tag: Tag,
-    keep_empty: Option<u32>,
+    keep_empty: Option<u16>,
     keep_at_least: u32,
     most_pages: usize,
     is_reclaimable: bool,
@@ -35,6 +37,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     magazine_bytes: usize,
     secret: Option<usize>,
     clock: Option<fn() -> u64>,
+    observer: Option<Observer>,
     checks: PhantomData<fn() -> K>,
 }
 
@@ -97,6 +100,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             name: Name::new(name),
             layout,
             line_bytes: 64,
+            is_line_aligned: false,
             most_order: Order::MAX,
             coloured: true,
             constructor: None,
@@ -110,6 +114,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             magazine_bytes: USUAL_BYTES,
             secret: None,
             clock: None,
+            observer: None,
             checks: PhantomData,
         }
     }
@@ -119,14 +124,16 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// Looks for the mistakes that the preset `N` names, instead of none: [`Hardened`](crate::Hardened),
     /// [`Debug`](crate::Debug), or one of your own.
     pub fn checks<N: Checks>(self) -> CacheBuilder<'r, P, C, N> {
-        let Self { registry, name, layout, line_bytes, most_order, coloured, .. } = self;
+        let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
-        let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, .. } = self;
+        let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, observer, .. } = self;
+        let coloured = self.coloured;
         CacheBuilder {
             registry,
             name,
             layout,
             line_bytes,
+            is_line_aligned,
             most_order,
             coloured,
             constructor,
@@ -140,6 +147,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             magazine_bytes,
             secret,
             clock,
+            observer,
             checks: PhantomData,
         }
     }
@@ -154,6 +162,13 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     /// Sets the clock that dates the histories of objects, in units of its own.
     pub fn clock(mut self, clock: fn() -> u64) -> Self {
         self.clock = Some(clock);
+        self
+    }
+
+    /// Tells `observer` of each slab that comes or goes and each magazine and object that moves, see [`Event`](crate::Event). It
+    /// must not use this cache.
+    pub fn observer(mut self, observer: Observer) -> Self {
+        self.observer = Some(observer);
         self
     }
 
@@ -209,10 +224,17 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
+    /// Aligns objects to the CPU-cache line, so that no two CPUs write to one line for the sake of two objects. Objects smaller
+    /// than a line are aligned to the next power of two, so that none lies in two lines.
+    pub fn line_aligned(mut self) -> Self {
+        self.is_line_aligned = true;
+        self
+    }
+
     /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 and at least one, as long as they are
-    /// needed.
+    /// needed. From 65,535 on, all of them.
     pub fn keep_empty(mut self, slabs: usize) -> Self {
-        self.keep_empty = Some(u32::try_from(slabs).unwrap_or(u32::MAX));
+        self.keep_empty = Some(u16::try_from(slabs).unwrap_or(u16::MAX));
         self
     }
 
@@ -277,11 +299,19 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         if self.layout.size() == 0 {
             return Err(BuildError::Geometry(GeometryError::ZeroSize));
         }
-        let (padding, layout) = Padding::of::<K>(self.layout).ok_or({
+        let aligned = self.layout.align_to(self.least_alignment());
+        let aligned =
+            aligned.map_err(|_| BuildError::bad_layout(self.layout.size(), self.layout.align()))?;
+        let (padding, layout) = Padding::of::<K>(aligned).ok_or({
             let (size, alignment) = (self.layout.size(), self.layout.align());
             BuildError::Geometry(GeometryError::TooLarge { size, alignment })
         })?;
         Ok((padding, self.geometry_of(layout)?))
+    }
+
+    fn least_alignment(&self) -> usize {
+        let line = self.line_bytes.next_power_of_two();
+        if self.is_line_aligned { line.min(self.layout.size().next_power_of_two()) } else { 1 }
     }
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
@@ -335,13 +365,14 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             keep_at_least: self.keep_at_least,
             most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
                 .unwrap_or(u32::MAX),
-            magazine_class: Some(usual_class(geometry.stride(), self.magazine_bytes)),
             reclaim: self.reclaim,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
+            observer: self.observer,
         };
-        let core = self.registry.make_core(plan, reclaim);
-        let core = core.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
+        let tuning = Tuning::new(usual_class(geometry.stride(), self.magazine_bytes));
+        let made = self.registry.make_core(plan, tuning, reclaim);
+        let core = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: a fresh core, whose one reference is the handle's, and so is one to the system.
         Ok(unsafe { Cache::from_core(core) })
     }

@@ -8,11 +8,11 @@ use core::ptr::NonNull;
 use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
 
 use crate::checks::{Checks, Off};
-use crate::core::Core;
+use crate::core::{Core, Plan};
 use crate::geometry::Geometry;
 use crate::live::LiveObject;
 use crate::name::Name;
-use crate::registry::release_system;
+use crate::registry::{Registry, release_system};
 use crate::stats::{CacheStats, SlabView};
 use crate::walk::Patience;
 
@@ -94,6 +94,20 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     pub(crate) fn core(&self) -> &Core<P, C> {
         // SAFETY: core I1: the handle has a reference.
         unsafe { self.core.as_ref() }
+    }
+
+    /// Whether the cache is one of `registry`.
+    pub(crate) fn is_of(&self, registry: &Registry<P, C>) -> bool {
+        core::ptr::eq(self.core().system(), registry.system())
+    }
+
+    /// Whether an object of `other` is as good as one of this cache.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.core().plan, &other.core().plan);
+        let hooks = |plan: &Plan| {
+            [plan.constructor, plan.destructor].map(|hook| hook.map(|hook| hook as usize))
+        };
+        ours.geometry == theirs.geometry && ours.size == theirs.size && hooks(ours) == hooks(theirs)
     }
 
     /// Allocates an object: in constructed state, if there is a constructor; otherwise with arbitrary content.

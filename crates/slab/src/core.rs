@@ -17,6 +17,7 @@ use crate::depot::{Depot, Places};
 use crate::geometry::Geometry;
 use crate::magazine::CAPACITIES;
 use crate::name::Name;
+use crate::observer::Observer;
 use crate::record::Record;
 use crate::registry::System;
 use crate::slab_set::SlabSet;
@@ -39,19 +40,18 @@ pub(crate) struct Plan {
     pub(crate) constructor: Option<ObjectHook>,
     pub(crate) destructor: Option<ObjectHook>,
     pub(crate) tag: Tag,
-    /// Empty slabs that stay; `None`: by the number of slabs.
-    pub(crate) keep_empty: Option<u32>,
+    /// Empty slabs that stay, the largest number for all; `None`: by the number of slabs.
+    pub(crate) keep_empty: Option<u16>,
     /// Empty slabs that stay even when memory is short.
     pub(crate) keep_at_least: u32,
     pub(crate) most_slabs: u32,
-    /// Which capacity magazines usually have; `None` for caches without slots.
-    pub(crate) magazine_class: Option<u8>,
     /// Frees what the user can do without.
     pub(crate) reclaim: Option<&'static (dyn Fn() + Sync)>,
     /// What canaries and shuffled slabs depend on.
     pub(crate) secret: usize,
     /// What histories are dated by.
     pub(crate) clock: Option<fn() -> u64>,
+    pub(crate) observer: Option<Observer>,
 }
 
 impl fmt::Debug for Plan {
@@ -79,8 +79,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         system: NonNull<System<P, C>>,
         slots: Slots<'static, CpuSlot, C>,
         plan: Plan,
+        tuning: Tuning,
     ) -> Self {
-        let tuning = Tuning::new(plan.magazine_class.unwrap_or(0));
         Self {
             slots,
             system,
@@ -113,9 +113,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn empty_slabs_kept(&self, set: &SlabSet) -> usize {
         // 1/64: a guess; one at least, so that an allocate and free at the edge of a slab never asks the source twice.
         // Internal caches serve all others, to which pages that they keep are lost.
-        let missed = if self.plan.magazine_class.is_some() { set.missed() } else { 0 };
+        let missed = if self.tuning.has_magazines() { set.missed() } else { 0 };
         let by_itself = || (set.slabs() / 64).max(1) + missed;
-        let kept = self.plan.keep_empty.map_or_else(by_itself, |kept| kept as usize);
+        let kept = self.plan.keep_empty.map_or_else(by_itself, |kept| match kept {
+            u16::MAX => usize::MAX,
+            kept => usize::from(kept),
+        });
         kept.max(self.empty_slabs_at_least())
     }
 
@@ -139,7 +142,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Returns how many objects new magazines have room for; zero for caches without slots.
     pub(crate) fn magazine_capacity(&self) -> usize {
-        self.plan.magazine_class.map_or(0, |_| CAPACITIES[self.tuning.class()])
+        if self.tuning.has_magazines() { CAPACITIES[self.tuning.class()] } else { 0 }
     }
 
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.

@@ -7,17 +7,23 @@ use crate::core::Core;
 use crate::cpu_slot::CpuSlot;
 use crate::depot::Depot;
 use crate::magazine::Magazine;
+use crate::observer::Event;
 use crate::walk::Patience;
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Returns a full magazine from the depot in exchange for `spare`, which is empty, if there is room for it.
     pub(crate) fn take_full(&self, spare: &mut Option<Magazine>) -> Option<Magazine> {
-        let slow = self.system().locking.slow();
-        self.lock_depot(&slow)?.take_full(spare, self.depot_places())
+        let full = {
+            let slow = self.system().locking.slow();
+            self.lock_depot(&slow)?.take_full(spare, self.depot_places())
+        }?;
+        self.tell(|| Event::MagazineLoaded { objects: full.length() });
+        Some(full)
     }
 
     /// Gives `full` to the depot and returns an empty one; where the depot has enough, empties `full` into the slabs.
     pub(crate) fn exchange_full(&self, full: Magazine) -> Option<Magazine> {
+        let objects = full.length();
         let offered = {
             let slow = self.system().locking.slow();
             match self.lock_depot(&slow) {
@@ -28,10 +34,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 None => Err(full),
             }
         };
-        let empty = offered.unwrap_or_else(|mut full| {
-            self.empty(&mut full, Patience::Wait);
-            Some(full)
-        });
+        let empty = match offered {
+            Ok(empty) => {
+                self.tell(|| Event::MagazineStored { objects });
+                empty
+            }
+            Err(mut full) => {
+                self.empty(&mut full, Patience::Wait);
+                Some(full)
+            }
+        };
         self.renew(empty)
     }
 
@@ -73,6 +85,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 return;
             }
         }
+        let objects = magazine.length();
         let left = {
             let slow = self.system().locking.slow();
             match self.lock_depot(&slow) {
@@ -83,6 +96,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if let Some(mut left) = left {
             self.empty(&mut left, Patience::Wait);
             self.free_magazine(left, Patience::Wait);
+        } else if objects > 0 {
+            self.tell(|| Event::MagazineStored { objects });
         }
     }
 

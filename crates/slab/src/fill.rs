@@ -31,6 +31,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         })?;
         // SAFETY: so many objects were taken, and written to the first places.
         unsafe { magazine.set_length(taken) };
+        self.tell_out(magazine.objects());
         Ok(())
     }
 
@@ -38,6 +39,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn take_one<K: Checks>(&self, reclaim: Reclaim) -> Result<NonNull<u8>, OutOfMemory> {
         let mut object = None;
         self.take_from_slabs::<K>(1, reclaim, |_, taken| object = Some(taken))?;
+        self.tell_out(object.as_slice());
         object.ok_or(OutOfMemory)
     }
 
@@ -108,6 +110,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ///
     /// Without the lock (nested, or only trying) each chain of objects goes through its slab's free word.
     pub(crate) fn give_back(&self, patience: Patience, objects: &[NonNull<u8>]) -> usize {
+        self.tell_back(objects);
         let fault;
         let mut going_home = SlabList::new();
         {

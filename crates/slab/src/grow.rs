@@ -11,6 +11,7 @@ use crate::checks::{Checks, Off, shuffle};
 use crate::core::Core;
 use crate::geometry::{Geometry, RECORD};
 use crate::links::Links;
+use crate::observer::Event;
 use crate::record::Record;
 use crate::walk::{Patience, Reclaim};
 
@@ -86,6 +87,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             }
             core::mem::forget(unwinding);
         }
+        let (pages, colour_offset) = (order.pages(), geometry.colour_offset(colour));
+        self.tell(|| Event::SlabMade { start, pages, colour_offset });
         Ok(record)
     }
 
@@ -115,7 +118,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// 1. The slab is the caller's: in no list, all objects free and constructed.
     pub(crate) unsafe fn send_home(&self, record: NonNull<Record>) {
         // SAFETY: clause 1: alive.
-        let capacity = unsafe { record.as_ref() }.geometry(&self.plan.geometry).capacity();
+        let slab = unsafe { record.as_ref() };
+        self.tell(|| Event::SlabGone { start: slab.start, pages: slab.pages() });
+        let capacity = slab.geometry(&self.plan.geometry).capacity();
         // SAFETY: clause 1: all of its objects are constructed.
         unsafe { self.dismantle(record, capacity) };
     }

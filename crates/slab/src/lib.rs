@@ -16,7 +16,7 @@
 //!
 //! The caches of a system are a [`Registry`]: when memory is short it asks the idle ones first. What a cache looks for in its
 //! users' mistakes is a type: [`Off`], [`Hardened`], [`Debug`](struct@Debug), or one of your own ([`Checks`]). Rust types have
-//! [`ObjectCache`], and C code [`names`].
+//! [`ObjectCache`], C code [`names`], and machines with several memory nodes [`NodeCache`].
 //!
 //! ```
 //! use core::{alloc::Layout, mem::MaybeUninit};
@@ -54,6 +54,8 @@ mod magazine;
 mod many;
 mod name;
 pub mod names;
+mod nodes;
+mod observer;
 mod pressure;
 mod record;
 mod registry;
@@ -78,6 +80,8 @@ pub use front::Front;
 pub use geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use live::LiveObject;
 pub use name::Name;
+pub use nodes::{NodeCache, Nodes};
+pub use observer::{Event, Observer};
 pub use registry::Registry;
 pub use reserve::{Prefilled, Reserve};
 pub use stats::{CacheStats, SlabView, Totals};

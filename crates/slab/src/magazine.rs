@@ -15,8 +15,8 @@
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-/// How many objects a magazine may hold. They make magazines of 32, 48, 112, 240 and 496 bytes, of which slabs lose little.
-pub(crate) const CAPACITIES: [usize; 5] = [2, 4, 12, 28, 60];
+/// How many objects a magazine may hold. They make magazines of 24, 32, 48, 112, 240 and 496 bytes, of which slabs lose little.
+pub(crate) const CAPACITIES: [usize; 6] = [1, 2, 4, 12, 28, 60];
 
 /// The bits of [`Header::fill`] that count objects.
 const LENGTH_BITS: u32 = 8;
@@ -169,7 +169,8 @@ impl Magazine {
         unsafe { core::slice::from_raw_parts(self.places().as_ptr(), length) }
     }
 
-    fn objects(&self) -> &[NonNull<u8>] {
+    /// Returns the objects in it.
+    pub(crate) fn objects(&self) -> &[NonNull<u8>] {
         // SAFETY: I2, and nobody changes them while the handle is borrowed.
         unsafe { core::slice::from_raw_parts(self.places().as_ptr(), self.length()) }
     }
@@ -196,6 +197,11 @@ impl Chain {
         magazine.header_mut().next = self.first.take();
         self.first = Some(magazine);
         self.count += 1;
+    }
+
+    /// Iterates over them, which stay.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Magazine> {
+        core::iter::successors(self.first.as_ref(), |magazine| magazine.header().next.as_ref())
     }
 
     /// Returns the first one, which stays.

@@ -10,7 +10,8 @@
 //! | `kmem_cache_destroy` | [`Cache::destroy`] |
 //! | `kmem_cache_prefill_sheaf`, `kmem_cache_alloc_from_sheaf` | [`Cache::prefill`], [`Prefilled::allocate`](crate::Prefilled::allocate) |
 //! | `mempool_create_slab_pool`, `mempool_alloc`, `mempool_free` | [`Cache::reserve`], [`Reserve::allocate`](crate::Reserve::allocate), [`Reserve::free`](crate::Reserve::free) |
-//! | `SLAB_HWCACHE_ALIGN`, `SLAB_POISON`, `SLAB_RED_ZONE`, `SLAB_STORE_USER` | the layout's alignment, and [`Checks`] |
+//! | `SLAB_HWCACHE_ALIGN` | [`line_aligned`](crate::CacheBuilder::line_aligned) |
+//! | `SLAB_POISON`, `SLAB_RED_ZONE`, `SLAB_STORE_USER` | [`Checks`] |
 
 use core::alloc::Layout;
 use core::ptr::NonNull;

@@ -27,6 +27,7 @@ use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
 use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals};
+use crate::tuning::Tuning;
 use crate::walk::{Patience, Reclaim};
 use crate::working_set::Turns;
 
@@ -34,7 +35,7 @@ use crate::working_set::Turns;
 const RECORD_SIZES: [usize; 2] = [RECORD, RECORD + 64];
 /// The names of the internal caches of magazines, by capacity.
 const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
-    ["magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60"];
+    ["magazine-1", "magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60"];
 /// The most objects of a slab whose record lies outside: so many links fit in the largest of [`RECORD_SIZES`].
 pub(crate) const MOST_OUTSIDE: usize = 64;
 
@@ -119,12 +120,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 keep_empty: None,
                 keep_at_least: 0,
                 most_slabs: u32::MAX,
-                magazine_class: None,
                 reclaim: None,
                 secret: 0,
                 clock: None,
+                observer: None,
             };
-            Core::new(system, Slots::closed(slots, cpu.clone()), plan)
+            Core::new(system, Slots::closed(slots, cpu.clone()), plan, Tuning::without_magazines())
         };
         let small = |size, alignment| {
             Geometry::at_order(size, alignment, 64, 0)
@@ -289,6 +290,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     pub(crate) fn make_core(
         &self,
         plan: Plan,
+        tuning: Tuning,
         reclaim: Reclaim,
     ) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
@@ -302,7 +304,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
         let slots = unsafe { slots_in(slots, system.locking.count(), CpuSlot::new) };
         let core = memory.cast::<Core<P, C>>();
-        let made = Core::new(self.system, Slots::new(slots, cpu), plan);
+        let made = Core::new(self.system, Slots::new(slots, cpu), plan, tuning);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
         // SAFETY: just made; `destroy_core` unlinks it before it dies.

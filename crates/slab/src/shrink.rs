@@ -11,6 +11,7 @@ use page_frame::{Cpu, PageMap, PageSource};
 
 use crate::core::Core;
 use crate::magazine::Chain;
+use crate::observer::Event;
 use crate::slab_list::SlabList;
 use crate::walk::Patience;
 
@@ -66,7 +67,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             };
             depot.map(|mut depot| depot.turn())
         };
-        chains.map_or(0, |[full, empty]| self.empty_all(full, empty, patience))
+        let Some([full, empty]) = chains else { return 0 };
+        self.tell_gone(&full);
+        self.empty_all(full, empty, patience)
     }
 
     pub(crate) fn give_up_slabs(&self, patience: Patience) -> usize {
@@ -97,6 +100,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             };
             depot.map_or([Chain::new(), Chain::new()], |mut depot| depot.take_all())
         };
+        self.tell_gone(&full);
         self.slots.take_over(
             |_| true,
             |_, slot| {
@@ -108,6 +112,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             },
         );
         self.empty_all(full, empty, patience)
+    }
+
+    /// Tells whoever listens that the depot gave up the magazines of `full`.
+    fn tell_gone(&self, full: &Chain) {
+        full.iter().for_each(|magazine| {
+            self.tell(|| Event::MagazineGone { objects: magazine.length() });
+        });
     }
 
     /// Empties the magazines of `full` into the slabs, and gives their memory and that of `empty` back; returns the pages

@@ -31,10 +31,11 @@ const PARTS: usize = if MODELLED { 1 } else { 128 };
 /// Returns the class of the usual magazines for objects of `stride` bytes, of about `bytes` bytes of objects each.
 pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
     match stride.saturating_mul(4 << 10) / bytes {
-        0..=68 => 4,
-        69..=144 => 3,
-        145..=384 => 2,
-        385..=1024 => 1,
+        0..=68 => 5,
+        69..=144 => 4,
+        145..=384 => 3,
+        385..=1024 => 2,
+        1025..=2200 => 1,
         _ => 0,
     }
 }
@@ -42,6 +43,7 @@ pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
 /// The capacity of a cache's new magazines.
 #[derive(Debug)]
 pub(crate) struct Tuning {
+    /// The class that it begins with; the largest number for a cache without CPU slots, which has no magazines.
     usual: u8,
     class: AtomicU8,
     trips: AtomicU16,
@@ -50,6 +52,16 @@ pub(crate) struct Tuning {
 impl Tuning {
     pub(crate) fn new(usual: u8) -> Self {
         Self { usual, class: AtomicU8::new(usual), trips: AtomicU16::new(0) }
+    }
+
+    /// That of a cache without CPU slots.
+    pub(crate) fn without_magazines() -> Self {
+        Self::new(u8::MAX)
+    }
+
+    /// Whether the cache has any.
+    pub(crate) fn has_magazines(&self) -> bool {
+        self.usual != u8::MAX
     }
 
     /// Returns the class of capacity of new magazines.

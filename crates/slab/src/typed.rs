@@ -155,6 +155,42 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 }
 
 /// A value of an [`ObjectCache`], in use. Dropping it resets the value and frees it.
+///
+/// It knows its cache, which lives as long as it does, and there is no way to give it to another:
+///
+/// ```compile_fail,E0505
+/// # use core::mem::MaybeUninit;
+/// # use page_frame::{Arena, SingleCpu};
+/// # #[derive(Default)]
+/// # struct Connection;
+/// # impl slab::Reset for Connection {
+/// #     fn reset(self: core::pin::Pin<&mut Self>) {}
+/// # }
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory).unwrap();
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+/// let connections = registry.objects::<Connection>("connection").unwrap();
+/// let one = connections.allocate().unwrap();
+/// drop(connections); // `one` is still in use
+/// drop(one);
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use core::mem::MaybeUninit;
+/// # use page_frame::{Arena, SingleCpu};
+/// # #[derive(Default)]
+/// # struct Connection;
+/// # impl slab::Reset for Connection {
+/// #     fn reset(self: core::pin::Pin<&mut Self>) {}
+/// # }
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory).unwrap();
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+/// let connections = registry.objects::<Connection>("connection").unwrap();
+/// let others = registry.objects::<Connection>("other").unwrap();
+/// let one = connections.allocate().unwrap();
+/// others.free(one); // no cache takes a value: it goes home by itself
+/// ```
 pub struct Pooled<'c, T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     value: NonNull<T>,
     cache: &'c Cache<P, C, K>,

@@ -190,3 +190,19 @@ fn the_slabinfo_text_is_the_kernels() {
         free_all(&cache, [object]);
     });
 }
+
+#[test]
+fn line_aligned_objects_lie_in_as_few_lines_as_they_can() {
+    with_registry(|_, registry| {
+        for (size, line, alignment) in
+            [(1, 64, 1), (20, 64, 32), (64, 64, 64), (100, 64, 64), (100, 128, 128), (1000, 32, 32)]
+        {
+            let cache = registry.cache("lines", layout(size, 1)).line_aligned().line_bytes(line);
+            let cache = cache.build().expect("fits");
+            let objects: Vec<_> = (0..50).map(|_| cache.allocate().expect("room")).collect();
+            assert!(objects.iter().all(|object| object.addr().get() % alignment == 0));
+            assert_eq!(cache.object_size(), size);
+            free_all(&cache, objects);
+        }
+    });
+}

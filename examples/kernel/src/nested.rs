@@ -72,13 +72,12 @@ fn make_and_destroy_a_cache() {
         return;
     };
     let reserve = cache.reserve(3);
-    if let Ok(mut prefilled) = cache.prefill(3)
-        && let Some(object) = prefilled.allocate()
-    {
+    let mut prefilled = cache.prefill(3).ok();
+    if let Some(object) = prefilled.as_mut().and_then(|prefilled| prefilled.allocate()) {
         // SAFETY: from this cache, which was filled for it.
         unsafe { cache.free(object) };
     }
-    drop(reserve);
+    drop((reserve, prefilled));
     cache.destroy().expect("nothing is in use");
 }
 

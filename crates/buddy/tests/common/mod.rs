@@ -8,9 +8,14 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use buddy::{Buddy, Mode, Observe};
-use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange};
+use page_frame::{Cpu, DirectMap, FaultHook, FrameNumber, FrameRange};
 
 pub mod textbook;
+#[cfg(not(loom))]
+pub mod users;
+
+/// Where frame 0 would be.
+pub const ROOT: usize = 1 << 40;
 
 /// Zeroed memory, given back when dropped.
 pub struct Metadata {
@@ -61,7 +66,7 @@ impl<C: Cpu> Simulated<C> {
     pub fn with_room(ranges: &[FrameRange], room: FrameRange, cpu: C, mode: Mode) -> Self {
         let layout = Buddy::<DirectMap, C>::metadata_layout_with_room(ranges, room, cpu.slots());
         let metadata = Metadata::new(layout.expect("good ranges"));
-        let root = NonNull::new(std::ptr::without_provenance_mut(1 << 40)).expect("not zero");
+        let root = NonNull::new(std::ptr::without_provenance_mut(ROOT)).expect("not zero");
         // SAFETY: no pointer of the map is ever used.
         let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
         // SAFETY: the metadata is zero and ours until the buddy is dropped; the frames are numbers.
@@ -73,6 +78,14 @@ impl<C: Cpu> Simulated<C> {
     pub fn observed<O: Observe>(self, observer: O) -> Simulated<C, O> {
         let Self { buddy, metadata } = self;
         Simulated { buddy: buddy.with_observer(observer), metadata }
+    }
+}
+
+impl<C: Cpu, O: Observe> Simulated<C, O> {
+    /// The same, with faults of the pointer interfaces going to `hook`.
+    pub fn with_fault_hook(self, hook: FaultHook) -> Self {
+        let Self { buddy, metadata } = self;
+        Self { buddy: buddy.with_fault_hook(hook), metadata }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `kmem import`: what Linux recorded, as a compact trace.
 
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write, stdout};
+use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -39,16 +39,27 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let path = super::path(matches, "FILE").expect("it is required");
     let output = super::path(matches, "output").filter(|path| *path != Path::new("-"));
-    let counts = match output {
+    let imported = match output {
         None => import(path, stdout().lock()),
         Some(output) => {
-            let file = File::create(output).map_err(|error| {
-                let mismatch = Mismatch::new("a file that can be written", error.to_string());
-                mismatch.in_file(&output.to_string_lossy())
-            })?;
-            import(path, file)
+            if output
+                .canonicalize()
+                .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
+            {
+                let mismatch = Mismatch::new("a file to write", "the recording itself");
+                return Err(mismatch.in_file(&output.to_string_lossy()).into());
+            }
+            import(path, LateFile { path: output, file: None })
         }
-    }?;
+    };
+    let counts = imported.map_err(|error| match (error, output) {
+        (ImportError::Input(error), _) => Failure::Input(error),
+        (ImportError::Output(error), None) => Failure::System(error),
+        (ImportError::Output(error), Some(output)) => {
+            let mismatch = Mismatch::new("a file that can be written", error.to_string());
+            mismatch.in_file(&output.to_string_lossy()).into()
+        }
+    })?;
     let Counts { written, left_out, lost } = counts;
     if !screen.quiet {
         let (written, left_out) = (thousands(written), thousands(left_out));
@@ -61,16 +72,32 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     Ok(())
 }
 
-fn import(path: &Path, out: impl Write) -> Result<Counts, Failure> {
+fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     let out = BufWriter::new(out);
-    let imported = match perf_data(path) {
+    match perf_data(path) {
         Some(file) => binary(path, file, out),
         None => text::import(&mut Source::open(path)?, out),
-    };
-    imported.map_err(|error| match error {
-        ImportError::Input(error) => Failure::Input(error),
-        ImportError::Output(error) => Failure::System(error),
-    })
+    }
+}
+
+/// A file that is made when something is written: an input that is no recording leaves what was there.
+struct LateFile<'p> {
+    path: &'p Path,
+    file: Option<File>,
+}
+
+impl Write for LateFile<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            None => self.file.insert(File::create(self.path)?),
+        };
+        file.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Opens the file if it is `perf.data`.

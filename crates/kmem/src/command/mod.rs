@@ -15,6 +15,7 @@ mod walkthrough;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write, stdout};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -94,7 +95,7 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(
             "Without a command: the tour.\n\
-             Exit status: 0 fine, 1 something was found, 2 the command line or an input is wrong.",
+             Exit status: 0 fine, 1 something was found, 2 the command line, an input or the output is wrong.",
         )
         .arg(
             Arg::new("color")
@@ -199,6 +200,15 @@ fn bytes(text: &str) -> Option<usize> {
     digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift))
 }
 
+/// Reads a number of seconds, at most a day.
+fn seconds(text: &str) -> Result<Duration, String> {
+    text.parse::<f64>()
+        .ok()
+        .filter(|seconds| (0.0..=86_400.0).contains(seconds))
+        .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+        .ok_or_else(|| "a number of seconds from 0 to 86400".to_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -216,6 +226,15 @@ mod tests {
         );
         for wrong in ["", "G", "-1", "4T", "99999999999999999999G", "ä"] {
             assert!(bytes(wrong).is_none(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn seconds_are_numbers_that_a_clock_can_wait_for() {
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        assert_eq!((seconds("0"), seconds("86400").is_ok()), (Ok(Duration::ZERO), true));
+        for wrong in ["nan", "inf", "-inf", "-1", "86401", "1e99", "", "x"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -4,23 +4,24 @@ use std::fs::File;
 use std::io::{BufReader, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use kmem::input_error::Mismatch;
+use kmem::input_error::{InputError, Mismatch};
 use kmem::picture::painted;
 use kmem::replay::buddy_pages::{BuddyPages, Division};
 use kmem::replay::json::json;
-use kmem::replay::outcome::Outcome;
-use kmem::replay::pipeline::{self, Options, Replay};
+use kmem::replay::outcome::{ObjectTotals, Outcome};
+use kmem::replay::pipeline::{self, Options, Replay, ReplayError};
 use kmem::replay::rivals::ALL;
 use kmem::replay::screen;
 use kmem::replay::stack::Stack;
 use kmem::replay::target::{ObjectTarget, PageTarget};
 use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
-use kmem::report::compare::compare;
+use kmem::report::compare::{Comparison, compare};
 use kmem::report::table::Table;
 use kmem::report::{self, Report, html};
 use kmem::trace::source::{Source, Text};
@@ -114,6 +115,14 @@ pub(super) fn command() -> Command {
                 .value_parser(ALL)
                 .help("Replay on these allocators too and compare"),
         )
+        .arg(
+            Arg::new("patience")
+                .long("patience")
+                .value_name("SECONDS")
+                .value_parser(super::seconds)
+                .default_value("30")
+                .help("Stop each of them when its own code took so long altogether"),
+        )
         .arg(file("kernel-slabinfo", "The recorded kernel's /proc/slabinfo, shown beside ours in the report"))
         .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
         .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
@@ -157,26 +166,27 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
         refuse(command(), ErrorKind::ArgumentConflict, format!("--{name} goes with one trace"));
     }
-    let frames = path(matches, "map").map(|path| {
-        let name = path.to_string_lossy();
-        let file = File::open(path)
-            .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name));
-        memory_map::read(&name, BufReader::new(file?))
-    });
-    let frames = frames.transpose()?;
+    let frames = read(path(matches, "map"), memory_map::read)?;
+    let kernel = read(path(matches, "kernel-slabinfo"), slabinfo::read)?;
     let nodes = *matches.get_one("nodes").expect("the argument has a default");
     let division = Division { in_zones: matches.get_flag("zones"), nodes };
     let machine = Machine { frames, division, memory_bytes, pressure, options };
     let (mut outcomes, mut tables) = (Vec::new(), Vec::new());
     for source in traces(matches) {
         let machine = machine.clone();
+        let is_asked = |name: &&str| matches.contains_id(name);
         let is_reported =
-            ["report", "svg", "csv", "against"].iter().any(|name| matches.contains_id(name));
+            ["report", "svg", "csv", "against", "kernel-slabinfo"].iter().any(is_asked);
         outcomes.push(match is_reported {
             true => {
-                let report = reported(source?, machine, matches, screen)?;
-                let shown = ["times", "comparison"];
-                let named = |table: &Table| shown.contains(&table.name);
+                let report = reported(source?, machine, matches, kernel.as_deref(), screen)?;
+                // The geometry beside the kernel's, where nothing else would show it.
+                let caches = kernel.is_some() && !["report", "csv"].iter().any(is_asked);
+                let named = |table: &Table| match table.name {
+                    "times" | "comparison" => true,
+                    "caches" => caches,
+                    _ => false,
+                };
                 tables.extend(report.tables.into_iter().filter(named));
                 report.outcome
             }
@@ -189,6 +199,18 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
         });
     }
     conclude(&outcomes, &tables, path(matches, "json"), screen)
+}
+
+/// Reads the file at `path`, if there is one.
+fn read<T>(
+    path: Option<&Path>,
+    read: impl FnOnce(&str, BufReader<File>) -> Result<T, InputError>,
+) -> Result<Option<T>, InputError> {
+    let Some(path) = path else { return Ok(None) };
+    let name = path.to_string_lossy();
+    let file = File::open(path)
+        .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
+    read(&name, BufReader::new(file)).map(Some)
 }
 
 /// Replays the bundled trace.
@@ -204,24 +226,23 @@ fn reported(
     source: Source,
     machine: Machine,
     matches: &ArgMatches,
+    kernel: Option<&[slabinfo::Line]>,
     screen: Screen,
 ) -> Result<Report, Failure> {
-    let kernel = path(matches, "kernel-slabinfo").map(|path| {
-        let name = path.to_string_lossy();
-        let file = File::open(path)
-            .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name));
-        slabinfo::read(&name, BufReader::new(file?))
-    });
-    let kernel = kernel.transpose()?;
-    let comparison = against(&source, &machine, matches)?;
+    let rivals = Rivals::named(&source, matches)?;
     let mut timeline = Timeline::default();
     let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
     let replay = play(source, &machine, screen, timed, |replay| timeline.watch(replay))?;
     timeline.end(&replay);
     let (objects, pages) = (replay.objects.target(), replay.pages.target());
     write_states(matches, objects.inner(), pages.inner())?;
-    let mut report = report::gather(replay, &timeline, kernel.as_deref());
-    report.tables.extend(comparison);
+    let mut report = report::gather(replay, &timeline, kernel);
+    if let Some(rivals) = rivals {
+        let Comparison { table, differences } =
+            rivals.compare(&machine, &report.outcome.objects)?;
+        report.tables.push(table);
+        differences.iter().for_each(|text| report.outcome.findings.add_of_all(text));
+    }
     if let Some(path) = path(matches, "report") {
         write_file(path, &html::page(&report))?;
     }
@@ -244,26 +265,34 @@ fn reported(
     Ok(report)
 }
 
-/// Replays the trace on other allocators, when some are named.
-fn against(
-    source: &Source,
-    machine: &Machine,
-    matches: &ArgMatches,
-) -> Result<Option<Table>, Failure> {
-    let Some(rivals) = matches.get_many::<String>("against") else { return Ok(None) };
-    let rivals: Vec<_> = rivals.cloned().collect();
-    let name = source.name();
-    if name == "-" {
-        let mismatch =
-            Mismatch::new("a trace that can be read again for each allocator", "a stream");
-        return Err(mismatch.in_file(name).into());
+/// Other allocators that a trace is to be replayed on.
+struct Rivals<'m> {
+    names: Vec<String>,
+    /// None is the bundled one.
+    trace: Option<&'m Path>,
+    patience: Duration,
+}
+
+impl<'m> Rivals<'m> {
+    /// Returns those that are named for this trace.
+    fn named(source: &Source, matches: &'m ArgMatches) -> Result<Option<Self>, Failure> {
+        let Some(names) = matches.get_many::<String>("against") else { return Ok(None) };
+        let name = source.name();
+        let trace = super::paths(matches).into_iter().find(|path| path.to_string_lossy() == name);
+        if trace.is_some_and(|path| !path.is_file()) {
+            let mismatch =
+                Mismatch::new("a trace that can be read again for each allocator", "a stream");
+            return Err(mismatch.in_file(name).into());
+        }
+        let patience = *matches.get_one("patience").expect("the argument has a default");
+        Ok(Some(Self { names: names.cloned().collect(), trace, patience }))
     }
-    let reopen = || match matches.contains_id("FILE") {
-        true => Source::open(Path::new(name)),
-        false => bundled::source(),
-    };
-    let Machine { memory_bytes, options, .. } = *machine;
-    Ok(Some(compare(&reopen, &rivals, memory_bytes, options)?))
+
+    fn compare(&self, machine: &Machine, totals: &ObjectTotals) -> Result<Comparison, ReplayError> {
+        let reopen = || self.trace.map_or_else(bundled::source, Source::open);
+        let Machine { memory_bytes, options, .. } = *machine;
+        compare(&reopen, &self.names, memory_bytes, options, self.patience, totals)
+    }
 }
 
 /// Writes the states at the end of the trace that were asked for.

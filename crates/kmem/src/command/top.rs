@@ -23,6 +23,10 @@ use super::{Failure, Screen};
 const MEMORY_BYTES: usize = 4 << 30;
 /// How often a replay that is watched shows its state.
 const REFRESH: Duration = Duration::from_millis(100);
+/// Time between two looks, at least.
+const SHORTEST_LOOK: Duration = Duration::from_millis(100);
+/// Time between two looks at a replay, at most.
+const LONGEST_LOOK: Duration = Duration::from_secs(1);
 /// Name by which the bundled trace is asked for.
 const BUNDLED: &str = "bundled";
 
@@ -69,7 +73,7 @@ pub(super) fn command() -> Command {
                 .long("delay")
                 .short('d')
                 .value_name("SECONDS")
-                .value_parser(value_parser!(f32))
+                .value_parser(super::seconds)
                 .default_value("3")
                 .help("Time between two looks"),
         )
@@ -77,9 +81,9 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
     let key = matches.get_one::<String>("sort").and_then(|key| key.chars().next());
-    let mut sort = key.and_then(Sort::of).unwrap_or_default();
-    let seconds = matches.get_one::<f32>("delay").copied().unwrap_or(3.0);
-    let delay = Duration::try_from_secs_f32(seconds.max(0.1)).unwrap_or(Duration::MAX);
+    let sort = key.and_then(Sort::of).unwrap_or_default();
+    let delay: Duration = *matches.get_one("delay").expect("the argument has a default");
+    let delay = delay.max(SHORTEST_LOOK);
     let file = super::path(matches, "FILE").expect("the argument has a default");
     let once = matches.get_flag("once") || !stdout().is_terminal();
     let source = match matches.get_one::<String>("replay") {
@@ -88,37 +92,58 @@ pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
         None => None,
     };
     let watched = source.map(|source| Watched::start(source, once)).transpose()?;
-    let look = || match &watched {
-        Some(watched) => watched.look(),
-        None => read(file),
-    };
     if once {
         let lines = match watched {
             Some(watched) => watched.wait()?,
             None => read(file)?,
         };
         let mut out = stdout().lock();
-        for line in screen(lines, sort) {
+        for line in screen(lines, sort, "") {
             writeln!(out, "{line}")?;
         }
         return Ok(out.flush()?);
     }
-    // The first look is taken before the screen is, so that an error is seen.
-    let mut lines = look()?;
+    match watched {
+        Some(watched) => watch(sort, delay.min(LONGEST_LOOK), look_at_replay(watched)),
+        None => watch(sort, delay, look_at_file(file)?),
+    }
+}
+
+/// Caches, and a note about them or none.
+type Look = (Vec<Line>, String);
+
+/// Shows what `look` returns again and again, until `q` is pressed.
+fn watch(
+    mut sort: Sort,
+    delay: Duration,
+    mut look: impl FnMut() -> Result<Look, Failure>,
+) -> Result<(), Failure> {
     let mut terminal = Terminal::enter()?;
     loop {
-        terminal.draw(&screen(lines, sort))?;
-        match terminal.key(if watched.is_some() {
-            delay.min(Duration::from_secs(1))
-        } else {
-            delay
-        })? {
+        let (lines, note) = look()?;
+        terminal.draw(&screen(lines, sort, &note))?;
+        match terminal.key(delay)? {
             Some(Key::Quit) => return Ok(()),
             Some(Key::Letter(letter)) => sort = Sort::of(letter).unwrap_or(sort),
             None => {}
         }
-        lines = look()?;
     }
+}
+
+/// Looks at a file. Once it was there it may go away, or be half written: then what was read last stays, with a note.
+fn look_at_file(path: &Path) -> Result<impl FnMut() -> Result<Look, Failure>, Failure> {
+    // The first look is taken before the screen is, so that an error is seen.
+    let mut last = read(path)?;
+    Ok(move || match read(path) {
+        Ok(lines) => {
+            last = lines.clone();
+            Ok((lines, String::new()))
+        }
+        Err(Failure::Input(error)) => {
+            Ok((last.clone(), format!(" waiting for the file; found now: {}", error.found())))
+        }
+        Err(failure) => Err(failure),
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<Line>, Failure> {
@@ -128,10 +153,19 @@ fn read(path: &Path) -> Result<Vec<Line>, Failure> {
     Ok(slabinfo::read(&name, BufReader::new(file))?)
 }
 
+/// Looks at a replay, which may end.
+fn look_at_replay(mut watched: Watched) -> impl FnMut() -> Result<Look, Failure> {
+    move || {
+        let note = if watched.has_ended()? { " the replay has ended: its last state" } else { "" };
+        Ok((watched.look()?, note.to_owned()))
+    }
+}
+
 /// A replay on another thread, which shows its caches now and then.
 struct Watched {
     shown: Arc<Mutex<String>>,
-    thread: std::thread::JoinHandle<Result<(), Failure>>,
+    /// Until it was joined.
+    thread: Option<std::thread::JoinHandle<Result<(), Failure>>>,
 }
 
 impl Watched {
@@ -142,7 +176,15 @@ impl Watched {
         let thread = std::thread::Builder::new()
             .name("replay".into())
             .spawn(move || replay(source, at_once, &to_show))?;
-        Ok(Self { shown, thread })
+        Ok(Self { shown, thread: Some(thread) })
+    }
+
+    /// Returns whether the replay is over; an error when it ended with one.
+    fn has_ended(&mut self) -> Result<bool, Failure> {
+        match self.thread.take_if(|thread| thread.is_finished()) {
+            Some(thread) => join(thread).map(|()| true),
+            None => Ok(self.thread.is_none()),
+        }
     }
 
     fn look(&self) -> Result<Vec<Line>, Failure> {
@@ -154,12 +196,15 @@ impl Watched {
         }
     }
 
-    fn wait(self) -> Result<Vec<Line>, Failure> {
-        let Self { shown, thread } = self;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let text = shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Ok(slabinfo::read("the replay", text.as_bytes())?)
+    /// Waits for the end and returns the last state.
+    fn wait(mut self) -> Result<Vec<Line>, Failure> {
+        self.thread.take().map_or(Ok(()), join)?;
+        self.look()
     }
+}
+
+fn join(thread: std::thread::JoinHandle<Result<(), Failure>>) -> Result<(), Failure> {
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 fn replay(source: Source, at_once: bool, shown: &Mutex<String>) -> Result<(), Failure> {

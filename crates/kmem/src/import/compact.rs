@@ -31,6 +31,7 @@ pub struct Compact<W> {
     gfps: Numbers,
     last_ns: Option<u64>,
     counts: Counts,
+    is_begun: bool,
 }
 
 /// Names by number.
@@ -38,14 +39,18 @@ pub struct Compact<W> {
 struct Numbers(HashMap<String, u32>);
 
 impl<W: Write> Compact<W> {
-    /// Begins a trace.
-    ///
-    /// # Errors
-    /// When `out` does not take the text.
-    pub fn new(mut out: W) -> io::Result<Self> {
-        writeln!(out, "{HEADER} 1\n# base {ADDRESS_BASE:x}")?;
+    /// Begins a trace. Nothing is written before the first event is, or the end: an input that is no recording leaves nothing
+    /// behind.
+    pub fn new(out: W) -> Self {
         let (sites, gfps) = (Numbers::default(), Numbers::default());
-        Ok(Self { out, sites, gfps, last_ns: None, counts: Counts::default() })
+        Self { out, sites, gfps, last_ns: None, counts: Counts::default(), is_begun: false }
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        if !std::mem::replace(&mut self.is_begun, true) {
+            writeln!(self.out, "{HEADER} 1\n# base {ADDRESS_BASE:x}")?;
+        }
+        Ok(())
     }
 
     /// Adds an event, if the format has room for it.
@@ -57,6 +62,7 @@ impl<W: Write> Compact<W> {
             self.leave_out();
             return Ok(());
         }
+        self.begin()?;
         let cpu = event.cpu;
         // Names come before the event, and so before its time is counted.
         match event.what {
@@ -104,6 +110,7 @@ impl<W: Write> Compact<W> {
     /// # Errors
     /// When `out` does not take the text.
     pub fn lose(&mut self, events: u64) -> io::Result<()> {
+        self.begin()?;
         self.counts.lost = self.counts.lost.saturating_add(events);
         writeln!(self.out, "# lost {events} events")
     }
@@ -113,6 +120,7 @@ impl<W: Write> Compact<W> {
     /// # Errors
     /// When `out` does not take the text.
     pub fn finish(mut self) -> io::Result<Counts> {
+        self.begin()?;
         self.out.flush()?;
         Ok(self.counts)
     }
@@ -185,7 +193,7 @@ mod tests {
     #[test]
     fn times_are_differences_and_never_negative() {
         let mut out = Vec::new();
-        let mut compact = Compact::new(&mut out).expect("a vector takes all");
+        let mut compact = Compact::new(&mut out);
         for (time, address) in [(100, 0x10), (150, 0x20), (120, 0x30), (160, 0x40)] {
             compact.add(&free(address, time)).expect("a vector takes all");
         }
@@ -198,7 +206,7 @@ mod tests {
 
     #[test]
     fn what_the_format_has_no_room_for_is_counted() {
-        let mut compact = Compact::new(Vec::new()).expect("a vector takes all");
+        let mut compact = Compact::new(Vec::new());
         compact.add(&free(0, 1)).expect("null is no error");
         compact.add(&Recorded { cpu: 1024, ..free(8, 1) }).expect("nor is this");
         let what = What::FreePages { frame: 1, order: 19 };

@@ -33,7 +33,7 @@ pub fn import(name: &str, file: impl Read + Seek, out: impl Write) -> Result<Cou
         let mismatch = Mismatch::new("formats of kmem events (perf record -e 'kmem:*')", "none");
         return Err(mismatch.in_file(name).into());
     }
-    let mut compact = Compact::new(out)?;
+    let mut compact = Compact::new(out);
     while let Some(record) = record_iter.next_record(&mut perf_file).map_err(wrong)? {
         let PerfFileRecord::EventRecord { record, .. } = record else { continue };
         let broken = |error: std::io::Error| {

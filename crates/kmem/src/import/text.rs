@@ -12,7 +12,7 @@ use std::io::{self, Write};
 
 use super::compact::{Compact, Counts};
 use super::{Fields, Kind, Recorded, what};
-use crate::input_error::{InputError, Mismatch, quoted};
+use crate::input_error::{InputError, Mismatch};
 use crate::trace::source::Text;
 
 /// Longest line that is read.
@@ -46,7 +46,7 @@ impl From<io::Error> for ImportError {
 /// # Errors
 /// Text without any event, or that cannot be read; an output that takes no more.
 pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportError> {
-    let mut compact = Compact::new(out)?;
+    let mut compact = Compact::new(out);
     let mut buffer = vec![0; 4 * MAX_LINE_BYTES];
     let (mut kept, mut lines, mut events) = (0, 0_u64, 0_u64);
     let no_events = |name: &str, line: u64| {
@@ -76,8 +76,7 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
         kept = end - next;
         buffer.copy_within(next..end, 0);
         if kept > MAX_LINE_BYTES {
-            let found = quoted(&buffer[..40]);
-            let mismatch = Mismatch::new("a line of at most 65536 bytes", found);
+            let mismatch = Mismatch::new("a line of at most 65536 bytes", "a longer one");
             return Err(mismatch.at_line(text.name(), lines + 1).into());
         }
     }
@@ -234,7 +233,10 @@ mod tests {
         for (text, expected) in [
             ("hello\nworld\n", "t:2: expected kmem events of perf script or ftrace, found none"),
             (&"x\n".repeat(20_000), "t:10001: expected kmem events"),
-            (&"y".repeat(400_000), "t:1: expected a line of at most 65536 bytes"),
+            (
+                &"y".repeat(400_000),
+                "t:1: expected a line of at most 65536 bytes, found a longer one",
+            ),
         ] {
             let error = imported(text).expect_err("it is wrong");
             assert!(error.starts_with(expected), "{error}");

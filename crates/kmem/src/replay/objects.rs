@@ -202,9 +202,12 @@ impl<T: ObjectTarget> Objects<T> {
         }
     }
 
-    /// Frees everything that is live and gives back every page. `line` is the trace's last.
+    /// Frees everything that is live and gives back every page, unless the target gives up. `line` is the trace's last.
     pub fn finish(&mut self, line: u64, findings: &mut Findings) {
         for live in std::mem::take(&mut self.live).into_values() {
+            if self.target.has_given_up() {
+                return;
+            }
             self.release(live, line, findings);
         }
         if let Err(problem) = self.target.shrink() {

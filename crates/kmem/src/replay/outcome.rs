@@ -95,7 +95,7 @@ pub struct Outcome {
     pub trace: String,
     /// Events of the six kinds.
     pub events: u64,
-    /// Whether the trace was replayed to its end.
+    /// Whether the trace was replayed to its end, and everything freed.
     pub is_complete: bool,
     /// From the first byte read to the last event replayed.
     pub duration: Duration,
@@ -113,6 +113,22 @@ pub struct Outcome {
     pub caches: Vec<CacheUse>,
     /// What went wrong.
     pub findings: Findings,
+}
+
+impl ObjectTotals {
+    /// Returns all of them with their names.
+    pub fn named(&self) -> [(&'static str, u64); 8] {
+        [
+            ("objects allocated", self.allocations),
+            ("objects freed", self.matched_frees),
+            ("frees of older objects", self.unmatched_frees),
+            ("objects freed by implication", self.implied_frees),
+            ("bytes asked for", self.bytes_requested),
+            ("bytes set aside in the trace", self.bytes_allocated_traced),
+            ("live bytes", self.live_bytes),
+            ("live bytes at the peak", self.peak_live_bytes),
+        ]
+    }
 }
 
 impl Outcome {
@@ -153,9 +169,18 @@ impl Findings {
     /// Adds what came up at line `line`.
     #[cold]
     pub fn add(&mut self, line: u64, text: fmt::Arguments<'_>) {
+        self.push(|trace| format!("{trace}:{line}: {text}"));
+    }
+
+    /// Adds what is true of the trace as a whole.
+    pub fn add_of_all(&mut self, text: &str) {
+        self.push(|trace| format!("{trace}: {text}"));
+    }
+
+    fn push(&mut self, say: impl FnOnce(std::str::EscapeDebug<'_>) -> String) {
         self.count += 1;
         if self.shown.len() < SHOWN_FINDINGS {
-            self.shown.push(format!("{}:{line}: {text}", self.trace.escape_debug()));
+            self.shown.push(say(self.trace.escape_debug()));
         }
     }
 

@@ -106,7 +106,8 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
         let mut next = Some(first);
         while let Some(batch) = next {
             replay.play(&batch, cpus)?;
-            if watch(&mut replay, bytes_read.load(Ordering::Relaxed)).is_break() {
+            let watched = watch(&mut replay, bytes_read.load(Ordering::Relaxed));
+            if watched.is_break() || replay.objects.target().has_given_up() {
                 replay.outcome.is_complete = false;
                 break;
             }
@@ -176,12 +177,16 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
             play(&mut self.objects, &mut self.pages, event, line, cpus, &mut self.outcome.findings)
                 .map_err(mismatch)?;
             self.last_line = line;
+            self.outcome.events += 1;
+            if self.objects.target().has_given_up() {
+                break;
+            }
         }
-        self.outcome.events += batch.events.len() as u64;
         Ok(())
     }
 
-    /// Frees everything, gives everything back, and says what the whole of it came to.
+    /// Frees everything, gives everything back, and says what the whole of it came to. When the target gives up, even before,
+    /// what is live stays, and the outcome is not complete.
     pub fn finish(mut self) -> Outcome {
         let mut outcome = self.outcome;
         outcome.objects = self.objects.totals().clone();
@@ -202,6 +207,7 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         });
         self.objects.finish(self.last_line, &mut outcome.findings);
         self.pages.finish(self.last_line, &mut outcome.findings);
+        outcome.is_complete &= !self.objects.target().has_given_up();
         outcome.stack = self.objects.target().totals();
         outcome.page_splits_and_merges = self.pages.target().splits_and_merges();
         outcome.buddy_equals_initial =

@@ -79,6 +79,13 @@ pub unsafe trait ObjectTarget {
 
     /// Returns whether the pages below are as they were at the start.
     fn is_as_at_start(&self) -> bool;
+
+    /// Returns whether the replay is to end here, without another request and without freeing what is live. Asked after each
+    /// event.
+    #[inline]
+    fn has_given_up(&self) -> bool {
+        false
+    }
 }
 
 /// Free blocks by order.

@@ -1,9 +1,10 @@
 //! A target that takes the time of every operation of the one inside it.
 //!
 //! The clock is read before and after, so each time contains one reading of the clock; [`clock_cost`] says what that is.
+//! Whoever has limited patience has the replay end when the times of object events come to more.
 
 use std::ptr::NonNull;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
 use page_frame::OutOfMemory;
@@ -24,14 +25,18 @@ fn no_times() -> Times {
     Times::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order")
 }
 
-fn record(times: &mut Times, since: Instant) {
-    times.saturating_record(since.elapsed().as_nanos() as u64);
+/// Adds the time since `since` to `times`, and returns it in nanoseconds.
+#[inline]
+fn record(times: &mut Times, since: Instant) -> u64 {
+    let ns = since.elapsed().as_nanos() as u64;
+    times.saturating_record(ns);
+    ns
 }
 
 /// Returns the times of doing nothing.
 pub fn clock_cost() -> Times {
     let mut times = no_times();
-    (0..READINGS).for_each(|_| record(&mut times, Instant::now()));
+    (0..READINGS).for_each(|_| _ = record(&mut times, Instant::now()));
     times
 }
 
@@ -40,12 +45,20 @@ pub struct Timed<T> {
     inner: T,
     allocations: Times,
     frees: Times,
+    /// What object events may still take; a whole clock's range where patience has no limit.
+    left_ns: u64,
 }
 
 impl<T> Timed<T> {
     /// Takes the time of `inner` from now on.
     pub fn new(inner: T) -> Self {
-        Self { inner, allocations: no_times(), frees: no_times() }
+        Self::with_patience(inner, Duration::MAX)
+    }
+
+    /// Takes the time of `inner`, and has the replay end when its object events took longer than `patience`.
+    pub fn with_patience(inner: T, patience: Duration) -> Self {
+        let left_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
+        Self { inner, allocations: no_times(), frees: no_times(), left_ns }
     }
 
     /// Returns the target inside.
@@ -81,7 +94,7 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
     fn allocate_object(&mut self, cache: Self::Cache) -> Result<NonNull<u8>, OutOfMemory> {
         let since = Instant::now();
         let object = self.inner.allocate_object(cache);
-        record(&mut self.allocations, since);
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, since));
         object
     }
 
@@ -89,13 +102,13 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
         let since = Instant::now();
         // SAFETY: clause 1: objects of the target inside are handed through as they are.
         unsafe { self.inner.free_object(cache, object) };
-        record(&mut self.frees, since);
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, since));
     }
 
     fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
         let since = Instant::now();
         let start = self.inner.allocate_bytes(bytes);
-        record(&mut self.allocations, since);
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, since));
         start
     }
 
@@ -103,7 +116,7 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
         let since = Instant::now();
         // SAFETY: clause 1: so are allocations of bytes.
         unsafe { self.inner.free_bytes(start, bytes) };
-        record(&mut self.frees, since);
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, since));
     }
 
     fn totals(&self) -> StackTotals {
@@ -116,6 +129,10 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
 
     fn is_as_at_start(&self) -> bool {
         self.inner.is_as_at_start()
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.left_ns == 0
     }
 }
 

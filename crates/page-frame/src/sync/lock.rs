@@ -38,6 +38,7 @@ impl<T> Lock<T> {
 
     /// Waits until the lock is free and takes it.
     pub fn lock(&self) -> Guard<'_, T> {
+        self.tell();
         #[cfg(not(loom))]
         return Guard(self.0.lock());
         #[cfg(loom)]
@@ -48,10 +49,18 @@ impl<T> Lock<T> {
 
     /// Takes the lock if it is free; never waits.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        self.tell();
         #[cfg(not(loom))]
         return self.0.try_lock().map(Guard);
         #[cfg(loom)]
         return self.0.try_lock().ok().map(Guard);
+    }
+
+    /// Taking a lock is a read-modify-write, of which benches that count them are told.
+    #[inline(always)]
+    fn tell(&self) {
+        #[cfg(all(not(loom), feature = "counted"))]
+        super::counted::tell(self);
     }
 
     /// Returns the data; the exclusive reference proves that nobody holds the lock.

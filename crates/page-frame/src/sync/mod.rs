@@ -3,6 +3,7 @@
 //! Every crate of the stack takes these from here and from nowhere else. Outside loom they are `core`'s and `spin`'s;
 //! under `--cfg loom` they are loom's, so that the same protocol code runs under the model checker. This module holds
 //! the only `cfg(loom)` of the libraries.
+//! With the feature `counted` each read-modify-write is told to a hook, for benches that count them.
 //!
 //! # Differences that show
 //! - loom's types have no `const fn new`: write constructors with [`const_unless_loom!`](crate::const_unless_loom).
@@ -13,11 +14,15 @@
 //!   is an order without a fence, but loom does not know: [`model_fence`] goes between, which is one inside it and nothing
 //!   outside.
 
+#[cfg(all(not(loom), feature = "counted"))]
+mod counted;
 mod counter;
 mod lock;
 mod memory;
 mod stack;
 
+#[cfg(all(not(loom), feature = "counted"))]
+pub use counted::hear_changes;
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
 pub use memory::{Zeroable, exchange_byte, slice_in};
@@ -25,10 +30,15 @@ pub use stack::{Linked, TakeAll, Taken};
 
 #[cfg(not(loom))]
 mod shim {
-    pub use core::sync::atomic::{
-        AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-        fence,
+    #[cfg(feature = "counted")]
+    pub use super::counted::{
+        AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
     };
+    #[cfg(not(feature = "counted"))]
+    pub use core::sync::atomic::{
+        AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
+    };
+    pub use core::sync::atomic::{Ordering, fence};
 
     /// Keeps the compiler, but not the CPU, from moving accesses across it; pairs with a fence on all CPUs.
     #[inline(always)]

@@ -71,7 +71,8 @@ fn with_cache(test: impl FnOnce(&Registry<Shared, Machine>, Cache<Shared, Machin
     let registry = Registry::new(Shared(Arc::clone(&arena)), Fenced(Numbered)).expect("room");
     let layout = Layout::from_size_align(2104, 8).expect("a layout");
     let order = Order::new(1).expect("small");
-    let cache = registry.cache("modelled", layout).max_order(order).build().expect("room");
+    let cache = registry.cache("modelled", layout).max_order(order).magazine_bytes(2 * 2104);
+    let cache = cache.build().expect("room");
     assert_eq!(cache.geometry().capacity(), 3);
     test(&registry, cache);
     registry.validate().expect("consistent");
@@ -159,7 +160,7 @@ fn two_cpus_grow_at_once() {
 /// to a cache that it is not of).
 #[test]
 fn the_capacity_changes_while_old_magazines_are_about() {
-    long_model("slab: the capacity changes", 30, 3, || {
+    long_model("slab: the capacity changes", 20, 3, || {
         with_cache(|_, cache| {
             let objects = allocate::<3>(&cache);
             let cache = Arc::new(cache);

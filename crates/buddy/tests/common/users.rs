@@ -1,0 +1,341 @@
+//! Users of a buddy who do all that can be done with one at random, and who know which frames are theirs.
+//!
+//! Nothing is borrowed while the buddy is called, so that an interrupt may be a user on top of another.
+
+use std::cell::RefCell;
+use std::ptr::{NonNull, without_provenance_mut};
+
+use buddy::{HotplugError, Mobility, Observe};
+use page_frame::{Cpu, FaultKind, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMap, PageResize};
+use testkit::Random;
+
+use super::{Metadata, ROOT, Simulated, range};
+
+/// Frames of an area.
+const AREA: usize = 512;
+/// The most blocks that are asked for at once.
+const MANY: usize = 40;
+/// The most pages of a run.
+const RUN: usize = 1200;
+
+/// What somebody has.
+#[derive(Clone, Copy)]
+enum Held {
+    Block(FrameNumber, Order),
+    Run(FrameNumber, usize),
+    Offline(FrameRange),
+}
+
+/// Whether anybody else may use the buddy while it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Company {
+    /// Nobody: what can be had is exactly what is free.
+    Alone,
+    /// Interrupts.
+    Interrupted,
+}
+
+/// Everybody who uses a buddy. Declared before it, as sections that are added live here.
+pub struct Users {
+    company: Company,
+    largest: usize,
+    /// The frames there are.
+    ranges: RefCell<Vec<FrameRange>>,
+    /// Which frames are somebody's, by number.
+    taken: RefCell<Vec<bool>>,
+    held: RefCell<Vec<Held>>,
+    /// Frames that may still be added.
+    absent: RefCell<Vec<FrameRange>>,
+    sections: RefCell<Vec<Metadata>>,
+}
+
+pub fn order(order: usize) -> Order {
+    Order::new(order as u8).expect("a valid order")
+}
+
+impl Users {
+    /// Users of `ranges`, of blocks up to order `largest`; the frames of each range of `absent`, in a section of its own, may be
+    /// added.
+    pub fn new(
+        ranges: &[FrameRange],
+        absent: &[FrameRange],
+        largest: usize,
+        company: Company,
+    ) -> Self {
+        let ends = ranges.iter().chain(absent).map(|range| range.end.get());
+        Self {
+            company,
+            largest,
+            ranges: RefCell::new(ranges.to_vec()),
+            taken: RefCell::new(vec![false; ends.max().expect("some frames")]),
+            held: RefCell::default(),
+            absent: RefCell::new(absent.to_vec()),
+            sections: RefCell::default(),
+        }
+    }
+
+    /// A request at random, and often something that goes back.
+    pub fn play<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        match random.below(100) {
+            0..30 => self.allocate(buddy, random),
+            30..36 => self.allocate_as(buddy, random),
+            36..39 => self.allocate_many(buddy, random),
+            39..45 => self.allocate_at(buddy, random),
+            45..51 => self.allocate_run(buddy, random),
+            51..53 => self.offline(buddy, random),
+            53 => self.add(buddy),
+            _ => self.give_back(buddy, random),
+        }
+    }
+
+    /// Gives all back.
+    pub fn leave<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>) {
+        while let Some(held) = self.pop() {
+            self.free(buddy, held);
+        }
+    }
+
+    fn allocate<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let size = self.random_order(random);
+        match buddy.allocate_frames(size) {
+            Ok(block) => self.hold(Held::Block(block, size)),
+            Err(_) => self.assert_none(size),
+        }
+    }
+
+    fn allocate_as<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let size = self.random_order(random);
+        match buddy.allocate_as(size, Mobility::ALL[random.below(3)]) {
+            Ok(block) => self.hold(Held::Block(block, size)),
+            Err(_) => self.assert_none(size),
+        }
+    }
+
+    fn allocate_many<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let size = order(random.below(4));
+        let mut blocks = [FrameNumber::new(0); MANY];
+        let asked = 1 + random.below(MANY);
+        let had = buddy.allocate_many(size, &mut blocks[..asked]);
+        blocks[..had].iter().for_each(|block| self.hold(Held::Block(*block, size)));
+        if had < asked {
+            self.assert_none(size);
+        } else if random.one_in(2) {
+            let before = self.held.borrow().len() - had;
+            self.held.borrow_mut().truncate(before);
+            blocks[..had].iter().for_each(|block| self.mark(*block, size.pages(), false));
+            buddy.free_many(size, &blocks[..had]).expect("ours");
+        }
+    }
+
+    fn allocate_at<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let size = self.random_order(random);
+        let ranges = self.ranges.borrow().clone();
+        let own = ranges[random.below(ranges.len())];
+        let frame = own.start.get() + random.below(own.frames());
+        let frame = if random.one_in(8) { frame } else { frame & !(size.pages() - 1) };
+        let block = FrameNumber::new(frame);
+        let is_tried = random.one_in(4);
+        let had = match is_tried {
+            true => buddy.try_allocate_at(block, size),
+            false => buddy.allocate_at(block, size),
+        };
+        if had.is_ok() {
+            self.hold(Held::Block(block, size));
+        } else if self.company == Company::Alone && !is_tried && block.is_aligned_to(size) {
+            assert!(!self.is_free(frame..frame + size.pages()), "{block} is free");
+        }
+    }
+
+    fn allocate_run<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let most = 1 + random.below(RUN.min(1 << self.largest));
+        let (pages, alignment) = (1 + random.below(most), order(random.below(5)));
+        let Ok(run) = buddy.allocate_run(pages, alignment) else {
+            let size = Order::for_pages(pages).expect("small");
+            return self.assert_none(size.max(alignment));
+        };
+        let start = FrameNumber::new((run.start.addr().get() - ROOT) / PAGE_SIZE);
+        assert!(start.is_aligned_to(alignment) && run.pages >= pages);
+        assert!(self.company == Company::Interrupted || run.pages == pages, "the tail goes back");
+        assert_eq!(buddy.run_pages(run.start.addr().get()), Some(run.pages));
+        self.hold(Held::Run(start, run.pages));
+    }
+
+    fn offline<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let ranges = self.ranges.borrow().clone();
+        let own = ranges[random.below(ranges.len())];
+        let area = (own.start.get() + random.below(own.frames())) / AREA;
+        let areas = 1 + random.below(3);
+        let frames = own.intersection(range(area * AREA, (area + areas) * AREA));
+        let first_taken = || {
+            (frames.start.get()..frames.end.get()).find(|frame| !self.is_free(*frame..frame + 1))
+        };
+        match buddy.offline(frames) {
+            Ok(()) => self.hold(Held::Offline(frames)),
+            Err(HotplugError::InUse { frame }) if self.company == Company::Alone => {
+                assert_eq!(first_taken(), Some(frame.get()));
+            }
+            Err(HotplugError::InUse { frame }) => assert!(frames.contains(frame)),
+            Err(other) => panic!("{frames:?}: {other}"),
+        }
+    }
+
+    fn add<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>) {
+        let Some(frames) = self.absent.borrow_mut().pop() else { return };
+        let metadata = Metadata::new(buddy::Buddy::<page_frame::DirectMap, C>::section_layout());
+        // SAFETY: the metadata is zero, and lives as long as the users do; the frames are numbers.
+        match unsafe { buddy.add_section(metadata.start(), frames) } {
+            Ok(()) => {
+                self.sections.borrow_mut().push(metadata);
+                self.ranges.borrow_mut().push(frames);
+            }
+            Err(error) => {
+                assert_eq!((error, self.company), (HotplugError::Occupied, Company::Interrupted));
+                self.absent.borrow_mut().push(frames);
+            }
+        }
+    }
+
+    fn give_back<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+        let held = self.held.borrow().len();
+        if held == 0 {
+            return;
+        }
+        let held = self.held.borrow_mut().swap_remove(random.below(held));
+        match held {
+            Held::Run(start, pages) if random.one_in(2) => self.resize(buddy, start, pages, random),
+            _ => self.free(buddy, held),
+        }
+    }
+
+    fn resize<C: Cpu, O: Observe>(
+        &self,
+        buddy: &Simulated<C, O>,
+        start: FrameNumber,
+        pages: usize,
+        random: &mut Random,
+    ) {
+        let wanted = 1 + random.below(pages + pages.min(20));
+        let (kept, tail) = (pages.min(wanted), FrameNumber::new(start.get() + pages.min(wanted)));
+        self.mark(tail, pages - kept, false);
+        // SAFETY: the run is ours, of so many pages; frames are only numbers.
+        let resized = unsafe { buddy.resize_run(pointer(start), pages, wanted) };
+        assert!(resized || wanted > pages || self.company == Company::Interrupted);
+        let now = if resized { wanted } else { pages };
+        self.mark(tail, now - kept, true);
+        self.held.borrow_mut().push(Held::Run(start, now));
+    }
+
+    fn free<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, held: Held) {
+        let (start, pages) = extent(held);
+        if let (Held::Block(frame, size), Company::Alone) = (held, self.company) {
+            if size != Order::ZERO {
+                let wrong = buddy.free_frames(frame, Order::ZERO).expect_err("another order");
+                assert_eq!(wrong.kind, FaultKind::WrongOrder);
+            }
+        }
+        self.mark(start, pages, false);
+        match held {
+            Held::Block(frame, size) => buddy.free_frames(frame, size).expect("ours"),
+            // SAFETY: the run is ours, of so many pages; frames are only numbers.
+            Held::Run(start, pages) => unsafe { buddy.free_run(pointer(start), pages) },
+            Held::Offline(frames) => buddy.online(frames).expect("offline"),
+        }
+        if let (Held::Block(frame, size), Company::Alone) = (held, self.company) {
+            let twice = buddy.free_frames(frame, size).expect_err("free already");
+            assert_eq!(twice.kind, FaultKind::DoubleFree);
+        }
+    }
+
+    /// Asserts that the buddy, of which all slots are drained, has free exactly the frames that are nobody's.
+    pub fn assert_free<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>) {
+        let mut free = vec![false; self.taken.borrow().len()];
+        for (start, size) in buddy.free_blocks() {
+            free[start.get()..][..size.pages()].fill(true);
+        }
+        for frames in self.ranges.borrow().iter() {
+            let numbers = frames.start.get()..frames.end.get();
+            let taken = &self.taken.borrow()[numbers.clone()];
+            for (at, (free, taken)) in free[numbers].iter().zip(taken).enumerate() {
+                assert_eq!(*free, !taken, "frame {}", frames.start.get() + at);
+            }
+        }
+        assert_eq!(free.iter().filter(|free| **free).count(), buddy.free_frames_count());
+    }
+
+    /// Asserts that as many blocks of `size` can be had as nobody's frames have room for, and gives them back.
+    pub fn assert_obtainable<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, size: Order) {
+        let expected = self.count_free(size);
+        let blocks: Vec<_> = (0..).map_while(|_| buddy.allocate_frames(size).ok()).collect();
+        assert_eq!(blocks.len(), expected, "{size:?}");
+        for block in blocks {
+            assert!(self.is_free(block.get()..block.get() + size.pages()));
+            buddy.free_frames(block, size).expect("ours");
+        }
+    }
+
+    fn assert_none(&self, size: Order) {
+        if self.company == Company::Alone {
+            assert_eq!(self.count_free(size), 0, "a block of {size:?} was to be had");
+        }
+    }
+
+    /// Returns how many aligned blocks of `size` are nobody's.
+    fn count_free(&self, size: Order) -> usize {
+        let pages = size.pages();
+        let blocks = |own: &FrameRange| {
+            let first = own.start.get().next_multiple_of(pages);
+            let starts = (first..own.end.get()).step_by(pages);
+            let fitting = starts.filter(|start| start + pages <= own.end.get());
+            fitting.filter(|start| self.is_free(*start..start + pages)).count()
+        };
+        self.ranges.borrow().iter().map(blocks).sum()
+    }
+
+    /// Whether `frames` are there and nobody's.
+    fn is_free(&self, frames: std::ops::Range<usize>) -> bool {
+        let asked = range(frames.start, frames.end);
+        let is_there = self.ranges.borrow().iter().any(|own| own.intersection(asked) == asked);
+        is_there && self.taken.borrow()[frames].iter().all(|taken| !taken)
+    }
+
+    fn random_order(&self, random: &mut Random) -> Order {
+        order((random.number().trailing_zeros() as usize).min(self.largest))
+    }
+
+    fn hold(&self, held: Held) {
+        let (start, pages) = extent(held);
+        self.mark(start, pages, true);
+        self.held.borrow_mut().push(held);
+    }
+
+    fn pop(&self) -> Option<Held> {
+        self.held.borrow_mut().pop()
+    }
+
+    /// Notes that frames are somebody's or nobody's from now on, and that they were not before.
+    fn mark(&self, start: FrameNumber, pages: usize, taken: bool) {
+        let frames = range(start.get(), start.get() + pages);
+        let is_there = |own: &FrameRange| own.intersection(frames) == frames;
+        assert!(
+            pages == 0 || self.ranges.borrow().iter().any(is_there),
+            "{frames:?} are not there"
+        );
+        for frame in frames.start.get()..frames.end.get() {
+            let before = std::mem::replace(&mut self.taken.borrow_mut()[frame], taken);
+            assert!(before != taken, "frame {frame} twice");
+        }
+    }
+}
+
+/// Returns the address of a frame as a pointer that nobody uses.
+fn pointer(frame: FrameNumber) -> NonNull<u8> {
+    NonNull::new(without_provenance_mut(ROOT + frame.get() * PAGE_SIZE)).expect("not zero")
+}
+
+fn extent(held: Held) -> (FrameNumber, usize) {
+    match held {
+        Held::Block(start, size) => (start, size.pages()),
+        Held::Run(start, pages) => (start, pages),
+        Held::Offline(frames) => (frames.start, frames.frames()),
+    }
+}

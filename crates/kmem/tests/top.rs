@@ -1,0 +1,172 @@
+//! `kmem top`, once and on a terminal of its own.
+
+mod common;
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use common::kmem;
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+/// Far longer than anything here takes.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+const CACHES: &str =
+    "slabinfo - version: 2.1\n# name\nfilp 7 21 184 21 1 : tunables 0 0 0 : slabdata 1 1 0\n";
+
+fn temporary(name: &str, contents: &[u8]) -> String {
+    let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
+    std::fs::write(&path, contents).expect("there is room for the file");
+    path.to_str().expect("the folder's name is text").to_owned()
+}
+
+/// What is looked at of all that was shown: a few screens.
+const LAST_BYTES: usize = 4096;
+
+/// `kmem top` on a terminal, and what it has shown there so far.
+struct OnTerminal {
+    child: Child,
+    keys: File,
+    shown: Arc<Mutex<Vec<u8>>>,
+}
+
+impl OnTerminal {
+    fn start(arguments: &[&str]) -> Self {
+        let terminal =
+            openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals");
+        grantpt(&terminal).expect("it is ours");
+        unlockpt(&terminal).expect("it is ours");
+        let name = ptsname(&terminal, Vec::new()).expect("it has a name").into_string();
+        let open = || {
+            let mut options = File::options();
+            options
+                .read(true)
+                .write(true)
+                .open(name.as_deref().expect("of text"))
+                .expect("it opens")
+        };
+        let child = Command::new(env!("CARGO_BIN_EXE_kmem"))
+            .arg("top")
+            .args(arguments)
+            .stdin(open())
+            .stdout(open())
+            .stderr(open())
+            .spawn()
+            .expect("it runs");
+        let keys = File::from(terminal);
+        let mut screen = keys.try_clone().expect("it can be read and written");
+        let shown = Arc::new(Mutex::new(Vec::new()));
+        let seen = Arc::clone(&shown);
+        std::thread::spawn(move || {
+            let mut part = [0; 4096];
+            // Reading fails when the program has ended.
+            while let Ok(read @ 1..) = screen.read(&mut part) {
+                seen.lock().expect("nobody panics with it").extend_from_slice(&part[..read]);
+            }
+        });
+        Self { child, keys, shown }
+    }
+
+    fn text(&self) -> String {
+        let shown = self.shown.lock().expect("nobody panics with it");
+        String::from_utf8_lossy(&shown[shown.len().saturating_sub(LAST_BYTES)..]).into_owned()
+    }
+
+    /// Forgets what was shown, and waits until something with `text` in it is.
+    fn wait_for(&self, text: &str) {
+        self.shown.lock().expect("nobody panics with it").clear();
+        let started = Instant::now();
+        while !self.text().contains(text) {
+            assert!(started.elapsed() < PATIENCE, "{text} does not come, but {:?}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn end(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().expect("it is our child") {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "it does not end, but shows {:?}", self.text());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        // After a test that failed, nobody else ends it.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_is_no_slabinfo_is_refused_once_and_on_a_terminal() {
+    let empty = temporary("empty.slabinfo", b"");
+    let (status, out, error) = kmem(&["top", "--once", &empty]);
+    assert_eq!((status, &*out), (Some(2), ""), "{error}");
+    assert_eq!(
+        error,
+        format!("{empty}: expected `slabinfo - version: 2.1`, found an empty file\n")
+    );
+    let mut top = OnTerminal::start(&[&empty]);
+    assert_eq!(top.end().code(), Some(2), "{}", top.text());
+}
+
+#[test]
+fn a_trace_that_is_none_ends_the_screen_with_its_error() {
+    let bad = temporary("bad.csv", b"f,0,0,0\nq\n");
+    for arguments in [&["--replay", &bad][..], &["--once", "--replay", &bad]] {
+        let mut top = OnTerminal::start(arguments);
+        assert_eq!(top.end().code(), Some(2), "{}", top.text());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(top.text().contains("bad.csv:2: expected an event"), "{}", top.text());
+    }
+}
+
+#[test]
+fn a_file_that_goes_away_is_waited_for() {
+    let path = temporary("coming-and-going.slabinfo", CACHES.as_bytes());
+    let mut top = OnTerminal::start(&["-d", "0.1", &path]);
+    top.wait_for("filp");
+    std::fs::remove_file(&path).expect("it is there");
+    top.wait_for("waiting for the file; found now: No such file");
+    assert!(top.text().contains("filp"), "what was read last stays");
+    // Half of it is written.
+    temporary("coming-and-going.slabinfo", &CACHES.as_bytes()[..40]);
+    top.wait_for("waiting for the file; found now: `filp 7 21`");
+    temporary("coming-and-going.slabinfo", CACHES.replace("filp", "pipe").as_bytes());
+    top.wait_for("pipe");
+    top.wait_for("pipe");
+    assert!(!top.text().contains("waiting"), "{}", top.text());
+    top.keys.write_all(b"q").expect("it reads keys");
+    assert_eq!(top.end().code(), Some(0), "{}", top.text());
+}
+
+#[test]
+fn a_replay_that_is_over_stays_and_says_so() {
+    let trace = temporary("short.csv", b"!g,0,G\n!s,0,filp\nA,0,0,40,184,192,0,0\n");
+    let mut top = OnTerminal::start(&["-d", "0.1", "--replay", &trace]);
+    top.wait_for("the replay has ended");
+    top.wait_for("filp");
+    top.keys.write_all(b"q").expect("it reads keys");
+    assert_eq!(top.end().code(), Some(0), "{}", top.text());
+}
+
+#[test]
+fn a_delay_is_a_number_of_seconds() {
+    let path = temporary("delayed.slabinfo", CACHES.as_bytes());
+    for wrong in ["nan", "inf", "-1", "1e30", "x"] {
+        let delay = format!("-d={wrong}");
+        let (status, out, error) = kmem(&["top", "--once", &delay, &path]);
+        assert_eq!((status, &*out), (Some(2), ""), "{wrong}");
+        assert!(error.contains("a number of seconds from 0 to 86400"), "{error}");
+    }
+    assert_eq!(kmem(&["top", "--once", "-d=0.5", &path]).0, Some(0));
+}

@@ -1,0 +1,162 @@
+//! An interrupt at every instruction of every path of a cache: what runs on top neither waits for ever nor breaks anything.
+#![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
+
+mod common;
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use buddy::Buddy;
+use common::OurBuddy;
+use page_frame::{Cpu, CpuId, DirectMap};
+use slab::{Cache, Checks, Debug, Hardened, Off, Registry};
+use testkit::{Pattern, interrupt_each};
+
+const PAGES: usize = 2048;
+const SIZE: usize = 200;
+/// Objects that interrupts keep over many steps.
+const KEPT: usize = 24;
+
+/// The one CPU, which interrupts come upon anywhere.
+#[derive(Clone, Copy)]
+struct OneCpu;
+
+// SAFETY: clause 1: one thread, and what runs on top of it ends before it goes on. Clauses 2 and 3: there is no other context.
+// Clause 4: interrupts on top of a masked section find `locking` set, as that is what is tested. Clause 5: one id.
+unsafe impl Cpu for OneCpu {
+    fn slots(&self) -> usize {
+        1
+    }
+
+    fn pin(&self) -> Option<CpuId> {
+        Some(CpuId::new(0))
+    }
+
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
+type Source = &'static Buddy<'static, DirectMap, OneCpu>;
+type Objects<K> = Cache<Source, OneCpu, K>;
+
+/// What interrupts use: the cache that they come upon, and what they keep of it.
+struct World<K: Checks> {
+    cache: &'static Objects<K>,
+    kept: [Cell<Option<NonNull<u8>>>; KEPT],
+}
+
+trait Interrupt {
+    fn at(&self, step: u64);
+}
+
+impl<K: Checks> Interrupt for World<K> {
+    /// Exchanges one of the objects kept for a fresh one, and asks for the locks.
+    fn at(&self, step: u64) {
+        let place = &self.kept[step as usize % KEPT];
+        if let Some(object) = place.take() {
+            let pattern = Pattern(object.addr().get() as u64);
+            // SAFETY: this interrupt's since an earlier one.
+            assert!(unsafe { pattern.is_in(object, 32) }, "somebody else wrote to it");
+            // SAFETY: from this cache, freed once.
+            unsafe { self.cache.free(object) };
+        }
+        // Every third step takes none, so that the number of objects changes.
+        let taken = if step % 3 == 0 { None } else { self.cache.allocate().ok() };
+        if let Some(object) = taken {
+            // SAFETY: an object of more bytes, ours.
+            unsafe { Pattern(object.addr().get() as u64).fill(object, 32) };
+            place.set(Some(object));
+        }
+        if step % 7 == 0 {
+            _ = self.cache.stats();
+        }
+        if step % 1009 == 0 {
+            self.cache.shrink();
+        }
+    }
+}
+
+thread_local! {
+    static WORLD: Cell<Option<&'static dyn Interrupt>> = const { Cell::new(None) };
+}
+
+fn interrupt(step: u64) {
+    WORLD.get().expect("set before the first step").at(step);
+}
+
+/// Every operation there is.
+fn work<K: Checks>(registry: &Registry<Source, OneCpu>, cache: &Objects<K>) {
+    let mut objects = [None; 60];
+    for _ in 0..2 {
+        objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
+        for object in objects.iter_mut().filter_map(Option::take) {
+            // SAFETY: allocated above, freed once.
+            unsafe { cache.free(object) };
+        }
+    }
+    let mut many = [NonNull::dangling(); 30];
+    let had = cache.allocate_many(&mut many);
+    // SAFETY: so many were allocated just now.
+    unsafe { cache.free_many(&many[..had]) };
+    cache.shrink();
+    registry.shrink_pages(1);
+    registry.shrink_pages(usize::MAX);
+    registry.validate().expect("consistent");
+    _ = (registry.pages_held(), registry.totals(), cache.magazines());
+    cache.for_each_slab(|_| ());
+    if let Ok(other) = registry.cache("other", Layout::new::<[u64; 5]>()).checks::<K>().build() {
+        let reserve = other.reserve(2);
+        let mut prefilled = other.prefill(2).ok();
+        if let Some(object) = prefilled.as_mut().and_then(|prefilled| prefilled.allocate()) {
+            // SAFETY: from this cache, which was filled for it.
+            unsafe { other.free(object) };
+        }
+        drop(prefilled);
+        drop(reserve);
+        other.destroy().expect("nothing is in use");
+    }
+}
+
+fn interrupt_each_step<K: Checks>() {
+    let source: Source = &Box::leak(Box::new(OurBuddy::new(PAGES, OneCpu))).buddy;
+    let free = source.free_frames_count();
+    let registry = Registry::new(source, OneCpu).expect("room");
+    let layout = Layout::from_size_align(SIZE, 8).expect("a layout");
+    let cache = registry.cache("interrupted", layout).checks::<K>().build().expect("fits");
+    let cache: &'static Objects<K> = Box::leak(Box::new(cache));
+    let world = World { cache, kept: [const { Cell::new(None) }; KEPT] };
+    let world: &'static World<K> = Box::leak(Box::new(world));
+    WORLD.set(Some(world));
+    let steps = interrupt_each(interrupt, || work(&registry, cache));
+    assert!(steps > 10_000, "{steps} steps only");
+    for object in world.kept.iter().filter_map(Cell::take) {
+        // SAFETY: from this cache, freed once.
+        unsafe { cache.free(object) };
+    }
+    registry.validate().expect("consistent");
+    cache.shrink();
+    assert_eq!(cache.stats().slabs, 0, "all objects are back");
+    registry.shrink_all();
+    source.drain();
+    let held = registry.pages_held();
+    assert_eq!(source.free_frames_count() + held, free, "no page is lost");
+}
+
+#[test]
+fn at_every_instruction() {
+    interrupt_each_step::<Off>();
+}
+
+#[test]
+fn at_every_instruction_with_what_hardened_checks() {
+    interrupt_each_step::<Hardened>();
+}
+
+#[test]
+fn at_every_instruction_with_all_checks() {
+    interrupt_each_step::<Debug>();
+}
