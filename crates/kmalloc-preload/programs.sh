@@ -171,12 +171,12 @@ SCRIPT
 compare gcc gcc <<'SCRIPT'
 {
     echo '#include <stdio.h>'
-    for i in $(seq $((3000 / SCALE))); do
+    for i in $(seq $((800 / SCALE))); do
         echo "struct s$i { int a[$((i % 50 + 1))]; double d; }; static int f$i(struct s$i *s, int n) { int t = $i;" \
             "for (int k = 0; k < n; k++) t = t * 31 + s->a[k % $((i % 50 + 1))]; return t ^ (int)s->d; }"
     done
     echo 'int main(void) { int t = 0;'
-    for i in $(seq $((3000 / SCALE))); do echo "{ struct s$i s = { { $i }, $i }; t ^= f$i(&s, 20); }"; done
+    for i in $(seq $((800 / SCALE))); do echo "{ struct s$i s = { { $i }, $i }; t ^= f$i(&s, 20); }"; done
     echo 'printf("%d\n", t); return 0; }'
 } >program.c
 gcc -O2 -c program.c -o program.o && gcc program.o -o program && ./program && md5sum <program.o
