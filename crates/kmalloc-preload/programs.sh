@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs programs as they are, with the library and without, and compares what they say.
-#   crates/kmalloc-preload/programs.sh [--quick] [--check] [--time] [LIBRARY]
-# --quick: a second or two each. --check: with KMALLOC_CHECK=1. --time: CPU time and peak memory beside those without.
+#   crates/kmalloc-preload/programs.sh [--quick] [--check] [--time] [--against NAME=LIBRARY]... [--only NAME] [LIBRARY]
+# --quick: a second or two each. --check: with KMALLOC_CHECK=1. --time: CPU time and peak memory over those without, and the
+# geometric mean of all programs. --against: another library beside ours. --only: this program alone.
 # Exit status: 0 all the same, 1 one differed, 2 an argument is wrong. Programs that are not installed are named and skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -10,12 +11,26 @@ scale=1
 times=""
 library=""
 checks=()
+others=()
+only=""
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) scale=10 ;;
     --check) checks=(KMALLOC_CHECK=1) ;;
     --time) times=yes ;;
-    -*) echo "programs.sh [--quick] [--check] [--time] [LIBRARY]: what is $1?" >&2; exit 2 ;;
+    --against | --only)
+        [ $# -gt 1 ] || { echo "programs.sh: $1 needs a value" >&2; exit 2; }
+        if [ "$1" = --only ]; then
+            only=$2
+        elif [ -f "${2#*=}" ] && [ "${2#*=}" != "$2" ]; then
+            others+=("$2")
+        else
+            echo "programs.sh: $1 $2: not NAME=LIBRARY, or the library is missing" >&2
+            exit 2
+        fi
+        shift
+        ;;
+    -*) echo "programs.sh [--quick] [--check] [--time] [--against NAME=LIBRARY] [--only NAME] [LIBRARY]: what is $1?" >&2; exit 2 ;;
     *) library=$1 ;;
     esac
     shift
@@ -29,10 +44,11 @@ failed=0
 ran=0
 skipped=()
 
-# Runs the script on its standard input with both allocators, in fresh folders: program, what it needs.
+# Runs the script on its standard input with each allocator, in fresh folders: program, what it needs.
 compare() {
-    local name=$1 status=0 here
+    local name=$1 status here who entry
     shift
+    [ -z "$only" ] || [ "$only" = "$name" ] || { cat >/dev/null; return; }
     for needed in "$@"; do
         if ! command -v "$needed" >/dev/null; then
             skipped+=("$name")
@@ -41,15 +57,18 @@ compare() {
         fi
     done
     cat >"$scratch/script"
-    for who in without with; do
+    for entry in without= "with=$library" "${others[@]}"; do
+        who=${entry%%=*}
         here=$scratch/$name-$who
         mkdir -p "$here"
         local words=(SCALE="$scale" LC_ALL=C)
-        [ $who = without ] || words+=(LD_PRELOAD="$library" "${checks[@]}")
+        [ "$who" = without ] || words+=(LD_PRELOAD="${entry#*=}")
+        [ "$who" != with ] || words+=("${checks[@]}")
         status=0
         (cd "$here" && measured "$scratch/$who.time" env "${words[@]}" bash "$scratch/script" \
             >"$scratch/$who.out" 2>"$scratch/$who.err") || status=$?
         echo "status $status" >>"$scratch/$who.out"
+        rm -rf "$here"
     done
     ran=$((ran + 1))
     if ! cmp -s "$scratch/without.out" "$scratch/with.out"; then
@@ -58,12 +77,25 @@ compare() {
         diff "$scratch/without.out" "$scratch/with.out" | head -5 || true
         head -5 "$scratch/with.err"
     elif [ -n "$times" ]; then
-        paste "$scratch/without.time" "$scratch/with.time" | awk -v name="$name" '{
-            printf "%-10s CPU %6.2f s -> %6.2f s (%.2f)   peak %7d KB -> %7d KB (%.2f)\n",
-                name, $1, $3, ($1 > 0 ? $3 / $1 : 0), $2, $4, $4 / $2 }'
+        printf '%-10s' "$name"
+        for entry in with= "${others[@]}"; do
+            who=${entry%%=*}
+            paste "$scratch/without.time" "$scratch/$who.time" | awk -v who="$who" -v to="$scratch/ratios" '{
+                cpu = $1 > 0 ? $3 / $1 : 1; peak = $4 / $2
+                printf "  %s: CPU %5.2f s, %.2f; peak %6d KB, %.2f", who, $3, cpu, $4, peak
+                print who, cpu, peak >>to }'
+        done
+        echo
     else
         echo "$name: the same"
     fi
+}
+
+# Prints the geometric means of what was measured.
+means() {
+    awk '{ count[$1]++; cpu[$1] += log($2); peak[$1] += log($3) } END { for (who in count)
+        printf "geometric mean over %d programs, of what they take without: %s: CPU %.3f, peak %.3f\n",
+            count[who], who, exp(cpu[who] / count[who]), exp(peak[who] / count[who]) }' "$scratch/ratios"
 }
 
 # Runs a command and writes its CPU seconds and peak kilobytes to a file.
@@ -139,12 +171,12 @@ SCRIPT
 compare gcc gcc <<'SCRIPT'
 {
     echo '#include <stdio.h>'
-    for i in $(seq $((3000 / SCALE))); do
+    for i in $(seq $((800 / SCALE))); do
         echo "struct s$i { int a[$((i % 50 + 1))]; double d; }; static int f$i(struct s$i *s, int n) { int t = $i;" \
             "for (int k = 0; k < n; k++) t = t * 31 + s->a[k % $((i % 50 + 1))]; return t ^ (int)s->d; }"
     done
     echo 'int main(void) { int t = 0;'
-    for i in $(seq $((3000 / SCALE))); do echo "{ struct s$i s = { { $i }, $i }; t ^= f$i(&s, 20); }"; done
+    for i in $(seq $((800 / SCALE))); do echo "{ struct s$i s = { { $i }, $i }; t ^= f$i(&s, 20); }"; done
     echo 'printf("%d\n", t); return 0; }'
 } >program.c
 gcc -O2 -c program.c -o program.o && gcc program.o -o program && ./program && md5sum <program.o
@@ -195,6 +227,116 @@ cli shutdown nosave || true
 wait; [ -s dump.rdb ] && echo saved; redis-check-rdb dump.rdb | tail -1
 SCRIPT
 
+compare ruby ruby <<'SCRIPT'
+ruby -e 'n = 600000 / ENV["SCALE"].to_i; h = {}
+n.times { |i| h["k#{i * 7919 % 50021}"] = [i, "v" * (i % 60)] }
+puts h.size, h.values.sum { |v| v[1].size }
+a = h.keys.sort; puts a[0], a[-1], a.join(",").scan(/k1/).size
+puts Marshal.load(Marshal.dump(h)).size'
+SCRIPT
+
+# Without extensions: Debian's php loads them with RTLD_DEEPBIND, which binds their `free` to the C library's and not to any
+# preloaded one.
+compare php php <<'SCRIPT'
+USE_ZEND_ALLOC=0 php -n -r '$n = intdiv(600000, (int)getenv("SCALE")); $a = [];
+for ($i = 0; $i < $n; $i++) { $a["k" . ($i * 7919 % 50021)] = str_repeat("x", $i % 60) . $i; }
+ksort($a); echo count($a), " ", strlen(serialize($a)), "\n"; echo md5(json_encode($a)), "\n";'
+SCRIPT
+
+compare tcl tclsh <<'SCRIPT'
+cat >program.tcl <<'TCL'
+set n [expr {600000 / $env(SCALE)}]
+for {set i 0} {$i < $n} {incr i} { dict lappend all k[expr {$i * 7919 % 5021}] $i; set other([expr {$i % 30011}]) [string repeat z [expr {$i % 50}]] }
+puts "[dict size $all] [array size other] [llength [lsort [dict keys $all]]]"
+TCL
+tclsh program.tcl
+SCRIPT
+
+compare guile guile <<'SCRIPT'
+guile --no-auto-compile -c '(let* ((n (quotient 600000 (string->number (getenv "SCALE")))) (h (make-hash-table)))
+(do ((i 0 (+ i 1))) ((= i n)) (hash-set! h (modulo (* i 7919) 50021) (make-string (modulo i 50) #\x)))
+(display (hash-count (const #t) h)) (newline)
+(display (hash-fold (lambda (k v t) (+ t (string-length v))) 0 h)) (newline))'
+SCRIPT
+
+compare g++ g++ <<'SCRIPT'
+{
+    echo '#include <algorithm>'; echo '#include <iostream>'; echo '#include <map>'; echo '#include <string>'; echo '#include <vector>'
+    for i in $(seq $((60 / SCALE + 1))); do
+        echo "template <int N> struct t$i { std::map<int, std::vector<std::string>> m; int f() { m[N].push_back(std::to_string(N));" \
+            "std::vector<int> v(N); std::sort(v.begin(), v.end()); return m.size() + v.size(); } };"
+    done
+    echo 'int main() { int s = 0;'
+    for i in $(seq $((60 / SCALE + 1))); do echo "t$i<$i> x$i; s += x$i.f();"; done
+    echo 'std::cout << s << std::endl; }'
+} >program.cc
+g++ -O1 program.cc -o program && ./program && md5sum <program
+SCRIPT
+
+compare sort sort <<'SCRIPT'
+seq $((2000000 / SCALE)) | awk '{ print $1 * 7919 % 1000003, "line", $1 }' >in
+sort -k1n in | md5sum; sort -u -k1,1 --parallel=2 in | wc -l
+SCRIPT
+
+compare xz xz <<'SCRIPT'
+seq $((1500000 / SCALE)) >in; xz -T1 -4 -k in && xz -dc in.xz | cmp - in && md5sum <in.xz
+SCRIPT
+
+compare zstd zstd <<'SCRIPT'
+seq $((6000000 / SCALE)) >in; zstd -q -9 -T2 in -o out && zstd -qdc out | cmp - in && md5sum <in
+SCRIPT
+
+compare bzip2 bzip2 <<'SCRIPT'
+seq $((1500000 / SCALE)) >in; bzip2 -k in && bunzip2 -c in.bz2 | cmp - in && md5sum <in.bz2
+SCRIPT
+
+compare convert convert <<'SCRIPT'
+convert -size $((2000 / SCALE + 200))x800 gradient:red-blue -rotate 30 -blur 0x3 -resize 50% -colors 64 out.ppm
+md5sum <out.ppm
+SCRIPT
+
+compare gs gs <<'SCRIPT'
+{
+    echo '%!PS'; echo '/Times-Roman findfont 12 scalefont setfont'
+    for i in $(seq $((200 / SCALE + 1))); do
+        for j in $(seq 20); do echo "72 $((j * 30)) moveto (page $i line $j of many) show"; done
+        echo showpage
+    done
+} >in.ps
+gs -q -dNOPAUSE -dBATCH -dSAFER -sDEVICE=pgmraw -r72 -sOutputFile='|md5sum' in.ps
+SCRIPT
+
+compare cmake cmake make gcc <<'SCRIPT'
+echo 'cmake_minimum_required(VERSION 3.10)' >CMakeLists.txt; echo 'project(p C)' >>CMakeLists.txt
+for i in $(seq $((200 / SCALE))); do echo "int f$i(void) { return $i; }" >"f$i.c"; echo "add_library(l$i STATIC f$i.c)" >>CMakeLists.txt; done
+cmake -S . -B build >log 2>&1 && ls build | grep -c Makefile
+SCRIPT
+
+compare m4 m4 <<'SCRIPT'
+{
+    echo "define(\`loop', \`ifelse(\$1, 0, \`', \`\$1 loop(decr(\$1))')')"
+    for i in $(seq $((20000 / SCALE))); do echo "define(\`m$i', \`n\$1 text $i')m$i($i)"; done
+    echo "loop(500)"
+} | m4 | md5sum
+SCRIPT
+
+compare git git <<'SCRIPT'
+export HOME=$PWD GIT_AUTHOR_DATE='2020-01-01T00:00:00Z' GIT_COMMITTER_DATE='2020-01-01T00:00:00Z'
+git -c init.defaultBranch=main init -q r && cd r && git config user.name n && git config user.email n@example.org
+for i in $(seq $((1000 / SCALE))); do seq "$i" $((i + 300)) >"f$i"; done
+git add . && git commit -qm one && for i in $(seq 10); do echo "$i" >>"f$i"; git commit -qam "$i"; done
+git log --stat | md5sum; git gc -q; git fsck 2>&1 | tail -1; git rev-parse HEAD
+SCRIPT
+
+compare dot dot <<'SCRIPT'
+{ echo 'digraph g {'; for i in $(seq $((600 / SCALE))); do echo "n$i -> n$((i * 7 % 97)); n$i -> n$((i * 13 % 211));"; done; echo '}'; } >in.dot
+dot -Tplain in.dot | md5sum
+SCRIPT
+
+compare bc bc <<'SCRIPT'
+echo "scale=$((3000 / SCALE)); 4*a(1); e(1); l(2)" | BC_LINE_LENGTH=0 bc -l | md5sum
+SCRIPT
+
 compare shell bash sort sed grep tar gzip <<'SCRIPT'
 seq $((300000 / SCALE)) | sed 's/3/three/g' | sort -r | grep -c three
 for i in $(seq 20); do echo "$(echo "$i" | tr 1 2)" | cat; done
@@ -204,6 +346,9 @@ SCRIPT
 
 if [ ${#skipped[@]} -gt 0 ]; then
     echo "not installed: ${skipped[*]}"
+fi
+if [ -s "$scratch/ratios" ]; then
+    means
 fi
 echo "$ran programs ran"
 exit $failed

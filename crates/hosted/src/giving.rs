@@ -6,7 +6,8 @@
 //!   where it was not.
 //! - Use **falls** when a sixth of what was in use at the peak has come back. Then the caches above are asked too: an object that
 //!   they keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes
-//!   a third, and after another two thirds, so that a program that swings keeps what it has at hand.
+//!   a third, and after another two thirds, so that a program that swings keeps what it has at hand. After one that was not, no
+//!   more than a quarter of the least bound stays.
 //!
 //! # Concurrency
 //! Counts are Relaxed: they decide when memory goes, not whether it may. It is given back by one thread at a time, on blocks that
@@ -66,6 +67,7 @@ impl Pages {
 
     /// Gives the memory behind `block` back, which is the caller's and was counted as idle; returns its touched pages.
     pub(crate) fn give(&self, block: FrameRange) -> usize {
+        self.make_small(block);
         let start = self.pointer(block.start.get() << PAGE_SHIFT);
         // SAFETY: nobody has the frames but us, and we need no content.
         let went = unsafe { self.space.give_back(start, block.frames() << PAGE_SHIFT) };
@@ -87,14 +89,36 @@ impl Pages {
         }
         if before > 0 {
             // Relaxed, here and below: a count that decides when, not whether, memory goes back.
-            let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed);
-            self.relax(idle - before as isize);
+            let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed) - before as isize;
+            if idle.max(0) < self.least_idle.load(Ordering::Relaxed) as isize {
+                self.least_idle.store(idle.max(0) as usize, Ordering::Relaxed);
+            }
+            self.relax(idle);
         }
+        if !self.is_active.load(Ordering::Relaxed) {
+            self.is_active.store(true, Ordering::Relaxed);
+        }
+        self.count_to_look(range.frames());
         let fresh = range.frames() - before;
         if fresh > 0 {
             self.retouched.fetch_add(fresh, Ordering::Relaxed);
         }
         before == 0
+    }
+
+    /// Begins another interval; whether any page was handed out in the last one.
+    pub(crate) fn note_interval(&self) -> bool {
+        self.is_active.swap(false, Ordering::Relaxed)
+    }
+
+    /// Returns the fewest idle pages since the last call, of which there are `idle` now.
+    pub(crate) fn least_idle(&self, idle: usize) -> usize {
+        self.least_idle.swap(idle, Ordering::Relaxed)
+    }
+
+    /// Asks the caches for what they keep at hand.
+    pub(crate) fn ask_caches(&self) {
+        (self.fall_hook)();
     }
 
     /// Counts `range`, which is about to be freed, as idle.
@@ -128,7 +152,11 @@ impl Pages {
             self.in_vain.store(in_vain, Ordering::Relaxed);
             self.fell_from.store(peak, Ordering::Relaxed);
             self.peak.store(in_use, Ordering::Relaxed);
-            (self.fall_hook)();
+            self.ask_caches();
+            // A program that ends so, and sleeps, would keep up to the bound.
+            if in_vain == 0 {
+                self.give_back(LEAST_BOUND / 4);
+            }
         }
     }
 

@@ -19,8 +19,10 @@
 mod fork;
 mod gate;
 mod giving;
+mod huge;
 mod mapped;
 mod pages;
+mod purger;
 mod spans;
 mod threads;
 mod touched;
@@ -36,4 +38,5 @@ pub const MAGAZINE_BYTES: usize = 32 << 10;
 pub use fork::{Forking, Hold};
 pub use mapped::Mapped;
 pub use pages::Pages;
+pub use purger::Purger;
 pub use threads::{THREAD_SLOTS, Threads};

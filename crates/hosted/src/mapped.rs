@@ -10,6 +10,9 @@ use rustix::mm::{
     mremap_fixed, munmap,
 };
 
+/// Makes one huge page of what is there (Linux 6.1).
+const MADV_COLLAPSE: std::ffi::c_int = 25;
+
 /// A range of this process's address space. Every byte reads as zero until it is written; memory is behind only what has
 /// been touched. Dropping it unmaps it.
 #[derive(Debug)]
@@ -118,6 +121,8 @@ impl Mapped {
         unsafe { mprotect(start, bytes, access) }?;
         // SAFETY: as above; says what dumps contain.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxDoDump) };
+        // SAFETY: as above; says which pages are behind it. Small ones, at first (`huge`).
+        let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
         Ok(())
     }
 
@@ -134,6 +139,28 @@ impl Mapped {
         // SAFETY: says what dumps contain.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxDontDump) };
         Ok(())
+    }
+
+    /// Has `area` backed by one huge page, at once where the system can. What is there stays.
+    pub(crate) fn make_huge(&self, area: FrameRange) {
+        let (start, bytes) = self.part(area);
+        // SAFETY: our mapping; says which pages are behind it.
+        let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
+        // SAFETY: the thread's own variable. `malloc` keeps it, and the C library's `madvise` may set it.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the thread's, for as long as it runs.
+        let before = unsafe { errno.read() };
+        // SAFETY: as above; the content stays. A system that does not know it refuses.
+        unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) };
+        // SAFETY: as above.
+        unsafe { errno.write(before) };
+    }
+
+    /// Lets no huge page be behind `area`, once parts of it are given back.
+    pub(crate) fn make_small(&self, area: FrameRange) {
+        let (start, bytes) = self.part(area);
+        // SAFETY: our mapping; says which pages are behind it.
+        let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
     }
 
     /// Keeps all of it out of core dumps, which would otherwise look for pages in it.

@@ -27,7 +27,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::giving::LEAST_BOUND;
 use crate::spans::{SECTION_FRAMES, Sections};
 use crate::touched::Touched;
-use crate::{Mapped, THREAD_SLOTS, Threads, gate, threads};
+use crate::{Mapped, THREAD_SLOTS, Threads, gate, huge, threads};
 
 /// The most address space, and the least that is tried.
 const MOST_BYTES: usize = 1 << 40;
@@ -54,6 +54,11 @@ type Frames = Buddy<'static, DirectMap, Threads>;
 pub struct Pages {
     pub(crate) buddy: Frames,
     pub(crate) touched: Touched,
+    /// Areas that were dense at the last look, and those that are huge; numbered as areas.
+    pub(crate) dense: Touched,
+    pub(crate) huge: Touched,
+    /// Pages handed out since the last look.
+    pub(crate) handed: AtomicUsize,
     pub(crate) sections: Lock<Sections>,
     /// Pages that are free and touched; below zero for a moment when counts cross.
     pub(crate) idle: AtomicIsize,
@@ -69,6 +74,9 @@ pub struct Pages {
     /// The peak before use fell last, and how many falls in a row were in vain.
     pub(crate) fell_from: AtomicUsize,
     pub(crate) in_vain: AtomicUsize,
+    /// The fewest idle pages there were in this interval, and whether any page was handed out in it.
+    pub(crate) least_idle: AtomicUsize,
+    pub(crate) is_active: AtomicBool,
     pub(crate) fall_hook: fn(),
     pub(crate) retouched: AtomicUsize,
     pub(crate) gives_back: bool,
@@ -111,6 +119,7 @@ impl Pages {
         let metadata =
             Mapped::reserve(layout.map_err(invalid)?.size() + sections.metadata_bytes())?;
         let touched = Touched::new(all)?;
+        let areas = huge::numbers(all);
         space.leave_out_of_dumps();
         metadata.leave_out_of_dumps();
         space.open(first)?;
@@ -122,6 +131,9 @@ impl Pages {
         Ok(Self {
             buddy: buddy.map_err(invalid)?,
             touched,
+            dense: Touched::new(areas)?,
+            huge: Touched::new(areas)?,
+            handed: AtomicUsize::new(0),
             sections: Lock::new(sections),
             idle: AtomicIsize::new(0),
             bound: AtomicUsize::new(LEAST_BOUND),
@@ -132,6 +144,8 @@ impl Pages {
             peak: AtomicUsize::new(0),
             fell_from: AtomicUsize::new(0),
             in_vain: AtomicUsize::new(0),
+            least_idle: AtomicUsize::new(0),
+            is_active: AtomicBool::new(false),
             fall_hook: || (),
             retouched: AtomicUsize::new(0),
             gives_back: true,

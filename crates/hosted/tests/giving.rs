@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hosted::Pages;
+use std::time::{Duration, Instant};
+
+use hosted::{Pages, Purger};
 use page_frame::{Order, PageBlock, PageSource};
 
 /// Takes `count` blocks of 16 pages.
@@ -40,4 +42,48 @@ fn the_hook_hears_of_falls_and_seldom_of_swings() {
     free(&pages, blocks);
     let last = falls();
     assert!(last >= 10, "{last} falls at the end");
+}
+
+#[test]
+fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
+    static ASKED: AtomicUsize = AtomicUsize::new(0);
+    let pages = Pages::with_space(1 << 30).expect("address space").keeping();
+    let pages = pages.with_fall_hook(|| _ = ASKED.fetch_add(1, Ordering::Relaxed));
+    let blocks = take(&pages, 256);
+    free(&pages, blocks);
+    assert_eq!(pages.idle_pages(), 4096, "frees keep it");
+    assert_eq!(pages.end_interval(), 0, "all of it was in use in the interval");
+    // Used again and again: it stays, whatever the interval.
+    for _ in 0..3 {
+        let blocks = take(&pages, 256);
+        free(&pages, blocks);
+        assert_eq!(pages.end_interval(), 0);
+    }
+    assert_eq!(ASKED.load(Ordering::Relaxed), 0);
+    let left: Vec<_> = (0..8)
+        .map(|_| {
+            pages.end_interval();
+            pages.idle_pages()
+        })
+        .collect();
+    assert_eq!(left, [2048, 1024, 512, 0, 0, 0, 0, 0], "the last area goes as a whole");
+    assert!(ASKED.load(Ordering::Relaxed) >= 7, "a program that sleeps");
+}
+
+#[test]
+fn the_thread_purges_and_stops() {
+    let pages: &Pages = Box::leak(Box::new(Pages::with_space(1 << 30).expect("space").keeping()));
+    let purger = Purger::start(pages, Duration::from_millis(10)).expect("a thread");
+    let blocks = take(pages, 256);
+    free(pages, blocks);
+    let start = Instant::now();
+    while pages.idle_pages() > 0 {
+        assert!(start.elapsed() < Duration::from_secs(20), "{} pages", pages.idle_pages());
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    drop(purger);
+    let blocks = take(pages, 10);
+    free(pages, blocks);
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(pages.idle_pages(), 160, "nobody purges any more");
 }

@@ -3,6 +3,7 @@
 //! Programs with more rights than their user (set-user-ID) are asked for nothing.
 
 use std::ffi::{CStr, c_char};
+use std::time::Duration;
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -17,6 +18,14 @@ pub(crate) fn checks() -> bool {
 pub(crate) fn stats<R>(look: impl FnOnce(&[u8]) -> R) -> Option<R> {
     variable("KMALLOC_STATS", |value| (!value.is_empty() && value != b"0").then(|| look(value)))
         .flatten()
+}
+
+/// Returns the interval of a thread that gives memory back: `KMALLOC_PURGE`, in milliseconds. None where it is not a number above
+/// zero.
+pub(crate) fn purge_interval() -> Option<Duration> {
+    let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
+    let milliseconds: u32 = variable("KMALLOC_PURGE", number).flatten()?;
+    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
 }
 
 /// Returns bits that the kernel chose at random for this process.

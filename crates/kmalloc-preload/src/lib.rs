@@ -10,6 +10,7 @@
 //! - `environment`: what the user asks for by environment variables.
 //! - `process`: what happens when the process forks, and when it ends.
 //! - `stats`: what can be said about memory: to people, to `mallinfo2`, to files.
+//! - `current`, `file`: the file that keeps saying it.
 //! - `out`: text without memory.
 //!
 //! # Invariants
@@ -18,7 +19,9 @@
 
 mod aligned;
 mod calls;
+mod current;
 mod environment;
+mod file;
 mod heap;
 mod out;
 mod process;

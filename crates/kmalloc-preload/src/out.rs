@@ -19,8 +19,10 @@ impl Out {
         let mut written = 0;
         while written < self.length {
             let rest = &self.buffer[written..self.length];
+            // Directly: the C library's `write` is a point at which a thread may be cancelled.
             // SAFETY: the bytes are ours.
-            let count = unsafe { libc::write(self.to, rest.as_ptr().cast(), rest.len()) };
+            let count =
+                unsafe { libc::syscall(libc::SYS_write, self.to, rest.as_ptr(), rest.len()) };
             let Ok(count @ 1..) = usize::try_from(count) else { break };
             written += count;
         }

@@ -3,11 +3,11 @@
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
 
-use hosted::{Forking, Hold, Threads};
+use hosted::{Forking, Hold, Purger, Threads};
 use page_frame::{Cpu, CpuId};
 
 use crate::heap::{Heap, existing, pages};
-use crate::stats;
+use crate::{environment, stats};
 
 unsafe extern "C" {
     fn pthread_atfork(
@@ -30,6 +30,10 @@ extern "C" fn load() {
     // SAFETY: registers functions that stay, as the library is never unloaded.
     unsafe { pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
     stats::start();
+    if let Some((pages, interval)) = pages().zip(environment::purge_interval()) {
+        // The thread ends with the process. Where there can be none, frees give memory back as they always do.
+        std::mem::forget(Purger::start(pages, interval));
+    }
 }
 
 extern "C" fn end() {

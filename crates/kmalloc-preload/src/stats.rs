@@ -1,18 +1,18 @@
 //! What can be said about memory: to people and files as the kernel's slabinfo, to programs by `mallinfo2`.
 //!
 //! `KMALLOC_STATS=1` writes to where standard error was when the library was loaded, as many programs close theirs before
-//! they end. Any other value names a file, `%p` in it standing for the process's number; it is written when the process
-//! ends, and each time `malloc_stats` or `malloc_trim` is called.
+//! they end. Any other value names a file, `%p` in it standing for the process's number; it is kept current while the
+//! program runs (`current`), and exact when it ends and each time `malloc_stats` or `malloc_trim` is called.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::c_int;
 use std::fmt::Write;
 use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use page_frame::PAGE_SIZE;
 
-use crate::environment;
 use crate::heap::{Heap, existing, pages, with_heap};
 use crate::out::Out;
+use crate::{current, environment, file};
 
 /// Where statistics go at the end; below zero: nowhere.
 static TO: AtomicI32 = AtomicI32::new(-1);
@@ -26,6 +26,8 @@ pub(crate) fn start() {
             // SAFETY: a copy of standard error, out of the way of the program's own.
             let copy = unsafe { libc::fcntl(2, libc::F_DUPFD_CLOEXEC, 100) };
             TO.store(copy, Ordering::Relaxed);
+        } else if file::name(value) {
+            current::start();
         }
     });
 }
@@ -33,6 +35,7 @@ pub(crate) fn start() {
 /// The same in a child after a fork, which has its own standard error already.
 pub(crate) fn start_in_child() {
     FAILURES.store(0, Ordering::Relaxed);
+    current::start_in_child();
 }
 
 /// Counts a request that failed.
@@ -49,76 +52,20 @@ pub(crate) fn end() {
     write_file();
 }
 
-/// Writes the statistics to the file that the user named, whole or not at all.
-fn write_file() {
-    const MOST: usize = 4000;
-    environment::stats(|value| {
-        if value == b"1" || value.len() > MOST {
-            return;
-        }
-        let mut name = FileName { bytes: [0; MOST + 100], length: 0 };
-        name.push_all(value);
-        name.push_all(b".new");
-        // SAFETY: creates a file; the name ends with zero.
-        let file = unsafe {
-            libc::open(name.as_ptr(), libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC, 0o644)
-        };
-        if file < 0 {
-            return;
-        }
-        write_to(file);
-        // SAFETY: opened above.
-        unsafe { libc::close(file) };
-        let mut last = FileName { bytes: [0; MOST + 100], length: 0 };
-        last.push_all(value);
-        // SAFETY: both names end with zero.
-        unsafe { libc::rename(name.as_ptr(), last.as_ptr()) };
-    });
-}
-
-/// A file's name in memory of its own, `%p` replaced, zeros behind it.
-struct FileName {
-    bytes: [u8; 4100],
-    length: usize,
-}
-
-impl FileName {
-    fn push_all(&mut self, text: &[u8]) {
-        let mut rest = text;
-        while let Some((first, behind)) = rest.split_first() {
-            if rest.starts_with(b"%p") {
-                let _ = write!(self, "{}", std::process::id());
-                rest = &rest[2..];
-                continue;
-            }
-            self.push(*first);
-            rest = behind;
-        }
-    }
-
-    fn push(&mut self, byte: u8) {
-        if self.length + 1 < self.bytes.len() {
-            self.bytes[self.length] = byte;
-            self.length += 1;
-        }
-    }
-
-    fn as_ptr(&self) -> *const c_char {
-        self.bytes.as_ptr().cast()
-    }
-}
-
-impl Write for FileName {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        text.bytes().for_each(|byte| self.push(byte));
-        Ok(())
-    }
+/// Writes the statistics to the file that the user named, if any.
+pub(crate) fn write_file() {
+    file::replace(write_to);
 }
 
 fn write_to(file: c_int) {
     let mut out = Out::new(file);
-    let outcome = with_heap!(|heap| heap.registry().slabinfo(&mut out));
-    if !matches!(outcome, Some(Ok(()))) {
+    // One that is being set up is not there yet; waiting for it would be in vain for whoever sets it up.
+    let outcome = match existing() {
+        Some(Heap::Plain(heap)) => heap.registry().slabinfo(&mut out),
+        Some(Heap::Checked(heap)) => heap.registry().slabinfo(&mut out),
+        None => return,
+    };
+    if outcome.is_err() {
         return;
     }
     let (held, large) = held_pages();

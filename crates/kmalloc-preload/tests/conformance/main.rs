@@ -3,6 +3,7 @@
 //!
 //! `cargo test -p kmalloc-preload --test conformance -- NAME` runs those whose names contain `NAME`.
 
+mod asked;
 mod calls;
 mod limits;
 mod memory;
@@ -35,7 +36,14 @@ pub(crate) enum End {
 const LIMIT: Duration = Duration::from_secs(120);
 
 fn main() -> ExitCode {
-    let checks = [calls::CHECKS, memory::CHECKS, threads::CHECKS, limits::CHECKS, misuse::CHECKS];
+    let checks = [
+        calls::CHECKS,
+        memory::CHECKS,
+        threads::CHECKS,
+        limits::CHECKS,
+        misuse::CHECKS,
+        asked::CHECKS,
+    ];
     let checks = || checks.iter().copied().flatten();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     if let [flag, name] = &arguments[..] {

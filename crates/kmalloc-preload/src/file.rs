@@ -1,0 +1,113 @@
+//! The file of statistics: named by the user, written whole or not at all.
+//!
+//! The environment is read once, when the library is loaded: the program may change it at any time. System calls are made
+//! directly, as those of the C library are points at which a thread may be cancelled, and `malloc` is not.
+
+use std::cell::UnsafeCell;
+use std::ffi::{c_char, c_int, c_long};
+use std::fmt::{self, Write};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::heap::set_errno;
+
+/// The longest name that the system takes, and what is put behind it.
+const MOST_NAME: usize = 4095;
+const MOST: usize = MOST_NAME + 100;
+
+/// What the user wrote, and how long it is; zero while no file is named.
+static NAMED: Named = Named { bytes: UnsafeCell::new([0; MOST_NAME]), length: AtomicUsize::new(0) };
+
+struct Named {
+    bytes: UnsafeCell<[u8; MOST_NAME]>,
+    length: AtomicUsize,
+}
+
+// SAFETY: the bytes are written once, before the length is (`name`), and read only after it was seen.
+unsafe impl Sync for Named {}
+
+/// Notes the file's name; false when it is longer than the system takes. To be called once, when the library is loaded.
+pub(crate) fn name(value: &[u8]) -> bool {
+    if value.len() > MOST_NAME {
+        return false;
+    }
+    // SAFETY: called once, and nobody reads before the length is there.
+    let bytes = unsafe { &mut *NAMED.bytes.get() };
+    bytes[..value.len()].copy_from_slice(value);
+    // Release: pairs with the Acquire in `named`; publishes the bytes.
+    NAMED.length.store(value.len(), Ordering::Release);
+    true
+}
+
+fn named() -> Option<&'static [u8]> {
+    // Acquire: as said in `name`.
+    let length = NAMED.length.load(Ordering::Acquire);
+    // SAFETY: written before the length, and never again.
+    let bytes = unsafe { &*NAMED.bytes.get() };
+    (length > 0).then(|| &bytes[..length])
+}
+
+/// Has `write` write the file, if one is named, under a name of this process's own, and then gives it its name. Keeps `errno`.
+pub(crate) fn replace(write: impl FnOnce(c_int)) {
+    let Some(named) = named() else { return };
+    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    let last = FileName::of(named, b"");
+    let new = FileName::of(named, b".%p.new");
+    let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
+    let at = c_long::from(libc::AT_FDCWD);
+    // SAFETY: creates a file; the name ends with zero.
+    let file = unsafe { libc::syscall(libc::SYS_openat, at, new.as_ptr(), flags, 0o644) };
+    if let Ok(file @ 0..) = c_int::try_from(file) {
+        write(file);
+        // SAFETY: opened above.
+        unsafe { libc::syscall(libc::SYS_close, file) };
+        // SAFETY: both names end with zero.
+        unsafe { libc::syscall(libc::SYS_renameat, at, new.as_ptr(), at, last.as_ptr()) };
+    }
+    set_errno(errno);
+}
+
+/// A file's name in memory of its own, `%p` replaced, zeros behind it.
+struct FileName {
+    bytes: [u8; MOST],
+    length: usize,
+}
+
+impl FileName {
+    fn of(named: &[u8], suffix: &[u8]) -> Self {
+        let mut name = Self { bytes: [0; MOST], length: 0 };
+        name.push_all(named);
+        name.push_all(suffix);
+        name
+    }
+
+    fn push_all(&mut self, text: &[u8]) {
+        let mut rest = text;
+        while let Some((first, behind)) = rest.split_first() {
+            if rest.starts_with(b"%p") {
+                let _ = write!(self, "{}", std::process::id());
+                rest = &rest[2..];
+                continue;
+            }
+            self.push(*first);
+            rest = behind;
+        }
+    }
+
+    fn push(&mut self, byte: u8) {
+        if self.length + 1 < self.bytes.len() {
+            self.bytes[self.length] = byte;
+            self.length += 1;
+        }
+    }
+
+    fn as_ptr(&self) -> *const c_char {
+        self.bytes.as_ptr().cast()
+    }
+}
+
+impl Write for FileName {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        text.bytes().for_each(|byte| self.push(byte));
+        Ok(())
+    }
+}

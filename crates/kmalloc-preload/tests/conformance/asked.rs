@@ -1,0 +1,102 @@
+//! What is asked for by environment variables: the file of statistics, and a thread that purges.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use crate::End::Well;
+use crate::calls::{fill, free, malloc};
+use crate::{Check, errno, library, resident_bytes, set_errno};
+
+pub(crate) const CHECKS: &[Check] = &[
+    Check { name: "the_file_of_statistics_is_kept_current", run: current, ends: Well },
+    Check { name: "a_thread_purges_if_asked_to", run: purged, ends: Well },
+];
+
+/// Runs this program again with `KMALLOC_STATS=FILE`; returns the file's name in that run.
+fn again_with_file() -> String {
+    if let Ok(file) = std::env::var("STATISTICS") {
+        return file;
+    }
+    let file = std::env::temp_dir().join(format!("kmalloc-stats-{}", std::process::id()));
+    let status = std::process::Command::new(std::env::current_exe().expect("a path"))
+        .args(std::env::args().skip(1))
+        .env("STATISTICS", &file)
+        .env("KMALLOC_STATS", &file)
+        .env("LD_PRELOAD", library())
+        .status();
+    let at_end = objects(&file.to_string_lossy(), "kmalloc-1k").expect("written at the end");
+    assert!(at_end < 100, "{at_end} objects at the end");
+    std::fs::remove_file(file).expect("ours");
+    std::process::exit(if status.is_ok_and(|status| status.success()) { 0 } else { 1 });
+}
+
+/// Returns how many objects of a cache are in use, as the file says; none before it says anything of it.
+fn objects(file: &str, cache: &str) -> Option<usize> {
+    let text = std::fs::read_to_string(file).ok()?;
+    assert!(text.starts_with("slabinfo - version: 2.1\n"), "whole: {text}");
+    let last = text.lines().last().expect("not empty");
+    assert!(last.starts_with("# pages: ") && text.ends_with("failed\n"), "whole: {last}");
+    let line = text.lines().find(|line| line.split(' ').next() == Some(cache))?;
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn current() {
+    let file = again_with_file();
+    let start = Instant::now();
+    let mut held = Vec::with_capacity(1 << 20);
+    set_errno(7);
+    // Grows at a pace that a viewer can follow, and seldom enough for the file to be older than what is held.
+    let mut seen = Vec::new();
+    while start.elapsed() < Duration::from_millis(2500) {
+        for _ in 0..64 {
+            let object = malloc(1000);
+            fill(object, 8, 1);
+            held.push(object);
+        }
+        assert_eq!(errno(), 7, "the program's errno is its own");
+        let said = objects(&file, "kmalloc-1k").unwrap_or(0);
+        assert!(said <= held.len() + 100, "{said} of {}", held.len());
+        if seen.last() != Some(&said) {
+            seen.push(said);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+        set_errno(7);
+    }
+    assert!(seen.is_sorted() && (3..=7).contains(&seen.len()), "twice a second: {seen:?}");
+    assert!(seen.last().is_some_and(|last| *last * 2 > held.len()), "{seen:?}, {}", held.len());
+    // Nothing is left but the file itself.
+    let folder = Path::new(&file).parent().expect("a folder").read_dir().expect("readable");
+    let name = Path::new(&file).file_name().expect("a name").to_string_lossy().into_owned();
+    let beside = folder.filter_map(Result::ok).filter(|entry| {
+        let other = entry.file_name().to_string_lossy().into_owned();
+        other.starts_with(&name) && other != name
+    });
+    assert_eq!(beside.count(), 0);
+    held.into_iter().for_each(free);
+}
+
+/// What frees keep goes too when a thread is asked for: 3 MiB, fewer than the bound.
+fn purged() {
+    if std::env::var_os("KMALLOC_PURGE").is_none() {
+        let again = |interval: &str| {
+            let own = std::env::current_exe().expect("a path");
+            let mut again = std::process::Command::new(own);
+            let words = std::env::args().skip(1);
+            again.args(words).env("KMALLOC_PURGE", interval).env("LD_PRELOAD", library());
+            again.status().is_ok_and(|status| status.success())
+        };
+        assert!(again("20"), "with a thread");
+        assert!(again("0") && again("often"), "without one");
+        return;
+    }
+    let is_asked = std::env::var("KMALLOC_PURGE").is_ok_and(|interval| interval == "20");
+    let threads = std::fs::read_dir("/proc/self/task").expect("Linux").count();
+    assert_eq!(threads, if is_asked { 2 } else { 1 });
+    let before = resident_bytes();
+    let blocks: Vec<_> = (0..300).map(|_| malloc(10_000)).collect();
+    blocks.iter().for_each(|start| fill(*start, 10_000, 1));
+    blocks.into_iter().for_each(free);
+    std::thread::sleep(Duration::from_millis(if is_asked { 1000 } else { 100 }));
+    let left = resident_bytes().saturating_sub(before);
+    assert_eq!(left < 1 << 20, is_asked, "{left} bytes left");
+}
