@@ -120,7 +120,8 @@ impl Fields<'_> {
         let length = self.take();
         let is_short = length.wrapping_sub(1) < 8;
         // The digits' values, the last one highest, zeros below.
-        let values = (self.word(start) ^ each(0x30)) << (64_u32.wrapping_sub(8 * length) & 63);
+        let values =
+            (self.word(start) ^ each(0x30)) << (64_u32.wrapping_sub(length.wrapping_mul(8)) & 63);
         // A value above nine reaches the highest bit of its byte, or has it already.
         let is_decimal = (values | values.wrapping_add(each(0x76))) & each(0x80) == 0;
         // Pairs, fours, all eight: the left one times its radix, plus the right one.
@@ -143,8 +144,9 @@ impl Fields<'_> {
             value = self.eight_hexadecimal(self.word(start) ^ each(0x30));
             (at, left) = (start + 8, length - 8);
         }
-        let digits = (self.word(at) ^ each(0x30)) << (64_u32.wrapping_sub(8 * left) & 63);
-        value = value << ((4 * left) & 63) | self.eight_hexadecimal(digits);
+        let digits =
+            (self.word(at) ^ each(0x30)) << (64_u32.wrapping_sub(left.wrapping_mul(8)) & 63);
+        value = value << (left.wrapping_mul(4) & 63) | self.eight_hexadecimal(digits);
         self.is_good &= left.wrapping_sub(1) < 8 && value <= max;
         value
     }
