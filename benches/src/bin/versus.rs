@@ -80,7 +80,7 @@ fn main() -> ExitCode {
             json!({ "layer": layer, "machine": machine, "commit": commit, "workloads": rows })
         })
         .collect();
-    print_left_out();
+    print_left_out(matches!(asked, "buddy" | "all"));
     let report = if asked == "all" { Value::Array(reports) } else { reports.remove(0) };
     if let Some(path) = matches.get_one::<PathBuf>("json") {
         if let Err(error) = std::fs::write(path, format!("{report:#}\n")) {
@@ -126,13 +126,16 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
     }
 }
 
-fn print_left_out() {
+fn print_left_out(is_buddy_there: bool) {
     println!();
     if cfg!(not(feature = "c-rivals")) {
         println!(
             "left out, as they are built from C or C++: jemalloc, mimalloc, rpmalloc, snmalloc"
         );
         println!("with them: cargo run --release -p benches --features c-rivals --bin versus");
+    }
+    if !is_buddy_there {
+        return;
     }
     println!("left out, as it is no published crate: LLFree");
     if cfg!(not(feature = "counted")) {
