@@ -102,8 +102,7 @@ fn fill(ours: &Ours, count: usize) -> f64 {
 pub fn slot_miss_ns() -> f64 {
     const MAGAZINES: usize = 6;
     let ours = cache_of_64(|builder| builder.keep_empty(SLABS));
-    let count = MAGAZINES * ours.cache.stats().magazine_capacity;
-    let mut objects = Vec::with_capacity(count);
+    let mut objects = Vec::new();
     let mut one_turn = |count: usize| {
         objects.extend((0..count).map(|_| ours.allocate()));
         objects.drain(..).for_each(|object| {
@@ -111,6 +110,9 @@ pub fn slot_miss_ns() -> f64 {
             unsafe { ours.free(object) };
         });
     };
+    // Magazines grow with use: until they have grown.
+    (0..50).for_each(|_| one_turn(SLABS * 10));
+    let count = MAGAZINES * ours.cache.stats().magazine_capacity;
     let (hits_ns, _) = mean(10_000, |_| one_turn(count / MAGAZINES / 2));
     let per_object_ns = hits_ns / (count / MAGAZINES / 2) as f64;
     let (turn_ns, _) = mean(10_000, |_| one_turn(count));
