@@ -35,16 +35,11 @@ impl SlabList {
     pub(crate) unsafe fn push(&mut self, record: NonNull<Record>) {
         let place = Place { next: self.first, previous: core::ptr::null_mut() };
         // SAFETY: clause 1: live.
-        let new = unsafe { record.as_ref() };
-        // SAFETY: I2.
-        unsafe { new.set_place(place) };
+        unsafe { change_place(record, |_| place) };
         if let Some(second) = self.first() {
-            // SAFETY: I1: live.
-            let second = unsafe { second.as_ref() };
-            // SAFETY: I2.
-            let place = unsafe { second.place() };
-            // SAFETY: I2.
-            unsafe { second.set_place(Place { previous: record.as_ptr(), ..place }) };
+            let previous = record.as_ptr();
+            // SAFETY: I1: a record of the list.
+            unsafe { change_place(second, |place| Place { previous, ..place }) };
         }
         self.first = record.as_ptr();
         self.count += 1;
@@ -55,27 +50,17 @@ impl SlabList {
     /// # Safety
     /// 1. `record` is in this list.
     pub(crate) unsafe fn remove(&mut self, record: NonNull<Record>) {
-        // SAFETY: I1: live.
-        let this = unsafe { record.as_ref() };
-        // SAFETY: I2.
-        let Place { next, previous } = unsafe { this.place() };
+        // SAFETY: clause 1.
+        let Place { next, previous } = unsafe { place_of(record) };
         if let Some(before) = NonNull::new(previous) {
-            // SAFETY: I1: live.
-            let before = unsafe { before.as_ref() };
-            // SAFETY: I2.
-            let place = unsafe { before.place() };
-            // SAFETY: I2.
-            unsafe { before.set_place(Place { next, ..place }) };
+            // SAFETY: I1: what a record of the list names as its neighbour is one too.
+            unsafe { change_place(before, |place| Place { next, ..place }) };
         } else {
             self.first = next;
         }
         if let Some(after) = NonNull::new(next) {
-            // SAFETY: I1: live.
-            let after = unsafe { after.as_ref() };
-            // SAFETY: I2.
-            let place = unsafe { after.place() };
-            // SAFETY: I2.
-            unsafe { after.set_place(Place { previous, ..place }) };
+            // SAFETY: I1: likewise the neighbour on the other side.
+            unsafe { change_place(after, |place| Place { previous, ..place }) };
         }
         self.count -= 1;
     }
@@ -93,11 +78,33 @@ impl SlabList {
         let mut next = self.first;
         (0..self.count).map_while(move |_| {
             let record = NonNull::new(next)?;
-            // SAFETY: I1: live.
-            let this = unsafe { record.as_ref() };
-            // SAFETY: I2.
-            next = unsafe { this.place() }.next;
+            // SAFETY: I1: the list cannot change while it is borrowed.
+            next = unsafe { place_of(record) }.next;
             Some(record)
         })
     }
+}
+
+/// Returns the neighbours of `record`.
+///
+/// # Safety
+/// 1. `record` is live, in a list that the caller has (I1), and so under the set lock (I2).
+unsafe fn place_of(record: NonNull<Record>) -> Place {
+    // SAFETY: clause 1: live.
+    let record = unsafe { record.as_ref() };
+    // SAFETY: clause 1: the lock keeps writers away.
+    unsafe { record.place() }
+}
+
+/// Changes the neighbours of `record`.
+///
+/// # Safety
+/// 1. `record` is live, in a list that the caller changes or about to be (I1), and so under the set lock (I2).
+unsafe fn change_place(record: NonNull<Record>, change: impl FnOnce(Place) -> Place) {
+    // SAFETY: clause 1: live.
+    let record = unsafe { record.as_ref() };
+    // SAFETY: clause 1: the lock keeps writers away.
+    let place = unsafe { record.place() };
+    // SAFETY: clause 1: it keeps readers away too.
+    unsafe { record.set_place(change(place)) };
 }

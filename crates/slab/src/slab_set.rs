@@ -145,7 +145,7 @@ impl SlabSet {
         self.was_used = true;
         for name in ListName::KNOWN {
             while let Some(record) = self.lists[name as usize].first() {
-                // SAFETY: I1: live.
+                // SAFETY: I1: slabs in lists have not gone home.
                 let slab = unsafe { record.as_ref() };
                 let geometry = &slab.geometry(best);
                 // SAFETY: I1: the record lives.
@@ -191,7 +191,7 @@ impl SlabSet {
         self.was_used = true;
         // SAFETY: clause 1: the chain has objects, which the caller gives up.
         let pushed = unsafe { chain.push() };
-        // SAFETY: I1: live.
+        // SAFETY: clause 1: a slab of this set, which goes home under the lock alone.
         let slab = unsafe { record.as_ref() };
         // SAFETY: `self` is reached under the lock.
         let is_full = unsafe { slab.list() } == ListName::Full;
@@ -266,7 +266,7 @@ impl SlabSet {
             let mut next = self.lists[name as usize].first();
             for _ in 0..self.lists[name as usize].count() {
                 let Some(record) = next else { break };
-                // SAFETY: I1: live.
+                // SAFETY: I1: it is in the list, which nobody else changes meanwhile.
                 let slab = unsafe { record.as_ref() };
                 // SAFETY: `self` is reached under the lock.
                 next = NonNull::new(unsafe { slab.place() }.next);

@@ -54,12 +54,14 @@ fn with_registry(test: impl FnOnce(&TestRegistry<'_>)) {
     test(&registry);
 }
 
-/// Runs `plant` on a cache that checks `K`; returns the faults that it led to.
-fn faults_of<K: Checks>(plant: fn(&TestCache<'_, K>)) -> Vec<(FaultKind, usize)> {
+/// Runs `plant` on a cache that checks `K`; returns the kinds of the faults that it led to. Each names the address that
+/// `plant` returns.
+fn kinds<K: Checks>(plant: fn(&TestCache<'_, K>) -> NonNull<u8>) -> Vec<FaultKind> {
+    let mut planted = 0;
     with_registry(|registry| {
         let layout = Layout::from_size_align(SIZE + SPARE, 8).expect("a layout");
         let cache = registry.cache("planted", layout).checks::<K>().build().expect("room");
-        plant(&cache);
+        planted = plant(&cache).addr().get();
         cache.validate().expect("nothing else is lost");
         // What is not isolated still goes round.
         let objects: Vec<_> = (0..200).map(|_| cache.allocate().expect("room")).collect();
@@ -68,11 +70,12 @@ fn faults_of<K: Checks>(plant: fn(&TestCache<'_, K>)) -> Vec<(FaultKind, usize)>
         // SAFETY: the 200 allocated above.
         objects.into_iter().for_each(|object| unsafe { cache.free(object) });
     });
-    FAULTS.take()
-}
-
-fn kinds<K: Checks>(plant: fn(&TestCache<'_, K>)) -> Vec<FaultKind> {
-    faults_of(plant).into_iter().map(|(kind, _)| kind).collect()
+    let seen = FAULTS.take().into_iter();
+    seen.map(|(kind, address)| {
+        assert_eq!(address, planted, "{kind:?}");
+        kind
+    })
+    .collect()
 }
 
 /// Writes a byte at `offset` from `object`.
@@ -85,7 +88,7 @@ fn write<K: Checks>(_: &TestCache<'_, K>, object: NonNull<u8>, offset: isize) {
     unsafe { place.write(!before) };
 }
 
-fn free_twice_with_another_between<K: Checks>(cache: &TestCache<'_, K>) {
+fn free_twice_with_another_between<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
     let (one, other) = (cache.allocate().expect("room"), cache.allocate().expect("room"));
     for object in [one, other] {
         // SAFETY: allocated above; what is wrong with it is the test.
@@ -99,6 +102,7 @@ fn free_twice_with_another_between<K: Checks>(cache: &TestCache<'_, K>) {
             Some((FaultKind::DoubleFree, one.addr().get()))
         );
     }
+    one
 }
 
 #[test]
@@ -110,7 +114,7 @@ fn marks_see_any_double_free() {
 
 #[test]
 fn marks_see_a_double_free_of_an_object_that_is_back_in_its_slab() {
-    fn plant<K: Checks>(cache: &TestCache<'_, K>) {
+    fn plant<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
         let keeper = cache.allocate().expect("room");
         let object = cache.allocate().expect("room");
         // SAFETY: allocated above, from this cache, and freed once.
@@ -120,6 +124,7 @@ fn marks_see_a_double_free_of_an_object_that_is_back_in_its_slab() {
         unsafe { cache.free(object) };
         // SAFETY: the one kept until here.
         unsafe { cache.free(keeper) };
+        object
     }
     assert_eq!(kinds::<Marks>(plant), [FaultKind::DoubleFree]);
 }
@@ -154,7 +159,7 @@ fn racing_double_frees_are_credited_once() {
 
 #[test]
 fn marks_see_pointers_that_are_no_objects() {
-    fn interior<K: Checks>(cache: &TestCache<'_, K>) {
+    fn interior<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
         let object = cache.allocate().expect("room");
         let inside = NonNull::new(object.as_ptr().wrapping_add(8)).expect("not null");
         // SAFETY: not so: this is the fault.
@@ -163,11 +168,14 @@ fn marks_see_pointers_that_are_no_objects() {
         assert_eq!(seen, Some((FaultKind::InteriorPointer, inside.addr().get())));
         // SAFETY: allocated above; the fault in its middle changed nothing.
         unsafe { cache.free(object) };
+        inside
     }
-    fn foreign<K: Checks>(cache: &TestCache<'_, K>) {
+    fn foreign<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
         let mut value = 0_u64;
+        let foreign = NonNull::from(&mut value).cast();
         // SAFETY: not so: this is the fault.
-        unsafe { cache.free(NonNull::from(&mut value).cast()) };
+        unsafe { cache.free(foreign) };
+        foreign
     }
     assert_eq!(kinds::<Marks>(interior), [FaultKind::InteriorPointer]);
     assert_eq!(kinds::<Debug>(interior), [FaultKind::InteriorPointer]);
@@ -191,11 +199,12 @@ fn marks_see_objects_of_other_caches() {
     assert!(FAULTS.take().is_empty());
 }
 
-fn overflow_by_a_byte<K: Checks>(cache: &TestCache<'_, K>) {
+fn overflow_by_a_byte<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
     let object = cache.allocate().expect("room");
     write(cache, object, cache.object_size() as isize);
     // SAFETY: allocated above and not used again.
     unsafe { cache.free(object) };
+    object
 }
 
 #[test]
@@ -208,7 +217,7 @@ fn canaries_see_a_write_of_one_byte_behind() {
 
 #[test]
 fn a_canary_of_another_object_does_not_fit() {
-    fn plant<K: Checks>(cache: &TestCache<'_, K>) {
+    fn plant<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
         let (one, other) = (cache.allocate().expect("room"), cache.allocate().expect("room"));
         // SAFETY: the canaries of two objects, inside the test's memory.
         let (behind, from) = (
@@ -221,21 +230,23 @@ fn a_canary_of_another_object_does_not_fit() {
             // SAFETY: allocated above; only what lies behind one of them was written.
             unsafe { cache.free(object) };
         }
+        one
     }
     assert_eq!(kinds::<Canary>(plant), [FaultKind::Overflow]);
 }
 
 #[test]
 fn red_zones_see_writes_on_both_sides() {
-    fn in_front<K: Checks>(cache: &TestCache<'_, K>) {
+    fn in_front<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
         // Not the slab's first object, for presets that have nothing in front.
         let (one, other) = (cache.allocate().expect("room"), cache.allocate().expect("room"));
-        let object = one.max(other);
-        write(cache, object, -1);
+        let spoilt = one.max(other);
+        write(cache, spoilt, -1);
         for object in [one, other] {
             // SAFETY: allocated in this round.
             unsafe { cache.free(object) };
         }
+        spoilt
     }
     assert_eq!(kinds::<RedZone>(in_front), [FaultKind::Overflow]);
     assert_eq!(kinds::<RedZone>(overflow_by_a_byte), [FaultKind::Overflow]);
@@ -244,11 +255,12 @@ fn red_zones_see_writes_on_both_sides() {
 
 #[test]
 fn poison_sees_writes_after_the_free() {
-    fn plant<K: Checks>(cache: &TestCache<'_, K>) {
+    fn plant<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
         let object = cache.allocate().expect("room");
         // SAFETY: the last one in hand.
         unsafe { cache.free(object) };
         write(cache, object, 17);
+        object
     }
     assert_eq!(kinds::<Poison>(plant), [FaultKind::WriteAfterFree]);
     assert_eq!(kinds::<Debug>(plant), [FaultKind::WriteAfterFree]);
