@@ -55,7 +55,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         arena.pages()
     );
 
-    // SAFETY: allocated above.
+    // SAFETY: the message, which has been read.
     unsafe { kmalloc.kfree(Some(message)) };
     for (time, place) in kept.into_iter().enumerate() {
         // SAFETY: written above.

@@ -91,7 +91,7 @@ unsafe impl<P: PageSource> PageSource for Current<P> {
     }
 
     unsafe fn free(&self, block: PageBlock) {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the block is one of the source below: looking after the file changes no block.
         unsafe { self.0.free(block) };
         look();
     }
@@ -112,18 +112,18 @@ unsafe impl<P: PageResize> PageResize for Current<P> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the run is one of the source below: looking after the file changes no block.
         unsafe { self.0.free_run(start, pages) };
         look();
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: a run of the source below, of so many pages: looking after the file changes no block.
         unsafe { self.0.resize_run(start, pages, new_pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: both runs are of the source below: looking after the file changes no block.
         unsafe { self.0.move_content(from, to, pages) }
     }
 }

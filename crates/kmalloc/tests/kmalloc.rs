@@ -75,7 +75,7 @@ fn powers_of_two_are_aligned_to_themselves() {
             let starts: Vec<_> = (0..9).map(|_| kmalloc.kmalloc(bytes).expect("room")).collect();
             for start in starts {
                 assert_eq!(start.addr().get() % bytes, 0, "{bytes}");
-                // SAFETY: allocated above.
+                // SAFETY: one of the nine.
                 unsafe { kmalloc.kfree(Some(start)) };
             }
         }
@@ -117,7 +117,7 @@ fn zeroed_memory_is_zero_even_where_others_wrote_before() {
                 }
                 // SAFETY: so many bytes, just allocated.
                 unsafe { start.write_bytes(0xff, bytes) };
-                // SAFETY: allocated above.
+                // SAFETY: the bytes just overwritten, which nobody else has.
                 unsafe { kmalloc.free(start) };
             }
         }

@@ -96,11 +96,11 @@ mod models {
                 let other = spawn(move || {
                     become_cpu(1);
                     let object = theirs.allocate(layout()).expect("room");
-                    // SAFETY: allocated above.
+                    // SAFETY: this thread's object, which it alone has.
                     unsafe { theirs.free(object) };
                 });
                 let object = kmalloc.allocate(layout()).expect("room");
-                // SAFETY: allocated above.
+                // SAFETY: the object of the first thread, which it alone has.
                 unsafe { kmalloc.free(object) };
                 other.join().expect("no panic");
                 let mut caches = 0;

@@ -158,7 +158,7 @@ fn a_budget_stops_one_instance_and_not_the_other() {
     }
     poor.shrink_all();
     let large = poor.kmalloc(20 * PAGE_SIZE).expect("its budget is free again");
-    // SAFETY: allocated above.
+    // SAFETY: the twenty pages, from the same instance.
     unsafe { poor.kfree(Some(large)) };
     for start in riches {
         // SAFETY: from the rich one, once.

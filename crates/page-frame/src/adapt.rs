@@ -101,7 +101,7 @@ unsafe impl<P: PageSource> PageSource for Counted<P> {
 
     unsafe fn free(&self, block: PageBlock) {
         self.held_pages.fetch_sub(block.pages(), Ordering::Relaxed);
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the block is one of the source below: counting changes no block.
         unsafe { self.source.free(block) }
     }
 }
@@ -120,17 +120,17 @@ unsafe impl<P: PageResize> PageResize for Counted<P> {
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         self.held_pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the run is one of the source below: counting changes no block.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: both runs are of the source below: counting changes no block.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: a run of the source below, of so many pages: counting changes no block.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         if resized && new_pages > pages {
             self.gained(new_pages - pages);
@@ -261,7 +261,7 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
 
     unsafe fn free(&self, block: PageBlock) {
         let pages = block.pages();
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the block is one of the source below: the limit changes no block.
         unsafe { self.source.free(block) };
         self.release(pages);
     }
@@ -282,13 +282,13 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the run is one of the source below: the limit changes no block.
         unsafe { self.source.free_run(start, pages) };
         self.release(pages);
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: both runs are of the source below: the limit changes no block.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
@@ -297,7 +297,7 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
         if growth > 0 && self.admit(growth).is_err() {
             return false;
         }
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: a run of the source below, of so many pages: the limit changes no block.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         match resized {
             true => self.release(pages.saturating_sub(new_pages)),

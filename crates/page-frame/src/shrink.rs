@@ -198,7 +198,7 @@ unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
 
     #[inline]
     unsafe fn free(&self, block: PageBlock) {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the block is one of the source below: asking shrinkers changes no block.
         unsafe { self.source.free(block) }
     }
 }
@@ -219,17 +219,17 @@ unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the run is one of the source below: asking shrinkers changes no block.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: both runs are of the source below: asking shrinkers changes no block.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: a run of the source below, of so many pages: asking shrinkers changes no block.
         unsafe { self.source.resize_run(start, pages, new_pages) }
     }
 }

@@ -95,7 +95,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     #[inline]
     pub(crate) fn system(&self) -> &System<P, C> {
-        // SAFETY: I2.
+        // SAFETY: I2: whoever reaches the core keeps the system alive.
         unsafe { self.system.as_ref() }
     }
 

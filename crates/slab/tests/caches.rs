@@ -32,7 +32,7 @@ fn layout(size: usize, alignment: usize) -> Layout {
 
 fn free_all(cache: &TestCache<'_>, objects: impl IntoIterator<Item = NonNull<u8>>) {
     for object in objects {
-        // SAFETY: from this cache, freed once.
+        // SAFETY: the callers pass objects of this cache, each once.
         unsafe { cache.free(object) };
     }
 }

@@ -61,7 +61,7 @@ impl<K: Checks> Interrupt for World<K> {
             let pattern = Pattern(object.addr().get() as u64);
             // SAFETY: this interrupt's since an earlier one.
             assert!(unsafe { pattern.is_in(object, 32) }, "somebody else wrote to it");
-            // SAFETY: from this cache, freed once.
+            // SAFETY: taken out of its place, so freed once.
             unsafe { self.cache.free(object) };
         }
         // Every third step takes none, so that the number of objects changes.
@@ -134,7 +134,7 @@ fn interrupt_each_step<K: Checks>() {
     let steps = interrupt_each(interrupt, || work(&registry, cache));
     assert!(steps > 10_000, "{steps} steps only");
     for object in world.kept.iter().filter_map(Cell::take) {
-        // SAFETY: from this cache, freed once.
+        // SAFETY: kept by the last interrupts, each in one place.
         unsafe { cache.free(object) };
     }
     registry.validate().expect("consistent");

@@ -192,7 +192,7 @@ fn play(machine: &Machine<'_>, seed: u64) {
             let (object, number) = live.swap_remove(random.below(live.len()));
             // SAFETY: ours until it is freed below.
             assert!(unsafe { Pattern(number).is_in(object, size) });
-            // SAFETY: from this cache, freed once.
+            // SAFETY: taken off the list of live ones, so freed once.
             unsafe { cache.free(object) };
         }
         if step % 200 == 0 {
@@ -206,7 +206,7 @@ fn play(machine: &Machine<'_>, seed: u64) {
         }
     }
     for (object, _) in live {
-        // SAFETY: from this cache, freed once.
+        // SAFETY: what was live at the end of the history.
         unsafe { cache.free(object) };
     }
     for cache in cache.into_caches().into_iter().flatten() {

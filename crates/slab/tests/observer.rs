@@ -88,7 +88,7 @@ fn events_of_a_random_history_add_up() {
         } else if !live.is_empty() {
             let object = live.swap_remove(random.below(live.len()));
             set_in_use(object.addr().get(), false);
-            // SAFETY: from this cache, freed once.
+            // SAFETY: taken off the list of live ones, so freed once.
             unsafe { cache.free(object) };
         }
         if step % 5000 == 4999 {
@@ -102,7 +102,7 @@ fn events_of_a_random_history_add_up() {
     }
     for object in live {
         set_in_use(object.addr().get(), false);
-        // SAFETY: from this cache, freed once.
+        // SAFETY: what was live at the end of the history.
         unsafe { cache.free(object) };
     }
     TOLD.with_borrow(|told| assert!(told.loads > 10, "{} loads from the depot", told.loads));

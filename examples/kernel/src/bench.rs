@@ -51,7 +51,7 @@ fn constant_pair<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>) {
 #[inline(always)]
 fn pair_of<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>, bytes: usize) {
     if let Ok(start) = heap.kmalloc(bytes) {
-        // SAFETY: allocated above.
+        // SAFETY: the object of this pair.
         unsafe { heap.kfree(Some(used(start))) };
     }
 }

@@ -46,7 +46,7 @@ pub(crate) fn interrupt_every_step() {
             unsafe { pages().free(block) };
         }
         let large = kmalloc().kzalloc(10 * PAGE_SIZE);
-        // SAFETY: allocated above.
+        // SAFETY: the ten pages, or nothing.
         unsafe { kmalloc().kfree(large.ok()) };
         let mut many = [NonNull::dangling(); 40];
         let had = cache.allocate_many(&mut many);
@@ -97,6 +97,6 @@ fn use_every_layer(step: u64) {
         // SAFETY: an object of this handler's.
         unsafe { cache().free(object) };
     }
-    // SAFETY: allocated above.
+    // SAFETY: what this interrupt took first, or nothing.
     unsafe { kmalloc().kfree(start.ok()) };
 }

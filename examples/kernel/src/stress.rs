@@ -160,11 +160,11 @@ fn settle() -> usize {
     let all: Vec<_> = (0..16).map(|shift| kmalloc().kmalloc(1 << shift)).collect();
     for size in (8..=kmalloc::LARGEST).step_by(8) {
         let start = kmalloc().kmalloc(size).expect("room for one of each");
-        // SAFETY: allocated above.
+        // SAFETY: the object of this size, which nobody has used.
         unsafe { kmalloc().kfree(Some(start)) };
     }
     for start in all {
-        // SAFETY: allocated above.
+        // SAFETY: one of the sixteen, or nothing.
         unsafe { kmalloc().kfree(start.ok()) };
     }
     kmalloc().shrink_all();

@@ -91,7 +91,7 @@ mod tests {
                 })
                 .collect();
             for (start, bytes) in starts.into_iter().zip(sizes) {
-                // SAFETY: allocated above.
+                // SAFETY: the rival's, of so many bytes, filled above.
                 unsafe { target.free_bytes(start.expect("there is room"), bytes) };
             }
             ranges.sort_by_key(|range| range.start);

@@ -314,11 +314,11 @@ mod tests {
         let bytes: Vec<_> = sizes.iter().map(|bytes| stack.allocate_bytes(*bytes)).collect();
         stack.switch_cpu(1);
         for object in objects {
-            // SAFETY: allocated above.
+            // SAFETY: one of the hundred, from this cache.
             unsafe { stack.free_object(cache, object.expect("there is room")) };
         }
         for (start, bytes) in bytes.into_iter().zip(sizes) {
-            // SAFETY: allocated above.
+            // SAFETY: the bytes of its size, from this stack.
             unsafe { stack.free_bytes(start.expect("there is room"), bytes) };
         }
         assert!(stack.totals().held_pages > 0 && !stack.is_as_at_start());
@@ -336,7 +336,7 @@ mod tests {
         let filled = caches.map(|cache| {
             let held: Vec<_> = std::iter::from_fn(|| stack.allocate_object(cache).ok()).collect();
             for object in &held {
-                // SAFETY: allocated above.
+                // SAFETY: what this cache had, each once.
                 unsafe { stack.free_object(cache, *object) };
             }
             held.len()

@@ -114,7 +114,7 @@ unsafe impl<P: PageSource> PageSource for CallingBack<'_, P> {
 
     unsafe fn free(&self, block: PageBlock) {
         self.call();
-        // SAFETY: the caller's clauses are those of the source below.
+        // SAFETY: the block is one of the source below: calling back changes no block.
         unsafe { self.source.free(block) }
     }
 }
