@@ -14,7 +14,7 @@ use crate::cpu_slot::{CpuSlot, Kept, LARGEST};
 use crate::kind::Mobility;
 use crate::observe;
 use crate::observer::Observe;
-use crate::zone::Zone;
+use crate::zone::{Zone, parts};
 
 /// How many areas there are for each slot, at least, where slots own areas: a guess. One under loom.
 const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
@@ -326,14 +326,15 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         self.map.set_tag_at(self.map_index(frame), tag);
     }
 
-    /// Brings the frames that CPU slots keep home, those of idle CPUs by take-over; returns how many.
+    /// Brings the frames that CPU slots keep home, those of idle CPUs by take-over, and what was freed and left in areas; returns
+    /// how many.
     ///
     /// CPUs that are inside their slot are skipped. Never waits for a lock, never allocates.
     pub fn drain(&self) -> usize {
         self.drain_until(usize::MAX)
     }
 
-    /// Drains slots one by one until `target` frames came home; returns how many did.
+    /// Drains slots one by one, then gathers areas, until `target` frames came home; returns how many did.
     pub(crate) fn drain_until(&self, target: usize) -> usize {
         let mut frames = 0;
         self.slots.take_over(
@@ -346,7 +347,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
                 }
             },
         );
-        frames
+        if frames < target { frames + self.gather_until(target - frames) } else { frames }
     }
 
     /// Keeps all CPUs out of their slots, see [`Slots::hold`]: for whoever is about to `fork`.
@@ -397,6 +398,9 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         let released = self.zone.release(range);
         if released == Some(true) {
             self.zone.note_release(&self.observer, range);
+            for (part, frames) in parts(range).filter(|(_, frames)| *frames < AREA_FRAMES) {
+                self.note_home(part, frames);
+            }
         }
         released
     }
@@ -428,6 +432,9 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             return Fault::new(FaultKind::Misaligned, number, order.pages(), beyond);
         }
         let tag = self.frame_tag(frame);
+        if tag.as_left().is_some() {
+            return Fault::new(FaultKind::DoubleFree, number, order.index(), 0);
+        }
         match tag.as_block() {
             Some(real) => Fault::new(FaultKind::WrongOrder, number, real.index(), order.index()),
             None if tag == Tag::NONE && !self.zone.is_taken(frame) => {

@@ -11,6 +11,8 @@ use crate::area::{AREA_FRAMES, Line};
 use crate::cpu_slot::{CpuSlot, Kept};
 use crate::hints::{HINT_WORDS, Hints};
 use crate::kind::{KINDS, MAPS};
+use crate::left::Left;
+use crate::run::WORD_BITS;
 use crate::search::Bounds;
 use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
 use crate::table::Place;
@@ -70,6 +72,9 @@ pub(crate) struct Plan {
     lines_at: usize,
     entries_at: usize,
     hints_at: usize,
+    areas: usize,
+    counts_at: usize,
+    gathering_at: usize,
     map_at: usize,
     total: usize,
 }
@@ -99,6 +104,7 @@ impl Plan {
         let first_section = section_of(span.start);
         let table = section_of(last_frame) - first_section + 1;
         let present = present_sections(first_section, table, ranges).count();
+        let areas = last_frame.get() / AREA_FRAMES - span.start.get() / AREA_FRAMES + 1;
 
         let mut total = 0_usize;
         let mut part = |count: usize, bytes: usize| {
@@ -117,6 +123,8 @@ impl Plan {
         let lines_at = part(present, SECTION_AREAS * size_of::<Line>())?;
         let entries_at = part(present, SECTION_AREAS * size_of::<AtomicU8>())?;
         let hints_at = part(present, MAPS * size_of::<[AtomicUsize; HINT_WORDS]>())?;
+        let counts_at = part(areas, size_of::<AtomicU8>())?;
+        let gathering_at = part(areas.div_ceil(WORD_BITS), size_of::<AtomicUsize>())?;
         let map_at = part(1, PageMapArray::metadata_bytes(span.frames()))?;
         Ok(Self {
             first_section,
@@ -132,6 +140,9 @@ impl Plan {
             lines_at,
             entries_at,
             hints_at,
+            areas,
+            counts_at,
+            gathering_at,
             map_at,
             total,
         })
@@ -185,6 +196,10 @@ impl Plan {
         let root = phys.pointer(self.span.start);
         // SAFETY: clause 1: zeroed room for the map; `PhysMap` clause 3 for the root.
         let map = unsafe { PageMapArray::new_in(root, self.span.frames(), at(self.map_at)) };
+        // SAFETY: clause 1: zeroed room for a count of each area, aligned to 64.
+        let counts = unsafe { slice_in(at(self.counts_at), self.areas) };
+        // SAFETY: clause 1: zeroed room for a bit of each area, aligned to 64.
+        let gathering = unsafe { slice_in(at(self.gathering_at), self.areas.div_ceil(WORD_BITS)) };
         let frames: usize = ranges.iter().map(|range| range.frames()).sum();
         let has_kinds = frames / AREA_FRAMES >= KINDS * KIND_AREAS;
         let zone = Zone {
@@ -195,6 +210,12 @@ impl Plan {
             from_start: ranges,
             span: self.span,
             adding: Lock::new(()),
+            left: Left {
+                first_area: self.span.start.get() / AREA_FRAMES,
+                counts,
+                gathering,
+                turn: AtomicUsize::new(0),
+            },
         };
         Carved { zone, slots, kept, map }
     }

@@ -1,8 +1,8 @@
 //! The way through the CPU slot: what happens when it has no block ready, or no room.
 //!
 //! # Concepts
-//! A refill looks at the blocks that wait, then asks the area that the slot owns for that order group, then acquires another,
-//! then takes one block wherever the hints lead. All of it runs inside the slot and takes no lock, so a context that runs on
+//! A refill asks the area that the slot owns for that order group, with what was left in it, then acquires another, then takes
+//! one block wherever the hints lead. All of it runs inside the slot and takes no lock, so a context that runs on
 //! top goes the way without a slot, and cannot block. How blocks leave the slot is `flush.rs`'s business.
 //!
 //! # Costs
@@ -14,7 +14,7 @@ use page_frame::{Cpu, Entered, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::buddy::MOST_AREAS;
-use crate::cpu_slot::{CpuSlot, LARGEST, Word};
+use crate::cpu_slot::{CpuSlot, LARGEST, Push, Word};
 use crate::kind::Mobility;
 use crate::run::{WORD_ORDER, spread};
 use crate::{Buddy, Observe};
@@ -35,22 +35,27 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         self.slots.enter_known().ok()?.pop(order.index())
     }
 
-    /// Puts an allocated block into the CPU's slot, and clears its tag at `tag`; false when it does not belong there, or there is no room.
+    /// Puts an allocated block into the CPU's slot, and clears its tag at `tag`, or leaves it where it is; false when neither was
+    /// possible.
     #[inline(always)]
     pub(crate) fn push(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
         if order.index() > LARGEST {
             return false;
         }
         let Ok(mut slot) = self.slots.enter_known() else { return false };
-        if !slot.push(frame, order.index()) {
-            return self.push_elsewhere(slot, frame, order, tag);
+        match slot.push(frame, order.index()) {
+            // Inside the slot: once outside, the block may be handed out again, and has another tag.
+            Push::Kept => tag.set(Tag::NONE),
+            Push::Elsewhere => return self.push_elsewhere(slot, frame, order, tag),
+            Push::Full => {
+                drop(slot);
+                return self.leave(frame, order, tag);
+            }
         }
-        // Inside the slot: once outside, the block may be handed out again, and has another tag.
-        tag.set(Tag::NONE);
         true
     }
 
-    /// The same for a block that lies neither at home nor where blocks were worth keeping last.
+    /// The same for a block that lies neither at home nor where blocks were worth keeping last, while there is room.
     #[inline(never)]
     fn push_elsewhere(
         &self,
@@ -59,13 +64,14 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         order: Order,
         tag: TagPlace<'_>,
     ) -> bool {
-        let pushed =
-            slot.push_elsewhere(frame, order.index(), |frame| self.is_worth_keeping(frame));
-        if pushed {
+        if self.is_worth_keeping(frame) {
+            slot.push_dense(frame, order.index());
             // As in `push`.
             tag.set(Tag::NONE);
+            return true;
         }
-        pushed
+        drop(slot);
+        self.leave(frame, order, tag)
     }
 
     /// Whether a freed block at `frame` may stay in a slot.
@@ -113,12 +119,15 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         }
         let Ok(mut slot) = self.slots.enter() else { return false };
         slot.set_up(self.has_owners);
-        let mut kept = slot.push(frame, index)
-            || slot.push_elsewhere(frame, index, |frame| self.is_worth_keeping(frame));
-        if !kept && CpuSlot::can_wait(index) {
-            self.sort_waiting(&mut slot, order);
-            kept = slot.push(frame, index) || slot.push_elsewhere(frame, index, |_| false);
-        } else if !kept && (slot.is_at_home(frame, index) || self.is_worth_keeping(frame)) {
+        let pushed = slot.push(frame, index);
+        let mut kept = matches!(pushed, Push::Kept);
+        if matches!(pushed, Push::Elsewhere) && self.is_worth_keeping(frame) {
+            slot.push_dense(frame, index);
+            kept = true;
+        }
+        let tag = self.map.place_at(self.map_index(frame));
+        kept = kept || tag.is_some_and(|tag| self.leave(frame, order, tag));
+        if !kept && (slot.is_at_home(frame, index) || self.is_worth_keeping(frame)) {
             self.flush_ready(&mut slot, order);
             kept = slot.push_ready(frame, index);
         }
@@ -128,12 +137,6 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     /// Fills the slot and takes a block out of what it got.
     fn refill(&self, slot: &mut CpuSlot, order: Order) -> Option<FrameNumber> {
-        if slot.has_waiting(order.index()) {
-            self.sort_waiting(slot, order);
-            if let Some(frame) = slot.pop(order.index()) {
-                return Some(frame);
-            }
-        }
         match u32::from(order.get()) {
             0 => self.refill_frames(slot),
             AREA_ORDER => self.refill_areas(slot),
@@ -206,13 +209,17 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         let group = self.zone.kind_for(order, MOBILITY).index();
         for _ in 0..=ACQUIRE_RETRIES {
             if let Some(area) = slot.owned(group) {
-                let taken = take(area);
+                let taken = take(area).or_else(|| {
+                    let gathered = self.gather_area(area);
+                    if gathered > 0 { take(area) } else { None }
+                });
                 if taken.is_some() {
                     return taken;
                 }
                 slot.set_owned(group, None);
                 self.zone.release_owned(area);
             }
+            self.gather_next();
             if !self.has_owners {
                 return None;
             }

@@ -34,7 +34,7 @@ impl Zone<'_> {
         None
     }
 
-    /// Looks at every area once: what was taken, and whether somebody was seen claiming.
+    /// Looks at every area once: what was taken, and whether somebody was seen claiming or gathering.
     pub(crate) fn pass(&self, order: Order) -> (Option<FrameNumber>, bool) {
         let order = u32::from(order.get());
         let mut claim_seen = false;
@@ -44,7 +44,8 @@ impl Zone<'_> {
                 return section.claim_aligned(order).map(|area| frame(base, area, 0));
             }
             (0..SECTION_AREAS).find_map(|area| {
-                claim_seen |= section.is_being_claimed(area);
+                claim_seen |= section.is_being_claimed(area)
+                    || self.left.is_being_gathered(frame(base, area, 0));
                 let taken = match order < AREA_ORDER {
                     true => section.take(area, order),
                     false => section.claim(area).then_some(0),

@@ -1,12 +1,9 @@
 //! What a CPU keeps: stacks of blocks, and which areas it owns.
 //!
 //! # Concepts
-//! Of each order up to the area's a slot keeps two sorts of blocks.
-//! - **Ready** blocks are handed out, the last first: those of a refill, and those freed where refills come from or where
-//!   memory is dense.
-//! - **Waiting** blocks were freed elsewhere, or when there was no room, as bits of words, so that neighbours join. They are
-//!   looked at together, when there are many of them or none is ready: what lies where memory is dense becomes ready, the rest
-//!   goes home, a word in one operation.
+//! Of each order up to the area's a slot keeps blocks that are **ready**: they are handed out, the last first. They come from
+//! refills, or were freed where refills come from or where memory is dense. What is freed elsewhere, or when there is no room,
+//! is left where it is (`left.rs`) or goes home.
 //!
 //! The **home** of an order is the area that it was last refilled from. Single frames of a refill that are more than can be
 //! ready stay behind as bits, the **rest** of their word.
@@ -23,8 +20,6 @@ use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::kind::GROUPS;
-pub(crate) use crate::waiting::Word;
-use crate::waiting::{WAITING, Waiting};
 
 /// The largest order that slots keep.
 pub(crate) const LARGEST: usize = AREA_ORDER as usize;
@@ -48,10 +43,21 @@ const fn ready(order: usize) -> usize {
     }
 }
 
+/// Single frames of a word: the frame that bit 0 stands for, and the frames as bits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Word {
+    pub(crate) start: usize,
+    pub(crate) frames: usize,
+}
+
+impl Word {
+    const ZERO: Self = Self { start: 0, frames: 0 };
+}
+
 /// The ready blocks of one order.
 #[derive(Debug)]
 #[repr(C)]
-pub(crate) struct Blocks {
+struct Blocks {
     ready: usize,
     end: usize,
     /// Blocks are at home where `frame & home_bits == home`.
@@ -78,13 +84,13 @@ impl Blocks {
 
     /// How many more can be ready.
     #[inline]
-    pub(crate) fn room(&self) -> usize {
+    fn room(&self) -> usize {
         self.end - self.ready
     }
 
     /// Keeps the block at `start`; false when there is no room.
     #[inline]
-    pub(crate) fn push(&mut self, start: usize) -> bool {
+    fn push(&mut self, start: usize) -> bool {
         let has_room = self.ready < self.end;
         if has_room {
             self.places[self.ready % PLACES] = start;
@@ -99,7 +105,6 @@ impl Blocks {
 #[repr(C)]
 pub(crate) struct CpuSlot {
     blocks: [Blocks; ORDERS],
-    waiting: [Waiting; WAITING],
     /// The rest of the word that single frames were last refilled from.
     rest: Word,
     /// For each order group the area that is owned for it: its first frame, and one; 0 for none.
@@ -112,12 +117,22 @@ unsafe impl Zeroable for CpuSlot {
     fn zero() -> Self {
         Self {
             blocks: [Blocks::NONE; ORDERS],
-            waiting: [Waiting::ZERO; WAITING],
             rest: Word::ZERO,
             owned: [0; GROUPS],
             is_set_up: false,
         }
     }
+}
+
+/// What became of a block that was to be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Push {
+    /// It is ready.
+    Kept,
+    /// There is room, but it lies elsewhere.
+    Elsewhere,
+    /// There is no room.
+    Full,
 }
 
 /// Hits.
@@ -137,37 +152,32 @@ impl CpuSlot {
     /// Keeps the block of `order` at `start` as a ready one if it lies at home, or where blocks were worth keeping last, and
     /// there is room.
     #[inline(always)]
-    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
+    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> Push {
         let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
         // SAFETY: the address of our own, exclusively borrowed.
         let blocks = unsafe { &mut *blocks };
         let ready = blocks.ready;
         let area = start.get() & blocks.home_bits;
-        if (area != blocks.home && area != blocks.dense) || ready == blocks.end {
-            return false;
+        if ready == blocks.end {
+            return Push::Full;
+        }
+        if area != blocks.home && area != blocks.dense {
+            return Push::Elsewhere;
         }
         blocks.ready = ready + 1;
         // SAFETY: I1: `ready` is not `end`, so it is below the number of places.
         *unsafe { blocks.places.get_unchecked_mut(ready) } = start.get();
-        true
+        Push::Kept
     }
 
-    /// Keeps the block of `order` at `start`, which `push` did not: as a ready one if it `is_worth_keeping` and there is room, and
-    /// then what lies in the same area is worth it from now on; else as one that waits. False when there is no room for that
-    /// either, or it waits already.
+    /// Keeps the block of `order` at `start`, for which there is room, as a ready one; what lies in the same area is worth it from
+    /// now on.
     #[inline]
-    pub(crate) fn push_elsewhere(
-        &mut self,
-        start: FrameNumber,
-        order: usize,
-        is_worth_keeping: impl FnOnce(FrameNumber) -> bool,
-    ) -> bool {
+    pub(crate) fn push_dense(&mut self, start: FrameNumber, order: usize) {
         let blocks = &mut self.blocks[order];
-        if blocks.room() > 0 && is_worth_keeping(start) {
-            blocks.dense = start.get() & blocks.home_bits;
-            return blocks.push(start.get());
-        }
-        self.waiting.get_mut(order).is_some_and(|waiting| waiting.push(start.get()))
+        blocks.dense = start.get() & blocks.home_bits;
+        let pushed = blocks.push(start.get());
+        debug_assert!(pushed, "the caller found room");
     }
 }
 
@@ -178,15 +188,8 @@ impl CpuSlot {
     pub(crate) fn set_up(&mut self, choosy: bool) {
         if !self.is_set_up {
             self.blocks = core::array::from_fn(|order| Blocks::new(order, choosy));
-            self.waiting = core::array::from_fn(Waiting::new);
             self.is_set_up = true;
         }
-    }
-
-    /// Whether blocks of `order` wait at all before they go home.
-    #[inline]
-    pub(crate) const fn can_wait(order: usize) -> bool {
-        order < WAITING
     }
 
     /// Whether the block of `order` at `start` lies where refills come from.
@@ -230,18 +233,6 @@ impl CpuSlot {
         self.blocks[order].ready
     }
 
-    /// Whether some block of `order` waits.
-    #[inline]
-    pub(crate) fn has_waiting(&self, order: usize) -> bool {
-        self.waiting.get(order).is_some_and(|waiting| !waiting.is_empty())
-    }
-
-    /// Returns the blocks of `order`, below a word's, that wait, and those that are ready.
-    #[inline]
-    pub(crate) fn both(&mut self, order: usize) -> Option<(&mut Waiting, &mut Blocks)> {
-        Some((self.waiting.get_mut(order)?, &mut self.blocks[order]))
-    }
-
     /// Takes out the `number` ready blocks of `order`, or all there are, that came first, the first first; returns them and how
     /// many there were.
     #[inline]
@@ -283,13 +274,12 @@ impl CpuSlot {
         self.owned[group] = area.map_or(0, |area| area.get() + 1);
     }
 
-    /// Returns by how many frames the blocks of `order` have become more since this was last asked. A word that waits counts
-    /// as one block, the rest of a word not at all.
+    /// Returns by how many frames the blocks of `order` have become more since this was last asked. The rest of a word does not
+    /// count.
     #[inline]
     pub(crate) fn change(&mut self, order: usize) -> isize {
-        let waiting = self.waiting.get(order).map_or(0, Waiting::count);
         let blocks = &mut self.blocks[order];
-        let now = blocks.ready + waiting;
+        let now = blocks.ready;
         let before = core::mem::replace(&mut blocks.told, now);
         (now as isize - before as isize) << order
     }
@@ -325,18 +315,11 @@ impl Kept {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::run::WORD_BITS;
-    use crate::waiting::waiting;
-
-    /// Frees the block of `order` at `start` into the slot.
-    fn push(slot: &mut CpuSlot, start: FrameNumber, order: usize, is_worth_keeping: bool) -> bool {
-        slot.push(start, order) || slot.push_elsewhere(start, order, |_| is_worth_keeping)
-    }
 
     fn slot(choosy: bool) -> CpuSlot {
         let mut slot = CpuSlot::zero();
         assert!(slot.pop(0).is_none() && !slot.push_ready(FrameNumber::new(0), 0), "I2");
-        assert!(!push(&mut slot, FrameNumber::new(1), 0, true), "I2");
+        assert_eq!(slot.push(FrameNumber::new(1), 0), Push::Full, "I2");
         slot.set_up(choosy);
         slot
     }
@@ -360,29 +343,20 @@ mod tests {
     }
 
     #[test]
-    fn blocks_from_elsewhere_wait_as_words_and_leave_in_order() {
+    fn blocks_are_kept_at_home_and_where_memory_is_dense() {
         let mut slot = slot(true);
         assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
         let home = FrameNumber::new(3 * AREA_FRAMES + 2);
-        assert!(push(&mut slot, home, 1, false));
-        let away = |number: usize| 5 * AREA_FRAMES + number * WORD_BITS;
-        for number in 0..=waiting(1) {
-            assert!(push(&mut slot, FrameNumber::new(away(number)), 1, false));
-            assert!(push(&mut slot, FrameNumber::new(away(number) + 6), 1, false), "beside it");
-            assert!(
-                !push(&mut slot, FrameNumber::new(away(number) + 6), 1, false),
-                "it waits already"
-            );
+        assert_eq!(slot.push(home, 1), Push::Kept);
+        let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
+        assert_eq!(slot.push(away(0), 1), Push::Elsewhere);
+        slot.push_dense(away(0), 1);
+        let kept = (1..).take_while(|number| slot.push(away(*number), 1) == Push::Kept).count();
+        assert_eq!(kept, ready(1) - 3, "as many as there is room for");
+        assert_eq!(slot.push(home, 1), Push::Full);
+        for number in (0..=kept).rev() {
+            assert_eq!(slot.pop(1), Some(away(number)));
         }
-        assert!(!push(&mut slot, FrameNumber::new(away(waiting(1) + 1)), 1, false), "no room");
-        let (kept, _) = slot.both(1).expect("order 1 waits");
-        let words = kept.words();
-        assert_eq!(words.len(), waiting(1) + 1);
-        for (number, word) in words.iter().enumerate() {
-            assert_eq!((word.start, word.frames), (away(number), 0b1100_0011));
-        }
-        kept.clear();
-        assert!(kept.words().is_empty() && !slot.has_waiting(1));
         assert_eq!(slot.pop(1), Some(home));
         assert_eq!(slot.pop(1), Some(FrameNumber::new(3 * AREA_FRAMES + 72)));
         assert_eq!(slot.pop(1), None);

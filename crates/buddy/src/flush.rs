@@ -1,10 +1,7 @@
-//! How blocks leave a CPU slot: which of those that wait become ready, and how the rest goes home.
+//! How blocks leave a CPU slot and go home.
 //!
 //! # Concepts
-//! - Blocks that were freed one after the other in one word make a **word** of frames, which goes home in one atomic operation.
-//! - The **gate** keeps what lies where memory is dense. Caches that hand out last what was freed first would otherwise freeze
-//!   the holes where they are, and no area would ever be whole again.
-//! - Words are looked at all before the first one goes: the loads overlap, which the atomic operations would prevent.
+//! Blocks that follow one another in one word make a **word** of frames, which goes home in one atomic operation.
 //!
 //! # Concurrency
 //! Runs inside the slot or by whoever took it over; takes no lock. The bits are changed as `section.rs` describes.
@@ -15,36 +12,11 @@
 use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap};
 
 use crate::area::Freed;
-use crate::cached::MOBILITY;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::run::{WORD_BITS, WORD_ORDER, mask};
 use crate::{Buddy, Observe};
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
-    /// Looks at the blocks of `order`, below a word's, that wait: those that are worth keeping become ready, as far as there is
-    /// room; the rest goes home.
-    pub(crate) fn sort_waiting(&self, slot: &mut CpuSlot, order: Order) {
-        let Some((waiting, ready)) = slot.both(order.index()) else { return };
-        let block = mask(0, order.get().into());
-        let words = waiting.words();
-        let is_kept = self.look(words, ready.room() > 0);
-        for (index, word) in words.iter().enumerate() {
-            let mut going = word.frames;
-            let mut room = if is_kept >> index & 1 == 0 { 0 } else { ready.room() };
-            while room > 0 && going != 0 {
-                let bit = going.trailing_zeros() as usize;
-                let pushed = ready.push(word.start + bit);
-                debug_assert!(pushed, "there is room");
-                going &= !(block << bit);
-                room -= 1;
-            }
-            if going != 0 {
-                self.bring_word_home(Word { frames: going, ..*word }, order);
-            }
-        }
-        waiting.clear();
-    }
-
     /// Brings the older half of the ready blocks of `order` home.
     pub(crate) fn flush_ready(&self, slot: &mut CpuSlot, order: Order) {
         let half = slot.count_ready(order.index()).div_ceil(2);
@@ -62,12 +34,6 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             ready.sort_unstable();
             self.bring_all_home(order, ready);
             frames += count * order.pages();
-            let Some((waiting, _)) = slot.both(order.index()) else { continue };
-            for word in waiting.words() {
-                frames += word.frames.count_ones() as usize;
-                self.bring_word_home(*word, order);
-            }
-            waiting.clear();
         }
         let rest = slot.take_rest();
         if rest.frames != 0 {
@@ -111,20 +77,6 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         })
     }
 
-    /// Looks at `words`, at most 32; returns which of them are worth keeping, as bits, if that is `wanted`.
-    #[inline(always)]
-    fn look(&self, words: &[Word], wanted: bool) -> u32 {
-        words.iter().enumerate().fold(0, |kept, (index, word)| {
-            let place = self.zone.place(FrameNumber::new(word.start));
-            let is_kept = place.is_some_and(|(place, section)| {
-                // Nothing is made of the word: it is in the CPU's cache when it is its turn.
-                _ = section.lines[place.area].word(place.frame / WORD_BITS);
-                wanted && section.is_worth_keeping(place.area, MOBILITY)
-            });
-            kept | u32::from(is_kept) << index
-        })
-    }
-
     /// Brings the frames of `word`, blocks of `order`, home.
     #[inline(always)]
     fn bring_word_home(&self, word: Word, order: Order) {
@@ -132,6 +84,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         let is_taken = self.zone.place(start).is_some_and(|(place, section)| {
             section.clear(place.area, place.frame / WORD_BITS, word.frames) != Freed::Already
         });
+        // Time to gather or not: it is the next in turn to do so who has left something there.
+        self.zone.left.note(start, word.frames.count_ones() as usize);
         if !is_taken {
             self.report_double_free(start, order);
         }
@@ -148,7 +102,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     /// Two CPUs freed the same block at the same time: both passed the check of the tag, and the bits tell.
     #[cold]
-    fn report_double_free(&self, frame: FrameNumber, order: Order) {
+    pub(crate) fn report_double_free(&self, frame: FrameNumber, order: Order) {
         let order = order.index();
         (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, frame.get(), order, order));
     }

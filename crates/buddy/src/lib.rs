@@ -15,8 +15,10 @@
 //! - A **section** is 1 GiB of areas, with **hints** that lead to the fullest area that has room.
 //! - A **zone** is a table of sections, with holes; sections can be added and removed, areas taken offline. A [`ZoneList`]
 //!   is several of them, each with [`Watermarks`], that stand in for one another.
-//! - A **CPU slot** keeps free blocks at hand for its CPU, on a stack for each order up to the area's; what was freed where
-//!   memory is sparse waits there as bits of words until it goes home. Hits contain no atomic read-modify-write.
+//! - A **CPU slot** keeps free blocks at hand for its CPU, on a stack for each order up to the area's. Hits contain no atomic
+//!   read-modify-write.
+//! - What is freed where the slot has no use for it is **left** where it is: the free writes a byte. An area in which much was
+//!   left is **gathered**: all of it goes home together.
 //! - Areas have a **kind**, so that blocks of one size and mobility stay together, and may be **owned** by a slot, which then
 //!   refills from them. Ownership is affinity, not a right: anybody may take from any area.
 //!
@@ -27,6 +29,7 @@
 //! - I4: no claim outlives the call that made it.
 //! - I5: in the page map the head of an allocated block carries its order; free frames carry nothing.
 //! - I6: blocks cover every frame exactly once.
+//! - I7: an area in which blocks were left says so, or somebody is about to write it there, or is gathering.
 //!
 //! # Concurrency
 //! Every take believes only the old value of its own read-modify-write. The two pairs of locations that need one order are
@@ -50,6 +53,7 @@ mod flush;
 mod hints;
 mod hotplug;
 mod kind;
+mod left;
 mod many;
 mod observe;
 mod observer;
@@ -60,7 +64,6 @@ mod shrink;
 mod source;
 mod stats;
 mod table;
-mod waiting;
 mod watermark;
 mod zone;
 mod zonelist;

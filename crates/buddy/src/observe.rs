@@ -14,7 +14,8 @@ pub enum BlockState {
     Free,
     /// Allocated as one block, or as one run of pages.
     Allocated,
-    /// Taken without a head of its own: kept by a CPU slot, a part of a slab, or without owner in a simulation.
+    /// Taken without a head of its own: kept by a CPU slot, freed but not home yet, a part of a slab, or without owner in a
+    /// simulation.
     Kept,
 }
 

@@ -90,9 +90,14 @@ impl<'m> Zone<'m> {
                 section.adopt(area, kind);
             }
             section.check_hint(map, area);
-            taken
+            taken.map(|taken| (taken, map))
         })?;
-        Some(frame(found.base, found.area, found.got))
+        let (at, map) = found.got;
+        let start = frame(found.base, found.area, at);
+        if map == UNTOUCHED {
+            self.left.expect(start);
+        }
+        Some(start)
     }
 
     /// Takes a block of `order`, above the area's, of which all areas are hinted to be empty and within one word of hints; gives

@@ -294,16 +294,16 @@ impl Section<'_> {
         freed
     }
 
-    /// Sets the hint for what is seen of `area`, if it is open and has a free frame.
-    pub(crate) fn publish(&self, area: usize) {
+    /// Sets the hint for what is seen of `area`, if it is open and has a free frame; returns how many free frames were seen.
+    pub(crate) fn publish(&self, area: usize) -> usize {
         // What we did to bits, entry or hint before what we read here; pairs with itself and with the one in `claim`.
         model_fence();
         // SeqCst: after what we did.
         let entry = self.entries[area].load(Ordering::SeqCst);
-        if entry & STATE != OPEN {
-            return;
-        }
         let free = self.lines[area].free_frames();
+        if entry & STATE != OPEN {
+            return free;
+        }
         if let Some(map) = map_for(kind_of(entry), free) {
             self.hints.ensure(map, area);
         }
@@ -317,6 +317,7 @@ impl Section<'_> {
                 Ordering::Relaxed,
             );
         }
+        free
     }
 
     /// Takes a hint away that led nowhere, and sets the right one if there is one.

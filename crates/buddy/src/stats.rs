@@ -57,7 +57,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         self.zone.frames()
     }
 
-    /// Returns how many frames are free, not counting those in CPU slots.
+    /// Returns how many frames are free, not counting those in CPU slots, nor those freed that are not home yet:
+    /// [`drain`](Self::drain) brings both home.
     pub fn free_frames_count(&self) -> usize {
         self.free_counts()
             .iter()

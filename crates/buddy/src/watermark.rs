@@ -163,7 +163,7 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         watermarks
     }
 
-    /// Returns how many frames are free, less what CPU slots keep. Off by less than half of `min` and by less than
+    /// Returns how many frames are free, less what CPU slots keep and what was freed but is not home yet. Off by less than half of `min` and by less than
     /// 4096 frames; exact when `min` is below 32.
     #[inline]
     pub fn free_frames(&self) -> usize {

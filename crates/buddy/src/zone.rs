@@ -12,6 +12,7 @@ use page_frame::{FrameNumber, FrameRange, Order};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
 use crate::kind::UNTOUCHED;
+use crate::left::Left;
 use crate::observer::Observe;
 use crate::run::{WORD_BITS, mask};
 use crate::search::Bounds;
@@ -34,6 +35,8 @@ pub(crate) struct Zone<'m> {
     pub(crate) span: FrameRange,
     /// Held, only by trying, by whoever adds a section.
     pub(crate) adding: Lock<()>,
+    /// What was freed in each area and left there.
+    pub(crate) left: Left<'m>,
 }
 
 /// Where a frame is in its section.
@@ -223,7 +226,7 @@ pub(crate) fn withhold_absent(section: &Section<'_>, base: usize, ranges: &[Fram
 pub(crate) fn open_section(section: &Section<'_>, base: usize, ranges: &[FrameRange]) {
     match is_whole(base, ranges) {
         true => section.hints.set_all(UNTOUCHED),
-        false => (0..SECTION_AREAS).for_each(|area| section.publish(area)),
+        false => (0..SECTION_AREAS).for_each(|area| _ = section.publish(area)),
     }
 }
 

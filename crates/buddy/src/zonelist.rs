@@ -15,7 +15,8 @@
 //! home.
 //!
 //! # Costs
-//! One load for each zone asked, beyond the zone's own costs. A request that fails has asked each zone three times at most.
+//! Two loads for each zone asked, beyond the zone's own costs, and a little gathering (`left.rs`) in those below `low`. A request
+//! that fails has asked each zone six times at most, and gathered them in between.
 //! Freeing finds the zone by its ranges.
 
 use core::ptr::NonNull;
@@ -153,6 +154,27 @@ impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
         request: Request,
         pages: usize,
         mut ask: impl FnMut(&'z Buddy<'m, M, C, O>) -> Result<R, OutOfMemory>,
+    ) -> Result<R, OutOfMemory> {
+        for zone in self.candidates(request) {
+            // What was left in an area counts as free only when it is home.
+            if zone.buddy.observer().pressure() != Pressure::None {
+                zone.buddy.gather_next();
+            }
+        }
+        self.ask_once(request, pages, &mut ask).or_else(|_| {
+            let gather = |zone: &NodeZone<'z, 'm, M, C, O>| zone.buddy.gather_until(usize::MAX);
+            match self.candidates(request).map(gather).sum() {
+                0 => Err(OutOfMemory),
+                1.. => self.ask_once(request, pages, &mut ask),
+            }
+        })
+    }
+
+    fn ask_once<R>(
+        &self,
+        request: Request,
+        pages: usize,
+        ask: &mut impl FnMut(&'z Buddy<'m, M, C, O>) -> Result<R, OutOfMemory>,
     ) -> Result<R, OutOfMemory> {
         let has_plenty = |gate: &O| gate.pressure() == Pressure::None && gate.allows(pages);
         let has_enough = |gate: &O| gate.allows(pages);

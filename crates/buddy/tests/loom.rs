@@ -323,6 +323,80 @@ mod models {
             assert_eq!(world.buddy.free_frames_count(), 2 * AREA);
         });
     }
+
+    /// Two frames and what their owners write into them.
+    struct Pair {
+        buddy: Simulated<Fenced<Numbered>>,
+        content: [UnsafeCell<u32>; 2],
+    }
+
+    /// Two frames, both allocated. CPUs whose slots have no room leave what they free.
+    fn pair() -> Arc<Pair> {
+        let buddy = Simulated::new(&[range(0, 2)], Fenced(Numbered), Mode::Cached);
+        let frames = [0, 1].map(|_| buddy.allocate_frames(Order::ZERO).expect("two are free"));
+        assert_eq!(frames.map(FrameNumber::get), [0, 1]);
+        Arc::new(Pair { buddy, content: [UnsafeCell::new(0), UnsafeCell::new(0)] })
+    }
+
+    impl Pair {
+        fn write(&self, frame: FrameNumber) {
+            // SAFETY: the frame is the caller's; loom checks it.
+            self.content[frame.get()].with_mut(|content| unsafe { *content += 1 });
+        }
+
+        fn leave(&self, cpu: u32, frame: usize) {
+            NUMBER.with(|number| number.set(Some(cpu)));
+            let frame = FrameNumber::new(frame);
+            self.write(frame);
+            self.buddy.free_frames(frame, Order::ZERO).expect("allocated");
+        }
+
+        fn take(&self) -> Option<FrameNumber> {
+            NUMBER.with(|number| number.set(None));
+            let frame = self.buddy.allocate_frames(Order::ZERO).ok()?;
+            self.write(frame);
+            Some(frame)
+        }
+    }
+
+    /// A CPU leaves a frame while another gathers, and hands out again what it found: nothing that was left is forgotten, and
+    /// what its owner wrote is handed over with it.
+    /// Mutations seen to fail: `leave` without its fence, `gather` without its own, `gather` clearing the count after its look at
+    /// the tags (all three "nothing is forgotten").
+    #[test]
+    fn a_frame_is_left_while_the_area_is_gathered() {
+        model("buddy: leave against gather", 50, || {
+            let pair = pair();
+            let theirs = Arc::clone(&pair);
+            let other = thread::spawn(move || theirs.leave(0, 0));
+            pair.leave(1, 1);
+            let first = pair.take();
+            other.join().expect("no panic");
+            let second = pair.take();
+            let third = pair.take();
+            let found = [first, second, third].into_iter().flatten().count();
+            assert_eq!(found, 2, "nothing is forgotten: {first:?} {second:?} {third:?}");
+            pair.buddy.validate().expect("consistent");
+        });
+    }
+
+    /// Two CPUs at once look for the only frame, which was left: one of them gets it, and it comes home once.
+    /// Mutation seen to fail: `gather` without its flag (a double free is reported).
+    #[test]
+    fn what_was_left_comes_home_once() {
+        model("buddy: two gatherers", 50, || {
+            let pair = pair();
+            pair.leave(1, 1);
+            let theirs = Arc::clone(&pair);
+            let other = thread::spawn(move || theirs.take());
+            let own = pair.take();
+            let other = other.join().expect("no panic");
+            assert!(own.is_none() || other.is_none(), "one frame");
+            assert!(own.is_some() || other.is_some(), "one of the two gets it");
+            pair.buddy.validate().expect("consistent");
+        });
+    }
+
     /// One block freed twice at the same moment, exactly: one of the two is told, and the block is free once.
     /// Mutation seen to fail: `take_tag` looking at the tag and then clearing it ("one is served").
     #[test]

@@ -46,7 +46,7 @@ pub use fault::{Fault, FaultHook, FaultKind, panic_on_fault};
 pub use frame::{FrameNumber, FrameRange};
 pub use memory_map::{Loss, MapError, MemoryMap, Region, RegionKind, Why};
 pub use order::{Fit, Order};
-pub use page_map::{PageMap, PageMapArray, Tag, TagPlace, TagRange};
+pub use page_map::{LeftHeads, PageMap, PageMapArray, Tag, TagPlace, TagRange};
 pub use phys_map::{DirectMap, PhysMap};
 pub use shrink::{ListFull, Reclaiming, Shrink, ShrinkList};
 pub use slots::{Elsewhere, Entered, Slot, Slots, TakeOver};

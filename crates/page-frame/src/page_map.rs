@@ -12,7 +12,7 @@
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicPtr, AtomicU8, Ordering, load_wide, slice_in};
+use crate::sync::{AtomicPtr, AtomicU8, Ordering, load_eight, load_wide, slice_in};
 use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
 
 /// What a page is, in a byte.
@@ -24,7 +24,8 @@ use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
 /// | 31 | first page of an area that is offline |
 /// | 32 | head of a page run; its owner word is the page count |
 /// | 33 | page of a slab; its owner is the slab's record |
-/// | 64 to 255 | page of a slab of the size class value - 64; its owner is the slab's record |
+/// | 64 to 191 | page of a slab of the size class value - 64; its owner is the slab's record |
+/// | 192 to 210 | head of a block of order value - 192 that was freed and left where it is |
 ///
 /// ```
 /// use page_frame::{Order, Tag};
@@ -32,7 +33,8 @@ use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
 /// assert_eq!(Tag::block(order).as_block(), Some(order));
 /// assert_eq!(Tag::class(7).and_then(Tag::as_class), Some(7));
 /// assert!(Tag::SLAB.is_slab() && Tag::SLAB.as_class().is_none());
-/// assert!(Tag::class(192).is_none());
+/// assert!(Tag::class(128).is_none());
+/// assert!(Tag::left(order).as_left() == Some(order) && !Tag::left(order).is_slab());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -48,7 +50,9 @@ impl Tag {
     /// Page of a slab whose cache has no size class.
     pub const SLAB: Self = Self(33);
     /// How many size classes have a tag.
-    pub const CLASSES: usize = 192;
+    pub const CLASSES: usize = 128;
+    /// The first of those of blocks that were left: all from here on have the two highest bits.
+    const LEFT: u8 = 192;
 
     /// Returns the tag of the head of a block of `order`.
     #[inline]
@@ -75,7 +79,22 @@ impl Tag {
     #[inline]
     pub const fn as_class(self) -> Option<usize> {
         match self.0.checked_sub(64) {
-            Some(class) => Some(class as usize),
+            Some(class) if (class as usize) < Self::CLASSES => Some(class as usize),
+            _ => None,
+        }
+    }
+
+    /// Returns the tag of the head of a block of `order` that was freed and left where it is.
+    #[inline]
+    pub const fn left(order: Order) -> Self {
+        Self(Self::LEFT + order.get())
+    }
+
+    /// Returns the order when this is the head of a block that was left.
+    #[inline]
+    pub const fn as_left(self) -> Option<Order> {
+        match self.0.checked_sub(Self::LEFT) {
+            Some(order) => Order::new(order),
             None => None,
         }
     }
@@ -83,7 +102,7 @@ impl Tag {
     /// Whether this is a page of a slab, with or without a size class.
     #[inline]
     pub const fn is_slab(self) -> bool {
-        self.0 >= Self::SLAB.0
+        self.0 >= Self::SLAB.0 && self.0 < Self::LEFT
     }
 
     /// Returns the byte.
@@ -184,6 +203,48 @@ impl TagPlace<'_> {
     #[inline(always)]
     pub fn set(self, tag: Tag) {
         self.0.store(tag.0, Ordering::Relaxed);
+    }
+
+    /// Says that the block of `order` that begins here is free, and left where it is.
+    #[inline(always)]
+    pub fn leave(self, order: Order) {
+        // Release: pairs with the Acquire of whoever finds it by `left_among`; hands the block's content over.
+        self.0.store(Tag::left(order).0, Ordering::Release);
+    }
+}
+
+/// How many pages a word has a bit for.
+const WORD_PAGES: usize = usize::BITS as usize;
+/// How many tags are looked at together.
+const EIGHT: usize = size_of::<u64>();
+/// The bits of an order in each of eight bytes.
+const ORDERS: u64 = u64::from_ne_bytes([31; EIGHT]);
+/// The highest bit of each of eight bytes.
+const HIGHEST: u64 = u64::from_ne_bytes([1 << 7; EIGHT]);
+
+/// Returns the highest bit of each of eight bytes, of which nothing else is set, as eight bits.
+#[inline(always)]
+fn gathered(highest: u64) -> usize {
+    // Bit 8n of what is multiplied becomes bit 56 + n: no two of the products' bits meet.
+    ((highest >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as usize
+}
+
+/// Which pages of a word's number are heads of blocks that were left, see [`PageMapArray::left_among`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftHeads {
+    /// The pages, as bits: bit 0 is the first.
+    pub heads: usize,
+    orders: u64,
+}
+
+impl LeftHeads {
+    /// None.
+    pub const NONE: Self = Self { heads: 0, orders: 0 };
+
+    /// Whether all of the blocks are single pages.
+    #[inline(always)]
+    pub const fn are_single(self) -> bool {
+        self.orders == 0
     }
 }
 
@@ -357,6 +418,65 @@ impl<'m> PageMapArray<'m> {
             entry.compare_exchange(from.0, to.0, Ordering::Relaxed, Ordering::Relaxed)
         };
         self.tags.get(index).is_some_and(|entry| exchange(entry).is_ok())
+    }
+
+    /// Returns which of a word's number of pages from page `first` on, which wraps around, are heads of blocks that were left.
+    /// Pages beyond the range are not.
+    ///
+    /// Whoever goes on to hand the blocks out fences (Acquire) first.
+    #[inline(always)]
+    pub fn left_among(&self, first: usize) -> LeftHeads {
+        let Some(tags) = self.word(first).filter(|tags| tags.as_ptr().addr() % EIGHT == 0) else {
+            return self.left_one_by_one(first);
+        };
+        let mut left = LeftHeads::NONE;
+        let mut chunk = 0;
+        while chunk < WORD_PAGES {
+            // SAFETY: eight of a word's tags from a multiple of eight on, in an array aligned to that.
+            let tags = unsafe { load_eight(tags, chunk) };
+            // The highest bit of each byte that has the two highest.
+            let heads = tags & tags << 1 & HIGHEST;
+            left.heads |= gathered(heads) << chunk;
+            // Of those bytes the lower bits; the orders among them are looked at in the end.
+            left.orders |= tags & (heads - (heads >> 7));
+            chunk += EIGHT;
+        }
+        left.orders &= ORDERS;
+        left
+    }
+
+    /// The same for pages at the border of the range, or where it does not begin at a multiple of eight.
+    #[cold]
+    fn left_one_by_one(&self, first: usize) -> LeftHeads {
+        (0..WORD_PAGES).fold(LeftHeads::NONE, |left, page| {
+            let order = self.tag_at(first.wrapping_add(page)).as_left();
+            LeftHeads {
+                heads: left.heads | usize::from(order.is_some()) << page,
+                orders: left.orders | u64::from(order.map_or(0, Order::get)),
+            }
+        })
+    }
+
+    /// Returns the tags of a word's number of pages from page `first` on; `None` if some are beyond the range.
+    #[inline(always)]
+    fn word(&self, first: usize) -> Option<&[AtomicU8; WORD_PAGES]> {
+        let tags = self.tags.get(first..first.checked_add(WORD_PAGES)?)?;
+        tags.try_into().ok()
+    }
+
+    /// Clears the tags of those pages from page `first` on, which wraps around, that are set in `pages`.
+    #[inline(always)]
+    pub fn clear_tags_among(&self, first: usize, mut pages: usize) {
+        let word = self.word(first);
+        while pages != 0 {
+            let page = pages.trailing_zeros() as usize;
+            match word {
+                // Relaxed: see the header.
+                Some(tags) => tags[page % WORD_PAGES].store(Tag::NONE.0, Ordering::Relaxed),
+                None => self.set_tag_at(first.wrapping_add(page), Tag::NONE),
+            }
+            pages &= pages - 1;
+        }
     }
 
     /// Sets the tag of the page that `address` lies in, if it is in range.

@@ -61,6 +61,25 @@ mod shim {
     #[inline(always)]
     pub fn model_fence() {}
 
+    /// Orders a store before a later Release store to a place that others overwrite without reading it: who overwrites it, has an
+    /// atomic read-modify-write (SeqCst) and looks at what was stored first, sees it.
+    ///
+    /// A machine whose stores reach all others at the same time has this order by itself (x86, Armv8, RISC-V: "other
+    /// multi-copy atomic"; test R of Maranget, Sarkar and Sewell 2012). Elsewhere, and under loom, as Rust's model knows no such
+    /// machine, it is a full fence.
+    #[inline(always)]
+    pub fn propagation_fence() {
+        if cfg!(not(any(
+            target_arch = "x86",
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            target_arch = "riscv32",
+            target_arch = "riscv64",
+        ))) {
+            fence(Ordering::SeqCst);
+        }
+    }
+
     /// Loads byte `index` from `bytes` on, Relaxed, as wide as an index. The compiler widens an atomic byte a second time,
     /// so that where there is assembly this is an instruction less.
     ///
@@ -87,6 +106,31 @@ mod shim {
             let byte = unsafe { &*bytes.add(index) };
             usize::from(byte.load(Ordering::Relaxed))
         }
+    }
+
+    /// Loads eight bytes from byte `index` of `bytes` on, each of them Relaxed, the first as the lowest: in one instruction where
+    /// there is assembly.
+    ///
+    /// # Safety
+    /// 1. There are such bytes, and the first is aligned to their number.
+    #[inline(always)]
+    pub unsafe fn load_eight(bytes: &[AtomicU8], index: usize) -> u64 {
+        debug_assert!(bytes.len() - index >= 8 && bytes[index..].as_ptr().addr() % 8 == 0);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            let eight: u64;
+            // SAFETY: clause 1: eight bytes that are borrowed; an aligned load has each of them whole.
+            unsafe {
+                core::arch::asm!(
+                    "mov {eight}, qword ptr [{bytes} + {index}]",
+                    eight = out(reg) eight, bytes = in(reg) bytes.as_ptr(), index = in(reg) index,
+                    options(readonly, nostack, preserves_flags),
+                );
+            }
+            eight
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        super::load_eight_by_one(bytes, index)
     }
 
     /// Tells the CPU that this is a waiting loop.
@@ -154,6 +198,11 @@ mod shim {
         fence(Ordering::SeqCst);
     }
 
+    /// A full fence: loom has no machine that does without.
+    pub fn propagation_fence() {
+        fence(Ordering::SeqCst);
+    }
+
     /// Loads byte `index` from `bytes` on.
     ///
     /// # Safety
@@ -164,6 +213,14 @@ mod shim {
         usize::from(byte.load(Ordering::Relaxed))
     }
 
+    /// Loads eight bytes from byte `index` of `bytes` on.
+    ///
+    /// # Safety
+    /// 1. There are such bytes.
+    pub unsafe fn load_eight(bytes: &[AtomicU8], index: usize) -> u64 {
+        super::load_eight_by_one(bytes, index)
+    }
+
     /// Lets loom run another thread.
     pub fn spin_hint() {
         loom::thread::yield_now();
@@ -172,8 +229,18 @@ mod shim {
 
 pub use shim::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-    UnsafeCell, fence, light_fence, load_own, load_wide, model_fence, spin_hint,
+    UnsafeCell, fence, light_fence, load_eight, load_own, load_wide, model_fence,
+    propagation_fence, spin_hint,
 };
+
+/// Loads eight bytes, each Relaxed, the first as the lowest.
+#[cfg(any(loom, not(all(target_arch = "x86_64", not(miri)))))]
+fn load_eight_by_one(bytes: &[AtomicU8], index: usize) -> u64 {
+    let load = |eight, (place, byte): (usize, &AtomicU8)| {
+        eight | u64::from(byte.load(Ordering::Relaxed)) << (8 * place)
+    };
+    bytes[index..index + 8].iter().enumerate().fold(0, load)
+}
 
 /// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
 #[cfg(not(loom))]

@@ -1,0 +1,128 @@
+//! What is freed and left where it is: when it comes home by itself, how much is out of sight until then, and that nobody is told
+//! that memory ran out while there is some.
+#![cfg(not(loom))]
+
+mod common;
+
+use buddy::{Marks, Mode, NodeZone, Observe, Request, Watermarks, ZoneKind, ZoneList};
+use common::{Simulated, range};
+use page_frame::{CpuId, FaultKind, FrameNumber, Order, PageSource, SwitchedCpu};
+use testkit::Random;
+
+const AREA: usize = 512;
+/// The most frames of an area that are out of sight.
+const OUT_OF_SIGHT: usize = 63;
+
+fn order(order: u8) -> Order {
+    Order::new(order).expect("a valid order")
+}
+
+/// Allocates blocks of `size` until there are no more, as the CPU without a slot: nothing is kept.
+fn take_all<O: Observe>(
+    buddy: &Simulated<&SwitchedCpu, O>,
+    cpus: &SwitchedCpu,
+    size: Order,
+) -> Vec<FrameNumber> {
+    cpus.switch_to(None);
+    std::iter::from_fn(|| buddy.allocate_frames(size).ok()).collect()
+}
+
+fn shuffle(blocks: &mut [FrameNumber], seed: u64) {
+    let mut random = Random::new(seed);
+    (1..blocks.len()).for_each(|index| blocks.swap(index, random.below(index + 1)));
+}
+
+/// Frees everything in random order as a CPU whose slot keeps nothing, so that all of it is left.
+#[test]
+fn an_area_is_known_to_be_free_when_the_last_of_it_is_left() {
+    let cpus = SwitchedCpu::new(1);
+    for (size, seed) in [(0, 1), (1, 2), (2, 3)] {
+        let buddy = Simulated::new(&[range(0, 8 * AREA)], &cpus, Mode::Cached);
+        let mut blocks = take_all(&buddy, &cpus, order(size));
+        shuffle(&mut blocks, seed);
+        cpus.switch_to(Some(CpuId::new(0)));
+        let mut in_use = [AREA; 8];
+        for block in blocks {
+            buddy.free_frames(block, order(size)).expect("allocated");
+            in_use[block.get() / AREA] -= 1 << size;
+            let counts = buddy.free_counts();
+            let known = counts[9..].iter().zip([1, 2, 4, 8]);
+            let known: usize = known.map(|(count, areas)| count * areas).sum();
+            assert_eq!(known, in_use.iter().filter(|frames| **frames == 0).count());
+            let free = 8 * AREA - in_use.iter().sum::<usize>();
+            let seen = buddy.free_frames_count();
+            assert!(seen <= free && free <= seen + 8 * OUT_OF_SIGHT, "{seen} of {free} are home");
+        }
+        buddy.validate().expect("consistent");
+        assert_eq!(buddy.free_frames_count(), 8 * AREA, "nothing had to be drained");
+    }
+}
+
+#[test]
+fn one_frame_of_an_area_is_not_left_for_long() {
+    let cpus = SwitchedCpu::new(1);
+    let buddy = Simulated::new(&[range(0, 2 * AREA)], &cpus, Mode::Cached);
+    let frame = buddy.allocate_as(Order::ZERO, buddy::Mobility::Movable).expect("free");
+    cpus.switch_to(Some(CpuId::new(0)));
+    buddy.free_frames(frame, Order::ZERO).expect("allocated");
+    assert_eq!(buddy.free_frames_count(), 2 * AREA);
+}
+
+#[test]
+fn blocks_that_came_home_by_themselves_count_towards_an_area_that_is_free() {
+    let cpus = SwitchedCpu::new(1);
+    let buddy = Simulated::new(&[range(0, AREA)], &cpus, Mode::Cached);
+    cpus.switch_to(None);
+    let large = buddy.allocate_frames(order(8)).expect("free");
+    let small = take_all(&buddy, &cpus, Order::ZERO);
+    cpus.switch_to(Some(CpuId::new(0)));
+    for frame in small {
+        buddy.free_frames(frame, Order::ZERO).expect("allocated");
+    }
+    cpus.switch_to(None);
+    buddy.free_frames(large, order(8)).expect("allocated");
+    assert_eq!(buddy.largest_free(), Some(order(9)), "no drain was needed");
+}
+
+#[test]
+fn what_was_left_is_found_before_memory_runs_out() {
+    let cpus = SwitchedCpu::new(1);
+    let buddy = Simulated::new(&[range(0, 4 * AREA)], &cpus, Mode::Cached);
+    let mut frames = take_all(&buddy, &cpus, Order::ZERO);
+    shuffle(&mut frames, 4);
+    cpus.switch_to(Some(CpuId::new(0)));
+    for frame in &frames[..100] {
+        buddy.free_frames(*frame, Order::ZERO).expect("allocated");
+        let twice = buddy.free_frames(*frame, Order::ZERO).expect_err("free already");
+        assert_eq!(twice.kind, FaultKind::DoubleFree);
+    }
+    assert!(buddy.free_frames_count() < 100, "some are left");
+    buddy.validate().expect("consistent");
+    let mut again = take_all(&buddy, &cpus, Order::ZERO);
+    again.sort_unstable();
+    frames.truncate(100);
+    frames.sort_unstable();
+    assert_eq!(again, frames);
+}
+
+/// A zone whose watermark stands in the way of a request, although enough is free: it is only not home.
+#[test]
+fn a_zone_is_gathered_before_its_reserve_is_denied() {
+    let cpus = SwitchedCpu::new(1);
+    let marks = Marks { min: 20, low: 22, high: 24 };
+    let watermarks: Watermarks = Watermarks::new(4 * AREA, marks, |_| ());
+    let buddy = Simulated::new(&[range(0, 4 * AREA)], &cpus, Mode::Cached).observed(&watermarks);
+    let mut frames = take_all(&buddy, &cpus, Order::ZERO);
+    shuffle(&mut frames, 5);
+    cpus.switch_to(Some(CpuId::new(0)));
+    for frame in &frames[..100] {
+        buddy.free_frames(*frame, Order::ZERO).expect("allocated");
+    }
+    assert!(watermarks.free_frames() < 20, "{} are home", watermarks.free_frames());
+    let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &*buddy }];
+    let zones = ZoneList::new(&zones).expect("one zone");
+    let allocate = || zones.source(Request::default()).allocate(Order::ZERO).ok();
+    let served = std::iter::from_fn(allocate).map(|block| _ = block.into_raw()).count();
+    // The count that the mark is compared with is off by less than half of the mark.
+    assert!(served > 70, "{served} were served");
+}
