@@ -38,8 +38,6 @@ const MOST: usize = if sync::MODELLED { 2 } else { 64 };
 /// The largest order of blocks that are left: a few of a larger one would fill the count, and each pays for its atomic
 /// operation.
 const LARGEST: usize = 2;
-/// How many areas are gathered when it is their turn.
-const TURN: usize = 2;
 /// How many areas one turn looks at.
 const LOOKS: usize = 64;
 
@@ -186,21 +184,17 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         if self.zone.left.has_some_at(frame) { self.gather(self.zone.left.entry(frame)) } else { 0 }
     }
 
-    /// Brings home what was left in a few areas, whose turn it is.
+    /// Brings home what was left in the area whose turn it is: of the next few the first in which there is something.
     pub(crate) fn gather_next(&self) {
         let left = &self.zone.left;
         // Relaxed, here and below: advice.
         let first = left.turn.load(Ordering::Relaxed);
         let end = (first + LOOKS).min(left.counts.len());
-        let mut next = first;
-        for _ in 0..TURN {
-            let Some(entry) = left.next_with_some(next, end) else {
-                next = end;
-                break;
-            };
+        let found = left.next_with_some(first, end);
+        if let Some(entry) = found {
             self.gather(entry);
-            next = entry + 1;
         }
+        let next = found.map_or(end, |entry| entry + 1);
         left.turn.store(if next == left.counts.len() { 0 } else { next }, Ordering::Relaxed);
     }
 
