@@ -88,15 +88,19 @@ impl Left<'_> {
         is_counted
     }
 
-    /// Counts `frames` that were in use in the area of `frame` and came home by themselves; whether it is time to gather.
+    /// Counts `frames` that were in use in the area of `frame` and came home by themselves, if something was left there; whether it
+    /// is time to gather.
     #[inline]
     pub(crate) fn note(&self, frame: FrameNumber, frames: usize) -> bool {
         let place = &self.counts[self.entry(frame)];
-        // Relaxed: as above, and no tag came before.
+        // Relaxed: as above, and no tag came before. Without `SOME` nothing may be stored, as that may be overwritten.
         let count = place.load(Ordering::Relaxed);
+        if count & SOME == 0 {
+            return false;
+        }
         let now = usize::from(count & !SOME) + frames;
-        place.store(now.min(MOST - 1) as u8 | count & SOME, Ordering::Relaxed);
-        now >= MOST && count & SOME != 0
+        place.store(now.min(MOST - 1) as u8 | SOME, Ordering::Relaxed);
+        now >= MOST
     }
 
     /// Notes that `frame` is the first of its area that is in use, or one of few: what is left there may be all.

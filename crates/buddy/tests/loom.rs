@@ -380,6 +380,25 @@ mod models {
         });
     }
 
+    /// A CPU leaves a frame while another brings its own home directly, which is counted too: that something was left stays known.
+    /// Mutation seen to fail: `note` storing a count in which nothing was left (I7 of `validate`).
+    #[test]
+    fn a_frame_is_left_while_another_comes_home_by_itself() {
+        model("buddy: leave against direct free", 3, || {
+            let pair = pair();
+            let theirs = Arc::clone(&pair);
+            let other = thread::spawn(move || {
+                let frame = FrameNumber::new(1);
+                theirs.buddy.free_frames(frame, Order::ZERO).expect("allocated");
+            });
+            pair.leave(0, 0);
+            other.join().expect("no panic");
+            pair.buddy.validate().expect("what was left is counted");
+            let found = [pair.take(), pair.take()].into_iter().flatten().count();
+            assert_eq!(found, 2, "nothing is forgotten");
+        });
+    }
+
     /// Two CPUs at once look for the only frame, which was left: one of them gets it, and it comes home once.
     /// Mutation seen to fail: `gather` without its flag (a double free is reported).
     #[test]
