@@ -14,10 +14,14 @@
 //! - I1: the number of slots is a power of two, and at most half of them are taken, as many as are counted.
 //! - I2: between the home of a number and its slot there is no free slot.
 
+use rustix::mm::{Advice, madvise};
+
 /// Marks a free slot. Traced numbers are below 2^52.
 const FREE: u64 = u64::MAX;
 /// 2^64 divided by the golden ratio, odd.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+/// Huge pages of x86-64, and of other processors with pages of 4 KiB.
+const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// Slots of the smallest table.
 const FEWEST: usize = 1024;
 
@@ -36,7 +40,7 @@ struct Slot<V> {
 impl<V: Copy + Default> Table<V> {
     /// Returns an empty table of the smallest size.
     pub(super) fn new() -> Self {
-        Self { slots: vec![Slot { number: FREE, value: V::default() }; FEWEST], taken: 0 }
+        Self { slots: free_slots(FEWEST), taken: 0 }
     }
 
     /// Asks the memory for the slot of `number`, without waiting for it.
@@ -126,13 +130,34 @@ impl<V: Copy + Default> Table<V> {
 
     #[cold]
     fn grow(&mut self) {
-        let more = vec![Slot { number: FREE, value: V::default() }; self.slots.len() * 2];
+        let more = free_slots(self.slots.len() * 2);
         let slots = std::mem::replace(&mut self.slots, more);
         for slot in slots.into_iter().filter(|slot| slot.number != FREE) {
             let index = self.slot(slot.number);
             self.slots[index] = slot;
         }
     }
+}
+
+/// Returns `count` free slots, in huge pages where the system has them for the asking: slots are touched in no order, so that
+/// each would miss the processor's table of pages, and the first touch of each small page costs as much as several events.
+fn free_slots<V: Copy + Default>(count: usize) -> Vec<Slot<V>> {
+    let mut slots: Vec<Slot<V>> = Vec::with_capacity(count);
+    ask_for_huge_pages(slots.as_mut_ptr().cast(), count * size_of::<Slot<V>>());
+    slots.resize(count, Slot { number: FREE, value: V::default() });
+    slots
+}
+
+/// Asks for huge pages where whole ones fit into the `bytes` bytes from `start` on. Where there are none, nothing happens.
+fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
+    let skipped = start.align_offset(HUGE_PAGE_BYTES);
+    let whole = bytes.saturating_sub(skipped) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
+    if whole == 0 {
+        return;
+    }
+    let first = start.wrapping_add(skipped);
+    // SAFETY: the range lies in one allocation; the advice changes what its pages are made of, and nothing that they hold.
+    let _ = unsafe { madvise(first.cast(), whole, Advice::LinuxHugepage) };
 }
 
 impl<V: Copy + Default> Default for Table<V> {

@@ -26,8 +26,11 @@ pub mod source;
 mod zstd;
 #[cfg(feature = "zstd-c")]
 mod zstd_c;
-#[cfg(not(feature = "zstd-c"))]
+#[cfg(all(feature = "zstd-rust", not(feature = "zstd-c")))]
 mod zstd_rust;
+
+#[cfg(not(any(feature = "zstd-c", feature = "zstd-rust")))]
+compile_error!("recordings are in zstd: choose the feature `zstd-c` or `zstd-rust`");
 
 use std::fs::File;
 use std::io::Read;

@@ -6,7 +6,7 @@ use crate::input_error::Mismatch;
 
 #[cfg(feature = "zstd-c")]
 pub(super) use super::zstd_c::Frames;
-#[cfg(not(feature = "zstd-c"))]
+#[cfg(all(feature = "zstd-rust", not(feature = "zstd-c")))]
 pub(super) use super::zstd_rust::Frames;
 
 /// Bytes by which a stream is told from text.
