@@ -110,7 +110,10 @@ fn another_allocator_is_compared_in_the_same_table() {
     let csv = folder.to_str().expect("a path of text");
     let (status, out, error) = kmem(&["replay", "--against", "system", "--csv", csv]);
     assert_eq!(status, Some(0), "{error}");
-    assert!(out.contains("Other allocators\n") && out.contains("  system "), "{out}");
+    assert!(
+        out.contains("Other allocators: object events\n") && out.contains("  system "),
+        "{out}"
+    );
     let table = text_of(&folder.join("comparison.csv"));
     let rows: Vec<_> = table.lines().skip(1).collect();
     assert_eq!(rows.len(), 3, "{table}");
@@ -120,6 +123,10 @@ fn another_allocator_is_compared_in_the_same_table() {
     for (row, (name, verdict)) in rows.iter().zip(expected) {
         assert!(row.starts_with(name) && row.ends_with(verdict), "{row}");
     }
+    let table = text_of(&folder.join("comparison-pages.csv"));
+    let rows: Vec<_> = table.lines().skip(1).collect();
+    assert_eq!(rows.len(), 3, "{table}");
+    assert!(rows.iter().all(|row| row.ends_with(",\"same totals\"")), "{table}");
     let (status, out, _) = kmem(&["replay", "--against", "system", "--no-check"]);
     assert_eq!((status, out.contains("intact")), (Some(0), false), "{out}");
     let (status, out, _) = kmem(&["replay", "--against", "system", "--patience", "0"]);

@@ -1,5 +1,6 @@
 //! The commands, one a file: each declares its arguments, and says what it does with terminal, files and the library.
 
+mod against;
 mod check;
 mod completions;
 mod frag;

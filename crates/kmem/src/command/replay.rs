@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{BufReader, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
@@ -13,21 +12,21 @@ use kmem::input_error::{InputError, Mismatch};
 use kmem::picture::painted;
 use kmem::replay::buddy_pages::{BuddyPages, Division};
 use kmem::replay::json::json;
-use kmem::replay::outcome::{ObjectTotals, Outcome};
-use kmem::replay::pipeline::{self, Options, Replay, ReplayError};
-use kmem::replay::rivals::ALL;
+use kmem::replay::outcome::Outcome;
+use kmem::replay::pipeline::{self, Options, Replay};
 use kmem::replay::screen;
 use kmem::replay::stack::Stack;
 use kmem::replay::target::{ObjectTarget, PageTarget};
 use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
-use kmem::report::compare::{Comparison, compare};
+use kmem::report::compare::Comparison;
 use kmem::report::table::Table;
 use kmem::report::{self, Report, html};
-use kmem::trace::source::{Source, Text};
+use kmem::trace::source::Source;
 use kmem::{buddyinfo, bundled, memory_map, pagetypeinfo, slabinfo};
 use page_frame::{FrameNumber, FrameRange};
 
+use super::against::{self, Rivals};
 use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_file, write_into};
 
 /// What a replay has at its disposal.
@@ -115,27 +114,12 @@ pub(super) fn command() -> Command {
         .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
         .arg(folder("svg", "Write each chart and map as a picture"))
-        .arg(
-            Arg::new("against")
-                .long("against")
-                .value_name("NAME,...")
-                .value_delimiter(',')
-                .value_parser(ALL)
-                .help("Replay on these allocators too and compare"),
-        )
-        .arg(
-            Arg::new("patience")
-                .long("patience")
-                .value_name("SECONDS")
-                .value_parser(super::seconds)
-                .default_value("30")
-                .help("Stop each of them when its own code took so long altogether"),
-        )
         .arg(file("kernel-slabinfo", "The recorded kernel's /proc/slabinfo, shown beside ours in the report"))
         .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
         .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"))
         .arg(file("pagetypeinfo", "Write the same by mobility, as /proc/pagetypeinfo"))
+        .args(against::arguments())
 }
 
 /// The option that says how much memory there is.
@@ -192,7 +176,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
                 // The geometry beside the kernel's, where nothing else would show it.
                 let caches = kernel.is_some() && !["report", "csv"].iter().any(is_asked);
                 let named = |table: &Table| match table.name {
-                    "times" | "comparison" => true,
+                    "times" | "comparison" | "comparison-pages" => true,
                     "caches" => caches,
                     _ => false,
                 };
@@ -247,10 +231,9 @@ fn reported(
     write_states(matches, objects.inner(), pages.inner())?;
     let mut report = report::gather(replay, &timeline, kernel);
     if let Some(rivals) = rivals {
-        let Comparison { table, differences } =
-            rivals.compare(&machine, &report.outcome.objects, screen)?;
-        report.tables.push(table);
-        differences.iter().for_each(|text| report.outcome.findings.add_of_all(text));
+        let Comparison { tables, findings } = rivals.compare(&machine, &report.outcome, screen)?;
+        report.tables.extend(tables);
+        findings.iter().for_each(|text| report.outcome.findings.add_of_all(text));
     }
     if let Some(path) = path(matches, "report") {
         write_file(path, &html::page(&report))?;
@@ -272,50 +255,6 @@ fn reported(
         }
     }
     Ok(report)
-}
-
-/// Other allocators that a trace is to be replayed on.
-struct Rivals<'m> {
-    names: Vec<String>,
-    /// None is the bundled one.
-    trace: Option<&'m Path>,
-    patience: Duration,
-}
-
-impl<'m> Rivals<'m> {
-    /// Returns those that are named for this trace.
-    fn named(source: &Source, matches: &'m ArgMatches) -> Result<Option<Self>, Failure> {
-        let Some(names) = matches.get_many::<String>("against") else { return Ok(None) };
-        let name = source.name();
-        let trace = super::paths(matches).into_iter().find(|path| path.to_string_lossy() == name);
-        if trace.is_some_and(|path| !path.is_file()) {
-            let mismatch =
-                Mismatch::new("a trace that can be read again for each allocator", "a stream");
-            return Err(mismatch.in_file(name).into());
-        }
-        let patience = *matches.get_one("patience").expect("the argument has a default");
-        Ok(Some(Self { names: names.cloned().collect(), trace, patience }))
-    }
-
-    fn compare(
-        &self,
-        machine: &Machine,
-        totals: &ObjectTotals,
-        screen: Screen,
-    ) -> Result<Comparison, ReplayError> {
-        let bar = progress_bar(None, screen);
-        bar.set_style(ProgressStyle::with_template("  replaying on {msg}").expect("well formed"));
-        let reopen = || self.trace.map_or_else(bundled::source, Source::open);
-        let Machine { memory_bytes, options, .. } = *machine;
-        let begin = |name: &str| {
-            bar.set_message(name.to_owned());
-            bar.tick();
-        };
-        let compared =
-            compare(&reopen, &self.names, memory_bytes, options, self.patience, totals, begin);
-        bar.finish_and_clear();
-        compared
-    }
 }
 
 /// Writes the states at the end of the trace that were asked for.
@@ -371,7 +310,7 @@ pub(super) fn play<T: ObjectTarget, P: PageTarget>(
 }
 
 /// Returns a bar on standard error, which draws nothing where that is no terminal.
-fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
+pub(super) fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
     let target = match screen.quiet {
         true => ProgressDrawTarget::hidden(),
         false => ProgressDrawTarget::stderr(),

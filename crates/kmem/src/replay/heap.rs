@@ -1,12 +1,12 @@
-//! Allocators that know neither caches nor CPUs, as targets: every object is asked for with its layout.
+//! Allocators that know neither caches nor CPUs, as targets: every object, and every block of pages, is asked for with its layout.
 
 use std::alloc::{Layout, alloc, dealloc};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, with_exposed_provenance_mut};
 
-use page_frame::OutOfMemory;
+use page_frame::{OutOfMemory, PAGE_SIZE};
 
 use super::outcome::StackTotals;
-use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
+use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget, PageTarget};
 
 /// Memory of any layout.
 ///
@@ -28,9 +28,13 @@ pub unsafe trait Heap {
     }
 }
 
-/// A heap as a target.
+/// A heap as a target of object events.
 #[derive(Debug, Default)]
 pub struct HeapTarget<H>(pub H);
+
+/// A heap as a target of page events: a block is memory of its size, aligned to it.
+#[derive(Debug, Default)]
+pub struct HeapPages<H>(pub H);
 
 /// The system's allocator. It does not say which pages it holds.
 #[derive(Debug, Default)]
@@ -77,6 +81,46 @@ unsafe impl<H: Heap> ObjectTarget for HeapTarget<H> {
 
     fn shrink(&mut self) -> Result<(), String> {
         Ok(())
+    }
+
+    fn is_as_at_start(&self) -> bool {
+        true
+    }
+}
+
+/// Returns the layout of a block.
+fn block(order: u8) -> Layout {
+    let bytes = PAGE_SIZE << order;
+    Layout::from_size_align(bytes, bytes).expect("a block is at most 1 GiB")
+}
+
+impl<H: Heap> PageTarget for HeapPages<H> {
+    fn switch_cpu(&mut self, _: u16) {}
+
+    /// Nothing is known of mobility.
+    fn allocate(&mut self, order: u8, _: u8) -> Result<u64, OutOfMemory> {
+        let start = self.0.allocate(block(order)).ok_or(OutOfMemory)?;
+        let address = start.as_ptr().expose_provenance();
+        assert!(
+            address % block(order).align() == 0,
+            "a block of order {order} at {address:#x} is not aligned to its size"
+        );
+        Ok((address / PAGE_SIZE) as u64)
+    }
+
+    fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
+        let start = with_exposed_provenance_mut(frame as usize * PAGE_SIZE);
+        let start = NonNull::new(start).ok_or("no block is at address zero")?;
+        // SAFETY: clause 1: `allocate` got it for this layout and exposed it; `Pages` frees what is live, once, in its order.
+        unsafe { self.0.free(start, block(order)) };
+        Ok(())
+    }
+
+    fn drain(&mut self) {}
+
+    /// Nobody says.
+    fn splits_and_merges(&self) -> (usize, usize) {
+        (0, 0)
     }
 
     fn is_as_at_start(&self) -> bool {

@@ -5,6 +5,7 @@
 //! is live and count; [`pipeline`] runs reading and replaying side by side. What comes out is an [`outcome`].
 
 pub mod buddy_pages;
+pub mod caches;
 pub mod hash;
 pub mod heap;
 pub mod json;

@@ -3,21 +3,14 @@
 //! A traced address names an object; the pointer that an allocator gave for it is kept beside. Memory grows with what is
 //! live, not with the trace.
 
-use std::collections::HashMap;
 use std::ptr::NonNull;
 
-use super::hash::NumberMap;
+use super::caches::{Caches, NO_CACHE, OpenCache};
 use super::outcome::{Findings, ObjectTotals};
 use super::pattern;
 use super::table::Table;
-use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
+use super::target::ObjectTarget;
 use crate::input_error::Mismatch;
-
-/// Caches that a trace may open.
-pub const MAX_CACHES: usize = 4096;
-
-/// Stands for "no cache": bytes of any size.
-const NO_CACHE: u32 = u32::MAX;
 
 /// The object side of a replay.
 pub struct Objects<T: ObjectTarget> {
@@ -46,48 +39,10 @@ struct Live {
     born_micros: u32,
 }
 
-/// A cache that was opened for the trace.
-pub struct OpenCache<C> {
-    /// The name to show: `NAME`, or `NAME-REQ`.
-    pub name: String,
-    /// Objects allocated.
-    pub allocations: u64,
-    /// Objects that are live.
-    pub live_objects: u64,
-    /// The most of them at once.
-    pub peak_objects: u64,
-    /// The target's name for it.
-    pub cache: C,
-    requested_bytes: u32,
-    name_number: u32,
-}
-
-/// Opened caches, found by the trace's number and the size asked for.
-struct Caches<C> {
-    opened: Vec<OpenCache<C>>,
-    /// By the trace's number: the name, and the cache used last under it.
-    by_id: Vec<Option<Recent>>,
-    names: HashMap<String, u32>,
-    /// By name and size.
-    by_name_and_size: NumberMap<u32>,
-}
-
-#[derive(Clone, Copy)]
-struct Recent {
-    name: u32,
-    cache: u32,
-    requested_bytes: u32,
-}
-
 impl<T: ObjectTarget> Objects<T> {
     /// Replays on `target`. With `checks`, objects carry a pattern that is checked when they are freed.
     pub fn new(target: T, checks: bool) -> Self {
-        let caches = Caches {
-            opened: Vec::new(),
-            by_id: Vec::new(),
-            names: HashMap::new(),
-            by_name_and_size: NumberMap::default(),
-        };
+        let caches = Caches::new();
         let checks = checks && T::BACKED;
         let totals = ObjectTotals::default();
         Self {
@@ -147,14 +102,7 @@ impl<T: ObjectTarget> Objects<T> {
 
     /// Learns that the trace calls the cache or call site `name` by number `id`.
     pub fn name(&mut self, id: u32, name: &str) {
-        let next = self.caches.names.len() as u32;
-        let name = *self.caches.names.entry(name.to_owned()).or_insert(next);
-        let index = id as usize;
-        if self.caches.by_id.len() <= index {
-            self.caches.by_id.resize(index + 1, None);
-        }
-        let recent = Recent { name, cache: NO_CACHE, requested_bytes: 0 };
-        self.caches.by_id[index].get_or_insert(recent);
+        self.caches.name(id, name);
     }
 
     /// Allocates bytes for the traced `object`.
@@ -184,7 +132,7 @@ impl<T: ObjectTarget> Objects<T> {
         line: u64,
         findings: &mut Findings,
     ) -> Result<(), Mismatch> {
-        let index = self.cache(id, requested_bytes)?;
+        let index = self.caches.find(&mut self.target, id, requested_bytes)?;
         self.free_implied(object, line, findings);
         let mut start = None;
         if let Some(opened) = self.caches.opened.get_mut(index as usize) {
@@ -289,74 +237,6 @@ impl<T: ObjectTarget> Objects<T> {
             // SAFETY: `NO_CACHE`: allocated as bytes, and just removed from the live ones.
             None => unsafe { self.target.free_bytes(start, bytes) },
         }
-    }
-
-    /// Returns the index of the cache for such objects, opened on first sight; `NO_CACHE` when there is no memory for it.
-    #[inline]
-    fn cache(&mut self, id: u32, requested_bytes: u32) -> Result<u32, Mismatch> {
-        match self.caches.by_id.get(id as usize) {
-            Some(&Some(recent))
-                if recent.requested_bytes == requested_bytes && recent.cache != NO_CACHE =>
-            {
-                Ok(recent.cache)
-            }
-            _ => self.find_or_open(id, requested_bytes),
-        }
-    }
-
-    #[cold]
-    fn find_or_open(&mut self, id: u32, requested_bytes: u32) -> Result<u32, Mismatch> {
-        let known = self.caches.by_id.get_mut(id as usize).and_then(Option::as_mut);
-        let recent = known.expect("the reader passes on only numbers that were named");
-        let key = u64::from(recent.name) << 32 | u64::from(requested_bytes);
-        let cache = match self.caches.by_name_and_size.get(&key) {
-            Some(&cache) => cache,
-            None => {
-                let cache = self.caches.opened.len();
-                if cache == MAX_CACHES {
-                    let expected = format!("at most {MAX_CACHES} caches");
-                    return Err(Mismatch::new(expected, "one more"));
-                }
-                let named = recent.name;
-                let plain = self.caches.names.iter().find(|(_, number)| **number == named);
-                let (plain, _) = plain.expect("every number of a name is in the table");
-                // The first size under a name has the name alone.
-                let name = match self.caches.opened.iter().any(|opened| opened.name_number == named)
-                {
-                    true => format!("{plain}-{requested_bytes}"),
-                    false => plain.to_string(),
-                };
-                let object_bytes = (requested_bytes as usize).next_multiple_of(OBJECT_ALIGN);
-                let opened = match self.target.open_cache(&name, object_bytes) {
-                    Ok(opened) => opened,
-                    Err(NoCache::OutOfMemory) => return Ok(NO_CACHE),
-                    Err(NoCache::Impossible(reason)) => {
-                        return Err(Mismatch::new("an object size that a cache can have", reason));
-                    }
-                };
-                let opened = OpenCache {
-                    name,
-                    allocations: 0,
-                    live_objects: 0,
-                    peak_objects: 0,
-                    cache: opened,
-                    requested_bytes,
-                    name_number: named,
-                };
-                self.caches.opened.push(opened);
-                self.caches.by_name_and_size.insert(key, cache as u32);
-                cache as u32
-            }
-        };
-        *recent = Recent { name: recent.name, cache, requested_bytes };
-        Ok(cache)
-    }
-}
-
-impl<C> OpenCache<C> {
-    /// Returns the bytes that each object was asked for with.
-    pub fn requested_bytes(&self) -> u32 {
-        self.requested_bytes
     }
 }
 

@@ -150,6 +150,21 @@ impl ObjectTotals {
     }
 }
 
+impl PageTotals {
+    /// Returns all of them with their names.
+    pub fn named(&self) -> [(&'static str, u64); 7] {
+        [
+            ("blocks allocated", self.allocations),
+            ("blocks freed", self.matched_frees),
+            ("frees of older blocks", self.unmatched_frees),
+            ("blocks freed by implication", self.implied_frees),
+            ("frees in another order", self.other_orders),
+            ("live pages", self.live_pages),
+            ("live pages at the peak", self.peak_live_pages),
+        ]
+    }
+}
+
 impl Outcome {
     /// Returns the outcome of a replay of `trace` at its beginning.
     pub(super) fn new(trace: &str) -> Self {

@@ -101,9 +101,12 @@ impl<T: PageTarget> Pages<T> {
         }
     }
 
-    /// Frees everything that is live and brings all of it home. `line` is the trace's last.
+    /// Frees everything that is live and brings all of it home, unless the target gives up. `line` is the trace's last.
     pub fn finish(&mut self, line: u64, findings: &mut Findings) {
         for live in std::mem::take(&mut self.live).into_values() {
+            if self.target.has_given_up() {
+                return;
+            }
             self.release(live, line, findings);
         }
         self.target.drain();

@@ -110,7 +110,7 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
         while let Some(batch) = next {
             replay.play(&batch, cpus)?;
             let watched = watch(&mut replay, bytes_read.load(Ordering::Relaxed));
-            if watched.is_break() || replay.objects.target().has_given_up() {
+            if watched.is_break() || replay.has_given_up() {
                 replay.outcome.is_complete = false;
                 break;
             }
@@ -184,11 +184,16 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
                 .map_err(mismatch)?;
             self.last_line = line;
             self.outcome.events += 1;
-            if self.objects.target().has_given_up() {
+            if self.has_given_up() {
                 break;
             }
         }
         Ok(())
+    }
+
+    #[inline(always)]
+    fn has_given_up(&self) -> bool {
+        self.objects.target().has_given_up() || self.pages.target().has_given_up()
     }
 
     #[inline(always)]
@@ -203,7 +208,7 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         }
     }
 
-    /// Frees everything, gives everything back, and says what the whole of it came to. When the target gives up, even before,
+    /// Frees everything, gives everything back, and says what the whole of it came to. When a target gives up, even before,
     /// what is live stays, and the outcome is not complete.
     pub fn finish(mut self) -> Outcome {
         let mut outcome = self.outcome;
@@ -225,7 +230,8 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         });
         self.objects.finish(self.last_line, &mut outcome.findings);
         self.pages.finish(self.last_line, &mut outcome.findings);
-        outcome.is_complete &= !self.objects.target().has_given_up();
+        outcome.is_complete &=
+            !self.objects.target().has_given_up() && !self.pages.target().has_given_up();
         outcome.stack = self.objects.target().totals();
         outcome.page_splits_and_merges = self.pages.target().splits_and_merges();
         outcome.buddy_equals_initial =

@@ -8,7 +8,7 @@ use buddy_slab_allocator::{BuddyAllocator, SlabAllocResult, SlabAllocator, SlabD
 use hosted::Mapped;
 use page_frame::PAGE_SIZE;
 
-use super::heap::{Heap, HeapTarget};
+use super::heap::Heap;
 use crate::resident::resident_bytes;
 
 /// A heap over a range of memory of its own.
@@ -20,12 +20,9 @@ pub(super) struct Ranged<H> {
 
 impl<H> Ranged<H> {
     /// Reserves `bytes` and makes a heap of them.
-    pub(super) fn target(
-        bytes: usize,
-        make: impl FnOnce(&Mapped) -> H,
-    ) -> io::Result<HeapTarget<Self>> {
+    pub(super) fn new(bytes: usize, make: impl FnOnce(&Mapped) -> H) -> io::Result<Self> {
         let memory = Mapped::reserve(bytes)?;
-        Ok(HeapTarget(Self { heap: make(&memory), memory }))
+        Ok(Self { heap: make(&memory), memory })
     }
 }
 
@@ -51,6 +48,8 @@ unsafe impl<H: Heap> Heap for Ranged<H> {
 type Tlsf = rlsf::Tlsf<'static, u32, u32, 28, 32>;
 type Talc = talc::base::Talc<talc::source::Manual, talc::base::binning::DefaultBinning>;
 type Buddies = buddy_system_allocator::Heap<32>;
+/// Alignment of the first page of `buddy-slab-allocator`: the largest block of a recorded kernel.
+const BLOCK_ALIGN: usize = 4 << 20;
 /// Its slabs end here.
 const LARGEST_IN_SLAB: usize = 2048;
 
@@ -142,14 +141,28 @@ pub(super) struct BuddySlab {
 }
 
 impl BuddySlab {
+    /// Its blocks are aligned to their size from its first page on, which lies behind its metadata: the region begins where that
+    /// page is aligned too.
     pub(super) fn new(memory: &Mapped) -> Self {
-        let mut start = NonNull::slice_from_raw_parts(memory.start(), memory.bytes());
-        let mut buddy = BuddyAllocator::new();
-        // SAFETY: fresh memory: valid, zero, nobody else's.
-        let region = unsafe { start.as_mut() };
-        // SAFETY: it outlives the heap.
-        unsafe { buddy.init(region) }.expect("a large range");
-        Self { slab: SlabAllocator::new(), buddy, memory: memory.start() }
+        let mut skipped = 0;
+        loop {
+            let bytes = memory.bytes() - skipped;
+            // SAFETY: less than the range is skipped.
+            let start = unsafe { memory.start().byte_add(skipped) };
+            let mut start = NonNull::slice_from_raw_parts(start, bytes);
+            let mut buddy = BuddyAllocator::new();
+            // SAFETY: memory of the range: valid, and nobody else's, as an allocator of the round before is gone.
+            let region = unsafe { start.as_mut() };
+            // SAFETY: it outlives the heap.
+            unsafe { buddy.init(region) }.expect("a large range");
+            let first = buddy.section(0).expect("just added").start;
+            let missing = first.next_multiple_of(BLOCK_ALIGN) - first;
+            if missing == 0 {
+                return Self { slab: SlabAllocator::new(), buddy, memory: memory.start() };
+            }
+            // The metadata of a smaller region may be a page smaller: once more, then.
+            skipped += missing;
+        }
     }
 }
 
@@ -158,7 +171,8 @@ unsafe impl Heap for BuddySlab {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         if layout.size() > LARGEST_IN_SLAB {
             let pages = layout.size().div_ceil(PAGE_SIZE);
-            let address = self.buddy.alloc_pages(pages, PAGE_SIZE).ok()?;
+            let align = layout.align().max(PAGE_SIZE);
+            let address = self.buddy.alloc_pages(pages, align).ok()?;
             return NonNull::new(self.memory.as_ptr().with_addr(address));
         }
         loop {

@@ -2,10 +2,9 @@
 
 use std::io;
 
-use super::heap::{HeapTarget, System};
+use super::heap::{Heap, System};
 #[cfg(feature = "rivals")]
 use super::published::{self, Ranged};
-use super::target::ObjectTarget;
 
 /// Names of those that this program was built with.
 pub const NAMES: &[&str] = &[
@@ -32,33 +31,31 @@ pub const ALL: [&str; 6] = [
     "system",
 ];
 
-/// Something to do with any target.
+/// Something to do with any heap.
 pub trait Visit {
     /// What comes of it.
     type Output;
 
-    /// Does it; `make` makes the target.
-    fn visit<T: ObjectTarget>(self, make: impl FnOnce() -> io::Result<T>) -> Self::Output;
+    /// Does it; `make` makes the heap.
+    fn visit<H: Heap>(self, make: impl FnOnce() -> io::Result<H>) -> Self::Output;
 }
 
 /// Does something with the rival called `name`, over `bytes` of memory; `None` when this program was built without it.
 pub fn with<V: Visit>(name: &str, bytes: usize, visit: V) -> Option<V::Output> {
     match name {
-        "system" => Some(visit.visit(|| Ok(HeapTarget(System)))),
+        "system" => Some(visit.visit(|| Ok(System))),
         #[cfg(feature = "rivals")]
-        "talc" => Some(visit.visit(|| Ranged::target(bytes, published::talc))),
+        "talc" => Some(visit.visit(|| Ranged::new(bytes, published::talc))),
         #[cfg(feature = "rivals")]
-        "rlsf" => Some(visit.visit(|| Ranged::target(bytes, published::rlsf))),
+        "rlsf" => Some(visit.visit(|| Ranged::new(bytes, published::rlsf))),
         #[cfg(feature = "rivals")]
-        "buddy_system_allocator" => Some(visit.visit(|| Ranged::target(bytes, published::buddies))),
+        "buddy_system_allocator" => Some(visit.visit(|| Ranged::new(bytes, published::buddies))),
         #[cfg(feature = "rivals")]
         "buddy-slab-allocator" => {
-            Some(visit.visit(|| Ranged::target(bytes, published::BuddySlab::new)))
+            Some(visit.visit(|| Ranged::new(bytes, published::BuddySlab::new)))
         }
         #[cfg(feature = "rivals")]
-        "linked_list_allocator" => {
-            Some(visit.visit(|| Ranged::target(bytes, published::linked_list)))
-        }
+        "linked_list_allocator" => Some(visit.visit(|| Ranged::new(bytes, published::linked_list))),
         _ => {
             let _ = bytes;
             None
@@ -68,6 +65,8 @@ pub fn with<V: Visit>(name: &str, bytes: usize, visit: V) -> Option<V::Output> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::heap::{HeapPages, HeapTarget};
+    use super::super::target::{ObjectTarget, PageTarget};
     use super::*;
 
     /// Allocates, writes and frees objects of many sizes.
@@ -76,8 +75,8 @@ mod tests {
     impl Visit for Exercise {
         type Output = usize;
 
-        fn visit<T: ObjectTarget>(self, make: impl FnOnce() -> io::Result<T>) -> usize {
-            let mut target = make().expect("there is memory");
+        fn visit<H: Heap>(self, make: impl FnOnce() -> io::Result<H>) -> usize {
+            let mut target = HeapTarget(make().expect("there is memory"));
             let sizes: Vec<usize> = (0..600).map(|n| 1 + n * n % 9000).collect();
             let starts: Vec<_> = sizes.iter().map(|bytes| target.allocate_bytes(*bytes)).collect();
             let mut ranges: Vec<_> = starts
@@ -97,6 +96,39 @@ mod tests {
             ranges.sort_by_key(|range| range.start);
             assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "nothing overlaps");
             target.totals().peak_pages
+        }
+    }
+
+    /// Allocates and frees blocks of pages of many orders.
+    struct Blocks;
+
+    impl Visit for Blocks {
+        type Output = ();
+
+        fn visit<H: Heap>(self, make: impl FnOnce() -> io::Result<H>) {
+            let mut pages = HeapPages(make().expect("there is memory"));
+            let orders = [0, 3, 0, 1, 9, 0, 2, 4];
+            for _ in 0..3 {
+                let blocks: Vec<_> = orders
+                    .iter()
+                    .map(|order| (pages.allocate(*order, 0).expect("there is room"), *order))
+                    .collect();
+                let mut ranges: Vec<_> =
+                    blocks.iter().map(|(first, order)| *first..first + (1 << order)).collect();
+                assert!(blocks.iter().all(|(first, order)| first % (1 << order) == 0));
+                ranges.sort_by_key(|range| range.start);
+                assert!(ranges.windows(2).all(|pair| pair[0].end <= pair[1].start), "no overlap");
+                for (first, order) in blocks {
+                    assert_eq!(pages.free(first, order), Ok(()));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_rival_serves_blocks_of_pages_aligned_to_their_size() {
+        for name in NAMES {
+            with(name, 64 << 20, Blocks).expect("it is built in");
         }
     }
 

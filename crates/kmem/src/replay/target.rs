@@ -121,6 +121,12 @@ pub trait PageTarget {
     fn free_counts(&self) -> Option<FreeCounts> {
         None
     }
+
+    /// Returns whether the replay is to end here, as [`ObjectTarget::has_given_up`] does.
+    #[inline]
+    fn has_given_up(&self) -> bool {
+        false
+    }
 }
 
 /// Counts object events and allocates nothing: what a trace asks for, without an allocator.

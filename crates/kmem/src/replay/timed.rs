@@ -1,7 +1,7 @@
 //! A target that takes the time of every operation of the one inside it.
 //!
 //! The clock is read before and after, so each time contains one reading of the clock; [`clock_cost`] says what that is.
-//! Whoever has limited patience has the replay end when the times of object events come to more.
+//! Whoever has limited patience has the replay end when these times come to more.
 
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -45,7 +45,7 @@ pub struct Timed<T> {
     inner: T,
     allocations: Times,
     frees: Times,
-    /// What object events may still take; a whole clock's range where patience has no limit.
+    /// What operations may still take; a whole clock's range where patience has no limit.
     left_ns: u64,
 }
 
@@ -55,7 +55,7 @@ impl<T> Timed<T> {
         Self::with_patience(inner, Duration::MAX)
     }
 
-    /// Takes the time of `inner`, and has the replay end when its object events took longer than `patience`.
+    /// Takes the time of `inner`, and has the replay end when its operations took longer than `patience`.
     pub fn with_patience(inner: T, patience: Duration) -> Self {
         let left_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         Self { inner, allocations: no_times(), frees: no_times(), left_ns }
@@ -144,14 +144,14 @@ impl<T: PageTarget> PageTarget for Timed<T> {
     fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
         let since = Instant::now();
         let frame = self.inner.allocate(order, migratetype);
-        record(&mut self.allocations, since);
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, since));
         frame
     }
 
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
         let since = Instant::now();
         let freed = self.inner.free(frame, order);
-        record(&mut self.frees, since);
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, since));
         freed
     }
 
@@ -169,6 +169,10 @@ impl<T: PageTarget> PageTarget for Timed<T> {
 
     fn free_counts(&self) -> Option<FreeCounts> {
         self.inner.free_counts()
+    }
+
+    fn has_given_up(&self) -> bool {
+        self.left_ns == 0
     }
 }
 

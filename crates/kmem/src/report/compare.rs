@@ -1,21 +1,25 @@
-//! The same object events on other allocators: time, memory, checks and totals side by side.
+//! The same events on other allocators: time, memory, checks and totals side by side.
+//!
+//! Object events and page events are two replays, each with a fresh allocator, as ours have a stack for each: a recorded kernel's
+//! page events contain the pages of its slabs.
 
-use std::io;
-use std::ops::ControlFlow;
+use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use page_frame::PAGE_SIZE;
 
 use super::table::{Table, VERDICT};
+use super::turn::{Done, OfObjects, OfPages, Run, Totals};
 use crate::input_error::InputError;
 use crate::picture::text::{size, thousands};
-use crate::replay::outcome::{Findings, ObjectTotals};
-use crate::replay::pipeline::{Options, Replay, ReplayError, replay};
-use crate::replay::rivals::{Visit, with};
+use crate::replay::buddy_pages::BuddyPages;
+use crate::replay::outcome::Outcome;
+use crate::replay::pipeline::{Options, ReplayError};
+use crate::replay::rivals::with;
 use crate::replay::stack::Stack;
-use crate::replay::target::{CountOnly, ObjectTarget};
-use crate::replay::timed::{Timed, Times};
+use crate::replay::target::CountOnly;
+use crate::replay::timed::Times;
 use crate::trace::source::Source;
 
 /// Opens the trace once more.
@@ -24,14 +28,15 @@ pub type Reopen<'o> = &'o dyn Fn() -> Result<Source, InputError>;
 /// How others did.
 #[derive(Debug)]
 pub struct Comparison {
-    /// A row for each.
-    pub table: Table,
-    /// What other replays of the same trace came to, where that is not the same.
-    pub differences: Vec<String>,
+    /// A row for each: of object events, and of page events.
+    pub tables: [Table; 2],
+    /// What they did wrong: other totals, patterns that changed, memory that ran out, panics.
+    pub findings: Vec<String>,
 }
 
-/// Replays the trace, which came to `totals` before, on ours, on nothing, and on each of `rivals`. One whose requests take
-/// longer than `patience` altogether is stopped after the one at hand. `begin` hears the name of each before it is its turn.
+/// Replays the trace, which came to `expected` before, on ours, on nothing, and on each of `rivals`. One whose object events, or
+/// page events, take longer than `patience` altogether is stopped after the one at hand. `begin` hears the name of each before it
+/// is its turn.
 ///
 /// # Errors
 /// A trace that is wrong, or that the system gives no memory.
@@ -41,125 +46,121 @@ pub fn compare(
     memory_bytes: usize,
     options: Options,
     patience: Duration,
-    totals: &ObjectTotals,
+    expected: &Outcome,
     mut begin: impl FnMut(&str),
 ) -> Result<Comparison, ReplayError> {
     let run = || Run { source: reopen(), options, patience };
-    let mut rows = Vec::new();
-    let mut differences = Vec::new();
-    let mut add = |name: &str, done: Done| {
-        let difference = done.difference_from(totals);
-        differences.extend(difference.as_ref().map(|text| format!("totals of {name}: {text}")));
-        rows.push(row(name, &done, difference));
-    };
+    let cpus = options.cpus.unwrap_or(16);
+    let mut objects = Side::new("objects", expected.objects.named().into());
+    let mut pages = Side::new("pages", expected.pages.named().into());
     begin("ours");
-    add("ours", run().visit(|| Stack::new(memory_bytes, options.cpus.unwrap_or(16)))?);
-    add("no allocator", run().visit(|| Ok(CountOnly))?);
-    let mut failures = Vec::new();
+    objects.add("ours", run().objects(|| Stack::new(memory_bytes, cpus))?);
+    pages.add("ours", run().pages(|| BuddyPages::new(memory_bytes / PAGE_SIZE, cpus))?);
+    objects.add("no allocator", run().objects(|| Ok(CountOnly))?);
+    pages.add("no allocator", run().pages(|| Ok(CountOnly))?);
     for name in rivals {
         begin(name);
         // A rival that panics has its own reasons; its memory is gone, and the table goes on.
-        match catch_unwind(AssertUnwindSafe(|| with(name, memory_bytes, run()))) {
-            Ok(Some(done)) => add(name, done?),
-            Ok(None) => failures.push(failed(name, "not built in: --features rivals")),
-            Err(_) => failures.push(failed(name, "panicked")),
-        }
+        let caught = catch_unwind(AssertUnwindSafe(|| with(name, memory_bytes, OfObjects(run()))));
+        objects.add_rival(name, caught)?;
+        let caught = catch_unwind(AssertUnwindSafe(|| with(name, memory_bytes, OfPages(run()))));
+        pages.add_rival(name, caught)?;
     }
-    rows.extend(failures);
-    let table = Table {
+    let findings = [objects.findings, pages.findings].concat();
+    let object_table = Table {
         name: "comparison",
-        title: "Other allocators",
+        title: "Other allocators: object events",
         note: "The same object events with the same checks, each in turn, on one thread. Times of an operation have one \
                reading of the clock in them. Memory is what was ever written of each one's range; for ours the most pages held. \
                Totals are all counts of objects and bytes, compared with those of the replay above."
             .to_owned(),
-        columns: ["allocator", "replayed in", "allocate: mean", "p99", "free: mean", "p99", "maximum", "memory", "of live", VERDICT]
-            .map(str::to_owned)
-            .into(),
-        rows,
+        columns: columns(&["memory", "of live"]),
+        rows: objects.rows,
     };
-    Ok(Comparison { table, differences })
+    let page_table = Table {
+        name: "comparison-pages",
+        title: "Other allocators: page events",
+        note: "The same page events, each in turn, on one thread: a block of an order is memory of 2^order pages, aligned to its \
+               size, asked of a fresh allocator. Nothing is written into blocks. Ours keeps what it knows of a block outside of it, \
+               the others beside or inside."
+            .to_owned(),
+        columns: columns(&[]),
+        rows: pages.rows.into_iter().map(without_memory).collect(),
+    };
+    Ok(Comparison { tables: [object_table, page_table], findings })
 }
 
-/// What a run came to.
-struct Done {
-    seconds: f64,
-    allocations: Times,
-    frees: Times,
-    peak_bytes: u64,
-    totals: ObjectTotals,
-    /// Why it was stopped.
-    stopped: Option<String>,
-    /// Whether patterns were looked at.
-    is_checked: bool,
-    findings: Findings,
+/// The rows of a table, and what they say of wrong things.
+struct Side {
+    events: &'static str,
+    expected: Totals,
+    rows: Vec<Vec<String>>,
+    findings: Vec<String>,
 }
 
-impl Done {
-    /// Says which total is not that of `expected`; nothing of a run that was stopped.
-    fn difference_from(&self, expected: &ObjectTotals) -> Option<String> {
-        let pairs = expected.named().into_iter().zip(self.totals.named());
-        let (one, other) = pairs.into_iter().find(|(one, other)| one != other)?;
-        let ((name, expected), (_, found)) = (one, other);
-        let (expected, found) = (thousands(expected), thousands(found));
-        self.stopped.is_none().then(|| format!("expected {expected} {name}, found {found}"))
+impl Side {
+    fn new(events: &'static str, expected: Totals) -> Self {
+        Self { events, expected, rows: Vec::new(), findings: Vec::new() }
+    }
+
+    fn add(&mut self, name: &str, done: Done) {
+        let difference = done.difference_from(&self.expected);
+        let verdict = verdict(&done, difference.as_deref());
+        if difference.is_some() || done.findings.count() > 0 {
+            self.findings.push(format!("{name}, {}: {verdict}", self.events));
+        }
+        self.rows.push(row(name, &done, verdict));
+    }
+
+    /// Adds what came of a rival, which is nothing when it panicked, and nothing inside when it is not built in.
+    fn add_rival(
+        &mut self,
+        name: &str,
+        came: Result<Option<Result<Done, ReplayError>>, Box<dyn Any + Send>>,
+    ) -> Result<(), ReplayError> {
+        match came {
+            Ok(Some(done)) => self.add(name, done?),
+            Ok(None) => self.rows.push(failed(name, "not built in: --features rivals".to_owned())),
+            Err(panic) => {
+                let said = panic.downcast_ref::<String>().map(String::as_str);
+                let said = said.or_else(|| panic.downcast_ref::<&str>().copied());
+                let verdict = format!("FAILED: panicked: {}", said.unwrap_or("nothing was said"));
+                self.findings.push(format!("{name}, {}: {verdict}", self.events));
+                self.rows.push(failed(name, verdict));
+            }
+        }
+        Ok(())
     }
 }
 
-/// A replay to be done on any target.
-struct Run {
-    source: Result<Source, InputError>,
-    options: Options,
-    patience: Duration,
+/// Columns of memory.
+const MEMORY: std::ops::Range<usize> = 7..9;
+
+fn columns(memory: &[&str]) -> Vec<String> {
+    let times =
+        ["allocator", "replayed in", "allocate: mean", "p99", "free: mean", "p99", "maximum"];
+    times.iter().chain(memory).chain(&[VERDICT]).map(|&name| name.to_owned()).collect()
 }
 
-impl Visit for Run {
-    type Output = Result<Done, ReplayError>;
-
-    fn visit<T: ObjectTarget>(self, make: impl FnOnce() -> io::Result<T>) -> Self::Output {
-        let Self { source, options, patience } = self;
-        let played: Replay<Timed<T>, CountOnly> = replay(
-            source?,
-            options,
-            |_| Ok((Timed::with_patience(make()?, patience), CountOnly)),
-            |_, _| ControlFlow::Continue(()),
-        )?;
-        let target = played.objects.target();
-        let (allocations, frees) = (target.allocations().clone(), target.frees().clone());
-        let peak_bytes = (target.totals().peak_pages * PAGE_SIZE) as u64;
-        let seconds = played.duration().as_secs_f64();
-        let reached_the_end = played.is_complete();
-        let outcome = played.finish();
-        let stopped = (!outcome.is_complete).then(|| {
-            let at = match reached_the_end {
-                true => "freeing what was live at the end".to_owned(),
-                false => format!("at event {}", thousands(outcome.events)),
-            };
-            format!("too slow: stopped after {} s, {at}", patience.as_secs_f64())
-        });
-        let is_checked = options.checks && T::BACKED;
-        let (totals, findings) = (outcome.objects, outcome.findings);
-        Ok(Done { seconds, allocations, frees, peak_bytes, totals, stopped, is_checked, findings })
-    }
-}
-
-fn failed(name: &str, why: &str) -> Vec<String> {
-    let mut row = vec![name.to_owned()];
-    row.extend(["", "", "", "", "", "", "", ""].map(str::to_owned));
-    row.push(why.to_owned());
+fn without_memory(mut row: Vec<String>) -> Vec<String> {
+    row.drain(MEMORY);
     row
 }
 
-fn row(name: &str, done: &Done, difference: Option<String>) -> Vec<String> {
+fn failed(name: &str, why: String) -> Vec<String> {
+    let mut row = vec![String::new(); MEMORY.end];
+    name.clone_into(&mut row[0]);
+    row.push(why);
+    row
+}
+
+fn row(name: &str, done: &Done, verdict: String) -> Vec<String> {
     let p99 = |times: &Times| format!("{} ns", thousands(times.value_at_quantile(0.99)));
     let mean = |times: &Times| format!("{} ns", thousands(times.mean().round() as u64));
     let maximum = done.allocations.max().max(done.frees.max());
     let (memory, ratio) = match done.peak_bytes {
         0 => ("not known".to_owned(), String::new()),
-        bytes => {
-            let live = done.totals.peak_live_bytes.max(1);
-            (size(bytes), format!("{:.2}", bytes as f64 / live as f64))
-        }
+        bytes => (size(bytes), format!("{:.2}", bytes as f64 / done.live_bytes.max(1) as f64)),
     };
     vec![
         name.to_owned(),
@@ -171,29 +172,33 @@ fn row(name: &str, done: &Done, difference: Option<String>) -> Vec<String> {
         format!("{} µs", thousands(maximum / 1000)),
         memory,
         ratio,
-        verdict(done, difference),
+        verdict,
     ]
 }
 
-fn verdict(done: &Done, difference: Option<String>) -> String {
-    if let Some(stopped) = &done.stopped {
-        return stopped.clone();
-    }
-    let totals =
-        difference.map_or("same totals".to_owned(), |text| format!("OTHER TOTALS: {text}"));
-    match done.findings.shown() {
-        [first, ..] => {
+fn verdict(done: &Done, difference: Option<&str>) -> String {
+    let totals = match (&done.stopped, difference) {
+        (Some(stopped), _) => stopped.clone(),
+        (None, Some(text)) => format!("OTHER TOTALS: {text}"),
+        (None, None) => "same totals".to_owned(),
+    };
+    match (done.findings.shown(), done.is_checked) {
+        ([first, ..], _) => {
             let what = first.splitn(3, ':').last().unwrap_or(first).trim();
-            format!("{} findings: {what}; {totals}", thousands(done.findings.count()))
+            format!("FAILED {} times: {what}; {totals}", thousands(done.findings.count()))
         }
-        [] if done.is_checked => format!("{totals}, every pattern intact"),
-        [] => format!("{totals}, patterns not checked"),
+        _ if done.stopped.is_some() => totals,
+        (_, Some(true)) => format!("{totals}, every pattern intact"),
+        (_, Some(false)) => format!("{totals}, patterns not checked"),
+        (_, None) => totals,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::io;
+    use std::ops::ControlFlow;
     use std::ptr::NonNull;
     use std::time::Instant;
 
@@ -201,7 +206,8 @@ mod tests {
 
     use super::*;
     use crate::replay::outcome::StackTotals;
-    use crate::replay::target::NoCache;
+    use crate::replay::pipeline::replay;
+    use crate::replay::target::{NoCache, ObjectTarget, PageTarget};
 
     /// As slow as nobody has the patience for.
     const PER_FREE: Duration = Duration::from_millis(5);
@@ -270,11 +276,62 @@ mod tests {
             let started = Instant::now();
             let patience = Duration::from_millis(50);
             let run = Run { source: Ok(source(2000, frees)), options: OPTIONS, patience };
-            let done = run.visit(|| Ok(SlowToFree)).expect("the trace is well formed");
-            let verdict = row("slow", &done, None).pop().expect("a row has a verdict");
+            let done = run.objects(|| Ok(SlowToFree)).expect("the trace is well formed");
+            let verdict = verdict(&done, None);
             assert!(verdict.starts_with(expected), "{verdict}");
             assert!(started.elapsed() < 400 * PER_FREE, "all frees would take 2000");
         }
+    }
+
+    #[test]
+    fn whoever_runs_out_of_pages_or_is_too_slow_with_them_is_said_to() {
+        /// Has no blocks for the first 200 requests, or takes its time for all.
+        struct Scarce(u64, Duration);
+        impl PageTarget for Scarce {
+            fn switch_cpu(&mut self, _: u16) {}
+
+            fn allocate(&mut self, _: u8, _: u8) -> Result<u64, OutOfMemory> {
+                std::thread::sleep(self.1);
+                self.0 += 1;
+                if self.0 > 200 { Ok(self.0) } else { Err(OutOfMemory) }
+            }
+
+            fn free(&mut self, _: u64, _: u8) -> Result<(), String> {
+                Ok(())
+            }
+
+            fn drain(&mut self) {}
+
+            fn splits_and_merges(&self) -> (usize, usize) {
+                (0, 0)
+            }
+
+            fn is_as_at_start(&self) -> bool {
+                true
+            }
+        }
+        let play = |nap| {
+            let blocks: String = (0..300).map(|n| format!("p,0,0,{n:x},1,0,0\n")).collect();
+            let text = io::Cursor::new(format!("!g,0,G\n{blocks}"));
+            let source = Source::reader("t", text).expect("it can be read");
+            let run = Run { source: Ok(source), options: OPTIONS, patience: PER_FREE * 10 };
+            let mut side = Side::new("pages", vec![]);
+            side.add("scarce", run.pages(|| Ok(Scarce(0, nap))).expect("well formed"));
+            (side.findings, side.rows[0].last().cloned().expect("a row has a verdict"))
+        };
+        let verdict = "FAILED 200 times: no memory for a block of order 1; same totals";
+        let (findings, said) = play(Duration::ZERO);
+        assert_eq!((findings, &*said), (vec![format!("scarce, pages: {verdict}")], verdict));
+        let (_, said) = play(PER_FREE);
+        assert!(said.contains("too slow: stopped after 0.05 s, at event "), "{said}");
+    }
+
+    #[test]
+    fn a_panic_is_a_finding() {
+        let mut side = Side::new("objects", vec![]);
+        side.add_rival("bad", Err(Box::new("mine"))).expect("nothing is wrong with the trace");
+        assert_eq!(side.rows[0][MEMORY.end], "FAILED: panicked: mine");
+        assert_eq!(side.findings, ["bad, objects: FAILED: panicked: mine"]);
     }
 
     #[test]
@@ -283,30 +340,31 @@ mod tests {
         // The trace grows between two looks.
         let reopen = || {
             opened.set(opened.get() + 1);
-            Ok(source(3 + opened.get() / 3, 1))
+            Ok(source(3 + opened.get() / 5, 1))
         };
         let compared = |checks| {
-            let expected =
-                Run { source: Ok(source(3, 1)), options: OPTIONS, patience: Duration::MAX };
-            let totals = expected.visit(|| Ok(CountOnly)).expect("the trace is well formed").totals;
+            let nothing = |_| Ok((CountOnly, CountOnly));
+            let played = replay(source(3, 1), OPTIONS, nothing, |_, _| ControlFlow::Continue(()));
+            let expected = played.expect("the trace is well formed").finish();
             opened.set(0);
             let options = Options { checks, cpus: None };
             let rivals = ["system".to_owned()];
-            compare(&reopen, &rivals, 1 << 24, options, Duration::MAX, &totals, |_| ())
+            compare(&reopen, &rivals, 1 << 24, options, Duration::MAX, &expected, |_| ())
                 .expect("well formed")
         };
         let verdicts = |comparison: &Comparison| -> Vec<String> {
-            comparison.table.rows.iter().map(|row| row[row.len() - 1].clone()).collect()
+            comparison.tables[0].rows.iter().map(|row| row[row.len() - 1].clone()).collect()
         };
         let checked = compared(true);
         let difference = "expected 3 objects allocated, found 4";
-        assert_eq!(checked.differences, [format!("totals of system: {difference}")]);
+        let verdict = format!("OTHER TOTALS: {difference}, every pattern intact");
+        assert_eq!(checked.findings, [format!("system, objects: {verdict}")]);
         assert_eq!(
             verdicts(&checked),
             [
                 "same totals, every pattern intact".to_owned(),
                 "same totals, patterns not checked".to_owned(),
-                format!("OTHER TOTALS: {difference}, every pattern intact"),
+                verdict,
             ]
         );
         let unchecked = verdicts(&compared(false));

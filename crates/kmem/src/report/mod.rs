@@ -4,6 +4,7 @@ pub mod charts;
 pub mod compare;
 pub mod html;
 pub mod table;
+mod turn;
 
 use page_frame::PAGE_SIZE;
 
@@ -118,7 +119,7 @@ fn caches(replay: &TimedReplay, kernel: Option<&[slabinfo::Line]>) -> Table {
     let mut opened: Vec<_> = replay.objects.caches().iter().collect();
     let peak = |peak: u64, bytes: u32| peak * u64::from(bytes);
     opened.sort_by(|one, other| {
-        let of = |cache: &&crate::replay::objects::OpenCache<_>| {
+        let of = |cache: &&crate::replay::caches::OpenCache<_>| {
             peak(cache.peak_objects, cache.requested_bytes())
         };
         of(other).cmp(&of(one)).then_with(|| one.name.cmp(&other.name))

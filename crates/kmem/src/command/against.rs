@@ -1,0 +1,85 @@
+//! `kmem replay --against`: the same trace on other allocators.
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{Arg, ArgMatches};
+use indicatif::ProgressStyle;
+use kmem::bundled;
+use kmem::input_error::Mismatch;
+use kmem::replay::outcome::Outcome;
+use kmem::replay::pipeline::ReplayError;
+use kmem::replay::rivals::{ALL, NAMES};
+use kmem::report::compare::{Comparison, compare};
+use kmem::trace::source::{Source, Text};
+
+use super::replay::{self, Machine, progress_bar};
+use super::{Failure, Screen, paths, refuse};
+
+/// The options.
+pub(super) fn arguments() -> [Arg; 2] {
+    [
+        Arg::new("against")
+                .long("against")
+                .value_name("NAME,...")
+                .value_delimiter(',')
+                .value_parser(ALL)
+                .help("Replay on these allocators too and compare"),
+        Arg::new("patience")
+                .long("patience")
+                .value_name("SECONDS")
+                .value_parser(super::seconds)
+                .default_value("30")
+                .help("Stop each of them when its own code took so long for object events, or for page events"),
+    ]
+}
+
+/// Other allocators that a trace is to be replayed on.
+pub(super) struct Rivals<'m> {
+    names: Vec<String>,
+    /// None is the bundled one.
+    trace: Option<&'m Path>,
+    patience: Duration,
+}
+
+impl<'m> Rivals<'m> {
+    /// Returns those that are named for this trace.
+    pub(super) fn named(source: &Source, matches: &'m ArgMatches) -> Result<Option<Self>, Failure> {
+        let Some(names) = matches.get_many::<String>("against") else { return Ok(None) };
+        if let Some(name) = names.clone().find(|name| !NAMES.contains(&name.as_str())) {
+            let why = format!("{name} is not built in: build with `--features rivals`");
+            refuse(replay::command(), ErrorKind::InvalidValue, why);
+        }
+        let name = source.name();
+        let trace = paths(matches).into_iter().find(|path| path.to_string_lossy() == name);
+        if trace.is_some_and(|path| !path.is_file()) {
+            let mismatch =
+                Mismatch::new("a trace that can be read again for each allocator", "a stream");
+            return Err(mismatch.in_file(name).into());
+        }
+        let patience = *matches.get_one("patience").expect("the argument has a default");
+        Ok(Some(Self { names: names.cloned().collect(), trace, patience }))
+    }
+
+    /// Replays on each of them; ours came to `expected`.
+    pub(super) fn compare(
+        &self,
+        machine: &Machine,
+        expected: &Outcome,
+        screen: Screen,
+    ) -> Result<Comparison, ReplayError> {
+        let bar = progress_bar(None, screen);
+        bar.set_style(ProgressStyle::with_template("  replaying on {msg}").expect("well formed"));
+        let reopen = || self.trace.map_or_else(bundled::source, Source::open);
+        let Machine { memory_bytes, options, .. } = *machine;
+        let begin = |name: &str| {
+            bar.set_message(name.to_owned());
+            bar.tick();
+        };
+        let compared =
+            compare(&reopen, &self.names, memory_bytes, options, self.patience, expected, begin);
+        bar.finish_and_clear();
+        compared
+    }
+}

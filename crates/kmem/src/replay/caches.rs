@@ -1,0 +1,147 @@
+//! Caches that a trace asks for: opened on first sight, found by the trace's number and the size asked for.
+
+use std::collections::HashMap;
+
+use super::hash::NumberMap;
+use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
+use crate::input_error::Mismatch;
+
+/// Caches that a trace may open.
+pub const MAX_CACHES: usize = 4096;
+
+/// Stands for "no cache": bytes of any size.
+pub(super) const NO_CACHE: u32 = u32::MAX;
+
+/// A cache that was opened for the trace.
+pub struct OpenCache<C> {
+    /// The name to show: `NAME`, or `NAME-REQ`.
+    pub name: String,
+    /// Objects allocated.
+    pub allocations: u64,
+    /// Objects that are live.
+    pub live_objects: u64,
+    /// The most of them at once.
+    pub peak_objects: u64,
+    /// The target's name for it.
+    pub cache: C,
+    requested_bytes: u32,
+    name_number: u32,
+}
+
+/// Opened caches, found by the trace's number and the size asked for.
+pub(super) struct Caches<C> {
+    pub(super) opened: Vec<OpenCache<C>>,
+    /// By the trace's number: the name, and the cache used last under it.
+    by_id: Vec<Option<Recent>>,
+    names: HashMap<String, u32>,
+    /// By name and size.
+    by_name_and_size: NumberMap<u32>,
+}
+
+#[derive(Clone, Copy)]
+struct Recent {
+    name: u32,
+    cache: u32,
+    requested_bytes: u32,
+}
+
+impl<C: Copy> Caches<C> {
+    /// Returns none yet.
+    pub(super) fn new() -> Self {
+        Self {
+            opened: Vec::new(),
+            by_id: Vec::new(),
+            names: HashMap::new(),
+            by_name_and_size: NumberMap::default(),
+        }
+    }
+
+    /// Learns that the trace calls the cache or call site `name` by number `id`.
+    pub(super) fn name(&mut self, id: u32, name: &str) {
+        let next = self.names.len() as u32;
+        let name = *self.names.entry(name.to_owned()).or_insert(next);
+        let index = id as usize;
+        if self.by_id.len() <= index {
+            self.by_id.resize(index + 1, None);
+        }
+        let recent = Recent { name, cache: NO_CACHE, requested_bytes: 0 };
+        self.by_id[index].get_or_insert(recent);
+    }
+
+    /// Returns the index of the cache for such objects, opened on first sight; `NO_CACHE` when there is no memory for it.
+    #[inline]
+    pub(super) fn find(
+        &mut self,
+        target: &mut impl ObjectTarget<Cache = C>,
+        id: u32,
+        requested_bytes: u32,
+    ) -> Result<u32, Mismatch> {
+        match self.by_id.get(id as usize) {
+            Some(&Some(recent))
+                if recent.requested_bytes == requested_bytes && recent.cache != NO_CACHE =>
+            {
+                Ok(recent.cache)
+            }
+            _ => self.find_or_open(target, id, requested_bytes),
+        }
+    }
+
+    #[cold]
+    fn find_or_open(
+        &mut self,
+        target: &mut impl ObjectTarget<Cache = C>,
+        id: u32,
+        requested_bytes: u32,
+    ) -> Result<u32, Mismatch> {
+        let known = self.by_id.get_mut(id as usize).and_then(Option::as_mut);
+        let recent = known.expect("the reader passes on only numbers that were named");
+        let key = u64::from(recent.name) << 32 | u64::from(requested_bytes);
+        let cache = match self.by_name_and_size.get(&key) {
+            Some(&cache) => cache,
+            None => {
+                let cache = self.opened.len();
+                if cache == MAX_CACHES {
+                    let expected = format!("at most {MAX_CACHES} caches");
+                    return Err(Mismatch::new(expected, "one more"));
+                }
+                let named = recent.name;
+                let plain = self.names.iter().find(|(_, number)| **number == named);
+                let (plain, _) = plain.expect("every number of a name is in the table");
+                // The first size under a name has the name alone.
+                let name = match self.opened.iter().any(|opened| opened.name_number == named) {
+                    true => format!("{plain}-{requested_bytes}"),
+                    false => plain.to_string(),
+                };
+                let object_bytes = (requested_bytes as usize).next_multiple_of(OBJECT_ALIGN);
+                let opened = match target.open_cache(&name, object_bytes) {
+                    Ok(opened) => opened,
+                    Err(NoCache::OutOfMemory) => return Ok(NO_CACHE),
+                    Err(NoCache::Impossible(reason)) => {
+                        return Err(Mismatch::new("an object size that a cache can have", reason));
+                    }
+                };
+                let opened = OpenCache {
+                    name,
+                    allocations: 0,
+                    live_objects: 0,
+                    peak_objects: 0,
+                    cache: opened,
+                    requested_bytes,
+                    name_number: named,
+                };
+                self.opened.push(opened);
+                self.by_name_and_size.insert(key, cache as u32);
+                cache as u32
+            }
+        };
+        *recent = Recent { name: recent.name, cache, requested_bytes };
+        Ok(cache)
+    }
+}
+
+impl<C> OpenCache<C> {
+    /// Returns the bytes that each object was asked for with.
+    pub fn requested_bytes(&self) -> u32 {
+        self.requested_bytes
+    }
+}
