@@ -157,10 +157,12 @@ fn a_recording_made_here_has_the_totals_that_perf_says() {
         .expect("it ran before");
     std::fs::write(&text, &script.stdout).expect("there is room");
     let stat = Command::new("perf")
-        .args(["kmem", "stat", "--slab", "-i", &data])
+        // Behind `stat` perf does not look for a file's name.
+        .args(["kmem", "-i", &data, "stat", "--slab"])
         .stdin(Stdio::null())
         .output()
         .expect("it ran before");
+    let refused = String::from_utf8_lossy(&stat.stderr).into_owned();
     let stat = String::from_utf8_lossy(&stat.stdout).into_owned();
     let says = |what: &str| -> Option<u64> {
         let rest = stat.split(what).nth(1)?;
@@ -169,7 +171,7 @@ fn a_recording_made_here_has_the_totals_that_perf_says() {
     let (Some(requested), Some(allocated)) =
         (says("Total bytes requested:"), says("Total bytes allocated:"))
     else {
-        println!("perf kmem stat said nothing that can be compared: {stat}");
+        println!("perf kmem stat said nothing that can be compared: {stat}{refused}");
         return;
     };
     let mut sources = vec![&text];

@@ -137,7 +137,8 @@ fn a_file_that_goes_away_is_waited_for() {
     top.wait_for("filp");
     std::fs::remove_file(&path).expect("it is there");
     top.wait_for("waiting for the file; found now: No such file");
-    assert!(top.text().contains("filp"), "what was read last stays");
+    // What was read last stays, below the note.
+    top.wait_for("filp");
     // Half of it is written.
     temporary("coming-and-going.slabinfo", &CACHES.as_bytes()[..40]);
     top.wait_for("waiting for the file; found now: `filp 7 21`");
@@ -169,4 +170,84 @@ fn a_delay_is_a_number_of_seconds() {
         assert!(error.contains("a number of seconds from 0 to 86400"), "{error}");
     }
     assert_eq!(kmem(&["top", "--once", "-d=0.5", &path]).0, Some(0));
+}
+
+/// Objects that the watched program has, of a size of which it has few others.
+const OBJECTS: usize = 50_000;
+
+/// Returns how many objects of `cache` are in use, by the file at `path`.
+fn active(path: &str, cache: &str) -> Option<usize> {
+    // It may be written at this moment.
+    let (_, out, _) = kmem(&["top", "-o", path]);
+    let line = out.lines().find(|line| line.trim_end().ends_with(cache))?.to_owned();
+    line.split_whitespace().nth(1)?.parse().ok()
+}
+
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !is_so() {
+        assert!(started.elapsed() < PATIENCE, "{what} does not come");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+/// The program that the next test watches. It frees its objects when it is told to, and ends when it is told again.
+#[test]
+#[ignore = "a program, not a test: it waits for its input"]
+fn a_program_that_allocates() {
+    let told = Arc::new(Mutex::new(0));
+    let heard = Arc::clone(&told);
+    let listener = std::thread::spawn(move || {
+        for _ in 0..2 {
+            std::io::stdin().read_line(&mut String::new()).expect("somebody writes");
+            *heard.lock().expect("nobody panics with it") += 1;
+        }
+    });
+    let mut objects: Vec<Vec<u8>> = (0..OBJECTS).map(|_| vec![1; 700]).collect();
+    while !listener.is_finished() {
+        if *told.lock().expect("nobody panics with it") == 1 {
+            objects.clear();
+        }
+        // Its file is written anew by calls that take pages or give them back.
+        std::hint::black_box(vec![1_u8; 8 << 20]);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_program_on_our_malloc_is_watched_while_it_runs() {
+    let own = std::env::current_exe().expect("a path");
+    let target = own.ancestors().nth(3).expect("target, profile, deps");
+    // Cargo builds none for tests, as nothing can be linked to it.
+    let built = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--release", "-p", "kmalloc-preload", "--target-dir"])
+        .arg(target)
+        .status();
+    assert!(built.is_ok_and(|status| status.success()), "the library cannot be built");
+    let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "live.slabinfo"].iter().collect();
+    let _ = std::fs::remove_file(&path);
+    let text = path.to_str().expect("the folder's name is text");
+    let mut program = Command::new(&own)
+        .args(["--exact", "a_program_that_allocates", "--ignored", "--nocapture"])
+        .env("LD_PRELOAD", target.join("release/libkmalloc_preload.so"))
+        .env("KMALLOC_STATS", &path)
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .expect("it runs");
+    let mut told = program.stdin.take().expect("it is piped");
+    wait_until("the program's memory", || {
+        active(text, "kmalloc-768").is_some_and(|active| active >= OBJECTS)
+    });
+    let mut top = OnTerminal::start(&["-d", "0.1", "-s", "a", text]);
+    top.wait_for("kmalloc-768");
+    told.write_all(b"free\n").expect("it reads");
+    wait_until("its end", || {
+        active(text, "kmalloc-768").is_some_and(|active| active < OBJECTS / 10)
+    });
+    told.write_all(b"end\n").expect("it reads");
+    assert!(program.wait().is_ok_and(|status| status.success()), "the program did its work");
+    top.wait_for("kmalloc");
+    top.keys.write_all(b"q").expect("it reads keys");
+    assert_eq!(top.end().code(), Some(0), "{}", top.text());
 }
