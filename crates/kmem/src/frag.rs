@@ -120,7 +120,7 @@ pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<(
         size((all.free_frames * PAGE_SIZE) as u64),
         counted(all.free_blocks, "block")
     )?;
-    writeln!(out, "  order      size  free blocks  of free memory  can be had  out of reach")?;
+    writeln!(out, "  order      size  free blocks  of free  can be had  out of reach")?;
     for order in zone.orders() {
         let seen = zone.fragmentation(order);
         let count = zone.free_counts[order.index()];
@@ -128,7 +128,7 @@ pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<(
         let unusable = percent(seen.unusable() as u64, 1000);
         let bar = style.paint(Ink::Taken, &bar(count * order.pages(), all.free_frames));
         let row = format!(
-            "  {:>5} {:>9}  {:>11}  {share:>14}  {:>10}  {unusable:>12}  {bar}",
+            "  {:>5} {:>9}  {:>11}  {share:>7}  {:>10}  {unusable:>12}  {bar}",
             order.get(),
             size(order.bytes() as u64),
             thousands(count as u64),

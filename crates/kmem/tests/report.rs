@@ -126,7 +126,7 @@ fn another_allocator_is_compared_in_the_same_table() {
     let table = text_of(&folder.join("comparison-pages.csv"));
     let rows: Vec<_> = table.lines().skip(1).collect();
     assert_eq!(rows.len(), 3, "{table}");
-    assert!(rows.iter().all(|row| row.ends_with(",\"same totals\"")), "{table}");
+    assert!(rows.iter().all(|row| row.ends_with(",same totals")), "{table}");
     let (status, out, _) = kmem(&["replay", "--against", "system", "--no-check"]);
     assert_eq!((status, out.contains("intact")), (Some(0), false), "{out}");
     let (status, out, _) = kmem(&["replay", "--against", "system", "--patience", "0"]);
@@ -155,7 +155,8 @@ fn the_kernels_own_slabinfo_stands_beside_ours() {
     let (status, out, error) = kmem(&["replay", "--kernel-slabinfo", kernels]);
     assert_eq!(status, Some(0), "{error}");
     let row = out.lines().rfind(|line| line.starts_with("  buffer_head ")).expect("a row for it");
-    assert!(row.ends_with("  104 B         4 KiB                        39"), "{row}");
+    let words: Vec<_> = row.split_whitespace().collect();
+    assert!(words.ends_with(&["104", "B", "4", "KiB", "39"]), "{row}");
     let (status, out, error) = kmem(&["replay", "--kernel-slabinfo", "/nowhere/at all"]);
     assert_eq!((status, &*out), (Some(2), ""), "{error}");
     assert!(error.starts_with("/nowhere/at all: expected a readable file, found "), "{error}");

@@ -10,7 +10,7 @@ use super::{Failure, Screen, inputs, traces};
 
 pub(super) fn command() -> Command {
     Command::new("check")
-        .about("Find what a trace frees twice, frees without an allocation, or leaves live")
+        .about("Find leaks, double frees and frees without an allocation in a trace")
         .after_help("Exit status: 0 fine, 1 something was freed twice (with --whole: or is live, or was never allocated).")
         .arg(inputs(
             "Compact traces, plain or zstd, - for standard input [default: the bundled one]",

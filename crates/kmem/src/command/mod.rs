@@ -95,7 +95,12 @@ fn command() -> Command {
         .about("Look at memory: pictures drawn from the live state of the allocators")
         .version(env!("CARGO_PKG_VERSION"))
         .after_help(
-            "Without a command: the tour.\n\
+            "Without a command: the tour. Where to begin:\n  \
+             kmem walkthrough buddy        see blocks split and merge\n  \
+             kmem replay                   see which cache holds most memory\n  \
+             kmem replay --report r.html   see how fragmentation developed\n  \
+             kmem replay --against system  compare with another allocator\n  \
+             kmem check                    see leaks, by call site and cache\n\
              Exit status: 0 fine, 1 something was found, 2 the command line, an input or the output is wrong.",
         )
         .arg(

@@ -111,7 +111,7 @@ pub(super) fn command() -> Command {
                 .default_value("1")
                 .help("Page side in so many nodes of the same size; CPU n is of node n modulo N"),
         )
-        .arg(file("report", "Write one HTML page: charts over time, times, caches, maps of memory"))
+        .arg(file("report", "Write one HTML page: memory and fragmentation over time, times, caches, maps of memory"))
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
         .arg(folder("svg", "Write each chart and map as a picture"))
         .arg(file("kernel-slabinfo", "The recorded kernel's /proc/slabinfo, shown beside ours in the report"))

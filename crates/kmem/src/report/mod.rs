@@ -131,16 +131,14 @@ fn caches(replay: &TimedReplay, kernel: Option<&[slabinfo::Line]>) -> Table {
         "live at end",
         "live at peak",
         "slab",
-        "objects per slab",
+        "per slab",
         "slabs at end",
         "used",
     ]
     .map(str::to_owned)
     .into();
     if kernel.is_some() {
-        columns.extend(
-            ["kernel: object", "kernel: slab", "kernel: objects per slab"].map(str::to_owned),
-        );
+        columns.extend(["kernel: object", "kernel: slab", "kernel: per slab"].map(str::to_owned));
     }
     let slab = |pages: u64| size(pages * PAGE_SIZE as u64);
     let rows = opened.iter().take(CACHES).map(|cache| {
