@@ -5,7 +5,6 @@ use std::ops::ControlFlow;
 use std::ptr::NonNull;
 
 use kmem::bundled;
-use kmem::replay::outcome::StackTotals;
 use kmem::replay::pipeline::{Options, replay};
 use kmem::replay::target::{CountOnly, NoCache, OBJECT_ALIGN, ObjectTarget};
 use page_frame::OutOfMemory;
@@ -19,8 +18,6 @@ fn layout(bytes: usize) -> Layout {
 // SAFETY: the memory is the system's, of the layout asked for.
 unsafe impl ObjectTarget for Mine {
     type Cache = usize; // the size of its objects
-
-    fn switch_cpu(&mut self, _cpu: u16) {}
 
     fn open_cache(&mut self, _name: &str, object_bytes: usize) -> Result<usize, NoCache> {
         Ok(object_bytes)
@@ -43,18 +40,6 @@ unsafe impl ObjectTarget for Mine {
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
         // SAFETY: clause 1: allocated with this layout.
         unsafe { dealloc(start.as_ptr(), layout(bytes)) }
-    }
-
-    fn totals(&self) -> StackTotals {
-        StackTotals::default()
-    }
-
-    fn shrink(&mut self) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn is_as_at_start(&self) -> bool {
-        true
     }
 }
 

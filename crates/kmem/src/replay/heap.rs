@@ -50,8 +50,6 @@ unsafe impl<H: Heap> ObjectTarget for HeapTarget<H> {
     /// The bytes of an object.
     type Cache = usize;
 
-    fn switch_cpu(&mut self, _: u16) {}
-
     fn open_cache(&mut self, _: &str, object_bytes: usize) -> Result<usize, NoCache> {
         Ok(object_bytes)
     }
@@ -78,14 +76,6 @@ unsafe impl<H: Heap> ObjectTarget for HeapTarget<H> {
     fn totals(&self) -> StackTotals {
         StackTotals { peak_pages: self.0.touched_pages(), ..StackTotals::default() }
     }
-
-    fn shrink(&mut self) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn is_as_at_start(&self) -> bool {
-        true
-    }
 }
 
 /// Returns the layout of a block.
@@ -95,8 +85,6 @@ fn block(order: u8) -> Layout {
 }
 
 impl<H: Heap> PageTarget for HeapPages<H> {
-    fn switch_cpu(&mut self, _: u16) {}
-
     /// Nothing is known of mobility.
     fn allocate(&mut self, order: u8, _: u8) -> Result<u64, OutOfMemory> {
         let start = self.0.allocate(block(order)).ok_or(OutOfMemory)?;
@@ -114,17 +102,6 @@ impl<H: Heap> PageTarget for HeapPages<H> {
         // SAFETY: clause 1: `allocate` got it for this layout and exposed it; `Pages` frees what is live, once, in its order.
         unsafe { self.0.free(start, block(order)) };
         Ok(())
-    }
-
-    fn drain(&mut self) {}
-
-    /// Nobody says.
-    fn splits_and_merges(&self) -> (usize, usize) {
-        (0, 0)
-    }
-
-    fn is_as_at_start(&self) -> bool {
-        true
     }
 }
 

@@ -1,7 +1,7 @@
 //! What an allocator implements to be replayed on.
 //!
 //! One implementation of [`ObjectTarget`] is enough to replay the object events of a trace on an allocator of your own,
-//! one of [`PageTarget`] for its page events. Targets are driven by one thread, which says before each call which CPU it
+//! one of [`PageTarget`] for its page events. What an allocator may not know, CPUs and its own counts, has a default. Targets are driven by one thread, which says before each call which CPU it
 //! plays.
 
 use std::ptr::NonNull;
@@ -35,7 +35,10 @@ pub unsafe trait ObjectTarget {
     const BACKED: bool = true;
 
     /// Goes on as CPU `cpu`.
-    fn switch_cpu(&mut self, cpu: u16);
+    #[inline]
+    fn switch_cpu(&mut self, cpu: u16) {
+        let _ = cpu;
+    }
 
     /// Makes a cache of objects of `object_bytes`, a multiple of [`OBJECT_ALIGN`].
     ///
@@ -68,16 +71,22 @@ pub unsafe trait ObjectTarget {
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize);
 
     /// Returns what the stack below counted.
-    fn totals(&self) -> StackTotals;
+    fn totals(&self) -> StackTotals {
+        StackTotals::default()
+    }
 
     /// Gives back every page, those that idle CPUs keep too. Called once, at the end, when no object is live.
     ///
     /// # Errors
     /// What is wrong below, or still keeps pages.
-    fn shrink(&mut self) -> Result<(), String>;
+    fn shrink(&mut self) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Returns whether the pages below are as they were at the start.
-    fn is_as_at_start(&self) -> bool;
+    fn is_as_at_start(&self) -> bool {
+        true
+    }
 
     /// Returns whether the replay is to end here, without another request and without freeing what is live. Asked after each
     /// event.
@@ -93,7 +102,10 @@ pub type FreeCounts = [usize; page_frame::Order::COUNT];
 /// An allocator of page blocks by frame number. Its frames need no memory behind them.
 pub trait PageTarget {
     /// Goes on as CPU `cpu`.
-    fn switch_cpu(&mut self, cpu: u16);
+    #[inline]
+    fn switch_cpu(&mut self, cpu: u16) {
+        let _ = cpu;
+    }
 
     /// Allocates 2^`order` frames and returns the first, which is below [`MAX_FRAMES`](crate::trace::event::MAX_FRAMES).
     /// `migratetype` is the recorded kernel's: 0 unmovable, 1 movable, 2 reclaimable, others its own.
@@ -109,13 +121,17 @@ pub trait PageTarget {
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String>;
 
     /// Brings home what CPUs keep.
-    fn drain(&mut self);
+    fn drain(&mut self) {}
 
-    /// Returns how many blocks were split in two, and how many pairs became one.
-    fn splits_and_merges(&self) -> (usize, usize);
+    /// Returns how many blocks were split in two, and how many pairs became one; nothing where nobody counts.
+    fn splits_and_merges(&self) -> (usize, usize) {
+        (0, 0)
+    }
 
     /// Returns whether the free blocks are as they were at the start.
-    fn is_as_at_start(&self) -> bool;
+    fn is_as_at_start(&self) -> bool {
+        true
+    }
 
     /// Returns the number of free blocks of each order, where the allocator can say.
     fn free_counts(&self) -> Option<FreeCounts> {
@@ -139,8 +155,6 @@ unsafe impl ObjectTarget for CountOnly {
 
     const BACKED: bool = false;
 
-    fn switch_cpu(&mut self, _: u16) {}
-
     fn open_cache(&mut self, _: &str, _: usize) -> Result<(), NoCache> {
         Ok(())
     }
@@ -156,38 +170,14 @@ unsafe impl ObjectTarget for CountOnly {
     }
 
     unsafe fn free_bytes(&mut self, _: NonNull<u8>, _: usize) {}
-
-    fn totals(&self) -> StackTotals {
-        StackTotals::default()
-    }
-
-    fn shrink(&mut self) -> Result<(), String> {
-        Ok(())
-    }
-
-    fn is_as_at_start(&self) -> bool {
-        true
-    }
 }
 
 impl PageTarget for CountOnly {
-    fn switch_cpu(&mut self, _: u16) {}
-
     fn allocate(&mut self, _: u8, _: u8) -> Result<u64, OutOfMemory> {
         Ok(0)
     }
 
     fn free(&mut self, _: u64, _: u8) -> Result<(), String> {
         Ok(())
-    }
-
-    fn drain(&mut self) {}
-
-    fn splits_and_merges(&self) -> (usize, usize) {
-        (0, 0)
-    }
-
-    fn is_as_at_start(&self) -> bool {
-        true
     }
 }

@@ -205,7 +205,6 @@ mod tests {
     use page_frame::OutOfMemory;
 
     use super::*;
-    use crate::replay::outcome::StackTotals;
     use crate::replay::pipeline::replay;
     use crate::replay::target::{NoCache, ObjectTarget, PageTarget};
 
@@ -220,8 +219,6 @@ mod tests {
         type Cache = ();
 
         const BACKED: bool = false;
-
-        fn switch_cpu(&mut self, _: u16) {}
 
         fn open_cache(&mut self, _: &str, _: usize) -> Result<(), NoCache> {
             Ok(())
@@ -241,18 +238,6 @@ mod tests {
 
         unsafe fn free_bytes(&mut self, _: NonNull<u8>, _: usize) {
             std::thread::sleep(PER_FREE);
-        }
-
-        fn totals(&self) -> StackTotals {
-            StackTotals::default()
-        }
-
-        fn shrink(&mut self) -> Result<(), String> {
-            Ok(())
-        }
-
-        fn is_as_at_start(&self) -> bool {
-            true
         }
     }
 
@@ -288,8 +273,6 @@ mod tests {
         /// Has no blocks for the first 200 requests, or takes its time for all.
         struct Scarce(u64, Duration);
         impl PageTarget for Scarce {
-            fn switch_cpu(&mut self, _: u16) {}
-
             fn allocate(&mut self, _: u8, _: u8) -> Result<u64, OutOfMemory> {
                 std::thread::sleep(self.1);
                 self.0 += 1;
@@ -298,16 +281,6 @@ mod tests {
 
             fn free(&mut self, _: u64, _: u8) -> Result<(), String> {
                 Ok(())
-            }
-
-            fn drain(&mut self) {}
-
-            fn splits_and_merges(&self) -> (usize, usize) {
-                (0, 0)
-            }
-
-            fn is_as_at_start(&self) -> bool {
-                true
             }
         }
         let play = |nap| {
