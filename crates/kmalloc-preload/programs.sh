@@ -35,8 +35,8 @@ while [ $# -gt 0 ]; do
     esac
     shift
 done
-library=${library:-${CARGO_TARGET_DIR:-target}/release/libkmalloc_preload.so}
-[ -f "$library" ] || { echo "$library is missing: cargo build --release -p kmalloc-preload" >&2; exit 2; }
+library=${library:-${CARGO_TARGET_DIR:-target}/preload/libkmalloc_preload.so}
+[ -f "$library" ] || { echo "$library is missing: cargo build --profile preload -p kmalloc-preload" >&2; exit 2; }
 library=$(realpath "$library")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

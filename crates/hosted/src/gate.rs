@@ -10,7 +10,7 @@
 //! (the scheme of `page_frame::Slots`). Threads without a number share a counter. The closer itself may go in and out.
 //! Contexts on top of one that is inside (signal handlers) never wait: their thread counts as inside already.
 
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering, compiler_fence};
 
 use page_frame::Cpu;
 use rustix::thread::sched_yield;

@@ -13,7 +13,7 @@
 //! Counts are Relaxed: they decide when memory goes, not whether it may. It is given back by one thread at a time, on blocks that
 //! it has taken like any other allocation.
 
-use std::sync::atomic::Ordering;
+use core::sync::atomic::Ordering;
 
 use page_frame::{FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 

@@ -14,7 +14,7 @@
 //! # Concurrency
 //! Looking and giving back exclude each other (`is_giving`). Whoever uses the memory notices nothing.
 
-use std::sync::atomic::Ordering;
+use core::sync::atomic::Ordering;
 
 use page_frame::{FrameNumber, FrameRange, PAGE_SIZE};
 

@@ -2,7 +2,8 @@
 //!
 //! The four libraries know no operating system. A program that wants them as its allocator takes from here what a kernel
 //! has by itself: a range of memory ([`Mapped`], whose pages cost nothing until they are touched) and an answer to
-//! "which CPU am I" ([`Threads`], where each thread counts as a CPU).
+//! "which CPU am I" ([`Threads`], where each thread counts as a CPU). It asks the system and the C library for them, and needs no
+//! standard library, which a `malloc` would bring into every program.
 //!
 //! ```
 //! use hosted::Mapped;
@@ -16,6 +17,12 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![cfg_attr(not(test), no_std)]
+
+#[cfg(all(not(test), any(feature = "std", not(all(target_arch = "x86_64", target_os = "linux")))))]
+extern crate std;
+
+mod background;
 mod fork;
 mod gate;
 mod giving;
@@ -23,6 +30,7 @@ mod huge;
 mod mapped;
 mod pages;
 mod purger;
+mod refused;
 mod spans;
 mod threads;
 mod touched;
@@ -35,8 +43,10 @@ mod word;
 /// 13; 300 replaced at random 24, 18 and 17; two threads that serve requests 40, 32 and 22.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
+pub use background::Background;
 pub use fork::{Forking, Hold};
 pub use mapped::Mapped;
 pub use pages::Pages;
 pub use purger::Purger;
+pub use refused::Refused;
 pub use threads::{THREAD_SLOTS, Threads};

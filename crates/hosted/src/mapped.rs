@@ -1,8 +1,7 @@
 //! Address space from the system: reserved at once, backed when touched, given back when asked.
 
-use std::ffi::c_void;
-use std::io;
-use std::ptr::NonNull;
+use core::ffi::c_void;
+use core::ptr::NonNull;
 
 use page_frame::{DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE};
 use rustix::mm::{
@@ -10,8 +9,10 @@ use rustix::mm::{
     mremap_fixed, munmap,
 };
 
+use crate::Refused;
+
 /// Makes one huge page of what is there (Linux 6.1).
-const MADV_COLLAPSE: std::ffi::c_int = 25;
+const MADV_COLLAPSE: core::ffi::c_int = 25;
 
 /// A range of this process's address space. Every byte reads as zero until it is written; memory is behind only what has
 /// been touched. Dropping it unmaps it.
@@ -33,9 +34,9 @@ impl Mapped {
     /// system call.
     ///
     /// # Errors
-    /// The system's: no address space (`ulimit -v`), or [`io::ErrorKind::InvalidInput`] for zero bytes and for sizes
+    /// The system's: no address space (`ulimit -v`), or `EINVAL` for zero bytes and for sizes
     /// that overflow.
-    pub fn reserve(bytes: usize) -> io::Result<Self> {
+    pub fn reserve(bytes: usize) -> Result<Self, Refused> {
         Self::reserve_with(bytes, ProtFlags::READ | ProtFlags::WRITE)
     }
 
@@ -44,21 +45,21 @@ impl Mapped {
     ///
     /// # Errors
     /// As for [`reserve`](Self::reserve).
-    pub fn reserve_closed(bytes: usize) -> io::Result<Self> {
+    pub fn reserve_closed(bytes: usize) -> Result<Self, Refused> {
         Self::reserve_with(bytes, ProtFlags::empty())
     }
 
-    fn reserve_with(bytes: usize, access: ProtFlags) -> io::Result<Self> {
-        let invalid = || io::Error::from(io::ErrorKind::InvalidInput);
+    fn reserve_with(bytes: usize, access: ProtFlags) -> Result<Self, Refused> {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0);
-        let bytes = bytes.ok_or_else(invalid)?;
+        let bytes = bytes.ok_or(Refused::INVALID)?;
         let largest = Order::new((bytes / PAGE_SIZE).ilog2() as u8).unwrap_or(Order::MAX);
-        let mapping_bytes = bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or_else(invalid)?;
+        let mapping_bytes =
+            bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(Refused::INVALID)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at a place of the system's choice touches nothing that exists.
         let mapping =
-            unsafe { mmap_anonymous(std::ptr::null_mut(), mapping_bytes, access, flags) }?;
-        let mapping = NonNull::new(mapping.cast::<u8>()).ok_or_else(invalid)?;
+            unsafe { mmap_anonymous(core::ptr::null_mut(), mapping_bytes, access, flags) }?;
+        let mapping = NonNull::new(mapping.cast::<u8>()).ok_or(Refused::INVALID)?;
         // SAFETY: alignment was added to the size, so the aligned start is inside the mapping.
         let start = unsafe { mapping.add(mapping.align_offset(largest.bytes())) };
         Ok(Self { mapping, mapping_bytes, start, bytes })
@@ -97,7 +98,7 @@ impl Mapped {
     ///
     /// # Safety
     /// 1. Nobody needs the content.
-    pub unsafe fn give_back(&self, start: NonNull<u8>, bytes: usize) -> io::Result<()> {
+    pub unsafe fn give_back(&self, start: NonNull<u8>, bytes: usize) -> Result<(), Refused> {
         let offset = start.addr().get().wrapping_sub(self.start.addr().get());
         let is_inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
         let is_whole = offset % PAGE_SIZE == 0 && bytes % PAGE_SIZE == 0;
@@ -114,7 +115,7 @@ impl Mapped {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn open(&self, range: FrameRange) -> io::Result<()> {
+    pub(crate) fn open(&self, range: FrameRange) -> Result<(), Refused> {
         let (start, bytes) = self.part(range);
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
         // SAFETY: a part of our mapping; access only grows.
@@ -130,7 +131,7 @@ impl Mapped {
     ///
     /// # Safety
     /// 1. Nobody uses it any more.
-    pub(crate) unsafe fn close(&self, range: FrameRange) -> io::Result<()> {
+    pub(crate) unsafe fn close(&self, range: FrameRange) -> Result<(), Refused> {
         let (start, bytes) = self.part(range);
         // SAFETY: clause 1: the content is nobody's.
         unsafe { madvise(start, bytes, Advice::LinuxDontNeed) }?;
@@ -225,9 +226,10 @@ mod tests {
 
     #[test]
     fn sizes_at_both_ends_are_errors() {
-        let kind = |bytes| Mapped::reserve(bytes).expect_err("no such mapping").kind();
-        assert_eq!(kind(0), io::ErrorKind::InvalidInput);
-        assert_eq!(kind(usize::MAX), io::ErrorKind::InvalidInput);
+        let refused = |bytes| Mapped::reserve(bytes).expect_err("no such mapping");
+        assert_eq!(refused(0), Refused::INVALID);
+        assert_eq!(refused(usize::MAX), Refused::INVALID);
+        assert_eq!(Refused::INVALID.number(), libc::EINVAL);
         assert!(Mapped::reserve(isize::MAX as usize).is_err());
     }
 

@@ -12,9 +12,8 @@
 //! The buddy's. Sections come and go under a lock; giving back is done by one thread at a time, on blocks that it has taken
 //! like any other allocation. Every call is inside the gate, so that a fork finds nothing half done.
 
-use std::io;
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
 
 use buddy::{Buddy, Mode};
 use page_frame::sync::Lock;
@@ -27,7 +26,7 @@ use rustix::process::{Resource, getrlimit};
 use crate::giving::LEAST_BOUND;
 use crate::spans::{SECTION_FRAMES, Sections};
 use crate::touched::Touched;
-use crate::{Mapped, THREAD_SLOTS, Threads, gate, huge, threads};
+use crate::{Mapped, Refused, THREAD_SLOTS, Threads, gate, huge, threads};
 
 /// The most address space, and the least that is tried.
 const MOST_BYTES: usize = 1 << 40;
@@ -89,7 +88,7 @@ impl Pages {
     ///
     /// # Errors
     /// The system's, when there is not even address space for 16 MiB.
-    pub fn new() -> io::Result<Self> {
+    pub fn new() -> Result<Self, Refused> {
         let mut bytes = MOST_BYTES;
         if let Some(limit) = getrlimit(Resource::As).current {
             // A quarter: the program wants some too, and the page map lies beside.
@@ -109,12 +108,12 @@ impl Pages {
     ///
     /// # Errors
     /// The system's.
-    pub fn with_space(bytes: usize) -> io::Result<Self> {
+    pub fn with_space(bytes: usize) -> Result<Self, Refused> {
         let space = Mapped::reserve_closed(bytes)?;
         let all = space.frames();
         let sections = Sections::new(all);
         let first = sections.first();
-        let invalid = |_| io::Error::from(io::ErrorKind::InvalidInput);
+        let invalid = |_| Refused::INVALID;
         let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
         let metadata =
             Mapped::reserve(layout.map_err(invalid)?.size() + sections.metadata_bytes())?;

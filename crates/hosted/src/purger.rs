@@ -6,14 +6,11 @@
 //! stays, and of a program that sleeps nothing is left after a few intervals: a quarter after two, a sixteenth after four. When
 //! nothing was handed out for an interval, the caches are asked too, as in a fall of use (`giving`).
 
-use std::io;
-use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
-use std::thread::{Builder, JoinHandle};
-use std::time::Duration;
+use core::time::Duration;
 
 use page_frame::PAGE_SIZE;
 
-use crate::Pages;
+use crate::{Background, Pages, Refused};
 
 /// So many pages or fewer go at once, not by half.
 const FEW_PAGES: usize = (256 << 10) / PAGE_SIZE;
@@ -50,8 +47,7 @@ impl Pages {
 /// A child of `fork` has none; it starts one of its own if it wants one.
 #[derive(Debug)]
 pub struct Purger {
-    stop: Option<SyncSender<()>>,
-    thread: Option<JoinHandle<()>>,
+    _thread: Background<Pages>,
 }
 
 impl Purger {
@@ -59,49 +55,8 @@ impl Purger {
     ///
     /// # Errors
     /// The system's, when there can be no thread.
-    pub fn start(pages: &'static Pages, interval: Duration) -> io::Result<Self> {
-        let (stop, stopped) = sync_channel(0);
-        let run = move || {
-            while stopped.recv_timeout(interval) == Err(RecvTimeoutError::Timeout) {
-                pages.end_interval();
-            }
-        };
-        let before = Signals::blocked();
-        let thread = Builder::new().name("purger".into()).stack_size(128 << 10).spawn(run);
-        before.restore();
-        Ok(Self { stop: Some(stop), thread: Some(thread?) })
-    }
-}
-
-impl Drop for Purger {
-    fn drop(&mut self) {
-        // The thread wakes when nobody can send any more.
-        self.stop.take();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
-    }
-}
-
-/// Which signals a thread took; a thread that it starts meanwhile takes none.
-struct Signals(libc::sigset_t);
-
-impl Signals {
-    fn blocked() -> Self {
-        // SAFETY: all zero is a value of it.
-        let mut all: libc::sigset_t = unsafe { std::mem::zeroed() };
-        let mut before = all;
-        // SAFETY: writes the set, which is ours.
-        unsafe { libc::sigfillset(&raw mut all) };
-        // SAFETY: both sets are ours; the mask is restored by whoever called this.
-        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before) };
-        Self(before)
-    }
-
-    fn restore(self) {
-        // SAFETY: the mask that the thread had.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, std::ptr::null_mut())
-        };
+    pub fn start(pages: &'static Pages, interval: Duration) -> Result<Self, Refused> {
+        let run = |pages: &'static Pages| _ = pages.end_interval();
+        Ok(Self { _thread: Background::start(c"purger", interval, pages, run)? })
     }
 }

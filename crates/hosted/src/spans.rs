@@ -4,7 +4,7 @@
 //! A **section** is 1 GiB of the space. The buddy's are taken from the lower end, one at a time and for ever; **spans**,
 //! runs too large for the buddy, take neighbouring ones from the upper end and give them back.
 
-use std::ops::Range;
+use core::ops::Range;
 
 use page_frame::{FrameNumber, FrameRange};
 

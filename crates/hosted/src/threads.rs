@@ -11,8 +11,8 @@
 //! Numbers are bits of one atomic word: the compare-exchange that takes one has Acquire and pairs with the Release that
 //! gave it back, which hands the slots' content from thread to thread. The heavy fence is `membarrier`.
 
-use std::ffi::c_void;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::ffi::c_void;
+use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use page_frame::{Cpu, CpuId, InterruptState};
 use rustix::thread::{MembarrierCommand, membarrier, sched_yield};
@@ -106,7 +106,7 @@ unsafe impl Cpu for Threads {
     /// Lets the system run another thread: the one that is waited for may have been interrupted.
     fn wait(&self, round: usize) {
         const SPINS: usize = 32;
-        if round < SPINS { std::hint::spin_loop() } else { sched_yield() }
+        if round < SPINS { core::hint::spin_loop() } else { sched_yield() }
     }
 }
 
@@ -173,7 +173,7 @@ fn key() -> Option<libc::pthread_key_t> {
 
 /// Has `thread_ends` called for `number` in round `round` of the thread's destructors.
 fn set_round(key: libc::pthread_key_t, number: u32, round: usize) -> bool {
-    let value = std::ptr::without_provenance::<c_void>((number as usize) << 8 | round);
+    let value = core::ptr::without_provenance::<c_void>((number as usize) << 8 | round);
     // SAFETY: a key of ours; the value is a number and is never followed.
     unsafe { libc::pthread_setspecific(key, value) == 0 }
 }

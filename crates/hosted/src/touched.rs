@@ -11,7 +11,7 @@
 use page_frame::sync::{AtomicUsize, Ordering, slice_in};
 use page_frame::{FrameNumber, FrameRange};
 
-use crate::Mapped;
+use crate::{Mapped, Refused};
 
 const WORD_BITS: usize = usize::BITS as usize;
 
@@ -25,7 +25,7 @@ pub(crate) struct Touched {
 
 impl Touched {
     /// Makes the bits of `frames`, all clear, without touching memory.
-    pub(crate) fn new(frames: FrameRange) -> std::io::Result<Self> {
+    pub(crate) fn new(frames: FrameRange) -> Result<Self, Refused> {
         // From a whole word on, so that a word is an aligned block of frames.
         let first = frames.start.get() & !(WORD_BITS - 1);
         let count = (frames.end.get() - first).div_ceil(WORD_BITS);

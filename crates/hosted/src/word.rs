@@ -11,7 +11,7 @@
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod initial_exec {
-    use std::arch::{asm, global_asm};
+    use core::arch::{asm, global_asm};
 
     // A version in the name: programs may contain two versions of the crate.
     global_asm!(
@@ -62,7 +62,7 @@ mod initial_exec {
 
 #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
 mod initial_exec {
-    use std::cell::Cell;
+    use core::cell::Cell;
 
     thread_local! {
         static WORD: Cell<u32> = const { Cell::new(0) };

@@ -3,9 +3,9 @@
 //! An alignment that is not a power of two is `EINVAL`, except for `memalign`, which takes the next larger one as glibc
 //! does. The size need not be a multiple of the alignment.
 
-use std::alloc::Layout;
-use std::ffi::{c_int, c_void};
-use std::ptr::{NonNull, null_mut};
+use core::alloc::Layout;
+use core::ffi::{c_int, c_void};
+use core::ptr::{NonNull, null_mut};
 
 use page_frame::{OutOfMemory, PAGE_SIZE};
 

@@ -3,8 +3,8 @@
 //! Each asks for the plain allocator first. Sizes beyond `PTRDIFF_MAX` fail (C11 does not allow such objects), as do
 //! products that overflow. Memory is aligned to 16 bytes. Requests for no bytes get the smallest object, one of their own.
 
-use std::ffi::c_void;
-use std::ptr::{NonNull, null_mut};
+use core::ffi::c_void;
+use core::ptr::{NonNull, null_mut};
 
 use crate::heap::{Heap, PLAIN, existing, no_memory, or_errno, with_heap};
 
@@ -122,7 +122,7 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
     alignment: usize,
     bytes: usize,
 ) {
-    let layout = std::alloc::Layout::from_size_align(bytes, alignment.max(16));
+    let layout = core::alloc::Layout::from_size_align(bytes, alignment.max(16));
     match (NonNull::new(start.cast::<u8>()), PLAIN.get(), layout) {
         // SAFETY: clause 1: the layout is the one it was allocated for.
         (Some(start), Some(heap), Ok(layout)) => unsafe { heap.free_sized(start, layout) },

@@ -9,8 +9,8 @@
 //! Page sources are called with no lock held and no slot entered, so all caches may be looked at from here. One writes at a
 //! time; others pass. A signal handler that comes upon the writer passes too.
 
-use std::ptr::NonNull;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use page_frame::{
     Order, OutOfMemory, PageBlock, PageMap, PageResize, PageRun, PageSource, forward_page_map,

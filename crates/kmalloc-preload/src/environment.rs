@@ -2,8 +2,8 @@
 //!
 //! Programs with more rights than their user (set-user-ID) are asked for nothing.
 
-use std::ffi::{CStr, c_char};
-use std::time::Duration;
+use core::ffi::{CStr, c_char};
+use core::time::Duration;
 
 unsafe extern "C" {
     static environ: *const *const c_char;
@@ -23,7 +23,7 @@ pub(crate) fn stats<R>(look: impl FnOnce(&[u8]) -> R) -> Option<R> {
 /// Returns the interval of a thread that gives memory back: `KMALLOC_PURGE`, in milliseconds. None where it is not a number above
 /// zero.
 pub(crate) fn purge_interval() -> Option<Duration> {
-    let number = |value: &[u8]| std::str::from_utf8(value).ok()?.parse().ok();
+    let number = |value: &[u8]| core::str::from_utf8(value).ok()?.parse().ok();
     let milliseconds: u32 = variable("KMALLOC_PURGE", number).flatten()?;
     (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
 }

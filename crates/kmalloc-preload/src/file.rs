@@ -3,12 +3,12 @@
 //! The environment is read once, when the library is loaded: the program may change it at any time. System calls are made
 //! directly, as those of the C library are points at which a thread may be cancelled, and `malloc` is not.
 
-use std::cell::UnsafeCell;
-use std::ffi::{c_char, c_int, c_long};
-use std::fmt::{self, Write};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use core::cell::UnsafeCell;
+use core::ffi::{c_char, c_int, c_long};
+use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::heap::set_errno;
+use crate::heap::{errno, set_errno};
 
 /// The longest name that the system takes, and what is put behind it.
 const MOST_NAME: usize = 4095;
@@ -49,7 +49,7 @@ fn named() -> Option<&'static [u8]> {
 /// Has `write` write the file, if one is named, under a name of this process's own, and then gives it its name. Keeps `errno`.
 pub(crate) fn replace(write: impl FnOnce(c_int)) {
     let Some(named) = named() else { return };
-    let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+    let errno = errno();
     let last = FileName::of(named, b"");
     let new = FileName::of(named, b".%p.new");
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC;
@@ -84,7 +84,8 @@ impl FileName {
         let mut rest = text;
         while let Some((first, behind)) = rest.split_first() {
             if rest.starts_with(b"%p") {
-                let _ = write!(self, "{}", std::process::id());
+                // SAFETY: no arguments.
+                let _ = write!(self, "{}", unsafe { libc::getpid() });
                 rest = &rest[2..];
                 continue;
             }

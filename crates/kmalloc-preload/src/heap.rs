@@ -5,14 +5,14 @@
 //! whose caches look for mistakes. The functions of the ABI ask for the plain one, which is one load and one comparison;
 //! where there is none they come here.
 
-use std::ptr::NonNull;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU8, Ordering};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, Ordering};
 
 use hosted::{MAGAZINE_BYTES, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
 use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink};
 use slab::{Hardened, Off, Registry};
+use spin::Once;
 
 use crate::current::Current;
 use crate::out::say;
@@ -80,9 +80,9 @@ pub(crate) fn existing() -> Option<Heap> {
 
 /// Returns the pages of the process, if there is any address space for them.
 pub(crate) fn pages() -> Option<&'static Pages> {
-    // `OnceLock` waits without allocating. Where there is no address space at the start, there is never any.
-    static PAGES: OnceLock<Option<Pages>> = OnceLock::new();
-    PAGES.get_or_init(|| Some(Pages::new().ok()?.with_fall_hook(shrink_caches))).as_ref()
+    // Where there is no address space at the start, there is never any.
+    static PAGES: Once<Option<Pages>> = Once::new();
+    PAGES.call_once(|| Some(Pages::new().ok()?.with_fall_hook(shrink_caches))).as_ref()
 }
 
 /// Called when the program uses less and less memory.
@@ -117,7 +117,8 @@ fn stop(fault: &Fault) {
             "kmalloc: {kind:?} at {address:#x}: expected {expected:#x}, found {found:#x}\n"
         ),
     );
-    std::process::abort();
+    // SAFETY: no arguments; does not return.
+    unsafe { libc::abort() };
 }
 
 /// The caches of the allocator that serves, as who gives pages back when there are none.
@@ -157,7 +158,7 @@ pub(crate) fn or_errno(outcome: Result<NonNull<u8>, OutOfMemory>) -> *mut libc::
 pub(crate) fn no_memory() -> *mut libc::c_void {
     set_errno(libc::ENOMEM);
     stats::note_failure();
-    std::ptr::null_mut()
+    core::ptr::null_mut()
 }
 
 /// Sets `errno`.
@@ -166,4 +167,12 @@ pub(crate) fn set_errno(number: i32) {
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: its address is the thread's for as long as the thread runs.
     unsafe { errno.write(number) };
+}
+
+/// Returns `errno`.
+pub(crate) fn errno() -> i32 {
+    // SAFETY: the thread's own variable.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: its address is the thread's for as long as the thread runs.
+    unsafe { errno.read() }
 }

@@ -12,12 +12,21 @@
 //! - `stats`: what can be said about memory: to people, to `mallinfo2`, to files.
 //! - `current`, `file`: the file that keeps saying it.
 //! - `out`: text without memory.
+//! - `bare`: what there is in place of the standard library.
+//!
+//! Each page of the library that is touched is a page of every program. The profile `preload`, in which panics abort, builds it
+//! without the standard library: 100 KB in place of 600. Any other profile has panics that unwind, and so the standard
+//! library.
 //!
 //! # Invariants
 //! - I1: a function of the ABI changes `errno` only where it fails and its manual says so.
 //! - I2: the plain allocator is set up only if the checked one is not wanted; so `PLAIN.get()` is also the decision.
 
+#![cfg_attr(panic = "abort", no_std)]
+
 mod aligned;
+#[cfg(panic = "abort")]
+mod bare;
 mod calls;
 mod current;
 mod environment;

@@ -1,7 +1,7 @@
 //! Text without memory: written from a buffer on the stack, straight to a file descriptor.
 
-use std::ffi::c_int;
-use std::fmt::{self, Write};
+use core::ffi::c_int;
+use core::fmt::{self, Write};
 
 /// A file descriptor as where text goes, through a buffer.
 pub(crate) struct Out {

@@ -1,7 +1,7 @@
 //! The process: what happens when the library is loaded, when the process forks, and when it ends.
 
-use std::cell::UnsafeCell;
-use std::ffi::c_int;
+use core::cell::UnsafeCell;
+use core::ffi::c_int;
 
 use hosted::{Forking, Hold, Purger, Threads};
 use page_frame::{Cpu, CpuId};
@@ -32,7 +32,7 @@ extern "C" fn load() {
     stats::start();
     if let Some((pages, interval)) = pages().zip(environment::purge_interval()) {
         // The thread ends with the process. Where there can be none, frees give memory back as they always do.
-        std::mem::forget(Purger::start(pages, interval));
+        core::mem::forget(Purger::start(pages, interval));
     }
 }
 

@@ -4,9 +4,9 @@
 //! they end. Any other value names a file, `%p` in it standing for the process's number; it is kept current while the
 //! program runs (`current`), and exact when it ends and each time `malloc_stats` or `malloc_trim` is called.
 
-use std::ffi::c_int;
-use std::fmt::Write;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use core::ffi::c_int;
+use core::fmt::Write;
+use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
 
 use page_frame::PAGE_SIZE;
 

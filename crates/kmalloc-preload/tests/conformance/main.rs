@@ -110,14 +110,14 @@ fn run(check: &Check, checked: bool) -> Result<(), String> {
 
 /// Returns the library, in the folder that this program was built in.
 pub(crate) fn library() -> PathBuf {
-    target_folder().join("release/libkmalloc_preload.so")
+    target_folder().join("preload/libkmalloc_preload.so")
 }
 
 /// Builds the library as its users do: cargo builds none for tests, as nothing can be linked to it.
 fn build() {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--quiet", "--release", "-p", "kmalloc-preload", "--target-dir"])
+        .args(["build", "--quiet", "--profile", "preload", "-p", "kmalloc-preload", "--target-dir"])
         .arg(target_folder())
         .status();
     assert!(status.is_ok_and(|status| status.success()), "the library cannot be built");

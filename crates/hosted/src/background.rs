@@ -1,0 +1,167 @@
+//! A thread that does the same thing again and again, at intervals, without the standard library.
+//!
+//! # Concepts
+//! What the thread and its owner share lies in memory of their own, a page: so there may be as many as one likes, and starting one
+//! allocates nothing but what the C library takes for a thread. It takes no signals of the program's.
+//!
+//! # Concurrency
+//! `stop` is the only thing that changes. The thread sleeps on it (a futex) and wakes when the interval has passed or it is set.
+
+use core::ffi::c_void;
+use core::ptr::{NonNull, null_mut};
+use core::sync::atomic::{AtomicU32, Ordering};
+use core::time::Duration;
+
+use page_frame::PAGE_SIZE;
+use rustix::io::Errno;
+use rustix::thread::futex;
+use rustix::time::Timespec;
+
+use crate::{Mapped, Refused};
+
+/// How large its stack is: it looks at what there is and calls the system.
+const STACK_BYTES: usize = 128 << 10;
+
+/// What the thread and its owner share.
+struct Shared<T: 'static> {
+    /// Zero, until the thread is to end.
+    stop: AtomicU32,
+    interval: Duration,
+    subject: &'static T,
+    run: fn(&'static T),
+}
+
+/// A thread that calls a function at intervals. Dropping it stops the thread, and waits for that.
+///
+/// A child of `fork` has none; dropping the child's copy does nothing.
+///
+/// ```
+/// use std::sync::atomic::{AtomicUsize, Ordering};
+/// use std::time::Duration;
+/// static TIMES: AtomicUsize = AtomicUsize::new(0);
+/// let count = |times: &'static AtomicUsize| _ = times.fetch_add(1, Ordering::Relaxed);
+/// let background = hosted::Background::start(c"counter", Duration::from_millis(1), &TIMES, count)?;
+/// while TIMES.load(Ordering::Relaxed) < 3 {
+///     std::thread::yield_now();
+/// }
+/// drop(background);
+/// # Ok::<(), hosted::Refused>(())
+/// ```
+#[derive(Debug)]
+pub struct Background<T: Sync + 'static> {
+    shared: NonNull<Shared<T>>,
+    memory: Mapped,
+    thread: libc::pthread_t,
+    /// The process that it runs in.
+    process: libc::pid_t,
+}
+
+// SAFETY: the owner does no more than set `stop` and wait; the subject is shared by its bound.
+unsafe impl<T: Sync> Send for Background<T> {}
+// SAFETY: no method takes a shared reference.
+unsafe impl<T: Sync> Sync for Background<T> {}
+
+impl<T: Sync + 'static> Background<T> {
+    /// Starts a thread named `name` (15 bytes at most are kept) that calls `run` with `subject` after each `interval`.
+    ///
+    /// # Errors
+    /// The system's, when there can be no thread.
+    pub fn start(
+        name: &core::ffi::CStr,
+        interval: Duration,
+        subject: &'static T,
+        run: fn(&'static T),
+    ) -> Result<Self, Refused> {
+        const { assert!(size_of::<Shared<T>>() <= PAGE_SIZE) };
+        let memory = Mapped::reserve(PAGE_SIZE)?;
+        let shared = memory.start().cast::<Shared<T>>();
+        let stop = AtomicU32::new(0);
+        // SAFETY: fresh memory, large enough by the assertion, aligned to a page.
+        unsafe { shared.write(Shared { stop, interval, subject, run }) };
+        let before = Signals::blocked();
+        let thread = spawn(run_at_intervals::<T>, shared.as_ptr().cast());
+        before.restore();
+        let thread = thread?;
+        // SAFETY: the thread has not been joined; the name ends with zero. Names that are too long are refused, which is no harm.
+        unsafe { libc::pthread_setname_np(thread, name.as_ptr()) };
+        // SAFETY: no arguments.
+        let process = unsafe { libc::getpid() };
+        Ok(Self { shared, memory, thread, process })
+    }
+}
+
+impl<T: Sync + 'static> Drop for Background<T> {
+    fn drop(&mut self) {
+        // SAFETY: no arguments.
+        if unsafe { libc::getpid() } != self.process {
+            return;
+        }
+        // SAFETY: written by `start`; unmapped after the thread has ended, with `memory`.
+        let stop = &unsafe { self.shared.as_ref() }.stop;
+        // Release: pairs with the thread's Acquire, though nothing but the number is published.
+        stop.store(1, Ordering::Release);
+        let _ = futex::wake(stop, futex::Flags::PRIVATE, 1);
+        // SAFETY: a thread of this process that is joined here and nowhere else.
+        unsafe { libc::pthread_join(self.thread, null_mut()) };
+        debug_assert_eq!(self.memory.bytes(), PAGE_SIZE);
+    }
+}
+
+fn spawn(
+    main: extern "C" fn(*mut c_void) -> *mut c_void,
+    shared: *mut c_void,
+) -> Result<libc::pthread_t, Refused> {
+    // SAFETY: all zero is a value of it; it is set up by the call below.
+    let mut attributes: libc::pthread_attr_t = unsafe { core::mem::zeroed() };
+    let attributes = &raw mut attributes;
+    // SAFETY: ours, to be written.
+    let mut error = unsafe { libc::pthread_attr_init(attributes) };
+    let mut thread = 0;
+    if error == 0 {
+        // SAFETY: set up above. A system whose threads want more says so, and gives what it gives by default.
+        let _ = unsafe { libc::pthread_attr_setstacksize(attributes, STACK_BYTES) };
+        // SAFETY: `main` takes `shared`, which stays until the thread is joined.
+        error = unsafe { libc::pthread_create(&raw mut thread, attributes, main, shared) };
+        // SAFETY: set up above, and not used again.
+        unsafe { libc::pthread_attr_destroy(attributes) };
+    }
+    if error == 0 { Ok(thread) } else { Err(Refused::new(error)) }
+}
+
+extern "C" fn run_at_intervals<T: Sync + 'static>(shared: *mut c_void) -> *mut c_void {
+    // SAFETY: `start` gave what it wrote, and the owner keeps it until this thread has ended.
+    let shared = unsafe { &*shared.cast::<Shared<T>>() };
+    let interval = Timespec {
+        tv_sec: shared.interval.as_secs() as _,
+        tv_nsec: shared.interval.subsec_nanos().into(),
+    };
+    // Acquire: pairs with the Release of the owner.
+    while shared.stop.load(Ordering::Acquire) == 0 {
+        let woken = futex::wait(&shared.stop, futex::Flags::PRIVATE, 0, Some(&interval));
+        if woken == Err(Errno::TIMEDOUT) {
+            (shared.run)(shared.subject);
+        }
+    }
+    null_mut()
+}
+
+/// Which signals a thread took; a thread that it starts meanwhile takes none.
+struct Signals(libc::sigset_t);
+
+impl Signals {
+    fn blocked() -> Self {
+        // SAFETY: all zero is a value of it.
+        let mut all: libc::sigset_t = unsafe { core::mem::zeroed() };
+        let mut before = all;
+        // SAFETY: writes the set, which is ours.
+        unsafe { libc::sigfillset(&raw mut all) };
+        // SAFETY: both sets are ours; the mask is restored by whoever called this.
+        unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before) };
+        Self(before)
+    }
+
+    fn restore(self) {
+        // SAFETY: the mask that the thread had.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, null_mut()) };
+    }
+}
