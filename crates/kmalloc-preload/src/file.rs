@@ -38,6 +38,11 @@ pub(crate) fn name(value: &[u8]) -> bool {
     true
 }
 
+/// Whether a file is named.
+pub(crate) fn is_named() -> bool {
+    named().is_some()
+}
+
 fn named() -> Option<&'static [u8]> {
     // Acquire: as said in `name`.
     let length = NAMED.length.load(Ordering::Acquire);

@@ -14,12 +14,11 @@ use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink};
 use slab::{Hardened, Off, Registry};
 use spin::Once;
 
-use crate::current::Current;
 use crate::out::say;
 use crate::{environment, stats};
 
-/// Pages; when there are none more, the caches give back what they can. Who passes keeps the statistics current.
-pub(crate) type Source = Current<Reclaiming<&'static Pages, Caches>>;
+/// Pages; when there are none more, the caches give back what they can.
+pub(crate) type Source = Reclaiming<&'static Pages, Caches>;
 /// The allocator without checks.
 pub(crate) type Plain = Kmalloc<Source, Threads, Off>;
 /// The allocator that looks for mistakes.
@@ -92,7 +91,7 @@ fn shrink_caches() {
 
 fn registry() -> Result<Registry<Source, Threads>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
-    Registry::with_fault_hook(Current(Reclaiming::new(pages, Caches)), Threads, stop)
+    Registry::with_fault_hook(Reclaiming::new(pages, Caches), Threads, stop)
 }
 
 fn checks_are_wanted() -> bool {

@@ -1,14 +1,15 @@
 //! What can be said about memory: to people and files as the kernel's slabinfo, to programs by `mallinfo2`.
 //!
 //! `KMALLOC_STATS=1` writes to where standard error was when the library was loaded, as many programs close theirs before
-//! they end. Any other value names a file, `%p` in it standing for the process's number; it is kept current while the
-//! program runs (`current`), and exact when it ends and each time `malloc_stats` or `malloc_trim` is called.
+//! they end. Any other value names a file, `%p` in it standing for the process's number; a thread keeps it current while the
+//! program runs (`current`), and it is exact when the program ends and each time `malloc_stats` or `malloc_trim` is called.
 
 use core::ffi::c_int;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 
-use page_frame::PAGE_SIZE;
+use hosted::Threads;
+use page_frame::{Cpu, PAGE_SIZE};
 
 use crate::heap::{Heap, existing, pages, with_heap};
 use crate::out::Out;
@@ -18,6 +19,11 @@ use crate::{current, environment, file};
 static TO: AtomicI32 = AtomicI32::new(-1);
 /// Requests that failed.
 static FAILURES: AtomicUsize = AtomicUsize::new(0);
+
+/// Whether somebody is writing the file, and how often others look whether it still is so. Then they pass: a signal handler may have
+/// come upon the writer.
+static IS_WRITING: AtomicBool = AtomicBool::new(false);
+const MOST_LOOKS: usize = 1000;
 
 /// Notes where statistics are to go.
 pub(crate) fn start() {
@@ -35,7 +41,11 @@ pub(crate) fn start() {
 /// The same in a child after a fork, which has its own standard error already.
 pub(crate) fn start_in_child() {
     FAILURES.store(0, Ordering::Relaxed);
-    current::start_in_child();
+    // Whoever wrote is not in the child.
+    IS_WRITING.store(false, Ordering::Relaxed);
+    if file::is_named() {
+        current::start();
+    }
 }
 
 /// Counts a request that failed.
@@ -54,7 +64,20 @@ pub(crate) fn end() {
 
 /// Writes the statistics to the file that the user named, if any.
 pub(crate) fn write_file() {
+    if !file::is_named() {
+        return;
+    }
+    // Acquire and Release: the file is written by one after the other.
+    let mut round = 0;
+    while IS_WRITING.swap(true, Ordering::Acquire) {
+        if round == MOST_LOOKS {
+            return;
+        }
+        Threads.wait(round);
+        round += 1;
+    }
     file::replace(write_to);
+    IS_WRITING.store(false, Ordering::Release);
 }
 
 fn write_to(file: c_int) {

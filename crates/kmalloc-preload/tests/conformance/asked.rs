@@ -64,6 +64,15 @@ fn current() {
     }
     assert!(seen.is_sorted() && (3..=7).contains(&seen.len()), "twice a second: {seen:?}");
     assert!(seen.last().is_some_and(|last| *last * 2 > held.len()), "{seen:?}, {}", held.len());
+    // What is so stands there, though nothing happens any more.
+    let quiet = || std::thread::sleep(Duration::from_millis(1200));
+    quiet();
+    let said = objects(&file, "kmalloc-1k").expect("written");
+    assert!((held.len()..held.len() + 100).contains(&said), "{said} of {}", held.len());
+    held.drain(..).for_each(free);
+    quiet();
+    let said = objects(&file, "kmalloc-1k").expect("written");
+    assert!(said < 100, "{said} after all were freed");
     // Nothing is left but the file itself.
     let folder = Path::new(&file).parent().expect("a folder").read_dir().expect("readable");
     let name = Path::new(&file).file_name().expect("a name").to_string_lossy().into_owned();
@@ -72,7 +81,31 @@ fn current() {
         other.starts_with(&name) && other != name
     });
     assert_eq!(beside.count(), 0);
-    held.into_iter().for_each(free);
+    kept_in_child(&file);
+}
+
+/// A child of `fork` keeps the file as its parent does, which does nothing meanwhile but wait and write what is so of itself.
+fn kept_in_child(file: &str) {
+    // SAFETY: the child calls what children of processes with threads may: the allocator, files, `_exit`.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        std::fs::remove_file(file).expect("the parent's");
+        let held: Vec<_> = (0..5000).map(|_| malloc(1500)).collect();
+        let start = Instant::now();
+        while objects(file, "kmalloc-1536").is_none_or(|said| said < held.len()) {
+            if start.elapsed() > Duration::from_secs(20) {
+                // SAFETY: ends this process.
+                unsafe { libc::_exit(1) };
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        // SAFETY: ends this process.
+        unsafe { libc::_exit(0) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for a child of ours.
+    unsafe { libc::waitpid(child, &raw mut status, 0) };
+    assert_eq!(status, 0, "written by the child");
 }
 
 /// What frees keep goes too when a thread is asked for: 3 MiB, fewer than the bound.
