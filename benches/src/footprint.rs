@@ -57,11 +57,13 @@ impl Footprint {
 
     /// Returns the figure of this process, which has done nothing before, on `allocator`.
     pub fn run<A: std::alloc::GlobalAlloc + ?Sized>(self, allocator: &A) -> f64 {
-        let before = resident();
-        let mut held =
-            Held { live: Vec::with_capacity(1 << 20), bytes: 0, random: Random::new(53) };
-        let overhead = resident() - before;
-        let resident = || (resident() - overhead) as f64;
+        let before = resident() as f64;
+        // Touched at once, as what the list of objects takes is not the allocator's.
+        let mut live = vec![(std::ptr::without_provenance_mut(1), layout(1, 1)); 1 << 20];
+        live.clear();
+        let mut held = Held { live, bytes: 0, random: Random::new(53) };
+        let overhead = resident() as f64 - before;
+        let resident = || resident() as f64 - overhead;
         match self {
             Self::Startup => {
                 let sizes = (0..400).map(|index| 16 + index * 5 % 3000);
@@ -79,15 +81,15 @@ impl Footprint {
             }
             Self::GiveBack => {
                 held.fill(allocator, 16, 2048);
-                let peak = resident() - before as f64;
+                let peak = resident() - before;
                 while !held.live.is_empty() {
                     held.free_half(allocator);
                 }
                 std::thread::sleep(Duration::from_secs(1));
-                return (resident() - before as f64) / peak * 100.0;
+                return (resident() - before) / peak * 100.0;
             }
         }
-        (resident() - before as f64) / held.bytes as f64 * 100.0
+        (resident() - before) / held.bytes as f64 * 100.0
     }
 }
 
