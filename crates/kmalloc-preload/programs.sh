@@ -38,6 +38,10 @@ done
 library=${library:-${CARGO_TARGET_DIR:-target}/preload/libkmalloc_preload.so}
 [ -f "$library" ] || { echo "$library is missing: cargo build --profile preload -p kmalloc-preload" >&2; exit 2; }
 library=$(realpath "$library")
+if [ -n "$times" ] && ! command -v cc >/dev/null; then
+    echo "programs.sh --time needs a C compiler" >&2
+    exit 2
+fi
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 failed=0
@@ -98,22 +102,40 @@ means() {
             count[who], who, exp(cpu[who] / count[who]), exp(peak[who] / count[who]) }' "$scratch/ratios"
 }
 
-# Runs a command and writes its CPU seconds and peak kilobytes to a file.
+# Runs a command and writes its CPU seconds and peak kilobytes to a file. By a program of its own, as small as can be: a process that
+# is started has the peak of the one that starts it.
 measured() {
     local to=$1
     shift
-    if [ -n "$times" ] && command -v python3 >/dev/null; then
-        python3 - "$to" "$@" <<'PYTHON'
-import os, resource, sys
-child = os.spawnvp(os.P_WAIT, sys.argv[2], sys.argv[2:])
-used = resource.getrusage(resource.RUSAGE_CHILDREN)
-with open(sys.argv[1], "w") as out:
-    print(f"{used.ru_utime + used.ru_stime:.3f}\t{used.ru_maxrss}", file=out)
-sys.exit(child)
-PYTHON
-    else
+    if [ -z "$times" ]; then
         "$@"
+        return
     fi
+    if [ ! -x "$scratch/measure" ]; then
+        cc -O1 -static -o "$scratch/measure" -x c - <<'PROGRAM'
+#include <stdio.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int main(int count, char **words) {
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        execvp(words[2], words + 2);
+        _exit(127);
+    }
+    waitpid(child, &status, 0);
+    struct rusage used;
+    getrusage(RUSAGE_CHILDREN, &used);
+    FILE *out = fopen(words[1], "w");
+    double cpu = used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+    fprintf(out, "%.3f\t%ld\n", cpu, used.ru_maxrss);
+    fclose(out);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128;
+}
+PROGRAM
+    fi
+    "$scratch/measure" "$to" "$@"
 }
 
 compare python3 python3 <<'SCRIPT'
