@@ -164,6 +164,14 @@ impl Mapped {
         let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
     }
 
+    /// Has no huge page behind any of it, whatever the system's default is: memory of which a page here and there is touched.
+    pub(crate) fn keep_small(&self) {
+        // SAFETY: our mapping; says which pages are behind it.
+        let _ = unsafe {
+            madvise(self.mapping.as_ptr().cast(), self.mapping_bytes, Advice::LinuxNoHugepage)
+        };
+    }
+
     /// Keeps all of it out of core dumps, which would otherwise look for pages in it.
     pub(crate) fn leave_out_of_dumps(&self) {
         // SAFETY: our mapping; says what dumps contain.
@@ -231,6 +239,36 @@ mod tests {
         assert_eq!(refused(usize::MAX), Refused::INVALID);
         assert_eq!(Refused::INVALID.number(), libc::EINVAL);
         assert!(Mapped::reserve(isize::MAX as usize).is_err());
+    }
+
+    /// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
+    fn is_kept_small(start: NonNull<u8>) -> bool {
+        let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
+        let mut is_inside = false;
+        let flags = smaps.lines().find(|line| {
+            let bounds = line.split(' ').next().and_then(|word| word.split_once('-'));
+            let number = |digits| usize::from_str_radix(digits, 16).ok();
+            if let Some((Some(first), Some(end))) =
+                bounds.map(|(first, end)| (number(first), number(end)))
+            {
+                is_inside = (first..end).contains(&start.addr().get());
+            }
+            is_inside && line.starts_with("VmFlags:")
+        });
+        flags.expect("each mapping has flags").split(' ').any(|flag| flag == "nh")
+    }
+
+    #[test]
+    fn pages_and_what_is_known_of_them_get_no_huge_pages_at_first() {
+        if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
+            eprintln!("this system has no huge pages: not tested");
+            return;
+        }
+        let memory = Mapped::reserve(64 << 20).expect("address space");
+        assert!(!is_kept_small(memory.start()), "others' memory is as they like it");
+        let pages = crate::Pages::with_space(1 << 30).expect("address space");
+        assert!(is_kept_small(pages.metadata.start()) && is_kept_small(pages.space.start()));
+        assert!(is_kept_small(pages.touched.memory().start()));
     }
 
     #[test]

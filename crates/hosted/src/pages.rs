@@ -121,6 +121,7 @@ impl Pages {
         let areas = huge::numbers(all);
         space.leave_out_of_dumps();
         metadata.leave_out_of_dumps();
+        metadata.keep_small();
         space.open(first)?;
         let (start, map) = (metadata.start(), space.direct_map());
         let ranges = [first];

@@ -30,9 +30,16 @@ impl Touched {
         let first = frames.start.get() & !(WORD_BITS - 1);
         let count = (frames.end.get() - first).div_ceil(WORD_BITS);
         let memory = Mapped::reserve(count * size_of::<AtomicUsize>())?;
+        memory.keep_small();
         // SAFETY: fresh memory, zero and ours, that lives as long as the value that alone has the slice.
         let words = unsafe { slice_in(memory.start(), count) };
         Ok(Self { first, words, _memory: memory })
+    }
+
+    /// Returns the memory that the bits lie in.
+    #[cfg(test)]
+    pub(crate) fn memory(&self) -> &Mapped {
+        &self._memory
     }
 
     /// Marks the frames of `range`; returns how many were marked before.
