@@ -4,9 +4,11 @@
 //! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind the colour offset.
 //! - **Bookkeeping**: 64 bytes of record and a **link** per object, so that a free object is never written to. Up to twelve
 //!   links lie in the record; more in lines of their own in front of it, a byte each up to 254 objects, otherwise two. It
-//!   lies at the end of the slab where it fits into what the objects leave over, or where objects are small; otherwise
-//!   outside.
-//! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of them.
+//!   lies at the end of the slab where it fits into what the objects leave over, less than a page, or where objects are small;
+//!   otherwise outside.
+//! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of them. Whole pages of it lie at the
+//!   end, and neither colours nor bookkeeping touch them: where the page source has memory behind touched pages alone, they cost
+//!   nothing.
 //!
 //! ```text
 //! | colour | object 0 | object 1 | ... | object n-1 | rest of the leftover | links | record |
@@ -26,6 +28,7 @@
 use page_frame::{Order, PAGE_SIZE};
 
 use crate::checks::MARK_CACHED;
+use crate::registry::MOST_OUTSIDE;
 
 /// The largest object in bytes.
 pub const LARGEST_SIZE: usize = 4 << 20;
@@ -163,7 +166,8 @@ impl Geometry {
         while within > 0 && within * stride + bookkeeping(within) > bytes {
             within -= 1;
         }
-        let inside = within == outside || (within > 0 && stride <= SMALL);
+        let leaves_pages = bytes - outside * stride >= PAGE_SIZE && outside <= MOST_OUTSIDE;
+        let inside = (within == outside && !leaves_pages) || (within > 0 && stride <= SMALL);
         let capacity = if inside { within } else { outside };
         let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
         // A step beyond the slab is as good as one over all of it.
@@ -208,7 +212,7 @@ impl Geometry {
 
     /// Returns how many colours there are, at least one.
     pub const fn colours(&self) -> usize {
-        self.leftover_bytes() / self.colour_step() + 1
+        self.leftover_bytes() % PAGE_SIZE / self.colour_step() + 1
     }
 
     /// Returns the offset of the first object of a slab of colour `colour`, in bytes. Colours repeat.
@@ -314,7 +318,9 @@ mod tests {
                 };
                 let within = (1..=all).rev().find(|n| n * stride + metadata(*n) <= bytes);
                 let (objects, used) = match within {
-                    Some(n) if n == all || stride <= 512 => (n, n * stride + metadata(n)),
+                    Some(n) if (n == all && bytes - n * stride < 4096) || stride <= 512 => {
+                        (n, n * stride + metadata(n))
+                    }
                     _ => (all, all * stride),
                 };
                 (objects > 0 && alignment <= bytes).then_some((order, objects, bytes - used, bytes))
@@ -360,6 +366,18 @@ mod tests {
                     assert!(plan.capacity() <= FreeWord::MOST_OBJECTS);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn whole_pages_that_are_left_over_are_touched_by_nothing() {
+        for size in (4097..=32 << 10).step_by(8) {
+            let plan = Geometry::new(size, 8, 64).expect("a good size");
+            let objects = plan.capacity() * plan.stride();
+            let last = plan.colour_offset(plan.colours() - 1);
+            assert_eq!((last + objects).div_ceil(4096), objects.div_ceil(4096), "{size}");
+            let spare = plan.slab_bytes() - objects >= 4096;
+            assert!(!spare || plan.bookkeeping_offset().is_none(), "{size}");
         }
     }
 
