@@ -17,8 +17,9 @@
 //!   a power up to `s` divides all classes; the multiples of `2 * s`, `4 * s` and `8 * s` in it are classes themselves.
 //!
 //! # Costs
-//! Up to 4 KiB a class is looked up: an addition, a shift and a load of a table of 513 or 257 bytes. Above it is computed: a count
-//! of leading zeros, two shifts and two additions. For a constant size nothing remains of either.
+//! A class is looked up by the number of the last byte: a shift and a load of a table of 568 bytes, whose steps are wider
+//! above 4 KiB. An alignment is an `or` more, as the last byte of a size rounded up has all its bits. For a constant size
+//! nothing remains of either.
 
 use core::alloc::Layout;
 
@@ -71,20 +72,24 @@ impl Doublings {
     }
 }
 
-/// Up to this size classes are looked up.
-const LOOKED_UP: usize = 4 << 10;
-/// The class of each multiple of the step, from zero.
-const TABLE: [u8; LOOKED_UP / STEP + 1] = table(STEP);
-/// The class of each multiple of twice the step, the smallest that is one too.
-const DOUBLE_TABLE: [u8; LOOKED_UP / (2 * STEP) + 1] = table(2 * STEP);
+/// Up to this size classes are looked up in steps of [`STEP`], above it in wide ones.
+const NEAR: usize = 4 << 10;
+const NEAR_STEPS: usize = NEAR / STEP;
+/// Divides all classes above [`NEAR`].
+const WIDE_STEP: usize = NEAR / FINE.steps;
+/// The class of each last byte: up to [`NEAR`] by step, then by wide step.
+const TABLE: [u8; NEAR_STEPS + (LARGEST - NEAR) / WIDE_STEP] = table();
 
-const fn table<const N: usize>(step: usize) -> [u8; N] {
+const fn table<const N: usize>() -> [u8; N] {
     let mut table = [0; N];
-    let mut steps = 0;
-    while steps < N {
-        let bytes = if steps == 0 { step } else { steps * step };
-        table[steps] = ClassIndex::computed(bytes).0;
-        steps += 1;
+    let mut index = 0;
+    while index < N {
+        table[index] = ClassIndex::computed(match index.checked_sub(NEAR_STEPS) {
+            None => (index + 1) * STEP,
+            Some(above) => NEAR + (above + 1) * WIDE_STEP,
+        })
+        .0;
+        index += 1;
     }
     table
 }
@@ -102,24 +107,43 @@ impl ClassIndex {
     /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero bytes take the smallest.
     #[inline(always)]
     pub const fn for_size(bytes: usize) -> Option<Self> {
-        if bytes <= LOOKED_UP {
-            return Some(Self(TABLE[(bytes + (STEP - 1)) >> STEP.ilog2()]));
-        }
-        if bytes > LARGEST {
-            return None;
-        }
-        Some(Self::computed(bytes))
+        Self::at_least(bytes, 1)
     }
 
-    /// Returns the smallest class of at least `bytes` bytes that is a multiple of twice the step, or `None` beyond the
-    /// largest.
+    /// Returns the smallest class of at least `bytes` bytes that is a multiple of twice the step; `None` beyond the largest, and
+    /// for zero bytes as well: for a hot path, whose other way looks again.
     #[inline(always)]
     pub(crate) const fn for_double_steps(bytes: usize) -> Option<Self> {
-        if bytes <= LOOKED_UP {
-            return Some(Self(DOUBLE_TABLE[(bytes + (2 * STEP - 1)) >> (2 * STEP).ilog2()]));
-        }
-        // Above the table every class is such a multiple.
-        Self::for_size(bytes)
+        // Zero bytes end beyond every class here.
+        Self::of_last(bytes.wrapping_sub(1) | (2 * STEP - 1))
+    }
+
+    /// Returns the smallest class of at least `bytes` bytes, and at least one, that is a multiple of `alignment`, a power of two.
+    #[inline(always)]
+    const fn at_least(bytes: usize, alignment: usize) -> Option<Self> {
+        let bytes = if bytes == 0 { 1 } else { bytes };
+        Self::of_last((bytes - 1) | (alignment - 1))
+    }
+
+    /// Returns what [`for_layout`](Self::for_layout) does, but `None` for zero bytes as well: for hot paths, whose other way
+    /// looks again.
+    #[inline(always)]
+    pub(crate) const fn of_some_bytes(layout: Layout) -> Option<Self> {
+        // I4. Zero bytes end beyond every class here.
+        Self::of_last(layout.size().wrapping_sub(1) | (layout.align() - 1))
+    }
+
+    /// Returns the smallest class that has a byte of number `last`, or `None` beyond the largest.
+    #[inline(always)]
+    const fn of_last(last: usize) -> Option<Self> {
+        let index = if last < NEAR {
+            last / STEP
+        } else if last < LARGEST {
+            NEAR_STEPS - NEAR / WIDE_STEP + last / WIDE_STEP
+        } else {
+            return None;
+        };
+        Some(Self(TABLE[index]))
     }
 
     const fn computed(bytes: usize) -> Self {
@@ -133,10 +157,7 @@ impl ClassIndex {
     /// Returns the smallest class for a size and an alignment, or `None` where pages must serve them.
     #[inline(always)]
     pub const fn for_layout(layout: Layout) -> Option<Self> {
-        // I4. Masks, as the compiler does not know that an alignment is a power of two and would divide; a layout's size
-        // rounded up to its alignment does not overflow.
-        let bytes = if layout.size() == 0 { 1 } else { layout.size() };
-        Self::for_size((bytes + (layout.align() - 1)) & !(layout.align() - 1))
+        Self::at_least(layout.size(), layout.align())
     }
 
     /// Returns the object size in bytes.
@@ -219,10 +240,11 @@ mod tests {
 
     #[test]
     fn multiples_of_two_steps_get_the_smallest_class_that_is_one_too() {
-        for bytes in 0..=LARGEST {
+        for bytes in 1..=LARGEST {
             assert_eq!(ClassIndex::for_double_steps(bytes), smallest(bytes, 16), "{bytes} bytes");
         }
         assert_eq!(ClassIndex::for_double_steps(LARGEST + 1), None);
+        assert_eq!(ClassIndex::for_double_steps(0), None, "looked at again");
     }
 
     #[test]

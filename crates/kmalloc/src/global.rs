@@ -100,6 +100,13 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
         unsafe { kmalloc.assume_init_ref() }
     }
 
+    /// Allocates when nobody has before, or while the first one does.
+    #[cold]
+    #[inline(never)]
+    fn allocate_first(&self, layout: Layout) -> *mut u8 {
+        or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate(layout)))
+    }
+
     #[cold]
     fn start(&self) -> Result<&Kmalloc<P, C, K>, OutOfMemory> {
         loop {
@@ -141,7 +148,10 @@ where
 {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate(layout)))
+        match self.get() {
+            Some(kmalloc) => or_null(kmalloc.allocate(layout)),
+            None => self.allocate_first(layout),
+        }
     }
 
     #[inline]
@@ -191,6 +201,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> fmt::Debug for Global<P, C, K> {
     }
 }
 
+#[inline(always)]
 fn or_null(outcome: Result<NonNull<u8>, OutOfMemory>) -> *mut u8 {
     outcome.map_or(core::ptr::null_mut(), NonNull::as_ptr)
 }

@@ -167,8 +167,19 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// block (1 GiB).
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        // One other way, so that nothing is kept for it in a stack frame.
+        match ClassIndex::of_some_bytes(layout).and_then(|class| self.hit(class)) {
+            Some(object) => Ok(object),
+            None => self.allocate_slowly(layout),
+        }
+    }
+
+    /// Allocates what is no hit.
+    #[cold]
+    #[inline(never)]
+    pub(crate) fn allocate_slowly(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         match ClassIndex::for_layout(layout) {
-            Some(class) => self.allocate_class(class),
+            Some(class) => self.allocate_missed(class),
             None => self.allocate_large(layout).map(|run| run.start),
         }
     }
@@ -199,8 +210,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let Some(class) = ClassIndex::for_layout(layout) else {
             return self.try_allocate_large(layout).map(|run| run.start);
         };
-        // SAFETY: the caches live as long as we do.
-        if let Some(object) = unsafe { self.front_of(class).allocate(self.registry.cpu()) } {
+        if let Some(object) = self.hit(class) {
             return Ok(object);
         }
         let raw = self.cache_of(class, CacheBuilder::try_build)?;
@@ -272,16 +282,30 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
-        let Some(class) = ClassIndex::for_layout(layout) else {
-            // SAFETY: clauses 1 and 2: so large a layout was served by a run.
-            return unsafe { self.free_large(start) };
-        };
-        // The layout leads to the class that it was allocated from.
-        let front = self.front_of(class);
-        // SAFETY: clauses 1 and 2: the layout's class is the one it was allocated from.
-        if !unsafe { front.free(self.registry.cpu(), start) } {
-            // SAFETY: the caller's clauses, and nothing has happened.
-            unsafe { self.free_object(class, start) };
+        if let Some(class) = ClassIndex::of_some_bytes(layout) {
+            let front = self.front_of(class);
+            // SAFETY: clauses 1 and 2: the layout's class is the one it was allocated from.
+            if unsafe { front.free(self.registry.cpu(), start) } {
+                return;
+            }
+        }
+        // SAFETY: the caller's clauses, and nothing has happened.
+        unsafe { self.free_sized_slowly(start, layout) };
+    }
+
+    /// Frees what is no hit.
+    ///
+    /// # Safety
+    /// 1. As for [`free_sized`](Self::free_sized).
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn free_sized_slowly(&self, start: NonNull<u8>, layout: Layout) {
+        match ClassIndex::for_layout(layout) {
+            // SAFETY: clause 1: the layout leads to the class that it was allocated from.
+            Some(class) => unsafe { self.free_object(class, start) },
+            // SAFETY: clause 1: so large a layout was served by a run.
+            None => unsafe { self.free_large(start) },
         }
     }
 
@@ -305,12 +329,16 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 
     #[inline(always)]
     pub(crate) fn allocate_class(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
-        // SAFETY: the caches live as long as we do.
-        let hit = unsafe { self.front_of(class).allocate(self.registry.cpu()) };
-        match hit {
+        match self.hit(class) {
             Some(object) => Ok(object),
             None => self.allocate_missed(class),
         }
+    }
+
+    #[inline(always)]
+    fn hit(&self, class: ClassIndex) -> Option<NonNull<u8>> {
+        // SAFETY: the caches live as long as we do.
+        unsafe { self.front_of(class).allocate(self.registry.cpu()) }
     }
 
     #[cold]

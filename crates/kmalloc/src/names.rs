@@ -27,7 +27,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         };
         match class {
             Some(class) => self.allocate_class(class),
-            None => self.allocate_large(layout(bytes)?).map(|run| run.start),
+            None => self.allocate_slowly(layout(bytes)?),
         }
     }
 

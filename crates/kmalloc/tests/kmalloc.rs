@@ -54,6 +54,20 @@ fn every_size_at_the_edges_of_every_class_is_served_and_usable() {
 }
 
 #[test]
+fn zero_bytes_are_served_like_one_byte_of_that_alignment() {
+    over_an_arena(|kmalloc| {
+        let start = kmalloc.kmalloc(0).expect("room");
+        assert_eq!(kmalloc.ksize(start), 16);
+        // SAFETY: allocated above, not used any more.
+        unsafe { kmalloc.kfree(Some(start)) };
+        let start = kmalloc.allocate(layout(0, 64)).expect("room");
+        assert_eq!((start.addr().get() % 64, kmalloc.usable_size(start)), (0, Some(64)));
+        // SAFETY: allocated above for this layout, not used any more.
+        unsafe { kmalloc.free_sized(start, layout(0, 64)) };
+    });
+}
+
+#[test]
 fn alignments_up_to_a_megabyte_hold() {
     over_an_arena(|kmalloc| {
         for alignment in (0..=20).map(|shift| 1_usize << shift) {
