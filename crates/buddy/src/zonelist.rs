@@ -4,7 +4,8 @@
 //! - Each zone of each node is a [`Buddy`] of its own, with watermarks of its own.
 //! - A [`Request`] names the highest zone that will do: a device that reaches 4 GiB names [`ZoneKind::Dma32`]. Lower zones
 //!   will do too, so a request **falls back** from its zone downward, never upward: first on its own node, then on the
-//!   next nodes that have zones, by number, in turn.
+//!   others: the nearest first, by the [distances](ZoneList::with_distances) that firmware tells, and among those as near by
+//!   number, from its own on and then from 0.
 //! - Zones above `low` are asked first, then those above `min`, so that no zone is driven to its reserve while another has
 //!   plenty. Requests that may use the reserve are then served to the last frame.
 //! - Constraints are which source one asks, not a word of flags at each call: [`ZoneList::source`].
@@ -52,7 +53,7 @@ pub enum ZoneKind {
 pub struct Request {
     /// The highest zone that will do. [`ZoneKind::Movable`] counts as `Normal` for content that cannot be moved.
     pub zone: ZoneKind,
-    /// The node whose memory is nearest. Where it has none, that of the next node that has.
+    /// The node whose memory is nearest. Where it has none, the next nearest node's is.
     pub node: u16,
     /// Whether the content can be moved.
     pub mobility: Mobility,
@@ -75,6 +76,10 @@ pub struct NodeZone<'z, 'm, M, C, O> {
 #[derive(Debug)]
 pub struct ZoneList<'z, 'm, M, C, O> {
     zones: &'z [NodeZone<'z, 'm, M, C, O>],
+    /// A row for each node; empty when all are as near.
+    distances: &'z [u8],
+    /// How many nodes have a row.
+    rows: usize,
 }
 
 /// Why no list of zones was made.
@@ -87,6 +92,11 @@ pub enum ZoneListError {
         /// The zone's index.
         index: usize,
     },
+    /// The distances are not as many for each node as there are nodes, or a zone's node is not among them.
+    NotSquare {
+        /// How many distances there are.
+        distances: usize,
+    },
 }
 
 impl core::fmt::Display for ZoneListError {
@@ -95,6 +105,9 @@ impl core::fmt::Display for ZoneListError {
             Self::Empty => f.write_str("there are no zones"),
             Self::Unordered { index } => {
                 write!(f, "zone {index} does not come after the one before by node and kind")
+            }
+            Self::NotSquare { distances } => {
+                write!(f, "{distances} distances are not a row for each node of one for each node")
             }
         }
     }
@@ -114,8 +127,22 @@ impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
         let key = |zone: &NodeZone<'_, '_, M, C, O>| (zone.node, zone.kind);
         match zones.windows(2).position(|pair| key(&pair[0]) >= key(&pair[1])) {
             Some(index) => Err(ZoneListError::Unordered { index: index + 1 }),
-            None => Ok(Self { zones }),
+            None => Ok(Self { zones, distances: &[], rows: 0 }),
         }
+    }
+
+    /// The same, with nodes at `distances` from each other, as ACPI's table SLIT has them: a row for each node, in it how far each
+    /// node is, 10 being here. Requests fall back on the nearest node first.
+    ///
+    /// # Errors
+    /// [`ZoneListError::NotSquare`] when the rows are not as long as there are rows, or a zone's node has none.
+    pub fn with_distances(self, distances: &'z [u8]) -> Result<Self, ZoneListError> {
+        let rows = distances.len().isqrt();
+        let is_square = rows * rows == distances.len();
+        if !is_square || self.zones.iter().any(|zone| usize::from(zone.node) >= rows) {
+            return Err(ZoneListError::NotSquare { distances: distances.len() });
+        }
+        Ok(Self { distances, rows, ..self })
     }
 
     /// Returns the page source that serves `request`, a value of a few words to keep or to pass on.
@@ -140,12 +167,29 @@ impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
             Mobility::Movable => request.zone,
             _ => request.zone.min(ZoneKind::Normal),
         };
-        let (before, from) =
-            self.zones.split_at(self.zones.partition_point(|zone| zone.node < request.node));
-        let nodes = [from, before]
-            .into_iter()
-            .flat_map(|zones| zones.chunk_by(|zone, next| zone.node == next.node));
-        nodes.flat_map(move |zones| zones.iter().rev().filter(move |zone| zone.kind <= highest))
+        let zones = self.nodes_from(request.node);
+        zones.flat_map(move |zones| zones.iter().rev().filter(move |zone| zone.kind <= highest))
+    }
+
+    /// Iterates over the nodes that have zones, those nearest to `node` first. O(zones) for each.
+    fn nodes_from(&self, node: u16) -> impl Iterator<Item = &'z [NodeZone<'z, 'm, M, C, O>]> {
+        let (zones, distances, rows) = (self.zones, self.distances, self.rows);
+        let key = move |zones: &[NodeZone<'z, 'm, M, C, O>]| {
+            let other = zones[0].node;
+            let (row, column) = (usize::from(node), usize::from(other));
+            let is_known = row < rows && column < rows;
+            let distance = if is_known { distances[row * rows + column] } else { 0 };
+            // Among those as near: from the node itself on, and then from 0.
+            (distance, other.wrapping_sub(node))
+        };
+        let mut last = None;
+        core::iter::from_fn(move || {
+            let nodes = zones.chunk_by(|zone, next| zone.node == next.node);
+            let beyond = nodes.filter(|zones| last.is_none_or(|last| key(zones) > last));
+            let next = beyond.min_by_key(|zones| key(zones))?;
+            last = Some(key(next));
+            Some(next)
+        })
     }
 
     /// Calls `ask` with each zone that will do for `request` and may give `pages` frames, until one has an answer.

@@ -109,6 +109,29 @@ fn nodes_are_asked_by_number_wherever_their_numbers_lie() {
     assert_eq!(from(u16::MAX), [64, 0]);
 }
 
+#[test]
+fn nodes_are_asked_by_their_distance() {
+    let buddies = two_nodes(());
+    let [first, second, third, ..] = named(&buddies);
+    let zones = [(0, first.buddy), (1, second.buddy), (3, third.buddy)]
+        .map(|(node, b)| normal_zone(node, b));
+    // Node 2 has no memory, and is a neighbour of node 1.
+    let distances = [10, 40, 40, 20, 40, 10, 20, 40, 40, 20, 10, 40, 20, 40, 40, 10];
+    let list = ZoneList::new(&zones).expect("in order").with_distances(&distances);
+    let list = list.expect("a row for each of four nodes");
+    let from = |node| places(list.source(Request { node, ..Request::default() }));
+    assert_eq!(from(0), [0, 128, 64]);
+    assert_eq!(from(1), [64, 128, 0], "both are as far: the next number first");
+    assert_eq!(from(2), [64, 128, 0]);
+    assert_eq!(from(3), [128, 0, 64]);
+    assert_eq!(from(9), [0, 64, 128], "a node that firmware says nothing of");
+    for wrong in [&distances[..15], &distances[..9]] {
+        let refused = ZoneList::new(&zones).expect("in order").with_distances(wrong);
+        let error = refused.expect_err("no row for node 3");
+        assert_eq!(error, ZoneListError::NotSquare { distances: wrong.len() });
+    }
+}
+
 /// A zone that is short of memory when it is looked at first, and has plenty from then on.
 #[derive(Clone, Copy)]
 struct Refilled(&'static AtomicBool);
