@@ -229,6 +229,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         model_fence();
         let start = FrameNumber::new((left.first_area + entry) * AREA_FRAMES);
         let mut frames = 0;
+        // Of each word the order of a block that was free already.
+        let mut twice = [None; AREA_WORDS];
         if let Some((place, section)) = self.zone.place(start) {
             let word = |word: usize| FrameNumber::new(start.get() + word * WORD_BITS);
             // All of them first: the loads overlap, which the atomic operations would prevent.
@@ -245,7 +247,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
                     }
                     frames += blocks.count_ones() as usize;
                     if section.lines[place.area].clear(at, blocks) == Freed::Already {
-                        self.report_double_free(word(at), order);
+                        twice[at] = Some(order);
                     }
                     self.zone.note_clear_word(&self.observer, word(at), blocks, order.get().into());
                 }
@@ -263,11 +265,17 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         }
         // Release: pairs with the read-modify-write above.
         flags.fetch_and(!flag(entry), Ordering::Release);
+        // Last of all: who hears of it may panic.
+        for (at, order) in twice.into_iter().enumerate() {
+            if let Some(order) = order {
+                self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS), order);
+            }
+        }
         frames
     }
 
-    /// Clears the tags of the blocks that were left in the word at `word`; returns the frames of those
-    /// of each order.
+    /// Clears the tags of the blocks that were left in the word at `word`; returns the frames of those of each
+    /// order.
     #[inline(always)]
     fn clear_left(&self, word: FrameNumber, left: LeftHeads) -> [usize; LARGEST + 1] {
         let mut blocks = [0; LARGEST + 1];

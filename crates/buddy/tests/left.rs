@@ -4,9 +4,14 @@
 
 mod common;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::{NonNull, without_provenance_mut};
+
 use buddy::{Marks, Mode, NodeZone, Observe, Request, Watermarks, ZoneKind, ZoneList};
 use common::{Simulated, range};
-use page_frame::{CpuId, FaultKind, FrameNumber, Order, PageSource, SwitchedCpu};
+use page_frame::{
+    CpuId, FaultKind, FrameNumber, Order, PAGE_SIZE, PageMap, PageSource, SwitchedCpu,
+};
 use testkit::Random;
 
 const AREA: usize = 512;
@@ -125,4 +130,28 @@ fn a_zone_is_gathered_before_its_reserve_is_denied() {
     let served = std::iter::from_fn(allocate).map(|block| _ = block.into_raw()).count();
     // The count that the mark is compared with is off by less than half of the mark.
     assert!(served > 70, "{served} were served");
+}
+
+/// A fault hook that panics, as the default one does, stops nobody from gathering the area later.
+#[test]
+fn an_area_can_be_gathered_after_a_double_free_in_it_was_reported() {
+    let cpus = SwitchedCpu::new(2);
+    let buddy = Simulated::new(&[range(0, 4 * AREA)], &cpus, Mode::Cached);
+    let frame = buddy.allocate_frames(Order::ZERO).expect("free");
+    buddy.free_frames(frame, Order::ZERO).expect("into the first CPU's slot");
+    let address = common::ROOT + frame.get() * PAGE_SIZE;
+    let start = NonNull::new(without_provenance_mut(address)).expect("not zero");
+    // SAFETY: the tag is what the second CPU saw just before the first one cleared it.
+    unsafe { buddy.clear_owner(start, Order::ZERO) };
+    cpus.switch_to(Some(CpuId::new(1)));
+    buddy.free_frames(frame, Order::ZERO).expect("the tag says allocated, so it is left");
+    assert!(catch_unwind(AssertUnwindSafe(|| buddy.drain())).is_err(), "reported");
+    cpus.switch_to(None);
+    let other = buddy.allocate_frames(Order::ZERO).expect("free");
+    assert_eq!(other.get() / AREA, frame.get() / AREA);
+    cpus.switch_to(Some(CpuId::new(1)));
+    buddy.free_frames(other, Order::ZERO).expect("allocated");
+    buddy.drain();
+    assert_eq!(buddy.free_frames_count(), 4 * AREA);
+    buddy.validate().expect("consistent");
 }
