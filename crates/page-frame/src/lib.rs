@@ -36,6 +36,8 @@ mod slots;
 mod slow;
 mod source;
 pub mod sync;
+mod tag;
+mod tag_range;
 
 pub use adapt::{Counted, Limited};
 pub use arena::{Arena, TooSmall};
@@ -46,12 +48,14 @@ pub use fault::{Fault, FaultHook, FaultKind, panic_on_fault};
 pub use frame::{FrameNumber, FrameRange};
 pub use memory_map::{Loss, MapError, MemoryMap, Region, RegionKind, Why};
 pub use order::{Fit, Order};
-pub use page_map::{LeftHeads, PageMap, PageMapArray, Tag, TagPlace, TagRange};
+pub use page_map::{LeftHeads, PageMap, PageMapArray, TagPlace};
 pub use phys_map::{DirectMap, PhysMap};
 pub use shrink::{ListFull, Reclaiming, Shrink, ShrinkList};
 pub use slots::{Elsewhere, Entered, Slot, Slots, TakeOver};
 pub use slow::{Masked, Slow, SlowLock};
 pub use source::{NoPages, PageResize, PageRun, PageSource};
+pub use tag::Tag;
+pub use tag_range::TagRange;
 
 /// The base-2 logarithm of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;

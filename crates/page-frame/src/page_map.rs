@@ -8,184 +8,13 @@
 //! # Concurrency
 //! Entries are read and written without locks, Relaxed. Nothing is published through them: whoever frees an address got
 //! it from whoever allocated it, and whatever carried it from CPU to CPU also ordered the write of the entry before the
-//! read. Who asks about an address of nobody's gets some entry, and no memory is touched through it.
+//! read. Who asks about an address of nobody's gets some entry, and no memory is touched through it. The exception is a
+//! block that is left: its tag is stored by Release, and whoever finds it by `left_among` fences (Acquire).
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicPtr, AtomicU8, Ordering, load_eight, load_wide, slice_in};
-use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
-
-/// What a page is, in a byte.
-///
-/// | value | meaning |
-/// |---|---|
-/// | 0 | free, the tail of a block or run, or not ours |
-/// | 1 to 19 | head of a block of order value - 1 |
-/// | 31 | first page of an area that is offline |
-/// | 32 | head of a page run; its owner word is the page count |
-/// | 33 | page of a slab; its owner is the slab's record |
-/// | 64 to 191 | page of a slab of the size class value - 64; its owner is the slab's record |
-/// | 192 to 210 | head of a block of order value - 192 that was freed and left where it is |
-///
-/// ```
-/// use page_frame::{Order, Tag};
-/// let order = Order::new(3).unwrap();
-/// assert_eq!(Tag::block(order).as_block(), Some(order));
-/// assert_eq!(Tag::class(7).and_then(Tag::as_class), Some(7));
-/// assert!(Tag::SLAB.is_slab() && Tag::SLAB.as_class().is_none());
-/// assert!(Tag::class(128).is_none());
-/// assert!(Tag::left(order).as_left() == Some(order) && !Tag::left(order).is_slab());
-/// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(transparent)]
-pub struct Tag(u8);
-
-impl Tag {
-    /// Free, the tail of a block or run, or not ours.
-    pub const NONE: Self = Self(0);
-    /// First page of an area, or of what is there of one, that is offline.
-    pub const OFFLINE: Self = Self(31);
-    /// Head of a page run.
-    pub const RUN: Self = Self(32);
-    /// Page of a slab whose cache has no size class.
-    pub const SLAB: Self = Self(33);
-    /// How many size classes have a tag.
-    pub const CLASSES: usize = 128;
-    /// The first of those of blocks that were left: all from here on have the two highest bits.
-    const LEFT: u8 = 192;
-
-    /// Returns the tag of the head of a block of `order`.
-    #[inline]
-    pub const fn block(order: Order) -> Self {
-        Self(order.get() + 1)
-    }
-
-    /// Returns the tag of slab pages of size class `class`, or `None` from [`Tag::CLASSES`] on.
-    #[inline]
-    pub const fn class(class: usize) -> Option<Self> {
-        if class < Self::CLASSES { Some(Self(64 + class as u8)) } else { None }
-    }
-
-    /// Returns the order when this is the head of a block.
-    #[inline]
-    pub const fn as_block(self) -> Option<Order> {
-        match self.0.checked_sub(1) {
-            Some(order) => Order::new(order),
-            None => None,
-        }
-    }
-
-    /// Returns the size class when this is a page of a slab that has one.
-    #[inline]
-    pub const fn as_class(self) -> Option<usize> {
-        match self.0.checked_sub(64) {
-            Some(class) if (class as usize) < Self::CLASSES => Some(class as usize),
-            _ => None,
-        }
-    }
-
-    /// Returns the tag of the head of a block of `order` that was freed and left where it is.
-    #[inline]
-    pub const fn left(order: Order) -> Self {
-        Self(Self::LEFT + order.get())
-    }
-
-    /// Returns the order when this is the head of a block that was left.
-    #[inline]
-    pub const fn as_left(self) -> Option<Order> {
-        match self.0.checked_sub(Self::LEFT) {
-            Some(order) => Order::new(order),
-            None => None,
-        }
-    }
-
-    /// Whether this is a page of a slab, with or without a size class.
-    #[inline]
-    pub const fn is_slab(self) -> bool {
-        self.0 >= Self::SLAB.0 && self.0 < Self::LEFT
-    }
-
-    /// Returns the byte.
-    #[inline]
-    pub const fn get(self) -> u8 {
-        self.0
-    }
-}
-
-/// The tags and owners of one range of pages, for who looks up many addresses: a comparison and a load each.
-///
-/// It borrows nothing; whoever keeps one keeps the map.
-///
-/// ```
-/// use page_frame::TagRange;
-/// // SAFETY: this range comes from no map.
-/// assert_eq!(unsafe { TagRange::EMPTY.tag(0x1000) }, None);
-/// ```
-#[derive(Clone, Copy, Debug)]
-pub struct TagRange {
-    start: usize,
-    pages: usize,
-    tags: *const AtomicU8,
-    owners: *const AtomicPtr<()>,
-}
-
-// SAFETY: both are atomics, and reading one is promised to be sound wherever it is done.
-unsafe impl Send for TagRange {}
-// SAFETY: the same atomics, and nothing that one thread alone may read.
-unsafe impl Sync for TagRange {}
-
-impl TagRange {
-    /// No pages.
-    pub const EMPTY: Self =
-        Self { start: 0, pages: 0, tags: core::ptr::null(), owners: core::ptr::null() };
-
-    /// Returns the tag of the page that `address` lies in; `None` beyond the range. O(1).
-    ///
-    /// # Safety
-    /// 1. The map that the range came from is alive and where it was.
-    #[inline(always)]
-    pub unsafe fn tag(&self, address: usize) -> Option<Tag> {
-        // SAFETY: clause 1: the tags are there.
-        unsafe { self.tag_index(address) }.map(|index| Tag(index as u8))
-    }
-
-    /// Returns the tag's byte as an index into a table of 256 entries.
-    ///
-    /// # Safety
-    /// 1. As for [`tag`](Self::tag).
-    #[inline(always)]
-    pub unsafe fn tag_index(&self, address: usize) -> Option<usize> {
-        let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
-        if index >= self.pages {
-            return None;
-        }
-        // Relaxed: see the header.
-        // SAFETY: clause 1: there is a tag for each page.
-        Some(unsafe { load_wide(self.tags, index) })
-    }
-
-    /// Returns tag and owner word of the page that `address` lies in; `None` beyond the range. O(1).
-    ///
-    /// # Safety
-    /// 1. As for [`tag`](Self::tag).
-    #[inline(always)]
-    pub unsafe fn tag_and_owner(&self, address: usize) -> Option<(Tag, *mut ())> {
-        // SAFETY: clause 1 is `tag`'s.
-        let tag = unsafe { self.tag(address) }?;
-        let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
-        // SAFETY: clause 1: there is an owner for each page, and the page is in the range, as it has a tag.
-        let entry = unsafe { self.owners.add(index) };
-        // SAFETY: clause 1: the map lives, and `tag` found the index in range.
-        let entry = unsafe { &*entry };
-        // Relaxed: see the header.
-        Some((tag, entry.load(Ordering::Relaxed)))
-    }
-
-    /// Returns the pages of the range.
-    pub const fn pages(&self) -> usize {
-        self.pages
-    }
-}
+use crate::sync::{AtomicPtr, AtomicU8, Ordering, load_eight, slice_in};
+use crate::{Order, PAGE_SHIFT, PAGE_SIZE, Tag, TagRange};
 
 /// Where the tag of one page is kept.
 #[derive(Clone, Copy, Debug)]
@@ -196,20 +25,20 @@ impl TagPlace<'_> {
     #[inline(always)]
     pub fn get(self) -> Tag {
         // Relaxed, here and below: see the header.
-        Tag(self.0.load(Ordering::Relaxed))
+        Tag::from_byte(self.0.load(Ordering::Relaxed))
     }
 
     /// Sets the tag.
     #[inline(always)]
     pub fn set(self, tag: Tag) {
-        self.0.store(tag.0, Ordering::Relaxed);
+        self.0.store(tag.get(), Ordering::Relaxed);
     }
 
     /// Says that the block of `order` that begins here is free, and left where it is.
     #[inline(always)]
     pub fn leave(self, order: Order) {
         // Release: pairs with the Acquire of whoever finds it by `left_among`; hands the block's content over.
-        self.0.store(Tag::left(order).0, Ordering::Release);
+        self.0.store(Tag::left(order).get(), Ordering::Release);
     }
 }
 
@@ -379,7 +208,9 @@ impl<'m> PageMapArray<'m> {
     #[inline]
     pub fn tag_at(&self, index: usize) -> Tag {
         // Relaxed: see the header.
-        self.tags.get(index).map_or(Tag::NONE, |entry| Tag(entry.load(Ordering::Relaxed)))
+        self.tags
+            .get(index)
+            .map_or(Tag::NONE, |entry| Tag::from_byte(entry.load(Ordering::Relaxed)))
     }
 
     /// Returns the place of the tag of page `index` of the range, to read and to write; `None` beyond its end.
@@ -398,7 +229,7 @@ impl<'m> PageMapArray<'m> {
         // SAFETY: clause 1: the index is below the count of tags.
         let entry = unsafe { self.tags.get_unchecked(index) };
         // Relaxed: see the header.
-        entry.store(tag.0, Ordering::Relaxed);
+        entry.store(tag.get(), Ordering::Relaxed);
     }
 
     /// Sets the tag of page `index` of the range, if there is such a page.
@@ -406,7 +237,7 @@ impl<'m> PageMapArray<'m> {
     pub fn set_tag_at(&self, index: usize, tag: Tag) {
         if let Some(entry) = self.tags.get(index) {
             // Relaxed: see the header.
-            entry.store(tag.0, Ordering::Relaxed);
+            entry.store(tag.get(), Ordering::Relaxed);
         }
     }
 
@@ -415,7 +246,7 @@ impl<'m> PageMapArray<'m> {
     pub fn exchange_tag_at(&self, index: usize, from: Tag, to: Tag) -> bool {
         // Relaxed: see the header. Of several at once one succeeds in any order.
         let exchange = |entry: &AtomicU8| {
-            entry.compare_exchange(from.0, to.0, Ordering::Relaxed, Ordering::Relaxed)
+            entry.compare_exchange(from.get(), to.get(), Ordering::Relaxed, Ordering::Relaxed)
         };
         self.tags.get(index).is_some_and(|entry| exchange(entry).is_ok())
     }
@@ -472,7 +303,7 @@ impl<'m> PageMapArray<'m> {
             let page = pages.trailing_zeros() as usize;
             match word {
                 // Relaxed: see the header.
-                Some(tags) => tags[page % WORD_PAGES].store(Tag::NONE.0, Ordering::Relaxed),
+                Some(tags) => tags[page % WORD_PAGES].store(Tag::NONE.get(), Ordering::Relaxed),
                 None => self.set_tag_at(first.wrapping_add(page), Tag::NONE),
             }
             pages &= pages - 1;
