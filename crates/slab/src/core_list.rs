@@ -175,7 +175,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// # Safety
     /// 1. The core is alive and the caller holds the lock.
     unsafe fn next(core: NonNull<Core<P, C>>) -> *mut Core<P, C> {
-        // SAFETY: clause 1: alive.
+        // SAFETY: clause 1: it is alive, and taken off only under the lock that the caller holds.
         let listed = unsafe { &core.as_ref().listed };
         // SAFETY: clause 1: under the lock nobody changes it.
         listed.next.with(|next| unsafe { *next })

@@ -117,7 +117,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Safety
     /// 1. The slab is the caller's: in no list, all objects free and constructed.
     pub(crate) unsafe fn send_home(&self, record: NonNull<Record>) {
-        // SAFETY: clause 1: alive.
+        // SAFETY: clause 1: the slab is not home yet, so its record is there.
         let slab = unsafe { record.as_ref() };
         self.tell(|| Event::SlabGone { start: slab.start, pages: slab.pages() });
         let capacity = slab.geometry(&self.plan.geometry).capacity();
@@ -128,7 +128,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Safety
     /// 1. The slab is the caller's: in no list, its first `constructed` objects constructed, nobody's.
     unsafe fn dismantle(&self, record: NonNull<Record>, constructed: usize) {
-        // SAFETY: clause 1: alive.
+        // SAFETY: clause 1: the record goes with the slab, at the end of this call.
         let slab = unsafe { record.as_ref() };
         let geometry = &slab.geometry(&self.plan.geometry);
         if let Some(destroy) = self.plan.destructor {

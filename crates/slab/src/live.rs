@@ -57,7 +57,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Safety
     /// 1. `record` is a live one of this cache, and has object `index`, which is in use.
     unsafe fn live_object<K: Checks>(&self, record: NonNull<Record>, index: usize) -> LiveObject {
-        // SAFETY: clause 1: live.
+        // SAFETY: clause 1: an object of the slab is in use, so its record stays.
         let slab = unsafe { record.as_ref() };
         // SAFETY: clause 1: the index is one of the slab's.
         let place = unsafe { slab.object(&slab.geometry(&self.plan.geometry), index) };

@@ -355,7 +355,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     /// # Safety
     /// 1. `core` came from `make_core`; its only handle calls this, and is not used again if it succeeds.
     pub(crate) unsafe fn destroy_core(&self, core: NonNull<Core<P, C>>) -> Result<(), usize> {
-        // SAFETY: clause 1: alive.
+        // SAFETY: clause 1: the handle's core, which is unmapped only below.
         let shared = unsafe { core.as_ref() };
         if !self.list.close(shared, &self.locking) {
             return Err(0);
@@ -376,7 +376,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     /// # Safety
     /// 1. As for `destroy_core`, which failed; the handle is not used again.
     pub(crate) unsafe fn abandon_core(&self, core: NonNull<Core<P, C>>) {
-        // SAFETY: clause 1: alive.
+        // SAFETY: clause 1: it was not destroyed, so it is still there.
         if self.list.close(unsafe { core.as_ref() }, &self.locking) {
             // SAFETY: it is closed, and still in the list.
             unsafe { self.list.unlink(core, &self.locking) };
@@ -438,7 +438,7 @@ where
     P: PageSource + PageMap,
     C: Cpu + Clone,
 {
-    // SAFETY: clause 1: alive.
+    // SAFETY: clause 1: the reference that is given up below keeps it until then.
     let this = unsafe { system.as_ref() };
     // AcqRel: the last release sees what all others did.
     if this.references.fetch_sub(1, Ordering::AcqRel) > 1 {

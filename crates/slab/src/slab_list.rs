@@ -34,7 +34,7 @@ impl SlabList {
     /// 1. `record` is live, in no list, and will be taken out before it dies.
     pub(crate) unsafe fn push(&mut self, record: NonNull<Record>) {
         let place = Place { next: self.first, previous: core::ptr::null_mut() };
-        // SAFETY: clause 1: live.
+        // SAFETY: clause 1: it is live, and in no list before this.
         unsafe { change_place(record, |_| place) };
         if let Some(second) = self.first() {
             let previous = record.as_ptr();
@@ -90,7 +90,7 @@ impl SlabList {
 /// # Safety
 /// 1. `record` is live, in a list that the caller has (I1), and so under the set lock (I2).
 unsafe fn place_of(record: NonNull<Record>) -> Place {
-    // SAFETY: clause 1: live.
+    // SAFETY: clause 1: it is live, and listed, so its slab cannot go home meanwhile.
     let record = unsafe { record.as_ref() };
     // SAFETY: clause 1: the lock keeps writers away.
     unsafe { record.place() }
@@ -101,7 +101,7 @@ unsafe fn place_of(record: NonNull<Record>) -> Place {
 /// # Safety
 /// 1. `record` is live, in a list that the caller changes or about to be (I1), and so under the set lock (I2).
 unsafe fn change_place(record: NonNull<Record>, change: impl FnOnce(Place) -> Place) {
-    // SAFETY: clause 1: live.
+    // SAFETY: clause 1: it is live, and nobody else lists it under the lock.
     let record = unsafe { record.as_ref() };
     // SAFETY: clause 1: the lock keeps writers away.
     let place = unsafe { record.place() };

@@ -193,7 +193,7 @@ impl SlabSet {
         let pushed = unsafe { chain.push() };
         // SAFETY: clause 1: a slab of this set, which goes home under the lock alone.
         let slab = unsafe { record.as_ref() };
-        // SAFETY: `self` is reached under the lock.
+        // SAFETY: which list a slab is in is read under the lock that `self` came through.
         let is_full = unsafe { slab.list() } == ListName::Full;
         // `Full` and not first: another CPU's push was told `First`, and the slab comes by the pending stack.
         if pushed == Pushed::First || !is_full {
@@ -232,7 +232,7 @@ impl SlabSet {
         let slab = unsafe { record.as_ref() };
         let capacity = slab.geometry(best).capacity();
         debug_assert_eq!(slab.word.load().free, capacity, "I3: all objects are free");
-        // SAFETY: `self` is reached under the lock.
+        // SAFETY: the slab was taken off its list above, under the lock that `self` came through.
         unsafe { slab.set_list(ListName::Nowhere) };
         self.missing_pages -= missing_pages(slab, best);
         Some(record)
@@ -268,7 +268,7 @@ impl SlabSet {
                 let Some(record) = next else { break };
                 // SAFETY: I1: it is in the list, which nobody else changes meanwhile.
                 let slab = unsafe { record.as_ref() };
-                // SAFETY: `self` is reached under the lock.
+                // SAFETY: the list is walked under the lock that `self` came through.
                 next = NonNull::new(unsafe { slab.place() }.next);
                 // SAFETY: it is in `name`.
                 unsafe { self.sort(record, best) };
@@ -293,7 +293,7 @@ impl SlabSet {
     unsafe fn relist(&mut self, record: NonNull<Record>, name: ListName) {
         // SAFETY: clause 1 and I1: live.
         let slab = unsafe { record.as_ref() };
-        // SAFETY: `self` is reached under the lock.
+        // SAFETY: the name is read under the lock that `self` came through.
         let old = unsafe { slab.list() };
         if old != name {
             // SAFETY: clause 1: `old` is the list that it names.
@@ -307,9 +307,9 @@ impl SlabSet {
     /// # Safety
     /// 1. `record` is live and in no list.
     unsafe fn put(&mut self, record: NonNull<Record>, name: ListName) {
-        // SAFETY: clause 1: live.
+        // SAFETY: clause 1: it is live, and in no list from which another could take it.
         let slab = unsafe { record.as_ref() };
-        // SAFETY: `self` is reached under the lock.
+        // SAFETY: the name is changed under the lock that `self` came through.
         unsafe { slab.set_list(name) };
         // SAFETY: clause 1; `pop_empty` takes it out before it dies.
         unsafe { self.lists[name as usize].push(record) };

@@ -196,7 +196,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Safety
     /// 1. The slab is the caller's, in no list, and its objects are memory of ours.
     pub(crate) unsafe fn prepare_slab<K: Checks>(&self, record: NonNull<Record>) {
-        // SAFETY: clause 1: alive.
+        // SAFETY: clause 1: the record of a slab that nobody else has yet.
         let slab = unsafe { record.as_ref() };
         let geometry = &slab.geometry(&self.plan.geometry);
         for index in 0..geometry.capacity() {
