@@ -166,13 +166,6 @@ impl Line {
         self.0.iter().any(|word| free_runs(word.load(Ordering::Relaxed), order) != 0)
     }
 
-    /// Returns word `word` as it is.
-    #[inline]
-    pub(crate) fn word(&self, word: usize) -> usize {
-        // Relaxed: a look.
-        self.0[word].load(Ordering::Relaxed)
-    }
-
     /// Takes every frame of a line that is clear but for strays; gives up, with nothing taken, when a stray stays.
     pub(crate) fn take_all(&self) -> bool {
         for word in 0..AREA_WORDS {
@@ -263,9 +256,9 @@ mod tests {
         assert_eq!(line.has_run(order), runs != 0);
         let got = line.take_runs(order, limit, undo);
         assert_eq!(got, (runs != 0).then_some((word, runs)), "{taken:#b}, {order}, {limit}");
-        assert_eq!(line.word(word), after, "{taken:#b}: what was taken is those runs");
+        assert_eq!(line.load()[word], after, "{taken:#b}: what was taken is those runs");
         let others = (0..AREA_WORDS).filter(|other| *other != word);
-        assert!(others.into_iter().all(|other| line.word(other) == usize::MAX));
+        assert!(others.into_iter().all(|other| line.load()[other] == usize::MAX));
     }
 
     #[test]

@@ -273,8 +273,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
             return false;
         }
         // Foreign frames lie beyond the map, and have no tag.
-        let tag = self.map.place_at(self.map_index(frame));
-        tag.is_some_and(|tag| tag.get() == Tag::block(order) && self.push(frame, order, tag))
+        let Some(tag) = self.map.place_at(self.map_index(frame)) else { return false };
+        tag.get() == Tag::block(order) && self.push(frame, order, tag)
     }
 
     #[cold]

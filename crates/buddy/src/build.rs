@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicU8, AtomicUsize, Lock, slice_in};
+use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in};
 use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
 
 use crate::area::{AREA_FRAMES, Line};
@@ -284,11 +284,11 @@ unsafe fn section<'m>(
     // SAFETY: clause 1, for the three offsets.
     let [lines, entries, hints] = at.map(|at| unsafe { metadata.add(at) });
     // SAFETY: the lines of a section, as clause 1 has room for; the parts do not overlap.
-    let lines = unsafe { slice_in(lines, SECTION_AREAS) };
+    let lines = unsafe { array_in(lines) };
     // SAFETY: behind the lines, as clause 1 has room for.
-    let entries = unsafe { slice_in(entries, SECTION_AREAS) };
+    let entries = unsafe { array_in(entries) };
     // SAFETY: behind the entries, as clause 1 has room for.
-    let maps = unsafe { slice_in(hints, MAPS) };
+    let maps = unsafe { array_in(hints) };
     let hints = Hints { maps, bounds, section: index };
     Section { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
 }

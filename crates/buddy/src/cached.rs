@@ -10,11 +10,11 @@
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
 //! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, Entered, FrameNumber, Order, PhysMap, Tag, TagPlace};
+use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::buddy::MOST_AREAS;
-use crate::cpu_slot::{CpuSlot, LARGEST, Push, Word};
+use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::kind::Mobility;
 use crate::run::{WORD_ORDER, spread};
 use crate::{Buddy, Observe};
@@ -37,36 +37,17 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     /// Puts an allocated block into the CPU's slot, and clears its tag at `tag`, or leaves it where it is; false when neither was
     /// possible.
+    ///
+    /// It calls nothing, but for leaving in the end: so its hits need no stack.
     #[inline(always)]
     pub(crate) fn push(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
         if order.index() > LARGEST {
             return false;
         }
         let Ok(mut slot) = self.slots.enter_known() else { return false };
-        match slot.push(frame, order.index()) {
+        let is_kept = slot.push(frame, order.index(), || self.is_worth_keeping(frame));
+        if is_kept {
             // Inside the slot: once outside, the block may be handed out again, and has another tag.
-            Push::Kept => tag.set(Tag::NONE),
-            Push::Elsewhere => return self.push_elsewhere(slot, frame, order, tag),
-            Push::Full => {
-                drop(slot);
-                return self.leave(frame, order, tag);
-            }
-        }
-        true
-    }
-
-    /// The same for a block that lies neither at home nor where blocks were worth keeping last, while there is room.
-    #[inline(never)]
-    fn push_elsewhere(
-        &self,
-        mut slot: Entered<'_, CpuSlot, C>,
-        frame: FrameNumber,
-        order: Order,
-        tag: TagPlace<'_>,
-    ) -> bool {
-        if self.is_worth_keeping(frame) {
-            slot.push_dense(frame, order.index());
-            // As in `push`.
             tag.set(Tag::NONE);
             return true;
         }
@@ -119,12 +100,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         }
         let Ok(mut slot) = self.slots.enter() else { return false };
         slot.set_up(self.has_owners);
-        let pushed = slot.push(frame, index);
-        let mut kept = matches!(pushed, Push::Kept);
-        if matches!(pushed, Push::Elsewhere) && self.is_worth_keeping(frame) {
-            slot.push_dense(frame, index);
-            kept = true;
-        }
+        let mut kept = slot.push(frame, index, || self.is_worth_keeping(frame));
         let tag = self.map.place_at(self.map_index(frame));
         kept = kept || tag.is_some_and(|tag| self.leave(frame, order, tag));
         if !kept && (slot.is_at_home(frame, index) || self.is_worth_keeping(frame)) {
@@ -185,18 +161,10 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             self.zone.note_take(&self.observer, area, order);
             let pushed = slot.push_ready(area, LARGEST);
             debug_assert!(pushed, "an empty stack has room for a batch");
-            self.touch(FrameNumber::new(area.get() + batch * AREA_FRAMES));
+            // The next refill is likely to claim what follows: its tags are on their way meanwhile.
+            self.map.prefetch_tag_at(self.map_index(area) + batch * AREA_FRAMES);
         }
         slot.pop(LARGEST)
-    }
-
-    /// Loads what the next refill, which is likely to claim the area of `frame`, and its first user will need: nothing waits for
-    /// it here.
-    fn touch(&self, frame: FrameNumber) {
-        if let Some((place, section)) = self.zone.place(frame) {
-            _ = section.lines[place.area].word(0);
-            _ = self.frame_tag(frame);
-        }
     }
 
     /// Calls `take` with the area that the slot owns for blocks of `order`, and with others while that yields nothing.

@@ -63,8 +63,6 @@ struct Blocks {
     /// Blocks are at home where `frame & home_bits == home`.
     home_bits: usize,
     home: usize,
-    /// Where a block was worth keeping last, in the same form.
-    dense: usize,
     /// How many blocks others were told of.
     told: usize,
     /// First frames.
@@ -73,13 +71,13 @@ struct Blocks {
 
 impl Blocks {
     const NONE: Self =
-        Self { ready: 0, end: 0, home_bits: 0, home: 0, dense: 0, told: 0, places: [0; PLACES] };
+        Self { ready: 0, end: 0, home_bits: 0, home: 0, told: 0, places: [0; PLACES] };
 
     fn new(order: usize, choosy: bool) -> Self {
         const { assert!(ready(0) <= PLACES, "I1") };
         let home_bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
         let home = if home_bits == 0 { 0 } else { usize::MAX };
-        Self { end: ready(order), home_bits, home, dense: home, ..Self::NONE }
+        Self { end: ready(order), home_bits, home, ..Self::NONE }
     }
 
     /// How many more can be ready.
@@ -124,60 +122,47 @@ unsafe impl Zeroable for CpuSlot {
     }
 }
 
-/// What became of a block that was to be kept.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Push {
-    /// It is ready.
-    Kept,
-    /// There is room, but it lies elsewhere.
-    Elsewhere,
-    /// There is no room.
-    Full,
-}
-
 /// Hits.
 impl CpuSlot {
+    /// Returns the blocks of `order`, below [`ORDERS`].
+    #[inline(always)]
+    fn blocks_of(&mut self, order: usize) -> &mut Blocks {
+        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
+        // SAFETY: the address of our own, exclusively borrowed.
+        unsafe { &mut *blocks }
+    }
+
     /// Takes out the ready block of `order` that came last.
     #[inline(always)]
     pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
-        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
-        // SAFETY: the address of our own, exclusively borrowed.
-        let blocks = unsafe { &mut *blocks };
+        let blocks = self.blocks_of(order);
         let below = blocks.ready.checked_sub(1)?;
         blocks.ready = below;
         // SAFETY: I1: `ready`, which is one more, is at most the number of places.
         Some(FrameNumber::new(*unsafe { blocks.places.get_unchecked(below) }))
     }
 
-    /// Keeps the block of `order` at `start` as a ready one if it lies at home, or where blocks were worth keeping last, and
-    /// there is room.
+    /// Keeps the block of `order` at `start` as a ready one if there is room, and it lies at home or is worth keeping; false
+    /// otherwise.
     #[inline(always)]
-    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> Push {
-        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
-        // SAFETY: the address of our own, exclusively borrowed.
-        let blocks = unsafe { &mut *blocks };
+    pub(crate) fn push(
+        &mut self,
+        start: FrameNumber,
+        order: usize,
+        is_worth_keeping: impl FnOnce() -> bool,
+    ) -> bool {
+        let blocks = self.blocks_of(order);
         let ready = blocks.ready;
-        let area = start.get() & blocks.home_bits;
         if ready == blocks.end {
-            return Push::Full;
+            return false;
         }
-        if area != blocks.home && area != blocks.dense {
-            return Push::Elsewhere;
+        if start.get() & blocks.home_bits != blocks.home && !is_worth_keeping() {
+            return false;
         }
         blocks.ready = ready + 1;
         // SAFETY: I1: `ready` is not `end`, so it is below the number of places.
         *unsafe { blocks.places.get_unchecked_mut(ready) } = start.get();
-        Push::Kept
-    }
-
-    /// Keeps the block of `order` at `start`, for which there is room, as a ready one; what lies in the same area is worth it from
-    /// now on.
-    #[inline]
-    pub(crate) fn push_dense(&mut self, start: FrameNumber, order: usize) {
-        let blocks = &mut self.blocks[order];
-        blocks.dense = start.get() & blocks.home_bits;
-        let pushed = blocks.push(start.get());
-        debug_assert!(pushed, "the caller found room");
+        true
     }
 }
 
@@ -211,7 +196,6 @@ impl CpuSlot {
         let blocks = &mut self.blocks[order];
         debug_assert!(blocks.ready == 0, "only an empty stack is filled");
         blocks.home = word.get() & blocks.home_bits;
-        blocks.dense = blocks.home;
         let count = (starts.count_ones() as usize).min(blocks.end);
         blocks.ready = count;
         for place in blocks.places[..count].iter_mut().rev() {
@@ -319,7 +303,7 @@ mod tests {
     fn slot(choosy: bool) -> CpuSlot {
         let mut slot = CpuSlot::zero();
         assert!(slot.pop(0).is_none() && !slot.push_ready(FrameNumber::new(0), 0), "I2");
-        assert_eq!(slot.push(FrameNumber::new(1), 0), Push::Full, "I2");
+        assert!(!slot.push(FrameNumber::new(1), 0, || true), "I2");
         slot.set_up(choosy);
         slot
     }
@@ -347,13 +331,12 @@ mod tests {
         let mut slot = slot(true);
         assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
         let home = FrameNumber::new(3 * AREA_FRAMES + 2);
-        assert_eq!(slot.push(home, 1), Push::Kept);
+        assert!(slot.push(home, 1, || false));
         let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
-        assert_eq!(slot.push(away(0), 1), Push::Elsewhere);
-        slot.push_dense(away(0), 1);
-        let kept = (1..).take_while(|number| slot.push(away(*number), 1) == Push::Kept).count();
+        assert!(!slot.push(away(0), 1, || false) && slot.push(away(0), 1, || true));
+        let kept = (1..).take_while(|number| slot.push(away(*number), 1, || true)).count();
         assert_eq!(kept, ready(1) - 3, "as many as there is room for");
-        assert_eq!(slot.push(home, 1), Push::Full);
+        assert!(!slot.push(home, 1, || true), "there is no room");
         for number in (0..=kept).rev() {
             assert_eq!(slot.pop(1), Some(away(number)));
         }

@@ -89,7 +89,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         if !is_taken {
             self.report_double_free(start, order);
         }
-        self.zone.note_clear_word(&self.observer, start, word.frames, order.get().into());
+        let blocks = word.frames.count_ones() as usize >> order.get();
+        self.zone.note_clear_word(&self.observer, start, word.frames, blocks);
     }
 
     fn bring_block_home(&self, start: FrameNumber, order: Order) {

@@ -16,7 +16,7 @@ pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
 /// The bitmaps of a section.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hints<'m> {
-    pub(crate) maps: &'m [[AtomicUsize; HINT_WORDS]],
+    pub(crate) maps: &'m [[AtomicUsize; HINT_WORDS]; MAPS],
     /// Where searches begin, over all sections.
     pub(crate) bounds: &'m Bounds,
     /// The section's index in the zone's table.

@@ -83,10 +83,11 @@ impl Kind {
         Mobility::ALL[self.index() / GROUPS]
     }
 
-    /// Whether it is one of `mobility`.
+    /// Returns the indices of the kinds of `mobility`.
     #[inline(always)]
-    pub(crate) fn is_of(self, mobility: Mobility) -> bool {
-        self.index() / GROUPS == (mobility as usize).min(MOBILITIES - 1)
+    pub(crate) const fn all_of(mobility: Mobility) -> core::ops::Range<usize> {
+        let told_apart = if MOBILITIES == 1 { 0 } else { mobility as usize };
+        told_apart * GROUPS..(told_apart + 1) * GROUPS
     }
 
     /// Iterates over the other kinds in the order in which a request falls back on them.

@@ -41,13 +41,12 @@ const LARGEST: usize = 2;
 /// How many areas one turn looks at.
 const LOOKS: usize = 64;
 
-/// In a count: something was left since the area was last gathered. The rest is how many frames were, and as many more as bring
-/// it to `MOST` when no others are in use.
-const SOME: u8 = 1 << 7;
-/// The count of an area that is gathered as soon as anything more is left in it.
-const FULL: u8 = SOME + MOST as u8 - 1;
+/// What a count is above since something was left: it runs over when `MOST` frames were. The rest is how many were, and as many
+/// more as bring it to `MOST` when no others are in use.
+const SOME: u8 = u8::MAX - (MOST as u8 - 1);
 
-const _: () = assert!(MOST + (1 << LARGEST) <= SOME as usize, "counts do not overflow");
+const _: () = assert!(MOST.is_power_of_two(), "`SOME` and the rest are bits of their own");
+const _: () = assert!(1 << LARGEST <= SOME as usize, "a count runs over once");
 
 /// Returns the bit of the area of `entry` in its word.
 #[inline]
@@ -75,17 +74,21 @@ impl Left<'_> {
     }
 
     /// Counts `frames` more that were left in an area; false, and nothing is counted, when it is time to gather.
+    ///
+    /// # Safety
+    /// 1. The zone's span has the area.
     #[inline(always)]
-    fn count(&self, entry: usize, frames: u8) -> bool {
-        let place = &self.counts[entry];
+    unsafe fn count(&self, entry: usize, frames: u8) -> bool {
+        debug_assert!(entry < self.counts.len(), "clause 1");
+        // SAFETY: clause 1: there is a count for each area of the span.
+        let place = unsafe { self.counts.get_unchecked(entry) };
         // Relaxed: of two at once one may be lost, see above.
-        let now = (place.load(Ordering::Relaxed) | SOME) + frames;
-        let is_counted = now <= FULL;
-        if is_counted {
+        let (now, is_full) = (place.load(Ordering::Relaxed) | SOME).overflowing_add(frames);
+        if !is_full {
             // Release: after the tag, for whoever sees the count.
             place.store(now, Ordering::Release);
         }
-        is_counted
+        !is_full
     }
 
     /// Counts `frames` that were in use in the area of `frame` and came home by themselves, if something was left there; whether it
@@ -167,9 +170,10 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         // The tag before the count, also for who overwrites the count; pairs with the swap in `gather`.
         propagation_fence();
         let entry = self.zone.left.entry(frame);
-        if !self.zone.left.count(entry, 1 << order.get()) {
+        // SAFETY: the frame has a tag, and the map is that of the zone's span.
+        if !unsafe { self.zone.left.count(entry, 1_u32.wrapping_shl(order.get().into()) as u8) } {
             // Release: as in `count`, should somebody else be gathering.
-            self.zone.left.counts[entry].store(FULL, Ordering::Release);
+            self.zone.left.counts[entry].store(u8::MAX, Ordering::Release);
             self.gather(entry);
         }
     }
@@ -229,28 +233,24 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         model_fence();
         let start = FrameNumber::new((left.first_area + entry) * AREA_FRAMES);
         let mut frames = 0;
-        // Of each word the order of a block that was free already.
-        let mut twice = [None; AREA_WORDS];
+        let mut twice = None;
         if let Some((place, section)) = self.zone.place(start) {
-            let word = |word: usize| FrameNumber::new(start.get() + word * WORD_BITS);
             // All of them first: the loads overlap, which the atomic operations would prevent.
-            let mut heads = [LeftHeads::NONE; AREA_WORDS];
-            for (at, heads) in heads.iter_mut().enumerate() {
-                *heads = self.map.left_among(self.map_index(word(at)));
-            }
+            let left_among = self.map.left_among::<AREA_WORDS>(self.map_index(start));
             // Acquire: pairs with the Release of each tag; what the blocks hold is handed over with their bits.
             fence(Ordering::Acquire);
-            for (at, left) in heads.into_iter().enumerate().filter(|(_, left)| left.heads != 0) {
-                for (order, blocks) in Order::all().zip(self.clear_left(word(at), left)) {
-                    if blocks == 0 {
-                        continue;
-                    }
-                    frames += blocks.count_ones() as usize;
-                    if section.lines[place.area].clear(at, blocks) == Freed::Already {
-                        twice[at] = Some(order);
-                    }
-                    self.zone.note_clear_word(&self.observer, word(at), blocks, order.get().into());
+            for (at, left) in left_among.iter().enumerate() {
+                if left.heads == 0 {
+                    continue;
                 }
+                let word = FrameNumber::new(start.get() + at * WORD_BITS);
+                let freed = self.clear_left(word, *left);
+                frames += freed.count_ones() as usize;
+                if section.lines[place.area].clear(at, freed) == Freed::Already {
+                    twice = twice.or(Some(word.get() + left.heads.trailing_zeros() as usize));
+                }
+                let blocks = left.heads.count_ones() as usize;
+                self.zone.note_clear_word(&self.observer, word, freed, blocks);
             }
             let taken = AREA_FRAMES - section.publish(place.area);
             if taken < MOST {
@@ -266,30 +266,24 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         // Release: pairs with the read-modify-write above.
         flags.fetch_and(!flag(entry), Ordering::Release);
         // Last of all: who hears of it may panic.
-        for (at, order) in twice.into_iter().enumerate() {
-            if let Some(order) = order {
-                self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS), order);
-            }
+        if let Some(frame) = twice {
+            self.report_double_free(FrameNumber::new(frame), Order::ZERO);
         }
         frames
     }
 
-    /// Clears the tags of the blocks that were left in the word at `word`; returns the frames of those of each
-    /// order.
+    /// Clears the tags of the blocks that were left in the word at `word`; returns their frames as bits.
     #[inline(always)]
-    fn clear_left(&self, word: FrameNumber, left: LeftHeads) -> [usize; LARGEST + 1] {
-        let mut blocks = [0; LARGEST + 1];
-        if left.are_single() {
-            blocks[0] = left.heads;
-        } else {
+    fn clear_left(&self, word: FrameNumber, left: LeftHeads) -> usize {
+        let mut frames = left.heads;
+        if !left.are_single {
             for bit in bits(left.heads) {
                 let order = self.frame_tag(FrameNumber::new(word.get() + bit)).as_left();
-                let Some(order) = order else { continue };
-                blocks[order.index().min(LARGEST)] |= mask(bit, order.get().into());
+                frames |= mask(bit, order.map_or(0, |order| order.get().into()));
             }
         }
         // Before the bits: once they are clear, the frames may have other tags.
         self.map.clear_tags_among(self.map_index(word), left.heads);
-        blocks
+        frames
     }
 }

@@ -261,16 +261,15 @@ impl Zone<'_> {
         observer: &impl Observe,
         word: FrameNumber,
         frames: usize,
-        order: u32,
+        pieces: usize,
     ) {
         note(observer, |observer| observer.free(word, frames.count_ones() as usize));
         note_blocks(observer, |observer| {
-            let pieces = frames.count_ones() as usize >> order;
             let taken = self.taken_word(word);
             let around = if taken == 0 { self.levels_around_word(observer, word) } else { 0 };
             let before = canonical_blocks(taken | frames);
             observer.merge((before + pieces + around).saturating_sub(canonical_blocks(taken)));
-            observer.hand_over(pieces << order);
+            observer.hand_over(frames.count_ones() as usize);
         });
     }
 

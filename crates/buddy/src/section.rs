@@ -22,7 +22,7 @@
 //! Between the two accesses of each side stands `model_fence`, for loom. Nothing is fenced outside it: what changes bits,
 //! entry or hint is a read-modify-write or a SeqCst store, and no machine lets a SeqCst load pass those.
 
-use page_frame::sync::{self, AtomicU8, AtomicUsize, Lock, Ordering, model_fence};
+use page_frame::sync::{self, AtomicU8, AtomicUsize, Lock, Ordering, model_fence, prefetch};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
 use crate::hints::Hints;
@@ -38,6 +38,9 @@ pub(crate) const SECTION_FRAMES: usize = SECTION_AREAS * AREA_FRAMES;
 const MOST_FREE: usize = AREA_FRAMES / 8;
 /// How often a claim looks again at an entry that is still open but not as it was: its density may have changed.
 const CLAIM_RETRIES: usize = if sync::MODELLED { 2 } else { 4 };
+
+/// How far ahead of a claim lines are prefetched, in areas.
+const AHEAD: usize = crate::buddy::MOST_AREAS;
 
 /// The part of an entry that says who may use the area.
 const STATE: u8 = 3;
@@ -61,8 +64,8 @@ const _: () = assert!(crate::kind::KINDS <= KIND as usize + 1, "a kind is four b
 /// A section's metadata.
 #[derive(Debug)]
 pub(crate) struct Section<'m> {
-    pub(crate) lines: &'m [Line],
-    pub(crate) entries: &'m [AtomicU8],
+    pub(crate) lines: &'m [Line; SECTION_AREAS],
+    pub(crate) entries: &'m [AtomicU8; SECTION_AREAS],
     pub(crate) hints: Hints<'m>,
     /// Held, only by trying, by whoever claims several areas.
     pub(crate) claims: Lock<()>,
@@ -184,9 +187,11 @@ impl Section<'_> {
     /// Claims those areas that are free in all their frames, of those that are set in `areas`, where bit 0 stands for `first`;
     /// returns them as bits.
     pub(crate) fn claim_each(&self, first: usize, areas: usize) -> usize {
-        // First a look at each line: the loads overlap, which the exchanges would prevent, and some are spared.
-        let looks_clear = filter_bits(areas, |area| self.lines[first + area].word(0) == 0);
-        let begun = filter_bits(looks_clear, |area| self.begin_claim(first + area));
+        let begun = filter_bits(areas, |area| {
+            // The next batch is likely to be what follows: its lines are on their way meanwhile.
+            prefetch(&self.lines[(first + area + AHEAD) % SECTION_AREAS]);
+            self.begin_claim(first + area)
+        });
         // As in `claim`, once for all.
         model_fence();
         filter_bits(begun, |area| self.end_claim(first + area))
@@ -393,7 +398,11 @@ fn filter_bits(bits: usize, mut keep: impl FnMut(usize) -> bool) -> usize {
 /// the area dense or owned. What lies where memory is sparse goes home, so that the area can empty.
 #[inline(always)]
 fn is_worth_keeping(entry: u8, mobility: Mobility) -> bool {
-    entry & DENSE != 0 && kind_of(entry).is_of(mobility)
+    // Both questions are one comparison: the kinds of a mobility follow one another.
+    let kinds = Kind::all_of(mobility);
+    let first = DENSE | (kinds.start as u8) << KIND_SHIFT;
+    let beyond = (entry & (DENSE | KIND << KIND_SHIFT)).wrapping_sub(first);
+    beyond < (kinds.len() as u8) << KIND_SHIFT
 }
 
 #[inline]

@@ -13,7 +13,7 @@
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicPtr, AtomicU8, Ordering, load_eight, slice_in};
+use crate::sync::{AtomicPtr, AtomicU8, Ordering, prefetch, slice_in};
 use crate::{Order, PAGE_SHIFT, PAGE_SIZE, Tag, TagRange};
 
 /// Where the tag of one page is kept.
@@ -39,41 +39,6 @@ impl TagPlace<'_> {
     pub fn leave(self, order: Order) {
         // Release: pairs with the Acquire of whoever finds it by `left_among`; hands the block's content over.
         self.0.store(Tag::left(order).get(), Ordering::Release);
-    }
-}
-
-/// How many pages a word has a bit for.
-const WORD_PAGES: usize = usize::BITS as usize;
-/// How many tags are looked at together.
-const EIGHT: usize = size_of::<u64>();
-/// The bits of an order in each of eight bytes.
-const ORDERS: u64 = u64::from_ne_bytes([31; EIGHT]);
-/// The highest bit of each of eight bytes.
-const HIGHEST: u64 = u64::from_ne_bytes([1 << 7; EIGHT]);
-
-/// Returns the highest bit of each of eight bytes, of which nothing else is set, as eight bits.
-#[inline(always)]
-fn gathered(highest: u64) -> usize {
-    // Bit 8n of what is multiplied becomes bit 56 + n: no two of the products' bits meet.
-    ((highest >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as usize
-}
-
-/// Which pages of a word's number are heads of blocks that were left, see [`PageMapArray::left_among`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeftHeads {
-    /// The pages, as bits: bit 0 is the first.
-    pub heads: usize,
-    orders: u64,
-}
-
-impl LeftHeads {
-    /// None.
-    pub const NONE: Self = Self { heads: 0, orders: 0 };
-
-    /// Whether all of the blocks are single pages.
-    #[inline(always)]
-    pub const fn are_single(self) -> bool {
-        self.orders == 0
     }
 }
 
@@ -162,7 +127,7 @@ pub unsafe trait PageMap {
 pub struct PageMapArray<'m> {
     root: NonNull<u8>,
     pages: usize,
-    tags: &'m [AtomicU8],
+    pub(crate) tags: &'m [AtomicU8],
     owners: &'m [AtomicPtr<()>],
 }
 
@@ -251,62 +216,11 @@ impl<'m> PageMapArray<'m> {
         self.tags.get(index).is_some_and(|entry| exchange(entry).is_ok())
     }
 
-    /// Returns which of a word's number of pages from page `first` on, which wraps around, are heads of blocks that were left.
-    /// Pages beyond the range are not.
-    ///
-    /// Whoever goes on to hand the blocks out fences (Acquire) first.
-    #[inline(always)]
-    pub fn left_among(&self, first: usize) -> LeftHeads {
-        let Some(tags) = self.word(first).filter(|tags| tags.as_ptr().addr() % EIGHT == 0) else {
-            return self.left_one_by_one(first);
-        };
-        let mut left = LeftHeads::NONE;
-        let mut chunk = 0;
-        while chunk < WORD_PAGES {
-            // SAFETY: eight of a word's tags from a multiple of eight on, in an array aligned to that.
-            let tags = unsafe { load_eight(tags, chunk) };
-            // The highest bit of each byte that has the two highest.
-            let heads = tags & tags << 1 & HIGHEST;
-            left.heads |= gathered(heads) << chunk;
-            // Of those bytes the lower bits; the orders among them are looked at in the end.
-            left.orders |= tags & (heads - (heads >> 7));
-            chunk += EIGHT;
-        }
-        left.orders &= ORDERS;
-        left
-    }
-
-    /// The same for pages at the border of the range, or where it does not begin at a multiple of eight.
-    #[cold]
-    fn left_one_by_one(&self, first: usize) -> LeftHeads {
-        (0..WORD_PAGES).fold(LeftHeads::NONE, |left, page| {
-            let order = self.tag_at(first.wrapping_add(page)).as_left();
-            LeftHeads {
-                heads: left.heads | usize::from(order.is_some()) << page,
-                orders: left.orders | u64::from(order.map_or(0, Order::get)),
-            }
-        })
-    }
-
-    /// Returns the tags of a word's number of pages from page `first` on; `None` if some are beyond the range.
-    #[inline(always)]
-    fn word(&self, first: usize) -> Option<&[AtomicU8; WORD_PAGES]> {
-        let tags = self.tags.get(first..first.checked_add(WORD_PAGES)?)?;
-        tags.try_into().ok()
-    }
-
-    /// Clears the tags of those pages from page `first` on, which wraps around, that are set in `pages`.
-    #[inline(always)]
-    pub fn clear_tags_among(&self, first: usize, mut pages: usize) {
-        let word = self.word(first);
-        while pages != 0 {
-            let page = pages.trailing_zeros() as usize;
-            match word {
-                // Relaxed: see the header.
-                Some(tags) => tags[page % WORD_PAGES].store(Tag::NONE.get(), Ordering::Relaxed),
-                None => self.set_tag_at(first.wrapping_add(page), Tag::NONE),
-            }
-            pages &= pages - 1;
+    /// Has the machine bring the tag of page `index` close: nobody waits for it.
+    #[inline]
+    pub fn prefetch_tag_at(&self, index: usize) {
+        if let Some(entry) = self.tags.get(index) {
+            prefetch(entry);
         }
     }
 

@@ -78,3 +78,13 @@ pub unsafe fn slice_in<'m, T: Zeroable>(memory: NonNull<u8>, count: usize) -> &'
     // SAFETY: clauses 1 and 2; the bytes are zero, which `Zeroable` makes a value (under loom, just written).
     unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }
 }
+
+/// The same for a number of values that is known, as an array: an index that is below it needs no check.
+///
+/// # Safety
+/// 1. As for [`slice_in`].
+pub unsafe fn array_in<'m, T: Zeroable, const COUNT: usize>(memory: NonNull<u8>) -> &'m [T; COUNT] {
+    // SAFETY: clause 1 is theirs.
+    let values = unsafe { slice_in(memory, COUNT) };
+    values.try_into().expect("so many were asked for")
+}

@@ -25,7 +25,7 @@ mod stack;
 pub use counted::hear_changes;
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
-pub use memory::{Zeroable, exchange_byte, slice_in};
+pub use memory::{Zeroable, array_in, exchange_byte, slice_in};
 pub use stack::{Linked, TakeAll, Taken};
 
 #[cfg(not(loom))]
@@ -133,6 +133,45 @@ mod shim {
         super::load_eight_by_one(bytes, index)
     }
 
+    /// Has the machine bring the line of `place` close, if it knows how: nobody waits for it.
+    #[inline(always)]
+    pub fn prefetch<T>(place: &T) {
+        let place = core::ptr::from_ref(place);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: it reads nothing that anybody sees.
+        unsafe {
+            core::arch::asm!("prefetcht0 [{}]", in(reg) place, options(readonly, nostack, preserves_flags));
+        }
+        #[cfg(all(target_arch = "aarch64", not(miri)))]
+        // SAFETY: as above.
+        unsafe {
+            core::arch::asm!("prfm pldl1keep, [{}]", in(reg) place, options(readonly, nostack, preserves_flags));
+        }
+        #[cfg(not(all(any(target_arch = "x86_64", target_arch = "aarch64"), not(miri))))]
+        let _ = place;
+    }
+
+    /// Stores eight bytes from byte `index` of `bytes` on, each of them Relaxed, the first from the lowest: in one instruction where
+    /// there is assembly.
+    ///
+    /// # Safety
+    /// 1. There are such bytes, and the first is aligned to their number.
+    #[inline(always)]
+    pub unsafe fn store_eight(bytes: &[AtomicU8], index: usize, eight: u64) {
+        debug_assert!(bytes.len() - index >= 8 && bytes[index..].as_ptr().addr() % 8 == 0);
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        // SAFETY: clause 1: eight atomic bytes that are borrowed; an aligned store has each of them whole.
+        unsafe {
+            core::arch::asm!(
+                "mov qword ptr [{bytes} + {index}], {eight}",
+                eight = in(reg) eight, bytes = in(reg) bytes.as_ptr(), index = in(reg) index,
+                options(nostack, preserves_flags),
+            );
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        super::store_eight_by_one(bytes, index, eight);
+    }
+
     /// Tells the CPU that this is a waiting loop.
     #[inline(always)]
     pub fn spin_hint() {
@@ -221,6 +260,17 @@ mod shim {
         super::load_eight_by_one(bytes, index)
     }
 
+    /// Does nothing.
+    pub fn prefetch<T>(_: &T) {}
+
+    /// Stores eight bytes from byte `index` of `bytes` on.
+    ///
+    /// # Safety
+    /// 1. There are such bytes.
+    pub unsafe fn store_eight(bytes: &[AtomicU8], index: usize, eight: u64) {
+        super::store_eight_by_one(bytes, index, eight);
+    }
+
     /// Lets loom run another thread.
     pub fn spin_hint() {
         loom::thread::yield_now();
@@ -229,8 +279,8 @@ mod shim {
 
 pub use shim::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-    UnsafeCell, fence, light_fence, load_eight, load_own, load_wide, model_fence,
-    propagation_fence, spin_hint,
+    UnsafeCell, fence, light_fence, load_eight, load_own, load_wide, model_fence, prefetch,
+    propagation_fence, spin_hint, store_eight,
 };
 
 /// Loads eight bytes, each Relaxed, the first as the lowest.
@@ -240,6 +290,13 @@ fn load_eight_by_one(bytes: &[AtomicU8], index: usize) -> u64 {
         eight | u64::from(byte.load(Ordering::Relaxed)) << (8 * place)
     };
     bytes[index..index + 8].iter().enumerate().fold(0, load)
+}
+
+/// Stores eight bytes, each Relaxed, the first from the lowest.
+#[cfg(any(loom, not(all(target_arch = "x86_64", not(miri)))))]
+fn store_eight_by_one(bytes: &[AtomicU8], index: usize, eight: u64) {
+    let store = |(byte, value): (&AtomicU8, u8)| byte.store(value, Ordering::Relaxed);
+    bytes[index..index + 8].iter().zip(eight.to_le_bytes()).for_each(store);
 }
 
 /// Declares a function that is `const` except under loom, whose types cannot be built at compile time.

@@ -1,0 +1,234 @@
+//! Which pages of a range are heads of blocks that were left where they were freed: a look at many tags at once.
+//!
+//! # Costs
+//! Sixteen tags at a time where the machine has SSE2, eight elsewhere.
+
+use crate::sync::{AtomicU8, Ordering, store_eight};
+use crate::{PageMapArray, Tag};
+
+/// How many pages a word has a bit for.
+const WORD_PAGES: usize = usize::BITS as usize;
+/// How many tags are stored together, and read where there is nothing wider.
+const EIGHT: usize = size_of::<u64>();
+
+/// Which pages of a word's number are heads of blocks that were left, see [`PageMapArray::left_among`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeftHeads {
+    /// The pages, as bits: bit 0 is the first.
+    pub heads: usize,
+    /// Whether all of the blocks are single pages.
+    pub are_single: bool,
+}
+
+impl PageMapArray<'_> {
+    /// Returns which of so many words' number of pages from page `first` on, which wraps around, are heads of blocks that were
+    /// left. Pages beyond the range are not.
+    ///
+    /// Whoever goes on to hand the blocks out fences (Acquire) first.
+    #[inline(always)]
+    pub fn left_among<const WORDS: usize>(&self, first: usize) -> [LeftHeads; WORDS] {
+        let end = first.wrapping_add(WORDS * WORD_PAGES);
+        match self.tags.get(first..end) {
+            Some(tags) if tags.as_ptr().addr() % EIGHT == 0 => core::array::from_fn(|word| {
+                // SAFETY: so many words' tags, of which this is one's, from a multiple of eight on.
+                unsafe { wide::left_heads(tags, word * WORD_PAGES) }
+            }),
+            _ => core::array::from_fn(|word| {
+                self.left_one_by_one(first.wrapping_add(word * WORD_PAGES))
+            }),
+        }
+    }
+
+    /// The same for one word, of pages at the border of the range, or where it does not begin at a multiple of eight.
+    #[cold]
+    fn left_one_by_one(&self, first: usize) -> LeftHeads {
+        let nothing = LeftHeads { heads: 0, are_single: true };
+        (0..WORD_PAGES).fold(nothing, |left, page| {
+            let order = self.tag_at(first.wrapping_add(page)).as_left();
+            LeftHeads {
+                heads: left.heads | usize::from(order.is_some()) << page,
+                are_single: left.are_single && order.is_none_or(|order| order.get() == 0),
+            }
+        })
+    }
+
+    /// Clears the tags of those pages from page `first` on, which wraps around, that are set in `pages`: the caller's alone.
+    #[inline(always)]
+    pub fn clear_tags_among(&self, first: usize, mut pages: usize) {
+        let word: Option<&[AtomicU8; WORD_PAGES]> = self
+            .tags
+            .get(first..first.wrapping_add(WORD_PAGES))
+            .and_then(|tags| tags.try_into().ok());
+        let Some(tags) = word else {
+            return self.clear_one_by_one(first, pages);
+        };
+        if pages == usize::MAX && tags.as_ptr().addr() % EIGHT == 0 {
+            for eight in (0..WORD_PAGES).step_by(EIGHT) {
+                // SAFETY: eight of a word's tags, from a multiple of eight on, and as all are the caller's, nobody else's.
+                unsafe { store_eight(tags, eight, u64::from_ne_bytes([Tag::NONE.get(); EIGHT])) };
+            }
+            return;
+        }
+        while pages != 0 {
+            let page = pages.trailing_zeros() as usize;
+            // Relaxed: as all tags, see `page_map.rs`.
+            tags[page % WORD_PAGES].store(Tag::NONE.get(), Ordering::Relaxed);
+            pages &= pages - 1;
+        }
+    }
+
+    #[cold]
+    fn clear_one_by_one(&self, first: usize, pages: usize) {
+        let set = (0..WORD_PAGES).filter(|page| pages >> page & 1 == 1);
+        set.for_each(|page| self.set_tag_at(first.wrapping_add(page), Tag::NONE));
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_feature = "sse2", not(any(loom, miri))))]
+mod wide {
+    use core::arch::x86_64::__m128i;
+
+    use super::{LeftHeads, WORD_PAGES};
+    use crate::sync::AtomicU8;
+    use crate::{Order, Tag};
+
+    /// How many tags are looked at together.
+    const SIXTEEN: usize = size_of::<__m128i>();
+    /// Tags of single pages that were left are this; those of larger blocks are above, and nothing else is.
+    const SINGLE: u8 = Tag::left(Order::ZERO).get();
+    /// The bits of an order in each of sixteen bytes.
+    const ORDERS: u128 = u128::from_ne_bytes([31; SIXTEEN]);
+
+    /// Returns which of a word's number of tags from `tags[first]` on are those of heads.
+    ///
+    /// # Safety
+    /// 1. There are such tags.
+    #[inline(always)]
+    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> LeftHeads {
+        debug_assert!(tags.len() - first >= WORD_PAGES, "clause 1");
+        // SAFETY: sixteen bytes either way.
+        let single: __m128i = unsafe { core::mem::transmute([SINGLE; SIXTEEN]) };
+        // SAFETY: as above.
+        let mut seen: __m128i = unsafe { core::mem::transmute([0_u8; SIXTEEN]) };
+        let mut heads = 0;
+        for at in (0..WORD_PAGES).step_by(SIXTEEN) {
+            let found: usize;
+            // SAFETY: clause 1: sixteen atomic bytes that are borrowed; a load has each of them whole, Relaxed.
+            unsafe {
+                core::arch::asm!(
+                    "movdqu {tags}, xmmword ptr [{start} + {at}]",
+                    // Those that are no less than `SINGLE`, all bits of each.
+                    "movdqa {is_head}, {single}",
+                    "pmaxub {is_head}, {tags}",
+                    "pcmpeqb {is_head}, {tags}",
+                    "pmovmskb {found:e}, {is_head}",
+                    "pand {tags}, {is_head}",
+                    "por {seen}, {tags}",
+                    start = in(reg) tags.as_ptr(),
+                    at = in(reg) first + at,
+                    single = in(xmm_reg) single,
+                    tags = out(xmm_reg) _,
+                    is_head = out(xmm_reg) _,
+                    found = lateout(reg) found,
+                    seen = inout(xmm_reg) seen,
+                    options(readonly, nostack, preserves_flags),
+                );
+            }
+            heads |= found << at;
+        }
+        // SAFETY: sixteen bytes either way.
+        let seen: u128 = unsafe { core::mem::transmute(seen) };
+        LeftHeads { heads, are_single: seen & ORDERS == 0 }
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(any(loom, miri)))))]
+mod wide {
+    use super::{EIGHT, LeftHeads, WORD_PAGES};
+    use crate::sync::{AtomicU8, load_eight};
+
+    /// The bits of an order in each of eight bytes.
+    const ORDERS: u64 = u64::from_ne_bytes([31; EIGHT]);
+    /// The highest bit of each of eight bytes.
+    const HIGHEST: u64 = u64::from_ne_bytes([1 << 7; EIGHT]);
+
+    /// Returns the highest bit of each of eight bytes, of which nothing else is set, as eight bits.
+    #[inline(always)]
+    fn gathered(highest: u64) -> usize {
+        // Bit 8n of what is multiplied becomes bit 56 + n: no two of the products' bits meet.
+        ((highest >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as usize
+    }
+
+    /// Returns which of a word's number of tags from `tags[first]` on are those of heads.
+    ///
+    /// # Safety
+    /// 1. There are such tags, and the first is aligned to eight.
+    #[inline(always)]
+    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> LeftHeads {
+        let (mut heads, mut orders) = (0, 0);
+        for at in (0..WORD_PAGES).step_by(EIGHT) {
+            // SAFETY: clause 1.
+            let eight = unsafe { load_eight(tags, first + at) };
+            // The highest bit of each byte that has the two highest.
+            let found = eight & eight << 1 & HIGHEST;
+            heads |= gathered(found) << at;
+            // Of those bytes the lower bits; the orders among them are looked at in the end.
+            orders |= eight & (found - (found >> 7));
+        }
+        LeftHeads { heads, are_single: orders & ORDERS == 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::ptr::NonNull;
+
+    use super::*;
+    use crate::{Order, PAGE_SIZE};
+
+    const PAGES: usize = 4 * WORD_PAGES;
+
+    #[repr(align(4096))]
+    struct Page([u8; PAGE_SIZE]);
+    #[repr(align(64))]
+    struct Entries([u8; PageMapArray::metadata_bytes(PAGES)]);
+
+    #[test]
+    fn a_look_at_many_tags_is_one_at_each() {
+        let mut page = Page([0; PAGE_SIZE]);
+        let root = NonNull::from(&mut page.0).cast();
+        let mut random = testkit::Random::new(5);
+        for round in 0..500 {
+            let mut entries = Entries([0; PageMapArray::metadata_bytes(PAGES)]);
+            // Of some rounds all are left, of others few, of some single pages alone.
+            let (among, largest) = (1 + round % 5, 1 + round / 5 % 3);
+            // SAFETY: the entries are aligned, zero and ours; no memory is used through the map.
+            let map =
+                unsafe { PageMapArray::new_in(root, PAGES, NonNull::from(&mut entries.0).cast()) };
+            for page in 0..PAGES {
+                let order = Order::new(random.below(largest) as u8).unwrap();
+                let other = [Tag::NONE, Tag::block(order), Tag::SLAB, Tag::class(127).unwrap()];
+                let is_left = random.below(among) == 0;
+                let tag = if is_left { Tag::left(order) } else { other[random.below(4)] };
+                map.set_tag_at(page, tag);
+            }
+            let first = match round % 3 {
+                0 => WORD_PAGES,
+                1 => random.below(PAGES),
+                _ => 0_usize.wrapping_sub(random.below(WORD_PAGES)),
+            };
+            let left = map.left_among::<2>(first);
+            for (word, left) in left.into_iter().enumerate() {
+                let first = first.wrapping_add(word * WORD_PAGES);
+                assert_eq!(left, map.left_one_by_one(first), "{first}");
+                let before: [Tag; PAGES] = core::array::from_fn(|page| map.tag_at(page));
+                map.clear_tags_among(first, left.heads);
+                for (page, before) in before.into_iter().enumerate() {
+                    let at = page.wrapping_sub(first);
+                    let is_cleared = at < WORD_PAGES && before.as_left().is_some();
+                    assert_eq!(map.tag_at(page), if is_cleared { Tag::NONE } else { before });
+                }
+            }
+        }
+    }
+}
