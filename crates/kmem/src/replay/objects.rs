@@ -5,6 +5,8 @@
 
 use std::ptr::NonNull;
 
+use page_frame::sync::Zeroable;
+
 use super::caches::{Caches, NO_CACHE, OpenCache};
 use super::outcome::{Findings, ObjectTotals};
 use super::pattern;
@@ -37,6 +39,13 @@ struct Live {
     cache: u32,
     stamp: u32,
     born_micros: u32,
+}
+
+// SAFETY: clause 1: no pointer, which is all zero, and numbers.
+unsafe impl Zeroable for Live {
+    fn zero() -> Self {
+        Self::default()
+    }
 }
 
 impl<T: ObjectTarget> Objects<T> {

@@ -1,5 +1,7 @@
 //! Replays page events on an allocator of frames: which blocks are live, and the totals.
 
+use page_frame::sync::Zeroable;
+
 use super::outcome::{Findings, PageTotals};
 use super::table::Table;
 use super::target::PageTarget;
@@ -18,6 +20,13 @@ pub struct Pages<T> {
 struct Live(u64);
 
 const _: () = assert!(MAX_FRAMES <= 1 << 55);
+
+// SAFETY: clause 1: a number, zero.
+unsafe impl Zeroable for Live {
+    fn zero() -> Self {
+        Self::default()
+    }
+}
 
 impl Live {
     #[inline]

@@ -10,14 +10,23 @@
 //!
 //! The numbers come from a recording; there is no defence against numbers chosen to collide.
 //!
+//! Slots are memory that the system gives as zero, which is what a free one is: nobody writes it before its first use. Large tables
+//! are in huge pages where there are any: slots are touched in no order, so that each would miss the processor's table of pages, and
+//! the first touch of each small page costs as much as several events.
+//!
 //! # Invariants
 //! - I1: the number of slots is a power of two, and at most half of them are taken, as many as are counted.
 //! - I2: between the home of a number and its slot there is no free slot.
 
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+
+use hosted::Mapped;
+use page_frame::sync::Zeroable;
 use rustix::mm::{Advice, madvise};
 
-/// Marks a free slot. Traced numbers are below 2^52.
-const FREE: u64 = u64::MAX;
+/// What a free slot has in place of a number's name.
+const FREE: u64 = 0;
 /// 2^64 divided by the golden ratio, odd.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 /// Huge pages of x86-64, and of other processors with pages of 4 KiB.
@@ -27,20 +36,27 @@ const FEWEST: usize = 1024;
 
 /// Values by number.
 pub(super) struct Table<V> {
-    slots: Vec<Slot<V>>,
+    slots: Slots<V>,
     taken: usize,
 }
 
 #[derive(Clone, Copy)]
 struct Slot<V> {
-    number: u64,
+    name: u64,
     value: V,
 }
 
-impl<V: Copy + Default> Table<V> {
+/// Returns what stands for `number` in a slot: never what stands for none, as traced numbers are below 2^52.
+#[inline(always)]
+fn name(number: u64) -> u64 {
+    debug_assert!(!number != FREE);
+    !number
+}
+
+impl<V: Copy + Zeroable> Table<V> {
     /// Returns an empty table of the smallest size.
     pub(super) fn new() -> Self {
-        Self { slots: free_slots(FEWEST), taken: 0 }
+        Self { slots: Slots::free(FEWEST), taken: 0 }
     }
 
     /// Asks the memory for the slot of `number`, without waiting for it.
@@ -61,7 +77,7 @@ impl<V: Copy + Default> Table<V> {
     #[inline]
     pub(super) fn take(&mut self, number: u64) -> Option<V> {
         let mut free = self.slot(number);
-        let Slot { number: found, value } = self.slots[free];
+        let Slot { name: found, value } = self.slots[free];
         if found == FREE {
             return None;
         }
@@ -70,17 +86,17 @@ impl<V: Copy + Default> Table<V> {
         let mut next = self.after(free);
         loop {
             let slot = self.slots[next];
-            if slot.number == FREE {
+            if slot.name == FREE {
                 break;
             }
             let distance = |from: usize| next.wrapping_sub(from) & self.mask();
-            if distance(self.home(slot.number)) >= distance(free) {
+            if distance(self.home(!slot.name)) >= distance(free) {
                 self.slots[free] = slot;
                 free = next;
             }
             next = self.after(next);
         }
-        self.slots[free].number = FREE;
+        self.slots[free].name = FREE;
         Some(value)
     }
 
@@ -92,21 +108,21 @@ impl<V: Copy + Default> Table<V> {
             self.grow();
         }
         let index = self.slot(number);
-        self.taken += usize::from(self.slots[index].number == FREE);
-        self.slots[index] = Slot { number, value };
+        self.taken += usize::from(self.slots[index].name == FREE);
+        self.slots[index] = Slot { name: name(number), value };
     }
 
     /// Iterates over the values, in no order.
     pub(super) fn into_values(self) -> impl Iterator<Item = V> {
-        self.slots.into_iter().filter(|slot| slot.number != FREE).map(|slot| slot.value)
+        let slots = self.slots;
+        (0..slots.len()).map(move |index| slots[index]).filter(Slot::is_taken).map(|slot| slot.value)
     }
 
     /// Returns the slot in which `number` is, or else the free one in which it would be.
     #[inline(always)]
     fn slot(&self, number: u64) -> usize {
-        debug_assert!(number != FREE);
-        let mut index = self.home(number);
-        while self.slots[index].number != number && self.slots[index].number != FREE {
+        let (mut index, wanted) = (self.home(number), name(number));
+        while self.slots[index].name != wanted && self.slots[index].name != FREE {
             index = self.after(index);
         }
         index
@@ -130,37 +146,66 @@ impl<V: Copy + Default> Table<V> {
 
     #[cold]
     fn grow(&mut self) {
-        let more = free_slots(self.slots.len() * 2);
+        let more = Slots::free(self.slots.len() * 2);
         let slots = std::mem::replace(&mut self.slots, more);
-        for slot in slots.into_iter().filter(|slot| slot.number != FREE) {
-            let index = self.slot(slot.number);
-            self.slots[index] = slot;
+        for slot in slots.iter().filter(|slot| slot.is_taken()) {
+            let index = self.slot(!slot.name);
+            self.slots[index] = *slot;
         }
     }
 }
 
-/// Returns `count` free slots, in huge pages where the system has them for the asking: slots are touched in no order, so that
-/// each would miss the processor's table of pages, and the first touch of each small page costs as much as several events.
-fn free_slots<V: Copy + Default>(count: usize) -> Vec<Slot<V>> {
-    let mut slots: Vec<Slot<V>> = Vec::with_capacity(count);
-    ask_for_huge_pages(slots.as_mut_ptr().cast(), count * size_of::<Slot<V>>());
-    slots.resize(count, Slot { number: FREE, value: V::default() });
-    slots
-}
-
-/// Asks for huge pages where whole ones fit into the `bytes` bytes from `start` on. Where there are none, nothing happens.
-fn ask_for_huge_pages(start: *mut u8, bytes: usize) {
-    let skipped = start.align_offset(HUGE_PAGE_BYTES);
-    let whole = bytes.saturating_sub(skipped) / HUGE_PAGE_BYTES * HUGE_PAGE_BYTES;
-    if whole == 0 {
-        return;
+impl<V> Slot<V> {
+    fn is_taken(&self) -> bool {
+        self.name != FREE
     }
-    let first = start.wrapping_add(skipped);
-    // SAFETY: the range lies in one allocation; the advice changes what its pages are made of, and nothing that they hold.
-    let _ = unsafe { madvise(first.cast(), whole, Advice::LinuxHugepage) };
 }
 
-impl<V: Copy + Default> Default for Table<V> {
+/// Slots in memory of their own.
+struct Slots<V> {
+    memory: Mapped,
+    count: usize,
+    owns_slots: PhantomData<Slot<V>>,
+}
+
+impl<V: Copy + Zeroable> Slots<V> {
+    /// Returns `count` free slots, in huge pages where the system has them for the asking.
+    ///
+    /// # Panics
+    /// When there is no memory.
+    fn free(count: usize) -> Self {
+        let bytes = count * size_of::<Slot<V>>();
+        // A mapping is aligned as its size, so huge pages are all of a large one.
+        let memory = Mapped::reserve(bytes).expect("there is memory for what is live");
+        if bytes >= HUGE_PAGE_BYTES {
+            let start = memory.start().as_ptr();
+            // SAFETY: all of our mapping; the advice changes what its pages are made of, and nothing that they hold.
+            let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
+        }
+        Self { memory, count, owns_slots: PhantomData }
+    }
+}
+
+impl<V> Deref for Slots<V> {
+    type Target = [Slot<V>];
+
+    #[inline(always)]
+    fn deref(&self) -> &[Slot<V>] {
+        // SAFETY: the mapping is ours, page-aligned, and has so many slots: zero, which is a number and, as `V` is `Zeroable`, a
+        // value, or whatever was written since.
+        unsafe { std::slice::from_raw_parts(self.memory.start().as_ptr().cast(), self.count) }
+    }
+}
+
+impl<V> DerefMut for Slots<V> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut [Slot<V>] {
+        // SAFETY: as above, and exclusively borrowed.
+        unsafe { std::slice::from_raw_parts_mut(self.memory.start().as_ptr().cast(), self.count) }
+    }
+}
+
+impl<V: Copy + Zeroable> Default for Table<V> {
     fn default() -> Self {
         Self::new()
     }
@@ -172,14 +217,24 @@ mod tests {
 
     use super::*;
 
-    impl<V: Copy + Default> Table<V> {
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+    struct Stamp(u64);
+
+    // SAFETY: clause 1: a number, zero.
+    unsafe impl Zeroable for Stamp {
+        fn zero() -> Self {
+            Self(0)
+        }
+    }
+
+    impl<V: Copy + Zeroable> Table<V> {
         /// Checks the invariants.
         fn validate(&self) {
             assert!(self.slots.len().is_power_of_two() && self.taken * 2 <= self.slots.len(), "I1");
-            let taken = |index: &usize| self.slots[*index].number != FREE;
+            let taken = |index: &usize| self.slots[*index].is_taken();
             assert_eq!((0..self.slots.len()).filter(taken).count(), self.taken, "I1");
             for index in (0..self.slots.len()).filter(taken) {
-                assert_eq!(self.slot(self.slots[index].number), index, "I2");
+                assert_eq!(self.slot(!self.slots[index].name), index, "I2");
             }
         }
     }
@@ -188,17 +243,17 @@ mod tests {
     fn a_random_history_is_that_of_a_map() {
         // Few numbers with long runs of neighbours' homes, then many.
         for (numbers, shift) in [(1500, 12), (40_000, 3), (300, 0)] {
-            let (mut table, mut map) = (Table::<u32>::new(), HashMap::new());
+            let (mut table, mut map) = (Table::<Stamp>::new(), HashMap::new());
             let mut random = 0x2545_f491_4f6c_dd1d_u64;
-            for step in 0..100_000_u32 {
+            for step in 0..100_000 {
                 random ^= random << 13;
                 random ^= random >> 7;
                 random ^= random << 17;
                 let number = ((random >> 8) % numbers) << shift;
                 table.prefetch(number);
                 if random & 3 < 2 {
-                    table.insert(number, step);
-                    map.insert(number, step);
+                    table.insert(number, Stamp(step));
+                    map.insert(number, Stamp(step));
                 } else {
                     assert_eq!(table.take(number), map.remove(&number));
                 }
@@ -207,8 +262,8 @@ mod tests {
                 }
             }
             table.validate();
-            let mut left: Vec<u32> = table.into_values().collect();
-            let mut expected: Vec<u32> = map.into_values().collect();
+            let mut left: Vec<Stamp> = table.into_values().collect();
+            let mut expected: Vec<Stamp> = map.into_values().collect();
             left.sort_unstable();
             expected.sort_unstable();
             assert!(left == expected && !left.is_empty());
@@ -217,16 +272,16 @@ mod tests {
 
     #[test]
     fn those_that_share_a_home_move_up_around_the_end() {
-        let mut table = Table::<u64>::new();
+        let mut table = Table::<Stamp>::new();
         let last = table.slots.len() - 1;
         let mut at_the_end = (0..).filter(|number| table.home(*number) == last);
         let [one, two, three] = [(); 3].map(|()| at_the_end.next().expect("there are many"));
         drop(at_the_end);
         for number in [one, two, three] {
-            table.insert(number, number);
+            table.insert(number, Stamp(number));
         }
         assert_eq!((table.slot(two), table.slot(three)), (0, 1));
-        assert_eq!(table.take(one), Some(one));
+        assert_eq!(table.take(one), Some(Stamp(one)));
         table.validate();
         assert_eq!((table.slot(two), table.slot(three)), (last, 0));
     }
