@@ -25,6 +25,9 @@ pub const THREAD_SLOTS: usize = 64;
 /// A bit per number, set while a thread has it.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
+/// One more than the highest number that a thread ever had.
+static USED: AtomicU32 = AtomicU32::new(0);
+
 /// Which membarrier this system has.
 static BARRIER: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
@@ -57,9 +60,17 @@ pub struct Threads;
 // Clause 3: `fence_all` is true only after `membarrier`, which fences all running threads. Clause 4: nothing is
 // masked; a signal handler that allocates is nested and only tries. Clause 5: there are so many bits.
 unsafe impl Cpu for Threads {
+    /// What a thread uses of 127 caches.
+    const SPREAD: usize = 8 << 10;
+
     #[inline(always)]
     fn slots(&self) -> usize {
         THREAD_SLOTS
+    }
+
+    fn slots_used(&self) -> usize {
+        // Acquire: pairs with the Release in `assign`: whoever knows that a thread had a number finds it counted.
+        USED.load(Ordering::Acquire) as usize
     }
 
     #[inline(always)]
@@ -142,6 +153,8 @@ fn assign() -> Option<u32> {
     let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
     let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
     let number = before.trailing_ones();
+    // Release: as in `slots_used`.
+    USED.fetch_max(number + 1, Ordering::Release);
     // Before the call below, which may allocate.
     word::store(number + 1);
     if !set_round(key, number, 1) {

@@ -74,8 +74,21 @@ pub struct InterruptState(pub usize);
 ///    these crates other than by trying.
 /// 5. Each id from `pin` or `pin_known` is below `slots`, which returns the same value each time, for clones and references too.
 pub unsafe trait Cpu {
+    /// How many bytes lie between the slots of one CPU and those of the next where small ones of many owners share memory
+    /// ([`Spread`](crate::Spread)): a multiple of 64. With zero each owner has an array of its own.
+    ///
+    /// Where there are many more ids than are in use at a time, as with threads, an array for each owner touches a page for each;
+    /// with all that one CPU uses side by side it is a page or two.
+    const SPREAD: usize = 0;
+
     /// Returns the number of ids.
     fn slots(&self) -> usize;
+
+    /// Returns how many of the ids, from the lowest on, may have been given to anybody so far: no slots beyond are looked at by who
+    /// takes slots over.
+    fn slots_used(&self) -> usize {
+        self.slots()
+    }
 
     /// Keeps the caller on its CPU and returns the CPU's id, or `None` where there is no slot for the caller (too many
     /// threads, too early, too late); then nothing is to be undone.
@@ -123,10 +136,16 @@ pub unsafe trait Cpu {
 }
 
 // SAFETY: every method forwards to the same machine.
-unsafe impl<C: Cpu + ?Sized> Cpu for &C {
+unsafe impl<C: Cpu> Cpu for &C {
+    const SPREAD: usize = C::SPREAD;
+
     #[inline]
     fn slots(&self) -> usize {
         (**self).slots()
+    }
+
+    fn slots_used(&self) -> usize {
+        (**self).slots_used()
     }
 
     #[inline]
@@ -269,9 +288,15 @@ pub struct Fenced<C>(pub C);
 
 // SAFETY: clauses 1, 2, 4 and 5 are the wrapped machine's; clause 3: the light fence is a full one.
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
+    const SPREAD: usize = C::SPREAD;
+
     #[inline]
     fn slots(&self) -> usize {
         self.0.slots()
+    }
+
+    fn slots_used(&self) -> usize {
+        self.0.slots_used()
     }
 
     #[inline]

@@ -53,7 +53,7 @@ pub use order::{Fit, Order};
 pub use page_map::{PageMap, PageMapArray, TagPlace};
 pub use phys_map::{DirectMap, PhysMap};
 pub use shrink::{ListFull, Reclaiming, Shrink, ShrinkList};
-pub use slots::{Elsewhere, Entered, Slot, Slots, TakeOver};
+pub use slots::{Elsewhere, Entered, Packed, Slot, Slots, Spacing, Spread, TakeOver};
 pub use slow::{Masked, Slow, SlowLock};
 pub use source::{NoPages, PageResize, PageRun, PageSource};
 pub use tag::Tag;

@@ -28,8 +28,10 @@
 //! Enter and leave: two stores and two loads on one line, no atomic read-modify-write. Take-over: one compare-exchange
 //! per slot and one heavy fence.
 
+use core::fmt;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
+use core::ptr::NonNull;
 
 use crate::sync::{AtomicU8, Ordering, UnsafeCell, Zeroable, in_register, load_own, spin_hint};
 use crate::{Cpu, CpuId};
@@ -109,11 +111,45 @@ pub struct TakeOver {
 /// slots.take_over(|_| true, |_, body| seen = *body);
 /// assert_eq!(seen, 1);
 /// ```
-#[derive(Debug)]
-pub struct Slots<'s, T, C> {
-    pub(crate) slots: &'s [Slot<T>],
+pub struct Slots<'s, T, C, S = Packed> {
+    first: NonNull<Slot<T>>,
+    count: usize,
     pub(crate) cpu: C,
+    are_shared: PhantomData<(&'s [Slot<T>], S)>,
 }
+
+/// How far apart the slots of neighbouring CPUs lie.
+pub trait Spacing {
+    /// Returns how many bytes, a multiple of 64.
+    fn bytes<T, C: Cpu>() -> usize;
+}
+
+/// Side by side, in an array.
+#[derive(Debug)]
+pub enum Packed {}
+
+/// As far as the machine wants ([`Cpu::SPREAD`]), with slots of other owners between them; side by side where it does not care.
+#[derive(Debug)]
+pub enum Spread {}
+
+impl Spacing for Packed {
+    #[inline(always)]
+    fn bytes<T, C: Cpu>() -> usize {
+        size_of::<Slot<T>>()
+    }
+}
+
+impl Spacing for Spread {
+    #[inline(always)]
+    fn bytes<T, C: Cpu>() -> usize {
+        if C::SPREAD == 0 { size_of::<Slot<T>>() } else { C::SPREAD }
+    }
+}
+
+// SAFETY: it is what a shared slice of the slots is, with the machine beside it.
+unsafe impl<T: Send, C: Send, S> Send for Slots<'_, T, C, S> {}
+// SAFETY: as above.
+unsafe impl<T: Send, C: Sync, S> Sync for Slots<'_, T, C, S> {}
 
 impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// Puts `slots` under the protocol, one for each CPU of `cpu`.
@@ -122,21 +158,8 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// When there are fewer slots than CPUs.
     pub fn new(slots: &'s [Slot<T>], cpu: C) -> Self {
         assert!(slots.len() >= cpu.slots(), "{} slots for {} CPUs", slots.len(), cpu.slots());
-        Self { slots, cpu }
-    }
-
-    /// The same, without looking at the counts.
-    ///
-    /// # Safety
-    /// 1. There are no fewer slots than CPUs.
-    #[inline(always)]
-    pub const unsafe fn new_unchecked(slots: &'s [Slot<T>], cpu: C) -> Self {
-        Self { slots, cpu }
-    }
-
-    /// Returns the slots.
-    pub const fn as_slice(&self) -> &'s [Slot<T>] {
-        self.slots
+        // SAFETY: the slice is borrowed for as long, and as long as asserted.
+        unsafe { Self::at(NonNull::from(slots).cast(), slots.len(), cpu) }
     }
 
     /// The same, but nobody ever enters: who tries is told that the slot is detached. For layers that go without.
@@ -144,11 +167,33 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// # Panics
     /// As [`new`](Self::new).
     pub fn closed(slots: &'s [Slot<T>], cpu: C) -> Self {
-        for slot in slots {
+        let slots = Self::new(slots, cpu);
+        slots.close();
+        slots
+    }
+}
+
+impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
+    /// Puts `count` slots under the protocol of which the first is `first`, and which lie as far apart as `S` says.
+    ///
+    /// # Safety
+    /// 1. They are there, and shared references to them alone, while these live; and there are no fewer than CPUs.
+    #[inline(always)]
+    pub const unsafe fn at(first: NonNull<Slot<T>>, count: usize, cpu: C) -> Self {
+        Self { first, count, cpu, are_shared: PhantomData }
+    }
+
+    /// Keeps everybody out for good: who tries is told that the slot is detached.
+    pub fn close(&self) {
+        for slot in self.iter() {
             // Relaxed: who shares the slots with others publishes this store too.
             slot.detached.store(CLOSED, Ordering::Relaxed);
         }
-        Self::new(slots, cpu)
+    }
+
+    /// Returns the first slot.
+    pub const fn first(&self) -> NonNull<Slot<T>> {
+        self.first
     }
 
     /// Returns the machine.
@@ -158,7 +203,23 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
 
     /// Returns the number of slots.
     pub const fn count(&self) -> usize {
-        self.slots.len()
+        self.count
+    }
+
+    /// Returns the slot of the CPU with this index, if there is one.
+    #[inline]
+    pub(crate) fn get(&self, index: usize) -> Option<&Slot<T>> {
+        if index >= self.count {
+            return None;
+        }
+        // SAFETY: clause 1 of `at`: they are so far apart, and there.
+        let slot = unsafe { self.first.byte_add(index * S::bytes::<T, C>()) };
+        // SAFETY: clause 1 of `at`: shared by all.
+        Some(unsafe { slot.as_ref() })
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Slot<T>> {
+        (0..self.count).filter_map(|index| self.get(index))
     }
 
     /// Enters the caller's own slot.
@@ -182,11 +243,11 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     #[inline(always)]
     fn enter_as(&self, id: Option<CpuId>) -> Result<Entered<'_, T, C>, Elsewhere> {
         let Some(id) = id else { return Err(Elsewhere::NoSlot) };
-        let offset = id.line_offset() * (size_of::<Slot<T>>() / CpuId::LINE);
-        // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and slots are whole lines.
-        let slot = unsafe { self.slots.as_ptr().byte_add(offset) };
-        // SAFETY: the slot lives as long as `self.slots`, and `in_register` changes no address.
-        let slot = unsafe { &*in_register(slot) };
+        let offset = id.line_offset() * (S::bytes::<T, C>() / CpuId::LINE);
+        // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and they are whole lines apart.
+        let slot = unsafe { self.first.as_ptr().byte_add(offset) };
+        // SAFETY: clause 1 of `at`: it lives as long as these, and `in_register` changes no address.
+        let slot = unsafe { &*in_register(slot.cast_const()) };
         // SAFETY: I2: only contexts on this CPU write `busy`.
         let why = if unsafe { load_own(&slot.busy) } != 0 {
             Elsewhere::Nested
@@ -217,11 +278,13 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
         mut visit: impl FnMut(CpuId, &mut T),
     ) -> TakeOver {
         let mut outcome = TakeOver::default();
-        for (chunk, slots) in self.slots.chunks(usize::BITS as usize).enumerate() {
-            let first = chunk * usize::BITS as usize;
+        let count = self.count.min(self.cpu.slots_used());
+        for first in (0..count).step_by(usize::BITS as usize) {
             let id = |index: usize| CpuId::new((first + index) as u32);
+            let chunk = || first..count.min(first + usize::BITS as usize);
+            let slots = || chunk().filter_map(|index| self.get(index)).enumerate();
             let mut detached = 0_usize;
-            for (index, slot) in slots.iter().enumerate().filter(|(index, _)| wanted(id(*index))) {
+            for (index, slot) in slots().filter(|(index, _)| wanted(id(*index))) {
                 // Acquire: pairs with the Release below, of the taker before; Relaxed on failure: not ours.
                 let won = slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
                 match won {
@@ -233,7 +296,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
                 continue;
             }
             let fenced = self.cpu.fence_all();
-            for (index, slot) in slots.iter().enumerate().filter(|(i, _)| detached >> i & 1 == 1) {
+            for (index, slot) in slots().filter(|(index, _)| detached >> index & 1 == 1) {
                 if fenced && Self::is_left(slot) {
                     // SAFETY: I1: we changed `detached`, and after the fence `busy` read 0.
                     visit(id(index), unsafe { &mut *slot.body() });
@@ -254,7 +317,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// Meanwhile everybody goes the way without a slot. `own` is the caller's id; its slot is not waited for. Whether the
     /// machine could fence; otherwise an owner may still be inside.
     pub fn hold(&self, own: Option<CpuId>) -> bool {
-        for slot in self.slots {
+        for slot in self.iter() {
             let mut round = 0;
             // Acquire and Release: as in `take_over`, whose takers are waited for.
             while let Err(found) =
@@ -267,8 +330,8 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
                 round += 1;
             }
         }
-        let fenced = self.slots.is_empty() || self.cpu.fence_all();
-        for (index, slot) in self.slots.iter().enumerate() {
+        let fenced = self.count == 0 || self.cpu.fence_all();
+        for (index, slot) in self.iter().enumerate() {
             let mut round = 0;
             // Acquire: as in `is_left`.
             while own != Some(CpuId::new(index as u32)) && slot.busy.load(Ordering::Acquire) != 0 {
@@ -286,7 +349,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     pub unsafe fn let_go(&self) {
         // Relaxed: closed once and for all, before anybody else saw the slot.
         let is_open = |slot: &&Slot<T>| slot.detached.load(Ordering::Relaxed) != CLOSED;
-        for slot in self.slots.iter().filter(is_open) {
+        for slot in self.iter().filter(is_open) {
             // Release: as in `take_over`.
             slot.detached.store(0, Ordering::Release);
         }
@@ -298,7 +361,7 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     /// # Safety
     /// 1. So it is.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self.iter().enumerate() {
             if own != Some(CpuId::new(index as u32)) {
                 // Release: as the owner's own.
                 slot.busy.store(0, Ordering::Release);
@@ -320,10 +383,16 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
 
     /// Calls `look` with each body, for `validate` and exact statistics. Needs `&mut self`: nobody is inside.
     pub fn for_each_exclusive(&mut self, mut look: impl FnMut(CpuId, &mut T)) {
-        for (index, slot) in self.slots.iter().enumerate() {
+        for (index, slot) in self.iter().enumerate() {
             // SAFETY: `&mut self` on the only view of the slots excludes owners and takers.
             look(CpuId::new(index as u32), unsafe { &mut *slot.body() });
         }
+    }
+}
+
+impl<T, C: fmt::Debug, S> fmt::Debug for Slots<'_, T, C, S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Slots").field("count", &self.count).field("cpu", &self.cpu).finish()
     }
 }
 

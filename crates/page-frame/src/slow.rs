@@ -11,7 +11,7 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::slots::Slot;
+use crate::slots::{Slot, Spacing};
 use crate::sync::{Guard, Lock, Ordering};
 use crate::{Cpu, CpuId, InterruptState, Slots};
 
@@ -42,11 +42,11 @@ impl<U> SlowLock<U> {
     }
 }
 
-impl<T, C: Cpu> Slots<'_, T, C> {
+impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// Prepares the caller for locks of the slow path: says whether it is nested, and marks its slot as locking.
     pub fn slow(&self) -> Slow<'_, T, C> {
         let id = self.cpu.pin();
-        let slot = id.and_then(|id| self.slots.get(id.index()));
+        let slot = id.and_then(|id| self.get(id.index()));
         let nested = slot.is_some_and(|slot| {
             // Relaxed: only contexts on this CPU write either (I2).
             slot.busy.load(Ordering::Relaxed) != 0 || slot.locking.load(Ordering::Relaxed) != 0

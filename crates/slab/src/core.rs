@@ -8,11 +8,11 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use page_frame::sync::TakeAll;
-use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, Slots, SlowLock, Tag};
+use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, SlowLock, Tag};
 
 use crate::checks::Padding;
 use crate::core_list::Listed;
-use crate::cpu_slot::CpuSlot;
+use crate::cpu_slot::CacheSlots;
 use crate::depot::{Depot, Places};
 use crate::geometry::Geometry;
 use crate::magazine::CAPACITIES;
@@ -64,7 +64,7 @@ impl fmt::Debug for Plan {
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Core<P, C> {
-    pub(crate) slots: Slots<'static, CpuSlot, C>,
+    pub(crate) slots: CacheSlots<C>,
     pub(crate) system: NonNull<System<P, C>>,
     pub(crate) plan: Plan,
     pub(crate) pending: TakeAll<Record>,
@@ -77,7 +77,7 @@ pub(crate) struct Core<P, C> {
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn new(
         system: NonNull<System<P, C>>,
-        slots: Slots<'static, CpuSlot, C>,
+        slots: CacheSlots<C>,
         plan: Plan,
         tuning: Tuning,
     ) -> Self {

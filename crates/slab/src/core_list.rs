@@ -18,10 +18,10 @@
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell, spin_hint};
-use page_frame::{Cpu, Slots, SlowLock};
+use page_frame::{Cpu, SlowLock};
 
 use crate::core::Core;
-use crate::cpu_slot::CpuSlot;
+use crate::cpu_slot::CacheSlots;
 
 /// Set in a core's visits once it is closed; the bits below count.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -66,11 +66,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     ///
     /// # Safety
     /// 1. `core` is alive, in no list, and does not die before [`unlink`](Self::unlink).
-    pub(crate) unsafe fn link(
-        &self,
-        core: NonNull<Core<P, C>>,
-        locking: &Slots<'_, CpuSlot, C>,
-    ) -> bool {
+    pub(crate) unsafe fn link(&self, core: NonNull<Core<P, C>>, locking: &CacheSlots<C>) -> bool {
         let slow = locking.slow();
         let Some(mut first) = slow.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, and the list's lock is held.
@@ -80,7 +76,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     }
 
     /// Calls `look` with each core that is not closed; none of them goes meanwhile, and no lock is held.
-    pub(crate) fn visit(&self, locking: &Slots<'_, CpuSlot, C>, mut look: impl FnMut(&Core<P, C>)) {
+    pub(crate) fn visit(&self, locking: &CacheSlots<C>, mut look: impl FnMut(&Core<P, C>)) {
         let mut current = self.begin_visit(None, locking);
         while let Some(core) = current {
             // SAFETY: I1 and I2: visited.
@@ -97,7 +93,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     fn begin_visit(
         &self,
         core: Option<NonNull<Core<P, C>>>,
-        locking: &Slots<'_, CpuSlot, C>,
+        locking: &CacheSlots<C>,
     ) -> Option<NonNull<Core<P, C>>> {
         let slow = locking.slow();
         let first = slow.lock(&self.first)?;
@@ -121,7 +117,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// (not by an interrupt that came upon the lock).
     ///
     /// Must not be called by a visitor.
-    pub(crate) fn close(&self, core: &Core<P, C>, locking: &Slots<'_, CpuSlot, C>) -> bool {
+    pub(crate) fn close(&self, core: &Core<P, C>, locking: &CacheSlots<C>) -> bool {
         {
             let slow = locking.slow();
             let Some(_first) = slow.lock(&self.first) else { return false };
@@ -145,11 +141,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     ///
     /// # Safety
     /// 1. `core` is in the list and closed.
-    pub(crate) unsafe fn unlink(
-        &self,
-        core: NonNull<Core<P, C>>,
-        locking: &Slots<'_, CpuSlot, C>,
-    ) -> bool {
+    pub(crate) unsafe fn unlink(&self, core: NonNull<Core<P, C>>, locking: &CacheSlots<C>) -> bool {
         let slow = locking.slow();
         let Some(mut first) = slow.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, under the lock.

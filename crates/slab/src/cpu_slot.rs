@@ -18,6 +18,8 @@
 
 use core::ptr::NonNull;
 
+use page_frame::{Slots, Spread};
+
 use crate::magazine::Magazine;
 
 /// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that a CPU hardly uses
@@ -40,6 +42,9 @@ pub(crate) struct CpuSlot {
 }
 
 page_frame::assert_unless_loom!(size_of::<page_frame::Slot<CpuSlot>>() == 64);
+
+/// The slots of a cache, with those of others between them where the machine wants that.
+pub(crate) type CacheSlots<C> = Slots<'static, CpuSlot, C, Spread>;
 
 // SAFETY: the slot owns its magazines and the objects in them.
 unsafe impl Send for CpuSlot {}

@@ -8,7 +8,7 @@ use crate::cpu_slot::CpuSlot;
 use crate::depot::Depot;
 use crate::magazine::Magazine;
 use crate::observer::Event;
-use crate::walk::Patience;
+use crate::walk::{Patience, Reclaim};
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Returns a full magazine from the depot in exchange for `spare`, which is empty, if there is room for it.
@@ -71,7 +71,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     pub(crate) fn new_magazine(&self) -> Option<Magazine> {
         let class = self.tuning.class();
-        let memory = self.system().magazines(class).allocate::<Off>().ok()?;
+        let memory = self.system().magazines(class).take_one::<Off>(Reclaim::Allowed).ok()?;
         // SAFETY: an object of the internal cache for magazines of this class.
         Some(unsafe { Magazine::new_in(memory, class) })
     }

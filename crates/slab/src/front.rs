@@ -4,21 +4,22 @@
 //! A hit needs nothing of a cache but the CPU slots. A layer that finds a cache through a table (kmalloc, by class) keeps
 //! the fronts there and is one load nearer to the object. Whatever is no hit, it asks the cache for, which begins anew.
 //!
-//! A **closed** front never hits. It stands for caches that are not built yet, or that look at every object.
+//! A **closed** front never hits, as its slots stay empty. It stands for caches that are not built yet, or that look at every
+//! object.
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PageMap, PageSource, Slot, Slots};
+use page_frame::{Cpu, PageMap, PageSource, Slot, Slots, Spread};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, is_any_on};
-use crate::cpu_slot::{CpuSlot, Push};
+use crate::cpu_slot::{CacheSlots, CpuSlot, Push};
 use crate::registry::Registry;
 
 /// The CPU slots of a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct Front {
-    /// The first of as many slots as there are CPUs.
+    /// The first of as many slots as there are CPUs, as far apart as they want them.
     slots: NonNull<Slot<CpuSlot>>,
 }
 
@@ -49,11 +50,9 @@ impl Front {
     /// # Safety
     /// 1. As for `allocate`.
     #[inline(always)]
-    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> Slots<'s, CpuSlot, &'s C> {
-        // SAFETY: clause 1: there are as many, alive.
-        let slots = unsafe { core::slice::from_raw_parts(self.slots.as_ptr(), cpu.slots()) };
-        // SAFETY: as many as CPUs.
-        unsafe { Slots::new_unchecked(slots, cpu) }
+    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> Slots<'s, CpuSlot, &'s C, Spread> {
+        // SAFETY: clause 1: there are as many as CPUs, alive.
+        unsafe { Slots::at(self.slots, cpu.slots(), cpu) }
     }
 
     /// Turns the front into a pointer, for places that hold one as an atomic word.
@@ -70,8 +69,8 @@ impl Front {
         Self { slots: raw.cast() }
     }
 
-    fn of<C: Cpu>(slots: &Slots<'static, CpuSlot, C>) -> Self {
-        Self { slots: NonNull::from(slots.as_slice()).cast() }
+    fn of<C: Cpu>(slots: &CacheSlots<C>) -> Self {
+        Self { slots: slots.first() }
     }
 }
 

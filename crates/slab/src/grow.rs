@@ -34,10 +34,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let memory = match geometry.bookkeeping_offset() {
             // SAFETY: the bookkeeping lies inside the slab (geometry I1).
             Some(offset) => Ok(unsafe { block.start().add(offset) }),
-            None => match reclaim {
-                Reclaim::Allowed => self.system().records_of(geometry).allocate::<Off>(),
-                Reclaim::Forbidden => self.system().records_of(geometry).try_allocate::<Off>(),
-            },
+            None => self.system().records_of(geometry).take_one::<Off>(reclaim),
         };
         let Ok(memory) = memory else {
             // SAFETY: from this source just now, and nothing refers into it.

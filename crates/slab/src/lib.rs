@@ -37,6 +37,7 @@
 mod builder;
 mod cache;
 mod checks;
+mod columns;
 mod core;
 mod core_list;
 mod cpu_slot;

@@ -2,7 +2,8 @@
 //!
 //! # Concepts
 //! Everything that is not an object lives in **internal caches** of the registry: records that do not fit in their slabs,
-//! magazines, the cores of the caches themselves. They are caches without CPU slots. So all memory of a registry comes
+//! magazines, the cores of the caches themselves. They are caches without CPU slots: their objects come from their slabs one by
+//! one. So all memory of a registry comes
 //! from its page source, and one block of it, the registry's own, is held from the first moment to the last.
 //!
 //! # Invariants
@@ -15,14 +16,15 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{
     Cpu, CpuId, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink, Slot,
-    Slots, Tag, TagRange, panic_on_fault,
+    SlowLock, Tag, TagRange, panic_on_fault,
 };
 
 use crate::builder::CacheBuilder;
 use crate::checks::{Off, Padding};
+use crate::columns::Columns;
 use crate::core::{Core, Plan};
 use crate::core_list::CoreList;
-use crate::cpu_slot::CpuSlot;
+use crate::cpu_slot::{CacheSlots, CpuSlot};
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
@@ -47,7 +49,9 @@ pub(crate) struct System<P, C> {
     range: TagRange,
     /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them. Nobody enters these slots;
     /// they are those of the internal caches too.
-    pub(crate) locking: Slots<'static, CpuSlot, C>,
+    pub(crate) locking: CacheSlots<C>,
+    /// Where the slots of caches lie that are not behind their cores.
+    columns: SlowLock<Columns<C>>,
     hook: FaultHook,
     records: [Core<P, C>; RECORD_SIZES.len()],
     magazines: [Core<P, C>; CAPACITIES.len()],
@@ -80,7 +84,8 @@ unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync>
 impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
     ///
-    /// Takes one block of `source`.
+    /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side ([`Cpu::SPREAD`]), one of
+    /// that many bytes for each CPU, and another for each 100 caches or so.
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
@@ -94,18 +99,40 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// [`OutOfMemory`] when `source` has no such block.
     pub fn with_fault_hook(source: P, cpu: C, hook: FaultHook) -> Result<Self, OutOfMemory> {
         let count = cpu.slots();
-        let slots_bytes = count.checked_mul(size_of::<Slot<CpuSlot>>()).ok_or(OutOfMemory)?;
+        let slots_bytes = slots_behind::<C>(count).ok_or(OutOfMemory)?;
         let system_bytes = size_of::<System<P, C>>().next_multiple_of(64);
         let bytes = slots_bytes.checked_add(system_bytes).ok_or(OutOfMemory)?;
         let order = Order::for_bytes(bytes).ok_or(OutOfMemory)?.order;
         let cores_size = core_bytes::<P, C>(count).ok_or(OutOfMemory)?;
         let cores = Geometry::new(cores_size, 64, 64).map_err(|_| OutOfMemory)?;
-        let (start, _) = source.allocate(order)?.into_raw();
+        let block = source.allocate(order)?;
+        let mut columns = Columns::new();
+        if Columns::<C>::ARE_USED {
+            match Columns::<C>::order(count)
+                .ok_or(OutOfMemory)
+                .and_then(|order| source.allocate(order))
+            {
+                Ok(slots) => columns.add(slots),
+                Err(error) => {
+                    // SAFETY: just allocated.
+                    unsafe { source.free(block) };
+                    return Err(error);
+                }
+            }
+        }
+        let (start, _) = block.into_raw();
         let system = start.cast::<System<P, C>>();
-        // SAFETY: behind the system, inside the block.
-        let slots = unsafe { start.add(system_bytes) };
-        // SAFETY: ours, for `count` slots, aligned to 64.
-        let slots = unsafe { slots_in(slots, count, CpuSlot::new) };
+        let slots = match columns.take(count) {
+            Some(column) => column,
+            None => {
+                // SAFETY: behind the system, inside the block.
+                let slots = unsafe { start.add(system_bytes) };
+                // SAFETY: ours, for `count` slots, aligned to 64.
+                unsafe { slots_in(slots, count) }
+            }
+        };
+        // SAFETY: as many as CPUs, as far apart as they are in a column or an array; they live as long as the system.
+        let empty = || unsafe { CacheSlots::at(slots, count, cpu.clone()) };
         let internal = |name: &str, geometry: Geometry, size: usize| {
             let plan = Plan {
                 name: Name::new(name),
@@ -125,7 +152,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 clock: None,
                 observer: None,
             };
-            Core::new(system, Slots::closed(slots, cpu.clone()), plan, Tuning::without_magazines())
+            Core::new(system, empty(), plan, Tuning::without_magazines())
         };
         let small = |size, alignment| {
             Geometry::at_order(size, alignment, 64, 0)
@@ -134,7 +161,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let made = System {
             source,
             range: TagRange::EMPTY,
-            locking: Slots::closed(slots, cpu.clone()),
+            locking: empty(),
+            columns: SlowLock::new(columns),
             hook,
             records: core::array::from_fn(|index| {
                 let size = RECORD_SIZES[index];
@@ -182,7 +210,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
 
     /// Returns the pages held: by all caches, the internal ones, and the registry itself.
     pub fn pages_held(&self) -> usize {
-        let mut pages = self.system().order.pages();
+        let mut pages = self.system().own_pages();
         self.visit(|core| pages += core.pages());
         pages + self.system().internal().map(Core::pages).sum::<usize>()
     }
@@ -294,17 +322,25 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         reclaim: Reclaim,
     ) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
-        let memory = match reclaim {
-            Reclaim::Allowed => system.cores.allocate::<Off>()?,
-            Reclaim::Forbidden => system.cores.try_allocate::<Off>()?,
+        let memory = system.cores.take_one::<Off>(reclaim)?;
+        let slots = match system.take_column() {
+            Ok(Some(column)) => column,
+            Ok(None) => {
+                // SAFETY: behind the core, inside the memory.
+                let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
+                // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
+                unsafe { slots_in(slots, system.locking.count()) }
+            }
+            Err(error) => {
+                system.cores.give_back(Patience::Wait, &[memory]);
+                return Err(error);
+            }
         };
-        let cpu = system.locking.cpu().clone();
-        // SAFETY: behind the core, inside the memory.
-        let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
-        // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
-        let slots = unsafe { slots_in(slots, system.locking.count(), CpuSlot::new) };
+        let (count, cpu) = (system.locking.count(), system.locking.cpu().clone());
+        // SAFETY: ours: a column, or an array that lives as long as the core; as many as CPUs.
+        let slots = unsafe { CacheSlots::at(slots, count, cpu) };
         let core = memory.cast::<Core<P, C>>();
-        let made = Core::new(self.system, Slots::new(slots, cpu), plan, tuning);
+        let made = Core::new(self.system, slots, plan, tuning);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
         // SAFETY: just made; `destroy_core` unlinks it before it dies.
@@ -386,9 +422,61 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     /// # Safety
     /// 1. `core` is in no list, nobody uses it, and it has no slab.
     unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
+        // SAFETY: clause 1: nobody uses it, or its slots.
+        let slots = unsafe { core.as_ref() }.slots.first();
         // SAFETY: clause 1: the last time that anybody uses it.
         unsafe { core.drop_in_place() };
+        if Columns::<C>::ARE_USED {
+            // SAFETY: the core's column, and clause 1.
+            unsafe { self.put_column(slots) };
+        }
         self.cores.give_back(Patience::Wait, &[core.cast()]);
+    }
+
+    /// Takes a column for the slots of a cache, if that is where they lie. Fails too for an interrupt that came upon the lock.
+    fn take_column(&self) -> Result<Option<NonNull<Slot<CpuSlot>>>, OutOfMemory> {
+        if !Columns::<C>::ARE_USED {
+            return Ok(None);
+        }
+        let cpus = self.locking.count();
+        let slow = self.locking.slow();
+        if let Some(column) = slow.lock(&self.columns).ok_or(OutOfMemory)?.take(cpus) {
+            return Ok(Some(column));
+        }
+        // With no lock held; should somebody else do the same, there are two.
+        let block = self.source.allocate(Columns::<C>::order(cpus).ok_or(OutOfMemory)?)?;
+        let Some(mut columns) = slow.lock(&self.columns) else {
+            // SAFETY: just allocated.
+            unsafe { self.source.free(block) };
+            return Err(OutOfMemory);
+        };
+        columns.add(block);
+        Ok(columns.take(cpus))
+    }
+
+    /// Gives a column back.
+    ///
+    /// # Safety
+    /// 1. It came from `take_column`, and nobody uses its slots.
+    unsafe fn put_column(&self, first: NonNull<Slot<CpuSlot>>) {
+        let cpus = self.locking.count();
+        let slow = self.locking.slow();
+        let block = slow.lock(&self.columns).and_then(|mut columns| {
+            // SAFETY: clause 1.
+            unsafe { columns.put(first, cpus) }
+        });
+        if let Some(block) = block {
+            // SAFETY: just given away, and from our source.
+            unsafe { free_columns::<P, C>(&self.source, block, cpus) };
+        }
+    }
+
+    /// Returns the pages that no cache holds: the system's, and those of slots.
+    fn own_pages(&self) -> usize {
+        let slow = self.locking.slow();
+        let blocks = slow.lock(&self.columns).map_or(0, |columns| columns.blocks());
+        let of_slots = Columns::<C>::order(self.locking.count()).map_or(0, Order::pages);
+        self.order.pages() + blocks * of_slots
     }
 }
 
@@ -447,36 +535,53 @@ where
     for core in this.internal().rev() {
         core.shrink(usize::MAX, Patience::Wait);
     }
-    let order = this.order;
+    let (order, cpus) = (this.order, this.locking.count());
     // SAFETY: it was the last reference: the value is moved out, and its memory not used as a system again.
-    let System { source, .. } = unsafe { system.read() };
+    let System { source, mut columns, .. } = unsafe { system.read() };
+    // SAFETY: nobody uses a slot any more: no cache is left, and the internal ones have shrunk.
+    while let Some(block) = unsafe { columns.get_mut().remove() } {
+        // SAFETY: the columns gave it away, and it came from this source.
+        unsafe { free_columns::<P, C>(&source, block, cpus) };
+    }
     // SAFETY: the block that `with_fault_hook` took apart.
     let block = unsafe { PageBlock::from_raw(system.cast(), order, false) };
     // SAFETY: from this source, and no reference is left.
     unsafe { source.free(block) };
 }
 
-/// Returns the bytes of a core with its slots behind it.
-fn core_bytes<P, C>(slots: usize) -> Option<usize> {
-    slots.checked_mul(size_of::<Slot<CpuSlot>>())?.checked_add(size_of::<Core<P, C>>())
-}
-
-/// Writes `count` slots and returns them. Their lifetime is that of whoever owns the memory.
+/// Sends a block of slots for `cpus` CPUs home.
 ///
 /// # Safety
-/// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else while they are used.
-unsafe fn slots_in<T>(
-    memory: NonNull<u8>,
-    count: usize,
-    body: impl Fn() -> T,
-) -> &'static [Slot<T>] {
-    let first = memory.cast::<Slot<T>>();
+/// 1. [`Columns`] gave it away, and it came from `source`.
+unsafe fn free_columns<P: PageSource, C: Cpu>(source: &P, start: NonNull<u8>, cpus: usize) {
+    let order = Columns::<C>::order(cpus).expect("there was such a block");
+    // SAFETY: clause 1: `add` took it apart.
+    let block = unsafe { PageBlock::from_raw(start, order, false) };
+    // SAFETY: clause 1.
+    unsafe { source.free(block) };
+}
+
+/// Returns the bytes of the slots of a cache where they are behind it; none where they are in columns.
+fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
+    if Columns::<C>::ARE_USED { Some(0) } else { slots.checked_mul(size_of::<Slot<CpuSlot>>()) }
+}
+
+/// Returns the bytes of a core, with its slots behind it if that is where they are.
+fn core_bytes<P, C: Cpu>(slots: usize) -> Option<usize> {
+    slots_behind::<C>(slots)?.checked_add(size_of::<Core<P, C>>())
+}
+
+/// Writes an array of `count` slots and returns the first.
+///
+/// # Safety
+/// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else.
+unsafe fn slots_in(memory: NonNull<u8>, count: usize) -> NonNull<Slot<CpuSlot>> {
+    let first = memory.cast::<Slot<CpuSlot>>();
     for index in 0..count {
         // SAFETY: clause 1: room for `count`.
         let slot = unsafe { first.add(index) };
         // SAFETY: clause 1: aligned, and nobody else's.
-        unsafe { slot.write(Slot::new(body())) };
+        unsafe { slot.write(Slot::new(CpuSlot::new())) };
     }
-    // SAFETY: clause 1; just written.
-    unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }
+    first
 }

@@ -101,16 +101,18 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             depot.map_or([Chain::new(), Chain::new()], |mut depot| depot.take_all())
         };
         self.tell_gone(&full);
-        self.slots.take_over(
-            |_| true,
-            |_, slot| {
-                slot.forget_misses();
-                let magazines = [slot.unload(), slot.take_previous()];
-                for magazine in magazines.into_iter().flatten() {
-                    full.push(magazine);
-                }
-            },
-        );
+        if self.tuning.has_magazines() {
+            self.slots.take_over(
+                |_| true,
+                |_, slot| {
+                    slot.forget_misses();
+                    let magazines = [slot.unload(), slot.take_previous()];
+                    for magazine in magazines.into_iter().flatten() {
+                        full.push(magazine);
+                    }
+                },
+            );
+        }
         self.empty_all(full, empty, patience)
     }
 

@@ -115,7 +115,10 @@ impl<V: Copy + Zeroable> Table<V> {
     /// Iterates over the values, in no order.
     pub(super) fn into_values(self) -> impl Iterator<Item = V> {
         let slots = self.slots;
-        (0..slots.len()).map(move |index| slots[index]).filter(Slot::is_taken).map(|slot| slot.value)
+        (0..slots.len())
+            .map(move |index| slots[index])
+            .filter(Slot::is_taken)
+            .map(|slot| slot.value)
     }
 
     /// Returns the slot in which `number` is, or else the free one in which it would be.

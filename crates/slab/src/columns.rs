@@ -1,0 +1,163 @@
+//! The CPU slots of all caches of a registry, those of one CPU side by side.
+//!
+//! # Concepts
+//! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the machine wants them
+//! apart ([`Cpu::SPREAD`]), a **block** of slots has a part for each CPU instead, and in each part a line for each of many
+//! caches: a cache has a **column** of it. So what one thread of a program uses of 70 caches lies on two pages.
+//!
+//! The first column is the block's header. A block comes with the cache that finds no column free, and goes with the last of its
+//! caches.
+//!
+//! # Invariants
+//! - I1: the bit of a column is set in `taken` while a cache has it; that of the header always.
+//! - I2: the lines of a column whose bit is clear in `written` are as the source gave them: zero, if they are not written.
+//!
+//! # Concurrency
+//! The blocks are behind a lock of the registry, held for looks at their headers alone: not while the source is asked.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, Order, PageBlock, Slot};
+
+use crate::cpu_slot::CpuSlot;
+
+/// The bytes of a line: a slot.
+const LINE: usize = size_of::<Slot<CpuSlot>>();
+
+/// What stands in the first line of a block.
+#[derive(Debug)]
+struct Header {
+    next: *mut Header,
+    taken: u128,
+    written: u128,
+}
+
+/// The blocks of slots of a registry, for machines of type `C`.
+#[derive(Debug)]
+pub(crate) struct Columns<C> {
+    first: *mut Header,
+    count: usize,
+    machine: PhantomData<C>,
+}
+
+// SAFETY: the blocks are reached through this alone, and hold numbers, pointers to one another, and slots that are not touched
+// from here while a cache has them.
+unsafe impl<C> Send for Columns<C> {}
+
+impl<C: Cpu> Columns<C> {
+    /// Whether the machine wants its slots in columns at all.
+    pub(crate) const ARE_USED: bool = C::SPREAD > 0;
+    /// How many columns a block has.
+    const COLUMNS: usize = C::SPREAD / LINE;
+
+    pub(crate) const fn new() -> Self {
+        const { assert!(C::SPREAD % LINE == 0 && Self::COLUMNS <= u128::BITS as usize) };
+        Self { first: core::ptr::null_mut(), count: 0, machine: PhantomData }
+    }
+
+    /// Returns the order of a block for `cpus` CPUs; `None` when no block is so large.
+    pub(crate) fn order(cpus: usize) -> Option<Order> {
+        Some(Order::for_bytes(cpus.checked_mul(C::SPREAD)?)?.order)
+    }
+
+    /// Returns how many blocks there are.
+    pub(crate) fn blocks(&self) -> usize {
+        self.count
+    }
+
+    /// Adds a block of the order for `cpus` CPUs.
+    pub(crate) fn add(&mut self, block: PageBlock) {
+        let is_zero = block.is_zero();
+        let (start, _) = block.into_raw();
+        let header = start.cast::<Header>();
+        let written = if is_zero { 1 } else { u128::MAX };
+        // SAFETY: the first line of a block that was taken apart; a header fits in a line.
+        unsafe { header.write(Header { next: self.first, taken: 1, written }) };
+        self.first = header.as_ptr();
+        self.count += 1;
+    }
+
+    /// Takes a column; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart, are nobody's and empty. `None`
+    /// when a block has to be added first.
+    pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<Slot<CpuSlot>>> {
+        let mut next = self.first;
+        while let Some(mut header) = NonNull::new(next) {
+            // SAFETY: a header that `add` wrote, and `self` is exclusively borrowed.
+            let block = unsafe { header.as_mut() };
+            let column = block.taken.trailing_ones() as usize;
+            if column < Self::COLUMNS {
+                let bit = 1 << column;
+                block.taken |= bit;
+                let is_written = block.written & bit != 0;
+                block.written |= bit;
+                // SAFETY: the block has so many lines for each CPU.
+                let first = unsafe { header.byte_add(column * LINE) }.cast();
+                if is_written {
+                    // SAFETY: I1: it was nobody's.
+                    unsafe { Self::empty(first, cpus) };
+                }
+                return Some(first);
+            }
+            next = block.next;
+        }
+        None
+    }
+
+    /// Gives the column that begins at `first` back; returns the start of a block that nobody needs any more.
+    ///
+    /// # Safety
+    /// 1. It came from `take`, and nobody uses its slots.
+    pub(crate) unsafe fn put(
+        &mut self,
+        first: NonNull<Slot<CpuSlot>>,
+        cpus: usize,
+    ) -> Option<NonNull<u8>> {
+        let bytes = Self::order(cpus).map_or(0, Order::bytes);
+        let column = first.addr().get() % bytes / LINE;
+        let mut place: *mut *mut Header = &raw mut self.first;
+        loop {
+            // SAFETY: the first pointer, or that of a header, and `self` is exclusively borrowed.
+            let header = NonNull::new(unsafe { *place })?;
+            // SAFETY: as in `take`.
+            let block = unsafe { &mut *header.as_ptr() };
+            if header.addr().get() + column * LINE != first.addr().get() {
+                place = &raw mut block.next;
+                continue;
+            }
+            block.taken &= !(1 << column);
+            if block.taken != 1 {
+                return None;
+            }
+            // SAFETY: as above: unlinked.
+            unsafe { *place = block.next };
+            self.count -= 1;
+            return Some(header.cast());
+        }
+    }
+
+    /// Takes out a block, whoever uses it; its start.
+    ///
+    /// # Safety
+    /// 1. Nobody uses slots of it any more.
+    pub(crate) unsafe fn remove(&mut self) -> Option<NonNull<u8>> {
+        let header = NonNull::new(self.first)?;
+        // SAFETY: as in `take`.
+        self.first = unsafe { header.as_ref() }.next;
+        self.count -= 1;
+        Some(header.cast())
+    }
+
+    /// Makes the slots of a column empty.
+    ///
+    /// # Safety
+    /// 1. The column is nobody's.
+    unsafe fn empty(first: NonNull<Slot<CpuSlot>>, cpus: usize) {
+        for cpu in 0..cpus {
+            // SAFETY: clause 1: a line of it in the part of each CPU.
+            let slot = unsafe { first.byte_add(cpu * C::SPREAD) };
+            // SAFETY: clause 1, and lines have the size and alignment of slots.
+            unsafe { slot.write(Slot::new(CpuSlot::new())) };
+        }
+    }
+}
