@@ -7,9 +7,9 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hosted::{Mapped, Pages, Threads};
+use hosted::{HeapThreads, Mapped, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{OutOfMemory, Shrink};
+use page_frame::{OutOfMemory, Shrink, SideBySide};
 use slab::Registry;
 use talc::TalcLock;
 use talc::source::Manual;
@@ -74,13 +74,13 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 }
 
 /// Our allocator, as a program would have it.
-pub static HEAP: Global<Pages, Threads> = Global::new(|| {
+pub static HEAP: Global<Pages, HeapThreads> = Global::new(|| {
     let pages = Pages::new().map_err(|_| OutOfMemory)?.with_fall_hook(|| {
         if let Some(heap) = HEAP.get() {
             heap.shrink(usize::MAX);
         }
     });
-    let kmalloc = Kmalloc::new(Registry::new(pages, Threads)?);
+    let kmalloc = Kmalloc::new(Registry::new(pages, SideBySide(Threads))?);
     Ok::<_, OutOfMemory>(kmalloc.with_magazine_bytes(hosted::MAGAZINE_BYTES))
 });
 

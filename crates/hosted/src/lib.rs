@@ -49,4 +49,4 @@ pub use mapped::Mapped;
 pub use pages::Pages;
 pub use purger::Purger;
 pub use refused::Refused;
-pub use threads::{THREAD_SLOTS, Threads};
+pub use threads::{HeapThreads, THREAD_SLOTS, Threads};

@@ -14,13 +14,16 @@
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use page_frame::{Cpu, CpuId, InterruptState};
+use page_frame::{Cpu, CpuId, InterruptState, SideBySide};
 use rustix::thread::{MembarrierCommand, membarrier, sched_yield};
 
 use crate::{gate, word};
 
 /// How many threads have slots of their own at the same time.
 pub const THREAD_SLOTS: usize = 64;
+
+/// Threads for heaps of many caches, [`SideBySide`]: what one uses of 127 of them lies on two pages.
+pub type HeapThreads = SideBySide<Threads, { 8 << 10 }>;
 
 /// A bit per number, set while a thread has it.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
@@ -60,9 +63,6 @@ pub struct Threads;
 // Clause 3: `fence_all` is true only after `membarrier`, which fences all running threads. Clause 4: nothing is
 // masked; a signal handler that allocates is nested and only tries. Clause 5: there are so many bits.
 unsafe impl Cpu for Threads {
-    /// What a thread uses of 127 caches.
-    const SPREAD: usize = 8 << 10;
-
     #[inline(always)]
     fn slots(&self) -> usize {
         THREAD_SLOTS

@@ -8,9 +8,9 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use hosted::{MAGAZINE_BYTES, Pages, Threads};
+use hosted::{HeapThreads, MAGAZINE_BYTES, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink};
+use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, SideBySide};
 use slab::{Hardened, Off, Registry};
 use spin::Once;
 
@@ -20,18 +20,18 @@ use crate::{environment, stats};
 /// Pages; when there are none more, the caches give back what they can.
 pub(crate) type Source = Reclaiming<&'static Pages, Caches>;
 /// The allocator without checks.
-pub(crate) type Plain = Kmalloc<Source, Threads, Off>;
+pub(crate) type Plain = Kmalloc<Source, HeapThreads, Off>;
 /// The allocator that looks for mistakes.
-pub(crate) type Checked = Kmalloc<Source, Threads, Hardened>;
+pub(crate) type Checked = Kmalloc<Source, HeapThreads, Hardened>;
 
 /// Set up by the first request, unless checks are wanted (I2).
-pub(crate) static PLAIN: Global<Source, Threads, Off> = Global::new(|| {
+pub(crate) static PLAIN: Global<Source, HeapThreads, Off> = Global::new(|| {
     if checks_are_wanted() {
         return Err(OutOfMemory);
     }
     Ok(Kmalloc::with_checks(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
 });
-static CHECKED: Global<Source, Threads, Hardened> = Global::new(|| {
+static CHECKED: Global<Source, HeapThreads, Hardened> = Global::new(|| {
     let kmalloc = Kmalloc::with_checks(registry()?);
     Ok(kmalloc.with_secret(environment::random_bits()))
 });
@@ -89,9 +89,9 @@ fn shrink_caches() {
     Caches.shrink(usize::MAX);
 }
 
-fn registry() -> Result<Registry<Source, Threads>, OutOfMemory> {
+fn registry() -> Result<Registry<Source, HeapThreads>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
-    Registry::with_fault_hook(Reclaiming::new(pages, Caches), Threads, stop)
+    Registry::with_fault_hook(Reclaiming::new(pages, Caches), SideBySide(Threads), stop)
 }
 
 fn checks_are_wanted() -> bool {

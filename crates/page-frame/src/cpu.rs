@@ -77,8 +77,7 @@ pub unsafe trait Cpu {
     /// How many bytes lie between the slots of one CPU and those of the next where small ones of many owners share memory
     /// ([`Spread`](crate::Spread)): a multiple of 64. With zero each owner has an array of its own.
     ///
-    /// Where there are many more ids than are in use at a time, as with threads, an array for each owner touches a page for each;
-    /// with all that one CPU uses side by side it is a page or two.
+    /// [`SideBySide`](crate::SideBySide) gives a machine another.
     const SPREAD: usize = 0;
 
     /// Returns the number of ids.

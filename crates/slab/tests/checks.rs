@@ -132,10 +132,10 @@ fn marks_see_a_double_free_of_an_object_that_is_back_in_its_slab() {
 #[test]
 fn racing_double_frees_are_credited_once() {
     use hosted::Threads;
-    let memory = hosted::Mapped::reserve(512 * PAGE_SIZE).expect("address space");
+    let memory = hosted::Mapped::reserve(64 * PAGE_SIZE).expect("address space");
     // SAFETY: fresh, ours, and alive until the end of the test.
     let bytes =
-        unsafe { std::slice::from_raw_parts_mut(memory.start().cast().as_ptr(), 512 * PAGE_SIZE) };
+        unsafe { std::slice::from_raw_parts_mut(memory.start().cast().as_ptr(), 64 * PAGE_SIZE) };
     let arena = Arena::new(bytes).expect("large enough");
     let registry = Registry::with_fault_hook(&arena, Threads, note).expect("room");
     let layout = Layout::new::<[u64; 5]>();

@@ -4,35 +4,15 @@ use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use page_frame::{Arena, Cpu, CpuId, SwitchedCpu};
+use page_frame::{Arena, CpuId, SideBySide, SwitchedCpu};
 use slab::{Cache, Registry};
 use testkit::Random;
 
 const CPUS: usize = 5;
 const PAGES: usize = 2048;
 
-/// CPUs whose slots are a KiB apart: 16 columns, of which 15 are for caches.
-#[derive(Clone, Copy)]
-struct Apart<'c>(&'c SwitchedCpu);
-
-// SAFETY: all clauses are those of the machine within.
-unsafe impl Cpu for Apart<'_> {
-    const SPREAD: usize = 1024;
-
-    fn slots(&self) -> usize {
-        self.0.slots()
-    }
-
-    fn pin(&self) -> Option<CpuId> {
-        self.0.pin()
-    }
-
-    unsafe fn unpin(&self) {}
-
-    fn fence_all(&self) -> bool {
-        self.0.fence_all()
-    }
-}
+/// 16 columns, of which 15 are for caches.
+type Apart<'c> = SideBySide<&'c SwitchedCpu, 1024>;
 
 type TestCache<'a> = Cache<&'a Arena<'a>, Apart<'a>>;
 
@@ -83,7 +63,7 @@ fn columns_are_taken_given_back_and_taken_again() {
     let arena = Arena::new(&mut memory).expect("large enough");
     let pages = arena.free_pages();
     let cpus = SwitchedCpu::new(CPUS);
-    let registry = Registry::new(&arena, Apart(&cpus)).expect("room");
+    let registry = Registry::new(&arena, SideBySide(&cpus) as Apart<'_>).expect("room");
     let (mut random, mut used, mut most) = (Random::new(8), Vec::<Used<'_>>::new(), 0);
     for round in 0..60_000 {
         cpus.switch_to(Some(CpuId::new(random.below(CPUS) as u32)));
