@@ -25,6 +25,8 @@ use crate::magazine::Magazine;
 /// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that a CPU hardly uses
 /// stay without, which saves their memory. None under loom, where a model affords few steps.
 const MISSES_WITHOUT_MAGAZINES: u16 = if page_frame::sync::MODELLED { 0 } else { 8 };
+/// The same for a slot that only frees since memory was asked back: each object in a magazine may be all that its slab still has.
+const MISSES_AFTER_SHRINKING: u16 = 8 * MISSES_WITHOUT_MAGAZINES;
 
 /// A place for an object in a magazine.
 type Place = *mut *mut u8;
@@ -35,6 +37,8 @@ pub(crate) struct CpuSlot {
     misses: u16,
     /// Whether the last miss was an allocation's.
     is_draining: bool,
+    /// Whether magazines were taken away, and nothing was missed for an allocation since.
+    is_shrinking: bool,
     top: Place,
     bottom: Place,
     end: Place,
@@ -65,6 +69,7 @@ impl CpuSlot {
         Self {
             misses: 0,
             is_draining: false,
+            is_shrinking: false,
             top: nothing,
             bottom: nothing,
             end: nothing,
@@ -204,14 +209,18 @@ impl CpuSlot {
         core::mem::replace(&mut self.is_draining, is_allocation)
     }
 
-    /// Counts a miss; whether the slot has earned magazines.
+    /// Counts the miss that was noted last; whether the slot has earned magazines.
     pub(crate) fn has_earned_magazines(&mut self) -> bool {
         self.misses = self.misses.saturating_add(1);
-        self.misses > MISSES_WITHOUT_MAGAZINES
+        self.is_shrinking &= !self.is_draining;
+        let most =
+            if self.is_shrinking { MISSES_AFTER_SHRINKING } else { MISSES_WITHOUT_MAGAZINES };
+        self.misses > most
     }
 
-    /// Forgets the misses, when the magazines are taken away from an idle CPU.
+    /// Forgets the misses, when the magazines are taken away as memory is asked back.
     pub(crate) fn forget_misses(&mut self) {
         self.misses = 0;
+        self.is_shrinking = true;
     }
 }
