@@ -89,6 +89,19 @@ fn every_step_is_a_picture_and_all_of_them_a_page() {
 }
 
 #[test]
+fn each_step_says_how_often_blocks_were_split_and_merged_for_it() {
+    let (_, out, _) = kmem(&["walkthrough", "buddy"]);
+    let of_step = |step: &str| {
+        let mut lines = out.lines().skip_while(|line| *line != step);
+        lines.nth(3).unwrap_or_else(|| panic!("{step} in {out}"))
+    };
+    assert_eq!(of_step("allocate A 3.6K"), "  free blocks: 1 x 4K, 1 x 8K; 2 splits");
+    assert_eq!(of_step("free C"), "  free blocks: 2 x 2K", "neighbours that are no buddies");
+    // 2K and 2K are 4K, which finds its buddy in turn.
+    assert_eq!(of_step("free G"), "  free blocks: 1 x 2K, 1 x 8K; 2 merges");
+}
+
+#[test]
 fn steps_wait_for_a_line_each() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_kmem"))
         .args(["walkthrough", "buddy", "--step"])

@@ -13,6 +13,7 @@ use crate::simulated::Simulated;
 
 use super::script::{Operation, example};
 use crate::picture::style::{Ink, Style};
+use crate::picture::text::counted;
 
 /// The frames of the example.
 const FRAMES: usize = 16;
@@ -36,7 +37,7 @@ pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
         writeln!(out, "smallest free block that is large enough is split until it fits.\n")?;
     }
     for step in example() {
-        let before = buddy.free_blocks().count();
+        let before = splits_and_merges(&buddy);
         for operation in step.operations {
             perform(&buddy, &mut owners, operation).map_err(io::Error::other)?;
         }
@@ -103,18 +104,23 @@ fn draw(out: &mut impl Write, buddy: &Example, owners: &Owners, style: &Style) -
     writeln!(out, "  {upper}+\n  {middle}|")
 }
 
-/// Says which free blocks there are, and why neighbours among them did not join.
-fn caption(out: &mut impl Write, buddy: &Example, before: usize) -> io::Result<()> {
+fn splits_and_merges(buddy: &Example) -> (usize, usize) {
+    (buddy.observer().splits(), buddy.observer().merges())
+}
+
+/// Says which free blocks there are, how many splits and merges it took since `before`, and why neighbours did not join.
+fn caption(out: &mut impl Write, buddy: &Example, before: (usize, usize)) -> io::Result<()> {
     let counts = buddy.free_counts();
     let sizes = Order::all().zip(counts).filter(|(_, count)| *count > 0);
     let list: Vec<_> =
         sizes.map(|(order, count)| format!("{count} x {}K", order.pages())).collect();
     let list = if list.is_empty() { "none".to_string() } else { list.join(", ") };
-    let change = match buddy.free_blocks().count() as isize - before as isize {
-        0 => String::new(),
-        change => format!(" ({change:+})"),
-    };
-    writeln!(out, "  free blocks: {list}{change}")?;
+    let after = splits_and_merges(buddy);
+    let events = [(after.0 - before.0, "split"), (after.1 - before.1, "merge")];
+    let events = events.into_iter().filter(|(count, _)| *count > 0);
+    let events: String =
+        events.map(|(count, what)| format!("; {}", counted(count, what))).collect();
+    writeln!(out, "  free blocks: {list}{events}")?;
     let free: Vec<_> = buddy.free_blocks().collect();
     let strangers = free.windows(2).find(|pair| {
         let ((first, order), (second, other)) = (pair[0], pair[1]);
