@@ -164,6 +164,12 @@ fn the_report_fits_80_columns_and_has_no_colours_when_piped() {
     assert!(!report.contains('\x1b'));
     assert!(report.lines().all(|line| line.chars().count() <= 80), "{report}");
     assert!(report.lines().count() <= 40, "one screen: {report}");
+    let mut caches = report.lines().skip_while(|line| !line.starts_with("  cache "));
+    let row = |line: Option<&str>| -> Vec<String> {
+        line.expect("a row").split_whitespace().map(str::to_owned).collect()
+    };
+    assert_eq!(row(caches.next()), ["cache", "allocated", "each", "live"]);
+    assert_eq!(row(caches.next())[..6], ["buffer_head", "29,160", "104", "B", "2.88", "MiB"]);
 }
 
 #[test]

@@ -71,6 +71,8 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
             out,
             "\n{bold}The largest of {count} named caches{off}, by live bytes at the peak"
         )?;
+        let (cache, live) = ("cache", "live");
+        writeln!(out, "  {dim}{cache:<26} allocated     each {live:>9}{off}")?;
         let mut largest: Vec<_> = outcome.caches.iter().collect();
         largest.sort_by_key(|used| std::cmp::Reverse(used.peak_bytes));
         let most = largest[0].peak_bytes.max(1);
@@ -79,7 +81,7 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
             let name: String = used.name.chars().take(26).collect();
             let (count, bytes) = (thousands(used.allocations), used.requested_bytes);
             let peak = size(used.peak_bytes);
-            writeln!(out, "  {name:<26} {count:>9} x {bytes:>6} B {peak:>9}  {dim}{bar}{off}")?;
+            writeln!(out, "  {name:<26} {count:>9} {bytes:>6} B {peak:>9}  {dim}{bar}{off}")?;
         }
     }
     writeln!(out)?;
