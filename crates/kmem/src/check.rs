@@ -268,10 +268,15 @@ impl Check {
                 self.owner(**owner)
             )?;
         }
-        match owners.len().saturating_sub(rows) {
-            0 => Ok(()),
-            more => writeln!(out, "  and {more} more owners"),
+        let more = owners.len().saturating_sub(rows);
+        if more > 0 {
+            writeln!(out, "  and {more} more owners")?;
         }
+        writeln!(
+            out,
+            "Where a large share is live, the oldest as old as the trace, memory leaks, or is"
+        )?;
+        writeln!(out, "kept on purpose.")
     }
 }
 
