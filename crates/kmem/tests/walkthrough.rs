@@ -208,6 +208,12 @@ fn usage_errors_end_with_two_and_say_why() {
         assert_eq!((status, out.as_str()), (Some(2), ""), "{arguments:?}");
         assert!(!error.is_empty());
     }
+    for wrong in ["0", "-1", "nan", "inf", "1e-30", "x"] {
+        let (status, out, error) = kmem(&["walkthrough", "buddy", &format!("--speed={wrong}")]);
+        assert_eq!((status, out.as_str()), (Some(2), ""), "{wrong}");
+        assert!(error.contains("a number from 0.001 to 1000"), "{error}");
+    }
+    assert_eq!(kmem(&["walkthrough", "buddy", "--speed", "0.001"]).0, Some(0));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
-use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command};
 use kmem::picture::painted;
 use kmem::picture::style::{Rest, Style};
 use kmem::walkthrough::{self, Layer, pages};
@@ -20,7 +20,7 @@ pub(super) fn command() -> Command {
     let speed = Arg::new("speed")
         .long("speed")
         .value_name("FACTOR")
-        .value_parser(value_parser!(f32))
+        .value_parser(factor)
         .help("How many times as fast as usual");
     let arguments = [
         flag("plain", "Print only the states, one a line"),
@@ -35,6 +35,14 @@ pub(super) fn command() -> Command {
         .subcommand_required(true)
         .subcommands(Layer::ALL.map(|each| layer(each.name(), each.about())))
         .subcommand(layer(ALL, "All of them, one after the other"))
+}
+
+/// Reads how many times as fast: at the ends a step stays for a quarter of an hour, and for less than a millisecond.
+fn factor(text: &str) -> Result<f32, String> {
+    text.parse()
+        .ok()
+        .filter(|factor| (0.001..=1000.0).contains(factor))
+        .ok_or_else(|| "a number from 0.001 to 1000".to_owned())
 }
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
@@ -59,11 +67,10 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     if is_written {
         return Ok(());
     }
-    let speed = matches.get_one::<f32>("speed").copied().filter(|speed| *speed > 0.0);
-    let pause = Duration::try_from_secs_f32(PAUSE.as_secs_f32() / speed.unwrap_or(1.0));
+    let speed = matches.get_one::<f32>("speed").copied().unwrap_or(1.0);
     let rest = match matches.get_flag("step") {
         true => Rest::Key,
-        false => Rest::Pause(pause.unwrap_or(PAUSE)),
+        false => Rest::Pause(PAUSE.div_f32(speed)),
     };
     for layer in layers {
         play(layer, matches.get_flag("plain"), rest, screen)?;
