@@ -161,6 +161,14 @@ fn a_replay_that_is_over_stays_and_says_so() {
 }
 
 #[test]
+fn a_file_beside_a_replay_is_refused_as_one_of_them_would_not_be_shown() {
+    let path = temporary("beside.slabinfo", CACHES.as_bytes());
+    let (status, out, error) = kmem(&["top", "--once", &path, "--replay"]);
+    assert_eq!((status, &*out), (Some(2), ""), "{error}");
+    assert!(error.contains("cannot be used with"), "{error}");
+}
+
+#[test]
 fn a_delay_is_a_number_of_seconds() {
     let path = temporary("delayed.slabinfo", CACHES.as_bytes());
     for wrong in ["nan", "inf", "-1", "1e30", "x"] {

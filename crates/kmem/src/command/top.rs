@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Write, stdout};
 use std::ops::ControlFlow;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ pub(super) fn command() -> Command {
         )
         .arg(
             Arg::new("FILE")
-                .value_parser(value_parser!(std::path::PathBuf))
+                .value_parser(value_parser!(PathBuf))
                 .default_value("/proc/slabinfo")
                 .help("A file in slabinfo's format that is read again and again"),
         )
@@ -49,7 +49,9 @@ pub(super) fn command() -> Command {
                 .long("replay")
                 .value_name("TRACE")
                 .num_args(0..=1)
+                .value_parser(value_parser!(PathBuf))
                 .default_missing_value(BUNDLED)
+                .conflicts_with("FILE")
                 .help("Watch a replay of this trace instead, at its own pace [without a name: the bundled one]"),
         )
         .arg(
@@ -86,9 +88,9 @@ pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
     let delay = delay.max(SHORTEST_LOOK);
     let file = super::path(matches, "FILE").expect("the argument has a default");
     let once = matches.get_flag("once") || !stdout().is_terminal();
-    let source = match matches.get_one::<String>("replay") {
-        Some(trace) if trace == BUNDLED => Some(kmem::bundled::source()?),
-        Some(trace) => Some(Source::open(Path::new(trace))?),
+    let source = match super::path(matches, "replay") {
+        Some(trace) if trace == Path::new(BUNDLED) => Some(kmem::bundled::source()?),
+        Some(trace) => Some(Source::open(trace)?),
         None => None,
     };
     let watched = source.map(|source| Watched::start(source, once)).transpose()?;
