@@ -5,7 +5,7 @@
 
 mod command;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write, stderr};
 use std::process::ExitCode;
 
 use command::Failure;
@@ -15,14 +15,19 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Findings) => ExitCode::FAILURE,
         Err(Failure::Input(error)) => {
-            eprintln!("{error}");
+            say(&error);
             ExitCode::from(2)
         }
         // Whoever read our output has seen enough.
         Err(Failure::System(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::System(error)) => {
-            eprintln!("kmem: {error}");
+            say(format_args!("kmem: {error}"));
             ExitCode::from(2)
         }
     }
+}
+
+/// Says why on standard error. Where that takes nothing, the exit status has to do: a panic would have another one.
+fn say(why: impl std::fmt::Display) {
+    let _ = writeln!(stderr(), "{why}");
 }

@@ -4,6 +4,16 @@ use std::fs::File;
 use std::process::{Command, Stdio};
 
 #[test]
+fn an_error_that_cannot_be_said_has_its_status_all_the_same() {
+    for arguments in [&["replay", "/nowhere"][..], &["import", "/nowhere"], &["plan", "0"]] {
+        let full = File::options().write(true).open("/dev/full").expect("Linux has one");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kmem"));
+        let status = command.args(arguments).stdin(Stdio::null()).stderr(full).status();
+        assert_eq!(status.expect("it runs").code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_full_device_is_no_finding_but_status_2_of_every_command() {
     let trace: std::path::PathBuf = [env!("CARGO_TARGET_TMPDIR"), "one-free.csv"].iter().collect();
     let script = trace.with_extension("txt");

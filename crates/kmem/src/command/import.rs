@@ -12,6 +12,7 @@ use kmem::picture::text::thousands;
 use kmem::trace::source::Source;
 
 use super::{Failure, Screen};
+use crate::say;
 
 pub(super) fn command() -> Command {
     Command::new("import")
@@ -63,10 +64,11 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let Counts { written, left_out, lost } = counts;
     if !screen.quiet {
         let (written, left_out) = (thousands(written), thousands(left_out));
-        eprintln!("{written} events; {left_out} of other kinds or of null left out");
+        say(format_args!("{written} events; {left_out} of other kinds or of null left out"));
     }
     if lost > 0 {
-        eprintln!("{} events were lost while recording: totals will be too small", thousands(lost));
+        let lost = thousands(lost);
+        say(format_args!("{lost} events were lost while recording: totals will be too small"));
         return Err(Failure::Findings);
     }
     Ok(())
