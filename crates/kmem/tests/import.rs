@@ -11,8 +11,10 @@ fn kmem(arguments: &[&str]) -> Output {
         .expect("it runs")
 }
 
+/// Returns the name of a file that is not there: one of the last run's would not be written over.
 fn temporary(name: &str) -> String {
     let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
+    let _ = std::fs::remove_file(&path);
     path.to_str().expect("the folder's name is text").to_owned()
 }
 
@@ -86,6 +88,11 @@ fn a_recording_is_not_written_over_and_a_full_device_is_named() {
     };
     assert!(error_of(&script).ends_with("expected a file to write, found the recording itself\n"));
     assert_eq!(std::fs::read_to_string(&script).expect("it is there"), SCRIPT);
+    let trace = temporary("earlier.csv");
+    std::fs::write(&trace, "# kmem-compact 1\n").expect("there is room");
+    let kept = "expected a file to write, found a recorded trace, which stays as it is\n";
+    assert!(error_of(&trace).ends_with(kept));
+    assert_eq!(std::fs::read_to_string(&trace).expect("it is there"), "# kmem-compact 1\n");
     assert!(
         error_of("/dev/full").starts_with("/dev/full: expected a file that can be written, found ")
     );

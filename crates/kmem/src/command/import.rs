@@ -50,6 +50,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
                 let mismatch = Mismatch::new("a file to write", "the recording itself");
                 return Err(mismatch.in_file(&output.to_string_lossy()).into());
             }
+            super::spare_traces(output)?;
             import(path, LateFile { path: output, file: None })
         }
     };

@@ -172,12 +172,21 @@ fn traces(matches: &ArgMatches) -> Box<dyn Iterator<Item = Result<Source, InputE
     }
 }
 
-/// Writes a file, but never over a recording: `--json` before a trace would take its name for the output's.
-fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
-    if kmem::trace::is_trace(path) {
-        let mismatch = Mismatch::new("a file to write", "a recorded trace, which stays as it is");
-        return Err(mismatch.in_file(&path.to_string_lossy()).into());
+/// Refuses an output that would take the place of a recorded trace: `--json` before a trace takes its name for the output's.
+fn spare_traces(path: &Path) -> Result<(), Failure> {
+    match kmem::trace::is_trace(path) {
+        true => {
+            let found = "a recorded trace, which stays as it is";
+            let mismatch = Mismatch::new("a file to write", found);
+            Err(mismatch.in_file(&path.to_string_lossy()).into())
+        }
+        false => Ok(()),
     }
+}
+
+/// Writes a file.
+fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
+    spare_traces(path)?;
     let written = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
     written.map_err(|error| {
         Mismatch::new("a file that can be written", error.to_string())
