@@ -84,7 +84,11 @@ fn a_program_is_not_a_trace() {
 #[test]
 fn lines_that_are_wrong_are_named_with_their_number() {
     for (line, expected) in [
-        ("q,0,0,0", "expected an event (a, A, f, F, p, P, x), !s, !g or #, found `q,0,0,0`"),
+        ("q,0,0,0", "expected an event (a, A, f, F, p, P, x), !s, !g or #, as kmem import makes"),
+        (
+            "free,0,0,0",
+            "expected an event (a, A, f, F, p, P, x), !s, !g or #, as kmem import makes",
+        ),
         ("", "expected an event, a name or a comment, found nothing"),
         ("P,0,0,0,19", "expected ORDER, 0 to 18, found `19`"),
         ("p,0,0,0,99999999999999999999999,0,0", "expected ORDER, 0 to 18, found"),

@@ -9,6 +9,10 @@ use super::names::MAX_NAMES;
 /// Migratetypes a kernel may have; six on today's, and room to grow.
 const MAX_MIGRATETYPE: u64 = 15;
 
+/// What a line is, and where a file comes from that has none: whoever gives a recording itself is to read it.
+const A_LINE: &str =
+    "an event (a, A, f, F, p, P, x), !s, !g or #, as kmem import makes them of a recording";
+
 /// The value of each byte as a digit of any radix up to 16; others have a higher one.
 ///
 /// A table, as a digit of an address is a letter as often as not: no processor foresees which.
@@ -89,9 +93,7 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, Unexpected<'_>> {
         b'x' => fallback_note(fields),
         b'!' => name(fields),
         b'#' => Ok(Line::Comment),
-        _ => {
-            Err(Unexpected { expected: "an event (a, A, f, F, p, P, x), !s, !g or #", found: line })
-        }
+        _ => Err(Unexpected { expected: A_LINE, found: line }),
     }
 }
 
@@ -200,7 +202,11 @@ struct Fields<'a> {
 
 impl<'a> Fields<'a> {
     fn time_and_cpu(&mut self) -> Result<(u64, u16), Unexpected<'a>> {
-        let delta_ns = self.decimal("DT, nanoseconds below 2^63", i64::MAX as u64)?;
+        let delta_ns = self.number::<10>(i64::MAX as u64).ok_or_else(|| match self.rest {
+            // A word that happens to begin with an event's letter.
+            [byte, ..] if *byte != b',' => Unexpected { expected: A_LINE, found: self.line },
+            rest => Unexpected::field("DT, nanoseconds below 2^63", rest),
+        })?;
         Ok((delta_ns, self.decimal("CPU, 0 to 1023", u64::from(MAX_CPUS) - 1)? as u16))
     }
 
@@ -387,7 +393,9 @@ mod tests {
         assert_eq!(expected("!z,0,x").0, "!s or !g");
         assert_eq!(expected("!s,0,").0, "a name");
         assert_eq!(expected("").1, "");
-        assert!(expected("free,0,0,12").0.contains("DT"));
-        assert!(expected("q,0,0,12").0.starts_with("an event"));
+        assert_eq!(expected("f"), ("DT, nanoseconds below 2^63", String::new()));
+        for no_event in ["q,0,0,12", "free,0,0,12", "PERFILE2", "pages 0"] {
+            assert_eq!(expected(no_event), (A_LINE, no_event.into()));
+        }
     }
 }
