@@ -34,12 +34,17 @@ fn replay(arguments: &[&str], input: &[u8]) -> Output {
 
 /// Checks that `output` is one line, as expected, and status 2.
 fn assert_refused(output: &Output, expected: &str) {
+    assert_complains(output, expected);
+    assert!(output.stdout.is_empty());
+}
+
+/// Checks the same, but for what was said on standard output before.
+fn assert_complains(output: &Output, expected: &str) {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{error}");
     assert_eq!(error.lines().count(), 1, "{error}");
     assert!(error.starts_with(expected), "expected {expected}\n   found {error}");
     assert!(error.contains("expected ") && error.contains(", found "), "{error}");
-    assert!(output.stdout.is_empty());
 }
 
 fn refused(input: &[u8], expected: &str) {
@@ -170,17 +175,23 @@ fn an_object_that_no_cache_can_have_is_named() {
 }
 
 #[test]
-fn the_report_files_have_to_be_writable() {
-    for option in ["--json", "--slabinfo", "--buddyinfo"] {
+fn the_report_files_have_to_be_writable_and_the_totals_are_said_all_the_same() {
+    for option in ["--json", "--slabinfo", "--buddyinfo", "--pagetypeinfo", "--report"] {
         for place in ["/nowhere/totals", "/"] {
             let output = replay(&[option, place, "-"], b"f,0,0,0\n");
-            let error = String::from_utf8_lossy(&output.stderr);
-            assert_eq!(output.status.code(), Some(2), "{option} {error}");
             let expected = format!("{place}: expected a file that can be written, found ");
-            assert!(error.starts_with(&expected), "{option} {error}");
-            assert_eq!(error.lines().count(), 1, "{error}");
+            assert_complains(&output, &expected);
+            let out = String::from_utf8_lossy(&output.stdout);
+            assert!(out.contains("  1 events in "), "{option}: {out}");
         }
     }
+    let folder = env!("CARGO_TARGET_TMPDIR");
+    let other: PathBuf = [folder, "other.buddyinfo"].iter().collect();
+    let _ = fs::remove_file(&other);
+    let name = other.to_str().expect("the folder's name is text");
+    let output = replay(&["--slabinfo", "/", "--buddyinfo", name, "-"], b"f,0,0,0\n");
+    assert_complains(&output, "/: expected a file that can be written, found ");
+    assert!(other.exists(), "one that cannot be written does not keep the other from it");
 }
 
 #[test]
@@ -188,11 +199,15 @@ fn an_error_in_the_second_of_two_traces_names_the_second() {
     let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "good.csv"].iter().collect();
     fs::write(&path, "f,0,0,0\n").expect("there is room for the file");
     let good = path.to_str().expect("the folder's name is text");
-    assert_refused(&replay(&[good, "-"], b"f,0,0,0\nf,0,0\n"), "-:2: expected PTR");
-    assert_refused(
-        &replay(&[good, "/nowhere/at all"], b""),
-        "/nowhere/at all: expected a readable",
-    );
+    let first_then = |output: &Output, expected: &str| {
+        assert_complains(output, expected);
+        let out = String::from_utf8_lossy(&output.stdout);
+        assert_eq!(out.matches("  1 events in ").count(), 1, "the first is said: {out}");
+    };
+    first_then(&replay(&[good, "-"], b"f,0,0,0\nf,0,0\n"), "-:2: expected PTR");
+    let nowhere = "/nowhere/at all: expected a readable";
+    first_then(&replay(&[good, "/nowhere/at all"], b""), nowhere);
+    assert_refused(&replay(&["--json", "-", good, "/nowhere/at all"], b""), nowhere);
 }
 
 #[test]

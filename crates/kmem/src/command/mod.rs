@@ -6,6 +6,7 @@ mod completions;
 mod frag;
 mod import;
 mod map;
+mod outputs;
 mod plan;
 mod replay;
 mod terminal;

@@ -9,7 +9,6 @@ use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kmem::input_error::{InputError, Mismatch};
-use kmem::picture::painted;
 use kmem::replay::buddy_pages::{BuddyPages, Division};
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
@@ -21,13 +20,13 @@ use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
 use kmem::report::compare::Comparison;
 use kmem::report::table::Table;
-use kmem::report::{self, Report, html};
+use kmem::report::{self, Report};
 use kmem::trace::source::Source;
-use kmem::{buddyinfo, bundled, memory_map, pagetypeinfo, slabinfo};
+use kmem::{bundled, memory_map, slabinfo};
 use page_frame::{FrameNumber, FrameRange};
 
 use super::against::{self, Rivals};
-use super::{Failure, Screen, file, folder, inputs, path, refuse, traces, write_file, write_into};
+use super::{Failure, Screen, file, folder, inputs, outputs, path, refuse, traces, write_file};
 
 /// What a replay has at its disposal.
 #[derive(Clone)]
@@ -54,8 +53,6 @@ const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
 /// Options that need all that a report has.
 const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
-/// Width of charts as files, in pixels.
-const SVG_WIDTH: f64 = 760.0;
 /// Progress bars are drawn at most once in so many events.
 const EVENTS_PER_TICK: u64 = 1 << 16;
 /// Enough for a registry and a few caches.
@@ -163,35 +160,66 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let nodes = *matches.get_one("nodes").expect("the argument has a default");
     let division = Division { in_zones: matches.get_flag("zones"), nodes };
     let machine = Machine { frames, division, memory_bytes, pressure, options };
-    let (mut outcomes, mut tables) = (Vec::new(), Vec::new());
+    let mut played = Vec::new();
+    let mut tables = Vec::new();
+    let mut written = Ok(());
     for source in traces(matches) {
-        let machine = machine.clone();
-        let is_asked = |name: &&str| matches.contains_id(name);
-        // Times cost the speed that `--no-check` is for.
-        let is_timed = matches.get_flag("times") || options.checks && matches.contains_id("json");
-        let is_reported = is_timed || OF_REPORT.iter().any(is_asked);
-        outcomes.push(match is_reported {
-            true => {
-                let report = reported(source?, machine, matches, kernel.as_deref(), screen)?;
-                // The geometry beside the kernel's, where nothing else would show it.
-                let caches = kernel.is_some() && !["report", "csv"].iter().any(is_asked);
-                let named = |table: &Table| match table.name {
-                    "times" | "comparison" | "comparison-pages" => true,
-                    "caches" => caches,
-                    _ => false,
-                };
-                tables.extend(report.tables.into_iter().filter(named));
-                report.outcome
+        let source = source.map_err(Failure::from);
+        match source.and_then(|source| one(source, &machine, matches, kernel.as_deref(), screen)) {
+            Ok(one) => {
+                tables.extend(one.tables);
+                written = written.and(one.written);
+                played.push(one.outcome);
             }
-            false => {
-                let replay =
-                    play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
-                write_states(matches, replay.objects.target(), replay.pages.target())?;
-                replay.finish()
+            // What was replayed before is said all the same, but not as JSON, which would be of other traces than asked for.
+            Err(failure) => {
+                if path(matches, "json") != Some(Path::new("-")) {
+                    let _ = conclude(&played, &tables, None, screen);
+                }
+                return Err(failure);
             }
-        });
+        }
     }
-    conclude(&outcomes, &tables, path(matches, "json"), screen)
+    let concluded = conclude(&played, &tables, path(matches, "json"), screen);
+    written.and(concluded)
+}
+
+/// What came of one trace.
+struct Played {
+    outcome: Outcome,
+    /// Those that the terminal shows too.
+    tables: Vec<Table>,
+    /// Whether everything else that was asked for could be made and written. The outcome is worth saying even if not.
+    written: Result<(), Failure>,
+}
+
+/// Replays one trace, and writes its files.
+fn one(
+    source: Source,
+    machine: &Machine,
+    matches: &ArgMatches,
+    kernel: Option<&[slabinfo::Line]>,
+    screen: Screen,
+) -> Result<Played, Failure> {
+    let is_asked = |name: &&str| matches.contains_id(name);
+    // Times cost the speed that `--no-check` is for.
+    let is_timed =
+        matches.get_flag("times") || machine.options.checks && matches.contains_id("json");
+    if is_timed || OF_REPORT.iter().any(is_asked) {
+        let (report, written) = reported(source, machine, matches, kernel, screen)?;
+        // The geometry beside the kernel's, where nothing else would show it.
+        let caches = kernel.is_some() && !["report", "csv"].iter().any(is_asked);
+        let named = |table: &Table| match table.name {
+            "times" | "comparison" | "comparison-pages" => true,
+            "caches" => caches,
+            _ => false,
+        };
+        let tables = report.tables.into_iter().filter(named).collect();
+        return Ok(Played { outcome: report.outcome, tables, written });
+    }
+    let replay = play(source, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    let written = outputs::of_state(matches, replay.objects.target(), replay.pages.target());
+    Ok(Played { outcome: replay.finish(), tables: Vec::new(), written })
 }
 
 /// Reads the file at `path`, if there is one.
@@ -214,66 +242,31 @@ pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     conclude(&[replay.finish()], &[], None, screen)
 }
 
-/// Replays with every operation timed, and writes the report's files.
+/// Replays with every operation timed, compares with others, and writes the report's files: one that cannot be written does not
+/// keep the others from it.
 fn reported(
     source: Source,
-    machine: Machine,
+    machine: &Machine,
     matches: &ArgMatches,
     kernel: Option<&[slabinfo::Line]>,
     screen: Screen,
-) -> Result<Report, Failure> {
+) -> Result<(Report, Result<(), Failure>), Failure> {
     let rivals = Rivals::named(&source, matches)?;
     let mut timeline = Timeline::default();
     let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
-    let replay = play(source, &machine, screen, timed, |replay| timeline.watch(replay))?;
+    let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
     timeline.end(&replay);
     let (objects, pages) = (replay.objects.target(), replay.pages.target());
-    write_states(matches, objects.inner(), pages.inner())?;
+    let states = outputs::of_state(matches, objects.inner(), pages.inner());
     let mut report = report::gather(replay, &timeline, kernel);
-    if let Some(rivals) = rivals {
-        let Comparison { tables, findings } = rivals.compare(&machine, &report.outcome, screen)?;
+    let compared = rivals.map_or(Ok(()), |rivals| {
+        let Comparison { tables, findings } = rivals.compare(machine, &report.outcome, screen)?;
         report.tables.extend(tables);
         findings.iter().for_each(|text| report.outcome.findings.add_of_all(text));
-    }
-    if let Some(path) = path(matches, "report") {
-        write_file(path, &html::page(&report))?;
-    }
-    if let Some(folder) = path(matches, "csv") {
-        for chart in &report.charts {
-            write_into(folder, chart.name, "csv", &chart.csv())?;
-        }
-        for table in &report.tables {
-            write_into(folder, table.name, "csv", &table.csv())?;
-        }
-    }
-    if let Some(folder) = path(matches, "svg") {
-        for chart in &report.charts {
-            write_into(folder, chart.name, "svg", &chart.svg(SVG_WIDTH).standalone())?;
-        }
-        for (name, map) in &report.maps {
-            write_into(folder, name, "svg", &painted::svg(map, name).standalone())?;
-        }
-    }
-    Ok(report)
-}
-
-/// Writes the states at the end of the trace that were asked for.
-fn write_states(matches: &ArgMatches, stack: &Stack, pages: &BuddyPages) -> Result<(), Failure> {
-    if let Some(path) = path(matches, "slabinfo") {
-        write_file(path, &stack.slabinfo())?;
-    }
-    if let Some(path) = path(matches, "buddyinfo") {
-        let zones = pages.zones().map(|(node, name, by_mobility)| {
-            let sum = |order: usize| by_mobility.iter().map(|counts| counts[order]).sum();
-            let counts: Vec<usize> = (0..by_mobility[0].len()).map(sum).collect();
-            buddyinfo::line(node.into(), name, &counts)
-        });
-        write_file(path, &zones.collect::<String>())?;
-    }
-    if let Some(path) = path(matches, "pagetypeinfo") {
-        write_file(path, &pagetypeinfo::text(pages.zones()))?;
-    }
-    Ok(())
+        Ok(())
+    });
+    let written = outputs::of_report(matches, &report);
+    Ok((report, states.and(compared).and(written)))
 }
 
 /// Replays `source` on both our stacks, which `dress` may put into others.
