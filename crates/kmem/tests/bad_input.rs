@@ -195,6 +195,16 @@ fn the_report_files_have_to_be_writable_and_the_totals_are_said_all_the_same() {
 }
 
 #[test]
+fn no_file_is_called_as_standard_output_is() {
+    for option in ["--report", "--buddyinfo", "--svg"] {
+        let output = replay(&[option, "-", "-"], b"f,0,0,0\n");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{option}: {error}");
+        assert!(error.contains("only --json takes - for standard output"), "{option}: {error}");
+    }
+}
+
+#[test]
 fn an_error_in_the_second_of_two_traces_names_the_second() {
     let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "good.csv"].iter().collect();
     fs::write(&path, "f,0,0,0\n").expect("there is room for the file");

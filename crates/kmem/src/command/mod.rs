@@ -19,6 +19,7 @@ use std::io::{self, IsTerminal, Write, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use kmem::input_error::{InputError, Mismatch};
@@ -143,7 +144,11 @@ fn has_colour(matches: &ArgMatches) -> bool {
 
 /// An option that names a file.
 fn file(name: &'static str, help: &'static str) -> Arg {
-    Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+    let named = PathBufValueParser::new().try_map(|path| match path == Path::new("-") {
+        true => Err("a file's name; only --json takes - for standard output"),
+        false => Ok(path),
+    });
+    Arg::new(name).long(name).value_name("FILE").value_parser(named).help(help)
 }
 
 /// An option that names a folder.

@@ -112,7 +112,10 @@ pub(super) fn command() -> Command {
         .arg(folder("csv", "Write the numbers of each chart and table as CSV"))
         .arg(folder("svg", "Write each chart and map as a picture"))
         .arg(file("kernel-slabinfo", "The recorded kernel's /proc/slabinfo, shown beside ours in the report"))
-        .arg(file("json", "Write the totals as JSON, - for standard output in place of the report"))
+        .arg(
+            file("json", "Write the totals as JSON, - for standard output in place of the report")
+                .value_parser(value_parser!(PathBuf)),
+        )
         .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"))
         .arg(file("pagetypeinfo", "Write the same by mobility, as /proc/pagetypeinfo"))
