@@ -204,6 +204,26 @@ fn no_file_is_called_as_standard_output_is() {
     }
 }
 
+/// With the feature `rivals` none is missing.
+#[cfg(not(feature = "rivals"))]
+#[test]
+fn an_allocator_that_is_not_built_in_is_refused_and_those_that_are_there_are_named() {
+    for name in kmem::replay::rivals::ALL {
+        let output = replay(&["--against", &format!("system,{name}"), "-"], b"f,0,0,0\n");
+        let error = String::from_utf8_lossy(&output.stderr);
+        if kmem::replay::rivals::NAMES.contains(&name) {
+            assert!(!error.contains("not built in"), "{error}");
+            continue;
+        }
+        assert_eq!(output.status.code(), Some(2), "{name}: {error}");
+        let expected = format!(
+            "error: {name} is not built in: build with `--features rivals`; built in: system\n"
+        );
+        assert!(error.starts_with(&expected), "{error}");
+        assert!(output.stdout.is_empty(), "nothing is replayed before");
+    }
+}
+
 #[test]
 fn an_error_in_the_second_of_two_traces_names_the_second() {
     let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "good.csv"].iter().collect();

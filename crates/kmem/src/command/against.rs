@@ -25,7 +25,7 @@ pub(super) fn arguments() -> [Arg; 2] {
                 .value_name("NAME,...")
                 .value_delimiter(',')
                 .value_parser(ALL)
-                .help("Replay on these allocators too and compare"),
+                .help("Replay on these allocators too and compare; all but system need `--features rivals`"),
         Arg::new("patience")
                 .long("patience")
                 .value_name("SECONDS")
@@ -48,7 +48,10 @@ impl<'m> Rivals<'m> {
     pub(super) fn named(source: &Source, matches: &'m ArgMatches) -> Result<Option<Self>, Failure> {
         let Some(names) = matches.get_many::<String>("against") else { return Ok(None) };
         if let Some(name) = names.clone().find(|name| !NAMES.contains(&name.as_str())) {
-            let why = format!("{name} is not built in: build with `--features rivals`");
+            let there = NAMES.join(", ");
+            let why = format!(
+                "{name} is not built in: build with `--features rivals`; built in: {there}"
+            );
             refuse(replay::command(), ErrorKind::InvalidValue, why);
         }
         let name = source.name();
