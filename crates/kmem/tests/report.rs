@@ -114,6 +114,7 @@ fn another_allocator_is_compared_in_the_same_table() {
         out.contains("Other allocators: object events\n") && out.contains("  system "),
         "{out}"
     );
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "fits 80 columns: {out}");
     let table = text_of(&folder.join("comparison.csv"));
     let rows: Vec<_> = table.lines().skip(1).collect();
     assert_eq!(rows.len(), 3, "{table}");
@@ -154,9 +155,12 @@ fn the_kernels_own_slabinfo_stands_beside_ours() {
     // Without a file to write, on the terminal.
     let (status, out, error) = kmem(&["replay", "--kernel-slabinfo", kernels]);
     assert_eq!(status, Some(0), "{error}");
-    let row = out.lines().rfind(|line| line.starts_with("  buffer_head ")).expect("a row for it");
-    let words: Vec<_> = row.split_whitespace().collect();
-    assert!(words.ends_with(&["104", "B", "4", "KiB", "39"]), "{row}");
+    let rows = out.lines().filter(|line| line.starts_with("  buffer_head "));
+    let rows: Vec<Vec<_>> = rows.map(|row| row.split_whitespace().collect()).collect();
+    // Its columns stand in two parts of the table, as one would be too wide.
+    let [.., before, last] = &rows[..] else { panic!("two parts: {out}") };
+    assert!(before.ends_with(&["104", "B"]) && last.ends_with(&["4", "KiB", "39"]), "{rows:?}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "fits 80 columns: {out}");
     let (status, out, error) = kmem(&["replay", "--kernel-slabinfo", "/nowhere/at all"]);
     assert_eq!((status, &*out), (Some(2), ""), "{error}");
     assert!(error.starts_with("/nowhere/at all: expected a readable file, found "), "{error}");

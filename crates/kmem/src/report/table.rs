@@ -1,8 +1,12 @@
 //! Tables of the report: text on the left, numbers on the right, as HTML and as CSV.
 
+use std::ops::Range;
+
 use crate::picture::chart::field;
 use crate::picture::svg::escaped;
 
+/// As wide as a terminal is at least.
+const TERMINAL_COLUMNS: usize = 80;
 /// The one other column of text.
 pub(super) const VERDICT: &str = "verdict";
 
@@ -48,24 +52,31 @@ impl Table {
         if self.columns[column] == VERDICT { " class='text'" } else { "" }
     }
 
-    /// Returns the table for a terminal: columns as wide as they have to be, a blank or two between them.
+    /// Returns the table for a terminal: columns as wide as they have to be, two blanks between them. Columns for which there is
+    /// no room stand below, beside the first one once more.
     pub fn text(&self) -> String {
         let lines = || std::iter::once(&self.columns).chain(&self.rows);
         let width = |column: usize| lines().map(|cells| cells[column].chars().count()).max();
         let widths: Vec<usize> =
             (0..self.columns.len()).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = format!("{}\n", self.title);
-        for cells in lines() {
-            let mut line = String::from(" ");
-            for (column, (cell, width)) in cells.iter().zip(&widths).enumerate() {
-                let is_text = column == 0 || self.columns[column] == VERDICT;
-                match is_text {
-                    true => line.push_str(&format!(" {cell:<width$}")),
-                    false => line.push_str(&format!("  {cell:>width$}")),
-                }
+        for (index, part) in parts(&widths).into_iter().enumerate() {
+            if index > 0 {
+                text.push('\n');
             }
-            text.push_str(line.trim_end());
-            text.push('\n');
+            for cells in lines() {
+                let mut line = String::new();
+                for column in std::iter::once(0).chain(part.clone()) {
+                    let (cell, width) = (&cells[column], widths[column]);
+                    let is_text = column == 0 || self.columns[column] == VERDICT;
+                    match is_text {
+                        true => line.push_str(&format!("  {cell:<width$}")),
+                        false => line.push_str(&format!("  {cell:>width$}")),
+                    }
+                }
+                text.push_str(line.trim_end());
+                text.push('\n');
+            }
         }
         text
     }
@@ -78,6 +89,21 @@ impl Table {
         };
         std::iter::once(&self.columns).chain(&self.rows).map(line).collect()
     }
+}
+
+/// Returns which columns but the first stand beside one another, by the width of each; one alone may be too wide for the terminal.
+fn parts(widths: &[usize]) -> Vec<Range<usize>> {
+    let mut parts = Vec::new();
+    let (mut begin, mut taken) = (1, 0);
+    for column in 1..widths.len() {
+        taken += 2 + widths[column];
+        if 2 + widths[0] + taken > TERMINAL_COLUMNS && column > begin {
+            parts.push(begin..column);
+            (begin, taken) = (column, 2 + widths[column]);
+        }
+    }
+    parts.push(begin..widths.len());
+    parts
 }
 
 #[cfg(test)]
@@ -97,6 +123,28 @@ mod tests {
         assert_eq!(
             table.text(),
             "Times\n  what          mean\n  allocate      5 ns\n  free      1,000 ns\n"
+        );
+    }
+
+    #[test]
+    fn columns_for_which_a_terminal_has_no_room_stand_below() {
+        // 2 + 8 + 3 * (2 + 21) are 79.
+        assert_eq!(parts(&[8, 21, 21, 22]).len(), 1);
+        assert_eq!(parts(&[8, 21, 21, 23]), [1..3, 3..4]);
+        assert_eq!(parts(&[8, 100, 1, 100]), [1..2, 2..3, 3..4]);
+        let wide = "w".repeat(70);
+        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
+        let table = Table {
+            name: "t",
+            title: "Wide",
+            note: String::new(),
+            columns: row(["what", "mean", "p99"]),
+            rows: vec![row(["free", &wide, "5 ns"])],
+        };
+        let mean = format!("{:>70}", "mean");
+        assert_eq!(
+            table.text(),
+            format!("Wide\n  what  {mean}\n  free  {wide}\n\n  what   p99\n  free  5 ns\n")
         );
     }
 
