@@ -100,17 +100,21 @@ impl Ink {
         Self::all().find(|ink| ink.code() == code)
     }
 
-    /// Returns the classes in SVG: of what is behind the text, and of the text.
+    /// Returns the classes in SVG: of what is behind the text, and of the text. On what is pale in light pictures too, the text is
+    /// black in both.
     pub(super) fn classes(self) -> (&'static str, &'static str) {
         match self {
             Self::Taken => ("taken", "on"),
-            Self::TakenByOther => ("other", "on"),
+            Self::TakenByOther => ("other", "black"),
             Self::Idle => ("", "faint"),
             Self::Metadata => ("meta", "on"),
             Self::Caption => ("", "bold"),
             Self::Good => ("", "good"),
             Self::Bad => ("", "bad"),
-            Self::Band(band) => (BAND_CLASSES[usize::from(band) % 8], "on"),
+            Self::Band(band) => {
+                let band = usize::from(band) % 8;
+                (BAND_CLASSES[band], if matches!(band, 1 | 3 | 4 | 7) { "black" } else { "on" })
+            }
         }
     }
 }
@@ -162,6 +166,7 @@ impl Style {
 
 #[cfg(test)]
 mod tests {
+    use super::super::svg::STYLE;
     use super::*;
 
     #[test]
@@ -170,6 +175,36 @@ mod tests {
         assert_eq!(Style::still(false).paint_cells(&cells), "##.");
         let painted = Style::still(true).paint_cells(&cells);
         assert_eq!(painted, "\x1b[30;46m##\x1b[0m\x1b[2m.\x1b[0m");
+    }
+
+    /// Returns the luminance of the colour that `text` sets the variable to, by WCAG 2.1.
+    fn luminance(text: &str, variable: &str) -> f64 {
+        let begin = format!("--{variable}:#");
+        let at =
+            text.find(&begin).unwrap_or_else(|| panic!("{variable} has a colour")) + begin.len();
+        let channel = |index: usize| {
+            let digits = &text[at + 2 * index..at + 2 * index + 2];
+            let value = f64::from(u8::from_str_radix(digits, 16).expect("hexadecimal")) / 255.0;
+            if value <= 0.04045 { value / 12.92 } else { ((value + 0.055) / 1.055).powf(2.4) }
+        };
+        0.2126 * channel(0) + 0.7152 * channel(1) + 0.0722 * channel(2)
+    }
+
+    #[test]
+    fn text_is_legible_on_every_ink_in_light_and_in_dark() {
+        let (light, dark) = STYLE.split_once("prefers-color-scheme:dark").expect("both are there");
+        let black = luminance("--black:#0f1216", "black");
+        assert!(STYLE.contains("text.black{fill:#0f1216}"));
+        for (name, scheme) in [("light", light), ("dark", dark)] {
+            for ink in Ink::all().filter(|ink| !ink.classes().0.is_empty()) {
+                let (behind, text) = ink.classes();
+                let text = if text == "black" { black } else { luminance(scheme, text) };
+                let behind = luminance(scheme, behind);
+                let contrast = (text.max(behind) + 0.05) / (text.min(behind) + 0.05);
+                // What WCAG 2.1 asks of text, success criterion 1.4.3.
+                assert!(contrast >= 4.5, "{ink:?}, {name}: {contrast:.2}");
+            }
+        }
     }
 
     #[test]

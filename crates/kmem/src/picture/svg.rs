@@ -6,14 +6,14 @@ use std::fmt::Write;
 pub const STYLE: &str = "\
 :root{color-scheme:light dark;--paper:#ffffff;--panel:#f6f7f9;--ink:#1c2128;--faint:#5c6673;--rule:#d5dae1;\
 --taken:#2f7f95;--other:#b97a10;--meta:#8d59a8;--idle:#dfe4ea;--on:#ffffff;--good:#2c7a3f;--bad:#c0392b;\
---s0:#3867b0;--s1:#dd8e22;--s2:#bf4a3a;--s3:#3f9d8a;--s4:#84a838;--s5:#a862a0;--s6:#8d6e4f;--s7:#97a1ae}\
+--s0:#3867b0;--s1:#dd8e22;--s2:#bf4a3a;--s3:#3f9d8a;--s4:#84a838;--s5:#a45c9c;--s6:#8d6e4f;--s7:#97a1ae}\
 @media(prefers-color-scheme:dark){:root{--paper:#14171c;--panel:#1c2027;--ink:#e4e8ee;--faint:#9aa5b3;--rule:#353c47;\
 --taken:#3f9cb5;--other:#c78f34;--meta:#a679c0;--idle:#2c333d;--on:#0f1216;--good:#63c07a;--bad:#ef7f70;\
---s0:#6b9be0;--s1:#e8a648;--s2:#e0766a;--s3:#5cbfab;--s4:#a5c65c;--s5:#c98bc3;--s6:#b79774;--s7:#727d8c}}\
+--s0:#6b9be0;--s1:#e8a648;--s2:#e0766a;--s3:#5cbfab;--s4:#a5c65c;--s5:#c98bc3;--s6:#b79774;--s7:#747f8e}}\
 svg text{fill:var(--ink);font:12px system-ui,-apple-system,'Segoe UI',Roboto,sans-serif}\
 svg .mono{font:13px ui-monospace,SFMono-Regular,Menlo,Consolas,'DejaVu Sans Mono',monospace;white-space:pre}\
 svg .bold{font-weight:700}svg text.faint{fill:var(--faint)}svg text.end{text-anchor:end}svg text.middle{text-anchor:middle}\
-svg text.on{fill:var(--on)}svg text.good{fill:var(--good)}svg text.bad{fill:var(--bad)}\
+svg text.on{fill:var(--on)}svg text.black{fill:#0f1216}svg text.good{fill:var(--good)}svg text.bad{fill:var(--bad)}\
 svg .rule{stroke:var(--rule);stroke-width:1;fill:none}svg .line{fill:none;stroke-width:2;stroke-linejoin:round}\
 svg .paper{fill:var(--paper)}svg .idle{fill:var(--idle)}svg .taken{fill:var(--taken)}svg .other{fill:var(--other)}\
 svg .meta{fill:var(--meta)}svg .s0{fill:var(--s0)}svg .s1{fill:var(--s1)}svg .s2{fill:var(--s2)}svg .s3{fill:var(--s3)}\

@@ -26,15 +26,15 @@ main{max-width:1360px;margin:0 auto;padding:24px 20px 48px}h1{font-size:24px;lin
 .tile b{display:block;font-size:20px;line-height:1.3;font-variant-numeric:tabular-nums}.tile span{color:var(--faint);font-size:13px}\
 .grid{display:grid;grid-template-columns:repeat(2,minmax(0,1fr));gap:16px}.whole{grid-column:1/-1}section{min-width:0}\
 .verdict{font-weight:600}.verdict.good{color:var(--good)}.verdict.bad{color:var(--bad)}\
-svg{display:block;max-width:100%;height:auto}.narrow{display:none}.scroll{overflow-x:auto}.scroll svg{max-width:none}\
+svg{display:block;max-width:100%;height:auto}.narrow{display:none}.scroll{overflow-x:auto}.scroll svg{max-width:none}.fit svg{max-width:100%}\
 table{border-collapse:separate;border-spacing:0;width:max-content;font-size:13.5px;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 0 4px 18px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}\
-thead th{color:var(--faint);vertical-align:bottom;white-space:normal;min-width:64px;max-width:110px;line-height:1.25}th:first-child,.text{text-align:left}\
+thead th{color:var(--faint);vertical-align:bottom;white-space:normal;min-width:64px;max-width:132px;line-height:1.25}th:first-child,.text{text-align:left}\
 th:first-child{padding-left:0;position:sticky;left:0;background:var(--panel)}td.text{white-space:normal;max-width:420px}\
 tbody tr:last-child>*{border-bottom:0}ul{margin:0;padding-left:18px;overflow-wrap:anywhere}\
 footer{margin-top:20px;color:var(--faint);font-size:13px}\
 @media(max-width:1000px){.grid{grid-template-columns:minmax(0,1fr)}}\
-@media(max-width:720px){main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
+@media(max-width:720px){.fit svg{max-width:none}main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
 .tile,section{padding:12px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.tile b{font-size:16px}}";
 
 /// Returns the page.

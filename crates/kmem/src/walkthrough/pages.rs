@@ -36,7 +36,7 @@ pub fn html(layers: &[Layer]) -> io::Result<String> {
             let svg = painted::svg(step, &title(step)).inline();
             let number = index + 1;
             html.push_str(&format!(
-                "<section><h2>{number}</h2><div class='scroll'>{svg}</div></section>\n"
+                "<section><h2>{number}</h2><div class='scroll fit'>{svg}</div></section>\n"
             ));
         }
         html.push_str("</div>\n");
