@@ -29,18 +29,20 @@ pub(super) struct Done {
     pub(super) totals: Totals,
     /// Why it was stopped.
     pub(super) stopped: Option<String>,
+    /// Whether it came to the trace's end, after which only frees of what was left are to come.
+    pub(super) reached_the_end: bool,
     /// Whether patterns were looked at; none where there are none.
     pub(super) is_checked: Option<bool>,
     pub(super) findings: Findings,
 }
 
 impl Done {
-    /// Says which total is not that of `expected`; nothing of a run that was stopped.
+    /// Says which total is not that of `expected`; nothing of a run that was stopped before the end.
     pub(super) fn difference_from(&self, expected: &Totals) -> Option<String> {
         let mut pairs = expected.iter().zip(&self.totals);
         let ((name, expected), (_, found)) = pairs.find(|(one, other)| one != other)?;
         let (expected, found) = (thousands(*expected), thousands(*found));
-        self.stopped.is_none().then(|| format!("expected {expected} {name}, found {found}"))
+        self.reached_the_end.then(|| format!("expected {expected} {name}, found {found}"))
     }
 }
 
@@ -120,7 +122,7 @@ fn done<T: ObjectTarget, P: PageTarget>(
     let outcome = played.finish();
     let stopped = (!outcome.is_complete).then(|| {
         let at = match reached_the_end {
-            true => "freeing what was live at the end".to_owned(),
+            true => "freeing the rest".to_owned(),
             false => format!("at event {}", thousands(outcome.events)),
         };
         format!("too slow: stopped after {} s, {at}", patience.as_secs_f64())
@@ -133,6 +135,7 @@ fn done<T: ObjectTarget, P: PageTarget>(
         live_bytes: outcome.objects.peak_live_bytes,
         totals: totals(&outcome),
         stopped,
+        reached_the_end,
         is_checked: None,
         findings: outcome.findings,
     }
