@@ -78,6 +78,39 @@ fn lost_events_and_what_is_no_recording_have_their_exit_status() {
 }
 
 #[test]
+fn a_recording_that_is_cut_leaves_what_was_there_and_no_half_trace() {
+    let events = (0..100_000).map(|n: u64| {
+        let address = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let time = format!("{}.{:06}", 1 + n / 1_000_000, n % 1_000_000);
+        format!("p 7 [000] {time}: kmem:kfree: call_site=f ptr=0xffff8880{address:08x}\n")
+    });
+    let script = temporary("long.txt");
+    // A line that is longer than any: far behind the first, so that much is written before.
+    std::fs::write(&script, events.collect::<String>() + &"y".repeat(400_000)).expect("room");
+    let (kept, link) = (temporary("kept-from-a-cut-one.csv"), temporary("link.csv"));
+    std::os::unix::fs::symlink(&kept, &link).expect("links can be made");
+    for (output, there) in [(&kept, false), (&kept, true), (&link, true)] {
+        if there {
+            std::fs::write(&kept, "what was there").expect("there is room");
+        }
+        let cut = kmem(&["import", &script, "-o", output]);
+        assert_eq!(cut.status.code(), Some(2), "{cut:?}");
+        let error = String::from_utf8_lossy(&cut.stderr).into_owned();
+        assert!(
+            error.contains("long.txt:100001: expected a line of at most 65536 bytes"),
+            "{error}"
+        );
+        let left = std::fs::read_to_string(&kept).ok();
+        assert_eq!(left.as_deref(), there.then_some("what was there"), "{output}");
+        assert!(!Path::new(&format!("{kept}.part")).exists(), "nothing is left beside it");
+    }
+    std::fs::write(&script, SCRIPT).expect("there is room");
+    assert_eq!(kmem(&["import", &script, "-o", &link]).status.code(), Some(0));
+    assert_eq!(total(&kept, "events"), 4);
+    assert!(Path::new(&link).is_symlink(), "the link stays one");
+}
+
+#[test]
 fn a_recording_is_not_written_over_and_a_full_device_is_named() {
     let script = temporary("itself.txt");
     std::fs::write(&script, SCRIPT).expect("there is room");

@@ -51,7 +51,8 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
                 return Err(mismatch.in_file(&output.to_string_lossy()).into());
             }
             super::spare_traces(output)?;
-            import(path, LateFile { path: output, file: None })
+            let mut late = LateFile::new(output);
+            import(path, &mut late).and_then(|counts| Ok(late.keep().map(|()| counts)?))
         }
     };
     let counts = imported.map_err(|error| match (error, output) {
@@ -83,23 +84,58 @@ fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     }
 }
 
-/// A file that is made when something is written: an input that is no recording leaves what was there.
-struct LateFile<'p> {
-    path: &'p Path,
+/// A file that takes its place when all of it is written: an input that is no recording, or is cut, leaves what was there.
+struct LateFile {
+    path: PathBuf,
+    /// Where it is written until then: beside its place, or there, where that is no plain file but a pipe or a device.
+    begun: PathBuf,
     file: Option<File>,
 }
 
-impl Write for LateFile<'_> {
+impl LateFile {
+    fn new(path: &Path) -> Self {
+        // What a symbolic link points at is written, not the link.
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let begun = match path.metadata() {
+            Ok(about) if !about.is_file() => path.clone(),
+            _ => {
+                let mut name = path.clone().into_os_string();
+                name.push(".part");
+                name.into()
+            }
+        };
+        Self { path, begun, file: None }
+    }
+
+    /// Puts the file into its place.
+    fn keep(mut self) -> io::Result<()> {
+        match self.file.take() {
+            Some(_) if self.begun != self.path => std::fs::rename(&self.begun, &self.path),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Write for LateFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let file = match &mut self.file {
             Some(file) => file,
-            None => self.file.insert(File::create(self.path)?),
+            None => self.file.insert(File::create(&self.begun)?),
         };
         file.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+}
+
+impl Drop for LateFile {
+    fn drop(&mut self) {
+        if self.file.is_some() && self.begun != self.path {
+            // It is only half a trace; nobody is left to hear that it stays.
+            let _ = std::fs::remove_file(&self.begun);
+        }
     }
 }
 
