@@ -15,8 +15,8 @@
 //! ```
 //!
 //! # Choice of the order
-//! The smallest order whose leftover is at most 1/16 of the slab and that holds enough objects; if there is none, 1/8, then
-//! 1/4, then 1/2 (the scheme of Linux's SLUB; Bonwick 1994 has 1/8 alone); if there is none either, the smallest order that
+//! The smallest order whose leftover is at most 1/20 of the slab and that holds enough objects; if there is none, 1/8, then
+//! 1/4, then 1/2 (the scheme of Linux's SLUB, which begins with 1/16; Bonwick 1994 has 1/8 alone); if there is none either, the smallest order that
 //! holds one object. Enough are eight objects up to 512 bytes, four below a page, one from a page on: few objects make a slab that
 //! is seldom empty, many pages make one that is hard to get.
 //!
@@ -46,7 +46,7 @@ const SMALL: usize = PAGE_SIZE / 8;
 /// The most objects of a slab: what a free word can count, less one, and no index looks like a mark.
 const MOST_OBJECTS: usize = least(crate::FreeWord::MOST_OBJECTS, (MARK_CACHED as usize) << 8);
 /// Leftovers accepted, as fractions of the slab, best first.
-const FRACTIONS: [usize; 4] = [16, 8, 4, 2];
+const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 
 /// How the slabs of objects of one size are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,7 +330,7 @@ mod tests {
             plans(LARGEST_ORDER + 1)
                 .find(|(_, n, left, bytes)| *n >= enough && left * fraction <= *bytes)
         };
-        let chosen = [16, 8, 4, 2].into_iter().find_map(good).or_else(|| plans(19).next());
+        let chosen = [20, 8, 4, 2].into_iter().find_map(good).or_else(|| plans(19).next());
         chosen.map(|plan| plan.0).expect("every object fits somewhere")
     }
     use crate::FreeWord;
