@@ -276,7 +276,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         self.system().shrink(target_pages, Patience::Try)
     }
 
-    /// Keeps all CPUs out of their slots of all caches, see [`Slots::hold`]: for whoever is about to `fork`.
+    /// Keeps all CPUs out of their slots of all caches, see [`Slots::hold`](page_frame::Slots::hold): for whoever is about to `fork`.
     pub fn hold_slots(&self, own: Option<CpuId>) {
         self.visit(|core| _ = core.slots.hold(own));
     }
@@ -284,13 +284,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// Ends [`hold_slots`](Self::hold_slots).
     ///
     /// # Safety
-    /// 1. As for [`Slots::let_go`], and no cache was built in between.
+    /// 1. As for [`Slots::let_go`](page_frame::Slots::let_go), and no cache was built in between.
     pub unsafe fn let_slots_go(&self) {
         // SAFETY: clause 1: the slots held are the ones there are.
         self.visit(|core| unsafe { core.slots.let_go() });
     }
 
-    /// Says that no CPU but `own` is in the middle of anything, see [`Slots::forget_others`].
+    /// Says that no CPU but `own` is in the middle of anything, see [`Slots::forget_others`](page_frame::Slots::forget_others).
     ///
     /// # Safety
     /// 1. As there.
