@@ -5,6 +5,8 @@
 use core::ffi::{CStr, c_char};
 use core::time::Duration;
 
+use crate::out::say;
+
 unsafe extern "C" {
     static environ: *const *const c_char;
 }
@@ -20,12 +22,20 @@ pub(crate) fn stats<R>(look: impl FnOnce(&[u8]) -> R) -> Option<R> {
         .flatten()
 }
 
-/// Returns the interval of a thread that gives memory back: `KMALLOC_PURGE`, in milliseconds. None where it is not a number above
-/// zero.
+/// Returns the interval of a thread that gives memory back: `KMALLOC_PURGE`, in milliseconds. None where it is empty or zero, and
+/// where it is not a number, which is said.
 pub(crate) fn purge_interval() -> Option<Duration> {
-    let number = |value: &[u8]| core::str::from_utf8(value).ok()?.parse().ok();
-    let milliseconds: u32 = variable("KMALLOC_PURGE", number).flatten()?;
-    (milliseconds > 0).then(|| Duration::from_millis(milliseconds.into()))
+    let number = |value: &[u8]| core::str::from_utf8(value).ok()?.parse::<u32>().ok();
+    let milliseconds = variable("KMALLOC_PURGE", |value| {
+        let milliseconds = number(value);
+        if milliseconds.is_none() && !value.is_empty() {
+            let value = value.escape_ascii();
+            say(2, format_args!("kmalloc: no purging, KMALLOC_PURGE={value}: not milliseconds\n"));
+        }
+        milliseconds
+    });
+    let milliseconds = milliseconds.flatten().filter(|milliseconds| *milliseconds > 0)?;
+    Some(Duration::from_millis(milliseconds.into()))
 }
 
 /// Returns bits that the kernel chose at random for this process.

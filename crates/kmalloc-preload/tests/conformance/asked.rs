@@ -1,6 +1,8 @@
 //! What is asked for by environment variables: the file of statistics, and a thread that purges.
 
-use std::path::Path;
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::End::Well;
@@ -9,6 +11,8 @@ use crate::{Check, errno, library, resident_bytes, set_errno};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "the_file_of_statistics_is_kept_current", run: current, ends: Well },
+    Check { name: "statistics_that_cannot_be_written_are_told", run: unwritable, ends: Well },
+    Check { name: "statistics_go_to_the_first_standard_error", run: at_the_end, ends: Well },
     Check { name: "a_thread_purges_if_asked_to", run: purged, ends: Well },
 ];
 
@@ -18,7 +22,7 @@ fn again_with_file() -> String {
         return file;
     }
     let file = std::env::temp_dir().join(format!("kmalloc-stats-{}", std::process::id()));
-    let status = std::process::Command::new(std::env::current_exe().expect("a path"))
+    let status = Command::new(std::env::current_exe().expect("a path"))
         .args(std::env::args().skip(1))
         .env("STATISTICS", &file)
         .env("KMALLOC_STATS", &file)
@@ -108,18 +112,123 @@ fn kept_in_child(file: &str) {
     assert_eq!(status, 0, "written by the child");
 }
 
+/// Makes an empty folder of this process's own.
+fn folder(name: &str) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("kmalloc-{name}-{}", std::process::id()));
+    std::fs::create_dir(&folder).expect("a new folder");
+    folder
+}
+
+/// Runs a shell with statistics to `file`, after `before` in one without; returns what it says on standard error.
+fn shell_with_file(before: &str, file: &Path) -> String {
+    let run = format!("{before} KMALLOC_STATS=$0 LD_PRELOAD=$1 exec sh -c 'echo well'");
+    let mut shell = Command::new("sh");
+    shell.args(["-c", &run]).arg(file).arg(library()).env_remove("LD_PRELOAD");
+    let output = shell.output().expect("a shell");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "well\n", "{file:?}");
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// What is no file stays as it is, nothing else is left in the folder, and the user hears of it.
+///
+/// Mutations seen to fail: a look at nothing but whether the file can be created; no look at whether all of it was written; a new
+/// file that stays when it cannot be given its name.
+fn unwritable() {
+    let folder = folder("unwritable");
+    let named = |name: &str| folder.join(name);
+    std::os::unix::fs::symlink("/dev/null", named("link")).expect("a link");
+    let pipe = CString::new(named("pipe").into_os_string().into_encoded_bytes()).expect("no zero");
+    // SAFETY: the name ends with zero.
+    assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
+    std::fs::create_dir(named("folder")).expect("a folder");
+    let long = "a".repeat(300);
+    let longest = "b/".repeat(2100);
+    let refusals = [
+        ("link", "not a file"),
+        ("pipe", "not a file"),
+        ("folder", "not a file"),
+        ("none/file", "error 2\n"),
+        (&long, "error 36\n"),
+        (&longest, "error 36\n"),
+    ];
+    for (name, why) in refusals {
+        let said = shell_with_file("", &named(name));
+        let is_told = said.starts_with("kmalloc: no statistics, KMALLOC_STATS=");
+        assert!(is_told && said.contains(why) && said.lines().count() == 1, "{name}: {said}");
+    }
+    // As on a disk that is full: a part can be written.
+    let said = shell_with_file("trap '' XFSZ; ulimit -f 1;", &named("full"));
+    assert!(said.contains("/full: the system refused: error 27\n"), "{said}");
+    let mut left: Vec<_> = folder
+        .read_dir()
+        .expect("ours")
+        .map(|entry| entry.expect("readable").file_name().into_string().expect("as named"))
+        .collect();
+    left.sort_unstable();
+    assert_eq!(left, ["folder", "link", "pipe"]);
+    assert!(named("link").is_symlink(), "a link to a device is still one");
+    // And what can be written is, in place of what was there, without a word.
+    std::fs::write(named("file"), "old").expect("ours");
+    assert_eq!(shell_with_file("", &named("file")), "");
+    let text = std::fs::read_to_string(named("file")).expect("written");
+    assert!(text.starts_with("slabinfo") && text.ends_with("failed\n"), "whole: {text}");
+    std::fs::remove_dir_all(folder).expect("ours");
+}
+
+/// `KMALLOC_STATS=1` writes to what standard error was, and to nothing that has got its descriptor's number since.
+///
+/// Mutations seen to fail: no look at what the descriptor stands for at the end; descriptor 2 itself in place of a copy.
+fn at_the_end() {
+    if let Ok(file) = std::env::var("CLOSES") {
+        let last = if file.is_empty() { 2 } else { 1023 };
+        // SAFETY: none of them is used any more.
+        (2..=last).for_each(|descriptor| _ = unsafe { libc::close(descriptor) });
+        if !file.is_empty() {
+            let file = CString::new(file).expect("no zero");
+            // SAFETY: the name ends with zero. 150 descriptors, so that the number of the copy is among them.
+            (0..150).for_each(|_| _ = unsafe { libc::open(file.as_ptr(), libc::O_WRONLY) });
+        }
+        return;
+    }
+    let folder = folder("end");
+    let file = folder.join("other");
+    std::fs::write(&file, "").expect("ours");
+    let says = |closes: &Path| {
+        let mut again = Command::new(std::env::current_exe().expect("a path"));
+        again.args(std::env::args().skip(1)).env("CLOSES", closes).stderr(Stdio::piped());
+        let again = again.env("KMALLOC_STATS", "1").env("LD_PRELOAD", library());
+        let output = again.output().expect("this program");
+        assert!(output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let said = says(Path::new(""));
+    assert!(said.starts_with("slabinfo") && said.ends_with("failed\n"), "{said}");
+    assert_eq!(says(&file), "");
+    assert_eq!(std::fs::read_to_string(&file).expect("ours"), "", "a file of the program's");
+    std::fs::remove_dir_all(folder).expect("ours");
+}
+
 /// What frees keep goes too when a thread is asked for: 3 MiB, fewer than the bound.
 fn purged() {
     if std::env::var_os("KMALLOC_PURGE").is_none() {
         let again = |interval: &str| {
             let own = std::env::current_exe().expect("a path");
-            let mut again = std::process::Command::new(own);
+            let mut again = Command::new(own);
             let words = std::env::args().skip(1);
             again.args(words).env("KMALLOC_PURGE", interval).env("LD_PRELOAD", library());
-            again.status().is_ok_and(|status| status.success())
+            let output = again.stderr(Stdio::piped()).output().expect("this program");
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(output.status.success(), "{interval}: {said}");
+            said
         };
-        assert!(again("20"), "with a thread");
-        assert!(again("0") && again("often"), "without one");
+        // With a thread, and without one; what is no number is told.
+        for interval in ["20", "0", ""] {
+            assert_eq!(again(interval), "");
+        }
+        for interval in ["often", "-1", "99999999999"] {
+            let told = format!("kmalloc: no purging, KMALLOC_PURGE={interval}: not milliseconds\n");
+            assert_eq!(again(interval), told);
+        }
         return;
     }
     let is_asked = std::env::var("KMALLOC_PURGE").is_ok_and(|interval| interval == "20");
