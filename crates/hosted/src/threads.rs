@@ -208,10 +208,15 @@ fn give_back(number: u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Barrier;
+    use std::sync::{Barrier, Mutex, PoisonError};
 
+    /// Held by tests that need all numbers, or one for sure.
+    static NUMBERS: Mutex<()> = Mutex::new(());
+
+    /// Mutations seen to fail: a number that is not given back; only eight numbers.
     #[test]
     fn running_threads_have_different_numbers_and_the_last_have_none() {
+        let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
         let threads = THREAD_SLOTS + 8;
         let all_started = Barrier::new(threads);
         let numbers: Vec<_> = std::thread::scope(|scope| {
@@ -232,6 +237,37 @@ mod tests {
             let number = std::thread::spawn(|| Threads.pin()).join().expect("no panic");
             assert!(number.is_some(), "numbers come back when threads end");
         }
+    }
+
+    /// What a thread's destructors see in each of the rounds: whether the thread has a number.
+    static SEEN: AtomicU32 = AtomicU32::new(0);
+    static SEES: AtomicU32 = AtomicU32::new(0);
+
+    unsafe extern "C" fn see(round: *mut c_void) {
+        let has_number = Threads.pin().is_some();
+        SEEN.fetch_or(u32::from(has_number) << round.addr(), Ordering::Relaxed);
+        let next = core::ptr::without_provenance::<c_void>(round.addr() + 1);
+        // SAFETY: the key that this is the destructor of; the value is a number.
+        unsafe { libc::pthread_setspecific(SEES.load(Ordering::Relaxed), next) };
+    }
+
+    /// Mutations seen to fail: a number that goes back in the first round; one that goes back in none; a thread that is given
+    /// another after it; `give_back` that leaves the thread its word.
+    #[test]
+    fn a_thread_that_ends_has_its_number_until_the_last_round_and_none_after_it() {
+        let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+        assert!(Threads.pin().is_some(), "makes the key, which is to be before the next one");
+        let mut sees = 0;
+        // SAFETY: the destructor takes any value.
+        assert_eq!(unsafe { libc::pthread_key_create(&raw mut sees, Some(see)) }, 0);
+        SEES.store(sees, Ordering::Relaxed);
+        let ends = move || {
+            assert!(Threads.pin().is_some());
+            // SAFETY: a key of ours; the value is a number.
+            unsafe { libc::pthread_setspecific(sees, core::ptr::without_provenance::<c_void>(1)) };
+        };
+        std::thread::spawn(ends).join().expect("no panic");
+        assert_eq!(SEEN.load(Ordering::Relaxed), 0b1110, "in rounds 1 to 3, not in the fourth");
     }
 
     #[test]
