@@ -45,16 +45,23 @@ impl Pages {
         if self.is_giving.swap(true, Ordering::Acquire) {
             return 0;
         }
-        self.buddy.drain();
         let mut given = 0;
+        // What is kept at hand is looked for too.
+        let mut is_at_hand = true;
         let open = self.locked(|sections| *sections).in_buddy();
         for order in GIVEN_ORDERS.map(|order| Order::new(order).expect("below the largest")) {
+            if core::mem::take(&mut is_at_hand) {
+                self.buddy.drain();
+            }
             for block in open.clone().flat_map(|range| self.touched.blocks(range, order.pages())) {
                 if self.idle_pages() <= keep {
                     break;
                 }
                 if self.buddy.try_allocate_at(block.start, order).is_ok() {
-                    given += self.give(block);
+                    let went = self.give(block);
+                    given += went;
+                    // A block of which the program has locked a page is refused, and its parts are tried, once they are not at hand.
+                    is_at_hand |= went == 0;
                     let freed = self.buddy.free_frames(block.start, order);
                     debug_assert!(freed.is_ok(), "allocated above");
                 }
@@ -148,7 +155,7 @@ impl Pages {
             true => (in_vain + 1).min(MOST_IN_VAIN),
             false => 0,
         };
-        if in_use + ((peak / FALL_PART).max(FALL_PAGES) << in_vain).min(peak) < peak {
+        if in_use + ((peak / FALL_PART).max(FALL_PAGES) << in_vain) < peak {
             self.in_vain.store(in_vain, Ordering::Relaxed);
             self.fell_from.store(peak, Ordering::Relaxed);
             self.peak.store(in_use, Ordering::Relaxed);
@@ -195,5 +202,307 @@ impl Pages {
             let lower = bound.max(idle + LEAST_BOUND as isize / 2).max(LEAST_BOUND as isize);
             self.next_at.store(lower as usize, Ordering::Relaxed);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use core::mem::ManuallyDrop;
+    use core::ptr::NonNull;
+    use page_frame::{PageBlock, PageSource};
+    use std::collections::BTreeMap;
+    use std::sync::atomic::AtomicUsize;
+
+    fn new() -> Pages {
+        Pages::with_space(1 << 30).expect("address space")
+    }
+
+    /// A block that stays where it is unless it is freed.
+    type Block = ManuallyDrop<PageBlock>;
+
+    /// Takes blocks, sorted by address.
+    fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
+        let order = Order::new(order).expect("an order");
+        let take = |_| Block::new(pages.allocate(order).expect("address space"));
+        let mut blocks: Vec<_> = (0..count).map(take).collect();
+        blocks.sort_by_key(|block| block.start().addr());
+        blocks
+    }
+
+    fn free(pages: &Pages, blocks: impl IntoIterator<Item = Block>) {
+        for block in blocks {
+            // SAFETY: from these pages, and not used any more.
+            unsafe { pages.free(Block::into_inner(block)) };
+        }
+    }
+
+    /// Divides blocks into every other one and the rest, so that those of one half have none of it beside them.
+    fn halves(blocks: Vec<Block>) -> (Vec<Block>, Vec<Block>) {
+        let numbered = blocks.into_iter().enumerate();
+        let (even, odd): (Vec<_>, Vec<_>) = numbered.partition(|(index, _)| index % 2 == 0);
+        let bare = |half: Vec<(usize, Block)>| half.into_iter().map(|(_, block)| block);
+        (bare(even).collect(), bare(odd).collect())
+    }
+
+    /// How many pages of memory the system has behind `block`.
+    fn resident(block: &Block) -> usize {
+        let mut there = vec![0_u8; block.order().pages()];
+        let start = block.start().as_ptr().cast();
+        // SAFETY: a part of our mapping; a byte for each of its pages.
+        let outcome = unsafe { libc::mincore(start, block.order().bytes(), there.as_mut_ptr()) };
+        assert_eq!(outcome, 0, "mapped");
+        there.iter().filter(|page| **page & 1 == 1).count()
+    }
+
+    fn fill(block: &Block) {
+        // SAFETY: ours.
+        unsafe { block.start().write_bytes(7, block.order().bytes()) };
+    }
+
+    /// Mutations seen to fail: any two of the orders the other way round or one left out; a keep that is not looked at; no drain
+    /// before; a block that is not freed afterwards.
+    #[test]
+    fn the_largest_blocks_go_first_and_no_more_than_is_asked_for() {
+        let pages = new().keeping();
+        let mut by_area = BTreeMap::<usize, Vec<Block>>::new();
+        for block in take(&pages, 0, 8 * 512) {
+            by_area.entry(block.start().addr().get() >> 21).or_default().push(block);
+        }
+        let mut whole: Vec<_> = by_area.into_values().filter(|area| area.len() == 512).collect();
+        // One area, and of three others an aligned run of 64 pages, one of 8, and a page.
+        free(&pages, whole.pop().expect("eight areas"));
+        for run in [64, 8, 1] {
+            let mut area = whole.pop().expect("eight areas");
+            free(&pages, area.drain(128..128 + run).collect::<Vec<_>>());
+        }
+        let mut given = Vec::new();
+        while pages.idle_pages() > 0 && given.len() < 10 {
+            given.push(pages.give_back(pages.idle_pages() - 1));
+        }
+        assert_eq!(given, [512, 64, 8, 1]);
+        // All of it is free again, and what is kept at hand is given too.
+        let blocks = take(&pages, 9, 1);
+        free(&pages, blocks);
+        assert_eq!((pages.idle_pages(), pages.give_back(0)), (512, 512));
+        let block = take(&pages, 0, 1);
+        free(&pages, block);
+        assert_eq!((pages.give_back(1), pages.give_back(0), pages.give_back(0)), (0, 1, 0));
+    }
+
+    /// Mutations seen to fail: no call of the system; touched bits that stay; bits that are cleared where the system refuses.
+    #[test]
+    fn what_goes_is_zero_and_what_the_system_refuses_stays() {
+        let pages = new().keeping();
+        let blocks = take(&pages, 0, 64);
+        blocks.iter().for_each(fill);
+        let all: usize = blocks.iter().map(resident).sum();
+        assert_eq!(all, 64);
+        let start: NonNull<u8> = blocks[5].start();
+        // SAFETY: a page of ours. The system gives no memory back that is locked.
+        if unsafe { libc::mlock(start.as_ptr().cast(), PAGE_SIZE) } != 0 {
+            eprintln!("no memory may be locked here: not tested");
+            return;
+        }
+        free(&pages, blocks);
+        let given = pages.give_back(0);
+        assert_eq!((given, pages.idle_pages()), (63, 1), "one page at a time, at last");
+        let blocks = take(&pages, 0, 64);
+        let locked = blocks.iter().find(|block| block.start() == start).expect("the same pages");
+        assert!(!locked.is_zero());
+        // SAFETY: ours.
+        assert_eq!(unsafe { start.read() }, 7);
+        for block in blocks.iter().filter(|block| block.start() != start) {
+            assert!(block.is_zero());
+            // SAFETY: ours.
+            assert_eq!((resident(block), unsafe { block.start().read() }), (0, 0));
+        }
+        // SAFETY: locked above.
+        unsafe { libc::munlock(start.as_ptr().cast(), PAGE_SIZE) };
+        free(&pages, blocks);
+    }
+
+    /// Mutations seen to fail: no look at whether somebody is giving; a mark of it that stays.
+    #[test]
+    fn one_gives_at_a_time() {
+        let pages = new().keeping();
+        let blocks = take(&pages, 0, 10);
+        free(&pages, blocks);
+        pages.is_giving.store(true, Ordering::Relaxed);
+        assert_eq!(pages.give_back(0), 0, "somebody else is");
+        pages.is_giving.store(false, Ordering::Relaxed);
+        assert_eq!(pages.give_back(0), 10);
+        let blocks = take(&pages, 0, 10);
+        free(&pages, blocks);
+        assert_eq!(pages.give_back(0), 10, "one after the other");
+    }
+
+    /// Pages of which so many are in use that use does not fall when a few come back, and blocks of 16 pages that have none of
+    /// themselves beside them.
+    fn with_blocks_apart() -> (Pages, Vec<Block>) {
+        let pages = new();
+        let _ = take(&pages, 9, 60);
+        let (apart, _) = halves(take(&pages, 4, 1000));
+        (pages, apart)
+    }
+
+    /// Mutations seen to fail: a give-back at the bound rather than above; down to all, nothing, or another part of the bound; a
+    /// look at `bound` in place of `next_at`; another part of what is left in `next_at`.
+    #[test]
+    fn a_free_beyond_the_bound_gives_back_down_to_half_of_it() {
+        let (pages, mut apart) = with_blocks_apart();
+        free(&pages, apart.drain(..LEAST_BOUND / 16));
+        assert_eq!(pages.idle_pages(), LEAST_BOUND);
+        free(&pages, apart.pop());
+        assert_eq!(pages.idle_pages(), LEAST_BOUND / 2);
+        // A quarter more than was left, and half a bound.
+        let next = LEAST_BOUND / 2 + LEAST_BOUND / 8 + LEAST_BOUND / 2;
+        free(&pages, apart.drain(..(next - LEAST_BOUND / 2) / 16));
+        assert_eq!(pages.idle_pages(), next);
+        free(&pages, apart.pop());
+        assert_eq!(pages.idle_pages(), LEAST_BOUND / 2);
+        // Kept, where a thread does it or nobody.
+        let pages = pages.keeping();
+        free(&pages, apart);
+        assert!(pages.idle_pages() > 2 * LEAST_BOUND);
+    }
+
+    /// Mutations seen to fail: each comparison the other way round or with equality; another part than half; what was touched
+    /// counted on; a bound without a least or a largest.
+    #[test]
+    fn the_bound_doubles_when_half_of_what_went_is_missed_and_halves_otherwise() {
+        let (pages, mut apart) = with_blocks_apart();
+        let store = |at: &AtomicUsize, value| at.store(value, Ordering::Relaxed);
+        let bound_after = |bound: usize, given: usize, retouched: usize| {
+            store(&pages.bound, bound);
+            store(&pages.given, given);
+            store(&pages.retouched, retouched);
+            pages.give_surplus_back();
+            assert_eq!(pages.retouched.load(Ordering::Relaxed), 0, "counted anew");
+            pages.bound.load(Ordering::Relaxed)
+        };
+        let some = 4 * LEAST_BOUND;
+        assert_eq!(bound_after(some, 100, 50), 2 * some);
+        assert_eq!(bound_after(some, 100, 49), some / 2);
+        assert_eq!(bound_after(some, 100, 1000), 2 * some);
+        assert_eq!(bound_after(some, 0, 1000), some / 2, "nothing went");
+        assert_eq!(bound_after(LEAST_BOUND, 100, 0), LEAST_BOUND);
+        assert_eq!(bound_after(MOST_BOUND, 100, 50), MOST_BOUND);
+        // What went and what is touched are counted by themselves, and below the bound nothing goes.
+        store(&pages.bound, LEAST_BOUND);
+        store(&pages.next_at, LEAST_BOUND);
+        store(&pages.given, 0);
+        free(&pages, apart.drain(..LEAST_BOUND / 16 + 1));
+        let given = LEAST_BOUND / 2 + 16;
+        assert_eq!(pages.given.load(Ordering::Relaxed), given);
+        assert_eq!(pages.retouched.load(Ordering::Relaxed), 0);
+        let mut again = Vec::new();
+        while pages.retouched.load(Ordering::Relaxed) < given / 2 {
+            again.extend(take(&pages, 4, 1));
+        }
+        assert!(again.len() <= given / 16 + 1, "fresh pages are those that count");
+        let idle = pages.idle_pages();
+        let until_next = (pages.next_at.load(Ordering::Relaxed) - idle) / 16 + 1;
+        free(&pages, apart.drain(..until_next));
+        assert_eq!(pages.bound.load(Ordering::Relaxed), 2 * LEAST_BOUND);
+        assert_eq!(pages.idle_pages(), idle + until_next * 16, "below the new bound");
+        assert_eq!(pages.given.load(Ordering::Relaxed), 0);
+        assert_eq!(pages.next_at.load(Ordering::Relaxed), 2 * LEAST_BOUND);
+    }
+
+    /// Mutations seen to fail: `relax` not called, or with another part of what is idle; the comparison with equality; a level below
+    /// the bound or the least one.
+    #[test]
+    fn when_idle_pages_are_used_the_level_falls_to_what_is_left_of_them() {
+        let pages = new().keeping();
+        let mut idle = take(&pages, 0, 2001);
+        free(&pages, idle.drain(..));
+        let next_after = |next_at: usize, bound: usize| {
+            pages.next_at.store(next_at, Ordering::Relaxed);
+            pages.bound.store(bound, Ordering::Relaxed);
+            let _ = take(&pages, 0, 1);
+            (pages.idle_pages(), pages.next_at.load(Ordering::Relaxed))
+        };
+        let at = |idle: usize| idle + idle / 2 + LEAST_BOUND;
+        assert_eq!(next_after(at(2000), LEAST_BOUND), (2000, at(2000)), "not far enough above");
+        assert_eq!(next_after(at(1999) + 1, 0), (1999, 1999 + LEAST_BOUND / 2));
+        assert_eq!(next_after(at(2000), 2700), (1998, 2700), "the bound, where it is more");
+        pages.next_at.store(5000, Ordering::Relaxed);
+        pages.bound.store(0, Ordering::Relaxed);
+        pages.relax(0);
+        assert_eq!(pages.next_at.load(Ordering::Relaxed), LEAST_BOUND, "the least bound");
+    }
+
+    static FALLS: AtomicUsize = AtomicUsize::new(0);
+
+    /// Frees pages one by one; returns after how many the caches are asked.
+    fn frees_until_a_fall(pages: &Pages, blocks: &mut Vec<Block>) -> usize {
+        FALLS.store(0, Ordering::Relaxed);
+        let mut count = 0;
+        while FALLS.load(Ordering::Relaxed) == 0 {
+            free(pages, blocks.pop());
+            count += 1;
+        }
+        count
+    }
+
+    /// A sixth, a third, two thirds, and no more than that; anew when use ends lower than seven eighths of where it fell from.
+    ///
+    /// Mutations seen to fail: another part of the peak, no least part; equality in each comparison; falls in vain that are not
+    /// counted, counted on, counted without a most or when use has not risen again; a peak that stays; another eighth.
+    #[test]
+    fn use_falls_by_a_sixth_and_in_vain_by_twice_as_much() {
+        let pages = new().with_fall_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
+        let mut blocks = take(&pages, 0, 6000);
+        let fell = |blocks: &mut Vec<Block>| frees_until_a_fall(&pages, blocks);
+        assert_eq!(fell(&mut blocks), 1001, "a sixth of 6,000");
+        assert_eq!(fell(&mut blocks), 4999 / 6 + 1, "not in vain: use did not rise");
+        // Up to where it fell from, of which an eighth does not count: 4,999 less 624.
+        let rise = |blocks: &mut Vec<Block>, to: usize| {
+            blocks.extend(take(&pages, 0, to - blocks.len()));
+        };
+        rise(&mut blocks, 4999 - 624);
+        assert_eq!(fell(&mut blocks), 2 * (4375 / 6) + 1, "in vain");
+        rise(&mut blocks, 4375);
+        assert_eq!(fell(&mut blocks), 4 * (4375 / 6) + 1, "in vain again");
+        rise(&mut blocks, 4375);
+        assert_eq!(fell(&mut blocks), 4 * (4375 / 6) + 1, "and no more than that");
+        rise(&mut blocks, 4375 - 546 - 1);
+        assert_eq!(fell(&mut blocks), 3828 / 6 + 1, "it rose to less");
+        // 1 MiB at least.
+        free(&pages, blocks.drain(1000..));
+        rise(&mut blocks, 1200);
+        pages.peak.store(1200, Ordering::Relaxed);
+        pages.fell_from.store(0, Ordering::Relaxed);
+        assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
+        let pages = pages.keeping();
+        FALLS.store(0, Ordering::Relaxed);
+        free(&pages, blocks);
+        assert_eq!(FALLS.load(Ordering::Relaxed), 0, "nobody is asked where all is kept");
+    }
+
+    /// Mutations seen to fail: nothing given after a fall, more, less; as much after one in vain.
+    #[test]
+    fn after_a_fall_that_lasts_a_quarter_of_the_least_bound_stays() {
+        let pages = new();
+        let (apart, _) = halves(take(&pages, 0, 2 * LEAST_BOUND));
+        let in_use = pages.in_use.load(Ordering::Relaxed);
+        let mut apart = apart.into_iter();
+        let falls_at = in_use - in_use / FALL_PART;
+        while pages.in_use.load(Ordering::Relaxed) >= falls_at {
+            free(&pages, apart.next());
+        }
+        assert_eq!(pages.idle_pages(), LEAST_BOUND / 4);
+        // Up again, and down by a third.
+        let mut apart: Vec<_> = apart.collect();
+        apart.extend(take(&pages, 0, in_use - pages.in_use.load(Ordering::Relaxed)));
+        let idle = pages.idle_pages();
+        let falls_at = in_use - 2 * (in_use / FALL_PART);
+        while pages.in_use.load(Ordering::Relaxed) >= falls_at {
+            free(&pages, apart.pop());
+        }
+        let came = in_use - pages.in_use.load(Ordering::Relaxed);
+        assert_eq!(pages.in_vain.load(Ordering::Relaxed), 1);
+        assert_eq!(pages.idle_pages(), idle + came, "it may rise again");
     }
 }
