@@ -100,16 +100,46 @@ fn areas(frames: FrameRange) -> impl Iterator<Item = FrameRange> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use page_frame::{Order, PageBlock, PageSource};
+    use crate::mapped::is_kept_small;
+    use core::mem::ManuallyDrop;
+    use page_frame::{Order, PAGE_SHIFT, PageBlock, PageSource};
 
-    fn take(pages: &Pages, order: u8, count: usize) -> Vec<PageBlock> {
-        let order = Order::new(order).expect("an order");
-        (0..count).map(|_| pages.allocate(order).expect("address space")).collect()
+    /// A block that stays where it is unless it is freed.
+    type Block = ManuallyDrop<PageBlock>;
+
+    fn new() -> Pages {
+        Pages::with_space(1 << 30).expect("address space").keeping()
     }
 
-    fn free(pages: &Pages, blocks: Vec<PageBlock>) {
-        // SAFETY: from these pages, and not used any more.
-        blocks.into_iter().for_each(|block| unsafe { pages.free(block) });
+    fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
+        let order = Order::new(order).expect("an order");
+        (0..count).map(|_| Block::new(pages.allocate(order).expect("address space"))).collect()
+    }
+
+    fn free(pages: &Pages, blocks: impl IntoIterator<Item = Block>) {
+        for block in blocks {
+            // SAFETY: from these pages, and not used any more.
+            unsafe { pages.free(Block::into_inner(block)) };
+        }
+    }
+
+    fn fill(blocks: &[Block]) {
+        // SAFETY: ours.
+        let fill = |block: &Block| unsafe { block.start().write_bytes(3, block.order().bytes()) };
+        blocks.iter().for_each(fill);
+    }
+
+    fn area_of(block: &Block) -> FrameRange {
+        let first = FrameNumber::containing(block.start().addr().get());
+        areas(FrameRange::new(first, FrameNumber::new(first.get() + 1))).next().expect("one")
+    }
+
+    fn is_huge(pages: &Pages, block: &Block) -> bool {
+        pages.huge.count(number_of(area_of(block))) == 1
+    }
+
+    fn is_dense(pages: &Pages, block: &Block) -> bool {
+        pages.dense.count(number_of(area_of(block))) == 1
     }
 
     fn huge_areas(pages: &Pages) -> usize {
@@ -117,31 +147,177 @@ mod tests {
         pages.huge.count(numbers(first))
     }
 
+    fn dense_areas(pages: &Pages) -> usize {
+        let first = pages.locked(|sections| *sections).first();
+        pages.dense.count(numbers(first))
+    }
+
+    /// Looks, as after 32 MiB that are handed out, of which there are none.
+    fn look(pages: &Pages) {
+        pages.count_to_look(LOOK_PAGES);
+    }
+
+    /// How many bytes the system has in huge pages behind the mapping that `area` lies in; none where that cannot be known.
+    fn huge_bytes(area: FrameRange) -> Option<usize> {
+        let start = area.start.get() << PAGE_SHIFT;
+        let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
+        let mut is_inside = false;
+        for line in smaps.lines() {
+            let mut words = line.split_whitespace();
+            let first = words.next()?;
+            if let Some((from, to)) = first.split_once('-') {
+                let number = |digits| usize::from_str_radix(digits, 16).ok();
+                is_inside = number(from)? <= start && start < number(to)?;
+            } else if is_inside && first == "AnonHugePages:" {
+                return Some(words.next()?.parse::<usize>().ok()? << 10);
+            }
+        }
+        None
+    }
+
+    /// A look finds what is dense, the next one what was so before, sixteen areas at a time.
+    ///
+    /// Mutations seen to fail: looks twice or half as often; one at more than 32 MiB, or at each page from then on; other numbers of areas in a look; areas that are huge already counted
+    /// among them; areas made huge that were not dense before; those of a small heap, and the edge of small.
     #[test]
     fn areas_become_huge_when_they_are_dense_and_old_and_the_heap_is_not_small() {
-        let pages = Pages::with_space(1 << 30).expect("address space");
-        // 60 MiB, handed out again and again: looks come, and the heap is small.
-        for _ in 0..3 {
-            let blocks = take(&pages, 4, 960);
-            free(&pages, blocks);
+        let pages = new();
+        // 64 MiB are handed out for the second look, and less are in use.
+        let one = take(&pages, 9, 1);
+        free(&pages, one);
+        let mut blocks = take(&pages, 9, 31);
+        assert_eq!(dense_areas(&pages), 0, "a small heap");
+        // 32 MiB later, with 94 MiB in use.
+        blocks.extend(take(&pages, 9, 15));
+        assert_eq!(dense_areas(&pages), 0, "not yet a look");
+        blocks.extend(take(&pages, 9, 1));
+        assert_eq!((dense_areas(&pages), huge_areas(&pages)), (47, 0), "dense, and not old");
+        blocks.extend(take(&pages, 9, 15));
+        assert_eq!(huge_areas(&pages), 0);
+        blocks.extend(take(&pages, 9, 1));
+        assert_eq!((dense_areas(&pages), huge_areas(&pages)), (63, 16));
+        let more: Vec<_> = (0..4)
+            .map(|_| {
+                look(&pages);
+                huge_areas(&pages)
+            })
+            .collect();
+        assert_eq!(more, [32, 48, 63, 63]);
+        free(&pages, blocks.drain(31..));
+        assert_eq!(pages.in_use.load(Ordering::Relaxed), 31 * AREA);
+    }
+
+    /// Exactly 64 MiB are not a small heap.
+    ///
+    /// Mutation seen to fail: equality in the comparison.
+    #[test]
+    fn a_heap_of_sixty_four_mebibytes_is_not_small() {
+        let pages = new();
+        let _ = take(&pages, 9, 32);
+        assert_eq!(dense_areas(&pages), 32);
+    }
+
+    /// Mutations seen to fail: no look at whether an area is dense; one at whether any of it is touched.
+    #[test]
+    fn an_area_of_which_a_page_was_never_used_stays_small() {
+        let pages = new();
+        let _ = take(&pages, 9, 40);
+        let parts = take(&pages, 4, 31);
+        assert!(parts.iter().all(|part| area_of(part) == area_of(&parts[0])), "a fresh area");
+        (0..4).for_each(|_| look(&pages));
+        assert!(!is_dense(&pages, &parts[0]) && !is_huge(&pages, &parts[0]));
+        let last = take(&pages, 4, 1);
+        assert_eq!(area_of(&last[0]), area_of(&parts[0]), "the rest of it");
+        look(&pages);
+        assert!(is_dense(&pages, &last[0]) && !is_huge(&pages, &last[0]));
+        look(&pages);
+        assert!(is_huge(&pages, &last[0]));
+    }
+
+    /// What is given back is small again, in our books and in the system's, reads as zero, and must become old anew. An area that was
+    /// dense, and of which nothing is known any more, is not old.
+    ///
+    /// Mutations seen to fail: areas that stay huge, or dense, when parts of them go; the system not told of either; giving back
+    /// that is not excluded by a look; a look that excludes it for ever.
+    #[test]
+    fn what_is_given_back_is_small_again() {
+        let pages = new();
+        let mut blocks = take(&pages, 9, 40);
+        fill(&blocks);
+        pages.is_giving.store(true, Ordering::Relaxed);
+        look(&pages);
+        assert_eq!((dense_areas(&pages), huge_areas(&pages)), (32, 0), "somebody gives back");
+        pages.is_giving.store(false, Ordering::Relaxed);
+        (0..4).for_each(|_| look(&pages));
+        assert_eq!(huge_areas(&pages), 40);
+        let has_huge = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+        assert_eq!(is_kept_small(blocks[0].start()), !has_huge, "the system was told");
+        let freed = area_of(&blocks[0]);
+        let start = blocks[0].start();
+        free(&pages, blocks.drain(..1));
+        assert_eq!(pages.give_back(0), AREA, "after looks too");
+        assert_eq!((huge_areas(&pages), dense_areas(&pages)), (39, 39));
+        assert!(!has_huge || is_kept_small(start), "the system was told again");
+        let again = take(&pages, 9, 1);
+        assert_eq!(area_of(&again[0]), freed, "the area that went");
+        assert!(again[0].is_zero());
+        // SAFETY: ours.
+        assert_eq!(unsafe { again[0].start().read() }, 0);
+        look(&pages);
+        assert!(is_dense(&pages, &again[0]) && !is_huge(&pages, &again[0]), "not old");
+        look(&pages);
+        assert!(is_huge(&pages, &again[0]));
+    }
+
+    /// A huge page of which a part is given back is no huge page any more.
+    ///
+    /// Mutations seen to fail: the system not asked to collapse; not told that an area may be huge.
+    #[test]
+    fn the_system_has_huge_pages_behind_huge_areas_at_once() {
+        let pages = new();
+        let blocks = take(&pages, 9, 39);
+        let mut parts = take(&pages, 4, 32);
+        let area = area_of(&parts[0]);
+        fill(&blocks);
+        fill(&parts);
+        (0..4).for_each(|_| look(&pages));
+        assert!(is_huge(&pages, &parts[0]), "in our books");
+        if can_collapse() {
+            assert!(huge_bytes(area).is_some_and(|bytes| bytes >= AREA * PAGE_SIZE));
+        } else {
+            eprintln!("this system makes no huge pages at once: not tested");
         }
-        assert_eq!(huge_areas(&pages), 0, "a small heap");
-        let mut blocks = take(&pages, 4, 3072);
-        let huge = huge_areas(&pages);
-        assert!((10..=90).contains(&huge), "{huge} of 96 areas, in steps");
-        for block in &mut blocks {
-            let start = block.start();
-            // SAFETY: ours, of 16 pages.
-            unsafe { start.write_bytes(3, 16 * PAGE_SIZE) };
-        }
-        // What is given back is small again, and reads as zero.
-        free(&pages, blocks);
-        pages.give_back(0);
-        assert_eq!((pages.idle_pages(), huge_areas(&pages)), (0, 0));
-        let blocks = take(&pages, 9, 4);
-        assert!(blocks.iter().all(PageBlock::is_zero));
-        // SAFETY: ours, of 512 pages.
-        assert_eq!(unsafe { blocks[0].start().read() }, 0);
-        free(&pages, blocks);
+        free(&pages, parts.drain(..1));
+        assert_eq!(pages.give_back(0), 16);
+        assert!(!is_huge(&pages, &parts[0]));
+        assert!(huge_bytes(area).is_none_or(|bytes| bytes == 0));
+    }
+
+    /// Whether the system makes a huge page when it is asked to, of memory of which nobody else knows.
+    fn can_collapse() -> bool {
+        let memory = crate::Mapped::reserve(4 << 20).expect("address space");
+        // SAFETY: within the mapping, which is aligned to 4 MiB.
+        unsafe { memory.start().write_bytes(3, 2 << 20) };
+        let start = memory.start().as_ptr().cast();
+        // SAFETY: our own mapping.
+        unsafe { libc::madvise(start, 2 << 20, libc::MADV_HUGEPAGE) };
+        // SAFETY: as above; 25 is `MADV_COLLAPSE`.
+        unsafe { libc::madvise(start, 2 << 20, 25) == 0 }
+    }
+
+    /// Mutation seen to fail: `make_huge` that leaves `errno` as the system's answer is.
+    #[test]
+    fn errno_is_kept_where_the_system_cannot_make_an_area_huge() {
+        let pages = Pages::with_space(4 << 30).expect("address space");
+        let first = pages.locked(|sections| *sections).first();
+        // Not open yet: nothing can be behind it.
+        let closed = areas(FrameRange::new(first.end, pages.space.frames().end)).next();
+        // SAFETY: the thread's own variable.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: the thread's, for as long as it runs.
+        unsafe { errno.write(77) };
+        pages.space.make_huge(closed.expect("three sections more"));
+        // SAFETY: as above.
+        assert_eq!(unsafe { errno.read() }, 77);
     }
 }

@@ -212,6 +212,24 @@ impl Drop for Mapped {
     }
 }
 
+/// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
+#[cfg(test)]
+pub(crate) fn is_kept_small(start: NonNull<u8>) -> bool {
+    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
+    let mut is_inside = false;
+    let flags = smaps.lines().find(|line| {
+        let bounds = line.split(' ').next().and_then(|word| word.split_once('-'));
+        let number = |digits| usize::from_str_radix(digits, 16).ok();
+        if let Some((Some(first), Some(end))) =
+            bounds.map(|(first, end)| (number(first), number(end)))
+        {
+            is_inside = (first..end).contains(&start.addr().get());
+        }
+        is_inside && line.starts_with("VmFlags:")
+    });
+    flags.expect("each mapping has flags").split(' ').any(|flag| flag == "nh")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -239,23 +257,6 @@ mod tests {
         assert_eq!(refused(usize::MAX), Refused::INVALID);
         assert_eq!(Refused::INVALID.number(), libc::EINVAL);
         assert!(Mapped::reserve(isize::MAX as usize).is_err());
-    }
-
-    /// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
-    fn is_kept_small(start: NonNull<u8>) -> bool {
-        let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
-        let mut is_inside = false;
-        let flags = smaps.lines().find(|line| {
-            let bounds = line.split(' ').next().and_then(|word| word.split_once('-'));
-            let number = |digits| usize::from_str_radix(digits, 16).ok();
-            if let Some((Some(first), Some(end))) =
-                bounds.map(|(first, end)| (number(first), number(end)))
-            {
-                is_inside = (first..end).contains(&start.addr().get());
-            }
-            is_inside && line.starts_with("VmFlags:")
-        });
-        flags.expect("each mapping has flags").split(' ').any(|flag| flag == "nh")
     }
 
     #[test]
