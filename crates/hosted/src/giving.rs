@@ -410,7 +410,7 @@ mod tests {
         assert_eq!(pages.next_at.load(Ordering::Relaxed), 2 * LEAST_BOUND);
     }
 
-    /// Mutations seen to fail: `relax` not called, or with another part of what is idle; the comparison with equality; a level below
+    /// Mutations seen to fail: pages with memory counted as touched anew; `relax` not called, or with another part of what is idle; the comparison with equality; a level below
     /// the bound or the least one.
     #[test]
     fn when_idle_pages_are_used_the_level_falls_to_what_is_left_of_them() {
@@ -427,6 +427,7 @@ mod tests {
         assert_eq!(next_after(at(2000), LEAST_BOUND), (2000, at(2000)), "not far enough above");
         assert_eq!(next_after(at(1999) + 1, 0), (1999, 1999 + LEAST_BOUND / 2));
         assert_eq!(next_after(at(2000), 2700), (1998, 2700), "the bound, where it is more");
+        assert_eq!(pages.retouched.load(Ordering::Relaxed), 2001, "those were touched already");
         pages.next_at.store(5000, Ordering::Relaxed);
         pages.bound.store(0, Ordering::Relaxed);
         pages.relax(0);
