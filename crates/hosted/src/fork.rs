@@ -39,13 +39,7 @@ impl Forking {
     pub fn begin(pages: &Pages, caches: &impl Hold) -> Self {
         let own = threads::numbered();
         let own_bit = own.map_or(0, |number| 1 << number);
-        let mut has_others = false;
-        let others = || {
-            has_others = threads::taken() != own_bit;
-            has_others
-        };
-        let may_hold = gate::close(own, others);
-        let held = has_others && may_hold;
+        let held = gate::close(own, || threads::taken() != own_bit);
         if held {
             caches.hold();
             pages.hold();

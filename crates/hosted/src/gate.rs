@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering, compiler_fence};
 
 use page_frame::Cpu;
 use rustix::thread::sched_yield;
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::threads::{THREAD_SLOTS, Threads};
 
@@ -80,28 +81,44 @@ pub(crate) fn wait() {
     }
 }
 
-/// Closes the gate, and waits until nobody else is inside; `own` is the number of the caller.
+/// Closes the gate, and waits until nobody else is inside; `own` is the number of the caller, and `others` says whether any other
+/// thread has one.
 ///
-/// Returns false, with the gate closed all the same, when the caller may be inside itself (in a signal handler).
+/// Returns whether there is anybody who is kept out of the slots by that. There is not where the caller is alone; and where it
+/// may be inside itself (in a signal handler) nothing is known to be whole, with the gate closed all the same.
 pub(crate) fn close(own: Option<usize>, others: impl FnOnce() -> bool) -> bool {
     let caller = this_thread();
     while CLOSER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed).is_err() {
         sched_yield();
     }
+    // SeqCst: after the exchange, against `enter_unnumbered` in the other order. A thread that is ending has no number any more.
+    if !others() && UNNUMBERED.load(Ordering::SeqCst) == 0 {
+        return false;
+    }
     let own_depth = own.map_or(0, |own| INSIDE[own].0.load(Ordering::Relaxed));
-    if others() {
-        Threads.fence_all();
-        for (number, depth) in INSIDE.iter().enumerate() {
-            // Acquire: pairs with the Release in `leave`.
-            while own != Some(number) && depth.0.load(Ordering::Acquire) != 0 {
-                sched_yield();
-            }
-        }
-        while UNNUMBERED.load(Ordering::SeqCst) != 0 && own.is_some() {
+    Threads.fence_all();
+    for (number, depth) in INSIDE.iter().enumerate() {
+        // Acquire: pairs with the Release in `leave`.
+        while own != Some(number) && depth.0.load(Ordering::Acquire) != 0 {
             sched_yield();
         }
     }
-    own_depth == 0
+    own_depth == 0 && are_unnumbered_outside(own.is_some())
+}
+
+/// Waits until no thread without a number is inside; whether that came. One that has none itself may be waiting for itself, which
+/// it cannot know, and so waits for a second only.
+fn are_unnumbered_outside(is_numbered: bool) -> bool {
+    const MOST_SECONDS: i64 = 1;
+    let start = clock_gettime(ClockId::Monotonic);
+    while UNNUMBERED.load(Ordering::SeqCst) != 0 {
+        let passed = clock_gettime(ClockId::Monotonic) - start;
+        if !is_numbered && passed.tv_sec >= MOST_SECONDS {
+            return false;
+        }
+        sched_yield();
+    }
+    true
 }
 
 /// Opens the gate again.
@@ -128,4 +145,48 @@ fn is_closer() -> bool {
 fn this_thread() -> usize {
     // SAFETY: asks for a word of the thread's own.
     unsafe { libc::pthread_self() as usize }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Mutex, PoisonError, mpsc};
+    use std::time::Duration;
+
+    /// There is one gate, which one test at a time may close.
+    static GATE: Mutex<()> = Mutex::new(());
+
+    /// A thread that is ending has no number, and may be in the middle of something.
+    ///
+    /// Mutation seen to fail: a close that looks for others with numbers only.
+    #[test]
+    fn who_closes_waits_for_threads_that_have_no_number() {
+        let _alone = GATE.lock().unwrap_or_else(PoisonError::into_inner);
+        for is_numbered in [false, true] {
+            let entered = enter(None);
+            let (sender, closed) = mpsc::channel();
+            let closer = std::thread::spawn(move || {
+                let own = Threads.pin().map(|number| number.index()).filter(|_| is_numbered);
+                let are_held = close(own, || false);
+                open();
+                sender.send(are_held).expect("somebody asks");
+            });
+            let early = closed.recv_timeout(Duration::from_millis(100));
+            leave(entered);
+            assert!(early.is_err(), "closed while somebody is inside");
+            assert_eq!(closed.recv_timeout(Duration::from_secs(20)), Ok(true));
+            closer.join().expect("no panic");
+        }
+    }
+
+    /// Mutation seen to fail: no bound on the wait, which then is for ever.
+    #[test]
+    fn who_is_inside_itself_without_a_number_waits_for_a_second() {
+        let _alone = GATE.lock().unwrap_or_else(PoisonError::into_inner);
+        let entered = enter(None);
+        let are_held = close(None, || true);
+        open();
+        leave(entered);
+        assert!(!are_held);
+    }
 }

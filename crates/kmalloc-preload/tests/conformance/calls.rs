@@ -18,9 +18,13 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "aligned_relatives_align", run: aligned_relatives, ends: Well },
     Check { name: "usable_size_may_be_used", run: usable_size, ends: Well },
     Check { name: "sized_frees_free", run: sized_frees, ends: Well },
+    Check { name: "usable_bytes_survive_a_realloc", run: usable_survives, ends: Well },
+    Check { name: "aligned_memory_may_be_resized", run: aligned_resized, ends: Well },
+    Check { name: "failures_of_all_say_why", run: failures, ends: Well },
 ];
 
 unsafe extern "C" {
+    fn malloc_stats();
     fn pvalloc(bytes: usize) -> *mut c_void;
     fn valloc(bytes: usize) -> *mut c_void;
 }
@@ -74,14 +78,50 @@ fn alignment() {
     let starts: Vec<_> = sizes.map(malloc).collect();
     assert!(starts.iter().all(|start| !start.is_null() && start.addr() % 16 == 0));
     starts.into_iter().for_each(free);
+    // What was asked for as an array, or grew, is no less so.
+    for bytes in (0..6000).step_by(7).chain([40_000, 1 << 20]) {
+        let start = calloc(bytes, 1);
+        let grown = realloc(start, bytes + 9);
+        assert_eq!((start.addr() % 16, grown.addr() % 16), (0, 0), "{bytes} bytes");
+        free(grown);
+    }
 }
 
+/// All kinds of nothing are objects of their own: none is another's, and all can be freed.
 fn no_bytes() {
-    let (one, other) = (malloc(0), malloc(0));
-    assert!(!one.is_null() && !other.is_null() && one != other);
-    let (zeroed, none) = (calloc(0, 8), calloc(8, 0));
-    assert!(!zeroed.is_null() && !none.is_null());
-    [one, other, zeroed, none, null_mut()].into_iter().for_each(free);
+    let mut one = null_mut::<c_void>();
+    // SAFETY: the place is ours.
+    assert_eq!(unsafe { libc::posix_memalign(&raw mut one, 64, black_box(0)) }, 0);
+    // SAFETY: any arguments are allowed, here and below.
+    let aligned = unsafe { libc::aligned_alloc(64, black_box(0)) };
+    // SAFETY: as above.
+    let old = unsafe { libc::memalign(64, black_box(0)) };
+    // SAFETY: as above.
+    let array = unsafe { libc::reallocarray(null_mut(), black_box(0), 8) };
+    // SAFETY: as above.
+    let page = unsafe { valloc(black_box(0)) };
+    // SAFETY: as above.
+    let pages = unsafe { pvalloc(black_box(0)) };
+    let mut all: Vec<*mut u8> = vec![
+        malloc(0),
+        malloc(0),
+        calloc(0, 8),
+        calloc(8, 0),
+        calloc(0, 0),
+        realloc(null_mut(), 0),
+    ];
+    all.extend([one, aligned, old, array, page, pages].map(<*mut c_void>::cast::<u8>));
+    assert!(all.iter().all(|start| !start.is_null()), "{all:?}");
+    let count = all.len();
+    all.sort_unstable();
+    all.dedup();
+    assert_eq!(all.len(), count, "{all:?}");
+    all.into_iter().for_each(free);
+    free(null_mut());
+    // To no bytes is a free, of arrays too.
+    let start = malloc(100);
+    // SAFETY: memory of ours, not used again.
+    assert!(unsafe { libc::reallocarray(start.cast(), black_box(0), 8) }.is_null());
 }
 
 fn zeroed() {
@@ -177,6 +217,32 @@ fn errno_is_kept() {
     set_errno(1234);
     let many: Vec<_> = (0..30_000).map(|index| malloc(index % 900)).collect();
     many.into_iter().for_each(free);
+    assert_eq!(errno(), 1234);
+    for bytes in [10, 5000, 100_000, 3 << 20] {
+        // SAFETY: any arguments are allowed, here and below.
+        let aligned = unsafe { libc::aligned_alloc(256, black_box(bytes)) };
+        // SAFETY: as above.
+        let old = unsafe { libc::memalign(8192, black_box(bytes)) };
+        // SAFETY: as above.
+        let page = unsafe { valloc(black_box(bytes)) };
+        // SAFETY: as above.
+        let pages = unsafe { pvalloc(black_box(bytes)) };
+        // SAFETY: memory of ours.
+        assert!(unsafe { libc::malloc_usable_size(old) } >= bytes);
+        [aligned, old, page, pages].into_iter().for_each(|start| free(start.cast()));
+    }
+    // SAFETY: only reads.
+    black_box(unsafe { libc::mallinfo2() });
+    // SAFETY: any number is allowed.
+    unsafe { libc::malloc_trim(0) };
+    assert_eq!(errno(), 1234);
+    // Neither where standard error takes it nor where it is closed.
+    // SAFETY: writes to standard error.
+    unsafe { malloc_stats() };
+    // SAFETY: the descriptor is this process's, and nothing is said any more unless something fails.
+    unsafe { libc::close(2) };
+    // SAFETY: as above.
+    unsafe { malloc_stats() };
     assert_eq!(errno(), 1234);
 }
 
@@ -289,4 +355,103 @@ fn sized_frees() {
     unsafe { free_sized(null_mut(), 10) };
     // SAFETY: memory of ours.
     unsafe { cfree(malloc(10).cast()) };
+}
+
+/// Programs write to all that is usable, and take it that a larger block has it.
+///
+/// Mutation seen to fail: a `krealloc` that copies what its class says of the new size less 16.
+fn usable_survives() {
+    for bytes in (1..3000).step_by(13).chain([9000, 33_000, 70_000, 1 << 20]) {
+        let start = malloc(bytes);
+        // SAFETY: memory of ours.
+        let room = unsafe { libc::malloc_usable_size(start.cast()) };
+        fill(start, room, bytes);
+        let larger = realloc(start, room + 1);
+        check(larger, room, bytes);
+        let largest = realloc(larger, 2 * room + 100_000);
+        check(largest, room, bytes);
+        let back = realloc(largest, room);
+        check(back, room, bytes);
+        free(back);
+    }
+}
+
+/// What was aligned keeps its content when it is resized; it need not stay aligned.
+fn aligned_resized() {
+    for alignment in [32, 256, 4096, 1 << 16, 1 << 21] {
+        for bytes in [1, 100, 5000, 70_000] {
+            let mut place = null_mut::<c_void>();
+            // SAFETY: the place is ours.
+            assert_eq!(unsafe { libc::posix_memalign(&raw mut place, alignment, bytes) }, 0);
+            let start = place.cast::<u8>();
+            // SAFETY: memory of ours.
+            let room = unsafe { libc::malloc_usable_size(place) };
+            assert!(room >= bytes);
+            fill(start, room, alignment);
+            let larger = realloc(start, 3 * room);
+            check(larger, room, alignment);
+            let smaller = realloc(larger, bytes);
+            check(smaller, bytes, alignment);
+            free(smaller);
+        }
+    }
+}
+
+/// Each function refuses what there cannot be, with null and the number that its manual names, and what it was given stays.
+///
+/// Mutations seen to fail: alignments that are taken as they come; `pvalloc` whose sum wraps.
+fn failures() {
+    let most = isize::MAX as usize;
+    let told = |start: *mut c_void, number: i32, what: &str| {
+        assert!(start.is_null() && errno() == number, "{what}: {start:?}, errno {}", errno());
+        set_errno(0);
+    };
+    set_errno(0);
+    for bytes in [most - 4095, most, most + 1, usize::MAX - 4095, usize::MAX] {
+        told(calloc(1, bytes).cast(), libc::ENOMEM, "calloc");
+        told(calloc(bytes, 1).cast(), libc::ENOMEM, "calloc");
+        told(realloc(null_mut(), bytes).cast(), libc::ENOMEM, "realloc");
+        // SAFETY: any arguments are allowed, here and below.
+        told(unsafe { libc::aligned_alloc(64, black_box(bytes)) }, libc::ENOMEM, "aligned_alloc");
+        // SAFETY: as above.
+        told(unsafe { libc::memalign(4096, black_box(bytes)) }, libc::ENOMEM, "memalign");
+        // SAFETY: as above.
+        told(unsafe { valloc(black_box(bytes)) }, libc::ENOMEM, "valloc");
+        // SAFETY: as above.
+        told(unsafe { pvalloc(black_box(bytes)) }, libc::ENOMEM, "pvalloc");
+        let kept = malloc(100);
+        fill(kept, 100, 1);
+        // SAFETY: refused, so the old one stays.
+        let array = unsafe { libc::reallocarray(kept.cast(), black_box(bytes), 1) };
+        told(array, libc::ENOMEM, "reallocarray");
+        // SAFETY: as above.
+        let array = unsafe { libc::reallocarray(kept.cast(), black_box(2), bytes) };
+        told(array, libc::ENOMEM, "reallocarray");
+        check(kept, 100, 1);
+        free(kept);
+    }
+    for alignment in [0, 3, 24, 100, 4097, most, usize::MAX] {
+        // SAFETY: any arguments are allowed.
+        let start = unsafe { libc::aligned_alloc(black_box(alignment), 8) };
+        told(start, libc::EINVAL, "aligned_alloc");
+    }
+    for alignment in [1 << 45, 1 << 62, 1 << 63] {
+        // SAFETY: any arguments are allowed, here and below.
+        let start = unsafe { libc::aligned_alloc(black_box(alignment), 8) };
+        told(start, libc::ENOMEM, "aligned_alloc");
+        let mut place = null_mut();
+        // SAFETY: the place is ours.
+        let outcome = unsafe { libc::posix_memalign(&raw mut place, black_box(alignment), 8) };
+        assert_eq!((outcome, place, errno()), (libc::ENOMEM, null_mut(), 0));
+    }
+    // `memalign` takes any, as the next power of two, as long as there is one.
+    for alignment in [0, 1, 3, 17, 4097] {
+        // SAFETY: any arguments are allowed.
+        let start = unsafe { libc::memalign(black_box(alignment), 8) };
+        let power = alignment.next_power_of_two().max(16);
+        assert!(!start.is_null() && start.addr() % power == 0, "{alignment}: {start:?}");
+        free(start.cast());
+    }
+    // SAFETY: any arguments are allowed.
+    told(unsafe { libc::memalign(black_box((1 << 63) + 1), 8) }, libc::EINVAL, "memalign");
 }

@@ -1,6 +1,7 @@
 //! Memory is somebody's, and goes back.
 
 use std::ffi::CString;
+use std::os::fd::AsRawFd;
 
 use crate::End::Well;
 use crate::calls::{calloc, check, fill, free, malloc, realloc};
@@ -12,6 +13,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "freed_memory_goes_back_by_itself", run: goes_back, ends: Well },
     Check { name: "trim_gives_memory_back", run: trim, ends: Well },
     Check { name: "mallinfo_counts", run: info, ends: Well },
+    Check { name: "malloc_stats_goes_to_standard_error", run: said, ends: Well },
     Check { name: "the_library_can_be_loaded_late", run: loaded_late, ends: Well },
 ];
 
@@ -127,6 +129,29 @@ fn info() {
     free(start);
     assert_eq!(info().hblkhd, before.hblkhd);
     assert!(before.arena > 0 && before.arena < 100 << 20, "{}", before.arena);
+}
+
+fn said() {
+    unsafe extern "C" {
+        fn malloc_stats();
+    }
+    let held: Vec<_> = (0..321).map(|_| malloc(50_000 / 16)).collect();
+    let file = std::env::temp_dir().join(format!("kmalloc-said-{}", std::process::id()));
+    let to = std::fs::File::create(&file).expect("room for a file");
+    // SAFETY: standard error is this process's own.
+    assert_eq!(unsafe { libc::dup2(to.as_raw_fd(), 2) }, 2);
+    // SAFETY: it has no preconditions.
+    unsafe { malloc_stats() };
+    let text = std::fs::read_to_string(&file).expect("written");
+    std::fs::remove_file(file).expect("ours");
+    let objects = text.lines().find_map(|line| {
+        let mut words = line.split_whitespace();
+        let (name, active) = (words.next()?, words.next()?);
+        let size = words.nth(1)?.parse::<usize>().ok()?;
+        (name.starts_with("kmalloc-") && size >= 3125).then(|| active.parse::<usize>().ok())?
+    });
+    assert!(objects.is_some_and(|count| (321..330).contains(&count)), "{objects:?}: {text}");
+    held.into_iter().for_each(free);
 }
 
 /// `dlopen` needs room for the library's thread-locals among the static ones.

@@ -8,8 +8,8 @@ use std::sync::{Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::End::Well;
-use crate::calls::{check, fill, free, malloc};
-use crate::memory::replace;
+use crate::calls::{calloc, check, fill, free, malloc, realloc};
+use crate::memory::{Steps, replace};
 use crate::{Check, resident_bytes};
 
 pub(crate) const CHECKS: &[Check] = &[
@@ -18,7 +18,9 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "more_threads_than_slots", run: many_threads, ends: Well },
     Check { name: "memory_goes_from_thread_to_thread", run: handed_over, ends: Well },
     Check { name: "fork_with_threads", run: fork_with_threads, ends: Well },
+    Check { name: "fork_by_a_thread", run: fork_by_a_thread, ends: Well },
     Check { name: "signal_handlers_may_allocate", run: signals, ends: Well },
+    Check { name: "signal_handlers_may_allocate_after_any_instruction", run: steps, ends: Well },
 ];
 
 struct Greedy(Vec<Vec<u8>>);
@@ -184,6 +186,171 @@ fn fork_with_threads() {
         is_over.store(true, Ordering::Relaxed);
     });
 }
+
+/// The thread that forks is not the first, has no number because 80 others run, and becomes the only one of the child.
+fn fork_by_a_thread() {
+    let is_over = AtomicBool::new(false);
+    let all_are_there = Barrier::new(81);
+    std::thread::scope(|scope| {
+        for seed in 0..80 {
+            let (is_over, all_are_there) = (&is_over, &all_are_there);
+            scope.spawn(move || {
+                free(malloc(100));
+                all_are_there.wait();
+                while !is_over.load(Ordering::Relaxed) {
+                    replace(seed, 200, 3000);
+                }
+            });
+        }
+        all_are_there.wait();
+        let forks = scope.spawn(|| {
+            for round in 0..10 {
+                // SAFETY: the child only allocates and ends at once.
+                let child = unsafe { libc::fork() };
+                if child == 0 {
+                    replace(round, 2000, 3000);
+                    let more = std::thread::spawn(|| replace(1, 2000, 3000)).join().is_ok();
+                    // SAFETY: ends the process.
+                    unsafe { libc::_exit(if more { 7 } else { 1 }) };
+                }
+                let mut status = 0;
+                // SAFETY: waits for the child.
+                assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+                assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
+            }
+        });
+        let outcome = forks.join();
+        is_over.store(true, Ordering::Relaxed);
+        outcome.expect("no panic");
+    });
+}
+
+/// What the handler holds from one signal to the next: addresses, sizes and patterns, by turns.
+static HELD: [[AtomicUsize; 2]; 64] = [const { [const { AtomicUsize::new(0) }; 2] }; 64];
+static STEPS: AtomicUsize = AtomicUsize::new(0);
+static REFUSED: AtomicUsize = AtomicUsize::new(0);
+
+/// How many steps are taken at most of requests, and of all memory that is asked back.
+const MOST_STEPS: usize = 200_000;
+
+/// Replaces one of the objects that it holds; ends the steps when there were enough.
+#[cfg(target_arch = "x86_64")]
+extern "C" fn step(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
+    let number = STEPS.fetch_add(1, Ordering::Relaxed);
+    if number % MOST_STEPS == MOST_STEPS - 1 {
+        // SAFETY: what the system will give the thread back.
+        unsafe { (*context).uc_mcontext.gregs[libc::REG_EFL as usize] &= !0x100 };
+    }
+    let errno = crate::errno();
+    let [address, bytes] = &HELD[number % HELD.len()];
+    let start: *mut u8 = std::ptr::with_exposed_provenance_mut(address.load(Ordering::Relaxed));
+    let old = bytes.load(Ordering::Relaxed);
+    if !start.is_null() {
+        check(start, old.min(40), old);
+    }
+    let new = match number % 64 {
+        0 => 40_000 + number % 300_000,
+        1..8 => number % 5000,
+        _ => number % 300,
+    };
+    let next = match number % 3 {
+        0 if !start.is_null() => realloc(start, new + 1),
+        1 => calloc(new + 1, 1),
+        _ => malloc(new + 1),
+    };
+    // What runs on top of the allocator may be told that there is none.
+    let is_kept = next.is_null() && number % 3 == 0;
+    if number % 3 != 0 {
+        free(start);
+    }
+    REFUSED.fetch_add(usize::from(next.is_null()), Ordering::Relaxed);
+    if !next.is_null() {
+        fill(next, (new + 1).min(40), new + 1);
+        bytes.store(new + 1, Ordering::Relaxed);
+    }
+    if !is_kept {
+        address.store(next.expose_provenance(), Ordering::Relaxed);
+    }
+    crate::set_errno(errno);
+}
+
+/// Does `work` with the CPU stopping after each of its instructions.
+#[cfg(target_arch = "x86_64")]
+fn stepwise<R>(work: impl FnOnce() -> R) -> R {
+    // SAFETY: bit 8 of the flags has SIGTRAP come after each instruction; there is a handler.
+    unsafe { std::arch::asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
+    let outcome = work();
+    // SAFETY: and no more.
+    unsafe { std::arch::asm!("pushfq", "and qword ptr [rsp], -257", "popfq") };
+    outcome
+}
+
+/// A handler that allocates comes after each instruction of the allocator: on all ways through it, refills, large blocks,
+/// blocks that move and memory that goes back among them.
+///
+/// Mutations seen to fail: a slot that is taken though it is `busy`; `locking` not looked at, which waits for ever.
+#[cfg(target_arch = "x86_64")]
+fn steps() {
+    // SAFETY: all zero is a value of it.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = step as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO;
+    // SAFETY: the handler only allocates, which is what is checked.
+    assert_eq!(unsafe { libc::sigaction(libc::SIGTRAP, &raw const action, null_mut()) }, 0);
+    let mut random = Steps(5);
+    let mut held: Vec<(*mut u8, usize)> = Vec::with_capacity(1000);
+    while STEPS.load(Ordering::Relaxed) < MOST_STEPS {
+        let bytes = match random.below(16) {
+            0 => 4000 + random.below(60_000),
+            1 => 200_000 + random.below(3_000_000),
+            _ => 1 + random.below(600),
+        };
+        let place = random.below(held.len() + 1);
+        let start = match (random.below(8), held.get(place).copied()) {
+            (0..3, Some((start, old))) => {
+                check(start, old.min(64), old);
+                held.swap_remove(place);
+                stepwise(|| free(start));
+                continue;
+            }
+            (3, Some((start, old))) => {
+                held.swap_remove(place);
+                let start = stepwise(|| realloc(start, bytes));
+                check(start, old.min(bytes).min(64), old);
+                start
+            }
+            // Zeroing takes an instruction for a few bytes.
+            (4, _) => stepwise(|| calloc(bytes % 600 + 1, 1)),
+            _ => stepwise(|| malloc(bytes)),
+        };
+        assert!(!start.is_null(), "{bytes} bytes");
+        // SAFETY: ours.
+        let room = unsafe { libc::malloc_usable_size(start.cast()) }.min(bytes);
+        fill(start, room.min(64), room);
+        held.push((start, room));
+    }
+    STEPS.store(0, Ordering::Relaxed);
+    // SAFETY: any number is allowed.
+    stepwise(|| unsafe { libc::malloc_trim(0) });
+    let refused = REFUSED.load(Ordering::Relaxed);
+    assert!(refused < MOST_STEPS / 100, "{refused} requests were refused");
+    for (start, bytes) in held {
+        check(start, bytes.min(64), bytes);
+        free(start);
+    }
+    for [address, bytes] in &HELD {
+        let start: *mut u8 = std::ptr::with_exposed_provenance_mut(address.load(Ordering::Relaxed));
+        let bytes = bytes.load(Ordering::Relaxed);
+        if !start.is_null() {
+            check(start, bytes.min(40), bytes);
+            free(start);
+        }
+    }
+    replace(4, 5000, 5000);
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn steps() {}
 
 /// How many signals are to come upon the allocator or what uses it.
 const ENOUGH: usize = 1000;
