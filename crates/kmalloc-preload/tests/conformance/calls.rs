@@ -197,6 +197,7 @@ fn resized() {
     free(grown.cast());
 }
 
+/// Mutation seen to fail: statistics that leave what the system said when standard error was closed.
 fn errno_is_kept() {
     set_errno(1234);
     for bytes in [1, 100, 5000, 100_000, 10 << 20, 600 << 20] {
@@ -359,7 +360,7 @@ fn sized_frees() {
 
 /// Programs write to all that is usable, and take it that a larger block has it.
 ///
-/// Mutation seen to fail: a `krealloc` that copies what its class says of the new size less 16.
+/// Mutation seen to fail: a move that copies eight ninths of it.
 fn usable_survives() {
     for bytes in (1..3000).step_by(13).chain([9000, 33_000, 70_000, 1 << 20]) {
         let start = malloc(bytes);
