@@ -4,10 +4,7 @@
 //! - **Idle**: free, and touched, so that the system has put memory behind it.
 //! - The **bound** is how much idle memory stays. It doubles where most of what went last time was soon wanted again, and halves
 //!   where it was not.
-//! - Use **falls** when a sixth of what was in use at the peak has come back. Then the caches above are asked too: an object that
-//!   they keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes
-//!   a third, and after another two thirds, so that a program that swings keeps what it has at hand. After one that was not, no
-//!   more than a quarter of the least bound stays.
+//! - When use falls (`falls`), less than the bound stays.
 //!
 //! # Concurrency
 //! Counts are Relaxed: they decide when memory goes, not whether it may. It is given back by one thread at a time, on blocks that
@@ -25,11 +22,6 @@ pub(crate) const LEAST_BOUND: usize = (4 << 20) / PAGE_SIZE;
 const MOST_BOUND: usize = (1 << 30) / PAGE_SIZE;
 /// Blocks that are given back, largest first, as orders: areas, then what lies between blocks, at last single pages.
 const GIVEN_ORDERS: [u8; 4] = [9, 6, 3, 0];
-/// By how many pages at least, and by which part of the peak, use falls before the caches are asked: guesses.
-const FALL_PAGES: usize = (1 << 20) / PAGE_SIZE;
-const FALL_PART: usize = 6;
-/// How often in a row the part doubles at most.
-const MOST_IN_VAIN: usize = 2;
 
 impl Pages {
     /// Returns about how many pages are free and still have memory behind them. O(1).
@@ -123,48 +115,12 @@ impl Pages {
         self.least_idle.swap(idle, Ordering::Relaxed)
     }
 
-    /// Asks the caches for what they keep at hand.
-    pub(crate) fn ask_caches(&self) {
-        (self.fall_hook)();
-    }
-
     /// Counts `range`, which is about to be freed, as idle.
     #[inline]
     pub(crate) fn take_in(&self, range: FrameRange) {
         let pages = self.touched.count(range);
         self.in_use.fetch_sub(range.frames(), Ordering::Relaxed);
         self.idle.fetch_add(pages as isize, Ordering::Relaxed);
-    }
-
-    /// Tells the caches when use falls. Outside the gate, as they may take locks.
-    #[inline]
-    pub(crate) fn note_fall(&self) {
-        let in_use = self.in_use.load(Ordering::Relaxed);
-        let peak = self.peak.load(Ordering::Relaxed);
-        if self.gives_back && in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
-            self.fall(in_use, peak);
-        }
-    }
-
-    #[cold]
-    fn fall(&self, in_use: usize, peak: usize) {
-        // Relaxed, here and below: levels, of which threads that fall together may count one twice.
-        let fell_from = self.fell_from.load(Ordering::Relaxed);
-        let in_vain = self.in_vain.load(Ordering::Relaxed);
-        let in_vain = match fell_from > 0 && peak >= fell_from - fell_from / 8 {
-            true => (in_vain + 1).min(MOST_IN_VAIN),
-            false => 0,
-        };
-        if in_use + ((peak / FALL_PART).max(FALL_PAGES) << in_vain) < peak {
-            self.in_vain.store(in_vain, Ordering::Relaxed);
-            self.fell_from.store(peak, Ordering::Relaxed);
-            self.peak.store(in_use, Ordering::Relaxed);
-            self.ask_caches();
-            // A program that ends so, and sleeps, would keep up to the bound.
-            if in_vain == 0 {
-                self.give_back(LEAST_BOUND / 4);
-            }
-        }
     }
 
     /// Gives memory back if there is too much of it.
@@ -208,41 +164,13 @@ impl Pages {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use core::mem::ManuallyDrop;
+    use crate::taken::{Block, fill, free, halves, take};
     use core::ptr::NonNull;
-    use page_frame::{PageBlock, PageSource};
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicUsize;
 
     fn new() -> Pages {
         Pages::with_space(1 << 30).expect("address space")
-    }
-
-    /// A block that stays where it is unless it is freed.
-    type Block = ManuallyDrop<PageBlock>;
-
-    /// Takes blocks, sorted by address.
-    fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
-        let order = Order::new(order).expect("an order");
-        let take = |_| Block::new(pages.allocate(order).expect("address space"));
-        let mut blocks: Vec<_> = (0..count).map(take).collect();
-        blocks.sort_by_key(|block| block.start().addr());
-        blocks
-    }
-
-    fn free(pages: &Pages, blocks: impl IntoIterator<Item = Block>) {
-        for block in blocks {
-            // SAFETY: from these pages, and not used any more.
-            unsafe { pages.free(Block::into_inner(block)) };
-        }
-    }
-
-    /// Divides blocks into every other one and the rest, so that those of one half have none of it beside them.
-    fn halves(blocks: Vec<Block>) -> (Vec<Block>, Vec<Block>) {
-        let numbered = blocks.into_iter().enumerate();
-        let (even, odd): (Vec<_>, Vec<_>) = numbered.partition(|(index, _)| index % 2 == 0);
-        let bare = |half: Vec<(usize, Block)>| half.into_iter().map(|(_, block)| block);
-        (bare(even).collect(), bare(odd).collect())
     }
 
     /// How many pages of memory the system has behind `block`.
@@ -253,11 +181,6 @@ mod tests {
         let outcome = unsafe { libc::mincore(start, block.order().bytes(), there.as_mut_ptr()) };
         assert_eq!(outcome, 0, "mapped");
         there.iter().filter(|page| **page & 1 == 1).count()
-    }
-
-    fn fill(block: &Block) {
-        // SAFETY: ours.
-        unsafe { block.start().write_bytes(7, block.order().bytes()) };
     }
 
     /// Mutations seen to fail: any two of the orders the other way round or one left out; a keep that is not looked at; no drain
@@ -432,78 +355,5 @@ mod tests {
         pages.bound.store(0, Ordering::Relaxed);
         pages.relax(0);
         assert_eq!(pages.next_at.load(Ordering::Relaxed), LEAST_BOUND, "the least bound");
-    }
-
-    static FALLS: AtomicUsize = AtomicUsize::new(0);
-
-    /// Frees pages one by one; returns after how many the caches are asked.
-    fn frees_until_a_fall(pages: &Pages, blocks: &mut Vec<Block>) -> usize {
-        FALLS.store(0, Ordering::Relaxed);
-        let mut count = 0;
-        while FALLS.load(Ordering::Relaxed) == 0 {
-            free(pages, blocks.pop());
-            count += 1;
-        }
-        count
-    }
-
-    /// A sixth, a third, two thirds, and no more than that; anew when use ends lower than seven eighths of where it fell from.
-    ///
-    /// Mutations seen to fail: another part of the peak, no least part; equality in each comparison; falls in vain that are not
-    /// counted, counted on, counted without a most or when use has not risen again; a peak that stays; another eighth.
-    #[test]
-    fn use_falls_by_a_sixth_and_in_vain_by_twice_as_much() {
-        let pages = new().with_fall_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
-        let mut blocks = take(&pages, 0, 6000);
-        let fell = |blocks: &mut Vec<Block>| frees_until_a_fall(&pages, blocks);
-        assert_eq!(fell(&mut blocks), 1001, "a sixth of 6,000");
-        assert_eq!(fell(&mut blocks), 4999 / 6 + 1, "not in vain: use did not rise");
-        // Up to where it fell from, of which an eighth does not count: 4,999 less 624.
-        let rise = |blocks: &mut Vec<Block>, to: usize| {
-            blocks.extend(take(&pages, 0, to - blocks.len()));
-        };
-        rise(&mut blocks, 4999 - 624);
-        assert_eq!(fell(&mut blocks), 2 * (4375 / 6) + 1, "in vain");
-        rise(&mut blocks, 4375);
-        assert_eq!(fell(&mut blocks), 4 * (4375 / 6) + 1, "in vain again");
-        rise(&mut blocks, 4375);
-        assert_eq!(fell(&mut blocks), 4 * (4375 / 6) + 1, "and no more than that");
-        rise(&mut blocks, 4375 - 546 - 1);
-        assert_eq!(fell(&mut blocks), 3828 / 6 + 1, "it rose to less");
-        // 1 MiB at least.
-        free(&pages, blocks.drain(1000..));
-        rise(&mut blocks, 1200);
-        pages.peak.store(1200, Ordering::Relaxed);
-        pages.fell_from.store(0, Ordering::Relaxed);
-        assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
-        let pages = pages.keeping();
-        FALLS.store(0, Ordering::Relaxed);
-        free(&pages, blocks);
-        assert_eq!(FALLS.load(Ordering::Relaxed), 0, "nobody is asked where all is kept");
-    }
-
-    /// Mutations seen to fail: nothing given after a fall, more, less; as much after one in vain.
-    #[test]
-    fn after_a_fall_that_lasts_a_quarter_of_the_least_bound_stays() {
-        let pages = new();
-        let (apart, _) = halves(take(&pages, 0, 2 * LEAST_BOUND));
-        let in_use = pages.in_use.load(Ordering::Relaxed);
-        let mut apart = apart.into_iter();
-        let falls_at = in_use - in_use / FALL_PART;
-        while pages.in_use.load(Ordering::Relaxed) >= falls_at {
-            free(&pages, apart.next());
-        }
-        assert_eq!(pages.idle_pages(), LEAST_BOUND / 4);
-        // Up again, and down by a third.
-        let mut apart: Vec<_> = apart.collect();
-        apart.extend(take(&pages, 0, in_use - pages.in_use.load(Ordering::Relaxed)));
-        let idle = pages.idle_pages();
-        let falls_at = in_use - 2 * (in_use / FALL_PART);
-        while pages.in_use.load(Ordering::Relaxed) >= falls_at {
-            free(&pages, apart.pop());
-        }
-        let came = in_use - pages.in_use.load(Ordering::Relaxed);
-        assert_eq!(pages.in_vain.load(Ordering::Relaxed), 1);
-        assert_eq!(pages.idle_pages(), idle + came, "it may rise again");
     }
 }

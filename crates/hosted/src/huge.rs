@@ -101,32 +101,11 @@ fn areas(frames: FrameRange) -> impl Iterator<Item = FrameRange> {
 mod tests {
     use super::*;
     use crate::mapped::is_kept_small;
-    use core::mem::ManuallyDrop;
-    use page_frame::{Order, PAGE_SHIFT, PageBlock, PageSource};
-
-    /// A block that stays where it is unless it is freed.
-    type Block = ManuallyDrop<PageBlock>;
+    use crate::taken::{Block, fill, free, take};
+    use page_frame::PAGE_SHIFT;
 
     fn new() -> Pages {
         Pages::with_space(1 << 30).expect("address space").keeping()
-    }
-
-    fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
-        let order = Order::new(order).expect("an order");
-        (0..count).map(|_| Block::new(pages.allocate(order).expect("address space"))).collect()
-    }
-
-    fn free(pages: &Pages, blocks: impl IntoIterator<Item = Block>) {
-        for block in blocks {
-            // SAFETY: from these pages, and not used any more.
-            unsafe { pages.free(Block::into_inner(block)) };
-        }
-    }
-
-    fn fill(blocks: &[Block]) {
-        // SAFETY: ours.
-        let fill = |block: &Block| unsafe { block.start().write_bytes(3, block.order().bytes()) };
-        blocks.iter().for_each(fill);
     }
 
     fn area_of(block: &Block) -> FrameRange {
@@ -243,7 +222,7 @@ mod tests {
     fn what_is_given_back_is_small_again() {
         let pages = new();
         let mut blocks = take(&pages, 9, 40);
-        fill(&blocks);
+        blocks.iter().for_each(fill);
         pages.is_giving.store(true, Ordering::Relaxed);
         look(&pages);
         assert_eq!((dense_areas(&pages), huge_areas(&pages)), (32, 0), "somebody gives back");
@@ -278,8 +257,8 @@ mod tests {
         let blocks = take(&pages, 9, 39);
         let mut parts = take(&pages, 4, 32);
         let area = area_of(&parts[0]);
-        fill(&blocks);
-        fill(&parts);
+        blocks.iter().for_each(fill);
+        parts.iter().for_each(fill);
         (0..4).for_each(|_| look(&pages));
         assert!(is_huge(&pages, &parts[0]), "in our books");
         if can_collapse() {

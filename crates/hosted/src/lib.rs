@@ -23,6 +23,7 @@
 extern crate std;
 
 mod background;
+mod falls;
 mod fork;
 mod gate;
 mod giving;
@@ -32,6 +33,8 @@ mod pages;
 mod purger;
 mod refused;
 mod spans;
+#[cfg(test)]
+mod taken;
 mod threads;
 mod touched;
 mod word;

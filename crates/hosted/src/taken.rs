@@ -1,0 +1,39 @@
+//! Blocks that tests take: they stay where they are unless they are freed, also where a test fails.
+
+use core::mem::ManuallyDrop;
+
+use page_frame::{Order, PageBlock, PageSource};
+
+use crate::Pages;
+
+/// A block that stays where it is unless it is freed.
+pub(crate) type Block = ManuallyDrop<PageBlock>;
+
+/// Takes blocks, sorted by address.
+pub(crate) fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
+    let order = Order::new(order).expect("an order");
+    let take = |_| Block::new(pages.allocate(order).expect("address space"));
+    let mut blocks: Vec<_> = (0..count).map(take).collect();
+    blocks.sort_by_key(|block| block.start().addr());
+    blocks
+}
+
+pub(crate) fn free(pages: &Pages, blocks: impl IntoIterator<Item = Block>) {
+    for block in blocks {
+        // SAFETY: from these pages, and not used any more.
+        unsafe { pages.free(Block::into_inner(block)) };
+    }
+}
+
+/// Divides blocks into every other one and the rest, so that those of one half have none of it beside them.
+pub(crate) fn halves(blocks: Vec<Block>) -> (Vec<Block>, Vec<Block>) {
+    let numbered = blocks.into_iter().enumerate();
+    let (even, odd): (Vec<_>, Vec<_>) = numbered.partition(|(index, _)| index % 2 == 0);
+    let bare = |half: Vec<(usize, Block)>| half.into_iter().map(|(_, block)| block);
+    (bare(even).collect(), bare(odd).collect())
+}
+
+pub(crate) fn fill(block: &Block) {
+    // SAFETY: ours.
+    unsafe { block.start().write_bytes(7, block.order().bytes()) };
+}
