@@ -2,9 +2,9 @@
 //!
 //! # Concepts
 //! Use **falls** when a sixth of what was in use at the peak has come back. Then the caches above are asked: an object that they
-//! keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes a third, and
-//! after another two thirds, so that a program that swings keeps what it has at hand. After one that was not, no more than a quarter
-//! of the least bound stays.
+//! keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes a third,
+//! and after another two thirds, so that a program that swings keeps what it has at hand. After one that was not, no more than a
+//! quarter of the least bound stays.
 //!
 //! # Concurrency
 //! As in `giving`.

@@ -52,7 +52,8 @@ impl Pages {
                 if self.buddy.try_allocate_at(block.start, order).is_ok() {
                     let went = self.give(block);
                     given += went;
-                    // A block of which the program has locked a page is refused, and its parts are tried, once they are not at hand.
+                    // A block of which the program has locked a page is refused, and its parts are tried, once they are not at
+                    // hand.
                     is_at_hand |= went == 0;
                     let freed = self.buddy.free_frames(block.start, order);
                     debug_assert!(freed.is_ok(), "allocated above");
@@ -333,8 +334,8 @@ mod tests {
         assert_eq!(pages.next_at.load(Ordering::Relaxed), 2 * LEAST_BOUND);
     }
 
-    /// Mutations seen to fail: pages with memory counted as touched anew; `relax` not called, or with another part of what is idle; the comparison with equality; a level below
-    /// the bound or the least one.
+    /// Mutations seen to fail: pages with memory counted as touched anew; `relax` not called, or with another part of what is idle;
+    /// the comparison with equality; a level below the bound or the least one.
     #[test]
     fn when_idle_pages_are_used_the_level_falls_to_what_is_left_of_them() {
         let pages = new().keeping();

@@ -156,8 +156,9 @@ mod tests {
 
     /// A look finds what is dense, the next one what was so before, sixteen areas at a time.
     ///
-    /// Mutations seen to fail: looks twice or half as often; one at more than 32 MiB, or at each page from then on; other numbers of areas in a look; areas that are huge already counted
-    /// among them; areas made huge that were not dense before; those of a small heap, and the edge of small.
+    /// Mutations seen to fail: looks twice or half as often; one at more than 32 MiB, or at each page from then on; other numbers
+    /// of areas in a look; areas that are huge already counted among them; areas made huge that were not dense before; those of a
+    /// small heap, and the edge of small.
     #[test]
     fn areas_become_huge_when_they_are_dense_and_old_and_the_heap_is_not_small() {
         let pages = new();
@@ -213,8 +214,8 @@ mod tests {
         assert!(is_huge(&pages, &last[0]));
     }
 
-    /// What is given back is small again, in our books and in the system's, reads as zero, and must become old anew. An area that was
-    /// dense, and of which nothing is known any more, is not old.
+    /// What is given back is small again, in our books and in the system's, reads as zero, and must become old anew. An area that
+    /// was dense, and of which nothing is known any more, is not old.
     ///
     /// Mutations seen to fail: areas that stay huge, or dense, when parts of them go; the system not told of either; giving back
     /// that is not excluded by a look; a look that excludes it for ever.

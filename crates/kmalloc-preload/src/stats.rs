@@ -1,8 +1,8 @@
 //! What can be said about memory: to people and files as the kernel's slabinfo, to programs by `mallinfo2`.
 //!
 //! `KMALLOC_STATS=1` writes to where standard error was when the library was loaded, as many programs close theirs before
-//! they end. Any other value names a file, `%p` in it standing for the process's number. It is written when the library is loaded, so
-//! that a user whose file cannot be written hears of it; a thread keeps it current while the program runs (`current`), and it is
+//! they end. Any other value names a file, `%p` in it standing for the process's number. It is written when the library is loaded,
+//! so that a user whose file cannot be written hears of it; a thread keeps it current while the program runs (`current`), and it is
 //! exact when the program ends and each time `malloc_stats` or `malloc_trim` is called.
 
 use core::ffi::c_int;
@@ -21,13 +21,14 @@ use crate::{current, environment, file};
 static TO: AtomicI32 = AtomicI32::new(-1);
 /// What that was at the start, as device and number: programs that close all descriptors have others under the same number later.
 static TO_WHAT: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-/// From which number on the copy of standard error is put, out of the way of the program's own; the second is for whom few are allowed.
+/// From which number on the copy of standard error is put, out of the way of the program's own; the second is for whom few are
+/// allowed.
 const COPIES_FROM: [c_int; 2] = [100, 10];
 /// Requests that failed.
 static FAILURES: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether somebody is writing the file, and how often others look whether it still is so. Then they pass: a signal handler may have
-/// come upon the writer.
+/// Whether somebody is writing the file, and how often others look whether it still is so. Then they pass: a signal handler may
+/// have come upon the writer.
 static IS_WRITING: AtomicBool = AtomicBool::new(false);
 const MOST_LOOKS: usize = 1000;
 
