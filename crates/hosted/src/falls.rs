@@ -112,6 +112,8 @@ mod tests {
         pages.peak.store(1200, Ordering::Relaxed);
         pages.fell_from.store(0, Ordering::Relaxed);
         assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
+        rise(&mut blocks, 1200);
+        assert_eq!(fell(&mut blocks), 2 * FALL_PAGES + 1, "in vain");
         let pages = pages.keeping();
         FALLS.store(0, Ordering::Relaxed);
         free(&pages, blocks);
