@@ -134,34 +134,63 @@ pub unsafe trait Cpu {
     }
 }
 
+/// Answers all but the fences, and how far slots lie apart, by asking another machine.
+macro_rules! forward_cpu {
+    (|$this:ident| $inner:expr) => {
+        #[inline(always)]
+        fn slots(&self) -> usize {
+            let $this = self;
+            ($inner).slots()
+        }
+
+        fn slots_used(&self) -> usize {
+            let $this = self;
+            ($inner).slots_used()
+        }
+
+        #[inline(always)]
+        fn pin(&self) -> Option<CpuId> {
+            let $this = self;
+            ($inner).pin()
+        }
+
+        #[inline(always)]
+        fn pin_known(&self) -> Option<CpuId> {
+            let $this = self;
+            ($inner).pin_known()
+        }
+
+        #[inline(always)]
+        unsafe fn unpin(&self) {
+            let $this = self;
+            // SAFETY: the caller's clause is that of the machine asked.
+            unsafe { ($inner).unpin() }
+        }
+
+        fn wait(&self, round: usize) {
+            let $this = self;
+            ($inner).wait(round);
+        }
+
+        fn mask_interrupts(&self) -> InterruptState {
+            let $this = self;
+            ($inner).mask_interrupts()
+        }
+
+        unsafe fn restore_interrupts(&self, state: InterruptState) {
+            let $this = self;
+            // SAFETY: the caller's clause is that of the machine asked.
+            unsafe { ($inner).restore_interrupts(state) }
+        }
+    };
+}
+pub(crate) use forward_cpu;
+
 // SAFETY: every method forwards to the same machine.
 unsafe impl<C: Cpu> Cpu for &C {
     const SPREAD: usize = C::SPREAD;
 
-    #[inline]
-    fn slots(&self) -> usize {
-        (**self).slots()
-    }
-
-    fn slots_used(&self) -> usize {
-        (**self).slots_used()
-    }
-
-    #[inline]
-    fn pin(&self) -> Option<CpuId> {
-        (**self).pin()
-    }
-
-    #[inline(always)]
-    fn pin_known(&self) -> Option<CpuId> {
-        (**self).pin_known()
-    }
-
-    #[inline]
-    unsafe fn unpin(&self) {
-        // SAFETY: the caller's clause is that of the machine behind the reference.
-        unsafe { (**self).unpin() }
-    }
+    forward_cpu!(|this| **this);
 
     #[inline(always)]
     fn light_fence(&self) {
@@ -170,19 +199,6 @@ unsafe impl<C: Cpu> Cpu for &C {
 
     fn fence_all(&self) -> bool {
         (**self).fence_all()
-    }
-
-    fn wait(&self, round: usize) {
-        (**self).wait(round);
-    }
-
-    fn mask_interrupts(&self) -> InterruptState {
-        (**self).mask_interrupts()
-    }
-
-    unsafe fn restore_interrupts(&self, state: InterruptState) {
-        // SAFETY: the caller's clause is that of the machine behind the reference.
-        unsafe { (**self).restore_interrupts(state) }
     }
 }
 
@@ -289,30 +305,7 @@ pub struct Fenced<C>(pub C);
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
     const SPREAD: usize = C::SPREAD;
 
-    #[inline]
-    fn slots(&self) -> usize {
-        self.0.slots()
-    }
-
-    fn slots_used(&self) -> usize {
-        self.0.slots_used()
-    }
-
-    #[inline]
-    fn pin(&self) -> Option<CpuId> {
-        self.0.pin()
-    }
-
-    #[inline(always)]
-    fn pin_known(&self) -> Option<CpuId> {
-        self.0.pin_known()
-    }
-
-    #[inline]
-    unsafe fn unpin(&self) {
-        // SAFETY: the caller's clause is that of the wrapped machine.
-        unsafe { self.0.unpin() }
-    }
+    forward_cpu!(|this| this.0);
 
     #[inline]
     fn light_fence(&self) {
@@ -324,18 +317,5 @@ unsafe impl<C: Cpu> Cpu for Fenced<C> {
         // SeqCst: orders the taker's `detached` store before its `busy` load, against `light_fence`.
         sync::fence(Ordering::SeqCst);
         true
-    }
-
-    fn wait(&self, round: usize) {
-        self.0.wait(round);
-    }
-
-    fn mask_interrupts(&self) -> InterruptState {
-        self.0.mask_interrupts()
-    }
-
-    unsafe fn restore_interrupts(&self, state: InterruptState) {
-        // SAFETY: the caller's clause is that of the wrapped machine.
-        unsafe { self.0.restore_interrupts(state) }
     }
 }

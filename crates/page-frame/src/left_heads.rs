@@ -108,7 +108,7 @@ mod wide {
         debug_assert!(tags.len() - first >= WORD_PAGES, "clause 1");
         // SAFETY: sixteen bytes either way.
         let single: __m128i = unsafe { core::mem::transmute([SINGLE; SIXTEEN]) };
-        // SAFETY: as above.
+        // SAFETY: sixteen bytes, and any are a vector.
         let mut seen: __m128i = unsafe { core::mem::transmute([0_u8; SIXTEEN]) };
         let mut heads = 0;
         for at in (0..WORD_PAGES).step_by(SIXTEEN) {

@@ -34,7 +34,7 @@ use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
 use crate::sync::{AtomicU8, Ordering, UnsafeCell, Zeroable, in_register, load_own, spin_hint};
-use crate::{Cpu, CpuId};
+use crate::{Cpu, CpuId, Packed, Spacing};
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
 const BUSY_RETRIES: usize = if crate::sync::MODELLED { 1 } else { 64 };
@@ -118,37 +118,9 @@ pub struct Slots<'s, T, C, S = Packed> {
     are_shared: PhantomData<(&'s [Slot<T>], S)>,
 }
 
-/// How far apart the slots of neighbouring CPUs lie.
-pub trait Spacing {
-    /// Returns how many bytes, a multiple of 64.
-    fn bytes<T, C: Cpu>() -> usize;
-}
-
-/// Side by side, in an array.
-#[derive(Debug)]
-pub enum Packed {}
-
-/// As far as the machine wants ([`Cpu::SPREAD`]), with slots of other owners between them; side by side where it does not care.
-#[derive(Debug)]
-pub enum Spread {}
-
-impl Spacing for Packed {
-    #[inline(always)]
-    fn bytes<T, C: Cpu>() -> usize {
-        size_of::<Slot<T>>()
-    }
-}
-
-impl Spacing for Spread {
-    #[inline(always)]
-    fn bytes<T, C: Cpu>() -> usize {
-        if C::SPREAD == 0 { size_of::<Slot<T>>() } else { C::SPREAD }
-    }
-}
-
 // SAFETY: it is what a shared slice of the slots is, with the machine beside it.
 unsafe impl<T: Send, C: Send, S> Send for Slots<'_, T, C, S> {}
-// SAFETY: as above.
+// SAFETY: it gives away what a shared slice of the slots does, and shared references to the machine.
 unsafe impl<T: Send, C: Sync, S> Sync for Slots<'_, T, C, S> {}
 
 impl<'s, T, C: Cpu> Slots<'s, T, C> {

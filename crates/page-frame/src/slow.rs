@@ -11,9 +11,9 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::slots::{Slot, Spacing};
+use crate::slots::Slot;
 use crate::sync::{Guard, Lock, Ordering};
-use crate::{Cpu, CpuId, InterruptState, Slots};
+use crate::{Cpu, CpuId, InterruptState, Slots, Spacing};
 
 /// A lock that code which an interrupt may come upon takes, and code in interrupts too: through [`Slow`] alone.
 ///

@@ -143,7 +143,7 @@ mod shim {
             core::arch::asm!("prefetcht0 [{}]", in(reg) place, options(readonly, nostack, preserves_flags));
         }
         #[cfg(all(target_arch = "aarch64", not(miri)))]
-        // SAFETY: as above.
+        // SAFETY: a hint: no address is wrong for it, and nothing is read.
         unsafe {
             core::arch::asm!("prfm pldl1keep, [{}]", in(reg) place, options(readonly, nostack, preserves_flags));
         }

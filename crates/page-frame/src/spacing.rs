@@ -1,6 +1,35 @@
-//! A machine that wants what one of its CPUs uses of many owners side by side.
+//! How far apart the slots of CPUs lie: in an array of their own, or those of one CPU side by side for many owners.
 
-use crate::{Cpu, CpuId, InterruptState};
+use crate::cpu::forward_cpu;
+use crate::{Cpu, CpuId, InterruptState, Slot};
+
+/// How far apart the slots of neighbouring CPUs lie.
+pub trait Spacing {
+    /// Returns how many bytes, a multiple of 64.
+    fn bytes<T, C: Cpu>() -> usize;
+}
+
+/// Side by side, in an array.
+#[derive(Debug)]
+pub enum Packed {}
+
+/// As far as the machine wants ([`Cpu::SPREAD`]), with slots of other owners between them; side by side where it does not care.
+#[derive(Debug)]
+pub enum Spread {}
+
+impl Spacing for Packed {
+    #[inline(always)]
+    fn bytes<T, C: Cpu>() -> usize {
+        size_of::<Slot<T>>()
+    }
+}
+
+impl Spacing for Spread {
+    #[inline(always)]
+    fn bytes<T, C: Cpu>() -> usize {
+        if C::SPREAD == 0 { size_of::<Slot<T>>() } else { C::SPREAD }
+    }
+}
 
 /// The machine `C`, with small slots of many owners in common memory: those of one CPU side by side, `BYTES` from those of the
 /// next ([`Cpu::SPREAD`]).
@@ -20,30 +49,7 @@ pub struct SideBySide<C, const BYTES: usize>(pub C);
 unsafe impl<C: Cpu, const BYTES: usize> Cpu for SideBySide<C, BYTES> {
     const SPREAD: usize = BYTES;
 
-    #[inline(always)]
-    fn slots(&self) -> usize {
-        self.0.slots()
-    }
-
-    fn slots_used(&self) -> usize {
-        self.0.slots_used()
-    }
-
-    #[inline(always)]
-    fn pin(&self) -> Option<CpuId> {
-        self.0.pin()
-    }
-
-    #[inline(always)]
-    fn pin_known(&self) -> Option<CpuId> {
-        self.0.pin_known()
-    }
-
-    #[inline(always)]
-    unsafe fn unpin(&self) {
-        // SAFETY: the caller's clause is that of the wrapped machine.
-        unsafe { self.0.unpin() }
-    }
+    forward_cpu!(|this| this.0);
 
     #[inline(always)]
     fn light_fence(&self) {
@@ -52,18 +58,5 @@ unsafe impl<C: Cpu, const BYTES: usize> Cpu for SideBySide<C, BYTES> {
 
     fn fence_all(&self) -> bool {
         self.0.fence_all()
-    }
-
-    fn wait(&self, round: usize) {
-        self.0.wait(round);
-    }
-
-    fn mask_interrupts(&self) -> InterruptState {
-        self.0.mask_interrupts()
-    }
-
-    unsafe fn restore_interrupts(&self, state: InterruptState) {
-        // SAFETY: the caller's clause is that of the wrapped machine.
-        unsafe { self.0.restore_interrupts(state) }
     }
 }
