@@ -1,4 +1,4 @@
-//! The CPU slots of all caches of a registry, those of one CPU side by side.
+//! Where the CPU slots of caches lie: behind their cores, or, those of one CPU side by side, in columns.
 //!
 //! # Concepts
 //! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the machine wants them
@@ -18,9 +18,10 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Order, PageBlock, Slot};
+use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource, Slot};
 
 use crate::cpu_slot::CpuSlot;
+use crate::registry::System;
 
 /// The bytes of a line: a slot.
 const LINE: usize = size_of::<Slot<CpuSlot>>();
@@ -59,11 +60,6 @@ impl<C: Cpu> Columns<C> {
     /// Returns the order of a block for `cpus` CPUs; `None` when no block is so large.
     pub(crate) fn order(cpus: usize) -> Option<Order> {
         Some(Order::for_bytes(cpus.checked_mul(C::SPREAD)?)?.order)
-    }
-
-    /// Returns how many blocks there are.
-    pub(crate) fn blocks(&self) -> usize {
-        self.count
     }
 
     /// Adds a block of the order for `cpus` CPUs.
@@ -160,4 +156,87 @@ impl<C: Cpu> Columns<C> {
             unsafe { slot.write(Slot::new(CpuSlot::new())) };
         }
     }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+    /// Takes a column for the slots of a cache, if that is where they lie. Fails too for an interrupt that came upon the lock.
+    pub(crate) fn take_column(&self) -> Result<Option<NonNull<Slot<CpuSlot>>>, OutOfMemory> {
+        if !Columns::<C>::ARE_USED {
+            return Ok(None);
+        }
+        let cpus = self.locking.count();
+        let slow = self.locking.slow();
+        if let Some(column) = slow.lock(&self.columns).ok_or(OutOfMemory)?.take(cpus) {
+            return Ok(Some(column));
+        }
+        // With no lock held; should somebody else do the same, there are two.
+        let block = self.source.allocate(Columns::<C>::order(cpus).ok_or(OutOfMemory)?)?;
+        let Some(mut columns) = slow.lock(&self.columns) else {
+            // SAFETY: just allocated.
+            unsafe { self.source.free(block) };
+            return Err(OutOfMemory);
+        };
+        columns.add(block);
+        Ok(columns.take(cpus))
+    }
+
+    /// Gives a column back.
+    ///
+    /// # Safety
+    /// 1. It came from `take_column`, and nobody uses its slots.
+    pub(crate) unsafe fn put_column(&self, first: NonNull<Slot<CpuSlot>>) {
+        let cpus = self.locking.count();
+        let slow = self.locking.slow();
+        let block = slow.lock(&self.columns).and_then(|mut columns| {
+            // SAFETY: clause 1.
+            unsafe { columns.put(first, cpus) }
+        });
+        if let Some(block) = block {
+            // SAFETY: just given away, and from our source.
+            unsafe { free_columns::<P, C>(&self.source, block, cpus) };
+        }
+    }
+
+    /// Returns the pages of all blocks.
+    pub(crate) fn column_pages(&self) -> usize {
+        let slow = self.locking.slow();
+        let blocks = slow.lock(&self.columns).map_or(0, |columns| columns.count);
+        blocks * Columns::<C>::order(self.locking.count()).map_or(0, Order::pages)
+    }
+}
+
+/// Sends a block of slots for `cpus` CPUs home.
+///
+/// # Safety
+/// 1. [`Columns`] gave it away, and it came from `source`.
+pub(crate) unsafe fn free_columns<P: PageSource, C: Cpu>(
+    source: &P,
+    start: NonNull<u8>,
+    cpus: usize,
+) {
+    let order = Columns::<C>::order(cpus).expect("there was such a block");
+    // SAFETY: clause 1: `add` took it apart.
+    let block = unsafe { PageBlock::from_raw(start, order, false) };
+    // SAFETY: clause 1.
+    unsafe { source.free(block) };
+}
+
+/// Returns the bytes of the slots of a cache where they are behind it; none where they are in columns.
+pub(crate) fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
+    if Columns::<C>::ARE_USED { Some(0) } else { slots.checked_mul(size_of::<Slot<CpuSlot>>()) }
+}
+
+/// Writes an array of `count` slots and returns the first.
+///
+/// # Safety
+/// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else.
+pub(crate) unsafe fn slots_in(memory: NonNull<u8>, count: usize) -> NonNull<Slot<CpuSlot>> {
+    let first = memory.cast::<Slot<CpuSlot>>();
+    for index in 0..count {
+        // SAFETY: clause 1: room for `count`.
+        let slot = unsafe { first.add(index) };
+        // SAFETY: clause 1: aligned, and nobody else's.
+        unsafe { slot.write(Slot::new(CpuSlot::new())) };
+    }
+    first
 }

@@ -15,16 +15,16 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{
-    Cpu, CpuId, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink, Slot,
+    Cpu, CpuId, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink,
     SlowLock, Tag, TagRange, panic_on_fault,
 };
 
 use crate::builder::CacheBuilder;
 use crate::checks::{Off, Padding};
-use crate::columns::Columns;
+use crate::columns::{Columns, free_columns, slots_behind, slots_in};
 use crate::core::{Core, Plan};
 use crate::core_list::CoreList;
-use crate::cpu_slot::{CacheSlots, CpuSlot};
+use crate::cpu_slot::CacheSlots;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
@@ -47,11 +47,11 @@ pub(crate) struct System<P, C> {
     pub(crate) source: P,
     /// Tags and owners of most pages of the source.
     range: TagRange,
-    /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them. Nobody enters these slots;
-    /// they are those of the internal caches too.
+    /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them. These slots stay empty:
+    /// closed fronts enter them and find nothing, and internal caches, whose too they are, take their objects from slabs alone.
     pub(crate) locking: CacheSlots<C>,
     /// Where the slots of caches lie that are not behind their cores.
-    columns: SlowLock<Columns<C>>,
+    pub(crate) columns: SlowLock<Columns<C>>,
     hook: FaultHook,
     records: [Core<P, C>; RECORD_SIZES.len()],
     magazines: [Core<P, C>; CAPACITIES.len()],
@@ -433,50 +433,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         self.cores.give_back(Patience::Wait, &[core.cast()]);
     }
 
-    /// Takes a column for the slots of a cache, if that is where they lie. Fails too for an interrupt that came upon the lock.
-    fn take_column(&self) -> Result<Option<NonNull<Slot<CpuSlot>>>, OutOfMemory> {
-        if !Columns::<C>::ARE_USED {
-            return Ok(None);
-        }
-        let cpus = self.locking.count();
-        let slow = self.locking.slow();
-        if let Some(column) = slow.lock(&self.columns).ok_or(OutOfMemory)?.take(cpus) {
-            return Ok(Some(column));
-        }
-        // With no lock held; should somebody else do the same, there are two.
-        let block = self.source.allocate(Columns::<C>::order(cpus).ok_or(OutOfMemory)?)?;
-        let Some(mut columns) = slow.lock(&self.columns) else {
-            // SAFETY: just allocated.
-            unsafe { self.source.free(block) };
-            return Err(OutOfMemory);
-        };
-        columns.add(block);
-        Ok(columns.take(cpus))
-    }
-
-    /// Gives a column back.
-    ///
-    /// # Safety
-    /// 1. It came from `take_column`, and nobody uses its slots.
-    unsafe fn put_column(&self, first: NonNull<Slot<CpuSlot>>) {
-        let cpus = self.locking.count();
-        let slow = self.locking.slow();
-        let block = slow.lock(&self.columns).and_then(|mut columns| {
-            // SAFETY: clause 1.
-            unsafe { columns.put(first, cpus) }
-        });
-        if let Some(block) = block {
-            // SAFETY: just given away, and from our source.
-            unsafe { free_columns::<P, C>(&self.source, block, cpus) };
-        }
-    }
-
     /// Returns the pages that no cache holds: the system's, and those of slots.
     fn own_pages(&self) -> usize {
-        let slow = self.locking.slow();
-        let blocks = slow.lock(&self.columns).map_or(0, |columns| columns.blocks());
-        let of_slots = Columns::<C>::order(self.locking.count()).map_or(0, Order::pages);
-        self.order.pages() + blocks * of_slots
+        self.order.pages() + self.column_pages()
     }
 }
 
@@ -549,39 +508,7 @@ where
     unsafe { source.free(block) };
 }
 
-/// Sends a block of slots for `cpus` CPUs home.
-///
-/// # Safety
-/// 1. [`Columns`] gave it away, and it came from `source`.
-unsafe fn free_columns<P: PageSource, C: Cpu>(source: &P, start: NonNull<u8>, cpus: usize) {
-    let order = Columns::<C>::order(cpus).expect("there was such a block");
-    // SAFETY: clause 1: `add` took it apart.
-    let block = unsafe { PageBlock::from_raw(start, order, false) };
-    // SAFETY: clause 1.
-    unsafe { source.free(block) };
-}
-
-/// Returns the bytes of the slots of a cache where they are behind it; none where they are in columns.
-fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
-    if Columns::<C>::ARE_USED { Some(0) } else { slots.checked_mul(size_of::<Slot<CpuSlot>>()) }
-}
-
 /// Returns the bytes of a core, with its slots behind it if that is where they are.
 fn core_bytes<P, C: Cpu>(slots: usize) -> Option<usize> {
     slots_behind::<C>(slots)?.checked_add(size_of::<Core<P, C>>())
-}
-
-/// Writes an array of `count` slots and returns the first.
-///
-/// # Safety
-/// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else.
-unsafe fn slots_in(memory: NonNull<u8>, count: usize) -> NonNull<Slot<CpuSlot>> {
-    let first = memory.cast::<Slot<CpuSlot>>();
-    for index in 0..count {
-        // SAFETY: clause 1: room for `count`.
-        let slot = unsafe { first.add(index) };
-        // SAFETY: clause 1: aligned, and nobody else's.
-        unsafe { slot.write(Slot::new(CpuSlot::new())) };
-    }
-    first
 }
