@@ -234,11 +234,11 @@ mod tests {
         let blocks = take(&pages, 0, 64);
         let locked = blocks.iter().find(|block| block.start() == start).expect("the same pages");
         assert!(!locked.is_zero());
-        // SAFETY: ours.
+        // SAFETY: the first byte of a block that the test has.
         assert_eq!(unsafe { start.read() }, 7);
         for block in blocks.iter().filter(|block| block.start() != start) {
             assert!(block.is_zero());
-            // SAFETY: ours.
+            // SAFETY: the first byte of a block that the test has.
             assert_eq!((resident(block), unsafe { block.start().read() }), (0, 0));
         }
         // SAFETY: locked above.

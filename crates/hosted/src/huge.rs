@@ -241,7 +241,7 @@ mod tests {
         let again = take(&pages, 9, 1);
         assert_eq!(area_of(&again[0]), freed, "the area that went");
         assert!(again[0].is_zero());
-        // SAFETY: ours.
+        // SAFETY: the block is the test's, and readable: its area is open.
         assert_eq!(unsafe { again[0].start().read() }, 0);
         look(&pages);
         assert!(is_dense(&pages, &again[0]) && !is_huge(&pages, &again[0]), "not old");
@@ -297,7 +297,7 @@ mod tests {
         // SAFETY: the thread's, for as long as it runs.
         unsafe { errno.write(77) };
         pages.space.make_huge(closed.expect("three sections more"));
-        // SAFETY: as above.
+        // SAFETY: the thread's, which runs.
         assert_eq!(unsafe { errno.read() }, 77);
     }
 }

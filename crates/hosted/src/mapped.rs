@@ -153,7 +153,7 @@ impl Mapped {
         let before = unsafe { errno.read() };
         // SAFETY: as above; the content stays. A system that does not know it refuses.
         unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) };
-        // SAFETY: as above.
+        // SAFETY: the thread's, and nothing else runs on it.
         unsafe { errno.write(before) };
     }
 

@@ -34,6 +34,6 @@ pub(crate) fn halves(blocks: Vec<Block>) -> (Vec<Block>, Vec<Block>) {
 }
 
 pub(crate) fn fill(block: &Block) {
-    // SAFETY: ours.
+    // SAFETY: all of a block that the test has.
     unsafe { block.start().write_bytes(7, block.order().bytes()) };
 }

@@ -16,7 +16,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "errno_is_kept_by_success", run: errno_is_kept, ends: Well },
     Check { name: "posix_memalign_says_what_is_wrong", run: posix_memalign, ends: Well },
     Check { name: "aligned_relatives_align", run: aligned_relatives, ends: Well },
-    Check { name: "usable_size_may_be_used", run: usable_size, ends: Well },
+    Check { name: "usable_size_may_be_used", run: usable_bytes, ends: Well },
     Check { name: "sized_frees_free", run: sized_frees, ends: Well },
     Check { name: "usable_bytes_survive_a_realloc", run: usable_survives, ends: Well },
     Check { name: "aligned_memory_may_be_resized", run: aligned_resized, ends: Well },
@@ -25,8 +25,16 @@ pub(crate) const CHECKS: &[Check] = &[
 
 unsafe extern "C" {
     fn malloc_stats();
-    fn pvalloc(bytes: usize) -> *mut c_void;
-    fn valloc(bytes: usize) -> *mut c_void;
+}
+
+/// What `libc` does not declare.
+mod undeclared {
+    use std::ffi::c_void;
+
+    unsafe extern "C" {
+        pub(super) fn pvalloc(bytes: usize) -> *mut c_void;
+        pub(super) fn valloc(bytes: usize) -> *mut c_void;
+    }
 }
 
 pub(crate) fn malloc(bytes: usize) -> *mut u8 {
@@ -42,6 +50,31 @@ pub(crate) fn calloc(count: usize, bytes: usize) -> *mut u8 {
 pub(crate) fn realloc(start: *mut u8, bytes: usize) -> *mut u8 {
     // SAFETY: the checks pass null or memory of theirs, and go on with what is returned.
     black_box(unsafe { libc::realloc(start.cast(), black_box(bytes)) }).cast()
+}
+
+fn aligned_alloc(alignment: usize, bytes: usize) -> *mut c_void {
+    // SAFETY: any alignment and size are allowed.
+    black_box(unsafe { libc::aligned_alloc(black_box(alignment), black_box(bytes)) })
+}
+
+fn memalign(alignment: usize, bytes: usize) -> *mut c_void {
+    // SAFETY: any alignment and size are allowed.
+    black_box(unsafe { libc::memalign(black_box(alignment), black_box(bytes)) })
+}
+
+fn valloc(bytes: usize) -> *mut c_void {
+    // SAFETY: any size is allowed.
+    black_box(unsafe { undeclared::valloc(black_box(bytes)) })
+}
+
+fn pvalloc(bytes: usize) -> *mut c_void {
+    // SAFETY: any size is allowed.
+    black_box(unsafe { undeclared::pvalloc(black_box(bytes)) })
+}
+
+pub(crate) fn usable_size(start: *mut u8) -> usize {
+    // SAFETY: the checks pass null or memory of theirs.
+    unsafe { libc::malloc_usable_size(black_box(start).cast()) }
 }
 
 pub(crate) fn free(start: *mut u8) {
@@ -92,16 +125,12 @@ fn no_bytes() {
     let mut one = null_mut::<c_void>();
     // SAFETY: the place is ours.
     assert_eq!(unsafe { libc::posix_memalign(&raw mut one, 64, black_box(0)) }, 0);
-    // SAFETY: any arguments are allowed, here and below.
-    let aligned = unsafe { libc::aligned_alloc(64, black_box(0)) };
-    // SAFETY: as above.
-    let old = unsafe { libc::memalign(64, black_box(0)) };
+    let aligned = aligned_alloc(64, 0);
+    let old = memalign(64, 0);
     // SAFETY: as above.
     let array = unsafe { libc::reallocarray(null_mut(), black_box(0), 8) };
-    // SAFETY: as above.
-    let page = unsafe { valloc(black_box(0)) };
-    // SAFETY: as above.
-    let pages = unsafe { pvalloc(black_box(0)) };
+    let page = valloc(0);
+    let pages = pvalloc(0);
     let mut all: Vec<*mut u8> = vec![
         malloc(0),
         malloc(0),
@@ -220,16 +249,11 @@ fn errno_is_kept() {
     many.into_iter().for_each(free);
     assert_eq!(errno(), 1234);
     for bytes in [10, 5000, 100_000, 3 << 20] {
-        // SAFETY: any arguments are allowed, here and below.
-        let aligned = unsafe { libc::aligned_alloc(256, black_box(bytes)) };
-        // SAFETY: as above.
-        let old = unsafe { libc::memalign(8192, black_box(bytes)) };
-        // SAFETY: as above.
-        let page = unsafe { valloc(black_box(bytes)) };
-        // SAFETY: as above.
-        let pages = unsafe { pvalloc(black_box(bytes)) };
-        // SAFETY: memory of ours.
-        assert!(unsafe { libc::malloc_usable_size(old) } >= bytes);
+        let aligned = aligned_alloc(256, bytes);
+        let old = memalign(8192, bytes);
+        let page = valloc(bytes);
+        let pages = pvalloc(bytes);
+        assert!(usable_size(old.cast()) >= bytes);
         [aligned, old, page, pages].into_iter().for_each(|start| free(start.cast()));
     }
     // SAFETY: only reads.
@@ -275,42 +299,33 @@ fn posix_memalign() {
 }
 
 fn aligned_relatives() {
-    // SAFETY: any arguments are allowed, here and below.
-    let aligned =
-        |alignment, bytes| black_box(unsafe { libc::aligned_alloc(alignment, black_box(bytes)) });
     for alignment in [1, 8, 16, 64, 4096, 1 << 21] {
-        let start = aligned(alignment, 100);
+        let start = aligned_alloc(alignment, 100);
         assert!(!start.is_null() && start.addr() % alignment.max(16) == 0);
         free(start.cast());
     }
     set_errno(0);
-    assert!(aligned(48, 100).is_null() && errno() == libc::EINVAL);
-    // SAFETY: the C library's own declaration; refusals come back as null.
-    let old = |alignment, bytes| black_box(unsafe { libc::memalign(alignment, black_box(bytes)) });
-    let start = old(48, 100);
+    assert!(aligned_alloc(48, 100).is_null() && errno() == libc::EINVAL);
+    let start = memalign(48, 100);
     assert!(!start.is_null() && start.addr() % 64 == 0, "the next power of two");
     free(start.cast());
     set_errno(0);
-    assert!(old(usize::MAX, 1).is_null() && errno() == libc::EINVAL);
+    assert!(memalign(usize::MAX, 1).is_null() && errno() == libc::EINVAL);
     set_errno(0);
-    assert!(old(64, usize::MAX - 10).is_null() && errno() == libc::ENOMEM);
-    // SAFETY: `valloc` and `pvalloc` of this type, looked up above.
-    let pages = [unsafe { valloc(black_box(10)) }, unsafe { pvalloc(black_box(10)) }];
+    assert!(memalign(64, usize::MAX - 10).is_null() && errno() == libc::ENOMEM);
+    let pages = [valloc(10), pvalloc(10)];
     assert!(pages.iter().all(|start| !start.is_null() && start.addr() % 4096 == 0));
     fill(pages[1].cast(), 4096, 1);
     pages.into_iter().for_each(|start| free(start.cast()));
-    // SAFETY: a size that cannot be had is refused with null.
-    assert!(black_box(unsafe { pvalloc(black_box(usize::MAX)) }).is_null());
+    assert!(pvalloc(usize::MAX).is_null());
 }
 
-fn usable_size() {
-    // SAFETY: null, or memory of ours.
-    let usable = |start: *mut u8| unsafe { libc::malloc_usable_size(start.cast()) };
-    assert_eq!(usable(null_mut()), 0);
+fn usable_bytes() {
+    assert_eq!(usable_size(null_mut()), 0);
     let sizes = (1..4000).step_by(3).chain([40_000, 1 << 20, 700 << 20]);
     for bytes in sizes {
         let start = malloc(bytes);
-        let room = usable(start);
+        let room = usable_size(start);
         assert!(room >= bytes, "{room} for {bytes}");
         if room < 2 << 20 {
             fill(start, room, bytes);
@@ -346,8 +361,7 @@ fn sized_frees() {
             unsafe { free_sized(malloc(bytes).cast(), bytes) };
             // SAFETY: allocated with this size.
             unsafe { free_sized(realloc(calloc(1, 7), bytes.max(1)).cast(), bytes.max(1)) };
-            // SAFETY: any arguments are allowed.
-            let start = unsafe { libc::aligned_alloc(256, black_box(bytes)) };
+            let start = aligned_alloc(256, bytes);
             // SAFETY: allocated with this size and alignment.
             unsafe { free_aligned_sized(start, 256, bytes) };
         }
@@ -364,8 +378,7 @@ fn sized_frees() {
 fn usable_survives() {
     for bytes in (1..3000).step_by(13).chain([9000, 33_000, 70_000, 1 << 20]) {
         let start = malloc(bytes);
-        // SAFETY: memory of ours.
-        let room = unsafe { libc::malloc_usable_size(start.cast()) };
+        let room = usable_size(start);
         fill(start, room, bytes);
         let larger = realloc(start, room + 1);
         check(larger, room, bytes);
@@ -385,8 +398,7 @@ fn aligned_resized() {
             // SAFETY: the place is ours.
             assert_eq!(unsafe { libc::posix_memalign(&raw mut place, alignment, bytes) }, 0);
             let start = place.cast::<u8>();
-            // SAFETY: memory of ours.
-            let room = unsafe { libc::malloc_usable_size(place) };
+            let room = usable_size(place.cast());
             assert!(room >= bytes);
             fill(start, room, alignment);
             let larger = realloc(start, 3 * room);
@@ -412,14 +424,10 @@ fn failures() {
         told(calloc(1, bytes).cast(), libc::ENOMEM, "calloc");
         told(calloc(bytes, 1).cast(), libc::ENOMEM, "calloc");
         told(realloc(null_mut(), bytes).cast(), libc::ENOMEM, "realloc");
-        // SAFETY: any arguments are allowed, here and below.
-        told(unsafe { libc::aligned_alloc(64, black_box(bytes)) }, libc::ENOMEM, "aligned_alloc");
-        // SAFETY: as above.
-        told(unsafe { libc::memalign(4096, black_box(bytes)) }, libc::ENOMEM, "memalign");
-        // SAFETY: as above.
-        told(unsafe { valloc(black_box(bytes)) }, libc::ENOMEM, "valloc");
-        // SAFETY: as above.
-        told(unsafe { pvalloc(black_box(bytes)) }, libc::ENOMEM, "pvalloc");
+        told(aligned_alloc(64, bytes), libc::ENOMEM, "aligned_alloc");
+        told(memalign(4096, bytes), libc::ENOMEM, "memalign");
+        told(valloc(bytes), libc::ENOMEM, "valloc");
+        told(pvalloc(bytes), libc::ENOMEM, "pvalloc");
         let kept = malloc(100);
         fill(kept, 100, 1);
         // SAFETY: refused, so the old one stays.
@@ -432,13 +440,11 @@ fn failures() {
         free(kept);
     }
     for alignment in [0, 3, 24, 100, 4097, most, usize::MAX] {
-        // SAFETY: any arguments are allowed.
-        let start = unsafe { libc::aligned_alloc(black_box(alignment), 8) };
+        let start = aligned_alloc(alignment, 8);
         told(start, libc::EINVAL, "aligned_alloc");
     }
     for alignment in [1 << 45, 1 << 62, 1 << 63] {
-        // SAFETY: any arguments are allowed, here and below.
-        let start = unsafe { libc::aligned_alloc(black_box(alignment), 8) };
+        let start = aligned_alloc(alignment, 8);
         told(start, libc::ENOMEM, "aligned_alloc");
         let mut place = null_mut();
         // SAFETY: the place is ours.
@@ -447,12 +453,10 @@ fn failures() {
     }
     // `memalign` takes any, as the next power of two, as long as there is one.
     for alignment in [0, 1, 3, 17, 4097] {
-        // SAFETY: any arguments are allowed.
-        let start = unsafe { libc::memalign(black_box(alignment), 8) };
+        let start = memalign(alignment, 8);
         let power = alignment.next_power_of_two().max(16);
         assert!(!start.is_null() && start.addr() % power == 0, "{alignment}: {start:?}");
         free(start.cast());
     }
-    // SAFETY: any arguments are allowed.
-    told(unsafe { libc::memalign(black_box((1 << 63) + 1), 8) }, libc::EINVAL, "memalign");
+    told(memalign((1 << 63) + 1, 8), libc::EINVAL, "memalign");
 }

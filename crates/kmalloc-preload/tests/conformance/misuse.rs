@@ -2,7 +2,7 @@
 
 use crate::Check;
 use crate::End::{Aborted, AbortedWhenChecked};
-use crate::calls::{fill, free, malloc};
+use crate::calls::{fill, free, malloc, usable_size};
 
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a_double_free_at_once_is_found", run: freed_again, ends: Aborted("DoubleFree") },
@@ -44,8 +44,7 @@ fn freed_later() {
 
 fn overflow() {
     let start = malloc(100);
-    // SAFETY: memory of ours.
-    let usable = unsafe { libc::malloc_usable_size(start.cast()) };
+    let usable = usable_size(start);
     fill(start.wrapping_add(usable), 1, 0x5a);
     fill(start.wrapping_add(usable + 1), 1, 0xa5);
     free(start);

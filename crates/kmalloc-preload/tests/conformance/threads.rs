@@ -8,7 +8,7 @@ use std::sync::{Barrier, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::End::Well;
-use crate::calls::{calloc, check, fill, free, malloc, realloc};
+use crate::calls::{calloc, check, fill, free, malloc, realloc, usable_size};
 use crate::memory::{Steps, replace};
 use crate::{Check, resident_bytes};
 
@@ -324,8 +324,7 @@ fn steps() {
             _ => stepwise(|| malloc(bytes)),
         };
         assert!(!start.is_null(), "{bytes} bytes");
-        // SAFETY: ours.
-        let room = unsafe { libc::malloc_usable_size(start.cast()) }.min(bytes);
+        let room = usable_size(start).min(bytes);
         fill(start, room.min(64), room);
         held.push((start, room));
     }
