@@ -255,7 +255,7 @@ impl Zone<'_> {
         });
     }
 
-    /// Tells `observer` that the frames set in `frames` of the word at `word`, in blocks of `order`, came home from a slot.
+    /// Tells `observer` that the frames set in `frames` of the word at `word`, which are `pieces` blocks, came home.
     pub(crate) fn note_clear_word(
         &self,
         observer: &impl Observe,
