@@ -54,6 +54,16 @@ const fn flag(entry: usize) -> usize {
     1 << (entry % WORD_BITS)
 }
 
+/// Returns where the first of the blocks of a word begins, given where all begin and all of their frames, and its order.
+#[cold]
+fn lowest_block((heads, frames): (usize, usize)) -> (usize, Order) {
+    let start = heads.trailing_zeros();
+    let run = (frames >> start).trailing_ones();
+    let next = (heads & heads.wrapping_sub(1)).trailing_zeros();
+    let order = Order::new(run.min(next - start).ilog2() as u8);
+    (start as usize, order.expect("a block that was left is small"))
+}
+
 /// What was left in each area of a zone's span.
 #[derive(Debug)]
 pub(crate) struct Left<'m> {
@@ -233,7 +243,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         model_fence();
         let start = FrameNumber::new((left.first_area + entry) * AREA_FRAMES);
         let mut frames = 0;
-        let mut twice = None;
+        // The words in which a frame was free already, a bit each, and what was brought home in each.
+        let (mut twice, mut homes) = (0, [(0, 0); AREA_WORDS]);
         if let Some((place, section)) = self.zone.place(start) {
             // All of them first: the loads overlap, which the atomic operations would prevent.
             let left_among = self.map.left_among::<AREA_WORDS>(self.map_index(start));
@@ -247,7 +258,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
                 let freed = self.clear_left(word, *left);
                 frames += freed.count_ones() as usize;
                 if section.lines[place.area].clear(at, freed) == Freed::Already {
-                    twice = twice.or(Some(word.get() + left.heads.trailing_zeros() as usize));
+                    twice |= 1 << at;
+                    homes[at] = (left.heads, freed);
                 }
                 let blocks = left.heads.count_ones() as usize;
                 self.zone.note_clear_word(&self.observer, word, freed, blocks);
@@ -266,8 +278,9 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         // Release: pairs with the read-modify-write above.
         flags.fetch_and(!flag(entry), Ordering::Release);
         // Last of all: who hears of it may panic.
-        if let Some(frame) = twice {
-            self.report_double_free(FrameNumber::new(frame), Order::ZERO);
+        for at in bits(twice) {
+            let (block, order) = lowest_block(homes[at]);
+            self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS + block), order);
         }
         frames
     }
@@ -285,5 +298,23 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         // Before the bits: once they are clear, the frames may have other tags.
         self.map.clear_tags_among(self.map_index(word), left.heads);
         frames
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_block_of_a_word_ends_where_the_next_begins_or_frames_do() {
+        let of = |heads, frames| {
+            let (start, order) = lowest_block((heads, frames));
+            (start, order.get())
+        };
+        assert_eq!(of(0b1, 0b1), (0, 0));
+        assert_eq!(of(0b11_0000, 0b11_0000), (4, 0), "two single frames");
+        assert_eq!(of(0b1_0000, 0b11_0000), (4, 1));
+        assert_eq!(of(0b1_0001_0000, 0b11_1111_0000), (4, 2), "and two frames behind it");
+        assert_eq!(of(1 << 60, 0b1111 << 60), (60, 2), "at the end of the word");
     }
 }
