@@ -3,8 +3,10 @@
 //! # Concepts
 //! Use **falls** when a sixth of what was in use at the peak has come back. Then the caches above are asked: an object that they
 //! keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes a third,
-//! and after another two thirds, so that a program that swings keeps what it has at hand. After one that was not, no more than a
-//! quarter of the least bound stays.
+//! and after another two thirds, so that a program that swings keeps what it has at hand.
+//!
+//! Where use goes on falling, without rising in between, the next fall of the same descent takes half as much again. So a descent
+//! that is no swing ends with falls of a sixth, after each of which no more than a quarter of the least bound stays.
 //!
 //! # Concurrency
 //! As in `giving`.
@@ -36,15 +38,25 @@ impl Pages {
     #[cold]
     fn fall(&self, in_use: usize, peak: usize) {
         // Relaxed, here and below: levels, of which threads that fall together may count one twice.
-        let fell_from = self.fell_from.load(Ordering::Relaxed);
-        let in_vain = self.in_vain.load(Ordering::Relaxed);
-        let in_vain = match fell_from > 0 && peak >= fell_from - fell_from / 8 {
-            true => (in_vain + 1).min(MOST_IN_VAIN),
-            false => 0,
+        let [top, fell_to, in_vain, at_top] =
+            [&self.fell_from, &self.fell_to, &self.in_vain, &self.in_vain_at_top]
+                .map(|level| level.load(Ordering::Relaxed));
+        let (top, in_vain, at_top) = if top > 0 && peak >= top - top / 8 {
+            // It rose again: all of the last descent was in vain.
+            let more = (at_top + 1).min(MOST_IN_VAIN);
+            (peak, more, more)
+        } else if peak > fell_to + fell_to / 8 {
+            // It rose, to less: another swing, of which nothing is known.
+            (peak, 0, 0)
+        } else {
+            // It goes on falling.
+            (top, in_vain.saturating_sub(1), at_top)
         };
         if in_use + ((peak / FALL_PART).max(FALL_PAGES) << in_vain) < peak {
+            self.fell_from.store(top, Ordering::Relaxed);
+            self.fell_to.store(in_use, Ordering::Relaxed);
             self.in_vain.store(in_vain, Ordering::Relaxed);
-            self.fell_from.store(peak, Ordering::Relaxed);
+            self.in_vain_at_top.store(at_top, Ordering::Relaxed);
             self.peak.store(in_use, Ordering::Relaxed);
             self.ask_caches();
             // A program that ends so, and sleeps, would keep up to the bound.
@@ -83,34 +95,49 @@ mod tests {
         count
     }
 
-    /// A sixth, a third, two thirds, and no more than that; anew when use ends lower than seven eighths of where it fell from.
+    /// A sixth, a third, two thirds, and no more than that; half as much again while use goes on falling; anew when it rises to
+    /// less.
     ///
     /// Mutations seen to fail: another part of the peak, no least part; equality in each comparison; falls in vain that are not
-    /// counted, counted on, counted without a most or when use has not risen again; a peak that stays; another eighth.
+    /// counted, counted on, counted from the last of a descent, or when use has not risen again; one of a descent that takes as
+    /// much as the one before; a peak, a top or a bottom that stays; another eighth.
     #[test]
     fn use_falls_by_a_sixth_and_in_vain_by_twice_as_much() {
         let pages = new().with_fall_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
-        let mut blocks = take(&pages, 0, 6000);
+        let mut blocks = take(&pages, 0, 12_000);
         let fell = |blocks: &mut Vec<Block>| frees_until_a_fall(&pages, blocks);
-        assert_eq!(fell(&mut blocks), 1001, "a sixth of 6,000");
-        assert_eq!(fell(&mut blocks), 4999 / 6 + 1, "not in vain: use did not rise");
-        // Up to where it fell from, of which an eighth does not count: 4,999 less 624.
         let rise = |blocks: &mut Vec<Block>, to: usize| {
             blocks.extend(take(&pages, 0, to - blocks.len()));
         };
-        rise(&mut blocks, 4999 - 624);
-        assert_eq!(fell(&mut blocks), 2 * (4375 / 6) + 1, "in vain");
-        rise(&mut blocks, 4375);
-        assert_eq!(fell(&mut blocks), 4 * (4375 / 6) + 1, "in vain again");
-        rise(&mut blocks, 4375);
-        assert_eq!(fell(&mut blocks), 4 * (4375 / 6) + 1, "and no more than that");
-        rise(&mut blocks, 4375 - 546 - 1);
-        assert_eq!(fell(&mut blocks), 3828 / 6 + 1, "it rose to less");
+        assert_eq!(fell(&mut blocks), 2001, "a sixth of 12,000");
+        assert_eq!(fell(&mut blocks), 9999 / 6 + 1, "it goes on");
+        rise(&mut blocks, 9500);
+        assert_eq!(fell(&mut blocks), 9500 / 6 + 1, "it rose, not to where the descent began");
+        // Up to where it fell from, of which an eighth does not count.
+        rise(&mut blocks, 9500 - 1187);
+        assert_eq!(fell(&mut blocks), 2 * (8313 / 6) + 1, "in vain");
+        assert_eq!(fell(&mut blocks), 5542 / 6 + 1, "it goes on");
+        rise(&mut blocks, 8313 - 1039);
+        assert_eq!(fell(&mut blocks), 4 * (7274 / 6) + 1, "in vain again");
+        assert_eq!(fell(&mut blocks), 2 * (2425 / 6) + 1, "it goes on");
+        assert_eq!(fell(&mut blocks), 1616 / 6 + 1, "and on");
+        rise(&mut blocks, 7274 - 909);
+        assert_eq!(fell(&mut blocks), 4 * (6365 / 6) + 1, "no more than that");
+        // An eighth up is not counted as a rise.
+        rise(&mut blocks, 2124 + 265);
+        assert_eq!(fell(&mut blocks), 2 * (2389 / 6) + 1, "it goes on");
+        rise(&mut blocks, 1592 + 199 + 1);
+        assert_eq!(fell(&mut blocks), 1792 / 6 + 1, "it rose to less");
+        rise(&mut blocks, 1792 - 224);
+        assert_eq!(fell(&mut blocks), 2 * (1568 / 6) + 1, "to where it fell from last");
+        rise(&mut blocks, 1568 - 196 - 1);
+        assert_eq!(fell(&mut blocks), FALL_PAGES + 1, "it rose to less");
         // 1 MiB at least.
         free(&pages, blocks.drain(1000..));
         rise(&mut blocks, 1200);
         pages.peak.store(1200, Ordering::Relaxed);
         pages.fell_from.store(0, Ordering::Relaxed);
+        pages.fell_to.store(1000, Ordering::Relaxed);
         assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
         rise(&mut blocks, 1200);
         assert_eq!(fell(&mut blocks), 2 * FALL_PAGES + 1, "in vain");

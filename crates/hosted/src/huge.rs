@@ -4,19 +4,24 @@
 //! A huge page saves look-ups in the CPU's translation caches, but it takes 2 MiB whatever is used of them, and where only parts
 //! are free nothing goes back to the system. So:
 //! - Sections are opened without them, whatever the system's default is: a small heap is of small pages.
-//! - An area becomes huge when it is **dense** (all of its frames are touched, so no memory is added) and **old** (it was dense at
-//!   the look before), and the heap is not small.
+//! - An area becomes huge when it is **dense** (all of its frames are touched) and **old** (it was dense at the look before), the
+//!   system has memory behind each of its pages (a large array may be used here and there), and the heap is not small. So no
+//!   memory is added.
 //! - Before parts of it are given back it is small again, or the system would make it whole in the background.
 //!
 //! A **look** comes with every 32 MiB of pages that are handed out. The system copies the area into the huge page then and there
-//! (`MADV_COLLAPSE`, Linux 6.1); where it cannot, areas are left to its own thread.
+//! (`MADV_COLLAPSE`, Linux 6.1); where it cannot, areas are left to its own thread. That takes half a millisecond, and ten times
+//! that in a virtual machine whose free memory the host has taken back. A look ends with the first area that takes so long, and
+//! others are left out after it: one, and twice as many each time until a look has found none that does.
 //!
 //! # Concurrency
 //! Looking and giving back exclude each other (`is_giving`). Whoever uses the memory notices nothing.
 
 use core::sync::atomic::Ordering;
+use core::time::Duration;
 
 use page_frame::{FrameNumber, FrameRange, PAGE_SIZE};
+use rustix::time::{ClockId, clock_gettime};
 
 use crate::Pages;
 
@@ -26,8 +31,14 @@ const AREA: usize = (2 << 20) / PAGE_SIZE;
 const LOOK_PAGES: usize = (32 << 20) / PAGE_SIZE;
 /// No area of a heap of fewer pages than this in use is made huge: a guess.
 const SMALL_HEAP_PAGES: usize = (64 << 20) / PAGE_SIZE;
-/// As many areas at most are made huge in a look, as the one who looks waits for it: a quarter of a millisecond each.
+/// As many areas at most are made huge in a look, as the one who looks waits for it.
 const MOST_IN_A_LOOK: usize = 16;
+/// Of as many areas at most the system is asked in a look whether all of their pages are there: a few microseconds each.
+const MOST_ASKED: usize = 64;
+/// What takes longer than this is not worth it: a guess, three times what it takes elsewhere.
+pub(crate) const SLOW: Duration = Duration::from_micros(1500);
+/// As many looks at most are left out: a huge page is then tried every 2 GiB.
+const MOST_LEFT_OUT: usize = 64;
 
 impl Pages {
     /// Counts pages that are handed out; looks for areas to make huge when there were enough.
@@ -45,7 +56,7 @@ impl Pages {
     #[cold]
     fn look_for_huge(&self) {
         // Relaxed: a level.
-        if self.in_use.load(Ordering::Relaxed) < SMALL_HEAP_PAGES {
+        if self.in_use.load(Ordering::Relaxed) < SMALL_HEAP_PAGES || self.is_look_left_out() {
             return;
         }
         // Acquire: pairs with the Release below and in `give_back`.
@@ -53,17 +64,54 @@ impl Pages {
             return;
         }
         let open = self.locked(|sections| *sections).in_buddy();
-        let mut left = MOST_IN_A_LOOK;
+        // It goes on where the last one ended, or from the start.
+        let from = self.look_from.load(Ordering::Relaxed);
+        let (mut asked, mut made, mut was_slow) = (0, 0, false);
+        let mut ends_at = None;
         for area in open.flat_map(areas).filter(|area| self.touched.count(*area) == AREA) {
             let number = number_of(area);
             let is_old = self.dense.mark(number) == 1;
-            if is_old && left > 0 && self.huge.count(number) == 0 {
-                left -= 1;
+            let is_ahead = ends_at.is_none() && number.start.get() >= from;
+            if !is_old || !is_ahead || self.huge.count(number) == 1 {
+                continue;
+            }
+            asked += 1;
+            if self.space.is_resident(area) {
                 self.huge.mark(number);
-                self.space.make_huge(area);
+                was_slow = self.make_huge(area) > self.slow_huge;
+                made += 1;
+            }
+            if was_slow || made == MOST_IN_A_LOOK || asked == MOST_ASKED {
+                ends_at = Some(number.end.get());
             }
         }
+        self.look_from.store(ends_at.unwrap_or(0), Ordering::Relaxed);
+        if made > 0 {
+            self.note_look(was_slow);
+        }
         self.is_giving.store(false, Ordering::Release);
+    }
+
+    /// Makes an area huge; returns the CPU time that took.
+    fn make_huge(&self, area: FrameRange) -> Duration {
+        let before = cpu_time();
+        self.space.make_huge(area);
+        cpu_time().saturating_sub(before)
+    }
+
+    /// Has more looks left out after one that made a huge page slowly, none after another.
+    fn note_look(&self, was_slow: bool) {
+        // Relaxed, here and below: by who holds `is_giving`, or a count that may be lost.
+        let last = self.looks_left_out.load(Ordering::Relaxed);
+        let next = if was_slow { (2 * last).clamp(1, MOST_LEFT_OUT) } else { 0 };
+        self.looks_left_out.store(next, Ordering::Relaxed);
+        self.looks_to_leave_out.store(next, Ordering::Relaxed);
+    }
+
+    fn is_look_left_out(&self) -> bool {
+        let left = self.looks_to_leave_out.load(Ordering::Relaxed);
+        self.looks_to_leave_out.store(left.saturating_sub(1), Ordering::Relaxed);
+        left > 0
     }
 
     /// Makes the area that `block` lies in small, as a part of it is about to be given back. By who holds `is_giving`.
@@ -76,6 +124,12 @@ impl Pages {
             }
         }
     }
+}
+
+/// Returns the CPU time of the running thread. What the system does for it counts, and not when others run.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 /// Returns the numbers of all areas of `frames`, as the bits that are kept of them are numbered.
@@ -101,11 +155,26 @@ fn areas(frames: FrameRange) -> impl Iterator<Item = FrameRange> {
 mod tests {
     use super::*;
     use crate::mapped::is_kept_small;
-    use crate::taken::{Block, fill, free, take};
+    use crate::taken::{Block, fill, free};
     use page_frame::PAGE_SHIFT;
 
+    /// Huge pages are as slow as this machine makes them, so that does not count.
     fn new() -> Pages {
-        Pages::with_space(1 << 30).expect("address space").keeping()
+        let mut pages = Pages::with_space(1 << 30).expect("address space").keeping();
+        pages.slow_huge = Duration::MAX;
+        pages
+    }
+
+    /// Takes blocks and uses every page of them.
+    fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
+        let blocks = crate::taken::take(pages, order, count);
+        for block in &blocks {
+            for page in (0..block.order().bytes()).step_by(PAGE_SIZE) {
+                // SAFETY: within a block that the test has.
+                unsafe { block.start().add(page).write(7) };
+            }
+        }
+        blocks
     }
 
     fn area_of(block: &Block) -> FrameRange {
@@ -214,6 +283,70 @@ mod tests {
         assert!(is_huge(&pages, &last[0]));
     }
 
+    /// Of a large array the system may have memory behind a page here and there alone. None is added, and areas behind it get their
+    /// turn.
+    ///
+    /// Mutations seen to fail: no question to the system; one that any page answers, or that leaves out the last; looks that begin
+    /// at the start each time, or never again; more questions in a look, or less.
+    #[test]
+    fn areas_with_pages_that_nobody_used_stay_small_until_they_are_used() {
+        let pages = new();
+        let sparse = crate::taken::take(&pages, 9, 2 * MOST_ASKED);
+        for block in &sparse {
+            for page in 0..AREA - 1 {
+                // SAFETY: within a block that the test has.
+                let page = unsafe { block.start().add(page * PAGE_SIZE) };
+                // SAFETY: as above. A page in seven areas of eight, all but the last in the eighth.
+                if block.start().addr().get() >> 21 & 7 == 0 || page == block.start() {
+                    unsafe { page.write(7) };
+                }
+            }
+        }
+        let full = take(&pages, 9, 16);
+        let first = sparse[0].start().addr();
+        assert!(full.iter().all(|block| block.start().addr() > first), "behind the array");
+        while dense_areas(&pages) < 2 * MOST_ASKED + 16 {
+            look(&pages);
+        }
+        pages.look_from.store(0, Ordering::Relaxed);
+        let made: Vec<_> = (0..4)
+            .map(|_| {
+                look(&pages);
+                huge_areas(&pages)
+            })
+            .collect();
+        assert_eq!(made, [0, 0, 16, 16]);
+        assert!(full.iter().all(|block| is_huge(&pages, block)));
+        sparse.iter().for_each(fill);
+        (0..2).for_each(|_| look(&pages));
+        assert!(huge_areas(&pages) > 16);
+    }
+
+    /// Mutations seen to fail: another comparison with what is slow; a look that goes on after a slow area; as many left out each
+    /// time, one more each time, or for ever; none at first; more than there may be; some after a look without.
+    #[test]
+    fn after_slow_huge_pages_looks_are_left_out_twice_as_many_each_time() {
+        let mut pages = new();
+        let _blocks = take(&pages, 9, 100);
+        let looks_until_more = |pages: &Pages| {
+            let before = huge_areas(pages);
+            let looks = (1..1000).find(|_| {
+                look(pages);
+                huge_areas(pages) > before
+            });
+            (looks.expect("there are small areas"), huge_areas(pages) - before)
+        };
+        assert_eq!(looks_until_more(&pages).1, 16);
+        assert_eq!(looks_until_more(&pages), (1, 16));
+        pages.slow_huge = Duration::ZERO;
+        let slow: Vec<_> = (0..9).map(|_| looks_until_more(&pages)).collect();
+        let one = |looks| (looks, 1);
+        assert_eq!(slow, [1, 2, 3, 5, 9, 17, 33, 65, 65].map(one));
+        pages.slow_huge = Duration::MAX;
+        assert_eq!(looks_until_more(&pages), (65, 16));
+        assert_eq!(looks_until_more(&pages), (1, 16));
+    }
+
     /// What is given back is small again, in our books and in the system's, reads as zero, and must become old anew. An area that
     /// was dense, and of which nothing is known any more, is not old.
     ///
@@ -238,11 +371,12 @@ mod tests {
         assert_eq!(pages.give_back(0), AREA, "after looks too");
         assert_eq!((huge_areas(&pages), dense_areas(&pages)), (39, 39));
         assert!(!has_huge || is_kept_small(start), "the system was told again");
-        let again = take(&pages, 9, 1);
+        let again = crate::taken::take(&pages, 9, 1);
         assert_eq!(area_of(&again[0]), freed, "the area that went");
         assert!(again[0].is_zero());
         // SAFETY: the block is the test's, and readable: its area is open.
         assert_eq!(unsafe { again[0].start().read() }, 0);
+        fill(&again[0]);
         look(&pages);
         assert!(is_dense(&pages, &again[0]) && !is_huge(&pages, &again[0]), "not old");
         look(&pages);

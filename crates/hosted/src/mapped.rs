@@ -157,6 +157,22 @@ impl Mapped {
         unsafe { errno.write(before) };
     }
 
+    /// Whether the system has memory behind each page of `range`, none of it swapped out. A system call for each 2 MiB.
+    pub(crate) fn is_resident(&self, range: FrameRange) -> bool {
+        let mut there = [0_u8; 512];
+        let (start, bytes) = self.part(range);
+        let at_once = there.len() * PAGE_SIZE;
+        (0..bytes).step_by(at_once).all(|offset| {
+            let bytes = at_once.min(bytes - offset);
+            let pages = &mut there[..bytes / PAGE_SIZE];
+            // SAFETY: a part of our mapping; a byte for each of its pages.
+            let outcome = unsafe {
+                libc::mincore(start.wrapping_byte_add(offset), bytes, pages.as_mut_ptr())
+            };
+            outcome == 0 && pages.iter().all(|page| page & 1 == 1)
+        })
+    }
+
     /// Lets no huge page be behind `area`, once parts of it are given back.
     pub(crate) fn make_small(&self, area: FrameRange) {
         let (start, bytes) = self.part(area);

@@ -14,6 +14,7 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
+use core::time::Duration;
 
 use buddy::{Buddy, Mode};
 use page_frame::sync::Lock;
@@ -56,8 +57,13 @@ pub struct Pages {
     /// Areas that were dense at the last look, and those that are huge; numbered as areas.
     pub(crate) dense: Touched,
     pub(crate) huge: Touched,
-    /// Pages handed out since the last look.
+    /// Pages handed out since the last look, and the number of the area from which on the next one asks about them.
     pub(crate) handed: AtomicUsize,
+    pub(crate) look_from: AtomicUsize,
+    /// How many looks were left out last, or are being, and how many of them are to come; after huge pages that took so long.
+    pub(crate) looks_left_out: AtomicUsize,
+    pub(crate) looks_to_leave_out: AtomicUsize,
+    pub(crate) slow_huge: Duration,
     pub(crate) sections: Lock<Sections>,
     /// Pages that are free and touched; below zero for a moment when counts cross.
     pub(crate) idle: AtomicIsize,
@@ -70,9 +76,12 @@ pub struct Pages {
     /// Pages handed out, and the most there were since the caches were asked last.
     pub(crate) in_use: AtomicUsize,
     pub(crate) peak: AtomicUsize,
-    /// The peak before use fell last, and how many falls in a row were in vain.
+    /// Where the descent began that use is in or was in last, and where its last fall ended.
     pub(crate) fell_from: AtomicUsize,
+    pub(crate) fell_to: AtomicUsize,
+    /// How many descents in a row were in vain, as far as the last fall counted them, and the first one of its descent.
     pub(crate) in_vain: AtomicUsize,
+    pub(crate) in_vain_at_top: AtomicUsize,
     /// The fewest idle pages there were in this interval, and whether any page was handed out in it.
     pub(crate) least_idle: AtomicUsize,
     pub(crate) is_active: AtomicBool,
@@ -134,6 +143,10 @@ impl Pages {
             dense: Touched::new(areas)?,
             huge: Touched::new(areas)?,
             handed: AtomicUsize::new(0),
+            look_from: AtomicUsize::new(0),
+            looks_left_out: AtomicUsize::new(0),
+            looks_to_leave_out: AtomicUsize::new(0),
+            slow_huge: huge::SLOW,
             sections: Lock::new(sections),
             idle: AtomicIsize::new(0),
             bound: AtomicUsize::new(LEAST_BOUND),
@@ -143,7 +156,9 @@ impl Pages {
             in_use: AtomicUsize::new(0),
             peak: AtomicUsize::new(0),
             fell_from: AtomicUsize::new(0),
+            fell_to: AtomicUsize::new(0),
             in_vain: AtomicUsize::new(0),
+            in_vain_at_top: AtomicUsize::new(0),
             least_idle: AtomicUsize::new(0),
             is_active: AtomicBool::new(false),
             fall_hook: || (),
