@@ -168,13 +168,18 @@ mod tests {
     /// Takes blocks and uses every page of them.
     fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
         let blocks = crate::taken::take(pages, order, count);
-        for block in &blocks {
-            for page in (0..block.order().bytes()).step_by(PAGE_SIZE) {
-                // SAFETY: within a block that the test has.
-                unsafe { block.start().add(page).write(7) };
-            }
-        }
+        blocks.iter().for_each(|block| use_pages(block, block.order().pages()));
         blocks
+    }
+
+    /// Writes to the first `count` pages of a block.
+    fn use_pages(block: &Block, count: usize) {
+        for page in 0..count {
+            // SAFETY: within a block that the test has.
+            let page = unsafe { block.start().add(page * PAGE_SIZE) };
+            // SAFETY: as above.
+            unsafe { page.write(7) };
+        }
     }
 
     fn area_of(block: &Block) -> FrameRange {
@@ -292,15 +297,9 @@ mod tests {
     fn areas_with_pages_that_nobody_used_stay_small_until_they_are_used() {
         let pages = new();
         let sparse = crate::taken::take(&pages, 9, 2 * MOST_ASKED);
-        for block in &sparse {
-            for page in 0..AREA - 1 {
-                // SAFETY: within a block that the test has.
-                let page = unsafe { block.start().add(page * PAGE_SIZE) };
-                // SAFETY: as above. A page in seven areas of eight, all but the last in the eighth.
-                if block.start().addr().get() >> 21 & 7 == 0 || page == block.start() {
-                    unsafe { page.write(7) };
-                }
-            }
+        // A page of each, and all but the last of every eighth.
+        for (number, block) in sparse.iter().enumerate() {
+            use_pages(block, if number % 8 == 0 { AREA - 1 } else { 1 });
         }
         let full = take(&pages, 9, 16);
         let first = sparse[0].start().addr();

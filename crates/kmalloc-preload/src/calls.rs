@@ -11,6 +11,12 @@ use crate::heap::{Heap, PLAIN, existing, no_memory, or_errno, with_heap};
 /// Allocates `bytes` bytes.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn malloc(bytes: usize) -> *mut c_void {
+    allocate(bytes)
+}
+
+/// What `malloc` does: a call of that would go to whichever `malloc` the program has first.
+#[inline(always)]
+fn allocate(bytes: usize) -> *mut c_void {
     match PLAIN.get() {
         Some(heap) => or_errno(heap.kmalloc(bytes)),
         None => with_heap!(|heap| or_errno(heap.kmalloc(bytes))).unwrap_or_else(no_memory),
@@ -23,6 +29,16 @@ pub(crate) extern "C" fn malloc(bytes: usize) -> *mut c_void {
 /// 1. `start` is null, or came from a function of this library and has not been freed since.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
+    // SAFETY: clause 1.
+    unsafe { release(start) };
+}
+
+/// What `free` does, as `allocate` to `malloc`.
+///
+/// # Safety
+/// 1. As for `free`.
+#[inline(always)]
+unsafe fn release(start: *mut c_void) {
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
     match PLAIN.get() {
         // SAFETY: clause 1: it came from this heap, as there is no other.
@@ -50,7 +66,7 @@ unsafe fn free_checked(start: NonNull<u8>) {
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn cfree(start: *mut c_void) {
     // SAFETY: clause 1: only the name is another.
-    unsafe { free(start) };
+    unsafe { release(start) };
 }
 
 /// Allocates an array of `count` elements of `bytes` bytes that reads as zero.
@@ -68,10 +84,20 @@ pub(crate) extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
 /// 1. As for `free`; unless null is returned for more than no bytes, only the address returned is used afterwards.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
-    let Some(old) = NonNull::new(start.cast::<u8>()) else { return malloc(bytes) };
+    // SAFETY: clause 1.
+    unsafe { resize(start, bytes) }
+}
+
+/// What `realloc` does, as `allocate` to `malloc`.
+///
+/// # Safety
+/// 1. As for `realloc`.
+#[inline]
+unsafe fn resize(start: *mut c_void, bytes: usize) -> *mut c_void {
+    let Some(old) = NonNull::new(start.cast::<u8>()) else { return allocate(bytes) };
     if bytes == 0 {
         // SAFETY: clause 1: no bytes are wanted, so it is freed and not used again.
-        unsafe { free(start) };
+        unsafe { release(start) };
         return null_mut();
     }
     match PLAIN.get() {
@@ -97,7 +123,7 @@ pub(crate) unsafe extern "C" fn reallocarray(
 ) -> *mut c_void {
     match count.checked_mul(bytes) {
         // SAFETY: clause 1: the product is the size that is wanted.
-        Some(all) => unsafe { realloc(start, all) },
+        Some(all) => unsafe { resize(start, all) },
         None => no_memory(),
     }
 }
@@ -109,7 +135,7 @@ pub(crate) unsafe extern "C" fn reallocarray(
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn free_sized(start: *mut c_void, bytes: usize) {
     // SAFETY: clause 1; 16 is what those functions align to.
-    unsafe { free_aligned_sized(start, 16, bytes) };
+    unsafe { release_sized(start, 16, bytes) };
 }
 
 /// Frees what was allocated with `bytes` bytes by `aligned_alloc` with this alignment (C23).
@@ -122,12 +148,22 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
     alignment: usize,
     bytes: usize,
 ) {
+    // SAFETY: clause 1.
+    unsafe { release_sized(start, alignment, bytes) };
+}
+
+/// What `free_aligned_sized` does, as `allocate` to `malloc`.
+///
+/// # Safety
+/// 1. As for `free_aligned_sized`.
+#[inline]
+unsafe fn release_sized(start: *mut c_void, alignment: usize, bytes: usize) {
     let layout = core::alloc::Layout::from_size_align(bytes, alignment.max(16));
     match (NonNull::new(start.cast::<u8>()), PLAIN.get(), layout) {
         // SAFETY: clause 1: the layout is the one it was allocated for.
         (Some(start), Some(heap), Ok(layout)) => unsafe { heap.free_sized(start, layout) },
         // SAFETY: clause 1: without a layout the page says the size.
-        _ => unsafe { free(start) },
+        _ => unsafe { release(start) },
     }
 }
 

@@ -26,9 +26,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     ) -> Result<(), OutOfMemory> {
         let places = magazine.places_mut();
         let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
+        // The first is popped first: addresses then ascend, which is what CPUs prefetch best.
         let taken = self.take_from_slabs::<K>(wanted, Reclaim::Allowed, |index, object| {
-            places[index].write(object);
+            places[wanted - 1 - index].write(object);
         })?;
+        if taken < wanted {
+            places.copy_within(wanted - taken..wanted, 0);
+        }
         // SAFETY: so many objects were taken, and written to the first places.
         unsafe { magazine.set_length(taken) };
         self.tell_out(magazine.objects());
