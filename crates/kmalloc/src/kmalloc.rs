@@ -67,10 +67,12 @@ const _: () = match Tag::class(ClassIndex::COUNT - 1) {
 /// unsafe { kmalloc.free(twenty) };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+#[repr(C)]
 pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
+    /// First, so that they lie where the allocator does.
+    fronts: [AtomicPtr<()>; TAGS],
     registry: Registry<P, C>,
     tags: TagRange,
-    fronts: [AtomicPtr<()>; TAGS],
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) large_pages: AtomicUsize,
     secret: Option<usize>,
@@ -127,9 +129,9 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let fronts = core::array::from_fn(|_| AtomicPtr::new(closed.as_ptr()));
         let (large_pages, checks) = (AtomicUsize::new(0), PhantomData);
         Self {
+            fronts,
             registry,
             tags,
-            fronts,
             caches,
             large_pages,
             secret: None,
@@ -247,10 +249,9 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     pub unsafe fn free(&self, start: NonNull<u8>) {
         // SAFETY: the registry has not moved its source since `with_checks`.
         if let Some(tag) = unsafe { self.tags.tag_index(start.addr().get()) } {
-            // SAFETY: a byte.
-            let front = unsafe { self.front(tag) };
-            // SAFETY: the caller's clauses; I2: what has a class's tag is an object of its cache.
-            if unsafe { front.free(self.registry.cpu(), start) } {
+            let (fronts, cpu) = (self.fronts.as_ptr(), self.registry.cpu());
+            // SAFETY: the caller's clauses; I1: a front for each byte. I2: what has a class's tag is an object of its cache.
+            if unsafe { Front::free_through(fronts, tag, cpu, start) } {
                 return;
             }
         }
@@ -426,7 +427,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             Ok(_) => {
                 // SAFETY: I1: from just above.
                 let front = unsafe { Self::borrow(new) }.front().into_raw();
-                // Release: pairs with the Acquire in `front`.
+                // Release: pairs with the Acquire in `front` and in `Front::free_through`.
                 self.fronts[usize::from(tag.get())].store(front.as_ptr(), Ordering::Release);
                 Ok(new)
             }

@@ -214,11 +214,48 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
 
     #[inline(always)]
     fn enter_as(&self, id: Option<CpuId>) -> Result<Entered<'_, T, C>, Elsewhere> {
+        let slot = |offset| {
+            // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and they are whole lines apart.
+            unsafe { self.first.as_ptr().byte_add(offset) }
+        };
+        // SAFETY: clause 1 of `at`: the slots live as long as these.
+        unsafe { Self::enter_found(&self.cpu, id, slot) }
+    }
+
+    /// Enters the slot of a caller that has pinned before, as [`enter_known`](Self::enter_known) does, where `find` finds it: for
+    /// tables of first slots. It is called with how many bytes lie between the first slot and the caller's.
+    ///
+    /// # Errors
+    /// As for [`enter_known`](Self::enter_known).
+    ///
+    /// # Safety
+    /// 1. `find` returns the caller's slot of slots for the CPUs of `cpu` that live as long as `'c`, and lie as far apart as `S` says.
+    #[inline(always)]
+    pub unsafe fn enter_known_in<'c>(
+        cpu: &'c C,
+        find: impl FnOnce(usize) -> *mut Slot<T>,
+    ) -> Result<Entered<'c, T, C>, Elsewhere>
+    where
+        T: 'c,
+    {
+        // SAFETY: clause 1.
+        unsafe { Self::enter_found(cpu, cpu.pin_known(), find) }
+    }
+
+    /// # Safety
+    /// 1. As for `enter_known_in`; and `id` is that of the caller, who has just pinned.
+    #[inline(always)]
+    unsafe fn enter_found<'c>(
+        cpu: &'c C,
+        id: Option<CpuId>,
+        find: impl FnOnce(usize) -> *mut Slot<T>,
+    ) -> Result<Entered<'c, T, C>, Elsewhere>
+    where
+        T: 'c,
+    {
         let Some(id) = id else { return Err(Elsewhere::NoSlot) };
-        let offset = id.line_offset() * (S::bytes::<T, C>() / CpuId::LINE);
-        // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and they are whole lines apart.
-        let slot = unsafe { self.first.as_ptr().byte_add(offset) };
-        // SAFETY: clause 1 of `at`: it lives as long as these, and `in_register` changes no address.
+        let slot = find(id.line_offset() * (S::bytes::<T, C>() / CpuId::LINE));
+        // SAFETY: clause 1: it lives, and is shared by all. `in_register` changes no address.
         let slot = unsafe { &*in_register(slot.cast_const()) };
         // SAFETY: I2: only contexts on this CPU write `busy`.
         let why = if unsafe { load_own(&slot.busy) } != 0 {
@@ -226,17 +263,17 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
         } else {
             // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
             slot.busy.store(1, Ordering::Relaxed);
-            self.cpu.light_fence();
+            cpu.light_fence();
             // Acquire: pairs with the Release at the end of `take_over`; sees what the taker did to the body.
             if slot.detached.load(Ordering::Acquire) == 0 {
-                return Ok(Entered { slot, id, cpu: &self.cpu, _not_send: PhantomData });
+                return Ok(Entered { slot, id, cpu, _not_send: PhantomData });
             }
             // Release: pairs with the Acquire in `is_left`.
             slot.busy.store(0, Ordering::Release);
             Elsewhere::Detached
         };
         // SAFETY: pairs with the caller's `pin` or `pin_known`, which returned an id.
-        unsafe { self.cpu.unpin() };
+        unsafe { cpu.unpin() };
         Err(why)
     }
 

@@ -9,6 +9,7 @@
 
 use core::ptr::NonNull;
 
+use page_frame::sync::{AtomicPtr, load_and_add};
 use page_frame::{Cpu, PageMap, PageSource, Slot, Slots, Spread};
 
 use crate::cache::Cache;
@@ -45,6 +46,29 @@ impl Front {
         // SAFETY: clause 1, as in `allocate`.
         let slots = unsafe { self.slots(cpu) };
         slots.enter_known().is_ok_and(|mut slot| slot.push(object) == Push::Done)
+    }
+
+    /// As [`free`](Self::free), through front `index` of a table of them as [`into_raw`](Self::into_raw) gives them: an instruction
+    /// less.
+    ///
+    /// # Safety
+    /// 1. As for [`allocate`](Self::allocate), of the front that the table has there.
+    /// 2. As for [`Cache::free`], if the answer is true.
+    /// 3. `table` has an `index`th word, which came from [`into_raw`](Self::into_raw), and was stored with Release.
+    #[inline(always)]
+    pub unsafe fn free_through<C: Cpu>(
+        table: *const AtomicPtr<()>,
+        index: usize,
+        cpu: &C,
+        object: NonNull<u8>,
+    ) -> bool {
+        let slot = |offset| {
+            // SAFETY: clause 3: a front, which is the first of slots for all CPUs.
+            unsafe { load_and_add(table, index, offset) }
+        };
+        // SAFETY: clause 1: the slots of `cpu`, alive, apart as `Spread` says.
+        let slot = unsafe { Slots::<CpuSlot, C, Spread>::enter_known_in(cpu, slot) };
+        slot.is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }
 
     /// # Safety

@@ -108,6 +108,37 @@ mod shim {
         }
     }
 
+    /// Loads word `index` from `words` on, Acquire, and returns what lies `offset` bytes behind the place that it points to. The
+    /// compiler joins no atomic load to an addition, so that where there is assembly this is an instruction less.
+    ///
+    /// # Safety
+    /// 1. There is such a word, and it points to something that has so many bytes before its end.
+    #[inline(always)]
+    pub unsafe fn load_and_add<T>(
+        words: *const AtomicPtr<()>,
+        index: usize,
+        offset: usize,
+    ) -> *mut T {
+        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        {
+            let mut place = core::ptr::without_provenance_mut(offset);
+            // SAFETY: clause 1: a load of an aligned word, which is atomic, and which what is loaded by its value comes after.
+            unsafe {
+                core::arch::asm!(
+                    "add {place}, qword ptr [{words} + 8*{index}]",
+                    place = inout(reg) place, words = in(reg) words, index = in(reg) index,
+                    options(readonly, nostack),
+                );
+            }
+            place
+        }
+        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        {
+            // SAFETY: clause 1.
+            unsafe { super::load_and_add_by_two(words, index, offset) }
+        }
+    }
+
     /// Loads eight bytes from byte `index` of `bytes` on, each of them Relaxed, the first as the lowest: in one instruction where
     /// there is assembly.
     ///
@@ -252,6 +283,19 @@ mod shim {
         usize::from(byte.load(Ordering::Relaxed))
     }
 
+    /// Loads word `index` from `words` on, and adds `offset` bytes to it.
+    ///
+    /// # Safety
+    /// 1. There is such a word, and it points to something that has so many bytes before its end.
+    pub unsafe fn load_and_add<T>(
+        words: *const AtomicPtr<()>,
+        index: usize,
+        offset: usize,
+    ) -> *mut T {
+        // SAFETY: clause 1.
+        unsafe { super::load_and_add_by_two(words, index, offset) }
+    }
+
     /// Loads eight bytes from byte `index` of `bytes` on.
     ///
     /// # Safety
@@ -279,9 +323,26 @@ mod shim {
 
 pub use shim::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
-    UnsafeCell, fence, light_fence, load_eight, load_own, load_wide, model_fence, prefetch,
-    propagation_fence, spin_hint, store_eight,
+    UnsafeCell, fence, light_fence, load_and_add, load_eight, load_own, load_wide, model_fence,
+    prefetch, propagation_fence, spin_hint, store_eight,
 };
+
+/// # Safety
+/// 1. There is such a word, and it points to something that has so many bytes before its end.
+#[cfg(any(loom, miri, not(target_arch = "x86_64")))]
+#[inline(always)]
+unsafe fn load_and_add_by_two<T>(
+    words: *const AtomicPtr<()>,
+    index: usize,
+    offset: usize,
+) -> *mut T {
+    // SAFETY: clause 1.
+    let word = unsafe { &*words.add(index) };
+    // Acquire: as said.
+    let start = word.load(Ordering::Acquire);
+    // SAFETY: clause 1.
+    unsafe { start.byte_add(offset) }.cast()
+}
 
 /// Loads eight bytes, each Relaxed, the first as the lowest.
 #[cfg(any(loom, not(all(target_arch = "x86_64", not(miri)))))]
