@@ -17,9 +17,9 @@
 //!   a power up to `s` divides all classes; the multiples of `2 * s`, `4 * s` and `8 * s` in it are classes themselves.
 //!
 //! # Costs
-//! A class is looked up by the number of the last byte: a shift and a load of a table of 568 bytes, whose steps are wider
-//! above 4 KiB. An alignment is an `or` more, as the last byte of a size rounded up has all its bits. For a constant size
-//! nothing remains of either.
+//! A class is looked up by the number of the last byte: a shift and a load of a table of 4 KiB, of which small sizes need the
+//! first lines. Wider steps for large sizes would take a tenth of that, and a branch that mixed sizes mispredict. An alignment is
+//! an `or` more, as the last byte of a size rounded up has all its bits. For a constant size nothing remains of either.
 
 use core::alloc::Layout;
 
@@ -72,23 +72,14 @@ impl Doublings {
     }
 }
 
-/// Up to this size classes are looked up in steps of [`STEP`], above it in wide ones.
-const NEAR: usize = 4 << 10;
-const NEAR_STEPS: usize = NEAR / STEP;
-/// Divides all classes above [`NEAR`].
-const WIDE_STEP: usize = NEAR / FINE.steps;
-/// The class of each last byte: up to [`NEAR`] by step, then by wide step.
-const TABLE: [u8; NEAR_STEPS + (LARGEST - NEAR) / WIDE_STEP] = table();
+/// The class of each last byte, by step.
+const TABLE: [u8; LARGEST / STEP] = table();
 
 const fn table<const N: usize>() -> [u8; N] {
     let mut table = [0; N];
     let mut index = 0;
     while index < N {
-        table[index] = ClassIndex::computed(match index.checked_sub(NEAR_STEPS) {
-            None => (index + 1) * STEP,
-            Some(above) => NEAR + (above + 1) * WIDE_STEP,
-        })
-        .0;
+        table[index] = ClassIndex::computed((index + 1) * STEP).0;
         index += 1;
     }
     table
@@ -136,14 +127,7 @@ impl ClassIndex {
     /// Returns the smallest class that has a byte of number `last`, or `None` beyond the largest.
     #[inline(always)]
     const fn of_last(last: usize) -> Option<Self> {
-        let index = if last < NEAR {
-            last / STEP
-        } else if last < LARGEST {
-            NEAR_STEPS - NEAR / WIDE_STEP + last / WIDE_STEP
-        } else {
-            return None;
-        };
-        Some(Self(TABLE[index]))
+        if last < LARGEST { Some(Self(TABLE[last / STEP])) } else { None }
     }
 
     const fn computed(bytes: usize) -> Self {
