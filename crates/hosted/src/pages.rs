@@ -124,10 +124,20 @@ impl Pages {
         let first = sections.first();
         let invalid = |_| Refused::INVALID;
         let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
-        let metadata =
-            Mapped::reserve(layout.map_err(invalid)?.size() + sections.metadata_bytes())?;
-        let touched = Touched::new(all)?;
+        let buddy_bytes = layout.map_err(invalid)?.size().next_multiple_of(64);
+        // One mapping for all of it: the buddy's first, the bits, and at the end what later sections need.
         let areas = huge::numbers(all);
+        let (frame_bits, area_bits) = (Touched::bytes(all), Touched::bytes(areas));
+        let bits_bytes = frame_bits + 2 * area_bits;
+        let metadata = Mapped::reserve(buddy_bytes + bits_bytes + sections.metadata_bytes())?;
+        let bits = |offset: usize, of: FrameRange| {
+            // SAFETY: within the mapping.
+            let memory = unsafe { metadata.start().add(buddy_bytes + offset) };
+            // SAFETY: fresh, so zero, and a part for each, of so many bytes; dropped with the mapping.
+            unsafe { Touched::new_in(memory, of) }
+        };
+        let (touched, dense) = (bits(0, all), bits(frame_bits, areas));
+        let huge = bits(frame_bits + area_bits, areas);
         space.leave_out_of_dumps();
         metadata.leave_out_of_dumps();
         metadata.keep_small();
@@ -140,8 +150,8 @@ impl Pages {
         Ok(Self {
             buddy: buddy.map_err(invalid)?,
             touched,
-            dense: Touched::new(areas)?,
-            huge: Touched::new(areas)?,
+            dense,
+            huge,
             handed: AtomicUsize::new(0),
             look_from: AtomicUsize::new(0),
             looks_left_out: AtomicUsize::new(0),

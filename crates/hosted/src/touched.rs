@@ -8,38 +8,43 @@
 //! # Concurrency
 //! Bits are changed by whoever owns the frame. Relaxed: the frame's own hand-over orders them.
 
+use core::ptr::NonNull;
+
 use page_frame::sync::{AtomicUsize, Ordering, slice_in};
 use page_frame::{FrameNumber, FrameRange};
 
-use crate::{Mapped, Refused};
-
 const WORD_BITS: usize = usize::BITS as usize;
 
-/// A bit for each frame of a range, in memory of its own.
+/// A bit for each frame of a range.
 #[derive(Debug)]
 pub(crate) struct Touched {
     first: usize,
     words: &'static [AtomicUsize],
-    _memory: Mapped,
 }
 
 impl Touched {
-    /// Makes the bits of `frames`, all clear, without touching memory.
-    pub(crate) fn new(frames: FrameRange) -> Result<Self, Refused> {
-        // From a whole word on, so that a word is an aligned block of frames.
-        let first = frames.start.get() & !(WORD_BITS - 1);
-        let count = (frames.end.get() - first).div_ceil(WORD_BITS);
-        let memory = Mapped::reserve(count * size_of::<AtomicUsize>())?;
-        memory.keep_small();
-        // SAFETY: fresh memory, zero and ours, that lives as long as the value that alone has the slice.
-        let words = unsafe { slice_in(memory.start(), count) };
-        Ok(Self { first, words, _memory: memory })
+    /// Returns how many bytes the bits of `frames` take, a multiple of 64.
+    pub(crate) fn bytes(frames: FrameRange) -> usize {
+        (Self::words(frames) * size_of::<AtomicUsize>()).next_multiple_of(64)
     }
 
-    /// Returns the memory that the bits lie in.
-    #[cfg(test)]
-    pub(crate) fn memory(&self) -> &Mapped {
-        &self._memory
+    /// Makes the bits of `frames`, all clear, without touching memory.
+    ///
+    /// # Safety
+    /// 1. `memory` is zero, aligned to 64, valid for so many [`bytes`](Self::bytes), nobody else's, and lives as long as the value.
+    pub(crate) unsafe fn new_in(memory: NonNull<u8>, frames: FrameRange) -> Self {
+        // SAFETY: clause 1.
+        let words = unsafe { slice_in(memory, Self::words(frames)) };
+        Self { first: Self::first(frames), words }
+    }
+
+    /// From a whole word on, so that a word is an aligned block of frames.
+    fn first(frames: FrameRange) -> usize {
+        frames.start.get() & !(WORD_BITS - 1)
+    }
+
+    fn words(frames: FrameRange) -> usize {
+        (frames.end.get() - Self::first(frames)).div_ceil(WORD_BITS)
     }
 
     /// Marks the frames of `range`; returns how many were marked before.
@@ -107,7 +112,9 @@ mod tests {
 
     #[test]
     fn marks_are_counted_across_words() {
-        let touched = Touched::new(range(100, 1000)).expect("a page");
+        let memory = crate::Mapped::reserve(Touched::bytes(range(100, 1000))).expect("a page");
+        // SAFETY: fresh, so zero, and dropped last.
+        let touched = unsafe { Touched::new_in(memory.start(), range(100, 1000)) };
         assert_eq!(touched.mark(range(100, 300)), 0);
         assert_eq!(touched.mark(range(250, 310)), 50);
         assert_eq!(touched.count(range(100, 1000)), 210);
