@@ -5,13 +5,13 @@
 //! keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes a third,
 //! and after another two thirds, so that a program that swings keeps what it has at hand.
 //!
-//! Where use goes on falling, without rising in between, the next fall of the same descent takes half as much again. So a descent
+//! Where use goes on falling, without rising in between, the next fall of the same descent takes half of that part. So a descent
 //! that is no swing ends with falls of a sixth, after each of which no more than a quarter of the least bound stays.
 //!
 //! # Concurrency
 //! As in `giving`.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use page_frame::PAGE_SIZE;
 
@@ -24,12 +24,43 @@ const FALL_PART: usize = 6;
 /// How often in a row the part doubles at most.
 const MOST_IN_VAIN: usize = 2;
 
+/// The most that was in use, and how use fell last.
+#[derive(Debug)]
+pub(crate) struct Falls {
+    /// The most pages in use since the last fall.
+    peak: AtomicUsize,
+    /// Where the descent of the last fall began, and where the fall ended.
+    from: AtomicUsize,
+    to: AtomicUsize,
+    /// How many descents in a row count as in vain, for the last fall and for the first of its descent.
+    in_vain: AtomicUsize,
+    in_vain_at_top: AtomicUsize,
+    /// Has the caches give what they keep.
+    pub(crate) hook: fn(),
+}
+
+impl Falls {
+    pub(crate) fn new() -> Self {
+        let [peak, from, to, in_vain, in_vain_at_top] = [const { AtomicUsize::new(0) }; 5];
+        Self { peak, from, to, in_vain, in_vain_at_top, hook: || () }
+    }
+
+    /// Notes that `in_use` pages are in use.
+    #[inline]
+    pub(crate) fn note_use(&self, in_use: usize) {
+        // Relaxed: a level.
+        if in_use > self.peak.load(Ordering::Relaxed) {
+            self.peak.store(in_use, Ordering::Relaxed);
+        }
+    }
+}
+
 impl Pages {
     /// Tells the caches when use falls. Outside the gate, as they may take locks.
     #[inline]
     pub(crate) fn note_fall(&self) {
         let in_use = self.in_use.load(Ordering::Relaxed);
-        let peak = self.peak.load(Ordering::Relaxed);
+        let peak = self.falls.peak.load(Ordering::Relaxed);
         if self.gives_back && in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
             self.fall(in_use, peak);
         }
@@ -38,14 +69,15 @@ impl Pages {
     #[cold]
     fn fall(&self, in_use: usize, peak: usize) {
         // Relaxed, here and below: levels, of which threads that fall together may count one twice.
-        let [top, fell_to, in_vain, at_top] =
-            [&self.fell_from, &self.fell_to, &self.in_vain, &self.in_vain_at_top]
+        let falls = &self.falls;
+        let [top, to, in_vain, at_top] =
+            [&falls.from, &falls.to, &falls.in_vain, &falls.in_vain_at_top]
                 .map(|level| level.load(Ordering::Relaxed));
         let (top, in_vain, at_top) = if top > 0 && peak >= top - top / 8 {
             // It rose again: all of the last descent was in vain.
             let more = (at_top + 1).min(MOST_IN_VAIN);
             (peak, more, more)
-        } else if peak > fell_to + fell_to / 8 {
+        } else if peak > to + to / 8 {
             // It rose, to less: another swing, of which nothing is known.
             (peak, 0, 0)
         } else {
@@ -53,11 +85,11 @@ impl Pages {
             (top, in_vain.saturating_sub(1), at_top)
         };
         if in_use + ((peak / FALL_PART).max(FALL_PAGES) << in_vain) < peak {
-            self.fell_from.store(top, Ordering::Relaxed);
-            self.fell_to.store(in_use, Ordering::Relaxed);
-            self.in_vain.store(in_vain, Ordering::Relaxed);
-            self.in_vain_at_top.store(at_top, Ordering::Relaxed);
-            self.peak.store(in_use, Ordering::Relaxed);
+            falls.from.store(top, Ordering::Relaxed);
+            falls.to.store(in_use, Ordering::Relaxed);
+            falls.in_vain.store(in_vain, Ordering::Relaxed);
+            falls.in_vain_at_top.store(at_top, Ordering::Relaxed);
+            falls.peak.store(in_use, Ordering::Relaxed);
             self.ask_caches();
             // A program that ends so, and sleeps, would keep up to the bound.
             if in_vain == 0 {
@@ -68,7 +100,7 @@ impl Pages {
 
     /// Asks the caches for what they keep at hand.
     pub(crate) fn ask_caches(&self) {
-        (self.fall_hook)();
+        (self.falls.hook)();
     }
 }
 
@@ -76,7 +108,6 @@ impl Pages {
 mod tests {
     use super::*;
     use crate::taken::{Block, free, halves, take};
-    use std::sync::atomic::AtomicUsize;
 
     fn new() -> Pages {
         Pages::with_space(1 << 30).expect("address space")
@@ -95,7 +126,7 @@ mod tests {
         count
     }
 
-    /// A sixth, a third, two thirds, and no more than that; half as much again while use goes on falling; anew when it rises to
+    /// A sixth, a third, two thirds, and no more than that; half of that while use goes on falling; anew when it rises to
     /// less.
     ///
     /// Mutations seen to fail: another part of the peak, no least part; equality in each comparison; falls in vain that are not
@@ -135,9 +166,9 @@ mod tests {
         // 1 MiB at least.
         free(&pages, blocks.drain(1000..));
         rise(&mut blocks, 1200);
-        pages.peak.store(1200, Ordering::Relaxed);
-        pages.fell_from.store(0, Ordering::Relaxed);
-        pages.fell_to.store(1000, Ordering::Relaxed);
+        pages.falls.peak.store(1200, Ordering::Relaxed);
+        pages.falls.from.store(0, Ordering::Relaxed);
+        pages.falls.to.store(1000, Ordering::Relaxed);
         assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
         rise(&mut blocks, 1200);
         assert_eq!(fell(&mut blocks), 2 * FALL_PAGES + 1, "in vain");
@@ -168,7 +199,7 @@ mod tests {
             free(&pages, [apart.pop().expect("as many as came before")]);
         }
         let came = in_use - pages.in_use.load(Ordering::Relaxed);
-        assert_eq!(pages.in_vain.load(Ordering::Relaxed), 1);
+        assert_eq!(pages.falls.in_vain.load(Ordering::Relaxed), 1);
         assert_eq!(pages.idle_pages(), idle + came, "it may rise again");
     }
 }

@@ -84,9 +84,7 @@ impl Pages {
     pub(crate) fn hand_out(&self, range: FrameRange) -> bool {
         let before = self.touched.mark(range);
         let in_use = self.in_use.fetch_add(range.frames(), Ordering::Relaxed) + range.frames();
-        if in_use > self.peak.load(Ordering::Relaxed) {
-            self.peak.store(in_use, Ordering::Relaxed);
-        }
+        self.falls.note_use(in_use);
         if before > 0 {
             // Relaxed, here and below: a count that decides when, not whether, memory goes back.
             let idle = self.idle.fetch_sub(before as isize, Ordering::Relaxed) - before as isize;

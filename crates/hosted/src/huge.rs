@@ -17,13 +17,14 @@
 //! # Concurrency
 //! Looking and giving back exclude each other (`is_giving`). Whoever uses the memory notices nothing.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use page_frame::{FrameNumber, FrameRange, PAGE_SIZE};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Pages;
+use crate::touched::Touched;
 
 /// The frames of an area.
 const AREA: usize = (2 << 20) / PAGE_SIZE;
@@ -36,19 +37,43 @@ const MOST_IN_A_LOOK: usize = 16;
 /// Of as many areas at most the system is asked in a look whether all of their pages are there: a few microseconds each.
 const MOST_ASKED: usize = 64;
 /// What takes longer than this is not worth it: a guess, three times what it takes elsewhere.
-pub(crate) const SLOW: Duration = Duration::from_micros(1500);
+const SLOW: Duration = Duration::from_micros(1500);
 /// As many looks at most are left out: a huge page is then tried every 2 GiB.
 const MOST_LEFT_OUT: usize = 64;
+
+/// What is known of areas, and when they are looked at.
+#[derive(Debug)]
+pub(crate) struct Looks {
+    /// Areas that were dense at the last look, and those that are huge, by number.
+    dense: Touched,
+    huge: Touched,
+    /// Pages handed out since the last look.
+    handed: AtomicUsize,
+    /// The number of the area from which on the next look asks about them.
+    from: AtomicUsize,
+    /// How many looks are left out after the last huge page that took long, and how many of them are to come.
+    left_out: AtomicUsize,
+    to_leave_out: AtomicUsize,
+    slow: Duration,
+}
+
+impl Looks {
+    /// With two bits for each area, all clear.
+    pub(crate) fn new(dense: Touched, huge: Touched) -> Self {
+        let [handed, from, left_out, to_leave_out] = [const { AtomicUsize::new(0) }; 4];
+        Self { dense, huge, handed, from, left_out, to_leave_out, slow: SLOW }
+    }
+}
 
 impl Pages {
     /// Counts pages that are handed out; looks for areas to make huge when there were enough.
     #[inline]
     pub(crate) fn count_to_look(&self, pages: usize) {
         // Relaxed, and not in one step: counts may be lost, which puts a look off.
-        let handed = self.handed.load(Ordering::Relaxed) + pages;
-        self.handed.store(handed, Ordering::Relaxed);
+        let handed = self.looks.handed.load(Ordering::Relaxed) + pages;
+        self.looks.handed.store(handed, Ordering::Relaxed);
         if handed >= LOOK_PAGES {
-            self.handed.store(0, Ordering::Relaxed);
+            self.looks.handed.store(0, Ordering::Relaxed);
             self.look_for_huge();
         }
     }
@@ -65,27 +90,27 @@ impl Pages {
         }
         let open = self.locked(|sections| *sections).in_buddy();
         // It goes on where the last one ended, or from the start.
-        let from = self.look_from.load(Ordering::Relaxed);
+        let from = self.looks.from.load(Ordering::Relaxed);
         let (mut asked, mut made, mut was_slow) = (0, 0, false);
         let mut ends_at = None;
         for area in open.flat_map(areas).filter(|area| self.touched.count(*area) == AREA) {
             let number = number_of(area);
-            let is_old = self.dense.mark(number) == 1;
+            let is_old = self.looks.dense.mark(number) == 1;
             let is_ahead = ends_at.is_none() && number.start.get() >= from;
-            if !is_old || !is_ahead || self.huge.count(number) == 1 {
+            if !is_old || !is_ahead || self.looks.huge.count(number) == 1 {
                 continue;
             }
             asked += 1;
             if self.space.is_resident(area) {
-                self.huge.mark(number);
-                was_slow = self.make_huge(area) > self.slow_huge;
+                self.looks.huge.mark(number);
+                was_slow = self.make_huge(area) > self.looks.slow;
                 made += 1;
             }
             if was_slow || made == MOST_IN_A_LOOK || asked == MOST_ASKED {
                 ends_at = Some(number.end.get());
             }
         }
-        self.look_from.store(ends_at.unwrap_or(0), Ordering::Relaxed);
+        self.looks.from.store(ends_at.unwrap_or(0), Ordering::Relaxed);
         if made > 0 {
             self.note_look(was_slow);
         }
@@ -102,15 +127,15 @@ impl Pages {
     /// Has more looks left out after one that made a huge page slowly, none after another.
     fn note_look(&self, was_slow: bool) {
         // Relaxed, here and below: by who holds `is_giving`, or a count that may be lost.
-        let last = self.looks_left_out.load(Ordering::Relaxed);
+        let last = self.looks.left_out.load(Ordering::Relaxed);
         let next = if was_slow { (2 * last).clamp(1, MOST_LEFT_OUT) } else { 0 };
-        self.looks_left_out.store(next, Ordering::Relaxed);
-        self.looks_to_leave_out.store(next, Ordering::Relaxed);
+        self.looks.left_out.store(next, Ordering::Relaxed);
+        self.looks.to_leave_out.store(next, Ordering::Relaxed);
     }
 
     fn is_look_left_out(&self) -> bool {
-        let left = self.looks_to_leave_out.load(Ordering::Relaxed);
-        self.looks_to_leave_out.store(left.saturating_sub(1), Ordering::Relaxed);
+        let left = self.looks.to_leave_out.load(Ordering::Relaxed);
+        self.looks.to_leave_out.store(left.saturating_sub(1), Ordering::Relaxed);
         left > 0
     }
 
@@ -118,8 +143,8 @@ impl Pages {
     pub(crate) fn make_small(&self, block: FrameRange) {
         for area in areas(block) {
             let number = number_of(area);
-            self.dense.clear(number);
-            if self.huge.clear(number) == 1 {
+            self.looks.dense.clear(number);
+            if self.looks.huge.clear(number) == 1 {
                 self.space.make_small(area);
             }
         }
@@ -161,7 +186,7 @@ mod tests {
     /// Huge pages are as slow as this machine makes them, so that does not count.
     fn new() -> Pages {
         let mut pages = Pages::with_space(1 << 30).expect("address space").keeping();
-        pages.slow_huge = Duration::MAX;
+        pages.looks.slow = Duration::MAX;
         pages
     }
 
@@ -188,21 +213,21 @@ mod tests {
     }
 
     fn is_huge(pages: &Pages, block: &Block) -> bool {
-        pages.huge.count(number_of(area_of(block))) == 1
+        pages.looks.huge.count(number_of(area_of(block))) == 1
     }
 
     fn is_dense(pages: &Pages, block: &Block) -> bool {
-        pages.dense.count(number_of(area_of(block))) == 1
+        pages.looks.dense.count(number_of(area_of(block))) == 1
     }
 
     fn huge_areas(pages: &Pages) -> usize {
         let first = pages.locked(|sections| *sections).first();
-        pages.huge.count(numbers(first))
+        pages.looks.huge.count(numbers(first))
     }
 
     fn dense_areas(pages: &Pages) -> usize {
         let first = pages.locked(|sections| *sections).first();
-        pages.dense.count(numbers(first))
+        pages.looks.dense.count(numbers(first))
     }
 
     /// Looks, as after 32 MiB that are handed out, of which there are none.
@@ -307,7 +332,7 @@ mod tests {
         while dense_areas(&pages) < 2 * MOST_ASKED + 16 {
             look(&pages);
         }
-        pages.look_from.store(0, Ordering::Relaxed);
+        pages.looks.from.store(0, Ordering::Relaxed);
         let made: Vec<_> = (0..4)
             .map(|_| {
                 look(&pages);
@@ -337,11 +362,11 @@ mod tests {
         };
         assert_eq!(looks_until_more(&pages).1, 16);
         assert_eq!(looks_until_more(&pages), (1, 16));
-        pages.slow_huge = Duration::ZERO;
+        pages.looks.slow = Duration::ZERO;
         let slow: Vec<_> = (0..9).map(|_| looks_until_more(&pages)).collect();
         let one = |looks| (looks, 1);
         assert_eq!(slow, [1, 2, 3, 5, 9, 17, 33, 65, 65].map(one));
-        pages.slow_huge = Duration::MAX;
+        pages.looks.slow = Duration::MAX;
         assert_eq!(looks_until_more(&pages), (65, 16));
         assert_eq!(looks_until_more(&pages), (1, 16));
     }

@@ -14,7 +14,6 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
-use core::time::Duration;
 
 use buddy::{Buddy, Mode};
 use page_frame::sync::Lock;
@@ -24,7 +23,9 @@ use page_frame::{
 };
 use rustix::process::{Resource, getrlimit};
 
+use crate::falls::Falls;
 use crate::giving::LEAST_BOUND;
+use crate::huge::Looks;
 use crate::spans::{SECTION_FRAMES, Sections};
 use crate::touched::Touched;
 use crate::{Mapped, Refused, THREAD_SLOTS, Threads, gate, huge, threads};
@@ -54,16 +55,8 @@ type Frames = Buddy<'static, DirectMap, Threads>;
 pub struct Pages {
     pub(crate) buddy: Frames,
     pub(crate) touched: Touched,
-    /// Areas that were dense at the last look, and those that are huge; numbered as areas.
-    pub(crate) dense: Touched,
-    pub(crate) huge: Touched,
-    /// Pages handed out since the last look, and the number of the area from which on the next one asks about them.
-    pub(crate) handed: AtomicUsize,
-    pub(crate) look_from: AtomicUsize,
-    /// How many looks were left out last, or are being, and how many of them are to come; after huge pages that took so long.
-    pub(crate) looks_left_out: AtomicUsize,
-    pub(crate) looks_to_leave_out: AtomicUsize,
-    pub(crate) slow_huge: Duration,
+    pub(crate) looks: Looks,
+    pub(crate) falls: Falls,
     pub(crate) sections: Lock<Sections>,
     /// Pages that are free and touched; below zero for a moment when counts cross.
     pub(crate) idle: AtomicIsize,
@@ -73,19 +66,10 @@ pub struct Pages {
     pub(crate) is_giving: AtomicBool,
     /// Pages given back last time, and pages touched since.
     pub(crate) given: AtomicUsize,
-    /// Pages handed out, and the most there were since the caches were asked last.
     pub(crate) in_use: AtomicUsize,
-    pub(crate) peak: AtomicUsize,
-    /// Where the descent began that use is in or was in last, and where its last fall ended.
-    pub(crate) fell_from: AtomicUsize,
-    pub(crate) fell_to: AtomicUsize,
-    /// How many descents in a row were in vain, as far as the last fall counted them, and the first one of its descent.
-    pub(crate) in_vain: AtomicUsize,
-    pub(crate) in_vain_at_top: AtomicUsize,
     /// The fewest idle pages there were in this interval, and whether any page was handed out in it.
     pub(crate) least_idle: AtomicUsize,
     pub(crate) is_active: AtomicBool,
-    pub(crate) fall_hook: fn(),
     pub(crate) retouched: AtomicUsize,
     pub(crate) gives_back: bool,
     pub(crate) metadata: Mapped,
@@ -150,13 +134,8 @@ impl Pages {
         Ok(Self {
             buddy: buddy.map_err(invalid)?,
             touched,
-            dense,
-            huge,
-            handed: AtomicUsize::new(0),
-            look_from: AtomicUsize::new(0),
-            looks_left_out: AtomicUsize::new(0),
-            looks_to_leave_out: AtomicUsize::new(0),
-            slow_huge: huge::SLOW,
+            looks: Looks::new(dense, huge),
+            falls: Falls::new(),
             sections: Lock::new(sections),
             idle: AtomicIsize::new(0),
             bound: AtomicUsize::new(LEAST_BOUND),
@@ -164,14 +143,8 @@ impl Pages {
             is_giving: AtomicBool::new(false),
             given: AtomicUsize::new(0),
             in_use: AtomicUsize::new(0),
-            peak: AtomicUsize::new(0),
-            fell_from: AtomicUsize::new(0),
-            fell_to: AtomicUsize::new(0),
-            in_vain: AtomicUsize::new(0),
-            in_vain_at_top: AtomicUsize::new(0),
             least_idle: AtomicUsize::new(0),
             is_active: AtomicBool::new(false),
-            fall_hook: || (),
             retouched: AtomicUsize::new(0),
             gives_back: true,
             metadata,
@@ -184,7 +157,7 @@ impl Pages {
     ///
     /// It is called by a free, with nothing held, and may free pages and allocate.
     pub fn with_fall_hook(mut self, hook: fn()) -> Self {
-        self.fall_hook = hook;
+        self.falls.hook = hook;
         self
     }
 
