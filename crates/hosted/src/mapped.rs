@@ -147,14 +147,10 @@ impl Mapped {
         let (start, bytes) = self.part(area);
         // SAFETY: our mapping; says which pages are behind it.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
-        // SAFETY: the thread's own variable. `malloc` keeps it, and the C library's `madvise` may set it.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: the thread's, for as long as it runs.
-        let before = unsafe { errno.read() };
-        // SAFETY: as above; the content stays. A system that does not know it refuses.
-        unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) };
-        // SAFETY: the thread's, and nothing else runs on it.
-        unsafe { errno.write(before) };
+        keeping_errno(|| {
+            // SAFETY: as above; the content stays. A system that does not know it refuses.
+            unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) }
+        });
     }
 
     /// Whether the system has memory behind each page of `range`, none of it swapped out. A system call for each 2 MiB.
@@ -165,10 +161,10 @@ impl Mapped {
         (0..bytes).step_by(at_once).all(|offset| {
             let bytes = at_once.min(bytes - offset);
             let pages = &mut there[..bytes / PAGE_SIZE];
-            // SAFETY: a part of our mapping; a byte for each of its pages.
-            let outcome = unsafe {
-                libc::mincore(start.wrapping_byte_add(offset), bytes, pages.as_mut_ptr())
-            };
+            let outcome = keeping_errno(|| {
+                // SAFETY: a part of our mapping; a byte for each of its pages.
+                unsafe { libc::mincore(start.wrapping_byte_add(offset), bytes, pages.as_mut_ptr()) }
+            });
             outcome == 0 && pages.iter().all(|page| page & 1 == 1)
         })
     }
@@ -229,6 +225,18 @@ impl Drop for Mapped {
 }
 
 /// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
+/// Calls the C library for something whose failure nobody is to see: `malloc` keeps `errno`.
+fn keeping_errno<R>(call: impl FnOnce() -> R) -> R {
+    // SAFETY: the thread's own variable.
+    let errno = unsafe { libc::__errno_location() };
+    // SAFETY: the thread's, for as long as it runs.
+    let before = unsafe { errno.read() };
+    let outcome = call();
+    // SAFETY: the thread's, and nothing else runs on it.
+    unsafe { errno.write(before) };
+    outcome
+}
+
 #[cfg(test)]
 pub(crate) fn is_kept_small(start: NonNull<u8>) -> bool {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
@@ -273,6 +281,18 @@ mod tests {
         assert_eq!(refused(usize::MAX), Refused::INVALID);
         assert_eq!(Refused::INVALID.number(), libc::EINVAL);
         assert!(Mapped::reserve(isize::MAX as usize).is_err());
+    }
+
+    /// Mutation seen to fail: an `errno` that stays as the call leaves it.
+    #[test]
+    fn errno_is_what_it_was_after_a_call_that_fails() {
+        // SAFETY: no file has this number; nothing happens but an error.
+        let fails = || unsafe { libc::close(-1) };
+        let before = std::io::Error::last_os_error().raw_os_error();
+        assert_eq!(keeping_errno(fails), -1);
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), before);
+        assert_eq!(fails(), -1);
+        assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EBADF));
     }
 
     #[test]
