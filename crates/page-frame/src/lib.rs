@@ -40,6 +40,7 @@ mod spacing;
 pub mod sync;
 mod tag;
 mod tag_range;
+mod take_over;
 
 pub use adapt::{Counted, Limited};
 pub use arena::{Arena, TooSmall};
@@ -54,12 +55,13 @@ pub use order::{Fit, Order};
 pub use page_map::{PageMap, PageMapArray, TagPlace};
 pub use phys_map::{DirectMap, PhysMap};
 pub use shrink::{ListFull, Reclaiming, Shrink, ShrinkList};
-pub use slots::{Elsewhere, Entered, Slot, Slots, TakeOver};
+pub use slots::{Elsewhere, Entered, Slot, Slots};
 pub use slow::{Masked, Slow, SlowLock};
 pub use source::{NoPages, PageResize, PageRun, PageSource};
 pub use spacing::{Packed, SideBySide, Spacing, Spread};
 pub use tag::Tag;
 pub use tag_range::TagRange;
+pub use take_over::TakeOver;
 
 /// The base-2 logarithm of [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;

@@ -119,22 +119,22 @@ mod shim {
         index: usize,
         offset: usize,
     ) -> *mut T {
-        #[cfg(all(target_arch = "x86_64", not(miri)))]
+        #[cfg(all(target_arch = "x86_64", target_pointer_width = "64", not(miri)))]
         {
-            let mut place = core::ptr::without_provenance_mut(offset);
+            let place;
             // SAFETY: clause 1: a load of an aligned word, which is atomic, and which what is loaded by its value comes after.
             unsafe {
                 core::arch::asm!(
                     "add {place}, qword ptr [{words} + 8*{index}]",
-                    place = inout(reg) place, words = in(reg) words, index = in(reg) index,
+                    place = inout(reg) offset => place, words = in(reg) words, index = in(reg) index,
                     options(readonly, nostack),
                 );
             }
             place
         }
-        #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+        #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64", not(miri))))]
         {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1 is its own.
             unsafe { super::load_and_add_by_two(words, index, offset) }
         }
     }
@@ -292,7 +292,7 @@ mod shim {
         index: usize,
         offset: usize,
     ) -> *mut T {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 is its own.
         unsafe { super::load_and_add_by_two(words, index, offset) }
     }
 
@@ -329,18 +329,18 @@ pub use shim::{
 
 /// # Safety
 /// 1. There is such a word, and it points to something that has so many bytes before its end.
-#[cfg(any(loom, miri, not(target_arch = "x86_64")))]
+#[cfg(any(loom, miri, not(all(target_arch = "x86_64", target_pointer_width = "64"))))]
 #[inline(always)]
 unsafe fn load_and_add_by_two<T>(
     words: *const AtomicPtr<()>,
     index: usize,
     offset: usize,
 ) -> *mut T {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: there is such a word, which is atomic.
     let word = unsafe { &*words.add(index) };
     // Acquire: as said.
     let start = word.load(Ordering::Acquire);
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: within what it points to.
     unsafe { start.byte_add(offset) }.cast()
 }
 
