@@ -33,7 +33,7 @@ impl Touched {
     /// # Safety
     /// 1. `memory` is zero, aligned to 64, valid for so many [`bytes`](Self::bytes), nobody else's, and lives as long as the value.
     pub(crate) unsafe fn new_in(memory: NonNull<u8>, frames: FrameRange) -> Self {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1: zero, which is what an atomic word may be, and ours for as long.
         let words = unsafe { slice_in(memory, Self::words(frames)) };
         Self { first: Self::first(frames), words }
     }

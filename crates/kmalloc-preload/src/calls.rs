@@ -29,7 +29,7 @@ fn allocate(bytes: usize) -> *mut c_void {
 /// 1. `start` is null, or came from a function of this library and has not been freed since.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: null, or ours and not freed.
     unsafe { release(start) };
 }
 
@@ -84,7 +84,7 @@ pub(crate) extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
 /// 1. As for `free`; unless null is returned for more than no bytes, only the address returned is used afterwards.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: null, or ours and not freed; the caller goes on with the address returned.
     unsafe { resize(start, bytes) }
 }
 
@@ -148,7 +148,7 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
     alignment: usize,
     bytes: usize,
 ) {
-    // SAFETY: clause 1.
+    // SAFETY: clause 1: null, or ours and not freed, of that size and alignment.
     unsafe { release_sized(start, alignment, bytes) };
 }
 
