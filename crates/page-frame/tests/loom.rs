@@ -166,7 +166,9 @@ mod models {
                 shared.0.take_all().map(payload).sum()
             };
             let early = sum();
-            pushers.map(|pusher| pusher.join().expect("pushers do not panic"));
+            for pusher in pushers {
+                pusher.join().expect("pushers do not panic");
+            }
             assert_eq!(early + sum(), 7, "each node is taken exactly once");
         });
     }
