@@ -26,7 +26,7 @@ fn main() {
 }
 
 fn measure_row(criterion: &mut Criterion<Unit>, row: Workload) {
-    let mut group = criterion.benchmark_group(row.name());
+    let mut group = criterion.benchmark_group(format!("buddy/{}", row.name()));
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(1));
     let (_, ours) = contestants()[0];

@@ -43,7 +43,7 @@ fn bench(
     has_floor: bool,
     round: impl Fn(&'static dyn Contestant) -> Sample,
 ) {
-    let mut group = criterion.benchmark_group(name);
+    let mut group = criterion.benchmark_group(format!("kmalloc/{name}"));
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(1));
     for (who, contestant) in contestants() {

@@ -67,7 +67,7 @@ fn costs(criterion: &mut Criterion) {
 }
 
 fn group<'c>(criterion: &'c mut Criterion, name: &str) -> BenchmarkGroup<'c, WallTime> {
-    let mut group = criterion.benchmark_group(name);
+    let mut group = criterion.benchmark_group(format!("slab/{name}"));
     group.sampling_mode(SamplingMode::Flat).sample_size(10);
     group.warm_up_time(Duration::from_millis(1)).measurement_time(Duration::from_secs(1));
     group
