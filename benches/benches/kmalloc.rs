@@ -8,10 +8,11 @@
 
 use std::time::Duration;
 
-use benches::collections::Collection;
 use benches::measure::{Sample, scaled};
-use benches::memory::{Contestant, contestants};
-use benches::memory_workload::Workload;
+use benches::memory::collections::Collection;
+use benches::memory::contestant::Contestant;
+use benches::memory::contestants::contestants;
+use benches::memory::workload::Workload;
 use benches::row::FLOOR;
 use criterion::{Criterion, SamplingMode};
 

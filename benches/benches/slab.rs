@@ -2,16 +2,16 @@
 //! state and colours worth; and has any of that changed since the last run?
 //!
 //! Baselines: the harness alone (`floor`), the published object allocators, and the system's allocator as a yardstick, all
-//! of [`benches::objects::contestants`]. Constructed state is compared with initialising each time, colours with the same
+//! of [`benches::objects::rows::contestants`]. Constructed state is compared with initialising each time, colours with the same
 //! cache uncoloured, and checks with none. A count, `idle-pages`, is `versus`'s alone. An iteration is one operation of `versus`'s workload of the same name, a sample is one round of it.
 //! Contestants run one after the other here; `versus` interleaves them, and its ratios are what we claim.
 
 use std::time::Duration;
 
 use benches::measure::{Sample, scaled};
-use benches::object_workload::Workload;
-use benches::objects::contestants;
-use benches::{colour, constructed, own};
+use benches::objects::rows::contestants;
+use benches::objects::workload::Workload;
+use benches::objects::{colour, constructed, costs};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
 use slab::{Debug, Hardened, Off};
@@ -55,14 +55,14 @@ fn colours(criterion: &mut Criterion) {
 
 fn costs(criterion: &mut Criterion) {
     let mut checks = group(criterion, "checks-64");
-    bench(&mut checks, "off", || alone(own::pair_ns::<Off>()));
-    bench(&mut checks, "hardened", || alone(own::pair_ns::<Hardened>()));
-    bench(&mut checks, "debug", || alone(own::pair_ns::<Debug>()));
+    bench(&mut checks, "off", || alone(costs::pair_ns::<Off>()));
+    bench(&mut checks, "hardened", || alone(costs::pair_ns::<Hardened>()));
+    bench(&mut checks, "debug", || alone(costs::pair_ns::<Debug>()));
     checks.finish();
     let mut costs = group(criterion, "costs");
-    bench(&mut costs, "grow-cost", || alone(own::slab_costs().0));
-    bench(&mut costs, "shrink-cost", || alone(own::slab_costs().1));
-    bench(&mut costs, "cpu-slot-miss", || alone(own::slot_miss_ns()));
+    bench(&mut costs, "grow-cost", || alone(costs::slab_costs().0));
+    bench(&mut costs, "shrink-cost", || alone(costs::slab_costs().1));
+    bench(&mut costs, "cpu-slot-miss", || alone(costs::slot_miss_ns()));
     costs.finish();
 }
 

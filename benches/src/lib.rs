@@ -3,33 +3,23 @@
 //! | layer | trait to implement for an allocator | where to name it | workloads |
 //! |---|---|---|---|
 //! | `buddy` | [`Pages`]: blocks by frame number | [`pages::contestants`] | [`workload`] |
-//! | `slab` | [`Objects`]: objects of one layout | [`objects::contestants`] | [`object_workload`], [`own`] |
-//! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory_workload`], [`collections`], [`footprint`] |
+//! | `slab` | [`Objects`](objects::allocator::Objects): objects of one layout | [`objects::rows::contestants`] | [`objects::workload`], [`objects::costs`] |
+//! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory::workload`], [`memory::collections`], [`memory::footprint`] |
 //!
 //! A contestant is a name and a function that makes the allocator. Each layer has one of ours, one that does nothing (the
 //! harness's own floor), and the rivals. Workloads live here once: the `versus` program runs them interleaved and prints a
 //! table and JSON, the criterion benches run some of them alone.
 
 pub mod asked;
-pub mod collections;
-pub mod colour;
-pub mod constructed;
-pub mod footprint;
 pub mod measure;
 pub mod memory;
-pub mod memory_workload;
-pub mod object_workload;
 pub mod objects;
-pub mod objects_rivals;
-pub mod own;
 pub mod pages;
 pub mod ring;
 pub mod row;
-pub mod server;
 pub mod switch;
 pub mod workload;
 
-pub use objects::Objects;
 pub use pages::Pages;
 
 /// All programs of the benches, so that collections can be measured on several allocators in one run.

@@ -10,7 +10,7 @@ use benches::asked::Asked;
 use benches::row::Row;
 #[cfg(not(feature = "counted"))]
 use benches::workload::Workload;
-use benches::{footprint, memory_workload, object_workload, pages};
+use benches::{memory, objects, pages};
 use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Value, json};
 
@@ -24,12 +24,12 @@ type Measure = fn(&Asked, &mut dyn FnMut(Row));
 /// The layers, bottom up.
 const LAYERS: [(&str, Measure); 3] = [
     ("buddy", measure_pages),
-    ("slab", |asked, each| object_workload::measure(asked, each)),
-    ("kmalloc", |asked, each| memory_workload::measure(asked, each)),
+    ("slab", |asked, each| objects::rows::measure(asked, each)),
+    ("kmalloc", |asked, each| memory::rows::measure(asked, each)),
 ];
 
 fn main() -> ExitCode {
-    if footprint::answer(&std::env::args().skip(1).collect::<Vec<_>>()) {
+    if memory::rows::answer(&std::env::args().skip(1).collect::<Vec<_>>()) {
         return ExitCode::SUCCESS;
     }
     let matches = Command::new("versus")

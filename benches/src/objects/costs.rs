@@ -8,10 +8,10 @@ use slab::{CacheBuilder, Checks, Debug, Hardened, Off};
 
 use crate::asked::Asked;
 use crate::measure::{CpuTime, mean};
-use crate::object_workload::{self, Workload};
-use crate::objects::{Ours, Pages};
+use crate::objects::allocator::{Objects, Ours, Pages};
+use crate::objects::workload::{self, Workload};
+use crate::objects::{colour, constructed};
 use crate::row::Row;
-use crate::{Objects, colour, constructed};
 
 type Builder<'r> = CacheBuilder<'r, Pages, Threads>;
 
@@ -56,7 +56,7 @@ pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
 pub fn pair_ns<K: Checks>() -> f64 {
     let layout = Layout::from_size_align(64, 8).expect("a small size");
     let ours = Ours::new(1 << 20, layout, |builder| builder.checks::<K>());
-    object_workload::run(&ours, Workload::Pair(64)).mean_ns
+    workload::run(&ours, Workload::Pair(64)).mean_ns
 }
 
 /// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of 64 bytes.

@@ -8,13 +8,9 @@ use std::ptr::NonNull;
 
 use testkit::Random;
 
-use crate::Objects;
-use crate::asked::Asked;
 use crate::measure::{LIMIT, Sample, cpu_time_of_two, mean, tail};
-use crate::objects::contestants;
-use crate::own;
+use crate::objects::allocator::Objects;
 use crate::ring::Ring;
-use crate::row::Row;
 
 /// Objects of a bulk.
 const BULK: usize = 10_000;
@@ -74,18 +70,6 @@ impl Workload {
         | Self::Remote(size)) = self;
         Layout::from_size_align(size, 8).expect("a small size")
     }
-}
-
-/// Measures the layer: each workload on all contestants, each figure of ours alone.
-pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
-    let contestants = contestants();
-    for workload in Workload::ALL.into_iter().filter(|it| asked.wants(&it.name())) {
-        let contestants = asked.among(&contestants);
-        each(Row::compare(workload.name(), contestants, asked.rounds, |_, make| {
-            Some(make(workload.layout()).run(workload))
-        }));
-    }
-    own::measure(asked, each);
 }
 
 /// Runs one round of `workload` on an allocator of objects of its layout.

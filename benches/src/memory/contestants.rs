@@ -1,4 +1,4 @@
-//! Allocators of any size: ours, the floor, and the rivals. The trait is the standard library's.
+//! The allocators that are compared: ours, the floor, and the rivals. The trait is the standard library's.
 //!
 //! Each exists once in the program, for all rounds, as it would as a program's global allocator.
 
@@ -14,42 +14,11 @@ use slab::Registry;
 use talc::TalcLock;
 use talc::source::Manual;
 
-use crate::collections::Collection;
-use crate::footprint::Footprint;
-use crate::measure::Sample;
-use crate::memory_workload::{self, Workload};
+use crate::memory::contestant::Make;
 use crate::row::{FLOOR, OURS};
 
 /// Address space of each allocator that is given a range.
 const RANGE_BYTES: usize = 1 << 30;
-
-/// Returns the one instance of an allocator.
-pub type Make = fn() -> &'static dyn Contestant;
-
-/// A [`GlobalAlloc`] behind a pointer: the workloads are compiled once for each, collections excepted, which have to
-/// reach it through [`crate::switch`].
-pub trait Contestant {
-    /// Runs `workload` on this allocator; see [`memory_workload::run`].
-    fn run(&'static self, workload: Workload) -> Sample;
-    /// Fills and drops collections on this allocator; see [`Collection::run`].
-    fn run_collection(&'static self, collection: Collection) -> Sample;
-    /// Returns what memory this allocator holds; see [`Footprint::run`].
-    fn footprint(&'static self, footprint: Footprint) -> f64;
-}
-
-impl<A: GlobalAlloc + Sync> Contestant for A {
-    fn run(&'static self, workload: Workload) -> Sample {
-        memory_workload::run(self, workload)
-    }
-
-    fn run_collection(&'static self, collection: Collection) -> Sample {
-        collection.run(self)
-    }
-
-    fn footprint(&'static self, footprint: Footprint) -> f64 {
-        footprint.run(self)
-    }
-}
 
 /// Returns ours, the harness's floor, and the rivals, by name.
 pub fn contestants() -> Vec<(&'static str, Make)> {

@@ -8,9 +8,8 @@ use std::hint::black_box;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::Objects;
 use crate::measure::mean;
-use crate::objects::Ours;
+use crate::objects::allocator::{Objects, Ours};
 
 const USES: usize = 500_000;
 

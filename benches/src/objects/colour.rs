@@ -11,9 +11,8 @@ use std::ptr::NonNull;
 use page_frame::Order;
 use testkit::Random;
 
-use crate::Objects;
 use crate::measure::mean;
-use crate::objects::Ours;
+use crate::objects::allocator::{Objects, Ours};
 
 /// Steps of a walk.
 const STEPS: usize = 200_000;

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use testkit::Random;
 
 use crate::measure::cpu_time_of_two;
-use crate::memory_workload::{allocate, free, layout, log_uniform};
+use crate::memory::requests::{allocate, free, layout, log_uniform};
 
 const BUFFERS: usize = 8;
 const UNDER_WAY: usize = 64;
@@ -26,7 +26,7 @@ struct Buffer(*mut u8, Layout);
 unsafe impl Send for Buffer {}
 
 /// Returns the CPU time of both threads per buffer, in nanoseconds.
-pub fn run<A: GlobalAlloc + Sync>(allocator: &A) -> f64 {
+pub(crate) fn run<A: GlobalAlloc + Sync>(allocator: &A) -> f64 {
     let boxes = [Mutex::new(Vec::new()), Mutex::new(Vec::new())];
     let mean_ns = cpu_time_of_two(|which| serve(allocator, which, &boxes));
     boxes.iter().for_each(|mailbox| free_all(allocator, take(mailbox)));

@@ -1,4 +1,4 @@
-//! Object allocators: the trait to implement for one, ours, and the floor.
+//! The trait to implement for an object allocator, and our caches behind it.
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -7,11 +7,6 @@ use buddy::{Buddy, Mode};
 use hosted::{Mapped, Threads};
 use page_frame::DirectMap;
 use slab::{Cache, CacheBuilder, Checks, Off, Registry};
-
-use crate::measure::Sample;
-use crate::object_workload::{self, Workload};
-use crate::objects_rivals;
-use crate::row::{FLOOR, OURS};
 
 /// The page allocator below our caches.
 pub type Pages = Buddy<'static, DirectMap, Threads>;
@@ -30,31 +25,6 @@ pub unsafe trait Objects: Sync {
     /// # Safety
     /// 1. `object` came from this allocator, was not freed since, and is not used any more.
     unsafe fn free(&self, object: NonNull<u8>);
-}
-
-/// Makes a fresh allocator of objects of a layout.
-pub type Make = fn(Layout) -> Box<dyn Contestant>;
-
-/// An [`Objects`] behind a pointer: the workloads are compiled once for each implementation, inside it.
-pub trait Contestant {
-    /// Runs `workload` on this allocator; see [`object_workload::run`].
-    fn run(&self, workload: Workload) -> Sample;
-}
-
-impl<O: Objects> Contestant for O {
-    fn run(&self, workload: Workload) -> Sample {
-        object_workload::run(self, workload)
-    }
-}
-
-/// Returns ours, the harness's floor, and the rivals, by name.
-pub fn contestants() -> Vec<(&'static str, Make)> {
-    let mut all: Vec<(&'static str, Make)> = vec![
-        (OURS, |layout| Box::new(Ours::new(1 << 30, layout, |builder| builder))),
-        (FLOOR, |_| Box::new(Nothing)),
-    ];
-    all.extend(objects_rivals::all());
-    all
 }
 
 /// A cache over a real buddy, with threads as CPUs.
@@ -109,21 +79,5 @@ unsafe impl<K: Checks> Objects for Ours<K> {
     unsafe fn free(&self, object: NonNull<u8>) {
         // SAFETY: the caller's clause.
         unsafe { self.cache.free(object) };
-    }
-}
-
-/// The harness without an allocator.
-struct Nothing;
-
-// SAFETY: the workloads that run on it never write to objects.
-unsafe impl Objects for Nothing {
-    #[inline]
-    fn allocate(&self) -> NonNull<u8> {
-        std::hint::black_box(NonNull::dangling())
-    }
-
-    #[inline]
-    unsafe fn free(&self, object: NonNull<u8>) {
-        std::hint::black_box(object);
     }
 }

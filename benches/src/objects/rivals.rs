@@ -12,10 +12,11 @@ use page_frame::{Cpu, PAGE_SIZE};
 use slabmalloc::{AllocationError, Allocator, LargeObjectPage, ObjectPage, ZoneAllocator};
 use spin::mutex::SpinMutex;
 
-use crate::objects::{Make, Objects};
+use crate::objects::allocator::Objects;
+use crate::objects::contestant::Make;
 
 /// Returns the rivals by name.
-pub fn all() -> Vec<(&'static str, Make)> {
+pub(crate) fn all() -> Vec<(&'static str, Make)> {
     let mut all: Vec<(&'static str, Make)> = vec![
         ("slabmalloc", |layout| Box::new(SlabMalloc::new(layout))),
         ("buddy-slab-allocator", |layout| Box::new(BuddySlab::new(layout))),

@@ -1,4 +1,4 @@
-//! What allocators of any size are asked to do directly, by name. [`crate::collections`] are the ones that ask through the
+//! What allocators of any size are asked to do directly, by name. [`crate::memory::collections`] are the ones that ask through the
 //! standard library.
 //!
 //! The first word of each allocation is written where objects stay for a while, as a program would.
@@ -9,14 +9,10 @@ use std::ptr::null_mut;
 
 use testkit::Random;
 
-use crate::asked::Asked;
-use crate::collections::Collection;
-use crate::footprint;
 use crate::measure::{CpuTime, LIMIT, Sample, cpu_time_of_two, mean, tail};
-use crate::memory::contestants;
+use crate::memory::requests::{allocate, free, layout, log_uniform, touch};
+use crate::memory::server;
 use crate::ring::Ring;
-use crate::row::{FLOOR, Row};
-use crate::server;
 
 /// Operations of a loop.
 const OPERATIONS: usize = 1_000_000;
@@ -104,23 +100,6 @@ impl Workload {
     }
 }
 
-/// Measures the layer: each workload and each collection that `wants` names, on all contestants.
-pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
-    let contestants = contestants();
-    let contestants = asked.among(&contestants);
-    for workload in Workload::ALL.into_iter().filter(|it| asked.wants(&it.name())) {
-        each(Row::compare(workload.name(), contestants, asked.rounds, |who, make| {
-            (who != FLOOR || workload.has_floor()).then(|| make().run(workload))
-        }));
-    }
-    for collection in Collection::ALL.into_iter().filter(|it| asked.wants(it.name())) {
-        each(Row::compare(collection.name().into(), contestants, asked.rounds, |who, make| {
-            (who != FLOOR).then(|| make().run_collection(collection))
-        }));
-    }
-    footprint::measure(asked, each);
-}
-
 /// Runs one round of `workload`.
 pub fn run<A: GlobalAlloc + Sync>(allocator: &A, workload: Workload) -> Sample {
     match workload {
@@ -141,37 +120,6 @@ pub fn run<A: GlobalAlloc + Sync>(allocator: &A, workload: Workload) -> Sample {
         Workload::Handoff => mean_alone(handoff(allocator)),
         Workload::Server => mean_alone(server::run(allocator)),
     }
-}
-
-pub(crate) fn layout(size: usize, alignment: usize) -> Layout {
-    Layout::from_size_align(size, alignment).expect("small sizes")
-}
-
-/// A size from `least` to `most`, each doubling as likely as the next.
-pub(crate) fn log_uniform(random: &mut Random, least: usize, most: usize) -> usize {
-    let doubling = least << random.below((most / least).ilog2() as usize);
-    doubling + random.below(doubling + 1)
-}
-
-/// The compiler knows the system's allocator and would leave out what nobody looks at; so somebody looks.
-#[inline]
-pub(crate) fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8 {
-    // SAFETY: the workloads ask for no empty layout.
-    let start = black_box(unsafe { allocator.alloc(layout) });
-    assert!(!start.is_null(), "the workloads use little memory");
-    start
-}
-
-#[inline]
-pub(crate) fn free<A: GlobalAlloc + ?Sized>(allocator: &A, start: *mut u8, layout: Layout) {
-    // SAFETY: the workloads free once what they allocated, with its layout.
-    unsafe { allocator.dealloc(start, layout) };
-}
-
-#[inline]
-fn touch(start: *mut u8) {
-    // SAFETY: at least 8 bytes that are ours, or nobody's in the case of the floor, aligned to 8.
-    unsafe { start.cast::<u64>().write(7) };
 }
 
 fn loop_of(count: usize, mut operation: impl FnMut(usize)) -> Sample {

@@ -1,0 +1,10 @@
+//! The `kmalloc` layer: allocators of any size, their workloads, and the rows that compare them.
+
+pub mod collections;
+pub mod contestant;
+pub mod contestants;
+pub mod footprint;
+mod requests;
+pub mod rows;
+mod server;
+pub mod workload;

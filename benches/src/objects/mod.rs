@@ -1,0 +1,10 @@
+//! The `slab` layer: object allocators, their workloads, and the rows that compare them.
+
+pub mod allocator;
+pub mod colour;
+pub mod constructed;
+pub mod contestant;
+pub mod costs;
+mod rivals;
+pub mod rows;
+pub mod workload;
