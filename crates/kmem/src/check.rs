@@ -10,8 +10,8 @@ use crate::input_error::InputError;
 use crate::picture::style::{Ink, Style};
 use crate::picture::text::{percent, size, thousands};
 use crate::replay::hash::NumberMap;
-use crate::trace::ahead::Ahead;
 use crate::trace::event::{ADDRESS_BASE, Action, Event};
+use crate::trace::read_ahead::Ahead;
 use crate::trace::reader::{Batch, TraceReader};
 use crate::trace::source::{Source, Text};
 

@@ -8,7 +8,7 @@ use kmem::picture::painted;
 use kmem::picture::style::Style;
 use kmem::replay::pipeline::Options;
 
-use super::{Failure, Screen, folder, inputs, path, replay, traces, write_into};
+use super::{Failure, Screen, folder, inputs, machine, path, replay, traces, write_into};
 
 pub(super) fn command() -> Command {
     Command::new("map")
@@ -33,13 +33,13 @@ pub(super) fn command() -> Command {
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: false, cpus: matches.get_one("cpus").copied() };
     let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
-    let machine = replay::Machine::new(memory_bytes, options);
+    let machine = machine::Machine::new(memory_bytes, options);
     let names = matches.get_many::<String>("by").unwrap_or_default();
     let names: Vec<&str> = names.map(String::as_str).collect();
     let mut out = stdout().lock();
     for source in traces(matches) {
         let replay =
-            replay::play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
+            machine::play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
         for (index, name) in names.iter().enumerate() {
             let map: Map = match *name {
                 "order" => by_order(replay.pages.target()),

@@ -1,10 +1,11 @@
 //! The commands, one a file: each declares its arguments, and says what it does with terminal, files and the library.
 
-mod against;
 mod check;
+mod comparison;
 mod completions;
 mod frag;
 mod import;
+mod machine;
 mod map;
 mod outputs;
 mod plan;

@@ -2,20 +2,16 @@
 
 use std::fs::File;
 use std::io::{BufReader, Write, stdout};
-use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use kmem::input_error::{InputError, Mismatch};
-use kmem::replay::buddy_pages::{BuddyPages, Division};
+use kmem::replay::buddy_pages::Division;
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
-use kmem::replay::pipeline::{self, Options, Replay};
+use kmem::replay::pipeline::Options;
 use kmem::replay::screen;
-use kmem::replay::stack::Stack;
-use kmem::replay::target::{ObjectTarget, PageTarget};
 use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
 use kmem::report::compare::Comparison;
@@ -23,38 +19,16 @@ use kmem::report::table::Table;
 use kmem::report::{self, Report};
 use kmem::trace::source::Source;
 use kmem::{bundled, memory_map, slabinfo};
-use page_frame::{FrameNumber, FrameRange};
 
-use super::against::{self, Rivals};
+use super::comparison::{self, Rivals};
+use super::machine::{Machine, play};
 use super::{Failure, Screen, file, folder, inputs, outputs, path, refuse, traces, write_file};
-
-/// What a replay has at its disposal.
-#[derive(Clone)]
-pub(super) struct Machine {
-    /// Frames of the page side; none is as much memory as the object side has, without holes.
-    pub(super) frames: Option<Vec<FrameRange>>,
-    /// How they are divided.
-    pub(super) division: Division,
-    pub(super) memory_bytes: usize,
-    /// How much of the object side's memory is somebody else's, in percent.
-    pub(super) pressure: u8,
-    pub(super) options: Options,
-}
-
-impl Machine {
-    /// Returns a machine of one zone without holes, all of it ours.
-    pub(super) fn new(memory_bytes: usize, options: Options) -> Self {
-        Self { frames: None, division: Division::default(), memory_bytes, pressure: 0, options }
-    }
-}
 
 /// Options that write a file of one trace.
 const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
 /// Options that need all that a report has.
 const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
-/// Progress bars are drawn at most once in so many events.
-const EVENTS_PER_TICK: u64 = 1 << 16;
 /// Enough for a registry and a few caches.
 const MIN_MEMORY_BYTES: usize = 1 << 20;
 /// More than any recorded machine has.
@@ -119,7 +93,7 @@ pub(super) fn command() -> Command {
         .arg(file("slabinfo", "Write the caches at the end of the trace as /proc/slabinfo"))
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"))
         .arg(file("pagetypeinfo", "Write the same by mobility, as /proc/pagetypeinfo"))
-        .args(against::arguments())
+        .args(comparison::arguments())
 }
 
 /// The option that says how much memory there is.
@@ -254,7 +228,7 @@ fn reported(
     kernel: Option<&[slabinfo::Line]>,
     screen: Screen,
 ) -> Result<(Report, Result<(), Failure>), Failure> {
-    let rivals = Rivals::named(&source, matches)?;
+    let rivals = Rivals::named(&source, command(), matches)?;
     let mut timeline = Timeline::default();
     let timed = |stack, pages| (Timed::new(stack), Timed::new(pages));
     let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
@@ -270,55 +244,6 @@ fn reported(
     });
     let written = outputs::of_report(matches, &report);
     Ok((report, states.and(compared).and(written)))
-}
-
-/// Replays `source` on both our stacks, which `dress` may put into others.
-pub(super) fn play<T: ObjectTarget, P: PageTarget>(
-    source: Source,
-    machine: &Machine,
-    screen: Screen,
-    dress: impl FnOnce(Stack, BuddyPages) -> (T, P),
-    mut watch: impl FnMut(&Replay<T, P>),
-) -> Result<Replay<T, P>, Failure> {
-    let bar = progress_bar(source.size_bytes(), screen);
-    let mut next_tick = 0;
-    let whole = FrameNumber::new(machine.memory_bytes / page_frame::PAGE_SIZE);
-    let whole = [FrameRange::new(FrameNumber::new(0), whole)];
-    let frames = machine.frames.as_deref().unwrap_or(&whole);
-    let played = pipeline::replay(
-        source,
-        machine.options,
-        |cpus| {
-            let stack = Stack::new(machine.memory_bytes, cpus)?.under_pressure(machine.pressure);
-            Ok(dress(stack, BuddyPages::with_ranges(frames, machine.division, cpus)?))
-        },
-        |replay, bytes| {
-            if replay.events() >= next_tick {
-                next_tick = replay.events() + EVENTS_PER_TICK;
-                bar.set_position(bytes);
-            }
-            watch(replay);
-            ControlFlow::Continue(())
-        },
-    );
-    bar.finish_and_clear();
-    Ok(played?)
-}
-
-/// Returns a bar on standard error, which draws nothing where that is no terminal.
-pub(super) fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
-    let target = match screen.quiet {
-        true => ProgressDrawTarget::hidden(),
-        false => ProgressDrawTarget::stderr(),
-    };
-    let bar = ProgressBar::with_draw_target(size_bytes, target);
-    let template = match size_bytes {
-        Some(_) => "  replaying {bar:50} {percent:>3} %",
-        None => "  replaying {spinner} {bytes}",
-    };
-    let style = ProgressStyle::with_template(template);
-    bar.set_style(style.expect("the template is well formed"));
-    bar
 }
 
 /// Writes reports and JSON, and says whether everything was right.

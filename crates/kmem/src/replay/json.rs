@@ -5,7 +5,7 @@
 use std::fmt::Write;
 
 use super::outcome::{OperationTimes, Outcome};
-use super::timed::Times;
+use super::times::Times;
 
 /// Returns one outcome as an object, several as an array of objects. Ends in a line break.
 pub fn json(outcomes: &[Outcome]) -> String {

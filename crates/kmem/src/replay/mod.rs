@@ -23,3 +23,4 @@ mod table;
 pub mod target;
 pub mod timed;
 pub mod timeline;
+pub mod times;

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::timed::Times;
+use super::times::Times;
 
 /// Findings that are kept with their text; more are counted.
 const SHOWN_FINDINGS: usize = 10;

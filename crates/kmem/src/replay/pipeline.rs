@@ -14,8 +14,8 @@ use super::outcome::{CacheUse, Findings, Outcome};
 use super::pages::Pages;
 use super::target::{ObjectTarget, PageTarget};
 use crate::input_error::{InputError, Mismatch};
-use crate::trace::ahead::Ahead;
 use crate::trace::event::{Action, Event};
+use crate::trace::read_ahead::Ahead;
 use crate::trace::reader::{Batch, TraceReader};
 use crate::trace::source::{Source, Text};
 

@@ -1,44 +1,16 @@
 //! A target that takes the time of every operation of the one inside it.
 //!
-//! The clock is read before and after, so each time contains one reading of the clock; [`clock_cost`] says what that is.
+//! The clock is read before and after, so each time contains one reading of the clock; [`clock_cost`](super::times::clock_cost) says what that is.
 //! Whoever has limited patience has the replay end when these times come to more.
 
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
-use hdrhistogram::Histogram;
 use page_frame::OutOfMemory;
 
 use super::outcome::StackTotals;
 use super::target::{FreeCounts, NoCache, ObjectTarget, PageTarget};
-
-/// Times are kept up to a minute, to three digits.
-const LONGEST_NS: u64 = 60_000_000_000;
-/// Readings of the clock by which it is judged.
-const READINGS: usize = 10_000;
-
-/// Times of one operation.
-pub type Times = Histogram<u64>;
-
-/// Returns no times yet.
-fn no_times() -> Times {
-    Times::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order")
-}
-
-/// Adds the time since `since` to `times`, and returns it in nanoseconds.
-#[inline]
-fn record(times: &mut Times, since: Instant) -> u64 {
-    let ns = since.elapsed().as_nanos() as u64;
-    times.saturating_record(ns);
-    ns
-}
-
-/// Returns the times of doing nothing.
-pub fn clock_cost() -> Times {
-    let mut times = no_times();
-    (0..READINGS).for_each(|_| _ = record(&mut times, Instant::now()));
-    times
-}
+use super::times::{Times, no_times, record};
 
 /// `T`, and the time that it takes.
 pub struct Timed<T> {

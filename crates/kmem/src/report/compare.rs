@@ -10,7 +10,7 @@ use std::time::Duration;
 use page_frame::PAGE_SIZE;
 
 use super::table::{Table, VERDICT};
-use super::turn::{Done, OfObjects, OfPages, Run, Totals};
+use super::timed_run::{Done, OfObjects, OfPages, Run, Totals};
 use crate::input_error::InputError;
 use crate::picture::text::{size, thousands};
 use crate::replay::buddy_pages::BuddyPages;
@@ -19,7 +19,7 @@ use crate::replay::pipeline::{Options, ReplayError};
 use crate::replay::rivals::with;
 use crate::replay::stack::Stack;
 use crate::replay::target::CountOnly;
-use crate::replay::timed::Times;
+use crate::replay::times::Times;
 use crate::trace::source::Source;
 
 /// Opens the trace once more.

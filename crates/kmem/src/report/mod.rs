@@ -4,7 +4,7 @@ pub mod charts;
 pub mod compare;
 pub mod html;
 pub mod table;
-mod turn;
+mod timed_run;
 
 use page_frame::PAGE_SIZE;
 
@@ -16,8 +16,9 @@ use crate::replay::buddy_pages::BuddyPages;
 use crate::replay::outcome::{OperationTimes, Outcome};
 use crate::replay::pipeline::Replay;
 use crate::replay::stack::Stack;
-use crate::replay::timed::{Timed, Times, clock_cost};
+use crate::replay::timed::Timed;
 use crate::replay::timeline::Timeline;
+use crate::replay::times::{Times, clock_cost};
 use crate::slabinfo;
 use table::Table;
 

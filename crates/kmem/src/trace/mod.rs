@@ -9,23 +9,24 @@
 //! #...                                comment
 //! ```
 //!
-//! Bottom up: [`line`](mod@line) reads one line, `quick` the usual ones in less time, [`names`] remembers what the numbers stand for, [`source`] makes
-//! bytes out of files, standard input and zstd frames, [`ahead`] has another thread do so, and [`reader`] turns all of it
+//! Bottom up: [`line`](mod@line) reads one line, `fast_parser` the usual ones in less time, [`names`] remembers what the numbers stand for, [`source`] makes
+//! bytes out of files, standard input and zstd frames, [`read_ahead`] has another thread do so, and [`reader`] turns all of it
 //! into batches of [`event`]s.
 //!
 //! Memory is bounded whatever the input holds: lines, names, numbers and zstd windows all have a maximum, and a batch
 //! has a fixed number of events.
 
-pub mod ahead;
 pub mod event;
+mod fast_parser;
 pub mod line;
 pub mod names;
-mod quick;
+pub mod read_ahead;
 pub mod reader;
 pub mod source;
 mod zstd;
 #[cfg(feature = "zstd-c")]
 mod zstd_c;
+mod zstd_error;
 #[cfg(all(feature = "zstd-rust", not(feature = "zstd-c")))]
 mod zstd_rust;
 

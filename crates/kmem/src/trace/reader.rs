@@ -5,9 +5,9 @@
 //! allocates only for new names.
 
 use super::event::{Action, Event};
+use super::fast_parser;
 use super::line::{Line, Unexpected, parse};
 use super::names::Names;
-use super::quick;
 use super::source::Text;
 use crate::input_error::{InputError, Mismatch, quoted};
 
@@ -82,7 +82,7 @@ impl<T: Text> TraceReader<T> {
         {
             let ahead = &self.buffer[self.unparsed.clone()];
             if let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
-                quick::event(ahead)
+                fast_parser::event(ahead)
             {
                 self.unparsed.start += length;
                 self.lines += 1;

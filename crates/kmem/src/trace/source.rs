@@ -8,7 +8,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::zstd::{Frames, MAGIC_BYTES, is_zstd, unreadable};
+use super::zstd::{Frames, MAGIC_BYTES, is_zstd};
+use super::zstd_error::unreadable;
 use crate::input_error::{InputError, Mismatch};
 
 const READ_AHEAD_BYTES: usize = 128 << 10;

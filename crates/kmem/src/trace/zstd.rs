@@ -1,8 +1,4 @@
-//! Telling zstd streams from text, and what is said about broken ones.
-
-use std::io;
-
-use crate::input_error::Mismatch;
+//! Telling zstd streams from text, and the decoder that was built in.
 
 #[cfg(feature = "zstd-c")]
 pub(super) use super::zstd_c::Frames;
@@ -24,19 +20,6 @@ pub(super) fn is_zstd(start: &[u8]) -> bool {
     folded[0] &= 0xf0;
     seen > 0
         && (FRAME_MAGIC.starts_with(&start[..seen]) || SKIPPABLE_MAGIC.starts_with(&folded[..seen]))
-}
-
-pub(super) fn truncated() -> Mismatch {
-    Mismatch::new("the rest of a zstd frame", "the end of the file")
-}
-
-/// Returns the mismatch for an input that fails while it is read.
-pub(super) fn unreadable(error: &io::Error) -> Mismatch {
-    Mismatch::new("readable input", one_line(&error.to_string()))
-}
-
-pub(super) fn one_line(message: &str) -> String {
-    message.escape_debug().to_string()
 }
 
 #[cfg(test)]

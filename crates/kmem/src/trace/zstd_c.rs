@@ -5,7 +5,7 @@ use std::io::{self, BufRead};
 
 use zstd_safe::{DCtx, InBuffer, OutBuffer, get_error_name};
 
-use super::zstd::{truncated, unreadable};
+use super::zstd_error::{truncated, unreadable};
 use crate::input_error::Mismatch;
 
 /// Decodes the frames of `R` one after the other.

@@ -9,7 +9,7 @@ use std::io::{self, BufRead, Read};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::zstd::{one_line, truncated, unreadable};
+use super::zstd_error::{one_line, truncated, unreadable};
 use crate::input_error::Mismatch;
 
 /// Decodes the frames of `R` one after the other.

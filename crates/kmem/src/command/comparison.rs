@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{Arg, ArgMatches};
+use clap::{Arg, ArgMatches, Command};
 use indicatif::ProgressStyle;
 use kmem::bundled;
 use kmem::input_error::Mismatch;
@@ -14,7 +14,7 @@ use kmem::replay::rivals::{ALL, NAMES};
 use kmem::report::compare::{Comparison, compare};
 use kmem::trace::source::{Source, Text};
 
-use super::replay::{self, Machine, progress_bar};
+use super::machine::{Machine, progress_bar};
 use super::{Failure, Screen, paths, refuse};
 
 /// The options.
@@ -44,15 +44,19 @@ pub(super) struct Rivals<'m> {
 }
 
 impl<'m> Rivals<'m> {
-    /// Returns those that are named for this trace.
-    pub(super) fn named(source: &Source, matches: &'m ArgMatches) -> Result<Option<Self>, Failure> {
+    /// Returns the allocators that `matches` names for this trace. `command` explains itself when one is not built in.
+    pub(super) fn named(
+        source: &Source,
+        command: Command,
+        matches: &'m ArgMatches,
+    ) -> Result<Option<Self>, Failure> {
         let Some(names) = matches.get_many::<String>("against") else { return Ok(None) };
         if let Some(name) = names.clone().find(|name| !NAMES.contains(&name.as_str())) {
             let there = NAMES.join(", ");
             let why = format!(
                 "{name} is not built in: build with `--features rivals`; built in: {there}"
             );
-            refuse(replay::command(), ErrorKind::InvalidValue, why);
+            refuse(command, ErrorKind::InvalidValue, why);
         }
         let name = source.name();
         let trace = paths(matches).into_iter().find(|path| path.to_string_lossy() == name);

@@ -13,7 +13,8 @@ use crate::replay::outcome::{Findings, Outcome};
 use crate::replay::pipeline::{Options, Replay, ReplayError, replay};
 use crate::replay::rivals::Visit;
 use crate::replay::target::{CountOnly, ObjectTarget, PageTarget};
-use crate::replay::timed::{Timed, Times};
+use crate::replay::timed::Timed;
+use crate::replay::times::Times;
 use crate::trace::source::Source;
 
 /// Totals by name.
