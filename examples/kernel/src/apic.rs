@@ -52,13 +52,13 @@ pub(crate) fn enable() {
         // SAFETY: masks every line of an 8259; nothing here uses them.
         unsafe { out_byte(port, 0xff) };
     }
-    write(SPURIOUS, ENABLED | u32::from(crate::gates::SPURIOUS_VECTOR));
+    write(SPURIOUS, ENABLED | u32::from(crate::vectors::SPURIOUS_VECTOR));
 }
 
 /// Starts the timer of this CPU: one interrupt in `nanoseconds`, again and again. (QEMU's counts at 1 GHz.)
 pub(crate) fn start_timer(nanoseconds: u32) {
     write(TIMER_DIVIDE, 0b1011); // by one
-    write(TIMER, PERIODIC | u32::from(crate::gates::TIMER_VECTOR));
+    write(TIMER, PERIODIC | u32::from(crate::vectors::TIMER_VECTOR));
     write(TIMER_COUNT, nanoseconds);
 }
 

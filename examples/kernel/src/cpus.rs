@@ -19,7 +19,7 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use page_frame::{Cpu, CpuId, InterruptState};
 
 use crate::machine::{INTERRUPT_FLAG, flags, mask_interrupts, unmask_interrupts, write_register};
-use crate::{apic, gates};
+use crate::{apic, vectors};
 
 /// The most CPUs.
 pub(crate) const MOST_CPUS: usize = 8;
@@ -154,7 +154,7 @@ unsafe impl Cpu for KernelCpu {
         if before.iter().all(Option::is_none) {
             return true;
         }
-        apic::interrupt_others(gates::FENCE_VECTOR);
+        apic::interrupt_others(vectors::FENCE_VECTOR);
         for (cpu, before) in PER_CPU.iter().zip(before) {
             let Some(before) = before else { continue };
             // Acquire: pairs with the Release in `fence_here`. A CPU that went offline has fenced for the last time.

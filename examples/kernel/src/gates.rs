@@ -1,25 +1,17 @@
-//! Exceptions and interrupts: the tables that lead to their entries, a stack for each kind, and what the entries call.
+//! Exceptions and interrupts: the tables that lead to their entries, and a stack for each kind. The entries call
+//! `handlers.rs`.
 //!
 //! Code compiled for the host target keeps data below the stack pointer, the precompiled `core` included. So every gate
 //! switches to a stack of its own (an IST entry), and none may come upon itself: they keep interrupts masked.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
-use core::sync::atomic::Ordering;
 
-use crate::console::last_line;
 use crate::cpus::{self, MOST_CPUS};
-use crate::machine::{Verdict, exit};
-use crate::{apic, nested, step, stress};
+use crate::vectors::{FENCE_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR};
 
 global_asm!(include_str!("gates.s"), options(att_syntax));
 
-/// The timer of each CPU.
-pub(crate) const TIMER_VECTOR: u8 = 0x40;
-/// Another CPU asks for a fence.
-pub(crate) const FENCE_VECTOR: u8 = 0x41;
-/// An interrupt that went away before it was taken.
-pub(crate) const SPURIOUS_VECTOR: u8 = 0xff;
 /// The exception after each instruction while the trap flag is set.
 const STEP_VECTOR: u8 = 1;
 /// An interrupt that no mask keeps away.
@@ -201,55 +193,4 @@ pub(crate) struct Saved {
     segment: u64,
     /// The flags to go on with.
     pub(crate) flags: u64,
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn on_step(saved: &mut Saved) {
-    step::on_step(saved);
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn on_unmaskable(_: &mut Saved) {
-    nested::on_unmaskable();
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn on_timer(_: &mut Saved) {
-    // Relaxed: a number to look at.
-    let tick = cpus::of(cpus::number()).ticks.fetch_add(1, Ordering::Relaxed);
-    stress::on_timer(tick);
-    apic::end_of_interrupt();
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn on_fence(_: &mut Saved) {
-    cpus::fence_here();
-    apic::end_of_interrupt();
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn on_spurious(_: &mut Saved) {}
-
-/// The exception's number, its code, and where it came upon.
-#[repr(C)]
-struct Fatal {
-    number: u64,
-    code: u64,
-    instruction: u64,
-    segment: u64,
-    flags: u64,
-    stack: u64,
-}
-
-#[unsafe(no_mangle)]
-extern "C" fn on_fatal(fatal: &Fatal) -> ! {
-    let Fatal { number, code, instruction, stack, .. } = fatal;
-    let at: u64;
-    // SAFETY: reads the address of the last page fault.
-    unsafe { asm!("mov {}, cr2", out(reg) at, options(nomem, nostack)) };
-    last_line(format_args!(
-        "exception {number} (code {code:#x}) on CPU {} at {instruction:#x}, stack {stack:#x}, address {at:#x}",
-        cpus::number()
-    ));
-    exit(Verdict::Failure)
 }

@@ -16,6 +16,7 @@ mod boot_info;
 mod console;
 mod cpus;
 mod gates;
+mod handlers;
 mod heap;
 mod held;
 mod machine;
@@ -26,6 +27,7 @@ mod stack;
 mod start;
 mod step;
 mod stress;
+mod vectors;
 
 use core::arch::global_asm;
 use core::panic::PanicInfo;
