@@ -19,7 +19,7 @@ use buddy::{Buddy, Mode};
 use page_frame::sync::Lock;
 use page_frame::{
     Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Frozen, Order, OutOfMemory, PAGE_SHIFT,
-    PageBlock, PageMap, PageResize, PageRun, PageSource, Tag,
+    PAGE_SIZE, PageBlock, PageMap, PageResize, PageRun, PageSource, Tag,
 };
 use rustix::process::{Resource, getrlimit};
 
@@ -101,8 +101,11 @@ impl Pages {
     /// Builds the allocator in `bytes` bytes of address space, a power of two, at least a page.
     ///
     /// # Errors
-    /// The system's.
+    /// The system's, or `EINVAL` for other sizes: areas and sections are aligned parts of the space.
     pub fn with_space(bytes: usize) -> Result<Self, Refused> {
+        if !bytes.is_power_of_two() || bytes < PAGE_SIZE {
+            return Err(Refused::INVALID);
+        }
         let space = Mapped::reserve_closed(bytes)?;
         let all = space.frames();
         let sections = Sections::new(all);

@@ -106,7 +106,7 @@ unsafe impl<P: PageSource> PageSource for Counted<P> {
     }
 }
 
-crate::page_map::forward_page_map!(
+crate::forward_map::forward_page_map!(
     impl[P: PageMap] for Counted<P>, |this| this.source,
     // SAFETY: clause 1: the field, always.
     unsafe { crate::SameMap::promised() }
@@ -271,7 +271,7 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
     }
 }
 
-crate::page_map::forward_page_map!(
+crate::forward_map::forward_page_map!(
     impl[P: PageMap] for Limited<P>, |this| this.source,
     // SAFETY: clause 1: the field, always.
     unsafe { crate::SameMap::promised() }

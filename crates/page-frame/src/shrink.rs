@@ -89,7 +89,7 @@ unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
     }
 }
 
-crate::page_map::forward_page_map!(
+crate::forward_map::forward_page_map!(
     impl[P: PageMap, S] for Reclaiming<P, S>, |this| this.source,
     // SAFETY: clause 1: the field, always.
     unsafe { crate::SameMap::promised() }

@@ -173,7 +173,7 @@ unsafe impl<P: PageSource + ?Sized> PageSource for &P {
     }
 }
 
-crate::page_map::forward_page_map!(
+crate::forward_map::forward_page_map!(
     impl[P: PageMap + ?Sized] for &P, |this| &**this,
     // SAFETY: clause 1: the source behind the reference, always.
     unsafe { crate::SameMap::promised() }

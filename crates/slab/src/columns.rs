@@ -39,6 +39,25 @@ struct Header {
 }
 
 /// The blocks of slots of a registry, for machines of type `C`.
+///
+/// A machine with room for a header alone is refused at compile time:
+///
+/// ```compile_fail,E0080
+/// use page_frame::{Cpu, CpuId};
+/// #[derive(Clone)]
+/// struct Narrow;
+/// // SAFETY: it has no id.
+/// unsafe impl Cpu for Narrow {
+///     const SPREAD: usize = 64; // 128 is enough
+///     fn slots(&self) -> usize { 0 }
+///     fn pin(&self) -> Option<CpuId> { None }
+///     unsafe fn unpin(&self) {}
+///     fn fence_all(&self) -> bool { false }
+/// }
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = page_frame::Arena::new(&mut memory).unwrap();
+/// let _ = slab::Registry::new(&arena, Narrow);
+/// ```
 #[derive(Debug)]
 pub(crate) struct Columns<C> {
     first: *mut Header,

@@ -292,7 +292,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// Says that no CPU but `own` is in the middle of anything, see [`Slots::forget_others`](page_frame::Slots::forget_others).
     ///
     /// # Safety
-    /// 1. As there.
+    /// 1. As for [`Slots::forget_others`](page_frame::Slots::forget_others), of the slots of all caches.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
         // SAFETY: clause 1: nobody is in the middle of a slow path either.
         unsafe { self.system().locking.forget_others(own) };
