@@ -1,7 +1,7 @@
 //! `fork` in programs with threads: the allocators are whole in parent and child.
 //!
 //! # Concepts
-//! Before the fork the [gate](crate::gate) is closed: nobody holds a lock or is in a page source. Then all CPU slots are
+//! Before the fork the gate (`gate.rs`) is closed: nobody holds a lock or is in a page source. Then all CPU slots are
 //! taken over, so that nobody is in the middle of one. Afterwards, in the parent, everything goes on. In the child only the
 //! thread that forked is left: the numbers of the others are free again, and whoever takes one finds the magazines as they
 //! were left.
@@ -29,7 +29,8 @@ pub trait Freeze {
     ///
     /// # Safety
     /// 1. The process was just forked, and the caller is its only thread.
-    /// 2. The caller uses nothing that it got from a slot of another thread.
+    /// 2. The slots are frozen since before the fork, by a guard of [`freeze`](Self::freeze) that lives, on a system that can
+    ///    fence.
     unsafe fn forget_others(&self);
 }
 
@@ -86,19 +87,24 @@ impl<'a, F: Freeze> Forking<'a, F> {
 
     /// Frees what the threads that are not in the child had, in the child.
     ///
+    /// Where the system could not fence, some thread may have been inside a slot all the same. Then the slots stay frozen in
+    /// the child for ever, which goes without them.
+    ///
     /// # Safety
-    /// 1. The process is a child that has just been forked by the thread that began this, since it began, and the caller is
-    ///    its only thread.
-    /// 2. The caller uses nothing that it got from a CPU slot of another thread.
+    /// 1. The process is a child that was forked since this began, by the thread that began it, and the caller is its only
+    ///    thread.
     pub unsafe fn end_in_child(self) {
         let Self { caches, frozen, gate, .. } = self;
         let own = threads::numbered();
-        if frozen.is_some() {
+        if let Some((pages, of_caches)) = frozen {
             threads::forget_others();
-            // SAFETY: clauses 1 and 2 are those of `forget_others`.
-            unsafe { caches.forget_others() };
+            if pages.is_fenced() {
+                // SAFETY: clause 1 is clause 1 of `forget_others`. Clause 2: `of_caches` lives, and this system can fence.
+                unsafe { caches.forget_others() };
+            } else {
+                core::mem::forget((pages, of_caches));
+            }
         }
-        drop(frozen);
         gate::open_in_child(own);
         drop(gate);
     }

@@ -65,8 +65,7 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     if let Some(forking) = take() {
-        // SAFETY: clause 1: the C library calls this in the child, on the thread that called `before_fork`. Clause 2: nothing of
-        // the allocator is at work on it.
+        // SAFETY: clause 1: the C library calls this in the child, on the thread that called `before_fork`.
         unsafe { forking.end_in_child() };
     }
     stats::start_in_child();

@@ -151,8 +151,9 @@ pub unsafe trait Cpu {
     /// Restores what [`mask_interrupts`](Self::mask_interrupts) found.
     ///
     /// # Safety
-    /// 1. `state` came from a `mask_interrupts` of this machine on this CPU and in this context, and is restored once. Several
-    ///    states may be restored in any order.
+    /// 1. `state` came from a `mask_interrupts` of this machine in this context, and is restored once. Several states may be
+    ///    restored in any order.
+    /// 2. A context that had an id when it masked is pinned to that CPU still.
     unsafe fn restore_interrupts(&self, state: InterruptState) {
         let _ = state;
     }

@@ -116,8 +116,11 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// are not.
     ///
     /// # Safety
-    /// 1. Every context that is inside a slot other than `own`'s, or that marked it as locking, has ended without leaving.
-    /// 2. No reference to the body of such a slot is used any more.
+    /// 1. All contexts but the caller's have ended without leaving their slots.
+    /// 2. The slots have been frozen since before that, by a guard whose [`is_fenced`](Frozen::is_fenced) is true. So no
+    ///    context was in the middle of a body: one that had set `busy` would have found its slot frozen next. Or nobody ever
+    ///    changes the bodies.
+    /// 3. `own` is the caller's id.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
         for (index, slot) in self.iter().enumerate() {
             if own != Some(CpuId::new(index as u32)) {

@@ -111,7 +111,7 @@ impl<'a, T, C: Cpu> Slow<'a, T, C> {
     pub fn try_lock<'l, U>(&'l self, lock: &'l SlowLock<U>) -> Option<Masked<'l, U, C>> {
         let state = self.cpu.mask_interrupts();
         let Some(guard) = lock.0.try_lock() else {
-            // SAFETY: `state` comes from this context, three lines above, and is restored once.
+            // SAFETY: clauses 1 and 2: `state` comes from the line above; `self` pins the CPU.
             unsafe { self.cpu.restore_interrupts(state) };
             return None;
         };
@@ -178,7 +178,8 @@ impl<U, C: Cpu> DerefMut for Masked<'_, U, C> {
 impl<U, C: Cpu> Drop for Masked<'_, U, C> {
     fn drop(&mut self) {
         self.guard = None;
-        // SAFETY: `state` is what the masking before the lock returned, on this CPU and in this context by I2.
+        // SAFETY: clause 1: `state` is what the masking before the lock returned, in this context by I2. Clause 2: the `Slow` that
+        // this guard borrows pins the CPU.
         unsafe { self.cpu.restore_interrupts(self.state) };
     }
 }

@@ -137,7 +137,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 unsafe { slots_in(slots, count) }
             }
         };
-        // SAFETY: as many as CPUs, as far apart as they are in a column or an array; they live as long as the system.
+        // SAFETY: clause 1: as many as CPUs, as far apart as they are in a column or an array; they live as long as the system.
+        // Clause 2: all values have clones of one machine, and nobody looks at all slots.
         let empty = || unsafe { CacheSlots::at(slots, count, cpu.clone()) };
         let internal = |name: &str, geometry: Geometry, size: usize| {
             let plan = Plan {
@@ -294,9 +295,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// # Safety
     /// 1. As for [`Slots::forget_others`](page_frame::Slots::forget_others), of the slots of all caches.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
-        // SAFETY: clause 1: nobody is in the middle of a slow path either.
+        // SAFETY: clause 1. The bodies of these slots are empty and stay so.
         unsafe { self.system().locking.forget_others(own) };
-        // SAFETY: clause 1: the others' threads are gone, whatever slots they were in.
+        // SAFETY: clause 1: the others' contexts have ended, and `freeze_slots` froze the slots of each cache.
         self.visit(|core| unsafe { core.slots.forget_others(own) });
     }
 
@@ -336,7 +337,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             }
         };
         let (count, cpu) = (system.locking.count(), system.locking.cpu().clone());
-        // SAFETY: ours: a column, or an array that lives as long as the core; as many as CPUs.
+        // SAFETY: clause 1: ours: a column, or an array that lives as long as the core; as many as CPUs. Clause 2: fronts have
+        // clones of the same machine, or references to it, and nobody looks at all slots.
         let slots = unsafe { CacheSlots::at(slots, count, cpu) };
         let core = memory.cast::<Core<P, C>>();
         let made = Core::new(self.system, slots, plan, tuning);
