@@ -47,3 +47,37 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> fmt::Debug for FrozenSlots<'_, P, 
         f.debug_struct("FrozenSlots").finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+    use core::alloc::Layout;
+    use core::mem::MaybeUninit;
+    use std::vec;
+
+    use page_frame::{Arena, Elsewhere, SwitchedCpu};
+
+    use super::*;
+
+    /// Mutations seen to fail: a guard that freezes nothing; one that thaws nothing.
+    #[test]
+    fn nobody_enters_frozen_slots_and_objects_come_and_go_without() {
+        let mut memory = vec![MaybeUninit::uninit(); 256 << 10];
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let registry = Registry::new(&arena, SwitchedCpu::new(2)).expect("room");
+        let layout = Layout::new::<[u64; 4]>();
+        let build = |name| registry.cache(name, layout).build().expect("room");
+        let cache = build("before");
+        let frozen = registry.freeze_slots(None);
+        assert!(registry.system().is_frozen.load(Ordering::Relaxed));
+        assert_eq!(cache.core().slots.enter().err(), Some(Elsewhere::Detached));
+        let object = cache.allocate().expect("room");
+        // SAFETY: from this cache, and not used.
+        unsafe { cache.free(object) };
+        let later = build("meanwhile");
+        assert!(later.core().slots.enter().is_ok());
+        drop(frozen);
+        assert!(!registry.system().is_frozen.load(Ordering::Relaxed));
+        assert!(cache.core().slots.enter().is_ok() && later.core().slots.enter().is_ok());
+    }
+}

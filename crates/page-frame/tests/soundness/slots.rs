@@ -58,7 +58,8 @@ fn a_visit_reaches_no_body_a_second_time() {
 #[test]
 fn slots_that_a_visit_closes_stay_closed() {
     with_three(|slots| {
-        assert_eq!(slots.take_over(|_| true, |_, _| slots.close()).taken, 3);
+        let first = page_frame::CpuId::new(0);
+        assert_eq!(slots.take_over(|id| id == first, |_, _| slots.close()).taken, 1);
         assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
     });
 }
