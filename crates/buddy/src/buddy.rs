@@ -4,8 +4,8 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use page_frame::{
-    Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, PageMap,
-    PageMapArray, PhysMap, Slots, Tag, panic_on_fault,
+    Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Frozen, Order, OutOfMemory,
+    PageMap, PageMapArray, PhysMap, Slots, Tag, panic_on_fault,
 };
 
 use crate::area::AREA_FRAMES;
@@ -350,18 +350,9 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         if frames < target { frames + self.gather_until(target - frames) } else { frames }
     }
 
-    /// Keeps all CPUs out of their slots, see [`Slots::hold`]: for whoever is about to `fork`.
-    pub fn hold_slots(&self, own: Option<CpuId>) {
-        self.slots.hold(own);
-    }
-
-    /// Ends [`hold_slots`](Self::hold_slots).
-    ///
-    /// # Safety
-    /// 1. As for [`Slots::let_go`].
-    pub unsafe fn let_slots_go(&self) {
-        // SAFETY: clause 1 is theirs.
-        unsafe { self.slots.let_go() };
+    /// Keeps all CPUs out of their slots while the guard lives, see [`Slots::freeze`]: for whoever is about to `fork`.
+    pub fn freeze_slots(&self, own: Option<CpuId>) -> Frozen<'_> {
+        self.slots.freeze(own)
     }
 
     /// Returns how many frames the slots held when each was last filled or drained.

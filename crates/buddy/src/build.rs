@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in};
+use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in, slice_in_mut};
 use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
 
 use crate::area::{AREA_FRAMES, Line};
@@ -52,7 +52,7 @@ impl core::error::Error for BuildError {}
 /// A buddy's parts, in their metadata.
 pub(crate) struct Carved<'m> {
     pub(crate) zone: Zone<'m>,
-    pub(crate) slots: &'m [Slot<CpuSlot>],
+    pub(crate) slots: &'m mut [Slot<CpuSlot>],
     pub(crate) kept: &'m [Kept],
     pub(crate) map: PageMapArray<'m>,
 }
@@ -190,7 +190,7 @@ impl Plan {
         let table =
             unsafe { fill(at(self.table_at), self.sections, |index| Place::new(section(index))) };
         // SAFETY: clause 1: zeroed room for the slots, aligned to 64.
-        let slots = unsafe { slice_in(at(self.slots_at), self.slots) };
+        let slots = unsafe { slice_in_mut(at(self.slots_at), self.slots) };
         // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
         let kept = unsafe { slice_in(at(self.kept_at), self.slots) };
         let root = phys.pointer(self.span.start);

@@ -5,9 +5,15 @@
 //! allocates nothing but what the C library takes for a thread. It takes no signals of the program's.
 //!
 //! # Concurrency
-//! `stop` is the only thing that changes. The thread sleeps on it (a futex) and wakes when the interval has passed or it is set.
+//! Both threads change `stop` alone. The thread sleeps on it (a futex) and wakes when the interval has passed or it is set.
+//!
+//! # Invariants
+//! - I1: the shared page stays until the thread has read it for the last time: the owner joins the thread before it unmaps the page.
+//!   Where the thread itself drops its owner, it cannot wait for itself; it takes the page over and unmaps it at its end.
 
+use core::cell::Cell;
 use core::ffi::c_void;
+use core::mem::ManuallyDrop;
 use core::ptr::{NonNull, null_mut};
 use core::sync::atomic::{AtomicU32, Ordering};
 use core::time::Duration;
@@ -29,11 +35,14 @@ struct Shared<T: 'static> {
     interval: Duration,
     subject: &'static T,
     run: fn(&'static T),
+    /// The page itself, once the thread has dropped its owner; used by the thread alone.
+    own_memory: Cell<Option<Mapped>>,
 }
 
-/// A thread that calls a function at intervals. Dropping it stops the thread, and waits for that.
+/// A thread that calls a function at intervals. Dropping it stops the thread, and waits for that; where the function itself
+/// drops it, the thread ends after the function has returned, and nobody waits.
 ///
-/// A child of `fork` has none; dropping the child's copy does nothing.
+/// A child of `fork` has none; dropping the child's copy does nothing. A function that panics ends the process.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
@@ -50,13 +59,14 @@ struct Shared<T: 'static> {
 #[derive(Debug)]
 pub struct Background<T: Sync + 'static> {
     shared: NonNull<Shared<T>>,
-    memory: Mapped,
+    memory: ManuallyDrop<Mapped>,
     thread: libc::pthread_t,
     /// The process that it runs in.
     process: libc::pid_t,
 }
 
-// SAFETY: the owner does no more than set `stop` and wait; the subject is shared by its bound.
+// SAFETY: an owner on another thread does no more than set `stop` and wait; one on the thread itself hands the page over, which
+// nobody else looks at. The subject is shared by its bound.
 unsafe impl<T: Sync> Send for Background<T> {}
 // SAFETY: no method takes a shared reference.
 unsafe impl<T: Sync> Sync for Background<T> {}
@@ -76,8 +86,9 @@ impl<T: Sync + 'static> Background<T> {
         let memory = Mapped::reserve(PAGE_SIZE)?;
         let shared = memory.start().cast::<Shared<T>>();
         let stop = AtomicU32::new(0);
+        let own_memory = Cell::new(None);
         // SAFETY: fresh memory, large enough by the assertion, aligned to a page.
-        unsafe { shared.write(Shared { stop, interval, subject, run }) };
+        unsafe { shared.write(Shared { stop, interval, subject, run, own_memory }) };
         let before = Signals::blocked();
         let thread = spawn(run_at_intervals::<T>, shared.as_ptr().cast());
         before.restore();
@@ -86,24 +97,35 @@ impl<T: Sync + 'static> Background<T> {
         unsafe { libc::pthread_setname_np(thread, name.as_ptr()) };
         // SAFETY: no arguments.
         let process = unsafe { libc::getpid() };
-        Ok(Self { shared, memory, thread, process })
+        Ok(Self { shared, memory: ManuallyDrop::new(memory), thread, process })
     }
 }
 
 impl<T: Sync + 'static> Drop for Background<T> {
     fn drop(&mut self) {
+        // SAFETY: not used again.
+        let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
         // SAFETY: no arguments.
-        if unsafe { libc::getpid() } != self.process {
-            return;
-        }
-        // SAFETY: written by `start`; unmapped after the thread has ended, with `memory`.
-        let stop = &unsafe { self.shared.as_ref() }.stop;
+        let runs_here = unsafe { libc::getpid() } == self.process;
+        // SAFETY: no arguments.
+        let is_itself = unsafe { libc::pthread_self() } == self.thread;
+        // SAFETY: written by `start`, and I1: mapped until the thread has ended, with `memory`.
+        let shared = unsafe { self.shared.as_ref() };
         // Release: pairs with the thread's Acquire, though nothing but the number is published.
-        stop.store(1, Ordering::Release);
-        let _ = futex::wake(stop, futex::Flags::PRIVATE, 1);
-        // SAFETY: a thread of this process that is joined here and nowhere else.
-        unsafe { libc::pthread_join(self.thread, null_mut()) };
-        debug_assert_eq!(self.memory.bytes(), PAGE_SIZE);
+        shared.stop.store(1, Ordering::Release);
+        if is_itself {
+            // Also in a child that the thread forked, where it goes on. (Another thread of a child may have got the same number:
+            // then the page is lost, and it must not be detached.)
+            if runs_here {
+                // SAFETY: the running thread, which nobody joins, as its only owner goes here.
+                unsafe { libc::pthread_detach(self.thread) };
+            }
+            shared.own_memory.set(Some(memory));
+        } else if runs_here {
+            let _ = futex::wake(&shared.stop, futex::Flags::PRIVATE, 1);
+            // SAFETY: another thread of this process, which is joined here and nowhere else.
+            unsafe { libc::pthread_join(self.thread, null_mut()) };
+        }
     }
 }
 
@@ -129,10 +151,10 @@ fn spawn(
 }
 
 extern "C" fn run_at_intervals<T: Sync + 'static>(shared: *mut c_void) -> *mut c_void {
-    // SAFETY: `start` gave what it wrote, and the owner keeps it until this thread has ended.
+    // SAFETY: `start` gave what it wrote, and I1: the page stays until this thread drops `own_memory` below, or has ended.
     let shared = unsafe { &*shared.cast::<Shared<T>>() };
     let interval = Timespec {
-        tv_sec: shared.interval.as_secs() as _,
+        tv_sec: shared.interval.as_secs().try_into().unwrap_or(i64::MAX),
         tv_nsec: shared.interval.subsec_nanos().into(),
     };
     // Acquire: pairs with the Release of the owner.
@@ -142,6 +164,9 @@ extern "C" fn run_at_intervals<T: Sync + 'static>(shared: *mut c_void) -> *mut c
             (shared.run)(shared.subject);
         }
     }
+    // The last look at the page, which may go with it.
+    let own_memory = shared.own_memory.take();
+    drop(own_memory);
     null_mut()
 }
 

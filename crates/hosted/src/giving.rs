@@ -10,7 +10,7 @@
 //! Counts are Relaxed: they decide when memory goes, not whether it may. It is given back by one thread at a time, on blocks that
 //! it has taken like any other allocation.
 
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicBool, Ordering};
 
 use page_frame::{FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
@@ -23,6 +23,24 @@ const MOST_BOUND: usize = (1 << 30) / PAGE_SIZE;
 /// Blocks that are given back, largest first, as orders: areas, then what lies between blocks, at last single pages.
 const GIVEN_ORDERS: [u8; 4] = [9, 6, 3, 0];
 
+/// Giving back, or looking for huge areas, by one thread at a time. Dropping it lets the next one begin, also after a panic.
+pub(crate) struct Giving<'a>(&'a AtomicBool);
+
+impl<'a> Giving<'a> {
+    /// None while somebody is.
+    pub(crate) fn begin(is_giving: &'a AtomicBool) -> Option<Self> {
+        // Acquire: pairs with the Release below.
+        (!is_giving.swap(true, Ordering::Acquire)).then_some(Self(is_giving))
+    }
+}
+
+impl Drop for Giving<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire above.
+        self.0.store(false, Ordering::Release);
+    }
+}
+
 impl Pages {
     /// Returns about how many pages are free and still have memory behind them. O(1).
     pub fn idle_pages(&self) -> usize {
@@ -34,9 +52,7 @@ impl Pages {
     /// went. O(sections), and a system call for each block of free pages.
     pub fn give_back(&self, keep: usize) -> usize {
         let _inside = Inside::new();
-        if self.is_giving.swap(true, Ordering::Acquire) {
-            return 0;
-        }
+        let Some(_giving) = Giving::begin(&self.is_giving) else { return 0 };
         let mut given = 0;
         // What is kept at hand is looked for too.
         let mut is_at_hand = true;
@@ -60,8 +76,6 @@ impl Pages {
                 }
             }
         }
-        // Release: pairs with the Acquire above.
-        self.is_giving.store(false, Ordering::Release);
         given
     }
 

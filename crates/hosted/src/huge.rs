@@ -24,6 +24,7 @@ use page_frame::{FrameNumber, FrameRange, PAGE_SIZE};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::Pages;
+use crate::giving::Giving;
 use crate::touched::Touched;
 
 /// The frames of an area.
@@ -84,10 +85,7 @@ impl Pages {
         if self.in_use.load(Ordering::Relaxed) < SMALL_HEAP_PAGES || self.is_look_left_out() {
             return;
         }
-        // Acquire: pairs with the Release below and in `give_back`.
-        if self.is_giving.swap(true, Ordering::Acquire) {
-            return;
-        }
+        let Some(_giving) = Giving::begin(&self.is_giving) else { return };
         let open = self.locked(|sections| *sections).in_buddy();
         // It goes on where the last one ended, or from the start.
         let from = self.looks.from.load(Ordering::Relaxed);
@@ -114,7 +112,6 @@ impl Pages {
         if made > 0 {
             self.note_look(was_slow);
         }
-        self.is_giving.store(false, Ordering::Release);
     }
 
     /// Makes an area huge; returns the CPU time that took.

@@ -24,7 +24,8 @@ pub struct Mapped {
     bytes: usize,
 }
 
-// SAFETY: the range is owned, and reached only through pointers whose use is unsafe.
+// SAFETY: the range is owned, and reached only through pointers whose use is unsafe. Those that outlive the value dangle: whoever
+// follows one answers for it.
 unsafe impl Send for Mapped {}
 // SAFETY: a shared reference gives away pointers and nothing else.
 unsafe impl Sync for Mapped {}
@@ -209,9 +210,11 @@ impl Mapped {
     }
 
     fn part(&self, range: FrameRange) -> (*mut c_void, usize) {
-        let offset = (range.start.get() - self.frames().start.get()) * PAGE_SIZE;
-        let bytes = range.frames() * PAGE_SIZE;
-        assert!(offset + bytes <= self.bytes, "{range:?} is a part of the mapping");
+        let (all, bytes) = (self.frames(), range.frames() * PAGE_SIZE);
+        let is_inside =
+            all.start <= range.start && range.start <= range.end && range.end <= all.end;
+        assert!(is_inside, "{range:?} is a part of the mapping");
+        let offset = (range.start.get() - all.start.get()) * PAGE_SIZE;
         (self.start.as_ptr().wrapping_add(offset).cast(), bytes)
     }
 }
@@ -224,7 +227,6 @@ impl Drop for Mapped {
     }
 }
 
-/// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
 /// Calls the C library for something whose failure nobody is to see: `malloc` keeps `errno`.
 fn keeping_errno<R>(call: impl FnOnce() -> R) -> R {
     // SAFETY: the thread's own variable.
@@ -237,6 +239,7 @@ fn keeping_errno<R>(call: impl FnOnce() -> R) -> R {
     outcome
 }
 
+/// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
 #[cfg(test)]
 pub(crate) fn is_kept_small(start: NonNull<u8>) -> bool {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");

@@ -61,7 +61,12 @@ pub struct Threads;
 // SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until `give_back`, after
 // which the thread has none; only signal handlers run on top of a thread. Clause 2: the Release and Acquire of `TAKEN`.
 // Clause 3: `fence_all` is true only after `membarrier`, which fences all running threads. Clause 4: nothing is
-// masked; a signal handler that allocates is nested and only tries. Clause 5: there are so many bits.
+// masked; a signal handler that allocates is nested and only tries. The states are depths of the gate, which add up in any order.
+// Clause 5: there are so many bits. Clause 6: the number is the thread's, whatever value asks. Clause 7: zero.
+//
+// A thread gives its number back in the destructors of its keys, after those of its thread-locals (`__call_tls_dtors` runs
+// first), so that no guard which a thread-local keeps is dropped later. One that is forgotten leaves its slot busy, for whoever
+// has the number next.
 unsafe impl Cpu for Threads {
     #[inline(always)]
     fn slots(&self) -> usize {

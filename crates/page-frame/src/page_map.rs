@@ -99,7 +99,10 @@ pub unsafe trait PageMap {
 
 /// Tags and owners of one contiguous range of pages, in two arrays.
 ///
-/// Page sources embed it. It needs nine bytes per page (on 64-bit targets) that read as zero, of which only the entries
+/// Page sources embed it and keep it to themselves: the methods that set tags by index are safe, as they touch nothing but
+/// the entries, and what a wrong tag leads to is up to the source that lets others set one (clause 1 of [`PageMap`]).
+///
+/// It needs nine bytes per page (on 64-bit targets) that read as zero, of which only the entries
 /// of pages in use are ever touched.
 ///
 /// ```
@@ -138,8 +141,19 @@ unsafe impl Sync for PageMapArray<'_> {}
 
 impl<'m> PageMapArray<'m> {
     /// Returns how many bytes the entries of `pages` pages take; the memory must be aligned to 64 bytes.
+    ///
+    /// # Panics
+    /// When that is no number of bytes.
     pub const fn metadata_bytes(pages: usize) -> usize {
-        pages * size_of::<AtomicPtr<()>>() + (pages * size_of::<AtomicU8>()).next_multiple_of(64)
+        let owners = pages.checked_mul(size_of::<AtomicPtr<()>>());
+        let tags = pages.checked_mul(size_of::<AtomicU8>());
+        if let (Some(owners), Some(tags)) = (owners, tags)
+            && let Some(tags) = tags.checked_next_multiple_of(64)
+            && let Some(bytes) = owners.checked_add(tags)
+        {
+            return bytes;
+        }
+        panic!("the entries of so many pages are no number of bytes")
     }
 
     /// Makes the map of `pages` pages from `root`, in `metadata`.
@@ -292,68 +306,3 @@ unsafe impl PageMap for PageMapArray<'_> {
         NonNull::new(pointer).unwrap_or(self.root)
     }
 }
-
-/// Implements [`PageMap`] by asking another map, for adapters and page sources that embed one.
-#[doc(hidden)]
-#[macro_export]
-macro_rules! forward_page_map {
-    (impl[$($generics:tt)*] for $type:ty, |$this:ident| $inner:expr) => {
-        // SAFETY: every method forwards to the same map.
-        unsafe impl<$($generics)*> $crate::PageMap for $type {
-            #[inline]
-            fn tag(&self, address: usize) -> $crate::Tag {
-                let $this = self;
-                ($inner).tag(address)
-            }
-
-            #[inline]
-            fn tag_range(&self) -> $crate::TagRange {
-                let $this = self;
-                ($inner).tag_range()
-            }
-
-            #[inline]
-            fn owner(&self, address: usize) -> *mut () {
-                let $this = self;
-                ($inner).owner(address)
-            }
-
-            unsafe fn set_owner(
-                &self,
-                start: core::ptr::NonNull<u8>,
-                pages: usize,
-                tag: $crate::Tag,
-                owner: core::ptr::NonNull<()>,
-            ) {
-                let $this = self;
-                // SAFETY: the caller's clause is that of the map asked.
-                unsafe { ($inner).set_owner(start, pages, tag, owner) }
-            }
-
-            unsafe fn clear_owner(&self, start: core::ptr::NonNull<u8>, order: $crate::Order) {
-                let $this = self;
-                // SAFETY: the caller's clause is that of the map asked.
-                unsafe { ($inner).clear_owner(start, order) }
-            }
-
-            unsafe fn set_run(&self, start: core::ptr::NonNull<u8>, pages: usize) {
-                let $this = self;
-                // SAFETY: the caller's clause is that of the map asked.
-                unsafe { ($inner).set_run(start, pages) }
-            }
-
-            unsafe fn clear_run(&self, start: core::ptr::NonNull<u8>, order: $crate::Order) {
-                let $this = self;
-                // SAFETY: the caller's clause is that of the map asked.
-                unsafe { ($inner).clear_run(start, order) }
-            }
-
-            #[inline]
-            fn pointer(&self, address: usize) -> core::ptr::NonNull<u8> {
-                let $this = self;
-                ($inner).pointer(address)
-            }
-        }
-    };
-}
-pub(crate) use forward_page_map;

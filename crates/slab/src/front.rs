@@ -75,7 +75,7 @@ impl Front {
     /// 1. As for `allocate`.
     #[inline(always)]
     unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> Slots<'s, CpuSlot, &'s C, Spread> {
-        // SAFETY: clause 1: there are as many as CPUs, alive.
+        // SAFETY: clause 1: there are as many as CPUs, alive; and `cpu` is a clone of, or a reference to, the cache's machine.
         unsafe { Slots::at(self.slots, cpu.slots(), cpu) }
     }
 
