@@ -155,7 +155,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         inodes.close(inode);
     }
     inodes.0.destroy().map_err(|refused| refused.busy)?;
-    assert!(shrinkers.unregister(NonNull::from(shrinker)));
+    assert_eq!(shrinkers.unregister(NonNull::from(shrinker)), Ok(true));
     drop(registry);
     buddy.drain();
     assert_eq!(buddy.free_frames_count(), buddy.frames());

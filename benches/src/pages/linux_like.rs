@@ -9,6 +9,8 @@
 //! Written from the public description of the page allocator (Gorman 2004, chapter 6; `Documentation/mm`). Zones, mobility,
 //! watermarks and accounting are left out, so the kernel itself does more for each page.
 
+use std::ptr::NonNull;
+
 use hosted::Threads;
 use page_frame::sync::{AtomicU8, AtomicU32, Ordering};
 use page_frame::{Cpu, Order, Slot, Slots};
@@ -167,7 +169,10 @@ impl LinuxLike {
     }
 
     fn slots(&self) -> Slots<'_, CpuLists, Threads> {
-        Slots::new(&self.slots, Threads)
+        let first = NonNull::from(&self.slots[..]).cast();
+        // SAFETY: clause 1: one for each number, as `new` makes them, which live as long as `self`. Clause 2: all values have the
+        // same threads, and nobody looks at all slots.
+        unsafe { Slots::at(first, self.slots.len(), Threads) }
     }
 
     /// Gives blocks of the CPU's lists back until it keeps at most `keep` frames.

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in};
+use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in, slice_in_mut};
 use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, Slot};
 
 use crate::area::{AREA_FRAMES, Line};
@@ -62,7 +62,7 @@ impl core::error::Error for BuildError {}
 /// A pool's parts, in their metadata.
 pub(crate) struct Carved<'m> {
     pub(crate) zone: Zone<'m>,
-    pub(crate) slots: &'m [Slot<CpuSlot>],
+    pub(crate) slots: &'m mut [Slot<CpuSlot>],
     pub(crate) kept: &'m [Kept],
     pub(crate) map: PageMapArray<'m>,
 }
@@ -210,7 +210,7 @@ impl Plan {
         let table =
             unsafe { fill(at(self.table_at), self.sections, |index| Place::new(section(index))) };
         // SAFETY: clause 1: zeroed room for the slots, aligned to 64.
-        let slots = unsafe { slice_in(at(self.slots_at), self.slots) };
+        let slots = unsafe { slice_in_mut(at(self.slots_at), self.slots) };
         // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
         let kept = unsafe { slice_in(at(self.kept_at), self.slots) };
         // SAFETY: clause 1: zeroed room for the map; clause 3 for the address.

@@ -11,7 +11,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use page_frame::{
-    Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory,
+    Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Frozen, Order, OutOfMemory,
     PAGE_SIZE, PageMap, PageMapArray, Slots, Tag, panic_on_fault,
 };
 
@@ -264,18 +264,9 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         if frames < target { frames + self.gather_until(target - frames) } else { frames }
     }
 
-    /// Keeps all CPUs out of their slots, see [`Slots::hold`]: for whoever is about to `fork`.
-    pub fn hold_slots(&self, own: Option<CpuId>) {
-        self.slots.hold(own);
-    }
-
-    /// Ends [`hold_slots`](Self::hold_slots).
-    ///
-    /// # Safety
-    /// 1. As for [`Slots::let_go`].
-    pub unsafe fn let_slots_go(&self) {
-        // SAFETY: clause 1 is theirs.
-        unsafe { self.slots.let_go() };
+    /// Keeps all CPUs out of their slots while the guard lives, see [`Slots::freeze`]: for whoever is about to `fork`.
+    pub fn freeze_slots(&self, own: Option<CpuId>) -> Frozen<'_> {
+        self.slots.freeze(own)
     }
 
     /// Returns how many frames the slots held when each was last filled or drained.

@@ -38,7 +38,9 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
 }
 
 page_frame::forward_page_map!(
-    impl['m, M: PhysMap, C: Cpu, O: Observe] for Buddy<'m, M, C, O>, |this| this.frames.pool.map
+    impl['m, M: PhysMap, C: Cpu, O: Observe] for Buddy<'m, M, C, O>, |this| this.frames.pool.map,
+    // SAFETY: clause 1: the field, always.
+    unsafe { page_frame::SameMap::promised() }
 );
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {

@@ -70,8 +70,8 @@ fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
     unsafe { source.free(page) };
     // SAFETY: a run of 100 pages, from this source.
     unsafe { source.free_run(run.start, 100) };
-    assert!(source.shrinker().unregister(NonNull::from(slots).cast_static()));
-    assert!(source.shrinker().unregister(NonNull::from(shrinker).cast_static()));
+    assert_eq!(source.shrinker().unregister(NonNull::from(slots).cast_static()), Ok(true));
+    assert_eq!(source.shrinker().unregister(NonNull::from(shrinker).cast_static()), Ok(true));
     let given = buddy.shrink(usize::MAX);
     assert!(given > 0 && buddy.reclaimable() == 0, "{given} frames");
     assert_eq!(buddy.free_counts(), initial);

@@ -9,77 +9,103 @@
 //! A process with one thread skips all of that. What another thread had in hand outside of slots and locks at that moment
 //! (a magazine on its way to the depot) is lost to the child.
 
+use core::marker::PhantomData;
+
+use page_frame::Frozen;
+
 use crate::{Pages, gate, threads};
 
-/// What is to be held during a fork besides the pages: the slots of caches.
-pub trait Hold {
-    /// Keeps all other threads out of their slots until [`let_go`](Self::let_go).
-    fn hold(&self);
-    /// Lets them in again.
-    ///
-    /// # Safety
-    /// 1. Pairs with a [`hold`](Self::hold).
-    unsafe fn let_go(&self);
+/// What is to be frozen during a fork besides the pages: the slots of caches.
+pub trait Freeze {
+    /// Lets the threads in again when it is dropped.
+    type Frozen<'a>
+    where
+        Self: 'a;
+
+    /// Keeps all other threads out of their slots while the guard lives.
+    fn freeze(&self) -> Self::Frozen<'_>;
+
     /// Forgets what other threads were in the middle of, in a child, where they are not.
     ///
     /// # Safety
-    /// 1. The process was just forked.
+    /// 1. The process was just forked, and the caller is its only thread.
+    /// 2. The caller uses nothing that it got from a slot of another thread.
     unsafe fn forget_others(&self);
 }
 
 /// A fork that is about to happen: between the handlers that run before it and those that run after it.
-#[derive(Debug)]
-#[must_use = "the allocators stand still until it has ended"]
-pub struct Forking {
-    held: bool,
+///
+/// Dropping it lets everybody go on. It stays in the thread that began it, which is the one to call `fork`.
+///
+/// ```compile_fail,E0277
+/// fn is_send<T: Send>() {}
+/// fn of<F: hosted::Freeze>() {
+///     is_send::<hosted::Forking<'static, F>>();
+/// }
+/// ```
+#[must_use = "everybody goes on at once when this is dropped"]
+pub struct Forking<'a, F: Freeze> {
+    caches: &'a F,
+    /// None where there was nobody to keep out. Dropped in this order, the gate last.
+    frozen: Option<(Frozen<'a>, F::Frozen<'a>)>,
+    gate: Closed,
+    _not_send: PhantomData<*mut ()>,
 }
 
-impl Forking {
+/// The gate, closed by this thread. Dropping it opens the gate, also when a freeze panics.
+struct Closed;
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        gate::open();
+    }
+}
+
+impl<'a, F: Freeze> Forking<'a, F> {
     /// Brings the allocators to a stand. To be called before `fork`, by the thread that will call it.
-    pub fn begin(pages: &Pages, caches: &impl Hold) -> Self {
+    ///
+    /// # Panics
+    /// When the thread has begun a fork already: it would wait for itself.
+    pub fn begin(pages: &'a Pages, caches: &'a F) -> Self {
+        assert!(!gate::is_closer(), "this thread has begun a fork already");
         let own = threads::numbered();
         let own_bit = own.map_or(0, |number| 1 << number);
         let held = gate::close(own, || threads::taken() != own_bit);
-        if held {
-            caches.hold();
-            pages.hold();
-        }
-        Self { held }
+        let gate = Closed;
+        let frozen = held.then(|| {
+            let caches = caches.freeze();
+            (pages.freeze(), caches)
+        });
+        Self { caches, frozen, gate, _not_send: PhantomData }
     }
 
     /// Lets everybody go on, in the parent.
-    ///
-    /// # Safety
-    /// 1. `pages` and `caches` are those that it began with.
-    pub unsafe fn end_in_parent(self, pages: &Pages, caches: &impl Hold) {
-        // SAFETY: clause 1: the parent's own, held by `begin`.
-        unsafe { self.let_go(pages, caches) };
-        gate::open();
+    pub fn end_in_parent(self) {
+        drop(self);
     }
 
     /// Frees what the threads that are not in the child had, in the child.
     ///
     /// # Safety
-    /// 1. `pages` and `caches` are those that it began with.
-    /// 2. The process is a child that has just been forked.
-    pub unsafe fn end_in_child(self, pages: &Pages, caches: &impl Hold) {
+    /// 1. The process is a child that has just been forked by the thread that began this, since it began, and the caller is
+    ///    its only thread.
+    /// 2. The caller uses nothing that it got from a CPU slot of another thread.
+    pub unsafe fn end_in_child(self) {
+        let Self { caches, frozen, gate, .. } = self;
         let own = threads::numbered();
-        if self.held {
+        if frozen.is_some() {
             threads::forget_others();
-            // SAFETY: clause 2.
+            // SAFETY: clauses 1 and 2 are those of `forget_others`.
             unsafe { caches.forget_others() };
         }
-        // SAFETY: clauses 1 and 2: the child's copies, as they were held.
-        unsafe { self.let_go(pages, caches) };
+        drop(frozen);
         gate::open_in_child(own);
+        drop(gate);
     }
+}
 
-    unsafe fn let_go(&self, pages: &Pages, caches: &impl Hold) {
-        if self.held {
-            // SAFETY: `begin` held them.
-            unsafe { pages.let_go() };
-            // SAFETY: clause 1: these too, and the gate has kept everybody from building a cache.
-            unsafe { caches.let_go() };
-        }
+impl<F: Freeze> core::fmt::Debug for Forking<'_, F> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Forking").field("frozen", &self.frozen.is_some()).finish_non_exhaustive()
     }
 }

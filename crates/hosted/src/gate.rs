@@ -10,7 +10,7 @@
 //! (the scheme of `page_frame::Slots`). Threads without a number share a counter. The closer itself may go in and out.
 //! Contexts on top of one that is inside (signal handlers) never wait: their thread counts as inside already.
 
-use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
 use page_frame::Cpu;
 use rustix::thread::sched_yield;
@@ -21,13 +21,14 @@ use crate::threads::{THREAD_SLOTS, Threads};
 /// Who has closed the gate, zero while it is open: the thread's identity in the C library, which is the same in a child.
 static CLOSER: AtomicUsize = AtomicUsize::new(0);
 /// How deep each thread with a number is inside.
-static INSIDE: [Depth; THREAD_SLOTS] = [const { Depth(AtomicU8::new(0)) }; THREAD_SLOTS];
+static INSIDE: [Depth; THREAD_SLOTS] = [const { Depth(AtomicUsize::new(0)) }; THREAD_SLOTS];
 /// How many times threads without a number are inside.
 static UNNUMBERED: AtomicUsize = AtomicUsize::new(0);
 
-/// On a line of its own: each thread writes its own often.
+/// On a line of its own: each thread writes its own often. As wide as it is, as safe code may mask interrupts and never restore
+/// them: a byte would run over and read as outside.
 #[repr(align(64))]
-struct Depth(AtomicU8);
+struct Depth(AtomicUsize);
 
 /// Goes inside; waits while the gate is closed. Returns what [`leave`] is to be told.
 #[inline]
@@ -138,7 +139,8 @@ pub(crate) fn open_in_child(own: Option<usize>) {
     open();
 }
 
-fn is_closer() -> bool {
+/// Whether the caller has closed the gate.
+pub(crate) fn is_closer() -> bool {
     CLOSER.load(Ordering::Relaxed) == this_thread()
 }
 

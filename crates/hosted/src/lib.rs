@@ -47,7 +47,7 @@ mod word;
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
 pub use background::Background;
-pub use fork::{Forking, Hold};
+pub use fork::{Forking, Freeze};
 pub use mapped::Mapped;
 pub use pages::Pages;
 pub use purger::Purger;

@@ -15,11 +15,11 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
 
-use buddy::{Buddy, FramePool, Mode, ZeroedMemory};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use page_frame::sync::Lock;
 use page_frame::{
-    Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PageBlock,
-    PageMap, PageResize, PageRun, PageSource, Tag,
+    Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Frozen, Order, OutOfMemory, PAGE_SHIFT,
+    PageBlock, PageMap, PageResize, PageRun, PageSource, Tag,
 };
 use rustix::process::{Resource, getrlimit};
 
@@ -53,6 +53,7 @@ type Frames = Buddy<'static, DirectMap, Threads>;
 /// ```
 #[derive(Debug)]
 pub struct Pages {
+    /// Nobody outside reaches it: a block that was used and freed behind the back of `touched` would be handed out as zero later.
     pub(crate) buddy: Frames,
     pub(crate) touched: Touched,
     pub(crate) looks: Looks,
@@ -169,11 +170,6 @@ impl Pages {
         self
     }
 
-    /// Returns the frames below. What is freed there by address would not be known as touched, so only numbers are offered.
-    pub fn buddy(&self) -> &FramePool<'static, Threads> {
-        &self.buddy
-    }
-
     /// Returns the bytes of address space.
     pub const fn space_bytes(&self) -> usize {
         self.space.bytes()
@@ -245,18 +241,9 @@ impl Pages {
         self.locked(|sections| sections.is_span(FrameNumber::containing(start.addr().get())))
     }
 
-    /// Keeps all threads out of this allocator's slots, see [`fork`](crate::fork).
-    pub(crate) fn hold(&self) {
-        self.buddy.hold_slots(threads::numbered().map(|number| CpuId::new(number as u32)));
-    }
-
-    /// Ends [`hold`](Self::hold).
-    ///
-    /// # Safety
-    /// 1. Pairs with it.
-    pub(crate) unsafe fn let_go(&self) {
-        // SAFETY: clause 1: its `hold` held the slots.
-        unsafe { self.buddy.let_slots_go() };
+    /// Keeps all threads out of this allocator's slots while the guard lives, see [`fork`](crate::fork).
+    pub(crate) fn freeze(&self) -> Frozen<'_> {
+        self.buddy.freeze_slots(threads::numbered().map(|number| CpuId::new(number as u32)))
     }
 }
 
@@ -311,7 +298,11 @@ unsafe impl PageSource for Pages {
     }
 }
 
-page_frame::forward_page_map!(impl[] for Pages, |this| this.buddy);
+page_frame::forward_page_map!(
+    impl[] for Pages, |this| this.buddy,
+    // SAFETY: clause 1: the field, always.
+    unsafe { page_frame::SameMap::promised() }
+);
 
 // SAFETY: clause 1 as above; spans are sections of the mapping that nobody else has. Clause 2: `set_run` at each change.
 unsafe impl PageResize for Pages {

@@ -3,10 +3,11 @@
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
 
-use hosted::{Forking, Hold, Purger, Threads};
+use hosted::{Forking, Freeze, HeapThreads, Purger, Threads};
 use page_frame::{Cpu, CpuId};
+use slab::FrozenSlots;
 
-use crate::heap::{Heap, existing, pages};
+use crate::heap::{Heap, Source, existing, pages};
 use crate::{environment, stats};
 
 unsafe extern "C" {
@@ -41,7 +42,7 @@ extern "C" fn end() {
 }
 
 /// A fork between its two handlers.
-struct Place(UnsafeCell<Option<Forking>>);
+struct Place(UnsafeCell<Option<Forking<'static, Slots>>>);
 
 // SAFETY: written and read only by the thread that has closed the gate (`Forking`).
 unsafe impl Sync for Place {}
@@ -57,21 +58,21 @@ unsafe extern "C" fn before_fork() {
 }
 
 unsafe extern "C" fn in_parent() {
-    if let Some((pages, forking)) = pages().zip(take()) {
-        // SAFETY: begun with these.
-        unsafe { forking.end_in_parent(pages, &Slots) };
+    if let Some(forking) = take() {
+        forking.end_in_parent();
     }
 }
 
 unsafe extern "C" fn in_child() {
-    if let Some((pages, forking)) = pages().zip(take()) {
-        // SAFETY: begun with these, and this is the child.
-        unsafe { forking.end_in_child(pages, &Slots) };
+    if let Some(forking) = take() {
+        // SAFETY: clause 1: the C library calls this in the child, on the thread that called `before_fork`. Clause 2: nothing of
+        // the allocator is at work on it.
+        unsafe { forking.end_in_child() };
     }
     stats::start_in_child();
 }
 
-fn take() -> Option<Forking> {
+fn take() -> Option<Forking<'static, Slots>> {
     // SAFETY: the gate is still ours.
     let place = unsafe { &mut *FORKING.0.get() };
     place.take()
@@ -80,23 +81,14 @@ fn take() -> Option<Forking> {
 /// The slots of the caches of the allocator that serves.
 struct Slots;
 
-impl Hold for Slots {
-    fn hold(&self) {
-        let own: Option<CpuId> = Threads.pin();
-        match existing() {
-            Some(Heap::Plain(heap)) => heap.registry().hold_slots(own),
-            Some(Heap::Checked(heap)) => heap.registry().hold_slots(own),
-            None => {}
-        }
-    }
+impl Freeze for Slots {
+    type Frozen<'a> = Option<FrozenSlots<'static, Source, HeapThreads>>;
 
-    unsafe fn let_go(&self) {
-        match existing() {
-            // SAFETY: the caller's clause; with the gate closed nobody builds a cache.
-            Some(Heap::Plain(heap)) => unsafe { heap.registry().let_slots_go() },
-            // SAFETY: the caller's clause; this heap's registry was held like the other one's.
-            Some(Heap::Checked(heap)) => unsafe { heap.registry().let_slots_go() },
-            None => {}
+    fn freeze(&self) -> Self::Frozen<'_> {
+        let own: Option<CpuId> = Threads.pin();
+        match existing()? {
+            Heap::Plain(heap) => Some(heap.registry().freeze_slots(own)),
+            Heap::Checked(heap) => Some(heap.registry().freeze_slots(own)),
         }
     }
 

@@ -62,7 +62,11 @@ mod models {
             unsafe { self.0.free(block) }
         }
     }
-    page_frame::forward_page_map!(impl[] for Shared, |this| *this.0);
+    page_frame::forward_page_map!(
+        impl[] for Shared, |this| *this.0,
+        // SAFETY: clause 1: the arena of the field, always.
+        unsafe { page_frame::SameMap::promised() }
+    );
     // SAFETY: the provided methods, which make a run of a whole block.
     unsafe impl PageResize for Shared {}
 

@@ -106,7 +106,11 @@ unsafe impl<P: PageSource> PageSource for Counted<P> {
     }
 }
 
-crate::page_map::forward_page_map!(impl[P: PageMap] for Counted<P>, |this| this.source);
+crate::page_map::forward_page_map!(
+    impl[P: PageMap] for Counted<P>, |this| this.source,
+    // SAFETY: clause 1: the field, always.
+    unsafe { crate::SameMap::promised() }
+);
 
 // SAFETY: runs come from and go to the source below unchanged.
 unsafe impl<P: PageResize> PageResize for Counted<P> {
@@ -267,7 +271,11 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
     }
 }
 
-crate::page_map::forward_page_map!(impl[P: PageMap] for Limited<P>, |this| this.source);
+crate::page_map::forward_page_map!(
+    impl[P: PageMap] for Limited<P>, |this| this.source,
+    // SAFETY: clause 1: the field, always.
+    unsafe { crate::SameMap::promised() }
+);
 
 // SAFETY: runs come from and go to the source below unchanged.
 unsafe impl<P: PageResize> PageResize for Limited<P> {

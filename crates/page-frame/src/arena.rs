@@ -246,7 +246,11 @@ unsafe impl PageSource for Arena<'_> {
     }
 }
 
-crate::page_map::forward_page_map!(impl['m] for Arena<'m>, |this| this.map);
+crate::page_map::forward_page_map!(
+    impl['m] for Arena<'m>, |this| this.map,
+    // SAFETY: clause 1: the field, always.
+    unsafe { crate::SameMap::promised() }
+);
 // SAFETY: the provided methods, which make a run of a whole block.
 unsafe impl crate::PageResize for Arena<'_> {}
 

@@ -13,7 +13,14 @@ use crate::sync::{self, Ordering, light_fence};
 /// ```
 /// use page_frame::CpuId;
 /// assert_eq!(CpuId::new(3).line_offset(), 192);
-/// assert_eq!(CpuId::at_line_offset(192).index(), 3);
+/// // SAFETY: 192 is three lines of 64 bytes.
+/// assert_eq!(unsafe { CpuId::at_line_offset(192) }.index(), 3);
+/// ```
+///
+/// An offset that is no multiple of a line would be a slot between two slots, so it takes a promise:
+///
+/// ```compile_fail,E0133
+/// page_frame::CpuId::at_line_offset(127);
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CpuId(u32);
@@ -22,15 +29,26 @@ impl CpuId {
     /// The size of a line in bytes; slots are one or several.
     pub const LINE: usize = 64;
 
-    /// Returns the id of CPU `number`, which is below 2^26.
+    /// The number of ids: 2^26, so that the last one's offset fits 32 bits.
+    pub const COUNT: usize = 1 << (u32::BITS - Self::LINE.trailing_zeros());
+
+    /// Returns the id of CPU `number`.
+    ///
+    /// # Panics
+    /// When `number` is not below [`COUNT`](Self::COUNT). Where the compiler knows that it is, nothing of the check is left.
     #[inline]
     pub const fn new(number: u32) -> Self {
+        assert!((number as usize) < Self::COUNT, "CPU numbers are below 2^26");
         Self(number * Self::LINE as u32)
     }
 
-    /// Returns the id of the CPU whose line lies at `offset` bytes, a multiple of [`LINE`](Self::LINE).
+    /// Returns the id of the CPU whose line lies at `offset` bytes.
+    ///
+    /// # Safety
+    /// 1. `offset` is a multiple of [`LINE`](Self::LINE).
     #[inline(always)]
-    pub const fn at_line_offset(offset: u32) -> Self {
+    pub const unsafe fn at_line_offset(offset: u32) -> Self {
+        debug_assert!(offset as usize % Self::LINE == 0, "clause 1");
         Self(offset)
     }
 
@@ -54,6 +72,7 @@ impl core::fmt::Debug for CpuId {
 }
 
 /// The interrupt state before [`Cpu::mask_interrupts`], for [`Cpu::restore_interrupts`].
+/// It is a plain number: restoring a forged one is the caller's fault, by the clause of `restore_interrupts`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterruptState(pub usize);
 
@@ -70,9 +89,13 @@ pub struct InterruptState(pub usize);
 ///    Release in the old and an Acquire in the new context.
 /// 3. When `fence_all` returns true, each other CPU has executed a full fence at some moment during the call; or
 ///    `light_fence` is itself a full fence.
-/// 4. Between `mask_interrupts` and `restore_interrupts` no code runs on top of the caller that may take a lock of
-///    these crates other than by trying.
-/// 5. Each id from `pin` or `pin_known` is below `slots`, which returns the same value each time, for clones and references too.
+/// 4. Between `mask_interrupts` and the first `restore_interrupts` after it no code runs on top of the caller that may take a
+///    lock of these crates other than by trying. `restore_interrupts` accepts the states of several masks in any order, and
+///    after the last one interrupts are as they were before the first mask.
+/// 5. Each id from `pin` or `pin_known` is below `slots`, which returns the same value each time, for clones and references too,
+///    at most [`CpuId::COUNT`].
+/// 6. A clone, and a reference, give the same id to the same context.
+/// 7. `SPREAD` is zero or a multiple of 64.
 pub unsafe trait Cpu {
     /// How many bytes lie between the slots of one CPU and those of the next where small ones of many owners share memory
     /// ([`Spread`](crate::Spread)): a multiple of 64. With zero each owner has an array of its own.
@@ -128,7 +151,8 @@ pub unsafe trait Cpu {
     /// Restores what [`mask_interrupts`](Self::mask_interrupts) found.
     ///
     /// # Safety
-    /// 1. `state` is what the last unrestored `mask_interrupts` on this CPU returned.
+    /// 1. `state` came from a `mask_interrupts` of this machine on this CPU and in this context, and is restored once. Several
+    ///    states may be restored in any order.
     unsafe fn restore_interrupts(&self, state: InterruptState) {
         let _ = state;
     }
@@ -219,7 +243,8 @@ impl SingleCpu {
 }
 
 // SAFETY: clause 1: the type is not `Sync`, so everything that uses one value runs in one thread, one after the other,
-// and a clone stands for the same thread's use of other slots. Clauses 2 to 4: there is no other context. Clause 5: 0 of 1.
+// and a clone stands for the same thread's use of other slots: one array of slots belongs to one `Slots`. Clauses 2 to 4: there
+// is no other context. Clauses 5 and 6: 0 of 1, always.
 unsafe impl Cpu for SingleCpu {
     #[inline]
     fn slots(&self) -> usize {
@@ -241,6 +266,9 @@ unsafe impl Cpu for SingleCpu {
 
 /// Several CPUs played by one thread, which says which one it is: for replays and tests. Not `Sync`.
 ///
+/// A clone is switched by itself. That is sound as one array of slots has one machine, and as all runs in one thread: who
+/// switches away while inside a slot and comes back finds the slot busy.
+///
 /// ```
 /// use page_frame::{Cpu, CpuId, SwitchedCpu};
 /// let cpus = SwitchedCpu::new(2);
@@ -255,7 +283,11 @@ pub struct SwitchedCpu {
 
 impl SwitchedCpu {
     /// Makes `slots` CPUs; the thread starts on CPU 0.
+    ///
+    /// # Panics
+    /// When there are more than [`CpuId::COUNT`].
     pub const fn new(slots: usize) -> Self {
+        assert!(slots <= CpuId::COUNT, "at most 2^26 CPUs");
         let first = if slots > 0 { Some(CpuId::new(0)) } else { None };
         Self { slots, current: Cell::new(first) }
     }
@@ -271,7 +303,8 @@ impl SwitchedCpu {
 }
 
 // SAFETY: clause 1: the type is not `Sync`, so everything runs in one thread, one after the other. Clauses 2 to 4:
-// there is no other context. Clause 5: `switch_to` asserts it.
+// there is no other context. Clause 5: `new` and `switch_to` assert it. Clause 6: a clone may be switched by itself; it
+// plays other contexts then, which run one after the other all the same.
 unsafe impl Cpu for SwitchedCpu {
     fn slots(&self) -> usize {
         self.slots

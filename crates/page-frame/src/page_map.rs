@@ -293,12 +293,60 @@ unsafe impl PageMap for PageMapArray<'_> {
     }
 }
 
+/// The promise of who forwards [`PageMap`] by [`forward_page_map!`].
+#[derive(Debug)]
+pub struct SameMap(());
+
+impl SameMap {
+    /// Makes the promise.
+    ///
+    /// # Safety
+    /// 1. The expression given to [`forward_page_map!`] names the same map each time, which lives and stays where it is as long
+    ///    as the value that it is forwarded for.
+    pub const unsafe fn promised() -> Self {
+        Self(())
+    }
+}
+
 /// Implements [`PageMap`] by asking another map, for adapters and page sources that embed one.
-#[doc(hidden)]
+///
+/// The trait is an unsafe one, so the caller promises what it asks for, in an `unsafe` block of its own: [`SameMap::promised`].
+///
+/// ```
+/// use page_frame::PageMap;
+/// struct Adapter<'a>(page_frame::Arena<'a>);
+/// page_frame::forward_page_map!(
+///     impl['a] for Adapter<'a>, |this| this.0,
+///     // SAFETY: clause 1: the field, always.
+///     unsafe { page_frame::SameMap::promised() }
+/// );
+/// ```
+///
+/// A crate that forbids unsafe code cannot:
+///
+/// ```compile_fail
+/// #![forbid(unsafe_code)]
+/// use page_frame::PageMap;
+/// struct Adapter<'a>(page_frame::Arena<'a>);
+/// page_frame::forward_page_map!(
+///     impl['a] for Adapter<'a>, |this| this.0,
+///     unsafe { page_frame::SameMap::promised() }
+/// );
+/// ```
+///
+/// ```compile_fail,E0133
+/// use page_frame::PageMap;
+/// struct Adapter<'a>(page_frame::Arena<'a>);
+/// page_frame::forward_page_map!(
+///     impl['a] for Adapter<'a>, |this| this.0, page_frame::SameMap::promised()
+/// );
+/// ```
 #[macro_export]
 macro_rules! forward_page_map {
-    (impl[$($generics:tt)*] for $type:ty, |$this:ident| $inner:expr) => {
-        // SAFETY: every method forwards to the same map.
+    (impl[$($generics:tt)*] for $type:ty, |$this:ident| $inner:expr, $promise:expr) => {
+        const _: $crate::SameMap = $promise;
+
+        // SAFETY: every method forwards to the same map, as `$promise` says.
         unsafe impl<$($generics)*> $crate::PageMap for $type {
             #[inline]
             fn tag(&self, address: usize) -> $crate::Tag {

@@ -23,6 +23,9 @@
 //!   taker that changed `detached` from 0 to 1 and read `busy` 0 after the fence.
 //! - I2: `busy` and `locking` are written only by contexts whose [`Cpu`] gave them this slot's id.
 //! - I3: there is a slot for each id of the [`Cpu`].
+//! - I4: one [`Slots`] value governs an array of slots, as [`Slots::new`] borrows the array exclusively. Where
+//!   [`Slots::at`] makes several, its caller answers for them. A second machine over the same slots would give one id to
+//!   two contexts, which breaks I1.
 //!
 //! # Costs
 //! Enter and leave: two stores and two loads on one line, no atomic read-modify-write. Take-over: one compare-exchange
@@ -36,8 +39,12 @@ use core::ptr::NonNull;
 use crate::sync::{AtomicU8, Ordering, UnsafeCell, Zeroable, in_register, load_own};
 use crate::{Cpu, CpuId, Packed, Spacing};
 
-/// What `detached` is in slots that nobody ever enters.
+/// `detached` of a slot that a taker has, or tries to take.
+pub(crate) const TAKEN: u8 = 1;
+/// `detached` of a slot that nobody ever enters.
 pub(crate) const CLOSED: u8 = 2;
+/// `detached` of a slot that is frozen.
+pub(crate) const FROZEN: u8 = 3;
 
 /// One CPU's part of a layer, with the bytes of the protocol in front. On its own cache line.
 #[derive(Debug)]
@@ -92,23 +99,44 @@ pub enum Elsewhere {
 ///
 /// ```
 /// use page_frame::{SingleCpu, Slot, Slots};
-/// let slots = [Slot::new(0)];
-/// let slots = Slots::new(&slots, SingleCpu::new());
+/// let mut slots = [Slot::new(0)];
+/// let slots = Slots::new(&mut slots, SingleCpu::new());
 /// *slots.enter().unwrap() += 1;
 /// let mut seen = 0;
 /// slots.take_over(|_| true, |_, body| seen = *body);
 /// assert_eq!(seen, 1);
 /// ```
+///
+/// One array of slots belongs to one `Slots`:
+///
+/// ```compile_fail,E0499
+/// use page_frame::{SingleCpu, Slot, Slots};
+/// let mut slots = [Slot::new(0)];
+/// let one = Slots::new(&mut slots, SingleCpu::new());
+/// let two = Slots::new(&mut slots, SingleCpu::new());
+/// let _ = (one.enter(), two.enter());
+/// ```
+///
+/// A machine that is not `Sync` makes slots that no other thread reaches:
+///
+/// ```compile_fail,E0277
+/// use page_frame::{SingleCpu, Slot, Slots};
+/// let mut slots = [Slot::new(0)];
+/// let slots = Slots::new(&mut slots, SingleCpu::new());
+/// std::thread::scope(|scope| _ = scope.spawn(|| _ = slots.enter()));
+/// ```
 pub struct Slots<'s, T, C, S = Packed> {
     first: NonNull<Slot<T>>,
     count: usize,
     pub(crate) cpu: C,
-    are_shared: PhantomData<(&'s [Slot<T>], S)>,
+    are_borrowed: PhantomData<(&'s [Slot<T>], S)>,
 }
 
-// SAFETY: it is what a shared slice of the slots is, with the machine beside it.
+// SAFETY: by I4 this is the only value through which anybody reaches the bodies, so they move with it as `T: Send` allows.
+// The guards that it lends (`Entered`, `Slow`, `Masked`, `Frozen`) borrow it and stay in the thread that made them.
 unsafe impl<T: Send, C: Send, S> Send for Slots<'_, T, C, S> {}
-// SAFETY: it gives away what a shared slice of the slots does, and shared references to the machine.
+// SAFETY: I1 gives each body to one context at a time, for which `T: Send` is enough; and several threads share the machine,
+// which is `Sync`, so that it tells them apart.
 unsafe impl<T: Send, C: Sync, S> Sync for Slots<'_, T, C, S> {}
 
 impl<'s, T, C: Cpu> Slots<'s, T, C> {
@@ -116,17 +144,18 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     ///
     /// # Panics
     /// When there are fewer slots than CPUs.
-    pub fn new(slots: &'s [Slot<T>], cpu: C) -> Self {
-        assert!(slots.len() >= cpu.slots(), "{} slots for {} CPUs", slots.len(), cpu.slots());
-        // SAFETY: the slice is borrowed for as long, and as long as asserted.
-        unsafe { Self::at(NonNull::from(slots).cast(), slots.len(), cpu) }
+    pub fn new(slots: &'s mut [Slot<T>], cpu: C) -> Self {
+        let count = slots.len();
+        assert!(count >= cpu.slots(), "{count} slots for {} CPUs", cpu.slots());
+        // SAFETY: clauses 1 and 2: the slice is exclusively borrowed for `'s`, is packed, and has the asserted length.
+        unsafe { Self::at(NonNull::from(slots).cast(), count, cpu) }
     }
 
     /// The same, but nobody ever enters: who tries is told that the slot is detached. For layers that go without.
     ///
     /// # Panics
     /// As [`new`](Self::new).
-    pub fn closed(slots: &'s [Slot<T>], cpu: C) -> Self {
+    pub fn closed(slots: &'s mut [Slot<T>], cpu: C) -> Self {
         let slots = Self::new(slots, cpu);
         slots.close();
         slots
@@ -137,13 +166,16 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// Puts `count` slots under the protocol of which the first is `first`, and which lie as far apart as `S` says.
     ///
     /// # Safety
-    /// 1. They are there, and shared references to them alone, while these live; and there are no fewer than CPUs.
+    /// 1. The slots are valid for shared use during the lifetime of the value, and there are no fewer than `cpu.slots()`.
+    /// 2. While the value lives, the slots are reached through it alone; or through other values whose machines give the
+    ///    same id to the same context, and [`for_each_exclusive`](Self::for_each_exclusive) is called on none of them.
     #[inline(always)]
     pub const unsafe fn at(first: NonNull<Slot<T>>, count: usize, cpu: C) -> Self {
-        Self { first, count, cpu, are_shared: PhantomData }
+        Self { first, count, cpu, are_borrowed: PhantomData }
     }
 
-    /// Keeps everybody out for good: who tries is told that the slot is detached.
+    /// Keeps everybody out for good: who tries is told that the slot is detached. An owner or a taker that is inside
+    /// stays until it leaves.
     pub fn close(&self) {
         for slot in self.iter() {
             // Relaxed: who shares the slots with others publishes this store too.
@@ -256,7 +288,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
             if slot.detached.load(Ordering::Acquire) == 0 {
                 return Ok(Entered { slot, id, cpu, _not_send: PhantomData });
             }
-            // Release: pairs with the Acquire in `is_left`.
+            // Release: pairs with the Acquire in `owner_has_exited`.
             slot.busy.store(0, Ordering::Release);
             Elsewhere::Detached
         };
@@ -265,10 +297,11 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
         Err(why)
     }
 
-    /// Calls `look` with each body, for `validate` and exact statistics. Needs `&mut self`: nobody is inside.
+    /// Calls `look` with each body, for `validate` and exact statistics. Needs `&mut self`: nobody is inside, as every
+    /// [`Entered`] borrows `self`, and `&mut` of a body that outlives a forgotten one does too.
     pub fn for_each_exclusive(&mut self, mut look: impl FnMut(CpuId, &mut T)) {
         for (index, slot) in self.iter().enumerate() {
-            // SAFETY: `&mut self` on the only view of the slots excludes owners and takers.
+            // SAFETY: clause 2 of `at`: this is the only value over the slots, so `&mut self` excludes owners and takers.
             look(CpuId::new(index as u32), unsafe { &mut *slot.body() });
         }
     }
@@ -280,7 +313,18 @@ impl<T, C: fmt::Debug, S> fmt::Debug for Slots<'_, T, C, S> {
     }
 }
 
-/// The caller's own slot, entered. Dropping it leaves the slot.
+/// The caller's own slot, entered. Dropping it leaves the slot. A forgotten one keeps the slot busy for ever: its owner goes
+/// on without, and takers skip it.
+///
+/// It stays in its thread:
+///
+/// ```compile_fail,E0277
+/// use page_frame::{SingleCpu, Slot, Slots};
+/// let mut slots = [Slot::new(0)];
+/// let slots = Slots::new(&mut slots, SingleCpu::new());
+/// let inside = slots.enter().unwrap();
+/// std::thread::scope(|scope| _ = scope.spawn(move || drop(inside)));
+/// ```
 #[derive(Debug)]
 #[must_use = "the slot is left at once when this is dropped"]
 pub struct Entered<'a, T, C: Cpu> {
@@ -319,75 +363,9 @@ impl<T, C: Cpu> DerefMut for Entered<'_, T, C> {
 impl<T, C: Cpu> Drop for Entered<'_, T, C> {
     #[inline(always)]
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in `is_left`; publishes what we did to the body.
+        // Release: pairs with the Acquire in `owner_has_exited`; publishes what we did to the body.
         self.slot.busy.store(0, Ordering::Release);
         // SAFETY: pairs with the `pin` of `enter`.
         unsafe { self.cpu.unpin() };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{SlowLock, SwitchedCpu, TakeOver};
-
-    #[test]
-    fn a_nested_context_finds_the_slot_busy_and_only_tries_locks() {
-        let slots = [Slot::new(0)];
-        let slots = Slots::new(&slots, SwitchedCpu::new(1));
-        let lock = SlowLock::new(());
-        let inside = slots.enter().expect("nobody is inside");
-        assert_eq!(slots.enter().err(), Some(Elsewhere::Nested));
-        assert!(slots.slow().is_nested());
-        drop(inside);
-
-        let slow = slots.slow();
-        let held = slow.lock(&lock).expect("not nested");
-        let nested = slots.slow();
-        assert!(nested.is_nested() && nested.lock(&lock).is_none());
-        drop(held);
-        assert!(nested.lock(&lock).is_some());
-        drop(nested);
-        drop(slow);
-        assert!(!slots.slow().is_nested());
-    }
-
-    #[test]
-    fn a_detached_slot_is_not_entered() {
-        let slots = [Slot::new(())];
-        let slots = Slots::new(&slots, SwitchedCpu::new(1));
-        slots
-            .take_over(|_| true, |_, _| assert_eq!(slots.enter().err(), Some(Elsewhere::Detached)));
-        assert!(slots.enter().is_ok());
-    }
-
-    #[test]
-    fn without_an_id_there_is_no_slot() {
-        let slots = [Slot::new(())];
-        let slots = Slots::new(&slots, SwitchedCpu::new(1));
-        slots.cpu().switch_to(None);
-        assert_eq!(slots.enter().err(), Some(Elsewhere::NoSlot));
-        assert!(!slots.slow().is_nested());
-    }
-
-    #[test]
-    fn closed_slots_are_never_entered_and_never_taken() {
-        let slots = [const { Slot::new(()) }; 2];
-        let slots = Slots::closed(&slots, SwitchedCpu::new(2));
-        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
-        assert_eq!(slots.take_over(|_| true, |_, _| ()), TakeOver { taken: 0, skipped: 2 });
-        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
-        assert!(!slots.slow().is_nested());
-        assert!(slots.hold(None));
-        // SAFETY: held just now.
-        unsafe { slots.let_go() };
-        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
-    }
-
-    #[test]
-    #[should_panic = "1 slots for 2 CPUs"]
-    fn too_few_slots_are_refused() {
-        let slots = [Slot::new(())];
-        let _ = Slots::new(&slots, SwitchedCpu::new(2));
     }
 }

@@ -7,6 +7,13 @@
 //!
 //! # Invariants
 //! - I1: `locking` is set from before a [`SlowLock`] is taken until after it is released, by whoever is not nested.
+//! - I2: a [`Slow`] and the [`Masked`] guards that borrow it stay in the context that made them, which stays on its CPU: neither is
+//!   `Send`, and the CPU is pinned as long as the `Slow` lives.
+//!
+//! # Forgotten guards
+//! A forgotten [`Masked`] leaves its lock taken and interrupts masked, a forgotten [`Slow`] its CPU pinned and marked as
+//! locking. Both are leaks: contexts on that CPU only try locks from then on, and nothing is reached twice. The lock itself
+//! excludes, whatever slots its users came through.
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -19,8 +26,8 @@ use crate::{Cpu, CpuId, InterruptState, Slots, Spacing};
 ///
 /// ```
 /// # use page_frame::{SingleCpu, Slot, SlowLock, Slots};
-/// # let slots = [Slot::new(())];
-/// # let slots = Slots::new(&slots, SingleCpu::new());
+/// # let mut slots = [Slot::new(())];
+/// # let slots = Slots::new(&mut slots, SingleCpu::new());
 /// let lock = SlowLock::new(1);
 /// let slow = slots.slow();
 /// *slow.lock(&lock).expect("not nested") += 1;
@@ -61,6 +68,8 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
 }
 
 /// Leave to take locks of the slow path. While it lives, nested contexts on this CPU only try theirs.
+///
+/// Several may live in one context, as nested ones, and go in any order.
 #[derive(Debug)]
 pub struct Slow<'a, T, C: Cpu> {
     marked: Option<&'a Slot<T>>,
@@ -102,16 +111,17 @@ impl<'a, T, C: Cpu> Slow<'a, T, C> {
     pub fn try_lock<'l, U>(&'l self, lock: &'l SlowLock<U>) -> Option<Masked<'l, U, C>> {
         let state = self.cpu.mask_interrupts();
         let Some(guard) = lock.0.try_lock() else {
-            // SAFETY: `state` is from the line above.
+            // SAFETY: `state` comes from this context, three lines above, and is restored once.
             unsafe { self.cpu.restore_interrupts(state) };
             return None;
         };
-        Some(Masked { guard: Some(guard), state, cpu: self.cpu })
+        Some(Masked { guard: Some(guard), state, cpu: self.cpu, _not_send: PhantomData })
     }
 
     fn masked<'l, U>(&'l self, take: impl FnOnce() -> Guard<'l, U>) -> Masked<'l, U, C> {
         let state = self.cpu.mask_interrupts();
-        Masked { guard: Some(take()), state, cpu: self.cpu }
+        let _not_send = PhantomData;
+        Masked { guard: Some(take()), state, cpu: self.cpu, _not_send }
     }
 }
 
@@ -128,13 +138,27 @@ impl<T, C: Cpu> Drop for Slow<'_, T, C> {
     }
 }
 
-/// A lock's data, held with interrupts masked. Dropping it releases the lock, then restores them.
+/// A lock's data, held with interrupts masked. Dropping it releases the lock, then restores them. Several of one context may be
+/// dropped in any order (clause 4 of [`Cpu`]).
+///
+/// It stays in its thread, whose interrupts it masks:
+///
+/// ```compile_fail,E0277
+/// use page_frame::{SingleCpu, Slot, SlowLock, Slots};
+/// let mut slots = [Slot::new(0)];
+/// let slots = Slots::new(&mut slots, SingleCpu::new());
+/// static LOCK: SlowLock<u32> = SlowLock::new(1);
+/// let slow = slots.slow();
+/// let held = slow.lock(&LOCK).unwrap();
+/// std::thread::scope(|scope| _ = scope.spawn(move || drop(held)));
+/// ```
 #[derive(Debug)]
 #[must_use = "the lock is released at once when this is dropped"]
 pub struct Masked<'l, U, C: Cpu> {
     guard: Option<Guard<'l, U>>,
     state: InterruptState,
     cpu: &'l C,
+    _not_send: PhantomData<*mut ()>,
 }
 
 impl<U, C: Cpu> Deref for Masked<'_, U, C> {
@@ -154,7 +178,7 @@ impl<U, C: Cpu> DerefMut for Masked<'_, U, C> {
 impl<U, C: Cpu> Drop for Masked<'_, U, C> {
     fn drop(&mut self) {
         self.guard = None;
-        // SAFETY: `state` is what the masking before the lock returned.
+        // SAFETY: `state` is what the masking before the lock returned, on this CPU and in this context by I2.
         unsafe { self.cpu.restore_interrupts(self.state) };
     }
 }

@@ -173,7 +173,11 @@ unsafe impl<P: PageSource + ?Sized> PageSource for &P {
     }
 }
 
-crate::page_map::forward_page_map!(impl[P: PageMap + ?Sized] for &P, |this| &**this);
+crate::page_map::forward_page_map!(
+    impl[P: PageMap + ?Sized] for &P, |this| &**this,
+    // SAFETY: clause 1: the source behind the reference, always.
+    unsafe { crate::SameMap::promised() }
+);
 crate::source::forward_page_resize!(impl[P: PageResize + ?Sized] for &P, |this| &**this);
 
 /// Implements [`PageResize`] by asking another source, for adapters that change nothing about runs.

@@ -3,10 +3,23 @@
 use crate::cpu::forward_cpu;
 use crate::{Cpu, CpuId, InterruptState, Slot};
 
-/// How far apart the slots of neighbouring CPUs lie.
-pub trait Spacing {
+/// How far apart the slots of neighbouring CPUs lie. Sealed: slots are found by it, so it must answer the same each time.
+///
+/// ```compile_fail,E0277
+/// struct Between;
+/// impl page_frame::Spacing for Between {
+///     fn bytes<T, C: page_frame::Cpu>() -> usize { 1 }
+/// }
+/// ```
+pub trait Spacing: sealed::Sealed {
     /// Returns how many bytes, a multiple of 64.
     fn bytes<T, C: Cpu>() -> usize;
+}
+
+mod sealed {
+    pub trait Sealed {}
+    impl Sealed for super::Packed {}
+    impl Sealed for super::Spread {}
 }
 
 /// Side by side, in an array.
@@ -27,6 +40,14 @@ impl Spacing for Packed {
 impl Spacing for Spread {
     #[inline(always)]
     fn bytes<T, C: Cpu>() -> usize {
+        const {
+            let is_room = C::SPREAD >= size_of::<Slot<T>>() || crate::sync::MODELLED;
+            let is_aligned = C::SPREAD % align_of::<Slot<T>>() == 0;
+            assert!(
+                C::SPREAD == 0 || is_room && is_aligned,
+                "`Cpu::SPREAD` has room for whole slots"
+            );
+        }
         if C::SPREAD == 0 { size_of::<Slot<T>>() } else { C::SPREAD }
     }
 }
@@ -42,12 +63,28 @@ impl Spacing for Spread {
 /// assert_eq!(SideBySide::<SingleCpu, 8192>::SPREAD, 8192);
 /// assert_eq!(SideBySide::<_, 8192>(SingleCpu::new()).slots(), 1);
 /// ```
+///
+/// `BYTES` is a multiple of a slot's line, two lines at least:
+///
+/// ```compile_fail,E0080
+/// use page_frame::{Cpu, SideBySide, SingleCpu};
+/// assert_eq!(SideBySide::<SingleCpu, 64>::SPREAD, 64);
+/// ```
+///
+/// ```compile_fail,E0080
+/// use page_frame::{Cpu, SideBySide, SingleCpu};
+/// assert_eq!(SideBySide::<SingleCpu, 200>::SPREAD, 200);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SideBySide<C, const BYTES: usize>(pub C);
 
-// SAFETY: all clauses are those of the wrapped machine, which answers everything.
+// SAFETY: clause 7 is asserted; all others are those of the wrapped machine, which answers everything.
 unsafe impl<C: Cpu, const BYTES: usize> Cpu for SideBySide<C, BYTES> {
-    const SPREAD: usize = BYTES;
+    const SPREAD: usize = {
+        assert!(BYTES % CpuId::LINE == 0, "slots are whole lines");
+        assert!(BYTES >= 2 * CpuId::LINE, "the first line is the header, and slots follow");
+        BYTES
+    };
 
     forward_cpu!(|this| this.0);
 

@@ -1,8 +1,8 @@
-//! The other side of CPU slots: taking those of other CPUs over, and keeping their owners out.
+//! The other side of CPU slots: taking those of other CPUs over.
 //!
 //! The protocol, its invariants and its costs are in `slots.rs`.
 
-use crate::slots::{CLOSED, Slot, Slots};
+use crate::slots::{Slot, Slots, TAKEN};
 use crate::sync::{Ordering, spin_hint};
 use crate::{Cpu, CpuId, Spacing};
 
@@ -18,11 +18,65 @@ pub struct TakeOver {
     pub skipped: usize,
 }
 
+/// Slots of one chunk that this taker has set `detached` of. Dropping it lets the owners in again, also when `visit` panics.
+struct Chunk<'a, 's, T, C: Cpu, S: Spacing> {
+    slots: &'a Slots<'s, T, C, S>,
+    first: usize,
+    /// A bit for each slot that is detached.
+    detached: usize,
+}
+
+impl<'a, T, C: Cpu, S: Spacing> Chunk<'a, '_, T, C, S> {
+    const SLOTS: usize = usize::BITS as usize;
+
+    fn id(&self, index: usize) -> CpuId {
+        CpuId::new((self.first + index) as u32)
+    }
+
+    fn slot(&self, index: usize) -> &'a Slot<T> {
+        self.slots.get(self.first + index).expect("`take_over` names slots below the count alone")
+    }
+
+    /// Detaches a slot; whether no other taker has it.
+    fn detach(&mut self, index: usize) -> bool {
+        // Acquire: pairs with the Release in `attach`, of the taker before; Relaxed on failure: not ours.
+        let won = self.slot(index).detached.compare_exchange(
+            0,
+            TAKEN,
+            Ordering::AcqRel,
+            Ordering::Relaxed,
+        );
+        self.detached |= usize::from(won.is_ok()) << index;
+        won.is_ok()
+    }
+
+    /// Lets the owner in again, unless the slots were closed meanwhile.
+    fn attach(&mut self, index: usize) {
+        self.detached &= !(1 << index);
+        // Release: pairs with the Acquire loads of `detached`; publishes what `visit` did to the body.
+        let _ = self.slot(index).detached.compare_exchange(
+            TAKEN,
+            0,
+            Ordering::Release,
+            Ordering::Relaxed,
+        );
+    }
+}
+
+impl<T, C: Cpu, S: Spacing> Drop for Chunk<'_, '_, T, C, S> {
+    fn drop(&mut self) {
+        while self.detached != 0 {
+            self.attach(self.detached.trailing_zeros() as usize);
+        }
+    }
+}
+
 impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// Takes over the slots that `wanted` names and calls `visit` with each one's body.
     ///
     /// An idle CPU's slot is taken without that CPU doing anything. A slot whose owner is inside is looked at a bounded
-    /// number of times and then skipped. The caller must not be inside a slot of its own.
+    /// number of times and then skipped; that holds for a slot in which the caller itself is too, and for one that `visit`
+    /// has. When `wanted` or `visit` panics, all slots are open to their owners again.
     pub fn take_over(
         &self,
         mut wanted: impl FnMut(CpuId) -> bool,
@@ -30,99 +84,36 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     ) -> TakeOver {
         let mut outcome = TakeOver::default();
         let count = self.count().min(self.cpu.slots_used());
-        for first in (0..count).step_by(usize::BITS as usize) {
-            let id = |index: usize| CpuId::new((first + index) as u32);
-            let chunk = || first..count.min(first + usize::BITS as usize);
-            let slots = || chunk().filter_map(|index| self.get(index)).enumerate();
-            let mut detached = 0_usize;
-            for (index, slot) in slots().filter(|(index, _)| wanted(id(*index))) {
-                // Acquire: pairs with the Release below, of the taker before; Relaxed on failure: not ours.
-                let won = slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed);
-                match won {
-                    Ok(_) => detached |= 1 << index,
-                    Err(_) => outcome.skipped += 1,
+        for first in (0..count).step_by(Chunk::<T, C, S>::SLOTS) {
+            let mut chunk = Chunk { slots: self, first, detached: 0 };
+            for index in 0..(count - first).min(Chunk::<T, C, S>::SLOTS) {
+                if wanted(chunk.id(index)) && !chunk.detach(index) {
+                    outcome.skipped += 1;
                 }
             }
-            if detached == 0 {
+            if chunk.detached == 0 {
                 continue;
             }
             let fenced = self.cpu.fence_all();
-            for (index, slot) in slots().filter(|(index, _)| detached >> index & 1 == 1) {
-                if fenced && Self::is_left(slot) {
-                    // SAFETY: I1: we changed `detached`, and after the fence `busy` read 0.
-                    visit(id(index), unsafe { &mut *slot.body() });
+            while chunk.detached != 0 {
+                let index = chunk.detached.trailing_zeros() as usize;
+                let slot = chunk.slot(index);
+                if fenced && Self::owner_has_exited(slot) {
+                    // SAFETY: I1: this taker changed `detached` from 0, and `busy` read 0 after the fence. The reference ends
+                    // with the call, before `attach`.
+                    visit(chunk.id(index), unsafe { &mut *slot.body() });
                     outcome.taken += 1;
                 } else {
                     outcome.skipped += 1;
                 }
-                // Release: pairs with the Acquire loads of `detached`; publishes what `visit` did to the body.
-                slot.detached.store(0, Ordering::Release);
+                chunk.attach(index);
             }
         }
         outcome
     }
 
-    /// Keeps every owner out of its slot until [`let_go`](Self::let_go), and waits until those that are inside have left:
-    /// for whoever is about to copy memory while others run (`fork`).
-    ///
-    /// Meanwhile everybody goes the way without a slot. `own` is the caller's id; its slot is not waited for. Whether the
-    /// machine could fence; otherwise an owner may still be inside.
-    pub fn hold(&self, own: Option<CpuId>) -> bool {
-        for slot in self.iter() {
-            let mut round = 0;
-            // Acquire and Release: as in `take_over`, whose takers are waited for.
-            while let Err(found) =
-                slot.detached.compare_exchange(0, 1, Ordering::AcqRel, Ordering::Relaxed)
-            {
-                if found == CLOSED {
-                    break;
-                }
-                self.cpu.wait(round);
-                round += 1;
-            }
-        }
-        let fenced = self.count() == 0 || self.cpu.fence_all();
-        for (index, slot) in self.iter().enumerate() {
-            let mut round = 0;
-            // Acquire: as in `is_left`.
-            while own != Some(CpuId::new(index as u32)) && slot.busy.load(Ordering::Acquire) != 0 {
-                self.cpu.wait(round);
-                round += 1;
-            }
-        }
-        fenced
-    }
-
-    /// Ends a [`hold`](Self::hold): lets owners into their slots again.
-    ///
-    /// # Safety
-    /// 1. Pairs with a `hold` of the caller's, or of the process that the caller was forked from.
-    pub unsafe fn let_go(&self) {
-        // Relaxed: closed once and for all, before anybody else saw the slot.
-        let is_open = |slot: &&Slot<T>| slot.detached.load(Ordering::Relaxed) != CLOSED;
-        for slot in self.iter().filter(is_open) {
-            // Release: as in `take_over`.
-            slot.detached.store(0, Ordering::Release);
-        }
-    }
-
-    /// Says that no CPU but `own` is in the middle of anything: in a process that was just forked, where the others' threads
-    /// are not.
-    ///
-    /// # Safety
-    /// 1. So it is.
-    pub unsafe fn forget_others(&self, own: Option<CpuId>) {
-        for (index, slot) in self.iter().enumerate() {
-            if own != Some(CpuId::new(index as u32)) {
-                // Release: as the owner's own.
-                slot.busy.store(0, Ordering::Release);
-                slot.locking.store(0, Ordering::Release);
-            }
-        }
-    }
-
     /// Whether the owner is outside; waits a little for it.
-    fn is_left(slot: &Slot<T>) -> bool {
+    fn owner_has_exited(slot: &Slot<T>) -> bool {
         (0..=BUSY_RETRIES).any(|round| {
             if round > 0 {
                 spin_hint();
@@ -130,23 +121,5 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
             // Acquire: pairs with the Release when the owner leaves; sees what it did to the body.
             slot.busy.load(Ordering::Acquire) == 0
         })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::SwitchedCpu;
-
-    #[test]
-    fn a_busy_slot_is_skipped_and_an_idle_one_taken() {
-        let slots = [Slot::new(1), Slot::new(2)];
-        let slots = Slots::new(&slots, SwitchedCpu::new(2));
-        let inside = slots.enter().expect("nobody is inside");
-        let mut seen = 0;
-        let outcome = slots.take_over(|_| true, |_, body| seen += *body);
-        assert_eq!((outcome, seen), (TakeOver { taken: 1, skipped: 1 }, 2));
-        drop(inside);
-        assert_eq!(slots.take_over(|_| true, |_, _| ()), TakeOver { taken: 2, skipped: 0 });
     }
 }

@@ -11,7 +11,7 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
     use page_frame::sync::{Linked, TakeAll, UnsafeCell};
-    use page_frame::{Cpu, CpuId, Fenced, InterruptState, Slot, Slots};
+    use page_frame::{Cpu, CpuId, Fenced, InterruptState, Shrink, ShrinkList, Slot, Slots};
     use testkit::model;
 
     /// A machine of one slot, for the thread that owns it.
@@ -49,17 +49,27 @@ mod models {
         body.with_mut(|value| unsafe { *value += 1 });
     }
 
+    /// One thread's view of slots that all threads of a model share.
+    fn view<T>(
+        slots: &[Slot<T>; 1],
+        cpu: Fenced<OwnerOfFirst>,
+    ) -> Slots<'_, T, Fenced<OwnerOfFirst>> {
+        // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread alone uses `OWNER`, so that it alone has the
+        // id; and nobody looks at all slots.
+        unsafe { Slots::at(NonNull::from(slots).cast(), 1, cpu) }
+    }
+
     fn own(slots: &[Slot<UnsafeCell<u32>>; 1], times: usize) -> usize {
-        let slots = Slots::new(slots, OWNER);
+        let slots = view(slots, OWNER);
         (0..times).filter(|_| slots.enter().map(|body| add_one(&body)).is_ok()).count()
     }
 
     fn take(slots: &[Slot<UnsafeCell<u32>>; 1]) -> usize {
-        Slots::new(slots, OTHER).take_over(|_| true, |_, body| add_one(body)).taken
+        view(slots, OTHER).take_over(|_| true, |_, body| add_one(body)).taken
     }
 
     fn total(slots: &[Slot<UnsafeCell<u32>>; 1]) -> usize {
-        let slots = Slots::new(slots, OWNER);
+        let slots = view(slots, OWNER);
         let body = slots.enter().expect("everybody else has ended");
         // SAFETY: as in `add_one`.
         body.with(|value| unsafe { *value as usize })
@@ -103,25 +113,63 @@ mod models {
         });
     }
 
-    /// What is guarded by being inside the slot may be read while the slot is held.
-    /// Mutation seen to fail: `hold` without waiting for `busy`.
+    /// What is guarded by being inside the slot may be read while the slot is frozen.
+    /// Mutation seen to fail: `freeze` without waiting for `busy`.
     #[test]
-    fn owner_against_hold() {
-        model("slots: owner against hold", 50, || {
+    fn owner_against_freeze() {
+        model("slots: owner against freeze", 50, || {
             let slots = Arc::new(([Slot::new(())], UnsafeCell::new(0)));
             let theirs = Arc::clone(&slots);
             let owner = thread::spawn(move || {
-                let slots = Slots::new(&theirs.0, OWNER);
+                let slots = view(&theirs.0, OWNER);
                 (0..2).filter(|_| slots.enter().map(|_inside| add_one(&theirs.1)).is_ok()).count()
             });
-            let held = Slots::new(&slots.0, OTHER);
-            held.hold(None);
-            // SAFETY: nobody is inside while it is held; loom checks exactly this.
+            let frozen = view(&slots.0, OTHER);
+            let frozen = frozen.freeze(None);
+            // SAFETY: nobody is inside while it is frozen; loom checks exactly this.
             let seen = slots.1.with(|value| unsafe { *value });
-            // SAFETY: held above.
-            unsafe { held.let_go() };
+            drop(frozen);
             let entered = owner.join().expect("the owner does not panic");
             assert!(seen <= entered as u32);
+        });
+    }
+
+    /// What a shrinker reads while it is called, and its owner changes after it has taken it out.
+    struct Member(UnsafeCell<usize>);
+
+    // SAFETY: the model changes the cell only after `unregister` has returned `Ok`; loom checks exactly this.
+    unsafe impl Send for Member {}
+    // SAFETY: as above.
+    unsafe impl Sync for Member {}
+
+    impl Shrink for Member {
+        fn reclaimable(&self) -> usize {
+            1
+        }
+        fn shrink(&self, _target_pages: usize) -> usize {
+            // SAFETY: called, so still on the list; loom checks exactly this.
+            self.0.with(|pages| unsafe { *pages })
+        }
+    }
+
+    /// Mutations seen to fail: the count lowered by a Relaxed subtraction; `unregister` without a look at the count; a call that
+    /// counts itself after it has released the lock.
+    #[test]
+    fn calls_of_a_shrinker_against_unregister() {
+        model("shrink list: calls against unregister", 8, || {
+            let shared = Arc::new((ShrinkList::<1>::new(), Member(UnsafeCell::new(1))));
+            let member: NonNull<dyn Shrink + '_> = NonNull::from(&shared.1 as &dyn Shrink);
+            // SAFETY: clause 1: it lives as long as the list, which no call outlives. Clause 2: it is the only one.
+            unsafe { shared.0.register(member) }.expect("there is room for one");
+            let theirs = Arc::clone(&shared);
+            let caller = thread::spawn(move || theirs.0.shrink(1));
+            while shared.0.unregister(member).is_err() {
+                page_frame::sync::spin_hint();
+            }
+            // SAFETY: nobody is inside, and nobody comes any more; loom checks exactly this.
+            shared.1.0.with_mut(|pages| unsafe { *pages = 7 });
+            let given = caller.join().expect("the caller does not panic");
+            assert!(given <= 1, "a call after `unregister` would have seen the change");
         });
     }
 

@@ -11,6 +11,8 @@
 //! # Invariants
 //! - I1: the bit of a column is set in `taken` while a cache has it; that of the header always.
 //! - I2: the lines of a column whose bit is clear in `written` are as the source gave them: zero, if they are not written.
+//! - I3: a part has room for the header and one column at least, the header fits in a line, and lines are slots: asserted at
+//!   compile time, whatever the machine says.
 //!
 //! # Concurrency
 //! The blocks are behind a lock of the registry, held for looks at their headers alone: not while the source is asked.
@@ -25,6 +27,8 @@ use crate::registry::System;
 
 /// The bytes of a line: a slot.
 const LINE: usize = size_of::<Slot<CpuSlot>>();
+
+page_frame::assert_unless_loom!(size_of::<Header>() <= LINE && align_of::<Header>() <= LINE);
 
 /// What stands in the first line of a block.
 #[derive(Debug)]
@@ -53,7 +57,11 @@ impl<C: Cpu> Columns<C> {
     const COLUMNS: usize = C::SPREAD / LINE;
 
     pub(crate) const fn new() -> Self {
-        const { assert!(C::SPREAD % LINE == 0 && Self::COLUMNS <= u128::BITS as usize) };
+        const {
+            assert!(C::SPREAD % LINE == 0, "slots are whole lines");
+            let fits = Self::COLUMNS >= 2 && Self::COLUMNS <= u128::BITS as usize;
+            assert!(!Self::ARE_USED || fits, "a header and 1 to 127 columns");
+        };
         Self { first: core::ptr::null_mut(), count: 0, machine: PhantomData }
     }
 
@@ -87,7 +95,7 @@ impl<C: Cpu> Columns<C> {
                 block.taken |= bit;
                 let is_written = block.written & bit != 0;
                 block.written |= bit;
-                // SAFETY: the block has so many lines for each CPU.
+                // SAFETY: I3 and the test above: line `column` of the first CPU's part; the block has such a part for each CPU.
                 let first = unsafe { header.byte_add(column * LINE) }.cast();
                 if is_written {
                     // SAFETY: I1: it was nobody's.

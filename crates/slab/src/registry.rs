@@ -13,7 +13,7 @@
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicUsize, Ordering};
+use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
 use page_frame::{
     Cpu, CpuId, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink,
     SlowLock, Tag, TagRange, panic_on_fault,
@@ -25,6 +25,7 @@ use crate::columns::{Columns, free_columns, slots_behind, slots_in};
 use crate::core::{Core, Plan};
 use crate::core_list::CoreList;
 use crate::cpu_slot::CacheSlots;
+use crate::frozen::FrozenSlots;
 use crate::geometry::{Geometry, RECORD};
 use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
@@ -59,6 +60,7 @@ pub(crate) struct System<P, C> {
     pub(crate) list: CoreList<P, C>,
     pub(crate) turns: Turns,
     references: AtomicUsize,
+    pub(crate) is_frozen: AtomicBool,
     order: Order,
 }
 
@@ -125,6 +127,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let slots = match columns.take(count) {
             Some(column) => column,
             None => {
+                assert!(
+                    !Columns::<C>::ARE_USED,
+                    "I3 of `columns.rs`: the first block has a column"
+                );
                 // SAFETY: behind the system, inside the block.
                 let slots = unsafe { start.add(system_bytes) };
                 // SAFETY: ours, for `count` slots, aligned to 64.
@@ -176,6 +182,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             list: CoreList::new(),
             turns: Turns::new(),
             references: AtomicUsize::new(1),
+            is_frozen: AtomicBool::new(false),
             order,
         };
         // SAFETY: the block is ours, large enough, aligned to a page.
@@ -276,18 +283,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         self.system().shrink(target_pages, Patience::Try)
     }
 
-    /// Keeps all CPUs out of their slots of all caches, see [`Slots::hold`](page_frame::Slots::hold): for whoever is about to `fork`.
-    pub fn hold_slots(&self, own: Option<CpuId>) {
-        self.visit(|core| _ = core.slots.hold(own));
-    }
-
-    /// Ends [`hold_slots`](Self::hold_slots).
-    ///
-    /// # Safety
-    /// 1. As for [`Slots::let_go`](page_frame::Slots::let_go), and no cache was built in between.
-    pub unsafe fn let_slots_go(&self) {
-        // SAFETY: clause 1: the slots held are the ones there are.
-        self.visit(|core| unsafe { core.slots.let_go() });
+    /// Keeps all CPUs out of their slots of all caches while the guard lives, see [`Slots::freeze`](page_frame::Slots::freeze):
+    /// for whoever is about to `fork`. Caches built meanwhile are not frozen. Waits while somebody else has frozen them.
+    pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, P, C> {
+        FrozenSlots::new(self, own)
     }
 
     /// Says that no CPU but `own` is in the middle of anything, see [`Slots::forget_others`](page_frame::Slots::forget_others).
@@ -308,7 +307,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     }
 
     /// Calls `look` with each cache, none of which can go meanwhile; holds no lock during the call.
-    fn visit(&self, look: impl FnMut(&Core<P, C>)) {
+    pub(crate) fn visit(&self, look: impl FnMut(&Core<P, C>)) {
         let system = self.system();
         system.list.visit(&system.locking, look);
     }

@@ -227,7 +227,11 @@ unsafe impl PageSource for Fragmented<'_> {
     }
 }
 
-page_frame::forward_page_map!(impl['a] for Fragmented<'a>, |this| this.0);
+page_frame::forward_page_map!(
+    impl['a] for Fragmented<'a>, |this| this.0,
+    // SAFETY: clause 1: the field, always.
+    unsafe { page_frame::SameMap::promised() }
+);
 
 #[test]
 fn where_memory_is_fragmented_slabs_are_smaller() {

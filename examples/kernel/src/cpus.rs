@@ -67,7 +67,7 @@ pub(crate) fn number() -> usize {
     unsafe {
         asm!("mov {0:e}, gs:[{1}]", out(reg) offset, const offset_of!(PerCpu, line_offset), options(nostack, readonly));
     }
-    CpuId::at_line_offset(offset).index()
+    offset as usize / CpuId::LINE
 }
 
 /// Makes the executing CPU number `number`.
@@ -102,8 +102,9 @@ pub(crate) struct KernelCpu;
 
 // SAFETY: clause 1: a CPU's number is its own, there is no scheduler, and interrupts end before what they came upon goes
 // on. Clause 2: numbers are not handed over. Clause 3: an interrupt is taken between two instructions, and its handler
-// fences; a CPU that is not online executes nothing of the allocators. Clause 4: the interrupt flag. Clause 5:
-// CPUs beyond the last record are not started.
+// fences; a CPU that is not online executes nothing of the allocators. Clause 4: the interrupt flag: the first
+// state says how it was, and no other one changes it. Clause 5:
+// CPUs beyond the last record are not started. Clause 6: the number is the CPU's. Clause 7: zero.
 unsafe impl Cpu for KernelCpu {
     #[inline(always)]
     fn slots(&self) -> usize {
@@ -126,7 +127,8 @@ unsafe impl Cpu for KernelCpu {
         }
         // SAFETY: the field has 32 bits; so the compiler need not cut it again.
         unsafe { assert_unchecked(offset <= u32::MAX.into()) };
-        Some(CpuId::at_line_offset(offset as u32))
+        // SAFETY: `adopt` wrote the offset of a whole line.
+        Some(unsafe { CpuId::at_line_offset(offset as u32) })
     }
 
     #[inline(always)]

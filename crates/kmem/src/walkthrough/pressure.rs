@@ -51,7 +51,8 @@ pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
     // SAFETY: it is taken out again below, before the registry ends.
     unsafe { source.shrinker().register(NonNull::from(shrinker)) }.map_err(io::Error::other)?;
     let played = play_on(out, style, &memory, &registry);
-    source.shrinker().unregister(NonNull::from(shrinker));
+    let was_there = source.shrinker().unregister(NonNull::from(shrinker));
+    debug_assert_eq!(was_there, Ok(true), "nobody is inside: there is one thread");
     drop(registry);
     played?;
     let home = memory.buddy().free_frames_count();

@@ -79,6 +79,17 @@ pub unsafe fn slice_in<'m, T: Zeroable>(memory: NonNull<u8>, count: usize) -> &'
     unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }
 }
 
+/// The same, for values that belong to one owner.
+///
+/// # Safety
+/// 1. As for [`slice_in`].
+pub unsafe fn slice_in_mut<'m, T: Zeroable>(memory: NonNull<u8>, count: usize) -> &'m mut [T] {
+    // SAFETY: clause 1: makes values of the memory, as `Zeroable` allows; the shared slice ends here.
+    let _ = unsafe { slice_in::<T>(memory, count) };
+    // SAFETY: clause 1: `count` values, aligned, which nothing else uses during `'m`.
+    unsafe { core::slice::from_raw_parts_mut(memory.cast::<T>().as_ptr(), count) }
+}
+
 /// The same for a number of values that is known, as an array: an index that is below it needs no check.
 ///
 /// # Safety

@@ -25,7 +25,7 @@ mod stack;
 pub use counted::hear_changes;
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
-pub use memory::{Zeroable, array_in, exchange_byte, slice_in};
+pub use memory::{Zeroable, array_in, exchange_byte, slice_in, slice_in_mut};
 pub use stack::{Linked, TakeAll, Taken};
 
 #[cfg(not(loom))]

@@ -6,7 +6,7 @@
 //! exchange, so the classic ABA problem (Treiber 1986) has no place to happen.
 //!
 //! # Invariants
-//! - I1: a node is on at most one stack, at most once; until it is taken its link belongs to the stack.
+//! - I1: a node is on at most one stack, at most once; until an iterator has returned it its link belongs to the stack.
 //!
 //! # Concurrency
 //! Any number of CPUs push and take. The push's Release publishes the link; the take's Acquire sees it.
@@ -18,8 +18,8 @@ use super::{AtomicPtr, Ordering, UnsafeCell};
 /// A node with room for a link to the next one.
 ///
 /// # Safety
-/// 1. `link` returns the same cell of the same node each time, and nobody but the stack uses it while the node is on
-///    one.
+/// 1. `link` returns the same cell of the same node each time, and touches nothing that one thread alone may use.
+/// 2. Nobody but the stack uses the cell from the node's push until [`Taken::next`] has returned the node.
 pub unsafe trait Linked: Sized {
     /// Returns the cell that holds the link.
     fn link(&self) -> &UnsafeCell<*mut Self>;
@@ -38,7 +38,7 @@ pub unsafe trait Linked: Sized {
 /// let nodes = [1, 2].map(|number| Node(number, UnsafeCell::new(std::ptr::null_mut())));
 /// let stack = TakeAll::new();
 /// for node in &nodes {
-///     // SAFETY: the nodes outlive the stack's use of them and are pushed once.
+///     // SAFETY: the nodes outlive the iteration below and are pushed once.
 ///     unsafe { stack.push(NonNull::from(node)) };
 /// }
 /// // SAFETY: the nodes are alive.
@@ -62,15 +62,18 @@ impl<T: Linked> TakeAll<T> {
     /// Puts `node` on top. Lock-free; one compare-exchange when nobody else pushes.
     ///
     /// # Safety
-    /// 1. `node` is valid until it has been taken, and on no stack.
+    /// 1. `node` is on no stack, and in no [`Taken`] that has yet to return it.
+    /// 2. `node` is valid for shared use until [`Taken::next`] has returned it. It is not enough that
+    ///    [`take_all`](Self::take_all) has been called: the iterator follows the links of nodes that it has not returned.
+    ///    Where a `Taken` is dropped before it has returned the node, the promise ends with that drop.
     pub unsafe fn push(&self, node: NonNull<T>) {
         // Relaxed: only the compare-exchange below publishes.
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            // SAFETY: clause 1: valid.
+            // SAFETY: clause 2: valid for shared use.
             let link = unsafe { node.as_ref() }.link();
             link.with_mut(|link| {
-                // SAFETY: I1: the node is on no stack yet, so its link is ours to write.
+                // SAFETY: clause 1: the node is on no stack yet, so its link is ours to write.
                 unsafe { *link = head }
             });
             // Release: pairs with the Acquire in `take_all`; publishes the link written above.
@@ -119,7 +122,7 @@ impl<T: Linked> Iterator for Taken<T> {
 
     fn next(&mut self) -> Option<NonNull<T>> {
         let node = NonNull::new(self.next)?;
-        // SAFETY: `push` was promised that the node stays valid until taken, and it is taken here.
+        // SAFETY: clause 2 of `push`: the node stays valid until it is returned, below.
         let link = unsafe { node.as_ref() }.link();
         self.next = link.with(|link| {
             // SAFETY: I1, and `take_all`'s Acquire makes the pusher's write visible.

@@ -88,7 +88,11 @@ unsafe impl PageSource for Published {
     }
 }
 
-page_frame::forward_page_map!(impl[] for Published, |this| this.map);
+page_frame::forward_page_map!(
+    impl[] for Published, |this| this.map,
+    // SAFETY: clause 1: the field, always.
+    unsafe { page_frame::SameMap::promised() }
+);
 
 /// Calls back whenever it is asked for pages or given some: what holds a lock then would hang or fail.
 pub struct CallingBack<'a, P> {
@@ -121,4 +125,8 @@ unsafe impl<P: PageSource> PageSource for CallingBack<'_, P> {
     }
 }
 
-page_frame::forward_page_map!(impl['a, P: PageMap] for CallingBack<'a, P>, |this| this.source);
+page_frame::forward_page_map!(
+    impl['a, P: PageMap] for CallingBack<'a, P>, |this| this.source,
+    // SAFETY: clause 1: the field, always.
+    unsafe { page_frame::SameMap::promised() }
+);

@@ -57,7 +57,11 @@ unsafe impl page_frame::PageSource for Shared {
         unsafe { page_frame::PageSource::free(&*self.0, block) }
     }
 }
-page_frame::forward_page_map!(impl[] for Shared, |this| *this.0);
+page_frame::forward_page_map!(
+    impl[] for Shared, |this| *this.0,
+    // SAFETY: clause 1: the arena of the field, always.
+    unsafe { page_frame::SameMap::promised() }
+);
 
 /// Three objects of 2,104 bytes in a slab of two pages, two in a magazine.
 fn with_cache(test: impl FnOnce(&Registry<Shared, Machine>, Cache<Shared, Machine>)) {

@@ -1,0 +1,76 @@
+//! Forks that do not happen: the guard opens the gate however it goes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, PoisonError};
+
+use hosted::{Forking, Freeze, Pages};
+use page_frame::{Order, PageSource};
+
+/// One fork at a time: tests share the gate.
+static FORK: Mutex<()> = Mutex::new(());
+
+struct Caches {
+    panics: bool,
+}
+
+impl Freeze for Caches {
+    type Frozen<'a> = ();
+
+    fn freeze(&self) {
+        assert!(!self.panics, "while the caches are frozen");
+    }
+
+    unsafe fn forget_others(&self) {}
+}
+
+/// Whether other threads get pages: they wait for ever at a gate that stays closed, and go without slots that stay frozen.
+fn others_go_on(pages: &Pages) -> bool {
+    std::thread::scope(|scope| {
+        let other = scope.spawn(|| {
+            let block = pages.allocate(Order::ZERO).expect("a page");
+            // SAFETY: just allocated, and not used.
+            unsafe { pages.free(block) };
+        });
+        other.join().is_ok()
+    })
+}
+
+/// Mutation seen to fail: `Closed` without `Drop` (the test hangs).
+#[test]
+fn a_fork_that_is_dropped_or_whose_begin_panics_lets_everybody_go_on() {
+    let _alone = FORK.lock().unwrap_or_else(PoisonError::into_inner);
+    let pages = Pages::with_space(1 << 30).expect("address space");
+    // Another thread that has a number, so that there is somebody to keep out.
+    let (sender, receiver) = std::sync::mpsc::channel::<()>();
+    std::thread::scope(|scope| {
+        let pages = &pages;
+        let (ready, is_ready) = std::sync::mpsc::channel();
+        scope.spawn(move || {
+            assert!(others_go_on(pages));
+            page_frame::Cpu::pin(&hosted::Threads);
+            ready.send(()).expect("somebody waits");
+            let _ = receiver.recv();
+        });
+        is_ready.recv().expect("the other thread is there");
+        drop(Forking::begin(pages, &Caches { panics: false }));
+        assert!(others_go_on(pages));
+        let panics = Caches { panics: true };
+        assert!(catch_unwind(AssertUnwindSafe(|| drop(Forking::begin(pages, &panics)))).is_err());
+        assert!(others_go_on(pages));
+        Forking::begin(pages, &Caches { panics: false }).end_in_parent();
+        assert!(others_go_on(pages));
+        drop(sender);
+    });
+}
+
+#[test]
+fn a_second_fork_of_the_same_thread_is_refused() {
+    let _alone = FORK.lock().unwrap_or_else(PoisonError::into_inner);
+    let pages = Pages::with_space(1 << 30).expect("address space");
+    let caches = Caches { panics: false };
+    let forking = Forking::begin(&pages, &caches);
+    let second = catch_unwind(AssertUnwindSafe(|| drop(Forking::begin(&pages, &caches))));
+    assert!(second.is_err());
+    drop(forking);
+    assert!(others_go_on(&pages));
+}

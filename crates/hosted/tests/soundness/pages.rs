@@ -1,0 +1,34 @@
+//! Pages: hooks that panic, and content that is called zero.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use hosted::Pages;
+use page_frame::{Order, PageSource};
+
+/// A hook that panics is outside the gate, and after the free.
+#[test]
+fn a_fall_hook_that_panics_leaves_the_pages_whole() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let hook = || {
+        CALLS.fetch_add(1, Ordering::Relaxed);
+        panic!("when use falls");
+    };
+    let pages = Pages::with_space(1 << 30).expect("address space").with_fall_hook(hook);
+    let order = Order::new(9).expect("small");
+    let blocks: Vec<_> = (0..40).map(|_| pages.allocate(order).expect("2 MiB")).collect();
+    for block in blocks {
+        // SAFETY: from these pages, and not used.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { pages.free(block) }));
+    }
+    assert!(CALLS.load(Ordering::Relaxed) > 0);
+    let again: Vec<_> = (0..40).map(|_| pages.allocate(order).expect("2 MiB")).collect();
+    let mut starts: Vec<_> = again.iter().map(|block| block.start()).collect();
+    starts.sort_unstable();
+    starts.dedup();
+    assert_eq!(starts.len(), 40, "each block came back once");
+    for block in again {
+        // SAFETY: from these pages, and not used.
+        let _ = catch_unwind(AssertUnwindSafe(|| unsafe { pages.free(block) }));
+    }
+}

@@ -1,0 +1,18 @@
+//! Machines: ids that are none, and slots that would lie between two.
+
+use page_frame::{Cpu, CpuId, SideBySide, SingleCpu, SwitchedCpu};
+
+#[test]
+fn numbers_beyond_the_last_id_are_refused() {
+    let last = CpuId::COUNT as u32 - 1;
+    assert_eq!(CpuId::new(last).index(), last as usize);
+    for number in [CpuId::COUNT as u32, u32::MAX] {
+        assert!(std::panic::catch_unwind(|| CpuId::new(number)).is_err(), "{number}");
+    }
+    assert!(std::panic::catch_unwind(|| SwitchedCpu::new(CpuId::COUNT + 1)).is_err());
+}
+
+#[test]
+fn side_by_side_takes_whole_lines() {
+    assert_eq!(SideBySide::<SingleCpu, 128>::SPREAD, 128);
+}

@@ -1,0 +1,124 @@
+//! Slots: callbacks that panic or re-enter, forgotten guards, guards that go in any order.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use page_frame::{Elsewhere, Slot, Slots, SlowLock, SwitchedCpu, TakeOver};
+
+const ALL: TakeOver = TakeOver { taken: 3, skipped: 0 };
+
+fn with_three(test: impl FnOnce(&Slots<'_, Vec<u32>, SwitchedCpu>)) {
+    let mut slots = [const { Slot::new(Vec::new()) }; 3];
+    test(&Slots::new(&mut slots, SwitchedCpu::new(3)));
+}
+
+/// Mutation seen to fail: `Chunk` without `Drop`.
+#[test]
+fn a_visit_that_panics_leaves_no_slot_detached() {
+    with_three(|slots| {
+        let visit = |id: page_frame::CpuId, body: &mut Vec<u32>| {
+            body.push(1);
+            assert!(id.index() != 1, "the second visit panics");
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| slots.take_over(|_| true, visit)));
+        assert!(outcome.is_err());
+        let mut seen = Vec::new();
+        assert_eq!(slots.take_over(|_| true, |_, body| seen.push(body.len())), ALL);
+        assert_eq!(seen, [1, 1, 0]);
+    });
+}
+
+/// Mutation seen to fail: `Chunk` without `Drop`.
+#[test]
+fn a_choice_that_panics_leaves_no_slot_detached() {
+    with_three(|slots| {
+        let wanted = |id: page_frame::CpuId| {
+            assert!(id.index() != 2, "the third choice panics");
+            true
+        };
+        let outcome = catch_unwind(AssertUnwindSafe(|| slots.take_over(wanted, |_, _| ())));
+        assert!(outcome.is_err());
+        assert_eq!(slots.take_over(|_| true, |_, _| ()), ALL);
+    });
+}
+
+#[test]
+fn a_visit_reaches_no_body_a_second_time() {
+    with_three(|slots| {
+        let visit = |id, body: &mut Vec<u32>| {
+            body.push(1);
+            slots.cpu().switch_to(Some(id));
+            assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+            assert_eq!(slots.take_over(|other| other == id, |_, _| ()).taken, 0);
+        };
+        assert_eq!(slots.take_over(|_| true, visit), ALL);
+    });
+}
+
+/// Mutation seen to fail: `attach` that stores zero whatever is there.
+#[test]
+fn slots_that_a_visit_closes_stay_closed() {
+    with_three(|slots| {
+        assert_eq!(slots.take_over(|_| true, |_, _| slots.close()).taken, 3);
+        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+    });
+}
+
+#[test]
+fn a_forgotten_guard_loses_its_slot_and_nothing_else() {
+    with_three(|slots| {
+        std::mem::forget(slots.enter().expect("nobody is inside"));
+        assert_eq!(slots.enter().err(), Some(Elsewhere::Nested));
+        assert_eq!(slots.take_over(|_| true, |_, _| ()), TakeOver { taken: 2, skipped: 1 });
+        // Its own slot is not waited for, in which it is for ever.
+        std::mem::forget(slots.freeze(Some(page_frame::CpuId::new(0))));
+        assert_eq!(slots.take_over(|_| true, |_, _| ()).taken, 0);
+    });
+}
+
+#[test]
+fn forgotten_locks_stay_taken_and_nobody_waits_for_them() {
+    with_three(|slots| {
+        let lock = SlowLock::new(1);
+        let slow = slots.slow();
+        std::mem::forget(slow.lock(&lock).expect("not nested"));
+        std::mem::forget(slow);
+        assert!(slots.slow().is_nested() && slots.slow().lock(&lock).is_none());
+    });
+}
+
+#[test]
+fn one_lock_through_two_slots_excludes() {
+    let lock = SlowLock::new(1);
+    with_three(|one| {
+        with_three(|other| {
+            let (one, other) = (one.slow(), other.slow());
+            let held = one.lock(&lock).expect("not nested");
+            assert!(other.try_lock(&lock).is_none());
+            drop(held);
+            assert!(other.try_lock(&lock).is_some());
+        });
+    });
+}
+
+/// Mutation seen to fail: `Frozen` without `Drop`; a thaw that opens what a taker has.
+#[test]
+fn frozen_slots_are_nobodys_until_the_guard_goes_also_by_a_panic() {
+    with_three(|slots| {
+        let frozen = slots.freeze(None);
+        assert!(frozen.is_fenced());
+        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+        assert_eq!(slots.take_over(|_| true, |_, _| ()).taken, 0);
+        let panics = catch_unwind(AssertUnwindSafe(|| {
+            let _frozen = frozen;
+            panic!("with the slots frozen");
+        }));
+        assert!(panics.is_err() && slots.enter().is_ok());
+        let visit = |id, _: &mut Vec<u32>| {
+            slots.cpu().switch_to(Some(id));
+            // SAFETY: nobody froze them.
+            unsafe { slots.thaw() };
+            assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+        };
+        assert_eq!(slots.take_over(|_| true, visit), ALL);
+    });
+}

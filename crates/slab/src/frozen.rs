@@ -1,0 +1,49 @@
+//! Freezing the CPU slots of all caches of a registry.
+//!
+//! # Invariants
+//! - I1: `is_frozen` of the system is set while a guard lives; so one guard at a time freezes and thaws the slots of caches.
+
+use core::fmt;
+
+use page_frame::sync::Ordering;
+use page_frame::{Cpu, CpuId, PageMap, PageSource};
+
+use crate::registry::Registry;
+
+/// The slots of all caches, which no owner enters. Dropping it lets the owners in again.
+#[must_use = "the slots are open again at once when this is dropped"]
+pub struct FrozenSlots<'a, P: PageSource + PageMap, C: Cpu + Clone> {
+    registry: &'a Registry<P, C>,
+}
+
+impl<'a, P: PageSource + PageMap, C: Cpu + Clone> FrozenSlots<'a, P, C> {
+    pub(crate) fn new(registry: &'a Registry<P, C>, own: Option<CpuId>) -> Self {
+        let system = registry.system();
+        let mut round = 0;
+        // Acquire: pairs with the Release of the guard before.
+        while system.is_frozen.swap(true, Ordering::Acquire) {
+            system.locking.cpu().wait(round);
+            round += 1;
+        }
+        let frozen = Self { registry };
+        // The guard thaws them: there is no room for one of each cache.
+        registry.visit(|core| core::mem::forget(core.slots.freeze(own)));
+        frozen
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for FrozenSlots<'_, P, C> {
+    fn drop(&mut self) {
+        // SAFETY: `new` froze these slots and forgot the guards; the slots of a cache that was built since are not frozen, as by
+        // I1 this guard is the only one.
+        self.registry.visit(|core| unsafe { core.slots.thaw() });
+        // Release: pairs with the Acquire of the next guard.
+        self.registry.system().is_frozen.store(false, Ordering::Release);
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> fmt::Debug for FrozenSlots<'_, P, C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("FrozenSlots").finish_non_exhaustive()
+    }
+}
