@@ -187,6 +187,25 @@ impl<'m, C: Cpu, O: Observe> FrameAllocator<'m, C, O> {
     /// # Errors
     /// [`HotplugError::NotOneSection`], [`HotplugError::NoRoom`], [`HotplugError::Occupied`] or
     /// [`HotplugError::MetadataTooSmall`].
+    ///
+    /// The metadata stays borrowed as long as the allocator's own:
+    ///
+    /// ```compile_fail,E0597
+    /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// use page_frame::{FrameNumber, FrameRange, SingleCpu};
+    /// use std::mem::MaybeUninit;
+    /// let range = |start, end| FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
+    /// let (first, room) = ([range(0, 100)], range(0, 2 << 18));
+    /// let mut own = vec![MaybeUninit::uninit(); 8 << 20];
+    /// let own = ZeroedMemory::zero(&mut own);
+    /// let cpu = SingleCpu::new();
+    /// let frames = FrameAllocator::new_with_room(own, &first, room, cpu, Mode::Plain).unwrap();
+    /// {
+    ///     let mut short = vec![MaybeUninit::uninit(); 1 << 20];
+    ///     frames.add_section(ZeroedMemory::zero(&mut short), range(1 << 18, 2 << 18)).unwrap();
+    /// }
+    /// frames.drain();
+    /// ```
     pub fn add_section(
         &self,
         metadata: ZeroedMemory<'m>,

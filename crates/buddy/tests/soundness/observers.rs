@@ -2,15 +2,19 @@
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
+use std::process::Command;
+use std::ptr::NonNull;
 use std::sync::Once;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 
 use buddy::{Marks, Mobility, Mode, Observe, Pressure, Watermarks};
-use page_frame::{Cpu, CpuId, FrameNumber, Order, PageResize, SwitchedCpu};
+use page_frame::{
+    Cpu, CpuId, FrameNumber, Order, PAGE_SIZE, PageMap, PageResize, SwitchedCpu, Tag,
+};
 
 use testkit::Random;
 
-use crate::common::{Simulated, range};
+use crate::common::{ROOT, Simulated, range};
 
 const FRAMES: usize = 16 * 512;
 
@@ -339,4 +343,56 @@ fn an_observer_may_call_the_allocator() {
     buddy.drain();
     buddy.validate().expect("consistent");
     assert_eq!(buddy.free_frames_count(), FRAMES);
+}
+
+/// A double free that two CPUs made, and that is found when a slot is drained: the hook panics, and the other blocks of the slot
+/// go home.
+/// Mutation seen to fail: `FreeRestOnUnwind` without its `Drop`.
+#[test]
+fn a_fault_hook_that_panics_while_a_slot_is_drained_loses_no_frame() {
+    for size in [0, 1, 5, 7] {
+        let cpus = SwitchedCpu::new(2);
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached);
+        cpus.switch_to(Some(CpuId::new(0)));
+        let blocks: Vec<_> =
+            (0..6).map(|_| buddy.allocate_frames(order(size)).expect("free")).collect();
+        let address = ROOT + blocks[0].get() * PAGE_SIZE;
+        let start = NonNull::new(std::ptr::without_provenance_mut(address)).expect("not zero");
+        for block in [blocks[0]].iter().chain(&blocks) {
+            // SAFETY: frames are only numbers. The tag is what a CPU saw that looked before the other one cleared it.
+            unsafe { buddy.clear_owner(start, order(size)) };
+            buddy.free_frames(*block, order(size)).expect("the tag says allocated");
+        }
+        // SAFETY: as above: the block is free, twice, and has no tag.
+        unsafe { buddy.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
+        let mut panics = 0;
+        while quietly(|| buddy.drain()).is_none() {
+            panics += 1;
+        }
+        assert_eq!(panics, 1, "order {size}: the double free is reported once");
+        assert_eq!(buddy.free_frames_count(), FRAMES, "order {size}: frames are lost");
+        buddy.validate().expect("consistent");
+    }
+}
+
+/// The tail of a run is free when the observer hears of it. A caller that unwound would not know.
+#[test]
+fn a_panic_while_a_run_shrinks_aborts() {
+    const CHILD: &str = "BUDDY_SHRINKS_A_RUN";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "observers::a_panic_while_a_run_shrinks_aborts";
+        let program = std::env::current_exe().expect("a path");
+        let output = Command::new(program).args([name, "--exact"]).env(CHILD, "1").output();
+        let status = output.expect("the test itself runs").status;
+        assert!(!status.success() && status.code().is_none(), "killed by a signal: {status}");
+        return;
+    }
+    let left = AtomicIsize::new(0);
+    let observer = Panicking::<false> { left: &left };
+    let cpus = SwitchedCpu::new(1);
+    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(observer);
+    let run = buddy.allocate_run(700, Order::ZERO).expect("free");
+    left.store(1, Ordering::Relaxed);
+    // SAFETY: the run is ours; frames are only numbers.
+    let _ = quietly(|| unsafe { buddy.resize_run(run.start, 700, 100) });
 }
