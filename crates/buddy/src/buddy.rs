@@ -11,8 +11,8 @@ use crate::{FrameAllocator, HotplugError, Mode, Observe, ZeroedMemory};
 
 /// A buddy allocator of memory in pages.
 ///
-/// As a [`PageSource`](page_frame::PageSource) it lends blocks and runs by address, which it translates through `M`. What needs no
-/// address is done by [`FramePool`], to which it dereferences. No frame is ever read or written. All methods that take `&self` may
+/// As a [`PageSource`](page_frame::PageSource) it lends blocks and runs by address, which it translates through `M`. The methods that
+/// need no address are those of [`FramePool`], to which it dereferences. No frame is ever read or written. All methods that take `&self` may
 /// be called from every CPU, and from interrupts.
 ///
 /// Frees by number are `unsafe` here: they could take back what somebody holds as a
@@ -90,11 +90,10 @@ use crate::{FrameAllocator, HotplugError, Mode, Observe, ZeroedMemory};
 /// }
 /// ```
 ///
-/// `O` is the observer that is told of splits and merges; nobody by default, see [`Observe`].
+/// `O` is the observer of splits and merges, none by default; see [`Observe`].
 #[derive(Debug)]
 pub struct Buddy<'m, M, C, O = ()> {
-    /// I1: frees of `frames` are called by those alone who own the frames: the `unsafe` functions of this crate, whose clauses
-    /// say so.
+    /// I1: `frames` frees only what its caller owns. The frees below are called from `unsafe` functions whose clauses say so.
     pub(crate) frames: FrameAllocator<'m, C, O>,
     pub(crate) phys: M,
 }
@@ -132,8 +131,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and [`BuildError::MetadataTooSmall`].
     ///
     /// # Safety
-    /// 1. During `'m` nobody else uses the frames.
-    /// 2. `phys` covers the frames of `ranges`, and they are mapped where it says.
+    /// 1. During `'m` no other code uses the frames, while they are not offline.
+    /// 2. `phys` covers the frames of `ranges`. They are mapped where it says, if blocks or runs are allocated by address.
     pub unsafe fn new_in(
         metadata: ZeroedMemory<'m>,
         ranges: &[FrameRange],
@@ -232,8 +231,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// As for [`FrameAllocator::add_section`].
     ///
     /// # Safety
-    /// 1. Until the section is removed nobody else uses the frames, and they are mapped where the buddy's `PhysMap` says, which
-    ///    covers them.
+    /// 1. No other code uses the frames, while they are in the buddy and not offline. The buddy's `PhysMap` covers them. They are
+    ///    mapped where it says, if blocks or runs are allocated by address.
     pub unsafe fn add_section(
         &self,
         metadata: ZeroedMemory<'m>,
@@ -256,7 +255,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// As for [`FrameAllocator::online`].
     ///
     /// # Safety
-    /// 1. As for clause 1 of [`add_section`](Self::add_section): nobody else uses the frames, and they are mapped.
+    /// 1. As for [`add_section`](Self::add_section).
     pub unsafe fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
         self.frames.online(range)
     }

@@ -23,7 +23,7 @@ const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 ///
 /// It knows no address and makes no pointer: what lies behind the frames is its user's business. So every method is safe, and the
 /// worst that a wrong free does is that a number is handed out twice. Memory is lent as [`PageBlock`](page_frame::PageBlock)s by
-/// [`Buddy`](crate::Buddy). What both can do is [`FramePool`]'s.
+/// [`Buddy`](crate::Buddy). [`FramePool`] has the methods that both share.
 ///
 /// ```
 /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
@@ -45,7 +45,7 @@ const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// `O` is the observer that is told of splits and merges; nobody by default, see [`Observe`].
+/// `O` is the observer of splits and merges, none by default; see [`Observe`].
 ///
 /// The allocator borrows its metadata, so it cannot outlive it:
 ///
@@ -214,8 +214,8 @@ impl<'m, C: Cpu, O: Observe> FrameAllocator<'m, C, O> {
         self.pool.add_section(metadata, range)
     }
 
-    /// Removes the section that `frame` lies in, which was added, and all of whose frames are offline; returns them. The place is
-    /// free for another section.
+    /// Removes the added section that `frame` lies in, and returns its frames. All of them must be offline. The place is free for
+    /// another section.
     ///
     /// O(areas of a section), after draining the CPU slots.
     ///
@@ -223,7 +223,7 @@ impl<'m, C: Cpu, O: Observe> FrameAllocator<'m, C, O> {
     /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the first frame of an area
     /// that is not offline. Nothing has changed then.
     pub fn remove_section(&mut self, frame: FrameNumber) -> Result<FrameRange, HotplugError> {
-        // SAFETY: clauses 1 and 2: the exclusive reference: nobody else has one to call with or to iterate on.
+        // SAFETY: clauses 1 and 2: calls and iterators hold a reference to the allocator, and `self` is the only one.
         unsafe { self.pool.remove_section_while_stopped(frame) }
     }
 

@@ -14,7 +14,7 @@ use crate::run::WORD_BITS;
 use crate::zone::Zone;
 use crate::{FramePool, Observe};
 
-/// Frames that the current call has taken, and that nobody else knows of.
+/// Frames that the current call has taken and not passed on yet.
 pub(crate) struct FreeOnUnwind<'z, 'm> {
     zone: &'z Zone<'m>,
     range: FrameRange,
@@ -45,7 +45,8 @@ impl<'z, 'm> FreeOnUnwind<'z, 'm> {
 impl Drop for FreeOnUnwind<'_, '_> {
     #[cold]
     fn drop(&mut self) {
-        // `None` when a stray take keeps an area from being split. Then the frames stay taken: lost, but nobody has them twice.
+        // `None` when a stray take keeps an area from being split. Then the frames stay taken: they are lost, but
+        // no caller gets them.
         _ = self.zone.release(self.range);
     }
 }
