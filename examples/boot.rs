@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::Mapped;
 use page_frame::{
     DirectMap, FrameNumber, FrameRange, MemoryMap, Order, PAGE_SIZE, PageSource, RegionKind,
@@ -42,7 +42,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // SAFETY: the mapping covers frames 0 to 64 MiB and outlives the allocator.
     let direct = unsafe { DirectMap::from_root(memory.start(), FrameNumber::new(0)) };
     let metadata = page_frame::PhysMap::pointer(&direct, carved.start);
-    // SAFETY: the carved pages are zero, large enough and nobody else's; the ranges are disjoint from them.
+    // SAFETY: the carved pages are zero, as the mapping is fresh, and nobody else's.
+    let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, carved.frames() * PAGE_SIZE) };
+    // SAFETY: the ranges are disjoint from the carved pages, and nobody else uses the mapping.
     let buddy = unsafe { Buddy::new_in(metadata, &ranges, direct, cpu, Mode::Cached) }?;
 
     let initial = buddy.free_counts();

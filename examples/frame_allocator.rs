@@ -6,15 +6,15 @@
 
 use std::error::Error;
 
-use buddy::{Buddy, Mode};
+use buddy::{Mode, ZeroedMemory};
 use hosted::Mapped;
-use page_frame::{DirectMap, FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, SingleCpu};
+use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, SingleCpu};
 use x86_64::PhysAddr;
 use x86_64::structures::paging::{
     FrameAllocator, FrameDeallocator, PageSize, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
 };
 
-type Pages = Buddy<'static, DirectMap, SingleCpu>;
+type Pages = buddy::FrameAllocator<'static, SingleCpu>;
 
 /// A handle to a buddy, as the `x86_64` crate wants it.
 #[derive(Clone, Copy)]
@@ -45,12 +45,9 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Four gigabytes of frames that are only numbers: a buddy never touches them.
     let ranges = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(4 << 18))];
     let metadata = Mapped::reserve(Pages::metadata_layout(&ranges, 1)?.size())?;
-    let root = std::ptr::NonNull::new(std::ptr::without_provenance_mut(PAGE_SIZE)).ok_or("zero")?;
-    // SAFETY: no pointer of the map is used.
-    let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
-    let cpu = SingleCpu::new();
-    // SAFETY: the metadata is zero, ours, and outlives the buddy.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, Mode::Cached) }?;
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    let buddy = Pages::new_in(zeroed, &ranges, SingleCpu::new(), Mode::Cached)?;
     let before = buddy.free_counts();
 
     let mut frames = Frames(&buddy);

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 
 use buddy::page_frame::{DirectMap, OutOfMemory, PAGE_SIZE};
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use kmalloc::{Global, Kmalloc};
 use slab::Registry;
@@ -22,8 +22,10 @@ static HEAP: Global<Pages, Threads> = Global::new(|| {
     let layout = Pages::metadata_layout(&frames, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
     let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
     let map = memory.direct_map();
-    // SAFETY: both mappings are fresh, so zero and ours, and are forgotten below, so they stay.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &frames, map, Threads, Mode::Cached) };
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    let buddy = unsafe { Buddy::new_in(zeroed, &frames, map, Threads, Mode::Cached) };
     std::mem::forget((memory, metadata));
     Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
 });

@@ -9,7 +9,7 @@ use std::error::Error;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use page_frame::{
     DirectMap, Order, PAGE_SIZE, PageMap, PageSource, Reclaiming, Shrink, ShrinkList,
@@ -77,8 +77,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let layout = Buddy::<DirectMap, Threads>::metadata_layout(&frames, hosted::THREAD_SLOTS)?;
     let metadata = Mapped::reserve(layout.size())?;
     let map = memory.direct_map();
-    // SAFETY: both mappings are fresh, so zero and ours, and were made before the allocator, so they outlive it.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &frames, map, Threads, Mode::Cached) }?;
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    let buddy = unsafe { Buddy::new_in(zeroed, &frames, map, Threads, Mode::Cached) }?;
     let shrinkers = ShrinkList::<1>::new();
     let pages = Reclaiming::new(&buddy, &shrinkers);
 

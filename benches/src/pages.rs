@@ -8,12 +8,11 @@ pub mod counted;
 mod linux_like;
 mod rivals;
 
-use std::ptr::{NonNull, without_provenance_mut};
 use std::time::Instant;
 
-use buddy::{Buddy, Mode};
+use buddy::{FrameAllocator, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
-use page_frame::{Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMapArray};
+use page_frame::{Cpu, CpuId, FrameNumber, FrameRange, Order, PageMapArray};
 use rustix::mm::{Advice, madvise};
 
 use crate::measure::Sample;
@@ -210,7 +209,7 @@ unsafe impl Cpu for FewThreads {
 
 /// The `buddy` crate with all its checks, its slots one per thread.
 struct Ours {
-    buddy: Buddy<'static, DirectMap, FewThreads>,
+    buddy: FrameAllocator<'static, FewThreads>,
     metadata: Mapped,
 }
 
@@ -218,14 +217,11 @@ impl Ours {
     fn new(frames: usize) -> Self {
         let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames))];
         let layout =
-            Buddy::<DirectMap, FewThreads>::metadata_layout(&range, SLOTS).expect("a good range");
+            FrameAllocator::<FewThreads>::metadata_layout(&range, SLOTS).expect("a good range");
         let metadata = Mapped::reserve(layout.size()).expect("memory for metadata");
-        let root = NonNull::new(without_provenance_mut(PAGE_SIZE)).expect("not zero");
-        // SAFETY: no pointer of the map is used.
-        let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
-        // SAFETY: the metadata is zero and goes after the allocator: fields drop in order.
-        let buddy =
-            unsafe { Buddy::new_in(metadata.start(), &range, map, FewThreads, Mode::Cached) };
+        // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator: fields drop in order.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+        let buddy = FrameAllocator::new_in(zeroed, &range, FewThreads, Mode::Cached);
         Self { buddy: buddy.expect("a good range"), metadata }
     }
 }

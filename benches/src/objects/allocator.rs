@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 use std::ptr::NonNull;
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use page_frame::DirectMap;
 use slab::{Cache, CacheBuilder, Checks, Off, Registry};
@@ -63,8 +63,10 @@ pub fn pages(bytes: usize) -> (Pages, [Mapped; 2]) {
     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).expect("a good range");
     let metadata = Mapped::reserve(layout.size()).expect("address space");
     let map = memory.direct_map();
-    // SAFETY: both mappings are fresh, so zero and nobody else's; the caller keeps them as long as the allocator.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, Threads, Mode::Cached) };
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
     (buddy.expect("a good range"), [memory, metadata])
 }
 

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ptr::{NonNull, without_provenance_mut};
 
-use buddy::{Buddy, Mode};
+use buddy::{FrameAllocator, Mode, ZeroedMemory};
 use hosted::Mapped;
 use page_frame::sync::hear_changes;
 use page_frame::{CpuId, DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE, SwitchedCpu};
@@ -93,7 +93,7 @@ fn hear(address: usize) {
 struct World<'c> {
     cpus: &'c SwitchedCpu,
     slots: usize,
-    buddy: Buddy<'static, DirectMap, &'c SwitchedCpu>,
+    buddy: FrameAllocator<'static, &'c SwitchedCpu>,
 }
 
 impl World<'_> {
@@ -172,14 +172,12 @@ pub fn changes(history: History, slots: usize) -> Changes {
     hear_changes(hear);
     let cpus = SwitchedCpu::new(slots);
     let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(FRAMES))];
-    let layout = Buddy::<DirectMap, &SwitchedCpu>::metadata_layout(&range, slots);
+    let layout = FrameAllocator::<&SwitchedCpu>::metadata_layout(&range, slots);
     let metadata = Mapped::reserve(layout.expect("a good range").size());
     let metadata = metadata.expect("memory for metadata");
-    let root = NonNull::new(without_provenance_mut(PAGE_SIZE)).expect("not zero");
-    // SAFETY: no pointer of the map is used.
-    let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
-    // SAFETY: the metadata is zero, and goes after the allocator, as locals are dropped in reverse.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &range, map, &cpus, Mode::Cached) };
+    // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator, as locals are dropped in reverse.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    let buddy = FrameAllocator::new_in(zeroed, &range, &cpus, Mode::Cached);
     let world = World { cpus: &cpus, slots, buddy: buddy.expect("a good range") };
     world.play(history)
 }

@@ -5,7 +5,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in, slice_in_mut};
-use page_frame::{FrameNumber, FrameRange, PageMapArray, PhysMap, Slot};
+use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, Slot};
 
 use crate::area::{AREA_FRAMES, Line};
 use crate::cpu_slot::{CpuSlot, Kept};
@@ -33,6 +33,13 @@ pub enum BuildError {
     },
     /// The metadata would not fit the address space.
     TooLarge,
+    /// The memory given for the metadata is too small.
+    MetadataTooSmall {
+        /// How many bytes the layout has.
+        needed: usize,
+        /// How many bytes there are from the first cache line on.
+        given: usize,
+    },
 }
 
 impl fmt::Display for BuildError {
@@ -43,13 +50,16 @@ impl fmt::Display for BuildError {
                 write!(f, "range {index} is empty or not above the one before")
             }
             Self::TooLarge => f.write_str("the metadata is larger than the address space"),
+            Self::MetadataTooSmall { needed, given } => {
+                write!(f, "the metadata needs {needed} bytes, and {given} are there")
+            }
         }
     }
 }
 
 impl core::error::Error for BuildError {}
 
-/// A buddy's parts, in their metadata.
+/// A pool's parts, in their metadata.
 pub(crate) struct Carved<'m> {
     pub(crate) zone: Zone<'m>,
     pub(crate) slots: &'m mut [Slot<CpuSlot>],
@@ -99,6 +109,10 @@ impl Plan {
         let mut span = FrameRange::new(first.start, last.end);
         if !room.is_empty() {
             span = FrameRange::new(span.start.min(room.start), span.end.max(room.end));
+        }
+        // Above are no addresses, and below no sum of frames and bytes overflows.
+        if span.end.get() > usize::MAX >> PAGE_SHIFT {
+            return Err(BuildError::TooLarge);
         }
         let last_frame = FrameNumber::new(span.end.get() - 1);
         let first_section = section_of(span.start);
@@ -153,16 +167,22 @@ impl Plan {
         Layout::from_size_align(self.total, 64).expect("`new` kept the total within `isize::MAX`")
     }
 
+    /// Returns the range from the first frame to the last that may ever be there.
+    pub(crate) fn span(&self) -> FrameRange {
+        self.span
+    }
+
     /// Builds everything in `metadata`.
     ///
     /// # Safety
     /// 1. `metadata` is valid for reads and writes of [`layout`](Self::layout) during `'m`, zero, and nobody else's.
     /// 2. `ranges` are those that were planned.
+    /// 3. `map_start` is page-aligned. Whoever asks the map for pointers may use it for all memory behind the span's frames.
     pub(crate) unsafe fn carve<'m>(
         &self,
         metadata: NonNull<u8>,
         ranges: &[FrameRange],
-        phys: &impl PhysMap,
+        map_start: NonNull<u8>,
     ) -> Carved<'m> {
         // SAFETY: clause 1, for this and each `at` below: the plan put every part inside the total.
         let at = |offset: usize| unsafe { metadata.add(offset) };
@@ -193,9 +213,8 @@ impl Plan {
         let slots = unsafe { slice_in_mut(at(self.slots_at), self.slots) };
         // SAFETY: clause 1: zeroed room for a count of each slot, aligned to 64.
         let kept = unsafe { slice_in(at(self.kept_at), self.slots) };
-        let root = phys.pointer(self.span.start);
-        // SAFETY: clause 1: zeroed room for the map; `PhysMap` clause 3 for the root.
-        let map = unsafe { PageMapArray::new_in(root, self.span.frames(), at(self.map_at)) };
+        // SAFETY: clause 1: zeroed room for the map; clause 3 for the address.
+        let map = unsafe { PageMapArray::new_in(map_start, self.span.frames(), at(self.map_at)) };
         // SAFETY: clause 1: zeroed room for a count of each area, aligned to 64.
         let counts = unsafe { slice_in(at(self.counts_at), self.areas) };
         // SAFETY: clause 1: zeroed room for a bit of each area, aligned to 64.

@@ -10,14 +10,15 @@
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
 //! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, FrameNumber, Order, PhysMap, Tag, TagPlace};
+use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag, TagPlace};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
-use crate::buddy::MOST_AREAS;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
+use crate::frame_pool::MOST_AREAS;
 use crate::kind::Mobility;
 use crate::run::{WORD_ORDER, spread};
-use crate::{Buddy, Observe};
+use crate::unwind::{FreeAllOnUnwind, FreeOnUnwind, FreeRestOnUnwind, FreeWordOnUnwind};
+use crate::{FramePool, Observe};
 
 /// How often a refill acquires another area after finding nothing in the one it had: others take from owned areas too,
 /// when they find nothing elsewhere.
@@ -25,7 +26,7 @@ const ACQUIRE_RETRIES: usize = 3;
 /// What slots keep is of this mobility; the rest takes bits directly.
 pub(crate) const MOBILITY: Mobility = Mobility::Unmovable;
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Takes a block out of the CPU's slot.
     #[inline(always)]
     pub(crate) fn pop(&self, order: Order) -> Option<FrameNumber> {
@@ -80,16 +81,14 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         }
         let Ok(mut slot) = self.slots.enter() else { return 0 };
         slot.set_up(self.has_owners);
-        let mut had = 0;
-        while had < blocks.len() {
+        let mut taken = FreeAllOnUnwind { pool: self, order, blocks, had: 0 };
+        while taken.had < taken.blocks.len() {
             let kept = slot.pop(order.index());
             let Some(frame) = kept.or_else(|| self.refill(&mut slot, order)) else { break };
-            self.set_tag(frame, Tag::block(order));
-            blocks[had] = frame;
-            had += 1;
+            taken.push(frame);
         }
         self.kept[slot.id().index()].add(slot.change(order.index()));
-        had
+        taken.forget()
     }
 
     /// Keeps a freed block, whose tag is cleared, after making room for it; false when it goes home instead.
@@ -104,7 +103,10 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         let tag = self.map.place_at(self.map_index(frame));
         kept = kept || tag.is_some_and(|tag| self.leave(frame, order, tag));
         if !kept && (slot.is_at_home(frame, index) || self.is_worth_keeping(frame)) {
+            let end = FrameNumber::new(frame.get() + order.pages());
+            let undo = FreeOnUnwind::new(&self.zone, FrameRange::new(frame, end));
             self.flush_ready(&mut slot, order);
+            _ = undo.forget();
             kept = slot.push_ready(frame, index);
         }
         self.kept[slot.id().index()].add(slot.change(index));
@@ -126,8 +128,10 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         if word.frames == 0 {
             let owned = self.take_owned(slot, 0, |area| self.zone.take_owned_word(area));
             let (start, frames) = owned.or_else(|| self.zone.take_word(MOBILITY))?;
+            let undo = FreeWordOnUnwind::new(&self.zone, start, frames);
             let pieces = frames.count_ones() as usize;
             self.zone.note_take_word(&self.observer, start, frames, pieces);
+            undo.forget();
             word = Word { start: start.get(), frames };
         }
         let rest = slot.fill(FrameNumber::new(word.start), word.frames, 0);
@@ -143,7 +147,10 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             return self.take_hinted(order);
         };
         let pieces = starts.count_ones() as usize;
-        self.zone.note_take_word(&self.observer, word, spread(starts, small), pieces);
+        let frames = spread(starts, small);
+        let undo = FreeWordOnUnwind::new(&self.zone, word, frames);
+        self.zone.note_take_word(&self.observer, word, frames, pieces);
+        undo.forget();
         let rest = slot.fill(word, starts, order.index());
         debug_assert!(rest == 0, "no more were taken than there is room for");
         slot.pop(order.index())
@@ -154,11 +161,12 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         // An observer hears of one claim after the other, each as it leaves the rest.
         let batch = if O::IS_USED && O::HEARS_BLOCKS { 1 } else { self.area_batch };
         let claimed = self.zone.claim_batch(&mut areas[..batch]);
-        for area in areas[..claimed].iter().rev() {
+        let order = Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
+        let mut claimed = FreeRestOnUnwind { zone: &self.zone, order, rest: &areas[..claimed] };
+        while let [others @ .., area] = claimed.rest {
             let area = FrameNumber::new(*area);
-            let order =
-                Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
             self.zone.note_take(&self.observer, area, order);
+            claimed.rest = others;
             let pushed = slot.push_ready(area, LARGEST);
             debug_assert!(pushed, "an empty stack has room for a batch");
             // The next refill is likely to claim what follows: its tags are on their way meanwhile.

@@ -2,11 +2,11 @@
 
 use core::fmt;
 
-use page_frame::{Cpu, PhysMap, Tag};
+use page_frame::{Cpu, Tag};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS};
 use crate::section::SECTION_AREAS;
-use crate::{Buddy, FrameNumber, Observe};
+use crate::{FrameNumber, FramePool, Observe};
 
 /// An invariant that does not hold, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +25,7 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Checks every invariant that can be seen from the metadata while nobody else uses the allocator.
     ///
     /// O(frames); bounded, allocates nothing, touches no frame.
@@ -62,7 +62,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
             let inside = (0..block.frames).map(|offset| FrameNumber::new(frame.get() + offset));
             let is_free = block.state == crate::BlockState::Free;
             for (offset, frame) in inside.enumerate() {
-                let tag = page_frame::PageMap::tag(&self.map, self.address(frame));
+                let tag = self.frame_tag(frame);
                 if is_free && tag != Tag::NONE {
                     return Err(Violation { invariant: "I5: free frames have no tag", frame });
                 }

@@ -10,29 +10,25 @@
 //! An atomic operation for each free, on the byte of the page map, and the longer way into the slot. Nothing for allocations,
 //! and nothing at all where it is not asked for.
 
-use page_frame::{Cpu, FrameNumber, PhysMap, Tag};
+use page_frame::{Cpu, FrameNumber, Tag};
 
-use crate::{Buddy, Gate, Observe, Pressure};
+use crate::{FramePool, Gate, Observe, Pressure};
 
 /// An observer that also makes frees exact.
 ///
 /// ```
-/// use buddy::{Buddy, Exact, Mode};
-/// use page_frame::{DirectMap, FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
-/// # use std::ptr::NonNull;
+/// use buddy::{Exact, FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
 /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
-/// # let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&frames, 1)?;
-/// # // SAFETY: the layout is not empty.
-/// # let metadata = NonNull::new(unsafe { std::alloc::alloc_zeroed(layout) }).unwrap();
-/// # let root = NonNull::new(std::ptr::without_provenance_mut(4096)).unwrap();
-/// # // SAFETY: frames are only numbers here.
-/// # let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
-/// # // SAFETY: the metadata is zero, ours, and leaked.
-/// # let buddy = unsafe { Buddy::new_in(metadata, &frames, map, SingleCpu::new(), Mode::Cached) }?;
-/// let buddy = buddy.with_observer(Exact(())); // `()`: and nobody listens
-/// let frame = buddy.allocate_frames(Order::ZERO)?;
-/// buddy.free_frames(frame, Order::ZERO)?;
-/// let twice = buddy.free_frames(frame, Order::ZERO).unwrap_err();
+/// # let layout = FrameAllocator::<SingleCpu>::metadata_layout(&frames, 1)?;
+/// # let mut metadata = vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+/// # let metadata = ZeroedMemory::zero(&mut metadata);
+/// # let frames = FrameAllocator::new_in(metadata, &frames, SingleCpu::new(), Mode::Cached)?;
+/// let frames = frames.with_observer(Exact(())); // `()`: and nobody listens
+/// let frame = frames.allocate_frames(Order::ZERO)?;
+/// frames.free_frames(frame, Order::ZERO)?;
+/// let twice = frames.free_frames(frame, Order::ZERO).unwrap_err();
 /// assert_eq!(twice.kind, FaultKind::DoubleFree);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -84,7 +80,7 @@ impl<G: Gate> Gate for Exact<G> {
     }
 }
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Takes the tag `tag` away from `frame`; whether it was there. With exact frees, of several callers at once one succeeds.
     #[inline]
     pub(crate) fn take_tag(&self, frame: FrameNumber, tag: Tag) -> bool {

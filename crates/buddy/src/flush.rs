@@ -9,14 +9,15 @@
 //! # Costs
 //! One atomic operation for each word of frames that goes home; two where the word was full or the area is to be counted again.
 
-use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, PhysMap};
+use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order};
 
 use crate::area::Freed;
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};
 use crate::run::{WORD_BITS, WORD_ORDER, mask};
-use crate::{Buddy, Observe};
+use crate::unwind::FreeRestOnUnwind;
+use crate::{FramePool, Observe};
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Brings the older half of the ready blocks of `order` home.
     pub(crate) fn flush_ready(&self, slot: &mut CpuSlot, order: Order) {
         let half = slot.count_ready(order.index()).div_ceil(2);
@@ -49,32 +50,22 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         frames
     }
 
-    /// Brings blocks of `order` home.
+    /// Brings blocks of `order` home. Should a hook or the observer panic, the rest goes home without a word to anybody.
     fn bring_all_home(&self, order: Order, blocks: &[usize]) {
-        if u32::from(order.get()) < WORD_ORDER {
-            self.words(order, blocks).for_each(|word| self.bring_word_home(word, order));
-            return;
-        }
-        blocks.iter().for_each(|start| self.bring_block_home(FrameNumber::new(*start), order));
-    }
-
-    /// Joins blocks of `order`, below a word's, that follow one another in one word.
-    fn words(&self, order: Order, blocks: &[usize]) -> impl Iterator<Item = Word> {
-        let block = mask(0, order.get().into());
-        let mut rest = blocks.iter().copied().peekable();
-        core::iter::from_fn(move || {
-            let first = rest.next()?;
-            let start = first & !(WORD_BITS - 1);
-            let mut frames = block << (first % WORD_BITS);
-            while let Some(other) = rest.next_if(|other| other & !(WORD_BITS - 1) == start) {
-                let bits = block << (other % WORD_BITS);
-                if frames & bits != 0 {
-                    self.report_double_free(FrameNumber::new(other), order);
-                }
-                frames |= bits;
+        let mut guard = FreeRestOnUnwind { zone: &self.zone, order, rest: blocks };
+        while let [first, others @ ..] = guard.rest {
+            if u32::from(order.get()) >= WORD_ORDER {
+                guard.rest = others;
+                self.bring_block_home(FrameNumber::new(*first), order);
+                continue;
             }
-            Some(Word { start, frames })
-        })
+            let (word, twice, others) = first_word(order, guard.rest);
+            guard.rest = others;
+            self.bring_word_home(word, order);
+            if let Some(frame) = twice {
+                self.report_double_free(frame, order);
+            }
+        }
     }
 
     /// Brings the frames of `word`, blocks of `order`, home.
@@ -107,4 +98,22 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         let order = order.index();
         (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, frame.get(), order, order));
     }
+}
+
+/// Joins those of `blocks`, of `order` below a word's and not empty, that follow one another in one word: the word, a block that
+/// stood there twice, and the blocks behind.
+#[inline]
+fn first_word(order: Order, blocks: &[usize]) -> (Word, Option<FrameNumber>, &[usize]) {
+    let block = mask(0, order.get().into());
+    let start = blocks[0] & !(WORD_BITS - 1);
+    let (mut frames, mut twice, mut count) = (0, None, 0);
+    for other in blocks.iter().take_while(|other| **other & !(WORD_BITS - 1) == start) {
+        let bits = block << (other % WORD_BITS);
+        if frames & bits != 0 {
+            twice = Some(FrameNumber::new(*other));
+        }
+        frames |= bits;
+        count += 1;
+    }
+    (Word { start, frames }, twice, &blocks[count..])
 }

@@ -12,17 +12,15 @@
 //! inside the buddy, which an exclusive reference proves, or a machine that has stopped its other CPUs. The rest is takes and
 //! frees.
 
-use core::alloc::Layout;
 use core::fmt;
-use core::ptr::NonNull;
 
-use page_frame::{Cpu, FrameNumber, FrameRange, PhysMap, Tag};
+use page_frame::{Cpu, FrameNumber, FrameRange, Tag};
 
 use crate::area::AREA_FRAMES;
 use crate::build;
 use crate::section::SECTION_FRAMES;
 use crate::zone::{open_section, parts, section_of, withhold_absent};
-use crate::{Buddy, Observe};
+use crate::{FramePool, Observe, ZeroedMemory};
 
 /// Why memory neither came nor went. Nothing has changed then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +37,13 @@ pub enum HotplugError {
     FromStart,
     /// The range begins or ends inside an area, where memory does not.
     PartOfArea,
+    /// The memory given for the section's metadata is too small.
+    MetadataTooSmall {
+        /// How many bytes the layout has.
+        needed: usize,
+        /// How many bytes there are from the first cache line on.
+        given: usize,
+    },
     /// The frame is in use; or, coming online, it was not offline.
     InUse {
         /// The first such frame.
@@ -55,6 +60,9 @@ impl fmt::Display for HotplugError {
             Self::Absent => f.write_str("some of the frames are not there"),
             Self::FromStart => f.write_str("the section was there from the start"),
             Self::PartOfArea => f.write_str("the range begins or ends inside an area"),
+            Self::MetadataTooSmall { needed, given } => {
+                write!(f, "the metadata needs {needed} bytes, and {given} are there")
+            }
             Self::InUse { frame } => write!(f, "{frame} is in use"),
         }
     }
@@ -62,27 +70,11 @@ impl fmt::Display for HotplugError {
 
 impl core::error::Error for HotplugError {}
 
-impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
-    /// Returns size and alignment of the metadata that an added section brings along: 0.16 bytes for each of its 262,144
-    /// frames, however many are there.
-    pub fn section_layout() -> Layout {
-        build::section_layout()
-    }
-
-    /// Adds the frames of `range`, all of them free, with the metadata of their section in `metadata`.
-    ///
-    /// O(areas of a section). Only tries a lock; allocates nothing; touches no frame.
-    ///
-    /// # Errors
-    /// [`HotplugError::NotOneSection`], [`HotplugError::NoRoom`] or [`HotplugError::Occupied`].
-    ///
-    /// # Safety
-    /// 1. `metadata` is valid for reads and writes of [`section_layout`](Self::section_layout) during `'m` or until the
-    ///    section is removed, zero, and nobody else's.
-    /// 2. Nobody else uses the frames; the buddy's map covers them. Where blocks are asked for by address, they are mapped.
-    pub unsafe fn add_section(
+impl<'m, C: Cpu, O: Observe> FramePool<'m, C, O> {
+    /// Adds the frames of `range`, all of them free, see [`FrameAllocator::add_section`](crate::FrameAllocator::add_section).
+    pub(crate) fn add_section(
         &self,
-        metadata: NonNull<u8>,
+        metadata: ZeroedMemory<'m>,
         range: FrameRange,
     ) -> Result<(), HotplugError> {
         let number = section_of(range.start);
@@ -98,9 +90,14 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         if place.get().is_some() {
             return Err(HotplugError::Occupied);
         }
+        let (needed, given) = (build::section_layout().size(), metadata.bytes());
+        if given < needed {
+            return Err(HotplugError::MetadataTooSmall { needed, given });
+        }
         let index = number - self.zone.first_section;
-        // SAFETY: clause 1: as much as the layout says, and zero.
-        let section = unsafe { build::added_section(metadata, self.zone.bounds, index) };
+        // SAFETY: clause 1: `ZeroedMemory` is zero, aligned to 64 and ours during `'m`, or until `remove_section` has emptied the
+        // place, after which nobody follows it; and it is large enough, as was checked above.
+        let section = unsafe { build::added_section(metadata.start(), self.zone.bounds, index) };
         let base = number * SECTION_FRAMES;
         withhold_absent(section, base, &[range]);
         place.put(section, range);
@@ -110,23 +107,11 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         Ok(())
     }
 
-    /// Removes the section that `frame` lies in, which was added, and all of whose frames are offline; returns them. They are
-    /// the caller's again, as is the section's metadata, and the place is free for another.
-    ///
-    /// O(areas of a section), after bringing home what CPU slots keep.
+    /// Removes a section as [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section) does, while all other users
+    /// of the pool are stopped.
     ///
     /// # Errors
-    /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the first frame of an area
-    /// that is not offline. Nothing has changed then.
-    pub fn remove_section(&mut self, frame: FrameNumber) -> Result<FrameRange, HotplugError> {
-        // SAFETY: the exclusive reference: nobody else has one to call with or to iterate on, until it is given up.
-        unsafe { self.remove_section_while_stopped(frame) }
-    }
-
-    /// The same for a buddy that others share, while they are stopped.
-    ///
-    /// # Errors
-    /// As for [`remove_section`](Self::remove_section).
+    /// As there.
     ///
     /// # Safety
     /// 1. No other call of this buddy is under way, in another context or below this one; none begins before this one has
@@ -181,7 +166,7 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// # Errors
     /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the first frame that was not
     /// offline.
-    pub fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
+    pub(crate) fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
         self.check_areas(range)?;
         let starts = || parts(range).map(|(start, _)| start);
         // Of two who bring the same area online at once, one gets it.

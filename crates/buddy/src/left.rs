@@ -27,11 +27,12 @@
 use page_frame::sync::{
     self, AtomicU8, AtomicUsize, Ordering, fence, load_eight, model_fence, propagation_fence,
 };
-use page_frame::{Cpu, FrameNumber, LeftHeads, Order, PhysMap, TagPlace};
+use page_frame::{Cpu, FrameNumber, LeftHeads, Order, TagPlace};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS, Freed};
 use crate::run::{WORD_BITS, bits, mask};
-use crate::{Buddy, Observe};
+use crate::zone::Zone;
+use crate::{FramePool, Observe};
 
 /// After how many frames left in it an area is gathered: a guess between the cost of gathering and what it keeps out of sight.
 const MOST: usize = if sync::MODELLED { 2 } else { 64 };
@@ -163,7 +164,45 @@ impl Left<'_> {
     }
 }
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+/// An area that the current call gathers.
+struct Gathering<'z, 'm> {
+    zone: &'z Zone<'m>,
+    /// The area's first frame.
+    start: FrameNumber,
+    entry: usize,
+}
+
+impl Gathering<'_, '_> {
+    /// Ends the gathering: nothing that was counted before it is still left.
+    #[inline(always)]
+    fn end(self) {
+        self.open();
+        core::mem::forget(self);
+    }
+
+    /// Lets others gather the area.
+    #[inline(always)]
+    fn open(&self) {
+        // Release: pairs with the read-modify-write that set the flag.
+        let flags = &self.zone.left.gathering[self.entry / WORD_BITS];
+        flags.fetch_and(!flag(self.entry), Ordering::Release);
+    }
+}
+
+/// The observer panicked: blocks with tags that say so (I1) may still be left.
+impl Drop for Gathering<'_, '_> {
+    #[cold]
+    fn drop(&mut self) {
+        if let Some((place, section)) = self.zone.place(self.start) {
+            section.publish(place.area);
+        }
+        // I2. Relaxed: the flag below publishes it.
+        self.zone.left.counts[self.entry].fetch_or(SOME, Ordering::Relaxed);
+        self.open();
+    }
+}
+
+impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Leaves the block of `order` at `frame`, whose tag is at `tag`; whether blocks of that order are left.
     #[inline(always)]
     pub(crate) fn leave(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
@@ -238,10 +277,11 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         if flags.fetch_or(flag(entry), Ordering::SeqCst) & flag(entry) != 0 {
             return 0;
         }
+        let start = FrameNumber::new((left.first_area + entry) * AREA_FRAMES);
+        let guard = Gathering { zone: &self.zone, start, entry };
         // SeqCst: before our look at the tags. Acquire: sees the tags of what was counted.
         left.counts[entry].swap(0, Ordering::SeqCst);
         model_fence();
-        let start = FrameNumber::new((left.first_area + entry) * AREA_FRAMES);
         let mut frames = 0;
         // The words in which a frame was free already, a bit each, and what was brought home in each.
         let (mut twice, mut homes) = (0, [(0, 0); AREA_WORDS]);
@@ -275,8 +315,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
                 );
             }
         }
-        // Release: pairs with the read-modify-write above.
-        flags.fetch_and(!flag(entry), Ordering::Release);
+        guard.end();
         // Last of all: who hears of it may panic.
         for at in bits(twice) {
             let (block, order) = lowest_block(homes[at]);

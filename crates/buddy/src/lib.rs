@@ -22,6 +22,11 @@
 //! - Areas have a **kind**, so that blocks of one size and mobility stay together, and may be **owned** by a slot, which then
 //!   refills from them. Ownership is affinity, not a right: anybody may take from any area.
 //!
+//! # Types
+//! - [`FrameAllocator`] gives and takes frames by number. It makes no pointer, and all of it is safe.
+//! - [`Buddy`] adds where the machine sees the frames, and lends them as blocks and runs by address. Its frees are `unsafe`.
+//! - [`FramePool`] is what both dereference to: safe methods, none of which frees what somebody holds.
+//!
 //! # Invariants
 //! - I1: a frame belongs to at most one block, run or slot; its bit is set, or its area is whole, while it does.
 //! - I2: the bits of an area that is allocated whole are clear, but for strays about to be undone.
@@ -35,6 +40,11 @@
 //! Every take believes only the old value of its own read-modify-write. The two pairs of locations that need one order are
 //! described in `section.rs`. Nothing waits: a block above the area's order tries its section's lock,
 //! and every retry has a bound.
+//!
+//! # Panics of others
+//! Observers and fault hooks are safe code of somebody else, which may panic and may call the allocator again. A call from an
+//! observer is like one from an interrupt: it finds the slot entered and takes bits instead. What a panic leaves is described in
+//! `unwind.rs`: no frame is lost, none has two owners, and no area stays claimed.
 //!
 //! # Sources
 //! The bits of areas and their separate entries follow LLFree (Wrenger et al., USENIX ATC 2023). Taking a whole word at
@@ -50,6 +60,8 @@ mod claim;
 mod cpu_slot;
 mod exact;
 mod flush;
+mod frame_allocator;
+mod frame_pool;
 mod hints;
 mod hotplug;
 mod kind;
@@ -64,14 +76,18 @@ mod shrink;
 mod source;
 mod stats;
 mod table;
+mod unwind;
 mod watermark;
+mod zeroed_memory;
 mod zone;
 mod zonelist;
 
-pub use crate::buddy::{Buddy, Mode};
+pub use crate::buddy::Buddy;
 pub use build::BuildError;
 pub use check::Violation;
 pub use exact::Exact;
+pub use frame_allocator::FrameAllocator;
+pub use frame_pool::{FramePool, Mode};
 pub use hotplug::HotplugError;
 pub use kind::Mobility;
 pub use observe::{Block, BlockState};
@@ -80,6 +96,7 @@ pub use observer::{EventCounts, Observe};
 pub use page_frame;
 pub use stats::Fragmentation;
 pub use watermark::{Gate, Marks, Pressure, Watermarks};
+pub use zeroed_memory::ZeroedMemory;
 pub use zonelist::{NodeZone, Request, ZoneKind, ZoneList, ZoneListError, ZoneSource};
 
 use page_frame::FrameNumber;

@@ -1,31 +1,29 @@
 //! Requests beyond one block of any place: many at once, at a given frame, of a mobility.
 
-use page_frame::{Cpu, Fault, FrameNumber, FrameRange, Order, OutOfMemory, PhysMap, Tag};
+use page_frame::{Cpu, Fault, FrameNumber, FrameRange, Order, OutOfMemory, Tag};
 
 use crate::kind::Mobility;
-use crate::{Buddy, Observe};
+use crate::unwind::FreeAllOnUnwind;
+use crate::{FramePool, Observe};
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Allocates as many blocks of `order` as `blocks` has room for, and writes their first frames there; returns how many
     /// there were. Fewer than asked for means that memory ran out.
     ///
     /// The slot is entered once for all that it can serve; single frames come a word, up to 64, per atomic operation.
     pub fn allocate_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
-        let mut had = self.pop_many(order, blocks);
-        while had < blocks.len() {
+        let had = self.pop_many(order, blocks);
+        let mut taken = FreeAllOnUnwind { pool: self, order, blocks, had };
+        while taken.had < taken.blocks.len() {
             let Ok(block) = self.allocate_frames(order) else { break };
-            blocks[had] = block;
-            had += 1;
+            taken.push(block);
         }
-        had
+        taken.forget()
     }
 
-    /// Takes back blocks of `order`. A fault does not stop the rest from being freed.
-    ///
-    /// # Errors
-    /// The first [`Fault`]; every block that was allocated with this order is free then, and nothing else has changed.
+    /// Takes back blocks of `order`, see [`FrameAllocator::free_many`](crate::FrameAllocator::free_many).
     #[track_caller]
-    pub fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
+    pub(crate) fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         let mut outcome = Ok(());
         for block in blocks {
             let freed = self.free_frames(*block, order);
@@ -58,7 +56,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
         if !is_ours || !self.zone.is_free(frame, order) || !self.zone.take_at(frame, order) {
             return Err(OutOfMemory);
         }
-        self.zone.note_take(&self.observer, frame, order);
+        _ = self.noted(Some(frame), order);
         self.set_tag(frame, Tag::block(order));
         Ok(())
     }

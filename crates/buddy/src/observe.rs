@@ -56,7 +56,7 @@ fn free_order(zone: &Zone<'_>, start: FrameNumber, end: FrameNumber) -> Option<O
     Order::all().take_while(|order| fits(order) && zone.is_free(start, *order)).last()
 }
 
-/// Iterates over all blocks, lowest first; `mapped` gives tag and owner word of a frame.
+/// Iterates over all blocks, lowest first; `mapped` gives the tag of a frame, and the page count of the run that begins there.
 pub(crate) fn blocks(
     zone: &Zone<'_>,
     mapped: impl Fn(FrameNumber) -> (Tag, usize) + Copy,

@@ -23,7 +23,13 @@ use page_frame::{FrameNumber, FrameRange, Order};
 use crate::run::{WORD_ORDER, canonical_blocks};
 use crate::zone::Zone;
 
-/// Hears what a buddy does. Called from within it, on whatever CPU, so it must not call back.
+/// Hears what an allocator does: called from within it, on whatever CPU.
+///
+/// An observer should neither call the allocator nor panic. Neither breaks memory safety:
+/// - A call from an observer is like one from an interrupt. It finds the CPU's slot entered and takes bits instead; it is told
+///   to the observer again.
+/// - A panic unwinds through the call. Frames that the call had taken return to their areas, and the observer is not told;
+///   frames that it was freeing are free. A panic while a run shrinks aborts.
 pub trait Observe {
     /// Whether anybody listens; where false, nothing is computed and no method is called.
     const IS_USED: bool = true;

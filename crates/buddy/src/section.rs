@@ -40,7 +40,7 @@ const MOST_FREE: usize = AREA_FRAMES / 8;
 const CLAIM_RETRIES: usize = if sync::MODELLED { 2 } else { 4 };
 
 /// How far ahead of a claim lines are prefetched, in areas.
-const AHEAD: usize = crate::buddy::MOST_AREAS;
+const AHEAD: usize = crate::frame_pool::MOST_AREAS;
 
 /// The part of an entry that says who may use the area.
 const STATE: u8 = 3;

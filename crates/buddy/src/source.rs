@@ -7,6 +7,7 @@ use page_frame::{
     PageResize, PageRun, PageSource, PhysMap, Tag,
 };
 
+use crate::unwind::{AbortOnUnwind, FreeOnUnwind};
 use crate::{Buddy, Observe};
 
 // SAFETY: clause 1: `new_in` was promised the frames for us alone, a frame is handed out only after its bit was changed
@@ -37,7 +38,7 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
 }
 
 page_frame::forward_page_map!(
-    impl['m, M: PhysMap, C: Cpu, O: Observe] for Buddy<'m, M, C, O>, |this| this.map,
+    impl['m, M: PhysMap, C: Cpu, O: Observe] for Buddy<'m, M, C, O>, |this| this.frames.pool.map,
     // SAFETY: clause 1: the field, always.
     unsafe { page_frame::SameMap::promised() }
 );
@@ -77,13 +78,18 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
             return Err(OutOfMemory);
         }
         let order = Order::for_pages(pages).ok_or(OutOfMemory)?.max(alignment);
-        let start = self.phys.pointer(self.allocate_frames(order)?);
+        let frame = self.allocate_frames(order)?;
+        let start = self.phys.pointer(frame);
+        // Without a tag, the frames are nobody's for the guard, should an observer panic that hears of the tail.
+        self.set_tag(frame, Tag::NONE);
+        let undo = FreeOnUnwind::new(&self.zone, self.range(start, 0, pages));
         // The tail goes back, unless a stray keeps the area from being split: then the run has it.
         let tail = self.range(start, pages, order.pages());
         let kept = match tail.is_empty() || self.release(tail).is_none() {
             true => order.pages(),
             false => pages,
         };
+        undo.forget();
         // SAFETY: the run is ours and its head in the map.
         unsafe { self.map.set_run(start, kept) };
         Ok(PageRun { start, pages: kept, is_zero: false })
@@ -118,7 +124,10 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
             }
             false => {
                 let tail = self.range(start, new_pages, pages);
-                tail.is_empty() || self.release(tail).is_some()
+                let abort = AbortOnUnwind::new("an observer panicked while a run was being shrunk");
+                let is_released = tail.is_empty() || self.release(tail).is_some();
+                abort.forget();
+                is_released
             }
         };
         if resized {

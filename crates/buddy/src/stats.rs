@@ -3,10 +3,10 @@
 //! # Sources
 //! The two indices are those of Linux's memory compaction (Gorman 2010, `/sys/kernel/debug/extfrag`).
 
-use page_frame::{Cpu, FrameNumber, Order, PhysMap};
+use page_frame::{Cpu, FrameNumber, Order};
 
 use crate::kind::Mobility;
-use crate::{Buddy, Observe, observe};
+use crate::{FramePool, Observe, observe};
 
 /// Free memory as a request of one order sees it.
 ///
@@ -51,7 +51,7 @@ impl Fragmentation {
     }
 }
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
+impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Returns how many frames there are, free or not. O(ranges).
     pub fn frames(&self) -> usize {
         self.zone.frames()
@@ -112,14 +112,8 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
 
     /// Iterates over all blocks, free or not, lowest first.
     pub fn blocks(&self) -> impl Iterator<Item = observe::Block> {
-        observe::blocks(&self.zone, |frame| {
-            let address = self.address(frame);
-            let map = &self.map;
-            (
-                page_frame::PageMap::tag(map, address),
-                page_frame::PageMap::owner(map, address).addr(),
-            )
-        })
+        let mapped = |frame| (self.frame_tag(frame), self.run_pages(frame).unwrap_or(0));
+        observe::blocks(&self.zone, mapped)
     }
 
     /// Iterates over the free blocks, lowest first.

@@ -25,6 +25,8 @@ pub(crate) struct Place<'m> {
     /// The frames that came with a section added later; empty for those from the start.
     added_start: AtomicUsize,
     added_end: AtomicUsize,
+    /// A `Place` may be sent and shared where references to sections may be. `'m` is invariant by the pointer above: a shorter
+    /// one would let `put` store a section that goes before the table.
     sections_are_shared: PhantomData<&'m Section<'m>>,
 }
 

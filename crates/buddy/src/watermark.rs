@@ -121,7 +121,8 @@ impl<G: Gate, B> Gate for (G, B) {
 /// The watermarks of one zone: an observer of its buddy.
 ///
 /// `hook` is called with the new pressure at each change, on the CPU that caused it, from within the allocation or the
-/// free. It must not call back into the buddy: it wakes somebody who shrinks.
+/// free. It wakes somebody who shrinks, rather than to call back into the buddy. When it panics while frames are taken, they
+/// return to their areas and count as free.
 ///
 /// ```
 /// use buddy::{Gate, Marks, Observe, Pressure, Watermarks};
@@ -188,7 +189,7 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         self.follow();
     }
 
-    /// Brings the pressure in line with the total.
+    /// Brings the pressure in line with the total. When the hook panics, the pressure is as it said, and the next event goes on.
     fn follow(&self) {
         for _ in 0..ROUNDS {
             // SeqCst: our change of the total, or of the pressure below, before our look at the other; pairs with itself.
@@ -223,11 +224,27 @@ impl<H: Fn(Pressure)> Watermarks<H> {
     }
 }
 
+/// The hook panicked while it was told of frames that were taken: they return to the areas, and nobody says so.
+struct Uncount<'w> {
+    total: &'w AtomicIsize,
+    frames: usize,
+}
+
+impl Drop for Uncount<'_> {
+    #[cold]
+    fn drop(&mut self) {
+        // Relaxed: as in `add`.
+        self.total.fetch_add(self.frames as isize, Ordering::Relaxed);
+    }
+}
+
 impl<H: Fn(Pressure)> Observe for Watermarks<H> {
     const HEARS_BLOCKS: bool = false;
 
     fn take(&self, start: FrameNumber, frames: usize) {
+        let undo = Uncount { total: &self.total, frames };
         self.add(start, -(frames as isize));
+        core::mem::forget(undo);
     }
 
     fn free(&self, start: FrameNumber, frames: usize) {

@@ -18,6 +18,7 @@ use crate::run::{WORD_BITS, mask};
 use crate::search::Bounds;
 use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
 use crate::table;
+use crate::unwind::FreeOnUnwind;
 
 /// All sections between a zone's first and last frame.
 #[derive(Debug)]
@@ -122,12 +123,12 @@ impl<'m> Zone<'m> {
 
     /// Takes exactly the frames of `range`, block by block; whether all of them were free. Otherwise none stays taken.
     pub(crate) fn take_range(&self, observer: &impl Observe, range: FrameRange) -> bool {
-        let mut next = range.start;
+        let mut taken = FreeOnUnwind::new(self, FrameRange::new(range.start, range.start));
         for (part, frames) in parts(range) {
             let end = FrameNumber::new(part.get() + frames);
             for (start, order) in FrameRange::new(part, end).blocks() {
                 if !self.take_at(start, order) {
-                    let before = FrameRange::new(range.start, next);
+                    let before = taken.forget();
                     let released = self.release(before);
                     debug_assert!(
                         released == Some(true),
@@ -136,10 +137,11 @@ impl<'m> Zone<'m> {
                     self.note_release(observer, before);
                     return false;
                 }
+                taken.extend_to(FrameNumber::new(start.get() + order.pages()));
                 self.note_take(observer, start, order);
-                next = FrameNumber::new(start.get() + order.pages());
             }
         }
+        _ = taken.forget();
         true
     }
 

@@ -75,6 +75,8 @@ pub struct NodeZone<'z, 'm, M, C, O> {
 /// The zones of all nodes.
 #[derive(Debug)]
 pub struct ZoneList<'z, 'm, M, C, O> {
+    /// I1: all see each frame at the same address. As no two have a frame in common (clause 1 of `Buddy::new_in`), a zone
+    /// covers the addresses that it lends, and no other zone covers them.
     zones: &'z [NodeZone<'z, 'm, M, C, O>],
     /// A row for each node; empty when all are as near.
     distances: &'z [u8],
@@ -92,6 +94,11 @@ pub enum ZoneListError {
         /// The zone's index.
         index: usize,
     },
+    /// The zone at this index has its frames at other addresses than the first zone's `PhysMap` says.
+    OtherMap {
+        /// The zone's index.
+        index: usize,
+    },
     /// The distances are not as many for each node as there are nodes, or a zone's node is not among them.
     NotSquare {
         /// How many distances there are.
@@ -106,6 +113,9 @@ impl core::fmt::Display for ZoneListError {
             Self::Unordered { index } => {
                 write!(f, "zone {index} does not come after the one before by node and kind")
             }
+            Self::OtherMap { index } => {
+                write!(f, "zone {index} has its frames at other addresses than the first zone says")
+            }
             Self::NotSquare { distances } => {
                 write!(f, "{distances} distances are not a row for each node of one for each node")
             }
@@ -116,17 +126,26 @@ impl core::fmt::Display for ZoneListError {
 impl core::error::Error for ZoneListError {}
 
 impl<'z, 'm, M: PhysMap, C: Cpu, O: Observe + Gate> ZoneList<'z, 'm, M, C, O> {
-    /// Makes a list of `zones`, which ascend by node and within a node by kind.
+    /// Makes a list of `zones`, which ascend by node and within a node by kind, and see each frame at the same address.
     ///
     /// # Errors
-    /// [`ZoneListError`] when there is none or the order is another.
+    /// [`ZoneListError`] when there is none, the order is another, or the maps of frames to addresses differ: then an address
+    /// would not tell its zone.
     pub fn new(zones: &'z [NodeZone<'z, 'm, M, C, O>]) -> Result<Self, ZoneListError> {
         if zones.is_empty() {
             return Err(ZoneListError::Empty);
         }
         let key = |zone: &NodeZone<'_, '_, M, C, O>| (zone.node, zone.kind);
-        match zones.windows(2).position(|pair| key(&pair[0]) >= key(&pair[1])) {
-            Some(index) => Err(ZoneListError::Unordered { index: index + 1 }),
+        if let Some(index) = zones.windows(2).position(|pair| key(&pair[0]) >= key(&pair[1])) {
+            return Err(ZoneListError::Unordered { index: index + 1 });
+        }
+        // By clause 1 of `PhysMap` consecutive frames have consecutive pages, so maps that agree on one frame agree on all.
+        let start = |zone: &NodeZone<'_, '_, M, C, O>| zone.buddy.zone.span().start;
+        let agrees = |zone: &NodeZone<'_, '_, M, C, O>| {
+            zone.buddy.phys.pointer(start(zone)) == zones[0].buddy.phys.pointer(start(zone))
+        };
+        match zones.iter().position(|zone| !agrees(zone)) {
+            Some(index) => Err(ZoneListError::OtherMap { index }),
             None => Ok(Self { zones, distances: &[], rows: 0 }),
         }
     }
@@ -279,7 +298,8 @@ impl<M, C, O> ZoneSource<'_, '_, '_, M, C, O> {
     }
 }
 
-// SAFETY: blocks come from the buddy of a zone, whose promise this is, and go back to the zone whose frames they are.
+// SAFETY: clauses 1 and 2 are those of the buddies that serve. By I1 of `ZoneList`, `zone_of` finds for a block the buddy
+// that lent it.
 unsafe impl<M: PhysMap, C: Cpu, O: Observe + Gate> PageSource for ZoneSource<'_, '_, '_, M, C, O> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         self.list.ask(self.request, order.pages(), |buddy| {

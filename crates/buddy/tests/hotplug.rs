@@ -30,8 +30,7 @@ fn an_added_section_is_memory_like_any_other() {
     let buddy = buddy.observed(&watermarks);
     assert!(buddy.allocate_frames(order(18)).is_err());
     let added = range(base + 2 * SECTION, base + 3 * SECTION);
-    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
-    unsafe { buddy.add_section(metadata.start(), added) }.expect("room, and nothing there");
+    buddy.add_section(metadata.memory(), added).expect("room, and nothing there");
     assert_eq!((buddy.frames(), buddy.free_frames_count()), (1900 + SECTION, 1900 + SECTION));
     assert_eq!(watermarks.free_frames(), 1900 + SECTION);
     buddy.validate().expect("consistent");
@@ -40,8 +39,7 @@ fn an_added_section_is_memory_like_any_other() {
     buddy.free_frames(whole, order(18)).expect("ours");
 
     let below = range(base + SECTION + 5, base + SECTION + 1700);
-    // SAFETY: a second piece of zero metadata, for frames that no section has.
-    unsafe { buddy.add_section(ragged.start(), below) }.expect("room, and nothing there");
+    buddy.add_section(ragged.memory(), below).expect("room, and nothing there");
     buddy.validate().expect("consistent");
     let starts: Vec<_> = buddy.free_blocks().map(|(start, _)| start).collect();
     assert!(starts.is_sorted(), "ranges are merged in order");
@@ -82,15 +80,12 @@ fn sections_are_refused_where_they_do_not_fit() {
         (range(1000, 2000), HotplugError::Occupied),
     ];
     for (frames, expected) in cases {
-        // SAFETY: refused, so nothing is used.
-        let refused = unsafe { buddy.add_section(metadata.start(), frames) };
+        let refused = buddy.add_section(metadata.memory(), frames);
         assert_eq!(refused, Err(expected), "{frames:?}");
     }
     let first = range(SECTION, SECTION + 10);
-    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
-    unsafe { buddy.add_section(metadata.start(), first) }.expect("room, and nothing there");
-    // SAFETY: refused, so nothing is used.
-    let twice = unsafe { buddy.add_section(metadata.start(), first) };
+    buddy.add_section(metadata.memory(), first).expect("room, and nothing there");
+    let twice = buddy.add_section(metadata.memory(), first);
     assert_eq!(twice, Err(HotplugError::Occupied));
 }
 
@@ -152,8 +147,7 @@ fn a_section_that_is_offline_is_removed_and_another_takes_its_place() {
     let mut buddy = Simulated::with_room(&[range(3, 1000)], room, SingleCpu::new(), Mode::Cached);
     let initial = buddy.free_counts();
     let added = range(2 * SECTION + 100, 2 * SECTION + 3000);
-    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
-    unsafe { buddy.add_section(first.start(), added) }.expect("room, and nothing there");
+    buddy.add_section(first.memory(), added).expect("room, and nothing there");
 
     // Everything was used, so that the slot has blocks from there and owns areas.
     let blocks: Vec<_> = (0..).map_while(|_| buddy.allocate_frames(order(1)).ok()).collect();
@@ -191,8 +185,7 @@ fn a_section_that_is_offline_is_removed_and_another_takes_its_place() {
     all.into_iter().for_each(|frame| buddy.free_frames(frame, Order::ZERO).expect("ours"));
 
     let larger = range(2 * SECTION, 3 * SECTION);
-    // SAFETY: the second metadata is zero, ours, and outlives the buddy; the frames are numbers.
-    unsafe { buddy.add_section(second.start(), larger) }.expect("its place is free again");
+    buddy.add_section(second.memory(), larger).expect("its place is free again");
     buddy.drain();
     buddy.validate().expect("no frame is still tagged as offline");
     assert_eq!(buddy.free_frames_count(), 997 + SECTION);
@@ -229,8 +222,7 @@ fn a_section_is_not_removed_while_a_slot_owns_an_area_of_it() {
     let start = range(0, 8 * 512);
     let mut buddy = Simulated::with_room(&[start], range(0, 2 * SECTION), &cpu, Mode::Cached);
     let added = range(SECTION + 100, SECTION + 300);
-    // SAFETY: the metadata is zero, ours, and outlives the buddy; the frames are numbers.
-    unsafe { buddy.add_section(metadata.start(), added) }.expect("room, and nothing there");
+    buddy.add_section(metadata.memory(), added).expect("room, and nothing there");
 
     // To the last block of it, so that the slot has none, but owns the area that it came from.
     let (mut blocks, mut missing) = (Vec::new(), added.frames() / 2);

@@ -169,8 +169,7 @@ mod models {
                 // SAFETY: nobody else knows the frame yet; loom checks it.
                 content.with_mut(|content| unsafe { *content += 1 });
                 let added = range(2 * AREA, 2 * AREA + 1);
-                // SAFETY: the metadata is zero, ours, and dropped last; the frame is a number.
-                unsafe { buddy.add_section(metadata.start(), added) }.expect("room");
+                buddy.add_section(metadata.memory(), added).expect("room");
                 metadata
             });
             let found = world.0.allocate_frames(Order::ZERO);

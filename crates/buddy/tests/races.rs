@@ -4,13 +4,12 @@
 
 mod common;
 
-use std::alloc::alloc_zeroed;
 use std::ptr::{NonNull, without_provenance_mut};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use buddy::{Buddy, Exact, Mode};
-use common::{ROOT, Simulated, range};
+use common::{Metadata, ROOT, Simulated, range};
 use hosted::Threads;
 use page_frame::{
     CpuId, DirectMap, Fault, FaultKind, FrameNumber, Order, PAGE_SIZE, PageMap, PageResize,
@@ -30,13 +29,12 @@ fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once
     let cpus = SwitchedCpu::new(2);
     let frames = [range(0, 4096)];
     let layout = Buddy::<DirectMap, &SwitchedCpu>::metadata_layout(&frames, 2).expect("frames");
-    // SAFETY: the layout is not empty.
-    let metadata = NonNull::new(unsafe { alloc_zeroed(layout) }).expect("memory");
+    let metadata = Metadata::new(layout);
     let root = NonNull::new(without_provenance_mut(ROOT)).expect("not zero");
     // SAFETY: no pointer of the map is used.
     let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
-    // SAFETY: the metadata is zero and leaked; the frames are numbers.
-    let buddy = unsafe { Buddy::new_in(metadata, &frames, map, &cpus, Mode::Cached) };
+    // SAFETY: the frames are numbers, and no pointer to them is used.
+    let buddy = unsafe { Buddy::new_in(metadata.memory(), &frames, map, &cpus, Mode::Cached) };
     let buddy = buddy.expect("good frames").with_fault_hook(count);
 
     for order in [0, 1, 5].map(|order| Order::new(order).expect("small")) {
@@ -48,7 +46,8 @@ fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once
             let start = NonNull::new(without_provenance_mut(address)).expect("not zero");
             // SAFETY: the second time the tag is what the other CPU saw just before the first one cleared it.
             unsafe { buddy.clear_owner(start, order) };
-            buddy.free_frames(block, order).expect("the tag says allocated");
+            // SAFETY: the second time it is a double free; the frames are numbers.
+            unsafe { buddy.free_frames(block, order) }.expect("the tag says allocated");
         }
         buddy.drain();
         assert_eq!(DOUBLE_FREES.load(Ordering::Relaxed), before + 1, "{order:?}");

@@ -15,7 +15,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize};
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use page_frame::sync::Lock;
 use page_frame::{
     Cpu, CpuId, DirectMap, FrameNumber, FrameRange, Frozen, Order, OutOfMemory, PAGE_SHIFT,
@@ -132,9 +132,11 @@ impl Pages {
         space.open(first)?;
         let (start, map) = (metadata.start(), space.direct_map());
         let ranges = [first];
-        // SAFETY: both mappings are fresh, so zero and ours, and live as long as the buddy: they are dropped with it.
+        // SAFETY: the mapping is fresh, so zero and ours, and lives as long as the buddy: it is dropped with it.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(start, buddy_bytes) };
+        // SAFETY: the space is fresh, so nobody else's, and dropped with the buddy; `map` covers it, and `first` is open.
         let buddy =
-            unsafe { Frames::new_with_room(start, &ranges, all, map, Threads, Mode::Cached) };
+            unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Cached) };
         Ok(Self {
             buddy: buddy.map_err(invalid)?,
             touched,
@@ -186,7 +188,9 @@ impl Pages {
             // SAFETY: behind the buddy's own metadata, where there is room for each section but the first.
             let metadata = unsafe { self.metadata.start().add(offset.next_multiple_of(64)) };
             let opened = self.space.open(range).is_ok();
-            // SAFETY: zero and nobody else's, once for each number; the frames are free address space, now open.
+            // SAFETY: zero, aligned to 64 and nobody else's, once for each number, as nothing is written when adding fails.
+            let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, bytes) };
+            // SAFETY: clause 1: the frames are free address space of ours, and open.
             let added = opened && unsafe { self.buddy.add_section(metadata, range) }.is_ok();
             if !added {
                 sections.put_back(number..number + 1);

@@ -25,7 +25,7 @@ const READY: u8 = 2;
 ///
 /// ```
 /// use buddy::page_frame::{DirectMap, OutOfMemory};
-/// use buddy::{Buddy, Mode};
+/// use buddy::{Buddy, Mode, ZeroedMemory};
 /// use hosted::{Mapped, Threads};
 /// use kmalloc::{Global, Kmalloc};
 /// use slab::Registry;
@@ -39,8 +39,10 @@ const READY: u8 = 2;
 ///     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
 ///     let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
 ///     let map = frames.direct_map();
-///     // SAFETY: both mappings are fresh, so zero and ours, and they are forgotten below, so they stay.
-///     let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, Threads, Mode::Cached) };
+///     // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+///     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+///     // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+///     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
 ///     core::mem::forget((frames, metadata));
 ///     Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
 /// });

@@ -6,7 +6,7 @@ use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::Mapped;
 use kmalloc::Kmalloc;
 use page_frame::{
@@ -135,8 +135,10 @@ fn over_a_buddy(test: impl Fn(&Buddy<'static, DirectMap, SingleCpu>)) {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: fresh mappings that outlive the allocator: zero, ours.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, Mode::Cached) };
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = buddy.expect("good frames");
     let free = buddy.free_counts();
     test(&buddy);

@@ -246,14 +246,16 @@ fn misuse_that_the_page_map_shows_is_a_fault_and_nothing_is_credited() {
 #[test]
 fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
     use buddy::page_frame::DirectMap;
-    use buddy::{Buddy, Mode};
+    use buddy::{Buddy, Mode, ZeroedMemory};
     let memory = hosted::Mapped::reserve(64 << 20).expect("address space");
     let ranges = [memory.frames()];
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: fresh mappings that outlive the allocator: zero, ours.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, Mode::Cached) };
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = buddy.expect("good frames");
     let free = buddy.free_counts();
     {
@@ -316,14 +318,16 @@ fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
 #[test]
 fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     use buddy::page_frame::DirectMap;
-    use buddy::{Buddy, Mode};
+    use buddy::{Buddy, Mode, ZeroedMemory};
     let memory = hosted::Mapped::reserve(64 << 20).expect("address space");
     let ranges = [memory.frames()];
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: fresh mappings that outlive the allocator: zero, ours.
-    let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, Mode::Cached) };
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = Counted::new(buddy.expect("good frames"));
     let kmalloc = Kmalloc::new(Registry::new(&buddy, SingleCpu::new()).expect("room"));
     let page = |pages| layout(pages * PAGE_SIZE, 8);

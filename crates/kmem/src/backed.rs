@@ -4,7 +4,7 @@
 use std::io;
 use std::ops::Deref;
 
-use buddy::{Buddy, EventCounts, Mode};
+use buddy::{Buddy, EventCounts, Mode, ZeroedMemory};
 use hosted::Mapped;
 use page_frame::{Counted, Cpu, DirectMap};
 
@@ -30,9 +30,10 @@ impl<C: Cpu> Backed<C> {
         let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots());
         let metadata = Mapped::reserve(layout.map_err(io::Error::other)?.size())?;
         let map = memory.direct_map();
-        // SAFETY: both mappings move with the buddy and are declared behind it, so they stay until after its drop. The
-        // metadata is zero, page-aligned and nobody else's; so are the frames, which `map` covers.
-        let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, mode) };
+        // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+        // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+        let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, mode) };
         let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
         Ok(Self { source: Counted::new(buddy), _metadata: metadata, memory })
     }

@@ -3,16 +3,15 @@
 
 use std::io;
 use std::ops::Deref;
-use std::ptr::NonNull;
 
-use buddy::{Buddy, EventCounts, Mode};
+use buddy::{EventCounts, FrameAllocator, Mode, ZeroedMemory};
 use hosted::Mapped;
-use page_frame::{Cpu, DirectMap, FrameNumber, FrameRange, PAGE_SIZE};
+use page_frame::{Cpu, FrameNumber, FrameRange};
 
 /// A buddy that owns its metadata.
 pub struct Simulated<C> {
     // Declared before the memory that it stands in, so dropped first.
-    buddy: Buddy<'static, DirectMap, C, EventCounts>,
+    buddy: FrameAllocator<'static, C, EventCounts>,
     _metadata: Mapped,
 }
 
@@ -31,23 +30,19 @@ impl<C: Cpu> Simulated<C> {
     /// # Errors
     /// No frames, or no memory for the metadata.
     pub fn with_ranges(ranges: &[FrameRange], cpu: C, mode: Mode) -> io::Result<Self> {
-        let layout = Buddy::<DirectMap, C>::metadata_layout(ranges, cpu.slots());
+        let layout = FrameAllocator::<C>::metadata_layout(ranges, cpu.slots());
         let metadata = Mapped::reserve(layout.map_err(io::Error::other)?.size())?;
-        let root = NonNull::new(std::ptr::without_provenance_mut(PAGE_SIZE))
-            .expect("a page size is not zero");
-        let first = ranges.first().map_or(FrameNumber::new(0), |range| range.start);
-        // SAFETY: frames are only numbers here; no pointer of the map is used.
-        let map = unsafe { DirectMap::from_root(root, first) };
-        // SAFETY: mapped memory is zero and page-aligned, and stays until after the buddy's drop, as it moves with it
-        // and is declared behind it.
-        let buddy = unsafe { Buddy::new_in(metadata.start(), ranges, map, cpu, mode) };
+        // SAFETY: mapped memory is zero and page-aligned, and stays until after the allocator's drop, as it moves with it and is
+        // declared behind it.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+        let buddy = FrameAllocator::new_in(zeroed, ranges, cpu, mode);
         let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
         Ok(Self { buddy, _metadata: metadata })
     }
 }
 
 impl<C> Deref for Simulated<C> {
-    type Target = Buddy<'static, DirectMap, C, EventCounts>;
+    type Target = FrameAllocator<'static, C, EventCounts>;
 
     fn deref(&self) -> &Self::Target {
         &self.buddy

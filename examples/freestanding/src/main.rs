@@ -15,7 +15,7 @@ use core::mem::MaybeUninit;
 use core::panic::PanicInfo;
 use core::ptr::NonNull;
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use kmalloc::Kmalloc;
 use page_frame::{
     Counted, DirectMap, FrameNumber, FrameRange, MemoryMap, Order, PAGE_SIZE, PhysMap, RegionKind,
@@ -60,7 +60,9 @@ fn use_everything() -> Option<()> {
     let mut ranges = [FrameRange::default(); 4];
     let count = ranges.iter_mut().zip(map.runs()).map(|(place, run)| *place = run).count();
     let (ranges, cpu) = (&ranges[..count], SingleCpu::new());
-    // SAFETY: the metadata is zero and ours; the ranges are disjoint from it.
+    // SAFETY: zeroed above, aligned to a page, and carved for us alone.
+    let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, layout.size()) };
+    // SAFETY: the ranges are disjoint from the metadata, and nobody else uses the machine's memory.
     let buddy = unsafe { Buddy::new_in(metadata, ranges, direct, cpu, Mode::Cached) }.ok()?;
     let pages = Counted::new(buddy);
 

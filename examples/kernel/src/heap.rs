@@ -16,8 +16,8 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use buddy::{
-    Buddy, Gate, Marks, Mode, NodeZone, Pressure, Request, Watermarks, ZoneKind, ZoneList,
-    ZoneSource,
+    Buddy, Gate, Marks, Mode, NodeZone, Pressure, Request, Watermarks, ZeroedMemory, ZoneKind,
+    ZoneList, ZoneSource,
 };
 use kmalloc::{Global, Kmalloc};
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
@@ -207,7 +207,9 @@ pub(crate) unsafe fn start(info: &StartInfo) {
         // SAFETY: carved for us alone, and mapped.
         unsafe { metadata.write_bytes(0, pages * PAGE_SIZE) };
         let ranges = ranges_of(&map, zone, &mut ranges);
-        // SAFETY: the metadata is ours, zero, and large enough; the ranges are disjoint from it and from the image.
+        // SAFETY: zeroed above, aligned to a page, and carved for us alone.
+        let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, pages * PAGE_SIZE) };
+        // SAFETY: the ranges are disjoint from the metadata and from the image, and the direct map covers them.
         let buddy = unsafe { Buddy::new_in(metadata, ranges, direct, KernelCpu, Mode::Cached) };
         let buddy = buddy.expect("firmware's ranges ascend");
         let marks = Marks::for_frames(buddy.frames());

@@ -7,8 +7,8 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use buddy::{Buddy, Mode, Observe};
-use page_frame::{Cpu, DirectMap, FaultHook, FrameNumber, FrameRange};
+use buddy::{Buddy, HotplugError, Mode, Observe, ZeroedMemory};
+use page_frame::{Cpu, DirectMap, Fault, FaultHook, FrameNumber, FrameRange, Order};
 
 pub mod textbook;
 #[cfg(not(loom))]
@@ -35,8 +35,15 @@ impl Metadata {
         Self { start, layout }
     }
 
+    /// Returns the first byte.
     pub fn start(&self) -> NonNull<u8> {
         self.start
+    }
+
+    /// Returns the memory, once. The test drops `self` after whoever uses it.
+    pub fn memory<'m>(&self) -> ZeroedMemory<'m> {
+        // SAFETY: fresh from `alloc_zeroed`, aligned as the layout says, and dropped last.
+        unsafe { ZeroedMemory::from_zeroed(self.start, self.layout.size()) }
     }
 }
 
@@ -69,8 +76,9 @@ impl<C: Cpu> Simulated<C> {
         let root = NonNull::new(std::ptr::without_provenance_mut(ROOT)).expect("not zero");
         // SAFETY: no pointer of the map is ever used.
         let map = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
-        // SAFETY: the metadata is zero and ours until the buddy is dropped; the frames are numbers.
-        let buddy = unsafe { Buddy::new_with_room(metadata.start(), ranges, room, map, cpu, mode) };
+        let memory = metadata.memory();
+        // SAFETY: the frames are numbers, and no pointer to them is used.
+        let buddy = unsafe { Buddy::new_with_room(memory, ranges, room, map, cpu, mode) };
         Self { buddy: buddy.expect("good ranges"), metadata }
     }
 
@@ -86,6 +94,34 @@ impl<C: Cpu, O: Observe> Simulated<C, O> {
     pub fn with_fault_hook(self, hook: FaultHook) -> Self {
         let Self { buddy, metadata } = self;
         Self { buddy: buddy.with_fault_hook(hook), metadata }
+    }
+
+    // Frees by number: no memory is behind the frames, so that a wrong one is a wrong number.
+
+    #[track_caller]
+    pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
+        // SAFETY: see above.
+        unsafe { self.buddy.free_frames(frame, order) }
+    }
+
+    #[track_caller]
+    pub fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
+        // SAFETY: see above.
+        unsafe { self.buddy.free_many(order, blocks) }
+    }
+
+    pub fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
+        // SAFETY: see above.
+        unsafe { self.buddy.online(range) }
+    }
+
+    pub fn add_section(
+        &self,
+        metadata: ZeroedMemory<'static>,
+        range: FrameRange,
+    ) -> Result<(), HotplugError> {
+        // SAFETY: see above.
+        unsafe { self.buddy.add_section(metadata, range) }
     }
 }
 

@@ -196,8 +196,7 @@ impl Users {
     fn add<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>) {
         let Some(frames) = self.absent.borrow_mut().pop() else { return };
         let metadata = Metadata::new(buddy::Buddy::<page_frame::DirectMap, C>::section_layout());
-        // SAFETY: the metadata is zero, and lives as long as the users do; the frames are numbers.
-        match unsafe { buddy.add_section(metadata.start(), frames) } {
+        match buddy.add_section(metadata.memory(), frames) {
             Ok(()) => {
                 self.sections.borrow_mut().push((frames, metadata));
                 self.ranges.borrow_mut().push(frames);

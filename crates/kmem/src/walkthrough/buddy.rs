@@ -6,8 +6,8 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use buddy::{Block, BlockState, Buddy, EventCounts, Mode};
-use page_frame::{DirectMap, FrameNumber, Order, SingleCpu};
+use buddy::{Block, BlockState, EventCounts, FrameAllocator, Mode};
+use page_frame::{FrameNumber, Order, SingleCpu};
 
 use crate::simulated::Simulated;
 
@@ -19,7 +19,7 @@ use crate::picture::text::counted;
 const FRAMES: usize = 16;
 /// Columns that a frame takes in the picture.
 const COLUMNS: usize = 4;
-type Example = Buddy<'static, DirectMap, SingleCpu, EventCounts>;
+type Example = FrameAllocator<'static, SingleCpu, EventCounts>;
 type Owners = HashMap<FrameNumber, (&'static str, Order)>;
 
 /// Plays the example and draws each state.

@@ -6,7 +6,7 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::sync::Mutex;
 
-use buddy::{Buddy, Mode};
+use buddy::{Buddy, Mode, ZeroedMemory};
 use buddy_system_allocator::FrameAllocator;
 use hosted::Mapped;
 use page_frame::{
@@ -27,8 +27,10 @@ impl<C: Cpu> OurBuddy<C> {
         let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots()).expect("frames");
         let metadata = Mapped::reserve(layout.size()).expect("address space");
         let map = memory.direct_map();
-        // SAFETY: both mappings are fresh, so zero and ours, and live as long as the buddy, in the same struct.
-        let buddy = unsafe { Buddy::new_in(metadata.start(), &ranges, map, cpu, Mode::Cached) };
+        // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+        // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+        let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
         Self { buddy: buddy.expect("frames"), _memory: [memory, metadata] }
     }
 }

@@ -1,0 +1,398 @@
+//! Observers and hooks that panic at each of their calls in turn, and observers that call the allocator.
+
+use std::cell::Cell;
+use std::panic::{self, AssertUnwindSafe};
+use std::process::Command;
+use std::ptr::NonNull;
+use std::sync::Once;
+use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
+
+use buddy::{Marks, Mobility, Mode, Observe, Pressure, Watermarks};
+use page_frame::{
+    Cpu, CpuId, FrameNumber, Order, PAGE_SIZE, PageMap, PageResize, SwitchedCpu, Tag,
+};
+
+use testkit::Random;
+
+use crate::common::{ROOT, Simulated, range};
+
+const FRAMES: usize = 16 * 512;
+
+fn order(order: u8) -> Order {
+    Order::new(order).expect("a valid order")
+}
+
+/// Panics when it is told something for the `left`th time.
+struct Panicking<'c, const BLOCKS: bool> {
+    left: &'c AtomicIsize,
+}
+
+impl<const BLOCKS: bool> Panicking<'_, BLOCKS> {
+    fn hear(&self) {
+        assert!(self.left.fetch_sub(1, Ordering::Relaxed) != 1, "the observer panics");
+    }
+}
+
+impl<const BLOCKS: bool> Observe for Panicking<'_, BLOCKS> {
+    const HEARS_BLOCKS: bool = BLOCKS;
+
+    fn take(&self, _: FrameNumber, _: usize) {
+        self.hear();
+    }
+
+    fn free(&self, _: FrameNumber, _: usize) {
+        self.hear();
+    }
+
+    fn split(&self, _: usize) {
+        self.hear();
+    }
+
+    fn merge(&self, _: usize) {
+        self.hear();
+    }
+
+    fn claim(&self, _: usize) {
+        self.hear();
+    }
+
+    fn hand_over(&self, _: usize) {
+        self.hear();
+    }
+}
+
+thread_local! {
+    /// Whether panics of this thread are expected, and not reported.
+    static IS_QUIET: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `call`; `None` when it panicked.
+fn quietly<R>(call: impl FnOnce() -> R) -> Option<R> {
+    static HOOK: Once = Once::new();
+    HOOK.call_once(|| {
+        let report = panic::take_hook();
+        panic::set_hook(Box::new(move |panicked| {
+            if !IS_QUIET.get() {
+                report(panicked);
+            }
+        }));
+    });
+    IS_QUIET.set(true);
+    let returned = panic::catch_unwind(AssertUnwindSafe(call)).ok();
+    IS_QUIET.set(false);
+    returned
+}
+
+/// What a script holds. A call that unwinds gave nothing, and took back all that it was to take.
+#[derive(Default)]
+struct Held {
+    blocks: Vec<(FrameNumber, Order)>,
+    panics: usize,
+}
+
+impl Held {
+    fn hold(&mut self, got: Option<impl IntoIterator<Item = (FrameNumber, Order)>>) {
+        match got {
+            Some(blocks) => self.blocks.extend(blocks),
+            None => self.panics += 1,
+        }
+    }
+
+    /// All sorts of requests, then frees in another order.
+    fn play<C: Cpu, O: Observe>(&mut self, buddy: &Simulated<C, O>) {
+        for small in [0, 0, 1, 2, 3, 4, 6, 8, 9, 9, 10] {
+            let small = order(small);
+            self.hold(quietly(|| buddy.allocate_frames(small).ok().map(|block| (block, small))));
+        }
+        let mut many = [FrameNumber::new(0); 90];
+        for small in [0, 3] {
+            let had = quietly(|| buddy.allocate_many(order(small), &mut many));
+            let blocks = had.map(|had| many[..had].iter().map(|block| (*block, order(small))));
+            self.hold(blocks);
+        }
+        let movable = quietly(|| buddy.allocate_as(order(5), Mobility::Movable));
+        self.hold(movable.map(|block| block.ok().map(|block| (block, order(5)))));
+        let at = FrameNumber::new(FRAMES - 64);
+        let placed = quietly(|| buddy.allocate_at(at, order(6)));
+        self.hold(placed.map(|placed| placed.ok().map(|()| (at, order(6)))));
+        self.run(buddy);
+        self.offline(buddy);
+        // Every third, so that areas are left with some blocks, then the rest.
+        for step in [3, 1] {
+            for index in (0..self.blocks.len()).rev().step_by(step) {
+                let (block, order) = self.blocks.remove(index);
+                let freed = quietly(|| buddy.free_frames(block, order).expect("allocated above"));
+                self.panics += usize::from(freed.is_none());
+            }
+            let drained = quietly(|| buddy.drain());
+            self.panics += usize::from(drained.is_none());
+        }
+    }
+
+    fn run<C: Cpu, O: Observe>(&mut self, buddy: &Simulated<C, O>) {
+        let run = match quietly(|| buddy.allocate_run(700, Order::ZERO)) {
+            Some(run) => run.expect("free"),
+            None => return self.panics += 1,
+        };
+        // SAFETY: the run is ours; frames are only numbers.
+        let freed = quietly(|| unsafe { buddy.free_run(run.start, run.pages) });
+        self.panics += usize::from(freed.is_none());
+    }
+
+    fn offline<C: Cpu, O: Observe>(&mut self, buddy: &Simulated<C, O>) {
+        let areas = range(12 * 512, 14 * 512);
+        match quietly(|| buddy.offline(areas)) {
+            None => self.panics += 1,
+            Some(Err(_)) => {}
+            Some(Ok(())) => {
+                let online = quietly(|| buddy.online(areas).expect("offline"));
+                self.panics += usize::from(online.is_none());
+            }
+        }
+    }
+}
+
+/// Plays the script for each call of the observer, which panics there; returns how many calls there are.
+fn panic_at_each_call<const BLOCKS: bool>(mode: Mode) -> usize {
+    for number in 1.. {
+        let left = AtomicIsize::new(0);
+        let cpus = SwitchedCpu::new(1);
+        cpus.switch_to(Some(CpuId::new(0)));
+        let observer = Panicking::<BLOCKS> { left: &left };
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, mode).observed(observer);
+        left.store(number, Ordering::Relaxed);
+        let mut held = Held::default();
+        held.play(&buddy);
+        left.store(0, Ordering::Relaxed);
+        assert!(held.blocks.is_empty());
+        buddy.drain();
+        buddy.validate().unwrap_or_else(|wrong| panic!("panic at call {number}: {wrong}"));
+        assert_eq!(buddy.free_frames_count(), FRAMES, "panic at call {number}: frames are lost");
+        assert!(buddy.allocate_frames(order(12)).is_ok(), "panic at call {number}: in pieces");
+        // Nothing is claimed or frozen: all of it goes by way of the slot again.
+        assert!(held.panics <= 1, "{} panics", held.panics);
+        if held.panics == 0 {
+            return number as usize - 1;
+        }
+    }
+    unreachable!("the script ends")
+}
+
+/// Mutations seen to fail: `noted` without its guard; `bring_all_home` without its guard; `refill_frames` without its guard;
+/// `take_range` without its guard; `allocate_run` without its guard ("frames are lost"); `Gathering` without its `Drop` (I7 of
+/// `validate`).
+#[test]
+fn a_panic_at_any_call_of_an_observer_loses_no_frame() {
+    let calls = [
+        panic_at_each_call::<true>(Mode::Cached),
+        panic_at_each_call::<false>(Mode::Cached),
+        panic_at_each_call::<true>(Mode::Plain),
+    ];
+    assert!(calls.iter().all(|calls| *calls > 60), "{calls:?} calls");
+}
+
+/// Frees every other frame at random, so that most are deferred and then reconciled area by area; the observer panics at call
+/// `number` of the frees. Returns whether it did.
+fn panic_in_deferred_frees<const BLOCKS: bool>(number: isize) -> bool {
+    let left = AtomicIsize::new(0);
+    let cpus = SwitchedCpu::new(1);
+    cpus.switch_to(Some(CpuId::new(0)));
+    let observer = Panicking::<BLOCKS> { left: &left };
+    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(observer);
+    let mut held = vec![FrameNumber::new(0); FRAMES];
+    assert_eq!(buddy.allocate_many(Order::ZERO, &mut held), FRAMES);
+    let mut random = Random::new(4);
+    for index in (1..held.len()).rev() {
+        held.swap(index, random.below(index + 1));
+    }
+    left.store(number, Ordering::Relaxed);
+    let mut panics = 0;
+    let rest = held.split_off(FRAMES / 2);
+    for block in held {
+        let freed = quietly(|| buddy.free_frames(block, Order::ZERO).expect("allocated above"));
+        panics += usize::from(freed.is_none());
+        if freed.is_none() {
+            // Before anything else is freed, which would mend what is wrong.
+            buddy.validate().unwrap_or_else(|wrong| panic!("panic at call {number}: {wrong}"));
+        }
+    }
+    left.store(0, Ordering::Relaxed);
+    buddy.drain();
+    assert_eq!(buddy.free_frames_count(), FRAMES / 2, "panic at call {number}: frames are lost");
+    for block in rest {
+        buddy.free_frames(block, Order::ZERO).expect("allocated above");
+    }
+    buddy.drain();
+    buddy.validate().unwrap_or_else(|wrong| panic!("panic at call {number}: {wrong}"));
+    assert!(buddy.allocate_frames(order(13)).is_ok(), "panic at call {number}: in pieces");
+    panics > 0
+}
+
+/// Mutations seen to fail: the `Drop` of `Gathering` without `SOME` (I7 of `validate`), or without opening the area ("frames are
+/// lost").
+#[test]
+fn a_panic_while_an_area_is_reconciled_leaves_its_deferred_frees_to_the_next() {
+    let calls = (1..).take_while(|number| panic_in_deferred_frees::<false>(*number)).count();
+    let more = (1..).step_by(7).take_while(|number| panic_in_deferred_frees::<true>(*number));
+    let more = more.count();
+    assert!(calls > 100 && more > 30, "{calls} and {more} calls");
+}
+
+/// Blocks that one call allocates together: when it unwinds, its caller does not know how many there are.
+/// Mutation seen to fail: `FreeAllOnUnwind` without its `Drop` ("frames are lost").
+#[test]
+fn a_panic_while_many_blocks_are_allocated_frees_those_before() {
+    for (size, number) in [(0, 3), (2, 2), (5, 2), (7, 3), (9, 2), (10, 4)] {
+        let left = AtomicIsize::new(number);
+        let cpus = SwitchedCpu::new(1);
+        cpus.switch_to(Some(CpuId::new(0)));
+        let observer = Panicking::<false> { left: &left };
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(observer);
+        let mut blocks = vec![FrameNumber::new(0); (FRAMES >> size).min(300)];
+        let had = quietly(|| buddy.allocate_many(order(size), &mut blocks));
+        assert_eq!((had, left.load(Ordering::Relaxed)), (None, 0), "order {size}");
+        buddy.drain();
+        assert_eq!(buddy.free_frames_count(), FRAMES, "order {size}: frames are lost");
+        buddy.validate().expect("consistent");
+    }
+}
+
+/// A hook that panics once: what it interrupted counts as the buddy has it.
+/// Mutation seen to fail: `Watermarks::take` without its guard.
+#[test]
+fn watermarks_count_right_after_their_hook_has_panicked() {
+    let marks = Marks { min: 20, low: 2000, high: 3000 };
+    let calls = AtomicUsize::new(0);
+    let hook = |_: Pressure| {
+        assert!(calls.fetch_add(1, Ordering::Relaxed) != 0, "the first call panics");
+    };
+    for size in [0, 3, 7, 9, 10].map(order) {
+        calls.store(0, Ordering::Relaxed);
+        let watermarks = Watermarks::new(FRAMES, marks, hook);
+        let cpus = SwitchedCpu::new(1);
+        cpus.switch_to(Some(CpuId::new(0)));
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(&watermarks);
+        let mut held = Vec::new();
+        let mut panics = 0;
+        loop {
+            match quietly(|| buddy.allocate_frames(size)) {
+                Some(Ok(block)) => held.push(block),
+                Some(Err(_)) => break,
+                None => panics += 1,
+            }
+        }
+        assert_eq!((panics, held.len()), (1, FRAMES / size.pages()), "{size:?}");
+        assert_eq!(watermarks.free_frames(), 0, "{size:?}");
+        for block in held {
+            buddy.free_frames(block, size).expect("allocated above");
+        }
+        buddy.drain();
+        assert_eq!(watermarks.free_frames(), FRAMES, "{size:?}");
+    }
+}
+
+/// An observer that allocates, frees and drains from within.
+struct CallingBack {
+    buddy: AtomicPtr<Simulated<&'static SwitchedCpu, &'static CallingBack>>,
+    depth: AtomicUsize,
+    calls: AtomicUsize,
+}
+
+impl Observe for &'static CallingBack {
+    fn take(&self, _: FrameNumber, _: usize) {
+        self.call();
+    }
+
+    fn free(&self, _: FrameNumber, _: usize) {
+        self.call();
+    }
+}
+
+impl CallingBack {
+    fn call(&self) {
+        // SAFETY: null, or a buddy that is leaked.
+        let Some(buddy) = (unsafe { self.buddy.load(Ordering::Relaxed).as_ref() }) else { return };
+        if self.depth.fetch_add(1, Ordering::Relaxed) == 0 {
+            let number = self.calls.fetch_add(1, Ordering::Relaxed);
+            let size = order([0, 3, 9][number % 3]);
+            if let Ok(block) = buddy.allocate_frames(size) {
+                buddy.free_frames(block, size).expect("allocated above");
+            }
+            buddy.drain();
+        }
+        self.depth.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn an_observer_may_call_the_allocator() {
+    let cpus: &'static SwitchedCpu = Box::leak(Box::new(SwitchedCpu::new(1)));
+    cpus.switch_to(Some(CpuId::new(0)));
+    let observer: &'static CallingBack = Box::leak(Box::new(CallingBack {
+        buddy: AtomicPtr::new(std::ptr::null_mut()),
+        depth: AtomicUsize::new(0),
+        calls: AtomicUsize::new(0),
+    }));
+    let buddy = Simulated::new(&[range(0, FRAMES)], cpus, Mode::Cached).observed(observer);
+    let buddy = Box::leak(Box::new(buddy));
+    observer.buddy.store(buddy, Ordering::Relaxed);
+    let mut held = Held::default();
+    held.play(buddy);
+    assert_eq!(held.panics, 0);
+    assert!(observer.calls.load(Ordering::Relaxed) > 30);
+    buddy.drain();
+    buddy.validate().expect("consistent");
+    assert_eq!(buddy.free_frames_count(), FRAMES);
+}
+
+/// A double free that two CPUs made, and that is found when a slot is drained: the hook panics, and the other blocks of the slot
+/// go home.
+/// Mutation seen to fail: `FreeRestOnUnwind` without its `Drop`.
+#[test]
+fn a_fault_hook_that_panics_while_a_slot_is_drained_loses_no_frame() {
+    for size in [0, 1, 5, 7] {
+        let cpus = SwitchedCpu::new(2);
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached);
+        cpus.switch_to(Some(CpuId::new(0)));
+        let blocks: Vec<_> =
+            (0..6).map(|_| buddy.allocate_frames(order(size)).expect("free")).collect();
+        let address = ROOT + blocks[0].get() * PAGE_SIZE;
+        let start = NonNull::new(std::ptr::without_provenance_mut(address)).expect("not zero");
+        for block in [blocks[0]].iter().chain(&blocks) {
+            // SAFETY: frames are only numbers. The tag is what a CPU saw that looked before the other one cleared it.
+            unsafe { buddy.clear_owner(start, order(size)) };
+            buddy.free_frames(*block, order(size)).expect("the tag says allocated");
+        }
+        // SAFETY: as above: the block is free, twice, and has no tag.
+        unsafe { buddy.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
+        let mut panics = 0;
+        while quietly(|| buddy.drain()).is_none() {
+            panics += 1;
+        }
+        assert_eq!(panics, 1, "order {size}: the double free is reported once");
+        assert_eq!(buddy.free_frames_count(), FRAMES, "order {size}: frames are lost");
+        buddy.validate().expect("consistent");
+    }
+}
+
+/// The tail of a run is free when the observer hears of it. A caller that unwound would not know.
+#[test]
+fn a_panic_while_a_run_shrinks_aborts() {
+    const CHILD: &str = "BUDDY_SHRINKS_A_RUN";
+    if std::env::var_os(CHILD).is_none() {
+        let name = "observers::a_panic_while_a_run_shrinks_aborts";
+        let program = std::env::current_exe().expect("a path");
+        let output = Command::new(program).args([name, "--exact"]).env(CHILD, "1").output();
+        let status = output.expect("the test itself runs").status;
+        assert!(!status.success() && status.code().is_none(), "killed by a signal: {status}");
+        return;
+    }
+    let left = AtomicIsize::new(0);
+    let observer = Panicking::<false> { left: &left };
+    let cpus = SwitchedCpu::new(1);
+    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(observer);
+    let run = buddy.allocate_run(700, Order::ZERO).expect("free");
+    left.store(1, Ordering::Relaxed);
+    // SAFETY: the run is ours; frames are only numbers.
+    let _ = quietly(|| unsafe { buddy.resize_run(run.start, 700, 100) });
+}
