@@ -216,6 +216,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
 
     /// Sets the size of a CPU-cache line in bytes, by default 64, for the colours.
     ///
+    /// Need not be a power of two: the distance between colours is `bytes` rounded up to a multiple of the alignment.
+    ///
     /// # Panics
     /// When `bytes` is zero.
     pub fn line_bytes(mut self, bytes: usize) -> Self {
@@ -310,8 +312,12 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     fn least_alignment(&self) -> usize {
-        let line = self.line_bytes.next_power_of_two();
-        if self.is_line_aligned { line.min(self.layout.size().next_power_of_two()) } else { 1 }
+        if !self.is_line_aligned {
+            return 1;
+        }
+        // The size of a layout is at most `isize::MAX`, so it has a next power of two.
+        let object = self.layout.size().next_power_of_two();
+        self.line_bytes.checked_next_power_of_two().map_or(object, |line| line.min(object))
     }
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
