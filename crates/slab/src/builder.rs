@@ -178,16 +178,21 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     ///
     /// # Safety
     /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised and the callee's.
+    /// 2. So it is on every CPU or thread that uses the registry.
     pub unsafe fn constructor(mut self, constructor: ObjectHook) -> Self {
         self.constructor = Some(constructor);
         self
     }
 
-    /// Calls `destructor` once for each object when its slab goes home.
+    /// Calls `destructor` once for each object when its slab goes back to the page source.
+    ///
+    /// It runs with nothing held, on whichever CPU gives the slab back, and may panic: the object counts as destroyed then, the
+    /// others of the slab are destroyed too, and the slab goes back. A second panic meanwhile ends the program.
     ///
     /// # Safety
-    /// 1. `destructor` is sound to call with objects that were constructed, and since then changed only as users of
-    ///    the cache leave them when they free them.
+    /// 1. `destructor` is sound to call with objects that are in constructed state, as [`Cache::free`] defines it; without a
+    ///    constructor, with memory of this builder's layout of any content.
+    /// 2. So it is on every CPU or thread that uses the registry.
     pub unsafe fn destructor(mut self, destructor: ObjectHook) -> Self {
         self.destructor = Some(destructor);
         self

@@ -132,19 +132,23 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         self.core().try_allocate::<K>()
     }
 
-    /// Frees an object. With a constructor, it must be in constructed state again.
+    /// Frees an object.
     ///
     /// A hit is a push in the caller's CPU slot; a miss may take locks. Misuse that shows at once is a
     /// [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that are not objects of this
     /// cache are found when the magazine is emptied into the slabs.
     ///
     /// # Safety
-    /// 1. `object` came from [`allocate`](Self::allocate) of this cache and has not been freed since.
+    /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to allocate) and has not been freed since.
     /// 2. Nobody uses it from now on.
+    /// 3. With a constructor or a destructor, `object` is in **constructed state**: it holds what the constructor leaves, or
+    ///    what the users of this cache agree on in its place, so that the next user and the destructor may have it. In a
+    ///    cache of an [`ObjectCache`](crate::ObjectCache) that is a value of its type that [`Reset::reset`](crate::Reset::reset) left,
+    ///    or that has not been changed since it was allocated.
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
-        // SAFETY: clauses 1 and 2 are those of the core's `free`.
+        // SAFETY: the caller's clauses are those of the core's `free`.
         unsafe { self.core().free::<K>(object) }
     }
 
@@ -175,7 +179,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as it has room for.
     ///
     /// # Safety
-    /// 1. As for [`free`](Self::free), for each of `objects`; none is there twice.
+    /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.
     #[inline]
     #[track_caller]
     pub unsafe fn free_many(&self, objects: &[NonNull<u8>]) {
@@ -183,13 +187,19 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         unsafe { self.core().free_many::<K>(objects) }
     }
 
-    /// Allocates an object and fills it with zeros, for caches without a constructor.
+    /// Allocates an object and fills it with zeros.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
+    ///
+    /// # Panics
+    /// When the cache has a constructor: zeros are not the constructed state, and would overwrite a value that may be pinned.
     #[inline]
     #[track_caller]
     pub fn allocate_zeroed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        if self.core().plan.constructor.is_some() {
+            refuse_zeros();
+        }
         let object = self.allocate()?;
         // SAFETY: the caller's now, and so large.
         unsafe { object.write_bytes(0, self.object_size()) };
@@ -258,10 +268,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         self.core().for_each_slab(look);
     }
 
-    /// Whether `object` is the address of an object of this cache, in use or free. O(1), no lock.
+    /// Whether `object` is the address of an object of this cache, in use or free. Any address may be asked for, also while other
+    /// CPUs shrink the cache. O(slabs), takes the lock of the slab set; `false` for an interrupt that came upon that lock.
     pub fn owns(&self, object: NonNull<u8>) -> bool {
         let place = object.addr().get().wrapping_sub(self.core().plan.padding.front());
-        self.core().find(place).is_ok()
+        self.core().has_object_at(place)
     }
 
     /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what other CPUs have in their
@@ -325,6 +336,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Cache<P, C, K>
         // SAFETY: the handle's reference to the system; this is the end of the handle.
         unsafe { release_system(system) };
     }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn refuse_zeros() -> ! {
+    panic!("an object of a cache with a constructor is not allocated as zeros")
 }
 
 impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Cache<P, C, K> {

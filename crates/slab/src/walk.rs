@@ -65,7 +65,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Frees one object.
     ///
     /// # Safety
-    /// 1. `object` came from `allocate` of this cache and nobody uses it any more.
+    /// 1. `object` came from `allocate` of this cache, nobody uses it any more, and it is in constructed state.
     #[inline(always)]
     #[track_caller]
     pub(crate) unsafe fn free<K: Checks>(&self, object: NonNull<u8>) {

@@ -4,4 +4,6 @@
 #![cfg(not(loom))]
 
 mod alignment;
+mod constructed;
+mod owns;
 mod source;
