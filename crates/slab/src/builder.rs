@@ -174,7 +174,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
 
     /// Calls `constructor` once for each object when its slab is made, not each time the object is allocated.
     ///
-    /// It runs with nothing held, may allocate, and may panic.
+    /// It runs with nothing held, may allocate, and may panic. What it leaves is the **constructed state** of an object, which
+    /// [`Cache::free`] asks for.
     ///
     /// # Safety
     /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised and the callee's.
@@ -269,7 +270,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the user can do without.
-    /// Nothing is held during the call; it may allocate. Implies [`reclaimable`](Self::reclaimable).
+    /// Nothing is held during the call; it may allocate, and may panic. It must not destroy the cache, which would wait for the end
+    /// of the call. Implies [`reclaimable`](Self::reclaimable).
     pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
         self.reclaim = Some(reclaim);
         self.reclaimable()

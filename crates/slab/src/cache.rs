@@ -12,15 +12,16 @@ use crate::core::{Core, Plan};
 use crate::geometry::Geometry;
 use crate::live::LiveObject;
 use crate::name::Name;
-use crate::registry::{Registry, release_system};
+use crate::registry::{Registry, System, release_system};
 use crate::stats::{CacheStats, SlabView};
 use crate::walk::Patience;
 
 /// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
 ///
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are lost to the page
-/// source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a constructor or destructor of the same cache,
-/// or in an interrupt: both would wait for what they came upon.
+/// source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a constructor, a destructor or a `reclaim` callback of the
+/// same cache, in a callback of the registry ([`Registry::stats`] and others), or in an interrupt: both would wait for
+/// what they came upon.
 pub struct Cache<P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     core: NonNull<Core<P, C>>,
     checks: PhantomData<fn() -> K>,
@@ -107,7 +108,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         let hooks = |plan: &Plan| {
             [plan.constructor, plan.destructor].map(|hook| hook.map(|hook| hook as usize))
         };
-        ours.geometry == theirs.geometry && ours.size == theirs.size && hooks(ours) == hooks(theirs)
+        let cut = |plan: &Plan| (plan.geometry, plan.padding, plan.size);
+        cut(ours) == cut(theirs) && hooks(ours) == hooks(theirs)
     }
 
     /// Allocates an object: in constructed state, if there is a constructor; otherwise with arbitrary content.
@@ -304,15 +306,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// # Errors
     /// [`Refused`], with the cache, when objects are in use.
     pub fn destroy(self) -> Result<(), Refused<P, C, K>> {
-        let system = self.core().system;
-        // SAFETY: the handle's reference keeps the system alive during the call.
-        let shared = unsafe { system.as_ref() };
         // SAFETY: the handle is the core's only one, and is used again only if the answer is an error.
-        match unsafe { shared.destroy_core(self.core) } {
+        match unsafe { self.core().system().detach_core(self.core) } {
             Ok(()) => {
-                core::mem::forget(self);
-                // SAFETY: the handle's reference to the system, which is not used again.
-                unsafe { release_system(system) };
+                // SAFETY: the core is detached, and the handle is not used again.
+                unsafe { Ending::new(ManuallyDrop::new(self).core) }.free();
                 Ok(())
             }
             Err(objects) => {
@@ -325,16 +323,72 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
 
 impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Cache<P, C, K> {
     fn drop(&mut self) {
-        let system = self.core().system;
-        // SAFETY: the handle's reference keeps the system alive during the call.
-        let shared = unsafe { system.as_ref() };
-        // SAFETY: the only handle. With objects in use the core stays for ever, closed, as their slabs name it.
-        if unsafe { shared.destroy_core(self.core) }.is_err() {
-            // SAFETY: as above: this was the handle, and the core is not destroyed.
-            unsafe { shared.abandon_core(self.core) };
+        // SAFETY: the only handle, which is not used again.
+        unsafe { Ending::new(self.core) }.end();
+    }
+}
+
+/// How far the end of a handle has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The core is as it was, or closed: a destructor has panicked.
+    Linked,
+    /// The core is freed, or left to itself. The reference to the system is left.
+    Gone,
+}
+
+/// The last handle of a core, which ends. Dropping it does what a panic of a destructor has left undone: the slab of that
+/// destructor and those that were to go with it are gone, so the second attempt has the rest.
+struct Ending<P: PageSource + PageMap, C: Cpu + Clone> {
+    core: NonNull<Core<P, C>>,
+    system: NonNull<System<P, C>>,
+    stage: Stage,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Ending<P, C> {
+    /// # Safety
+    /// 1. `core` is alive, the caller has its only handle with a reference to the system, and does not use it again.
+    unsafe fn new(core: NonNull<Core<P, C>>) -> Self {
+        // SAFETY: clause 1: alive.
+        let system = unsafe { core.as_ref() }.system;
+        Self { core, system, stage: Stage::Linked }
+    }
+
+    fn shared(&self) -> &System<P, C> {
+        // SAFETY: the handle's reference keeps the system alive until `drop` gives it up.
+        unsafe { self.system.as_ref() }
+    }
+
+    /// Destroys the core or, with objects in use, leaves it to itself.
+    fn end(&mut self) {
+        // SAFETY: the only handle (clause 1 of `new`), and at this stage the core is alive.
+        if unsafe { self.shared().detach_core(self.core) }.is_ok() {
+            self.free();
+            return;
         }
-        // SAFETY: the handle's reference to the system; this is the end of the handle.
-        unsafe { release_system(system) };
+        // SAFETY: as above: this was the handle. The core stays for ever, closed, as the slabs of the objects in use name it.
+        unsafe { self.shared().abandon_core(self.core) };
+        self.stage = Stage::Gone;
+    }
+
+    /// Frees the core, which is detached.
+    fn free(&mut self) {
+        // Before the call: what is freed is not freed again, should an observer panic meanwhile.
+        self.stage = Stage::Gone;
+        // SAFETY: detached: in no list, without slabs; the only handle is this one.
+        unsafe { self.shared().free_core(self.core) };
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Ending<P, C> {
+    fn drop(&mut self) {
+        if self.stage == Stage::Linked {
+            self.end();
+        }
+        if self.stage == Stage::Gone {
+            // SAFETY: the handle's reference to the system; this is the end of the handle.
+            unsafe { release_system(self.system) };
+        }
     }
 }
 

@@ -6,4 +6,5 @@
 mod alignment;
 mod constructed;
 mod owns;
+mod panics;
 mod source;
