@@ -38,6 +38,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     secret: Option<usize>,
     clock: Option<fn() -> u64>,
     observer: Option<Observer>,
+    is_pinned: bool,
     checks: PhantomData<fn() -> K>,
 }
 
@@ -115,6 +116,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             secret: None,
             clock: None,
             observer: None,
+            is_pinned: false,
             checks: PhantomData,
         }
     }
@@ -127,7 +129,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
         let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, observer, .. } = self;
-        let coloured = self.coloured;
+        let Self { coloured, is_pinned, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -148,6 +150,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             secret,
             clock,
             observer,
+            is_pinned,
             checks: PhantomData,
         }
     }
@@ -166,7 +169,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     /// Tells `observer` of each slab that comes or goes and each magazine and object that moves, see [`Event`](crate::Event). It
-    /// must not use this cache.
+    /// must not use this cache, and should not panic: an object that it was told of when it did may count as in use for ever.
     pub fn observer(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
         self
@@ -201,6 +204,12 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
 
     pub(crate) fn layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
+        self
+    }
+
+    /// Keeps the registry, and with it the page source, for ever once the cache is dropped while objects are in use.
+    pub(crate) fn pinned(mut self) -> Self {
+        self.is_pinned = true;
         self
     }
 
@@ -382,6 +391,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
             observer: self.observer,
+            is_pinned: self.is_pinned,
         };
         let tuning = Tuning::new(usual_class(geometry.stride(), self.magazine_bytes));
         let made = self.registry.make_core(plan, tuning, reclaim);

@@ -108,7 +108,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         let hooks = |plan: &Plan| {
             [plan.constructor, plan.destructor].map(|hook| hook.map(|hook| hook as usize))
         };
-        let cut = |plan: &Plan| (plan.geometry, plan.padding, plan.size);
+        let cut = |plan: &Plan| (plan.geometry, plan.padding, plan.size, plan.is_pinned);
         cut(ours) == cut(theirs) && hooks(ours) == hooks(theirs)
     }
 
@@ -335,6 +335,8 @@ enum Stage {
     Linked,
     /// The core is freed, or left to itself. The reference to the system is left.
     Gone,
+    /// Nothing is left to do.
+    Done,
 }
 
 /// The last handle of a core, which ends. Dropping it does what a panic of a destructor has left undone: the slab of that
@@ -366,9 +368,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Ending<P, C> {
             self.free();
             return;
         }
+        // SAFETY: it was not detached, so it is alive.
+        let is_pinned = unsafe { self.core.as_ref() }.plan.is_pinned;
         // SAFETY: as above: this was the handle. The core stays for ever, closed, as the slabs of the objects in use name it.
         unsafe { self.shared().abandon_core(self.core) };
-        self.stage = Stage::Gone;
+        // Typed I2: values in use that may be pinned keep the page source, so their reference to the system is never given up.
+        self.stage = if is_pinned { Stage::Done } else { Stage::Gone };
     }
 
     /// Frees the core, which is detached.

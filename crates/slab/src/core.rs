@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     /// What histories are dated by.
     pub(crate) clock: Option<fn() -> u64>,
     pub(crate) observer: Option<Observer>,
+    /// Whether objects that are in use when the cache is dropped keep the page source for ever.
+    pub(crate) is_pinned: bool,
 }
 
 impl fmt::Debug for Plan {

@@ -152,6 +152,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 secret: 0,
                 clock: None,
                 observer: None,
+                is_pinned: false,
             };
             Core::new(system, empty(), plan, Tuning::without_magazines())
         };

@@ -5,7 +5,29 @@
 //! how: its `Default` is the constructed state, [`Reset`] brings a used value back to it, and `Drop` runs when the slab
 //! goes home. A [`Pooled`] is a value in use; it goes back by itself, and cannot go to another cache.
 //!
-//! A value never moves while it is in use, so it can be pinned: locks, list heads, and what points to them.
+//! A value never moves, so it can be pinned: locks, list heads, and what points to them.
+//!
+//! # Invariants
+//! - I1: an object of the cache below is a value of `T` from the constructor to the destructor, in use or free. Only
+//!   [`Cache::free`], by its clause 3, and unsafe code that writes to raw objects could change that.
+//! - I2 (pinned caches): the memory of a value is not used for anything else before its destructor has run, even if its
+//!   [`Pooled`], the cache or the registry is forgotten. That is what [`Pin`] promises (its *drop guarantee*).
+//!
+//! # Why I2 holds
+//! Safe code can forget a [`Pooled`], and then drop the cache, the registry and the memory below: the value's destructor never
+//! runs, and a pointer to it that `T` has left somewhere dangles. So a cache gives `Pin<&mut T>` of a type that is not
+//! [`Unpin`] only where the memory cannot go:
+//!
+//! 1. The pages of a slab with a value in use are never given back to the source, as only empty slabs go.
+//! 2. The source is never dropped while such a slab is there. The registry owns it, and a cache keeps the registry. One that
+//!    is forgotten keeps it for ever; a pinned one that is dropped with values in use gives its reference never up
+//!    (`Ending` in `cache.rs`).
+//! 3. The source borrows nothing that may end before: it is `'static`. With clause 1 of [`PageSource`], its pages are valid
+//!    as long as it is not dropped.
+//!
+//! [`pinned_objects`](Registry::pinned_objects) asks for 3. [`objects`](Registry::objects) takes any source, but only types that
+//! are [`Unpin`], for which `Pin` promises nothing. [`Reset::reset`] gets a `Pin` too, so the line is drawn where a cache is
+//! built, not where a value is asked for.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -26,6 +48,8 @@ pub trait Reset {
     /// Brings the value back to constructed state: what [`Default`] makes, as far as the next user can tell.
     ///
     /// Should it panic, the value stays where it is, in use for ever.
+    ///
+    /// The pin is a real one only where the type is not [`Unpin`]: see [`Registry::pinned_objects`].
     fn reset(self: Pin<&mut Self>);
 }
 
@@ -78,11 +102,28 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     ///
     /// # Errors
     /// [`BuildError`], also for types without size.
-    pub fn objects<T: Default + Reset + Send + 'static>(
+    pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
         &self,
         name: &str,
     ) -> Result<ObjectCache<T, P, C>, BuildError> {
         self.cache(name, Layout::new::<T>()).objects()
+    }
+
+    /// Builds a cache of values of `T`, which may be pinned for good: also of types that are not [`Unpin`].
+    ///
+    /// The page source borrows nothing: it is owned by the registry, or behind a reference that is `'static`. Should values be in
+    /// use when the cache is dropped ([`Pooled`]s that were forgotten), the registry and its source are never dropped.
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn pinned_objects<T: Default + Reset + Send + 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ObjectCache<T, P, C>, BuildError>
+    where
+        P: 'static,
+    {
+        self.cache(name, Layout::new::<T>()).pinned_objects()
     }
 }
 
@@ -92,14 +133,70 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
     ///
     /// The values live until their slabs go home, whenever that is, so `T` borrows nothing.
     ///
+    /// A type that is not [`Unpin`] could be left behind, pinned, in memory that goes:
+    ///
+    /// ```compile_fail,E0277
+    /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// #[derive(Default)]
+    /// struct ListHead(PhantomPinned);
+    /// # impl slab::Reset for ListHead {
+    /// #     fn reset(self: Pin<&mut Self>) {}
+    /// # }
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory).unwrap();
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+    /// let heads = registry.objects::<ListHead>("head").unwrap();
+    /// core::mem::forget(heads.allocate().unwrap());
+    /// drop((heads, registry, memory)); // the value's destructor has not run
+    /// ```
+    ///
     /// # Errors
     /// [`BuildError`], also for types without size.
-    pub fn objects<T: Default + Reset + Send + 'static>(
+    pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
         self,
     ) -> Result<ObjectCache<T, P, C, K>, BuildError> {
-        // SAFETY: writes a value of `T` to memory of its layout.
+        self.typed()
+    }
+
+    /// Builds a cache of values of `T`, which may be pinned for good, as [`Registry::pinned_objects`] does, with what was chosen so
+    /// far.
+    ///
+    /// A source that borrows is refused: its memory could go while a value is pinned.
+    ///
+    /// ```compile_fail,E0597
+    /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # #[derive(Default)]
+    /// # struct ListHead(PhantomPinned);
+    /// # impl slab::Reset for ListHead {
+    /// #     fn reset(self: Pin<&mut Self>) {}
+    /// # }
+    /// let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// let arena = Arena::new(&mut memory).unwrap();
+    /// let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+    /// let heads = registry.pinned_objects::<ListHead>("head").unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn pinned_objects<T: Default + Reset + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, P, C, K>, BuildError>
+    where
+        P: 'static,
+    {
+        self.pinned().typed()
+    }
+
+    /// Builds the cache; `T` is [`Unpin`], or the cache is pinned and `P` is `'static` (I2).
+    fn typed<T: Default + Reset + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, P, C, K>, BuildError> {
+        // SAFETY: clause 1: writes a value of `T` to memory of its layout. Clause 2: `T` is `Send`, and a `Default` is called
+        // wherever an allocation is made.
         let builder = unsafe { self.layout(Layout::new::<T>()).constructor(construct::<T>) };
-        // SAFETY: drops that value; users leave a valid one there.
+        // SAFETY: clause 1: drops a value, which constructed state is (I1). Clause 2: `T` is `Send`.
         let builder = unsafe { builder.destructor(destroy::<T>) };
         Ok(ObjectCache { cache: builder.build()?, values: PhantomData })
     }
@@ -134,7 +231,7 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T
         Ok(Pooled { value, cache: &self.cache, owned: PhantomData })
     }
 
-    /// Returns the cache below, for its numbers.
+    /// Returns the cache below, for its numbers. Its objects are values of `T` (I1): whoever frees one has to leave it so.
     pub fn as_cache(&self) -> &Cache<P, C, K> {
         &self.cache
     }
@@ -142,7 +239,8 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T
     /// Destroys the cache and all its values.
     ///
     /// # Errors
-    /// [`Busy`] when values are in use: [`Pooled`]s that were forgotten. Their slabs are lost to the page source.
+    /// [`Busy`] when values are in use: [`Pooled`]s that were forgotten. Their slabs are lost to the page source; those of a
+    /// [pinned](Registry::pinned_objects) cache keep the source and the registry for ever.
     pub fn destroy(self) -> Result<(), Busy> {
         self.cache.destroy().map_err(|Refused { busy, .. }| busy)
     }
@@ -217,8 +315,8 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Pooled<'_, T,
     pub fn as_mut(&mut self) -> Pin<&mut T> {
         // SAFETY: the value is ours until we are dropped.
         let value = unsafe { self.value.as_mut() };
-        // SAFETY: its memory is used for nothing else before it has been dropped in place: it is freed as a value, goes on
-        // being one, and is destroyed there.
+        // SAFETY: I2: its memory is used for nothing else before it has been dropped in place; or `T` is `Unpin`, and nothing
+        // is promised. By I1 it stays a value while it is free, and never moves.
         unsafe { Pin::new_unchecked(value) }
     }
 }
@@ -249,7 +347,7 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Pool
     #[track_caller]
     fn drop(&mut self) {
         self.as_mut().reset();
-        // SAFETY: from this cache, in constructed state again, and not used any more.
+        // SAFETY: clauses 1 and 2: from this cache, and not used any more. Clause 3: a value of `T` that `reset` left.
         unsafe { self.cache.free(self.value.cast()) };
     }
 }

@@ -7,4 +7,5 @@ mod alignment;
 mod constructed;
 mod owns;
 mod panics;
+mod pinned;
 mod source;
