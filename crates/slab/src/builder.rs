@@ -177,8 +177,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
 
     /// Calls `constructor` once for each object when its slab is made, not each time the object is allocated.
     ///
-    /// It runs with nothing held, may allocate, and may panic. What it leaves is the **constructed state** of an object, which
-    /// [`Cache::free`] asks for.
+    /// It runs with nothing held, may allocate, and may panic. It leaves the **constructed state** that [`Cache::free`] asks for.
     ///
     /// # Safety
     /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised and the callee's.
@@ -190,8 +189,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
 
     /// Calls `destructor` once for each object when its slab goes back to the page source.
     ///
-    /// It runs with nothing held, on whichever CPU gives the slab back, and may panic: the object counts as destroyed then, the
-    /// others of the slab are destroyed too, and the slab goes back. A second panic meanwhile ends the program.
+    /// It runs with nothing held, on any CPU, and may panic: the others of the slab are destroyed then, and the slab goes back.
     ///
     /// # Safety
     /// 1. `destructor` is sound to call with objects that are in constructed state, as [`Cache::free`] defines it; without a
@@ -207,7 +205,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         self
     }
 
-    /// Keeps the registry, and with it the page source, for ever once the cache is dropped while objects are in use.
+    /// Keeps registry and page source for ever once the cache is dropped while objects are in use.
     pub(crate) fn pinned(mut self) -> Self {
         self.is_pinned = true;
         self
@@ -279,8 +277,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the user can do without.
-    /// Nothing is held during the call; it may allocate, and may panic. It must not destroy the cache, which would wait for the end
-    /// of the call. Implies [`reclaimable`](Self::reclaimable).
+    /// Nothing is held during the call; it may allocate, and may panic. It must not destroy the cache, which would wait for it.
+    /// Implies [`reclaimable`](Self::reclaimable).
     pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
         self.reclaim = Some(reclaim);
         self.reclaimable()

@@ -42,6 +42,7 @@ mod core;
 mod core_list;
 mod cpu_slot;
 mod depot;
+mod ending;
 mod exchange;
 mod fill;
 mod free_word;

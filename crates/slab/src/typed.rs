@@ -12,22 +12,20 @@
 //!   [`Cache::free`], by its clause 3, and unsafe code that writes to raw objects could change that.
 //! - I2 (pinned caches): the memory of a value is not used for anything else before its destructor has run, even if its
 //!   [`Pooled`], the cache or the registry is forgotten. That is what [`Pin`] promises (its *drop guarantee*).
+//! - I3: [`ObjectCache`] and [`Pooled`] are invariant in `T`. What a user leaves in a value is there for the next one: a cache of
+//!   `Name<'static>` that could be taken for one of `Name<'a>` would be left a reference that dangles.
 //!
 //! # Why I2 holds
-//! Safe code can forget a [`Pooled`], and then drop the cache, the registry and the memory below: the value's destructor never
-//! runs, and a pointer to it that `T` has left somewhere dangles. So a cache gives `Pin<&mut T>` of a type that is not
-//! [`Unpin`] only where the memory cannot go:
+//! Safe code can forget a [`Pooled`], then drop the cache, the registry and the memory below: no destructor runs, and a pointer
+//! to the value dangles. So `Pin<&mut T>` of a type that is not [`Unpin`] is given only where the memory cannot go:
 //!
-//! 1. The pages of a slab with a value in use are never given back to the source, as only empty slabs go.
-//! 2. The source is never dropped while such a slab is there. The registry owns it, and a cache keeps the registry. One that
-//!    is forgotten keeps it for ever; a pinned one that is dropped with values in use gives its reference never up
-//!    (`Ending` in `cache.rs`).
-//! 3. The source borrows nothing that may end before: it is `'static`. With clause 1 of [`PageSource`], its pages are valid
-//!    as long as it is not dropped.
+//! 1. A slab with a value in use is never given back to the source, as only empty slabs go.
+//! 2. The source is not dropped while such a slab is there. The registry owns it, and a cache keeps the registry: one that is
+//!    forgotten for ever, and a pinned one that is dropped with values in use too (`ending.rs`).
+//! 3. The source borrows nothing that may end before: it is `'static`. By clause 1 of [`PageSource`] its pages are valid then.
 //!
 //! [`pinned_objects`](Registry::pinned_objects) asks for 3. [`objects`](Registry::objects) takes any source, but only types that
-//! are [`Unpin`], for which `Pin` promises nothing. [`Reset::reset`] gets a `Pin` too, so the line is drawn where a cache is
-//! built, not where a value is asked for.
+//! are [`Unpin`], to which `Pin` promises nothing. [`Reset::reset`] gets a `Pin` too, so a cache is one or the other from the start.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -52,6 +50,9 @@ pub trait Reset {
     /// The pin is a real one only where the type is not [`Unpin`]: see [`Registry::pinned_objects`].
     fn reset(self: Pin<&mut Self>);
 }
+
+/// Marks who has values of `T`, and takes and gives them.
+type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 
 /// A cache of values of `T`.
 ///
@@ -85,7 +86,8 @@ pub trait Reset {
 /// ```
 pub struct ObjectCache<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     cache: Cache<P, C, K>,
-    values: PhantomData<T>,
+    /// I3. It may be sent where the values may.
+    values: Invariant<T>,
 }
 
 // SAFETY: the values are `Send`, as `objects` asks, and reached through `Pooled`s, which have rules of their own; the rest is
@@ -131,9 +133,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
     /// Builds a cache of values of `T` with what was chosen so far, but for layout, constructor and destructor, which are
     /// those of `T`.
     ///
-    /// The values live until their slabs go home, whenever that is, so `T` borrows nothing.
-    ///
-    /// A type that is not [`Unpin`] could be left behind, pinned, in memory that goes:
+    /// The values live until their slabs go home, so `T` borrows nothing. It is [`Unpin`], or could be left pinned in memory that goes:
     ///
     /// ```compile_fail,E0277
     /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
@@ -159,10 +159,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
         self.typed()
     }
 
-    /// Builds a cache of values of `T`, which may be pinned for good, as [`Registry::pinned_objects`] does, with what was chosen so
-    /// far.
-    ///
-    /// A source that borrows is refused: its memory could go while a value is pinned.
+    /// Builds a cache of values of `T` as [`Registry::pinned_objects`] does, with what was chosen so far. A source that borrows is
+    /// refused: its memory could go while a value is pinned.
     ///
     /// ```compile_fail,E0597
     /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
@@ -253,7 +251,6 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 }
 
 /// A value of an [`ObjectCache`], in use. Dropping it resets the value and frees it.
-///
 /// It knows its cache, which lives as long as it does, and there is no way to give it to another:
 ///
 /// ```compile_fail,E0505
@@ -271,6 +268,43 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 /// let one = connections.allocate().unwrap();
 /// drop(connections); // `one` is still in use
 /// drop(one);
+/// ```
+///
+/// What is left in a value lives as long as the cache's type says, as the next user finds it there:
+///
+/// ```compile_fail,E0597
+/// # use core::mem::MaybeUninit;
+/// # use page_frame::{Arena, SingleCpu};
+/// #[derive(Default)]
+/// struct Name<'a>(&'a str);
+/// impl slab::Reset for Name<'_> {
+///     fn reset(self: core::pin::Pin<&mut Self>) {} // keeps the text
+/// }
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory).unwrap();
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+/// let names = registry.objects::<Name<'static>>("name").unwrap();
+/// {
+///     let text = String::from("short");
+///     let mut name = names.allocate().unwrap();
+///     name.0 = &text;
+/// }
+/// println!("{}", names.allocate().unwrap().0);
+/// ```
+///
+/// ```compile_fail
+/// # use page_frame::{Arena, SingleCpu};
+/// # use slab::{ObjectCache, Reset};
+/// # #[derive(Default)]
+/// # struct Name<'a>(&'a str);
+/// # impl Reset for Name<'_> {
+/// #     fn reset(self: core::pin::Pin<&mut Self>) {}
+/// # }
+/// type Names<'t, 'm> = ObjectCache<Name<'t>, &'m Arena<'m>, SingleCpu>;
+/// fn leave<'t>(names: &Names<'static, '_>, text: &'t str) {
+///     let names: &Names<'t, '_> = names;
+///     names.allocate().unwrap().0 = text;
+/// }
 /// ```
 ///
 /// ```compile_fail,E0599
@@ -292,7 +326,8 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 pub struct Pooled<'c, T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     value: NonNull<T>,
     cache: &'c Cache<P, C, K>,
-    owned: PhantomData<T>,
+    /// I3: the value goes back to where others have it from.
+    owned: Invariant<T>,
 }
 
 // SAFETY: it is a `T` that can be reached, and a reference to the cache.
