@@ -9,7 +9,7 @@ use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
 use page_frame::{Cpu, OutOfMemory, PageResize};
 use slab::{Checks, Off};
 
-use crate::Kmalloc;
+use crate::{ClassIndex, Kmalloc};
 
 /// Nobody has asked yet, or setting up failed.
 const UNTOUCHED: u8 = 0;
@@ -21,7 +21,11 @@ const READY: u8 = 2;
 /// A [`Kmalloc`] that can be a static, and the program's global allocator.
 ///
 /// `setup` runs once, at the first request, on the thread or CPU that makes it. It must not allocate from this allocator.
-/// When it fails, that request fails, and the next one tries again.
+/// When it fails or panics, that request fails, and the next one tries again.
+///
+/// A global allocator must not unwind ([`GlobalAlloc`]). Should `setup`, the registry's fault hook, or a destructor or callback of
+/// another cache of the registry panic in a request that comes through `GlobalAlloc`, the program ends. Through
+/// [`kmalloc`](Self::kmalloc) the panic goes on to the caller.
 ///
 /// ```
 /// use buddy::page_frame::{DirectMap, OutOfMemory};
@@ -102,11 +106,55 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
         unsafe { kmalloc.assume_init_ref() }
     }
 
-    /// Allocates when nobody has before, or while the first one does.
+    /// Allocates what is no hit, for `GlobalAlloc`: also when nobody has allocated before.
     #[cold]
     #[inline(never)]
-    fn allocate_first(&self, layout: Layout) -> *mut u8 {
-        or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate(layout)))
+    fn allocate_slowly(&self, layout: Layout) -> *mut u8 {
+        if layout.size() == 0 {
+            return dangling(layout);
+        }
+        let no_unwind = NoUnwind;
+        let start = or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_slowly(layout)));
+        core::mem::forget(no_unwind);
+        start
+    }
+
+    /// Frees what is no hit, for `GlobalAlloc`.
+    ///
+    /// # Safety
+    /// 1. As for [`GlobalAlloc::dealloc`]; or the layout has no size.
+    #[cold]
+    #[inline(never)]
+    unsafe fn free_slowly(&self, start: *mut u8, layout: Layout) {
+        if layout.size() == 0 {
+            return;
+        }
+        let no_unwind = NoUnwind;
+        // SAFETY: clause 1: memory of ours, so it was ready when it was allocated.
+        let kmalloc = unsafe { self.assume_ready() };
+        // SAFETY: clause 1: it came from `alloc`, so it is not null.
+        let start = unsafe { NonNull::new_unchecked(start) };
+        // SAFETY: clause 1: allocated with this layout and not used any more.
+        unsafe { kmalloc.free_sized_slowly(start, layout) };
+        core::mem::forget(no_unwind);
+    }
+
+    /// Changes the size of what has none, or to none.
+    ///
+    /// # Safety
+    /// 1. As for [`GlobalAlloc::realloc`], but one of the sizes is zero.
+    #[cold]
+    #[inline(never)]
+    unsafe fn resize_empty(&self, start: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
+        let Ok(new) = Layout::from_size_align(new_bytes, layout.align()) else {
+            return core::ptr::null_mut();
+        };
+        let moved = self.allocate_slowly(new);
+        if !moved.is_null() {
+            // SAFETY: clause 1: given up, as there is another place; one of the two has no bytes, so there are none to copy.
+            unsafe { self.free_slowly(start, layout) };
+        }
+        moved
     }
 
     #[cold]
@@ -121,8 +169,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
                 Err(_) => spin_hint(),
             }
         }
+        let starting = Starting(&self.state);
         match (self.setup)() {
             Ok(made) => {
+                core::mem::forget(starting);
                 self.kmalloc.with_mut(|kmalloc| {
                     // SAFETY: we changed the state to starting, so nobody else reads or writes this.
                     let kmalloc = unsafe { &mut *kmalloc };
@@ -134,15 +184,35 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
                 Ok(unsafe { self.assume_ready() })
             }
             Err(OutOfMemory) => {
-                self.state.store(UNTOUCHED, Ordering::Release);
+                drop(starting);
                 Err(OutOfMemory)
             }
         }
     }
 }
 
-// SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source); nothing unwinds: running
-// out is a null pointer, and faults go to the registry's hook, which is said there.
+/// Somebody who sets up. Dropping it says that nobody does, when `setup` fails or panics.
+struct Starting<'g>(&'g AtomicU8);
+
+impl Drop for Starting<'_> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire of the exchange in `start`, whose caller tries again.
+        self.0.store(UNTOUCHED, Ordering::Release);
+    }
+}
+
+/// Ends the program when it is dropped by unwinding, which is the only way it is dropped: a panic then is the second one.
+struct NoUnwind;
+
+impl Drop for NoUnwind {
+    fn drop(&mut self) {
+        panic!("a global allocator must not unwind");
+    }
+}
+
+// SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source). Nothing unwinds: a hit calls
+// no code of the user, and all else runs under a `NoUnwind`. An address that comes back with a layout without a size, which the
+// trait does not allow, enters no cache.
 unsafe impl<P: PageResize, C: Cpu + Clone, K: Checks> GlobalAlloc for Global<P, C, K>
 where
     P: Send + Sync,
@@ -150,35 +220,53 @@ where
 {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.get() {
-            Some(kmalloc) => or_null(kmalloc.allocate(layout)),
-            None => self.allocate_first(layout),
+        match self.get().and_then(|kmalloc| kmalloc.hit_of(layout)) {
+            Some(start) => start.as_ptr(),
+            None => self.allocate_slowly(layout),
         }
     }
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_zeroed(layout)))
+        let no_unwind = NoUnwind;
+        let start = or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_zeroed(layout)));
+        core::mem::forget(no_unwind);
+        start
     }
 
     #[inline]
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
-        let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
-        let start = unsafe { NonNull::new_unchecked(start) };
-        // SAFETY: `GlobalAlloc`: allocated with this layout and not used any more.
-        unsafe { kmalloc.free_sized(start, layout) };
+        // First, as no memory is allocated for a layout without a size: such an address does not even say that there is an
+        // allocator.
+        if let Some(class) = ClassIndex::of_some_bytes(layout) {
+            // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
+            let kmalloc = unsafe { self.assume_ready() };
+            // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
+            let object = unsafe { NonNull::new_unchecked(start) };
+            // SAFETY: `GlobalAlloc`: allocated with this layout, so from its class, and not used any more.
+            if unsafe { kmalloc.free_hit(class, object) } {
+                return;
+            }
+        }
+        // SAFETY: the caller's clauses, and nothing has happened.
+        unsafe { self.free_slowly(start, layout) };
     }
 
     #[inline]
     unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
-        // SAFETY: as in `dealloc`.
+        if layout.size() == 0 || new_bytes == 0 {
+            // SAFETY: the caller's clauses, and one size is zero.
+            return unsafe { self.resize_empty(start, layout, new_bytes) };
+        }
+        let no_unwind = NoUnwind;
+        // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
         let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: as in `dealloc`.
+        // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
         let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: `GlobalAlloc`: allocated with this layout; the caller goes on with the address returned.
-        or_null(unsafe { kmalloc.reallocate(start, layout, new_bytes) })
+        let moved = or_null(unsafe { kmalloc.reallocate(start, layout, new_bytes) });
+        core::mem::forget(no_unwind);
+        moved
     }
 }
 
@@ -201,6 +289,11 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> fmt::Debug for Global<P, C, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()
     }
+}
+
+/// Returns an address for no bytes.
+fn dangling(layout: Layout) -> *mut u8 {
+    core::ptr::without_provenance_mut(layout.align())
 }
 
 #[inline(always)]

@@ -149,7 +149,11 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 
     /// Sets about how many bytes of objects each CPU keeps at hand for each class in one of its two magazines, see
     /// [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). To be called before the first request.
+    ///
+    /// # Panics
+    /// When `bytes` is zero.
     pub const fn with_magazine_bytes(mut self, bytes: usize) -> Self {
+        assert!(bytes > 0, "a magazine holds something");
         self.magazine_bytes = Some(bytes);
         self
     }
@@ -170,10 +174,16 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         // One other way, so that nothing is kept for it in a stack frame.
-        match ClassIndex::of_some_bytes(layout).and_then(|class| self.hit(class)) {
+        match self.hit_of(layout) {
             Some(object) => Ok(object),
             None => self.allocate_slowly(layout),
         }
+    }
+
+    /// Allocates in the caller's CPU slot; `None` says only that it was no hit.
+    #[inline(always)]
+    pub(crate) fn hit_of(&self, layout: Layout) -> Option<NonNull<u8>> {
+        ClassIndex::of_some_bytes(layout).and_then(|class| self.hit(class))
     }
 
     /// Allocates what is no hit.
@@ -284,14 +294,24 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
         if let Some(class) = ClassIndex::of_some_bytes(layout) {
-            let front = self.front_of(class);
             // SAFETY: clauses 1 and 2: the layout's class is the one it was allocated from.
-            if unsafe { front.free(self.registry.cpu(), start) } {
+            if unsafe { self.free_hit(class, start) } {
                 return;
             }
         }
         // SAFETY: the caller's clauses, and nothing has happened.
         unsafe { self.free_sized_slowly(start, layout) };
+    }
+
+    /// Frees in the caller's CPU slot; whether it was a hit. If not, nothing has happened.
+    ///
+    /// # Safety
+    /// 1. `start` is an object of `class` that the caller owns, if the answer is true; then nobody uses it from now on.
+    #[inline(always)]
+    pub(crate) unsafe fn free_hit(&self, class: ClassIndex, start: NonNull<u8>) -> bool {
+        let front = self.front_of(class);
+        // SAFETY: the caches live as long as we do; clause 1, and caches of classes have no constructor.
+        unsafe { front.free(self.registry.cpu(), start) }
     }
 
     /// Frees what is no hit.
@@ -301,7 +321,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     #[cold]
     #[inline(never)]
     #[track_caller]
-    unsafe fn free_sized_slowly(&self, start: NonNull<u8>, layout: Layout) {
+    pub(crate) unsafe fn free_sized_slowly(&self, start: NonNull<u8>, layout: Layout) {
         match ClassIndex::for_layout(layout) {
             // SAFETY: clause 1: the layout leads to the class that it was allocated from.
             Some(class) => unsafe { self.free_object(class, start) },
@@ -312,6 +332,9 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 
     /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None` for an address at which
     /// no allocation of this allocator starts, as far as the page map shows. O(1), no lock.
+    ///
+    /// Reads tags and words of the page map alone, and no memory that `start` leads to, so any address may be asked for. What is
+    /// said of one that is freed meanwhile is out of date.
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
         match self.class_at(start) {
             Some(class) => Some(class.size()),

@@ -38,6 +38,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     secret: Option<usize>,
     clock: Option<fn() -> u64>,
     observer: Option<Observer>,
+    is_pinned: bool,
     checks: PhantomData<fn() -> K>,
 }
 
@@ -115,6 +116,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
             secret: None,
             clock: None,
             observer: None,
+            is_pinned: false,
             checks: PhantomData,
         }
     }
@@ -127,7 +129,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
         let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, observer, .. } = self;
-        let coloured = self.coloured;
+        let Self { coloured, is_pinned, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -148,6 +150,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             secret,
             clock,
             observer,
+            is_pinned,
             checks: PhantomData,
         }
     }
@@ -166,7 +169,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     /// Tells `observer` of each slab that comes or goes and each magazine and object that moves, see [`Event`](crate::Event). It
-    /// must not use this cache.
+    /// must not use this cache, and should not panic: an object that it was told of when it did may count as in use for ever.
     pub fn observer(mut self, observer: Observer) -> Self {
         self.observer = Some(observer);
         self
@@ -174,20 +177,24 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
 
     /// Calls `constructor` once for each object when its slab is made, not each time the object is allocated.
     ///
-    /// It runs with nothing held, may allocate, and may panic.
+    /// It runs with nothing held, may allocate, and may panic. It leaves the **constructed state** that [`Cache::free`] asks for.
     ///
     /// # Safety
     /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised and the callee's.
+    /// 2. So it is on every CPU or thread that uses the registry.
     pub unsafe fn constructor(mut self, constructor: ObjectHook) -> Self {
         self.constructor = Some(constructor);
         self
     }
 
-    /// Calls `destructor` once for each object when its slab goes home.
+    /// Calls `destructor` once for each object when its slab goes back to the page source.
+    ///
+    /// It runs with nothing held, on any CPU, and may panic: the others of the slab are destroyed then, and the slab goes back.
     ///
     /// # Safety
-    /// 1. `destructor` is sound to call with objects that were constructed, and since then changed only as users of
-    ///    the cache leave them when they free them.
+    /// 1. `destructor` is sound to call with objects that are in constructed state, as [`Cache::free`] defines it; without a
+    ///    constructor, with memory of this builder's layout of any content.
+    /// 2. So it is on every CPU or thread that uses the registry.
     pub unsafe fn destructor(mut self, destructor: ObjectHook) -> Self {
         self.destructor = Some(destructor);
         self
@@ -195,6 +202,12 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
 
     pub(crate) fn layout(mut self, layout: Layout) -> Self {
         self.layout = layout;
+        self
+    }
+
+    /// Keeps registry and page source for ever once the cache is dropped while objects are in use.
+    pub(crate) fn pinned(mut self) -> Self {
+        self.is_pinned = true;
         self
     }
 
@@ -215,6 +228,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     /// Sets the size of a CPU-cache line in bytes, by default 64, for the colours.
+    ///
+    /// Need not be a power of two: the distance between colours is `bytes` rounded up to a multiple of the alignment.
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -262,7 +277,8 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the user can do without.
-    /// Nothing is held during the call; it may allocate. Implies [`reclaimable`](Self::reclaimable).
+    /// Nothing is held during the call; it may allocate, and may panic. It must not destroy the cache, which would wait for it.
+    /// Implies [`reclaimable`](Self::reclaimable).
     pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
         self.reclaim = Some(reclaim);
         self.reclaimable()
@@ -310,8 +326,12 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     }
 
     fn least_alignment(&self) -> usize {
-        let line = self.line_bytes.next_power_of_two();
-        if self.is_line_aligned { line.min(self.layout.size().next_power_of_two()) } else { 1 }
+        if !self.is_line_aligned {
+            return 1;
+        }
+        // The size of a layout is at most `isize::MAX`, so it has a next power of two.
+        let object = self.layout.size().next_power_of_two();
+        self.line_bytes.checked_next_power_of_two().map_or(object, |line| line.min(object))
     }
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
@@ -369,6 +389,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
             secret: self.secret.unwrap_or_else(|| self.registry.address()),
             clock: self.clock,
             observer: self.observer,
+            is_pinned: self.is_pinned,
         };
         let tuning = Tuning::new(usual_class(geometry.stride(), self.magazine_bytes));
         let made = self.registry.make_core(plan, tuning, reclaim);

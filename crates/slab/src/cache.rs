@@ -9,18 +9,20 @@ use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
 
 use crate::checks::{Checks, Off};
 use crate::core::{Core, Plan};
+use crate::ending::Ending;
 use crate::geometry::Geometry;
 use crate::live::LiveObject;
 use crate::name::Name;
-use crate::registry::{Registry, release_system};
+use crate::registry::Registry;
 use crate::stats::{CacheStats, SlabView};
 use crate::walk::Patience;
 
 /// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
 ///
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are lost to the page
-/// source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a constructor or destructor of the same cache,
-/// or in an interrupt: both would wait for what they came upon.
+/// source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a constructor, a destructor or a `reclaim` callback of the
+/// same cache, in a callback of the registry ([`Registry::stats`] and others), or in an interrupt: both would wait for
+/// what they came upon.
 pub struct Cache<P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     core: NonNull<Core<P, C>>,
     checks: PhantomData<fn() -> K>,
@@ -107,7 +109,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         let hooks = |plan: &Plan| {
             [plan.constructor, plan.destructor].map(|hook| hook.map(|hook| hook as usize))
         };
-        ours.geometry == theirs.geometry && ours.size == theirs.size && hooks(ours) == hooks(theirs)
+        let cut = |plan: &Plan| (plan.geometry, plan.padding, plan.size, plan.is_pinned);
+        cut(ours) == cut(theirs) && hooks(ours) == hooks(theirs)
     }
 
     /// Allocates an object: in constructed state, if there is a constructor; otherwise with arbitrary content.
@@ -132,19 +135,23 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         self.core().try_allocate::<K>()
     }
 
-    /// Frees an object. With a constructor, it must be in constructed state again.
+    /// Frees an object.
     ///
     /// A hit is a push in the caller's CPU slot; a miss may take locks. Misuse that shows at once is a
     /// [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that are not objects of this
     /// cache are found when the magazine is emptied into the slabs.
     ///
     /// # Safety
-    /// 1. `object` came from [`allocate`](Self::allocate) of this cache and has not been freed since.
+    /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to allocate) and has not been freed since.
     /// 2. Nobody uses it from now on.
+    /// 3. With a constructor or a destructor, `object` is in **constructed state**: it holds what the constructor leaves, or
+    ///    what the users of this cache agree on in its place, so that the next user and the destructor may have it. In a
+    ///    cache of an [`ObjectCache`](crate::ObjectCache) that is a value of its type that [`Reset::reset`](crate::Reset::reset) left,
+    ///    or that has not been changed since it was allocated.
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
-        // SAFETY: clauses 1 and 2 are those of the core's `free`.
+        // SAFETY: the caller's clauses are those of the core's `free`.
         unsafe { self.core().free::<K>(object) }
     }
 
@@ -175,7 +182,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as it has room for.
     ///
     /// # Safety
-    /// 1. As for [`free`](Self::free), for each of `objects`; none is there twice.
+    /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.
     #[inline]
     #[track_caller]
     pub unsafe fn free_many(&self, objects: &[NonNull<u8>]) {
@@ -183,13 +190,19 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         unsafe { self.core().free_many::<K>(objects) }
     }
 
-    /// Allocates an object and fills it with zeros, for caches without a constructor.
+    /// Allocates an object and fills it with zeros.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
+    ///
+    /// # Panics
+    /// When the cache has a constructor: zeros are not the constructed state, and would overwrite a value that may be pinned.
     #[inline]
     #[track_caller]
     pub fn allocate_zeroed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        if self.core().plan.constructor.is_some() {
+            refuse_zeros();
+        }
         let object = self.allocate()?;
         // SAFETY: the caller's now, and so large.
         unsafe { object.write_bytes(0, self.object_size()) };
@@ -206,6 +219,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// # Safety
     /// 1. `raw` came from [`into_raw`](Self::into_raw) of a cache of this type, and stands for one handle: of those made
     ///    from it at most one is dropped, and none is used afterwards.
+    /// 2. While one of them is borrowed exclusively ([`for_each_live`](Self::for_each_live)), no other is used.
     #[inline(always)]
     pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
         Self { core: raw.cast(), checks: PhantomData }
@@ -258,10 +272,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
         self.core().for_each_slab(look);
     }
 
-    /// Whether `object` is the address of an object of this cache, in use or free. O(1), no lock.
+    /// Whether `object` is the address of an object of this cache, in use or free. Any address may be asked for, also while other
+    /// CPUs shrink the cache. O(slabs), takes the lock of the slab set; `false` for an interrupt that came upon that lock.
     pub fn owns(&self, object: NonNull<u8>) -> bool {
         let place = object.addr().get().wrapping_sub(self.core().plan.padding.front());
-        self.core().find(place).is_ok()
+        self.core().has_object_at(place)
     }
 
     /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what other CPUs have in their
@@ -293,15 +308,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// # Errors
     /// [`Refused`], with the cache, when objects are in use.
     pub fn destroy(self) -> Result<(), Refused<P, C, K>> {
-        let system = self.core().system;
-        // SAFETY: the handle's reference keeps the system alive during the call.
-        let shared = unsafe { system.as_ref() };
         // SAFETY: the handle is the core's only one, and is used again only if the answer is an error.
-        match unsafe { shared.destroy_core(self.core) } {
+        match unsafe { self.core().system().detach_core(self.core) } {
             Ok(()) => {
-                core::mem::forget(self);
-                // SAFETY: the handle's reference to the system, which is not used again.
-                unsafe { release_system(system) };
+                // SAFETY: the core is detached, and the handle is not used again.
+                unsafe { Ending::new(ManuallyDrop::new(self).core) }.free();
                 Ok(())
             }
             Err(objects) => {
@@ -314,17 +325,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
 
 impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Cache<P, C, K> {
     fn drop(&mut self) {
-        let system = self.core().system;
-        // SAFETY: the handle's reference keeps the system alive during the call.
-        let shared = unsafe { system.as_ref() };
-        // SAFETY: the only handle. With objects in use the core stays for ever, closed, as their slabs name it.
-        if unsafe { shared.destroy_core(self.core) }.is_err() {
-            // SAFETY: as above: this was the handle, and the core is not destroyed.
-            unsafe { shared.abandon_core(self.core) };
-        }
-        // SAFETY: the handle's reference to the system; this is the end of the handle.
-        unsafe { release_system(system) };
+        // SAFETY: the only handle, which is not used again.
+        unsafe { Ending::new(self.core) }.end();
     }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn refuse_zeros() -> ! {
+    panic!("an object of a cache with a constructor is not allocated as zeros")
 }
 
 impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Cache<P, C, K> {

@@ -52,6 +52,8 @@ pub(crate) struct Plan {
     /// What histories are dated by.
     pub(crate) clock: Option<fn() -> u64>,
     pub(crate) observer: Option<Observer>,
+    /// Whether objects that are in use when the cache is dropped keep the page source for ever.
+    pub(crate) is_pinned: bool,
 }
 
 impl fmt::Debug for Plan {
@@ -146,6 +148,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.
+    ///
+    /// For addresses that a caller frees or has just taken alone: the record of another address may go away meanwhile. That
+    /// of an address that was freed already, or never was an object, is found on a best effort, as the clauses of
+    /// [`Cache::free`](crate::Cache::free) are broken then.
     #[track_caller]
     pub(crate) fn find(&self, address: usize) -> Result<(NonNull<Record>, usize), Fault> {
         let (found, owner) = self.system().tag_and_owner(address);
@@ -173,5 +179,25 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             return Err(Fault::new(FaultKind::InteriorPointer, address, address - behind, address));
         }
         Ok((record, index))
+    }
+
+    /// Whether an object of one of the slabs in the set has its place at `address`. O(slabs), takes the lock; `false` for an
+    /// interrupt that came upon it.
+    ///
+    /// It reads only records that it finds in the set, which cannot go away while the lock is held. The owner word of the
+    /// address could name the record of a slab that goes back to the page source at this moment.
+    pub(crate) fn has_object_at(&self, address: usize) -> bool {
+        if self.system().tag_and_owner(address).0 != self.plan.tag {
+            return false;
+        }
+        let slow = self.system().locking.slow();
+        let Some(set) = slow.lock(&self.set) else { return false };
+        set.iter().any(|record| {
+            // SAFETY: slab set I1: a slab in the set is alive, and leaves it under the lock alone.
+            let slab = unsafe { record.as_ref() };
+            let geometry = &slab.geometry(&self.plan.geometry);
+            let (index, behind) = slab.index_of(geometry, address);
+            index < geometry.capacity() && behind == 0
+        })
     }
 }

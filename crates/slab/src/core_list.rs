@@ -45,6 +45,25 @@ impl<P, C> Listed<P, C> {
     }
 }
 
+/// A visit to a core of the list. Dropping it ends the visit, also when the visitor panics.
+struct Visit<P, C> {
+    core: NonNull<Core<P, C>>,
+}
+
+impl<P, C> Visit<P, C> {
+    fn core(&self) -> &Core<P, C> {
+        // SAFETY: I1 and I2: it is visited until `self` is dropped, so it is in the list, and alive.
+        unsafe { self.core.as_ref() }
+    }
+}
+
+impl<P, C> Drop for Visit<P, C> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `close`: whoever waits there sees all that the visitor did.
+        self.core().listed.visits.fetch_sub(1, Ordering::Release);
+    }
+}
+
 /// The caches that users made.
 #[derive(Debug)]
 pub(crate) struct CoreList<P, C> {
@@ -75,16 +94,13 @@ impl<P, C: Cpu> CoreList<P, C> {
         true
     }
 
-    /// Calls `look` with each core that is not closed; none of them goes meanwhile, and no lock is held.
+    /// Calls `look` with each core that is not closed; none of them goes meanwhile, and no lock is held. A panic in `look`
+    /// ends the visit.
     pub(crate) fn visit(&self, locking: &CacheSlots<C>, mut look: impl FnMut(&Core<P, C>)) {
         let mut current = self.begin_visit(None, locking);
-        while let Some(core) = current {
-            // SAFETY: I1 and I2: visited.
-            let visited = unsafe { core.as_ref() };
-            look(visited);
-            current = self.begin_visit(Some(core), locking);
-            // Release: pairs with the Acquire in `close`: whoever waits there sees all that we did.
-            visited.listed.visits.fetch_sub(1, Ordering::Release);
+        while let Some(visit) = current {
+            look(visit.core());
+            current = self.begin_visit(Some(visit.core), locking);
         }
     }
 
@@ -94,7 +110,7 @@ impl<P, C: Cpu> CoreList<P, C> {
         &self,
         core: Option<NonNull<Core<P, C>>>,
         locking: &CacheSlots<C>,
-    ) -> Option<NonNull<Core<P, C>>> {
+    ) -> Option<Visit<P, C>> {
         let slow = locking.slow();
         let first = slow.lock(&self.first)?;
         // SAFETY: I1: visited, so alive, and we hold the lock.
@@ -105,7 +121,7 @@ impl<P, C: Cpu> CoreList<P, C> {
             // Relaxed: raised, and closed, only under the lock.
             if visits.load(Ordering::Relaxed) & CLOSED == 0 {
                 visits.fetch_add(1, Ordering::Relaxed);
-                return Some(core);
+                return Some(Visit { core });
             }
             // SAFETY: I1, under the lock.
             next = unsafe { Self::next(core) };

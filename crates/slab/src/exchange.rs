@@ -6,6 +6,7 @@ use crate::checks::Off;
 use crate::core::Core;
 use crate::cpu_slot::CpuSlot;
 use crate::depot::Depot;
+use crate::in_hand::InHand;
 use crate::magazine::Magazine;
 use crate::observer::Event;
 use crate::walk::{Patience, Reclaim};
@@ -17,8 +18,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             let slow = self.system().locking.slow();
             self.lock_depot(&slow)?.take_full(spare, self.depot_places())
         }?;
-        self.tell(|| Event::MagazineLoaded { objects: full.length() });
-        Some(full)
+        let objects = full.length();
+        let mut held = InHand::new(self, Some(full));
+        self.tell(|| Event::MagazineLoaded { objects });
+        held.magazine.take()
     }
 
     /// Gives `full` to the depot and returns an empty one; where the depot has enough, empties `full` into the slabs.
@@ -36,13 +39,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         };
         let empty = match offered {
             Ok(empty) => {
+                let mut held = InHand::new(self, empty);
                 self.tell(|| Event::MagazineStored { objects });
-                empty
+                held.magazine.take()
             }
-            Err(mut full) => {
-                self.empty(&mut full, Patience::Wait);
-                Some(full)
-            }
+            Err(full) => Some(self.empty(full, Patience::Wait).0),
         };
         self.renew(empty)
     }
@@ -62,8 +63,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if old.as_ref().is_some_and(|old| old.class() == self.tuning.class()) {
             return old;
         }
-        let Some(new) = self.new_magazine() else { return old };
-        if let Some(old) = old {
+        let mut old = InHand::new(self, old);
+        let Some(new) = self.new_magazine() else { return old.magazine.take() };
+        if let Some(old) = old.magazine.take() {
             self.free_magazine(old, Patience::Wait);
         }
         Some(new)
@@ -79,7 +81,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Finds another place for `magazine`: the depot, or, emptied, the internal cache it came from.
     pub(crate) fn put_away(&self, mut magazine: Magazine) {
         if !magazine.is_full() {
-            self.empty(&mut magazine, Patience::Wait);
+            magazine = self.empty(magazine, Patience::Wait).0;
             if magazine.class() != self.tuning.class() {
                 self.free_magazine(magazine, Patience::Wait);
                 return;
@@ -93,8 +95,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 None => Some(magazine),
             }
         };
-        if let Some(mut left) = left {
-            self.empty(&mut left, Patience::Wait);
+        if let Some(left) = left {
+            let (left, _) = self.empty(left, Patience::Wait);
             self.free_magazine(left, Patience::Wait);
         } else if objects > 0 {
             self.tell(|| Event::MagazineStored { objects });

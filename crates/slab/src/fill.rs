@@ -11,20 +11,22 @@ use crate::Pushed;
 use crate::checks::{Checks, MARK_CACHED};
 use crate::core::Core;
 use crate::freed_chain::FreedChain;
+use crate::in_hand::InHand;
 use crate::magazine::Magazine;
 use crate::slab_list::SlabList;
 use crate::slab_set::SlabSet;
 use crate::walk::{Patience, Reclaim};
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
-    /// Fills `magazine`, which is empty, from the slabs, growing when they have nothing: as a whole, or half of it. At least
-    /// one object, or an error.
+    /// Fills `magazine`, which is empty, from the slabs, growing when they have nothing: as a whole, or half of it. Returns it
+    /// with at least one object; where there is none, or a constructor panics, it is put away.
     pub(crate) fn fill<K: Checks>(
         &self,
-        magazine: &mut Magazine,
+        magazine: Magazine,
         as_a_whole: bool,
-    ) -> Result<(), OutOfMemory> {
-        let places = magazine.places_mut();
+    ) -> Result<Magazine, OutOfMemory> {
+        let mut held = InHand::new(self, Some(magazine));
+        let places = held.magazine().places_mut();
         let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
         // The first is popped first: addresses then ascend, which is what CPUs prefetch best.
         let taken = self.take_from_slabs::<K>(wanted, Reclaim::Allowed, |index, object| {
@@ -34,9 +36,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             places.copy_within(wanted - taken..wanted, 0);
         }
         // SAFETY: so many objects were taken, and written to the first places.
-        unsafe { magazine.set_length(taken) };
-        self.tell_out(magazine.objects());
-        Ok(())
+        unsafe { held.magazine().set_length(taken) };
+        self.tell_out(held.magazine().objects());
+        held.magazine.take().ok_or(OutOfMemory)
     }
 
     /// Takes one object from the slabs.
@@ -104,10 +106,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         self.tuning.note_trip(geometry.stride(), set.slabs() * geometry.slab_bytes());
     }
 
-    /// Gives all objects of `magazine` back to their slabs; returns the pages that went home.
-    pub(crate) fn empty(&self, magazine: &mut Magazine, patience: Patience) -> usize {
-        let objects = magazine.take_all();
-        if objects.is_empty() { 0 } else { self.give_back(patience, objects) }
+    /// Gives all objects of `magazine` back to their slabs; returns it, and the pages that went home. Where a destructor panics,
+    /// it is put away.
+    pub(crate) fn empty(&self, magazine: Magazine, patience: Patience) -> (Magazine, usize) {
+        if magazine.length() == 0 {
+            return (magazine, 0);
+        }
+        let mut held = InHand::new(self, Some(magazine));
+        let pages = self.give_back(patience, held.magazine().take_all());
+        (held.magazine.take().expect("nobody else takes it out of the guard"), pages)
     }
 
     /// Frees `objects`, which our caller owns, into their slabs; surplus empty slabs go home. Returns the pages that did.
@@ -204,20 +211,5 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             // SAFETY: it is out of the set, alive, and `send_all_home` takes it out before it dies.
             unsafe { going_home.push(record) };
         }
-    }
-
-    /// Sends slabs home that were taken out of the set; returns their pages.
-    pub(crate) fn send_all_home(&self, mut going_home: SlabList) -> usize {
-        let mut pages = 0;
-        while let Some(record) = going_home.pop() {
-            // SAFETY: alive until it is sent home.
-            pages += unsafe { record.as_ref() }.pages();
-            // SAFETY: `pop_empty` took it out of the set with all objects free.
-            unsafe { self.send_home(record) };
-        }
-        if pages > 0 {
-            self.system().note_traffic(0, pages);
-        }
-        pages
     }
 }

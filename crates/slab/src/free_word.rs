@@ -105,8 +105,13 @@ impl FreeWord {
 
     /// Pushes `count` objects in one exchange: `head` and those that its links lead to. `link` writes the index it is given
     /// as the link of the last of them; it may be called again.
+    ///
+    /// The word is numbers alone: it names no memory, and a wrong `head` or `count` spoils nothing but this word.
+    ///
+    /// # Panics
+    /// When `head` is no index below [`MOST_OBJECTS`](Self::MOST_OBJECTS), or `count` is zero or above that.
     pub fn push_chain(&self, head: usize, count: usize, link: impl Fn(usize)) -> Pushed {
-        debug_assert!(head < Self::MOST_OBJECTS && count > 0);
+        assert!(head < Self::MOST_OBJECTS && count > 0 && count <= Self::MOST_OBJECTS);
         // Relaxed: only the exchange publishes.
         let mut old = self.0.load(Ordering::Relaxed);
         loop {
@@ -137,13 +142,16 @@ impl FreeWord {
     ///
     /// The objects below the one on top do not change while the caller holds the lock: pushes only add on top. So the walk
     /// over their links ends where the exchange says, or the exchange fails.
+    ///
+    /// # Panics
+    /// When `most` is zero.
     pub fn pop_chain(
         &self,
         most: usize,
         next: impl Fn(usize) -> usize,
         mut put: impl FnMut(usize, usize),
     ) -> Option<PoppedChain> {
-        debug_assert!(most > 0);
+        assert!(most > 0, "a chain has an object");
         // Acquire: pairs with the Release in `push_chain`; the links that `next` reads were written before.
         let mut old = self.0.load(Ordering::Acquire);
         loop {

@@ -40,7 +40,7 @@ impl Front {
     ///
     /// # Safety
     /// 1. As for [`allocate`](Self::allocate).
-    /// 2. As for [`Cache::free`], if the answer is true.
+    /// 2. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
     #[inline(always)]
     pub unsafe fn free<C: Cpu>(self, cpu: &C, object: NonNull<u8>) -> bool {
         // SAFETY: clause 1, as in `allocate`.
@@ -53,7 +53,7 @@ impl Front {
     ///
     /// # Safety
     /// 1. As for [`allocate`](Self::allocate), of the front that the table has there.
-    /// 2. As for [`Cache::free`], if the answer is true.
+    /// 2. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
     /// 3. `table` has an `index`th word, which came from [`into_raw`](Self::into_raw), and was stored with Release.
     #[inline(always)]
     pub unsafe fn free_through<C: Cpu>(

@@ -22,8 +22,8 @@
 //!
 //! # Invariants
 //! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every colour.
-//! - I2: every object is aligned, for every colour: the slab is aligned to its size, and a colour step is a multiple of the
-//!   alignment.
+//! - I2: every object is aligned, for every colour. The slab is aligned to its size, and a colour step is a multiple of the
+//!   alignment, whatever the line size is ([`colour_step`]).
 
 use page_frame::{Order, PAGE_SIZE};
 
@@ -97,7 +97,7 @@ impl core::error::Error for GeometryError {}
 
 impl Geometry {
     /// Chooses the order for objects of `size` bytes aligned to `alignment`, on a machine with CPU-cache lines of `line`
-    /// bytes.
+    /// bytes. Any `line` is accepted: colour steps are `line` rounded up to a multiple of `alignment`.
     ///
     /// # Errors
     /// [`GeometryError`] for zero bytes, an alignment that is not a power of two, and objects beyond [`LARGEST_SIZE`].
@@ -143,13 +143,13 @@ impl Geometry {
             return None;
         }
         let Some(stride) = size.checked_next_multiple_of(alignment) else { return None };
-        Self::cut(stride, if alignment > line { alignment } else { line }, block)
+        Self::cut(stride, colour_step(alignment, line, block), block)
     }
 
     /// Returns the cut of smaller slabs for the same objects, or `None` where not one fits.
     pub(crate) const fn at_lower_order(&self, order: Order) -> Option<Self> {
         if self.colour_step() > order.bytes() {
-            // It may be the alignment.
+            // The step is a multiple of the alignment, so slabs of this order may be aligned to less than an object.
             return None;
         }
         Self::cut(self.stride(), self.colour_step(), order)
@@ -170,8 +170,6 @@ impl Geometry {
         let inside = (within == outside && !leaves_pages) || (within > 0 && stride <= SMALL);
         let capacity = if inside { within } else { outside };
         let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
-        // A step beyond the slab is as good as one over all of it.
-        let step = least(step, bytes);
         let (stride, leftover) = (narrow(stride), narrow(bytes - used));
         let (order, capacity, step) = (block.get(), narrow(capacity), narrow(step));
         Some(Self { order, inside, stride, capacity, leftover, step })
@@ -251,6 +249,18 @@ impl Geometry {
     /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the record at the end.
     pub const fn bookkeeping_offset(&self) -> Option<usize> {
         if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity())) } else { None }
+    }
+}
+
+/// Returns the step between colours in bytes: at least `line`, a multiple of `alignment`, and at most the slab.
+///
+/// `alignment` is a power of two of at most `block`'s bytes, which are a power of two too; so both results keep I2.
+const fn colour_step(alignment: usize, line: usize, block: Order) -> usize {
+    let line = if line == 0 { 1 } else { line };
+    match line.checked_next_multiple_of(alignment) {
+        // A step beyond the slab gives one colour, as a step over the whole slab does.
+        Some(step) => least(step, block.bytes()),
+        None => block.bytes(),
     }
 }
 
@@ -367,6 +377,43 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn every_line_size_keeps_objects_aligned_and_inside() {
+        let lines = [0, 1, 3, 24, 33, 48, 63, 65, 96, 100, 4095, 4097, 1 << 40, usize::MAX];
+        for line in lines {
+            for alignment in (0..=22).map(|shift| 1_usize << shift) {
+                for size in [1, 24, 100, 160, 640, 700, 1500, 5000, 40_000] {
+                    let plan = Geometry::new(size, alignment, line).expect("a good size");
+                    let case = (size, alignment, line, plan);
+                    assert_eq!(plan.colour_step() % alignment, 0, "I2: {case:?}");
+                    let limit = plan.bookkeeping_offset().unwrap_or(plan.slab_bytes());
+                    for colour in 0..plan.colours() {
+                        let first = plan.colour_offset(colour);
+                        let end = first + plan.capacity() * plan.stride();
+                        assert!(first % alignment == 0 && end <= limit, "I1, I2: {case:?}");
+                    }
+                    let lower = Order::all().filter_map(|order| plan.at_lower_order(order));
+                    for lower in lower {
+                        assert_eq!(lower.colour_offset(1) % alignment, 0, "I2: {case:?}");
+                        assert_eq!(lower.slab_bytes() % alignment, 0, "I2: {case:?}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn bad_alignments_have_no_cut_at_any_order() {
+        for alignment in [0, 3, 24, 48, usize::MAX] {
+            let expected = Err(GeometryError::NotPowerOfTwo { alignment });
+            assert_eq!(Geometry::new(64, alignment, 64), expected);
+            let at = |order: Order| Geometry::at_order(64, alignment, 64, order.get());
+            assert!(Order::all().all(|order| at(order).is_none()), "{alignment}");
+        }
+        assert_eq!(Geometry::at_order(usize::MAX, 64, 64, 3), None);
+        assert_eq!(Geometry::at_order(64, 64, 64, u8::MAX), None);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Growing: a block of the page source becomes a slab; and the way back.
+//! Growing: a block of the page source becomes a slab. The way back is in `going_home`.
 //!
 //! # Concurrency
 //! Nothing is held. A slab that is being made, or that is out of the set, belongs to the caller alone.
@@ -10,10 +10,11 @@ use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource};
 use crate::checks::{Checks, Off, shuffle};
 use crate::core::Core;
 use crate::geometry::{Geometry, RECORD};
+use crate::in_hand::BlockInHand;
 use crate::links::Links;
 use crate::observer::Event;
 use crate::record::Record;
-use crate::walk::{Patience, Reclaim};
+use crate::walk::Reclaim;
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Makes a slab of colour `colour`: all objects constructed and free, in no list.
@@ -22,26 +23,24 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// [`OutOfMemory`] when there is no block, or no room for its record; then nothing is held.
     ///
     /// # Panics
-    /// When a constructor does; then nothing is held.
+    /// When a constructor or the observer does; then nothing is held.
     pub(crate) fn grow<K: Checks>(
         &self,
         colour: usize,
         reclaim: Reclaim,
     ) -> Result<NonNull<Record>, OutOfMemory> {
-        let source = &self.system().source;
         let (block, geometry) = self.take_block(reclaim)?;
         let geometry = &geometry;
+        let (block_start, source) = (block.start(), &self.system().source);
+        // SAFETY: from this source just now, and nothing refers into it.
+        let block = unsafe { BlockInHand::new(source, block) };
         let memory = match geometry.bookkeeping_offset() {
             // SAFETY: the bookkeeping lies inside the slab (geometry I1).
-            Some(offset) => Ok(unsafe { block.start().add(offset) }),
-            None => self.system().records_of(geometry).take_one::<Off>(reclaim),
+            Some(offset) => unsafe { block_start.add(offset) },
+            // The page source may run code of the user for it.
+            None => self.system().records_of(geometry).take_one::<Off>(reclaim)?,
         };
-        let Ok(memory) = memory else {
-            // SAFETY: from this source just now, and nothing refers into it.
-            unsafe { source.free(block) };
-            return Err(OutOfMemory);
-        };
-        let (start, order) = block.into_raw();
+        let (start, order) = block.release().ok_or(OutOfMemory)?.into_raw();
         // SAFETY: the memory holds the links in front of the record.
         let record = unsafe { memory.add(geometry.links_bytes()) }.cast::<Record>();
         let (capacity, colour) = (geometry.capacity(), colour % geometry.colours());
@@ -69,23 +68,25 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             // SAFETY: ours, in no list.
             unsafe { self.prepare_slab::<K>(record) };
         }
-        if let Some(construct) = self.plan.constructor {
-            let mut unwinding = Unfinished { core: self, record, constructed: 0 };
-            while unwinding.constructed < capacity {
-                // SAFETY: just written.
-                let slab = unsafe { record.as_ref() };
-                // SAFETY: the index is below the capacity.
-                let place = unsafe { slab.object(geometry, unwinding.constructed) };
-                // SAFETY: the padding in front lies inside the place.
-                let object = unsafe { place.add(self.plan.padding.front()) };
-                // SAFETY: the builder was promised that this is sound for raw memory of an object.
-                unsafe { construct(object) };
-                unwinding.constructed += 1;
-            }
-            core::mem::forget(unwinding);
+        let mut unfinished = Unfinished { core: self, record, constructed: 0 };
+        while unfinished.constructed < capacity {
+            let Some(construct) = self.plan.constructor else {
+                unfinished.constructed = capacity;
+                break;
+            };
+            // SAFETY: just written.
+            let slab = unsafe { record.as_ref() };
+            // SAFETY: the index is below the capacity.
+            let place = unsafe { slab.object(geometry, unfinished.constructed) };
+            // SAFETY: the padding in front lies inside the place.
+            let object = unsafe { place.add(self.plan.padding.front()) };
+            // SAFETY: the builder was promised that this is sound for raw memory of an object.
+            unsafe { construct(object) };
+            unfinished.constructed += 1;
         }
         let (pages, colour_offset) = (order.pages(), geometry.colour_offset(colour));
         self.tell(|| Event::SlabMade { start, pages, colour_offset });
+        core::mem::forget(unfinished);
         Ok(record)
     }
 
@@ -108,55 +109,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         }
         Err(OutOfMemory)
     }
-
-    /// Destroys all objects of a slab and gives its pages back.
-    ///
-    /// # Safety
-    /// 1. The slab is the caller's: in no list, all objects free and constructed.
-    pub(crate) unsafe fn send_home(&self, record: NonNull<Record>) {
-        // SAFETY: clause 1: the slab is not home yet, so its record is there.
-        let slab = unsafe { record.as_ref() };
-        self.tell(|| Event::SlabGone { start: slab.start, pages: slab.pages() });
-        let capacity = slab.geometry(&self.plan.geometry).capacity();
-        // SAFETY: clause 1: all of its objects are constructed.
-        unsafe { self.dismantle(record, capacity) };
-    }
-
-    /// # Safety
-    /// 1. The slab is the caller's: in no list, its first `constructed` objects constructed, nobody's.
-    unsafe fn dismantle(&self, record: NonNull<Record>, constructed: usize) {
-        // SAFETY: clause 1: the record goes with the slab, at the end of this call.
-        let slab = unsafe { record.as_ref() };
-        let geometry = &slab.geometry(&self.plan.geometry);
-        if let Some(destroy) = self.plan.destructor {
-            for index in 0..constructed {
-                // SAFETY: below the capacity.
-                let place = unsafe { slab.object(geometry, index) };
-                // SAFETY: the padding in front lies inside the place.
-                let object = unsafe { place.add(self.plan.padding.front()) };
-                // SAFETY: the builder was promised that this is sound for constructed objects; clause 1.
-                unsafe { destroy(object) };
-            }
-        }
-        let (start, order) = (slab.start, geometry.order());
-        let source = &self.system().source;
-        // SAFETY: the pages are ours, clause 1.
-        unsafe { source.clear_owner(start, order) };
-        if geometry.bookkeeping_offset().is_none() {
-            // SAFETY: the links lie in front of the record, in the same memory.
-            let memory = unsafe { record.cast::<u8>().sub(geometry.links_bytes()) };
-            self.system().records_of(geometry).give_back(Patience::Wait, &[memory]);
-        }
-        // SAFETY: the parts of the block that `grow` took apart.
-        let block = unsafe { PageBlock::from_raw(start, order, false) };
-        // SAFETY: from this source; nothing refers into it, as no object is anybody's.
-        unsafe { source.free(block) };
-    }
 }
 
 const _: () = assert!(RECORD % align_of::<u16>() == 0);
 
-/// A slab whose constructors are running; dropped when one of them panics.
+/// A slab whose constructors are running. It is dropped when one of them, or the observer, panics.
 struct Unfinished<'c, P: PageSource + PageMap, C: Cpu + Clone> {
     core: &'c Core<P, C>,
     record: NonNull<Record>,

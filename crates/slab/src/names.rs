@@ -76,6 +76,9 @@ pub fn kmem_cache_alloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
 ///
 /// # Errors
 /// As there.
+///
+/// # Panics
+/// When the cache has a constructor.
 #[inline]
 #[track_caller]
 pub fn kmem_cache_zalloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
@@ -87,7 +90,7 @@ pub fn kmem_cache_zalloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
 /// [`Cache::free`].
 ///
 /// # Safety
-/// As there.
+/// 1. All clauses of [`Cache::free`], constructed state among them.
 #[inline(always)]
 #[track_caller]
 pub unsafe fn kmem_cache_free<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
@@ -111,7 +114,7 @@ pub fn kmem_cache_alloc_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>
 /// [`Cache::free_many`].
 ///
 /// # Safety
-/// As there.
+/// 1. All clauses of [`Cache::free`], for each of `objects`; none is there twice.
 #[inline]
 #[track_caller]
 pub unsafe fn kmem_cache_free_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(

@@ -153,11 +153,12 @@ impl<N: Nodes, const MOST: usize, K: Checks> NodeCache<N, MOST, K> {
     /// # Safety
     /// 1. `object` came from this cache, on whatever node, and has not been freed since.
     /// 2. Nobody uses it from now on.
+    /// 3. It is in constructed state, as for [`Cache::free`].
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
         let home = self.on(self.nodes.node_of(object.addr().get()));
-        // SAFETY: clauses 1 and 2; the node is the object's (nodes clause 1), so it came from that node's cache.
+        // SAFETY: the caller's clauses; the node is the object's (nodes clause 1), so it came from that node's cache.
         unsafe { home.free(object) }
     }
 

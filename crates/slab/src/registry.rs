@@ -27,6 +27,7 @@ use crate::core_list::CoreList;
 use crate::cpu_slot::CacheSlots;
 use crate::frozen::FrozenSlots;
 use crate::geometry::{Geometry, RECORD};
+use crate::in_hand::InHand;
 use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
 use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals};
@@ -158,6 +159,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
                 secret: 0,
                 clock: None,
                 observer: None,
+                is_pinned: false,
             };
             Core::new(system, empty(), plan, Tuning::without_magazines())
         };
@@ -223,7 +225,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         pages + self.system().internal().map(Core::pages).sum::<usize>()
     }
 
-    /// Calls `look` with the numbers of each cache, internal ones last.
+    /// Calls `look` with the numbers of each cache, internal ones last. Nothing is held during the call. `look` must not destroy a
+    /// cache of the registry, which would wait for the end of the call; a panic in it changes nothing.
     pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
         self.visit(|core| look(&core.stats()));
         self.system().internal().for_each(|core| look(&core.stats()));
@@ -238,7 +241,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     }
 
     /// Calls `look` with each slab of each cache and the cache's name, internal caches last; under the lock of the cache's
-    /// slab set, so `look` must use no cache.
+    /// slab set, so `look` must use no cache and destroy none. A panic in it changes nothing.
     pub fn for_each_slab(&self, mut look: impl FnMut(Name, SlabView)) {
         self.visit(|core| core.for_each_slab(|slab| look(core.plan.name, slab)));
         for core in self.system().internal() {
@@ -322,21 +325,25 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         reclaim: Reclaim,
     ) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
         let system = self.system();
-        let memory = system.cores.take_one::<Off>(reclaim)?;
-        let slots = match system.take_column() {
+        // First, as a clone of the user's may panic.
+        let (count, cpu) = (system.locking.count(), system.locking.cpu().clone());
+        let mut held = InHand::new(&system.cores, None);
+        held.object = Some(system.cores.take_one::<Off>(reclaim)?);
+        let slots = system.take_column();
+        let Some(memory) = held.object.take() else { return Err(OutOfMemory) };
+        let slots = match slots {
             Ok(Some(column)) => column,
             Ok(None) => {
                 // SAFETY: behind the core, inside the memory.
                 let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
                 // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
-                unsafe { slots_in(slots, system.locking.count()) }
+                unsafe { slots_in(slots, count) }
             }
             Err(error) => {
                 system.cores.give_back(Patience::Wait, &[memory]);
                 return Err(error);
             }
         };
-        let (count, cpu) = (system.locking.count(), system.locking.cpu().clone());
         // SAFETY: clause 1: ours: a column, or an array that lives as long as the core; as many as CPUs. Clause 2: fronts have
         // clones of the same machine, or references to it, and nobody looks at all slots.
         let slots = unsafe { CacheSlots::at(slots, count, cpu) };
@@ -344,19 +351,32 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         let made = Core::new(self.system, slots, plan, tuning);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
-        // SAFETY: just made; `destroy_core` unlinks it before it dies.
+        // SAFETY: just made; `detach_core` unlinks it before it dies.
         if !unsafe { system.list.link(core, &system.locking) } {
             // SAFETY: in no list, and nobody else has seen it.
             unsafe { system.free_core(core) };
             return Err(OutOfMemory);
         }
-        // Relaxed: as in `clone`.
-        system.references.fetch_add(1, Ordering::Relaxed);
+        system.add_reference();
         Ok(core)
     }
 }
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+    /// Adds a reference for a caller that keeps one alive.
+    ///
+    /// # Panics
+    /// When handles were forgotten so often that the count would overflow, and the system be freed while it is used.
+    fn add_reference(&self) {
+        // Relaxed: whoever adds one has one; only the last release has to see everything.
+        let before = self.references.fetch_add(1, Ordering::Relaxed);
+        if before > isize::MAX as usize {
+            // Relaxed: the reference that is not handed out.
+            self.references.fetch_sub(1, Ordering::Relaxed);
+            panic!("a registry has at most isize::MAX handles and caches");
+        }
+    }
+
     /// Returns tag and owner word of the page that `address` lies in.
     #[inline]
     pub(crate) fn tag_and_owner(&self, address: usize) -> (Tag, *mut ()) {
@@ -384,14 +404,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         self.records.iter().chain(&self.magazines).chain([&self.cores])
     }
 
-    /// Sends all slabs of a core home and destroys it.
+    /// Sends all slabs of a core home and takes it out of the list. Where a destructor panics, the core stays closed, and the
+    /// caller does it again.
     ///
     /// # Errors
     /// How many objects are in use: then the core goes on. None are where an interrupt came upon the lock of the list.
     ///
     /// # Safety
-    /// 1. `core` came from `make_core`; its only handle calls this, and is not used again if it succeeds.
-    pub(crate) unsafe fn destroy_core(&self, core: NonNull<Core<P, C>>) -> Result<(), usize> {
+    /// 1. `core` came from `make_core`; its only handle calls this, and if it succeeds only frees the core.
+    pub(crate) unsafe fn detach_core(&self, core: NonNull<Core<P, C>>) -> Result<(), usize> {
         // SAFETY: clause 1: the handle's core, which is unmapped only below.
         let shared = unsafe { core.as_ref() };
         if !self.list.close(shared, &self.locking) {
@@ -403,15 +424,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
             self.list.reopen(shared);
             return Err(shared.stats().objects_active);
         }
-        // SAFETY: clause 1, no visitor is there, and no slab names it.
-        unsafe { self.free_core(core) };
         Ok(())
     }
 
     /// Leaves a core that could not be destroyed to itself: no visitor comes to it any more.
     ///
     /// # Safety
-    /// 1. As for `destroy_core`, which failed; the handle is not used again.
+    /// 1. As for `detach_core`, which failed; the handle is not used again.
     pub(crate) unsafe fn abandon_core(&self, core: NonNull<Core<P, C>>) {
         // SAFETY: clause 1: it was not destroyed, so it is still there.
         if self.list.close(unsafe { core.as_ref() }, &self.locking) {
@@ -420,9 +439,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         }
     }
 
+    /// Frees the memory of a core and its slots.
+    ///
     /// # Safety
     /// 1. `core` is in no list, nobody uses it, and it has no slab.
-    unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
+    pub(crate) unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
         // SAFETY: clause 1: nobody uses it, or its slots.
         let slots = unsafe { core.as_ref() }.slots.first();
         // SAFETY: clause 1: the last time that anybody uses it.
@@ -442,8 +463,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Clone for Registry<P, C> {
     fn clone(&self) -> Self {
-        // Relaxed: whoever clones has a reference; only the last release has to see everything.
-        self.system().references.fetch_add(1, Ordering::Relaxed);
+        self.system().add_reference();
         Self { system: self.system }
     }
 }

@@ -96,7 +96,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
     /// Frees an object: to what is kept, as long as that is short, or to the cache.
     ///
     /// # Safety
-    /// 1. As for [`Cache::free`]; the object came from this reserve or its cache.
+    /// 1. All clauses of [`Cache::free`]; the object came from this reserve or its cache.
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
         let core = self.cache.core();

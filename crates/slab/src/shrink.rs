@@ -68,8 +68,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             depot.map(|mut depot| depot.turn())
         };
         let Some([full, empty]) = chains else { return 0 };
-        self.tell_gone(&full);
-        self.empty_all(full, empty, patience)
+        let mut emptying = Emptying { core: self, full, empty, patience, pages: 0 };
+        self.tell_gone(&emptying.full);
+        emptying.empty_all();
+        emptying.pages
     }
 
     pub(crate) fn give_up_slabs(&self, patience: Patience) -> usize {
@@ -92,7 +94,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Empties all magazines of slots and depot into the slabs; returns the pages that went home by that.
     pub(crate) fn empty_magazines(&self, patience: Patience) -> usize {
         self.tuning.reset();
-        let [mut full, empty] = {
+        let [full, empty] = {
             let slow = self.system().locking.slow();
             let depot = match patience {
                 Patience::Wait => slow.lock(&self.depot),
@@ -100,7 +102,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             };
             depot.map_or([Chain::new(), Chain::new()], |mut depot| depot.take_all())
         };
-        self.tell_gone(&full);
+        let mut emptying = Emptying { core: self, full, empty, patience, pages: 0 };
+        self.tell_gone(&emptying.full);
         if self.tuning.has_magazines() {
             self.slots.take_over(
                 |_| true,
@@ -108,12 +111,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                     slot.forget_misses();
                     let magazines = [slot.unload(), slot.take_previous()];
                     for magazine in magazines.into_iter().flatten() {
-                        full.push(magazine);
+                        emptying.full.push(magazine);
                     }
                 },
             );
         }
-        self.empty_all(full, empty, patience)
+        emptying.empty_all();
+        emptying.pages
     }
 
     /// Tells whoever listens that the depot gave up the magazines of `full`.
@@ -125,15 +129,38 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Empties the magazines of `full` into the slabs, and gives their memory and that of `empty` back; returns the pages
     /// that went home.
-    pub(crate) fn empty_all(&self, mut full: Chain, mut empty: Chain, patience: Patience) -> usize {
-        let mut given = 0;
-        while let Some(mut magazine) = full.pop() {
-            given += self.empty(&mut magazine, patience);
-            empty.push(magazine);
+    pub(crate) fn empty_all(&self, full: Chain, empty: Chain, patience: Patience) -> usize {
+        let mut emptying = Emptying { core: self, full, empty, patience, pages: 0 };
+        emptying.empty_all();
+        emptying.pages
+    }
+}
+
+/// Magazines that are emptied into the slabs. Dropping it empties the rest, when a destructor or an observer panics.
+struct Emptying<'c, P: PageSource + PageMap, C: Cpu + Clone> {
+    core: &'c Core<P, C>,
+    full: Chain,
+    empty: Chain,
+    patience: Patience,
+    /// The pages that went home by that.
+    pages: usize,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Emptying<'_, P, C> {
+    fn empty_all(&mut self) {
+        while let Some(magazine) = self.full.pop() {
+            let (magazine, pages) = self.core.empty(magazine, self.patience);
+            self.pages += pages;
+            self.empty.push(magazine);
         }
-        while let Some(magazine) = empty.pop() {
-            given += self.free_magazine(magazine, patience);
+        while let Some(magazine) = self.empty.pop() {
+            self.pages += self.core.free_magazine(magazine, self.patience);
         }
-        given
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Emptying<'_, P, C> {
+    fn drop(&mut self) {
+        self.empty_all();
     }
 }

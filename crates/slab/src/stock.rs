@@ -57,29 +57,45 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// # Errors
     /// [`OutOfMemory`]; then nothing is held.
     pub(crate) fn put_by<K: Checks>(&self, objects: usize) -> Result<Stock, OutOfMemory> {
-        let mut stock = Stock { filled: Chain::new(), empty: Chain::new(), objects: 0 };
+        let stock = Stock { filled: Chain::new(), empty: Chain::new(), objects: 0 };
+        // Gives everything back where memory ends, or a constructor panics.
+        let mut put_by = PutBy { core: self, stock: Some(stock) };
         let mut places = 0;
         while places < objects {
-            let Some(magazine) = self.new_magazine() else {
-                self.put_back(stock);
-                return Err(OutOfMemory);
-            };
+            let magazine = self.new_magazine().ok_or(OutOfMemory)?;
             places += magazine.capacity();
-            stock.empty.push(magazine);
+            put_by.stock().empty.push(magazine);
         }
-        while stock.objects < objects {
-            let Ok(object) = self.take_out::<K>() else {
-                self.put_back(stock);
-                return Err(OutOfMemory);
-            };
-            let has_room = stock.push(object);
+        while put_by.stock().objects < objects {
+            let object = self.take_out::<K>()?;
+            let has_room = put_by.stock().push(object);
             debug_assert!(has_room, "I1: as many places as objects");
         }
-        Ok(stock)
+        put_by.stock.take().ok_or(OutOfMemory)
     }
 
     /// Gives everything in `stock` back.
     pub(crate) fn put_back(&self, stock: Stock) {
         self.empty_all(stock.filled, stock.empty, Patience::Wait);
+    }
+}
+
+/// A stock that is being put by. Dropping it gives everything back.
+struct PutBy<'c, P: PageSource + PageMap, C: Cpu + Clone> {
+    core: &'c Core<P, C>,
+    stock: Option<Stock>,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> PutBy<'_, P, C> {
+    fn stock(&mut self) -> &mut Stock {
+        self.stock.as_mut().expect("the stock is there until it is complete")
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for PutBy<'_, P, C> {
+    fn drop(&mut self) {
+        if let Some(stock) = self.stock.take() {
+            self.core.put_back(stock);
+        }
     }
 }

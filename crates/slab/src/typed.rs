@@ -5,7 +5,27 @@
 //! how: its `Default` is the constructed state, [`Reset`] brings a used value back to it, and `Drop` runs when the slab
 //! goes home. A [`Pooled`] is a value in use; it goes back by itself, and cannot go to another cache.
 //!
-//! A value never moves while it is in use, so it can be pinned: locks, list heads, and what points to them.
+//! A value never moves, so it can be pinned: locks, list heads, and what points to them.
+//!
+//! # Invariants
+//! - I1: an object of the cache below is a value of `T` from the constructor to the destructor, in use or free. Only
+//!   [`Cache::free`], by its clause 3, and unsafe code that writes to raw objects could change that.
+//! - I2 (pinned caches): the memory of a value is not used for anything else before its destructor has run, even if its
+//!   [`Pooled`], the cache or the registry is forgotten. That is what [`Pin`] promises (its *drop guarantee*).
+//! - I3: [`ObjectCache`] and [`Pooled`] are invariant in `T`. What a user leaves in a value is there for the next one: a cache of
+//!   `Name<'static>` that could be taken for one of `Name<'a>` would be left a reference that dangles.
+//!
+//! # Why I2 holds
+//! Safe code can forget a [`Pooled`], then drop the cache, the registry and the memory below: no destructor runs, and a pointer
+//! to the value dangles. So `Pin<&mut T>` of a type that is not [`Unpin`] is given only where the memory cannot go:
+//!
+//! 1. A slab with a value in use is never given back to the source, as only empty slabs go.
+//! 2. The source is not dropped while such a slab is there. The registry owns it, and a cache keeps the registry: one that is
+//!    forgotten for ever, and a pinned one that is dropped with values in use too (`ending.rs`).
+//! 3. The source borrows nothing that may end before: it is `'static`. By clause 1 of [`PageSource`] its pages are valid then.
+//!
+//! [`pinned_objects`](Registry::pinned_objects) asks for 3. [`objects`](Registry::objects) takes any source, but only types that
+//! are [`Unpin`], to which `Pin` promises nothing. [`Reset::reset`] gets a `Pin` too, so a cache is one or the other from the start.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -26,8 +46,13 @@ pub trait Reset {
     /// Brings the value back to constructed state: what [`Default`] makes, as far as the next user can tell.
     ///
     /// Should it panic, the value stays where it is, in use for ever.
+    ///
+    /// The pin is a real one only where the type is not [`Unpin`]: see [`Registry::pinned_objects`].
     fn reset(self: Pin<&mut Self>);
 }
+
+/// Marks who has values of `T`, and takes and gives them.
+type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 
 /// A cache of values of `T`.
 ///
@@ -61,7 +86,8 @@ pub trait Reset {
 /// ```
 pub struct ObjectCache<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     cache: Cache<P, C, K>,
-    values: PhantomData<T>,
+    /// I3. It may be sent where the values may.
+    values: Invariant<T>,
 }
 
 // SAFETY: the values are `Send`, as `objects` asks, and reached through `Pooled`s, which have rules of their own; the rest is
@@ -78,11 +104,28 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     ///
     /// # Errors
     /// [`BuildError`], also for types without size.
-    pub fn objects<T: Default + Reset + Send + 'static>(
+    pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
         &self,
         name: &str,
     ) -> Result<ObjectCache<T, P, C>, BuildError> {
         self.cache(name, Layout::new::<T>()).objects()
+    }
+
+    /// Builds a cache of values of `T`, which may be pinned for good: also of types that are not [`Unpin`].
+    ///
+    /// The page source borrows nothing: it is owned by the registry, or behind a reference that is `'static`. Should values be in
+    /// use when the cache is dropped ([`Pooled`]s that were forgotten), the registry and its source are never dropped.
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn pinned_objects<T: Default + Reset + Send + 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ObjectCache<T, P, C>, BuildError>
+    where
+        P: 'static,
+    {
+        self.cache(name, Layout::new::<T>()).pinned_objects()
     }
 }
 
@@ -90,16 +133,68 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
     /// Builds a cache of values of `T` with what was chosen so far, but for layout, constructor and destructor, which are
     /// those of `T`.
     ///
-    /// The values live until their slabs go home, whenever that is, so `T` borrows nothing.
+    /// The values live until their slabs go home, so `T` borrows nothing. It is [`Unpin`], or could be left pinned in memory that goes:
+    ///
+    /// ```compile_fail,E0277
+    /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// #[derive(Default)]
+    /// struct ListHead(PhantomPinned);
+    /// # impl slab::Reset for ListHead {
+    /// #     fn reset(self: Pin<&mut Self>) {}
+    /// # }
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory).unwrap();
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+    /// let heads = registry.objects::<ListHead>("head").unwrap();
+    /// core::mem::forget(heads.allocate().unwrap());
+    /// drop((heads, registry, memory)); // the value's destructor has not run
+    /// ```
     ///
     /// # Errors
     /// [`BuildError`], also for types without size.
-    pub fn objects<T: Default + Reset + Send + 'static>(
+    pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
         self,
     ) -> Result<ObjectCache<T, P, C, K>, BuildError> {
-        // SAFETY: writes a value of `T` to memory of its layout.
+        self.typed()
+    }
+
+    /// Builds a cache of values of `T` as [`Registry::pinned_objects`] does, with what was chosen so far. A source that borrows is
+    /// refused: its memory could go while a value is pinned.
+    ///
+    /// ```compile_fail,E0597
+    /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # #[derive(Default)]
+    /// # struct ListHead(PhantomPinned);
+    /// # impl slab::Reset for ListHead {
+    /// #     fn reset(self: Pin<&mut Self>) {}
+    /// # }
+    /// let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// let arena = Arena::new(&mut memory).unwrap();
+    /// let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+    /// let heads = registry.pinned_objects::<ListHead>("head").unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn pinned_objects<T: Default + Reset + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, P, C, K>, BuildError>
+    where
+        P: 'static,
+    {
+        self.pinned().typed()
+    }
+
+    /// Builds the cache; `T` is [`Unpin`], or the cache is pinned and `P` is `'static` (I2).
+    fn typed<T: Default + Reset + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, P, C, K>, BuildError> {
+        // SAFETY: clause 1: writes a value of `T` to memory of its layout. Clause 2: `T` is `Send`, and a `Default` is called
+        // wherever an allocation is made.
         let builder = unsafe { self.layout(Layout::new::<T>()).constructor(construct::<T>) };
-        // SAFETY: drops that value; users leave a valid one there.
+        // SAFETY: clause 1: drops a value, which constructed state is (I1). Clause 2: `T` is `Send`.
         let builder = unsafe { builder.destructor(destroy::<T>) };
         Ok(ObjectCache { cache: builder.build()?, values: PhantomData })
     }
@@ -134,7 +229,7 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T
         Ok(Pooled { value, cache: &self.cache, owned: PhantomData })
     }
 
-    /// Returns the cache below, for its numbers.
+    /// Returns the cache below, for its numbers. Its objects are values of `T` (I1): whoever frees one has to leave it so.
     pub fn as_cache(&self) -> &Cache<P, C, K> {
         &self.cache
     }
@@ -142,7 +237,8 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T
     /// Destroys the cache and all its values.
     ///
     /// # Errors
-    /// [`Busy`] when values are in use: [`Pooled`]s that were forgotten. Their slabs are lost to the page source.
+    /// [`Busy`] when values are in use: [`Pooled`]s that were forgotten. Their slabs are lost to the page source; those of a
+    /// [pinned](Registry::pinned_objects) cache keep the source and the registry for ever.
     pub fn destroy(self) -> Result<(), Busy> {
         self.cache.destroy().map_err(|Refused { busy, .. }| busy)
     }
@@ -155,7 +251,6 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 }
 
 /// A value of an [`ObjectCache`], in use. Dropping it resets the value and frees it.
-///
 /// It knows its cache, which lives as long as it does, and there is no way to give it to another:
 ///
 /// ```compile_fail,E0505
@@ -173,6 +268,43 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 /// let one = connections.allocate().unwrap();
 /// drop(connections); // `one` is still in use
 /// drop(one);
+/// ```
+///
+/// What is left in a value lives as long as the cache's type says, as the next user finds it there:
+///
+/// ```compile_fail,E0597
+/// # use core::mem::MaybeUninit;
+/// # use page_frame::{Arena, SingleCpu};
+/// #[derive(Default)]
+/// struct Name<'a>(&'a str);
+/// impl slab::Reset for Name<'_> {
+///     fn reset(self: core::pin::Pin<&mut Self>) {} // keeps the text
+/// }
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory).unwrap();
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+/// let names = registry.objects::<Name<'static>>("name").unwrap();
+/// {
+///     let text = String::from("short");
+///     let mut name = names.allocate().unwrap();
+///     name.0 = &text;
+/// }
+/// println!("{}", names.allocate().unwrap().0);
+/// ```
+///
+/// ```compile_fail
+/// # use page_frame::{Arena, SingleCpu};
+/// # use slab::{ObjectCache, Reset};
+/// # #[derive(Default)]
+/// # struct Name<'a>(&'a str);
+/// # impl Reset for Name<'_> {
+/// #     fn reset(self: core::pin::Pin<&mut Self>) {}
+/// # }
+/// type Names<'t, 'm> = ObjectCache<Name<'t>, &'m Arena<'m>, SingleCpu>;
+/// fn leave<'t>(names: &Names<'static, '_>, text: &'t str) {
+///     let names: &Names<'t, '_> = names;
+///     names.allocate().unwrap().0 = text;
+/// }
 /// ```
 ///
 /// ```compile_fail,E0599
@@ -194,7 +326,8 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 pub struct Pooled<'c, T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     value: NonNull<T>,
     cache: &'c Cache<P, C, K>,
-    owned: PhantomData<T>,
+    /// I3: the value goes back to where others have it from.
+    owned: Invariant<T>,
 }
 
 // SAFETY: it is a `T` that can be reached, and a reference to the cache.
@@ -217,8 +350,8 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Pooled<'_, T,
     pub fn as_mut(&mut self) -> Pin<&mut T> {
         // SAFETY: the value is ours until we are dropped.
         let value = unsafe { self.value.as_mut() };
-        // SAFETY: its memory is used for nothing else before it has been dropped in place: it is freed as a value, goes on
-        // being one, and is destroyed there.
+        // SAFETY: I2: its memory is used for nothing else before it has been dropped in place; or `T` is `Unpin`, and nothing
+        // is promised. By I1 it stays a value while it is free, and never moves.
         unsafe { Pin::new_unchecked(value) }
     }
 }
@@ -249,7 +382,7 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Pool
     #[track_caller]
     fn drop(&mut self) {
         self.as_mut().reset();
-        // SAFETY: from this cache, in constructed state again, and not used any more.
+        // SAFETY: clauses 1 and 2: from this cache, and not used any more. Clause 3: a value of `T` that `reset` left.
         unsafe { self.cache.free(self.value.cast()) };
     }
 }

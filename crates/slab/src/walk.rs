@@ -11,6 +11,8 @@
 //! source, constructors, destructors, the fault hook, or an internal cache. The locks (slab set, depot) are leaves: nobody
 //! holds two. Contexts without a slot (nested, detached, beyond the last slot) free through the slab's free word, which
 //! cannot fail.
+//!
+//! Code of the user that is called may panic. What a miss holds at such a moment is in an [`InHand`], which puts it away.
 
 use core::ptr::NonNull;
 
@@ -19,6 +21,7 @@ use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, PageMap, PageSource};
 use crate::checks::{Checks, is_any_on};
 use crate::core::Core;
 use crate::cpu_slot::Push;
+use crate::in_hand::InHand;
 use crate::magazine::Magazine;
 
 /// Whether a lock may be waited for.
@@ -65,7 +68,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Frees one object.
     ///
     /// # Safety
-    /// 1. `object` came from `allocate` of this cache and nobody uses it any more.
+    /// 1. `object` came from `allocate` of this cache, nobody uses it any more, and it is in constructed state.
     #[inline(always)]
     #[track_caller]
     pub(crate) unsafe fn free<K: Checks>(&self, object: NonNull<u8>) {
@@ -104,7 +107,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     fn allocate_missed<K: Checks>(&self) -> Result<NonNull<u8>, OutOfMemory> {
         let mut earned = false;
         let mut is_draining = false;
-        let mut spare = None;
+        let mut spare = InHand::new(self, None);
         if let Ok(mut slot) = self.slots.enter() {
             slot.swap_to_objects();
             if let Some(object) = slot.pop() {
@@ -112,27 +115,20 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             }
             is_draining = slot.was_draining(true);
             earned = slot.has_earned_magazines();
-            spare = slot.unload();
+            spare.magazine = slot.unload();
         }
         if earned {
-            if let Some(full) = self.take_full(&mut spare) {
-                if let Some(spare) = spare {
-                    self.put_away(spare);
-                }
+            if let Some(full) = self.take_full(&mut spare.magazine) {
+                drop(spare);
                 return Ok(self.load(full).expect("depot: full magazines are full"));
             }
-            if let Some(mut magazine) = self.renew(spare.take()) {
+            if let Some(magazine) = self.renew(spare.magazine.take()) {
                 // Half of it after a free, so that the frees that follow find room as well as the allocations objects.
-                if self.fill::<K>(&mut magazine, is_draining).is_err() {
-                    self.put_away(magazine);
-                    return Err(OutOfMemory);
-                }
+                let magazine = self.fill::<K>(magazine, is_draining)?;
                 return Ok(self.load(magazine).expect("at least one object was taken"));
             }
         }
-        if let Some(spare) = spare {
-            self.put_away(spare);
-        }
+        drop(spare);
         self.take_one::<K>(Reclaim::Allowed)
     }
 
@@ -177,11 +173,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
                 full = slot.take_previous();
             }
         }
+        let mut held = InHand::new(self, None);
+        held.object = Some(object);
         let magazine = match full {
             Some(full) => self.exchange_full(full),
             None if earned => self.take_empty(),
             None => None,
         };
+        held.object = None;
         let Some(mut magazine) = magazine else {
             self.give_back(Patience::Wait, &[object]);
             return;
@@ -192,9 +191,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Pops an object of `magazine` and loads the rest into the slot.
     fn load(&self, mut magazine: Magazine) -> Option<NonNull<u8>> {
-        let object = magazine.pop();
+        let mut held = InHand::new(self, None);
+        held.object = magazine.pop();
         self.store(magazine);
-        object
+        held.object.take()
     }
 
     /// Loads `magazine` into the slot; or, where that cannot be, puts it away.

@@ -72,14 +72,24 @@ impl Turns {
     }
 }
 
+/// A turn that goes on. Dropping it ends the turn, also when an observer panics.
+struct Turning<'t>(&'t Turns);
+
+impl Drop for Turning<'_> {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     /// Notes that a cache took `taken` pages and gave back `given`; makes the turn, if one is due. Called with nothing
     /// held.
     pub(crate) fn note_traffic(&self, taken: usize, given: usize) {
         if self.turns.note(taken, given) && !self.locking.slow().is_nested() && self.turns.begin() {
+            let turn = Turning(&self.turns);
             self.list.visit(&self.locking, Core::turn);
             self.internal().for_each(Core::turn);
-            self.turns.end();
+            drop(turn);
         }
     }
 }

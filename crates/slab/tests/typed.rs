@@ -73,13 +73,18 @@ impl Drop for Pinned {
     }
 }
 
+/// An arena that is there for ever, as pinned values want it.
+fn static_arena() -> &'static Arena<'static> {
+    let memory = Vec::leak(vec![MaybeUninit::uninit(); BYTES]);
+    Box::leak(Box::new(Arena::new(memory).expect("large enough")))
+}
+
 #[test]
 fn values_are_constructed_once_reset_each_time_and_dropped_at_the_end() {
-    let mut memory = vec![MaybeUninit::uninit(); BYTES];
-    let arena = Arena::new(&mut memory).expect("large enough");
+    let arena = static_arena();
     let pages = arena.free_pages();
-    let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
-    let values = registry.objects::<Pinned>("pinned").expect("room");
+    let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+    let values = registry.pinned_objects::<Pinned>("pinned").expect("room");
     let in_a_slab = values.as_cache().geometry().capacity();
     for _ in 0..5 {
         let mut used: Vec<_> = (0..10).map(|_| values.allocate().expect("room")).collect();
@@ -97,10 +102,9 @@ fn values_are_constructed_once_reset_each_time_and_dropped_at_the_end() {
 
 #[test]
 fn a_panicking_reset_keeps_the_value_from_the_next_user() {
-    let mut memory = vec![MaybeUninit::uninit(); BYTES];
-    let arena = Arena::new(&mut memory).expect("large enough");
-    let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
-    let values = registry.objects::<Pinned>("pinned").expect("room");
+    let arena = static_arena();
+    let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+    let values = registry.pinned_objects::<Pinned>("pinned").expect("room");
     let mut spoilt = values.allocate().expect("room");
     spoilt.as_mut().panic_next();
     let address = std::ptr::from_ref(&*spoilt);

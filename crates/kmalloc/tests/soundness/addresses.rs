@@ -1,0 +1,51 @@
+//! Sizes may be asked for at any address, also while others free what lies there.
+
+use std::alloc::Layout;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+
+use hosted::Threads;
+use kmalloc::{ClassIndex, Kmalloc, LARGEST};
+use page_frame::{Arena, PAGE_SIZE};
+use slab::Registry;
+
+#[test]
+fn sizes_of_addresses_that_are_freed_meanwhile_are_numbers_alone() {
+    let mut memory = vec![MaybeUninit::uninit(); 4 << 20];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let kmalloc = Kmalloc::new(Registry::new(&arena, Threads).expect("room"));
+    let (address, stop) = (AtomicPtr::new(std::ptr::dangling_mut::<u8>()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                let start = NonNull::new(address.load(Ordering::Relaxed)).expect("never null");
+                let bytes = kmalloc.ksize(start);
+                let is_class = ClassIndex::all().any(|class| class.size() == bytes);
+                let is_run = bytes % PAGE_SIZE == 0 && bytes <= 4 << 20;
+                assert!(is_class || is_run, "{bytes} bytes");
+            }
+        });
+        for round in 0..20_000_usize {
+            let bytes = [20, 300, 3000, LARGEST + 1, 100_000][round % 5];
+            let layout = Layout::from_size_align(bytes, 8).expect("a layout");
+            let start = kmalloc.allocate(layout).expect("room");
+            address.store(start.as_ptr(), Ordering::Relaxed);
+            // SAFETY: allocated above, and not used any more.
+            unsafe { kmalloc.free(start) };
+            if round % 64 == 0 {
+                kmalloc.shrink_all();
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+    });
+    kmalloc.validate().expect("consistent");
+}
+
+#[test]
+#[should_panic = "a magazine holds something"]
+fn magazines_of_no_bytes_are_refused_before_the_first_request() {
+    let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    let arena = Arena::new(&mut memory).expect("large enough");
+    let _ = Kmalloc::new(Registry::new(&arena, Threads).expect("room")).with_magazine_bytes(0);
+}

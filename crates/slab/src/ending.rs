@@ -1,0 +1,77 @@
+//! The end of a cache's handle: the core is destroyed, or left to itself, and the registry gets its reference back.
+
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, PageMap, PageSource};
+
+use crate::core::Core;
+use crate::registry::{System, release_system};
+
+/// How far the end of a handle has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The core is as it was, or closed: a destructor has panicked.
+    Linked,
+    /// The core is freed, or left to itself. The reference to the system is left.
+    Gone,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// The last handle of a core, which ends. Dropping it does what a panic of a destructor has left undone: the slab of that
+/// destructor and those that were to go with it are gone, so the second attempt has the rest.
+pub(crate) struct Ending<P: PageSource + PageMap, C: Cpu + Clone> {
+    core: NonNull<Core<P, C>>,
+    system: NonNull<System<P, C>>,
+    stage: Stage,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Ending<P, C> {
+    /// # Safety
+    /// 1. `core` is alive, the caller has its only handle with a reference to the system, and does not use it again.
+    pub(crate) unsafe fn new(core: NonNull<Core<P, C>>) -> Self {
+        // SAFETY: clause 1: alive.
+        let system = unsafe { core.as_ref() }.system;
+        Self { core, system, stage: Stage::Linked }
+    }
+
+    fn shared(&self) -> &System<P, C> {
+        // SAFETY: the handle's reference keeps the system alive until `drop` gives it up.
+        unsafe { self.system.as_ref() }
+    }
+
+    /// Destroys the core or, with objects in use, leaves it to itself.
+    pub(crate) fn end(&mut self) {
+        // SAFETY: the only handle (clause 1 of `new`), and at this stage the core is alive.
+        if unsafe { self.shared().detach_core(self.core) }.is_ok() {
+            self.free();
+            return;
+        }
+        // SAFETY: it was not detached, so it is alive.
+        let is_pinned = unsafe { self.core.as_ref() }.plan.is_pinned;
+        // SAFETY: as above: this was the handle. The core stays for ever, closed, as the slabs of the objects in use name it.
+        unsafe { self.shared().abandon_core(self.core) };
+        // Typed I2: values in use that may be pinned keep the page source, so their reference to the system is never given up.
+        self.stage = if is_pinned { Stage::Done } else { Stage::Gone };
+    }
+
+    /// Frees the core, which is detached.
+    pub(crate) fn free(&mut self) {
+        // Before the call: what is freed is not freed again, should an observer panic meanwhile.
+        self.stage = Stage::Gone;
+        // SAFETY: detached: in no list, without slabs; the only handle is this one.
+        unsafe { self.shared().free_core(self.core) };
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Ending<P, C> {
+    fn drop(&mut self) {
+        if self.stage == Stage::Linked {
+            self.end();
+        }
+        if self.stage == Stage::Gone {
+            // SAFETY: the handle's reference to the system; this is the end of the handle.
+            unsafe { release_system(self.system) };
+        }
+    }
+}

@@ -1,0 +1,79 @@
+//! Guards for what a caller holds while code of the user may run: they put it away when that code panics.
+//!
+//! # Concepts
+//! Constructors, destructors, observers, page sources and fault hooks are code of the user, and may panic. The crate has no way
+//! to catch a panic, so whatever a caller holds at such a moment belongs to a guard, whose `drop` runs during unwinding:
+//! an [`InHand`] for a magazine and an object, others for slabs (`grow`, `going_home`), chains of magazines (`shrink`) and
+//! blocks of pages.
+//!
+//! # Invariants
+//! - I1: a guard runs user code in `drop` only for what is left in it. A second panic during unwinding ends the program.
+
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, PageBlock, PageMap, PageSource};
+
+use crate::core::Core;
+use crate::magazine::Magazine;
+use crate::walk::Patience;
+
+/// A magazine and an object that a caller owns. Dropping it puts away what is left.
+pub(crate) struct InHand<'c, P: PageSource + PageMap, C: Cpu + Clone> {
+    core: &'c Core<P, C>,
+    pub(crate) magazine: Option<Magazine>,
+    pub(crate) object: Option<NonNull<u8>>,
+}
+
+impl<'c, P: PageSource + PageMap, C: Cpu + Clone> InHand<'c, P, C> {
+    /// Makes a guard that holds `magazine`, if there is one, and no object.
+    pub(crate) fn new(core: &'c Core<P, C>, magazine: Option<Magazine>) -> Self {
+        Self { core, magazine, object: None }
+    }
+
+    /// Returns the magazine.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub(crate) fn magazine(&mut self) -> &mut Magazine {
+        self.magazine.as_mut().expect("the caller put a magazine into the guard")
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for InHand<'_, P, C> {
+    fn drop(&mut self) {
+        if let Some(magazine) = self.magazine.take() {
+            self.core.put_away(magazine);
+        }
+        if let Some(object) = self.object.take() {
+            self.core.give_back(Patience::Wait, &[object]);
+        }
+    }
+}
+
+/// A block of pages that a caller owns. Dropping it gives the block back to its source.
+pub(crate) struct BlockInHand<'s, P: PageSource> {
+    source: &'s P,
+    block: Option<PageBlock>,
+}
+
+impl<'s, P: PageSource> BlockInHand<'s, P> {
+    /// # Safety
+    /// 1. `block` came from `source`, and nothing refers into it until [`release`](Self::release).
+    pub(crate) unsafe fn new(source: &'s P, block: PageBlock) -> Self {
+        Self { source, block: Some(block) }
+    }
+
+    /// Takes the block out of the guard.
+    pub(crate) fn release(mut self) -> Option<PageBlock> {
+        self.block.take()
+    }
+}
+
+impl<P: PageSource> Drop for BlockInHand<'_, P> {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            // SAFETY: clause 1 of `new`: from this source, and nothing refers into it.
+            unsafe { self.source.free(block) };
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! `Cache::owns` may be asked while another thread gives the slab back.
+
+use std::alloc::Layout;
+use std::ptr::NonNull;
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use hosted::Threads;
+use page_frame::SingleCpu;
+use slab::{Debug, Registry};
+
+use crate::source::{Told, with_arena};
+
+/// The answer comes from records that are still there: a look at the record that the page map named before the slab went would
+/// say that the object is this cache's.
+#[test]
+fn a_slab_that_goes_during_the_question_is_not_looked_at() {
+    with_arena(|arena| {
+        let (asked, gone) = (Barrier::new(2), Barrier::new(2));
+        let is_slow = AtomicBool::new(false);
+        let mut source = Told::new(arena);
+        source.looked = Box::new(|| {
+            if is_slow.swap(false, Ordering::SeqCst) {
+                asked.wait();
+                gone.wait();
+            }
+        });
+        let registry = Registry::new(&source, Threads).expect("room");
+        let cache = registry.cache("gone", Layout::new::<[u64; 20]>()).build().expect("room");
+        let object = cache.allocate().expect("room");
+        assert!(cache.owns(object));
+        // SAFETY: allocated above, and not used any more.
+        unsafe { cache.free(object) };
+        let (cache, address) = (&cache, object.addr());
+        std::thread::scope(|scope| {
+            is_slow.store(true, Ordering::SeqCst);
+            let asking = scope.spawn(move || cache.owns(NonNull::without_provenance(address)));
+            asked.wait();
+            assert!(cache.shrink() > 0, "the slab goes");
+            gone.wait();
+            assert!(!asking.join().expect("no panic"), "its slab is gone");
+        });
+    });
+}
+
+#[test]
+fn every_address_may_be_asked_for() {
+    with_arena(|arena| {
+        let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+        let layout = Layout::new::<[u64; 5]>();
+        let cache = registry.cache("own", layout).checks::<Debug>().build().expect("room");
+        let other = registry.cache("other", layout).checks::<Debug>().build().expect("room");
+        let objects: Vec<_> = (0..300).map(|_| cache.allocate().expect("room")).collect();
+        let foreign = other.allocate().expect("room");
+        for object in &objects {
+            let beside = |bytes: usize| object.map_addr(|address| address.saturating_add(bytes));
+            assert!(cache.owns(*object) && !other.owns(*object));
+            assert!(!cache.owns(beside(1)) && !cache.owns(beside(8)));
+        }
+        let local = 0_u8;
+        for address in [foreign, NonNull::from(&local), NonNull::dangling()] {
+            assert!(!cache.owns(address));
+        }
+        assert!(
+            !cache.owns(
+                NonNull::new(std::ptr::without_provenance_mut(usize::MAX)).expect("not null")
+            )
+        );
+        // SAFETY: allocated above, not used any more.
+        unsafe { cache.free_many(&objects) };
+        assert!(objects.iter().all(|object| cache.owns(*object)), "free ones too");
+        // SAFETY: as above.
+        unsafe { other.free(foreign) };
+    });
+}

@@ -1,0 +1,362 @@
+//! A panic of the user's code leaves nothing shut, nothing lost, and a registry that is consistent.
+
+use std::alloc::Layout;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use page_frame::{Arena, SingleCpu};
+use slab::{Event, ObjectCache, Registry, Reset};
+
+use crate::source::{Told, with_arena};
+
+thread_local! {
+    static ALIVE: Cell<isize> = const { Cell::new(0) };
+    /// How many constructors, destructors and events come before the one that panics.
+    static UNTIL_CONSTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
+    static UNTIL_DESTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
+    static UNTIL_EVENT: Cell<usize> = const { Cell::new(usize::MAX) };
+    static RESET_PANICS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Counts down, and panics at zero; not again before it is set.
+fn count_down(counter: &'static std::thread::LocalKey<Cell<usize>>) {
+    let left = counter.get();
+    counter.set(if left == 0 {
+        usize::MAX
+    } else {
+        left.saturating_sub(usize::from(left < usize::MAX))
+    });
+    assert!(left > 0, "on demand");
+}
+
+/// A value with memory of its own, so that one that is lost or dropped twice shows.
+struct Value(Box<u64>, [u64; 19]);
+
+impl Default for Value {
+    fn default() -> Self {
+        count_down(&UNTIL_CONSTRUCTOR);
+        ALIVE.set(ALIVE.get() + 1);
+        Self(Box::new(7), [1; 19])
+    }
+}
+
+impl Drop for Value {
+    fn drop(&mut self) {
+        assert_eq!((*self.0, self.1[18]), (7, 1));
+        ALIVE.set(ALIVE.get() - 1);
+        count_down(&UNTIL_DESTRUCTOR);
+    }
+}
+
+impl Reset for Value {
+    fn reset(self: Pin<&mut Self>) {
+        assert!(!RESET_PANICS.take(), "on demand");
+    }
+}
+
+/// Runs `test` in a thread of its own. One that hangs is a failure.
+fn ends(test: impl FnOnce() + Send + 'static) {
+    let (sender, receiver) = mpsc::channel();
+    let running = std::thread::spawn(move || {
+        test();
+        sender.send(()).expect("somebody listens");
+    });
+    let outcome = receiver.recv_timeout(Duration::from_secs(60));
+    assert_ne!(outcome, Err(mpsc::RecvTimeoutError::Timeout), "it hangs");
+    running.join().expect("the test itself does not panic");
+}
+
+fn panics<R>(run: impl FnOnce() -> R) -> bool {
+    catch_unwind(AssertUnwindSafe(run)).is_err()
+}
+
+type Values<'a> = ObjectCache<Value, &'a Arena<'a>, SingleCpu>;
+
+/// Takes and gives back `count` values, often enough for magazines.
+fn use_values(values: &Values<'_>, count: usize) {
+    for _ in 0..3 {
+        let all: Vec<_> = (0..count).map(|_| values.allocate().expect("room")).collect();
+        drop(all);
+    }
+}
+
+#[test]
+fn a_panic_in_a_visitor_ends_its_visit() {
+    ends(|| {
+        with_arena(|arena| {
+            let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+            let cache = registry.cache("visited", Layout::new::<u64>()).build().expect("room");
+            let object = cache.allocate().expect("room");
+            assert!(panics(|| registry.stats(|_| panic!("in the callback"))));
+            assert!(panics(|| registry.for_each_slab(|_, _| panic!("under the lock"))));
+            assert!(panics(|| cache.for_each_slab(|_| panic!("under the lock"))));
+            let mut text = Failing;
+            assert!(panics(|| registry.slabinfo(&mut text)));
+            registry.validate().expect("consistent");
+            // SAFETY: allocated above, and not used any more.
+            unsafe { cache.free(object) };
+            cache.destroy().expect("nobody visits it, nothing is in use");
+        });
+    });
+}
+
+struct Failing;
+
+impl std::fmt::Write for Failing {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        assert!(!text.contains("visited"), "in the middle of a line");
+        Ok(())
+    }
+}
+
+#[test]
+fn a_panic_in_a_reclaim_callback_ends_its_visit() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    ends(|| {
+        with_arena(|arena| {
+            let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+            let builder = registry.cache("reclaimed", Layout::new::<u64>());
+            let cache = builder.reclaim(&|| {
+                assert!(CALLS.fetch_add(1, Ordering::SeqCst) > 0, "the first time");
+            });
+            let cache = cache.build().expect("room");
+            assert!(panics(|| registry.shrink_all()));
+            assert!(!panics(|| registry.shrink_all()));
+            assert_eq!(CALLS.load(Ordering::SeqCst), 2);
+            drop(cache);
+        });
+    });
+}
+
+#[test]
+fn a_panic_in_a_destructor_loses_neither_slabs_nor_values() {
+    ends(|| {
+        for at in [0, 1, 3, 22, 40, 100] {
+            with_arena(|arena| {
+                let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+                let values = registry.objects::<Value>("value").expect("room");
+                use_values(&values, 150);
+                UNTIL_DESTRUCTOR.set(at);
+                assert!(panics(|| registry.shrink_all()), "destructor {at}");
+                registry.validate().expect("consistent");
+                values.as_cache().shrink();
+                assert_eq!((ALIVE.get(), values.as_cache().stats().slabs), (0, 0));
+                use_values(&values, 50);
+                values.destroy().expect("nothing is in use");
+                assert_eq!(ALIVE.get(), 0);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_a_destructor_does_not_keep_a_cache_that_goes() {
+    let goes: [fn(Values<'_>); 2] = [|values| _ = Some(values), |values| _ = values.destroy()];
+    for (go, at) in goes.into_iter().flat_map(|go| [0, 5, 60].map(|at| (go, at))) {
+        ends(move || {
+            with_arena(|arena| {
+                let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+                let values = registry.objects::<Value>("value").expect("room");
+                use_values(&values, 150);
+                UNTIL_DESTRUCTOR.set(at);
+                assert!(panics(|| go(values)), "destructor {at}");
+                registry.validate().expect("consistent");
+                let mut names = Vec::new();
+                registry.stats(|stats| names.push(stats.name.as_str().to_owned()));
+                assert!(!names.iter().any(|name| name == "value"), "it has gone");
+                assert_eq!(ALIVE.get(), 0);
+            });
+        });
+    }
+}
+
+#[test]
+fn a_panic_in_a_constructor_holds_nothing() {
+    ends(|| {
+        for at in (0..40).chain([100, 200, 300]) {
+            with_arena(|arena| {
+                let registry = Registry::new(arena, SingleCpu::new()).expect("room");
+                let values = registry.objects::<Value>("value").expect("room");
+                UNTIL_CONSTRUCTOR.set(at);
+                assert!(panics(|| use_values(&values, 400)), "constructor {at}");
+                assert!(UNTIL_CONSTRUCTOR.get() == usize::MAX);
+                registry.validate().expect("consistent");
+                // Also those that are made in advance.
+                let made = ALIVE.get();
+                UNTIL_CONSTRUCTOR.set(at);
+                let in_advance = made as usize + at + 1;
+                assert!(panics(|| values.as_cache().prefill(in_advance).map(drop)));
+                registry.validate().expect("consistent");
+                use_values(&values, 50);
+                values.destroy().expect("nothing is in use");
+                assert_eq!(ALIVE.get(), 0);
+            });
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_reset_keeps_one_value_alone() {
+    ends(|| {
+        let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 20];
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
+        let values = registry.objects::<Value>("value").expect("room");
+        let value = values.allocate().expect("room");
+        RESET_PANICS.set(true);
+        assert!(panics(|| drop(value)));
+        registry.validate().expect("consistent");
+        use_values(&values, 100);
+        assert_eq!(values.destroy().expect_err("the value is in use").objects, 1);
+        registry.validate().expect("consistent");
+    });
+}
+
+#[test]
+fn a_panic_in_the_page_source_loses_no_page() {
+    ends(|| {
+        for (at, size) in (0..30).flat_map(|at| [40, 200, 1500, 3000, 9000].map(|size| (at, size)))
+        {
+            with_arena(|arena| {
+                let left = AtomicUsize::new(usize::MAX);
+                let mut source = Told::new(arena);
+                source.asked = Box::new(|| {
+                    assert_ne!(left.fetch_sub(1, Ordering::Relaxed), 0, "on demand");
+                });
+                let registry = Registry::new(&source, SingleCpu::new()).expect("room");
+                left.store(at, Ordering::Relaxed);
+                let layout = Layout::from_size_align(size, 8).expect("a layout");
+                let objects = std::cell::RefCell::new(Vec::new());
+                let cache = panicking_cache(&registry, layout);
+                let _ = panics(|| {
+                    while objects.borrow().len() < 60 {
+                        let object = cache.allocate().expect("room");
+                        objects.borrow_mut().push(object);
+                    }
+                });
+                left.store(usize::MAX, Ordering::Relaxed);
+                registry.validate().expect("consistent");
+                for object in objects.into_inner() {
+                    // SAFETY: allocated above, each once, and without a constructor any content will do.
+                    unsafe { cache.free(object) };
+                }
+                let Err(refused) = cache.destroy() else { return };
+                panic!("{at}, {size}: {} objects lost", refused.busy.objects);
+            });
+        }
+    });
+}
+
+/// Builds a cache, again if the page source panics at that.
+fn panicking_cache<'s, 'a>(
+    registry: &Registry<&'s Told<'a>, SingleCpu>,
+    layout: Layout,
+) -> slab::Cache<&'s Told<'a>, SingleCpu> {
+    let build = || registry.cache("panicking", layout).build().expect("room");
+    catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|_| build())
+}
+
+#[test]
+fn a_panic_in_an_observer_leaves_everything_consistent() {
+    fn told(_: Event) {
+        count_down(&UNTIL_EVENT);
+    }
+    ends(|| {
+        for at in 0..300 {
+            let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 20];
+            let arena = Arena::new(&mut memory).expect("large enough");
+            let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
+            let layout = Layout::new::<Value>();
+            let values = registry.cache("told", layout).observer(told);
+            let values = values.objects::<Value>().expect("room");
+            UNTIL_EVENT.set(at);
+            let _ = panics(|| {
+                use_values(&values, 60);
+                values.as_cache().shrink();
+            });
+            UNTIL_EVENT.set(usize::MAX);
+            registry.validate().expect("consistent");
+            use_values(&values, 60);
+            values.as_cache().shrink();
+            registry.validate().expect("consistent");
+            // An object that the observer was told of may count as in use; what is not is gone.
+            let lost = values.destroy().map_or_else(|busy| busy.objects, |()| 0);
+            assert!(lost <= 60, "event {at}: {lost} objects");
+            ALIVE.set(0);
+        }
+    });
+}
+
+/// A turn of the working set runs observers. It ends when one panics, and the next one comes.
+#[test]
+fn a_panic_in_a_turn_ends_the_turn() {
+    static PANIC: AtomicBool = AtomicBool::new(false);
+    static GONE: AtomicUsize = AtomicUsize::new(0);
+    fn told(event: Event) {
+        if let Event::MagazineGone { .. } = event {
+            GONE.fetch_add(1, Ordering::SeqCst);
+            assert!(!PANIC.swap(false, Ordering::SeqCst), "on demand");
+        }
+    }
+    ends(|| {
+        let mut memory = vec![std::mem::MaybeUninit::uninit(); 4 << 20];
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
+        let idle = registry.cache("idle", Layout::new::<[u64; 8]>()).observer(told);
+        let idle = idle.build().expect("room");
+        let pages = registry.cache("pages", Layout::new::<[u8; 4096]>()).home_at_once();
+        let pages = pages.build().expect("room");
+        // Leaves full magazines at the depot of the idle cache.
+        let fill = || {
+            let objects: Vec<_> = (0..400).map(|_| idle.allocate().expect("room")).collect();
+            // SAFETY: allocated above, and not used any more.
+            objects.iter().for_each(|object| unsafe { idle.free(*object) });
+        };
+        let traffic = || {
+            for _ in 0..4 {
+                let all: Vec<_> = (0..200).map(|_| pages.allocate().expect("room")).collect();
+                // SAFETY: allocated above, and not used any more.
+                all.iter().for_each(|page| unsafe { pages.free(*page) });
+                pages.shrink();
+            }
+        };
+        fill();
+        PANIC.store(true, Ordering::SeqCst);
+        let _ = panics(traffic);
+        assert!(!PANIC.load(Ordering::SeqCst), "a turn gave a magazine up");
+        let gone = GONE.load(Ordering::SeqCst);
+        fill();
+        traffic();
+        assert!(GONE.load(Ordering::SeqCst) > gone, "there was another turn");
+        registry.validate().expect("consistent");
+    });
+}
+
+#[test]
+fn handles_go_in_any_order_and_guards_may_be_forgotten() {
+    ends(|| {
+        let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 20];
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
+        let other = registry.clone();
+        let mut values = registry.objects::<Value>("one").expect("room");
+        let mut others = other.objects::<Value>("two").expect("room");
+        std::mem::swap(&mut values, &mut others);
+        drop(registry);
+        let value = values.allocate().expect("room");
+        let prefilled = values.as_cache().prefill(5).expect("room");
+        let reserve = others.as_cache().reserve(5).expect("room");
+        std::mem::forget(others.allocate().expect("room"));
+        std::mem::forget((prefilled, reserve));
+        assert_eq!(*value.0, 7);
+        drop(value);
+        other.validate().expect("consistent");
+        drop(other);
+        assert_eq!(values.destroy().expect_err("forgotten").objects, 5);
+        assert_eq!(others.destroy().expect_err("forgotten").objects, 6);
+    });
+}
