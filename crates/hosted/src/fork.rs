@@ -15,7 +15,7 @@ use page_frame::Frozen;
 
 use crate::{Pages, gate, threads};
 
-/// What is to be frozen during a fork besides the pages: the slots of caches.
+/// Caches whose CPU slots a fork freezes, beside those of the pages.
 pub trait Freeze {
     /// Lets the threads in again when it is dropped.
     type Frozen<'a>

@@ -1,6 +1,6 @@
 //! Implementing [`PageMap`](crate::PageMap) by asking another map: for adapters and page sources that embed one.
 
-/// The promise of who forwards [`PageMap`](crate::PageMap) by [`forward_page_map!`].
+/// The caller's promise to [`forward_page_map!`].
 #[derive(Debug)]
 pub struct SameMap(());
 

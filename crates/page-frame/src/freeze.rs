@@ -69,8 +69,8 @@ impl<T, C: Cpu, S: Spacing> Thaw for Slots<'_, T, C, S> {
 }
 
 impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
-    /// Keeps every owner out of its slot while the guard lives, and waits until those that are inside have left: for
-    /// whoever is about to copy memory while others run (`fork`).
+    /// Keeps every owner out of its slot while the guard lives, and waits until the owners that are inside have left. A
+    /// thread that is about to `fork` copies whole slots then.
     ///
     /// Meanwhile everybody goes the way without a slot. `own` is the caller's id; its slot is not waited for. Waits for ever
     /// when the caller has frozen the slots already, or takes them over.
@@ -106,8 +106,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// that are not frozen stay as they are.
     ///
     /// # Safety
-    /// 1. The caller froze the slots and forgot the guard, in this process or in the one that it was forked from; or
-    ///    nobody froze them.
+    /// 1. No other context froze the slots. The caller may have, in this process or in its parent, and forgot the guard.
     pub unsafe fn thaw(&self) {
         self.thaw_first(self.count());
     }
@@ -118,8 +117,8 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// # Safety
     /// 1. All contexts but the caller's have ended without leaving their slots.
     /// 2. The slots have been frozen since before that, by a guard whose [`is_fenced`](Frozen::is_fenced) is true. So no
-    ///    context was in the middle of a body: one that had set `busy` would have found its slot frozen next. Or nobody ever
-    ///    changes the bodies.
+    ///    context was in the middle of a body: one that had set `busy` would have found its slot frozen next. Slots whose
+    ///    bodies never change need not be frozen.
     /// 3. `own` is the caller's id.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
         for (index, slot) in self.iter().enumerate() {

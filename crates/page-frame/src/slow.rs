@@ -7,8 +7,8 @@
 //!
 //! # Invariants
 //! - I1: `locking` is set from before a [`SlowLock`] is taken until after it is released, by whoever is not nested.
-//! - I2: a [`Slow`] and the [`Masked`] guards that borrow it stay in the context that made them, which stays on its CPU: neither is
-//!   `Send`, and the CPU is pinned as long as the `Slow` lives.
+//! - I2: a [`Slow`] and the [`Masked`] guards that borrow it stay in the context that made them, as neither is `Send`. A
+//!   context with an id stays on its CPU, which the `Slow` pins.
 //!
 //! # Forgotten guards
 //! A forgotten [`Masked`] leaves its lock taken and interrupts masked, a forgotten [`Slow`] its CPU pinned and marked as

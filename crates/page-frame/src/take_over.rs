@@ -75,8 +75,9 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// Takes over the slots that `wanted` names and calls `visit` with each one's body.
     ///
     /// An idle CPU's slot is taken without that CPU doing anything. A slot whose owner is inside is looked at a bounded
-    /// number of times and then skipped; that holds for a slot in which the caller itself is too, and for one that `visit`
-    /// has. When `wanted` or `visit` panics, all slots are open to their owners again.
+    /// number of times and then skipped. The caller's own slot is skipped too while the caller is inside it. Inside `visit`
+    /// the visited slot can be neither entered nor taken. When `wanted` or `visit` panics, all slots are open to their owners
+    /// again.
     pub fn take_over(
         &self,
         mut wanted: impl FnMut(CpuId) -> bool,

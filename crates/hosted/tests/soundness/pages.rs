@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hosted::Pages;
-use page_frame::{Order, PageSource};
+use page_frame::{Order, PAGE_SIZE, PageSource};
 
 /// A hook that panics is outside the gate, and after the free.
 #[test]
@@ -31,4 +31,18 @@ fn a_fall_hook_that_panics_leaves_the_pages_whole() {
         // SAFETY: from these pages, and not used.
         let _ = catch_unwind(AssertUnwindSafe(|| unsafe { pages.free(block) }));
     }
+}
+
+/// Mutation seen to fail: no check of the size.
+#[test]
+fn a_space_is_a_power_of_two_and_the_smallest_is_a_page() {
+    for bytes in [0, 1, PAGE_SIZE - 1, 3 * PAGE_SIZE, (65 << 20) + PAGE_SIZE, usize::MAX] {
+        let refused = Pages::with_space(bytes).expect_err("no such space");
+        assert_eq!(refused.number(), 22, "EINVAL for {bytes} bytes");
+    }
+    let pages = Pages::with_space(PAGE_SIZE).expect("a page of address space");
+    let block = pages.allocate(Order::ZERO).expect("one page");
+    assert!(pages.allocate(Order::ZERO).is_err());
+    // SAFETY: from these pages, and not used.
+    unsafe { pages.free(block) };
 }

@@ -4,6 +4,7 @@
 #![cfg(not(loom))]
 
 mod cpus;
+mod maps;
 mod shrinkers;
 mod slots;
 mod stack;
