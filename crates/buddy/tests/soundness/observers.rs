@@ -179,7 +179,7 @@ fn panic_at_each_call<const BLOCKS: bool>(mode: Mode) -> usize {
 }
 
 /// Mutations seen to fail: `noted` without its guard; `bring_all_home` without its guard; `refill_frames` without its guard;
-/// `take_range` without its guard; `allocate_run` without its guard ("frames are lost"); `Gathering` without its `Drop` (I7 of
+/// `take_range` without its guard; `allocate_run` without its guard ("frames are lost"); `Reconciling` without its `Drop` (I7 of
 /// `validate`).
 #[test]
 fn a_panic_at_any_call_of_an_observer_loses_no_frame() {
@@ -228,7 +228,7 @@ fn panic_in_deferred_frees<const BLOCKS: bool>(number: isize) -> bool {
     panics > 0
 }
 
-/// Mutations seen to fail: the `Drop` of `Gathering` without `SOME` (I7 of `validate`), or without opening the area ("frames are
+/// Mutations seen to fail: the `Drop` of `Reconciling` without `SOME` (I7 of `validate`), or without opening the area ("frames are
 /// lost").
 #[test]
 fn a_panic_while_an_area_is_reconciled_leaves_its_deferred_frees_to_the_next() {
