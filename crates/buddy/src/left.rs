@@ -16,12 +16,12 @@
 //! # Concurrency
 //! - One at a time gathers an area: the flag is only ever tried. So nobody brings home what was brought home and handed out
 //!   again meanwhile.
-//! - Leaving is: the tag, then the count. Reconciling is: the count to nothing, then a look at the tags. Whoever gathers sees
+//! - Leaving is: the tag, then the count. Gathering is: the count to nothing, then a look at the tags. Whoever gathers sees
 //!   the tag, or the count says afterwards that something was left.
 //! - Of two that count at once one may be lost, and then more is left than was thought; never that something was.
 //!
 //! # Costs
-//! At most [`MOST`] frames of an area, less one, are out of sight of searches, while none is lost from counts. Reconciling reads
+//! At most [`MOST`] frames of an area, less one, are out of sight of searches, while none is lost from counts. Gathering reads
 //! the tags of an area, 512 bytes, and has an atomic operation for each word in which something was left, and three.
 
 use page_frame::sync::{

@@ -178,9 +178,8 @@ fn panic_at_each_call<const BLOCKS: bool>(mode: Mode) -> usize {
     unreachable!("the script ends")
 }
 
-/// Mutations seen to fail: `noted` without its guard; `bring_all_home` without its guard; `refill_frames` without its guard;
-/// `take_range` without its guard; `allocate_run` without its guard ("frames are lost"); `Reconciling` without its `Drop` (I7 of
-/// `validate`).
+/// Mutations seen to fail ("frames are lost"): `noted`, `bring_all_home`, `refill_frames`, `refill_blocks`, `refill_areas`,
+/// `free_flushing`, `take_range` and `allocate_run`, each without its guard.
 #[test]
 fn a_panic_at_any_call_of_an_observer_loses_no_frame() {
     let calls = [
