@@ -164,23 +164,23 @@ impl Left<'_> {
     }
 }
 
-/// An area that the current call gathers.
-struct Gathering<'z, 'm> {
+/// An area whose deferred frees the current call reconciles.
+struct Reconciling<'z, 'm> {
     zone: &'z Zone<'m>,
     /// The area's first frame.
     start: FrameNumber,
     entry: usize,
 }
 
-impl Gathering<'_, '_> {
-    /// Ends the gathering: nothing that was counted before it is still left.
+impl Reconciling<'_, '_> {
+    /// Ends it: no free that was counted before it is still deferred.
     #[inline(always)]
     fn end(self) {
         self.open();
         core::mem::forget(self);
     }
 
-    /// Lets others gather the area.
+    /// Lets other calls reconcile the area.
     #[inline(always)]
     fn open(&self) {
         // Release: pairs with the read-modify-write that set the flag.
@@ -189,8 +189,8 @@ impl Gathering<'_, '_> {
     }
 }
 
-/// The observer panicked: blocks with tags that say so (I1) may still be left.
-impl Drop for Gathering<'_, '_> {
+/// The observer panicked: deferred frees, with tags that say so (I1), may remain.
+impl Drop for Reconciling<'_, '_> {
     #[cold]
     fn drop(&mut self) {
         if let Some((place, section)) = self.zone.place(self.start) {
@@ -278,7 +278,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             return 0;
         }
         let start = FrameNumber::new((left.first_area + entry) * AREA_FRAMES);
-        let guard = Gathering { zone: &self.zone, start, entry };
+        let guard = Reconciling { zone: &self.zone, start, entry };
         // SeqCst: before our look at the tags. Acquire: sees the tags of what was counted.
         left.counts[entry].swap(0, Ordering::SeqCst);
         model_fence();
