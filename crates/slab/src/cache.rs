@@ -141,6 +141,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that are not objects of this
     /// cache are found when the magazine is emptied into the slabs.
     ///
+    /// Should code of the user panic meanwhile (a destructor, a shrinker that the page source asks), the object is freed all
+    /// the same. Only a fault leaves it as it is.
+    ///
     /// # Safety
     /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to allocate) and has not been freed since.
     /// 2. Nobody uses it from now on.

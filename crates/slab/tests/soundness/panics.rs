@@ -251,6 +251,31 @@ fn a_panic_in_the_page_source_loses_no_page() {
     });
 }
 
+/// A free may want a new magazine, and so a page. Where the source panics, the object is freed all the same.
+#[test]
+fn a_panic_in_the_page_source_frees_what_was_being_freed() {
+    ends(|| {
+        with_arena(|arena| {
+            let is_armed = AtomicBool::new(false);
+            let mut source = Told::new(arena);
+            source.asked = Box::new(|| assert!(!is_armed.load(Ordering::Relaxed), "on demand"));
+            let registry = Registry::new(&source, SingleCpu::new()).expect("room");
+            let layout = Layout::new::<[u64; 8]>();
+            let cache = registry.cache("freed", layout).build().expect("room");
+            let objects: Vec<_> = (0..300).map(|_| cache.allocate().expect("room")).collect();
+            // Takes all magazines, so that a new one is wanted after some frees.
+            registry.shrink_all();
+            is_armed.store(true, Ordering::Relaxed);
+            // SAFETY: allocated above, each once, and without a constructor any content will do.
+            let free = |object: &std::ptr::NonNull<u8>| panics(|| unsafe { cache.free(*object) });
+            assert!(objects.iter().filter(|object| free(object)).count() > 0, "none panicked");
+            is_armed.store(false, Ordering::Relaxed);
+            registry.validate().expect("consistent");
+            cache.destroy().expect("all were freed");
+        });
+    });
+}
+
 /// Builds a cache, again if the page source panics at that.
 fn panicking_cache<'s, 'a>(
     registry: &Registry<&'s Told<'a>, SingleCpu>,
