@@ -160,6 +160,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
 
     /// Allocates as many objects as `objects` has room for, as [`allocate`](Self::allocate) does one, and writes them there;
     /// returns how many there were. Fewer than asked for means that memory ran out.
+    /// Should a constructor panic, none is allocated.
     ///
     /// The CPU slot is entered once for as many as it has.
     ///
@@ -183,6 +184,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     }
 
     /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as it has room for.
+    /// Should code of the user panic meanwhile, all are freed all the same.
     ///
     /// # Safety
     /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.

@@ -9,3 +9,4 @@ mod owns;
 mod panics;
 mod pinned;
 mod source;
+mod source_panics;
