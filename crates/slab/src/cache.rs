@@ -141,6 +141,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that are not objects of this
     /// cache are found when the magazine is emptied into the slabs.
     ///
+    /// Should code of the user panic meanwhile (a destructor, a shrinker that the page source asks), the object is freed all
+    /// the same. Only a fault leaves it as it is.
+    ///
     /// # Safety
     /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to allocate) and has not been freed since.
     /// 2. Nobody uses it from now on.
@@ -157,6 +160,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
 
     /// Allocates as many objects as `objects` has room for, as [`allocate`](Self::allocate) does one, and writes them there;
     /// returns how many there were. Fewer than asked for means that memory ran out.
+    /// Should a constructor panic, none is allocated.
     ///
     /// The CPU slot is entered once for as many as it has.
     ///
@@ -180,6 +184,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     }
 
     /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as it has room for.
+    /// Should code of the user panic meanwhile, all are freed all the same.
     ///
     /// # Safety
     /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.

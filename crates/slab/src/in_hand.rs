@@ -1,13 +1,13 @@
-//! Guards for what a caller holds while code of the user may run: they put it away when that code panics.
+//! Guards that put magazines, objects and blocks away when code of the user panics.
 //!
 //! # Concepts
-//! Constructors, destructors, observers, page sources and fault hooks are code of the user, and may panic. The crate has no way
-//! to catch a panic, so whatever a caller holds at such a moment belongs to a guard, whose `drop` runs during unwinding:
-//! an [`InHand`] for a magazine and an object, others for slabs (`grow`, `going_home`), chains of magazines (`shrink`) and
-//! blocks of pages.
+//! Constructors, destructors, observers, page sources and fault hooks are code of the user, and may panic. `core` cannot catch a
+//! panic. So a guard owns whatever a caller holds at such a moment, and its `drop` runs during unwinding. [`InHand`] owns a
+//! magazine and an object, [`BlockInHand`] a block of pages. Other files have guards for slabs (`grow`, `going_home`), chains
+//! of magazines (`shrink`), stocks (`stock`) and slices of objects (`many`).
 //!
 //! # Invariants
-//! - I1: a guard runs user code in `drop` only for what is left in it. A second panic during unwinding ends the program.
+//! - I1: `drop` of an empty guard runs no code of the user. A second panic during unwinding ends the program.
 
 use core::ptr::NonNull;
 

@@ -2,6 +2,7 @@
 //!
 //! Where a preset looks at every object, each takes the way of a single one.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use page_frame::{Cpu, PageMap, PageSource};
@@ -35,16 +36,17 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Goes on with `objects`, of which there are `had`.
     #[cold]
     #[track_caller]
-    fn allocate_rest<K: Checks>(&self, objects: &mut [NonNull<u8>], mut had: usize) -> usize {
-        while had < objects.len() {
+    fn allocate_rest<K: Checks>(&self, objects: &mut [NonNull<u8>], had: usize) -> usize {
+        let mut taking = Taking::<P, C, K> { core: self, objects, had, checks: PhantomData };
+        while taking.had < taking.objects.len() {
             let Ok(object) = self.allocate::<K>() else { break };
-            objects[had] = object;
-            had += 1;
+            taking.objects[taking.had] = object;
+            taking.had += 1;
             if !is_any_on::<K>() {
-                had += self.pop_many(&mut objects[had..]);
+                taking.had += self.pop_many(&mut taking.objects[taking.had..]);
             }
         }
-        had
+        core::mem::take(&mut taking.had)
     }
 
     /// Frees `objects`, for the first of which the magazines have no room.
@@ -54,15 +56,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[track_caller]
     unsafe fn free_rest<K: Checks>(&self, objects: &[NonNull<u8>]) {
-        let mut gone = 0;
-        while gone < objects.len() {
-            // SAFETY: clause 1: each of them is the caller's.
-            unsafe { self.free::<K>(objects[gone]) };
-            gone += 1;
-            if !is_any_on::<K>() {
-                gone += self.push_many(&objects[gone..]);
-            }
-        }
+        Giving::<P, C, K> { core: self, objects, checks: PhantomData }.free_all();
     }
 
     #[inline]
@@ -83,5 +77,52 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             return gone;
         }
         gone + slot.push_many(&objects[gone..])
+    }
+}
+
+/// Objects that are allocated for a caller, who does not know yet how many there are. Dropping it frees them, when a constructor
+/// panics.
+struct Taking<'c, 'o, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> {
+    core: &'c Core<P, C>,
+    objects: &'o mut [NonNull<u8>],
+    had: usize,
+    checks: PhantomData<fn() -> K>,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Taking<'_, '_, P, C, K> {
+    fn drop(&mut self) {
+        if self.had > 0 {
+            // SAFETY: the first `had` were allocated above, and nobody has seen them; they are as they came.
+            unsafe { self.core.free_rest::<K>(&self.objects[..self.had]) };
+        }
+    }
+}
+
+/// Objects of a caller that are freed one after the other. Dropping it frees the rest, when a destructor panics.
+struct Giving<'c, 'o, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> {
+    core: &'c Core<P, C>,
+    /// Those that are left. All are the caller's, who gives them up (`free_rest`, clause 1).
+    objects: &'o [NonNull<u8>],
+    checks: PhantomData<fn() -> K>,
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Giving<'_, '_, P, C, K> {
+    fn free_all(&mut self) {
+        while let Some((first, rest)) = self.objects.split_first() {
+            // Before the call: what is freed is not freed again.
+            self.objects = rest;
+            // SAFETY: each of them is the caller's, and given up.
+            unsafe { self.core.free::<K>(*first) };
+            if !is_any_on::<K>() {
+                let gone = self.core.push_many(self.objects);
+                self.objects = &self.objects[gone..];
+            }
+        }
+    }
+}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Giving<'_, '_, P, C, K> {
+    fn drop(&mut self) {
+        self.free_all();
     }
 }

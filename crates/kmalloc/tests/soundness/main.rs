@@ -1,4 +1,4 @@
-//! What safe code may not do to memory, and what a panic of the user's code may not leave behind.
+//! Safe code breaks no memory safety, and a panic of the user's code leaves nothing shut.
 #![cfg(not(loom))]
 
 mod addresses;

@@ -1,4 +1,4 @@
-//! What safe code may not do to memory, and what a panic of the user's code may not leave behind.
+//! Safe code breaks no memory safety, and a panic of the user's code leaves nothing shut.
 //!
 //! Each test drives a safe function the way that once broke memory safety, or hung, and asserts what is seen without a sanitizer.
 #![cfg(not(loom))]
@@ -9,3 +9,4 @@ mod owns;
 mod panics;
 mod pinned;
 mod source;
+mod source_panics;

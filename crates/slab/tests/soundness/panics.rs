@@ -11,12 +11,12 @@ use std::time::Duration;
 use page_frame::{Arena, SingleCpu};
 use slab::{Event, ObjectCache, Registry, Reset};
 
-use crate::source::{Told, with_arena};
+use crate::source::with_arena;
 
 thread_local! {
-    static ALIVE: Cell<isize> = const { Cell::new(0) };
+    pub(crate) static ALIVE: Cell<isize> = const { Cell::new(0) };
     /// How many constructors, destructors and events come before the one that panics.
-    static UNTIL_CONSTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
+    pub(crate) static UNTIL_CONSTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
     static UNTIL_DESTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
     static UNTIL_EVENT: Cell<usize> = const { Cell::new(usize::MAX) };
     static RESET_PANICS: Cell<bool> = const { Cell::new(false) };
@@ -34,7 +34,7 @@ fn count_down(counter: &'static std::thread::LocalKey<Cell<usize>>) {
 }
 
 /// A value with memory of its own, so that one that is lost or dropped twice shows.
-struct Value(Box<u64>, [u64; 19]);
+pub(crate) struct Value(Box<u64>, [u64; 19]);
 
 impl Default for Value {
     fn default() -> Self {
@@ -59,7 +59,7 @@ impl Reset for Value {
 }
 
 /// Runs `test` in a thread of its own. One that hangs is a failure.
-fn ends(test: impl FnOnce() + Send + 'static) {
+pub(crate) fn ends(test: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
     let running = std::thread::spawn(move || {
         test();
@@ -70,7 +70,7 @@ fn ends(test: impl FnOnce() + Send + 'static) {
     running.join().expect("the test itself does not panic");
 }
 
-fn panics<R>(run: impl FnOnce() -> R) -> bool {
+pub(crate) fn panics<R>(run: impl FnOnce() -> R) -> bool {
     catch_unwind(AssertUnwindSafe(run)).is_err()
 }
 
@@ -214,50 +214,6 @@ fn a_panic_in_reset_keeps_one_value_alone() {
         assert_eq!(values.destroy().expect_err("the value is in use").objects, 1);
         registry.validate().expect("consistent");
     });
-}
-
-#[test]
-fn a_panic_in_the_page_source_loses_no_page() {
-    ends(|| {
-        for (at, size) in (0..30).flat_map(|at| [40, 200, 1500, 3000, 9000].map(|size| (at, size)))
-        {
-            with_arena(|arena| {
-                let left = AtomicUsize::new(usize::MAX);
-                let mut source = Told::new(arena);
-                source.asked = Box::new(|| {
-                    assert_ne!(left.fetch_sub(1, Ordering::Relaxed), 0, "on demand");
-                });
-                let registry = Registry::new(&source, SingleCpu::new()).expect("room");
-                left.store(at, Ordering::Relaxed);
-                let layout = Layout::from_size_align(size, 8).expect("a layout");
-                let objects = std::cell::RefCell::new(Vec::new());
-                let cache = panicking_cache(&registry, layout);
-                let _ = panics(|| {
-                    while objects.borrow().len() < 60 {
-                        let object = cache.allocate().expect("room");
-                        objects.borrow_mut().push(object);
-                    }
-                });
-                left.store(usize::MAX, Ordering::Relaxed);
-                registry.validate().expect("consistent");
-                for object in objects.into_inner() {
-                    // SAFETY: allocated above, each once, and without a constructor any content will do.
-                    unsafe { cache.free(object) };
-                }
-                let Err(refused) = cache.destroy() else { return };
-                panic!("{at}, {size}: {} objects lost", refused.busy.objects);
-            });
-        }
-    });
-}
-
-/// Builds a cache, again if the page source panics at that.
-fn panicking_cache<'s, 'a>(
-    registry: &Registry<&'s Told<'a>, SingleCpu>,
-    layout: Layout,
-) -> slab::Cache<&'s Told<'a>, SingleCpu> {
-    let build = || registry.cache("panicking", layout).build().expect("room");
-    catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|_| build())
 }
 
 #[test]
