@@ -13,7 +13,7 @@ use std::ptr::NonNull;
 
 use hosted::Threads;
 use page_frame::sync::{AtomicU8, AtomicU32, Ordering};
-use page_frame::{Cpu, Order, Slot, Slots};
+use page_frame::{Cpu, Order, PerCpu, PerCpuSlot};
 
 use super::SharedPages;
 
@@ -56,7 +56,7 @@ impl List {
 pub(super) struct LinuxLike {
     pages: Vec<Page>,
     free: spin::Mutex<[List; ORDERS]>,
-    slots: Vec<Slot<CpuLists>>,
+    slots: Vec<PerCpuSlot<CpuLists>>,
 }
 
 /// The lists of a CPU, and how many frames are on them.
@@ -86,7 +86,7 @@ impl LinuxLike {
         };
         let pages = std::iter::repeat_with(page).take(frames).collect();
         let lists = || CpuLists { lists: [List::EMPTY; CPU_LISTS], frames: 0 };
-        let slots = (0..Threads.slots()).map(|_| Slot::new(lists())).collect();
+        let slots = (0..Threads.slots()).map(|_| PerCpuSlot::new(lists())).collect();
         let model = Self { pages, free: spin::Mutex::new([List::EMPTY; ORDERS]), slots };
         let largest = 1 << (ORDERS - 1);
         let mut free = model.free.lock();
@@ -168,11 +168,11 @@ impl LinuxLike {
         self.push_free(free, block, order);
     }
 
-    fn slots(&self) -> Slots<'_, CpuLists, Threads> {
+    fn slots(&self) -> PerCpu<'_, CpuLists, Threads> {
         let first = NonNull::from(&self.slots[..]).cast();
         // SAFETY: clause 1: one for each number, as `new` makes them, which live as long as `self`. Clause 2: all values have the
         // same threads, and nobody looks at all slots.
-        unsafe { Slots::at(first, self.slots.len(), Threads) }
+        unsafe { PerCpu::at(first, self.slots.len(), Threads) }
     }
 
     /// Gives blocks of the CPU's lists back until it keeps at most `keep` frames.

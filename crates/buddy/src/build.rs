@@ -5,7 +5,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in, slice_in_mut};
-use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, Slot};
+use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, PerCpuSlot};
 
 use crate::area::{AREA_FRAMES, Line};
 use crate::cpu_slot::{CpuSlot, Kept};
@@ -62,7 +62,7 @@ impl core::error::Error for BuildError {}
 /// A pool's parts, in their metadata.
 pub(crate) struct Carved<'m> {
     pub(crate) zone: Zone<'m>,
-    pub(crate) slots: &'m mut [Slot<CpuSlot>],
+    pub(crate) slots: &'m mut [PerCpuSlot<CpuSlot>],
     pub(crate) kept: &'m [Kept],
     pub(crate) map: PageMapArray<'m>,
 }
@@ -131,7 +131,7 @@ impl Plan {
         let table_at = part(table, size_of::<Place<'_>>())?;
         let sections_at = part(present, size_of::<Section<'_>>().next_multiple_of(64))?;
         let ranges_at = part(ranges.len(), size_of::<FrameRange>())?;
-        let slots_at = part(slots, size_of::<Slot<CpuSlot>>())?;
+        let slots_at = part(slots, size_of::<PerCpuSlot<CpuSlot>>())?;
         let kept_at = part(slots, size_of::<Kept>())?;
         let bounds_at = part(1, size_of::<Bounds>())?;
         let lines_at = part(present, SECTION_AREAS * size_of::<Line>())?;

@@ -69,7 +69,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
                 if !is_free && !self.zone.is_taken(frame) {
                     return Err(Violation { invariant: "I1: an allocated frame is taken", frame });
                 }
-                if tag.as_left().is_some() && !self.zone.left.has_some_at(frame) {
+                if tag.as_deferred().is_some() && !self.zone.left.has_some_at(frame) {
                     return Err(Violation { invariant: "I7: what was left is counted", frame });
                 }
                 if offset > 0 && tag.as_block().is_some() {

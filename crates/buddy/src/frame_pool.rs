@@ -12,7 +12,7 @@ use core::ptr::NonNull;
 
 use page_frame::{
     Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Frozen, Order, OutOfMemory,
-    PAGE_SIZE, PageMap, PageMapArray, Slots, Tag, panic_on_fault,
+    PAGE_SIZE, PageMap, PageMapArray, PerCpu, Tag, panic_on_fault,
 };
 
 use crate::area::AREA_FRAMES;
@@ -54,7 +54,7 @@ pub struct FramePool<'m, C, O = ()> {
     map_start: usize,
     /// The frame that the map begins with.
     first_frame: usize,
-    pub(crate) slots: Slots<'m, CpuSlot, C>,
+    pub(crate) slots: PerCpu<'m, CpuSlot, C>,
     /// For each slot how many frames it holds, as others may know it.
     pub(crate) kept: &'m [Kept],
     /// Whether slots own areas: there are enough for each.
@@ -104,7 +104,7 @@ impl<'m, C: Cpu> FramePool<'m, C> {
         let (areas, count) = (zone.frames() / AREA_FRAMES, slots.len());
         let has_owners = is_plain || areas >= OWNER_AREAS * count;
         let area_batch = (areas / (8 * count.max(1))).clamp(1, MOST_AREAS);
-        let slots = if is_plain { Slots::closed(slots, cpu) } else { Slots::new(slots, cpu) };
+        let slots = if is_plain { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) };
         let first_frame = zone.span().start.get();
         Ok(Self {
             zone,
@@ -264,7 +264,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         if frames < target { frames + self.gather_until(target - frames) } else { frames }
     }
 
-    /// Keeps all CPUs out of their slots while the guard lives, see [`Slots::freeze`]: for whoever is about to `fork`.
+    /// Keeps all CPUs out of their slots while the guard lives, see [`PerCpu::freeze`]: for whoever is about to `fork`.
     pub fn freeze_slots(&self, own: Option<CpuId>) -> Frozen<'_> {
         self.slots.freeze(own)
     }
@@ -341,7 +341,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             return Fault::new(FaultKind::Misaligned, number, order.pages(), beyond);
         }
         let tag = self.frame_tag(frame);
-        if tag.as_left().is_some() {
+        if tag.as_deferred().is_some() {
             return Fault::new(FaultKind::DoubleFree, number, order.index(), 0);
         }
         match tag.as_block() {

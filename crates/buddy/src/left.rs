@@ -27,7 +27,7 @@
 use page_frame::sync::{
     self, AtomicU8, AtomicUsize, Ordering, fence, load_eight, model_fence, propagation_fence,
 };
-use page_frame::{Cpu, FrameNumber, LeftHeads, Order, TagPlace};
+use page_frame::{Cpu, DeferredHeads, FrameNumber, Order, TagPlace};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS, Freed};
 use crate::run::{WORD_BITS, bits, mask};
@@ -215,7 +215,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
 
     #[inline(never)]
     fn leave_small(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) {
-        tag.leave(order);
+        tag.defer(order);
         // The tag before the count, also for who overwrites the count; pairs with the swap in `gather`.
         propagation_fence();
         let entry = self.zone.left.entry(frame);
@@ -287,10 +287,10 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         let (mut twice, mut homes) = (0, [(0, 0); AREA_WORDS]);
         if let Some((place, section)) = self.zone.place(start) {
             // All of them first: the loads overlap, which the atomic operations would prevent.
-            let left_among = self.map.left_among::<AREA_WORDS>(self.map_index(start));
+            let deferred_among = self.map.deferred_among::<AREA_WORDS>(self.map_index(start));
             // Acquire: pairs with the Release of each tag; what the blocks hold is handed over with their bits.
             fence(Ordering::Acquire);
-            for (at, left) in left_among.iter().enumerate() {
+            for (at, left) in deferred_among.iter().enumerate() {
                 if left.heads == 0 {
                     continue;
                 }
@@ -326,11 +326,11 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
 
     /// Clears the tags of the blocks that were left in the word at `word`; returns their frames as bits.
     #[inline(always)]
-    fn clear_left(&self, word: FrameNumber, left: LeftHeads) -> usize {
+    fn clear_left(&self, word: FrameNumber, left: DeferredHeads) -> usize {
         let mut frames = left.heads;
         if !left.are_single {
             for bit in bits(left.heads) {
-                let order = self.frame_tag(FrameNumber::new(word.get() + bit)).as_left();
+                let order = self.frame_tag(FrameNumber::new(word.get() + bit)).as_deferred();
                 frames |= mask(bit, order.map_or(0, |order| order.get().into()));
             }
         }

@@ -116,7 +116,7 @@ mod models {
     }
 
     /// A CPU allocates from its slot while another drains it.
-    /// Mutation seen to fail: `Slots::enter` without its look at `detached` ("concurrent write accesses").
+    /// Mutation seen to fail: `PerCpu::enter` without its look at `detached` ("concurrent write accesses").
     #[test]
     fn drain_against_owner() {
         model("buddy: drain against owner", 50, || {

@@ -7,7 +7,7 @@
 //!
 //! # Concurrency
 //! Entering is a store and a load of a thread's own byte and of the gate, with no fence between: closing has the heavy one
-//! (the scheme of `page_frame::Slots`). Threads without a number share a counter. The closer itself may go in and out.
+//! (the scheme of `page_frame::PerCpu`). Threads without a number share a counter. The closer itself may go in and out.
 //! Contexts on top of one that is inside (signal handlers) never wait: their thread counts as inside already.
 
 use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};

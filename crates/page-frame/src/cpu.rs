@@ -244,7 +244,7 @@ impl SingleCpu {
 }
 
 // SAFETY: clause 1: the type is not `Sync`, so everything that uses one value runs in one thread, one after the other,
-// and a clone stands for the same thread's use of other slots: one array of slots belongs to one `Slots`. Clauses 2 to 4: there
+// and a clone stands for the same thread's use of other slots: one array of slots belongs to one `PerCpu`. Clauses 2 to 4: there
 // is no other context. Clauses 5 and 6: 0 of 1, always.
 unsafe impl Cpu for SingleCpu {
     #[inline]

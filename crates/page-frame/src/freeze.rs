@@ -10,7 +10,7 @@
 
 use core::marker::PhantomData;
 
-use crate::slots::{CLOSED, FROZEN, Slots};
+use crate::slots::{CLOSED, FROZEN, PerCpu};
 use crate::sync::Ordering;
 use crate::{Cpu, CpuId, Spacing};
 
@@ -19,9 +19,9 @@ use crate::{Cpu, CpuId, Spacing};
 /// It stays in its thread:
 ///
 /// ```compile_fail,E0277
-/// use page_frame::{Fenced, SingleCpu, Slot, Slots};
-/// let mut slots = [Slot::new(0)];
-/// let slots = Slots::new(&mut slots, SingleCpu::new());
+/// use page_frame::{Fenced, SingleCpu, PerCpuSlot, PerCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
 /// let frozen = slots.freeze(None);
 /// std::thread::scope(|scope| _ = scope.spawn(move || drop(frozen)));
 /// ```
@@ -59,7 +59,7 @@ trait Thaw {
     fn thaw_first(&self, count: usize);
 }
 
-impl<T, C: Cpu, S: Spacing> Thaw for Slots<'_, T, C, S> {
+impl<T, C: Cpu, S: Spacing> Thaw for PerCpu<'_, T, C, S> {
     fn thaw_first(&self, count: usize) {
         for slot in self.iter().take(count) {
             // Release: pairs with the Acquire of the next taker or freezer, as in `take_over`. It fails for slots that are closed.
@@ -68,7 +68,7 @@ impl<T, C: Cpu, S: Spacing> Thaw for Slots<'_, T, C, S> {
     }
 }
 
-impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
+impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     /// Keeps every owner out of its slot while the guard lives, and waits until the owners that are inside have left. A
     /// thread that is about to `fork` copies whole slots then.
     ///

@@ -9,7 +9,7 @@
 //!   page sources again. [`PageResize`] adds exact page counts.
 //! - [`PageMap`]: what lies at an address, from a byte per page and a word per page.
 //! - [`Shrink`]: pages that somebody could do without.
-//! - [`Cpu`]: which CPU am I, keep me here, fence all the others. [`Slots`] builds state per CPU on it that needs no
+//! - [`Cpu`]: which CPU am I, keep me here, fence all the others. [`PerCpu`] builds state per CPU on it that needs no
 //!   atomic read-modify-write, and that others can still take over.
 //! - [`PhysMap`]: frame numbers to addresses, the only place where integers become pointers.
 //!
@@ -24,12 +24,13 @@ mod adapt;
 mod arena;
 mod block;
 mod cpu;
+mod deferred_heads;
 mod error;
 mod fault;
 mod forward_map;
 mod frame;
 mod freeze;
-mod left_heads;
+mod irq_lock;
 mod memory_map;
 mod order;
 mod page_map;
@@ -37,7 +38,6 @@ mod phys_map;
 mod shrink;
 mod shrink_list;
 mod slots;
-mod slow;
 mod source;
 mod spacing;
 pub mod sync;
@@ -49,20 +49,20 @@ pub use adapt::{Counted, Limited};
 pub use arena::{Arena, TooSmall};
 pub use block::PageBlock;
 pub use cpu::{Cpu, CpuId, Fenced, InterruptState, SingleCpu, SwitchedCpu};
+pub use deferred_heads::DeferredHeads;
 pub use error::OutOfMemory;
 pub use fault::{Fault, FaultHook, FaultKind, panic_on_fault};
 pub use forward_map::SameMap;
 pub use frame::{FrameNumber, FrameRange};
 pub use freeze::Frozen;
-pub use left_heads::LeftHeads;
-pub use memory_map::{Loss, MapError, MemoryMap, Region, RegionKind, Why};
+pub use irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
+pub use memory_map::{Loss, LossReason, MapError, MemoryMap, Region, RegionKind};
 pub use order::{Fit, Order};
 pub use page_map::{PageMap, PageMapArray, TagPlace};
 pub use phys_map::{DirectMap, PhysMap};
 pub use shrink::{Reclaiming, Shrink};
 pub use shrink_list::{ListFull, ShrinkList, StillInUse};
-pub use slots::{Elsewhere, Entered, Slot, Slots};
-pub use slow::{Masked, Slow, SlowLock};
+pub use slots::{EnterError, PerCpu, PerCpuGuard, PerCpuSlot};
 pub use source::{NoPages, PageResize, PageRun, PageSource};
 pub use spacing::{Packed, SideBySide, Spacing, Spread};
 pub use tag::Tag;

@@ -11,7 +11,7 @@
 //! # Invariants
 //! - I1: runs are disjoint, ascending, not empty, not adjacent, and touch no byte of another kind.
 //! - I2: the bytes of all usable regions are the bytes of the runs plus the bytes of the losses (a byte that n regions
-//!   call usable is lost n - 1 times as [`Why::Repeated`]).
+//!   call usable is lost n - 1 times as [`LossReason::Repeated`]).
 //!
 //! # Costs
 //! Nothing is sorted. Each step looks at all n regions for the next boundary, so walking all runs is O(n²) with no
@@ -49,7 +49,7 @@ pub struct Region {
 
 /// Why bytes that a region calls usable are in no run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum LossReason {
     /// They share a frame with bytes that are not usable.
     Unaligned,
     /// Another region says that they are of this kind.
@@ -67,10 +67,10 @@ pub struct Loss {
     pub start: u64,
     /// The address after the last byte.
     pub end: u64,
-    /// How often they are lost: once, or for [`Why::Repeated`] once per repetition.
+    /// How often they are lost: once, or for [`LossReason::Repeated`] once per repetition.
     pub times: u64,
     /// Why.
-    pub why: Why,
+    pub why: LossReason,
 }
 
 impl Loss {
@@ -224,7 +224,7 @@ impl<const N: usize> MemoryMap<N> {
 
     /// Iterates over the losses: first those at the edges of runs, then those inside regions.
     pub fn losses(&self) -> impl Iterator<Item = Loss> {
-        let unaligned = |start, end| Loss { start, end, times: 1, why: Why::Unaligned };
+        let unaligned = |start, end| Loss { start, end, times: 1, why: LossReason::Unaligned };
         let edges = self.stretches().flat_map(move |(start, end)| {
             let run = whole_frames(start, end);
             let (first, last) = match run.is_empty() {
@@ -303,14 +303,14 @@ impl Piece {
 
     fn losses(self) -> [Loss; 2] {
         let loss = |times, why| Loss { start: self.start, end: self.end, times, why };
-        let repeated = loss(self.usable.saturating_sub(1), Why::Repeated);
+        let repeated = loss(self.usable.saturating_sub(1), LossReason::Repeated);
         let claimed = self.usable.min(1);
         match self.kind {
-            _ if self.clipped => [loss(claimed, Why::Clipped), repeated],
+            _ if self.clipped => [loss(claimed, LossReason::Clipped), repeated],
             Some(kind) if kind != RegionKind::Usable => {
-                [loss(claimed, Why::Covered(kind)), repeated]
+                [loss(claimed, LossReason::Covered(kind)), repeated]
             }
-            _ => [loss(0, Why::Repeated), repeated],
+            _ => [loss(0, LossReason::Repeated), repeated],
         }
     }
 }
@@ -372,7 +372,8 @@ mod tests {
         for kind in [Reclaimable, RegionKind::Persistent, Reserved, Bad] {
             let map = map(&[(2 * PAGE, 3 * PAGE, kind), (0, 8 * PAGE, Usable)]);
             assert_eq!(runs(&map), [(0, 2), (3, 8)]);
-            let loss = Loss { start: 2 * PAGE, end: 3 * PAGE, times: 1, why: Why::Covered(kind) };
+            let loss =
+                Loss { start: 2 * PAGE, end: 3 * PAGE, times: 1, why: LossReason::Covered(kind) };
             assert_eq!(map.losses().collect::<Vec<_>>(), [loss]);
         }
     }
@@ -415,8 +416,9 @@ mod tests {
     #[test]
     fn repetitions_beyond_64_bits_are_counted_up_to_there() {
         let map = map(&[(0, u64::MAX, Usable); 3]);
-        let repeated: Vec<_> = map.losses().filter(|loss| loss.why == Why::Repeated).collect();
-        let loss = Loss { start: 0, end: u64::MAX, times: 2, why: Why::Repeated };
+        let repeated: Vec<_> =
+            map.losses().filter(|loss| loss.why == LossReason::Repeated).collect();
+        let loss = Loss { start: 0, end: u64::MAX, times: 2, why: LossReason::Repeated };
         assert_eq!(repeated, [loss]);
         assert_eq!((loss.bytes(), map.lost_bytes()), (u64::MAX, u64::MAX));
     }
@@ -426,7 +428,7 @@ mod tests {
         let mut map = map(&[(0, 10 * PAGE, Usable)]);
         map.clip(2 * PAGE, 7 * PAGE);
         assert_eq!(runs(&map), [(2, 7)]);
-        assert!(map.losses().all(|loss| loss.why == Why::Clipped));
+        assert!(map.losses().all(|loss| loss.why == LossReason::Clipped));
         assert_conserved(&map);
     }
 

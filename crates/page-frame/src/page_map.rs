@@ -9,7 +9,7 @@
 //! Entries are read and written without locks, Relaxed. Nothing is published through them: whoever frees an address got
 //! it from whoever allocated it, and whatever carried it from CPU to CPU also ordered the write of the entry before the
 //! read. Who asks about an address of nobody's gets some entry, and no memory is touched through it. The exception is a
-//! block that is left: its tag is stored by Release, and whoever finds it by `left_among` fences (Acquire).
+//! block that is left: its tag is stored by Release, and whoever finds it by `deferred_among` fences (Acquire).
 
 use core::ptr::NonNull;
 
@@ -36,9 +36,9 @@ impl TagPlace<'_> {
 
     /// Says that the block of `order` that begins here is free, and left where it is.
     #[inline(always)]
-    pub fn leave(self, order: Order) {
-        // Release: pairs with the Acquire of whoever finds it by `left_among`; hands the block's content over.
-        self.0.store(Tag::left(order).get(), Ordering::Release);
+    pub fn defer(self, order: Order) {
+        // Release: pairs with the Acquire of whoever finds it by `deferred_among`; hands the block's content over.
+        self.0.store(Tag::deferred(order).get(), Ordering::Release);
     }
 }
 

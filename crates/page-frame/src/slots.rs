@@ -23,8 +23,8 @@
 //!   taker that changed `detached` from 0 to 1 and read `busy` 0 after the fence.
 //! - I2: `busy` and `locking` are written only by contexts whose [`Cpu`] gave them this slot's id.
 //! - I3: there is a slot for each id of the [`Cpu`].
-//! - I4: one [`Slots`] value governs an array of slots, as [`Slots::new`] borrows the array exclusively. Where
-//!   [`Slots::at`] makes several, its caller answers for them. A second machine over the same slots would give one id to
+//! - I4: one [`PerCpu`] value governs an array of slots, as [`PerCpu::new`] borrows the array exclusively. Where
+//!   [`PerCpu::at`] makes several, its caller answers for them. A second machine over the same slots would give one id to
 //!   two contexts, which breaks I1.
 //!
 //! # Costs
@@ -49,7 +49,7 @@ pub(crate) const FROZEN: u8 = 3;
 /// One CPU's part of a layer, with the bytes of the protocol in front. On its own cache line.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub struct Slot<T> {
+pub struct PerCpuSlot<T> {
     pub(crate) busy: AtomicU8,
     pub(crate) detached: AtomicU8,
     pub(crate) locking: AtomicU8,
@@ -57,16 +57,16 @@ pub struct Slot<T> {
 }
 
 // SAFETY: I1 gives the body to one context at a time, and each hand-over is a Release store read by an Acquire load.
-unsafe impl<T: Send> Sync for Slot<T> {}
+unsafe impl<T: Send> Sync for PerCpuSlot<T> {}
 
 // SAFETY: clause 1: three atomics that are valid when zero, a body that is, and padding.
-unsafe impl<T: Zeroable> Zeroable for Slot<T> {
+unsafe impl<T: Zeroable> Zeroable for PerCpuSlot<T> {
     fn zero() -> Self {
         Self::new(T::zero())
     }
 }
 
-impl<T> Slot<T> {
+impl<T> PerCpuSlot<T> {
     crate::const_unless_loom! {
         /// Wraps `body` in a slot that nobody uses.
         pub fn new(body: T) -> Self {
@@ -86,7 +86,7 @@ impl<T> Slot<T> {
 
 /// Why the slot could not be entered, so that the caller goes on without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Elsewhere {
+pub enum EnterError {
     /// The caller has no slot.
     NoSlot,
     /// The caller runs on top of the slot's owner: it may only try locks.
@@ -98,53 +98,53 @@ pub enum Elsewhere {
 /// The slots of all CPUs for one layer, with the machine that says whose is whose.
 ///
 /// ```
-/// use page_frame::{SingleCpu, Slot, Slots};
-/// let mut slots = [Slot::new(0)];
-/// let slots = Slots::new(&mut slots, SingleCpu::new());
+/// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
 /// *slots.enter().unwrap() += 1;
 /// let mut seen = 0;
 /// slots.take_over(|_| true, |_, body| seen = *body);
 /// assert_eq!(seen, 1);
 /// ```
 ///
-/// One array of slots belongs to one `Slots`:
+/// One array of slots belongs to one `PerCpu`:
 ///
 /// ```compile_fail,E0499
-/// use page_frame::{SingleCpu, Slot, Slots};
-/// let mut slots = [Slot::new(0)];
-/// let one = Slots::new(&mut slots, SingleCpu::new());
-/// let two = Slots::new(&mut slots, SingleCpu::new());
+/// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let one = PerCpu::new(&mut slots, SingleCpu::new());
+/// let two = PerCpu::new(&mut slots, SingleCpu::new());
 /// let _ = (one.enter(), two.enter());
 /// ```
 ///
 /// A machine that is not `Sync` makes slots that no other thread reaches:
 ///
 /// ```compile_fail,E0277
-/// use page_frame::{SingleCpu, Slot, Slots};
-/// let mut slots = [Slot::new(0)];
-/// let slots = Slots::new(&mut slots, SingleCpu::new());
+/// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
 /// std::thread::scope(|scope| _ = scope.spawn(|| _ = slots.enter()));
 /// ```
-pub struct Slots<'s, T, C, S = Packed> {
-    first: NonNull<Slot<T>>,
+pub struct PerCpu<'s, T, C, S = Packed> {
+    first: NonNull<PerCpuSlot<T>>,
     count: usize,
     pub(crate) cpu: C,
-    are_borrowed: PhantomData<(&'s [Slot<T>], S)>,
+    are_borrowed: PhantomData<(&'s [PerCpuSlot<T>], S)>,
 }
 
 // SAFETY: by I4 this is the only value through which anybody reaches the bodies, so they move with it as `T: Send` allows.
-// The guards that it lends (`Entered`, `Slow`, `Masked`, `Frozen`) borrow it and stay in the thread that made them.
-unsafe impl<T: Send, C: Send, S> Send for Slots<'_, T, C, S> {}
+// The guards that it lends (`PerCpuGuard`, `IrqLockToken`, `IrqLockGuard`, `Frozen`) borrow it and stay in the thread that made them.
+unsafe impl<T: Send, C: Send, S> Send for PerCpu<'_, T, C, S> {}
 // SAFETY: I1 gives each body to one context at a time, for which `T: Send` is enough; and several threads share the machine,
 // which is `Sync`, so that it tells them apart.
-unsafe impl<T: Send, C: Sync, S> Sync for Slots<'_, T, C, S> {}
+unsafe impl<T: Send, C: Sync, S> Sync for PerCpu<'_, T, C, S> {}
 
-impl<'s, T, C: Cpu> Slots<'s, T, C> {
+impl<'s, T, C: Cpu> PerCpu<'s, T, C> {
     /// Puts `slots` under the protocol, one for each CPU of `cpu`.
     ///
     /// # Panics
     /// When there are fewer slots than CPUs.
-    pub fn new(slots: &'s mut [Slot<T>], cpu: C) -> Self {
+    pub fn new(slots: &'s mut [PerCpuSlot<T>], cpu: C) -> Self {
         let count = slots.len();
         assert!(count >= cpu.slots(), "{count} slots for {} CPUs", cpu.slots());
         // SAFETY: clauses 1 and 2: the slice is exclusively borrowed for `'s`, is packed, and has the asserted length.
@@ -155,14 +155,14 @@ impl<'s, T, C: Cpu> Slots<'s, T, C> {
     ///
     /// # Panics
     /// As [`new`](Self::new).
-    pub fn closed(slots: &'s mut [Slot<T>], cpu: C) -> Self {
+    pub fn closed(slots: &'s mut [PerCpuSlot<T>], cpu: C) -> Self {
         let slots = Self::new(slots, cpu);
         slots.close();
         slots
     }
 }
 
-impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
+impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     /// Puts `count` slots under the protocol of which the first is `first`, and which lie as far apart as `S` says.
     ///
     /// # Safety
@@ -170,7 +170,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// 2. While the value lives, the slots are reached through it alone; or through other values whose machines give the
     ///    same id to the same context, and [`for_each_exclusive`](Self::for_each_exclusive) is called on none of them.
     #[inline(always)]
-    pub const unsafe fn at(first: NonNull<Slot<T>>, count: usize, cpu: C) -> Self {
+    pub const unsafe fn at(first: NonNull<PerCpuSlot<T>>, count: usize, cpu: C) -> Self {
         Self { first, count, cpu, are_borrowed: PhantomData }
     }
 
@@ -184,7 +184,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     }
 
     /// Returns the first slot.
-    pub const fn first(&self) -> NonNull<Slot<T>> {
+    pub const fn first(&self) -> NonNull<PerCpuSlot<T>> {
         self.first
     }
 
@@ -200,7 +200,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
 
     /// Returns the slot of the CPU with this index, if there is one.
     #[inline]
-    pub(crate) fn get(&self, index: usize) -> Option<&Slot<T>> {
+    pub(crate) fn get(&self, index: usize) -> Option<&PerCpuSlot<T>> {
         if index >= self.count {
             return None;
         }
@@ -210,7 +210,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
         Some(unsafe { slot.as_ref() })
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Slot<T>> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &PerCpuSlot<T>> {
         (0..self.count).filter_map(|index| self.get(index))
     }
 
@@ -219,7 +219,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// # Errors
     /// Says why the caller has to go on without a slot; then nothing is held.
     #[inline(always)]
-    pub fn enter(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
+    pub fn enter(&self) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
         self.enter_as(self.cpu.pin())
     }
 
@@ -228,12 +228,12 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     /// # Errors
     /// As for [`enter`](Self::enter); a caller that is not known yet has no slot.
     #[inline(always)]
-    pub fn enter_known(&self) -> Result<Entered<'_, T, C>, Elsewhere> {
+    pub fn enter_known(&self) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
         self.enter_as(self.cpu.pin_known())
     }
 
     #[inline(always)]
-    fn enter_as(&self, id: Option<CpuId>) -> Result<Entered<'_, T, C>, Elsewhere> {
+    fn enter_as(&self, id: Option<CpuId>) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
         let slot = |offset| {
             // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and they are whole lines apart.
             unsafe { self.first.as_ptr().byte_add(offset) }
@@ -253,8 +253,8 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     #[inline(always)]
     pub unsafe fn enter_known_in<'c>(
         cpu: &'c C,
-        find: impl FnOnce(usize) -> *mut Slot<T>,
-    ) -> Result<Entered<'c, T, C>, Elsewhere>
+        find: impl FnOnce(usize) -> *mut PerCpuSlot<T>,
+    ) -> Result<PerCpuGuard<'c, T, C>, EnterError>
     where
         T: 'c,
     {
@@ -268,29 +268,29 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     unsafe fn enter_found<'c>(
         cpu: &'c C,
         id: Option<CpuId>,
-        find: impl FnOnce(usize) -> *mut Slot<T>,
-    ) -> Result<Entered<'c, T, C>, Elsewhere>
+        find: impl FnOnce(usize) -> *mut PerCpuSlot<T>,
+    ) -> Result<PerCpuGuard<'c, T, C>, EnterError>
     where
         T: 'c,
     {
-        let Some(id) = id else { return Err(Elsewhere::NoSlot) };
+        let Some(id) = id else { return Err(EnterError::NoSlot) };
         let slot = find(id.line_offset() * (S::bytes::<T, C>() / CpuId::LINE));
         // SAFETY: clause 1: it lives, and is shared by all. `in_register` changes no address.
         let slot = unsafe { &*in_register(slot.cast_const()) };
         // SAFETY: I2: only contexts on this CPU write `busy`.
         let why = if unsafe { load_own(&slot.busy) } != 0 {
-            Elsewhere::Nested
+            EnterError::Nested
         } else {
             // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
             slot.busy.store(1, Ordering::Relaxed);
             cpu.light_fence();
             // Acquire: pairs with the Release at the end of `take_over`; sees what the taker did to the body.
             if slot.detached.load(Ordering::Acquire) == 0 {
-                return Ok(Entered { slot, id, cpu, _not_send: PhantomData });
+                return Ok(PerCpuGuard { slot, id, cpu, _not_send: PhantomData });
             }
             // Release: pairs with the Acquire in `owner_has_exited`.
             slot.busy.store(0, Ordering::Release);
-            Elsewhere::Detached
+            EnterError::Detached
         };
         // SAFETY: pairs with the caller's `pin` or `pin_known`, which returned an id.
         unsafe { cpu.unpin() };
@@ -298,7 +298,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     }
 
     /// Calls `look` with each body, for `validate` and exact statistics. Needs `&mut self`: nobody is inside, as every
-    /// [`Entered`] borrows `self`, and `&mut` of a body that outlives a forgotten one does too.
+    /// [`PerCpuGuard`] borrows `self`, and `&mut` of a body that outlives a forgotten one does too.
     pub fn for_each_exclusive(&mut self, mut look: impl FnMut(CpuId, &mut T)) {
         for (index, slot) in self.iter().enumerate() {
             // SAFETY: clause 2 of `at`: this is the only value over the slots, so `&mut self` excludes owners and takers.
@@ -307,9 +307,9 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     }
 }
 
-impl<T, C: fmt::Debug, S> fmt::Debug for Slots<'_, T, C, S> {
+impl<T, C: fmt::Debug, S> fmt::Debug for PerCpu<'_, T, C, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Slots").field("count", &self.count).field("cpu", &self.cpu).finish()
+        f.debug_struct("PerCpu").field("count", &self.count).field("cpu", &self.cpu).finish()
     }
 }
 
@@ -319,22 +319,22 @@ impl<T, C: fmt::Debug, S> fmt::Debug for Slots<'_, T, C, S> {
 /// It stays in its thread:
 ///
 /// ```compile_fail,E0277
-/// use page_frame::{SingleCpu, Slot, Slots};
-/// let mut slots = [Slot::new(0)];
-/// let slots = Slots::new(&mut slots, SingleCpu::new());
+/// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
 /// let inside = slots.enter().unwrap();
 /// std::thread::scope(|scope| _ = scope.spawn(move || drop(inside)));
 /// ```
 #[derive(Debug)]
 #[must_use = "the slot is left at once when this is dropped"]
-pub struct Entered<'a, T, C: Cpu> {
-    slot: &'a Slot<T>,
+pub struct PerCpuGuard<'a, T, C: Cpu> {
+    slot: &'a PerCpuSlot<T>,
     id: CpuId,
     cpu: &'a C,
     _not_send: PhantomData<*mut ()>,
 }
 
-impl<T, C: Cpu> Entered<'_, T, C> {
+impl<T, C: Cpu> PerCpuGuard<'_, T, C> {
     /// Returns the id of the CPU whose slot this is.
     #[inline]
     pub fn id(&self) -> CpuId {
@@ -342,7 +342,7 @@ impl<T, C: Cpu> Entered<'_, T, C> {
     }
 }
 
-impl<T, C: Cpu> Deref for Entered<'_, T, C> {
+impl<T, C: Cpu> Deref for PerCpuGuard<'_, T, C> {
     type Target = T;
 
     #[inline(always)]
@@ -352,7 +352,7 @@ impl<T, C: Cpu> Deref for Entered<'_, T, C> {
     }
 }
 
-impl<T, C: Cpu> DerefMut for Entered<'_, T, C> {
+impl<T, C: Cpu> DerefMut for PerCpuGuard<'_, T, C> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: I1: `enter` set `busy` and read `detached` 0; nested contexts turn away at `busy`.
@@ -360,7 +360,7 @@ impl<T, C: Cpu> DerefMut for Entered<'_, T, C> {
     }
 }
 
-impl<T, C: Cpu> Drop for Entered<'_, T, C> {
+impl<T, C: Cpu> Drop for PerCpuGuard<'_, T, C> {
     #[inline(always)]
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `owner_has_exited`; publishes what we did to the body.

@@ -1,7 +1,7 @@
 //! How far apart the slots of CPUs lie: in an array of their own, or those of one CPU side by side for many owners.
 
 use crate::cpu::forward_cpu;
-use crate::{Cpu, CpuId, InterruptState, Slot};
+use crate::{Cpu, CpuId, InterruptState, PerCpuSlot};
 
 /// How far apart the slots of neighbouring CPUs lie. Sealed: slots are found by it, so it must answer the same each time.
 ///
@@ -33,7 +33,7 @@ pub enum Spread {}
 impl Spacing for Packed {
     #[inline(always)]
     fn bytes<T, C: Cpu>() -> usize {
-        size_of::<Slot<T>>()
+        size_of::<PerCpuSlot<T>>()
     }
 }
 
@@ -41,14 +41,14 @@ impl Spacing for Spread {
     #[inline(always)]
     fn bytes<T, C: Cpu>() -> usize {
         const {
-            let is_room = C::SPREAD >= size_of::<Slot<T>>() || crate::sync::MODELLED;
-            let is_aligned = C::SPREAD % align_of::<Slot<T>>() == 0;
+            let is_room = C::SPREAD >= size_of::<PerCpuSlot<T>>() || crate::sync::MODELLED;
+            let is_aligned = C::SPREAD % align_of::<PerCpuSlot<T>>() == 0;
             assert!(
                 C::SPREAD == 0 || is_room && is_aligned,
                 "`Cpu::SPREAD` has room for whole slots"
             );
         }
-        if C::SPREAD == 0 { size_of::<Slot<T>>() } else { C::SPREAD }
+        if C::SPREAD == 0 { size_of::<PerCpuSlot<T>>() } else { C::SPREAD }
     }
 }
 

@@ -21,7 +21,7 @@ use crate::Order;
 /// assert_eq!(Tag::class(7).and_then(Tag::as_class), Some(7));
 /// assert!(Tag::SLAB.is_slab() && Tag::SLAB.as_class().is_none());
 /// assert!(Tag::class(128).is_none());
-/// assert!(Tag::left(order).as_left() == Some(order) && !Tag::left(order).is_slab());
+/// assert!(Tag::deferred(order).as_deferred() == Some(order) && !Tag::deferred(order).is_slab());
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(transparent)]
@@ -73,13 +73,13 @@ impl Tag {
 
     /// Returns the tag of the head of a block of `order` that was freed and left where it is.
     #[inline]
-    pub const fn left(order: Order) -> Self {
+    pub const fn deferred(order: Order) -> Self {
         Self(Self::LEFT + order.get())
     }
 
     /// Returns the order when this is the head of a block that was left.
     #[inline]
-    pub const fn as_left(self) -> Option<Order> {
+    pub const fn as_deferred(self) -> Option<Order> {
         match self.0.checked_sub(Self::LEFT) {
             Some(order) => Order::new(order),
             None => None,

@@ -2,7 +2,7 @@
 //!
 //! The protocol, its invariants and its costs are in `slots.rs`.
 
-use crate::slots::{Slot, Slots, TAKEN};
+use crate::slots::{PerCpu, PerCpuSlot, TAKEN};
 use crate::sync::{Ordering, spin_hint};
 use crate::{Cpu, CpuId, Spacing};
 
@@ -20,7 +20,7 @@ pub struct TakeOver {
 
 /// Slots of one chunk that this taker has set `detached` of. Dropping it lets the owners in again, also when `visit` panics.
 struct Chunk<'a, 's, T, C: Cpu, S: Spacing> {
-    slots: &'a Slots<'s, T, C, S>,
+    slots: &'a PerCpu<'s, T, C, S>,
     first: usize,
     /// A bit for each slot that is detached.
     detached: usize,
@@ -33,7 +33,7 @@ impl<'a, T, C: Cpu, S: Spacing> Chunk<'a, '_, T, C, S> {
         CpuId::new((self.first + index) as u32)
     }
 
-    fn slot(&self, index: usize) -> &'a Slot<T> {
+    fn slot(&self, index: usize) -> &'a PerCpuSlot<T> {
         self.slots.get(self.first + index).expect("`take_over` names slots below the count alone")
     }
 
@@ -71,7 +71,7 @@ impl<T, C: Cpu, S: Spacing> Drop for Chunk<'_, '_, T, C, S> {
     }
 }
 
-impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
+impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     /// Takes over the slots that `wanted` names and calls `visit` with each one's body.
     ///
     /// An idle CPU's slot is taken without that CPU doing anything. A slot whose owner is inside is looked at a bounded
@@ -114,7 +114,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
     }
 
     /// Whether the owner is outside; waits a little for it.
-    fn owner_has_exited(slot: &Slot<T>) -> bool {
+    fn owner_has_exited(slot: &PerCpuSlot<T>) -> bool {
         (0..=BUSY_RETRIES).any(|round| {
             if round > 0 {
                 spin_hint();

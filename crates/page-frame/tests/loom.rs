@@ -11,7 +11,7 @@ mod models {
     use loom::sync::Arc;
     use loom::thread;
     use page_frame::sync::{Linked, TakeAll, UnsafeCell};
-    use page_frame::{Cpu, CpuId, Fenced, InterruptState, Shrink, ShrinkList, Slot, Slots};
+    use page_frame::{Cpu, CpuId, Fenced, InterruptState, PerCpu, PerCpuSlot, Shrink, ShrinkList};
     use testkit::model;
 
     /// A machine of one slot, for the thread that owns it.
@@ -38,8 +38,8 @@ mod models {
     const OWNER: Fenced<OwnerOfFirst> = Fenced(OwnerOfFirst(true));
     const OTHER: Fenced<OwnerOfFirst> = Fenced(OwnerOfFirst(false));
 
-    fn shared() -> (Arc<[Slot<UnsafeCell<u32>>; 1]>, Arc<[Slot<UnsafeCell<u32>>; 1]>) {
-        let slots = Arc::new([Slot::new(UnsafeCell::new(0))]);
+    fn shared() -> (Arc<[PerCpuSlot<UnsafeCell<u32>>; 1]>, Arc<[PerCpuSlot<UnsafeCell<u32>>; 1]>) {
+        let slots = Arc::new([PerCpuSlot::new(UnsafeCell::new(0))]);
         (Arc::clone(&slots), slots)
     }
 
@@ -51,24 +51,24 @@ mod models {
 
     /// One thread's view of slots that all threads of a model share.
     fn view<T>(
-        slots: &[Slot<T>; 1],
+        slots: &[PerCpuSlot<T>; 1],
         cpu: Fenced<OwnerOfFirst>,
-    ) -> Slots<'_, T, Fenced<OwnerOfFirst>> {
+    ) -> PerCpu<'_, T, Fenced<OwnerOfFirst>> {
         // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread alone uses `OWNER`, so that it alone has the
         // id; and nobody looks at all slots.
-        unsafe { Slots::at(NonNull::from(slots).cast(), 1, cpu) }
+        unsafe { PerCpu::at(NonNull::from(slots).cast(), 1, cpu) }
     }
 
-    fn own(slots: &[Slot<UnsafeCell<u32>>; 1], times: usize) -> usize {
+    fn own(slots: &[PerCpuSlot<UnsafeCell<u32>>; 1], times: usize) -> usize {
         let slots = view(slots, OWNER);
         (0..times).filter(|_| slots.enter().map(|body| add_one(&body)).is_ok()).count()
     }
 
-    fn take(slots: &[Slot<UnsafeCell<u32>>; 1]) -> usize {
+    fn take(slots: &[PerCpuSlot<UnsafeCell<u32>>; 1]) -> usize {
         view(slots, OTHER).take_over(|_| true, |_, body| add_one(body)).taken
     }
 
-    fn total(slots: &[Slot<UnsafeCell<u32>>; 1]) -> usize {
+    fn total(slots: &[PerCpuSlot<UnsafeCell<u32>>; 1]) -> usize {
         let slots = view(slots, OWNER);
         let body = slots.enter().expect("everybody else has ended");
         // SAFETY: as in `add_one`.
@@ -118,7 +118,7 @@ mod models {
     #[test]
     fn owner_against_freeze() {
         model("slots: owner against freeze", 50, || {
-            let slots = Arc::new(([Slot::new(())], UnsafeCell::new(0)));
+            let slots = Arc::new(([PerCpuSlot::new(())], UnsafeCell::new(0)));
             let theirs = Arc::clone(&slots);
             let owner = thread::spawn(move || {
                 let slots = view(&theirs.0, OWNER);

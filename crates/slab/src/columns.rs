@@ -20,13 +20,13 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource, Slot};
+use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource, PerCpuSlot};
 
 use crate::cpu_slot::CpuSlot;
 use crate::registry::System;
 
 /// The bytes of a line: a slot.
-const LINE: usize = size_of::<Slot<CpuSlot>>();
+const LINE: usize = size_of::<PerCpuSlot<CpuSlot>>();
 
 page_frame::assert_unless_loom!(size_of::<Header>() <= LINE && align_of::<Header>() <= LINE);
 
@@ -103,7 +103,7 @@ impl<C: Cpu> Columns<C> {
 
     /// Takes a column; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart, are nobody's and empty. `None`
     /// when a block has to be added first.
-    pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<Slot<CpuSlot>>> {
+    pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<PerCpuSlot<CpuSlot>>> {
         let mut next = self.first;
         while let Some(mut header) = NonNull::new(next) {
             // SAFETY: a header that `add` wrote, and `self` is exclusively borrowed.
@@ -133,7 +133,7 @@ impl<C: Cpu> Columns<C> {
     /// 1. It came from `take`, and nobody uses its slots.
     pub(crate) unsafe fn put(
         &mut self,
-        first: NonNull<Slot<CpuSlot>>,
+        first: NonNull<PerCpuSlot<CpuSlot>>,
         cpus: usize,
     ) -> Option<NonNull<u8>> {
         let bytes = Self::order(cpus).map_or(0, Order::bytes);
@@ -175,30 +175,30 @@ impl<C: Cpu> Columns<C> {
     ///
     /// # Safety
     /// 1. The column is nobody's.
-    unsafe fn empty(first: NonNull<Slot<CpuSlot>>, cpus: usize) {
+    unsafe fn empty(first: NonNull<PerCpuSlot<CpuSlot>>, cpus: usize) {
         for cpu in 0..cpus {
             // SAFETY: clause 1: a line of it in the part of each CPU.
             let slot = unsafe { first.byte_add(cpu * C::SPREAD) };
             // SAFETY: clause 1, and lines have the size and alignment of slots.
-            unsafe { slot.write(Slot::new(CpuSlot::new())) };
+            unsafe { slot.write(PerCpuSlot::new(CpuSlot::new())) };
         }
     }
 }
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     /// Takes a column for the slots of a cache, if that is where they lie. Fails too for an interrupt that came upon the lock.
-    pub(crate) fn take_column(&self) -> Result<Option<NonNull<Slot<CpuSlot>>>, OutOfMemory> {
+    pub(crate) fn take_column(&self) -> Result<Option<NonNull<PerCpuSlot<CpuSlot>>>, OutOfMemory> {
         if !Columns::<C>::ARE_USED {
             return Ok(None);
         }
         let cpus = self.locking.count();
-        let slow = self.locking.slow();
-        if let Some(column) = slow.lock(&self.columns).ok_or(OutOfMemory)?.take(cpus) {
+        let token = self.locking.lock_token();
+        if let Some(column) = token.lock(&self.columns).ok_or(OutOfMemory)?.take(cpus) {
             return Ok(Some(column));
         }
         // With no lock held; should somebody else do the same, there are two.
         let block = self.source.allocate(Columns::<C>::order(cpus).ok_or(OutOfMemory)?)?;
-        let Some(mut columns) = slow.lock(&self.columns) else {
+        let Some(mut columns) = token.lock(&self.columns) else {
             // SAFETY: just allocated.
             unsafe { self.source.free(block) };
             return Err(OutOfMemory);
@@ -211,10 +211,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     ///
     /// # Safety
     /// 1. It came from `take_column`, and nobody uses its slots.
-    pub(crate) unsafe fn put_column(&self, first: NonNull<Slot<CpuSlot>>) {
+    pub(crate) unsafe fn put_column(&self, first: NonNull<PerCpuSlot<CpuSlot>>) {
         let cpus = self.locking.count();
-        let slow = self.locking.slow();
-        let block = slow.lock(&self.columns).and_then(|mut columns| {
+        let token = self.locking.lock_token();
+        let block = token.lock(&self.columns).and_then(|mut columns| {
             // SAFETY: clause 1.
             unsafe { columns.put(first, cpus) }
         });
@@ -226,8 +226,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
 
     /// Returns the pages of all blocks.
     pub(crate) fn column_pages(&self) -> usize {
-        let slow = self.locking.slow();
-        let blocks = slow.lock(&self.columns).map_or(0, |columns| columns.count);
+        let token = self.locking.lock_token();
+        let blocks = token.lock(&self.columns).map_or(0, |columns| columns.count);
         blocks * Columns::<C>::order(self.locking.count()).map_or(0, Order::pages)
     }
 }
@@ -250,20 +250,24 @@ pub(crate) unsafe fn free_columns<P: PageSource, C: Cpu>(
 
 /// Returns the bytes of the slots of a cache where they are behind it; none where they are in columns.
 pub(crate) fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
-    if Columns::<C>::ARE_USED { Some(0) } else { slots.checked_mul(size_of::<Slot<CpuSlot>>()) }
+    if Columns::<C>::ARE_USED {
+        Some(0)
+    } else {
+        slots.checked_mul(size_of::<PerCpuSlot<CpuSlot>>())
+    }
 }
 
 /// Writes an array of `count` slots and returns the first.
 ///
 /// # Safety
 /// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else.
-pub(crate) unsafe fn slots_in(memory: NonNull<u8>, count: usize) -> NonNull<Slot<CpuSlot>> {
-    let first = memory.cast::<Slot<CpuSlot>>();
+pub(crate) unsafe fn slots_in(memory: NonNull<u8>, count: usize) -> NonNull<PerCpuSlot<CpuSlot>> {
+    let first = memory.cast::<PerCpuSlot<CpuSlot>>();
     for index in 0..count {
         // SAFETY: clause 1: room for `count`.
         let slot = unsafe { first.add(index) };
         // SAFETY: clause 1: aligned, and nobody else's.
-        unsafe { slot.write(Slot::new(CpuSlot::new())) };
+        unsafe { slot.write(PerCpuSlot::new(CpuSlot::new())) };
     }
     first
 }

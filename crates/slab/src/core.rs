@@ -8,7 +8,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use page_frame::sync::TakeAll;
-use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource, SlowLock, Tag};
+use page_frame::{Cpu, Fault, FaultKind, IrqLock, PageMap, PageSource, Tag};
 
 use crate::checks::Padding;
 use crate::core_list::Listed;
@@ -70,8 +70,8 @@ pub(crate) struct Core<P, C> {
     pub(crate) system: NonNull<System<P, C>>,
     pub(crate) plan: Plan,
     pub(crate) pending: TakeAll<Record>,
-    pub(crate) set: SlowLock<SlabSet>,
-    pub(crate) depot: SlowLock<Depot>,
+    pub(crate) set: IrqLock<SlabSet>,
+    pub(crate) depot: IrqLock<Depot>,
     pub(crate) tuning: Tuning,
     pub(crate) listed: Listed<P, C>,
 }
@@ -88,8 +88,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             system,
             plan,
             pending: TakeAll::new(),
-            set: SlowLock::new(SlabSet::new()),
-            depot: SlowLock::new(Depot::new()),
+            set: IrqLock::new(SlabSet::new()),
+            depot: IrqLock::new(Depot::new()),
             tuning,
             listed: Listed::new(),
         }
@@ -190,8 +190,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         if self.system().tag_and_owner(address).0 != self.plan.tag {
             return false;
         }
-        let slow = self.system().locking.slow();
-        let Some(set) = slow.lock(&self.set) else { return false };
+        let token = self.system().locking.lock_token();
+        let Some(set) = token.lock(&self.set) else { return false };
         set.iter().any(|record| {
             // SAFETY: slab set I1: a slab in the set is alive, and leaves it under the lock alone.
             let slab = unsafe { record.as_ref() };

@@ -12,13 +12,13 @@
 //! - I2: a core that is visited is in the list, so the visitor's way on from it is right.
 //!
 //! # Concurrency
-//! One lock, taken through `Slots::slow`. The end of a visit is a Release that pairs with the Acquire of the one who
+//! One lock, taken through `PerCpu::lock_token`. The end of a visit is a Release that pairs with the Acquire of the one who
 //! waits in `close`.
 
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell, spin_hint};
-use page_frame::{Cpu, SlowLock};
+use page_frame::{Cpu, IrqLock};
 
 use crate::core::Core;
 use crate::cpu_slot::CacheSlots;
@@ -67,7 +67,7 @@ impl<P, C> Drop for Visit<P, C> {
 /// The caches that users made.
 #[derive(Debug)]
 pub(crate) struct CoreList<P, C> {
-    first: SlowLock<First<P, C>>,
+    first: IrqLock<First<P, C>>,
 }
 
 #[derive(Debug)]
@@ -78,7 +78,7 @@ unsafe impl<P: Send, C: Send> Send for First<P, C> {}
 
 impl<P, C: Cpu> CoreList<P, C> {
     pub(crate) fn new() -> Self {
-        Self { first: SlowLock::new(First(core::ptr::null_mut())) }
+        Self { first: IrqLock::new(First(core::ptr::null_mut())) }
     }
 
     /// Adds a core; whether that could be done (not by an interrupt that came upon the lock).
@@ -86,8 +86,8 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// # Safety
     /// 1. `core` is alive, in no list, and does not die before [`unlink`](Self::unlink).
     pub(crate) unsafe fn link(&self, core: NonNull<Core<P, C>>, locking: &CacheSlots<C>) -> bool {
-        let slow = locking.slow();
-        let Some(mut first) = slow.lock(&self.first) else { return false };
+        let token = locking.lock_token();
+        let Some(mut first) = token.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, and the list's lock is held.
         unsafe { Self::set_next(core, first.0) };
         first.0 = core.as_ptr();
@@ -111,8 +111,8 @@ impl<P, C: Cpu> CoreList<P, C> {
         core: Option<NonNull<Core<P, C>>>,
         locking: &CacheSlots<C>,
     ) -> Option<Visit<P, C>> {
-        let slow = locking.slow();
-        let first = slow.lock(&self.first)?;
+        let token = locking.lock_token();
+        let first = token.lock(&self.first)?;
         // SAFETY: I1: visited, so alive, and we hold the lock.
         let mut next = core.map_or(first.0, |core| unsafe { Self::next(core) });
         while let Some(core) = NonNull::new(next) {
@@ -135,8 +135,8 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// Must not be called by a visitor.
     pub(crate) fn close(&self, core: &Core<P, C>, locking: &CacheSlots<C>) -> bool {
         {
-            let slow = locking.slow();
-            let Some(_first) = slow.lock(&self.first) else { return false };
+            let token = locking.lock_token();
+            let Some(_first) = token.lock(&self.first) else { return false };
             // Relaxed: read for this bit only under the lock.
             core.listed.visits.fetch_or(CLOSED, Ordering::Relaxed);
         }
@@ -158,8 +158,8 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// # Safety
     /// 1. `core` is in the list and closed.
     pub(crate) unsafe fn unlink(&self, core: NonNull<Core<P, C>>, locking: &CacheSlots<C>) -> bool {
-        let slow = locking.slow();
-        let Some(mut first) = slow.lock(&self.first) else { return false };
+        let token = locking.lock_token();
+        let Some(mut first) = token.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, under the lock.
         let next = unsafe { Self::next(core) };
         if first.0 == core.as_ptr() {

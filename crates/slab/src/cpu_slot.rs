@@ -18,7 +18,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Slots, Spread};
+use page_frame::{PerCpu, Spread};
 
 use crate::magazine::Magazine;
 
@@ -45,10 +45,10 @@ pub(crate) struct CpuSlot {
     previous: Option<Magazine>,
 }
 
-page_frame::assert_unless_loom!(size_of::<page_frame::Slot<CpuSlot>>() == 64);
+page_frame::assert_unless_loom!(size_of::<page_frame::PerCpuSlot<CpuSlot>>() == 64);
 
 /// The slots of a cache, with those of others between them where the machine wants that.
-pub(crate) type CacheSlots<C> = Slots<'static, CpuSlot, C, Spread>;
+pub(crate) type CacheSlots<C> = PerCpu<'static, CpuSlot, C, Spread>;
 
 // SAFETY: the slot owns its magazines and the objects in them.
 unsafe impl Send for CpuSlot {}

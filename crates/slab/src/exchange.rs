@@ -1,6 +1,6 @@
 //! Magazines on their way between a CPU, the depot and the internal caches that they come from.
 
-use page_frame::{Cpu, Masked, PageMap, PageSource, Slow};
+use page_frame::{Cpu, IrqLockGuard, IrqLockToken, PageMap, PageSource};
 
 use crate::checks::Off;
 use crate::core::Core;
@@ -15,8 +15,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Returns a full magazine from the depot in exchange for `spare`, which is empty, if there is room for it.
     pub(crate) fn take_full(&self, spare: &mut Option<Magazine>) -> Option<Magazine> {
         let full = {
-            let slow = self.system().locking.slow();
-            self.lock_depot(&slow)?.take_full(spare, self.depot_places())
+            let token = self.system().locking.lock_token();
+            self.lock_depot(&token)?.take_full(spare, self.depot_places())
         }?;
         let objects = full.length();
         let mut held = InHand::new(self, Some(full));
@@ -28,8 +28,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn exchange_full(&self, full: Magazine) -> Option<Magazine> {
         let objects = full.length();
         let offered = {
-            let slow = self.system().locking.slow();
-            match self.lock_depot(&slow) {
+            let token = self.system().locking.lock_token();
+            match self.lock_depot(&token) {
                 Some(mut depot) => match depot.offer(full, self.depot_places()) {
                     Some(full) => Err(full),
                     None => Ok(depot.take_empty()),
@@ -51,8 +51,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Returns an empty magazine, from the depot or new; `None` when there is no memory for one.
     pub(crate) fn take_empty(&self) -> Option<Magazine> {
         let from_depot = {
-            let slow = self.system().locking.slow();
-            self.lock_depot(&slow).and_then(|mut depot| depot.take_empty())
+            let token = self.system().locking.lock_token();
+            self.lock_depot(&token).and_then(|mut depot| depot.take_empty())
         };
         self.renew(from_depot)
     }
@@ -89,8 +89,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         }
         let objects = magazine.length();
         let left = {
-            let slow = self.system().locking.slow();
-            match self.lock_depot(&slow) {
+            let token = self.system().locking.lock_token();
+            match self.lock_depot(&token) {
                 Some(mut depot) => depot.offer(magazine, self.depot_places()),
                 None => Some(magazine),
             }
@@ -110,10 +110,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     /// Takes the depot's lock, and notes when another CPU had it.
-    fn lock_depot<'l>(&'l self, slow: &'l Slow<'_, CpuSlot, C>) -> Option<Masked<'l, Depot, C>> {
-        slow.try_lock(&self.depot).or_else(|| {
+    fn lock_depot<'l>(
+        &'l self,
+        token: &'l IrqLockToken<'_, CpuSlot, C>,
+    ) -> Option<IrqLockGuard<'l, Depot, C>> {
+        token.try_lock(&self.depot).or_else(|| {
             self.tuning.note_wait();
-            slow.lock(&self.depot)
+            token.lock(&self.depot)
         })
     }
 }

@@ -60,8 +60,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let geometry = &self.plan.geometry;
         let mark = K::MARKS.then_some(MARK_CACHED);
         let colour = {
-            let slow = self.system().locking.slow();
-            let mut set = slow.lock(&self.set).ok_or(OutOfMemory)?;
+            let token = self.system().locking.lock_token();
+            let mut set = token.lock(&self.set).ok_or(OutOfMemory)?;
             set.take_in(&self.pending, geometry);
             let taken = set.take(geometry, wanted, mark, &mut put);
             if taken > 0 {
@@ -77,9 +77,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         // SAFETY: fresh.
         let pages = unsafe { record.as_ref() }.pages();
         let taken = {
-            let slow = self.system().locking.slow();
+            let token = self.system().locking.lock_token();
             // Asked again: another CPU may have grown the cache meanwhile.
-            slow.lock(&self.set).filter(|set| self.may_grow(set)).map(|mut set| {
+            token.lock(&self.set).filter(|set| self.may_grow(set)).map(|mut set| {
                 // SAFETY: `grow` made it: live, ours, in no list, all objects free.
                 unsafe { set.add(record, geometry) };
                 self.tune(&set);
@@ -125,10 +125,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let fault;
         let mut going_home = SlabList::new();
         {
-            let slow = self.system().locking.slow();
+            let token = self.system().locking.lock_token();
             let set = match patience {
-                Patience::Wait => slow.lock(&self.set),
-                Patience::Try => slow.try_lock(&self.set),
+                Patience::Wait => token.lock(&self.set),
+                Patience::Try => token.try_lock(&self.set),
             };
             match set {
                 Some(mut set) => {

@@ -10,7 +10,7 @@
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, load_and_add};
-use page_frame::{Cpu, PageMap, PageSource, Slot, Slots, Spread};
+use page_frame::{Cpu, PageMap, PageSource, PerCpu, PerCpuSlot, Spread};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, is_any_on};
@@ -21,7 +21,7 @@ use crate::registry::Registry;
 #[derive(Clone, Copy, Debug)]
 pub struct Front {
     /// The first of as many slots as there are CPUs, as far apart as they want them.
-    slots: NonNull<Slot<CpuSlot>>,
+    slots: NonNull<PerCpuSlot<CpuSlot>>,
 }
 
 impl Front {
@@ -67,16 +67,16 @@ impl Front {
             unsafe { load_and_add(table, index, offset) }
         };
         // SAFETY: clause 1: the slots of `cpu`, alive, apart as `Spread` says.
-        let slot = unsafe { Slots::<CpuSlot, C, Spread>::enter_known_in(cpu, slot) };
+        let slot = unsafe { PerCpu::<CpuSlot, C, Spread>::enter_known_in(cpu, slot) };
         slot.is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }
 
     /// # Safety
     /// 1. As for `allocate`.
     #[inline(always)]
-    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> Slots<'s, CpuSlot, &'s C, Spread> {
+    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> PerCpu<'s, CpuSlot, &'s C, Spread> {
         // SAFETY: clause 1: there are as many as CPUs, alive; and `cpu` is a clone of, or a reference to, the cache's machine.
-        unsafe { Slots::at(self.slots, cpu.slots(), cpu) }
+        unsafe { PerCpu::at(self.slots, cpu.slots(), cpu) }
     }
 
     /// Turns the front into a pointer, for places that hold one as an atomic word.

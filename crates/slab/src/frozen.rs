@@ -55,7 +55,7 @@ mod tests {
     use core::mem::MaybeUninit;
     use std::vec;
 
-    use page_frame::{Arena, Elsewhere, SwitchedCpu};
+    use page_frame::{Arena, EnterError, SwitchedCpu};
 
     use super::*;
 
@@ -70,7 +70,7 @@ mod tests {
         let cache = build("before");
         let frozen = registry.freeze_slots(None);
         assert!(registry.system().is_frozen.load(Ordering::Relaxed));
-        assert_eq!(cache.core().slots.enter().err(), Some(Elsewhere::Detached));
+        assert_eq!(cache.core().slots.enter().err(), Some(EnterError::Detached));
         let object = cache.allocate().expect("room");
         // SAFETY: from this cache, and not used.
         unsafe { cache.free(object) };

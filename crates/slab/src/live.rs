@@ -37,8 +37,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// 1. Nobody else uses the cache meanwhile, and its visitors have gone or only shrink it.
     pub(crate) unsafe fn for_each_live<K: Checks>(&self, mut look: impl FnMut(LiveObject)) {
         self.empty_magazines(Patience::Wait);
-        let slow = self.system().locking.slow();
-        let Some(set) = slow.lock(&self.set) else { return };
+        let token = self.system().locking.lock_token();
+        let Some(set) = token.lock(&self.set) else { return };
         for record in set.iter() {
             // SAFETY: alive, as it is in the set, whose lock we hold.
             let geometry = unsafe { record.as_ref() }.geometry(&self.plan.geometry);

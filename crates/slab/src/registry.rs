@@ -15,8 +15,8 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
 use page_frame::{
-    Cpu, CpuId, Fault, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, Shrink,
-    SlowLock, Tag, TagRange, panic_on_fault,
+    Cpu, CpuId, Fault, FaultHook, IrqLock, Order, OutOfMemory, PageBlock, PageMap, PageSource,
+    Shrink, Tag, TagRange, panic_on_fault,
 };
 
 use crate::builder::CacheBuilder;
@@ -53,7 +53,7 @@ pub(crate) struct System<P, C> {
     /// closed fronts enter them and find nothing, and internal caches, whose too they are, take their objects from slabs alone.
     pub(crate) locking: CacheSlots<C>,
     /// Where the slots of caches lie that are not behind their cores.
-    pub(crate) columns: SlowLock<Columns<C>>,
+    pub(crate) columns: IrqLock<Columns<C>>,
     hook: FaultHook,
     records: [Core<P, C>; RECORD_SIZES.len()],
     magazines: [Core<P, C>; CAPACITIES.len()],
@@ -171,7 +171,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             source,
             range: TagRange::EMPTY,
             locking: empty(),
-            columns: SlowLock::new(columns),
+            columns: IrqLock::new(columns),
             hook,
             records: core::array::from_fn(|index| {
                 let size = RECORD_SIZES[index];
@@ -287,16 +287,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         self.system().shrink(target_pages, Patience::Try)
     }
 
-    /// Keeps all CPUs out of their slots of all caches while the guard lives, see [`Slots::freeze`](page_frame::Slots::freeze):
+    /// Keeps all CPUs out of their slots of all caches while the guard lives, see [`PerCpu::freeze`](page_frame::PerCpu::freeze):
     /// for whoever is about to `fork`. Caches built meanwhile are not frozen. Waits while somebody else has frozen them.
     pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, P, C> {
         FrozenSlots::new(self, own)
     }
 
-    /// Says that no CPU but `own` is in the middle of anything, see [`Slots::forget_others`](page_frame::Slots::forget_others).
+    /// Says that no CPU but `own` is in the middle of anything, see [`PerCpu::forget_others`](page_frame::PerCpu::forget_others).
     ///
     /// # Safety
-    /// 1. As for [`Slots::forget_others`](page_frame::Slots::forget_others), of the slots of all caches.
+    /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), of the slots of all caches.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
         // SAFETY: clause 1. The bodies of these slots are empty and stay so.
         unsafe { self.system().locking.forget_others(own) };

@@ -7,7 +7,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource, SlowLock};
+use page_frame::{Cpu, IrqLock, OutOfMemory, PageMap, PageSource};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, Off};
@@ -17,7 +17,7 @@ use crate::stock::Stock;
 #[derive(Debug)]
 pub struct Reserve<'c, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
     cache: &'c Cache<P, C, K>,
-    stock: SlowLock<Option<Stock>>,
+    stock: IrqLock<Option<Stock>>,
     objects: usize,
 }
 
@@ -42,7 +42,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// ```
     pub fn reserve(&self, objects: usize) -> Result<Reserve<'_, P, C, K>, OutOfMemory> {
         let stock = self.core().put_by::<K>(objects)?;
-        Ok(Reserve { cache: self, stock: SlowLock::new(Some(stock)), objects })
+        Ok(Reserve { cache: self, stock: IrqLock::new(Some(stock)), objects })
     }
 
     /// Makes `objects` allocations in advance, which then cannot fail.
@@ -82,8 +82,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
         }
         loop {
             let object = {
-                let slow = self.cache.core().system().locking.slow();
-                let mut stock = slow.lock(&self.stock).ok_or(OutOfMemory)?;
+                let token = self.cache.core().system().locking.lock_token();
+                let mut stock = token.lock(&self.stock).ok_or(OutOfMemory)?;
                 stock.as_mut().and_then(Stock::pop).ok_or(OutOfMemory)?
             };
             // A spoilt object stays isolated; there may be others.
@@ -102,8 +102,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
         let core = self.cache.core();
         let Some(object) = core.take_back::<K>(object) else { return };
         let is_kept = {
-            let slow = core.system().locking.slow();
-            slow.lock(&self.stock).is_some_and(|mut stock| {
+            let token = core.system().locking.lock_token();
+            token.lock(&self.stock).is_some_and(|mut stock| {
                 let short = stock.as_mut().filter(|stock| stock.objects() < self.objects);
                 short.is_some_and(|stock| stock.push(object))
             })
@@ -115,8 +115,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
 
     /// Returns how many objects are kept at this moment.
     pub fn kept(&self) -> usize {
-        let slow = self.cache.core().system().locking.slow();
-        slow.lock(&self.stock).and_then(|stock| stock.as_ref().map(Stock::objects)).unwrap_or(0)
+        let token = self.cache.core().system().locking.lock_token();
+        token.lock(&self.stock).and_then(|stock| stock.as_ref().map(Stock::objects)).unwrap_or(0)
     }
 }
 

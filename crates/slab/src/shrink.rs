@@ -28,8 +28,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     /// Returns an estimate of the pages that empty slabs hold.
     pub(crate) fn reclaimable(&self) -> usize {
-        let slow = self.system().locking.slow();
-        let set = slow.try_lock(&self.set);
+        let token = self.system().locking.lock_token();
+        let set = token.try_lock(&self.set);
         set.map_or(0, |set| set.empty_slabs() * self.slab_pages())
     }
 
@@ -38,10 +38,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let most = target_pages.div_ceil(self.slab_pages());
         let mut going_home = SlabList::new();
         {
-            let slow = self.system().locking.slow();
+            let token = self.system().locking.lock_token();
             let set = match patience {
-                Patience::Wait => slow.lock(&self.set),
-                Patience::Try => slow.try_lock(&self.set),
+                Patience::Wait => token.lock(&self.set),
+                Patience::Try => token.try_lock(&self.set),
             };
             let Some(mut set) = set else { return 0 };
             set.take_in(&self.pending, geometry);
@@ -60,10 +60,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     pub(crate) fn give_up_magazines(&self, patience: Patience) -> usize {
         let chains = {
-            let slow = self.system().locking.slow();
+            let token = self.system().locking.lock_token();
             let depot = match patience {
-                Patience::Wait => slow.lock(&self.depot),
-                Patience::Try => slow.try_lock(&self.depot),
+                Patience::Wait => token.lock(&self.depot),
+                Patience::Try => token.try_lock(&self.depot),
             };
             depot.map(|mut depot| depot.turn())
         };
@@ -77,10 +77,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn give_up_slabs(&self, patience: Patience) -> usize {
         let mut going_home = SlabList::new();
         {
-            let slow = self.system().locking.slow();
+            let token = self.system().locking.lock_token();
             let set = match patience {
-                Patience::Wait => slow.lock(&self.set),
-                Patience::Try => slow.try_lock(&self.set),
+                Patience::Wait => token.lock(&self.set),
+                Patience::Try => token.try_lock(&self.set),
             };
             let Some(mut set) = set else { return 0 };
             set.take_in(&self.pending, &self.plan.geometry);
@@ -95,10 +95,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn empty_magazines(&self, patience: Patience) -> usize {
         self.tuning.reset();
         let [full, empty] = {
-            let slow = self.system().locking.slow();
+            let token = self.system().locking.lock_token();
             let depot = match patience {
-                Patience::Wait => slow.lock(&self.depot),
-                Patience::Try => slow.try_lock(&self.depot),
+                Patience::Wait => token.lock(&self.depot),
+                Patience::Try => token.try_lock(&self.depot),
             };
             depot.map_or([Chain::new(), Chain::new()], |mut depot| depot.take_all())
         };

@@ -107,10 +107,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             pages += slab.order.pages();
             empty += usize::from(slab.free == slab.capacity);
         });
-        let slow = self.system().locking.slow();
+        let token = self.system().locking.lock_token();
         let (grown, shrunk) =
-            slow.lock(&self.set).map_or((0, 0), |set| (set.grown(), set.shrunk()));
-        let depot_magazines = slow.lock(&self.depot).map_or(0, |depot| depot.full_count());
+            token.lock(&self.set).map_or((0, 0), |set| (set.grown(), set.shrunk()));
+        let depot_magazines = token.lock(&self.depot).map_or(0, |depot| depot.full_count());
         let objects_per_slab = self.plan.geometry.capacity();
         CacheStats {
             name: self.plan.name,
@@ -130,8 +130,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     pub(crate) fn for_each_slab(&self, mut look: impl FnMut(SlabView)) {
-        let slow = self.system().locking.slow();
-        let Some(set) = slow.lock(&self.set) else { return };
+        let token = self.system().locking.lock_token();
+        let Some(set) = token.lock(&self.set) else { return };
         for record in set.iter() {
             // SAFETY: slab set I1: alive.
             let slab = unsafe { record.as_ref() };
@@ -147,12 +147,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     pub(crate) fn slabs(&self) -> usize {
-        let slow = self.system().locking.slow();
-        slow.lock(&self.set).map_or(0, |set| set.slabs())
+        let token = self.system().locking.lock_token();
+        token.lock(&self.set).map_or(0, |set| set.slabs())
     }
 
     pub(crate) fn pages(&self) -> usize {
-        let slow = self.system().locking.slow();
-        slow.lock(&self.set).map_or(0, |set| set.pages(&self.plan.geometry))
+        let token = self.system().locking.lock_token();
+        token.lock(&self.set).map_or(0, |set| set.pages(&self.plan.geometry))
     }
 }

@@ -13,8 +13,8 @@ use crate::slab_set::SlabSet;
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn validate(&self) -> Result<(), &'static str> {
-        let slow = self.system().locking.slow();
-        let Some(mut set) = slow.lock(&self.set) else { return Ok(()) };
+        let token = self.system().locking.lock_token();
+        let Some(mut set) = token.lock(&self.set) else { return Ok(()) };
         set.take_in(&self.pending, &self.plan.geometry);
         for name in [ListName::Full].into_iter().chain(ListName::KNOWN) {
             self.validate_list(&set, name)?;

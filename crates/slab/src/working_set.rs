@@ -85,7 +85,10 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     /// Notes that a cache took `taken` pages and gave back `given`; makes the turn, if one is due. Called with nothing
     /// held.
     pub(crate) fn note_traffic(&self, taken: usize, given: usize) {
-        if self.turns.note(taken, given) && !self.locking.slow().is_nested() && self.turns.begin() {
+        if self.turns.note(taken, given)
+            && !self.locking.lock_token().is_nested()
+            && self.turns.begin()
+        {
             let turn = Turning(&self.turns);
             self.list.visit(&self.locking, Core::turn);
             self.internal().for_each(Core::turn);

@@ -14,7 +14,7 @@ type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
 /// A mutual-exclusion lock that spins while it waits and holds the data it protects.
 ///
-/// It does not mask interrupts. What an interrupt may want too is in a [`SlowLock`](crate::SlowLock), which is taken with them
+/// It does not mask interrupts. What an interrupt may want too is in a [`IrqLock`](crate::IrqLock), which is taken with them
 /// masked, and for which nested code never waits.
 ///
 /// ```

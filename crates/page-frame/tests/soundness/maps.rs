@@ -31,13 +31,13 @@ fn pages_beyond_the_range_have_no_entry_to_set_or_read() {
         map.set_tag_at(index, Tag::RUN);
         map.clear_tags_among(index, usize::MAX);
         assert!(map.place_at(index).is_none() && !map.exchange_tag_at(index, Tag::NONE, Tag::RUN));
-        assert_eq!((map.tag_at(index), map.left_among::<2>(index)[0].heads), (Tag::NONE, 0));
+        assert_eq!((map.tag_at(index), map.deferred_among::<2>(index)[0].heads), (Tag::NONE, 0));
     }
-    map.set_tag_at(0, Tag::left(Order::ZERO));
-    map.set_tag_at(69, Tag::left(Order::ZERO));
-    assert_eq!(map.left_among::<2>(0).map(|left| left.heads), [1, 1 << 5]);
+    map.set_tag_at(0, Tag::deferred(Order::ZERO));
+    map.set_tag_at(69, Tag::deferred(Order::ZERO));
+    assert_eq!(map.deferred_among::<2>(0).map(|left| left.heads), [1, 1 << 5]);
     map.clear_tags_among(10, usize::MAX);
-    assert_eq!((map.tag_at(69), map.tag_at(0)), (Tag::NONE, Tag::left(Order::ZERO)));
+    assert_eq!((map.tag_at(69), map.tag_at(0)), (Tag::NONE, Tag::deferred(Order::ZERO)));
     for address in [0, 15 * PAGE_SIZE, 86 * PAGE_SIZE, usize::MAX] {
         assert_eq!((map.tag(address), map.owner(address).is_null()), (Tag::NONE, true));
     }

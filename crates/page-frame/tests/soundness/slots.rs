@@ -2,13 +2,13 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use page_frame::{Elsewhere, Slot, Slots, SlowLock, SwitchedCpu, TakeOver};
+use page_frame::{EnterError, IrqLock, PerCpu, PerCpuSlot, SwitchedCpu, TakeOver};
 
 const ALL: TakeOver = TakeOver { taken: 3, skipped: 0 };
 
-fn with_three(test: impl FnOnce(&Slots<'_, Vec<u32>, SwitchedCpu>)) {
-    let mut slots = [const { Slot::new(Vec::new()) }; 3];
-    test(&Slots::new(&mut slots, SwitchedCpu::new(3)));
+fn with_three(test: impl FnOnce(&PerCpu<'_, Vec<u32>, SwitchedCpu>)) {
+    let mut slots = [const { PerCpuSlot::new(Vec::new()) }; 3];
+    test(&PerCpu::new(&mut slots, SwitchedCpu::new(3)));
 }
 
 /// Mutation seen to fail: `Chunk` without `Drop`.
@@ -47,7 +47,7 @@ fn a_visit_reaches_no_body_a_second_time() {
         let visit = |id, body: &mut Vec<u32>| {
             body.push(1);
             slots.cpu().switch_to(Some(id));
-            assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+            assert_eq!(slots.enter().err(), Some(EnterError::Detached));
             assert_eq!(slots.take_over(|other| other == id, |_, _| ()).taken, 0);
         };
         assert_eq!(slots.take_over(|_| true, visit), ALL);
@@ -60,7 +60,7 @@ fn slots_that_a_visit_closes_stay_closed() {
     with_three(|slots| {
         let first = page_frame::CpuId::new(0);
         assert_eq!(slots.take_over(|id| id == first, |_, _| slots.close()).taken, 1);
-        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+        assert_eq!(slots.enter().err(), Some(EnterError::Detached));
     });
 }
 
@@ -68,7 +68,7 @@ fn slots_that_a_visit_closes_stay_closed() {
 fn a_forgotten_guard_loses_its_slot_and_nothing_else() {
     with_three(|slots| {
         std::mem::forget(slots.enter().expect("nobody is inside"));
-        assert_eq!(slots.enter().err(), Some(Elsewhere::Nested));
+        assert_eq!(slots.enter().err(), Some(EnterError::Nested));
         assert_eq!(slots.take_over(|_| true, |_, _| ()), TakeOver { taken: 2, skipped: 1 });
         // Its own slot is not waited for, in which it is for ever.
         std::mem::forget(slots.freeze(Some(page_frame::CpuId::new(0))));
@@ -79,20 +79,20 @@ fn a_forgotten_guard_loses_its_slot_and_nothing_else() {
 #[test]
 fn forgotten_locks_stay_taken_and_nobody_waits_for_them() {
     with_three(|slots| {
-        let lock = SlowLock::new(1);
-        let slow = slots.slow();
-        std::mem::forget(slow.lock(&lock).expect("not nested"));
-        std::mem::forget(slow);
-        assert!(slots.slow().is_nested() && slots.slow().lock(&lock).is_none());
+        let lock = IrqLock::new(1);
+        let token = slots.lock_token();
+        std::mem::forget(token.lock(&lock).expect("not nested"));
+        std::mem::forget(token);
+        assert!(slots.lock_token().is_nested() && slots.lock_token().lock(&lock).is_none());
     });
 }
 
 #[test]
 fn one_lock_through_two_slots_excludes() {
-    let lock = SlowLock::new(1);
+    let lock = IrqLock::new(1);
     with_three(|one| {
         with_three(|other| {
-            let (one, other) = (one.slow(), other.slow());
+            let (one, other) = (one.lock_token(), other.lock_token());
             let held = one.lock(&lock).expect("not nested");
             assert!(other.try_lock(&lock).is_none());
             drop(held);
@@ -107,7 +107,7 @@ fn frozen_slots_are_nobodys_until_the_guard_goes_also_by_a_panic() {
     with_three(|slots| {
         let frozen = slots.freeze(None);
         assert!(frozen.is_fenced());
-        assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+        assert_eq!(slots.enter().err(), Some(EnterError::Detached));
         assert_eq!(slots.take_over(|_| true, |_, _| ()).taken, 0);
         let panics = catch_unwind(AssertUnwindSafe(|| {
             let _frozen = frozen;
@@ -118,7 +118,7 @@ fn frozen_slots_are_nobodys_until_the_guard_goes_also_by_a_panic() {
             slots.cpu().switch_to(Some(id));
             // SAFETY: nobody froze them.
             unsafe { slots.thaw() };
-            assert_eq!(slots.enter().err(), Some(Elsewhere::Detached));
+            assert_eq!(slots.enter().err(), Some(EnterError::Detached));
         };
         assert_eq!(slots.take_over(|_| true, visit), ALL);
     });

@@ -3,39 +3,39 @@
 //! # Concepts
 //! A CPU that is inside its slot, or that holds or waits for such a lock, may be interrupted by code that wants one too. That
 //! code is nested, finds `busy` or `locking` set, and only tries: waiting for what it came upon would never end. A
-//! [`SlowLock`] cannot be taken in any other way, so that no path forgets this.
+//! [`IrqLock`] cannot be taken in any other way, so that no path forgets this.
 //!
 //! # Invariants
-//! - I1: `locking` is set from before a [`SlowLock`] is taken until after it is released, by whoever is not nested.
-//! - I2: a [`Slow`] and the [`Masked`] guards that borrow it stay in the context that made them, as neither is `Send`. A
-//!   context with an id stays on its CPU, which the `Slow` pins.
+//! - I1: `locking` is set from before a [`IrqLock`] is taken until after it is released, by whoever is not nested.
+//! - I2: a [`IrqLockToken`] and the [`IrqLockGuard`] guards that borrow it stay in the context that made them, as neither is `Send`. A
+//!   context with an id stays on its CPU, which the `IrqLockToken` pins.
 //!
 //! # Forgotten guards
-//! A forgotten [`Masked`] leaves its lock taken and interrupts masked, a forgotten [`Slow`] its CPU pinned and marked as
+//! A forgotten [`IrqLockGuard`] leaves its lock taken and interrupts masked, a forgotten [`IrqLockToken`] its CPU pinned and marked as
 //! locking. Both are leaks: contexts on that CPU only try locks from then on, and nothing is reached twice. The lock itself
 //! excludes, whatever slots its users came through.
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::slots::Slot;
+use crate::slots::PerCpuSlot;
 use crate::sync::{Guard, Lock, Ordering};
-use crate::{Cpu, CpuId, InterruptState, Slots, Spacing};
+use crate::{Cpu, CpuId, InterruptState, PerCpu, Spacing};
 
-/// A lock that code which an interrupt may come upon takes, and code in interrupts too: through [`Slow`] alone.
+/// A lock that code which an interrupt may come upon takes, and code in interrupts too: through [`IrqLockToken`] alone.
 ///
 /// ```
-/// # use page_frame::{SingleCpu, Slot, SlowLock, Slots};
-/// # let mut slots = [Slot::new(())];
-/// # let slots = Slots::new(&mut slots, SingleCpu::new());
-/// let lock = SlowLock::new(1);
-/// let slow = slots.slow();
-/// *slow.lock(&lock).expect("not nested") += 1;
+/// # use page_frame::{SingleCpu, PerCpuSlot, IrqLock, PerCpu};
+/// # let mut slots = [PerCpuSlot::new(())];
+/// # let slots = PerCpu::new(&mut slots, SingleCpu::new());
+/// let lock = IrqLock::new(1);
+/// let token = slots.lock_token();
+/// *token.lock(&lock).expect("not nested") += 1;
 /// ```
 #[derive(Debug)]
-pub struct SlowLock<U>(Lock<U>);
+pub struct IrqLock<U>(Lock<U>);
 
-impl<U> SlowLock<U> {
+impl<U> IrqLock<U> {
     crate::const_unless_loom! {
         /// Wraps `value` in an open lock.
         pub fn new(value: U) -> Self {
@@ -49,9 +49,9 @@ impl<U> SlowLock<U> {
     }
 }
 
-impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
+impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     /// Prepares the caller for locks of the slow path: says whether it is nested, and marks its slot as locking.
-    pub fn slow(&self) -> Slow<'_, T, C> {
+    pub fn lock_token(&self) -> IrqLockToken<'_, T, C> {
         let id = self.cpu.pin();
         let slot = id.and_then(|id| self.get(id.index()));
         let nested = slot.is_some_and(|slot| {
@@ -63,7 +63,7 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
             // Relaxed: read only by contexts on this CPU.
             slot.locking.store(1, Ordering::Relaxed);
         }
-        Slow { marked, nested, id, cpu: &self.cpu, _not_send: PhantomData }
+        IrqLockToken { marked, nested, id, cpu: &self.cpu, _not_send: PhantomData }
     }
 }
 
@@ -71,15 +71,15 @@ impl<T, C: Cpu, S: Spacing> Slots<'_, T, C, S> {
 ///
 /// Several may live in one context, as nested ones, and go in any order.
 #[derive(Debug)]
-pub struct Slow<'a, T, C: Cpu> {
-    marked: Option<&'a Slot<T>>,
+pub struct IrqLockToken<'a, T, C: Cpu> {
+    marked: Option<&'a PerCpuSlot<T>>,
     nested: bool,
     id: Option<CpuId>,
     cpu: &'a C,
     _not_send: PhantomData<*mut ()>,
 }
 
-impl<'a, T, C: Cpu> Slow<'a, T, C> {
+impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
     /// Whether the caller runs on top of code that is inside the slot or holds locks.
     pub fn is_nested(&self) -> bool {
         self.nested
@@ -91,7 +91,7 @@ impl<'a, T, C: Cpu> Slow<'a, T, C> {
     }
 
     /// Takes `lock` with interrupts masked: waits for it, or, nested, only tries.
-    pub fn lock<'l, U>(&'l self, lock: &'l SlowLock<U>) -> Option<Masked<'l, U, C>> {
+    pub fn lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
         if self.nested || crate::sync::MODELLED {
             // Loom's own lock knows who waits for whom.
             let wait = || Some(self.masked(|| lock.0.lock()));
@@ -108,31 +108,31 @@ impl<'a, T, C: Cpu> Slow<'a, T, C> {
     }
 
     /// Takes `lock` with interrupts masked if it is free.
-    pub fn try_lock<'l, U>(&'l self, lock: &'l SlowLock<U>) -> Option<Masked<'l, U, C>> {
+    pub fn try_lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
         let state = self.cpu.mask_interrupts();
         let Some(guard) = lock.0.try_lock() else {
             // SAFETY: clauses 1 and 2: `state` comes from the line above; `self` pins the CPU.
             unsafe { self.cpu.restore_interrupts(state) };
             return None;
         };
-        Some(Masked { guard: Some(guard), state, cpu: self.cpu, _not_send: PhantomData })
+        Some(IrqLockGuard { guard: Some(guard), state, cpu: self.cpu, _not_send: PhantomData })
     }
 
-    fn masked<'l, U>(&'l self, take: impl FnOnce() -> Guard<'l, U>) -> Masked<'l, U, C> {
+    fn masked<'l, U>(&'l self, take: impl FnOnce() -> Guard<'l, U>) -> IrqLockGuard<'l, U, C> {
         let state = self.cpu.mask_interrupts();
         let _not_send = PhantomData;
-        Masked { guard: Some(take()), state, cpu: self.cpu, _not_send }
+        IrqLockGuard { guard: Some(take()), state, cpu: self.cpu, _not_send }
     }
 }
 
-impl<T, C: Cpu> Drop for Slow<'_, T, C> {
+impl<T, C: Cpu> Drop for IrqLockToken<'_, T, C> {
     fn drop(&mut self) {
         if let Some(slot) = self.marked {
             // Relaxed: read only by contexts on this CPU.
             slot.locking.store(0, Ordering::Relaxed);
         }
         if self.id.is_some() {
-            // SAFETY: pairs with the `pin` of `slow`.
+            // SAFETY: pairs with the `pin` of `lock_token`.
             unsafe { self.cpu.unpin() };
         }
     }
@@ -144,24 +144,24 @@ impl<T, C: Cpu> Drop for Slow<'_, T, C> {
 /// It stays in its thread, whose interrupts it masks:
 ///
 /// ```compile_fail,E0277
-/// use page_frame::{SingleCpu, Slot, SlowLock, Slots};
-/// let mut slots = [Slot::new(0)];
-/// let slots = Slots::new(&mut slots, SingleCpu::new());
-/// static LOCK: SlowLock<u32> = SlowLock::new(1);
-/// let slow = slots.slow();
-/// let held = slow.lock(&LOCK).unwrap();
+/// use page_frame::{SingleCpu, PerCpuSlot, IrqLock, PerCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
+/// static LOCK: IrqLock<u32> = IrqLock::new(1);
+/// let token = slots.lock_token();
+/// let held = token.lock(&LOCK).unwrap();
 /// std::thread::scope(|scope| _ = scope.spawn(move || drop(held)));
 /// ```
 #[derive(Debug)]
 #[must_use = "the lock is released at once when this is dropped"]
-pub struct Masked<'l, U, C: Cpu> {
+pub struct IrqLockGuard<'l, U, C: Cpu> {
     guard: Option<Guard<'l, U>>,
     state: InterruptState,
     cpu: &'l C,
     _not_send: PhantomData<*mut ()>,
 }
 
-impl<U, C: Cpu> Deref for Masked<'_, U, C> {
+impl<U, C: Cpu> Deref for IrqLockGuard<'_, U, C> {
     type Target = U;
 
     fn deref(&self) -> &U {
@@ -169,16 +169,16 @@ impl<U, C: Cpu> Deref for Masked<'_, U, C> {
     }
 }
 
-impl<U, C: Cpu> DerefMut for Masked<'_, U, C> {
+impl<U, C: Cpu> DerefMut for IrqLockGuard<'_, U, C> {
     fn deref_mut(&mut self) -> &mut U {
         self.guard.as_mut().expect("the guard is there until drop")
     }
 }
 
-impl<U, C: Cpu> Drop for Masked<'_, U, C> {
+impl<U, C: Cpu> Drop for IrqLockGuard<'_, U, C> {
     fn drop(&mut self) {
         self.guard = None;
-        // SAFETY: clause 1: `state` is what the masking before the lock returned, in this context by I2. Clause 2: the `Slow` that
+        // SAFETY: clause 1: `state` is what the masking before the lock returned, in this context by I2. Clause 2: the `IrqLockToken` that
         // this guard borrows pins the CPU.
         unsafe { self.cpu.restore_interrupts(self.state) };
     }

@@ -11,9 +11,9 @@ const WORD_PAGES: usize = usize::BITS as usize;
 /// How many tags are stored together, and read where there is nothing wider.
 const EIGHT: usize = size_of::<u64>();
 
-/// Which pages of a word's number are heads of blocks that were left, see [`PageMapArray::left_among`].
+/// Which pages of a word's number are heads of blocks that were left, see [`PageMapArray::deferred_among`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LeftHeads {
+pub struct DeferredHeads {
     /// The pages, as bits: bit 0 is the first.
     pub heads: usize,
     /// Whether all of the blocks are single pages.
@@ -26,7 +26,7 @@ impl PageMapArray<'_> {
     ///
     /// Whoever goes on to hand the blocks out fences (Acquire) first.
     #[inline(always)]
-    pub fn left_among<const WORDS: usize>(&self, first: usize) -> [LeftHeads; WORDS] {
+    pub fn deferred_among<const WORDS: usize>(&self, first: usize) -> [DeferredHeads; WORDS] {
         let end = first.wrapping_add(WORDS * WORD_PAGES);
         match self.tags.get(first..end) {
             Some(tags) if tags.as_ptr().addr() % EIGHT == 0 => core::array::from_fn(|word| {
@@ -41,11 +41,11 @@ impl PageMapArray<'_> {
 
     /// The same for one word, of pages at the border of the range, or where it does not begin at a multiple of eight.
     #[cold]
-    fn left_one_by_one(&self, first: usize) -> LeftHeads {
-        let nothing = LeftHeads { heads: 0, are_single: true };
+    fn left_one_by_one(&self, first: usize) -> DeferredHeads {
+        let nothing = DeferredHeads { heads: 0, are_single: true };
         (0..WORD_PAGES).fold(nothing, |left, page| {
-            let order = self.tag_at(first.wrapping_add(page)).as_left();
-            LeftHeads {
+            let order = self.tag_at(first.wrapping_add(page)).as_deferred();
+            DeferredHeads {
                 heads: left.heads | usize::from(order.is_some()) << page,
                 are_single: left.are_single && order.is_none_or(|order| order.get() == 0),
             }
@@ -88,14 +88,14 @@ impl PageMapArray<'_> {
 mod wide {
     use core::arch::x86_64::__m128i;
 
-    use super::{LeftHeads, WORD_PAGES};
+    use super::{DeferredHeads, WORD_PAGES};
     use crate::sync::AtomicU8;
     use crate::{Order, Tag};
 
     /// How many tags are looked at together.
     const SIXTEEN: usize = size_of::<__m128i>();
     /// Tags of single pages that were left are this; those of larger blocks are above, and nothing else is.
-    const SINGLE: u8 = Tag::left(Order::ZERO).get();
+    const SINGLE: u8 = Tag::deferred(Order::ZERO).get();
     /// The bits of an order in each of sixteen bytes.
     const ORDERS: u128 = u128::from_ne_bytes([31; SIXTEEN]);
 
@@ -104,7 +104,7 @@ mod wide {
     /// # Safety
     /// 1. There are such tags.
     #[inline(always)]
-    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> LeftHeads {
+    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
         debug_assert!(tags.len() - first >= WORD_PAGES, "clause 1");
         // SAFETY: sixteen bytes either way.
         let single: __m128i = unsafe { core::mem::transmute([SINGLE; SIXTEEN]) };
@@ -138,13 +138,13 @@ mod wide {
         }
         // SAFETY: sixteen bytes either way.
         let seen: u128 = unsafe { core::mem::transmute(seen) };
-        LeftHeads { heads, are_single: seen & ORDERS == 0 }
+        DeferredHeads { heads, are_single: seen & ORDERS == 0 }
     }
 }
 
 #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(any(loom, miri)))))]
 mod wide {
-    use super::{EIGHT, LeftHeads, WORD_PAGES};
+    use super::{DeferredHeads, EIGHT, WORD_PAGES};
     use crate::sync::{AtomicU8, load_eight};
 
     /// The bits of an order in each of eight bytes.
@@ -164,7 +164,7 @@ mod wide {
     /// # Safety
     /// 1. There are such tags, and the first is aligned to eight.
     #[inline(always)]
-    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> LeftHeads {
+    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
         let (mut heads, mut orders) = (0, 0);
         for at in (0..WORD_PAGES).step_by(EIGHT) {
             // SAFETY: clause 1.
@@ -175,7 +175,7 @@ mod wide {
             // Of those bytes the lower bits; the orders among them are looked at in the end.
             orders |= eight & (found - (found >> 7));
         }
-        LeftHeads { heads, are_single: orders & ORDERS == 0 }
+        DeferredHeads { heads, are_single: orders & ORDERS == 0 }
     }
 }
 
@@ -208,8 +208,9 @@ mod tests {
             for page in 0..PAGES {
                 let order = Order::new(random.below(largest) as u8).unwrap();
                 let other = [Tag::NONE, Tag::block(order), Tag::SLAB, Tag::class(127).unwrap()];
-                let is_left = random.below(among) == 0;
-                let tag = if is_left { Tag::left(order) } else { other[random.below(4)] };
+                let owner_has_exited = random.below(among) == 0;
+                let tag =
+                    if owner_has_exited { Tag::deferred(order) } else { other[random.below(4)] };
                 map.set_tag_at(page, tag);
             }
             let first = match round % 3 {
@@ -217,7 +218,7 @@ mod tests {
                 1 => random.below(PAGES),
                 _ => 0_usize.wrapping_sub(random.below(WORD_PAGES)),
             };
-            let left = map.left_among::<2>(first);
+            let left = map.deferred_among::<2>(first);
             for (word, left) in left.into_iter().enumerate() {
                 let first = first.wrapping_add(word * WORD_PAGES);
                 assert_eq!(left, map.left_one_by_one(first), "{first}");
@@ -225,7 +226,7 @@ mod tests {
                 map.clear_tags_among(first, left.heads);
                 for (page, before) in before.into_iter().enumerate() {
                     let at = page.wrapping_sub(first);
-                    let is_cleared = at < WORD_PAGES && before.as_left().is_some();
+                    let is_cleared = at < WORD_PAGES && before.as_deferred().is_some();
                     assert_eq!(map.tag_at(page), if is_cleared { Tag::NONE } else { before });
                 }
             }
