@@ -1,7 +1,7 @@
-//! Memory of any alignment: `posix_memalign`, `aligned_alloc` and their elders.
+//! Aligned allocation: `posix_memalign`, `aligned_alloc`, `memalign`, `valloc`, `pvalloc`.
 //!
-//! An alignment that is not a power of two is `EINVAL`, except for `memalign`, which takes the next larger one as glibc
-//! does. The size need not be a multiple of the alignment.
+//! An alignment that is not a power of two is `EINVAL`, except for `memalign`, which rounds it up
+//! as glibc does. The size need not be a multiple of the alignment.
 
 use core::alloc::Layout;
 use core::ffi::{c_int, c_void};
@@ -9,9 +9,10 @@ use core::ptr::{NonNull, null_mut};
 
 use page_frame::{OutOfMemory, PAGE_SIZE};
 
-use crate::heap::{PLAIN, no_memory, or_errno, set_errno, with_heap};
+use crate::errno::{no_memory, or_errno, set_errno};
+use crate::heap::{PLAIN, with_heap};
 
-/// The alignment of all memory.
+/// The alignment of every allocation, in bytes.
 const LEAST: usize = 16;
 
 fn allocate(alignment: usize, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
@@ -22,7 +23,8 @@ fn allocate(alignment: usize, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> 
     }
 }
 
-/// Allocates `bytes` bytes aligned to `alignment` and stores the address; returns an error's number, and leaves `errno`.
+/// Allocates `bytes` bytes aligned to `alignment` and stores the address in `place`. Returns an
+/// error number and leaves `errno` alone.
 ///
 /// # Safety
 /// 1. `place` may be written.
@@ -36,7 +38,7 @@ pub(crate) unsafe extern "C" fn posix_memalign(
         return libc::EINVAL;
     }
     let Ok(start) = allocate(alignment, bytes) else { return libc::ENOMEM };
-    // SAFETY: clause 1, and the alignment is that of a pointer.
+    // SAFETY: clause 1. The C caller passes a pointer's address, so it is aligned as a pointer.
     unsafe { place.write(start.as_ptr().cast()) };
     0
 }
@@ -69,7 +71,7 @@ pub(crate) extern "C" fn valloc(bytes: usize) -> *mut c_void {
     or_errno(allocate(PAGE_SIZE, bytes))
 }
 
-/// Allocates whole pages, `bytes` bytes at least.
+/// Allocates at least `bytes` bytes, rounded up to whole pages.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn pvalloc(bytes: usize) -> *mut c_void {
     match bytes.checked_next_multiple_of(PAGE_SIZE) {

@@ -1,12 +1,14 @@
-//! `malloc`, `free`, `calloc`, `realloc`: the calls that programs make all the time.
+//! `malloc`, `free`, `calloc`, `realloc` and the sized frees of C23.
 //!
-//! Each asks for the plain allocator first. Sizes beyond `PTRDIFF_MAX` fail (C11 does not allow such objects), as do
-//! products that overflow. Memory is aligned to 16 bytes. Requests for no bytes get the smallest object, one of their own.
+//! Each function tries the plain allocator first. Sizes beyond `PTRDIFF_MAX` fail (C11 allows no
+//! such objects), as do products that overflow. Memory is aligned to 16 bytes. A request for zero
+//! bytes gets an object of the smallest class, with an address of its own.
 
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
 
-use crate::heap::{Heap, PLAIN, existing, no_memory, or_errno, with_heap};
+use crate::errno::{no_memory, or_errno};
+use crate::heap::{Heap, PLAIN, existing, with_heap};
 
 /// Allocates `bytes` bytes.
 #[unsafe(no_mangle)]
@@ -14,7 +16,8 @@ pub(crate) extern "C" fn malloc(bytes: usize) -> *mut c_void {
     allocate(bytes)
 }
 
-/// What `malloc` does: a call of that would go to whichever `malloc` the program has first.
+/// The body of `malloc`. Other functions here call it by this name, because a call of `malloc`
+/// would go to whichever `malloc` the program defines first.
 #[inline(always)]
 fn allocate(bytes: usize) -> *mut c_void {
     match PLAIN.get() {
@@ -23,17 +26,17 @@ fn allocate(bytes: usize) -> *mut c_void {
     }
 }
 
-/// Frees what any of the functions returned; nothing for null.
+/// Frees an allocation of any function of this library. Does nothing for null.
 ///
 /// # Safety
 /// 1. `start` is null, or came from a function of this library and has not been freed since.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
-    // SAFETY: clause 1: null, or ours and not freed.
+    // SAFETY: clause 1 of `free` is clause 1 of `release`.
     unsafe { release(start) };
 }
 
-/// What `free` does, as `allocate` to `malloc`.
+/// The body of `free`, for the same reason as `allocate`.
 ///
 /// # Safety
 /// 1. As for `free`.
@@ -41,9 +44,10 @@ pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
 unsafe fn release(start: *mut c_void) {
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
     match PLAIN.get() {
-        // SAFETY: clause 1: it came from this heap, as there is no other.
+        // SAFETY: clause 1. The plain heap exists, so the checked one does not (I2 of `lib.rs`),
+        // and the object came from the plain one.
         Some(heap) => unsafe { heap.free(start) },
-        // SAFETY: clause 1 is its own.
+        // SAFETY: clause 1 is that of `free_checked`.
         None => unsafe { free_checked(start) },
     }
 }
@@ -54,22 +58,22 @@ unsafe fn release(start: *mut c_void) {
 #[inline(never)]
 unsafe fn free_checked(start: NonNull<u8>) {
     if let Some(Heap::Checked(heap)) = existing() {
-        // SAFETY: clause 1: the checked heap is the one that it came from.
+        // SAFETY: clause 1. The plain heap does not exist, so the object came from the checked one.
         unsafe { heap.free(start) };
     }
 }
 
-/// The old name of `free`.
+/// The BSD name of `free`.
 ///
 /// # Safety
 /// 1. As for `free`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn cfree(start: *mut c_void) {
-    // SAFETY: clause 1: only the name is another.
+    // SAFETY: clause 1 of `free` is clause 1 of `release`.
     unsafe { release(start) };
 }
 
-/// Allocates an array of `count` elements of `bytes` bytes that reads as zero.
+/// Allocates an array of `count` elements of `bytes` bytes each. It reads as zero.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
     match PLAIN.get() {
@@ -78,17 +82,19 @@ pub(crate) extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
     }
 }
 
-/// Changes the size of an allocation. Null is allocated; to no bytes is freed, and null returned, as glibc does.
+/// Changes the size of an allocation. Null is allocated. A new size of zero frees the allocation
+/// and returns null, as glibc does.
 ///
 /// # Safety
-/// 1. As for `free`; unless null is returned for more than no bytes, only the address returned is used afterwards.
+/// 1. As for `free`. Unless null is returned for a size above zero, only the returned address is
+///    used from now on.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
-    // SAFETY: clause 1: null, or ours and not freed; the caller goes on with the address returned.
+    // SAFETY: clause 1 is that of `resize`.
     unsafe { resize(start, bytes) }
 }
 
-/// What `realloc` does, as `allocate` to `malloc`.
+/// The body of `realloc`, for the same reason as `allocate`.
 ///
 /// # Safety
 /// 1. As for `realloc`.
@@ -96,22 +102,25 @@ pub(crate) unsafe extern "C" fn realloc(start: *mut c_void, bytes: usize) -> *mu
 unsafe fn resize(start: *mut c_void, bytes: usize) -> *mut c_void {
     let Some(old) = NonNull::new(start.cast::<u8>()) else { return allocate(bytes) };
     if bytes == 0 {
-        // SAFETY: clause 1: no bytes are wanted, so it is freed and not used again.
+        // SAFETY: clause 1: `start` is ours, and the caller does not use it after a resize to zero
+        // bytes.
         unsafe { release(start) };
         return null_mut();
     }
     match PLAIN.get() {
-        // SAFETY: clause 1: from this heap, and given up unless null comes back.
+        // SAFETY: clause 1: `old` came from this heap, and the caller gives it up unless null is
+        // returned.
         Some(heap) => or_errno(unsafe { heap.krealloc(Some(old), bytes) }),
         None => {
-            // SAFETY: clause 1: from the checked heap, as the plain one is not there.
+            // SAFETY: clause 1: `old` came from the checked heap, because the plain one does not
+            // exist (I2 of `lib.rs`).
             with_heap!(|heap| or_errno(unsafe { heap.krealloc(Some(old), bytes) }))
                 .unwrap_or_else(no_memory)
         }
     }
 }
 
-/// `realloc` to `count` elements of `bytes` bytes.
+/// Resizes an allocation to `count` elements of `bytes` bytes, as `realloc`.
 ///
 /// # Safety
 /// 1. As for `realloc`.
@@ -122,23 +131,24 @@ pub(crate) unsafe extern "C" fn reallocarray(
     bytes: usize,
 ) -> *mut c_void {
     match count.checked_mul(bytes) {
-        // SAFETY: clause 1: the product is the size that is wanted.
+        // SAFETY: clause 1. `all` is the size that the caller asked for.
         Some(all) => unsafe { resize(start, all) },
         None => no_memory(),
     }
 }
 
-/// Frees what was allocated with `bytes` bytes by `malloc`, `calloc` or `realloc` (C23). The plain allocator looks nothing up.
+/// Frees an allocation of `bytes` bytes of `malloc`, `calloc` or `realloc` (C23). The plain
+/// allocator then reads no page map.
 ///
 /// # Safety
 /// 1. As for `free`, with that size.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn free_sized(start: *mut c_void, bytes: usize) {
-    // SAFETY: clause 1; 16 is what those functions align to.
+    // SAFETY: clause 1. Those functions align to 16 bytes.
     unsafe { release_sized(start, 16, bytes) };
 }
 
-/// Frees what was allocated with `bytes` bytes by `aligned_alloc` with this alignment (C23).
+/// Frees an allocation of `bytes` bytes of `aligned_alloc` with this alignment (C23).
 ///
 /// # Safety
 /// 1. As for `free`, with that size and alignment.
@@ -148,11 +158,11 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
     alignment: usize,
     bytes: usize,
 ) {
-    // SAFETY: clause 1: null, or ours and not freed, of that size and alignment.
+    // SAFETY: clause 1 is that of `release_sized`.
     unsafe { release_sized(start, alignment, bytes) };
 }
 
-/// What `free_aligned_sized` does, as `allocate` to `malloc`.
+/// The body of `free_aligned_sized`, for the same reason as `allocate`.
 ///
 /// # Safety
 /// 1. As for `free_aligned_sized`.
@@ -160,14 +170,14 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
 unsafe fn release_sized(start: *mut c_void, alignment: usize, bytes: usize) {
     let layout = core::alloc::Layout::from_size_align(bytes, alignment.max(16));
     match (NonNull::new(start.cast::<u8>()), PLAIN.get(), layout) {
-        // SAFETY: clause 1: the layout is the one it was allocated for.
+        // SAFETY: clause 1: this is the layout of the request.
         (Some(start), Some(heap), Ok(layout)) => unsafe { heap.free_sized(start, layout) },
-        // SAFETY: clause 1: without a layout the page says the size.
+        // SAFETY: clause 1. Without a valid layout the page map gives the size.
         _ => unsafe { release(start) },
     }
 }
 
-/// Returns how many bytes at `start` may be used; none at null.
+/// Returns the usable size of an allocation in bytes; zero for null.
 ///
 /// # Safety
 /// 1. As for `free`.

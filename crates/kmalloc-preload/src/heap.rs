@@ -1,11 +1,10 @@
-//! The two allocators, and which of them serves.
+//! The two allocators of a process, and which of them serves requests.
 //!
 //! # Concepts
-//! A program runs on one of two instances for its whole life: the **plain** one, or with `KMALLOC_CHECK` the **checked** one,
-//! whose caches look for mistakes. The functions of the ABI ask for the plain one, which is one load and one comparison;
-//! where there is none they come here.
+//! A program runs on one of two instances for its whole life: the **plain** one, or with
+//! `KMALLOC_CHECK` the **checked** one, whose caches are hardened. The C functions try the plain
+//! one first, which costs one load and one comparison. Where it does not exist they call `serving`.
 
-use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, Ordering};
 
 use hosted::{HeapThreads, MAGAZINE_BYTES, Pages, Threads};
@@ -14,17 +13,18 @@ use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, SideBySide};
 use slab::{Hardened, Off, Registry};
 use spin::Once;
 
-use crate::out::say;
-use crate::{environment, stats};
+use crate::environment;
+use crate::fd_writer::say;
 
-/// Pages; when there are none more, the caches give back what they can.
+/// The page source of both allocators. When it runs out, the caches give pages back and it tries
+/// again.
 pub(crate) type Source = Reclaiming<&'static Pages, Caches>;
 /// The allocator without checks.
 pub(crate) type Plain = Kmalloc<Source, HeapThreads, Off>;
-/// The allocator that looks for mistakes.
+/// The hardened allocator.
 pub(crate) type Checked = Kmalloc<Source, HeapThreads, Hardened>;
 
-/// Set up by the first request, unless checks are wanted (I2).
+/// The plain allocator. The first request sets it up, unless the checked one is wanted (I2).
 pub(crate) static PLAIN: Global<Source, HeapThreads, Off> = Global::new(|| {
     if checks_are_wanted() {
         return Err(OutOfMemory);
@@ -36,13 +36,14 @@ static CHECKED: Global<Source, HeapThreads, Hardened> = Global::new(|| {
     Ok(kmalloc.with_secret(environment::random_bits()))
 });
 
-/// Whether checks are wanted: not yet known, no, yes.
+/// Whether the checked allocator is wanted: `UNKNOWN`, `NO` or `YES`.
 static WANTED: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
 const NO: u8 = 1;
 const YES: u8 = 2;
 
-/// Calls `$method` of whichever allocator serves, with the arguments; none where there is no memory for it.
+/// Evaluates `$body` with the allocator that serves, as `Some`; `None` where no memory is left to
+/// set one up.
 macro_rules! with_heap {
     (|$heap:ident| $body:expr) => {
         match $crate::heap::serving() {
@@ -61,7 +62,7 @@ pub(crate) enum Heap {
     Checked(&'static Checked),
 }
 
-/// Returns the allocator that serves, setting it up.
+/// Returns the allocator that serves requests, and sets it up if necessary.
 #[cold]
 #[inline(never)]
 pub(crate) fn serving() -> Option<Heap> {
@@ -72,19 +73,19 @@ pub(crate) fn serving() -> Option<Heap> {
     }
 }
 
-/// Returns the allocator that serves if it has been set up.
+/// Returns the allocator that serves requests if it has been set up.
 pub(crate) fn existing() -> Option<Heap> {
     PLAIN.get().map(Heap::Plain).or_else(|| CHECKED.get().map(Heap::Checked))
 }
 
-/// Returns the pages of the process, if there is any address space for them.
+/// Returns the pages of the process, or `None` when no address space could be reserved.
 pub(crate) fn pages() -> Option<&'static Pages> {
-    // Where there is no address space at the start, there is never any.
+    // A failed reservation is not tried again: the address space is smallest at the start.
     static PAGES: Once<Option<Pages>> = Once::new();
     PAGES.call_once(|| Some(Pages::new().ok()?.with_fall_hook(shrink_caches))).as_ref()
 }
 
-/// Called when the program uses less and less memory.
+/// Called by the trim policy when the program's memory use falls.
 fn shrink_caches() {
     Caches.shrink(usize::MAX);
 }
@@ -95,7 +96,7 @@ fn registry() -> Result<Registry<Source, HeapThreads>, OutOfMemory> {
 }
 
 fn checks_are_wanted() -> bool {
-    // Relaxed: whoever finds it unknown comes to the same answer.
+    // Relaxed: every thread that reads `UNKNOWN` computes the same answer.
     match WANTED.load(Ordering::Relaxed) {
         NO => false,
         YES => true,
@@ -107,7 +108,7 @@ fn checks_are_wanted() -> bool {
     }
 }
 
-/// Says what the program did wrong, and ends it.
+/// The fault hook: writes the fault to standard error and aborts.
 fn stop(fault: &Fault) {
     let Fault { kind, address, expected, found, .. } = *fault;
     say(
@@ -116,11 +117,11 @@ fn stop(fault: &Fault) {
             "kmalloc: {kind:?} at {address:#x}: expected {expected:#x}, found {found:#x}\n"
         ),
     );
-    // SAFETY: no arguments; does not return.
+    // SAFETY: `abort` has no preconditions.
     unsafe { libc::abort() };
 }
 
-/// The caches of the allocator that serves, as who gives pages back when there are none.
+/// The caches of the allocator that serves, as a shrinker for the page source.
 #[derive(Debug)]
 pub(crate) struct Caches;
 
@@ -140,38 +141,4 @@ impl Shrink for Caches {
             None => 0,
         }
     }
-}
-
-/// Returns what a C function does: the address, or null with `errno` set.
-#[inline(always)]
-pub(crate) fn or_errno(outcome: Result<NonNull<u8>, OutOfMemory>) -> *mut libc::c_void {
-    match outcome {
-        Ok(start) => start.as_ptr().cast(),
-        Err(OutOfMemory) => no_memory(),
-    }
-}
-
-/// Sets `errno` to `ENOMEM` and returns null.
-#[cold]
-#[inline(never)]
-pub(crate) fn no_memory() -> *mut libc::c_void {
-    set_errno(libc::ENOMEM);
-    stats::note_failure();
-    core::ptr::null_mut()
-}
-
-/// Sets `errno`.
-pub(crate) fn set_errno(number: i32) {
-    // SAFETY: the thread's own variable.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: its address is the thread's for as long as the thread runs.
-    unsafe { errno.write(number) };
-}
-
-/// Returns `errno`.
-pub(crate) fn errno() -> i32 {
-    // SAFETY: the thread's own variable.
-    let errno = unsafe { libc::__errno_location() };
-    // SAFETY: its address is the thread's for as long as the thread runs.
-    unsafe { errno.read() }
 }

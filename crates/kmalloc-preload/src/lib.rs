@@ -1,37 +1,48 @@
-//! `malloc` and its relatives for unmodified programs: the C ABI over `kmalloc`, with pages and threads of `hosted`.
+//! `malloc` and its relatives for unmodified programs: the C ABI over `kmalloc`, with pages and
+//! threads of `hosted`.
+//!
+//! ```text
+//! cargo build --profile preload -p kmalloc-preload
+//! LD_PRELOAD=target/preload/libkmalloc_preload.so program            # as it is
+//! KMALLOC_CHECK=1 LD_PRELOAD=target/preload/libkmalloc_preload.so program   # hardened
+//! KMALLOC_STATS=1 LD_PRELOAD=target/preload/libkmalloc_preload.so program   # slabinfo at the end
+//! ```
 //!
 //! # Theory
-//! The library is named in `LD_PRELOAD`, and the dynamic loader binds every `malloc` of the program and of its libraries to
-//! this one. So it is called before anything else is set up, by the loader itself, and after everything has been torn down.
-//! Nothing of the standard library that allocates is used, and no global state needs to be set up but by the first call.
+//! The dynamic loader binds every `malloc` of the program and of its libraries to this library. The
+//! loader itself calls it before anything else is set up, and destructors call it after everything
+//! has been torn down. So the library uses nothing of the standard library that allocates, and the
+//! first call sets up all global state.
 //!
-//! - `calls`, `aligned`: the functions of the ABI, thin.
-//! - `heap`: which of two allocators serves, the plain one or the one that looks for mistakes, and where they are.
-//! - `environment`: what the user asks for by environment variables.
-//! - `process`: what happens when the process forks, and when it ends.
-//! - `stats`: what can be said about memory: to people, to `mallinfo2`, to files.
-//! - `current`, `file`: the file that keeps saying it.
-//! - `out`: text without memory.
-//! - `bare`: what there is in place of the standard library.
+//! - `calls`, `aligned`: the functions of the C ABI.
+//! - `heap`: the plain and the hardened allocator, and which of them serves.
+//! - `environment`: options from environment variables.
+//! - `process`: load, fork and exit of the process.
+//! - `stats`: statistics for people, for `mallinfo2`, and for files.
+//! - `stats_file`: the file that a user named for statistics.
+//! - `errno`: how a C function reports failure.
+//! - `fd_writer`: text written to a file descriptor without allocating.
+//! - `panic_handler`: the one item that replaces the standard library.
 //!
-//! Each page of the library that is touched is a page of every program. The profile `preload`, in which panics abort, builds it
-//! without the standard library: 100 KB in place of 600. Any other profile has panics that unwind, and so the standard
-//! library.
+//! Each page of the library that is touched costs every program a page. The profile `preload` makes
+//! panics abort and so builds the library without the standard library: 100 KB in place of 600.
+//! Every other profile unwinds, which needs the standard library.
 //!
 //! # Invariants
 //! - I1: a function of the ABI changes `errno` only where it fails and its manual says so.
-//! - I2: the plain allocator is set up only if the checked one is not wanted; so `PLAIN.get()` is also the decision.
+//! - I2: the plain allocator is set up only if the checked one is not wanted. So `PLAIN.get()` also
+//!   tells which one serves.
 
 #![cfg_attr(panic = "abort", no_std)]
 
 mod aligned;
-#[cfg(panic = "abort")]
-mod bare;
 mod calls;
-mod current;
 mod environment;
-mod file;
+mod errno;
+mod fd_writer;
 mod heap;
-mod out;
+#[cfg(panic = "abort")]
+mod panic_handler;
 mod process;
 mod stats;
+mod stats_file;

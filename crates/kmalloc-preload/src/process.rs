@@ -1,4 +1,4 @@
-//! The process: what happens when the library is loaded, when the process forks, and when it ends.
+//! Load, fork and exit of the process.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
@@ -26,13 +26,14 @@ static AT_LOAD: extern "C" fn() = load;
 #[unsafe(link_section = ".fini_array")]
 static AT_END: extern "C" fn() = end;
 
-/// Called by the loader when the library is loaded, usually long after the first `malloc`.
+/// Called by the loader when it loads the library, usually long after the first `malloc`.
 extern "C" fn load() {
-    // SAFETY: registers functions that stay, as the library is never unloaded.
+    // SAFETY: the three functions stay valid, because the library is never unloaded.
     unsafe { pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
     stats::start();
     if let Some((pages, interval)) = pages().zip(environment::purge_interval()) {
-        // The thread ends with the process. Where there can be none, frees give memory back as they always do.
+        // The thread ends with the process. Where no thread can be started, frees purge memory as
+        // usual.
         core::mem::forget(Purger::start(pages, interval));
     }
 }
@@ -41,18 +42,19 @@ extern "C" fn end() {
     stats::end();
 }
 
-/// A fork between its two handlers.
-struct Place(UnsafeCell<Option<Forking<'static, Slots>>>);
+/// Holds a fork between its two handlers.
+struct PendingFork(UnsafeCell<Option<Forking<'static, Slots>>>);
 
-// SAFETY: written and read only by the thread that has closed the gate (`Forking`).
-unsafe impl Sync for Place {}
+// SAFETY: only the thread that holds the fork lock reads or writes the cell (`Forking`).
+unsafe impl Sync for PendingFork {}
 
-static FORKING: Place = Place(UnsafeCell::new(None));
+static FORKING: PendingFork = PendingFork(UnsafeCell::new(None));
 
 unsafe extern "C" fn before_fork() {
     if let Some(pages) = pages() {
         let forking = Forking::begin(pages, &Slots);
-        // SAFETY: the gate is ours until one of the other handlers.
+        // SAFETY: `Forking::begin` took the fork lock, so no other thread uses the cell until a
+        // handler ends the fork.
         unsafe { FORKING.0.get().write(Some(forking)) };
     }
 }
@@ -72,12 +74,13 @@ unsafe extern "C" fn in_child() {
 }
 
 fn take() -> Option<Forking<'static, Slots>> {
-    // SAFETY: the gate is still ours.
+    // SAFETY: the calling thread has held the fork lock since `before_fork`, so no other thread
+    // uses the cell.
     let place = unsafe { &mut *FORKING.0.get() };
     place.take()
 }
 
-/// The slots of the caches of the allocator that serves.
+/// The per-CPU slots of the allocator that serves.
 struct Slots;
 
 impl Freeze for Slots {
@@ -94,9 +97,9 @@ impl Freeze for Slots {
     unsafe fn forget_others(&self) {
         let own: Option<CpuId> = Threads.pin();
         match existing() {
-            // SAFETY: the caller's clause.
+            // SAFETY: the caller's clause is that of `Registry::forget_others`.
             Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
-            // SAFETY: the caller's clause.
+            // SAFETY: the caller's clause is that of `Registry::forget_others`.
             Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
             None => {}
         }

@@ -1,50 +1,64 @@
-//! What can be said about memory: to people and files as the kernel's slabinfo, to programs by `mallinfo2`.
+//! Statistics: for people and files in the format of the kernel's slabinfo, for programs through
+//! `mallinfo2`.
 //!
-//! `KMALLOC_STATS=1` writes to where standard error was when the library was loaded, as many programs close theirs before
-//! they end. Any other value names a file, `%p` in it standing for the process's number. It is written when the library is loaded,
-//! so that a user whose file cannot be written hears of it; a thread keeps it current while the program runs (`current`), and it is
-//! exact when the program ends and each time `malloc_stats` or `malloc_trim` is called.
+//! `KMALLOC_STATS=1` writes to a copy of standard error that is made when the library is loaded,
+//! because many programs close theirs before they end. Any other value names a file, in which `%p`
+//! stands for the process number. The library writes the file when it is loaded, so that a user
+//! learns at once when it cannot be written. A thread rewrites it at intervals, and so does each
+//! call of `malloc_stats` and `malloc_trim`, and the end of the program.
 
 use core::ffi::c_int;
 use core::fmt::Write;
-use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, Ordering};
+use core::time::Duration;
 
-use hosted::Threads;
+use hosted::{Background, Threads};
 use page_frame::{Cpu, PAGE_SIZE};
 
-use crate::file::Unwritten;
+use crate::environment;
+use crate::errno::{failures, reset_failures};
+use crate::fd_writer::{FdWriter, say};
 use crate::heap::{Heap, existing, pages, serving, with_heap};
-use crate::out::{Out, say};
-use crate::{current, environment, file};
+use crate::stats_file::{self, Unwritten};
 
-/// Where statistics go at the end; below zero: nowhere.
+/// The file descriptor for the statistics of `KMALLOC_STATS=1`; negative when there is none.
 static TO: AtomicI32 = AtomicI32::new(-1);
-/// What that was at the start, as device and number: programs that close all descriptors have others under the same number later.
+/// Device and inode number of `TO` at the start. A program may close all descriptors and later
+/// reuse the number for another file.
 static TO_WHAT: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-/// From which number on the copy of standard error is put, out of the way of the program's own; the second is for whom few are
-/// allowed.
+/// The lowest descriptor number tried for the copy of standard error, so that it does not take a
+/// number that the program expects. The second is for processes with a low descriptor limit.
 const COPIES_FROM: [c_int; 2] = [100, 10];
-/// Requests that failed.
-static FAILURES: AtomicUsize = AtomicUsize::new(0);
 
-/// Whether somebody is writing the file, and how often others look whether it still is so. Then they pass: a signal handler may
-/// have come upon the writer.
+/// Whether a thread is writing the file, and how often others wait for it before they give up. They
+/// give up because a signal handler may run on top of the writer.
 static IS_WRITING: AtomicBool = AtomicBool::new(false);
 const MOST_LOOKS: usize = 1000;
 
-/// Notes where statistics are to go. Says so if they cannot go there.
+/// Interval in which the thread writes the file: its greatest age, apart from the time that writing takes.
+const FILE_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Starts the thread that keeps the file current. Where no thread can be started, the file is as old as the last call that
+/// writes it. A child of `fork` has no such thread and starts its own.
+fn keep_file_current() {
+    // The thread ends with the process.
+    core::mem::forget(Background::start(c"kmalloc-stats", FILE_INTERVAL, &(), |()| write_file()));
+}
+
+/// Reads `KMALLOC_STATS` and prepares its output. Reports on standard error when that is not
+/// possible.
 pub(crate) fn start() {
     environment::stats(|value| {
         if value == b"1" {
             start_on_standard_error();
             return;
         }
-        // So that there is something to write.
+        // Sets the allocator up, so that the first file has something to show.
         let _ = serving();
-        match file::name(value).and_then(|()| written()) {
-            Ok(()) => current::start(),
+        match stats_file::name(value).and_then(|()| written()) {
+            Ok(()) => keep_file_current(),
             Err(why) => {
-                file::forget();
+                stats_file::forget();
                 let name = value.escape_ascii();
                 say(2, format_args!("kmalloc: no statistics, KMALLOC_STATS={name}: {why}\n"));
             }
@@ -53,41 +67,36 @@ pub(crate) fn start() {
 }
 
 fn start_on_standard_error() {
-    // SAFETY: a copy of standard error.
+    // SAFETY: `F_DUPFD_CLOEXEC` only adds a descriptor.
     let copy = |from: &c_int| unsafe { libc::fcntl(2, libc::F_DUPFD_CLOEXEC, *from) };
     let Some(to) = COPIES_FROM.iter().map(copy).find(|to| *to >= 0) else { return };
-    // Relaxed, here and below: read when the process ends, by the thread that ends it.
+    // Relaxed, here and below: the thread that ends the process reads them.
     if let Some(what) = what_is(to) {
         TO_WHAT.iter().zip(what).for_each(|(at, number)| at.store(number, Ordering::Relaxed));
         TO.store(to, Ordering::Relaxed);
     }
 }
 
-/// Returns the device and the number of what a descriptor stands for.
+/// Returns device and inode number of an open file.
 fn what_is(descriptor: c_int) -> Option<[u64; 2]> {
-    // SAFETY: all zero is a value of it.
+    // SAFETY: `stat` consists of integers, so all zero is a valid value.
     let mut found: libc::stat = unsafe { core::mem::zeroed() };
-    // SAFETY: the answer is ours.
+    // SAFETY: `found` is a valid place for the result.
     let outcome = unsafe { libc::fstat(descriptor, &raw mut found) };
     (outcome == 0).then_some([found.st_dev, found.st_ino])
 }
 
-/// The same in a child after a fork, which has its own standard error already.
+/// Prepares statistics in a child after a fork. The child has inherited the copy of standard error.
 pub(crate) fn start_in_child() {
-    FAILURES.store(0, Ordering::Relaxed);
-    // Whoever wrote is not in the child.
+    reset_failures();
+    // The thread that was writing does not exist in the child.
     IS_WRITING.store(false, Ordering::Relaxed);
-    if file::is_named() {
-        current::start();
+    if stats_file::is_named() {
+        keep_file_current();
     }
 }
 
-/// Counts a request that failed.
-pub(crate) fn note_failure() {
-    FAILURES.fetch_add(1, Ordering::Relaxed);
-}
-
-/// Writes the statistics of a process that ends.
+/// Writes the last statistics of the process.
 pub(crate) fn end() {
     let to = TO.load(Ordering::Relaxed);
     if to >= 0 && what_is(to) == Some(TO_WHAT.each_ref().map(|at| at.load(Ordering::Relaxed))) {
@@ -96,16 +105,16 @@ pub(crate) fn end() {
     write_file();
 }
 
-/// Writes the statistics to the file that the user named, if any; where that fails it stays as it was.
+/// Writes the statistics to the file that the user named, if any. On an error the old file stays.
 pub(crate) fn write_file() {
     let _ = written();
 }
 
 fn written() -> Result<(), Unwritten> {
-    if !file::is_named() {
+    if !stats_file::is_named() {
         return Ok(());
     }
-    // Acquire and Release: the file is written by one after the other.
+    // Acquire and Release order one writer of the file after the other.
     let mut round = 0;
     while IS_WRITING.swap(true, Ordering::Acquire) {
         if round == MOST_LOOKS {
@@ -114,14 +123,15 @@ fn written() -> Result<(), Unwritten> {
         Threads.wait(round);
         round += 1;
     }
-    let outcome = file::replace(write_to);
+    let outcome = stats_file::replace(write_to);
     IS_WRITING.store(false, Ordering::Release);
     outcome
 }
 
 fn write_to(file: c_int) -> Result<(), c_int> {
-    let mut out = Out::new(file);
-    // One that is being set up is not there yet; waiting for it would be in vain for whoever sets it up.
+    let mut out = FdWriter::new(file);
+    // An allocator that is being set up does not count: its own set-up may have called us, and
+    // would wait for itself.
     let outcome = match existing() {
         Some(Heap::Plain(heap)) => heap.registry().slabinfo(&mut out),
         Some(Heap::Checked(heap)) => heap.registry().slabinfo(&mut out),
@@ -132,7 +142,7 @@ fn write_to(file: c_int) -> Result<(), c_int> {
     }
     let (held, large) = held_pages();
     let idle = pages().map_or(0, |pages| pages.idle_pages());
-    let failures = FAILURES.load(Ordering::Relaxed);
+    let failures = failures();
     let _ = writeln!(
         out,
         "# pages: {held} held, {large} of them in large allocations; {idle} free ones with memory; {failures} requests failed"
@@ -148,7 +158,8 @@ fn held_pages() -> (usize, usize) {
     }
 }
 
-/// Gives memory that the program does not use back to the system, but for `keep_bytes`; returns whether there was any.
+/// Gives unused memory back to the system, except `keep_bytes` bytes. Returns 1 when any memory
+/// went back, otherwise 0.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn malloc_trim(keep_bytes: usize) -> c_int {
     if existing().is_none() {
@@ -169,7 +180,8 @@ pub(crate) extern "C" fn malloc_stats() {
     }
 }
 
-/// Returns what the C library's structure has room for: bytes held, in use and free.
+/// Returns the bytes held, in use and free, as far as the C library's structure has fields for
+/// them.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn mallinfo2() -> libc::mallinfo2 {
     let (held, large) = held_pages();

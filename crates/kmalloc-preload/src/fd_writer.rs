@@ -1,47 +1,47 @@
-//! Text without memory: written from a buffer on the stack, straight to a file descriptor.
+//! Text output without allocation: a stack buffer in front of a file descriptor.
 
 use core::ffi::c_int;
 use core::fmt::{self, Write};
 
-use crate::heap::{errno, set_errno};
+use crate::errno::{errno, set_errno};
 
-/// A file descriptor as where text goes, through a buffer. Keeps `errno`.
-pub(crate) struct Out {
+/// Writes formatted text to a file descriptor through a buffer. Keeps `errno`.
+pub(crate) struct FdWriter {
     to: c_int,
     length: usize,
     buffer: [u8; 512],
-    /// Why the text ends before its end, the system's number; zero while it does not.
-    refused: c_int,
+    /// The error number of the first write that failed; zero while none has.
+    os_error: c_int,
 }
 
-impl Out {
+impl FdWriter {
     pub(crate) const fn new(to: c_int) -> Self {
-        Self { to, length: 0, buffer: [0; 512], refused: 0 }
+        Self { to, length: 0, buffer: [0; 512], os_error: 0 }
     }
 
-    /// Writes what is left.
+    /// Writes the rest of the buffer.
     ///
     /// # Errors
-    /// The system's number for why not all of the text was written.
+    /// The error number of the first write that failed.
     pub(crate) fn finish(mut self) -> Result<(), c_int> {
         self.flush();
-        if self.refused == 0 { Ok(()) } else { Err(self.refused) }
+        if self.os_error == 0 { Ok(()) } else { Err(self.os_error) }
     }
 
     fn flush(&mut self) {
         let before = errno();
         let mut written = 0;
-        while written < self.length && self.refused == 0 {
+        while written < self.length && self.os_error == 0 {
             let rest = &self.buffer[written..self.length];
-            // Directly: the C library's `write` is a point at which a thread may be cancelled.
-            // SAFETY: the bytes are ours.
+            // A system call, because the C library's `write` is a cancellation point. SAFETY:
+            // `rest` is a live slice of that length.
             let count =
                 unsafe { libc::syscall(libc::SYS_write, self.to, rest.as_ptr(), rest.len()) };
             match usize::try_from(count) {
                 Ok(count) => written += count,
-                // A signal came first.
+                // A signal interrupted the call: try again.
                 Err(_) if errno() == libc::EINTR => {}
-                Err(_) => self.refused = errno(),
+                Err(_) => self.os_error = errno(),
             }
         }
         self.length = 0;
@@ -49,7 +49,7 @@ impl Out {
     }
 }
 
-impl Write for Out {
+impl Write for FdWriter {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
             if self.length == self.buffer.len() {
@@ -58,17 +58,17 @@ impl Write for Out {
             self.buffer[self.length] = byte;
             self.length += 1;
         }
-        if self.refused == 0 { Ok(()) } else { Err(fmt::Error) }
+        if self.os_error == 0 { Ok(()) } else { Err(fmt::Error) }
     }
 }
 
-impl Drop for Out {
+impl Drop for FdWriter {
     fn drop(&mut self) {
         self.flush();
     }
 }
 
-/// Writes `text` to the file descriptor `to`, as far as it takes it.
+/// Writes `text` to the file descriptor `to`. An error is ignored.
 pub(crate) fn say(to: c_int, text: fmt::Arguments<'_>) {
-    let _ = Out::new(to).write_fmt(text);
+    let _ = FdWriter::new(to).write_fmt(text);
 }

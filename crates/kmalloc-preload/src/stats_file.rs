@@ -1,22 +1,23 @@
-//! The file of statistics: named by the user, written whole or not at all.
+//! The statistics file that the user named: replaced as a whole or left as it was.
 //!
-//! It takes the place of a file of that name and of nothing else: a device, a pipe or a link that is there stays.
+//! It replaces a regular file only. A device, a pipe or a symbolic link of that name stays.
 //!
-//! The environment is read once, when the library is loaded: the program may change it at any time. System calls are made
-//! directly, as those of the C library are points at which a thread may be cancelled, and `malloc` is not.
+//! The environment is read once, when the library is loaded, because the program may change it at
+//! any time. The file uses system calls directly, because the C library's functions are
+//! cancellation points and `malloc` must not be one.
 
 use core::cell::UnsafeCell;
 use core::ffi::{c_char, c_int, c_long};
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::heap::{errno, set_errno};
+use crate::errno::{errno, set_errno};
 
-/// The longest name that the system takes, and what is put behind it.
+/// The longest path that the system accepts, in bytes, and with the suffix of the temporary file.
 const MOST_NAME: usize = 4095;
 const MOST: usize = MOST_NAME + 100;
 
-/// What the user wrote, and how long it is; zero while no file is named.
+/// The path that the user gave. Its length is zero while there is none.
 static NAMED: Named = Named { bytes: UnsafeCell::new([0; MOST_NAME]), length: AtomicUsize::new(0) };
 
 struct Named {
@@ -24,18 +25,19 @@ struct Named {
     length: AtomicUsize,
 }
 
-// SAFETY: the bytes are written once, before the length is (`name`), and read only after it was seen.
+// SAFETY: `name` writes the bytes once and then the length; readers look at the bytes only after
+// they have seen a length.
 unsafe impl Sync for Named {}
 
-/// Notes the file's name. To be called once, when the library is loaded.
+/// Sets the path of the file. Called once, when the library is loaded.
 ///
 /// # Errors
-/// It is longer than the system takes.
+/// [`Unwritten::Refused`] when the path is longer than the system accepts.
 pub(crate) fn name(value: &[u8]) -> Result<(), Unwritten> {
     if value.len() > MOST_NAME {
         return Err(Unwritten::Refused(libc::ENAMETOOLONG));
     }
-    // SAFETY: called once, and nobody reads before the length is there.
+    // SAFETY: `name` is called once, and readers wait for the length, which is still zero.
     let bytes = unsafe { &mut *NAMED.bytes.get() };
     bytes[..value.len()].copy_from_slice(value);
     // Release: pairs with the Acquire in `named`; publishes the bytes.
@@ -43,31 +45,31 @@ pub(crate) fn name(value: &[u8]) -> Result<(), Unwritten> {
     Ok(())
 }
 
-/// Forgets the name: there is no such file any more.
+/// Forgets the path, so that no file is written any more.
 pub(crate) fn forget() {
-    // Relaxed: the bytes stay as they are.
+    // Relaxed: the bytes do not change.
     NAMED.length.store(0, Ordering::Relaxed);
 }
 
-/// Whether a file is named.
+/// Whether the user named a file.
 pub(crate) fn is_named() -> bool {
     named().is_some()
 }
 
 fn named() -> Option<&'static [u8]> {
-    // Acquire: as said in `name`.
+    // Acquire: pairs with the Release in `name`; the bytes are there.
     let length = NAMED.length.load(Ordering::Acquire);
-    // SAFETY: written before the length, and never again.
+    // SAFETY: `name` wrote the bytes before the length and never writes them again.
     let bytes = unsafe { &*NAMED.bytes.get() };
     (length > 0).then(|| &bytes[..length])
 }
 
-/// Why the file is not written.
+/// The reason why the file was not written.
 #[derive(Clone, Copy)]
 pub(crate) enum Unwritten {
-    /// What has the name is something else.
+    /// Something other than a regular file has that name.
     NotAFile,
-    /// The system's number for the reason.
+    /// The system refused; its error number.
     Refused(c_int),
 }
 
@@ -80,10 +82,11 @@ impl fmt::Display for Unwritten {
     }
 }
 
-/// Has `write` write the file, if one is named, under a name of this process's own, and then gives it its name. Keeps `errno`.
+/// Calls `write` with a temporary file of this process, then renames it to the user's path. Does
+/// nothing when no file is named. Keeps `errno`.
 ///
 /// # Errors
-/// Why it is as it was, or not there.
+/// The reason why the file is unchanged or missing.
 pub(crate) fn replace(write: impl FnOnce(c_int) -> Result<(), c_int>) -> Result<(), Unwritten> {
     let Some(named) = named() else { return Ok(()) };
     let before = errno();
@@ -101,29 +104,30 @@ fn replace_named(
     if last.is_something_else() {
         return Err(Unwritten::NotAFile);
     }
-    // Not through a link: in a folder of everybody's others may know the name beforehand.
+    // `O_NOFOLLOW`: in a folder that others can write, they could have placed a link under the
+    // temporary name.
     let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_TRUNC | libc::O_CLOEXEC | libc::O_NOFOLLOW;
     let at = c_long::from(libc::AT_FDCWD);
-    // SAFETY: creates a file; the name ends with zero.
+    // SAFETY: the path ends with zero.
     let file = unsafe { libc::syscall(libc::SYS_openat, at, new.as_ptr(), flags, 0o644) };
     let Ok(file @ 0..) = c_int::try_from(file) else { return Err(Unwritten::Refused(errno())) };
     let mut outcome = write(file);
-    // SAFETY: opened above.
+    // SAFETY: `file` was opened above and is closed once.
     unsafe { libc::syscall(libc::SYS_close, file) };
-    // SAFETY: both names end with zero.
+    // SAFETY: both paths end with zero.
     let rename =
         || unsafe { libc::syscall(libc::SYS_renameat, at, new.as_ptr(), at, last.as_ptr()) };
     if outcome.is_ok() && rename() != 0 {
         outcome = Err(errno());
     }
     if outcome.is_err() {
-        // SAFETY: the name ends with zero, and the file is ours.
+        // SAFETY: the path ends with zero.
         unsafe { libc::syscall(libc::SYS_unlinkat, at, new.as_ptr(), 0) };
     }
     outcome.map_err(Unwritten::Refused)
 }
 
-/// A file's name in memory of its own, `%p` replaced, zeros behind it.
+/// A path in a buffer of its own: `%p` is replaced, and zeros follow the text.
 struct FileName {
     bytes: [u8; MOST],
     length: usize,
@@ -141,7 +145,7 @@ impl FileName {
         let mut rest = text;
         while let Some((first, behind)) = rest.split_first() {
             if rest.starts_with(b"%p") {
-                // SAFETY: no arguments.
+                // SAFETY: `getpid` has no preconditions.
                 let _ = write!(self, "{}", unsafe { libc::getpid() });
                 rest = &rest[2..];
                 continue;
@@ -162,11 +166,11 @@ impl FileName {
         self.bytes.as_ptr().cast()
     }
 
-    /// Whether there is something of this name that is no file.
+    /// Whether something other than a regular file has this path.
     fn is_something_else(&self) -> bool {
-        // SAFETY: all zero is a value of it.
+        // SAFETY: `stat` consists of integers, so all zero is a valid value.
         let mut found: libc::stat = unsafe { core::mem::zeroed() };
-        // SAFETY: the name ends with zero, and the answer is ours.
+        // SAFETY: the path ends with zero, and `found` is a valid place for the result.
         let outcome = unsafe { libc::lstat(self.as_ptr(), &raw mut found) };
         outcome == 0 && found.st_mode & libc::S_IFMT != libc::S_IFREG
     }
