@@ -1,5 +1,5 @@
-//! A real buddy over memory of this process: address space reserved at once, a page of memory behind it only where
-//! somebody who was given the page has written.
+//! A buddy allocator over address space of this process. The space is reserved at once; a page gets
+//! memory only when it is first written.
 
 use std::io;
 use std::ops::Deref;
@@ -8,31 +8,32 @@ use buddy::{Buddy, EventCounts, Mode, ZeroedMemory};
 use hosted::Mapped;
 use page_frame::{Counted, Cpu, DirectMap};
 
-/// The page source: a buddy that counts splits and merges, behind a count of the pages held.
+/// The page source: a buddy with counters of splits and merges, inside a counter of the pages held.
 pub type CountedBuddy<C> = Counted<Buddy<'static, DirectMap, C, EventCounts>>;
 
 /// A page source that owns its metadata and its memory.
 pub struct Backed<C> {
-    // Declared before the memory that it stands in, so dropped first.
+    // Declared before `memory`, so it is dropped before the mapping that it lies in.
     source: CountedBuddy<C>,
     _metadata: Mapped,
     memory: Mapped,
 }
 
 impl<C: Cpu> Backed<C> {
-    /// Reserves `bytes`, rounded up to whole pages, and makes a buddy of them.
+    /// Reserves `bytes` bytes, rounded up to whole pages, and builds a buddy over them.
     ///
     /// # Errors
-    /// No bytes, or no address space for them and the metadata.
+    /// When `bytes` is zero, or when there is no address space for the pages and their metadata.
     pub fn new(bytes: usize, cpu: C, mode: Mode) -> io::Result<Self> {
         let memory = Mapped::reserve(bytes)?;
         let ranges = [memory.frames()];
         let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots());
         let metadata = Mapped::reserve(layout.map_err(io::Error::other)?.size())?;
         let map = memory.direct_map();
-        // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+        // SAFETY: the mapping is fresh: it reads as zero, is page-aligned, and belongs to nothing
+        // else while the allocator lives.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-        // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+        // SAFETY: the frames are a fresh mapping that has no other user, and `map` covers it.
         let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, mode) };
         let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
         Ok(Self { source: Counted::new(buddy), _metadata: metadata, memory })
@@ -43,7 +44,7 @@ impl<C: Cpu> Backed<C> {
         self.memory.start().addr().get()
     }
 
-    /// Returns the buddy below the count.
+    /// Returns the buddy allocator inside the counter.
     pub fn buddy(&self) -> &Buddy<'static, DirectMap, C, EventCounts> {
         self.source.source()
     }

@@ -1,12 +1,13 @@
-//! Free blocks in the format of `/proc/buddyinfo`, so that tools made for the kernel's read ours.
+//! Free blocks in the format of `/proc/buddyinfo`, so that tools written for the kernel can read
+//! ours.
 
 use std::fmt::Write;
 
-/// Columns: the kernel's orders 0 to 10.
+/// Number of columns: the kernel's orders 0 to 10.
 const COLUMNS: usize = 11;
 
-/// Returns the line of a zone from its number of free blocks by order. A block above the last column's order counts
-/// there, as the blocks that it could be split into.
+/// Returns the line of a zone from its number of free blocks by order. A block above order 10 is
+/// counted as the blocks of order 10 that it splits into.
 pub fn line(node: u32, zone: &str, free_counts: &[usize]) -> String {
     let mut columns = [0; COLUMNS];
     for (order, count) in free_counts.iter().enumerate() {

@@ -1,18 +1,18 @@
-//! The trace that comes with the program: the first part of a recorded build.
+//! The trace that is built into the program: the first part of a recorded kernel build.
 
 use crate::input_error::InputError;
 use crate::trace::source::Source;
 
-/// What reports call it.
+/// The name of the trace in reports.
 pub const NAME: &str = "compile.ktrace.csv.zst";
 
-/// Its bytes, in zstd frames.
+/// The compressed trace.
 pub const BYTES: &[u8] = include_bytes!("../../../examples/traces/compile.ktrace.csv.zst");
 
-/// Opens it.
+/// Opens the bundled trace.
 ///
 /// # Errors
-/// None; the type is that of [`Source::bytes`].
+/// None in practice; the type is that of [`Source::bytes`].
 pub fn source() -> Result<Source, InputError> {
     Source::bytes(NAME, BYTES)
 }

@@ -1,7 +1,9 @@
-//! Looks for mistakes of whoever allocated in a trace: what was freed twice, freed without having been allocated, and what
-//! was never freed. No allocator takes part: an address is freed twice when between two frees nothing was allocated there.
+//! Finds mistakes of the recorded program: double frees, frees without an allocation, and memory
+//! that was never freed.
 //!
-//! Memory grows with the addresses that a trace frees or leaves live, not with its length.
+//! No allocator takes part. An address is freed twice when it is freed two times with no allocation
+//! in between. Memory use grows with the number of addresses that a trace frees or leaves live, not
+//! with its length.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -15,10 +17,10 @@ use crate::trace::read_ahead::Ahead;
 use crate::trace::reader::{Batch, TraceReader};
 use crate::trace::source::{Source, Text};
 
-/// Second frees that are kept with their place; more are counted.
+/// Double frees that are kept with their place; further ones are only counted.
 const SHOWN: usize = 10;
 
-/// Who allocated: a call site of kmalloc, a cache, or somebody who wanted pages of an order.
+/// The owner of an allocation: a call site of kmalloc, a cache, or a page request of an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Owner {
     Site(u32),
@@ -26,18 +28,18 @@ enum Owner {
     Pages(u8),
 }
 
-/// What happened last at an address.
+/// The last event at an address.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     owner: Owner,
     bytes: u32,
     allocated_line: u64,
     allocated_micros: u64,
-    /// Zero while it is live.
+    /// Line of the free; zero while the address is live.
     freed_line: u64,
 }
 
-/// What one owner allocated.
+/// Totals of one owner.
 #[derive(Debug, Default, Clone, Copy)]
 struct Use {
     allocations: u64,
@@ -46,19 +48,19 @@ struct Use {
     oldest_micros: Option<u64>,
 }
 
-/// What a trace came to.
+/// The result of checking a trace.
 #[derive(Debug, Default)]
 pub struct Check {
     trace: String,
     events: u64,
     micros: u64,
-    /// Frees of what was allocated in the trace, freed, and not allocated again.
+    /// Double frees: the address was allocated and freed in the trace, and not allocated again.
     pub freed_twice: u64,
-    /// Frees of what the trace never allocated.
+    /// Frees of addresses that the trace never allocated.
     pub freed_without_allocation: u64,
-    /// Allocations at an address that was live: its free has no event.
+    /// Allocations at an address that was live, so that its free was not recorded.
     pub freed_by_implication: u64,
-    /// What is live at the end.
+    /// Allocations that are live at the end.
     pub live: u64,
     live_bytes: u64,
     shown: Vec<String>,
@@ -66,7 +68,7 @@ pub struct Check {
     uses: HashMap<Owner, Use>,
 }
 
-/// The trace as far as it was read.
+/// The state after the events read so far.
 #[derive(Default)]
 struct State {
     objects: NumberMap<Last>,
@@ -77,7 +79,7 @@ struct State {
 /// Reads `source` to its end.
 ///
 /// # Errors
-/// The first line that is not as the format says, or that the system gives no thread.
+/// The first line that does not match the format, or a failure to start the reader thread.
 pub fn check(source: Source) -> Result<Check, crate::replay::pipeline::ReplayError> {
     let mut state = State::default();
     state.check.trace = source.name().to_owned();
@@ -151,7 +153,7 @@ impl State {
         }
     }
 
-    /// Sums up what is live.
+    /// Sums up the live allocations.
     fn end(self) -> Check {
         let mut check = self.check;
         let live = self.objects.into_values().chain(self.blocks.into_values());
@@ -199,16 +201,17 @@ impl Check {
         }
     }
 
-    /// Returns whether something is wrong: with `whole`, the trace begins before the first allocation and ends after the
-    /// last free, so that nothing may be live and every free has its allocation.
+    /// Returns whether no mistake was found. With `whole` the trace must begin before the first
+    /// allocation and end after the last free, so that live memory and frees without an allocation
+    /// are mistakes too.
     pub fn is_clean(&self, whole: bool) -> bool {
         self.freed_twice == 0 && !(whole && (self.live > 0 || self.freed_without_allocation > 0))
     }
 
-    /// Writes what was found, `rows` owners of live memory among it.
+    /// Writes the findings, and the `rows` owners with the most live memory.
     ///
     /// # Errors
-    /// When `out` does not take the text.
+    /// When `out` refuses the text.
     pub fn write(&self, out: &mut dyn Write, rows: usize, style: &Style) -> io::Result<()> {
         let seconds = self.micros as f64 / 1e6;
         writeln!(
@@ -245,7 +248,7 @@ impl Check {
         self.write_live(out, rows, style)
     }
 
-    /// Writes who holds what is live, most bytes first.
+    /// Writes the owners of live memory, most bytes first.
     fn write_live(&self, out: &mut dyn Write, rows: usize, style: &Style) -> io::Result<()> {
         let mut owners: Vec<_> = self.uses.iter().filter(|(_, used)| used.live > 0).collect();
         owners.sort_by_cached_key(|(owner, used)| {
@@ -280,10 +283,10 @@ impl Check {
     }
 }
 
-/// Reads like [`check`], from bytes.
+/// Checks a trace that is in memory, as [`check`].
 ///
 /// # Errors
-/// As [`check`], but that there is a thread.
+/// As [`check`], except that no thread is started.
 pub fn check_bytes(name: &str, bytes: &'static [u8]) -> Result<Check, InputError> {
     let mut state = State::default();
     state.check.trace = name.to_owned();

@@ -1,6 +1,6 @@
-//! Reads `/proc/buddyinfo`, the kernel's or ours, and says in plain words what can still be had and why not more.
+//! Reads a buddyinfo file, the kernel's or ours, and explains which requests it can serve.
 //!
-//! How much of free memory a request cannot use is the index of [`buddy::Fragmentation`].
+//! The share of free memory that a request cannot use is the index of [`buddy::Fragmentation`].
 
 use std::io::{self, BufRead, Write};
 
@@ -13,14 +13,15 @@ use crate::picture::text::{counted, percent, size, thousands};
 
 /// Longest line that is read, in bytes.
 const MAX_LINE_BYTES: u64 = 4096;
-/// Zones that a file may have.
+/// Maximum number of zones in a file.
 const MAX_ZONES: usize = 4096;
-/// Free blocks of one order, at most: more than any machine has.
+/// Maximum number of free blocks of one order: more than any machine has.
 const MAX_BLOCKS: usize = 1 << 40;
 /// The order that huge pages need: 2 MiB.
 const HUGE: u8 = 9;
-/// Free memory in pieces, when it is so many times a request that fails. The kernel's index is no help here: of single
-/// pages alone it says 0.5 to a request for two, however many there are.
+/// Free memory counts as fragmented when it is this many times the size of a request that fails.
+/// The kernel's own index does not help here: for free single pages it is 0.5 for a request of two,
+/// whatever their number.
 const PLENTY: usize = 4;
 
 /// The free blocks of a zone.
@@ -28,14 +29,14 @@ const PLENTY: usize = 4;
 pub struct Zone {
     /// `Node 0, zone Normal`.
     pub name: String,
-    /// How many of each order, from 0.
+    /// Number of free blocks by order, from order 0.
     pub free_counts: Vec<usize>,
 }
 
-/// Reads the zones of a file, which errors call `file`.
+/// Reads the zones of a file. `file` is its name in error messages.
 ///
 /// # Errors
-/// The first line that is not as the kernel writes it, or a file without a zone.
+/// The first line that does not match the kernel's format, or a file without a zone.
 pub fn read(file: &str, mut from: impl BufRead) -> Result<Vec<Zone>, InputError> {
     let mut zones = Vec::new();
     let mut line = Vec::new();
@@ -87,7 +88,7 @@ fn zone(line: &[u8]) -> Result<Zone, Mismatch> {
 }
 
 impl Zone {
-    /// Returns how a request of `order` sees the zone.
+    /// Returns the fragmentation of the zone for a request of `order`.
     pub fn fragmentation(&self, order: Order) -> Fragmentation {
         let counts = || (0_u32..).zip(&self.free_counts);
         Fragmentation {
@@ -101,16 +102,16 @@ impl Zone {
         }
     }
 
-    /// Iterates over the orders that the zone has a column for.
+    /// Iterates over the orders that have a column in the zone's line.
     fn orders(&self) -> impl Iterator<Item = Order> {
         Order::all().take(self.free_counts.len())
     }
 }
 
-/// Writes what a zone can still serve, at most 80 columns wide.
+/// Writes which orders a zone can still serve, at most 80 columns wide.
 ///
 /// # Errors
-/// When `out` does not take the text.
+/// When `out` refuses the text.
 pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<()> {
     let all = zone.fragmentation(Order::ZERO);
     writeln!(
@@ -139,7 +140,7 @@ pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<(
     writeln!(out, "  {}", verdict(zone))
 }
 
-/// Returns what a person would say of the zone.
+/// Returns a one-line summary of the zone in plain words.
 pub fn verdict(zone: &Zone) -> String {
     let all = zone.fragmentation(Order::ZERO);
     let Some(largest) = zone.orders().filter(|order| zone.free_counts[order.index()] > 0).last()
@@ -181,7 +182,7 @@ pub fn verdict(zone: &Zone) -> String {
     text
 }
 
-/// Returns a bar of up to ten columns for a part of `whole`.
+/// Returns a bar of up to ten columns for the share `part` of `whole`.
 fn bar(part: usize, whole: usize) -> String {
     "#".repeat((part * 10).div_ceil(whole.max(1)))
 }

@@ -1,14 +1,14 @@
-//! What is said about input that cannot be replayed: one line, `FILE:LINE: what was expected, what was found`.
+//! Errors about input that cannot be read: one line, `FILE:LINE: expected ..., found ...`.
 //!
-//! Text found in a file is foreign: it is shown escaped and cut, so that no file can write control sequences to a
-//! terminal or fill a screen.
+//! Text from a file is untrusted. It is escaped and cut, so that it can neither write control
+//! sequences to a terminal nor fill a screen.
 
 use std::fmt;
 
-/// Longest stretch of foreign text shown in a message.
+/// Maximum number of bytes of untrusted text in a message.
 const SHOWN_BYTES: usize = 40;
 
-/// What should have stood somewhere and what did.
+/// What was expected and what was found instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     expected: String,
@@ -24,7 +24,7 @@ pub struct InputError {
 }
 
 impl Mismatch {
-    /// Returns a mismatch of two noun phrases.
+    /// Makes a mismatch from two noun phrases.
     pub fn new(expected: impl Into<String>, found: impl Into<String>) -> Self {
         Self { expected: expected.into(), found: found.into() }
     }
@@ -41,7 +41,7 @@ impl Mismatch {
 }
 
 impl InputError {
-    /// Returns what stood there, for where there is no room for all of it.
+    /// Returns what was found, for callers without room for the whole message.
     pub fn found(&self) -> &str {
         &self.mismatch.found
     }
@@ -49,7 +49,8 @@ impl InputError {
 
 impl fmt::Display for InputError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A file's name may hold anything but a zero byte and a slash; the message stays one line all the same.
+        // A file name may hold any byte but zero and the slash. Escaping keeps the message on one
+        // line.
         let file = self.file.escape_debug();
         match self.line {
             Some(line) => write!(f, "{file}:{line}: ")?,

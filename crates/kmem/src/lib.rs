@@ -1,8 +1,9 @@
-//! `kmem` looks at memory: it walks through the allocators of this workspace step by step, and replays recorded kernel
-//! traces through them.
+//! `kmem` shows what memory allocators do: it walks through the allocators of this workspace step
+//! by step, and replays recorded kernel traces on them.
 //!
-//! Everything it draws is the state of the real crates; the tool has no model of an allocator. The program is a thin
-//! `main.rs` and its commands; what they do is here, where tests and fuzz targets reach it.
+//! Everything it draws is read from the real crates; the tool has no model of an allocator. The
+//! program is a thin `main.rs` with one file a command. The library holds everything else, so that
+//! tests and fuzz targets can reach it.
 
 pub mod backed;
 pub mod buddyinfo;

@@ -1,7 +1,7 @@
 //! The command line of `kmem`.
 //!
-//! Exit status: 0 fine, 1 something was found, 2 the command line or an input is wrong, the output could not be written, or the
-//! system gave no memory.
+//! Exit status: 0 success; 1 something was found; 2 a usage error, bad input, an output that could
+//! not be written, or no memory.
 
 mod command;
 
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             say(&error);
             ExitCode::from(2)
         }
-        // Whoever read our output has seen enough.
+        // The reader of our output closed it: that is no error.
         Err(Failure::System(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::System(error)) => {
             say(format_args!("kmem: {error}"));
@@ -27,7 +27,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Says why on standard error. Where that takes nothing, the exit status has to do: a panic would have another one.
+/// Prints `why` on standard error. A failure to print is ignored, because a panic would change the
+/// exit status.
 fn say(why: impl std::fmt::Display) {
     let _ = writeln!(stderr(), "{why}");
 }

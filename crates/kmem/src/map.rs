@@ -1,5 +1,5 @@
-//! Heat maps of memory: every cell is a stretch of pages, by the largest block that is free in it, by what its areas are used
-//! for, or by who holds its pages. Read from the allocators themselves.
+//! Heat maps of memory, read from the allocators. Each cell is a range of pages, coloured by its
+//! largest free block, by the mobility of its areas, or by the owner of its pages.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -13,25 +13,25 @@ use crate::picture::text::{counted, size};
 use crate::replay::buddy_pages::BuddyPages;
 use crate::replay::stack::{PageUse, Stack};
 
-/// Cells in a row.
+/// Cells per row.
 const COLUMNS: usize = 64;
-/// Cells of a map at most.
+/// Maximum number of cells in a map.
 const MOST_CELLS: usize = 32 * COLUMNS;
-/// Pages in a cell where memory is large: what a huge page needs.
+/// Pages per cell in large memory: the pages of a huge page.
 const AREA: usize = 512;
-/// Caches that have a colour of their own.
+/// Number of caches that get a colour of their own.
 const OWNERS: usize = 6;
-/// An order from which on a block is as good as whole memory.
+/// The order from which on all blocks get the same colour.
 const HUGE: u8 = 9;
 
-/// What a map shows.
+/// The property that a map shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum By {
     /// The largest free block of the page side.
     Order,
-    /// What areas of the page side are used for.
+    /// The mobility of the areas of the page side.
     Mobility,
-    /// Which cache holds a page of the object side.
+    /// The cache that holds a page of the object side.
     Owner,
 }
 
@@ -48,14 +48,14 @@ impl Map {
     /// Draws the map, at most 80 columns wide.
     ///
     /// # Errors
-    /// When `out` does not take the text.
+    /// When `out` refuses the text.
     pub fn draw(&self, out: &mut dyn Write, style: &Style) -> io::Result<()> {
         let cell = (self.pages_per_cell * PAGE_SIZE) as u64;
         writeln!(out, "{}; a cell is {}", style.paint(Ink::Caption, &self.title), size(cell))?;
         let rows: Vec<_> = self.cells.chunks(COLUMNS).collect();
         let is_free = |row: usize| rows[row].iter().all(|cell| cell.1 == Ink::Idle);
         for (row, cells) in rows.iter().enumerate() {
-            // Of a stretch of free rows, the first and the last one are shown.
+            // In a run of free rows only the first and the last are drawn.
             if row > 1 && row + 1 < rows.len() && (row - 1..=row + 1).all(is_free) {
                 if !is_free(row - 2) {
                     writeln!(out, "  {:>9} {}", ":", style.paint(Ink::Idle, ":"))?;
@@ -80,12 +80,12 @@ impl Map {
     }
 }
 
-/// Returns how many pages a cell has so that `pages` fit, a power of two.
+/// Returns the pages per cell, a power of two, so that `pages` pages fit into one map.
 fn pages_per_cell(pages: usize) -> usize {
     pages.div_ceil(MOST_CELLS).next_power_of_two()
 }
 
-/// Adds `frames` pages from `start` to each cell that has a part of them.
+/// Adds a range of `frames` pages from `start` to each cell that it overlaps.
 fn spread(start: usize, frames: usize, per_cell: usize, mut add: impl FnMut(usize, usize)) {
     let Range { start: mut next, end } = start..start + frames;
     while next < end {
@@ -99,7 +99,7 @@ fn spread(start: usize, frames: usize, per_cell: usize, mut add: impl FnMut(usiz
 pub fn by_order(pages: &BuddyPages) -> Map {
     let end = pages.end_frame();
     let per_cell = pages_per_cell(end).max(AREA.min(end.next_power_of_two()));
-    // All pages, free ones, and one more than the largest order.
+    // For each cell: all pages, free pages, and one more than the largest free order.
     let mut seen = vec![(0_usize, 0_usize, 0_u32); end.div_ceil(per_cell)];
     for block in pages.blocks() {
         let is_free = block.state == BlockState::Free;
@@ -137,11 +137,11 @@ pub fn by_order(pages: &BuddyPages) -> Map {
     }
 }
 
-/// Maps the page side by what its areas are used for.
+/// Maps the page side by the mobility of its areas.
 pub fn by_mobility(pages: &BuddyPages) -> Map {
     let end = pages.end_frame();
     let per_cell = pages_per_cell(end).max(AREA.min(end.next_power_of_two()));
-    // All pages, and those that are taken.
+    // For each cell: all pages, and allocated pages.
     let mut seen = vec![(0_usize, 0_usize); end.div_ceil(per_cell)];
     for block in pages.blocks() {
         let is_taken = usize::from(block.state != BlockState::Free);
@@ -185,7 +185,7 @@ pub fn by_mobility(pages: &BuddyPages) -> Map {
     }
 }
 
-/// Maps the object side by who holds a page, up to the last page that is held.
+/// Maps the object side by the owner of each page, up to the last page that is held.
 pub fn by_owner(stack: &Stack) -> Map {
     let mut held: Vec<(usize, usize, String)> = Vec::new();
     let mut pages_of: HashMap<String, usize> = HashMap::new();

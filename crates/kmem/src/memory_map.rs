@@ -5,7 +5,7 @@
 //! 0x100000-0x7ffdffff usable
 //! ```
 //!
-//! Both ends belong to the region. Lines may begin with anything, as those of `dmesg` do.
+//! Both ends belong to the region. A line may begin with any prefix, as in `dmesg`.
 
 use std::io::{BufRead, Read};
 
@@ -15,10 +15,10 @@ use crate::input_error::{InputError, Mismatch, quoted};
 
 /// Longest line that is read, in bytes.
 const MAX_LINE_BYTES: u64 = 4096;
-/// Regions that a map may have.
+/// Maximum number of regions in a map.
 const MAX_REGIONS: usize = 256;
 
-/// Reads the map of a file, which errors call `file`, and returns its whole usable frames.
+/// Reads a map and returns its whole usable frames. `file` is its name in error messages.
 ///
 /// # Errors
 /// The first line that is no region, or a map without whole usable frames.
@@ -52,7 +52,7 @@ pub fn read(file: &str, mut from: impl BufRead) -> Result<Vec<FrameRange>, Input
     }
 }
 
-/// Reads start, end (not included) and kind.
+/// Reads start, end (excluded) and kind of a region.
 fn region(line: &[u8]) -> Option<(u64, u64, RegionKind)> {
     let line = std::str::from_utf8(line).ok()?;
     let line = line.split_once("[mem ").map_or(line, |(_, rest)| rest);

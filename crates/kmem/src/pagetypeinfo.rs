@@ -1,16 +1,17 @@
-//! Free blocks by mobility in the format of `/proc/pagetypeinfo`, so that tools made for the kernel's read ours.
+//! Free blocks by mobility in the format of `/proc/pagetypeinfo`, so that tools written for the
+//! kernel can read ours.
 
 use std::fmt::Write;
 
 use page_frame::Order;
 
-/// Columns: the kernel's orders 0 to 10.
+/// Number of columns: the kernel's orders 0 to 10.
 const COLUMNS: usize = 11;
-/// Names and places in [`buddy::Mobility::ALL`], in the kernel's order.
+/// Names in the kernel's order, each with its index in [`buddy::Mobility::ALL`].
 const TYPES: [(&str, usize); 3] = [("Unmovable", 0), ("Movable", 2), ("Reclaimable", 1)];
 
-/// Returns the first table of the file, from node and name of each zone and its free blocks by mobility and order. A
-/// block above the last column's order counts there, as the blocks that it could be split into.
+/// Returns the first table of the file, from each zone's node, name and free blocks by mobility and
+/// order. A block above order 10 is counted as the blocks of order 10 that it splits into.
 pub fn text<'z>(
     zones: impl IntoIterator<Item = (u16, &'z str, [[usize; Order::COUNT]; 3])>,
 ) -> String {

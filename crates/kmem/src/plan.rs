@@ -1,6 +1,7 @@
-//! The plan of a slab: what each order of slab would make of objects of one size, and the chosen one drawn to scale.
+//! The layout of slabs for one object size: a table of all slab orders, and the chosen one drawn to
+//! scale.
 //!
-//! Every number is one of [`slab::Geometry`], the code that caches are cut by.
+//! Every number comes from [`slab::Geometry`], which caches use too.
 
 use std::alloc::Layout;
 use std::io::{self, Write};
@@ -13,19 +14,20 @@ pub use slab::GeometryError;
 use crate::picture::style::{Ink, Style};
 use crate::picture::text::{counted, percent, size};
 
-/// A line of the CPU cache, which colours are multiples of, in bytes.
+/// The size of a CPU-cache line in bytes; colours are multiples of it.
 const LINE_BYTES: usize = 64;
-/// Orders of the table, at least.
+/// Minimum number of orders in the table.
 const ORDERS: u8 = 4;
-/// Columns of the drawing.
+/// Width of the drawing in columns.
 const COLUMNS: usize = 64;
-/// Slabs drawn below one another, each with the next colour.
+/// Number of slabs drawn, each with the next colour.
 const SLABS: usize = 4;
 
-/// Writes the plan for objects of `object_bytes` aligned to `alignment`, at most 80 columns wide.
+/// Writes the plan for objects of `object_bytes` bytes aligned to `alignment`, at most 80 columns
+/// wide.
 ///
 /// # Errors
-/// When `out` does not take the text; within it, that there is no slab for such objects.
+/// When `out` refuses the text. The inner result is an error when no slab can hold such objects.
 pub fn plan(
     out: &mut dyn Write,
     object_bytes: usize,
@@ -44,7 +46,7 @@ pub fn plan(
     Ok(Ok(()))
 }
 
-/// Writes a row for each order.
+/// Writes one row for each order.
 fn table(
     out: &mut dyn Write,
     object_bytes: usize,
@@ -84,7 +86,7 @@ fn table(
     Ok(())
 }
 
-/// Says what was chosen, and what `kmalloc` would do.
+/// Writes which order was chosen, and what `kmalloc` would do with the size.
 fn words(
     out: &mut dyn Write,
     object_bytes: usize,
@@ -121,7 +123,7 @@ fn words(
     Ok(())
 }
 
-/// Draws the first slabs of a cache to scale, below one another: each has the next colour.
+/// Draws the first slabs of a cache to scale, one below the other, each with the next colour.
 fn draw(out: &mut dyn Write, cut: &Geometry, style: &Style) -> io::Result<()> {
     writeln!(
         out,
@@ -141,7 +143,7 @@ fn draw(out: &mut dyn Write, cut: &Geometry, style: &Style) -> io::Result<()> {
     }
 }
 
-/// Returns a slab to scale, whose first object lies at `offset`.
+/// Returns one slab to scale whose first object begins `offset` bytes into it.
 fn cells(cut: &Geometry, offset: usize) -> Vec<(char, Ink)> {
     let column_bytes = cut.slab_bytes() / COLUMNS;
     let mut cells = vec![(' ', Ink::Caption); COLUMNS];
@@ -150,7 +152,7 @@ fn cells(cut: &Geometry, offset: usize) -> Vec<(char, Ink)> {
         let (first, last) = (start / column_bytes, (start + cut.stride() - 1) / column_bytes);
         let ink = if object % 2 == 0 { Ink::Taken } else { Ink::TakenByOther };
         cells[first..=last].fill(('#', ink));
-        // Brackets where an object has columns enough to be told from its neighbour.
+        // Brackets where an object is wide enough for them.
         if cut.stride() >= 3 * column_bytes {
             (cells[first].0, cells[last].0) = ('[', ']');
         }

@@ -1,20 +1,20 @@
-//! How much of a range of our own address space has memory behind it, as `/proc/self/smaps` says.
+//! Resident memory in a range of our own address space, from `/proc/self/smaps`.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader};
 use std::ops::Range;
 
-/// Returns the bytes of `range` that are resident. O(mappings).
+/// Returns how many bytes of `range` are resident. O(mappings).
 ///
 /// # Errors
-/// Where there is no such file.
+/// When the file cannot be read.
 pub fn resident_bytes(range: Range<usize>) -> io::Result<usize> {
     let mut sum = 0;
     let mut within = false;
     for line in BufReader::new(File::open("/proc/self/smaps")?).lines() {
         let line = line?;
         if let Some(mapping) = mapping(&line) {
-            // A range is mapped as one or more mappings of its own, or merged with a neighbour.
+            // The kernel may show the range as several mappings, or as part of a larger one.
             within = mapping.start < range.end && range.start < mapping.end;
         } else if let Some(kib) = line.strip_prefix("Rss:").filter(|_| within) {
             let kib = kib.trim().trim_end_matches(" kB").parse::<usize>();
@@ -24,7 +24,7 @@ pub fn resident_bytes(range: Range<usize>) -> io::Result<usize> {
     Ok(sum.min(range.len()))
 }
 
-/// Reads `START-END PERMISSIONS ...`, which begins each mapping.
+/// Reads `START-END PERMISSIONS ...`, the first line of each mapping.
 fn mapping(line: &str) -> Option<Range<usize>> {
     let (start, rest) = line.split_once('-')?;
     let (end, _) = rest.split_once(' ')?;

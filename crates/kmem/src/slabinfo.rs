@@ -1,4 +1,4 @@
-//! Reads `/proc/slabinfo`, the kernel's or ours: version 2.1.
+//! Reads `/proc/slabinfo` version 2.1, the kernel's or ours.
 
 use std::io::{BufRead, Read};
 
@@ -6,7 +6,7 @@ use crate::input_error::{InputError, Mismatch, quoted};
 
 /// Longest line that is read, in bytes.
 const MAX_LINE_BYTES: u64 = 4096;
-/// Caches that a file may have.
+/// Maximum number of caches in a file.
 const MAX_CACHES: usize = 65_536;
 
 /// A line of the file.
@@ -14,26 +14,26 @@ const MAX_CACHES: usize = 65_536;
 pub struct Line {
     /// The cache's name.
     pub name: String,
-    /// Objects outside their slabs.
+    /// Objects in use.
     pub active_objects: u64,
-    /// Objects of all slabs.
+    /// Objects in all slabs.
     pub objects: u64,
-    /// Bytes of an object.
+    /// Size of an object in bytes.
     pub object_bytes: u64,
-    /// Objects in a slab.
+    /// Objects per slab.
     pub objects_per_slab: u64,
-    /// Pages of a slab.
+    /// Pages per slab.
     pub pages_per_slab: u64,
-    /// Slabs with an object outside.
+    /// Slabs with at least one object in use.
     pub active_slabs: u64,
     /// All slabs.
     pub slabs: u64,
 }
 
-/// Reads the caches of a file, which errors call `file`.
+/// Reads the caches of a file. `file` is its name in error messages.
 ///
 /// # Errors
-/// The first line that is not as the kernel writes it.
+/// The first line that does not match the kernel's format.
 pub fn read(file: &str, mut from: impl BufRead) -> Result<Vec<Line>, InputError> {
     let mut lines = Vec::new();
     let mut text = Vec::new();

@@ -1,37 +1,37 @@
-//! Caches as `slabtop` shows them: the same head, the same columns, the same orders.
+//! Caches in the layout of `slabtop`: the same header, columns and sort keys.
 
 use page_frame::PAGE_SIZE;
 
 use crate::slabinfo::Line;
 
-/// By what the rows are sorted; all but the name largest first.
+/// The sort key of the rows. All but the name sort the largest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Sort {
-    /// `a`: objects outside their slabs.
+    /// `a`: objects in use.
     Active,
-    /// `b`: objects in a slab.
+    /// `b`: objects per slab.
     PerSlab,
     /// `c`: memory of all slabs.
     CacheSize,
-    /// `l`: slabs.
+    /// `l`: number of slabs.
     Slabs,
-    /// `v`: slabs with an object outside.
+    /// `v`: slabs with an object in use.
     ActiveSlabs,
     /// `n`: the name.
     Name,
-    /// `o`: objects of all slabs.
+    /// `o`: objects in all slabs.
     #[default]
     Objects,
-    /// `p`: pages of a slab.
+    /// `p`: pages per slab.
     Pages,
     /// `s`: the size of an object.
     Size,
-    /// `u`: the share of objects outside.
+    /// `u`: share of objects in use.
     Use,
 }
 
 impl Sort {
-    /// Returns the order that a letter stands for.
+    /// Returns the sort key for a letter.
     pub fn of(letter: char) -> Option<Self> {
         Some(match letter {
             'a' => Self::Active,
@@ -65,17 +65,18 @@ impl Sort {
     }
 }
 
-/// Memory of all slabs in KiB.
+/// Returns the memory of all slabs in KiB.
 fn cache_kib(line: &Line) -> u64 {
     line.slabs * line.pages_per_slab * PAGE_SIZE as u64 / 1024
 }
 
-/// Share of objects outside, in percent.
+/// Returns the share of objects in use, in percent.
 fn used(line: &Line) -> u64 {
     (line.active_objects * 100).checked_div(line.objects).unwrap_or(0)
 }
 
-/// Returns the screen: head, `note`, names of columns, and a row for each cache, sorted.
+/// Returns the lines of the screen: header, `note`, column names, and one row for each cache,
+/// sorted.
 pub fn screen(mut lines: Vec<Line>, sort: Sort, note: &str) -> Vec<String> {
     let mut screen = head(&lines);
     screen.push(note.to_owned());
@@ -97,7 +98,7 @@ pub fn screen(mut lines: Vec<Line>, sort: Sort, note: &str) -> Vec<String> {
     screen
 }
 
-/// Sums over all caches.
+/// Returns the header: sums over all caches.
 fn head(lines: &[Line]) -> Vec<String> {
     let sum = |number: fn(&Line) -> u64| lines.iter().map(number).sum::<u64>();
     let share = |part: f64, whole: f64| if whole > 0.0 { part * 100.0 / whole } else { 0.0 };

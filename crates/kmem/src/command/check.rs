@@ -1,4 +1,4 @@
-//! `kmem check`: mistakes of whoever allocated in a trace.
+//! `kmem check`: finds allocation mistakes in a trace.
 
 use std::io::{Write, stdout};
 

@@ -1,4 +1,4 @@
-//! `kmem replay --against`: the same trace on other allocators.
+//! `kmem replay --against`: replays the same trace on other allocators.
 
 use std::path::Path;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use kmem::trace::source::{Source, Text};
 use super::machine::{Machine, progress_bar};
 use super::{Failure, Screen, paths, refuse};
 
-/// The options.
+/// Returns the options of a comparison.
 pub(super) fn arguments() -> [Arg; 2] {
     [
         Arg::new("against")
@@ -35,10 +35,10 @@ pub(super) fn arguments() -> [Arg; 2] {
     ]
 }
 
-/// Other allocators that a trace is to be replayed on.
+/// The other allocators that a trace is replayed on.
 pub(super) struct Rivals<'m> {
     names: Vec<String>,
-    /// None is the bundled one.
+    /// The trace; `None` for the bundled one.
     trace: Option<&'m Path>,
     patience: Duration,
 }
@@ -69,7 +69,8 @@ impl<'m> Rivals<'m> {
         Ok(Some(Self { names: names.cloned().collect(), trace, patience }))
     }
 
-    /// Replays on each of them; ours came to `expected`.
+    /// Replays the trace on each of them and compares with `expected`, the outcome on our own
+    /// allocators.
     pub(super) fn compare(
         &self,
         machine: &Machine,

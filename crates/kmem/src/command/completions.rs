@@ -1,4 +1,4 @@
-//! `kmem completions`: what a shell needs to complete this command line.
+//! `kmem completions`: prints shell completions.
 
 use std::io::stdout;
 

@@ -1,4 +1,4 @@
-//! `kmem frag`: what the free blocks of a buddyinfo file can still serve.
+//! `kmem frag`: shows which requests the free blocks of a buddyinfo file can still serve.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write, stdout};
@@ -12,9 +12,9 @@ use page_frame::Order;
 
 use super::{Failure, Screen, inputs, paths};
 
-/// What is read when no file is named.
+/// The file that is read when none is named.
 const RUNNING_KERNEL: &str = "/proc/buddyinfo";
-/// The order of 2 MiB, by which files are compared.
+/// The order of 2 MiB, for which files are compared.
 const HUGE: usize = 9;
 
 pub(super) fn command() -> Command {
@@ -55,7 +55,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     Ok(out.flush()?)
 }
 
-/// Says how the reach of a request for 2 MiB changed from one file to the next.
+/// Describes how the chance of a request of 2 MiB changed from one file to the next.
 fn change(before: &Zone, after: &Zone) -> Option<String> {
     let huge = Order::all().nth(HUGE)?;
     let unusable = |zone: &Zone| percent(zone.fragmentation(huge).unusable() as u64, 1000);

@@ -1,4 +1,4 @@
-//! `kmem import`: what Linux recorded, as a compact trace.
+//! `kmem import`: converts recordings of Linux to a compact trace.
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write, stdout};
@@ -84,17 +84,19 @@ fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     }
 }
 
-/// A file that takes its place when all of it is written: an input that is no recording, or is cut, leaves what was there.
+/// An output file that appears only when it is complete. An input that is no recording, or that
+/// ends early, leaves the old file in place.
 struct LateFile {
     path: PathBuf,
-    /// Where it is written until then: beside its place, or there, where that is no plain file but a pipe or a device.
+    /// Where the output is written until then: a file beside its place, or the place itself when
+    /// that is a pipe or a device.
     begun: PathBuf,
     file: Option<File>,
 }
 
 impl LateFile {
     fn new(path: &Path) -> Self {
-        // What a symbolic link points at is written, not the link.
+        // The target of a symbolic link is written, not the link.
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let begun = match path.metadata() {
             Ok(about) if !about.is_file() => path.clone(),
@@ -107,7 +109,7 @@ impl LateFile {
         Self { path, begun, file: None }
     }
 
-    /// Puts the file into its place.
+    /// Moves the complete file to its place.
     fn keep(mut self) -> io::Result<()> {
         match self.file.take() {
             Some(_) if self.begun != self.path => std::fs::rename(&self.begun, &self.path),
@@ -133,7 +135,7 @@ impl Write for LateFile {
 impl Drop for LateFile {
     fn drop(&mut self) {
         if self.file.is_some() && self.begun != self.path {
-            // It is only half a trace; nobody is left to hear that it stays.
+            // An incomplete trace is removed. A failure to remove it has no reader any more.
             let _ = std::fs::remove_file(&self.begun);
         }
     }

@@ -1,4 +1,5 @@
-//! One replay on our own allocators, with a progress bar: what `replay`, `map` and comparisons share.
+//! Replays a trace on our own allocators with a progress bar. Shared by `replay`, `map` and
+//! comparisons.
 
 use std::ops::ControlFlow;
 
@@ -12,30 +13,30 @@ use page_frame::{FrameNumber, FrameRange};
 
 use super::{Failure, Screen};
 
-/// Progress bars are drawn at most once in so many events.
+/// Number of events between two updates of a progress bar.
 const EVENTS_PER_TICK: u64 = 1 << 16;
 
-/// What a replay has at its disposal.
+/// The simulated machine of a replay.
 #[derive(Clone)]
 pub(super) struct Machine {
-    /// Frames of the page side; none is as much memory as the object side has, without holes.
+    /// Frames of the page side. `None`: as much memory as the object side has, without holes.
     pub(super) frames: Option<Vec<FrameRange>>,
-    /// How they are divided.
+    /// How the frames are divided into zones and nodes.
     pub(super) division: Division,
     pub(super) memory_bytes: usize,
-    /// How much of the object side's memory is somebody else's, in percent.
+    /// Share of the object side's memory that is withheld, in percent.
     pub(super) pressure: u8,
     pub(super) options: Options,
 }
 
 impl Machine {
-    /// Returns a machine of one zone without holes, all of it ours.
+    /// Returns a machine with one zone without holes, with nothing withheld.
     pub(super) fn new(memory_bytes: usize, options: Options) -> Self {
         Self { frames: None, division: Division::default(), memory_bytes, pressure: 0, options }
     }
 }
 
-/// Replays `source` on both our stacks, which `dress` may put into others.
+/// Replays `source` on our object stack and our page allocator. `dress` may wrap both.
 pub(super) fn play<T: ObjectTarget, P: PageTarget>(
     source: Source,
     machine: &Machine,
@@ -68,7 +69,7 @@ pub(super) fn play<T: ObjectTarget, P: PageTarget>(
     Ok(played?)
 }
 
-/// Returns a bar on standard error, which draws nothing where that is no terminal.
+/// Returns a progress bar on standard error. It draws nothing when that is not a terminal.
 pub(super) fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
     let target = match screen.quiet {
         true => ProgressDrawTarget::hidden(),

@@ -1,4 +1,4 @@
-//! `kmem map`: memory at the end of a trace as heat maps.
+//! `kmem map`: draws memory at the end of a trace as heat maps.
 
 use std::io::{Write, stdout};
 

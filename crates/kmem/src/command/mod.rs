@@ -1,4 +1,4 @@
-//! The commands, one a file: each declares its arguments, and says what it does with terminal, files and the library.
+//! The commands, one file each: arguments, terminal and files. The library does the work.
 
 mod check;
 mod comparison;
@@ -27,10 +27,10 @@ use kmem::input_error::{InputError, Mismatch};
 use kmem::replay::pipeline::ReplayError;
 use kmem::trace::source::Source;
 
-/// Why a command did not end well.
+/// The reason why a command failed.
 #[derive(Debug)]
 pub(crate) enum Failure {
-    /// Something was found that should not be; the output says what.
+    /// Something was found that the output describes.
     Findings,
     /// An input is wrong.
     Input(InputError),
@@ -59,16 +59,16 @@ impl From<ReplayError> for Failure {
     }
 }
 
-/// What all commands are told alike.
+/// Options that all commands share.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Screen {
-    /// Whether standard output gets colours.
+    /// Whether standard output is coloured.
     pub(crate) colour: bool,
-    /// Whether progress is not shown.
+    /// Whether progress bars are hidden.
     pub(crate) quiet: bool,
 }
 
-/// A command's arguments, and what it does with them.
+/// The arguments of a command, and the function that runs it.
 type Entry = (fn() -> Command, fn(&ArgMatches, Screen) -> Result<(), Failure>);
 
 const COMMANDS: [Entry; 9] = [
@@ -83,7 +83,7 @@ const COMMANDS: [Entry; 9] = [
     (completions::command, completions::run),
 ];
 
-/// Does what the command line says; on a usage error, or when help was asked for, ends the program.
+/// Runs the command line. Exits on a usage error and after printing help.
 pub(crate) fn run() -> Result<(), Failure> {
     let matches = command().get_matches();
     let screen = Screen { colour: has_colour(&matches), quiet: matches.get_flag("quiet") };
@@ -126,7 +126,7 @@ fn command() -> Command {
         .subcommands(COMMANDS.map(|(command, _)| command()))
 }
 
-/// Ends the program with a usage error of `command`.
+/// Exits with a usage error of `command`.
 fn refuse(command: Command, kind: ErrorKind, why: impl std::fmt::Display) -> ! {
     let name = format!("kmem {}", command.get_name());
     command.bin_name(name).error(kind, why).exit()
@@ -143,7 +143,7 @@ fn has_colour(matches: &ArgMatches) -> bool {
     }
 }
 
-/// An option that names a file.
+/// Returns an option that names a file.
 fn file(name: &'static str, help: &'static str) -> Arg {
     let named = PathBufValueParser::new().try_map(|path| match path == Path::new("-") {
         true => Err("a file's name; only --json takes - for standard output"),
@@ -152,12 +152,12 @@ fn file(name: &'static str, help: &'static str) -> Arg {
     Arg::new(name).long(name).value_name("FILE").value_parser(named).help(help)
 }
 
-/// An option that names a folder.
+/// Returns an option that names a folder.
 fn folder(name: &'static str, help: &'static str) -> Arg {
     file(name, help).value_name("DIR")
 }
 
-/// The inputs of a command.
+/// Returns the argument for input files.
 fn inputs(help: &'static str) -> Arg {
     Arg::new("FILE").num_args(0..).value_parser(value_parser!(PathBuf)).help(help)
 }
@@ -170,7 +170,7 @@ fn paths(matches: &ArgMatches) -> Vec<&Path> {
     matches.get_many::<PathBuf>("FILE").unwrap_or_default().map(PathBuf::as_path).collect()
 }
 
-/// Opens the traces one after the other; without one, the bundled one.
+/// Opens the traces one after the other, or the bundled trace when none is named.
 fn traces(matches: &ArgMatches) -> Box<dyn Iterator<Item = Result<Source, InputError>> + '_> {
     let paths = paths(matches);
     match paths.is_empty() {
@@ -179,7 +179,8 @@ fn traces(matches: &ArgMatches) -> Box<dyn Iterator<Item = Result<Source, InputE
     }
 }
 
-/// Refuses an output that would take the place of a recorded trace: `--json` before a trace takes its name for the output's.
+/// Refuses an output that would overwrite a recorded trace: `--json` directly before a trace takes
+/// the trace's name for its own.
 fn spare_traces(path: &Path) -> Result<(), Failure> {
     match kmem::trace::is_trace(path) {
         true => {
@@ -202,7 +203,7 @@ fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
     })
 }
 
-/// Writes `folder/name.extension`, making the folder.
+/// Writes `folder/name.extension` and creates the folder.
 fn write_into(folder: &Path, name: &str, extension: &str, text: &str) -> Result<(), Failure> {
     std::fs::create_dir_all(folder).map_err(|error| {
         Mismatch::new("a folder that can be made", error.to_string())
@@ -211,7 +212,7 @@ fn write_into(folder: &Path, name: &str, extension: &str, text: &str) -> Result<
     write_file(&folder.join(format!("{name}.{extension}")), text)
 }
 
-/// Reads `4G`, `512M`, `2048K` or a number of bytes.
+/// Parses `4G`, `512M`, `2048K` or a number of bytes.
 fn bytes(text: &str) -> Option<usize> {
     let (digits, shift) = match text.as_bytes().last() {
         Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
@@ -222,7 +223,7 @@ fn bytes(text: &str) -> Option<usize> {
     digits.parse::<usize>().ok().and_then(|number| number.checked_mul(1 << shift))
 }
 
-/// Reads a number of seconds, at most a day.
+/// Parses a number of seconds, at most a day.
 fn seconds(text: &str) -> Result<Duration, String> {
     text.parse::<f64>()
         .ok()

@@ -1,5 +1,4 @@
-//! The files that a replay writes beside what it says on the terminal. Each is tried, whether or not the one before could be
-//! written; the first failure is returned.
+//! The files that a replay writes. All of them are tried; the first failure is returned.
 
 use std::path::Path;
 
@@ -12,10 +11,10 @@ use kmem::{buddyinfo, pagetypeinfo};
 
 use super::{Failure, path, write_file, write_into};
 
-/// Width of charts as files, in pixels.
+/// Width of charts in files, in pixels.
 const SVG_WIDTH: f64 = 760.0;
 
-/// Writes the states at the end of the trace that were asked for.
+/// Writes the requested states at the end of the trace.
 pub(super) fn of_state(
     matches: &ArgMatches,
     stack: &Stack,
@@ -38,7 +37,7 @@ pub(super) fn of_state(
     written.and(write("pagetypeinfo", &|| pagetypeinfo::text(pages.zones())))
 }
 
-/// Writes what of a report was asked for.
+/// Writes the requested parts of a report.
 pub(super) fn of_report(matches: &ArgMatches, report: &Report) -> Result<(), Failure> {
     let page = path(matches, "report").map_or(Ok(()), |to| write_file(to, &html::page(report)));
     let numbers = path(matches, "csv").map_or(Ok(()), |folder| numbers(folder, report));

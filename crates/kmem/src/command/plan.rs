@@ -1,4 +1,4 @@
-//! `kmem plan`: how a cache cuts its slabs for objects of a size.
+//! `kmem plan`: shows how a cache lays out its slabs for an object size.
 
 use std::io::{Write, stdout};
 

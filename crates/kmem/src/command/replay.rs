@@ -1,4 +1,4 @@
-//! `kmem replay`: recorded kernel traces through the allocators.
+//! `kmem replay`: replays recorded kernel traces on the allocators.
 
 use std::fs::File;
 use std::io::{BufReader, Write, stdout};
@@ -24,16 +24,16 @@ use super::comparison::{self, Rivals};
 use super::machine::{Machine, play};
 use super::{Failure, Screen, file, folder, inputs, outputs, path, refuse, traces, write_file};
 
-/// Options that write a file of one trace.
+/// Options that write one file and so take one trace.
 const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
-/// Options that need all that a report has.
+/// Options that need a full report.
 const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
 /// Enough for a registry and a few caches.
 const MIN_MEMORY_BYTES: usize = 1 << 20;
-/// More than any recorded machine has.
+/// More memory than any recorded machine has.
 const MAX_MEMORY_BYTES: usize = 1 << 40;
-/// CPUs that a trace may have.
+/// Maximum number of CPUs in a trace.
 const MAX_CPUS: i64 = kmem::trace::event::MAX_CPUS as i64;
 
 pub(super) fn command() -> Command {
@@ -96,7 +96,7 @@ pub(super) fn command() -> Command {
         .args(comparison::arguments())
 }
 
-/// The option that says how much memory there is.
+/// Returns the option for the amount of memory.
 pub(super) fn memory() -> Arg {
     Arg::new("memory")
         .long("memory")
@@ -107,7 +107,7 @@ pub(super) fn memory() -> Arg {
         .help("Memory for object events, and the same again for page events (K, M, G)")
 }
 
-/// The option that says how many CPUs there are.
+/// Returns the option for the number of CPUs.
 pub(super) fn cpus() -> Arg {
     Arg::new("cpus")
         .long("cpus")
@@ -122,7 +122,7 @@ fn size(text: &str) -> Result<usize, String> {
         .ok_or_else(|| "a size from 1M to 1024G".to_owned())
 }
 
-/// Replays each trace and writes what was asked for.
+/// Replays each trace and writes the requested outputs.
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options =
         Options { checks: !matches.get_flag("no-check"), cpus: matches.get_one("cpus").copied() };
@@ -148,7 +148,8 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
                 written = written.and(one.written);
                 played.push(one.outcome);
             }
-            // What was replayed before is said all the same, but not as JSON, which would be of other traces than asked for.
+            // The traces that were replayed before are reported all the same. They are not written
+            // as JSON, which would then describe other traces than those requested.
             Err(failure) => {
                 if path(matches, "json") != Some(Path::new("-")) {
                     let _ = conclude(&played, &tables, None, screen);
@@ -161,16 +162,16 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     written.and(concluded)
 }
 
-/// What came of one trace.
+/// The result of one trace.
 struct Played {
     outcome: Outcome,
-    /// Those that the terminal shows too.
+    /// Tables that the terminal shows too.
     tables: Vec<Table>,
-    /// Whether everything else that was asked for could be made and written. The outcome is worth saying even if not.
+    /// Whether all requested files were written. The outcome is reported even if not.
     written: Result<(), Failure>,
 }
 
-/// Replays one trace, and writes its files.
+/// Replays one trace and writes its files.
 fn one(
     source: Source,
     machine: &Machine,
@@ -179,12 +180,12 @@ fn one(
     screen: Screen,
 ) -> Result<Played, Failure> {
     let is_asked = |name: &&str| matches.contains_id(name);
-    // Times cost the speed that `--no-check` is for.
+    // Timing is off with `--no-check`, which exists for speed.
     let is_timed =
         matches.get_flag("times") || machine.options.checks && matches.contains_id("json");
     if is_timed || OF_REPORT.iter().any(is_asked) {
         let (report, written) = reported(source, machine, matches, kernel, screen)?;
-        // The geometry beside the kernel's, where nothing else would show it.
+        // The table of caches beside the kernel's, unless a report or CSV shows it already.
         let caches = kernel.is_some() && !["report", "csv"].iter().any(is_asked);
         let named = |table: &Table| match table.name {
             "times" | "comparison" | "comparison-pages" => true,
@@ -219,8 +220,8 @@ pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     conclude(&[replay.finish()], &[], None, screen)
 }
 
-/// Replays with every operation timed, compares with others, and writes the report's files: one that cannot be written does not
-/// keep the others from it.
+/// Replays with every operation timed, compares with other allocators, and writes the report's
+/// files. All files are tried, even after one has failed.
 fn reported(
     source: Source,
     machine: &Machine,
@@ -246,7 +247,7 @@ fn reported(
     Ok((report, states.and(compared).and(written)))
 }
 
-/// Writes reports and JSON, and says whether everything was right.
+/// Writes reports and JSON. Returns an error when an outcome has findings.
 fn conclude(
     outcomes: &[Outcome],
     tables: &[Table],

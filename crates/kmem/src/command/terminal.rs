@@ -1,4 +1,4 @@
-//! The terminal as a screen: keys as they are pressed, and everything as it was when the program ends.
+//! A full-screen terminal: unbuffered keys, and the old state restored when the program ends.
 
 use std::io::{self, Read, Write, stdin, stdout};
 use std::time::Duration;
@@ -6,21 +6,21 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
 
-/// Rows and columns where the terminal does not say.
+/// Rows and columns of a terminal that does not report its size.
 const USUAL: (usize, usize) = (24, 80);
 
-/// What was pressed.
+/// A key press.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Key {
     /// `q`, or the end of input.
     Quit,
-    /// Another one.
+    /// Any other letter.
     Letter(char),
 }
 
-/// A terminal with a screen of its own, given back when it is dropped.
+/// The alternate screen of the terminal; dropping it restores the normal one.
 pub(super) struct Terminal {
-    /// None where standard input is no terminal.
+    /// The old modes; `None` when standard input is no terminal.
     before: Option<Termios>,
 }
 
@@ -29,17 +29,17 @@ impl Terminal {
         let before = tcgetattr(stdin()).ok();
         if let Some(before) = &before {
             let mut modes = before.clone();
-            // Keys come one by one and are not shown; signals stay, so that Ctrl-C ends the program.
+            // No line buffering and no echo. Signals stay enabled, so that Ctrl-C ends the program.
             modes.local_modes -= LocalModes::ICANON | LocalModes::ECHO;
             tcsetattr(stdin(), OptionalActions::Now, &modes)?;
         }
         let terminal = Self { before };
-        // The other screen, without a cursor.
+        // Switches to the alternate screen and hides the cursor.
         write!(stdout(), "\x1b[?1049h\x1b[?25l")?;
         Ok(terminal)
     }
 
-    /// Shows as many of `lines` as there is room for.
+    /// Shows the first of `lines`, as far as they fit on the screen.
     pub(super) fn draw(&mut self, lines: &[String]) -> io::Result<()> {
         let (rows, columns) = tcgetwinsize(stdout())
             .map(|size| (size.ws_row.into(), size.ws_col.into()))
@@ -50,7 +50,7 @@ impl Terminal {
         for (row, line) in lines.iter().take(rows).enumerate() {
             let line: String = line.chars().take(columns).collect();
             let end = if row + 1 < rows.min(lines.len()) { "\r\n" } else { "" };
-            // The names of the columns stand out.
+            // Highlights the column names.
             match line.contains("OBJ SIZE") {
                 true => text.push_str(&format!("\x1b[7m{line:<columns$}\x1b[0m{end}")),
                 false => text.push_str(&format!("{line}\x1b[K{end}")),
@@ -82,7 +82,7 @@ impl Terminal {
 
 impl Drop for Terminal {
     fn drop(&mut self) {
-        // Nobody is left to hear of an error.
+        // An error while the program ends has no reader.
         let _ = write!(stdout(), "\x1b[?25h\x1b[?1049l");
         let _ = stdout().flush();
         if let Some(before) = &self.before {

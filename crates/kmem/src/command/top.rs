@@ -1,4 +1,4 @@
-//! `kmem top`: caches as they are, again and again.
+//! `kmem top`: shows caches and refreshes the screen.
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Write, stdout};
@@ -19,15 +19,15 @@ use kmem::trace::source::Source;
 use super::terminal::{Key, Terminal};
 use super::{Failure, Screen};
 
-/// Memory of a replay that is watched.
+/// Memory of a replay that is watched, in bytes.
 const MEMORY_BYTES: usize = 4 << 30;
-/// How often a replay that is watched shows its state.
+/// Interval at which a watched replay publishes its state.
 const REFRESH: Duration = Duration::from_millis(100);
-/// Time between two looks, at least.
+/// Minimum time between two refreshes.
 const SHORTEST_LOOK: Duration = Duration::from_millis(100);
-/// Time between two looks at a replay, at most.
+/// Maximum time between two refreshes of a replay.
 const LONGEST_LOOK: Duration = Duration::from_secs(1);
-/// Name by which the bundled trace is asked for.
+/// The name that selects the bundled trace.
 const BUNDLED: &str = "bundled";
 
 pub(super) fn command() -> Command {
@@ -111,10 +111,10 @@ pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
     }
 }
 
-/// Caches, and a note about them or none.
+/// The caches, and a note about them (may be empty).
 type Look = (Vec<Line>, String);
 
-/// Shows what `look` returns again and again, until `q` is pressed.
+/// Shows the result of `look` at intervals until `q` is pressed.
 fn watch(
     mut sort: Sort,
     delay: Duration,
@@ -132,9 +132,10 @@ fn watch(
     }
 }
 
-/// Looks at a file. Once it was there it may go away, or be half written: then what was read last stays, with a note.
+/// Returns a function that reads a file. When the file later disappears or is incomplete, the last
+/// good state stays, with a note.
 fn look_at_file(path: &Path) -> Result<impl FnMut() -> Result<Look, Failure>, Failure> {
-    // The first look is taken before the screen is, so that an error is seen.
+    // Reads once before the screen is taken, so that an error stays visible.
     let mut last = read(path)?;
     Ok(move || match read(path) {
         Ok(lines) => {
@@ -155,7 +156,7 @@ fn read(path: &Path) -> Result<Vec<Line>, Failure> {
     Ok(slabinfo::read(&name, BufReader::new(file))?)
 }
 
-/// Looks at a replay, which may end.
+/// Returns a function that reads the state of a replay, which may end.
 fn look_at_replay(mut watched: Watched) -> impl FnMut() -> Result<Look, Failure> {
     move || {
         let note = if watched.has_ended()? { " the replay has ended: its last state" } else { "" };
@@ -163,15 +164,15 @@ fn look_at_replay(mut watched: Watched) -> impl FnMut() -> Result<Look, Failure>
     }
 }
 
-/// A replay on another thread, which shows its caches now and then.
+/// A replay on another thread, which publishes its caches at intervals.
 struct Watched {
     shown: Arc<Mutex<String>>,
-    /// Until it was joined.
+    /// `None` after the thread was joined.
     thread: Option<std::thread::JoinHandle<Result<(), Failure>>>,
 }
 
 impl Watched {
-    /// Begins to replay; `at_once` without keeping to the trace's own pace.
+    /// Starts the replay, at the trace's own pace unless `at_once`.
     fn start(source: Source, at_once: bool) -> io::Result<Self> {
         let shown = Arc::new(Mutex::new(String::new()));
         let to_show = Arc::clone(&shown);
@@ -181,7 +182,7 @@ impl Watched {
         Ok(Self { shown, thread: Some(thread) })
     }
 
-    /// Returns whether the replay is over; an error when it ended with one.
+    /// Returns whether the replay has ended, or its error.
     fn has_ended(&mut self) -> Result<bool, Failure> {
         match self.thread.take_if(|thread| thread.is_finished()) {
             Some(thread) => join(thread).map(|()| true),
@@ -190,7 +191,7 @@ impl Watched {
     }
 
     fn look(&self) -> Result<Vec<Line>, Failure> {
-        // A thread that panicked has left the text of before.
+        // After a panic of the thread the text of the last refresh is still valid.
         let text = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match text.is_empty() {
             true => Ok(Vec::new()),

@@ -1,4 +1,4 @@
-//! Without a command: all walkthroughs and the bundled trace, one after the other.
+//! `kmem` without a command: all walkthroughs, then the bundled trace.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use kmem::walkthrough::Layer;
 use super::walkthrough::play;
 use super::{Failure, Screen, replay};
 
-/// How long a step stays on a terminal: the 45 steps take about ten seconds.
+/// Time that each step stays on a terminal: the 45 steps take about ten seconds.
 const PAUSE: Duration = Duration::from_millis(220);
 
 pub(super) fn run(screen: Screen) -> Result<(), Failure> {

@@ -1,4 +1,5 @@
-//! `kmem walkthrough`: an allocator at work, step by step; on the terminal, as pictures, or as a page.
+//! `kmem walkthrough`: shows an allocator at work step by step, on the terminal, as pictures or as
+//! a page.
 
 use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
@@ -10,9 +11,9 @@ use kmem::walkthrough::{self, Layer, pages};
 
 use super::{Failure, Screen, file, folder, path, write_file, write_into};
 
-/// How long a step stays on a terminal.
+/// Time that each step stays on a terminal.
 const PAUSE: Duration = Duration::from_millis(900);
-/// The name of all walkthroughs together.
+/// The name that selects all walkthroughs.
 const ALL: &str = "all";
 
 pub(super) fn command() -> Command {
@@ -37,7 +38,8 @@ pub(super) fn command() -> Command {
         .subcommand(layer(ALL, "All of them, one after the other"))
 }
 
-/// Reads how many times as fast: at the ends a step stays for a quarter of an hour, and for less than a millisecond.
+/// Parses a speed factor. At its limits a step stays for a quarter of an hour, or for less than a
+/// millisecond.
 fn factor(text: &str) -> Result<f32, String> {
     text.parse()
         .ok()

@@ -13,7 +13,7 @@ const MAX_MIGRATETYPE: u64 = 15;
 /// Stands for all names beyond the most that a trace may have.
 const OTHERS: &str = "others";
 
-/// What was written, and what was not.
+/// Counts of events that were written and left out.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Events written.

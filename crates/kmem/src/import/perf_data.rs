@@ -116,7 +116,7 @@ impl Raw<'_> {
     }
 }
 
-/// The fields with their text at hand.
+/// The fields of an event, with their text already formatted.
 struct Named<'t> {
     raw: &'t Raw<'t>,
     text: &'t HashMap<&'t str, String>,

@@ -6,7 +6,8 @@
 //! CPU:1 [LOST 123 EVENTS]
 //! ```
 //!
-//! What stands before the bracket is not looked at: names of programs may hold anything, brackets too.
+//! The parser ignores the text before the bracket, because program names may hold anything, even
+//! brackets.
 
 use std::io::{self, Write};
 

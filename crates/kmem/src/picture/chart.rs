@@ -10,7 +10,7 @@ use super::text::{size, thousands};
 pub struct Chart {
     /// Stem of file names.
     pub name: &'static str,
-    /// What it shows, in a few words.
+    /// The caption, a few words.
     pub title: &'static str,
     /// How to read it.
     pub note: String,
@@ -35,7 +35,7 @@ pub enum Kind {
     Bars,
 }
 
-/// What a value is.
+/// The unit of the values.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
     /// A number of bytes.

@@ -1,7 +1,7 @@
-//! What a terminal shows, as SVG: the same characters in the same places, with the inks that were painted.
+//! Converts terminal output to SVG: the same characters in the same places, in the same colours.
 //!
-//! So every picture exists once, drawn for terminals. Only the escapes that [`Style`](super::style::Style) writes are
-//! understood; they are all there are in our own pictures.
+//! So each picture is drawn once, for terminals. The converter understands only the escape
+//! sequences that [`Style`](super::style::Style) writes.
 
 use super::style::Ink;
 use super::svg::Svg;

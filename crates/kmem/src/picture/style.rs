@@ -13,7 +13,7 @@ pub struct Style {
     pub plain: bool,
     /// With colours.
     pub colour: bool,
-    /// What happens at the end of each step.
+    /// The action at the end of each step.
     pub rest: Rest,
 }
 
@@ -31,7 +31,7 @@ pub enum Rest {
     Page,
 }
 
-/// What a part of a picture stands for, and so its colour.
+/// The meaning of a part of a picture, which determines its colour.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ink {
     /// In use.
@@ -48,7 +48,7 @@ pub enum Ink {
     Good,
     /// Not as it should be.
     Bad,
-    /// One of eight that are told apart.
+    /// One of eight distinct bands.
     Band(u8),
 }
 
@@ -100,8 +100,8 @@ impl Ink {
         Self::all().find(|ink| ink.code() == code)
     }
 
-    /// Returns the classes in SVG: of what is behind the text, and of the text. On what is pale in light pictures too, the text is
-    /// black in both.
+    /// Returns the SVG classes of the background and of the text. Where the background is pale even
+    /// in dark mode, the text is black in both modes.
     pub(super) fn classes(self) -> (&'static str, &'static str) {
         match self {
             Self::Taken => ("taken", "on"),
@@ -201,7 +201,7 @@ mod tests {
                 let text = if text == "black" { black } else { luminance(scheme, text) };
                 let behind = luminance(scheme, behind);
                 let contrast = (text.max(behind) + 0.05) / (text.min(behind) + 0.05);
-                // What WCAG 2.1 asks of text, success criterion 1.4.3.
+                // The minimum contrast of text in WCAG 2.1, success criterion 1.4.3.
                 assert!(contrast >= 4.5, "{ink:?}, {name}: {contrast:.2}");
             }
         }

@@ -2,7 +2,8 @@
 
 use std::fmt::Write;
 
-/// Colours of pictures and reports, light and dark. Bands `s0` to `s7` are told apart by hue and by lightness.
+/// Colours of pictures and reports, light and dark. Bands `s0` to `s7` differ in hue and in
+/// lightness.
 pub const STYLE: &str = "\
 :root{color-scheme:light dark;--paper:#ffffff;--panel:#f6f7f9;--ink:#1c2128;--faint:#5c6673;--rule:#d5dae1;\
 --taken:#2f7f95;--other:#b97a10;--meta:#8d59a8;--idle:#dfe4ea;--on:#ffffff;--good:#2c7a3f;--bad:#c0392b;\
@@ -22,7 +23,7 @@ svg .line.s0{fill:none;stroke:var(--s0)}svg .line.s1{fill:none;stroke:var(--s1)}
 svg .line.s3{fill:none;stroke:var(--s3)}svg .line.s4{fill:none;stroke:var(--s4)}svg .line.s5{fill:none;stroke:var(--s5)}\
 svg .line.s6{fill:none;stroke:var(--s6)}svg .line.s7{fill:none;stroke:var(--s7)}";
 
-/// Bands that are told apart.
+/// The classes of distinct bands.
 pub const BANDS: [&str; 8] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"];
 
 /// A picture in the making. Lengths are in pixels at its natural size.

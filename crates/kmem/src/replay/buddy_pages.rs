@@ -19,7 +19,7 @@ const SHARE: usize = 512;
 pub struct Division {
     /// In the kernel's zones DMA, DMA32 and Normal, or all in Normal.
     pub in_zones: bool,
-    /// Into so many nodes of the same size, at least one. CPU n belongs to node n modulo their number.
+    /// The number of nodes of equal size, at least one. CPU n belongs to node n modulo this number.
     pub nodes: u16,
 }
 

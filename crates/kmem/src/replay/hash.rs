@@ -1,8 +1,8 @@
 //! The hash of traced addresses and frame numbers: one multiplication.
 //!
-//! Keys are multiples of 8 or of 4096 more often than not, and the table takes its index from the low bits and its tag
-//! from the high ones: so both halves of the product are folded into one another. The keys come from a recording; there
-//! is no defence against keys chosen to collide.
+//! Most keys are multiples of 8 or of 4096. The table takes its index from the low bits and its tag
+//! from the high bits, so the hash folds both halves of the product together. The keys come from a
+//! recording; there is no defence against keys chosen to collide.
 
 use std::hash::{BuildHasherDefault, Hasher};
 

@@ -11,7 +11,8 @@ use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget, PageTarget};
 /// Memory of any layout.
 ///
 /// # Safety
-/// 1. What `allocate` returns is valid for the layout, and nobody else's until it is freed.
+/// 1. `allocate` returns memory that is valid for the layout and has no other user until it is
+///    freed.
 pub unsafe trait Heap {
     /// Allocates. The layout is not empty.
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>>;
@@ -72,7 +73,8 @@ unsafe impl<H: Heap> ObjectTarget for HeapTarget<H> {
         unsafe { self.0.free(start, layout(bytes)) }
     }
 
-    /// What was ever written: a heap that gives pages back is not known to.
+    /// Returns the pages that were ever written. The count does not fall for a heap that gives
+    /// pages back.
     fn totals(&self) -> StackTotals {
         StackTotals { peak_pages: self.0.touched_pages(), ..StackTotals::default() }
     }

@@ -1,8 +1,9 @@
 //! Replays a trace on allocators: the same requests, in the same order, on the same CPUs.
 //!
-//! Object events and page events go to two stacks of their own, as the recorded kernel's page events contain the pages
-//! of its slabs. [`target`] is what an allocator has to implement to be replayed on; [`objects`] and [`pages`] keep what
-//! is live and count; [`pipeline`] runs reading and replaying side by side. What comes out is an [`outcome`].
+//! Object events and page events go to two separate allocators, because the recorded page events
+//! include the pages of the kernel's own slabs. [`target`] is the trait of an allocator that can be
+//! replayed on. [`objects`] and [`pages`] keep the live allocations and count. [`pipeline`] runs
+//! reading and replaying in parallel. The result is an [`outcome`].
 
 pub mod buddy_pages;
 pub mod caches;

@@ -1,7 +1,7 @@
-//! Replays object events: which objects are live, where they are in our memory, and the totals.
+//! Replays object events: the live objects, their addresses in our memory, and the totals.
 //!
-//! A traced address names an object; the pointer that an allocator gave for it is kept beside. Memory grows with what is
-//! live, not with the trace.
+//! The traced address names an object, and the table maps it to the pointer that the allocator
+//! returned. Memory use grows with the number of live objects, not with the length of the trace.
 
 use std::ptr::NonNull;
 
@@ -41,7 +41,7 @@ struct Live {
     born_micros: u32,
 }
 
-// SAFETY: clause 1: no pointer, which is all zero, and numbers.
+// SAFETY: clause 1: all zero is `None` for the pointer and a valid value of each number.
 unsafe impl Zeroable for Live {
     fn zero() -> Self {
         Self::default()

@@ -1,4 +1,4 @@
-//! What a replay found: totals, findings, and the time it took.
+//! The result of a replay: totals, findings, and times.
 
 use std::fmt;
 use std::time::Duration;
@@ -23,9 +23,9 @@ pub struct ObjectTotals {
     pub bytes_requested: u64,
     /// Sum of ALLOC.
     pub bytes_allocated_traced: u64,
-    /// REQ of what is live.
+    /// Requested bytes (REQ) of all live objects.
     pub live_bytes: u64,
-    /// The most of it at once.
+    /// The maximum of `live_bytes`.
     pub peak_live_bytes: u64,
 }
 
@@ -44,32 +44,32 @@ pub struct PageTotals {
     pub other_orders: u64,
     /// Pages that are live.
     pub live_pages: u64,
-    /// The most of them at once.
+    /// The maximum of `live_pages`.
     pub peak_live_pages: u64,
 }
 
-/// What the stack below the object events counted.
+/// Counters of the allocators that served the object events.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct StackTotals {
     /// Pages held now.
     pub held_pages: usize,
-    /// The most of them at once.
+    /// The maximum of `held_pages`.
     pub peak_pages: usize,
     /// Slabs taken from the page source.
     pub slabs_grown: usize,
-    /// Slabs given back to it.
+    /// Slabs returned to the page source.
     pub slabs_given_back: usize,
     /// Blocks split in two.
     pub splits: usize,
     /// Pairs of buddies that became one block.
     pub merges: usize,
-    /// Requests that found no memory and had caches give pages back.
+    /// Requests that found no memory and triggered reclaim.
     pub reclaims: usize,
-    /// Pages that came back by that.
+    /// Pages that reclaim returned.
     pub reclaimed_pages: usize,
 }
 
-/// What went wrong in our allocators while a trace was replayed. None of these is the trace's fault.
+/// Mistakes of our allocators during a replay. None of these is the trace's fault.
 #[derive(Debug, Clone)]
 pub struct Findings {
     trace: String,
@@ -120,7 +120,7 @@ pub struct Outcome {
     pub objects: ObjectTotals,
     /// Totals of page events.
     pub pages: PageTotals,
-    /// What the object stack counted, after everything was freed and shrunk.
+    /// Counters of the object side, after everything was freed and shrunk.
     pub stack: StackTotals,
     /// Splits and merges of the page events' buddy.
     pub page_splits_and_merges: (usize, usize),

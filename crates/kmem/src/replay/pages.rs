@@ -14,8 +14,8 @@ pub struct Pages<T> {
     totals: PageTotals,
 }
 
-/// A live block of ours in one word, as hundreds of thousands may be live and most of the time goes into finding them: the
-/// order in the low byte, above it one more than the frame, or zero where memory was out.
+/// A live block in one word, which keeps the table small: the order in the low byte, and above it
+/// the frame number plus one, or zero when memory had run out.
 #[derive(Clone, Copy, Default)]
 struct Live(u64);
 

@@ -1,7 +1,9 @@
-//! The pattern that live objects carry: written over all bytes asked for, and checked when the object is freed.
+//! The pattern in live objects: written over all requested bytes, and checked when the object is
+//! freed.
 //!
-//! It depends on the object's address and on a stamp that no two allocations in a row share, so that overlapping objects,
-//! a write into a neighbour, and an object handed out twice all show.
+//! The pattern depends on the object's address and on a stamp that differs between successive
+//! allocations. So overlapping objects, a write into a neighbour, and an object handed out twice
+//! all change it.
 
 use std::ptr::NonNull;
 
@@ -12,7 +14,7 @@ const INCREMENT: u64 = 1_442_695_040_888_963_407;
 /// Fills `bytes` bytes at `object`.
 ///
 /// # Safety
-/// 1. The bytes are valid for writes, aligned to 8, and nobody else's.
+/// 1. The bytes are valid for writes, aligned to 8, and have no other user.
 pub unsafe fn write(object: NonNull<u8>, bytes: usize, stamp: u32) {
     let words = object.cast::<u64>();
     let mut pattern = Pattern::new(object, stamp);
@@ -94,7 +96,7 @@ mod tests {
             for spoilt in 0..bytes {
                 // SAFETY: within the object.
                 let place = unsafe { object.add(spoilt) };
-                // SAFETY: the object's own byte, which nobody else looks at.
+                // SAFETY: `place` is a byte of the test's own object.
                 unsafe { *place.as_ptr() ^= 0xff };
                 // SAFETY: written above.
                 let found = unsafe { first_difference(object, bytes, 7) };

@@ -22,7 +22,8 @@ use crate::trace::source::{Source, Text};
 /// Batches in flight.
 const BATCHES: usize = 8;
 
-/// How many events ahead the memory is asked for what is known of an object or block: as long as it takes to bring it.
+/// Number of events between the prefetch of an object or block and its use: about the latency of a
+/// cache miss.
 const PREFETCHED: usize = 8;
 
 /// How a trace is to be replayed.

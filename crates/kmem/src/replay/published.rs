@@ -151,7 +151,8 @@ impl BuddySlab {
             let start = unsafe { memory.start().byte_add(skipped) };
             let mut start = NonNull::slice_from_raw_parts(start, bytes);
             let mut buddy = BuddyAllocator::new();
-            // SAFETY: memory of the range: valid, and nobody else's, as an allocator of the round before is gone.
+            // SAFETY: the memory belongs to the range, and the allocator of the previous round,
+            // which used it, is gone.
             let region = unsafe { start.as_mut() };
             // SAFETY: it outlives the heap.
             unsafe { buddy.init(region) }.expect("a large range");

@@ -33,7 +33,7 @@ pub const ALL: [&str; 6] = [
 
 /// Something to do with any heap.
 pub trait Visit {
-    /// What comes of it.
+    /// The result of the visit.
     type Output;
 
     /// Does it; `make` makes the heap.
@@ -84,13 +84,13 @@ mod tests {
                 .zip(&sizes)
                 .map(|(start, bytes)| {
                     let start = start.expect("there is room");
-                    // SAFETY: so many bytes are ours.
+                    // SAFETY: the rival has just allocated `bytes` bytes.
                     unsafe { start.write_bytes(0xa5, *bytes) };
                     start.addr().get()..start.addr().get() + bytes
                 })
                 .collect();
             for (start, bytes) in starts.into_iter().zip(sizes) {
-                // SAFETY: the rival's, of so many bytes, filled above.
+                // SAFETY: the rival allocated the object with this size, and it is freed once.
                 unsafe { target.free_bytes(start.expect("there is room"), bytes) };
             }
             ranges.sort_by_key(|range| range.start);

@@ -1,9 +1,10 @@
-//! Object events on the real stack: named caches and kmalloc over one slab registry, that over a buddy, that over memory
-//! of this process.
+//! Object events on our own allocators: named caches and kmalloc over one slab registry, over a
+//! buddy, over memory of this process.
 //!
 //! # Invariants
-//! - I1: `machine` came from a box and is freed in `drop` alone, after everything that refers to it.
-//! - I2: `kmalloc`, and with it the registry, is there until the target was shrunk; then no more requests come.
+//! - I1: `machine` came from a box. Only `drop` frees it, after everything that refers to it.
+//! - I2: `kmalloc`, and with it the registry, exists until the target was shrunk; no requests
+//!   follow.
 
 use std::alloc::Layout;
 use std::collections::HashSet;
@@ -27,7 +28,7 @@ const HOPELESS: usize = 1000;
 type Cpus = &'static SwitchedCpu;
 type Source = &'static CountedBuddy<Cpus>;
 
-/// What pages that are not free are used for.
+/// The use of a page that is not free.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PageUse<'n> {
     /// A slab of the cache of that name.
@@ -87,8 +88,8 @@ impl Stack {
         Ok(stack)
     }
 
-    /// Takes `percent` of memory away, in the largest blocks there are, until the target is shrunk: requests that find no
-    /// memory then have the caches give pages back first.
+    /// Withholds `percent` of memory, in the largest blocks there are, until the target is shrunk.
+    /// A request that finds no memory then reclaims from the caches.
     pub fn under_pressure(mut self, percent: u8) -> Self {
         let mut pages = self.machine().buddy().frames() * usize::from(percent.min(100)) / 100;
         let orders: Vec<_> = Order::all().collect();
@@ -169,9 +170,9 @@ impl Stack {
     }
 }
 
-/// Sums the slabs taken and given back, and names the first cache that keeps pages.
+/// Sums the slabs taken and returned, and names the first cache that still holds pages.
 ///
-/// All but the last cache of the registry: that is the one that the caches themselves are in, which live on.
+/// The last cache of the registry is left out: it holds the caches themselves.
 fn look_at_caches(registry: &Registry<Source, Cpus>) -> (usize, usize, Option<String>) {
     let (mut grown, mut given_back, mut keeper) = (0, 0, None);
     let mut last: Option<CacheStats> = None;
@@ -234,7 +235,7 @@ unsafe impl ObjectTarget for Stack {
         }
     }
 
-    /// Frees by the address alone, as the recorded kernel did.
+    /// Frees by address without a size, as the recorded kernel did.
     #[inline]
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, _: usize) {
         self.hopeless = self.hopeless.saturating_sub(1);
@@ -274,7 +275,8 @@ unsafe impl ObjectTarget for Stack {
         }
         drop(kmalloc);
         for (frame, order) in std::mem::take(&mut self.ballast) {
-            // SAFETY: clause 1: `under_pressure` allocated it by number, and nobody else has it.
+            // SAFETY: clause 1: `under_pressure` allocated this frame by number, and nothing else
+            // refers to it.
             let freed = unsafe { self.machine().buddy().free_frames(frame, order) };
             if let Err(fault) = freed {
                 problem.get_or_insert_with(|| fault.to_string());

@@ -1,22 +1,27 @@
-//! What is live, by its traced number: a table with open addressing, whose lines can be asked for before they are needed.
+//! A hash table from traced numbers to live allocations, with open addressing and explicit
+//! prefetch.
 //!
 //! # Concepts
-//! A number's *home* is the slot that its hash names: the high bits of one multiplication (Knuth TAOCP 3 §6.4), as numbers are
-//! multiples of 8 or 4096 more often than not. It lies in the first free slot from there on; when one is taken out, those behind
-//! it move up (Algorithm R there), so that a search ends at the first free slot. At most half of the slots are taken.
+//! The **home slot** of a number is given by the high bits of one multiplication (Knuth TAOCP 3
+//! §6.4). A number lies in the first free slot from its home slot on. When a number is removed,
+//! later numbers move up (Algorithm R there), so that a search ends at the first free slot. At most
+//! half of the slots are taken.
 //!
-//! A replay touches a slot or two for each event, seldom one that is in the CPU cache. It knows the events to come, though, and
-//! [`prefetch`](Table::prefetch) has the memory bring a slot meanwhile, which a map behind an interface has no way to ask for.
+//! An event touches one or two slots, which are seldom in the CPU cache. The replay knows the next
+//! events, so it calls [`prefetch`](Table::prefetch) for them. A map behind an interface has no
+//! such call.
 //!
 //! The numbers come from a recording; there is no defence against numbers chosen to collide.
 //!
-//! Slots are memory that the system gives as zero, which is what a free one is: nobody writes it before its first use. Large tables
-//! are in huge pages where there are any: slots are touched in no order, so that each would miss the processor's table of pages, and
-//! the first touch of each small page costs as much as several events.
+//! The slots lie in memory that the system gives as zero, and a free slot is all zero, so a slot is
+//! first written when it is used. A large table asks for huge pages: accesses are random, so that
+//! small pages would miss in the TLB, and the first touch of each small page costs as much as
+//! several events.
 //!
 //! # Invariants
-//! - I1: the number of slots is a power of two, and at most half of them are taken, as many as are counted.
-//! - I2: between the home of a number and its slot there is no free slot.
+//! - I1: the number of slots is a power of two, and at most half of them are taken, as many as are
+//!   counted.
+//! - I2: between the home slot of a number and its slot there is no free slot.
 
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
@@ -25,7 +30,7 @@ use hosted::Mapped;
 use page_frame::sync::Zeroable;
 use rustix::mm::{Advice, madvise};
 
-/// What a free slot has in place of a number's name.
+/// The name that marks a free slot.
 const FREE: u64 = 0;
 /// 2^64 divided by the golden ratio, odd.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -82,7 +87,8 @@ impl<V: Copy + Zeroable> Table<V> {
             return None;
         }
         self.taken -= 1;
-        // Those behind move up until one is free or at home beyond the gap.
+        // Later numbers move up until a slot is free, or holds a number whose home slot lies behind
+        // the gap.
         let mut next = self.after(free);
         loop {
             let slot = self.slots[next];
@@ -194,8 +200,8 @@ impl<V> Deref for Slots<V> {
 
     #[inline(always)]
     fn deref(&self) -> &[Slot<V>] {
-        // SAFETY: the mapping is ours, page-aligned, and has so many slots: zero, which is a number and, as `V` is `Zeroable`, a
-        // value, or whatever was written since.
+        // SAFETY: the mapping is ours, page-aligned, and has `count` slots. Each is zero, which is
+        // valid because `V` is `Zeroable`, or was written as a slot.
         unsafe { std::slice::from_raw_parts(self.memory.start().as_ptr().cast(), self.count) }
     }
 }

@@ -1,8 +1,9 @@
-//! What an allocator implements to be replayed on.
+//! The traits of an allocator that can be replayed on.
 //!
-//! One implementation of [`ObjectTarget`] is enough to replay the object events of a trace on an allocator of your own,
-//! one of [`PageTarget`] for its page events. What an allocator may not know, CPUs and its own counts, has a default. Targets are driven by one thread, which says before each call which CPU it
-//! plays.
+//! Implement [`ObjectTarget`] to replay the object events of a trace on an allocator of your own,
+//! and [`PageTarget`] for its page events. Methods about CPUs and counters have defaults, for
+//! allocators without either. One thread drives a target, and announces before each call which CPU
+//! it plays.
 
 use std::ptr::NonNull;
 
@@ -25,8 +26,8 @@ pub enum NoCache {
 /// An allocator of objects: named caches, and bytes of any size.
 ///
 /// # Safety
-/// 1. Where [`BACKED`](Self::BACKED), each pointer returned is valid for reads and writes of the object's bytes, aligned
-///    to [`OBJECT_ALIGN`], and nobody else's until it is freed.
+/// 1. Where [`BACKED`](Self::BACKED), each returned pointer is valid for reads and writes of the
+///    object's bytes, aligned to [`OBJECT_ALIGN`], and has no other user until it is freed.
 pub unsafe trait ObjectTarget {
     /// Names a cache of this target.
     type Cache: Copy;

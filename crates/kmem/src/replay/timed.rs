@@ -1,7 +1,8 @@
-//! A target that takes the time of every operation of the one inside it.
+//! A target that times every operation of the target inside it.
 //!
-//! The clock is read before and after, so each time contains one reading of the clock; [`clock_cost`](super::times::clock_cost) says what that is.
-//! Whoever has limited patience has the replay end when these times come to more.
+//! The clock is read before and after an operation, so each time includes one reading of the clock;
+//! [`clock_cost`](super::times::clock_cost) measures that. A replay with limited patience ends when
+//! the times add up to more.
 
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -17,7 +18,7 @@ pub struct Timed<T> {
     inner: T,
     allocations: Times,
     frees: Times,
-    /// What operations may still take; a whole clock's range where patience has no limit.
+    /// Time left for operations in nanoseconds; the maximum where patience has no limit.
     left_ns: u64,
 }
 
@@ -158,7 +159,7 @@ mod tests {
         let mut timed = Timed::new(HeapTarget(System));
         let starts: Vec<_> = (0..10).map(|_| timed.allocate_bytes(100)).collect();
         for start in starts {
-            // SAFETY: allocated above with so many bytes.
+            // SAFETY: allocated above with the same size.
             unsafe { timed.free_bytes(start.expect("there is memory"), 100) };
         }
         assert_eq!((timed.allocations().len(), timed.frees().len()), (10, 10));

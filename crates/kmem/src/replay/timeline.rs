@@ -6,7 +6,7 @@ use super::target::{FreeCounts, ObjectTarget, PageTarget};
 /// Samples kept. When there would be more, every other one is left out, and so are those to come.
 pub const MOST_SAMPLES: usize = 400;
 
-/// What was live and free at one moment.
+/// Live and free memory at one moment.
 #[derive(Debug, Clone)]
 pub struct Sample {
     /// Microseconds of the trace.

@@ -74,7 +74,7 @@ fn memory(replay: &TimedReplay, samples: &[Sample]) -> Chart {
     }
 }
 
-/// What objects asked for, and what our stack holds for them.
+/// Charts the requested bytes, and the bytes that our allocators hold for them.
 fn held(samples: &[Sample]) -> Chart {
     let series = |name: &str, value: fn(&Sample) -> f64| Series {
         name: name.to_owned(),
@@ -96,7 +96,7 @@ fn held(samples: &[Sample]) -> Chart {
     }
 }
 
-/// What the page events took.
+/// Charts the pages of the page events.
 fn pages(samples: &[Sample]) -> Chart {
     Chart {
         name: "pages",

@@ -30,16 +30,16 @@ pub type Reopen<'o> = &'o dyn Fn() -> Result<Source, InputError>;
 pub struct Comparison {
     /// A row for each: of object events, and of page events.
     pub tables: [Table; 2],
-    /// What they did wrong: other totals, patterns that changed, memory that ran out, panics.
+    /// Mistakes of a rival: other totals, changed patterns, running out of memory, panics.
     pub findings: Vec<String>,
 }
 
-/// Replays the trace, which came to `expected` before, on ours, on nothing, and on each of `rivals`. One whose object events, or
-/// page events, take longer than `patience` altogether is stopped after the one at hand. `begin` hears the name of each before it
-/// is its turn.
+/// Replays the trace, whose outcome was `expected`, on our allocators, on no allocator, and on each
+/// of `rivals`. A rival whose object events, or page events, together take longer than `patience`
+/// is stopped after the current event. `begin` is called with the name of each before its replay.
 ///
 /// # Errors
-/// A trace that is wrong, or that the system gives no memory.
+/// When the trace is wrong, or the system has no memory.
 pub fn compare(
     reopen: Reopen<'_>,
     rivals: &[String],
@@ -112,7 +112,8 @@ impl Side {
         self.rows.push(row(name, &done, verdict));
     }
 
-    /// Adds what came of a rival, which is nothing when it panicked, and nothing inside when it is not built in.
+    /// Adds the result of a rival. The result is `None` when the rival panicked, and its inner
+    /// value is `None` when it is not built in.
     fn add_rival(
         &mut self,
         name: &str,
@@ -212,7 +213,7 @@ mod tests {
     use crate::replay::pipeline::replay;
     use crate::replay::target::{NoCache, ObjectTarget, PageTarget};
 
-    /// As slow as nobody has the patience for.
+    /// A delay that exceeds any patience.
     const PER_FREE: Duration = Duration::from_millis(5);
 
     /// Counts only, and takes its time for it.
@@ -245,7 +246,7 @@ mod tests {
         }
     }
 
-    /// A trace of so many allocations and frees.
+    /// Returns a trace with the given numbers of allocations and frees.
     fn source(allocations: u64, frees: u64) -> Source {
         let allocations = (0..allocations).map(|n| format!("a,0,0,{:x},64,64,0,0\n", 64 * (n + 1)));
         let frees = (0..frees).map(|n| format!("f,0,0,{:x}\n", 64 * (n + 1)));

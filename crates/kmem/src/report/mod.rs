@@ -31,7 +31,7 @@ const CACHES: usize = 40;
 /// All that a report shows.
 #[derive(Debug)]
 pub struct Report {
-    /// What the replay came to; known at its end.
+    /// The outcome of the replay, known at its end.
     pub outcome: Outcome,
     /// Drawn from the samples.
     pub charts: Vec<Chart>,

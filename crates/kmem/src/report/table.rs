@@ -15,7 +15,7 @@ pub(super) const VERDICT: &str = "verdict";
 pub struct Table {
     /// Stem of file names.
     pub name: &'static str,
-    /// What it shows, in a few words.
+    /// The caption, a few words.
     pub title: &'static str,
     /// How to read it.
     pub note: String,

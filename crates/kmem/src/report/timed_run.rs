@@ -20,7 +20,7 @@ use crate::trace::source::Source;
 /// Totals by name.
 pub(super) type Totals = Vec<(&'static str, u64)>;
 
-/// What a run came to.
+/// The result of a run.
 pub(super) struct Done {
     pub(super) seconds: f64,
     pub(super) allocations: Times,
@@ -30,9 +30,9 @@ pub(super) struct Done {
     pub(super) totals: Totals,
     /// Why it was stopped.
     pub(super) stopped: Option<String>,
-    /// Whether it came to the trace's end, after which only frees of what was left are to come.
+    /// Whether the run reached the trace's end. After that only the live allocations are freed.
     pub(super) reached_the_end: bool,
-    /// Whether patterns were looked at; none where there are none.
+    /// Whether patterns were checked; `None` for a target without patterns.
     pub(super) is_checked: Option<bool>,
     pub(super) findings: Findings,
 }

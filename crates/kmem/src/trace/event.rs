@@ -31,7 +31,7 @@ pub struct Event {
     pub action: Action,
 }
 
-/// What an event did. The letters are the trace's.
+/// The operation of an event. The letters are those of the trace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
     /// `a`: kmalloc.

@@ -78,7 +78,8 @@ pub(super) fn event(text: &[u8]) -> Option<(Line<'static>, usize)> {
     is_good.then_some((Line::Event { delta_ns, cpu, action, gfp, site }, end as usize + 1))
 }
 
-/// What is left of a window. Everything is read, good or not; whether it was is asked once, at the end.
+/// The unread rest of a window. All fields are read, valid or not; one check at the end tells
+/// whether all were valid.
 struct Fields<'w> {
     text: &'w [u8; BYTES_NEEDED],
     /// Of the fields not read yet.

@@ -1,7 +1,8 @@
 //! Reads one line of a compact trace. Allocates nothing, copies nothing.
 //!
-//! What a line cannot know (whether a name was given before, which line it is) is left to its caller; everything else
-//! is decided here, and an [`Unexpected`] says what was expected and which bytes stood there instead.
+//! The caller decides what depends on other lines: the line number, and whether a name was defined
+//! before. Everything else is decided here. An [`Unexpected`] names the expected text and the bytes
+//! found instead.
 
 use super::event::{ADDRESS_BASE, Action, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
 use super::names::MAX_NAMES;
@@ -9,7 +10,8 @@ use super::names::MAX_NAMES;
 /// Migratetypes a kernel may have; six on today's, and room to grow.
 const MAX_MIGRATETYPE: u64 = 15;
 
-/// What a line is, and where a file comes from that has none: whoever gives a recording itself is to read it.
+/// The expected text for a line that is none at all. It names `kmem import`, because the input may
+/// be a raw recording.
 const A_LINE: &str =
     "an event (a, A, f, F, p, P, x), !s, !g or #, as kmem import makes them of a recording";
 
@@ -66,7 +68,7 @@ pub enum Line<'a> {
     Comment,
 }
 
-/// What a line should have held, and what it held.
+/// The expected content of a line, and the content found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Unexpected<'a> {
     /// Noun phrase for the message.
@@ -194,7 +196,7 @@ fn name(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
     Ok(if sites { Line::SiteName { id, text } } else { Line::GfpName { id, text } })
 }
 
-/// What is left of a line. Every field begins with the comma before it.
+/// The unread rest of a line. Every field begins with the comma before it.
 struct Fields<'a> {
     line: &'a [u8],
     rest: &'a [u8],

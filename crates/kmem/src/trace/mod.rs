@@ -9,12 +9,16 @@
 //! #...                                comment
 //! ```
 //!
-//! Bottom up: [`line`](mod@line) reads one line, `fast_parser` the usual ones in less time, [`names`] remembers what the numbers stand for, [`source`] makes
-//! bytes out of files, standard input and zstd frames, [`read_ahead`] has another thread do so, and [`reader`] turns all of it
-//! into batches of [`event`]s.
+//! From the bottom up:
 //!
-//! Memory is bounded whatever the input holds: lines, names, numbers and zstd windows all have a maximum, and a batch
-//! has a fixed number of events.
+//! - [`source`] opens files, standard input and zstd streams, and yields bytes.
+//! - [`read_ahead`] does so on another thread.
+//! - [`line`](mod@line) parses one line; `fast_parser` parses the usual lines in less time.
+//! - [`names`] keeps the names that stand behind numbers.
+//! - [`reader`] turns all of it into batches of [`event`]s.
+//!
+//! Memory use is bounded for any input: lines, names, numbers and zstd windows have maximum sizes,
+//! and a batch has a fixed number of events.
 
 pub mod event;
 mod fast_parser;

@@ -1,4 +1,4 @@
-//! What the numbers of a trace stand for: a table of names, given once before first use.
+//! The table of names in a trace: each number is given a name once, before its first use.
 
 use crate::input_error::{Mismatch, quoted};
 

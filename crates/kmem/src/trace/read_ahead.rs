@@ -10,7 +10,7 @@ use std::thread::{Builder, JoinHandle};
 use super::source::{Source, Text};
 use crate::input_error::InputError;
 
-/// What a block of zstd decodes to at most.
+/// The maximum decoded size of a zstd block, in bytes.
 const CHUNK_BYTES: usize = 128 << 10;
 /// Chunks in flight.
 const CHUNKS: usize = 4;

@@ -1,6 +1,6 @@
-//! Where the bytes of a trace come from: a file, standard input or memory, plain or in zstd frames.
+//! The bytes of a trace: from a file, standard input or memory, plain or as a zstd stream.
 //!
-//! Which of the two is told by the first bytes, never by a name.
+//! The first bytes decide whether it is zstd; the file's name does not matter.
 
 use std::fs::File;
 use std::io::{self, BufReader, Chain, Cursor, Read};
@@ -14,7 +14,7 @@ use crate::input_error::{InputError, Mismatch};
 
 const READ_AHEAD_BYTES: usize = 128 << 10;
 
-/// The first bytes, by which the form was told, and the rest.
+/// The first bytes, which were read to detect the format, followed by the rest.
 type Input = BufReader<Chain<Cursor<Vec<u8>>, CountingRead>>;
 
 /// The text of a trace, read piece by piece.

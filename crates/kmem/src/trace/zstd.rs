@@ -5,7 +5,7 @@ pub(super) use super::zstd_c::Frames;
 #[cfg(all(feature = "zstd-rust", not(feature = "zstd-c")))]
 pub(super) use super::zstd_rust::Frames;
 
-/// Bytes by which a stream is told from text.
+/// Number of bytes that distinguish a stream from text.
 pub(super) const MAGIC_BYTES: usize = 4;
 /// First bytes of a frame, and of a skippable frame but for the low half of the first byte.
 const FRAME_MAGIC: [u8; MAGIC_BYTES] = [0x28, 0xb5, 0x2f, 0xfd];

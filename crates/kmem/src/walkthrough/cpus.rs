@@ -1,6 +1,8 @@
-//! The walkthrough of magazines: objects that one CPU frees and another one gets, without a slab being looked at.
+//! The walkthrough of magazines: objects that one CPU frees reach another CPU without touching a
+//! slab.
 //!
-//! One thread plays both CPUs. What lies in a CPU's magazines, in the depot and in the slabs is what the cache says.
+//! One thread plays both CPUs. The contents of the magazines, the depot and the slabs are read from
+//! the cache.
 
 use std::alloc::Layout;
 use std::io::{self, Write};

@@ -11,7 +11,7 @@ use std::io::{self, Write};
 
 use crate::picture::style::Style;
 
-/// What there is to walk through.
+/// The walkthroughs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layer {
     /// Blocks that split and merge.

@@ -44,7 +44,7 @@ pub fn html(layers: &[Layer]) -> io::Result<String> {
     Ok(html + END)
 }
 
-/// Returns a step's caption, for whoever cannot see it.
+/// Returns the caption of a step as text, for readers who cannot see the picture.
 pub fn title(step: &str) -> String {
     let bold = step.split("\x1b[1m").nth(1).and_then(|rest| rest.split("\x1b[0m").next());
     escaped(bold.unwrap_or("a step").trim()).replace('\n', " ")

@@ -30,7 +30,7 @@ struct User<'s, 'm> {
     ink: Ink,
 }
 
-/// What is drawn, and where.
+/// The picture, and where it is drawn.
 struct Scene<'s, 'm, W> {
     out: W,
     style: &'s Style,

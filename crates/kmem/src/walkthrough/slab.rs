@@ -1,7 +1,8 @@
-//! The walkthrough of a cache: slabs that fill object by object, each with a colour, drawn from a real cache.
+//! The walkthrough of a cache: coloured slabs that fill object by object, drawn from a real cache.
 //!
-//! Slabs are what the cache shows of them: address, colour, how many objects are free in them. Which objects are in use is
-//! known to their user alone, here the walkthrough: it looks up where in a slab the pointers lie that it holds.
+//! The cache shows the address, the colour and the number of free objects of each slab. Only a user
+//! knows which objects are in use. Here the walkthrough is the user, and finds the slab of each
+//! pointer that it holds.
 
 use std::alloc::Layout;
 use std::cell::Cell;
@@ -34,7 +35,7 @@ struct Inode {
 
 const LAYOUT: Layout = Layout::new::<Inode>();
 const _: () = assert!(LAYOUT.size() == 640);
-/// What a constructor leaves in the lock.
+/// The value of the lock after construction.
 const UNLOCKED: u64 = 0x10c4_0000;
 
 thread_local! {
@@ -140,7 +141,7 @@ fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result
     scene.show("An object is freed. Its lock is unlocked, its count of uses is 1.")?;
     scene.allocate(1)?;
     let again = scene.held[scene.held.len() - 1];
-    // SAFETY: in hand, and constructed.
+    // SAFETY: the object is allocated, and its constructor has run.
     let inode = unsafe { again.as_ref() };
     let is_same = again == object && (inode.lock, inode.uses) == left;
     let which = if is_same { "the same object, as it was left" } else { "another object" };
