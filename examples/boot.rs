@@ -13,7 +13,7 @@ use page_frame::{
 };
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // What firmware says: unsorted, unaligned.
+    // The memory map of the firmware: unsorted and unaligned.
     let mut map = MemoryMap::<16>::new();
     map.add(0x10_0000, 0x3f0_0000 - 0x2_0000, RegionKind::Usable)?;
     map.add(0x0, 0x9_fc00, RegionKind::Usable)?;
@@ -42,9 +42,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     // SAFETY: the mapping covers frames 0 to 64 MiB and outlives the allocator.
     let direct = unsafe { DirectMap::from_root(memory.start(), FrameNumber::new(0)) };
     let metadata = page_frame::PhysMap::pointer(&direct, carved.start);
-    // SAFETY: the carved pages are zero, as the mapping is fresh, and nobody else's.
+    // SAFETY: the carved pages are part of a fresh mapping, so they read as zero, and nothing else
+    // uses them.
     let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, carved.frames() * PAGE_SIZE) };
-    // SAFETY: the ranges are disjoint from the carved pages, and nobody else uses the mapping.
+    // SAFETY: the ranges are disjoint from the carved pages, and nothing else uses the mapping.
     let buddy = unsafe { Buddy::new_in(metadata, &ranges, direct, cpu, Mode::Cached) }?;
 
     let initial = buddy.free_counts();

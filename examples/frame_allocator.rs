@@ -45,7 +45,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // Four gigabytes of frames that are only numbers: a buddy never touches them.
     let ranges = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(4 << 18))];
     let metadata = Mapped::reserve(Pages::metadata_layout(&ranges, 1)?.size())?;
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so it reads as zero, is page-aligned and has no other user. It
+    // lives as long as the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
     let buddy = Pages::new_in(zeroed, &ranges, SingleCpu::new(), Mode::Cached)?;
     let before = buddy.free_counts();

@@ -22,9 +22,10 @@ static HEAP: Global<Pages, Threads> = Global::new(|| {
     let layout = Pages::metadata_layout(&frames, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
     let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
     let map = memory.direct_map();
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so it reads as zero, is page-aligned and has no other user. It
+    // lives as long as the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that has no other user, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &frames, map, Threads, Mode::Cached) };
     std::mem::forget((memory, metadata));
     Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
@@ -34,7 +35,7 @@ const WORKERS: u64 = 4;
 /// Bytes that each worker allocates before it is done: 100 MB in all.
 const BYTES_PER_WORKER: usize = 100_000_000 / WORKERS as usize;
 
-/// What went through a worker's hands.
+/// The totals of one worker.
 #[derive(Default)]
 struct Done {
     allocations: usize,
@@ -103,8 +104,8 @@ fn burst(bytes_per_worker: usize, pages_held: impl Fn() -> usize) -> (Done, usiz
 fn main() {
     println!("100 MB of strings through {WORKERS} threads");
     let kmalloc = HEAP.get().expect("printing has allocated");
-    // A small burst first: the caches of the sizes in use are made then, and stay. What is held afterwards is the
-    // program itself, and those caches, empty.
+    // A small burst first creates the caches of the sizes in use, which stay. The pages held after
+    // it are those of the program itself and of empty caches.
     burst(2_000_000, || kmalloc.pages_held());
     kmalloc.shrink_all();
     let before = kmalloc.pages_held();

@@ -16,11 +16,11 @@ use page_frame::{
 };
 use slab::{Cache, Registry};
 
-/// What a file system keeps in memory of a file: 600 bytes or so, as on Linux.
+/// An inode as a file system keeps it in memory: about 600 bytes, as on Linux.
 struct Inode {
     number: u64,
     size_bytes: u64,
-    /// Held by who reads or writes the file; free again whenever the inode is free.
+    /// Held while the file is read or written; open whenever the inode is free.
     lock: AtomicU32,
     /// A ring of dirty pages, empty while it points to itself.
     dirty: [*const Inode; 2],
@@ -77,9 +77,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     let layout = Buddy::<DirectMap, Threads>::metadata_layout(&frames, hosted::THREAD_SLOTS)?;
     let metadata = Mapped::reserve(layout.size())?;
     let map = memory.direct_map();
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so it reads as zero, is page-aligned and has no other user. It
+    // lives as long as the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that has no other user, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &frames, map, Threads, Mode::Cached) }?;
     let shrinkers = ShrinkList::<1>::new();
     let pages = Reclaiming::new(&buddy, &shrinkers);
@@ -147,7 +148,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     println!("500 more open:   {}", numbers(&inodes.0));
     registry.validate()?;
 
-    // Destroy: everything comes home.
+    // Destroying the cache returns every page.
     for (place, inode) in open.drain(..).enumerate() {
         // SAFETY: open, so ours.
         let number = unsafe { inode.as_ref() }.number;

@@ -1,4 +1,5 @@
-//! A `LockedHeap` for who comes from `linked_list_allocator`: two lines change, the `use` and nothing else that matters.
+//! A `LockedHeap` for users of `linked_list_allocator`. Only the `use` line and the call of `init`
+//! change:
 //!
 //! ```text
 //! use linked_list_allocator::LockedHeap;          ->  use locked_heap::LockedHeap;
@@ -6,8 +7,9 @@
 //! unsafe { HEAP.lock().init(start, size) };       ->  unsafe { HEAP.init(start, size) };
 //! ```
 //!
-//! Inside is the whole stack: arenas over the regions given, caches on them, size classes. One lock around it makes it
-//! fit a single `static`; a kernel with CPUs leaves the lock away and uses `kmalloc::Global`.
+//! Inside are an arena for each region, caches on the arenas, and size classes. One lock around
+//! them makes the heap fit a single `static`. A kernel with several CPUs needs no such lock and
+//! uses `kmalloc::Global`.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::mem::MaybeUninit;
@@ -32,7 +34,8 @@ struct Inside {
     kmalloc: Kmalloc<Regions, SingleCpu>,
 }
 
-// SAFETY: reached through the lock alone, so by one thread at a time; nothing inside belongs to a thread.
+// SAFETY: the value is only reached under the lock, so by one thread at a time, and nothing in it
+// belongs to a thread.
 unsafe impl Send for Inside {}
 
 impl LockedHeap {
@@ -43,7 +46,7 @@ impl LockedHeap {
     /// Gives the heap its first memory.
     ///
     /// # Safety
-    /// 1. The `bytes` bytes at `start` are valid and nobody else's from now on. Called once.
+    /// 1. The `bytes` bytes at `start` are valid, and the heap owns them from now on. Called once.
     unsafe fn init(&self, start: *mut u8, bytes: usize) {
         let regions = Regions(Lock::new([const { None }; MOST_REGIONS]));
         // SAFETY: clause 1: the memory is the heap's from now on.
@@ -83,7 +86,8 @@ impl LockedHeap {
     }
 }
 
-// SAFETY: memory of the stack inside, which is valid, aligned and nobody else's until freed.
+// SAFETY: the inner allocator returns memory that is valid, aligned, and has no other user until it
+// is freed.
 unsafe impl GlobalAlloc for LockedHeap {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         let heap = self.0.lock();
@@ -105,7 +109,7 @@ struct Regions(Lock<[Option<&'static Arena<'static>>; MOST_REGIONS]>);
 
 impl Regions {
     /// # Safety
-    /// 1. The memory is valid, and nobody else's from now on.
+    /// 1. The memory is valid, and the heap owns it from now on.
     unsafe fn add(&self, start: *mut u8, bytes: usize) {
         let start = NonNull::new(start).expect("memory does not lie at address zero");
         // The arena's own value lies at the front of its memory.

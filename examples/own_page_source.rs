@@ -19,7 +19,7 @@ struct Page {
     _bytes: [u8; PAGE_SIZE],
 }
 
-/// What the page map keeps for a page: its tag and its owner.
+/// The page map's entry for a page: its tag and its owner.
 type Entry = Cell<(Tag, *mut ())>;
 
 /// Pages in a vector, for one thread.
@@ -47,7 +47,7 @@ impl VecPages {
         }
     }
 
-    /// Returns the pages that nobody has.
+    /// Returns the number of free pages.
     fn free_pages(&self) -> usize {
         let freed = self.freed.borrow();
         let waiting =
@@ -72,7 +72,7 @@ impl VecPages {
         let first = self.start.addr().get() / PAGE_SIZE;
         let index = (first + self.used.get()).next_multiple_of(order.pages()) - first;
         let end = index.checked_add(order.pages()).filter(|end| *end <= self.entries.len())?;
-        // What alignment skips can serve single pages.
+        // Pages skipped for alignment can serve single pages.
         self.freed.borrow_mut()[0].extend(self.used.get()..index);
         self.used.set(end);
         Some(index)
@@ -88,7 +88,7 @@ unsafe impl PageSource for VecPages {
         // SAFETY: `take` returns indices of the vector.
         let start = unsafe { self.start.add(index * PAGE_SIZE) };
         self.entries[index].set((Tag::block(order), null_mut()));
-        // SAFETY: the pages are nobody else's, see above, and initialised with the vector.
+        // SAFETY: the search above found these pages free, and the vector has initialised them.
         Ok(unsafe { PageBlock::from_raw(start, order, false) })
     }
 
@@ -141,7 +141,7 @@ unsafe impl PageMap for VecPages {
     }
 }
 
-/// What the caches hold: 20 bytes, as small as it gets.
+/// The cached type: 20 bytes.
 struct Point {
     place: [f32; 4],
     colour: u32,

@@ -1,7 +1,7 @@
-//! A microcontroller: 64 KiB of static memory, one CPU, no heap but this one.
+//! A microcontroller: 64 KiB of static memory, one CPU, and no other heap.
 //!
-//! The arena is the smallest page source; caches and `kmalloc` run on it as they run on a buddy. What everything costs in
-//! bytes is printed.
+//! The arena is the smallest page source; caches and `kmalloc` run on it as on a buddy. The program
+//! prints the cost of each part in bytes.
 
 use core::alloc::Layout;
 use core::cell::UnsafeCell;

@@ -1,10 +1,11 @@
-//! Question: what does memory of any size cost, asked for directly and by the standard library's collections, and has that
-//! changed since the last run?
+//! Question: what does memory of any size cost, requested directly and by the standard library's
+//! collections, and has that changed since the last run?
 //!
-//! Baselines: the harness alone (`floor`, where a workload can run without memory) and the published allocators of
-//! [`benches::memory::contestants`], the system's among them. An iteration is one operation of `versus`'s workload of the
-//! same name, a sample is one round of it; rows in bytes are in `versus` alone. Contestants run one after the other here;
-//! `versus` interleaves them, and its ratios are what we claim.
+//! Baselines: the harness alone (`floor`, where a workload can run without memory) and the
+//! published allocators of [`benches::memory::contestants`], the system's among them. An iteration
+//! is one operation of `versus`'s workload of the same name; a sample is one round of it. Only
+//! `versus` has the rows in bytes. Criterion runs contestants one after the other. `versus`
+//! interleaves them, and we claim only its ratios.
 
 use std::time::Duration;
 

@@ -1,10 +1,13 @@
-//! Question: what does an object cost, hot, in bulk, with two threads and handed from one to another; what are constructed
-//! state and colours worth; and has any of that changed since the last run?
+//! Question: what does an object cost, hot, in bulk, with two threads, and handed from one thread
+//! to another? What are constructed state and colours worth? Has any of that changed since the last
+//! run?
 //!
-//! Baselines: the harness alone (`floor`), the published object allocators, and the system's allocator as a yardstick, all
-//! of [`benches::objects::rows::contestants`]. Constructed state is compared with initialising each time, colours with the same
-//! cache uncoloured, and checks with none. A count, `idle-pages`, is `versus`'s alone. An iteration is one operation of `versus`'s workload of the same name, a sample is one round of it.
-//! Contestants run one after the other here; `versus` interleaves them, and its ratios are what we claim.
+//! Baselines: the harness alone (`floor`), the published object allocators, and the system's
+//! allocator as a yardstick, all from [`benches::objects::rows::contestants`]. Constructed state is
+//! compared with initialising each time, colours with the same cache uncoloured, and hardening with
+//! none. Only `versus` has the count `idle-pages`. An iteration is one operation of `versus`'s
+//! workload of the same name; a sample is one round of it. Criterion runs contestants one after the
+//! other. `versus` interleaves them, and we claim only its ratios.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What was asked for on the command line: how many rounds, of which rows, against whom.
+//! The command line's selection: number of rounds, rows, and contestants.
 
 /// Rounds, rows and rivals that are wanted.
 pub struct Asked {

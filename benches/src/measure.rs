@@ -11,7 +11,7 @@ pub const LIMIT: Duration = Duration::from_millis(250);
 /// Operations between two looks at the clock.
 const BATCH: usize = 1024;
 
-/// What one round of one workload measured.
+/// The times of one round of one workload.
 #[derive(Clone, Copy, Debug)]
 pub struct Sample {
     /// CPU nanoseconds per operation, the mean of the round.

@@ -9,12 +9,12 @@ pub const OURS: &str = "ours";
 /// The name of the contestant that does nothing: what remains is the harness.
 pub const FLOOR: &str = "floor";
 
-/// What a workload measured, medians over the rounds.
+/// The result of a workload: medians over the rounds.
 #[derive(Clone, Debug)]
 pub struct Row {
     /// The workload.
     pub name: String,
-    /// What `ours` and the rivals count: `ns`, `us`, `ratio`, `%`, `B` or `pages`.
+    /// The unit of `ours` and the rivals: `ns`, `us`, `ratio`, `%`, `B` or `pages`.
     pub unit: &'static str,
     /// Ours.
     pub ours: f64,
@@ -74,7 +74,7 @@ impl Row {
         self
     }
 
-    /// Makes the row of a figure of ours alone, the median of `values`, which are not empty.
+    /// Makes a row without rivals: the median of `values`, which are not empty.
     pub fn alone(name: &str, unit: &'static str, values: Vec<f64>) -> Self {
         let least = values.iter().copied().fold(f64::INFINITY, f64::min);
         let most = values.iter().copied().fold(0.0, f64::max);

@@ -1,8 +1,9 @@
-//! The benches' own global allocator: the system's, or for a while another one.
+//! The global allocator of the benches: the system's, or another one for a while.
 //!
-//! Collections of the standard library allocate from the program's one global allocator, so measuring them on several
-//! allocators in one run takes one that can be told where to go. The choice is a thread's own; what it costs (a load and
-//! an indirect call) is the same for all, the system's allocator included.
+//! Collections of the standard library allocate from the program's global allocator. To measure
+//! them on several allocators in one run, that allocator forwards to the one chosen by the running
+//! thread. The cost of forwarding (a load and an indirect call) is the same for all, the system's
+//! allocator included.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
@@ -25,7 +26,7 @@ pub unsafe fn with_allocator<R: Copy>(allocator: Choice, body: impl FnOnce() -> 
     result
 }
 
-/// Goes wherever the running thread was told to.
+/// Forwards to the allocator that the running thread has chosen.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Switch;
 

@@ -1,7 +1,8 @@
 //! Question: how many instructions does an operation of a page allocator take?
 //!
-//! Runs a number of operations of one row and looks at no clock, so that `valgrind --tool=callgrind` (or any other counter)
-//! tells: two runs that differ in the number alone differ by what the operations cost.
+//! Runs a number of operations of one row without reading a clock, for `valgrind --tool=callgrind`
+//! or any other counter. Two runs that differ only in the number of operations differ by the cost
+//! of those operations.
 //!
 //!     repeat pair-0 ours 100000
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 #[cfg(not(feature = "counted"))]
 const FRAMES: usize = 8 << 18;
 
-/// Measures a layer in so many rounds and hands out its rows.
+/// Measures a layer in the given number of rounds and passes on its rows.
 type Measure = fn(&Asked, &mut dyn FnMut(Row));
 
 /// The layers, bottom up.

@@ -1,7 +1,7 @@
-//! What programs do with an allocator: collections of the standard library, filled and dropped.
+//! Typical uses of an allocator: collections of the standard library, filled and dropped.
 //!
-//! They reach the allocator through [`crate::switch`]. Each run is a number of rounds, so that a slow allocator can be cut
-//! off between two of them.
+//! They reach the allocator through [`crate::switch`]. Each run consists of several rounds, so that
+//! a slow allocator can be stopped between two of them.
 
 use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasherDefault, DefaultHasher};

@@ -87,8 +87,8 @@ fn new_buddy_system() -> buddy_system_allocator::LockedHeap<32> {
 
 static NOTHING: Nothing = Nothing { next: AtomicUsize::new(0), start: OnceLock::new() };
 
-/// The harness without an allocator: addresses of a small range, round and round. The workloads that run on it write no
-/// more than the first word of what they get.
+/// The harness without an allocator: addresses of a small range, handed out again and again. The
+/// workloads that run on it write no more than the first word of an allocation.
 struct Nothing {
     next: AtomicUsize,
     start: OnceLock<Range>,
@@ -101,7 +101,7 @@ unsafe impl Send for Range {}
 // SAFETY: no method changes it.
 unsafe impl Sync for Range {}
 
-/// What one request may be at most, alignment included, and how many bytes the floor's addresses span.
+/// The largest request in bytes, alignment included, and the size of the floor's address range.
 const LARGEST: usize = 64 << 10;
 
 // SAFETY: not what a global allocator promises: memory is handed out again and again. It is private, and given only to

@@ -12,7 +12,7 @@ use crate::memory::requests::{free, layout, log_uniform};
 /// Bytes that are asked for.
 const BYTES: usize = 64 << 20;
 
-/// What is done before resident memory is looked at.
+/// The workload before resident memory is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Footprint {
     /// 64 MiB in objects of 16 to 2,048 bytes, all touched: resident over requested, in percent.
@@ -98,7 +98,7 @@ impl Held {
         // SAFETY: not empty.
         let start = unsafe { allocator.alloc(layout) };
         assert!(!start.is_null(), "the workloads use little memory");
-        // SAFETY: ours, of so many bytes.
+        // SAFETY: the allocator has just returned memory of this layout.
         unsafe { start.write_bytes(1, layout.size()) };
         self.live.push((start, layout));
         self.bytes += layout.size();

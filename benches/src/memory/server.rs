@@ -1,9 +1,9 @@
-//! Two threads that serve requests, and free some of each other's memory: the pattern of a server with a queue between its
-//! workers.
+//! Two threads that serve requests and free some of each other's memory, as in a server with a
+//! queue between its workers.
 //!
-//! A request takes eight buffers of 16 to 2,048 bytes. Each thread has 64 requests under way; a new one ends one of them,
-//! chosen at random: seven of its buffers are freed where they were allocated, one by the other thread, which gets them in
-//! batches.
+//! A request takes eight buffers of 16 to 2,048 bytes. Each thread has 64 requests in progress. A
+//! new request ends one of them, chosen at random: its own thread frees seven of the buffers, and
+//! the other thread gets the eighth in a batch and frees it.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::sync::{Mutex, PoisonError};

@@ -1,5 +1,5 @@
-//! What allocators of any size are asked to do directly, by name. [`crate::memory::collections`] are the ones that ask through the
-//! standard library.
+//! Workloads for allocators of any size, by name. [`crate::memory::collections`] has those that
+//! allocate through the standard library.
 //!
 //! The first word of each allocation is written where objects stay for a while, as a program would.
 
@@ -24,7 +24,7 @@ const BULK: usize = 10_000;
 const GROWN_BYTES: usize = 256 << 10;
 const GROWING: usize = 64;
 
-/// In which order a bulk is freed.
+/// The order in which a bulk is freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
     /// The last first.
@@ -40,7 +40,8 @@ pub enum Order {
 pub enum Workload {
     /// Allocates and frees the same size, hot.
     Pair(usize),
-    /// Holds so many allocations of 16 to 2,048 bytes and replaces a random one; time per replacement.
+    /// Holds this number of allocations of 16 to 2,048 bytes and replaces a random one; time per
+    /// replacement.
     Actions(usize),
     /// Holds 100 allocations aligned to 64 bytes to 4 KiB and replaces a random one.
     Aligned,

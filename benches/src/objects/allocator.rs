@@ -11,11 +11,11 @@ use slab::{Cache, CacheBuilder, Checks, Off, Registry};
 /// The page allocator below our caches.
 pub type Pages = Buddy<'static, DirectMap, Threads>;
 
-/// An allocator of objects of one layout that is measured.
+/// An allocator of objects of one layout that can be measured.
 ///
 /// # Safety
-/// 1. `allocate` returns memory of the layout that nobody else has until it is freed, or addresses that are never
-///    written to.
+/// 1. `allocate` returns memory of the layout that has no other user until it is freed, or
+///    addresses that are never written to.
 pub unsafe trait Objects: Sync {
     /// Returns an object, its content arbitrary.
     fn allocate(&self) -> NonNull<u8>;
@@ -63,9 +63,10 @@ pub fn pages(bytes: usize) -> (Pages, [Mapped; 2]) {
     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).expect("a good range");
     let metadata = Mapped::reserve(layout.size()).expect("address space");
     let map = memory.direct_map();
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so it reads as zero, is page-aligned and has no other user. It
+    // lives as long as the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that has no other user, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
     (buddy.expect("a good range"), [memory, metadata])
 }

@@ -1,8 +1,8 @@
-//! What colours are worth: a walk over the first line of many objects, with and without them.
+//! The benefit of colours: a walk over the first line of many objects, with and without them.
 //!
-//! Objects at the same place of different slabs lie in the same sets of the CPU's caches; a colour shifts the objects of a
-//! slab by a line or more. Each step of the walk depends on the one before, in random order, so its time is that of the
-//! cache that the lines are found in.
+//! Objects at the same offset of different slabs share the sets of the CPU's caches; a colour
+//! shifts the objects of a slab by one or more lines. Each step of the walk depends on the previous
+//! one, in random order, so its time is the latency of the cache level that holds the lines.
 
 use std::alloc::Layout;
 use std::hint::black_box;

@@ -1,7 +1,9 @@
-//! What constructed state is worth: objects that come back set up, against setting them up each time.
+//! The benefit of constructed state: objects that are reused as constructed, against objects that
+//! are initialised each time.
 //!
-//! The object is like a vnode of 488 bytes: a lock, a condition, eight list heads that point to themselves, a header of 256
-//! bytes computed from a seed. A use takes the lock, writes two fields, and leaves it as it was.
+//! The object resembles a vnode of 488 bytes: a lock, a condition, eight list heads that point to
+//! themselves, and a header of 256 bytes computed from a seed. A use takes the lock, writes two
+//! fields, and restores the constructed state.
 
 use std::alloc::Layout;
 use std::hint::black_box;
@@ -92,7 +94,7 @@ unsafe fn construct(object: NonNull<u8>) {
 /// # Safety
 /// 1. `object` is a constructed vnode and the callee's.
 unsafe fn use_once(object: NonNull<u8>, number: usize) {
-    // SAFETY: clause 1: nobody else has it.
+    // SAFETY: clause 1: the caller owns the object.
     let vnode = unsafe { object.cast::<Vnode>().as_mut() };
     // Relaxed: one thread.
     vnode.lock.store(1, Ordering::Relaxed);
@@ -101,10 +103,10 @@ unsafe fn use_once(object: NonNull<u8>, number: usize) {
     vnode.lock.store(0, Ordering::Relaxed);
 }
 
-/// What a destructor of such an object does: nobody waits, and it is on no list.
+/// The destructor of such an object: checks that no waiter is left and that it is on no list.
 ///
 /// # Safety
-/// 1. `object` is a constructed vnode and the callee's.
+/// 1. `object` is a constructed vnode that the callee owns.
 unsafe fn check(object: NonNull<u8>) {
     // SAFETY: clause 1: constructed, and nobody changes it meanwhile.
     let vnode = unsafe { object.cast::<Vnode>().as_ref() };

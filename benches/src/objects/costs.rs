@@ -1,4 +1,4 @@
-//! Figures of our caches alone, each a comparison of two of our own, or a count.
+//! Rows about our own caches: each compares two of them, or is a count.
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -81,7 +81,7 @@ pub fn slab_costs() -> (f64, f64) {
     ((growing_ns - again_ns).max(0.0) / slabs, shrinking_ns / slabs)
 }
 
-/// Allocates so many objects and frees them; returns the CPU time of the allocations.
+/// Allocates `count` objects and frees them; returns the CPU time of the allocations.
 fn fill(ours: &Ours, count: usize) -> f64 {
     let mut objects: Vec<NonNull<u8>> = vec![NonNull::dangling(); count];
     let start = CpuTime::now();
@@ -91,11 +91,12 @@ fn fill(ours: &Ours, count: usize) -> f64 {
     spent
 }
 
-/// Returns the CPU time that an operation takes longer when the CPU slot's magazines are both empty or both full and one is
-/// exchanged with the depot, in nanoseconds.
+/// Returns the extra CPU time of an operation that exchanges a magazine with the depot, in
+/// nanoseconds.
 ///
-/// Six magazines of objects are allocated and freed, over and over: the slot's two serve what they can, and each of the others
-/// costs an exchange when it is emptied and one when it is filled.
+/// The workload allocates and frees six magazines of objects, over and over. The slot's own two
+/// magazines serve a part of them. Each of the other four costs one exchange when it is emptied and
+/// one when it is filled.
 ///
 /// # Panics
 /// When there is no memory.

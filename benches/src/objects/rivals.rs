@@ -57,7 +57,7 @@ unsafe impl<G: GlobalAlloc + Sync> Objects for General<G> {
 struct SlabMalloc {
     zone: SpinMutex<ZoneAllocator<'static>>,
     layout: Layout,
-    /// What it got, to be given back at the end: it gives nothing back by itself.
+    /// The pages taken, to be freed at the end: `slabmalloc` gives none back by itself.
     pages: SpinMutex<Vec<(NonNull<u8>, Layout)>>,
 }
 
@@ -145,7 +145,7 @@ impl BuddySlab {
         let memory = Mapped::reserve(256 << 20).expect("address space");
         let mut start = NonNull::slice_from_raw_parts(memory.start(), memory.bytes());
         let mut buddy = BuddyAllocator::new();
-        // SAFETY: a fresh mapping: valid, zero, nobody else's.
+        // SAFETY: a fresh mapping is valid, reads as zero, and has no other user.
         let region = unsafe { start.as_mut() };
         // SAFETY: it stays mapped as long as the allocator: both are in the struct.
         unsafe { buddy.init(region) }.expect("a large region");

@@ -9,7 +9,7 @@ use crate::objects::workload::Workload;
 use crate::objects::{costs, rivals};
 use crate::row::{FLOOR, OURS, Row};
 
-/// Measures the layer: each workload on all contestants, each figure of ours alone.
+/// Measures the layer: each workload on all contestants, then the rows about our own caches.
 pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
     let contestants = contestants();
     for workload in Workload::ALL.into_iter().filter(|it| asked.wants(&it.name())) {

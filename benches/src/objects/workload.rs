@@ -1,6 +1,6 @@
-//! What object allocators are asked to do, by name.
+//! Workloads for object allocators, by name.
 //!
-//! No workload writes into an object: what is measured is the allocator, with its own writes if it has any.
+//! No workload writes into an object, so only the allocator's own writes are measured.
 
 use std::alloc::Layout;
 use std::hint::black_box;
@@ -22,7 +22,7 @@ const REMOTE: usize = 1_000_000;
 /// A workload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workload {
-    /// Allocates and frees the same object of so many bytes, hot.
+    /// Allocates and frees the same object of this size in bytes, hot.
     Pair(usize),
     /// Allocates 10,000 objects and frees the last first; time per object.
     BulkLifo(usize),

@@ -1,15 +1,16 @@
-//! Any bytes are a trace file: plain text, or zstd frames where the first bytes say so.
+//! Any bytes are a trace file: plain text, or a zstd stream when they begin as one.
 //!
-//! # What must hold
-//! - Nothing panics, and a batch never has more events than it may.
-//! - An error is one line, `FILE:LINE: expected ..., found ...` (`FILE: ...` where there is no line), without control
-//!   bytes, whatever the file holds. The line exists.
-//! - The same bytes in small pieces lead to the same events, names and error; to an error alone where the stream is broken and
-//!   the decoder drops text before that.
-//! - So does plain text inside a zstd frame: the frame is made here, of blocks that are not compressed, so that the fuzzer
-//!   need not guess a compressed form of each line.
+//! # Properties
+//! - Nothing panics, and a batch never has more events than its maximum.
+//! - An error is one line, `FILE:LINE: expected ..., found ...` (`FILE: ...` where there is no
+//!   line), without control bytes, whatever the file holds. The line exists.
+//! - The same bytes in small pieces lead to the same events, names and error. For a broken stream
+//!   only the error is the same, because the decoder may drop text before it.
+//! - Plain text inside a zstd frame gives the same result. The frame is made here, of uncompressed
+//!   blocks, so that the fuzzer need not guess a compressed form of each line.
 //!
-//! Memory is watched by whoever calls: the fuzzer's own limit, and a counting allocator in `tests/corpus.rs`.
+//! The caller limits memory: the fuzzer by its own limit, `tests/corpus.rs` by a counting
+//! allocator.
 
 use std::io::{Cursor, Read};
 
@@ -23,7 +24,7 @@ const BLOCK_BYTES: usize = 100;
 /// Batches after which a file is long enough: a few bytes of zstd can stand for gigabytes of text.
 const ENOUGH_BATCHES: usize = 8;
 
-/// What a file was read as.
+/// The result of reading a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Content {
     /// CPU and action of each event, and its line.

@@ -38,7 +38,7 @@ fn assert_refused(output: &Output, expected: &str) {
     assert!(output.stdout.is_empty());
 }
 
-/// Checks the same, but for what was said on standard output before.
+/// Checks the same, without regard to earlier output.
 fn assert_complains(output: &Output, expected: &str) {
     let error = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{error}");

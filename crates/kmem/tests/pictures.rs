@@ -11,7 +11,7 @@ fn pictures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/src/pictures")
 }
 
-/// What a terminal with colours would show.
+/// Returns the output for a terminal with colours.
 fn shown(arguments: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_kmem"))
         .args(["--color", "always"])

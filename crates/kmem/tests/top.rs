@@ -24,7 +24,7 @@ fn temporary(name: &str, contents: &[u8]) -> String {
     path.to_str().expect("the folder's name is text").to_owned()
 }
 
-/// What is looked at of all that was shown: a few screens.
+/// The bytes of output that are searched: a few screens.
 const LAST_BYTES: usize = 4096;
 
 /// `kmem top` on a terminal, and what it has shown there so far.
@@ -100,7 +100,7 @@ impl OnTerminal {
 
 impl Drop for OnTerminal {
     fn drop(&mut self) {
-        // After a test that failed, nobody else ends it.
+        // After a failed test no other code ends the child.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -137,7 +137,7 @@ fn a_file_that_goes_away_is_waited_for() {
     top.wait_for("filp");
     std::fs::remove_file(&path).expect("it is there");
     top.wait_for("waiting for the file; found now: No such file");
-    // What was read last stays, below the note.
+    // The last good state stays, below the note.
     top.wait_for("filp");
     // Half of it is written.
     temporary("coming-and-going.slabinfo", &CACHES.as_bytes()[..40]);
@@ -199,7 +199,8 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
     }
 }
 
-/// The program that the next test watches. It frees its objects when it is told to, and ends when it is told again.
+/// The program that the next test watches. It frees its objects on the first command and ends on
+/// the second.
 #[test]
 #[ignore = "a program, not a test: it waits for its input"]
 fn a_program_that_allocates() {

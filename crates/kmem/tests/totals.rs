@@ -15,7 +15,7 @@ use kmem::replay::stack::Stack;
 use kmem::replay::target::CountOnly;
 use kmem::trace::source::{Source, Text};
 
-/// What the naive count comes to.
+/// The totals of the naive count.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Totals {
     events: u64,

@@ -171,7 +171,7 @@ fn the_tour_shows_all_layers_at_once_and_ends_with_the_totals() {
     assert!(out.lines().all(|line| line.chars().count() <= 80), "fits 80 columns");
 }
 
-/// Takes so many bytes and no more.
+/// Accepts the given number of bytes, then fails.
 struct Takes(usize);
 
 impl Write for Takes {

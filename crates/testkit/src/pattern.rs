@@ -1,4 +1,4 @@
-//! Content that belongs to one allocation alone.
+//! A byte pattern that differs between allocations.
 
 use std::ptr::NonNull;
 
@@ -29,7 +29,7 @@ impl Pattern {
     /// # Safety
     /// 1. The memory is valid for reads, initialised, and the caller's.
     pub unsafe fn is_in(self, start: NonNull<u8>, bytes: usize) -> bool {
-        // SAFETY: clause 1: so many initialised bytes that nobody changes.
+        // SAFETY: clause 1: `bytes` initialised bytes that do not change meanwhile.
         let content = unsafe { std::slice::from_raw_parts(start.as_ptr(), bytes) };
         content.iter().enumerate().all(|(index, byte)| *byte == self.byte(index))
     }

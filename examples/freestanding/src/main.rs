@@ -49,20 +49,21 @@ fn use_everything() -> Option<()> {
     map.add(0, (PAGES * PAGE_SIZE) as u64, RegionKind::Usable).ok()?;
     map.add(5 * PAGE_SIZE as u64, 100, RegionKind::Reserved).ok()?;
 
-    // SAFETY: the machine's memory is used by way of this map alone.
+    // SAFETY: the program reaches the machine's memory only through this map.
     let direct = unsafe { DirectMap::from_root(root, FrameNumber::new(0)) };
     let all = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(PAGES))];
     let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&all, 1).ok()?;
     let carved = map.carve(layout.size().div_ceil(PAGE_SIZE), Order::ZERO).ok()?;
     let metadata = direct.pointer(carved.start);
-    // SAFETY: carved for us alone.
+    // SAFETY: the pages were carved for the metadata, and nothing else uses them.
     unsafe { metadata.write_bytes(0, layout.size()) };
     let mut ranges = [FrameRange::default(); 4];
     let count = ranges.iter_mut().zip(map.runs()).map(|(place, run)| *place = run).count();
     let (ranges, cpu) = (&ranges[..count], SingleCpu::new());
-    // SAFETY: zeroed above, aligned to a page, and carved for us alone.
+    // SAFETY: zeroed above, page-aligned, and carved for the metadata.
     let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, layout.size()) };
-    // SAFETY: the ranges are disjoint from the metadata, and nobody else uses the machine's memory.
+    // SAFETY: the ranges are disjoint from the metadata, and nothing else uses the machine's
+    // memory.
     let buddy = unsafe { Buddy::new_in(metadata, ranges, direct, cpu, Mode::Cached) }.ok()?;
     let pages = Counted::new(buddy);
 

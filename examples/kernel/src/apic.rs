@@ -32,7 +32,7 @@ fn register(offset: usize) -> NonNull<u32> {
 }
 
 fn write(offset: usize, value: u32) {
-    // SAFETY: a register of this CPU's controller, which is mapped and used by this file alone.
+    // SAFETY: the registers of this CPU's controller are mapped, and only this file uses them.
     unsafe { register(offset).write_volatile(value) };
 }
 
@@ -100,7 +100,7 @@ fn command(id: u32, command: u32) {
     while read(COMMAND_LOW) & DELIVERY_PENDING != 0 {}
 }
 
-/// Waits for so many ticks of the time-stamp counter.
+/// Waits for `ticks` ticks of the time-stamp counter.
 fn pause(ticks: u64) {
     let start = time();
     while time() - start < ticks {

@@ -1,9 +1,11 @@
-//! Instructions per operation, counted: QEMU is told to let one instruction take 32 ticks of the time-stamp counter.
+//! Counts instructions per operation. QEMU runs with an instruction counter, in which one
+//! instruction takes 32 ticks of the time-stamp counter.
 //!
-//! Question: how many instructions does an operation take in a kernel, and how many of them are locked, beside the figures of
-//! Linux 6.1, 6.12 and 7.3 (as Debian builds them, with mitigations and zeroing on allocation off)? Interrupts are off in the
-//! loop; least and median of 31 rounds of 2,000 operations, less an empty loop. Locked instructions are counted by single
-//! steps over one warm operation.
+//! Question: how many instructions does an operation take in a kernel, and how many of them are
+//! locked, beside the figures of Linux 6.1, 6.12 and 7.3 (as Debian builds them, with mitigations
+//! and zeroing on allocation off)? Interrupts are off in the loop. Each row is the minimum and the
+//! median of 31 rounds of 2,000 operations, less an empty loop. Single steps over one warm
+//! operation count the locked instructions.
 
 use core::alloc::Layout;
 use core::hint::black_box;
@@ -84,7 +86,7 @@ fn pair<K: Checks>(cache: &Cache<Source, KernelCpu, K>) {
 
 fn bulk<K: Checks>(cache: &Cache<Source, KernelCpu, K>, objects: &mut [NonNull<u8>; 16]) {
     let had = cache.allocate_many(black_box(objects));
-    // SAFETY: from this cache, so many were written.
+    // SAFETY: the first `had` places hold objects of this cache.
     unsafe { cache.free_many(&black_box(&objects)[..had]) };
 }
 
@@ -139,10 +141,10 @@ fn calibrate() {
 /// A row of the table.
 struct Row {
     name: &'static str,
-    /// What we must reach.
+    /// The target in instructions.
     target: u64,
     linux: &'static str,
-    /// How many operations one call of what is measured does.
+    /// The number of operations in one call of the measured function.
     parts: u64,
 }
 

@@ -1,4 +1,5 @@
-//! What the boot loader hands over: the PVH start info, and in it the memory map and the way to the ACPI tables.
+//! The information from the boot loader: the PVH start info, with the memory map and the address of
+//! the ACPI tables.
 
 use core::ptr::NonNull;
 
@@ -42,7 +43,7 @@ impl StartInfo {
     /// When there is none.
     ///
     /// # Safety
-    /// 1. `address` is what the boot loader passed, and nobody has changed what is there.
+    /// 1. `address` is the one that the boot loader passed, and the memory there is unchanged.
     pub(crate) unsafe fn at(address: u32) -> &'static Self {
         let info = physical::<Self>(address.into());
         // SAFETY: clause 1; low memory is mapped.

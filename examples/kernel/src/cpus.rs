@@ -24,7 +24,7 @@ use crate::{apic, vectors};
 /// The most CPUs.
 pub(crate) const MOST_CPUS: usize = 8;
 
-/// What a CPU has of its own.
+/// The variables of one CPU.
 #[repr(C, align(64))]
 pub(crate) struct PerCpu {
     preemption: UnsafeCell<u32>,
@@ -38,7 +38,7 @@ pub(crate) struct PerCpu {
     pub(crate) ticks: AtomicU64,
 }
 
-// SAFETY: the cells are written by their own CPU alone.
+// SAFETY: only the CPU itself writes its cells.
 unsafe impl Sync for PerCpu {}
 
 static PER_CPU: [PerCpu; MOST_CPUS] = [const {
@@ -76,7 +76,7 @@ pub(crate) fn number() -> usize {
 /// 1. No other CPU has the number, and this one has none yet.
 pub(crate) unsafe fn adopt(number: usize) {
     let own = &PER_CPU[number];
-    // SAFETY: clause 1: nobody else writes it.
+    // SAFETY: clause 1: no other code writes it.
     unsafe { own.line_offset.get().write(CpuId::new(number as u32).line_offset() as u32) };
     let address = core::ptr::from_ref(own).addr() as u64;
     // SAFETY: nothing used `gs` before.

@@ -39,7 +39,7 @@ struct TaskState {
     io_map: u32,
 }
 
-/// What each CPU's table registers point to.
+/// The tables that each CPU's registers point to.
 #[repr(C, align(64))]
 struct Tables {
     segments: [u64; 6],
@@ -84,7 +84,7 @@ unsafe impl Sync for GateTable {}
 
 static GATES: GateTable = GateTable(UnsafeCell::new([Gate { low: 0, high: 0 }; 256]));
 
-/// What `lgdt` and `lidt` read.
+/// The operand of `lgdt` and `lidt`.
 #[repr(C, packed)]
 struct TablePointer {
     limit: u16,
@@ -136,7 +136,7 @@ entries! {
 /// # Safety
 /// 1. Called once, by the first CPU, before interrupts are let in.
 pub(crate) unsafe fn fill() {
-    // SAFETY: clause 1: nobody else uses the table.
+    // SAFETY: clause 1: no other code uses the table.
     let gates = unsafe { &mut *GATES.0.get() };
     for (vector, stack, address) in all_entries() {
         gates[usize::from(vector)] = Gate {
@@ -183,7 +183,7 @@ pub(crate) unsafe fn load() {
     unsafe { asm!("lidt [{}]", in(reg) &gates, options(nostack)) };
 }
 
-/// What an entry has saved: registers, then what the CPU pushed.
+/// The stack frame of an entry: saved registers, then the frame that the CPU pushed.
 #[repr(C)]
 pub(crate) struct Saved {
     registers: [u64; 15],

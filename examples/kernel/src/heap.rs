@@ -33,13 +33,13 @@ use crate::cpus::{KernelCpu, MOST_CPUS};
 
 /// Where all physical memory is mapped a second time.
 const DIRECT_MAP: usize = 0xffff_8000_0000_0000;
-/// What the boot code maps.
+/// Bytes of physical memory that the boot code maps.
 const MAPPED_BYTES: u64 = 64 << 30;
 /// Low memory that is left alone: firmware's data, and where other CPUs start.
 const LOW_BYTES: u64 = 0x1_0000;
 /// The most ranges of usable memory.
 const MOST_RANGES: usize = 64;
-/// What the caches are asked for in a timer interrupt while memory is short, in pages.
+/// Pages requested from the caches by a timer interrupt while memory is short.
 const SHRINK_PAGES: usize = 32;
 
 /// Each zone's name, kind, and where it ends.
@@ -55,9 +55,9 @@ type NodeZoneOfOurs = NodeZone<'static, 'static, DirectMap, KernelCpu, Watermark
 type Zones = ZoneList<'static, 'static, DirectMap, KernelCpu, Watermarks>;
 /// Pages of any zone.
 pub(crate) type Pages = ZoneSource<'static, 'static, 'static, DirectMap, KernelCpu, Watermarks>;
-/// Who may give pages back when they are short.
+/// The shrinkers that give pages back when memory is short.
 type Shrinkers = ShrinkList<2>;
-/// What the caches take pages from.
+/// The page source of the caches.
 pub(crate) type Source = Reclaiming<&'static Counted<Pages>, &'static Shrinkers>;
 
 /// A place for something that is made once, while the first CPU is alone.
@@ -74,7 +74,7 @@ impl<T> Fixed<T> {
     /// # Safety
     /// 1. Called once, while the first CPU is alone.
     unsafe fn set(&'static self, value: T) -> &'static T {
-        // SAFETY: clause 1: nobody else has a reference.
+        // SAFETY: clause 1: there is no other reference.
         unsafe { &mut *self.0.get() }.write(value)
     }
 }
@@ -84,7 +84,7 @@ static NODE_ZONES: Fixed<[MaybeUninit<NodeZoneOfOurs>; ZONES.len()]> = Fixed::ne
 static ZONE_LIST: Fixed<Zones> = Fixed::new();
 static COUNTED: Fixed<Counted<Pages>> = Fixed::new();
 
-/// What `start` has made.
+/// The zones that `start` has made.
 static LIST: AtomicPtr<Zones> = AtomicPtr::new(core::ptr::null_mut());
 static PAGES: AtomicPtr<Counted<Pages>> = AtomicPtr::new(core::ptr::null_mut());
 /// Asked by `Source` when the zones have run out.
@@ -117,7 +117,8 @@ pub(crate) fn pages() -> &'static Counted<Pages> {
     made(&PAGES)
 }
 
-/// Returns pages for who may not wait: down to the last one.
+/// Returns a page source for callers that must not wait: it may use the reserve below the
+/// watermarks.
 pub(crate) fn reserve() -> Pages {
     made(&LIST).source(Request { may_use_reserve: true, ..Request::default() })
 }
@@ -204,10 +205,10 @@ pub(crate) unsafe fn start(info: &StartInfo) {
     for (zone, (name, _, _)) in ZONES.iter().enumerate() {
         let Some((carved, pages)) = carved[zone] else { continue };
         let metadata = direct.pointer(carved.start);
-        // SAFETY: carved for us alone, and mapped.
+        // SAFETY: the pages were carved for the metadata, and they are mapped.
         unsafe { metadata.write_bytes(0, pages * PAGE_SIZE) };
         let ranges = ranges_of(&map, zone, &mut ranges);
-        // SAFETY: zeroed above, aligned to a page, and carved for us alone.
+        // SAFETY: zeroed above, page-aligned, and carved for the metadata.
         let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, pages * PAGE_SIZE) };
         // SAFETY: the ranges are disjoint from the metadata and from the image, and the direct map covers them.
         let buddy = unsafe { Buddy::new_in(metadata, ranges, direct, KernelCpu, Mode::Cached) };
@@ -239,9 +240,9 @@ pub(crate) unsafe fn start(info: &StartInfo) {
     // SAFETY: clause 1: set for the first time.
     let table = unsafe { NODE_ZONES.set(table) };
     let first = table.as_ptr().cast();
-    // SAFETY: so many were written, and they stay.
+    // SAFETY: `count` elements were written, and they stay.
     let table = unsafe { core::slice::from_raw_parts(first, count) };
-    // SAFETY: clause 1: nobody has looked at the list yet.
+    // SAFETY: clause 1: no other code has a reference to the list yet.
     let list = unsafe { ZONE_LIST.set(ZoneList::new(table).expect("the kinds ascend")) };
     LIST.store(core::ptr::from_ref(list).cast_mut(), Ordering::Release);
     // SAFETY: clause 1: the sources of caches are made after it.

@@ -10,7 +10,7 @@ pub(crate) const TRAP_FLAG: usize = 1 << 8;
 /// Writes a byte to an I/O port.
 ///
 /// # Safety
-/// 1. The device behind `port` may be told `value` now.
+/// 1. The device behind `port` accepts `value` in its present state.
 pub(crate) unsafe fn out_byte(port: u16, value: u8) {
     // SAFETY: clause 1; the instruction touches no memory.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
@@ -89,7 +89,7 @@ pub(crate) unsafe fn set_trap(on: bool) {
     unsafe { asm!("push {}", "popfq", in(reg) new) };
 }
 
-/// What ends the virtual machine, and how.
+/// The exit status of the virtual machine.
 #[derive(Clone, Copy)]
 pub(crate) enum Verdict {
     /// QEMU exits with 33.

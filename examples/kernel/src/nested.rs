@@ -50,7 +50,7 @@ pub(crate) fn interrupt_every_step() {
         unsafe { kmalloc().kfree(large.ok()) };
         let mut many = [NonNull::dangling(); 40];
         let had = cache.allocate_many(&mut many);
-        // SAFETY: so many were allocated just now.
+        // SAFETY: the first `had` places hold objects allocated just now.
         unsafe { cache.free_many(&many[..had]) };
         cache.shrink();
         let registry = kmalloc().registry();
@@ -87,7 +87,7 @@ fn use_every_layer(step: u64) {
     let start = kmalloc().kmalloc([64, 192, 40_000][step as usize % 3]);
     let object = cache().allocate();
     let block = pages().allocate(Order::ZERO);
-    // Whatever is at hand, this wants the locks of the cache.
+    // Statistics take the locks of the cache, whatever it holds.
     _ = cache().stats();
     if let Ok(block) = block {
         // SAFETY: a block of this handler's.

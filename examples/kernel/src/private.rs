@@ -12,7 +12,7 @@ use crate::heap::{Source, kmalloc};
 
 type ObjectCache = Cache<Source, KernelCpu>;
 
-/// What the constructor leaves in the first word of an object.
+/// The first word of a constructed object.
 pub(crate) const CONSTRUCTED: u64 = 0xc057_0c7e_d0b1_ec75;
 /// Bytes of an object.
 pub(crate) const OBJECT_BYTES: usize = 192;
@@ -38,7 +38,8 @@ pub(crate) fn make_cache() {
 pub(crate) fn destroy_cache() {
     let raw = NonNull::new(CACHE.swap(core::ptr::null_mut(), Ordering::AcqRel));
     let raw = raw.expect("there is a cache");
-    // SAFETY: from `make_cache`; nobody uses it any more, as the timers were told and waited for.
+    // SAFETY: the handle came from `make_cache`, and the timers have stopped using it: they were
+    // notified and waited for.
     let cache = unsafe { ObjectCache::from_raw(raw) };
     cache.destroy().expect("every object was freed");
 }

@@ -12,8 +12,8 @@ use crate::console::print;
 use crate::cpus;
 use crate::heap::{kmalloc, pages, pressure as how_short, reserve, shortages_and_reliefs};
 
-/// Fills memory: as soon as it is short, an idle cache gives its empty slabs home without anybody asking it, and memory is no
-/// longer short; in the end nothing is left but the reserve.
+/// Fills memory. When memory becomes short, an idle cache returns its empty slabs without a
+/// request, and memory is no longer short. At the end only the reserve is left.
 pub(crate) fn fill_memory() {
     let layout = Layout::from_size_align(1024, 8).expect("a layout");
     let registry = kmalloc().registry();
@@ -50,7 +50,7 @@ pub(crate) fn fill_memory() {
     assert!(shortages > shortages_before && after < before, "the idle cache gave its slabs home");
     assert!(reliefs > reliefs_before, "and that helped");
     while take(pages()) {}
-    // What the caches still keep, too: a request would ask them.
+    // Shrinks the caches completely, as a request would.
     while registry.shrink_all() > 0 {
         while take(pages()) {}
     }

@@ -1,7 +1,9 @@
-//! How much stack a call takes, at the most: what lies below the stack pointer is painted, and looked at after the call.
+//! The maximum stack use of a call: the stack below the stack pointer is painted before the call
+//! and inspected after it.
 //!
-//! Interrupts are off, and would run on stacks of their own. What is counted is everything below the caller: return address,
-//! saved registers, and all that is called in turn, the page source and its locks included.
+//! Interrupts are off, and would run on stacks of their own. The count includes everything below
+//! the caller: return address, saved registers, and all nested calls, the page source and its locks
+//! among them.
 
 use core::alloc::Layout;
 use core::arch::asm;
@@ -21,7 +23,7 @@ pub(crate) fn run() {
     let registry = heap.registry();
     let mut start = None;
     print!("stack of a call, in bytes");
-    // A class that nobody has asked for: its cache is built, on a slab that the zones are asked for.
+    // A class without a cache yet: the call builds the cache, and a slab from the zones.
     zones().for_each(|zone| _ = zone.drain());
     row("kmalloc-first", &mut || start = heap.kmalloc(1000).ok());
     // SAFETY: allocated just now.
@@ -64,8 +66,9 @@ fn row(name: &str, call: &mut dyn FnMut()) {
 #[inline(never)]
 fn used_by(call: &mut dyn FnMut()) -> usize {
     let top: *const u64;
-    // SAFETY: paints memory of this stack below everything that is in use: the kernel is built without a red zone, and
-    // interrupts have stacks of their own. The boot stack is larger than what is painted and what is in use together.
+    // SAFETY: this paints the unused part of this stack. The kernel is built without a red zone,
+    // and interrupts have stacks of their own. The boot stack is larger than the painted and the
+    // used part together.
     unsafe {
         asm!(
             "lea rdi, [rsp - {bytes}]",

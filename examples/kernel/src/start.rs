@@ -29,7 +29,8 @@ pub(crate) unsafe fn others(rsdp: u64) -> usize {
     // SAFETY: a word that the start-up code counts in atomically.
     let arrived = unsafe { &arrived_cpus };
     let own = apic::id();
-    // SAFETY: clause 1: nobody else starts CPUs, and the tables are where the loader says.
+    // SAFETY: clause 1: no other code starts CPUs, and the boot loader gives the address of the
+    // tables.
     unsafe {
         acpi::for_each_cpu(rsdp, |id| {
             let before = arrived.load(Ordering::Acquire);

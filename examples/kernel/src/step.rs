@@ -11,7 +11,7 @@ use core::ptr::NonNull;
 use crate::gates::Saved;
 use crate::machine::{TRAP_FLAG, set_trap};
 
-/// What happens at each step.
+/// The action at each step.
 #[derive(Clone, Copy)]
 enum Mode {
     Count,
@@ -19,7 +19,7 @@ enum Mode {
     Interrupt(fn(u64)),
 }
 
-/// What the steps so far have come to.
+/// Totals of the steps so far.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Steps {
     pub(crate) instructions: u64,

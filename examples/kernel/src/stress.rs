@@ -1,7 +1,8 @@
-//! The life of the kernel: all CPUs allocate, free, hand over and shrink, and their timers do the same on top of them.
+//! The stress test: all CPUs allocate, free, hand over and shrink, and their timers do the same on
+//! top of them.
 //!
-//! The first CPU leads through phases; the others follow. Each phase ends when every CPU has done its part. What is allocated
-//! carries content of its own, checked when it is freed.
+//! The first CPU leads through phases; the others follow. Each phase ends when every CPU has done
+//! its part. Allocations carry content of their own, which is checked when they are freed.
 
 use alloc::vec::Vec;
 use core::cell::UnsafeCell;
@@ -23,10 +24,10 @@ use crate::shortage::fill_memory;
 const TIMER_NANOSECONDS: u32 = 100_000;
 /// Rounds of the mixed phase on each CPU.
 const ROUNDS: usize = 30_000;
-/// What a CPU holds at most in the mixed phase.
+/// Maximum number of allocations that a CPU holds in the mixed phase.
 const MOST_HELD: usize = 400;
 
-/// What the CPUs do together.
+/// The phases.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 enum Phase {
@@ -40,7 +41,7 @@ enum Phase {
 static PHASE: AtomicUsize = AtomicUsize::new(Phase::Idle as usize);
 static DONE: AtomicUsize = AtomicUsize::new(0);
 static TIMERS_ALLOCATE: AtomicBool = AtomicBool::new(false);
-/// What other CPUs left for a CPU to free.
+/// Allocations that other CPUs have handed to a CPU to free.
 static MAIL: [Lock<Mailbox>; MOST_CPUS] = [const { Lock::new(Mailbox::new()) }; MOST_CPUS];
 
 /// Leads all `count` CPUs through the phases.
@@ -82,7 +83,7 @@ pub(crate) fn run(count: usize) {
     finish(baseline);
 }
 
-/// What every CPU but the first does.
+/// The main loop of every CPU but the first.
 pub(crate) fn follow() -> ! {
     come_online();
     let mut seen = Phase::Idle as usize;
@@ -160,7 +161,7 @@ fn settle() -> usize {
     let all: Vec<_> = (0..16).map(|shift| kmalloc().kmalloc(1 << shift)).collect();
     for size in (8..=kmalloc::LARGEST).step_by(8) {
         let start = kmalloc().kmalloc(size).expect("room for one of each");
-        // SAFETY: the object of this size, which nobody has used.
+        // SAFETY: the object was allocated above and has no other user.
         unsafe { kmalloc().kfree(Some(start)) };
     }
     for start in all {
@@ -207,7 +208,7 @@ fn mixed(count: usize) {
         }
     }
     held.into_iter().for_each(Held::free);
-    // What others left last is freed by whoever comes by.
+    // Allocations handed over last are freed by the CPU that runs here.
     (0..count).for_each(receive);
 }
 
@@ -228,9 +229,9 @@ fn receive(cpu: usize) {
     letters.0.into_iter().flatten().for_each(Held::free);
 }
 
-/// What the timer of a CPU holds from tick to tick.
+/// Allocations that the timer of a CPU holds from tick to tick.
 struct HeldByTimer(UnsafeCell<[Option<Held>; 8]>);
-// SAFETY: each is used by its CPU alone, in the timer's handler or with interrupts masked.
+// SAFETY: only its own CPU uses each, in the timer's handler or with interrupts masked.
 unsafe impl Sync for HeldByTimer {}
 
 static HELD_BY_TIMER: [HeldByTimer; MOST_CPUS] =
@@ -246,7 +247,7 @@ pub(crate) fn on_timer(tick: u64) {
     } else {
         free_all_of_timer(own);
     }
-    // Whoever may not wait has the reserve, however short memory is.
+    // A caller that must not wait may use the reserve, however short memory is.
     match reserve().allocate(Order::ZERO) {
         // SAFETY: the page taken from the reserve just now.
         Ok(page) => unsafe { reserve().free(page) },

@@ -1,4 +1,4 @@
-//! What is asked for by environment variables: the file of statistics, and a thread that purges.
+//! Options from environment variables: the statistics file, and the purging thread.
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
@@ -49,7 +49,7 @@ fn current() {
     let start = Instant::now();
     let mut held = Vec::with_capacity(1 << 20);
     set_errno(7);
-    // Grows at a pace that a viewer can follow, and seldom enough for the file to be older than what is held.
+    // Grows slowly enough for the viewer to follow, and seldom enough for the file to fall behind.
     let mut seen = Vec::new();
     while start.elapsed() < Duration::from_millis(2500) {
         for _ in 0..64 {
@@ -68,7 +68,7 @@ fn current() {
     }
     assert!(seen.is_sorted() && (3..=7).contains(&seen.len()), "twice a second: {seen:?}");
     assert!(seen.last().is_some_and(|last| *last * 2 > held.len()), "{seen:?}, {}", held.len());
-    // What is so stands there, though nothing happens any more.
+    // The file is current although the program is idle.
     let quiet = || std::thread::sleep(Duration::from_millis(1200));
     quiet();
     let said = objects(&file, "kmalloc-1k").expect("written");
@@ -129,10 +129,11 @@ fn shell_with_file(before: &str, file: &Path) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// What is no file stays as it is, nothing else is left in the folder, and the user hears of it.
+/// Something that is no regular file stays as it is, nothing else is left in the folder, and the
+/// user gets a message.
 ///
-/// Mutations seen to fail: a look at nothing but whether the file can be created; no look at whether all of it was written; a new
-/// file that stays when it cannot be given its name.
+/// Mutations seen to fail: checking only whether the file can be created; not checking whether all
+/// of it was written; keeping the temporary file when the rename fails.
 fn unwritable() {
     let folder = folder("unwritable");
     let named = |name: &str| folder.join(name);
@@ -167,7 +168,7 @@ fn unwritable() {
     left.sort_unstable();
     assert_eq!(left, ["folder", "link", "pipe"]);
     assert!(named("link").is_symlink(), "a link to a device is still one");
-    // And what can be written is, in place of what was there, without a word.
+    // A regular file is replaced without a message.
     std::fs::write(named("file"), "old").expect("ours");
     assert_eq!(shell_with_file("", &named("file")), "");
     let text = std::fs::read_to_string(named("file")).expect("written");
@@ -208,7 +209,8 @@ fn at_the_end() {
     std::fs::remove_dir_all(folder).expect("ours");
 }
 
-/// What frees keep goes too when a thread is asked for: 3 MiB, fewer than the bound.
+/// With a purging thread, memory that frees would keep is purged too: 3 MiB, less than the trim
+/// threshold.
 fn purged() {
     if std::env::var_os("KMALLOC_PURGE").is_none() {
         let again = |interval: &str| {
@@ -221,7 +223,7 @@ fn purged() {
             assert!(output.status.success(), "{interval}: {said}");
             said
         };
-        // With a thread, and without one; what is no number is told.
+        // With a thread, and without one. A value that is not a number is reported.
         for interval in ["20", "0", ""] {
             assert_eq!(again(interval), "");
         }

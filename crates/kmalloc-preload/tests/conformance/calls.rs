@@ -1,4 +1,4 @@
-//! What each function returns, and what it does to `errno`.
+//! The result of each function, and its effect on `errno`.
 
 use std::ffi::{CStr, c_void};
 use std::hint::black_box;
@@ -27,7 +27,7 @@ unsafe extern "C" {
     fn malloc_stats();
 }
 
-/// What `libc` does not declare.
+/// Functions that `libc` does not declare.
 mod undeclared {
     use std::ffi::c_void;
 
@@ -48,7 +48,8 @@ pub(crate) fn calloc(count: usize, bytes: usize) -> *mut u8 {
 }
 
 pub(crate) fn realloc(start: *mut u8, bytes: usize) -> *mut u8 {
-    // SAFETY: the checks pass null or memory of theirs, and go on with what is returned.
+    // SAFETY: the checks pass null or their own memory, and afterwards use the returned address
+    // only.
     black_box(unsafe { libc::realloc(start.cast(), black_box(bytes)) }).cast()
 }
 
@@ -85,7 +86,7 @@ pub(crate) fn free(start: *mut u8) {
 /// Fills memory with a pattern.
 pub(crate) fn fill(start: *mut u8, bytes: usize, seed: usize) {
     for index in 0..bytes {
-        // SAFETY: the checks own so many bytes.
+        // SAFETY: the caller owns `bytes` bytes at `start`.
         unsafe { start.wrapping_add(index).write((seed + index * 7) as u8) };
     }
 }
@@ -93,7 +94,7 @@ pub(crate) fn fill(start: *mut u8, bytes: usize, seed: usize) {
 /// Asserts that the pattern is still there.
 pub(crate) fn check(start: *mut u8, bytes: usize, seed: usize) {
     for index in 0..bytes {
-        // SAFETY: the checks own so many bytes, and filled them.
+        // SAFETY: the caller owns `bytes` bytes at `start` and has filled them.
         let byte = unsafe { start.wrapping_add(index).read() };
         assert_eq!(byte, (seed + index * 7) as u8, "byte {index} of {bytes}");
     }
@@ -101,7 +102,7 @@ pub(crate) fn check(start: *mut u8, bytes: usize, seed: usize) {
 
 fn assert_zero(start: *mut u8, bytes: usize) {
     for index in 0..bytes {
-        // SAFETY: the checks own so many bytes.
+        // SAFETY: the caller owns `bytes` bytes at `start`.
         assert_eq!(unsafe { start.wrapping_add(index).read() }, 0, "byte {index} of {bytes}");
     }
 }
@@ -111,7 +112,7 @@ fn alignment() {
     let starts: Vec<_> = sizes.map(malloc).collect();
     assert!(starts.iter().all(|start| !start.is_null() && start.addr() % 16 == 0));
     starts.into_iter().for_each(free);
-    // What was asked for as an array, or grew, is no less so.
+    // Arrays and resized allocations have at least the requested size too.
     for bytes in (0..6000).step_by(7).chain([40_000, 1 << 20]) {
         let start = calloc(bytes, 1);
         let grown = realloc(start, bytes + 9);
@@ -147,7 +148,7 @@ fn no_bytes() {
     assert_eq!(all.len(), count, "{all:?}");
     all.into_iter().for_each(free);
     free(null_mut());
-    // To no bytes is a free, of arrays too.
+    // A resize to zero bytes frees, for arrays too.
     let start = malloc(100);
     // SAFETY: memory of ours, not used again.
     assert!(unsafe { libc::reallocarray(start.cast(), black_box(0), 8) }.is_null());
@@ -264,7 +265,8 @@ fn errno_is_kept() {
     // Neither where standard error takes it nor where it is closed.
     // SAFETY: writes to standard error.
     unsafe { malloc_stats() };
-    // SAFETY: the descriptor is this process's, and nothing is said any more unless something fails.
+    // SAFETY: the descriptor belongs to this process, and the check prints nothing more unless it
+    // fails.
     unsafe { libc::close(2) };
     // SAFETY: as above.
     unsafe { malloc_stats() };
@@ -390,7 +392,7 @@ fn usable_survives() {
     }
 }
 
-/// What was aligned keeps its content when it is resized; it need not stay aligned.
+/// Aligned memory keeps its content when it is resized; it need not stay aligned.
 fn aligned_resized() {
     for alignment in [32, 256, 4096, 1 << 16, 1 << 21] {
         for bytes in [1, 100, 5000, 70_000] {

@@ -62,7 +62,7 @@ fn little_space() {
 }
 
 fn closed_error() {
-    // SAFETY: a descriptor of this process; whoever writes to it is told that it is closed.
+    // SAFETY: the descriptor belongs to this process; a later write to it fails with `EBADF`.
     unsafe { libc::close(2) };
     replace(1, 1000, 1000);
 }

@@ -1,7 +1,8 @@
-//! What the C ABI promises, checked one by one: each check is a process of its own, which has the library preloaded, and runs
-//! twice: on the plain allocator and on the one that looks for mistakes.
+//! The promises of the C ABI, one check each. Each check is a process of its own with the library
+//! preloaded. It runs twice: on the plain allocator and on the hardened one.
 //!
-//! `cargo test -p kmalloc-preload --test conformance -- NAME` runs those whose names contain `NAME`.
+//! `cargo test -p kmalloc-preload --test conformance -- NAME` runs the checks whose names contain
+//! `NAME`.
 
 mod asked;
 mod calls;
@@ -26,7 +27,8 @@ pub(crate) struct Check {
 pub(crate) enum End {
     /// With success.
     Well,
-    /// Aborted, with this on standard error, where mistakes are looked for; nothing is said about the plain allocator.
+    /// The hardened allocator aborts with this text on standard error. The plain allocator may do
+    /// anything.
     AbortedWhenChecked(&'static str),
     /// Aborted, with this on standard error.
     Aborted(&'static str),

@@ -157,7 +157,7 @@ fn said() {
 /// `dlopen` needs room for the library's thread-locals among the static ones.
 fn loaded_late() {
     let path = CString::new(library().into_os_string().into_encoded_bytes()).expect("no zero");
-    // A copy is another library, which nobody has loaded yet.
+    // A copy of the library has another path, so the loader loads it anew.
     let copy = std::env::temp_dir().join(format!("kmalloc-late-{}.so", std::process::id()));
     std::fs::copy(library(), &copy).expect("room for a copy");
     let name = CString::new(copy.clone().into_os_string().into_encoded_bytes()).expect("no zero");

@@ -1,4 +1,4 @@
-//! Mistakes are told, and end the program.
+//! Misuse is reported and ends the program.
 
 use crate::Check;
 use crate::End::{Aborted, AbortedWhenChecked};

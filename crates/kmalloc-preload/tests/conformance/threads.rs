@@ -225,7 +225,7 @@ fn fork_by_a_thread() {
     });
 }
 
-/// What the handler holds from one signal to the next: addresses, sizes and patterns, by turns.
+/// Allocations that the handler keeps from one signal to the next: addresses, sizes and patterns.
 static HELD: [[AtomicUsize; 2]; 64] = [const { [const { AtomicUsize::new(0) }; 2] }; 64];
 static STEPS: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
@@ -258,7 +258,7 @@ extern "C" fn step(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::uconte
         1 => calloc(new + 1, 1),
         _ => malloc(new + 1),
     };
-    // What runs on top of the allocator may be told that there is none.
+    // A handler on top of the allocator may be refused memory.
     let is_kept = next.is_null() && number % 3 == 0;
     if number % 3 != 0 {
         free(start);
@@ -277,7 +277,7 @@ extern "C" fn step(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::uconte
 /// Does `work` with the CPU stopping after each of its instructions.
 #[cfg(target_arch = "x86_64")]
 fn stepwise<R>(work: impl FnOnce() -> R) -> R {
-    // SAFETY: bit 8 of the flags has SIGTRAP come after each instruction; there is a handler.
+    // SAFETY: bit 8 of the flags raises SIGTRAP after each instruction, and a handler is installed.
     unsafe { std::arch::asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq") };
     let outcome = work();
     // SAFETY: and no more.
@@ -359,7 +359,7 @@ extern "C" fn handle(_: c_int) {
     let number = HANDLED.fetch_add(1, Ordering::Relaxed);
     let starts = [malloc(number % 3000), malloc(50), malloc(number % 40_000)];
     for (start, bytes) in starts.iter().zip([number % 3000, 50, number % 40_000]) {
-        // What runs on top of the allocator may be told that there is none.
+        // A handler on top of the allocator may be refused memory.
         if !start.is_null() {
             fill(*start, bytes.min(100), 1);
         }

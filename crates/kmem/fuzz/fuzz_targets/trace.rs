@@ -1,6 +1,7 @@
 //! Fuzzes the trace reader: `cargo +nightly fuzz run trace` in `crates/kmem`.
 //!
-//! What is done with the bytes, and what must hold, is in `../trace.rs`, which `tests/corpus.rs` shares.
+//! `../trace.rs`, which `tests/corpus.rs` shares, says how the bytes are used and which properties
+//! must hold.
 #![no_main]
 
 #[path = "../trace.rs"]
