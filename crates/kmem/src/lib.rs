@@ -22,6 +22,7 @@ pub mod report;
 pub mod resident;
 pub mod simulated;
 pub mod slabinfo;
+mod text_lines;
 pub mod top;
 pub mod trace;
 pub mod walkthrough;
