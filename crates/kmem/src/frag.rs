@@ -1,91 +1,22 @@
-//! Reads a buddyinfo file, the kernel's or ours, and explains which requests it can serve.
+//! Explains which requests the free blocks of a zone can serve.
 //!
 //! The share of free memory that a request cannot use is the index of [`buddy::Fragmentation`].
 
-use std::io::{self, BufRead, Write};
+use std::io::{self, Write};
 
 use buddy::Fragmentation;
 use page_frame::{Order, PAGE_SIZE};
 
-use crate::input_error::{InputError, Mismatch, quoted};
+use crate::free_blocks::Zone;
 use crate::picture::style::{Ink, Style};
 use crate::picture::text::{counted, percent, size, thousands};
 
-/// Longest line that is read, in bytes.
-const MAX_LINE_BYTES: u64 = 4096;
-/// Maximum number of zones in a file.
-const MAX_ZONES: usize = 4096;
-/// Maximum number of free blocks of one order: more than any machine has.
-const MAX_BLOCKS: usize = 1 << 40;
 /// The order that huge pages need: 2 MiB.
 const HUGE: u8 = 9;
 /// Free memory counts as fragmented when it is this many times the size of a request that fails.
 /// The kernel's own index does not help here: for free single pages it is 0.5 for a request of two,
 /// whatever their number.
 const PLENTY: usize = 4;
-
-/// The free blocks of a zone.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Zone {
-    /// `Node 0, zone Normal`.
-    pub name: String,
-    /// Number of free blocks by order, from order 0.
-    pub free_counts: Vec<usize>,
-}
-
-/// Reads the zones of a file. `file` is its name in error messages.
-///
-/// # Errors
-/// The first line that does not match the kernel's format, or a file without a zone.
-pub fn read(file: &str, mut from: impl BufRead) -> Result<Vec<Zone>, InputError> {
-    let mut zones = Vec::new();
-    let mut line = Vec::new();
-    for number in 1.. {
-        line.clear();
-        let mut limited = io::Read::take(&mut from, MAX_LINE_BYTES + 1);
-        let read = limited.read_until(b'\n', &mut line);
-        read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(file))?;
-        if line.is_empty() {
-            break;
-        }
-        let parsed = match line.len() as u64 > MAX_LINE_BYTES {
-            true => Err(Mismatch::new("a line of at most 4096 bytes", "a longer one")),
-            false => zone(line.trim_ascii()),
-        };
-        zones.push(parsed.map_err(|mismatch| mismatch.at_line(file, number))?);
-        if zones.len() > MAX_ZONES {
-            let mismatch = Mismatch::new(format!("at most {MAX_ZONES} zones"), "one more");
-            return Err(mismatch.at_line(file, number));
-        }
-    }
-    match zones.is_empty() {
-        true => Err(Mismatch::new("lines of /proc/buddyinfo", "an empty file").in_file(file)),
-        false => Ok(zones),
-    }
-}
-
-/// Reads `Node N, zone NAME COUNT...`.
-fn zone(line: &[u8]) -> Result<Zone, Mismatch> {
-    let wrong = || Mismatch::new("`Node N, zone NAME` and free blocks by order", quoted(line));
-    let text = std::str::from_utf8(line).map_err(|_| wrong())?;
-    let mut words = text.split_ascii_whitespace();
-    let mut word = || words.next().ok_or_else(wrong);
-    let (node, number, zone, name) = (word()?, word()?, word()?, word()?);
-    let number = number.strip_suffix(',').and_then(|number| number.parse::<u32>().ok());
-    let (true, Some(number)) = (node == "Node" && zone == "zone", number) else {
-        return Err(wrong());
-    };
-    let count = |word: &str| match word.parse::<usize>() {
-        Ok(count) if count <= MAX_BLOCKS => Ok(count),
-        _ => Err(Mismatch::new("a number of free blocks", quoted(word.as_bytes()))),
-    };
-    let free_counts = words.map(count).collect::<Result<Vec<_>, _>>()?;
-    if free_counts.is_empty() || free_counts.len() > Order::COUNT {
-        let found = format!("{} of them", free_counts.len());
-        return Err(Mismatch::new("free blocks of 1 to 19 orders", found));
-    }
-    Ok(Zone { name: format!("Node {number}, zone {}", name.escape_debug()), free_counts })
-}
 
 impl Zone {
     /// Returns the fragmentation of the zone for a request of `order`.
@@ -190,6 +121,7 @@ fn bar(part: usize, whole: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::free_blocks::read;
 
     fn one(line: &str) -> Result<Zone, String> {
         read("b", line.as_bytes())
@@ -218,20 +150,5 @@ mod tests {
         let all = one("Node 0, zone DMA32 0 0 0 0 0 0 0 0 0 1 1").expect("it is well formed");
         assert!(verdict(&all).contains("every order up to 10"), "{}", verdict(&all));
         assert!(verdict(&all).contains("2 MiB: 3, with 100 %"), "{}", verdict(&all));
-    }
-
-    #[test]
-    fn what_is_no_buddyinfo_is_refused_with_its_line() {
-        for (text, expected) in [
-            ("", "b: expected lines of /proc/buddyinfo, found an empty file"),
-            ("Node 0, zone DMA 1\nrubbish\n", "b:2: expected `Node N"),
-            ("Node 0, zone DMA", "b:1: expected free blocks of 1 to 19 orders"),
-            ("Node 0, zone DMA 1 -1", "b:1: expected a number of free blocks, found `-1`"),
-            ("Node x, zone DMA 1", "b:1: expected `Node N"),
-            (&"1 ".repeat(3000), "b:1: expected a line of at most 4096 bytes"),
-        ] {
-            let message = one(text).expect_err("the text is wrong");
-            assert!(message.starts_with(expected), "{message}");
-        }
     }
 }

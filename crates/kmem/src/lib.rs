@@ -10,6 +10,7 @@ pub mod buddyinfo;
 pub mod bundled;
 pub mod check;
 pub mod frag;
+pub mod free_blocks;
 pub mod import;
 pub mod input_error;
 pub mod map;

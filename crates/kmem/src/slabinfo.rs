@@ -1,123 +1,221 @@
-//! Reads `/proc/slabinfo` version 2.1, the kernel's or ours.
+//! Reads `/proc/slabinfo` version 2.1, the kernel's or ours, with or without statistics.
+//!
+//! ```text
+//! NAME active objects size per-slab pages : tunables l b f : slabdata active slabs shared [: globalstat ...]
+//! ```
+//!
+//! A name may hold anything, blanks and colons too, so a line is read from its numbers backwards. A number that no machine
+//! can have (a counter that wrapped around) is `None`. A line without the numbers is skipped and reported; the others count.
 
-use std::io::{BufRead, Read};
+use std::io::BufRead;
 
 use crate::input_error::{InputError, Mismatch, quoted};
+use crate::text_lines::{self, TextLine};
 
-/// Longest line that is read, in bytes.
-const MAX_LINE_BYTES: u64 = 4096;
 /// Maximum number of caches in a file.
-const MAX_CACHES: usize = 65_536;
+const MAX_CACHES: u64 = 65_536;
+/// Numbers from here on are wrapped counters: 2^52 objects would fill the address space.
+const IMPOSSIBLE: u64 = 1 << 52;
+/// The first line of a file.
+const HEADING: &str = "slabinfo - version: 2.1";
 
-/// A line of the file.
+/// A line of the file. A number that cannot be is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// The cache's name.
     pub name: String,
     /// Objects in use.
-    pub active_objects: u64,
+    pub active_objects: Option<u64>,
     /// Objects in all slabs.
-    pub objects: u64,
+    pub objects: Option<u64>,
     /// Size of an object in bytes.
-    pub object_bytes: u64,
+    pub object_bytes: Option<u64>,
     /// Objects per slab.
-    pub objects_per_slab: u64,
+    pub objects_per_slab: Option<u64>,
     /// Pages per slab.
-    pub pages_per_slab: u64,
+    pub pages_per_slab: Option<u64>,
     /// Slabs with at least one object in use.
-    pub active_slabs: u64,
+    pub active_slabs: Option<u64>,
     /// All slabs.
-    pub slabs: u64,
+    pub slabs: Option<u64>,
+}
+
+impl Line {
+    /// Returns how many of its numbers cannot be.
+    pub fn bad_numbers(&self) -> usize {
+        let Self { name: _, active_objects, objects, object_bytes, .. } = self;
+        let Self { objects_per_slab, pages_per_slab, active_slabs, slabs, .. } = self;
+        let all = [active_objects, objects, object_bytes, objects_per_slab, pages_per_slab];
+        let all = all.into_iter().chain([active_slabs, slabs]);
+        all.filter(|number| number.is_none()).count()
+    }
+}
+
+/// The caches of a file.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Slabinfo {
+    /// The lines that could be read.
+    pub lines: Vec<Line>,
+    /// One error for each line that could not.
+    pub skipped: Vec<InputError>,
+}
+
+impl Slabinfo {
+    /// Returns what of the file could not be used, in one sentence; `None` where all of it could.
+    pub fn complaint(&self) -> Option<String> {
+        let bad: usize = self.lines.iter().map(Line::bad_numbers).sum();
+        let numbers = match bad {
+            0 => None,
+            1 => Some("1 number cannot be right and is shown as ?".to_owned()),
+            bad => Some(format!("{bad} numbers cannot be right and are shown as ?")),
+        };
+        let lines = match &self.skipped[..] {
+            [] => None,
+            [one] => Some(format!("1 line is left out: {one}")),
+            [first, ..] => {
+                Some(format!("{} lines are left out, first {first}", self.skipped.len()))
+            }
+        };
+        let parts: Vec<String> = numbers.into_iter().chain(lines).collect();
+        (!parts.is_empty()).then(|| parts.join("; "))
+    }
 }
 
 /// Reads the caches of a file. `file` is its name in error messages.
 ///
 /// # Errors
-/// The first line that does not match the kernel's format.
-pub fn read(file: &str, mut from: impl BufRead) -> Result<Vec<Line>, InputError> {
-    let mut lines = Vec::new();
-    let mut text = Vec::new();
-    for number in 1.. {
-        text.clear();
-        let read = from.by_ref().take(MAX_LINE_BYTES + 1).read_until(b'\n', &mut text);
-        read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(file))?;
-        if text.is_empty() && number == 1 {
-            let mismatch = Mismatch::new("`slabinfo - version: 2.1`", "an empty file");
-            return Err(mismatch.in_file(file));
-        }
-        if text.is_empty() {
-            break;
-        }
-        let parsed = match (number, text.trim_ascii()) {
-            (_, long) if long.len() as u64 > MAX_LINE_BYTES => {
-                Err(Mismatch::new("a line of at most 4096 bytes", "a longer one"))
+/// A file without the heading of version 2.1, without any line that can be read where there are lines, or with too many.
+pub fn read(file: &str, from: impl BufRead) -> Result<Slabinfo, InputError> {
+    let lines = text_lines::read(file, from, MAX_CACHES)?;
+    let heading = lines.first().map_or("", |line| line.text.trim());
+    if !heading.starts_with(HEADING) {
+        let expected = format!("`{HEADING}`");
+        return Err(match heading {
+            "" => Mismatch::new(expected, "an empty file").in_file(file),
+            other => Mismatch::new(expected, quoted(other.as_bytes())).at_line(file, 1),
+        });
+    }
+    let mut slabinfo = Slabinfo::default();
+    for TextLine { number, text } in &lines[1..] {
+        match line(text) {
+            Some(line) => slabinfo.lines.push(line),
+            None if text.trim().is_empty() || text.starts_with("# ") => {}
+            None => {
+                let found = quoted(text.trim().as_bytes());
+                let mismatch = Mismatch::new("a cache's name and numbers", found);
+                slabinfo.skipped.push(mismatch.at_line(file, *number));
             }
-            (1, b"slabinfo - version: 2.1") => continue,
-            (1, other) => Err(Mismatch::new("`slabinfo - version: 2.1`", quoted(other))),
-            (_, comment) if comment.starts_with(b"#") => continue,
-            (_, text) => line(text),
-        };
-        lines.push(parsed.map_err(|mismatch| mismatch.at_line(file, number))?);
-        if lines.len() > MAX_CACHES {
-            let mismatch = Mismatch::new(format!("at most {MAX_CACHES} caches"), "one more");
-            return Err(mismatch.at_line(file, number));
         }
     }
-    Ok(lines)
+    match (slabinfo.lines.is_empty(), slabinfo.skipped.first()) {
+        (true, Some(error)) => Err(error.clone()),
+        _ => Ok(slabinfo),
+    }
 }
 
-/// Reads `NAME a n s o p : tunables l b f : slabdata A N S`.
-fn line(text: &[u8]) -> Result<Line, Mismatch> {
-    let wrong = || Mismatch::new("a cache's name and numbers", quoted(text));
-    let text = std::str::from_utf8(text).map_err(|_| wrong())?;
-    let words: Vec<&str> = text.split_ascii_whitespace().collect();
-    let number = |index: usize| words.get(index)?.parse::<u64>().ok().filter(|n| *n < 1 << 52);
-    let is_shaped = words.get(6) == Some(&":") && words.get(11..13) == Some(&[":", "slabdata"]);
-    let parse = || {
-        Some(Line {
-            name: words.first()?.escape_debug().to_string(),
-            active_objects: number(1)?,
-            objects: number(2)?,
-            object_bytes: number(3)?,
-            objects_per_slab: number(4)?,
-            pages_per_slab: number(5)?,
-            active_slabs: number(13)?,
-            slabs: number(14)?,
-        })
-    };
-    parse().filter(|_| is_shaped).ok_or_else(wrong)
+/// Reads `NAME a n s o p : tunables l b f : slabdata A N S` and leaves out what follows.
+fn line(text: &str) -> Option<Line> {
+    let (front, rest) = text.rsplit_once(" : tunables ")?;
+    let (_, slabdata) = rest.split_once(" : slabdata ")?;
+    // Five numbers stand at the end of the front; the name is all that comes before them.
+    let mut name = front.trim_end();
+    let mut front = [None; 5];
+    for place in front.iter_mut().rev() {
+        let (before, word) = name.rsplit_once(char::is_whitespace)?;
+        *place = number(word)?;
+        name = before.trim_end();
+    }
+    let mut slabdata = slabdata.split_ascii_whitespace().map(number);
+    let (active_slabs, slabs) = (slabdata.next()??, slabdata.next()??);
+    let [active_objects, objects, object_bytes, objects_per_slab, pages_per_slab] = front;
+    let name = name.trim().escape_debug().to_string();
+    (!name.is_empty()).then_some(Line {
+        name,
+        active_objects,
+        objects,
+        object_bytes,
+        objects_per_slab,
+        pages_per_slab,
+        active_slabs,
+        slabs,
+    })
+}
+
+/// Reads a number. The outer `None` is a word that is no number, the inner one a number that cannot be.
+fn number(word: &str) -> Option<Option<u64>> {
+    let digits = word.strip_prefix('-').unwrap_or(word);
+    if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    Some(word.parse().ok().filter(|number| *number < IMPOSSIBLE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const HEAD: &str = "slabinfo - version: 2.1\n# name <active_objs>\n";
+    const HEAD: &str = "slabinfo - version: 2.1\n# name <active_objs> : tunables <limit>\n";
+    const REST: &str = " 10 42 184 21 1 : tunables 0 0 0 : slabdata 1 2 0";
 
-    #[test]
-    fn a_line_is_read_field_by_field() {
-        let text = format!("{HEAD}filp 10 42 184 21 1 : tunables 0 0 0 : slabdata 1 2 0\n");
-        let lines = read("s", text.as_bytes()).expect("it is well formed");
-        let expected = Line {
-            name: "filp".into(),
-            active_objects: 10,
-            objects: 42,
-            object_bytes: 184,
-            objects_per_slab: 21,
-            pages_per_slab: 1,
-            active_slabs: 1,
-            slabs: 2,
-        };
-        assert_eq!(lines, [expected]);
+    fn names(text: &str) -> Vec<String> {
+        let read = read("s", text.as_bytes()).expect("it is well formed");
+        read.lines.into_iter().map(|line| line.name).collect()
     }
 
     #[test]
-    fn what_is_no_slabinfo_is_refused_with_its_line() {
+    fn a_line_is_read_field_by_field() {
+        let read = read("s", format!("{HEAD}filp{REST}\r\n").as_bytes()).expect("well formed");
+        let expected = Line {
+            name: "filp".into(),
+            active_objects: Some(10),
+            objects: Some(42),
+            object_bytes: Some(184),
+            objects_per_slab: Some(21),
+            pages_per_slab: Some(1),
+            active_slabs: Some(1),
+            slabs: Some(2),
+        };
+        assert_eq!((read.lines, read.skipped), (vec![expected], vec![]));
+    }
+
+    #[test]
+    fn names_may_hold_anything() {
+        let names_in =
+            ["QIB user (0)", ":A-0000192", "#odd", "dm-crypt #3", "a : tunables 1", "1 2 3"];
+        let text: String = names_in.iter().map(|name| format!("{name}{REST}\n")).collect();
+        assert_eq!(names(&format!("{HEAD}{text}")), names_in);
+        let statistics = " : globalstat 200 126 6 0 0 0 0 0 0 : cpustat 100 6 10 0";
+        assert_eq!(
+            names(&format!("{HEADING} (statistics)\ndentry{REST}{statistics}\n")),
+            ["dentry"]
+        );
+        let mut bytes = HEAD.as_bytes().to_vec();
+        bytes.extend(b"caf\xe9");
+        bytes.extend(REST.as_bytes());
+        assert_eq!(read("s", &bytes[..]).expect("well formed").lines[0].name, "caf\u{fffd}");
+    }
+
+    #[test]
+    fn wrapped_counters_and_broken_lines_do_not_refuse_a_file() {
+        let wrapped = "nf 18446744073709551615 126 -320 21 2 : tunables 0 0 0 : slabdata 6 6 0";
+        let text = format!("{HEAD}{wrapped}\nbroken 1 2\nfilp{REST}\n");
+        let read = read("s", text.as_bytes()).expect("a line is right");
+        assert_eq!((read.lines[0].active_objects, read.lines[0].object_bytes), (None, None));
+        assert_eq!((read.lines[0].objects, read.lines[1].name.as_str()), (Some(126), "filp"));
+        let complaint = read.complaint().expect("something is wrong");
+        assert_eq!(
+            complaint,
+            "2 numbers cannot be right and are shown as ?; 1 line is left out: \
+             s:4: expected a cache's name and numbers, found `broken 1 2`"
+        );
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_refused_with_its_line() {
         for (text, expected) in [
             (String::new(), "s: expected `slabinfo - version: 2.1`, found an empty file"),
             ("rubbish\n".to_owned(), "s:1: expected `slabinfo - version: 2.1`"),
             (format!("{HEAD}filp 1 2\n"), "s:3: expected a cache's name and numbers"),
-            (format!("{HEAD}filp -1 42 184 21 1 : tunables 0 0 0 : slabdata 1 2 0\n"), "s:3: "),
             (HEAD.to_owned() + &"x".repeat(5000), "s:3: expected a line of at most 4096 bytes"),
         ] {
             let message = read("s", text.as_bytes()).expect_err("it is wrong").to_string();

@@ -49,7 +49,8 @@ impl Sort {
     }
 
     fn sort(self, lines: &mut [Line]) {
-        let by = |number: fn(&Line) -> u64| move |line: &Line| std::cmp::Reverse(number(line));
+        let by =
+            |number: fn(&Line) -> Option<u64>| move |line: &Line| std::cmp::Reverse(number(line));
         match self {
             Self::Name => lines.sort_by(|one, other| one.name.cmp(&other.name)),
             Self::Active => lines.sort_by_key(by(|line| line.active_objects)),
@@ -66,13 +67,13 @@ impl Sort {
 }
 
 /// Returns the memory of all slabs in KiB.
-fn cache_kib(line: &Line) -> u64 {
-    line.slabs * line.pages_per_slab * PAGE_SIZE as u64 / 1024
+fn cache_kib(line: &Line) -> Option<u64> {
+    Some(line.slabs? * line.pages_per_slab? * PAGE_SIZE as u64 / 1024)
 }
 
 /// Returns the share of objects in use, in percent.
-fn used(line: &Line) -> u64 {
-    (line.active_objects * 100).checked_div(line.objects).unwrap_or(0)
+fn used(line: &Line) -> Option<u64> {
+    Some((line.active_objects? * 100).checked_div(line.objects?).unwrap_or(0))
 }
 
 /// Returns the lines of the screen: header, `note`, column names, and one row for each cache,
@@ -84,23 +85,29 @@ pub fn screen(mut lines: Vec<Line>, sort: Sort, note: &str) -> Vec<String> {
     sort.sort(&mut lines);
     screen.extend(lines.iter().map(|line| {
         format!(
-            "{:>6} {:>6} {:>3}% {:>7.2}K {:>6} {:>8} {:>9}K {:<23}",
-            line.objects,
-            line.active_objects,
-            used(line),
-            line.object_bytes as f64 / 1024.0,
-            line.slabs,
-            line.objects_per_slab,
-            cache_kib(line),
+            "{:>6} {:>6} {:>3}% {:>7}K {:>6} {:>8} {:>9}K {:<23}",
+            shown(line.objects),
+            shown(line.active_objects),
+            shown(used(line)),
+            line.object_bytes
+                .map_or("?".to_owned(), |bytes| format!("{:.2}", bytes as f64 / 1024.0)),
+            shown(line.slabs),
+            shown(line.objects_per_slab),
+            shown(cache_kib(line)),
             line.name
         )
     }));
     screen
 }
 
-/// Returns the header: sums over all caches.
+/// Returns a number, or a question mark for one that cannot be.
+fn shown(number: Option<u64>) -> String {
+    number.map_or_else(|| "?".to_owned(), |number| number.to_string())
+}
+
+/// Returns the header: sums over all caches. Numbers that cannot be are left out of them.
 fn head(lines: &[Line]) -> Vec<String> {
-    let sum = |number: fn(&Line) -> u64| lines.iter().map(number).sum::<u64>();
+    let sum = |number: fn(&Line) -> Option<u64>| lines.iter().filter_map(number).sum::<u64>();
     let share = |part: f64, whole: f64| if whole > 0.0 { part * 100.0 / whole } else { 0.0 };
     let pair = |what: &str, part: u64, whole: u64| {
         let share = share(part as f64, whole as f64);
@@ -108,10 +115,10 @@ fn head(lines: &[Line]) -> Vec<String> {
     };
     let (active, all) = (sum(|line| line.active_objects), sum(|line| line.objects));
     let (active_slabs, slabs) = (sum(|line| line.active_slabs), sum(|line| line.slabs));
-    let in_use = lines.iter().filter(|line| line.objects > 0).count() as u64;
-    let bytes = sum(|line| line.objects * line.object_bytes) as f64;
-    let active_bytes = sum(|line| line.active_objects * line.object_bytes) as f64;
-    let sizes = || lines.iter().map(|line| line.object_bytes);
+    let in_use = lines.iter().filter(|line| line.objects > Some(0)).count() as u64;
+    let bytes = sum(|line| Some(line.objects? * line.object_bytes?)) as f64;
+    let active_bytes = sum(|line| Some(line.active_objects? * line.object_bytes?)) as f64;
+    let sizes = || lines.iter().filter_map(|line| line.object_bytes);
     let kib = |bytes: f64| bytes / 1024.0;
     vec![
         pair("Active / Total Objects (% used)", active, all),
@@ -141,13 +148,13 @@ mod tests {
     fn line(name: &str, objects: u64, active: u64, bytes: u64) -> Line {
         Line {
             name: name.into(),
-            active_objects: active,
-            objects,
-            object_bytes: bytes,
-            objects_per_slab: 10,
-            pages_per_slab: 1,
-            active_slabs: active.div_ceil(10),
-            slabs: objects / 10,
+            active_objects: Some(active),
+            objects: Some(objects),
+            object_bytes: Some(bytes),
+            objects_per_slab: Some(10),
+            pages_per_slab: Some(1),
+            active_slabs: Some(active.div_ceil(10)),
+            slabs: Some(objects / 10),
         }
     }
 

@@ -4,7 +4,8 @@ use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write, stdout};
 
 use clap::{ArgMatches, Command};
-use kmem::frag::{Zone, describe, read};
+use kmem::frag::describe;
+use kmem::free_blocks::{Zone, read};
 use kmem::input_error::Mismatch;
 use kmem::picture::style::Style;
 use kmem::picture::text::percent;

@@ -17,8 +17,9 @@ use kmem::replay::timeline::Timeline;
 use kmem::report::compare::Comparison;
 use kmem::report::table::Table;
 use kmem::report::{self, Report};
+use kmem::slabinfo::{self, Slabinfo};
 use kmem::trace::source::Source;
-use kmem::{bundled, memory_map, slabinfo};
+use kmem::{bundled, memory_map};
 
 use super::comparison::{self, Rivals};
 use super::machine::{Machine, play};
@@ -134,6 +135,10 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     }
     let frames = read(path(matches, "map"), memory_map::read)?;
     let kernel = read(path(matches, "kernel-slabinfo"), slabinfo::read)?;
+    if let Some(complaint) = kernel.as_ref().and_then(Slabinfo::complaint) {
+        eprintln!("kmem: {complaint}");
+    }
+    let kernel = kernel.map(|read| read.lines);
     let nodes = *matches.get_one("nodes").expect("the argument has a default");
     let division = Division { in_zones: matches.get_flag("zones"), nodes };
     let machine = Machine { frames, division, memory_bytes, pressure, options };

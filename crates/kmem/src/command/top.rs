@@ -12,7 +12,7 @@ use kmem::input_error::Mismatch;
 use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::pipeline::{self, Options};
 use kmem::replay::stack::Stack;
-use kmem::slabinfo::{self, Line};
+use kmem::slabinfo::{self, Line, Slabinfo};
 use kmem::top::{Sort, screen};
 use kmem::trace::source::Source;
 
@@ -95,12 +95,16 @@ pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
     };
     let watched = source.map(|source| Watched::start(source, once)).transpose()?;
     if once {
-        let lines = match watched {
-            Some(watched) => watched.wait()?,
-            None => read(file)?,
+        let (lines, note) = match watched {
+            Some(watched) => (watched.wait()?, String::new()),
+            None => {
+                let read = read(file)?;
+                let note = note_of(&read);
+                (read.lines, note)
+            }
         };
         let mut out = stdout().lock();
-        for line in screen(lines, sort, "") {
+        for line in screen(lines, sort, &note) {
             writeln!(out, "{line}")?;
         }
         return Ok(out.flush()?);
@@ -136,11 +140,12 @@ fn watch(
 /// good state stays, with a note.
 fn look_at_file(path: &Path) -> Result<impl FnMut() -> Result<Look, Failure>, Failure> {
     // Reads once before the screen is taken, so that an error stays visible.
-    let mut last = read(path)?;
+    let mut last = read(path)?.lines;
     Ok(move || match read(path) {
-        Ok(lines) => {
-            last = lines.clone();
-            Ok((lines, String::new()))
+        Ok(read) => {
+            let note = note_of(&read);
+            last = read.lines.clone();
+            Ok((read.lines, note))
         }
         Err(Failure::Input(error)) => {
             Ok((last.clone(), format!(" waiting for the file; found now: {}", error.found())))
@@ -149,7 +154,12 @@ fn look_at_file(path: &Path) -> Result<impl FnMut() -> Result<Look, Failure>, Fa
     })
 }
 
-fn read(path: &Path) -> Result<Vec<Line>, Failure> {
+/// Returns the note about a file's parts that could not be used; empty where all of it could.
+fn note_of(read: &Slabinfo) -> String {
+    read.complaint().map_or_else(String::new, |text| format!(" {text}"))
+}
+
+fn read(path: &Path) -> Result<Slabinfo, Failure> {
     let name = path.to_string_lossy();
     let file = File::open(path)
         .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
@@ -195,7 +205,7 @@ impl Watched {
         let text = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match text.is_empty() {
             true => Ok(Vec::new()),
-            false => Ok(slabinfo::read("the replay", text.as_bytes())?),
+            false => Ok(slabinfo::read("the replay", text.as_bytes())?.lines),
         }
     }
 

@@ -116,7 +116,7 @@ fn times_table(times: &OperationTimes) -> Table {
 /// Returns the caches by the most bytes they had live, our geometry beside the kernel's.
 fn caches(replay: &TimedReplay, kernel: Option<&[slabinfo::Line]>) -> Table {
     let ours = slabinfo::read("", replay.objects.target().inner().slabinfo().as_bytes());
-    let ours = ours.unwrap_or_default();
+    let ours = ours.unwrap_or_default().lines;
     let mut opened: Vec<_> = replay.objects.caches().iter().collect();
     let peak = |peak: u64, bytes: u32| peak * u64::from(bytes);
     opened.sort_by(|one, other| {
@@ -142,14 +142,15 @@ fn caches(replay: &TimedReplay, kernel: Option<&[slabinfo::Line]>) -> Table {
         columns.extend(["kernel: object", "kernel: slab", "kernel: per slab"].map(str::to_owned));
     }
     let slab = |pages: u64| size(pages * PAGE_SIZE as u64);
+    let shown = |number: Option<u64>, text: fn(u64) -> String| number.map_or("?".to_owned(), text);
     let rows = opened.iter().take(CACHES).map(|cache| {
         // Names longer than a cache's are cut there.
         let same = |line: &&slabinfo::Line| {
             cache.name.starts_with(&line.name) && line.name.len() >= cache.name.len().min(31)
         };
         let line = ours.iter().find(same);
-        let of = |get: fn(&slabinfo::Line) -> u64| line.map_or(0, get);
-        let held = of(|line| line.slabs * line.pages_per_slab) * PAGE_SIZE as u64;
+        let of = |get: fn(&slabinfo::Line) -> Option<u64>| line.and_then(get).unwrap_or(0);
+        let held = of(|line| Some(line.slabs? * line.pages_per_slab?)) * PAGE_SIZE as u64;
         let mut row = vec![
             cache.name.clone(),
             format!("{} B", thousands(cache.requested_bytes().into())),
@@ -164,9 +165,9 @@ fn caches(replay: &TimedReplay, kernel: Option<&[slabinfo::Line]>) -> Table {
         if let Some(kernel) = kernel {
             row.extend(match kernel.iter().find(|line| line.name == cache.name) {
                 Some(line) => [
-                    format!("{} B", thousands(line.object_bytes)),
-                    slab(line.pages_per_slab),
-                    thousands(line.objects_per_slab),
+                    shown(line.object_bytes, |bytes| format!("{} B", thousands(bytes))),
+                    shown(line.pages_per_slab, slab),
+                    shown(line.objects_per_slab, thousands),
                 ],
                 None => ["", "", ""].map(str::to_owned),
             });
