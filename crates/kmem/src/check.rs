@@ -13,6 +13,7 @@ use crate::picture::style::{Ink, Style};
 use crate::picture::text::{percent, size, thousands};
 use crate::replay::hash::NumberMap;
 use crate::trace::event::{ADDRESS_BASE, Action, Event};
+use crate::trace::losses::Losses;
 use crate::trace::read_ahead::Ahead;
 use crate::trace::reader::{Batch, TraceReader};
 use crate::trace::source::{Source, Text};
@@ -58,6 +59,12 @@ pub struct Check {
     pub freed_twice: u64,
     /// Frees of addresses that the trace never allocated.
     pub freed_without_allocation: u64,
+    /// Second frees with a loss of the recording between the two: the lost events may contain an allocation.
+    pub freed_around_losses: u64,
+    /// Events that the recording lost.
+    pub losses: Losses,
+    /// The line of the last loss so far.
+    last_loss: u64,
     /// Allocations at an address that was live, so that its free was not recorded.
     pub freed_by_implication: u64,
     /// Allocations that are live at the end.
@@ -98,6 +105,8 @@ impl State {
     fn look_at(&mut self, batch: &mut Batch) {
         self.check.names.extend(batch.new_names.drain(..));
         self.check.events += batch.events.len() as u64;
+        self.check.losses.add(batch.losses);
+        self.check.last_loss = self.check.last_loss.max(batch.last_loss);
         for event in &batch.events {
             self.check.micros = batch.start_ns / 1000 + u64::from(event.micros_in_batch);
             self.event(event, batch.first_line + u64::from(event.line_in_batch));
@@ -148,7 +157,11 @@ impl State {
             Some(last) => {
                 let again = *last;
                 last.freed_line = line;
-                self.check.add_second_free(at, again, line);
+                if self.check.last_loss > again.freed_line {
+                    self.check.freed_around_losses += 1;
+                } else {
+                    self.check.add_second_free(at, again, line);
+                }
             }
         }
     }
@@ -205,7 +218,9 @@ impl Check {
     /// allocation and end after the last free, so that live memory and frees without an allocation
     /// are mistakes too.
     pub fn is_clean(&self, whole: bool) -> bool {
-        self.freed_twice == 0 && !(whole && (self.live > 0 || self.freed_without_allocation > 0))
+        self.losses.is_none()
+            && self.freed_twice == 0
+            && !(whole && (self.live > 0 || self.freed_without_allocation > 0))
     }
 
     /// Writes the findings, and the `rows` owners with the most live memory.
@@ -220,6 +235,14 @@ impl Check {
             style.paint(Ink::Caption, &self.trace.escape_debug().to_string()),
             thousands(self.events)
         )?;
+        if !self.losses.is_none() {
+            let text = format!("The recording lost {}:", self.losses);
+            writeln!(out, "  {}", style.paint(Ink::Caption, &text))?;
+            writeln!(
+                out,
+                "  frees and allocations may be among them; what is live may have been freed."
+            )?;
+        }
         let mut row = |what: &str, count: u64, note: &str| {
             writeln!(out, "  {what:<24} {:>11}  {note}", thousands(count))
         };
@@ -228,6 +251,10 @@ impl Check {
             self.freed_twice,
             "or allocated in between where there is no event (bulk)",
         )?;
+        if self.freed_around_losses > 0 {
+            let note = "with lost events in between: no double free";
+            row("freed twice by losses", self.freed_around_losses, note)?;
+        }
         row(
             "freed, never allocated",
             self.freed_without_allocation,

@@ -58,7 +58,7 @@ fn lost_events_and_what_is_no_recording_have_their_exit_status() {
     std::fs::write(&script, format!("CPU:1 [LOST 5 EVENTS]\n{SCRIPT}")).expect("there is room");
     let output = kmem(&["import", &script]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("5 events were lost"));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("the recording lost 5 events"));
     assert!(String::from_utf8_lossy(&output.stdout).contains("# lost 5 events"));
     for (name, bytes) in
         [("text", &b"no event\n"[..]), ("binary", &[0xff, 0, 1, 2]), ("cut", b"PERFILE2")]

@@ -63,14 +63,25 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             mismatch.in_file(&output.to_string_lossy()).into()
         }
     })?;
-    let Counts { written, left_out, lost } = counts;
+    let Counts { written, left_out, failed, hidden, losses } = counts;
     if !screen.quiet {
         let (written, left_out) = (thousands(written), thousands(left_out));
         say(format_args!("{written} events; {left_out} of other kinds or of null left out"));
+        if failed > 0 {
+            let failed = thousands(failed);
+            say(format_args!(
+                "{failed} allocations of pages failed in the recorded kernel: left out"
+            ));
+        }
     }
-    if lost > 0 {
-        let lost = thousands(lost);
-        say(format_args!("{lost} events were lost while recording: totals will be too small"));
+    if hidden > 0 {
+        let hidden = thousands(hidden);
+        say(format_args!("{hidden} events whose pointers the kernel has hidden: left out"));
+    }
+    if !losses.is_none() {
+        say(format_args!("the recording lost {losses}: totals will be too small"));
+    }
+    if hidden > 0 || !losses.is_none() {
         return Err(Failure::Findings);
     }
     Ok(())

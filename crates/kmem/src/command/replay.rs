@@ -278,7 +278,7 @@ fn conclude(
         }
     }
     out.flush()?;
-    match outcomes.iter().all(Outcome::is_sound) {
+    match outcomes.iter().all(|outcome| outcome.is_sound() && outcome.losses.is_none()) {
         true => Ok(()),
         false => Err(Failure::Findings),
     }

@@ -6,6 +6,7 @@ use std::io::{self, Write};
 use super::{Recorded, What};
 use crate::trace::HEADER;
 use crate::trace::event::{ADDRESS_BASE, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
+use crate::trace::losses::Losses;
 use crate::trace::names::{MAX_NAME_BYTES, MAX_NAMES};
 
 /// Largest migratetype of the format.
@@ -20,8 +21,12 @@ pub struct Counts {
     pub written: u64,
     /// Events of other kinds, of null, or with numbers that the format has no room for.
     pub left_out: u64,
+    /// Allocations of pages that failed, and so are no memory. They are not written.
+    pub failed: u64,
+    /// Events whose address the kernel has hidden. They are not written.
+    pub hidden: u64,
     /// Events that the recording says it lost.
-    pub lost: u64,
+    pub losses: Losses,
 }
 
 /// A compact trace in the making.
@@ -109,10 +114,25 @@ impl<W: Write> Compact<W> {
     ///
     /// # Errors
     /// When `out` does not take the text.
-    pub fn lose(&mut self, events: u64) -> io::Result<()> {
+    pub fn lose(&mut self, losses: Losses) -> io::Result<()> {
         self.begin()?;
-        self.counts.lost = self.counts.lost.saturating_add(events);
-        writeln!(self.out, "# lost {events} events")
+        self.counts.losses.add(losses);
+        writeln!(self.out, "{}", losses.line())
+    }
+
+    /// Counts an allocation that failed.
+    pub fn count_failure(&mut self) {
+        self.counts.failed += 1;
+    }
+
+    /// Counts an event whose address the kernel has hidden.
+    pub fn count_hidden(&mut self) {
+        self.counts.hidden += 1;
+    }
+
+    /// Returns the counts so far.
+    pub fn counts(&self) -> Counts {
+        self.counts
     }
 
     /// Ends the trace.
@@ -198,7 +218,7 @@ mod tests {
             compact.add(&free(address, time)).expect("a vector takes all");
         }
         let counts = compact.finish().expect("a vector takes all");
-        assert_eq!(counts, Counts { written: 4, left_out: 0, lost: 0 });
+        assert_eq!(counts, Counts { written: 4, ..Counts::default() });
         let text = String::from_utf8(out).expect("it is text");
         let lines: Vec<_> = text.lines().skip(2).collect();
         assert_eq!(lines, ["f,0,1,10", "f,50,1,20", "f,0,1,30", "f,10,1,40"]);

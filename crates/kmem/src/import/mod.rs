@@ -89,7 +89,7 @@ impl Kind {
             "kmem_cache_free" => Some(Self::CacheFree),
             "mm_page_alloc" => Some(Self::PageAllocate),
             // `mm_page_free_batched` repeats events of this one.
-            "mm_page_free" | "mm_page_free_direct" => Some(Self::PageFree),
+            "mm_page_free" | "mm_page_free_direct" | "mm_pagevec_free" => Some(Self::PageFree),
             _ => None,
         }
     }
@@ -101,6 +101,15 @@ trait Fields<'t> {
     fn number(&self, name: &str, is_address: bool) -> Option<u64>;
     /// Returns text: as written, a symbol, or the number.
     fn text(&self, name: &str) -> Option<&'t str>;
+}
+
+/// Whether an event is an allocation of pages that failed: its page is null, or its frame is the one that kernels record for
+/// no page.
+fn has_failed<'t>(kind: Kind, fields: &impl Fields<'t>) -> bool {
+    kind == Kind::PageAllocate
+        && (fields.number("page", true) == Some(0)
+            || fields.text("page").is_some_and(|page| matches!(page, "(nil)" | "(null)"))
+            || fields.number("pfn", false) == Some(u64::MAX))
 }
 
 /// Takes an event's fields together; `None` when one that is needed is missing or is no number.

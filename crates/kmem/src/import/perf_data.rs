@@ -10,8 +10,9 @@ use linux_perf_data::{Feature, PerfFileReader, PerfFileRecord};
 use super::compact::{Compact, Counts};
 use super::format::{Format, formats, number};
 use super::text::ImportError;
-use super::{Fields, Kind, Recorded, what};
+use super::{Fields, Kind, Recorded, has_failed, what};
 use crate::input_error::Mismatch;
+use crate::trace::losses::Losses;
 
 /// The first bytes of such a file.
 pub const MAGIC: &[u8; 8] = b"PERFILE2";
@@ -50,7 +51,7 @@ pub fn import(name: &str, file: impl Read + Seek, out: impl Write) -> Result<Cou
                 let cpu = sample.cpu.unwrap_or(0);
                 add(&mut compact, &formats, &bytes, is_big_endian, (time_ns, cpu))?;
             }
-            EventRecord::Lost(lost) => compact.lose(lost.count)?,
+            EventRecord::Lost(lost) => compact.lose(Losses::of(lost.count))?,
             _ => {}
         }
     }
@@ -79,7 +80,12 @@ fn add(
         .into_iter()
         .filter_map(|name| Some((name, raw.text_of(name)?)))
         .collect();
-    match what(kind, &Named { raw: &raw, text: &text }) {
+    let fields = Named { raw: &raw, text: &text };
+    if has_failed(kind, &fields) {
+        compact.count_failure();
+        return Ok(());
+    }
+    match what(kind, &fields) {
         Some(what) => compact.add(&Recorded { time_ns, cpu, what })?,
         None => compact.leave_out(),
     }

@@ -12,9 +12,10 @@
 use std::io::{self, Write};
 
 use super::compact::{Compact, Counts};
-use super::{Fields, Kind, Recorded, what};
+use super::{Fields, Kind, Recorded, has_failed, what};
 use crate::input_error::{InputError, Mismatch};
 use crate::trace::HEADER;
+use crate::trace::losses::Losses;
 use crate::trace::source::Text;
 
 /// Longest line that is read.
@@ -87,8 +88,18 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
             return Err(mismatch.at_line(text.name(), lines + 1).into());
         }
     }
+    let counts = compact.counts();
     match events {
         0 => Err(no_events(text.name(), lines).into()),
+        _ if counts.written == 0 && counts.hidden > 0 => {
+            let expected = "addresses (record as root, or boot with no_hash_pointers)";
+            let mismatch = Mismatch::new(expected, "pointers that the kernel has hidden");
+            Err(mismatch.in_file(text.name()).into())
+        }
+        _ if counts.written == 0 => {
+            let found = format!("{events} events of other kinds or without memory");
+            Err(Mismatch::new("an event of allocated memory", found).in_file(text.name()).into())
+        }
         _ => Ok(compact.finish()?),
     }
 }
@@ -96,28 +107,68 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
 /// Takes one line; returns whether it was an event.
 fn take(line: &[u8], compact: &mut Compact<impl Write>) -> io::Result<bool> {
     let Ok(line) = std::str::from_utf8(line) else { return Ok(false) };
-    if let Some(lost) = lost(line) {
-        compact.lose(lost)?;
-        return Ok(true);
+    if let Some(losses) = losses(line) {
+        compact.lose(losses)?;
+        return Ok(false);
     }
     let Some((time_ns, cpu, name, fields)) = event(line) else { return Ok(false) };
-    let recorded = Kind::of(name).and_then(|kind| what(kind, &Words(fields)));
-    match recorded {
+    let Some(kind) = Kind::of(name) else {
+        compact.leave_out();
+        return Ok(true);
+    };
+    let words = Words(fields);
+    if words.text("ptr").is_some_and(is_hidden) {
+        compact.count_hidden();
+        return Ok(true);
+    }
+    if has_failed(kind, &words) {
+        compact.count_failure();
+        return Ok(true);
+    }
+    match what(kind, &words) {
         Some(what) => compact.add(&Recorded { time_ns, cpu, what })?,
         None => compact.leave_out(),
     }
     Ok(true)
 }
 
-/// Reads `CPU:1 [LOST 123 EVENTS]`, or what `perf script --show-lost-events` says: `... PERF_RECORD_LOST lost 123`.
-fn lost(line: &str) -> Option<u64> {
-    let number = match line.split_once("[LOST ") {
-        Some((before, rest)) if before.trim_start().starts_with("CPU:") => {
-            rest.strip_suffix(" EVENTS]").unwrap_or(rest)
+/// Returns the losses that a line reports:
+///
+/// ```text
+/// CPU:1 [LOST 123 EVENTS]        the kernel's trace file; without a number where the kernel has none
+/// CPU:1 [123 EVENTS DROPPED]     trace-cmd report, with or without a number
+/// ... PERF_RECORD_LOST lost 123  perf script --show-lost-events
+/// # entries-in-buffer/entries-written: 22733/999999   #P:2    the head of the trace file: the rest was overwritten
+/// ```
+fn losses(line: &str) -> Option<Losses> {
+    if let Some((_, rest)) = line.split_once("entries-in-buffer/entries-written:") {
+        let (kept, written) = rest.split_ascii_whitespace().next()?.split_once('/')?;
+        let lost = written.parse::<u64>().ok()?.checked_sub(kept.parse().ok()?)?;
+        return (lost > 0).then_some(Losses::of(lost));
+    }
+    if let Some((_, number)) = line.split_once("PERF_RECORD_LOST lost ") {
+        return Some(Losses::of(number.split_ascii_whitespace().next()?.parse().ok()?));
+    }
+    let (before, rest) = line.trim().split_once('[')?;
+    if !before.starts_with("CPU:") {
+        return None;
+    }
+    let mut words = rest.strip_suffix(']')?.split_ascii_whitespace();
+    let mut number = None;
+    let mut is_loss = false;
+    for word in words.by_ref() {
+        match word {
+            "LOST" | "DROPPED" => is_loss = true,
+            "EVENTS" => {}
+            word => number = Some(word.parse().ok()?),
         }
-        _ => line.split_once("PERF_RECORD_LOST lost ")?.1,
-    };
-    number.trim().parse().ok()
+    }
+    is_loss.then(|| number.map_or(Losses::UNCOUNTED, Losses::of))
+}
+
+/// Whether an address is the text that the kernel shows before it can hash addresses.
+fn is_hidden(address: &str) -> bool {
+    address.contains("ptrval")
 }
 
 /// Finds time, CPU, name and fields of an event.
@@ -150,6 +201,24 @@ fn nanoseconds(text: &str) -> Option<u64> {
     seconds.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
+/// The keys of the kernel's kmem events.
+const KEYS: [&str; 14] = [
+    "call_site",
+    "ptr",
+    "name",
+    "bytes_req",
+    "bytes_alloc",
+    "gfp_flags",
+    "node",
+    "accounted",
+    "page",
+    "pfn",
+    "order",
+    "migratetype",
+    "cold",
+    "nid",
+];
+
 /// `KEY=VALUE` after `KEY=VALUE`.
 struct Words<'t>(&'t str);
 
@@ -164,12 +233,19 @@ impl<'t> Fields<'t> for Words<'t> {
     }
 
     fn text(&self, name: &str) -> Option<&'t str> {
-        self.0.split_ascii_whitespace().find_map(|word| {
-            let value = word.strip_prefix(name)?.strip_prefix('=')?;
-            // A symbol's size says nothing about the place.
-            let symbol = value.split_once('/').filter(|_| name == "call_site");
-            Some(symbol.map_or(value, |(place, _)| place))
-        })
+        let value = self.0.match_indices(name).find_map(|(at, _)| {
+            let is_key = at == 0 || self.0.as_bytes()[at - 1] == b' ';
+            self.0[at + name.len()..].strip_prefix('=').filter(|_| is_key)
+        })?;
+        // A value may hold blanks: it ends where the next key begins.
+        let end = value.match_indices(' ').find_map(|(at, _)| {
+            let (key, _) = value[at + 1..].split_once('=')?;
+            KEYS.contains(&key.trim_start()).then_some(at)
+        });
+        let value = value[..end.unwrap_or(value.len())].trim_end();
+        // A symbol's size says nothing about the place.
+        let symbol = value.split_once('/').filter(|_| name == "call_site");
+        Some(symbol.map_or(value, |(place, _)| place))
     }
 }
 
@@ -206,7 +282,10 @@ mod tests {
              x-1   [001] ....  2694.325845: kmem_cache_free: call_site=f+0x1/0x2 ptr=0xffff888104412080 name=filp\n",
         )
         .expect("there are events");
-        assert_eq!(counts, Counts { written: 5, left_out: 2, lost: 12 });
+        assert_eq!(
+            counts,
+            Counts { written: 5, left_out: 2, losses: Losses::of(12), ..Counts::default() }
+        );
         assert_eq!(
             lines,
             [
@@ -223,6 +302,54 @@ mod tests {
                 "F,2000,1,104412080",
             ]
         );
+    }
+
+    #[test]
+    fn losses_are_kept_with_and_without_a_number() {
+        for (line, expected) in [
+            ("CPU:1 [LOST 12 EVENTS]", Some(Losses::of(12))),
+            ("CPU:2 [LOST EVENTS]", Some(Losses::UNCOUNTED)),
+            ("CPU:7 [204600 EVENTS DROPPED]", Some(Losses::of(204_600))),
+            ("  CPU:7 [EVENTS DROPPED]", Some(Losses::UNCOUNTED)),
+            ("perf 1 [000] 2.0: PERF_RECORD_LOST lost 3", Some(Losses::of(3))),
+            ("# entries-in-buffer/entries-written: 22733/999999   #P:2", Some(Losses::of(977_266))),
+            ("# entries-in-buffer/entries-written: 22/22   #P:2", None),
+            ("CPU:7 [FOUND EVENTS]", None),
+            ("x [LOST EVENTS]", None),
+        ] {
+            assert_eq!(losses(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn a_failed_allocation_is_no_memory() {
+        let (counts, lines) = imported(
+            "x-1 [001] .... 1.000001: mm_page_alloc: page=00000000b1f21a5c pfn=0x1234 order=0 migratetype=0 gfp_flags=GFP_KERNEL\n\
+             x-1 [001] .... 1.000002: mm_page_alloc: page=0000000000000000 pfn=0 order=9 migratetype=1 gfp_flags=G\n\
+             x-1 [001] .... 1.000003: mm_page_alloc: page=(nil) pfn=0x0 order=9 migratetype=1 gfp_flags=G\n\
+             x-1 [001] .... 1.000004: mm_pagevec_free: page=0xffffea0038 pfn=4660 order=0 cold=0\n",
+        )
+        .expect("there are events");
+        assert_eq!((counts.written, counts.failed), (2, 2));
+        assert_eq!(lines[1..], ["p,0,1,1234,0,0,0", "P,3000,1,1234,0"]);
+    }
+
+    #[test]
+    fn hidden_pointers_are_an_error_and_not_an_empty_trace() {
+        let error = imported(
+            "i-1 [000] .... 0.1: kmalloc: call_site=f ptr=(____ptrval____) bytes_req=96 bytes_alloc=96 gfp_flags=G\n",
+        )
+        .expect_err("nothing is left");
+        assert!(error.contains("pointers that the kernel has hidden"), "{error}");
+    }
+
+    #[test]
+    fn names_of_caches_may_hold_blanks() {
+        let words =
+            Words("call_site=f,g \"x\" ptr=0x10 name=QIB user (0) bytes_req=104 gfp_flags=A|B");
+        assert_eq!(words.text("name"), Some("QIB user (0)"));
+        assert_eq!(words.text("call_site"), Some("f,g \"x\""));
+        assert_eq!((words.text("gfp_flags"), words.text("order")), (Some("A|B"), None));
     }
 
     #[test]

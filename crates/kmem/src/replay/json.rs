@@ -21,6 +21,8 @@ fn object(outcome: &Outcome) -> String {
     let mut fields = vec![("trace", string(&outcome.trace))];
     let mut number = |name, value: u64| fields.push((name, value.to_string()));
     number("events", outcome.events);
+    number("lost_events", outcome.losses.events);
+    number("uncounted_losses", outcome.losses.uncounted);
     number("events_per_second", outcome.events_per_second() as u64);
     number("bytes_requested", objects.bytes_requested);
     number("bytes_allocated_traced", objects.bytes_allocated_traced);

@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use super::times::Times;
+use crate::trace::losses::Losses;
 
 /// Findings that are kept with their text; more are counted.
 const SHOWN_FINDINGS: usize = 10;
@@ -112,6 +113,8 @@ pub struct Outcome {
     pub trace: String,
     /// Events of the six kinds.
     pub events: u64,
+    /// Events that the recording lost: with any, totals are too small, and frees and allocations do not match.
+    pub losses: Losses,
     /// Whether the trace was replayed to its end, and everything freed.
     pub is_complete: bool,
     /// From the first byte read to the last event replayed.
@@ -171,6 +174,7 @@ impl Outcome {
         Self {
             trace: trace.to_owned(),
             events: 0,
+            losses: Losses::default(),
             is_complete: true,
             duration: Duration::ZERO,
             objects: ObjectTotals::default(),

@@ -171,6 +171,7 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         for (id, name) in &batch.new_names {
             self.objects.name(*id, name);
         }
+        self.outcome.losses.add(batch.losses);
         let start_micros = batch.start_ns / 1000;
         for (index, event) in batch.events.iter().enumerate() {
             if let Some(event) = batch.events.get(index + PREFETCHED) {

@@ -25,6 +25,13 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
         thousands(outcome.events),
         outcome.events_per_second() / 1e6,
     )?;
+    if !outcome.losses.is_none() {
+        writeln!(
+            out,
+            "  {bold}The recording lost {}:{off}\n  totals are too small, and some frees or allocations do not match.",
+            outcome.losses
+        )?;
+    }
     writeln!(out, "\n{bold}Objects{off}, on kmalloc and slab caches over a buddy")?;
     row(out, "allocated", objects.allocations, "objects")?;
     row(out, "freed", objects.matched_frees, "objects")?;

@@ -103,6 +103,12 @@ fn head(report: &Report) -> String {
         escaped(&outcome.trace),
         escaped(&verdict)
     );
+    if !outcome.losses.is_none() {
+        html.push_str(&format!(
+            "<p class='verdict bad'>The recording lost {}: totals are too small, and some frees or allocations do not match.</p>\n",
+            outcome.losses
+        ));
+    }
     if !outcome.findings.shown().is_empty() {
         html.push_str("<ul>");
         outcome

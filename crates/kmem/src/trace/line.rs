@@ -5,6 +5,7 @@
 //! found instead.
 
 use super::event::{ADDRESS_BASE, Action, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
+use super::losses::Losses;
 use super::names::MAX_NAMES;
 
 /// Migratetypes a kernel may have; six on today's, and room to grow.
@@ -64,7 +65,9 @@ pub enum Line<'a> {
         /// Name, any bytes without a line break.
         text: &'a [u8],
     },
-    /// A comment.
+    /// `# lost N events` or `# lost events`: the recording lost events here.
+    Lost(Losses),
+    /// Any other comment.
     Comment,
 }
 
@@ -94,7 +97,7 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, Unexpected<'_>> {
         b'a' => allocation(fields, false),
         b'x' => fallback_note(fields),
         b'!' => name(fields),
-        b'#' => Ok(Line::Comment),
+        b'#' => Ok(Losses::parse(line).map_or(Line::Comment, Line::Lost)),
         _ => Err(Unexpected { expected: A_LINE, found: line }),
     }
 }

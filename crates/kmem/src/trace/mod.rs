@@ -23,6 +23,7 @@
 pub mod event;
 mod fast_parser;
 pub mod line;
+pub mod losses;
 pub mod names;
 pub mod read_ahead;
 pub mod reader;

@@ -7,6 +7,7 @@
 use super::event::{Action, Event};
 use super::fast_parser;
 use super::line::{Line, Unexpected, parse};
+use super::losses::Losses;
 use super::names::Names;
 use super::source::Text;
 use crate::input_error::{InputError, Mismatch, quoted};
@@ -36,6 +37,10 @@ pub struct Batch {
     /// Names of call sites and caches given in this stretch. Giving one earlier than its line is harmless: no event
     /// before that line refers to it.
     pub new_names: Vec<(u32, Box<str>)>,
+    /// Events that the recording lost in this stretch.
+    pub losses: Losses,
+    /// The line of the last of these losses; zero while there is none.
+    pub last_loss: u64,
 }
 
 /// Reads a trace batch by batch.
@@ -75,6 +80,8 @@ impl<T: Text> TraceReader<T> {
     pub fn read_batch(&mut self, batch: &mut Batch) -> Result<bool, InputError> {
         batch.events.clear();
         batch.new_names.clear();
+        batch.losses = Losses::default();
+        batch.last_loss = 0;
         batch.first_line = self.lines + 1;
         batch.start_ns = self.now_ns;
         while batch.events.len() < EVENTS_PER_BATCH
@@ -124,6 +131,11 @@ impl<T: Text> TraceReader<T> {
                 return Ok(());
             }
             Ok(Line::Comment) => return Ok(()),
+            Ok(Line::Lost(losses)) => {
+                batch.losses.add(losses);
+                batch.last_loss = self.lines;
+                return Ok(());
+            }
             Ok(Line::GfpName { id, text }) => match self.gfps.define(id, text) {
                 Ok(()) => return Ok(()),
                 Err(mismatch) => mismatch,
