@@ -29,12 +29,14 @@ fn object(outcome: &Outcome) -> String {
     number("matched_frees", objects.matched_frees);
     number("unmatched_frees", objects.unmatched_frees);
     number("implied_frees", objects.implied_frees);
+    number("failed_allocations", objects.failed);
     number("peak_live_bytes", objects.peak_live_bytes);
     number("peak_pages_held", stack.peak_pages as u64);
     number("page_matched_frees", pages.matched_frees);
     number("page_unmatched_frees", pages.unmatched_frees);
     number("page_implied_frees", pages.implied_frees);
     number("page_other_orders", pages.other_orders);
+    number("page_failed_allocations", pages.failed);
     number("peak_live_pages", pages.peak_live_pages);
     number("pages_held_after_shrink", stack.held_pages as u64);
     number("slabs_grown", stack.slabs_grown as u64);

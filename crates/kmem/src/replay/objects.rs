@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 use page_frame::sync::Zeroable;
 
 use super::caches::{Caches, NO_CACHE, OpenCache};
-use super::outcome::{Findings, ObjectTotals};
+use super::outcome::{Findings, ObjectTotals, Side};
 use super::pattern;
 use super::table::Table;
 use super::target::ObjectTarget;
@@ -211,12 +211,16 @@ impl<T: ObjectTarget> Objects<T> {
             }
             Some(_) => {}
             None => {
-                findings.add(line, format_args!("no memory for {requested_bytes} bytes"));
+                self.totals.failed += 1;
+                let text = format_args!("no memory for {requested_bytes} bytes");
+                findings.add_shortage(Side::Objects, line, text);
             }
         }
         self.totals.allocations += 1;
         self.totals.bytes_requested += u64::from(requested_bytes);
-        self.totals.live_bytes += u64::from(requested_bytes);
+        if start.is_some() {
+            self.totals.live_bytes += u64::from(requested_bytes);
+        }
         self.totals.peak_live_bytes = self.totals.peak_live_bytes.max(self.totals.live_bytes);
         let (stamp, born_micros) = (self.stamp, self.now_micros);
         self.live.insert(object, Live { start, requested_bytes, cache, stamp, born_micros });
@@ -224,7 +228,6 @@ impl<T: ObjectTarget> Objects<T> {
 
     #[inline]
     fn release(&mut self, live: Live, line: u64, findings: &mut Findings) {
-        self.totals.live_bytes -= u64::from(live.requested_bytes);
         let bytes = live.requested_bytes as usize;
         let age = self.now_micros.wrapping_sub(live.born_micros);
         self.lifetimes[(u32::BITS - age.leading_zeros()) as usize] += 1;
@@ -232,6 +235,7 @@ impl<T: ObjectTarget> Objects<T> {
             opened.live_objects -= 1;
         }
         let Some(start) = live.start else { return };
+        self.totals.live_bytes -= u64::from(live.requested_bytes);
         if self.checks {
             // SAFETY: `insert` wrote the pattern over these bytes, and the object was live since.
             let difference = unsafe { pattern::first_difference(start, bytes, live.stamp) };

@@ -24,6 +24,8 @@ pub struct ObjectTotals {
     pub bytes_requested: u64,
     /// Sum of ALLOC.
     pub bytes_allocated_traced: u64,
+    /// Allocations that found no memory.
+    pub failed: u64,
     /// Requested bytes (REQ) of all live objects.
     pub live_bytes: u64,
     /// The maximum of `live_bytes`.
@@ -43,6 +45,8 @@ pub struct PageTotals {
     pub implied_frees: u64,
     /// Frees with another order than the allocation's.
     pub other_orders: u64,
+    /// Allocations that found no memory.
+    pub failed: u64,
     /// Pages that are live.
     pub live_pages: u64,
     /// The maximum of `live_pages`.
@@ -76,6 +80,17 @@ pub struct Findings {
     trace: String,
     count: u64,
     shown: Vec<String>,
+    /// Whether a request of objects, or of pages, has found no memory: of each only the first is kept with its text.
+    is_short: [bool; 2],
+}
+
+/// The side of a replay that ran out of memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// Object events.
+    Objects,
+    /// Page events.
+    Pages,
 }
 
 /// A cache that the trace used.
@@ -202,13 +217,23 @@ impl Outcome {
 impl Findings {
     /// Returns an empty list for `trace`.
     pub fn new(trace: &str) -> Self {
-        Self { trace: trace.to_owned(), count: 0, shown: Vec::new() }
+        Self { trace: trace.to_owned(), count: 0, shown: Vec::new(), is_short: [false; 2] }
     }
 
     /// Adds what came up at line `line`.
     #[cold]
     pub fn add(&mut self, line: u64, text: fmt::Arguments<'_>) {
         self.push(|trace| format!("{trace}:{line}: {text}"));
+    }
+
+    /// Counts a request that found no memory.
+    #[cold]
+    pub fn add_shortage(&mut self, side: Side, line: u64, text: fmt::Arguments<'_>) {
+        if std::mem::replace(&mut self.is_short[side as usize], true) {
+            self.count += 1;
+        } else {
+            self.add(line, text);
+        }
     }
 
     /// Adds what is true of the trace as a whole.

@@ -2,7 +2,7 @@
 
 use page_frame::sync::Zeroable;
 
-use super::outcome::{Findings, PageTotals};
+use super::outcome::{Findings, PageTotals, Side};
 use super::table::Table;
 use super::target::PageTarget;
 use crate::trace::event::MAX_FRAMES;
@@ -88,12 +88,15 @@ impl<T: PageTarget> Pages<T> {
             self.release(live, line, findings);
         }
         let ours = self.target.allocate(order, migratetype).ok();
-        if ours.is_none() {
-            findings.add(line, format_args!("no memory for a block of order {order}"));
-        }
         self.totals.allocations += 1;
-        self.totals.live_pages += 1 << order;
-        self.totals.peak_live_pages = self.totals.peak_live_pages.max(self.totals.live_pages);
+        if ours.is_some() {
+            self.totals.live_pages += 1 << order;
+            self.totals.peak_live_pages = self.totals.peak_live_pages.max(self.totals.live_pages);
+        } else {
+            self.totals.failed += 1;
+            let text = format_args!("no memory for a block of order {order}");
+            findings.add_shortage(Side::Pages, line, text);
+        }
         self.live.insert(frame, Live::new(ours, order));
     }
 
@@ -123,9 +126,9 @@ impl<T: PageTarget> Pages<T> {
 
     #[inline]
     fn release(&mut self, live: Live, line: u64, findings: &mut Findings) {
+        let Some(frame) = live.frame() else { return };
         self.totals.live_pages -= 1 << live.order();
-        let freed = live.frame().map_or(Ok(()), |frame| self.target.free(frame, live.order()));
-        if let Err(fault) = freed {
+        if let Err(fault) = self.target.free(frame, live.order()) {
             findings.add(line, format_args!("{fault}"));
         }
     }

@@ -25,6 +25,17 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
         thousands(outcome.events),
         outcome.events_per_second() / 1e6,
     )?;
+    if objects.failed + pages.failed > 0 {
+        writeln!(
+            out,
+            "  {bold}Ran out of memory: {} of {} objects and {} of {} blocks of pages failed.{off}",
+            thousands(objects.failed),
+            thousands(objects.allocations),
+            thousands(pages.failed),
+            thousands(pages.allocations)
+        )?;
+        writeln!(out, "  Live and held memory are those of the requests that were served.")?;
+    }
     if !outcome.losses.is_none() {
         writeln!(
             out,
