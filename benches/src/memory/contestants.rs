@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hosted::{HeapThreads, Mapped, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{OutOfMemory, Shrink, SideBySide};
+use page_frame::{OutOfMemory, Shrink, WithSlotStride};
 use slab::Registry;
 use talc::TalcLock;
 use talc::source::Manual;
@@ -49,7 +49,7 @@ pub static HEAP: Global<Pages, HeapThreads> = Global::new(|| {
             heap.shrink(usize::MAX);
         }
     });
-    let kmalloc = Kmalloc::new(Registry::new(pages, SideBySide(Threads))?);
+    let kmalloc = Kmalloc::new(Registry::new(pages, WithSlotStride(Threads))?);
     Ok::<_, OutOfMemory>(kmalloc.with_magazine_bytes(hosted::MAGAZINE_BYTES))
 });
 

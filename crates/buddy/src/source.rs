@@ -37,11 +37,13 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
     }
 }
 
-page_frame::forward_page_map!(
-    impl['m, M: PhysMap, C: Cpu, O: Observe] for Buddy<'m, M, C, O>, |this| this.frames.pool.map,
-    // SAFETY: clause 1: the field, always.
-    unsafe { page_frame::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl<'m, M: PhysMap, C: Cpu, O: Observe> page_frame::ForwardPageMap for Buddy<'m, M, C, O> {
+    #[inline(always)]
+    fn page_map(&self) -> &impl page_frame::PageMap {
+        &self.frames.pool.map
+    }
+}
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Makes the block of `order` at `frame` a value.

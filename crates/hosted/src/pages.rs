@@ -301,11 +301,13 @@ unsafe impl PageSource for Pages {
     }
 }
 
-page_frame::forward_page_map!(
-    impl[] for Pages, |this| this.buddy,
-    // SAFETY: clause 1: the field, always.
-    unsafe { page_frame::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl page_frame::ForwardPageMap for Pages {
+    #[inline(always)]
+    fn page_map(&self) -> &impl page_frame::PageMap {
+        &self.buddy
+    }
+}
 
 // SAFETY: clause 1 as above; spans are sections of the mapping that nobody else has. Clause 2: `set_run` at each change.
 unsafe impl PageResize for Pages {

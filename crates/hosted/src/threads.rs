@@ -14,7 +14,7 @@
 use core::ffi::c_void;
 use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 
-use page_frame::{Cpu, CpuId, InterruptState, SideBySide};
+use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 use rustix::thread::{MembarrierCommand, membarrier, sched_yield};
 
 use crate::{gate, word};
@@ -22,8 +22,8 @@ use crate::{gate, word};
 /// How many threads have slots of their own at the same time.
 pub const THREAD_SLOTS: usize = 64;
 
-/// Threads for heaps of many caches, [`SideBySide`]: what one uses of 127 of them lies on two pages.
-pub type HeapThreads = SideBySide<Threads, { 8 << 10 }>;
+/// Threads for heaps of many caches, [`WithSlotStride`]: what one uses of 127 of them lies on two pages.
+pub type HeapThreads = WithSlotStride<Threads, { 8 << 10 }>;
 
 /// A bit per number, set while a thread has it.
 static TAKEN: AtomicU64 = AtomicU64::new(0);

@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use hosted::{HeapThreads, MAGAZINE_BYTES, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, SideBySide};
+use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
 use slab::{Hardened, Off, Registry};
 use spin::Once;
 
@@ -91,7 +91,7 @@ fn shrink_caches() {
 
 fn registry() -> Result<Registry<Source, HeapThreads>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
-    Registry::with_fault_hook(Reclaiming::new(pages, Caches), SideBySide(Threads), stop)
+    Registry::with_fault_hook(Reclaiming::new(pages, Caches), WithSlotStride(Threads), stop)
 }
 
 fn checks_are_wanted() -> bool {

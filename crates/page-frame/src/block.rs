@@ -3,7 +3,7 @@
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use crate::Order;
+use crate::order::Order;
 
 /// An aligned run of 2^order pages that whoever holds this value owns.
 ///

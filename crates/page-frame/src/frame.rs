@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
+use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
 
 /// The number of a page frame: its physical address divided by the page size.
 ///

@@ -20,56 +20,54 @@
 //! layer. Free memory is never read or written.
 #![no_std]
 
-mod adapt;
-mod arena;
+mod arch;
 mod block;
-mod cpu;
-mod deferred_heads;
+mod boot;
 mod error;
 mod fault;
-mod forward_map;
 mod frame;
-mod freeze;
-mod irq_lock;
-mod memory_map;
 mod order;
 mod page_map;
-mod phys_map;
-mod shrink;
-mod shrink_list;
-mod slots;
+mod percpu;
 mod source;
-mod spacing;
+#[doc(hidden)]
 pub mod sync;
-mod tag;
-mod tag_range;
-mod take_over;
 
-pub use adapt::{Counted, Limited};
-pub use arena::{Arena, TooSmall};
 pub use block::PageBlock;
-pub use cpu::{Cpu, CpuId, Fenced, InterruptState, SingleCpu, SwitchedCpu};
-pub use deferred_heads::DeferredHeads;
+pub use boot::memory_map::{MapError, MemoryMap};
+pub use boot::phys_map::{DirectMap, PhysMap};
+pub use boot::region::{Region, RegionKind};
+pub use boot::usable::{Loss, LossReason};
 pub use error::OutOfMemory;
 pub use fault::{Fault, FaultHook, FaultKind, panic_on_fault};
-pub use forward_map::SameMap;
 pub use frame::{FrameNumber, FrameRange};
-pub use freeze::Frozen;
-pub use irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
-pub use memory_map::{Loss, LossReason, MapError, MemoryMap, Region, RegionKind};
-pub use order::{Fit, Order};
-pub use page_map::{PageMap, PageMapArray, TagPlace};
-pub use phys_map::{DirectMap, PhysMap};
-pub use shrink::{Reclaiming, Shrink};
-pub use shrink_list::{ListFull, ShrinkList, StillInUse};
-pub use slots::{EnterError, PerCpu, PerCpuGuard, PerCpuSlot};
-pub use source::{NoPages, PageResize, PageRun, PageSource};
-pub use spacing::{Packed, SideBySide, Spacing, Spread};
-pub use tag::Tag;
-pub use tag_range::TagRange;
-pub use take_over::TakeOver;
+pub use order::{Fit, Order, PAGE_SHIFT, PAGE_SIZE};
+pub use page_map::array::PageMapArray;
+pub use page_map::forward::ForwardPageMap;
+pub use page_map::map::{PageMap, TagRange};
+pub use page_map::tag::Tag;
+pub use percpu::cpu::{Cpu, InterruptState};
+pub use percpu::freeze::Frozen;
+pub use percpu::guard::{EnterError, PerCpuGuard};
+pub use percpu::id::CpuId;
+pub use percpu::irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
+pub use percpu::machines::{Fenced, SingleCpu, SwitchedCpu};
+pub use percpu::per_cpu::{PerCpu, StridedPerCpu};
+pub use percpu::slot::PerCpuSlot;
+pub use percpu::slot_stride::WithSlotStride;
+pub use percpu::take_over::TakeOver;
+pub use source::arena::{Arena, TooSmall};
+pub use source::counted::Counted;
+pub use source::limited::Limited;
+pub use source::page_source::{NoPages, PageSource};
+pub use source::reclaiming::Reclaiming;
+pub use source::run::{PageResize, PageRun};
+pub use source::shrink::Shrink;
+pub use source::shrink_list::{ListFull, ShrinkList, StillInUse};
 
-/// The base-2 logarithm of [`PAGE_SIZE`].
-pub const PAGE_SHIFT: u32 = 12;
-/// The size of a page and of a frame in bytes.
-pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+/// What only the crates of this workspace use: no promise is made about it.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::page_map::array::TagPlace;
+    pub use crate::page_map::deferred_heads::DeferredHeads;
+}

@@ -1,6 +1,9 @@
-//! Sizes of blocks as powers of two.
+//! The size of a page, and sizes of blocks as powers of two of it.
 
-use crate::{PAGE_SHIFT, PAGE_SIZE};
+/// The base-2 logarithm of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
+/// The size of a page and of a frame in bytes.
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 
 /// The base-2 logarithm of a block's size in pages: order 0 is one page (4 KiB), order 9 is 2 MiB, order 18 is 1 GiB.
 ///

@@ -2,7 +2,7 @@
 
 use crossbeam_utils::CachePadded;
 
-use super::{AtomicIsize, Ordering};
+use super::atomic::{AtomicIsize, Ordering};
 
 /// A signed counter in `SHARDS` cache lines. Adding touches one line; reading sums all of them.
 ///

@@ -2,6 +2,8 @@
 
 use core::ops::{Deref, DerefMut};
 
+use super::model::const_unless_loom;
+
 #[cfg(loom)]
 type Mutex<T> = loom::sync::Mutex<T>;
 #[cfg(not(loom))]
@@ -29,7 +31,7 @@ type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 pub struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
-    crate::const_unless_loom! {
+    const_unless_loom! {
         /// Wraps `value` in an open lock.
         pub fn new(value: T) -> Self {
             Self(Mutex::new(value))
@@ -60,7 +62,7 @@ impl<T> Lock<T> {
     #[inline(always)]
     fn tell(&self) {
         #[cfg(all(not(loom), feature = "counted"))]
-        super::counted::tell(self);
+        super::atomic::tell(self);
     }
 
     /// Returns the data; the exclusive reference proves that nobody holds the lock.

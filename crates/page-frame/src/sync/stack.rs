@@ -13,7 +13,9 @@
 
 use core::ptr::NonNull;
 
-use super::{AtomicPtr, Ordering, UnsafeCell};
+use super::atomic::{AtomicPtr, Ordering};
+use super::cell::UnsafeCell;
+use super::model::const_unless_loom;
 
 /// A node with room for a link to the next one.
 ///
@@ -52,7 +54,7 @@ pub struct TakeAll<T> {
 }
 
 impl<T: Linked> TakeAll<T> {
-    crate::const_unless_loom! {
+    const_unless_loom! {
         /// Makes an empty stack.
         pub fn new() -> Self {
             Self { head: AtomicPtr::new(core::ptr::null_mut()) }

@@ -1,20 +1,14 @@
-//! From an address to what lies there: a tag per page and an owner per page.
-//!
-//! # Concepts
-//! - **Tag**: one byte per page that says what the page is the start or a part of ([`Tag`]). It is what `kfree` reads.
-//! - **Owner**: one word per page. On every page of a slab it points to the slab's record; on the head of a page run it
-//!   holds the page count; elsewhere it means nothing.
-//!
-//! # Concurrency
-//! Entries are read and written without locks, Relaxed. Nothing is published through them: whoever frees an address got
-//! it from whoever allocated it, and whatever carried it from CPU to CPU also ordered the write of the entry before the
-//! read. Who asks about an address of nobody's gets some entry, and no memory is touched through it. The exception is a
-//! block that is left: its tag is stored by Release, and whoever finds it by `deferred_among` fences (Acquire).
+//! A page map of one contiguous range of pages: an array of tags and an array of owners.
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicPtr, AtomicU8, Ordering, prefetch, slice_in};
-use crate::{Order, PAGE_SHIFT, PAGE_SIZE, Tag, TagRange};
+use crate::arch::hint::prefetch;
+use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
+use crate::page_map::deferred_heads::{self, DeferredHeads};
+use crate::page_map::map::{PageMap, TagRange};
+use crate::page_map::tag::Tag;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+use crate::sync::memory::slice_in;
 
 /// Where the tag of one page is kept.
 #[derive(Clone, Copy, Debug)]
@@ -39,61 +33,6 @@ impl TagPlace<'_> {
     pub fn defer(self, order: Order) {
         // Release: pairs with the Acquire of whoever finds it by `deferred_among`; hands the block's content over.
         self.0.store(Tag::deferred(order).get(), Ordering::Release);
-    }
-}
-
-/// Answers what lies at an address.
-///
-/// # Safety
-/// 1. `tag` and `owner` return what was last set for the page, and [`Tag::NONE`] and null for pages never set or out of
-///    range.
-/// 2. `tag_range` reads what `tag` and `owner` do, or [`Tag::NONE`], while the map stays alive and where it is.
-/// 3. `pointer` returns a pointer to the address given that may be used for whatever memory of this map is there.
-pub unsafe trait PageMap {
-    /// Returns the tag of the page that `address` lies in. O(1), one or two loads, no lock.
-    fn tag(&self, address: usize) -> Tag;
-
-    /// Returns the tags of the range that most pages lie in. Pages beyond it, and those in it whose tag reads as
-    /// [`Tag::NONE`], are to be asked for by [`tag`](Self::tag).
-    #[inline]
-    fn tag_range(&self) -> TagRange {
-        TagRange::EMPTY
-    }
-
-    /// Returns the owner word of the page that `address` lies in. O(1), no lock.
-    fn owner(&self, address: usize) -> *mut ();
-
-    /// Sets tag and owner of `pages` pages from `start`. O(`pages`).
-    ///
-    /// # Safety
-    /// 1. The pages are in this map and belong to the caller.
-    unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>);
-
-    /// Undoes `set_owner` on a whole block: its head is again the head of a raw block. O(pages).
-    ///
-    /// # Safety
-    /// 1. The block of `order` at `start` is in this map and belongs to the caller.
-    unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order);
-
-    /// Marks `start` as the head of a run of `pages` pages. O(1).
-    ///
-    /// # Safety
-    /// 1. The run is in this map and belongs to the caller.
-    unsafe fn set_run(&self, start: NonNull<u8>, pages: usize);
-
-    /// Undoes `set_run` on a run that is a whole block of `order`. O(1).
-    ///
-    /// # Safety
-    /// 1. The block is in this map and belongs to the caller.
-    unsafe fn clear_run(&self, start: NonNull<u8>, order: Order);
-
-    /// Returns a pointer to `address` that we may use: the address a user hands back only names memory.
-    fn pointer(&self, address: usize) -> NonNull<u8>;
-
-    /// Returns the page count of the run whose head `address` lies in, or `None` where no run starts.
-    #[inline]
-    fn run_pages(&self, address: usize) -> Option<usize> {
-        if self.tag(address) == Tag::RUN { Some(self.owner(address).addr()) } else { None }
     }
 }
 
@@ -130,7 +69,7 @@ pub unsafe trait PageMap {
 pub struct PageMapArray<'m> {
     root: NonNull<u8>,
     pages: usize,
-    pub(crate) tags: &'m [AtomicU8],
+    pub(in crate::page_map) tags: &'m [AtomicU8],
     owners: &'m [AtomicPtr<()>],
 }
 
@@ -242,6 +181,22 @@ impl<'m> PageMapArray<'m> {
     #[inline]
     pub fn set_tag(&self, address: usize, tag: Tag) {
         self.set_tag_at(self.index(address), tag);
+    }
+
+    /// Returns which pages of the `WORDS` words of pages from page `first` on, which wraps around, are heads of deferred blocks.
+    /// Pages beyond the range are not.
+    ///
+    /// The caller executes an Acquire fence before it hands the blocks out.
+    #[inline(always)]
+    pub fn deferred_among<const WORDS: usize>(&self, first: usize) -> [DeferredHeads; WORDS] {
+        deferred_heads::among(self.tags, first)
+    }
+
+    /// Clears the tags of the pages from page `first` on, which wraps around, whose bit is set in `pages`. The caller owns those
+    /// pages.
+    #[inline(always)]
+    pub fn clear_tags_among(&self, first: usize, pages: usize) {
+        deferred_heads::clear_among(self.tags, first, pages);
     }
 
     fn set_word(&self, address: usize, word: *mut ()) {

@@ -11,74 +11,14 @@
 //! # Invariants
 //! - I1: runs are disjoint, ascending, not empty, not adjacent, and touch no byte of another kind.
 //! - I2: the bytes of all usable regions are the bytes of the runs plus the bytes of the losses (a byte that n regions
-//!   call usable is lost n - 1 times as [`LossReason::Repeated`]).
-//!
-//! # Costs
-//! Nothing is sorted. Each step looks at all n regions for the next boundary, so walking all runs is O(n²) with no
-//! memory beside the regions; n is a few dozen, once per boot.
+//!   call usable is lost n - 1 times as [`LossReason::Repeated`](crate::LossReason::Repeated)).
 
 use core::fmt;
 
-use crate::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE};
-
-/// What a region of physical memory is, from least to most restrictive.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum RegionKind {
-    /// Free for use.
-    Usable,
-    /// In use until the boot is over (boot loader data, ACPI tables); add it as usable later.
-    Reclaimable,
-    /// Keeps its content without power, or is used by firmware at run time.
-    Persistent,
-    /// Not for use: devices, firmware, the kernel's own image.
-    Reserved,
-    /// Reported as defective.
-    Bad,
-}
-
-/// A range of physical addresses with its kind, `end` excluded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Region {
-    /// The first byte's physical address.
-    pub start: u64,
-    /// The address after the last byte.
-    pub end: u64,
-    /// What it is.
-    pub kind: RegionKind,
-}
-
-/// Why bytes that a region calls usable are in no run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LossReason {
-    /// They share a frame with bytes that are not usable.
-    Unaligned,
-    /// Another region says that they are of this kind.
-    Covered(RegionKind),
-    /// Another region has called them usable already: nothing is really lost.
-    Repeated,
-    /// They lie outside the limits set by [`MemoryMap::clip`], or beyond what a frame number can name.
-    Clipped,
-}
-
-/// Bytes that a region calls usable and that are in no run, `end` excluded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Loss {
-    /// The first byte's physical address.
-    pub start: u64,
-    /// The address after the last byte.
-    pub end: u64,
-    /// How often they are lost: once, or for [`LossReason::Repeated`] once per repetition.
-    pub times: u64,
-    /// Why.
-    pub why: LossReason,
-}
-
-impl Loss {
-    /// Returns the bytes lost, all repetitions counted; `u64::MAX` where they are more than that.
-    pub const fn bytes(self) -> u64 {
-        (self.end - self.start).saturating_mul(self.times)
-    }
-}
+use crate::boot::region::{Region, RegionKind};
+use crate::boot::usable::{Clipped, Loss, first_byte};
+use crate::frame::FrameRange;
+use crate::order::{Order, PAGE_SIZE};
 
 /// Why a region was not taken into a map, or nothing could be carved from it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -208,7 +148,7 @@ impl<const N: usize> MemoryMap<N> {
             (end <= run.end).then_some(FrameRange::new(start, end))
         });
         let carved = place.ok_or(MapError::NoRoom { pages, longest })?;
-        self.add_range(byte(carved.start), byte(carved.end), RegionKind::Reserved)?;
+        self.add_range(first_byte(carved.start), first_byte(carved.end), RegionKind::Reserved)?;
         Ok(carved)
     }
 
@@ -219,26 +159,17 @@ impl<const N: usize> MemoryMap<N> {
 
     /// Iterates over the runs, lowest first.
     pub fn runs(&self) -> impl Iterator<Item = FrameRange> {
-        self.stretches().map(|(start, end)| whole_frames(start, end)).filter(|run| !run.is_empty())
+        self.clipped().runs()
     }
 
     /// Iterates over the losses: first those at the edges of runs, then those inside regions.
     pub fn losses(&self) -> impl Iterator<Item = Loss> {
-        let unaligned = |start, end| Loss { start, end, times: 1, why: LossReason::Unaligned };
-        let edges = self.stretches().flat_map(move |(start, end)| {
-            let run = whole_frames(start, end);
-            let (first, last) = match run.is_empty() {
-                true => (end, end),
-                false => (byte(run.start), byte(run.end)),
-            };
-            [unaligned(start, first), unaligned(last, end)]
-        });
-        edges.chain(self.pieces().flat_map(Piece::losses)).filter(|loss| loss.bytes() > 0)
+        self.clipped().losses()
     }
 
     /// Returns the bytes of all runs.
     pub fn usable_bytes(&self) -> u64 {
-        self.runs().map(|run| byte(run.end) - byte(run.start)).sum()
+        self.runs().map(|run| first_byte(run.end) - first_byte(run.start)).sum()
     }
 
     /// Returns the bytes of all losses; `u64::MAX` where repetitions make them more than that.
@@ -246,35 +177,8 @@ impl<const N: usize> MemoryMap<N> {
         self.losses().map(Loss::bytes).fold(0, u64::saturating_add)
     }
 
-    /// Maximal ranges of bytes that are usable.
-    fn stretches(&self) -> impl Iterator<Item = (u64, u64)> {
-        let mut pieces = self.pieces().filter(|piece| piece.is_usable()).peekable();
-        core::iter::from_fn(move || {
-            let first = pieces.next()?;
-            let mut end = first.end;
-            while let Some(next) = pieces.next_if(|next| next.start == end) {
-                end = next.end;
-            }
-            Some((first.start, end))
-        })
-    }
-
-    /// Ranges between neighbouring boundaries, ascending: inside one all bytes have the same regions.
-    fn pieces(&self) -> impl Iterator<Item = Piece> {
-        let mut next = Some(0);
-        core::iter::from_fn(move || {
-            let start = next?;
-            let (low, high) = self.limits;
-            let edges = self.regions().iter().flat_map(|region| [region.start, region.end]);
-            let end = edges.chain([low, high]).filter(|edge| *edge > start).min();
-            next = end;
-            let end = end?;
-            let here = self.regions().iter().filter(|r| r.start <= start && start < r.end);
-            let usable = here.clone().filter(|region| region.kind == RegionKind::Usable).count();
-            let kind = here.map(|region| region.kind).max();
-            let clipped = start < low || start >= high;
-            Some(Piece { start, end, kind, usable: usable as u64, clipped })
-        })
+    fn clipped(&self) -> Clipped<'_> {
+        Clipped { regions: self.regions(), limits: self.limits }
     }
 }
 
@@ -284,54 +188,12 @@ impl<const N: usize> Default for MemoryMap<N> {
     }
 }
 
-/// A range whose bytes all have the same regions.
-#[derive(Clone, Copy)]
-struct Piece {
-    start: u64,
-    end: u64,
-    /// The most restrictive kind, if any region is here.
-    kind: Option<RegionKind>,
-    /// How many regions call it usable.
-    usable: u64,
-    clipped: bool,
-}
-
-impl Piece {
-    fn is_usable(&self) -> bool {
-        self.kind == Some(RegionKind::Usable) && !self.clipped
-    }
-
-    fn losses(self) -> [Loss; 2] {
-        let loss = |times, why| Loss { start: self.start, end: self.end, times, why };
-        let repeated = loss(self.usable.saturating_sub(1), LossReason::Repeated);
-        let claimed = self.usable.min(1);
-        match self.kind {
-            _ if self.clipped => [loss(claimed, LossReason::Clipped), repeated],
-            Some(kind) if kind != RegionKind::Usable => {
-                [loss(claimed, LossReason::Covered(kind)), repeated]
-            }
-            _ => [loss(0, LossReason::Repeated), repeated],
-        }
-    }
-}
-
-/// The frames that lie wholly inside the bytes from `start` to `end`.
-fn whole_frames(start: u64, end: u64) -> FrameRange {
-    let first = start.div_ceil(PAGE_SIZE as u64);
-    let last = (end >> PAGE_SHIFT).max(first);
-    let frame = |number: u64| FrameNumber::new(usize::try_from(number).unwrap_or(usize::MAX));
-    FrameRange::new(frame(first), frame(last))
-}
-
-fn byte(frame: FrameNumber) -> u64 {
-    (frame.get() as u64) << PAGE_SHIFT
-}
-
 #[cfg(test)]
 mod tests {
     extern crate std;
     use super::RegionKind::{Bad, Reclaimable, Reserved, Usable};
     use super::*;
+    use crate::boot::usable::LossReason;
     use std::vec::Vec;
 
     const PAGE: u64 = PAGE_SIZE as u64;
@@ -372,8 +234,12 @@ mod tests {
         for kind in [Reclaimable, RegionKind::Persistent, Reserved, Bad] {
             let map = map(&[(2 * PAGE, 3 * PAGE, kind), (0, 8 * PAGE, Usable)]);
             assert_eq!(runs(&map), [(0, 2), (3, 8)]);
-            let loss =
-                Loss { start: 2 * PAGE, end: 3 * PAGE, times: 1, why: LossReason::Covered(kind) };
+            let loss = Loss {
+                start: 2 * PAGE,
+                end: 3 * PAGE,
+                times: 1,
+                reason: LossReason::Covered(kind),
+            };
             assert_eq!(map.losses().collect::<Vec<_>>(), [loss]);
         }
     }
@@ -417,8 +283,8 @@ mod tests {
     fn repetitions_beyond_64_bits_are_counted_up_to_there() {
         let map = map(&[(0, u64::MAX, Usable); 3]);
         let repeated: Vec<_> =
-            map.losses().filter(|loss| loss.why == LossReason::Repeated).collect();
-        let loss = Loss { start: 0, end: u64::MAX, times: 2, why: LossReason::Repeated };
+            map.losses().filter(|loss| loss.reason == LossReason::Repeated).collect();
+        let loss = Loss { start: 0, end: u64::MAX, times: 2, reason: LossReason::Repeated };
         assert_eq!(repeated, [loss]);
         assert_eq!((loss.bytes(), map.lost_bytes()), (u64::MAX, u64::MAX));
     }
@@ -428,7 +294,7 @@ mod tests {
         let mut map = map(&[(0, 10 * PAGE, Usable)]);
         map.clip(2 * PAGE, 7 * PAGE);
         assert_eq!(runs(&map), [(2, 7)]);
-        assert!(map.losses().all(|loss| loss.why == LossReason::Clipped));
+        assert!(map.losses().all(|loss| loss.reason == LossReason::Clipped));
         assert_conserved(&map);
     }
 
@@ -462,7 +328,7 @@ mod tests {
             for run in map.runs() {
                 assert!(!run.is_empty() && end.is_none_or(|end| end < run.start), "I1");
                 end = Some(run.end);
-                let (first, last) = (byte(run.start), byte(run.end));
+                let (first, last) = (first_byte(run.start), first_byte(run.end));
                 let is_restricted =
                     |r: &Region| r.kind != Usable && r.start < last && first < r.end;
                 assert!(!map.regions().iter().any(is_restricted), "I1");

@@ -33,67 +33,18 @@
 
 use core::fmt;
 use core::marker::PhantomData;
-use core::ops::{Deref, DerefMut};
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicU8, Ordering, UnsafeCell, Zeroable, in_register, load_own};
-use crate::{Cpu, CpuId, Packed, Spacing};
+use crate::percpu::cpu::Cpu;
+use crate::percpu::guard::{EnterError, PerCpuGuard};
+use crate::percpu::id::CpuId;
+use crate::percpu::irq_lock::IrqLockToken;
+use crate::percpu::slot::{CLOSED, PerCpuSlot};
+use crate::sync::atomic::Ordering;
 
-/// `detached` of a slot that a taker has, or tries to take.
-pub(crate) const TAKEN: u8 = 1;
-/// `detached` of a slot that nobody ever enters.
-pub(crate) const CLOSED: u8 = 2;
-/// `detached` of a slot that is frozen.
-pub(crate) const FROZEN: u8 = 3;
-
-/// One CPU's part of a layer, with the bytes of the protocol in front. On its own cache line.
-#[derive(Debug)]
-#[repr(C, align(64))]
-pub struct PerCpuSlot<T> {
-    pub(crate) busy: AtomicU8,
-    pub(crate) detached: AtomicU8,
-    pub(crate) locking: AtomicU8,
-    body: UnsafeCell<T>,
-}
-
-// SAFETY: I1 gives the body to one context at a time, and each hand-over is a Release store read by an Acquire load.
-unsafe impl<T: Send> Sync for PerCpuSlot<T> {}
-
-// SAFETY: clause 1: three atomics that are valid when zero, a body that is, and padding.
-unsafe impl<T: Zeroable> Zeroable for PerCpuSlot<T> {
-    fn zero() -> Self {
-        Self::new(T::zero())
-    }
-}
-
-impl<T> PerCpuSlot<T> {
-    crate::const_unless_loom! {
-        /// Wraps `body` in a slot that nobody uses.
-        pub fn new(body: T) -> Self {
-            Self {
-                busy: AtomicU8::new(0),
-                detached: AtomicU8::new(0),
-                locking: AtomicU8::new(0),
-                body: UnsafeCell::new(body),
-            }
-        }
-    }
-
-    pub(crate) fn body(&self) -> *mut T {
-        self.body.with_mut(|body| body)
-    }
-}
-
-/// Why the slot could not be entered, so that the caller goes on without it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EnterError {
-    /// The caller has no slot.
-    NoSlot,
-    /// The caller runs on top of the slot's owner: it may only try locks.
-    Nested,
-    /// Another CPU has taken the slot over.
-    Detached,
-}
+/// [`PerCpu`] whose slots lie [`Cpu::SLOT_STRIDE`] bytes apart, with slots of other owners between them; in an array where that
+/// is zero.
+pub type StridedPerCpu<'s, T, C> = PerCpu<'s, T, C, true>;
 
 /// The slots of all CPUs for one layer, with the machine that says whose is whose.
 ///
@@ -125,19 +76,19 @@ pub enum EnterError {
 /// let slots = PerCpu::new(&mut slots, SingleCpu::new());
 /// std::thread::scope(|scope| _ = scope.spawn(|| _ = slots.enter()));
 /// ```
-pub struct PerCpu<'s, T, C, S = Packed> {
+pub struct PerCpu<'s, T, C, const STRIDED: bool = false> {
     first: NonNull<PerCpuSlot<T>>,
     count: usize,
     pub(crate) cpu: C,
-    are_borrowed: PhantomData<(&'s [PerCpuSlot<T>], S)>,
+    are_borrowed: PhantomData<&'s [PerCpuSlot<T>]>,
 }
 
 // SAFETY: by I4 this is the only value through which anybody reaches the bodies, so they move with it as `T: Send` allows.
 // The guards that it lends (`PerCpuGuard`, `IrqLockToken`, `IrqLockGuard`, `Frozen`) borrow it and stay in the thread that made them.
-unsafe impl<T: Send, C: Send, S> Send for PerCpu<'_, T, C, S> {}
+unsafe impl<T: Send, C: Send, const STRIDED: bool> Send for PerCpu<'_, T, C, STRIDED> {}
 // SAFETY: I1 gives each body to one context at a time, for which `T: Send` is enough; and several threads share the machine,
 // which is `Sync`, so that it tells them apart.
-unsafe impl<T: Send, C: Sync, S> Sync for PerCpu<'_, T, C, S> {}
+unsafe impl<T: Send, C: Sync, const STRIDED: bool> Sync for PerCpu<'_, T, C, STRIDED> {}
 
 impl<'s, T, C: Cpu> PerCpu<'s, T, C> {
     /// Puts `slots` under the protocol, one for each CPU of `cpu`.
@@ -162,8 +113,22 @@ impl<'s, T, C: Cpu> PerCpu<'s, T, C> {
     }
 }
 
-impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
-    /// Puts `count` slots under the protocol of which the first is `first`, and which lie as far apart as `S` says.
+impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
+    /// How many bytes lie between the slots of neighbouring ids: a multiple of [`CpuId::LINE`].
+    const STRIDE: usize = {
+        let slot_bytes = size_of::<PerCpuSlot<T>>();
+        if STRIDED && C::SLOT_STRIDE != 0 {
+            let has_room = C::SLOT_STRIDE >= slot_bytes || crate::sync::model::MODELLED;
+            let is_aligned = C::SLOT_STRIDE % align_of::<PerCpuSlot<T>>() == 0;
+            assert!(has_room && is_aligned, "`Cpu::SLOT_STRIDE` has room for whole slots");
+            C::SLOT_STRIDE
+        } else {
+            slot_bytes
+        }
+    };
+
+    /// Puts `count` slots under the protocol, from `first` on. They form an array, or with `STRIDED` lie
+    /// [`Cpu::SLOT_STRIDE`] bytes apart.
     ///
     /// # Safety
     /// 1. The slots are valid for shared use during the lifetime of the value, and there are no fewer than `cpu.slots()`.
@@ -205,7 +170,7 @@ impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
             return None;
         }
         // SAFETY: clause 1 of `at`: they are so far apart, and there.
-        let slot = unsafe { self.first.byte_add(index * S::bytes::<T, C>()) };
+        let slot = unsafe { self.first.byte_add(index * Self::STRIDE) };
         // SAFETY: clause 1 of `at`: shared by all.
         Some(unsafe { slot.as_ref() })
     }
@@ -234,12 +199,25 @@ impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
 
     #[inline(always)]
     fn enter_as(&self, id: Option<CpuId>) -> Result<PerCpuGuard<'_, T, C>, EnterError> {
-        let slot = |offset| {
-            // SAFETY: I3, and clause 5 of `Cpu`: there is a slot with this index, and they are whole lines apart.
-            unsafe { self.first.as_ptr().byte_add(offset) }
-        };
-        // SAFETY: clause 1 of `at`: the slots live as long as these.
-        unsafe { Self::enter_found(&self.cpu, id, slot) }
+        let Some(id) = id else { return Err(EnterError::NoSlot) };
+        // SAFETY: I3, and clause 5 of `Cpu`: there is a slot for this id, and `offset` finds it.
+        let slot = unsafe { self.first.as_ptr().byte_add(Self::offset(id)) };
+        // SAFETY: clause 1: both callers have just pinned. Clause 2: clause 1 of `at`: the slots live as long as `self`.
+        unsafe { PerCpuGuard::enter(slot, id, &self.cpu) }
+    }
+
+    /// Returns how many bytes lie between the first slot and that of `id`.
+    #[inline(always)]
+    const fn offset(id: CpuId) -> usize {
+        id.line_offset() * (Self::STRIDE / CpuId::LINE)
+    }
+
+    /// Prepares the caller for interrupt-safe locks: says whether it is nested, and marks its slot as locking.
+    pub fn lock_token(&self) -> IrqLockToken<'_, T, C> {
+        let id = self.cpu.pin();
+        let slot = id.and_then(|id| self.get(id.index()));
+        // SAFETY: clause 1: `pin` has just returned `id`. Clause 2: `get` finds the slot of that id.
+        unsafe { IrqLockToken::new(slot, id, &self.cpu) }
     }
 
     /// Enters the slot of a caller that has pinned before, as [`enter_known`](Self::enter_known) does, where `find` finds it: for
@@ -249,7 +227,7 @@ impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     /// As for [`enter_known`](Self::enter_known).
     ///
     /// # Safety
-    /// 1. `find` returns the caller's slot of slots for the CPUs of `cpu` that live as long as `'c`, and lie as far apart as `S` says.
+    /// 1. `find` returns the caller's slot of slots for the CPUs of `cpu` that live as long as `'c`, and lie as far apart as for [`at`](Self::at).
     #[inline(always)]
     pub unsafe fn enter_known_in<'c>(
         cpu: &'c C,
@@ -258,43 +236,10 @@ impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     where
         T: 'c,
     {
-        // SAFETY: clause 1 is about `find`; and the caller pins here.
-        unsafe { Self::enter_found(cpu, cpu.pin_known(), find) }
-    }
-
-    /// # Safety
-    /// 1. As for `enter_known_in`; and `id` is that of the caller, who has just pinned.
-    #[inline(always)]
-    unsafe fn enter_found<'c>(
-        cpu: &'c C,
-        id: Option<CpuId>,
-        find: impl FnOnce(usize) -> *mut PerCpuSlot<T>,
-    ) -> Result<PerCpuGuard<'c, T, C>, EnterError>
-    where
-        T: 'c,
-    {
-        let Some(id) = id else { return Err(EnterError::NoSlot) };
-        let slot = find(id.line_offset() * (S::bytes::<T, C>() / CpuId::LINE));
-        // SAFETY: clause 1: it lives, and is shared by all. `in_register` changes no address.
-        let slot = unsafe { &*in_register(slot.cast_const()) };
-        // SAFETY: I2: only contexts on this CPU write `busy`.
-        let why = if unsafe { load_own(&slot.busy) } != 0 {
-            EnterError::Nested
-        } else {
-            // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
-            slot.busy.store(1, Ordering::Relaxed);
-            cpu.light_fence();
-            // Acquire: pairs with the Release at the end of `take_over`; sees what the taker did to the body.
-            if slot.detached.load(Ordering::Acquire) == 0 {
-                return Ok(PerCpuGuard { slot, id, cpu, _not_send: PhantomData });
-            }
-            // Release: pairs with the Acquire in `owner_has_exited`.
-            slot.busy.store(0, Ordering::Release);
-            EnterError::Detached
-        };
-        // SAFETY: pairs with the caller's `pin` or `pin_known`, which returned an id.
-        unsafe { cpu.unpin() };
-        Err(why)
+        let Some(id) = cpu.pin_known() else { return Err(EnterError::NoSlot) };
+        let slot = find(Self::offset(id));
+        // SAFETY: clause 1: `pin_known` has just returned `id`. Clause 2: clause 1 of this function: `find` returns its slot.
+        unsafe { PerCpuGuard::enter(slot, id, cpu) }
     }
 
     /// Calls `look` with each body, for `validate` and exact statistics. Needs `&mut self`: nobody is inside, as every
@@ -307,65 +252,8 @@ impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     }
 }
 
-impl<T, C: fmt::Debug, S> fmt::Debug for PerCpu<'_, T, C, S> {
+impl<T, C: fmt::Debug, const STRIDED: bool> fmt::Debug for PerCpu<'_, T, C, STRIDED> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("PerCpu").field("count", &self.count).field("cpu", &self.cpu).finish()
-    }
-}
-
-/// The caller's own slot, entered. Dropping it leaves the slot. A forgotten one keeps the slot busy for ever: its owner goes
-/// on without, and takers skip it.
-///
-/// It stays in its thread:
-///
-/// ```compile_fail,E0277
-/// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
-/// let mut slots = [PerCpuSlot::new(0)];
-/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
-/// let inside = slots.enter().unwrap();
-/// std::thread::scope(|scope| _ = scope.spawn(move || drop(inside)));
-/// ```
-#[derive(Debug)]
-#[must_use = "the slot is left at once when this is dropped"]
-pub struct PerCpuGuard<'a, T, C: Cpu> {
-    slot: &'a PerCpuSlot<T>,
-    id: CpuId,
-    cpu: &'a C,
-    _not_send: PhantomData<*mut ()>,
-}
-
-impl<T, C: Cpu> PerCpuGuard<'_, T, C> {
-    /// Returns the id of the CPU whose slot this is.
-    #[inline]
-    pub fn id(&self) -> CpuId {
-        self.id
-    }
-}
-
-impl<T, C: Cpu> Deref for PerCpuGuard<'_, T, C> {
-    type Target = T;
-
-    #[inline(always)]
-    fn deref(&self) -> &T {
-        // SAFETY: I1: `enter` set `busy` and read `detached` 0.
-        unsafe { &*self.slot.body() }
-    }
-}
-
-impl<T, C: Cpu> DerefMut for PerCpuGuard<'_, T, C> {
-    #[inline(always)]
-    fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: I1: `enter` set `busy` and read `detached` 0; nested contexts turn away at `busy`.
-        unsafe { &mut *self.slot.body() }
-    }
-}
-
-impl<T, C: Cpu> Drop for PerCpuGuard<'_, T, C> {
-    #[inline(always)]
-    fn drop(&mut self) {
-        // Release: pairs with the Acquire in `owner_has_exited`; publishes what we did to the body.
-        self.slot.busy.store(0, Ordering::Release);
-        // SAFETY: pairs with the `pin` of `enter`.
-        unsafe { self.cpu.unpin() };
     }
 }

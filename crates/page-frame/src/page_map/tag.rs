@@ -1,6 +1,6 @@
 //! Tags: what a page is, in a byte.
 
-use crate::Order;
+use crate::order::Order;
 
 /// What a page is, in a byte.
 ///

@@ -12,8 +12,10 @@
 
 use core::ptr::NonNull;
 
-use crate::Shrink;
-use crate::sync::{AtomicUsize, Lock, Ordering};
+use crate::source::shrink::Shrink;
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::lock::Lock;
+use crate::sync::model::const_unless_loom;
 
 /// Up to `N` shrinkers that are asked in turn. They register after the page source that asks them has been built.
 ///
@@ -81,7 +83,7 @@ impl core::fmt::Display for StillInUse {
 impl core::error::Error for StillInUse {}
 
 impl<const N: usize> ShrinkList<N> {
-    crate::const_unless_loom! {
+    const_unless_loom! {
         /// Makes an empty list.
         pub fn new() -> Self {
             #[cfg(not(loom))]

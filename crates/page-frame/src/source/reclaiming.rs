@@ -5,28 +5,14 @@
 
 use core::ptr::NonNull;
 
-use crate::{Order, OutOfMemory, PageBlock, PageMap, PageResize, PageRun, PageSource};
-
-/// Something that holds pages it could do without.
-pub trait Shrink: Sync {
-    /// Returns an estimate of the pages that `shrink` could give back. O(1), no lock.
-    fn reclaimable(&self) -> usize;
-
-    /// Gives back at least `target_pages` pages if it can; returns how many it gave.
-    ///
-    /// It never waits (locks are only tried) and never allocates, so it may be called wherever an allocation may.
-    fn shrink(&self, target_pages: usize) -> usize;
-}
-
-impl<S: Shrink + ?Sized> Shrink for &S {
-    fn reclaimable(&self) -> usize {
-        (**self).reclaimable()
-    }
-
-    fn shrink(&self, target_pages: usize) -> usize {
-        (**self).shrink(target_pages)
-    }
-}
+use crate::block::PageBlock;
+use crate::error::OutOfMemory;
+use crate::order::Order;
+use crate::page_map::forward::ForwardPageMap;
+use crate::page_map::map::PageMap;
+use crate::source::page_source::PageSource;
+use crate::source::run::{PageResize, PageRun};
+use crate::source::shrink::Shrink;
 
 /// A page source that, when the one below has run out, lets a shrinker give pages back and tries once more.
 ///
@@ -89,11 +75,13 @@ unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
     }
 }
 
-crate::forward_map::forward_page_map!(
-    impl[P: PageMap, S] for Reclaiming<P, S>, |this| this.source,
-    // SAFETY: clause 1: the field, always.
-    unsafe { crate::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives in this value.
+unsafe impl<P: PageMap, S> ForwardPageMap for Reclaiming<P, S> {
+    #[inline(always)]
+    fn page_map(&self) -> &impl PageMap {
+        &self.source
+    }
+}
 
 // SAFETY: runs come from and go to the source below unchanged.
 unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {

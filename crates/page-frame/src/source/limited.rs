@@ -1,149 +1,16 @@
-//! Page sources around a page source: one counts, one refuses.
+//! A page source that refuses requests: a quota, and failures for tests.
 
 use core::ptr::NonNull;
 
-use crate::sync::{AtomicUsize, Ordering};
-use crate::{Order, OutOfMemory, PageBlock, PageMap, PageResize, PageRun, PageSource};
-
-/// Counts what passes through: requests, refusals, pages held and their peak.
-///
-/// ```
-/// use page_frame::{Arena, Counted, Order, PageSource};
-/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
-/// let source = Counted::new(Arena::new(&mut memory)?);
-/// let block = source.allocate(Order::new(1).unwrap())?;
-/// // SAFETY: the block came from this source and nothing refers into it.
-/// unsafe { source.free(block) };
-/// assert_eq!((source.allocations(), source.held_pages(), source.peak_pages()), (1, 0, 2));
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug)]
-pub struct Counted<P> {
-    source: P,
-    allocations: AtomicUsize,
-    refusals: AtomicUsize,
-    held_pages: AtomicUsize,
-    peak_pages: AtomicUsize,
-}
-
-impl<P> Counted<P> {
-    crate::const_unless_loom! {
-        /// Counts what passes to `source`, from zero.
-        pub fn new(source: P) -> Self {
-            Self {
-                source,
-                allocations: AtomicUsize::new(0),
-                refusals: AtomicUsize::new(0),
-                held_pages: AtomicUsize::new(0),
-                peak_pages: AtomicUsize::new(0),
-            }
-        }
-    }
-
-    /// Returns the source below.
-    pub const fn source(&self) -> &P {
-        &self.source
-    }
-
-    /// Returns how many blocks and runs were handed out.
-    pub fn allocations(&self) -> usize {
-        self.allocations.load(Ordering::Relaxed)
-    }
-
-    /// Returns how many requests ended in [`OutOfMemory`].
-    pub fn refusals(&self) -> usize {
-        self.refusals.load(Ordering::Relaxed)
-    }
-
-    /// Returns the pages handed out and not yet given back.
-    pub fn held_pages(&self) -> usize {
-        self.held_pages.load(Ordering::Relaxed)
-    }
-
-    /// Returns the most pages that were ever held at once.
-    pub fn peak_pages(&self) -> usize {
-        self.peak_pages.load(Ordering::Relaxed)
-    }
-
-    fn count<T>(
-        &self,
-        outcome: Result<T, OutOfMemory>,
-        pages: impl Fn(&T) -> usize,
-    ) -> Result<T, OutOfMemory> {
-        // Relaxed, here and below: statistics; nothing is published by them.
-        match &outcome {
-            Ok(got) => {
-                self.allocations.fetch_add(1, Ordering::Relaxed);
-                self.gained(pages(got));
-            }
-            Err(OutOfMemory) => {
-                self.refusals.fetch_add(1, Ordering::Relaxed);
-            }
-        }
-        outcome
-    }
-
-    fn gained(&self, pages: usize) {
-        let held = self.held_pages.fetch_add(pages, Ordering::Relaxed) + pages;
-        self.peak_pages.fetch_max(held, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: blocks come from and go to the source below unchanged.
-unsafe impl<P: PageSource> PageSource for Counted<P> {
-    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        self.count(self.source.allocate(order), PageBlock::pages)
-    }
-
-    fn try_allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        self.count(self.source.try_allocate(order), PageBlock::pages)
-    }
-
-    unsafe fn free(&self, block: PageBlock) {
-        self.held_pages.fetch_sub(block.pages(), Ordering::Relaxed);
-        // SAFETY: the block is one of the source below: counting changes no block.
-        unsafe { self.source.free(block) }
-    }
-}
-
-crate::forward_map::forward_page_map!(
-    impl[P: PageMap] for Counted<P>, |this| this.source,
-    // SAFETY: clause 1: the field, always.
-    unsafe { crate::SameMap::promised() }
-);
-
-// SAFETY: runs come from and go to the source below unchanged.
-unsafe impl<P: PageResize> PageResize for Counted<P> {
-    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
-        self.count(self.source.allocate_run(pages, alignment), |run| run.pages)
-    }
-
-    fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
-        self.count(self.source.try_allocate_run(pages, alignment), |run| run.pages)
-    }
-
-    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        self.held_pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: the run is one of the source below: counting changes no block.
-        unsafe { self.source.free_run(start, pages) }
-    }
-
-    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: both runs are of the source below: counting changes no block.
-        unsafe { self.source.move_content(from, to, pages) }
-    }
-
-    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: a run of the source below, of so many pages: counting changes no block.
-        let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
-        if resized && new_pages > pages {
-            self.gained(new_pages - pages);
-        } else if resized {
-            self.held_pages.fetch_sub(pages - new_pages, Ordering::Relaxed);
-        }
-        resized
-    }
-}
+use crate::block::PageBlock;
+use crate::error::OutOfMemory;
+use crate::order::Order;
+use crate::page_map::forward::ForwardPageMap;
+use crate::page_map::map::PageMap;
+use crate::source::page_source::PageSource;
+use crate::source::run::{PageResize, PageRun};
+use crate::sync::atomic::{AtomicUsize, Ordering};
+use crate::sync::model::const_unless_loom;
 
 /// Refuses requests: beyond a quota of pages, on every nth call, or with a probability. Freeing is never refused.
 ///
@@ -169,7 +36,7 @@ pub struct Limited<P> {
 }
 
 impl<P> Limited<P> {
-    crate::const_unless_loom! {
+    const_unless_loom! {
         /// Passes everything to `source`, until a limit is set.
         pub fn new(source: P) -> Self {
             Self {
@@ -271,11 +138,13 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
     }
 }
 
-crate::forward_map::forward_page_map!(
-    impl[P: PageMap] for Limited<P>, |this| this.source,
-    // SAFETY: clause 1: the field, always.
-    unsafe { crate::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives in this value.
+unsafe impl<P: PageMap> ForwardPageMap for Limited<P> {
+    #[inline(always)]
+    fn page_map(&self) -> &impl PageMap {
+        &self.source
+    }
+}
 
 // SAFETY: runs come from and go to the source below unchanged.
 unsafe impl<P: PageResize> PageResize for Limited<P> {
@@ -319,7 +188,9 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
 mod tests {
     extern crate std;
     use super::*;
-    use crate::{Arena, PAGE_SIZE};
+    use crate::order::PAGE_SIZE;
+    use crate::source::arena::Arena;
+    use crate::source::counted::Counted;
     use core::mem::MaybeUninit;
     use std::{vec, vec::Vec};
 

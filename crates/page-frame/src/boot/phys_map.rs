@@ -2,7 +2,8 @@
 
 use core::ptr::NonNull;
 
-use crate::{FrameNumber, PAGE_SHIFT, PAGE_SIZE};
+use crate::frame::FrameNumber;
+use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Says at which address the kernel (or program) sees each frame.
 ///

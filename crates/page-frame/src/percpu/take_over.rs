@@ -1,13 +1,17 @@
 //! The other side of CPU slots: taking those of other CPUs over.
 //!
-//! The protocol, its invariants and its costs are in `slots.rs`.
+//! The protocol, its invariants and its costs are in `per_cpu.rs`.
 
-use crate::slots::{PerCpu, PerCpuSlot, TAKEN};
-use crate::sync::{Ordering, spin_hint};
-use crate::{Cpu, CpuId, Spacing};
+use crate::arch::hint::spin_hint;
+use crate::percpu::cpu::Cpu;
+use crate::percpu::id::CpuId;
+use crate::percpu::per_cpu::PerCpu;
+use crate::percpu::slot::{PerCpuSlot, TAKEN};
+use crate::sync::atomic::Ordering;
+use crate::sync::model::MODELLED;
 
 /// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
-const BUSY_RETRIES: usize = if crate::sync::MODELLED { 1 } else { 64 };
+const BUSY_RETRIES: usize = if MODELLED { 1 } else { 64 };
 
 /// What a take-over achieved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,14 +23,14 @@ pub struct TakeOver {
 }
 
 /// Slots of one chunk that this taker has set `detached` of. Dropping it lets the owners in again, also when `visit` panics.
-struct Chunk<'a, 's, T, C: Cpu, S: Spacing> {
-    slots: &'a PerCpu<'s, T, C, S>,
+struct Chunk<'a, 's, T, C: Cpu, const STRIDED: bool> {
+    slots: &'a PerCpu<'s, T, C, STRIDED>,
     first: usize,
     /// A bit for each slot that is detached.
     detached: usize,
 }
 
-impl<'a, T, C: Cpu, S: Spacing> Chunk<'a, '_, T, C, S> {
+impl<'a, T, C: Cpu, const STRIDED: bool> Chunk<'a, '_, T, C, STRIDED> {
     const SLOTS: usize = usize::BITS as usize;
 
     fn id(&self, index: usize) -> CpuId {
@@ -63,7 +67,7 @@ impl<'a, T, C: Cpu, S: Spacing> Chunk<'a, '_, T, C, S> {
     }
 }
 
-impl<T, C: Cpu, S: Spacing> Drop for Chunk<'_, '_, T, C, S> {
+impl<T, C: Cpu, const STRIDED: bool> Drop for Chunk<'_, '_, T, C, STRIDED> {
     fn drop(&mut self) {
         while self.detached != 0 {
             self.attach(self.detached.trailing_zeros() as usize);
@@ -71,7 +75,7 @@ impl<T, C: Cpu, S: Spacing> Drop for Chunk<'_, '_, T, C, S> {
     }
 }
 
-impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
+impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     /// Takes over the slots that `wanted` names and calls `visit` with each one's body.
     ///
     /// An idle CPU's slot is taken without that CPU doing anything. A slot whose owner is inside is looked at a bounded
@@ -85,9 +89,9 @@ impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
     ) -> TakeOver {
         let mut outcome = TakeOver::default();
         let count = self.count().min(self.cpu.slots_used());
-        for first in (0..count).step_by(Chunk::<T, C, S>::SLOTS) {
+        for first in (0..count).step_by(Chunk::<T, C, STRIDED>::SLOTS) {
             let mut chunk = Chunk { slots: self, first, detached: 0 };
-            for index in 0..(count - first).min(Chunk::<T, C, S>::SLOTS) {
+            for index in 0..(count - first).min(Chunk::<T, C, STRIDED>::SLOTS) {
                 if wanted(chunk.id(index)) && !chunk.detach(index) {
                     outcome.skipped += 1;
                 }

@@ -15,11 +15,17 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use crate::sync::Lock;
-use crate::{
-    Fault, FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageBlock, PageMap, PageMapArray,
-    PageSource, Tag, panic_on_fault,
-};
+use crate::block::PageBlock;
+use crate::error::OutOfMemory;
+use crate::fault::{Fault, FaultKind, panic_on_fault};
+use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
+use crate::page_map::array::PageMapArray;
+use crate::page_map::forward::ForwardPageMap;
+use crate::page_map::map::PageMap;
+use crate::page_map::tag::Tag;
+use crate::source::page_source::PageSource;
+use crate::source::run::PageResize;
+use crate::sync::lock::Lock;
 
 /// A page source over one piece of memory.
 ///
@@ -246,13 +252,15 @@ unsafe impl PageSource for Arena<'_> {
     }
 }
 
-crate::forward_map::forward_page_map!(
-    impl['m] for Arena<'m>, |this| this.map,
-    // SAFETY: clause 1: the field, always.
-    unsafe { crate::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives in this value.
+unsafe impl ForwardPageMap for Arena<'_> {
+    #[inline(always)]
+    fn page_map(&self) -> &impl PageMap {
+        &self.map
+    }
+}
 // SAFETY: the provided methods, which make a run of a whole block.
-unsafe impl crate::PageResize for Arena<'_> {}
+unsafe impl PageResize for Arena<'_> {}
 
 #[cfg(test)]
 mod tests {

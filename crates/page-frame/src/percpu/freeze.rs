@@ -10,9 +10,11 @@
 
 use core::marker::PhantomData;
 
-use crate::slots::{CLOSED, FROZEN, PerCpu};
-use crate::sync::Ordering;
-use crate::{Cpu, CpuId, Spacing};
+use crate::percpu::cpu::Cpu;
+use crate::percpu::id::CpuId;
+use crate::percpu::per_cpu::PerCpu;
+use crate::percpu::slot::{CLOSED, FROZEN};
+use crate::sync::atomic::Ordering;
 
 /// Slots that no owner enters. Dropping it lets the owners in again; forgetting it keeps them out for ever, which is harmless.
 ///
@@ -59,7 +61,7 @@ trait Thaw {
     fn thaw_first(&self, count: usize);
 }
 
-impl<T, C: Cpu, S: Spacing> Thaw for PerCpu<'_, T, C, S> {
+impl<T, C: Cpu, const STRIDED: bool> Thaw for PerCpu<'_, T, C, STRIDED> {
     fn thaw_first(&self, count: usize) {
         for slot in self.iter().take(count) {
             // Release: pairs with the Acquire of the next taker or freezer, as in `take_over`. It fails for slots that are closed.
@@ -68,7 +70,7 @@ impl<T, C: Cpu, S: Spacing> Thaw for PerCpu<'_, T, C, S> {
     }
 }
 
-impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
+impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     /// Keeps every owner out of its slot while the guard lives, and waits until the owners that are inside have left. A
     /// thread that is about to `fork` copies whole slots then.
     ///

@@ -3,8 +3,9 @@
 //! # Costs
 //! Sixteen tags at a time where the machine has SSE2, eight elsewhere.
 
-use crate::sync::{AtomicU8, Ordering, store_eight};
-use crate::{PageMapArray, Tag};
+use crate::arch::load::store_eight;
+use crate::page_map::tag::Tag;
+use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// How many pages a word has a bit for.
 const WORD_PAGES: usize = usize::BITS as usize;
@@ -20,67 +21,65 @@ pub struct DeferredHeads {
     pub are_single: bool,
 }
 
-impl PageMapArray<'_> {
-    /// Returns which of so many words' number of pages from page `first` on, which wraps around, are heads of blocks that were
-    /// left. Pages beyond the range are not.
-    ///
-    /// Whoever goes on to hand the blocks out fences (Acquire) first.
-    #[inline(always)]
-    pub fn deferred_among<const WORDS: usize>(&self, first: usize) -> [DeferredHeads; WORDS] {
-        let end = first.wrapping_add(WORDS * WORD_PAGES);
-        match self.tags.get(first..end) {
-            Some(tags) if tags.as_ptr().addr() % EIGHT == 0 => core::array::from_fn(|word| {
-                // SAFETY: so many words' tags, of which this is one's, from a multiple of eight on.
-                unsafe { wide::left_heads(tags, word * WORD_PAGES) }
-            }),
-            _ => core::array::from_fn(|word| {
-                self.left_one_by_one(first.wrapping_add(word * WORD_PAGES))
-            }),
-        }
+/// Returns which of the `WORDS` words of tags from `first` on, which wraps around, belong to heads of deferred blocks. Pages
+/// beyond `tags` do not.
+#[inline(always)]
+pub(super) fn among<const WORDS: usize>(tags: &[AtomicU8], first: usize) -> [DeferredHeads; WORDS] {
+    let end = first.wrapping_add(WORDS * WORD_PAGES);
+    match tags.get(first..end) {
+        Some(tags) if tags.as_ptr().addr() % EIGHT == 0 => core::array::from_fn(|word| {
+            // SAFETY: the slice has the tags of `WORDS` words, of which this is one, and begins at a multiple of eight.
+            unsafe { wide::heads(tags, word * WORD_PAGES) }
+        }),
+        _ => core::array::from_fn(|word| one_by_one(tags, first.wrapping_add(word * WORD_PAGES))),
     }
+}
 
-    /// The same for one word, of pages at the border of the range, or where it does not begin at a multiple of eight.
-    #[cold]
-    fn left_one_by_one(&self, first: usize) -> DeferredHeads {
-        let nothing = DeferredHeads { heads: 0, are_single: true };
-        (0..WORD_PAGES).fold(nothing, |left, page| {
-            let order = self.tag_at(first.wrapping_add(page)).as_deferred();
-            DeferredHeads {
-                heads: left.heads | usize::from(order.is_some()) << page,
-                are_single: left.are_single && order.is_none_or(|order| order.get() == 0),
-            }
-        })
-    }
-
-    /// Clears the tags of those pages from page `first` on, which wraps around, that are set in `pages`: the caller's alone.
-    #[inline(always)]
-    pub fn clear_tags_among(&self, first: usize, mut pages: usize) {
-        let word: Option<&[AtomicU8; WORD_PAGES]> = self
-            .tags
-            .get(first..first.wrapping_add(WORD_PAGES))
-            .and_then(|tags| tags.try_into().ok());
-        let Some(tags) = word else {
-            return self.clear_one_by_one(first, pages);
-        };
-        if pages == usize::MAX && tags.as_ptr().addr() % EIGHT == 0 {
-            for eight in (0..WORD_PAGES).step_by(EIGHT) {
-                // SAFETY: eight of a word's tags, from a multiple of eight on, and as all are the caller's, nobody else's.
-                unsafe { store_eight(tags, eight, u64::from_ne_bytes([Tag::NONE.get(); EIGHT])) };
-            }
-            return;
+/// Returns the heads in one word, tag by tag: for words at the edge of the range, or where the tags are not aligned to eight.
+#[cold]
+fn one_by_one(tags: &[AtomicU8], first: usize) -> DeferredHeads {
+    let nothing = DeferredHeads { heads: 0, are_single: true };
+    (0..WORD_PAGES).fold(nothing, |found, page| {
+        let tag = tags.get(first.wrapping_add(page));
+        // Relaxed: as all tags, see `map.rs`.
+        let order = tag.and_then(|tag| Tag::from_byte(tag.load(Ordering::Relaxed)).as_deferred());
+        DeferredHeads {
+            heads: found.heads | usize::from(order.is_some()) << page,
+            are_single: found.are_single && order.is_none_or(|order| order.get() == 0),
         }
-        while pages != 0 {
-            let page = pages.trailing_zeros() as usize;
-            // Relaxed: as all tags, see `page_map.rs`.
-            tags[page % WORD_PAGES].store(Tag::NONE.get(), Ordering::Relaxed);
-            pages &= pages - 1;
-        }
-    }
+    })
+}
 
-    #[cold]
-    fn clear_one_by_one(&self, first: usize, pages: usize) {
-        let set = (0..WORD_PAGES).filter(|page| pages >> page & 1 == 1);
-        set.for_each(|page| self.set_tag_at(first.wrapping_add(page), Tag::NONE));
+/// Clears the tags of the pages from `first` on, which wraps around, whose bit is set in `pages`. The caller owns those pages.
+#[inline(always)]
+pub(super) fn clear_among(tags: &[AtomicU8], first: usize, mut pages: usize) {
+    let word: Option<&[AtomicU8; WORD_PAGES]> =
+        tags.get(first..first.wrapping_add(WORD_PAGES)).and_then(|tags| tags.try_into().ok());
+    let Some(word) = word else {
+        return clear_one_by_one(tags, first, pages);
+    };
+    if pages == usize::MAX && word.as_ptr().addr() % EIGHT == 0 {
+        for eight in (0..WORD_PAGES).step_by(EIGHT) {
+            // SAFETY: `eight` is a multiple of eight below the word's end, and the word is aligned to eight.
+            unsafe { store_eight(word, eight, u64::from_ne_bytes([Tag::NONE.get(); EIGHT])) };
+        }
+        return;
+    }
+    while pages != 0 {
+        let page = pages.trailing_zeros() as usize;
+        // Relaxed: as all tags, see `map.rs`.
+        word[page % WORD_PAGES].store(Tag::NONE.get(), Ordering::Relaxed);
+        pages &= pages - 1;
+    }
+}
+
+#[cold]
+fn clear_one_by_one(tags: &[AtomicU8], first: usize, pages: usize) {
+    for page in (0..WORD_PAGES).filter(|page| pages >> page & 1 == 1) {
+        if let Some(tag) = tags.get(first.wrapping_add(page)) {
+            // Relaxed: as all tags, see `map.rs`.
+            tag.store(Tag::NONE.get(), Ordering::Relaxed);
+        }
     }
 }
 
@@ -89,8 +88,9 @@ mod wide {
     use core::arch::x86_64::__m128i;
 
     use super::{DeferredHeads, WORD_PAGES};
-    use crate::sync::AtomicU8;
-    use crate::{Order, Tag};
+    use crate::order::Order;
+    use crate::page_map::tag::Tag;
+    use crate::sync::atomic::AtomicU8;
 
     /// How many tags are looked at together.
     const SIXTEEN: usize = size_of::<__m128i>();
@@ -104,7 +104,7 @@ mod wide {
     /// # Safety
     /// 1. There are such tags.
     #[inline(always)]
-    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
+    pub(super) unsafe fn heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
         debug_assert!(tags.len() - first >= WORD_PAGES, "clause 1");
         // SAFETY: sixteen bytes either way.
         let single: __m128i = unsafe { core::mem::transmute([SINGLE; SIXTEEN]) };
@@ -145,7 +145,8 @@ mod wide {
 #[cfg(not(all(target_arch = "x86_64", target_feature = "sse2", not(any(loom, miri)))))]
 mod wide {
     use super::{DeferredHeads, EIGHT, WORD_PAGES};
-    use crate::sync::{AtomicU8, load_eight};
+    use crate::arch::load::load_eight;
+    use crate::sync::atomic::AtomicU8;
 
     /// The bits of an order in each of eight bytes.
     const ORDERS: u64 = u64::from_ne_bytes([31; EIGHT]);
@@ -164,7 +165,7 @@ mod wide {
     /// # Safety
     /// 1. There are such tags, and the first is aligned to eight.
     #[inline(always)]
-    pub(super) unsafe fn left_heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
+    pub(super) unsafe fn heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
         let (mut heads, mut orders) = (0, 0);
         for at in (0..WORD_PAGES).step_by(EIGHT) {
             // SAFETY: clause 1.
@@ -184,7 +185,8 @@ mod tests {
     use core::ptr::NonNull;
 
     use super::*;
-    use crate::{Order, PAGE_SIZE};
+    use crate::order::{Order, PAGE_SIZE};
+    use crate::page_map::array::PageMapArray;
 
     const PAGES: usize = 4 * WORD_PAGES;
 
@@ -221,7 +223,7 @@ mod tests {
             let left = map.deferred_among::<2>(first);
             for (word, left) in left.into_iter().enumerate() {
                 let first = first.wrapping_add(word * WORD_PAGES);
-                assert_eq!(left, map.left_one_by_one(first), "{first}");
+                assert_eq!(left, one_by_one(map.tags, first), "{first}");
                 let before: [Tag; PAGES] = core::array::from_fn(|page| map.tag_at(page));
                 map.clear_tags_among(first, left.heads);
                 for (page, before) in before.into_iter().enumerate() {

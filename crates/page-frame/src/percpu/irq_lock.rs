@@ -18,9 +18,12 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use crate::slots::PerCpuSlot;
-use crate::sync::{Guard, Lock, Ordering};
-use crate::{Cpu, CpuId, InterruptState, PerCpu, Spacing};
+use crate::percpu::cpu::{Cpu, InterruptState};
+use crate::percpu::id::CpuId;
+use crate::percpu::slot::PerCpuSlot;
+use crate::sync::atomic::Ordering;
+use crate::sync::lock::{Guard, Lock};
+use crate::sync::model::{MODELLED, const_unless_loom};
 
 /// A lock that code which an interrupt may come upon takes, and code in interrupts too: through [`IrqLockToken`] alone.
 ///
@@ -36,7 +39,7 @@ use crate::{Cpu, CpuId, InterruptState, PerCpu, Spacing};
 pub struct IrqLock<U>(Lock<U>);
 
 impl<U> IrqLock<U> {
-    crate::const_unless_loom! {
+    const_unless_loom! {
         /// Wraps `value` in an open lock.
         pub fn new(value: U) -> Self {
             Self(Lock::new(value))
@@ -46,24 +49,6 @@ impl<U> IrqLock<U> {
     /// Returns the data; the exclusive reference proves that nobody holds the lock.
     pub fn get_mut(&mut self) -> &mut U {
         self.0.get_mut()
-    }
-}
-
-impl<T, C: Cpu, S: Spacing> PerCpu<'_, T, C, S> {
-    /// Prepares the caller for locks of the slow path: says whether it is nested, and marks its slot as locking.
-    pub fn lock_token(&self) -> IrqLockToken<'_, T, C> {
-        let id = self.cpu.pin();
-        let slot = id.and_then(|id| self.get(id.index()));
-        let nested = slot.is_some_and(|slot| {
-            // Relaxed: only contexts on this CPU write either (I2).
-            slot.busy.load(Ordering::Relaxed) != 0 || slot.locking.load(Ordering::Relaxed) != 0
-        });
-        let marked = slot.filter(|_| !nested);
-        if let Some(slot) = marked {
-            // Relaxed: read only by contexts on this CPU.
-            slot.locking.store(1, Ordering::Relaxed);
-        }
-        IrqLockToken { marked, nested, id, cpu: &self.cpu, _not_send: PhantomData }
     }
 }
 
@@ -80,6 +65,28 @@ pub struct IrqLockToken<'a, T, C: Cpu> {
 }
 
 impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
+    /// Makes the token of the caller, whose CPU's slot is `slot`, and marks that slot as locking unless the caller is nested.
+    ///
+    /// # Safety
+    /// 1. The caller has just pinned itself by `cpu.pin()`, which returned `id`. The token unpins it.
+    /// 2. `slot` is the slot of `id`, if there is one.
+    pub(super) unsafe fn new(
+        slot: Option<&'a PerCpuSlot<T>>,
+        id: Option<CpuId>,
+        cpu: &'a C,
+    ) -> Self {
+        let nested = slot.is_some_and(|slot| {
+            // Relaxed: only contexts on this CPU write either (I2 of `per_cpu.rs`).
+            slot.busy.load(Ordering::Relaxed) != 0 || slot.locking.load(Ordering::Relaxed) != 0
+        });
+        let marked = slot.filter(|_| !nested);
+        if let Some(slot) = marked {
+            // Relaxed: read only by contexts on this CPU.
+            slot.locking.store(1, Ordering::Relaxed);
+        }
+        Self { marked, nested, id, cpu, _not_send: PhantomData }
+    }
+
     /// Whether the caller runs on top of code that is inside the slot or holds locks.
     pub fn is_nested(&self) -> bool {
         self.nested
@@ -92,7 +99,7 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
 
     /// Takes `lock` with interrupts masked: waits for it, or, nested, only tries.
     pub fn lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
-        if self.nested || crate::sync::MODELLED {
+        if self.nested || MODELLED {
             // Loom's own lock knows who waits for whom.
             let wait = || Some(self.masked(|| lock.0.lock()));
             return if self.nested { self.try_lock(lock) } else { wait() };
@@ -132,7 +139,7 @@ impl<T, C: Cpu> Drop for IrqLockToken<'_, T, C> {
             slot.locking.store(0, Ordering::Relaxed);
         }
         if self.id.is_some() {
-            // SAFETY: pairs with the `pin` of `lock_token`.
+            // SAFETY: clause 1 of `new`: pairs with the `pin` that returned `id`.
             unsafe { self.cpu.unpin() };
         }
     }
