@@ -319,8 +319,8 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         guard.end();
         // Last of all: who hears of it may panic.
         for at in bits(twice) {
-            let (block, order) = lowest_block(homes[at]);
-            self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS + block), order);
+            let (block, _) = lowest_block(homes[at]);
+            self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS + block));
         }
         frames
     }

@@ -23,7 +23,7 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use crate::{Mapped, Refused};
+use crate::{Mapped, OsError};
 
 /// How large its stack is: it looks at what there is and calls the system.
 const STACK_BYTES: usize = 128 << 10;
@@ -54,7 +54,7 @@ struct Shared<T: 'static> {
 ///     std::thread::yield_now();
 /// }
 /// drop(background);
-/// # Ok::<(), hosted::Refused>(())
+/// # Ok::<(), hosted::OsError>(())
 /// ```
 #[derive(Debug)]
 pub struct Background<T: Sync + 'static> {
@@ -81,7 +81,7 @@ impl<T: Sync + 'static> Background<T> {
         interval: Duration,
         subject: &'static T,
         run: fn(&'static T),
-    ) -> Result<Self, Refused> {
+    ) -> Result<Self, OsError> {
         const { assert!(size_of::<Shared<T>>() <= PAGE_SIZE) };
         let memory = Mapped::reserve(PAGE_SIZE)?;
         let shared = memory.start().cast::<Shared<T>>();
@@ -132,7 +132,7 @@ impl<T: Sync + 'static> Drop for Background<T> {
 fn spawn(
     main: extern "C" fn(*mut c_void) -> *mut c_void,
     shared: *mut c_void,
-) -> Result<libc::pthread_t, Refused> {
+) -> Result<libc::pthread_t, OsError> {
     // SAFETY: all zero is a value of it; it is set up by the call below.
     let mut attributes: libc::pthread_attr_t = unsafe { core::mem::zeroed() };
     let attributes = &raw mut attributes;
@@ -147,7 +147,7 @@ fn spawn(
         // SAFETY: set up above, and not used again.
         unsafe { libc::pthread_attr_destroy(attributes) };
     }
-    if error == 0 { Ok(thread) } else { Err(Refused::new(error)) }
+    if error == 0 { Ok(thread) } else { Err(OsError::new(error)) }
 }
 
 extern "C" fn run_at_intervals<T: Sync + 'static>(shared: *mut c_void) -> *mut c_void {

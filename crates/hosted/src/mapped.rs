@@ -9,7 +9,7 @@ use rustix::mm::{
     mremap_fixed, munmap,
 };
 
-use crate::Refused;
+use crate::OsError;
 
 /// Makes one huge page of what is there (Linux 6.1).
 const MADV_COLLAPSE: core::ffi::c_int = 25;
@@ -37,7 +37,7 @@ impl Mapped {
     /// # Errors
     /// The system's: no address space (`ulimit -v`), or `EINVAL` for zero bytes and for sizes
     /// that overflow.
-    pub fn reserve(bytes: usize) -> Result<Self, Refused> {
+    pub fn reserve(bytes: usize) -> Result<Self, OsError> {
         Self::reserve_with(bytes, ProtFlags::READ | ProtFlags::WRITE)
     }
 
@@ -46,21 +46,21 @@ impl Mapped {
     ///
     /// # Errors
     /// As for [`reserve`](Self::reserve).
-    pub fn reserve_closed(bytes: usize) -> Result<Self, Refused> {
+    pub fn reserve_closed(bytes: usize) -> Result<Self, OsError> {
         Self::reserve_with(bytes, ProtFlags::empty())
     }
 
-    fn reserve_with(bytes: usize, access: ProtFlags) -> Result<Self, Refused> {
+    fn reserve_with(bytes: usize, access: ProtFlags) -> Result<Self, OsError> {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0);
-        let bytes = bytes.ok_or(Refused::INVALID)?;
+        let bytes = bytes.ok_or(OsError::INVALID)?;
         let largest = Order::new((bytes / PAGE_SIZE).ilog2() as u8).unwrap_or(Order::MAX);
         let mapping_bytes =
-            bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(Refused::INVALID)?;
+            bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(OsError::INVALID)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new mapping at a place of the system's choice touches nothing that exists.
         let mapping =
             unsafe { mmap_anonymous(core::ptr::null_mut(), mapping_bytes, access, flags) }?;
-        let mapping = NonNull::new(mapping.cast::<u8>()).ok_or(Refused::INVALID)?;
+        let mapping = NonNull::new(mapping.cast::<u8>()).ok_or(OsError::INVALID)?;
         // SAFETY: alignment was added to the size, so the aligned start is inside the mapping.
         let start = unsafe { mapping.add(mapping.align_offset(largest.bytes())) };
         Ok(Self { mapping, mapping_bytes, start, bytes })
@@ -99,7 +99,7 @@ impl Mapped {
     ///
     /// # Safety
     /// 1. Nobody needs the content.
-    pub unsafe fn give_back(&self, start: NonNull<u8>, bytes: usize) -> Result<(), Refused> {
+    pub unsafe fn give_back(&self, start: NonNull<u8>, bytes: usize) -> Result<(), OsError> {
         let offset = start.addr().get().wrapping_sub(self.start.addr().get());
         let is_inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
         let is_whole = offset % PAGE_SIZE == 0 && bytes % PAGE_SIZE == 0;
@@ -116,7 +116,7 @@ impl Mapped {
     ///
     /// # Errors
     /// The system's.
-    pub(crate) fn open(&self, range: FrameRange) -> Result<(), Refused> {
+    pub(crate) fn open(&self, range: FrameRange) -> Result<(), OsError> {
         let (start, bytes) = self.part(range);
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
         // SAFETY: a part of our mapping; access only grows.
@@ -132,7 +132,7 @@ impl Mapped {
     ///
     /// # Safety
     /// 1. Nobody uses it any more.
-    pub(crate) unsafe fn close(&self, range: FrameRange) -> Result<(), Refused> {
+    pub(crate) unsafe fn close(&self, range: FrameRange) -> Result<(), OsError> {
         let (start, bytes) = self.part(range);
         // SAFETY: clause 1: the content is nobody's.
         unsafe { madvise(start, bytes, Advice::LinuxDontNeed) }?;
@@ -280,9 +280,9 @@ mod tests {
     #[test]
     fn sizes_at_both_ends_are_errors() {
         let refused = |bytes| Mapped::reserve(bytes).expect_err("no such mapping");
-        assert_eq!(refused(0), Refused::INVALID);
-        assert_eq!(refused(usize::MAX), Refused::INVALID);
-        assert_eq!(Refused::INVALID.number(), libc::EINVAL);
+        assert_eq!(refused(0), OsError::INVALID);
+        assert_eq!(refused(usize::MAX), OsError::INVALID);
+        assert_eq!(OsError::INVALID.number(), libc::EINVAL);
         assert!(Mapped::reserve(isize::MAX as usize).is_err());
     }
 

@@ -28,7 +28,7 @@ use crate::giving::LEAST_BOUND;
 use crate::huge::Looks;
 use crate::spans::{SECTION_FRAMES, Sections};
 use crate::touched::Touched;
-use crate::{Mapped, Refused, THREAD_SLOTS, Threads, gate, huge, threads};
+use crate::{Mapped, OsError, THREAD_SLOTS, Threads, gate, huge, threads};
 
 /// The most address space, and the least that is tried.
 const MOST_BYTES: usize = 1 << 40;
@@ -82,7 +82,7 @@ impl Pages {
     ///
     /// # Errors
     /// The system's, when there is not even address space for 16 MiB.
-    pub fn new() -> Result<Self, Refused> {
+    pub fn new() -> Result<Self, OsError> {
         let mut bytes = MOST_BYTES;
         if let Some(limit) = getrlimit(Resource::As).current {
             // A quarter: the program wants some too, and the page map lies beside.
@@ -102,15 +102,15 @@ impl Pages {
     ///
     /// # Errors
     /// The system's, or `EINVAL` for other sizes: areas and sections are aligned parts of the space.
-    pub fn with_space(bytes: usize) -> Result<Self, Refused> {
+    pub fn with_space(bytes: usize) -> Result<Self, OsError> {
         if !bytes.is_power_of_two() || bytes < PAGE_SIZE {
-            return Err(Refused::INVALID);
+            return Err(OsError::INVALID);
         }
         let space = Mapped::reserve_closed(bytes)?;
         let all = space.frames();
         let sections = Sections::new(all);
         let first = sections.first();
-        let invalid = |_| Refused::INVALID;
+        let invalid = |_| OsError::INVALID;
         let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
         let buddy_bytes = layout.map_err(invalid)?.size().next_multiple_of(64);
         // One mapping for all of it: the buddy's first, the bits, and at the end what later sections need.
@@ -223,7 +223,7 @@ impl Pages {
         let start = self.pointer(range.ok_or(OutOfMemory)?.start.get() << PAGE_SHIFT);
         // SAFETY: ours, and in the map, which covers all of the space.
         unsafe { self.buddy.set_run(start, pages) };
-        Ok(PageRun { start, pages, is_zero: true })
+        Ok(PageRun::new(start, pages, true))
     }
 
     /// # Safety
@@ -316,14 +316,14 @@ unsafe impl PageResize for Pages {
         if pages > LARGEST_IN_BUDDY && self.locked(|sections| sections.has_spans()) {
             return self.allocate_span(pages);
         }
-        let mut run = loop {
+        let run = loop {
             match self.buddy.allocate_run(pages, alignment) {
                 Err(_) if pages <= Order::MAX.pages() && self.grow() => {}
                 outcome => break outcome?,
             }
         };
-        run.is_zero = self.hand_out(frames_of(run.start, run.pages));
-        Ok(run)
+        let is_zero = self.hand_out(frames_of(run.start(), run.pages()));
+        Ok(PageRun::new(run.start(), run.pages(), is_zero))
     }
 
     #[track_caller]

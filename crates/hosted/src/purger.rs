@@ -10,7 +10,7 @@ use core::time::Duration;
 
 use page_frame::PAGE_SIZE;
 
-use crate::{Background, Pages, Refused};
+use crate::{Background, OsError, Pages};
 
 /// So many pages or fewer go at once, not by half.
 const FEW_PAGES: usize = (256 << 10) / PAGE_SIZE;
@@ -55,7 +55,7 @@ impl Purger {
     ///
     /// # Errors
     /// The system's, when there can be no thread.
-    pub fn start(pages: &'static Pages, interval: Duration) -> Result<Self, Refused> {
+    pub fn start(pages: &'static Pages, interval: Duration) -> Result<Self, OsError> {
         let run = |pages: &'static Pages| _ = pages.end_interval();
         Ok(Self { _thread: Background::start(c"purger", interval, pages, run)? })
     }

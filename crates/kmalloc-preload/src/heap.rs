@@ -109,11 +109,13 @@ fn checks_are_wanted() -> bool {
 
 /// Says what the program did wrong, and ends it.
 fn stop(fault: &Fault) {
-    let Fault { kind, address, expected, found, .. } = *fault;
+    let Fault { kind, place, .. } = fault;
     say(
         2,
         format_args!(
-            "kmalloc: {kind:?} at {address:#x}: expected {expected:#x}, found {found:#x}\n"
+            "kmalloc: {} at {place}: {kind}
+",
+            kind.name()
         ),
     );
     // SAFETY: no arguments; does not return.

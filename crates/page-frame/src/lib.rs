@@ -32,6 +32,7 @@ mod percpu;
 mod source;
 #[doc(hidden)]
 pub mod sync;
+mod violation;
 
 pub use block::PageBlock;
 pub use boot::memory_map::{MapError, MemoryMap};
@@ -39,7 +40,7 @@ pub use boot::phys_map::{DirectMap, PhysMap};
 pub use boot::region::{Region, RegionKind};
 pub use boot::usable::{Loss, LossReason};
 pub use error::OutOfMemory;
-pub use fault::{Fault, FaultHook, FaultKind, panic_on_fault};
+pub use fault::{Fault, FaultHook, FaultKind, FaultPlace, panic_on_fault};
 pub use frame::{FrameNumber, FrameRange};
 pub use order::{Fit, Order, PAGE_SHIFT, PAGE_SIZE};
 pub use page_map::array::PageMapArray;
@@ -64,6 +65,7 @@ pub use source::reclaiming::Reclaiming;
 pub use source::run::{PageResize, PageRun};
 pub use source::shrink::Shrink;
 pub use source::shrink_list::{ListFull, ShrinkList, StillInUse};
+pub use violation::Violation;
 
 /// What only the crates of this workspace use: no promise is made about it.
 #[doc(hidden)]

@@ -26,6 +26,7 @@ use crate::page_map::tag::Tag;
 use crate::source::page_source::PageSource;
 use crate::source::run::PageResize;
 use crate::sync::lock::Lock;
+use crate::violation::Violation;
 
 /// A page source over one piece of memory.
 ///
@@ -151,15 +152,15 @@ impl<'m> Arena<'m> {
     ///
     /// # Errors
     /// Says which of the two does not hold.
-    pub fn validate(&self) -> Result<(), &'static str> {
+    pub fn validate(&self) -> Result<(), Violation> {
         let state = self.state.lock();
         let free = (0..state.pages).filter(|page| !state.is_taken(*page));
         if free.clone().count() != state.free_pages {
-            return Err("I1: free pages are the clear bits");
+            return Err(Violation::of("I1: free pages are the clear bits"));
         }
         let tag = |page: usize| self.map.tag(self.first.addr().get() + page * PAGE_SIZE);
         if free.clone().any(|page| tag(page) != Tag::NONE) {
-            return Err("I2: free pages have no tag");
+            return Err(Violation::of("I2: free pages have no tag"));
         }
         Ok(())
     }
@@ -169,10 +170,11 @@ impl<'m> Arena<'m> {
         let offset = address.wrapping_sub(self.first.addr().get());
         let page = offset >> PAGE_SHIFT;
         if page >= state.pages {
-            return Err(Fault::new(FaultKind::ForeignPointer, address, state.pages, page));
+            return Err(Fault::at_address(FaultKind::ForeignPointer, address));
         }
         if offset % PAGE_SIZE != 0 {
-            return Err(Fault::new(FaultKind::Misaligned, address, PAGE_SIZE, offset % PAGE_SIZE));
+            let kind = FaultKind::Misaligned { alignment: PAGE_SIZE };
+            return Err(Fault::at_address(kind, address));
         }
         let found = self.map.tag(address);
         if found == Tag::block(order) {
@@ -180,10 +182,10 @@ impl<'m> Arena<'m> {
         }
         let kind = match (state.is_taken(page), found.as_block()) {
             (false, _) => FaultKind::DoubleFree,
-            (true, Some(_)) => FaultKind::WrongOrder,
+            (true, Some(allocated)) => FaultKind::WrongOrder { allocated, given: order },
             (true, None) => FaultKind::InteriorPointer,
         };
-        Err(Fault::new(kind, address, Tag::block(order).get().into(), found.get().into()))
+        Err(Fault::at_address(kind, address))
     }
 }
 

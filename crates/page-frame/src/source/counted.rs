@@ -124,11 +124,11 @@ unsafe impl<P: PageMap> ForwardPageMap for Counted<P> {
 // SAFETY: runs come from and go to the source below unchanged.
 unsafe impl<P: PageResize> PageResize for Counted<P> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
-        self.count(self.source.allocate_run(pages, alignment), |run| run.pages)
+        self.count(self.source.allocate_run(pages, alignment), |run| run.pages())
     }
 
     fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
-        self.count(self.source.try_allocate_run(pages, alignment), |run| run.pages)
+        self.count(self.source.try_allocate_run(pages, alignment), |run| run.pages())
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {

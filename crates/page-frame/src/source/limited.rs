@@ -101,7 +101,7 @@ impl<P> Limited<P> {
     ) -> Result<PageRun, OutOfMemory> {
         let run = outcome.inspect_err(|_| self.release(pages))?;
         // A source that has whole blocks only gives more than asked; that counts too, though it was not refused.
-        self.held_pages.fetch_add(run.pages - pages, Ordering::Relaxed);
+        self.held_pages.fetch_add(run.pages() - pages, Ordering::Relaxed);
         Ok(run)
     }
 

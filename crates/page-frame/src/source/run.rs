@@ -17,21 +17,44 @@ use crate::source::page_source::PageSource;
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
 /// let arena = Arena::new(&mut memory)?;
 /// let run = arena.allocate_run(3, Order::ZERO)?;
-/// assert_eq!(run.pages, 4); // an arena has whole blocks only
-/// assert_eq!(arena.run_pages(run.start.addr().get()), Some(4));
+/// assert_eq!(run.pages(), 4); // an arena has whole blocks only
+/// assert_eq!(arena.run_pages(run.start().addr().get()), Some(4));
 /// // SAFETY: the run is ours, and nothing refers into it.
-/// unsafe { arena.free_run(run.start, run.pages) };
-/// assert_eq!(arena.run_pages(run.start.addr().get()), None);
+/// unsafe { arena.free_run(run.start(), run.pages()) };
+/// assert_eq!(arena.run_pages(run.start().addr().get()), None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageRun {
-    /// The first byte.
-    pub start: NonNull<u8>,
-    /// The size in pages.
-    pub pages: usize,
-    /// Whether every byte is known to read as zero.
-    pub is_zero: bool,
+    start: NonNull<u8>,
+    pages: usize,
+    is_zero: bool,
+}
+
+impl PageRun {
+    /// Describes the run of `pages` pages at `start`. A value of this type proves nothing about the memory.
+    #[inline]
+    pub const fn new(start: NonNull<u8>, pages: usize, is_zero: bool) -> Self {
+        Self { start, pages, is_zero }
+    }
+
+    /// Returns the address of the first byte.
+    #[inline]
+    pub const fn start(self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Returns the size in pages.
+    #[inline]
+    pub const fn pages(self) -> usize {
+        self.pages
+    }
+
+    /// Whether the source knows that every byte reads as zero.
+    #[inline]
+    pub const fn is_zero(self) -> bool {
+        self.is_zero
+    }
 }
 
 /// A page source that knows exact page counts.
@@ -58,7 +81,7 @@ pub unsafe trait PageResize: PageSource + PageMap {
         let (start, order) = block.into_raw();
         // SAFETY: the block is ours and its head page is mapped by this page map.
         unsafe { self.set_run(start, order.pages()) };
-        Ok(PageRun { start, pages: order.pages(), is_zero })
+        Ok(PageRun::new(start, order.pages(), is_zero))
     }
 
     /// Returns a run as [`allocate_run`](Self::allocate_run) does, and asks no shrinker, as [`PageSource::try_allocate`].
