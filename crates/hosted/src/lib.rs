@@ -22,22 +22,18 @@
 #[cfg(all(not(test), any(feature = "std", not(all(target_arch = "x86_64", target_os = "linux")))))]
 extern crate std;
 
-mod background;
-mod falls;
 mod fork;
-mod gate;
-mod giving;
-mod huge;
-mod mapped;
+mod frame_set;
+mod membarrier;
 mod os_error;
 mod pages;
-mod purger;
-mod spans;
+mod purge;
+mod space;
 #[cfg(test)]
-mod taken;
+mod test_blocks;
+mod thp;
 mod threads;
-mod touched;
-mod word;
+mod tls;
 
 /// How many bytes of objects a thread's magazine holds in programs: eight times as many as in a kernel, where a machine's
 /// CPUs are few and its caches many.
@@ -46,10 +42,11 @@ mod word;
 /// 13; 300 replaced at random 24, 18 and 17; two threads that serve requests 40, 32 and 22.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
-pub use background::Background;
-pub use fork::{Forking, Freeze};
-pub use mapped::Mapped;
+pub use fork::forking::Forking;
 pub use os_error::OsError;
 pub use pages::Pages;
-pub use purger::Purger;
-pub use threads::{HeapThreads, THREAD_SLOTS, Threads};
+pub use purge::background::Background;
+pub use purge::purger::Purger;
+pub use space::mapping::Mapped;
+pub use threads::{HeapThreads, Threads};
+pub use tls::THREAD_SLOTS;

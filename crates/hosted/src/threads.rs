@@ -12,15 +12,14 @@
 //! gave it back, which hands the slots' content from thread to thread. The heavy fence is `membarrier`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
-use rustix::thread::{MembarrierCommand, membarrier, sched_yield};
+use rustix::thread::sched_yield;
 
-use crate::{gate, word};
-
-/// How many threads have slots of their own at the same time.
-pub const THREAD_SLOTS: usize = 64;
+use crate::fork::lock;
+use crate::tls::THREAD_SLOTS;
+use crate::{membarrier, tls};
 
 /// Threads for heaps of many caches, [`WithSlotStride`]: what one uses of 127 of them lies on two pages.
 pub type HeapThreads = WithSlotStride<Threads, { 8 << 10 }>;
@@ -30,12 +29,6 @@ static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// One more than the highest number that a thread ever had.
 static USED: AtomicU32 = AtomicU32::new(0);
-
-/// Which membarrier this system has.
-static BARRIER: AtomicU8 = AtomicU8::new(UNKNOWN);
-const UNKNOWN: u8 = 0;
-const EXPEDITED: u8 = 1;
-const NONE: u8 = 2;
 
 /// In a thread's word, where zero is for a thread that has not asked yet, and a number stored as one more than it is: it is
 /// ending and has given its number back.
@@ -80,7 +73,7 @@ unsafe impl Cpu for Threads {
 
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let mut number = word::load().wrapping_sub(1);
+        let mut number = tls::load().wrapping_sub(1);
         if number as usize >= THREAD_SLOTS {
             // A number rather than an option, so that those who have one are not asked twice.
             number = assign().unwrap_or(u32::MAX);
@@ -90,7 +83,7 @@ unsafe impl Cpu for Threads {
 
     #[inline(always)]
     fn pin_known(&self) -> Option<CpuId> {
-        let number = word::load().wrapping_sub(1);
+        let number = tls::load().wrapping_sub(1);
         ((number as usize) < THREAD_SLOTS).then(|| CpuId::new(number))
     }
 
@@ -98,25 +91,16 @@ unsafe impl Cpu for Threads {
     unsafe fn unpin(&self) {}
 
     fn fence_all(&self) -> bool {
-        if BARRIER.load(Ordering::Relaxed) == UNKNOWN {
-            let registered = membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok();
-            // Relaxed: each thread that finds it unknown comes to the same answer.
-            BARRIER.store(if registered { EXPEDITED } else { NONE }, Ordering::Relaxed);
-        }
-        let command = match BARRIER.load(Ordering::Relaxed) {
-            EXPEDITED => MembarrierCommand::PrivateExpedited,
-            _ => MembarrierCommand::Global,
-        };
-        membarrier(command).is_ok()
+        membarrier::fence_all()
     }
 
     /// Masks nothing, but marks that locks are held, so that a fork waits for them; see [`Forking`](crate::Forking).
     fn mask_interrupts(&self) -> InterruptState {
-        InterruptState(gate::enter(numbered()))
+        InterruptState(lock::enter(tls::number()))
     }
 
     unsafe fn restore_interrupts(&self, state: InterruptState) {
-        gate::leave(state.0);
+        lock::leave(state.0);
     }
 
     /// Lets the system run another thread: the one that is waited for may have been interrupted.
@@ -124,12 +108,6 @@ unsafe impl Cpu for Threads {
         const SPINS: usize = 32;
         if round < SPINS { core::hint::spin_loop() } else { sched_yield() }
     }
-}
-
-/// Returns the running thread's number if it has one; takes none.
-pub(crate) fn numbered() -> Option<usize> {
-    let number = word::load().wrapping_sub(1) as usize;
-    (number < THREAD_SLOTS).then_some(number)
 }
 
 /// Returns the numbers that threads have, as bits.
@@ -140,20 +118,20 @@ pub(crate) fn taken() -> u64 {
 
 /// Gives back all numbers but the running thread's: in a child after a fork the others' threads are gone.
 pub(crate) fn forget_others() {
-    let own = numbered().map_or(0, |number| 1 << number);
+    let own = tls::number().map_or(0, |number| 1 << number);
     TAKEN.fetch_and(own, Ordering::SeqCst);
-    BARRIER.store(UNKNOWN, Ordering::Relaxed);
+    membarrier::forget();
 }
 
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if word::load() == ENDED {
+    if tls::load() == ENDED {
         return None;
     }
     let key = key()?;
-    gate::wait();
-    // SeqCst: in one order with the closing of the gate, which `gate::enter` looks at next; includes the Acquire that pairs
+    lock::wait_until_free();
+    // SeqCst: in one order with the closing of the gate, which `lock::enter` looks at next; includes the Acquire that pairs
     // with the Release in `give_back`.
     let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
     let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
@@ -161,7 +139,7 @@ fn assign() -> Option<u32> {
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);
     // Before the call below, which may allocate.
-    word::store(number + 1);
+    tls::store(number + 1);
     if !set_round(key, number, 1) {
         give_back(number);
         return None;
@@ -205,7 +183,7 @@ unsafe extern "C" fn thread_ends(value: *mut c_void) {
 }
 
 fn give_back(number: u32) {
-    word::store(ENDED);
+    tls::store(ENDED);
     // Release: pairs with the Acquire in `assign`; hands the slots over as this thread left them.
     TAKEN.fetch_and(!(1 << number), Ordering::Release);
 }

@@ -81,7 +81,7 @@ pub(crate) fn existing() -> Option<Heap> {
 pub(crate) fn pages() -> Option<&'static Pages> {
     // Where there is no address space at the start, there is never any.
     static PAGES: Once<Option<Pages>> = Once::new();
-    PAGES.call_once(|| Some(Pages::new().ok()?.with_fall_hook(shrink_caches))).as_ref()
+    PAGES.call_once(|| Some(Pages::new().ok()?.with_trim_hook(shrink_caches))).as_ref()
 }
 
 /// Called when the program uses less and less memory.

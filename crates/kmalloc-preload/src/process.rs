@@ -3,7 +3,7 @@
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
 
-use hosted::{Forking, Freeze, HeapThreads, Purger, Threads};
+use hosted::{Forking, HeapThreads, Purger, Threads};
 use page_frame::{Cpu, CpuId};
 use slab::FrozenSlots;
 
@@ -42,17 +42,17 @@ extern "C" fn end() {
 }
 
 /// A fork between its two handlers.
-struct Place(UnsafeCell<Option<Forking<'static, Slots>>>);
+struct Place(UnsafeCell<Option<Forking<'static, Caches>>>);
 
-// SAFETY: written and read only by the thread that has closed the gate (`Forking`).
+// SAFETY: written and read only by the thread that holds the fork lock (`Forking`).
 unsafe impl Sync for Place {}
 
 static FORKING: Place = Place(UnsafeCell::new(None));
 
 unsafe extern "C" fn before_fork() {
     if let Some(pages) = pages() {
-        let forking = Forking::begin(pages, &Slots);
-        // SAFETY: the gate is ours until one of the other handlers.
+        let forking = Forking::begin(pages, freeze_caches);
+        // SAFETY: the fork lock is ours until one of the other handlers.
         unsafe { FORKING.0.get().write(Some(forking)) };
     }
 }
@@ -65,40 +65,41 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     if let Some(forking) = take() {
+        // SAFETY: clause 1: the C library calls this in the child, on its only thread. Clause 2: `end_in_child` says so.
+        let forget = || unsafe { forget_others() };
         // SAFETY: clause 1: the C library calls this in the child, on the thread that called `before_fork`.
-        unsafe { forking.end_in_child() };
+        unsafe { forking.end_in_child(forget) };
     }
     stats::start_in_child();
 }
 
-fn take() -> Option<Forking<'static, Slots>> {
-    // SAFETY: the gate is still ours.
+fn take() -> Option<Forking<'static, Caches>> {
+    // SAFETY: the fork lock is still ours.
     let place = unsafe { &mut *FORKING.0.get() };
     place.take()
 }
 
-/// The slots of the caches of the allocator that serves.
-struct Slots;
+/// The slots of all caches of the allocator that serves, frozen.
+type Caches = Option<FrozenSlots<'static, Source, HeapThreads>>;
 
-impl Freeze for Slots {
-    type Frozen<'a> = Option<FrozenSlots<'static, Source, HeapThreads>>;
-
-    fn freeze(&self) -> Self::Frozen<'_> {
-        let own: Option<CpuId> = Threads.pin();
-        match existing()? {
-            Heap::Plain(heap) => Some(heap.registry().freeze_slots(own)),
-            Heap::Checked(heap) => Some(heap.registry().freeze_slots(own)),
-        }
+fn freeze_caches() -> Caches {
+    let own: Option<CpuId> = Threads.pin();
+    match existing()? {
+        Heap::Plain(heap) => Some(heap.registry().freeze_slots(own)),
+        Heap::Checked(heap) => Some(heap.registry().freeze_slots(own)),
     }
+}
 
-    unsafe fn forget_others(&self) {
-        let own: Option<CpuId> = Threads.pin();
-        match existing() {
-            // SAFETY: the caller's clause.
-            Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
-            // SAFETY: the caller's clause.
-            Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
-            None => {}
-        }
+/// # Safety
+/// 1. The process was just forked, and the caller is its only thread.
+/// 2. The guard of `freeze_caches` has lived since before the fork, on a system that can fence.
+unsafe fn forget_others() {
+    let own: Option<CpuId> = Threads.pin();
+    match existing() {
+        // SAFETY: clauses 1 and 2 are its clauses 1 and 2; clause 3: `own` is the caller's.
+        Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
+        // SAFETY: as above.
+        Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
+        None => {}
     }
 }

@@ -14,7 +14,7 @@ fn a_fall_hook_that_panics_leaves_the_pages_whole() {
         CALLS.fetch_add(1, Ordering::Relaxed);
         panic!("when use falls");
     };
-    let pages = Pages::with_space(1 << 30).expect("address space").with_fall_hook(hook);
+    let pages = Pages::with_space(1 << 30).expect("address space").with_trim_hook(hook);
     let order = Order::new(9).expect("small");
     let blocks: Vec<_> = (0..40).map(|_| pages.allocate(order).expect("2 MiB")).collect();
     for block in blocks {

@@ -1,113 +1,134 @@
-//! When use falls: the caches are asked for what they keep, and less stays than otherwise.
+//! The trim policy: when use falls, the caches release what they keep, and fewer idle pages stay.
 //!
 //! # Concepts
-//! Use **falls** when a sixth of what was in use at the peak has come back. Then the caches above are asked: an object that they
-//! keep at hand may hold a page. A fall was **in vain** when use has risen to where it fell from; then the next one takes a third,
-//! and after another two thirds, so that a program that swings keeps what it has at hand.
+//! Use **falls** when a sixth of the pages that were in use at the peak was freed. Then a hook asks the caches above to shrink: an
+//! object that they keep may hold a page.
 //!
-//! Where use goes on falling, without rising in between, the next fall of the same descent takes half of that part. So a descent
-//! that is no swing ends with falls of a sixth, after each of which no more than a quarter of the least bound stays.
+//! A fall was a **rebound** when use rose to where it had fallen from. Then the next fall takes a third of the peak, and after
+//! another rebound two thirds: a program whose use swings keeps its caches.
+//!
+//! When use goes on falling without rising, the next fall of the same descent takes half of that part. So a descent that is no
+//! swing ends with falls of a sixth, after each of which at most a quarter of the least bound stays idle.
 //!
 //! # Concurrency
-//! As in `giving`.
+//! As in `policy.rs`. Threads that find the same fall may count one twice.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use page_frame::PAGE_SIZE;
 
-use crate::Pages;
-use crate::giving::LEAST_BOUND;
-
-/// By how many pages at least, and by which part of the peak, use falls before the caches are asked: guesses.
+/// By how many pages use falls at least: a guess.
 const FALL_PAGES: usize = (1 << 20) / PAGE_SIZE;
+/// Use falls by one part in this many of the peak: a guess.
 const FALL_PART: usize = 6;
 /// How often in a row the part doubles at most.
-const MOST_IN_VAIN: usize = 2;
+const MOST_REBOUNDS: usize = 2;
 
-/// The most that was in use, and how use fell last.
-#[derive(Debug)]
-pub(crate) struct Falls {
-    /// The most pages in use since the last fall.
-    peak: AtomicUsize,
-    /// Where the descent of the last fall began, and where the fall ended.
-    from: AtomicUsize,
-    to: AtomicUsize,
-    /// How many descents in a row count as in vain, for the last fall and for the first of its descent.
-    in_vain: AtomicUsize,
-    in_vain_at_top: AtomicUsize,
-    /// Has the caches give what they keep.
-    pub(crate) hook: fn(),
+/// A fall of use.
+pub(crate) struct Fall {
+    /// Whether use may rise again as it did after the last fall, so that idle pages stay.
+    pub(crate) may_rebound: bool,
 }
 
-impl Falls {
+/// The pages in use, their peak, and how use fell last.
+#[derive(Debug)]
+pub(crate) struct TrimPolicy {
+    in_use: AtomicUsize,
+    /// The most pages in use since the last fall.
+    peak: AtomicUsize,
+    /// The pages in use where the descent of the last fall began, and where that fall ended.
+    top: AtomicUsize,
+    bottom: AtomicUsize,
+    /// How many descents in a row count as rebounds, for the last fall and for the first one of its descent.
+    rebounds: AtomicUsize,
+    rebounds_at_top: AtomicUsize,
+    /// Makes the caches shrink.
+    hook: fn(),
+}
+
+impl TrimPolicy {
+    /// Makes the policy of a process without pages; its hook does nothing.
     pub(crate) fn new() -> Self {
-        let [peak, from, to, in_vain, in_vain_at_top] = [const { AtomicUsize::new(0) }; 5];
-        Self { peak, from, to, in_vain, in_vain_at_top, hook: || () }
+        let [in_use, peak, top, bottom, rebounds, rebounds_at_top] =
+            [const { AtomicUsize::new(0) }; 6];
+        Self { in_use, peak, top, bottom, rebounds, rebounds_at_top, hook: || () }
     }
 
-    /// Notes that `in_use` pages are in use.
+    /// Sets the hook.
+    pub(crate) fn with_hook(self, hook: fn()) -> Self {
+        Self { hook, ..self }
+    }
+
+    /// Calls the hook.
+    pub(crate) fn ask_caches(&self) {
+        (self.hook)();
+    }
+
+    /// Returns the pages in use.
+    pub(crate) fn in_use(&self) -> usize {
+        self.in_use.load(Ordering::Relaxed)
+    }
+
+    /// Counts `pages` allocated pages.
     #[inline]
-    pub(crate) fn note_use(&self, in_use: usize) {
-        // Relaxed: a level.
+    pub(crate) fn note_allocated(&self, pages: usize) {
+        let in_use = self.in_use.fetch_add(pages, Ordering::Relaxed) + pages;
         if in_use > self.peak.load(Ordering::Relaxed) {
             self.peak.store(in_use, Ordering::Relaxed);
         }
     }
-}
 
-impl Pages {
-    /// Tells the caches when use falls. Outside the gate, as they may take locks.
+    /// Counts `pages` pages that are about to be free.
     #[inline]
-    pub(crate) fn note_fall(&self) {
-        let in_use = self.in_use.load(Ordering::Relaxed);
-        let peak = self.falls.peak.load(Ordering::Relaxed);
-        if self.gives_back && in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
-            self.fall(in_use, peak);
+    pub(crate) fn note_freed(&self, pages: usize) {
+        self.in_use.fetch_sub(pages, Ordering::Relaxed);
+    }
+
+    /// Returns the fall of use, if there is one.
+    #[inline]
+    pub(crate) fn fall(&self) -> Option<Fall> {
+        let (in_use, peak) = (self.in_use(), self.peak.load(Ordering::Relaxed));
+        if in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
+            self.fall_from(peak, in_use)
+        } else {
+            None
         }
     }
 
     #[cold]
-    fn fall(&self, in_use: usize, peak: usize) {
-        // Relaxed, here and below: levels, of which threads that fall together may count one twice.
-        let falls = &self.falls;
-        let [top, to, in_vain, at_top] =
-            [&falls.from, &falls.to, &falls.in_vain, &falls.in_vain_at_top]
+    fn fall_from(&self, peak: usize, in_use: usize) -> Option<Fall> {
+        let [top, bottom, rebounds, at_top] =
+            [&self.top, &self.bottom, &self.rebounds, &self.rebounds_at_top]
                 .map(|level| level.load(Ordering::Relaxed));
-        let (top, in_vain, at_top) = if top > 0 && peak >= top - top / 8 {
-            // It rose again: all of the last descent was in vain.
-            let more = (at_top + 1).min(MOST_IN_VAIN);
+        let (top, rebounds, at_top) = if top > 0 && peak >= top - top / 8 {
+            // Use rose to the top again: the whole last descent was a rebound.
+            let more = (at_top + 1).min(MOST_REBOUNDS);
             (peak, more, more)
-        } else if peak > to + to / 8 {
-            // It rose, to less: another swing, of which nothing is known.
+        } else if peak > bottom + bottom / 8 {
+            // Use rose, but not to the top: another swing, of which nothing is known.
             (peak, 0, 0)
         } else {
-            // It goes on falling.
-            (top, in_vain.saturating_sub(1), at_top)
+            // Use goes on falling.
+            (top, rebounds.saturating_sub(1), at_top)
         };
-        if in_use + ((peak / FALL_PART).max(FALL_PAGES) << in_vain) < peak {
-            falls.from.store(top, Ordering::Relaxed);
-            falls.to.store(in_use, Ordering::Relaxed);
-            falls.in_vain.store(in_vain, Ordering::Relaxed);
-            falls.in_vain_at_top.store(at_top, Ordering::Relaxed);
-            falls.peak.store(in_use, Ordering::Relaxed);
-            self.ask_caches();
-            // A program that ends so, and sleeps, would keep up to the bound.
-            if in_vain == 0 {
-                self.give_back(LEAST_BOUND / 4);
-            }
+        if in_use + ((peak / FALL_PART).max(FALL_PAGES) << rebounds) >= peak {
+            return None;
         }
-    }
-
-    /// Asks the caches for what they keep at hand.
-    pub(crate) fn ask_caches(&self) {
-        (self.falls.hook)();
+        self.top.store(top, Ordering::Relaxed);
+        self.bottom.store(in_use, Ordering::Relaxed);
+        self.rebounds.store(rebounds, Ordering::Relaxed);
+        self.rebounds_at_top.store(at_top, Ordering::Relaxed);
+        self.peak.store(in_use, Ordering::Relaxed);
+        Some(Fall { may_rebound: rebounds > 0 })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::taken::{Block, free, halves, take};
+    use crate::pages::Pages;
+    use crate::purge::policy::LEAST_BOUND;
+    use crate::test_blocks::{Block, free, halves, take};
 
     fn new() -> Pages {
         Pages::with_space(1 << 30).expect("address space")
@@ -134,7 +155,7 @@ mod tests {
     /// much as the one before; a peak, a top or a bottom that stays; another eighth.
     #[test]
     fn use_falls_by_a_sixth_and_in_vain_by_twice_as_much() {
-        let pages = new().with_fall_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
+        let pages = new().with_trim_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
         let mut blocks = take(&pages, 0, 12_000);
         let fell = |blocks: &mut Vec<Block>| frees_until_a_fall(&pages, blocks);
         let rise = |blocks: &mut Vec<Block>, to: usize| {
@@ -166,13 +187,13 @@ mod tests {
         // 1 MiB at least.
         free(&pages, blocks.drain(1000..));
         rise(&mut blocks, 1200);
-        pages.falls.peak.store(1200, Ordering::Relaxed);
-        pages.falls.from.store(0, Ordering::Relaxed);
-        pages.falls.to.store(1000, Ordering::Relaxed);
+        pages.trim_policy.peak.store(1200, Ordering::Relaxed);
+        pages.trim_policy.top.store(0, Ordering::Relaxed);
+        pages.trim_policy.bottom.store(1000, Ordering::Relaxed);
         assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
         rise(&mut blocks, 1200);
         assert_eq!(fell(&mut blocks), 2 * FALL_PAGES + 1, "in vain");
-        let pages = pages.keeping();
+        let pages = pages.without_purging();
         FALLS.store(0, Ordering::Relaxed);
         free(&pages, blocks);
         assert_eq!(FALLS.load(Ordering::Relaxed), 0, "nobody is asked where all is kept");
@@ -183,23 +204,23 @@ mod tests {
     fn after_a_fall_that_lasts_a_quarter_of_the_least_bound_stays() {
         let pages = new();
         let (apart, _) = halves(take(&pages, 0, 2 * LEAST_BOUND));
-        let in_use = pages.in_use.load(Ordering::Relaxed);
+        let in_use = pages.trim_policy.in_use();
         let mut apart = apart.into_iter();
         let falls_at = in_use - in_use / FALL_PART;
-        while pages.in_use.load(Ordering::Relaxed) >= falls_at {
+        while pages.trim_policy.in_use() >= falls_at {
             free(&pages, [apart.next().expect("half of them are more than a sixth")]);
         }
         assert_eq!(pages.idle_pages(), LEAST_BOUND / 4);
         // Up again, and down by a third.
         let mut apart: Vec<_> = apart.collect();
-        apart.extend(take(&pages, 0, in_use - pages.in_use.load(Ordering::Relaxed)));
+        apart.extend(take(&pages, 0, in_use - pages.trim_policy.in_use()));
         let idle = pages.idle_pages();
         let falls_at = in_use - 2 * (in_use / FALL_PART);
-        while pages.in_use.load(Ordering::Relaxed) >= falls_at {
+        while pages.trim_policy.in_use() >= falls_at {
             free(&pages, [apart.pop().expect("as many as came before")]);
         }
-        let came = in_use - pages.in_use.load(Ordering::Relaxed);
-        assert_eq!(pages.falls.in_vain.load(Ordering::Relaxed), 1);
+        let came = in_use - pages.trim_policy.in_use();
+        assert_eq!(pages.trim_policy.rebounds.load(Ordering::Relaxed), 1);
         assert_eq!(pages.idle_pages(), idle + came, "it may rise again");
     }
 }

@@ -1,8 +1,8 @@
 //! Which frames the system has put memory behind: a bit each.
 //!
 //! # Concepts
-//! A frame of fresh address space costs nothing and reads as zero. It is **touched** from the moment it is first handed out
-//! until it is given back to the system. A block of which no frame is touched is zero; a free frame that is touched is what
+//! A frame of fresh address space costs nothing and reads as zero. It is **set** from the moment it is first handed out
+//! until it is given back to the system. A block of which no frame is set is zero; a free frame that is set is what
 //! there is to give back.
 //!
 //! # Concurrency
@@ -17,12 +17,12 @@ const WORD_BITS: usize = usize::BITS as usize;
 
 /// A bit for each frame of a range.
 #[derive(Debug)]
-pub(crate) struct Touched {
+pub(crate) struct FrameSet {
     first: usize,
     words: &'static [AtomicUsize],
 }
 
-impl Touched {
+impl FrameSet {
     /// Returns how many bytes the bits of `frames` take, a multiple of 64.
     pub(crate) fn bytes(frames: FrameRange) -> usize {
         (Self::words(frames) * size_of::<AtomicUsize>()).next_multiple_of(64)
@@ -112,16 +112,16 @@ mod tests {
 
     #[test]
     fn marks_are_counted_across_words() {
-        let memory = crate::Mapped::reserve(Touched::bytes(range(100, 1000))).expect("a page");
+        let memory = crate::Mapped::reserve(FrameSet::bytes(range(100, 1000))).expect("a page");
         // SAFETY: fresh, so zero, and dropped last.
-        let touched = unsafe { Touched::new_in(memory.start(), range(100, 1000)) };
-        assert_eq!(touched.mark(range(100, 300)), 0);
-        assert_eq!(touched.mark(range(250, 310)), 50);
-        assert_eq!(touched.count(range(100, 1000)), 210);
-        assert_eq!(touched.clear(range(128, 192)), 64);
-        assert_eq!(touched.count(range(100, 1000)), 146);
+        let set = unsafe { FrameSet::new_in(memory.start(), range(100, 1000)) };
+        assert_eq!(set.mark(range(100, 300)), 0);
+        assert_eq!(set.mark(range(250, 310)), 50);
+        assert_eq!(set.count(range(100, 1000)), 210);
+        assert_eq!(set.clear(range(128, 192)), 64);
+        assert_eq!(set.count(range(100, 1000)), 146);
         let starts: Vec<_> =
-            touched.blocks(range(100, 1000), 64).map(|block| block.start.get()).collect();
+            set.blocks(range(100, 1000), 64).map(|block| block.start.get()).collect();
         assert_eq!(starts, [192, 256]);
     }
 }

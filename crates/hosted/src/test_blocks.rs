@@ -4,7 +4,7 @@ use core::mem::ManuallyDrop;
 
 use page_frame::{Order, PageBlock, PageSource};
 
-use crate::Pages;
+use crate::pages::Pages;
 
 /// A block that stays where it is unless it is freed.
 pub(crate) type Block = ManuallyDrop<PageBlock>;

@@ -83,6 +83,16 @@ mod initial_exec {
 
 pub(crate) use initial_exec::{load, store};
 
+/// How many threads have slots of their own at the same time.
+pub const THREAD_SLOTS: usize = 64;
+
+/// Returns the running thread's slot number, if it has one; assigns none.
+#[inline(always)]
+pub(crate) fn number() -> Option<usize> {
+    let number = load().wrapping_sub(1) as usize;
+    (number < THREAD_SLOTS).then_some(number)
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

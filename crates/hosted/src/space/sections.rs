@@ -1,8 +1,8 @@
-//! Who has which section of the space: the buddy, spans of their own, or nobody.
+//! The table of sections: which ones the buddy has, which ones multi-section runs have, and which ones are free.
 //!
 //! # Concepts
-//! A **section** is 1 GiB of the space. The buddy's are taken from the lower end, one at a time and for ever; **spans**,
-//! runs too large for the buddy, take neighbouring ones from the upper end and give them back.
+//! A **section** is 1 GiB of the space. The buddy takes sections from the lower end, one at a time, and never gives one back. A
+//! **multi-section run** is too large for the buddy: it takes neighbouring sections from the upper end and frees them later.
 
 use core::ops::Range;
 
@@ -24,7 +24,7 @@ pub(crate) struct Sections {
     all: FrameRange,
     count: usize,
     buddy: Bits,
-    spans: Bits,
+    multi_section: Bits,
 }
 
 impl Sections {
@@ -32,7 +32,7 @@ impl Sections {
     pub(crate) fn new(all: FrameRange) -> Self {
         let count = all.frames() / SECTION_FRAMES;
         let count = if count < 2 { 1 } else { count.min(MOST) };
-        let mut sections = Self { all, count, buddy: NONE, spans: NONE };
+        let mut sections = Self { all, count, buddy: NONE, multi_section: NONE };
         set(&mut sections.buddy, 0, true);
         sections
     }
@@ -42,15 +42,14 @@ impl Sections {
         if self.count == 1 { self.all } else { self.range(0..1) }
     }
 
-    /// Whether there are sections for spans at all.
-    pub(crate) fn has_spans(&self) -> bool {
+    /// Whether the space is large enough for multi-section runs.
+    pub(crate) fn has_multi_section_runs(&self) -> bool {
         self.count > 1
     }
 
-    /// Returns the bytes of metadata for all sections that the buddy may get later.
-    pub(crate) fn metadata_bytes(&self) -> usize {
-        let layout = buddy::Buddy::<page_frame::DirectMap, crate::Threads>::section_layout();
-        (self.count - 1) * layout.size() + layout.align()
+    /// Returns how many sections the buddy may get beside the first.
+    pub(crate) fn later(&self) -> usize {
+        self.count - 1
     }
 
     /// Gives the buddy the lowest section that nobody has.
@@ -67,7 +66,7 @@ impl Sections {
             free = if self.is_free(number) { free + 1 } else { 0 };
             if free == count {
                 let numbers = number..number + count;
-                numbers.clone().for_each(|number| set(&mut self.spans, number, true));
+                numbers.clone().for_each(|number| set(&mut self.multi_section, number, true));
                 return Some((numbers.clone(), self.range(numbers)));
             }
         }
@@ -78,7 +77,7 @@ impl Sections {
     pub(crate) fn put_back(&mut self, numbers: Range<usize>) {
         for number in numbers {
             set(&mut self.buddy, number, false);
-            set(&mut self.spans, number, false);
+            set(&mut self.multi_section, number, false);
         }
     }
 
@@ -89,10 +88,10 @@ impl Sections {
     }
 
     /// Whether `frame` lies in a span.
-    pub(crate) fn is_span(&self, frame: FrameNumber) -> bool {
+    pub(crate) fn is_multi_section(&self, frame: FrameNumber) -> bool {
         let offset = frame.get().wrapping_sub(self.all.start.get());
         let number = offset / SECTION_FRAMES;
-        number < self.count && is_set(&self.spans, number)
+        number < self.count && is_set(&self.multi_section, number)
     }
 
     /// Iterates over what the buddy has, lowest first.
@@ -106,7 +105,7 @@ impl Sections {
     }
 
     fn is_free(&self, number: usize) -> bool {
-        !is_set(&self.buddy, number) && !is_set(&self.spans, number)
+        !is_set(&self.buddy, number) && !is_set(&self.multi_section, number)
     }
 
     fn range(&self, numbers: Range<usize>) -> FrameRange {
@@ -138,11 +137,11 @@ mod tests {
         assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(1));
         let (numbers, range) = sections.take_highest(3).expect("eight, two are the buddy's");
         assert_eq!((numbers.clone(), range.end), (5..8, end));
-        assert!(sections.is_span(range.start) && !sections.is_span(start));
+        assert!(sections.is_multi_section(range.start) && !sections.is_multi_section(start));
         assert!(sections.take_highest(4).is_none());
         assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(2));
         sections.put_back_frames(FrameRange::new(range.start, FrameNumber::new(end.get() - 5)));
-        assert!(!sections.is_span(range.start));
+        assert!(!sections.is_multi_section(range.start));
         assert_eq!(sections.take_highest(5).map(|(numbers, _)| numbers), Some(3..8));
         assert!(sections.take_lowest().is_none());
         assert_eq!(sections.in_buddy().count(), 3);

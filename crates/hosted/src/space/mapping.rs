@@ -9,7 +9,7 @@ use rustix::mm::{
     mremap_fixed, munmap,
 };
 
-use crate::OsError;
+use crate::os_error::OsError;
 
 /// Makes one huge page of what is there (Linux 6.1).
 const MADV_COLLAPSE: core::ffi::c_int = 25;
@@ -99,7 +99,7 @@ impl Mapped {
     ///
     /// # Safety
     /// 1. Nobody needs the content.
-    pub unsafe fn give_back(&self, start: NonNull<u8>, bytes: usize) -> Result<(), OsError> {
+    pub unsafe fn decommit(&self, start: NonNull<u8>, bytes: usize) -> Result<(), OsError> {
         let offset = start.addr().get().wrapping_sub(self.start.addr().get());
         let is_inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
         let is_whole = offset % PAGE_SIZE == 0 && bytes % PAGE_SIZE == 0;
@@ -144,11 +144,11 @@ impl Mapped {
     }
 
     /// Has `area` backed by one huge page, at once where the system can. What is there stays.
-    pub(crate) fn make_huge(&self, area: FrameRange) {
+    pub(crate) fn collapse(&self, area: FrameRange) {
         let (start, bytes) = self.part(area);
         // SAFETY: our mapping; says which pages are behind it.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
-        keeping_errno(|| {
+        preserving_errno(|| {
             // SAFETY: as above; the content stays. A system that does not know it refuses.
             unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) }
         });
@@ -162,7 +162,7 @@ impl Mapped {
         (0..bytes).step_by(at_once).all(|offset| {
             let bytes = at_once.min(bytes - offset);
             let pages = &mut there[..bytes / PAGE_SIZE];
-            let outcome = keeping_errno(|| {
+            let outcome = preserving_errno(|| {
                 // SAFETY: a part of our mapping; a byte for each of its pages.
                 unsafe { libc::mincore(start.wrapping_byte_add(offset), bytes, pages.as_mut_ptr()) }
             });
@@ -171,14 +171,14 @@ impl Mapped {
     }
 
     /// Lets no huge page be behind `area`, once parts of it are given back.
-    pub(crate) fn make_small(&self, area: FrameRange) {
+    pub(crate) fn forbid_huge(&self, area: FrameRange) {
         let (start, bytes) = self.part(area);
         // SAFETY: our mapping; says which pages are behind it.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
     }
 
     /// Has no huge page behind any of it, whatever the system's default is: memory of which a page here and there is touched.
-    pub(crate) fn keep_small(&self) {
+    pub(crate) fn forbid_huge_anywhere(&self) {
         // SAFETY: our mapping; says which pages are behind it.
         let _ = unsafe {
             madvise(self.mapping.as_ptr().cast(), self.mapping_bytes, Advice::LinuxNoHugepage)
@@ -186,7 +186,7 @@ impl Mapped {
     }
 
     /// Keeps all of it out of core dumps, which would otherwise look for pages in it.
-    pub(crate) fn leave_out_of_dumps(&self) {
+    pub(crate) fn exclude_from_dumps(&self) {
         // SAFETY: our mapping; says what dumps contain.
         let _ = unsafe {
             madvise(self.mapping.as_ptr().cast(), self.mapping_bytes, Advice::LinuxDontDump)
@@ -228,7 +228,7 @@ impl Drop for Mapped {
 }
 
 /// Calls the C library for something whose failure nobody is to see: `malloc` keeps `errno`.
-fn keeping_errno<R>(call: impl FnOnce() -> R) -> R {
+fn preserving_errno<R>(call: impl FnOnce() -> R) -> R {
     // SAFETY: the thread's own variable.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: the thread's, for as long as it runs.
@@ -241,7 +241,7 @@ fn keeping_errno<R>(call: impl FnOnce() -> R) -> R {
 
 /// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
 #[cfg(test)]
-pub(crate) fn is_kept_small(start: NonNull<u8>) -> bool {
+pub(crate) fn is_huge_forbidden(start: NonNull<u8>) -> bool {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
     let mut is_inside = false;
     let flags = smaps.lines().find(|line| {
@@ -272,7 +272,7 @@ mod tests {
         // SAFETY: the first byte of the mapping, which is open.
         unsafe { first.write(7) };
         // SAFETY: the content is not needed.
-        unsafe { memory.give_back(first, PAGE_SIZE) }.expect("the range is mapped");
+        unsafe { memory.decommit(first, PAGE_SIZE) }.expect("the range is mapped");
         // SAFETY: still mapped; what was given back reads as zero.
         assert_eq!(unsafe { first.read() }, 0);
     }
@@ -292,7 +292,7 @@ mod tests {
         // SAFETY: no file has this number; nothing happens but an error.
         let fails = || unsafe { libc::close(-1) };
         let before = std::io::Error::last_os_error().raw_os_error();
-        assert_eq!(keeping_errno(fails), -1);
+        assert_eq!(preserving_errno(fails), -1);
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), before);
         assert_eq!(fails(), -1);
         assert_eq!(std::io::Error::last_os_error().raw_os_error(), Some(libc::EBADF));
@@ -305,9 +305,12 @@ mod tests {
             return;
         }
         let memory = Mapped::reserve(64 << 20).expect("address space");
-        assert!(!is_kept_small(memory.start()), "others' memory is as they like it");
+        assert!(!is_huge_forbidden(memory.start()), "others' memory is as they like it");
         let pages = crate::Pages::with_space(1 << 30).expect("address space");
-        assert!(is_kept_small(pages.metadata.start()) && is_kept_small(pages.space.start()));
+        assert!(
+            is_huge_forbidden(pages.metadata.start())
+                && is_huge_forbidden(pages.space.mapping().start())
+        );
     }
 
     #[test]
@@ -315,6 +318,6 @@ mod tests {
     fn giving_back_outside_the_range_panics() {
         let memory = Mapped::reserve(PAGE_SIZE).expect("a page of address space");
         // SAFETY: the call panics before anything happens.
-        let _ = unsafe { memory.give_back(memory.start(), 2 * PAGE_SIZE) };
+        let _ = unsafe { memory.decommit(memory.start(), 2 * PAGE_SIZE) };
     }
 }

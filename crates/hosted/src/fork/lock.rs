@@ -12,14 +12,14 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
-use page_frame::Cpu;
 use rustix::thread::sched_yield;
 use rustix::time::{ClockId, clock_gettime};
 
-use crate::threads::{THREAD_SLOTS, Threads};
+use crate::tls::THREAD_SLOTS;
+use crate::{membarrier, tls};
 
 /// Who has closed the gate, zero while it is open: the thread's identity in the C library, which is the same in a child.
-static CLOSER: AtomicUsize = AtomicUsize::new(0);
+static HOLDER: AtomicUsize = AtomicUsize::new(0);
 /// How deep each thread with a number is inside.
 static INSIDE: [Depth; THREAD_SLOTS] = [const { Depth(AtomicUsize::new(0)) }; THREAD_SLOTS];
 /// How many times threads without a number are inside.
@@ -29,6 +29,24 @@ static UNNUMBERED: AtomicUsize = AtomicUsize::new(0);
 /// them: a byte would run over and read as outside.
 #[repr(align(64))]
 struct Depth(AtomicUsize);
+
+/// A stay inside the fork lock. Dropping it leaves.
+pub(crate) struct Inside(usize);
+
+impl Inside {
+    /// Enters as the running thread; waits while another thread forks.
+    #[inline]
+    pub(crate) fn enter() -> Self {
+        Self(enter(tls::number()))
+    }
+}
+
+impl Drop for Inside {
+    #[inline]
+    fn drop(&mut self) {
+        leave(self.0);
+    }
+}
 
 /// Goes inside; waits while the gate is closed. Returns what [`leave`] is to be told.
 #[inline]
@@ -41,11 +59,11 @@ pub(crate) fn enter(number: Option<usize>) -> usize {
         own.store(depth + 1, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
         // Acquire: pairs with the Release in `open`.
-        if CLOSER.load(Ordering::Acquire) == 0 || depth > 0 || is_closer() {
+        if HOLDER.load(Ordering::Acquire) == 0 || depth > 0 || is_held_by_caller() {
             return number + 1;
         }
         own.store(depth, Ordering::Release);
-        wait();
+        wait_until_free();
     }
 }
 
@@ -54,11 +72,11 @@ fn enter_unnumbered() -> usize {
     loop {
         // SeqCst: before the load, against `close` in the other order.
         UNNUMBERED.fetch_add(1, Ordering::SeqCst);
-        if CLOSER.load(Ordering::SeqCst) == 0 || is_closer() {
+        if HOLDER.load(Ordering::SeqCst) == 0 || is_held_by_caller() {
             return 0;
         }
         UNNUMBERED.fetch_sub(1, Ordering::SeqCst);
-        wait();
+        wait_until_free();
     }
 }
 
@@ -76,8 +94,8 @@ pub(crate) fn leave(entered: usize) {
 }
 
 /// Waits until the gate is open, or was closed by the caller.
-pub(crate) fn wait() {
-    while CLOSER.load(Ordering::Acquire) != 0 && !is_closer() {
+pub(crate) fn wait_until_free() {
+    while HOLDER.load(Ordering::Acquire) != 0 && !is_held_by_caller() {
         sched_yield();
     }
 }
@@ -87,9 +105,9 @@ pub(crate) fn wait() {
 ///
 /// Returns whether there is anybody who is kept out of the slots by that. There is not where the caller is alone; and where it
 /// may be inside itself (in a signal handler) nothing is known to be whole, with the gate closed all the same.
-pub(crate) fn close(own: Option<usize>, others: impl FnOnce() -> bool) -> bool {
+pub(crate) fn acquire(own: Option<usize>, others: impl FnOnce() -> bool) -> bool {
     let caller = this_thread();
-    while CLOSER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+    while HOLDER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed).is_err() {
         sched_yield();
     }
     // SeqCst: after the exchange, against `enter_unnumbered` in the other order. A thread that is ending has no number any more.
@@ -97,7 +115,7 @@ pub(crate) fn close(own: Option<usize>, others: impl FnOnce() -> bool) -> bool {
         return false;
     }
     let own_depth = own.map_or(0, |own| INSIDE[own].0.load(Ordering::Relaxed));
-    Threads.fence_all();
+    membarrier::fence_all();
     for (number, depth) in INSIDE.iter().enumerate() {
         // Acquire: pairs with the Release in `leave`.
         while own != Some(number) && depth.0.load(Ordering::Acquire) != 0 {
@@ -123,25 +141,25 @@ fn are_unnumbered_outside(is_numbered: bool) -> bool {
 }
 
 /// Opens the gate again.
-pub(crate) fn open() {
+pub(crate) fn release() {
     // Release: pairs with the Acquire loads of whoever waited.
-    CLOSER.store(0, Ordering::Release);
+    HOLDER.store(0, Ordering::Release);
 }
 
 /// Opens the gate in a child after a fork, in which only the caller is left.
-pub(crate) fn open_in_child(own: Option<usize>) {
+pub(crate) fn release_in_child(own: Option<usize>) {
     for (number, depth) in INSIDE.iter().enumerate() {
         if own != Some(number) {
             depth.0.store(0, Ordering::Relaxed);
         }
     }
     UNNUMBERED.store(0, Ordering::SeqCst);
-    open();
+    release();
 }
 
 /// Whether the caller has closed the gate.
-pub(crate) fn is_closer() -> bool {
-    CLOSER.load(Ordering::Relaxed) == this_thread()
+pub(crate) fn is_held_by_caller() -> bool {
+    HOLDER.load(Ordering::Relaxed) == this_thread()
 }
 
 fn this_thread() -> usize {
@@ -152,6 +170,8 @@ fn this_thread() -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::threads::Threads;
+    use page_frame::Cpu;
     use std::sync::{Mutex, PoisonError, mpsc};
     use std::time::Duration;
 
@@ -169,8 +189,8 @@ mod tests {
             let (sender, closed) = mpsc::channel();
             let closer = std::thread::spawn(move || {
                 let own = Threads.pin().map(|number| number.index()).filter(|_| is_numbered);
-                let are_held = close(own, || false);
-                open();
+                let are_held = acquire(own, || false);
+                release();
                 sender.send(are_held).expect("somebody asks");
             });
             let early = closed.recv_timeout(Duration::from_millis(100));
@@ -186,8 +206,8 @@ mod tests {
     fn who_is_inside_itself_without_a_number_waits_for_a_second() {
         let _alone = GATE.lock().unwrap_or_else(PoisonError::into_inner);
         let entered = enter(None);
-        let are_held = close(None, || true);
-        open();
+        let are_held = acquire(None, || true);
+        release();
         leave(entered);
         assert!(!are_held);
     }

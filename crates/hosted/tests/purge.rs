@@ -23,7 +23,7 @@ fn the_hook_hears_of_falls_and_seldom_of_swings() {
     static FALLS: AtomicUsize = AtomicUsize::new(0);
     let falls = || FALLS.swap(0, Ordering::Relaxed);
     let pages = Pages::with_space(1 << 30).expect("address space");
-    let pages = pages.with_fall_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
+    let pages = pages.with_trim_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
     // 64 MiB that go bit by bit: at each sixth, until a sixth is less than a megabyte.
     let blocks = take(&pages, 1024);
     free(&pages, blocks);
@@ -49,22 +49,22 @@ fn the_hook_hears_of_falls_and_seldom_of_swings() {
 #[test]
 fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
-    let pages = Pages::with_space(1 << 30).expect("address space").keeping();
-    let pages = pages.with_fall_hook(|| _ = ASKED.fetch_add(1, Ordering::Relaxed));
+    let pages = Pages::with_space(1 << 30).expect("address space").without_purging();
+    let pages = pages.with_trim_hook(|| _ = ASKED.fetch_add(1, Ordering::Relaxed));
     let blocks = take(&pages, 256);
     free(&pages, blocks);
     assert_eq!(pages.idle_pages(), 4096, "frees keep it");
-    assert_eq!(pages.end_interval(), 0, "all of it was in use in the interval");
+    assert_eq!(pages.decay(), 0, "all of it was in use in the interval");
     // Used again and again: it stays, whatever the interval.
     for _ in 0..3 {
         let blocks = take(&pages, 256);
         free(&pages, blocks);
-        assert_eq!(pages.end_interval(), 0);
+        assert_eq!(pages.decay(), 0);
     }
     assert_eq!(ASKED.load(Ordering::Relaxed), 0);
     let left: Vec<_> = (0..8)
         .map(|_| {
-            pages.end_interval();
+            pages.decay();
             pages.idle_pages()
         })
         .collect();
@@ -73,24 +73,24 @@ fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
     // What was used in between stays: 16 MiB are idle at both ends, and were 12 at a time.
     let blocks = take(&pages, 256);
     free(&pages, blocks);
-    pages.end_interval();
+    pages.decay();
     let blocks = take(&pages, 64);
     free(&pages, blocks);
-    assert_eq!((pages.end_interval(), pages.idle_pages()), (1536, 2560), "half of 12 MiB");
-    assert_eq!((pages.end_interval(), pages.idle_pages()), (1536, 1024), "of 10, by areas");
+    assert_eq!((pages.decay(), pages.idle_pages()), (1536, 2560), "half of 12 MiB");
+    assert_eq!((pages.decay(), pages.idle_pages()), (1536, 1024), "of 10, by areas");
     // Frees are no use.
     let blocks = take(&pages, 64);
-    pages.end_interval();
+    pages.decay();
     ASKED.store(0, Ordering::Relaxed);
     free(&pages, blocks);
-    pages.end_interval();
+    pages.decay();
     assert_eq!(ASKED.load(Ordering::Relaxed), 1);
 }
 
 /// Mutations seen to fail: equality with what is few, and more or less of it; all given where it is more.
 #[test]
 fn what_is_few_goes_at_once() {
-    let pages = Pages::with_space(1 << 30).expect("address space").keeping();
+    let pages = Pages::with_space(1 << 30).expect("address space").without_purging();
     // Every other block, so that what is free lies between pages in use.
     let mut blocks = take(&pages, 200);
     blocks.sort_by_key(|block| block.start().addr());
@@ -101,9 +101,9 @@ fn what_is_few_goes_at_once() {
     }
     let mut left_of = |blocks: usize| {
         free(&pages, apart.drain(..blocks));
-        assert_eq!(pages.end_interval(), 0, "they were in use");
+        assert_eq!(pages.decay(), 0, "they were in use");
         [(); 2].map(|()| {
-            pages.end_interval();
+            pages.decay();
             pages.idle_pages()
         })
     };
@@ -184,7 +184,8 @@ fn a_background_thread_takes_no_signals_and_stops_at_once() {
 /// Mutations seen to fail: a thread that ends no interval; one that is not stopped.
 #[test]
 fn the_thread_purges_and_stops() {
-    let pages: &Pages = Box::leak(Box::new(Pages::with_space(1 << 30).expect("space").keeping()));
+    let pages: &Pages =
+        Box::leak(Box::new(Pages::with_space(1 << 30).expect("space").without_purging()));
     let purger = Purger::start(pages, Duration::from_millis(10)).expect("a thread");
     let blocks = take(pages, 256);
     free(pages, blocks);

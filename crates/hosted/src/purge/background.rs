@@ -23,7 +23,8 @@ use rustix::io::Errno;
 use rustix::thread::futex;
 use rustix::time::Timespec;
 
-use crate::{Mapped, OsError};
+use crate::os_error::OsError;
+use crate::space::mapping::Mapped;
 
 /// How large its stack is: it looks at what there is and calls the system.
 const STACK_BYTES: usize = 128 << 10;
