@@ -1,7 +1,8 @@
 //! Misuse of an allocator: what was done wrong, where, and by which call.
 //!
-//! Interfaces that take numbers return a [`Fault`]. Interfaces that take pointers pass it to a [`FaultHook`], by default
-//! [`panic_on_fault`]. In both cases the allocator changes nothing: a hook that returns leaks at most the object concerned.
+//! Interfaces that take numbers return a [`Fault`]. Interfaces that take pointers pass it to a
+//! [`FaultHook`], by default [`panic_on_fault`]. In both cases the allocator changes nothing: a
+//! hook that returns leaks at most the object concerned.
 
 use core::fmt;
 use core::panic::Location;
@@ -9,9 +10,10 @@ use core::panic::Location;
 use crate::frame::FrameNumber;
 use crate::order::Order;
 
-/// The kind of a misuse, with what was expected and what was found where that says more than the name.
+/// The kind of a misuse, with the expected and the found value where they say more than the name.
 ///
-/// Its [`Display`](fmt::Display) explains the kind in words; [`name`](Self::name) is the variant's name.
+/// Its [`Display`](fmt::Display) explains the kind in words; [`name`](Self::name) is the variant's
+/// name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -40,7 +42,7 @@ pub enum FaultKind {
     },
     /// The address lies inside a block or an object, not at its start.
     InteriorPointer,
-    /// The frame is reserved or absent, so it was never handed out.
+    /// The frame is reserved or absent; the allocator never returned it.
     ReservedFrame,
     /// The object belongs to another cache.
     WrongCache,
@@ -162,7 +164,8 @@ impl Fault {
         Self { kind, place: FaultPlace::Frame(frame), site: Location::caller() }
     }
 
-    /// Names `address` instead: for an interface that takes addresses over one that found the fault elsewhere.
+    /// Names `address` instead: for an interface that takes addresses over one that found the fault
+    /// elsewhere.
     pub const fn with_address(self, address: usize) -> Self {
         Self { place: FaultPlace::Address(address), ..self }
     }
@@ -193,8 +196,8 @@ impl fmt::Display for Fault {
 
 impl core::error::Error for Fault {}
 
-/// Called with each fault that a pointer interface finds. It may return; the allocator then never uses the memory concerned
-/// again.
+/// Called with each fault that a pointer interface finds. It may return; the allocator then never
+/// uses the memory concerned again.
 pub type FaultHook = fn(&Fault);
 
 /// The default hook: panics with the fault's text.

@@ -1,23 +1,46 @@
-//! The machine below a memory allocator: frames, page sources, the page map, CPU slots.
+//! The foundation of a memory allocator: page sources, page maps, per-CPU slots, and the memory map
+//! of a boot.
+//!
+//! ```
+//! use page_frame::{Arena, Counted, Order, PageSource};
+//!
+//! # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+//! let source = Counted::new(Arena::new(&mut memory)?); // any memory will do
+//! let block = source.allocate(Order::ZERO)?; // one page of 4 KiB
+//! assert_eq!((block.bytes(), source.held_pages()), (4096, 1));
+//! // SAFETY: the block came from this source, and nothing refers into it.
+//! unsafe { source.free(block) };
+//! assert_eq!((source.held_pages(), source.peak_pages()), (0, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Theory
-//! An allocator for kernels is a stack. At the bottom is memory in **frames** of 4 KiB. A **page source** hands out
-//! aligned runs of them as **blocks**. Above it caches cut blocks into objects. Each layer names only the trait of the
-//! one below, and the traits are here:
+//! A kernel's allocator is a stack. At the bottom is memory in **frames** of 4 KiB. A **page
+//! source** allocates aligned runs of frames as **blocks**. Caches above it cut blocks into
+//! objects. Each layer names only the trait of the layer below, and the traits are here:
 //!
-//! - [`PageSource`]: allocate a block, free a block. Adapters around one ([`Counted`], [`Limited`], [`Reclaiming`]) are
-//!   page sources again. [`PageResize`] adds exact page counts.
-//! - [`PageMap`]: what lies at an address, from a byte per page and a word per page.
-//! - [`Shrink`]: pages that somebody could do without.
-//! - [`Cpu`]: which CPU am I, keep me here, fence all the others. [`PerCpu`] builds state per CPU on it that needs no
-//!   atomic read-modify-write, and that others can still take over.
-//! - [`PhysMap`]: frame numbers to addresses, the only place where integers become pointers.
+//! - [`PageSource`] allocates and frees blocks. [`PageResize`] adds runs of any number of pages.
+//!   Adapters around a page source are page sources themselves: [`Counted`], [`Limited`],
+//!   [`Reclaiming`].
+//! - [`PageMap`] maps an address to a tag and an owner, from a byte and a word for each page.
+//!   [`ForwardPageMap`] implements it for an adapter in one method.
+//! - [`Shrink`] releases pages when memory is short. [`ShrinkList`] calls several shrinkers.
+//! - [`Cpu`] tells which CPU the caller runs on, keeps it there, and fences all other CPUs.
+//!   [`PerCpu`] builds state per CPU on it that needs no atomic read-modify-write, and that other
+//!   CPUs can take over.
+//! - [`PhysMap`] maps frames to addresses. It is the only code that turns integers into pointers.
 //!
-//! Beside them stand what a boot needs ([`MemoryMap`]), the smallest real source ([`Arena`]), the one error
-//! ([`OutOfMemory`]), the one report of misuse ([`Fault`]), and [`sync`], through which loom sees all of it.
+//! The crate also has the memory map of a boot ([`MemoryMap`]), the smallest page source
+//! ([`Arena`]), the one error of all allocations ([`OutOfMemory`]), the report of a misuse
+//! ([`Fault`]), and the error of all `validate` methods ([`Violation`]).
 //!
-//! Requests and shrink orders travel down; blocks and errors travel up. No lock is held across a call into another
-//! layer. Free memory is never read or written.
+//! Requests and shrink orders travel down the stack; blocks and errors travel up. No layer holds a
+//! lock while it calls another one. No layer reads or writes free memory.
+//!
+//! # Modules
+//! `order`, `frame`, `block`, `error`, `fault` and `violation` define values. `source`, `page_map`,
+//! `percpu` and `boot` are one folder for each concept above. `sync` has the atomics and locks,
+//! real or modelled by loom; `arch` has the assembly.
 #![no_std]
 
 mod arch;
@@ -67,7 +90,7 @@ pub use source::shrink::Shrink;
 pub use source::shrink_list::{ListFull, ShrinkList, StillInUse};
 pub use violation::Violation;
 
-/// What only the crates of this workspace use: no promise is made about it.
+/// Items for the other crates of this workspace. They may change in any release.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::page_map::array::TagPlace;

@@ -1,4 +1,4 @@
-//! What `validate` returns when an invariant does not hold.
+//! The error of `validate`: an invariant that does not hold.
 
 use core::fmt;
 

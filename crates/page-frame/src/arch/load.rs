@@ -1,11 +1,12 @@
-//! Loads and stores of atomic bytes and words that take one instruction less, or cover more bytes, than the compiler's.
+//! Loads and stores of atomic bytes and words that take one instruction less, or cover more bytes,
+//! than the compiler's.
 
 #[cfg(any(loom, miri, not(all(target_arch = "x86_64", target_pointer_width = "64"))))]
 use crate::sync::atomic::Ordering;
 use crate::sync::atomic::{AtomicPtr, AtomicU8};
 
-/// Loads a byte that only this context, and contexts nested in it, write. Not atomic, so that the compiler may join the load
-/// to a comparison.
+/// Loads a byte that only this context, and contexts nested in it, write. Not atomic, so that the
+/// compiler may join the load to a comparison.
 ///
 /// # Safety
 /// 1. Every write to `byte` happens before or after this call.
@@ -25,7 +26,8 @@ pub unsafe fn load_own(byte: &AtomicU8) -> u8 {
 
 /// Loads byte `index` of `bytes` (Relaxed), zero-extended to an index.
 ///
-/// The compiler extends an atomic byte in a second instruction; the assembly loads and extends in one.
+/// The compiler extends an atomic byte in a second instruction; the assembly loads and extends in
+/// one.
 ///
 /// # Safety
 /// 1. `bytes` points to an array of more than `index` bytes that are valid for shared use.
@@ -70,7 +72,8 @@ pub unsafe fn load_and_add<T>(
     #[cfg(all(target_arch = "x86_64", target_pointer_width = "64", not(any(loom, miri))))]
     {
         let sum;
-        // SAFETY: clause 1: the pointer exists, and an aligned load of it is atomic. x86 orders later loads after it (Acquire).
+        // SAFETY: clause 1: the pointer exists, and an aligned load of it is atomic. x86 orders
+        // later loads after it (Acquire).
         unsafe {
             core::arch::asm!(
                 "add {sum}, qword ptr [{pointers} + 8*{index}]",
@@ -92,7 +95,8 @@ pub unsafe fn load_and_add<T>(
     }
 }
 
-/// Loads the eight bytes of `bytes` from `index` on, each Relaxed; the first becomes the lowest byte of the result.
+/// Loads the eight bytes of `bytes` from `index` on, each Relaxed; the first becomes the lowest
+/// byte of the result.
 ///
 /// # Safety
 /// 1. `bytes` has eight bytes from `index` on, and the first is aligned to 8.
@@ -122,7 +126,8 @@ pub unsafe fn load_eight(bytes: &[AtomicU8], index: usize) -> u64 {
     }
 }
 
-/// Stores the eight bytes of `bytes` from `index` on, each Relaxed; the first becomes the lowest byte of `eight`.
+/// Stores the eight bytes of `bytes` from `index` on, each Relaxed; the first becomes the lowest
+/// byte of `eight`.
 ///
 /// # Safety
 /// 1. `bytes` has eight bytes from `index` on, and the first is aligned to 8.
@@ -132,7 +137,8 @@ pub unsafe fn store_eight(bytes: &[AtomicU8], index: usize, eight: u64) {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
     {
         debug_assert!(bytes[index..].as_ptr().addr() % 8 == 0, "clause 1");
-        // SAFETY: clause 1: the eight atomic bytes are borrowed, and an aligned store tears none of them.
+        // SAFETY: clause 1: the eight atomic bytes are borrowed, and an aligned store tears none of
+        // them.
         unsafe {
             core::arch::asm!(
                 "mov qword ptr [{bytes} + {index}], {eight}",

@@ -1,6 +1,8 @@
-//! What is written for a machine by hand: fences, hints, and loads that the compiler does not join.
+//! Code for particular machines: fences, hints, and loads in fewer instructions than the compiler
+//! needs.
 //!
-//! Each function has a portable form, which Miri and targets without assembly here use, and a form for loom.
+//! Each function has a portable form, for Miri and for targets without assembly here, and a form
+//! for loom.
 
 pub(crate) mod hint;
 pub(crate) mod load;

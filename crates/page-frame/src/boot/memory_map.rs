@@ -1,17 +1,20 @@
-//! What memory a machine has: boot regions in, usable page-aligned runs out, and a report of every byte lost.
+//! The memory map: collects boot regions, returns usable page-aligned runs, and reports every byte
+//! that is lost.
 //!
 //! # Concepts
-//! - A **region** is what firmware or a boot loader says about a range of physical addresses. Regions come unsorted,
-//!   overlapping, unaligned and empty; the map takes them as they are and needs no heap.
-//! - Where regions overlap the most restrictive kind holds ([`RegionKind`] is in that order): a reservation inside usable
-//!   memory is a reservation.
+//! - A **region** is a range of physical addresses with a kind, as firmware or a boot loader
+//!   reports it. Regions may be unsorted, overlapping, unaligned or empty. The map stores them
+//!   unchanged and needs no heap.
+//! - Where regions overlap, the most restrictive kind wins ([`RegionKind`] is in that order): a
+//!   reservation inside usable memory is a reservation.
 //! - A **run** is a maximal range of whole frames that are usable.
 //! - A **loss** is a range that some region calls usable and that is in no run, with the reason.
 //!
 //! # Invariants
 //! - I1: runs are disjoint, ascending, not empty, not adjacent, and touch no byte of another kind.
-//! - I2: the bytes of all usable regions are the bytes of the runs plus the bytes of the losses (a byte that n regions
-//!   call usable is lost n - 1 times as [`LossReason::Repeated`](crate::LossReason::Repeated)).
+//! - I2: the bytes of all usable regions are the bytes of the runs plus the bytes of the losses (a
+//!   byte that n regions call usable is lost n - 1 times as
+//!   [`LossReason::Repeated`](crate::LossReason::Repeated)).
 
 use core::fmt;
 
@@ -20,7 +23,7 @@ use crate::boot::usable::{Clipped, Loss, first_byte};
 use crate::frame::FrameRange;
 use crate::order::{Order, PAGE_SIZE};
 
-/// Why a region was not taken into a map, or nothing could be carved from it.
+/// Why a region was not added to a map, or why nothing could be carved from the map.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapError {
     /// The map holds as many regions as it has room for.
@@ -103,10 +106,10 @@ impl<const N: usize> MemoryMap<N> {
         Self { regions: [nothing; N], count: 0, limits: (0, FRAME_LIMIT) }
     }
 
-    /// Adds the region of `bytes` bytes from `start`. An empty region is taken and says nothing.
+    /// Adds the region of `bytes` bytes from `start`. An empty region changes nothing.
     ///
     /// # Errors
-    /// [`MapError::WrapsAround`] and [`MapError::Full`]; the map is then as it was.
+    /// [`MapError::WrapsAround`] and [`MapError::Full`]; the map is then unchanged.
     pub fn add(&mut self, start: u64, bytes: u64, kind: RegionKind) -> Result<(), MapError> {
         let end = start.checked_add(bytes).ok_or(MapError::WrapsAround { start, bytes })?;
         self.add_range(start, end, kind)
@@ -115,7 +118,7 @@ impl<const N: usize> MemoryMap<N> {
     /// Adds the region from `start` up to but without `end`.
     ///
     /// # Errors
-    /// [`MapError::Reversed`] and [`MapError::Full`]; the map is then as it was.
+    /// [`MapError::Reversed`] and [`MapError::Full`]; the map is then unchanged.
     pub fn add_range(&mut self, start: u64, end: u64, kind: RegionKind) -> Result<(), MapError> {
         if end < start {
             return Err(MapError::Reversed { start, end });
@@ -129,16 +132,17 @@ impl<const N: usize> MemoryMap<N> {
         Ok(())
     }
 
-    /// Gives up everything outside `start` to `end` (excluded); called again, what both calls leave remains.
+    /// Excludes all addresses outside `start` to `end` (excluded). A second call narrows the limits
+    /// of the first.
     pub fn clip(&mut self, start: u64, end: u64) {
         self.limits = (self.limits.0.max(start), self.limits.1.min(end));
     }
 
-    /// Takes `pages` pages aligned to `alignment` from the lowest run that has them, for use before there is an
-    /// allocator: they become a reserved region.
+    /// Reserves `pages` pages, aligned to `alignment`, in the lowest run that has room for them:
+    /// memory for use before there is an allocator.
     ///
     /// # Errors
-    /// [`MapError::NoRoom`] and [`MapError::Full`]; the map is then as it was.
+    /// [`MapError::NoRoom`] and [`MapError::Full`]; the map is then unchanged.
     pub fn carve(&mut self, pages: usize, alignment: Order) -> Result<FrameRange, MapError> {
         let mut longest = 0;
         let place = self.runs().find_map(|run| {

@@ -1,4 +1,4 @@
-//! What a boot needs: the memory that a machine has, and the addresses at which its frames are mapped.
+//! Types for the boot: the memory map, and the map from frames to addresses.
 
 pub(crate) mod memory_map;
 pub(crate) mod phys_map;

@@ -1,28 +1,31 @@
-//! Between frame numbers and addresses: the only code that turns integers into pointers.
+//! The map between frame numbers and addresses: the only code that turns integers into pointers.
 
 use core::ptr::NonNull;
 
 use crate::frame::FrameNumber;
 use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 
-/// Says at which address the kernel (or program) sees each frame.
+/// Maps each frame to the address at which the kernel (or program) accesses it.
 ///
 /// # Safety
-/// 1. `pointer(frame)` is page-aligned; distinct frames have distinct pages, and consecutive frames consecutive pages.
+/// 1. `pointer(frame)` is page-aligned; distinct frames have distinct pages, and consecutive frames
+///    consecutive pages.
 /// 2. `frame(pointer(f).addr())` is `f` for every frame.
-/// 3. A pointer from `pointer` may be used for all memory that this map covers, wherever it is mapped at all.
+/// 3. A pointer from `pointer` may be used to access all memory that this map covers and that is
+///    mapped.
 pub unsafe trait PhysMap {
     /// Returns the address of a frame's first byte.
     fn pointer(&self, frame: FrameNumber) -> NonNull<u8>;
 
-    /// Returns the frame that `address` lies in; any frame number for addresses that the map does not cover.
+    /// Returns the frame that `address` lies in; any frame number for addresses that the map does
+    /// not cover.
     fn frame(&self, address: usize) -> FrameNumber;
 }
 
 /// All frames at a constant distance from their physical addresses.
 ///
-/// The usual thing in kernels (a direct map, or the identity), and, with a base frame, in programs that own one range of
-/// address space.
+/// Kernels use it for their direct map or identity map; programs that own one range of address
+/// space use it with a base frame.
 ///
 /// ```
 /// use page_frame::{DirectMap, FrameNumber, PhysMap};
@@ -34,25 +37,26 @@ pub unsafe trait PhysMap {
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct DirectMap {
-    /// Where frame 0 is, or would be: an address of the frames' memory less what lies below it, wrapped around.
+    /// The address of frame 0, whether or not that frame is mapped: an address of the mapping minus
+    /// its offset, wrapped around.
     origin: *mut u8,
 }
 
-// SAFETY: the origin is only a base for address arithmetic.
+// SAFETY: `origin` is only a base for address arithmetic.
 unsafe impl Send for DirectMap {}
-// SAFETY: no method changes it.
+// SAFETY: no method changes `origin`.
 unsafe impl Sync for DirectMap {}
 
 impl DirectMap {
     /// Makes the map of a kernel that sees physical address `p` at `offset + p`.
     ///
     /// # Panics
-    /// When `offset` is zero or not page-aligned. (A kernel under an identity map starts at a frame above zero:
-    /// [`from_root`](Self::from_root).)
+    /// When `offset` is zero or not page-aligned. (A kernel under an identity map starts at a frame
+    /// above zero: [`from_root`](Self::from_root).)
     ///
     /// # Safety
-    /// 1. Physical memory is mapped at `offset` and stays so; its use through pointers made from integers is allowed
-    ///    (the memory is not a Rust object).
+    /// 1. Physical memory is mapped at `offset` and stays so; its use through pointers made from
+    ///    integers is allowed (the memory is not a Rust object).
     pub unsafe fn at_offset(offset: usize) -> Self {
         assert!(offset % PAGE_SIZE == 0, "the offset of a direct map is page-aligned");
         let root: *mut u8 = core::ptr::with_exposed_provenance_mut(offset);
@@ -66,15 +70,16 @@ impl DirectMap {
     /// When `root` is not page-aligned.
     ///
     /// # Safety
-    /// 1. `root` may be used for all of the memory that the frames used with this map are; or no pointer from it is
-    ///    ever used, only compared and turned back (a simulation).
+    /// 1. `root` may be used for all of the memory that the frames used with this map are; or no
+    ///    pointer from it is ever used, only compared and turned back (a simulation).
     pub unsafe fn from_root(root: NonNull<u8>, base: FrameNumber) -> Self {
         assert!(root.addr().get() % PAGE_SIZE == 0, "the root of a direct map is page-aligned");
         Self { origin: root.as_ptr().wrapping_sub(base.get() << PAGE_SHIFT) }
     }
 }
 
-// SAFETY: clauses 1 and 2: addition and subtraction of one constant. Clause 3: the constructors' clauses.
+// SAFETY: clauses 1 and 2: addition and subtraction of one constant. Clause 3: the constructors'
+// clauses.
 unsafe impl PhysMap for DirectMap {
     #[inline]
     fn pointer(&self, frame: FrameNumber) -> NonNull<u8> {

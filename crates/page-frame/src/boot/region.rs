@@ -1,6 +1,6 @@
-//! Regions: what firmware or a boot loader says about ranges of physical addresses.
+//! Regions: ranges of physical addresses with a kind, as firmware or a boot loader reports them.
 
-/// What a region of physical memory is, from least to most restrictive.
+/// The kind of a region of physical memory, from least to most restrictive.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RegionKind {
     /// Free for use.
@@ -22,6 +22,6 @@ pub struct Region {
     pub start: u64,
     /// The address after the last byte.
     pub end: u64,
-    /// What it is.
+    /// The kind.
     pub kind: RegionKind,
 }

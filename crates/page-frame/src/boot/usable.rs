@@ -1,8 +1,10 @@
-//! What is left of the regions for use: runs of whole usable frames, and every usable byte that is in no run.
+//! The usable part of a set of regions: runs of whole usable frames, and the usable bytes that are
+//! in no run.
 //!
 //! # Costs
-//! Nothing is sorted. Each step looks at all n regions for the next boundary, so iterating over all runs is O(n²) with no
-//! memory beside the regions; n is a few dozen, once per boot.
+//! The regions are not sorted. Each step searches all n regions for the next boundary, so iterating
+//! over all runs is O(n²) and needs no further memory. n is a few dozen, and this runs once per
+//! boot.
 
 use crate::boot::region::{Region, RegionKind};
 use crate::frame::{FrameNumber, FrameRange};
@@ -17,7 +19,8 @@ pub enum LossReason {
     Covered(RegionKind),
     /// Another region has called them usable already: nothing is really lost.
     Repeated,
-    /// They lie outside the limits set by [`MemoryMap::clip`](crate::MemoryMap::clip), or beyond what a frame number can name.
+    /// They lie outside the limits set by [`MemoryMap::clip`](crate::MemoryMap::clip), or beyond
+    /// what a frame number can name.
     Clipped,
 }
 
@@ -84,7 +87,8 @@ impl<'r> Clipped<'r> {
         })
     }
 
-    /// Iterates over the ranges between neighbouring boundaries of regions and limits, lowest first.
+    /// Iterates over the ranges between neighbouring boundaries of regions and limits, lowest
+    /// first.
     fn intervals(self) -> impl Iterator<Item = Interval> + use<'r> {
         let mut next = Some(0);
         core::iter::from_fn(move || {

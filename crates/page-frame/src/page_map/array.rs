@@ -10,7 +10,7 @@ use crate::page_map::tag::Tag;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 use crate::sync::memory::slice_in;
 
-/// Where the tag of one page is kept.
+/// The place of the tag of one page in the map.
 #[derive(Clone, Copy, Debug)]
 pub struct TagPlace<'p>(&'p AtomicU8);
 
@@ -18,7 +18,7 @@ impl TagPlace<'_> {
     /// Returns the tag.
     #[inline(always)]
     pub fn get(self) -> Tag {
-        // Relaxed, here and below: see the header.
+        // Relaxed, here and below: see `map.rs`.
         Tag::from_byte(self.0.load(Ordering::Relaxed))
     }
 
@@ -28,21 +28,22 @@ impl TagPlace<'_> {
         self.0.store(tag.get(), Ordering::Relaxed);
     }
 
-    /// Says that the block of `order` that begins here is free, and left where it is.
+    /// Tags the block of `order` that begins here as deferred: free, but not yet merged.
     #[inline(always)]
     pub fn defer(self, order: Order) {
-        // Release: pairs with the Acquire of whoever finds it by `deferred_among`; hands the block's content over.
+        // Release: pairs with the Acquire fence after `deferred_among`; publishes the last writes
+        // to the block's content.
         self.0.store(Tag::deferred(order).get(), Ordering::Release);
     }
 }
 
 /// Tags and owners of one contiguous range of pages, in two arrays.
 ///
-/// Page sources embed it and keep it to themselves: the methods that set tags by index are safe, as they touch nothing but
-/// the entries, and what a wrong tag leads to is up to the source that lets others set one (clause 1 of [`PageMap`]).
+/// Page sources embed it and keep it private. The methods that set tags are safe, as they change
+/// nothing but the entries. A source that let others call them would break clause 1 of [`PageMap`].
 ///
-/// It needs nine bytes per page (on 64-bit targets) that read as zero, of which only the entries
-/// of pages in use are ever touched.
+/// It needs nine bytes of zeroed memory per page (on 64-bit targets). It touches only the entries
+/// of pages that were in use.
 ///
 /// ```
 /// use page_frame::{Order, PAGE_SIZE, PageMap, PageMapArray, Tag};
@@ -75,14 +76,15 @@ pub struct PageMapArray<'m> {
 
 // SAFETY: `root` is only a base for address arithmetic; the arrays are atomics.
 unsafe impl Send for PageMapArray<'_> {}
-// SAFETY: shared references reach the atomics alone.
+// SAFETY: shared references reach nothing but the atomics.
 unsafe impl Sync for PageMapArray<'_> {}
 
 impl<'m> PageMapArray<'m> {
-    /// Returns how many bytes the entries of `pages` pages take; the memory must be aligned to 64 bytes.
+    /// Returns how many bytes the entries of `pages` pages take; the memory must be aligned to 64
+    /// bytes.
     ///
     /// # Panics
-    /// When that is no number of bytes.
+    /// When that number overflows.
     pub const fn metadata_bytes(pages: usize) -> usize {
         let owners = pages.checked_mul(size_of::<AtomicPtr<()>>());
         let tags = pages.checked_mul(size_of::<AtomicU8>());
@@ -92,15 +94,16 @@ impl<'m> PageMapArray<'m> {
         {
             return bytes;
         }
-        panic!("the entries of so many pages are no number of bytes")
+        panic!("the size of the entries overflows")
     }
 
     /// Makes the map of `pages` pages from `root`, in `metadata`.
     ///
     /// # Safety
-    /// 1. `metadata` is valid for reads and writes of [`metadata_bytes(pages)`](Self::metadata_bytes) bytes during
-    ///    `'m`, aligned to 64 bytes, all zero, and used by nobody else.
-    /// 2. `root` is page-aligned, and may be used for all of the memory that the pages are.
+    /// 1. `metadata` is valid for reads and writes of
+    ///    [`metadata_bytes(pages)`](Self::metadata_bytes) bytes during `'m`, aligned to 64 bytes,
+    ///    all zero, and not used by other code.
+    /// 2. `root` is page-aligned, and may be used to access all of the pages.
     pub unsafe fn new_in(root: NonNull<u8>, pages: usize, metadata: NonNull<u8>) -> Self {
         // SAFETY: clause 1: the owners come first, so they have the memory's alignment.
         let owners = unsafe { slice_in(metadata, pages) };
@@ -111,7 +114,7 @@ impl<'m> PageMapArray<'m> {
         Self { root, pages, tags, owners }
     }
 
-    /// Returns the pages of the range.
+    /// Returns the number of pages of the range.
     pub const fn pages(&self) -> usize {
         self.pages
     }
@@ -125,13 +128,15 @@ impl<'m> PageMapArray<'m> {
     /// Returns the tag of page `index` of the range: [`Tag::NONE`] beyond its end.
     #[inline]
     pub fn tag_at(&self, index: usize) -> Tag {
-        // Relaxed: see the header.
+        // Relaxed: see `map.rs`.
         self.tags
             .get(index)
             .map_or(Tag::NONE, |entry| Tag::from_byte(entry.load(Ordering::Relaxed)))
     }
 
-    /// Returns the place of the tag of page `index` of the range, to read and to write; `None` beyond its end.
+    /// Returns the place of the tag of page `index` of the range, to read and to write; `None`
+    /// beyond its end.
+    #[doc(hidden)]
     #[inline]
     pub fn place_at(&self, index: usize) -> Option<TagPlace<'_>> {
         self.tags.get(index).map(TagPlace)
@@ -140,13 +145,14 @@ impl<'m> PageMapArray<'m> {
     /// Sets the tag of page `index` of the range.
     ///
     /// # Safety
-    /// 1. There is such a page.
+    /// 1. `index` is below [`pages`](Self::pages).
+    #[doc(hidden)]
     #[inline(always)]
     pub unsafe fn set_tag_unchecked(&self, index: usize, tag: Tag) {
         debug_assert!(index < self.pages, "clause 1");
         // SAFETY: clause 1: the index is below the count of tags.
         let entry = unsafe { self.tags.get_unchecked(index) };
-        // Relaxed: see the header.
+        // Relaxed: see `map.rs`.
         entry.store(tag.get(), Ordering::Relaxed);
     }
 
@@ -154,22 +160,25 @@ impl<'m> PageMapArray<'m> {
     #[inline]
     pub fn set_tag_at(&self, index: usize, tag: Tag) {
         if let Some(entry) = self.tags.get(index) {
-            // Relaxed: see the header.
+            // Relaxed: see `map.rs`.
             entry.store(tag.get(), Ordering::Relaxed);
         }
     }
 
-    /// Exchanges the tag of page `index` of the range from `from` to `to`, atomically; whether it was `from`.
+    /// Exchanges the tag of page `index` of the range from `from` to `to`, atomically; whether it
+    /// was `from`.
+    #[doc(hidden)]
     #[inline]
     pub fn exchange_tag_at(&self, index: usize, from: Tag, to: Tag) -> bool {
-        // Relaxed: see the header. Of several at once one succeeds in any order.
+        // Relaxed: see `map.rs`. Of several exchanges at the same time, one succeeds.
         let exchange = |entry: &AtomicU8| {
             entry.compare_exchange(from.get(), to.get(), Ordering::Relaxed, Ordering::Relaxed)
         };
         self.tags.get(index).is_some_and(|entry| exchange(entry).is_ok())
     }
 
-    /// Has the machine bring the tag of page `index` close: nobody waits for it.
+    /// Prefetches the tag of page `index`; never waits.
+    #[doc(hidden)]
     #[inline]
     pub fn prefetch_tag_at(&self, index: usize) {
         if let Some(entry) = self.tags.get(index) {
@@ -183,17 +192,19 @@ impl<'m> PageMapArray<'m> {
         self.set_tag_at(self.index(address), tag);
     }
 
-    /// Returns which pages of the `WORDS` words of pages from page `first` on, which wraps around, are heads of deferred blocks.
-    /// Pages beyond the range are not.
+    /// Returns which pages of the `WORDS` words of pages from page `first` on, which wraps around,
+    /// are heads of deferred blocks. Pages beyond the range are not.
     ///
     /// The caller executes an Acquire fence before it hands the blocks out.
+    #[doc(hidden)]
     #[inline(always)]
     pub fn deferred_among<const WORDS: usize>(&self, first: usize) -> [DeferredHeads; WORDS] {
         deferred_heads::among(self.tags, first)
     }
 
-    /// Clears the tags of the pages from page `first` on, which wraps around, whose bit is set in `pages`. The caller owns those
-    /// pages.
+    /// Clears the tags of the pages from page `first` on, which wraps around, whose bit is set in
+    /// `pages`. The caller owns those pages.
+    #[doc(hidden)]
     #[inline(always)]
     pub fn clear_tags_among(&self, first: usize, pages: usize) {
         deferred_heads::clear_among(self.tags, first, pages);
@@ -201,15 +212,15 @@ impl<'m> PageMapArray<'m> {
 
     fn set_word(&self, address: usize, word: *mut ()) {
         if let Some(entry) = self.owners.get(self.index(address)) {
-            // Relaxed: see the header.
+            // Relaxed: see `map.rs`.
             entry.store(word, Ordering::Relaxed);
         }
     }
 }
 
-// SAFETY: clause 1: the arrays hold one entry per page and out-of-range indices read as none. Clause 2:
-// the range is that of the tags. Clause 3: `pointer` gives
-// the address the provenance of `root`, which may be used for all of the pages.
+// SAFETY: clause 1: the arrays hold one entry per page and out-of-range indices read as none.
+// Clause 2: the range is that of the tags. Clause 3: `pointer` gives the address the provenance of
+// `root`, which may be used for all of the pages.
 unsafe impl PageMap for PageMapArray<'_> {
     #[inline]
     fn tag(&self, address: usize) -> Tag {
@@ -225,7 +236,7 @@ unsafe impl PageMap for PageMapArray<'_> {
     #[inline]
     fn owner(&self, address: usize) -> *mut () {
         match self.owners.get(self.index(address)) {
-            // Relaxed: see the header.
+            // Relaxed: see `map.rs`.
             Some(entry) => entry.load(Ordering::Relaxed),
             None => core::ptr::null_mut(),
         }

@@ -1,4 +1,6 @@
-//! Which pages of a range are heads of blocks that were left where they were freed: a look at many tags at once.
+//! Finds the heads of deferred blocks among many tags at once.
+//!
+//! A **deferred** block was freed but not yet merged: its head has the tag [`Tag::deferred`].
 //!
 //! # Costs
 //! Sixteen tags at a time where the machine has SSE2, eight elsewhere.
@@ -7,35 +9,38 @@ use crate::arch::load::store_eight;
 use crate::page_map::tag::Tag;
 use crate::sync::atomic::{AtomicU8, Ordering};
 
-/// How many pages a word has a bit for.
+/// The pages of a word, one for each bit.
 const WORD_PAGES: usize = usize::BITS as usize;
-/// How many tags are stored together, and read where there is nothing wider.
+/// The tags that one store covers, and one load on machines without wider ones.
 const EIGHT: usize = size_of::<u64>();
 
-/// Which pages of a word's number are heads of blocks that were left, see [`PageMapArray::deferred_among`].
+/// The heads of deferred blocks among the pages of one word, see
+/// [`PageMapArray::deferred_among`](crate::PageMapArray::deferred_among).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DeferredHeads {
     /// The pages, as bits: bit 0 is the first.
     pub heads: usize,
-    /// Whether all of the blocks are single pages.
+    /// Whether all of these blocks are single pages.
     pub are_single: bool,
 }
 
-/// Returns which of the `WORDS` words of tags from `first` on, which wraps around, belong to heads of deferred blocks. Pages
-/// beyond `tags` do not.
+/// Returns which of the `WORDS` words of tags from `first` on, which wraps around, belong to heads
+/// of deferred blocks. Pages beyond `tags` do not.
 #[inline(always)]
 pub(super) fn among<const WORDS: usize>(tags: &[AtomicU8], first: usize) -> [DeferredHeads; WORDS] {
     let end = first.wrapping_add(WORDS * WORD_PAGES);
     match tags.get(first..end) {
         Some(tags) if tags.as_ptr().addr() % EIGHT == 0 => core::array::from_fn(|word| {
-            // SAFETY: the slice has the tags of `WORDS` words, of which this is one, and begins at a multiple of eight.
+            // SAFETY: the slice has the tags of `WORDS` words, of which this is one, and begins at
+            // a multiple of eight.
             unsafe { wide::heads(tags, word * WORD_PAGES) }
         }),
         _ => core::array::from_fn(|word| one_by_one(tags, first.wrapping_add(word * WORD_PAGES))),
     }
 }
 
-/// Returns the heads in one word, tag by tag: for words at the edge of the range, or where the tags are not aligned to eight.
+/// Returns the heads in one word, tag by tag: for words at the edge of the range, or where the tags
+/// are not aligned to eight.
 #[cold]
 fn one_by_one(tags: &[AtomicU8], first: usize) -> DeferredHeads {
     let nothing = DeferredHeads { heads: 0, are_single: true };
@@ -50,7 +55,8 @@ fn one_by_one(tags: &[AtomicU8], first: usize) -> DeferredHeads {
     })
 }
 
-/// Clears the tags of the pages from `first` on, which wraps around, whose bit is set in `pages`. The caller owns those pages.
+/// Clears the tags of the pages from `first` on, which wraps around, whose bit is set in `pages`.
+/// The caller owns those pages.
 #[inline(always)]
 pub(super) fn clear_among(tags: &[AtomicU8], first: usize, mut pages: usize) {
     let word: Option<&[AtomicU8; WORD_PAGES]> =
@@ -60,7 +66,8 @@ pub(super) fn clear_among(tags: &[AtomicU8], first: usize, mut pages: usize) {
     };
     if pages == usize::MAX && word.as_ptr().addr() % EIGHT == 0 {
         for eight in (0..WORD_PAGES).step_by(EIGHT) {
-            // SAFETY: `eight` is a multiple of eight below the word's end, and the word is aligned to eight.
+            // SAFETY: `eight` is a multiple of eight below the word's end, and the word is aligned
+            // to eight.
             unsafe { store_eight(word, eight, u64::from_ne_bytes([Tag::NONE.get(); EIGHT])) };
         }
         return;
@@ -92,17 +99,18 @@ mod wide {
     use crate::page_map::tag::Tag;
     use crate::sync::atomic::AtomicU8;
 
-    /// How many tags are looked at together.
+    /// The tags that one instruction compares.
     const SIXTEEN: usize = size_of::<__m128i>();
-    /// Tags of single pages that were left are this; those of larger blocks are above, and nothing else is.
+    /// The tag of a deferred single page. The tags of larger deferred blocks are above it, and no
+    /// others are.
     const SINGLE: u8 = Tag::deferred(Order::ZERO).get();
     /// The bits of an order in each of sixteen bytes.
     const ORDERS: u128 = u128::from_ne_bytes([31; SIXTEEN]);
 
-    /// Returns which of a word's number of tags from `tags[first]` on are those of heads.
+    /// Returns the heads among the tags of one word, from `tags[first]` on.
     ///
     /// # Safety
-    /// 1. There are such tags.
+    /// 1. `tags` has the tags of a word from `first` on.
     #[inline(always)]
     pub(super) unsafe fn heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
         debug_assert!(tags.len() - first >= WORD_PAGES, "clause 1");
@@ -113,11 +121,12 @@ mod wide {
         let mut heads = 0;
         for at in (0..WORD_PAGES).step_by(SIXTEEN) {
             let found: usize;
-            // SAFETY: clause 1: sixteen atomic bytes that are borrowed; a load has each of them whole, Relaxed.
+            // SAFETY: clause 1: sixteen atomic bytes that are borrowed; a load has each of them
+            // whole, Relaxed.
             unsafe {
                 core::arch::asm!(
                     "movdqu {tags}, xmmword ptr [{start} + {at}]",
-                    // Those that are no less than `SINGLE`, all bits of each.
+                    // All bits of each byte that is not below `SINGLE`.
                     "movdqa {is_head}, {single}",
                     "pmaxub {is_head}, {tags}",
                     "pcmpeqb {is_head}, {tags}",
@@ -153,27 +162,28 @@ mod wide {
     /// The highest bit of each of eight bytes.
     const HIGHEST: u64 = u64::from_ne_bytes([1 << 7; EIGHT]);
 
-    /// Returns the highest bit of each of eight bytes, of which nothing else is set, as eight bits.
+    /// Collects the highest bits of eight bytes, whose other bits are clear, into eight
+    /// neighbouring bits.
     #[inline(always)]
     fn gathered(highest: u64) -> usize {
-        // Bit 8n of what is multiplied becomes bit 56 + n: no two of the products' bits meet.
+        // The product moves bit 8n to bit 56 + n; no two of its bits overlap.
         ((highest >> 7).wrapping_mul(0x0102_0408_1020_4080) >> 56) as usize
     }
 
-    /// Returns which of a word's number of tags from `tags[first]` on are those of heads.
+    /// Returns the heads among the tags of one word, from `tags[first]` on.
     ///
     /// # Safety
-    /// 1. There are such tags, and the first is aligned to eight.
+    /// 1. `tags` has the tags of a word from `first` on, and the first is aligned to eight.
     #[inline(always)]
     pub(super) unsafe fn heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
         let (mut heads, mut orders) = (0, 0);
         for at in (0..WORD_PAGES).step_by(EIGHT) {
             // SAFETY: clause 1.
             let eight = unsafe { load_eight(tags, first + at) };
-            // The highest bit of each byte that has the two highest.
+            // The highest bit of each byte whose two highest bits are set.
             let found = eight & eight << 1 & HIGHEST;
             heads |= gathered(found) << at;
-            // Of those bytes the lower bits; the orders among them are looked at in the end.
+            // The lower bits of those bytes; their order bits are compared after the loop.
             orders |= eight & (found - (found >> 7));
         }
         DeferredHeads { heads, are_single: orders & ORDERS == 0 }
@@ -196,13 +206,13 @@ mod tests {
     struct Entries([u8; PageMapArray::metadata_bytes(PAGES)]);
 
     #[test]
-    fn a_look_at_many_tags_is_one_at_each() {
+    fn many_tags_at_once_read_as_one_by_one() {
         let mut page = Page([0; PAGE_SIZE]);
         let root = NonNull::from(&mut page.0).cast();
         let mut random = testkit::Random::new(5);
         for round in 0..500 {
             let mut entries = Entries([0; PageMapArray::metadata_bytes(PAGES)]);
-            // Of some rounds all are left, of others few, of some single pages alone.
+            // Rounds differ: all blocks are deferred, or few, or single pages only.
             let (among, largest) = (1 + round % 5, 1 + round / 5 % 3);
             // SAFETY: the entries are aligned, zero and ours; no memory is used through the map.
             let map =

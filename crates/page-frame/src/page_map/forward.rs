@@ -6,7 +6,8 @@ use crate::order::Order;
 use crate::page_map::map::{PageMap, TagRange};
 use crate::page_map::tag::Tag;
 
-/// A type whose page map is another value's. It implements [`PageMap`] by that: one method instead of seven.
+/// A type whose page map is another value's. It implements [`PageMap`] by that: one method instead
+/// of seven.
 ///
 /// ```
 /// use page_frame::{Arena, ForwardPageMap, PageMap};
@@ -44,9 +45,11 @@ use crate::page_map::tag::Tag;
 /// ```
 ///
 /// # Safety
-/// 1. `page_map` returns the same map each time, which lives and stays where it is as long as the value.
+/// 1. `page_map` returns the same map each time, which lives and stays where it is as long as the
+///    value.
 pub unsafe trait ForwardPageMap {
-    /// Returns the map that answers for this value. Write the return type as here, so that the map's own type stays hidden.
+    /// Returns the map that answers for this value. Write the return type as here, so that the
+    /// map's own type stays hidden.
     fn page_map(&self) -> &impl PageMap;
 }
 
@@ -58,7 +61,8 @@ unsafe impl<P: PageMap> ForwardPageMap for &P {
     }
 }
 
-// SAFETY: each method asks the one map that clause 1 of `ForwardPageMap` promises, which keeps the clauses of `PageMap`.
+// SAFETY: each method asks the one map that clause 1 of `ForwardPageMap` promises, which keeps the
+// clauses of `PageMap`.
 unsafe impl<T: ForwardPageMap> PageMap for T {
     #[inline(always)]
     fn tag(&self, address: usize) -> Tag {

@@ -1,15 +1,23 @@
-//! From an address to what lies there: a tag per page and an owner per page.
+//! The page map: from an address to a tag and an owner, for each page.
 //!
 //! # Concepts
-//! - **Tag**: one byte per page that says what the page is the start or a part of ([`Tag`]). It is what `kfree` reads.
-//! - **Owner**: one word per page. On every page of a slab it points to the slab's record; on the head of a page run it
-//!   holds the page count; elsewhere it means nothing.
+//! - **Tag**: one byte per page. It says whether a block, a run or a slab begins there ([`Tag`]).
+//!   `kfree` reads it.
+//! - **Owner**: one word per page. On every page of a slab it points to the slab's header. On the
+//!   head of a page run it holds the page count. Elsewhere it is meaningless.
+//!
+//! Caches need the map alone, so [`PageMap`] is a trait of its own. Page sources with exact page
+//! counts need both: they are [`PageResize`](crate::PageResize), which has this trait as a
+//! supertrait.
 //!
 //! # Concurrency
-//! Entries are read and written without locks, Relaxed. Nothing is published through them: whoever frees an address got
-//! it from whoever allocated it, and whatever carried it from CPU to CPU also ordered the write of the entry before the
-//! read. Who asks about an address of nobody's gets some entry, and no memory is touched through it. The exception is a
-//! block that is left: its tag is stored by Release, and whoever finds it by `deferred_among` fences (Acquire).
+//! Entries are read and written without locks, Relaxed. They publish nothing: the code that frees
+//! an address got the address from the code that allocated it, and that transfer between CPUs
+//! ordered the write of the entry before the read. For an address that is not allocated the map
+//! returns some entry, through which no memory is accessed.
+//!
+//! The exception is a deferred block: its tag is stored with Release, and the CPU that finds it
+//! executes an Acquire fence.
 
 use core::ptr::NonNull;
 
@@ -18,19 +26,21 @@ use crate::order::{Order, PAGE_SHIFT};
 use crate::page_map::tag::Tag;
 use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
-/// Answers what lies at an address.
+/// A page map: returns the tag and the owner of the page at an address.
 ///
 /// # Safety
-/// 1. `tag` and `owner` return what was last set for the page, and [`Tag::NONE`] and null for pages never set or out of
-///    range.
-/// 2. `tag_range` reads what `tag` and `owner` do, or [`Tag::NONE`], while the map stays alive and where it is.
-/// 3. `pointer` returns a pointer to the address given that may be used for whatever memory of this map is there.
+/// 1. `tag` and `owner` return the values last set for the page, and [`Tag::NONE`] and null for
+///    pages that were never set or are out of range.
+/// 2. `tag_range` reads the same values as `tag` and `owner`, or [`Tag::NONE`], while the map lives
+///    and is not moved.
+/// 3. `pointer` returns a pointer to the given address that may be used to access the memory of
+///    this map there.
 pub unsafe trait PageMap {
     /// Returns the tag of the page that `address` lies in. O(1), one or two loads, no lock.
     fn tag(&self, address: usize) -> Tag;
 
-    /// Returns the tags of the range that most pages lie in. Pages beyond it, and those in it whose tag reads as
-    /// [`Tag::NONE`], are to be asked for by [`tag`](Self::tag).
+    /// Returns the tags of the range that most pages lie in. For pages outside it, and for pages
+    /// whose tag reads as [`Tag::NONE`], ask [`tag`](Self::tag).
     #[inline]
     fn tag_range(&self) -> TagRange {
         TagRange::EMPTY
@@ -63,19 +73,22 @@ pub unsafe trait PageMap {
     /// 1. The block is in this map and belongs to the caller.
     unsafe fn clear_run(&self, start: NonNull<u8>, order: Order);
 
-    /// Returns a pointer to `address` that we may use: the address a user hands back only names memory.
+    /// Returns a pointer to `address` with the map's own provenance. A pointer that a user frees is
+    /// used as an address only.
     fn pointer(&self, address: usize) -> NonNull<u8>;
 
-    /// Returns the page count of the run whose head `address` lies in, or `None` where no run starts.
+    /// Returns the page count of the run whose head `address` lies in, or `None` where no run
+    /// starts.
     #[inline]
     fn run_pages(&self, address: usize) -> Option<usize> {
         if self.tag(address) == Tag::RUN { Some(self.owner(address).addr()) } else { None }
     }
 }
 
-/// The tags and owners of one range of pages, for who looks up many addresses: a comparison and a load each.
+/// The tags and owners of one range of pages as raw pointers: a look-up is one comparison and one
+/// load.
 ///
-/// It borrows nothing; whoever keeps one keeps the map.
+/// It borrows nothing: the code that keeps one keeps the map alive.
 ///
 /// ```
 /// use page_frame::TagRange;
@@ -90,9 +103,9 @@ pub struct TagRange {
     pub(crate) owners: *const AtomicPtr<()>,
 }
 
-// SAFETY: both are atomics, and reading one is promised to be sound wherever it is done.
+// SAFETY: the pointers are read only by methods whose clause 1 makes the atomics behind them valid.
 unsafe impl Send for TagRange {}
-// SAFETY: the same atomics, and nothing that one thread alone may read.
+// SAFETY: shared references read atomics only.
 unsafe impl Sync for TagRange {}
 
 impl TagRange {
@@ -103,10 +116,10 @@ impl TagRange {
     /// Returns the tag of the page that `address` lies in; `None` beyond the range. O(1).
     ///
     /// # Safety
-    /// 1. The map that the range came from is alive and where it was.
+    /// 1. The map that returned the range lives and was not moved since.
     #[inline(always)]
     pub unsafe fn tag(&self, address: usize) -> Option<Tag> {
-        // SAFETY: clause 1: the tags are there.
+        // SAFETY: clause 1 is clause 1 of `tag_index`.
         unsafe { self.tag_index(address) }.map(|index| Tag::from_byte(index as u8))
     }
 
@@ -120,12 +133,13 @@ impl TagRange {
         if index >= self.pages {
             return None;
         }
-        // Relaxed: see `page_map.rs`.
-        // SAFETY: clause 1: there is a tag for each page.
+        // SAFETY: clause 1 of `load_wide`: the map lives, and has a tag for each page below
+        // `pages`.
         Some(unsafe { load_wide(self.tags, index) })
     }
 
-    /// Returns tag and owner word of the page that `address` lies in; `None` beyond the range. O(1).
+    /// Returns tag and owner word of the page that `address` lies in; `None` beyond the range.
+    /// O(1).
     ///
     /// # Safety
     /// 1. As for [`tag`](Self::tag).
@@ -134,15 +148,16 @@ impl TagRange {
         // SAFETY: clause 1 is `tag`'s.
         let tag = unsafe { self.tag(address) }?;
         let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
-        // SAFETY: clause 1: there is an owner for each page, and the page is in the range, as it has a tag.
+        // SAFETY: clause 1: there is an owner for each page, and the page is in the range, as it
+        // has a tag.
         let entry = unsafe { self.owners.add(index) };
         // SAFETY: clause 1: the map lives, and `tag` found the index in range.
         let entry = unsafe { &*entry };
-        // Relaxed: see `page_map.rs`.
+        // Relaxed: see the header.
         Some((tag, entry.load(Ordering::Relaxed)))
     }
 
-    /// Returns the pages of the range.
+    /// Returns the number of pages of the range.
     pub const fn pages(&self) -> usize {
         self.pages
     }

@@ -1,18 +1,18 @@
-//! Tags: what a page is, in a byte.
+//! Tags: one byte that describes a page.
 
 use crate::order::Order;
 
-/// What a page is, in a byte.
+/// One byte that describes a page.
 ///
 /// | value | meaning |
 /// |---|---|
-/// | 0 | free, the tail of a block or run, or not ours |
+/// | 0 | free, the tail of a block or run, or not in the map |
 /// | 1 to 19 | head of a block of order value - 1 |
 /// | 31 | first page of an area that is offline |
 /// | 32 | head of a page run; its owner word is the page count |
-/// | 33 | page of a slab; its owner is the slab's record |
-/// | 64 to 191 | page of a slab of the size class value - 64; its owner is the slab's record |
-/// | 192 to 210 | head of a block of order value - 192 that was freed and left where it is |
+/// | 33 | page of a slab; its owner is the slab's header |
+/// | 64 to 191 | page of a slab of the size class value - 64; its owner is the slab's header |
+/// | 192 to 210 | head of a deferred block of order value - 192: freed, not yet merged |
 ///
 /// ```
 /// use page_frame::{Order, Tag};
@@ -28,18 +28,18 @@ use crate::order::Order;
 pub struct Tag(u8);
 
 impl Tag {
-    /// Free, the tail of a block or run, or not ours.
+    /// Free, the tail of a block or run, or not in the map.
     pub const NONE: Self = Self(0);
-    /// First page of an area, or of what is there of one, that is offline.
+    /// First page of an area, or of the part of an area that exists, that is offline.
     pub const OFFLINE: Self = Self(31);
     /// Head of a page run.
     pub const RUN: Self = Self(32);
     /// Page of a slab whose cache has no size class.
     pub const SLAB: Self = Self(33);
-    /// How many size classes have a tag.
+    /// The number of size classes that have a tag.
     pub const CLASSES: usize = 128;
-    /// The first of those of blocks that were left: all from here on have the two highest bits.
-    const LEFT: u8 = 192;
+    /// The first tag of deferred blocks: all from here on have the two highest bits set.
+    const DEFERRED: u8 = 192;
 
     /// Returns the tag of the head of a block of `order`.
     #[inline]
@@ -71,16 +71,16 @@ impl Tag {
         }
     }
 
-    /// Returns the tag of the head of a block of `order` that was freed and left where it is.
+    /// Returns the tag of the head of a deferred block of `order`: freed, not yet merged.
     #[inline]
     pub const fn deferred(order: Order) -> Self {
-        Self(Self::LEFT + order.get())
+        Self(Self::DEFERRED + order.get())
     }
 
-    /// Returns the order when this is the head of a block that was left.
+    /// Returns the order when this is the head of a deferred block.
     #[inline]
     pub const fn as_deferred(self) -> Option<Order> {
-        match self.0.checked_sub(Self::LEFT) {
+        match self.0.checked_sub(Self::DEFERRED) {
             Some(order) => Order::new(order),
             None => None,
         }
@@ -89,7 +89,7 @@ impl Tag {
     /// Whether this is a page of a slab, with or without a size class.
     #[inline]
     pub const fn is_slab(self) -> bool {
-        self.0 >= Self::SLAB.0 && self.0 < Self::LEFT
+        self.0 >= Self::SLAB.0 && self.0 < Self::DEFERRED
     }
 
     /// Returns the byte.
@@ -98,7 +98,7 @@ impl Tag {
         self.0
     }
 
-    /// Returns the tag that a byte of a page map is.
+    /// Returns the tag with this value.
     #[inline(always)]
     pub(crate) const fn from_byte(byte: u8) -> Self {
         Self(byte)

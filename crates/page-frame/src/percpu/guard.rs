@@ -1,4 +1,5 @@
-//! Entering a per-CPU slot as its owner, and the guard that leaves it. The protocol is in `per_cpu.rs`.
+//! Entering a per-CPU slot as its owner, and the guard that leaves it. The protocol is in
+//! `per_cpu.rs`.
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -10,31 +11,31 @@ use crate::percpu::id::CpuId;
 use crate::percpu::slot::PerCpuSlot;
 use crate::sync::atomic::Ordering;
 
-/// Why the slot could not be entered, so that the caller goes on without it.
+/// Why the caller could not enter its slot, and continues without it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnterError {
     /// The caller has no slot.
     NoSlot,
-    /// The caller runs on top of the slot's owner: it may only try locks.
+    /// The caller interrupted the slot's owner: it may only try locks.
     Nested,
     /// Another CPU has taken the slot over.
     Detached,
 }
 
-/// The caller's own slot, entered. Dropping it leaves the slot. A forgotten one keeps the slot busy for ever: its owner goes
-/// on without, and takers skip it.
+/// Access to the caller's own slot. Dropping it leaves the slot. A forgotten guard keeps the slot
+/// busy for ever: its owner continues without it, and takers skip it.
 ///
 /// It stays in its thread:
 ///
 /// ```compile_fail,E0277
 /// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
 /// let mut slots = [PerCpuSlot::new(0)];
-/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
-/// let inside = slots.enter().unwrap();
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let inside = per_cpu.enter().unwrap();
 /// std::thread::scope(|scope| _ = scope.spawn(move || drop(inside)));
 /// ```
 #[derive(Debug)]
-#[must_use = "the slot is left at once when this is dropped"]
+#[must_use = "dropping the guard leaves the slot at once"]
 pub struct PerCpuGuard<'a, T, C: Cpu> {
     slot: &'a PerCpuSlot<T>,
     id: CpuId,
@@ -47,7 +48,8 @@ impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
     ///
     /// # Safety
     /// 1. The caller has just pinned itself, by `pin` or `pin_known` of `cpu`, which returned `id`.
-    /// 2. `slot` is the slot of `id` among slots for the CPUs of `cpu`, and is valid for shared use during `'a`.
+    /// 2. `slot` is the slot of `id` among slots for the CPUs of `cpu`, and is valid for shared use
+    ///    during `'a`.
     #[inline(always)]
     pub(super) unsafe fn enter(
         slot: *const PerCpuSlot<T>,
@@ -56,14 +58,17 @@ impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
     ) -> Result<Self, EnterError> {
         // SAFETY: clause 2: valid for shared use. `in_register` changes no address.
         let slot = unsafe { &*in_register(slot) };
-        // SAFETY: I2: only contexts on this CPU write `busy`.
+        // SAFETY: clause 1 of `load_own`: by I2 of `per_cpu.rs` only contexts on this CPU write
+        // `busy`.
         let error = if unsafe { load_own(&slot.busy) } != 0 {
             EnterError::Nested
         } else {
-            // Relaxed: the light fence orders it before the load; what it guards is published by the store of 0.
+            // Relaxed: the light fence orders it before the load of `detached`; the store of 0
+            // publishes the body.
             slot.busy.store(1, Ordering::Relaxed);
             cpu.light_fence();
-            // Acquire: pairs with the Release at the end of `take_over`; sees what the taker did to the body.
+            // Acquire: pairs with the Release at the end of `take_over`; sees the taker's changes
+            // to the body.
             if slot.detached.load(Ordering::Acquire) == 0 {
                 return Ok(Self { slot, id, cpu, _not_send: PhantomData });
             }
@@ -88,7 +93,7 @@ impl<T, C: Cpu> Deref for PerCpuGuard<'_, T, C> {
 
     #[inline(always)]
     fn deref(&self) -> &T {
-        // SAFETY: I1: `enter` set `busy` and read `detached` 0.
+        // SAFETY: I1 of `per_cpu.rs`: `enter` set `busy` and read `detached` 0.
         unsafe { &*self.slot.body() }
     }
 }
@@ -96,7 +101,8 @@ impl<T, C: Cpu> Deref for PerCpuGuard<'_, T, C> {
 impl<T, C: Cpu> DerefMut for PerCpuGuard<'_, T, C> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
-        // SAFETY: I1: `enter` set `busy` and read `detached` 0; nested contexts turn away at `busy`.
+        // SAFETY: I1 of `per_cpu.rs`: `enter` set `busy` and read `detached` 0; nested code does
+        // not pass `busy`.
         unsafe { &mut *self.slot.body() }
     }
 }
@@ -104,9 +110,10 @@ impl<T, C: Cpu> DerefMut for PerCpuGuard<'_, T, C> {
 impl<T, C: Cpu> Drop for PerCpuGuard<'_, T, C> {
     #[inline(always)]
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in `owner_has_exited`; publishes what we did to the body.
+        // Release: pairs with the Acquire in `owner_has_exited`; publishes the owner's changes to
+        // the body.
         self.slot.busy.store(0, Ordering::Release);
-        // SAFETY: pairs with the `pin` of `enter`.
+        // SAFETY: clause 1 of `enter`: pairs with the `pin` that returned `id`.
         unsafe { self.cpu.unpin() };
     }
 }

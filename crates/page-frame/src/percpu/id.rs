@@ -1,9 +1,9 @@
-//! The number of a CPU.
+//! `CpuId`: the number of a CPU, and of its slots.
 
-/// The number of a CPU, or of whatever stands for one (a thread in user space): the index of its CPU slots.
+/// The number of a CPU, or of a thread that stands for one in user space: the index of its slots.
 ///
-/// Kept as the offset of the CPU's line in an array of lines of 64 bytes, which is what hot paths want: a machine that keeps
-/// its number in that form saves an instruction on each.
+/// It holds the byte offset of the CPU's line in an array of 64-byte lines, the form that hot paths
+/// need. A machine that stores its number in that form saves an instruction in each of them.
 ///
 /// ```
 /// use page_frame::CpuId;
@@ -12,7 +12,8 @@
 /// assert_eq!(unsafe { CpuId::at_line_offset(192) }.index(), 3);
 /// ```
 ///
-/// An offset that is no multiple of a line would be a slot between two slots, so it takes a promise:
+/// An offset that is not a multiple of 64 would name a place between two slots, so the constructor
+/// is unsafe:
 ///
 /// ```compile_fail,E0133
 /// page_frame::CpuId::at_line_offset(127);
@@ -21,7 +22,7 @@
 pub struct CpuId(u32);
 
 impl CpuId {
-    /// The size of a line in bytes; slots are one or several.
+    /// The size of a line in bytes. A slot has one line or several.
     pub const LINE: usize = 64;
 
     /// The number of ids: 2^26, so that the last one's offset fits 32 bits.
@@ -30,7 +31,8 @@ impl CpuId {
     /// Returns the id of CPU `number`.
     ///
     /// # Panics
-    /// When `number` is not below [`COUNT`](Self::COUNT). Where the compiler knows that it is, nothing of the check is left.
+    /// When `number` is not below [`COUNT`](Self::COUNT). The compiler removes the check where it
+    /// knows the number.
     #[inline]
     pub const fn new(number: u32) -> Self {
         assert!((number as usize) < Self::COUNT, "CPU numbers are below 2^26");

@@ -1,19 +1,22 @@
-//! The slow path's locks: who may wait for one, and that interrupts are masked while one is held.
+//! Interrupt-safe locks: interrupts are masked while one is held, and nested code never waits for
+//! one.
 //!
 //! # Concepts
-//! A CPU that is inside its slot, or that holds or waits for such a lock, may be interrupted by code that wants one too. That
-//! code is nested, finds `busy` or `locking` set, and only tries: waiting for what it came upon would never end. A
-//! [`IrqLock`] cannot be taken in any other way, so that no path forgets this.
+//! An interrupt may arrive while its CPU is inside a slot, or holds or waits for a lock, and its
+//! handler may need a lock too. The handler is nested code: it finds `busy` or `locking` set and
+//! only tries the lock, as the code that it interrupted cannot release it. An [`IrqLock`] is taken
+//! through an [`IrqLockToken`], which enforces this rule.
 //!
 //! # Invariants
-//! - I1: `locking` is set from before a [`IrqLock`] is taken until after it is released, by whoever is not nested.
-//! - I2: a [`IrqLockToken`] and the [`IrqLockGuard`] guards that borrow it stay in the context that made them, as neither is `Send`. A
-//!   context with an id stays on its CPU, which the `IrqLockToken` pins.
+//! - I1: code that is not nested sets `locking` before it takes an [`IrqLock`] and clears it after
+//!   the release.
+//! - I2: an [`IrqLockToken`] and the [`IrqLockGuard`]s that borrow it stay in the context that made
+//!   them, as neither is `Send`. The token pins a context that has an id to its CPU.
 //!
 //! # Forgotten guards
-//! A forgotten [`IrqLockGuard`] leaves its lock taken and interrupts masked, a forgotten [`IrqLockToken`] its CPU pinned and marked as
-//! locking. Both are leaks: contexts on that CPU only try locks from then on, and nothing is reached twice. The lock itself
-//! excludes, whatever slots its users came through.
+//! A forgotten [`IrqLockGuard`] leaves its lock taken and interrupts masked. A forgotten
+//! [`IrqLockToken`] leaves its CPU pinned and marked as locking. Both are leaks and sound: contexts
+//! on that CPU only try locks from then on, and the lock itself still excludes all its users.
 
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
@@ -25,14 +28,14 @@ use crate::sync::atomic::Ordering;
 use crate::sync::lock::{Guard, Lock};
 use crate::sync::model::{MODELLED, const_unless_loom};
 
-/// A lock that code which an interrupt may come upon takes, and code in interrupts too: through [`IrqLockToken`] alone.
+/// A lock for data that interrupt handlers use too. It is taken through an [`IrqLockToken`].
 ///
 /// ```
 /// # use page_frame::{SingleCpu, PerCpuSlot, IrqLock, PerCpu};
 /// # let mut slots = [PerCpuSlot::new(())];
-/// # let slots = PerCpu::new(&mut slots, SingleCpu::new());
+/// # let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
 /// let lock = IrqLock::new(1);
-/// let token = slots.lock_token();
+/// let token = per_cpu.lock_token();
 /// *token.lock(&lock).expect("not nested") += 1;
 /// ```
 #[derive(Debug)]
@@ -52,9 +55,10 @@ impl<U> IrqLock<U> {
     }
 }
 
-/// Leave to take locks of the slow path. While it lives, nested contexts on this CPU only try theirs.
+/// The permission to take [`IrqLock`]s. While it lives, nested code on this CPU only tries its
+/// locks.
 ///
-/// Several may live in one context, as nested ones, and go in any order.
+/// One context may have several, dropped in any order; all but the first are nested.
 #[derive(Debug)]
 pub struct IrqLockToken<'a, T, C: Cpu> {
     marked: Option<&'a PerCpuSlot<T>>,
@@ -65,10 +69,12 @@ pub struct IrqLockToken<'a, T, C: Cpu> {
 }
 
 impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
-    /// Makes the token of the caller, whose CPU's slot is `slot`, and marks that slot as locking unless the caller is nested.
+    /// Makes the token of the caller, whose CPU's slot is `slot`, and marks that slot as locking
+    /// unless the caller is nested.
     ///
     /// # Safety
-    /// 1. The caller has just pinned itself by `cpu.pin()`, which returned `id`. The token unpins it.
+    /// 1. The caller has just pinned itself by `cpu.pin()`, which returned `id`. The token unpins
+    ///    it.
     /// 2. `slot` is the slot of `id`, if there is one.
     pub(super) unsafe fn new(
         slot: Option<&'a PerCpuSlot<T>>,
@@ -87,20 +93,21 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
         Self { marked, nested, id, cpu, _not_send: PhantomData }
     }
 
-    /// Whether the caller runs on top of code that is inside the slot or holds locks.
+    /// Whether the caller interrupted code that is inside the slot, or holds or waits for a lock.
     pub fn is_nested(&self) -> bool {
         self.nested
     }
 
-    /// Returns the id of the CPU, for callers that have one.
+    /// Returns the id of the CPU, if the caller has one.
     pub fn id(&self) -> Option<CpuId> {
         self.id
     }
 
-    /// Takes `lock` with interrupts masked: waits for it, or, nested, only tries.
+    /// Takes `lock` with interrupts masked. Waits for it, unless the caller is nested: then it only
+    /// tries.
     pub fn lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
         if self.nested || MODELLED {
-            // Loom's own lock knows who waits for whom.
+            // loom's lock has to see the wait.
             let wait = || Some(self.masked(|| lock.0.lock()));
             return if self.nested { self.try_lock(lock) } else { wait() };
         }
@@ -118,7 +125,7 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
     pub fn try_lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
         let state = self.cpu.mask_interrupts();
         let Some(guard) = lock.0.try_lock() else {
-            // SAFETY: clauses 1 and 2: `state` comes from the line above; `self` pins the CPU.
+            // SAFETY: clause 1: `state` comes from the line above. Clause 2: `self` pins the CPU.
             unsafe { self.cpu.restore_interrupts(state) };
             return None;
         };
@@ -145,22 +152,22 @@ impl<T, C: Cpu> Drop for IrqLockToken<'_, T, C> {
     }
 }
 
-/// A lock's data, held with interrupts masked. Dropping it releases the lock, then restores them. Several of one context may be
-/// dropped in any order (clause 4 of [`Cpu`]).
+/// Access to the data of an [`IrqLock`], with interrupts masked. Dropping it releases the lock,
+/// then restores interrupts. One context may drop several in any order (clause 4 of [`Cpu`]).
 ///
-/// It stays in its thread, whose interrupts it masks:
+/// It is not `Send`, as it masks the interrupts of its own context:
 ///
 /// ```compile_fail,E0277
 /// use page_frame::{SingleCpu, PerCpuSlot, IrqLock, PerCpu};
 /// let mut slots = [PerCpuSlot::new(0)];
-/// let slots = PerCpu::new(&mut slots, SingleCpu::new());
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
 /// static LOCK: IrqLock<u32> = IrqLock::new(1);
-/// let token = slots.lock_token();
+/// let token = per_cpu.lock_token();
 /// let held = token.lock(&LOCK).unwrap();
 /// std::thread::scope(|scope| _ = scope.spawn(move || drop(held)));
 /// ```
 #[derive(Debug)]
-#[must_use = "the lock is released at once when this is dropped"]
+#[must_use = "dropping the guard releases the lock at once"]
 pub struct IrqLockGuard<'l, U, C: Cpu> {
     guard: Option<Guard<'l, U>>,
     state: InterruptState,
@@ -172,21 +179,21 @@ impl<U, C: Cpu> Deref for IrqLockGuard<'_, U, C> {
     type Target = U;
 
     fn deref(&self) -> &U {
-        self.guard.as_ref().expect("the guard is there until drop")
+        self.guard.as_ref().expect("only `drop` takes the guard")
     }
 }
 
 impl<U, C: Cpu> DerefMut for IrqLockGuard<'_, U, C> {
     fn deref_mut(&mut self) -> &mut U {
-        self.guard.as_mut().expect("the guard is there until drop")
+        self.guard.as_mut().expect("only `drop` takes the guard")
     }
 }
 
 impl<U, C: Cpu> Drop for IrqLockGuard<'_, U, C> {
     fn drop(&mut self) {
         self.guard = None;
-        // SAFETY: clause 1: `state` is what the masking before the lock returned, in this context by I2. Clause 2: the `IrqLockToken` that
-        // this guard borrows pins the CPU.
+        // SAFETY: clause 1: `mask_interrupts` returned `state` before the lock was taken, in this
+        // context by I2. Clause 2: the token that this guard borrows pins the CPU.
         unsafe { self.cpu.restore_interrupts(self.state) };
     }
 }

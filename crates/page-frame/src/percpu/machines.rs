@@ -1,4 +1,5 @@
-//! Machines that need no operating system: one CPU, CPUs played by one thread, and a machine without a heavy fence.
+//! Machines that need no operating system: one CPU, CPUs played by one thread, and a machine
+//! without a heavy fence.
 
 use core::cell::Cell;
 use core::marker::PhantomData;
@@ -7,7 +8,8 @@ use crate::percpu::cpu::{Cpu, InterruptState, forward_cpu};
 use crate::percpu::id::CpuId;
 use crate::sync::atomic::{Ordering, fence};
 
-/// One CPU, no interrupts, no threads. Not `Sync`, so nothing built on it can be shared between threads.
+/// One CPU without interrupts and threads. It is not `Sync`, so threads cannot share anything built
+/// on it.
 ///
 /// ```
 /// use page_frame::{Cpu, SingleCpu};
@@ -23,9 +25,9 @@ impl SingleCpu {
     }
 }
 
-// SAFETY: clause 1: the type is not `Sync`, so everything that uses one value runs in one thread, one after the other,
-// and a clone stands for the same thread's use of other slots: one array of slots belongs to one `PerCpu`. Clauses 2 to 4: there
-// is no other context. Clauses 5 and 6: 0 of 1, always.
+// SAFETY: clause 1: the type is not `Sync`, so all users of one value run in one thread, without
+// nesting. A clone governs other slots, as one `PerCpu` governs an array. Clauses 2 to 4: there is
+// no other context. Clauses 5 and 6: the id is always 0 of 1. Clause 7: zero.
 unsafe impl Cpu for SingleCpu {
     #[inline]
     fn slots(&self) -> usize {
@@ -45,10 +47,12 @@ unsafe impl Cpu for SingleCpu {
     }
 }
 
-/// Several CPUs played by one thread, which says which one it is: for replays and tests. Not `Sync`.
+/// Several CPUs simulated by one thread, which chooses the current one: for replays and tests. Not
+/// `Sync`.
 ///
-/// A clone is switched by itself. That is sound as one array of slots has one machine, and as all runs in one thread: who
-/// switches away while inside a slot and comes back finds the slot busy.
+/// A clone has a current CPU of its own. That is sound as one machine governs an array of slots and
+/// all of it runs in one thread: code that switches away inside a slot and comes back finds the
+/// slot busy.
 ///
 /// ```
 /// use page_frame::{Cpu, CpuId, SwitchedCpu};
@@ -63,7 +67,7 @@ pub struct SwitchedCpu {
 }
 
 impl SwitchedCpu {
-    /// Makes `slots` CPUs; the thread starts on CPU 0.
+    /// Makes `slots` CPUs; CPU 0 is the current one.
     ///
     /// # Panics
     /// When there are more than [`CpuId::COUNT`].
@@ -73,7 +77,7 @@ impl SwitchedCpu {
         Self { slots, current: Cell::new(first) }
     }
 
-    /// Goes on as CPU `cpu`; `None` plays a context that has no slot.
+    /// Makes `cpu` the current CPU; `None` simulates a context without a slot.
     ///
     /// # Panics
     /// When `cpu` is not below the number of slots.
@@ -83,9 +87,10 @@ impl SwitchedCpu {
     }
 }
 
-// SAFETY: clause 1: the type is not `Sync`, so everything runs in one thread, one after the other. Clauses 2 to 4:
-// there is no other context. Clause 5: `new` and `switch_to` assert it. Clause 6: a clone may be switched by itself; it
-// plays other contexts then, which run one after the other all the same.
+// SAFETY: clause 1: the type is not `Sync`, so all of it runs in one thread, without nesting.
+// Clauses 2 to 4: there is no other context. Clause 5: `new` and `switch_to` assert it. Clause 6: a
+// clone that is switched simulates other contexts, which run in the same thread all the same.
+// Clause 7: zero.
 unsafe impl Cpu for SwitchedCpu {
     fn slots(&self) -> usize {
         self.slots
@@ -104,9 +109,9 @@ unsafe impl Cpu for SwitchedCpu {
     }
 }
 
-/// A machine whose heavy fence is missing: both fences are sequentially consistent ones. Wraps the rest of another.
+/// The machine `C` with sequentially consistent fences on both sides.
 ///
-/// This is the form that loom models, and the one to use where nothing like membarrier exists.
+/// loom models this form. Use it where there is no membarrier and no interrupt to all CPUs.
 ///
 /// ```
 /// use page_frame::{Cpu, Fenced, SingleCpu};
@@ -115,7 +120,7 @@ unsafe impl Cpu for SwitchedCpu {
 #[derive(Clone, Copy, Debug)]
 pub struct Fenced<C>(pub C);
 
-// SAFETY: clauses 1, 2, 4 and 5 are the wrapped machine's; clause 3: the light fence is a full one.
+// SAFETY: clause 3: the light fence is a full one. The wrapped machine keeps all other clauses.
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
 
@@ -123,12 +128,14 @@ unsafe impl<C: Cpu> Cpu for Fenced<C> {
 
     #[inline]
     fn light_fence(&self) {
-        // SeqCst: orders the owner's `busy` store before its `detached` load, against `fence_all` between the same two.
+        // SeqCst: orders the owner's `busy` store before its `detached` load, against `fence_all`
+        // between the same two.
         fence(Ordering::SeqCst);
     }
 
     fn fence_all(&self) -> bool {
-        // SeqCst: orders the taker's `detached` store before its `busy` load, against `light_fence`.
+        // SeqCst: orders the taker's `detached` store before its `busy` load, against
+        // `light_fence`.
         fence(Ordering::SeqCst);
         true
     }

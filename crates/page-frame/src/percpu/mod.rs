@@ -1,4 +1,5 @@
-//! Per-CPU state that its owner uses without atomic read-modify-writes, and that other CPUs can take over.
+//! Per-CPU state that its owner uses without atomic read-modify-writes, and that other CPUs can
+//! take over.
 
 pub(crate) mod cpu;
 pub(crate) mod freeze;

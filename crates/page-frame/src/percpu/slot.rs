@@ -1,18 +1,20 @@
-//! One per-CPU slot: the body, and in front of it the bytes of the protocol that `per_cpu.rs` explains.
+//! One per-CPU slot: the body, and in front of it the bytes of the protocol that `per_cpu.rs`
+//! explains.
 
 use crate::sync::atomic::AtomicU8;
 use crate::sync::cell::UnsafeCell;
 use crate::sync::memory::Zeroable;
 use crate::sync::model::const_unless_loom;
 
-/// `detached` of a slot that a taker has, or tries to take.
+/// Value of `detached`: a taker has the slot, or tries to take it.
 pub(crate) const TAKEN: u8 = 1;
-/// `detached` of a slot that nobody ever enters.
+/// Value of `detached`: the slot is closed for good.
 pub(crate) const CLOSED: u8 = 2;
-/// `detached` of a slot that is frozen.
+/// Value of `detached`: the slot is frozen.
 pub(crate) const FROZEN: u8 = 3;
 
-/// One CPU's part of a layer, with the bytes of the protocol in front. On its own cache line.
+/// The slot of one CPU: a body, and the bytes of the protocol in front of it. It has cache lines of
+/// its own.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct PerCpuSlot<T> {
@@ -22,10 +24,11 @@ pub struct PerCpuSlot<T> {
     body: UnsafeCell<T>,
 }
 
-// SAFETY: I1 gives the body to one context at a time, and each hand-over is a Release store read by an Acquire load.
+// SAFETY: by I1 of `per_cpu.rs` one context at a time has the body, and it passes by a Release
+// store that an Acquire load reads.
 unsafe impl<T: Send> Sync for PerCpuSlot<T> {}
 
-// SAFETY: clause 1: three atomics that are valid when zero, a body that is, and padding.
+// SAFETY: clause 1: three atomics, for which zero is valid, a body for which it is, and padding.
 unsafe impl<T: Zeroable> Zeroable for PerCpuSlot<T> {
     fn zero() -> Self {
         Self::new(T::zero())
@@ -34,7 +37,7 @@ unsafe impl<T: Zeroable> Zeroable for PerCpuSlot<T> {
 
 impl<T> PerCpuSlot<T> {
     const_unless_loom! {
-        /// Wraps `body` in a slot that nobody uses.
+        /// Wraps `body` in an open slot.
         pub fn new(body: T) -> Self {
             Self {
                 busy: AtomicU8::new(0),

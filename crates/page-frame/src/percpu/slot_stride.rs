@@ -3,11 +3,12 @@
 use crate::percpu::cpu::{Cpu, InterruptState, forward_cpu};
 use crate::percpu::id::CpuId;
 
-/// The machine `C`, with small slots of many owners in common memory: those of one CPU side by side, `BYTES` from those of the
-/// next ([`Cpu::SLOT_STRIDE`]).
+/// The machine `C` with [`Cpu::SLOT_STRIDE`] set to `BYTES`: small slots of many owners share
+/// memory, those of one CPU side by side.
 ///
-/// For machines with many more ids than are in use, as threads are: an array of slots for each owner touches a page for each.
-/// Owners take memory for `BYTES` times the number of ids at once, so it is nothing for little memory.
+/// It suits machines with many more ids than are in use, such as threads, where an array of slots
+/// per owner would touch a page per owner. Owners allocate `BYTES` times the number of ids at once,
+/// so it does not suit small memories.
 ///
 /// ```
 /// use page_frame::{Cpu, WithSlotStride, SingleCpu};
@@ -15,7 +16,7 @@ use crate::percpu::id::CpuId;
 /// assert_eq!(WithSlotStride::<_, 8192>(SingleCpu::new()).slots(), 1);
 /// ```
 ///
-/// `BYTES` is a multiple of a slot's line, two lines at least:
+/// `BYTES` is a multiple of a line, and at least two lines:
 ///
 /// ```compile_fail,E0080
 /// use page_frame::{Cpu, WithSlotStride, SingleCpu};
@@ -29,7 +30,8 @@ use crate::percpu::id::CpuId;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithSlotStride<C, const BYTES: usize>(pub C);
 
-// SAFETY: clause 7 is asserted; all others are those of the wrapped machine, which answers everything.
+// SAFETY: clause 7 is asserted; the wrapped machine implements every method and so keeps all other
+// clauses.
 unsafe impl<C: Cpu, const BYTES: usize> Cpu for WithSlotStride<C, BYTES> {
     const SLOT_STRIDE: usize = {
         assert!(BYTES % CpuId::LINE == 0, "slots are whole lines");

@@ -1,6 +1,5 @@
-//! The other side of CPU slots: taking those of other CPUs over.
-//!
-//! The protocol, its invariants and its costs are in `per_cpu.rs`.
+//! Taking over the slots of other CPUs. The protocol, its invariants and its costs are in
+//! `per_cpu.rs`.
 
 use crate::arch::hint::spin_hint;
 use crate::percpu::cpu::Cpu;
@@ -10,23 +9,25 @@ use crate::percpu::slot::{PerCpuSlot, TAKEN};
 use crate::sync::atomic::Ordering;
 use crate::sync::model::MODELLED;
 
-/// How often a taker looks again at a busy slot before it skips it: a guess, a few hundred nanoseconds.
+/// How often a taker reads `busy` again before it skips the slot: a guess, a few hundred
+/// nanoseconds.
 const BUSY_RETRIES: usize = if MODELLED { 1 } else { 64 };
 
-/// What a take-over achieved.
+/// The outcome of a take-over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TakeOver {
-    /// Slots that were handed to the caller.
+    /// Slots whose body the caller visited.
     pub taken: usize,
-    /// Slots that stayed busy, or that another taker had.
+    /// Slots that stayed busy, or that another taker or a freeze had.
     pub skipped: usize,
 }
 
-/// Slots of one chunk that this taker has set `detached` of. Dropping it lets the owners in again, also when `visit` panics.
+/// A group of neighbouring slots, some of which this taker has detached. Dropping it attaches them,
+/// also when `visit` panics.
 struct Chunk<'a, 's, T, C: Cpu, const STRIDED: bool> {
     slots: &'a PerCpu<'s, T, C, STRIDED>,
     first: usize,
-    /// A bit for each slot that is detached.
+    /// A bit for each slot that this taker has detached.
     detached: usize,
 }
 
@@ -38,12 +39,13 @@ impl<'a, T, C: Cpu, const STRIDED: bool> Chunk<'a, '_, T, C, STRIDED> {
     }
 
     fn slot(&self, index: usize) -> &'a PerCpuSlot<T> {
-        self.slots.get(self.first + index).expect("`take_over` names slots below the count alone")
+        self.slots.get(self.first + index).expect("`take_over` passes indices below the count")
     }
 
-    /// Detaches a slot; whether no other taker has it.
+    /// Detaches a slot; whether it was attached.
     fn detach(&mut self, index: usize) -> bool {
-        // Acquire: pairs with the Release in `attach`, of the taker before; Relaxed on failure: not ours.
+        // Acquire: pairs with the Release in `attach` of the taker before. Relaxed on failure: the
+        // slot is not ours.
         let won = self.slot(index).detached.compare_exchange(
             0,
             TAKEN,
@@ -54,10 +56,11 @@ impl<'a, T, C: Cpu, const STRIDED: bool> Chunk<'a, '_, T, C, STRIDED> {
         won.is_ok()
     }
 
-    /// Lets the owner in again, unless the slots were closed meanwhile.
+    /// Attaches a slot again, unless it was closed meanwhile.
     fn attach(&mut self, index: usize) {
         self.detached &= !(1 << index);
-        // Release: pairs with the Acquire loads of `detached`; publishes what `visit` did to the body.
+        // Release: pairs with the Acquire loads of `detached`; publishes the changes of `visit` to
+        // the body.
         let _ = self.slot(index).detached.compare_exchange(
             TAKEN,
             0,
@@ -76,12 +79,13 @@ impl<T, C: Cpu, const STRIDED: bool> Drop for Chunk<'_, '_, T, C, STRIDED> {
 }
 
 impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
-    /// Takes over the slots that `wanted` names and calls `visit` with each one's body.
+    /// Takes over the slots for which `wanted` returns true, and calls `visit` with the body of
+    /// each.
     ///
-    /// An idle CPU's slot is taken without that CPU doing anything. A slot whose owner is inside is looked at a bounded
-    /// number of times and then skipped. The caller's own slot is skipped too while the caller is inside it. Inside `visit`
-    /// the visited slot can be neither entered nor taken. When `wanted` or `visit` panics, all slots are open to their owners
-    /// again.
+    /// The CPU that owns a slot does nothing for it. When the owner is inside, the call reads
+    /// `busy` a bounded number of times and then skips the slot; so it skips the caller's own slot
+    /// while the caller is inside. During `visit` no context enters or takes the visited slot. When
+    /// `wanted` or `visit` panics, all slots are attached again.
     pub fn take_over(
         &self,
         mut wanted: impl FnMut(CpuId) -> bool,
@@ -104,8 +108,8 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
                 let index = chunk.detached.trailing_zeros() as usize;
                 let slot = chunk.slot(index);
                 if fenced && Self::owner_has_exited(slot) {
-                    // SAFETY: I1: this taker changed `detached` from 0, and `busy` read 0 after the fence. The reference ends
-                    // with the call, before `attach`.
+                    // SAFETY: I1 of `per_cpu.rs`: this taker changed `detached` from 0, and `busy`
+                    // read 0 after the fence. The reference ends with the call, before `attach`.
                     visit(chunk.id(index), unsafe { &mut *slot.body() });
                     outcome.taken += 1;
                 } else {
@@ -117,13 +121,13 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         outcome
     }
 
-    /// Whether the owner is outside; waits a little for it.
+    /// Whether the owner is outside its slot; spins a bounded number of times for it.
     fn owner_has_exited(slot: &PerCpuSlot<T>) -> bool {
         (0..=BUSY_RETRIES).any(|round| {
             if round > 0 {
                 spin_hint();
             }
-            // Acquire: pairs with the Release when the owner leaves; sees what it did to the body.
+            // Acquire: pairs with the Release when the owner leaves; sees its changes to the body.
             slot.busy.load(Ordering::Acquire) == 0
         })
     }

@@ -1,14 +1,19 @@
-//! The smallest real page source: one piece of memory, a bit per page, a lock.
+//! `Arena`: the smallest page source. It has one range of memory, a bit for each page, and a lock.
 //!
 //! # Concepts
-//! The front of the memory holds the page map and the bits; whole pages follow. A block is an aligned run of clear bits;
-//! the lowest one is taken. It lets `slab` and `kmalloc` run with no buddy below, on a microcontroller or in a test.
+//! The front of the memory holds the page map and the bits; whole pages follow. Allocation finds
+//! the lowest aligned run of clear bits. `slab` and `kmalloc` can run on an arena without a buddy
+//! allocator, on a microcontroller or in a test.
+//!
+//! # Invariants
+//! - I1: the number of free pages is the number of clear bits.
+//! - I2: the tag of a free page is [`Tag::NONE`].
 //!
 //! # Concurrency
-//! One spin lock, not masked against interrupts: for use from interrupts put a buddy below instead.
+//! One spin lock, which does not mask interrupts: interrupt handlers must not use an arena.
 //!
 //! # Costs
-//! Allocating looks at each aligned place in turn: O(pages / 2^order), one load each. Freeing is O(2^order).
+//! Allocation tests each aligned place in turn: O(pages). Freeing is O(2^order).
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -28,7 +33,7 @@ use crate::source::run::PageResize;
 use crate::sync::lock::Lock;
 use crate::violation::Violation;
 
-/// A page source over one piece of memory.
+/// A page source over one range of memory.
 ///
 /// ```
 /// use page_frame::{Arena, Order, PageSource};
@@ -51,23 +56,25 @@ pub struct Arena<'m> {
 
 #[derive(Debug)]
 struct State {
-    /// A bit per page, set while the page is allocated; in memory of the arena's own.
+    /// A bit for each page, set while the page is allocated; in the front of the arena's memory.
     taken: NonNull<usize>,
     pages: usize,
     free_pages: usize,
 }
 
-// SAFETY: the words behind `taken` belong to the arena and are reached only through the lock.
+// SAFETY: the words behind `taken` belong to the arena, and only the holder of the lock reaches
+// them.
 unsafe impl Send for State {}
-// SAFETY: `first` is a base for address arithmetic; all else is the lock's and the map's.
+// SAFETY: `first` is a base for address arithmetic; the lock and the map are `Send`.
 unsafe impl Send for Arena<'_> {}
-// SAFETY: shared references reach the same two: the lock's data under it, and the map's atomics.
+// SAFETY: shared references reach the data of the lock while they hold it, and the atomics of the
+// map.
 unsafe impl Sync for Arena<'_> {}
 
 /// The memory given to an [`Arena`] cannot hold a single page beside its own bookkeeping.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooSmall {
-    /// The bytes that would do for one page, wherever the memory starts.
+    /// The bytes that one page needs, wherever the memory starts.
     pub needed: usize,
     /// The bytes given.
     pub given: usize,
@@ -84,7 +91,8 @@ impl core::error::Error for TooSmall {}
 const WORD_BITS: usize = usize::BITS as usize;
 
 impl<'m> Arena<'m> {
-    /// Makes an arena of `memory`. Clears the bookkeeping, about ten bytes per page; touches nothing else.
+    /// Makes an arena of `memory`. Writes the bookkeeping, about ten bytes per page, and no other
+    /// memory.
     ///
     /// # Errors
     /// [`TooSmall`] when not even one page fits beside the bookkeeping.
@@ -100,11 +108,12 @@ impl<'m> Arena<'m> {
     /// [`TooSmall`] when not even one page fits beside the bookkeeping.
     ///
     /// # Safety
-    /// 1. The memory is valid for reads and writes during `'m`, and nobody else uses it.
+    /// 1. The memory is valid for reads and writes during `'m`, and no other code uses it.
     pub unsafe fn from_raw(start: NonNull<u8>, bytes: usize) -> Result<Self, TooSmall> {
         let too_small = TooSmall { needed: Self::bookkeeping(1) + 2 * PAGE_SIZE, given: bytes };
         let skip = start.align_offset(64).min(bytes);
-        // The bookkeeping of n pages grows with n: begin with all of the memory and give up pages until both fit.
+        // The bookkeeping grows with the pages: start with as many as the memory has, and drop
+        // pages until both fit.
         let mut pages = (bytes - skip) >> PAGE_SHIFT;
         let base = start.addr().get();
         let lead = loop {
@@ -121,11 +130,13 @@ impl<'m> Arena<'m> {
         };
         // SAFETY: clause 1: `skip` bytes are inside the memory.
         let metadata = unsafe { start.add(skip) };
-        // SAFETY: clause 1: the loop saw that `lead` bytes and the pages behind them are inside the memory.
+        // SAFETY: clause 1: the loop saw that `lead` bytes and the pages behind them are inside the
+        // memory.
         let first = unsafe { start.add(lead) };
         // SAFETY: clause 1; the loop left room for the bookkeeping.
         unsafe { metadata.write_bytes(0, Self::bookkeeping(pages)) };
-        // SAFETY: the map's part of the bookkeeping, 64-aligned by `skip`, just zeroed; `first` is ours by clause 1.
+        // SAFETY: the map's part of the bookkeeping, 64-aligned by `skip`, just zeroed; `first` is
+        // ours by clause 1.
         let map = unsafe { PageMapArray::new_in(first, pages, metadata) };
         // SAFETY: the bits follow the map's entries, inside the bookkeeping.
         let taken = unsafe { metadata.add(PageMapArray::metadata_bytes(pages)) }.cast();
@@ -143,15 +154,15 @@ impl<'m> Arena<'m> {
         self.map.pages()
     }
 
-    /// Returns how many pages are free. Takes the lock.
+    /// Returns the number of free pages. Takes the lock.
     pub fn free_pages(&self) -> usize {
         self.state.lock().free_pages
     }
 
-    /// Checks the bookkeeping: the free pages counted are those whose bit is clear, and none of them is tagged.
+    /// Checks I1 and I2. O(pages), takes the lock.
     ///
     /// # Errors
-    /// Says which of the two does not hold.
+    /// The first invariant that does not hold.
     pub fn validate(&self) -> Result<(), Violation> {
         let state = self.state.lock();
         let free = (0..state.pages).filter(|page| !state.is_taken(*page));
@@ -196,7 +207,8 @@ impl State {
     }
 
     fn is_taken(&self, page: usize) -> bool {
-        // SAFETY: in bounds, initialised to zero, and only reached through the lock that gave us `self`.
+        // SAFETY: in bounds, initialised to zero, and only reached through the lock that gave us
+        // `self`.
         let word = unsafe { self.word(page).read() };
         word >> (page % WORD_BITS) & 1 == 1
     }
@@ -212,8 +224,9 @@ impl State {
     }
 }
 
-// SAFETY: clause 1: the pages lie inside memory that `from_raw` was given alone, and a page whose bit is set is not
-// handed out again; alignment is by address. Clause 2: after the first bit is cleared nothing panics.
+// SAFETY: clause 1: the pages lie inside the memory of `from_raw`, which no other code uses.
+// Allocation sets the bits of pages whose bits were clear, and aligns by address. Clause 2: nothing
+// panics once the first bit is clear.
 unsafe impl PageSource for Arena<'_> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let mut state = self.state.lock();
@@ -227,8 +240,8 @@ unsafe impl PageSource for Arena<'_> {
                 // SAFETY: the page is inside the memory.
                 let start = unsafe { self.first.add(page << PAGE_SHIFT) };
                 self.map.set_tag(start.addr().get(), Tag::block(order));
-                // SAFETY: the bits were clear, so the pages are nobody's; they are set now. `start` is aligned, as
-                // `page` counts from an aligned place in steps of the size.
+                // SAFETY: clause 1: `start` is aligned, as `page` advances from an aligned page by
+                // the size of the block. Clause 2: the bits were clear, so the pages were free.
                 return Ok(unsafe { PageBlock::from_raw(start, order, false) });
             }
             page += pages;

@@ -12,7 +12,8 @@ use crate::source::run::{PageResize, PageRun};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::model::const_unless_loom;
 
-/// Counts what passes through: requests, refusals, pages held and their peak.
+/// Counts the requests that pass to a page source, the failed ones, the allocated pages and their
+/// peak.
 ///
 /// ```
 /// use page_frame::{Arena, Counted, Order, PageSource};
@@ -35,7 +36,7 @@ pub struct Counted<P> {
 
 impl<P> Counted<P> {
     const_unless_loom! {
-        /// Counts what passes to `source`, from zero.
+        /// Counts the requests to `source`, from zero.
         pub fn new(source: P) -> Self {
             Self {
                 source,
@@ -52,22 +53,22 @@ impl<P> Counted<P> {
         &self.source
     }
 
-    /// Returns how many blocks and runs were handed out.
+    /// Returns the number of blocks and runs allocated so far.
     pub fn allocations(&self) -> usize {
         self.allocations.load(Ordering::Relaxed)
     }
 
-    /// Returns how many requests ended in [`OutOfMemory`].
+    /// Returns the number of requests that failed with [`OutOfMemory`].
     pub fn refusals(&self) -> usize {
         self.refusals.load(Ordering::Relaxed)
     }
 
-    /// Returns the pages handed out and not yet given back.
+    /// Returns the number of pages that are allocated.
     pub fn held_pages(&self) -> usize {
         self.held_pages.load(Ordering::Relaxed)
     }
 
-    /// Returns the most pages that were ever held at once.
+    /// Returns the largest number of pages that were allocated at once.
     pub fn peak_pages(&self) -> usize {
         self.peak_pages.load(Ordering::Relaxed)
     }
@@ -96,7 +97,7 @@ impl<P> Counted<P> {
     }
 }
 
-// SAFETY: blocks come from and go to the source below unchanged.
+// SAFETY: clauses 1 and 2 are those of the source below, which allocates and frees every block.
 unsafe impl<P: PageSource> PageSource for Counted<P> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         self.count(self.source.allocate(order), PageBlock::pages)
@@ -108,7 +109,7 @@ unsafe impl<P: PageSource> PageSource for Counted<P> {
 
     unsafe fn free(&self, block: PageBlock) {
         self.held_pages.fetch_sub(block.pages(), Ordering::Relaxed);
-        // SAFETY: the block is one of the source below: counting changes no block.
+        // SAFETY: the caller's clauses: the block came from the source below, unchanged.
         unsafe { self.source.free(block) }
     }
 }
@@ -121,7 +122,8 @@ unsafe impl<P: PageMap> ForwardPageMap for Counted<P> {
     }
 }
 
-// SAFETY: runs come from and go to the source below unchanged.
+// SAFETY: clauses 1 and 2 are those of the source below, which allocates, resizes and frees every
+// run.
 unsafe impl<P: PageResize> PageResize for Counted<P> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.count(self.source.allocate_run(pages, alignment), |run| run.pages())
@@ -133,17 +135,17 @@ unsafe impl<P: PageResize> PageResize for Counted<P> {
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         self.held_pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: the run is one of the source below: counting changes no block.
+        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: both runs are of the source below: counting changes no block.
+        // SAFETY: the caller's clause: both runs came from the source below, unchanged.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: a run of the source below, of so many pages: counting changes no block.
+        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         if resized && new_pages > pages {
             self.gained(new_pages - pages);

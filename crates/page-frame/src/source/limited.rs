@@ -12,9 +12,11 @@ use crate::source::run::{PageResize, PageRun};
 use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::model::const_unless_loom;
 
-/// Refuses requests: beyond a quota of pages, on every nth call, or with a probability. Freeing is never refused.
+/// Refuses requests: beyond a quota of pages, every nth call, or with a probability. It never
+/// refuses a free.
 ///
-/// With all three off it refuses nothing. The refusals are the same in each run: the probability is a seeded one.
+/// A new value refuses nothing. Random refusals are the same in each run of a program, as the
+/// generator has a fixed seed.
 ///
 /// ```
 /// use page_frame::{Arena, Limited, Order, PageSource};
@@ -37,7 +39,7 @@ pub struct Limited<P> {
 
 impl<P> Limited<P> {
     const_unless_loom! {
-        /// Passes everything to `source`, until a limit is set.
+        /// Passes all requests to `source`, until a limit is set.
         pub fn new(source: P) -> Self {
             Self {
                 source,
@@ -51,7 +53,7 @@ impl<P> Limited<P> {
         }
     }
 
-    /// Refuses what would take more than `pages` pages at once.
+    /// Refuses requests that would make more than `pages` pages allocated at once.
     pub fn with_quota(mut self, pages: usize) -> Self {
         self.quota_pages = pages;
         self
@@ -75,14 +77,14 @@ impl<P> Limited<P> {
         &self.source
     }
 
-    /// Returns the pages handed out and not yet given back.
+    /// Returns the number of pages that are allocated.
     pub fn held_pages(&self) -> usize {
         self.held_pages.load(Ordering::Relaxed)
     }
 
-    /// Reserves `pages` of the quota, unless this call is one to be refused.
+    /// Reserves `pages` of the quota, unless this call is refused.
     fn admit(&self, pages: usize) -> Result<(), OutOfMemory> {
-        // Relaxed, here and below: the counters agree with themselves; nothing is published by them.
+        // Relaxed, here and below: each counter is exact by itself, and they publish nothing.
         let call = self.calls.fetch_add(1, Ordering::Relaxed).wrapping_add(1);
         let is_nth = self.every != 0 && call % self.every == 0;
         if is_nth || mix(self.seed as u64 ^ call as u64) >> 32 < self.threshold {
@@ -93,14 +95,15 @@ impl<P> Limited<P> {
         reserved.map(|_| ()).map_err(|_| OutOfMemory)
     }
 
-    /// Counts what became of `pages` pages that were admitted.
+    /// Corrects the count of `pages` admitted pages by the outcome of the request.
     fn admitted(
         &self,
         pages: usize,
         outcome: Result<PageRun, OutOfMemory>,
     ) -> Result<PageRun, OutOfMemory> {
         let run = outcome.inspect_err(|_| self.release(pages))?;
-        // A source that has whole blocks only gives more than asked; that counts too, though it was not refused.
+        // A source that has whole blocks only allocates more than asked. The excess counts too, but
+        // is not refused.
         self.held_pages.fetch_add(run.pages() - pages, Ordering::Relaxed);
         Ok(run)
     }
@@ -118,7 +121,7 @@ const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-// SAFETY: blocks come from and go to the source below unchanged.
+// SAFETY: clauses 1 and 2 are those of the source below, which allocates and frees every block.
 unsafe impl<P: PageSource> PageSource for Limited<P> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         self.admit(order.pages())?;
@@ -132,7 +135,7 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
 
     unsafe fn free(&self, block: PageBlock) {
         let pages = block.pages();
-        // SAFETY: the block is one of the source below: the limit changes no block.
+        // SAFETY: the caller's clauses: the block came from the source below, unchanged.
         unsafe { self.source.free(block) };
         self.release(pages);
     }
@@ -146,7 +149,8 @@ unsafe impl<P: PageMap> ForwardPageMap for Limited<P> {
     }
 }
 
-// SAFETY: runs come from and go to the source below unchanged.
+// SAFETY: clauses 1 and 2 are those of the source below, which allocates, resizes and frees every
+// run.
 unsafe impl<P: PageResize> PageResize for Limited<P> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.admit(pages)?;
@@ -159,13 +163,13 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the run is one of the source below: the limit changes no block.
+        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
         unsafe { self.source.free_run(start, pages) };
         self.release(pages);
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: both runs are of the source below: the limit changes no block.
+        // SAFETY: the caller's clause: both runs came from the source below, unchanged.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
@@ -174,7 +178,7 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
         if growth > 0 && self.admit(growth).is_err() {
             return false;
         }
-        // SAFETY: a run of the source below, of so many pages: the limit changes no block.
+        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         match resized {
             true => self.release(pages.saturating_sub(new_pages)),

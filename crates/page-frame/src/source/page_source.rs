@@ -1,30 +1,31 @@
-//! Who gives pages: the seam between each layer and the one below.
+//! `PageSource`: the interface of everything that allocates blocks of pages.
 
 use crate::block::PageBlock;
 use crate::error::OutOfMemory;
 use crate::order::Order;
 
-/// Something that hands out aligned blocks of pages and takes them back.
+/// Allocates and frees aligned blocks of pages.
 ///
-/// Zones, quotas, counting, fault injection and reclaim are each another page source around one. Both methods take
-/// `&self`: a source that several CPUs use brings its own synchronisation.
+/// Zones, quotas, counting, fault injection and reclaim are page sources around another page
+/// source. All methods take `&self`: a source that several CPUs use synchronises itself.
 ///
 /// # Safety
-/// 1. `allocate` returns memory that is valid as [`PageBlock::from_raw`] says and that nobody else uses until it is
-///    freed.
-/// 2. `free` does not unwind after it has taken the memory back.
+/// 1. `allocate` and `try_allocate` return memory that keeps the clauses of
+///    [`PageBlock::from_raw`], and that no other code uses until it is freed.
+/// 2. `free` does not unwind after it has made the memory free.
 ///
 /// # Examples
-/// The smallest source has nothing to give: [`NoPages`]. The smallest real one is [`Arena`](crate::Arena).
+/// [`Arena`](crate::Arena) is the smallest source that has memory. `examples/own_page_source.rs`
+/// implements one over a `Vec`.
 pub unsafe trait PageSource {
     /// Returns a block of `order`, its content arbitrary unless [`PageBlock::is_zero`].
     ///
     /// # Errors
-    /// [`OutOfMemory`] when no such block can be had.
+    /// [`OutOfMemory`] when there is no such block, also after asking shrinkers.
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory>;
 
-    /// Returns a block as [`allocate`](Self::allocate) does, of what is free as it is: asks no shrinker for more. Sources around
-    /// another one ask that one's `try_allocate`.
+    /// As [`allocate`](Self::allocate), but asks no shrinker. A source around another one calls its
+    /// `try_allocate`.
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such block is free.
@@ -32,26 +33,26 @@ pub unsafe trait PageSource {
         self.allocate(order)
     }
 
-    /// Takes `block` back.
+    /// Frees `block`.
     ///
     /// # Safety
     /// 1. `block` came from this source.
-    /// 2. No reference or pointer into it is used from now on.
+    /// 2. No reference or pointer into it is used afterwards.
     unsafe fn free(&self, block: PageBlock);
 }
 
-/// A page source that has nothing: every request is [`OutOfMemory`].
+/// A page source without memory: every request fails with [`OutOfMemory`].
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoPages;
 
-// SAFETY: clause 1 holds as nothing is ever returned; clause 2 as `free` cannot be called with a block of ours.
+// SAFETY: clause 1: it never returns a block. Clause 2: so no block can be freed here.
 unsafe impl PageSource for NoPages {
     fn allocate(&self, _order: Order) -> Result<PageBlock, OutOfMemory> {
         Err(OutOfMemory)
     }
 
     unsafe fn free(&self, block: PageBlock) {
-        unreachable!("no block ever came from here, yet {:p} is given back", block.start());
+        unreachable!("NoPages never returned a block, but {:p} is freed", block.start());
     }
 }
 

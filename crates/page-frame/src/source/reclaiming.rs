@@ -1,7 +1,5 @@
-//! Getting pages back when memory is short.
-//!
-//! Shrink orders travel down: whoever runs out asks a [`Shrink`], which gives pages to *their* source, and then tries
-//! once more. [`Reclaiming`] is the one place where that happens.
+//! A page source that asks a shrinker when memory is short: the only place of the stack that
+//! reclaims and retries.
 
 use core::ptr::NonNull;
 
@@ -14,9 +12,10 @@ use crate::source::page_source::PageSource;
 use crate::source::run::{PageResize, PageRun};
 use crate::source::shrink::Shrink;
 
-/// A page source that, when the one below has run out, lets a shrinker give pages back and tries once more.
+/// A page source that, when the source below has no memory, calls a shrinker and then tries once
+/// more.
 ///
-/// Nobody else retries. No lock of ours is held meanwhile.
+/// It holds no lock while it calls the shrinker.
 ///
 /// ```
 /// use page_frame::{Arena, Order, PageSource, Reclaiming, Shrink};
@@ -53,7 +52,7 @@ impl<P, S> Reclaiming<P, S> {
     }
 }
 
-// SAFETY: blocks come from and go to the source below unchanged.
+// SAFETY: clauses 1 and 2 are those of the source below, which allocates and frees every block.
 unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
     #[inline]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
@@ -70,7 +69,7 @@ unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
 
     #[inline]
     unsafe fn free(&self, block: PageBlock) {
-        // SAFETY: the block is one of the source below: asking shrinkers changes no block.
+        // SAFETY: the caller's clauses: the block came from the source below, unchanged.
         unsafe { self.source.free(block) }
     }
 }
@@ -83,7 +82,8 @@ unsafe impl<P: PageMap, S> ForwardPageMap for Reclaiming<P, S> {
     }
 }
 
-// SAFETY: runs come from and go to the source below unchanged.
+// SAFETY: clauses 1 and 2 are those of the source below, which allocates, resizes and frees every
+// run.
 unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.source.allocate_run(pages, alignment).or_else(|_| {
@@ -97,17 +97,17 @@ unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the run is one of the source below: asking shrinkers changes no block.
+        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: both runs are of the source below: asking shrinkers changes no block.
+        // SAFETY: the caller's clause: both runs came from the source below, unchanged.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: a run of the source below, of so many pages: asking shrinkers changes no block.
+        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
         unsafe { self.source.resize_run(start, pages, new_pages) }
     }
 }

@@ -1,4 +1,4 @@
-//! Runs: exact page counts on top of a page source, found again by address through its page map.
+//! Runs: allocations of any number of pages, whose length the page map knows.
 
 use core::ptr::NonNull;
 
@@ -8,18 +8,19 @@ use crate::order::Order;
 use crate::page_map::map::PageMap;
 use crate::source::page_source::PageSource;
 
-/// A number of pages that need not be a power of two, with an owner.
+/// A run of pages: any number of them, not only a power of two.
 ///
-/// Unlike a [`PageBlock`] it is only a description: the ownership lies with whoever allocated it.
+/// Unlike a [`PageBlock`] the value owns nothing; it describes a run that the caller of
+/// `allocate_run` owns.
 ///
 /// ```
 /// use page_frame::{Arena, Order, PageMap, PageResize};
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
 /// let arena = Arena::new(&mut memory)?;
 /// let run = arena.allocate_run(3, Order::ZERO)?;
-/// assert_eq!(run.pages(), 4); // an arena has whole blocks only
+/// assert_eq!(run.pages(), 4); // an arena allocates whole blocks
 /// assert_eq!(arena.run_pages(run.start().addr().get()), Some(4));
-/// // SAFETY: the run is ours, and nothing refers into it.
+/// // SAFETY: the run came from this arena, and nothing refers into it.
 /// unsafe { arena.free_run(run.start(), run.pages()) };
 /// assert_eq!(arena.run_pages(run.start().addr().get()), None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -32,7 +33,8 @@ pub struct PageRun {
 }
 
 impl PageRun {
-    /// Describes the run of `pages` pages at `start`. A value of this type proves nothing about the memory.
+    /// Describes the run of `pages` pages at `start`. A value of this type proves nothing about the
+    /// memory.
     #[inline]
     pub const fn new(start: NonNull<u8>, pages: usize, is_zero: bool) -> Self {
         Self { start, pages, is_zero }
@@ -57,20 +59,21 @@ impl PageRun {
     }
 }
 
-/// A page source that knows exact page counts.
+/// A page source that also allocates runs.
 ///
-/// The head of each run carries [`Tag::RUN`](crate::Tag::RUN) in the page map, and its page count as the word, so that
-/// an address alone is enough to free it. The provided methods serve a source that has blocks only: a run is then a
-/// whole block, and never changes its size in place.
+/// In the page map the head of each run has the tag [`Tag::RUN`](crate::Tag::RUN), and its owner
+/// word is the page count. So the address of a run is enough to free it. The provided methods serve
+/// a source that has blocks only: a run is then a whole block, and is never resized in place.
 ///
 /// # Safety
 /// 1. As for [`PageSource`], for runs.
-/// 2. While a run is allocated its head is tagged and counted as said above.
+/// 2. While a run is allocated, the tag and the owner word of its head are as described above.
 pub unsafe trait PageResize: PageSource + PageMap {
     /// Returns a run of at least `pages` pages, its start aligned to `alignment` (an order).
     ///
     /// # Errors
-    /// [`OutOfMemory`] when no such run can be had, `pages` is zero, or it exceeds the largest block.
+    /// [`OutOfMemory`] when there is no such run, when `pages` is zero, or when it exceeds the
+    /// largest block.
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         if pages == 0 {
             return Err(OutOfMemory);
@@ -79,12 +82,12 @@ pub unsafe trait PageResize: PageSource + PageMap {
         let block = self.allocate(order)?;
         let is_zero = block.is_zero();
         let (start, order) = block.into_raw();
-        // SAFETY: the block is ours and its head page is mapped by this page map.
+        // SAFETY: clause 1 of `set_run`: this call has just allocated the block from this source.
         unsafe { self.set_run(start, order.pages()) };
         Ok(PageRun::new(start, order.pages(), is_zero))
     }
 
-    /// Returns a run as [`allocate_run`](Self::allocate_run) does, and asks no shrinker, as [`PageSource::try_allocate`].
+    /// As [`allocate_run`](Self::allocate_run), but asks no shrinker.
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such run is free.
@@ -92,38 +95,43 @@ pub unsafe trait PageResize: PageSource + PageMap {
         self.allocate_run(pages, alignment)
     }
 
-    /// Takes a run back.
+    /// Frees a run.
     ///
     /// # Safety
-    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages` pages long.
-    /// 2. No reference or pointer into it is used from now on.
+    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages`
+    ///    pages long.
+    /// 2. No reference or pointer into it is used afterwards.
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let order = Order::for_pages(pages).expect("clause 1: the run came from a block");
-        // SAFETY: clause 1: the head is a run's; `free` expects to find the tag that `allocate` left.
+        // SAFETY: clause 1 of `clear_run`: by clause 1 the run is the caller's. `free` expects the
+        // tag that `allocate` set.
         unsafe { self.clear_run(start, order) };
-        // SAFETY: clause 1: the provided `allocate_run` took exactly this block.
+        // SAFETY: clauses 1 to 3 of `from_raw`: by clause 1 the provided `allocate_run` allocated
+        // exactly this block.
         let block = unsafe { PageBlock::from_raw(start, order, false) };
-        // SAFETY: clauses 1 and 2.
+        // SAFETY: clauses 1 and 2 of `free` are clauses 1 and 2 of this method.
         unsafe { self.free(block) };
     }
 
     /// Changes the length of a run to `new_pages` without moving it; whether that worked.
     ///
-    /// Growing takes free pages behind the run; shrinking gives its tail back.
+    /// Growing allocates free pages behind the run; shrinking frees its tail.
     ///
     /// # Safety
-    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages` pages long.
-    /// 2. When shrinking, no reference or pointer into the tail is used from now on.
+    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages`
+    ///    pages long.
+    /// 2. When shrinking, no reference or pointer into the tail is used afterwards.
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
         let _ = start;
         pages == new_pages
     }
 
-    /// Moves the content of `pages` pages from one run to another without copying it, where the machine can map pages
-    /// elsewhere; whether it did. What the pages left behind contain is arbitrary.
+    /// Moves the content of `pages` pages from one run to another by remapping, without copying;
+    /// whether it did. The content of `from` is arbitrary afterwards.
     ///
     /// # Safety
-    /// 1. Both are the starts of runs of this source, of at least so many pages, that are the caller's.
+    /// 1. `from` and `to` are the starts of different runs of this source, of at least `pages`
+    ///    pages, owned by the caller.
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
         let _ = (from, to, pages);
         false

@@ -1,13 +1,15 @@
 //! The interface to anything that can give pages back when memory is short.
 
-/// Something that holds pages it could do without.
+/// Something that holds pages it can release.
 pub trait Shrink: Sync {
-    /// Returns an estimate of the pages that `shrink` could give back. O(1), no lock.
+    /// Returns an estimate of the pages that `shrink` can release. O(1), no lock.
     fn reclaimable(&self) -> usize;
 
-    /// Gives back at least `target_pages` pages if it can; returns how many it gave.
+    /// Frees at least `target_pages` pages to their page source if it can; returns the number
+    /// freed.
     ///
-    /// It never waits (locks are only tried) and never allocates, so it may be called wherever an allocation may.
+    /// It never waits (it only tries locks) and never allocates, so any code that may allocate may
+    /// call it.
     fn shrink(&self, target_pages: usize) -> usize;
 }
 

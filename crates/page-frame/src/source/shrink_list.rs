@@ -1,14 +1,15 @@
-//! A list of shrinkers that come and go while others call them.
+//! A list of shrinkers, which register and unregister while other CPUs call them.
 //!
 //! # Concepts
-//! Each place of the list has a member and a count of the calls that are inside it. A call counts itself under the list's lock
-//! and then calls with no lock held, as shrinkers call into page sources. So a member that is to go is first marked as
-//! **leaving**, after which no call begins, and goes when the count is zero.
+//! Each place of the list has a member and a count of the calls inside it. A call increments the
+//! count under the list's lock, and calls the member without the lock, as shrinkers call page
+//! sources. `unregister` first marks the member as **leaving**, after which no new call begins, and
+//! removes it once the count is zero.
 //!
 //! # Invariants
-//! - I1: a member is called only by calls that are counted in its place.
-//! - I2: `inside` of a place grows only under the lock, while the place has a member that is not leaving; and a place gets
-//!   another member only while its `inside` is zero.
+//! - I1: only calls that are counted in a place call its member.
+//! - I2: `inside` of a place grows only under the lock, while the place has a member that is not
+//!   leaving. A place gets another member only while its `inside` is zero.
 
 use core::ptr::NonNull;
 
@@ -17,7 +18,8 @@ use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::lock::Lock;
 use crate::sync::model::const_unless_loom;
 
-/// Up to `N` shrinkers that are asked in turn. They register after the page source that asks them has been built.
+/// Up to `N` shrinkers, called in turn. They may register after the page source that calls them was
+/// built.
 ///
 /// ```
 /// use page_frame::{Shrink, ShrinkList};
@@ -31,7 +33,7 @@ use crate::sync::model::const_unless_loom;
 /// let pages = [1, 2, 3];
 /// let kept = Kept(&pages);
 /// let three: &dyn Shrink = &kept;
-/// // SAFETY: it is taken out below, before it goes.
+/// // SAFETY: clause 1: unregistered below, before it is dropped. Clause 2: it is the only one.
 /// unsafe { list.register(NonNull::from(three)) }?;
 /// assert_eq!((list.reclaimable(), list.shrink(2), list.shrink(9)), (3, 2, 3));
 /// assert_eq!(list.unregister(NonNull::from(three)), Ok(true));
@@ -41,36 +43,37 @@ use crate::sync::model::const_unless_loom;
 #[derive(Debug)]
 pub struct ShrinkList<const N: usize> {
     members: Lock<[Option<Member>; N]>,
-    /// How many calls are inside the member of each place.
+    /// The number of calls inside the member of each place.
     inside: [AtomicUsize; N],
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Member {
     shrinker: NonNull<dyn Shrink>,
-    /// No call begins any more.
+    /// Whether no new call may begin.
     is_leaving: bool,
 }
 
-// SAFETY: `Shrink` is `Sync`, so a shared reference may be used anywhere; `register` was promised its validity.
+// SAFETY: `Shrink` is `Sync`, so any thread may use a shared reference. Clause 1 of `register`
+// keeps the pointer valid.
 unsafe impl Send for Member {}
 
-/// All `N` places of a [`ShrinkList`] are taken.
+/// All `N` places of a [`ShrinkList`] are in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListFull {
-    /// How many shrinkers the list has room for.
+    /// The number of places.
     pub capacity: usize,
 }
 
 impl core::fmt::Display for ListFull {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        write!(f, "all {} places of the shrink list are taken", self.capacity)
+        write!(f, "all {} places of the shrink list are in use", self.capacity)
     }
 }
 
 impl core::error::Error for ListFull {}
 
-/// A shrinker could not be taken out yet, as somebody is inside it.
+/// A shrinker could not be unregistered yet, as a call is inside it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StillInUse;
 
@@ -100,11 +103,11 @@ impl<const N: usize> ShrinkList<N> {
     /// [`ListFull`] when all `N` places are taken.
     ///
     /// # Safety
-    /// 1. `shrinker` is valid for shared use until the list is dropped, or until [`unregister`](Self::unregister) has returned
-    ///    `Ok(true)` for it.
+    /// 1. `shrinker` is valid for shared use until the list is dropped, or until
+    ///    [`unregister`](Self::unregister) has returned `Ok(true)` for it.
     /// 2. No other shrinker on the list begins at the same address.
     pub unsafe fn register(&self, shrinker: NonNull<dyn Shrink + '_>) -> Result<(), ListFull> {
-        // SAFETY: only the lifetime changes, which clause 1 stands for.
+        // SAFETY: only the lifetime changes; clause 1 promises the validity that it expressed.
         let shrinker = unsafe {
             core::mem::transmute::<NonNull<dyn Shrink + '_>, NonNull<dyn Shrink>>(shrinker)
         };
@@ -114,13 +117,14 @@ impl<const N: usize> ShrinkList<N> {
         Ok(())
     }
 
-    /// Takes `shrinker` out again; whether it was there. After `Ok` the list does not use it any more.
+    /// Removes `shrinker`; whether it was registered. After `Ok` the list does not use it.
     ///
-    /// It waits for no call, so that a shrinker may take itself out while it is called: that is refused, as the call still
-    /// uses the shrinker. After the refusal no further call of it begins, and a later `unregister` succeeds.
+    /// It never waits for a call, so a shrinker may call this about itself: that fails, as the call
+    /// still uses the shrinker. After a failure no new call of it begins, and `unregister` succeeds
+    /// once the last call has returned.
     ///
     /// # Errors
-    /// [`StillInUse`] while somebody is inside the shrinker, which stays on the list: ask again.
+    /// [`StillInUse`] while a call is inside the shrinker, which stays on the list: try again.
     pub fn unregister(&self, shrinker: NonNull<dyn Shrink + '_>) -> Result<bool, StillInUse> {
         let mut members = self.members.lock();
         let is_it =
@@ -131,7 +135,8 @@ impl<const N: usize> ShrinkList<N> {
             return Ok(false);
         };
         member.is_leaving = true;
-        // Acquire: pairs with the Release of `Call`: what the calls did happened before the shrinker goes. By I2 no call begins.
+        // Acquire: pairs with the Release in `Call::drop`: the calls happened before the removal.
+        // By I2 no new call begins.
         if self.inside[index].load(Ordering::Acquire) > 0 {
             return Err(StillInUse);
         }
@@ -139,18 +144,19 @@ impl<const N: usize> ShrinkList<N> {
         Ok(true)
     }
 
-    /// Begins a call of the member at `index`, unless it is leaving, or the lock is not free.
+    /// Begins a call of the member at `index`, unless the place is empty, the member is leaving, or
+    /// the lock is taken.
     fn begin(&self, index: usize) -> Option<Call<'_>> {
         let members = self.members.try_lock()?;
         let member = members[index].filter(|member| !member.is_leaving)?;
         let inside = &self.inside[index];
-        // Relaxed: I2: under the lock, through which `unregister` sees it.
+        // Relaxed: I2: `unregister` sees it through the lock.
         inside.fetch_add(1, Ordering::Relaxed);
         Some(Call { shrinker: member.shrinker, inside })
     }
 }
 
-/// A call that is inside a member. Dropping it ends the call, also when the member panics.
+/// A call inside a member. Dropping it ends the call, also when the member panics.
 struct Call<'a> {
     shrinker: NonNull<dyn Shrink>,
     inside: &'a AtomicUsize,
@@ -158,8 +164,8 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn shrinker(&self) -> &dyn Shrink {
-        // SAFETY: clause 1 of `register`: valid until `unregister` has returned `Ok`, which by I1 and I2 it does not while
-        // this call is counted.
+        // SAFETY: clause 1 of `register`: valid until `unregister` returns `Ok`. By I1 and I2 it
+        // does not while this call is counted.
         unsafe { self.shrinker.as_ref() }
     }
 }

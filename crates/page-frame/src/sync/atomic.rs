@@ -1,9 +1,11 @@
-//! The atomics of the stack: `core`'s; loom's under the model checker; counted ones with the feature `counted`.
+//! The atomics of the stack: `core`'s; loom's under the model checker; counted ones with the
+//! feature `counted`.
 //!
 //! # Counted atomics
-//! What limits an allocator on many CPUs is how often a CPU needs a cache line exclusively that another CPU has. Few machines
-//! have enough CPUs to time that, but it can be counted on any: with the feature, each read-modify-write calls one hook with
-//! the address that it changes, before it happens. Loads and stores are not counted. A failed exchange is: it needed the line.
+//! What limits an allocator on many CPUs is how often a CPU needs a cache line exclusively that
+//! another CPU has. Few machines have enough CPUs to time that, but it can be counted on any: with
+//! the feature, each read-modify-write calls one hook with the address that it changes, before it
+//! happens. Loads and stores are not counted. A failed exchange is: it needed the line.
 
 #[cfg(not(any(loom, feature = "counted")))]
 pub use core::sync::atomic::{
@@ -30,16 +32,16 @@ mod counting {
     use core::ops::{Deref, DerefMut};
     use core::sync::atomic::{self, Ordering};
 
-    /// Who is told.
+    /// The hook.
     static HEARER: spin::Once<fn(usize)> = spin::Once::new();
 
-    /// Has `hear` called with the address of each read-modify-write from now on, before it happens. The first call counts;
-    /// others are ignored. `hear` must change nothing of the stack's.
+    /// Sets the hook: `hear` is called with the address of each read-modify-write from now on,
+    /// before it happens. Only the first call has an effect. `hear` must not use the stack.
     pub fn hear_changes(hear: fn(usize)) {
         HEARER.call_once(|| hear);
     }
 
-    /// Tells of a change of `place`.
+    /// Calls the hook for a change of `place`.
     #[inline]
     pub(crate) fn tell<T>(place: *const T) {
         if let Some(hear) = HEARER.get() {
@@ -49,7 +51,7 @@ mod counting {
 
     macro_rules! counted {
         ($($name:ident $(<$T:ident>)?: $value:ty, [$($change:ident)*];)*) => {$(
-            /// The atomic of this name, which tells of each read-modify-write.
+            /// The atomic of this name, which calls the hook for each read-modify-write.
             #[derive(Debug, Default)]
             #[repr(transparent)]
             pub struct $name $(<$T>)? (atomic::$name $(<$T>)?);
@@ -96,7 +98,7 @@ mod counting {
                     self.0.compare_exchange_weak(from, to, won, lost)
                 }
 
-                /// As `core`'s; counts as one change, however often it tries.
+                /// As `core`'s; counts as one change, however often it retries.
                 ///
                 /// # Errors
                 /// The value for which `change` had none.

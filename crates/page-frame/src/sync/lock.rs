@@ -16,8 +16,8 @@ type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
 /// A mutual-exclusion lock that spins while it waits and holds the data it protects.
 ///
-/// It does not mask interrupts. What an interrupt may want too is in a [`IrqLock`](crate::IrqLock), which is taken with them
-/// masked, and for which nested code never waits.
+/// It does not mask interrupts. Data that interrupt handlers use too belongs in an
+/// [`IrqLock`](crate::IrqLock).
 ///
 /// ```
 /// use page_frame::sync::Lock;
@@ -58,7 +58,7 @@ impl<T> Lock<T> {
         return self.0.try_lock().ok().map(Guard);
     }
 
-    /// Taking a lock is a read-modify-write, of which benches that count them are told.
+    /// Counts the read-modify-write of taking the lock.
     #[inline(always)]
     fn tell(&self) {
         #[cfg(all(not(loom), feature = "counted"))]
@@ -76,7 +76,7 @@ impl<T> Lock<T> {
 
 /// Access to the data of a [`Lock`]; dropping it releases the lock.
 #[derive(Debug)]
-#[must_use = "the lock is released at once when its guard is dropped"]
+#[must_use = "dropping the guard releases the lock at once"]
 pub struct Guard<'a, T>(MutexGuard<'a, T>);
 
 impl<T> Deref for Guard<'_, T> {

@@ -1,16 +1,20 @@
 //! Atomics, cells, fences and locks for the whole stack, real or modelled.
 //!
-//! Every crate of the stack takes these from here and from nowhere else. Outside loom they are `core`'s and `spin`'s; under
-//! `--cfg loom` they are loom's, so that the same protocol code runs under the model checker. This folder and `arch` hold the
-//! only `cfg(loom)` of the libraries.
+//! Every crate of the stack takes these from here and from nowhere else. Outside loom they are
+//! `core`'s and `spin`'s; under `--cfg loom` they are loom's, so that the same protocol code runs
+//! under the model checker. This folder and `arch` hold the only `cfg(loom)` of the libraries.
 //!
 //! # Differences that show
-//! - loom's types have no `const fn new`: write constructors with [`const_unless_loom!`](crate::const_unless_loom).
-//! - loom's types are larger than what they model: state sizes with [`assert_unless_loom!`](crate::assert_unless_loom).
-//! - Zeroed memory is an atomic only outside loom: make atomics from memory with [`slice_in`] alone.
-//! - loom orders two locations only by `fence(SeqCst)`, so [`light_fence`] is a compiler fence outside it and a full
-//!   fence inside. Two SeqCst accesses of different locations, on each of two threads, are ordered without a fence; loom does
-//!   not know that order, so [`model_fence`] goes between them.
+//! - loom's types have no `const fn new`: write constructors with
+//!   [`const_unless_loom!`](crate::const_unless_loom).
+//! - loom's types are larger than the types that they model: assert sizes with
+//!   [`assert_unless_loom!`](crate::assert_unless_loom).
+//! - Zeroed memory is a valid atomic only outside loom: make atomics of memory only with
+//!   [`slice_in`].
+//! - loom orders two locations only by `fence(SeqCst)`, so [`light_fence`] is a compiler fence
+//!   outside it and a full fence inside. Two SeqCst accesses of different locations, on each of two
+//!   threads, are ordered without a fence; loom does not know that order, so [`model_fence`] goes
+//!   between them.
 
 pub(crate) mod atomic;
 pub(crate) mod cell;

@@ -1,9 +1,10 @@
-//! What differs between the real build and the build under the model checker (`--cfg loom`).
+//! Differences between the real build and the build under the model checker (`--cfg loom`).
 
 /// Whether this build runs under the model checker; for constants that are smaller there.
 pub const MODELLED: bool = cfg!(loom);
 
-/// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
+/// Declares a function that is `const` except under loom, whose types cannot be built at compile
+/// time.
 #[cfg(not(loom))]
 #[doc(hidden)]
 #[macro_export]
@@ -12,7 +13,8 @@ macro_rules! const_unless_loom {
     ($(#[$meta:meta])* $vis:vis unsafe fn $($rest:tt)*) => { $(#[$meta])* $vis const unsafe fn $($rest)* };
 }
 
-/// Declares a function that is `const` except under loom, whose types cannot be built at compile time.
+/// Declares a function that is `const` except under loom, whose types cannot be built at compile
+/// time.
 #[cfg(loom)]
 #[doc(hidden)]
 #[macro_export]

@@ -4,7 +4,8 @@ use std::ptr::NonNull;
 
 use page_frame::{Order, PAGE_SIZE, PageMap, PageMapArray, Tag};
 
-/// Mutation seen to fail: products that wrap around, so that less memory than the entries take would do.
+/// Mutation seen to fail: products that wrap around, so that less memory than the entries take
+/// would do.
 #[test]
 fn entries_of_too_many_pages_are_refused() {
     let most = usize::MAX / (size_of::<usize>() + 1);

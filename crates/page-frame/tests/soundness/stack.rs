@@ -6,15 +6,15 @@ use page_frame::sync::{Linked, TakeAll, UnsafeCell};
 
 struct Node(u32, UnsafeCell<*mut Node>);
 
-// SAFETY: clauses 1 and 2: always the same cell, used by the stack alone.
+// SAFETY: clauses 1 and 2: always the same cell, and only the stack uses it.
 unsafe impl Linked for Node {
     fn link(&self) -> &UnsafeCell<*mut Self> {
         &self.1
     }
 }
 
-/// Each node goes as soon as it is returned, which clause 2 of `push` allows. AddressSanitizer and Miri see a link that is read
-/// later.
+/// Each node goes as soon as it is returned, which clause 2 of `push` allows. AddressSanitizer and
+/// Miri see a link that is read later.
 #[test]
 fn a_node_may_go_as_soon_as_it_is_returned() {
     let stack = TakeAll::new();

@@ -14,15 +14,15 @@ fn with_three(test: impl FnOnce(&PerCpu<'_, Vec<u32>, SwitchedCpu>)) {
 /// Mutation seen to fail: `Chunk` without `Drop`.
 #[test]
 fn a_visit_that_panics_leaves_no_slot_detached() {
-    with_three(|slots| {
+    with_three(|per_cpu| {
         let visit = |id: page_frame::CpuId, body: &mut Vec<u32>| {
             body.push(1);
             assert!(id.index() != 1, "the second visit panics");
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| slots.take_over(|_| true, visit)));
+        let outcome = catch_unwind(AssertUnwindSafe(|| per_cpu.take_over(|_| true, visit)));
         assert!(outcome.is_err());
         let mut seen = Vec::new();
-        assert_eq!(slots.take_over(|_| true, |_, body| seen.push(body.len())), ALL);
+        assert_eq!(per_cpu.take_over(|_| true, |_, body| seen.push(body.len())), ALL);
         assert_eq!(seen, [1, 1, 0]);
     });
 }
@@ -30,60 +30,60 @@ fn a_visit_that_panics_leaves_no_slot_detached() {
 /// Mutation seen to fail: `Chunk` without `Drop`.
 #[test]
 fn a_choice_that_panics_leaves_no_slot_detached() {
-    with_three(|slots| {
+    with_three(|per_cpu| {
         let wanted = |id: page_frame::CpuId| {
             assert!(id.index() != 2, "the third choice panics");
             true
         };
-        let outcome = catch_unwind(AssertUnwindSafe(|| slots.take_over(wanted, |_, _| ())));
+        let outcome = catch_unwind(AssertUnwindSafe(|| per_cpu.take_over(wanted, |_, _| ())));
         assert!(outcome.is_err());
-        assert_eq!(slots.take_over(|_| true, |_, _| ()), ALL);
+        assert_eq!(per_cpu.take_over(|_| true, |_, _| ()), ALL);
     });
 }
 
 #[test]
 fn a_visit_reaches_no_body_a_second_time() {
-    with_three(|slots| {
+    with_three(|per_cpu| {
         let visit = |id, body: &mut Vec<u32>| {
             body.push(1);
-            slots.cpu().switch_to(Some(id));
-            assert_eq!(slots.enter().err(), Some(EnterError::Detached));
-            assert_eq!(slots.take_over(|other| other == id, |_, _| ()).taken, 0);
+            per_cpu.cpu().switch_to(Some(id));
+            assert_eq!(per_cpu.enter().err(), Some(EnterError::Detached));
+            assert_eq!(per_cpu.take_over(|other| other == id, |_, _| ()).taken, 0);
         };
-        assert_eq!(slots.take_over(|_| true, visit), ALL);
+        assert_eq!(per_cpu.take_over(|_| true, visit), ALL);
     });
 }
 
 /// Mutation seen to fail: `attach` that stores zero whatever is there.
 #[test]
 fn slots_that_a_visit_closes_stay_closed() {
-    with_three(|slots| {
+    with_three(|per_cpu| {
         let first = page_frame::CpuId::new(0);
-        assert_eq!(slots.take_over(|id| id == first, |_, _| slots.close()).taken, 1);
-        assert_eq!(slots.enter().err(), Some(EnterError::Detached));
+        assert_eq!(per_cpu.take_over(|id| id == first, |_, _| per_cpu.close()).taken, 1);
+        assert_eq!(per_cpu.enter().err(), Some(EnterError::Detached));
     });
 }
 
 #[test]
 fn a_forgotten_guard_loses_its_slot_and_nothing_else() {
-    with_three(|slots| {
-        std::mem::forget(slots.enter().expect("nobody is inside"));
-        assert_eq!(slots.enter().err(), Some(EnterError::Nested));
-        assert_eq!(slots.take_over(|_| true, |_, _| ()), TakeOver { taken: 2, skipped: 1 });
+    with_three(|per_cpu| {
+        std::mem::forget(per_cpu.enter().expect("no context is inside"));
+        assert_eq!(per_cpu.enter().err(), Some(EnterError::Nested));
+        assert_eq!(per_cpu.take_over(|_| true, |_, _| ()), TakeOver { taken: 2, skipped: 1 });
         // Its own slot is not waited for, in which it is for ever.
-        std::mem::forget(slots.freeze(Some(page_frame::CpuId::new(0))));
-        assert_eq!(slots.take_over(|_| true, |_, _| ()).taken, 0);
+        std::mem::forget(per_cpu.freeze(Some(page_frame::CpuId::new(0))));
+        assert_eq!(per_cpu.take_over(|_| true, |_, _| ()).taken, 0);
     });
 }
 
 #[test]
 fn forgotten_locks_stay_taken_and_nobody_waits_for_them() {
-    with_three(|slots| {
+    with_three(|per_cpu| {
         let lock = IrqLock::new(1);
-        let token = slots.lock_token();
+        let token = per_cpu.lock_token();
         std::mem::forget(token.lock(&lock).expect("not nested"));
         std::mem::forget(token);
-        assert!(slots.lock_token().is_nested() && slots.lock_token().lock(&lock).is_none());
+        assert!(per_cpu.lock_token().is_nested() && per_cpu.lock_token().lock(&lock).is_none());
     });
 }
 
@@ -104,22 +104,22 @@ fn one_lock_through_two_slots_excludes() {
 /// Mutation seen to fail: `Frozen` without `Drop`; a thaw that opens what a taker has.
 #[test]
 fn frozen_slots_are_nobodys_until_the_guard_goes_also_by_a_panic() {
-    with_three(|slots| {
-        let frozen = slots.freeze(None);
+    with_three(|per_cpu| {
+        let frozen = per_cpu.freeze(None);
         assert!(frozen.is_fenced());
-        assert_eq!(slots.enter().err(), Some(EnterError::Detached));
-        assert_eq!(slots.take_over(|_| true, |_, _| ()).taken, 0);
+        assert_eq!(per_cpu.enter().err(), Some(EnterError::Detached));
+        assert_eq!(per_cpu.take_over(|_| true, |_, _| ()).taken, 0);
         let panics = catch_unwind(AssertUnwindSafe(|| {
             let _frozen = frozen;
             panic!("with the slots frozen");
         }));
-        assert!(panics.is_err() && slots.enter().is_ok());
+        assert!(panics.is_err() && per_cpu.enter().is_ok());
         let visit = |id, _: &mut Vec<u32>| {
-            slots.cpu().switch_to(Some(id));
+            per_cpu.cpu().switch_to(Some(id));
             // SAFETY: nobody froze them.
-            unsafe { slots.thaw() };
-            assert_eq!(slots.enter().err(), Some(EnterError::Detached));
+            unsafe { per_cpu.thaw() };
+            assert_eq!(per_cpu.enter().err(), Some(EnterError::Detached));
         };
-        assert_eq!(slots.take_over(|_| true, visit), ALL);
+        assert_eq!(per_cpu.take_over(|_| true, visit), ALL);
     });
 }
