@@ -1,12 +1,10 @@
-//! Which frames the system has put memory behind: a bit each.
+//! A set of frames: one bit for each frame of a range.
 //!
-//! # Concepts
-//! A frame of fresh address space costs nothing and reads as zero. It is **set** from the moment it is first handed out
-//! until it is given back to the system. A block of which no frame is set is zero; a free frame that is set is what
-//! there is to give back.
+//! `Pages` has one for its committed frames, and two for areas, which it numbers like frames.
 //!
 //! # Concurrency
-//! Bits are changed by whoever owns the frame. Relaxed: the frame's own hand-over orders them.
+//! The owner of a frame changes its bit. Relaxed: the transfer of the frame between CPUs orders the
+//! changes.
 
 use core::ptr::NonNull;
 
@@ -15,7 +13,7 @@ use page_frame::{FrameNumber, FrameRange};
 
 const WORD_BITS: usize = usize::BITS as usize;
 
-/// A bit for each frame of a range.
+/// A set of frames of one range.
 #[derive(Debug)]
 pub(crate) struct FrameSet {
     first: usize,
@@ -23,22 +21,24 @@ pub(crate) struct FrameSet {
 }
 
 impl FrameSet {
-    /// Returns how many bytes the bits of `frames` take, a multiple of 64.
+    /// Returns the bytes that a set for `frames` needs, a multiple of 64.
     pub(crate) fn bytes(frames: FrameRange) -> usize {
         (Self::words(frames) * size_of::<AtomicUsize>()).next_multiple_of(64)
     }
 
-    /// Makes the bits of `frames`, all clear, without touching memory.
+    /// Makes an empty set for `frames`. Writes no memory.
     ///
     /// # Safety
-    /// 1. `memory` is zero, aligned to 64, valid for so many [`bytes`](Self::bytes), nobody else's, and lives as long as the value.
+    /// 1. `memory` is zero, aligned to 64 bytes, and valid for reads and writes of
+    ///    [`bytes(frames)`](Self::bytes) bytes as long as the value lives. No other code uses it.
     pub(crate) unsafe fn new_in(memory: NonNull<u8>, frames: FrameRange) -> Self {
-        // SAFETY: clause 1: zero, which is what an atomic word may be, and ours for as long.
+        // SAFETY: clauses 1 and 2 of `slice_in` are clause 1.
         let words = unsafe { slice_in(memory, Self::words(frames)) };
         Self { first: Self::first(frames), words }
     }
 
-    /// From a whole word on, so that a word is an aligned block of frames.
+    /// Returns the frame of the first bit: a multiple of the word, so that a word covers an aligned
+    /// block of frames.
     fn first(frames: FrameRange) -> usize {
         frames.start.get() & !(WORD_BITS - 1)
     }
@@ -47,11 +47,11 @@ impl FrameSet {
         (frames.end.get() - Self::first(frames)).div_ceil(WORD_BITS)
     }
 
-    /// Marks the frames of `range`; returns how many were marked before.
+    /// Adds the frames of `range`; returns how many were in the set before.
     #[inline]
-    pub(crate) fn mark(&self, range: FrameRange) -> usize {
+    pub(crate) fn insert(&self, range: FrameRange) -> usize {
         self.each(range, |word, bits| {
-            // A load first: most frames are handed out again and again.
+            // A load first: most frames are in the set already.
             let before = word.load(Ordering::Relaxed);
             if before & bits != bits {
                 word.fetch_or(bits, Ordering::Relaxed);
@@ -60,32 +60,33 @@ impl FrameSet {
         })
     }
 
-    /// Unmarks the frames of `range`; returns how many were marked.
-    pub(crate) fn clear(&self, range: FrameRange) -> usize {
+    /// Removes the frames of `range`; returns how many were in the set.
+    pub(crate) fn remove(&self, range: FrameRange) -> usize {
         self.each(range, |word, bits| word.fetch_and(!bits, Ordering::Relaxed) & bits)
     }
 
-    /// Returns how many frames of `range` are marked.
+    /// Returns how many frames of `range` are in the set.
     #[inline]
     pub(crate) fn count(&self, range: FrameRange) -> usize {
         self.each(range, |word, bits| word.load(Ordering::Relaxed) & bits)
     }
 
     #[inline]
-    fn each(&self, range: FrameRange, look: impl Fn(&AtomicUsize, usize) -> usize) -> usize {
+    fn each(&self, range: FrameRange, visit: impl Fn(&AtomicUsize, usize) -> usize) -> usize {
         let (mut at, end) = (range.start.get() - self.first, range.end.get() - self.first);
-        let mut marked = 0;
+        let mut found = 0;
         while at < end {
             let bit = at % WORD_BITS;
             let count = (WORD_BITS - bit).min(end - at);
             let bits = if count == WORD_BITS { usize::MAX } else { ((1 << count) - 1) << bit };
-            marked += look(&self.words[at / WORD_BITS], bits).count_ones() as usize;
+            found += visit(&self.words[at / WORD_BITS], bits).count_ones() as usize;
             at += count;
         }
-        marked
+        found
     }
 
-    /// Returns the aligned blocks of `frames` frames (a power of two) of `range` in which any is marked.
+    /// Iterates over the aligned blocks of `frames` frames (a power of two) in `range` that have
+    /// any frame of the set.
     pub(crate) fn blocks(
         &self,
         range: FrameRange,
@@ -111,14 +112,14 @@ mod tests {
     }
 
     #[test]
-    fn marks_are_counted_across_words() {
+    fn frames_are_counted_across_words() {
         let memory = crate::Mapped::reserve(FrameSet::bytes(range(100, 1000))).expect("a page");
-        // SAFETY: fresh, so zero, and dropped last.
+        // SAFETY: clause 1: a fresh mapping of that size: zero, and dropped after the set.
         let set = unsafe { FrameSet::new_in(memory.start(), range(100, 1000)) };
-        assert_eq!(set.mark(range(100, 300)), 0);
-        assert_eq!(set.mark(range(250, 310)), 50);
+        assert_eq!(set.insert(range(100, 300)), 0);
+        assert_eq!(set.insert(range(250, 310)), 50);
         assert_eq!(set.count(range(100, 1000)), 210);
-        assert_eq!(set.clear(range(128, 192)), 64);
+        assert_eq!(set.remove(range(128, 192)), 64);
         assert_eq!(set.count(range(100, 1000)), 146);
         let starts: Vec<_> =
             set.blocks(range(100, 1000), 64).map(|block| block.start.get()).collect();

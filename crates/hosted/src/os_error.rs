@@ -43,7 +43,8 @@ impl fmt::Display for OsError {
 
 impl core::error::Error for OsError {}
 
-/// For heaps whose constructor has one error: memory that the system does not map is memory that there is not.
+/// For heaps whose constructor has one error: memory that the system does not map is memory that
+/// there is not.
 impl From<OsError> for OutOfMemory {
     fn from(_: OsError) -> Self {
         Self

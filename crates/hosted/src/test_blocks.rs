@@ -1,4 +1,4 @@
-//! Blocks that tests take: they stay where they are unless they are freed, also where a test fails.
+//! Blocks for unit tests: a test that fails leaks its blocks instead of panicking a second time.
 
 use core::mem::ManuallyDrop;
 
@@ -6,10 +6,10 @@ use page_frame::{Order, PageBlock, PageSource};
 
 use crate::pages::Pages;
 
-/// A block that stays where it is unless it is freed.
+/// A block whose drop leaks it.
 pub(crate) type Block = ManuallyDrop<PageBlock>;
 
-/// Takes blocks, sorted by address.
+/// Allocates blocks, sorted by address.
 pub(crate) fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
     let order = Order::new(order).expect("an order");
     let take = |_| Block::new(pages.allocate(order).expect("address space"));
@@ -20,12 +20,13 @@ pub(crate) fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
 
 pub(crate) fn free(pages: &Pages, blocks: impl IntoIterator<Item = Block>) {
     for block in blocks {
-        // SAFETY: from these pages, and not used any more.
+        // SAFETY: the caller passes blocks of these pages, which are not used any more.
         unsafe { pages.free(Block::into_inner(block)) };
     }
 }
 
-/// Divides blocks into every other one and the rest, so that those of one half have none of it beside them.
+/// Divides blocks into every other one and the rest, so that no two blocks of a half are
+/// neighbours.
 pub(crate) fn halves(blocks: Vec<Block>) -> (Vec<Block>, Vec<Block>) {
     let numbered = blocks.into_iter().enumerate();
     let (even, odd): (Vec<_>, Vec<_>) = numbered.partition(|(index, _)| index % 2 == 0);

@@ -1,13 +1,15 @@
-//! One word of each thread, found by two loads.
+//! One word for each thread, found by two loads: it holds the thread's slot number.
 //!
 //! # Concepts
-//! An allocator asks for it at every operation, from the first call that the dynamic loader makes to the last destructor of
-//! a dying thread. So it must need no set-up, allocate nothing and call nothing. The compiler's thread-locals call a
-//! function of the loader from within a shared library; this one is in the **initial-exec** model, in which the offset from
-//! the thread pointer is a word that the loader fills in once (Drepper 2013, "ELF Handling For Thread-Local Storage",
-//! section 4.3). A library with such a word of four bytes can still be loaded late: the loader keeps some room for that.
+//! An allocator reads the word in every operation, from the first call of the dynamic loader to the
+//! last destructor of a thread. So it must need no initialisation, allocate nothing and call
+//! nothing. In a shared library the compiler's thread-locals call a function of the loader. This
+//! word uses the **initial-exec** model: its offset from the thread pointer is a word that the
+//! loader fills in once (Drepper 2013, "ELF Handling For Thread-Local Storage", section 4.3). A
+//! library with such a word of four bytes can still be loaded late, as the loader reserves some
+//! room for that.
 //!
-//! On machines for which this file has no assembly the word is the compiler's.
+//! Where this file has no assembly for the machine, the word is the compiler's.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod initial_exec {
@@ -30,8 +32,8 @@ mod initial_exec {
     #[inline(always)]
     pub(crate) fn load() -> u32 {
         let word: u64;
-        // SAFETY: reads the thread's own word, which lives as long as the thread; the first load is of an offset that the
-        // loader has written.
+        // SAFETY: reads the thread's own word, which lives as long as the thread; the first load is
+        // of an offset that the loader has written.
         unsafe {
             asm!(
                 "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
@@ -83,7 +85,7 @@ mod initial_exec {
 
 pub(crate) use initial_exec::{load, store};
 
-/// How many threads have slots of their own at the same time.
+/// The largest number of threads that have slots of their own at the same time.
 pub const THREAD_SLOTS: usize = 64;
 
 /// Returns the running thread's slot number, if it has one; assigns none.

@@ -1,7 +1,6 @@
-//! Memory that goes back: when the caches are asked, and what is left.
+//! Purging through the public interface: when the trim hook is called, and how many pages stay.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-
 use std::time::{Duration, Instant};
 
 use hosted::{Background, Pages, Purger};
@@ -19,17 +18,17 @@ fn free(pages: &Pages, blocks: impl IntoIterator<Item = PageBlock>) {
 }
 
 #[test]
-fn the_hook_hears_of_falls_and_seldom_of_swings() {
+fn the_trim_hook_is_called_at_falls_and_seldom_at_swings() {
     static FALLS: AtomicUsize = AtomicUsize::new(0);
     let falls = || FALLS.swap(0, Ordering::Relaxed);
     let pages = Pages::with_space(1 << 30).expect("address space");
     let pages = pages.with_trim_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
-    // 64 MiB that go bit by bit: at each sixth, until a sixth is less than a megabyte.
+    // 64 MiB are freed block by block: a fall at each sixth, until a sixth is less than 1 MiB.
     let blocks = take(&pages, 1024);
     free(&pages, blocks);
     let first = falls();
     assert!((15..=40).contains(&first), "{first} falls from 64 MiB to nothing");
-    // Use that swings between 64 and 50 MiB is known to swing after two falls.
+    // Use that swings between 64 and 50 MiB rebounds, which two falls show.
     let mut blocks = take(&pages, 1024);
     falls();
     for _ in 0..20 {
@@ -38,14 +37,17 @@ fn the_hook_hears_of_falls_and_seldom_of_swings() {
     }
     let swings = falls();
     assert!(swings <= 2, "{swings} falls of a use that swings");
-    // And what ends is heard of all the same.
+    // A program that ends still calls the hook.
     free(&pages, blocks);
     let last = falls();
     assert!(last >= 10, "{last} falls at the end");
 }
 
-/// Mutations seen to fail: caches that are asked in each interval, or in none; what is idle now taken for what was all the time; all
-/// of it given, or none; a count of the fewest that is not begun anew.
+/// Mutations seen to fail:
+/// - a hook called in each interval, or in none;
+/// - the idle pages at the end of an interval in place of the fewest;
+/// - a purge of all or none of them;
+/// - a count of the fewest that is not reset.
 #[test]
 fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
     static ASKED: AtomicUsize = AtomicUsize::new(0);
@@ -70,7 +72,7 @@ fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
         .collect();
     assert_eq!(left, [2048, 1024, 512, 0, 0, 0, 0, 0], "the last area goes as a whole");
     assert_eq!(ASKED.load(Ordering::Relaxed), 8, "a program that sleeps");
-    // What was used in between stays: 16 MiB are idle at both ends, and were 12 at a time.
+    // Pages that were used in between stay: 16 MiB are idle at both ends, and were 12 at a time.
     let blocks = take(&pages, 256);
     free(&pages, blocks);
     pages.decay();
@@ -87,7 +89,7 @@ fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
     assert_eq!(ASKED.load(Ordering::Relaxed), 1);
 }
 
-/// Mutations seen to fail: equality with what is few, and more or less of it; all given where it is more.
+/// Mutations seen to fail: another limit for few pages; a purge of all pages above it.
 #[test]
 fn what_is_few_goes_at_once() {
     let pages = Pages::with_space(1 << 30).expect("address space").without_purging();
@@ -121,8 +123,13 @@ fn thread_named(name: &str) -> Option<String> {
     all.find(|status| status.lines().next() == Some(&format!("Name:\t{name}")))
 }
 
-/// Mutations seen to fail: a thread that takes signals; one that started it and takes none any more; no name; a stop that does not
-/// wake the thread; a thread that runs when it is woken; a stop that does not wait for its end.
+/// Mutations seen to fail:
+/// - a thread that handles signals;
+/// - a starting thread whose mask stays changed;
+/// - no name;
+/// - a stop that does not wake the thread;
+/// - a thread that calls the function when it is woken;
+/// - a stop that does not wait for the end.
 #[test]
 fn a_background_thread_takes_no_signals_and_stops_at_once() {
     static RUNS: AtomicUsize = AtomicUsize::new(0);
@@ -166,7 +173,7 @@ fn a_background_thread_takes_no_signals_and_stops_at_once() {
     let since = Instant::now();
     drop(background);
     assert!(since.elapsed() < Duration::from_secs(5), "woken: {:?}", since.elapsed());
-    // What has ended may be seen for a moment more.
+    // A thread that has ended may be listed for a moment.
     while thread_named("in the back").is_some() {
         assert!(since.elapsed() < Duration::from_secs(5), "it has ended");
     }
@@ -181,7 +188,7 @@ fn a_background_thread_takes_no_signals_and_stops_at_once() {
     assert!(runs >= 1 && runs as u128 <= intervals, "{runs} in {intervals} intervals");
 }
 
-/// Mutations seen to fail: a thread that ends no interval; one that is not stopped.
+/// Mutations seen to fail: a thread that never calls `decay`; a thread that is not stopped.
 #[test]
 fn the_thread_purges_and_stops() {
     let pages: &Pages =

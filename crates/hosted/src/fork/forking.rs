@@ -1,13 +1,14 @@
 //! `fork` in programs with threads: the allocators are whole in parent and child.
 //!
 //! # Concepts
-//! Before the fork the fork lock (`lock.rs`) is acquired: nobody holds a lock of the allocators or is in a page source. Then all
-//! CPU slots are frozen, so that nobody is in the middle of one. Afterwards, in the parent, everything goes on. In the child only
-//! the thread that forked is left: the numbers of the others are free again, and the next thread that takes one finds the
-//! magazines as they were left.
+//! Before the fork, [`Forking::begin`] acquires the fork lock (`lock.rs`): no other thread holds a
+//! lock of the allocators or is in a page source. Then it freezes all per-CPU slots, so that no
+//! thread is inside one. In the parent, all threads then continue. The child has only the thread
+//! that forked: the numbers of the other threads are free there, and the next thread that gets one
+//! finds its magazines.
 //!
-//! A process with one thread skips all of that. What another thread held outside of slots and locks at that moment (a magazine
-//! on its way to the depot) is lost to the child.
+//! A process with one thread skips all of that. Objects that another thread held outside of slots
+//! and locks at that moment (a magazine on its way to the depot) leak in the child.
 
 use core::marker::PhantomData;
 
@@ -17,10 +18,11 @@ use crate::fork::lock;
 use crate::pages::Pages;
 use crate::{threads, tls};
 
-/// A fork that is about to happen: between the handlers that run before it and those that run after it. `G` is the guard that
-/// keeps the caches' slots frozen.
+/// A fork that is about to happen: between the handlers that run before it and those that run after
+/// it. `G` is the guard that keeps the caches' slots frozen.
 ///
-/// Dropping it lets all threads go on. It stays in the thread that began it, which is the one to call `fork`.
+/// Dropping it lets all threads continue. It stays in the thread that began it, which is the one to
+/// call `fork`.
 ///
 /// ```
 /// # let pages = hosted::Pages::with_space(1 << 30)?;
@@ -35,7 +37,7 @@ use crate::{threads, tls};
 /// fn is_send<T: Send>() {}
 /// is_send::<hosted::Forking<'static, ()>>();
 /// ```
-#[must_use = "all threads go on at once when this is dropped"]
+#[must_use = "dropping it lets all threads continue at once"]
 pub struct Forking<'a, G> {
     /// `None` where there was no thread to keep out. Dropped in this order, the lock last.
     frozen: Option<(Frozen<'a>, G)>,
@@ -53,8 +55,8 @@ impl Drop for Held {
 }
 
 impl<'a, G> Forking<'a, G> {
-    /// Brings the allocators to a stand; `freeze_caches` freezes the slots of the caches above `pages`. The thread that will call
-    /// `fork` calls this before.
+    /// Keeps all other threads out of the allocators; `freeze_caches` freezes the slots of the
+    /// caches above `pages`. The thread that will call `fork` calls this before.
     ///
     /// # Panics
     /// When the thread has begun a fork already: it would wait for itself.
@@ -71,21 +73,22 @@ impl<'a, G> Forking<'a, G> {
         Self { frozen, lock, _not_send: PhantomData }
     }
 
-    /// Lets all threads go on, in the parent.
+    /// Lets all threads continue, in the parent.
     pub fn end_in_parent(self) {
         drop(self);
     }
 
-    /// Frees the thread numbers of the threads that are not in the child, in the child, and calls `forget_others` to clear the
-    /// marks of those threads in the caches' slots ([`PerCpu::forget_others`](page_frame::PerCpu::forget_others)). The slots are
-    /// frozen during that call, by a guard from a system that can fence.
+    /// Frees the thread numbers of the threads that are not in the child, in the child, and calls
+    /// `forget_others` to clear the marks of those threads in the caches' slots
+    /// ([`PerCpu::forget_others`](page_frame::PerCpu::forget_others)). The slots are frozen during
+    /// that call, by a guard from a system that can fence.
     ///
-    /// Where the system could not fence, a thread may have been inside a slot all the same. Then the slots stay frozen in the
-    /// child for ever, which goes without them.
+    /// Where the system could not fence, a thread may have been inside a slot all the same. Then
+    /// the slots stay frozen in the child for ever, and it works without them.
     ///
     /// # Safety
-    /// 1. The process is a child that was forked since this began, by the thread that began it, and the caller is its only
-    ///    thread.
+    /// 1. The process is a child that was forked since this began, by the thread that began it, and
+    ///    the caller is its only thread.
     pub unsafe fn end_in_child(self, forget_others: impl FnOnce()) {
         let Self { frozen, lock, .. } = self;
         let own = tls::number();

@@ -22,14 +22,15 @@ const MOST_BYTES: usize = 1 << 40;
 const LEAST_BYTES: usize = 16 << 20;
 
 impl Pages {
-    /// Reserves address space and builds the allocator in it. A handful of system calls; allocates nothing.
+    /// Reserves address space and builds the allocator in it. A handful of system calls; commits
+    /// only metadata.
     ///
     /// # Errors
-    /// The system's, when there is not even address space for 16 MiB.
+    /// The error of `mmap`, when there is no address space even for 16 MiB.
     pub fn new() -> Result<Self, OsError> {
         let mut bytes = MOST_BYTES;
         if let Some(limit) = getrlimit(Resource::As).current {
-            // A quarter: the program wants some too, and the page map lies beside.
+            // A quarter: the program itself and the page map need address space too.
             bytes = bytes.min((limit as usize / 4).max(LEAST_BYTES));
             bytes = 1 << bytes.ilog2();
         }
@@ -45,7 +46,8 @@ impl Pages {
     /// Builds the allocator in `bytes` bytes of address space, a power of two, at least a page.
     ///
     /// # Errors
-    /// The system's, or `EINVAL` for other sizes: areas and sections are aligned parts of the space.
+    /// The error of `mmap`, or `EINVAL` for other sizes: areas and sections are aligned parts of
+    /// the space.
     pub fn with_space(bytes: usize) -> Result<Self, OsError> {
         if !bytes.is_power_of_two() || bytes < PAGE_SIZE {
             return Err(OsError::INVALID);
@@ -55,7 +57,8 @@ impl Pages {
         let invalid = |_| OsError::INVALID;
         let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
         let buddy_bytes = layout.map_err(invalid)?.size().next_multiple_of(64);
-        // One mapping for all of it: the buddy's first, the sets of frames and areas, and at the end what later sections need.
+        // One mapping for all of it: the buddy's first, the sets of frames and areas, and at the
+        // end what later sections need.
         let areas = areas::numbers(all);
         let (frame_bytes, area_bytes) = (FrameSet::bytes(all), FrameSet::bytes(areas));
         let sets_bytes = frame_bytes + 2 * area_bytes;
@@ -65,16 +68,18 @@ impl Pages {
         let set = |offset: usize, of: FrameRange| {
             // SAFETY: within the mapping.
             let memory = unsafe { metadata.start().add(buddy_bytes + offset) };
-            // SAFETY: clause 1: fresh, so zero, and a part for each set, of `bytes` bytes; dropped with the mapping.
+            // SAFETY: clause 1: fresh, so zero, and a part for each set, of `bytes` bytes; dropped
+            // with the mapping.
             unsafe { FrameSet::new_in(memory, of) }
         };
         let committed = set(0, all);
         let thp = Thp::new(set(frame_bytes, areas), set(frame_bytes + area_bytes, areas));
         let (start, map) = (metadata.start(), space.mapping().direct_map());
         let ranges = [first];
-        // SAFETY: the mapping is fresh, so zero and ours, and lives as long as the buddy: it is dropped with it.
+        // SAFETY: the mapping is fresh, so zero and ours. It is dropped after the buddy.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(start, buddy_bytes) };
-        // SAFETY: the space is fresh, so nobody else's, and dropped with the buddy; `map` covers it, and `first` is open.
+        // SAFETY: the space is fresh, so no other code uses it, and is dropped after the buddy.
+        // `map` covers it; `first` is open.
         let buddy =
             unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Cached) };
         Ok(Self {
@@ -89,15 +94,17 @@ impl Pages {
         })
     }
 
-    /// Calls `hook` when the program uses less and less: each time a sixth of the pages that were in use, and at least 1 MiB, was
-    /// freed. The hook makes the caches above shrink, each object of which may hold a page.
+    /// Calls `hook` when the program uses less and less: each time a sixth of the pages that were
+    /// in use, and at least 1 MiB, was freed. The hook makes the caches above shrink, each object
+    /// of which may hold a page.
     ///
     /// A free calls it with no lock held; it may free pages and allocate.
     pub fn with_trim_hook(self, hook: fn()) -> Self {
         Self { trim_policy: self.trim_policy.with_hook(hook), ..self }
     }
 
-    /// Keeps freed memory for the process: only [`purge`](Self::purge) and [`decay`](Self::decay) release any.
+    /// Keeps freed memory for the process: only [`purge`](Self::purge) and [`decay`](Self::decay)
+    /// release any.
     pub fn without_purging(self) -> Self {
         Self { purge_policy: self.purge_policy.without_purging(), ..self }
     }

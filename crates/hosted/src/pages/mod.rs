@@ -1,19 +1,26 @@
-//! The pages of this process: a buddy allocator over address space that is reserved once and backed on demand.
+//! The pages of this process: a buddy allocator over address space that is reserved once and backed
+//! on demand.
 //!
 //! # Concepts
-//! - The **space** is address space for all pages that there will ever be: 1 TiB where the system agrees, less elsewhere. It costs
-//!   nothing, and the page map covers all of it, so that one comparison tells whether an address is ours.
-//! - The buddy begins with one **section** of the space (1 GiB) and gets the next one when it runs out. A run of more than half a
-//!   section is a **multi-section run**: it takes whole sections of its own, from the end of the space.
-//! - A frame is **committed** from its first allocation until it is purged. A block without a committed frame reads as zero.
-//! - A free purges when too many idle pages are there (`purge`); an allocation scans for huge pages now and then (`thp`).
+//! - The **space** is address space for all pages that there will ever be: 1 TiB where the system
+//!   agrees, less elsewhere. It costs nothing, and the page map covers all of it, so that one
+//!   comparison tells whether an address is ours.
+//! - The buddy begins with one **section** of the space (1 GiB) and gets the next one when it runs
+//!   out. A run of more than half a section is a **multi-section run**: it takes whole sections of
+//!   its own, from the end of the space.
+//! - A frame is **committed** from its first allocation until it is purged. A block without a
+//!   committed frame reads as zero.
+//! - A free purges when too many idle pages are there (`purge`); an allocation scans for huge pages
+//!   now and then (`thp`).
 //!
 //! # Concurrency
-//! Allocating and freeing are as concurrent as the buddy. The table of sections has a lock. Purges and scans exclude each other by
-//! the maintenance lock, which is only tried. Every call is inside the fork lock, so that a child finds nothing half done.
+//! Allocating and freeing are as concurrent as the buddy. The table of sections has a lock. Purges
+//! and scans exclude each other by the maintenance lock, which is only tried. Every call is inside
+//! the fork lock, so that a child finds nothing half done.
 //!
 //! # Invariants
-//! - I1: a frame that is not committed reads as zero. So nobody else may free frames to the buddy: it stays private.
+//! - I1: a frame that is not committed reads as zero. So no code outside this folder may free
+//!   frames to the buddy.
 
 mod build;
 mod purge;
@@ -65,13 +72,15 @@ pub struct Pages {
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,
-    /// The metadata of all of the above; at its end that of the sections that the buddy may get later.
+    /// The metadata of all of the above; at its end that of the sections that the buddy may get
+    /// later.
     pub(crate) metadata: Mapped,
     pub(crate) space: Space,
 }
 
-// SAFETY: clause 1: blocks are the buddy's, of frames of a mapping of ours that was opened before they were added. Clause
-// 2: the buddy's.
+// SAFETY: clause 1: the buddy keeps it, over frames of our mapping that were opened before it got
+// them. Clause 2: the buddy keeps it, and nothing after its `free` unwinds but the trim hook, which
+// runs when the block is free.
 unsafe impl PageSource for Pages {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let _inside = Inside::enter();
@@ -115,19 +124,23 @@ impl Pages {
             let bytes = Frames::section_layout().size();
             let offset = self.metadata.bytes() - later_sections_bytes(&self.space);
             let offset = (offset + (number - 1) * bytes).next_multiple_of(64);
-            // SAFETY: behind the buddy's own metadata, where there is room for each section but the first.
+            // SAFETY: behind the buddy's own metadata, where there is room for each section but the
+            // first.
             let metadata = unsafe { self.metadata.start().add(offset) };
-            // SAFETY: zero, aligned to 64 and nobody else's, once for each number, as nothing is written when adding fails.
+            // SAFETY: zero, aligned to 64, and used once: each number has its own part, and a
+            // failed `add_section` writes nothing.
             let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, bytes) };
-            // SAFETY: clause 1: the frames are free address space of ours, which `grow` has opened.
+            // SAFETY: clause 1: the frames are free address space of ours, which `Space::grow` has
+            // opened.
             unsafe { self.buddy.add_section(metadata, range) }.is_ok()
         })
     }
 
-    /// Counts `range` as allocated and committed; whether none of it was committed before, so that it reads as zero (I1).
+    /// Counts `range` as allocated and committed; whether none of it was committed before, so that
+    /// it reads as zero (I1).
     #[inline]
     fn commit(&self, range: FrameRange) -> bool {
-        let committed = self.committed.mark(range);
+        let committed = self.committed.insert(range);
         self.trim_policy.note_allocated(range.frames());
         self.purge_policy.note_allocated(range.frames(), committed);
         self.scan_after(range.frames());
@@ -149,7 +162,8 @@ impl Pages {
         }
     }
 
-    /// Keeps all threads out of the buddy's per-CPU slots while the guard lives, see [`Forking`](crate::Forking).
+    /// Keeps all threads out of the buddy's per-CPU slots while the guard lives, see
+    /// [`Forking`](crate::Forking).
     pub(crate) fn freeze_slots(&self) -> Frozen<'_> {
         self.buddy.freeze_slots(tls::number().map(|number| CpuId::new(number as u32)))
     }

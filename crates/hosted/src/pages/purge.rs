@@ -6,7 +6,8 @@ use super::Pages;
 use crate::fork::lock::Inside;
 use crate::purge::policy::LEAST_BOUND;
 
-/// The orders of the blocks that are purged, largest first: areas, then what lies between blocks, at last single pages.
+/// The orders of the blocks that are purged, largest first: areas, then what lies between blocks,
+/// at last single pages.
 const PURGED_ORDERS: [u8; 4] = [9, 6, 3, 0];
 /// So many idle pages or fewer are purged at once, not by half.
 const FEW_PAGES: usize = (256 << 10) / PAGE_SIZE;
@@ -17,8 +18,9 @@ impl Pages {
         self.purge_policy.idle_pages()
     }
 
-    /// Purges free pages: gives the memory behind them back to the system, until `keep` idle pages are left. Returns how many
-    /// pages it purged; none while another thread purges. O(sections), and a system call for each block of free pages.
+    /// Purges free pages: gives the memory behind them back to the system, until `keep` idle pages
+    /// are left. Returns how many pages it purged; none while another thread purges. O(sections),
+    /// and a system call for each block of free pages.
     pub fn purge(&self, keep: usize) -> usize {
         let _inside = Inside::enter();
         let Some(_maintenance) = self.maintenance.try_lock() else { return 0 };
@@ -38,8 +40,8 @@ impl Pages {
                 if self.buddy.try_allocate_at(block.start, order).is_ok() {
                     let went = self.purge_block(block);
                     purged += went;
-                    // The system refuses a block of which the program has locked a page. Its parts are tried next, and the free
-                    // below may put it into a per-CPU slot.
+                    // The system refuses a block of which the program has locked a page. Its parts
+                    // are tried next, and the free below may put it into a per-CPU slot.
                     are_cached |= went == 0;
                     // SAFETY: clause 1: allocated by number above, and ours.
                     let freed = unsafe { self.buddy.free_frames(block.start, order) };
@@ -50,7 +52,8 @@ impl Pages {
         purged
     }
 
-    /// Purges `block`, which is the caller's and was counted as idle; returns how many of its pages were committed.
+    /// Purges `block`, which is the caller's and was counted as idle; returns how many of its pages
+    /// were committed.
     fn purge_block(&self, block: FrameRange) -> usize {
         self.thp.forbid(block, self.space.mapping());
         let start = self.pointer(block.start.get() << PAGE_SHIFT);
@@ -59,7 +62,7 @@ impl Pages {
         if unsafe { self.space.mapping().decommit(start, bytes) }.is_err() {
             return 0;
         }
-        let pages = self.committed.clear(block);
+        let pages = self.committed.remove(block);
         self.purge_policy.note_purged(pages);
         pages
     }
@@ -72,7 +75,8 @@ impl Pages {
         self.purge_policy.end_purge(bound, purged);
     }
 
-    /// Makes the caches shrink when use falls. Called outside the fork lock, as the caches take locks and free pages.
+    /// Makes the caches shrink when use falls. Called outside the fork lock, as the caches take
+    /// locks and free pages.
     #[inline]
     pub(crate) fn trim_after_free(&self) {
         if !self.purge_policy.is_automatic() {
@@ -87,10 +91,12 @@ impl Pages {
         }
     }
 
-    /// Ends an interval: purges half of the pages that were idle since the last call, by blocks of up to 2 MiB, or all of them when
-    /// they are few. Returns how many pages it purged. When no page was allocated meanwhile, it makes the caches shrink first.
+    /// Ends an interval: purges half of the pages that were idle since the last call, by blocks of
+    /// up to 2 MiB, or all of them when they are few. Returns how many pages it purged. When no
+    /// page was allocated meanwhile, it makes the caches shrink first.
     ///
-    /// For a thread that calls this at intervals ([`Purger`](crate::Purger)). O(sections), and a system call for each block.
+    /// For a thread that calls this at intervals ([`Purger`](crate::Purger)). O(sections), and a
+    /// system call for each block.
     ///
     /// ```
     /// use hosted::Pages;
@@ -113,7 +119,8 @@ impl Pages {
         if going == 0 { 0 } else { self.purge(idle - going) }
     }
 
-    /// Counts `pages` allocated pages; scans for areas that a huge page may back when a scan is due.
+    /// Counts `pages` allocated pages; scans for areas that a huge page may back when a scan is
+    /// due.
     #[inline]
     pub(crate) fn scan_after(&self, pages: usize) {
         if self.thp.note_allocated(pages) {
@@ -142,27 +149,27 @@ mod tests {
         Pages::with_space(1 << 30).expect("address space")
     }
 
-    /// How many pages of memory the system has behind `block`.
+    /// Returns how many pages of `block` are resident.
     fn resident(block: &Block) -> usize {
         let mut there = vec![0_u8; block.order().pages()];
         let start = block.start().as_ptr().cast();
-        // SAFETY: a part of our mapping; a byte for each of its pages.
+        // SAFETY: a part of our mapping; the vector has a byte for each of its pages.
         let outcome = unsafe { libc::mincore(start, block.order().bytes(), there.as_mut_ptr()) };
         assert_eq!(outcome, 0, "mapped");
         there.iter().filter(|page| **page & 1 == 1).count()
     }
 
-    /// Mutations seen to fail: any two of the orders the other way round or one left out; a keep that is not looked at; no drain
+    /// Mutations seen to fail: two orders exchanged, or one left out; `keep` ignored; no drain
     /// before; a block that is not freed afterwards.
     #[test]
-    fn the_largest_blocks_go_first_and_no_more_than_is_asked_for() {
+    fn the_largest_blocks_are_purged_first_and_no_more_than_asked() {
         let pages = new().without_purging();
         let mut by_area = BTreeMap::<usize, Vec<Block>>::new();
         for block in take(&pages, 0, 8 * 512) {
             by_area.entry(block.start().addr().get() >> 21).or_default().push(block);
         }
         let mut whole: Vec<_> = by_area.into_values().filter(|area| area.len() == 512).collect();
-        // One area, and of three others an aligned run of 64 pages, one of 8, and a page.
+        // Free a whole area, and in three others 64 aligned pages, 8 aligned pages and one page.
         free(&pages, whole.pop().expect("eight areas"));
         for run in [64, 8, 1] {
             let mut area = whole.pop().expect("eight areas");
@@ -173,7 +180,7 @@ mod tests {
             given.push(pages.purge(pages.idle_pages() - 1));
         }
         assert_eq!(given, [512, 64, 8, 1]);
-        // All of it is free again, and what is kept at hand is given too.
+        // All of it is free again, and pages in per-CPU slots are purged too.
         let blocks = take(&pages, 9, 1);
         free(&pages, blocks);
         assert_eq!((pages.idle_pages(), pages.purge(0)), (512, 512));
@@ -182,23 +189,24 @@ mod tests {
         assert_eq!((pages.purge(1), pages.purge(0), pages.purge(0)), (0, 1, 0));
     }
 
-    /// Mutations seen to fail: no call of the system; touched bits that stay; bits that are cleared where the system refuses.
+    /// Mutations seen to fail: no system call; frames that stay committed; frames removed although
+    /// the system refused.
     #[test]
-    fn what_goes_is_zero_and_what_the_system_refuses_stays() {
+    fn purged_pages_read_as_zero_and_locked_pages_stay() {
         let pages = new().without_purging();
         let blocks = take(&pages, 0, 64);
         blocks.iter().for_each(fill);
         let all: usize = blocks.iter().map(resident).sum();
         assert_eq!(all, 64);
         let start: NonNull<u8> = blocks[5].start();
-        // SAFETY: a page of ours. The system gives no memory back that is locked.
+        // SAFETY: a page of ours. The system does not decommit locked pages.
         if unsafe { libc::mlock(start.as_ptr().cast(), PAGE_SIZE) } != 0 {
             eprintln!("no memory may be locked here: not tested");
             return;
         }
         free(&pages, blocks);
         let given = pages.purge(0);
-        assert_eq!((given, pages.idle_pages()), (63, 1), "one page at a time, at last");
+        assert_eq!((given, pages.idle_pages()), (63, 1), "single pages at last");
         let blocks = take(&pages, 0, 64);
         let locked = blocks.iter().find(|block| block.start() == start).expect("the same pages");
         assert!(!locked.is_zero());
@@ -214,9 +222,9 @@ mod tests {
         free(&pages, blocks);
     }
 
-    /// Mutations seen to fail: no look at whether somebody is giving; a mark of it that stays.
+    /// Mutations seen to fail: no maintenance lock; a lock that is never released.
     #[test]
-    fn one_gives_at_a_time() {
+    fn one_thread_purges_at_a_time() {
         let pages = new().without_purging();
         let blocks = take(&pages, 0, 10);
         free(&pages, blocks);
@@ -226,6 +234,6 @@ mod tests {
         assert_eq!(pages.purge(0), 10);
         let blocks = take(&pages, 0, 10);
         free(&pages, blocks);
-        assert_eq!(pages.purge(0), 10, "one after the other");
+        assert_eq!(pages.purge(0), 10, "after the other thread");
     }
 }

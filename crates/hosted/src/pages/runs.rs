@@ -13,8 +13,8 @@ use crate::space::sections::SECTION_FRAMES;
 /// Runs of more pages than this are multi-section runs.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
 
-// SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that nobody else has. Clause 2: `set_run` at each
-// change.
+// SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that the table of
+// sections gives to one run. Clause 2: `set_run` follows each change.
 unsafe impl PageResize for Pages {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         let _inside = Inside::enter();
@@ -65,7 +65,7 @@ unsafe impl PageResize for Pages {
         if new_pages < pages {
             self.note_freed(changed);
         }
-        // SAFETY: the caller's run, of so many pages.
+        // SAFETY: the caller's clauses: the run came from the buddy.
         let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
         match (resized, new_pages > pages) {
             (true, true) => _ = self.commit(changed),
@@ -79,11 +79,13 @@ unsafe impl PageResize for Pages {
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
         let _inside = Inside::enter();
         let bytes = pages << PAGE_SHIFT;
-        // SAFETY: clause 1: the caller's: both are whole pages of the space that are his.
+        // SAFETY: clause 1: by the caller's clause both are whole pages of the space that the
+        // caller owns.
         let moved = unsafe { self.space.mapping().move_content(from, to, bytes) };
         if moved {
-            // The memory behind `from` is now behind `to`, and the memory that was behind `to` is gone.
-            self.committed.clear(frames_of(from, pages));
+            // The memory behind `from` is now behind `to`, and the memory that was behind `to` is
+            // gone.
+            self.committed.remove(frames_of(from, pages));
         }
         moved
     }

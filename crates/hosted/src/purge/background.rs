@@ -1,15 +1,18 @@
-//! A thread that does the same thing again and again, at intervals, without the standard library.
+//! A thread that calls a function at intervals, without the standard library.
 //!
 //! # Concepts
-//! What the thread and its owner share lies in memory of their own, a page: so there may be as many as one likes, and starting one
-//! allocates nothing but what the C library takes for a thread. It takes no signals of the program's.
+//! The thread and its owner share a page of memory that is mapped for them. So there is no limit on
+//! the number of threads, and starting one allocates nothing beside what the C library allocates
+//! for a thread. The thread blocks all signals.
 //!
 //! # Concurrency
-//! Both threads change `stop` alone. The thread sleeps on it (a futex) and wakes when the interval has passed or it is set.
+//! Both threads write `stop` only. The thread sleeps on it (a futex), and wakes when the interval
+//! has passed or `stop` is set.
 //!
 //! # Invariants
-//! - I1: the shared page stays until the thread has read it for the last time: the owner joins the thread before it unmaps the page.
-//!   Where the thread itself drops its owner, it cannot wait for itself; it takes the page over and unmaps it at its end.
+//! - I1: the shared page stays mapped until the thread has read it for the last time. The owner
+//!   joins the thread before it unmaps the page. A thread that drops its own owner cannot join
+//!   itself; it takes the page over and unmaps it at its end.
 
 use core::cell::Cell;
 use core::ffi::c_void;
@@ -26,24 +29,26 @@ use rustix::time::Timespec;
 use crate::os_error::OsError;
 use crate::space::mapping::Mapped;
 
-/// How large its stack is: it looks at what there is and calls the system.
+/// The size of its stack in bytes: enough for functions that scan tables and call the system.
 const STACK_BYTES: usize = 128 << 10;
 
-/// What the thread and its owner share.
+/// The data that the thread and its owner share.
 struct Shared<T: 'static> {
-    /// Zero, until the thread is to end.
+    /// Zero until the owner stops the thread.
     stop: AtomicU32,
     interval: Duration,
     subject: &'static T,
     run: fn(&'static T),
-    /// The page itself, once the thread has dropped its owner; used by the thread alone.
+    /// The mapping of this page, once the thread has dropped its own owner. Only the thread uses
+    /// it.
     own_memory: Cell<Option<Mapped>>,
 }
 
-/// A thread that calls a function at intervals. Dropping it stops the thread, and waits for that; where the function itself
-/// drops it, the thread ends after the function has returned, and nobody waits.
+/// A thread that calls a function at intervals. Dropping it stops the thread and waits for its end.
+/// When the function itself drops it, the thread ends after the function has returned.
 ///
-/// A child of `fork` has none; dropping the child's copy does nothing. A function that panics ends the process.
+/// A child of `fork` does not have the thread; dropping the child's copy does nothing. A function
+/// that panics ends the process.
 ///
 /// ```
 /// use std::sync::atomic::{AtomicUsize, Ordering};
@@ -62,21 +67,22 @@ pub struct Background<T: Sync + 'static> {
     shared: NonNull<Shared<T>>,
     memory: ManuallyDrop<Mapped>,
     thread: libc::pthread_t,
-    /// The process that it runs in.
+    /// The process in which the thread runs.
     process: libc::pid_t,
 }
 
-// SAFETY: an owner on another thread does no more than set `stop` and wait; one on the thread itself hands the page over, which
-// nobody else looks at. The subject is shared by its bound.
+// SAFETY: `drop` on another thread sets `stop` and joins; on the thread itself it stores the
+// mapping, which no other thread reads. The subject is `Sync`.
 unsafe impl<T: Sync> Send for Background<T> {}
 // SAFETY: no method takes a shared reference.
 unsafe impl<T: Sync> Sync for Background<T> {}
 
 impl<T: Sync + 'static> Background<T> {
-    /// Starts a thread named `name` (15 bytes at most are kept) that calls `run` with `subject` after each `interval`.
+    /// Starts a thread named `name` (15 bytes at most are kept) that calls `run` with `subject`
+    /// after each `interval`.
     ///
     /// # Errors
-    /// The system's, when there can be no thread.
+    /// The error of `pthread_create`.
     pub fn start(
         name: &core::ffi::CStr,
         interval: Duration,
@@ -94,7 +100,8 @@ impl<T: Sync + 'static> Background<T> {
         let thread = spawn(run_at_intervals::<T>, shared.as_ptr().cast());
         before.restore();
         let thread = thread?;
-        // SAFETY: the thread has not been joined; the name ends with zero. Names that are too long are refused, which is no harm.
+        // SAFETY: the thread has not been joined; the name ends with zero. The system refuses a
+        // name that is too long.
         unsafe { libc::pthread_setname_np(thread, name.as_ptr()) };
         // SAFETY: no arguments.
         let process = unsafe { libc::getpid() };
@@ -115,10 +122,10 @@ impl<T: Sync + 'static> Drop for Background<T> {
         // Release: pairs with the thread's Acquire, though nothing but the number is published.
         shared.stop.store(1, Ordering::Release);
         if is_itself {
-            // Also in a child that the thread forked, where it goes on. (Another thread of a child may have got the same number:
-            // then the page is lost, and it must not be detached.)
+            // Also in a child that this thread forked. (In a child, another thread may have the
+            // same identity: then the page leaks, and that thread must not be detached.)
             if runs_here {
-                // SAFETY: the running thread, which nobody joins, as its only owner goes here.
+                // SAFETY: the running thread. Only its owner could join it, which is dropped here.
                 unsafe { libc::pthread_detach(self.thread) };
             }
             shared.own_memory.set(Some(memory));
@@ -134,25 +141,27 @@ fn spawn(
     main: extern "C" fn(*mut c_void) -> *mut c_void,
     shared: *mut c_void,
 ) -> Result<libc::pthread_t, OsError> {
-    // SAFETY: all zero is a value of it; it is set up by the call below.
+    // SAFETY: zero bytes are a valid value of the C struct; the call below initialises it.
     let mut attributes: libc::pthread_attr_t = unsafe { core::mem::zeroed() };
     let attributes = &raw mut attributes;
-    // SAFETY: ours, to be written.
+    // SAFETY: our own value, which the call writes.
     let mut error = unsafe { libc::pthread_attr_init(attributes) };
     let mut thread = 0;
     if error == 0 {
-        // SAFETY: set up above. A system whose threads want more says so, and gives what it gives by default.
+        // SAFETY: initialised above. A system whose threads need more refuses, and uses its
+        // default.
         let _ = unsafe { libc::pthread_attr_setstacksize(attributes, STACK_BYTES) };
-        // SAFETY: `main` takes `shared`, which stays until the thread is joined.
+        // SAFETY: `main` takes `shared`, which by I1 stays mapped until the thread is joined.
         error = unsafe { libc::pthread_create(&raw mut thread, attributes, main, shared) };
-        // SAFETY: set up above, and not used again.
+        // SAFETY: initialised above, and not used again.
         unsafe { libc::pthread_attr_destroy(attributes) };
     }
     if error == 0 { Ok(thread) } else { Err(OsError::new(error)) }
 }
 
 extern "C" fn run_at_intervals<T: Sync + 'static>(shared: *mut c_void) -> *mut c_void {
-    // SAFETY: `start` gave what it wrote, and I1: the page stays until this thread drops `own_memory` below, or has ended.
+    // SAFETY: `start` gave what it wrote, and I1: the page stays until this thread drops
+    // `own_memory` below, or has ended.
     let shared = unsafe { &*shared.cast::<Shared<T>>() };
     let interval = Timespec {
         tv_sec: shared.interval.as_secs().try_into().unwrap_or(i64::MAX),
@@ -165,23 +174,24 @@ extern "C" fn run_at_intervals<T: Sync + 'static>(shared: *mut c_void) -> *mut c
             (shared.run)(shared.subject);
         }
     }
-    // The last look at the page, which may go with it.
+    // The last access to the page, which this drop may unmap.
     let own_memory = shared.own_memory.take();
     drop(own_memory);
     null_mut()
 }
 
-/// Which signals a thread took; a thread that it starts meanwhile takes none.
+/// The signal mask of a thread before it blocked all signals; a thread that it starts meanwhile
+/// inherits the block.
 struct Signals(libc::sigset_t);
 
 impl Signals {
     fn blocked() -> Self {
-        // SAFETY: all zero is a value of it.
+        // SAFETY: zero bytes are a valid value of the C struct.
         let mut all: libc::sigset_t = unsafe { core::mem::zeroed() };
         let mut before = all;
-        // SAFETY: writes the set, which is ours.
+        // SAFETY: our own set, which the call writes.
         unsafe { libc::sigfillset(&raw mut all) };
-        // SAFETY: both sets are ours; the mask is restored by whoever called this.
+        // SAFETY: both sets are ours; the caller restores the mask.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const all, &raw mut before) };
         Self(before)
     }

@@ -2,13 +2,14 @@
 //!
 //! # Concepts
 //! - **Idle** pages are free and committed: the system has put memory behind them.
-//! - The **bound** is how many idle pages stay. It doubles when most of what the last purge released was committed again soon
-//!   after, and halves otherwise. A purge that released nothing teaches nothing.
+//! - The **bound** is how many idle pages stay. It doubles when most of what the last purge
+//!   released was committed again soon after, and halves otherwise. A purge that released nothing
+//!   teaches nothing.
 //! - When use falls, fewer stay: see `trim.rs`.
 //!
 //! # Concurrency
-//! All counts are Relaxed: they decide when pages are purged, not whether they may be. Two threads that change a level at the
-//! same time may lose one change.
+//! All counts are Relaxed: they decide when pages are purged, not whether they may be. Two threads
+//! that change a level at the same time may lose one change.
 
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 
@@ -120,12 +121,14 @@ impl PurgePolicy {
     /// Notes that a purge at `bound` released `purged` pages, and sets when the next one is due.
     pub(crate) fn end_purge(&self, bound: usize, purged: usize) {
         self.purged.store(purged, Ordering::Relaxed);
-        // What is still idle lies between pages in use, where a purge finds nothing: the next one waits for a quarter more.
+        // The pages that are still idle lie between pages in use, where a purge finds none. The
+        // next purge waits for a quarter more.
         let idle = self.idle_pages();
         self.next_at.store(bound.max(idle + idle / 4 + LEAST_BOUND / 2), Ordering::Relaxed);
     }
 
-    /// Lets the next purge come at the bound again, once idle pages were allocated since the last one.
+    /// Lets the next purge come at the bound again, once idle pages were allocated since the last
+    /// one.
     #[inline]
     fn relax(&self, idle: isize) {
         let next_at = self.next_at.load(Ordering::Relaxed) as isize;
@@ -158,8 +161,8 @@ mod tests {
         Pages::with_space(1 << 30).expect("address space")
     }
 
-    /// Pages of which so many are in use that use does not fall when a few come back, and blocks of 16 pages that have none of
-    /// themselves beside them.
+    /// Returns pages, and blocks of 16 pages of which no two are neighbours. Enough other pages are
+    /// in use that freeing the blocks is no fall.
     fn with_blocks_apart() -> (Pages, Vec<Block>) {
         let pages = new();
         let _ = take(&pages, 9, 60);
@@ -167,49 +170,57 @@ mod tests {
         (pages, apart)
     }
 
-    /// Mutations seen to fail: a give-back at the bound rather than above; down to all, nothing, or another part of the bound; a
-    /// look at `bound` in place of `next_at`; another part of what is left in `next_at`.
+    /// Mutations seen to fail:
+    /// - a purge at the bound instead of above it;
+    /// - a purge to another part of the bound, or of all pages, or of none;
+    /// - a comparison with `bound` in place of `next_at`;
+    /// - another part of the idle pages in `next_at`.
     #[test]
-    fn a_free_beyond_the_bound_gives_back_down_to_half_of_it() {
+    fn a_free_above_the_bound_purges_to_half_of_it() {
         let (pages, mut apart) = with_blocks_apart();
         free(&pages, apart.drain(..LEAST_BOUND / 16));
         assert_eq!(pages.idle_pages(), LEAST_BOUND);
         free(&pages, apart.pop());
         assert_eq!(pages.idle_pages(), LEAST_BOUND / 2);
-        // A quarter more than was left, and half a bound.
+        // A quarter more than stayed idle, and half a bound.
         let next = LEAST_BOUND / 2 + LEAST_BOUND / 8 + LEAST_BOUND / 2;
         free(&pages, apart.drain(..(next - LEAST_BOUND / 2) / 16));
         assert_eq!(pages.idle_pages(), next);
         free(&pages, apart.pop());
         assert_eq!(pages.idle_pages(), LEAST_BOUND / 2);
-        // Kept, where a thread does it or nobody.
+        // Without purging all of them stay.
         let pages = pages.without_purging();
         free(&pages, apart);
         assert!(pages.idle_pages() > 2 * LEAST_BOUND);
     }
 
-    /// Mutations seen to fail: each comparison the other way round or with equality; another part than half; what was touched
-    /// counted on; a bound without a least or a largest; one that halves where nothing went.
+    /// Mutations seen to fail:
+    /// - each comparison reversed or with equality;
+    /// - another part than half;
+    /// - a count of recommitted pages that is not reset;
+    /// - a bound without a minimum or a maximum;
+    /// - a bound that halves when the last purge released nothing.
     #[test]
-    fn the_bound_doubles_when_half_of_what_went_is_missed_and_halves_otherwise() {
+    fn the_bound_doubles_when_half_of_the_purged_pages_are_recommitted_and_halves_otherwise() {
         let (pages, mut apart) = with_blocks_apart();
         let store = |at: &AtomicUsize, value| at.store(value, Ordering::Relaxed);
-        let bound_after = |bound: usize, given: usize, retouched: usize| {
+        let bound_after = |bound: usize, purged: usize, recommitted: usize| {
             store(&pages.purge_policy.bound, bound);
-            store(&pages.purge_policy.purged, given);
-            store(&pages.purge_policy.recommitted, retouched);
+            store(&pages.purge_policy.purged, purged);
+            store(&pages.purge_policy.recommitted, recommitted);
             pages.purge_surplus();
-            assert_eq!(pages.purge_policy.recommitted.load(Ordering::Relaxed), 0, "counted anew");
+            assert_eq!(pages.purge_policy.recommitted.load(Ordering::Relaxed), 0, "reset");
             pages.purge_policy.bound.load(Ordering::Relaxed)
         };
         let some = 4 * LEAST_BOUND;
         assert_eq!(bound_after(some, 100, 50), 2 * some);
         assert_eq!(bound_after(some, 100, 49), some / 2);
         assert_eq!(bound_after(some, 100, 1000), 2 * some);
-        assert_eq!(bound_after(some, 0, 1000), some, "nothing went");
+        assert_eq!(bound_after(some, 0, 1000), some, "the last purge released nothing");
         assert_eq!(bound_after(LEAST_BOUND, 100, 0), LEAST_BOUND);
         assert_eq!(bound_after(MOST_BOUND, 100, 50), MOST_BOUND);
-        // What went and what is touched are counted by themselves, and below the bound nothing goes.
+        // The purge counts the released and the recommitted pages itself, and releases none below
+        // the bound.
         store(&pages.purge_policy.bound, LEAST_BOUND);
         store(&pages.purge_policy.next_at, LEAST_BOUND);
         store(&pages.purge_policy.purged, 0);
@@ -221,7 +232,7 @@ mod tests {
         while pages.purge_policy.recommitted.load(Ordering::Relaxed) < purged / 2 {
             again.extend(take(&pages, 4, 1));
         }
-        assert!(again.len() <= purged / 16 + 1, "fresh pages are those that count");
+        assert!(again.len() <= purged / 16 + 1, "pages without memory count");
         let idle = pages.idle_pages();
         let until_next = (pages.purge_policy.next_at.load(Ordering::Relaxed) - idle) / 16 + 1;
         free(&pages, apart.drain(..until_next));
@@ -231,10 +242,13 @@ mod tests {
         assert_eq!(pages.purge_policy.next_at.load(Ordering::Relaxed), 2 * LEAST_BOUND);
     }
 
-    /// Mutations seen to fail: pages with memory counted as touched anew; `relax` not called, or with another part of what is idle;
-    /// the comparison with equality; a level below the bound or the least one.
+    /// Mutations seen to fail:
+    /// - committed pages counted as recommitted;
+    /// - `relax` not called, or with another part of the idle pages;
+    /// - the comparison with equality;
+    /// - a level below the bound or below the least bound.
     #[test]
-    fn when_idle_pages_are_used_the_level_falls_to_what_is_left_of_them() {
+    fn allocating_idle_pages_lowers_the_level_of_the_next_purge() {
         let pages = new().without_purging();
         let mut idle = take(&pages, 0, 2001);
         free(&pages, idle.drain(..));
@@ -251,7 +265,7 @@ mod tests {
         assert_eq!(
             pages.purge_policy.recommitted.load(Ordering::Relaxed),
             2001,
-            "those were touched already"
+            "committed pages do not count"
         );
         pages.purge_policy.next_at.store(5000, Ordering::Relaxed);
         pages.purge_policy.bound.store(0, Ordering::Relaxed);

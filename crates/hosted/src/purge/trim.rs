@@ -1,14 +1,16 @@
 //! The trim policy: when use falls, the caches release what they keep, and fewer idle pages stay.
 //!
 //! # Concepts
-//! Use **falls** when a sixth of the pages that were in use at the peak was freed. Then a hook asks the caches above to shrink: an
-//! object that they keep may hold a page.
+//! Use **falls** when a sixth of the pages that were in use at the peak was freed. Then a hook asks
+//! the caches above to shrink: an object that they keep may hold a page.
 //!
-//! A fall was a **rebound** when use rose to where it had fallen from. Then the next fall takes a third of the peak, and after
-//! another rebound two thirds: a program whose use swings keeps its caches.
+//! A fall was a **rebound** when use rose to where it had fallen from. Then the next fall takes a
+//! third of the peak, and after another rebound two thirds: a program whose use swings keeps its
+//! caches.
 //!
-//! When use goes on falling without rising, the next fall of the same descent takes half of that part. So a descent that is no
-//! swing ends with falls of a sixth, after each of which at most a quarter of the least bound stays idle.
+//! When use goes on falling without rising, the next fall of the same descent takes half of that
+//! part. So a descent that is no swing ends with falls of a sixth, after each of which at most a
+//! quarter of the least bound stays idle.
 //!
 //! # Concurrency
 //! As in `policy.rs`. Threads that find the same fall may count one twice.
@@ -39,7 +41,8 @@ pub(crate) struct TrimPolicy {
     /// The pages in use where the descent of the last fall began, and where that fall ended.
     top: AtomicUsize,
     bottom: AtomicUsize,
-    /// How many descents in a row count as rebounds, for the last fall and for the first one of its descent.
+    /// How many descents in a row count as rebounds, for the last fall and for the first one of its
+    /// descent.
     rebounds: AtomicUsize,
     rebounds_at_top: AtomicUsize,
     /// Makes the caches shrink.
@@ -136,25 +139,31 @@ mod tests {
 
     static FALLS: AtomicUsize = AtomicUsize::new(0);
 
-    /// Frees pages one by one; returns after how many the caches are asked.
+    /// Frees pages one by one until the hook is called; returns how many.
     fn frees_until_a_fall(pages: &Pages, blocks: &mut Vec<Block>) -> usize {
         FALLS.store(0, Ordering::Relaxed);
         let mut count = 0;
         while FALLS.load(Ordering::Relaxed) == 0 {
-            free(pages, [blocks.pop().expect("it falls before nothing is left")]);
+            free(pages, [blocks.pop().expect("use falls before all blocks are freed")]);
             count += 1;
         }
         count
     }
 
-    /// A sixth, a third, two thirds, and no more than that; half of that while use goes on falling; anew when it rises to
-    /// less.
+    /// A fall is a sixth of the peak, after rebounds a third and then two thirds. In the same
+    /// descent the part halves. It starts again after a rise that does not reach the top.
     ///
-    /// Mutations seen to fail: another part of the peak, no least part; equality in each comparison; falls in vain that are not
-    /// counted, counted on, counted from the last of a descent, or when use has not risen again; one of a descent that takes as
-    /// much as the one before; a peak, a top or a bottom that stays; another eighth.
+    /// Mutations seen to fail:
+    /// - another part of the peak;
+    /// - no least part;
+    /// - equality in each comparison;
+    /// - rebounds not counted, never reset, counted from the last fall of a descent, or counted
+    ///   without a rise;
+    /// - a part that does not halve in a descent;
+    /// - a peak, a top or a bottom that is not updated;
+    /// - another tolerance than an eighth.
     #[test]
-    fn use_falls_by_a_sixth_and_in_vain_by_twice_as_much() {
+    fn a_fall_is_a_sixth_and_after_a_rebound_twice_as_much() {
         let pages = new().with_trim_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
         let mut blocks = take(&pages, 0, 12_000);
         let fell = |blocks: &mut Vec<Block>| frees_until_a_fall(&pages, blocks);
@@ -162,28 +171,28 @@ mod tests {
             blocks.extend(take(&pages, 0, to - blocks.len()));
         };
         assert_eq!(fell(&mut blocks), 2001, "a sixth of 12,000");
-        assert_eq!(fell(&mut blocks), 9999 / 6 + 1, "it goes on");
+        assert_eq!(fell(&mut blocks), 9999 / 6 + 1, "the same descent");
         rise(&mut blocks, 9500);
-        assert_eq!(fell(&mut blocks), 9500 / 6 + 1, "it rose, not to where the descent began");
-        // Up to where it fell from, of which an eighth does not count.
+        assert_eq!(fell(&mut blocks), 9500 / 6 + 1, "a rise below the top");
+        // Up to the top, less an eighth.
         rise(&mut blocks, 9500 - 1187);
-        assert_eq!(fell(&mut blocks), 2 * (8313 / 6) + 1, "in vain");
-        assert_eq!(fell(&mut blocks), 5542 / 6 + 1, "it goes on");
+        assert_eq!(fell(&mut blocks), 2 * (8313 / 6) + 1, "a rebound");
+        assert_eq!(fell(&mut blocks), 5542 / 6 + 1, "the same descent");
         rise(&mut blocks, 8313 - 1039);
-        assert_eq!(fell(&mut blocks), 4 * (7274 / 6) + 1, "in vain again");
-        assert_eq!(fell(&mut blocks), 2 * (2425 / 6) + 1, "it goes on");
-        assert_eq!(fell(&mut blocks), 1616 / 6 + 1, "and on");
+        assert_eq!(fell(&mut blocks), 4 * (7274 / 6) + 1, "a second rebound");
+        assert_eq!(fell(&mut blocks), 2 * (2425 / 6) + 1, "the same descent");
+        assert_eq!(fell(&mut blocks), 1616 / 6 + 1, "the same descent again");
         rise(&mut blocks, 7274 - 909);
-        assert_eq!(fell(&mut blocks), 4 * (6365 / 6) + 1, "no more than that");
-        // An eighth up is not counted as a rise.
+        assert_eq!(fell(&mut blocks), 4 * (6365 / 6) + 1, "the largest part");
+        // A rise by an eighth does not count.
         rise(&mut blocks, 2124 + 265);
-        assert_eq!(fell(&mut blocks), 2 * (2389 / 6) + 1, "it goes on");
+        assert_eq!(fell(&mut blocks), 2 * (2389 / 6) + 1, "the same descent");
         rise(&mut blocks, 1592 + 199 + 1);
-        assert_eq!(fell(&mut blocks), 1792 / 6 + 1, "it rose to less");
+        assert_eq!(fell(&mut blocks), 1792 / 6 + 1, "a rise below the top");
         rise(&mut blocks, 1792 - 224);
-        assert_eq!(fell(&mut blocks), 2 * (1568 / 6) + 1, "to where it fell from last");
+        assert_eq!(fell(&mut blocks), 2 * (1568 / 6) + 1, "a rebound to the last top");
         rise(&mut blocks, 1568 - 196 - 1);
-        assert_eq!(fell(&mut blocks), FALL_PAGES + 1, "it rose to less");
+        assert_eq!(fell(&mut blocks), FALL_PAGES + 1, "a rise below the top");
         // 1 MiB at least.
         free(&pages, blocks.drain(1000..));
         rise(&mut blocks, 1200);
@@ -192,23 +201,24 @@ mod tests {
         pages.trim_policy.bottom.store(1000, Ordering::Relaxed);
         assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
         rise(&mut blocks, 1200);
-        assert_eq!(fell(&mut blocks), 2 * FALL_PAGES + 1, "in vain");
+        assert_eq!(fell(&mut blocks), 2 * FALL_PAGES + 1, "a rebound");
         let pages = pages.without_purging();
         FALLS.store(0, Ordering::Relaxed);
         free(&pages, blocks);
-        assert_eq!(FALLS.load(Ordering::Relaxed), 0, "nobody is asked where all is kept");
+        assert_eq!(FALLS.load(Ordering::Relaxed), 0, "without purging the hook is not called");
     }
 
-    /// Mutations seen to fail: nothing given after a fall, more, less; as much after one in vain.
+    /// Mutations seen to fail: no purge after a fall; a purge of more or fewer pages; the same
+    /// purge after a rebound.
     #[test]
-    fn after_a_fall_that_lasts_a_quarter_of_the_least_bound_stays() {
+    fn after_a_fall_without_rebound_a_quarter_of_the_least_bound_stays() {
         let pages = new();
         let (apart, _) = halves(take(&pages, 0, 2 * LEAST_BOUND));
         let in_use = pages.trim_policy.in_use();
         let mut apart = apart.into_iter();
         let falls_at = in_use - in_use / FALL_PART;
         while pages.trim_policy.in_use() >= falls_at {
-            free(&pages, [apart.next().expect("half of them are more than a sixth")]);
+            free(&pages, [apart.next().expect("half of the blocks are more than a sixth")]);
         }
         assert_eq!(pages.idle_pages(), LEAST_BOUND / 4);
         // Up again, and down by a third.
@@ -217,10 +227,10 @@ mod tests {
         let idle = pages.idle_pages();
         let falls_at = in_use - 2 * (in_use / FALL_PART);
         while pages.trim_policy.in_use() >= falls_at {
-            free(&pages, [apart.pop().expect("as many as came before")]);
+            free(&pages, [apart.pop().expect("as many blocks as before")]);
         }
         let came = in_use - pages.trim_policy.in_use();
         assert_eq!(pages.trim_policy.rebounds.load(Ordering::Relaxed), 1);
-        assert_eq!(pages.idle_pages(), idle + came, "it may rise again");
+        assert_eq!(pages.idle_pages(), idle + came, "use may rise again");
     }
 }

@@ -1,4 +1,5 @@
-//! Address space from the system: reserved at once, backed when touched, given back when asked.
+//! `Mapped`: a range of address space, reserved at once, committed when it is first written,
+//! decommitted on request.
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
@@ -11,11 +12,11 @@ use rustix::mm::{
 
 use crate::os_error::OsError;
 
-/// Makes one huge page of what is there (Linux 6.1).
+/// `MADV_COLLAPSE` (Linux 6.1): copies the pages of an area into one huge page.
 const MADV_COLLAPSE: core::ffi::c_int = 25;
 
-/// A range of this process's address space. Every byte reads as zero until it is written; memory is behind only what has
-/// been touched. Dropping it unmaps it.
+/// A range of this process's address space. Every byte reads as zero until it is written, and only
+/// pages that were written have memory. Dropping it unmaps the range.
 #[derive(Debug)]
 pub struct Mapped {
     mapping: NonNull<u8>,
@@ -24,25 +25,25 @@ pub struct Mapped {
     bytes: usize,
 }
 
-// SAFETY: the range is owned, and reached only through pointers whose use is unsafe. Those that outlive the value dangle: whoever
-// follows one answers for it.
+// SAFETY: the value owns the range, which is reached only through raw pointers. Code that uses one
+// keeps the value alive.
 unsafe impl Send for Mapped {}
-// SAFETY: a shared reference gives away pointers and nothing else.
+// SAFETY: shared references return raw pointers and change nothing but through the system.
 unsafe impl Sync for Mapped {}
 
 impl Mapped {
-    /// Reserves `bytes`, rounded up to whole pages, aligned as the largest block that fits in it (at most 1 GiB). One
-    /// system call.
+    /// Reserves `bytes` bytes, rounded up to whole pages, aligned to the largest block that fits
+    /// (at most 1 GiB). One system call.
     ///
     /// # Errors
-    /// The system's: no address space (`ulimit -v`), or `EINVAL` for zero bytes and for sizes
+    /// The error of `mmap`: no address space (`ulimit -v`). `EINVAL` for zero bytes and for sizes
     /// that overflow.
     pub fn reserve(bytes: usize) -> Result<Self, OsError> {
         Self::reserve_with(bytes, ProtFlags::READ | ProtFlags::WRITE)
     }
 
-    /// Reserves address space that may not be used before it is opened: neither core dumps nor `mlockall`
-    /// look at it, and it counts against no limit but that of address space.
+    /// Reserves address space without access. Core dumps and `mlockall` skip it, and it counts
+    /// against no limit but that of address space. `Pages` opens parts of it.
     ///
     /// # Errors
     /// As for [`reserve`](Self::reserve).
@@ -57,16 +58,16 @@ impl Mapped {
         let mapping_bytes =
             bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(OsError::INVALID)?;
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: a new mapping at a place of the system's choice touches nothing that exists.
+        // SAFETY: a new mapping at an address that the system chooses changes no existing memory.
         let mapping =
             unsafe { mmap_anonymous(core::ptr::null_mut(), mapping_bytes, access, flags) }?;
         let mapping = NonNull::new(mapping.cast::<u8>()).ok_or(OsError::INVALID)?;
-        // SAFETY: alignment was added to the size, so the aligned start is inside the mapping.
+        // SAFETY: the mapping is longer by the alignment, so the aligned start lies inside it.
         let start = unsafe { mapping.add(mapping.align_offset(largest.bytes())) };
         Ok(Self { mapping, mapping_bytes, start, bytes })
     }
 
-    /// Returns the first byte's address.
+    /// Returns the address of the first byte.
     pub const fn start(&self) -> NonNull<u8> {
         self.start
     }
@@ -84,77 +85,80 @@ impl Mapped {
 
     /// Returns the map between these frames and their addresses.
     pub fn direct_map(&self) -> DirectMap {
-        // SAFETY: `start` has the provenance of the whole mapping.
+        // SAFETY: clause 1: `start` has the provenance of the whole mapping.
         unsafe { DirectMap::from_root(self.start, self.frames().start) }
     }
 
-    /// Gives the memory behind `bytes` bytes at `start` back to the system; they read as zero afterwards. One system
-    /// call.
+    /// Decommits `bytes` bytes at `start`: gives the memory behind them back to the system. They
+    /// read as zero afterwards. One system call.
     ///
     /// # Errors
-    /// The system's; the memory is then as it was.
+    /// The error of `madvise`, for example for locked pages; the content is then unchanged.
     ///
     /// # Panics
-    /// When the range is not inside this one, or not whole pages.
+    /// When the range is not whole pages inside the mapping.
     ///
     /// # Safety
-    /// 1. Nobody needs the content.
+    /// 1. No code needs the content.
     pub unsafe fn decommit(&self, start: NonNull<u8>, bytes: usize) -> Result<(), OsError> {
         let offset = start.addr().get().wrapping_sub(self.start.addr().get());
         let is_inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
         let is_whole = offset % PAGE_SIZE == 0 && bytes % PAGE_SIZE == 0;
         assert!(is_inside && is_whole, "{bytes} bytes at {start:p} are whole pages of the mapping");
-        // SAFETY: inside our mapping by the assertion; clause 1 allows the content to be lost.
+        // SAFETY: inside our mapping by the assertion; by clause 1 the content may be lost.
         unsafe { madvise(start.as_ptr().cast(), bytes, Advice::LinuxDontNeed) }?;
         Ok(())
     }
 }
 
-/// Parts of the range, by frames.
+/// Parts of the mapping, named by frames.
 impl Mapped {
-    /// Lets `range` be used. One system call or two.
+    /// Opens `range`: allows reads and writes, and forbids huge pages at first (`thp`). Three
+    /// system calls.
     ///
     /// # Errors
-    /// The system's.
+    /// The error of `mprotect`.
     pub(crate) fn open(&self, range: FrameRange) -> Result<(), OsError> {
         let (start, bytes) = self.part(range);
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
-        // SAFETY: a part of our mapping; access only grows.
+        // SAFETY: a part of our mapping, whose access only grows.
         unsafe { mprotect(start, bytes, access) }?;
-        // SAFETY: as above; says what dumps contain.
+        // SAFETY: as above; changes core dumps only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxDoDump) };
-        // SAFETY: as above; says which pages are behind it. Small ones, at first (`huge`).
+        // SAFETY: as above; changes the size of the pages behind it only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
         Ok(())
     }
 
-    /// Gives the memory behind `range` back and forbids its use.
+    /// Decommits `range` and forbids access to it.
     ///
     /// # Safety
-    /// 1. Nobody uses it any more.
+    /// 1. No code uses it any more.
     pub(crate) unsafe fn close(&self, range: FrameRange) -> Result<(), OsError> {
         let (start, bytes) = self.part(range);
-        // SAFETY: clause 1: the content is nobody's.
+        // SAFETY: clause 1: no code needs the content.
         unsafe { madvise(start, bytes, Advice::LinuxDontNeed) }?;
-        // SAFETY: clause 1: nobody reads or writes there until it is opened again.
+        // SAFETY: clause 1: no code reads or writes there until it is opened again.
         unsafe { mprotect(start, bytes, MprotectFlags::empty()) }?;
-        // SAFETY: says what dumps contain.
+        // SAFETY: a part of our mapping; changes core dumps only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxDontDump) };
         Ok(())
     }
 
-    /// Has `area` backed by one huge page, at once where the system can. What is there stays.
+    /// Allows a huge page behind `area`, and collapses the area into one at once where the system
+    /// can. The content stays.
     pub(crate) fn collapse(&self, area: FrameRange) {
         let (start, bytes) = self.part(area);
-        // SAFETY: our mapping; says which pages are behind it.
+        // SAFETY: a part of our mapping; changes the size of the pages behind it only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
         preserving_errno(|| {
-            // SAFETY: as above; the content stays. A system that does not know it refuses.
+            // SAFETY: as above; the content stays. A system that does not know the advice returns
+            // an error.
             unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) }
         });
     }
 
-    /// Whether the system has memory behind each page of `range`, none of it swapped out. A system call for each 2 MiB.
+    /// Whether each page of `range` is resident. One system call for each 2 MiB.
     pub(crate) fn is_resident(&self, range: FrameRange) -> bool {
         let mut there = [0_u8; 512];
         let (start, bytes) = self.part(range);
@@ -163,40 +167,43 @@ impl Mapped {
             let bytes = at_once.min(bytes - offset);
             let pages = &mut there[..bytes / PAGE_SIZE];
             let outcome = preserving_errno(|| {
-                // SAFETY: a part of our mapping; a byte for each of its pages.
+                // SAFETY: a part of our mapping; the vector has a byte for each of its pages.
                 unsafe { libc::mincore(start.wrapping_byte_add(offset), bytes, pages.as_mut_ptr()) }
             });
             outcome == 0 && pages.iter().all(|page| page & 1 == 1)
         })
     }
 
-    /// Lets no huge page be behind `area`, once parts of it are given back.
+    /// Forbids huge pages behind `area`. A huge page that is there is split once a part of it is
+    /// decommitted.
     pub(crate) fn forbid_huge(&self, area: FrameRange) {
         let (start, bytes) = self.part(area);
-        // SAFETY: our mapping; says which pages are behind it.
+        // SAFETY: a part of our mapping; changes the size of the pages behind it only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
     }
 
-    /// Has no huge page behind any of it, whatever the system's default is: memory of which a page here and there is touched.
+    /// Forbids huge pages behind the whole mapping, whatever the system's default is: for sparsely
+    /// written memory.
     pub(crate) fn forbid_huge_anywhere(&self) {
-        // SAFETY: our mapping; says which pages are behind it.
+        // SAFETY: a part of our mapping; changes the size of the pages behind it only.
         let _ = unsafe {
             madvise(self.mapping.as_ptr().cast(), self.mapping_bytes, Advice::LinuxNoHugepage)
         };
     }
 
-    /// Keeps all of it out of core dumps, which would otherwise look for pages in it.
+    /// Excludes the whole mapping from core dumps, which would otherwise search it for pages.
     pub(crate) fn exclude_from_dumps(&self) {
-        // SAFETY: our mapping; says what dumps contain.
+        // SAFETY: our mapping; changes core dumps only.
         let _ = unsafe {
             madvise(self.mapping.as_ptr().cast(), self.mapping_bytes, Advice::LinuxDontDump)
         };
     }
 
-    /// Moves what is behind `bytes` bytes at `from` to `to`, without copying; whether that worked. Then `from` reads as zero.
+    /// Moves the memory behind `bytes` bytes at `from` to `to`, without copying; whether that
+    /// worked. `from` then reads as zero.
     ///
     /// # Safety
-    /// 1. Both are whole pages of this mapping, open, apart, and the caller's.
+    /// 1. Both are whole open pages of this mapping, do not overlap, and are owned by the caller.
     pub(crate) unsafe fn move_content(
         &self,
         from: NonNull<u8>,
@@ -205,7 +212,8 @@ impl Mapped {
     ) -> bool {
         let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
         let (from, to) = (from.as_ptr().cast(), to.as_ptr().cast());
-        // SAFETY: clause 1: what is at `to` may go, and the mapping at `from` stays.
+        // SAFETY: clause 1: the content at `to` may be lost, and the mapping at `from` stays
+        // (`DONTUNMAP`).
         unsafe { mremap_fixed(from, bytes, bytes, flags, to) }.is_ok()
     }
 
@@ -221,25 +229,25 @@ impl Mapped {
 
 impl Drop for Mapped {
     fn drop(&mut self) {
-        // SAFETY: the mapping is ours alone, and whoever used it promised that it outlived the use.
+        // SAFETY: the mapping is ours, and code that uses it keeps the value alive.
         let unmapped = unsafe { munmap(self.mapping.as_ptr().cast(), self.mapping_bytes) };
         debug_assert!(unmapped.is_ok(), "a mapping of our own can be unmapped");
     }
 }
 
-/// Calls the C library for something whose failure nobody is to see: `malloc` keeps `errno`.
+/// Calls the C library and restores `errno`: a `malloc` that succeeds must not change it.
 fn preserving_errno<R>(call: impl FnOnce() -> R) -> R {
-    // SAFETY: the thread's own variable.
+    // SAFETY: has no arguments; returns the thread's own variable.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: the thread's, for as long as it runs.
+    // SAFETY: the variable of this thread, which runs.
     let before = unsafe { errno.read() };
     let outcome = call();
-    // SAFETY: the thread's, and nothing else runs on it.
+    // SAFETY: the variable of this thread, which runs.
     unsafe { errno.write(before) };
     outcome
 }
 
-/// Whether the system was told to put no huge pages behind the mapping that `start` lies in.
+/// Whether huge pages are forbidden in the mapping that `start` lies in, as the system reports it.
 #[cfg(test)]
 pub(crate) fn is_huge_forbidden(start: NonNull<u8>) -> bool {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");
@@ -262,7 +270,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_zero_aligned_and_zero_again_after_giving_back() {
+    fn memory_is_zero_aligned_and_zero_again_after_a_decommit() {
         let memory = Mapped::reserve(3 << 21).expect("6 MiB of address space");
         assert_eq!(memory.start().addr().get() % (1 << 22), 0);
         assert_eq!(memory.frames().frames(), 3 * 512);
@@ -273,7 +281,7 @@ mod tests {
         unsafe { first.write(7) };
         // SAFETY: the content is not needed.
         unsafe { memory.decommit(first, PAGE_SIZE) }.expect("the range is mapped");
-        // SAFETY: still mapped; what was given back reads as zero.
+        // SAFETY: still mapped; decommitted pages read as zero.
         assert_eq!(unsafe { first.read() }, 0);
     }
 
@@ -299,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn pages_and_what_is_known_of_them_get_no_huge_pages_at_first() {
+    fn pages_and_their_metadata_get_no_huge_pages_at_first() {
         if !std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists() {
             eprintln!("this system has no huge pages: not tested");
             return;
         }
         let memory = Mapped::reserve(64 << 20).expect("address space");
-        assert!(!is_huge_forbidden(memory.start()), "others' memory is as they like it");
+        assert!(!is_huge_forbidden(memory.start()), "other mappings keep the default");
         let pages = crate::Pages::with_space(1 << 30).expect("address space");
         assert!(
             is_huge_forbidden(pages.metadata.start())
@@ -315,7 +323,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "whole pages of the mapping")]
-    fn giving_back_outside_the_range_panics() {
+    fn a_decommit_outside_the_range_panics() {
         let memory = Mapped::reserve(PAGE_SIZE).expect("a page of address space");
         // SAFETY: the call panics before anything happens.
         let _ = unsafe { memory.decommit(memory.start(), 2 * PAGE_SIZE) };

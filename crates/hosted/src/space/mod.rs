@@ -1,4 +1,5 @@
-//! The address space for all pages: one mapping, cut into sections that the buddy or multi-section runs have.
+//! The address space for all pages: one mapping, cut into sections that the buddy or multi-section
+//! runs have.
 
 pub(crate) mod mapping;
 pub(crate) mod sections;
@@ -11,7 +12,7 @@ use crate::threads::Threads;
 use mapping::Mapped;
 use sections::{SECTION_FRAMES, Sections};
 
-/// Address space, and who has which section of it. Dropping it unmaps all of it.
+/// Address space, and the table of its sections. Dropping it unmaps all of it.
 #[derive(Debug)]
 pub(crate) struct Space {
     sections: Lock<Sections>,
@@ -38,8 +39,8 @@ impl Space {
         self.locked(|sections| *sections)
     }
 
-    /// Gives the buddy its next section: opens it and calls `add` with its number and frames; whether there was one and `add`
-    /// took it.
+    /// Gives the buddy its next section: opens it and calls `add` with its number and frames.
+    /// Returns whether there was a section and `add` returned true.
     pub(crate) fn grow(&self, add: impl FnOnce(usize, FrameRange) -> bool) -> bool {
         self.locked(|sections| {
             let Some((number, range)) = sections.take_lowest() else { return false };
@@ -68,7 +69,8 @@ impl Space {
     /// # Safety
     /// 1. `range` is a multi-section run that nobody uses any more.
     pub(crate) unsafe fn close_sections(&self, range: FrameRange) {
-        // SAFETY: clause 1: nobody uses the frames. Where the system refuses, the sections stay taken.
+        // SAFETY: clause 1: nobody uses the frames. Where the system refuses, the sections stay
+        // taken.
         if unsafe { self.mapping.close(range) }.is_ok() {
             self.locked(|sections| sections.put_back_frames(range));
         }
@@ -84,8 +86,8 @@ impl Space {
         self.locked(|sections| sections.is_multi_section(frame))
     }
 
-    /// Calls `change` with the table of sections, once the lock is free. A signal handler that interrupts the holder and needs a
-    /// section itself waits for ever.
+    /// Calls `change` with the table of sections, once the lock is free. A signal handler that
+    /// interrupts the holder and needs a section itself waits for ever.
     fn locked<R>(&self, change: impl FnOnce(&mut Sections) -> R) -> R {
         let mut round = 0;
         loop {

@@ -1,8 +1,10 @@
-//! The table of sections: which ones the buddy has, which ones multi-section runs have, and which ones are free.
+//! The table of sections: which ones the buddy has, which ones multi-section runs have, and which
+//! ones are free.
 //!
 //! # Concepts
-//! A **section** is 1 GiB of the space. The buddy takes sections from the lower end, one at a time, and never gives one back. A
-//! **multi-section run** is too large for the buddy: it takes neighbouring sections from the upper end and frees them later.
+//! A **section** is 1 GiB of the space. The buddy takes sections from the lower end, one at a time,
+//! and never gives one back. A **multi-section run** is too large for the buddy: it takes
+//! neighbouring sections from the upper end and frees them later.
 
 use core::ops::Range;
 
@@ -18,7 +20,7 @@ const WORD_BITS: usize = usize::BITS as usize;
 type Bits = [usize; MOST / WORD_BITS];
 const NONE: Bits = [0; MOST / WORD_BITS];
 
-/// The sections of a space.
+/// The table of the sections of a space.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Sections {
     all: FrameRange,
@@ -28,7 +30,8 @@ pub(crate) struct Sections {
 }
 
 impl Sections {
-    /// Makes the table of a space, the first section the buddy's. A space below two sections is all the buddy's.
+    /// Makes the table of the space `all`; the buddy has the first section, or all of a space below
+    /// two sections.
     pub(crate) fn new(all: FrameRange) -> Self {
         let count = all.frames() / SECTION_FRAMES;
         let count = if count < 2 { 1 } else { count.min(MOST) };
@@ -47,19 +50,20 @@ impl Sections {
         self.count > 1
     }
 
-    /// Returns how many sections the buddy may get beside the first.
+    /// Returns the number of sections beside the first, all of which the buddy may get.
     pub(crate) fn later(&self) -> usize {
         self.count - 1
     }
 
-    /// Gives the buddy the lowest section that nobody has.
+    /// Gives the buddy the lowest free section; returns its number and frames.
     pub(crate) fn take_lowest(&mut self) -> Option<(usize, FrameRange)> {
         let number = (0..self.count).find(|number| self.is_free(*number))?;
         set(&mut self.buddy, number, true);
         Some((number, self.range(number..number + 1)))
     }
 
-    /// Makes the highest `count` neighbours that nobody has a span.
+    /// Gives the highest `count` neighbouring free sections to a multi-section run; returns their
+    /// numbers and frames.
     pub(crate) fn take_highest(&mut self, count: usize) -> Option<(Range<usize>, FrameRange)> {
         let mut free = 0;
         for number in (0..self.count).rev() {
@@ -73,7 +77,7 @@ impl Sections {
         None
     }
 
-    /// Says that nobody has the sections any more.
+    /// Makes the sections with these numbers free.
     pub(crate) fn put_back(&mut self, numbers: Range<usize>) {
         for number in numbers {
             set(&mut self.buddy, number, false);
@@ -81,20 +85,20 @@ impl Sections {
         }
     }
 
-    /// Says that nobody has the sections that `range` begins and ends in any more.
+    /// Makes the sections of the multi-section run `range` free.
     pub(crate) fn put_back_frames(&mut self, range: FrameRange) {
         let first = (range.start.get() - self.all.start.get()) / SECTION_FRAMES;
         self.put_back(first..first + range.frames().div_ceil(SECTION_FRAMES));
     }
 
-    /// Whether `frame` lies in a span.
+    /// Whether `frame` lies in a multi-section run.
     pub(crate) fn is_multi_section(&self, frame: FrameNumber) -> bool {
         let offset = frame.get().wrapping_sub(self.all.start.get());
         let number = offset / SECTION_FRAMES;
         number < self.count && is_set(&self.multi_section, number)
     }
 
-    /// Iterates over what the buddy has, lowest first.
+    /// Iterates over the sections of the buddy, lowest first.
     pub(crate) fn in_buddy(self) -> impl Iterator<Item = FrameRange> + Clone {
         let numbers = (0..self.count).filter(move |number| is_set(&self.buddy, *number));
         numbers.map(
@@ -129,13 +133,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_buddy_grows_from_below_and_spans_come_from_above() {
+    fn the_buddy_takes_sections_from_below_and_runs_from_above() {
         let start = FrameNumber::new(7 * SECTION_FRAMES);
         let end = FrameNumber::new(15 * SECTION_FRAMES);
         let mut sections = Sections::new(FrameRange::new(start, end));
         assert_eq!(sections.first().start, start);
         assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(1));
-        let (numbers, range) = sections.take_highest(3).expect("eight, two are the buddy's");
+        let (numbers, range) = sections.take_highest(3).expect("six of eight are free");
         assert_eq!((numbers.clone(), range.end), (5..8, end));
         assert!(sections.is_multi_section(range.start) && !sections.is_multi_section(start));
         assert!(sections.take_highest(4).is_none());

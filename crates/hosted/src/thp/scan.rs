@@ -1,22 +1,25 @@
 //! The scan that collapses dense areas into huge pages.
 //!
 //! # Concepts
-//! A huge page saves look-ups in the CPU's translation caches. But it takes 2 MiB whatever is used of them, and a part of it that
-//! is free cannot be purged. So:
-//! - Sections are opened without huge pages, whatever the system's default is: a small heap has small pages.
-//! - An area is collapsed into a huge page when it is **dense** (all of its frames are committed), was dense at the scan before,
-//!   the system has memory behind each of its pages (of a large array a page here and there may be used), and the heap is not
-//!   small. So collapsing adds no memory.
-//! - Before parts of an area are purged, huge pages are forbidden there again, or the system would fill the area up in the
-//!   background.
+//! A huge page saves look-ups in the CPU's translation caches. But it takes 2 MiB whatever is used
+//! of them, and a part of it that is free cannot be purged. So:
+//! - Sections are opened without huge pages, whatever the system's default is: a small heap has
+//!   small pages.
+//! - A scan collapses an area into a huge page when the area is **dense** (all of its frames are
+//!   committed) and was dense at the scan before. Each of its pages must be resident, which is not
+//!   so for a sparsely used array, and the heap must not be small. So collapsing adds no memory.
+//! - Before parts of an area are purged, huge pages are forbidden there again, or the system would
+//!   fill the area up in the background.
 //!
-//! A scan runs after every 32 MiB of pages that are allocated. `MADV_COLLAPSE` (Linux 6.1) copies the area into the huge page at
-//! once; older systems leave that to a thread of their own. It takes half a millisecond, and ten times that in a virtual machine
-//! whose host has taken the free memory back. A scan ends with the first collapse that takes so long, and later scans are
-//! skipped: one, and twice as many each time, until a scan finds no slow collapse.
+//! A scan runs after every 32 MiB of pages that are allocated. `MADV_COLLAPSE` (Linux 6.1) copies
+//! the area into the huge page at once; older systems leave that to a thread of their own. It takes
+//! half a millisecond, and ten times that in a virtual machine whose host has taken the free memory
+//! back. A scan ends with the first collapse that takes so long, and later scans are skipped: one,
+//! and twice as many each time, until a scan finds no slow collapse.
 //!
 //! # Concurrency
-//! [`Thp::scan`] and [`Thp::forbid`] run under the caller's maintenance lock. Threads that use the memory notice nothing.
+//! [`Thp::scan`] and [`Thp::forbid`] run under the caller's maintenance lock. Threads that use the
+//! memory notice nothing.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -41,7 +44,7 @@ const SLOW: Duration = Duration::from_micros(1500);
 /// Maximum scans that are skipped after a slow collapse: a huge page is then tried every 2 GiB.
 const MOST_SKIPPED: usize = 64;
 
-/// What is known of areas, and when the next scan is due.
+/// The state of areas, and the time of the next scan.
 #[derive(Debug)]
 pub(crate) struct Thp {
     /// Areas that were dense at the last scan, by number.
@@ -76,7 +79,8 @@ impl Thp {
         is_due
     }
 
-    /// Whether a scan that is due runs, in a heap with `in_use` pages in use. Counts the scans that are skipped.
+    /// Whether a scan that is due runs, in a heap with `in_use` pages in use. Counts the scans that
+    /// are skipped.
     pub(crate) fn may_scan(&self, in_use: usize) -> bool {
         if in_use < SMALL_HEAP_PAGES {
             return false;
@@ -100,14 +104,14 @@ impl Thp {
         let mut ends_at = None;
         for area in open.flat_map(areas).filter(|area| committed.count(*area) == AREA) {
             let number = number_of(area);
-            let was_dense = self.dense.mark(number) == 1;
+            let was_dense = self.dense.insert(number) == 1;
             let is_ahead = ends_at.is_none() && number.start.get() >= resume_at;
             if !was_dense || !is_ahead || self.huge.count(number) == 1 {
                 continue;
             }
             queries += 1;
             if mapping.is_resident(area) {
-                self.huge.mark(number);
+                self.huge.insert(number);
                 was_slow = time_of(|| mapping.collapse(area)) > self.slow;
                 collapses += 1;
             }
@@ -135,8 +139,8 @@ impl Thp {
     pub(crate) fn forbid(&self, block: FrameRange, mapping: &Mapped) {
         for area in areas(block) {
             let number = number_of(area);
-            self.dense.clear(number);
-            if self.huge.clear(number) == 1 {
+            self.dense.remove(number);
+            if self.huge.remove(number) == 1 {
                 mapping.forbid_huge(area);
             }
         }

@@ -11,14 +11,14 @@ use crate::test_blocks::{self, Block, fill, free};
 use crate::thp::areas::{AREA, areas, number_of, numbers};
 use crate::thp::scan::{MOST_QUERIES, SCAN_PAGES};
 
-/// Huge pages are as slow as this machine makes them, so that does not count.
+/// Returns pages for which no collapse counts as slow, as machines differ.
 fn new() -> Pages {
     let mut pages = Pages::with_space(1 << 30).expect("address space").without_purging();
     pages.thp.slow = Duration::MAX;
     pages
 }
 
-/// Takes blocks and uses every page of them.
+/// Allocates blocks and writes to every page of them.
 fn take(pages: &Pages, order: u8, count: usize) -> Vec<Block> {
     let blocks = test_blocks::take(pages, order, count);
     blocks.iter().for_each(|block| use_pages(block, block.order().pages()));
@@ -58,12 +58,13 @@ fn dense_areas(pages: &Pages) -> usize {
     pages.thp.dense.count(numbers(first))
 }
 
-/// Looks, as after 32 MiB that are handed out, of which there are none.
-fn look(pages: &Pages) {
+/// Scans, as after an allocation of 32 MiB.
+fn scan(pages: &Pages) {
     pages.scan_after(SCAN_PAGES);
 }
 
-/// How many bytes the system has in huge pages behind the mapping that `area` lies in; none where that cannot be known.
+/// Returns the bytes in huge pages behind the mapping that `area` lies in; `None` where the system
+/// does not report it.
 fn huge_bytes(area: FrameRange) -> Option<usize> {
     let start = area.start.get() << PAGE_SHIFT;
     let smaps = std::fs::read_to_string("/proc/self/smaps").ok()?;
@@ -81,31 +82,35 @@ fn huge_bytes(area: FrameRange) -> Option<usize> {
     None
 }
 
-/// A look finds what is dense, the next one what was so before, sixteen areas at a time.
+/// A scan finds dense areas; the next one collapses those that were dense before, sixteen at a
+/// time.
 ///
-/// Mutations seen to fail: looks twice or half as often; one at more than 32 MiB, or at each page from then on; other numbers
-/// of areas in a look; areas that are huge already counted among them; areas made huge that were not dense before; those of a
-/// small heap, and the edge of small.
+/// Mutations seen to fail:
+/// - scans twice or half as often;
+/// - a scan above 32 MiB only, or at each page from then on;
+/// - another number of collapses;
+/// - huge areas counted as collapses;
+/// - a collapse of areas that were not dense before, or in a small heap.
 #[test]
-fn areas_become_huge_when_they_are_dense_and_old_and_the_heap_is_not_small() {
+fn areas_dense_at_two_scans_are_collapsed_unless_the_heap_is_small() {
     let pages = new();
-    // 64 MiB are handed out for the second look, and less are in use.
+    // The second scan is due after 64 MiB; fewer are in use.
     let one = take(&pages, 9, 1);
     free(&pages, one);
     let mut blocks = take(&pages, 9, 31);
     assert_eq!(dense_areas(&pages), 0, "a small heap");
-    // 32 MiB later, with 94 MiB in use.
+    // 32 MiB later 94 MiB are in use.
     blocks.extend(take(&pages, 9, 15));
-    assert_eq!(dense_areas(&pages), 0, "not yet a look");
+    assert_eq!(dense_areas(&pages), 0, "no scan is due");
     blocks.extend(take(&pages, 9, 1));
-    assert_eq!((dense_areas(&pages), huge_areas(&pages)), (47, 0), "dense, and not old");
+    assert_eq!((dense_areas(&pages), huge_areas(&pages)), (47, 0), "dense for the first time");
     blocks.extend(take(&pages, 9, 15));
     assert_eq!(huge_areas(&pages), 0);
     blocks.extend(take(&pages, 9, 1));
     assert_eq!((dense_areas(&pages), huge_areas(&pages)), (63, 16));
     let more: Vec<_> = (0..4)
         .map(|_| {
-            look(&pages);
+            scan(&pages);
             huge_areas(&pages)
         })
         .collect();
@@ -114,7 +119,7 @@ fn areas_become_huge_when_they_are_dense_and_old_and_the_heap_is_not_small() {
     assert_eq!(pages.trim_policy.in_use(), 31 * AREA);
 }
 
-/// Exactly 64 MiB are not a small heap.
+/// A heap of exactly 64 MiB is not small.
 ///
 /// Mutation seen to fail: equality in the comparison.
 #[test]
@@ -124,33 +129,36 @@ fn a_heap_of_sixty_four_mebibytes_is_not_small() {
     assert_eq!(dense_areas(&pages), 32);
 }
 
-/// Mutations seen to fail: no look at whether an area is dense; one at whether any of it is touched.
+/// Mutations seen to fail: no test whether an area is dense; a test whether any of it is committed.
 #[test]
-fn an_area_of_which_a_page_was_never_used_stays_small() {
+fn an_area_with_an_uncommitted_page_stays_small() {
     let pages = new();
     let _ = take(&pages, 9, 40);
     let parts = take(&pages, 4, 31);
     assert!(parts.iter().all(|part| area_of(part) == area_of(&parts[0])), "a fresh area");
-    (0..4).for_each(|_| look(&pages));
+    (0..4).for_each(|_| scan(&pages));
     assert!(!is_dense(&pages, &parts[0]) && !is_huge(&pages, &parts[0]));
     let last = take(&pages, 4, 1);
     assert_eq!(area_of(&last[0]), area_of(&parts[0]), "the rest of it");
-    look(&pages);
+    scan(&pages);
     assert!(is_dense(&pages, &last[0]) && !is_huge(&pages, &last[0]));
-    look(&pages);
+    scan(&pages);
     assert!(is_huge(&pages, &last[0]));
 }
 
-/// Of a large array the system may have memory behind a page here and there alone. None is added, and areas behind it get their
-/// turn.
+/// A large array may have few resident pages. Scans add no memory to it, and they reach the areas
+/// behind it.
 ///
-/// Mutations seen to fail: no question to the system; one that any page answers, or that leaves out the last; looks that begin
-/// at the start each time, or never again; more questions in a look, or less.
+/// Mutations seen to fail:
+/// - no residency query;
+/// - a query that one resident page satisfies, or that skips the last page;
+/// - scans that never resume, or never restart;
+/// - another number of queries per scan.
 #[test]
-fn areas_with_pages_that_nobody_used_stay_small_until_they_are_used() {
+fn areas_with_pages_that_are_not_resident_stay_small() {
     let pages = new();
     let sparse = test_blocks::take(&pages, 9, 2 * MOST_QUERIES);
-    // A page of each, and all but the last of every eighth.
+    // One page of each block, and all pages but the last of every eighth block.
     for (number, block) in sparse.iter().enumerate() {
         use_pages(block, if number % 8 == 0 { AREA - 1 } else { 1 });
     }
@@ -158,86 +166,94 @@ fn areas_with_pages_that_nobody_used_stay_small_until_they_are_used() {
     let first = sparse[0].start().addr();
     assert!(full.iter().all(|block| block.start().addr() > first), "behind the array");
     while dense_areas(&pages) < 2 * MOST_QUERIES + 16 {
-        look(&pages);
+        scan(&pages);
     }
     pages.thp.resume_at.store(0, Ordering::Relaxed);
     let made: Vec<_> = (0..4)
         .map(|_| {
-            look(&pages);
+            scan(&pages);
             huge_areas(&pages)
         })
         .collect();
     assert_eq!(made, [0, 0, 16, 16]);
     assert!(full.iter().all(|block| is_huge(&pages, block)));
     sparse.iter().for_each(fill);
-    (0..2).for_each(|_| look(&pages));
+    (0..2).for_each(|_| scan(&pages));
     assert!(huge_areas(&pages) > 16);
 }
 
-/// Mutations seen to fail: another comparison with what is slow; a look that goes on after a slow area; as many left out each
-/// time, one more each time, or for ever; none at first; more than there may be; some after a look without.
+/// Mutations seen to fail:
+/// - another comparison with `slow`;
+/// - a scan that continues after a slow collapse;
+/// - a constant or linear number of skipped scans, or skips for ever;
+/// - no skip at first;
+/// - more skips than the maximum;
+/// - skips after a scan without a slow collapse.
 #[test]
-fn after_slow_huge_pages_looks_are_left_out_twice_as_many_each_time() {
+fn after_slow_collapses_twice_as_many_scans_are_skipped_each_time() {
     let mut pages = new();
     let _blocks = take(&pages, 9, 100);
-    let looks_until_more = |pages: &Pages| {
+    let scans_until_more = |pages: &Pages| {
         let before = huge_areas(pages);
-        let looks = (1..1000).find(|_| {
-            look(pages);
+        let scans = (1..1000).find(|_| {
+            scan(pages);
             huge_areas(pages) > before
         });
-        (looks.expect("there are small areas"), huge_areas(pages) - before)
+        (scans.expect("there are small areas"), huge_areas(pages) - before)
     };
-    assert_eq!(looks_until_more(&pages).1, 16);
-    assert_eq!(looks_until_more(&pages), (1, 16));
+    assert_eq!(scans_until_more(&pages).1, 16);
+    assert_eq!(scans_until_more(&pages), (1, 16));
     pages.thp.slow = Duration::ZERO;
-    let slow: Vec<_> = (0..9).map(|_| looks_until_more(&pages)).collect();
-    let one = |looks| (looks, 1);
+    let slow: Vec<_> = (0..9).map(|_| scans_until_more(&pages)).collect();
+    let one = |scans| (scans, 1);
     assert_eq!(slow, [1, 2, 3, 5, 9, 17, 33, 65, 65].map(one));
     pages.thp.slow = Duration::MAX;
-    assert_eq!(looks_until_more(&pages), (65, 16));
-    assert_eq!(looks_until_more(&pages), (1, 16));
+    assert_eq!(scans_until_more(&pages), (65, 16));
+    assert_eq!(scans_until_more(&pages), (1, 16));
 }
 
-/// What is given back is small again, in our books and in the system's, reads as zero, and must become old anew. An area that
-/// was dense, and of which nothing is known any more, is not old.
+/// A purged area has no huge page, in our sets and in the system, and reads as zero. It must be
+/// dense at two scans again before it is collapsed.
 ///
-/// Mutations seen to fail: areas that stay huge, or dense, when parts of them go; the system not told of either; giving back
-/// that is not excluded by a look; a look that excludes it for ever.
+/// Mutations seen to fail:
+/// - areas that stay huge or dense when parts of them are purged;
+/// - no `madvise` for either;
+/// - a purge during a scan;
+/// - a scan that never releases the maintenance lock.
 #[test]
-fn what_is_given_back_is_small_again() {
+fn a_purged_area_has_no_huge_page() {
     let pages = new();
     let mut blocks = take(&pages, 9, 40);
     blocks.iter().for_each(fill);
     let purging = pages.maintenance.try_lock();
-    look(&pages);
+    scan(&pages);
     assert_eq!((dense_areas(&pages), huge_areas(&pages)), (32, 0), "another thread purges");
     drop(purging);
-    (0..4).for_each(|_| look(&pages));
+    (0..4).for_each(|_| scan(&pages));
     assert_eq!(huge_areas(&pages), 40);
     let has_huge = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
-    assert_eq!(is_huge_forbidden(blocks[0].start()), !has_huge, "the system was told");
+    assert_eq!(is_huge_forbidden(blocks[0].start()), !has_huge, "the system allows huge pages");
     let freed = area_of(&blocks[0]);
     let start = blocks[0].start();
     free(&pages, blocks.drain(..1));
-    assert_eq!(pages.purge(0), AREA, "after looks too");
+    assert_eq!(pages.purge(0), AREA, "also after scans");
     assert_eq!((huge_areas(&pages), dense_areas(&pages)), (39, 39));
-    assert!(!has_huge || is_huge_forbidden(start), "the system was told again");
+    assert!(!has_huge || is_huge_forbidden(start), "the system forbids them again");
     let again = test_blocks::take(&pages, 9, 1);
-    assert_eq!(area_of(&again[0]), freed, "the area that went");
+    assert_eq!(area_of(&again[0]), freed, "the purged area");
     assert!(again[0].is_zero());
     // SAFETY: the block is the test's, and readable: its area is open.
     assert_eq!(unsafe { again[0].start().read() }, 0);
     fill(&again[0]);
-    look(&pages);
-    assert!(is_dense(&pages, &again[0]) && !is_huge(&pages, &again[0]), "not old");
-    look(&pages);
+    scan(&pages);
+    assert!(is_dense(&pages, &again[0]) && !is_huge(&pages, &again[0]), "dense for the first time");
+    scan(&pages);
     assert!(is_huge(&pages, &again[0]));
 }
 
-/// A huge page of which a part is given back is no huge page any more.
+/// A huge page of which a part is purged is split.
 ///
-/// Mutations seen to fail: the system not asked to collapse; not told that an area may be huge.
+/// Mutations seen to fail: no `MADV_COLLAPSE`; no `MADV_HUGEPAGE`.
 #[test]
 fn the_system_has_huge_pages_behind_huge_areas_at_once() {
     let pages = new();
@@ -246,8 +262,8 @@ fn the_system_has_huge_pages_behind_huge_areas_at_once() {
     let area = area_of(&parts[0]);
     blocks.iter().for_each(fill);
     parts.iter().for_each(fill);
-    (0..4).for_each(|_| look(&pages));
-    assert!(is_huge(&pages, &parts[0]), "in our books");
+    (0..4).for_each(|_| scan(&pages));
+    assert!(is_huge(&pages, &parts[0]), "in our set");
     if can_collapse() {
         assert!(huge_bytes(area).is_some_and(|bytes| bytes >= AREA * PAGE_SIZE));
     } else {
@@ -259,7 +275,7 @@ fn the_system_has_huge_pages_behind_huge_areas_at_once() {
     assert!(huge_bytes(area).is_none_or(|bytes| bytes == 0));
 }
 
-/// Whether the system makes a huge page when it is asked to, of memory of which nobody else knows.
+/// Whether the system collapses a fresh mapping on request.
 fn can_collapse() -> bool {
     let memory = Mapped::reserve(4 << 20).expect("address space");
     // SAFETY: within the mapping, which is aligned to 4 MiB.
@@ -271,7 +287,7 @@ fn can_collapse() -> bool {
     unsafe { libc::madvise(start, 2 << 20, 25) == 0 }
 }
 
-/// Mutation seen to fail: `collapse` that leaves `errno` as the system's answer is.
+/// Mutation seen to fail: a `collapse` that leaves the `errno` of the system call.
 #[test]
 fn errno_is_kept_where_the_system_cannot_make_an_area_huge() {
     let pages = Pages::with_space(4 << 30).expect("address space");

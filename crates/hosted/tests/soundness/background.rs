@@ -1,4 +1,5 @@
-//! A thread whose owner goes while it runs; one that drops its own owner is in `tests/own_owner.rs`.
+//! A thread whose owner goes while it runs; one that drops its own owner is in
+//! `tests/own_owner.rs`.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
