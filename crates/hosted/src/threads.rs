@@ -27,6 +27,12 @@ use crate::{membarrier, tls};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
+///
+/// ```
+/// use page_frame::{Cpu, WithSlotStride};
+/// let cpus: hosted::HeapThreads = WithSlotStride(hosted::Threads);
+/// assert_eq!(cpus.slots(), hosted::THREAD_SLOTS);
+/// ```
 pub type HeapThreads = WithSlotStride<Threads, { 8 << 10 }>;
 
 /// A bit for each number, set while a thread has it.

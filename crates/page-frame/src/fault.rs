@@ -14,6 +14,8 @@ use crate::order::Order;
 ///
 /// Its [`Display`](fmt::Display) explains the kind in words; [`name`](Self::name) is the variant's
 /// name.
+///
+/// [`Fault`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -111,6 +113,8 @@ impl fmt::Display for FaultKind {
 }
 
 /// The place that a caller named.
+///
+/// [`Fault`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultPlace {
     /// An address in bytes.
@@ -198,6 +202,11 @@ impl core::error::Error for Fault {}
 
 /// Called with each fault that a pointer interface finds. It may return; the allocator then never
 /// uses the memory concerned again.
+///
+/// ```
+/// use page_frame::{Fault, FaultHook};
+/// let print: FaultHook = |fault| eprintln!("{fault}");
+/// ```
 pub type FaultHook = fn(&Fault);
 
 /// The default hook: panics with the fault's text.

@@ -18,6 +18,8 @@ pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 pub struct Order(u8);
 
 /// The order that holds a request, and the bytes lost by rounding up to it.
+///
+/// [`Order::for_bytes`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     /// The smallest order that holds the request.

@@ -16,6 +16,13 @@ use crate::purge::background::Background;
 /// its end.
 ///
 /// A child of `fork` does not have the thread; it may start another.
+///
+/// ```no_run
+/// use std::time::Duration;
+/// let pages: &'static _ = Box::leak(Box::new(hosted::Pages::new()?.without_purging()));
+/// let purger = hosted::Purger::start(pages, Duration::from_secs(1))?;
+/// # Ok::<(), hosted::OsError>(())
+/// ```
 #[derive(Debug)]
 pub struct Purger {
     _thread: Background<Pages>,

@@ -17,6 +17,18 @@ const MADV_COLLAPSE: core::ffi::c_int = 25;
 
 /// A range of this process's address space. Every byte reads as zero until it is written, and only
 /// pages that were written have memory. Dropping it unmaps the range.
+///
+/// ```
+/// use hosted::Mapped;
+/// use page_frame::{Arena, Order, PageSource};
+/// let memory = Mapped::reserve(1 << 20)?;
+/// // SAFETY: no other code uses the memory, and it lives longer than the arena.
+/// let arena = unsafe { Arena::from_raw(memory.start(), memory.bytes()) }?;
+/// let block = arena.allocate(Order::ZERO)?;
+/// // SAFETY: the block came from this arena, and nothing refers into it.
+/// unsafe { arena.free(block) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Mapped {
     mapping: NonNull<u8>,

@@ -24,6 +24,12 @@ use crate::frame::FrameRange;
 use crate::order::{Order, PAGE_SIZE};
 
 /// Why a region was not added to a map, or why nothing could be carved from the map.
+///
+/// ```
+/// use page_frame::{MapError, MemoryMap, RegionKind};
+/// let mut map = MemoryMap::<0>::new();
+/// assert_eq!(map.add(0, 4096, RegionKind::Usable), Err(MapError::Full { capacity: 0 }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapError {
     /// The map holds as many regions as it has room for.

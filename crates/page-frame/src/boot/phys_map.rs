@@ -7,6 +7,8 @@ use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Maps each frame to the address at which the kernel (or program) accesses it.
 ///
+/// [`DirectMap`] is an example.
+///
 /// # Safety
 /// 1. `pointer(frame)` is page-aligned; distinct frames have distinct pages, and consecutive frames
 ///    consecutive pages.

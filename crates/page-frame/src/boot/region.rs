@@ -1,6 +1,8 @@
 //! Regions: ranges of physical addresses with a kind, as firmware or a boot loader reports them.
 
 /// The kind of a region of physical memory, from least to most restrictive.
+///
+/// [`MemoryMap`](crate::MemoryMap) has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum RegionKind {
     /// Free for use.
@@ -16,6 +18,8 @@ pub enum RegionKind {
 }
 
 /// A range of physical addresses with its kind, `end` excluded.
+///
+/// [`MemoryMap::regions`](crate::MemoryMap::regions) returns them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Region {
     /// The first byte's physical address.

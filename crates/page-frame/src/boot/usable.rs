@@ -11,6 +11,8 @@ use crate::frame::{FrameNumber, FrameRange};
 use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Why bytes that a region calls usable are in no run.
+///
+/// [`Loss`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossReason {
     /// They share a frame with bytes that are not usable.
@@ -25,6 +27,15 @@ pub enum LossReason {
 }
 
 /// Bytes that a region calls usable and that are in no run, `end` excluded.
+///
+/// ```
+/// use page_frame::{LossReason, MemoryMap, RegionKind};
+/// let mut map = MemoryMap::<1>::new();
+/// map.add(0, 4096 + 7, RegionKind::Usable)?;
+/// let loss = map.losses().next().unwrap();
+/// assert_eq!((loss.start, loss.bytes(), loss.reason), (4096, 7, LossReason::Unaligned));
+/// # Ok::<(), page_frame::MapError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Loss {
     /// The first byte's physical address.

@@ -28,6 +28,9 @@ use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 /// A page map: returns the tag and the owner of the page at an address.
 ///
+/// [`PageMapArray`](crate::PageMapArray) is an example; [`ForwardPageMap`](crate::ForwardPageMap)
+/// implements the trait for a type that embeds one.
+///
 /// # Safety
 /// 1. `tag` and `owner` return the values last set for the page, and [`Tag::NONE`] and null for
 ///    pages that were never set or are out of range.

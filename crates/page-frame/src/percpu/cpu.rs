@@ -15,6 +15,9 @@ pub struct InterruptState(pub usize);
 /// interrupt to all CPUs. With threads: `pin` reads a thread-local word, `fence_all` is membarrier.
 /// [`SingleCpu`](crate::SingleCpu) is one CPU without interrupts.
 ///
+/// [`SingleCpu`](crate::SingleCpu) is an example. `examples/kernel/src/cpus.rs` implements it for a
+/// kernel, `hosted::Threads` for threads.
+///
 /// # Safety
 /// 1. Between a `pin` or `pin_known` that returned an id and its `unpin`, only nested code gets the
 ///    same id: code that interrupts the pinned code (interrupt, signal) and ends before it

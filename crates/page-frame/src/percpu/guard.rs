@@ -12,6 +12,14 @@ use crate::percpu::slot::PerCpuSlot;
 use crate::sync::atomic::Ordering;
 
 /// Why the caller could not enter its slot, and continues without it.
+///
+/// ```
+/// use page_frame::{EnterError, PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let _inside = per_cpu.enter();
+/// assert_eq!(per_cpu.enter().err(), Some(EnterError::Nested));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EnterError {
     /// The caller has no slot.

@@ -59,6 +59,8 @@ impl<U> IrqLock<U> {
 /// locks.
 ///
 /// One context may have several, dropped in any order; all but the first are nested.
+///
+/// [`IrqLock`] has an example.
 #[derive(Debug)]
 pub struct IrqLockToken<'a, T, C: Cpu> {
     marked: Option<&'a PerCpuSlot<T>>,

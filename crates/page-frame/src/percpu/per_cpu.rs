@@ -50,6 +50,8 @@ use crate::sync::atomic::Ordering;
 
 /// [`PerCpu`] whose slots lie [`Cpu::SLOT_STRIDE`] bytes apart, with slots of other owners between
 /// them; in an array where that is zero.
+///
+/// [`WithSlotStride`](crate::WithSlotStride) has an example of a stride.
 pub type StridedPerCpu<'s, T, C> = PerCpu<'s, T, C, true>;
 
 /// The slots of all CPUs for one layer, and the machine that tells the CPUs apart.

@@ -15,6 +15,8 @@ pub(crate) const FROZEN: u8 = 3;
 
 /// The slot of one CPU: a body, and the bytes of the protocol in front of it. It has cache lines of
 /// its own.
+///
+/// [`PerCpu`](crate::PerCpu) has an example.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct PerCpuSlot<T> {

@@ -14,6 +14,8 @@ use crate::sync::model::MODELLED;
 const BUSY_RETRIES: usize = if MODELLED { 1 } else { 64 };
 
 /// The outcome of a take-over.
+///
+/// [`PerCpu`] has an example of a take-over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TakeOver {
     /// Slots whose body the caller visited.

@@ -72,6 +72,11 @@ unsafe impl Send for Arena<'_> {}
 unsafe impl Sync for Arena<'_> {}
 
 /// The memory given to an [`Arena`] cannot hold a single page beside its own bookkeeping.
+///
+/// ```
+/// use page_frame::Arena;
+/// assert_eq!(Arena::new(&mut []).unwrap_err().given, 0);
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooSmall {
     /// The bytes that one page needs, wherever the memory starts.

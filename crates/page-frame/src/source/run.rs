@@ -65,6 +65,8 @@ impl PageRun {
 /// word is the page count. So the address of a run is enough to free it. The provided methods serve
 /// a source that has blocks only: a run is then a whole block, and is never resized in place.
 ///
+/// [`PageRun`] has an example.
+///
 /// # Safety
 /// 1. As for [`PageSource`], for runs.
 /// 2. While a run is allocated, the tag and the owner word of its head are as described above.

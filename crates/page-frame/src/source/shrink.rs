@@ -1,6 +1,8 @@
 //! The interface to anything that can give pages back when memory is short.
 
 /// Something that holds pages it can release.
+///
+/// [`Reclaiming`](crate::Reclaiming) and [`ShrinkList`](crate::ShrinkList) have examples.
 pub trait Shrink: Sync {
     /// Returns an estimate of the pages that `shrink` can release. O(1), no lock.
     fn reclaimable(&self) -> usize;
