@@ -45,7 +45,7 @@ mod models {
 
     /// Adds one to the body through loom's watched cell: two contexts inside at once are reported.
     fn add_one(body: &UnsafeCell<u32>) {
-        // SAFETY: the protocol gives the body to one context at a time; loom checks exactly this.
+        // SAFETY: the protocol gives the body to one context at a time, which is what loom checks.
         body.with_mut(|value| unsafe { *value += 1 });
     }
 
@@ -54,8 +54,8 @@ mod models {
         slots: &[PerCpuSlot<T>; 1],
         cpu: Fenced<OwnerOfFirst>,
     ) -> PerCpu<'_, T, Fenced<OwnerOfFirst>> {
-        // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread alone uses
-        // `OWNER`, so that it alone has the id; and nobody looks at all slots.
+        // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread uses `OWNER`, so
+        // only it has the id; and no thread calls `for_each_exclusive`.
         unsafe { PerCpu::at(NonNull::from(slots).cast(), 1, cpu) }
     }
 
@@ -101,7 +101,7 @@ mod models {
         });
     }
 
-    /// The owner leaves for good; whoever takes over later sees all that it did.
+    /// The owner leaves for good; a later taker sees all its changes.
     /// Mutation seen to fail: the store of `busy` 0 when the owner leaves made Relaxed.
     #[test]
     fn owner_leaving() {
@@ -139,8 +139,8 @@ mod models {
     /// unregistered it.
     struct Member(UnsafeCell<usize>);
 
-    // SAFETY: the model changes the cell only after `unregister` has returned `Ok`; loom checks
-    // exactly this.
+    // SAFETY: the model changes the cell only after `unregister` has returned `Ok`, which is what
+    // loom checks.
     unsafe impl Send for Member {}
     // SAFETY: as above.
     unsafe impl Sync for Member {}
@@ -150,13 +150,13 @@ mod models {
             1
         }
         fn shrink(&self, _target_pages: usize) -> usize {
-            // SAFETY: called, so still on the list; loom checks exactly this.
+            // SAFETY: the list calls registered members only, which is what loom checks.
             self.0.with(|pages| unsafe { *pages })
         }
     }
 
-    /// Mutations seen to fail: the count lowered by a Relaxed subtraction; `unregister` without a
-    /// look at the count; a call that counts itself after it has released the lock.
+    /// Mutations seen to fail: the count decremented with Relaxed; `unregister` that ignores the
+    /// count; a call that counts itself after it has released the lock.
     #[test]
     fn calls_of_a_shrinker_against_unregister() {
         model("shrink list: calls against unregister", 8, || {

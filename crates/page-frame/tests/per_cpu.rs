@@ -1,4 +1,4 @@
-//! CPU slots by one thread that plays several CPUs.
+//! Per-CPU slots, used by one thread that simulates several CPUs.
 #![cfg(not(loom))]
 
 use page_frame::{EnterError, IrqLock, PerCpu, PerCpuSlot, SwitchedCpu, TakeOver};

@@ -110,7 +110,7 @@ fn allocate_sections(pages: &Pages, count: usize) -> Result<PageRun, OutOfMemory
 unsafe fn free_sections(pages: &Pages, start: NonNull<u8>, count: usize) {
     // SAFETY: clause 1: the head is the caller's.
     unsafe { pages.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
-    // SAFETY: clause 1: nobody uses the run any more.
+    // SAFETY: clause 1: no code uses the run any more.
     unsafe { pages.space.close_sections(frames_of(start, count)) };
 }
 
@@ -131,7 +131,7 @@ unsafe fn resize_sections(
     if new_count < count {
         let tail = pages.pointer(start.addr().get() + (new_count << PAGE_SHIFT));
         let bytes = (count - new_count) << PAGE_SHIFT;
-        // SAFETY: clause 2 of `resize_run`: nobody uses the tail, which is in the run.
+        // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run.
         let _ = unsafe { pages.space.mapping().decommit(tail, bytes) };
     }
     // SAFETY: clause 1 of `resize_run`: the run is the caller's.

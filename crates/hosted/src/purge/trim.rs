@@ -8,7 +8,7 @@
 //! third of the peak, and after another rebound two thirds: a program whose use swings keeps its
 //! caches.
 //!
-//! When use goes on falling without rising, the next fall of the same descent takes half of that
+//! When use continues to fall without rising, the next fall of the same descent takes half of that
 //! part. So a descent that is no swing ends with falls of a sixth, after each of which at most a
 //! quarter of the least bound stays idle.
 //!
@@ -111,7 +111,7 @@ impl TrimPolicy {
             // Use rose, but not to the top: another swing, of which nothing is known.
             (peak, 0, 0)
         } else {
-            // Use goes on falling.
+            // Use continues to fall.
             (top, rebounds.saturating_sub(1), at_top)
         };
         if in_use + ((peak / FALL_PART).max(FALL_PAGES) << rebounds) >= peak {

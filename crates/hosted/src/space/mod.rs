@@ -67,9 +67,9 @@ impl Space {
     /// Decommits the sections of the multi-section run that `range` is, and makes them free.
     ///
     /// # Safety
-    /// 1. `range` is a multi-section run that nobody uses any more.
+    /// 1. `range` is a multi-section run that no code uses any more.
     pub(crate) unsafe fn close_sections(&self, range: FrameRange) {
-        // SAFETY: clause 1: nobody uses the frames. Where the system refuses, the sections stay
+        // SAFETY: clause 1: no code uses the frames. Where the system refuses, the sections stay
         // taken.
         if unsafe { self.mapping.close(range) }.is_ok() {
             self.locked(|sections| sections.put_back_frames(range));

@@ -35,7 +35,7 @@ use crate::page_map::tag::Tag;
 /// }
 /// ```
 ///
-/// The map's own type stays hidden, so that nobody reaches its safe setters through this method:
+/// The map's own type stays hidden, so that no caller reaches its safe setters through this method:
 ///
 /// ```compile_fail,E0599
 /// use page_frame::{ForwardPageMap, PageMapArray, Tag};

@@ -49,7 +49,7 @@ impl<U> IrqLock<U> {
         }
     }
 
-    /// Returns the data; the exclusive reference proves that nobody holds the lock.
+    /// Returns the data; the exclusive reference proves that the lock is free.
     pub fn get_mut(&mut self) -> &mut U {
         self.0.get_mut()
     }

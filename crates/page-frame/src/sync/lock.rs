@@ -65,7 +65,7 @@ impl<T> Lock<T> {
         super::atomic::tell(self);
     }
 
-    /// Returns the data; the exclusive reference proves that nobody holds the lock.
+    /// Returns the data; the exclusive reference proves that the lock is free.
     pub fn get_mut(&mut self) -> &mut T {
         #[cfg(not(loom))]
         return self.0.get_mut();

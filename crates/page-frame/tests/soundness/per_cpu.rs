@@ -1,4 +1,4 @@
-//! Slots: callbacks that panic or re-enter, forgotten guards, guards that go in any order.
+//! Per-CPU slots: callbacks that panic or re-enter, forgotten guards, guards dropped in any order.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -54,7 +54,7 @@ fn a_visit_reaches_no_body_a_second_time() {
     });
 }
 
-/// Mutation seen to fail: `attach` that stores zero whatever is there.
+/// Mutation seen to fail: an `attach` that stores zero unconditionally.
 #[test]
 fn slots_that_a_visit_closes_stay_closed() {
     with_three(|per_cpu| {
@@ -70,14 +70,14 @@ fn a_forgotten_guard_loses_its_slot_and_nothing_else() {
         std::mem::forget(per_cpu.enter().expect("no context is inside"));
         assert_eq!(per_cpu.enter().err(), Some(EnterError::Nested));
         assert_eq!(per_cpu.take_over(|_| true, |_, _| ()), TakeOver { taken: 2, skipped: 1 });
-        // Its own slot is not waited for, in which it is for ever.
+        // `freeze` does not wait for the caller's own slot, which stays busy for ever.
         std::mem::forget(per_cpu.freeze(Some(page_frame::CpuId::new(0))));
         assert_eq!(per_cpu.take_over(|_| true, |_, _| ()).taken, 0);
     });
 }
 
 #[test]
-fn forgotten_locks_stay_taken_and_nobody_waits_for_them() {
+fn forgotten_locks_stay_taken_and_no_context_waits_for_them() {
     with_three(|per_cpu| {
         let lock = IrqLock::new(1);
         let token = per_cpu.lock_token();
@@ -101,9 +101,9 @@ fn one_lock_through_two_slots_excludes() {
     });
 }
 
-/// Mutation seen to fail: `Frozen` without `Drop`; a thaw that opens what a taker has.
+/// Mutations seen to fail: `Frozen` without `Drop`; a thaw that attaches the slot of a taker.
 #[test]
-fn frozen_slots_are_nobodys_until_the_guard_goes_also_by_a_panic() {
+fn no_context_uses_frozen_slots_until_the_guard_is_dropped_also_by_a_panic() {
     with_three(|per_cpu| {
         let frozen = per_cpu.freeze(None);
         assert!(frozen.is_fenced());
@@ -116,7 +116,7 @@ fn frozen_slots_are_nobodys_until_the_guard_goes_also_by_a_panic() {
         assert!(panics.is_err() && per_cpu.enter().is_ok());
         let visit = |id, _: &mut Vec<u32>| {
             per_cpu.cpu().switch_to(Some(id));
-            // SAFETY: nobody froze them.
+            // SAFETY: clause 1: no other context froze the slots.
             unsafe { per_cpu.thaw() };
             assert_eq!(per_cpu.enter().err(), Some(EnterError::Detached));
         };
