@@ -108,10 +108,13 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
     /// Takes `lock` with interrupts masked. Waits for it, unless the caller is nested: then it only
     /// tries.
     pub fn lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
-        if self.nested || MODELLED {
+        if self.nested {
+            return self.try_lock(lock);
+        }
+        if MODELLED {
             // loom's lock has to see the wait.
-            let wait = || Some(self.masked(|| lock.0.lock()));
-            return if self.nested { self.try_lock(lock) } else { wait() };
+            let state = self.cpu.mask_interrupts();
+            return Some(self.guard(state, lock.0.lock()));
         }
         let mut round = 0;
         loop {
@@ -131,13 +134,15 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
             unsafe { self.cpu.restore_interrupts(state) };
             return None;
         };
-        Some(IrqLockGuard { guard: Some(guard), state, cpu: self.cpu, _not_send: PhantomData })
+        Some(self.guard(state, guard))
     }
 
-    fn masked<'l, U>(&'l self, take: impl FnOnce() -> Guard<'l, U>) -> IrqLockGuard<'l, U, C> {
-        let state = self.cpu.mask_interrupts();
-        let _not_send = PhantomData;
-        IrqLockGuard { guard: Some(take()), state, cpu: self.cpu, _not_send }
+    fn guard<'l, U>(
+        &'l self,
+        state: InterruptState,
+        guard: Guard<'l, U>,
+    ) -> IrqLockGuard<'l, U, C> {
+        IrqLockGuard { guard: Some(guard), state, cpu: self.cpu, _not_send: PhantomData }
     }
 }
 
