@@ -34,7 +34,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         println!("usable:   {} pages at {}", range.frames(), range.start);
     }
     for loss in map.losses() {
-        println!("lost:     {:#x} bytes at {:#x}: {:?}", loss.bytes(), loss.start, loss.why);
+        println!("lost:     {:#x} bytes at {:#x}: {:?}", loss.bytes(), loss.start, loss.reason);
     }
 
     // In a kernel physical memory is there; here a mapping stands for it.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc;
 use std::thread;
 
-use buddy::page_frame::{DirectMap, OutOfMemory, PAGE_SIZE};
+use buddy::page_frame::{DirectMap, PAGE_SIZE};
 use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use kmalloc::{Global, Kmalloc};
@@ -17,10 +17,10 @@ type Pages = Buddy<'static, DirectMap, Threads>;
 
 #[global_allocator]
 static HEAP: Global<Pages, Threads> = Global::new(|| {
-    let memory = Mapped::reserve(1 << 30).map_err(|_| OutOfMemory)?;
+    let memory = Mapped::reserve(1 << 30)?;
     let frames = [memory.frames()];
-    let layout = Pages::metadata_layout(&frames, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
-    let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
+    let layout = Pages::metadata_layout(&frames, hosted::THREAD_SLOTS)?;
+    let metadata = Mapped::reserve(layout.size())?;
     let map = memory.direct_map();
     // SAFETY: the mapping is fresh, so it reads as zero, is page-aligned and has no other user. It
     // lives as long as the allocator.
@@ -28,7 +28,7 @@ static HEAP: Global<Pages, Threads> = Global::new(|| {
     // SAFETY: the frames are a fresh mapping that has no other user, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &frames, map, Threads, Mode::Cached) };
     std::mem::forget((memory, metadata));
-    Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
+    Ok(Kmalloc::new(Registry::new(buddy?, Threads)?))
 });
 
 const WORKERS: u64 = 4;

@@ -1,15 +1,18 @@
 //! A page source of one's own, and object caches over it.
 //!
-//! The caches name two traits: `PageSource` hands out blocks, `PageMap` says what lies at an address. Here both are a few
-//! dozen lines over a plain `Vec`: pages are given out from front to back, and a freed block waits in a list of its order.
-//! It splits and merges nothing; it counts what it is asked for, and prints it.
+//! The caches name two traits: `PageSource` allocates blocks, `PageMap` says what lies at an address. The page source here takes a few
+//! dozen lines over a plain `Vec`: it allocates pages from front to back, and a freed block waits in a list of its order. It splits
+//! and merges nothing; it prints each request. Its page map is a `PageMapArray`, named in one method of `ForwardPageMap`.
 
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
 use std::error::Error;
-use std::ptr::{NonNull, null_mut, without_provenance_mut};
+use std::ptr::NonNull;
 
-use page_frame::{Order, OutOfMemory, PAGE_SIZE, PageBlock, PageMap, PageSource, SingleCpu, Tag};
+use page_frame::{
+    ForwardPageMap, Order, OutOfMemory, PAGE_SIZE, PageBlock, PageMap, PageMapArray, PageSource,
+    SingleCpu, Tag,
+};
 use slab::Registry;
 
 /// A page, aligned as one.
@@ -19,32 +22,32 @@ struct Page {
     _bytes: [u8; PAGE_SIZE],
 }
 
-/// The page map's entry for a page: its tag and its owner.
-type Entry = Cell<(Tag, *mut ())>;
-
 /// Pages in a vector, for one thread.
 struct VecPages {
-    /// The first page: where all pointers that we hand out come from.
+    /// The first page: all pointers that we return are derived from it.
     start: NonNull<u8>,
-    entries: Vec<Entry>,
-    /// How many pages, from the front, have been handed out at least once.
+    map: PageMapArray<'static>,
+    /// How many pages, from the front, have been allocated at least once.
     used: Cell<usize>,
     /// Freed blocks, the index of their first page, by order.
     freed: RefCell<[Vec<usize>; Order::COUNT]>,
-    /// Keeps the memory.
-    _pages: Vec<Page>,
+    /// Keeps the memory of the pages and of the map.
+    _memory: [Vec<Page>; 2],
 }
 
 impl VecPages {
     fn new(pages: usize) -> Self {
-        let mut memory = vec![Page { _bytes: [0; PAGE_SIZE] }; pages];
-        Self {
-            start: NonNull::from(&mut memory[..]).cast(),
-            entries: vec![Cell::new((Tag::NONE, null_mut())); pages],
-            used: Cell::new(0),
-            freed: RefCell::default(),
-            _pages: memory,
-        }
+        let zeroed =
+            |bytes: usize| vec![Page { _bytes: [0; PAGE_SIZE] }; bytes.div_ceil(PAGE_SIZE)];
+        let mut memory = zeroed(pages * PAGE_SIZE);
+        let mut entries = zeroed(PageMapArray::metadata_bytes(pages));
+        let start = NonNull::from(&mut memory[..]).cast();
+        let entries_start = NonNull::from(&mut entries[..]).cast();
+        // SAFETY: clause 1: fresh zeroed vectors, aligned to pages; they live in the same value as the map, and are not used in
+        // any other way. Clause 2: the same, of the pages.
+        let map = unsafe { PageMapArray::new_in(start, pages, entries_start) };
+        let (used, freed) = (Cell::new(0), RefCell::default());
+        Self { start, map, used, freed, _memory: [memory, entries] }
     }
 
     /// Returns the number of free pages.
@@ -52,15 +55,11 @@ impl VecPages {
         let freed = self.freed.borrow();
         let waiting =
             freed.iter().zip(Order::all()).map(|(list, order)| list.len() * order.pages());
-        self.entries.len() - self.used.get() + waiting.sum::<usize>()
+        self.map.pages() - self.used.get() + waiting.sum::<usize>()
     }
 
     fn index(&self, address: usize) -> usize {
         address.wrapping_sub(self.start.addr().get()) / PAGE_SIZE
-    }
-
-    fn entry(&self, address: usize) -> Option<&Entry> {
-        self.entries.get(self.index(address))
     }
 
     /// Takes a block that was freed, or the next pages that were never used and are aligned.
@@ -71,8 +70,8 @@ impl VecPages {
         // A block is aligned to its size as an address, and the vector only to a page.
         let first = self.start.addr().get() / PAGE_SIZE;
         let index = (first + self.used.get()).next_multiple_of(order.pages()) - first;
-        let end = index.checked_add(order.pages()).filter(|end| *end <= self.entries.len())?;
-        // Pages skipped for alignment can serve single pages.
+        let end = index.checked_add(order.pages()).filter(|end| *end <= self.map.pages())?;
+        // What alignment skips can serve single pages.
         self.freed.borrow_mut()[0].extend(self.used.get()..index);
         self.used.set(end);
         Some(index)
@@ -87,8 +86,8 @@ unsafe impl PageSource for VecPages {
         println!("    source: a block of {} pages at page {index}", order.pages());
         // SAFETY: `take` returns indices of the vector.
         let start = unsafe { self.start.add(index * PAGE_SIZE) };
-        self.entries[index].set((Tag::block(order), null_mut()));
-        // SAFETY: the search above found these pages free, and the vector has initialised them.
+        self.map.set_tag_at(index, Tag::block(order));
+        // SAFETY: the pages are nobody else's, see above, and initialised with the vector.
         Ok(unsafe { PageBlock::from_raw(start, order, false) })
     }
 
@@ -96,52 +95,19 @@ unsafe impl PageSource for VecPages {
         let (start, order) = block.into_raw();
         let index = self.index(start.addr().get());
         println!("    source: {} pages at page {index} came back", order.pages());
-        self.entries[index].set((Tag::NONE, null_mut()));
+        self.map.set_tag_at(index, Tag::NONE);
         self.freed.borrow_mut()[order.index()].push(index);
     }
 }
 
-// SAFETY: clause 1: an entry per page, and none beyond. Clause 2: `start` may be used for all pages.
-unsafe impl PageMap for VecPages {
-    fn tag(&self, address: usize) -> Tag {
-        self.entry(address).map_or(Tag::NONE, |entry| entry.get().0)
-    }
-
-    fn owner(&self, address: usize) -> *mut () {
-        self.entry(address).map_or(null_mut(), |entry| entry.get().1)
-    }
-
-    unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>) {
-        let first = self.index(start.addr().get());
-        for entry in &self.entries[first..first + pages] {
-            entry.set((tag, owner.as_ptr()));
-        }
-    }
-
-    unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order) {
-        let first = self.index(start.addr().get());
-        for entry in &self.entries[first..first + order.pages()] {
-            entry.set((Tag::NONE, null_mut()));
-        }
-        self.entries[first].set((Tag::block(order), null_mut()));
-    }
-
-    unsafe fn set_run(&self, start: NonNull<u8>, pages: usize) {
-        let first = self.index(start.addr().get());
-        self.entries[first].set((Tag::RUN, without_provenance_mut(pages)));
-    }
-
-    unsafe fn clear_run(&self, start: NonNull<u8>, order: Order) {
-        let first = self.index(start.addr().get());
-        self.entries[first].set((Tag::block(order), null_mut()));
-    }
-
-    fn pointer(&self, address: usize) -> NonNull<u8> {
-        NonNull::new(self.start.as_ptr().with_addr(address)).unwrap_or(self.start)
+// SAFETY: clause 1: always the map of the field, which lives in this value.
+unsafe impl ForwardPageMap for VecPages {
+    fn page_map(&self) -> &impl PageMap {
+        &self.map
     }
 }
 
-/// The cached type: 20 bytes.
+/// What the caches hold: 20 bytes, as small as it gets.
 struct Point {
     place: [f32; 4],
     colour: u32,

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hosted::{HeapThreads, Mapped, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{OutOfMemory, Shrink, SideBySide};
+use page_frame::{OutOfMemory, Shrink, WithSlotStride};
 use slab::Registry;
 use talc::TalcLock;
 use talc::source::Manual;
@@ -44,12 +44,12 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 
 /// Our allocator, as a program would have it.
 pub static HEAP: Global<Pages, HeapThreads> = Global::new(|| {
-    let pages = Pages::new().map_err(|_| OutOfMemory)?.with_fall_hook(|| {
+    let pages = Pages::new()?.with_trim_hook(|| {
         if let Some(heap) = HEAP.get() {
             heap.shrink(usize::MAX);
         }
     });
-    let kmalloc = Kmalloc::new(Registry::new(pages, SideBySide(Threads))?);
+    let kmalloc = Kmalloc::new(Registry::new(pages, WithSlotStride(Threads))?);
     Ok::<_, OutOfMemory>(kmalloc.with_magazine_bytes(hosted::MAGAZINE_BYTES))
 });
 

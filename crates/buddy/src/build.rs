@@ -59,6 +59,13 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
+/// For heaps whose constructor has one error.
+impl From<BuildError> for page_frame::OutOfMemory {
+    fn from(_: BuildError) -> Self {
+        Self
+    }
+}
+
 /// A pool's parts, in their metadata.
 pub(crate) struct Carved<'m> {
     pub(crate) zone: Zone<'m>,

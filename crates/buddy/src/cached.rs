@@ -10,7 +10,8 @@
 //! operation for up to half a stack, one of whole areas a compare-exchange each and one fence. When the owned area has
 //! nothing more: a compare-exchange, a store with a fence, and a search.
 
-use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag, TagPlace};
+use page_frame::internals::TagPlace;
+use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag};
 
 use crate::area::{AREA_FRAMES, AREA_ORDER};
 use crate::cpu_slot::{CpuSlot, LARGEST, Word};

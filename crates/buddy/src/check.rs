@@ -1,29 +1,10 @@
 //! `validate`: the invariants, checked one by one.
 
-use core::fmt;
-
-use page_frame::{Cpu, Tag};
+use page_frame::{Cpu, Tag, Violation};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS};
 use crate::section::SECTION_AREAS;
 use crate::{FrameNumber, FramePool, Observe};
-
-/// An invariant that does not hold, and where.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Violation {
-    /// The invariant, as the crate's documentation numbers it.
-    pub invariant: &'static str,
-    /// The first frame concerned.
-    pub frame: FrameNumber,
-}
-
-impl fmt::Display for Violation {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} does not hold at {}", self.invariant, self.frame)
-    }
-}
-
-impl core::error::Error for Violation {}
 
 impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Checks every invariant that can be seen from the metadata while nobody else uses the allocator.
@@ -36,7 +17,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         for (base, section) in self.zone.sections() {
             for area in 0..SECTION_AREAS {
                 let frame = FrameNumber::new(base + area * AREA_FRAMES);
-                let violated = |invariant| Err(Violation { invariant, frame });
+                let violated = |invariant| Err(Violation::at(invariant, frame));
                 if section.is_being_claimed(area) {
                     return violated("I4: no claim outlives its call");
                 }
@@ -64,16 +45,16 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             for (offset, frame) in inside.enumerate() {
                 let tag = self.frame_tag(frame);
                 if is_free && tag != Tag::NONE {
-                    return Err(Violation { invariant: "I5: free frames have no tag", frame });
+                    return Err(Violation::at("I5: free frames have no tag", frame));
                 }
                 if !is_free && !self.zone.is_taken(frame) {
-                    return Err(Violation { invariant: "I1: an allocated frame is taken", frame });
+                    return Err(Violation::at("I1: an allocated frame is taken", frame));
                 }
                 if tag.as_deferred().is_some() && !self.zone.left.has_some_at(frame) {
-                    return Err(Violation { invariant: "I7: what was left is counted", frame });
+                    return Err(Violation::at("I7: what was left is counted", frame));
                 }
                 if offset > 0 && tag.as_block().is_some() {
-                    return Err(Violation { invariant: "I1: blocks do not overlap", frame });
+                    return Err(Violation::at("I1: blocks do not overlap", frame));
                 }
             }
         }
@@ -81,6 +62,6 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             return Ok(());
         }
         let frame = FrameNumber::new(frames);
-        Err(Violation { invariant: "I6: blocks cover every frame exactly once", frame })
+        Err(Violation::at("I6: blocks cover every frame exactly once", frame))
     }
 }

@@ -63,7 +63,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             guard.rest = others;
             self.bring_word_home(word, order);
             if let Some(frame) = twice {
-                self.report_double_free(frame, order);
+                self.report_double_free(frame);
             }
         }
     }
@@ -78,7 +78,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         // Time to gather or not: it is the next in turn to do so who has left something there.
         self.zone.left.note(start, word.frames.count_ones() as usize);
         if !is_taken {
-            self.report_double_free(start, order);
+            self.report_double_free(start);
         }
         let blocks = word.frames.count_ones() as usize >> order.get();
         self.zone.note_clear_word(&self.observer, start, word.frames, blocks);
@@ -86,7 +86,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
 
     fn bring_block_home(&self, start: FrameNumber, order: Order) {
         if !self.zone.free_block(start, order.get().into()) {
-            self.report_double_free(start, order);
+            self.report_double_free(start);
         }
         let end = FrameNumber::new(start.get() + order.pages());
         self.zone.note_release(&self.observer, FrameRange::new(start, end));
@@ -94,9 +94,8 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
 
     /// Two CPUs freed the same block at the same time: both passed the check of the tag, and the bits tell.
     #[cold]
-    pub(crate) fn report_double_free(&self, frame: FrameNumber, order: Order) {
-        let order = order.index();
-        (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, frame.get(), order, order));
+    pub(crate) fn report_double_free(&self, frame: FrameNumber) {
+        (self.fault_hook)(&Fault::at_frame(FaultKind::DoubleFree, frame));
     }
 }
 

@@ -219,7 +219,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         let end = FrameNumber::new(frame.get() + order.pages());
         match self.release(FrameRange::new(frame, end)) {
             Some(true) => Ok(()),
-            _ => Err(Fault::new(FaultKind::DoubleFree, frame.get(), order.index(), order.index())),
+            _ => Err(Fault::at_frame(FaultKind::DoubleFree, frame)),
         }
     }
 
@@ -331,32 +331,30 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         let one = FrameRange::new(frame, FrameNumber::new(number.saturating_add(1)));
         let span = self.zone.span();
         if !span.contains(frame) {
-            return Fault::new(FaultKind::ForeignPointer, number, span.frames(), number);
+            return Fault::at_frame(FaultKind::ForeignPointer, frame);
         }
         if !self.zone.has(one) {
-            return Fault::new(FaultKind::ReservedFrame, number, order.index(), 0);
+            return Fault::at_frame(FaultKind::ReservedFrame, frame);
         }
         if !frame.is_aligned_to(order) {
-            let beyond = number & (order.pages() - 1);
-            return Fault::new(FaultKind::Misaligned, number, order.pages(), beyond);
+            return Fault::at_frame(FaultKind::Misaligned { alignment: order.bytes() }, frame);
         }
         let tag = self.frame_tag(frame);
         if tag.as_deferred().is_some() {
-            return Fault::new(FaultKind::DoubleFree, number, order.index(), 0);
+            return Fault::at_frame(FaultKind::DoubleFree, frame);
         }
         match tag.as_block() {
-            Some(real) => Fault::new(FaultKind::WrongOrder, number, real.index(), order.index()),
+            Some(allocated) => {
+                Fault::at_frame(FaultKind::WrongOrder { allocated, given: order }, frame)
+            }
             None if tag == Tag::NONE && !self.zone.is_taken(frame) => {
-                Fault::new(FaultKind::DoubleFree, number, order.index(), 0)
+                Fault::at_frame(FaultKind::DoubleFree, frame)
             }
             None if tag == Tag::NONE && !self.lies_in_block(frame, order) => {
                 // Taken, but by nobody above: a CPU slot keeps it.
-                Fault::new(FaultKind::DoubleFree, number, order.index(), 0)
+                Fault::at_frame(FaultKind::DoubleFree, frame)
             }
-            None => {
-                let expected = Tag::block(order).get().into();
-                Fault::new(FaultKind::InteriorPointer, number, expected, tag.get().into())
-            }
+            None => Fault::at_frame(FaultKind::InteriorPointer, frame),
         }
     }
 

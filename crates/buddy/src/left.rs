@@ -24,10 +24,11 @@
 //! At most [`MOST`] frames of an area, less one, are out of sight of searches, while none is lost from counts. Gathering reads
 //! the tags of an area, 512 bytes, and has an atomic operation for each word in which something was left, and three.
 
+use page_frame::internals::{DeferredHeads, TagPlace};
 use page_frame::sync::{
     self, AtomicU8, AtomicUsize, Ordering, fence, load_eight, model_fence, propagation_fence,
 };
-use page_frame::{Cpu, DeferredHeads, FrameNumber, Order, TagPlace};
+use page_frame::{Cpu, FrameNumber, Order};
 
 use crate::area::{AREA_FRAMES, AREA_WORDS, Freed};
 use crate::run::{WORD_BITS, bits, mask};
@@ -318,8 +319,8 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         guard.end();
         // Last of all: who hears of it may panic.
         for at in bits(twice) {
-            let (block, order) = lowest_block(homes[at]);
-            self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS + block), order);
+            let (block, _) = lowest_block(homes[at]);
+            self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS + block));
         }
         frames
     }

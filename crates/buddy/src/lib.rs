@@ -84,7 +84,6 @@ mod zonelist;
 
 pub use crate::buddy::Buddy;
 pub use build::BuildError;
-pub use check::Violation;
 pub use exact::Exact;
 pub use frame_allocator::FrameAllocator;
 pub use frame_pool::{FramePool, Mode};
@@ -94,6 +93,7 @@ pub use observe::{Block, BlockState};
 pub use observer::{EventCounts, Observe};
 /// The crate below, so that this one can be used alone.
 pub use page_frame;
+pub use page_frame::Violation;
 pub use stats::Fragmentation;
 pub use watermark::{Gate, Marks, Pressure, Watermarks};
 pub use zeroed_memory::ZeroedMemory;

@@ -37,11 +37,13 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
     }
 }
 
-page_frame::forward_page_map!(
-    impl['m, M: PhysMap, C: Cpu, O: Observe] for Buddy<'m, M, C, O>, |this| this.frames.pool.map,
-    // SAFETY: clause 1: the field, always.
-    unsafe { page_frame::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl<'m, M: PhysMap, C: Cpu, O: Observe> page_frame::ForwardPageMap for Buddy<'m, M, C, O> {
+    #[inline(always)]
+    fn page_map(&self) -> &impl page_frame::PageMap {
+        &self.frames.pool.map
+    }
+}
 
 impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     /// Makes the block of `order` at `frame` a value.
@@ -60,7 +62,7 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     #[track_caller]
     fn free_by_address(&self, start: NonNull<u8>, frame: FrameNumber, order: Order) {
         if let Err(fault) = self.free_slowly(frame, order) {
-            (self.fault_hook)(&Fault { address: start.addr().get(), ..fault });
+            (self.fault_hook)(&fault.with_address(start.addr().get()));
         }
     }
 
@@ -92,7 +94,7 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
         undo.forget();
         // SAFETY: the run is ours and its head in the map.
         unsafe { self.map.set_run(start, kept) };
-        Ok(PageRun { start, pages: kept, is_zero: false })
+        Ok(PageRun::new(start, kept, false))
     }
 
     #[track_caller]
@@ -102,14 +104,14 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
         if found != Some(pages) || !self.take_tag(self.phys.frame(address), Tag::RUN) {
             let kind = match self.map.tag(address) {
                 Tag::NONE => FaultKind::DoubleFree,
-                _ => FaultKind::WrongOrder,
+                _ => FaultKind::WrongPageCount { allocated: found, given: pages },
             };
-            (self.fault_hook)(&Fault::new(kind, address, pages, found.unwrap_or(0)));
+            (self.fault_hook)(&Fault::at_address(kind, address));
             return;
         }
         let released = self.release(self.range(start, 0, pages));
         if released != Some(true) {
-            (self.fault_hook)(&Fault::new(FaultKind::DoubleFree, address, pages, 0));
+            (self.fault_hook)(&Fault::at_address(FaultKind::DoubleFree, address));
         }
     }
 

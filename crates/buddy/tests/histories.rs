@@ -224,19 +224,19 @@ fn runs_take_exactly_their_pages_and_change_size_in_place() {
     for pages in [1, 2, 3, 5, 64, 65, 511, 512, 513, 1000, 1536] {
         let run = buddy.allocate_run(pages, Order::ZERO).expect("room");
         buddy.drain();
-        assert_eq!((run.pages, buddy.free_frames_count()), (pages, free - pages));
-        assert_eq!(buddy.run_pages(run.start.addr().get()), Some(pages));
+        assert_eq!((run.pages(), buddy.free_frames_count()), (pages, free - pages));
+        assert_eq!(buddy.run_pages(run.start().addr().get()), Some(pages));
         // SAFETY: the run is ours; frames are only numbers.
-        let grown = unsafe { buddy.resize_run(run.start, pages, pages + 7) };
+        let grown = unsafe { buddy.resize_run(run.start(), pages, pages + 7) };
         assert!(grown, "the tail of {pages} pages is free again, and 7 more behind it");
         // SAFETY: the run has so many pages since it was grown.
-        let shrunk = unsafe { buddy.resize_run(run.start, pages + 7, pages.div_ceil(2)) };
+        let shrunk = unsafe { buddy.resize_run(run.start(), pages + 7, pages.div_ceil(2)) };
         assert!(shrunk);
         assert_eq!(buddy.free_frames_count(), free - pages.div_ceil(2));
         buddy.validate().expect("consistent");
         if pages % 2 == 0 {
             // SAFETY: it has what the shrinking left.
-            unsafe { buddy.free_run(run.start, pages.div_ceil(2)) };
+            unsafe { buddy.free_run(run.start(), pages.div_ceil(2)) };
         } else {
             free -= pages.div_ceil(2);
         }

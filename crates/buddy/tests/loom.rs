@@ -288,10 +288,10 @@ mod models {
             let taken = taker.join().expect("no panic");
             assert!(run.is_none() || taken.is_none(), "100 frames are not 64 more");
             if let Some(run) = run {
-                assert!(run.pages == 100 || run.pages == AREA);
-                assert_eq!(world.buddy.free_frames_count(), AREA - run.pages);
+                assert!(run.pages() == 100 || run.pages() == AREA);
+                assert_eq!(world.buddy.free_frames_count(), AREA - run.pages());
                 // SAFETY: the run is ours; frames are only numbers.
-                unsafe { world.buddy.free_run(run.start, run.pages) };
+                unsafe { world.buddy.free_run(run.start(), run.pages()) };
             }
             taken.into_iter().for_each(|block| world.free(block, half()));
             world.buddy.validate().expect("consistent");

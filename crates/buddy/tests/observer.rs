@@ -80,16 +80,16 @@ fn runs_are_heard_of_too() {
     assert_eq!((counts.splits(), counts.merges()), (2, 0));
     // Eight more pages: the block of 8 itself.
     // SAFETY: the run is ours; frames are only numbers.
-    assert!(unsafe { buddy.resize_run(run.start, 1000, 1008) });
+    assert!(unsafe { buddy.resize_run(run.start(), 1000, 1008) });
     assert_eq!((counts.splits(), counts.merges()), (2, 0));
     // 8 pages go back and join with nothing: the 16 beside them are no buddy of 8. The next 8 merge with them.
     for (pages, merges) in [(1000, 0), (992, 2)] {
         // SAFETY: the run that was grown above.
-        assert!(unsafe { buddy.resize_run(run.start, pages + 8, pages) });
+        assert!(unsafe { buddy.resize_run(run.start(), pages + 8, pages) });
         assert_eq!((counts.splits(), counts.merges()), (2, merges));
     }
     // SAFETY: the run with the pages that it has now.
-    unsafe { buddy.free_run(run.start, 992) };
+    unsafe { buddy.free_run(run.start(), 992) };
     let pieces_given_back = 2 + 1 + 1 + 5;
     let pieces_taken = 1 + 1;
     let made = 1 + counts.splits() + pieces_given_back - pieces_taken - counts.merges();

@@ -110,7 +110,7 @@ fn of_two_exact_frees_of_one_run_at_once_one_is_told() {
             let pages = [1, 3, 70, 700][round % 4];
             if is_first {
                 let fresh = buddy.allocate_run(pages, Order::ZERO).expect("free");
-                run.store(fresh.start.addr().get(), Ordering::Relaxed);
+                run.store(fresh.start().addr().get(), Ordering::Relaxed);
             }
             both.wait();
             let start = NonNull::new(without_provenance_mut(run.load(Ordering::Relaxed)));

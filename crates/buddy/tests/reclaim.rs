@@ -63,13 +63,13 @@ fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
     assert_eq!(source.tag(page.start().addr().get()), Tag::block(Order::ZERO));
     // The slot holds frames of the half's last word now, so a run of all of it needs the other half.
     let run = source.allocate_run(100, Order::ZERO).expect("the other half");
-    assert_eq!(source.run_pages(run.start.addr().get()), Some(100));
+    assert_eq!(source.run_pages(run.start().addr().get()), Some(100));
     assert_eq!(source.source().refusals(), 2);
     assert_eq!(source.source().held_pages(), 101);
     // SAFETY: both are ours and not in use.
     unsafe { source.free(page) };
     // SAFETY: a run of 100 pages, from this source.
-    unsafe { source.free_run(run.start, 100) };
+    unsafe { source.free_run(run.start(), 100) };
     assert_eq!(source.shrinker().unregister(NonNull::from(slots).cast_static()), Ok(true));
     assert_eq!(source.shrinker().unregister(NonNull::from(shrinker).cast_static()), Ok(true));
     let given = buddy.shrink(usize::MAX);

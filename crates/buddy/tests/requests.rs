@@ -42,7 +42,10 @@ fn a_fault_among_many_does_not_stop_the_rest() {
     assert_eq!(buddy.allocate_many(order(2), &mut blocks), 3);
     let list = [blocks[0], FrameNumber::new(9999), blocks[1], blocks[0], blocks[2]];
     let fault = buddy.free_many(order(2), &list).expect_err("two faults");
-    assert_eq!((fault.kind, fault.address), (FaultKind::ForeignPointer, 9999));
+    assert_eq!(
+        (fault.kind, fault.frame()),
+        (FaultKind::ForeignPointer, Some(FrameNumber::new(9999)))
+    );
     buddy.drain();
     assert_eq!(buddy.free_frames_count(), 512);
 }

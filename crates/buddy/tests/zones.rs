@@ -184,14 +184,14 @@ fn the_page_map_and_runs_are_those_of_the_zone_an_address_lies_in() {
     assert_eq!(buddies[1].tag(address), Tag::block(order(2)));
     assert_eq!(source.tag(ROOT + 200 * PAGE), Tag::NONE, "between the nodes is nothing");
     let run = source.allocate_run(33, Order::ZERO).expect("DMA has room");
-    assert_eq!((run.start.addr().get() - ROOT) / PAGE / 64, 0);
+    assert_eq!((run.start().addr().get() - ROOT) / PAGE / 64, 0);
     // SAFETY: the run is ours; frames are only numbers.
-    assert!(unsafe { source.resize_run(run.start, 33, 40) });
-    assert_eq!(source.run_pages(run.start.addr().get()), Some(40));
+    assert!(unsafe { source.resize_run(run.start(), 33, 40) });
+    assert_eq!(source.run_pages(run.start().addr().get()), Some(40));
     // SAFETY: 40 pages of ours; refused, it stays as it is.
-    assert!(!unsafe { source.resize_run(run.start, 40, 65) }, "a run stays in its zone");
+    assert!(!unsafe { source.resize_run(run.start(), 40, 65) }, "a run stays in its zone");
     // SAFETY: the run with the pages that it still has.
-    unsafe { source.free_run(run.start, 40) };
+    unsafe { source.free_run(run.start(), 40) };
     // SAFETY: the block came from this source.
     unsafe { source.free(block) };
     for buddy in &buddies {

@@ -1,55 +1,67 @@
-//! The machine when an operating system is below: memory from `mmap`, a CPU slot per thread.
-//!
-//! The four libraries know no operating system. A program that wants them as its allocator takes from here what a kernel
-//! has by itself: a range of memory ([`Mapped`], whose pages cost nothing until they are touched) and an answer to
-//! "which CPU am I" ([`Threads`], where each thread counts as a CPU). It asks the system and the C library for them, and needs no
-//! standard library, which a `malloc` would bring into every program.
+//! Memory and CPUs for the allocators in a program of an operating system: pages from `mmap`,
+//! threads as CPUs.
 //!
 //! ```
-//! use hosted::Mapped;
-//! use page_frame::{Arena, Order, PageSource};
-//! let memory = Mapped::reserve(1 << 20)?;
-//! // SAFETY: the memory is used by nobody else and lives longer than the arena.
-//! let arena = unsafe { Arena::from_raw(memory.start(), memory.bytes()) }?;
-//! let block = arena.allocate(Order::ZERO)?;
-//! // SAFETY: the block came from this arena and nothing refers into it.
-//! unsafe { arena.free(block) };
+//! use hosted::Pages;
+//! use page_frame::{Order, PageSource};
+//!
+//! let pages = Pages::new()?; // reserves address space; memory follows on demand
+//! let block = pages.allocate(Order::new(9).unwrap())?; // 2 MiB
+//! assert!(block.is_zero()); // fresh from the system
+//! // SAFETY: the block came from these pages, and nothing refers into it.
+//! unsafe { pages.free(block) };
+//! pages.purge(0); // gives the memory behind all free pages back to the system
+//! assert_eq!(pages.idle_pages(), 0);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! The libraries `page-frame`, `buddy`, `slab` and `kmalloc` know no operating system. This crate
+//! has what a kernel has by itself:
+//!
+//! - [`Pages`]: a page source of any size, which purges free pages, backs dense memory with huge
+//!   pages, and survives `fork` ([`Forking`]). [`Purger`] purges in a thread.
+//! - [`Mapped`]: one range of address space, for programs that build a page source themselves.
+//! - [`Threads`]: the threads of the process as CPUs; [`HeapThreads`] for heaps of many caches.
+//!
+//! It calls the system and the C library, and needs no standard library: a `malloc` built on it
+//! brings none into its programs.
+//!
+//! # Modules
+//! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
+//! `tls`, `membarrier`, `threads` and `fork/lock` are the machine. `pages` puts all of them
+//! together.
 
 #![cfg_attr(not(test), no_std)]
 
 #[cfg(all(not(test), any(feature = "std", not(all(target_arch = "x86_64", target_os = "linux")))))]
 extern crate std;
 
-mod background;
-mod falls;
 mod fork;
-mod gate;
-mod giving;
-mod huge;
-mod mapped;
+mod frame_set;
+mod membarrier;
+mod os_error;
 mod pages;
-mod purger;
-mod refused;
-mod spans;
+mod purge;
+mod space;
 #[cfg(test)]
-mod taken;
+mod test_blocks;
+mod thp;
 mod threads;
-mod touched;
-mod word;
+mod tls;
 
-/// How many bytes of objects a thread's magazine holds in programs: eight times as many as in a kernel, where a machine's
-/// CPUs are few and its caches many.
+/// The bytes of objects that a thread's magazine holds in programs. A kernel, with few CPUs and
+/// many caches, uses an eighth of it.
 ///
-/// Measured with 4, 16 and 32 KiB, in nanoseconds (2 cores, one run each, noisy): 10,000 objects allocated and freed 33, 16 and
-/// 13; 300 replaced at random 24, 18 and 17; two threads that serve requests 40, 32 and 22.
+/// Measured with 4, 16 and 32 KiB, in nanoseconds per object (2 cores, one run each, noisy). 10,000
+/// objects allocated and freed: 33, 16, 13. 300 objects replaced at random: 24, 18, 17. Two threads
+/// that serve requests: 40, 32, 22.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
-pub use background::Background;
-pub use fork::{Forking, Freeze};
-pub use mapped::Mapped;
+pub use fork::forking::Forking;
+pub use os_error::OsError;
 pub use pages::Pages;
-pub use purger::Purger;
-pub use refused::Refused;
-pub use threads::{HeapThreads, THREAD_SLOTS, Threads};
+pub use purge::background::Background;
+pub use purge::purger::Purger;
+pub use space::mapping::Mapped;
+pub use threads::{HeapThreads, Threads};
+pub use tls::THREAD_SLOTS;

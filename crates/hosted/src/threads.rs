@@ -1,49 +1,53 @@
-//! Threads as CPUs: each running thread has the number of one set of CPU slots, as long as there are enough.
+//! Threads as CPUs: each running thread has the number of one set of per-CPU slots, as long as
+//! there are enough.
 //!
 //! # Concepts
-//! A thread takes a free number the first time it asks and gives it back when it ends; the next thread that takes the
-//! number finds the slots as they were left, magazines and all. A thread that finds no free number works without slots.
+//! A thread takes a free number the first time it asks, and frees the number when it ends. The next
+//! thread that takes the number finds the slots, with their magazines, as the first one left them.
+//! A thread that finds no free number works without slots.
 //!
-//! What other libraries run at a thread's end (destructors of thread-locals and of keys) may allocate. So the number goes
-//! back in the last of the rounds in which the system calls such destructors, and what comes even later works without.
+//! Other libraries run code at the end of a thread (destructors of thread-locals and of keys),
+//! which may allocate. So a thread frees its number in the last of the rounds in which the system
+//! calls such destructors. Destructors that run even later work without slots.
 //!
 //! # Concurrency
-//! Numbers are bits of one atomic word: the compare-exchange that takes one has Acquire and pairs with the Release that
-//! gave it back, which hands the slots' content from thread to thread. The heavy fence is `membarrier`.
+//! Numbers are bits of one atomic word. The Acquire of the compare-exchange that takes a number
+//! pairs with the Release that freed it, which publishes the content of the slots to the next
+//! thread. The heavy fence is `membarrier`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use page_frame::{Cpu, CpuId, InterruptState, SideBySide};
-use rustix::thread::{MembarrierCommand, membarrier, sched_yield};
+use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
+use rustix::thread::sched_yield;
 
-use crate::{gate, word};
+use crate::fork::lock;
+use crate::tls::THREAD_SLOTS;
+use crate::{membarrier, tls};
 
-/// How many threads have slots of their own at the same time.
-pub const THREAD_SLOTS: usize = 64;
+/// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
+/// two pages.
+///
+/// ```
+/// use page_frame::{Cpu, WithSlotStride};
+/// let cpus: hosted::HeapThreads = WithSlotStride(hosted::Threads);
+/// assert_eq!(cpus.slots(), hosted::THREAD_SLOTS);
+/// ```
+pub type HeapThreads = WithSlotStride<Threads, { 8 << 10 }>;
 
-/// Threads for heaps of many caches, [`SideBySide`]: what one uses of 127 of them lies on two pages.
-pub type HeapThreads = SideBySide<Threads, { 8 << 10 }>;
-
-/// A bit per number, set while a thread has it.
+/// A bit for each number, set while a thread has it.
 static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// One more than the highest number that a thread ever had.
 static USED: AtomicU32 = AtomicU32::new(0);
 
-/// Which membarrier this system has.
-static BARRIER: AtomicU8 = AtomicU8::new(UNKNOWN);
-const UNKNOWN: u8 = 0;
-const EXPEDITED: u8 = 1;
-const NONE: u8 = 2;
-
-/// In a thread's word, where zero is for a thread that has not asked yet, and a number stored as one more than it is: it is
-/// ending and has given its number back.
+/// Value of a thread's word: the thread is ending and has freed its number. Zero: it has not asked
+/// yet. Otherwise the word is the number plus one.
 const ENDED: u32 = u32::MAX;
 
-/// The key whose destructor gives numbers back, plus one; zero while there is none.
+/// The key whose destructor frees numbers, plus one; zero before it is created.
 static KEY: AtomicU32 = AtomicU32::new(0);
-/// In which round of destructors of a thread's keys its number goes back: the last that POSIX promises.
+/// The round of destructors in which a thread frees its number: the last one that POSIX guarantees.
 const LAST_ROUND: usize = 4;
 
 /// The threads of this process as CPUs.
@@ -58,15 +62,17 @@ const LAST_ROUND: usize = 4;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Threads;
 
-// SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until `give_back`, after
-// which the thread has none; only signal handlers run on top of a thread. Clause 2: the Release and Acquire of `TAKEN`.
-// Clause 3: `fence_all` is true only after `membarrier`, which fences all running threads. Clause 4: nothing is
-// masked; a signal handler that allocates is nested and only tries. The states are depths of the gate, which add up in any order.
-// Clause 5: there are so many bits. Clause 6: the number is the thread's, whatever value asks. Clause 7: zero.
+// SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until
+// `free_number`, after which the thread has none; only signal handlers interrupt a thread. Clause
+// 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after `membarrier`,
+// which fences all running threads. Clause 4: signals are not masked, but a handler that allocates
+// is nested and only tries. The states are entries of the fork lock, which may be left in any
+// order. Clause 5: numbers are bits of a word of `THREAD_SLOTS` bits. Clause 6: the number is the
+// thread's, for every value. Clause 7: zero.
 //
-// A thread gives its number back in the destructors of its keys, after those of its thread-locals (`__call_tls_dtors` runs
-// first), so that no guard which a thread-local keeps is dropped later. One that is forgotten leaves its slot busy, for whoever
-// has the number next.
+// A thread frees its number in the destructors of its keys, after those of its thread-locals
+// (`__call_tls_dtors` runs first). So it drops every guard that a thread-local keeps before. A
+// forgotten guard leaves its slot busy for the next thread with that number.
 unsafe impl Cpu for Threads {
     #[inline(always)]
     fn slots(&self) -> usize {
@@ -74,15 +80,16 @@ unsafe impl Cpu for Threads {
     }
 
     fn slots_used(&self) -> usize {
-        // Acquire: pairs with the Release in `assign`: whoever knows that a thread had a number finds it counted.
+        // Acquire: pairs with the Release in `assign`: code that knows of a thread's number finds
+        // it counted.
         USED.load(Ordering::Acquire) as usize
     }
 
     #[inline(always)]
     fn pin(&self) -> Option<CpuId> {
-        let mut number = word::load().wrapping_sub(1);
+        let mut number = tls::load().wrapping_sub(1);
         if number as usize >= THREAD_SLOTS {
-            // A number rather than an option, so that those who have one are not asked twice.
+            // `u32::MAX` in place of `None`: one comparison below serves both paths.
             number = assign().unwrap_or(u32::MAX);
         }
         ((number as usize) < THREAD_SLOTS).then(|| CpuId::new(number))
@@ -90,7 +97,7 @@ unsafe impl Cpu for Threads {
 
     #[inline(always)]
     fn pin_known(&self) -> Option<CpuId> {
-        let number = word::load().wrapping_sub(1);
+        let number = tls::load().wrapping_sub(1);
         ((number as usize) < THREAD_SLOTS).then(|| CpuId::new(number))
     }
 
@@ -98,72 +105,59 @@ unsafe impl Cpu for Threads {
     unsafe fn unpin(&self) {}
 
     fn fence_all(&self) -> bool {
-        if BARRIER.load(Ordering::Relaxed) == UNKNOWN {
-            let registered = membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok();
-            // Relaxed: each thread that finds it unknown comes to the same answer.
-            BARRIER.store(if registered { EXPEDITED } else { NONE }, Ordering::Relaxed);
-        }
-        let command = match BARRIER.load(Ordering::Relaxed) {
-            EXPEDITED => MembarrierCommand::PrivateExpedited,
-            _ => MembarrierCommand::Global,
-        };
-        membarrier(command).is_ok()
+        membarrier::fence_all()
     }
 
-    /// Masks nothing, but marks that locks are held, so that a fork waits for them; see [`Forking`](crate::Forking).
+    /// Masks no signals: enters the fork lock, so that a fork waits until the caller holds no lock.
+    /// See [`Forking`](crate::Forking).
     fn mask_interrupts(&self) -> InterruptState {
-        InterruptState(gate::enter(numbered()))
+        InterruptState(lock::enter(tls::number()))
     }
 
     unsafe fn restore_interrupts(&self, state: InterruptState) {
-        gate::leave(state.0);
+        lock::leave(state.0);
     }
 
-    /// Lets the system run another thread: the one that is waited for may have been interrupted.
+    /// Spins a few rounds, then yields: the thread that holds the lock may be preempted.
     fn wait(&self, round: usize) {
         const SPINS: usize = 32;
         if round < SPINS { core::hint::spin_loop() } else { sched_yield() }
     }
 }
 
-/// Returns the running thread's number if it has one; takes none.
-pub(crate) fn numbered() -> Option<usize> {
-    let number = word::load().wrapping_sub(1) as usize;
-    (number < THREAD_SLOTS).then_some(number)
-}
-
-/// Returns the numbers that threads have, as bits.
+/// Returns the numbers that threads have, one bit each.
 pub(crate) fn taken() -> u64 {
-    // SeqCst: after the gate was closed, in one order with `assign`'s exchange and its look at the gate.
+    // SeqCst: after the fork lock was acquired, in one order with the exchange in `assign` and the
+    // load of the lock after it.
     TAKEN.load(Ordering::SeqCst)
 }
 
-/// Gives back all numbers but the running thread's: in a child after a fork the others' threads are gone.
+/// Frees all numbers but the running thread's, in a child of `fork`.
 pub(crate) fn forget_others() {
-    let own = numbered().map_or(0, |number| 1 << number);
+    let own = tls::number().map_or(0, |number| 1 << number);
     TAKEN.fetch_and(own, Ordering::SeqCst);
-    BARRIER.store(UNKNOWN, Ordering::Relaxed);
+    membarrier::forget();
 }
 
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if word::load() == ENDED {
+    if tls::load() == ENDED {
         return None;
     }
     let key = key()?;
-    gate::wait();
-    // SeqCst: in one order with the closing of the gate, which `gate::enter` looks at next; includes the Acquire that pairs
-    // with the Release in `give_back`.
+    lock::wait_until_free();
+    // SeqCst: in one order with the acquisition of the fork lock, which `lock::enter` loads next.
+    // Includes the Acquire that pairs with the Release in `free_number`.
     let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
     let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
     let number = before.trailing_ones();
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);
-    // Before the call below, which may allocate.
-    word::store(number + 1);
+    // Stored before the call below, which may allocate.
+    tls::store(number + 1);
     if !set_round(key, number, 1) {
-        give_back(number);
+        free_number(number);
         return None;
     }
     Some(number)
@@ -182,14 +176,15 @@ fn key() -> Option<libc::pthread_key_t> {
     match KEY.compare_exchange(0, key + 1, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => Some(key),
         Err(first) => {
-            // SAFETY: ours, and nobody has used it.
+            // SAFETY: the key is ours, and no thread has a value for it.
             unsafe { libc::pthread_key_delete(key) };
             Some(first - 1)
         }
     }
 }
 
-/// Has `thread_ends` called for `number` in round `round` of the thread's destructors.
+/// Makes the system call `thread_ends` for `number` in round `round` of the thread's destructors;
+/// whether it will.
 fn set_round(key: libc::pthread_key_t, number: u32, round: usize) -> bool {
     let value = core::ptr::without_provenance::<c_void>((number as usize) << 8 | round);
     // SAFETY: a key of ours; the value is a number and is never followed.
@@ -200,13 +195,13 @@ unsafe extern "C" fn thread_ends(value: *mut c_void) {
     let (number, round) = ((value.addr() >> 8) as u32, value.addr() & 0xff);
     let waits = round < LAST_ROUND && key().is_some_and(|key| set_round(key, number, round + 1));
     if !waits {
-        give_back(number);
+        free_number(number);
     }
 }
 
-fn give_back(number: u32) {
-    word::store(ENDED);
-    // Release: pairs with the Acquire in `assign`; hands the slots over as this thread left them.
+fn free_number(number: u32) {
+    tls::store(ENDED);
+    // Release: pairs with the Acquire in `assign`; publishes the slots to the next thread.
     TAKEN.fetch_and(!(1 << number), Ordering::Release);
 }
 
@@ -218,7 +213,7 @@ mod tests {
     /// Held by tests that need all numbers, or one for sure.
     static NUMBERS: Mutex<()> = Mutex::new(());
 
-    /// Mutations seen to fail: a number that is not given back; only eight numbers.
+    /// Mutations seen to fail: a number that is never freed; only eight numbers.
     #[test]
     fn running_threads_have_different_numbers_and_the_last_have_none() {
         let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -244,7 +239,7 @@ mod tests {
         }
     }
 
-    /// What a thread's destructors see in each of the rounds: whether the thread has a number.
+    /// A bit for each round of destructors: whether the thread had a number in it.
     static SEEN: AtomicU32 = AtomicU32::new(0);
     static SEES: AtomicU32 = AtomicU32::new(0);
 
@@ -256,8 +251,8 @@ mod tests {
         unsafe { libc::pthread_setspecific(SEES.load(Ordering::Relaxed), next) };
     }
 
-    /// Mutations seen to fail: a number that goes back in the first round; one that goes back in none; a thread that is given
-    /// another after it; `give_back` that leaves the thread its word.
+    /// Mutations seen to fail: a number freed in the first round; one never freed; a thread that
+    /// gets another number after that; `free_number` that leaves the thread its word.
     #[test]
     fn a_thread_that_ends_has_its_number_until_the_last_round_and_none_after_it() {
         let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,5 @@
-//! A background thread that drops its own owner, alone in its process, whose pages are counted.
+//! A background thread that drops its own owner: the only test of its process, whose mapped pages
+//! it counts.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,15 +17,15 @@ fn wait_for(what: impl Fn() -> bool) {
     }
 }
 
-/// How many pages of address space the process has.
+/// Returns the pages of address space of the process.
 fn mapped_pages() -> usize {
     let statm = std::fs::read_to_string("/proc/self/statm").expect("Linux");
     statm.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number")
 }
 
-/// The page that both share goes with the thread: later than the drop, and not never.
+/// The thread unmaps the shared page at its end: after the drop, and not never.
 ///
-/// Mutations seen to fail: a drop that unmaps the page (SIGSEGV); one that leaves it to nobody.
+/// Mutations seen to fail: a drop that unmaps the page (SIGSEGV); a drop that leaks it.
 #[test]
 fn a_thread_that_drops_its_own_owner_ends_and_leaves_nothing() {
     static OWNER: Mutex<Option<Background<AtomicUsize>>> = Mutex::new(None);
@@ -42,7 +43,7 @@ fn a_thread_that_drops_its_own_owner_ends_and_leaves_nothing() {
         AT_END.with(|_| ());
         let owner = OWNER.lock().expect("no panic").take();
         drop(owner);
-        // The thread goes on for a while.
+        // The thread runs for a while.
         std::thread::sleep(Duration::from_millis(1));
     };
     let mut before = 0;
@@ -57,7 +58,7 @@ fn a_thread_that_drops_its_own_owner_ends_and_leaves_nothing() {
             before = mapped_pages();
         }
     }
-    // A few stacks of threads that have yet to end are 33 pages each.
+    // Threads that have not ended yet have stacks of 33 pages each.
     let after = mapped_pages();
     assert!(after < before + 150, "250 threads ended, and so did their pages: {before}, {after}");
 }

@@ -16,7 +16,7 @@ use crate::heap::{PLAIN, with_heap};
 const LEAST: usize = 16;
 
 fn allocate(alignment: usize, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-    let layout = Layout::from_size_align(bytes, alignment.max(LEAST)).map_err(|_| OutOfMemory)?;
+    let layout = Layout::from_size_align(bytes, alignment.max(LEAST))?;
     match PLAIN.get() {
         Some(heap) => heap.allocate(layout),
         None => with_heap!(|heap| heap.allocate(layout)).unwrap_or(Err(OutOfMemory)),

@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU8, Ordering};
 
 use hosted::{HeapThreads, MAGAZINE_BYTES, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, SideBySide};
+use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
 use slab::{Hardened, Off, Registry};
 use spin::Once;
 
@@ -82,7 +82,7 @@ pub(crate) fn existing() -> Option<Heap> {
 pub(crate) fn pages() -> Option<&'static Pages> {
     // A failed reservation is not tried again: the address space is smallest at the start.
     static PAGES: Once<Option<Pages>> = Once::new();
-    PAGES.call_once(|| Some(Pages::new().ok()?.with_fall_hook(shrink_caches))).as_ref()
+    PAGES.call_once(|| Some(Pages::new().ok()?.with_trim_hook(shrink_caches))).as_ref()
 }
 
 /// Called by the trim policy when the program's memory use falls.
@@ -92,7 +92,7 @@ fn shrink_caches() {
 
 fn registry() -> Result<Registry<Source, HeapThreads>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
-    Registry::with_fault_hook(Reclaiming::new(pages, Caches), SideBySide(Threads), stop)
+    Registry::with_fault_hook(Reclaiming::new(pages, Caches), WithSlotStride(Threads), stop)
 }
 
 fn checks_are_wanted() -> bool {
@@ -110,11 +110,13 @@ fn checks_are_wanted() -> bool {
 
 /// The fault hook: writes the fault to standard error and aborts.
 fn stop(fault: &Fault) {
-    let Fault { kind, address, expected, found, .. } = *fault;
+    let Fault { kind, place, .. } = fault;
     say(
         2,
         format_args!(
-            "kmalloc: {kind:?} at {address:#x}: expected {expected:#x}, found {found:#x}\n"
+            "kmalloc: {} at {place}: {kind}
+",
+            kind.name()
         ),
     );
     // SAFETY: `abort` has no preconditions.

@@ -1,9 +1,9 @@
-//! Load, fork and exit of the process.
+//! The process: what happens when the library is loaded, when the process forks, and when it ends.
 
 use core::cell::UnsafeCell;
 use core::ffi::c_int;
 
-use hosted::{Forking, Freeze, HeapThreads, Purger, Threads};
+use hosted::{Forking, HeapThreads, Purger, Threads};
 use page_frame::{Cpu, CpuId};
 use slab::FrozenSlots;
 
@@ -26,14 +26,13 @@ static AT_LOAD: extern "C" fn() = load;
 #[unsafe(link_section = ".fini_array")]
 static AT_END: extern "C" fn() = end;
 
-/// Called by the loader when it loads the library, usually long after the first `malloc`.
+/// Called by the loader when the library is loaded, usually long after the first `malloc`.
 extern "C" fn load() {
-    // SAFETY: the three functions stay valid, because the library is never unloaded.
+    // SAFETY: registers functions that stay, as the library is never unloaded.
     unsafe { pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
     stats::start();
     if let Some((pages, interval)) = pages().zip(environment::purge_interval()) {
-        // The thread ends with the process. Where no thread can be started, frees purge memory as
-        // usual.
+        // The thread ends with the process. Where there can be none, frees give memory back as they always do.
         core::mem::forget(Purger::start(pages, interval));
     }
 }
@@ -43,18 +42,17 @@ extern "C" fn end() {
 }
 
 /// Holds a fork between its two handlers.
-struct PendingFork(UnsafeCell<Option<Forking<'static, Slots>>>);
+struct PendingFork(UnsafeCell<Option<Forking<'static, Caches>>>);
 
-// SAFETY: only the thread that holds the fork lock reads or writes the cell (`Forking`).
+// SAFETY: written and read only by the thread that holds the fork lock (`Forking`).
 unsafe impl Sync for PendingFork {}
 
 static FORKING: PendingFork = PendingFork(UnsafeCell::new(None));
 
 unsafe extern "C" fn before_fork() {
     if let Some(pages) = pages() {
-        let forking = Forking::begin(pages, &Slots);
-        // SAFETY: `Forking::begin` took the fork lock, so no other thread uses the cell until a
-        // handler ends the fork.
+        let forking = Forking::begin(pages, freeze_caches);
+        // SAFETY: `Forking::begin` took the fork lock, so no other thread uses the cell until a handler ends the fork.
         unsafe { FORKING.0.get().write(Some(forking)) };
     }
 }
@@ -67,41 +65,41 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     if let Some(forking) = take() {
+        // SAFETY: clause 1: the C library calls this in the child, on its only thread. Clause 2: `end_in_child` says so.
+        let forget = || unsafe { forget_others() };
         // SAFETY: clause 1: the C library calls this in the child, on the thread that called `before_fork`.
-        unsafe { forking.end_in_child() };
+        unsafe { forking.end_in_child(forget) };
     }
     stats::start_in_child();
 }
 
-fn take() -> Option<Forking<'static, Slots>> {
-    // SAFETY: the calling thread has held the fork lock since `before_fork`, so no other thread
-    // uses the cell.
+fn take() -> Option<Forking<'static, Caches>> {
+    // SAFETY: the calling thread has held the fork lock since `before_fork`, so no other thread uses the cell.
     let place = unsafe { &mut *FORKING.0.get() };
     place.take()
 }
 
-/// The per-CPU slots of the allocator that serves.
-struct Slots;
+/// The slots of all caches of the allocator that serves, frozen.
+type Caches = Option<FrozenSlots<'static, Source, HeapThreads>>;
 
-impl Freeze for Slots {
-    type Frozen<'a> = Option<FrozenSlots<'static, Source, HeapThreads>>;
-
-    fn freeze(&self) -> Self::Frozen<'_> {
-        let own: Option<CpuId> = Threads.pin();
-        match existing()? {
-            Heap::Plain(heap) => Some(heap.registry().freeze_slots(own)),
-            Heap::Checked(heap) => Some(heap.registry().freeze_slots(own)),
-        }
+fn freeze_caches() -> Caches {
+    let own: Option<CpuId> = Threads.pin();
+    match existing()? {
+        Heap::Plain(heap) => Some(heap.registry().freeze_slots(own)),
+        Heap::Checked(heap) => Some(heap.registry().freeze_slots(own)),
     }
+}
 
-    unsafe fn forget_others(&self) {
-        let own: Option<CpuId> = Threads.pin();
-        match existing() {
-            // SAFETY: the caller's clause is that of `Registry::forget_others`.
-            Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
-            // SAFETY: the caller's clause is that of `Registry::forget_others`.
-            Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
-            None => {}
-        }
+/// # Safety
+/// 1. The process was just forked, and the caller is its only thread.
+/// 2. The guard of `freeze_caches` has lived since before the fork, on a system that can fence.
+unsafe fn forget_others() {
+    let own: Option<CpuId> = Threads.pin();
+    match existing() {
+        // SAFETY: clauses 1 and 2 are its clauses 1 and 2; clause 3: `own` is the caller's.
+        Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
+        // SAFETY: as above.
+        Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
+        None => {}
     }
 }

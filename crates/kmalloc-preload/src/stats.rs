@@ -166,7 +166,7 @@ pub(crate) extern "C" fn malloc_trim(keep_bytes: usize) -> c_int {
         return 0;
     }
     let shrunk = with_heap!(|heap| heap.shrink_all()).unwrap_or(0);
-    let given = pages().map_or(0, |pages| pages.give_back(keep_bytes / PAGE_SIZE));
+    let given = pages().map_or(0, |pages| pages.purge(keep_bytes / PAGE_SIZE));
     write_file();
     c_int::from(shrunk + given > 0)
 }

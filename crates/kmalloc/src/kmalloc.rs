@@ -192,7 +192,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     pub(crate) fn allocate_slowly(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         match ClassIndex::for_layout(layout) {
             Some(class) => self.allocate_missed(class),
-            None => self.allocate_large(layout).map(|run| run.start),
+            None => self.allocate_large(layout).map(|run| run.start()),
         }
     }
 
@@ -220,7 +220,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// [`OutOfMemory`](page_frame::OutOfMemory) when nothing is at hand; see [`allocate`](Self::allocate).
     pub fn try_allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(class) = ClassIndex::for_layout(layout) else {
-            return self.try_allocate_large(layout).map(|run| run.start);
+            return self.try_allocate_large(layout).map(|run| run.start());
         };
         if let Some(object) = self.hit(class) {
             return Ok(object);
@@ -237,7 +237,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let (start, is_zero) = match ClassIndex::for_layout(layout) {
             Some(class) => (self.allocate_class(class)?, false),
-            None => self.allocate_large(layout).map(|run| (run.start, run.is_zero))?,
+            None => self.allocate_large(layout).map(|run| (run.start(), run.is_zero()))?,
         };
         if !is_zero {
             // SAFETY: just allocated for as many bytes, and nobody else's.

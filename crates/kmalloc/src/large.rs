@@ -40,7 +40,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         let alignment = Order::for_bytes(layout.align()).ok_or(OutOfMemory)?.order;
         let run = take(self.registry().source(), pages_for(layout.size()), alignment)?;
         // Relaxed, here and below: a statistic.
-        self.large_pages.fetch_add(run.pages, Ordering::Relaxed);
+        self.large_pages.fetch_add(run.pages(), Ordering::Relaxed);
         Ok(run)
     }
 
@@ -54,14 +54,14 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         // Alignment to a whole block leads to its start.
         if let Ok(roomy) = Layout::from_size_align(layout.size(), block.max(layout.align())) {
             match self.try_allocate_large(roomy) {
-                Ok(run) if run.pages == pages => return Ok(run.start),
+                Ok(run) if run.pages() == pages => return Ok(run.start()),
                 // A source of whole blocks would keep the room for nothing.
                 // SAFETY: just allocated, and nobody has seen it.
-                Ok(run) => unsafe { self.free_large(run.start) },
+                Ok(run) => unsafe { self.free_large(run.start()) },
                 Err(OutOfMemory) => {}
             }
         }
-        self.allocate_large(layout).map(|run| run.start)
+        self.allocate_large(layout).map(|run| run.start())
     }
 
     /// # Safety
@@ -135,8 +135,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             tag if tag.is_slab() => FaultKind::WrongCache,
             _ => FaultKind::ForeignPointer,
         };
-        let (expected, found) = (Tag::RUN.get().into(), found.get().into());
-        self.registry().report(&Fault::new(kind, address, expected, found));
+        self.registry().report(&Fault::at_address(kind, address));
     }
 }
 

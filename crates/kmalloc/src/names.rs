@@ -103,7 +103,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
 }
 
 fn layout(bytes: usize) -> Result<Layout, OutOfMemory> {
-    Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| OutOfMemory)
+    Ok(Layout::from_size_align(bytes, ALIGNMENT)?)
 }
 
 /// Returns the name of the cache of `class`, in the kernel's form: `kmalloc-96`, `kmalloc-2k`.

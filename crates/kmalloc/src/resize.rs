@@ -32,7 +32,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         layout: Layout,
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        let new = Layout::from_size_align(new_bytes, layout.align()).map_err(|_| OutOfMemory)?;
+        let new = Layout::from_size_align(new_bytes, layout.align())?;
         // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
         unsafe { self.resize(start, ClassIndex::for_layout(layout), layout.size(), new) }
     }

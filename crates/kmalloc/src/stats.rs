@@ -28,7 +28,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     ///
     /// # Errors
     /// Names the first invariant that does not hold.
-    pub fn validate(&self) -> Result<(), &'static str> {
+    pub fn validate(&self) -> Result<(), page_frame::Violation> {
         self.registry().validate()
     }
 }

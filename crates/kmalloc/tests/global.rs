@@ -3,7 +3,7 @@
 use std::alloc::Layout;
 use std::collections::BTreeMap;
 
-use buddy::page_frame::{DirectMap, OutOfMemory};
+use buddy::page_frame::DirectMap;
 use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use kmalloc::{Global, Kmalloc};
@@ -13,17 +13,17 @@ type Pages = Buddy<'static, DirectMap, Threads>;
 
 #[global_allocator]
 static HEAP: Global<Pages, Threads> = Global::new(|| {
-    let frames = Mapped::reserve(2 << 30).map_err(|_| OutOfMemory)?;
+    let frames = Mapped::reserve(2 << 30)?;
     let ranges = [frames.frames()];
-    let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
-    let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
+    let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS)?;
+    let metadata = Mapped::reserve(layout.size())?;
     let map = frames.direct_map();
     // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
     // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
     std::mem::forget((frames, metadata));
-    Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
+    Ok(Kmalloc::new(Registry::new(buddy?, Threads)?))
 });
 
 #[test]

@@ -62,11 +62,13 @@ mod models {
             unsafe { self.0.free(block) }
         }
     }
-    page_frame::forward_page_map!(
-        impl[] for Shared, |this| *this.0,
-        // SAFETY: clause 1: the arena of the field, always.
-        unsafe { page_frame::SameMap::promised() }
-    );
+    // SAFETY: clause 1: always the map of the field, which lives as long as this value.
+    unsafe impl page_frame::ForwardPageMap for Shared {
+        #[inline(always)]
+        fn page_map(&self) -> &impl page_frame::PageMap {
+            &*self.0
+        }
+    }
     // SAFETY: the provided methods, which make a run of a whole block.
     unsafe impl PageResize for Shared {}
 

@@ -1,16 +1,17 @@
-//! Any bytes are a sequence of calls on a `MemoryMap`; after all of them the map must agree with a second one.
+//! Interprets bytes as calls of a `MemoryMap`, and compares the map with a second computation.
 //!
 //! # Input
-//! Each call is 17 bytes: what is done, and two little-endian numbers. The first byte's low three bits choose the call, bit
-//! 3 between length and end, bits 4 and 5 how the numbers are scaled. Bytes at the end that are no whole call are left out.
+//! Each call takes 17 bytes: a selector, and two little-endian numbers. Bits 0 to 2 of the selector
+//! choose the call, bit 3 chooses between length and end, bits 4 and 5 choose the scale of the
+//! numbers. Trailing bytes that are no whole call are ignored.
 //!
 //! # What must hold
-//! - Runs are those that a second computation finds, which sorts all edges: so they ascend, are disjoint, not adjacent,
-//!   whole frames, and usable.
-//! - Every byte that a region calls usable is in a run or in a loss, as often as regions say so.
-//! - A carved range lies in a run of before, is aligned, and is in no run afterwards; when nothing could be carved, no run
-//!   was long enough, or the map was full.
-//! - A refused region leaves the map as it was.
+//! - The runs equal those of a second computation, which sorts all edges. So they ascend, are
+//!   disjoint and not adjacent, and consist of whole usable frames.
+//! - Every byte that n regions call usable lies n times in a run or a loss.
+//! - A carved range is aligned, lay in a run before, and lies in no run afterwards. `carve` fails
+//!   only when no run was long enough or the map was full.
+//! - A region that is refused leaves the map unchanged.
 
 use page_frame::{FrameRange, MapError, MemoryMap, Order, PAGE_SIZE, Region, RegionKind};
 
@@ -50,7 +51,8 @@ pub(crate) fn check(bytes: &[u8]) {
     assert_conserved(&map);
 }
 
-/// Numbers as they come, or below 2^40, or below 2^17, or as far below the top: few bits make neighbours and overlaps.
+/// Scales a number: unchanged, below 2^40, below 2^17, or that far below the maximum. Few bits make
+/// neighbours and overlaps.
 fn scaled(what: u8, bytes: &[u8]) -> u64 {
     let number = u64::from_le_bytes(bytes.try_into().expect("a call has two numbers of 8 bytes"));
     match what >> 4 & 3 {

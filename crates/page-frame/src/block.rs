@@ -1,14 +1,15 @@
-//! Ownership of memory as a value.
+//! `PageBlock`: a value that owns an aligned block of pages.
 
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use crate::Order;
+use crate::order::Order;
 
-/// An aligned run of 2^order pages that whoever holds this value owns.
+/// An aligned block of 2^order pages, owned by the holder of this value.
 ///
-/// It is neither `Copy` nor `Clone`, so safe code cannot give a block back twice. A block goes back to its source with
-/// [`PageSource::free`](crate::PageSource::free); dropping it instead loses the memory, which debug builds report.
+/// It is neither `Copy` nor `Clone`, so safe code cannot free a block twice. A block is freed with
+/// [`PageSource::free`](crate::PageSource::free); dropping it instead leaks the memory, which debug
+/// builds report by a panic.
 ///
 /// ```
 /// use page_frame::{Arena, Order, PageSource};
@@ -21,7 +22,7 @@ use crate::Order;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
-#[must_use = "a block that is dropped instead of freed is lost to its source"]
+#[must_use = "a block that is dropped instead of freed leaks"]
 pub struct PageBlock {
     start: NonNull<u8>,
     order: Order,
@@ -34,16 +35,17 @@ impl PageBlock {
     /// Makes the value that owns the block at `start`.
     ///
     /// # Safety
-    /// 1. `start` is aligned to `order.bytes()`, and valid for reads and writes of so many bytes, or for none where
-    ///    the source says that its pointers only name memory.
-    /// 2. The caller owns that memory and hands it over to the value.
-    /// 3. When `is_zero`, all of it reads as zero.
+    /// 1. `start` is aligned to `order.bytes()`, and valid for reads and writes of that many bytes.
+    ///    A source whose pointers only name memory says so; then no byte is accessible.
+    /// 2. The caller owns that memory and passes the ownership to the value.
+    /// 3. When `is_zero`, every byte of it reads as zero.
     #[inline]
     pub const unsafe fn from_raw(start: NonNull<u8>, order: Order, is_zero: bool) -> Self {
         Self { start, order, is_zero }
     }
 
-    /// Gives the ownership away as plain parts, for [`from_raw`](Self::from_raw) to take up later.
+    /// Takes the value apart without freeing the block. The caller owns the memory and may pass it
+    /// to [`from_raw`](Self::from_raw) later.
     #[inline]
     pub fn into_raw(self) -> (NonNull<u8>, Order) {
         let block = ManuallyDrop::new(self);
@@ -81,9 +83,9 @@ impl PageBlock {
     }
 }
 
-// SAFETY: a block is owned memory; whoever holds the value may use it on any CPU.
+// SAFETY: the value owns its memory, which may be used on any CPU.
 unsafe impl Send for PageBlock {}
-// SAFETY: a shared reference to the value gives only numbers away, no access to the memory.
+// SAFETY: a shared reference gives access to the fields only, not to the memory.
 unsafe impl Sync for PageBlock {}
 
 #[cfg(debug_assertions)]

@@ -1,10 +1,11 @@
 //! The one error of every allocation.
 
+use core::alloc::LayoutError;
 use core::fmt;
 
 /// There was no memory for the request.
 ///
-/// Running out is ordinary, so there is nothing to say about it: give something back, or do without.
+/// Running out is ordinary and carries no further data: free something, or do without.
 ///
 /// ```
 /// use page_frame::{NoPages, Order, OutOfMemory, PageSource};
@@ -20,3 +21,10 @@ impl fmt::Display for OutOfMemory {
 }
 
 impl core::error::Error for OutOfMemory {}
+
+/// No memory has a layout whose size or alignment does not fit.
+impl From<LayoutError> for OutOfMemory {
+    fn from(_: LayoutError) -> Self {
+        Self
+    }
+}

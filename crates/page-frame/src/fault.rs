@@ -1,13 +1,21 @@
-//! Misuse: what was done wrong, where, and what was found instead.
+//! Misuse of an allocator: what was done wrong, where, and by which call.
 //!
-//! Interfaces that take numbers return a [`Fault`]; interfaces that take pointers give it to a [`FaultHook`], by default
-//! [`panic_on_fault`]. Nothing is credited in either case: the memory named stays as it was, so a hook that returns
-//! loses at most the object it was told of.
+//! Interfaces that take numbers return a [`Fault`]. Interfaces that take pointers pass it to a
+//! [`FaultHook`], by default [`panic_on_fault`]. In both cases the allocator changes nothing: a
+//! hook that returns leaks at most the object concerned.
 
 use core::fmt;
 use core::panic::Location;
 
-/// What kind of misuse was seen.
+use crate::frame::FrameNumber;
+use crate::order::Order;
+
+/// The kind of a misuse, with the expected and the found value where they say more than the name.
+///
+/// Its [`Display`](fmt::Display) explains the kind in words; [`name`](Self::name) is the variant's
+/// name.
+///
+/// [`Fault`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -15,66 +23,190 @@ pub enum FaultKind {
     ForeignPointer,
     /// The memory is free already.
     DoubleFree,
-    /// The block was allocated with another order (`expected`: the allocated one, `found`: the given one).
-    WrongOrder,
-    /// The address is not aligned as every such block or object is (`expected`: the alignment).
-    Misaligned,
+    /// The block was allocated with another order.
+    WrongOrder {
+        /// The order of the block.
+        allocated: Order,
+        /// The order that the caller gave.
+        given: Order,
+    },
+    /// The run is allocated with another number of pages.
+    WrongPageCount {
+        /// The length of the run in pages; `None` where no run starts.
+        allocated: Option<usize>,
+        /// The length that the caller gave, in pages.
+        given: usize,
+    },
+    /// The address is not aligned as every such block or object is.
+    Misaligned {
+        /// The alignment in bytes.
+        alignment: usize,
+    },
     /// The address lies inside a block or an object, not at its start.
     InteriorPointer,
-    /// The frame is reserved or absent, so it was never handed out.
+    /// The frame is reserved or absent; the allocator never returned it.
     ReservedFrame,
     /// The object belongs to another cache.
     WrongCache,
-    /// Something was written in front of or behind the object (`expected`: the first byte beyond it, or the pattern;
-    /// `found`: the address of the first byte that differs).
-    Overflow,
-    /// Something was written to the object after it was freed (`found`: the address of the first byte that differs).
-    WriteAfterFree,
-    /// The allocator's own notes about the object are spoilt.
+    /// A write changed bytes in front of or behind the object.
+    Overflow {
+        /// The address of the first byte that differs.
+        changed: usize,
+    },
+    /// A write changed the object after it was freed.
+    WriteAfterFree {
+        /// The address of the first byte that differs.
+        changed: usize,
+    },
+    /// The allocator's own data about the object was overwritten.
     Corrupted,
 }
 
-/// One misuse, with what was expected and what was found.
+impl FaultKind {
+    /// Returns the name of the variant.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ForeignPointer => "ForeignPointer",
+            Self::DoubleFree => "DoubleFree",
+            Self::WrongOrder { .. } => "WrongOrder",
+            Self::WrongPageCount { .. } => "WrongPageCount",
+            Self::Misaligned { .. } => "Misaligned",
+            Self::InteriorPointer => "InteriorPointer",
+            Self::ReservedFrame => "ReservedFrame",
+            Self::WrongCache => "WrongCache",
+            Self::Overflow { .. } => "Overflow",
+            Self::WriteAfterFree { .. } => "WriteAfterFree",
+            Self::Corrupted => "Corrupted",
+        }
+    }
+}
+
+impl fmt::Display for FaultKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ForeignPointer => f.write_str("no allocation of this allocator is there"),
+            Self::DoubleFree => f.write_str("it is free already"),
+            Self::WrongOrder { allocated, given } => {
+                write!(f, "expected order {}, found order {}", allocated.get(), given.get())
+            }
+            Self::WrongPageCount { allocated: Some(pages), given } => {
+                write!(f, "expected {pages} pages, found {given} pages")
+            }
+            Self::WrongPageCount { allocated: None, given } => {
+                write!(f, "expected no run, found one of {given} pages")
+            }
+            Self::Misaligned { alignment } => {
+                write!(f, "expected an alignment of {alignment} bytes, found a smaller one")
+            }
+            Self::InteriorPointer => f.write_str("expected a start, found a place inside"),
+            Self::ReservedFrame => f.write_str("the frame is reserved or absent"),
+            Self::WrongCache => f.write_str("the object belongs to another cache"),
+            Self::Overflow { changed } => {
+                write!(f, "a write beyond the object changed the byte at {changed:#x}")
+            }
+            Self::WriteAfterFree { changed } => {
+                write!(f, "a write after the free changed the byte at {changed:#x}")
+            }
+            Self::Corrupted => f.write_str("the allocator's own data about it was overwritten"),
+        }
+    }
+}
+
+/// The place that a caller named.
+///
+/// [`Fault`] has an example.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum FaultPlace {
+    /// An address in bytes.
+    Address(usize),
+    /// A frame.
+    Frame(FrameNumber),
+}
+
+impl fmt::Display for FaultPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => write!(f, "{address:#x}"),
+            Self::Frame(frame) => frame.fmt(f),
+        }
+    }
+}
+
+/// One misuse.
 ///
 /// ```
-/// use page_frame::{Fault, FaultKind};
-/// let fault = Fault::new(FaultKind::WrongOrder, 0x40, 3, 0);
-/// assert!(fault.to_string().starts_with("WrongOrder at 0x40 from "));
-/// assert!(fault.to_string().ends_with("expected 0x3, found 0x0"));
+/// use page_frame::{Fault, FaultKind, FrameNumber, Order};
+/// let kind = FaultKind::WrongOrder { allocated: Order::new(3).unwrap(), given: Order::ZERO };
+/// let fault = Fault::at_frame(kind, FrameNumber::new(0x40));
+/// assert!(fault.to_string().starts_with("WrongOrder at frame 0x40 from "));
+/// assert!(fault.to_string().ends_with(": expected order 3, found order 0"));
+/// let fault = Fault::at_address(FaultKind::DoubleFree, 0x5000);
+/// assert_eq!((fault.address(), fault.frame()), (Some(0x5000), None));
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Fault {
-    /// What kind.
+    /// The kind of misuse.
     pub kind: FaultKind,
-    /// The address given, or for interfaces that take frames, the frame number.
-    pub address: usize,
-    /// Who called.
+    /// The place that the caller named.
+    pub place: FaultPlace,
+    /// The call.
     pub site: &'static Location<'static>,
-    /// What should have been there; the unit depends on `kind`.
-    pub expected: usize,
-    /// What was there.
-    pub found: usize,
 }
 
 impl Fault {
-    /// Makes a fault whose site is the caller.
+    /// Makes a fault about an address; its site is the caller.
     #[cold]
     #[track_caller]
-    pub fn new(kind: FaultKind, address: usize, expected: usize, found: usize) -> Self {
-        Self { kind, address, site: Location::caller(), expected, found }
+    pub fn at_address(kind: FaultKind, address: usize) -> Self {
+        Self { kind, place: FaultPlace::Address(address), site: Location::caller() }
+    }
+
+    /// Makes a fault about a frame; its site is the caller.
+    #[cold]
+    #[track_caller]
+    pub fn at_frame(kind: FaultKind, frame: FrameNumber) -> Self {
+        Self { kind, place: FaultPlace::Frame(frame), site: Location::caller() }
+    }
+
+    /// Names `address` instead: for an interface that takes addresses over one that found the fault
+    /// elsewhere.
+    pub const fn with_address(self, address: usize) -> Self {
+        Self { place: FaultPlace::Address(address), ..self }
+    }
+
+    /// Returns the address that the caller gave; `None` for interfaces that take frames.
+    pub const fn address(&self) -> Option<usize> {
+        match self.place {
+            FaultPlace::Address(address) => Some(address),
+            FaultPlace::Frame(_) => None,
+        }
+    }
+
+    /// Returns the frame that the caller gave; `None` for interfaces that take addresses.
+    pub const fn frame(&self) -> Option<FrameNumber> {
+        match self.place {
+            FaultPlace::Frame(frame) => Some(frame),
+            FaultPlace::Address(_) => None,
+        }
     }
 }
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, address, site, expected, found } = self;
-        write!(f, "{kind:?} at {address:#x} from {site}: expected {expected:#x}, found {found:#x}")
+        let Self { kind, place, site } = self;
+        write!(f, "{} at {place} from {site}: {kind}", kind.name())
     }
 }
 
 impl core::error::Error for Fault {}
 
-/// Called with each fault that a pointer interface sees. May return; the memory concerned is then left alone for ever.
+/// Called with each fault that a pointer interface finds. It may return; the allocator then never
+/// uses the memory concerned again.
+///
+/// ```
+/// use page_frame::{Fault, FaultHook};
+/// let print: FaultHook = |fault| eprintln!("{fault}");
+/// ```
 pub type FaultHook = fn(&Fault);
 
 /// The default hook: panics with the fault's text.

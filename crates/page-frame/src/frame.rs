@@ -1,8 +1,8 @@
-//! Physical memory by number: one frame, and a range of them.
+//! Frame numbers and ranges of frames.
 
 use core::fmt;
 
-use crate::{Order, PAGE_SHIFT, PAGE_SIZE};
+use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
 
 /// The number of a page frame: its physical address divided by the page size.
 ///
@@ -34,7 +34,8 @@ impl FrameNumber {
         self.0
     }
 
-    /// Returns the physical address of the frame's first byte, or `None` where that does not fit `usize`.
+    /// Returns the physical address of the frame's first byte, or `None` where that does not fit
+    /// `usize`.
     pub const fn address(self) -> Option<usize> {
         self.0.checked_mul(PAGE_SIZE)
     }
@@ -59,8 +60,8 @@ impl FrameNumber {
         Self(self.0 & !(order.pages() - 1))
     }
 
-    /// Returns the start of the other half of the block of the next larger order that a block of `order` here is one
-    /// half of (Knuth, TAOCP 1, section 2.5).
+    /// Returns the start of the buddy of the block of `order` that starts here: the other half of
+    /// the block of the next larger order (Knuth, TAOCP 1, section 2.5).
     #[inline]
     pub const fn buddy(self, order: Order) -> Self {
         Self(self.0 ^ order.pages())
@@ -90,33 +91,34 @@ pub struct FrameRange {
 }
 
 impl FrameRange {
-    /// Returns the frames from `start` up to but without `end`; empty when `end` is not above `start`.
+    /// Returns the frames from `start` up to but without `end`; empty when `end` is not above
+    /// `start`.
     pub const fn new(start: FrameNumber, end: FrameNumber) -> Self {
         Self { start, end }
     }
 
-    /// Returns how many frames there are.
+    /// Returns the number of frames.
     pub const fn frames(self) -> usize {
         self.end.0.saturating_sub(self.start.0)
     }
 
-    /// Whether there are none.
+    /// Whether the range is empty.
     pub const fn is_empty(self) -> bool {
         self.frames() == 0
     }
 
-    /// Whether `frame` is one of them.
+    /// Whether `frame` lies in the range.
     #[inline]
     pub const fn contains(self, frame: FrameNumber) -> bool {
         self.start.0 <= frame.0 && frame.0 < self.end.0
     }
 
-    /// Returns the frames that both ranges have.
+    /// Returns the frames that lie in both ranges.
     pub fn intersection(self, other: Self) -> Self {
         Self::new(self.start.max(other.start), self.end.min(other.end))
     }
 
-    /// Cuts the range into the fewest aligned blocks, lowest first.
+    /// Iterates over the fewest aligned blocks that cover the range, lowest first.
     pub fn blocks(self) -> impl Iterator<Item = (FrameNumber, Order)> {
         let mut rest = self;
         core::iter::from_fn(move || {

@@ -1,75 +1,98 @@
-//! The machine below a memory allocator: frames, page sources, the page map, CPU slots.
+//! The foundation of a memory allocator: page sources, page maps, per-CPU slots, and the memory map
+//! of a boot.
+//!
+//! ```
+//! use page_frame::{Arena, Counted, Order, PageSource};
+//!
+//! # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+//! let source = Counted::new(Arena::new(&mut memory)?); // any memory will do
+//! let block = source.allocate(Order::ZERO)?; // one page of 4 KiB
+//! assert_eq!((block.bytes(), source.held_pages()), (4096, 1));
+//! // SAFETY: the block came from this source, and nothing refers into it.
+//! unsafe { source.free(block) };
+//! assert_eq!((source.held_pages(), source.peak_pages()), (0, 1));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! # Theory
-//! An allocator for kernels is a stack. At the bottom is memory in **frames** of 4 KiB. A **page source** hands out
-//! aligned runs of them as **blocks**. Above it caches cut blocks into objects. Each layer names only the trait of the
-//! one below, and the traits are here:
+//! A kernel's allocator is a stack. At the bottom is memory in **frames** of 4 KiB. A **page
+//! source** allocates aligned runs of frames as **blocks**. Caches above it cut blocks into
+//! objects. Each layer names only the trait of the layer below, and the traits are here:
 //!
-//! - [`PageSource`]: allocate a block, free a block. Adapters around one ([`Counted`], [`Limited`], [`Reclaiming`]) are
-//!   page sources again. [`PageResize`] adds exact page counts.
-//! - [`PageMap`]: what lies at an address, from a byte per page and a word per page.
-//! - [`Shrink`]: pages that somebody could do without.
-//! - [`Cpu`]: which CPU am I, keep me here, fence all the others. [`PerCpu`] builds state per CPU on it that needs no
-//!   atomic read-modify-write, and that others can still take over.
-//! - [`PhysMap`]: frame numbers to addresses, the only place where integers become pointers.
+//! - [`PageSource`] allocates and frees blocks. [`PageResize`] adds runs of any number of pages.
+//!   Adapters around a page source are page sources themselves: [`Counted`], [`Limited`],
+//!   [`Reclaiming`].
+//! - [`PageMap`] maps an address to a tag and an owner, from a byte and a word for each page.
+//!   [`ForwardPageMap`] implements it for an adapter in one method.
+//! - [`Shrink`] releases pages when memory is short. [`ShrinkList`] calls several shrinkers.
+//! - [`Cpu`] tells which CPU the caller runs on, keeps it there, and fences all other CPUs.
+//!   [`PerCpu`] builds state per CPU on it that needs no atomic read-modify-write, and that other
+//!   CPUs can take over.
+//! - [`PhysMap`] maps frames to addresses. It is the only code that turns integers into pointers.
 //!
-//! Beside them stand what a boot needs ([`MemoryMap`]), the smallest real source ([`Arena`]), the one error
-//! ([`OutOfMemory`]), the one report of misuse ([`Fault`]), and [`sync`], through which loom sees all of it.
+//! The crate also has the memory map of a boot ([`MemoryMap`]), the smallest page source
+//! ([`Arena`]), the one error of all allocations ([`OutOfMemory`]), the report of a misuse
+//! ([`Fault`]), and the error of all `validate` methods ([`Violation`]).
 //!
-//! Requests and shrink orders travel down; blocks and errors travel up. No lock is held across a call into another
-//! layer. Free memory is never read or written.
+//! Requests and shrink orders travel down the stack; blocks and errors travel up. No layer holds a
+//! lock while it calls another one. No layer reads or writes free memory.
+//!
+//! # Modules
+//! `order`, `frame`, `block`, `error`, `fault` and `violation` define values. `source`, `page_map`,
+//! `percpu` and `boot` are one folder for each concept above. `sync` has the atomics and locks,
+//! real or modelled by loom; `arch` has the assembly.
 #![no_std]
 
-mod adapt;
-mod arena;
+mod arch;
 mod block;
-mod cpu;
-mod deferred_heads;
+mod boot;
 mod error;
 mod fault;
-mod forward_map;
 mod frame;
-mod freeze;
-mod irq_lock;
-mod memory_map;
 mod order;
 mod page_map;
-mod phys_map;
-mod shrink;
-mod shrink_list;
-mod slots;
+mod percpu;
 mod source;
-mod spacing;
+#[doc(hidden)]
 pub mod sync;
-mod tag;
-mod tag_range;
-mod take_over;
+mod violation;
 
-pub use adapt::{Counted, Limited};
-pub use arena::{Arena, TooSmall};
 pub use block::PageBlock;
-pub use cpu::{Cpu, CpuId, Fenced, InterruptState, SingleCpu, SwitchedCpu};
-pub use deferred_heads::DeferredHeads;
+pub use boot::memory_map::{MapError, MemoryMap};
+pub use boot::phys_map::{DirectMap, PhysMap};
+pub use boot::region::{Region, RegionKind};
+pub use boot::usable::{Loss, LossReason};
 pub use error::OutOfMemory;
-pub use fault::{Fault, FaultHook, FaultKind, panic_on_fault};
-pub use forward_map::SameMap;
+pub use fault::{Fault, FaultHook, FaultKind, FaultPlace, panic_on_fault};
 pub use frame::{FrameNumber, FrameRange};
-pub use freeze::Frozen;
-pub use irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
-pub use memory_map::{Loss, LossReason, MapError, MemoryMap, Region, RegionKind};
-pub use order::{Fit, Order};
-pub use page_map::{PageMap, PageMapArray, TagPlace};
-pub use phys_map::{DirectMap, PhysMap};
-pub use shrink::{Reclaiming, Shrink};
-pub use shrink_list::{ListFull, ShrinkList, StillInUse};
-pub use slots::{EnterError, PerCpu, PerCpuGuard, PerCpuSlot};
-pub use source::{NoPages, PageResize, PageRun, PageSource};
-pub use spacing::{Packed, SideBySide, Spacing, Spread};
-pub use tag::Tag;
-pub use tag_range::TagRange;
-pub use take_over::TakeOver;
+pub use order::{Fit, Order, PAGE_SHIFT, PAGE_SIZE};
+pub use page_map::array::PageMapArray;
+pub use page_map::forward::ForwardPageMap;
+pub use page_map::map::{PageMap, TagRange};
+pub use page_map::tag::Tag;
+pub use percpu::cpu::{Cpu, InterruptState};
+pub use percpu::freeze::Frozen;
+pub use percpu::guard::{EnterError, PerCpuGuard};
+pub use percpu::id::CpuId;
+pub use percpu::irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
+pub use percpu::machines::{Fenced, SingleCpu, SwitchedCpu};
+pub use percpu::per_cpu::{PerCpu, StridedPerCpu};
+pub use percpu::slot::PerCpuSlot;
+pub use percpu::slot_stride::WithSlotStride;
+pub use percpu::take_over::TakeOver;
+pub use source::arena::{Arena, TooSmall};
+pub use source::counted::Counted;
+pub use source::limited::Limited;
+pub use source::page_source::{NoPages, PageSource};
+pub use source::reclaiming::Reclaiming;
+pub use source::run::{PageResize, PageRun};
+pub use source::shrink::Shrink;
+pub use source::shrink_list::{ListFull, ShrinkList, StillInUse};
+pub use violation::Violation;
 
-/// The base-2 logarithm of [`PAGE_SIZE`].
-pub const PAGE_SHIFT: u32 = 12;
-/// The size of a page and of a frame in bytes.
-pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
+/// Items for the other crates of this workspace. They may change in any release.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::page_map::array::TagPlace;
+    pub use crate::page_map::deferred_heads::DeferredHeads;
+}

@@ -1,8 +1,12 @@
-//! Sizes of blocks as powers of two.
+//! The size of a page, and sizes of blocks as powers of two of it.
 
-use crate::{PAGE_SHIFT, PAGE_SIZE};
+/// The base-2 logarithm of [`PAGE_SIZE`].
+pub const PAGE_SHIFT: u32 = 12;
+/// The size of a page and of a frame in bytes.
+pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 
-/// The base-2 logarithm of a block's size in pages: order 0 is one page (4 KiB), order 9 is 2 MiB, order 18 is 1 GiB.
+/// The base-2 logarithm of a block's size in pages: order 0 is one page (4 KiB), order 9 is 2 MiB,
+/// order 18 is 1 GiB.
 ///
 /// ```
 /// use page_frame::Order;
@@ -13,7 +17,9 @@ use crate::{PAGE_SHIFT, PAGE_SIZE};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Order(u8);
 
-/// An order that holds a request, and what is lost by rounding up to it.
+/// The order that holds a request, and the bytes lost by rounding up to it.
+///
+/// [`Order::for_bytes`] has an example.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     /// The smallest order that holds the request.
@@ -27,7 +33,7 @@ impl Order {
     pub const ZERO: Self = Self(0);
     /// The largest block, 2^18 pages (1 GiB).
     pub const MAX: Self = Self(18);
-    /// How many orders there are.
+    /// The number of orders.
     pub const COUNT: usize = Self::MAX.0 as usize + 1;
 
     /// Returns the order `order`, or `None` beyond [`Order::MAX`].
@@ -36,9 +42,10 @@ impl Order {
         if order <= Self::MAX.0 { Some(Self(order)) } else { None }
     }
 
-    /// Returns the smallest order whose block holds `bytes`, with the waste; `None` beyond the largest block.
+    /// Returns the smallest order whose block holds `bytes`, with the waste; `None` beyond the
+    /// largest block.
     ///
-    /// Zero bytes take a page like one byte does, and waste all of it.
+    /// Zero bytes take one page, as one byte does; all of it is waste.
     ///
     /// ```
     /// use page_frame::Order;

@@ -45,7 +45,7 @@ mod models {
 
     /// Adds one to the body through loom's watched cell: two contexts inside at once are reported.
     fn add_one(body: &UnsafeCell<u32>) {
-        // SAFETY: the protocol gives the body to one context at a time; loom checks exactly this.
+        // SAFETY: the protocol gives the body to one context at a time, which is what loom checks.
         body.with_mut(|value| unsafe { *value += 1 });
     }
 
@@ -54,14 +54,14 @@ mod models {
         slots: &[PerCpuSlot<T>; 1],
         cpu: Fenced<OwnerOfFirst>,
     ) -> PerCpu<'_, T, Fenced<OwnerOfFirst>> {
-        // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread alone uses `OWNER`, so that it alone has the
-        // id; and nobody looks at all slots.
+        // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread uses `OWNER`, so
+        // only it has the id; and no thread calls `for_each_exclusive`.
         unsafe { PerCpu::at(NonNull::from(slots).cast(), 1, cpu) }
     }
 
     fn own(slots: &[PerCpuSlot<UnsafeCell<u32>>; 1], times: usize) -> usize {
-        let slots = view(slots, OWNER);
-        (0..times).filter(|_| slots.enter().map(|body| add_one(&body)).is_ok()).count()
+        let per_cpu = view(slots, OWNER);
+        (0..times).filter(|_| per_cpu.enter().map(|body| add_one(&body)).is_ok()).count()
     }
 
     fn take(slots: &[PerCpuSlot<UnsafeCell<u32>>; 1]) -> usize {
@@ -69,14 +69,14 @@ mod models {
     }
 
     fn total(slots: &[PerCpuSlot<UnsafeCell<u32>>; 1]) -> usize {
-        let slots = view(slots, OWNER);
-        let body = slots.enter().expect("everybody else has ended");
+        let per_cpu = view(slots, OWNER);
+        let body = per_cpu.enter().expect("all other contexts have ended");
         // SAFETY: as in `add_one`.
         body.with(|value| unsafe { *value as usize })
     }
 
-    /// Mutation seen to fail: `light_fence` or `fence_all` of `Fenced` without its fence ("causality violation:
-    /// concurrent write accesses").
+    /// Mutation seen to fail: `light_fence` or `fence_all` of `Fenced` without its fence
+    /// ("causality violation: concurrent write accesses").
     #[test]
     fn owner_against_take_over() {
         model("slots: owner against take-over", 100, || {
@@ -88,7 +88,8 @@ mod models {
         });
     }
 
-    /// Mutation seen to fail: the taker's compare-exchange of `detached` replaced by a load and a store.
+    /// Mutation seen to fail: the taker's compare-exchange of `detached` replaced by a load and a
+    /// store.
     #[test]
     fn two_take_overs() {
         model("slots: two take-overs", 8, || {
@@ -100,7 +101,7 @@ mod models {
         });
     }
 
-    /// The owner leaves for good; whoever takes over later sees all that it did.
+    /// The owner leaves for good; a later taker sees all its changes.
     /// Mutation seen to fail: the store of `busy` 0 when the owner leaves made Relaxed.
     #[test]
     fn owner_leaving() {
@@ -113,7 +114,7 @@ mod models {
         });
     }
 
-    /// What is guarded by being inside the slot may be read while the slot is frozen.
+    /// Data that only the owner inside the slot changes may be read while the slot is frozen.
     /// Mutation seen to fail: `freeze` without waiting for `busy`.
     #[test]
     fn owner_against_freeze() {
@@ -121,12 +122,12 @@ mod models {
             let slots = Arc::new(([PerCpuSlot::new(())], UnsafeCell::new(0)));
             let theirs = Arc::clone(&slots);
             let owner = thread::spawn(move || {
-                let slots = view(&theirs.0, OWNER);
-                (0..2).filter(|_| slots.enter().map(|_inside| add_one(&theirs.1)).is_ok()).count()
+                let per_cpu = view(&theirs.0, OWNER);
+                (0..2).filter(|_| per_cpu.enter().map(|_inside| add_one(&theirs.1)).is_ok()).count()
             });
             let frozen = view(&slots.0, OTHER);
             let frozen = frozen.freeze(None);
-            // SAFETY: nobody is inside while it is frozen; loom checks exactly this.
+            // SAFETY: no owner is inside while the slot is frozen, which is what loom checks.
             let seen = slots.1.with(|value| unsafe { *value });
             drop(frozen);
             let entered = owner.join().expect("the owner does not panic");
@@ -134,10 +135,12 @@ mod models {
         });
     }
 
-    /// What a shrinker reads while it is called, and its owner changes after it has taken it out.
+    /// The data that a shrinker reads during a call, and that its owner changes after it has
+    /// unregistered it.
     struct Member(UnsafeCell<usize>);
 
-    // SAFETY: the model changes the cell only after `unregister` has returned `Ok`; loom checks exactly this.
+    // SAFETY: the model changes the cell only after `unregister` has returned `Ok`, which is what
+    // loom checks.
     unsafe impl Send for Member {}
     // SAFETY: as above.
     unsafe impl Sync for Member {}
@@ -147,26 +150,27 @@ mod models {
             1
         }
         fn shrink(&self, _target_pages: usize) -> usize {
-            // SAFETY: called, so still on the list; loom checks exactly this.
+            // SAFETY: the list calls registered members only, which is what loom checks.
             self.0.with(|pages| unsafe { *pages })
         }
     }
 
-    /// Mutations seen to fail: the count lowered by a Relaxed subtraction; `unregister` without a look at the count; a call that
-    /// counts itself after it has released the lock.
+    /// Mutations seen to fail: the count decremented with Relaxed; `unregister` that ignores the
+    /// count; a call that counts itself after it has released the lock.
     #[test]
     fn calls_of_a_shrinker_against_unregister() {
         model("shrink list: calls against unregister", 8, || {
             let shared = Arc::new((ShrinkList::<1>::new(), Member(UnsafeCell::new(1))));
             let member: NonNull<dyn Shrink + '_> = NonNull::from(&shared.1 as &dyn Shrink);
-            // SAFETY: clause 1: it lives as long as the list, which no call outlives. Clause 2: it is the only one.
+            // SAFETY: clause 1: it lives as long as the list, which no call outlives. Clause 2: it
+            // is the only one.
             unsafe { shared.0.register(member) }.expect("there is room for one");
             let theirs = Arc::clone(&shared);
             let caller = thread::spawn(move || theirs.0.shrink(1));
             while shared.0.unregister(member).is_err() {
                 page_frame::sync::spin_hint();
             }
-            // SAFETY: nobody is inside, and nobody comes any more; loom checks exactly this.
+            // SAFETY: no call is inside and none begins, which is what loom checks.
             shared.1.0.with_mut(|pages| unsafe { *pages = 7 });
             let given = caller.join().expect("the caller does not panic");
             assert!(given <= 1, "a call after `unregister` would have seen the change");
@@ -184,7 +188,8 @@ mod models {
             &self.link
         }
     }
-    // SAFETY: the models touch a node's cells only before the push and after the take; loom checks it.
+    // SAFETY: the models touch a node's cells only before the push and after the take; loom checks
+    // it.
     unsafe impl Send for Node {}
     // SAFETY: shared nodes are reached by the stack's protocol alone.
     unsafe impl Sync for Node {}

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::{Cpu, OutOfMemory, PageMap, PageSource, Violation};
 
 use crate::checks::{Checks, Off};
 use crate::core::{Core, Plan};
@@ -268,7 +268,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     ///
     /// # Errors
     /// Names the first invariant that does not hold.
-    pub fn validate(&self) -> Result<(), &'static str> {
+    pub fn validate(&self) -> Result<(), Violation> {
         self.core().validate()
     }
 

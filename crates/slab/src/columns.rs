@@ -2,7 +2,7 @@
 //!
 //! # Concepts
 //! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the machine wants them
-//! apart ([`Cpu::SPREAD`]), a **block** of slots has a part for each CPU instead, and in each part a line for each of many
+//! apart ([`Cpu::SLOT_STRIDE`]), a **block** of slots has a part for each CPU instead, and in each part a line for each of many
 //! caches: a cache has a **column** of it. So what one thread of a program uses of 70 caches lies on two pages.
 //!
 //! The first column is the block's header. A block comes with the cache that finds no column free, and goes with the last of its
@@ -48,7 +48,7 @@ struct Header {
 /// struct Narrow;
 /// // SAFETY: it has no id.
 /// unsafe impl Cpu for Narrow {
-///     const SPREAD: usize = 64; // 128 is enough
+///     const SLOT_STRIDE: usize = 64; // 128 is enough
 ///     fn slots(&self) -> usize { 0 }
 ///     fn pin(&self) -> Option<CpuId> { None }
 ///     unsafe fn unpin(&self) {}
@@ -71,13 +71,13 @@ unsafe impl<C> Send for Columns<C> {}
 
 impl<C: Cpu> Columns<C> {
     /// Whether the machine wants its slots in columns at all.
-    pub(crate) const ARE_USED: bool = C::SPREAD > 0;
+    pub(crate) const ARE_USED: bool = C::SLOT_STRIDE > 0;
     /// How many columns a block has.
-    const COLUMNS: usize = C::SPREAD / LINE;
+    const COLUMNS: usize = C::SLOT_STRIDE / LINE;
 
     pub(crate) const fn new() -> Self {
         const {
-            assert!(C::SPREAD % LINE == 0, "slots are whole lines");
+            assert!(C::SLOT_STRIDE % LINE == 0, "slots are whole lines");
             let fits = Self::COLUMNS >= 2 && Self::COLUMNS <= u128::BITS as usize;
             assert!(!Self::ARE_USED || fits, "a header and 1 to 127 columns");
         };
@@ -86,7 +86,7 @@ impl<C: Cpu> Columns<C> {
 
     /// Returns the order of a block for `cpus` CPUs; `None` when no block is so large.
     pub(crate) fn order(cpus: usize) -> Option<Order> {
-        Some(Order::for_bytes(cpus.checked_mul(C::SPREAD)?)?.order)
+        Some(Order::for_bytes(cpus.checked_mul(C::SLOT_STRIDE)?)?.order)
     }
 
     /// Adds a block of the order for `cpus` CPUs.
@@ -101,7 +101,7 @@ impl<C: Cpu> Columns<C> {
         self.count += 1;
     }
 
-    /// Takes a column; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart, are nobody's and empty. `None`
+    /// Takes a column; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SLOT_STRIDE`] apart, are nobody's and empty. `None`
     /// when a block has to be added first.
     pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<PerCpuSlot<CpuSlot>>> {
         let mut next = self.first;
@@ -178,7 +178,7 @@ impl<C: Cpu> Columns<C> {
     unsafe fn empty(first: NonNull<PerCpuSlot<CpuSlot>>, cpus: usize) {
         for cpu in 0..cpus {
             // SAFETY: clause 1: a line of it in the part of each CPU.
-            let slot = unsafe { first.byte_add(cpu * C::SPREAD) };
+            let slot = unsafe { first.byte_add(cpu * C::SLOT_STRIDE) };
             // SAFETY: clause 1, and lines have the size and alignment of slots.
             unsafe { slot.write(PerCpuSlot::new(CpuSlot::new())) };
         }

@@ -155,10 +155,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[track_caller]
     pub(crate) fn find(&self, address: usize) -> Result<(NonNull<Record>, usize), Fault> {
         let (found, owner) = self.system().tag_and_owner(address);
-        let expected = self.plan.tag;
         if !found.is_slab() {
-            let (expected, found) = (expected.get().into(), found.get().into());
-            return Err(Fault::new(FaultKind::ForeignPointer, address, expected, found));
+            return Err(Fault::at_address(FaultKind::ForeignPointer, address));
         }
         let record = NonNull::new(owner.cast::<Record>())
             .expect("set_owner wrote the record where it wrote the tag");
@@ -166,17 +164,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         // whoever frees an object of the slab keeps the slab alive.
         let slab = unsafe { record.as_ref() };
         if slab.cache != self.identity() {
-            let (expected, found) = (self.identity().addr(), slab.cache.addr());
-            return Err(Fault::new(FaultKind::WrongCache, address, expected.get(), found.get()));
+            return Err(Fault::at_address(FaultKind::WrongCache, address));
         }
         let geometry = &slab.geometry(&self.plan.geometry);
         let (index, behind) = slab.index_of(geometry, address);
-        if index >= geometry.capacity() {
-            let first = slab.first_object(geometry);
-            return Err(Fault::new(FaultKind::InteriorPointer, address, first, address));
-        }
-        if behind != 0 {
-            return Err(Fault::new(FaultKind::InteriorPointer, address, address - behind, address));
+        if index >= geometry.capacity() || behind != 0 {
+            return Err(Fault::at_address(FaultKind::InteriorPointer, address));
         }
         Ok((record, index))
     }

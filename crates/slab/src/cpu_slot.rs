@@ -18,7 +18,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{PerCpu, Spread};
+use page_frame::StridedPerCpu;
 
 use crate::magazine::Magazine;
 
@@ -48,7 +48,7 @@ pub(crate) struct CpuSlot {
 page_frame::assert_unless_loom!(size_of::<page_frame::PerCpuSlot<CpuSlot>>() == 64);
 
 /// The slots of a cache, with those of others between them where the machine wants that.
-pub(crate) type CacheSlots<C> = PerCpu<'static, CpuSlot, C, Spread>;
+pub(crate) type CacheSlots<C> = StridedPerCpu<'static, CpuSlot, C>;
 
 // SAFETY: the slot owns its magazines and the objects in them.
 unsafe impl Send for CpuSlot {}

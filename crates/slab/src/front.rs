@@ -10,7 +10,7 @@
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, load_and_add};
-use page_frame::{Cpu, PageMap, PageSource, PerCpu, PerCpuSlot, Spread};
+use page_frame::{Cpu, PageMap, PageSource, PerCpuSlot, StridedPerCpu};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, is_any_on};
@@ -66,17 +66,17 @@ impl Front {
             // SAFETY: clause 3: a front, which is the first of slots for all CPUs.
             unsafe { load_and_add(table, index, offset) }
         };
-        // SAFETY: clause 1: the slots of `cpu`, alive, apart as `Spread` says.
-        let slot = unsafe { PerCpu::<CpuSlot, C, Spread>::enter_known_in(cpu, slot) };
+        // SAFETY: clause 1: the slots of `cpu`, alive, apart as `StridedPerCpu` says.
+        let slot = unsafe { StridedPerCpu::<CpuSlot, C>::enter_known_in(cpu, slot) };
         slot.is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }
 
     /// # Safety
     /// 1. As for `allocate`.
     #[inline(always)]
-    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> PerCpu<'s, CpuSlot, &'s C, Spread> {
+    unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> StridedPerCpu<'s, CpuSlot, &'s C> {
         // SAFETY: clause 1: there are as many as CPUs, alive; and `cpu` is a clone of, or a reference to, the cache's machine.
-        unsafe { PerCpu::at(self.slots, cpu.slots(), cpu) }
+        unsafe { StridedPerCpu::at(self.slots, cpu.slots(), cpu) }
     }
 
     /// Turns the front into a pointer, for places that hold one as an atomic word.

@@ -15,7 +15,7 @@ use core::array;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::{Cpu, OutOfMemory, PageMap, PageSource, Violation};
 
 use crate::builder::BuildError;
 use crate::cache::Cache;
@@ -171,7 +171,7 @@ impl<N: Nodes, const MOST: usize, K: Checks> NodeCache<N, MOST, K> {
     ///
     /// # Errors
     /// Names the first invariant that does not hold.
-    pub fn validate(&self) -> Result<(), &'static str> {
+    pub fn validate(&self) -> Result<(), Violation> {
         self.caches().try_for_each(Cache::validate)
     }
 

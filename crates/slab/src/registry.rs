@@ -16,7 +16,7 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
 use page_frame::{
     Cpu, CpuId, Fault, FaultHook, IrqLock, Order, OutOfMemory, PageBlock, PageMap, PageSource,
-    Shrink, Tag, TagRange, panic_on_fault,
+    Shrink, Tag, TagRange, Violation, panic_on_fault,
 };
 
 use crate::builder::CacheBuilder;
@@ -87,7 +87,7 @@ unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync>
 impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
     ///
-    /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side ([`Cpu::SPREAD`]), one of
+    /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side ([`Cpu::SLOT_STRIDE`]), one of
     /// that many bytes for each CPU, and another for each 100 caches or so.
     ///
     /// # Errors
@@ -268,7 +268,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     ///
     /// # Errors
     /// Names the first invariant that does not hold.
-    pub fn validate(&self) -> Result<(), &'static str> {
+    pub fn validate(&self) -> Result<(), Violation> {
         let mut outcome = Ok(());
         self.visit(|core| outcome = outcome.and_then(|()| core.validate()));
         self.system().internal().try_fold((), |(), core| core.validate()).and(outcome)

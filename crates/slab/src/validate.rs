@@ -4,7 +4,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PAGE_SIZE, PageMap, PageSource};
+use page_frame::{Cpu, PAGE_SIZE, PageMap, PageSource, Violation};
 
 use crate::core::Core;
 use crate::links::Links;
@@ -12,7 +12,7 @@ use crate::record::{ListName, Record};
 use crate::slab_set::SlabSet;
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
-    pub(crate) fn validate(&self) -> Result<(), &'static str> {
+    pub(crate) fn validate(&self) -> Result<(), Violation> {
         let token = self.system().locking.lock_token();
         let Some(mut set) = token.lock(&self.set) else { return Ok(()) };
         set.take_in(&self.pending, &self.plan.geometry);
@@ -22,7 +22,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         Ok(())
     }
 
-    fn validate_list(&self, set: &SlabSet, name: ListName) -> Result<(), &'static str> {
+    fn validate_list(&self, set: &SlabSet, name: ListName) -> Result<(), Violation> {
         let mut previous = core::ptr::null_mut();
         let mut count = 0;
         for record in set.list(name).iter() {
@@ -30,46 +30,52 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             let slab = unsafe { record.as_ref() };
             // SAFETY: we hold the set lock.
             if unsafe { slab.place() }.previous != previous {
-                return Err("slab list I1: neighbours name each other");
+                return Err(Violation::of("slab list I1: neighbours name each other"));
             }
             // SAFETY: we hold the set lock.
             if unsafe { slab.list() } != name {
-                return Err("slab set I1: a slab is in the list that its record names");
+                return Err(Violation::of(
+                    "slab set I1: a slab is in the list that its record names",
+                ));
             }
             self.validate_slab(record, name)?;
             previous = record.as_ptr();
             count += 1;
         }
         if count != set.list(name).count() {
-            return Err("slab list I1: a list is as long as it says");
+            return Err(Violation::of("slab list I1: a list is as long as it says"));
         }
         Ok(())
     }
 
-    fn validate_slab(&self, record: NonNull<Record>, name: ListName) -> Result<(), &'static str> {
+    fn validate_slab(&self, record: NonNull<Record>, name: ListName) -> Result<(), Violation> {
         // SAFETY: slab set I1: alive.
         let slab = unsafe { record.as_ref() };
         let geometry = &slab.geometry(&self.plan.geometry);
         if slab.cache != self.identity() {
-            return Err("record: a slab names its cache");
+            return Err(Violation::of("record: a slab names its cache"));
         }
         let source = &self.system().source;
         for page in 0..slab.pages() {
             let address = slab.start.addr().get() + page * PAGE_SIZE;
             if source.tag(address) != self.plan.tag {
-                return Err("page map: every page of a slab has its cache's tag");
+                return Err(Violation::of("page map: every page of a slab has its cache's tag"));
             }
             if source.owner(address) != record.as_ptr().cast() {
-                return Err("page map: the owner of every page of a slab is its record");
+                return Err(Violation::of(
+                    "page map: the owner of every page of a slab is its record",
+                ));
             }
         }
         let seen = slab.word.load();
         let is_known = name != ListName::Full;
         if is_known != (seen.free > 0) && (is_known || seen.is_known != (seen.free > 0)) {
-            return Err("slab set I2: slabs with free objects, and no others, are in sight");
+            return Err(Violation::of(
+                "slab set I2: slabs with free objects, and no others, are in sight",
+            ));
         }
         if name == ListName::Empty && seen.free != geometry.capacity() {
-            return Err("slab set I3: the objects of an empty slab are all free");
+            return Err(Violation::of("slab set I3: the objects of an empty slab are all free"));
         }
         // Twice the free word's capacity of steps visits no object twice, unless the links form a ring: then the steps
         // do not end at the object counted last. Counting each object needs a bit per object, so it is done by windows.
@@ -81,11 +87,11 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
             let mut index = seen.head;
             for _ in 0..seen.free {
                 if index >= geometry.capacity() {
-                    return Err("free word I1: links name objects of the slab");
+                    return Err(Violation::of("free word I1: links name objects of the slab"));
                 }
                 if let Some(bit) = index.checked_sub(windows).filter(|bit| *bit < 128) {
                     if visited >> bit & 1 == 1 {
-                        return Err("free word I1: each free object is linked once");
+                        return Err(Violation::of("free word I1: each free object is linked once"));
                     }
                     visited |= 1 << bit;
                 }

@@ -99,7 +99,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[track_caller]
     fn freed_again(&self, object: NonNull<u8>) {
-        self.system().report(&Fault::new(FaultKind::DoubleFree, object.addr().get(), 0, 0));
+        self.system().report(&Fault::at_address(FaultKind::DoubleFree, object.addr().get()));
     }
 
     #[cold]

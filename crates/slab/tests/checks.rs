@@ -43,7 +43,7 @@ thread_local! {
 }
 
 fn note(fault: &Fault) {
-    FAULTS.with_borrow_mut(|faults| faults.push((fault.kind, fault.address)));
+    FAULTS.with_borrow_mut(|faults| faults.push((fault.kind, fault.address().expect("pointers"))));
 }
 
 fn with_registry(test: impl FnOnce(&TestRegistry<'_>)) {
@@ -209,9 +209,9 @@ fn overflow_by_a_byte<K: Checks>(cache: &TestCache<'_, K>) -> NonNull<u8> {
 
 #[test]
 fn canaries_see_a_write_of_one_byte_behind() {
-    assert_eq!(kinds::<Canary>(overflow_by_a_byte), [FaultKind::Overflow]);
-    assert_eq!(kinds::<Hardened>(overflow_by_a_byte), [FaultKind::Overflow]);
-    assert_eq!(kinds::<Debug>(overflow_by_a_byte), [FaultKind::Overflow]);
+    assert!(matches!(kinds::<Canary>(overflow_by_a_byte)[..], [FaultKind::Overflow { .. }]));
+    assert!(matches!(kinds::<Hardened>(overflow_by_a_byte)[..], [FaultKind::Overflow { .. }]));
+    assert!(matches!(kinds::<Debug>(overflow_by_a_byte)[..], [FaultKind::Overflow { .. }]));
     assert!(kinds::<Marks>(overflow_by_a_byte).is_empty());
 }
 
@@ -232,7 +232,7 @@ fn a_canary_of_another_object_does_not_fit() {
         }
         one
     }
-    assert_eq!(kinds::<Canary>(plant), [FaultKind::Overflow]);
+    assert!(matches!(kinds::<Canary>(plant)[..], [FaultKind::Overflow { .. }]));
 }
 
 #[test]
@@ -248,8 +248,8 @@ fn red_zones_see_writes_on_both_sides() {
         }
         spoilt
     }
-    assert_eq!(kinds::<RedZone>(in_front), [FaultKind::Overflow]);
-    assert_eq!(kinds::<RedZone>(overflow_by_a_byte), [FaultKind::Overflow]);
+    assert!(matches!(kinds::<RedZone>(in_front)[..], [FaultKind::Overflow { .. }]));
+    assert!(matches!(kinds::<RedZone>(overflow_by_a_byte)[..], [FaultKind::Overflow { .. }]));
     assert!(kinds::<Off>(in_front).is_empty());
 }
 
@@ -262,8 +262,8 @@ fn poison_sees_writes_after_the_free() {
         write(cache, object, 17);
         object
     }
-    assert_eq!(kinds::<Poison>(plant), [FaultKind::WriteAfterFree]);
-    assert_eq!(kinds::<Debug>(plant), [FaultKind::WriteAfterFree]);
+    assert!(matches!(kinds::<Poison>(plant)[..], [FaultKind::WriteAfterFree { .. }]));
+    assert!(matches!(kinds::<Debug>(plant)[..], [FaultKind::WriteAfterFree { .. }]));
     assert!(kinds::<Hardened>(plant).is_empty());
 }
 

@@ -4,7 +4,7 @@ use std::alloc::Layout;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
-use page_frame::{Arena, CpuId, SideBySide, SwitchedCpu};
+use page_frame::{Arena, CpuId, SwitchedCpu, WithSlotStride};
 use slab::{Cache, Registry};
 use testkit::Random;
 
@@ -12,7 +12,7 @@ const CPUS: usize = 5;
 const PAGES: usize = 2048;
 
 /// 16 columns, of which 15 are for caches.
-type Apart<'c> = SideBySide<&'c SwitchedCpu, 1024>;
+type Apart<'c> = WithSlotStride<&'c SwitchedCpu, 1024>;
 
 type TestCache<'a> = Cache<&'a Arena<'a>, Apart<'a>>;
 
@@ -63,7 +63,7 @@ fn columns_are_taken_given_back_and_taken_again() {
     let arena = Arena::new(&mut memory).expect("large enough");
     let pages = arena.free_pages();
     let cpus = SwitchedCpu::new(CPUS);
-    let registry = Registry::new(&arena, SideBySide(&cpus) as Apart<'_>).expect("room");
+    let registry = Registry::new(&arena, WithSlotStride(&cpus) as Apart<'_>).expect("room");
     let (mut random, mut used, mut most) = (Random::new(8), Vec::<Used<'_>>::new(), 0);
     for round in 0..60_000 {
         cpus.switch_to(Some(CpuId::new(random.below(CPUS) as u32)));

@@ -227,11 +227,13 @@ unsafe impl PageSource for Fragmented<'_> {
     }
 }
 
-page_frame::forward_page_map!(
-    impl['a] for Fragmented<'a>, |this| this.0,
-    // SAFETY: clause 1: the field, always.
-    unsafe { page_frame::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl<'a> page_frame::ForwardPageMap for Fragmented<'a> {
+    #[inline(always)]
+    fn page_map(&self) -> &impl page_frame::PageMap {
+        &self.0
+    }
+}
 
 #[test]
 fn where_memory_is_fragmented_slabs_are_smaller() {

@@ -167,11 +167,11 @@ impl Users {
             let size = Order::for_pages(pages).expect("small");
             return self.assert_none(size.max(alignment));
         };
-        let start = FrameNumber::new((run.start.addr().get() - ROOT) / PAGE_SIZE);
-        assert!(start.is_aligned_to(alignment) && run.pages >= pages);
-        assert!(self.company == Company::Interrupted || run.pages == pages, "the tail goes back");
-        assert_eq!(buddy.run_pages(run.start.addr().get()), Some(run.pages));
-        self.hold(Held::Run(start, run.pages));
+        let start = FrameNumber::new((run.start().addr().get() - ROOT) / PAGE_SIZE);
+        assert!(start.is_aligned_to(alignment) && run.pages() >= pages);
+        assert!(self.company == Company::Interrupted || run.pages() == pages, "the tail goes back");
+        assert_eq!(buddy.run_pages(run.start().addr().get()), Some(run.pages()));
+        self.hold(Held::Run(start, run.pages()));
     }
 
     fn offline<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
@@ -281,7 +281,8 @@ impl Users {
         if let (Held::Block(frame, size), Company::Alone) = (held, self.company) {
             if size != Order::ZERO {
                 let wrong = buddy.free_frames(frame, Order::ZERO).expect_err("another order");
-                assert_eq!(wrong.kind, FaultKind::WrongOrder);
+                let expected = FaultKind::WrongOrder { allocated: size, given: Order::ZERO };
+                assert_eq!(wrong.kind, expected);
             }
         }
         self.mark(start, pages, false);

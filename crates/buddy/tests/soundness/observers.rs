@@ -135,7 +135,7 @@ impl Held {
             None => return self.panics += 1,
         };
         // SAFETY: the run is ours; frames are only numbers.
-        let freed = quietly(|| unsafe { buddy.free_run(run.start, run.pages) });
+        let freed = quietly(|| unsafe { buddy.free_run(run.start(), run.pages()) });
         self.panics += usize::from(freed.is_none());
     }
 
@@ -393,5 +393,5 @@ fn a_panic_while_a_run_shrinks_aborts() {
     let run = buddy.allocate_run(700, Order::ZERO).expect("free");
     left.store(1, Ordering::Relaxed);
     // SAFETY: the run is ours; frames are only numbers.
-    let _ = quietly(|| unsafe { buddy.resize_run(run.start, 700, 100) });
+    let _ = quietly(|| unsafe { buddy.resize_run(run.start(), 700, 100) });
 }

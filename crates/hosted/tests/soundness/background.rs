@@ -1,4 +1,5 @@
-//! A thread whose owner goes while it runs; one that drops its own owner is in `tests/own_owner.rs`.
+//! A thread whose owner is dropped while it runs. `tests/own_owner.rs` has the thread that drops
+//! its own owner.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};

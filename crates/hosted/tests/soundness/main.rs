@@ -1,6 +1,7 @@
-//! Safe calls cannot break memory safety: owners that are dropped where nobody expects it, callbacks that panic.
+//! Safe calls cannot break memory safety, also when an owner is dropped in an unusual place or a
+//! callback panics.
 //!
-//! What the types refuse is shown by `compile_fail` examples beside the items.
+//! `compile_fail` examples beside the items show the code that the types reject.
 
 mod background;
 mod fork;

@@ -1,4 +1,4 @@
-//! Pages: hooks that panic, and content that is called zero.
+//! Pages: hooks that panic, and sizes of the space.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -6,15 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use hosted::Pages;
 use page_frame::{Order, PAGE_SIZE, PageSource};
 
-/// A hook that panics is outside the gate, and after the free.
+/// A hook that panics runs outside the fork lock, when the block is free.
 #[test]
-fn a_fall_hook_that_panics_leaves_the_pages_whole() {
+fn a_trim_hook_that_panics_leaves_the_pages_whole() {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
     let hook = || {
         CALLS.fetch_add(1, Ordering::Relaxed);
         panic!("when use falls");
     };
-    let pages = Pages::with_space(1 << 30).expect("address space").with_fall_hook(hook);
+    let pages = Pages::with_space(1 << 30).expect("address space").with_trim_hook(hook);
     let order = Order::new(9).expect("small");
     let blocks: Vec<_> = (0..40).map(|_| pages.allocate(order).expect("2 MiB")).collect();
     for block in blocks {

@@ -3,8 +3,8 @@
 use hosted::Threads;
 use page_frame::Cpu;
 
-/// Masking is safe, so that it may be done any number of times; a depth of eight bits would run over, in debug builds by a panic,
-/// and elsewhere it would read as outside.
+/// Masking is a safe call, so code may do it any number of times. A depth of eight bits would
+/// overflow: a panic in debug builds, and elsewhere the thread would count as outside.
 ///
 /// Mutation seen to fail: a depth of a byte.
 #[test]

@@ -228,7 +228,7 @@ unsafe impl ObjectTarget for Stack {
 
     #[inline]
     fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        let layout = Layout::from_size_align(bytes, OBJECT_ALIGN).map_err(|_| OutOfMemory)?;
+        let layout = Layout::from_size_align(bytes, OBJECT_ALIGN)?;
         match self.kmalloc().allocate(layout) {
             Err(OutOfMemory) if self.reclaim() => self.kmalloc().allocate(layout),
             start => start,

@@ -1,6 +1,6 @@
 //! Fuzzes boot memory maps: `cargo +nightly fuzz run memory_map` in `crates/page-frame`.
 //!
-//! What is done with the bytes, and what must hold, is in `../memory_map.rs`, which `tests/corpus.rs` shares.
+//! `../memory_map.rs` interprets the bytes and checks the outcome; `tests/corpus.rs` shares it.
 #![no_main]
 
 #[path = "../memory_map.rs"]

@@ -1,13 +1,13 @@
-//! A counter that CPUs change without meeting each other.
+//! A counter whose shards lie on different cache lines, so that CPUs do not contend for one.
 
 use crossbeam_utils::CachePadded;
 
-use super::{AtomicIsize, Ordering};
+use super::atomic::{AtomicIsize, Ordering};
 
-/// A signed counter in `SHARDS` cache lines. Adding touches one line; reading sums all of them.
+/// A signed counter in `SHARDS` cache lines. Adding changes one line; reading sums all of them.
 ///
-/// The sum is exact when nobody adds meanwhile, and otherwise some value between the exact ones before and after, give
-/// or take the additions in flight.
+/// The sum is exact while no CPU adds. Otherwise it contains each addition that ended before the
+/// call and none that began after it.
 ///
 /// ```
 /// let counter = page_frame::sync::ShardedCounter::<4>::new();
@@ -26,9 +26,9 @@ impl<const SHARDS: usize> ShardedCounter<SHARDS> {
         Self { shards: core::array::from_fn(|_| CachePadded::new(AtomicIsize::new(0))) }
     }
 
-    /// Adds `amount` to the shard that `hint` (a CPU's number) falls on. One atomic addition.
+    /// Adds `amount` to shard `hint % SHARDS`; `hint` is a CPU's number. One atomic addition.
     pub fn add(&self, hint: usize, amount: isize) {
-        // Relaxed: a statistic; nothing is published by it.
+        // Relaxed: a statistic, which publishes nothing.
         self.shards[hint % SHARDS].fetch_add(amount, Ordering::Relaxed);
     }
 

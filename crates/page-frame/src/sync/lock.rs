@@ -2,6 +2,8 @@
 
 use core::ops::{Deref, DerefMut};
 
+use super::model::const_unless_loom;
+
 #[cfg(loom)]
 type Mutex<T> = loom::sync::Mutex<T>;
 #[cfg(not(loom))]
@@ -14,8 +16,8 @@ type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 
 /// A mutual-exclusion lock that spins while it waits and holds the data it protects.
 ///
-/// It does not mask interrupts. What an interrupt may want too is in a [`IrqLock`](crate::IrqLock), which is taken with them
-/// masked, and for which nested code never waits.
+/// It does not mask interrupts. Data that interrupt handlers use too belongs in an
+/// [`IrqLock`](crate::IrqLock).
 ///
 /// ```
 /// use page_frame::sync::Lock;
@@ -29,7 +31,7 @@ type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
 pub struct Lock<T>(Mutex<T>);
 
 impl<T> Lock<T> {
-    crate::const_unless_loom! {
+    const_unless_loom! {
         /// Wraps `value` in an open lock.
         pub fn new(value: T) -> Self {
             Self(Mutex::new(value))
@@ -56,14 +58,14 @@ impl<T> Lock<T> {
         return self.0.try_lock().ok().map(Guard);
     }
 
-    /// Taking a lock is a read-modify-write, of which benches that count them are told.
+    /// Counts the read-modify-write of taking the lock.
     #[inline(always)]
     fn tell(&self) {
         #[cfg(all(not(loom), feature = "counted"))]
-        super::counted::tell(self);
+        super::atomic::tell(self);
     }
 
-    /// Returns the data; the exclusive reference proves that nobody holds the lock.
+    /// Returns the data; the exclusive reference proves that the lock is free.
     pub fn get_mut(&mut self) -> &mut T {
         #[cfg(not(loom))]
         return self.0.get_mut();
@@ -74,7 +76,7 @@ impl<T> Lock<T> {
 
 /// Access to the data of a [`Lock`]; dropping it releases the lock.
 #[derive(Debug)]
-#[must_use = "the lock is released at once when its guard is dropped"]
+#[must_use = "dropping the guard releases the lock at once"]
 pub struct Guard<'a, T>(MutexGuard<'a, T>);
 
 impl<T> Deref for Guard<'_, T> {

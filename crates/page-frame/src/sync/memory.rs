@@ -1,11 +1,12 @@
-//! The one way from raw memory to atomics.
+//! Making atomics of raw memory.
 
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
-use super::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize};
+use super::atomic::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize};
 
-/// A type for which all-zero bytes are a value outside loom, and which can be built as that value under loom.
+/// A type for which all-zero bytes are a value outside loom, and which can be built as that value
+/// under loom.
 ///
 /// # Safety
 /// 1. Outside loom, all-zero bytes are a valid value of the type, equal to `zero()`.
@@ -16,7 +17,8 @@ pub unsafe trait Zeroable: Sized {
 
 macro_rules! zeroable {
     ($($atomic:ty),*) => {$(
-        // SAFETY: clause 1: outside loom `core` guarantees the atomic the same bit validity as the integer it holds.
+        // SAFETY: clause 1: outside loom `core` guarantees the atomic the same bit validity as the
+        // integer it holds.
         unsafe impl Zeroable for $atomic {
             fn zero() -> Self {
                 Self::new(0)
@@ -27,42 +29,47 @@ macro_rules! zeroable {
 
 zeroable!(AtomicIsize, AtomicU8, AtomicU16, AtomicU32, AtomicUsize);
 
-// SAFETY: clause 1: outside loom an `AtomicPtr` has the bit validity of a raw pointer, and zero is the null pointer.
+// SAFETY: clause 1: outside loom an `AtomicPtr` has the bit validity of a raw pointer, and zero is
+// the null pointer.
 unsafe impl<T> Zeroable for AtomicPtr<T> {
     fn zero() -> Self {
         Self::new(core::ptr::null_mut())
     }
 }
 
-// SAFETY: clause 1: an array is its elements side by side, each valid when zero.
+// SAFETY: clause 1: the bytes of an array are those of its elements, for each of which zero is
+// valid.
 unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {
     fn zero() -> Self {
         core::array::from_fn(|_| T::zero())
     }
 }
 
-/// Exchanges the byte at `place` from `from` to `to`, atomically (SeqCst: callers compare what two contexts did to one byte).
+/// Exchanges the byte at `place` from `from` to `to`, atomically (SeqCst).
 ///
 /// # Errors
-/// The byte that stood there instead; then nothing has changed.
+/// The byte found instead; the call has changed nothing then.
 ///
 /// # Safety
-/// 1. `place` is valid for reads and writes, written, and used by others at the same time only through this function.
+/// 1. `place` is valid for reads and writes and initialised, and other threads use it at the same
+///    time only through this function.
 pub unsafe fn exchange_byte(place: NonNull<u8>, from: u8, to: u8) -> Result<(), u8> {
-    // SAFETY: clause 1; a byte has no alignment. Not modelled: loom's atomics do not lie in memory of others.
+    // SAFETY: clause 1; a byte needs no alignment. loom does not model it: its atomics cannot lie
+    // in raw memory.
     let byte = unsafe { core::sync::atomic::AtomicU8::from_ptr(place.as_ptr()) };
     let order = core::sync::atomic::Ordering::SeqCst;
     byte.compare_exchange(from, to, order, order).map(|_| ())
 }
 
-/// Turns zeroed memory into `count` values.
+/// Makes a slice of `count` values of zeroed memory.
 ///
-/// Outside loom this writes nothing, so memory that the system gives as zero stays untouched. Under loom it writes
-/// `count` fresh values.
+/// Outside loom this writes nothing, so fresh memory of the system stays untouched. Under loom it
+/// writes `count` fresh values.
 ///
 /// # Safety
-/// 1. `memory` is aligned for `T` and valid for reads and writes of `count * size_of::<T>()` bytes during `'m`.
-/// 2. Those bytes are zero, and nothing else uses them during `'m`.
+/// 1. `memory` is aligned for `T` and valid for reads and writes of `count * size_of::<T>()` bytes
+///    during `'m`.
+/// 2. Those bytes are zero, and no other code uses them during `'m`.
 pub unsafe fn slice_in<'m, T: Zeroable>(memory: NonNull<u8>, count: usize) -> &'m [T] {
     debug_assert!(memory.addr().get() & (align_of::<T>() - 1) == 0);
     debug_assert!(count.checked_mul(size_of::<T>()).is_some());
@@ -71,31 +78,33 @@ pub unsafe fn slice_in<'m, T: Zeroable>(memory: NonNull<u8>, count: usize) -> &'
         for index in 0..count {
             // SAFETY: clause 1: the element lies inside the memory.
             let element = unsafe { first.add(index) };
-            // SAFETY: clauses 1 and 2: valid for writes and used by nobody else.
+            // SAFETY: clauses 1 and 2: valid for writes, and not used by other code.
             unsafe { element.write(T::zero()) };
         }
     }
-    // SAFETY: clauses 1 and 2; the bytes are zero, which `Zeroable` makes a value (under loom, just written).
+    // SAFETY: clauses 1 and 2. The bytes are zero, which is a value by clause 1 of `Zeroable`;
+    // under loom they were just written.
     unsafe { core::slice::from_raw_parts(first.as_ptr(), count) }
 }
 
-/// The same, for values that belong to one owner.
+/// As [`slice_in`], for values that one owner changes.
 ///
 /// # Safety
 /// 1. As for [`slice_in`].
 pub unsafe fn slice_in_mut<'m, T: Zeroable>(memory: NonNull<u8>, count: usize) -> &'m mut [T] {
-    // SAFETY: clause 1: makes values of the memory, as `Zeroable` allows; the shared slice ends here.
+    // SAFETY: clause 1 is that of `slice_in`; the shared slice ends here.
     let _ = unsafe { slice_in::<T>(memory, count) };
-    // SAFETY: clause 1: `count` values, aligned, which nothing else uses during `'m`.
+    // SAFETY: clause 1: `count` initialised values, aligned, which no other code uses during `'m`.
     unsafe { core::slice::from_raw_parts_mut(memory.cast::<T>().as_ptr(), count) }
 }
 
-/// The same for a number of values that is known, as an array: an index that is below it needs no check.
+/// As [`slice_in`], for a constant number of values: the compiler then knows which indices are in
+/// bounds.
 ///
 /// # Safety
 /// 1. As for [`slice_in`].
 pub unsafe fn array_in<'m, T: Zeroable, const COUNT: usize>(memory: NonNull<u8>) -> &'m [T; COUNT] {
-    // SAFETY: clause 1 is theirs.
+    // SAFETY: clause 1 is that of `slice_in`.
     let values = unsafe { slice_in(memory, COUNT) };
-    values.try_into().expect("so many were asked for")
+    values.try_into().expect("the slice has `COUNT` values")
 }

@@ -1,31 +1,41 @@
-//! A lock-free stack from which everything is taken at once.
+//! A lock-free stack whose nodes are all taken at once (a Treiber stack without single pops).
 //!
 //! # Concepts
-//! Nodes are linked through a cell inside themselves. `push` is a compare-exchange loop; `take_all` is one swap. As
-//! nobody ever takes a single node, a node cannot be popped and pushed again between another CPU's look and its
-//! exchange, so the classic ABA problem (Treiber 1986) has no place to happen.
+//! The link of a node lies in a cell inside the node. `push` is a compare-exchange loop; `take_all`
+//! is one swap. There is no pop of a single node, so no node is popped and pushed again between
+//! another CPU's load and its exchange: the ABA problem of Treiber's stack (1986) does not arise.
+//!
+//! [`Linked`] is a trait, not a constant offset: an `unsafe impl` names the field, whose type the
+//! compiler checks, once per node type. An offset would make each construction of a stack unsafe,
+//! and its type unchecked.
 //!
 //! # Invariants
-//! - I1: a node is on at most one stack, at most once; until an iterator has returned it its link belongs to the stack.
+//! - I1: a node is on at most one stack, at most once; until an iterator has returned it its link
+//!   belongs to the stack.
 //!
 //! # Concurrency
-//! Any number of CPUs push and take. The push's Release publishes the link; the take's Acquire sees it.
+//! Any number of CPUs push and take. The push's Release publishes the link; the take's Acquire sees
+//! it.
 
 use core::ptr::NonNull;
 
-use super::{AtomicPtr, Ordering, UnsafeCell};
+use super::atomic::{AtomicPtr, Ordering};
+use super::cell::UnsafeCell;
+use super::model::const_unless_loom;
 
 /// A node with room for a link to the next one.
 ///
 /// # Safety
-/// 1. `link` returns the same cell of the same node each time, and touches nothing that one thread alone may use.
-/// 2. Nobody but the stack uses the cell from the node's push until [`Taken::next`] has returned the node.
+/// 1. `link` returns the same cell of the same node each time, and accesses no data that is not
+///    shared.
+/// 2. Only the stack uses the cell from the node's push until [`Taken::next`] has returned the
+///    node.
 pub unsafe trait Linked: Sized {
     /// Returns the cell that holds the link.
     fn link(&self) -> &UnsafeCell<*mut Self>;
 }
 
-/// A stack of nodes that others own: push one, take all.
+/// A stack of nodes that the stack does not own: push one, take all.
 ///
 /// ```
 /// use page_frame::sync::{Linked, TakeAll, UnsafeCell};
@@ -52,20 +62,21 @@ pub struct TakeAll<T> {
 }
 
 impl<T: Linked> TakeAll<T> {
-    crate::const_unless_loom! {
+    const_unless_loom! {
         /// Makes an empty stack.
         pub fn new() -> Self {
             Self { head: AtomicPtr::new(core::ptr::null_mut()) }
         }
     }
 
-    /// Puts `node` on top. Lock-free; one compare-exchange when nobody else pushes.
+    /// Pushes `node`. Lock-free; one compare-exchange when no other CPU pushes.
     ///
     /// # Safety
     /// 1. `node` is on no stack, and in no [`Taken`] that has yet to return it.
-    /// 2. `node` is valid for shared use until [`Taken::next`] has returned it. It is not enough that
-    ///    [`take_all`](Self::take_all) has been called: the iterator follows the links of nodes that it has not returned.
-    ///    Where a `Taken` is dropped before it has returned the node, the promise ends with that drop.
+    /// 2. `node` is valid for shared use until [`Taken::next`] has returned it. It is not enough
+    ///    that [`take_all`](Self::take_all) has been called: the iterator follows the links of
+    ///    nodes that it has not returned. Where a `Taken` is dropped before it has returned the
+    ///    node, the promise ends with that drop.
     pub unsafe fn push(&self, node: NonNull<T>) {
         // Relaxed: only the compare-exchange below publishes.
         let mut head = self.head.load(Ordering::Relaxed);
@@ -91,11 +102,12 @@ impl<T: Linked> TakeAll<T> {
 
     /// Takes every node. One swap.
     pub fn take_all(&self) -> Taken<T> {
-        // Acquire: pairs with the Release in `push`; the links of all nodes below were written before.
+        // Acquire: pairs with the Release in `push`; the links of all nodes below were written
+        // before.
         Taken { next: self.head.swap(core::ptr::null_mut(), Ordering::Acquire) }
     }
 
-    /// Whether nothing is on the stack at this moment.
+    /// Whether the stack is empty at this moment.
     pub fn is_empty(&self) -> bool {
         // Relaxed: an estimate; `take_all` decides.
         self.head.load(Ordering::Relaxed).is_null()
@@ -110,8 +122,8 @@ impl<T: Linked> Default for TakeAll<T> {
 
 /// The nodes taken from a [`TakeAll`], last pushed first.
 ///
-/// A node's link is read before the node is returned, so the caller may push it again at once. Nodes not iterated are
-/// no longer on the stack.
+/// A node's link is read before the node is returned, so the caller may push it again at once.
+/// Nodes not iterated are no longer on the stack.
 #[derive(Debug)]
 pub struct Taken<T> {
     next: *mut T,

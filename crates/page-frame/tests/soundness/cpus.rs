@@ -1,6 +1,6 @@
-//! Machines: ids that are none, and slots that would lie between two.
+//! Machines: numbers that are no ids, and strides that are not whole lines.
 
-use page_frame::{Cpu, CpuId, SideBySide, SingleCpu, SwitchedCpu};
+use page_frame::{Cpu, CpuId, SingleCpu, SwitchedCpu, WithSlotStride};
 
 #[test]
 fn numbers_beyond_the_last_id_are_refused() {
@@ -13,6 +13,6 @@ fn numbers_beyond_the_last_id_are_refused() {
 }
 
 #[test]
-fn side_by_side_takes_whole_lines() {
-    assert_eq!(SideBySide::<SingleCpu, 128>::SPREAD, 128);
+fn a_slot_stride_is_whole_lines() {
+    assert_eq!(WithSlotStride::<SingleCpu, 128>::SLOT_STRIDE, 128);
 }

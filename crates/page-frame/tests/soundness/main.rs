@@ -1,10 +1,11 @@
-//! Safe calls cannot break memory safety: what panics, re-enters or outlives its scope leaves everything whole.
+//! Safe calls cannot break memory safety, also when a callback panics or re-enters, or when a guard
+//! is forgotten.
 //!
-//! What the types refuse is shown by `compile_fail` examples beside the items.
+//! `compile_fail` examples beside the items show the code that the types reject.
 #![cfg(not(loom))]
 
 mod cpus;
 mod maps;
+mod per_cpu;
 mod shrinkers;
-mod slots;
 mod stack;

@@ -1,10 +1,10 @@
-//! Page maps: sizes that are none, and pages beyond the range.
+//! Page maps: sizes that overflow, and pages beyond the range.
 
 use std::ptr::NonNull;
 
 use page_frame::{Order, PAGE_SIZE, PageMap, PageMapArray, Tag};
 
-/// Mutation seen to fail: products that wrap around, so that less memory than the entries take would do.
+/// Mutation seen to fail: products that wrap around, which give too small a size.
 #[test]
 fn entries_of_too_many_pages_are_refused() {
     let most = usize::MAX / (size_of::<usize>() + 1);

@@ -1,4 +1,4 @@
-//! Shrinkers that panic, take themselves out, or go while they are called.
+//! Shrinkers that panic, unregister themselves, or are unregistered during a call.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
@@ -22,9 +22,9 @@ fn pointer<'a>(shrinker: &'a (dyn Shrink + 'a)) -> NonNull<dyn Shrink + 'a> {
     NonNull::from(shrinker)
 }
 
-/// Mutation seen to fail: `unregister` without a look at the count.
+/// Mutation seen to fail: `unregister` that ignores the count.
 #[test]
-fn a_shrinker_that_is_called_cannot_be_taken_out() {
+fn a_shrinker_cannot_be_unregistered_during_a_call() {
     let (entered, asked) = (Barrier::new(2), Barrier::new(2));
     let member = Calls(|| {
         entered.wait();
@@ -32,7 +32,7 @@ fn a_shrinker_that_is_called_cannot_be_taken_out() {
         3
     });
     let list = ShrinkList::<2>::new();
-    // SAFETY: taken out below, and the only one.
+    // SAFETY: clause 1: unregistered below. Clause 2: the only one.
     unsafe { list.register(pointer(&member)) }.expect("room for two");
     std::thread::scope(|scope| {
         let caller = scope.spawn(|| list.shrink(5));
@@ -48,7 +48,7 @@ fn a_shrinker_that_is_called_cannot_be_taken_out() {
 
 /// Mutation seen to fail: an `unregister` that waits (the test hangs).
 #[test]
-fn a_shrinker_may_ask_to_go_while_it_is_called() {
+fn a_shrinker_may_try_to_unregister_itself_during_a_call() {
     static LIST: ShrinkList<1> = ShrinkList::new();
     struct Leaving;
     impl Shrink for Leaving {
@@ -61,7 +61,7 @@ fn a_shrinker_may_ask_to_go_while_it_is_called() {
             1
         }
     }
-    // SAFETY: taken out below, and the only one.
+    // SAFETY: clause 1: unregistered below. Clause 2: the only one.
     unsafe { LIST.register(pointer(&Leaving)) }.expect("room for one");
     assert_eq!(LIST.shrink(1), 1);
     assert_eq!(LIST.unregister(pointer(&Leaving)), Ok(true));
@@ -69,10 +69,10 @@ fn a_shrinker_may_ask_to_go_while_it_is_called() {
 
 /// Mutation seen to fail: `Call` without `Drop`.
 #[test]
-fn a_shrinker_that_panics_can_be_taken_out() {
+fn a_shrinker_that_panicked_can_be_unregistered() {
     let member = Calls(|| panic!("while pages are asked back"));
     let list = ShrinkList::<1>::new();
-    // SAFETY: taken out below, and the only one.
+    // SAFETY: clause 1: unregistered below. Clause 2: the only one.
     unsafe { list.register(pointer(&member)) }.expect("room for one");
     assert!(catch_unwind(AssertUnwindSafe(|| list.shrink(1))).is_err());
     assert_eq!(list.unregister(pointer(&member)), Ok(true));

@@ -37,8 +37,8 @@ pub(super) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> R
     }
     // Not the canary itself: reports are read by many, and the secret is shared by all objects.
     let first = (found ^ expected).to_ne_bytes().iter().position(|byte| *byte != 0);
-    let at = object.addr().get() + size + first.unwrap_or(0);
-    Err(Fault::new(FaultKind::Overflow, object.addr().get(), object.addr().get() + size, at))
+    let changed = object.addr().get() + size + first.unwrap_or(0);
+    Err(Fault::at_address(FaultKind::Overflow { changed }, object.addr().get()))
 }
 
 const fn expected_at(address: usize, secret: usize) -> usize {

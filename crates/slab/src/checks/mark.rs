@@ -60,7 +60,6 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let links = unsafe { Links::of(record, geometry) };
         // SAFETY: `find` says that it has this object.
         let changed = unsafe { links.change_mark(index, from, to) };
-        changed
-            .map_err(|found| Fault::new(otherwise, object.addr().get(), from.into(), found.into()))
+        changed.map_err(|_| Fault::at_address(otherwise, object.addr().get()))
     }
 }

@@ -188,7 +188,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         object: NonNull<u8>,
         place: usize,
     ) -> Result<(NonNull<Record>, usize), Fault> {
-        self.find(place).map_err(|fault| Fault { address: object.addr().get(), ..fault })
+        self.find(place).map_err(|fault| fault.with_address(object.addr().get()))
     }
 
     /// Prepares the free objects of a fresh slab.

@@ -26,9 +26,9 @@ pub(super) unsafe fn check(object: NonNull<u8>, size: usize) -> Result<(), Fault
     // SAFETY: clause 1: `fill` has written them all.
     match unsafe { first_other(object.as_ptr(), size, PATTERN) } {
         None => Ok(()),
-        Some(at) => {
+        Some(changed) => {
             let address = object.addr().get();
-            Err(Fault::new(FaultKind::WriteAfterFree, address, PATTERN.into(), at))
+            Err(Fault::at_address(FaultKind::WriteAfterFree { changed }, address))
         }
     }
 }

@@ -33,9 +33,9 @@ pub(super) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(),
     let behind = (object.as_ptr().wrapping_add(padding.behind()), padding.end() - padding.behind());
     for (start, bytes) in zones.into_iter().chain([behind]) {
         // SAFETY: clause 1: both lie in the object's place.
-        if let Some(at) = unsafe { first_other(start, bytes, PATTERN) } {
+        if let Some(changed) = unsafe { first_other(start, bytes, PATTERN) } {
             let object = object.addr().get();
-            return Err(Fault::new(FaultKind::Overflow, object, PATTERN.into(), at));
+            return Err(Fault::at_address(FaultKind::Overflow { changed }, object));
         }
     }
     Ok(())

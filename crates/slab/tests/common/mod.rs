@@ -88,11 +88,13 @@ unsafe impl PageSource for Published {
     }
 }
 
-page_frame::forward_page_map!(
-    impl[] for Published, |this| this.map,
-    // SAFETY: clause 1: the field, always.
-    unsafe { page_frame::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl page_frame::ForwardPageMap for Published {
+    #[inline(always)]
+    fn page_map(&self) -> &impl page_frame::PageMap {
+        &self.map
+    }
+}
 
 /// Calls back whenever it is asked for pages or given some: what holds a lock then would hang or fail.
 pub struct CallingBack<'a, P> {
@@ -125,8 +127,10 @@ unsafe impl<P: PageSource> PageSource for CallingBack<'_, P> {
     }
 }
 
-page_frame::forward_page_map!(
-    impl['a, P: PageMap] for CallingBack<'a, P>, |this| this.source,
-    // SAFETY: clause 1: the field, always.
-    unsafe { page_frame::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl<'a, P: PageMap> page_frame::ForwardPageMap for CallingBack<'a, P> {
+    #[inline(always)]
+    fn page_map(&self) -> &impl page_frame::PageMap {
+        &self.source
+    }
+}

@@ -57,11 +57,13 @@ unsafe impl page_frame::PageSource for Shared {
         unsafe { page_frame::PageSource::free(&*self.0, block) }
     }
 }
-page_frame::forward_page_map!(
-    impl[] for Shared, |this| *this.0,
-    // SAFETY: clause 1: the arena of the field, always.
-    unsafe { page_frame::SameMap::promised() }
-);
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl page_frame::ForwardPageMap for Shared {
+    #[inline(always)]
+    fn page_map(&self) -> &impl page_frame::PageMap {
+        &*self.0
+    }
+}
 
 /// Three objects of 2,104 bytes in a slab of two pages, two in a magazine.
 fn with_cache(test: impl FnOnce(&Registry<Shared, Machine>, Cache<Shared, Machine>)) {

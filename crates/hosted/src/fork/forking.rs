@@ -1,0 +1,112 @@
+//! `fork` in programs with threads: the allocators are whole in parent and child.
+//!
+//! # Concepts
+//! Before the fork, [`Forking::begin`] acquires the fork lock (`lock.rs`): no other thread holds a
+//! lock of the allocators or is in a page source. Then it freezes all per-CPU slots, so that no
+//! thread is inside one. In the parent, all threads then continue. The child has only the thread
+//! that forked: the numbers of the other threads are free there, and the next thread that gets one
+//! finds its magazines.
+//!
+//! A process with one thread skips all of that. Objects that another thread held outside of slots
+//! and locks at that moment (a magazine on its way to the depot) leak in the child.
+
+use core::marker::PhantomData;
+
+use page_frame::Frozen;
+
+use crate::fork::lock;
+use crate::pages::Pages;
+use crate::{threads, tls};
+
+/// A fork that is about to happen: between the handlers that run before it and those that run after
+/// it. `G` is the guard that keeps the caches' slots frozen.
+///
+/// Dropping it lets all threads continue. It stays in the thread that began it, which is the one to
+/// call `fork`.
+///
+/// ```
+/// # let pages = hosted::Pages::with_space(1 << 30)?;
+/// let freeze_caches = || (); // for example `registry.freeze_slots(own)`
+/// let forking = hosted::Forking::begin(&pages, freeze_caches);
+/// // Here the thread calls `fork`; then, in the parent:
+/// forking.end_in_parent();
+/// # Ok::<(), hosted::OsError>(())
+/// ```
+///
+/// ```compile_fail,E0277
+/// fn is_send<T: Send>() {}
+/// is_send::<hosted::Forking<'static, ()>>();
+/// ```
+#[must_use = "dropping it lets all threads continue at once"]
+pub struct Forking<'a, G> {
+    /// `None` where there was no thread to keep out. Dropped in this order, the lock last.
+    frozen: Option<(Frozen<'a>, G)>,
+    lock: Held,
+    _not_send: PhantomData<*mut ()>,
+}
+
+/// The fork lock, held by this thread. Dropping it releases the lock, also when a freeze panics.
+struct Held;
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock::release();
+    }
+}
+
+impl<'a, G> Forking<'a, G> {
+    /// Keeps all other threads out of the allocators; `freeze_caches` freezes the slots of the
+    /// caches above `pages`. The thread that will call `fork` calls this before.
+    ///
+    /// # Panics
+    /// When the thread has begun a fork already: it would wait for itself.
+    pub fn begin(pages: &'a Pages, freeze_caches: impl FnOnce() -> G) -> Self {
+        assert!(!lock::is_held_by_caller(), "this thread has begun a fork already");
+        let own = tls::number();
+        let own_bit = own.map_or(0, |number| 1 << number);
+        let must_freeze = lock::acquire(own, || threads::taken() != own_bit);
+        let lock = Held;
+        let frozen = must_freeze.then(|| {
+            let caches = freeze_caches();
+            (pages.freeze_slots(), caches)
+        });
+        Self { frozen, lock, _not_send: PhantomData }
+    }
+
+    /// Lets all threads continue, in the parent.
+    pub fn end_in_parent(self) {
+        drop(self);
+    }
+
+    /// Frees the thread numbers of the threads that are not in the child, in the child, and calls
+    /// `forget_others` to clear the marks of those threads in the caches' slots
+    /// ([`PerCpu::forget_others`](page_frame::PerCpu::forget_others)). The slots are frozen during
+    /// that call, by a guard from a system that can fence.
+    ///
+    /// Where the system could not fence, a thread may have been inside a slot all the same. Then
+    /// the slots stay frozen in the child for ever, and it works without them.
+    ///
+    /// # Safety
+    /// 1. The process is a child that was forked since this began, by the thread that began it, and
+    ///    the caller is its only thread.
+    pub unsafe fn end_in_child(self, forget_others: impl FnOnce()) {
+        let Self { frozen, lock, .. } = self;
+        let own = tls::number();
+        if let Some((pages, caches)) = frozen {
+            threads::forget_others();
+            if pages.is_fenced() {
+                forget_others();
+            } else {
+                core::mem::forget((pages, caches));
+            }
+        }
+        lock::release_in_child(own);
+        drop(lock);
+    }
+}
+
+impl<G> core::fmt::Debug for Forking<'_, G> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Forking").field("frozen", &self.frozen.is_some()).finish_non_exhaustive()
+    }
+}

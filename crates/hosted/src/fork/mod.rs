@@ -1,0 +1,4 @@
+//! `fork` in programs with threads.
+
+pub(crate) mod forking;
+pub(crate) mod lock;

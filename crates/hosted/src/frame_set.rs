@@ -1,0 +1,128 @@
+//! A set of frames: one bit for each frame of a range.
+//!
+//! `Pages` has one for its committed frames, and two for areas, which it numbers like frames.
+//!
+//! # Concurrency
+//! The owner of a frame changes its bit. Relaxed: the transfer of the frame between CPUs orders the
+//! changes.
+
+use core::ptr::NonNull;
+
+use page_frame::sync::{AtomicUsize, Ordering, slice_in};
+use page_frame::{FrameNumber, FrameRange};
+
+const WORD_BITS: usize = usize::BITS as usize;
+
+/// A set of frames of one range.
+#[derive(Debug)]
+pub(crate) struct FrameSet {
+    first: usize,
+    words: &'static [AtomicUsize],
+}
+
+impl FrameSet {
+    /// Returns the bytes that a set for `frames` needs, a multiple of 64.
+    pub(crate) fn bytes(frames: FrameRange) -> usize {
+        (Self::words(frames) * size_of::<AtomicUsize>()).next_multiple_of(64)
+    }
+
+    /// Makes an empty set for `frames`. Writes no memory.
+    ///
+    /// # Safety
+    /// 1. `memory` is zero, aligned to 64 bytes, and valid for reads and writes of
+    ///    [`bytes(frames)`](Self::bytes) bytes as long as the value lives. No other code uses it.
+    pub(crate) unsafe fn new_in(memory: NonNull<u8>, frames: FrameRange) -> Self {
+        // SAFETY: clauses 1 and 2 of `slice_in` are clause 1.
+        let words = unsafe { slice_in(memory, Self::words(frames)) };
+        Self { first: Self::first(frames), words }
+    }
+
+    /// Returns the frame of the first bit: a multiple of the word, so that a word covers an aligned
+    /// block of frames.
+    fn first(frames: FrameRange) -> usize {
+        frames.start.get() & !(WORD_BITS - 1)
+    }
+
+    fn words(frames: FrameRange) -> usize {
+        (frames.end.get() - Self::first(frames)).div_ceil(WORD_BITS)
+    }
+
+    /// Adds the frames of `range`; returns how many were in the set before.
+    #[inline]
+    pub(crate) fn insert(&self, range: FrameRange) -> usize {
+        self.each(range, |word, bits| {
+            // A load first: most frames are in the set already.
+            let before = word.load(Ordering::Relaxed);
+            if before & bits != bits {
+                word.fetch_or(bits, Ordering::Relaxed);
+            }
+            before & bits
+        })
+    }
+
+    /// Removes the frames of `range`; returns how many were in the set.
+    pub(crate) fn remove(&self, range: FrameRange) -> usize {
+        self.each(range, |word, bits| word.fetch_and(!bits, Ordering::Relaxed) & bits)
+    }
+
+    /// Returns how many frames of `range` are in the set.
+    #[inline]
+    pub(crate) fn count(&self, range: FrameRange) -> usize {
+        self.each(range, |word, bits| word.load(Ordering::Relaxed) & bits)
+    }
+
+    #[inline]
+    fn each(&self, range: FrameRange, visit: impl Fn(&AtomicUsize, usize) -> usize) -> usize {
+        let (mut at, end) = (range.start.get() - self.first, range.end.get() - self.first);
+        let mut found = 0;
+        while at < end {
+            let bit = at % WORD_BITS;
+            let count = (WORD_BITS - bit).min(end - at);
+            let bits = if count == WORD_BITS { usize::MAX } else { ((1 << count) - 1) << bit };
+            found += visit(&self.words[at / WORD_BITS], bits).count_ones() as usize;
+            at += count;
+        }
+        found
+    }
+
+    /// Iterates over the aligned blocks of `frames` frames (a power of two) in `range` that have
+    /// any frame of the set.
+    pub(crate) fn blocks(
+        &self,
+        range: FrameRange,
+        frames: usize,
+    ) -> impl Iterator<Item = FrameRange> {
+        let first = range.start.get().next_multiple_of(frames);
+        (first..range.end.get() + 1 - frames.min(range.frames())).step_by(frames).filter_map(
+            move |start| {
+                let end = FrameNumber::new(start + frames);
+                let block = FrameRange::new(FrameNumber::new(start), end);
+                (block.end <= range.end && self.count(block) > 0).then_some(block)
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn range(start: usize, end: usize) -> FrameRange {
+        FrameRange::new(FrameNumber::new(start), FrameNumber::new(end))
+    }
+
+    #[test]
+    fn frames_are_counted_across_words() {
+        let memory = crate::Mapped::reserve(FrameSet::bytes(range(100, 1000))).expect("a page");
+        // SAFETY: clause 1: a fresh mapping of that size: zero, and dropped after the set.
+        let set = unsafe { FrameSet::new_in(memory.start(), range(100, 1000)) };
+        assert_eq!(set.insert(range(100, 300)), 0);
+        assert_eq!(set.insert(range(250, 310)), 50);
+        assert_eq!(set.count(range(100, 1000)), 210);
+        assert_eq!(set.remove(range(128, 192)), 64);
+        assert_eq!(set.count(range(100, 1000)), 146);
+        let starts: Vec<_> =
+            set.blocks(range(100, 1000), 64).map(|block| block.start.get()).collect();
+        assert_eq!(starts, [192, 256]);
+    }
+}

@@ -1,0 +1,116 @@
+//! Building [`Pages`]: the address space, the metadata, and the options.
+
+use buddy::{Mode, ZeroedMemory};
+use page_frame::sync::Lock;
+use page_frame::{FrameRange, PAGE_SIZE};
+use rustix::process::{Resource, getrlimit};
+
+use super::{Frames, Pages, later_sections_bytes};
+use crate::frame_set::FrameSet;
+use crate::os_error::OsError;
+use crate::purge::policy::PurgePolicy;
+use crate::purge::trim::TrimPolicy;
+use crate::space::Space;
+use crate::space::mapping::Mapped;
+use crate::thp::areas;
+use crate::thp::scan::Thp;
+use crate::threads::Threads;
+use crate::tls::THREAD_SLOTS;
+
+/// The most address space, and the least that is tried.
+const MOST_BYTES: usize = 1 << 40;
+const LEAST_BYTES: usize = 16 << 20;
+
+impl Pages {
+    /// Reserves address space and builds the allocator in it. A handful of system calls; commits
+    /// only metadata.
+    ///
+    /// # Errors
+    /// The error of `mmap`, when there is no address space even for 16 MiB.
+    pub fn new() -> Result<Self, OsError> {
+        let mut bytes = MOST_BYTES;
+        if let Some(limit) = getrlimit(Resource::As).current {
+            // A quarter: the program itself and the page map need address space too.
+            bytes = bytes.min((limit as usize / 4).max(LEAST_BYTES));
+            bytes = 1 << bytes.ilog2();
+        }
+        loop {
+            match Self::with_space(bytes) {
+                Err(error) if bytes <= LEAST_BYTES => return Err(error),
+                Err(_) => bytes /= 2,
+                Ok(pages) => return Ok(pages),
+            }
+        }
+    }
+
+    /// Builds the allocator in `bytes` bytes of address space, a power of two, at least a page.
+    ///
+    /// # Errors
+    /// The error of `mmap`, or `EINVAL` for other sizes: areas and sections are aligned parts of
+    /// the space.
+    pub fn with_space(bytes: usize) -> Result<Self, OsError> {
+        if !bytes.is_power_of_two() || bytes < PAGE_SIZE {
+            return Err(OsError::INVALID);
+        }
+        let space = Space::reserve(bytes)?;
+        let (all, first) = (space.mapping().frames(), space.sections().first());
+        let invalid = |_| OsError::INVALID;
+        let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
+        let buddy_bytes = layout.map_err(invalid)?.size().next_multiple_of(64);
+        // One mapping for all of it: the buddy's first, the sets of frames and areas, and at the
+        // end what later sections need.
+        let areas = areas::numbers(all);
+        let (frame_bytes, area_bytes) = (FrameSet::bytes(all), FrameSet::bytes(areas));
+        let sets_bytes = frame_bytes + 2 * area_bytes;
+        let metadata = Mapped::reserve(buddy_bytes + sets_bytes + later_sections_bytes(&space))?;
+        metadata.exclude_from_dumps();
+        metadata.forbid_huge_anywhere();
+        let set = |offset: usize, of: FrameRange| {
+            // SAFETY: within the mapping.
+            let memory = unsafe { metadata.start().add(buddy_bytes + offset) };
+            // SAFETY: clause 1: fresh, so zero, and a part for each set, of `bytes` bytes; dropped
+            // with the mapping.
+            unsafe { FrameSet::new_in(memory, of) }
+        };
+        let committed = set(0, all);
+        let thp = Thp::new(set(frame_bytes, areas), set(frame_bytes + area_bytes, areas));
+        let (start, map) = (metadata.start(), space.mapping().direct_map());
+        let ranges = [first];
+        // SAFETY: the mapping is fresh, so zero and ours. It is dropped after the buddy.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(start, buddy_bytes) };
+        // SAFETY: the space is fresh, so no other code uses it, and is dropped after the buddy.
+        // `map` covers it; `first` is open.
+        let buddy =
+            unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Cached) };
+        Ok(Self {
+            buddy: buddy.map_err(invalid)?,
+            committed,
+            purge_policy: PurgePolicy::new(),
+            trim_policy: TrimPolicy::new(),
+            thp,
+            maintenance: Lock::new(()),
+            metadata,
+            space,
+        })
+    }
+
+    /// Calls `hook` when the program uses less and less: each time a sixth of the pages that were
+    /// in use, and at least 1 MiB, was freed. The hook makes the caches above shrink, each object
+    /// of which may hold a page.
+    ///
+    /// A free calls it with no lock held; it may free pages and allocate.
+    pub fn with_trim_hook(self, hook: fn()) -> Self {
+        Self { trim_policy: self.trim_policy.with_hook(hook), ..self }
+    }
+
+    /// Keeps freed memory for the process: only [`purge`](Self::purge) and [`decay`](Self::decay)
+    /// release any.
+    pub fn without_purging(self) -> Self {
+        Self { purge_policy: self.purge_policy.without_purging(), ..self }
+    }
+
+    /// Returns the bytes of address space.
+    pub const fn space_bytes(&self) -> usize {
+        self.space.mapping().bytes()
+    }
+}

@@ -1,0 +1,181 @@
+//! The pages of this process: a buddy allocator over address space that is reserved once and backed
+//! on demand.
+//!
+//! # Concepts
+//! - The **space** is address space for all pages that there will ever be: 1 TiB where the system
+//!   agrees, less elsewhere. It costs nothing, and the page map covers all of it, so that one
+//!   comparison tells whether an address is ours.
+//! - The buddy begins with one **section** of the space (1 GiB) and gets the next one when it runs
+//!   out. A run of more than half a section is a **multi-section run**: it takes whole sections of
+//!   its own, from the end of the space.
+//! - A frame is **committed** from its first allocation until it is purged. A block without a
+//!   committed frame reads as zero.
+//! - A free purges when too many idle pages are there (`purge`); an allocation scans for huge pages
+//!   now and then (`thp`).
+//!
+//! # Concurrency
+//! Allocating and freeing are as concurrent as the buddy. The table of sections has a lock. Purges
+//! and scans exclude each other by the maintenance lock, which is only tried. Every call is inside
+//! the fork lock, so that a child finds nothing half done.
+//!
+//! # Invariants
+//! - I1: a frame that is not committed reads as zero. So no code outside this folder may free
+//!   frames to the buddy.
+
+mod build;
+mod purge;
+mod runs;
+
+use core::ptr::NonNull;
+
+use buddy::{Buddy, ZeroedMemory};
+use page_frame::sync::Lock;
+use page_frame::{
+    CpuId, DirectMap, ForwardPageMap, FrameNumber, FrameRange, Frozen, Order, OutOfMemory,
+    PageBlock, PageMap, PageSource,
+};
+
+use crate::fork::lock::Inside;
+use crate::frame_set::FrameSet;
+use crate::purge::policy::PurgePolicy;
+use crate::purge::trim::TrimPolicy;
+use crate::space::Space;
+use crate::space::mapping::Mapped;
+use crate::thp::scan::Thp;
+use crate::threads::Threads;
+use crate::tls;
+
+type Frames = Buddy<'static, DirectMap, Threads>;
+
+/// Pages of this process, for caches and for memory of any size.
+///
+/// Dropping it unmaps everything.
+///
+/// ```
+/// use hosted::Pages;
+/// use page_frame::{Order, PageSource};
+/// let pages = Pages::new()?;
+/// let block = pages.allocate(Order::ZERO)?;
+/// assert!(block.is_zero()); // fresh from the system
+/// // SAFETY: ours, and not used any more.
+/// unsafe { pages.free(block) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Pages {
+    /// Private by I1.
+    buddy: Frames,
+    /// The frames that the system may have put memory behind.
+    committed: FrameSet,
+    pub(crate) purge_policy: PurgePolicy,
+    pub(crate) trim_policy: TrimPolicy,
+    pub(crate) thp: Thp,
+    /// Held by the thread that purges or scans.
+    pub(crate) maintenance: Lock<()>,
+    /// The metadata of all of the above; at its end that of the sections that the buddy may get
+    /// later.
+    pub(crate) metadata: Mapped,
+    pub(crate) space: Space,
+}
+
+// SAFETY: clause 1: the buddy keeps it, over frames of our mapping that were opened before it got
+// them. Clause 2: the buddy keeps it, and nothing after its `free` unwinds but the trim hook, which
+// runs when the block is free.
+unsafe impl PageSource for Pages {
+    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        let _inside = Inside::enter();
+        let block = loop {
+            match self.buddy.allocate(order) {
+                Err(_) if self.grow() => {}
+                outcome => break outcome?,
+            }
+        };
+        let (start, order) = block.into_raw();
+        let is_zero = self.commit(frames_of(start, order.pages()));
+        // SAFETY: clauses 1 and 2: the parts of the buddy's block. Clause 3: I1.
+        Ok(unsafe { PageBlock::from_raw(start, order, is_zero) })
+    }
+
+    #[track_caller]
+    unsafe fn free(&self, block: PageBlock) {
+        let inside = Inside::enter();
+        self.note_freed(frames_of(block.start(), block.pages()));
+        // SAFETY: the caller's clauses: the block came from the buddy.
+        unsafe { self.buddy.free(block) };
+        self.purge_if_due();
+        drop(inside);
+        self.trim_after_free();
+    }
+}
+
+// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+unsafe impl ForwardPageMap for Pages {
+    #[inline(always)]
+    fn page_map(&self) -> &impl PageMap {
+        &self.buddy
+    }
+}
+
+impl Pages {
+    /// Adds the next section to the buddy; whether there was one.
+    #[cold]
+    fn grow(&self) -> bool {
+        self.space.grow(|number, range| {
+            let bytes = Frames::section_layout().size();
+            let offset = self.metadata.bytes() - later_sections_bytes(&self.space);
+            let offset = (offset + (number - 1) * bytes).next_multiple_of(64);
+            // SAFETY: behind the buddy's own metadata, where there is room for each section but the
+            // first.
+            let metadata = unsafe { self.metadata.start().add(offset) };
+            // SAFETY: zero, aligned to 64, and used once: each number has its own part, and a
+            // failed `add_section` writes nothing.
+            let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, bytes) };
+            // SAFETY: clause 1: the frames are free address space of ours, which `Space::grow` has
+            // opened.
+            unsafe { self.buddy.add_section(metadata, range) }.is_ok()
+        })
+    }
+
+    /// Counts `range` as allocated and committed; whether none of it was committed before, so that
+    /// it reads as zero (I1).
+    #[inline]
+    fn commit(&self, range: FrameRange) -> bool {
+        let committed = self.committed.insert(range);
+        self.trim_policy.note_allocated(range.frames());
+        self.purge_policy.note_allocated(range.frames(), committed);
+        self.scan_after(range.frames());
+        committed == 0
+    }
+
+    /// Counts `range`, which is about to be freed, as idle.
+    #[inline]
+    fn note_freed(&self, range: FrameRange) {
+        self.trim_policy.note_freed(range.frames());
+        self.purge_policy.note_freed(self.committed.count(range));
+    }
+
+    /// Purges if there are too many idle pages.
+    #[inline]
+    fn purge_if_due(&self) {
+        if self.purge_policy.is_due() {
+            self.purge_surplus();
+        }
+    }
+
+    /// Keeps all threads out of the buddy's per-CPU slots while the guard lives, see
+    /// [`Forking`](crate::Forking).
+    pub(crate) fn freeze_slots(&self) -> Frozen<'_> {
+        self.buddy.freeze_slots(tls::number().map(|number| CpuId::new(number as u32)))
+    }
+}
+
+/// Returns the bytes of metadata for all sections that the buddy may get later.
+fn later_sections_bytes(space: &Space) -> usize {
+    let layout = Frames::section_layout();
+    space.sections().later() * layout.size() + layout.align()
+}
+
+fn frames_of(start: NonNull<u8>, pages: usize) -> FrameRange {
+    let first = FrameNumber::containing(start.addr().get());
+    FrameRange::new(first, FrameNumber::new(first.get() + pages))
+}

@@ -1,0 +1,140 @@
+//! Runs of [`Pages`]: the buddy's, and multi-section runs beyond what the buddy can serve.
+
+use core::ptr::NonNull;
+
+use page_frame::{
+    FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, PageRun, Tag,
+};
+
+use super::{Pages, frames_of};
+use crate::fork::lock::Inside;
+use crate::space::sections::SECTION_FRAMES;
+
+/// Runs of more pages than this are multi-section runs.
+const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
+
+// SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that the table of
+// sections gives to one run. Clause 2: `set_run` follows each change.
+unsafe impl PageResize for Pages {
+    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        let _inside = Inside::enter();
+        if pages > LARGEST_IN_BUDDY && self.space.has_multi_section_runs() {
+            return allocate_sections(self, pages);
+        }
+        let run = loop {
+            match self.buddy.allocate_run(pages, alignment) {
+                Err(_) if pages <= Order::MAX.pages() && self.grow() => {}
+                outcome => break outcome?,
+            }
+        };
+        let is_zero = self.commit(frames_of(run.start(), run.pages()));
+        Ok(PageRun::new(run.start(), run.pages(), is_zero))
+    }
+
+    #[track_caller]
+    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
+        let inside = Inside::enter();
+        if is_multi_section(self, start, pages) {
+            // SAFETY: clause 1: the caller's run, which has whole sections.
+            unsafe { free_sections(self, start, pages) };
+            return;
+        }
+        self.note_freed(frames_of(start, pages));
+        // SAFETY: the caller's clauses: the run came from the buddy.
+        unsafe { self.buddy.free_run(start, pages) };
+        self.purge_if_due();
+        drop(inside);
+        self.trim_after_free();
+    }
+
+    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
+        let _inside = Inside::enter();
+        if new_pages == 0 {
+            return false;
+        }
+        if is_multi_section(self, start, pages) {
+            // SAFETY: the caller's clauses, of a run that has whole sections.
+            return unsafe { resize_sections(self, start, pages, new_pages) };
+        }
+        if new_pages > LARGEST_IN_BUDDY {
+            return false;
+        }
+        let all = frames_of(start, pages.max(new_pages));
+        let changed =
+            FrameRange::new(FrameNumber::new(all.start.get() + pages.min(new_pages)), all.end);
+        if new_pages < pages {
+            self.note_freed(changed);
+        }
+        // SAFETY: the caller's clauses: the run came from the buddy.
+        let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
+        match (resized, new_pages > pages) {
+            (true, true) => _ = self.commit(changed),
+            (true, false) => self.purge_if_due(),
+            (false, false) => _ = self.commit(changed),
+            (false, true) => {}
+        }
+        resized
+    }
+
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        let _inside = Inside::enter();
+        let bytes = pages << PAGE_SHIFT;
+        // SAFETY: clause 1: by the caller's clause both are whole pages of the space that the
+        // caller owns.
+        let moved = unsafe { self.space.mapping().move_content(from, to, bytes) };
+        if moved {
+            // The memory behind `from` is now behind `to`, and the memory that was behind `to` is
+            // gone.
+            self.committed.remove(frames_of(from, pages));
+        }
+        moved
+    }
+}
+
+/// Whether the run of `pages` pages at `start` is a multi-section run.
+fn is_multi_section(pages: &Pages, start: NonNull<u8>, count: usize) -> bool {
+    let first = FrameNumber::containing(start.addr().get());
+    count > LARGEST_IN_BUDDY && pages.space.is_multi_section(first)
+}
+
+fn allocate_sections(pages: &Pages, count: usize) -> Result<PageRun, OutOfMemory> {
+    let range = pages.space.open_sections(count).ok_or(OutOfMemory)?;
+    let start = pages.pointer(range.start.get() << PAGE_SHIFT);
+    // SAFETY: clause 1: ours, and in the map, which covers all of the space.
+    unsafe { pages.set_run(start, count) };
+    Ok(PageRun::new(start, count, true))
+}
+
+/// # Safety
+/// 1. As for `free_run`, and the run is a multi-section run.
+unsafe fn free_sections(pages: &Pages, start: NonNull<u8>, count: usize) {
+    // SAFETY: clause 1: the head is the caller's.
+    unsafe { pages.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
+    // SAFETY: clause 1: no code uses the run any more.
+    unsafe { pages.space.close_sections(frames_of(start, count)) };
+}
+
+/// Changes the length of a multi-section run within the sections that it has; whether it stays one.
+///
+/// # Safety
+/// 1. As for `resize_run`, and the run is a multi-section run.
+unsafe fn resize_sections(
+    pages: &Pages,
+    start: NonNull<u8>,
+    count: usize,
+    new_count: usize,
+) -> bool {
+    let stays = new_count.div_ceil(SECTION_FRAMES) == count.div_ceil(SECTION_FRAMES);
+    if !stays || new_count <= LARGEST_IN_BUDDY {
+        return false;
+    }
+    if new_count < count {
+        let tail = pages.pointer(start.addr().get() + (new_count << PAGE_SHIFT));
+        let bytes = (count - new_count) << PAGE_SHIFT;
+        // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run.
+        let _ = unsafe { pages.space.mapping().decommit(tail, bytes) };
+    }
+    // SAFETY: clause 1 of `resize_run`: the run is the caller's.
+    unsafe { pages.set_run(start, new_count) };
+    true
+}

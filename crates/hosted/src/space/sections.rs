@@ -1,0 +1,153 @@
+//! The table of sections: which ones the buddy has, which ones multi-section runs have, and which
+//! ones are free.
+//!
+//! # Concepts
+//! A **section** is 1 GiB of the space. The buddy takes sections from the lower end, one at a time,
+//! and never gives one back. A **multi-section run** is too large for the buddy: it takes
+//! neighbouring sections from the upper end and frees them later.
+
+use core::ops::Range;
+
+use page_frame::{FrameNumber, FrameRange};
+
+/// The frames of a section: 1 GiB.
+pub(crate) const SECTION_FRAMES: usize = 1 << 18;
+/// The most sections: 1 TiB.
+const MOST: usize = 1024;
+const WORD_BITS: usize = usize::BITS as usize;
+
+/// A bit for each section.
+type Bits = [usize; MOST / WORD_BITS];
+const NONE: Bits = [0; MOST / WORD_BITS];
+
+/// The table of the sections of a space.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sections {
+    all: FrameRange,
+    count: usize,
+    buddy: Bits,
+    multi_section: Bits,
+}
+
+impl Sections {
+    /// Makes the table of the space `all`; the buddy has the first section, or all of a space below
+    /// two sections.
+    pub(crate) fn new(all: FrameRange) -> Self {
+        let count = all.frames() / SECTION_FRAMES;
+        let count = if count < 2 { 1 } else { count.min(MOST) };
+        let mut sections = Self { all, count, buddy: NONE, multi_section: NONE };
+        set(&mut sections.buddy, 0, true);
+        sections
+    }
+
+    /// Returns the frames that the buddy begins with.
+    pub(crate) fn first(&self) -> FrameRange {
+        if self.count == 1 { self.all } else { self.range(0..1) }
+    }
+
+    /// Whether the space is large enough for multi-section runs.
+    pub(crate) fn has_multi_section_runs(&self) -> bool {
+        self.count > 1
+    }
+
+    /// Returns the number of sections beside the first, all of which the buddy may get.
+    pub(crate) fn later(&self) -> usize {
+        self.count - 1
+    }
+
+    /// Gives the buddy the lowest free section; returns its number and frames.
+    pub(crate) fn take_lowest(&mut self) -> Option<(usize, FrameRange)> {
+        let number = (0..self.count).find(|number| self.is_free(*number))?;
+        set(&mut self.buddy, number, true);
+        Some((number, self.range(number..number + 1)))
+    }
+
+    /// Gives the highest `count` neighbouring free sections to a multi-section run; returns their
+    /// numbers and frames.
+    pub(crate) fn take_highest(&mut self, count: usize) -> Option<(Range<usize>, FrameRange)> {
+        let mut free = 0;
+        for number in (0..self.count).rev() {
+            free = if self.is_free(number) { free + 1 } else { 0 };
+            if free == count {
+                let numbers = number..number + count;
+                numbers.clone().for_each(|number| set(&mut self.multi_section, number, true));
+                return Some((numbers.clone(), self.range(numbers)));
+            }
+        }
+        None
+    }
+
+    /// Makes the sections with these numbers free.
+    pub(crate) fn put_back(&mut self, numbers: Range<usize>) {
+        for number in numbers {
+            set(&mut self.buddy, number, false);
+            set(&mut self.multi_section, number, false);
+        }
+    }
+
+    /// Makes the sections of the multi-section run `range` free.
+    pub(crate) fn put_back_frames(&mut self, range: FrameRange) {
+        let first = (range.start.get() - self.all.start.get()) / SECTION_FRAMES;
+        self.put_back(first..first + range.frames().div_ceil(SECTION_FRAMES));
+    }
+
+    /// Whether `frame` lies in a multi-section run.
+    pub(crate) fn is_multi_section(&self, frame: FrameNumber) -> bool {
+        let offset = frame.get().wrapping_sub(self.all.start.get());
+        let number = offset / SECTION_FRAMES;
+        number < self.count && is_set(&self.multi_section, number)
+    }
+
+    /// Iterates over the sections of the buddy, lowest first.
+    pub(crate) fn in_buddy(self) -> impl Iterator<Item = FrameRange> + Clone {
+        let numbers = (0..self.count).filter(move |number| is_set(&self.buddy, *number));
+        numbers.map(
+            move |number| {
+                if self.count == 1 { self.all } else { self.range(number..number + 1) }
+            },
+        )
+    }
+
+    fn is_free(&self, number: usize) -> bool {
+        !is_set(&self.buddy, number) && !is_set(&self.multi_section, number)
+    }
+
+    fn range(&self, numbers: Range<usize>) -> FrameRange {
+        let frame = |number| FrameNumber::new(self.all.start.get() + number * SECTION_FRAMES);
+        FrameRange::new(frame(numbers.start), frame(numbers.end))
+    }
+}
+
+fn is_set(bits: &Bits, number: usize) -> bool {
+    bits[number / WORD_BITS] >> (number % WORD_BITS) & 1 == 1
+}
+
+fn set(bits: &mut Bits, number: usize, to: bool) {
+    let bit = 1 << (number % WORD_BITS);
+    let word = &mut bits[number / WORD_BITS];
+    *word = if to { *word | bit } else { *word & !bit };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buddy_takes_sections_from_below_and_runs_from_above() {
+        let start = FrameNumber::new(7 * SECTION_FRAMES);
+        let end = FrameNumber::new(15 * SECTION_FRAMES);
+        let mut sections = Sections::new(FrameRange::new(start, end));
+        assert_eq!(sections.first().start, start);
+        assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(1));
+        let (numbers, range) = sections.take_highest(3).expect("six of eight are free");
+        assert_eq!((numbers.clone(), range.end), (5..8, end));
+        assert!(sections.is_multi_section(range.start) && !sections.is_multi_section(start));
+        assert!(sections.take_highest(4).is_none());
+        assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(2));
+        sections.put_back_frames(FrameRange::new(range.start, FrameNumber::new(end.get() - 5)));
+        assert!(!sections.is_multi_section(range.start));
+        assert_eq!(sections.take_highest(5).map(|(numbers, _)| numbers), Some(3..8));
+        assert!(sections.take_lowest().is_none());
+        assert_eq!(sections.in_buddy().count(), 3);
+    }
+}

@@ -1,0 +1,110 @@
+//! One word for each thread, found by two loads: it holds the thread's slot number.
+//!
+//! # Concepts
+//! An allocator reads the word in every operation, from the first call of the dynamic loader to the
+//! last destructor of a thread. So it must need no initialisation, allocate nothing and call
+//! nothing. In a shared library the compiler's thread-locals call a function of the loader. This
+//! word uses the **initial-exec** model: its offset from the thread pointer is a word that the
+//! loader fills in once (Drepper 2013, "ELF Handling For Thread-Local Storage", section 4.3). A
+//! library with such a word of four bytes can still be loaded late, as the loader reserves some
+//! room for that.
+//!
+//! Where this file has no assembly for the machine, the word is the compiler's.
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod initial_exec {
+    use core::arch::{asm, global_asm};
+
+    // A version in the name: programs may contain two versions of the crate.
+    global_asm!(
+        ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
+        ".globl hosted_0_1_word",
+        ".hidden hosted_0_1_word",
+        ".type hosted_0_1_word, @object",
+        ".size hosted_0_1_word, 4",
+        ".p2align 2",
+        "hosted_0_1_word:",
+        ".zero 4",
+        ".popsection",
+    );
+
+    /// Returns the thread's word, zero at first.
+    #[inline(always)]
+    pub(crate) fn load() -> u32 {
+        let word: u64;
+        // SAFETY: reads the thread's own word, which lives as long as the thread; the first load is
+        // of an offset that the loader has written.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
+                "mov {word:e}, dword ptr fs:[{at}]",
+                at = out(reg) _,
+                word = out(reg) word,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        word as u32
+    }
+
+    /// Sets the thread's word.
+    #[inline]
+    pub(crate) fn store(word: u32) {
+        // SAFETY: writes the thread's own word; nothing else is at that place.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
+                "mov dword ptr fs:[{at}], {word:e}",
+                at = out(reg) _,
+                word = in(reg) word,
+                options(nostack, preserves_flags),
+            );
+        }
+    }
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+mod initial_exec {
+    use core::cell::Cell;
+
+    thread_local! {
+        static WORD: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// Returns the thread's word, zero at first.
+    #[inline(always)]
+    pub(crate) fn load() -> u32 {
+        WORD.get()
+    }
+
+    /// Sets the thread's word.
+    #[inline]
+    pub(crate) fn store(word: u32) {
+        WORD.set(word);
+    }
+}
+
+pub(crate) use initial_exec::{load, store};
+
+/// The largest number of threads that have slots of their own at the same time.
+pub const THREAD_SLOTS: usize = 64;
+
+/// Returns the running thread's slot number, if it has one; assigns none.
+#[inline(always)]
+pub(crate) fn number() -> Option<usize> {
+    let number = load().wrapping_sub(1) as usize;
+    (number < THREAD_SLOTS).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn each_thread_has_a_word_of_its_own_that_is_zero_at_first() {
+        let kept = std::thread::spawn(|| {
+            assert_eq!(super::load(), 0);
+            super::store(7);
+            let other = std::thread::spawn(super::load).join().expect("no panic");
+            (super::load(), other)
+        });
+        assert_eq!(kept.join().expect("no panic"), (7, 0));
+    }
+}

@@ -1,0 +1,167 @@
+//! The page map: from an address to a tag and an owner, for each page.
+//!
+//! # Concepts
+//! - **Tag**: one byte per page. It says whether a block, a run or a slab begins there ([`Tag`]).
+//!   `kfree` reads it.
+//! - **Owner**: one word per page. On every page of a slab it points to the slab's header. On the
+//!   head of a page run it holds the page count. Elsewhere it is meaningless.
+//!
+//! Caches need the map alone, so [`PageMap`] is a trait of its own. Page sources with exact page
+//! counts need both: they are [`PageResize`](crate::PageResize), which has this trait as a
+//! supertrait.
+//!
+//! # Concurrency
+//! Entries are read and written without locks, Relaxed. They publish nothing: the code that frees
+//! an address got the address from the code that allocated it, and that transfer between CPUs
+//! ordered the write of the entry before the read. For an address that is not allocated the map
+//! returns some entry, through which no memory is accessed.
+//!
+//! The exception is a deferred block: its tag is stored with Release, and the CPU that finds it
+//! executes an Acquire fence.
+
+use core::ptr::NonNull;
+
+use crate::arch::load::load_wide;
+use crate::order::{Order, PAGE_SHIFT};
+use crate::page_map::tag::Tag;
+use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
+
+/// A page map: returns the tag and the owner of the page at an address.
+///
+/// [`PageMapArray`](crate::PageMapArray) is an example; [`ForwardPageMap`](crate::ForwardPageMap)
+/// implements the trait for a type that embeds one.
+///
+/// # Safety
+/// 1. `tag` and `owner` return the values last set for the page, and [`Tag::NONE`] and null for
+///    pages that were never set or are out of range.
+/// 2. `tag_range` reads the same values as `tag` and `owner`, or [`Tag::NONE`], while the map lives
+///    and is not moved.
+/// 3. `pointer` returns a pointer to the given address that may be used to access the memory of
+///    this map there.
+pub unsafe trait PageMap {
+    /// Returns the tag of the page that `address` lies in. O(1), one or two loads, no lock.
+    fn tag(&self, address: usize) -> Tag;
+
+    /// Returns the tags of the range that most pages lie in. For pages outside it, and for pages
+    /// whose tag reads as [`Tag::NONE`], ask [`tag`](Self::tag).
+    #[inline]
+    fn tag_range(&self) -> TagRange {
+        TagRange::EMPTY
+    }
+
+    /// Returns the owner word of the page that `address` lies in. O(1), no lock.
+    fn owner(&self, address: usize) -> *mut ();
+
+    /// Sets tag and owner of `pages` pages from `start`. O(`pages`).
+    ///
+    /// # Safety
+    /// 1. The pages are in this map and belong to the caller.
+    unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>);
+
+    /// Undoes `set_owner` on a whole block: its head is again the head of a raw block. O(pages).
+    ///
+    /// # Safety
+    /// 1. The block of `order` at `start` is in this map and belongs to the caller.
+    unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order);
+
+    /// Marks `start` as the head of a run of `pages` pages. O(1).
+    ///
+    /// # Safety
+    /// 1. The run is in this map and belongs to the caller.
+    unsafe fn set_run(&self, start: NonNull<u8>, pages: usize);
+
+    /// Undoes `set_run` on a run that is a whole block of `order`. O(1).
+    ///
+    /// # Safety
+    /// 1. The block is in this map and belongs to the caller.
+    unsafe fn clear_run(&self, start: NonNull<u8>, order: Order);
+
+    /// Returns a pointer to `address` with the map's own provenance. A pointer that a user frees is
+    /// used as an address only.
+    fn pointer(&self, address: usize) -> NonNull<u8>;
+
+    /// Returns the page count of the run whose head `address` lies in, or `None` where no run
+    /// starts.
+    #[inline]
+    fn run_pages(&self, address: usize) -> Option<usize> {
+        if self.tag(address) == Tag::RUN { Some(self.owner(address).addr()) } else { None }
+    }
+}
+
+/// The tags and owners of one range of pages as raw pointers: a look-up is one comparison and one
+/// load.
+///
+/// It borrows nothing: the code that keeps one keeps the map alive.
+///
+/// ```
+/// use page_frame::TagRange;
+/// // SAFETY: this range comes from no map.
+/// assert_eq!(unsafe { TagRange::EMPTY.tag(0x1000) }, None);
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct TagRange {
+    pub(crate) start: usize,
+    pub(crate) pages: usize,
+    pub(crate) tags: *const AtomicU8,
+    pub(crate) owners: *const AtomicPtr<()>,
+}
+
+// SAFETY: the pointers are read only by methods whose clause 1 makes the atomics behind them valid.
+unsafe impl Send for TagRange {}
+// SAFETY: shared references read atomics only.
+unsafe impl Sync for TagRange {}
+
+impl TagRange {
+    /// No pages.
+    pub const EMPTY: Self =
+        Self { start: 0, pages: 0, tags: core::ptr::null(), owners: core::ptr::null() };
+
+    /// Returns the tag of the page that `address` lies in; `None` beyond the range. O(1).
+    ///
+    /// # Safety
+    /// 1. The map that returned the range lives and was not moved since.
+    #[inline(always)]
+    pub unsafe fn tag(&self, address: usize) -> Option<Tag> {
+        // SAFETY: clause 1 is clause 1 of `tag_index`.
+        unsafe { self.tag_index(address) }.map(|index| Tag::from_byte(index as u8))
+    }
+
+    /// Returns the tag's byte as an index into a table of 256 entries.
+    ///
+    /// # Safety
+    /// 1. As for [`tag`](Self::tag).
+    #[inline(always)]
+    pub unsafe fn tag_index(&self, address: usize) -> Option<usize> {
+        let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
+        if index >= self.pages {
+            return None;
+        }
+        // SAFETY: clause 1 of `load_wide`: the map lives, and has a tag for each page below
+        // `pages`.
+        Some(unsafe { load_wide(self.tags, index) })
+    }
+
+    /// Returns tag and owner word of the page that `address` lies in; `None` beyond the range.
+    /// O(1).
+    ///
+    /// # Safety
+    /// 1. As for [`tag`](Self::tag).
+    #[inline(always)]
+    pub unsafe fn tag_and_owner(&self, address: usize) -> Option<(Tag, *mut ())> {
+        // SAFETY: clause 1 is `tag`'s.
+        let tag = unsafe { self.tag(address) }?;
+        let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
+        // SAFETY: clause 1: there is an owner for each page, and the page is in the range, as it
+        // has a tag.
+        let entry = unsafe { self.owners.add(index) };
+        // SAFETY: clause 1: the map lives, and `tag` found the index in range.
+        let entry = unsafe { &*entry };
+        // Relaxed: see the header.
+        Some((tag, entry.load(Ordering::Relaxed)))
+    }
+
+    /// Returns the number of pages of the range.
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+}

@@ -1,0 +1,127 @@
+//! Entering a per-CPU slot as its owner, and the guard that leaves it. The protocol is in
+//! `per_cpu.rs`.
+
+use core::marker::PhantomData;
+use core::ops::{Deref, DerefMut};
+
+use crate::arch::hint::in_register;
+use crate::arch::load::load_own;
+use crate::percpu::cpu::Cpu;
+use crate::percpu::id::CpuId;
+use crate::percpu::slot::PerCpuSlot;
+use crate::sync::atomic::Ordering;
+
+/// Why the caller could not enter its slot, and continues without it.
+///
+/// ```
+/// use page_frame::{EnterError, PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let _inside = per_cpu.enter();
+/// assert_eq!(per_cpu.enter().err(), Some(EnterError::Nested));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnterError {
+    /// The caller has no slot.
+    NoSlot,
+    /// The caller interrupted the slot's owner: it may only try locks.
+    Nested,
+    /// Another CPU has taken the slot over.
+    Detached,
+}
+
+/// Access to the caller's own slot. Dropping it leaves the slot. A forgotten guard keeps the slot
+/// busy for ever: its owner continues without it, and takers skip it.
+///
+/// It stays in its thread:
+///
+/// ```compile_fail,E0277
+/// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let inside = per_cpu.enter().unwrap();
+/// std::thread::scope(|scope| _ = scope.spawn(move || drop(inside)));
+/// ```
+#[derive(Debug)]
+#[must_use = "dropping the guard leaves the slot at once"]
+pub struct PerCpuGuard<'a, T, C: Cpu> {
+    slot: &'a PerCpuSlot<T>,
+    id: CpuId,
+    cpu: &'a C,
+    _not_send: PhantomData<*mut ()>,
+}
+
+impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
+    /// Enters `slot` as its owner. On failure nothing is held, and the caller is no longer pinned.
+    ///
+    /// # Safety
+    /// 1. The caller has just pinned itself, by `pin` or `pin_known` of `cpu`, which returned `id`.
+    /// 2. `slot` is the slot of `id` among slots for the CPUs of `cpu`, and is valid for shared use
+    ///    during `'a`.
+    #[inline(always)]
+    pub(super) unsafe fn enter(
+        slot: *const PerCpuSlot<T>,
+        id: CpuId,
+        cpu: &'a C,
+    ) -> Result<Self, EnterError> {
+        // SAFETY: clause 2: valid for shared use. `in_register` changes no address.
+        let slot = unsafe { &*in_register(slot) };
+        // SAFETY: clause 1 of `load_own`: by I2 of `per_cpu.rs` only contexts on this CPU write
+        // `busy`.
+        let error = if unsafe { load_own(&slot.busy) } != 0 {
+            EnterError::Nested
+        } else {
+            // Relaxed: the light fence orders it before the load of `detached`; the store of 0
+            // publishes the body.
+            slot.busy.store(1, Ordering::Relaxed);
+            cpu.light_fence();
+            // Acquire: pairs with the Release at the end of `take_over`; sees the taker's changes
+            // to the body.
+            if slot.detached.load(Ordering::Acquire) == 0 {
+                return Ok(Self { slot, id, cpu, _not_send: PhantomData });
+            }
+            // Release: pairs with the Acquire in `owner_has_exited`.
+            slot.busy.store(0, Ordering::Release);
+            EnterError::Detached
+        };
+        // SAFETY: clause 1: pairs with the caller's `pin` or `pin_known`, which returned an id.
+        unsafe { cpu.unpin() };
+        Err(error)
+    }
+
+    /// Returns the id of the CPU whose slot this is.
+    #[inline]
+    pub fn id(&self) -> CpuId {
+        self.id
+    }
+}
+
+impl<T, C: Cpu> Deref for PerCpuGuard<'_, T, C> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        // SAFETY: I1 of `per_cpu.rs`: `enter` set `busy` and read `detached` 0.
+        unsafe { &*self.slot.body() }
+    }
+}
+
+impl<T, C: Cpu> DerefMut for PerCpuGuard<'_, T, C> {
+    #[inline(always)]
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: I1 of `per_cpu.rs`: `enter` set `busy` and read `detached` 0; nested code does
+        // not pass `busy`.
+        unsafe { &mut *self.slot.body() }
+    }
+}
+
+impl<T, C: Cpu> Drop for PerCpuGuard<'_, T, C> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `owner_has_exited`; publishes the owner's changes to
+        // the body.
+        self.slot.busy.store(0, Ordering::Release);
+        // SAFETY: clause 1 of `enter`: pairs with the `pin` that returned `id`.
+        unsafe { self.cpu.unpin() };
+    }
+}

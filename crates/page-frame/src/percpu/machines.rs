@@ -1,0 +1,142 @@
+//! Machines that need no operating system: one CPU, CPUs played by one thread, and a machine
+//! without a heavy fence.
+
+use core::cell::Cell;
+use core::marker::PhantomData;
+
+use crate::percpu::cpu::{Cpu, InterruptState, forward_cpu};
+use crate::percpu::id::CpuId;
+use crate::sync::atomic::{Ordering, fence};
+
+/// One CPU without interrupts and threads. It is not `Sync`, so threads cannot share anything built
+/// on it.
+///
+/// ```
+/// use page_frame::{Cpu, SingleCpu};
+/// assert_eq!(SingleCpu::new().slots(), 1);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SingleCpu(PhantomData<Cell<()>>);
+
+impl SingleCpu {
+    /// Makes the only CPU.
+    pub const fn new() -> Self {
+        Self(PhantomData)
+    }
+}
+
+// SAFETY: clause 1: the type is not `Sync`, so all users of one value run in one thread, without
+// nesting. A clone governs other slots, as one `PerCpu` governs an array. Clauses 2 to 4: there is
+// no other context. Clauses 5 and 6: the id is always 0 of 1. Clause 7: zero.
+unsafe impl Cpu for SingleCpu {
+    #[inline]
+    fn slots(&self) -> usize {
+        1
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        Some(CpuId::new(0))
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
+/// Several CPUs simulated by one thread, which chooses the current one: for replays and tests. Not
+/// `Sync`.
+///
+/// A clone has a current CPU of its own. That is sound as one machine governs an array of slots and
+/// all of it runs in one thread: code that switches away inside a slot and comes back finds the
+/// slot busy.
+///
+/// ```
+/// use page_frame::{Cpu, CpuId, SwitchedCpu};
+/// let cpus = SwitchedCpu::new(2);
+/// cpus.switch_to(Some(CpuId::new(1)));
+/// assert_eq!(cpus.pin(), Some(CpuId::new(1)));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SwitchedCpu {
+    slots: usize,
+    current: Cell<Option<CpuId>>,
+}
+
+impl SwitchedCpu {
+    /// Makes `slots` CPUs; CPU 0 is the current one.
+    ///
+    /// # Panics
+    /// When there are more than [`CpuId::COUNT`].
+    pub const fn new(slots: usize) -> Self {
+        assert!(slots <= CpuId::COUNT, "at most 2^26 CPUs");
+        let first = if slots > 0 { Some(CpuId::new(0)) } else { None };
+        Self { slots, current: Cell::new(first) }
+    }
+
+    /// Makes `cpu` the current CPU; `None` simulates a context without a slot.
+    ///
+    /// # Panics
+    /// When `cpu` is not below the number of slots.
+    pub fn switch_to(&self, cpu: Option<CpuId>) {
+        assert!(cpu.is_none_or(|cpu| cpu.index() < self.slots), "{cpu:?} of {} CPUs", self.slots);
+        self.current.set(cpu);
+    }
+}
+
+// SAFETY: clause 1: the type is not `Sync`, so all of it runs in one thread, without nesting.
+// Clauses 2 to 4: there is no other context. Clause 5: `new` and `switch_to` assert it. Clause 6: a
+// clone that is switched simulates other contexts, which run in the same thread all the same.
+// Clause 7: zero.
+unsafe impl Cpu for SwitchedCpu {
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        self.current.get()
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
+/// The machine `C` with sequentially consistent fences on both sides.
+///
+/// loom models this form. Use it where there is no membarrier and no interrupt to all CPUs.
+///
+/// ```
+/// use page_frame::{Cpu, Fenced, SingleCpu};
+/// assert!(Fenced(SingleCpu::new()).fence_all());
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct Fenced<C>(pub C);
+
+// SAFETY: clause 3: the light fence is a full one. The wrapped machine keeps all other clauses.
+unsafe impl<C: Cpu> Cpu for Fenced<C> {
+    const SLOT_STRIDE: usize = C::SLOT_STRIDE;
+
+    forward_cpu!(|this| this.0);
+
+    #[inline]
+    fn light_fence(&self) {
+        // SeqCst: orders the owner's `busy` store before its `detached` load, against `fence_all`
+        // between the same two.
+        fence(Ordering::SeqCst);
+    }
+
+    fn fence_all(&self) -> bool {
+        // SeqCst: orders the taker's `detached` store before its `busy` load, against
+        // `light_fence`.
+        fence(Ordering::SeqCst);
+        true
+    }
+}

@@ -1,0 +1,56 @@
+//! One per-CPU slot: the body, and in front of it the bytes of the protocol that `per_cpu.rs`
+//! explains.
+
+use crate::sync::atomic::AtomicU8;
+use crate::sync::cell::UnsafeCell;
+use crate::sync::memory::Zeroable;
+use crate::sync::model::const_unless_loom;
+
+/// Value of `detached`: a taker has the slot, or tries to take it.
+pub(crate) const TAKEN: u8 = 1;
+/// Value of `detached`: the slot is closed for good.
+pub(crate) const CLOSED: u8 = 2;
+/// Value of `detached`: the slot is frozen.
+pub(crate) const FROZEN: u8 = 3;
+
+/// The slot of one CPU: a body, and the bytes of the protocol in front of it. It has cache lines of
+/// its own.
+///
+/// [`PerCpu`](crate::PerCpu) has an example.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub struct PerCpuSlot<T> {
+    pub(crate) busy: AtomicU8,
+    pub(crate) detached: AtomicU8,
+    pub(crate) locking: AtomicU8,
+    body: UnsafeCell<T>,
+}
+
+// SAFETY: by I1 of `per_cpu.rs` one context at a time has the body, and it passes by a Release
+// store that an Acquire load reads.
+unsafe impl<T: Send> Sync for PerCpuSlot<T> {}
+
+// SAFETY: clause 1: three atomics, for which zero is valid, a body for which it is, and padding.
+unsafe impl<T: Zeroable> Zeroable for PerCpuSlot<T> {
+    fn zero() -> Self {
+        Self::new(T::zero())
+    }
+}
+
+impl<T> PerCpuSlot<T> {
+    const_unless_loom! {
+        /// Wraps `body` in an open slot.
+        pub fn new(body: T) -> Self {
+            Self {
+                busy: AtomicU8::new(0),
+                detached: AtomicU8::new(0),
+                locking: AtomicU8::new(0),
+                body: UnsafeCell::new(body),
+            }
+        }
+    }
+
+    pub(crate) fn body(&self) -> *mut T {
+        self.body.with_mut(|body| body)
+    }
+}

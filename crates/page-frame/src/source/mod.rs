@@ -1,0 +1,10 @@
+//! Page sources: where pages come from, and the adapters around one.
+
+pub(crate) mod arena;
+pub(crate) mod counted;
+pub(crate) mod limited;
+pub(crate) mod page_source;
+pub(crate) mod reclaiming;
+pub(crate) mod run;
+pub(crate) mod shrink;
+pub(crate) mod shrink_list;

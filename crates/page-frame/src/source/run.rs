@@ -1,0 +1,167 @@
+//! Runs: allocations of any number of pages, whose length the page map knows.
+
+use core::ptr::NonNull;
+
+use crate::block::PageBlock;
+use crate::error::OutOfMemory;
+use crate::order::Order;
+use crate::page_map::map::PageMap;
+use crate::source::page_source::PageSource;
+
+/// A run of pages: any number of them, not only a power of two.
+///
+/// Unlike a [`PageBlock`] the value owns nothing; it describes a run that the caller of
+/// `allocate_run` owns.
+///
+/// ```
+/// use page_frame::{Arena, Order, PageMap, PageResize};
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = Arena::new(&mut memory)?;
+/// let run = arena.allocate_run(3, Order::ZERO)?;
+/// assert_eq!(run.pages(), 4); // an arena allocates whole blocks
+/// assert_eq!(arena.run_pages(run.start().addr().get()), Some(4));
+/// // SAFETY: the run came from this arena, and nothing refers into it.
+/// unsafe { arena.free_run(run.start(), run.pages()) };
+/// assert_eq!(arena.run_pages(run.start().addr().get()), None);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageRun {
+    start: NonNull<u8>,
+    pages: usize,
+    is_zero: bool,
+}
+
+impl PageRun {
+    /// Describes the run of `pages` pages at `start`. A value of this type proves nothing about the
+    /// memory.
+    #[inline]
+    pub const fn new(start: NonNull<u8>, pages: usize, is_zero: bool) -> Self {
+        Self { start, pages, is_zero }
+    }
+
+    /// Returns the address of the first byte.
+    #[inline]
+    pub const fn start(self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Returns the size in pages.
+    #[inline]
+    pub const fn pages(self) -> usize {
+        self.pages
+    }
+
+    /// Whether the source knows that every byte reads as zero.
+    #[inline]
+    pub const fn is_zero(self) -> bool {
+        self.is_zero
+    }
+}
+
+/// A page source that also allocates runs.
+///
+/// In the page map the head of each run has the tag [`Tag::RUN`](crate::Tag::RUN), and its owner
+/// word is the page count. So the address of a run is enough to free it. The provided methods serve
+/// a source that has blocks only: a run is then a whole block, and is never resized in place.
+///
+/// [`PageRun`] has an example.
+///
+/// # Safety
+/// 1. As for [`PageSource`], for runs.
+/// 2. While a run is allocated, the tag and the owner word of its head are as described above.
+pub unsafe trait PageResize: PageSource + PageMap {
+    /// Returns a run of at least `pages` pages, its start aligned to `alignment` (an order).
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when there is no such run, when `pages` is zero, or when it exceeds the
+    /// largest block.
+    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        if pages == 0 {
+            return Err(OutOfMemory);
+        }
+        let order = Order::for_pages(pages).ok_or(OutOfMemory)?.max(alignment);
+        let block = self.allocate(order)?;
+        let is_zero = block.is_zero();
+        let (start, order) = block.into_raw();
+        // SAFETY: clause 1 of `set_run`: this call has just allocated the block from this source.
+        unsafe { self.set_run(start, order.pages()) };
+        Ok(PageRun::new(start, order.pages(), is_zero))
+    }
+
+    /// As [`allocate_run`](Self::allocate_run), but asks no shrinker.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no such run is free.
+    fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        self.allocate_run(pages, alignment)
+    }
+
+    /// Frees a run.
+    ///
+    /// # Safety
+    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages`
+    ///    pages long.
+    /// 2. No reference or pointer into it is used afterwards.
+    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
+        let order = Order::for_pages(pages).expect("clause 1: the run came from a block");
+        // SAFETY: clause 1 of `clear_run`: by clause 1 the run is the caller's. `free` expects the
+        // tag that `allocate` set.
+        unsafe { self.clear_run(start, order) };
+        // SAFETY: clauses 1 to 3 of `from_raw`: by clause 1 the provided `allocate_run` allocated
+        // exactly this block.
+        let block = unsafe { PageBlock::from_raw(start, order, false) };
+        // SAFETY: clauses 1 and 2 of `free` are clauses 1 and 2 of this method.
+        unsafe { self.free(block) };
+    }
+
+    /// Changes the length of a run to `new_pages` without moving it; whether that worked.
+    ///
+    /// Growing allocates free pages behind the run; shrinking frees its tail.
+    ///
+    /// # Safety
+    /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages`
+    ///    pages long.
+    /// 2. When shrinking, no reference or pointer into the tail is used afterwards.
+    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
+        let _ = start;
+        pages == new_pages
+    }
+
+    /// Moves the content of `pages` pages from one run to another by remapping, without copying;
+    /// whether it did. The content of `from` is arbitrary afterwards.
+    ///
+    /// # Safety
+    /// 1. `from` and `to` are the starts of different runs of this source, of at least `pages`
+    ///    pages, owned by the caller.
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        let _ = (from, to, pages);
+        false
+    }
+}
+
+// SAFETY: every method forwards to the same source.
+unsafe impl<P: PageResize> PageResize for &P {
+    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        (**self).allocate_run(pages, alignment)
+    }
+
+    fn try_allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        (**self).try_allocate_run(pages, alignment)
+    }
+
+    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
+        // SAFETY: the caller's clauses are those of the source behind the reference.
+        unsafe { (**self).free_run(start, pages) }
+    }
+
+    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
+        // SAFETY: the caller's clauses are those of the source behind the reference.
+        unsafe { (**self).resize_run(start, pages, new_pages) }
+    }
+
+    unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
+        // SAFETY: the caller's clause is that of the source behind the reference.
+        unsafe { (**self).move_content(from, to, pages) }
+    }
+}

@@ -1,0 +1,175 @@
+//! The atomics of the stack: `core`'s; loom's under the model checker; counted ones with the
+//! feature `counted`.
+//!
+//! # Counted atomics
+//! What limits an allocator on many CPUs is how often a CPU needs a cache line exclusively that
+//! another CPU has. Few machines have enough CPUs to time that, but it can be counted on any: with
+//! the feature, each read-modify-write calls one hook with the address that it changes, before it
+//! happens. Loads and stores are not counted. A failed exchange is: it needed the line.
+
+#[cfg(not(any(loom, feature = "counted")))]
+pub use core::sync::atomic::{
+    AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
+};
+#[cfg(not(loom))]
+pub use core::sync::atomic::{Ordering, fence};
+#[cfg(loom)]
+pub use loom::sync::atomic::{
+    AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
+    fence,
+};
+
+#[cfg(all(not(loom), feature = "counted"))]
+pub use counting::{
+    AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, hear_changes,
+};
+
+#[cfg(all(not(loom), feature = "counted"))]
+pub(super) use counting::tell;
+
+#[cfg(all(not(loom), feature = "counted"))]
+mod counting {
+    use core::ops::{Deref, DerefMut};
+    use core::sync::atomic::{self, Ordering};
+
+    /// The hook.
+    static HEARER: spin::Once<fn(usize)> = spin::Once::new();
+
+    /// Sets the hook: `hear` is called with the address of each read-modify-write from now on,
+    /// before it happens. Only the first call has an effect. `hear` must not use the stack.
+    pub fn hear_changes(hear: fn(usize)) {
+        HEARER.call_once(|| hear);
+    }
+
+    /// Calls the hook for a change of `place`.
+    #[inline]
+    pub(crate) fn tell<T>(place: *const T) {
+        if let Some(hear) = HEARER.get() {
+            hear(place.addr());
+        }
+    }
+
+    macro_rules! counted {
+        ($($name:ident $(<$T:ident>)?: $value:ty, [$($change:ident)*];)*) => {$(
+            /// The atomic of this name, which calls the hook for each read-modify-write.
+            #[derive(Debug, Default)]
+            #[repr(transparent)]
+            pub struct $name $(<$T>)? (atomic::$name $(<$T>)?);
+
+            impl $(<$T>)? $name $(<$T>)? {
+                /// Makes one that holds `value`.
+                pub const fn new(value: $value) -> Self {
+                    Self(atomic::$name::new(value))
+                }
+
+                /// Returns the value.
+                pub fn into_inner(self) -> $value {
+                    self.0.into_inner()
+                }
+
+                /// As `core`'s.
+                #[inline]
+                pub fn swap(&self, value: $value, order: Ordering) -> $value {
+                    tell(self);
+                    self.0.swap(value, order)
+                }
+
+                /// As `core`'s.
+                ///
+                /// # Errors
+                /// The value found.
+                #[inline]
+                pub fn compare_exchange(
+                    &self, from: $value, to: $value, won: Ordering, lost: Ordering,
+                ) -> Result<$value, $value> {
+                    tell(self);
+                    self.0.compare_exchange(from, to, won, lost)
+                }
+
+                /// As `core`'s.
+                ///
+                /// # Errors
+                /// The value found.
+                #[inline]
+                pub fn compare_exchange_weak(
+                    &self, from: $value, to: $value, won: Ordering, lost: Ordering,
+                ) -> Result<$value, $value> {
+                    tell(self);
+                    self.0.compare_exchange_weak(from, to, won, lost)
+                }
+
+                /// As `core`'s; counts as one change, however often it retries.
+                ///
+                /// # Errors
+                /// The value for which `change` had none.
+                #[inline]
+                pub fn fetch_update(
+                    &self, won: Ordering, lost: Ordering, change: impl FnMut($value) -> Option<$value>,
+                ) -> Result<$value, $value> {
+                    tell(self);
+                    self.0.fetch_update(won, lost, change)
+                }
+
+                $(
+                    /// As `core`'s.
+                    #[inline]
+                    pub fn $change(&self, value: $value, order: Ordering) -> $value {
+                        tell(self);
+                        self.0.$change(value, order)
+                    }
+                )*
+            }
+
+            /// Loads, stores and the like are `core`'s.
+            impl $(<$T>)? Deref for $name $(<$T>)? {
+                type Target = atomic::$name $(<$T>)?;
+
+                #[inline]
+                fn deref(&self) -> &Self::Target {
+                    &self.0
+                }
+            }
+
+            impl $(<$T>)? DerefMut for $name $(<$T>)? {
+                #[inline]
+                fn deref_mut(&mut self) -> &mut Self::Target {
+                    &mut self.0
+                }
+            }
+        )*};
+    }
+
+    counted! {
+        AtomicBool: bool, [fetch_and fetch_or fetch_xor];
+        AtomicIsize: isize, [fetch_add fetch_sub fetch_and fetch_or fetch_xor fetch_max fetch_min];
+        AtomicU8: u8, [fetch_add fetch_sub fetch_and fetch_or fetch_xor fetch_max fetch_min];
+        AtomicU16: u16, [fetch_add fetch_sub fetch_and fetch_or fetch_xor fetch_max fetch_min];
+        AtomicU32: u32, [fetch_add fetch_sub fetch_and fetch_or fetch_xor fetch_max fetch_min];
+        AtomicUsize: usize, [fetch_add fetch_sub fetch_and fetch_or fetch_xor fetch_max fetch_min];
+        AtomicPtr<T>: *mut T, [];
+    }
+}
+
+#[cfg(all(test, not(loom), feature = "counted"))]
+mod tests {
+    use super::*;
+    use crate::sync::lock::Lock;
+
+    extern crate std;
+
+    std::thread_local! {
+        static HEARD: core::cell::RefCell<std::vec::Vec<usize>> = const { core::cell::RefCell::new(std::vec::Vec::new()) };
+    }
+
+    #[test]
+    fn read_modify_writes_are_told_of_and_looks_are_not() {
+        hear_changes(|address| HEARD.with_borrow_mut(|heard| heard.push(address)));
+        let (word, lock) = (AtomicUsize::new(1), Lock::new(()));
+        word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        assert_eq!(word.fetch_add(3, Ordering::Relaxed), 2);
+        assert!(word.compare_exchange(9, 1, Ordering::Relaxed, Ordering::Relaxed).is_err());
+        drop(lock.try_lock());
+        let (word, lock) = ((&raw const word).addr(), (&raw const lock).addr());
+        assert_eq!(HEARD.take(), [word, word, lock]);
+    }
+}
