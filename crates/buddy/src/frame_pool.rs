@@ -15,15 +15,15 @@ use page_frame::{
     PAGE_SIZE, PageMap, PageMapArray, PerCpu, Tag, panic_on_fault,
 };
 
-use crate::area::AREA_FRAMES;
+use crate::bitmap::area::AREA_FRAMES;
+use crate::bitmap::placement::Mobility;
+use crate::bitmap::{Zone, parts};
+use crate::blocks;
 use crate::build::{BuildError, Carved, Plan};
-use crate::cpu_slot::{CpuSlot, Kept, LARGEST};
-use crate::kind::Mobility;
-use crate::observe;
-use crate::observer::Observe;
+use crate::percpu::slot::{CpuSlot, Kept, LARGEST};
+use crate::trace::Observe;
 use crate::unwind::FreeOnUnwind;
 use crate::zeroed_memory::ZeroedMemory;
-use crate::zone::{Zone, parts};
 
 /// How many areas there are for each slot, at least, where slots own areas: a guess. One under loom.
 const OWNER_AREAS: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
@@ -286,7 +286,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
 
     /// Takes the block that the textbook would.
     fn take_best(&self, order: Order) -> Option<FrameNumber> {
-        let fitting = observe::free_blocks(&self.zone).filter(|(_, found)| *found >= order);
+        let fitting = blocks::free_blocks(&self.zone).filter(|(_, found)| *found >= order);
         let (frame, _) = fitting.min_by_key(|(_, found)| *found)?;
         self.noted(self.zone.take_at(frame, order).then_some(frame), order)
     }

@@ -51,52 +51,41 @@
 //! once, and hints in place of trees, are ours.
 #![no_std]
 
-mod area;
+mod bitmap;
+mod bits;
+mod blocks;
 mod buddy;
 mod build;
-mod cached;
-mod check;
-mod claim;
-mod cpu_slot;
-mod exact;
-mod flush;
+mod bulk;
+mod checked_free;
+mod deferred_free;
 mod frame_allocator;
 mod frame_pool;
-mod hints;
-mod hotplug;
-mod kind;
-mod left;
-mod many;
-mod observe;
-mod observer;
-mod run;
-mod search;
-mod section;
+mod percpu;
 mod shrink;
 mod source;
 mod stats;
-mod table;
+mod trace;
 mod unwind;
-mod watermark;
+mod validate;
 mod zeroed_memory;
-mod zone;
-mod zonelist;
+mod zones;
 
 pub use crate::buddy::Buddy;
+pub use bitmap::placement::Mobility;
+pub use blocks::{Block, BlockState};
 pub use build::BuildError;
-pub use check::Violation;
-pub use exact::Exact;
+pub use checked_free::Exact;
 pub use frame_allocator::FrameAllocator;
 pub use frame_pool::{FramePool, Mode};
-pub use hotplug::HotplugError;
-pub use kind::Mobility;
-pub use observe::{Block, BlockState};
-pub use observer::{EventCounts, Observe};
 /// The crate below, so that this one can be used alone.
 pub use page_frame;
 pub use stats::Fragmentation;
-pub use watermark::{Gate, Marks, Pressure, Watermarks};
+pub use trace::{EventCounts, Observe};
+pub use validate::Violation;
 pub use zeroed_memory::ZeroedMemory;
-pub use zonelist::{NodeZone, Request, ZoneKind, ZoneList, ZoneListError, ZoneSource};
+pub use zones::hotplug::HotplugError;
+pub use zones::watermark::{Gate, Marks, Pressure, Watermarks};
+pub use zones::zone_list::{NodeZone, Request, ZoneKind, ZoneList, ZoneListError, ZoneSource};
 
 use page_frame::FrameNumber;

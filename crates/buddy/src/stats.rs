@@ -5,8 +5,8 @@
 
 use page_frame::{Cpu, FrameNumber, Order};
 
-use crate::kind::Mobility;
-use crate::{FramePool, Observe, observe};
+use crate::bitmap::placement::Mobility;
+use crate::{FramePool, Observe, blocks};
 
 /// Free memory as a request of one order sees it.
 ///
@@ -70,7 +70,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Returns the number of free blocks of each order, as `/proc/buddyinfo` does.
     pub fn free_counts(&self) -> [usize; Order::COUNT] {
         let mut counts = [0; Order::COUNT];
-        observe::free_blocks(&self.zone).for_each(|(_, order)| counts[order.index()] += 1);
+        blocks::free_blocks(&self.zone).for_each(|(_, order)| counts[order.index()] += 1);
         counts
     }
 
@@ -78,7 +78,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// mobility that its first area was last used for; blocks in areas never used count as unmovable.
     pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
         let mut counts = [[0; Order::COUNT]; 3];
-        for (start, order) in observe::free_blocks(&self.zone) {
+        for (start, order) in blocks::free_blocks(&self.zone) {
             counts[self.zone.mobility(start) as usize][order.index()] += 1;
         }
         counts
@@ -92,7 +92,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             fitting_blocks: 0,
             pages: order.pages(),
         };
-        observe::free_blocks(&self.zone).fold(none, |sum, (_, found)| Fragmentation {
+        blocks::free_blocks(&self.zone).fold(none, |sum, (_, found)| Fragmentation {
             free_frames: sum.free_frames + found.pages(),
             free_blocks: sum.free_blocks + 1,
             fitting_blocks: sum.fitting_blocks + found.pages() / order.pages(),
@@ -102,7 +102,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
 
     /// Returns the order of the largest free block, if any is free.
     pub fn largest_free(&self) -> Option<Order> {
-        observe::free_blocks(&self.zone).map(|(_, order)| order).max()
+        blocks::free_blocks(&self.zone).map(|(_, order)| order).max()
     }
 
     /// Returns the mobility that the area of `frame` was last used for; unmovable where it never was, or is not ours.
@@ -111,19 +111,19 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     }
 
     /// Iterates over all blocks, free or not, lowest first.
-    pub fn blocks(&self) -> impl Iterator<Item = observe::Block> {
+    pub fn blocks(&self) -> impl Iterator<Item = blocks::Block> {
         let mapped = |frame| (self.frame_tag(frame), self.run_pages(frame).unwrap_or(0));
-        observe::blocks(&self.zone, mapped)
+        blocks::blocks(&self.zone, mapped)
     }
 
     /// Iterates over the free blocks, lowest first.
     pub fn free_blocks(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
-        observe::free_blocks(&self.zone)
+        blocks::free_blocks(&self.zone)
     }
 }
 
 /// The mobility that the area of a frame was last used for.
-impl crate::zone::Zone<'_> {
+impl crate::bitmap::Zone<'_> {
     fn mobility(&self, frame: FrameNumber) -> Mobility {
         self.place(frame)
             .map_or(Mobility::default(), |(at, section)| section.kind(at.area).mobility())

@@ -10,8 +10,8 @@
 
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag};
 
-use crate::run::WORD_BITS;
-use crate::zone::Zone;
+use crate::bitmap::Zone;
+use crate::bits::WORD_BITS;
 use crate::{FramePool, Observe};
 
 /// Frames that the current call has taken and not passed on yet.

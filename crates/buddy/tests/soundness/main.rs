@@ -7,5 +7,5 @@ mod common;
 
 mod metadata;
 mod misuse;
-mod observers;
+mod traces;
 mod zones;

@@ -14,8 +14,8 @@ use core::marker::PhantomData;
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
 use page_frame::{FrameNumber, FrameRange};
 
-use crate::section::Section;
-use crate::zone::Zone;
+use crate::bitmap::Zone;
+use crate::bitmap::section::Section;
 
 /// A section's place in the table.
 #[derive(Debug)]

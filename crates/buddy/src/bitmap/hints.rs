@@ -5,10 +5,10 @@
 
 use page_frame::sync::{AtomicUsize, Ordering};
 
-use crate::kind::MAPS;
-use crate::run::WORD_BITS;
-use crate::search::Bounds;
-use crate::section::SECTION_AREAS;
+use crate::bitmap::placement::MAPS;
+use crate::bitmap::search::Bounds;
+use crate::bitmap::section::SECTION_AREAS;
+use crate::bits::WORD_BITS;
 
 /// Words of one bitmap: one cache line.
 pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);

@@ -10,10 +10,10 @@
 use page_frame::sync::{Ordering, fence};
 use page_frame::{FrameNumber, Order};
 
-use crate::area::AREA_ORDER;
-use crate::search::frame;
-use crate::section::{SECTION_AREAS, Section};
-use crate::zone::Zone;
+use crate::bitmap::Zone;
+use crate::bitmap::area::AREA_ORDER;
+use crate::bitmap::search::frame;
+use crate::bitmap::section::{SECTION_AREAS, Section};
 
 /// How often the last resort goes over all areas before it believes that there is nothing.
 pub(crate) const PASSES: usize = 3;

@@ -11,9 +11,9 @@
 
 use page_frame::{Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order};
 
-use crate::area::Freed;
-use crate::cpu_slot::{CpuSlot, LARGEST, Word};
-use crate::run::{WORD_BITS, WORD_ORDER, mask};
+use crate::bitmap::area::Freed;
+use crate::bits::{WORD_BITS, WORD_ORDER, mask};
+use crate::percpu::slot::{CpuSlot, LARGEST, Word};
 use crate::unwind::FreeRestOnUnwind;
 use crate::{FramePool, Observe};
 
@@ -41,7 +41,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             self.bring_word_home(rest, Order::ZERO);
         }
         frames += rest.frames.count_ones() as usize;
-        for group in 0..crate::kind::GROUPS {
+        for group in 0..crate::bitmap::placement::GROUPS {
             if let Some(area) = slot.owned(group) {
                 slot.set_owned(group, None);
                 self.zone.release_owned(area);

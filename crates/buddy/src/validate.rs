@@ -4,8 +4,8 @@ use core::fmt;
 
 use page_frame::{Cpu, Tag};
 
-use crate::area::{AREA_FRAMES, AREA_WORDS};
-use crate::section::SECTION_AREAS;
+use crate::bitmap::area::{AREA_FRAMES, AREA_WORDS};
+use crate::bitmap::section::SECTION_AREAS;
 use crate::{FrameNumber, FramePool, Observe};
 
 /// An invariant that does not hold, and where.

@@ -16,10 +16,10 @@ use core::fmt;
 
 use page_frame::{Cpu, FrameNumber, FrameRange, Tag};
 
-use crate::area::AREA_FRAMES;
+use crate::bitmap::area::AREA_FRAMES;
+use crate::bitmap::section::SECTION_FRAMES;
+use crate::bitmap::{open_section, parts, section_of, withhold_absent};
 use crate::build;
-use crate::section::SECTION_FRAMES;
-use crate::zone::{open_section, parts, section_of, withhold_absent};
 use crate::{FramePool, Observe, ZeroedMemory};
 
 /// Why memory neither came nor went. Nothing has changed then.

@@ -7,17 +7,24 @@
 //! # Concurrency
 //! No lock. Everything here is about frames that are given; which ones to take is `search.rs`'s and `claim.rs`'s business.
 
+pub(crate) mod area;
+mod claim;
+pub(crate) mod hints;
+pub(crate) mod placement;
+pub(crate) mod search;
+pub(crate) mod section;
+pub(crate) mod section_table;
+
 use page_frame::sync::Lock;
 use page_frame::{FrameNumber, FrameRange, Order};
 
-use crate::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
-use crate::kind::UNTOUCHED;
-use crate::left::Left;
-use crate::observer::Observe;
-use crate::run::{WORD_BITS, mask};
-use crate::search::Bounds;
-use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
-use crate::table;
+use crate::bitmap::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
+use crate::bitmap::placement::UNTOUCHED;
+use crate::bitmap::search::Bounds;
+use crate::bitmap::section::{SECTION_AREAS, SECTION_FRAMES, Section};
+use crate::bits::{WORD_BITS, mask};
+use crate::deferred_free::Left;
+use crate::trace::Observe;
 use crate::unwind::FreeOnUnwind;
 
 /// All sections between a zone's first and last frame.
@@ -25,7 +32,7 @@ use crate::unwind::FreeOnUnwind;
 pub(crate) struct Zone<'m> {
     /// The number of the first section of the table.
     pub(crate) first_section: usize,
-    pub(crate) table: &'m [table::Place<'m>],
+    pub(crate) table: &'m [section_table::Place<'m>],
     /// Whether areas have kinds: there are enough for each.
     pub(crate) has_kinds: bool,
     /// Where searches begin.
@@ -183,7 +190,7 @@ impl<'m> Zone<'m> {
 
     /// Returns the place in the table of the section that `frame` lies in.
     #[inline]
-    pub(crate) fn place_of(&self, frame: FrameNumber) -> Option<&'m table::Place<'m>> {
+    pub(crate) fn place_of(&self, frame: FrameNumber) -> Option<&'m section_table::Place<'m>> {
         self.table.get(section_of(frame).checked_sub(self.first_section)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use page_frame::{Cpu, Fault, FrameNumber, FrameRange, Order, OutOfMemory, Tag};
 
-use crate::kind::Mobility;
+use crate::bitmap::placement::Mobility;
 use crate::unwind::FreeAllOnUnwind;
 use crate::{FramePool, Observe};
 

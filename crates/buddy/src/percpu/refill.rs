@@ -12,11 +12,11 @@
 
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag, TagPlace};
 
-use crate::area::{AREA_FRAMES, AREA_ORDER};
-use crate::cpu_slot::{CpuSlot, LARGEST, Word};
+use crate::bitmap::area::{AREA_FRAMES, AREA_ORDER};
+use crate::bitmap::placement::Mobility;
+use crate::bits::{WORD_ORDER, spread};
 use crate::frame_pool::MOST_AREAS;
-use crate::kind::Mobility;
-use crate::run::{WORD_ORDER, spread};
+use crate::percpu::slot::{CpuSlot, LARGEST, Word};
 use crate::unwind::{FreeAllOnUnwind, FreeOnUnwind, FreeRestOnUnwind, FreeWordOnUnwind};
 use crate::{FramePool, Observe};
 

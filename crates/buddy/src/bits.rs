@@ -6,7 +6,7 @@
 //!   exactly one way; they are what a buddy allocator with lists (Knuth, TAOCP 1, section 2.5) would have on its lists.
 //! - **Best fit** is the smallest canonical block that holds the request, and among those of one size the leftmost.
 
-use crate::area::AREA_WORDS;
+use crate::bitmap::area::AREA_WORDS;
 
 /// Frames whose bits fit in one word.
 pub(crate) const WORD_BITS: usize = usize::BITS as usize;

@@ -12,7 +12,7 @@
 
 use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
 
-use crate::run::{WORD_BITS, WORD_ORDER, best_fit_in_line, free_runs, lowest, mask, spread};
+use crate::bits::{WORD_BITS, WORD_ORDER, best_fit_in_line, free_runs, lowest, mask, spread};
 
 /// Words in a line. Smaller under loom, where a model can afford few locations.
 pub(crate) const AREA_WORDS: usize = if sync::MODELLED { 2 } else { 512 / WORD_BITS };

@@ -11,7 +11,7 @@
 
 use page_frame::sync;
 
-use crate::area::AREA_FRAMES;
+use crate::bitmap::area::AREA_FRAMES;
 
 /// Whether the content of a block can be moved elsewhere, or given up, when its area is wanted whole.
 ///
@@ -151,7 +151,7 @@ mod tests {
 
     #[test]
     fn an_area_with_room_for_an_order_is_in_a_map_that_is_searched_for_it() {
-        for order in 0..crate::area::AREA_ORDER {
+        for order in 0..crate::bitmap::area::AREA_ORDER {
             let kind = Kind::of(order, Mobility::Movable);
             for free in 1 << order..AREA_FRAMES {
                 let map = map_for(kind, free).expect("not full");

@@ -22,8 +22,8 @@
 use page_frame::FrameNumber;
 use page_frame::sync::{self, AtomicIsize, AtomicU8, Ordering, fence};
 
-use crate::area::AREA_FRAMES;
-use crate::observer::Observe;
+use crate::bitmap::area::AREA_FRAMES;
+use crate::trace::Observe;
 
 /// How many shards the count has: a guess, for some tens of CPUs.
 const SHARDS: usize = if sync::MODELLED { 1 } else { 8 };

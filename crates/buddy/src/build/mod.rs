@@ -7,16 +7,16 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicU8, AtomicUsize, Lock, array_in, slice_in, slice_in_mut};
 use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, PerCpuSlot};
 
-use crate::area::{AREA_FRAMES, Line};
-use crate::cpu_slot::{CpuSlot, Kept};
-use crate::hints::{HINT_WORDS, Hints};
-use crate::kind::{KINDS, MAPS};
-use crate::left::Left;
-use crate::run::WORD_BITS;
-use crate::search::Bounds;
-use crate::section::{SECTION_AREAS, SECTION_FRAMES, Section};
-use crate::table::Place;
-use crate::zone::{Zone, open_section, section_of, withhold_absent};
+use crate::bitmap::area::{AREA_FRAMES, Line};
+use crate::bitmap::hints::{HINT_WORDS, Hints};
+use crate::bitmap::placement::{KINDS, MAPS};
+use crate::bitmap::search::Bounds;
+use crate::bitmap::section::{SECTION_AREAS, SECTION_FRAMES, Section};
+use crate::bitmap::section_table::Place;
+use crate::bitmap::{Zone, open_section, section_of, withhold_absent};
+use crate::bits::WORD_BITS;
+use crate::deferred_free::Left;
+use crate::percpu::slot::{CpuSlot, Kept};
 
 /// How many areas there are for each kind, at least, where areas have kinds: a guess.
 const KIND_AREAS: usize = 4;

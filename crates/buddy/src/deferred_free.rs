@@ -29,9 +29,9 @@ use page_frame::sync::{
 };
 use page_frame::{Cpu, DeferredHeads, FrameNumber, Order, TagPlace};
 
-use crate::area::{AREA_FRAMES, AREA_WORDS, Freed};
-use crate::run::{WORD_BITS, bits, mask};
-use crate::zone::Zone;
+use crate::bitmap::Zone;
+use crate::bitmap::area::{AREA_FRAMES, AREA_WORDS, Freed};
+use crate::bits::{WORD_BITS, bits, mask};
 use crate::{FramePool, Observe};
 
 /// After how many frames left in it an area is gathered: a guess between the cost of gathering and what it keeps out of sight.

@@ -20,8 +20,8 @@
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, FrameRange, Order};
 
-use crate::run::{WORD_ORDER, canonical_blocks};
-use crate::zone::Zone;
+use crate::bitmap::Zone;
+use crate::bits::{WORD_ORDER, canonical_blocks};
 
 /// Hears what an allocator does: called from within it, on whatever CPU.
 ///
@@ -221,7 +221,7 @@ impl Zone<'_> {
         note(observer, |observer| observer.take(start, order.pages()));
         note_blocks(observer, |observer| {
             observer.split(self.levels_around(start, order, largest(observer), |_| true));
-            let areas = order.pages() / crate::area::AREA_FRAMES;
+            let areas = order.pages() / crate::bitmap::area::AREA_FRAMES;
             if areas > 0 {
                 observer.claim(areas);
             }

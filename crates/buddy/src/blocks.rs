@@ -5,7 +5,7 @@
 
 use page_frame::{FrameNumber, FrameRange, Order, Tag};
 
-use crate::zone::Zone;
+use crate::bitmap::Zone;
 
 /// What the frames of a [`Block`] are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

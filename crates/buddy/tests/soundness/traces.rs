@@ -379,7 +379,7 @@ fn a_fault_hook_that_panics_while_a_slot_is_drained_loses_no_frame() {
 fn a_panic_while_a_run_shrinks_aborts() {
     const CHILD: &str = "BUDDY_SHRINKS_A_RUN";
     if std::env::var_os(CHILD).is_none() {
-        let name = "observers::a_panic_while_a_run_shrinks_aborts";
+        let name = "traces::a_panic_while_a_run_shrinks_aborts";
         let program = std::env::current_exe().expect("a path");
         let output = Command::new(program).args([name, "--exact"]).env(CHILD, "1").output();
         let status = output.expect("the test itself runs").status;

@@ -18,8 +18,8 @@
 use page_frame::FrameNumber;
 use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
 
-use crate::area::{AREA_FRAMES, AREA_ORDER};
-use crate::kind::GROUPS;
+use crate::bitmap::area::{AREA_FRAMES, AREA_ORDER};
+use crate::bitmap::placement::GROUPS;
 
 /// The largest order that slots keep.
 pub(crate) const LARGEST: usize = AREA_ORDER as usize;

@@ -24,10 +24,10 @@
 
 use page_frame::sync::{self, AtomicU8, AtomicUsize, Lock, Ordering, model_fence, prefetch};
 
-use crate::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
-use crate::hints::Hints;
-use crate::kind::{Kind, Mobility, UNTOUCHED, map_for};
-use crate::run;
+use crate::bitmap::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
+use crate::bitmap::hints::Hints;
+use crate::bitmap::placement::{Kind, Mobility, UNTOUCHED, map_for};
+use crate::bits;
 
 /// The areas of a section. Smaller under loom.
 pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
@@ -59,7 +59,7 @@ const KIND: u8 = 15;
 /// The area was nearly full when its free frames were last counted, or is owned: what is freed in it may stay at hand. Advice.
 const DENSE: u8 = 1 << 6;
 
-const _: () = assert!(crate::kind::KINDS <= KIND as usize + 1, "a kind is four bits");
+const _: () = assert!(crate::bitmap::placement::KINDS <= KIND as usize + 1, "a kind is four bits");
 
 /// A section's metadata.
 #[derive(Debug)]
@@ -391,7 +391,7 @@ impl Section<'_> {
 /// Returns the bits of `bits` that `keep` agrees to, asked from the lowest on.
 #[inline(always)]
 fn filter_bits(bits: usize, mut keep: impl FnMut(usize) -> bool) -> usize {
-    run::bits(bits).fold(0, |kept, bit| kept | usize::from(keep(bit)) << bit)
+    bits::bits(bits).fold(0, |kept, bit| kept | usize::from(keep(bit)) << bit)
 }
 
 /// Whether what is freed in an area with this entry is better kept by a slot than sent home: it is of the slot's mobility, and

@@ -18,12 +18,12 @@ use core::ops::Range;
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, Order};
 
-use crate::area::{AREA_FRAMES, AREA_ORDER};
-use crate::hints::HINT_WORDS;
-use crate::kind::{KINDS, Kind, Mobility, UNTOUCHED, begins_kind};
-use crate::run::{WORD_BITS, WORD_ORDER, bits, free_runs, lowest};
-use crate::section::{SECTION_FRAMES, Section};
-use crate::zone::Zone;
+use crate::bitmap::Zone;
+use crate::bitmap::area::{AREA_FRAMES, AREA_ORDER};
+use crate::bitmap::hints::HINT_WORDS;
+use crate::bitmap::placement::{KINDS, Kind, Mobility, UNTOUCHED, begins_kind};
+use crate::bitmap::section::{SECTION_FRAMES, Section};
+use crate::bits::{WORD_BITS, WORD_ORDER, bits, free_runs, lowest};
 
 /// How many areas without a fitting run one step of a search looks at: a guess.
 const LOOKS: usize = 8;
