@@ -1,19 +1,32 @@
-//! Searching one word, and one line of words, for aligned runs of clear bits. Pure functions.
+//! The sizes of words, areas and sections, and pure functions that search words for aligned runs of clear bits.
 //!
 //! # Concepts
-//! - A bit is set while its frame is taken. A free **canonical block** is a maximal aligned run of clear bits: free, while
-//!   the block of the next larger order around it is not. Every set of free frames is a union of canonical blocks in
-//!   exactly one way; they are what a buddy allocator with lists (Knuth, TAOCP 1, section 2.5) would have on its lists.
-//! - **Best fit** is the smallest canonical block that holds the request, and among those of one size the leftmost.
+//! - A bit is set while its frame is taken. A free **canonical block** is a maximal aligned run of clear bits: the run is
+//!   clear, and the run of twice the size around it is not. Every set of free frames is a union of canonical blocks in
+//!   exactly one way. A buddy allocator with lists (Knuth, TAOCP 1, section 2.5) keeps exactly these blocks in its lists.
+//! - **Best fit** is the smallest canonical block that holds the request, and among blocks of one size the leftmost.
+//! - A **line** is the words of one area.
 
-use crate::bitmap::area::AREA_WORDS;
+use page_frame::sync;
 
 /// Frames whose bits fit in one word.
 pub(crate) const WORD_BITS: usize = usize::BITS as usize;
 /// The order of a whole word.
 pub(crate) const WORD_ORDER: u32 = WORD_BITS.trailing_zeros();
 
-/// Bits at multiples of 2^order.
+/// Words in the line of an area. Smaller under loom, where a model can afford few locations.
+pub(crate) const AREA_WORDS: usize = if sync::MODELLED { 2 } else { 512 / WORD_BITS };
+/// The order of an area.
+pub(crate) const AREA_ORDER: u32 = WORD_ORDER + AREA_WORDS.ilog2();
+/// Frames in an area.
+pub(crate) const AREA_FRAMES: usize = 1 << AREA_ORDER;
+
+/// Areas in a section. Smaller under loom.
+pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
+/// Frames in a section.
+pub(crate) const SECTION_FRAMES: usize = SECTION_AREAS * AREA_FRAMES;
+
+/// Returns a word with a bit at each multiple of 2^order.
 const fn starts(order: u32) -> usize {
     let mut mask = 0;
     let mut bit = 0;
@@ -40,7 +53,32 @@ pub(crate) const fn mask(start: usize, order: u32) -> usize {
     if order >= WORD_ORDER { usize::MAX } else { ((1 << (1 << order)) - 1) << start }
 }
 
-/// Returns the starts of the aligned free runs of `order`, from those one order below.
+/// Iterates over the words that cover the frames from `start` to `end` (excluded) of an area: index and bits of each.
+#[inline]
+pub(crate) fn words(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
+    let mut next = start;
+    core::iter::from_fn(move || {
+        if next >= end {
+            return None;
+        }
+        let (word, bit) = (next / WORD_BITS, next % WORD_BITS);
+        let count = (WORD_BITS - bit).min(end - next);
+        next += count;
+        Some((word, usize::MAX >> (WORD_BITS - count) << bit))
+    })
+}
+
+/// Iterates over the indices of the set bits of `word`, lowest first.
+#[inline]
+pub(crate) fn set_bits(mut word: usize) -> impl Iterator<Item = usize> {
+    core::iter::from_fn(move || {
+        let lowest = word.trailing_zeros() as usize;
+        word &= word.wrapping_sub(1);
+        (lowest < WORD_BITS).then_some(lowest)
+    })
+}
+
+/// Returns the starts of the aligned free runs of `order`, given those of one order below.
 #[inline]
 const fn doubled(runs: usize, order: u32) -> usize {
     runs & (runs >> (1 << (order - 1))) & STARTS[order as usize]
@@ -48,7 +86,7 @@ const fn doubled(runs: usize, order: u32) -> usize {
 
 /// Returns start and order of the best fit in a word for a block of `order`, which is at most [`WORD_ORDER`].
 ///
-/// A word without a set bit is a canonical block of its own here; what is beside it is the line's business.
+/// A word without a set bit counts as a canonical block here; [`best_fit_in_line`] looks at its neighbours.
 pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
     let mut runs = free_runs(taken, order);
     let mut at = order;
@@ -57,7 +95,7 @@ pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
             return Some((0, WORD_ORDER));
         }
         let larger = doubled(runs, at + 1);
-        // A run is canonical here when the run of twice the size around it is not free.
+        // A run is canonical when the run of twice the size around it is not free.
         let canonical = runs & !(larger | larger << (1 << at));
         if canonical != 0 {
             return Some((canonical.trailing_zeros() as usize, at));
@@ -83,33 +121,23 @@ pub(crate) const fn free_runs(taken: usize, order: u32) -> usize {
 /// Returns the bits of the runs of `order`, below a whole word, that begin at `starts`.
 #[inline]
 pub(crate) const fn spread(starts: usize, order: u32) -> usize {
-    // Each start is multiplied into as many ones; runs do not overlap, so nothing carries.
+    // The product puts 2^order ones at each start. Runs do not overlap, so nothing carries.
     starts.wrapping_mul(mask(0, order))
 }
 
 /// Keeps the `limit` lowest bits that are set.
 #[inline]
-pub(crate) const fn lowest(bits: usize, limit: usize) -> usize {
-    let mut beyond = bits;
+pub(crate) const fn lowest(word: usize, limit: usize) -> usize {
+    let mut beyond = word;
     let mut left = limit;
     while beyond != 0 && left > 0 {
         beyond &= beyond - 1;
         left -= 1;
     }
-    bits & !beyond
+    word & !beyond
 }
 
-/// Iterates over the numbers of the bits that are set, lowest first.
-#[inline]
-pub(crate) fn bits(mut bits: usize) -> impl Iterator<Item = usize> {
-    core::iter::from_fn(move || {
-        let lowest = bits.trailing_zeros() as usize;
-        bits &= bits.wrapping_sub(1);
-        (lowest < WORD_BITS).then_some(lowest)
-    })
-}
-
-/// Returns how many canonical blocks the free frames of a word make, the word's own order being the largest.
+/// Returns the number of canonical blocks of the free frames of a word, where the word's own order is the largest.
 pub(crate) const fn canonical_blocks(taken: usize) -> usize {
     let mut runs = !taken;
     let mut count = 0;
@@ -123,9 +151,9 @@ pub(crate) const fn canonical_blocks(taken: usize) -> usize {
     count + runs.count_ones() as usize
 }
 
-/// Returns start (in frames) and order of the best fit in a line for a block of `order`; below the whole area.
+/// Returns start (in frames) and order of the best fit in a line for a block of `order`, below the area's.
 ///
-/// A line without a set bit answers with start 0 and the area's order.
+/// For a line without a set bit it returns start 0 and the area's order.
 pub(crate) fn best_fit_in_line(line: &[usize; AREA_WORDS], order: u32) -> Option<(usize, u32)> {
     let mut best: Option<(usize, u32)> = None;
     for (index, word) in line.iter().enumerate() {
@@ -250,7 +278,7 @@ mod tests {
             }
             assert_eq!(lowest(word, limit), kept, "{limit} of {word:#b}");
         }
-        assert!(bits(word).eq((0..WORD_BITS).filter(|bit| word >> bit & 1 == 1)), "{word:#b}");
+        assert!(set_bits(word).eq((0..WORD_BITS).filter(|bit| word >> bit & 1 == 1)), "{word:#b}");
     }
 
     #[test]

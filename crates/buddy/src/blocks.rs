@@ -1,43 +1,57 @@
-//! Looking inside: blocks in address order, for pictures, statistics and checks.
+//! Iteration over blocks in address order, for pictures, statistics and checks.
 //!
-//! Everything is derived from the bits; nothing is kept for it. While others allocate, each area is seen at some moment
-//! of its own.
+//! Everything is derived from the bits and the tags. While other CPUs allocate, each area is read at a different moment.
 
-use page_frame::{FrameNumber, FrameRange, Order, Tag};
+use page_frame::{FrameNumber, Order, Tag};
 
-use crate::bitmap::Zone;
+use crate::bitmap::Bitmap;
+use crate::tags::Tags;
 
-/// What the frames of a [`Block`] are.
+/// The state of the frames of a [`Block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockState {
-    /// A maximal free block.
+    /// A free block, as large as possible.
     Free,
     /// Allocated as one block, or as one run of pages.
     Allocated,
-    /// Taken without a head of its own: kept by a CPU slot, freed but not home yet, a part of a slab, or without owner in a
-    /// simulation.
-    Kept,
+    /// Taken without a head of its own: cached by a CPU slot, deferred, a part of a slab, or lost.
+    Cached,
 }
 
 /// Consecutive frames with one state.
+///
+/// ```
+/// use buddy::{BlockState, FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+/// # let layout = FrameAllocator::<SingleCpu>::metadata_layout(&frames, 1)?;
+/// # let mut metadata = vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+/// # let metadata = ZeroedMemory::zero(&mut metadata);
+/// # let frames = FrameAllocator::new_in(metadata, &frames, SingleCpu::new(), Mode::Plain)?;
+/// frames.allocate_frames(Order::new(2).unwrap())?;
+/// let blocks: Vec<_> = frames.blocks().map(|block| (block.frames, block.state)).collect();
+/// assert_eq!(blocks, [(4, BlockState::Allocated), (4, BlockState::Free), (8, BlockState::Free)]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block {
     /// The first frame.
     pub start: FrameNumber,
-    /// How many frames.
+    /// Number of frames.
     pub frames: usize,
-    /// What they are.
+    /// Their state.
     pub state: BlockState,
 }
 
 /// Iterates over the free canonical blocks, lowest first.
-pub(crate) fn free_blocks(zone: &Zone<'_>) -> impl Iterator<Item = (FrameNumber, Order)> {
-    zone.ranges().flat_map(move |range| {
+pub(crate) fn free_blocks(bitmap: &Bitmap<'_>) -> impl Iterator<Item = (FrameNumber, Order)> {
+    bitmap.table().ranges().flat_map(move |range| {
         let mut next = range;
         core::iter::from_fn(move || {
             while !next.is_empty() {
                 let start = next.start;
-                let Some(order) = free_order(zone, start, next.end) else {
+                let Some(order) = free_order(bitmap, start, next.end) else {
                     next.start = FrameNumber::new(start.get() + 1);
                     continue;
                 };
@@ -50,36 +64,38 @@ pub(crate) fn free_blocks(zone: &Zone<'_>) -> impl Iterator<Item = (FrameNumber,
 }
 
 /// Returns the order of the largest free block that starts at `start` and ends by `end`.
-fn free_order(zone: &Zone<'_>, start: FrameNumber, end: FrameNumber) -> Option<Order> {
+fn free_order(bitmap: &Bitmap<'_>, start: FrameNumber, end: FrameNumber) -> Option<Order> {
     let fits =
         |order: &Order| start.is_aligned_to(*order) && start.get() + order.pages() <= end.get();
-    Order::all().take_while(|order| fits(order) && zone.is_free(start, *order)).last()
+    Order::all().take_while(|order| fits(order) && bitmap.is_free(start, *order)).last()
 }
 
-/// Iterates over all blocks, lowest first; `mapped` gives the tag of a frame, and the page count of the run that begins there.
-pub(crate) fn blocks(
-    zone: &Zone<'_>,
-    mapped: impl Fn(FrameNumber) -> (Tag, usize) + Copy,
-) -> impl Iterator<Item = Block> {
-    zone.ranges().flat_map(move |range| {
-        let mut next: FrameRange = range;
+/// Iterates over all blocks, lowest first.
+pub(crate) fn blocks(bitmap: &Bitmap<'_>, tags: &Tags<'_>) -> impl Iterator<Item = Block> {
+    bitmap.table().ranges().flat_map(move |range| {
+        let mut next = range;
         core::iter::from_fn(move || {
-            let (start, end) = (next.start, next.end);
+            let start = next.start;
             if next.is_empty() {
                 return None;
             }
-            let (frames, state) = match free_order(zone, start, end) {
+            let (frames, state) = match free_order(bitmap, start, next.end) {
                 Some(order) => (order.pages(), BlockState::Free),
-                None => match mapped(start) {
-                    (tag, pages) if tag == Tag::RUN => (pages.max(1), BlockState::Allocated),
-                    (tag, _) => match tag.as_block() {
-                        Some(order) => (order.pages(), BlockState::Allocated),
-                        None => (1, BlockState::Kept),
-                    },
+                None => match taken_frames(tags, start) {
+                    Some(frames) => (frames, BlockState::Allocated),
+                    None => (1, BlockState::Cached),
                 },
             };
             next.start = FrameNumber::new(start.get() + frames);
             Some(Block { start, frames, state })
         })
     })
+}
+
+/// Returns the number of frames of the block or run whose head is `start`.
+fn taken_frames(tags: &Tags<'_>, start: FrameNumber) -> Option<usize> {
+    match tags.get(start) {
+        Tag::RUN => Some(tags.run_pages(start).unwrap_or(0).max(1)),
+        tag => tag.as_block().map(Order::pages),
+    }
 }

@@ -1,179 +1,319 @@
-//! Blocks that are left where they were freed, and brought home an area at a time.
+//! Deferred frees: small blocks whose bits stay set until the whole area is reconciled.
 //!
 //! # Concepts
-//! - A free of a small block that the slot has no use for changes no bit. It **leaves** the block: says so in the tag of its
-//!   head, and counts it for its area. Both are plain stores.
-//! - When much was left in an area, whoever did it last **gathers** it: all that was left becomes clear bits, a word in one
-//!   atomic operation. Frees at random cost an atomic operation in five or six in this way, and those in order one in 60.
-//! - An area is also gathered when nothing else may be in use in it, so that one that is free as a whole is soon known to be;
-//!   when its owner finds nothing in it; when it is its turn, as slots acquire areas; and before anybody is told that memory
-//!   ran out.
+//! - A free of a small block that the CPU slot does not keep changes no bit. It **defers** the block: it writes so into the
+//!   tag of the block's head, and counts the block for its area. Both are plain stores.
+//! - When the count of an area is full, the CPU whose free filled it **reconciles** the area: it clears the bits of all
+//!   deferred blocks, a word in one atomic operation. Random frees then cost an atomic operation in five or six, and frees
+//!   in the order of allocation one in 60.
+//! - An area is also reconciled when no other frames of it may be in use, so that an empty area is soon known to be empty;
+//!   when its owner finds nothing in it; in turn, while CPU slots acquire areas; and before a request fails.
 //!
 //! # Invariants
-//! - I1: the head of each block that was left has a tag that says so, and the bits of its frames are set.
-//! - I2: where such a tag is, the area's count is `SOME`, or somebody is between the two, or is gathering.
+//! - I1: the head of each deferred block has a tag that says so, and the bits of its frames are set.
+//! - I2: where such a tag is, the area's count is at or above `PENDING`, or a call is between the two stores, or an area is
+//!   being reconciled.
 //!
 //! # Concurrency
-//! - One at a time gathers an area: the flag is only ever tried. So nobody brings home what was brought home and handed out
-//!   again meanwhile.
-//! - Leaving is: the tag, then the count. Gathering is: the count to nothing, then a look at the tags. Whoever gathers sees
-//!   the tag, or the count says afterwards that something was left.
-//! - Of two that count at once one may be lost, and then more is left than was thought; never that something was.
+//! - One call at a time reconciles an area: its flag is only ever tried. So no call clears the bits of a block that was
+//!   reconciled and allocated again meanwhile.
+//! - A deferral stores the tag, then the count. A reconciliation clears the count, then loads the tags. It sees the tag, or
+//!   the count says afterwards that a block is deferred.
+//! - Two racing increments may count once. The count then under-reports, but it never reads as empty.
 //!
 //! # Costs
-//! At most [`MOST`] frames of an area, less one, are out of sight of searches, while none is lost from counts. Gathering reads
-//! the tags of an area, 512 bytes, and has an atomic operation for each word in which something was left, and three.
+//! Searches miss fewer than [`RECONCILE_AT`] frames of an area. Reconciling reads the tags of an area, 512 bytes, and has an
+//! atomic operation for each word with a deferred block, and three more.
 
 use page_frame::sync::{
     self, AtomicU8, AtomicUsize, Ordering, fence, load_eight, model_fence, propagation_fence,
 };
-use page_frame::{Cpu, DeferredHeads, FrameNumber, Order, TagPlace};
+use page_frame::{DeferredHeads, FrameNumber, Order, TagPlace};
 
-use crate::bitmap::Zone;
-use crate::bitmap::area::{AREA_FRAMES, AREA_WORDS, Freed};
-use crate::bits::{WORD_BITS, bits, mask};
-use crate::{FramePool, Observe};
+use crate::bitmap::Bitmap;
+use crate::bitmap::area::Freed;
+use crate::bits::{AREA_FRAMES, AREA_WORDS, WORD_BITS, mask, set_bits};
+use crate::tags::Tags;
 
-/// After how many frames left in it an area is gathered: a guess between the cost of gathering and what it keeps out of sight.
-const MOST: usize = if sync::MODELLED { 2 } else { 64 };
-/// The largest order of blocks that are left: a few of a larger one would fill the count, and each pays for its atomic
-/// operation.
-const LARGEST: usize = 2;
-/// How many areas one turn looks at.
-const LOOKS: usize = 64;
+/// Number of deferred frames at which an area is reconciled: a guess between the cost and the frames that searches miss.
+const RECONCILE_AT: usize = if sync::MODELLED { 2 } else { 64 };
+/// The largest order that is deferred. A few larger blocks would fill the count, and each pays for its atomic operation.
+const MAX_DEFERRED_ORDER: usize = 2;
+/// Maximum number of areas that one turn looks at.
+const MAX_AREAS_PER_TURN: usize = 64;
 
-/// What a count is above since something was left: it runs over when `MOST` frames were. The rest is how many were, and as many
-/// more as bring it to `MOST` when no others are in use.
-const SOME: u8 = u8::MAX - (MOST as u8 - 1);
+/// Biased count: at or above `PENDING` means that frees are deferred, and the byte overflows at `RECONCILE_AT` deferred frames.
+/// The low bits are the number of deferred frames, plus a bias that makes the count full when no other frame is in use.
+const PENDING: u8 = u8::MAX - (RECONCILE_AT as u8 - 1);
 
-const _: () = assert!(MOST.is_power_of_two(), "`SOME` and the rest are bits of their own");
-const _: () = assert!(1 << LARGEST <= SOME as usize, "a count runs over once");
+const _: () = assert!(RECONCILE_AT.is_power_of_two(), "`PENDING` and the number are separate bits");
+const _: () = assert!(1 << MAX_DEFERRED_ORDER <= PENDING as usize, "a count overflows only once");
 
-/// Returns the bit of the area of `entry` in its word.
-#[inline]
-const fn flag(entry: usize) -> usize {
-    1 << (entry % WORD_BITS)
+/// Returns whether blocks of `order` are deferred.
+#[inline(always)]
+pub(crate) fn is_deferrable(order: Order) -> bool {
+    order.index() <= MAX_DEFERRED_ORDER
 }
 
-/// Returns where the first of the blocks of a word begins, given where all begin and all of their frames, and its order.
+/// The deferred frees of all areas of the span. An area is named by its index, counted from the area of the first frame.
+#[derive(Debug)]
+pub(crate) struct DeferredFrees<'m> {
+    /// The number of the first area.
+    first_area: usize,
+    counts: &'m [AtomicU8],
+    /// A bit for each area, set while it is being reconciled.
+    flags: &'m [AtomicUsize],
+    /// The area at which the next turn begins. Advice.
+    turn: AtomicUsize,
+}
+
+/// A look at the areas whose turn it is to be reconciled.
+pub(crate) struct Turn {
+    /// The area with deferred frees, if there is one.
+    pub(crate) found: Option<usize>,
+    next: usize,
+}
+
+/// The result of a reconciliation.
+pub(crate) struct Reconciled {
+    /// The first frame of the area.
+    start: FrameNumber,
+    /// Number of frames that are free again.
+    pub(crate) frames: usize,
+    /// A bit for each word in which a frame was free already.
+    freed_twice: usize,
+    /// For each such word the heads of its blocks, and their frames.
+    words: [(usize, usize); AREA_WORDS],
+}
+
+impl Reconciled {
+    /// Iterates over the double frees that were found: the lowest block of each word with one.
+    pub(crate) fn double_frees(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
+        set_bits(self.freed_twice).map(|word| {
+            let (block, order) = lowest_block(self.words[word]);
+            (FrameNumber::new(self.start.get() + word * WORD_BITS + block), order)
+        })
+    }
+}
+
+/// Returns start and order of the lowest block of a word, given the heads of its blocks and all of their frames.
 #[cold]
 fn lowest_block((heads, frames): (usize, usize)) -> (usize, Order) {
     let start = heads.trailing_zeros();
     let run = (frames >> start).trailing_ones();
     let next = (heads & heads.wrapping_sub(1)).trailing_zeros();
     let order = Order::new(run.min(next - start).ilog2() as u8);
-    (start as usize, order.expect("a block that was left is small"))
+    (start as usize, order.expect("a deferred block is small"))
 }
 
-/// What was left in each area of a zone's span.
-#[derive(Debug)]
-pub(crate) struct Left<'m> {
-    /// The number of the area that the first entry of each stands for.
-    pub(crate) first_area: usize,
-    pub(crate) counts: &'m [AtomicU8],
-    /// A bit for each area, set while somebody gathers it.
-    pub(crate) gathering: &'m [AtomicUsize],
-    /// Whose turn it is. Advice.
-    pub(crate) turn: AtomicUsize,
-}
+/// Counting.
+impl<'m> DeferredFrees<'m> {
+    /// Makes the counts of areas from number `first_area` on.
+    pub(crate) fn new(first_area: usize, counts: &'m [AtomicU8], flags: &'m [AtomicUsize]) -> Self {
+        Self { first_area, counts, flags, turn: AtomicUsize::new(0) }
+    }
 
-impl Left<'_> {
-    /// Returns the entry of the area of `frame`, which is one of the zone's.
+    /// Returns the index of the area of `frame`, which lies in the span.
     #[inline(always)]
-    fn entry(&self, frame: FrameNumber) -> usize {
+    pub(crate) fn area_of(&self, frame: FrameNumber) -> usize {
         frame.get() / AREA_FRAMES - self.first_area
     }
 
-    /// Counts `frames` more that were left in an area; false, and nothing is counted, when it is time to gather.
+    /// Defers the block of `order` at `frame`, whose tag is at `tag`; returns whether its area must be reconciled.
     ///
     /// # Safety
-    /// 1. The zone's span has the area.
+    /// 1. `frame` lies in the span.
     #[inline(always)]
-    unsafe fn count(&self, entry: usize, frames: u8) -> bool {
-        debug_assert!(entry < self.counts.len(), "clause 1");
+    pub(crate) unsafe fn defer(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
+        tag.defer(order);
+        // The tag before the count, even when another CPU overwrites the count. Pairs with the swap in `reconcile`.
+        propagation_fence();
+        let area = self.area_of(frame);
+        debug_assert!(area < self.counts.len(), "clause 1");
         // SAFETY: clause 1: there is a count for each area of the span.
-        let place = unsafe { self.counts.get_unchecked(entry) };
-        // Relaxed: of two at once one may be lost, see above.
-        let (now, is_full) = (place.load(Ordering::Relaxed) | SOME).overflowing_add(frames);
-        if !is_full {
-            // Release: after the tag, for whoever sees the count.
-            place.store(now, Ordering::Release);
+        let count = unsafe { self.counts.get_unchecked(area) };
+        let frames = 1_u32.wrapping_shl(order.get().into()) as u8;
+        // Relaxed: two racing increments may count once, see the header.
+        let (sum, is_full) = (count.load(Ordering::Relaxed) | PENDING).overflowing_add(frames);
+        // Release, both: after the tag, for a call that sees the count.
+        if is_full {
+            count.store(u8::MAX, Ordering::Release);
+            return true;
         }
-        !is_full
+        count.store(sum, Ordering::Release);
+        false
     }
 
-    /// Counts `frames` that were in use in the area of `frame` and came home by themselves, if something was left there; whether it
-    /// is time to gather.
+    /// Counts `frames` frames of the area of `frame` that were freed directly, if the area has deferred frees; returns whether
+    /// it must be reconciled.
     #[inline]
-    pub(crate) fn note(&self, frame: FrameNumber, frames: usize) -> bool {
-        let place = &self.counts[self.entry(frame)];
-        // Relaxed: as above, and no tag came before. Without `SOME` nothing may be stored, as that may be overwritten.
-        let count = place.load(Ordering::Relaxed);
-        if count & SOME == 0 {
+    pub(crate) fn count_direct_free(&self, frame: FrameNumber, frames: usize) -> bool {
+        let count = &self.counts[self.area_of(frame)];
+        // Relaxed: as in `defer`, and no tag was stored. Without `PENDING` nothing may be stored, as a racing deferral could
+        // be overwritten.
+        let seen = count.load(Ordering::Relaxed);
+        if seen & PENDING == 0 {
             return false;
         }
-        let now = usize::from(count & !SOME) + frames;
-        place.store(now.min(MOST - 1) as u8 | SOME, Ordering::Relaxed);
-        now >= MOST
+        let sum = usize::from(seen & !PENDING) + frames;
+        count.store(sum.min(RECONCILE_AT - 1) as u8 | PENDING, Ordering::Relaxed);
+        sum >= RECONCILE_AT
     }
 
-    /// Notes that `frame` is the first of its area that is in use, or one of few: what is left there may be all.
-    pub(crate) fn expect(&self, frame: FrameNumber) {
-        let count = &self.counts[self.entry(frame)];
-        // Relaxed: no tag came before, and who left something meanwhile has changed the count.
-        _ = count.compare_exchange(0, MOST as u8 - 1, Ordering::Relaxed, Ordering::Relaxed);
+    /// Notes that `frame` is the first frame in use of its area, or one of few: its free may empty the area.
+    pub(crate) fn expect_empty(&self, frame: FrameNumber) {
+        self.bias(self.area_of(frame), RECONCILE_AT as u8 - 1);
     }
 
-    /// Whether something was left in the area of `frame`, as far as its count knows.
-    pub(crate) fn has_some_at(&self, frame: FrameNumber) -> bool {
-        self.has_some(self.entry(frame))
+    /// Sets the bias of an area without deferred frees.
+    fn bias(&self, area: usize, bias: u8) {
+        let count = &self.counts[area];
+        // Relaxed: no tag was stored, and a racing deferral has changed the count.
+        _ = count.compare_exchange(0, bias, Ordering::Relaxed, Ordering::Relaxed);
+    }
+
+    /// Returns whether the count of the area of `frame` says that it has deferred frees.
+    pub(crate) fn is_pending_at(&self, frame: FrameNumber) -> bool {
+        self.is_pending(self.area_of(frame))
     }
 
     #[inline]
-    fn has_some(&self, entry: usize) -> bool {
-        // Acquire: pairs with the Release in `count`: the tags are there too.
-        self.counts[entry].load(Ordering::Acquire) & SOME != 0
+    fn is_pending(&self, area: usize) -> bool {
+        // Acquire: pairs with the Release in `defer`: the tags are visible too.
+        self.counts[area].load(Ordering::Acquire) & PENDING != 0
     }
 
-    /// Whether somebody is gathering the area of `frame`; nobody is beyond the zone's span.
-    pub(crate) fn is_being_gathered(&self, frame: FrameNumber) -> bool {
-        let entry = (frame.get() / AREA_FRAMES).wrapping_sub(self.first_area);
-        // Acquire: pairs with the Release at the end of `gather`: what was gathered is clear.
-        let bits = self.gathering.get(entry / WORD_BITS);
-        bits.is_some_and(|bits| bits.load(Ordering::Acquire) & flag(entry) != 0)
+    /// Returns whether the area of `frame` is being reconciled; false for a frame outside the span.
+    pub(crate) fn is_reconciling(&self, frame: FrameNumber) -> bool {
+        let area = (frame.get() / AREA_FRAMES).wrapping_sub(self.first_area);
+        // Acquire: pairs with the Release in `Reconciling::open`: the bits of deferred blocks are clear.
+        let flags = self.flags.get(area / WORD_BITS);
+        flags.is_some_and(|flags| flags.load(Ordering::Acquire) & flag(area) != 0)
     }
 
-    /// Returns the entry of the next area from `first` to `end` in which something was left.
-    fn next_with_some(&self, first: usize, end: usize) -> Option<usize> {
-        let mut entry = first;
-        while entry < end {
-            if entry % 8 == 0 && entry + 8 <= self.counts.len() {
-                // SAFETY: there are eight counts from here on, and the first of all is aligned to 64.
-                let eight = unsafe { load_eight(self.counts, entry) };
-                if eight & u64::from_ne_bytes([SOME; 8]) == 0 {
-                    entry += 8;
+    /// Returns the next area from `first` to `end` (excluded) with deferred frees.
+    fn next_pending(&self, first: usize, end: usize) -> Option<usize> {
+        let mut area = first;
+        while area < end {
+            if area % 8 == 0 && area + 8 <= self.counts.len() {
+                // SAFETY: there are eight counts from here on, and the first count of all is aligned to 64.
+                let eight = unsafe { load_eight(self.counts, area) };
+                if eight & u64::from_ne_bytes([PENDING; 8]) == 0 {
+                    area += 8;
                     continue;
                 }
             }
-            if self.has_some(entry) {
-                return Some(entry);
+            if self.is_pending(area) {
+                return Some(area);
             }
-            entry += 1;
+            area += 1;
         }
         None
     }
+
+    /// Returns the next area from `first` on with deferred frees.
+    pub(crate) fn next_pending_from(&self, first: usize) -> Option<usize> {
+        self.next_pending(first, self.counts.len())
+    }
+
+    /// Begins a turn: looks at the next few areas for one with deferred frees.
+    pub(crate) fn begin_turn(&self) -> Turn {
+        // Relaxed: advice.
+        let first = self.turn.load(Ordering::Relaxed);
+        let end = (first + MAX_AREAS_PER_TURN).min(self.counts.len());
+        let found = self.next_pending(first, end);
+        Turn { found, next: found.map_or(end, |area| area + 1) }
+    }
+
+    /// Ends a turn: the next one begins behind its areas.
+    pub(crate) fn end_turn(&self, turn: Turn) {
+        // Relaxed: advice.
+        let next = if turn.next == self.counts.len() { 0 } else { turn.next };
+        self.turn.store(next, Ordering::Relaxed);
+    }
 }
 
-/// An area whose deferred frees the current call reconciles.
-struct Reconciling<'z, 'm> {
-    zone: &'z Zone<'m>,
+/// Reconciling.
+impl DeferredFrees<'_> {
+    /// Frees the deferred blocks of `area`, unless another call is doing so. `on_free` is called for each word with its first
+    /// frame, the freed frames as bits, and the number of blocks.
+    #[inline(always)]
+    pub(crate) fn reconcile(
+        &self,
+        area: usize,
+        bitmap: &Bitmap<'_>,
+        tags: &Tags<'_>,
+        on_free: impl Fn(FrameNumber, usize, usize),
+    ) -> Option<Reconciled> {
+        let flags = &self.flags[area / WORD_BITS];
+        // SeqCst: Acquire is enough: it pairs with the Release in `open`, and sees which tags were cleared.
+        if flags.fetch_or(flag(area), Ordering::SeqCst) & flag(area) != 0 {
+            return None;
+        }
+        let start = FrameNumber::new((self.first_area + area) * AREA_FRAMES);
+        let guard = Reconciling { deferred: self, bitmap, start, area };
+        // SeqCst: before our loads of the tags. Acquire: sees the tags of the blocks that were counted.
+        self.counts[area].swap(0, Ordering::SeqCst);
+        model_fence();
+        let words = [(0, 0); AREA_WORDS];
+        let mut reconciled = Reconciled { start, frames: 0, freed_twice: 0, words };
+        if let Some((at, section)) = bitmap.table().locate(start) {
+            // All words first: the loads overlap, which the atomic operations would prevent.
+            let deferred = tags.deferred_heads::<AREA_WORDS>(start);
+            // Acquire: pairs with the Release of each tag; the content of the blocks is handed over with their bits.
+            fence(Ordering::Acquire);
+            for (index, heads) in deferred.iter().enumerate().filter(|(_, word)| word.heads != 0) {
+                let word = FrameNumber::new(start.get() + index * WORD_BITS);
+                let freed = clear_tags(tags, word, *heads);
+                reconciled.frames += freed.count_ones() as usize;
+                if section.clear_unpublished(at.area, index, freed) == Freed::Already {
+                    reconciled.freed_twice |= 1 << index;
+                    reconciled.words[index] = (heads.heads, freed);
+                }
+                on_free(word, freed, heads.heads.count_ones() as usize);
+            }
+            let taken = AREA_FRAMES - section.publish(at.area);
+            if taken < RECONCILE_AT {
+                self.bias(area, (RECONCILE_AT - taken).min(RECONCILE_AT - 1) as u8);
+            }
+        }
+        guard.end();
+        Some(reconciled)
+    }
+}
+
+/// Returns the bit of `area` in its word of flags.
+#[inline]
+const fn flag(area: usize) -> usize {
+    1 << (area % WORD_BITS)
+}
+
+/// Clears the tags of the deferred blocks in the word at `word`; returns their frames as bits.
+#[inline(always)]
+fn clear_tags(tags: &Tags<'_>, word: FrameNumber, heads: DeferredHeads) -> usize {
+    let mut frames = heads.heads;
+    if !heads.are_single {
+        for bit in set_bits(heads.heads) {
+            let order = tags.get(FrameNumber::new(word.get() + bit)).as_deferred();
+            frames |= mask(bit, order.map_or(0, |order| order.get().into()));
+        }
+    }
+    // Before the bits: once they are clear, the frames may get other tags.
+    tags.clear_word(word, heads.heads);
+    frames
+}
+
+/// An area that the current call reconciles.
+struct Reconciling<'d, 'b> {
+    deferred: &'d DeferredFrees<'d>,
+    bitmap: &'d Bitmap<'b>,
     /// The area's first frame.
     start: FrameNumber,
-    entry: usize,
+    area: usize,
 }
 
 impl Reconciling<'_, '_> {
-    /// Ends it: no free that was counted before it is still deferred.
+    /// Ends the reconciliation: no free that was counted before it is still deferred.
     #[inline(always)]
     fn end(self) {
         self.open();
@@ -184,159 +324,21 @@ impl Reconciling<'_, '_> {
     #[inline(always)]
     fn open(&self) {
         // Release: pairs with the read-modify-write that set the flag.
-        let flags = &self.zone.left.gathering[self.entry / WORD_BITS];
-        flags.fetch_and(!flag(self.entry), Ordering::Release);
+        let flags = &self.deferred.flags[self.area / WORD_BITS];
+        flags.fetch_and(!flag(self.area), Ordering::Release);
     }
 }
 
-/// The observer panicked: deferred frees, with tags that say so (I1), may remain.
+/// The trace panicked: blocks may still be deferred, with tags that say so (I1).
 impl Drop for Reconciling<'_, '_> {
     #[cold]
     fn drop(&mut self) {
-        if let Some((place, section)) = self.zone.place(self.start) {
-            section.publish(place.area);
+        if let Some((at, section)) = self.bitmap.table().locate(self.start) {
+            section.publish(at.area);
         }
         // I2. Relaxed: the flag below publishes it.
-        self.zone.left.counts[self.entry].fetch_or(SOME, Ordering::Relaxed);
+        self.deferred.counts[self.area].fetch_or(PENDING, Ordering::Relaxed);
         self.open();
-    }
-}
-
-impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
-    /// Leaves the block of `order` at `frame`, whose tag is at `tag`; whether blocks of that order are left.
-    #[inline(always)]
-    pub(crate) fn leave(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
-        let is_small = order.index() <= LARGEST;
-        if is_small {
-            self.leave_small(frame, order, tag);
-        }
-        is_small
-    }
-
-    #[inline(never)]
-    fn leave_small(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) {
-        tag.defer(order);
-        // The tag before the count, also for who overwrites the count; pairs with the swap in `gather`.
-        propagation_fence();
-        let entry = self.zone.left.entry(frame);
-        // SAFETY: the frame has a tag, and the map is that of the zone's span.
-        if !unsafe { self.zone.left.count(entry, 1_u32.wrapping_shl(order.get().into()) as u8) } {
-            // Release: as in `count`, should somebody else be gathering.
-            self.zone.left.counts[entry].store(u8::MAX, Ordering::Release);
-            self.gather(entry);
-        }
-    }
-
-    /// Notes that `frames` frames of the area of `frame` have come home by themselves, and gathers the area if that leaves nothing
-    /// else in use.
-    #[inline]
-    pub(crate) fn note_home(&self, frame: FrameNumber, frames: usize) {
-        if self.zone.left.note(frame, frames) {
-            self.gather(self.zone.left.entry(frame));
-        }
-    }
-
-    /// Brings home what was left in the area of `frame`; returns how many frames.
-    pub(crate) fn gather_area(&self, frame: FrameNumber) -> usize {
-        if self.zone.left.has_some_at(frame) { self.gather(self.zone.left.entry(frame)) } else { 0 }
-    }
-
-    /// Brings home what was left in the area whose turn it is: of the next few the first in which there is something.
-    pub(crate) fn gather_next(&self) {
-        let left = &self.zone.left;
-        // Relaxed, here and below: advice.
-        let first = left.turn.load(Ordering::Relaxed);
-        let end = (first + LOOKS).min(left.counts.len());
-        let found = left.next_with_some(first, end);
-        if let Some(entry) = found {
-            self.gather(entry);
-        }
-        let next = found.map_or(end, |entry| entry + 1);
-        left.turn.store(if next == left.counts.len() { 0 } else { next }, Ordering::Relaxed);
-    }
-
-    /// Brings home what was left, area by area, until there are `target` frames; returns how many.
-    pub(crate) fn gather_until(&self, target: usize) -> usize {
-        let left = &self.zone.left;
-        let (mut frames, mut next) = (0, 0);
-        while frames < target {
-            let Some(entry) = left.next_with_some(next, left.counts.len()) else { break };
-            frames += self.gather(entry);
-            next = entry + 1;
-        }
-        frames
-    }
-
-    /// Brings home what was left in the area of `entry`, unless somebody is doing so; returns how many frames.
-    #[cold]
-    #[inline(never)]
-    fn gather(&self, entry: usize) -> usize {
-        let left = &self.zone.left;
-        // SeqCst: Acquire is what it needs: it pairs with the Release below, and sees which tags were cleared.
-        let flags = &left.gathering[entry / WORD_BITS];
-        if flags.fetch_or(flag(entry), Ordering::SeqCst) & flag(entry) != 0 {
-            return 0;
-        }
-        let start = FrameNumber::new((left.first_area + entry) * AREA_FRAMES);
-        let guard = Reconciling { zone: &self.zone, start, entry };
-        // SeqCst: before our look at the tags. Acquire: sees the tags of what was counted.
-        left.counts[entry].swap(0, Ordering::SeqCst);
-        model_fence();
-        let mut frames = 0;
-        // The words in which a frame was free already, a bit each, and what was brought home in each.
-        let (mut twice, mut homes) = (0, [(0, 0); AREA_WORDS]);
-        if let Some((place, section)) = self.zone.place(start) {
-            // All of them first: the loads overlap, which the atomic operations would prevent.
-            let deferred_among = self.map.deferred_among::<AREA_WORDS>(self.map_index(start));
-            // Acquire: pairs with the Release of each tag; what the blocks hold is handed over with their bits.
-            fence(Ordering::Acquire);
-            for (at, left) in deferred_among.iter().enumerate() {
-                if left.heads == 0 {
-                    continue;
-                }
-                let word = FrameNumber::new(start.get() + at * WORD_BITS);
-                let freed = self.clear_left(word, *left);
-                frames += freed.count_ones() as usize;
-                if section.lines[place.area].clear(at, freed) == Freed::Already {
-                    twice |= 1 << at;
-                    homes[at] = (left.heads, freed);
-                }
-                let blocks = left.heads.count_ones() as usize;
-                self.zone.note_clear_word(&self.observer, word, freed, blocks);
-            }
-            let taken = AREA_FRAMES - section.publish(place.area);
-            if taken < MOST {
-                // Relaxed: a count without tags; who left something meanwhile has changed it.
-                _ = left.counts[entry].compare_exchange(
-                    0,
-                    (MOST - taken).min(MOST - 1) as u8,
-                    Ordering::Relaxed,
-                    Ordering::Relaxed,
-                );
-            }
-        }
-        guard.end();
-        // Last of all: who hears of it may panic.
-        for at in bits(twice) {
-            let (block, order) = lowest_block(homes[at]);
-            self.report_double_free(FrameNumber::new(start.get() + at * WORD_BITS + block), order);
-        }
-        frames
-    }
-
-    /// Clears the tags of the blocks that were left in the word at `word`; returns their frames as bits.
-    #[inline(always)]
-    fn clear_left(&self, word: FrameNumber, left: DeferredHeads) -> usize {
-        let mut frames = left.heads;
-        if !left.are_single {
-            for bit in bits(left.heads) {
-                let order = self.frame_tag(FrameNumber::new(word.get() + bit)).as_deferred();
-                frames |= mask(bit, order.map_or(0, |order| order.get().into()));
-            }
-        }
-        // Before the bits: once they are clear, the frames may have other tags.
-        self.map.clear_tags_among(self.map_index(word), left.heads);
-        frames
     }
 }
 
@@ -345,7 +347,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_lowest_block_of_a_word_ends_where_the_next_begins_or_frames_do() {
+    fn the_lowest_block_of_a_word_ends_at_the_next_head_or_at_the_last_frame() {
         let of = |heads, frames| {
             let (start, order) = lowest_block((heads, frames));
             (start, order.get())

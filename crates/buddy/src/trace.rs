@@ -1,51 +1,67 @@
-//! Watching from inside: an observer is told of each split, merge, claim and hand-over.
+//! Trace hooks: calls for each split, merge, claim and transfer, and a trace that counts them.
 //!
 //! # Concepts
-//! Split and merge are implicit here: setting and clearing bits is all that happens. What an observer hears is what a
-//! buddy with lists would have done for the same change of the same bits:
+//! Split and merge are implicit here: the allocator only sets and clears bits. A trace receives the events that a buddy with
+//! lists would have produced for the same change of the same bits:
 //! - Taking a block of order k out of a canonical block of order n is n - k **splits**.
 //! - Freeing a block of order k that then lies in a canonical block of order n is n - k **merges**.
 //! - A **claim** is an area taken whole, with or without its neighbours.
-//! - A **hand-over** is frames that move between areas and a CPU slot. On the way out a list-based buddy would have split
-//!   what it gives into the pieces that the slot keeps, and on the way home merged each of them.
+//! - A **transfer** is frames that move between areas and a CPU slot. On the way out a list-based buddy would have split
+//!   the blocks into the pieces that the slot keeps, and on the way back it would have merged each of them.
 //!
-//! What stays inside a slot changes no area, so nobody hears of it. While others change the same area, the numbers are
-//! estimates; with one CPU they are exact.
+//! An operation that stays inside a CPU slot changes no area and causes no event. While other CPUs change the same area, the
+//! numbers are estimates. With one CPU they are exact.
+//!
+//! A trace may also limit who gets memory: [`Watermarks`](crate::Watermarks) count the free frames, and refuse ordinary
+//! requests when only the reserve is left.
 //!
 //! # Costs
-//! Nothing when the observer is `()`: every call stands behind [`Observe::IS_USED`]. Frames that leave areas and come home
-//! cost the call. For the rest each event looks at the buddies of the block up to [`Observe::LARGEST`], unless
-//! [`Observe::HEARS_BLOCKS`] says that nobody cares.
+//! Nothing when the trace is `()`: every call stands behind [`Trace::IS_ENABLED`]. Otherwise each take from areas and each
+//! return costs a call. Splits and merges cost a look at the buddies of the block up to [`Trace::MAX_ORDER`], unless
+//! [`Trace::HAS_BLOCK_EVENTS`] is false.
 
 use page_frame::sync::{AtomicUsize, Ordering};
-use page_frame::{FrameNumber, FrameRange, Order};
+use page_frame::{FrameNumber, Order};
 
-use crate::bitmap::Zone;
-use crate::bits::{WORD_ORDER, canonical_blocks};
+use crate::zones::pressure::Pressure;
 
-/// Hears what an allocator does: called from within it, on whatever CPU.
+/// Receives the events of an allocator. The allocator calls it from within its operations, on the CPU of the operation.
 ///
-/// An observer should neither call the allocator nor panic. Neither breaks memory safety:
-/// - A call from an observer is like one from an interrupt. It finds the CPU's slot entered and takes bits instead; it is told
-///   to the observer again.
-/// - A panic unwinds through the call. Frames that the call had taken return to their areas, and the observer is not told;
-///   frames that it was freeing are free. A panic while a run shrinks aborts.
-pub trait Observe {
-    /// Whether anybody listens; where false, nothing is computed and no method is called.
-    const IS_USED: bool = true;
-    /// Whether splits, merges, claims and hand-overs are of interest; where false, nothing is computed for them.
-    const HEARS_BLOCKS: bool = true;
-    /// Whether frees are exact, see [`Exact`](crate::Exact).
-    const EXACT_FREES: bool = false;
-    /// The largest block of the list-based buddy that is compared with.
-    const LARGEST: Order = Order::MAX;
+/// A trace should neither call the allocator nor panic. Neither breaks memory safety:
+/// - A call from a trace is like a call from an interrupt. It finds the CPU's slot entered and takes bits instead, and it
+///   causes events again.
+/// - A panic unwinds through the call. Frames that the call had taken return to their areas, without an event. Frames that
+///   it was freeing are free. A panic while a run shrinks aborts.
+///
+/// ```
+/// use buddy::Trace;
+/// use page_frame::FrameNumber;
+/// use std::cell::Cell;
+/// struct InUse(Cell<usize>);
+/// impl Trace for InUse {
+///     const HAS_BLOCK_EVENTS: bool = false; // only `take` and `free`
+///     fn take(&self, _: FrameNumber, frames: usize) {
+///         self.0.set(self.0.get() + frames);
+///     }
+///     fn free(&self, _: FrameNumber, frames: usize) {
+///         self.0.set(self.0.get() - frames);
+///     }
+/// }
+/// ```
+pub trait Trace {
+    /// Whether any method is called. Where false, nothing is computed for events.
+    const IS_ENABLED: bool = true;
+    /// Whether splits, merges, claims and transfers are wanted. Where false, nothing is computed for them.
+    const HAS_BLOCK_EVENTS: bool = true;
+    /// The largest order of the list-based buddy that splits and merges are computed for.
+    const MAX_ORDER: Order = Order::MAX;
 
-    /// `frames` frames at or behind `start` left the areas, for a user or a CPU slot.
+    /// `frames` frames at or behind `start` left their areas, for a user or a CPU slot.
     fn take(&self, start: FrameNumber, frames: usize) {
         let _ = (start, frames);
     }
 
-    /// `frames` frames at or behind `start` came home to the areas.
+    /// `frames` frames at or behind `start` returned to their areas.
     fn free(&self, start: FrameNumber, frames: usize) {
         let _ = (start, frames);
     }
@@ -65,23 +81,35 @@ pub trait Observe {
         let _ = areas;
     }
 
-    /// `frames` frames went to a CPU slot or came home from one.
-    fn hand_over(&self, frames: usize) {
+    /// `frames` frames moved from areas to a CPU slot, or back.
+    fn transfer(&self, frames: usize) {
         let _ = frames;
+    }
+
+    /// Returns whether an ordinary request of a [`ZoneList`](crate::ZoneList) may take `pages` frames. Called before the take.
+    #[inline]
+    fn allows(&self, pages: usize) -> bool {
+        let _ = pages;
+        true
+    }
+
+    /// Returns how short memory is.
+    #[inline]
+    fn pressure(&self) -> Pressure {
+        Pressure::None
     }
 }
 
-/// Nobody listens.
-impl Observe for () {
-    const IS_USED: bool = false;
+/// No events.
+impl Trace for () {
+    const IS_ENABLED: bool = false;
 }
 
-/// Both listen, the first first.
-impl<A: Observe, B: Observe> Observe for (A, B) {
-    const IS_USED: bool = A::IS_USED || B::IS_USED;
-    const HEARS_BLOCKS: bool = A::HEARS_BLOCKS || B::HEARS_BLOCKS;
-    const EXACT_FREES: bool = A::EXACT_FREES || B::EXACT_FREES;
-    const LARGEST: Order = if A::HEARS_BLOCKS { A::LARGEST } else { B::LARGEST };
+/// Both receive each event, the first one first. A request needs the permission of both.
+impl<A: Trace, B: Trace> Trace for (A, B) {
+    const IS_ENABLED: bool = A::IS_ENABLED || B::IS_ENABLED;
+    const HAS_BLOCK_EVENTS: bool = A::HAS_BLOCK_EVENTS || B::HAS_BLOCK_EVENTS;
+    const MAX_ORDER: Order = if A::HAS_BLOCK_EVENTS { A::MAX_ORDER } else { B::MAX_ORDER };
 
     fn take(&self, start: FrameNumber, frames: usize) {
         self.0.take(start, frames);
@@ -108,17 +136,26 @@ impl<A: Observe, B: Observe> Observe for (A, B) {
         self.1.claim(areas);
     }
 
-    fn hand_over(&self, frames: usize) {
-        self.0.hand_over(frames);
-        self.1.hand_over(frames);
+    fn transfer(&self, frames: usize) {
+        self.0.transfer(frames);
+        self.1.transfer(frames);
+    }
+
+    #[inline]
+    fn allows(&self, pages: usize) -> bool {
+        self.0.allows(pages) && self.1.allows(pages)
+    }
+
+    #[inline]
+    fn pressure(&self) -> Pressure {
+        self.0.pressure().max(self.1.pressure())
     }
 }
 
-impl<O: Observe + ?Sized> Observe for &O {
-    const IS_USED: bool = O::IS_USED;
-    const HEARS_BLOCKS: bool = O::HEARS_BLOCKS;
-    const EXACT_FREES: bool = O::EXACT_FREES;
-    const LARGEST: Order = O::LARGEST;
+impl<T: Trace + ?Sized> Trace for &T {
+    const IS_ENABLED: bool = T::IS_ENABLED;
+    const HAS_BLOCK_EVENTS: bool = T::HAS_BLOCK_EVENTS;
+    const MAX_ORDER: Order = T::MAX_ORDER;
 
     fn take(&self, start: FrameNumber, frames: usize) {
         (**self).take(start, frames);
@@ -140,15 +177,25 @@ impl<O: Observe + ?Sized> Observe for &O {
         (**self).claim(areas);
     }
 
-    fn hand_over(&self, frames: usize) {
-        (**self).hand_over(frames);
+    fn transfer(&self, frames: usize) {
+        (**self).transfer(frames);
+    }
+
+    #[inline]
+    fn allows(&self, pages: usize) -> bool {
+        (**self).allows(pages)
+    }
+
+    #[inline]
+    fn pressure(&self) -> Pressure {
+        (**self).pressure()
     }
 }
 
-/// An observer that counts.
+/// A trace that counts events.
 ///
 /// ```
-/// use buddy::{EventCounts, Observe};
+/// use buddy::{EventCounts, Trace};
 /// let counts = EventCounts::new();
 /// counts.split(3);
 /// assert_eq!((counts.splits(), counts.merges()), (3, 0));
@@ -158,45 +205,45 @@ pub struct EventCounts {
     splits: AtomicUsize,
     merges: AtomicUsize,
     claims: AtomicUsize,
-    hand_overs: AtomicUsize,
+    transfers: AtomicUsize,
 }
 
 impl EventCounts {
     page_frame::const_unless_loom! {
-        /// Counts from zero.
+        /// Returns counters at zero.
         pub fn new() -> Self {
             Self {
                 splits: AtomicUsize::new(0),
                 merges: AtomicUsize::new(0),
                 claims: AtomicUsize::new(0),
-                hand_overs: AtomicUsize::new(0),
+                transfers: AtomicUsize::new(0),
             }
         }
     }
 
-    /// Returns how many blocks were split in two.
+    /// Returns the number of blocks that were split in two.
     pub fn splits(&self) -> usize {
-        // Relaxed, here and below: statistics; nothing is published by them.
+        // Relaxed, here and below: statistics, which publish nothing.
         self.splits.load(Ordering::Relaxed)
     }
 
-    /// Returns how many pairs of buddies became one block.
+    /// Returns the number of pairs of buddies that became one block.
     pub fn merges(&self) -> usize {
         self.merges.load(Ordering::Relaxed)
     }
 
-    /// Returns how many areas were claimed whole.
+    /// Returns the number of areas that were claimed whole.
     pub fn claims(&self) -> usize {
         self.claims.load(Ordering::Relaxed)
     }
 
-    /// Returns how many frames went to CPU slots or came home from them.
-    pub fn hand_overs(&self) -> usize {
-        self.hand_overs.load(Ordering::Relaxed)
+    /// Returns the number of frames that moved between areas and CPU slots.
+    pub fn transfers(&self) -> usize {
+        self.transfers.load(Ordering::Relaxed)
     }
 }
 
-impl Observe for EventCounts {
+impl Trace for EventCounts {
     fn split(&self, count: usize) {
         self.splits.fetch_add(count, Ordering::Relaxed);
     }
@@ -209,120 +256,7 @@ impl Observe for EventCounts {
         self.claims.fetch_add(areas, Ordering::Relaxed);
     }
 
-    fn hand_over(&self, frames: usize) {
-        self.hand_overs.fetch_add(frames, Ordering::Relaxed);
+    fn transfer(&self, frames: usize) {
+        self.transfers.fetch_add(frames, Ordering::Relaxed);
     }
-}
-
-/// What the list-based buddy would have done, seen after the change.
-impl Zone<'_> {
-    /// Tells `observer` that the block of `order` at `start` was taken.
-    pub(crate) fn note_take(&self, observer: &impl Observe, start: FrameNumber, order: Order) {
-        note(observer, |observer| observer.take(start, order.pages()));
-        note_blocks(observer, |observer| {
-            observer.split(self.levels_around(start, order, largest(observer), |_| true));
-            let areas = order.pages() / crate::bitmap::area::AREA_FRAMES;
-            if areas > 0 {
-                observer.claim(areas);
-            }
-        });
-    }
-
-    /// Tells `observer` that all frames of `range` were freed, as the fewest blocks, lowest first.
-    pub(crate) fn note_release(&self, observer: &impl Observe, range: FrameRange) {
-        note(observer, |observer| observer.free(range.start, range.frames()));
-        note_blocks(observer, |observer| {
-            let merges = range.blocks().map(|(start, order)| {
-                // A buddy of which a part is freed after this block was not free yet.
-                let end = start.get() + order.pages();
-                let was_free = |buddy: FrameNumber| buddy.get() < end || buddy >= range.end;
-                self.levels_around(start, order, largest(observer), was_free)
-            });
-            observer.merge(merges.sum());
-        });
-    }
-
-    /// Tells `observer` that the frames set in `frames` of the word at `word` went to a slot, in `pieces` blocks.
-    pub(crate) fn note_take_word(
-        &self,
-        observer: &impl Observe,
-        word: FrameNumber,
-        frames: usize,
-        pieces: usize,
-    ) {
-        note(observer, |observer| observer.take(word, frames.count_ones() as usize));
-        note_blocks(observer, |observer| {
-            let taken = self.taken_word(word);
-            let before = taken & !frames;
-            let around = if before == 0 { self.levels_around_word(observer, word) } else { 0 };
-            let blocks = canonical_blocks(taken) + pieces + around;
-            observer.split(blocks.saturating_sub(canonical_blocks(before)));
-            observer.hand_over(frames.count_ones() as usize);
-        });
-    }
-
-    /// Tells `observer` that the frames set in `frames` of the word at `word`, which are `pieces` blocks, came home.
-    pub(crate) fn note_clear_word(
-        &self,
-        observer: &impl Observe,
-        word: FrameNumber,
-        frames: usize,
-        pieces: usize,
-    ) {
-        note(observer, |observer| observer.free(word, frames.count_ones() as usize));
-        note_blocks(observer, |observer| {
-            let taken = self.taken_word(word);
-            let around = if taken == 0 { self.levels_around_word(observer, word) } else { 0 };
-            let before = canonical_blocks(taken | frames);
-            observer.merge((before + pieces + around).saturating_sub(canonical_blocks(taken)));
-            observer.hand_over(frames.count_ones() as usize);
-        });
-    }
-
-    fn levels_around_word<O: Observe>(&self, observer: &O, word: FrameNumber) -> usize {
-        let order = Order::new(WORD_ORDER as u8).expect("a word is smaller than the largest block");
-        self.levels_around(word, order, largest(observer), |_| true)
-    }
-
-    /// Returns by how many orders the canonical block around the block of `order` at `start` is larger than it, when that
-    /// block counts as free itself, and of its buddies only those that `counts` agrees to.
-    fn levels_around(
-        &self,
-        mut start: FrameNumber,
-        order: Order,
-        largest: Order,
-        counts: impl Fn(FrameNumber) -> bool,
-    ) -> usize {
-        let mut around = order;
-        while around < largest {
-            let buddy = start.buddy(around);
-            if !counts(buddy) || !self.is_free(buddy, around) {
-                break;
-            }
-            start = start.min(buddy);
-            around = around.larger().expect("below the largest by the loop's condition");
-        }
-        around.index() - order.index()
-    }
-}
-
-/// Calls `tell` if anybody listens.
-#[inline(always)]
-fn note<O: Observe>(observer: &O, tell: impl FnOnce(&O)) {
-    if O::IS_USED {
-        tell(observer);
-    }
-}
-
-/// Calls `tell` if anybody wants to hear of splits, merges, claims and hand-overs.
-#[inline(always)]
-fn note_blocks<O: Observe>(observer: &O, tell: impl FnOnce(&O)) {
-    if O::IS_USED && O::HEARS_BLOCKS {
-        tell(observer);
-    }
-}
-
-/// Returns the order of the largest block that `observer` compares with.
-fn largest<O: Observe>(_: &O) -> Order {
-    O::LARGEST
 }

@@ -1,14 +1,14 @@
-//! `validate`: the invariants, checked one by one.
+//! `validate`: checks the invariants of the crate one by one.
 
 use core::fmt;
 
-use page_frame::{Cpu, Tag};
+use page_frame::{FrameNumber, Tag};
 
-use crate::bitmap::area::{AREA_FRAMES, AREA_WORDS};
-use crate::bitmap::section::SECTION_AREAS;
-use crate::{FrameNumber, FramePool, Observe};
+use crate::bits::{AREA_FRAMES, SECTION_AREAS};
+use crate::blocks::{self, BlockState};
+use crate::frames::Frames;
 
-/// An invariant that does not hold, and where.
+/// A broken invariant, and where it is broken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// The invariant, as the crate's documentation numbers it.
@@ -25,62 +25,53 @@ impl fmt::Display for Violation {
 
 impl core::error::Error for Violation {}
 
-impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
-    /// Checks every invariant that can be seen from the metadata while nobody else uses the allocator.
-    ///
-    /// O(frames); bounded, allocates nothing, touches no frame.
-    ///
-    /// # Errors
-    /// The first [`Violation`] found.
-    pub fn validate(&self) -> Result<(), Violation> {
-        for (base, section) in self.zone.sections() {
-            for area in 0..SECTION_AREAS {
+/// Checks the invariants of areas, then those of blocks.
+pub(crate) fn validate<T>(frames: &Frames<'_, T>) -> Result<(), Violation> {
+    for (base, section) in frames.bitmap().table().sections() {
+        for area in 0..SECTION_AREAS {
+            if let Some(invariant) = section.violated_invariant(area) {
                 let frame = FrameNumber::new(base + area * AREA_FRAMES);
-                let violated = |invariant| Err(Violation { invariant, frame });
-                if section.is_being_claimed(area) {
-                    return violated("I4: no claim outlives its call");
-                }
-                let bits = section.lines[area].load();
-                let has_free = bits.iter().any(|word| *word != usize::MAX);
-                if section.is_whole(area) && bits != [0; AREA_WORDS] {
-                    return violated("I2: the bits of a whole area are clear");
-                }
-                let is_unowned = section.is_open(area) && !section.is_owned(area);
-                if is_unowned && has_free && !section.hints.has_any(area) {
-                    return violated("I3: an open area with a free frame has a hint");
-                }
+                return Err(Violation { invariant, frame });
             }
         }
-        self.check_blocks()
     }
+    let mut count = 0;
+    for block in blocks::blocks(frames.bitmap(), frames.tags()) {
+        count += block.frames;
+        for offset in 0..block.frames {
+            let frame = FrameNumber::new(block.start.get() + offset);
+            if let Some(invariant) = violated_at(frames, frame, offset, block.state) {
+                return Err(Violation { invariant, frame });
+            }
+        }
+    }
+    if count == frames.bitmap().table().frames() {
+        return Ok(());
+    }
+    let frame = FrameNumber::new(count);
+    Err(Violation { invariant: "I6: blocks cover every frame exactly once", frame })
+}
 
-    fn check_blocks(&self) -> Result<(), Violation> {
-        let mut frames = 0;
-        for block in self.blocks() {
-            let frame = block.start;
-            frames += block.frames;
-            let inside = (0..block.frames).map(|offset| FrameNumber::new(frame.get() + offset));
-            let is_free = block.state == crate::BlockState::Free;
-            for (offset, frame) in inside.enumerate() {
-                let tag = self.frame_tag(frame);
-                if is_free && tag != Tag::NONE {
-                    return Err(Violation { invariant: "I5: free frames have no tag", frame });
-                }
-                if !is_free && !self.zone.is_taken(frame) {
-                    return Err(Violation { invariant: "I1: an allocated frame is taken", frame });
-                }
-                if tag.as_deferred().is_some() && !self.zone.left.has_some_at(frame) {
-                    return Err(Violation { invariant: "I7: what was left is counted", frame });
-                }
-                if offset > 0 && tag.as_block().is_some() {
-                    return Err(Violation { invariant: "I1: blocks do not overlap", frame });
-                }
-            }
-        }
-        if frames == self.frames() {
-            return Ok(());
-        }
-        let frame = FrameNumber::new(frames);
-        Err(Violation { invariant: "I6: blocks cover every frame exactly once", frame })
+/// Returns the invariant that `frame` breaks, which lies `offset` frames behind the start of a block in `state`.
+fn violated_at<T>(
+    frames: &Frames<'_, T>,
+    frame: FrameNumber,
+    offset: usize,
+    state: BlockState,
+) -> Option<&'static str> {
+    let tag = frames.tags().get(frame);
+    let is_free = state == BlockState::Free;
+    if is_free && tag != Tag::NONE {
+        return Some("I5: free frames have no tag");
     }
+    if !is_free && !frames.bitmap().is_taken(frame) {
+        return Some("I1: an allocated frame is taken");
+    }
+    if tag.as_deferred().is_some() && !frames.deferred().is_pending_at(frame) {
+        return Some("I7: deferred frees are counted");
+    }
+    if offset > 0 && tag.as_block().is_some() {
+        return Some("I1: blocks do not overlap");
+    }
+    None
 }

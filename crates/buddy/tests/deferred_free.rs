@@ -7,7 +7,7 @@ mod common;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::{NonNull, without_provenance_mut};
 
-use buddy::{Marks, Mode, NodeZone, Observe, Request, Watermarks, ZoneKind, ZoneList};
+use buddy::{Marks, Mode, NodeZone, Request, Trace, Watermarks, ZoneKind, ZoneList};
 use common::{Simulated, range};
 use page_frame::{
     CpuId, FaultKind, FrameNumber, Order, PAGE_SIZE, PageMap, PageSource, SwitchedCpu,
@@ -23,7 +23,7 @@ fn order(order: u8) -> Order {
 }
 
 /// Allocates blocks of `size` until there are no more, as the CPU without a slot: nothing is kept.
-fn take_all<O: Observe>(
+fn take_all<O: Trace>(
     buddy: &Simulated<&SwitchedCpu, O>,
     cpus: &SwitchedCpu,
     size: Order,
@@ -116,7 +116,7 @@ fn a_zone_is_gathered_before_its_reserve_is_denied() {
     let cpus = SwitchedCpu::new(1);
     let marks = Marks { min: 20, low: 22, high: 24 };
     let watermarks: Watermarks = Watermarks::new(4 * AREA, marks, |_| ());
-    let buddy = Simulated::new(&[range(0, 4 * AREA)], &cpus, Mode::Cached).observed(&watermarks);
+    let buddy = Simulated::new(&[range(0, 4 * AREA)], &cpus, Mode::Cached).traced(&watermarks);
     let mut frames = take_all(&buddy, &cpus, Order::ZERO);
     shuffle(&mut frames, 5);
     cpus.switch_to(Some(CpuId::new(0)));

@@ -5,7 +5,7 @@ mod common;
 
 use std::collections::BTreeSet;
 
-use buddy::{Exact, Marks, Mode, Observe, Watermarks};
+use buddy::{Marks, Mode, Trace, Watermarks};
 use common::textbook::Textbook;
 use common::users::{Company, Users};
 use common::{Simulated, range};
@@ -94,10 +94,10 @@ fn play(
     let watermarks: Watermarks = Watermarks::new(buddy.frames(), Marks::default(), |_| ());
     let mut random = Random::new(seed);
     if seed % 2 == 0 {
-        play_on(&buddy.observed(&watermarks), &cpus, &users, &watermarks, &mut random, steps);
+        play_on(&buddy.traced(&watermarks), &cpus, &users, &watermarks, &mut random, steps);
     } else {
         play_on(
-            &buddy.observed(Exact(&watermarks)),
+            &buddy.traced(&watermarks).checked_free(),
             &cpus,
             &users,
             &watermarks,
@@ -108,8 +108,8 @@ fn play(
     assert!(users.removals() > 0 || steps < 1000 || absent.is_empty(), "sections came and went");
 }
 
-fn play_on<O: Observe>(
-    buddy: &Simulated<&SwitchedCpu, O>,
+fn play_on<T: Trace, const K: bool>(
+    buddy: &Simulated<&SwitchedCpu, T, K>,
     cpus: &SwitchedCpu,
     users: &Users,
     watermarks: &Watermarks,

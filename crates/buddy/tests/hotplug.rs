@@ -27,7 +27,7 @@ fn an_added_section_is_memory_like_any_other() {
     let room = range(base, base + 4 * SECTION);
     let buddy = Simulated::with_room(&[start], room, SingleCpu::new(), Mode::Cached);
     let watermarks: Watermarks = Watermarks::new(1900, buddy::Marks::default(), |_| ());
-    let buddy = buddy.observed(&watermarks);
+    let buddy = buddy.traced(&watermarks);
     assert!(buddy.allocate_frames(order(18)).is_err());
     let added = range(base + 2 * SECTION, base + 3 * SECTION);
     buddy.add_section(metadata.memory(), added).expect("room, and nothing there");

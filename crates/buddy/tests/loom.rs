@@ -17,7 +17,7 @@ mod models {
     use testkit::model;
 
     use super::common::{Metadata, Simulated, range};
-    use buddy::{Exact, Gate, Marks, Mode, Observe, Pressure, Watermarks};
+    use buddy::{Marks, Mode, Pressure, Trace, Watermarks};
 
     /// Frames of an area under loom.
     const AREA: usize = 128;
@@ -421,9 +421,9 @@ mod models {
     fn of_two_exact_frees_of_one_block_one_is_told() {
         model("buddy: exact double free", 3, || {
             let buddy = Simulated::new(&[range(0, AREA)], Fenced(Numbered), Mode::Cached);
-            let buddy = Arc::new(buddy.observed(Exact(())));
+            let buddy = Arc::new(buddy.checked_free());
             let block = buddy.allocate_frames(Order::ZERO).expect("all is free");
-            let free_as = move |number, buddy: &Simulated<_, _>| {
+            let free_as = move |number, buddy: &Simulated<_, _, true>| {
                 // Into a slot: what goes straight home is told apart by its bits in any case.
                 NUMBER.with(|own| own.set(Some(number)));
                 buddy.free_frames(block, Order::ZERO)

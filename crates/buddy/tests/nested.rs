@@ -10,7 +10,7 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use buddy::{Mode, Observe};
+use buddy::{Mode, Trace};
 use common::users::{Company, Users};
 use common::{Simulated, range};
 use page_frame::{Cpu, CpuId, FrameNumber, FrameRange};
@@ -81,8 +81,8 @@ unsafe impl Cpu for Stepped {
     }
 }
 
-impl Observe for Stepped {
-    const HEARS_BLOCKS: bool = false;
+impl Trace for Stepped {
+    const HAS_BLOCK_EVENTS: bool = false;
 
     fn take(&self, _: FrameNumber, _: usize) {
         self.0.step();
@@ -101,7 +101,7 @@ fn play(interrupt_at: usize) -> usize {
     let frames = [range(0, FRAMES)];
     let users = Rc::new(Users::new(&frames, &ADDED, 10, Company::Interrupted));
     let room = range(0, ADDED[0].end.get());
-    let buddy = Simulated::with_room(&frames, room, cpu.clone(), Mode::Cached).observed(cpu);
+    let buddy = Simulated::with_room(&frames, room, cpu.clone(), Mode::Cached).traced(cpu);
     let buddy = Rc::new(buddy);
     steps.interrupt_at.set(interrupt_at);
     let (theirs, nested) = (Rc::clone(&buddy), Rc::clone(&users));

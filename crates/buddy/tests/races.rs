@@ -8,7 +8,7 @@ use std::ptr::{NonNull, without_provenance_mut};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use buddy::{Buddy, Exact, Mode};
+use buddy::{Buddy, Mode};
 use common::{Metadata, ROOT, Simulated, range};
 use hosted::Threads;
 use page_frame::{
@@ -67,7 +67,7 @@ fn count_run(fault: &Fault) {
 #[test]
 fn of_two_exact_frees_of_one_block_at_once_one_is_told() {
     const ROUNDS: usize = 400;
-    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).observed(Exact(()));
+    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).checked_free();
     let both = Barrier::new(2);
     let block = AtomicUsize::new(0);
     let orders = [0, 1, 5, 6, 9, 10].map(|order| Order::new(order).expect("valid"));
@@ -101,7 +101,7 @@ fn of_two_exact_frees_of_one_block_at_once_one_is_told() {
 #[test]
 fn of_two_exact_frees_of_one_run_at_once_one_is_told() {
     const ROUNDS: usize = 400;
-    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).observed(Exact(()));
+    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).checked_free();
     let buddy = buddy.with_fault_hook(count_run);
     let both = Barrier::new(2);
     let run = AtomicUsize::new(0);

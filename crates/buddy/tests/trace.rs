@@ -16,7 +16,7 @@ fn order(order: u8) -> Order {
 #[test]
 fn splits_and_merges_are_those_of_the_textbook() {
     let counts = EventCounts::new();
-    let buddy = Simulated::new(&[range(0, 2048)], SingleCpu::new(), Mode::Plain).observed(&counts);
+    let buddy = Simulated::new(&[range(0, 2048)], SingleCpu::new(), Mode::Plain).traced(&counts);
     let mut book = Textbook::new(11);
     let mut random = Random::new(8);
     let mut live: Vec<(usize, u8)> = Vec::new();
@@ -44,7 +44,7 @@ fn splits_and_merges_are_those_of_the_textbook() {
 fn with_slots_the_numbers_account_for_every_free_block() {
     let counts = EventCounts::new();
     let cpus = SwitchedCpu::new(2);
-    let buddy = Simulated::new(&[range(0, 4096)], &cpus, Mode::Cached).observed(&counts);
+    let buddy = Simulated::new(&[range(0, 4096)], &cpus, Mode::Cached).traced(&counts);
     let mut random = Random::new(9);
     let mut live = Vec::new();
     for _ in 0..4000 {
@@ -68,13 +68,13 @@ fn with_slots_the_numbers_account_for_every_free_block() {
     live.into_iter().for_each(|(block, size)| buddy.free_frames(block, size).expect("live"));
     buddy.drain();
     assert_eq!(counts.splits(), counts.merges(), "all is one block again");
-    assert!(counts.hand_overs() > 0);
+    assert!(counts.transfers() > 0);
 }
 
 #[test]
 fn runs_are_heard_of_too() {
     let counts = EventCounts::new();
-    let buddy = Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).observed(&counts);
+    let buddy = Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).traced(&counts);
     // 4096 to 2048 to 1024. The last 24 of the 1024 pages go back as 8 + 16, and merge with nothing.
     let run = buddy.allocate_run(1000, Order::ZERO).expect("room");
     assert_eq!((counts.splits(), counts.merges()), (2, 0));

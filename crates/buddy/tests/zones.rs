@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use buddy::{
-    EventCounts, Gate, Marks, Mobility, Mode, NodeZone, Observe, Pressure, Request, Watermarks,
+    Buddy, EventCounts, Marks, Mobility, Mode, NodeZone, Pressure, Request, Trace, Watermarks,
     ZoneKind, ZoneList, ZoneListError,
 };
 use common::{Simulated, range};
@@ -30,21 +30,21 @@ fn frame_of(block: &PageBlock) -> usize {
 }
 
 /// Two nodes with 64 frames in each of their zones: node 0 has DMA, DMA32 and Normal, node 1 Normal and Movable.
-fn two_nodes<O: Copy + buddy::Observe>(observer: O) -> [Simulated<SingleCpu, O>; 5] {
+fn two_nodes<O: Copy + buddy::Trace>(trace: O) -> [Simulated<SingleCpu, O>; 5] {
     [0, 64, 128, 256, 320].map(|start| {
         let frames = [range(start, start + 64)];
-        Simulated::new(&frames, SingleCpu::new(), Mode::Cached).observed(observer)
+        Simulated::new(&frames, SingleCpu::new(), Mode::Cached).traced(trace)
     })
 }
 
 fn normal_zone<'z, O>(
     node: u16,
     buddy: &'z buddy::Buddy<'static, DirectMap, SingleCpu, O>,
-) -> NodeZone<'z, 'static, DirectMap, SingleCpu, O> {
+) -> NodeZone<'z, Buddy<'static, DirectMap, SingleCpu, O>> {
     NodeZone { node, kind: ZoneKind::Normal, buddy }
 }
 
-type Zones<'z, O> = [NodeZone<'z, 'static, DirectMap, SingleCpu, O>; 5];
+type Zones<'z, O> = [NodeZone<'z, Buddy<'static, DirectMap, SingleCpu, O>>; 5];
 
 fn named<O>(buddies: &[Simulated<SingleCpu, O>; 5]) -> Zones<'_, O> {
     let names = [
@@ -55,7 +55,11 @@ fn named<O>(buddies: &[Simulated<SingleCpu, O>; 5]) -> Zones<'_, O> {
         (1, ZoneKind::Movable),
     ];
     let mut buddies = buddies.iter();
-    names.map(|(node, kind)| NodeZone { node, kind, buddy: buddies.next().expect("five of each") })
+    names.map(|(node, kind)| NodeZone {
+        node,
+        kind,
+        buddy: &**buddies.next().expect("five of each"),
+    })
 }
 
 /// Allocates blocks of 64 frames until there is none; returns where they were, and gives all of them back.
@@ -136,13 +140,7 @@ fn nodes_are_asked_by_their_distance() {
 #[derive(Clone, Copy)]
 struct Refilled(&'static AtomicBool);
 
-impl Observe for Refilled {}
-
-impl Gate for Refilled {
-    fn allows(&self, _: usize) -> bool {
-        true
-    }
-
+impl Trace for Refilled {
     fn pressure(&self) -> Pressure {
         if self.0.swap(true, Ordering::Relaxed) { Pressure::None } else { Pressure::Low }
     }
@@ -153,7 +151,7 @@ fn a_zone_that_others_refill_during_a_request_is_asked() {
     static WAS_LOOKED_AT: AtomicBool = AtomicBool::new(false);
     let frames = [range(0, 64)];
     let buddy = Simulated::new(&frames, SingleCpu::new(), Mode::Cached);
-    let buddy = buddy.observed(Refilled(&WAS_LOOKED_AT));
+    let buddy = buddy.traced(Refilled(&WAS_LOOKED_AT));
     let zones = [normal_zone(0, &buddy)];
     let source = ZoneList::new(&zones).expect("one zone");
     let source = source.source(Request::default());
@@ -208,8 +206,8 @@ fn ordinary_requests_stop_at_min_and_the_reserve_goes_on() {
     let hook = |pressure| heard.lock().expect("no panic").push(pressure);
     let watermarks = Watermarks::new(4096, marks, hook);
     let buddy =
-        Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).observed(&watermarks);
-    let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &buddy }];
+        Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).traced(&watermarks);
+    let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &*buddy }];
     let list = ZoneList::new(&zones).expect("one zone");
     let ordinary = list.source(Request::default());
     let reserve = list.source(Request { may_use_reserve: true, ..Request::default() });
@@ -254,7 +252,7 @@ fn a_zone_below_low_is_spared_while_another_has_plenty() {
     let buddies = [0, 64].map(|start| {
         let watermarks = &watermarks[start / 64];
         Simulated::new(&[range(start, start + 64)], SingleCpu::new(), Mode::Cached)
-            .observed(watermarks)
+            .traced(watermarks)
     });
     let zones = [(ZoneKind::Dma32, 0), (ZoneKind::Normal, 1)].map(|(kind, index)| NodeZone {
         node: 0,
@@ -279,7 +277,7 @@ fn what_the_watermarks_count_is_what_is_free() {
     let watermarks: Watermarks = Watermarks::new(8192, marks, |_| ());
     let cpus = SwitchedCpu::new(3);
     let buddy =
-        Simulated::new(&[range(0, 8192)], &cpus, Mode::Cached).observed((&watermarks, &counts));
+        Simulated::new(&[range(0, 8192)], &cpus, Mode::Cached).traced((&watermarks, &counts));
     let mut random = Random::new(12);
     let mut live: Vec<(FrameNumber, Order)> = Vec::new();
     for step in 0..20_000 {

@@ -1,29 +1,25 @@
-//! An area: 512 frames, 2 MiB, one line of bits.
+//! An area: 512 frames (2 MiB), one cache line with a bit for each frame.
 //!
 //! # Concepts
 //! A bit is set while its frame is taken. Split and merge inside an area are implicit: a block is free exactly when its
-//! aligned run of bits is clear, so freeing clears bits, and there is no merge loop and no list.
+//! aligned run of bits is clear. A free clears bits, and needs no merge loop and no list.
 //!
 //! # Concurrency
-//! Anybody may take from any area. Each take is a read-modify-write that believes only its old value: bits that were set
-//! before belong to somebody else, and those set by mistake are cleared again. So two takers never own the same frame,
-//! whatever either of them saw while searching. All read-modify-writes of bits and all loads of whole lines are SeqCst, for
-//! the pairs of locations that `section.rs` describes; as Acquire and Release they hand the frames' content over.
+//! Every CPU may take from every area. A take is a read-modify-write that trusts only the old value: a bit that was set
+//! before belongs to another owner, and bits that the take set by mistake are cleared again. So two takers never own the
+//! same frame, whatever either of them saw while searching. All read-modify-writes of bits and all loads of whole lines are
+//! SeqCst, for the pairs of locations that `section.rs` describes. As Acquire and Release they also hand over the contents
+//! of the frames.
 
 use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
 
-use crate::bits::{WORD_BITS, WORD_ORDER, best_fit_in_line, free_runs, lowest, mask, spread};
+use crate::bits::{
+    AREA_WORDS, WORD_BITS, WORD_ORDER, best_fit_in_line, free_runs, lowest, mask, spread, words,
+};
 
-/// Words in a line. Smaller under loom, where a model can afford few locations.
-pub(crate) const AREA_WORDS: usize = if sync::MODELLED { 2 } else { 512 / WORD_BITS };
-/// The order of an area.
-pub(crate) const AREA_ORDER: u32 = WORD_ORDER + AREA_WORDS.ilog2();
-/// The frames of an area.
-pub(crate) const AREA_FRAMES: usize = 1 << AREA_ORDER;
-
-/// How often a take looks for another run after losing one to somebody else.
+/// Maximum number of runs that a take tries after losing one to another CPU.
 const TAKE_RETRIES: usize = 4;
-/// How often splitting a whole area looks again at a word with a stray bit: a guess, about a microsecond.
+/// Maximum number of loads of a word with a stray bit before the split of a whole area gives up: a guess, about 1 us.
 const STRAY_RETRIES: usize = if sync::MODELLED { 2 } else { 128 };
 
 /// The bits of an area, on one cache line.
@@ -31,36 +27,36 @@ const STRAY_RETRIES: usize = if sync::MODELLED { 2 } else { 128 };
 #[repr(align(64))]
 pub(crate) struct Line([AtomicUsize; AREA_WORDS]);
 
-// SAFETY: clause 1: an array of atomics, each valid when zero.
+// SAFETY: clause 1: the line is an array of atomics, and each is valid when zero.
 unsafe impl Zeroable for Line {
     fn zero() -> Self {
         Self(Zeroable::zero())
     }
 }
 
-/// The frames of a word whose free makes the area count its free ones again, so that its hint follows: two of each word, so
-/// one free in 32 counts.
-const COUNTED: usize = 1 << (WORD_BITS - 1) | 1 << (WORD_BITS / 2 - 1);
+/// The frames of a word whose free counts the area's free frames again, so that its hint follows: two frames of each word,
+/// so that one free in 32 counts.
+const COUNTING_FRAMES: usize = 1 << (WORD_BITS - 1) | 1 << (WORD_BITS / 2 - 1);
 
-/// What a free changed, as far as hints care.
+/// What a free changed, as far as hints are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freed {
-    /// Some bit was clear already: somebody freed these frames before. Nothing was changed that was not taken.
+    /// Some bit was clear already: the frames were freed twice. The bits that were set are clear.
     Already,
-    /// A word left full: there may be no hint. Or it is time to count again.
+    /// A word is no longer full, so the area may lack a hint; or it is time to count again.
     Notable,
-    /// A word became empty: maybe all of the area is.
+    /// A word became empty, and the whole area may be.
     Emptied,
-    /// Hints still hold.
+    /// The hints are still right.
     Quiet,
 }
 
 impl Line {
-    /// Returns the words as they are, each at its own moment.
+    /// Loads the words, each at its own moment.
     #[inline]
     pub(crate) fn load(&self) -> [usize; AREA_WORDS] {
-        // SeqCst: after the caller's change of an entry or a hint. Acquire: pairs with frees, for claims that go on to own
-        // what they saw clear.
+        // SeqCst: after the caller's change of an entry or a hint. Acquire: pairs with frees, for a claim that then owns the
+        // frames that it saw clear.
         core::array::from_fn(|index| self.0[index].load(Ordering::SeqCst))
     }
 
@@ -70,18 +66,17 @@ impl Line {
         self.load().iter().map(|word| word.count_zeros() as usize).sum()
     }
 
-    /// Whether all frames are free.
+    /// Returns whether all frames are free.
     #[inline]
     pub(crate) fn is_clear(&self) -> bool {
-        // All of them, without a branch for each: they are on one cache line.
+        // One test for all words: they are on one cache line.
         self.load().iter().fold(0, |bits, word| bits | word) == 0
     }
 
     /// Takes the best fit for a block of `order` (below the area's); returns its first frame.
     ///
-    /// # Errors
-    /// Returns `None` when no run was seen, or each one seen was lost to somebody else; `undo` was called for what was
-    /// set by mistake.
+    /// Returns `None` when no run was seen, or other CPUs took each run first. `undo` was called after bits that were set by
+    /// mistake were cleared again.
     pub(crate) fn take(&self, order: u32, mut undo: impl FnMut()) -> Option<usize> {
         (0..TAKE_RETRIES).find_map(|_| {
             let (start, _) = best_fit_in_line(&self.load(), order)?;
@@ -93,7 +88,7 @@ impl Line {
         })
     }
 
-    /// Takes the block of `order` at frame `start` if all of it is free; whether it was.
+    /// Takes the block of `order` at frame `start` if all of it is free; returns whether it was.
     #[inline]
     pub(crate) fn take_at(&self, start: usize, order: u32) -> bool {
         let first = start / WORD_BITS;
@@ -118,11 +113,11 @@ impl Line {
         true
     }
 
-    /// Takes all free frames of the first word that has any; returns the word's number and the frames as bits.
+    /// Takes all free frames of the first word that has any; returns the word's index and the frames as bits.
     #[inline]
     pub(crate) fn take_word(&self) -> Option<(usize, usize)> {
         (0..AREA_WORDS).find_map(|word| {
-            // Relaxed: a look; the swap decides.
+            // Relaxed: a first look; the swap decides.
             if self.0[word].load(Ordering::Relaxed) == usize::MAX {
                 return None;
             }
@@ -132,8 +127,9 @@ impl Line {
         })
     }
 
-    /// Takes up to `limit` blocks of `order`, below a word's, from the first word that has any: the word's number, the
-    /// blocks' starts as bits. `undo` was called if some were lost to others and what was set of them is clear again.
+    /// Takes up to `limit` blocks of `order`, below a word's, from the first word that has any; returns the word's index and
+    /// the starts of the blocks as bits. `undo` was called if other CPUs took some of them first, after the bits that this
+    /// call had set were cleared again.
     pub(crate) fn take_runs(
         &self,
         order: u32,
@@ -141,7 +137,7 @@ impl Line {
         mut undo: impl FnMut(),
     ) -> Option<(usize, usize)> {
         (0..AREA_WORDS).find_map(|word| {
-            // Relaxed: a look; the read-modify-write decides.
+            // Relaxed: a first look; the read-modify-write decides.
             let seen = free_runs(self.0[word].load(Ordering::Relaxed), order);
             let starts = lowest(seen, limit);
             if starts == 0 {
@@ -160,13 +156,13 @@ impl Line {
         })
     }
 
-    /// Whether a block of `order`, below a word's, is free somewhere.
+    /// Returns whether a block of `order`, below a word's, is free somewhere.
     pub(crate) fn has_run(&self, order: u32) -> bool {
-        // Relaxed: a look.
+        // Relaxed: advice.
         self.0.iter().any(|word| free_runs(word.load(Ordering::Relaxed), order) != 0)
     }
 
-    /// Takes every frame of a line that is clear but for strays; gives up, with nothing taken, when a stray stays.
+    /// Takes every frame of a line that is clear except for stray bits. Fails, with nothing taken, when a stray bit stays.
     pub(crate) fn take_all(&self) -> bool {
         for word in 0..AREA_WORDS {
             let won = (0..STRAY_RETRIES).any(|_| {
@@ -205,7 +201,7 @@ impl Line {
         let old = self.0[word].fetch_and(!frames, Ordering::SeqCst);
         if old & frames != frames {
             Freed::Already
-        } else if old == usize::MAX || frames & COUNTED != 0 {
+        } else if old == usize::MAX || frames & COUNTING_FRAMES != 0 {
             Freed::Notable
         } else if old == frames {
             Freed::Emptied
@@ -214,16 +210,11 @@ impl Line {
         }
     }
 
-    /// Marks the frames `start` to `end` (excluded) as taken for ever, while nobody else uses the line.
-    pub(crate) fn withhold(&self, start: usize, end: usize) {
-        let mut at = start;
-        while at < end {
-            let bit = at % WORD_BITS;
-            let count = (WORD_BITS - bit).min(end - at);
-            let frames = if count == WORD_BITS { usize::MAX } else { ((1 << count) - 1) << bit };
+    /// Marks the frames from `start` to `end` (excluded) as taken for ever, before the line is published.
+    pub(crate) fn reserve(&self, start: usize, end: usize) {
+        for (word, frames) in words(start, end) {
             // Relaxed: the line is published when the section is.
-            self.0[at / WORD_BITS].fetch_or(frames, Ordering::Relaxed);
-            at += count;
+            self.0[word].fetch_or(frames, Ordering::Relaxed);
         }
     }
 }
@@ -231,11 +222,12 @@ impl Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::bits::AREA_FRAMES;
 
     /// Makes a line in which only word `word` has free frames, those that are clear in `taken`.
     fn line(word: usize, taken: usize) -> Line {
         let line = Line::zero();
-        line.withhold(0, AREA_FRAMES);
+        line.reserve(0, AREA_FRAMES);
         line.clear(word, !taken);
         line
     }

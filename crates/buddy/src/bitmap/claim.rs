@@ -1,51 +1,57 @@
-//! Blocks of several areas, and the pass that believes in no hint.
+//! Blocks of several areas, and the pass over all areas that uses no hint.
 //!
 //! # Concurrency
 //! A block above the area's order claims its areas one by one, ascending, under the section's lock, which is only ever
-//! tried; at the first area that is not free it opens again those it has.
+//! tried. At the first area that is not free it opens the claimed areas again.
 //!
 //! # Costs
-//! A failure looks at every area at most [`PASSES`] times.
+//! A failure looks at every area at most [`MAX_PASSES`] times.
 
 use page_frame::sync::{Ordering, fence};
 use page_frame::{FrameNumber, Order};
 
-use crate::bitmap::Zone;
-use crate::bitmap::area::AREA_ORDER;
-use crate::bitmap::search::frame;
-use crate::bitmap::section::{SECTION_AREAS, Section};
+use crate::bitmap::section::Section;
+use crate::bitmap::{Bitmap, frame};
+use crate::bits::{AREA_ORDER, SECTION_AREAS};
 
-/// How often the last resort goes over all areas before it believes that there is nothing.
-pub(crate) const PASSES: usize = 3;
+/// Maximum number of passes over all areas before a request fails.
+const MAX_PASSES: usize = 3;
 
-impl Zone<'_> {
-    /// Takes a block of `order` wherever one is free, without hints, and believes in failure only when nothing was on its
-    /// way meanwhile.
-    pub(crate) fn take_anywhere(&self, order: Order) -> Option<FrameNumber> {
-        for _ in 0..PASSES {
+impl Bitmap<'_> {
+    /// Takes a block of `order` wherever one is free, without hints. Fails only if no take or claim was undone during the last
+    /// pass, and no area was claimed or `is_busy`, which is called with the first frame of each area.
+    pub(crate) fn take_anywhere(
+        &self,
+        order: Order,
+        is_busy: impl Fn(FrameNumber) -> bool,
+    ) -> Option<FrameNumber> {
+        for _ in 0..MAX_PASSES {
             let before = self.undos();
-            let (found, claim_seen) = self.pass(order);
-            // SeqCst: what the pass saw before what the count says.
+            let (found, saw_claim) = self.pass(order, &is_busy);
+            // SeqCst: the loads of the pass before the loads of the counts.
             fence(Ordering::SeqCst);
-            if found.is_some() || (!claim_seen && before == self.undos()) {
+            if found.is_some() || (!saw_claim && before == self.undos()) {
                 return found;
             }
         }
         None
     }
 
-    /// Looks at every area once: what was taken, and whether somebody was seen claiming or gathering.
-    pub(crate) fn pass(&self, order: Order) -> (Option<FrameNumber>, bool) {
+    /// Looks at every area once; returns the block that was taken, and whether an area was being claimed or `is_busy`.
+    pub(crate) fn pass(
+        &self,
+        order: Order,
+        is_busy: impl Fn(FrameNumber) -> bool,
+    ) -> (Option<FrameNumber>, bool) {
         let order = u32::from(order.get());
-        let mut claim_seen = false;
-        let found = self.sections().find_map(|(base, section)| {
+        let mut saw_claim = false;
+        let found = self.table.sections().find_map(|(base, section)| {
             if order > AREA_ORDER {
-                claim_seen |= section.claims.try_lock().is_none();
+                saw_claim |= section.claims.try_lock().is_none();
                 return section.claim_aligned(order).map(|area| frame(base, area, 0));
             }
             (0..SECTION_AREAS).find_map(|area| {
-                claim_seen |= section.is_being_claimed(area)
-                    || self.left.is_being_gathered(frame(base, area, 0));
+                saw_claim |= section.is_being_claimed(area) || is_busy(frame(base, area, 0));
                 let taken = match order < AREA_ORDER {
                     true => section.take(area, order),
                     false => section.claim(area).then_some(0),
@@ -53,19 +59,19 @@ impl Zone<'_> {
                 taken.map(|at| frame(base, area, at))
             })
         });
-        (found, claim_seen)
+        (found, saw_claim)
     }
 
     fn undos(&self) -> usize {
         // Relaxed: the caller's fence orders it.
-        let undos = self.sections().map(|(_, section)| section.undos.load(Ordering::Relaxed));
+        let undos = self.table.sections().map(|(_, section)| section.undos.load(Ordering::Relaxed));
         undos.fold(0, usize::wrapping_add)
     }
 }
 
 impl Section<'_> {
     /// Claims the first aligned group of areas for a block of `order` above the area's; returns its first area.
-    pub(crate) fn claim_aligned(&self, order: u32) -> Option<usize> {
+    pub(super) fn claim_aligned(&self, order: u32) -> Option<usize> {
         let areas = 1_usize << (order - AREA_ORDER);
         (0..SECTION_AREAS)
             .step_by(areas)
@@ -73,9 +79,9 @@ impl Section<'_> {
             .find(|first| self.claim_several(*first, areas))
     }
 
-    /// Claims `areas` areas from `first`; whether all were free. Ascends, stops at the first conflict and opens again
-    /// what it had.
-    pub(crate) fn claim_several(&self, first: usize, areas: usize) -> bool {
+    /// Claims `areas` areas from `first` on; returns whether all were free. Ascends, and at the first conflict opens the
+    /// claimed areas again.
+    pub(super) fn claim_several(&self, first: usize, areas: usize) -> bool {
         let Some(_claims) = self.claims.try_lock() else { return false };
         let claimed = (first..first + areas).take_while(|area| self.claim(*area)).count();
         if claimed < areas {

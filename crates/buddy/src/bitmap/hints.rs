@@ -1,39 +1,50 @@
-//! Hints: bits that say "look at this area", a bitmap for each kind and degree of fullness.
+//! Hints: bits that say "search this area", one map for each placement and degree of fullness.
 //!
-//! A hint may be stale or double; the area decides. Whoever makes room where there was none sets one, and whoever takes
-//! one away looks at the area again; see `section.rs` for the order between the two.
+//! # Concepts
+//! A hint may be stale or double; the bits of the area decide. A free that makes room in a full word sets a hint. A search
+//! that clears a hint looks at the area again; `section.rs` describes the order between the two.
+//!
+//! A **bound** says for each placement below which section no hint is expected, so that searches skip sections that are
+//! full. A bound is advice. Setting a hint below the bound lowers it, and a search that found nothing above the bound starts
+//! again from the lowest section.
 
 use page_frame::sync::{AtomicUsize, Ordering};
 
-use crate::bitmap::placement::MAPS;
-use crate::bitmap::search::Bounds;
-use crate::bitmap::section::SECTION_AREAS;
-use crate::bits::WORD_BITS;
+use crate::bitmap::placement::{EMPTY_AREAS, HINT_MAPS, PLACEMENTS, Placement};
+use crate::bits::{SECTION_AREAS, WORD_BITS};
 
-/// Words of one bitmap: one cache line.
+/// Words of one hint map: one cache line.
 pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
 
-/// The bitmaps of a section.
+/// The hint maps of a section.
+pub(crate) type HintMaps = [[AtomicUsize; HINT_WORDS]; HINT_MAPS];
+
+/// The hints of a section.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Hints<'m> {
-    pub(crate) maps: &'m [[AtomicUsize; HINT_WORDS]; MAPS],
-    /// Where searches begin, over all sections.
-    pub(crate) bounds: &'m Bounds,
-    /// The section's index in the zone's table.
-    pub(crate) section: usize,
+    maps: &'m HintMaps,
+    /// Shared by all sections of the bitmap.
+    bounds: &'m Bounds,
+    /// The section's index in the section table.
+    section: usize,
 }
 
-impl Hints<'_> {
-    /// Sets the hint for `area`, whether or not it is set.
+impl<'m> Hints<'m> {
+    /// Returns the hints of the section with index `section`.
+    pub(crate) fn new(maps: &'m HintMaps, bounds: &'m Bounds, section: usize) -> Self {
+        Self { maps, bounds, section }
+    }
+
+    /// Sets the hint for `area`, even if it is set already.
     #[inline]
-    pub(crate) fn set(&self, map: usize, area: usize) {
-        // SeqCst: as AcqRel pairs with `clear`: whoever clears a hint after this sees the area as it was before this.
+    pub(super) fn set(&self, map: usize, area: usize) {
+        // SeqCst: as AcqRel it pairs with `clear`: a later clear sees the area as it was before this.
         self.maps[map][area / WORD_BITS].fetch_or(bit(area), Ordering::SeqCst);
         self.bounds.lower(map, self.section);
     }
 
     /// Sets the hints for all areas.
-    pub(crate) fn set_all(&self, map: usize) {
+    pub(super) fn set_all(&self, map: usize) {
         let all = usize::MAX >> (WORD_BITS - SECTION_AREAS.min(WORD_BITS));
         for word in &self.maps[map] {
             // SeqCst: as in `set`.
@@ -44,22 +55,22 @@ impl Hints<'_> {
 
     /// Sets the hint for `area` if it is not set. The caller's change was SeqCst.
     #[inline]
-    pub(crate) fn ensure(&self, map: usize, area: usize) {
+    pub(super) fn ensure(&self, map: usize, area: usize) {
         // SeqCst: after the caller's change of the bits, against the sum of the bits after a `clear`.
         if self.maps[map][area / WORD_BITS].load(Ordering::SeqCst) & bit(area) == 0 {
             self.set(map, area);
         }
     }
 
-    /// Takes the hint for `area` away.
+    /// Clears the hint for `area`.
     #[inline]
-    pub(crate) fn clear(&self, map: usize, area: usize) {
-        // SeqCst: before the caller's sum of the bits; as AcqRel pairs with `set`.
+    pub(super) fn clear(&self, map: usize, area: usize) {
+        // SeqCst: before the caller's sum of the bits; as AcqRel it pairs with `set`.
         self.maps[map][area / WORD_BITS].fetch_and(!bit(area), Ordering::SeqCst);
     }
 
-    /// Takes the hints that are set in `areas` of word `word` away.
-    pub(crate) fn clear_word(&self, map: usize, word: usize, areas: usize) {
+    /// Clears the hints of word `word` that are set in `areas`.
+    pub(super) fn clear_word(&self, map: usize, word: usize, areas: usize) {
         if areas != 0 {
             // SeqCst: as in `clear`.
             self.maps[map][word].fetch_and(!areas, Ordering::SeqCst);
@@ -67,34 +78,56 @@ impl Hints<'_> {
     }
 
     /// Returns word `word` of `map`.
-    pub(crate) fn word(&self, map: usize, word: usize) -> usize {
-        // Relaxed: hints; the areas decide.
+    #[inline]
+    pub(super) fn word(&self, map: usize, word: usize) -> usize {
+        // Relaxed: a hint; the area decides.
         self.maps[map][word].load(Ordering::Relaxed)
     }
 
-    /// Whether some bitmap has a hint for `area`.
+    /// Returns whether some map has a hint for `area`.
     pub(crate) fn has_any(&self, area: usize) -> bool {
-        let is_set =
-            |map: usize| self.maps[map][area / WORD_BITS].load(Ordering::Relaxed) & bit(area);
-        (0..MAPS).any(|map| is_set(map) != 0)
-    }
-
-    /// Iterates over the areas hinted in `map`, lowest first, each word as it was when the iteration came to it.
-    pub(crate) fn areas(&self, map: usize) -> impl Iterator<Item = usize> {
-        let words = &self.maps[map];
-        (0..HINT_WORDS).flat_map(move |word| {
-            // Relaxed: a hint; the area decides.
-            let mut hinted = words[word].load(Ordering::Relaxed);
-            core::iter::from_fn(move || {
-                let lowest = hinted.trailing_zeros() as usize;
-                hinted &= hinted.wrapping_sub(1);
-                (lowest < WORD_BITS).then_some(word * WORD_BITS + lowest)
-            })
-        })
+        (0..HINT_MAPS).any(|map| self.word(map, area / WORD_BITS) & bit(area) != 0)
     }
 }
 
 #[inline]
 fn bit(area: usize) -> usize {
     1 << (area % WORD_BITS)
+}
+
+/// For each placement, and for empty areas, the lowest section where a hint is expected.
+#[derive(Debug)]
+pub(crate) struct Bounds([AtomicUsize; PLACEMENTS + 1]);
+
+impl Bounds {
+    pub(crate) fn new() -> Self {
+        Self(core::array::from_fn(|_| AtomicUsize::new(0)))
+    }
+
+    /// Returns the bound for the placement of `map`.
+    #[inline]
+    fn of(&self, map: usize) -> &AtomicUsize {
+        &self.0[if map == EMPTY_AREAS { PLACEMENTS } else { Placement::of_map(map).index() }]
+    }
+
+    /// Returns the index of the section where a search of `map` begins.
+    pub(super) fn get(&self, map: usize) -> usize {
+        // Relaxed, here and below: advice.
+        self.of(map).load(Ordering::Relaxed)
+    }
+
+    /// Lowers the bound to a section that has a hint in `map`.
+    #[inline]
+    fn lower(&self, map: usize, section: usize) {
+        if self.of(map).load(Ordering::Relaxed) > section {
+            self.of(map).fetch_min(section, Ordering::Relaxed);
+        }
+    }
+
+    /// Raises the bound from `seen` to `first`, the first section that had a hint.
+    pub(super) fn raise(&self, map: usize, seen: usize, first: usize) {
+        if first > seen {
+            _ = self.of(map).compare_exchange(seen, first, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
 }

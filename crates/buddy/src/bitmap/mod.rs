@@ -1,158 +1,130 @@
-//! A zone: the sections of a range of frames that may have holes.
+//! The bitmap: which frames are taken, by bits that are grouped into areas and sections.
 //!
 //! # Concepts
-//! Sections of 1 GiB have places in a table over the zone's span (`table.rs`). Frames that a section has no memory for are
-//! taken for ever.
+//! [`Bitmap`] takes and frees frames by number. It knows no tag, CPU, trace or fault. Frames of a section that have no memory
+//! behind them are taken for ever.
 //!
 //! # Concurrency
-//! No lock. Everything here is about frames that are given; which ones to take is `search.rs`'s and `claim.rs`'s business.
+//! There is no lock. This file handles frames that the caller names. Which frames to take is chosen in `search.rs` and
+//! `claim.rs`.
+//!
+//! # Layers
+//! `section_table` over `section`, which has the lines of `area`, the entries of `entry` and the maps of `hints`, one map for
+//! each `placement`.
 
+use page_frame::{FrameNumber, FrameRange, Order};
+
+use crate::bitmap::area::Freed;
+use crate::bitmap::hints::Bounds;
+use crate::bitmap::placement::{Mobility, PLACEMENTS, Placement};
+use crate::bitmap::section_table::SectionTable;
+use crate::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, WORD_BITS, mask, words};
+
+mod absent;
 pub(crate) mod area;
 mod claim;
+mod entry;
 pub(crate) mod hints;
 pub(crate) mod placement;
-pub(crate) mod search;
+mod search;
 pub(crate) mod section;
 pub(crate) mod section_table;
 
-use page_frame::sync::Lock;
-use page_frame::{FrameNumber, FrameRange, Order};
+/// Minimum number of areas for each placement, where areas have placements: a guess.
+const MIN_AREAS_PER_PLACEMENT: usize = 4;
 
-use crate::bitmap::area::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, Freed};
-use crate::bitmap::placement::UNTOUCHED;
-use crate::bitmap::search::Bounds;
-use crate::bitmap::section::{SECTION_AREAS, SECTION_FRAMES, Section};
-use crate::bits::{WORD_BITS, mask};
-use crate::deferred_free::Left;
-use crate::trace::Observe;
-use crate::unwind::FreeOnUnwind;
-
-/// All sections between a zone's first and last frame.
+/// The taken bits of all frames between the first and the last.
 #[derive(Debug)]
-pub(crate) struct Zone<'m> {
-    /// The number of the first section of the table.
-    pub(crate) first_section: usize,
-    pub(crate) table: &'m [section_table::Place<'m>],
-    /// Whether areas have kinds: there are enough for each.
-    pub(crate) has_kinds: bool,
+pub(crate) struct Bitmap<'m> {
+    table: SectionTable<'m>,
     /// Where searches begin.
-    pub(crate) bounds: &'m Bounds,
-    /// The frames that were there from the start, ascending.
-    pub(crate) from_start: &'m [FrameRange],
-    /// From the first frame to the last that may ever be there.
-    pub(crate) span: FrameRange,
-    /// Held, only by trying, by whoever adds a section.
-    pub(crate) adding: Lock<()>,
-    /// What was freed in each area and left there.
-    pub(crate) left: Left<'m>,
+    bounds: &'m Bounds,
+    /// Whether areas have placements: there are enough areas for each.
+    has_placements: bool,
 }
 
-/// Where a frame is in its section.
-#[derive(Clone, Copy)]
-pub(crate) struct Place {
-    pub(crate) area: usize,
-    /// In the area.
-    pub(crate) frame: usize,
-}
-
-impl<'m> Zone<'m> {
-    /// Returns the range from the first frame to the last that may ever be there, holes and room included.
-    #[inline]
-    pub(crate) fn span(&self) -> FrameRange {
-        self.span
+impl<'m> Bitmap<'m> {
+    /// Makes the bitmap of the sections in `table`. `bounds` are those of their hints.
+    pub(crate) fn new(table: SectionTable<'m>, bounds: &'m Bounds) -> Self {
+        let areas = table.frames() / AREA_FRAMES;
+        Self { table, bounds, has_placements: areas >= PLACEMENTS * MIN_AREAS_PER_PLACEMENT }
     }
 
-    /// Iterates over the sections there are, each with its first frame.
-    pub(crate) fn sections(&self) -> impl Iterator<Item = (usize, &Section<'m>)> {
-        let first = self.first_section;
-        self.table.iter().enumerate().filter_map(move |(index, place)| {
-            place.get().map(|section| ((first + index) * SECTION_FRAMES, section))
-        })
+    /// Returns the table of sections.
+    #[inline(always)]
+    pub(crate) fn table(&self) -> &SectionTable<'m> {
+        &self.table
     }
 
-    /// Takes exactly the block of `order` at `start`; whether all of it was free.
+    /// Returns the bounds that the hints of all sections share.
+    pub(crate) fn bounds(&self) -> &'m Bounds {
+        self.bounds
+    }
+
+    /// Takes exactly the block of `order` at `start`; returns whether all of it was free.
     pub(crate) fn take_at(&self, start: FrameNumber, order: Order) -> bool {
         let order = u32::from(order.get());
-        let Some((place, section)) = self.place(start) else { return false };
+        let Some((at, section)) = self.table.locate(start) else { return false };
         match order.checked_sub(AREA_ORDER) {
-            None => section.take_at(place.area, place.frame, order),
-            Some(0) => section.claim(place.area),
-            Some(larger) => section.claim_several(place.area, 1 << larger),
+            None => section.take_at(at.area, at.frame, order),
+            Some(0) => section.claim(at.area),
+            Some(larger) => section.claim_several(at.area, 1 << larger),
         }
     }
 
-    /// Frees the block of `order`, at most the area's, at `start`; whether it was taken.
+    /// Frees the block of `order`, at most the area's, at `start`; returns whether it was taken.
     #[inline]
-    pub(crate) fn free_block(&self, start: FrameNumber, order: u32) -> bool {
-        self.place(start).is_some_and(|(place, section)| {
+    pub(crate) fn free_block(&self, start: FrameNumber, order: Order) -> bool {
+        let order = u32::from(order.get());
+        self.table.locate(start).is_some_and(|(at, section)| {
             if order < AREA_ORDER {
-                return section.free(place.area, place.frame, order) != Freed::Already;
+                return section.free(at.area, at.frame, order) != Freed::Already;
             }
-            let was_whole = section.is_whole(place.area);
+            let was_whole = section.is_whole(at.area);
             if was_whole {
-                section.open_empty(place.area);
+                section.open_empty(at.area);
             }
             was_whole
         })
     }
 
-    /// Frees all frames of `range`, which are taken, in whatever blocks they were; whether all of them were taken.
+    /// Frees the frames that are set in `frames` of the word at `word`; returns whether all of them were taken.
+    #[inline(always)]
+    pub(crate) fn free_word(&self, word: FrameNumber, frames: usize) -> bool {
+        self.table.locate(word).is_some_and(|(at, section)| {
+            section.clear(at.area, at.frame / WORD_BITS, frames) != Freed::Already
+        })
+    }
+
+    /// Frees all frames of `range`, which are taken, whatever blocks they were in; returns whether all of them were taken.
     ///
-    /// Whole areas are opened; an area of which only a part goes is split first, and when that does not succeed within
-    /// its bound, nothing of the range is freed and `None` returned.
-    pub(crate) fn release(&self, range: FrameRange) -> Option<bool> {
-        let parts =
-            || parts(range).filter_map(|(start, frames)| self.place(start).map(|p| (p, frames)));
-        for ((place, section), frames) in parts() {
-            let partly = frames < AREA_FRAMES && section.is_whole(place.area);
-            if partly && !section.split_whole(place.area) {
+    /// Whole areas are opened. An area of which only a part is freed is split first. When that does not succeed within its
+    /// bound, the call frees no frame and returns `None`.
+    pub(crate) fn free_range(&self, range: FrameRange) -> Option<bool> {
+        let parts = || {
+            area_parts(range)
+                .filter_map(|(start, frames)| self.table.locate(start).map(|at| (at, frames)))
+        };
+        for ((at, section), frames) in parts() {
+            let is_split = frames < AREA_FRAMES && section.is_whole(at.area);
+            if is_split && !section.split_whole(at.area) {
                 return None;
             }
         }
         let mut all_taken = true;
-        for ((place, section), frames) in parts() {
-            if section.is_whole(place.area) {
-                section.open_empty(place.area);
+        for ((at, section), frames) in parts() {
+            if section.is_whole(at.area) {
+                section.open_empty(at.area);
                 continue;
             }
-            let mut at = place.frame;
-            while at < place.frame + frames {
-                let in_word = at % WORD_BITS;
-                let count = (WORD_BITS - in_word).min(place.frame + frames - at);
-                let bits =
-                    if count == WORD_BITS { usize::MAX } else { ((1 << count) - 1) << in_word };
-                all_taken &= section.clear(place.area, at / WORD_BITS, bits) != Freed::Already;
-                at += count;
+            for (word, bits) in words(at.frame, at.frame + frames) {
+                all_taken &= section.clear(at.area, word, bits) != Freed::Already;
             }
         }
         Some(all_taken)
     }
 
-    /// Takes exactly the frames of `range`, block by block; whether all of them were free. Otherwise none stays taken.
-    pub(crate) fn take_range(&self, observer: &impl Observe, range: FrameRange) -> bool {
-        let mut taken = FreeOnUnwind::new(self, FrameRange::new(range.start, range.start));
-        for (part, frames) in parts(range) {
-            let end = FrameNumber::new(part.get() + frames);
-            for (start, order) in FrameRange::new(part, end).blocks() {
-                if !self.take_at(start, order) {
-                    let before = taken.forget();
-                    let released = self.release(before);
-                    debug_assert!(
-                        released == Some(true),
-                        "frames taken one by one go back one by one"
-                    );
-                    self.note_release(observer, before);
-                    return false;
-                }
-                taken.extend_to(FrameNumber::new(start.get() + order.pages()));
-                self.note_take(observer, start, order);
-            }
-        }
-        _ = taken.forget();
-        true
-    }
-
-    /// Whether `frame` is taken as a user sees it.
+    /// Returns whether `frame` is taken as a user sees it.
     pub(crate) fn is_taken(&self, frame: FrameNumber) -> bool {
         let bit = frame.get() % WORD_BITS;
         self.taken_word(FrameNumber::new(frame.get() - bit)) & mask(bit, 0) != 0
@@ -160,43 +132,80 @@ impl<'m> Zone<'m> {
 
     /// Returns the taken bits of the word at `word`, all set where there is no memory.
     pub(crate) fn taken_word(&self, word: FrameNumber) -> usize {
-        let place = self.place(word);
-        place.map_or(usize::MAX, |(at, section)| section.taken(at.area)[at.frame / WORD_BITS])
+        let located = self.table.locate(word);
+        located.map_or(usize::MAX, |(at, section)| section.taken(at.area)[at.frame / WORD_BITS])
     }
 
-    /// Whether the block of `order` at `start` is free in all its frames.
+    /// Returns whether the block of `order` at `start` is free in all its frames.
     pub(crate) fn is_free(&self, start: FrameNumber, order: Order) -> bool {
-        if !self.has(FrameRange::new(start, FrameNumber::new(start.get() + order.pages()))) {
+        if !self.table.has(block_range(start, order)) {
             return false;
         }
         let order = u32::from(order.get());
-        let Some((place, section)) = self.place(start) else { return false };
+        let Some((at, section)) = self.table.locate(start) else { return false };
         if order >= AREA_ORDER {
-            let areas = place.area..place.area + (1 << (order - AREA_ORDER));
+            let areas = at.area..at.area + (1 << (order - AREA_ORDER));
             return areas.into_iter().all(|area| section.taken(area) == [0; AREA_WORDS]);
         }
-        let words = section.taken(place.area);
-        let bits = mask(place.frame % WORD_BITS, order);
+        let words = section.taken(at.area);
+        let bits = mask(at.frame % WORD_BITS, order);
         let count = (1_usize << order).div_ceil(WORD_BITS);
-        words[place.frame / WORD_BITS..][..count].iter().all(|word| word & bits == 0)
+        words[at.frame / WORD_BITS..][..count].iter().all(|word| word & bits == 0)
     }
 
-    #[inline]
-    pub(crate) fn place(&self, frame: FrameNumber) -> Option<(Place, &Section<'m>)> {
-        let in_section = frame.get() % SECTION_FRAMES;
-        let place = Place { area: in_section / AREA_FRAMES, frame: in_section % AREA_FRAMES };
-        self.place_of(frame)?.get().map(|section| (place, section))
+    /// Returns whether a CPU slot of `mobility` should keep a block that is freed at `start`.
+    #[inline(always)]
+    pub(crate) fn is_worth_keeping(&self, start: FrameNumber, mobility: Mobility) -> bool {
+        let located = self.table.locate(start);
+        located.is_some_and(|(at, section)| section.is_worth_keeping(at.area, mobility))
     }
 
-    /// Returns the place in the table of the section that `frame` lies in.
+    /// Returns the mobility that the area of `frame` was last used for.
+    pub(crate) fn mobility(&self, frame: FrameNumber) -> Mobility {
+        let located = self.table.locate(frame);
+        located.map_or(Mobility::default(), |(at, section)| section.placement(at.area).mobility())
+    }
+
+    /// Returns the placement of blocks of `order`, below the area's.
     #[inline]
-    pub(crate) fn place_of(&self, frame: FrameNumber) -> Option<&'m section_table::Place<'m>> {
-        self.table.get(section_of(frame).checked_sub(self.first_section)?)
+    pub(crate) fn placement_for(&self, order: u32, mobility: Mobility) -> Placement {
+        if self.has_placements { Placement::of(order, mobility) } else { Placement::from_index(0) }
     }
 }
 
-/// Cuts a range at the borders of areas: the first frame and the number of frames of each part.
-pub(crate) fn parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber, usize)> {
+/// Owned areas, named by their first frame. The caller holds the CPU slot that owns the area.
+impl Bitmap<'_> {
+    /// Takes all free frames of one word of an owned area; returns the word's first frame, and the frames as bits.
+    pub(crate) fn take_owned_word(&self, area: FrameNumber) -> Option<(FrameNumber, usize)> {
+        let (at, section) = self.table.locate(area)?;
+        let (word, frames) = section.lines[at.area].take_word()?;
+        Some((FrameNumber::new(area.get() + word * WORD_BITS), frames))
+    }
+
+    /// Takes up to `limit` blocks of `order`, below a word's, from one word of an owned area; returns the word's first frame,
+    /// and the starts of the blocks as bits.
+    pub(crate) fn take_owned_runs(
+        &self,
+        area: FrameNumber,
+        order: u32,
+        limit: usize,
+    ) -> Option<(FrameNumber, usize)> {
+        let (at, section) = self.table.locate(area)?;
+        let undo = || section.finish_undo(at.area);
+        let (word, starts) = section.lines[at.area].take_runs(order, limit, undo)?;
+        Some((FrameNumber::new(area.get() + word * WORD_BITS), starts))
+    }
+
+    /// Opens an owned area to all CPUs.
+    pub(crate) fn release_owned(&self, area: FrameNumber) {
+        if let Some((at, section)) = self.table.locate(area) {
+            section.release_owned(at.area);
+        }
+    }
+}
+
+/// Cuts a range at the borders of areas; returns the first frame and the number of frames of each part.
+pub(crate) fn area_parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber, usize)> {
     let mut next = range.start.get();
     core::iter::from_fn(move || {
         let start = next;
@@ -206,40 +215,14 @@ pub(crate) fn parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber, usi
     })
 }
 
-/// Returns the number of the section that `frame` lies in.
-pub(crate) fn section_of(frame: FrameNumber) -> usize {
-    frame.get() / SECTION_FRAMES
+/// Returns frame `at` of area `area` of the section that begins at `base`.
+#[inline]
+fn frame(base: usize, area: usize, at: usize) -> FrameNumber {
+    FrameNumber::new(base + area * AREA_FRAMES + at)
 }
 
-/// Withholds every frame of `section`, whose first frame is `base`, that is in none of `ranges`. Nobody else uses it yet.
-pub(crate) fn withhold_absent(section: &Section<'_>, base: usize, ranges: &[FrameRange]) {
-    if is_whole(base, ranges) {
-        return;
-    }
-    for area in 0..SECTION_AREAS {
-        let start = FrameNumber::new(base + area * AREA_FRAMES);
-        let whole = FrameRange::new(start, FrameNumber::new(start.get() + AREA_FRAMES));
-        let mut next = start;
-        let here = ranges.iter().map(|range| range.intersection(whole)).filter(|r| !r.is_empty());
-        for present in here {
-            section.lines[area]
-                .withhold(next.get() - start.get(), present.start.get() - start.get());
-            next = present.end;
-        }
-        section.lines[area].withhold(next.get() - start.get(), AREA_FRAMES);
-    }
-}
-
-/// Publishes every area of `section`, whose first frame is `base` and of which only what is in `ranges` is there. Of a whole
-/// section no line is looked at, so that its bits stay untouched until they are used.
-pub(crate) fn open_section(section: &Section<'_>, base: usize, ranges: &[FrameRange]) {
-    match is_whole(base, ranges) {
-        true => section.hints.set_all(UNTOUCHED),
-        false => (0..SECTION_AREAS).for_each(|area| _ = section.publish(area)),
-    }
-}
-
-/// Whether all frames of the section that begins at `base` are in one of `ranges`.
-fn is_whole(base: usize, ranges: &[FrameRange]) -> bool {
-    ranges.iter().any(|range| range.start.get() <= base && base + SECTION_FRAMES <= range.end.get())
+/// Returns the frames of the block of `order` at `start`.
+#[inline]
+pub(crate) fn block_range(start: FrameNumber, order: Order) -> FrameRange {
+    FrameRange::new(start, FrameNumber::new(start.get() + order.pages()))
 }

@@ -1,75 +1,77 @@
-//! Kinds of areas: what an area is used for, so that blocks of one sort stay together.
+//! Placement: which blocks an area is used for, so that similar blocks stay together.
 //!
 //! # Concepts
-//! A **kind** is an order group and a mobility. Small blocks that live side by side with blocks of their own size leave
-//! holes of exactly that size, which the next request of that size fills; and what cannot be moved does not stand in the
-//! way of what can (Gorman and Whitcroft 2006, "The What, The Why and the Where To of Anti-Fragmentation"). An area with
-//! no frame taken has no kind.
+//! A **placement** is an order group and a mobility. Small blocks beside blocks of their own size leave holes of exactly
+//! that size, which the next request of that size fills. Blocks that cannot move do not block the merging of blocks that
+//! can (Gorman and Whitcroft 2006, "The What, The Why and the Where To of Anti-Fragmentation"). Linux groups by mobility
+//! alone and calls it the migrate type. An area with all frames free has no placement.
 //!
-//! A request looks at areas of its own kind, then at empty areas, then at the other kinds: first those of the same
+//! A request searches areas of its own placement, then empty areas, then the other placements: first those of the same
 //! mobility, then the rest, each from the smallest order group up.
+
+use core::ops::Range;
 
 use page_frame::sync;
 
-use crate::bitmap::area::AREA_FRAMES;
+use crate::bits::AREA_FRAMES;
 
-/// Whether the content of a block can be moved elsewhere, or given up, when its area is wanted whole.
+/// Whether the content of a block can be moved or dropped when its area is wanted whole.
 ///
 /// ```
 /// assert_eq!(buddy::Mobility::default(), buddy::Mobility::Unmovable);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mobility {
-    /// The content stays where it is until it is freed: what a kernel holds by pointer.
+    /// The content stays at its address until it is freed, like a kernel object that is reached by pointer.
     #[default]
     Unmovable,
-    /// The content can be given up on demand: caches of what can be had again.
+    /// The content can be dropped on demand, like a cache of data that can be read again.
     Reclaimable,
-    /// The content can be copied elsewhere: memory reached through page tables.
+    /// The content can be copied elsewhere, like memory that is reached through page tables.
     Movable,
 }
 
 impl Mobility {
-    /// All of them.
+    /// All mobilities.
     pub const ALL: [Self; 3] = [Self::Unmovable, Self::Reclaimable, Self::Movable];
 }
 
-/// Order groups: 0, 1, 2, 3, and all above.
-pub(crate) const GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
-/// Mobilities that are told apart.
+/// Number of order groups: orders 0, 1, 2, 3, and all above.
+pub(crate) const ORDER_GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
+/// Number of mobilities that are told apart.
 const MOBILITIES: usize = if sync::MODELLED { 1 } else { 3 };
-/// How many kinds there are. One under loom.
-pub(crate) const KINDS: usize = GROUPS * MOBILITIES;
-/// Degrees of fullness of areas with a kind, fullest first.
-const BUCKETS: usize = 3;
-/// How many hint bitmaps a section has: one for each kind and degree of fullness, and one for empty areas.
-pub(crate) const MAPS: usize = KINDS * BUCKETS + 1;
-/// The bitmap of areas with no frame taken.
-pub(crate) const UNTOUCHED: usize = MAPS - 1;
+/// Number of placements. One under loom.
+pub(crate) const PLACEMENTS: usize = ORDER_GROUPS * MOBILITIES;
+/// Degrees of fullness of areas with a placement, fullest first.
+const DEGREES: usize = 3;
+/// Number of hint maps of a section: one for each placement and degree of fullness, and one for empty areas.
+pub(crate) const HINT_MAPS: usize = PLACEMENTS * DEGREES + 1;
+/// The hint map of areas with all frames free.
+pub(crate) const EMPTY_AREAS: usize = HINT_MAPS - 1;
 
-/// What an area is used for.
+/// Which blocks an area is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Kind(u8);
+pub(crate) struct Placement(u8);
 
-impl Kind {
-    /// Returns the kind of areas for blocks of `order`, below the area's.
+impl Placement {
+    /// Returns the placement of blocks of `order`, below the area's.
     #[inline]
     pub(crate) fn of(order: u32, mobility: Mobility) -> Self {
-        let group = (order as usize).min(GROUPS - 1);
-        Self(((mobility as usize).min(MOBILITIES - 1) * GROUPS + group) as u8)
+        let group = (order as usize).min(ORDER_GROUPS - 1);
+        Self(((mobility as usize).min(MOBILITIES - 1) * ORDER_GROUPS + group) as u8)
     }
 
-    /// Returns the kind with this number.
+    /// Returns the placement with this index.
     #[inline]
     pub(crate) fn from_index(index: usize) -> Self {
-        debug_assert!(index < KINDS);
+        debug_assert!(index < PLACEMENTS);
         Self(index as u8)
     }
 
-    /// Returns the kind whose bitmap `map` is; [`UNTOUCHED`] is none's.
+    /// Returns the placement that hint map `map` belongs to. [`EMPTY_AREAS`] belongs to no placement.
     #[inline]
-    pub(crate) fn of_map(map: usize) -> Self {
-        Self::from_index(map / BUCKETS)
+    pub(super) fn of_map(map: usize) -> Self {
+        Self::from_index(map / DEGREES)
     }
 
     #[inline]
@@ -80,53 +82,53 @@ impl Kind {
     /// Returns the mobility.
     #[inline]
     pub(crate) fn mobility(self) -> Mobility {
-        Mobility::ALL[self.index() / GROUPS]
+        Mobility::ALL[self.index() / ORDER_GROUPS]
     }
 
-    /// Returns the indices of the kinds of `mobility`.
+    /// Returns the indices of the placements of `mobility`.
     #[inline(always)]
-    pub(crate) const fn all_of(mobility: Mobility) -> core::ops::Range<usize> {
+    pub(super) const fn all_of(mobility: Mobility) -> Range<usize> {
         let told_apart = if MOBILITIES == 1 { 0 } else { mobility as usize };
-        told_apart * GROUPS..(told_apart + 1) * GROUPS
+        told_apart * ORDER_GROUPS..(told_apart + 1) * ORDER_GROUPS
     }
 
-    /// Iterates over the other kinds in the order in which a request falls back on them.
-    pub(crate) fn others(self) -> impl Iterator<Item = Self> {
-        let mobility = self.index() / GROUPS;
-        let of = move |wanted: bool| {
-            (0..KINDS).filter(move |kind| (kind / GROUPS == mobility) == wanted)
+    /// Iterates over the other placements in the order in which a request falls back on them.
+    pub(super) fn others(self) -> impl Iterator<Item = Self> {
+        let mobility = self.index() / ORDER_GROUPS;
+        let of = move |is_same: bool| {
+            (0..PLACEMENTS).filter(move |index| (index / ORDER_GROUPS == mobility) == is_same)
         };
-        of(true).chain(of(false)).map(Self::from_index).filter(move |kind| *kind != self)
+        of(true).chain(of(false)).map(Self::from_index).filter(move |other| *other != self)
     }
 
-    /// Returns this kind's bitmaps in which an area with room for `order` may be, fullest first.
+    /// Returns the hint maps of this placement whose areas may have room for `order`, fullest first.
     #[inline]
-    pub(crate) fn maps(self, order: u32) -> core::ops::Range<usize> {
-        let first = self.index() * BUCKETS;
-        first + bucket_with_room(order)..first + BUCKETS
+    pub(super) fn maps(self, order: u32) -> Range<usize> {
+        let first = self.index() * DEGREES;
+        first + degree_with_room(order)..first + DEGREES
     }
 }
 
-/// Returns the bitmap for an area of `kind` with `free` free frames, or `None` when it is full.
+/// Returns the hint map for an area of `placement` with `free` free frames, or `None` when the area is full.
 #[inline]
-pub(crate) fn map_for(kind: Kind, free: usize) -> Option<usize> {
-    let bucket = match free {
+pub(super) fn map_for(placement: Placement, free: usize) -> Option<usize> {
+    let degree = match free {
         0 => return None,
-        AREA_FRAMES => return Some(UNTOUCHED),
+        AREA_FRAMES => return Some(EMPTY_AREAS),
         free if free >= AREA_FRAMES / 2 => 2,
         free if free >= AREA_FRAMES / 8 => 1,
         _ => 0,
     };
-    Some(kind.index() * BUCKETS + bucket)
+    Some(placement.index() * DEGREES + degree)
 }
 
-/// Whether a search from `map` on sees all bitmaps of its kind.
-pub(crate) fn begins_kind(map: usize) -> bool {
-    map == UNTOUCHED || map % BUCKETS == 0
+/// Returns whether a search that begins with `map` sees all hint maps of its placement.
+pub(super) fn begins_placement(map: usize) -> bool {
+    map == EMPTY_AREAS || map % DEGREES == 0
 }
 
 /// Returns the fullest degree at which `2^order` frames can still be free.
-fn bucket_with_room(order: u32) -> usize {
+fn degree_with_room(order: u32) -> usize {
     match 1 << order {
         frames if frames >= AREA_FRAMES / 2 => 2,
         frames if frames >= AREA_FRAMES / 8 => 1,
@@ -139,23 +141,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_falls_back_on_every_other_kind_once_and_on_its_mobility_first() {
-        for index in 0..KINDS {
-            let kind = Kind::from_index(index);
-            let others: Vec<_> = kind.others().collect();
-            assert_eq!(others.len(), KINDS - 1);
-            let same = others.iter().take_while(|other| other.index() / GROUPS == index / GROUPS);
-            assert_eq!(same.count(), GROUPS - 1);
+    fn a_request_falls_back_on_every_other_placement_once_and_on_its_own_mobility_first() {
+        for index in 0..PLACEMENTS {
+            let placement = Placement::from_index(index);
+            let others: Vec<_> = placement.others().collect();
+            assert_eq!(others.len(), PLACEMENTS - 1);
+            let same = others
+                .iter()
+                .take_while(|other| other.index() / ORDER_GROUPS == index / ORDER_GROUPS);
+            assert_eq!(same.count(), ORDER_GROUPS - 1);
         }
     }
 
     #[test]
-    fn an_area_with_room_for_an_order_is_in_a_map_that_is_searched_for_it() {
-        for order in 0..crate::bitmap::area::AREA_ORDER {
-            let kind = Kind::of(order, Mobility::Movable);
+    fn an_area_with_room_for_an_order_is_in_a_map_that_is_searched_for_that_order() {
+        for order in 0..crate::bits::AREA_ORDER {
+            let placement = Placement::of(order, Mobility::Movable);
             for free in 1 << order..AREA_FRAMES {
-                let map = map_for(kind, free).expect("not full");
-                assert!(kind.maps(order).contains(&map), "{free} free for order {order}");
+                let map = map_for(placement, free).expect("not full");
+                assert!(placement.maps(order).contains(&map), "{free} free for order {order}");
             }
         }
     }

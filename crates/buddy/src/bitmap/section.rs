@@ -1,198 +1,175 @@
 //! A section: 1 GiB of areas with their entries and hints.
 //!
 //! # Concepts
-//! The **entry** of an area says who may use it: open to all, owned by a CPU slot, being claimed whole, or allocated
-//! whole; and of which kind it is. Ownership is affinity, not a right: searches pass owned areas by, but whoever finds
+//! The **entry** of an area (`entry.rs`) says who may use it: it is open to all CPUs, owned by a CPU slot, being claimed
+//! whole, or allocated whole. Ownership is affinity, not a right: searches skip owned areas, but a request that finds
 //! nothing else takes from them too.
 //!
 //! # Invariants
-//! - I1: an area whose entry is `WHOLE` belongs to one block; its bits are clear but for strays about to be undone.
-//! - I2: an open area with a free frame has a hint, or somebody is between freeing the frame and publishing. Hints may be
-//!   stale or double, never missing: every way to an open entry ends in [`publish`](Section::publish) or in
+//! - I1: an area whose entry is whole belongs to one block. Its bits are clear, except for strays about to be undone.
+//! - I2: an open area with a free frame has a hint, or a call is between freeing the frame and publishing. Hints may be
+//!   stale or double, never missing: every path to an open entry ends in [`publish`](Section::publish) or in
 //!   [`open_empty`](Section::open_empty), and so does the free that first makes room in a full word.
-//! - I3: an entry leaves `OWNED` only through whoever has the slot that owns the area.
+//! - I3: only the holder of the CPU slot that owns an area changes its entry from owned to another state.
 //!
 //! # Concurrency
-//! Two pairs of locations need one order. All accesses named here are SeqCst, so there is one order of them all:
-//! - claim: entry `CLAIMING`, load bits; taker: set bits, load the entry again (the **second look**). One of the two sees the
-//!   other and undoes. The owner of an area needs no second look: nobody claims what is owned.
-//! - hints: free bits, load entry and hint; searcher: clear hint, sum bits; owner: open the entry, sum bits. One of the two
-//!   sets the hint again.
+//! Two pairs of locations need one order. All accesses named here are SeqCst, so there is one order of all of them:
+//! - claim: store the entry as claiming, load the bits; taker: set bits, load the entry again (the **second look**). One of
+//!   the two sees the other and undoes. The owner of an area needs no second look: owned areas are never claimed.
+//! - hints: free bits, load entry and hint; searcher: clear the hint, sum the bits; owner: open the entry, sum the bits. One
+//!   of the two sets the hint again.
 //!
-//! Between the two accesses of each side stands `model_fence`, for loom. Nothing is fenced outside it: what changes bits,
+//! Between the two accesses of each side stands `model_fence`, for loom. Outside loom there is no fence: what changes bits,
 //! entry or hint is a read-modify-write or a SeqCst store, and no machine lets a SeqCst load pass those.
 
-use page_frame::sync::{self, AtomicU8, AtomicUsize, Lock, Ordering, model_fence, prefetch};
+use page_frame::sync::{self, AtomicUsize, Lock, Ordering, model_fence, prefetch};
 
-use crate::bitmap::area::{AREA_FRAMES, AREA_WORDS, Freed, Line};
-use crate::bitmap::hints::Hints;
-use crate::bitmap::placement::{Kind, Mobility, UNTOUCHED, map_for};
-use crate::bits;
+use crate::bitmap::area::{Freed, Line};
+use crate::bitmap::entry::{Entries, Entry};
+use crate::bitmap::hints::{HintMaps, Hints};
+use crate::bitmap::placement::{EMPTY_AREAS, Mobility, Placement, map_for};
+use crate::bits::{AREA_FRAMES, AREA_WORDS, SECTION_AREAS, set_bits};
 
-/// The areas of a section. Smaller under loom.
-pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
-/// The frames of a section.
-pub(crate) const SECTION_FRAMES: usize = SECTION_AREAS * AREA_FRAMES;
-
-/// How many free frames an area may have to count as dense: those of the fullest degree.
-const MOST_FREE: usize = AREA_FRAMES / 8;
-/// How often a claim looks again at an entry that is still open but not as it was: its density may have changed.
+/// Maximum number of areas that one claim of several areas takes: 16 MiB.
+pub(crate) const MAX_CLAIM_BATCH: usize = 8;
+/// Maximum number of free frames of a dense area: those of the fullest degree.
+const MAX_FREE_IF_DENSE: usize = AREA_FRAMES / 8;
+/// Maximum number of exchanges of an entry that stays open: its placement or density may change meanwhile.
 const CLAIM_RETRIES: usize = if sync::MODELLED { 2 } else { 4 };
 
-/// How far ahead of a claim lines are prefetched, in areas.
-const AHEAD: usize = crate::frame_pool::MOST_AREAS;
-
-/// The part of an entry that says who may use the area.
-const STATE: u8 = 3;
-/// The area is open: anybody may take frames.
-const OPEN: u8 = 0;
-/// Somebody is finding out whether all frames are free.
-const CLAIMING: u8 = 1;
-/// All of the area belongs to one block.
-const WHOLE: u8 = 2;
-/// A CPU slot takes its frames from here; others only when they find none elsewhere.
-const OWNED: u8 = 3;
-/// Where the kind begins in an entry.
-const KIND_SHIFT: u32 = 2;
-/// The part of an entry that says the kind, before it is shifted.
-const KIND: u8 = 15;
-/// The area was nearly full when its free frames were last counted, or is owned: what is freed in it may stay at hand. Advice.
-const DENSE: u8 = 1 << 6;
-
-const _: () = assert!(crate::bitmap::placement::KINDS <= KIND as usize + 1, "a kind is four bits");
+/// The lines of a section.
+pub(crate) type Lines = [Line; SECTION_AREAS];
 
 /// A section's metadata.
 #[derive(Debug)]
 pub(crate) struct Section<'m> {
-    pub(crate) lines: &'m [Line; SECTION_AREAS],
-    pub(crate) entries: &'m [AtomicU8; SECTION_AREAS],
-    pub(crate) hints: Hints<'m>,
-    /// Held, only by trying, by whoever claims several areas.
-    pub(crate) claims: Lock<()>,
-    /// Counts every time frames were taken for a moment and given back, so that a search that saw none free can tell
-    /// whether some were only on their way.
-    pub(crate) undos: AtomicUsize,
+    pub(super) lines: &'m Lines,
+    entries: &'m Entries,
+    pub(super) hints: Hints<'m>,
+    /// Locked, only by trying, by a claim of several areas for one block.
+    pub(super) claims: Lock<()>,
+    /// Counts takes that were undone. A search that saw no free frame compares it before and after, to find out whether
+    /// some frames were only taken for a moment.
+    pub(super) undos: AtomicUsize,
 }
 
-/// Taking from an area that is open, or owned by anybody: each take is followed by the second look.
+/// Building, before other CPUs can find the section.
+impl<'m> Section<'m> {
+    /// Makes a section of which all frames are free, and none published.
+    pub(crate) fn new(lines: &'m Lines, entries: &'m Entries, hints: Hints<'m>) -> Self {
+        Self { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
+    }
+
+    /// Returns the addresses of lines, entries and hints that a section of this size needs, in bytes.
+    pub(crate) const fn part_bytes() -> [usize; 3] {
+        [size_of::<Lines>(), size_of::<Entries>(), size_of::<HintMaps>()]
+    }
+}
+
+/// Taking from an area that is open or owned: the second look follows each take.
 impl Section<'_> {
     /// Takes a block of `order` (below an area's) from area `area`; returns its first frame in the area.
-    pub(crate) fn take(&self, area: usize, order: u32) -> Option<usize> {
-        if !self.is_open(area) {
+    pub(super) fn take(&self, area: usize, order: u32) -> Option<usize> {
+        if !self.allows_takes(area) {
             return None;
         }
-        let start = self.lines[area].take(order, || self.undone(area))?;
-        self.is_open_after_take(area).then_some(start).or_else(|| {
+        let start = self.lines[area].take(order, || self.finish_undo(area))?;
+        self.second_look(area).then_some(start).or_else(|| {
             self.lines[area].free(start, order);
-            self.undone(area);
+            self.finish_undo(area);
             None
         })
     }
 
-    /// Takes all free frames of one word of `area`: the word's number and the frames as bits.
-    pub(crate) fn take_word(&self, area: usize) -> Option<(usize, usize)> {
-        if !self.is_open(area) {
+    /// Takes all free frames of one word of `area`; returns the word's index and the frames as bits.
+    pub(super) fn take_word(&self, area: usize) -> Option<(usize, usize)> {
+        if !self.allows_takes(area) {
             return None;
         }
         let (word, frames) = self.lines[area].take_word()?;
-        self.is_open_after_take(area).then_some((word, frames)).or_else(|| {
+        self.second_look(area).then_some((word, frames)).or_else(|| {
             self.lines[area].clear(word, frames);
-            self.undone(area);
+            self.finish_undo(area);
             None
         })
     }
 
-    /// Takes the block of `order` (below an area's) at frame `start` of `area` if it is free.
-    pub(crate) fn take_at(&self, area: usize, start: usize, order: u32) -> bool {
-        if !self.is_open(area) {
+    /// Takes the block of `order` (below an area's) at frame `start` of `area`, if it is free.
+    pub(super) fn take_at(&self, area: usize, start: usize, order: u32) -> bool {
+        if !self.allows_takes(area) {
             return false;
         }
         let taken = self.lines[area].take_at(start, order);
-        let kept = taken && self.is_open_after_take(area);
+        let kept = taken && self.second_look(area);
         if taken && !kept {
             self.lines[area].free(start, order);
         }
         if !kept {
-            self.undone(area);
+            self.finish_undo(area);
         }
         kept
     }
 
-    /// Ends every undo: what was set by mistake is clear again, and the area has its hint.
-    pub(crate) fn undone(&self, area: usize) {
+    /// Counts an undo, after bits that were set by mistake were cleared again, and publishes the area.
+    pub(super) fn finish_undo(&self, area: usize) {
         // Relaxed: the fence in `publish` orders it after the bits.
         self.undos.fetch_add(1, Ordering::Relaxed);
         self.publish(area);
     }
 
-    /// The second look: whether what was just taken from `area` is ours to keep.
+    /// The second look: returns whether the caller keeps the frames that it has just taken from `area`.
     #[inline]
-    fn is_open_after_take(&self, area: usize) -> bool {
-        // Our bits before our look at the entry; pairs with the one in `claim`.
+    fn second_look(&self, area: usize) -> bool {
+        // Our bits before our load of the entry; pairs with the fence in `claim`.
         model_fence();
-        self.is_open(area)
+        self.allows_takes(area)
     }
 }
 
 /// Owning an area, and claiming it whole.
 impl Section<'_> {
-    /// Makes `area` the caller's, of `kind`, if it is open.
-    pub(crate) fn acquire(&self, area: usize, kind: Kind) -> bool {
+    /// Makes the caller's CPU slot the owner of `area`, for blocks of `placement`, if the area is open.
+    pub(super) fn acquire(&self, area: usize, placement: Placement) -> bool {
         // Relaxed: the exchange decides.
-        let entry = self.entries[area].load(Ordering::Relaxed);
-        entry & STATE == OPEN
-            && self.entries[area]
-                // AcqRel: pairs with the Release in `open` of the owner before.
-                .compare_exchange(
-                    entry,
-                    OWNED | DENSE | (kind.index() as u8) << KIND_SHIFT,
-                    Ordering::AcqRel,
-                    Ordering::Relaxed,
-                )
-                .is_ok()
+        let entry = self.entries.load(area, Ordering::Relaxed);
+        // AcqRel: pairs with the Release in `open_as` of the owner before.
+        entry.is_open()
+            && self.entries.exchange(area, entry, Entry::owned(placement), Ordering::AcqRel).is_ok()
     }
 
     /// Opens `area`, which the caller owns, and publishes it.
-    pub(crate) fn release_owned(&self, area: usize) {
-        let kind = self.kind(area);
-        self.open_as(area, kind);
+    pub(super) fn release_owned(&self, area: usize) {
+        self.open_as(area, self.placement(area));
     }
 
-    /// Notes that `area`, which had no kind, is used for `kind` from now on.
-    pub(crate) fn adopt(&self, area: usize, kind: Kind) {
-        // Relaxed: the kind is advice for the next search; who changed the entry meanwhile knows better.
-        let entry = self.entries[area].load(Ordering::Relaxed);
-        if entry & STATE == OPEN {
-            let adopted = OPEN | (kind.index() as u8) << KIND_SHIFT;
-            _ = self.entries[area].compare_exchange(
-                entry,
-                adopted,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+    /// Sets the placement of `area`, which had none.
+    pub(super) fn set_placement(&self, area: usize, placement: Placement) {
+        // Relaxed, both: the placement is advice for the next search. If the entry changed meanwhile, the later change wins.
+        let entry = self.entries.load(area, Ordering::Relaxed);
+        if entry.is_open() {
+            _ = self.entries.exchange(area, entry, Entry::open(placement), Ordering::Relaxed);
         }
     }
 
-    /// Claims all of `area`; whether all frames were free.
-    pub(crate) fn claim(&self, area: usize) -> bool {
-        // A look that spares the exchange and the undo; `begin_claim` and `end_claim` decide.
+    /// Claims all of `area`; returns whether all frames were free.
+    pub(super) fn claim(&self, area: usize) -> bool {
+        // A first look that saves the exchange and the undo; `begin_claim` and `end_claim` decide.
         if !self.lines[area].is_clear() || !self.begin_claim(area) {
             return false;
         }
-        // Our entry before our look at the bits; pairs with the one of the second look.
+        // Our entry before our load of the bits; pairs with the fence of the second look.
         model_fence();
         self.end_claim(area)
     }
 
-    /// Claims those areas that are free in all their frames, of those that are set in `areas`, where bit 0 stands for `first`;
-    /// returns them as bits.
-    pub(crate) fn claim_each(&self, first: usize, areas: usize) -> usize {
+    /// Claims those of `areas`, a bit for each from `first` on, of which all frames are free; returns them as bits.
+    pub(super) fn claim_each(&self, first: usize, areas: usize) -> usize {
         let begun = filter_bits(areas, |area| {
-            // The next batch is likely to be what follows: its lines are on their way meanwhile.
-            prefetch(&self.lines[(first + area + AHEAD) % SECTION_AREAS]);
+            // The next batch probably follows this one, so its lines are fetched early.
+            prefetch(&self.lines[(first + area + MAX_CLAIM_BATCH) % SECTION_AREAS]);
             self.begin_claim(first + area)
         });
-        // As in `claim`, once for all.
+        // As in `claim`, once for all areas.
         model_fence();
         filter_bits(begun, |area| self.end_claim(first + area))
     }
@@ -201,33 +178,26 @@ impl Section<'_> {
     #[inline]
     fn begin_claim(&self, area: usize) -> bool {
         // Relaxed: the exchange decides.
-        let mut entry = self.entries[area].load(Ordering::Relaxed);
+        let mut entry = self.entries.load(area, Ordering::Relaxed);
         for _ in 0..CLAIM_RETRIES {
-            if entry & STATE != OPEN {
+            if !entry.is_open() {
                 return false;
             }
-            let claiming = entry & !STATE | CLAIMING;
-            // SeqCst: before our look at the bits.
-            let exchange = self.entries[area].compare_exchange(
-                entry,
-                claiming,
-                Ordering::SeqCst,
-                Ordering::Relaxed,
-            );
-            match exchange {
-                Ok(_) => return true,
+            // SeqCst: before our load of the bits.
+            match self.entries.exchange(area, entry, entry.claiming(), Ordering::SeqCst) {
+                Ok(()) => return true,
                 Err(found) => entry = found,
             }
         }
         false
     }
 
-    /// Second half: keeps the area, or opens it again.
+    /// Second half of a claim: keeps the area, or opens it again.
     #[inline]
     fn end_claim(&self, area: usize) -> bool {
         if self.lines[area].is_clear() {
-            // Release: nothing but our own later accesses follow it; Relaxed would do, and Release costs nothing.
-            self.entries[area].store(WHOLE, Ordering::Release);
+            // Release: only our own accesses follow it. Relaxed would do, and Release costs nothing.
+            self.entries.store(area, Entry::WHOLE, Ordering::Release);
             return true;
         }
         self.undos.fetch_add(1, Ordering::Relaxed);
@@ -235,10 +205,10 @@ impl Section<'_> {
         false
     }
 
-    /// Turns a whole area into an open one with every frame taken, so that parts of it can be freed; whether that worked.
+    /// Turns a whole area into an open area with every frame taken, so that parts of it can be freed; returns whether it did.
     ///
-    /// Strays of other takers may stand in the way; each is undone soon, and is waited for a bounded time.
-    pub(crate) fn split_whole(&self, area: usize) -> bool {
+    /// Stray bits of other takers may prevent it. They are cleared soon, and the call retries a bounded number of times.
+    pub(super) fn split_whole(&self, area: usize) -> bool {
         let split = self.lines[area].take_all();
         if split {
             self.open(area);
@@ -246,27 +216,26 @@ impl Section<'_> {
         split
     }
 
-    /// Opens a claimed or whole area to all.
-    pub(crate) fn open(&self, area: usize) {
-        self.open_as(area, self.kind(area));
+    /// Opens a claimed or whole area to all CPUs.
+    fn open(&self, area: usize) {
+        self.open_as(area, self.placement(area));
     }
 
-    fn open_as(&self, area: usize, kind: Kind) {
-        let entry = OPEN | (kind.index() as u8) << KIND_SHIFT;
+    fn open_as(&self, area: usize, placement: Placement) {
         // SeqCst: before our sum of the bits in `publish`. Release: hands the content over.
-        self.entries[area].store(entry, Ordering::SeqCst);
+        self.entries.store(area, Entry::open(placement), Ordering::SeqCst);
         self.publish(area);
     }
 
-    /// Opens an area that was whole, as one with no frame taken.
+    /// Opens an area that was whole, with all frames free.
     ///
-    /// Its bits need no look: a stray that is set in them publishes when it is undone. And the hint needs no fence: it is
-    /// set whether or not it was, so who clears it later has read from this, and sees the open entry.
+    /// The bits need no look: the undo of a stray bit publishes the area again. The hint needs no fence: this call sets the
+    /// hint even if it is set already, so a later clear of it has read from this store and sees the open entry.
     #[inline]
-    pub(crate) fn open_empty(&self, area: usize) {
-        // Release: as in `open`.
-        self.entries[area].store(OPEN, Ordering::Release);
-        self.hints.set(UNTOUCHED, area);
+    pub(super) fn open_empty(&self, area: usize) {
+        // Release: as in `open_as`.
+        self.entries.store(area, Entry::EMPTY, Ordering::Release);
+        self.hints.set(EMPTY_AREAS, area);
     }
 }
 
@@ -275,21 +244,27 @@ impl Section<'_> {
     /// Frees the frames that are set in `frames` of word `word` of `area`.
     #[inline]
     pub(crate) fn clear(&self, area: usize, word: usize, frames: usize) -> Freed {
-        self.settle(area, self.lines[area].clear(word, frames))
+        self.update_hint(area, self.lines[area].clear(word, frames))
+    }
+
+    /// The same, for a caller that publishes the area itself.
+    #[inline]
+    pub(crate) fn clear_unpublished(&self, area: usize, word: usize, frames: usize) -> Freed {
+        self.lines[area].clear(word, frames)
     }
 
     /// Frees the block of `order`, below an area's, at frame `start` of `area`.
     #[inline]
-    pub(crate) fn free(&self, area: usize, start: usize, order: u32) -> Freed {
-        self.settle(area, self.lines[area].free(start, order))
+    pub(super) fn free(&self, area: usize, start: usize, order: u32) -> Freed {
+        self.update_hint(area, self.lines[area].free(start, order))
     }
 
     #[inline]
-    fn settle(&self, area: usize, freed: Freed) -> Freed {
+    fn update_hint(&self, area: usize, freed: Freed) -> Freed {
         let is_notable = match freed {
             Freed::Notable => true,
-            // No fence: should two free the last frames of two words at once and neither see it, the area keeps the hint that it
-            // has, as one with frames in use.
+            // No fence: two frees that empty the last two words at once may both miss it. The area then keeps its hint,
+            // as an area with frames in use.
             Freed::Emptied => self.lines[area].is_clear(),
             Freed::Already | Freed::Quiet => false,
         };
@@ -299,113 +274,109 @@ impl Section<'_> {
         freed
     }
 
-    /// Sets the hint for what is seen of `area`, if it is open and has a free frame; returns how many free frames were seen.
+    /// Sets the hint for `area`, if it is open and has a free frame; returns how many free frames were seen.
     pub(crate) fn publish(&self, area: usize) -> usize {
-        // What we did to bits, entry or hint before what we read here; pairs with itself and with the one in `claim`.
+        // Our change of bits, entry or hint before our loads here; pairs with itself and with the fence in `claim`.
         model_fence();
-        // SeqCst: after what we did.
-        let entry = self.entries[area].load(Ordering::SeqCst);
+        // SeqCst: after our change.
+        let entry = self.entries.load(area, Ordering::SeqCst);
         let free = self.lines[area].free_frames();
-        if entry & STATE != OPEN {
+        if !entry.is_open() {
             return free;
         }
-        if let Some(map) = map_for(kind_of(entry), free) {
+        if let Some(map) = map_for(entry.placement(), free) {
             self.hints.ensure(map, area);
         }
-        let dense = if free <= MOST_FREE { DENSE } else { 0 };
-        if entry & DENSE != dense {
-            // Relaxed: advice; who changed the entry meanwhile knows better.
-            _ = self.entries[area].compare_exchange(
-                entry,
-                entry ^ DENSE,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
+        let counted = entry.with_dense(free <= MAX_FREE_IF_DENSE);
+        if entry != counted {
+            // Relaxed: advice. If the entry changed meanwhile, the later change wins.
+            _ = self.entries.exchange(area, entry, counted, Ordering::Relaxed);
         }
         free
     }
 
-    /// Takes a hint away that led nowhere, and sets the right one if there is one.
-    pub(crate) fn unhint(&self, map: usize, area: usize) {
+    /// Clears a hint, and sets the right one if there is one.
+    fn replace_hint(&self, map: usize, area: usize) {
         self.hints.clear(map, area);
         self.publish(area);
     }
 
-    /// Takes the hint away if it is not the one that [`publish`](Self::publish) would set.
-    pub(crate) fn check_hint(&self, map: usize, area: usize) {
-        let entry = self.entries[area].load(Ordering::Acquire);
-        let right = map_for(kind_of(entry), self.lines[area].free_frames());
-        if entry & STATE != OPEN || right != Some(map) {
-            self.unhint(map, area);
+    /// Clears the hint if [`publish`](Self::publish) would not set it.
+    pub(super) fn check_hint(&self, map: usize, area: usize) {
+        let entry = self.entries.load(area, Ordering::Acquire);
+        let right = map_for(entry.placement(), self.lines[area].free_frames());
+        if !entry.is_open() || right != Some(map) {
+            self.replace_hint(map, area);
         }
     }
 }
 
-/// Looks.
+/// Reading the state of an area.
 impl Section<'_> {
-    /// Whether what is freed in `area` is better kept by a slot of `mobility` than sent home.
+    /// Returns whether a CPU slot of `mobility` should keep a block that is freed in `area`.
     #[inline(always)]
-    pub(crate) fn is_worth_keeping(&self, area: usize, mobility: Mobility) -> bool {
+    pub(super) fn is_worth_keeping(&self, area: usize, mobility: Mobility) -> bool {
         // Relaxed: advice.
-        is_worth_keeping(self.entries[area].load(Ordering::Relaxed), mobility)
+        self.entries.load(area, Ordering::Relaxed).is_worth_keeping(mobility)
     }
 
-    /// Whether frames may be taken from `area` at this moment: it is open, or owned.
+    /// Returns whether frames may be taken from `area` at this moment.
     #[inline]
-    pub(crate) fn is_open(&self, area: usize) -> bool {
+    fn allows_takes(&self, area: usize) -> bool {
         // SeqCst: as a second look, after our bits.
-        matches!(self.entries[area].load(Ordering::SeqCst) & STATE, OPEN | OWNED)
+        self.entries.load(area, Ordering::SeqCst).allows_takes()
     }
 
-    /// Whether a CPU slot owns `area` at this moment.
+    /// Returns whether a CPU slot owns `area` at this moment.
     #[inline]
     pub(crate) fn is_owned(&self, area: usize) -> bool {
         // Relaxed: advice.
-        self.entries[area].load(Ordering::Relaxed) & STATE == OWNED
+        self.entries.load(area, Ordering::Relaxed).is_owned()
     }
 
-    /// Whether all of `area` belongs to one block. For the owner of a frame in it the answer does not change.
+    /// Returns whether all of `area` belongs to one block. While the caller owns a frame in it, the answer does not change.
     #[inline]
-    pub(crate) fn is_whole(&self, area: usize) -> bool {
-        self.entries[area].load(Ordering::Acquire) & STATE == WHOLE
+    pub(super) fn is_whole(&self, area: usize) -> bool {
+        self.entries.load(area, Ordering::Acquire).is_whole()
     }
 
-    /// Whether somebody is claiming `area` at this moment.
-    pub(crate) fn is_being_claimed(&self, area: usize) -> bool {
-        self.entries[area].load(Ordering::Acquire) & STATE == CLAIMING
+    /// Returns whether `area` is being claimed at this moment.
+    pub(super) fn is_being_claimed(&self, area: usize) -> bool {
+        self.entries.load(area, Ordering::Acquire).is_claiming()
     }
 
-    /// Returns the kind that `area` was last used for.
+    /// Returns the placement that `area` was last used for.
     #[inline]
-    pub(crate) fn kind(&self, area: usize) -> Kind {
+    pub(super) fn placement(&self, area: usize) -> Placement {
         // Relaxed: advice.
-        kind_of(self.entries[area].load(Ordering::Relaxed))
+        self.entries.load(area, Ordering::Relaxed).placement()
     }
 
     /// Returns the taken bits of `area` as a user sees them: all set when the area is whole.
-    pub(crate) fn taken(&self, area: usize) -> [usize; AREA_WORDS] {
+    pub(super) fn taken(&self, area: usize) -> [usize; AREA_WORDS] {
         if self.is_whole(area) { [usize::MAX; AREA_WORDS] } else { self.lines[area].load() }
+    }
+
+    /// Returns the invariant of the crate that `area` breaks, while no other call is inside the allocator.
+    pub(crate) fn violated_invariant(&self, area: usize) -> Option<&'static str> {
+        let entry = self.entries.load(area, Ordering::Acquire);
+        let bits = self.lines[area].load();
+        let has_free = bits.iter().any(|word| *word != usize::MAX);
+        if entry.is_claiming() {
+            return Some("I4: no claim outlives its call");
+        }
+        if entry.is_whole() && bits != [0; AREA_WORDS] {
+            return Some("I2: the bits of a whole area are clear");
+        }
+        if entry.is_open() && has_free && !self.hints.has_any(area) {
+            return Some("I3: an open area with a free frame has a hint");
+        }
+        None
     }
 }
 
-/// Returns the bits of `bits` that `keep` agrees to, asked from the lowest on.
+/// Returns the bits of `bits` for which `keep` returns true, called from the lowest on.
 #[inline(always)]
 fn filter_bits(bits: usize, mut keep: impl FnMut(usize) -> bool) -> usize {
-    bits::bits(bits).fold(0, |kept, bit| kept | usize::from(keep(bit)) << bit)
-}
-
-/// Whether what is freed in an area with this entry is better kept by a slot than sent home: it is of the slot's mobility, and
-/// the area dense or owned. What lies where memory is sparse goes home, so that the area can empty.
-#[inline(always)]
-fn is_worth_keeping(entry: u8, mobility: Mobility) -> bool {
-    // Both questions are one comparison: the kinds of a mobility follow one another.
-    let kinds = Kind::all_of(mobility);
-    let first = DENSE | (kinds.start as u8) << KIND_SHIFT;
-    let beyond = (entry & (DENSE | KIND << KIND_SHIFT)).wrapping_sub(first);
-    beyond < (kinds.len() as u8) << KIND_SHIFT
-}
-
-#[inline]
-fn kind_of(entry: u8) -> Kind {
-    Kind::from_index((entry >> KIND_SHIFT & KIND) as usize)
+    set_bits(bits).fold(0, |kept, bit| kept | usize::from(keep(bit)) << bit)
 }

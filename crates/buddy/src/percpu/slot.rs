@@ -1,40 +1,41 @@
-//! What a CPU keeps: stacks of blocks, and which areas it owns.
+//! A CPU slot: the blocks that one CPU caches, in a stack for each order, and the areas that it owns.
 //!
 //! # Concepts
-//! Of each order up to the area's a slot keeps blocks that are **ready**: they are handed out, the last first. They come from
-//! refills, or were freed where refills come from or where memory is dense. What is freed elsewhere, or when there is no room,
-//! is left where it is (`left.rs`) or goes home.
-//!
-//! The **home** of an order is the area that it was last refilled from. Single frames of a refill that are more than can be
-//! ready stay behind as bits, the **rest** of their word.
+//! - A slot has a **stack** of blocks for each order up to the area's. Allocation pops the block that was pushed last. Blocks
+//!   come from refills, or are freed blocks that lie in the refill area or in a dense area. Other freed blocks, and those that
+//!   find the stack full, are deferred (`deferred_free.rs`) or returned.
+//! - The **refill area** of an order is the area that its last refill came from.
+//! - The **remainder** is the single frames of a refill that found no room in the stack, kept as bits of their word.
 //!
 //! # Invariants
-//! - I1: `ready <= end <= PLACES` for each order, and the places below `ready` have ready blocks.
-//! - I2: a slot that is not set up is all zero: it has no block, room for none, and every block is at home.
+//! - I1: `len <= capacity <= MAX_BLOCKS` for each stack, and `blocks` holds a block at each index below `len`.
+//! - I2: a slot that is not set up is all zero: it has no block and no room, and every area counts as the refill area.
 //!
 //! # Concurrency
-//! None of its own: the slot belongs to whoever entered it or took it over. For everybody else what it keeps is taken.
+//! None of its own: a slot belongs to the CPU that entered it or took it over. For all others its frames are taken.
 
 use page_frame::FrameNumber;
 use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
 
-use crate::bitmap::area::{AREA_FRAMES, AREA_ORDER};
-use crate::bitmap::placement::GROUPS;
+use crate::bitmap::placement::ORDER_GROUPS;
+use crate::bits::{AREA_FRAMES, AREA_ORDER};
 
-/// The largest order that slots keep.
-pub(crate) const LARGEST: usize = AREA_ORDER as usize;
-/// How many orders slots keep.
-const ORDERS: usize = LARGEST + 1;
-/// The most blocks of an order that are ready.
-pub(crate) const MOST_READY: usize = ready(0);
-/// Places for blocks of each order: a power of two, so that a place needs no check.
-const PLACES: usize = 32;
+/// The largest order that slots cache.
+pub(super) const MAX_CACHED_ORDER: usize = AREA_ORDER as usize;
+/// Number of orders that slots cache.
+const ORDERS: usize = MAX_CACHED_ORDER + 1;
+/// Maximum number of blocks in any stack.
+const MAX_LEN: usize = capacity(0);
+/// Length of the array of each stack: a power of two, so that an index needs no check.
+const MAX_BLOCKS: usize = 32;
 
-/// How many blocks of `order` are ready at most: guesses, about what random requests of all orders make of them, and no more
+/// Returns the capacity of the stack of `order`: guesses, about the working set of random requests of all orders, and no more
 /// than 16 MiB of one order.
-const fn ready(order: usize) -> usize {
+const fn capacity(order: usize) -> usize {
+    if order == MAX_CACHED_ORDER {
+        return 8;
+    }
     match order {
-        LARGEST => 8,
         0 => 32,
         1..=4 => 16,
         5 => 12,
@@ -43,70 +44,72 @@ const fn ready(order: usize) -> usize {
     }
 }
 
-/// Single frames of a word: the frame that bit 0 stands for, and the frames as bits.
+/// Single frames of one word.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Word {
-    pub(crate) start: usize,
-    pub(crate) frames: usize,
+pub(super) struct FrameWord {
+    /// The frame of bit 0.
+    pub(super) start: usize,
+    /// The frames, as bits.
+    pub(super) frames: usize,
 }
 
-impl Word {
-    const ZERO: Self = Self { start: 0, frames: 0 };
+impl FrameWord {
+    const EMPTY: Self = Self { start: 0, frames: 0 };
 }
 
-/// The ready blocks of one order.
+/// The cached blocks of one order.
 #[derive(Debug)]
 #[repr(C)]
-struct Blocks {
-    ready: usize,
-    end: usize,
-    /// Blocks are at home where `frame & home_bits == home`.
-    home_bits: usize,
-    home: usize,
-    /// How many blocks others were told of.
-    told: usize,
+struct Stack {
+    len: usize,
+    capacity: usize,
+    /// A block lies in the refill area if `frame & area_mask == refill_area`.
+    area_mask: usize,
+    refill_area: usize,
+    /// Number of blocks at the last call of [`CpuSlot::take_change`].
+    reported: usize,
     /// First frames.
-    places: [usize; PLACES],
+    blocks: [usize; MAX_BLOCKS],
 }
 
-impl Blocks {
-    const NONE: Self =
-        Self { ready: 0, end: 0, home_bits: 0, home: 0, told: 0, places: [0; PLACES] };
+impl Stack {
+    const EMPTY: Self = Self {
+        len: 0,
+        capacity: 0,
+        area_mask: 0,
+        refill_area: 0,
+        reported: 0,
+        blocks: [0; MAX_BLOCKS],
+    };
 
-    fn new(order: usize, choosy: bool) -> Self {
-        const { assert!(ready(0) <= PLACES, "I1") };
-        let home_bits = if choosy && order < LARGEST { !(AREA_FRAMES - 1) } else { 0 };
-        let home = if home_bits == 0 { 0 } else { usize::MAX };
-        Self { end: ready(order), home_bits, home, ..Self::NONE }
+    fn new(order: usize, has_refill_area: bool) -> Self {
+        const { assert!(MAX_LEN <= MAX_BLOCKS, "I1") };
+        let area_mask =
+            if has_refill_area && order < MAX_CACHED_ORDER { !(AREA_FRAMES - 1) } else { 0 };
+        let refill_area = if area_mask == 0 { 0 } else { usize::MAX };
+        Self { capacity: capacity(order), area_mask, refill_area, ..Self::EMPTY }
     }
 
-    /// How many more can be ready.
-    #[inline]
-    fn room(&self) -> usize {
-        self.end - self.ready
-    }
-
-    /// Keeps the block at `start`; false when there is no room.
+    /// Pushes the block at `start`; returns false when there is no room.
     #[inline]
     fn push(&mut self, start: usize) -> bool {
-        let has_room = self.ready < self.end;
+        let has_room = self.len < self.capacity;
         if has_room {
-            self.places[self.ready % PLACES] = start;
-            self.ready += 1;
+            self.blocks[self.len % MAX_BLOCKS] = start;
+            self.len += 1;
         }
         has_room
     }
 }
 
-/// Everything that a CPU keeps.
+/// The blocks and areas of one CPU.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct CpuSlot {
-    blocks: [Blocks; ORDERS],
-    /// The rest of the word that single frames were last refilled from.
-    rest: Word,
-    /// For each order group the area that is owned for it: its first frame, and one; 0 for none.
-    owned: [usize; GROUPS],
+    stacks: [Stack; ORDERS],
+    remainder: FrameWord,
+    /// For each order group the first frame of the owned area plus one; 0 for no area.
+    owned: [usize; ORDER_GROUPS],
     is_set_up: bool,
 }
 
@@ -114,9 +117,9 @@ pub(crate) struct CpuSlot {
 unsafe impl Zeroable for CpuSlot {
     fn zero() -> Self {
         Self {
-            blocks: [Blocks::NONE; ORDERS],
-            rest: Word::ZERO,
-            owned: [0; GROUPS],
+            stacks: [Stack::EMPTY; ORDERS],
+            remainder: FrameWord::EMPTY,
+            owned: [0; ORDER_GROUPS],
             is_set_up: false,
         }
     }
@@ -124,174 +127,167 @@ unsafe impl Zeroable for CpuSlot {
 
 /// Hits.
 impl CpuSlot {
-    /// Returns the blocks of `order`, below [`ORDERS`].
+    /// Returns the stack of `order`, below [`ORDERS`].
     #[inline(always)]
-    fn blocks_of(&mut self, order: usize) -> &mut Blocks {
-        let blocks = in_register(&raw mut self.blocks[order]).cast_mut();
-        // SAFETY: the address of our own, exclusively borrowed.
-        unsafe { &mut *blocks }
+    fn stack(&mut self, order: usize) -> &mut Stack {
+        let stack = in_register(&raw mut self.stacks[order]).cast_mut();
+        // SAFETY: the address of our own field, which is exclusively borrowed.
+        unsafe { &mut *stack }
     }
 
-    /// Takes out the ready block of `order` that came last.
+    /// Pops the block of `order` that was pushed last.
     #[inline(always)]
-    pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
-        let blocks = self.blocks_of(order);
-        let below = blocks.ready.checked_sub(1)?;
-        blocks.ready = below;
-        // SAFETY: I1: `ready`, which is one more, is at most the number of places.
-        Some(FrameNumber::new(*unsafe { blocks.places.get_unchecked(below) }))
+    pub(super) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
+        let stack = self.stack(order);
+        let below = stack.len.checked_sub(1)?;
+        stack.len = below;
+        // SAFETY: I1: `len`, which was one more, is at most `MAX_BLOCKS`.
+        Some(FrameNumber::new(*unsafe { stack.blocks.get_unchecked(below) }))
     }
 
-    /// Keeps the block of `order` at `start` as a ready one if there is room, and it lies at home or is worth keeping; false
-    /// otherwise.
+    /// Pushes the block of `order` at `start` if there is room, and it lies in the refill area or `is_worth_keeping` returns
+    /// true; returns whether it was pushed.
     #[inline(always)]
-    pub(crate) fn push(
+    pub(super) fn push_if(
         &mut self,
         start: FrameNumber,
         order: usize,
         is_worth_keeping: impl FnOnce() -> bool,
     ) -> bool {
-        let blocks = self.blocks_of(order);
-        let ready = blocks.ready;
-        if ready == blocks.end {
+        let stack = self.stack(order);
+        let len = stack.len;
+        if len == stack.capacity {
             return false;
         }
-        if start.get() & blocks.home_bits != blocks.home && !is_worth_keeping() {
+        if start.get() & stack.area_mask != stack.refill_area && !is_worth_keeping() {
             return false;
         }
-        blocks.ready = ready + 1;
-        // SAFETY: I1: `ready` is not `end`, so it is below the number of places.
-        *unsafe { blocks.places.get_unchecked_mut(ready) } = start.get();
+        stack.len = len + 1;
+        // SAFETY: I1: `len` is not `capacity`, so it is below `MAX_BLOCKS`.
+        *unsafe { stack.blocks.get_unchecked_mut(len) } = start.get();
         true
     }
 }
 
-/// Refills and flushes.
+/// Refills and drains.
 impl CpuSlot {
-    /// Gives the orders their room, the first time. Where it is not `choosy`, blocks are at home anywhere.
+    /// Sets the capacities, at the first call. Without `has_refill_area`, every area counts as the refill area.
     #[inline]
-    pub(crate) fn set_up(&mut self, choosy: bool) {
+    pub(super) fn set_up(&mut self, has_refill_area: bool) {
         if !self.is_set_up {
-            self.blocks = core::array::from_fn(|order| Blocks::new(order, choosy));
+            self.stacks = core::array::from_fn(|order| Stack::new(order, has_refill_area));
             self.is_set_up = true;
         }
     }
 
-    /// Whether the block of `order` at `start` lies where refills come from.
+    /// Returns whether the block of `order` at `start` lies in the refill area.
     #[inline]
-    pub(crate) fn is_at_home(&self, start: FrameNumber, order: usize) -> bool {
-        start.get() & self.blocks[order].home_bits == self.blocks[order].home
+    pub(super) fn is_in_refill_area(&self, start: FrameNumber, order: usize) -> bool {
+        start.get() & self.stacks[order].area_mask == self.stacks[order].refill_area
     }
 
-    /// Keeps the block of `order` at `start` as ready, wherever it lies; false when there is no room.
+    /// Pushes the block of `order` at `start`, wherever it lies; returns false when there is no room.
     #[inline]
-    pub(crate) fn push_ready(&mut self, start: FrameNumber, order: usize) -> bool {
-        self.blocks[order].push(start.get())
+    pub(super) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
+        self.stacks[order].push(start.get())
     }
 
-    /// Makes the blocks of `order`, of which none is ready, ready that begin at the bits `starts` of the word at `word`: the
-    /// lowest, as many as there is room for, and of those the lowest on top. Returns the other starts.
+    /// Fills the empty stack of `order` with blocks that begin at the bits `starts` of the word at `word`: the lowest ones, as
+    /// many as there is room for, the lowest on top. Returns the other starts.
     #[inline]
-    pub(crate) fn fill(&mut self, word: FrameNumber, mut starts: usize, order: usize) -> usize {
-        let blocks = &mut self.blocks[order];
-        debug_assert!(blocks.ready == 0, "only an empty stack is filled");
-        blocks.home = word.get() & blocks.home_bits;
-        let count = (starts.count_ones() as usize).min(blocks.end);
-        blocks.ready = count;
-        for place in blocks.places[..count].iter_mut().rev() {
-            *place = word.get() + starts.trailing_zeros() as usize;
+    pub(super) fn fill(&mut self, word: FrameNumber, mut starts: usize, order: usize) -> usize {
+        let stack = &mut self.stacks[order];
+        debug_assert!(stack.len == 0, "only an empty stack is filled");
+        stack.refill_area = word.get() & stack.area_mask;
+        let count = (starts.count_ones() as usize).min(stack.capacity);
+        stack.len = count;
+        for block in stack.blocks[..count].iter_mut().rev() {
+            *block = word.get() + starts.trailing_zeros() as usize;
             starts &= starts - 1;
         }
         starts
     }
 
-    /// How many more blocks of `order` can be ready.
+    /// Returns for how many more blocks of `order` there is room.
     #[inline]
-    pub(crate) fn room(&self, order: usize) -> usize {
-        self.blocks[order].room()
+    pub(super) fn room(&self, order: usize) -> usize {
+        self.stacks[order].capacity - self.stacks[order].len
     }
 
-    /// How many blocks of `order` are ready.
+    /// Returns the number of cached blocks of `order`.
     #[inline]
-    pub(crate) fn count_ready(&self, order: usize) -> usize {
-        self.blocks[order].ready
+    pub(super) fn len(&self, order: usize) -> usize {
+        self.stacks[order].len
     }
 
-    /// Takes out the `number` ready blocks of `order`, or all there are, that came first, the first first; returns them and how
-    /// many there were.
+    /// Removes the `number` oldest blocks of `order`, or all; returns them, oldest first, and their number.
     #[inline]
-    pub(crate) fn take_ready(
-        &mut self,
-        order: usize,
-        number: usize,
-    ) -> ([usize; MOST_READY], usize) {
-        let mut taken = [0; MOST_READY];
-        let blocks = &mut self.blocks[order];
-        let count = number.min(blocks.ready);
-        taken[..count].copy_from_slice(&blocks.places[..count]);
-        blocks.places.copy_within(count..blocks.ready, 0);
-        blocks.ready -= count;
+    pub(super) fn take_oldest(&mut self, order: usize, number: usize) -> ([usize; MAX_LEN], usize) {
+        let mut taken = [0; MAX_LEN];
+        let stack = &mut self.stacks[order];
+        let count = number.min(stack.len);
+        taken[..count].copy_from_slice(&stack.blocks[..count]);
+        stack.blocks.copy_within(count..stack.len, 0);
+        stack.len -= count;
         (taken, count)
     }
 
-    /// Takes out the rest of the word that single frames were last refilled from; none are left when it has no bit.
+    /// Removes the remainder; it has no bit when there is none.
     #[inline]
-    pub(crate) fn take_rest(&mut self) -> Word {
-        let nothing = Word { frames: 0, ..self.rest };
-        core::mem::replace(&mut self.rest, nothing)
+    pub(super) fn take_remainder(&mut self) -> FrameWord {
+        let nothing = FrameWord { frames: 0, ..self.remainder };
+        core::mem::replace(&mut self.remainder, nothing)
     }
 
-    /// Keeps the rest of a word.
+    /// Sets the remainder.
     #[inline]
-    pub(crate) fn set_rest(&mut self, rest: Word) {
-        self.rest = rest;
+    pub(super) fn set_remainder(&mut self, remainder: FrameWord) {
+        self.remainder = remainder;
     }
 
     /// Returns the first frame of the area that is owned for order group `group`.
     #[inline]
-    pub(crate) fn owned(&self, group: usize) -> Option<FrameNumber> {
+    pub(super) fn owned(&self, group: usize) -> Option<FrameNumber> {
         self.owned[group].checked_sub(1).map(FrameNumber::new)
     }
 
-    /// Notes which area is owned for order group `group`.
-    pub(crate) fn set_owned(&mut self, group: usize, area: Option<FrameNumber>) {
+    /// Sets the area that is owned for order group `group`.
+    pub(super) fn set_owned(&mut self, group: usize, area: Option<FrameNumber>) {
         self.owned[group] = area.map_or(0, |area| area.get() + 1);
     }
 
-    /// Returns by how many frames the blocks of `order` have become more since this was last asked. The rest of a word does not
-    /// count.
+    /// Returns by how many frames the stack of `order` has grown since the last call. The remainder does not count.
     #[inline]
-    pub(crate) fn change(&mut self, order: usize) -> isize {
-        let blocks = &mut self.blocks[order];
-        let now = blocks.ready;
-        let before = core::mem::replace(&mut blocks.told, now);
-        (now as isize - before as isize) << order
+    pub(super) fn take_change(&mut self, order: usize) -> isize {
+        let stack = &mut self.stacks[order];
+        let before = core::mem::replace(&mut stack.reported, stack.len);
+        (stack.len as isize - before as isize) << order
     }
 }
 
-/// How many frames a slot holds, where others may read it. On a line of its own.
+/// The number of frames in the stacks of a slot, for readers on other CPUs. On a cache line of its own.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Kept(AtomicUsize);
+pub(crate) struct CachedCount(AtomicUsize);
 
 // SAFETY: clause 1: one atomic, valid when zero, and padding.
-unsafe impl Zeroable for Kept {
+unsafe impl Zeroable for CachedCount {
     fn zero() -> Self {
         Self(Zeroable::zero())
     }
 }
 
-impl Kept {
+impl CachedCount {
     #[inline]
-    pub(crate) fn get(&self) -> usize {
-        // Relaxed: an estimate; nothing is published by it.
+    pub(super) fn get(&self) -> usize {
+        // Relaxed: an estimate, which publishes nothing.
         self.0.load(Ordering::Relaxed)
     }
 
-    /// Called by whoever has the slot, its owner or a taker.
+    /// Adds `frames`. The caller holds the slot.
     #[inline]
-    pub(crate) fn add(&self, frames: isize) {
-        // Relaxed: as above; nobody else writes.
+    pub(super) fn add(&self, frames: isize) {
+        // Relaxed: as above; only the holder of the slot writes.
         self.0.store(self.get().wrapping_add_signed(frames), Ordering::Relaxed);
     }
 }
@@ -300,26 +296,25 @@ impl Kept {
 mod tests {
     use super::*;
 
-    fn slot(choosy: bool) -> CpuSlot {
+    fn slot(has_refill_area: bool) -> CpuSlot {
         let mut slot = CpuSlot::zero();
-        assert!(slot.pop(0).is_none() && !slot.push_ready(FrameNumber::new(0), 0), "I2");
-        assert!(!slot.push(FrameNumber::new(1), 0, || true), "I2");
-        slot.set_up(choosy);
+        assert!(slot.pop(0).is_none() && !slot.push(FrameNumber::new(0), 0), "I2");
+        assert!(!slot.push_if(FrameNumber::new(1), 0, || true), "I2");
+        slot.set_up(has_refill_area);
         slot
     }
 
     #[test]
-    fn stacks_share_no_place_and_give_back_what_came_last() {
+    fn stacks_share_no_memory_and_pop_the_block_that_was_pushed_last() {
         let mut slot = slot(false);
         let block =
             |order: usize, number: usize| FrameNumber::new((number * ORDERS + order) << order);
         for order in 0..ORDERS {
-            let pushed =
-                (0..).take_while(|number| slot.push_ready(block(order, *number), order)).count();
-            assert_eq!(pushed, ready(order));
+            let pushed = (0..).take_while(|number| slot.push(block(order, *number), order)).count();
+            assert_eq!(pushed, capacity(order));
         }
         for order in 0..ORDERS {
-            for number in (0..ready(order)).rev() {
+            for number in (0..capacity(order)).rev() {
                 assert_eq!(slot.pop(order), Some(block(order, number)));
             }
             assert_eq!(slot.pop(order), None);
@@ -327,29 +322,30 @@ mod tests {
     }
 
     #[test]
-    fn blocks_are_kept_at_home_and_where_memory_is_dense() {
+    fn blocks_are_cached_in_the_refill_area_and_where_memory_is_dense() {
         let mut slot = slot(true);
         assert_eq!(slot.fill(FrameNumber::new(3 * AREA_FRAMES + 64), 1 << 8, 1), 0);
-        let home = FrameNumber::new(3 * AREA_FRAMES + 2);
-        assert!(slot.push(home, 1, || false));
-        let away = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
-        assert!(!slot.push(away(0), 1, || false) && slot.push(away(0), 1, || true));
-        let kept = (1..).take_while(|number| slot.push(away(*number), 1, || true)).count();
-        assert_eq!(kept, ready(1) - 3, "as many as there is room for");
-        assert!(!slot.push(home, 1, || true), "there is no room");
-        for number in (0..=kept).rev() {
-            assert_eq!(slot.pop(1), Some(away(number)));
+        let here = FrameNumber::new(3 * AREA_FRAMES + 2);
+        assert!(slot.push_if(here, 1, || false));
+        let elsewhere = |number: usize| FrameNumber::new(5 * AREA_FRAMES + 2 * number);
+        assert!(!slot.push_if(elsewhere(0), 1, || false) && slot.push_if(elsewhere(0), 1, || true));
+        let pushed =
+            (1..).take_while(|number| slot.push_if(elsewhere(*number), 1, || true)).count();
+        assert_eq!(pushed, capacity(1) - 3, "as many as there is room for");
+        assert!(!slot.push_if(here, 1, || true), "there is no room");
+        for number in (0..=pushed).rev() {
+            assert_eq!(slot.pop(1), Some(elsewhere(number)));
         }
-        assert_eq!(slot.pop(1), Some(home));
+        assert_eq!(slot.pop(1), Some(here));
         assert_eq!(slot.pop(1), Some(FrameNumber::new(3 * AREA_FRAMES + 72)));
         assert_eq!(slot.pop(1), None);
     }
 
     #[test]
-    fn the_oldest_half_leaves_and_the_rest_stays_in_order() {
+    fn the_oldest_blocks_are_removed_and_the_rest_stays_in_order() {
         let mut slot = slot(false);
-        (0..6).for_each(|frame| assert!(slot.push_ready(FrameNumber::new(frame), 0)));
-        let (blocks, count) = slot.take_ready(0, 4);
+        (0..6).for_each(|frame| assert!(slot.push(FrameNumber::new(frame), 0)));
+        let (blocks, count) = slot.take_oldest(0, 4);
         assert_eq!(blocks[..count], [0, 1, 2, 3]);
         assert_eq!(slot.pop(0), Some(FrameNumber::new(5)));
         assert_eq!(slot.pop(0), Some(FrameNumber::new(4)));

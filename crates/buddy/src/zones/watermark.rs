@@ -1,49 +1,35 @@
-//! Watermarks: how much is free, kept cheaply, and what that means for who may ask.
+//! Watermarks: a trace that counts the free frames of a zone, and refuses requests when too few are free.
 //!
 //! # Concepts
-//! - The count of free frames is of those in areas. Frames in CPU slots do not count, so what is kept at hand is never
-//!   promised twice.
-//! - **min**: only requests that name the reserve may go below it. It serves interrupts and whoever frees memory.
-//! - **low**: below it [`Watermarks::pressure`] says so, and the hook is called: time to shrink.
-//! - **high**: above it the pressure is over.
+//! - Only frames that are free in areas count. Frames in CPU slots do not, so they are never promised twice.
+//! - **min**: only requests that may use the reserve go below it: interrupts, and code that frees memory.
+//! - **low**: below it the pressure rises and the hook is called, so that the system shrinks its caches.
+//! - **high**: above it the pressure ends.
 //!
 //! # Concurrency
-//! An observer hears of frames when they leave areas or come home, once for up to a word or a stack of them. It adds to the
-//! shard of the area, and CPUs work in areas of their own. When a shard has gathered [`Watermarks`]' step it moves to the
-//! total, which is what everybody reads. The pressure follows from the total:
+//! A trace is called when frames leave their areas or return, once for up to a word or a stack of them. It adds to the shard
+//! of the area, and CPUs mostly work in different areas. When a shard reaches the step it moves to the total, which all
+//! readers use. The pressure follows from the total:
 //! - change the total, fence, read the pressure; change the pressure, fence, read the total again.
 //!
-//! So of two CPUs that cross marks at once, whoever changes the pressure last has seen the last total.
+//! So if two CPUs cross marks at once, the CPU that changes the pressure last has seen the last total.
 //!
 //! # Costs
-//! An atomic addition for each hand-over or take of bits; another on the total at each step. [`Watermarks::allows`] is one
-//! load.
+//! An atomic addition for each transfer or take of bits, and another on the total at each step. `allows` is one load.
 
 use page_frame::FrameNumber;
 use page_frame::sync::{self, AtomicIsize, AtomicU8, Ordering, fence};
 
-use crate::bitmap::area::AREA_FRAMES;
-use crate::trace::Observe;
+use crate::bits::AREA_FRAMES;
+use crate::trace::Trace;
+use crate::zones::pressure::Pressure;
 
-/// How many shards the count has: a guess, for some tens of CPUs.
+/// Number of shards of the count: a guess, for some tens of CPUs.
 const SHARDS: usize = if sync::MODELLED { 1 } else { 8 };
-/// The largest step.
-const LARGEST_STEP: usize = 512;
-/// How often one event looks again at pressure and total before it leaves the rest to the next.
-const ROUNDS: usize = if sync::MODELLED { 4 } else { 8 };
-
-/// How short memory is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-#[repr(u8)]
-pub enum Pressure {
-    /// There is enough.
-    #[default]
-    None,
-    /// Less than `low` was free, and since then not more than `high`.
-    Low,
-    /// Less than `min` is free: only the reserve is left.
-    Min,
-}
+/// The largest step, in frames.
+const MAX_STEP: usize = 512;
+/// Maximum number of updates of the pressure by one event. The next event goes on.
+const MAX_ROUNDS: usize = if sync::MODELLED { 4 } else { 8 };
 
 /// The thresholds in frames, ascending.
 ///
@@ -53,11 +39,11 @@ pub enum Pressure {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Marks {
-    /// Only the reserve is below.
+    /// Below it only the reserve is left.
     pub min: usize,
     /// Below it memory is short.
     pub low: usize,
-    /// Above it memory is no longer short.
+    /// Above it memory is not short.
     pub high: usize,
 }
 
@@ -71,65 +57,18 @@ impl Marks {
     }
 }
 
-/// Whether an ordinary request may be served, asked before it is.
-pub trait Gate {
-    /// Whether `pages` frames can go without touching the reserve.
-    fn allows(&self, pages: usize) -> bool;
-
-    /// Returns how short memory is.
-    fn pressure(&self) -> Pressure;
-}
-
-/// Without watermarks every request is served while there is a frame.
-impl Gate for () {
-    #[inline]
-    fn allows(&self, _: usize) -> bool {
-        true
-    }
-
-    #[inline]
-    fn pressure(&self) -> Pressure {
-        Pressure::None
-    }
-}
-
-impl<G: Gate + ?Sized> Gate for &G {
-    #[inline]
-    fn allows(&self, pages: usize) -> bool {
-        (**self).allows(pages)
-    }
-
-    #[inline]
-    fn pressure(&self) -> Pressure {
-        (**self).pressure()
-    }
-}
-
-/// The first decides; the second only listens.
-impl<G: Gate, B> Gate for (G, B) {
-    #[inline]
-    fn allows(&self, pages: usize) -> bool {
-        self.0.allows(pages)
-    }
-
-    #[inline]
-    fn pressure(&self) -> Pressure {
-        self.0.pressure()
-    }
-}
-
-/// The watermarks of one zone: an observer of its buddy.
+/// The watermarks of one zone: a trace of its buddy.
 ///
-/// `hook` is called with the new pressure at each change, on the CPU that caused it, from within the allocation or the
-/// free. It wakes somebody who shrinks, rather than to call back into the buddy. When it panics while frames are taken, they
+/// The allocator calls `hook` with the new pressure at each change, from within the allocation or the free that caused it. The
+/// hook should wake a task that shrinks caches, and not call the allocator itself. If it panics while frames are taken, they
 /// return to their areas and count as free.
 ///
 /// ```
-/// use buddy::{Gate, Marks, Observe, Pressure, Watermarks};
+/// use buddy::{Marks, Pressure, Trace, Watermarks};
 /// use page_frame::FrameNumber;
 /// let marks = Marks { min: 10, low: 20, high: 30 };
 /// let watermarks = Watermarks::new(100, marks, |pressure| println!("memory is short: {pressure:?}"));
-/// watermarks.take(FrameNumber::new(0), 85); // what a buddy tells it
+/// watermarks.take(FrameNumber::new(0), 85); // the buddy calls this
 /// assert_eq!(watermarks.pressure(), Pressure::Low);
 /// assert!(watermarks.allows(5) && !watermarks.allows(6));
 /// ```
@@ -138,25 +77,25 @@ pub struct Watermarks<H = fn(Pressure)> {
     total: AtomicIsize,
     pressure: AtomicU8,
     marks: Marks,
-    /// What a shard gathers before it moves on.
+    /// At this number of frames a shard moves to the total.
     step: isize,
     shards: [Shard; SHARDS],
     hook: H,
 }
 
-/// What is not in the total yet. On a line of its own.
+/// Frames that are not in the total yet. On a cache line of its own.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shard(AtomicIsize);
 
 impl<H: Fn(Pressure)> Watermarks<H> {
-    /// Starts with `free` frames free: all of a fresh buddy's.
+    /// Returns the watermarks of a zone with `free` free frames. In a fresh buddy all frames are free.
     pub fn new(free: usize, marks: Marks, hook: H) -> Self {
         let watermarks = Self {
             total: AtomicIsize::new(free as isize),
             pressure: AtomicU8::new(Pressure::None as u8),
             marks,
-            step: (marks.min / (2 * SHARDS)).clamp(1, LARGEST_STEP) as isize,
+            step: (marks.min / (2 * SHARDS)).clamp(1, MAX_STEP) as isize,
             shards: core::array::from_fn(|_| Shard(AtomicIsize::new(0))),
             hook,
         };
@@ -164,11 +103,11 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         watermarks
     }
 
-    /// Returns how many frames are free, less what CPU slots keep and what was freed but is not home yet. Off by less than half of `min` and by less than
-    /// 4096 frames; exact when `min` is below 32.
+    /// Returns the number of free frames, without those in CPU slots and deferred frees. The error is below half of `min` and
+    /// below 4096 frames. It is zero if `min` is below 32.
     #[inline]
     pub fn free_frames(&self) -> usize {
-        // Relaxed: an estimate; nothing is published by it.
+        // Relaxed: an estimate, which publishes nothing.
         self.total.load(Ordering::Relaxed).max(0) as usize
     }
 
@@ -179,7 +118,7 @@ impl<H: Fn(Pressure)> Watermarks<H> {
 
     fn add(&self, start: FrameNumber, frames: isize) {
         let shard = &self.shards[start.get() / AREA_FRAMES % SHARDS].0;
-        // Relaxed: the fence below orders what moves on; the rest is an estimate.
+        // Relaxed: the fence in `follow` orders the change of the total; the shard is an estimate.
         let gathered = shard.fetch_add(frames, Ordering::Relaxed) + frames;
         if gathered.abs() < self.step {
             return;
@@ -189,9 +128,10 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         self.follow();
     }
 
-    /// Brings the pressure in line with the total. When the hook panics, the pressure is as it said, and the next event goes on.
+    /// Updates the pressure to the total. If the hook panics, the pressure is the one it was called with, and the next event goes
+    /// on.
     fn follow(&self) {
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_ROUNDS {
             // SeqCst: our change of the total, or of the pressure below, before our look at the other; pairs with itself.
             fence(Ordering::SeqCst);
             // Relaxed, here and below: the fence orders them, and they publish nothing.
@@ -212,7 +152,7 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         }
     }
 
-    /// Returns the pressure that follows `old` at the total as it is.
+    /// Returns the pressure that follows `old` at the current total.
     fn after(&self, old: u8) -> Pressure {
         let free = self.free_frames();
         match free {
@@ -224,7 +164,7 @@ impl<H: Fn(Pressure)> Watermarks<H> {
     }
 }
 
-/// The hook panicked while it was told of frames that were taken: they return to the areas, and nobody says so.
+/// Undoes the count of taken frames when the hook panics: the frames return to their areas without an event.
 struct Uncount<'w> {
     total: &'w AtomicIsize,
     frames: usize,
@@ -238,8 +178,8 @@ impl Drop for Uncount<'_> {
     }
 }
 
-impl<H: Fn(Pressure)> Observe for Watermarks<H> {
-    const HEARS_BLOCKS: bool = false;
+impl<H: Fn(Pressure)> Trace for Watermarks<H> {
+    const HAS_BLOCK_EVENTS: bool = false;
 
     fn take(&self, start: FrameNumber, frames: usize) {
         let undo = Uncount { total: &self.total, frames };
@@ -250,9 +190,7 @@ impl<H: Fn(Pressure)> Observe for Watermarks<H> {
     fn free(&self, start: FrameNumber, frames: usize) {
         self.add(start, frames as isize);
     }
-}
 
-impl<H: Fn(Pressure)> Gate for Watermarks<H> {
     #[inline]
     fn allows(&self, pages: usize) -> bool {
         self.free_frames() >= self.marks.min + pages
@@ -260,7 +198,7 @@ impl<H: Fn(Pressure)> Gate for Watermarks<H> {
 
     #[inline]
     fn pressure(&self) -> Pressure {
-        // Relaxed: a state to poll; nothing is published by it.
+        // Relaxed: a state to poll, which publishes nothing.
         match self.pressure.load(Ordering::Relaxed) {
             0 => Pressure::None,
             1 => Pressure::Low,

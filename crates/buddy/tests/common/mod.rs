@@ -7,7 +7,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use buddy::{Buddy, HotplugError, Mode, Observe, ZeroedMemory};
+use buddy::{Buddy, HotplugError, Mode, Trace, ZeroedMemory};
 use page_frame::{Cpu, DirectMap, Fault, FaultHook, FrameNumber, FrameRange, Order};
 
 pub mod textbook;
@@ -55,8 +55,8 @@ impl Drop for Metadata {
 }
 
 /// A buddy that owns its metadata, which is dropped after it.
-pub struct Simulated<C: Cpu, O = ()> {
-    buddy: Buddy<'static, DirectMap, C, O>,
+pub struct Simulated<C: Cpu, T = (), const K: bool = false> {
+    buddy: Buddy<'static, DirectMap, C, T, K>,
     metadata: Metadata,
 }
 
@@ -82,14 +82,20 @@ impl<C: Cpu> Simulated<C> {
         Self { buddy: buddy.expect("good ranges"), metadata }
     }
 
-    /// The same, with `observer` told of everything.
-    pub fn observed<O: Observe>(self, observer: O) -> Simulated<C, O> {
+    /// The same, with a trace.
+    pub fn traced<T: Trace>(self, trace: T) -> Simulated<C, T> {
         let Self { buddy, metadata } = self;
-        Simulated { buddy: buddy.with_observer(observer), metadata }
+        Simulated { buddy: buddy.with_trace(trace), metadata }
     }
 }
 
-impl<C: Cpu, O: Observe> Simulated<C, O> {
+impl<C: Cpu, T: Trace, const K: bool> Simulated<C, T, K> {
+    /// The same, with checked frees.
+    pub fn checked_free(self) -> Simulated<C, T, true> {
+        let Self { buddy, metadata } = self;
+        Simulated { buddy: buddy.with_checked_free(), metadata }
+    }
+
     /// The same, with faults of the pointer interfaces going to `hook`.
     pub fn with_fault_hook(self, hook: FaultHook) -> Self {
         let Self { buddy, metadata } = self;
@@ -125,15 +131,15 @@ impl<C: Cpu, O: Observe> Simulated<C, O> {
     }
 }
 
-impl<C: Cpu, O> Deref for Simulated<C, O> {
-    type Target = Buddy<'static, DirectMap, C, O>;
+impl<C: Cpu, T, const K: bool> Deref for Simulated<C, T, K> {
+    type Target = Buddy<'static, DirectMap, C, T, K>;
 
     fn deref(&self) -> &Self::Target {
         &self.buddy
     }
 }
 
-impl<C: Cpu, O> DerefMut for Simulated<C, O> {
+impl<C: Cpu, T, const K: bool> DerefMut for Simulated<C, T, K> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.buddy
     }

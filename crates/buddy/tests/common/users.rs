@@ -5,7 +5,7 @@
 use std::cell::{Cell, RefCell};
 use std::ptr::{NonNull, without_provenance_mut};
 
-use buddy::{HotplugError, Mobility, Observe};
+use buddy::{HotplugError, Mobility, Trace};
 use page_frame::{Cpu, FaultKind, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMap, PageResize};
 use testkit::Random;
 
@@ -78,7 +78,11 @@ impl Users {
     }
 
     /// A request at random, and often something that goes back.
-    pub fn play<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    pub fn play<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         match random.below(100) {
             0..30 => self.allocate(buddy, random),
             30..36 => self.allocate_as(buddy, random),
@@ -103,13 +107,17 @@ impl Users {
     }
 
     /// Gives all back.
-    pub fn leave<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>) {
+    pub fn leave<C: Cpu, T: Trace, const K: bool>(&self, buddy: &Simulated<C, T, K>) {
         while let Some(held) = self.pop() {
             self.free(buddy, held);
         }
     }
 
-    fn allocate<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn allocate<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let size = self.random_order(random);
         match buddy.allocate_frames(size) {
             Ok(block) => self.hold(Held::Block(block, size)),
@@ -117,7 +125,11 @@ impl Users {
         }
     }
 
-    fn allocate_as<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn allocate_as<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let size = self.random_order(random);
         match buddy.allocate_as(size, Mobility::ALL[random.below(3)]) {
             Ok(block) => self.hold(Held::Block(block, size)),
@@ -125,7 +137,11 @@ impl Users {
         }
     }
 
-    fn allocate_many<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn allocate_many<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let size = order(random.below(4));
         let mut blocks = [FrameNumber::new(0); MANY];
         let asked = 1 + random.below(MANY);
@@ -141,7 +157,11 @@ impl Users {
         }
     }
 
-    fn allocate_at<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn allocate_at<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let size = self.random_order(random);
         let ranges = self.ranges.borrow().clone();
         let own = ranges[random.below(ranges.len())];
@@ -160,7 +180,11 @@ impl Users {
         }
     }
 
-    fn allocate_run<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn allocate_run<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let most = 1 + random.below(RUN.min(1 << self.largest));
         let (pages, alignment) = (1 + random.below(most), order(random.below(5)));
         let Ok(run) = buddy.allocate_run(pages, alignment) else {
@@ -174,7 +198,11 @@ impl Users {
         self.hold(Held::Run(start, run.pages));
     }
 
-    fn offline<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn offline<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let ranges = self.ranges.borrow().clone();
         let own = ranges[random.below(ranges.len())];
         let area = (own.start.get() + random.below(own.frames())) / AREA;
@@ -193,7 +221,7 @@ impl Users {
         }
     }
 
-    fn add<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>) {
+    fn add<C: Cpu, T: Trace, const K: bool>(&self, buddy: &Simulated<C, T, K>) {
         let Some(frames) = self.absent.borrow_mut().pop() else { return };
         let metadata = Metadata::new(buddy::Buddy::<page_frame::DirectMap, C>::section_layout());
         match buddy.add_section(metadata.memory(), frames) {
@@ -209,7 +237,11 @@ impl Users {
     }
 
     /// Asks for a section to be removed, mostly after what is nobody's of it was taken offline.
-    fn remove<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn remove<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let added = self.sections.borrow().len();
         if added == 0 {
             return;
@@ -246,7 +278,11 @@ impl Users {
         self.removals.set(self.removals.get() + 1);
     }
 
-    fn give_back<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, random: &mut Random) {
+    fn give_back<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        random: &mut Random,
+    ) {
         let held = self.held.borrow().len();
         if held == 0 {
             return;
@@ -258,9 +294,9 @@ impl Users {
         }
     }
 
-    fn resize<C: Cpu, O: Observe>(
+    fn resize<C: Cpu, T: Trace, const K: bool>(
         &self,
-        buddy: &Simulated<C, O>,
+        buddy: &Simulated<C, T, K>,
         start: FrameNumber,
         pages: usize,
         random: &mut Random,
@@ -276,7 +312,7 @@ impl Users {
         self.held.borrow_mut().push(Held::Run(start, now));
     }
 
-    fn free<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, held: Held) {
+    fn free<C: Cpu, T: Trace, const K: bool>(&self, buddy: &Simulated<C, T, K>, held: Held) {
         let (start, pages) = extent(held);
         if let (Held::Block(frame, size), Company::Alone) = (held, self.company) {
             if size != Order::ZERO {
@@ -298,7 +334,7 @@ impl Users {
     }
 
     /// Asserts that the buddy, of which all slots are drained, has free exactly the frames that are nobody's.
-    pub fn assert_free<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>) {
+    pub fn assert_free<C: Cpu, T: Trace, const K: bool>(&self, buddy: &Simulated<C, T, K>) {
         let mut free = vec![false; self.taken.borrow().len()];
         for (start, size) in buddy.free_blocks() {
             free[start.get()..][..size.pages()].fill(true);
@@ -314,7 +350,11 @@ impl Users {
     }
 
     /// Asserts that as many blocks of `size` can be had as nobody's frames have room for, and gives them back.
-    pub fn assert_obtainable<C: Cpu, O: Observe>(&self, buddy: &Simulated<C, O>, size: Order) {
+    pub fn assert_obtainable<C: Cpu, T: Trace, const K: bool>(
+        &self,
+        buddy: &Simulated<C, T, K>,
+        size: Order,
+    ) {
         let expected = self.count_free(size);
         let blocks: Vec<_> = (0..).map_while(|_| buddy.allocate_frames(size).ok()).collect();
         assert_eq!(blocks.len(), expected, "{size:?}");

@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::sync::Once;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 
-use buddy::{Marks, Mobility, Mode, Observe, Pressure, Watermarks};
+use buddy::{Marks, Mobility, Mode, Pressure, Trace, Watermarks};
 use page_frame::{
     Cpu, CpuId, FrameNumber, Order, PAGE_SIZE, PageMap, PageResize, SingleCpu, SwitchedCpu, Tag,
 };
@@ -33,8 +33,8 @@ impl<const BLOCKS: bool> Panicking<'_, BLOCKS> {
     }
 }
 
-impl<const BLOCKS: bool> Observe for Panicking<'_, BLOCKS> {
-    const HEARS_BLOCKS: bool = BLOCKS;
+impl<const BLOCKS: bool> Trace for Panicking<'_, BLOCKS> {
+    const HAS_BLOCK_EVENTS: bool = BLOCKS;
 
     fn take(&self, _: FrameNumber, _: usize) {
         self.hear();
@@ -56,7 +56,7 @@ impl<const BLOCKS: bool> Observe for Panicking<'_, BLOCKS> {
         self.hear();
     }
 
-    fn hand_over(&self, _: usize) {
+    fn transfer(&self, _: usize) {
         self.hear();
     }
 }
@@ -99,7 +99,7 @@ impl Held {
     }
 
     /// All sorts of requests, then frees in another order.
-    fn play<C: Cpu, O: Observe>(&mut self, buddy: &Simulated<C, O>) {
+    fn play<C: Cpu, T: Trace, const K: bool>(&mut self, buddy: &Simulated<C, T, K>) {
         for small in [0, 0, 1, 2, 3, 4, 6, 8, 9, 9, 10] {
             let small = order(small);
             self.hold(quietly(|| buddy.allocate_frames(small).ok().map(|block| (block, small))));
@@ -129,7 +129,7 @@ impl Held {
         }
     }
 
-    fn run<C: Cpu, O: Observe>(&mut self, buddy: &Simulated<C, O>) {
+    fn run<C: Cpu, T: Trace, const K: bool>(&mut self, buddy: &Simulated<C, T, K>) {
         let run = match quietly(|| buddy.allocate_run(700, Order::ZERO)) {
             Some(run) => run.expect("free"),
             None => return self.panics += 1,
@@ -139,7 +139,7 @@ impl Held {
         self.panics += usize::from(freed.is_none());
     }
 
-    fn offline<C: Cpu, O: Observe>(&mut self, buddy: &Simulated<C, O>) {
+    fn offline<C: Cpu, T: Trace, const K: bool>(&mut self, buddy: &Simulated<C, T, K>) {
         let areas = range(12 * 512, 14 * 512);
         match quietly(|| buddy.offline(areas)) {
             None => self.panics += 1,
@@ -159,7 +159,7 @@ fn panic_at_each_call<const BLOCKS: bool>(mode: Mode, step: usize) -> usize {
         let cpus = SwitchedCpu::new(1);
         cpus.switch_to(Some(CpuId::new(0)));
         let observer = Panicking::<BLOCKS> { left: &left };
-        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, mode).observed(observer);
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, mode).traced(observer);
         left.store(number, Ordering::Relaxed);
         let mut held = Held::default();
         held.play(&buddy);
@@ -197,7 +197,7 @@ fn panic_in_deferred_frees<const BLOCKS: bool>(number: isize) -> bool {
     let cpus = SwitchedCpu::new(1);
     cpus.switch_to(Some(CpuId::new(0)));
     let observer = Panicking::<BLOCKS> { left: &left };
-    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(observer);
+    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(observer);
     let mut held = vec![FrameNumber::new(0); FRAMES];
     assert_eq!(buddy.allocate_many(Order::ZERO, &mut held), FRAMES);
     let mut random = Random::new(4);
@@ -246,7 +246,7 @@ fn a_panic_while_many_blocks_are_allocated_frees_those_before() {
         let cpus = SwitchedCpu::new(1);
         cpus.switch_to(Some(CpuId::new(0)));
         let observer = Panicking::<false> { left: &left };
-        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(observer);
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(observer);
         let mut blocks = vec![FrameNumber::new(0); (FRAMES >> size).min(300)];
         let had = quietly(|| buddy.allocate_many(order(size), &mut blocks));
         assert_eq!((had, left.load(Ordering::Relaxed)), (None, 0), "order {size}");
@@ -270,7 +270,7 @@ fn watermarks_count_right_after_their_hook_has_panicked() {
         let watermarks = Watermarks::new(FRAMES, marks, hook);
         let cpus = SwitchedCpu::new(1);
         cpus.switch_to(Some(CpuId::new(0)));
-        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(&watermarks);
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(&watermarks);
         let mut held = Vec::new();
         let mut panics = 0;
         loop {
@@ -297,7 +297,7 @@ struct CallingBack {
     calls: AtomicUsize,
 }
 
-impl Observe for &'static CallingBack {
+impl Trace for &'static CallingBack {
     fn take(&self, _: FrameNumber, _: usize) {
         self.call();
     }
@@ -332,7 +332,7 @@ fn an_observer_may_call_the_allocator() {
         calls: AtomicUsize::new(0),
     };
     let buddy = Simulated::new(&[range(0, FRAMES)], SingleCpu::new(), Mode::Cached);
-    let buddy = buddy.observed(&OBSERVER);
+    let buddy = buddy.traced(&OBSERVER);
     let buddy = Box::leak(Box::new(buddy));
     OBSERVER.buddy.store(buddy, Ordering::Relaxed);
     let mut held = Held::default();
@@ -389,7 +389,7 @@ fn a_panic_while_a_run_shrinks_aborts() {
     let left = AtomicIsize::new(0);
     let observer = Panicking::<false> { left: &left };
     let cpus = SwitchedCpu::new(1);
-    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).observed(observer);
+    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(observer);
     let run = buddy.allocate_run(700, Order::ZERO).expect("free");
     left.store(1, Ordering::Relaxed);
     // SAFETY: the run is ours; frames are only numbers.
