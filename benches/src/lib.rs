@@ -2,7 +2,7 @@
 //!
 //! | layer | trait to implement for an allocator | where to name it | workloads |
 //! |---|---|---|---|
-//! | `buddy` | [`Pages`]: blocks by frame number | [`pages::contestants`] | [`workload`] |
+//! | `buddy` | [`Pages`](pages::allocator::Pages): blocks by frame number | [`pages::rows::contestants`] | [`pages::workload`] |
 //! | `slab` | [`Objects`](objects::allocator::Objects): objects of one layout | [`objects::rows::contestants`] | [`objects::workload`], [`objects::costs`] |
 //! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory::workload`], [`memory::collections`], [`memory::footprint`] |
 //!
@@ -18,9 +18,6 @@ pub mod pages;
 pub mod ring;
 pub mod row;
 pub mod switch;
-pub mod workload;
-
-pub use pages::Pages;
 
 /// All programs of the benches, so that collections can be measured on several allocators in one run.
 #[global_allocator]

@@ -7,16 +7,15 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ptr::{NonNull, without_provenance_mut};
 
 use buddy::{FrameAllocator, Mode, ZeroedMemory};
 use hosted::Mapped;
 use page_frame::sync::hear_changes;
-use page_frame::{CpuId, DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE, SwitchedCpu};
+use page_frame::{CpuId, FrameNumber, FrameRange, Order, SwitchedCpu};
 use testkit::Random;
 
+use crate::pages::workload::{mixed_order, shuffle};
 use crate::row::Row;
-use crate::workload::{mixed_order, shuffle};
 
 /// How many slots are compared.
 pub const SLOTS: [usize; 3] = [2, 16, 64];

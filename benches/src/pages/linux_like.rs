@@ -15,7 +15,7 @@ use hosted::Threads;
 use page_frame::sync::{AtomicU8, AtomicU32, Ordering};
 use page_frame::{Cpu, Order, PerCpu, PerCpuSlot};
 
-use super::SharedPages;
+use crate::pages::allocator::SharedPages;
 
 /// The largest order is one below.
 const ORDERS: usize = 11;

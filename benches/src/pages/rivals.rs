@@ -5,7 +5,7 @@ use buddy_slab_allocator::BuddyAllocator;
 use hosted::Mapped;
 use page_frame::{Order, PAGE_SIZE};
 
-use super::{Pages, SharedPages};
+use crate::pages::allocator::{Pages, SharedPages};
 
 /// Any allocator in a spin lock.
 pub(super) struct Locked<P>(spin::Mutex<P>);

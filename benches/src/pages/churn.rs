@@ -8,10 +8,10 @@
 use page_frame::Order;
 use testkit::Random;
 
-use super::cpu_time::cpu_ns;
-use super::{AREA_FRAMES, Workload, only};
-use crate::Pages;
 use crate::measure::Sample;
+use crate::pages::allocator::Pages;
+use crate::pages::cpu_time::cpu_ns;
+use crate::pages::workload::{AREA_FRAMES, Workload, only};
 
 /// CPU time in nanoseconds after which an allocator is left out.
 const LIMIT_NS: u64 = 20_000_000_000;

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use page_frame::Order;
 use testkit::Random;
 
-use super::cpu_time::{cpu_ns, mean};
-use super::{Workload, mixed_order, only, shuffle};
 use crate::measure::Sample;
-use crate::pages::SharedPages;
+use crate::pages::allocator::SharedPages;
+use crate::pages::cpu_time::{cpu_ns, mean};
+use crate::pages::workload::{Workload, mixed_order, only, shuffle};
 
 /// Operations of each thread in the rows of pairs.
 const PAIRS: usize = 1_000_000;
