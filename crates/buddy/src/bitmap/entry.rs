@@ -1,7 +1,9 @@
 //! The entry of an area: a byte that says who may use the area, and its placement.
 //!
+//! ```text
 //!     bit   7     6      5 4 3 2     1 0
 //!           -   dense   placement   state
+//! ```
 
 use page_frame::sync::{AtomicU8, Ordering, Zeroable};
 
