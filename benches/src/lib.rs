@@ -1,4 +1,5 @@
-//! What the benches share: allocators of each layer behind one trait per layer, workloads, and how a time is taken.
+//! What the benches share: allocators of each layer behind one trait per layer, workloads, and how
+//! a time is taken.
 //!
 //! | layer | trait to implement for an allocator | where to name it | workloads |
 //! |---|---|---|---|
@@ -6,9 +7,10 @@
 //! | `slab` | [`Objects`](objects::allocator::Objects): objects of one layout | [`objects::rows::contestants`] | [`objects::workload`], [`objects::costs`] |
 //! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory::workload`], [`memory::collections`], [`memory::footprint`] |
 //!
-//! A contestant is a name and a function that makes the allocator. Each layer has one of ours, one that does nothing (the
-//! harness's own floor), and the rivals. Workloads live here once: the `versus` program runs them interleaved and prints a
-//! table and JSON, the criterion benches run some of them alone.
+//! A contestant is a name and a function that makes the allocator. Each layer has one of ours, one
+//! that does nothing (the harness's own floor), and the rivals. Workloads live here once: the
+//! `versus` program runs them interleaved and prints a table and JSON, the criterion benches run
+//! some of them alone.
 
 pub mod asked;
 pub mod measure;
@@ -19,6 +21,7 @@ pub mod ring;
 pub mod row;
 pub mod switch;
 
-/// All programs of the benches, so that collections can be measured on several allocators in one run.
+/// All programs of the benches, so that collections can be measured on several allocators in one
+/// run.
 #[global_allocator]
 static SWITCH: switch::Switch = switch::Switch;

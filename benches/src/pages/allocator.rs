@@ -1,7 +1,7 @@
 //! Page allocators by frame number. Memory is simulated: metadata is real, frames are only numbers.
 //!
-//! To add one, implement [`Pages`] for it if one thread at a time may use it, or [`SharedPages`] if several may, and name it in
-//! `rows.rs`.
+//! To add one, implement [`Pages`] for it if one thread at a time may use it, or [`SharedPages`] if
+//! several may, and name it in `rows.rs`.
 
 use page_frame::Order;
 

@@ -1,9 +1,9 @@
 //! Churn: what is left of whole areas after a long life, a share of the ideal.
 //!
-//! Four requests in five are for single frames, the fifth for order 1 to 3, and one in 256 for an area. Memory is filled to
-//! nine tenths, half as many blocks as there are frames are replaced at random, blocks go at random until half of memory is
-//! free, and as many blocks as there are frames are replaced at that level. The **ideal** is that the free frames are whole
-//! areas.
+//! Four requests in five are for single frames, the fifth for order 1 to 3, and one in 256 for an
+//! area. Memory is filled to nine tenths, half as many blocks as there are frames are replaced at
+//! random, blocks go at random until half of memory is free, and as many blocks as there are frames
+//! are replaced at that level. The **ideal** is that the free frames are whole areas.
 
 use page_frame::Order;
 use testkit::Random;
@@ -33,7 +33,8 @@ struct World<'p, P> {
     end_ns: u64,
 }
 
-/// Runs the churn and returns the share, in percent, that `workload` asks for; `None` when it takes too long.
+/// Runs the churn and returns the share, in percent, that `workload` asks for; `None` when it takes
+/// too long.
 pub(super) fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) -> Option<Sample> {
     let end_ns = cpu_ns() + LIMIT_NS;
     let mut world =

@@ -8,7 +8,8 @@ use crate::pages::{single_thread, two_threads};
 /// Makes a fresh allocator of that many frames.
 pub type Make = fn(usize) -> Box<dyn Contestant>;
 
-/// An allocator behind a pointer: the workloads are compiled once for each implementation, inside it.
+/// An allocator behind a pointer: the workloads are compiled once for each implementation, inside
+/// it.
 pub trait Contestant {
     /// Runs one round of `workload`; `None` when this allocator cannot, or takes too long.
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample>;
@@ -48,7 +49,8 @@ impl<S: SharedPages> Contestant for Shared<S> {
     }
 }
 
-/// A contestant for several threads that sits out the rows of one thread, where it stands there without its lock.
+/// A contestant for several threads that sits out the rows of one thread, where it stands there
+/// without its lock.
 pub(super) struct OnlyShared<S>(pub(super) S);
 
 impl<S: SharedPages> Contestant for OnlyShared<S> {

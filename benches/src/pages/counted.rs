@@ -1,9 +1,11 @@
-//! How often a CPU must have a cache line for itself that others have too: counted, where there are too few cores to time it.
+//! How often a CPU must have a cache line for itself that others have too: counted, where there are
+//! too few cores to time it.
 //!
-//! Question: does an operation change more shared lines when there are more CPUs? One thread plays all of them and takes
-//! turns after each operation, so that every line that two CPUs would share they do share; lost races are not played. All
-//! atomic read-modify-writes of the allocator count: none is of a line that only one CPU may have. Those that were **met**
-//! are the ones on lines that more than one CPU changed during the count.
+//! Question: does an operation change more shared lines when there are more CPUs? One thread plays
+//! all of them and takes turns after each operation, so that every line that two CPUs would share
+//! they do share; lost races are not played. All atomic read-modify-writes of the allocator count:
+//! none is of a line that only one CPU may have. Those that were **met** are the ones on lines that
+//! more than one CPU changed during the count.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,7 +23,8 @@ use crate::row::Row;
 pub const SLOTS: [usize; 3] = [2, 16, 64];
 /// 8 GiB of frames.
 const FRAMES: usize = 8 << 18;
-/// Blocks that each CPU allocates, or frees, for a count: half of memory where there are 64 CPUs and none is freed yet.
+/// Blocks that each CPU allocates, or frees, for a count: half of memory where there are 64 CPUs
+/// and none is freed yet.
 const BLOCKS: usize = 16_000;
 /// Blocks that each CPU holds where blocks live for a while.
 const HELD: usize = 1024;
@@ -174,7 +177,8 @@ pub fn changes(history: History, slots: usize) -> Changes {
     let layout = FrameAllocator::<&SwitchedCpu>::metadata_layout(&range, slots);
     let metadata = Mapped::reserve(layout.expect("a good range").size());
     let metadata = metadata.expect("memory for metadata");
-    // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator, as locals are dropped in reverse.
+    // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator, as locals are
+    // dropped in reverse.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
     let buddy = FrameAllocator::new_in(zeroed, &range, &cpus, Mode::Cached);
     let world = World { cpus: &cpus, slots, buddy: buddy.expect("a good range") };

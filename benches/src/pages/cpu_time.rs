@@ -1,4 +1,5 @@
-//! CPU time of one thread: what others do with the core meanwhile does not count, and spinning does.
+//! CPU time of one thread: what others do with the core meanwhile does not count, and spinning
+//! does.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -13,8 +14,8 @@ pub(crate) fn cpu_ns() -> u64 {
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
-/// Runs `operation` with the numbers 0 to `count` (excluded), or until the limit; returns the mean CPU time in nanoseconds
-/// and how many ran.
+/// Runs `operation` with the numbers 0 to `count` (excluded), or until the limit; returns the mean
+/// CPU time in nanoseconds and how many ran.
 pub(crate) fn mean(count: usize, mut operation: impl FnMut(usize)) -> (f64, usize) {
     let start = cpu_ns();
     let mut done = 0;

@@ -51,7 +51,8 @@ impl Ours {
         let layout =
             FrameAllocator::<FewThreads>::metadata_layout(&range, SLOTS).expect("a good range");
         let metadata = Mapped::reserve(layout.size()).expect("memory for metadata");
-        // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator: fields drop in order.
+        // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator: fields
+        // drop in order.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
         let buddy = FrameAllocator::new_in(zeroed, &range, FewThreads, Mode::Cached);
         Self { buddy: buddy.expect("a good range"), metadata }
@@ -80,13 +81,15 @@ impl SharedPages for Ours {
 
     fn metadata_bytes(&self) -> Option<usize> {
         let page_map = PageMapArray::metadata_bytes(self.buddy.frames());
-        // The mapping is whole pages; what is less than one does not count against the frames of gibibytes.
+        // The mapping is whole pages; what is less than one does not count against the frames of
+        // gibibytes.
         Some(self.metadata.bytes() - page_map)
     }
 
     fn back(&self) {
         let (start, bytes) = (self.metadata.start().as_ptr().cast(), self.metadata.bytes());
-        // SAFETY: the mapping is ours, and its content stays as it is. The rivals write all of theirs when they are built.
+        // SAFETY: the mapping is ours, and its content stays as it is. The rivals write all of
+        // theirs when they are built.
         let backed = unsafe { madvise(start, bytes, Advice::LinuxPopulateWrite) };
         backed.expect("the system has memory for the metadata");
     }

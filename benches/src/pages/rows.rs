@@ -31,7 +31,8 @@ pub fn contestants() -> [(&'static str, Make); 9] {
     ]
 }
 
-/// Runs one round of `workload` on a fresh allocator of `frames` frames; `None` as for [`Contestant::run`].
+/// Runs one round of `workload` on a fresh allocator of `frames` frames; `None` as for
+/// [`Contestant::run`].
 pub fn measure(make: Make, workload: Workload, frames: usize) -> Option<Sample> {
     let start = Instant::now();
     let mut contestant = make(frames);
@@ -51,7 +52,8 @@ mod tests {
     use page_frame::Order;
     use testkit::Random;
 
-    /// Allocates and frees at random, with an owner for each frame; at the end everything is one piece again.
+    /// Allocates and frees at random, with an owner for each frame; at the end everything is one
+    /// piece again.
     fn behaves(mut pages: impl Pages, name: &str) {
         const FRAMES: usize = 4096;
         let mut owners = vec![false; FRAMES];

@@ -9,8 +9,8 @@ use crate::pages::churn;
 use crate::pages::cpu_time::mean;
 use crate::pages::workload::{Workload, mixed_order, only, shuffle};
 
-/// Runs one round of `workload`, one of those with one thread, on a fresh allocator of `frames` frames; `None` when the
-/// allocator cannot or takes too long.
+/// Runs one round of `workload`, one of those with one thread, on a fresh allocator of `frames`
+/// frames; `None` when the allocator cannot or takes too long.
 pub(super) fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) -> Option<Sample> {
     let order = |order: u8| Order::new(order).expect("the workloads use valid orders");
     let sample = match workload {
@@ -34,8 +34,9 @@ pub(super) fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) ->
     Some(sample)
 }
 
-/// Runs `count` operations of `workload`, one of pairs, bulks or mixed orders, without a look at any clock: for counters of
-/// instructions. Two runs that differ in `count` alone differ by what the operations cost.
+/// Runs `count` operations of `workload`, one of pairs, bulks or mixed orders, without a look at
+/// any clock: for counters of instructions. Two runs that differ in `count` alone differ by what
+/// the operations cost.
 pub(super) fn repeat<P: Pages>(pages: &mut P, workload: Workload, count: usize, frames: usize) {
     let order = |order: u8| Order::new(order).expect("the workloads use valid orders");
     match workload {

@@ -1,5 +1,5 @@
-//! Workloads of two threads. Times are CPU times of the threads, so that waiting for a core does not count, and spinning
-//! for a lock or for the other thread does.
+//! Workloads of two threads. Times are CPU times of the threads, so that waiting for a core does
+//! not count, and spinning for a lock or for the other thread does.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,7 +23,8 @@ const PASSED: usize = 1_000_000;
 /// Frames on their way at most.
 const RING: usize = 1024;
 
-/// Runs one round of `workload`, one of those with two threads, on a fresh allocator of `frames` frames.
+/// Runs one round of `workload`, one of those with two threads, on a fresh allocator of `frames`
+/// frames.
 pub(crate) fn run<S: SharedPages>(pages: &S, workload: Workload, frames: usize) -> Option<Sample> {
     let value = match workload {
         Workload::ProducerConsumer => producer_consumer(pages),
@@ -35,7 +36,8 @@ pub(crate) fn run<S: SharedPages>(pages: &S, workload: Workload, frames: usize) 
     Some(only(value))
 }
 
-/// Runs `work` in two threads that start together, each with a number of its own; returns the mean of what they return.
+/// Runs `work` in two threads that start together, each with a number of its own; returns the mean
+/// of what they return.
 fn mean_of_two(work: impl Fn(u64) -> f64 + Sync) -> f64 {
     let start = Barrier::new(2);
     let thread = |seed| {

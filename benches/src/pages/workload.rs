@@ -1,4 +1,5 @@
-//! The workloads of page allocators, by name. Means are CPU times; tails are taken by the wall clock.
+//! The workloads of page allocators, by name. Means are CPU times; tails are taken by the wall
+//! clock.
 
 use page_frame::Order;
 use testkit::Random;
@@ -19,7 +20,8 @@ pub enum Workload {
     BulkFreeOrdered(u8),
     /// Frees half of memory in random order.
     BulkFreeRandom(u8),
-    /// Orders 0 to 10 mixed, each as often as half of the one below; frees the last allocated of 64.
+    /// Orders 0 to 10 mixed, each as often as half of the one below; frees the last allocated of
+    /// 64.
     MixedLifo,
     /// The same, frees one of 4096 at random.
     MixedRandom,
@@ -27,7 +29,8 @@ pub enum Workload {
     ProducerConsumer,
     /// Two threads, each [`Pair`](Self::Pair) of order 0.
     TwoPair,
-    /// Two threads, each allocates a quarter of memory in single frames and frees them in random order.
+    /// Two threads, each allocates a quarter of memory in single frames and frees them in random
+    /// order.
     TwoBulk,
     /// Two threads, each [`MixedRandom`](Self::MixedRandom).
     TwoMixed,

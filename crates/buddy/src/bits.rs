@@ -1,10 +1,13 @@
-//! The sizes of words, areas and sections, and pure functions that search words for aligned runs of clear bits.
+//! The sizes of words, areas and sections, and pure functions that search words for aligned runs of
+//! clear bits.
 //!
 //! # Concepts
-//! - A bit is set while its frame is taken. A free **canonical block** is a maximal aligned run of clear bits: the run is
-//!   clear, and the run of twice the size around it is not. Every set of free frames is a union of canonical blocks in
-//!   exactly one way. A buddy allocator with lists (Knuth, TAOCP 1, section 2.5) keeps exactly these blocks in its lists.
-//! - **Best fit** is the smallest canonical block that holds the request, and among blocks of one size the leftmost.
+//! - A bit is set while its frame is taken. A free **canonical block** is a maximal aligned run of
+//!   clear bits: the run is clear, and the run of twice the size around it is not. Every set of
+//!   free frames is a union of canonical blocks in exactly one way. A buddy allocator with lists
+//!   (Knuth, TAOCP 1, section 2.5) keeps exactly these blocks in its lists.
+//! - **Best fit** is the smallest canonical block that holds the request, and among blocks of one
+//!   size the leftmost.
 //! - A **line** is the words of one area.
 
 use page_frame::sync;
@@ -53,7 +56,8 @@ pub(crate) const fn mask(start: usize, order: u32) -> usize {
     if order >= WORD_ORDER { usize::MAX } else { ((1 << (1 << order)) - 1) << start }
 }
 
-/// Iterates over the words that cover the frames from `start` to `end` (excluded) of an area: index and bits of each.
+/// Iterates over the words that cover the frames from `start` to `end` (excluded) of an area: index
+/// and bits of each.
 #[inline]
 pub(crate) fn words(start: usize, end: usize) -> impl Iterator<Item = (usize, usize)> {
     let mut next = start;
@@ -84,9 +88,11 @@ const fn doubled(runs: usize, order: u32) -> usize {
     runs & (runs >> (1 << (order - 1))) & STARTS[order as usize]
 }
 
-/// Returns start and order of the best fit in a word for a block of `order`, which is at most [`WORD_ORDER`].
+/// Returns start and order of the best fit in a word for a block of `order`, which is at most
+/// [`WORD_ORDER`].
 ///
-/// A word without a set bit counts as a canonical block here; [`best_fit_in_line`] looks at its neighbours.
+/// A word without a set bit counts as a canonical block here; [`best_fit_in_line`] looks at its
+/// neighbours.
 pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
     let mut runs = free_runs(taken, order);
     let mut at = order;
@@ -137,7 +143,8 @@ pub(crate) const fn lowest(word: usize, limit: usize) -> usize {
     word & !beyond
 }
 
-/// Returns the number of canonical blocks of the free frames of a word, where the word's own order is the largest.
+/// Returns the number of canonical blocks of the free frames of a word, where the word's own order
+/// is the largest.
 pub(crate) const fn canonical_blocks(taken: usize) -> usize {
     let mut runs = !taken;
     let mut count = 0;
@@ -151,7 +158,8 @@ pub(crate) const fn canonical_blocks(taken: usize) -> usize {
     count + runs.count_ones() as usize
 }
 
-/// Returns start (in frames) and order of the best fit in a line for a block of `order`, below the area's.
+/// Returns start (in frames) and order of the best fit in a line for a block of `order`, below the
+/// area's.
 ///
 /// For a line without a set bit it returns start 0 and the area's order.
 pub(crate) fn best_fit_in_line(line: &[usize; AREA_WORDS], order: u32) -> Option<(usize, u32)> {
@@ -204,7 +212,8 @@ mod tests {
         })
     }
 
-    /// Calls `check` with every word of which 16 bits next to each other can be free: each value of them, in each place.
+    /// Calls `check` with every word of which 16 bits next to each other can be free: each value of
+    /// them, in each place.
     fn for_all_16_bits(mut check: impl FnMut(usize)) {
         for low in 0..=u16::MAX {
             let taken = usize::from(low) | usize::MAX << 16;
@@ -247,7 +256,8 @@ mod tests {
         for_random_words(|taken| best_fit_equals_trying_everything(taken, WORD_ORDER));
     }
 
-    /// Compares with every aligned run tried by itself: where runs begin, what they cover, and the lowest of them.
+    /// Compares with every aligned run tried by itself: where runs begin, what they cover, and the
+    /// lowest of them.
     fn runs_are_all_aligned_free_runs(taken: usize, largest: u32) {
         for order in 0..=largest {
             let starts = free_runs(taken, order);

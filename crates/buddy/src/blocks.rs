@@ -1,6 +1,7 @@
 //! Iteration over blocks in address order, for pictures, statistics and checks.
 //!
-//! Everything is derived from the bits and the tags. While other CPUs allocate, each area is read at a different moment.
+//! Everything is derived from the bits and the tags. While other CPUs allocate, each area is read
+//! at a different moment.
 
 use page_frame::{FrameNumber, Order, Tag};
 

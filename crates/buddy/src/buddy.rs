@@ -14,9 +14,10 @@ use crate::zones::hotplug::HotplugError;
 
 /// A buddy allocator of memory in pages.
 ///
-/// As a [`PageSource`](page_frame::PageSource) it lends blocks and runs by address, which it translates through `M`. It
-/// dereferences to [`FramePool`], which has the methods that need no address. No frame is ever read or written. All methods that
-/// take `&self` may be called from every CPU, and from interrupts.
+/// As a [`PageSource`](page_frame::PageSource) it lends blocks and runs by address, which it
+/// translates through `M`. It dereferences to [`FramePool`], which has the methods that need no
+/// address. No frame is ever read or written. All methods that take `&self` may be called from
+/// every CPU, and from interrupts.
 ///
 /// Frees by number are `unsafe` here: they could free memory that somebody holds as a
 /// [`PageBlock`](page_frame::PageBlock). Use [`FrameAllocator`] if you need numbers only.
@@ -97,8 +98,8 @@ use crate::zones::hotplug::HotplugError;
 /// [`FrameAllocator::with_checked_free`].
 #[derive(Debug)]
 pub struct Buddy<'m, M, C, T = (), const CHECKED: bool = false> {
-    /// I1: a free through `frames` frees only blocks that its caller owns. It is called only from `unsafe` functions whose
-    /// clauses say so.
+    /// I1: a free through `frames` frees only blocks that its caller owns. It is called only from
+    /// `unsafe` functions whose clauses say so.
     pub(crate) frames: FrameAllocator<'m, C, T, CHECKED>,
     pub(crate) phys: M,
 }
@@ -106,8 +107,8 @@ pub struct Buddy<'m, M, C, T = (), const CHECKED: bool = false> {
 impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// Returns size and alignment of the metadata for `ranges` and `slots` CPU slots.
     ///
-    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page map, of which only the
-    /// entries of frames in use are ever touched.
+    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page
+    /// map, of which only the entries of frames in use are ever touched.
     ///
     /// # Errors
     /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
@@ -115,8 +116,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
-    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of it, and its part of the
-    /// page map.
+    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of
+    /// it, and its part of the page map.
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -133,11 +134,13 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// O(areas); touches 0.15 bytes per frame of the metadata and no frame.
     ///
     /// # Errors
-    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and [`BuildError::MetadataTooSmall`].
+    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and
+    /// [`BuildError::MetadataTooSmall`].
     ///
     /// # Safety
     /// 1. During `'m` no other code uses the frames, while they are not offline.
-    /// 2. `phys` covers the frames of `ranges`. They are mapped where it says, if blocks or runs are allocated by address.
+    /// 2. `phys` covers the frames of `ranges`. They are mapped where it says, if blocks or runs
+    ///    are allocated by address.
     pub unsafe fn new_in(
         metadata: ZeroedMemory<'m>,
         ranges: &[FrameRange],
@@ -149,7 +152,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         unsafe { Self::new_with_room(metadata, ranges, FrameRange::default(), phys, cpu, mode) }
     }
 
-    /// The same, with room for frames of `room` to be added later by [`add_section`](Self::add_section).
+    /// The same, with room for frames of `room` to be added later by
+    /// [`add_section`](Self::add_section).
     ///
     /// # Errors
     /// As for [`new_in`](Self::new_in), with the layout of
@@ -167,8 +171,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         mode: Mode,
     ) -> Result<Self, BuildError> {
         let map_start = |start| phys.pointer(start);
-        // SAFETY: clause 1: `PhysMap` clause 1 for the alignment. `PhysMap` clause 3 and our clause 2 for the pointer: consecutive
-        // frames have consecutive pages, and `phys` covers them.
+        // SAFETY: clause 1: `PhysMap` clause 1 for the alignment. `PhysMap` clause 3 and our clause
+        // 2 for the pointer: consecutive frames have consecutive pages, and `phys` covers them.
         let carved = unsafe { build(metadata, ranges, room, cpu.slots(), map_start) }?;
         Ok(Self { frames: FrameAllocator { pool: FramePool::new(carved, cpu, mode) }, phys })
     }
@@ -195,9 +199,10 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     /// Returns the allocator of frame numbers, for kernels that mix numbers and blocks.
     ///
     /// # Safety
-    /// 1. Frees by number through it keep to the clauses of [`free_frames`](Self::free_frames), and calls that bring frames online
-    ///    to those of [`online`](Self::online).
-    /// 2. Calls that add a section through it keep to clause 1 of [`add_section`](Self::add_section).
+    /// 1. Frees by number through it keep to the clauses of [`free_frames`](Self::free_frames), and
+    ///    calls that bring frames online to those of [`online`](Self::online).
+    /// 2. Calls that add a section through it keep to clause 1 of
+    ///    [`add_section`](Self::add_section).
     #[inline(always)]
     pub const unsafe fn frame_allocator(&self) -> &FrameAllocator<'m, C, T, CHECKED> {
         &self.frames
@@ -209,8 +214,9 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     /// A [`Fault`] when no such block is allocated. Then nothing has changed.
     ///
     /// # Safety
-    /// 1. The block was allocated by number, or taken out of its [`PageBlock`](page_frame::PageBlock) by `into_raw`, and the caller
-    ///    owns it: no other code uses its memory or frees it.
+    /// 1. The block was allocated by number, or taken out of its
+    ///    [`PageBlock`](page_frame::PageBlock) by `into_raw`, and the caller owns it: no other code
+    ///    uses its memory or frees it.
     #[inline]
     #[track_caller]
     pub unsafe fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
@@ -220,7 +226,8 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     /// Frees blocks of `order`, see [`FrameAllocator::free_many`].
     ///
     /// # Errors
-    /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and nothing else has changed.
+    /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and
+    /// nothing else has changed.
     ///
     /// # Safety
     /// 1. As for [`free_frames`](Self::free_frames), for each of the blocks.
@@ -229,7 +236,8 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
         self.frames.free_many(order, blocks)
     }
 
-    /// Returns size and alignment of the metadata of an added section, see [`FrameAllocator::section_layout`].
+    /// Returns size and alignment of the metadata of an added section, see
+    /// [`FrameAllocator::section_layout`].
     pub fn section_layout() -> Layout {
         FrameAllocator::<C>::section_layout()
     }
@@ -240,8 +248,9 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     /// As for [`FrameAllocator::add_section`].
     ///
     /// # Safety
-    /// 1. No other code uses the frames, while they are in the buddy and not offline. The buddy's `PhysMap` covers them. They are
-    ///    mapped where it says, if blocks or runs are allocated by address.
+    /// 1. No other code uses the frames, while they are in the buddy and not offline. The buddy's
+    ///    `PhysMap` covers them. They are mapped where it says, if blocks or runs are allocated by
+    ///    address.
     pub unsafe fn add_section(
         &self,
         metadata: ZeroedMemory<'m>,
@@ -250,7 +259,8 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
         self.frames.add_section(metadata, range)
     }
 
-    /// Removes a section whose frames are all offline, see [`FrameAllocator::remove_section`]. The frames are the caller's again.
+    /// Removes a section whose frames are all offline, see [`FrameAllocator::remove_section`]. The
+    /// frames are the caller's again.
     ///
     /// # Errors
     /// As for [`FrameAllocator::remove_section`].

@@ -6,10 +6,11 @@ use crate::frame_pool::FramePool;
 use crate::trace::Trace;
 
 impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
-    /// Allocates as many blocks of `order` as `blocks` has room for, and writes their first frames there; returns their number.
-    /// If it is less than the room, memory ran out.
+    /// Allocates as many blocks of `order` as `blocks` has room for, and writes their first frames
+    /// there; returns their number. If it is less than the room, memory ran out.
     ///
-    /// The slot is entered once for all blocks that it can serve. Single frames come a word, up to 64, per atomic operation.
+    /// The slot is entered once for all blocks that it can serve. Single frames come a word, up to
+    /// 64, per atomic operation.
     pub fn allocate_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
         let count = self.caches.allocate_bulk(&self.frames, order, blocks);
         let mut allocated = self.frames.bulk_guard(order, blocks, count);
@@ -20,7 +21,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         allocated.forget()
     }
 
-    /// Frees blocks of `order`, see [`FrameAllocator::free_many`](crate::FrameAllocator::free_many).
+    /// Frees blocks of `order`, see
+    /// [`FrameAllocator::free_many`](crate::FrameAllocator::free_many).
     #[track_caller]
     pub(crate) fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         let mut outcome = Ok(());

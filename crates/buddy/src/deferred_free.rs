@@ -1,29 +1,34 @@
 //! Deferred frees: small blocks whose bits stay set until the whole area is reconciled.
 //!
 //! # Concepts
-//! - A free of a small block that the CPU slot does not keep changes no bit. It **defers** the block: it writes so into the
-//!   tag of the block's head, and counts the block for its area. Both are plain stores.
-//! - When the count of an area is full, the CPU whose free filled it **reconciles** the area: it clears the bits of all
-//!   deferred blocks, a word in one atomic operation. Random frees then cost an atomic operation in five or six, and frees
-//!   in the order of allocation one in 60.
-//! - An area is also reconciled when no other frames of it may be in use, so that an empty area is soon known to be empty;
-//!   when its owner finds nothing in it; in turn, while CPU slots acquire areas; and before a request fails.
+//! - A free of a small block that the CPU slot does not keep changes no bit. It **defers** the
+//!   block: it writes so into the tag of the block's head, and counts the block for its area. Both
+//!   are plain stores.
+//! - When the count of an area is full, the CPU whose free filled it **reconciles** the area: it
+//!   clears the bits of all deferred blocks, a word in one atomic operation. Random frees then cost
+//!   an atomic operation in five or six, and frees in the order of allocation one in 60.
+//! - An area is also reconciled when no other frames of it may be in use, so that an empty area is
+//!   soon known to be empty; when its owner finds nothing in it; in turn, while CPU slots acquire
+//!   areas; and before a request fails.
 //!
 //! # Invariants
-//! - I1: the head of each deferred block has a tag that says so, and the bits of its frames are set.
-//! - I2: where such a tag is, the area's count is at or above `PENDING`, or a call is between the two stores, or an area is
-//!   being reconciled.
+//! - I1: the head of each deferred block has a tag that says so, and the bits of its frames are
+//!   set.
+//! - I2: where such a tag is, the area's count is at or above `PENDING`, or a call is between the
+//!   two stores, or an area is being reconciled.
 //!
 //! # Concurrency
-//! - One call at a time reconciles an area: its flag is only ever tried. So no call clears the bits of a block that was
-//!   reconciled and allocated again meanwhile.
-//! - A deferral stores the tag, then the count. A reconciliation clears the count, then loads the tags. It sees the tag, or
-//!   the count says afterwards that a block is deferred.
-//! - Two racing increments may count once. The count then under-reports, but it never reads as empty.
+//! - One call at a time reconciles an area: its flag is only ever tried. So no call clears the bits
+//!   of a block that was reconciled and allocated again meanwhile.
+//! - A deferral stores the tag, then the count. A reconciliation clears the count, then loads the
+//!   tags. It sees the tag, or the count says afterwards that a block is deferred.
+//! - Two racing increments may count once. The count then under-reports, but it never reads as
+//!   empty.
 //!
 //! # Costs
-//! Searches miss fewer than [`RECONCILE_AT`] frames of an area. Reconciling reads the tags of an area, 512 bytes, and has an
-//! atomic operation for each word with a deferred block, and three more.
+//! Searches miss fewer than [`RECONCILE_AT`] frames of an area. Reconciling reads the tags of an
+//! area, 512 bytes, and has an atomic operation for each word with a deferred block, and three
+//! more.
 
 use page_frame::sync::{
     self, AtomicU8, AtomicUsize, Ordering, fence, load_eight, model_fence, propagation_fence,
@@ -35,15 +40,18 @@ use crate::bitmap::area::Freed;
 use crate::bits::{AREA_FRAMES, AREA_WORDS, WORD_BITS, mask, set_bits};
 use crate::tags::Tags;
 
-/// Number of deferred frames at which an area is reconciled: a guess between the cost and the frames that searches miss.
+/// Number of deferred frames at which an area is reconciled: a guess between the cost and the
+/// frames that searches miss.
 const RECONCILE_AT: usize = if sync::MODELLED { 2 } else { 64 };
-/// The largest order that is deferred. A few larger blocks would fill the count, and each pays for its atomic operation.
+/// The largest order that is deferred. A few larger blocks would fill the count, and each pays for
+/// its atomic operation.
 const MAX_DEFERRED_ORDER: usize = 2;
 /// Maximum number of areas that one turn looks at.
 const MAX_AREAS_PER_TURN: usize = 64;
 
-/// Biased count: at or above `PENDING` means that frees are deferred, and the byte overflows at `RECONCILE_AT` deferred frames.
-/// The low bits are the number of deferred frames, plus a bias that makes the count full when no other frame is in use.
+/// Biased count: at or above `PENDING` means that frees are deferred, and the byte overflows at
+/// `RECONCILE_AT` deferred frames. The low bits are the number of deferred frames, plus a bias that
+/// makes the count full when no other frame is in use.
 const PENDING: u8 = u8::MAX - (RECONCILE_AT as u8 - 1);
 
 const _: () = assert!(RECONCILE_AT.is_power_of_two(), "`PENDING` and the number are separate bits");
@@ -55,7 +63,8 @@ pub(crate) fn is_deferrable(order: Order) -> bool {
     order.index() <= MAX_DEFERRED_ORDER
 }
 
-/// The deferred frees of all areas of the span. An area is named by its index, counted from the area of the first frame.
+/// The deferred frees of all areas of the span. An area is named by its index, counted from the
+/// area of the first frame.
 #[derive(Debug)]
 pub(crate) struct DeferredFrees<'m> {
     /// The number of the first area.
@@ -96,7 +105,8 @@ impl Reconciled {
     }
 }
 
-/// Returns start and order of the lowest block of a word, given the heads of its blocks and all of their frames.
+/// Returns start and order of the lowest block of a word, given the heads of its blocks and all of
+/// their frames.
 #[cold]
 fn lowest_block((heads, frames): (usize, usize)) -> (usize, Order) {
     let start = heads.trailing_zeros();
@@ -119,14 +129,16 @@ impl<'m> DeferredFrees<'m> {
         frame.get() / AREA_FRAMES - self.first_area
     }
 
-    /// Defers the block of `order` at `frame`, whose tag is at `tag`; returns whether its area must be reconciled.
+    /// Defers the block of `order` at `frame`, whose tag is at `tag`; returns whether its area must
+    /// be reconciled.
     ///
     /// # Safety
     /// 1. `frame` lies in the span.
     #[inline(always)]
     pub(crate) unsafe fn defer(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
         tag.defer(order);
-        // The tag before the count, even when another CPU overwrites the count. Pairs with the swap in `reconcile`.
+        // The tag before the count, even when another CPU overwrites the count. Pairs with the swap
+        // in `reconcile`.
         propagation_fence();
         let area = self.area_of(frame);
         debug_assert!(area < self.counts.len(), "clause 1");
@@ -144,13 +156,13 @@ impl<'m> DeferredFrees<'m> {
         false
     }
 
-    /// Counts `frames` frames of the area of `frame` that were freed directly, if the area has deferred frees; returns whether
-    /// it must be reconciled.
+    /// Counts `frames` frames of the area of `frame` that were freed directly, if the area has
+    /// deferred frees; returns whether it must be reconciled.
     #[inline]
     pub(crate) fn count_direct_free(&self, frame: FrameNumber, frames: usize) -> bool {
         let count = &self.counts[self.area_of(frame)];
-        // Relaxed: as in `defer`, and no tag was stored. Without `PENDING` nothing may be stored, as a racing deferral could
-        // be overwritten.
+        // Relaxed: as in `defer`, and no tag was stored. Without `PENDING` nothing may be stored,
+        // as a racing deferral could be overwritten.
         let seen = count.load(Ordering::Relaxed);
         if seen & PENDING == 0 {
             return false;
@@ -160,7 +172,8 @@ impl<'m> DeferredFrees<'m> {
         sum >= RECONCILE_AT
     }
 
-    /// Notes that `frame` is the first frame in use of its area, or one of few: its free may empty the area.
+    /// Notes that `frame` is the first frame in use of its area, or one of few: its free may empty
+    /// the area.
     pub(crate) fn expect_empty(&self, frame: FrameNumber) {
         self.bias(self.area_of(frame), RECONCILE_AT as u8 - 1);
     }
@@ -186,7 +199,8 @@ impl<'m> DeferredFrees<'m> {
     /// Returns whether the area of `frame` is being reconciled; false for a frame outside the span.
     pub(crate) fn is_reconciling(&self, frame: FrameNumber) -> bool {
         let area = (frame.get() / AREA_FRAMES).wrapping_sub(self.first_area);
-        // Acquire: pairs with the Release in `Reconciling::open`: the bits of deferred blocks are clear.
+        // Acquire: pairs with the Release in `Reconciling::open`: the bits of deferred blocks are
+        // clear.
         let flags = self.flags.get(area / WORD_BITS);
         flags.is_some_and(|flags| flags.load(Ordering::Acquire) & flag(area) != 0)
     }
@@ -196,7 +210,8 @@ impl<'m> DeferredFrees<'m> {
         let mut area = first;
         while area < end {
             if area % 8 == 0 && area + 8 <= self.counts.len() {
-                // SAFETY: there are eight counts from here on, and the first count of all is aligned to 64.
+                // SAFETY: there are eight counts from here on, and the first count of all is
+                // aligned to 64.
                 let eight = unsafe { load_eight(self.counts, area) };
                 if eight & u64::from_ne_bytes([PENDING; 8]) == 0 {
                     area += 8;
@@ -235,8 +250,8 @@ impl<'m> DeferredFrees<'m> {
 
 /// Reconciling.
 impl DeferredFrees<'_> {
-    /// Frees the deferred blocks of `area`, unless another call is doing so. `on_free` is called for each word with its first
-    /// frame, the freed frames as bits, and the number of blocks.
+    /// Frees the deferred blocks of `area`, unless another call is doing so. `on_free` is called
+    /// for each word with its first frame, the freed frames as bits, and the number of blocks.
     #[inline(always)]
     pub(crate) fn reconcile(
         &self,
@@ -246,13 +261,15 @@ impl DeferredFrees<'_> {
         on_free: impl Fn(FrameNumber, usize, usize),
     ) -> Option<Reconciled> {
         let flags = &self.flags[area / WORD_BITS];
-        // SeqCst: Acquire is enough: it pairs with the Release in `open`, and sees which tags were cleared.
+        // SeqCst: Acquire is enough: it pairs with the Release in `open`, and sees which tags were
+        // cleared.
         if flags.fetch_or(flag(area), Ordering::SeqCst) & flag(area) != 0 {
             return None;
         }
         let start = FrameNumber::new((self.first_area + area) * AREA_FRAMES);
         let guard = Reconciling { deferred: self, bitmap, start, area };
-        // SeqCst: before our loads of the tags. Acquire: sees the tags of the blocks that were counted.
+        // SeqCst: before our loads of the tags. Acquire: sees the tags of the blocks that were
+        // counted.
         self.counts[area].swap(0, Ordering::SeqCst);
         model_fence();
         let words = [(0, 0); AREA_WORDS];
@@ -260,7 +277,8 @@ impl DeferredFrees<'_> {
         if let Some((at, section)) = bitmap.table().locate(start) {
             // All words first: the loads overlap, which the atomic operations would prevent.
             let deferred = tags.deferred_heads::<AREA_WORDS>(start);
-            // Acquire: pairs with the Release of each tag; the content of the blocks is handed over with their bits.
+            // Acquire: pairs with the Release of each tag; the content of the blocks is handed over
+            // with their bits.
             fence(Ordering::Acquire);
             for (index, heads) in deferred.iter().enumerate().filter(|(_, word)| word.heads != 0) {
                 let word = FrameNumber::new(start.get() + index * WORD_BITS);

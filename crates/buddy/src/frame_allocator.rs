@@ -19,14 +19,16 @@ struct OnePage;
 
 const _: () = assert!(align_of::<OnePage>() == PAGE_SIZE, "the border of a page");
 
-/// A page-aligned address for the first frame of a page map without memory. No pointer is made from it.
+/// A page-aligned address for the first frame of a page map without memory. No pointer is made from
+/// it.
 const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 
 /// A buddy allocator of page frames by number.
 ///
-/// It knows no address and makes no pointer; its user decides what a frame number stands for. So every method is safe, and a
-/// wrong free can only make the allocator return a number twice. [`Buddy`](crate::Buddy) lends memory by address.
-/// [`FramePool`] has the methods that both types share.
+/// It knows no address and makes no pointer; its user decides what a frame number stands for. So
+/// every method is safe, and a wrong free can only make the allocator return a number twice.
+/// [`Buddy`](crate::Buddy) lends memory by address. [`FramePool`] has the methods that both types
+/// share.
 ///
 /// ```
 /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
@@ -72,8 +74,8 @@ pub struct FrameAllocator<'m, C, T = (), const CHECKED: bool = false> {
 impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// Returns size and alignment of the metadata for `ranges` and `slots` CPU slots.
     ///
-    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page map, of which only the
-    /// entries of frames in use are ever touched.
+    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page
+    /// map, of which only the entries of frames in use are ever touched.
     ///
     /// # Errors
     /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
@@ -81,8 +83,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
-    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of it, and its part of the
-    /// page map.
+    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of
+    /// it, and its part of the page map.
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -99,7 +101,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// O(areas); touches 0.15 bytes per frame of the metadata.
     ///
     /// # Errors
-    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and [`BuildError::MetadataTooSmall`].
+    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and
+    /// [`BuildError::MetadataTooSmall`].
     pub fn new_in(
         metadata: ZeroedMemory<'m>,
         ranges: &[FrameRange],
@@ -109,7 +112,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         Self::new_with_room(metadata, ranges, FrameRange::default(), cpu, mode)
     }
 
-    /// The same, with room for frames of `room` to be added later by [`add_section`](Self::add_section).
+    /// The same, with room for frames of `room` to be added later by
+    /// [`add_section`](Self::add_section).
     ///
     /// # Errors
     /// As for [`new_in`](Self::new_in), with the layout of
@@ -121,7 +125,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         cpu: C,
         mode: Mode,
     ) -> Result<Self, BuildError> {
-        // SAFETY: clause 1: the address is page-aligned, and this type never gets a pointer from its page map.
+        // SAFETY: clause 1: the address is page-aligned, and this type never gets a pointer from
+        // its page map.
         let carved = unsafe { build(metadata, ranges, room, cpu.slots(), |_| NO_MEMORY) }?;
         Ok(Self { pool: FramePool::new(carved, cpu, mode) })
     }
@@ -151,13 +156,15 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
 }
 
 impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED> {
-    /// Makes every free a checked free: of several concurrent frees of one block, exactly one succeeds, and the others return a
-    /// fault before anything changes. Call it after [`with_trace`](FrameAllocator::with_trace).
+    /// Makes every free a checked free: of several concurrent frees of one block, exactly one
+    /// succeeds, and the others return a fault before anything changes. Call it after
+    /// [`with_trace`](FrameAllocator::with_trace).
     ///
-    /// A free reads the tag of the block's head, and then clears it. Two CPUs that free one block at the same moment may both
-    /// read before one of them clears. Without this option the double free is found when the second slot returns the block.
-    /// Nothing is credited twice, but until then both slots may hand the block out. A checked free exchanges the tag instead.
-    /// It costs an atomic operation for each free, and nothing for allocations.
+    /// A free reads the tag of the block's head, and then clears it. Two CPUs that free one block
+    /// at the same moment may both read before one of them clears. Without this option the double
+    /// free is found when the second slot returns the block. Nothing is credited twice, but until
+    /// then both slots may hand the block out. A checked free exchanges the tag instead. It costs
+    /// an atomic operation for each free, and nothing for allocations.
     ///
     /// ```
     /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
@@ -179,7 +186,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
         FrameAllocator { pool: self.pool.with_checked_free() }
     }
 
-    /// Sets the hook for double frees that are found only when a CPU slot is drained. Without a hook they panic.
+    /// Sets the hook for double frees that are found only when a CPU slot is drained. Without a
+    /// hook they panic.
     pub fn with_fault_hook(mut self, hook: FaultHook) -> Self {
         self.pool.set_fault_hook(hook);
         self
@@ -187,7 +195,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
 
     /// Frees the block of `order` at `frame`.
     ///
-    /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually stays in the CPU's slot.
+    /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually
+    /// stays in the CPU's slot.
     ///
     /// # Errors
     /// A [`Fault`] when no such block is allocated. Then nothing has changed.
@@ -200,19 +209,21 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Frees blocks of `order`. After a fault it frees the rest too.
     ///
     /// # Errors
-    /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and nothing else has changed.
+    /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and
+    /// nothing else has changed.
     #[track_caller]
     pub fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         self.pool.free_many(order, blocks)
     }
 
-    /// Returns size and alignment of the metadata of an added section: 0.16 bytes for each of 262,144 frames, whether they
-    /// exist or not.
+    /// Returns size and alignment of the metadata of an added section: 0.16 bytes for each of
+    /// 262,144 frames, whether they exist or not.
     pub fn section_layout() -> Layout {
         section_layout()
     }
 
-    /// Adds the frames of `range`, all of them free, with the metadata of their section in `metadata`.
+    /// Adds the frames of `range`, all of them free, with the metadata of their section in
+    /// `metadata`.
     ///
     /// O(areas of a section). Only tries a lock; allocates nothing.
     ///
@@ -246,24 +257,25 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
         hotplug::add_section(&self.pool.frames, metadata, range)
     }
 
-    /// Removes the added section that `frame` lies in, and returns its frames. All of them must be offline. Another section can
-    /// be added in its place.
+    /// Removes the added section that `frame` lies in, and returns its frames. All of them must be
+    /// offline. Another section can be added in its place.
     ///
     /// O(areas of a section), after draining the CPU slots.
     ///
     /// # Errors
-    /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the first frame of an area
-    /// that is not offline. Nothing has changed then.
+    /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the
+    /// first frame of an area that is not offline. Nothing has changed then.
     pub fn remove_section(&mut self, frame: FrameNumber) -> Result<FrameRange, HotplugError> {
-        // SAFETY: clauses 1 and 2: calls and iterators hold a reference to the allocator, and `self` is the only one.
+        // SAFETY: clauses 1 and 2: calls and iterators hold a reference to the allocator, and
+        // `self` is the only one.
         unsafe { self.pool.remove_section_while_stopped(frame) }
     }
 
     /// Brings frames that are offline back into use. O(areas of the range).
     ///
     /// # Errors
-    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the first frame that was not
-    /// offline.
+    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the
+    /// first frame that was not offline.
     pub fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
         hotplug::online(&self.pool.frames, range)
     }

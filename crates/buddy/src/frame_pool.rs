@@ -1,16 +1,19 @@
 //! The pool of frames: what the two allocators have in common.
 //!
 //! # Why this is a type
-//! [`FrameAllocator`](crate::FrameAllocator) frees by number in safe methods. [`Buddy`](crate::Buddy) lends memory by address,
-//! so a safe free by number would free memory that somebody holds as a block. Both dereference to this type, whose public
-//! methods allocate by number and inspect, and free no block. So they are safe in both.
+//! [`FrameAllocator`](crate::FrameAllocator) frees by number in safe methods.
+//! [`Buddy`](crate::Buddy) lends memory by address, so a safe free by number would free memory that
+//! somebody holds as a block. Both dereference to this type, whose public methods allocate by
+//! number and inspect, and free no block. So they are safe in both.
 //!
 //! # Allocation
-//! A hit in the CPU's slot; else a refill of the slot; else a search by hints; else a pass over all areas; else all deferred
-//! frees and all slots are returned, and all areas are searched again; else [`OutOfMemory`].
+//! A hit in the CPU's slot; else a refill of the slot; else a search by hints; else a pass over all
+//! areas; else all deferred frees and all slots are returned, and all areas are searched again;
+//! else [`OutOfMemory`].
 //!
 //! # Freeing
-//! A hit in the CPU's slot, or a deferral; else room is made in the slot; else the block returns to its areas.
+//! A hit in the CPU's slot, or a deferral; else room is made in the slot; else the block returns to
+//! its areas.
 
 use page_frame::{
     Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Frozen, Order, OutOfMemory,
@@ -34,15 +37,16 @@ pub enum Mode {
     /// With CPU slots and hints: the fullest area first.
     #[default]
     Cached,
-    /// As the textbook says: of all free blocks the smallest that is large enough, and of those the lowest. Looks at every
-    /// block for each request. For teaching and comparing.
+    /// As the textbook says: of all free blocks the smallest that is large enough, and of those the
+    /// lowest. Looks at every block for each request. For teaching and comparing.
     Plain,
 }
 
 /// Page frames by number, without a method that frees a block.
 ///
-/// [`FrameAllocator`](crate::FrameAllocator) and [`Buddy`](crate::Buddy) dereference to it. All methods take `&self` and may be
-/// called from every CPU, and from interrupts. No frame is read or written. The examples are at those two types.
+/// [`FrameAllocator`](crate::FrameAllocator) and [`Buddy`](crate::Buddy) dereference to it. All
+/// methods take `&self` and may be called from every CPU, and from interrupts. No frame is read or
+/// written. The examples are at those two types.
 #[derive(Debug)]
 pub struct FramePool<'m, C, T = (), const CHECKED: bool = false> {
     pub(crate) frames: Frames<'m, T>,
@@ -85,10 +89,12 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
 
     /// Allocates a block of `order`; returns its first frame.
     ///
-    /// A block up to order 9 usually comes from the CPU's slot, without an atomic read-modify-write.
+    /// A block up to order 9 usually comes from the CPU's slot, without an atomic
+    /// read-modify-write.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when no such block was free, although the slots of idle CPUs were drained and every area was searched.
+    /// [`OutOfMemory`] when no such block was free, although the slots of idle CPUs were drained
+    /// and every area was searched.
     #[inline]
     pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         self.allocate_hit(order).map_or_else(|| self.allocate_miss(order), Ok)
@@ -138,8 +144,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         if self.free_hit(frame, order) { Ok(()) } else { self.free_miss(frame, order) }
     }
 
-    /// Frees a block into the CPU's slot, or defers it, if it is allocated and one of the two is possible; returns whether it
-    /// did. A checked free is never a hit: it must exchange the tag.
+    /// Frees a block into the CPU's slot, or defers it, if it is allocated and one of the two is
+    /// possible; returns whether it did. A checked free is never a hit: it must exchange the tag.
     #[inline(always)]
     pub(crate) fn free_hit(&self, frame: FrameNumber, order: Order) -> bool {
         if CHECKED {
@@ -166,15 +172,16 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         }
     }
 
-    /// Returns the frames of CPU slots, those of idle CPUs by take-over, and all deferred frees to their areas; returns their
-    /// number.
+    /// Returns the frames of CPU slots, those of idle CPUs by take-over, and all deferred frees to
+    /// their areas; returns their number.
     ///
     /// Slots that a CPU is inside of are skipped. It never waits for a lock and never allocates.
     pub fn drain(&self) -> usize {
         self.drain_until(usize::MAX)
     }
 
-    /// Drains slots one by one, then reconciles areas, until `target` frames are returned; returns their number.
+    /// Drains slots one by one, then reconciles areas, until `target` frames are returned; returns
+    /// their number.
     pub(crate) fn drain_until(&self, target: usize) -> usize {
         let drained = self.caches.drain_until(&self.frames, target);
         match target.checked_sub(drained) {
@@ -183,8 +190,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         }
     }
 
-    /// Keeps all CPUs out of their slots while the guard lives, see [`PerCpu::freeze`](page_frame::PerCpu::freeze). A process
-    /// calls it before `fork`.
+    /// Keeps all CPUs out of their slots while the guard lives, see
+    /// [`PerCpu::freeze`](page_frame::PerCpu::freeze). A process calls it before `fork`.
     pub fn freeze_slots(&self, own: Option<CpuId>) -> Frozen<'_> {
         self.caches.freeze(own)
     }
@@ -194,12 +201,15 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         self.caches.cached_frames()
     }
 
-    /// Allocates exactly the block of `order` that begins at `frame`, for frames that firmware or a device names.
+    /// Allocates exactly the block of `order` that begins at `frame`, for frames that firmware or a
+    /// device names.
     ///
-    /// Drains the slots of idle CPUs when some frame of the block is not free. O(areas of the block) beyond that.
+    /// Drains the slots of idle CPUs when some frame of the block is not free. O(areas of the
+    /// block) beyond that.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when some frame of the block is taken or absent, or `frame` is not aligned to `order`.
+    /// [`OutOfMemory`] when some frame of the block is taken or absent, or `frame` is not aligned
+    /// to `order`.
     pub fn allocate_at(&self, frame: FrameNumber, order: Order) -> Result<(), OutOfMemory> {
         self.try_allocate_at(frame, order).or_else(|_| {
             self.drain();
@@ -207,7 +217,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         })
     }
 
-    /// The same without draining slots: frames that a slot caches count as taken. O(areas of the block).
+    /// The same without draining slots: frames that a slot caches count as taken. O(areas of the
+    /// block).
     ///
     /// # Errors
     /// As for [`allocate_at`](Self::allocate_at).
@@ -220,10 +231,12 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         Ok(())
     }
 
-    /// Allocates a block of `order` for content of `mobility`, from areas of that mobility while there are any.
+    /// Allocates a block of `order` for content of `mobility`, from areas of that mobility while
+    /// there are any.
     ///
-    /// A mobility other than [`Mobility::Unmovable`] does not use the CPU's slot: it costs an atomic operation, a fence and a
-    /// search. Zones with fewer than 60 areas (120 MiB) do not tell mobilities apart.
+    /// A mobility other than [`Mobility::Unmovable`] does not use the CPU's slot: it costs an
+    /// atomic operation, a fence and a search. Zones with fewer than 60 areas (120 MiB) do not tell
+    /// mobilities apart.
     ///
     /// # Errors
     /// [`OutOfMemory`] as for [`allocate_frames`](Self::allocate_frames).
@@ -241,36 +254,38 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         Ok(frame)
     }
 
-    /// Takes all frames of `range` out of use, in whole areas where the range does not end at the border of memory. CPU slots
-    /// are drained first.
+    /// Takes all frames of `range` out of use, in whole areas where the range does not end at the
+    /// border of memory. CPU slots are drained first.
     ///
     /// O(areas of the range), after taking over the slots of idle CPUs.
     ///
     /// # Errors
-    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the first frame in use: its owner
-    /// has to move the content.
+    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the
+    /// first frame in use: its owner has to move the content.
     pub fn offline(&self, range: FrameRange) -> Result<(), HotplugError> {
         hotplug::check_areas(&self.frames, range)?;
         self.drain();
         hotplug::offline(&self.frames, range)
     }
 
-    /// Removes a section as [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section) does, while all other users
-    /// of the pool are stopped.
+    /// Removes a section as
+    /// [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section) does, while all
+    /// other users of the pool are stopped.
     ///
     /// # Errors
     /// As for [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section).
     ///
     /// # Safety
-    /// 1. No other call of this allocator is under way, in another context or below this one. None begins before this one has
-    ///    returned, and those that begin later happen after it.
+    /// 1. No other call of this allocator is under way, in another context or below this one. None
+    ///    begins before this one has returned, and those that begin later happen after it.
     /// 2. None of its iterators is used afterwards.
     pub unsafe fn remove_section_while_stopped(
         &self,
         frame: FrameNumber,
     ) -> Result<FrameRange, HotplugError> {
         hotplug::find_added(&self.frames, frame)?;
-        // A slot would go on to take from the areas that it owns. Blocks that are offline are in no slot.
+        // A slot would go on to take from the areas that it owns. Blocks that are offline are in no
+        // slot.
         self.drain();
         // SAFETY: clause 1: clauses 1 and 2 of this function.
         unsafe { hotplug::remove_section(&self.frames, frame) }

@@ -6,21 +6,22 @@ use crate::buddy::Buddy;
 use crate::frame_allocator::FrameAllocator;
 use crate::trace::Trace;
 
-/// For other parts of a system that run out of memory, like another zone. The allocator itself drains before it fails.
+/// For other parts of a system that run out of memory, like another zone. The allocator itself
+/// drains before it fails.
 impl<M, C, T, const CHECKED: bool> Shrink for Buddy<'_, M, C, T, CHECKED>
 where
     M: Sync,
     C: Cpu + Sync,
     T: Trace + Sync,
 {
-    /// Returns the number of frames that the slots held when each was last refilled or drained. One load for each slot. Deferred
-    /// frees are not included.
+    /// Returns the number of frames that the slots held when each was last refilled or drained. One
+    /// load for each slot. Deferred frees are not included.
     fn reclaimable(&self) -> usize {
         self.cached_frames()
     }
 
-    /// Drains the slots that no CPU is inside of, then reconciles areas, until `target_pages` frames are returned; returns their
-    /// number.
+    /// Drains the slots that no CPU is inside of, then reconciles areas, until `target_pages`
+    /// frames are returned; returns their number.
     fn shrink(&self, target_pages: usize) -> usize {
         self.drain_until(target_pages)
     }

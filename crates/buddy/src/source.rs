@@ -16,9 +16,10 @@ use crate::zones::pressure::Pressure;
 use crate::zones::zone::Zone;
 use crate::zones::zone::sealed::Sealed;
 
-// SAFETY: clause 1: `new_in` was promised the frames for us alone, a frame is handed out only after its bit was changed
-// from clear to set (or its area from open to whole) by us, and `phys` maps aligned frames to aligned addresses.
-// Clause 2: the fault hook is called only when nothing was taken back.
+// SAFETY: clause 1: `new_in` was promised the frames for us alone, a frame is handed out only after
+// its bit was changed from clear to set (or its area from open to whole) by us, and `phys` maps
+// aligned frames to aligned addresses. Clause 2: the fault hook is called only when nothing was
+// taken back.
 unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageSource
     for Buddy<'_, M, C, T, CHECKED>
 {
@@ -68,7 +69,8 @@ impl<'m, M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, C
     /// Returns the block of `order` at `frame` as a value.
     ///
     /// # Safety
-    /// 1. The block has just been allocated from this buddy, and the caller has no other value for it.
+    /// 1. The block has just been allocated from this buddy, and the caller has no other value for
+    ///    it.
     #[inline]
     pub(crate) unsafe fn block(&self, frame: FrameNumber, order: Order) -> PageBlock {
         // SAFETY: clause 1; the content is whatever it was.
@@ -96,8 +98,8 @@ impl<'m, M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, C
     }
 }
 
-// SAFETY: clause 1 as above, for the frames of runs. Clause 2: the head is tagged by `allocate_run`, its count kept by
-// `resize_run`.
+// SAFETY: clause 1 as above, for the frames of runs. Clause 2: the head is tagged by
+// `allocate_run`, its count kept by `resize_run`.
 unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
     for Buddy<'_, M, C, T, CHECKED>
 {
@@ -111,7 +113,8 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
         // Without a tag, the guard can free the frames if the trace panics on the free of the tail.
         self.shared().tags().set(frame, Tag::NONE);
         let guard = self.shared().guard(self.range(start, 0, pages));
-        // The tail is freed, unless a stray bit keeps the area from being split. Then the run keeps the tail.
+        // The tail is freed, unless a stray bit keeps the area from being split. Then the run keeps
+        // the tail.
         let tail = self.range(start, pages, order.pages());
         let kept = match tail.is_empty() || self.shared().free_range(tail).is_none() {
             true => order.pages(),
@@ -160,7 +163,8 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
             }
         };
         if resized {
-            // SAFETY: clause 1: the run is the caller's and lies in this buddy, so its head lies in the map.
+            // SAFETY: clause 1: the run is the caller's and lies in this buddy, so its head lies in
+            // the map.
             unsafe { self.set_run(start, new_pages) };
         }
         resized
@@ -176,7 +180,8 @@ impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Zone for Buddy<'_, M, C,
     }
 
     fn maps_like(&self, other: &Self) -> bool {
-        // By clause 1 of `PhysMap` consecutive frames have consecutive pages, so maps that agree on one frame agree on all.
+        // By clause 1 of `PhysMap` consecutive frames have consecutive pages, so maps that agree on
+        // one frame agree on all.
         let first = self.shared().bitmap().table().span().start;
         self.phys.pointer(first) == other.phys.pointer(first)
     }

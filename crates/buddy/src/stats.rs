@@ -1,7 +1,9 @@
-//! Statistics: free blocks by order and mobility, and fragmentation. Every method looks at every area.
+//! Statistics: free blocks by order and mobility, and fragmentation. Every method looks at every
+//! area.
 //!
 //! # Sources
-//! The two indices are those of Linux's memory compaction (Gorman 2010, `/sys/kernel/debug/extfrag`).
+//! The two indices are those of Linux's memory compaction (Gorman 2010,
+//! `/sys/kernel/debug/extfrag`).
 
 use page_frame::{Cpu, FrameNumber, Order};
 
@@ -31,7 +33,8 @@ pub struct Fragmentation {
 }
 
 impl Fragmentation {
-    /// Returns which part of free memory the request cannot use, in thousandths: 0 if it can use all, 1000 if no block fits.
+    /// Returns which part of free memory the request cannot use, in thousandths: 0 if it can use
+    /// all, 1000 if no block fits.
     pub const fn unusable(self) -> usize {
         if self.free_frames == 0 {
             return 1000;
@@ -39,8 +42,8 @@ impl Fragmentation {
         (self.free_frames - self.fitting_blocks * self.pages) * 1000 / self.free_frames
     }
 
-    /// Returns why the request fails, in thousandths: towards 0 because memory is short, towards 1000 because memory is
-    /// fragmented. `None` if it does not fail.
+    /// Returns why the request fails, in thousandths: towards 0 because memory is short, towards
+    /// 1000 because memory is fragmented. `None` if it does not fail.
     pub const fn index(self) -> Option<usize> {
         if self.fitting_blocks > 0 {
             return None;
@@ -76,8 +79,9 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         counts
     }
 
-    /// Returns the number of free blocks of each mobility and order, as `/proc/pagetypeinfo` does. A block counts for the
-    /// mobility that its first area was last used for. Blocks in unused areas count as unmovable.
+    /// Returns the number of free blocks of each mobility and order, as `/proc/pagetypeinfo` does.
+    /// A block counts for the mobility that its first area was last used for. Blocks in unused
+    /// areas count as unmovable.
     pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
         let mut counts = [[0; Order::COUNT]; 3];
         for (start, order) in self.free_blocks() {
@@ -107,8 +111,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         self.free_blocks().map(|(_, order)| order).max()
     }
 
-    /// Returns the mobility that the area of `frame` was last used for; unmovable for an unused area, and for a frame outside
-    /// the allocator.
+    /// Returns the mobility that the area of `frame` was last used for; unmovable for an unused
+    /// area, and for a frame outside the allocator.
     pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
         self.frames.bitmap().mobility(frame)
     }

@@ -1,4 +1,5 @@
-//! The tags: for each frame a byte in the page map, set at the head of each allocated block and run.
+//! The tags: for each frame a byte in the page map, set at the head of each allocated block and
+//! run.
 
 use page_frame::{DeferredHeads, FrameNumber, PAGE_SIZE, PageMap, PageMapArray, Tag, TagPlace};
 
@@ -58,8 +59,8 @@ impl<'m> Tags<'m> {
         self.map.exchange_tag_at(self.index(frame), from, to)
     }
 
-    /// Clears the tag of `frame` if it is `tag`; returns whether it was. If `CHECKED`, exactly one of several concurrent calls
-    /// succeeds, at the cost of an atomic operation.
+    /// Clears the tag of `frame` if it is `tag`; returns whether it was. If `CHECKED`, exactly one
+    /// of several concurrent calls succeeds, at the cost of an atomic operation.
     #[inline]
     pub(crate) fn take<const CHECKED: bool>(&self, frame: FrameNumber, tag: Tag) -> bool {
         if CHECKED {
@@ -87,7 +88,8 @@ impl<'m> Tags<'m> {
         self.map.deferred_among(self.index(first))
     }
 
-    /// Clears the tags of the frames that are set in `frames` of the word at `word`. The caller owns these frames.
+    /// Clears the tags of the frames that are set in `frames` of the word at `word`. The caller
+    /// owns these frames.
     #[inline(always)]
     pub(crate) fn clear_word(&self, word: FrameNumber, frames: usize) {
         self.map.clear_tags_among(self.index(word), frames);

@@ -1,37 +1,39 @@
 //! Trace hooks: calls for each split, merge, claim and transfer, and a trace that counts them.
 //!
 //! # Concepts
-//! Split and merge are implicit here: the allocator only sets and clears bits. A trace receives the events that a buddy with
-//! lists would have produced for the same change of the same bits:
+//! Split and merge are implicit here: the allocator only sets and clears bits. A trace receives the
+//! events that a buddy with lists would have produced for the same change of the same bits:
 //! - Taking a block of order k out of a canonical block of order n is n - k **splits**.
 //! - Freeing a block of order k that then lies in a canonical block of order n is n - k **merges**.
 //! - A **claim** is an area taken whole, with or without its neighbours.
-//! - A **transfer** is frames that move between areas and a CPU slot. On the way out a list-based buddy would have split
-//!   the blocks into the pieces that the slot keeps, and on the way back it would have merged each of them.
+//! - A **transfer** is frames that move between areas and a CPU slot. On the way out a list-based
+//!   buddy would have split the blocks into the pieces that the slot keeps, and on the way back it
+//!   would have merged each of them.
 //!
-//! An operation that stays inside a CPU slot changes no area and causes no event. While other CPUs change the same area, the
-//! numbers are estimates. With one CPU they are exact.
+//! An operation that stays inside a CPU slot changes no area and causes no event. While other CPUs
+//! change the same area, the numbers are estimates. With one CPU they are exact.
 //!
-//! A trace may also limit who gets memory: [`Watermarks`](crate::Watermarks) count the free frames, and refuse ordinary
-//! requests when only the reserve is left.
+//! A trace may also limit who gets memory: [`Watermarks`](crate::Watermarks) count the free frames,
+//! and refuse ordinary requests when only the reserve is left.
 //!
 //! # Costs
-//! Nothing when the trace is `()`: every call stands behind [`Trace::IS_ENABLED`]. Otherwise each take from areas and each
-//! return costs a call. Splits and merges cost a look at the buddies of the block up to [`Trace::MAX_ORDER`], unless
-//! [`Trace::HAS_BLOCK_EVENTS`] is false.
+//! Nothing when the trace is `()`: every call stands behind [`Trace::IS_ENABLED`]. Otherwise each
+//! take from areas and each return costs a call. Splits and merges cost a look at the buddies of
+//! the block up to [`Trace::MAX_ORDER`], unless [`Trace::HAS_BLOCK_EVENTS`] is false.
 
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, Order};
 
 use crate::zones::pressure::Pressure;
 
-/// Receives the events of an allocator. The allocator calls it from within its operations, on the CPU of the operation.
+/// Receives the events of an allocator. The allocator calls it from within its operations, on the
+/// CPU of the operation.
 ///
 /// A trace should neither call the allocator nor panic. Neither breaks memory safety:
-/// - A call from a trace is like a call from an interrupt. It finds the CPU's slot entered and takes bits instead, and it
-///   causes events again.
-/// - A panic unwinds through the call. Frames that the call had taken return to their areas, without an event. Frames that
-///   it was freeing are free. A panic while a run shrinks aborts.
+/// - A call from a trace is like a call from an interrupt. It finds the CPU's slot entered and
+///   takes bits instead, and it causes events again.
+/// - A panic unwinds through the call. Frames that the call had taken return to their areas,
+///   without an event. Frames that it was freeing are free. A panic while a run shrinks aborts.
 ///
 /// ```
 /// use buddy::Trace;
@@ -51,7 +53,8 @@ use crate::zones::pressure::Pressure;
 pub trait Trace {
     /// Whether any method is called. Where false, nothing is computed for events.
     const IS_ENABLED: bool = true;
-    /// Whether splits, merges, claims and transfers are wanted. Where false, nothing is computed for them.
+    /// Whether splits, merges, claims and transfers are wanted. Where false, nothing is computed
+    /// for them.
     const HAS_BLOCK_EVENTS: bool = true;
     /// The largest order of the list-based buddy that splits and merges are computed for.
     const MAX_ORDER: Order = Order::MAX;
@@ -86,7 +89,8 @@ pub trait Trace {
         let _ = frames;
     }
 
-    /// Returns whether an ordinary request of a [`ZoneList`](crate::ZoneList) may take `pages` frames. Called before the take.
+    /// Returns whether an ordinary request of a [`ZoneList`](crate::ZoneList) may take `pages`
+    /// frames. Called before the take.
     #[inline]
     fn allows(&self, pages: usize) -> bool {
         let _ = pages;

@@ -52,7 +52,8 @@ pub(crate) fn validate<T>(frames: &Frames<'_, T>) -> Result<(), Violation> {
     Err(Violation { invariant: "I6: blocks cover every frame exactly once", frame })
 }
 
-/// Returns the invariant that `frame` breaks, which lies `offset` frames behind the start of a block in `state`.
+/// Returns the invariant that `frame` breaks, which lies `offset` frames behind the start of a
+/// block in `state`.
 fn violated_at<T>(
     frames: &Frames<'_, T>,
     frame: FrameNumber,

@@ -33,8 +33,8 @@ const ALIGNMENT: usize = align_of::<CacheLine>();
 /// ```
 #[derive(Debug)]
 pub struct ZeroedMemory<'m> {
-    /// I1: aligned to `ALIGNMENT`, and valid for reads and writes of `bytes` bytes during `'m`. They read as zero, and only the
-    /// owner of this value uses them.
+    /// I1: aligned to `ALIGNMENT`, and valid for reads and writes of `bytes` bytes during `'m`.
+    /// They read as zero, and only the owner of this value uses them.
     start: NonNull<u8>,
     bytes: usize,
     /// As the exclusive borrow that it stands for.
@@ -63,11 +63,13 @@ impl<'m> ZeroedMemory<'m> {
         Self { start, bytes, borrow: PhantomData }
     }
 
-    /// Takes over memory that reads as zero already: fresh from the system, or from `alloc_zeroed`. O(1), and touches nothing.
+    /// Takes over memory that reads as zero already: fresh from the system, or from `alloc_zeroed`.
+    /// O(1), and touches nothing.
     ///
     /// # Safety
-    /// 1. `start` is aligned to 64 bytes, and valid for reads and writes of `bytes` bytes during `'m`. For the metadata of a
-    ///    section, it may become invalid when the section has been removed.
+    /// 1. `start` is aligned to 64 bytes, and valid for reads and writes of `bytes` bytes during
+    ///    `'m`. For the metadata of a section, it may become invalid when the section has been
+    ///    removed.
     /// 2. The bytes read as zero, and nobody else uses them.
     pub const unsafe fn from_zeroed(start: NonNull<u8>, bytes: usize) -> Self {
         Self { start, bytes, borrow: PhantomData }

@@ -1,13 +1,15 @@
-//! The frames of a section that have no memory behind them: they are taken before the section is published.
+//! The frames of a section that have no memory behind them: they are taken before the section is
+//! published.
 
 use page_frame::{FrameNumber, FrameRange};
 
-use crate::bitmap::placement::EMPTY_AREAS;
+use crate::bitmap::hints::EMPTY_AREAS;
 use crate::bitmap::section::Section;
 use crate::bits::{AREA_FRAMES, SECTION_AREAS, SECTION_FRAMES};
 
 impl Section<'_> {
-    /// Takes for ever every frame of the section, whose first frame is `base`, that lies in none of `ranges`.
+    /// Takes for ever every frame of the section, whose first frame is `base`, that lies in none of
+    /// `ranges`.
     pub(crate) fn reserve_absent(&self, base: usize, ranges: &[FrameRange]) {
         if is_whole_section(base, ranges) {
             return;
@@ -25,8 +27,9 @@ impl Section<'_> {
         }
     }
 
-    /// Publishes every area of the section, whose first frame is `base` and which has the frames in `ranges`. The bits of a
-    /// section without holes are not read, so that their memory stays untouched until it is used.
+    /// Publishes every area of the section, whose first frame is `base` and which has the frames in
+    /// `ranges`. The bits of a section without holes are not read, so that their memory stays
+    /// untouched until it is used.
     pub(crate) fn publish_all(&self, base: usize, ranges: &[FrameRange]) {
         match is_whole_section(base, ranges) {
             true => self.hints.set_all(EMPTY_AREAS),

@@ -1,15 +1,17 @@
 //! An area: 512 frames (2 MiB), one cache line with a bit for each frame.
 //!
 //! # Concepts
-//! A bit is set while its frame is taken. Split and merge inside an area are implicit: a block is free exactly when its
-//! aligned run of bits is clear. A free clears bits, and needs no merge loop and no list.
+//! A bit is set while its frame is taken. Split and merge inside an area are implicit: a block is
+//! free exactly when its aligned run of bits is clear. A free clears bits, and needs no merge loop
+//! and no list.
 //!
 //! # Concurrency
-//! Every CPU may take from every area. A take is a read-modify-write that trusts only the old value: a bit that was set
-//! before belongs to another owner, and bits that the take set by mistake are cleared again. So two takers never own the
-//! same frame, whatever either of them saw while searching. All read-modify-writes of bits and all loads of whole lines are
-//! SeqCst, for the pairs of locations that `section.rs` describes. As Acquire and Release they also hand over the contents
-//! of the frames.
+//! Every CPU may take from every area. A take is a read-modify-write that trusts only the old
+//! value: a bit that was set before belongs to another owner, and bits that the take set by mistake
+//! are cleared again. So two takers never own the same frame, whatever either of them saw while
+//! searching. All read-modify-writes of bits and all loads of whole lines are SeqCst, for the pairs
+//! of locations that `section.rs` describes. As Acquire and Release they also hand over the
+//! contents of the frames.
 
 use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
 
@@ -19,7 +21,8 @@ use crate::bits::{
 
 /// Maximum number of runs that a take tries after losing one to another CPU.
 const TAKE_RETRIES: usize = 4;
-/// Maximum number of loads of a word with a stray bit before the split of a whole area gives up: a guess, about 1 us.
+/// Maximum number of loads of a word with a stray bit before the split of a whole area gives up: a
+/// guess, about 1 us.
 const STRAY_RETRIES: usize = if sync::MODELLED { 2 } else { 128 };
 
 /// The bits of an area, on one cache line.
@@ -34,8 +37,8 @@ unsafe impl Zeroable for Line {
     }
 }
 
-/// The frames of a word whose free counts the area's free frames again, so that its hint follows: two frames of each word,
-/// so that one free in 32 counts.
+/// The frames of a word whose free counts the area's free frames again, so that its hint follows:
+/// two frames of each word, so that one free in 32 counts.
 const COUNTING_FRAMES: usize = 1 << (WORD_BITS - 1) | 1 << (WORD_BITS / 2 - 1);
 
 /// What a free changed, as far as hints are concerned.
@@ -55,8 +58,8 @@ impl Line {
     /// Loads the words, each at its own moment.
     #[inline]
     pub(crate) fn load(&self) -> [usize; AREA_WORDS] {
-        // SeqCst: after the caller's change of an entry or a hint. Acquire: pairs with frees, for a claim that then owns the
-        // frames that it saw clear.
+        // SeqCst: after the caller's change of an entry or a hint. Acquire: pairs with frees, for a
+        // claim that then owns the frames that it saw clear.
         core::array::from_fn(|index| self.0[index].load(Ordering::SeqCst))
     }
 
@@ -75,8 +78,8 @@ impl Line {
 
     /// Takes the best fit for a block of `order` (below the area's); returns its first frame.
     ///
-    /// Returns `None` when no run was seen, or other CPUs took each run first. `undo` was called after bits that were set by
-    /// mistake were cleared again.
+    /// Returns `None` when no run was seen, or other CPUs took each run first. `undo` was called
+    /// after bits that were set by mistake were cleared again.
     pub(crate) fn take(&self, order: u32, mut undo: impl FnMut()) -> Option<usize> {
         (0..TAKE_RETRIES).find_map(|_| {
             let (start, _) = best_fit_in_line(&self.load(), order)?;
@@ -113,7 +116,8 @@ impl Line {
         true
     }
 
-    /// Takes all free frames of the first word that has any; returns the word's index and the frames as bits.
+    /// Takes all free frames of the first word that has any; returns the word's index and the
+    /// frames as bits.
     #[inline]
     pub(crate) fn take_word(&self) -> Option<(usize, usize)> {
         (0..AREA_WORDS).find_map(|word| {
@@ -127,9 +131,9 @@ impl Line {
         })
     }
 
-    /// Takes up to `limit` blocks of `order`, below a word's, from the first word that has any; returns the word's index and
-    /// the starts of the blocks as bits. `undo` was called if other CPUs took some of them first, after the bits that this
-    /// call had set were cleared again.
+    /// Takes up to `limit` blocks of `order`, below a word's, from the first word that has any;
+    /// returns the word's index and the starts of the blocks as bits. `undo` was called if other
+    /// CPUs took some of them first, after the bits that this call had set were cleared again.
     pub(crate) fn take_runs(
         &self,
         order: u32,
@@ -162,7 +166,8 @@ impl Line {
         self.0.iter().any(|word| free_runs(word.load(Ordering::Relaxed), order) != 0)
     }
 
-    /// Takes every frame of a line that is clear except for stray bits. Fails, with nothing taken, when a stray bit stays.
+    /// Takes every frame of a line that is clear except for stray bits. Fails, with nothing taken,
+    /// when a stray bit stays.
     pub(crate) fn take_all(&self) -> bool {
         for word in 0..AREA_WORDS {
             let won = (0..STRAY_RETRIES).any(|_| {
@@ -210,7 +215,8 @@ impl Line {
         }
     }
 
-    /// Marks the frames from `start` to `end` (excluded) as taken for ever, before the line is published.
+    /// Marks the frames from `start` to `end` (excluded) as taken for ever, before the line is
+    /// published.
     pub(crate) fn reserve(&self, start: usize, end: usize) {
         for (word, frames) in words(start, end) {
             // Relaxed: the line is published when the section is.

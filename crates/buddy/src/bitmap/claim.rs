@@ -1,8 +1,8 @@
 //! Blocks of several areas, and the pass over all areas that uses no hint.
 //!
 //! # Concurrency
-//! A block above the area's order claims its areas one by one, ascending, under the section's lock, which is only ever
-//! tried. At the first area that is not free it opens the claimed areas again.
+//! A block above the area's order claims its areas one by one, ascending, under the section's lock,
+//! which is only ever tried. At the first area that is not free it opens the claimed areas again.
 //!
 //! # Costs
 //! A failure looks at every area at most [`MAX_PASSES`] times.
@@ -18,8 +18,9 @@ use crate::bits::{AREA_ORDER, SECTION_AREAS};
 const MAX_PASSES: usize = 3;
 
 impl Bitmap<'_> {
-    /// Takes a block of `order` wherever one is free, without hints. Fails only if no take or claim was undone during the last
-    /// pass, and no area was claimed or `is_busy`, which is called with the first frame of each area.
+    /// Takes a block of `order` wherever one is free, without hints. Fails only if no take or claim
+    /// was undone during the last pass, and no area was claimed or `is_busy`, which is called with
+    /// the first frame of each area.
     pub(crate) fn take_anywhere(
         &self,
         order: Order,
@@ -37,7 +38,8 @@ impl Bitmap<'_> {
         None
     }
 
-    /// Looks at every area once; returns the block that was taken, and whether an area was being claimed or `is_busy`.
+    /// Looks at every area once; returns the block that was taken, and whether an area was being
+    /// claimed or `is_busy`.
     pub(crate) fn pass(
         &self,
         order: Order,
@@ -70,7 +72,8 @@ impl Bitmap<'_> {
 }
 
 impl Section<'_> {
-    /// Claims the first aligned group of areas for a block of `order` above the area's; returns its first area.
+    /// Claims the first aligned group of areas for a block of `order` above the area's; returns its
+    /// first area.
     pub(super) fn claim_aligned(&self, order: u32) -> Option<usize> {
         let areas = 1_usize << (order - AREA_ORDER);
         (0..SECTION_AREAS)
@@ -79,8 +82,8 @@ impl Section<'_> {
             .find(|first| self.claim_several(*first, areas))
     }
 
-    /// Claims `areas` areas from `first` on; returns whether all were free. Ascends, and at the first conflict opens the
-    /// claimed areas again.
+    /// Claims `areas` areas from `first` on; returns whether all were free. Ascends, and at the
+    /// first conflict opens the claimed areas again.
     pub(super) fn claim_several(&self, first: usize, areas: usize) -> bool {
         let Some(_claims) = self.claims.try_lock() else { return false };
         let claimed = (first..first + areas).take_while(|area| self.claim(*area)).count();

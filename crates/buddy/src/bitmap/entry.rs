@@ -18,14 +18,15 @@ const OPEN: u8 = 0;
 const CLAIMING: u8 = 1;
 /// State: the whole area belongs to one block.
 const WHOLE: u8 = 2;
-/// State: a CPU slot refills from the area. Other CPUs take from it only when they find nothing elsewhere.
+/// State: a CPU slot refills from the area. Other CPUs take from it only when they find nothing
+/// elsewhere.
 const OWNED: u8 = 3;
 /// The lowest bit of the placement.
 const PLACEMENT_SHIFT: u32 = 2;
 /// The bits that hold the placement, before the shift.
 const PLACEMENT: u8 = 15;
-/// The area was nearly full when its free frames were last counted, or is owned. A block freed in a dense area may stay in a
-/// CPU slot. Advice.
+/// The area was nearly full when its free frames were last counted, or is owned. A block freed in a
+/// dense area may stay in a CPU slot. Advice.
 const DENSE: u8 = 1 << 6;
 
 const _: () = assert!(PLACEMENTS <= PLACEMENT as usize + 1, "a placement is four bits");
@@ -100,8 +101,9 @@ impl Entry {
         Placement::from_index((self.0 >> PLACEMENT_SHIFT & PLACEMENT) as usize)
     }
 
-    /// Returns whether a CPU slot should keep a block that is freed in the area: the area has the slot's mobility, and is
-    /// dense or owned. A block in a sparse area is returned to the area, so that the area can become empty.
+    /// Returns whether a CPU slot should keep a block that is freed in the area: the area has the
+    /// slot's mobility, and is dense or owned. A block in a sparse area is returned to the area, so
+    /// that the area can become empty.
     #[inline(always)]
     pub(super) fn is_worth_keeping(self, mobility: Mobility) -> bool {
         // One comparison for both questions: the placements of a mobility are consecutive.

@@ -1,18 +1,28 @@
 //! Hints: bits that say "search this area", one map for each placement and degree of fullness.
 //!
 //! # Concepts
-//! A hint may be stale or double; the bits of the area decide. A free that makes room in a full word sets a hint. A search
-//! that clears a hint looks at the area again; `section.rs` describes the order between the two.
+//! A hint may be stale or double; the bits of the area decide. A free that makes room in a full
+//! word sets a hint. A search that clears a hint looks at the area again; `section.rs` describes
+//! the order between the two.
 //!
-//! A **bound** says for each placement below which section no hint is expected, so that searches skip sections that are
-//! full. A bound is advice. Setting a hint below the bound lowers it, and a search that found nothing above the bound starts
-//! again from the lowest section.
+//! A **bound** says for each placement below which section no hint is expected, so that searches
+//! skip sections that are full. A bound is advice. Setting a hint below the bound lowers it, and a
+//! search that found nothing above the bound starts again from the lowest section.
+
+use core::ops::Range;
 
 use page_frame::sync::{AtomicUsize, Ordering};
 
-use crate::bitmap::placement::{EMPTY_AREAS, HINT_MAPS, PLACEMENTS, Placement};
-use crate::bits::{SECTION_AREAS, WORD_BITS};
+use crate::bitmap::placement::{PLACEMENTS, Placement};
+use crate::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
 
+/// Degrees of fullness of areas with a placement, fullest first.
+const DEGREES: usize = 3;
+/// Number of hint maps of a section: one for each placement and degree of fullness, and one for
+/// empty areas.
+pub(crate) const HINT_MAPS: usize = PLACEMENTS * DEGREES + 1;
+/// The hint map of areas with all frames free.
+pub(crate) const EMPTY_AREAS: usize = HINT_MAPS - 1;
 /// Words of one hint map: one cache line.
 pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
 
@@ -38,7 +48,8 @@ impl<'m> Hints<'m> {
     /// Sets the hint for `area`, even if it is set already.
     #[inline]
     pub(super) fn set(&self, map: usize, area: usize) {
-        // SeqCst: as AcqRel it pairs with `clear`: a later clear sees the area as it was before this.
+        // SeqCst: as AcqRel it pairs with `clear`: a later clear sees the area as it was before
+        // this.
         self.maps[map][area / WORD_BITS].fetch_or(bit(area), Ordering::SeqCst);
         self.bounds.lower(map, self.section);
     }
@@ -56,7 +67,8 @@ impl<'m> Hints<'m> {
     /// Sets the hint for `area` if it is not set. The caller's change was SeqCst.
     #[inline]
     pub(super) fn ensure(&self, map: usize, area: usize) {
-        // SeqCst: after the caller's change of the bits, against the sum of the bits after a `clear`.
+        // SeqCst: after the caller's change of the bits, against the sum of the bits after a
+        // `clear`.
         if self.maps[map][area / WORD_BITS].load(Ordering::SeqCst) & bit(area) == 0 {
             self.set(map, area);
         }
@@ -95,6 +107,47 @@ fn bit(area: usize) -> usize {
     1 << (area % WORD_BITS)
 }
 
+/// Returns the hint maps of `placement` whose areas may have room for `order`, fullest first.
+#[inline]
+pub(super) fn maps_with_room(placement: Placement, order: u32) -> Range<usize> {
+    let first = placement.index() * DEGREES;
+    first + degree_with_room(order)..first + DEGREES
+}
+
+/// Returns the hint map for an area of `placement` with `free` free frames, or `None` when the area
+/// is full.
+#[inline]
+pub(super) fn map_for(placement: Placement, free: usize) -> Option<usize> {
+    let degree = match free {
+        0 => return None,
+        AREA_FRAMES => return Some(EMPTY_AREAS),
+        free if free >= AREA_FRAMES / 2 => 2,
+        free if free >= AREA_FRAMES / 8 => 1,
+        _ => 0,
+    };
+    Some(placement.index() * DEGREES + degree)
+}
+
+/// Returns whether a search that begins with `map` sees all hint maps of its placement.
+pub(super) fn begins_placement(map: usize) -> bool {
+    map == EMPTY_AREAS || map % DEGREES == 0
+}
+
+/// Returns the fullest degree at which `2^order` frames can still be free.
+fn degree_with_room(order: u32) -> usize {
+    match 1 << order {
+        frames if frames >= AREA_FRAMES / 2 => 2,
+        frames if frames >= AREA_FRAMES / 8 => 1,
+        _ => 0,
+    }
+}
+
+/// Returns the placement that hint map `map` belongs to. [`EMPTY_AREAS`] belongs to no placement.
+#[inline]
+fn placement_of(map: usize) -> Placement {
+    Placement::from_index(map / DEGREES)
+}
+
 /// For each placement, and for empty areas, the lowest section where a hint is expected.
 #[derive(Debug)]
 pub(crate) struct Bounds([AtomicUsize; PLACEMENTS + 1]);
@@ -107,7 +160,7 @@ impl Bounds {
     /// Returns the bound for the placement of `map`.
     #[inline]
     fn of(&self, map: usize) -> &AtomicUsize {
-        &self.0[if map == EMPTY_AREAS { PLACEMENTS } else { Placement::of_map(map).index() }]
+        &self.0[if map == EMPTY_AREAS { PLACEMENTS } else { placement_of(map).index() }]
     }
 
     /// Returns the index of the section where a search of `map` begins.
@@ -128,6 +181,26 @@ impl Bounds {
     pub(super) fn raise(&self, map: usize, seen: usize, first: usize) {
         if first > seen {
             _ = self.of(map).compare_exchange(seen, first, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bitmap::placement::Mobility;
+
+    #[test]
+    fn an_area_with_room_for_an_order_is_in_a_map_that_is_searched_for_that_order() {
+        for order in 0..crate::bits::AREA_ORDER {
+            let placement = Placement::of(order, Mobility::Movable);
+            for free in 1 << order..AREA_FRAMES {
+                let map = map_for(placement, free).expect("not full");
+                assert!(
+                    maps_with_room(placement, order).contains(&map),
+                    "{free} free for order {order}"
+                );
+            }
         }
     }
 }

@@ -1,16 +1,16 @@
 //! The bitmap: which frames are taken, by bits that are grouped into areas and sections.
 //!
 //! # Concepts
-//! [`Bitmap`] takes and frees frames by number. It knows no tag, CPU, trace or fault. Frames of a section that have no memory
-//! behind them are taken for ever.
+//! [`Bitmap`] takes and frees frames by number. It knows no tag, CPU, trace or fault. Frames of a
+//! section that have no memory behind them are taken for ever.
 //!
 //! # Concurrency
-//! There is no lock. This file handles frames that the caller names. Which frames to take is chosen in `search.rs` and
-//! `claim.rs`.
+//! There is no lock. This file handles frames that the caller names. Which frames to take is chosen
+//! in `search.rs` and `claim.rs`.
 //!
 //! # Layers
-//! `section_table` over `section`, which has the lines of `area`, the entries of `entry` and the maps of `hints`, one map for
-//! each `placement`.
+//! `section_table` over `section`, which has the lines of `area`, the entries of `entry` and the
+//! maps of `hints`, one map for each `placement`.
 
 use page_frame::{FrameNumber, FrameRange, Order};
 
@@ -88,7 +88,8 @@ impl<'m> Bitmap<'m> {
         })
     }
 
-    /// Frees the frames that are set in `frames` of the word at `word`; returns whether all of them were taken.
+    /// Frees the frames that are set in `frames` of the word at `word`; returns whether all of them
+    /// were taken.
     #[inline(always)]
     pub(crate) fn free_word(&self, word: FrameNumber, frames: usize) -> bool {
         self.table.locate(word).is_some_and(|(at, section)| {
@@ -96,10 +97,11 @@ impl<'m> Bitmap<'m> {
         })
     }
 
-    /// Frees all frames of `range`, which are taken, whatever blocks they were in; returns whether all of them were taken.
+    /// Frees all frames of `range`, which are taken, whatever blocks they were in; returns whether
+    /// all of them were taken.
     ///
-    /// Whole areas are opened. An area of which only a part is freed is split first. When that does not succeed within its
-    /// bound, the call frees no frame and returns `None`.
+    /// Whole areas are opened. An area of which only a part is freed is split first. When that does
+    /// not succeed within its bound, the call frees no frame and returns `None`.
     pub(crate) fn free_range(&self, range: FrameRange) -> Option<bool> {
         let parts = || {
             area_parts(range)
@@ -175,15 +177,16 @@ impl<'m> Bitmap<'m> {
 
 /// Owned areas, named by their first frame. The caller holds the CPU slot that owns the area.
 impl Bitmap<'_> {
-    /// Takes all free frames of one word of an owned area; returns the word's first frame, and the frames as bits.
+    /// Takes all free frames of one word of an owned area; returns the word's first frame, and the
+    /// frames as bits.
     pub(crate) fn take_owned_word(&self, area: FrameNumber) -> Option<(FrameNumber, usize)> {
         let (at, section) = self.table.locate(area)?;
         let (word, frames) = section.lines[at.area].take_word()?;
         Some((FrameNumber::new(area.get() + word * WORD_BITS), frames))
     }
 
-    /// Takes up to `limit` blocks of `order`, below a word's, from one word of an owned area; returns the word's first frame,
-    /// and the starts of the blocks as bits.
+    /// Takes up to `limit` blocks of `order`, below a word's, from one word of an owned area;
+    /// returns the word's first frame, and the starts of the blocks as bits.
     pub(crate) fn take_owned_runs(
         &self,
         area: FrameNumber,
@@ -204,7 +207,8 @@ impl Bitmap<'_> {
     }
 }
 
-/// Cuts a range at the borders of areas; returns the first frame and the number of frames of each part.
+/// Cuts a range at the borders of areas; returns the first frame and the number of frames of each
+/// part.
 pub(crate) fn area_parts(range: FrameRange) -> impl Iterator<Item = (FrameNumber, usize)> {
     let mut next = range.start.get();
     core::iter::from_fn(move || {

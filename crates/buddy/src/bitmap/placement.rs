@@ -1,19 +1,18 @@
 //! Placement: which blocks an area is used for, so that similar blocks stay together.
 //!
 //! # Concepts
-//! A **placement** is an order group and a mobility. Small blocks beside blocks of their own size leave holes of exactly
-//! that size, which the next request of that size fills. Blocks that cannot move do not block the merging of blocks that
-//! can (Gorman and Whitcroft 2006, "The What, The Why and the Where To of Anti-Fragmentation"). Linux groups by mobility
-//! alone and calls it the migrate type. An area with all frames free has no placement.
+//! A **placement** is an order group and a mobility. Small blocks beside blocks of their own size
+//! leave holes of exactly that size, which the next request of that size fills. Blocks that cannot
+//! move do not block the merging of blocks that can (Gorman and Whitcroft 2006, "The What, The Why
+//! and the Where To of Anti-Fragmentation"). Linux groups by mobility alone and calls it the
+//! migrate type. An area with all frames free has no placement.
 //!
-//! A request searches areas of its own placement, then empty areas, then the other placements: first those of the same
-//! mobility, then the rest, each from the smallest order group up.
+//! A request searches areas of its own placement, then empty areas, then the other placements:
+//! first those of the same mobility, then the rest, each from the smallest order group up.
 
 use core::ops::Range;
 
 use page_frame::sync;
-
-use crate::bits::AREA_FRAMES;
 
 /// Whether the content of a block can be moved or dropped when its area is wanted whole.
 ///
@@ -22,7 +21,8 @@ use crate::bits::AREA_FRAMES;
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mobility {
-    /// The content stays at its address until it is freed, like a kernel object that is reached by pointer.
+    /// The content stays at its address until it is freed, like a kernel object that is reached by
+    /// pointer.
     #[default]
     Unmovable,
     /// The content can be dropped on demand, like a cache of data that can be read again.
@@ -42,13 +42,6 @@ pub(crate) const ORDER_GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
 const MOBILITIES: usize = if sync::MODELLED { 1 } else { 3 };
 /// Number of placements. One under loom.
 pub(crate) const PLACEMENTS: usize = ORDER_GROUPS * MOBILITIES;
-/// Degrees of fullness of areas with a placement, fullest first.
-const DEGREES: usize = 3;
-/// Number of hint maps of a section: one for each placement and degree of fullness, and one for empty areas.
-pub(crate) const HINT_MAPS: usize = PLACEMENTS * DEGREES + 1;
-/// The hint map of areas with all frames free.
-pub(crate) const EMPTY_AREAS: usize = HINT_MAPS - 1;
-
 /// Which blocks an area is used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Placement(u8);
@@ -66,12 +59,6 @@ impl Placement {
     pub(crate) fn from_index(index: usize) -> Self {
         debug_assert!(index < PLACEMENTS);
         Self(index as u8)
-    }
-
-    /// Returns the placement that hint map `map` belongs to. [`EMPTY_AREAS`] belongs to no placement.
-    #[inline]
-    pub(super) fn of_map(map: usize) -> Self {
-        Self::from_index(map / DEGREES)
     }
 
     #[inline]
@@ -100,40 +87,6 @@ impl Placement {
         };
         of(true).chain(of(false)).map(Self::from_index).filter(move |other| *other != self)
     }
-
-    /// Returns the hint maps of this placement whose areas may have room for `order`, fullest first.
-    #[inline]
-    pub(super) fn maps(self, order: u32) -> Range<usize> {
-        let first = self.index() * DEGREES;
-        first + degree_with_room(order)..first + DEGREES
-    }
-}
-
-/// Returns the hint map for an area of `placement` with `free` free frames, or `None` when the area is full.
-#[inline]
-pub(super) fn map_for(placement: Placement, free: usize) -> Option<usize> {
-    let degree = match free {
-        0 => return None,
-        AREA_FRAMES => return Some(EMPTY_AREAS),
-        free if free >= AREA_FRAMES / 2 => 2,
-        free if free >= AREA_FRAMES / 8 => 1,
-        _ => 0,
-    };
-    Some(placement.index() * DEGREES + degree)
-}
-
-/// Returns whether a search that begins with `map` sees all hint maps of its placement.
-pub(super) fn begins_placement(map: usize) -> bool {
-    map == EMPTY_AREAS || map % DEGREES == 0
-}
-
-/// Returns the fullest degree at which `2^order` frames can still be free.
-fn degree_with_room(order: u32) -> usize {
-    match 1 << order {
-        frames if frames >= AREA_FRAMES / 2 => 2,
-        frames if frames >= AREA_FRAMES / 8 => 1,
-        _ => 0,
-    }
 }
 
 #[cfg(test)]
@@ -150,17 +103,6 @@ mod tests {
                 .iter()
                 .take_while(|other| other.index() / ORDER_GROUPS == index / ORDER_GROUPS);
             assert_eq!(same.count(), ORDER_GROUPS - 1);
-        }
-    }
-
-    #[test]
-    fn an_area_with_room_for_an_order_is_in_a_map_that_is_searched_for_that_order() {
-        for order in 0..crate::bits::AREA_ORDER {
-            let placement = Placement::of(order, Mobility::Movable);
-            for free in 1 << order..AREA_FRAMES {
-                let map = map_for(placement, free).expect("not full");
-                assert!(placement.maps(order).contains(&map), "{free} free for order {order}");
-            }
         }
     }
 

@@ -1,19 +1,21 @@
 //! Searches by hints: which area a block is taken from.
 //!
 //! # Policy
-//! The lowest section with a hint, in it the fullest degree, in that the lowest area. A request searches areas of its own
-//! placement, then empty areas, then both again from the lowest section on, then the other placements (`placement.rs`).
+//! The lowest section with a hint, in it the fullest degree, in that the lowest area. A request
+//! searches areas of its own placement, then empty areas, then both again from the lowest section
+//! on, then the other placements (`placement.rs`).
 //!
 //! # Costs
-//! Each of these steps looks at no more than [`MAX_MISSES`] areas without a fitting run, and reads at most three cache lines
-//! of hints in each section. The pass without hints (`claim.rs`) finds the blocks that a search misses.
+//! Each of these steps looks at no more than [`MAX_MISSES`] areas without a fitting run, and reads
+//! at most three cache lines of hints in each section. The pass without hints (`claim.rs`) finds
+//! the blocks that a search misses.
 
 use core::ops::Range;
 
 use page_frame::{FrameNumber, Order};
 
-use crate::bitmap::hints::HINT_WORDS;
-use crate::bitmap::placement::{EMPTY_AREAS, Mobility, Placement, begins_placement};
+use crate::bitmap::hints::{EMPTY_AREAS, HINT_WORDS, begins_placement, maps_with_room};
+use crate::bitmap::placement::{Mobility, Placement};
 use crate::bitmap::section::Section;
 use crate::bitmap::{Bitmap, frame};
 use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS, WORD_ORDER, free_runs, lowest, set_bits};
@@ -91,8 +93,8 @@ impl<'m> Bitmap<'m> {
         Some(frame(found.base, found.area, 0))
     }
 
-    /// Takes a block of `order`, above the area's, whose areas are all hinted as empty and lie in one word of hints. Gives up
-    /// after [`MAX_MISSES`] groups of areas that were not empty.
+    /// Takes a block of `order`, above the area's, whose areas are all hinted as empty and lie in
+    /// one word of hints. Gives up after [`MAX_MISSES`] groups of areas that were not empty.
     fn claim_several_hinted(&self, order: u32) -> Option<FrameNumber> {
         let larger = order - AREA_ORDER;
         if larger >= WORD_ORDER {
@@ -117,7 +119,8 @@ impl<'m> Bitmap<'m> {
         found
     }
 
-    /// Takes all free frames of the best word for single frames; returns its first frame, and the frames as bits.
+    /// Takes all free frames of the best word for single frames; returns its first frame, and the
+    /// frames as bits.
     pub(crate) fn take_word(&self, mobility: Mobility) -> Option<(FrameNumber, usize)> {
         let placement = self.placement_for(0, mobility);
         let found = self.search_all(0, placement, |section, area, map| {
@@ -132,8 +135,8 @@ impl<'m> Bitmap<'m> {
         Some((frame(found.base, found.area, word * WORD_BITS), frames))
     }
 
-    /// Makes the caller's CPU slot the owner of an area with a free block of `order`, below a word's; returns the area's first
-    /// frame.
+    /// Makes the caller's CPU slot the owner of an area with a free block of `order`, below a
+    /// word's; returns the area's first frame.
     pub(crate) fn acquire(&self, order: u32, mobility: Mobility) -> Option<FrameNumber> {
         debug_assert!(order < WORD_ORDER);
         let placement = self.placement_for(order, mobility);
@@ -148,8 +151,9 @@ impl<'m> Bitmap<'m> {
         Some(frame(found.base, found.area, 0))
     }
 
-    /// Claims up to `frames.len()` areas whose hints lie in one word, and writes their first frames to `frames`; returns the
-    /// number of claimed areas. Gives up after [`MAX_MISSES`] words of which no area could be claimed.
+    /// Claims up to `frames.len()` areas whose hints lie in one word, and writes their first frames
+    /// to `frames`; returns the number of claimed areas. Gives up after [`MAX_MISSES`] words of
+    /// which no area could be claimed.
     pub(crate) fn claim_batch(&self, frames: &mut [usize]) -> usize {
         let mut claim = |hinted: HintedWord<'_, 'm>, misses: &mut usize| {
             let areas = lowest(hinted.areas, frames.len());
@@ -181,7 +185,7 @@ impl<'m> Bitmap<'m> {
         mut take: impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
     ) -> Option<Found<R>> {
         for from_lowest in [false, true] {
-            for maps in [placement.maps(order), EMPTY_AREAS..EMPTY_AREAS + 1] {
+            for maps in [maps_with_room(placement, order), EMPTY_AREAS..EMPTY_AREAS + 1] {
                 if let Some(found) = self.search(maps, from_lowest, &mut take) {
                     return Some(found);
                 }
@@ -190,7 +194,7 @@ impl<'m> Bitmap<'m> {
         placement
             .others()
             .take_while(|_| self.has_placements)
-            .find_map(|other| self.search(other.maps(order), true, &mut take))
+            .find_map(|other| self.search(maps_with_room(other, order), true, &mut take))
     }
 
     /// Calls `take` with areas hinted in `maps`, all of one placement, until it returns a value.
@@ -215,7 +219,8 @@ impl<'m> Bitmap<'m> {
         })
     }
 
-    /// Scans `maps`, all of one placement, from the bound of the placement on, or from the lowest section.
+    /// Scans `maps`, all of one placement, from the bound of the placement on, or from the lowest
+    /// section.
     #[inline]
     fn scan_from_bound<R>(
         &self,
@@ -233,9 +238,9 @@ impl<'m> Bitmap<'m> {
         found
     }
 
-    /// Calls `visit` with each word of `maps` that has a hint, in the sections from index `start` on, and with a counter of
-    /// misses. Ends when `visit` returns a value or the counter reaches [`MAX_MISSES`]. Returns that value, and the index of
-    /// the first section with a hint.
+    /// Calls `visit` with each word of `maps` that has a hint, in the sections from index `start`
+    /// on, and with a counter of misses. Ends when `visit` returns a value or the counter reaches
+    /// [`MAX_MISSES`]. Returns that value, and the index of the first section with a hint.
     #[inline]
     fn scan<R>(
         &self,

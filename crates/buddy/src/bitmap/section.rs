@@ -1,40 +1,47 @@
 //! A section: 1 GiB of areas with their entries and hints.
 //!
 //! # Concepts
-//! The **entry** of an area (`entry.rs`) says who may use it: it is open to all CPUs, owned by a CPU slot, being claimed
-//! whole, or allocated whole. Ownership is affinity, not a right: searches skip owned areas, but a request that finds
-//! nothing else takes from them too.
+//! The **entry** of an area (`entry.rs`) says who may use it: it is open to all CPUs, owned by a
+//! CPU slot, being claimed whole, or allocated whole. Ownership is affinity, not a right: searches
+//! skip owned areas, but a request that finds nothing else takes from them too.
 //!
 //! # Invariants
-//! - I1: an area whose entry is whole belongs to one block. Its bits are clear, except for strays about to be undone.
-//! - I2: an open area with a free frame has a hint, or a call is between freeing the frame and publishing. Hints may be
-//!   stale or double, never missing: every path to an open entry ends in [`publish`](Section::publish) or in
-//!   [`open_empty`](Section::open_empty), and so does the free that first makes room in a full word.
-//! - I3: only the holder of the CPU slot that owns an area changes its entry from owned to another state.
+//! - I1: an area whose entry is whole belongs to one block. Its bits are clear, except for strays
+//!   about to be undone.
+//! - I2: an open area with a free frame has a hint, or a call is between freeing the frame and
+//!   publishing. Hints may be stale or double, never missing: every path to an open entry ends in
+//!   [`publish`](Section::publish) or in [`open_empty`](Section::open_empty), and so does the free
+//!   that first makes room in a full word.
+//! - I3: only the holder of the CPU slot that owns an area changes its entry from owned to another
+//!   state.
 //!
 //! # Concurrency
-//! Two pairs of locations need one order. All accesses named here are SeqCst, so there is one order of all of them:
-//! - claim: store the entry as claiming, load the bits; taker: set bits, load the entry again (the **second look**). One of
-//!   the two sees the other and undoes. The owner of an area needs no second look: owned areas are never claimed.
-//! - hints: free bits, load entry and hint; searcher: clear the hint, sum the bits; owner: open the entry, sum the bits. One
-//!   of the two sets the hint again.
+//! Two pairs of locations need one order. All accesses named here are SeqCst, so there is one order
+//! of all of them:
+//! - claim: store the entry as claiming, load the bits; taker: set bits, load the entry again (the
+//!   **second look**). One of the two sees the other and undoes. The owner of an area needs no
+//!   second look: owned areas are never claimed.
+//! - hints: free bits, load entry and hint; searcher: clear the hint, sum the bits; owner: open the
+//!   entry, sum the bits. One of the two sets the hint again.
 //!
-//! Between the two accesses of each side stands `model_fence`, for loom. Outside loom there is no fence: what changes bits,
-//! entry or hint is a read-modify-write or a SeqCst store, and no machine lets a SeqCst load pass those.
+//! Between the two accesses of each side stands `model_fence`, for loom. Outside loom there is no
+//! fence: what changes bits, entry or hint is a read-modify-write or a SeqCst store, and no machine
+//! lets a SeqCst load pass those.
 
 use page_frame::sync::{self, AtomicUsize, Lock, Ordering, model_fence, prefetch};
 
 use crate::bitmap::area::{Freed, Line};
 use crate::bitmap::entry::{Entries, Entry};
-use crate::bitmap::hints::{HintMaps, Hints};
-use crate::bitmap::placement::{EMPTY_AREAS, Mobility, Placement, map_for};
+use crate::bitmap::hints::{EMPTY_AREAS, HintMaps, Hints, map_for};
+use crate::bitmap::placement::{Mobility, Placement};
 use crate::bits::{AREA_FRAMES, AREA_WORDS, SECTION_AREAS, set_bits};
 
 /// Maximum number of areas that one claim of several areas takes: 16 MiB.
 pub(crate) const MAX_CLAIM_BATCH: usize = 8;
 /// Maximum number of free frames of a dense area: those of the fullest degree.
 const MAX_FREE_IF_DENSE: usize = AREA_FRAMES / 8;
-/// Maximum number of exchanges of an entry that stays open: its placement or density may change meanwhile.
+/// Maximum number of exchanges of an entry that stays open: its placement or density may change
+/// meanwhile.
 const CLAIM_RETRIES: usize = if sync::MODELLED { 2 } else { 4 };
 
 /// The lines of a section.
@@ -48,8 +55,8 @@ pub(crate) struct Section<'m> {
     pub(super) hints: Hints<'m>,
     /// Locked, only by trying, by a claim of several areas for one block.
     pub(super) claims: Lock<()>,
-    /// Counts takes that were undone. A search that saw no free frame compares it before and after, to find out whether
-    /// some frames were only taken for a moment.
+    /// Counts takes that were undone. A search that saw no free frame compares it before and after,
+    /// to find out whether some frames were only taken for a moment.
     pub(super) undos: AtomicUsize,
 }
 
@@ -60,7 +67,8 @@ impl<'m> Section<'m> {
         Self { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
     }
 
-    /// Returns the addresses of lines, entries and hints that a section of this size needs, in bytes.
+    /// Returns the addresses of lines, entries and hints that a section of this size needs, in
+    /// bytes.
     pub(crate) const fn part_bytes() -> [usize; 3] {
         [size_of::<Lines>(), size_of::<Entries>(), size_of::<HintMaps>()]
     }
@@ -68,7 +76,8 @@ impl<'m> Section<'m> {
 
 /// Taking from an area that is open or owned: the second look follows each take.
 impl Section<'_> {
-    /// Takes a block of `order` (below an area's) from area `area`; returns its first frame in the area.
+    /// Takes a block of `order` (below an area's) from area `area`; returns its first frame in the
+    /// area.
     pub(super) fn take(&self, area: usize, order: u32) -> Option<usize> {
         if !self.allows_takes(area) {
             return None;
@@ -81,7 +90,8 @@ impl Section<'_> {
         })
     }
 
-    /// Takes all free frames of one word of `area`; returns the word's index and the frames as bits.
+    /// Takes all free frames of one word of `area`; returns the word's index and the frames as
+    /// bits.
     pub(super) fn take_word(&self, area: usize) -> Option<(usize, usize)> {
         if !self.allows_takes(area) {
             return None;
@@ -110,14 +120,16 @@ impl Section<'_> {
         kept
     }
 
-    /// Counts an undo, after bits that were set by mistake were cleared again, and publishes the area.
+    /// Counts an undo, after bits that were set by mistake were cleared again, and publishes the
+    /// area.
     pub(super) fn finish_undo(&self, area: usize) {
         // Relaxed: the fence in `publish` orders it after the bits.
         self.undos.fetch_add(1, Ordering::Relaxed);
         self.publish(area);
     }
 
-    /// The second look: returns whether the caller keeps the frames that it has just taken from `area`.
+    /// The second look: returns whether the caller keeps the frames that it has just taken from
+    /// `area`.
     #[inline]
     fn second_look(&self, area: usize) -> bool {
         // Our bits before our load of the entry; pairs with the fence in `claim`.
@@ -128,7 +140,8 @@ impl Section<'_> {
 
 /// Owning an area, and claiming it whole.
 impl Section<'_> {
-    /// Makes the caller's CPU slot the owner of `area`, for blocks of `placement`, if the area is open.
+    /// Makes the caller's CPU slot the owner of `area`, for blocks of `placement`, if the area is
+    /// open.
     pub(super) fn acquire(&self, area: usize, placement: Placement) -> bool {
         // Relaxed: the exchange decides.
         let entry = self.entries.load(area, Ordering::Relaxed);
@@ -144,7 +157,8 @@ impl Section<'_> {
 
     /// Sets the placement of `area`, which had none.
     pub(super) fn set_placement(&self, area: usize, placement: Placement) {
-        // Relaxed, both: the placement is advice for the next search. If the entry changed meanwhile, the later change wins.
+        // Relaxed, both: the placement is advice for the next search. If the entry changed
+        // meanwhile, the later change wins.
         let entry = self.entries.load(area, Ordering::Relaxed);
         if entry.is_open() {
             _ = self.entries.exchange(area, entry, Entry::open(placement), Ordering::Relaxed);
@@ -162,7 +176,8 @@ impl Section<'_> {
         self.end_claim(area)
     }
 
-    /// Claims those of `areas`, a bit for each from `first` on, of which all frames are free; returns them as bits.
+    /// Claims those of `areas`, a bit for each from `first` on, of which all frames are free;
+    /// returns them as bits.
     pub(super) fn claim_each(&self, first: usize, areas: usize) -> usize {
         let begun = filter_bits(areas, |area| {
             // The next batch probably follows this one, so its lines are fetched early.
@@ -196,7 +211,8 @@ impl Section<'_> {
     #[inline]
     fn end_claim(&self, area: usize) -> bool {
         if self.lines[area].is_clear() {
-            // Release: only our own accesses follow it. Relaxed would do, and Release costs nothing.
+            // Release: only our own accesses follow it. Relaxed would do, and Release costs
+            // nothing.
             self.entries.store(area, Entry::WHOLE, Ordering::Release);
             return true;
         }
@@ -205,9 +221,11 @@ impl Section<'_> {
         false
     }
 
-    /// Turns a whole area into an open area with every frame taken, so that parts of it can be freed; returns whether it did.
+    /// Turns a whole area into an open area with every frame taken, so that parts of it can be
+    /// freed; returns whether it did.
     ///
-    /// Stray bits of other takers may prevent it. They are cleared soon, and the call retries a bounded number of times.
+    /// Stray bits of other takers may prevent it. They are cleared soon, and the call retries a
+    /// bounded number of times.
     pub(super) fn split_whole(&self, area: usize) -> bool {
         let split = self.lines[area].take_all();
         if split {
@@ -229,8 +247,9 @@ impl Section<'_> {
 
     /// Opens an area that was whole, with all frames free.
     ///
-    /// The bits need no look: the undo of a stray bit publishes the area again. The hint needs no fence: this call sets the
-    /// hint even if it is set already, so a later clear of it has read from this store and sees the open entry.
+    /// The bits need no look: the undo of a stray bit publishes the area again. The hint needs no
+    /// fence: this call sets the hint even if it is set already, so a later clear of it has read
+    /// from this store and sees the open entry.
     #[inline]
     pub(super) fn open_empty(&self, area: usize) {
         // Release: as in `open_as`.
@@ -263,8 +282,8 @@ impl Section<'_> {
     fn update_hint(&self, area: usize, freed: Freed) -> Freed {
         let is_notable = match freed {
             Freed::Notable => true,
-            // No fence: two frees that empty the last two words at once may both miss it. The area then keeps its hint,
-            // as an area with frames in use.
+            // No fence: two frees that empty the last two words at once may both miss it. The area
+            // then keeps its hint, as an area with frames in use.
             Freed::Emptied => self.lines[area].is_clear(),
             Freed::Already | Freed::Quiet => false,
         };
@@ -274,9 +293,11 @@ impl Section<'_> {
         freed
     }
 
-    /// Sets the hint for `area`, if it is open and has a free frame; returns how many free frames were seen.
+    /// Sets the hint for `area`, if it is open and has a free frame; returns how many free frames
+    /// were seen.
     pub(crate) fn publish(&self, area: usize) -> usize {
-        // Our change of bits, entry or hint before our loads here; pairs with itself and with the fence in `claim`.
+        // Our change of bits, entry or hint before our loads here; pairs with itself and with the
+        // fence in `claim`.
         model_fence();
         // SeqCst: after our change.
         let entry = self.entries.load(area, Ordering::SeqCst);
@@ -334,7 +355,8 @@ impl Section<'_> {
         self.entries.load(area, Ordering::Relaxed).is_owned()
     }
 
-    /// Returns whether all of `area` belongs to one block. While the caller owns a frame in it, the answer does not change.
+    /// Returns whether all of `area` belongs to one block. While the caller owns a frame in it, the
+    /// answer does not change.
     #[inline]
     pub(super) fn is_whole(&self, area: usize) -> bool {
         self.entries.load(area, Ordering::Acquire).is_whole()
@@ -357,7 +379,8 @@ impl Section<'_> {
         if self.is_whole(area) { [usize::MAX; AREA_WORDS] } else { self.lines[area].load() }
     }
 
-    /// Returns the invariant of the crate that `area` breaks, while no other call is inside the allocator.
+    /// Returns the invariant of the crate that `area` breaks, while no other call is inside the
+    /// allocator.
     pub(crate) fn violated_invariant(&self, area: usize) -> Option<&'static str> {
         let entry = self.entries.load(area, Ordering::Acquire);
         let bits = self.lines[area].load();

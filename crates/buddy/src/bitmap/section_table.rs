@@ -1,14 +1,16 @@
-//! The table of sections, to which sections can be added at run time, and the ranges of frames that exist.
+//! The table of sections, to which sections can be added at run time, and the ranges of frames that
+//! exist.
 //!
 //! # Concepts
-//! A section without frames costs its **cell** in the table and nothing else. A section that is **added** at run time brings
-//! its own metadata, and one range of frames. Sections that exist from the start share the allocator's metadata and its
-//! list of ranges.
+//! A section without frames costs its **cell** in the table and nothing else. A section that is
+//! **added** at run time brings its own metadata, and one range of frames. Sections that exist from
+//! the start share the allocator's metadata and its list of ranges.
 //!
 //! # Concurrency
-//! To add a section, the caller builds it where no other CPU sees it, writes its range, and stores the pointer (Release). A
-//! load of the pointer (Acquire) sees all of that. A section is **removed** only while no other call is inside the
-//! allocator: readers hold plain references, and counting them would cost every request.
+//! To add a section, the caller builds it where no other CPU sees it, writes its range, and stores
+//! the pointer (Release). A load of the pointer (Acquire) sees all of that. A section is
+//! **removed** only while no other call is inside the allocator: readers hold plain references, and
+//! counting them would cost every request.
 
 use core::marker::PhantomData;
 
@@ -26,8 +28,9 @@ pub(crate) struct SectionCell<'m> {
     /// The frames of a section that was added; empty for a section from the start.
     added_start: AtomicUsize,
     added_end: AtomicUsize,
-    /// A cell may be sent and shared where references to sections may be. `'m` is invariant by the pointer above: with a
-    /// shorter lifetime `put` could store a section that is dropped before the table.
+    /// A cell may be sent and shared where references to sections may be. `'m` is invariant by the
+    /// pointer above: with a shorter lifetime `put` could store a section that is dropped before
+    /// the table.
     sections_are_shared: PhantomData<&'m Section<'m>>,
 }
 
@@ -49,12 +52,13 @@ impl<'m> SectionCell<'m> {
     pub(crate) fn get(&self) -> Option<&'m Section<'m>> {
         // Acquire: pairs with the Release in `put`; sees the section as it was built.
         let section = self.section.load(Ordering::Acquire);
-        // SAFETY: `new`, `put` and `take` store null, or a reference that lives until `take` and is never written through.
-        // By clause 1 of `take`, no reference from here is used after it.
+        // SAFETY: `new`, `put` and `take` store null, or a reference that lives until `take` and is
+        // never written through. By clause 1 of `take`, no reference from here is used after it.
         unsafe { section.as_ref() }
     }
 
-    /// Puts a section with the frames of `range` into an empty cell. The caller holds the table's lock.
+    /// Puts a section with the frames of `range` into an empty cell. The caller holds the table's
+    /// lock.
     pub(crate) fn put(&self, section: &'m Section<'m>, range: FrameRange) {
         // Relaxed: published by the store of the pointer.
         self.added_start.store(range.start.get(), Ordering::Relaxed);
@@ -63,10 +67,12 @@ impl<'m> SectionCell<'m> {
         self.section.store(core::ptr::from_ref(section).cast_mut(), Ordering::Release);
     }
 
-    /// Empties the cell of a section that was added; returns its frames. The section's metadata is unused from then on.
+    /// Empties the cell of a section that was added; returns its frames. The section's metadata is
+    /// unused from then on.
     ///
     /// # Safety
-    /// 1. No reference from `get` exists, and none is made before this returns. All later calls happen after this call.
+    /// 1. No reference from `get` exists, and none is made before this returns. All later calls
+    ///    happen after this call.
     pub(crate) unsafe fn take(&self) -> Option<FrameRange> {
         let range = self.added()?;
         // Relaxed: clause 1 orders it for all other CPUs.
@@ -117,7 +123,8 @@ impl<'m> SectionTable<'m> {
         Self { first, cells, from_start, span, adding: Lock::new(()) }
     }
 
-    /// Returns the range from the first frame to the last that may ever exist, holes and room included.
+    /// Returns the range from the first frame to the last that may ever exist, holes and room
+    /// included.
     #[inline]
     pub(crate) fn span(&self) -> FrameRange {
         self.span
@@ -128,7 +135,8 @@ impl<'m> SectionTable<'m> {
         self.cells.len()
     }
 
-    /// Iterates over the sections from cell `first` on: the index of each, its first frame, and itself.
+    /// Iterates over the sections from cell `first` on: the index of each, its first frame, and
+    /// itself.
     pub(super) fn sections_from(
         &self,
         first: usize,
@@ -157,7 +165,8 @@ impl<'m> SectionTable<'m> {
         self.cells.get(self.index(frame))
     }
 
-    /// Returns the index of the cell of the section that `frame` lies in. It is out of range for frames outside the span.
+    /// Returns the index of the cell of the section that `frame` lies in. It is out of range for
+    /// frames outside the span.
     #[inline]
     pub(crate) fn index(&self, frame: FrameNumber) -> usize {
         section_number(frame).wrapping_sub(self.first)

@@ -1,4 +1,5 @@
-//! Building an allocator in one piece of zeroed memory. The plan computes the layout, and the same plan carves the memory.
+//! Building an allocator in one piece of zeroed memory. The plan computes the layout, and the same
+//! plan carves the memory.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -31,15 +32,16 @@ pub(crate) struct Carved<'m> {
     pub(crate) counts: &'m [CachedCount],
 }
 
-/// Builds the parts of an allocator of the frames in `ranges`, with room for the frames in `room`, and `slots` CPU slots.
-/// `map_start` returns the address at which the page map has a frame, and is called with the first frame of the span.
+/// Builds the parts of an allocator of the frames in `ranges`, with room for the frames in `room`,
+/// and `slots` CPU slots. `map_start` returns the address at which the page map has a frame, and is
+/// called with the first frame of the span.
 ///
 /// # Errors
 /// [`BuildError`] as for [`Plan::new`], and [`BuildError::MetadataTooSmall`].
 ///
 /// # Safety
-/// 1. The pointer that `map_start` returns is page-aligned. All code that gets pointers from the map may use them for the
-///    memory behind the frames of the span.
+/// 1. The pointer that `map_start` returns is page-aligned. All code that gets pointers from the
+///    map may use them for the memory behind the frames of the span.
 pub(crate) unsafe fn build<'m>(
     metadata: ZeroedMemory<'m>,
     ranges: &[FrameRange],
@@ -53,8 +55,9 @@ pub(crate) unsafe fn build<'m>(
         return Err(BuildError::MetadataTooSmall { needed, given: metadata.bytes() });
     }
     let map_start = map_start(plan.span.start);
-    // SAFETY: clause 1: `ZeroedMemory` is zero, aligned to 64 and ours during `'m`, and large enough, as was checked above.
-    // Clause 2: the plan was made of these ranges. Clause 3: clause 1 of this function.
+    // SAFETY: clause 1: `ZeroedMemory` is zero, aligned to 64 and ours during `'m`, and large
+    // enough, as was checked above. Clause 2: the plan was made of these ranges. Clause 3: clause 1
+    // of this function.
     Ok(unsafe { plan.carve(metadata.start(), ranges, map_start) })
 }
 
@@ -81,7 +84,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Plans the metadata of `ranges` (ascending, apart, not empty), of `room` for more frames, and of `slots` CPU slots.
+    /// Plans the metadata of `ranges` (ascending, apart, not empty), of `room` for more frames, and
+    /// of `slots` CPU slots.
     ///
     /// # Errors
     /// [`BuildError::NoFrames`], [`BuildError::Unordered`] or [`BuildError::TooLarge`].
@@ -165,10 +169,11 @@ impl Plan {
     /// Builds everything in `metadata`.
     ///
     /// # Safety
-    /// 1. `metadata` is valid for reads and writes of [`layout`](Self::layout) during `'m`, zero, and used by no other code.
+    /// 1. `metadata` is valid for reads and writes of [`layout`](Self::layout) during `'m`, zero,
+    ///    and used by no other code.
     /// 2. `ranges` are the ranges that were planned.
-    /// 3. `map_start` is page-aligned. All code that gets pointers from the map may use them for the memory behind the span's
-    ///    frames.
+    /// 3. `map_start` is page-aligned. All code that gets pointers from the map may use them for
+    ///    the memory behind the span's frames.
     unsafe fn carve<'m>(
         &self,
         metadata: NonNull<u8>,
@@ -221,7 +226,8 @@ impl Plan {
         }
     }
 
-    /// Makes the section with `index` in the table, in the metadata of the `number`th present section.
+    /// Makes the section with `index` in the table, in the metadata of the `number`th present
+    /// section.
     ///
     /// # Safety
     /// 1. Clause 1 of [`carve`](Self::carve), and `number` is below the number of planned sections.
@@ -236,7 +242,8 @@ impl Plan {
         let lines = self.lines_at + number * line_bytes;
         let entries = self.entries_at + number * entry_bytes;
         let hints = self.hints_at + number * hint_bytes;
-        // SAFETY: clause 1: the plan has room for each part of this section, aligned like every part.
+        // SAFETY: clause 1: the plan has room for each part of this section, aligned like every
+        // part.
         unsafe { section::section(metadata, [lines, entries, hints], bounds, index) }
     }
 }

@@ -8,8 +8,8 @@ use page_frame::sync::{array_in, slice_in};
 use crate::bitmap::hints::{Bounds, Hints};
 use crate::bitmap::section::Section;
 
-/// Returns size and alignment of the metadata of a section that is added at run time: the section itself, then its lines,
-/// entries and hints.
+/// Returns size and alignment of the metadata of a section that is added at run time: the section
+/// itself, then its lines, entries and hints.
 pub(crate) fn section_layout() -> Layout {
     let [_, _, hint_bytes] = Section::part_bytes();
     Layout::from_size_align(added_at()[2] + hint_bytes, 64).expect("some tens of KiB")
@@ -26,7 +26,8 @@ fn added_at() -> [usize; 3] {
 /// Makes a section in its own metadata, all of its frames free and none published.
 ///
 /// # Safety
-/// 1. `metadata` is valid for reads and writes of [`section_layout`] during `'m`, zero, and used by no other code.
+/// 1. `metadata` is valid for reads and writes of [`section_layout`] during `'m`, zero, and used by
+///    no other code.
 pub(crate) unsafe fn added_section<'m>(
     metadata: NonNull<u8>,
     bounds: &'m Bounds,
@@ -42,8 +43,8 @@ pub(crate) unsafe fn added_section<'m>(
 /// Makes the section with `index`, with lines, entries and hints at the offsets `at` of `metadata`.
 ///
 /// # Safety
-/// 1. At each offset `metadata` is valid, for reads and writes during `'m`, of the bytes of that part
-///    ([`Section::part_bytes`]), aligned to 64, zero, and used by no other code.
+/// 1. At each offset `metadata` is valid, for reads and writes during `'m`, of the bytes of that
+///    part ([`Section::part_bytes`]), aligned to 64, zero, and used by no other code.
 pub(super) unsafe fn section<'m>(
     metadata: NonNull<u8>,
     at: [usize; 3],
@@ -64,7 +65,8 @@ pub(super) unsafe fn section<'m>(
 /// Writes `count` values at `memory` and returns them.
 ///
 /// # Safety
-/// 1. `memory` is aligned for `T`, valid for writes of `count` values during `'m`, and used by no other code.
+/// 1. `memory` is aligned for `T`, valid for writes of `count` values during `'m`, and used by no
+///    other code.
 pub(super) unsafe fn fill<'m, T>(
     memory: NonNull<u8>,
     count: usize,

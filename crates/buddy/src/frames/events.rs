@@ -1,4 +1,5 @@
-//! The events of the trace: what a buddy with lists would have done for a change of bits, computed after the change.
+//! The events of the trace: what a buddy with lists would have done for a change of bits, computed
+//! after the change.
 
 use page_frame::{FrameNumber, FrameRange, Order};
 
@@ -22,7 +23,8 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Calls the trace for the frames of `range`, which were freed as the fewest blocks, lowest first.
+    /// Calls the trace for the frames of `range`, which were freed as the fewest blocks, lowest
+    /// first.
     #[inline]
     pub(crate) fn trace_free_range(&self, range: FrameRange) {
         if T::IS_ENABLED {
@@ -39,7 +41,8 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Calls the trace for the frames set in `frames` of the word at `word`, which a CPU slot gets in `pieces` blocks.
+    /// Calls the trace for the frames set in `frames` of the word at `word`, which a CPU slot gets
+    /// in `pieces` blocks.
     #[inline]
     pub(super) fn trace_take_word(&self, word: FrameNumber, frames: usize, pieces: usize) {
         if T::IS_ENABLED {
@@ -55,7 +58,8 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Calls the trace for the frames set in `frames` of the word at `word`, which were freed in `pieces` blocks.
+    /// Calls the trace for the frames set in `frames` of the word at `word`, which were freed in
+    /// `pieces` blocks.
     #[inline]
     pub(super) fn trace_free_word(&self, word: FrameNumber, frames: usize, pieces: usize) {
         if T::IS_ENABLED {
@@ -75,8 +79,9 @@ impl<T: Trace> Frames<'_, T> {
         self.levels_around(word, order, |_| true)
     }
 
-    /// Returns by how many orders the canonical block around the block of `order` at `start` is larger than it. The block itself
-    /// counts as free, and of its buddies only those for which `was_free` returns true.
+    /// Returns by how many orders the canonical block around the block of `order` at `start` is
+    /// larger than it. The block itself counts as free, and of its buddies only those for which
+    /// `was_free` returns true.
     fn levels_around(
         &self,
         mut start: FrameNumber,

@@ -1,9 +1,10 @@
-//! The frames that all CPUs share: the bitmap with the tags, the deferred frees, the trace and the fault hook.
+//! The frames that all CPUs share: the bitmap with the tags, the deferred frees, the trace and the
+//! fault hook.
 //!
 //! # Concepts
-//! Every operation here changes bits and then calls the trace. While the trace runs, a guard (`unwind.rs`) holds the frames
-//! that have no owner yet. `events.rs` computes the events, `reconcile.rs` handles the deferred frees, and `misuse.rs` says
-//! what is wrong with a free.
+//! Every operation here changes bits and then calls the trace. While the trace runs, a guard
+//! (`unwind.rs`) holds the frames that have no owner yet. `events.rs` computes the events,
+//! `reconcile.rs` handles the deferred frees, and `misuse.rs` says what is wrong with a free.
 
 use page_frame::{Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, panic_on_fault};
 
@@ -72,7 +73,8 @@ impl<'m, T> Frames<'m, T> {
         (self.fault_hook)(fault);
     }
 
-    /// Reports a double free that only the bits reveal: two CPUs freed one block at the same time, and both saw its tag.
+    /// Reports a double free that only the bits reveal: two CPUs freed one block at the same time,
+    /// and both saw its tag.
     #[cold]
     pub(crate) fn report_double_free(&self, frame: FrameNumber, order: Order) {
         let order = order.index();
@@ -96,7 +98,8 @@ impl<'m, T> Frames<'m, T> {
         FreeAllOnUnwind::new(&self.bitmap, &self.tags, order, blocks, allocated)
     }
 
-    /// Guards `blocks` of `order`, which are taken and in no CPU slot, against a panic of the trace or the fault hook.
+    /// Guards `blocks` of `order`, which are taken and in no CPU slot, against a panic of the trace
+    /// or the fault hook.
     #[inline(always)]
     pub(crate) fn rest_guard<'a>(
         &'a self,
@@ -118,7 +121,8 @@ impl<T: Trace> Frames<'_, T> {
         self.trace_taken(Some(taken.start), order)
     }
 
-    /// Takes the block that the textbook takes: the smallest free block that fits, and among those the lowest.
+    /// Takes the block that the textbook takes: the smallest free block that fits, and among those
+    /// the lowest.
     pub(crate) fn take_best_fit(&self, order: Order) -> Option<FrameNumber> {
         let fitting = blocks::free_blocks(&self.bitmap).filter(|(_, found)| *found >= order);
         let (frame, _) = fitting.min_by_key(|(_, found)| *found)?;
@@ -137,7 +141,8 @@ impl<T: Trace> Frames<'_, T> {
         self.trace_taken(self.bitmap.take_anywhere(order, is_busy), order)
     }
 
-    /// Takes exactly the block of `order` at `frame`; returns whether it existed and all of it was free.
+    /// Takes exactly the block of `order` at `frame`; returns whether it existed and all of it was
+    /// free.
     pub(crate) fn take_at(&self, frame: FrameNumber, order: Order) -> bool {
         // A look first: it writes nothing if the block is not free.
         let is_free = frame.is_aligned_to(order)
@@ -146,7 +151,8 @@ impl<T: Trace> Frames<'_, T> {
         self.trace_taken(is_free.then_some(frame), order).is_some()
     }
 
-    /// Takes exactly the frames of `range`, block by block; returns whether all of them were free. Otherwise none stays taken.
+    /// Takes exactly the frames of `range`, block by block; returns whether all of them were free.
+    /// Otherwise none stays taken.
     pub(crate) fn take_range(&self, range: FrameRange) -> bool {
         let mut taken = self.guard(FrameRange::new(range.start, range.start));
         for (part, frames) in area_parts(range) {
@@ -170,8 +176,8 @@ impl<T: Trace> Frames<'_, T> {
         true
     }
 
-    /// Calls the trace for the frames set in `frames` of the word at `word`, which are taken as `pieces` blocks for a CPU slot
-    /// that does not have them yet.
+    /// Calls the trace for the frames set in `frames` of the word at `word`, which are taken as
+    /// `pieces` blocks for a CPU slot that does not have them yet.
     #[inline]
     pub(crate) fn trace_word_for_slot(&self, word: FrameNumber, frames: usize, pieces: usize) {
         let guard = FreeWordOnUnwind::new(&self.bitmap, word, frames);
@@ -204,7 +210,8 @@ impl<T: Trace> Frames<'_, T> {
         freed
     }
 
-    /// Returns `blocks` of `order`, which a CPU slot held. If a hook or the trace panics, the rest is returned without calls.
+    /// Returns `blocks` of `order`, which a CPU slot held. If a hook or the trace panics, the rest
+    /// is returned without calls.
     pub(crate) fn return_blocks(&self, order: Order, blocks: &[usize]) {
         let mut guard = self.rest_guard(order, blocks);
         while let [first, others @ ..] = guard.rest {
@@ -222,7 +229,8 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Returns the frames that are set in `frames` of the word at `word`, blocks of `order` that a CPU slot held.
+    /// Returns the frames that are set in `frames` of the word at `word`, blocks of `order` that a
+    /// CPU slot held.
     #[inline(always)]
     pub(crate) fn return_word(&self, word: FrameNumber, frames: usize, order: Order) {
         let was_taken = self.bitmap.free_word(word, frames);
@@ -255,7 +263,8 @@ struct JoinedWord {
 }
 
 impl JoinedWord {
-    /// Joins those of the first `blocks`, of `order` below a word's, that lie in one word. There is at least one block.
+    /// Joins those of the first `blocks`, of `order` below a word's, that lie in one word. There is
+    /// at least one block.
     #[inline]
     fn first_of(order: Order, blocks: &[usize]) -> Self {
         let block = mask(0, order.get().into());

@@ -6,7 +6,8 @@ use crate::frames::Frames;
 use crate::trace::Trace;
 
 impl<T: Trace> Frames<'_, T> {
-    /// Defers the block of `order` at `frame`, whose tag is at `tag`, and reconciles its area if it is due.
+    /// Defers the block of `order` at `frame`, whose tag is at `tag`, and reconciles its area if it
+    /// is due.
     #[inline(never)]
     pub(crate) fn defer(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) {
         // SAFETY: clause 1: the frame has a tag, and the page map is that of the span.
@@ -16,7 +17,8 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Counts `frames` frames of the area of `frame` that were freed directly, and reconciles the area if it is due.
+    /// Counts `frames` frames of the area of `frame` that were freed directly, and reconciles the
+    /// area if it is due.
     #[inline]
     pub(super) fn count_direct_free(&self, frame: FrameNumber, frames: usize) {
         if self.deferred.count_direct_free(frame, frames) {
@@ -52,7 +54,8 @@ impl<T: Trace> Frames<'_, T> {
         frames
     }
 
-    /// Reconciles the area with index `area`, unless another call does; returns the number of frames that are free again.
+    /// Reconciles the area with index `area`, unless another call does; returns the number of
+    /// frames that are free again.
     #[cold]
     #[inline(never)]
     fn reconcile(&self, area: usize) -> usize {

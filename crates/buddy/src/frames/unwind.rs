@@ -1,9 +1,10 @@
 //! Guards that return frames to their areas while a panic of a trace or a fault hook unwinds.
 //!
 //! # Concepts
-//! Traces ([`Trace`](crate::Trace)) and fault hooks are safe code of the user, called in the middle of allocations and frees.
-//! When one of them panics, no caller receives the frames that the call had taken, so a guard returns them to their areas.
-//! The guards call no trace and no hook: a second panic would abort.
+//! Traces ([`Trace`](crate::Trace)) and fault hooks are safe code of the user, called in the middle
+//! of allocations and frees. When one of them panics, no caller receives the frames that the call
+//! had taken, so a guard returns them to their areas. The guards call no trace and no hook: a
+//! second panic would abort.
 //!
 //! # Costs
 //! Nothing without a panic: a guard is forgotten, and only the landing pad runs its destructor.
@@ -44,8 +45,8 @@ impl<'b, 'm> FreeOnUnwind<'b, 'm> {
 impl Drop for FreeOnUnwind<'_, '_> {
     #[cold]
     fn drop(&mut self) {
-        // `None` when a stray bit keeps an area from being split. Then the frames stay taken: they are lost, but no caller
-        // gets them.
+        // `None` when a stray bit keeps an area from being split. Then the frames stay taken: they
+        // are lost, but no caller gets them.
         _ = self.bitmap.free_range(self.range);
     }
 }
@@ -79,7 +80,8 @@ impl Drop for FreeWordOnUnwind<'_, '_> {
     }
 }
 
-/// Blocks that the current call has allocated in bulk. When it unwinds, its caller does not learn their number.
+/// Blocks that the current call has allocated in bulk. When it unwinds, its caller does not learn
+/// their number.
 pub(crate) struct FreeAllOnUnwind<'a, 'm> {
     bitmap: &'a Bitmap<'m>,
     tags: &'a Tags<'m>,
@@ -135,7 +137,8 @@ impl Drop for FreeAllOnUnwind<'_, '_> {
     }
 }
 
-/// Blocks whose bits are set and that no CPU slot holds: those of a slot that is drained, or of one that is filled.
+/// Blocks whose bits are set and that no CPU slot holds: those of a slot that is drained, or of one
+/// that is filled.
 pub(crate) struct FreeRestOnUnwind<'a, 'm> {
     pub(super) bitmap: &'a Bitmap<'m>,
     pub(super) order: Order,
@@ -146,7 +149,8 @@ pub(crate) struct FreeRestOnUnwind<'a, 'm> {
 impl Drop for FreeRestOnUnwind<'_, '_> {
     #[inline]
     fn drop(&mut self) {
-        // Empty unless a panic unwinds. A block that is free already is not reported: a panic is under way.
+        // Empty unless a panic unwinds. A block that is free already is not reported: a panic is
+        // under way.
         for start in self.rest {
             _ = self.bitmap.free_block(FrameNumber::new(*start), self.order);
         }

@@ -4,7 +4,8 @@
 //! A drain runs inside the slot, on its own CPU or on one that took it over, and takes no lock.
 //!
 //! # Costs
-//! One atomic operation for each word with returned frames; two where the word was full or the area is counted again.
+//! One atomic operation for each word with returned frames; two where the word was full or the area
+//! is counted again.
 
 use page_frame::{Cpu, FrameNumber, Order};
 
@@ -15,7 +16,8 @@ use crate::percpu::slot::{CpuSlot, MAX_CACHED_ORDER};
 use crate::trace::Trace;
 
 impl<C: Cpu> Caches<'_, C> {
-    /// Drains slots one by one, those of other CPUs by take-over, until `target` frames are returned; returns their number.
+    /// Drains slots one by one, those of other CPUs by take-over, until `target` frames are
+    /// returned; returns their number.
     ///
     /// Slots that a CPU is inside of are skipped.
     pub(crate) fn drain_until<T: Trace>(&self, frames: &Frames<'_, T>, target: usize) -> usize {

@@ -1,10 +1,12 @@
 //! The per-CPU caches: blocks that a CPU allocates and frees without an atomic read-modify-write.
 //!
 //! # Concepts
-//! - A hit enters the CPU's slot and pops or pushes one block. Nothing else happens, so hits need no stack frame.
-//! - A miss enters the slot too, refills it (`refill.rs`) or makes room in it (`drain.rs`), and counts what changed.
-//! - A call that finds the slot entered, because it runs in an interrupt or in a trace, works on the shared frames instead. So
-//!   it cannot block.
+//! - A hit enters the CPU's slot and pops or pushes one block. Nothing else happens, so hits need
+//!   no stack frame.
+//! - A miss enters the slot too, refills it (`refill.rs`) or makes room in it (`drain.rs`), and
+//!   counts what changed.
+//! - A call that finds the slot entered, because it runs in an interrupt or in a trace, works on
+//!   the shared frames instead. So it cannot block.
 //!
 //! # Costs
 //! A hit costs two loads and three stores. `refill.rs` and `drain.rs` say what a miss costs.
@@ -38,7 +40,8 @@ pub(crate) struct Caches<'m, C> {
     counts: &'m [CachedCount],
     /// Whether slots own areas: there are enough areas for each.
     has_owners: bool,
-    /// Number of areas that a refill of whole areas claims: an eighth of a slot's share of all areas, within limits.
+    /// Number of areas that a refill of whole areas claims: an eighth of a slot's share of all
+    /// areas, within limits.
     area_batch: usize,
 }
 
@@ -46,7 +49,8 @@ pub(crate) struct Caches<'m, C> {
 type Entered<'s, C> = PerCpuGuard<'s, CpuSlot, C>;
 
 impl<'m, C: Cpu> Caches<'m, C> {
-    /// Makes the caches of an allocator with `areas` areas. Slots that are `closed` are never entered.
+    /// Makes the caches of an allocator with `areas` areas. Slots that are `closed` are never
+    /// entered.
     pub(crate) fn new(
         slots: &'m mut [PerCpuSlot<CpuSlot>],
         counts: &'m [CachedCount],
@@ -72,8 +76,8 @@ impl<'m, C: Cpu> Caches<'m, C> {
         self.slots.enter_known().ok()?.pop(order.index())
     }
 
-    /// Pushes a block to the CPU's slot and clears its tag at `tag`, or defers it: the hit of a free. Returns false when it did
-    /// neither.
+    /// Pushes a block to the CPU's slot and clears its tag at `tag`, or defers it: the hit of a
+    /// free. Returns false when it did neither.
     ///
     /// It calls only the deferral, as its last step, so that hits need no stack frame.
     #[inline(always)]
@@ -90,7 +94,8 @@ impl<'m, C: Cpu> Caches<'m, C> {
         let Ok(mut slot) = self.slots.enter_known() else { return false };
         let keeps = || frames.bitmap().is_worth_keeping(frame, MOBILITY);
         if slot.push_if(frame, order.index(), keeps) {
-            // Before the slot is left: afterwards the block may be allocated again, with another tag.
+            // Before the slot is left: afterwards the block may be allocated again, with another
+            // tag.
             tag.set(Tag::NONE);
             return true;
         }
@@ -102,7 +107,8 @@ impl<'m, C: Cpu> Caches<'m, C> {
         is_deferrable
     }
 
-    /// Enters the CPU's slot for a miss; `None` when the slot is entered already, or does not cache `order`.
+    /// Enters the CPU's slot for a miss; `None` when the slot is entered already, or does not cache
+    /// `order`.
     pub(crate) fn enter(&self, order: Order) -> Option<Entered<'_, C>> {
         if order.index() > MAX_CACHED_ORDER {
             return None;
@@ -124,7 +130,8 @@ impl<'m, C: Cpu> Caches<'m, C> {
         frame
     }
 
-    /// Allocates as many blocks as `blocks` has room for by way of the slot, entered once; returns their number.
+    /// Allocates as many blocks as `blocks` has room for by way of the slot, entered once; returns
+    /// their number.
     pub(crate) fn allocate_bulk<T: Trace>(
         &self,
         frames: &Frames<'_, T>,
@@ -144,8 +151,8 @@ impl<'m, C: Cpu> Caches<'m, C> {
         allocated.forget()
     }
 
-    /// Frees a block, whose tag is cleared, into the CPU's slot after making room for it, or defers it; returns false when the
-    /// caller must return it to its areas.
+    /// Frees a block, whose tag is cleared, into the CPU's slot after making room for it, or defers
+    /// it; returns false when the caller must return it to its areas.
     pub(crate) fn free_making_room<T: Trace>(
         &self,
         frames: &Frames<'_, T>,

@@ -1,14 +1,16 @@
 //! Refills of a CPU slot that has no block of the wanted order.
 //!
 //! # Concepts
-//! A refill takes blocks from the area that the slot owns for the order group, after reconciling its deferred frees. When the
-//! area has none left, the slot acquires another area. When there is none, it takes one block where the hints lead. All of
-//! this runs inside the slot and takes no lock.
+//! A refill takes blocks from the area that the slot owns for the order group, after reconciling
+//! its deferred frees. When the area has none left, the slot acquires another area. When there is
+//! none, it takes one block where the hints lead. All of this runs inside the slot and takes no
+//! lock.
 //!
 //! # Costs
-//! A refill of single frames is one atomic swap for up to a word of them. A refill of orders below a word's is one atomic
-//! operation for up to half a stack. A refill of whole areas is a compare-exchange for each area and one fence. When the owned
-//! area is full, a compare-exchange, a store with a fence, and a search come on top.
+//! A refill of single frames is one atomic swap for up to a word of them. A refill of orders below
+//! a word's is one atomic operation for up to half a stack. A refill of whole areas is a
+//! compare-exchange for each area and one fence. When the owned area is full, a compare-exchange, a
+//! store with a fence, and a search come on top.
 
 use page_frame::{Cpu, FrameNumber, Order};
 
@@ -19,7 +21,8 @@ use crate::percpu::slot::{CpuSlot, FrameWord, MAX_CACHED_ORDER};
 use crate::percpu::{Caches, MOBILITY};
 use crate::trace::Trace;
 
-/// Maximum number of areas that a refill acquires: other CPUs take from owned areas too, when they find nothing elsewhere.
+/// Maximum number of areas that a refill acquires: other CPUs take from owned areas too, when they
+/// find nothing elsewhere.
 const MAX_ACQUIRED: usize = 3;
 
 impl<C: Cpu> Caches<'_, C> {
@@ -94,14 +97,15 @@ impl<C: Cpu> Caches<'_, C> {
             claimed.rest = others;
             let pushed = slot.push(area, MAX_CACHED_ORDER);
             debug_assert!(pushed, "an empty stack has room for a batch");
-            // The next refill probably claims the areas that follow, so their tags are fetched early.
+            // The next refill probably claims the areas that follow, so their tags are fetched
+            // early.
             frames.tags().prefetch(area, batch * AREA_FRAMES);
         }
         slot.pop(MAX_CACHED_ORDER)
     }
 
-    /// Calls `take` with the area that the slot owns for blocks of `order`, and with newly acquired areas until it returns a
-    /// value.
+    /// Calls `take` with the area that the slot owns for blocks of `order`, and with newly acquired
+    /// areas until it returns a value.
     fn take_owned<T: Trace, R>(
         &self,
         frames: &Frames<'_, T>,

@@ -1,18 +1,24 @@
-//! A CPU slot: the blocks that one CPU caches, in a stack for each order, and the areas that it owns.
+//! A CPU slot: the blocks that one CPU caches, in a stack for each order, and the areas that it
+//! owns.
 //!
 //! # Concepts
-//! - A slot has a **stack** of blocks for each order up to the area's. Allocation pops the block that was pushed last. Blocks
-//!   come from refills, or are freed blocks that lie in the refill area or in a dense area. Other freed blocks, and those that
-//!   find the stack full, are deferred (`deferred_free.rs`) or returned.
+//! - A slot has a **stack** of blocks for each order up to the area's. Allocation pops the block
+//!   that was pushed last. Blocks come from refills, or are freed blocks that lie in the refill
+//!   area or in a dense area. Other freed blocks, and those that find the stack full, are deferred
+//!   (`deferred_free.rs`) or returned.
 //! - The **refill area** of an order is the area that its last refill came from.
-//! - The **remainder** is the single frames of a refill that found no room in the stack, kept as bits of their word.
+//! - The **remainder** is the single frames of a refill that found no room in the stack, kept as
+//!   bits of their word.
 //!
 //! # Invariants
-//! - I1: `len <= capacity <= MAX_BLOCKS` for each stack, and `blocks` holds a block at each index below `len`.
-//! - I2: a slot that is not set up is all zero: it has no block and no room, and every area counts as the refill area.
+//! - I1: `len <= capacity <= MAX_BLOCKS` for each stack, and `blocks` holds a block at each index
+//!   below `len`.
+//! - I2: a slot that is not set up is all zero: it has no block and no room, and every area counts
+//!   as the refill area.
 //!
 //! # Concurrency
-//! None of its own: a slot belongs to the CPU that entered it or took it over. For all others its frames are taken.
+//! None of its own: a slot belongs to the CPU that entered it or took it over. For all others its
+//! frames are taken.
 
 use page_frame::FrameNumber;
 use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
@@ -29,8 +35,8 @@ const MAX_LEN: usize = capacity(0);
 /// Length of the array of each stack: a power of two, so that an index needs no check.
 const MAX_BLOCKS: usize = 32;
 
-/// Returns the capacity of the stack of `order`: guesses, about the working set of random requests of all orders, and no more
-/// than 16 MiB of one order.
+/// Returns the capacity of the stack of `order`: guesses, about the working set of random requests
+/// of all orders, and no more than 16 MiB of one order.
 const fn capacity(order: usize) -> usize {
     if order == MAX_CACHED_ORDER {
         return 8;
@@ -145,8 +151,8 @@ impl CpuSlot {
         Some(FrameNumber::new(*unsafe { stack.blocks.get_unchecked(below) }))
     }
 
-    /// Pushes the block of `order` at `start` if there is room, and it lies in the refill area or `is_worth_keeping` returns
-    /// true; returns whether it was pushed.
+    /// Pushes the block of `order` at `start` if there is room, and it lies in the refill area or
+    /// `is_worth_keeping` returns true; returns whether it was pushed.
     #[inline(always)]
     pub(super) fn push_if(
         &mut self,
@@ -171,7 +177,8 @@ impl CpuSlot {
 
 /// Refills and drains.
 impl CpuSlot {
-    /// Sets the capacities, at the first call. Without `has_refill_area`, every area counts as the refill area.
+    /// Sets the capacities, at the first call. Without `has_refill_area`, every area counts as the
+    /// refill area.
     #[inline]
     pub(super) fn set_up(&mut self, has_refill_area: bool) {
         if !self.is_set_up {
@@ -186,14 +193,16 @@ impl CpuSlot {
         start.get() & self.stacks[order].area_mask == self.stacks[order].refill_area
     }
 
-    /// Pushes the block of `order` at `start`, wherever it lies; returns false when there is no room.
+    /// Pushes the block of `order` at `start`, wherever it lies; returns false when there is no
+    /// room.
     #[inline]
     pub(super) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
         self.stacks[order].push(start.get())
     }
 
-    /// Fills the empty stack of `order` with blocks that begin at the bits `starts` of the word at `word`: the lowest ones, as
-    /// many as there is room for, the lowest on top. Returns the other starts.
+    /// Fills the empty stack of `order` with blocks that begin at the bits `starts` of the word at
+    /// `word`: the lowest ones, as many as there is room for, the lowest on top. Returns the other
+    /// starts.
     #[inline]
     pub(super) fn fill(&mut self, word: FrameNumber, mut starts: usize, order: usize) -> usize {
         let stack = &mut self.stacks[order];
@@ -220,7 +229,8 @@ impl CpuSlot {
         self.stacks[order].len
     }
 
-    /// Removes the `number` oldest blocks of `order`, or all; returns them, oldest first, and their number.
+    /// Removes the `number` oldest blocks of `order`, or all; returns them, oldest first, and their
+    /// number.
     #[inline]
     pub(super) fn take_oldest(&mut self, order: usize, number: usize) -> ([usize; MAX_LEN], usize) {
         let mut taken = [0; MAX_LEN];
@@ -256,7 +266,8 @@ impl CpuSlot {
         self.owned[group] = area.map_or(0, |area| area.get() + 1);
     }
 
-    /// Returns by how many frames the stack of `order` has grown since the last call. The remainder does not count.
+    /// Returns by how many frames the stack of `order` has grown since the last call. The remainder
+    /// does not count.
     #[inline]
     pub(super) fn take_change(&mut self, order: usize) -> isize {
         let stack = &mut self.stacks[order];
@@ -265,7 +276,8 @@ impl CpuSlot {
     }
 }
 
-/// The number of frames in the stacks of a slot, for readers on other CPUs. On a cache line of its own.
+/// The number of frames in the stacks of a slot, for readers on other CPUs. On a cache line of its
+/// own.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct CachedCount(AtomicUsize);

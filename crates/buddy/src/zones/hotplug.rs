@@ -1,17 +1,20 @@
-//! Hotplug: sections that are added and removed at run time, and ranges that are taken offline and brought online.
+//! Hotplug: sections that are added and removed at run time, and ranges that are taken offline and
+//! brought online.
 //!
 //! # Concepts
-//! - An allocator that is built **with room** has cells in its section table, and entries in its page map, for frames that may
-//!   be added later.
+//! - An allocator that is built **with room** has cells in its section table, and entries in its
+//!   page map, for frames that may be added later.
 //! - A section that is **added** brings its own metadata.
-//! - A section that was added is **removed** when all of it is offline. Its frames and its metadata belong to the caller again.
-//! - **Offlining** works area by area: it takes all frames of a range, like one large allocation, and tags them. The error
-//!   names the first frame that is in use, so that the caller moves its content and tries again.
+//! - A section that was added is **removed** when all of it is offline. Its frames and its metadata
+//!   belong to the caller again.
+//! - **Offlining** works area by area: it takes all frames of a range, like one large allocation,
+//!   and tags them. The error names the first frame that is in use, so that the caller moves its
+//!   content and tries again.
 //!
 //! # Concurrency
-//! Adding holds one try-lock of the section table; `section_table.rs` describes how the section is published. Removing needs
-//! that no other call is inside the allocator. An exclusive reference proves that, or a machine that has stopped its other
-//! CPUs. The rest is takes and frees.
+//! Adding holds one try-lock of the section table; `section_table.rs` describes how the section is
+//! published. Removing needs that no other call is inside the allocator. An exclusive reference
+//! proves that, or a machine that has stopped its other CPUs. The rest is takes and frees.
 
 use page_frame::{FrameNumber, FrameRange, Tag};
 
@@ -24,7 +27,8 @@ use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
 pub use crate::zones::hotplug_error::HotplugError;
 
-/// Adds the frames of `range`, all of them free, see [`FrameAllocator::add_section`](crate::FrameAllocator::add_section).
+/// Adds the frames of `range`, all of them free, see
+/// [`FrameAllocator::add_section`](crate::FrameAllocator::add_section).
 pub(crate) fn add_section<'m, T: Trace>(
     frames: &Frames<'m, T>,
     metadata: ZeroedMemory<'m>,
@@ -48,8 +52,9 @@ pub(crate) fn add_section<'m, T: Trace>(
         return Err(HotplugError::MetadataTooSmall { needed, given });
     }
     let index = table.index(range.start);
-    // SAFETY: clause 1: `ZeroedMemory` is zero, aligned to 64 and ours during `'m`, or until `remove_section` has emptied the
-    // cell, after which no reference to it exists. It is large enough, as was checked above.
+    // SAFETY: clause 1: `ZeroedMemory` is zero, aligned to 64 and ours during `'m`, or until
+    // `remove_section` has emptied the cell, after which no reference to it exists. It is large
+    // enough, as was checked above.
     let section = unsafe { added_section(metadata.start(), bitmap.bounds(), index) };
     let base = number * SECTION_FRAMES;
     section.reserve_absent(base, &[range]);
@@ -75,8 +80,8 @@ pub(crate) fn find_added<'m, T>(
 /// Removes the added section that `frame` lies in, after the CPU slots were drained.
 ///
 /// # Safety
-/// 1. No other call of this allocator is under way, and none begins before this one has returned. Calls that begin later happen
-///    after this one. No iterator over sections is used afterwards.
+/// 1. No other call of this allocator is under way, and none begins before this one has returned.
+///    Calls that begin later happen after this one. No iterator over sections is used afterwards.
 pub(crate) unsafe fn remove_section<T>(
     frames: &Frames<'_, T>,
     frame: FrameNumber,
@@ -92,13 +97,15 @@ pub(crate) unsafe fn remove_section<T>(
         return Err(HotplugError::InUse { frame });
     }
     starts().for_each(|start| frames.tags().set(start, Tag::NONE));
-    // SAFETY: clause 1: references to sections live in calls and iterators, and this call uses none below.
+    // SAFETY: clause 1: references to sections live in calls and iterators, and this call uses none
+    // below.
     let removed = unsafe { cell.take() };
     debug_assert_eq!(removed, Some(range), "no other call changed it");
     Ok(range)
 }
 
-/// Takes all frames of `range` out of use, which [`check_areas`] accepts, after the CPU slots were drained.
+/// Takes all frames of `range` out of use, which [`check_areas`] accepts, after the CPU slots were
+/// drained.
 pub(crate) fn offline<T: Trace>(
     frames: &Frames<'_, T>,
     range: FrameRange,

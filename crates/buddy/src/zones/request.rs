@@ -24,7 +24,8 @@ pub enum ZoneKind {
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Request {
-    /// The highest zone that may serve. [`ZoneKind::Movable`] counts as `Normal` for content that cannot be moved.
+    /// The highest zone that may serve. [`ZoneKind::Movable`] counts as `Normal` for content that
+    /// cannot be moved.
     pub zone: ZoneKind,
     /// The preferred node. The nearest other nodes follow.
     pub node: u16,

@@ -1,21 +1,28 @@
-//! Watermarks: a trace that counts the free frames of a zone, and refuses requests when too few are free.
+//! Watermarks: a trace that counts the free frames of a zone, and refuses requests when too few are
+//! free.
 //!
 //! # Concepts
-//! - Only frames that are free in areas count. Frames in CPU slots do not, so they are never promised twice.
-//! - **min**: only requests that may use the reserve go below it: interrupts, and code that frees memory.
-//! - **low**: below it the pressure rises and the hook is called, so that the system shrinks its caches.
+//! - Only frames that are free in areas count. Frames in CPU slots do not, so they are never
+//!   promised twice.
+//! - **min**: only requests that may use the reserve go below it: interrupts, and code that frees
+//!   memory.
+//! - **low**: below it the pressure rises and the hook is called, so that the system shrinks its
+//!   caches.
 //! - **high**: above it the pressure ends.
 //!
 //! # Concurrency
-//! A trace is called when frames leave their areas or return, once for up to a word or a stack of them. It adds to the shard
-//! of the area, and CPUs mostly work in different areas. When a shard reaches the step it moves to the total, which all
-//! readers use. The pressure follows from the total:
+//! A trace is called when frames leave their areas or return, once for up to a word or a stack of
+//! them. It adds to the shard of the area, and CPUs mostly work in different areas. When a shard
+//! reaches the step it moves to the total, which all readers use. The pressure follows from the
+//! total:
 //! - change the total, fence, read the pressure; change the pressure, fence, read the total again.
 //!
-//! So if two CPUs cross marks at once, the CPU that changes the pressure last has seen the last total.
+//! So if two CPUs cross marks at once, the CPU that changes the pressure last has seen the last
+//! total.
 //!
 //! # Costs
-//! An atomic addition for each transfer or take of bits, and another on the total at each step. `allows` is one load.
+//! An atomic addition for each transfer or take of bits, and another on the total at each step.
+//! `allows` is one load.
 
 use page_frame::FrameNumber;
 use page_frame::sync::{self, AtomicIsize, AtomicU8, Ordering, fence};
@@ -48,8 +55,8 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Returns marks for a zone of `frames` frames: `min` grows with the root, as Linux sizes it, and `low` and `high` lie
-    /// a quarter and a half of it above.
+    /// Returns marks for a zone of `frames` frames: `min` grows with the root, as Linux sizes it,
+    /// and `low` and `high` lie a quarter and a half of it above.
     pub const fn for_frames(frames: usize) -> Self {
         let min = 2 * frames.isqrt();
         let min = if min < frames / 8 { min } else { frames / 8 };
@@ -59,9 +66,10 @@ impl Marks {
 
 /// The watermarks of one zone: a trace of its buddy.
 ///
-/// The allocator calls `hook` with the new pressure at each change, from within the allocation or the free that caused it. The
-/// hook should wake a task that shrinks caches, and not call the allocator itself. If it panics while frames are taken, they
-/// return to their areas and count as free.
+/// The allocator calls `hook` with the new pressure at each change, from within the allocation or
+/// the free that caused it. The hook should wake a task that shrinks caches, and not call the
+/// allocator itself. If it panics while frames are taken, they return to their areas and count as
+/// free.
 ///
 /// ```
 /// use buddy::{Marks, Pressure, Trace, Watermarks};
@@ -89,7 +97,8 @@ pub struct Watermarks<H = fn(Pressure)> {
 struct Shard(AtomicIsize);
 
 impl<H: Fn(Pressure)> Watermarks<H> {
-    /// Returns the watermarks of a zone with `free` free frames. In a fresh buddy all frames are free.
+    /// Returns the watermarks of a zone with `free` free frames. In a fresh buddy all frames are
+    /// free.
     pub fn new(free: usize, marks: Marks, hook: H) -> Self {
         let watermarks = Self {
             total: AtomicIsize::new(free as isize),
@@ -103,8 +112,8 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         watermarks
     }
 
-    /// Returns the number of free frames, without those in CPU slots and deferred frees. The error is below half of `min` and
-    /// below 4096 frames. It is zero if `min` is below 32.
+    /// Returns the number of free frames, without those in CPU slots and deferred frees. The error
+    /// is below half of `min` and below 4096 frames. It is zero if `min` is below 32.
     #[inline]
     pub fn free_frames(&self) -> usize {
         // Relaxed: an estimate, which publishes nothing.
@@ -128,11 +137,12 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         self.follow();
     }
 
-    /// Updates the pressure to the total. If the hook panics, the pressure is the one it was called with, and the next event goes
-    /// on.
+    /// Updates the pressure to the total. If the hook panics, the pressure is the one it was called
+    /// with, and the next event goes on.
     fn follow(&self) {
         for _ in 0..MAX_ROUNDS {
-            // SeqCst: our change of the total, or of the pressure below, before our look at the other; pairs with itself.
+            // SeqCst: our change of the total, or of the pressure below, before our look at the
+            // other; pairs with itself.
             fence(Ordering::SeqCst);
             // Relaxed, here and below: the fence orders them, and they publish nothing.
             let old = self.pressure.load(Ordering::Relaxed);
@@ -164,7 +174,8 @@ impl<H: Fn(Pressure)> Watermarks<H> {
     }
 }
 
-/// Undoes the count of taken frames when the hook panics: the frames return to their areas without an event.
+/// Undoes the count of taken frames when the hook panics: the frames return to their areas without
+/// an event.
 struct Uncount<'w> {
     total: &'w AtomicIsize,
     frames: usize,

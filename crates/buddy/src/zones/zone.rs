@@ -10,7 +10,8 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// A zone of a [`ZoneList`](crate::ZoneList): every [`Buddy`](crate::Buddy) is one. No other type can implement it.
+/// A zone of a [`ZoneList`](crate::ZoneList): every [`Buddy`](crate::Buddy) is one. No other type
+/// can implement it.
 pub trait Zone: PageSource + PageMap + PageResize + sealed::Sealed {
     /// Returns whether `address` lies in a frame of this zone. O(ranges).
     fn covers(&self, address: usize) -> bool;

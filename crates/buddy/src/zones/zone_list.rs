@@ -2,22 +2,26 @@
 //!
 //! # Concepts
 //! - Each zone of each node is a [`Buddy`](crate::Buddy) of its own, with watermarks of its own.
-//! - A [`Request`] names the highest zone that may serve it: a device that reaches 4 GiB names [`ZoneKind::Dma32`]. It **falls
-//!   back** from its zone downward, never upward: first on its own node, then on the other nodes, the nearest first. The
-//!   [distances](ZoneList::with_distances) come from firmware. Nodes at the same distance are tried by number, from the
-//!   node's own on and then from 0.
-//! - Zones above `low` are tried first, then zones above `min`, so that no zone is driven to its reserve while another has
-//!   plenty. A request that may use the reserve is then served to the last frame.
-//! - The constraints of a request choose a page source, and are not flags of each call: [`ZoneList::source`].
+//! - A [`Request`] names the highest zone that may serve it: a device that reaches 4 GiB names
+//!   [`ZoneKind::Dma32`]. It **falls back** from its zone downward, never upward: first on its own
+//!   node, then on the other nodes, the nearest first. The [distances](ZoneList::with_distances)
+//!   come from firmware. Nodes at the same distance are tried by number, from the node's own on and
+//!   then from 0.
+//! - Zones above `low` are tried first, then zones above `min`, so that no zone is driven to its
+//!   reserve while another has plenty. A request that may use the reserve is then served to the
+//!   last frame.
+//! - The constraints of a request choose a page source, and are not flags of each call:
+//!   [`ZoneList::source`].
 //!
 //! # Concurrency
-//! None of its own. The test against the watermark and the allocation are two steps. So each CPU can pass `min` by the frames
-//! of one refill of its slot, at most 4096 frames (eight areas; fewer in small zones). One drain returns them.
+//! None of its own. The test against the watermark and the allocation are two steps. So each CPU
+//! can pass `min` by the frames of one refill of its slot, at most 4096 frames (eight areas; fewer
+//! in small zones). One drain returns them.
 //!
 //! # Costs
-//! Two loads for each zone tried, beyond the zone's own costs, and the reconciliation of an area in zones below `low`. A request
-//! that fails has tried each zone at most six times, and reconciled all of its areas in between. A free finds the zone by its
-//! ranges.
+//! Two loads for each zone tried, beyond the zone's own costs, and the reconciliation of an area in
+//! zones below `low`. A request that fails has tried each zone at most six times, and reconciled
+//! all of its areas in between. A free finds the zone by its ranges.
 
 use page_frame::OutOfMemory;
 
@@ -42,8 +46,8 @@ pub struct NodeZone<'z, Z> {
 /// The zones of all nodes.
 #[derive(Debug)]
 pub struct ZoneList<'z, Z> {
-    /// I1: all zones map a frame to the same address. No two have a frame in common (clause 1 of `Buddy::new_in`), so exactly
-    /// the zone that lent an address covers it.
+    /// I1: all zones map a frame to the same address. No two have a frame in common (clause 1 of
+    /// `Buddy::new_in`), so exactly the zone that lent an address covers it.
     zones: &'z [NodeZone<'z, Z>],
     /// A square matrix with a row for each node; empty when all distances are equal.
     distances: &'z [u8],
@@ -52,11 +56,12 @@ pub struct ZoneList<'z, Z> {
 }
 
 impl<'z, Z: Zone> ZoneList<'z, Z> {
-    /// Makes a list of `zones`, which ascend by node and within a node by kind, and map frames to the same addresses.
+    /// Makes a list of `zones`, which ascend by node and within a node by kind, and map frames to
+    /// the same addresses.
     ///
     /// # Errors
-    /// [`ZoneListError::Empty`], [`ZoneListError::Unordered`], or [`ZoneListError::OtherMap`]: then an address would not
-    /// identify its zone.
+    /// [`ZoneListError::Empty`], [`ZoneListError::Unordered`], or [`ZoneListError::OtherMap`]: then
+    /// an address would not identify its zone.
     pub fn new(zones: &'z [NodeZone<'z, Z>]) -> Result<Self, ZoneListError> {
         let first = zones.first().ok_or(ZoneListError::Empty)?;
         let key = |zone: &NodeZone<'_, Z>| (zone.node, zone.kind);
@@ -69,11 +74,13 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         }
     }
 
-    /// The same, with the distances between nodes, as ACPI's table SLIT has them: a row for each node, and in it the distance
-    /// to each node, 10 for the node itself. Requests fall back on the nearest node first.
+    /// The same, with the distances between nodes, as ACPI's table SLIT has them: a row for each
+    /// node, and in it the distance to each node, 10 for the node itself. Requests fall back on the
+    /// nearest node first.
     ///
     /// # Errors
-    /// [`ZoneListError::NotSquare`] when the rows are not as long as there are rows, or a zone's node has no row.
+    /// [`ZoneListError::NotSquare`] when the rows are not as long as there are rows, or a zone's
+    /// node has no row.
     pub fn with_distances(self, distances: &'z [u8]) -> Result<Self, ZoneListError> {
         let rows = distances.len().isqrt();
         let is_square = rows * rows == distances.len();
@@ -124,8 +131,8 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         })
     }
 
-    /// Calls `allocate` with each zone that may serve `request` and may give `pages` frames, until it succeeds. Reconciles all
-    /// deferred frees before it fails.
+    /// Calls `allocate` with each zone that may serve `request` and may give `pages` frames, until
+    /// it succeeds. Reconciles all deferred frees before it fails.
     pub(super) fn serve<R>(
         &self,
         request: Request,
@@ -158,7 +165,8 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         let has_reserve = |_: &Z| request.may_use_reserve;
         let tests: [&dyn Fn(&Z) -> bool; 3] = [&has_plenty, &has_enough, &has_reserve];
         for test in tests {
-            // A zone that passed an earlier test is tried again: frames may have been freed meanwhile.
+            // A zone that passed an earlier test is tried again: frames may have been freed
+            // meanwhile.
             for zone in self.candidates(request).filter(|zone| test(zone.buddy)) {
                 if let Ok(allocated) = allocate(zone.buddy) {
                     return Ok(allocated);
@@ -168,8 +176,8 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         Err(OutOfMemory)
     }
 
-    /// Returns the zone that `address` lies in. For an address in no zone it returns the first zone, which then reports a
-    /// foreign address.
+    /// Returns the zone that `address` lies in. For an address in no zone it returns the first
+    /// zone, which then reports a foreign address.
     #[inline]
     pub(super) fn zone_of(&self, address: usize) -> &'z Z {
         // The highest zone first: it has most of the memory.

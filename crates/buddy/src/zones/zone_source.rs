@@ -39,8 +39,8 @@ impl<Z> ZoneSource<'_, '_, Z> {
     }
 }
 
-// SAFETY: clauses 1 and 2 hold for each buddy that serves. By I1 of `ZoneList`, `zone_of` finds for a block the buddy that lent
-// it.
+// SAFETY: clauses 1 and 2 hold for each buddy that serves. By I1 of `ZoneList`, `zone_of` finds for
+// a block the buddy that lent it.
 unsafe impl<Z: Zone> PageSource for ZoneSource<'_, '_, Z> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let mobility = self.request.mobility;
@@ -50,13 +50,14 @@ unsafe impl<Z: Zone> PageSource for ZoneSource<'_, '_, Z> {
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
         let zone = self.list.zone_of(block.start().addr().get());
-        // SAFETY: the caller's clauses; by I1 of `ZoneList` the block came from the zone that covers its first page.
+        // SAFETY: the caller's clauses; by I1 of `ZoneList` the block came from the zone that
+        // covers its first page.
         unsafe { zone.free(block) }
     }
 }
 
-// SAFETY: each method forwards to the map of the zone that the address lies in. For an address in no zone, the map of the first
-// zone answers as for any address out of its range.
+// SAFETY: each method forwards to the map of the zone that the address lies in. For an address in
+// no zone, the map of the first zone answers as for any address out of its range.
 unsafe impl<Z: Zone> PageMap for ZoneSource<'_, '_, Z> {
     #[inline]
     fn tag(&self, address: usize) -> Tag {
@@ -104,7 +105,8 @@ unsafe impl<Z: Zone> PageMap for ZoneSource<'_, '_, Z> {
     }
 }
 
-// SAFETY: as for blocks. A run never crosses from one zone into another: each buddy grows it within its own frames.
+// SAFETY: as for blocks. A run never crosses from one zone into another: each buddy grows it within
+// its own frames.
 unsafe impl<Z: Zone> PageResize for ZoneSource<'_, '_, Z> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.list.serve(self.request, pages, |zone| zone.allocate_run(pages, alignment))
