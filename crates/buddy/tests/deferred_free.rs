@@ -1,5 +1,5 @@
-//! What is freed and left where it is: when it comes home by itself, how much is out of sight until then, and that nobody is told
-//! that memory ran out while there is some.
+//! Deferred frees: when an area is reconciled without a drain, how many frames searches miss until
+//! then, and that no request fails while deferred frees could serve it.
 #![cfg(not(loom))]
 
 mod common;
@@ -15,16 +15,16 @@ use page_frame::{
 use testkit::Random;
 
 const AREA: usize = 512;
-/// The most frames of an area that are out of sight.
-const OUT_OF_SIGHT: usize = 63;
+/// Maximum number of deferred frames of an area.
+const MAX_DEFERRED: usize = 63;
 
 fn order(order: u8) -> Order {
     Order::new(order).expect("a valid order")
 }
 
-/// Allocates blocks of `size` until there are no more, as the CPU without a slot: nothing is kept.
-fn take_all<O: Trace>(
-    buddy: &Simulated<&SwitchedCpu, O>,
+/// Allocates all blocks of `size` in a context without a slot, so that no block is cached.
+fn take_all<T: Trace>(
+    buddy: &Simulated<&SwitchedCpu, T>,
     cpus: &SwitchedCpu,
     size: Order,
 ) -> Vec<FrameNumber> {
@@ -37,9 +37,10 @@ fn shuffle(blocks: &mut [FrameNumber], seed: u64) {
     (1..blocks.len()).for_each(|index| blocks.swap(index, random.below(index + 1)));
 }
 
-/// Frees everything in random order as a CPU whose slot keeps nothing, so that all of it is left.
+/// Frees all blocks in random order on a CPU whose slot caches none of them, so that all are
+/// deferred.
 #[test]
-fn an_area_is_known_to_be_free_when_the_last_of_it_is_left() {
+fn an_area_is_known_to_be_empty_when_its_last_block_is_deferred() {
     let cpus = SwitchedCpu::new(1);
     for (size, seed) in [(0, 1), (1, 2), (2, 3)] {
         let buddy = Simulated::new(&[range(0, 8 * AREA)], &cpus, Mode::Cached);
@@ -56,7 +57,7 @@ fn an_area_is_known_to_be_free_when_the_last_of_it_is_left() {
             assert_eq!(known, in_use.iter().filter(|frames| **frames == 0).count());
             let free = 8 * AREA - in_use.iter().sum::<usize>();
             let seen = buddy.free_frames_count();
-            assert!(seen <= free && free <= seen + 8 * OUT_OF_SIGHT, "{seen} of {free} are home");
+            assert!(seen <= free && free <= seen + 8 * MAX_DEFERRED, "{seen} of {free} are seen");
         }
         buddy.validate().expect("consistent");
         assert_eq!(buddy.free_frames_count(), 8 * AREA, "nothing had to be drained");
@@ -64,7 +65,7 @@ fn an_area_is_known_to_be_free_when_the_last_of_it_is_left() {
 }
 
 #[test]
-fn one_frame_of_an_area_is_not_left_for_long() {
+fn the_only_frame_in_use_of_an_area_is_not_deferred() {
     let cpus = SwitchedCpu::new(1);
     let buddy = Simulated::new(&[range(0, 2 * AREA)], &cpus, Mode::Cached);
     let frame = buddy.allocate_as(Order::ZERO, buddy::Mobility::Movable).expect("free");
@@ -74,7 +75,7 @@ fn one_frame_of_an_area_is_not_left_for_long() {
 }
 
 #[test]
-fn blocks_that_came_home_by_themselves_count_towards_an_area_that_is_free() {
+fn direct_frees_count_towards_an_empty_area() {
     let cpus = SwitchedCpu::new(1);
     let buddy = Simulated::new(&[range(0, AREA)], &cpus, Mode::Cached);
     cpus.switch_to(None);
@@ -90,7 +91,7 @@ fn blocks_that_came_home_by_themselves_count_towards_an_area_that_is_free() {
 }
 
 #[test]
-fn what_was_left_is_found_before_memory_runs_out() {
+fn deferred_frees_are_found_before_a_request_fails() {
     let cpus = SwitchedCpu::new(1);
     let buddy = Simulated::new(&[range(0, 4 * AREA)], &cpus, Mode::Cached);
     let mut frames = take_all(&buddy, &cpus, Order::ZERO);
@@ -101,7 +102,7 @@ fn what_was_left_is_found_before_memory_runs_out() {
         let twice = buddy.free_frames(*frame, Order::ZERO).expect_err("free already");
         assert_eq!(twice.kind, FaultKind::DoubleFree);
     }
-    assert!(buddy.free_frames_count() < 100, "some are left");
+    assert!(buddy.free_frames_count() < 100, "some are deferred");
     buddy.validate().expect("consistent");
     let mut again = take_all(&buddy, &cpus, Order::ZERO);
     again.sort_unstable();
@@ -110,9 +111,9 @@ fn what_was_left_is_found_before_memory_runs_out() {
     assert_eq!(again, frames);
 }
 
-/// A zone whose watermark stands in the way of a request, although enough is free: it is only not home.
+/// The watermark of a zone refuses a request, although enough frames are free: they are deferred.
 #[test]
-fn a_zone_is_gathered_before_its_reserve_is_denied() {
+fn a_zone_is_reconciled_before_its_reserve_is_refused() {
     let cpus = SwitchedCpu::new(1);
     let marks = Marks { min: 20, low: 22, high: 24 };
     let watermarks: Watermarks = Watermarks::new(4 * AREA, marks, |_| ());
@@ -123,18 +124,18 @@ fn a_zone_is_gathered_before_its_reserve_is_denied() {
     for frame in &frames[..100] {
         buddy.free_frames(*frame, Order::ZERO).expect("allocated");
     }
-    assert!(watermarks.free_frames() < 20, "{} are home", watermarks.free_frames());
+    assert!(watermarks.free_frames() < 20, "{} are counted", watermarks.free_frames());
     let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &*buddy }];
     let zones = ZoneList::new(&zones).expect("one zone");
     let allocate = || zones.source(Request::default()).allocate(Order::ZERO).ok();
     let served = std::iter::from_fn(allocate).map(|block| _ = block.into_raw()).count();
-    // The count that the mark is compared with is off by less than half of the mark.
+    // The count of the watermarks is off by less than half of `min`.
     assert!(served > 70, "{served} were served");
 }
 
-/// A fault hook that panics, as the default one does, stops nobody from gathering the area later.
+/// A fault hook that panics, as the default one does, does not prevent a later reconciliation.
 #[test]
-fn an_area_can_be_gathered_after_a_double_free_in_it_was_reported() {
+fn an_area_can_be_reconciled_after_a_double_free_in_it_was_reported() {
     let cpus = SwitchedCpu::new(2);
     let buddy = Simulated::new(&[range(0, 4 * AREA)], &cpus, Mode::Cached);
     let frame = buddy.allocate_frames(Order::ZERO).expect("free");
@@ -144,7 +145,9 @@ fn an_area_can_be_gathered_after_a_double_free_in_it_was_reported() {
     // SAFETY: the tag is what the second CPU saw just before the first one cleared it.
     unsafe { buddy.clear_owner(start, Order::ZERO) };
     cpus.switch_to(Some(CpuId::new(1)));
-    buddy.free_frames(frame, Order::ZERO).expect("the tag says allocated, so it is left");
+    buddy
+        .free_frames(frame, Order::ZERO)
+        .expect("the tag says allocated, so the block is deferred");
     assert!(catch_unwind(AssertUnwindSafe(|| buddy.drain())).is_err(), "reported");
     cpus.switch_to(None);
     let other = buddy.allocate_frames(Order::ZERO).expect("free");

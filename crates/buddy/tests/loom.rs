@@ -1,7 +1,7 @@
-//! Models of the two pairs of locations that need one order, and of draining a CPU slot.
+//! Models of the protocols of the buddy.
 //!
-//! Under loom an area has two words and a section two areas. Each model's comment records a mutation of the code under
-//! test that it was seen to catch.
+//! Under loom an area has two words and a section two areas. The comment of each model records a
+//! mutation of the code under test that makes the model fail.
 
 testkit::models_need_the_loom_flag!();
 
@@ -35,7 +35,7 @@ mod models {
         static NUMBER: std::cell::Cell<Option<u32>> = std::cell::Cell::new(None);
     }
 
-    // SAFETY: in each model a number is set by one thread alone.
+    // SAFETY: in each model only one thread sets a number.
     unsafe impl Cpu for Numbered {
         fn slots(&self) -> usize {
             2
@@ -49,7 +49,7 @@ mod models {
         }
     }
 
-    /// A buddy of one area, and a cell for each half of it that its owner writes.
+    /// A buddy of one area, and for each half of it a cell that its owner writes.
     struct World {
         buddy: Simulated<Fenced<Numbered>>,
         content: [UnsafeCell<u32>; 2],
@@ -67,7 +67,7 @@ mod models {
             let first = block.get() / (AREA / 2);
             let halves = if order == WHOLE { 0..2 } else { first..first + 1 };
             for half in halves {
-                // SAFETY: the block is ours, so nobody else writes here; loom checks it.
+                // SAFETY: the block is ours, so no other thread writes here; loom checks it.
                 self.content[half].with_mut(|content| unsafe { *content += 1 });
             }
             Some(block)
@@ -82,8 +82,9 @@ mod models {
         Order::new(6).expect("order 6 exists")
     }
 
-    /// Half an area taken while somebody claims all of it: one of the two must see the other.
-    /// Mutation seen to fail: `is_open_after_take` returning true without its look ("concurrent write accesses").
+    /// Half an area is taken while another thread claims all of it: one of the two must see the
+    /// other. Mutation seen to fail: `second_look` returning true without its load ("concurrent
+    /// write accesses").
     #[test]
     fn take_against_whole_claim() {
         model("buddy: take against whole claim", 100, || {
@@ -97,8 +98,8 @@ mod models {
         });
     }
 
-    /// A whole area freed while somebody tries to take half of it: whoever undoes, the area must not be lost.
-    /// Mutation seen to fail: `open` without its `publish` (I3 of `validate`).
+    /// A whole area is freed while another thread tries to take half of it: after an undo the area
+    /// has a hint. Mutation seen to fail: `open_as` without its `publish` (I3 of `validate`).
     #[test]
     fn an_area_freed_whole_is_not_lost() {
         model("buddy: whole free against take", 15, || {
@@ -115,8 +116,8 @@ mod models {
         });
     }
 
-    /// A CPU allocates from its slot while another drains it.
-    /// Mutation seen to fail: `PerCpu::enter` without its look at `detached` ("concurrent write accesses").
+    /// A CPU allocates from its slot while another drains it. Mutation seen to fail:
+    /// `PerCpu::enter` without its look at `detached` ("concurrent write accesses").
     #[test]
     fn drain_against_owner() {
         model("buddy: drain against owner", 50, || {
@@ -135,9 +136,9 @@ mod models {
         });
     }
 
-    /// One CPU takes frames below `low` while another frees frames above `high`: whoever changes the pressure last has
-    /// seen the last total.
-    /// Mutations seen to fail: `follow` ending after its first change; `follow` without its fence (both leave `Low`).
+    /// One CPU takes frames below `low` while another frees frames above `high`: the CPU that
+    /// changes the pressure last has seen the last total. Mutations seen to fail: `follow` ending
+    /// after its first change; `follow` without its fence (both leave `Low`).
     #[test]
     fn pressure_follows_the_total() {
         model("buddy: take against free at the marks", 20, || {
@@ -151,8 +152,9 @@ mod models {
         });
     }
 
-    /// A section is added while another CPU looks for a frame: whoever finds the section finds it built.
-    /// Mutation seen to fail: `Place::put` storing the pointer Relaxed ("concurrent load and mut accesses").
+    /// A section is added while another CPU searches for a frame: if the search finds the section,
+    /// it finds it built. Mutation seen to fail: `SectionCell::put` storing the pointer Relaxed
+    /// ("concurrent load and mut accesses").
     #[test]
     fn a_section_is_built_before_it_is_found() {
         model("buddy: added section", 10, || {
@@ -166,7 +168,7 @@ mod models {
             let theirs = Arc::clone(&world);
             let adder = thread::spawn(move || {
                 let (buddy, content) = &*theirs;
-                // SAFETY: nobody else knows the frame yet; loom checks it.
+                // SAFETY: no other thread knows the frame yet; loom checks it.
                 content.with_mut(|content| unsafe { *content += 1 });
                 let added = range(2 * AREA, 2 * AREA + 1);
                 buddy.add_section(metadata.memory(), added).expect("room");
@@ -192,14 +194,15 @@ mod models {
         None => panic!("order 8 exists"),
     };
 
-    /// An owned area is released while the first frames in it are freed: one of the two sets the hint.
-    /// Mutation seen to fail: `publish` without its fence (I3 of `validate`).
+    /// An owned area is released while the first frames in it are freed: one of the two sets the
+    /// hint. Mutation seen to fail: `publish` without its fence (I3 of `validate`).
     #[test]
     fn an_owned_area_released_is_not_lost() {
         model("buddy: release of an owned area against free", 20, || {
             let world = world(2 * AREA);
             NUMBER.with(|number| number.set(Some(0)));
-            // Two blocks are all that the slot took of its area; with the other half gone the area is full.
+            // Two blocks are all that the slot took of its area; with the other half gone the area
+            // is full.
             let quarter = Order::new(5).expect("order 5 exists");
             let own = [0, 1].map(|_| world.buddy.allocate_frames(quarter).expect("free"));
             NUMBER.with(|number| number.set(None));
@@ -216,9 +219,10 @@ mod models {
         });
     }
 
-    /// The last half of an area is taken, which makes its hint stale and has it cleared, while the other half is freed: either
-    /// the freer finds no hint and sets one, or the taker finds the free half after it has cleared the hint.
-    /// Mutation seen to fail: `unhint` without its `publish` (I3 of `validate`).
+    /// The last half of an area is taken, so its hint is stale and is cleared, while the other half
+    /// is freed. Either the free finds no hint and sets one, or the take finds the free half after
+    /// it has cleared the hint. Mutation seen to fail: `replace_hint` without its `publish` (I3 of
+    /// `validate`).
     #[test]
     fn a_stale_hint_is_cleared_while_frames_are_freed() {
         model("buddy: stale hint against free", 10, || {
@@ -234,8 +238,9 @@ mod models {
         });
     }
 
-    /// The last two frames in use, in different words, are freed at the same time, and one of the two goes on to claim the area.
-    /// Mutation seen to fail: `settle` without its `publish` (I3 of `validate`).
+    /// The last two frames in use, in different words, are freed at the same time, and one of the
+    /// two goes on to claim the area. Mutation seen to fail: `update_hint` without its `publish`
+    /// (I3 of `validate`).
     #[test]
     fn the_last_two_frees_are_in_different_words() {
         model("buddy: two last frees and a claim", 25, || {
@@ -256,8 +261,9 @@ mod models {
         });
     }
 
-    /// Both areas claimed for one block while somebody claims one of them.
-    /// Mutation seen to fail: `claim_several` keeping what it had after a conflict ("nothing is lost").
+    /// Both areas are claimed for one block while another thread claims one of them. Mutation seen
+    /// to fail: `claim_several` without opening the claimed areas after a conflict ("nothing is
+    /// lost").
     #[test]
     fn a_claim_of_two_areas_against_a_claim_of_one() {
         model("buddy: claim of two areas against one", 50, || {
@@ -275,9 +281,9 @@ mod models {
         });
     }
 
-    /// A whole area is split so that its tail can be freed, while a stray take sets and clears bits in it.
-    /// Mutation seen to fail: `split_whole` opening the area whatever `take_all` found (other frames are free than the
-    /// run's tail).
+    /// A whole area is split so that its tail can be freed, while a stray take sets and clears bits
+    /// in it. Mutation seen to fail: `split_whole` opening the area even if `take_all` fails (the
+    /// free frames are not the run's tail).
     #[test]
     fn a_whole_area_is_split_under_a_stray_take() {
         model("buddy: split of a whole area against take", 20, || {
@@ -299,8 +305,8 @@ mod models {
         });
     }
 
-    /// A CPU refills from an area that it comes to own while another drains its slot.
-    /// Mutation seen to fail: `acquire` storing the entry whatever it was ("not both from one area").
+    /// A CPU acquires an area and refills from it while another CPU drains its slot. Mutation seen
+    /// to fail: `acquire` with a store in place of the exchange ("not both from one area").
     #[test]
     fn a_refill_from_an_owned_area_against_a_claim_and_a_drain() {
         model("buddy: refill of an owner against claim and drain", 50, || {
@@ -323,13 +329,13 @@ mod models {
         });
     }
 
-    /// Two frames and what their owners write into them.
+    /// Two frames, and for each a cell that its owner writes.
     struct Pair {
         buddy: Simulated<Fenced<Numbered>>,
         content: [UnsafeCell<u32>; 2],
     }
 
-    /// Two frames, both allocated. CPUs whose slots have no room leave what they free.
+    /// Two frames, both allocated. The slots are not set up, so that frees are deferred.
     fn pair() -> Arc<Pair> {
         let buddy = Simulated::new(&[range(0, 2)], Fenced(Numbered), Mode::Cached);
         let frames = [0, 1].map(|_| buddy.allocate_frames(Order::ZERO).expect("two are free"));
@@ -343,7 +349,7 @@ mod models {
             self.content[frame.get()].with_mut(|content| unsafe { *content += 1 });
         }
 
-        fn leave(&self, cpu: u32, frame: usize) {
+        fn defer(&self, cpu: u32, frame: usize) {
             NUMBER.with(|number| number.set(Some(cpu)));
             let frame = FrameNumber::new(frame);
             self.write(frame);
@@ -358,53 +364,55 @@ mod models {
         }
     }
 
-    /// A CPU leaves a frame while another gathers, and hands out again what it found: nothing that was left is forgotten, and
-    /// what its owner wrote is handed over with it.
-    /// Mutations seen to fail: `leave` without its fence, `gather` without its own, `gather` clearing the count after its look at
-    /// the tags (all three "nothing is forgotten").
+    /// A CPU defers a frame while another reconciles the area and allocates from it. No deferred
+    /// frame is lost, and its content is handed over with it. Mutations seen to fail: `defer`
+    /// without its fence, `reconcile` without its fence, `reconcile` clearing the count after its
+    /// loads of the tags (all three "nothing is lost").
     #[test]
-    fn a_frame_is_left_while_the_area_is_gathered() {
-        model("buddy: leave against gather", 50, || {
+    fn a_frame_is_deferred_while_the_area_is_reconciled() {
+        model("buddy: deferral against reconciliation", 50, || {
             let pair = pair();
             let theirs = Arc::clone(&pair);
-            let other = thread::spawn(move || theirs.leave(0, 0));
-            pair.leave(1, 1);
+            let other = thread::spawn(move || theirs.defer(0, 0));
+            pair.defer(1, 1);
             let first = pair.take();
             other.join().expect("no panic");
             let second = pair.take();
             let third = pair.take();
             let found = [first, second, third].into_iter().flatten().count();
-            assert_eq!(found, 2, "nothing is forgotten: {first:?} {second:?} {third:?}");
+            assert_eq!(found, 2, "nothing is lost: {first:?} {second:?} {third:?}");
             pair.buddy.validate().expect("consistent");
         });
     }
 
-    /// A CPU leaves a frame while another brings its own home directly, which is counted too: that something was left stays known.
-    /// Mutation seen to fail: `note` storing a count in which nothing was left (I7 of `validate`).
+    /// A CPU defers a frame while another frees a frame directly, which is counted too: the count
+    /// still says that a frame is deferred. Mutation seen to fail: `count_direct_free` storing a
+    /// count without `PENDING` (I7 of `validate`).
     #[test]
-    fn a_frame_is_left_while_another_comes_home_by_itself() {
-        model("buddy: leave against direct free", 3, || {
+    fn a_frame_is_deferred_while_another_is_freed_directly() {
+        model("buddy: deferral against direct free", 3, || {
             let pair = pair();
             let theirs = Arc::clone(&pair);
             let other = thread::spawn(move || {
                 let frame = FrameNumber::new(1);
                 theirs.buddy.free_frames(frame, Order::ZERO).expect("allocated");
             });
-            pair.leave(0, 0);
+            pair.defer(0, 0);
             other.join().expect("no panic");
-            pair.buddy.validate().expect("what was left is counted");
+            pair.buddy.validate().expect("deferred frees are counted");
             let found = [pair.take(), pair.take()].into_iter().flatten().count();
-            assert_eq!(found, 2, "nothing is forgotten");
+            assert_eq!(found, 2, "nothing is lost");
         });
     }
 
-    /// Two CPUs at once look for the only frame, which was left: one of them gets it, and it comes home once.
-    /// Mutation seen to fail: `gather` without its flag (a double free is reported).
+    /// Two CPUs at once search for the only free frame, which is deferred: one of them gets it, and
+    /// it is freed once. Mutation seen to fail: `reconcile` without its flag (a double free is
+    /// reported).
     #[test]
-    fn what_was_left_comes_home_once() {
-        model("buddy: two gatherers", 50, || {
+    fn a_deferred_frame_is_reconciled_once() {
+        model("buddy: two reconciliations", 50, || {
             let pair = pair();
-            pair.leave(1, 1);
+            pair.defer(1, 1);
             let theirs = Arc::clone(&pair);
             let other = thread::spawn(move || theirs.take());
             let own = pair.take();
@@ -415,16 +423,17 @@ mod models {
         });
     }
 
-    /// One block freed twice at the same moment, exactly: one of the two is told, and the block is free once.
-    /// Mutation seen to fail: `take_tag` looking at the tag and then clearing it ("one is served").
+    /// Two checked frees of one block at the same moment: one returns a fault, and the block is
+    /// free once. Mutation seen to fail: `Tags::take` loading the tag and then clearing it ("one is
+    /// served").
     #[test]
-    fn of_two_exact_frees_of_one_block_one_is_told() {
-        model("buddy: exact double free", 3, || {
+    fn of_two_checked_frees_of_one_block_one_returns_a_fault() {
+        model("buddy: checked double free", 3, || {
             let buddy = Simulated::new(&[range(0, AREA)], Fenced(Numbered), Mode::Cached);
             let buddy = Arc::new(buddy.checked_free());
             let block = buddy.allocate_frames(Order::ZERO).expect("all is free");
             let free_as = move |number, buddy: &Simulated<_, _, true>| {
-                // Into a slot: what goes straight home is told apart by its bits in any case.
+                // Into a slot: of two direct frees the bits reveal the second in any case.
                 NUMBER.with(|own| own.set(Some(number)));
                 buddy.free_frames(block, Order::ZERO)
             };
@@ -433,7 +442,10 @@ mod models {
             let outcomes = [free_as(1, &buddy), other.join().expect("no panic")];
             assert_eq!(outcomes.iter().filter(|freed| freed.is_ok()).count(), 1, "one is served");
             let mut faults = outcomes.iter().filter_map(|freed| freed.err());
-            assert!(faults.all(|fault| fault.kind == FaultKind::DoubleFree), "the other is told");
+            assert!(
+                faults.all(|fault| fault.kind == FaultKind::DoubleFree),
+                "the other returns a fault"
+            );
             buddy.drain();
             buddy.validate().expect("consistent");
             assert_eq!(buddy.free_frames_count(), AREA);

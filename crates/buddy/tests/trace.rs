@@ -1,4 +1,4 @@
-//! What an observer hears, against a textbook buddy that counts.
+//! The events of a trace, against a textbook buddy that counts its splits and merges.
 #![cfg(not(loom))]
 
 mod common;
@@ -32,14 +32,14 @@ fn splits_and_merges_are_those_of_the_textbook() {
             buddy.free_frames(FrameNumber::new(block), order(size)).expect("live");
             book.release(block, size.into());
         }
-        let heard = (counts.splits(), counts.merges());
-        assert_eq!(heard, (book.splits, book.merges), "step {step}");
+        let traced = (counts.splits(), counts.merges());
+        assert_eq!(traced, (book.splits, book.merges), "step {step}");
     }
     assert!(book.splits > 300 && counts.claims() > 0, "{} splits", book.splits);
 }
 
-/// Each split makes one free block more, each merge one less; taking a piece removes one, freeing it adds one. So the
-/// numbers heard and the pieces handed out account for every free block.
+/// A split adds one free block and a merge removes one; an allocation removes one and a free adds
+/// one. So the events and the allocated blocks account for every free block.
 #[test]
 fn with_slots_the_numbers_account_for_every_free_block() {
     let counts = EventCounts::new();
@@ -72,17 +72,19 @@ fn with_slots_the_numbers_account_for_every_free_block() {
 }
 
 #[test]
-fn runs_are_heard_of_too() {
+fn runs_cause_events_too() {
     let counts = EventCounts::new();
     let buddy = Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).traced(&counts);
-    // 4096 to 2048 to 1024. The last 24 of the 1024 pages go back as 8 + 16, and merge with nothing.
+    // 4096 to 2048 to 1024. The last 24 of the 1024 pages are freed as 8 + 16, and merge with no
+    // other block.
     let run = buddy.allocate_run(1000, Order::ZERO).expect("room");
     assert_eq!((counts.splits(), counts.merges()), (2, 0));
     // Eight more pages: the block of 8 itself.
     // SAFETY: the run is ours; frames are only numbers.
     assert!(unsafe { buddy.resize_run(run.start, 1000, 1008) });
     assert_eq!((counts.splits(), counts.merges()), (2, 0));
-    // 8 pages go back and join with nothing: the 16 beside them are no buddy of 8. The next 8 merge with them.
+    // The first 8 pages do not merge: the 16 beside them are no buddy of 8. The next 8 merge with
+    // them.
     for (pages, merges) in [(1000, 0), (992, 2)] {
         // SAFETY: the run that was grown above.
         assert!(unsafe { buddy.resize_run(run.start, pages + 8, pages) });

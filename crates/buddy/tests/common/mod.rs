@@ -1,4 +1,4 @@
-//! A buddy over frames that are only numbers, with metadata of its own; and the textbook to compare it with.
+//! A buddy over frames that are only numbers, with its own metadata, and a textbook buddy.
 
 #![allow(unreachable_pub)]
 #![allow(dead_code, reason = "each test program uses its part")]
@@ -17,7 +17,7 @@ pub mod users;
 /// Where frame 0 would be.
 pub const ROOT: usize = 1 << 40;
 
-/// Zeroed memory, given back when dropped.
+/// Zeroed memory, freed when dropped.
 pub struct Metadata {
     start: NonNull<u8>,
     layout: Layout,
@@ -40,7 +40,7 @@ impl Metadata {
         self.start
     }
 
-    /// Returns the memory, once. The test drops `self` after whoever uses it.
+    /// Returns the memory, once. The test drops `self` after the allocator that uses it.
     pub fn memory<'m>(&self) -> ZeroedMemory<'m> {
         // SAFETY: fresh from `alloc_zeroed`, aligned as the layout says, and dropped last.
         unsafe { ZeroedMemory::from_zeroed(self.start, self.layout.size()) }
@@ -49,7 +49,7 @@ impl Metadata {
 
 impl Drop for Metadata {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; who used it is gone.
+        // SAFETY: allocated in `new` with this layout; the allocator that used it is dropped.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }
@@ -102,7 +102,7 @@ impl<C: Cpu, T: Trace, const K: bool> Simulated<C, T, K> {
         Self { buddy: buddy.with_fault_hook(hook), metadata }
     }
 
-    // Frees by number: no memory is behind the frames, so that a wrong one is a wrong number.
+    // Frees by number: no memory is behind the frames, so a wrong free affects numbers only.
 
     #[track_caller]
     pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {

@@ -1,6 +1,7 @@
-//! Users of a buddy who do all that can be done with one at random, and who know which frames are theirs.
+//! Simulated users of a buddy: they make random requests of all kinds, and track the frames they
+//! own.
 //!
-//! Nothing is borrowed while the buddy is called, so that an interrupt may be a user on top of another.
+//! No `RefCell` is borrowed while the buddy is called, so that an interrupt may make requests too.
 
 use std::cell::{Cell, RefCell};
 use std::ptr::{NonNull, without_provenance_mut};
@@ -13,12 +14,12 @@ use super::{Metadata, ROOT, Simulated, range};
 
 /// Frames of an area.
 const AREA: usize = 512;
-/// The most blocks that are asked for at once.
+/// Maximum number of blocks of one request.
 const MANY: usize = 40;
-/// The most pages of a run.
+/// Maximum number of pages of a run.
 const RUN: usize = 1200;
 
-/// What somebody has.
+/// Frames that a user owns.
 #[derive(Clone, Copy)]
 enum Held {
     Block(FrameNumber, Order),
@@ -26,27 +27,27 @@ enum Held {
     Offline(FrameRange),
 }
 
-/// Whether anybody else may use the buddy while it is called.
+/// Whether other contexts may use the buddy during a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Company {
-    /// Nobody: what can be had is exactly what is free.
+    /// No other context: a request succeeds exactly if enough frames are free.
     Alone,
     /// Interrupts.
     Interrupted,
 }
 
-/// Everybody who uses a buddy. Declared before it, as sections that are added live here.
+/// All users of a buddy. Declared before the buddy, as this owns the metadata of added sections.
 pub struct Users {
     company: Company,
     largest: usize,
-    /// The frames there are.
+    /// The frames that exist.
     ranges: RefCell<Vec<FrameRange>>,
-    /// Which frames are somebody's, by number.
+    /// Whether a frame has an owner, by number.
     taken: RefCell<Vec<bool>>,
     held: RefCell<Vec<Held>>,
     /// Frames that may still be added.
     absent: RefCell<Vec<FrameRange>>,
-    /// The metadata of those that were.
+    /// The metadata of added sections.
     sections: RefCell<Vec<(FrameRange, Metadata)>>,
     removals: Cell<usize>,
 }
@@ -56,8 +57,8 @@ pub fn order(order: usize) -> Order {
 }
 
 impl Users {
-    /// Users of `ranges`, of blocks up to order `largest`; the frames of each range of `absent`, in a section of its own, may be
-    /// added.
+    /// Returns users of `ranges`, for blocks up to order `largest`. The frames of each range of
+    /// `absent`, in a section of its own, may be added.
     pub fn new(
         ranges: &[FrameRange],
         absent: &[FrameRange],
@@ -77,7 +78,7 @@ impl Users {
         }
     }
 
-    /// A request at random, and often something that goes back.
+    /// Makes a random request, or frees something.
     pub fn play<C: Cpu, T: Trace, const K: bool>(
         &self,
         buddy: &Simulated<C, T, K>,
@@ -92,22 +93,22 @@ impl Users {
             51..53 => self.offline(buddy, random),
             53 => self.add(buddy),
             54 if self.company == Company::Alone => self.remove(buddy, random),
-            _ => self.give_back(buddy, random),
+            _ => self.free_or_resize(buddy, random),
         }
     }
 
-    /// Returns the largest order that is asked for.
+    /// Returns the largest order of a request.
     pub fn largest(&self) -> usize {
         self.largest
     }
 
-    /// Returns how many sections were removed.
+    /// Returns the number of sections that were removed.
     pub fn removals(&self) -> usize {
         self.removals.get()
     }
 
-    /// Gives all back.
-    pub fn leave<C: Cpu, T: Trace, const K: bool>(&self, buddy: &Simulated<C, T, K>) {
+    /// Frees all frames.
+    pub fn free_all<C: Cpu, T: Trace, const K: bool>(&self, buddy: &Simulated<C, T, K>) {
         while let Some(held) = self.pop() {
             self.free(buddy, held);
         }
@@ -236,7 +237,7 @@ impl Users {
         }
     }
 
-    /// Asks for a section to be removed, mostly after what is nobody's of it was taken offline.
+    /// Removes a section, mostly after its free areas were taken offline.
     fn remove<C: Cpu, T: Trace, const K: bool>(
         &self,
         buddy: &Simulated<C, T, K>,
@@ -253,7 +254,7 @@ impl Users {
             areas.map(|area| frames.intersection(range(area * AREA, (area + 1) * AREA))).collect();
         for part in parts.iter().filter(|_| !random.one_in(8)) {
             if self.is_free(part.start.get()..part.end.get()) {
-                buddy.offline(*part).expect("nobody's");
+                buddy.offline(*part).expect("free");
                 self.hold(Held::Offline(*part));
             }
         }
@@ -273,12 +274,12 @@ impl Users {
         self.mark(frames.start, frames.frames(), false);
         self.ranges.borrow_mut().retain(|own| *own != frames);
         self.absent.borrow_mut().push(frames);
-        // Its metadata goes with it: whoever still looks there looks at memory that is somebody else's.
+        // Its metadata is freed, so that a use after the removal is a use after free.
         self.sections.borrow_mut().swap_remove(index);
         self.removals.set(self.removals.get() + 1);
     }
 
-    fn give_back<C: Cpu, T: Trace, const K: bool>(
+    fn free_or_resize<C: Cpu, T: Trace, const K: bool>(
         &self,
         buddy: &Simulated<C, T, K>,
         random: &mut Random,
@@ -304,7 +305,7 @@ impl Users {
         let wanted = 1 + random.below(pages + pages.min(20));
         let (kept, tail) = (pages.min(wanted), FrameNumber::new(start.get() + pages.min(wanted)));
         self.mark(tail, pages - kept, false);
-        // SAFETY: the run is ours, of so many pages; frames are only numbers.
+        // SAFETY: the run is ours and has `pages` pages; frames are only numbers.
         let resized = unsafe { buddy.resize_run(pointer(start), pages, wanted) };
         assert!(resized || wanted > pages || self.company == Company::Interrupted);
         let now = if resized { wanted } else { pages };
@@ -323,7 +324,7 @@ impl Users {
         self.mark(start, pages, false);
         match held {
             Held::Block(frame, size) => buddy.free_frames(frame, size).expect("ours"),
-            // SAFETY: the run is ours, of so many pages; frames are only numbers.
+            // SAFETY: the run is ours and has `pages` pages; frames are only numbers.
             Held::Run(start, pages) => unsafe { buddy.free_run(pointer(start), pages) },
             Held::Offline(frames) => buddy.online(frames).expect("offline"),
         }
@@ -333,7 +334,8 @@ impl Users {
         }
     }
 
-    /// Asserts that the buddy, of which all slots are drained, has free exactly the frames that are nobody's.
+    /// Asserts that in the buddy, whose slots are drained, exactly the frames without an owner are
+    /// free.
     pub fn assert_free<C: Cpu, T: Trace, const K: bool>(&self, buddy: &Simulated<C, T, K>) {
         let mut free = vec![false; self.taken.borrow().len()];
         for (start, size) in buddy.free_blocks() {
@@ -349,7 +351,7 @@ impl Users {
         assert_eq!(free.iter().filter(|free| **free).count(), buddy.free_frames_count());
     }
 
-    /// Asserts that as many blocks of `size` can be had as nobody's frames have room for, and gives them back.
+    /// Asserts that all free blocks of `size` can be allocated, and frees them.
     pub fn assert_obtainable<C: Cpu, T: Trace, const K: bool>(
         &self,
         buddy: &Simulated<C, T, K>,
@@ -366,11 +368,11 @@ impl Users {
 
     fn assert_none(&self, size: Order) {
         if self.company == Company::Alone {
-            assert_eq!(self.count_free(size), 0, "a block of {size:?} was to be had");
+            assert_eq!(self.count_free(size), 0, "a block of {size:?} is free");
         }
     }
 
-    /// Returns how many aligned blocks of `size` are nobody's.
+    /// Returns the number of aligned blocks of `size` without an owner.
     fn count_free(&self, size: Order) -> usize {
         let pages = size.pages();
         let blocks = |own: &FrameRange| {
@@ -382,7 +384,7 @@ impl Users {
         self.ranges.borrow().iter().map(blocks).sum()
     }
 
-    /// Whether `frames` are there and nobody's.
+    /// Returns whether `frames` exist and have no owner.
     fn is_free(&self, frames: std::ops::Range<usize>) -> bool {
         let asked = range(frames.start, frames.end);
         let is_there = self.ranges.borrow().iter().any(|own| own.intersection(asked) == asked);
@@ -403,7 +405,7 @@ impl Users {
         self.held.borrow_mut().pop()
     }
 
-    /// Notes that frames are somebody's or nobody's from now on, and that they were not before.
+    /// Marks frames as taken or free, and asserts that they were not before.
     fn mark(&self, start: FrameNumber, pages: usize, taken: bool) {
         let frames = range(start.get(), start.get() + pages);
         let is_there = |own: &FrameRange| own.intersection(frames) == frames;
@@ -418,7 +420,7 @@ impl Users {
     }
 }
 
-/// Returns the address of a frame as a pointer that nobody uses.
+/// Returns the address of a frame as a pointer that is never followed.
 fn pointer(frame: FrameNumber) -> NonNull<u8> {
     NonNull::new(without_provenance_mut(ROOT + frame.get() * PAGE_SIZE)).expect("not zero")
 }

@@ -1,4 +1,4 @@
-//! Observers and hooks that panic at each of their calls in turn, and observers that call the allocator.
+//! Traces and hooks that panic at each of their calls in turn, and traces that call the allocator.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
@@ -22,14 +22,14 @@ fn order(order: u8) -> Order {
     Order::new(order).expect("a valid order")
 }
 
-/// Panics when it is told something for the `left`th time.
+/// Panics at its event number `countdown`.
 struct Panicking<'c, const BLOCKS: bool> {
-    left: &'c AtomicIsize,
+    countdown: &'c AtomicIsize,
 }
 
 impl<const BLOCKS: bool> Panicking<'_, BLOCKS> {
-    fn hear(&self) {
-        assert!(self.left.fetch_sub(1, Ordering::Relaxed) != 1, "the observer panics");
+    fn event(&self) {
+        assert!(self.countdown.fetch_sub(1, Ordering::Relaxed) != 1, "the trace panics");
     }
 }
 
@@ -37,27 +37,27 @@ impl<const BLOCKS: bool> Trace for Panicking<'_, BLOCKS> {
     const HAS_BLOCK_EVENTS: bool = BLOCKS;
 
     fn take(&self, _: FrameNumber, _: usize) {
-        self.hear();
+        self.event();
     }
 
     fn free(&self, _: FrameNumber, _: usize) {
-        self.hear();
+        self.event();
     }
 
     fn split(&self, _: usize) {
-        self.hear();
+        self.event();
     }
 
     fn merge(&self, _: usize) {
-        self.hear();
+        self.event();
     }
 
     fn claim(&self, _: usize) {
-        self.hear();
+        self.event();
     }
 
     fn transfer(&self, _: usize) {
-        self.hear();
+        self.event();
     }
 }
 
@@ -83,7 +83,8 @@ fn quietly<R>(call: impl FnOnce() -> R) -> Option<R> {
     returned
 }
 
-/// What a script holds. A call that unwinds gave nothing, and took back all that it was to take.
+/// The blocks of a script. A call that unwinds has allocated nothing, and has freed all that it
+/// should free.
 #[derive(Default)]
 struct Held {
     blocks: Vec<(FrameNumber, Order)>,
@@ -98,7 +99,7 @@ impl Held {
         }
     }
 
-    /// All sorts of requests, then frees in another order.
+    /// All kinds of requests, then frees in another order.
     fn play<C: Cpu, T: Trace, const K: bool>(&mut self, buddy: &Simulated<C, T, K>) {
         for small in [0, 0, 1, 2, 3, 4, 6, 8, 9, 9, 10] {
             let small = order(small);
@@ -117,7 +118,7 @@ impl Held {
         self.hold(placed.map(|placed| placed.ok().map(|()| (at, order(6)))));
         self.run(buddy);
         self.offline(buddy);
-        // Every third, so that areas are left with some blocks, then the rest.
+        // Every third block, so that areas keep some blocks, then the rest.
         for step in [3, 1] {
             for index in (0..self.blocks.len()).rev().step_by(step) {
                 let (block, order) = self.blocks.remove(index);
@@ -152,24 +153,25 @@ impl Held {
     }
 }
 
-/// Plays the script for every `step`th call of the observer, which panics there; returns how many calls there are.
+/// Plays the script once for every `step`th event, at which the trace panics; returns the number of
+/// events.
 fn panic_at_each_call<const BLOCKS: bool>(mode: Mode, step: usize) -> usize {
     for number in (1..).step_by(step) {
-        let left = AtomicIsize::new(0);
+        let countdown = AtomicIsize::new(0);
         let cpus = SwitchedCpu::new(1);
         cpus.switch_to(Some(CpuId::new(0)));
-        let observer = Panicking::<BLOCKS> { left: &left };
-        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, mode).traced(observer);
-        left.store(number, Ordering::Relaxed);
+        let trace = Panicking::<BLOCKS> { countdown: &countdown };
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, mode).traced(trace);
+        countdown.store(number, Ordering::Relaxed);
         let mut held = Held::default();
         held.play(&buddy);
-        left.store(0, Ordering::Relaxed);
+        countdown.store(0, Ordering::Relaxed);
         assert!(held.blocks.is_empty());
         buddy.drain();
         buddy.validate().unwrap_or_else(|wrong| panic!("panic at call {number}: {wrong}"));
         assert_eq!(buddy.free_frames_count(), FRAMES, "panic at call {number}: frames are lost");
         assert!(buddy.allocate_frames(order(12)).is_ok(), "panic at call {number}: in pieces");
-        // Nothing is claimed or frozen: all of it goes by way of the slot again.
+        // No area stays claimed and no slot stays entered: one panic ends.
         assert!(held.panics <= 1, "{} panics", held.panics);
         if held.panics == 0 {
             return number as usize - 1;
@@ -178,10 +180,11 @@ fn panic_at_each_call<const BLOCKS: bool>(mode: Mode, step: usize) -> usize {
     unreachable!("the script ends")
 }
 
-/// Mutations seen to fail ("frames are lost"): `noted`, `bring_all_home`, `refill_frames`, `refill_blocks`, `refill_areas`,
-/// `free_flushing`, `take_range` and `allocate_run`, each without its guard.
+/// Mutations seen to fail ("frames are lost"): `trace_taken`, `return_blocks`,
+/// `trace_word_for_slot`, `refill_areas`, `free_making_room`, `take_range` and `allocate_run`, each
+/// without its guard.
 #[test]
-fn a_panic_at_any_call_of_an_observer_loses_no_frame() {
+fn a_panic_at_any_event_loses_no_frame() {
     let calls = [
         panic_at_each_call::<true>(Mode::Cached, 1),
         panic_at_each_call::<false>(Mode::Cached, 1),
@@ -190,32 +193,32 @@ fn a_panic_at_any_call_of_an_observer_loses_no_frame() {
     assert!(calls.iter().all(|calls| *calls > 60), "{calls:?} calls");
 }
 
-/// Frees every other frame at random, so that most are deferred and then reconciled area by area; the observer panics at call
-/// `number` of the frees. Returns whether it did.
+/// Frees every other frame at random, so that most are deferred and then reconciled area by area;
+/// the trace panics at call `number` of the frees. Returns whether it did.
 fn panic_in_deferred_frees<const BLOCKS: bool>(number: isize) -> bool {
-    let left = AtomicIsize::new(0);
+    let countdown = AtomicIsize::new(0);
     let cpus = SwitchedCpu::new(1);
     cpus.switch_to(Some(CpuId::new(0)));
-    let observer = Panicking::<BLOCKS> { left: &left };
-    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(observer);
+    let trace = Panicking::<BLOCKS> { countdown: &countdown };
+    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(trace);
     let mut held = vec![FrameNumber::new(0); FRAMES];
     assert_eq!(buddy.allocate_many(Order::ZERO, &mut held), FRAMES);
     let mut random = Random::new(4);
     for index in (1..held.len()).rev() {
         held.swap(index, random.below(index + 1));
     }
-    left.store(number, Ordering::Relaxed);
+    countdown.store(number, Ordering::Relaxed);
     let mut panics = 0;
     let rest = held.split_off(FRAMES / 2);
     for block in held {
         let freed = quietly(|| buddy.free_frames(block, Order::ZERO).expect("allocated above"));
         panics += usize::from(freed.is_none());
         if freed.is_none() {
-            // Before anything else is freed, which would mend what is wrong.
+            // Before another free, which would repair the state.
             buddy.validate().unwrap_or_else(|wrong| panic!("panic at call {number}: {wrong}"));
         }
     }
-    left.store(0, Ordering::Relaxed);
+    countdown.store(0, Ordering::Relaxed);
     buddy.drain();
     assert_eq!(buddy.free_frames_count(), FRAMES / 2, "panic at call {number}: frames are lost");
     for block in rest {
@@ -227,8 +230,8 @@ fn panic_in_deferred_frees<const BLOCKS: bool>(number: isize) -> bool {
     panics > 0
 }
 
-/// Mutations seen to fail: the `Drop` of `Reconciling` without `SOME` (I7 of `validate`), or without opening the area ("frames are
-/// lost").
+/// Mutations seen to fail: the `Drop` of `Reconciling` without `PENDING` (I7 of `validate`), or
+/// without opening the area ("frames are lost").
 #[test]
 fn a_panic_while_an_area_is_reconciled_leaves_its_deferred_frees_to_the_next() {
     let calls = (1..).take_while(|number| panic_in_deferred_frees::<false>(*number)).count();
@@ -237,26 +240,26 @@ fn a_panic_while_an_area_is_reconciled_leaves_its_deferred_frees_to_the_next() {
     assert!(calls > 100 && more > 30, "{calls} and {more} calls");
 }
 
-/// Blocks that one call allocates together: when it unwinds, its caller does not know how many there are.
-/// Mutation seen to fail: `FreeAllOnUnwind` without its `Drop` ("frames are lost").
+/// Blocks that one call allocates together: when it unwinds, its caller does not know how many
+/// there are. Mutation seen to fail: `FreeAllOnUnwind` without its `Drop` ("frames are lost").
 #[test]
 fn a_panic_while_many_blocks_are_allocated_frees_those_before() {
     for (size, number) in [(0, 3), (2, 2), (5, 2), (7, 3), (9, 2), (10, 4)] {
-        let left = AtomicIsize::new(number);
+        let countdown = AtomicIsize::new(number);
         let cpus = SwitchedCpu::new(1);
         cpus.switch_to(Some(CpuId::new(0)));
-        let observer = Panicking::<false> { left: &left };
-        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(observer);
+        let trace = Panicking::<false> { countdown: &countdown };
+        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(trace);
         let mut blocks = vec![FrameNumber::new(0); (FRAMES >> size).min(300)];
         let had = quietly(|| buddy.allocate_many(order(size), &mut blocks));
-        assert_eq!((had, left.load(Ordering::Relaxed)), (None, 0), "order {size}");
+        assert_eq!((had, countdown.load(Ordering::Relaxed)), (None, 0), "order {size}");
         buddy.drain();
         assert_eq!(buddy.free_frames_count(), FRAMES, "order {size}: frames are lost");
         buddy.validate().expect("consistent");
     }
 }
 
-/// A hook that panics once: what it interrupted counts as the buddy has it.
+/// A hook that panics once: afterwards the watermarks count what the buddy has.
 /// Mutation seen to fail: `Watermarks::take` without its guard.
 #[test]
 fn watermarks_count_right_after_their_hook_has_panicked() {
@@ -290,7 +293,7 @@ fn watermarks_count_right_after_their_hook_has_panicked() {
     }
 }
 
-/// An observer that allocates, frees and drains from within.
+/// A trace that allocates, frees and drains in its events.
 struct CallingBack {
     buddy: AtomicPtr<Simulated<SingleCpu, &'static CallingBack>>,
     depth: AtomicUsize,
@@ -324,8 +327,8 @@ impl CallingBack {
 }
 
 #[test]
-fn an_observer_may_call_the_allocator() {
-    // A static, so that it can name the allocator that it is part of.
+fn a_trace_may_call_the_allocator() {
+    // A static, so that it can refer to the allocator that it is part of.
     static OBSERVER: CallingBack = CallingBack {
         buddy: AtomicPtr::new(std::ptr::null_mut()),
         depth: AtomicUsize::new(0),
@@ -344,9 +347,9 @@ fn an_observer_may_call_the_allocator() {
     assert_eq!(buddy.free_frames_count(), FRAMES);
 }
 
-/// A double free that two CPUs made, and that is found when a slot is drained: the hook panics, and the other blocks of the slot
-/// go home.
-/// Mutation seen to fail: `FreeRestOnUnwind` without its `Drop`.
+/// Two CPUs free one block, and the double free is found when a slot is drained. The hook panics,
+/// and the other blocks of the slot are returned. Mutation seen to fail: `FreeRestOnUnwind` without
+/// its `Drop`.
 #[test]
 fn a_fault_hook_that_panics_while_a_slot_is_drained_loses_no_frame() {
     for size in [0, 1, 5, 7] {
@@ -358,7 +361,8 @@ fn a_fault_hook_that_panics_while_a_slot_is_drained_loses_no_frame() {
         let address = ROOT + blocks[0].get() * PAGE_SIZE;
         let start = NonNull::new(std::ptr::without_provenance_mut(address)).expect("not zero");
         for block in [blocks[0]].iter().chain(&blocks) {
-            // SAFETY: frames are only numbers. The tag is what a CPU saw that looked before the other one cleared it.
+            // SAFETY: frames are only numbers. This restores the tag that the other CPU saw before
+            // the first one cleared it.
             unsafe { buddy.clear_owner(start, order(size)) };
             buddy.free_frames(*block, order(size)).expect("the tag says allocated");
         }
@@ -374,7 +378,8 @@ fn a_fault_hook_that_panics_while_a_slot_is_drained_loses_no_frame() {
     }
 }
 
-/// The tail of a run is free when the observer hears of it. A caller that unwound would not know.
+/// The tail of a run is free when the trace is called. A caller that unwound would not know its
+/// size.
 #[test]
 fn a_panic_while_a_run_shrinks_aborts() {
     const CHILD: &str = "BUDDY_SHRINKS_A_RUN";
@@ -386,12 +391,12 @@ fn a_panic_while_a_run_shrinks_aborts() {
         assert!(!status.success() && status.code().is_none(), "killed by a signal: {status}");
         return;
     }
-    let left = AtomicIsize::new(0);
-    let observer = Panicking::<false> { left: &left };
+    let countdown = AtomicIsize::new(0);
+    let trace = Panicking::<false> { countdown: &countdown };
     let cpus = SwitchedCpu::new(1);
-    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(observer);
+    let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(trace);
     let run = buddy.allocate_run(700, Order::ZERO).expect("free");
-    left.store(1, Ordering::Relaxed);
+    countdown.store(1, Ordering::Relaxed);
     // SAFETY: the run is ours; frames are only numbers.
     let _ = quietly(|| unsafe { buddy.resize_run(run.start, 700, 100) });
 }
