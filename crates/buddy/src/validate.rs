@@ -4,6 +4,7 @@ use core::fmt;
 
 use page_frame::{FrameNumber, Tag};
 
+use crate::bitmap::check::violated_invariant;
 use crate::bits::{AREA_FRAMES, SECTION_AREAS};
 use crate::blocks::{self, BlockState};
 use crate::frames::Frames;
@@ -29,7 +30,7 @@ impl core::error::Error for Violation {}
 pub(crate) fn validate<T>(frames: &Frames<'_, T>) -> Result<(), Violation> {
     for (base, section) in frames.bitmap().table().sections() {
         for area in 0..SECTION_AREAS {
-            if let Some(invariant) = section.violated_invariant(area) {
+            if let Some(invariant) = violated_invariant(section, area) {
                 let frame = FrameNumber::new(base + area * AREA_FRAMES);
                 return Err(Violation { invariant, frame });
             }

@@ -22,6 +22,7 @@ use crate::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, WORD_BITS, mask, words};
 
 mod absent;
 pub(crate) mod area;
+pub(crate) mod check;
 mod claim;
 mod entry;
 pub(crate) mod hints;

@@ -51,7 +51,7 @@ pub(crate) type Lines = [Line; SECTION_AREAS];
 #[derive(Debug)]
 pub(crate) struct Section<'m> {
     pub(super) lines: &'m Lines,
-    entries: &'m Entries,
+    pub(super) entries: &'m Entries,
     pub(super) hints: Hints<'m>,
     /// Locked, only by trying, by a claim of several areas for one block.
     pub(super) claims: Lock<()>,
@@ -377,24 +377,6 @@ impl Section<'_> {
     /// Returns the taken bits of `area` as a user sees them: all set when the area is whole.
     pub(super) fn taken(&self, area: usize) -> [usize; AREA_WORDS] {
         if self.is_whole(area) { [usize::MAX; AREA_WORDS] } else { self.lines[area].load() }
-    }
-
-    /// Returns the invariant of the crate that `area` breaks, while no other call is inside the
-    /// allocator.
-    pub(crate) fn violated_invariant(&self, area: usize) -> Option<&'static str> {
-        let entry = self.entries.load(area, Ordering::Acquire);
-        let bits = self.lines[area].load();
-        let has_free = bits.iter().any(|word| *word != usize::MAX);
-        if entry.is_claiming() {
-            return Some("I4: no claim outlives its call");
-        }
-        if entry.is_whole() && bits != [0; AREA_WORDS] {
-            return Some("I2: the bits of a whole area are clear");
-        }
-        if entry.is_open() && has_free && !self.hints.has_any(area) {
-            return Some("I3: an open area with a free frame has a hint");
-        }
-        None
     }
 }
 

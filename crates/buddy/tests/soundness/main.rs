@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod hooks;
 mod metadata;
 mod misuse;
 mod traces;

@@ -1,20 +1,17 @@
-//! Traces and hooks that panic at each of their calls in turn, and traces that call the allocator.
+//! Traces that panic at each of their events in turn, and traces that call the allocator.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::process::Command;
-use std::ptr::NonNull;
 use std::sync::Once;
 use std::sync::atomic::{AtomicIsize, AtomicPtr, AtomicUsize, Ordering};
 
-use buddy::{Marks, Mobility, Mode, Pressure, Trace, Watermarks};
-use page_frame::{
-    Cpu, CpuId, FrameNumber, Order, PAGE_SIZE, PageMap, PageResize, SingleCpu, SwitchedCpu, Tag,
-};
+use buddy::{Mobility, Mode, Trace};
+use page_frame::{Cpu, CpuId, FrameNumber, Order, PageResize, SingleCpu, SwitchedCpu};
 
 use testkit::Random;
 
-use crate::common::{ROOT, Simulated, range};
+use crate::common::{Simulated, range};
 
 const FRAMES: usize = 16 * 512;
 
@@ -67,7 +64,7 @@ thread_local! {
 }
 
 /// Calls `call`; `None` when it panicked.
-fn quietly<R>(call: impl FnOnce() -> R) -> Option<R> {
+pub(crate) fn quietly<R>(call: impl FnOnce() -> R) -> Option<R> {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let report = panic::take_hook();
@@ -259,40 +256,6 @@ fn a_panic_while_many_blocks_are_allocated_frees_those_before() {
     }
 }
 
-/// A hook that panics once: afterwards the watermarks count what the buddy has.
-/// Mutation seen to fail: `Watermarks::take` without its guard.
-#[test]
-fn watermarks_count_right_after_their_hook_has_panicked() {
-    let marks = Marks { min: 20, low: 2000, high: 3000 };
-    let calls = AtomicUsize::new(0);
-    let hook = |_: Pressure| {
-        assert!(calls.fetch_add(1, Ordering::Relaxed) != 0, "the first call panics");
-    };
-    for size in [0, 3, 7, 9, 10].map(order) {
-        calls.store(0, Ordering::Relaxed);
-        let watermarks = Watermarks::new(FRAMES, marks, hook);
-        let cpus = SwitchedCpu::new(1);
-        cpus.switch_to(Some(CpuId::new(0)));
-        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached).traced(&watermarks);
-        let mut held = Vec::new();
-        let mut panics = 0;
-        loop {
-            match quietly(|| buddy.allocate_frames(size)) {
-                Some(Ok(block)) => held.push(block),
-                Some(Err(_)) => break,
-                None => panics += 1,
-            }
-        }
-        assert_eq!((panics, held.len()), (1, FRAMES / size.pages()), "{size:?}");
-        assert_eq!(watermarks.free_frames(), 0, "{size:?}");
-        for block in held {
-            buddy.free_frames(block, size).expect("allocated above");
-        }
-        buddy.drain();
-        assert_eq!(watermarks.free_frames(), FRAMES, "{size:?}");
-    }
-}
-
 /// A trace that allocates, frees and drains in its events.
 struct CallingBack {
     buddy: AtomicPtr<Simulated<SingleCpu, &'static CallingBack>>,
@@ -329,53 +292,22 @@ impl CallingBack {
 #[test]
 fn a_trace_may_call_the_allocator() {
     // A static, so that it can refer to the allocator that it is part of.
-    static OBSERVER: CallingBack = CallingBack {
+    static TRACE: CallingBack = CallingBack {
         buddy: AtomicPtr::new(std::ptr::null_mut()),
         depth: AtomicUsize::new(0),
         calls: AtomicUsize::new(0),
     };
     let buddy = Simulated::new(&[range(0, FRAMES)], SingleCpu::new(), Mode::Cached);
-    let buddy = buddy.traced(&OBSERVER);
+    let buddy = buddy.traced(&TRACE);
     let buddy = Box::leak(Box::new(buddy));
-    OBSERVER.buddy.store(buddy, Ordering::Relaxed);
+    TRACE.buddy.store(buddy, Ordering::Relaxed);
     let mut held = Held::default();
     held.play(buddy);
     assert_eq!(held.panics, 0);
-    assert!(OBSERVER.calls.load(Ordering::Relaxed) > 30);
+    assert!(TRACE.calls.load(Ordering::Relaxed) > 30);
     buddy.drain();
     buddy.validate().expect("consistent");
     assert_eq!(buddy.free_frames_count(), FRAMES);
-}
-
-/// Two CPUs free one block, and the double free is found when a slot is drained. The hook panics,
-/// and the other blocks of the slot are returned. Mutation seen to fail: `FreeRestOnUnwind` without
-/// its `Drop`.
-#[test]
-fn a_fault_hook_that_panics_while_a_slot_is_drained_loses_no_frame() {
-    for size in [0, 1, 5, 7] {
-        let cpus = SwitchedCpu::new(2);
-        let buddy = Simulated::new(&[range(0, FRAMES)], &cpus, Mode::Cached);
-        cpus.switch_to(Some(CpuId::new(0)));
-        let blocks: Vec<_> =
-            (0..6).map(|_| buddy.allocate_frames(order(size)).expect("free")).collect();
-        let address = ROOT + blocks[0].get() * PAGE_SIZE;
-        let start = NonNull::new(std::ptr::without_provenance_mut(address)).expect("not zero");
-        for block in [blocks[0]].iter().chain(&blocks) {
-            // SAFETY: frames are only numbers. This restores the tag that the other CPU saw before
-            // the first one cleared it.
-            unsafe { buddy.clear_owner(start, order(size)) };
-            buddy.free_frames(*block, order(size)).expect("the tag says allocated");
-        }
-        // SAFETY: as above: the block is free, twice, and has no tag.
-        unsafe { buddy.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
-        let mut panics = 0;
-        while quietly(|| buddy.drain()).is_none() {
-            panics += 1;
-        }
-        assert_eq!(panics, 1, "order {size}: the double free is reported once");
-        assert_eq!(buddy.free_frames_count(), FRAMES, "order {size}: frames are lost");
-        buddy.validate().expect("consistent");
-    }
 }
 
 /// The tail of a run is free when the trace is called. A caller that unwound would not know its
