@@ -1,5 +1,5 @@
-//! What the benches share: allocators of each layer behind one trait per layer, workloads, and how
-//! a time is taken.
+//! Shared by the benches: the allocators of each layer behind one trait per layer, the workloads,
+//! and the measurement of times.
 //!
 //! | layer | trait to implement for an allocator | where to name it | workloads |
 //! |---|---|---|---|
@@ -7,10 +7,10 @@
 //! | `slab` | [`Objects`](objects::allocator::Objects): objects of one layout | [`objects::rows::contestants`] | [`objects::workload`], [`objects::costs`] |
 //! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory::workload`], [`memory::collections`], [`memory::footprint`] |
 //!
-//! A contestant is a name and a function that makes the allocator. Each layer has one of ours, one
-//! that does nothing (the harness's own floor), and the rivals. Workloads live here once: the
-//! `versus` program runs them interleaved and prints a table and JSON, the criterion benches run
-//! some of them alone.
+//! A contestant is a name and a function that makes the allocator. Each layer has a contestant of
+//! this workspace, the floor, which does nothing and so measures the harness, and the rivals. The
+//! `versus` program runs all workloads interleaved and prints a table and JSON. The criterion
+//! benches run some of the same workloads.
 
 pub mod asked;
 pub mod measure;

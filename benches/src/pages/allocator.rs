@@ -9,15 +9,16 @@ use page_frame::Order;
 pub trait Pages {
     /// Returns the first frame of a block of `order`.
     fn allocate(&mut self, order: Order) -> Option<usize>;
-    /// Takes the block of `order` at `frame` back.
+    /// Frees the block of `order` at `frame`.
     fn free(&mut self, frame: usize, order: Order);
-    /// Gives the frames that it keeps at hand back to where every request finds them.
+    /// Returns cached frames to where every request finds them.
     fn drain(&mut self) {}
-    /// Returns how many whole areas are free by its own account; `None` when it has none to give.
+    /// Returns the number of free whole areas, as the allocator counts them; `None` if it does not
+    /// count.
     fn free_areas(&self) -> Option<usize> {
         None
     }
-    /// Returns the bytes of metadata, a page map apart; `None` when they grow with use.
+    /// Returns the bytes of metadata without a page map; `None` if they grow with use.
     fn metadata_bytes(&self) -> Option<usize> {
         None
     }
@@ -27,7 +28,7 @@ pub trait Pages {
 pub trait SharedPages: Sync {
     /// Returns the first frame of a block of `order`.
     fn allocate(&self, order: Order) -> Option<usize>;
-    /// Takes the block of `order` at `frame` back.
+    /// Frees the block of `order` at `frame`.
     fn free(&self, frame: usize, order: Order);
     /// See [`Pages::drain`].
     fn drain(&self) {}
@@ -39,7 +40,7 @@ pub trait SharedPages: Sync {
     fn metadata_bytes(&self) -> Option<usize> {
         None
     }
-    /// Has the system put memory behind all metadata, so that no workload pays for its page faults.
+    /// Populates the memory of all metadata, so that no workload pays for page faults.
     fn back(&self) {}
 }
 

@@ -1,9 +1,10 @@
-//! Churn: what is left of whole areas after a long life, a share of the ideal.
+//! Churn: the number of whole free areas after many allocations and frees, as a share of the ideal.
 //!
 //! Four requests in five are for single frames, the fifth for order 1 to 3, and one in 256 for an
-//! area. Memory is filled to nine tenths, half as many blocks as there are frames are replaced at
-//! random, blocks go at random until half of memory is free, and as many blocks as there are frames
-//! are replaced at that level. The **ideal** is that the free frames are whole areas.
+//! area. The workload has four steps. It fills memory to nine tenths. It replaces random blocks,
+//! half as many as there are frames. It frees random blocks until half of memory is free. It
+//! replaces random blocks at that level, as many as there are frames. The **ideal** is that all
+//! free frames form whole areas.
 
 use page_frame::Order;
 use testkit::Random;
@@ -13,9 +14,9 @@ use crate::pages::allocator::Pages;
 use crate::pages::cpu_time::cpu_ns;
 use crate::pages::workload::{AREA_FRAMES, Workload, only};
 
-/// CPU time in nanoseconds after which an allocator is left out.
+/// CPU time in nanoseconds after which an allocator is excluded.
 const LIMIT_NS: u64 = 20_000_000_000;
-/// Replacements between two looks at the clock.
+/// Replacements between two readings of the clock.
 const LOOK: usize = 4096;
 /// The order of an area.
 const AREA: Order = match Order::new(9) {
@@ -23,7 +24,7 @@ const AREA: Order = match Order::new(9) {
     None => panic!("order 9 exists"),
 };
 
-/// Who holds what, as the harness knows it.
+/// The allocator, and the blocks that the harness holds.
 struct World<'p, P> {
     pages: &'p mut P,
     frames: usize,
@@ -51,7 +52,7 @@ pub(super) fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) ->
     let ideal = (frames - world.held) / AREA_FRAMES;
     let areas = match workload {
         Workload::ChurnObtainable => world.obtainable()?,
-        // An allocator that keeps no account is believed to keep nothing at hand.
+        // An allocator that does not count its free areas is taken to cache no frames.
         _ => world.pages.free_areas().unwrap_or_else(|| world.untouched()),
     };
     Some(only(100.0 * areas as f64 / ideal as f64))
@@ -103,7 +104,7 @@ impl<P: Pages> World<'_, P> {
         Some(())
     }
 
-    /// Returns how many areas nobody holds a frame of.
+    /// Returns the number of areas of which no frame is held.
     fn untouched(&self) -> usize {
         let mut touched = vec![false; self.frames.div_ceil(AREA_FRAMES)];
         for (frame, order) in &self.blocks {
@@ -113,7 +114,7 @@ impl<P: Pages> World<'_, P> {
         touched.iter().filter(|touched| !**touched).count()
     }
 
-    /// Allocates areas until there is none.
+    /// Allocates all free areas.
     fn obtainable(&mut self) -> Option<usize> {
         let mut areas = 0;
         while self.pages.allocate(AREA).is_some() {

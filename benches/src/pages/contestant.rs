@@ -5,7 +5,7 @@ use crate::pages::allocator::{Pages, SharedPages};
 use crate::pages::workload::Workload;
 use crate::pages::{single_thread, two_threads};
 
-/// Makes a fresh allocator of that many frames.
+/// Makes a fresh allocator with the given number of frames.
 pub type Make = fn(usize) -> Box<dyn Contestant>;
 
 /// An allocator behind a pointer: the workloads are compiled once for each implementation, inside
@@ -13,7 +13,7 @@ pub type Make = fn(usize) -> Box<dyn Contestant>;
 pub trait Contestant {
     /// Runs one round of `workload`; `None` when this allocator cannot, or takes too long.
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample>;
-    /// Runs so many operations of `workload` and measures nothing; see [`single_thread::repeat`].
+    /// Runs `count` operations of `workload` without measuring; see [`single_thread::repeat`].
     fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
         let _ = (workload, count, frames);
     }
@@ -49,8 +49,8 @@ impl<S: SharedPages> Contestant for Shared<S> {
     }
 }
 
-/// A contestant for several threads that sits out the rows of one thread, where it stands there
-/// without its lock.
+/// A contestant for several threads only. The same allocator without its lock takes part in the
+/// rows of one thread.
 pub(super) struct OnlyShared<S>(pub(super) S);
 
 impl<S: SharedPages> Contestant for OnlyShared<S> {

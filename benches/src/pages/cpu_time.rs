@@ -1,11 +1,10 @@
-//! CPU time of one thread: what others do with the core meanwhile does not count, and spinning
-//! does.
+//! CPU time of one thread: it includes spinning, and excludes other threads on the same core.
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How long one phase of one round may take before it is cut off, in nanoseconds.
+/// Maximum CPU time of one phase of one round, in nanoseconds.
 const LIMIT_NS: u64 = 250_000_000;
-/// Operations between two looks at the clock.
+/// Operations between two readings of the clock.
 const BATCH: usize = 1024;
 
 /// Returns the CPU time of the calling thread in nanoseconds.
@@ -15,7 +14,7 @@ pub(crate) fn cpu_ns() -> u64 {
 }
 
 /// Runs `operation` with the numbers 0 to `count` (excluded), or until the limit; returns the mean
-/// CPU time in nanoseconds and how many ran.
+/// CPU time in nanoseconds and the number of calls.
 pub(crate) fn mean(count: usize, mut operation: impl FnMut(usize)) -> (f64, usize) {
     let start = cpu_ns();
     let mut done = 0;

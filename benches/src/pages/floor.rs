@@ -22,7 +22,7 @@ impl SharedPages for Nothing {
     }
 }
 
-/// The harness alone: it has times and no state.
+/// The floor takes part in rows of times only.
 impl Contestant for Nothing {
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample> {
         workload.is_time().then(|| Shared(Self).run(workload, frames))?

@@ -8,14 +8,14 @@ use rustix::mm::{Advice, madvise};
 use crate::pages::allocator::SharedPages;
 use crate::pages::workload::AREA_FRAMES;
 
-/// As many threads as use an allocator at once, and the one that built it, with slots for no more.
+/// Slots for the threads that use an allocator at once, and for the thread that built it.
 #[derive(Clone, Copy)]
 struct FewThreads;
 
-/// Slots of [`FewThreads`]: two threads and the harness's own, rounded up.
+/// Number of slots: two threads and the harness's own, rounded up.
 const SLOTS: usize = 4;
 
-// SAFETY: those of `Threads`, of which the ids from `SLOTS` on count as none.
+// SAFETY: the clauses hold for `Threads`. A thread with an id from `SLOTS` on has no slot here.
 unsafe impl Cpu for FewThreads {
     fn slots(&self) -> usize {
         SLOTS
@@ -39,7 +39,7 @@ unsafe impl Cpu for FewThreads {
     }
 }
 
-/// The `buddy` crate with all its checks, its slots one per thread.
+/// The `buddy` crate, with a CPU slot for each thread.
 pub(super) struct Ours {
     buddy: FrameAllocator<'static, FewThreads>,
     metadata: Mapped,
@@ -51,8 +51,8 @@ impl Ours {
         let layout =
             FrameAllocator::<FewThreads>::metadata_layout(&range, SLOTS).expect("a good range");
         let metadata = Mapped::reserve(layout.size()).expect("memory for metadata");
-        // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator: fields
-        // drop in order.
+        // SAFETY: a fresh mapping is zero and page-aligned, and is dropped after the allocator:
+        // fields drop in order.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
         let buddy = FrameAllocator::new_in(zeroed, &range, FewThreads, Mode::Cached);
         Self { buddy: buddy.expect("a good range"), metadata }
@@ -81,15 +81,15 @@ impl SharedPages for Ours {
 
     fn metadata_bytes(&self) -> Option<usize> {
         let page_map = PageMapArray::metadata_bytes(self.buddy.frames());
-        // The mapping is whole pages; what is less than one does not count against the frames of
-        // gibibytes.
+        // The mapping is a whole number of pages; the rounding is small against gibibytes of
+        // frames.
         Some(self.metadata.bytes() - page_map)
     }
 
     fn back(&self) {
         let (start, bytes) = (self.metadata.start().as_ptr().cast(), self.metadata.bytes());
-        // SAFETY: the mapping is ours, and its content stays as it is. The rivals write all of
-        // theirs when they are built.
+        // SAFETY: the mapping is ours, and populating it keeps its content. The rivals write all of
+        // their metadata when they are built.
         let backed = unsafe { madvise(start, bytes, Advice::LinuxPopulateWrite) };
         backed.expect("the system has memory for the metadata");
     }

@@ -110,15 +110,15 @@ pub(super) struct BuddySlab {
 impl BuddySlab {
     pub(super) fn new(frames: usize) -> Self {
         let metadata_bytes = BuddyAllocator::<PAGE_SIZE>::required_meta_size(frames * PAGE_SIZE);
-        // The section's description takes less than a KiB; what is left of its last page is too
-        // small to be a frame.
+        // The section's description takes less than a KiB; the rest of its last page is too small
+        // to be a frame.
         let bytes = frames * PAGE_SIZE + (metadata_bytes + 1024).next_multiple_of(PAGE_SIZE);
         let memory = Mapped::reserve(bytes).expect("address space for the frames");
         let mut allocator = BuddyAllocator::new();
         let region = std::ptr::slice_from_raw_parts_mut(memory.start().as_ptr(), memory.bytes());
-        // SAFETY: the mapping is ours, readable as zero, and nobody else refers into it.
+        // SAFETY: the mapping is ours, reads as zero, and no other reference to it exists.
         let region = unsafe { &mut *region };
-        // SAFETY: the region goes after the allocator: fields drop in order.
+        // SAFETY: the region is dropped after the allocator: fields drop in order.
         unsafe { allocator.init(region) }.expect("the region has room for its metadata");
         let start = allocator.section(0).expect("just added").start;
         Self { allocator, start, _memory: memory, metadata_bytes }

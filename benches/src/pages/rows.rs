@@ -10,7 +10,7 @@ use crate::pages::ours::Ours;
 use crate::pages::rivals;
 use crate::pages::workload::{self, Workload};
 
-/// Returns ours, the harness's floor, and the rivals, by name.
+/// Returns the contestants with their names: this workspace's, the floor, and the rivals.
 pub fn contestants() -> [(&'static str, Make); 9] {
     [
         ("ours", |frames| Box::new(Shared(Ours::new(frames)))),
@@ -38,7 +38,7 @@ pub fn measure(make: Make, workload: Workload, frames: usize) -> Option<Sample> 
     let mut contestant = make(frames);
     let elapsed_us = start.elapsed().as_nanos() as f64 / 1e3;
     if workload == Workload::Init {
-        // Who builds metadata as it goes has nothing to build here.
+        // An allocator whose metadata grows with use builds nothing here.
         contestant.run(Workload::Metadata, frames)?;
         return Some(workload::only(elapsed_us / (frames as f64 / (1 << 18) as f64)));
     }
@@ -52,8 +52,8 @@ mod tests {
     use page_frame::Order;
     use testkit::Random;
 
-    /// Allocates and frees at random, with an owner for each frame; at the end everything is one
-    /// piece again.
+    /// Allocates and frees at random, and tracks the owner of each frame. At the end all frames
+    /// merge again.
     fn behaves(mut pages: impl Pages, name: &str) {
         const FRAMES: usize = 4096;
         let mut owners = vec![false; FRAMES];

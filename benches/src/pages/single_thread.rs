@@ -34,9 +34,9 @@ pub(super) fn run<P: Pages>(pages: &mut P, workload: Workload, frames: usize) ->
     Some(sample)
 }
 
-/// Runs `count` operations of `workload`, one of pairs, bulks or mixed orders, without a look at
-/// any clock: for counters of instructions. Two runs that differ in `count` alone differ by what
-/// the operations cost.
+/// Runs `count` operations of `workload`, one of pairs, bulks or mixed orders, without reading a
+/// clock, for instruction counters. The difference of two runs with different `count` is the cost
+/// of the operations.
 pub(super) fn repeat<P: Pages>(pages: &mut P, workload: Workload, count: usize, frames: usize) {
     let order = |order: u8| Order::new(order).expect("the workloads use valid orders");
     match workload {
@@ -78,7 +78,8 @@ fn pair<P: Pages>(pages: &mut P, order: Order) -> Sample {
     Sample { mean_ns, p999_ns, max_ns }
 }
 
-/// Blocks of half of memory, of which the last tenth is for the tail.
+/// Returns the number of blocks in half of memory: nine tenths for the mean, and a tenth for the
+/// tail.
 fn half(order: Order, frames: usize) -> (usize, usize) {
     let all = frames / 2 / order.pages();
     (all - all / 10, all / 10)

@@ -1,5 +1,5 @@
-//! Workloads of two threads. Times are CPU times of the threads, so that waiting for a core does
-//! not count, and spinning for a lock or for the other thread does.
+//! Workloads of two threads. Times are CPU times of the threads: they include spinning, and exclude
+//! waiting for a core.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -20,7 +20,7 @@ const MIXED: usize = 300_000;
 const HELD: usize = 4096;
 /// Frames that pass from thread to thread.
 const PASSED: usize = 1_000_000;
-/// Frames on their way at most.
+/// Maximum number of frames in the ring.
 const RING: usize = 1024;
 
 /// Runs one round of `workload`, one of those with two threads, on a fresh allocator of `frames`
@@ -36,8 +36,8 @@ pub(crate) fn run<S: SharedPages>(pages: &S, workload: Workload, frames: usize) 
     Some(only(value))
 }
 
-/// Runs `work` in two threads that start together, each with a number of its own; returns the mean
-/// of what they return.
+/// Runs `work` in two threads that start together, each with its own seed; returns the mean of
+/// their results.
 fn mean_of_two(work: impl Fn(u64) -> f64 + Sync) -> f64 {
     let start = Barrier::new(2);
     let thread = |seed| {

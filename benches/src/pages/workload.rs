@@ -20,10 +20,10 @@ pub enum Workload {
     BulkFreeOrdered(u8),
     /// Frees half of memory in random order.
     BulkFreeRandom(u8),
-    /// Orders 0 to 10 mixed, each as often as half of the one below; frees the last allocated of
-    /// 64.
+    /// Orders 0 to 10 mixed, each half as often as the order below it; frees the last allocated
+    /// block of 64.
     MixedLifo,
-    /// The same, frees one of 4096 at random.
+    /// The same orders; frees a random block of 4096.
     MixedRandom,
     /// One thread allocates, another frees.
     ProducerConsumer,
@@ -34,7 +34,7 @@ pub enum Workload {
     TwoBulk,
     /// Two threads, each [`MixedRandom`](Self::MixedRandom).
     TwoMixed,
-    /// Wholly free areas after churn, of the ideal; what is kept at hand counts as taken.
+    /// Wholly free areas after churn, of the ideal. Cached frames count as taken.
     ChurnFree,
     /// The same after draining.
     ChurnDrained,
@@ -47,7 +47,7 @@ pub enum Workload {
 }
 
 impl Workload {
-    /// All of them, in the order of the table.
+    /// All workloads, in the order of the table.
     pub const ALL: [Self; 19] = [
         Self::Pair(0),
         Self::Pair(3),
@@ -101,12 +101,12 @@ impl Workload {
         }
     }
 
-    /// Whether its figure is a time, which a rival's can be divided by.
+    /// Returns whether its figure is a time, so that ratios of contestants make sense.
     pub fn is_time(self) -> bool {
         matches!(self.unit(), "ns" | "us")
     }
 
-    /// Returns how many threads it has.
+    /// Returns the number of threads.
     pub const fn threads(self) -> usize {
         match self {
             Self::ProducerConsumer | Self::TwoPair | Self::TwoBulk | Self::TwoMixed => 2,
@@ -121,7 +121,7 @@ pub(crate) fn shuffle<T>(blocks: &mut [T], seed: u64) {
     (1..blocks.len()).for_each(|index| blocks.swap(index, random.below(index + 1)));
 }
 
-/// Returns an order from 0 to 10, each as often as half of the one below.
+/// Returns a random order from 0 to 10, each half as often as the order below it.
 pub(crate) fn mixed_order(random: &mut Random) -> Order {
     let order = (random.number().trailing_zeros() as u8).min(10);
     Order::new(order).expect("at most 10")

@@ -19,7 +19,7 @@ use crate::zones::hotplug::HotplugError;
 /// address. No frame is ever read or written. All methods that take `&self` may be called from
 /// every CPU, and from interrupts.
 ///
-/// Frees by number are `unsafe` here: they could free memory that somebody holds as a
+/// Frees by number are `unsafe` here: they could free memory that is in use as a
 /// [`PageBlock`](page_frame::PageBlock). Use [`FrameAllocator`] if you need numbers only.
 ///
 /// ```
@@ -38,7 +38,7 @@ use crate::zones::hotplug::HotplugError;
 /// let metadata = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap();
 /// // SAFETY: fresh, zero, aligned as the layout says, and leaked.
 /// let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, layout.size()) };
-/// // SAFETY: the frames' memory is ours, and nobody else uses it.
+/// // SAFETY: the frames' memory is ours, and no other code uses it.
 /// let buddy = unsafe { Buddy::new_in(metadata, &frames, map, SingleCpu::new(), Mode::Plain) }?;
 ///
 /// let block = buddy.allocate(Order::new(3).unwrap())?;

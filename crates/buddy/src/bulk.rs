@@ -6,8 +6,8 @@ use crate::frame_pool::FramePool;
 use crate::trace::Trace;
 
 impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
-    /// Allocates as many blocks of `order` as `blocks` has room for, and writes their first frames
-    /// there; returns their number. If it is less than the room, memory ran out.
+    /// Fills `blocks` with the first frames of allocated blocks of `order`; returns the number of
+    /// blocks. If it is less than the room, memory ran out.
     ///
     /// The slot is entered once for all blocks that it can serve. Single frames come a word, up to
     /// 64, per atomic operation.

@@ -7,9 +7,9 @@
 //! - When the count of an area is full, the CPU whose free filled it **reconciles** the area: it
 //!   clears the bits of all deferred blocks, a word in one atomic operation. Random frees then cost
 //!   an atomic operation in five or six, and frees in the order of allocation one in 60.
-//! - An area is also reconciled when no other frames of it may be in use, so that an empty area is
-//!   soon known to be empty; when its owner finds nothing in it; in turn, while CPU slots acquire
-//!   areas; and before a request fails.
+//! - An area is also reconciled when no other frames of it may be in use. So an empty area is
+//!   soon known to be empty. Other occasions are an owner that finds no free frame in its area, and
+//!   a request that would fail. While CPU slots acquire areas, all areas are reconciled in turn.
 //!
 //! # Invariants
 //! - I1: the head of each deferred block has a tag that says so, and the bits of its frames are

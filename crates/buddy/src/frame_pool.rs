@@ -2,18 +2,21 @@
 //!
 //! # Why this is a type
 //! [`FrameAllocator`](crate::FrameAllocator) frees by number in safe methods.
-//! [`Buddy`](crate::Buddy) lends memory by address, so a safe free by number would free memory that
-//! somebody holds as a block. Both dereference to this type, whose public methods allocate by
-//! number and inspect, and free no block. So they are safe in both.
+//! [`Buddy`](crate::Buddy) lends memory by address, so a safe free by number could free memory that
+//! is in use as a block. Both dereference to this type. Its public methods allocate by number and
+//! inspect, and free no block, so both types can offer them as safe methods.
 //!
 //! # Allocation
-//! A hit in the CPU's slot; else a refill of the slot; else a search by hints; else a pass over all
-//! areas; else all deferred frees and all slots are returned, and all areas are searched again;
-//! else [`OutOfMemory`].
+//! 1. A hit in the CPU's slot.
+//! 2. A refill of the slot; a search by hints for orders that slots do not cache.
+//! 3. A pass over all areas.
+//! 4. A drain of all slots and all deferred frees, and passes over all areas.
+//! 5. [`OutOfMemory`].
 //!
 //! # Freeing
-//! A hit in the CPU's slot, or a deferral; else room is made in the slot; else the block returns to
-//! its areas.
+//! 1. A hit in the CPU's slot, or a deferral.
+//! 2. Half of the stack returns to its areas, and the block is pushed to the slot.
+//! 3. The block returns to its areas.
 
 use page_frame::{
     Cpu, CpuId, Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Frozen, Order, OutOfMemory,

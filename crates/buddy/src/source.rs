@@ -16,10 +16,10 @@ use crate::zones::pressure::Pressure;
 use crate::zones::zone::Zone;
 use crate::zones::zone::sealed::Sealed;
 
-// SAFETY: clause 1: `new_in` was promised the frames for us alone, a frame is handed out only after
-// its bit was changed from clear to set (or its area from open to whole) by us, and `phys` maps
-// aligned frames to aligned addresses. Clause 2: the fault hook is called only when nothing was
-// taken back.
+// SAFETY: clause 1: by clause 1 of `new_in` no other code uses the frames. A frame is handed out
+// only after this buddy changed its bit from clear to set, or its area from open to whole. `phys`
+// maps aligned frames to aligned addresses. Clause 2: the fault hook is called only when nothing
+// was taken back.
 unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageSource
     for Buddy<'_, M, C, T, CHECKED>
 {

@@ -15,9 +15,11 @@ use crate::trace::Trace;
 /// Free memory as a request of one order sees it.
 ///
 /// ```
-/// let shattered = buddy::Fragmentation { free_frames: 100, free_blocks: 100, fitting_blocks: 0, pages: 8 };
+/// use buddy::Fragmentation;
+/// let shattered =
+///     Fragmentation { free_frames: 100, free_blocks: 100, fitting_blocks: 0, pages: 8 };
 /// assert_eq!((shattered.unusable(), shattered.index()), (1000, Some(865)));
-/// let enough = buddy::Fragmentation { fitting_blocks: 5, free_blocks: 60, ..shattered };
+/// let enough = Fragmentation { fitting_blocks: 5, free_blocks: 60, ..shattered };
 /// assert_eq!((enough.unusable(), enough.index()), (600, None));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -13,8 +13,8 @@
 //! An operation that stays inside a CPU slot changes no area and causes no event. While other CPUs
 //! change the same area, the numbers are estimates. With one CPU they are exact.
 //!
-//! A trace may also limit who gets memory: [`Watermarks`](crate::Watermarks) count the free frames,
-//! and refuse ordinary requests when only the reserve is left.
+//! A trace may also refuse requests: [`Watermarks`](crate::Watermarks) count the free frames, and
+//! refuse ordinary requests when only the reserve is left.
 //!
 //! # Costs
 //! Nothing when the trace is `()`: every call stands behind [`Trace::IS_ENABLED`]. Otherwise each

@@ -7,11 +7,11 @@
 //!
 //! # Concurrency
 //! Every CPU may take from every area. A take is a read-modify-write that trusts only the old
-//! value: a bit that was set before belongs to another owner, and bits that the take set by mistake
-//! are cleared again. So two takers never own the same frame, whatever either of them saw while
-//! searching. All read-modify-writes of bits and all loads of whole lines are SeqCst, for the pairs
-//! of locations that `section.rs` describes. As Acquire and Release they also hand over the
-//! contents of the frames.
+//! value: a bit that was set before belongs to another owner. The bits that the take set beside it
+//! are **stray** bits, which it clears again. So two takers never own the same frame, whatever
+//! either of them saw while searching. All read-modify-writes of bits and all loads of whole lines
+//! are SeqCst, for the pairs of locations that `section.rs` describes. As Acquire and Release they
+//! also hand over the contents of the frames.
 
 use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
 
@@ -41,7 +41,7 @@ unsafe impl Zeroable for Line {
 /// two frames of each word, so that one free in 32 counts.
 const COUNTING_FRAMES: usize = 1 << (WORD_BITS - 1) | 1 << (WORD_BITS / 2 - 1);
 
-/// What a free changed, as far as hints are concerned.
+/// The change that a free made, as far as hints are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freed {
     /// Some bit was clear already: the frames were freed twice. The bits that were set are clear.
@@ -249,7 +249,7 @@ mod tests {
 
     fn takes_the_lowest_runs(word: usize, taken: usize, order: u32, limit: usize) {
         let line = line(word, taken);
-        let undo = || panic!("nobody else is there");
+        let undo = || panic!("there is no other thread");
         let (runs, after) = lowest_runs(taken, order, limit);
         assert_eq!(line.has_run(order), runs != 0);
         let got = line.take_runs(order, limit, undo);

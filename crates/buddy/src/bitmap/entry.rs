@@ -1,4 +1,5 @@
-//! The entry of an area: a byte that says who may use the area, and its placement.
+//! The entry of an area: a byte with the state of the area, which says which calls may use it, and
+//! its placement.
 //!
 //! ```text
 //!     bit   7     6      5 4 3 2     1 0

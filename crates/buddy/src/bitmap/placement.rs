@@ -4,8 +4,8 @@
 //! A **placement** is an order group and a mobility. Small blocks beside blocks of their own size
 //! leave holes of exactly that size, which the next request of that size fills. Blocks that cannot
 //! move do not block the merging of blocks that can (Gorman and Whitcroft 2006, "The What, The Why
-//! and the Where To of Anti-Fragmentation"). Linux groups by mobility alone and calls it the
-//! migrate type. An area with all frames free has no placement.
+//! and the Where To of Anti-Fragmentation"). Linux groups blocks only by mobility, which it calls
+//! the migrate type. An area with all frames free has no placement.
 //!
 //! A request searches areas of its own placement, then empty areas, then the other placements:
 //! first those of the same mobility, then the rest, each from the smallest order group up.
@@ -38,7 +38,7 @@ impl Mobility {
 
 /// Number of order groups: orders 0, 1, 2, 3, and all above.
 pub(crate) const ORDER_GROUPS: usize = if sync::MODELLED { 1 } else { 5 };
-/// Number of mobilities that are told apart.
+/// Number of mobilities that are distinguished.
 const MOBILITIES: usize = if sync::MODELLED { 1 } else { 3 };
 /// Number of placements. One under loom.
 pub(crate) const PLACEMENTS: usize = ORDER_GROUPS * MOBILITIES;

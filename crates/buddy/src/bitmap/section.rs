@@ -1,7 +1,7 @@
 //! A section: 1 GiB of areas with their entries and hints.
 //!
 //! # Concepts
-//! The **entry** of an area (`entry.rs`) says who may use it: it is open to all CPUs, owned by a
+//! The **entry** of an area (`entry.rs`) holds its state: it is open to all CPUs, owned by a
 //! CPU slot, being claimed whole, or allocated whole. Ownership is affinity, not a right: searches
 //! skip owned areas, but a request that finds nothing else takes from them too.
 //!

@@ -113,7 +113,7 @@ pub(crate) struct SectionTable<'m> {
 }
 
 impl<'m> SectionTable<'m> {
-    /// Makes the table of `span`, whose first section is the one of the first frame.
+    /// Makes the table of `span`. Its first cell is for the section of the first frame.
     pub(crate) fn new(
         cells: &'m [SectionCell<'m>],
         from_start: &'m [FrameRange],

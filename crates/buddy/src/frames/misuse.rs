@@ -1,4 +1,4 @@
-//! What is wrong with a free that was refused.
+//! Finds the reason why a free was refused.
 
 use page_frame::{Fault, FaultKind, FrameNumber, FrameRange, Order, Tag};
 

@@ -1,4 +1,5 @@
-//! Deferred frees of the shared frames: when an area is reconciled, and who is called then.
+//! Deferred frees of the shared frames: when an area is reconciled, and the calls of trace and
+//! fault hook.
 
 use page_frame::{FrameNumber, Order, TagPlace};
 

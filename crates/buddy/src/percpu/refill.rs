@@ -2,9 +2,8 @@
 //!
 //! # Concepts
 //! A refill takes blocks from the area that the slot owns for the order group, after reconciling
-//! its deferred frees. When the area has none left, the slot acquires another area. When there is
-//! none, it takes one block where the hints lead. All of this runs inside the slot and takes no
-//! lock.
+//! its deferred frees. When the area is full, the slot acquires another area. If it finds no area,
+//! it takes one block by the hints. All of this runs inside the slot and takes no lock.
 //!
 //! # Costs
 //! A refill of single frames is one atomic swap for up to a word of them. A refill of orders below

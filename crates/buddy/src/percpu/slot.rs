@@ -17,8 +17,8 @@
 //!   as the refill area.
 //!
 //! # Concurrency
-//! None of its own: a slot belongs to the CPU that entered it or took it over. For all others its
-//! frames are taken.
+//! None of its own: a slot belongs to the CPU that entered it or took it over. Other CPUs see its
+//! frames as taken.
 
 use page_frame::FrameNumber;
 use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
@@ -169,7 +169,7 @@ impl CpuSlot {
             return false;
         }
         stack.len = len + 1;
-        // SAFETY: I1: `len` is not `capacity`, so it is below `MAX_BLOCKS`.
+        // SAFETY: I1: `len` is at most `capacity` and not equal to it, hence below `MAX_BLOCKS`.
         *unsafe { stack.blocks.get_unchecked_mut(len) } = start.get();
         true
     }
@@ -242,7 +242,7 @@ impl CpuSlot {
         (taken, count)
     }
 
-    /// Removes the remainder; it has no bit when there is none.
+    /// Removes the remainder and returns it; without a remainder `frames` is 0.
     #[inline]
     pub(super) fn take_remainder(&mut self) -> FrameWord {
         let nothing = FrameWord { frames: 0, ..self.remainder };

@@ -1,4 +1,4 @@
-//! What a request to a zone list says about the memory it wants.
+//! The constraints of requests to a zone list.
 
 use crate::bitmap::placement::Mobility;
 

@@ -2,8 +2,8 @@
 //! free.
 //!
 //! # Concepts
-//! - Only frames that are free in areas count. Frames in CPU slots do not, so they are never
-//!   promised twice.
+//! - Only frames that are free in areas count. Frames in CPU slots are not counted, because their
+//!   CPU may allocate them at any time.
 //! - **min**: only requests that may use the reserve go below it: interrupts, and code that frees
 //!   memory.
 //! - **low**: below it the pressure rises and the hook is called, so that the system shrinks its
@@ -75,7 +75,8 @@ impl Marks {
 /// use buddy::{Marks, Pressure, Trace, Watermarks};
 /// use page_frame::FrameNumber;
 /// let marks = Marks { min: 10, low: 20, high: 30 };
-/// let watermarks = Watermarks::new(100, marks, |pressure| println!("memory is short: {pressure:?}"));
+/// let hook = |pressure| println!("memory is short: {pressure:?}");
+/// let watermarks = Watermarks::new(100, marks, hook);
 /// watermarks.take(FrameNumber::new(0), 85); // the buddy calls this
 /// assert_eq!(watermarks.pressure(), Pressure::Low);
 /// assert!(watermarks.allows(5) && !watermarks.allows(6));
@@ -97,8 +98,7 @@ pub struct Watermarks<H = fn(Pressure)> {
 struct Shard(AtomicIsize);
 
 impl<H: Fn(Pressure)> Watermarks<H> {
-    /// Returns the watermarks of a zone with `free` free frames. In a fresh buddy all frames are
-    /// free.
+    /// Returns the watermarks of a zone with `free` free frames. A fresh buddy has all frames free.
     pub fn new(free: usize, marks: Marks, hook: H) -> Self {
         let watermarks = Self {
             total: AtomicIsize::new(free as isize),

@@ -1,4 +1,4 @@
-//! What a zone list needs of a zone.
+//! The methods of a zone that a zone list calls.
 
 use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageResize, PageSource};
 

@@ -1,4 +1,4 @@
-//! What the models share: numbered CPUs, and a buddy of few areas.
+//! Shared by the models: numbered CPUs, and a buddy of few areas.
 
 use buddy::Mode;
 use loom::sync::Arc;

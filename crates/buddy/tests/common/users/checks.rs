@@ -1,4 +1,4 @@
-//! What the users of a buddy know about free frames, against what the buddy says.
+//! Checks that the frames without an owner are exactly the frames that are free in the buddy.
 
 use buddy::Trace;
 use page_frame::{Cpu, FrameRange, Order};
