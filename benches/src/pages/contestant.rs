@@ -13,7 +13,7 @@ pub type Make = fn(usize) -> Box<dyn Contestant>;
 pub trait Contestant {
     /// Runs one round of `workload`; `None` when this allocator cannot, or takes too long.
     fn run(&mut self, workload: Workload, frames: usize) -> Option<Sample>;
-    /// Runs `count` operations of `workload` without measuring; see [`single_thread::repeat`].
+    /// Runs `count` operations of `workload` without measuring; see `single_thread.rs`.
     fn repeat(&mut self, workload: Workload, count: usize, frames: usize) {
         let _ = (workload, count, frames);
     }

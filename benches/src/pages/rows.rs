@@ -32,7 +32,7 @@ pub fn contestants() -> [(&'static str, Make); 9] {
 }
 
 /// Runs one round of `workload` on a fresh allocator of `frames` frames; `None` as for
-/// [`Contestant::run`].
+/// [`Contestant::run`](crate::pages::contestant::Contestant::run).
 pub fn measure(make: Make, workload: Workload, frames: usize) -> Option<Sample> {
     let start = Instant::now();
     let mut contestant = make(frames);

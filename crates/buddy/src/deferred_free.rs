@@ -15,7 +15,7 @@
 //! - I1: the head of each deferred block has a tag that says so, and the bits of its frames are
 //!   set.
 //! - I2: where such a tag is, the area's count is at or above `PENDING`, or a call is between the
-//!   two stores, or an area is being reconciled.
+//!   two stores, or the area is being reconciled.
 //!
 //! # Concurrency
 //! - One call at a time reconciles an area: its flag is only ever tried. So no call clears the bits

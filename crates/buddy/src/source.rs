@@ -26,12 +26,12 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageSource
     #[inline(always)]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         if let Some(frame) = self.allocate_hit(order) {
-            // SAFETY: just allocated.
+            // SAFETY: clause 1: the block was just allocated, and this is its only value.
             return Ok(unsafe { self.block(frame, order) });
         }
         // The miss returns a frame, in registers; a block would be returned in memory.
         let frame = self.allocate_miss(order)?;
-        // SAFETY: just allocated.
+        // SAFETY: clause 1: the block was just allocated, and this is its only value.
         Ok(unsafe { self.block(frame, order) })
     }
 
@@ -54,18 +54,6 @@ page_frame::forward_page_map!(
 );
 
 impl<'m, M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
-    /// Returns whether `address` lies in a frame of this buddy. O(ranges).
-    #[inline]
-    pub fn covers(&self, address: usize) -> bool {
-        let table = self.shared().bitmap().table();
-        let frame = self.phys.frame(address);
-        if !table.span().contains(frame) {
-            return false;
-        }
-        let end = frame.checked_add(1).unwrap_or(frame);
-        table.is_one_range() || table.has(FrameRange::new(frame, end))
-    }
-
     /// Returns the block of `order` at `frame` as a value.
     ///
     /// # Safety
@@ -73,7 +61,9 @@ impl<'m, M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, C
     ///    it.
     #[inline]
     pub(crate) unsafe fn block(&self, frame: FrameNumber, order: Order) -> PageBlock {
-        // SAFETY: clause 1; the content is whatever it was.
+        // SAFETY: clause 1: `phys` covers the frames (clause 2 of `new_in`) and maps aligned blocks
+        // to aligned memory. Clause 2: clause 1 of this function. Clause 3: it does not claim to be
+        // zero.
         unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) }
     }
 
@@ -176,7 +166,13 @@ impl<M, C, T, const CHECKED: bool> Sealed for Buddy<'_, M, C, T, CHECKED> {}
 impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Zone for Buddy<'_, M, C, T, CHECKED> {
     #[inline]
     fn covers(&self, address: usize) -> bool {
-        Buddy::covers(self, address)
+        let table = self.shared().bitmap().table();
+        let frame = self.phys.frame(address);
+        if !table.span().contains(frame) {
+            return false;
+        }
+        let end = frame.checked_add(1).unwrap_or(frame);
+        table.is_one_range() || table.has(FrameRange::new(frame, end))
     }
 
     fn maps_like(&self, other: &Self) -> bool {
@@ -188,7 +184,7 @@ impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Zone for Buddy<'_, M, C,
 
     fn allocate_as(&self, order: Order, mobility: Mobility) -> Result<PageBlock, OutOfMemory> {
         let frame = self.frames.allocate_as(order, mobility)?;
-        // SAFETY: clause 1: just allocated.
+        // SAFETY: clause 1: the block was just allocated, and this is its only value.
         Ok(unsafe { self.block(frame, order) })
     }
 
