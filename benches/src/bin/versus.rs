@@ -7,9 +7,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::asked::Asked;
-use benches::row::Row;
 #[cfg(not(feature = "counted"))]
-use benches::workload::Workload;
+use benches::pages::workload::Workload;
+use benches::row::Row;
 use benches::{memory, objects, pages};
 use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Value, json};
@@ -99,7 +99,7 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
 
 #[cfg(not(feature = "counted"))]
 fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
-    let contestants = pages::contestants();
+    let contestants = pages::rows::contestants();
     let contestants = asked.among(&contestants);
     for workload in Workload::ALL.into_iter().filter(|row| asked.wants(&row.name())) {
         // Shares and bytes are the same in each round, and need no more memory than to be typical.
@@ -109,7 +109,7 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
             (false, _) => (1, FRAMES),
         };
         let row = Row::compare(workload.name(), contestants, rounds, |_, make| {
-            pages::measure(*make, workload, frames)
+            pages::rows::measure(*make, workload, frames)
         });
         each(row.in_unit(workload.unit()));
     }
@@ -119,7 +119,7 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
         if asked.wants(&name) {
             let row =
                 Row::compare(name, benches::asked::ours(contestants), asked.rounds, |_, make| {
-                    pages::measure(*make, workload, 8 * FRAMES)
+                    pages::rows::measure(*make, workload, 8 * FRAMES)
                 });
             each(row.in_unit(workload.unit()));
         }

@@ -53,7 +53,7 @@ pub enum Workload {
     Bulk(Order),
     /// One thread allocates 8 to 512 bytes, another frees; CPU time per allocation.
     Handoff,
-    /// Two threads serve requests and free some of each other's memory, see [`server`]; CPU time per buffer.
+    /// Two threads serve requests and free some of each other's memory, see `server.rs`; CPU time per buffer.
     Server,
 }
 

@@ -36,7 +36,7 @@ impl<C: Cpu> Simulated<C> {
         // declared behind it.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
         let buddy = FrameAllocator::new_in(zeroed, ranges, cpu, mode);
-        let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
+        let buddy = buddy.map_err(io::Error::other)?.with_trace(EventCounts::new());
         Ok(Self { buddy, _metadata: metadata })
     }
 }

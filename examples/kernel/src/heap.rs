@@ -16,7 +16,7 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use buddy::{
-    Buddy, Gate, Marks, Mode, NodeZone, Pressure, Request, Watermarks, ZeroedMemory, ZoneKind,
+    Buddy, Marks, Mode, NodeZone, Pressure, Request, Trace, Watermarks, ZeroedMemory, ZoneKind,
     ZoneList, ZoneSource,
 };
 use kmalloc::{Global, Kmalloc};
@@ -51,10 +51,10 @@ const ZONES: [(&str, ZoneKind, usize); 3] = [
 
 /// The page allocator of a zone.
 pub(crate) type Frames = Buddy<'static, DirectMap, KernelCpu, Watermarks>;
-type NodeZoneOfOurs = NodeZone<'static, 'static, DirectMap, KernelCpu, Watermarks>;
-type Zones = ZoneList<'static, 'static, DirectMap, KernelCpu, Watermarks>;
+type NodeZoneOfOurs = NodeZone<'static, Frames>;
+type Zones = ZoneList<'static, Frames>;
 /// Pages of any zone.
-pub(crate) type Pages = ZoneSource<'static, 'static, 'static, DirectMap, KernelCpu, Watermarks>;
+pub(crate) type Pages = ZoneSource<'static, 'static, Frames>;
 /// The shrinkers that give pages back when memory is short.
 type Shrinkers = ShrinkList<2>;
 /// The page source of the caches.
@@ -155,7 +155,7 @@ pub(crate) fn hardened_kmalloc() -> Kmalloc<Source, KernelCpu, Hardened> {
 
 /// Lets the caches give back what they can, if memory is short. Called by timers.
 pub(crate) fn relieve() {
-    let is_short = zones().any(|zone| zone.observer().pressure() != Pressure::None);
+    let is_short = zones().any(|zone| zone.trace().pressure() != Pressure::None);
     if let Some(heap) = HEAP.get().filter(|_| is_short) {
         heap.registry().shrink_pages(SHRINK_PAGES);
     }
@@ -225,7 +225,7 @@ pub(crate) unsafe fn start(info: &StartInfo) {
             carved.start,
         );
         // SAFETY: clause 1: no other call has set this zone.
-        made[zone] = Some(unsafe { FRAMES[zone].set(buddy.with_observer(watermarks)) });
+        made[zone] = Some(unsafe { FRAMES[zone].set(buddy.with_trace(watermarks)) });
     }
     print!("memory: {} MiB usable, {} KiB lost", map.usable_bytes() >> 20, map.lost_bytes() >> 10);
 

@@ -180,7 +180,7 @@ impl PageTarget for BuddyPages {
     }
 
     fn splits_and_merges(&self) -> (usize, usize) {
-        let counts = self.zones.iter().map(|zone| zone.buddy.observer());
+        let counts = self.zones.iter().map(|zone| zone.buddy.trace());
         counts.fold((0, 0), |sum, counts| (sum.0 + counts.splits(), sum.1 + counts.merges()))
     }
 

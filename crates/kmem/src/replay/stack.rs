@@ -149,7 +149,7 @@ impl Stack {
         for block in self.machine().buddy().blocks().filter(not_free) {
             let used = match block.state {
                 _ if ballast.contains(&block.start) => PageUse::Ballast,
-                BlockState::Kept => PageUse::AtHand,
+                BlockState::Cached => PageUse::AtHand,
                 _ => PageUse::Large,
             };
             let frames = block.start.get() - first..block.start.get() - first + block.frames;
@@ -245,7 +245,7 @@ unsafe impl ObjectTarget for Stack {
 
     fn totals(&self) -> StackTotals {
         let machine = self.machine();
-        let counts = machine.buddy().observer();
+        let counts = machine.buddy().trace();
         StackTotals {
             held_pages: machine.held_pages(),
             peak_pages: machine.peak_pages(),

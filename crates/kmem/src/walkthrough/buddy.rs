@@ -105,7 +105,7 @@ fn draw(out: &mut impl Write, buddy: &Example, owners: &Owners, style: &Style) -
 }
 
 fn splits_and_merges(buddy: &Example) -> (usize, usize) {
-    (buddy.observer().splits(), buddy.observer().merges())
+    (buddy.trace().splits(), buddy.trace().merges())
 }
 
 /// Says which free blocks there are, how many splits and merges it took since `before`, and why neighbours did not join.

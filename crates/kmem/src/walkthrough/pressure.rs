@@ -192,7 +192,7 @@ impl<W: Write> Scene<'_, '_, W> {
         for block in self.memory.buddy().blocks() {
             let cell = match block.state {
                 BlockState::Free => ('.', Ink::Idle),
-                BlockState::Allocated | BlockState::Kept => ('R', Ink::Metadata),
+                BlockState::Allocated | BlockState::Cached => ('R', Ink::Metadata),
             };
             bar.extend(std::iter::repeat_n(cell, block.frames));
         }
