@@ -167,6 +167,7 @@ pub(crate) fn best_fit_in_line(line: &[usize; AREA_WORDS], order: u32) -> Option
     for (index, word) in line.iter().enumerate() {
         let fit = match *word {
             0 => free_words(line, index).filter(|(_, found)| *found >= order),
+            usize::MAX => None,
             taken if order < WORD_ORDER => {
                 best_fit(taken, order).map(|(bit, found)| (index * WORD_BITS + bit, found))
             }

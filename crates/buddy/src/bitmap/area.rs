@@ -81,14 +81,14 @@ impl Line {
     /// Returns `None` when no run was seen, or other CPUs took each run first. `undo` was called
     /// after bits that were set by mistake were cleared again.
     pub(crate) fn take(&self, order: u32, mut undo: impl FnMut()) -> Option<usize> {
-        (0..TAKE_RETRIES).find_map(|_| {
+        for _ in 0..TAKE_RETRIES {
             let (start, _) = best_fit_in_line(&self.load(), order)?;
-            let won = self.take_at(start, order);
-            if !won {
-                undo();
+            if self.take_at(start, order) {
+                return Some(start);
             }
-            won.then_some(start)
-        })
+            undo();
+        }
+        None
     }
 
     /// Takes the block of `order` at frame `start` if all of it is free; returns whether it was.
