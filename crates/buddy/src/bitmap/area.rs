@@ -82,7 +82,12 @@ impl Line {
     /// after bits that were set by mistake were cleared again.
     pub(crate) fn take(&self, order: u32, mut undo: impl FnMut()) -> Option<usize> {
         for _ in 0..TAKE_RETRIES {
-            let (start, _) = best_fit_in_line(&self.load(), order)?;
+            let line = self.load();
+            // A request that fails looks at every area, and most of them are full.
+            if line.iter().fold(usize::MAX, |full, word| full & word) == usize::MAX {
+                return None;
+            }
+            let (start, _) = best_fit_in_line(&line, order)?;
             if self.take_at(start, order) {
                 return Some(start);
             }
