@@ -83,13 +83,18 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         plan: Plan,
         tuning: Tuning,
     ) -> Self {
+        let places = match plan.keep_empty {
+            // Objects that are to go back to the page source at once do not wait in the depot.
+            Some(0) => Places::NONE,
+            _ => Places::for_objects(plan.geometry.stride()),
+        };
         Self {
             slots,
             system,
             plan,
             pending: TakeAll::new(),
             set: IrqLock::new(SlabSet::new()),
-            depot: IrqLock::new(Depot::new()),
+            depot: IrqLock::new(Depot::new(places)),
             tuning,
             listed: Listed::new(),
         }
@@ -131,15 +136,6 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
     pub(crate) fn object_size(&self) -> usize {
         self.plan.size as usize
-    }
-
-    /// Returns how much the depot may hold.
-    pub(crate) fn depot_places(&self) -> Places {
-        match self.plan.keep_empty {
-            // What is to go home at once does not wait there.
-            Some(0) => Places::NONE,
-            _ => Places::for_objects(self.plan.geometry.stride()),
-        }
     }
 
     /// Returns how many objects new magazines have room for; zero for caches without slots.

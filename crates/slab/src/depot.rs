@@ -35,13 +35,15 @@ impl Places {
 /// Full and empty magazines of a cache.
 #[derive(Debug)]
 pub(crate) struct Depot {
+    /// How many objects the full magazines hold at most, besides those that were missed.
+    places: Places,
     full: Stack,
     empty: Stack,
 }
 
 impl Depot {
-    pub(crate) const fn new() -> Self {
-        Self { full: Stack::new(), empty: Stack::new() }
+    pub(crate) const fn new(places: Places) -> Self {
+        Self { places, full: Stack::new(), empty: Stack::new() }
     }
 
     pub(crate) const fn full_count(&self) -> usize {
@@ -49,13 +51,9 @@ impl Depot {
     }
 
     /// Takes a full magazine, and leaves `empty`, which is empty, in exchange if there is room.
-    pub(crate) fn take_full(
-        &mut self,
-        empty: &mut Option<Magazine>,
-        most: Places,
-    ) -> Option<Magazine> {
+    pub(crate) fn take_full(&mut self, empty: &mut Option<Magazine>) -> Option<Magazine> {
         let full = self.full.pop()?;
-        *empty = empty.take().and_then(|empty| self.offer(empty, most));
+        *empty = empty.take().and_then(|empty| self.offer(empty));
         Some(full)
     }
 
@@ -64,12 +62,12 @@ impl Depot {
     }
 
     /// Takes a full or empty magazine in if there is room; returns it if there is none.
-    pub(crate) fn offer(&mut self, magazine: Magazine, most: Places) -> Option<Magazine> {
+    pub(crate) fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
         if magazine.is_full() {
-            self.full.offer(magazine, most.0)
+            self.full.offer(magazine, self.places.0)
         } else {
             debug_assert_eq!(magazine.length(), 0, "neither full nor empty");
-            self.empty.offer(magazine, most.0.max(FEWEST_EMPTY))
+            self.empty.offer(magazine, self.places.0.max(FEWEST_EMPTY))
         }
     }
 

@@ -16,7 +16,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     pub(crate) fn take_full(&self, spare: &mut Option<Magazine>) -> Option<Magazine> {
         let full = {
             let token = self.system().locking.lock_token();
-            self.lock_depot(&token)?.take_full(spare, self.depot_places())
+            self.lock_depot(&token)?.take_full(spare)
         }?;
         let objects = full.length();
         let mut held = InHand::new(self, Some(full));
@@ -30,7 +30,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let offered = {
             let token = self.system().locking.lock_token();
             match self.lock_depot(&token) {
-                Some(mut depot) => match depot.offer(full, self.depot_places()) {
+                Some(mut depot) => match depot.offer(full) {
                     Some(full) => Err(full),
                     None => Ok(depot.take_empty()),
                 },
@@ -91,7 +91,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
         let left = {
             let token = self.system().locking.lock_token();
             match self.lock_depot(&token) {
-                Some(mut depot) => depot.offer(magazine, self.depot_places()),
+                Some(mut depot) => depot.offer(magazine),
                 None => Some(magazine),
             }
         };
