@@ -16,16 +16,16 @@ use crate::magazine::{CAPACITIES, Chain, Magazine};
 /// 1.0994 times the live ones with 256 KiB of objects of up to 512 bytes, 1.0966 times with 64 and with 32 KiB, 1.0994 times with 16.
 const ROOM_BYTES: usize = 32 << 10;
 /// Places in the empty magazines that find room in any case: two of the largest, for two CPUs that wait.
-const FEWEST_EMPTY: u32 = 2 * CAPACITIES[CAPACITIES.len() - 1] as u32;
+const FEWEST_EMPTY: u16 = 2 * CAPACITIES[CAPACITIES.len() - 1] as u16;
 
 /// The places of the full magazines that find room in any case, and of about as many empty ones.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Places(u32);
+pub(crate) struct Places(u16);
 
 impl Places {
     /// For objects of `stride` bytes.
     pub(crate) const fn for_objects(stride: usize) -> Self {
-        Self((ROOM_BYTES / stride) as u32)
+        Self((ROOM_BYTES / stride) as u16)
     }
 
     /// For depots that take no full magazine, whatever is missed.
@@ -35,15 +35,14 @@ impl Places {
 /// Full and empty magazines of a cache.
 #[derive(Debug)]
 pub(crate) struct Depot {
-    /// How many objects the full magazines hold at most, besides those that were missed.
-    places: Places,
     full: Stack,
     empty: Stack,
 }
 
 impl Depot {
     pub(crate) const fn new(places: Places) -> Self {
-        Self { places, full: Stack::new(), empty: Stack::new() }
+        let empty_places = if places.0 > FEWEST_EMPTY { places.0 } else { FEWEST_EMPTY };
+        Self { full: Stack::new(places.0), empty: Stack::new(empty_places) }
     }
 
     pub(crate) const fn full_count(&self) -> usize {
@@ -64,10 +63,10 @@ impl Depot {
     /// Takes a full or empty magazine in if there is room; returns it if there is none.
     pub(crate) fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
         if magazine.is_full() {
-            self.full.offer(magazine, self.places.0)
+            self.full.offer(magazine)
         } else {
             debug_assert_eq!(magazine.length(), 0, "neither full nor empty");
-            self.empty.offer(magazine, self.places.0.max(FEWEST_EMPTY))
+            self.empty.offer(magazine)
         }
     }
 
@@ -87,7 +86,9 @@ impl Depot {
 struct Stack {
     chain: Chain,
     /// Places of all magazines in it.
-    places: u32,
+    places: u16,
+    /// The most places, besides those of magazines that were missed.
+    most: u16,
     /// The least count of magazines since the last turn.
     least: u16,
     /// Magazines that found no room since the last turn, and have not been missed yet; the largest number if they are more.
@@ -98,11 +99,15 @@ struct Stack {
 
 // Every core of a cache has two.
 page_frame::assert_unless_loom!(size_of::<Stack>() <= 24);
-const _: () = assert!(ROOM_BYTES + u8::MAX as usize <= u16::MAX as usize);
+// The largest bound of a stack, with all magazines that may have been missed, is a `u16`.
+const _: () = {
+    let largest = CAPACITIES[CAPACITIES.len() - 1];
+    assert!(ROOM_BYTES + (u8::MAX as usize + 1) * largest <= u16::MAX as usize);
+};
 
 impl Stack {
-    const fn new() -> Self {
-        Self { chain: Chain::new(), places: 0, least: 0, refused: 0, missed: 0 }
+    const fn new(most: u16) -> Self {
+        Self { chain: Chain::new(), places: 0, most, least: 0, refused: 0, missed: 0 }
     }
 
     fn pop(&mut self) -> Option<Magazine> {
@@ -112,17 +117,17 @@ impl Stack {
             self.missed = self.missed.saturating_add(was_missed);
             return None;
         };
-        self.places -= magazine.capacity() as u32;
+        self.places -= magazine.capacity() as u16;
         self.least = self.least.min(self.chain.count() as u16);
         Some(magazine)
     }
 
     /// Takes `magazine` in as long as the stack has at most `most` places and those of magazines that were missed; returns it
     /// otherwise.
-    fn offer(&mut self, magazine: Magazine, most: u32) -> Option<Magazine> {
-        let capacity = magazine.capacity() as u32;
+    fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
+        let capacity = magazine.capacity() as u16;
         let places = self.places + capacity;
-        if most == 0 || places > most + u32::from(self.missed) * capacity {
+        if self.most == 0 || places > self.most + u16::from(self.missed) * capacity {
             self.refused = self.refused.saturating_add(1);
             return Some(magazine);
         }
