@@ -29,7 +29,7 @@ struct LockedHeap(Lock<Option<Inside>>);
 
 /// The stack over the regions.
 struct Inside {
-    kmalloc: Kmalloc<Regions, SingleCpu>,
+    kmalloc: Kmalloc<(Regions, SingleCpu)>,
 }
 
 // SAFETY: reached through the lock alone, so by one thread at a time; nothing inside belongs to a thread.

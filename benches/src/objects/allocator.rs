@@ -32,7 +32,7 @@ pub unsafe trait Objects: Sync {
 /// Fields are dropped in this order: memory last.
 pub struct Ours<K: Checks = Off> {
     /// The cache.
-    pub cache: Cache<Pages, Threads, K>,
+    pub cache: Cache<(Pages, Threads), K>,
     _memory: [Mapped; 2],
 }
 
@@ -44,7 +44,9 @@ impl<K: Checks> Ours<K> {
     pub fn new(
         bytes: usize,
         layout: Layout,
-        describe: impl FnOnce(CacheBuilder<'_, Pages, Threads>) -> CacheBuilder<'_, Pages, Threads, K>,
+        describe: impl FnOnce(
+            CacheBuilder<'_, (Pages, Threads)>,
+        ) -> CacheBuilder<'_, (Pages, Threads), K>,
     ) -> Self {
         let (buddy, memory) = pages(bytes);
         let registry = Registry::new(buddy, Threads).expect("a page is free");

@@ -13,7 +13,7 @@ use crate::objects::workload::{self, Workload};
 use crate::objects::{colour, constructed};
 use crate::row::Row;
 
-type Builder<'r> = CacheBuilder<'r, Pages, Threads>;
+type Builder<'r> = CacheBuilder<'r, (Pages, Threads)>;
 
 /// Slabs that are grown and given back for a cost.
 const SLABS: usize = 1000;

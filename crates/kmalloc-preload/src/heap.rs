@@ -20,18 +20,18 @@ use crate::{environment, stats};
 /// Pages; when there are none more, the caches give back what they can.
 pub(crate) type Source = Reclaiming<&'static Pages, Caches>;
 /// The allocator without checks.
-pub(crate) type Plain = Kmalloc<Source, HeapThreads, Off>;
+pub(crate) type Plain = Kmalloc<(Source, HeapThreads), Off>;
 /// The allocator that looks for mistakes.
-pub(crate) type Checked = Kmalloc<Source, HeapThreads, Hardened>;
+pub(crate) type Checked = Kmalloc<(Source, HeapThreads), Hardened>;
 
 /// Set up by the first request, unless checks are wanted (I2).
-pub(crate) static PLAIN: Global<Source, HeapThreads, Off> = Global::new(|| {
+pub(crate) static PLAIN: Global<(Source, HeapThreads), Off> = Global::new(|| {
     if checks_are_wanted() {
         return Err(OutOfMemory);
     }
     Ok(Kmalloc::with_checks(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
 });
-static CHECKED: Global<Source, HeapThreads, Hardened> = Global::new(|| {
+static CHECKED: Global<(Source, HeapThreads), Hardened> = Global::new(|| {
     let kmalloc = Kmalloc::with_checks(registry()?);
     Ok(kmalloc.with_secret(environment::random_bits()))
 });
@@ -89,7 +89,7 @@ fn shrink_caches() {
     Caches.shrink(usize::MAX);
 }
 
-fn registry() -> Result<Registry<Source, HeapThreads>, OutOfMemory> {
+fn registry() -> Result<Registry<(Source, HeapThreads)>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
     Registry::with_fault_hook(Reclaiming::new(pages, Caches), SideBySide(Threads), stop)
 }

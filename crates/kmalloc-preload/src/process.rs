@@ -81,7 +81,7 @@ fn take() -> Option<Forking<'static, Slots>> {
 struct Slots;
 
 impl Freeze for Slots {
-    type Frozen<'a> = Option<FrozenSlots<'static, Source, HeapThreads>>;
+    type Frozen<'a> = Option<FrozenSlots<'static, (Source, HeapThreads)>>;
 
     fn freeze(&self) -> Self::Frozen<'_> {
         let own: Option<CpuId> = Threads.pin();

@@ -9,15 +9,15 @@ macro_rules! implement {
         use core::alloc::Layout;
         use core::ptr::NonNull;
 
-        use page_frame::{Cpu, OutOfMemory, PageResize};
-        use slab::Checks;
+        use page_frame::{OutOfMemory, PageResize};
+        use slab::{Checks, System};
 
         use $alloc::{AllocError, Allocator};
 
         use crate::{Global, Kmalloc};
 
         // SAFETY: memory is valid and nobody else's until freed, wherever the reference is moved or copied to.
-        unsafe impl<P: PageResize, C: Cpu + Clone, K: Checks> Allocator for &Kmalloc<P, C, K> {
+        unsafe impl<S: System<Pages: PageResize>, K: Checks> Allocator for &Kmalloc<S, K> {
             #[inline]
             fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
                 or_error(Kmalloc::allocate(self, layout), layout.size())
@@ -71,10 +71,9 @@ macro_rules! implement {
         }
 
         // SAFETY: as above; the allocator stays once it is set up.
-        unsafe impl<P, C, K: Checks> Allocator for &Global<P, C, K>
+        unsafe impl<S, K: Checks> Allocator for &Global<S, K>
         where
-            P: PageResize + Send + Sync,
-            C: Cpu + Clone + Send + Sync,
+            S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
         {
             #[inline]
             fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
@@ -116,8 +115,8 @@ macro_rules! implement {
 
         /// # Safety
         /// 1. `start` was allocated for `old`; unless this fails, only what it returns is used, with `new`.
-        unsafe fn resize<P: PageResize, C: Cpu + Clone, K: Checks>(
-            kmalloc: &Kmalloc<P, C, K>,
+        unsafe fn resize<S: System<Pages: PageResize>, K: Checks>(
+            kmalloc: &Kmalloc<S, K>,
             start: NonNull<u8>,
             old: Layout,
             new: Layout,

@@ -6,8 +6,8 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
-use page_frame::{Cpu, OutOfMemory, PageResize};
-use slab::{Checks, Off};
+use page_frame::{OutOfMemory, PageResize};
+use slab::{Checks, Off, System};
 
 use crate::{ClassIndex, Kmalloc};
 
@@ -37,7 +37,7 @@ const READY: u8 = 2;
 /// type Pages = Buddy<'static, DirectMap, Threads>;
 ///
 /// #[global_allocator]
-/// static HEAP: Global<Pages, Threads> = Global::new(|| {
+/// static HEAP: Global<(Pages, Threads)> = Global::new(|| {
 ///     let frames = Mapped::reserve(1 << 30).map_err(|_| OutOfMemory)?;
 ///     let ranges = [frames.frames()];
 ///     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
@@ -55,23 +55,23 @@ const READY: u8 = 2;
 /// assert_eq!(numbers.len(), 1000);
 /// assert!(HEAP.get().is_some_and(|kmalloc| kmalloc.pages_held() > 0));
 /// ```
-pub struct Global<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
-    setup: fn() -> Result<Kmalloc<P, C, K>, OutOfMemory>,
+pub struct Global<S: System<Pages: PageResize>, K: Checks = Off> {
+    setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>,
     state: AtomicU8,
-    kmalloc: UnsafeCell<MaybeUninit<Kmalloc<P, C, K>>>,
+    kmalloc: UnsafeCell<MaybeUninit<Kmalloc<S, K>>>,
 }
 
 // SAFETY: `kmalloc` is written once, by the one who changed `state` from untouched to starting, and from then on only
 // shared; P and C come from `setup` on whichever CPU runs it.
-unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Sync
-    for Global<P, C, K>
+unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Checks> Sync
+    for Global<S, K>
 {
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> Global<S, K> {
     page_frame::const_unless_loom! {
         /// Makes an allocator that `setup` will set up.
-        pub fn new(setup: fn() -> Result<Kmalloc<P, C, K>, OutOfMemory>) -> Self {
+        pub fn new(setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>) -> Self {
             let kmalloc = UnsafeCell::new(MaybeUninit::uninit());
             Self { setup, state: AtomicU8::new(UNTOUCHED), kmalloc }
         }
@@ -82,13 +82,13 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
     /// # Errors
     /// What `setup` fails with.
     #[inline]
-    pub fn kmalloc(&self) -> Result<&Kmalloc<P, C, K>, OutOfMemory> {
+    pub fn kmalloc(&self) -> Result<&Kmalloc<S, K>, OutOfMemory> {
         self.get().map_or_else(|| self.start(), Ok)
     }
 
     /// Returns the allocator if it has been set up.
     #[inline(always)]
-    pub fn get(&self) -> Option<&Kmalloc<P, C, K>> {
+    pub fn get(&self) -> Option<&Kmalloc<S, K>> {
         // Acquire: pairs with the Release in `start`; sees the allocator as it was made.
         let is_ready = self.state.load(Ordering::Acquire) == READY;
         // SAFETY: it is ready.
@@ -98,7 +98,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
     /// # Safety
     /// 1. `state` was seen to be ready, by the caller or by whoever handed it memory of this allocator.
     #[inline(always)]
-    unsafe fn assume_ready(&self) -> &Kmalloc<P, C, K> {
+    unsafe fn assume_ready(&self) -> &Kmalloc<S, K> {
         let kmalloc = self.kmalloc.with(|kmalloc| kmalloc);
         // SAFETY: clause 1: written before, and never again.
         let kmalloc = unsafe { &*kmalloc };
@@ -158,7 +158,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
     }
 
     #[cold]
-    fn start(&self) -> Result<&Kmalloc<P, C, K>, OutOfMemory> {
+    fn start(&self) -> Result<&Kmalloc<S, K>, OutOfMemory> {
         loop {
             let (old, new) = (UNTOUCHED, STARTING);
             // Acquire: as in `get`, when somebody else has finished; otherwise the Release after a failure.
@@ -213,10 +213,9 @@ impl Drop for NoUnwind {
 // SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source). Nothing unwinds: a hit calls
 // no code of the user, and all else runs under a `NoUnwind`. An address that comes back with a layout without a size, which the
 // trait does not allow, enters no cache.
-unsafe impl<P: PageResize, C: Cpu + Clone, K: Checks> GlobalAlloc for Global<P, C, K>
+unsafe impl<S: System<Pages: PageResize>, K: Checks> GlobalAlloc for Global<S, K>
 where
-    P: Send + Sync,
-    C: Send + Sync,
+    S: System<Pages: Send + Sync, Cpus: Send + Sync>,
 {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -270,7 +269,7 @@ where
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Global<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> Drop for Global<S, K> {
     /// Destroys the allocator if it was set up. Statics are never dropped.
     fn drop(&mut self) {
         // Acquire: as in `get`.
@@ -285,7 +284,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Global<P, C, K> {
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> fmt::Debug for Global<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> fmt::Debug for Global<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()
     }

@@ -23,15 +23,15 @@ use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
-use page_frame::{Cpu, OutOfMemory, PAGE_SHIFT, PageResize, Tag, TagRange};
-use slab::{BuildError, Cache, CacheBuilder, Checks, Front, Off, Registry};
+use page_frame::{OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange};
+use slab::{BuildError, Cache, CacheBuilder, Checks, Front, Off, Registry, System};
 
 use crate::ClassIndex;
 
 const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
 
 /// How a builder becomes a cache.
-type Build<'r, P, C, K> = fn(CacheBuilder<'r, P, C, K>) -> Result<Cache<P, C, K>, BuildError>;
+type Build<'r, S, K> = fn(CacheBuilder<'r, S, K>) -> Result<Cache<S, K>, BuildError>;
 
 /// How many tags there are.
 const TAGS: usize = 1 << u8::BITS;
@@ -68,10 +68,10 @@ const _: () = match Tag::class(ClassIndex::COUNT - 1) {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[repr(C)]
-pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
+pub struct Kmalloc<S: System<Pages: PageResize>, K: Checks = Off> {
     /// First, so that they lie where the allocator does.
     fronts: [AtomicPtr<()>; TAGS],
-    registry: Registry<P, C>,
+    registry: Registry<S>,
     tags: TagRange,
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) large_pages: AtomicUsize,
@@ -81,26 +81,26 @@ pub struct Kmalloc<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
 }
 
 // SAFETY: the raw handles are caches, which may be sent and shared under the same conditions, as may the registry.
-unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Send
-    for Kmalloc<P, C, K>
+unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Checks> Send
+    for Kmalloc<S, K>
 {
 }
 // SAFETY: shared use changes the handles by atomic exchanges only.
-unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Sync
-    for Kmalloc<P, C, K>
+unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Checks> Sync
+    for Kmalloc<S, K>
 {
 }
 
-impl<P: PageResize, C: Cpu + Clone> Kmalloc<P, C> {
+impl<S: System<Pages: PageResize>> Kmalloc<S> {
     /// Makes an allocator whose caches are in `registry`. Takes no memory before the first request.
     ///
     /// One registry carries one such allocator: a second one would take the first one's objects for its own.
-    pub fn new(registry: Registry<P, C>) -> Self {
+    pub fn new(registry: Registry<S>) -> Self {
         Self::with_checks(registry)
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches look for the mistakes that the preset `K` names.
     /// Large allocations are looked at as always: by the page map alone.
     ///
@@ -111,7 +111,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
     /// # let arena = Arena::new(&mut memory)?;
     /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), |fault| eprintln!("{fault}"))?;
-    /// let kmalloc = Kmalloc::<_, _, Hardened>::with_checks(registry).with_secret(0x5eed);
+    /// let kmalloc = Kmalloc::<_, Hardened>::with_checks(registry).with_secret(0x5eed);
     /// let (first, second) = (kmalloc.kmalloc(100)?, kmalloc.kmalloc(100)?);
     /// // SAFETY: the hook returns, so a double free is told of and changes nothing.
     /// unsafe {
@@ -121,7 +121,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn with_checks(registry: Registry<P, C>) -> Self {
+    pub fn with_checks(registry: Registry<S>) -> Self {
         let caches = core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut()));
         // The registry keeps its page source where it is now.
         let tags = registry.source().tag_range();
@@ -159,7 +159,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     }
 
     /// Returns the registry, for shrinking, statistics and caches of one's own.
-    pub const fn registry(&self) -> &Registry<P, C> {
+    pub const fn registry(&self) -> &Registry<S> {
         &self.registry
     }
 
@@ -378,7 +378,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     fn cache_of<'r>(
         &'r self,
         class: ClassIndex,
-        build: Build<'r, P, C, K>,
+        build: Build<'r, S, K>,
     ) -> Result<NonNull<()>, OutOfMemory> {
         // Acquire: pairs with the Release in `build`; sees the cache as it was built.
         let raw = self.caches[class.index()].load(Ordering::Acquire);
@@ -427,7 +427,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     fn build<'r>(
         &'r self,
         class: ClassIndex,
-        build: Build<'r, P, C, K>,
+        build: Build<'r, S, K>,
     ) -> Result<NonNull<()>, OutOfMemory> {
         let layout = Layout::from_size_align(class.size(), class.alignment())
             .expect("a class's alignment is a power of two that divides its size");
@@ -456,7 +456,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
             }
             Err(first) => {
                 // SAFETY: ours from `into_raw` above, seen by nobody else. It never had an object.
-                drop(unsafe { Cache::<P, C, K>::from_raw(new) });
+                drop(unsafe { Cache::<S, K>::from_raw(new) });
                 Ok(NonNull::new(first).expect("the exchange failed because it is not null"))
             }
         }
@@ -465,7 +465,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     /// # Safety
     /// 1. `raw` is one of `caches` (I1).
     #[inline(always)]
-    unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<P, C, K>> {
+    unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<S, K>> {
         // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays the allocator's.
         ManuallyDrop::new(unsafe { Cache::from_raw(raw) })
     }
@@ -485,20 +485,20 @@ fn class_of(tag: Tag) -> Option<ClassIndex> {
     tag.as_class().and_then(ClassIndex::new)
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Kmalloc<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> Drop for Kmalloc<S, K> {
     /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page source.
     fn drop(&mut self) {
         for place in &mut self.caches {
             // Relaxed: `&mut self` says that nobody else is there.
             if let Some(raw) = NonNull::new(place.load(Ordering::Relaxed)) {
                 // SAFETY: I1: owned, and not used again.
-                drop(unsafe { Cache::<P, C, K>::from_raw(raw) });
+                drop(unsafe { Cache::<S, K>::from_raw(raw) });
             }
         }
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> core::fmt::Debug for Kmalloc<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> core::fmt::Debug for Kmalloc<S, K> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Kmalloc").field("pages_held", &self.pages_held()).finish_non_exhaustive()
     }

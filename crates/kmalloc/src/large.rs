@@ -7,9 +7,9 @@ use core::ptr::NonNull;
 
 use page_frame::sync::Ordering;
 use page_frame::{
-    Cpu, Fault, FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun, Tag,
+    Fault, FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageMap, PageResize, PageRun, Tag,
 };
-use slab::Checks;
+use slab::{Checks, System};
 
 use crate::Kmalloc;
 
@@ -21,21 +21,21 @@ const ROOM_ORDERS: u8 = 2;
 /// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
 const MOST_ROOM: u8 = 9;
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
-        self.take_run(layout, P::allocate_run)
+        self.take_run(layout, S::Pages::allocate_run)
     }
 
     pub(crate) fn try_allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
-        self.take_run(layout, P::try_allocate_run)
+        self.take_run(layout, S::Pages::try_allocate_run)
     }
 
     fn take_run(
         &self,
         layout: Layout,
-        take: fn(&P, usize, Order) -> Result<PageRun, OutOfMemory>,
+        take: fn(&S::Pages, usize, Order) -> Result<PageRun, OutOfMemory>,
     ) -> Result<PageRun, OutOfMemory> {
         let alignment = Order::for_bytes(layout.align()).ok_or(OutOfMemory)?.order;
         let run = take(self.registry().source(), pages_for(layout.size()), alignment)?;

@@ -1,12 +1,12 @@
 //! What the allocator holds, and giving it back.
 
 use page_frame::sync::Ordering;
-use page_frame::{Cpu, PageResize, Shrink};
-use slab::Checks;
+use page_frame::{PageResize, Shrink};
+use slab::{Checks, System};
 
 use crate::Kmalloc;
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     /// Returns the pages of large allocations.
     pub fn large_pages(&self) -> usize {
         // Relaxed: a statistic.
@@ -33,10 +33,9 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     }
 }
 
-impl<P, C, K: Checks> Shrink for Kmalloc<P, C, K>
+impl<S, K: Checks> Shrink for Kmalloc<S, K>
 where
-    P: PageResize + Send + Sync,
-    C: Cpu + Clone + Send + Sync,
+    S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
 {
     fn reclaimable(&self) -> usize {
         self.registry().reclaimable()

@@ -12,7 +12,7 @@ use slab::Registry;
 type Pages = Buddy<'static, DirectMap, Threads>;
 
 #[global_allocator]
-static HEAP: Global<Pages, Threads> = Global::new(|| {
+static HEAP: Global<(Pages, Threads)> = Global::new(|| {
     let frames = Mapped::reserve(2 << 30).map_err(|_| OutOfMemory)?;
     let ranges = [frames.frames()];
     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;

@@ -49,7 +49,7 @@ fn history<K: Checks, P: PageResize>(source: P, seed: u64) -> usize {
     let cpus = SwitchedCpu::new(CPUS);
     let mut random = Random::new(seed);
     let registry = (0..100).find_map(|_| Registry::new(&source, &cpus).ok()).expect("one of 100");
-    let kmalloc = Kmalloc::<_, _, K>::with_checks(registry).with_secret(seed as usize);
+    let kmalloc = Kmalloc::<_, K>::with_checks(registry).with_secret(seed as usize);
     let mut live: Vec<Live> = Vec::new();
     let mut failures = 0;
     for step in 0..STEPS {

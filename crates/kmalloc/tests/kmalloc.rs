@@ -17,7 +17,7 @@ fn layout(bytes: usize, alignment: usize) -> Layout {
 }
 
 /// Runs `test` over an arena, and afterwards all pages are home.
-fn over_an_arena(test: impl FnOnce(&Kmalloc<&Counted<Arena<'_>>, SingleCpu>)) {
+fn over_an_arena(test: impl FnOnce(&Kmalloc<(&Counted<Arena<'_>>, SingleCpu)>)) {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Counted::new(Arena::new(&mut memory).expect("large enough"));
     let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new()).expect("room"));
@@ -291,7 +291,7 @@ fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count).expect("room");
-    let kmalloc = Kmalloc::<_, _, slab::Hardened>::with_checks(registry).with_secret(7);
+    let kmalloc = Kmalloc::<_, slab::Hardened>::with_checks(registry).with_secret(7);
     let objects: Vec<_> = (0..40).map(|_| kmalloc.kmalloc(100).expect("room")).collect();
     assert_eq!(kmalloc.ksize(objects[0]), 112);
     for object in &objects[..30] {

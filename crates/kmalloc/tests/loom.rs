@@ -128,7 +128,7 @@ mod models {
         long_model("kmalloc: two start the global allocator", 20, 2, || {
             with_arena(|arena| {
                 ARENA.set(Some(arena));
-                let global: Global<Shared, Machine> = Global::new(|| {
+                let global: Global<(Shared, Machine)> = Global::new(|| {
                     let arena = ARENA.take().expect("set up once");
                     Ok(Kmalloc::new(Registry::new(arena, Fenced(Numbered))?))
                 });

@@ -79,7 +79,7 @@ fn with_hook(blocks: usize, test: impl FnOnce(&TestKmalloc<'_>, &PutBy<'_>)) {
     assert_eq!(arena.free_pages(), free, "all pages are home");
 }
 
-type TestKmalloc<'a> = Kmalloc<Reclaiming<&'a Arena<'a>, &'a PutBy<'a>>, SingleCpu>;
+type TestKmalloc<'a> = Kmalloc<(Reclaiming<&'a Arena<'a>, &'a PutBy<'a>>, SingleCpu)>;
 
 /// Allocates by `take` until there is no more.
 fn all(mut take: impl FnMut() -> Result<NonNull<u8>, OutOfMemory>) -> Vec<NonNull<u8>> {

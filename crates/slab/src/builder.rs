@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::fmt;
 use core::marker::PhantomData;
 
-use page_frame::{Cpu, Order, OutOfMemory, PageMap, PageSource, Tag};
+use page_frame::{Order, OutOfMemory, Tag};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, Off, Padding};
@@ -13,13 +13,14 @@ use crate::geometry::{Geometry, GeometryError};
 use crate::name::Name;
 use crate::observer::Observer;
 use crate::registry::{MOST_OUTSIDE, Registry};
+use crate::system::System;
 use crate::tuning::{Tuning, USUAL_BYTES, usual_class};
 use crate::walk::Reclaim;
 
 /// A cache that is being described.
 #[must_use = "nothing is built before `build`"]
-pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
-    registry: &'r Registry<P, C>,
+pub struct CacheBuilder<'r, S: System, K: Checks = Off> {
+    registry: &'r Registry<S>,
     name: Name,
     layout: Layout,
     line_bytes: usize,
@@ -42,7 +43,7 @@ pub struct CacheBuilder<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks =
     checks: PhantomData<fn() -> K>,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for CacheBuilder<'_, P, C, K> {
+impl<S: System, K: Checks> fmt::Debug for CacheBuilder<'_, S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { name, layout, .. } = self;
         f.debug_struct("CacheBuilder")
@@ -94,8 +95,8 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
-impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
-    pub(crate) fn new(registry: &'r Registry<P, C>, name: &str, layout: Layout) -> Self {
+impl<'r, S: System> CacheBuilder<'r, S> {
+    pub(crate) fn new(registry: &'r Registry<S>, name: &str, layout: Layout) -> Self {
         Self {
             registry,
             name: Name::new(name),
@@ -122,10 +123,10 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone> CacheBuilder<'r, P, C> {
     }
 }
 
-impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P, C, K> {
+impl<'r, S: System, K: Checks> CacheBuilder<'r, S, K> {
     /// Looks for the mistakes that the preset `N` names, instead of none: [`Hardened`](crate::Hardened),
     /// [`Debug`](crate::Debug), or one of your own.
-    pub fn checks<N: Checks>(self) -> CacheBuilder<'r, P, C, N> {
+    pub fn checks<N: Checks>(self) -> CacheBuilder<'r, S, N> {
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
         let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, observer, .. } = self;
@@ -355,7 +356,7 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn build(self) -> Result<Cache<P, C, K>, BuildError> {
+    pub fn build(self) -> Result<Cache<S, K>, BuildError> {
         self.build_with(Reclaim::Allowed)
     }
 
@@ -363,11 +364,11 @@ impl<'r, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'r, P,
     ///
     /// # Errors
     /// [`BuildError`].
-    pub fn try_build(self) -> Result<Cache<P, C, K>, BuildError> {
+    pub fn try_build(self) -> Result<Cache<S, K>, BuildError> {
         self.build_with(Reclaim::Forbidden)
     }
 
-    fn build_with(self, reclaim: Reclaim) -> Result<Cache<P, C, K>, BuildError> {
+    fn build_with(self, reclaim: Reclaim) -> Result<Cache<S, K>, BuildError> {
         let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
         let plan = Plan {

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::OutOfMemory;
 
 use crate::checks::{Checks, Off};
 use crate::core::{Core, Plan};
@@ -15,6 +15,7 @@ use crate::live::LiveObject;
 use crate::name::Name;
 use crate::registry::Registry;
 use crate::stats::{CacheStats, SlabView};
+use crate::system::System;
 use crate::walk::Patience;
 
 /// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
@@ -23,26 +24,16 @@ use crate::walk::Patience;
 /// source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a constructor, a destructor or a `reclaim` callback of the
 /// same cache, in a callback of the registry ([`Registry::stats`] and others), or in an interrupt: both would wait for
 /// what they came upon.
-pub struct Cache<P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
-    core: NonNull<Core<P, C>>,
+pub struct Cache<S: System, K: Checks = Off> {
+    core: NonNull<Core<S>>,
     checks: PhantomData<fn() -> K>,
 }
 
 // SAFETY: the core is reached through shared references and is Sync when P and C are; the last handle may drop P and C on
 // any CPU, so they are Send.
-unsafe impl<P, C, K: Checks> Send for Cache<P, C, K>
-where
-    P: PageSource + PageMap + Send + Sync,
-    C: Cpu + Clone + Send + Sync,
-{
-}
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Checks> Send for Cache<S, K> {}
 // SAFETY: a shared handle reaches the core by shared references only, which is Sync when P and C are.
-unsafe impl<P, C, K: Checks> Sync for Cache<P, C, K>
-where
-    P: PageSource + PageMap + Send + Sync,
-    C: Cpu + Clone + Send + Sync,
-{
-}
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Checks> Sync for Cache<S, K> {}
 
 /// A cache has objects in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,42 +55,42 @@ impl core::error::Error for Busy {}
 /// The cache that was not destroyed, and why. Dropping it destroys the cache after all; what is in use then is lost to the
 /// page source.
 #[must_use = "dropping it destroys the cache after all"]
-pub struct Refused<P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
+pub struct Refused<S: System, K: Checks = Off> {
     /// The cache, which goes on. [`for_each_live`](Cache::for_each_live) lists what is in use.
-    pub cache: Cache<P, C, K>,
+    pub cache: Cache<S, K>,
     /// How many objects are in use.
     pub busy: Busy,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Refused<P, C, K> {
+impl<S: System, K: Checks> fmt::Debug for Refused<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Refused").field(&self.busy).finish()
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Display for Refused<P, C, K> {
+impl<S: System, K: Checks> fmt::Display for Refused<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.busy.fmt(f)
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> core::error::Error for Refused<P, C, K> {}
+impl<S: System, K: Checks> core::error::Error for Refused<S, K> {}
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
+impl<S: System, K: Checks> Cache<S, K> {
     /// # Safety
     /// 1. The handle is the only one of `core`, and gets a reference to its system.
-    pub(crate) unsafe fn from_core(core: NonNull<Core<P, C>>) -> Self {
+    pub(crate) unsafe fn from_core(core: NonNull<Core<S>>) -> Self {
         Self { core, checks: PhantomData }
     }
 
     #[inline(always)]
-    pub(crate) fn core(&self) -> &Core<P, C> {
+    pub(crate) fn core(&self) -> &Core<S> {
         // SAFETY: core I1: the handle has a reference.
         unsafe { self.core.as_ref() }
     }
 
     /// Whether the cache is one of `registry`.
-    pub(crate) fn is_of(&self, registry: &Registry<P, C>) -> bool {
+    pub(crate) fn is_of(&self, registry: &Registry<S>) -> bool {
         core::ptr::eq(self.core().system(), registry.system())
     }
 
@@ -312,7 +303,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     ///
     /// # Errors
     /// [`Refused`], with the cache, when objects are in use.
-    pub fn destroy(self) -> Result<(), Refused<P, C, K>> {
+    pub fn destroy(self) -> Result<(), Refused<S, K>> {
         // SAFETY: the handle is the core's only one, and is used again only if the answer is an error.
         match unsafe { self.core().system().detach_core(self.core) } {
             Ok(()) => {
@@ -328,7 +319,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Cache<P, C, K> {
+impl<S: System, K: Checks> Drop for Cache<S, K> {
     fn drop(&mut self) {
         // SAFETY: the only handle, which is not used again.
         unsafe { Ending::new(self.core) }.end();
@@ -342,7 +333,7 @@ fn refuse_zeros() -> ! {
     panic!("an object of a cache with a constructor is not allocated as zeros")
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Cache<P, C, K> {
+impl<S: System, K: Checks> fmt::Debug for Cache<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Cache").field("name", &self.name()).finish_non_exhaustive()
     }

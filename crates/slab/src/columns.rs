@@ -20,10 +20,11 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource, PerCpuSlot};
+use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageSource, PerCpuSlot};
 
 use crate::cpu_slot::CpuSlot;
-use crate::registry::System;
+use crate::registry::Shared;
+use crate::system::System;
 
 /// The bytes of a line: a slot.
 const LINE: usize = size_of::<PerCpuSlot<CpuSlot>>();
@@ -185,10 +186,10 @@ impl<C: Cpu> Columns<C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+impl<S: System> Shared<S> {
     /// Takes a column for the slots of a cache, if that is where they lie. Fails too for an interrupt that came upon the lock.
     pub(crate) fn take_column(&self) -> Result<Option<NonNull<PerCpuSlot<CpuSlot>>>, OutOfMemory> {
-        if !Columns::<C>::ARE_USED {
+        if !Columns::<S::Cpus>::ARE_USED {
             return Ok(None);
         }
         let cpus = self.locking.count();
@@ -197,7 +198,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
             return Ok(Some(column));
         }
         // With no lock held; should somebody else do the same, there are two.
-        let block = self.source.allocate(Columns::<C>::order(cpus).ok_or(OutOfMemory)?)?;
+        let block = self.source.allocate(Columns::<S::Cpus>::order(cpus).ok_or(OutOfMemory)?)?;
         let Some(mut columns) = token.lock(&self.columns) else {
             // SAFETY: just allocated.
             unsafe { self.source.free(block) };
@@ -220,7 +221,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         });
         if let Some(block) = block {
             // SAFETY: just given away, and from our source.
-            unsafe { free_columns::<P, C>(&self.source, block, cpus) };
+            unsafe { free_columns::<S::Pages, S::Cpus>(&self.source, block, cpus) };
         }
     }
 
@@ -228,7 +229,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     pub(crate) fn column_pages(&self) -> usize {
         let token = self.locking.lock_token();
         let blocks = token.lock(&self.columns).map_or(0, |columns| columns.count);
-        blocks * Columns::<C>::order(self.locking.count()).map_or(0, Order::pages)
+        blocks * Columns::<S::Cpus>::order(self.locking.count()).map_or(0, Order::pages)
     }
 }
 

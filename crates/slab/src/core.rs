@@ -8,7 +8,7 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use page_frame::sync::TakeAll;
-use page_frame::{Cpu, Fault, FaultKind, IrqLock, PageMap, PageSource, Tag};
+use page_frame::{Fault, FaultKind, IrqLock, Tag};
 
 use crate::checks::Padding;
 use crate::core_list::Listed;
@@ -19,8 +19,9 @@ use crate::magazine::CAPACITIES;
 use crate::name::Name;
 use crate::observer::Observer;
 use crate::record::Record;
-use crate::registry::System;
+use crate::registry::Shared;
 use crate::slab_set::SlabSet;
+use crate::system::System;
 use crate::tuning::Tuning;
 
 /// Called with an object that is to be constructed or destroyed.
@@ -65,21 +66,21 @@ impl fmt::Debug for Plan {
 /// A cache, without its handle.
 #[derive(Debug)]
 #[repr(C, align(64))]
-pub(crate) struct Core<P, C> {
-    pub(crate) slots: CacheSlots<C>,
-    pub(crate) system: NonNull<System<P, C>>,
+pub(crate) struct Core<S: System> {
+    pub(crate) slots: CacheSlots<S::Cpus>,
+    pub(crate) system: NonNull<Shared<S>>,
     pub(crate) plan: Plan,
     pub(crate) pending: TakeAll<Record>,
     pub(crate) set: IrqLock<SlabSet>,
     pub(crate) depot: IrqLock<Depot>,
     pub(crate) tuning: Tuning,
-    pub(crate) listed: Listed<P, C>,
+    pub(crate) listed: Listed<S>,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     pub(crate) fn new(
-        system: NonNull<System<P, C>>,
-        slots: CacheSlots<C>,
+        system: NonNull<Shared<S>>,
+        slots: CacheSlots<S::Cpus>,
         plan: Plan,
         tuning: Tuning,
     ) -> Self {
@@ -101,7 +102,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     }
 
     #[inline]
-    pub(crate) fn system(&self) -> &System<P, C> {
+    pub(crate) fn system(&self) -> &Shared<S> {
         // SAFETY: I2: whoever reaches the core keeps the system alive.
         unsafe { self.system.as_ref() }
     }

@@ -17,23 +17,24 @@
 
 use core::ptr::NonNull;
 
+use page_frame::IrqLock;
 use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell, spin_hint};
-use page_frame::{Cpu, IrqLock};
 
 use crate::core::Core;
 use crate::cpu_slot::CacheSlots;
+use crate::system::System;
 
 /// Set in a core's visits once it is closed; the bits below count.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// A core's part of the list.
 #[derive(Debug)]
-pub(crate) struct Listed<P, C> {
-    next: UnsafeCell<*mut Core<P, C>>,
+pub(crate) struct Listed<S: System> {
+    next: UnsafeCell<*mut Core<S>>,
     visits: AtomicUsize,
 }
 
-impl<P, C> Listed<P, C> {
+impl<S: System> Listed<S> {
     pub(crate) fn new() -> Self {
         Self { next: UnsafeCell::new(core::ptr::null_mut()), visits: AtomicUsize::new(0) }
     }
@@ -46,18 +47,18 @@ impl<P, C> Listed<P, C> {
 }
 
 /// A visit to a core of the list. Dropping it ends the visit, also when the visitor panics.
-struct Visit<P, C> {
-    core: NonNull<Core<P, C>>,
+struct Visit<S: System> {
+    core: NonNull<Core<S>>,
 }
 
-impl<P, C> Visit<P, C> {
-    fn core(&self) -> &Core<P, C> {
+impl<S: System> Visit<S> {
+    fn core(&self) -> &Core<S> {
         // SAFETY: I1 and I2: it is visited until `self` is dropped, so it is in the list, and alive.
         unsafe { self.core.as_ref() }
     }
 }
 
-impl<P, C> Drop for Visit<P, C> {
+impl<S: System> Drop for Visit<S> {
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `close`: whoever waits there sees all that the visitor did.
         self.core().listed.visits.fetch_sub(1, Ordering::Release);
@@ -66,17 +67,17 @@ impl<P, C> Drop for Visit<P, C> {
 
 /// The caches that users made.
 #[derive(Debug)]
-pub(crate) struct CoreList<P, C> {
-    first: IrqLock<First<P, C>>,
+pub(crate) struct CoreList<S: System> {
+    first: IrqLock<First<S>>,
 }
 
 #[derive(Debug)]
-struct First<P, C>(*mut Core<P, C>);
+struct First<S: System>(*mut Core<S>);
 
 // SAFETY: the cores behind the pointer are reached only as this file says, and may be used on any CPU when P and C may.
-unsafe impl<P: Send, C: Send> Send for First<P, C> {}
+unsafe impl<S: System<Pages: Send, Cpus: Send>> Send for First<S> {}
 
-impl<P, C: Cpu> CoreList<P, C> {
+impl<S: System> CoreList<S> {
     pub(crate) fn new() -> Self {
         Self { first: IrqLock::new(First(core::ptr::null_mut())) }
     }
@@ -85,7 +86,11 @@ impl<P, C: Cpu> CoreList<P, C> {
     ///
     /// # Safety
     /// 1. `core` is alive, in no list, and does not die before [`unlink`](Self::unlink).
-    pub(crate) unsafe fn link(&self, core: NonNull<Core<P, C>>, locking: &CacheSlots<C>) -> bool {
+    pub(crate) unsafe fn link(
+        &self,
+        core: NonNull<Core<S>>,
+        locking: &CacheSlots<S::Cpus>,
+    ) -> bool {
         let token = locking.lock_token();
         let Some(mut first) = token.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, and the list's lock is held.
@@ -96,7 +101,7 @@ impl<P, C: Cpu> CoreList<P, C> {
 
     /// Calls `look` with each core that is not closed; none of them goes meanwhile, and no lock is held. A panic in `look`
     /// ends the visit.
-    pub(crate) fn visit(&self, locking: &CacheSlots<C>, mut look: impl FnMut(&Core<P, C>)) {
+    pub(crate) fn visit(&self, locking: &CacheSlots<S::Cpus>, mut look: impl FnMut(&Core<S>)) {
         let mut current = self.begin_visit(None, locking);
         while let Some(visit) = current {
             look(visit.core());
@@ -108,9 +113,9 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// an interrupted owner has the lock.
     fn begin_visit(
         &self,
-        core: Option<NonNull<Core<P, C>>>,
-        locking: &CacheSlots<C>,
-    ) -> Option<Visit<P, C>> {
+        core: Option<NonNull<Core<S>>>,
+        locking: &CacheSlots<S::Cpus>,
+    ) -> Option<Visit<S>> {
         let token = locking.lock_token();
         let first = token.lock(&self.first)?;
         // SAFETY: I1: visited, so alive, and we hold the lock.
@@ -133,7 +138,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     /// (not by an interrupt that came upon the lock).
     ///
     /// Must not be called by a visitor.
-    pub(crate) fn close(&self, core: &Core<P, C>, locking: &CacheSlots<C>) -> bool {
+    pub(crate) fn close(&self, core: &Core<S>, locking: &CacheSlots<S::Cpus>) -> bool {
         {
             let token = locking.lock_token();
             let Some(_first) = token.lock(&self.first) else { return false };
@@ -148,7 +153,7 @@ impl<P, C: Cpu> CoreList<P, C> {
     }
 
     /// Lets visitors come to a closed core again.
-    pub(crate) fn reopen(&self, core: &Core<P, C>) {
+    pub(crate) fn reopen(&self, core: &Core<S>) {
         // Release: pairs with the lock that the next visitor takes, though what it finds is under locks of its own.
         core.listed.visits.store(0, Ordering::Release);
     }
@@ -157,7 +162,11 @@ impl<P, C: Cpu> CoreList<P, C> {
     ///
     /// # Safety
     /// 1. `core` is in the list and closed.
-    pub(crate) unsafe fn unlink(&self, core: NonNull<Core<P, C>>, locking: &CacheSlots<C>) -> bool {
+    pub(crate) unsafe fn unlink(
+        &self,
+        core: NonNull<Core<S>>,
+        locking: &CacheSlots<S::Cpus>,
+    ) -> bool {
         let token = locking.lock_token();
         let Some(mut first) = token.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, under the lock.
@@ -182,7 +191,7 @@ impl<P, C: Cpu> CoreList<P, C> {
 
     /// # Safety
     /// 1. The core is alive and the caller holds the lock.
-    unsafe fn next(core: NonNull<Core<P, C>>) -> *mut Core<P, C> {
+    unsafe fn next(core: NonNull<Core<S>>) -> *mut Core<S> {
         // SAFETY: clause 1: it is alive, and taken off only under the lock that the caller holds.
         let listed = unsafe { &core.as_ref().listed };
         // SAFETY: clause 1: under the lock nobody changes it.
@@ -191,7 +200,7 @@ impl<P, C: Cpu> CoreList<P, C> {
 
     /// # Safety
     /// 1. The core is alive and the caller holds the lock.
-    unsafe fn set_next(core: NonNull<Core<P, C>>, new: *mut Core<P, C>) {
+    unsafe fn set_next(core: NonNull<Core<S>>, new: *mut Core<S>) {
         // SAFETY: clause 1: it does not die under the lock.
         let listed = unsafe { &core.as_ref().listed };
         // SAFETY: clause 1: under the lock nobody else looks at it.

@@ -2,10 +2,9 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PageMap, PageSource};
-
 use crate::core::Core;
-use crate::registry::{System, release_system};
+use crate::registry::{Shared, release_system};
+use crate::system::System;
 
 /// How far the end of a handle has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,22 +19,22 @@ enum Stage {
 
 /// The last handle of a core, which ends. Dropping it does what a panic of a destructor has left undone: the slab of that
 /// destructor and those that were to go with it are gone, so the second attempt has the rest.
-pub(crate) struct Ending<P: PageSource + PageMap, C: Cpu + Clone> {
-    core: NonNull<Core<P, C>>,
-    system: NonNull<System<P, C>>,
+pub(crate) struct Ending<S: System> {
+    core: NonNull<Core<S>>,
+    system: NonNull<Shared<S>>,
     stage: Stage,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Ending<P, C> {
+impl<S: System> Ending<S> {
     /// # Safety
     /// 1. `core` is alive, the caller has its only handle with a reference to the system, and does not use it again.
-    pub(crate) unsafe fn new(core: NonNull<Core<P, C>>) -> Self {
+    pub(crate) unsafe fn new(core: NonNull<Core<S>>) -> Self {
         // SAFETY: clause 1: alive.
         let system = unsafe { core.as_ref() }.system;
         Self { core, system, stage: Stage::Linked }
     }
 
-    fn shared(&self) -> &System<P, C> {
+    fn shared(&self) -> &Shared<S> {
         // SAFETY: the handle's reference keeps the system alive until `drop` gives it up.
         unsafe { self.system.as_ref() }
     }
@@ -64,7 +63,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Ending<P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Ending<P, C> {
+impl<S: System> Drop for Ending<S> {
     fn drop(&mut self) {
         if self.stage == Stage::Linked {
             self.end();

@@ -1,6 +1,6 @@
 //! Magazines on their way between a CPU, the depot and the internal caches that they come from.
 
-use page_frame::{Cpu, IrqLockGuard, IrqLockToken, PageMap, PageSource};
+use page_frame::{IrqLockGuard, IrqLockToken};
 
 use crate::checks::Off;
 use crate::core::Core;
@@ -9,9 +9,10 @@ use crate::depot::Depot;
 use crate::in_hand::InHand;
 use crate::magazine::Magazine;
 use crate::observer::Event;
+use crate::system::System;
 use crate::walk::{Patience, Reclaim};
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Returns a full magazine from the depot in exchange for `spare`, which is empty, if there is room for it.
     pub(crate) fn take_full(&self, spare: &mut Option<Magazine>) -> Option<Magazine> {
         let full = {
@@ -112,8 +113,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     /// Takes the depot's lock, and notes when another CPU had it.
     fn lock_depot<'l>(
         &'l self,
-        token: &'l IrqLockToken<'_, CpuSlot, C>,
-    ) -> Option<IrqLockGuard<'l, Depot, C>> {
+        token: &'l IrqLockToken<'_, CpuSlot, S::Cpus>,
+    ) -> Option<IrqLockGuard<'l, Depot, S::Cpus>> {
         token.try_lock(&self.depot).or_else(|| {
             self.tuning.note_wait();
             token.lock(&self.depot)

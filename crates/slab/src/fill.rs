@@ -5,7 +5,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Fault, OutOfMemory, PageMap, PageSource};
+use page_frame::{Fault, OutOfMemory};
 
 use crate::Pushed;
 use crate::checks::{Checks, MARK_CACHED};
@@ -15,9 +15,10 @@ use crate::in_hand::InHand;
 use crate::magazine::Magazine;
 use crate::slab_list::SlabList;
 use crate::slab_set::SlabSet;
+use crate::system::System;
 use crate::walk::{Patience, Reclaim};
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Fills `magazine`, which is empty, from the slabs, growing when they have nothing: as a whole, or half of it. Returns it
     /// with at least one object; where there is none, or a constructor panics, it is put away.
     pub(crate) fn fill<K: Checks>(

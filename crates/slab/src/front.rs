@@ -10,12 +10,13 @@
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, load_and_add};
-use page_frame::{Cpu, PageMap, PageSource, PerCpu, PerCpuSlot, Spread};
+use page_frame::{Cpu, PerCpu, PerCpuSlot, Spread};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, is_any_on};
 use crate::cpu_slot::{CacheSlots, CpuSlot, Push};
 use crate::registry::Registry;
+use crate::system::System;
 
 /// The CPU slots of a cache.
 #[derive(Clone, Copy, Debug)]
@@ -98,7 +99,7 @@ impl Front {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
+impl<S: System, K: Checks> Cache<S, K> {
     /// Returns the front: a closed one if the preset looks at every object.
     pub fn front(&self) -> Front {
         let core = self.core();
@@ -106,7 +107,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
+impl<S: System> Registry<S> {
     /// Returns a closed front.
     pub fn closed_front(&self) -> Front {
         Front::of(&self.system().locking)
@@ -114,7 +115,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
 
     /// Returns the CPUs.
     #[inline(always)]
-    pub fn cpu(&self) -> &C {
+    pub fn cpu(&self) -> &S::Cpus {
         self.system().locking.cpu()
     }
 }

@@ -6,18 +6,19 @@
 use core::fmt;
 
 use page_frame::sync::Ordering;
-use page_frame::{Cpu, CpuId, PageMap, PageSource};
+use page_frame::{Cpu, CpuId};
 
 use crate::registry::Registry;
+use crate::system::System;
 
 /// The slots of all caches, which no owner enters. Dropping it lets the owners in again.
 #[must_use = "the slots are open again at once when this is dropped"]
-pub struct FrozenSlots<'a, P: PageSource + PageMap, C: Cpu + Clone> {
-    registry: &'a Registry<P, C>,
+pub struct FrozenSlots<'a, S: System> {
+    registry: &'a Registry<S>,
 }
 
-impl<'a, P: PageSource + PageMap, C: Cpu + Clone> FrozenSlots<'a, P, C> {
-    pub(crate) fn new(registry: &'a Registry<P, C>, own: Option<CpuId>) -> Self {
+impl<'a, S: System> FrozenSlots<'a, S> {
+    pub(crate) fn new(registry: &'a Registry<S>, own: Option<CpuId>) -> Self {
         let system = registry.system();
         let mut round = 0;
         // Acquire: pairs with the Release of the guard before.
@@ -32,7 +33,7 @@ impl<'a, P: PageSource + PageMap, C: Cpu + Clone> FrozenSlots<'a, P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for FrozenSlots<'_, P, C> {
+impl<S: System> Drop for FrozenSlots<'_, S> {
     fn drop(&mut self) {
         // SAFETY: `new` froze these slots and forgot the guards; the slots of a cache that was built since are not frozen, as by
         // I1 this guard is the only one.
@@ -42,7 +43,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for FrozenSlots<'_, P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> fmt::Debug for FrozenSlots<'_, P, C> {
+impl<S: System> fmt::Debug for FrozenSlots<'_, S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("FrozenSlots").finish_non_exhaustive()
     }

@@ -9,15 +9,16 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PageBlock, PageMap, PageSource};
+use page_frame::{PageBlock, PageMap, PageSource};
 
 use crate::core::Core;
 use crate::observer::Event;
 use crate::record::Record;
 use crate::slab_list::SlabList;
+use crate::system::System;
 use crate::walk::Patience;
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Sends slabs home that were taken out of the set with all objects free; returns their pages.
     pub(crate) fn send_all_home(&self, slabs: SlabList) -> usize {
         let mut going_home = GoingHome { core: self, slabs, pages: 0 };
@@ -51,13 +52,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 }
 
 /// Slabs that are sent home one by one. Dropping it sends the rest.
-struct GoingHome<'c, P: PageSource + PageMap, C: Cpu + Clone> {
-    core: &'c Core<P, C>,
+struct GoingHome<'c, S: System> {
+    core: &'c Core<S>,
     slabs: SlabList,
     pages: usize,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> GoingHome<'_, P, C> {
+impl<S: System> GoingHome<'_, S> {
     fn send_all(&mut self) {
         while let Some(record) = self.slabs.pop() {
             // SAFETY: alive until it is sent home.
@@ -68,7 +69,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> GoingHome<'_, P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for GoingHome<'_, P, C> {
+impl<S: System> Drop for GoingHome<'_, S> {
     fn drop(&mut self) {
         self.send_all();
         if self.pages > 0 {
@@ -78,18 +79,18 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for GoingHome<'_, P, C> {
 }
 
 /// A slab whose objects are being destroyed. Dropping it destroys the rest and gives the pages back.
-struct Dismantling<'c, P: PageSource + PageMap, C: Cpu + Clone> {
-    core: &'c Core<P, C>,
+struct Dismantling<'c, S: System> {
+    core: &'c Core<S>,
     record: NonNull<Record>,
     /// The next object to destroy.
     next: usize,
     constructed: usize,
 }
 
-impl<'c, P: PageSource + PageMap, C: Cpu + Clone> Dismantling<'c, P, C> {
+impl<'c, S: System> Dismantling<'c, S> {
     /// # Safety
     /// 1. The slab is the caller's: in no list, its first `constructed` objects constructed, nobody's. It is given up.
-    unsafe fn new(core: &'c Core<P, C>, record: NonNull<Record>, constructed: usize) -> Self {
+    unsafe fn new(core: &'c Core<S>, record: NonNull<Record>, constructed: usize) -> Self {
         Self { core, record, next: 0, constructed }
     }
 
@@ -112,7 +113,7 @@ impl<'c, P: PageSource + PageMap, C: Cpu + Clone> Dismantling<'c, P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Dismantling<'_, P, C> {
+impl<S: System> Drop for Dismantling<'_, S> {
     fn drop(&mut self) {
         self.destroy_objects();
         let (core, record) = (self.core, self.record);

@@ -5,7 +5,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageMap, PageSource};
+use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageSource};
 
 use crate::checks::{Checks, Off, shuffle};
 use crate::core::Core;
@@ -14,9 +14,10 @@ use crate::in_hand::BlockInHand;
 use crate::links::Links;
 use crate::observer::Event;
 use crate::record::Record;
+use crate::system::System;
 use crate::walk::Reclaim;
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Makes a slab of colour `colour`: all objects constructed and free, in no list.
     ///
     /// # Errors
@@ -114,13 +115,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 const _: () = assert!(RECORD % align_of::<u16>() == 0);
 
 /// A slab whose constructors are running. It is dropped when one of them, or the observer, panics.
-struct Unfinished<'c, P: PageSource + PageMap, C: Cpu + Clone> {
-    core: &'c Core<P, C>,
+struct Unfinished<'c, S: System> {
+    core: &'c Core<S>,
     record: NonNull<Record>,
     constructed: usize,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Unfinished<'_, P, C> {
+impl<S: System> Drop for Unfinished<'_, S> {
     fn drop(&mut self) {
         // SAFETY: the slab was never added to the set, so nobody has an object of it.
         unsafe { self.core.dismantle(self.record, self.constructed) };

@@ -11,22 +11,23 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PageBlock, PageMap, PageSource};
+use page_frame::{PageBlock, PageSource};
 
 use crate::core::Core;
 use crate::magazine::Magazine;
+use crate::system::System;
 use crate::walk::Patience;
 
 /// A magazine and an object that a caller owns. Dropping it puts away what is left.
-pub(crate) struct InHand<'c, P: PageSource + PageMap, C: Cpu + Clone> {
-    core: &'c Core<P, C>,
+pub(crate) struct InHand<'c, S: System> {
+    core: &'c Core<S>,
     pub(crate) magazine: Option<Magazine>,
     pub(crate) object: Option<NonNull<u8>>,
 }
 
-impl<'c, P: PageSource + PageMap, C: Cpu + Clone> InHand<'c, P, C> {
+impl<'c, S: System> InHand<'c, S> {
     /// Makes a guard that holds `magazine`, if there is one, and no object.
-    pub(crate) fn new(core: &'c Core<P, C>, magazine: Option<Magazine>) -> Self {
+    pub(crate) fn new(core: &'c Core<S>, magazine: Option<Magazine>) -> Self {
         Self { core, magazine, object: None }
     }
 
@@ -39,7 +40,7 @@ impl<'c, P: PageSource + PageMap, C: Cpu + Clone> InHand<'c, P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for InHand<'_, P, C> {
+impl<S: System> Drop for InHand<'_, S> {
     fn drop(&mut self) {
         if let Some(magazine) = self.magazine.take() {
             self.core.put_away(magazine);

@@ -6,12 +6,11 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PageMap, PageSource};
-
 use crate::checks::{Checks, History};
 use crate::core::Core;
 use crate::links::Links;
 use crate::record::Record;
+use crate::system::System;
 use crate::walk::Patience;
 
 /// Objects looked at in one walk over a slab's free objects.
@@ -30,7 +29,7 @@ pub struct LiveObject {
     pub history: Option<History>,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Calls `look` with each object in use.
     ///
     /// # Safety
@@ -75,11 +74,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 ///
 /// # Safety
 /// 1. `record` is a live one of `core`, whose set lock the caller holds.
-unsafe fn free_in_window<P: PageSource + PageMap, C: Cpu + Clone>(
-    core: &Core<P, C>,
-    record: NonNull<Record>,
-    first: usize,
-) -> u128 {
+unsafe fn free_in_window<S: System>(core: &Core<S>, record: NonNull<Record>, first: usize) -> u128 {
     // SAFETY: clause 1: no slab leaves the set while its lock is held.
     let slab = unsafe { record.as_ref() };
     let (geometry, seen) = (&slab.geometry(&core.plan.geometry), slab.word.load());

@@ -5,12 +5,11 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PageMap, PageSource};
-
 use crate::checks::{Checks, is_any_on};
 use crate::core::Core;
+use crate::system::System;
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Allocates up to as many objects as `objects` has room for; returns how many.
     #[inline]
     #[track_caller]
@@ -37,7 +36,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[track_caller]
     fn allocate_rest<K: Checks>(&self, objects: &mut [NonNull<u8>], had: usize) -> usize {
-        let mut taking = Taking::<P, C, K> { core: self, objects, had, checks: PhantomData };
+        let mut taking = Taking::<S, K> { core: self, objects, had, checks: PhantomData };
         while taking.had < taking.objects.len() {
             let Ok(object) = self.allocate::<K>() else { break };
             taking.objects[taking.had] = object;
@@ -56,7 +55,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
     #[cold]
     #[track_caller]
     unsafe fn free_rest<K: Checks>(&self, objects: &[NonNull<u8>]) {
-        Giving::<P, C, K> { core: self, objects, checks: PhantomData }.free_all();
+        Giving::<S, K> { core: self, objects, checks: PhantomData }.free_all();
     }
 
     #[inline]
@@ -82,14 +81,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 
 /// Objects that are allocated for a caller, who does not know yet how many there are. Dropping it frees them, when a constructor
 /// panics.
-struct Taking<'c, 'o, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> {
-    core: &'c Core<P, C>,
+struct Taking<'c, 'o, S: System, K: Checks> {
+    core: &'c Core<S>,
     objects: &'o mut [NonNull<u8>],
     had: usize,
     checks: PhantomData<fn() -> K>,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Taking<'_, '_, P, C, K> {
+impl<S: System, K: Checks> Drop for Taking<'_, '_, S, K> {
     fn drop(&mut self) {
         if self.had > 0 {
             // SAFETY: the first `had` were allocated above, and nobody has seen them; they are as they came.
@@ -99,14 +98,14 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Taking<'_, '_,
 }
 
 /// Objects of a caller that are freed one after the other. Dropping it frees the rest, when a destructor panics.
-struct Giving<'c, 'o, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> {
-    core: &'c Core<P, C>,
+struct Giving<'c, 'o, S: System, K: Checks> {
+    core: &'c Core<S>,
     /// Those that are left. All are the caller's, who gives them up (`free_rest`, clause 1).
     objects: &'o [NonNull<u8>],
     checks: PhantomData<fn() -> K>,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Giving<'_, '_, P, C, K> {
+impl<S: System, K: Checks> Giving<'_, '_, S, K> {
     fn free_all(&mut self) {
         while let Some((first, rest)) = self.objects.split_first() {
             // Before the call: what is freed is not freed again.
@@ -121,7 +120,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Giving<'_, '_, P, C, K>
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Giving<'_, '_, P, C, K> {
+impl<S: System, K: Checks> Drop for Giving<'_, '_, S, K> {
     fn drop(&mut self) {
         self.free_all();
     }

@@ -16,8 +16,9 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::OutOfMemory;
 
+use crate::system::System;
 use crate::{BuildError, Cache, Checks, ObjectHook, Refused, Registry};
 
 /// Makes a cache of objects of `size` bytes aligned to `align`, which `constructor` constructs.
@@ -43,13 +44,13 @@ use crate::{BuildError, Cache, Checks, ObjectHook, Refused, Registry};
 /// kmem_cache_destroy(cache).map_err(|refused| refused.busy)?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub unsafe fn kmem_cache_create<P: PageSource + PageMap, C: Cpu + Clone>(
-    registry: &Registry<P, C>,
+pub unsafe fn kmem_cache_create<S: System>(
+    registry: &Registry<S>,
     name: &str,
     size: usize,
     align: usize,
     constructor: Option<ObjectHook>,
-) -> Result<Cache<P, C>, BuildError> {
+) -> Result<Cache<S>, BuildError> {
     let layout = Layout::from_size_align(size, align.max(1));
     let layout = layout.map_err(|_| BuildError::bad_layout(size, align))?;
     let builder = registry.cache(name, layout);
@@ -66,8 +67,8 @@ pub unsafe fn kmem_cache_create<P: PageSource + PageMap, C: Cpu + Clone>(
 /// As there.
 #[inline(always)]
 #[track_caller]
-pub fn kmem_cache_alloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
-    cache: &Cache<P, C, K>,
+pub fn kmem_cache_alloc<S: System, K: Checks>(
+    cache: &Cache<S, K>,
 ) -> Result<NonNull<u8>, OutOfMemory> {
     cache.allocate()
 }
@@ -81,8 +82,8 @@ pub fn kmem_cache_alloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
 /// When the cache has a constructor.
 #[inline]
 #[track_caller]
-pub fn kmem_cache_zalloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
-    cache: &Cache<P, C, K>,
+pub fn kmem_cache_zalloc<S: System, K: Checks>(
+    cache: &Cache<S, K>,
 ) -> Result<NonNull<u8>, OutOfMemory> {
     cache.allocate_zeroed()
 }
@@ -93,10 +94,7 @@ pub fn kmem_cache_zalloc<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
 /// 1. All clauses of [`Cache::free`], constructed state among them.
 #[inline(always)]
 #[track_caller]
-pub unsafe fn kmem_cache_free<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
-    cache: &Cache<P, C, K>,
-    object: NonNull<u8>,
-) {
+pub unsafe fn kmem_cache_free<S: System, K: Checks>(cache: &Cache<S, K>, object: NonNull<u8>) {
     // SAFETY: the object is the caller's, of this cache, as `free` wants.
     unsafe { cache.free(object) }
 }
@@ -104,8 +102,8 @@ pub unsafe fn kmem_cache_free<P: PageSource + PageMap, C: Cpu + Clone, K: Checks
 /// [`Cache::allocate_many`]; returns how many there were.
 #[inline]
 #[track_caller]
-pub fn kmem_cache_alloc_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
-    cache: &Cache<P, C, K>,
+pub fn kmem_cache_alloc_bulk<S: System, K: Checks>(
+    cache: &Cache<S, K>,
     objects: &mut [NonNull<u8>],
 ) -> usize {
     cache.allocate_many(objects)
@@ -117,8 +115,8 @@ pub fn kmem_cache_alloc_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>
 /// 1. All clauses of [`Cache::free`], for each of `objects`; none is there twice.
 #[inline]
 #[track_caller]
-pub unsafe fn kmem_cache_free_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
-    cache: &Cache<P, C, K>,
+pub unsafe fn kmem_cache_free_bulk<S: System, K: Checks>(
+    cache: &Cache<S, K>,
     objects: &[NonNull<u8>],
 ) {
     // SAFETY: the objects are the caller's, each once, as `free_many` wants.
@@ -126,9 +124,7 @@ pub unsafe fn kmem_cache_free_bulk<P: PageSource + PageMap, C: Cpu + Clone, K: C
 }
 
 /// [`Cache::shrink`]; returns the pages given back.
-pub fn kmem_cache_shrink<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
-    cache: &Cache<P, C, K>,
-) -> usize {
+pub fn kmem_cache_shrink<S: System, K: Checks>(cache: &Cache<S, K>) -> usize {
     cache.shrink()
 }
 
@@ -136,8 +132,6 @@ pub fn kmem_cache_shrink<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
 ///
 /// # Errors
 /// As there.
-pub fn kmem_cache_destroy<P: PageSource + PageMap, C: Cpu + Clone, K: Checks>(
-    cache: Cache<P, C, K>,
-) -> Result<(), Refused<P, C, K>> {
+pub fn kmem_cache_destroy<S: System, K: Checks>(cache: Cache<S, K>) -> Result<(), Refused<S, K>> {
     cache.destroy()
 }

@@ -15,12 +15,13 @@ use core::array;
 use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::OutOfMemory;
 
 use crate::builder::BuildError;
 use crate::cache::Cache;
 use crate::checks::{Checks, Off};
 use crate::registry::Registry;
+use crate::system::System;
 
 /// The memory nodes of a machine, and the registry of each.
 ///
@@ -29,13 +30,12 @@ use crate::registry::Registry;
 ///    node.
 /// 2. [`registries`](Self::registries) returns the same ones each time.
 pub unsafe trait Nodes {
-    /// Where a node's pages come from: of this node alone, as falling back to others is done here.
-    type Source: PageSource + PageMap;
-    /// The machine's CPUs, the same on all nodes.
-    type Cpu: Cpu + Clone;
+    /// Where a node's pages come from, and the machine's CPUs. A source has pages of its own node alone: the cache
+    /// falls back to other nodes by itself.
+    type System: System;
 
     /// Returns the registry of each node; at least one.
-    fn registries(&self) -> &[Registry<Self::Source, Self::Cpu>];
+    fn registries(&self) -> &[Registry<Self::System>];
 
     /// Returns the node that is nearest to the CPU of the caller.
     fn here(&self) -> usize;
@@ -52,10 +52,9 @@ pub unsafe trait Nodes {
 
 // SAFETY: clauses 1 and 2: each answer is that of the nodes behind the reference.
 unsafe impl<N: Nodes + ?Sized> Nodes for &N {
-    type Source = N::Source;
-    type Cpu = N::Cpu;
+    type System = N::System;
 
-    fn registries(&self) -> &[Registry<N::Source, N::Cpu>] {
+    fn registries(&self) -> &[Registry<N::System>] {
         (**self).registries()
     }
 
@@ -73,7 +72,7 @@ unsafe impl<N: Nodes + ?Sized> Nodes for &N {
 }
 
 /// The cache of one node.
-type CacheOf<N, K> = Cache<<N as Nodes>::Source, <N as Nodes>::Cpu, K>;
+type CacheOf<N, K> = Cache<<N as Nodes>::System, K>;
 
 /// A cache on each of up to `MOST` nodes.
 pub struct NodeCache<N: Nodes, const MOST: usize, K: Checks = Off> {
@@ -93,9 +92,9 @@ impl<N: Nodes, const MOST: usize, K: Checks> NodeCache<N, MOST, K> {
     /// objects.
     pub fn new(
         nodes: N,
-        mut build: impl FnMut(&Registry<N::Source, N::Cpu>) -> Result<CacheOf<N, K>, BuildError>,
+        mut build: impl FnMut(&Registry<N::System>) -> Result<CacheOf<N, K>, BuildError>,
     ) -> Result<Self, BuildError> {
-        let mut caches: [Option<Cache<_, _, K>>; MOST] = array::from_fn(|_| None);
+        let mut caches: [Option<Cache<_, K>>; MOST] = array::from_fn(|_| None);
         let registries = nodes.registries();
         assert!((1..=MOST).contains(&registries.len()), "{} nodes of {MOST}", registries.len());
         for (node, registry) in registries.iter().enumerate() {

@@ -15,9 +15,8 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PageMap, PageSource};
-
 use crate::core::Core;
+use crate::system::System;
 
 /// What an observer is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +67,7 @@ pub enum Event {
 /// Who is told. It may use other caches, but not the one that it watches.
 pub type Observer = fn(Event);
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Tells whoever listens.
     #[inline]
     pub(crate) fn tell(&self, event: impl FnOnce() -> Event) {

@@ -13,13 +13,12 @@
 //! # Concurrency
 //! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only tried.
 
-use page_frame::{Cpu, PageMap, PageSource};
-
 use crate::core::Core;
-use crate::registry::System;
+use crate::registry::Shared;
+use crate::system::System;
 use crate::walk::Patience;
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+impl<S: System> Shared<S> {
     /// Gives back at least `target_pages` if it can; returns how many.
     pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
         let mut given = 0;
@@ -64,7 +63,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         &self,
         target_pages: usize,
         given: &mut usize,
-        mut shrink: impl FnMut(&Core<P, C>, usize) -> usize,
+        mut shrink: impl FnMut(&Core<S>, usize) -> usize,
     ) {
         self.list.visit(&self.locking, |core| {
             if *given < target_pages {

@@ -31,6 +31,7 @@ use crate::in_hand::InHand;
 use crate::magazine::{CAPACITIES, Magazine};
 use crate::name::Name;
 use crate::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals};
+use crate::system::System;
 use crate::tuning::Tuning;
 use crate::walk::{Patience, Reclaim};
 use crate::working_set::Turns;
@@ -45,20 +46,20 @@ pub(crate) const MOST_OUTSIDE: usize = 64;
 
 /// What all caches of a registry share, in a block of its page source.
 #[derive(Debug)]
-pub(crate) struct System<P, C> {
-    pub(crate) source: P,
+pub(crate) struct Shared<S: System> {
+    pub(crate) source: S::Pages,
     /// Tags and owners of most pages of the source.
     range: TagRange,
     /// Marks CPUs that hold a slow-path lock of any cache, and so tells contexts nested on them. These slots stay empty:
     /// closed fronts enter them and find nothing, and internal caches, whose too they are, take their objects from slabs alone.
-    pub(crate) locking: CacheSlots<C>,
+    pub(crate) locking: CacheSlots<S::Cpus>,
     /// Where the slots of caches lie that are not behind their cores.
-    pub(crate) columns: IrqLock<Columns<C>>,
+    pub(crate) columns: IrqLock<Columns<S::Cpus>>,
     hook: FaultHook,
-    records: [Core<P, C>; RECORD_SIZES.len()],
-    magazines: [Core<P, C>; CAPACITIES.len()],
-    cores: Core<P, C>,
-    pub(crate) list: CoreList<P, C>,
+    records: [Core<S>; RECORD_SIZES.len()],
+    magazines: [Core<S>; CAPACITIES.len()],
+    cores: Core<S>,
+    pub(crate) list: CoreList<S>,
     pub(crate) turns: Turns,
     references: AtomicUsize,
     pub(crate) is_frozen: AtomicBool,
@@ -68,23 +69,17 @@ pub(crate) struct System<P, C> {
 /// The caches of a system.
 ///
 /// A handle; clones are the same registry. Caches keep their registry alive, so handles may be dropped in any order.
-pub struct Registry<P: PageSource + PageMap, C: Cpu + Clone> {
-    system: NonNull<System<P, C>>,
+pub struct Registry<S: System> {
+    system: NonNull<Shared<S>>,
 }
 
 // SAFETY: the system is reached through shared references, and all that is in it is Sync when P and C are; the last
 // handle may drop P and C on any CPU, so they are Send.
-unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync> Send
-    for Registry<P, C>
-{
-}
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Send for Registry<S> {}
 // SAFETY: a shared handle gives no more than shared references to the system.
-unsafe impl<P: PageSource + PageMap + Send + Sync, C: Cpu + Clone + Send + Sync> Sync
-    for Registry<P, C>
-{
-}
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Sync for Registry<S> {}
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
+impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
     /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
     ///
     /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side ([`Cpu::SPREAD`]), one of
@@ -101,17 +96,31 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
     pub fn with_fault_hook(source: P, cpu: C, hook: FaultHook) -> Result<Self, OutOfMemory> {
+        Self::build(source, cpu, hook)
+    }
+}
+
+impl<S: System> Registry<S> {
+    /// Makes a registry for a [`System`] that the caller has declared. Faults panic.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when `source` has no such block.
+    pub fn for_system(source: S::Pages, cpu: S::Cpus) -> Result<Self, OutOfMemory> {
+        Self::build(source, cpu, panic_on_fault)
+    }
+
+    fn build(source: S::Pages, cpu: S::Cpus, hook: FaultHook) -> Result<Self, OutOfMemory> {
         let count = cpu.slots();
-        let slots_bytes = slots_behind::<C>(count).ok_or(OutOfMemory)?;
-        let system_bytes = size_of::<System<P, C>>().next_multiple_of(64);
+        let slots_bytes = slots_behind::<S::Cpus>(count).ok_or(OutOfMemory)?;
+        let system_bytes = size_of::<Shared<S>>().next_multiple_of(64);
         let bytes = slots_bytes.checked_add(system_bytes).ok_or(OutOfMemory)?;
         let order = Order::for_bytes(bytes).ok_or(OutOfMemory)?.order;
-        let cores_size = core_bytes::<P, C>(count).ok_or(OutOfMemory)?;
+        let cores_size = core_bytes::<S>(count).ok_or(OutOfMemory)?;
         let cores = Geometry::new(cores_size, 64, 64).map_err(|_| OutOfMemory)?;
         let block = source.allocate(order)?;
         let mut columns = Columns::new();
-        if Columns::<C>::ARE_USED {
-            match Columns::<C>::order(count)
+        if Columns::<S::Cpus>::ARE_USED {
+            match Columns::<S::Cpus>::order(count)
                 .ok_or(OutOfMemory)
                 .and_then(|order| source.allocate(order))
             {
@@ -124,12 +133,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             }
         }
         let (start, _) = block.into_raw();
-        let system = start.cast::<System<P, C>>();
+        let system = start.cast::<Shared<S>>();
         let slots = match columns.take(count) {
             Some(column) => column,
             None => {
                 assert!(
-                    !Columns::<C>::ARE_USED,
+                    !Columns::<S::Cpus>::ARE_USED,
                     "I3 of `columns.rs`: the first block has a column"
                 );
                 // SAFETY: behind the system, inside the block.
@@ -167,7 +176,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             Geometry::at_order(size, alignment, 64, 0)
                 .expect("records and magazines are smaller than a page")
         };
-        let made = System {
+        let made = Shared {
             source,
             range: TagRange::EMPTY,
             locking: empty(),
@@ -198,12 +207,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     }
 
     /// Begins a cache of objects of `layout`, called `name`.
-    pub fn cache(&self, name: &str, layout: core::alloc::Layout) -> CacheBuilder<'_, P, C> {
+    pub fn cache(&self, name: &str, layout: core::alloc::Layout) -> CacheBuilder<'_, S> {
         CacheBuilder::new(self, name, layout)
     }
 
     /// Returns the page source.
-    pub fn source(&self) -> &P {
+    pub fn source(&self) -> &S::Pages {
         &self.system().source
     }
 
@@ -289,7 +298,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
 
     /// Keeps all CPUs out of their slots of all caches while the guard lives, see [`PerCpu::freeze`](page_frame::PerCpu::freeze):
     /// for whoever is about to `fork`. Caches built meanwhile are not frozen. Waits while somebody else has frozen them.
-    pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, P, C> {
+    pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, S> {
         FrozenSlots::new(self, own)
     }
 
@@ -305,13 +314,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     }
 
     #[inline(always)]
-    pub(crate) fn system(&self) -> &System<P, C> {
+    pub(crate) fn system(&self) -> &Shared<S> {
         // SAFETY: I1: we hold a reference.
         unsafe { self.system.as_ref() }
     }
 
     /// Calls `look` with each cache, none of which can go meanwhile; holds no lock during the call.
-    pub(crate) fn visit(&self, look: impl FnMut(&Core<P, C>)) {
+    pub(crate) fn visit(&self, look: impl FnMut(&Core<S>)) {
         let system = self.system();
         system.list.visit(&system.locking, look);
     }
@@ -323,7 +332,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         plan: Plan,
         tuning: Tuning,
         reclaim: Reclaim,
-    ) -> Result<NonNull<Core<P, C>>, OutOfMemory> {
+    ) -> Result<NonNull<Core<S>>, OutOfMemory> {
         let system = self.system();
         // First, as a clone of the user's may panic.
         let (count, cpu) = (system.locking.count(), system.locking.cpu().clone());
@@ -335,7 +344,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
             Ok(Some(column)) => column,
             Ok(None) => {
                 // SAFETY: behind the core, inside the memory.
-                let slots = unsafe { memory.add(size_of::<Core<P, C>>()) };
+                let slots = unsafe { memory.add(size_of::<Core<S>>()) };
                 // SAFETY: ours, `core_bytes` left room for as many slots, aligned to 64.
                 unsafe { slots_in(slots, count) }
             }
@@ -347,7 +356,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
         // SAFETY: clause 1: ours: a column, or an array that lives as long as the core; as many as CPUs. Clause 2: fronts have
         // clones of the same machine, or references to it, and nobody looks at all slots.
         let slots = unsafe { CacheSlots::at(slots, count, cpu) };
-        let core = memory.cast::<Core<P, C>>();
+        let core = memory.cast::<Core<S>>();
         let made = Core::new(self.system, slots, plan, tuning);
         // SAFETY: ours, of the size and alignment of a core.
         unsafe { core.write(made) };
@@ -362,7 +371,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+impl<S: System> Shared<S> {
     /// Adds a reference for a caller that keeps one alive.
     ///
     /// # Panics
@@ -391,16 +400,16 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
         (self.hook)(fault);
     }
 
-    pub(crate) fn records_of(&self, geometry: &Geometry) -> &Core<P, C> {
+    pub(crate) fn records_of(&self, geometry: &Geometry) -> &Core<S> {
         &self.records[geometry.links_bytes() / 64]
     }
 
     /// Returns the internal cache of the magazines of the capacity that `class` names.
-    pub(crate) fn magazines(&self, class: usize) -> &Core<P, C> {
+    pub(crate) fn magazines(&self, class: usize) -> &Core<S> {
         &self.magazines[class]
     }
 
-    pub(crate) fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<P, C>> {
+    pub(crate) fn internal(&self) -> impl DoubleEndedIterator<Item = &Core<S>> {
         self.records.iter().chain(&self.magazines).chain([&self.cores])
     }
 
@@ -412,7 +421,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     ///
     /// # Safety
     /// 1. `core` came from `make_core`; its only handle calls this, and if it succeeds only frees the core.
-    pub(crate) unsafe fn detach_core(&self, core: NonNull<Core<P, C>>) -> Result<(), usize> {
+    pub(crate) unsafe fn detach_core(&self, core: NonNull<Core<S>>) -> Result<(), usize> {
         // SAFETY: clause 1: the handle's core, which is unmapped only below.
         let shared = unsafe { core.as_ref() };
         if !self.list.close(shared, &self.locking) {
@@ -431,7 +440,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     ///
     /// # Safety
     /// 1. As for `detach_core`, which failed; the handle is not used again.
-    pub(crate) unsafe fn abandon_core(&self, core: NonNull<Core<P, C>>) {
+    pub(crate) unsafe fn abandon_core(&self, core: NonNull<Core<S>>) {
         // SAFETY: clause 1: it was not destroyed, so it is still there.
         if self.list.close(unsafe { core.as_ref() }, &self.locking) {
             // SAFETY: it is closed, and still in the list.
@@ -443,12 +452,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     ///
     /// # Safety
     /// 1. `core` is in no list, nobody uses it, and it has no slab.
-    pub(crate) unsafe fn free_core(&self, core: NonNull<Core<P, C>>) {
+    pub(crate) unsafe fn free_core(&self, core: NonNull<Core<S>>) {
         // SAFETY: clause 1: nobody uses it, or its slots.
         let slots = unsafe { core.as_ref() }.slots.first();
         // SAFETY: clause 1: the last time that anybody uses it.
         unsafe { core.drop_in_place() };
-        if Columns::<C>::ARE_USED {
+        if Columns::<S::Cpus>::ARE_USED {
             // SAFETY: the core's column, and clause 1.
             unsafe { self.put_column(slots) };
         }
@@ -461,30 +470,29 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Clone for Registry<P, C> {
+impl<S: System> Clone for Registry<S> {
     fn clone(&self) -> Self {
         self.system().add_reference();
         Self { system: self.system }
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Registry<P, C> {
+impl<S: System> Drop for Registry<S> {
     fn drop(&mut self) {
         // SAFETY: the reference that this handle has.
         unsafe { release_system(self.system) };
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> fmt::Debug for Registry<P, C> {
+impl<S: System> fmt::Debug for Registry<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registry").field("pages_held", &self.pages_held()).finish()
     }
 }
 
-impl<P, C> Shrink for Registry<P, C>
+impl<S> Shrink for Registry<S>
 where
-    P: PageSource + PageMap + Send + Sync,
-    C: Cpu + Clone + Send + Sync,
+    S: System<Pages: Send + Sync, Cpus: Send + Sync>,
 {
     fn reclaimable(&self) -> usize {
         let mut pages = 0;
@@ -501,10 +509,9 @@ where
 ///
 /// # Safety
 /// 1. The caller has that reference, and gives it up.
-pub(crate) unsafe fn release_system<P, C>(system: NonNull<System<P, C>>)
+pub(crate) unsafe fn release_system<S>(system: NonNull<Shared<S>>)
 where
-    P: PageSource + PageMap,
-    C: Cpu + Clone,
+    S: System,
 {
     // SAFETY: clause 1: the reference that is given up below keeps it until then.
     let this = unsafe { system.as_ref() };
@@ -517,11 +524,11 @@ where
     }
     let (order, cpus) = (this.order, this.locking.count());
     // SAFETY: it was the last reference: the value is moved out, and its memory not used as a system again.
-    let System { source, mut columns, .. } = unsafe { system.read() };
+    let Shared { source, mut columns, .. } = unsafe { system.read() };
     // SAFETY: nobody uses a slot any more: no cache is left, and the internal ones have shrunk.
     while let Some(block) = unsafe { columns.get_mut().remove() } {
         // SAFETY: the columns gave it away, and it came from this source.
-        unsafe { free_columns::<P, C>(&source, block, cpus) };
+        unsafe { free_columns::<S::Pages, S::Cpus>(&source, block, cpus) };
     }
     // SAFETY: the block that `with_fault_hook` took apart.
     let block = unsafe { PageBlock::from_raw(system.cast(), order, false) };
@@ -530,6 +537,6 @@ where
 }
 
 /// Returns the bytes of a core, with its slots behind it if that is where they are.
-fn core_bytes<P, C: Cpu>(slots: usize) -> Option<usize> {
-    slots_behind::<C>(slots)?.checked_add(size_of::<Core<P, C>>())
+fn core_bytes<S: System>(slots: usize) -> Option<usize> {
+    slots_behind::<S::Cpus>(slots)?.checked_add(size_of::<Core<S>>())
 }

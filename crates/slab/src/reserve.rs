@@ -7,21 +7,22 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, IrqLock, OutOfMemory, PageMap, PageSource};
+use page_frame::{IrqLock, OutOfMemory};
 
 use crate::cache::Cache;
 use crate::checks::{Checks, Off};
 use crate::stock::Stock;
+use crate::system::System;
 
 /// A cache with objects kept back for when there is no memory. Dropping it gives them back.
 #[derive(Debug)]
-pub struct Reserve<'c, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
-    cache: &'c Cache<P, C, K>,
+pub struct Reserve<'c, S: System, K: Checks = Off> {
+    cache: &'c Cache<S, K>,
     stock: IrqLock<Option<Stock>>,
     objects: usize,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
+impl<S: System, K: Checks> Cache<S, K> {
     /// Keeps `objects` objects back.
     ///
     /// # Errors
@@ -40,7 +41,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// unsafe { reserve.free(request) };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn reserve(&self, objects: usize) -> Result<Reserve<'_, P, C, K>, OutOfMemory> {
+    pub fn reserve(&self, objects: usize) -> Result<Reserve<'_, S, K>, OutOfMemory> {
         let stock = self.core().put_by::<K>(objects)?;
         Ok(Reserve { cache: self, stock: IrqLock::new(Some(stock)), objects })
     }
@@ -63,13 +64,13 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Cache<P, C, K> {
     /// unsafe { nodes.free(node) };
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, P, C, K>, OutOfMemory> {
+    pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, S, K>, OutOfMemory> {
         let stock = self.core().put_by::<K>(objects)?;
         Ok(Prefilled { cache: self, stock: Some(stock) })
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
+impl<S: System, K: Checks> Reserve<'_, S, K> {
     /// Allocates an object: from the cache or, when that has none, from what is kept. O(1) beyond the cache's cost; takes
     /// the reserve's lock only in the second case.
     ///
@@ -120,7 +121,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Reserve<'_, P, C, K> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Reserve<'_, P, C, K> {
+impl<S: System, K: Checks> Drop for Reserve<'_, S, K> {
     fn drop(&mut self) {
         if let Some(stock) = self.stock.get_mut().take() {
             self.cache.core().put_back(stock);
@@ -130,12 +131,12 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Reserve<'_, P,
 
 /// Allocations made in advance. Dropping it gives back those that were not used.
 #[derive(Debug)]
-pub struct Prefilled<'c, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
-    cache: &'c Cache<P, C, K>,
+pub struct Prefilled<'c, S: System, K: Checks = Off> {
+    cache: &'c Cache<S, K>,
     stock: Option<Stock>,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Prefilled<'_, P, C, K> {
+impl<S: System, K: Checks> Prefilled<'_, S, K> {
     /// Takes one of the objects; there are as many as were asked for. O(1), no lock.
     #[track_caller]
     pub fn allocate(&mut self) -> Option<NonNull<u8>> {
@@ -154,7 +155,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Prefilled<'_, P, C, K> 
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Prefilled<'_, P, C, K> {
+impl<S: System, K: Checks> Drop for Prefilled<'_, S, K> {
     fn drop(&mut self) {
         if let Some(stock) = self.stock.take() {
             self.cache.core().put_back(stock);

@@ -7,15 +7,14 @@
 //! # Concurrency
 //! With [`Patience::Try`] locks are only tried, and what another CPU holds stays. Nothing is allocated.
 
-use page_frame::{Cpu, PageMap, PageSource};
-
 use crate::core::Core;
 use crate::magazine::Chain;
 use crate::observer::Event;
 use crate::slab_list::SlabList;
+use crate::system::System;
 use crate::walk::Patience;
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Gives back at least `target_pages` if it can; returns how many.
     pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
         let mut given = self.shrink_empty(target_pages, patience);
@@ -137,8 +136,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 }
 
 /// Magazines that are emptied into the slabs. Dropping it empties the rest, when a destructor or an observer panics.
-struct Emptying<'c, P: PageSource + PageMap, C: Cpu + Clone> {
-    core: &'c Core<P, C>,
+struct Emptying<'c, S: System> {
+    core: &'c Core<S>,
     full: Chain,
     empty: Chain,
     patience: Patience,
@@ -146,7 +145,7 @@ struct Emptying<'c, P: PageSource + PageMap, C: Cpu + Clone> {
     pages: usize,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Emptying<'_, P, C> {
+impl<S: System> Emptying<'_, S> {
     fn empty_all(&mut self) {
         while let Some(magazine) = self.full.pop() {
             let (magazine, pages) = self.core.empty(magazine, self.patience);
@@ -159,7 +158,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Emptying<'_, P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for Emptying<'_, P, C> {
+impl<S: System> Drop for Emptying<'_, S> {
     fn drop(&mut self) {
         self.empty_all();
     }

@@ -2,10 +2,11 @@
 
 use core::fmt;
 
-use page_frame::{Cpu, Order, PageMap, PageSource};
+use page_frame::Order;
 
 use crate::core::Core;
 use crate::name::Name;
+use crate::system::System;
 
 /// The first two lines of the kernel's `/proc/slabinfo`, version 2.1.
 pub(crate) const SLABINFO_HEADER: &str = "\
@@ -96,7 +97,7 @@ pub struct SlabView {
     pub free: usize,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     pub(crate) fn stats(&self) -> CacheStats {
         let (mut free, mut empty) = (0, 0);
         let (mut slabs, mut objects, mut pages) = (0, 0, 0);

@@ -7,11 +7,12 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::OutOfMemory;
 
 use crate::checks::Checks;
 use crate::core::Core;
 use crate::magazine::Chain;
+use crate::system::System;
 use crate::walk::Patience;
 
 /// Objects of a cache, not yet looked at for handing out, in magazines.
@@ -51,7 +52,7 @@ impl Stock {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Puts `objects` objects by, with magazines for them.
     ///
     /// # Errors
@@ -81,18 +82,18 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
 }
 
 /// A stock that is being put by. Dropping it gives everything back.
-struct PutBy<'c, P: PageSource + PageMap, C: Cpu + Clone> {
-    core: &'c Core<P, C>,
+struct PutBy<'c, S: System> {
+    core: &'c Core<S>,
     stock: Option<Stock>,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> PutBy<'_, P, C> {
+impl<S: System> PutBy<'_, S> {
     fn stock(&mut self) -> &mut Stock {
         self.stock.as_mut().expect("the stock is there until it is complete")
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Drop for PutBy<'_, P, C> {
+impl<S: System> Drop for PutBy<'_, S> {
     fn drop(&mut self) {
         if let Some(stock) = self.stock.take() {
             self.core.put_back(stock);

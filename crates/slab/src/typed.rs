@@ -34,12 +34,13 @@ use core::ops::{Deref, DerefMut};
 use core::pin::Pin;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageMap, PageSource};
+use page_frame::OutOfMemory;
 
 use crate::builder::{BuildError, CacheBuilder};
 use crate::cache::{Busy, Cache, Refused};
 use crate::checks::{Checks, Off};
 use crate::registry::Registry;
+use crate::system::System;
 
 /// How a value that was used becomes as good as new.
 pub trait Reset {
@@ -84,22 +85,17 @@ type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 /// assert!(again.bytes.is_empty() && again.bytes.capacity() >= 3);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct ObjectCache<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
-    cache: Cache<P, C, K>,
+pub struct ObjectCache<T, S: System, K: Checks = Off> {
+    cache: Cache<S, K>,
     /// I3. It may be sent where the values may.
     values: Invariant<T>,
 }
 
 // SAFETY: the values are `Send`, as `objects` asks, and reached through `Pooled`s, which have rules of their own; the rest is
 // the cache.
-unsafe impl<T: Send, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Sync
-    for ObjectCache<T, P, C, K>
-where
-    Cache<P, C, K>: Sync,
-{
-}
+unsafe impl<T: Send, S: System, K: Checks> Sync for ObjectCache<T, S, K> where Cache<S, K>: Sync {}
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
+impl<S: System> Registry<S> {
     /// Builds a cache of values of `T`.
     ///
     /// # Errors
@@ -107,7 +103,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
         &self,
         name: &str,
-    ) -> Result<ObjectCache<T, P, C>, BuildError> {
+    ) -> Result<ObjectCache<T, S>, BuildError> {
         self.cache(name, Layout::new::<T>()).objects()
     }
 
@@ -121,15 +117,15 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<P, C> {
     pub fn pinned_objects<T: Default + Reset + Send + 'static>(
         &self,
         name: &str,
-    ) -> Result<ObjectCache<T, P, C>, BuildError>
+    ) -> Result<ObjectCache<T, S>, BuildError>
     where
-        P: 'static,
+        S: System<Pages: 'static>,
     {
         self.cache(name, Layout::new::<T>()).pinned_objects()
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, K> {
+impl<S: System, K: Checks> CacheBuilder<'_, S, K> {
     /// Builds a cache of values of `T` with what was chosen so far, but for layout, constructor and destructor, which are
     /// those of `T`.
     ///
@@ -155,7 +151,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
     /// [`BuildError`], also for types without size.
     pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
         self,
-    ) -> Result<ObjectCache<T, P, C, K>, BuildError> {
+    ) -> Result<ObjectCache<T, S, K>, BuildError> {
         self.typed()
     }
 
@@ -180,9 +176,9 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
     /// [`BuildError`], also for types without size.
     pub fn pinned_objects<T: Default + Reset + Send + 'static>(
         self,
-    ) -> Result<ObjectCache<T, P, C, K>, BuildError>
+    ) -> Result<ObjectCache<T, S, K>, BuildError>
     where
-        P: 'static,
+        S: System<Pages: 'static>,
     {
         self.pinned().typed()
     }
@@ -190,7 +186,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone, K: Checks> CacheBuilder<'_, P, C, 
     /// Builds the cache; `T` is [`Unpin`], or the cache is pinned and `P` is `'static` (I2).
     fn typed<T: Default + Reset + Send + 'static>(
         self,
-    ) -> Result<ObjectCache<T, P, C, K>, BuildError> {
+    ) -> Result<ObjectCache<T, S, K>, BuildError> {
         // SAFETY: clause 1: writes a value of `T` to memory of its layout. Clause 2: `T` is `Send`, and a `Default` is called
         // wherever an allocation is made.
         let builder = unsafe { self.layout(Layout::new::<T>()).constructor(construct::<T>) };
@@ -215,7 +211,7 @@ unsafe fn destroy<T>(object: NonNull<u8>) {
     unsafe { object.cast::<T>().drop_in_place() };
 }
 
-impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T, P, C, K> {
+impl<T: Reset, S: System, K: Checks> ObjectCache<T, S, K> {
     /// Takes a value in constructed state.
     ///
     /// A hit is a pop in the caller's CPU slot. A miss may take locks, ask the page source, and construct a slab of values.
@@ -224,13 +220,13 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T
     /// [`OutOfMemory`] when no slab has a value free and the page source has no block.
     #[inline]
     #[track_caller]
-    pub fn allocate(&self) -> Result<Pooled<'_, T, P, C, K>, OutOfMemory> {
+    pub fn allocate(&self) -> Result<Pooled<'_, T, S, K>, OutOfMemory> {
         let value = self.cache.allocate()?.cast();
         Ok(Pooled { value, cache: &self.cache, owned: PhantomData })
     }
 
     /// Returns the cache below, for its numbers. Its objects are values of `T` (I1): whoever frees one has to leave it so.
-    pub fn as_cache(&self) -> &Cache<P, C, K> {
+    pub fn as_cache(&self) -> &Cache<S, K> {
         &self.cache
     }
 
@@ -244,7 +240,7 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> ObjectCache<T
     }
 }
 
-impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for ObjectCache<T, P, C, K> {
+impl<T, S: System, K: Checks> fmt::Debug for ObjectCache<T, S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.cache.fmt(f)
     }
@@ -300,7 +296,7 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 /// # impl Reset for Name<'_> {
 /// #     fn reset(self: core::pin::Pin<&mut Self>) {}
 /// # }
-/// type Names<'t, 'm> = ObjectCache<Name<'t>, &'m Arena<'m>, SingleCpu>;
+/// type Names<'t, 'm> = ObjectCache<Name<'t>, (&'m Arena<'m>, SingleCpu)>;
 /// fn leave<'t>(names: &Names<'static, '_>, text: &'t str) {
 ///     let names: &Names<'t, '_> = names;
 ///     names.allocate().unwrap().0 = text;
@@ -323,29 +319,25 @@ impl<T, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> fmt::Debug for Objec
 /// let one = connections.allocate().unwrap();
 /// others.free(one); // no cache takes a value: it goes home by itself
 /// ```
-pub struct Pooled<'c, T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks = Off> {
+pub struct Pooled<'c, T: Reset, S: System, K: Checks = Off> {
     value: NonNull<T>,
-    cache: &'c Cache<P, C, K>,
+    cache: &'c Cache<S, K>,
     /// I3: the value goes back to where others have it from.
     owned: Invariant<T>,
 }
 
 // SAFETY: it is a `T` that can be reached, and a reference to the cache.
-unsafe impl<T: Reset + Send, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Send
-    for Pooled<'_, T, P, C, K>
-where
-    Cache<P, C, K>: Sync,
+unsafe impl<T: Reset + Send, S: System, K: Checks> Send for Pooled<'_, T, S, K> where
+    Cache<S, K>: Sync
 {
 }
 // SAFETY: a shared reference reaches a shared `T`, and the cache, which is Sync.
-unsafe impl<T: Reset + Sync, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Sync
-    for Pooled<'_, T, P, C, K>
-where
-    Cache<P, C, K>: Sync,
+unsafe impl<T: Reset + Sync, S: System, K: Checks> Sync for Pooled<'_, T, S, K> where
+    Cache<S, K>: Sync
 {
 }
 
-impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Pooled<'_, T, P, C, K> {
+impl<T: Reset, S: System, K: Checks> Pooled<'_, T, S, K> {
     /// Returns the value, pinned: it does not move while it is in use, nor while it is free.
     pub fn as_mut(&mut self) -> Pin<&mut T> {
         // SAFETY: the value is ours until we are dropped.
@@ -356,9 +348,7 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Pooled<'_, T,
     }
 }
 
-impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Deref
-    for Pooled<'_, T, P, C, K>
-{
+impl<T: Reset, S: System, K: Checks> Deref for Pooled<'_, T, S, K> {
     type Target = T;
 
     #[inline]
@@ -368,9 +358,7 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Deref
     }
 }
 
-impl<T: Reset + Unpin, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> DerefMut
-    for Pooled<'_, T, P, C, K>
-{
+impl<T: Reset + Unpin, S: System, K: Checks> DerefMut for Pooled<'_, T, S, K> {
     #[inline]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: the value is ours until we are dropped.
@@ -378,7 +366,7 @@ impl<T: Reset + Unpin, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Deref
     }
 }
 
-impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Pooled<'_, T, P, C, K> {
+impl<T: Reset, S: System, K: Checks> Drop for Pooled<'_, T, S, K> {
     #[track_caller]
     fn drop(&mut self) {
         self.as_mut().reset();
@@ -387,11 +375,10 @@ impl<T: Reset, P: PageSource + PageMap, C: Cpu + Clone, K: Checks> Drop for Pool
     }
 }
 
-impl<T, P, C, K> fmt::Debug for Pooled<'_, T, P, C, K>
+impl<T, S, K> fmt::Debug for Pooled<'_, T, S, K>
 where
     T: Reset + fmt::Debug,
-    P: PageSource + PageMap,
-    C: Cpu + Clone,
+    S: System,
     K: Checks,
 {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

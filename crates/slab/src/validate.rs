@@ -4,14 +4,15 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, PAGE_SIZE, PageMap, PageSource};
+use page_frame::{PAGE_SIZE, PageMap};
 
 use crate::core::Core;
 use crate::links::Links;
 use crate::record::{ListName, Record};
 use crate::slab_set::SlabSet;
+use crate::system::System;
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     pub(crate) fn validate(&self) -> Result<(), &'static str> {
         let token = self.system().locking.lock_token();
         let Some(mut set) = token.lock(&self.set) else { return Ok(()) };

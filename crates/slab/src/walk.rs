@@ -16,13 +16,14 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, PageMap, PageSource};
+use page_frame::{Fault, FaultKind, OutOfMemory};
 
 use crate::checks::{Checks, is_any_on};
 use crate::core::Core;
 use crate::cpu_slot::Push;
 use crate::in_hand::InHand;
 use crate::magazine::Magazine;
+use crate::system::System;
 
 /// Whether a lock may be waited for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +39,7 @@ pub(crate) enum Reclaim {
     Forbidden,
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Allocates one object.
     #[inline(always)]
     #[track_caller]

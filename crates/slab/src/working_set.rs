@@ -17,10 +17,10 @@
 //! that were told how many to keep.
 
 use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
-use page_frame::{Cpu, PageMap, PageSource};
 
 use crate::core::Core;
-use crate::registry::System;
+use crate::registry::Shared;
+use crate::system::System;
 use crate::walk::Patience;
 
 /// A turn comes after traffic of one part in so many of the pages held: a guess.
@@ -81,7 +81,7 @@ impl Drop for Turning<'_> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
+impl<S: System> Shared<S> {
     /// Notes that a cache took `taken` pages and gave back `given`; makes the turn, if one is due. Called with nothing
     /// held.
     pub(crate) fn note_traffic(&self, taken: usize, given: usize) {
@@ -97,7 +97,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> System<P, C> {
     }
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Gives up what nobody has needed since the last turn.
     fn turn(&self) {
         self.give_up_magazines(Patience::Try);

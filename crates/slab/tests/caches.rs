@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 use page_frame::{Arena, Order, SingleCpu};
 use slab::{BuildError, Cache, GeometryError, Registry};
 
-type TestRegistry<'a> = Registry<&'a Arena<'a>, SingleCpu>;
-type TestCache<'a> = Cache<&'a Arena<'a>, SingleCpu>;
+type TestRegistry<'a> = Registry<(&'a Arena<'a>, SingleCpu)>;
+type TestCache<'a> = Cache<(&'a Arena<'a>, SingleCpu)>;
 
 const PAGES: usize = 600;
 

@@ -31,8 +31,8 @@ impl Checks for Shuffle {
     const SHUFFLE: bool = true;
 }
 
-type TestRegistry<'a> = Registry<&'a Arena<'a>, SingleCpu>;
-type TestCache<'a, K> = Cache<&'a Arena<'a>, SingleCpu, K>;
+type TestRegistry<'a> = Registry<(&'a Arena<'a>, SingleCpu)>;
+type TestCache<'a, K> = Cache<(&'a Arena<'a>, SingleCpu), K>;
 
 const SIZE: usize = 40;
 /// Room behind an object of a cache without padding, so that a planted write there hits nobody's memory.

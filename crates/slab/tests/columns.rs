@@ -14,7 +14,7 @@ const PAGES: usize = 2048;
 /// 16 columns, of which 15 are for caches.
 type Apart<'c> = SideBySide<&'c SwitchedCpu, 1024>;
 
-type TestCache<'a> = Cache<&'a Arena<'a>, Apart<'a>>;
+type TestCache<'a> = Cache<(&'a Arena<'a>, Apart<'a>)>;
 
 /// A cache, and what each CPU has of it.
 struct Used<'a> {
@@ -45,7 +45,7 @@ impl Used<'_> {
 }
 
 /// Returns how many magazines there are.
-fn magazines(registry: &Registry<&Arena<'_>, Apart<'_>>) -> usize {
+fn magazines(registry: &Registry<(&Arena<'_>, Apart<'_>)>) -> usize {
     let mut magazines = 0;
     registry.stats(|stats| {
         if stats.name.as_str().starts_with("magazine") {

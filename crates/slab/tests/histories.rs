@@ -61,9 +61,9 @@ struct Live {
 type Cpus<'a> = &'a SwitchedCpu;
 
 fn open<'a, P: PageSource + PageMap>(
-    registry: &Registry<P, Cpus<'a>>,
+    registry: &Registry<(P, Cpus<'a>)>,
     kind: usize,
-) -> Result<Cache<P, Cpus<'a>>, BuildError> {
+) -> Result<Cache<(P, Cpus<'a>)>, BuildError> {
     let (size, alignment, constructed) = KINDS[kind];
     let layout = Layout::from_size_align(size, alignment).expect("a layout");
     let mut builder = registry.cache(&format!("kind-{kind}"), layout);

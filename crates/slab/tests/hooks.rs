@@ -28,7 +28,7 @@ thread_local! {
     static INNER: Cell<Option<NonNull<Inner>>> = const { Cell::new(None) };
 }
 
-type Inner = Cache<NonNullArena, SingleCpu>;
+type Inner = Cache<(NonNullArena, SingleCpu)>;
 type NonNullArena = &'static Arena<'static>;
 
 unsafe fn count_and_panic(_: NonNull<u8>) {

@@ -41,7 +41,7 @@ unsafe impl Cpu for OneCpu {
 }
 
 type Source = &'static Buddy<'static, DirectMap, OneCpu>;
-type Objects<K> = Cache<Source, OneCpu, K>;
+type Objects<K> = Cache<(Source, OneCpu), K>;
 
 /// What interrupts use: the cache that they come upon, and what they keep of it.
 struct World<K: Checks> {
@@ -89,7 +89,7 @@ fn interrupt(step: u64) {
 }
 
 /// Every operation there is.
-fn work<K: Checks>(registry: &Registry<Source, OneCpu>, cache: &Objects<K>) {
+fn work<K: Checks>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>) {
     let mut objects = [None; 60];
     for _ in 0..2 {
         objects.iter_mut().for_each(|place| *place = cache.allocate().ok());

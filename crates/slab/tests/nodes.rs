@@ -19,7 +19,7 @@ struct Machine<'a> {
     cpus: &'a SwitchedCpu,
     here: Cell<usize>,
     ranges: Vec<Range<usize>>,
-    registries: Vec<Registry<&'a Arena<'a>, &'a SwitchedCpu>>,
+    registries: Vec<Registry<(&'a Arena<'a>, &'a SwitchedCpu)>>,
 }
 
 impl Machine<'_> {
@@ -31,10 +31,9 @@ impl Machine<'_> {
 
 // SAFETY: clause 1: the arenas are apart, and each registry has the one of its number; clause 2: they never change.
 unsafe impl<'a> Nodes for Machine<'a> {
-    type Source = &'a Arena<'a>;
-    type Cpu = &'a SwitchedCpu;
+    type System = (&'a Arena<'a>, &'a SwitchedCpu);
 
-    fn registries(&self) -> &[Registry<&'a Arena<'a>, &'a SwitchedCpu>] {
+    fn registries(&self) -> &[Registry<(&'a Arena<'a>, &'a SwitchedCpu)>] {
         &self.registries
     }
 

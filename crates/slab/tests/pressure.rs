@@ -13,7 +13,7 @@ use slab::{Cache, Registry, Totals};
 type Pages<'a> = &'a Arena<'a>;
 
 /// Calls `test` with a registry over 2,000 pages.
-fn with_registry(test: impl FnOnce(&Registry<Pages<'_>, SingleCpu>)) {
+fn with_registry(test: impl FnOnce(&Registry<(Pages<'_>, SingleCpu)>)) {
     let mut memory = vec![MaybeUninit::uninit(); 2048 << 12];
     let arena = Arena::new(&mut memory).expect("large enough");
     let pages = arena.free_pages();
@@ -28,16 +28,16 @@ fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).expect("a layout")
 }
 
-fn take(cache: &Cache<Pages<'_>, SingleCpu>, count: usize) -> Vec<NonNull<u8>> {
+fn take(cache: &Cache<(Pages<'_>, SingleCpu)>, count: usize) -> Vec<NonNull<u8>> {
     (0..count).map(|_| cache.allocate().expect("room")).collect()
 }
 
-fn give(cache: &Cache<Pages<'_>, SingleCpu>, objects: Vec<NonNull<u8>>) {
+fn give(cache: &Cache<(Pages<'_>, SingleCpu)>, objects: Vec<NonNull<u8>>) {
     // SAFETY: all of them from the cache that is given.
     objects.into_iter().for_each(|object| unsafe { cache.free(object) });
 }
 
-fn pages_of(cache: &Cache<Pages<'_>, SingleCpu>) -> usize {
+fn pages_of(cache: &Cache<(Pages<'_>, SingleCpu)>) -> usize {
     cache.stats().pages()
 }
 
@@ -152,7 +152,7 @@ thread_local! {
 fn free_what_the_client_keeps() {
     let Some(raw) = CLIENTS_CACHE.get() else { return };
     // SAFETY: the test's cache, alive until it takes the pointer away; this handle is not dropped.
-    let cache = unsafe { Cache::<Pages<'static>, SingleCpu>::from_raw(raw) };
+    let cache = unsafe { Cache::<(Pages<'static>, SingleCpu)>::from_raw(raw) };
     for address in std::mem::take(&mut *CLIENT.lock().expect("no panic")) {
         let object = NonNull::new(std::ptr::with_exposed_provenance_mut(address));
         // SAFETY: from this cache, forgotten by the client.
@@ -181,7 +181,7 @@ fn clients_are_asked_last_and_what_they_free_goes_home() {
     assert!(CLIENT.lock().expect("no panic").is_empty());
     CLIENTS_CACHE.set(None);
     // SAFETY: the one handle.
-    let cache = unsafe { Cache::<Pages<'static>, SingleCpu>::from_raw(raw) };
+    let cache = unsafe { Cache::<(Pages<'static>, SingleCpu)>::from_raw(raw) };
     assert!(cache.stats().pages() <= 14, "at least ten went home");
     cache.destroy().expect("nothing is in use");
 }

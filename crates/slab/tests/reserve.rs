@@ -10,7 +10,7 @@ use slab::{Cache, Debug, Registry};
 
 const OBJECTS: usize = 75;
 
-type SmallCache<'a> = Cache<&'a Arena<'a>, SingleCpu, Debug>;
+type SmallCache<'a> = Cache<(&'a Arena<'a>, SingleCpu), Debug>;
 
 /// Calls `test` with a cache of 600-byte objects in 64 pages.
 fn with_cache(test: impl FnOnce(&Arena<'_>, &SmallCache<'_>)) {

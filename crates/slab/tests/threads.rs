@@ -23,7 +23,7 @@ struct Sent(NonNull<u8>, u64);
 // SAFETY: the receiver alone uses the object.
 unsafe impl Send for Sent {}
 
-fn free<P: PageSource + PageMap>(cache: &Cache<P, Threads>, Sent(object, number): Sent) {
+fn free<P: PageSource + PageMap>(cache: &Cache<(P, Threads)>, Sent(object, number): Sent) {
     // SAFETY: ours, filled when it was allocated.
     assert!(unsafe { Pattern(number).is_in(object, BYTES) }, "object {number} has another owner");
     // SAFETY: handed over by the thread that allocated it.

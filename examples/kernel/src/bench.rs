@@ -44,12 +44,12 @@ pub(crate) fn run() {
 }
 
 #[inline(always)]
-fn constant_pair<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>) {
+fn constant_pair<K: Checks>(heap: &Kmalloc<(Source, KernelCpu), K>) {
     pair_of(heap, 64);
 }
 
 #[inline(always)]
-fn pair_of<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>, bytes: usize) {
+fn pair_of<K: Checks>(heap: &Kmalloc<(Source, KernelCpu), K>, bytes: usize) {
     if let Ok(start) = heap.kmalloc(bytes) {
         // SAFETY: the object of this pair.
         unsafe { heap.kfree(Some(used(start))) };
@@ -75,21 +75,21 @@ fn caches() {
     row.print(Some(&mut || thousand(hardened, &mut others)), || thousand(cache, &mut objects));
 }
 
-fn pair<K: Checks>(cache: &Cache<Source, KernelCpu, K>) {
+fn pair<K: Checks>(cache: &Cache<(Source, KernelCpu), K>) {
     if let Ok(object) = cache.allocate() {
         // SAFETY: the object of this pair.
         unsafe { cache.free(used(object)) };
     }
 }
 
-fn bulk<K: Checks>(cache: &Cache<Source, KernelCpu, K>, objects: &mut [NonNull<u8>; 16]) {
+fn bulk<K: Checks>(cache: &Cache<(Source, KernelCpu), K>, objects: &mut [NonNull<u8>; 16]) {
     let had = cache.allocate_many(black_box(objects));
     // SAFETY: from this cache, so many were written.
     unsafe { cache.free_many(&black_box(&objects)[..had]) };
 }
 
 fn thousand<K: Checks>(
-    cache: &Cache<Source, KernelCpu, K>,
+    cache: &Cache<(Source, KernelCpu), K>,
     objects: &mut [Option<NonNull<u8>>; 1000],
 ) {
     objects.iter_mut().for_each(|place| *place = cache.allocate().ok());

@@ -42,8 +42,8 @@ pub enum PageUse<'n> {
 
 /// All four layers, played by one thread on several CPU slots.
 pub struct Stack {
-    caches: Vec<Cache<Source, Cpus>>,
-    kmalloc: Option<Kmalloc<Source, Cpus>>,
+    caches: Vec<Cache<(Source, Cpus)>>,
+    kmalloc: Option<Kmalloc<(Source, Cpus)>>,
     cpus: Cpus,
     machine: NonNull<Backed<Cpus>>,
     free_at_start: Vec<(FrameNumber, Order)>,
@@ -164,7 +164,7 @@ impl Stack {
     }
 
     #[inline(always)]
-    fn kmalloc(&self) -> &Kmalloc<Source, Cpus> {
+    fn kmalloc(&self) -> &Kmalloc<(Source, Cpus)> {
         self.kmalloc.as_ref().expect("I2: no requests after the end")
     }
 }
@@ -172,7 +172,7 @@ impl Stack {
 /// Sums the slabs taken and given back, and names the first cache that keeps pages.
 ///
 /// All but the last cache of the registry: that is the one that the caches themselves are in, which live on.
-fn look_at_caches(registry: &Registry<Source, Cpus>) -> (usize, usize, Option<String>) {
+fn look_at_caches(registry: &Registry<(Source, Cpus)>) -> (usize, usize, Option<String>) {
     let (mut grown, mut given_back, mut keeper) = (0, 0, None);
     let mut last: Option<CacheStats> = None;
     registry.stats(|stats| {

@@ -22,7 +22,7 @@ const CPUS: usize = 2;
 const OBJECT_BYTES: usize = 256;
 
 type Cpus<'c> = &'c SwitchedCpu;
-type Packets<'m, 'c> = Cache<&'m CountedBuddy<Cpus<'c>>, Cpus<'c>>;
+type Packets<'m, 'c> = Cache<(&'m CountedBuddy<Cpus<'c>>, Cpus<'c>)>;
 
 /// A cache, its user, and where to draw them.
 struct Scene<'m, 'c, 's, W> {

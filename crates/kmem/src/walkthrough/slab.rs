@@ -42,7 +42,7 @@ thread_local! {
     static CONSTRUCTED: Cell<usize> = const { Cell::new(0) };
 }
 
-type Inodes<'b> = Cache<&'b CountedBuddy<SingleCpu>, SingleCpu>;
+type Inodes<'b> = Cache<(&'b CountedBuddy<SingleCpu>, SingleCpu)>;
 
 /// A cache, the objects that are in use, and where to draw them.
 struct Scene<'b, 's, W> {

@@ -9,18 +9,19 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Fault, FaultKind, PageMap, PageSource};
+use page_frame::{Fault, FaultKind};
 
 use crate::core::Core;
 use crate::links::Links;
 use crate::record::Record;
+use crate::system::System;
 
 /// The mark of an object in use.
 pub(crate) const MARK_ALLOCATED: u8 = 0xff;
 /// The mark of an object in a magazine, or on its way there.
 pub(crate) const MARK_CACHED: u8 = 0xfe;
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Marks the object in `place`, which is about to go out, as allocated.
     #[track_caller]
     pub(crate) fn mark_allocated(&self, place: NonNull<u8>) -> Result<(), Fault> {

@@ -42,10 +42,11 @@ mod shuffle;
 
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Fault, PageMap, PageSource};
+use page_frame::Fault;
 
 use crate::core::Core;
 use crate::record::Record;
+use crate::system::System;
 
 pub use history::History;
 pub(crate) use mark::MARK_CACHED;
@@ -104,7 +105,7 @@ pub(crate) const fn is_any_on<K: Checks>() -> bool {
     K::MARKS || K::CANARY || K::RED_ZONE > 0 || K::POISON || K::HISTORY
 }
 
-impl<P: PageSource + PageMap, C: Cpu + Clone> Core<P, C> {
+impl<S: System> Core<S> {
     /// Looks at an object that is about to go out and prepares it; returns the pointer for the user, or `None` when the
     /// object is spoilt, after the fault hook has returned.
     #[track_caller]

@@ -64,7 +64,7 @@ page_frame::forward_page_map!(
 );
 
 /// Three objects of 2,104 bytes in a slab of two pages, two in a magazine.
-fn with_cache(test: impl FnOnce(&Registry<Shared, Machine>, Cache<Shared, Machine>)) {
+fn with_cache(test: impl FnOnce(&Registry<(Shared, Machine)>, Cache<(Shared, Machine)>)) {
     become_cpu(0);
     let mut memory = vec![MaybeUninit::<u8>::uninit(); PAGES * PAGE_SIZE];
     let start = NonNull::from(&mut memory[..]).cast();
@@ -84,11 +84,11 @@ fn with_cache(test: impl FnOnce(&Registry<Shared, Machine>, Cache<Shared, Machin
     assert_eq!(arena.free_pages(), pages, "every page is home");
 }
 
-fn allocate<const N: usize>(cache: &Cache<Shared, Machine>) -> [NonNull<u8>; N] {
+fn allocate<const N: usize>(cache: &Cache<(Shared, Machine)>) -> [NonNull<u8>; N] {
     core::array::from_fn(|_| cache.allocate().expect("room"))
 }
 
-fn free(cache: &Cache<Shared, Machine>, objects: impl IntoIterator<Item = NonNull<u8>>) {
+fn free(cache: &Cache<(Shared, Machine)>, objects: impl IntoIterator<Item = NonNull<u8>>) {
     for object in objects {
         // SAFETY: the models free what they allocated, once.
         unsafe { cache.free(object) };
@@ -96,7 +96,7 @@ fn free(cache: &Cache<Shared, Machine>, objects: impl IntoIterator<Item = NonNul
 }
 
 /// Nobody has an object any more, and none is lost.
-fn everything_is_back(cache: &Cache<Shared, Machine>) {
+fn everything_is_back(cache: &Cache<(Shared, Machine)>) {
     cache.validate().expect("consistent");
     cache.shrink();
     assert_eq!(cache.stats().objects_active, 0);

@@ -74,7 +74,7 @@ pub(crate) fn panics<R>(run: impl FnOnce() -> R) -> bool {
     catch_unwind(AssertUnwindSafe(run)).is_err()
 }
 
-type Values<'a> = ObjectCache<Value, &'a Arena<'a>, SingleCpu>;
+type Values<'a> = ObjectCache<Value, (&'a Arena<'a>, SingleCpu)>;
 
 /// Takes and gives back `count` values, often enough for magazines.
 fn use_values(values: &Values<'_>, count: usize) {

@@ -104,9 +104,9 @@ fn a_panic_in_the_middle_of_many_loses_none() {
 
 /// Builds a cache, again if the page source panics at that.
 fn panicking_cache<'s, 'a>(
-    registry: &Registry<&'s Told<'a>, SingleCpu>,
+    registry: &Registry<(&'s Told<'a>, SingleCpu)>,
     layout: Layout,
-) -> slab::Cache<&'s Told<'a>, SingleCpu> {
+) -> slab::Cache<(&'s Told<'a>, SingleCpu)> {
     let build = || registry.cache("panicking", layout).build().expect("room");
     catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|_| build())
 }
