@@ -191,7 +191,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // SAFETY: the last point, from this cache and not used any more.
     unsafe { points.free(extra) };
-    let given = points.shrink();
+    let given = points.shrink_all();
     println!("{given} pages given back");
     assert_eq!(points.stats().slabs, 0);
 

@@ -29,10 +29,10 @@ pub(crate) static PLAIN: Global<(Source, HeapThreads), Off> = Global::new(|| {
     if checks_are_wanted() {
         return Err(OutOfMemory);
     }
-    Ok(Kmalloc::with_checks(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
+    Ok(Kmalloc::with_hardening(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
 });
 static CHECKED: Global<(Source, HeapThreads), Hardened> = Global::new(|| {
-    let kmalloc = Kmalloc::with_checks(registry()?);
+    let kmalloc = Kmalloc::with_hardening(registry()?);
     Ok(kmalloc.with_secret(environment::random_bits()))
 });
 

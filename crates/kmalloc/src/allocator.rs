@@ -10,14 +10,14 @@ macro_rules! implement {
         use core::ptr::NonNull;
 
         use page_frame::{OutOfMemory, PageResize};
-        use slab::{Checks, System};
+        use slab::{Hardening, System};
 
         use $alloc::{AllocError, Allocator};
 
         use crate::{Global, Kmalloc};
 
         // SAFETY: memory is valid and nobody else's until freed, wherever the reference is moved or copied to.
-        unsafe impl<S: System<Pages: PageResize>, K: Checks> Allocator for &Kmalloc<S, K> {
+        unsafe impl<S: System<Pages: PageResize>, K: Hardening> Allocator for &Kmalloc<S, K> {
             #[inline]
             fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
                 or_error(Kmalloc::allocate(self, layout), layout.size())
@@ -71,7 +71,7 @@ macro_rules! implement {
         }
 
         // SAFETY: as above; the allocator stays once it is set up.
-        unsafe impl<S, K: Checks> Allocator for &Global<S, K>
+        unsafe impl<S, K: Hardening> Allocator for &Global<S, K>
         where
             S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
         {
@@ -115,7 +115,7 @@ macro_rules! implement {
 
         /// # Safety
         /// 1. `start` was allocated for `old`; unless this fails, only what it returns is used, with `new`.
-        unsafe fn resize<S: System<Pages: PageResize>, K: Checks>(
+        unsafe fn resize<S: System<Pages: PageResize>, K: Hardening>(
             kmalloc: &Kmalloc<S, K>,
             start: NonNull<u8>,
             old: Layout,

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
 use page_frame::{OutOfMemory, PageResize};
-use slab::{Checks, Off, System};
+use slab::{Hardening, Off, System};
 
 use crate::{ClassIndex, Kmalloc};
 
@@ -55,7 +55,7 @@ const READY: u8 = 2;
 /// assert_eq!(numbers.len(), 1000);
 /// assert!(HEAP.get().is_some_and(|kmalloc| kmalloc.pages_held() > 0));
 /// ```
-pub struct Global<S: System<Pages: PageResize>, K: Checks = Off> {
+pub struct Global<S: System<Pages: PageResize>, K: Hardening = Off> {
     setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>,
     state: AtomicU8,
     kmalloc: UnsafeCell<MaybeUninit<Kmalloc<S, K>>>,
@@ -63,12 +63,12 @@ pub struct Global<S: System<Pages: PageResize>, K: Checks = Off> {
 
 // SAFETY: `kmalloc` is written once, by the one who changed `state` from untouched to starting, and from then on only
 // shared; P and C come from `setup` on whichever CPU runs it.
-unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Checks> Sync
+unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync
     for Global<S, K>
 {
 }
 
-impl<S: System<Pages: PageResize>, K: Checks> Global<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     page_frame::const_unless_loom! {
         /// Makes an allocator that `setup` will set up.
         pub fn new(setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>) -> Self {
@@ -213,7 +213,7 @@ impl Drop for NoUnwind {
 // SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source). Nothing unwinds: a hit calls
 // no code of the user, and all else runs under a `NoUnwind`. An address that comes back with a layout without a size, which the
 // trait does not allow, enters no cache.
-unsafe impl<S: System<Pages: PageResize>, K: Checks> GlobalAlloc for Global<S, K>
+unsafe impl<S: System<Pages: PageResize>, K: Hardening> GlobalAlloc for Global<S, K>
 where
     S: System<Pages: Send + Sync, Cpus: Send + Sync>,
 {
@@ -269,7 +269,7 @@ where
     }
 }
 
-impl<S: System<Pages: PageResize>, K: Checks> Drop for Global<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Drop for Global<S, K> {
     /// Destroys the allocator if it was set up. Statics are never dropped.
     fn drop(&mut self) {
         // Acquire: as in `get`.
@@ -284,7 +284,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Drop for Global<S, K> {
     }
 }
 
-impl<S: System<Pages: PageResize>, K: Checks> fmt::Debug for Global<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> fmt::Debug for Global<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()
     }

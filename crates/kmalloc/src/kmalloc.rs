@@ -4,7 +4,7 @@
 //! - Each class has a cache in the slab registry, built by the first request that needs it.
 //! - Slab pages carry their class as the page map's tag. So an address alone is enough to free: the tag says class or
 //!   run of pages. Who knows the layout does not even need that look-up ([`free_sized`](Kmalloc::free_sized)).
-//! - Hits go by a table of the caches' [fronts](slab::Front), indexed by tag. It has a place for every tag, so that neither a
+//! - Hits go by a table of the caches' [fronts](slab::PerCpuHandle), indexed by tag. It has a place for every tag, so that neither a
 //!   class nor a foreign tag needs a look of its own: where there is no class, or no cache yet, the front is closed, and
 //!   what is no hit is looked at again in the cold.
 //!
@@ -24,7 +24,8 @@ use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicPtr, AtomicUsize, Ordering};
 use page_frame::{OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange};
-use slab::{BuildError, Cache, CacheBuilder, Checks, Front, Off, Registry, System};
+use slab::internals::PerCpuHandle;
+use slab::{BuildError, Cache, CacheBuilder, Hardening, Off, Registry, System};
 
 use crate::ClassIndex;
 
@@ -68,7 +69,7 @@ const _: () = match Tag::class(ClassIndex::COUNT - 1) {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[repr(C)]
-pub struct Kmalloc<S: System<Pages: PageResize>, K: Checks = Off> {
+pub struct Kmalloc<S: System<Pages: PageResize>, K: Hardening = Off> {
     /// First, so that they lie where the allocator does.
     fronts: [AtomicPtr<()>; TAGS],
     registry: Registry<S>,
@@ -81,12 +82,12 @@ pub struct Kmalloc<S: System<Pages: PageResize>, K: Checks = Off> {
 }
 
 // SAFETY: the raw handles are caches, which may be sent and shared under the same conditions, as may the registry.
-unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Checks> Send
+unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Hardening> Send
     for Kmalloc<S, K>
 {
 }
 // SAFETY: shared use changes the handles by atomic exchanges only.
-unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Checks> Sync
+unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync
     for Kmalloc<S, K>
 {
 }
@@ -96,11 +97,11 @@ impl<S: System<Pages: PageResize>> Kmalloc<S> {
     ///
     /// One registry carries one such allocator: a second one would take the first one's objects for its own.
     pub fn new(registry: Registry<S>) -> Self {
-        Self::with_checks(registry)
+        Self::with_hardening(registry)
     }
 }
 
-impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches look for the mistakes that the preset `K` names.
     /// Large allocations are looked at as always: by the page map alone.
     ///
@@ -111,7 +112,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
     /// # let arena = Arena::new(&mut memory)?;
     /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), |fault| eprintln!("{fault}"))?;
-    /// let kmalloc = Kmalloc::<_, Hardened>::with_checks(registry).with_secret(0x5eed);
+    /// let kmalloc = Kmalloc::<_, Hardened>::with_hardening(registry).with_secret(0x5eed);
     /// let (first, second) = (kmalloc.kmalloc(100)?, kmalloc.kmalloc(100)?);
     /// // SAFETY: the hook returns, so a double free is told of and changes nothing.
     /// unsafe {
@@ -121,11 +122,11 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     /// }
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn with_checks(registry: Registry<S>) -> Self {
+    pub fn with_hardening(registry: Registry<S>) -> Self {
         let caches = core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut()));
         // The registry keeps its page source where it is now.
         let tags = registry.source().tag_range();
-        let closed = registry.closed_front().into_raw();
+        let closed = registry.closed_handle().into_raw();
         let fronts = core::array::from_fn(|_| AtomicPtr::new(closed.as_ptr()));
         let (large_pages, checks) = (AtomicUsize::new(0), PhantomData);
         Self {
@@ -257,11 +258,11 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free(&self, start: NonNull<u8>) {
-        // SAFETY: the registry has not moved its source since `with_checks`.
+        // SAFETY: the registry has not moved its source since `with_hardening`.
         if let Some(tag) = unsafe { self.tags.tag_index(start.addr().get()) } {
             let (fronts, cpu) = (self.fronts.as_ptr(), self.registry.cpu());
             // SAFETY: the caller's clauses; I1: a front for each byte. I2: what has a class's tag is an object of its cache.
-            if unsafe { Front::free_through(fronts, tag, cpu, start) } {
+            if unsafe { PerCpuHandle::free_through(fronts, tag, cpu, start) } {
                 return;
             }
         }
@@ -346,7 +347,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     #[inline]
     pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
         let address = start.addr().get();
-        // SAFETY: the registry has not moved its source since `with_checks`.
+        // SAFETY: the registry has not moved its source since `with_hardening`.
         let near = unsafe { self.tags.tag(address) }.and_then(class_of);
         near.or_else(|| class_of(self.registry.source().tag(address)))
     }
@@ -386,7 +387,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     }
 
     #[inline(always)]
-    fn front_of(&self, class: ClassIndex) -> Front {
+    fn front_of(&self, class: ClassIndex) -> PerCpuHandle {
         // SAFETY: a class is below `COUNT`, and as many tags from `FIRST_TAG` on are asserted to be bytes.
         unsafe { self.front(FIRST_TAG + class.index()) }
     }
@@ -396,7 +397,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     /// # Safety
     /// 1. `tag` is a byte.
     #[inline(always)]
-    unsafe fn front(&self, tag: usize) -> Front {
+    unsafe fn front(&self, tag: usize) -> PerCpuHandle {
         // SAFETY: clause 1: there is a place for each.
         let place = unsafe { self.fronts.get_unchecked(tag) };
         // Acquire: pairs with the Release in `build`; sees the cache's slots as they were built.
@@ -404,7 +405,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
         // SAFETY: I1: never null.
         let raw = unsafe { NonNull::new_unchecked(raw) };
         // SAFETY: I1: a front.
-        unsafe { Front::from_raw(raw) }
+        unsafe { PerCpuHandle::from_raw(raw) }
     }
 
     /// # Safety
@@ -433,7 +434,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
             .expect("a class's alignment is a power of two that divides its size");
         let tag = tag_of(class);
         let name = crate::names::cache_name(class);
-        let builder = self.registry.cache(name.as_str(), layout).tag(tag).checks::<K>();
+        let builder = self.registry.cache(name.as_str(), layout).tag(tag).hardening::<K>();
         let builder = match self.secret {
             Some(secret) => builder.secret(secret),
             None => builder,
@@ -449,8 +450,8 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
         match place.compare_exchange(empty, new.as_ptr(), Ordering::Release, Ordering::Acquire) {
             Ok(_) => {
                 // SAFETY: I1: from just above.
-                let front = unsafe { Self::borrow(new) }.front().into_raw();
-                // Release: pairs with the Acquire in `front` and in `Front::free_through`.
+                let front = unsafe { Self::borrow(new) }.per_cpu_handle().into_raw();
+                // Release: pairs with the Acquire in `front` and in `PerCpuHandle::free_through`.
                 self.fronts[usize::from(tag.get())].store(front.as_ptr(), Ordering::Release);
                 Ok(new)
             }
@@ -485,7 +486,7 @@ fn class_of(tag: Tag) -> Option<ClassIndex> {
     tag.as_class().and_then(ClassIndex::new)
 }
 
-impl<S: System<Pages: PageResize>, K: Checks> Drop for Kmalloc<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Drop for Kmalloc<S, K> {
     /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page source.
     fn drop(&mut self) {
         for place in &mut self.caches {
@@ -498,7 +499,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Drop for Kmalloc<S, K> {
     }
 }
 
-impl<S: System<Pages: PageResize>, K: Checks> core::fmt::Debug for Kmalloc<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> core::fmt::Debug for Kmalloc<S, K> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Kmalloc").field("pages_held", &self.pages_held()).finish_non_exhaustive()
     }

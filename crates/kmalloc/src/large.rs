@@ -9,7 +9,7 @@ use page_frame::sync::Ordering;
 use page_frame::{
     Fault, FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageMap, PageResize, PageRun, Tag,
 };
-use slab::{Checks, System};
+use slab::{Hardening, System};
 
 use crate::Kmalloc;
 
@@ -21,7 +21,7 @@ const ROOM_ORDERS: u8 = 2;
 /// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
 const MOST_ROOM: u8 = 9;
 
-impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {

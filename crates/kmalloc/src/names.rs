@@ -5,7 +5,7 @@ use core::fmt::{self, Write};
 use core::ptr::NonNull;
 
 use page_frame::{OutOfMemory, PageResize};
-use slab::{Checks, System};
+use slab::{Hardening, System};
 
 use crate::{ClassIndex, Kmalloc};
 
@@ -13,7 +13,7 @@ use crate::{ClassIndex, Kmalloc};
 const ALIGNMENT: usize = 2 * size_of::<usize>();
 const _: () = assert!(ALIGNMENT == 16 || ALIGNMENT == 8);
 
-impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Allocates `bytes` bytes: [`allocate`](Self::allocate) for 16-byte alignment (8 on 32-bit targets). Sizes that are
     /// powers of two are aligned to themselves, up to [`LARGEST`](crate::LARGEST).
     ///

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use page_frame::{OutOfMemory, PageResize};
-use slab::{Checks, System};
+use slab::{Hardening, System};
 
 use crate::{ClassIndex, Kmalloc};
 
@@ -12,7 +12,7 @@ use crate::{ClassIndex, Kmalloc};
 /// costs its entries in the CPU's translation caches, a copied one two passes over it.
 const REMAPPED_BYTES: usize = 1 << 20;
 
-impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
     ///
     /// Within a class nothing moves. A large allocation grows into free pages behind it and gives its tail back, where the

@@ -2,11 +2,11 @@
 
 use page_frame::sync::Ordering;
 use page_frame::{PageResize, Shrink};
-use slab::{Checks, System};
+use slab::{Hardening, System};
 
 use crate::Kmalloc;
 
-impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Returns the pages of large allocations.
     pub fn large_pages(&self) -> usize {
         // Relaxed: a statistic.
@@ -33,7 +33,7 @@ impl<S: System<Pages: PageResize>, K: Checks> Kmalloc<S, K> {
     }
 }
 
-impl<S, K: Checks> Shrink for Kmalloc<S, K>
+impl<S, K: Hardening> Shrink for Kmalloc<S, K>
 where
     S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
 {

@@ -12,7 +12,7 @@ use kmalloc::Kmalloc;
 use page_frame::{
     Arena, Counted, CpuId, DirectMap, Limited, PAGE_SIZE, PageResize, SingleCpu, SwitchedCpu,
 };
-use slab::{Checks, Debug, Hardened, Off, Registry};
+use slab::{Debugging, Hardened, Hardening, Off, Registry};
 use testkit::{Pattern, Random};
 
 const CPUS: usize = 3;
@@ -45,11 +45,11 @@ fn size(random: &mut Random) -> usize {
 }
 
 /// Runs one history; how many requests failed.
-fn history<K: Checks, P: PageResize>(source: P, seed: u64) -> usize {
+fn history<K: Hardening, P: PageResize>(source: P, seed: u64) -> usize {
     let cpus = SwitchedCpu::new(CPUS);
     let mut random = Random::new(seed);
     let registry = (0..100).find_map(|_| Registry::new(&source, &cpus).ok()).expect("one of 100");
-    let kmalloc = Kmalloc::<_, K>::with_checks(registry).with_secret(seed as usize);
+    let kmalloc = Kmalloc::<_, K>::with_hardening(registry).with_secret(seed as usize);
     let mut live: Vec<Live> = Vec::new();
     let mut failures = 0;
     for step in 0..STEPS {
@@ -157,11 +157,11 @@ fn over_our_buddy() {
 }
 
 #[test]
-fn with_checks_nothing_is_found_in_histories_without_mistakes() {
+fn with_hardening_nothing_is_found_in_histories_without_mistakes() {
     over_a_buddy(|buddy| {
         for seed in 20..22 {
             assert_eq!(history::<Hardened, _>(buddy, seed), 0);
-            assert_eq!(history::<Debug, _>(buddy, seed), 0);
+            assert_eq!(history::<Debugging, _>(buddy, seed), 0);
         }
     });
 }

@@ -291,7 +291,7 @@ fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count).expect("room");
-    let kmalloc = Kmalloc::<_, slab::Hardened>::with_checks(registry).with_secret(7);
+    let kmalloc = Kmalloc::<_, slab::Hardened>::with_hardening(registry).with_secret(7);
     let objects: Vec<_> = (0..40).map(|_| kmalloc.kmalloc(100).expect("room")).collect();
     assert_eq!(kmalloc.ksize(objects[0]), 112);
     for object in &objects[..30] {

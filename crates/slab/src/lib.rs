@@ -11,12 +11,12 @@
 //! have comes from the slabs, and only what the slabs do not have from the page source, any
 //! [`PageSource`](page_frame::PageSource) with a page map.
 //!
-//! Objects of a slab are freed from every CPU. [`FreeWord`] is the one atomic word per slab through which that goes
+//! Objects of a slab are freed from every CPU. The **free word** is the one atomic word per slab through which that goes
 //! without a lock, and which decides exactly once who brings a slab back into sight and when its pages may go home.
 //!
 //! The caches of a system are a [`Registry`]: when memory is short it asks the idle ones first. What a cache looks for in its
-//! users' mistakes is a type: [`Off`], [`Hardened`], [`Debug`](struct@Debug), or one of your own ([`Checks`]). Rust types have
-//! [`ObjectCache`], C code [`names`], and machines with several memory nodes [`NodeCache`].
+//! users' mistakes is a type: [`Off`], [`Hardened`], [`Debugging`], or one of your own ([`Hardening`]). Rust types have
+//! [`ObjectCache`], C code [`linux`], and machines with several memory nodes [`NumaCache`].
 //!
 //! ```
 //! use core::{alloc::Layout, mem::MaybeUninit};
@@ -34,63 +34,37 @@
 //! ```
 #![no_std]
 
-mod builder;
 mod cache;
-mod checks;
-mod columns;
-mod core;
-mod core_list;
-mod cpu_slot;
-mod depot;
-mod ending;
-mod exchange;
-mod fill;
-mod free_word;
-mod freed_chain;
-mod front;
-mod frozen;
-mod geometry;
-mod going_home;
-mod grow;
-mod in_hand;
-mod links;
-mod live;
-mod magazine;
-mod many;
-mod name;
-pub mod names;
-mod nodes;
-mod observer;
-mod pressure;
-mod record;
+mod cache_name;
+mod debug;
+mod hardening;
+pub mod linux;
+mod percpu;
+mod reclaim;
 mod registry;
-mod reserve;
-mod shrink;
-mod slab_list;
-mod slab_set;
-mod stats;
-mod stock;
+mod slabs;
 mod system;
-mod tuning;
-mod typed;
-mod validate;
-mod walk;
-mod working_set;
+mod unwind;
 
-pub use self::core::ObjectHook;
-pub use builder::{BuildError, CacheBuilder};
-pub use cache::{Busy, Cache, Refused};
-pub use checks::{Checks, Debug, Hardened, History, Off};
-pub use free_word::{FreeWord, Popped, PoppedChain, Pushed, Seen};
-pub use front::Front;
-pub use frozen::FrozenSlots;
-pub use geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
-pub use live::LiveObject;
-pub use name::Name;
-pub use nodes::{NodeCache, Nodes};
-pub use observer::{Event, Observer};
-pub use registry::Registry;
-pub use reserve::{Prefilled, Reserve};
-pub use stats::{CacheStats, SlabView, Totals};
+pub use cache::builder::{BuildError, CacheBuilder};
+pub use cache::handle::{Busy, Cache, Refused};
+pub use cache::inner::ObjectHook;
+pub use cache::mempool::{Mempool, Prefilled};
+pub use cache::numa::{NumaCache, NumaNodes};
+pub use cache::typed::{ObjectCache, Pooled, Reset};
+pub use cache_name::CacheName;
+pub use debug::leaks::LiveObject;
+pub use debug::trace::{Event, Observer};
+pub use hardening::{Debugging, Hardened, Hardening, History, Off};
+pub use registry::frozen::FrozenSlots;
+pub use registry::handle::Registry;
+pub use registry::stats::{CacheStats, SlabView, Totals};
+pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use system::System;
-pub use typed::{ObjectCache, Pooled, Reset};
+
+/// What models, tests and sibling crates need. No part of the API: it changes in any version.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::percpu::handle::PerCpuHandle;
+    pub use crate::slabs::free_word::{FreeWord, Popped, PoppedChain, Pushed, Seen};
+}

@@ -73,7 +73,7 @@ fn objects_are_distinct_aligned_and_all_come_home() {
             registry.validate().expect("consistent");
             free_all(&cache, objects);
             registry.validate().expect("consistent");
-            cache.shrink();
+            cache.shrink_all();
             assert_eq!((cache.stats().slabs, cache.stats().objects_active), (0, 0));
             cache.destroy().expect("nothing is in use");
         }

@@ -123,8 +123,8 @@ fn history<P: PageSource + PageMap>(source: P, seed: u64) -> usize {
                 // SAFETY: allocated from this cache, freed once.
                 unsafe { caches[kind].free(object) };
             }
-            97 => _ = caches[random.below(KINDS.len())].shrink(),
-            98 => _ = registry.shrink_pages(random.below(20)),
+            97 => _ = caches[random.below(KINDS.len())].shrink_all(),
+            98 => _ = registry.shrink(random.below(20)),
             _ => {
                 let kind = random.below(KINDS.len());
                 if live.iter().all(|live| live.kind != kind) {

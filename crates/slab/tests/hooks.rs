@@ -173,7 +173,7 @@ fn nothing_is_held_while_the_page_source_is_called() {
                 // SAFETY: one of this round's.
                 unsafe { cache.free(object) };
             }
-            cache.shrink();
+            cache.shrink_all();
             cache.validate().expect("consistent");
         }
         registry.validate().expect("consistent");

@@ -10,7 +10,7 @@ use std::ptr::NonNull;
 use buddy::Buddy;
 use common::OurBuddy;
 use page_frame::{Cpu, CpuId, DirectMap};
-use slab::{Cache, Checks, Debug, Hardened, Off, Registry};
+use slab::{Cache, Debugging, Hardened, Hardening, Off, Registry};
 use testkit::{Pattern, interrupt_each};
 
 const PAGES: usize = 2048;
@@ -44,7 +44,7 @@ type Source = &'static Buddy<'static, DirectMap, OneCpu>;
 type Objects<K> = Cache<(Source, OneCpu), K>;
 
 /// What interrupts use: the cache that they come upon, and what they keep of it.
-struct World<K: Checks> {
+struct World<K: Hardening> {
     cache: &'static Objects<K>,
     kept: [Cell<Option<NonNull<u8>>>; KEPT],
 }
@@ -53,7 +53,7 @@ trait Interrupt {
     fn at(&self, step: u64);
 }
 
-impl<K: Checks> Interrupt for World<K> {
+impl<K: Hardening> Interrupt for World<K> {
     /// Exchanges one of the objects kept for a fresh one, and asks for the locks.
     fn at(&self, step: u64) {
         let place = &self.kept[step as usize % KEPT];
@@ -75,7 +75,7 @@ impl<K: Checks> Interrupt for World<K> {
             _ = self.cache.stats();
         }
         if step % 1009 == 0 {
-            self.cache.shrink();
+            self.cache.shrink_all();
         }
     }
 }
@@ -89,7 +89,7 @@ fn interrupt(step: u64) {
 }
 
 /// Every operation there is.
-fn work<K: Checks>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>) {
+fn work<K: Hardening>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>) {
     let mut objects = [None; 60];
     for _ in 0..2 {
         objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
@@ -102,14 +102,14 @@ fn work<K: Checks>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>) {
     let had = cache.allocate_many(&mut many);
     // SAFETY: so many were allocated just now.
     unsafe { cache.free_many(&many[..had]) };
-    cache.shrink();
-    registry.shrink_pages(1);
-    registry.shrink_pages(usize::MAX);
+    cache.shrink_all();
+    registry.shrink(1);
+    registry.shrink(usize::MAX);
     registry.validate().expect("consistent");
     _ = (registry.pages_held(), registry.totals(), cache.magazines());
     cache.for_each_slab(|_| ());
-    if let Ok(other) = registry.cache("other", Layout::new::<[u64; 5]>()).checks::<K>().build() {
-        let reserve = other.reserve(2);
+    if let Ok(other) = registry.cache("other", Layout::new::<[u64; 5]>()).hardening::<K>().build() {
+        let reserve = other.mempool(2);
         let mut prefilled = other.prefill(2).ok();
         if let Some(object) = prefilled.as_mut().and_then(|prefilled| prefilled.allocate()) {
             // SAFETY: from this cache, which was filled for it.
@@ -121,12 +121,12 @@ fn work<K: Checks>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>) {
     }
 }
 
-fn interrupt_each_step<K: Checks>() {
+fn interrupt_each_step<K: Hardening>() {
     let source: Source = &Box::leak(Box::new(OurBuddy::new(PAGES, OneCpu))).buddy;
     let free = source.free_frames_count();
     let registry = Registry::new(source, OneCpu).expect("room");
     let layout = Layout::from_size_align(SIZE, 8).expect("a layout");
-    let cache = registry.cache("interrupted", layout).checks::<K>().build().expect("fits");
+    let cache = registry.cache("interrupted", layout).hardening::<K>().build().expect("fits");
     let cache: &'static Objects<K> = Box::leak(Box::new(cache));
     let world = World { cache, kept: [const { Cell::new(None) }; KEPT] };
     let world: &'static World<K> = Box::leak(Box::new(world));
@@ -138,7 +138,7 @@ fn interrupt_each_step<K: Checks>() {
         unsafe { cache.free(object) };
     }
     registry.validate().expect("consistent");
-    cache.shrink();
+    cache.shrink_all();
     assert_eq!(cache.stats().slabs, 0, "all objects are back");
     registry.shrink_all();
     source.drain();
@@ -158,5 +158,5 @@ fn at_every_instruction_with_what_hardened_checks() {
 
 #[test]
 fn at_every_instruction_with_all_checks() {
-    interrupt_each_step::<Debug>();
+    interrupt_each_step::<Debugging>();
 }

@@ -85,12 +85,12 @@ fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() 
             give(cache, objects);
         }
         // Two looks, between which the hot one alone was used: the first only starts to count.
-        registry.shrink_pages(1);
+        registry.shrink(1);
         let objects = take(&hot, 800);
         give(&hot, objects);
         let (idle_before, hot_before) = (pages_of(&idle), pages_of(&hot));
         let grown = hot.stats().grown;
-        let given = registry.shrink_pages(100);
+        let given = registry.shrink(100);
         assert!(given >= 100);
         assert!(idle_before - pages_of(&idle) >= 100);
         assert_eq!(
@@ -103,7 +103,7 @@ fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() 
         assert_eq!(hot.stats().grown, grown);
         give(&hot, objects);
         // More than the idle one has: now both give, down to nothing.
-        registry.shrink_pages(usize::MAX);
+        registry.shrink(usize::MAX);
         assert_eq!((pages_of(&idle), pages_of(&hot)), (0, 0));
     });
 }
@@ -121,7 +121,7 @@ fn a_capped_cache_is_out_of_memory_at_its_cap_and_a_home_at_once_one_keeps_nothi
         objects.push(capped.allocate().expect("one was freed"));
         give(&capped, objects);
 
-        let builder = registry.cache("at once", layout(8192)).home_at_once();
+        let builder = registry.cache("at once", layout(8192)).release_at_once();
         let at_once = builder.build().expect("room");
         let objects = take(&at_once, 20);
         give(&at_once, objects);
@@ -175,9 +175,9 @@ fn clients_are_asked_last_and_what_they_free_goes_home() {
     CLIENTS_CACHE.set(Some(raw));
     let Totals { reclaimable, unreclaimable } = registry.totals();
     assert!(reclaimable >= 24 && unreclaimable < 10, "{reclaimable} and {unreclaimable}");
-    assert_eq!(registry.shrink_pages(1), 1, "what the internal caches or the CPU have is enough");
+    assert_eq!(registry.shrink(1), 1, "what the internal caches or the CPU have is enough");
     assert!(!CLIENT.lock().expect("no panic").is_empty(), "clients come last");
-    registry.shrink_pages(10);
+    registry.shrink(10);
     assert!(CLIENT.lock().expect("no panic").is_empty());
     CLIENTS_CACHE.set(None);
     // SAFETY: the one handle.
@@ -240,7 +240,7 @@ fn where_memory_is_fragmented_slabs_are_smaller() {
     let pages = arena.free_pages();
     let source = Fragmented(&arena);
     let registry = Registry::new(&source, SingleCpu::new()).expect("room");
-    let cache = registry.cache("large", layout(1300)).checks::<slab::Debug>().build();
+    let cache = registry.cache("large", layout(1300)).hardening::<slab::Debugging>().build();
     let mut cache = cache.expect("room");
     assert!(cache.geometry().order() > Order::ZERO, "or the test shows nothing");
     let mut objects = Vec::new();

@@ -74,8 +74,8 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
         let other = scope.spawn(|| work(2, to_one, from_one));
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
-                registry.shrink_pages(16);
-                cache.shrink();
+                registry.shrink(16);
+                cache.shrink_all();
                 cache.validate().expect("consistent at any moment");
             }
         });
@@ -84,7 +84,7 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
         ended.store(true, Ordering::Relaxed);
     });
     registry.validate().expect("consistent");
-    cache.shrink();
+    cache.shrink_all();
     assert_eq!(cache.stats().slabs, 0);
     cache.destroy().expect("nothing is in use");
 }
@@ -137,7 +137,7 @@ fn caches_come_and_go_under_a_shrinker() {
                 .collect();
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
-                    registry.shrink_pages(usize::MAX);
+                    registry.shrink(usize::MAX);
                     registry.validate().expect("consistent at any moment");
                     let mut text = String::new();
                     registry.slabinfo(&mut text).expect("strings take everything");

@@ -149,14 +149,14 @@ pub(crate) fn kmalloc() -> &'static Kmalloc<(Source, KernelCpu)> {
 pub(crate) fn hardened_kmalloc() -> Kmalloc<(Source, KernelCpu), Hardened> {
     let source = Reclaiming::new(pages(), &SHRINKERS);
     let registry = Registry::new(source, KernelCpu).expect("there is room for its first page");
-    Kmalloc::with_checks(registry)
+    Kmalloc::with_hardening(registry)
 }
 
 /// Lets the caches give back what they can, if memory is short. Called by timers.
 pub(crate) fn relieve() {
     let is_short = zones().any(|zone| zone.observer().pressure() != Pressure::None);
     if let Some(heap) = HEAP.get().filter(|_| is_short) {
-        heap.registry().shrink_pages(SHRINK_PAGES);
+        heap.registry().shrink(SHRINK_PAGES);
     }
 }
 

@@ -109,7 +109,7 @@ impl Stack {
             self.hopeless -= 1;
             return false;
         }
-        let pages = self.kmalloc().registry().shrink_pages(RECLAIMED_AT_ONCE);
+        let pages = self.kmalloc().registry().shrink(RECLAIMED_AT_ONCE);
         let at_hand = self.machine().buddy().drain();
         self.reclaims += 1;
         self.reclaimed_pages += pages;

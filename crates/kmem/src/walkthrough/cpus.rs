@@ -113,7 +113,7 @@ fn go_home<W: Write>(scene: &mut Scene<'_, '_, '_, W>) -> io::Result<()> {
     let rest = scene.held.len();
     scene.free(1, rest);
     scene.show("CPU 1 frees all. What depot and magazines have no room for went to the slabs.")?;
-    let given = scene.packets.shrink();
+    let given = scene.packets.shrink_all();
     scene.show(&format!(
         "Memory is asked back: the magazines are emptied, those of the idle CPU too, and\n{} go home.",
         counted(given, "page")

@@ -98,7 +98,7 @@ fn free(cache: &Cache<(Shared, Machine)>, objects: impl IntoIterator<Item = NonN
 /// Nobody has an object any more, and none is lost.
 fn everything_is_back(cache: &Cache<(Shared, Machine)>) {
     cache.validate().expect("consistent");
-    cache.shrink();
+    cache.shrink_all();
     assert_eq!(cache.stats().objects_active, 0);
 }
 
@@ -189,7 +189,7 @@ fn destroy_against_a_visitor() {
             let objects = allocate::<1>(&cache);
             free(&cache, objects);
             let theirs = registry.clone();
-            let other = spawn(move || theirs.shrink_pages(1));
+            let other = spawn(move || theirs.shrink(1));
             cache.destroy().expect("no object is in use");
             other.join().expect("no panic");
         });
@@ -206,12 +206,12 @@ fn last_frees_with_and_without_the_lock() {
             let [one, two, three] = allocate(&cache);
             free(&cache, [two, three]);
             let theirs = registry.clone();
-            let other = spawn(move || theirs.shrink_pages(usize::MAX));
+            let other = spawn(move || theirs.shrink(usize::MAX));
             become_cpu(NO_CPU);
             free(&cache, [one]);
             other.join().expect("no panic");
             cache.validate().expect("consistent");
-            cache.shrink();
+            cache.shrink_all();
             assert_eq!((cache.stats().slabs, cache.stats().grown), (0, 1));
         });
     });

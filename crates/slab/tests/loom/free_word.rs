@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 use loom::sync::Arc;
 use loom::thread;
 use page_frame::sync::{Linked, TakeAll, UnsafeCell};
-use slab::{FreeWord, Popped, Pushed};
+use slab::internals::{FreeWord, Popped, Pushed};
 use testkit::model;
 
 const OBJECTS: usize = 2;

@@ -143,7 +143,7 @@ fn a_panic_in_a_destructor_loses_neither_slabs_nor_values() {
                 UNTIL_DESTRUCTOR.set(at);
                 assert!(panics(|| registry.shrink_all()), "destructor {at}");
                 registry.validate().expect("consistent");
-                values.as_cache().shrink();
+                values.as_cache().shrink_all();
                 assert_eq!((ALIVE.get(), values.as_cache().stats().slabs), (0, 0));
                 use_values(&values, 50);
                 values.destroy().expect("nothing is in use");
@@ -232,12 +232,12 @@ fn a_panic_in_an_observer_leaves_everything_consistent() {
             UNTIL_EVENT.set(at);
             let _ = panics(|| {
                 use_values(&values, 60);
-                values.as_cache().shrink();
+                values.as_cache().shrink_all();
             });
             UNTIL_EVENT.set(usize::MAX);
             registry.validate().expect("consistent");
             use_values(&values, 60);
-            values.as_cache().shrink();
+            values.as_cache().shrink_all();
             registry.validate().expect("consistent");
             // An object that the observer was told of may count as in use; what is not is gone.
             let lost = values.destroy().map_or_else(|busy| busy.objects, |()| 0);
@@ -264,7 +264,7 @@ fn a_panic_in_a_turn_ends_the_turn() {
         let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
         let idle = registry.cache("idle", Layout::new::<[u64; 8]>()).observer(told);
         let idle = idle.build().expect("room");
-        let pages = registry.cache("pages", Layout::new::<[u8; 4096]>()).home_at_once();
+        let pages = registry.cache("pages", Layout::new::<[u8; 4096]>()).release_at_once();
         let pages = pages.build().expect("room");
         // Leaves full magazines at the depot of the idle cache.
         let fill = || {
@@ -277,7 +277,7 @@ fn a_panic_in_a_turn_ends_the_turn() {
                 let all: Vec<_> = (0..200).map(|_| pages.allocate().expect("room")).collect();
                 // SAFETY: allocated above, and not used any more.
                 all.iter().for_each(|page| unsafe { pages.free(*page) });
-                pages.shrink();
+                pages.shrink_all();
             }
         };
         fill();
@@ -305,7 +305,7 @@ fn handles_go_in_any_order_and_guards_may_be_forgotten() {
         drop(registry);
         let value = values.allocate().expect("room");
         let prefilled = values.as_cache().prefill(5).expect("room");
-        let reserve = others.as_cache().reserve(5).expect("room");
+        let reserve = others.as_cache().mempool(5).expect("room");
         std::mem::forget(others.allocate().expect("room"));
         std::mem::forget((prefilled, reserve));
         assert_eq!(*value.0, 7);

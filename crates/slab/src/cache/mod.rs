@@ -1,0 +1,11 @@
+//! The caches as users see them, and what a cache is made of.
+
+pub(crate) mod builder;
+pub(crate) mod bulk;
+pub(crate) mod destroy;
+pub(crate) mod handle;
+pub(crate) mod inner;
+pub(crate) mod mempool;
+pub(crate) mod numa;
+pub(crate) mod stock;
+pub(crate) mod typed;

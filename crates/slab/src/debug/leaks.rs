@@ -1,0 +1,101 @@
+//! Objects in use, one by one: for the list of leaks when a cache is to be destroyed, and for whoever looks inside.
+//!
+//! # Concepts
+//! With all magazines emptied, an object is in use exactly when it is not in its slab's stack of free objects. Each slab
+//! is walked by windows of 128 objects, so that nothing is allocated for it.
+
+use core::ptr::NonNull;
+
+use crate::cache::inner::CacheInner;
+use crate::hardening::{Hardening, History};
+use crate::percpu::path::Patience;
+use crate::slabs::header::SlabHeader;
+use crate::slabs::links::Links;
+use crate::system::System;
+
+/// Objects looked at in one walk over a slab's free objects.
+const WINDOW: usize = 128;
+
+/// An object in use.
+#[derive(Clone, Copy, Debug)]
+pub struct LiveObject {
+    /// The object.
+    pub object: NonNull<u8>,
+    /// The address of its slab.
+    pub slab: usize,
+    /// Its index in the slab.
+    pub index: usize,
+    /// Who allocated it and when, where the preset keeps [histories](Hardening::HISTORY).
+    pub history: Option<History>,
+}
+
+impl<S: System> CacheInner<S> {
+    /// Calls `look` with each object in use.
+    ///
+    /// # Safety
+    /// 1. Nobody else uses the cache meanwhile, and its visitors have gone or only shrink it.
+    pub(crate) unsafe fn for_each_live<K: Hardening>(&self, mut look: impl FnMut(LiveObject)) {
+        self.empty_magazines(Patience::Wait);
+        let token = self.system().locking.lock_token();
+        let Some(set) = token.lock(&self.set) else { return };
+        for header in set.iter() {
+            // SAFETY: alive, as it is in the set, whose lock we hold.
+            let geometry = unsafe { header.as_ref() }.geometry(&self.settings.geometry);
+            for first in (0..geometry.capacity()).step_by(WINDOW) {
+                // SAFETY: alive, as it is in the set, whose lock we hold.
+                let free = unsafe { free_in_window(self, header, first) };
+                let window = (geometry.capacity() - first).min(WINDOW);
+                for index in (0..window).filter(|bit| free >> bit & 1 == 0).map(|bit| first + bit) {
+                    // SAFETY: as above, and below the capacity.
+                    look(unsafe { self.live_object::<K>(header, index) });
+                }
+            }
+        }
+    }
+
+    /// # Safety
+    /// 1. `header` is a live one of this cache, and has object `index`, which is in use.
+    unsafe fn live_object<K: Hardening>(
+        &self,
+        header: NonNull<SlabHeader>,
+        index: usize,
+    ) -> LiveObject {
+        // SAFETY: clause 1: an object of the slab is in use, so its header stays.
+        let slab = unsafe { header.as_ref() };
+        // SAFETY: clause 1: the index is one of the slab's.
+        let place = unsafe { slab.object(&slab.geometry(&self.settings.geometry), index) };
+        // SAFETY: the padding in front lies inside the object's place.
+        let object = unsafe { place.add(self.settings.padding.front()) };
+        let history = K::HISTORY.then(|| {
+            // SAFETY: written when the slab was made; only frees and allocations write it again.
+            unsafe { self.settings.padding.history(object).read() }
+        });
+        LiveObject { object, slab: slab.start.addr().get(), index, history }
+    }
+}
+
+/// Returns which of the `WINDOW` objects from `first` on are free in their slab, a bit each.
+///
+/// # Safety
+/// 1. `header` is a live one of `cache`, whose set lock the caller holds.
+unsafe fn free_in_window<S: System>(
+    inner: &CacheInner<S>,
+    header: NonNull<SlabHeader>,
+    first: usize,
+) -> u128 {
+    // SAFETY: clause 1: no slab leaves the set while its lock is held.
+    let slab = unsafe { header.as_ref() };
+    let (geometry, seen) = (&slab.geometry(&inner.settings.geometry), slab.word.load());
+    // SAFETY: clause 1: cut by `geometry`, and live.
+    let links = unsafe { Links::of(header, geometry) };
+    let mut index = seen.head;
+    let mut free = 0;
+    for _ in 0..seen.free {
+        if let Some(bit) = index.checked_sub(first).filter(|bit| *bit < WINDOW) {
+            free |= 1 << bit;
+        }
+        // SAFETY: clause 1; the free word names objects.
+        index = unsafe { links.read(index) };
+    }
+    free
+}

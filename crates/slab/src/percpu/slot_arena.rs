@@ -1,0 +1,274 @@
+//! Where the CPU slots of caches lie: behind their inners, or, those of one CPU side by side, in slot_arena.
+//!
+//! # Concepts
+//! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the machine wants them
+//! apart ([`Cpu::SPREAD`]), a **block** of slots has a part for each CPU instead, and in each part a line for each of many
+//! caches: a cache has a **slot_row** of it. So what one thread of a program uses of 70 caches lies on two pages.
+//!
+//! The first slot_row is the block's header. A block comes with the cache that finds no slot_row free, and goes with the last of its
+//! caches.
+//!
+//! # Invariants
+//! - I1: the bit of a slot_row is set in `taken` while a cache has it; that of the header always.
+//! - I2: the lines of a slot_row whose bit is clear in `written` are as the source gave them: zero, if they are not written.
+//! - I3: a part has room for the header and one slot_row at least, the header fits in a line, and lines are slots: asserted at
+//!   compile time, whatever the machine says.
+//!
+//! # Concurrency
+//! The blocks are behind a lock of the registry, held for looks at their headers alone: not while the source is asked.
+
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageSource, PerCpuSlot};
+
+use crate::percpu::slot::CpuSlot;
+use crate::registry::handle::Shared;
+use crate::system::System;
+
+/// The bytes of a line: a slot.
+const LINE: usize = size_of::<PerCpuSlot<CpuSlot>>();
+
+page_frame::assert_unless_loom!(size_of::<Header>() <= LINE && align_of::<Header>() <= LINE);
+
+/// What stands in the first line of a block.
+#[derive(Debug)]
+struct Header {
+    next: *mut Header,
+    taken: u128,
+    written: u128,
+}
+
+/// The blocks of slots of a registry, for machines of type `C`.
+///
+/// A machine with room for a header alone is refused at compile time:
+///
+/// ```compile_fail,E0080
+/// use page_frame::{Cpu, CpuId};
+/// #[derive(Clone)]
+/// struct Narrow;
+/// // SAFETY: it has no id.
+/// unsafe impl Cpu for Narrow {
+///     const SPREAD: usize = 64; // 128 is enough
+///     fn slots(&self) -> usize { 0 }
+///     fn pin(&self) -> Option<CpuId> { None }
+///     unsafe fn unpin(&self) {}
+///     fn fence_all(&self) -> bool { false }
+/// }
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = page_frame::Arena::new(&mut memory).unwrap();
+/// let _ = slab::Registry::new(&arena, Narrow);
+/// ```
+#[derive(Debug)]
+pub(crate) struct SlotArena<C> {
+    first: *mut Header,
+    count: usize,
+    machine: PhantomData<C>,
+}
+
+// SAFETY: the blocks are reached through this alone, and hold numbers, pointers to one another, and slots that are not touched
+// from here while a cache has them.
+unsafe impl<C> Send for SlotArena<C> {}
+
+impl<C: Cpu> SlotArena<C> {
+    /// Whether the machine wants its slots in slot_arena at all.
+    pub(crate) const ARE_USED: bool = C::SPREAD > 0;
+    /// How many slot_arena a block has.
+    const ROWS: usize = C::SPREAD / LINE;
+
+    pub(crate) const fn new() -> Self {
+        const {
+            assert!(C::SPREAD % LINE == 0, "slots are whole lines");
+            let fits = Self::ROWS >= 2 && Self::ROWS <= u128::BITS as usize;
+            assert!(!Self::ARE_USED || fits, "a header and 1 to 127 slot_arena");
+        };
+        Self { first: core::ptr::null_mut(), count: 0, machine: PhantomData }
+    }
+
+    /// Returns the order of a block for `cpus` CPUs; `None` when no block is so large.
+    pub(crate) fn order(cpus: usize) -> Option<Order> {
+        Some(Order::for_bytes(cpus.checked_mul(C::SPREAD)?)?.order)
+    }
+
+    /// Adds a block of the order for `cpus` CPUs.
+    pub(crate) fn add(&mut self, block: PageBlock) {
+        let is_zero = block.is_zero();
+        let (start, _) = block.into_raw();
+        let header = start.cast::<Header>();
+        let written = if is_zero { 1 } else { u128::MAX };
+        // SAFETY: the first line of a block that was taken apart; a header fits in a line.
+        unsafe { header.write(Header { next: self.first, taken: 1, written }) };
+        self.first = header.as_ptr();
+        self.count += 1;
+    }
+
+    /// Takes a slot_row; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart, are nobody's and empty. `None`
+    /// when a block has to be added first.
+    pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<PerCpuSlot<CpuSlot>>> {
+        let mut next = self.first;
+        while let Some(mut header) = NonNull::new(next) {
+            // SAFETY: a header that `add` wrote, and `self` is exclusively borrowed.
+            let block = unsafe { header.as_mut() };
+            let slot_row = block.taken.trailing_ones() as usize;
+            if slot_row < Self::ROWS {
+                let bit = 1 << slot_row;
+                block.taken |= bit;
+                let is_written = block.written & bit != 0;
+                block.written |= bit;
+                // SAFETY: I3 and the test above: line `slot_row` of the first CPU's part; the block has such a part for each CPU.
+                let first = unsafe { header.byte_add(slot_row * LINE) }.cast();
+                if is_written {
+                    // SAFETY: I1: it was nobody's.
+                    unsafe { Self::empty(first, cpus) };
+                }
+                return Some(first);
+            }
+            next = block.next;
+        }
+        None
+    }
+
+    /// Gives the slot_row that begins at `first` back; returns the start of a block that nobody needs any more.
+    ///
+    /// # Safety
+    /// 1. It came from `take`, and nobody uses its slots.
+    pub(crate) unsafe fn put(
+        &mut self,
+        first: NonNull<PerCpuSlot<CpuSlot>>,
+        cpus: usize,
+    ) -> Option<NonNull<u8>> {
+        let bytes = Self::order(cpus).map_or(0, Order::bytes);
+        let slot_row = first.addr().get() % bytes / LINE;
+        let mut place: *mut *mut Header = &raw mut self.first;
+        loop {
+            // SAFETY: the first pointer, or that of a header, and `self` is exclusively borrowed.
+            let header = NonNull::new(unsafe { *place })?;
+            // SAFETY: as in `take`.
+            let block = unsafe { &mut *header.as_ptr() };
+            if header.addr().get() + slot_row * LINE != first.addr().get() {
+                place = &raw mut block.next;
+                continue;
+            }
+            block.taken &= !(1 << slot_row);
+            if block.taken != 1 {
+                return None;
+            }
+            // SAFETY: as above: unlinked.
+            unsafe { *place = block.next };
+            self.count -= 1;
+            return Some(header.cast());
+        }
+    }
+
+    /// Takes out a block, whoever uses it; its start.
+    ///
+    /// # Safety
+    /// 1. Nobody uses slots of it any more.
+    pub(crate) unsafe fn remove(&mut self) -> Option<NonNull<u8>> {
+        let header = NonNull::new(self.first)?;
+        // SAFETY: as in `take`.
+        self.first = unsafe { header.as_ref() }.next;
+        self.count -= 1;
+        Some(header.cast())
+    }
+
+    /// Makes the slots of a slot_row empty.
+    ///
+    /// # Safety
+    /// 1. The slot_row is nobody's.
+    unsafe fn empty(first: NonNull<PerCpuSlot<CpuSlot>>, cpus: usize) {
+        for cpu in 0..cpus {
+            // SAFETY: clause 1: a line of it in the part of each CPU.
+            let slot = unsafe { first.byte_add(cpu * C::SPREAD) };
+            // SAFETY: clause 1, and lines have the size and alignment of slots.
+            unsafe { slot.write(PerCpuSlot::new(CpuSlot::new())) };
+        }
+    }
+}
+
+impl<S: System> Shared<S> {
+    /// Takes a slot_row for the slots of a cache, if that is where they lie. Fails too for an interrupt that came upon the lock.
+    pub(crate) fn take_slots(&self) -> Result<Option<NonNull<PerCpuSlot<CpuSlot>>>, OutOfMemory> {
+        if !SlotArena::<S::Cpus>::ARE_USED {
+            return Ok(None);
+        }
+        let cpus = self.locking.count();
+        let token = self.locking.lock_token();
+        if let Some(slot_row) = token.lock(&self.slot_arena).ok_or(OutOfMemory)?.take(cpus) {
+            return Ok(Some(slot_row));
+        }
+        // With no lock held; should somebody else do the same, there are two.
+        let block = self.source.allocate(SlotArena::<S::Cpus>::order(cpus).ok_or(OutOfMemory)?)?;
+        let Some(mut slot_arena) = token.lock(&self.slot_arena) else {
+            // SAFETY: just allocated.
+            unsafe { self.source.free(block) };
+            return Err(OutOfMemory);
+        };
+        slot_arena.add(block);
+        Ok(slot_arena.take(cpus))
+    }
+
+    /// Gives a slot_row back.
+    ///
+    /// # Safety
+    /// 1. It came from `take_slots`, and nobody uses its slots.
+    pub(crate) unsafe fn return_slots(&self, first: NonNull<PerCpuSlot<CpuSlot>>) {
+        let cpus = self.locking.count();
+        let token = self.locking.lock_token();
+        let block = token.lock(&self.slot_arena).and_then(|mut slot_arena| {
+            // SAFETY: clause 1.
+            unsafe { slot_arena.put(first, cpus) }
+        });
+        if let Some(block) = block {
+            // SAFETY: just given away, and from our source.
+            unsafe { free_slot_block::<S::Pages, S::Cpus>(&self.source, block, cpus) };
+        }
+    }
+
+    /// Returns the pages of all blocks.
+    pub(crate) fn slot_pages(&self) -> usize {
+        let token = self.locking.lock_token();
+        let blocks = token.lock(&self.slot_arena).map_or(0, |slot_arena| slot_arena.count);
+        blocks * SlotArena::<S::Cpus>::order(self.locking.count()).map_or(0, Order::pages)
+    }
+}
+
+/// Sends a block of slots for `cpus` CPUs home.
+///
+/// # Safety
+/// 1. [`SlotArena`] gave it away, and it came from `source`.
+pub(crate) unsafe fn free_slot_block<P: PageSource, C: Cpu>(
+    source: &P,
+    start: NonNull<u8>,
+    cpus: usize,
+) {
+    let order = SlotArena::<C>::order(cpus).expect("there was such a block");
+    // SAFETY: clause 1: `add` took it apart.
+    let block = unsafe { PageBlock::from_raw(start, order, false) };
+    // SAFETY: clause 1.
+    unsafe { source.free(block) };
+}
+
+/// Returns the bytes of the slots of a cache where they are behind it; none where they are in slot_arena.
+pub(crate) fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
+    if SlotArena::<C>::ARE_USED {
+        Some(0)
+    } else {
+        slots.checked_mul(size_of::<PerCpuSlot<CpuSlot>>())
+    }
+}
+
+/// Writes an array of `count` slots and returns the first.
+///
+/// # Safety
+/// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else.
+pub(crate) unsafe fn slots_in(memory: NonNull<u8>, count: usize) -> NonNull<PerCpuSlot<CpuSlot>> {
+    let first = memory.cast::<PerCpuSlot<CpuSlot>>();
+    for index in 0..count {
+        // SAFETY: clause 1: room for `count`.
+        let slot = unsafe { first.add(index) };
+        // SAFETY: clause 1: aligned, and nobody else's.
+        unsafe { slot.write(PerCpuSlot::new(CpuSlot::new())) };
+    }
+    first
+}

@@ -1,0 +1,110 @@
+//! Doubly linked lists of slabs, through their headers.
+//!
+//! # Invariants
+//! - I1: the headers from `first` through `next` are `count` many, each with its `previous` right, all live.
+//! - I2: lists are reached only under the set lock, which also guards the headers' places.
+
+use core::ptr::NonNull;
+
+use crate::slabs::header::{Place, SlabHeader};
+
+/// A list of slabs.
+#[derive(Debug)]
+pub(crate) struct SlabList {
+    first: *mut SlabHeader,
+    count: usize,
+}
+
+impl SlabList {
+    pub(crate) const fn new() -> Self {
+        Self { first: core::ptr::null_mut(), count: 0 }
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) const fn first(&self) -> Option<NonNull<SlabHeader>> {
+        NonNull::new(self.first)
+    }
+
+    /// Puts `header` in front.
+    ///
+    /// # Safety
+    /// 1. `header` is live, in no list, and will be taken out before it dies.
+    pub(crate) unsafe fn push(&mut self, header: NonNull<SlabHeader>) {
+        let place = Place { next: self.first, previous: core::ptr::null_mut() };
+        // SAFETY: clause 1: it is live, and in no list before this.
+        unsafe { change_place(header, |_| place) };
+        if let Some(second) = self.first() {
+            let previous = header.as_ptr();
+            // SAFETY: I1: a header of the list.
+            unsafe { change_place(second, |place| Place { previous, ..place }) };
+        }
+        self.first = header.as_ptr();
+        self.count += 1;
+    }
+
+    /// Takes `header` out.
+    ///
+    /// # Safety
+    /// 1. `header` is in this list.
+    pub(crate) unsafe fn remove(&mut self, header: NonNull<SlabHeader>) {
+        // SAFETY: clause 1.
+        let Place { next, previous } = unsafe { place_of(header) };
+        if let Some(before) = NonNull::new(previous) {
+            // SAFETY: I1: what a header of the list names as its neighbour is one too.
+            unsafe { change_place(before, |place| Place { next, ..place }) };
+        } else {
+            self.first = next;
+        }
+        if let Some(after) = NonNull::new(next) {
+            // SAFETY: I1: likewise the neighbour on the other side.
+            unsafe { change_place(after, |place| Place { previous, ..place }) };
+        }
+        self.count -= 1;
+    }
+
+    /// Takes the first header out.
+    pub(crate) fn pop(&mut self) -> Option<NonNull<SlabHeader>> {
+        let first = self.first()?;
+        // SAFETY: it is the first of this list.
+        unsafe { self.remove(first) };
+        Some(first)
+    }
+
+    /// Iterates over the headers, at most `count` of them even if a link is damaged.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<SlabHeader>> + '_ {
+        let mut next = self.first;
+        (0..self.count).map_while(move |_| {
+            let header = NonNull::new(next)?;
+            // SAFETY: I1: the list cannot change while it is borrowed.
+            next = unsafe { place_of(header) }.next;
+            Some(header)
+        })
+    }
+}
+
+/// Returns the neighbours of `header`.
+///
+/// # Safety
+/// 1. `header` is live, in a list that the caller has (I1), and so under the set lock (I2).
+unsafe fn place_of(header: NonNull<SlabHeader>) -> Place {
+    // SAFETY: clause 1: it is live, and list_node, so its slab cannot go home meanwhile.
+    let header = unsafe { header.as_ref() };
+    // SAFETY: clause 1: the lock keeps writers away.
+    unsafe { header.place() }
+}
+
+/// Changes the neighbours of `header`.
+///
+/// # Safety
+/// 1. `header` is live, in a list that the caller changes or about to be (I1), and so under the set lock (I2).
+unsafe fn change_place(header: NonNull<SlabHeader>, change: impl FnOnce(Place) -> Place) {
+    // SAFETY: clause 1: it is live, and nobody else lists it under the lock.
+    let header = unsafe { header.as_ref() };
+    // SAFETY: clause 1: the lock keeps writers away.
+    let place = unsafe { header.place() };
+    // SAFETY: clause 1: it keeps readers away too.
+    unsafe { header.set_place(change(place)) };
+}
