@@ -154,7 +154,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert!(place >= 10 || number == place as u64, "the first ten were never closed");
         inodes.close(inode);
     }
-    inodes.0.destroy().map_err(|refused| refused.busy)?;
+    inodes.0.destroy().map_err(|busy| busy.to_string())?;
     assert_eq!(shrinkers.unregister(NonNull::from(shrinker)), Ok(true));
     drop(registry);
     buddy.drain();

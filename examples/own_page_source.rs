@@ -196,7 +196,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     assert_eq!(points.stats().slabs, 0);
 
     println!("cache and registry go:");
-    points.destroy().map_err(|refused| refused.busy)?;
+    points.destroy().map_err(|busy| busy.to_string())?;
     drop(registry);
     assert_eq!(pages.free_pages(), before);
     println!("all {before} pages are back");

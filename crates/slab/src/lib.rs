@@ -39,27 +39,29 @@ mod cache_name;
 mod debug;
 mod hardening;
 pub mod linux;
+mod patience;
 mod percpu;
 mod reclaim;
 mod registry;
 mod slabs;
 mod system;
-mod unwind;
 
 pub use cache::builder::{BuildError, CacheBuilder};
-pub use cache::handle::{Busy, Cache, Refused};
-pub use cache::inner::ObjectHook;
+pub use cache::handle::{Busy, Cache};
+
 pub use cache::mempool::{Mempool, Prefilled};
 pub use cache::numa::{NumaCache, NumaNodes};
 pub use cache::typed::{ObjectCache, Pooled, Reset};
 pub use cache_name::CacheName;
 pub use debug::leaks::LiveObject;
-pub use debug::trace::{Event, Observer};
-pub use hardening::{Debugging, Hardened, Hardening, History, Off};
+pub use debug::trace::{Event, Trace};
+pub use hardening::history::History;
+pub use hardening::presets::{Debugging, Hardened, Hardening, Off};
 pub use registry::frozen::FrozenSlots;
 pub use registry::handle::Registry;
 pub use registry::stats::{CacheStats, SlabView, Totals};
 pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
+pub use slabs::settings::ObjectHook;
 pub use system::System;
 
 /// What models, tests and sibling crates need. No part of the API: it changes in any version.

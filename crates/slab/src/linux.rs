@@ -19,10 +19,11 @@ use core::ptr::NonNull;
 use page_frame::OutOfMemory;
 
 use crate::cache::builder::BuildError;
-use crate::cache::handle::{Cache, Refused};
-use crate::cache::inner::ObjectHook;
-use crate::hardening::Hardening;
+use crate::cache::handle::Busy;
+use crate::cache::handle::Cache;
+use crate::hardening::presets::Hardening;
 use crate::registry::handle::Registry;
+use crate::slabs::settings::ObjectHook;
 use crate::system::System;
 
 /// Makes a cache of objects of `size` bytes aligned to `align`, which `constructor` constructs.
@@ -45,7 +46,7 @@ use crate::system::System;
 /// let buffer = kmem_cache_alloc(&cache)?;
 /// // SAFETY: from this cache, and not used any more.
 /// unsafe { kmem_cache_free(&cache, buffer) };
-/// kmem_cache_destroy(cache).map_err(|refused| refused.busy)?;
+/// kmem_cache_destroy(cache).map_err(|busy| busy.to_string())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub unsafe fn kmem_cache_create<S: System>(
@@ -138,6 +139,6 @@ pub fn kmem_cache_shrink<S: System, K: Hardening>(cache: &Cache<S, K>) -> usize 
 /// As there.
 pub fn kmem_cache_destroy<S: System, K: Hardening>(
     cache: Cache<S, K>,
-) -> Result<(), Refused<S, K>> {
+) -> Result<(), Busy<Cache<S, K>>> {
     cache.destroy()
 }

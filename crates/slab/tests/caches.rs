@@ -125,7 +125,7 @@ fn destroying_a_busy_cache_is_refused_lists_what_is_in_use_and_keeps_it() {
     // SAFETY: 100 bytes, in use until `refused` is dealt with.
     unsafe { object.write_bytes(7, 100) };
     let mut refused = cache.destroy().expect_err("an object is in use");
-    assert_eq!((refused.busy.name.as_str(), refused.busy.objects), ("busy", 1));
+    assert_eq!((refused.name.as_str(), refused.objects), ("busy", 1));
     let mut live = Vec::new();
     refused.cache.for_each_live(|found| live.push(found));
     assert_eq!(live.len(), 1);

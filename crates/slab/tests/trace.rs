@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::mem::MaybeUninit;
 
 use page_frame::{Arena, CpuId, PAGE_SIZE, SingleCpu, SwitchedCpu};
-use slab::{Debugging, Event, Registry};
+use slab::{CacheName, Debugging, Event, Registry};
 use testkit::Random;
 
 /// A cache as its events tell it.
@@ -26,13 +26,14 @@ thread_local! {
     static TOLD: RefCell<Told> = RefCell::default();
 }
 
-fn hear(event: Event) {
+fn hear(cache: &CacheName, event: Event) {
+    assert_eq!(cache.as_str(), "told");
     TOLD.with_borrow_mut(|told| match event {
         Event::SlabMade { start, pages, colour_offset } => {
             assert_eq!(colour_offset % 64, 0);
             assert_eq!(told.slabs.insert(start.addr().get(), pages), None);
         }
-        Event::SlabGone { start, pages } => {
+        Event::SlabReleased { start, pages } => {
             let start = start.addr().get();
             assert_eq!(told.slabs.remove(&start), Some(pages));
             let inside = start..start + pages * PAGE_SIZE;
@@ -43,14 +44,14 @@ fn hear(event: Event) {
             told.at_depot -= objects;
             told.loads += 1;
         }
-        Event::MagazineGone { objects } => told.at_depot -= objects,
-        Event::ObjectOut { object } => {
+        Event::MagazineEmptied { objects } => told.at_depot -= objects,
+        Event::ObjectTaken { object } => {
             let address = object.addr().get();
             let (start, pages) = told.slabs.range(..=address).next_back().expect("of a slab");
             assert!(address < start + pages * PAGE_SIZE);
             assert_eq!(told.out.insert(address, false), None, "out twice");
         }
-        Event::ObjectBack { object } => {
+        Event::ObjectReturned { object } => {
             let had = told.out.remove(&object.addr().get());
             assert_eq!(had, Some(false), "back without having been out, or in use");
         }
@@ -73,7 +74,7 @@ fn events_of_a_random_history_add_up() {
     let cache = registry
         .cache("told", Layout::from_size_align(200, 8).expect("a layout"))
         .hardening::<Debugging>()
-        .observer(hear)
+        .trace(&hear)
         .build()
         .expect("fits");
     let mut random = Random::new(5);
@@ -117,8 +118,8 @@ thread_local! {
     static OUT: Cell<usize> = const { Cell::new(0) };
 }
 
-fn count_out(event: Event) {
-    if matches!(event, Event::ObjectOut { .. }) {
+fn count_out(_: &CacheName, event: Event) {
+    if matches!(event, Event::ObjectTaken { .. }) {
         OUT.set(OUT.get() + 1);
     }
 }
@@ -129,7 +130,7 @@ fn objects_that_come_back_again_and_again_stay_at_the_depot_and_go_under_pressur
     let mut memory = vec![MaybeUninit::uninit(); 400 * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
-    let cache = registry.cache("again", Layout::new::<[u64; 25]>()).observer(count_out);
+    let cache = registry.cache("again", Layout::new::<[u64; 25]>()).trace(&count_out);
     let cache = cache.build().expect("fits");
     let mut outs = Vec::new();
     for _ in 0..5 {

@@ -7,14 +7,23 @@ use core::marker::PhantomData;
 use page_frame::{Order, OutOfMemory, Tag};
 
 use crate::cache::handle::Cache;
-use crate::cache::inner::{ObjectHook, Settings};
 use crate::cache_name::CacheName;
-use crate::debug::trace::Observer;
-use crate::hardening::{Hardening, Off, Padding};
-use crate::percpu::path::Reclaim;
-use crate::percpu::sizing::{MagazineSizing, USUAL_BYTES, usual_class};
-use crate::registry::handle::{MOST_OUTSIDE, Registry};
-use crate::slabs::geometry::{Geometry, GeometryError};
+use crate::debug::trace::Trace;
+use crate::hardening::padding::Padding;
+use crate::hardening::presets::Hardening;
+use crate::hardening::presets::Off;
+use crate::patience::Reclaim;
+use crate::percpu::sizing::MagazineSizing;
+use crate::percpu::sizing::USUAL_BYTES;
+use crate::percpu::sizing::usual_class;
+use crate::reclaim::aging::age_if_due;
+use crate::registry::handle::Registry;
+use crate::registry::inner::RegistryInner;
+use crate::slabs::geometry::Geometry;
+use crate::slabs::geometry::GeometryError;
+use crate::slabs::geometry::MOST_OUTSIDE;
+use crate::slabs::settings::CacheSettings;
+use crate::slabs::settings::ObjectHook;
 use crate::system::System;
 
 /// A cache that is being described.
@@ -31,14 +40,14 @@ pub struct CacheBuilder<'r, S: System, K: Hardening = Off> {
     destructor: Option<ObjectHook>,
     tag: Tag,
     keep_empty: Option<u16>,
-    keep_at_least: u32,
+    keep_at_least: u16,
     most_pages: usize,
     is_reclaimable: bool,
     reclaim: Option<&'static (dyn Fn() + Sync)>,
     magazine_bytes: usize,
     secret: Option<usize>,
     clock: Option<fn() -> u64>,
-    observer: Option<Observer>,
+    trace: Option<&'static dyn Trace>,
     is_pinned: bool,
     checks: PhantomData<fn() -> K>,
 }
@@ -95,6 +104,13 @@ impl fmt::Display for BuildError {
 
 impl core::error::Error for BuildError {}
 
+impl<S: System> Registry<S> {
+    /// Begins a cache of objects of `layout`, called `name`.
+    pub fn cache(&self, name: &str, layout: Layout) -> CacheBuilder<'_, S> {
+        CacheBuilder::new(self, name, layout)
+    }
+}
+
 impl<'r, S: System> CacheBuilder<'r, S> {
     pub(crate) fn new(registry: &'r Registry<S>, name: &str, layout: Layout) -> Self {
         Self {
@@ -116,7 +132,7 @@ impl<'r, S: System> CacheBuilder<'r, S> {
             magazine_bytes: USUAL_BYTES,
             secret: None,
             clock: None,
-            observer: None,
+            trace: None,
             is_pinned: false,
             checks: PhantomData,
         }
@@ -129,7 +145,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     pub fn hardening<N: Hardening>(self) -> CacheBuilder<'r, S, N> {
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
-        let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, observer, .. } = self;
+        let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, trace, .. } = self;
         let Self { coloured, is_pinned, .. } = self;
         CacheBuilder {
             registry,
@@ -150,7 +166,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
             magazine_bytes,
             secret,
             clock,
-            observer,
+            trace,
             is_pinned,
             checks: PhantomData,
         }
@@ -169,10 +185,10 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Tells `observer` of each slab that comes or goes and each magazine and object that moves, see [`Event`](crate::Event). It
+    /// Tells `trace` of each slab that comes or goes and each magazine and object that moves, see [`Event`](crate::Event). It
     /// must not use this cache, and should not panic: an object that it was told of when it did may count as in use for ever.
-    pub fn observer(mut self, observer: Observer) -> Self {
-        self.observer = Some(observer);
+    pub fn trace(mut self, trace: &'static dyn Trace) -> Self {
+        self.trace = Some(trace);
         self
     }
 
@@ -259,9 +275,10 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self.keep_empty(0)
     }
 
-    /// Keeps `slabs` empty slabs even when memory is short, once there were so many. Destroying the cache gives them back.
+    /// Keeps `slabs` empty slabs even when memory is short, once there were so many. Destroying the cache gives them
+    /// back. From 65,535 on, all of them.
     pub fn keep_at_least(mut self, slabs: usize) -> Self {
-        self.keep_at_least = u32::try_from(slabs).unwrap_or(u32::MAX);
+        self.keep_at_least = u16::try_from(slabs).unwrap_or(u16::MAX);
         self
     }
 
@@ -371,14 +388,13 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     fn build_with(self, reclaim: Reclaim) -> Result<Cache<S, K>, BuildError> {
         let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
-        let settings = Settings {
+        let settings = CacheSettings {
             name: self.name,
             // At most `LARGEST_SIZE`.
             size: self.layout.size() as u32,
             padding,
             geometry,
             coloured: self.coloured,
-            is_reclaimable: self.is_reclaimable,
             constructor: self.constructor,
             destructor: self.destructor,
             tag: self.tag,
@@ -386,16 +402,21 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
             keep_at_least: self.keep_at_least,
             most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
                 .unwrap_or(u32::MAX),
-            reclaim: self.reclaim,
-            secret: self.secret.unwrap_or_else(|| self.registry.address()),
+            secret: self.secret.unwrap_or_else(|| self.registry.pointer().addr().get()),
             clock: self.clock,
-            observer: self.observer,
+            trace: self.trace,
+            is_internal: false,
+            is_reclaimable: self.is_reclaimable,
             is_pinned: self.is_pinned,
         };
         let sizing = MagazineSizing::new(usual_class(geometry.stride(), self.magazine_bytes));
-        let made = self.registry.make_inner(settings, sizing, reclaim);
-        let inner = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
-        // SAFETY: a fresh cache, whose one reference is the handle's, and so is one to the system.
-        Ok(unsafe { Cache::from_inner(inner) })
+        let registry = self.registry.pointer();
+        // SAFETY: `self.registry` is a handle, which has a reference.
+        let made =
+            unsafe { RegistryInner::make_cache(registry, settings, self.reclaim, sizing, reclaim) };
+        age_if_due(self.registry.inner());
+        let cache = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
+        // SAFETY: a fresh cache, whose one reference is the handle's, and so is one to the registry.
+        Ok(unsafe { Cache::from_inner(cache) })
     }
 }

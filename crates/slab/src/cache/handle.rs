@@ -7,15 +7,27 @@ use core::ptr::NonNull;
 
 use page_frame::OutOfMemory;
 
-use crate::cache::destroy::Destroying;
-use crate::cache::inner::{CacheInner, Settings};
+use crate::cache::destroy::EndOfHandle;
+use crate::cache::inner::CacheInner;
 use crate::cache_name::CacheName;
 use crate::debug::leaks::LiveObject;
-use crate::hardening::{Hardening, Off};
-use crate::percpu::path::Patience;
+use crate::debug::leaks::for_each_live;
+use crate::debug::validate::validate;
+use crate::hardening::checks::ObjectChecks;
+use crate::hardening::presets::Hardening;
+use crate::hardening::presets::Off;
+use crate::hardening::presets::is_any_on;
+use crate::patience::Patience;
+use crate::percpu::handle::PerCpuHandle;
+use crate::percpu::slot::Push;
+use crate::reclaim::aging::age_if_due;
 use crate::registry::handle::Registry;
-use crate::registry::stats::{CacheStats, SlabView};
+use crate::registry::inner::RegistryInner;
+use crate::registry::stats::CacheStats;
+use crate::registry::stats::SlabView;
+use crate::registry::stats::for_each_slab;
 use crate::slabs::geometry::Geometry;
+use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
 /// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
@@ -35,46 +47,33 @@ unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Send
 // SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C are.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync for Cache<S, K> {}
 
-/// A cache has objects in use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Busy {
+/// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys the cache after all; the
+/// slabs of the objects in use are lost to the page source then.
+#[must_use = "dropping it destroys the cache after all"]
+pub struct Busy<C> {
+    /// The cache, which goes on. [`for_each_live`](Cache::for_each_live) lists what is in use.
+    pub cache: C,
     /// The cache's name.
     pub name: CacheName,
-    /// How many objects were in use.
+    /// How many objects are in use.
     pub objects: usize,
 }
 
-impl fmt::Display for Busy {
+impl<C> fmt::Debug for Busy<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, objects, .. } = self;
+        let mut out = f.debug_struct("Busy");
+        out.field("name", name).field("objects", objects).finish_non_exhaustive()
+    }
+}
+
+impl<C> fmt::Display for Busy<C> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cache {} has {} objects in use", self.name, self.objects)
     }
 }
 
-impl core::error::Error for Busy {}
-
-/// The cache that was not destroyed, and why. Dropping it destroys the cache after all; what is in use then is lost to the
-/// page source.
-#[must_use = "dropping it destroys the cache after all"]
-pub struct Refused<S: System, K: Hardening = Off> {
-    /// The cache, which goes on. [`for_each_live`](Cache::for_each_live) lists what is in use.
-    pub cache: Cache<S, K>,
-    /// How many objects are in use.
-    pub busy: Busy,
-}
-
-impl<S: System, K: Hardening> fmt::Debug for Refused<S, K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Refused").field(&self.busy).finish()
-    }
-}
-
-impl<S: System, K: Hardening> fmt::Display for Refused<S, K> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.busy.fmt(f)
-    }
-}
-
-impl<S: System, K: Hardening> core::error::Error for Refused<S, K> {}
+impl<C> core::error::Error for Busy<C> {}
 
 impl<S: System, K: Hardening> Cache<S, K> {
     /// # Safety
@@ -89,21 +88,37 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { self.inner.as_ref() }
     }
 
+    /// Returns what all caches of the registry share.
+    #[inline]
+    pub(crate) fn registry(&self) -> &RegistryInner<S> {
+        let registry = self.inner().backing.shared_pointer().cast();
+        // SAFETY: the handle has a reference to the registry, and by I2 of the cache the pointer is that of the registry.
+        unsafe { registry.as_ref() }
+    }
+
     /// Whether the cache is one of `registry`.
     pub(crate) fn is_of(&self, registry: &Registry<S>) -> bool {
-        core::ptr::eq(self.inner().system(), registry.system())
+        core::ptr::eq(self.registry(), registry.inner())
     }
 
     /// Whether an object of `other` is as good as one of this cache.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
-        let (ours, theirs) = (&self.inner().settings, &other.inner().settings);
-        let hooks = |settings: &Settings| {
-            [settings.constructor, settings.destructor].map(|hook| hook.map(|hook| hook as usize))
+        let (ours, theirs) = (self.inner(), other.inner());
+        let hooks = |slabs: &CacheSettings| {
+            [slabs.constructor, slabs.destructor].map(|hook| hook.map(|hook| hook as usize))
         };
-        let cut = |settings: &Settings| {
-            (settings.geometry, settings.padding, settings.size, settings.is_pinned)
+        let cut = |cache: &CacheInner<S>| {
+            let slabs = &cache.slabs().settings;
+            (slabs.geometry, slabs.padding, slabs.size, slabs.is_pinned)
         };
-        cut(ours) == cut(theirs) && hooks(ours) == hooks(theirs)
+        cut(ours) == cut(theirs) && hooks(&ours.slabs().settings) == hooks(&theirs.slabs().settings)
+    }
+
+    /// Returns the checks of the preset.
+    #[inline]
+    pub(crate) fn checks(&self) -> ObjectChecks<'_, S> {
+        let inner = self.inner();
+        ObjectChecks { slabs: inner.slabs(), environment: inner.environment() }
     }
 
     /// Allocates an object: in constructed state, if there is a constructor; otherwise with arbitrary content.
@@ -115,7 +130,29 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[inline]
     #[track_caller]
     pub fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        self.inner().allocate::<K>()
+        loop {
+            let place = match self.inner().percpu.pop() {
+                Some(place) => place,
+                None => self.allocate_missed()?,
+            };
+            if !is_any_on::<K>() {
+                return Ok(place);
+            }
+            // A corrupted object stays isolated; there are others.
+            if let Some(object) = self.checks().check_allocated::<K>(place) {
+                return Ok(object);
+            }
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        self.inner().allocate_from_depot().or_else(|miss| {
+            let place = self.inner().allocate_from_slabs::<K>(miss);
+            age_if_due(self.registry());
+            place
+        })
     }
 
     /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim nothing for it: where that has
@@ -125,7 +162,13 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block as it is.
     #[track_caller]
     pub fn try_allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        self.inner().try_allocate::<K>()
+        loop {
+            let place = self.inner().try_allocate_place::<K>()?;
+            age_if_due(self.registry());
+            if let Some(object) = self.checks().check_allocated::<K>(place) {
+                return Ok(object);
+            }
+        }
     }
 
     /// Frees an object.
@@ -147,45 +190,28 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
-        // SAFETY: the caller's clauses are those of the cache's `free`.
-        unsafe { self.inner().free::<K>(object) }
+        if !is_any_on::<K>() {
+            self.free_place(object);
+        } else if let Some(place) = self.checks().check_freed::<K>(object) {
+            self.free_place(place);
+        }
     }
 
-    /// Allocates as many objects as `objects` has room for, as [`allocate`](Self::allocate) does one, and writes them there;
-    /// returns how many there were. Fewer than asked for means that memory ran out.
-    /// Should a constructor panic, none is allocated.
-    ///
-    /// The CPU slot is entered once for as many as it has.
-    ///
-    /// ```
-    /// # use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull};
-    /// # use page_frame::{Arena, SingleCpu};
-    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
-    /// # let arena = Arena::new(&mut memory)?;
-    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
-    /// let cache = registry.cache("message", Layout::new::<[u64; 6]>()).build()?;
-    /// let mut messages = [NonNull::dangling(); 16];
-    /// assert_eq!(cache.allocate_many(&mut messages), 16);
-    /// // SAFETY: from this cache, and not used any more.
-    /// unsafe { cache.free_many(&messages) };
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    #[inline]
+    /// Frees the place of an object that has been checked.
+    #[inline(always)]
     #[track_caller]
-    pub fn allocate_many(&self, objects: &mut [NonNull<u8>]) -> usize {
-        self.inner().allocate_many::<K>(objects)
+    pub(crate) fn free_place(&self, place: NonNull<u8>) {
+        if self.inner().free_place(place) == Push::Full {
+            self.free_missed(place);
+        }
     }
 
-    /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as it has room for.
-    /// Should code of the user panic meanwhile, all are freed all the same.
-    ///
-    /// # Safety
-    /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.
-    #[inline]
-    #[track_caller]
-    pub unsafe fn free_many(&self, objects: &[NonNull<u8>]) {
-        // SAFETY: the caller's clause.
-        unsafe { self.inner().free_many::<K>(objects) }
+    #[cold]
+    #[inline(never)]
+    fn free_missed(&self, place: NonNull<u8>) {
+        if self.inner().free_missed(place) {
+            age_if_due(self.registry());
+        }
     }
 
     /// Allocates an object and fills it with zeros.
@@ -198,7 +224,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[inline]
     #[track_caller]
     pub fn allocate_zeroed(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        if self.inner().settings.constructor.is_some() {
+        if self.inner().slabs().settings.constructor.is_some() {
             refuse_zeros();
         }
         let object = self.allocate()?;
@@ -225,17 +251,17 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Returns the name.
     pub fn name(&self) -> CacheName {
-        self.inner().settings.name
+        self.inner().slabs().settings.name
     }
 
     /// Returns how the slabs are cut.
     pub fn geometry(&self) -> Geometry {
-        self.inner().settings.geometry
+        self.inner().slabs().settings.geometry
     }
 
     /// Returns the size of an object in bytes, as asked for.
     pub fn object_size(&self) -> usize {
-        self.inner().object_size()
+        self.inner().slabs().settings.object_size()
     }
 
     /// Returns the numbers of the cache. O(slabs), takes its locks.
@@ -246,15 +272,14 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU, for pictures; `None` for
     /// a magazine that is not there.
     pub fn magazines(&self) -> [Option<usize>; 2] {
-        match self.inner().slots.enter() {
-            Ok(slot) => [slot.loaded_length(), slot.previous_length()],
-            Err(_) => [None, None],
-        }
+        self.inner().percpu.lengths()
     }
 
     /// Gives back all pages that hold no object in use; returns how many. Waits for locks.
     pub fn shrink_all(&self) -> usize {
-        self.inner().shrink(usize::MAX, Patience::Wait)
+        let released = self.inner().shrink(usize::MAX, Patience::Wait);
+        age_if_due(self.registry());
+        released
     }
 
     /// Checks the invariants of the cache. O(objects), takes its locks.
@@ -262,19 +287,20 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # Errors
     /// Names the first invariant that does not hold.
     pub fn validate(&self) -> Result<(), &'static str> {
-        self.inner().validate()
+        validate(self.inner().slabs(), self.inner().environment())
     }
 
     /// Calls `look` with each slab, under the lock of the slab set: `look` must not use the cache.
     pub fn for_each_slab(&self, look: impl FnMut(SlabView)) {
-        self.inner().for_each_slab(look);
+        for_each_slab(self.inner().slabs(), self.inner().environment(), look);
     }
 
     /// Whether `object` is the address of an object of this cache, in use or free. Any address may be asked for, also while other
     /// CPUs shrink the cache. O(slabs), takes the lock of the slab set; `false` for an interrupt that came upon that lock.
     pub fn owns(&self, object: NonNull<u8>) -> bool {
-        let place = object.addr().get().wrapping_sub(self.inner().settings.padding.front());
-        self.inner().has_object_at(place)
+        let slabs = self.inner().slabs();
+        let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
+        slabs.has_object_at(self.inner().environment(), place)
     }
 
     /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what other CPUs have in their
@@ -288,8 +314,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
     /// let cache = registry.cache("inode", Layout::new::<[u64; 75]>()).hardening::<slab::Debugging>().build()?;
     /// let forgotten = cache.allocate()?;
-    /// let mut refused = cache.destroy().expect_err("an object is in use");
-    /// refused.cache.for_each_live(|live| {
+    /// let mut busy = cache.destroy().expect_err("an object is in use");
+    /// busy.cache.for_each_live(|live| {
     ///     assert_eq!((live.object, live.index), (forgotten, live.index));
     ///     let history = live.history.expect("Debug keeps it");
     ///     assert!(history.allocated_by.is_some_and(|place| place.line() > 0));
@@ -297,34 +323,44 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn for_each_live(&mut self, look: impl FnMut(LiveObject)) {
-        // SAFETY: `&mut self`, the only handle.
-        unsafe { self.inner().for_each_live::<K>(look) }
+        let inner = self.inner();
+        inner.percpu.drain(&inner.backing, Patience::Wait);
+        // SAFETY: `&mut self`: the only handle, and the magazines have just been emptied.
+        unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
     }
 
     /// Destroys the cache. Waits for locks, and for shrinkers and statistics that are at this cache.
     ///
     /// # Errors
-    /// [`Refused`], with the cache, when objects are in use.
-    pub fn destroy(self) -> Result<(), Refused<S, K>> {
+    /// [`Busy`], with the cache, when objects are in use.
+    pub fn destroy(self) -> Result<(), Busy<Self>> {
         // SAFETY: the handle is the cache's only one, and is used again only if the answer is an error.
-        match unsafe { self.inner().system().detach(self.inner) } {
+        match unsafe { self.registry().detach(self.inner) } {
             Ok(()) => {
                 // SAFETY: the cache is detached, and the handle is not used again.
-                unsafe { Destroying::new(ManuallyDrop::new(self).inner) }.free();
+                unsafe { EndOfHandle::new(ManuallyDrop::new(self).inner) }.free();
                 Ok(())
             }
-            Err(objects) => {
-                let busy = Busy { name: self.name(), objects };
-                Err(Refused { cache: self, busy })
-            }
+            Err(objects) => Err(Busy { name: self.name(), objects, cache: self }),
         }
+    }
+
+    /// Returns the per-CPU handle: a closed one if the preset looks at every object.
+    #[doc(hidden)]
+    pub fn per_cpu_handle(&self) -> PerCpuHandle {
+        let inner = self.inner();
+        PerCpuHandle::of(if is_any_on::<K>() {
+            &inner.environment().locking
+        } else {
+            &inner.percpu.slots
+        })
     }
 }
 
 impl<S: System, K: Hardening> Drop for Cache<S, K> {
     fn drop(&mut self) {
         // SAFETY: the only handle, which is not used again.
-        unsafe { Destroying::new(self.inner) }.end();
+        unsafe { EndOfHandle::new(self.inner) }.end();
     }
 }
 

@@ -1,200 +1,289 @@
-//! The cache of a cache: everything it has except its handle, in pages of the page source.
+//! A cache without its handle: its parts, and the way of an object through them.
+//!
+//! # Concepts
+//! An allocation tries, in order: the caller's CPU slot, the depot, the slabs, and a new slab from the page source. A
+//! free goes the same way back. Each part has a file of its own below `percpu` and `slabs`; this file puts them in order.
+//! Contexts without a slot (nested, detached, beyond the last slot) allocate from the slabs, and free through the
+//! slab's free word, which cannot fail.
 //!
 //! # Invariants
-//! - I1: a cache is alive from its construction until its handle has destroyed it; visitors keep it so (inner list I1, I2).
-//! - I2: the system that a cache points to outlives it.
+//! - I1: a cache lives from its construction until its handle has destroyed it; visitors keep it alive (cache list I1, I2).
+//! - I2: what `shared` points to outlives the cache. It is the first field of a
+//!   [`RegistryInner`](crate::registry::inner::RegistryInner).
 
-use core::fmt;
 use core::ptr::NonNull;
 
-use page_frame::sync::TakeAll;
-use page_frame::{Fault, FaultKind, IrqLock, Tag};
+use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
 
-use crate::cache_name::CacheName;
-use crate::debug::trace::Observer;
-use crate::hardening::Padding;
-use crate::percpu::depot::{Depot, Places};
+use crate::hardening::presets::Hardening;
+use crate::patience::Patience;
+use crate::patience::Reclaim;
+use crate::percpu::Miss;
+use crate::percpu::PerCpuCache;
+use crate::percpu::depot::Depot;
+use crate::percpu::depot::Places;
 use crate::percpu::magazine::CAPACITIES;
+use crate::percpu::magazine::Magazine;
 use crate::percpu::sizing::MagazineSizing;
+use crate::percpu::slab_transfer::Backing;
 use crate::percpu::slot::CacheSlots;
+use crate::percpu::slot::Push;
 use crate::registry::cache_list::ListNode;
-use crate::registry::handle::Shared;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::SlabHeader;
-use crate::slabs::set::SlabSet;
+use crate::registry::cache_list::Listed;
+use crate::registry::shared::Shared;
+use crate::registry::stats::CacheStats;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
+use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
-/// Called with an object that is to be constructed or destroyed.
-pub type ObjectHook = unsafe fn(NonNull<u8>);
+/// Frees objects that the user of a cache can do without.
+pub(crate) type ReclaimHook = &'static (dyn Fn() + Sync);
 
-/// What a cache is told when it is built, and keeps.
-#[derive(Clone, Copy)]
-pub(crate) struct Settings {
-    pub(crate) name: CacheName,
-    /// The size of an object in bytes, without padding.
-    pub(crate) size: u32,
-    pub(crate) padding: Padding,
-    pub(crate) geometry: Geometry,
-    pub(crate) coloured: bool,
-    /// Whether users free objects on demand.
-    pub(crate) is_reclaimable: bool,
-    pub(crate) constructor: Option<ObjectHook>,
-    pub(crate) destructor: Option<ObjectHook>,
-    pub(crate) tag: Tag,
-    /// Empty slabs that stay, the largest number for all; `None`: by the number of slabs.
-    pub(crate) keep_empty: Option<u16>,
-    /// Empty slabs that stay even when memory is short.
-    pub(crate) keep_at_least: u32,
-    pub(crate) most_slabs: u32,
-    /// Frees what the user can do without.
-    pub(crate) reclaim: Option<&'static (dyn Fn() + Sync)>,
-    /// What canaries and shuffled slabs depend on.
-    pub(crate) secret: usize,
-    /// What histories are dated by.
-    pub(crate) clock: Option<fn() -> u64>,
-    pub(crate) observer: Option<Observer>,
-    /// Whether objects that are in use when the cache is dropped keep the page source for ever.
-    pub(crate) is_pinned: bool,
-}
-
-impl fmt::Debug for Settings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Settings").field(&self.name).finish()
-    }
-}
-
-/// A cache, without its handle.
-#[derive(Debug)]
+/// A cache without its handle.
 #[repr(C, align(64))]
 pub(crate) struct CacheInner<S: System> {
-    pub(crate) slots: CacheSlots<S::Cpus>,
-    pub(crate) system: NonNull<Shared<S>>,
-    pub(crate) settings: Settings,
-    pub(crate) pending: TakeAll<SlabHeader>,
-    pub(crate) set: IrqLock<SlabSet>,
-    pub(crate) depot: IrqLock<Depot>,
-    pub(crate) sizing: MagazineSizing,
-    pub(crate) list_node: ListNode<S>,
+    pub(crate) percpu: PerCpuCache<S::Cpus>,
+    pub(crate) backing: Backing<S>,
+    pub(crate) reclaim: Option<ReclaimHook>,
+    node: ListNode<Self>,
+}
+
+impl<S: System> Listed for CacheInner<S> {
+    fn node(&self) -> &ListNode<Self> {
+        &self.node
+    }
 }
 
 impl<S: System> CacheInner<S> {
     pub(crate) fn new(
-        system: NonNull<Shared<S>>,
+        shared: NonNull<Shared<S>>,
         slots: CacheSlots<S::Cpus>,
-        settings: Settings,
+        settings: CacheSettings,
+        reclaim: Option<ReclaimHook>,
         sizing: MagazineSizing,
     ) -> Self {
         let places = match settings.keep_empty {
-            // Objects that are to go back to the page source at once do not wait in the depot.
+            // Objects that return to the page source at once do not wait in the depot.
             Some(0) => Places::NONE,
             _ => Places::for_objects(settings.geometry.stride()),
         };
-        Self {
-            slots,
-            system,
-            settings,
-            pending: TakeAll::new(),
-            set: IrqLock::new(SlabSet::new()),
-            depot: IrqLock::new(Depot::new(places)),
-            sizing,
-            list_node: ListNode::new(),
-        }
+        let percpu = PerCpuCache { slots, depot: IrqLock::new(Depot::new(places)) };
+        // SAFETY: clause 1: I2.
+        let backing = unsafe { Backing::new(shared, Slabs::new(settings), sizing) };
+        Self { percpu, backing, reclaim, node: ListNode::new() }
+    }
+
+    /// Returns the slabs.
+    #[inline]
+    pub(crate) fn slabs(&self) -> &Slabs {
+        &self.backing.slabs
     }
 
     #[inline]
-    pub(crate) fn system(&self) -> &Shared<S> {
-        // SAFETY: I2: whoever reaches the cache keeps the system alive.
-        unsafe { self.system.as_ref() }
+    pub(crate) fn environment(&self) -> &Environment<S> {
+        self.backing.environment()
     }
 
-    /// Returns what headers call this cache.
-    pub(crate) fn identity(&self) -> NonNull<()> {
-        NonNull::from(self).cast()
+    /// Allocates a place that missed its CPU slot: from the other magazine, or a full magazine of the depot.
+    #[inline(always)]
+    pub(crate) fn allocate_from_depot(&self) -> Result<NonNull<u8>, Miss> {
+        let mut miss = match self.percpu.pop_or_unload() {
+            Ok(place) => return Ok(place),
+            Err(miss) => miss,
+        };
+        if !miss.has_earned_magazines {
+            return Err(miss);
+        }
+        let Some(full) = self.percpu.take_full(&self.backing, &mut miss.spare) else {
+            return Err(miss);
+        };
+        let full = match miss.spare.take() {
+            None if self.slabs().settings.trace.is_none() => full,
+            spare => self.percpu.finish_take_full(&self.backing, full, spare),
+        };
+        self.percpu.pop_and_load(&self.backing, full).ok_or(miss)
     }
 
-    /// Returns the pages of the best slabs.
-    pub(crate) fn slab_pages(&self) -> usize {
-        self.settings.geometry.order().pages()
+    /// Allocates a place that the depot did not have: a new magazine is filled from the slabs, which grow if they are
+    /// empty. CPUs that miss seldom get a single object.
+    #[cold]
+    pub(crate) fn allocate_from_slabs<K: Hardening>(
+        &self,
+        miss: Miss,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let backing = &self.backing;
+        if !miss.has_earned_magazines {
+            self.put_away_spare(miss.spare);
+        } else if let Some(empty) = self.percpu.renew(backing, miss.spare) {
+            // Half of it after a free, so that both frees and allocations that follow can hit.
+            let filled = backing.fill::<K>(empty, miss.is_draining)?;
+            return self.percpu.pop_and_load(backing, filled).ok_or(OutOfMemory);
+        }
+        backing.take_one::<K>(Reclaim::Allowed)
     }
 
-    /// Returns how many empty slabs of `set` stay.
-    pub(crate) fn empty_slabs_kept(&self, set: &SlabSet) -> usize {
-        // 1/64: a guess; one at least, so that an allocate and free at the edge of a slab never asks the source twice.
-        // Internal caches serve all others, to which pages that they keep are lost.
-        let missed = if self.sizing.has_magazines() { set.missed() } else { 0 };
-        let by_itself = || (set.slabs() / 64).max(1) + missed;
-        let kept = self.settings.keep_empty.map_or_else(by_itself, |kept| match kept {
-            u16::MAX => usize::MAX,
-            kept => usize::from(kept),
-        });
-        kept.max(self.empty_slabs_at_least())
+    /// Allocates a place without reclaiming: a cached one, else one of the slabs, else of a slab of free pages.
+    pub(crate) fn try_allocate_place<K: Hardening>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        if let Some(place) = self.percpu.pop_any() {
+            return Ok(place);
+        }
+        let backing = &self.backing;
+        match self.percpu.take_full(backing, &mut None) {
+            Some(full) => self.percpu.pop_and_load(backing, full).ok_or(OutOfMemory),
+            None => backing.take_one::<K>(Reclaim::Forbidden),
+        }
     }
 
-    /// Returns how many empty slabs stay even when memory is short. None of a cache that is being destroyed.
-    pub(crate) fn empty_slabs_at_least(&self) -> usize {
-        if self.list_node.is_closed() { 0 } else { self.settings.keep_at_least as usize }
+    /// Allocates a place: from the CPU slot, the depot, or the slabs.
+    pub(crate) fn allocate_place<K: Hardening>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        match self.percpu.pop() {
+            Some(place) => Ok(place),
+            None => self.allocate_from_depot().or_else(|miss| self.allocate_from_slabs::<K>(miss)),
+        }
     }
 
-    pub(crate) fn object_size(&self) -> usize {
-        self.settings.size as usize
+    /// Frees a place that missed its CPU slot: to the other magazine, or to an empty one for which the depot gets a full
+    /// one. Returns whether the slabs may have got objects.
+    #[inline(always)]
+    pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
+        let Err(slot) = self.percpu.push_or_unload(place) else { return false };
+        let stored = slot.full.as_ref().map(Magazine::length);
+        let (empty, refused) = match slot.full {
+            Some(full) => self.percpu.exchange_full(&self.backing, full),
+            None if slot.has_earned_magazines => (self.percpu.take_empty(&self.backing), None),
+            None => {
+                self.backing.give(Patience::Wait, &[place]);
+                return true;
+            }
+        };
+        let is_traced = self.slabs().settings.trace.is_some();
+        match empty {
+            Some(empty) if self.backing.is_current(&empty) && !is_traced => {
+                self.push_and_load(place, empty);
+                false
+            }
+            empty => {
+                self.free_with_new_magazine(place, empty, refused, stored);
+                true
+            }
+        }
     }
 
-    /// Returns how many objects new magazines have room for; zero for caches without slots.
-    pub(crate) fn magazine_capacity(&self) -> usize {
-        if self.sizing.has_magazines() { CAPACITIES[self.sizing.class()] } else { 0 }
+    /// Frees a place to a magazine that is made for it. `refused` is a full magazine that the depot had no room for: it is
+    /// emptied into the slabs. Where there is no memory for a magazine, the place goes to its slab.
+    #[cold]
+    #[inline(never)]
+    fn free_with_new_magazine(
+        &self,
+        place: NonNull<u8>,
+        empty: Option<Magazine>,
+        refused: Option<Magazine>,
+        stored: Option<usize>,
+    ) {
+        let backing = &self.backing;
+        let held = backing.guard(None, Some(place));
+        let empty = match refused {
+            Some(full) => Some(backing.empty(full, Patience::Wait).0),
+            None => match stored {
+                Some(objects) => self.percpu.trace_stored(backing, empty, objects),
+                None => empty,
+            },
+        };
+        let renewed = self.percpu.renew(backing, empty);
+        held.disarm();
+        match renewed {
+            Some(magazine) => self.push_and_load(place, magazine),
+            None => _ = backing.give(Patience::Wait, &[place]),
+        }
     }
 
-    /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.
-    ///
-    /// For addresses that a caller frees or has just taken alone: the header of another address may go away meanwhile. That
-    /// of an address that was freed already, or never was an object, is found on a best effort, as the clauses of
-    /// [`Cache::free`](crate::Cache::free) are broken then.
+    /// Pushes `place` to `magazine`, which is empty, and loads that into the caller's slot.
+    #[inline]
+    fn push_and_load(&self, place: NonNull<u8>, mut magazine: Magazine) {
+        magazine.push(place);
+        if let Some(out) = self.percpu.load(magazine) {
+            self.percpu.put_away(&self.backing, out);
+        }
+    }
+
+    /// Frees a place, and reports the object freed last if it is freed again.
+    #[inline(always)]
     #[track_caller]
-    pub(crate) fn find(&self, address: usize) -> Result<(NonNull<SlabHeader>, usize), Fault> {
-        let (found, owner) = self.system().tag_and_owner(address);
-        let expected = self.settings.tag;
-        if !found.is_slab() {
-            let (expected, found) = (expected.get().into(), found.get().into());
-            return Err(Fault::new(FaultKind::ForeignPointer, address, expected, found));
+    pub(crate) fn free_place(&self, place: NonNull<u8>) -> Push {
+        let pushed = self.percpu.push(place);
+        if pushed == Push::Again {
+            self.report_freed_again(place);
         }
-        let header = NonNull::new(owner.cast::<SlabHeader>())
-            .expect("set_owner wrote the header where it wrote the tag");
-        // SAFETY: a page with a slab's tag is owned by a live header; the tag is cleared before the header dies, and
-        // whoever frees an object of the slab keeps the slab alive.
-        let slab = unsafe { header.as_ref() };
-        if slab.cache != self.identity() {
-            let (expected, found) = (self.identity().addr(), slab.cache.addr());
-            return Err(Fault::new(FaultKind::WrongCache, address, expected.get(), found.get()));
-        }
-        let geometry = &slab.geometry(&self.settings.geometry);
-        let (index, behind) = slab.index_of(geometry, address);
-        if index >= geometry.capacity() {
-            let first = slab.first_object(geometry);
-            return Err(Fault::new(FaultKind::InteriorPointer, address, first, address));
-        }
-        if behind != 0 {
-            return Err(Fault::new(FaultKind::InteriorPointer, address, address - behind, address));
-        }
-        Ok((header, index))
+        pushed
     }
 
-    /// Whether an object of one of the slabs in the set has its place at `address`. O(slabs), takes the lock; `false` for an
-    /// interrupt that came upon it.
-    ///
-    /// It reads only headers that it finds in the set, which cannot go away while the lock is held. The owner word of the
-    /// address could name the header of a slab that goes back to the page source at this moment.
-    pub(crate) fn has_object_at(&self, address: usize) -> bool {
-        if self.system().tag_and_owner(address).0 != self.settings.tag {
-            return false;
+    #[cold]
+    #[track_caller]
+    fn report_freed_again(&self, place: NonNull<u8>) {
+        self.environment().report(&Fault::new(FaultKind::DoubleFree, place.addr().get(), 0, 0));
+    }
+
+    #[inline]
+    fn put_away_spare(&self, spare: Option<Magazine>) {
+        if let Some(spare) = spare {
+            self.percpu.put_away(&self.backing, spare);
         }
-        let token = self.system().locking.lock_token();
-        let Some(set) = token.lock(&self.set) else { return false };
-        set.iter().any(|header| {
-            // SAFETY: slab set I1: a slab in the set is alive, and leaves it under the lock alone.
-            let slab = unsafe { header.as_ref() };
-            let geometry = &slab.geometry(&self.settings.geometry);
-            let (index, behind) = slab.index_of(geometry, address);
-            index < geometry.capacity() && behind == 0
-        })
+    }
+
+    /// Releases at least `target_pages` pages if it can: empty slabs first, then what the magazines keep. Returns
+    /// how many. With [`Patience::Try`] what another CPU holds stays. Allocates nothing.
+    pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
+        let mut released = self.release_empty(target_pages, patience);
+        if released < target_pages {
+            released += self.percpu.drain(&self.backing, patience);
+            released += self.release_empty(target_pages.saturating_sub(released), patience);
+        }
+        released
+    }
+
+    /// Releases empty slabs of up to `target_pages` pages. Returns the pages released.
+    pub(crate) fn release_empty(&self, target_pages: usize, patience: Patience) -> usize {
+        let source = &self.backing.shared().slab_source;
+        self.backing.slabs.release_empty(source, target_pages, self.kept(), patience)
+    }
+
+    /// Releases the magazines and empty slabs that were not needed since the last aging pass. Returns the pages
+    /// released.
+    pub(crate) fn release_idle(&self, patience: Patience) -> usize {
+        self.percpu.drain_idle(&self.backing, patience) + self.release_idle_slabs(patience)
+    }
+
+    /// Ages the cache: releases what was not needed since the last pass. Slabs whose release runs destructors, or of
+    /// which the user has said how many stay, are left.
+    pub(crate) fn age(&self) {
+        self.percpu.drain_idle(&self.backing, Patience::Try);
+        if self.backing.slabs.settings.destructor.is_none()
+            && self.backing.slabs.settings.keep_empty.is_none()
+        {
+            self.release_idle_slabs(Patience::Try);
+        }
+    }
+
+    fn release_idle_slabs(&self, patience: Patience) -> usize {
+        let source = &self.backing.shared().slab_source;
+        let note_idle = || self.backing.sizing.note_idle();
+        self.backing.slabs.release_idle(source, self.kept(), patience, note_idle)
+    }
+
+    /// Returns how many empty slabs stay even when memory is short. None while the cache is being destroyed.
+    fn kept(&self) -> usize {
+        if self.node.is_closed() { 0 } else { self.backing.slabs.settings.kept() }
+    }
+
+    /// Returns the numbers of the cache.
+    pub(crate) fn stats(&self) -> CacheStats {
+        let environment = self.environment();
+        let mut stats = CacheStats::of_slabs(&self.backing.slabs, environment);
+        stats.magazine_capacity = CAPACITIES[self.backing.sizing.class()];
+        let token = environment.lock_token();
+        let depot = token.lock(&self.percpu.depot);
+        stats.depot_magazines = depot.map_or(0, |depot| depot.full_count());
+        stats
     }
 }

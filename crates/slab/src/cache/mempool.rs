@@ -10,9 +10,59 @@ use core::ptr::NonNull;
 use page_frame::{IrqLock, OutOfMemory};
 
 use crate::cache::handle::Cache;
-use crate::cache::stock::Pool;
-use crate::hardening::{Hardening, Off};
+use crate::cache::inner::CacheInner;
+use crate::hardening::presets::Hardening;
+use crate::hardening::presets::Off;
+use crate::patience::Patience;
+use crate::percpu::magazine::Chain;
+use crate::reclaim::aging::age_if_due;
 use crate::system::System;
+
+/// Objects of a cache, not yet looked at for handing out, in magazines.
+#[derive(Debug)]
+struct Pool {
+    filled: Chain,
+    empty: Chain,
+    objects: usize,
+}
+
+impl Pool {
+    const fn new() -> Self {
+        Self { filled: Chain::new(), empty: Chain::new(), objects: 0 }
+    }
+
+    /// Takes everything out.
+    fn take(&mut self) -> Self {
+        core::mem::replace(self, Self::new())
+    }
+
+    const fn objects(&self) -> usize {
+        self.objects
+    }
+
+    /// Takes an object out.
+    fn pop(&mut self) -> Option<NonNull<u8>> {
+        let mut magazine = self.filled.pop()?;
+        let object = magazine.pop();
+        self.objects -= 1;
+        let chain = if magazine.length() == 0 { &mut self.empty } else { &mut self.filled };
+        chain.push(magazine);
+        object
+    }
+
+    /// Puts `object` in, one of the cache that the caller owns; whether there was room, and the object is the pool's.
+    fn push(&mut self, object: NonNull<u8>) -> bool {
+        let magazine = match self.filled.first() {
+            Some(first) if !first.is_full() => self.filled.pop(),
+            _ => self.empty.pop(),
+        };
+        let Some(mut magazine) = magazine else { return false };
+        magazine.push(object);
+        self.filled.push(magazine);
+        self.objects += 1;
+        true
+    }
+}
 
 /// A cache with objects kept back for when there is no memory. Dropping it gives them back.
 #[derive(Debug)]
@@ -42,7 +92,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn mempool(&self, objects: usize) -> Result<Mempool<'_, S, K>, OutOfMemory> {
-        let pool = self.inner().fill_pool::<K>(objects)?;
+        let pool = fill(self, objects)?;
         Ok(Mempool { cache: self, pool: IrqLock::new(Some(pool)), objects })
     }
 
@@ -65,7 +115,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, S, K>, OutOfMemory> {
-        let pool = self.inner().fill_pool::<K>(objects)?;
+        let pool = fill(self, objects)?;
         Ok(Prefilled { cache: self, pool: Some(pool) })
     }
 }
@@ -83,12 +133,12 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
         }
         loop {
             let object = {
-                let token = self.cache.inner().system().locking.lock_token();
+                let token = self.cache.inner().environment().lock_token();
                 let mut pool = token.lock(&self.pool).ok_or(OutOfMemory)?;
                 pool.as_mut().and_then(Pool::pop).ok_or(OutOfMemory)?
             };
             // A spoilt object stays isolated; there may be others.
-            if let Some(object) = self.cache.inner().hand_out::<K>(object) {
+            if let Some(object) = self.cache.checks().check_allocated::<K>(object) {
                 return Ok(object);
             }
         }
@@ -100,23 +150,22 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
     /// 1. All clauses of [`Cache::free`]; the object came from this reserve or its cache.
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
-        let inner = self.cache.inner();
-        let Some(object) = inner.take_back::<K>(object) else { return };
+        let Some(place) = self.cache.checks().check_freed::<K>(object) else { return };
         let is_kept = {
-            let token = inner.system().locking.lock_token();
+            let token = self.cache.inner().environment().lock_token();
             token.lock(&self.pool).is_some_and(|mut pool| {
                 let short = pool.as_mut().filter(|pool| pool.objects() < self.objects);
-                short.is_some_and(|pool| pool.push(object))
+                short.is_some_and(|pool| pool.push(place))
             })
         };
         if !is_kept {
-            inner.put_in(object);
+            self.cache.free_place(place);
         }
     }
 
     /// Returns how many objects are kept at this moment.
     pub fn kept(&self) -> usize {
-        let token = self.cache.inner().system().locking.lock_token();
+        let token = self.cache.inner().environment().lock_token();
         token.lock(&self.pool).and_then(|pool| pool.as_ref().map(Pool::objects)).unwrap_or(0)
     }
 }
@@ -124,7 +173,7 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
 impl<S: System, K: Hardening> Drop for Mempool<'_, S, K> {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.get_mut().take() {
-            self.cache.inner().drain_pool(pool);
+            drain(self.cache.inner(), pool);
         }
     }
 }
@@ -143,7 +192,7 @@ impl<S: System, K: Hardening> Prefilled<'_, S, K> {
         loop {
             let object = self.pool.as_mut()?.pop()?;
             // A spoilt object stays isolated, and is one fewer.
-            if let Some(object) = self.cache.inner().hand_out::<K>(object) {
+            if let Some(object) = self.cache.checks().check_allocated::<K>(object) {
                 return Some(object);
             }
         }
@@ -158,7 +207,47 @@ impl<S: System, K: Hardening> Prefilled<'_, S, K> {
 impl<S: System, K: Hardening> Drop for Prefilled<'_, S, K> {
     fn drop(&mut self) {
         if let Some(pool) = self.pool.take() {
-            self.cache.inner().drain_pool(pool);
+            drain(self.cache.inner(), pool);
         }
+    }
+}
+
+/// Keeps `count` objects in magazines.
+///
+/// # Errors
+/// [`OutOfMemory`]; then nothing is held.
+fn fill<S: System, K: Hardening>(cache: &Cache<S, K>, count: usize) -> Result<Pool, OutOfMemory> {
+    let inner = cache.inner();
+    // Gives everything back where memory ends, or a constructor panics.
+    let mut filling = FillGuard { inner, pool: Pool::new() };
+    let mut places = 0;
+    while places < count {
+        let magazine = inner.backing.new_magazine().ok_or(OutOfMemory)?;
+        places += magazine.capacity();
+        filling.pool.empty.push(magazine);
+    }
+    while filling.pool.objects < count {
+        let place = inner.allocate_place::<K>()?;
+        let has_room = filling.pool.push(place);
+        debug_assert!(has_room, "I1: as many places as objects");
+    }
+    age_if_due(cache.registry());
+    Ok(filling.pool.take())
+}
+
+/// Frees everything in `pool`.
+fn drain<S: System>(inner: &CacheInner<S>, pool: Pool) {
+    inner.backing.drain(pool.filled, pool.empty, Patience::Wait);
+}
+
+/// A pool that is being filled. Dropping it frees what is in it.
+struct FillGuard<'c, S: System> {
+    inner: &'c CacheInner<S>,
+    pool: Pool,
+}
+
+impl<S: System> Drop for FillGuard<'_, S> {
+    fn drop(&mut self) {
+        drain(self.inner, self.pool.take());
     }
 }

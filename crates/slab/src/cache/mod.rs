@@ -7,5 +7,4 @@ pub(crate) mod handle;
 pub(crate) mod inner;
 pub(crate) mod mempool;
 pub(crate) mod numa;
-pub(crate) mod stock;
 pub(crate) mod typed;

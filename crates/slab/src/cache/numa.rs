@@ -19,7 +19,8 @@ use page_frame::OutOfMemory;
 
 use crate::cache::builder::BuildError;
 use crate::cache::handle::Cache;
-use crate::hardening::{Hardening, Off};
+use crate::hardening::presets::Hardening;
+use crate::hardening::presets::Off;
 use crate::registry::handle::Registry;
 use crate::system::System;
 

@@ -36,9 +36,12 @@ use core::ptr::NonNull;
 
 use page_frame::OutOfMemory;
 
-use crate::cache::builder::{BuildError, CacheBuilder};
-use crate::cache::handle::{Busy, Cache, Refused};
-use crate::hardening::{Hardening, Off};
+use crate::cache::builder::BuildError;
+use crate::cache::builder::CacheBuilder;
+use crate::cache::handle::Busy;
+use crate::cache::handle::Cache;
+use crate::hardening::presets::Hardening;
+use crate::hardening::presets::Off;
 use crate::registry::handle::Registry;
 use crate::system::System;
 
@@ -233,10 +236,14 @@ impl<T: Reset, S: System, K: Hardening> ObjectCache<T, S, K> {
     /// Destroys the cache and all its values.
     ///
     /// # Errors
-    /// [`Busy`] when values are in use: [`Pooled`]s that were forgotten. Their slabs are lost to the page source; those of a
-    /// [pinned](Registry::pinned_objects) cache keep the source and the registry for ever.
-    pub fn destroy(self) -> Result<(), Busy> {
-        self.cache.destroy().map_err(|Refused { busy, .. }| busy)
+    /// [`Busy`], with the cache, when values are in use: [`Pooled`]s that were forgotten. If it is dropped, their slabs
+    /// are lost to the page source; those of a [pinned](Registry::pinned_objects) cache keep the source and the registry for ever.
+    pub fn destroy(self) -> Result<(), Busy<Self>> {
+        self.cache.destroy().map_err(|Busy { cache, name, objects }| Busy {
+            cache: Self { cache, values: PhantomData },
+            name,
+            objects,
+        })
     }
 }
 

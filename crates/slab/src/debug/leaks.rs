@@ -6,11 +6,14 @@
 
 use core::ptr::NonNull;
 
-use crate::cache::inner::CacheInner;
-use crate::hardening::{Hardening, History};
-use crate::percpu::path::Patience;
+use crate::hardening::history::History;
+use crate::hardening::presets::Hardening;
+use crate::patience::Patience;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
+use crate::slabs::geometry::Geometry;
 use crate::slabs::header::SlabHeader;
-use crate::slabs::links::Links;
+use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
 /// Objects looked at in one walk over a slab's free objects.
@@ -29,65 +32,60 @@ pub struct LiveObject {
     pub history: Option<History>,
 }
 
-impl<S: System> CacheInner<S> {
-    /// Calls `look` with each object in use.
-    ///
-    /// # Safety
-    /// 1. Nobody else uses the cache meanwhile, and its visitors have gone or only shrink it.
-    pub(crate) unsafe fn for_each_live<K: Hardening>(&self, mut look: impl FnMut(LiveObject)) {
-        self.empty_magazines(Patience::Wait);
-        let token = self.system().locking.lock_token();
-        let Some(set) = token.lock(&self.set) else { return };
-        for header in set.iter() {
+/// Calls `look` with each object in use.
+///
+/// # Safety
+/// 1. Nobody else uses the cache meanwhile, its visitors have gone or only shrink it, and its magazines are empty.
+pub(crate) unsafe fn for_each_live<S: System, K: Hardening>(
+    slabs: &Slabs,
+    environment: &Environment<S>,
+    mut look: impl FnMut(LiveObject),
+) {
+    let token = environment.lock_token();
+    let Some(set) = slabs.lock::<S>(&token, Patience::Wait) else { return };
+    for header in set.iter() {
+        // SAFETY: alive, as it is in the set, whose lock we hold.
+        let geometry = &unsafe { header.as_ref() }.geometry(&slabs.settings.geometry);
+        for first in (0..geometry.capacity()).step_by(WINDOW) {
             // SAFETY: alive, as it is in the set, whose lock we hold.
-            let geometry = unsafe { header.as_ref() }.geometry(&self.settings.geometry);
-            for first in (0..geometry.capacity()).step_by(WINDOW) {
-                // SAFETY: alive, as it is in the set, whose lock we hold.
-                let free = unsafe { free_in_window(self, header, first) };
-                let window = (geometry.capacity() - first).min(WINDOW);
-                for index in (0..window).filter(|bit| free >> bit & 1 == 0).map(|bit| first + bit) {
-                    // SAFETY: as above, and below the capacity.
-                    look(unsafe { self.live_object::<K>(header, index) });
-                }
+            let free = unsafe { free_in_window(header, geometry, first) };
+            let window = (geometry.capacity() - first).min(WINDOW);
+            for index in (0..window).filter(|bit| free >> bit & 1 == 0).map(|bit| first + bit) {
+                // SAFETY: as above, and below the capacity.
+                look(unsafe { live_object::<K>(&slabs.settings, header, geometry, index) });
             }
         }
     }
+}
 
-    /// # Safety
-    /// 1. `header` is a live one of this cache, and has object `index`, which is in use.
-    unsafe fn live_object<K: Hardening>(
-        &self,
-        header: NonNull<SlabHeader>,
-        index: usize,
-    ) -> LiveObject {
-        // SAFETY: clause 1: an object of the slab is in use, so its header stays.
-        let slab = unsafe { header.as_ref() };
-        // SAFETY: clause 1: the index is one of the slab's.
-        let place = unsafe { slab.object(&slab.geometry(&self.settings.geometry), index) };
-        // SAFETY: the padding in front lies inside the object's place.
-        let object = unsafe { place.add(self.settings.padding.front()) };
-        let history = K::HISTORY.then(|| {
-            // SAFETY: written when the slab was made; only frees and allocations write it again.
-            unsafe { self.settings.padding.history(object).read() }
-        });
-        LiveObject { object, slab: slab.start.addr().get(), index, history }
-    }
+/// # Safety
+/// 1. `header` is live, of a slab cut by `geometry`, and has object `index`, which is in use.
+unsafe fn live_object<K: Hardening>(
+    settings: &CacheSettings,
+    header: NonNull<SlabHeader>,
+    geometry: &Geometry,
+    index: usize,
+) -> LiveObject {
+    // SAFETY: clause 1: an object of the slab is in use, so its header stays.
+    let slab = unsafe { header.as_ref() };
+    // SAFETY: clause 1: the index is one of the slab's.
+    let object = settings.object_in(unsafe { slab.object(geometry, index) });
+    let history = K::HISTORY.then(|| {
+        // SAFETY: written when the slab was made; only frees and allocations write it again.
+        unsafe { settings.padding.history(object).read() }
+    });
+    LiveObject { object, slab: slab.start.addr().get(), index, history }
 }
 
 /// Returns which of the `WINDOW` objects from `first` on are free in their slab, a bit each.
 ///
 /// # Safety
-/// 1. `header` is a live one of `cache`, whose set lock the caller holds.
-unsafe fn free_in_window<S: System>(
-    inner: &CacheInner<S>,
-    header: NonNull<SlabHeader>,
-    first: usize,
-) -> u128 {
+/// 1. `header` is live, of a slab cut by `geometry`, and the caller holds the lock of its set.
+unsafe fn free_in_window(header: NonNull<SlabHeader>, geometry: &Geometry, first: usize) -> u128 {
     // SAFETY: clause 1: no slab leaves the set while its lock is held.
-    let slab = unsafe { header.as_ref() };
-    let (geometry, seen) = (&slab.geometry(&inner.settings.geometry), slab.word.load());
+    let seen = unsafe { header.as_ref() }.word.load();
     // SAFETY: clause 1: cut by `geometry`, and live.
-    let links = unsafe { Links::of(header, geometry) };
+    let links = unsafe { SlabHeader::links(header, geometry) };
     let mut index = seen.head;
     let mut free = 0;
     for _ in 0..seen.free {

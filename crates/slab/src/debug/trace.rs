@@ -1,24 +1,22 @@
-//! Watching a cache from inside: an observer is told when slabs come and go, and when magazines and objects move.
+//! Traces: a hook that sees slabs come and go, and magazines and objects move.
 //!
 //! # Concepts
-//! What a CPU takes from its own magazine, or puts into it, is nobody's news. An observer hears of all else: an object leaves
-//! its slab for a magazine or a user, and comes back; a full magazine goes to the depot, and is had from there
-//! (empty ones are not told of); a slab is made,
-//! and its pages go home. The numbers of a picture follow from that and from [`Cache::for_each_slab`](crate::Cache::for_each_slab).
+//! A hit in a CPU slot fires no event. Every other move does: an object leaves its slab for a magazine or a
+//! user, or returns to it; a full magazine is stored in the depot or loaded from it; a slab is made or released.
+//! Empty magazines fire no events.
 //!
 //! # Concurrency
-//! Told with nothing held and no slot entered, after a thing was done or, where a slab is left, before it. With one CPU events
-//! come in order; with several each CPU's own do.
+//! The hook runs with no lock held and outside all slots: after the move, or, where a slab is released, before it.
+//! The events of one CPU arrive in order.
 //!
 //! # Costs
-//! Nothing in a hit. In a miss, where nobody listens, a load and a branch for a magazine.
+//! Nothing in a hit. A miss without a hook pays a load and a branch per magazine.
 
 use core::ptr::NonNull;
 
-use crate::cache::inner::CacheInner;
-use crate::system::System;
+use crate::cache_name::CacheName;
 
-/// What an observer is told.
+/// What happened in a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A block of the page source became a slab.
@@ -30,14 +28,14 @@ pub enum Event {
         /// The offset of the first object in bytes.
         colour_offset: usize,
     },
-    /// A slab's block goes home to the page source.
-    SlabGone {
+    /// A slab is about to return to the page source.
+    SlabReleased {
         /// Its first byte.
         start: NonNull<u8>,
         /// Its size in pages.
         pages: usize,
     },
-    /// A CPU had a full magazine from the depot.
+    /// A CPU took a full magazine from the depot.
     MagazineLoaded {
         /// The objects in it.
         objects: usize,
@@ -47,56 +45,47 @@ pub enum Event {
         /// The objects in it.
         objects: usize,
     },
-    /// The depot gave a magazine up, to be emptied into the slabs.
-    MagazineGone {
+    /// A magazine left the depot, to be emptied into the slabs.
+    MagazineEmptied {
         /// The objects in it.
         objects: usize,
     },
     /// An object left its slab, for a magazine or a user.
-    ObjectOut {
+    ObjectTaken {
         /// The object.
         object: NonNull<u8>,
     },
-    /// An object goes back into its slab.
-    ObjectBack {
+    /// An object is about to return to its slab.
+    ObjectReturned {
         /// The object.
         object: NonNull<u8>,
     },
 }
 
-/// Who is told. It may use other caches, but not the one that it watches.
-pub type Observer = fn(Event);
+/// A hook for the events of caches, see [`CacheBuilder::trace`](crate::CacheBuilder::trace).
+///
+/// It may use other caches, but not the one whose event it handles. Closures implement it:
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let cache = registry.cache("message", Layout::new::<[u64; 6]>());
+/// let cache = cache.trace(&|cache: &slab::CacheName, event| println!("{cache}: {event:?}")).build()?;
+/// let message = cache.allocate()?; // prints `message: SlabMade { .. }` and `message: ObjectTaken { .. }`
+/// # // SAFETY: allocated above, and not used any more.
+/// # unsafe { cache.free(message) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Trace: Sync {
+    /// Handles an event of the cache called `cache`.
+    fn event(&self, cache: &CacheName, event: Event);
+}
 
-impl<S: System> CacheInner<S> {
-    /// Tells whoever listens.
-    #[inline]
-    pub(crate) fn trace(&self, event: impl FnOnce() -> Event) {
-        if let Some(told) = self.settings.observer {
-            told(event());
-        }
-    }
-
-    /// Tells whoever listens that the objects at `places` left their slabs.
-    #[inline]
-    pub(crate) fn trace_taken(&self, places: &[NonNull<u8>]) {
-        if let Some(told) = self.settings.observer {
-            places
-                .iter()
-                .for_each(|place| told(Event::ObjectOut { object: self.object_at(*place) }));
-        }
-    }
-
-    /// Tells whoever listens that the objects at `places` go back into their slabs; pointers that are none are passed over.
-    #[inline]
-    pub(crate) fn trace_returned(&self, places: &[NonNull<u8>]) {
-        if let Some(told) = self.settings.observer {
-            let ours = places.iter().filter(|place| self.find(place.addr().get()).is_ok());
-            ours.for_each(|place| told(Event::ObjectBack { object: self.object_at(*place) }));
-        }
-    }
-
-    /// Returns where the object of a place begins: behind the padding.
-    fn object_at(&self, place: NonNull<u8>) -> NonNull<u8> {
-        place.map_addr(|address| address.saturating_add(self.settings.padding.front()))
+impl<F: Fn(&CacheName, Event) + Sync> Trace for F {
+    fn event(&self, cache: &CacheName, event: Event) {
+        self(cache, event);
     }
 }

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use page_frame::{Fault, FaultKind};
 
-pub(super) const BYTES: usize = size_of::<usize>();
+pub(crate) const BYTES: usize = size_of::<usize>();
 /// Odd, its bits spread evenly: the golden ratio's fraction (Knuth TAOCP 3 §6.4).
 const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
 
@@ -15,7 +15,7 @@ const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
 ///
 /// # Safety
 /// 1. The object is the caller's, with [`BYTES`] behind it.
-pub(super) unsafe fn write(object: NonNull<u8>, size: usize, secret: usize) {
+pub(crate) unsafe fn write(object: NonNull<u8>, size: usize, secret: usize) {
     // SAFETY: clause 1: the canary's bytes lie there.
     let place = unsafe { object.add(size) }.cast::<usize>();
     // SAFETY: clause 1: as many bytes as a word, the caller's.
@@ -27,7 +27,7 @@ pub(super) unsafe fn write(object: NonNull<u8>, size: usize, secret: usize) {
 /// # Safety
 /// 1. As for [`write`], which wrote it.
 #[track_caller]
-pub(super) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> Result<(), Fault> {
+pub(crate) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> Result<(), Fault> {
     // SAFETY: clause 1: where `write` put it.
     let place = unsafe { object.add(size) }.cast::<usize>();
     // SAFETY: clause 1: `write` initialised it.

@@ -21,7 +21,7 @@ pub struct History {
 /// # Safety
 /// 1. `history` is that of an object in the caller's hand, and written.
 #[track_caller]
-pub(super) unsafe fn note_allocation(mut history: NonNull<History>, now: u64) {
+pub(crate) unsafe fn note_allocation(mut history: NonNull<History>, now: u64) {
     // SAFETY: clause 1: nobody else looks at an object in hand.
     let history = unsafe { history.as_mut() };
     history.allocated_by = Some(Location::caller());
@@ -32,7 +32,7 @@ pub(super) unsafe fn note_allocation(mut history: NonNull<History>, now: u64) {
 /// # Safety
 /// 1. As for `note_allocation`.
 #[track_caller]
-pub(super) unsafe fn note_free(mut history: NonNull<History>, now: u64) {
+pub(crate) unsafe fn note_free(mut history: NonNull<History>, now: u64) {
     // SAFETY: clause 1: an object that is being freed is in hand too.
     let history = unsafe { history.as_mut() };
     history.freed_by = Some(Location::caller());

@@ -3,8 +3,9 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use super::{Hardening, History};
 use crate::hardening::canary;
+use crate::hardening::history::History;
+use crate::hardening::presets::Hardening;
 
 /// The places around an object, in bytes from its first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,7 +65,7 @@ impl Padding {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::hardening::{Debugging, Hardened, Off};
+    use crate::hardening::presets::{Debugging, Hardened, Off};
 
     #[test]
     fn off_adds_nothing_and_the_parts_of_debug_do_not_overlap() {

@@ -4,15 +4,13 @@ use core::ptr::NonNull;
 
 use page_frame::{Fault, FaultKind};
 
-use super::red_zone::first_other;
-
 const PATTERN: u8 = 0xdb;
 
 /// Fills `object`, of `size` bytes.
 ///
 /// # Safety
 /// 1. The object is the caller's.
-pub(super) unsafe fn fill(object: NonNull<u8>, size: usize) {
+pub(crate) unsafe fn fill(object: NonNull<u8>, size: usize) {
     // SAFETY: clause 1: so many bytes of it.
     unsafe { object.write_bytes(PATTERN, size) };
 }
@@ -22,7 +20,7 @@ pub(super) unsafe fn fill(object: NonNull<u8>, size: usize) {
 /// # Safety
 /// 1. The object is the caller's, and was filled.
 #[track_caller]
-pub(super) unsafe fn check(object: NonNull<u8>, size: usize) -> Result<(), Fault> {
+pub(crate) unsafe fn check(object: NonNull<u8>, size: usize) -> Result<(), Fault> {
     // SAFETY: clause 1: `fill` has written them all.
     match unsafe { first_other(object.as_ptr(), size, PATTERN) } {
         None => Ok(()),
@@ -31,4 +29,16 @@ pub(super) unsafe fn check(object: NonNull<u8>, size: usize) -> Result<(), Fault
             Err(Fault::new(FaultKind::WriteAfterFree, address, PATTERN.into(), at))
         }
     }
+}
+
+/// Returns the address of the first of `bytes` bytes from `start` on that is not `pattern`.
+///
+/// # Safety
+/// 1. The bytes are readable and written.
+pub(crate) unsafe fn first_other(start: *const u8, bytes: usize, pattern: u8) -> Option<usize> {
+    (0..bytes).map(|offset| start.wrapping_add(offset)).find_map(|place| {
+        // SAFETY: clause 1: one of the bytes.
+        let byte = unsafe { place.read() };
+        (byte != pattern).then(|| place.addr())
+    })
 }

@@ -4,7 +4,8 @@ use core::ptr::NonNull;
 
 use page_frame::{Fault, FaultKind};
 
-use super::Padding;
+use crate::hardening::padding::Padding;
+use crate::hardening::poison::first_other;
 
 const PATTERN: u8 = 0xcc;
 
@@ -12,7 +13,7 @@ const PATTERN: u8 = 0xcc;
 ///
 /// # Safety
 /// 1. The object is the caller's, with `padding` around it.
-pub(super) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
+pub(crate) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
     // SAFETY: clause 1: the padding in front lies in the same place.
     let front = unsafe { object.sub(padding.front()) };
     // SAFETY: clause 1: so many bytes up to the object.
@@ -28,7 +29,7 @@ pub(super) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
 /// # Safety
 /// 1. As for [`fill`], which filled them.
 #[track_caller]
-pub(super) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(), Fault> {
+pub(crate) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(), Fault> {
     let zones = [(object.as_ptr().wrapping_sub(padding.front()), padding.front())];
     let behind = (object.as_ptr().wrapping_add(padding.behind()), padding.end() - padding.behind());
     for (start, bytes) in zones.into_iter().chain([behind]) {
@@ -39,16 +40,4 @@ pub(super) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(),
         }
     }
     Ok(())
-}
-
-/// Returns the address of the first of `bytes` bytes from `start` on that is not `pattern`.
-///
-/// # Safety
-/// 1. The bytes are readable and written.
-pub(super) unsafe fn first_other(start: *const u8, bytes: usize, pattern: u8) -> Option<usize> {
-    (0..bytes).map(|offset| start.wrapping_add(offset)).find_map(|place| {
-        // SAFETY: clause 1: one of the bytes.
-        let byte = unsafe { place.read() };
-        (byte != pattern).then(|| place.addr())
-    })
 }

@@ -10,7 +10,9 @@
 //! is not there, it was **missed**, and from then on there is room for one more. So a cache whose objects go and come back again
 //! and again has them all at the depot soon, and one that only grows has next to nothing there.
 
-use crate::percpu::magazine::{CAPACITIES, Chain, Magazine};
+use crate::percpu::magazine::CAPACITIES;
+use crate::percpu::magazine::Chain;
+use crate::percpu::magazine::Magazine;
 
 /// Bytes of free objects in full magazines that find room in any case. Measured: pages held at the peak of a recorded build were
 /// 1.0994 times the live ones with 256 KiB of objects of up to 512 bytes, 1.0966 times with 64 and with 32 KiB, 1.0994 times with 16.
@@ -37,16 +39,18 @@ impl Places {
 pub(crate) struct Depot {
     full: Stack,
     empty: Stack,
+    /// The most places of full and of empty magazines, besides those of magazines that were missed.
+    most: [u16; 2],
 }
 
 impl Depot {
     pub(crate) const fn new(places: Places) -> Self {
         let empty_places = if places.0 > FEWEST_EMPTY { places.0 } else { FEWEST_EMPTY };
-        Self { full: Stack::new(places.0), empty: Stack::new(empty_places) }
+        Self { full: Stack::new(), empty: Stack::new(), most: [places.0, empty_places] }
     }
 
     pub(crate) const fn full_count(&self) -> usize {
-        self.full.chain.count() as usize
+        self.full.count as usize
     }
 
     /// Takes a full magazine, and leaves `empty`, which is empty, in exchange if there is room.
@@ -63,10 +67,10 @@ impl Depot {
     /// Takes a full or empty magazine in if there is room; returns it if there is none.
     pub(crate) fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
         if magazine.is_full() {
-            self.full.offer(magazine)
+            self.full.offer(magazine, self.most[0])
         } else {
             debug_assert_eq!(magazine.length(), 0, "neither full nor empty");
-            self.empty.offer(magazine)
+            self.empty.offer(magazine, self.most[1])
         }
     }
 
@@ -76,8 +80,8 @@ impl Depot {
     }
 
     /// Takes the magazines that nobody has needed since the last turn, full and empty ones, and starts to count anew.
-    pub(crate) fn turn(&mut self) -> [Chain; 2] {
-        [self.full.turn(), self.empty.turn()]
+    pub(crate) fn age(&mut self) -> [Chain; 2] {
+        [self.full.age(), self.empty.age()]
     }
 }
 
@@ -85,10 +89,9 @@ impl Depot {
 #[derive(Debug)]
 struct Stack {
     chain: Chain,
+    count: u16,
     /// Places of all magazines in it.
     places: u16,
-    /// The most places, besides those of magazines that were missed.
-    most: u16,
     /// The least count of magazines since the last turn.
     least: u16,
     /// Magazines that found no room since the last turn, and have not been missed yet; the largest number if they are more.
@@ -98,7 +101,7 @@ struct Stack {
 }
 
 // Every cache of a cache has two.
-page_frame::assert_unless_loom!(size_of::<Stack>() <= 24);
+page_frame::assert_unless_loom!(size_of::<Stack>() <= 16);
 // The largest bound of a stack, with all magazines that may have been missed, is a `u16`.
 const _: () = {
     let largest = CAPACITIES[CAPACITIES.len() - 1];
@@ -106,8 +109,8 @@ const _: () = {
 };
 
 impl Stack {
-    const fn new(most: u16) -> Self {
-        Self { chain: Chain::new(), places: 0, most, least: 0, refused: 0, missed: 0 }
+    const fn new() -> Self {
+        Self { chain: Chain::new(), count: 0, places: 0, least: 0, refused: 0, missed: 0 }
     }
 
     fn pop(&mut self) -> Option<Magazine> {
@@ -118,38 +121,41 @@ impl Stack {
             return None;
         };
         self.places -= magazine.capacity() as u16;
-        self.least = self.least.min(self.chain.count() as u16);
+        self.count -= 1;
+        self.least = self.least.min(self.count);
         Some(magazine)
     }
 
     /// Takes `magazine` in as long as the stack has at most `most` places and those of magazines that were missed; returns it
     /// otherwise.
-    fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
+    fn offer(&mut self, magazine: Magazine, most: u16) -> Option<Magazine> {
         let capacity = magazine.capacity() as u16;
         let places = self.places + capacity;
-        if self.most == 0 || places > self.most + u16::from(self.missed) * capacity {
+        if most == 0 || places > most + u16::from(self.missed) * capacity {
             self.refused = self.refused.saturating_add(1);
             return Some(magazine);
         }
         self.places = places;
+        self.count += 1;
         self.chain.push(magazine);
         None
     }
 
     fn take(&mut self) -> Chain {
-        (self.places, self.refused, self.missed) = (0, 0, 0);
+        (self.count, self.places, self.refused, self.missed) = (0, 0, 0, 0);
         self.chain.take()
     }
 
-    fn turn(&mut self) -> Chain {
+    fn age(&mut self) -> Chain {
         let mut surplus = Chain::new();
-        for _ in 0..self.least {
+        let count = self.least;
+        for _ in 0..count {
             let Some(magazine) = self.pop() else { break };
             surplus.push(magazine);
         }
-        self.missed = self.missed.saturating_sub(surplus.count().min(u8::MAX.into()) as u8);
+        self.missed = self.missed.saturating_sub(count.min(u8::MAX.into()) as u8);
         self.refused = 0;
-        self.least = self.chain.count() as u16;
+        self.least = self.count;
         surplus
     }
 }

@@ -1,123 +1,219 @@
-//! Magazines on their way between a CPU, the depot and the internal caches that they come from.
+//! Moving magazines between a CPU, the depot, and the internal caches that their memory comes from.
 
-use page_frame::{IrqLockGuard, IrqLockToken};
+use core::ptr::NonNull;
 
-use crate::cache::inner::CacheInner;
+use page_frame::{Cpu, IrqLockGuard, IrqLockToken};
+
 use crate::debug::trace::Event;
-use crate::hardening::Off;
+use crate::patience::Patience;
+use crate::percpu::PerCpuCache;
 use crate::percpu::depot::Depot;
+use crate::percpu::magazine::Chain;
 use crate::percpu::magazine::Magazine;
-use crate::percpu::path::{Patience, Reclaim};
+use crate::percpu::slab_transfer::Backing;
+use crate::percpu::slab_transfer::DrainGuard;
 use crate::percpu::slot::CpuSlot;
 use crate::system::System;
-use crate::unwind::MagazineGuard;
 
-impl<S: System> CacheInner<S> {
-    /// Returns a full magazine from the depot in exchange for `spare`, which is empty, if there is room for it.
-    pub(crate) fn take_full(&self, spare: &mut Option<Magazine>) -> Option<Magazine> {
-        let full = {
-            let token = self.system().locking.lock_token();
-            self.lock_depot(&token)?.take_full(spare)
-        }?;
+impl<C: Cpu> PerCpuCache<C> {
+    /// Takes a full magazine from the depot, and leaves `spare`, which is empty, there if the depot has room.
+    #[inline(always)]
+    pub(crate) fn take_full<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        spare: &mut Option<Magazine>,
+    ) -> Option<Magazine> {
+        let token = backing.environment().lock_token();
+        self.lock_depot(backing, &token)?.take_full(spare)
+    }
+
+    /// Fires the event of [`take_full`](Self::take_full), and puts `spare` away, for which the depot had no room.
+    #[cold]
+    pub(crate) fn finish_take_full<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        full: Magazine,
+        spare: Option<Magazine>,
+    ) -> Magazine {
         let objects = full.length();
-        let mut held = MagazineGuard::new(self, Some(full));
-        self.trace(|| Event::MagazineLoaded { objects });
-        held.magazine.take()
+        let (mut full, spare) = (backing.guard(Some(full), None), backing.guard(spare, None));
+        backing.slabs.settings.trace(|| Event::MagazineLoaded { objects });
+        if let Some(spare) = spare.disarm() {
+            self.put_away(backing, spare);
+        }
+        full.magazine.take().expect("nobody else takes it out of the guard")
     }
 
-    /// Gives `full` to the depot and returns an empty one; where the depot has enough, empties `full` into the slabs.
-    pub(crate) fn exchange_full(&self, full: Magazine) -> Option<Magazine> {
-        let objects = full.length();
-        let offered = {
-            let token = self.system().locking.lock_token();
-            match self.lock_depot(&token) {
-                Some(mut depot) => match depot.offer(full) {
-                    Some(full) => Err(full),
-                    None => Ok(depot.take_empty()),
-                },
-                None => Err(full),
-            }
-        };
-        let empty = match offered {
-            Ok(empty) => {
-                let mut held = MagazineGuard::new(self, empty);
-                self.trace(|| Event::MagazineStored { objects });
-                held.magazine.take()
-            }
-            Err(full) => Some(self.empty(full, Patience::Wait).0),
-        };
-        self.renew(empty)
+    /// Gives `full` to the depot and takes an empty magazine, if the depot has one. Returns both that one and `full`,
+    /// if the depot had no room for it.
+    #[inline(always)]
+    pub(crate) fn exchange_full<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        full: Magazine,
+    ) -> (Option<Magazine>, Option<Magazine>) {
+        let token = backing.environment().lock_token();
+        let Some(mut depot) = self.lock_depot(backing, &token) else { return (None, Some(full)) };
+        match depot.offer(full) {
+            None => (depot.take_empty(), None),
+            refused => (None, refused),
+        }
     }
 
-    /// Returns an empty magazine, from the depot or new; `None` when there is no memory for one.
-    pub(crate) fn take_empty(&self) -> Option<Magazine> {
-        let from_depot = {
-            let token = self.system().locking.lock_token();
-            self.lock_depot(&token).and_then(|mut depot| depot.take_empty())
-        };
-        self.renew(from_depot)
+    /// Takes an empty magazine from the depot.
+    pub(crate) fn take_empty<S: System<Cpus = C>>(&self, backing: &Backing<S>) -> Option<Magazine> {
+        let token = backing.environment().lock_token();
+        self.lock_depot(backing, &token).and_then(|mut depot| depot.take_empty())
     }
 
-    /// Returns an empty magazine of the present capacity for `old`, which is empty: `old` itself, or a new one. Where there is
-    /// no memory for one, `old`.
-    pub(crate) fn renew(&self, old: Option<Magazine>) -> Option<Magazine> {
-        if old.as_ref().is_some_and(|old| old.class() == self.sizing.class()) {
+    /// Returns an empty magazine of the present capacity for `old`, which is empty: `old` itself, or a new one. Where
+    /// there is no memory for one, `old`.
+    #[inline]
+    pub(crate) fn renew<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        old: Option<Magazine>,
+    ) -> Option<Magazine> {
+        if old.as_ref().is_some_and(|old| backing.is_current(old)) {
             return old;
         }
-        let mut old = MagazineGuard::new(self, old);
-        let Some(new) = self.new_magazine() else { return old.magazine.take() };
+        let mut old = backing.guard(old, None);
+        let Some(new) = backing.new_magazine() else { return old.magazine.take() };
         if let Some(old) = old.magazine.take() {
-            self.free_magazine(old, Patience::Wait);
+            backing.free_magazine(old, Patience::Wait);
         }
         Some(new)
     }
 
-    pub(crate) fn new_magazine(&self) -> Option<Magazine> {
-        let class = self.sizing.class();
-        let memory = self.system().magazines(class).take_one::<Off>(Reclaim::Allowed).ok()?;
-        // SAFETY: an object of the internal cache for magazines of this class.
-        Some(unsafe { Magazine::new_in(memory, class) })
+    /// Fires the event of a full magazine that the depot took, and frees `empty` if the hook panics.
+    pub(crate) fn trace_stored<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        empty: Option<Magazine>,
+        objects: usize,
+    ) -> Option<Magazine> {
+        let held = backing.guard(empty, None);
+        backing.slabs.settings.trace(|| Event::MagazineStored { objects });
+        held.disarm()
     }
 
-    /// Finds another place for `magazine`: the depot, or, emptied, the internal cache it came from.
-    pub(crate) fn put_away(&self, mut magazine: Magazine) {
+    /// Pops an object of `magazine`, which has one, and loads the rest into the caller's slot.
+    #[inline(always)]
+    pub(crate) fn pop_and_load<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        mut magazine: Magazine,
+    ) -> Option<NonNull<u8>> {
+        let object = magazine.pop();
+        let Some(out) = self.load(magazine) else { return object };
+        self.put_away_holding(backing, out, object)
+    }
+
+    /// Puts `magazine` away, and frees `object` if that panics.
+    #[cold]
+    fn put_away_holding<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        magazine: Magazine,
+        object: Option<NonNull<u8>>,
+    ) -> Option<NonNull<u8>> {
+        let held = backing.guard(None, object);
+        self.put_away(backing, magazine);
+        held.disarm();
+        object
+    }
+
+    /// Stores `magazine` in the depot if it is full, or empty and of the present capacity. Otherwise empties it into the
+    /// slabs and frees it.
+    pub(crate) fn put_away<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        mut magazine: Magazine,
+    ) {
         if !magazine.is_full() {
-            magazine = self.empty(magazine, Patience::Wait).0;
-            if magazine.class() != self.sizing.class() {
-                self.free_magazine(magazine, Patience::Wait);
+            magazine = backing.empty(magazine, Patience::Wait).0;
+            if !backing.is_current(&magazine) {
+                backing.free_magazine(magazine, Patience::Wait);
                 return;
             }
         }
         let objects = magazine.length();
-        let left = {
-            let token = self.system().locking.lock_token();
-            match self.lock_depot(&token) {
+        let refused = {
+            let token = backing.environment().lock_token();
+            match self.lock_depot(backing, &token) {
                 Some(mut depot) => depot.offer(magazine),
                 None => Some(magazine),
             }
         };
-        if let Some(left) = left {
-            let (left, _) = self.empty(left, Patience::Wait);
-            self.free_magazine(left, Patience::Wait);
+        if let Some(refused) = refused {
+            let (empty, _) = backing.empty(refused, Patience::Wait);
+            backing.free_magazine(empty, Patience::Wait);
         } else if objects > 0 {
-            self.trace(|| Event::MagazineStored { objects });
+            backing.slabs.settings.trace(|| Event::MagazineStored { objects });
         }
     }
 
-    /// Gives the memory of `magazine`, which is empty, back; returns the pages that went home.
-    pub(crate) fn free_magazine(&self, magazine: Magazine, patience: Patience) -> usize {
-        let class = magazine.class();
-        self.system().magazines(class).give_back(patience, &[magazine.into_memory()])
+    /// Empties all magazines of slots and depot into the slabs. Returns the pages released.
+    pub(crate) fn drain<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        patience: Patience,
+    ) -> usize {
+        backing.sizing.reset();
+        let [full, empty] = {
+            let token = backing.environment().lock_token();
+            let depot = patience.lock(&token, &self.depot);
+            depot.map_or([Chain::new(), Chain::new()], |mut depot| depot.take_all())
+        };
+        let mut draining = DrainGuard { backing, full, empty, patience, pages: 0 };
+        trace_emptied(backing, &draining.full);
+        self.slots.take_over(
+            |_| true,
+            |_, slot| {
+                slot.forget_misses();
+                let magazines = [slot.unload(), slot.take_previous()];
+                for magazine in magazines.into_iter().flatten() {
+                    draining.full.push(magazine);
+                }
+            },
+        );
+        draining.drain();
+        draining.pages
+    }
+
+    /// Empties the magazines of the depot that were not needed since the last call. Returns the pages released.
+    pub(crate) fn drain_idle<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        patience: Patience,
+    ) -> usize {
+        let chains = {
+            let token = backing.environment().lock_token();
+            patience.lock(&token, &self.depot).map(|mut depot| depot.age())
+        };
+        let Some([full, empty]) = chains else { return 0 };
+        let mut draining = DrainGuard { backing, full, empty, patience, pages: 0 };
+        trace_emptied(backing, &draining.full);
+        draining.drain();
+        draining.pages
     }
 
     /// Takes the depot's lock, and notes when another CPU had it.
-    fn lock_depot<'l>(
+    fn lock_depot<'l, S: System<Cpus = C>>(
         &'l self,
-        token: &'l IrqLockToken<'_, CpuSlot, S::Cpus>,
-    ) -> Option<IrqLockGuard<'l, Depot, S::Cpus>> {
+        backing: &Backing<S>,
+        token: &'l IrqLockToken<'_, CpuSlot, C>,
+    ) -> Option<IrqLockGuard<'l, Depot, C>> {
         token.try_lock(&self.depot).or_else(|| {
-            self.sizing.note_wait();
+            backing.sizing.note_wait();
             token.lock(&self.depot)
         })
+    }
+}
+
+/// Fires an event for each magazine of `full`, which left the depot.
+fn trace_emptied<S: System>(backing: &Backing<S>, full: &Chain) {
+    for magazine in full.iter() {
+        backing.slabs.settings.trace(|| Event::MagazineEmptied { objects: magazine.length() });
     }
 }

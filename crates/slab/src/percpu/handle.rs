@@ -12,11 +12,9 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicPtr, load_and_add};
 use page_frame::{Cpu, PerCpu, PerCpuSlot, Spread};
 
-use crate::cache::handle::Cache;
-use crate::hardening::{Hardening, is_any_on};
-use crate::percpu::slot::{CacheSlots, CpuSlot, Push};
-use crate::registry::handle::Registry;
-use crate::system::System;
+use crate::percpu::slot::CacheSlots;
+use crate::percpu::slot::CpuSlot;
+use crate::percpu::slot::Push;
 
 /// The CPU slots of a cache.
 #[derive(Clone, Copy, Debug)]
@@ -94,28 +92,8 @@ impl PerCpuHandle {
         Self { slots: raw.cast() }
     }
 
-    fn of<C: Cpu>(slots: &CacheSlots<C>) -> Self {
+    /// Returns the handle of `slots`.
+    pub(crate) fn of<C: Cpu>(slots: &CacheSlots<C>) -> Self {
         Self { slots: slots.first() }
-    }
-}
-
-impl<S: System, K: Hardening> Cache<S, K> {
-    /// Returns the front: a closed one if the preset looks at every object.
-    pub fn per_cpu_handle(&self) -> PerCpuHandle {
-        let inner = self.inner();
-        PerCpuHandle::of(if is_any_on::<K>() { &inner.system().locking } else { &inner.slots })
-    }
-}
-
-impl<S: System> Registry<S> {
-    /// Returns a closed front.
-    pub fn closed_handle(&self) -> PerCpuHandle {
-        PerCpuHandle::of(&self.system().locking)
-    }
-
-    /// Returns the CPUs.
-    #[inline(always)]
-    pub fn cpu(&self) -> &S::Cpus {
-        self.system().locking.cpu()
     }
 }

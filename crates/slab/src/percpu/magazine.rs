@@ -180,23 +180,17 @@ impl Magazine {
 #[derive(Debug)]
 pub(crate) struct Chain {
     first: Option<Magazine>,
-    count: u32,
 }
 
 impl Chain {
     pub(crate) const fn new() -> Self {
-        Self { first: None, count: 0 }
-    }
-
-    pub(crate) const fn count(&self) -> u32 {
-        self.count
+        Self { first: None }
     }
 
     /// Puts `magazine` in front.
     pub(crate) fn push(&mut self, mut magazine: Magazine) {
         magazine.header_mut().next = self.first.take();
         self.first = Some(magazine);
-        self.count += 1;
     }
 
     /// Iterates over them, which stay.
@@ -213,7 +207,6 @@ impl Chain {
     pub(crate) fn pop(&mut self) -> Option<Magazine> {
         let mut magazine = self.first.take()?;
         self.first = magazine.header_mut().next.take();
-        self.count -= 1;
         Some(magazine)
     }
 

@@ -43,7 +43,7 @@ pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
 /// The capacity of a cache's new magazines.
 #[derive(Debug)]
 pub(crate) struct MagazineSizing {
-    /// The class that it begins with; the largest number for a cache without CPU slots, which has no magazines.
+    /// The class that it begins with.
     usual: u8,
     class: AtomicU8,
     trips: AtomicU16,
@@ -52,16 +52,6 @@ pub(crate) struct MagazineSizing {
 impl MagazineSizing {
     pub(crate) fn new(usual: u8) -> Self {
         Self { usual, class: AtomicU8::new(usual), trips: AtomicU16::new(0) }
-    }
-
-    /// That of a cache without CPU slots.
-    pub(crate) fn without_magazines() -> Self {
-        Self::new(u8::MAX)
-    }
-
-    /// Whether the cache has any.
-    pub(crate) fn has_magazines(&self) -> bool {
-        self.usual != u8::MAX
     }
 
     /// Returns the class of capacity of new magazines.

@@ -1,219 +1,221 @@
-//! Objects on their way between magazines and slabs.
+//! Moving objects between magazines and slabs.
 //!
 //! # Costs
-//! One lock for as many objects as a magazine takes or gives; one atomic exchange for those that lie in one slab.
+//! One lock for as many objects as a magazine takes or gives; one atomic exchange for those of one slab.
+//!
+//! # Panics
+//! Constructors, destructors, traces, page sources and fault hooks are code of the user, and may panic. A
+//! [`MagazineGuard`] owns what a miss holds at such a moment, and puts it away during unwinding. `drop` of an empty guard
+//! runs no code of the user: a second panic during unwinding ends the program.
 
 use core::ptr::NonNull;
 
-use page_frame::{Fault, OutOfMemory};
+use page_frame::OutOfMemory;
 
-use crate::cache::inner::CacheInner;
-use crate::hardening::{Hardening, MARK_CACHED};
+use crate::hardening::presets::Hardening;
+use crate::patience::Patience;
+use crate::patience::Reclaim;
+use crate::percpu::magazine::Chain;
 use crate::percpu::magazine::Magazine;
-use crate::percpu::path::{Patience, Reclaim};
-use crate::slabs::chain::FreedChain;
-use crate::slabs::free_word::Pushed;
-use crate::slabs::list::SlabList;
-use crate::slabs::set::SlabSet;
+use crate::percpu::sizing::MagazineSizing;
+use crate::registry::shared::Shared;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
 use crate::system::System;
-use crate::unwind::MagazineGuard;
 
-impl<S: System> CacheInner<S> {
-    /// Fills `magazine`, which is empty, from the slabs, growing when they have nothing: as a whole, or half of it. Returns it
-    /// with at least one object; where there is none, or a constructor panics, it is put away.
-    pub(crate) fn fill<K: Hardening>(
-        &self,
-        magazine: Magazine,
-        as_a_whole: bool,
-    ) -> Result<Magazine, OutOfMemory> {
-        let mut held = MagazineGuard::new(self, Some(magazine));
-        let places = held.magazine().places_mut();
-        let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
-        // The first is popped first: addresses then ascend, which is what CPUs prefetch best.
-        let taken = self.take_from_slabs::<K>(wanted, Reclaim::Allowed, |index, object| {
-            places[wanted - 1 - index].write(object);
-        })?;
-        if taken < wanted {
-            places.copy_within(wanted - taken..wanted, 0);
-        }
-        // SAFETY: so many objects were taken, and written to the first places.
-        unsafe { held.magazine().set_length(taken) };
-        self.trace_taken(held.magazine().objects());
-        held.magazine.take().ok_or(OutOfMemory)
+/// What lies below the CPU slots of a cache: its slabs, how large its magazines are, and what the registry's caches share.
+pub(crate) struct Backing<S: System> {
+    shared: NonNull<Shared<S>>,
+    pub(crate) slabs: Slabs,
+    pub(crate) sizing: MagazineSizing,
+}
+
+impl<S: System> Backing<S> {
+    /// # Safety
+    /// 1. `shared` outlives the value.
+    pub(crate) unsafe fn new(
+        shared: NonNull<Shared<S>>,
+        slabs: Slabs,
+        sizing: MagazineSizing,
+    ) -> Self {
+        Self { shared, slabs, sizing }
     }
 
-    /// Takes one object from the slabs.
+    /// Returns what all caches of the registry share.
+    #[inline]
+    pub(crate) fn shared(&self) -> &Shared<S> {
+        // SAFETY: clause 1 of `new`: it outlives this value.
+        unsafe { self.shared.as_ref() }
+    }
+
+    /// Returns the pointer behind [`shared`](Self::shared).
+    pub(crate) fn shared_pointer(&self) -> NonNull<Shared<S>> {
+        self.shared
+    }
+
+    #[inline]
+    pub(crate) fn environment(&self) -> &Environment<S> {
+        self.shared().environment()
+    }
+
+    /// Takes one object of the slabs.
     pub(crate) fn take_one<K: Hardening>(
         &self,
         reclaim: Reclaim,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let mut object = None;
-        self.take_from_slabs::<K>(1, reclaim, |_, taken| object = Some(taken))?;
-        self.trace_taken(object.as_slice());
+        self.take::<K>(1, reclaim, |_, taken| object = Some(taken))?;
+        self.slabs.settings.trace_taken(object.as_slice());
         object.ok_or(OutOfMemory)
     }
 
-    /// Takes up to `wanted` objects from the slabs, growing when there is none; at least one, or an error. Calls `put` with the
-    /// place of each among them, and the object; what counts is the last call for each place.
-    fn take_from_slabs<K: Hardening>(
+    /// Fills `magazine`, which is empty, from the slabs: as a whole, or half of it. Returns it with at least one object;
+    /// frees it where there is none, or a constructor panics.
+    pub(crate) fn fill<K: Hardening>(
+        &self,
+        magazine: Magazine,
+        as_a_whole: bool,
+    ) -> Result<Magazine, OutOfMemory> {
+        let mut held = self.guard(Some(magazine), None);
+        let places = held.magazine().places_mut();
+        let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
+        // The first is popped first: addresses then ascend, which is what CPUs prefetch best.
+        let taken = self.take::<K>(wanted, Reclaim::Allowed, |index, object| {
+            places[wanted - 1 - index].write(object);
+        })?;
+        if taken < wanted {
+            places.copy_within(wanted - taken..wanted, 0);
+        }
+        // SAFETY: `taken` objects were taken, and written to the first places.
+        unsafe { held.magazine().set_length(taken) };
+        self.slabs.settings.trace_taken(held.magazine().objects());
+        held.magazine.take().ok_or(OutOfMemory)
+    }
+
+    fn take<K: Hardening>(
         &self,
         wanted: usize,
         reclaim: Reclaim,
-        mut put: impl FnMut(usize, NonNull<u8>),
+        put: impl FnMut(usize, NonNull<u8>),
     ) -> Result<usize, OutOfMemory> {
-        let geometry = &self.settings.geometry;
-        let mark = K::MARKS.then_some(MARK_CACHED);
-        let colour = {
-            let token = self.system().locking.lock_token();
-            let mut set = token.lock(&self.set).ok_or(OutOfMemory)?;
-            set.take_pending(&self.pending, geometry);
-            let taken = set.take(geometry, wanted, mark, &mut put);
-            if taken > 0 {
-                self.tune(&set);
-                return Ok(taken);
-            }
-            if !self.may_grow(&set) {
-                return Err(OutOfMemory);
-            }
-            if self.settings.coloured { set.next_colour(geometry) } else { 0 }
-        };
-        let header = self.grow::<K>(colour, reclaim)?;
-        // SAFETY: fresh.
-        let pages = unsafe { header.as_ref() }.pages();
-        let taken = {
-            let token = self.system().locking.lock_token();
-            // Asked again: another CPU may have grown the cache meanwhile.
-            token.lock(&self.set).filter(|set| self.may_grow(set)).map(|mut set| {
-                // SAFETY: `grow` made it: live, ours, in no list, all objects free.
-                unsafe { set.add(header, geometry) };
-                self.tune(&set);
-                set.take(geometry, wanted, mark, &mut put)
-            })
-        };
-        let Some(taken) = taken else {
-            // SAFETY: the fresh slab was not added, so it is ours and all its objects are free.
-            unsafe { self.release(header) };
-            return Err(OutOfMemory);
-        };
-        self.system().note_traffic(pages, 0);
-        Ok(taken)
+        let stride = self.slabs.settings.geometry.stride();
+        let note = |bytes| self.sizing.note_trip(stride, bytes);
+        self.slabs.take::<S, K>(&self.shared().slab_source, wanted, reclaim, note, put)
     }
 
-    /// Whether the cache may have a slab more.
-    fn may_grow(&self, set: &SlabSet) -> bool {
-        self.settings.most_slabs == u32::MAX || set.slabs() < self.settings.most_slabs as usize
+    /// Frees `objects`, which the caller owns, into the slabs. Returns the pages released.
+    pub(crate) fn give(&self, patience: Patience, objects: &[NonNull<u8>]) -> usize {
+        let stride = self.slabs.settings.geometry.stride();
+        let note = |bytes| self.sizing.note_trip(stride, bytes);
+        self.slabs.give(&self.shared().slab_source, patience, objects, note)
     }
 
-    /// Notes a trip to the slabs, of which `set` has all.
-    fn tune(&self, set: &SlabSet) {
-        let geometry = &self.settings.geometry;
-        self.sizing.note_trip(geometry.stride(), set.slabs() * geometry.slab_bytes());
-    }
-
-    /// Gives all objects of `magazine` back to their slabs; returns it, and the pages that went home. Where a destructor panics,
-    /// it is put away.
+    /// Frees all objects of `magazine` into the slabs. Returns the magazine, and the pages released. Where a
+    /// destructor panics, the magazine is freed.
     pub(crate) fn empty(&self, magazine: Magazine, patience: Patience) -> (Magazine, usize) {
         if magazine.length() == 0 {
             return (magazine, 0);
         }
-        let mut held = MagazineGuard::new(self, Some(magazine));
-        let pages = self.give_back(patience, held.magazine().take_all());
+        let mut held = self.guard(Some(magazine), None);
+        let pages = self.give(patience, held.magazine().take_all());
         (held.magazine.take().expect("nobody else takes it out of the guard"), pages)
     }
 
-    /// Frees `objects`, which our caller owns, into their slabs; surplus empty slabs go home. Returns the pages that did.
-    ///
-    /// Without the lock (nested, or only trying) each chain of objects goes through its slab's free word.
-    pub(crate) fn give_back(&self, patience: Patience, objects: &[NonNull<u8>]) -> usize {
-        self.trace_returned(objects);
-        let fault;
-        let mut releasing = SlabList::new();
-        {
-            let token = self.system().locking.lock_token();
-            let set = match patience {
-                Patience::Wait => token.lock(&self.set),
-                Patience::Try => token.try_lock(&self.set),
-            };
-            match set {
-                Some(mut set) => {
-                    // SAFETY: objects of ours, and our caller owns them.
-                    fault = self.for_each_chain(objects, |chain| unsafe {
-                        set.give(chain, &self.settings.geometry);
-                    });
-                    set.take_pending(&self.pending, &self.settings.geometry);
-                    self.tune(&set);
-                    // Who only tries may be a turn, which calls no destructor.
-                    let keep = match patience {
-                        Patience::Try if self.settings.destructor.is_some() => usize::MAX,
-                        _ => self.empty_slabs_kept(&set),
-                    };
-                    self.pop_empty(&mut set, keep, usize::MAX, &mut releasing);
-                    set.note_sent(releasing.count());
-                }
-                None => {
-                    fault = self.for_each_chain(objects, |chain| self.give_back_unlocked(chain))
-                }
-            }
-        }
-        let pages = self.release_all(releasing);
-        if let Some(fault) = fault {
-            self.system().report(&fault);
-        }
-        pages
-    }
-
-    /// Joins objects that our caller owns to chains, as far as neighbours are of the same slab, and calls `free` with each;
-    /// last things first. Pointers that are no objects of ours are left out; returns what is wrong with one of them.
+    /// Whether `magazine` has the capacity of new ones.
     #[inline]
-    fn for_each_chain(
-        &self,
-        objects: &[NonNull<u8>],
-        mut free: impl FnMut(&mut FreedChain),
-    ) -> Option<Fault> {
-        let geometry = &self.settings.geometry;
-        let mut fault = None;
-        let mut chain = FreedChain::new(geometry);
-        for address in objects.iter().rev().map(|object| object.addr().get()) {
-            if !chain.is_empty() {
-                // SAFETY: the object is our caller's.
-                if unsafe { chain.add(address) } {
-                    continue;
-                }
-                free(&mut chain);
-            }
-            match self.find(address) {
-                // SAFETY: `find` says so; it is our caller's.
-                Ok((header, index)) => unsafe { chain.begin(header, index, address, geometry) },
-                Err(found) => fault = Some(found),
-            }
-        }
-        if !chain.is_empty() {
-            free(&mut chain);
-        }
-        fault
+    pub(crate) fn is_current(&self, magazine: &Magazine) -> bool {
+        magazine.class() == self.sizing.class()
     }
 
-    /// Frees the objects of `chain`, which our caller owns, without the set lock.
-    fn give_back_unlocked(&self, chain: &mut FreedChain) {
-        // SAFETY: our caller's objects.
-        if unsafe { chain.push() } == Pushed::First {
-            // SAFETY: told `First`, we alone put it there; it stays alive while it is pending (slab set I3).
-            unsafe { self.pending.push(chain.header) };
-        }
+    /// Makes an empty magazine of the present capacity.
+    pub(crate) fn new_magazine(&self) -> Option<Magazine> {
+        let class = self.sizing.class();
+        let magazines = self.shared().magazines(class);
+        let memory = magazines.take_internal(&self.shared().slab_source, Reclaim::Allowed).ok()?;
+        // SAFETY: an object of the internal cache for magazines of this class.
+        Some(unsafe { Magazine::new_in(memory, class) })
     }
 
-    /// Moves empty slabs beyond `keep` to `releasing`, up to `most` slabs.
-    pub(crate) fn pop_empty(
+    /// Frees the memory of `magazine`, which is empty. Returns the pages released.
+    pub(crate) fn free_magazine(&self, magazine: Magazine, patience: Patience) -> usize {
+        let magazines = self.shared().magazines(magazine.class());
+        magazines.give_internal(&self.shared().slab_source, patience, magazine.into_memory())
+    }
+
+    /// Empties the magazines of `full` into the slabs, and frees their memory and that of `empty`. Returns the
+    /// pages released. Where code of the user panics, the rest is emptied and freed during unwinding.
+    pub(crate) fn drain(&self, full: Chain, empty: Chain, patience: Patience) -> usize {
+        let mut draining = DrainGuard { backing: self, full, empty, patience, pages: 0 };
+        draining.drain();
+        draining.pages
+    }
+
+    /// Makes a guard that owns `magazine` and `object`.
+    pub(crate) fn guard(
         &self,
-        set: &mut SlabSet,
-        keep: usize,
-        most: usize,
-        releasing: &mut SlabList,
-    ) {
-        while releasing.count() < most {
-            let Some(header) = set.pop_empty(keep, &self.settings.geometry) else { return };
-            // SAFETY: it is out of the set, alive, and `release_all` takes it out before it dies.
-            unsafe { releasing.push(header) };
+        magazine: Option<Magazine>,
+        object: Option<NonNull<u8>>,
+    ) -> MagazineGuard<'_, S> {
+        MagazineGuard { backing: self, magazine, object }
+    }
+}
+
+/// A magazine and an object that a caller owns. Dropping it frees what is left: objects to their slabs, and
+/// the magazine's memory.
+pub(crate) struct MagazineGuard<'c, S: System> {
+    backing: &'c Backing<S>,
+    pub(crate) magazine: Option<Magazine>,
+    pub(crate) object: Option<NonNull<u8>>,
+}
+
+impl<S: System> MagazineGuard<'_, S> {
+    /// Gives up what the guard owns to the caller, and returns the magazine.
+    pub(crate) fn disarm(self) -> Option<Magazine> {
+        core::mem::ManuallyDrop::new(self).magazine.take()
+    }
+
+    fn magazine(&mut self) -> &mut Magazine {
+        self.magazine.as_mut().expect("the caller put a magazine into the guard")
+    }
+}
+
+impl<S: System> Drop for MagazineGuard<'_, S> {
+    fn drop(&mut self) {
+        if let Some(magazine) = self.magazine.take() {
+            let (magazine, _) = self.backing.empty(magazine, Patience::Wait);
+            self.backing.free_magazine(magazine, Patience::Wait);
         }
+        if let Some(object) = self.object.take() {
+            self.backing.give(Patience::Wait, &[object]);
+        }
+    }
+}
+
+/// Magazines that are emptied into the slabs. Dropping it empties the rest.
+pub(crate) struct DrainGuard<'c, S: System> {
+    pub(crate) backing: &'c Backing<S>,
+    pub(crate) full: Chain,
+    pub(crate) empty: Chain,
+    pub(crate) patience: Patience,
+    /// The pages released.
+    pub(crate) pages: usize,
+}
+
+impl<S: System> DrainGuard<'_, S> {
+    pub(crate) fn drain(&mut self) {
+        while let Some(magazine) = self.full.pop() {
+            let (magazine, pages) = self.backing.empty(magazine, self.patience);
+            self.pages += pages;
+            self.empty.push(magazine);
+        }
+        while let Some(magazine) = self.empty.pop() {
+            self.pages += self.backing.free_magazine(magazine, self.patience);
+        }
+    }
+}
+
+impl<S: System> Drop for DrainGuard<'_, S> {
+    fn drop(&mut self) {
+        self.drain();
     }
 }

@@ -20,11 +20,9 @@
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Order, OutOfMemory, PageBlock, PageSource, PerCpuSlot};
+use page_frame::{Cpu, Order, PageBlock, PerCpuSlot};
 
 use crate::percpu::slot::CpuSlot;
-use crate::registry::handle::Shared;
-use crate::system::System;
 
 /// The bytes of a line: a slot.
 const LINE: usize = size_of::<PerCpuSlot<CpuSlot>>();
@@ -72,7 +70,7 @@ unsafe impl<C> Send for SlotArena<C> {}
 
 impl<C: Cpu> SlotArena<C> {
     /// Whether the machine wants its slots in slot_arena at all.
-    pub(crate) const ARE_USED: bool = C::SPREAD > 0;
+    pub(crate) const IS_USED: bool = C::SPREAD > 0;
     /// How many slot_arena a block has.
     const ROWS: usize = C::SPREAD / LINE;
 
@@ -80,9 +78,14 @@ impl<C: Cpu> SlotArena<C> {
         const {
             assert!(C::SPREAD % LINE == 0, "slots are whole lines");
             let fits = Self::ROWS >= 2 && Self::ROWS <= u128::BITS as usize;
-            assert!(!Self::ARE_USED || fits, "a header and 1 to 127 slot_arena");
+            assert!(!Self::IS_USED || fits, "a header and 1 to 127 slot_arena");
         };
         Self { first: core::ptr::null_mut(), count: 0, machine: PhantomData }
+    }
+
+    /// Returns how many blocks there are.
+    pub(crate) const fn count(&self) -> usize {
+        self.count
     }
 
     /// Returns the order of a block for `cpus` CPUs; `None` when no block is so large.
@@ -132,7 +135,7 @@ impl<C: Cpu> SlotArena<C> {
     ///
     /// # Safety
     /// 1. It came from `take`, and nobody uses its slots.
-    pub(crate) unsafe fn put(
+    pub(crate) unsafe fn give(
         &mut self,
         first: NonNull<PerCpuSlot<CpuSlot>>,
         cpus: usize,
@@ -186,72 +189,9 @@ impl<C: Cpu> SlotArena<C> {
     }
 }
 
-impl<S: System> Shared<S> {
-    /// Takes a slot_row for the slots of a cache, if that is where they lie. Fails too for an interrupt that came upon the lock.
-    pub(crate) fn take_slots(&self) -> Result<Option<NonNull<PerCpuSlot<CpuSlot>>>, OutOfMemory> {
-        if !SlotArena::<S::Cpus>::ARE_USED {
-            return Ok(None);
-        }
-        let cpus = self.locking.count();
-        let token = self.locking.lock_token();
-        if let Some(slot_row) = token.lock(&self.slot_arena).ok_or(OutOfMemory)?.take(cpus) {
-            return Ok(Some(slot_row));
-        }
-        // With no lock held; should somebody else do the same, there are two.
-        let block = self.source.allocate(SlotArena::<S::Cpus>::order(cpus).ok_or(OutOfMemory)?)?;
-        let Some(mut slot_arena) = token.lock(&self.slot_arena) else {
-            // SAFETY: just allocated.
-            unsafe { self.source.free(block) };
-            return Err(OutOfMemory);
-        };
-        slot_arena.add(block);
-        Ok(slot_arena.take(cpus))
-    }
-
-    /// Gives a slot_row back.
-    ///
-    /// # Safety
-    /// 1. It came from `take_slots`, and nobody uses its slots.
-    pub(crate) unsafe fn return_slots(&self, first: NonNull<PerCpuSlot<CpuSlot>>) {
-        let cpus = self.locking.count();
-        let token = self.locking.lock_token();
-        let block = token.lock(&self.slot_arena).and_then(|mut slot_arena| {
-            // SAFETY: clause 1.
-            unsafe { slot_arena.put(first, cpus) }
-        });
-        if let Some(block) = block {
-            // SAFETY: just given away, and from our source.
-            unsafe { free_slot_block::<S::Pages, S::Cpus>(&self.source, block, cpus) };
-        }
-    }
-
-    /// Returns the pages of all blocks.
-    pub(crate) fn slot_pages(&self) -> usize {
-        let token = self.locking.lock_token();
-        let blocks = token.lock(&self.slot_arena).map_or(0, |slot_arena| slot_arena.count);
-        blocks * SlotArena::<S::Cpus>::order(self.locking.count()).map_or(0, Order::pages)
-    }
-}
-
-/// Sends a block of slots for `cpus` CPUs home.
-///
-/// # Safety
-/// 1. [`SlotArena`] gave it away, and it came from `source`.
-pub(crate) unsafe fn free_slot_block<P: PageSource, C: Cpu>(
-    source: &P,
-    start: NonNull<u8>,
-    cpus: usize,
-) {
-    let order = SlotArena::<C>::order(cpus).expect("there was such a block");
-    // SAFETY: clause 1: `add` took it apart.
-    let block = unsafe { PageBlock::from_raw(start, order, false) };
-    // SAFETY: clause 1.
-    unsafe { source.free(block) };
-}
-
 /// Returns the bytes of the slots of a cache where they are behind it; none where they are in slot_arena.
 pub(crate) fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
-    if SlotArena::<C>::ARE_USED {
+    if SlotArena::<C>::IS_USED {
         Some(0)
     } else {
         slots.checked_mul(size_of::<PerCpuSlot<CpuSlot>>())

@@ -14,63 +14,81 @@
 //! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only tried.
 
 use crate::cache::inner::CacheInner;
-use crate::percpu::path::Patience;
-use crate::registry::handle::Shared;
+use crate::patience::Patience;
+use crate::registry::inner::RegistryInner;
+use crate::registry::shared::Shared;
 use crate::system::System;
 
-impl<S: System> Shared<S> {
-    /// Gives back at least `target_pages` if it can; returns how many.
-    pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
-        let mut given = 0;
-        self.visit_until(target_pages, &mut given, |inner, _| inner.release_surplus(patience));
-        given += self.shrink_in_proportion(target_pages.saturating_sub(given), patience);
-        self.visit_until(target_pages, &mut given, |inner, wanted| inner.shrink(wanted, patience));
-        if given < target_pages {
-            given += self.shrink_internal(target_pages - given, patience);
+/// Releases at least `target_pages` pages if it can; returns how many.
+pub(crate) fn shrink<S: System>(
+    registry: &RegistryInner<S>,
+    target_pages: usize,
+    patience: Patience,
+) -> usize {
+    let mut released = 0;
+    visit_until(registry, target_pages, &mut released, |cache, _| cache.release_idle(patience));
+    let wanted = target_pages.saturating_sub(released);
+    released += shrink_in_proportion(registry, wanted, patience);
+    visit_until(registry, target_pages, &mut released, |cache, wanted| {
+        cache.shrink(wanted, patience)
+    });
+    if released < target_pages {
+        released += shrink_internal(&registry.shared, target_pages - released, patience);
+    }
+    visit_until(registry, target_pages, &mut released, |cache, wanted| {
+        let Some(reclaim) = cache.reclaim else { return 0 };
+        reclaim();
+        cache.shrink(wanted, patience)
+    });
+    released
+}
+
+/// Releases empty slabs of each cache, in proportion to those it has; returns the pages released.
+fn shrink_in_proportion<S: System>(
+    registry: &RegistryInner<S>,
+    target_pages: usize,
+    patience: Patience,
+) -> usize {
+    let environment = registry.environment();
+    let mut all = 0;
+    registry.visit(|cache| all += cache.slabs().reclaimable(environment));
+    let mut released = 0;
+    visit_until(registry, target_pages, &mut released, |cache, _| {
+        let own = cache.slabs().reclaimable(environment);
+        // Where all have less than is wanted, each gives all.
+        let share = if all <= target_pages { own } else { share(target_pages, own, all) };
+        if share > 0 { cache.release_empty(share, patience) } else { 0 }
+    });
+    released
+}
+
+/// Shrinks the internal caches; headers last, as releasing magazines and caches may free some.
+fn shrink_internal<S: System>(
+    shared: &Shared<S>,
+    target_pages: usize,
+    patience: Patience,
+) -> usize {
+    shared.internal().rev().fold(0, |released, slabs| {
+        let wanted = target_pages.saturating_sub(released);
+        if wanted == 0 {
+            return released;
         }
-        self.visit_until(target_pages, &mut given, |inner, wanted| {
-            let Some(reclaim) = inner.settings.reclaim else { return 0 };
-            reclaim();
-            inner.shrink(wanted, patience)
-        });
-        given
-    }
+        released + slabs.release_empty(&shared.slab_source, wanted, 0, patience)
+    })
+}
 
-    /// Takes empty slabs of each cache, in proportion to those it has; returns the pages that went home.
-    fn shrink_in_proportion(&self, target_pages: usize, patience: Patience) -> usize {
-        let mut all = 0;
-        self.list.visit(&self.locking, |inner| all += inner.reclaimable());
-        let mut given = 0;
-        self.visit_until(target_pages, &mut given, |inner, _| {
-            let own = inner.reclaimable();
-            // Where all have less than is wanted, each gives all.
-            let share = if all <= target_pages { own } else { share(target_pages, own, all) };
-            if share > 0 { inner.shrink_empty(share, patience) } else { 0 }
-        });
-        given
-    }
-
-    /// Shrinks the internal caches. Records last: magazines and inners going home may free some.
-    fn shrink_internal(&self, target_pages: usize, patience: Patience) -> usize {
-        self.internal().rev().fold(0, |given, inner| {
-            let wanted = target_pages.saturating_sub(given);
-            if wanted > 0 { given + inner.shrink(wanted, patience) } else { given }
-        })
-    }
-
-    /// Calls `shrink` with each cache and the pages still wanted, as long as some are; adds what it returns to `given`.
-    fn visit_until(
-        &self,
-        target_pages: usize,
-        given: &mut usize,
-        mut shrink: impl FnMut(&CacheInner<S>, usize) -> usize,
-    ) {
-        self.list.visit(&self.locking, |inner| {
-            if *given < target_pages {
-                *given += shrink(inner, target_pages - *given);
-            }
-        });
-    }
+/// Calls `shrink` with each cache and the pages still wanted, as long as some are; adds what it returns to `released`.
+fn visit_until<S: System>(
+    registry: &RegistryInner<S>,
+    target_pages: usize,
+    released: &mut usize,
+    mut shrink: impl FnMut(&CacheInner<S>, usize) -> usize,
+) {
+    registry.visit(|cache| {
+        if *released < target_pages {
+            *released += shrink(cache, target_pages - *released);
+        }
+    });
 }
 
 /// Returns `target * own / all`, rounded up.

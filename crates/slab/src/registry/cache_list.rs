@@ -17,24 +17,28 @@
 
 use core::ptr::NonNull;
 
-use page_frame::IrqLock;
 use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell, spin_hint};
+use page_frame::{Cpu, IrqLock};
 
-use crate::cache::inner::CacheInner;
 use crate::percpu::slot::CacheSlots;
-use crate::system::System;
 
 /// Set in a cache's visits once it is closed; the bits below count.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
+/// What may be in the list: a cache, which has a node.
+pub(crate) trait Listed: Sized {
+    /// Returns the cache's part of the list: always the same.
+    fn node(&self) -> &ListNode<Self>;
+}
+
 /// A cache's part of the list.
 #[derive(Debug)]
-pub(crate) struct ListNode<S: System> {
-    next: UnsafeCell<*mut CacheInner<S>>,
+pub(crate) struct ListNode<T> {
+    next: UnsafeCell<*mut T>,
     visits: AtomicUsize,
 }
 
-impl<S: System> ListNode<S> {
+impl<T> ListNode<T> {
     pub(crate) fn new() -> Self {
         Self { next: UnsafeCell::new(core::ptr::null_mut()), visits: AtomicUsize::new(0) }
     }
@@ -47,37 +51,37 @@ impl<S: System> ListNode<S> {
 }
 
 /// A visit to a cache of the list. Dropping it ends the visit, also when the visitor panics.
-struct Visit<S: System> {
-    inner: NonNull<CacheInner<S>>,
+struct Visit<T: Listed> {
+    cache: NonNull<T>,
 }
 
-impl<S: System> Visit<S> {
-    fn inner(&self) -> &CacheInner<S> {
+impl<T: Listed> Visit<T> {
+    fn cache(&self) -> &T {
         // SAFETY: I1 and I2: it is visited until `self` is dropped, so it is in the list, and alive.
-        unsafe { self.inner.as_ref() }
+        unsafe { self.cache.as_ref() }
     }
 }
 
-impl<S: System> Drop for Visit<S> {
+impl<T: Listed> Drop for Visit<T> {
     fn drop(&mut self) {
         // Release: pairs with the Acquire in `close`: whoever waits there sees all that the visitor did.
-        self.inner().list_node.visits.fetch_sub(1, Ordering::Release);
+        self.cache().node().visits.fetch_sub(1, Ordering::Release);
     }
 }
 
 /// The caches that users made.
 #[derive(Debug)]
-pub(crate) struct CacheList<S: System> {
-    first: IrqLock<First<S>>,
+pub(crate) struct CacheList<T> {
+    first: IrqLock<First<T>>,
 }
 
 #[derive(Debug)]
-struct First<S: System>(*mut CacheInner<S>);
+struct First<T>(*mut T);
 
-// SAFETY: the inners behind the pointer are reached only as this file says, and may be used on any CPU when P and C may.
-unsafe impl<S: System<Pages: Send, Cpus: Send>> Send for First<S> {}
+// SAFETY: the caches behind the pointer are reached only as this file says, and may be used on any CPU when P and C may.
+unsafe impl<T: Sync> Send for First<T> {}
 
-impl<S: System> CacheList<S> {
+impl<T: Listed> CacheList<T> {
     pub(crate) fn new() -> Self {
         Self { first: IrqLock::new(First(core::ptr::null_mut())) }
     }
@@ -86,54 +90,46 @@ impl<S: System> CacheList<S> {
     ///
     /// # Safety
     /// 1. `cache` is alive, in no list, and does not die before [`unlink`](Self::unlink).
-    pub(crate) unsafe fn link(
-        &self,
-        inner: NonNull<CacheInner<S>>,
-        locking: &CacheSlots<S::Cpus>,
-    ) -> bool {
+    pub(crate) unsafe fn link<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
         let token = locking.lock_token();
         let Some(mut first) = token.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, and the list's lock is held.
-        unsafe { Self::set_next(inner, first.0) };
-        first.0 = inner.as_ptr();
+        unsafe { Self::set_next(cache, first.0) };
+        first.0 = cache.as_ptr();
         true
     }
 
     /// Calls `look` with each cache that is not closed; none of them goes meanwhile, and no lock is held. A panic in `look`
     /// ends the visit.
-    pub(crate) fn visit(
-        &self,
-        locking: &CacheSlots<S::Cpus>,
-        mut look: impl FnMut(&CacheInner<S>),
-    ) {
+    pub(crate) fn visit<C: Cpu>(&self, locking: &CacheSlots<C>, mut look: impl FnMut(&T)) {
         let mut current = self.begin_visit(None, locking);
         while let Some(visit) = current {
-            look(visit.inner());
-            current = self.begin_visit(Some(visit.inner), locking);
+            look(visit.cache());
+            current = self.begin_visit(Some(visit.cache), locking);
         }
     }
 
-    /// Begins a visit to the cache after `inner`, which is being visited, or to the first. None when there is none, or when
+    /// Begins a visit to the cache after `cache`, which is being visited, or to the first. None when there is none, or when
     /// an interrupted owner has the lock.
-    fn begin_visit(
+    fn begin_visit<C: Cpu>(
         &self,
-        inner: Option<NonNull<CacheInner<S>>>,
-        locking: &CacheSlots<S::Cpus>,
-    ) -> Option<Visit<S>> {
+        cache: Option<NonNull<T>>,
+        locking: &CacheSlots<C>,
+    ) -> Option<Visit<T>> {
         let token = locking.lock_token();
         let first = token.lock(&self.first)?;
         // SAFETY: I1: visited, so alive, and we hold the lock.
-        let mut next = inner.map_or(first.0, |inner| unsafe { Self::next(inner) });
-        while let Some(inner) = NonNull::new(next) {
+        let mut next = cache.map_or(first.0, |cache| unsafe { Self::next(cache) });
+        while let Some(cache) = NonNull::new(next) {
             // SAFETY: I1.
-            let visits = unsafe { &inner.as_ref().list_node.visits };
+            let visits = &unsafe { cache.as_ref() }.node().visits;
             // Relaxed: raised, and closed, only under the lock.
             if visits.load(Ordering::Relaxed) & CLOSED == 0 {
                 visits.fetch_add(1, Ordering::Relaxed);
-                return Some(Visit { inner });
+                return Some(Visit { cache });
             }
             // SAFETY: I1, under the lock.
-            next = unsafe { Self::next(inner) };
+            next = unsafe { Self::next(cache) };
         }
         None
     }
@@ -142,40 +138,36 @@ impl<S: System> CacheList<S> {
     /// (not by an interrupt that came upon the lock).
     ///
     /// Must not be called by a visitor.
-    pub(crate) fn close(&self, inner: &CacheInner<S>, locking: &CacheSlots<S::Cpus>) -> bool {
+    pub(crate) fn close<C: Cpu>(&self, cache: &T, locking: &CacheSlots<C>) -> bool {
         {
             let token = locking.lock_token();
             let Some(_first) = token.lock(&self.first) else { return false };
             // Relaxed: read for this bit only under the lock.
-            inner.list_node.visits.fetch_or(CLOSED, Ordering::Relaxed);
+            cache.node().visits.fetch_or(CLOSED, Ordering::Relaxed);
         }
         // Acquire: pairs with the Release at the end of a visit.
-        while inner.list_node.visits.load(Ordering::Acquire) != CLOSED {
+        while cache.node().visits.load(Ordering::Acquire) != CLOSED {
             spin_hint();
         }
         true
     }
 
     /// Lets visitors come to a closed cache again.
-    pub(crate) fn reopen(&self, inner: &CacheInner<S>) {
+    pub(crate) fn reopen(&self, cache: &T) {
         // Release: pairs with the lock that the next visitor takes, though what it finds is under locks of its own.
-        inner.list_node.visits.store(0, Ordering::Release);
+        cache.node().visits.store(0, Ordering::Release);
     }
 
     /// Takes `cache` out; whether that could be done (not by an interrupt that came upon the lock).
     ///
     /// # Safety
     /// 1. `cache` is in the list and closed.
-    pub(crate) unsafe fn unlink(
-        &self,
-        inner: NonNull<CacheInner<S>>,
-        locking: &CacheSlots<S::Cpus>,
-    ) -> bool {
+    pub(crate) unsafe fn unlink<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
         let token = locking.lock_token();
         let Some(mut first) = token.lock(&self.first) else { return false };
         // SAFETY: clause 1: alive, under the lock.
-        let next = unsafe { Self::next(inner) };
-        if first.0 == inner.as_ptr() {
+        let next = unsafe { Self::next(cache) };
+        if first.0 == cache.as_ptr() {
             first.0 = next;
             return true;
         }
@@ -183,7 +175,7 @@ impl<S: System> CacheList<S> {
         while let Some(other) = before {
             // SAFETY: I1, under the lock.
             let after = unsafe { Self::next(other) };
-            if after == inner.as_ptr() {
+            if after == cache.as_ptr() {
                 // SAFETY: I1, under the lock.
                 unsafe { Self::set_next(other, next) };
                 break;
@@ -195,19 +187,19 @@ impl<S: System> CacheList<S> {
 
     /// # Safety
     /// 1. The cache is alive and the caller holds the lock.
-    unsafe fn next(inner: NonNull<CacheInner<S>>) -> *mut CacheInner<S> {
+    unsafe fn next(cache: NonNull<T>) -> *mut T {
         // SAFETY: clause 1: it is alive, and taken off only under the lock that the caller holds.
-        let list_node = unsafe { &inner.as_ref().list_node };
+        let node = unsafe { cache.as_ref() }.node();
         // SAFETY: clause 1: under the lock nobody changes it.
-        list_node.next.with(|next| unsafe { *next })
+        node.next.with(|next| unsafe { *next })
     }
 
     /// # Safety
     /// 1. The cache is alive and the caller holds the lock.
-    unsafe fn set_next(inner: NonNull<CacheInner<S>>, new: *mut CacheInner<S>) {
+    unsafe fn set_next(cache: NonNull<T>, new: *mut T) {
         // SAFETY: clause 1: it does not die under the lock.
-        let list_node = unsafe { &inner.as_ref().list_node };
+        let node = unsafe { cache.as_ref() }.node();
         // SAFETY: clause 1: under the lock nobody else looks at it.
-        list_node.next.with_mut(|next| unsafe { *next = new });
+        node.next.with_mut(|next| unsafe { *next = new });
     }
 }

@@ -3,4 +3,6 @@
 pub(crate) mod cache_list;
 pub(crate) mod frozen;
 pub(crate) mod handle;
+pub(crate) mod inner;
+pub(crate) mod shared;
 pub(crate) mod stats;

@@ -4,8 +4,10 @@ use core::fmt;
 
 use page_frame::Order;
 
-use crate::cache::inner::CacheInner;
 use crate::cache_name::CacheName;
+use crate::patience::Patience;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
 use crate::system::System;
 
 /// The first two lines of the kernel's `/proc/slabinfo`, version 2.1.
@@ -50,6 +52,38 @@ impl CacheStats {
     /// ones.
     pub const fn pages(&self) -> usize {
         self.pages
+    }
+
+    /// Returns the numbers of `slabs`, as those of a cache without magazines.
+    pub(crate) fn of_slabs<S: System>(slabs: &Slabs, environment: &Environment<S>) -> Self {
+        let settings = &slabs.settings;
+        let mut stats = Self {
+            name: settings.name,
+            object_size: settings.geometry.stride(),
+            objects_active: 0,
+            objects: 0,
+            objects_per_slab: settings.geometry.capacity(),
+            pages_per_slab: settings.slab_pages(),
+            slabs_active: 0,
+            slabs: 0,
+            pages: 0,
+            grown: 0,
+            shrunk: 0,
+            magazine_capacity: 0,
+            depot_magazines: 0,
+        };
+        for_each_slab(slabs, environment, |slab| {
+            stats.objects_active += slab.capacity - slab.free;
+            stats.objects += slab.capacity;
+            stats.slabs_active += usize::from(slab.free < slab.capacity);
+            stats.slabs += 1;
+            stats.pages += slab.order.pages();
+        });
+        let token = environment.lock_token();
+        if let Some(set) = slabs.lock::<S>(&token, Patience::Wait) {
+            (stats.grown, stats.shrunk) = (set.grown(), set.shrunk());
+        }
+        stats
     }
 
     /// Writes the line of `/proc/slabinfo` for this cache.
@@ -97,63 +131,24 @@ pub struct SlabView {
     pub free: usize,
 }
 
-impl<S: System> CacheInner<S> {
-    pub(crate) fn stats(&self) -> CacheStats {
-        let (mut free, mut empty) = (0, 0);
-        let (mut slabs, mut objects, mut pages) = (0, 0, 0);
-        self.for_each_slab(|slab| {
-            free += slab.free;
-            slabs += 1;
-            objects += slab.capacity;
-            pages += slab.order.pages();
-            empty += usize::from(slab.free == slab.capacity);
+/// Calls `look` with each slab, under the lock of the set.
+pub(crate) fn for_each_slab<S: System>(
+    slabs: &Slabs,
+    environment: &Environment<S>,
+    mut look: impl FnMut(SlabView),
+) {
+    let token = environment.lock_token();
+    let Some(set) = slabs.lock::<S>(&token, Patience::Wait) else { return };
+    for header in set.iter() {
+        // SAFETY: slab set I1: a slab in the set is alive.
+        let slab = unsafe { header.as_ref() };
+        let geometry = slab.geometry(&slabs.settings.geometry);
+        look(SlabView {
+            start: slab.start.addr().get(),
+            order: geometry.order(),
+            colour_offset: geometry.colour_offset(usize::from(slab.colour)),
+            capacity: geometry.capacity(),
+            free: slab.word.load().free,
         });
-        let token = self.system().locking.lock_token();
-        let (grown, shrunk) =
-            token.lock(&self.set).map_or((0, 0), |set| (set.grown(), set.shrunk()));
-        let depot_magazines = token.lock(&self.depot).map_or(0, |depot| depot.full_count());
-        let objects_per_slab = self.settings.geometry.capacity();
-        CacheStats {
-            name: self.settings.name,
-            object_size: self.settings.geometry.stride(),
-            objects_active: objects - free,
-            objects,
-            objects_per_slab,
-            pages_per_slab: self.slab_pages(),
-            slabs_active: slabs - empty,
-            slabs,
-            pages,
-            grown,
-            shrunk,
-            magazine_capacity: self.magazine_capacity(),
-            depot_magazines,
-        }
-    }
-
-    pub(crate) fn for_each_slab(&self, mut look: impl FnMut(SlabView)) {
-        let token = self.system().locking.lock_token();
-        let Some(set) = token.lock(&self.set) else { return };
-        for header in set.iter() {
-            // SAFETY: slab set I1: alive.
-            let slab = unsafe { header.as_ref() };
-            let geometry = slab.geometry(&self.settings.geometry);
-            look(SlabView {
-                start: slab.start.addr().get(),
-                order: geometry.order(),
-                colour_offset: geometry.colour_offset(usize::from(slab.colour)),
-                capacity: geometry.capacity(),
-                free: slab.word.load().free,
-            });
-        }
-    }
-
-    pub(crate) fn slabs(&self) -> usize {
-        let token = self.system().locking.lock_token();
-        token.lock(&self.set).map_or(0, |set| set.slabs())
-    }
-
-    pub(crate) fn pages(&self) -> usize {
-        let token = self.system().locking.lock_token();
-        token.lock(&self.set).map_or(0, |set| set.pages(&self.settings.geometry))
     }
 }

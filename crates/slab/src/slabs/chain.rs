@@ -30,7 +30,16 @@ impl FreedChain {
         let header = NonNull::dangling();
         let (first, bytes, head, last, count) = (0, 0, 0, 0, 0);
         let stride = Divisor::new(best.stride());
-        Self { header, links: Links::Within(header), first, bytes, stride, head, last, count }
+        Self {
+            header,
+            links: Links::Within(NonNull::dangling()),
+            first,
+            bytes,
+            stride,
+            head,
+            last,
+            count,
+        }
     }
 
     /// Whether it has no object.
@@ -55,7 +64,7 @@ impl FreedChain {
         let geometry = &unsafe { header.as_ref() }.geometry(best);
         self.header = header;
         // SAFETY: clause 1: the slab is cut by what `geometry` returned.
-        self.links = unsafe { Links::of(header, geometry) };
+        self.links = unsafe { SlabHeader::links(header, geometry) };
         self.first = address - index * geometry.stride();
         self.bytes = geometry.capacity() * geometry.stride();
         (self.head, self.last, self.count) = (index, index, 1);

@@ -27,19 +27,19 @@
 
 use page_frame::{Order, PAGE_SIZE};
 
-use crate::hardening::MARK_CACHED;
-use crate::registry::handle::MOST_OUTSIDE;
 use crate::slabs::free_word::FreeWord;
+use crate::slabs::links::LINKS_WITHIN;
+use crate::slabs::links::MARK_CACHED;
 
 /// The largest object in bytes.
 pub const LARGEST_SIZE: usize = 4 << 20;
 /// The largest order that is chosen for objects that fit in a smaller one too.
 pub const LARGEST_ORDER: u8 = 3;
 
-/// Bytes of a slab's header: 64; more under loom, whose atomics are larger.
-pub(crate) const HEADER: usize = size_of::<crate::slabs::header::SlabHeader>();
-/// Objects whose links fit in the header itself.
-pub(crate) const LINKS_WITHIN: usize = 12;
+/// Bytes of a slab's header: 64; more under loom, whose atomics are larger. `header.rs` asserts it.
+pub(crate) const HEADER: usize = if page_frame::sync::MODELLED { 320 } else { 64 };
+/// The most objects of a slab whose header lies outside: their links fit in one line of 64 bytes.
+pub(crate) const MOST_OUTSIDE: usize = 64;
 /// Objects whose indices fit a link of one byte, and look like no mark.
 const SHORT_LINKS: usize = MARK_CACHED as usize;
 /// Up to this size bookkeeping lies in the slab even where it costs an object.

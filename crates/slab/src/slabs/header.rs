@@ -19,7 +19,9 @@ use page_frame::sync::{Linked, UnsafeCell};
 
 use crate::slabs::free_word::FreeWord;
 use crate::slabs::geometry::Geometry;
-use crate::slabs::geometry::LINKS_WITHIN;
+use crate::slabs::geometry::HEADER;
+use crate::slabs::links::LINKS_WITHIN;
+use crate::slabs::links::Links;
 
 /// In which list of the slab set a slab is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,18 +67,18 @@ pub(crate) struct SlabHeader {
     /// The first byte of the slab's pages.
     pub(crate) start: NonNull<u8>,
     pending: UnsafeCell<*mut SlabHeader>,
-    place: UnsafeCell<Place>,
+    neighbours: UnsafeCell<Neighbours>,
     links: [UnsafeCell<u8>; LINKS_WITHIN],
     pub(crate) colour: u16,
     list: UnsafeCell<ListName>,
     order: u8,
 }
 
-page_frame::assert_unless_loom!(size_of::<SlabHeader>() == 64);
+const _: () = assert!(size_of::<SlabHeader>() == HEADER && HEADER % align_of::<u16>() == 0);
 
 /// Neighbours in the list that the slab is in.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Neighbours {
     pub(crate) next: *mut SlabHeader,
     pub(crate) previous: *mut SlabHeader,
 }
@@ -101,7 +103,7 @@ impl SlabHeader {
             cache,
             start,
             pending: UnsafeCell::new(core::ptr::null_mut()),
-            place: UnsafeCell::new(Place {
+            neighbours: UnsafeCell::new(Neighbours {
                 next: core::ptr::null_mut(),
                 previous: core::ptr::null_mut(),
             }),
@@ -112,33 +114,44 @@ impl SlabHeader {
         }
     }
 
-    /// Returns the cell of link `index` of those that lie in the header.
-    pub(crate) fn link_within(&self, index: usize) -> &UnsafeCell<u8> {
-        &self.links[index]
+    /// Returns the links of the slab of `header`.
+    ///
+    /// # Safety
+    /// 1. `header` is that of a slab cut by `geometry`, and lives as long as the links are used.
+    #[inline]
+    pub(crate) unsafe fn links(header: NonNull<Self>, geometry: &Geometry) -> Links {
+        let before = geometry.links_bytes();
+        if before == 0 {
+            // SAFETY: clause 1: the header lives.
+            return Links::Within(NonNull::from(&unsafe { header.as_ref() }.links));
+        }
+        // SAFETY: clause 1: `before` bytes of links lie in front of the header.
+        let first = unsafe { header.cast::<u8>().sub(before) };
+        if geometry.has_short_links() { Links::Short(first) } else { Links::Long(first.cast()) }
     }
 
     /// Returns the neighbours in the list.
     ///
     /// # Safety
     /// 1. The caller holds the set lock, or the slab is in no set (I1).
-    pub(crate) unsafe fn place(&self) -> Place {
+    pub(crate) unsafe fn neighbours(&self) -> Neighbours {
         // SAFETY: clause 1 and I1: nobody changes it.
-        self.place.with(|place| unsafe { *place })
+        self.neighbours.with(|neighbours| unsafe { *neighbours })
     }
 
     /// Changes the neighbours in the list.
     ///
     /// # Safety
-    /// 1. As for `place`.
-    pub(crate) unsafe fn set_place(&self, new: Place) {
+    /// 1. As for `neighbours`.
+    pub(crate) unsafe fn set_neighbours(&self, new: Neighbours) {
         // SAFETY: clause 1 and I1: nobody else uses it.
-        self.place.with_mut(|place| unsafe { *place = new });
+        self.neighbours.with_mut(|neighbours| unsafe { *neighbours = new });
     }
 
     /// Returns the list that the slab is in.
     ///
     /// # Safety
-    /// 1. As for `place`.
+    /// 1. As for `neighbours`.
     pub(crate) unsafe fn list(&self) -> ListName {
         // SAFETY: clause 1: the lock keeps writers away.
         self.list.with(|list| unsafe { *list })
@@ -147,7 +160,7 @@ impl SlabHeader {
     /// Notes the list that the slab is in.
     ///
     /// # Safety
-    /// 1. As for `place`.
+    /// 1. As for `neighbours`.
     pub(crate) unsafe fn set_list(&self, new: ListName) {
         // SAFETY: clause 1: the lock keeps everybody away.
         self.list.with_mut(|list| unsafe { *list = new });

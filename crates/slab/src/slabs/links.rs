@@ -8,16 +8,20 @@
 
 use core::ptr::NonNull;
 
-use page_frame::sync::exchange_byte;
+use page_frame::sync::{UnsafeCell, exchange_byte};
 
-use crate::slabs::geometry::Geometry;
-use crate::slabs::header::SlabHeader;
+/// Objects whose links fit in the header itself.
+pub(crate) const LINKS_WITHIN: usize = 12;
+/// The mark of an object in use. No link has this value.
+pub(crate) const MARK_ALLOCATED: u8 = 0xff;
+/// The mark of an object in a magazine, or on its way there. No link has this value.
+pub(crate) const MARK_CACHED: u8 = 0xfe;
 
 /// The links of one slab.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Links {
     /// A byte each, in the header.
-    Within(NonNull<SlabHeader>),
+    Within(NonNull<[UnsafeCell<u8>; LINKS_WITHIN]>),
     /// A byte each, from here on.
     Short(NonNull<u8>),
     /// Two bytes each, from here on.
@@ -25,19 +29,6 @@ pub(crate) enum Links {
 }
 
 impl Links {
-    /// # Safety
-    /// 1. `header` is that of a slab cut by `geometry`, and lives as long as the links are used.
-    #[inline]
-    pub(crate) unsafe fn of(header: NonNull<SlabHeader>, geometry: &Geometry) -> Self {
-        let before = geometry.links_bytes();
-        if before == 0 {
-            return Self::Within(header);
-        }
-        // SAFETY: clause 1: so many bytes of links lie in front of the header.
-        let first = unsafe { header.cast::<u8>().sub(before) };
-        if geometry.has_short_links() { Self::Short(first) } else { Self::Long(first.cast()) }
-    }
-
     /// Reads the link of object `index`.
     ///
     /// # Safety
@@ -46,9 +37,9 @@ impl Links {
     #[inline]
     pub(crate) unsafe fn read(self, index: usize) -> usize {
         match self {
-            Self::Within(header) => {
-                // SAFETY: alive.
-                let link = unsafe { header.as_ref() }.link_within(index);
+            Self::Within(links) => {
+                // SAFETY: the header lives as long as the links are used (clause 1 of `SlabHeader::links`).
+                let link = &unsafe { links.as_ref() }[index];
                 // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
                 link.with(|link| unsafe { *link }).into()
             }
@@ -74,9 +65,9 @@ impl Links {
     #[inline]
     pub(crate) unsafe fn write(self, index: usize, next: usize) {
         match self {
-            Self::Within(header) => {
-                // SAFETY: alive.
-                let link = unsafe { header.as_ref() }.link_within(index);
+            Self::Within(links) => {
+                // SAFETY: the header lives as long as the links are used (clause 1 of `SlabHeader::links`).
+                let link = &unsafe { links.as_ref() }[index];
                 // SAFETY: I1: nobody else uses this object's link before the push.
                 link.with_mut(|link| unsafe { *link = next as u8 });
             }
@@ -116,9 +107,9 @@ impl Links {
     /// 1. `index` is one of the slab's objects.
     pub(crate) unsafe fn change_mark(self, index: usize, from: u8, to: u8) -> Result<(), u8> {
         let place = match self {
-            Self::Within(header) => {
-                // SAFETY: alive.
-                let link = unsafe { header.as_ref() }.link_within(index);
+            Self::Within(links) => {
+                // SAFETY: the header lives as long as the links are used (clause 1 of `SlabHeader::links`).
+                let link = &unsafe { links.as_ref() }[index];
                 NonNull::new(link.with_mut(|link| link)).expect("a field has an address")
             }
             // SAFETY: clause 1: there is a byte for each object.

@@ -2,11 +2,12 @@
 //!
 //! # Invariants
 //! - I1: the headers from `first` through `next` are `count` many, each with its `previous` right, all live.
-//! - I2: lists are reached only under the set lock, which also guards the headers' places.
+//! - I2: lists are reached only under the set lock, which also guards the headers' neighbours.
 
 use core::ptr::NonNull;
 
-use crate::slabs::header::{Place, SlabHeader};
+use crate::slabs::header::Neighbours;
+use crate::slabs::header::SlabHeader;
 
 /// A list of slabs.
 #[derive(Debug)]
@@ -33,13 +34,15 @@ impl SlabList {
     /// # Safety
     /// 1. `header` is live, in no list, and will be taken out before it dies.
     pub(crate) unsafe fn push(&mut self, header: NonNull<SlabHeader>) {
-        let place = Place { next: self.first, previous: core::ptr::null_mut() };
+        let neighbours = Neighbours { next: self.first, previous: core::ptr::null_mut() };
         // SAFETY: clause 1: it is live, and in no list before this.
-        unsafe { change_place(header, |_| place) };
+        unsafe { change_neighbours(header, |_| neighbours) };
         if let Some(second) = self.first() {
             let previous = header.as_ptr();
             // SAFETY: I1: a header of the list.
-            unsafe { change_place(second, |place| Place { previous, ..place }) };
+            unsafe {
+                change_neighbours(second, |neighbours| Neighbours { previous, ..neighbours })
+            };
         }
         self.first = header.as_ptr();
         self.count += 1;
@@ -51,16 +54,16 @@ impl SlabList {
     /// 1. `header` is in this list.
     pub(crate) unsafe fn remove(&mut self, header: NonNull<SlabHeader>) {
         // SAFETY: clause 1.
-        let Place { next, previous } = unsafe { place_of(header) };
+        let Neighbours { next, previous } = unsafe { neighbours_of(header) };
         if let Some(before) = NonNull::new(previous) {
             // SAFETY: I1: what a header of the list names as its neighbour is one too.
-            unsafe { change_place(before, |place| Place { next, ..place }) };
+            unsafe { change_neighbours(before, |neighbours| Neighbours { next, ..neighbours }) };
         } else {
             self.first = next;
         }
         if let Some(after) = NonNull::new(next) {
             // SAFETY: I1: likewise the neighbour on the other side.
-            unsafe { change_place(after, |place| Place { previous, ..place }) };
+            unsafe { change_neighbours(after, |neighbours| Neighbours { previous, ..neighbours }) };
         }
         self.count -= 1;
     }
@@ -79,7 +82,7 @@ impl SlabList {
         (0..self.count).map_while(move |_| {
             let header = NonNull::new(next)?;
             // SAFETY: I1: the list cannot change while it is borrowed.
-            next = unsafe { place_of(header) }.next;
+            next = unsafe { neighbours_of(header) }.next;
             Some(header)
         })
     }
@@ -89,22 +92,25 @@ impl SlabList {
 ///
 /// # Safety
 /// 1. `header` is live, in a list that the caller has (I1), and so under the set lock (I2).
-unsafe fn place_of(header: NonNull<SlabHeader>) -> Place {
+unsafe fn neighbours_of(header: NonNull<SlabHeader>) -> Neighbours {
     // SAFETY: clause 1: it is live, and list_node, so its slab cannot go home meanwhile.
     let header = unsafe { header.as_ref() };
     // SAFETY: clause 1: the lock keeps writers away.
-    unsafe { header.place() }
+    unsafe { header.neighbours() }
 }
 
 /// Changes the neighbours of `header`.
 ///
 /// # Safety
 /// 1. `header` is live, in a list that the caller changes or about to be (I1), and so under the set lock (I2).
-unsafe fn change_place(header: NonNull<SlabHeader>, change: impl FnOnce(Place) -> Place) {
+unsafe fn change_neighbours(
+    header: NonNull<SlabHeader>,
+    change: impl FnOnce(Neighbours) -> Neighbours,
+) {
     // SAFETY: clause 1: it is live, and nobody else lists it under the lock.
     let header = unsafe { header.as_ref() };
     // SAFETY: clause 1: the lock keeps writers away.
-    let place = unsafe { header.place() };
+    let neighbours = unsafe { header.neighbours() };
     // SAFETY: clause 1: it keeps readers away too.
-    unsafe { header.set_place(change(place)) };
+    unsafe { header.set_neighbours(change(neighbours)) };
 }

@@ -21,8 +21,8 @@ use page_frame::sync::TakeAll;
 use crate::slabs::chain::FreedChain;
 use crate::slabs::free_word::Pushed;
 use crate::slabs::geometry::Geometry;
-use crate::slabs::header::{ListName, SlabHeader};
-use crate::slabs::links::Links;
+use crate::slabs::header::ListName;
+use crate::slabs::header::SlabHeader;
 use crate::slabs::list::SlabList;
 
 const LISTS: usize = ListName::Nowhere as usize;
@@ -82,6 +82,11 @@ impl SlabSet {
     /// Returns the pages of all slabs, most of which are cut by `best`.
     pub(crate) fn pages(&self, best: &Geometry) -> usize {
         (self.slabs() * best.order().pages()).saturating_sub(self.missing_pages as usize)
+    }
+
+    /// Returns the bytes of all slabs, as if all of them were cut by `best`.
+    pub(crate) fn bytes(&self, best: &Geometry) -> usize {
+        self.slabs() * best.slab_bytes()
     }
 
     /// Returns how many slabs are in the list of empty ones.
@@ -149,7 +154,7 @@ impl SlabSet {
                 let slab = unsafe { header.as_ref() };
                 let geometry = &slab.geometry(best);
                 // SAFETY: I1: the header lives.
-                let links = unsafe { Links::of(header, geometry) };
+                let links = unsafe { SlabHeader::links(header, geometry) };
                 // SAFETY: an index that the word or a link holds is an object's, and `self` is reached under the lock.
                 let next = |index| unsafe { links.read(index) };
                 let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
@@ -245,7 +250,7 @@ impl SlabSet {
     /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew. `None` for a set that
     /// objects were taken from or given to: it may be in the middle of something. Of one that was left alone half of what was
     /// missed is forgotten.
-    pub(crate) fn turn(&mut self) -> Option<usize> {
+    pub(crate) fn age(&mut self) -> Option<usize> {
         let empty = self.empty_slabs_at_most();
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);
         if core::mem::take(&mut self.was_used) {
@@ -273,7 +278,7 @@ impl SlabSet {
                 // SAFETY: I1: it is in the list, which nobody else changes meanwhile.
                 let slab = unsafe { header.as_ref() };
                 // SAFETY: the list is walked under the lock that `self` came through.
-                next = NonNull::new(unsafe { slab.place() }.next);
+                next = NonNull::new(unsafe { slab.neighbours() }.next);
                 // SAFETY: it is in `name`.
                 unsafe { self.sort(header, best) };
             }

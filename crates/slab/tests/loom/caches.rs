@@ -124,7 +124,7 @@ fn depot_exchange_against_take_over() {
             let objects = allocate::<3>(&cache);
             let cache = Arc::new(cache);
             let theirs = Arc::clone(&cache);
-            let other = spawn(move || theirs.shrink());
+            let other = spawn(move || theirs.shrink_all());
             free(&cache, objects);
             let [again] = allocate(&cache);
             other.join().expect("no panic");

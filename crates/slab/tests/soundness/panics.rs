@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use page_frame::{Arena, SingleCpu};
-use slab::{Event, ObjectCache, Registry, Reset};
+use slab::{CacheName, Event, ObjectCache, Registry, Reset};
 
 use crate::source::with_arena;
 
@@ -218,7 +218,7 @@ fn a_panic_in_reset_keeps_one_value_alone() {
 
 #[test]
 fn a_panic_in_an_observer_leaves_everything_consistent() {
-    fn told(_: Event) {
+    fn told(_: &CacheName, _: Event) {
         count_down(&UNTIL_EVENT);
     }
     ends(|| {
@@ -227,7 +227,7 @@ fn a_panic_in_an_observer_leaves_everything_consistent() {
             let arena = Arena::new(&mut memory).expect("large enough");
             let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
             let layout = Layout::new::<Value>();
-            let values = registry.cache("told", layout).observer(told);
+            let values = registry.cache("told", layout).trace(&told);
             let values = values.objects::<Value>().expect("room");
             UNTIL_EVENT.set(at);
             let _ = panics(|| {
@@ -252,8 +252,8 @@ fn a_panic_in_an_observer_leaves_everything_consistent() {
 fn a_panic_in_a_turn_ends_the_turn() {
     static PANIC: AtomicBool = AtomicBool::new(false);
     static GONE: AtomicUsize = AtomicUsize::new(0);
-    fn told(event: Event) {
-        if let Event::MagazineGone { .. } = event {
+    fn told(_: &CacheName, event: Event) {
+        if let Event::MagazineEmptied { .. } = event {
             GONE.fetch_add(1, Ordering::SeqCst);
             assert!(!PANIC.swap(false, Ordering::SeqCst), "on demand");
         }
@@ -262,7 +262,7 @@ fn a_panic_in_a_turn_ends_the_turn() {
         let mut memory = vec![std::mem::MaybeUninit::uninit(); 4 << 20];
         let arena = Arena::new(&mut memory).expect("large enough");
         let registry = Registry::new(&arena, SingleCpu::new()).expect("room");
-        let idle = registry.cache("idle", Layout::new::<[u64; 8]>()).observer(told);
+        let idle = registry.cache("idle", Layout::new::<[u64; 8]>()).trace(&told);
         let idle = idle.build().expect("room");
         let pages = registry.cache("pages", Layout::new::<[u8; 4096]>()).release_at_once();
         let pages = pages.build().expect("room");

@@ -39,7 +39,7 @@ fn a_panic_in_the_page_source_loses_no_page() {
                     unsafe { cache.free(object) };
                 }
                 let Err(refused) = cache.destroy() else { return };
-                panic!("{at}, {size}: {} objects lost", refused.busy.objects);
+                panic!("{at}, {size}: {} objects lost", refused.objects);
             });
         }
     });
