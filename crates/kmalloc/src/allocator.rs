@@ -14,7 +14,8 @@ macro_rules! implement {
 
         use $alloc::{AllocError, Allocator};
 
-        use crate::{Global, Kmalloc};
+        use crate::global::Global;
+        use crate::kmalloc::Kmalloc;
 
         // SAFETY: memory is valid and nobody else's until freed, wherever the reference is moved or copied to.
         unsafe impl<S: System<Pages: PageResize>, K: Hardening> Allocator for &Kmalloc<S, K> {

@@ -9,7 +9,8 @@ use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, Off, System};
 
-use crate::{ClassIndex, Kmalloc};
+use crate::class::ClassIndex;
+use crate::kmalloc::Kmalloc;
 
 /// Nobody has asked yet, or setting up failed.
 const UNTOUCHED: u8 = 0;
@@ -106,15 +107,15 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         unsafe { kmalloc.assume_init_ref() }
     }
 
-    /// Allocates what is no hit, for `GlobalAlloc`: also when nobody has allocated before.
+    /// Allocates what was no hit, for `GlobalAlloc`. The first request sets the allocator up.
     #[cold]
     #[inline(never)]
-    fn allocate_slowly(&self, layout: Layout) -> *mut u8 {
+    fn allocate_missed(&self, layout: Layout) -> *mut u8 {
         if layout.size() == 0 {
             return dangling(layout);
         }
         let no_unwind = NoUnwind;
-        let start = or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_slowly(layout)));
+        let start = or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_missed(layout)));
         core::mem::forget(no_unwind);
         start
     }
@@ -125,7 +126,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     /// 1. As for [`GlobalAlloc::dealloc`]; or the layout has no size.
     #[cold]
     #[inline(never)]
-    unsafe fn free_slowly(&self, start: *mut u8, layout: Layout) {
+    unsafe fn free_missed(&self, start: *mut u8, layout: Layout) {
         if layout.size() == 0 {
             return;
         }
@@ -135,7 +136,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         // SAFETY: clause 1: it came from `alloc`, so it is not null.
         let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: clause 1: allocated with this layout and not used any more.
-        unsafe { kmalloc.free_sized_slowly(start, layout) };
+        unsafe { kmalloc.free_sized_missed(start, layout) };
         core::mem::forget(no_unwind);
     }
 
@@ -149,10 +150,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         let Ok(new) = Layout::from_size_align(new_bytes, layout.align()) else {
             return core::ptr::null_mut();
         };
-        let moved = self.allocate_slowly(new);
+        let moved = self.allocate_missed(new);
         if !moved.is_null() {
             // SAFETY: clause 1: given up, as there is another place; one of the two has no bytes, so there are none to copy.
-            unsafe { self.free_slowly(start, layout) };
+            unsafe { self.free_missed(start, layout) };
         }
         moved
     }
@@ -219,10 +220,12 @@ where
 {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.get().and_then(|kmalloc| kmalloc.hit_of(layout)) {
-            Some(start) => start.as_ptr(),
-            None => self.allocate_slowly(layout),
+        if let (Some(kmalloc), Some(class)) = (self.get(), ClassIndex::of_some_bytes(layout)) {
+            if let Some(start) = kmalloc.caches.hit(class) {
+                return start.as_ptr();
+            }
         }
+        self.allocate_missed(layout)
     }
 
     #[inline]
@@ -243,12 +246,12 @@ where
             // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
             let object = unsafe { NonNull::new_unchecked(start) };
             // SAFETY: `GlobalAlloc`: allocated with this layout, so from its class, and not used any more.
-            if unsafe { kmalloc.free_hit(class, object) } {
+            if unsafe { kmalloc.caches.free_hit(class, object) } {
                 return;
             }
         }
         // SAFETY: the caller's clauses, and nothing has happened.
-        unsafe { self.free_slowly(start, layout) };
+        unsafe { self.free_missed(start, layout) };
     }
 
     #[inline]

@@ -31,13 +31,15 @@
 
 #[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04", feature = "nightly"))]
 mod allocator;
+mod cache_name;
 mod class;
+mod class_caches;
 mod global;
 mod kmalloc;
 mod large;
-mod names;
+mod linux;
 mod resize;
-mod stats;
+mod shrink;
 
 pub use crate::kmalloc::Kmalloc;
 pub use class::{ClassIndex, LARGEST};

@@ -6,7 +6,9 @@ use core::ptr::NonNull;
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, System};
 
-use crate::{ClassIndex, Kmalloc};
+use crate::class::ClassIndex;
+use crate::kmalloc::Kmalloc;
+use crate::large::LargeRuns;
 
 /// From this size on content is moved by mapping its pages elsewhere, where the page source can: a guess. A remapped page
 /// costs its entries in the CPU's translation caches, a copied one two passes over it.
@@ -48,35 +50,32 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         bytes: usize,
         new: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        let stays = match (class, ClassIndex::for_layout(new)) {
+        let (source, new_class) = (self.source(), ClassIndex::for_layout(new));
+        let stays = match (class, new_class) {
             (Some(old), Some(new)) => old == new,
             // SAFETY: clause 1: without a class it is large, and what is behind the new size is given up.
-            (None, None) => unsafe { self.resize_large(start, new.size()) },
+            (None, None) => unsafe { self.large.resize(source, start, new.size()) },
             _ => false,
         };
         if stays {
             return Ok(start);
         }
-        let moved = match ClassIndex::for_layout(new) {
-            None if new.size() > bytes => self.allocate_with_room(new)?,
-            _ => self.allocate(new)?,
+        let moved = match new_class {
+            Some(class) => self.allocate_in(class)?,
+            None if new.size() > bytes => self.large.allocate_with_room(source, new)?,
+            None => self.large.allocate(source, new)?.start,
         };
-        if class.is_none() && bytes.min(new.size()) >= REMAPPED_BYTES {
-            // SAFETY: clause 1: both are large allocations of the caller's.
-            if unsafe { self.remap_large(start, moved, bytes.min(new.size())) } {
-                // SAFETY: clause 1: the content has been copied out of the run.
-                unsafe { self.free_large(start) };
-                return Ok(moved);
-            }
+        let kept = bytes.min(new.size());
+        // SAFETY: clause 1: both are large allocations of the caller's, of at least `kept` bytes.
+        let is_remapped = class.is_none()
+            && kept >= REMAPPED_BYTES
+            && unsafe { LargeRuns::remap(source, start, moved, kept) };
+        if !is_remapped {
+            // SAFETY: both have `kept` bytes, and one was just allocated, so they do not overlap.
+            unsafe { moved.copy_from_nonoverlapping(start, kept) };
         }
-        // SAFETY: both have so many bytes, and one was just allocated, so they do not overlap.
-        unsafe { moved.copy_from_nonoverlapping(start, bytes.min(new.size())) };
-        match class {
-            // SAFETY: clause 1: the content has been copied out of the object.
-            Some(class) => unsafe { self.free_object(class, start) },
-            // SAFETY: clause 1: no object of a class, so a run, copied from.
-            None => unsafe { self.free_large(start) },
-        }
+        // SAFETY: clause 1: the content has been moved out, and the caller gives the allocation up.
+        unsafe { self.free_in(class, start) };
         Ok(moved)
     }
 }

@@ -67,6 +67,6 @@ pub use system::System;
 /// What models, tests and sibling crates need. No part of the API: it changes in any version.
 #[doc(hidden)]
 pub mod internals {
-    pub use crate::percpu::handle::PerCpuHandle;
+    pub use crate::percpu::slot::PerCpuHandle;
     pub use crate::slabs::free_word::{FreeWord, Popped, PoppedChain, Pushed, Seen};
 }

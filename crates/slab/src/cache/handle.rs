@@ -18,7 +18,7 @@ use crate::hardening::presets::Hardening;
 use crate::hardening::presets::Off;
 use crate::hardening::presets::is_any_on;
 use crate::patience::Patience;
-use crate::percpu::handle::PerCpuHandle;
+use crate::percpu::slot::PerCpuHandle;
 use crate::percpu::slot::Push;
 use crate::reclaim::aging::age_if_due;
 use crate::registry::handle::Registry;
@@ -133,7 +133,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         loop {
             let place = match self.inner().percpu.pop() {
                 Some(place) => place,
-                None => self.allocate_missed()?,
+                None => self.allocate_place_missed()?,
             };
             if !is_any_on::<K>() {
                 return Ok(place);
@@ -145,9 +145,18 @@ impl<S: System, K: Hardening> Cache<S, K> {
         }
     }
 
+    /// Allocates an object for a caller whose [per-CPU handle](Self::per_cpu_handle) has missed.
+    #[doc(hidden)]
+    #[inline]
+    #[track_caller]
+    pub fn allocate_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        // The handle of a preset with checks is closed, so the slot has not been tried.
+        if is_any_on::<K>() { self.allocate() } else { self.allocate_place_missed() }
+    }
+
     #[cold]
     #[inline(never)]
-    fn allocate_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+    fn allocate_place_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
         self.inner().allocate_from_depot().or_else(|miss| {
             let place = self.inner().allocate_from_slabs::<K>(miss);
             age_if_due(self.registry());

@@ -12,7 +12,6 @@
 
 pub(crate) mod depot;
 pub(crate) mod depot_transfer;
-pub(crate) mod handle;
 pub(crate) mod magazine;
 pub(crate) mod sizing;
 pub(crate) mod slab_transfer;

@@ -10,7 +10,7 @@ use page_frame::{
 use crate::cache_name::CacheName;
 use crate::debug::validate::validate;
 use crate::patience::Patience;
-use crate::percpu::handle::PerCpuHandle;
+use crate::percpu::slot::PerCpuHandle;
 use crate::reclaim::pressure;
 use crate::registry::frozen::FrozenSlots;
 use crate::registry::inner::RegistryInner;

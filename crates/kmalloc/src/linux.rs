@@ -1,13 +1,13 @@
-//! The kernel's names, thin: for whoever ports code that calls them, and for the caches' names in statistics.
+//! The kernel's names, for code that is ported from it.
 
 use core::alloc::Layout;
-use core::fmt::{self, Write};
 use core::ptr::NonNull;
 
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, System};
 
-use crate::{ClassIndex, Kmalloc};
+use crate::class::ClassIndex;
+use crate::kmalloc::Kmalloc;
 
 /// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's class has a larger one.
 const ALIGNMENT: usize = 2 * size_of::<usize>();
@@ -25,9 +25,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             16 => ClassIndex::for_double_steps(bytes),
             _ => ClassIndex::for_size(bytes),
         };
-        match class {
-            Some(class) => self.allocate_class(class),
-            None => self.allocate_slowly(layout(bytes)?),
+        let Some(class) = class else { return self.allocate_missed(layout(bytes)?) };
+        match self.caches.hit(class) {
+            Some(object) => Ok(object),
+            None => self.allocate_in_cache(class),
         }
     }
 
@@ -71,14 +72,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
         let class = self.class_at(start);
-        let bytes = match class {
-            Some(class) => class.size(),
-            None => self.ksize(start),
-        };
-        if bytes == 0 {
-            self.foreign(start);
+        let Some(bytes) = self.usable_size_in(class, start) else {
+            self.report_foreign(start);
             return Err(OutOfMemory);
-        }
+        };
         // SAFETY: clauses 1 and 2; class and usable size are those of the allocation.
         unsafe { self.resize(start, class, bytes, layout(new_bytes)?) }
     }
@@ -104,57 +101,4 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
 fn layout(bytes: usize) -> Result<Layout, OutOfMemory> {
     Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| OutOfMemory)
-}
-
-/// Returns the name of the cache of `class`, in the kernel's form: `kmalloc-96`, `kmalloc-2k`.
-pub(crate) fn cache_name(class: ClassIndex) -> CacheName {
-    let mut name = CacheName { bytes: [0; 16], length: 0 };
-    let size = class.size();
-    let written = match size % 1024 {
-        0 => write!(name, "kmalloc-{}k", size / 1024),
-        _ => write!(name, "kmalloc-{size}"),
-    };
-    written.expect("a class has at most five digits");
-    name
-}
-
-/// A short text without a heap.
-pub(crate) struct CacheName {
-    bytes: [u8; 16],
-    length: usize,
-}
-
-impl CacheName {
-    pub(crate) fn as_str(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.length]).expect("only text was written")
-    }
-}
-
-impl Write for CacheName {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_class_has_a_name_and_no_two_the_same() {
-        let name = |bytes| {
-            let class = ClassIndex::for_size(bytes).expect("a class");
-            cache_name(class)
-        };
-        assert_eq!(name(96).as_str(), "kmalloc-96");
-        assert_eq!(name(2048).as_str(), "kmalloc-2k");
-        assert_eq!(name(1280).as_str(), "kmalloc-1280");
-        let pairs = ClassIndex::all().zip(ClassIndex::all().skip(1));
-        for (one, other) in pairs {
-            assert_ne!(cache_name(one).as_str(), cache_name(other).as_str());
-        }
-    }
 }
