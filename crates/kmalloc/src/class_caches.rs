@@ -1,17 +1,19 @@
 //! The caches of the size classes, and the table through which hits find them.
 //!
 //! # Concepts
-//! Each class has a cache in the slab registry, built by the first request that needs it. Hits go by a table of the caches'
-//! per-CPU handles, indexed by page tag. It has a place for every tag, so that neither a class nor a foreign tag needs
-//! a check of its own: where there is no class, or no cache yet, the handle is closed and never hits.
+//! Each class has a cache in the slab registry, built by the first request that needs it. Hits go
+//! by a table of the caches' per-CPU handles, indexed by page tag. It has a place for every tag, so
+//! that neither a class nor a foreign tag needs a check of its own: where there is no class, or no
+//! cache yet, the handle is closed and never hits.
 //!
 //! # Invariants
-//! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this value, the same for ever;
-//!   `handles[tag]` is the per-CPU handle of the cache of the tag's class, or a closed one.
+//! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this value,
+//!   the same for ever; `handles[tag]` is the per-CPU handle of the cache of the tag's class, or a
+//!   closed one.
 //!
 //! # Concurrency
-//! Two CPUs that need a class for the first time both build a cache; one compare-exchange decides, and the loser
-//! destroys its own, still empty.
+//! Two CPUs that need a class for the first time both build a cache; one compare-exchange decides,
+//! and the loser destroys its own, still empty.
 
 use core::alloc::Layout;
 use core::marker::PhantomData;
@@ -78,21 +80,26 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         unsafe { self.handle(class).allocate(self.registry.cpu()) }
     }
 
-    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has happened.
+    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has
+    /// happened.
     ///
     /// # Safety
-    /// 1. If the answer is true, `object` is one of `class` that the caller owns; nobody uses it from then on.
+    /// 1. If the answer is true, `object` is one of `class` that the caller owns; no code uses it
+    ///    from then on.
     #[inline(always)]
     pub(crate) unsafe fn free_hit(&self, class: ClassIndex, object: NonNull<u8>) -> bool {
-        // SAFETY: the caches live as long as this value; clause 1, and caches of classes have no constructor.
+        // SAFETY: the caches live as long as this value; clause 1, and caches of classes have no
+        // constructor.
         unsafe { self.handle(class).free(self.registry.cpu(), object) }
     }
 
-    /// Pushes `object` as [`free_hit`](Self::free_hit) does, for the class that the page tag of byte `tag` names.
+    /// Pushes `object` as [`free_hit`](Self::free_hit) does, for the class that the page tag of
+    /// byte `tag` names.
     ///
     /// # Safety
     /// 1. `tag` is a byte.
-    /// 2. If the answer is true, `object` is one of the tag's class that the caller owns; nobody uses it from then on.
+    /// 2. If the answer is true, `object` is one of the tag's class that the caller owns; no code
+    ///    uses it from then on.
     #[inline(always)]
     pub(crate) unsafe fn free_hit_by_tag(&self, tag: usize, object: NonNull<u8>) -> bool {
         let (handles, cpu) = (self.handles.as_ptr(), self.registry.cpu());
@@ -102,7 +109,8 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
 
     #[inline(always)]
     fn handle(&self, class: ClassIndex) -> PerCpuHandle {
-        // SAFETY: a class is below `COUNT`, and `COUNT` tags from `FIRST_TAG` on are asserted to be bytes.
+        // SAFETY: a class is below `COUNT`, and `COUNT` tags from `FIRST_TAG` on are asserted to be
+        // bytes.
         let place = unsafe { self.handles.get_unchecked(FIRST_TAG + class.index()) };
         // Acquire: pairs with the Release in `build`; sees the cache's slots as they were built.
         let raw = place.load(Ordering::Acquire);
@@ -112,7 +120,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         unsafe { PerCpuHandle::from_raw(raw) }
     }
 
-    /// Returns the cache of `class`, which `build` builds if there is none yet.
+    /// Returns the cache of `class`, which `build` builds at the first request.
     #[inline]
     pub(crate) fn get_or_build<'r>(
         &'r self,
@@ -158,7 +166,8 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         let new = build(builder).map_err(|_| OutOfMemory)?.into_raw();
         let place = &self.caches[class.index()];
         let empty = core::ptr::null_mut();
-        // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the other one.
+        // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the
+        // other one.
         match place.compare_exchange(empty, new.as_ptr(), Ordering::Release, Ordering::Acquire) {
             Ok(_) => {
                 // SAFETY: I1: from just above.
@@ -168,7 +177,8 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
                 Ok(new)
             }
             Err(first) => {
-                // SAFETY: ours from `into_raw` above, seen by nobody else. It never had an object.
+                // SAFETY: ours from `into_raw` above, which no other code has seen. It never had an
+                // object.
                 drop(unsafe { Cache::<S, K>::from_raw(new) });
                 Ok(NonNull::new(first).expect("the exchange failed because it is not null"))
             }
@@ -179,16 +189,18 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     /// 1. `raw` is one of `caches` (I1).
     #[inline(always)]
     unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<S, K>> {
-        // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays this value's.
+        // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays this
+        // value's.
         ManuallyDrop::new(unsafe { Cache::from_raw(raw) })
     }
 }
 
 impl<S: System, K: Hardening> Drop for ClassCaches<S, K> {
-    /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page source.
+    /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page
+    /// source.
     fn drop(&mut self) {
         for place in &mut self.caches {
-            // Relaxed: `&mut self` says that nobody else is there.
+            // Relaxed: `&mut self` proves exclusive use.
             if let Some(raw) = NonNull::new(place.load(Ordering::Relaxed)) {
                 // SAFETY: I1: owned, and not used again.
                 drop(unsafe { Cache::<S, K>::from_raw(raw) });

@@ -1,4 +1,5 @@
-//! The allocator as a program's `#[global_allocator]`: a constant that sets itself up at the first request.
+//! The allocator as a program's `#[global_allocator]`: a constant that sets itself up at the first
+//! request.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
@@ -12,7 +13,7 @@ use slab::{Hardening, Off, System};
 use crate::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
 
-/// Nobody has asked yet, or setting up failed.
+/// No request has come yet, or setting up failed.
 const UNTOUCHED: u8 = 0;
 /// Somebody is setting up; others wait.
 const STARTING: u8 = 1;
@@ -21,12 +22,14 @@ const READY: u8 = 2;
 
 /// A [`Kmalloc`] that can be a static, and the program's global allocator.
 ///
-/// `setup` runs once, at the first request, on the thread or CPU that makes it. It must not allocate from this allocator.
-/// When it fails or panics, that request fails, and the next one tries again.
+/// `setup` runs once, at the first request, on the thread or CPU that makes it. It must not
+/// allocate from this allocator. When it fails or panics, that request fails, and the next one
+/// tries again.
 ///
-/// A global allocator must not unwind ([`GlobalAlloc`]). Should `setup`, the registry's fault hook, or a destructor or callback of
-/// another cache of the registry panic in a request that comes through `GlobalAlloc`, the program ends. Through
-/// [`kmalloc`](Self::kmalloc) the panic goes on to the caller.
+/// A global allocator must not unwind ([`GlobalAlloc`]). Should `setup`, the registry's fault hook,
+/// or a destructor or callback of another cache of the registry panic in a request that comes
+/// through `GlobalAlloc`, the program ends. Through [`kmalloc`](Self::kmalloc) the panic goes on to
+/// the caller.
 ///
 /// ```
 /// use buddy::page_frame::{DirectMap, OutOfMemory};
@@ -44,9 +47,9 @@ const READY: u8 = 2;
 ///     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
 ///     let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
 ///     let map = frames.direct_map();
-///     // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+///     // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as the allocator.
 ///     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-///     // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+///     // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
 ///     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
 ///     core::mem::forget((frames, metadata));
 ///     Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))
@@ -62,8 +65,8 @@ pub struct Global<S: System<Pages: PageResize>, K: Hardening = Off> {
     kmalloc: UnsafeCell<MaybeUninit<Kmalloc<S, K>>>,
 }
 
-// SAFETY: `kmalloc` is written once, by the one who changed `state` from untouched to starting, and from then on only
-// shared; P and C come from `setup` on whichever CPU runs it.
+// SAFETY: `kmalloc` is written once, by the CPU that changed `state` from untouched to starting,
+// and from then on only shared; P and C come from `setup` on whichever CPU runs it.
 unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync
     for Global<S, K>
 {
@@ -78,7 +81,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         }
     }
 
-    /// Returns the allocator, setting it up if nobody has yet. Spins while somebody else does.
+    /// Returns the allocator, and sets it up if that has not happened yet. Spins while somebody
+    /// else does.
     ///
     /// # Errors
     /// What `setup` fails with.
@@ -97,7 +101,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     }
 
     /// # Safety
-    /// 1. `state` was seen to be ready, by the caller or by whoever handed it memory of this allocator.
+    /// 1. `state` was seen to be ready, by the caller or by the caller that passed memory of this
+    ///    allocator.
     #[inline(always)]
     unsafe fn assume_ready(&self) -> &Kmalloc<S, K> {
         let kmalloc = self.kmalloc.with(|kmalloc| kmalloc);
@@ -131,9 +136,9 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
             return;
         }
         let no_unwind = NoUnwind;
-        // SAFETY: clause 1: memory of ours, so it was ready when it was allocated.
+        // SAFETY: clause 1: memory of ours, and therefore ready when it was allocated.
         let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: clause 1: it came from `alloc`, so it is not null.
+        // SAFETY: clause 1: it came from `alloc`, and therefore not null.
         let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: clause 1: allocated with this layout and not used any more.
         unsafe { kmalloc.free_sized_missed(start, layout) };
@@ -152,7 +157,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         };
         let moved = self.allocate_missed(new);
         if !moved.is_null() {
-            // SAFETY: clause 1: given up, as there is another place; one of the two has no bytes, so there are none to copy.
+            // SAFETY: clause 1: given up, as there is other memory; one of the two has no bytes, so
+            // no byte is copied.
             unsafe { self.free_missed(start, layout) };
         }
         moved
@@ -162,7 +168,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     fn start(&self) -> Result<&Kmalloc<S, K>, OutOfMemory> {
         loop {
             let (old, new) = (UNTOUCHED, STARTING);
-            // Acquire: as in `get`, when somebody else has finished; otherwise the Release after a failure.
+            // Acquire: as in `get`, when somebody else has finished; otherwise the Release after a
+            // failure.
             match self.state.compare_exchange(old, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break,
                 // SAFETY: ready.
@@ -175,7 +182,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
             Ok(made) => {
                 core::mem::forget(starting);
                 self.kmalloc.with_mut(|kmalloc| {
-                    // SAFETY: we changed the state to starting, so nobody else reads or writes this.
+                    // SAFETY: we changed the state to starting, so no other code reads or writes
+                    // this.
                     let kmalloc = unsafe { &mut *kmalloc };
                     kmalloc.write(made);
                 });
@@ -202,7 +210,8 @@ impl Drop for Starting<'_> {
     }
 }
 
-/// Ends the program when it is dropped by unwinding, which is the only way it is dropped: a panic then is the second one.
+/// Ends the program when it is dropped by unwinding, which is the only way it is dropped: a panic
+/// then is the second one.
 struct NoUnwind;
 
 impl Drop for NoUnwind {
@@ -211,9 +220,9 @@ impl Drop for NoUnwind {
     }
 }
 
-// SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source). Nothing unwinds: a hit calls
-// no code of the user, and all else runs under a `NoUnwind`. An address that comes back with a layout without a size, which the
-// trait does not allow, enters no cache.
+// SAFETY: memory is valid, aligned and not shared until freed (slab cache and page source). Nothing
+// unwinds: a hit calls no code of the user, and all else runs under a `NoUnwind`. An address that
+// comes back with a layout without a size, which the trait does not allow, enters no cache.
 unsafe impl<S: System<Pages: PageResize>, K: Hardening> GlobalAlloc for Global<S, K>
 where
     S: System<Pages: Send + Sync, Cpus: Send + Sync>,
@@ -238,14 +247,15 @@ where
 
     #[inline]
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // First, as no memory is allocated for a layout without a size: such an address does not even say that there is an
-        // allocator.
+        // First, as no memory is allocated for a layout without a size: such an address does not
+        // even say that there is an allocator.
         if let Some(class) = ClassIndex::of_some_bytes(layout) {
-            // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
+            // SAFETY: `GlobalAlloc`: memory of ours, and therefore ready when it was allocated.
             let kmalloc = unsafe { self.assume_ready() };
-            // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
+            // SAFETY: `GlobalAlloc`: it came from `alloc`, and therefore not null.
             let object = unsafe { NonNull::new_unchecked(start) };
-            // SAFETY: `GlobalAlloc`: allocated with this layout, so from its class, and not used any more.
+            // SAFETY: `GlobalAlloc`: allocated with this layout, so from its class, and not used
+            // any more.
             if unsafe { kmalloc.caches.free_hit(class, object) } {
                 return;
             }
@@ -261,11 +271,12 @@ where
             return unsafe { self.resize_empty(start, layout, new_bytes) };
         }
         let no_unwind = NoUnwind;
-        // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
+        // SAFETY: `GlobalAlloc`: memory of ours, and therefore ready when it was allocated.
         let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
+        // SAFETY: `GlobalAlloc`: it came from `alloc`, and therefore not null.
         let start = unsafe { NonNull::new_unchecked(start) };
-        // SAFETY: `GlobalAlloc`: allocated with this layout; the caller goes on with the address returned.
+        // SAFETY: `GlobalAlloc`: allocated with this layout; the caller goes on with the address
+        // returned.
         let moved = or_null(unsafe { kmalloc.reallocate(start, layout, new_bytes) });
         core::mem::forget(no_unwind);
         moved
@@ -278,7 +289,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Drop for Global<S, K> {
         // Acquire: as in `get`.
         if self.state.load(Ordering::Acquire) == READY {
             self.kmalloc.with_mut(|kmalloc| {
-                // SAFETY: `&mut self` says that nobody else is there.
+                // SAFETY: `&mut self` proves exclusive use.
                 let kmalloc = unsafe { &mut *kmalloc };
                 // SAFETY: ready, so initialised; not used again.
                 unsafe { kmalloc.assume_init_drop() };

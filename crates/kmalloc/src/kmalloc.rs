@@ -1,13 +1,14 @@
 //! The allocator: a request becomes a class, and a class a cache; what has no class becomes pages.
 //!
 //! # Concepts
-//! An allocation tries the CPU slot of its class ([`ClassCaches`]), and in the cold that class's cache; what is larger
-//! than all classes becomes a run of pages ([`LargeRuns`]). Slab pages carry their class as the page map's tag, so an
-//! address alone is enough to free: the tag says class or run. A caller that knows the layout saves that look-up
-//! ([`free_sized`](Kmalloc::free_sized)).
+//! An allocation tries the CPU slot of its class ([`ClassCaches`]), and in the cold that class's
+//! cache; what is larger than all classes becomes a run of pages ([`LargeRuns`]). Slab pages carry
+//! their class as the page map's tag, so an address alone is enough to free: the tag says class or
+//! run. A caller that knows the layout saves that look-up ([`free_sized`](Kmalloc::free_sized)).
 //!
 //! # Invariants
-//! - I1: an address whose tag is a class is an object of that class's cache: nobody else tags with classes.
+//! - I1: an address whose tag is a class is an object of that class's cache: no other code tags
+//!   with classes.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -19,8 +20,8 @@ use crate::class::ClassIndex;
 use crate::class_caches::ClassCaches;
 use crate::large::LargeRuns;
 
-/// Memory of any size and alignment, from the caches of a registry and, beyond [`LARGEST`](crate::LARGEST), from its page
-/// source.
+/// Memory of any size and alignment, from the caches of a registry and, beyond
+/// [`LARGEST`](crate::LARGEST), from its page source.
 ///
 /// All methods take `&self` and may be called from every CPU, and from interrupts.
 ///
@@ -47,7 +48,8 @@ pub struct Kmalloc<S: System<Pages: PageResize>, K: Hardening = Off> {
     pub(crate) large: LargeRuns,
 }
 
-// SAFETY: the raw handles are caches, which may be sent and shared under the same conditions, as may the registry.
+// SAFETY: the raw handles are caches, which may be sent and shared under the same conditions, as
+// may the registry.
 unsafe impl<S, K: Hardening> Send for Kmalloc<S, K> where
     S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>
 {
@@ -61,15 +63,16 @@ unsafe impl<S, K: Hardening> Sync for Kmalloc<S, K> where
 impl<S: System<Pages: PageResize>> Kmalloc<S> {
     /// Makes an allocator whose caches are in `registry`. Takes no memory before the first request.
     ///
-    /// One registry carries one such allocator: a second one would take the first one's objects for its own.
+    /// One registry carries one such allocator: a second one would take the first one's objects for
+    /// its own.
     pub fn new(registry: Registry<S>) -> Self {
         Self::with_hardening(registry)
     }
 }
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
-    /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches look for the mistakes that the preset `K` names.
-    /// Large allocations are looked at as always: by the page map alone.
+    /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches look for the mistakes that
+    /// the preset `K` names. Large allocations are looked at as always: by the page map only.
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -94,15 +97,16 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         Self { caches: ClassCaches::new(registry), tags, large: LargeRuns::new() }
     }
 
-    /// Sets what canaries and shuffled slabs depend on, see [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be
-    /// called before the first request.
+    /// Sets what canaries and shuffled slabs depend on, see
+    /// [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be called before the first request.
     pub const fn with_secret(mut self, secret: usize) -> Self {
         self.caches.secret = Some(secret);
         self
     }
 
-    /// Sets about how many bytes of objects each CPU keeps at hand for each class in one of its two magazines, see
-    /// [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). To be called before the first request.
+    /// Sets about how many bytes of objects each CPU keeps for each class in one of its two
+    /// magazines, see [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). To be
+    /// called before the first request.
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -119,12 +123,13 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Allocates memory for `layout`, its content arbitrary. Zero bytes are served like one.
     ///
-    /// Up to [`LARGEST`](crate::LARGEST) bytes a hit is a pop in the caller's CPU slot; a miss may take locks and ask the
-    /// page source. Larger requests take whole pages, exactly as many as needed where the source can.
+    /// Up to [`LARGEST`](crate::LARGEST) bytes a hit is a pop in the caller's CPU slot; a miss may
+    /// take locks and ask the page source. Larger requests take whole pages, exactly as many as
+    /// needed where the source can.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when neither a slab nor the page source has room; so do sizes and alignments beyond the largest
-    /// block (1 GiB).
+    /// [`OutOfMemory`] when neither a slab nor the page source has room; so do sizes and alignments
+    /// beyond the largest block (1 GiB).
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         // The cold calls come last, so that the hot path needs no stack frame.
@@ -137,7 +142,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Allocates what was no hit, or has no class: zero bytes are served like one, and large layouts by pages.
+    /// Allocates what was no hit, or has no class: zero bytes are served like one, and large
+    /// layouts by pages.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_missed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
@@ -147,15 +153,17 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Allocates an object of `class` that was no hit from its cache, which is built if there is none yet.
+    /// Allocates an object of `class` that was no hit from its cache, which is built at the first
+    /// request.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_in_cache(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
         self.caches.get_or_build(class, CacheBuilder::build)?.allocate_missed()
     }
 
-    /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, of what is at hand: the page source reclaims nothing
-    /// for it, so no shrinker and no out-of-memory hook runs. For callers that have another way, or may not wait.
+    /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, without reclaiming: the
+    /// page source reclaims nothing for it, so no shrinker and no out-of-memory hook runs. It
+    /// serves callers that have another way, or may not wait.
     ///
     /// ```
     /// # use core::alloc::Layout;
@@ -175,7 +183,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// ```
     ///
     /// # Errors
-    /// [`OutOfMemory`](page_frame::OutOfMemory) when nothing is at hand; see [`allocate`](Self::allocate).
+    /// [`OutOfMemory`](page_frame::OutOfMemory) when nothing is free; see
+    /// [`allocate`](Self::allocate).
     pub fn try_allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(class) = ClassIndex::for_layout(layout) else {
             return self.large.try_allocate(self.source(), layout).map(|run| run.start);
@@ -186,7 +195,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.caches.get_or_build(class, CacheBuilder::try_build)?.try_allocate()
     }
 
-    /// Allocates memory for `layout` that reads as zero. Skips the zeroing where the page source says that its pages are.
+    /// Allocates memory for `layout` that reads as zero. Skips the zeroing where the page source
+    /// says that its pages are.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -199,7 +209,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             }
         };
         if !is_zero {
-            // SAFETY: just allocated for as many bytes, and nobody else's.
+            // SAFETY: just allocated for as many bytes, and not shared.
             unsafe { start.write_bytes(0, layout.size()) };
         }
         Ok(start)
@@ -211,21 +221,23 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.caches.hit(class).map_or_else(|| self.allocate_in_cache(class), Ok)
     }
 
-    /// Frees what an allocation returned, whatever its size. One load more than [`free_sized`](Self::free_sized).
+    /// Frees what an allocation returned, whatever its size. One load more than
+    /// [`free_sized`](Self::free_sized).
     ///
-    /// Addresses that are not an allocation's start are a [fault](page_frame::Fault) where the page map shows it: memory
-    /// of others, freed or interior pages of large allocations, raw blocks, objects of private caches.
+    /// Addresses that are not an allocation's start are a [fault](page_frame::Fault) where the page
+    /// map shows it: memory of others, freed or interior pages of large allocations, raw blocks,
+    /// objects of private caches.
     ///
     /// # Safety
     /// 1. `start` came from this allocator and has not been freed since.
-    /// 2. Nobody uses the memory from now on.
+    /// 2. No code uses the memory from now on.
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free(&self, start: NonNull<u8>) {
         // SAFETY: the registry has not moved its source since `with_hardening`.
         if let Some(tag) = unsafe { self.tags.tag_index(start.addr().get()) } {
-            // SAFETY: clause 1: a tag is a byte. Clause 2: I1: what has a class's tag is an object of its cache, which
-            // the caller's clauses give up.
+            // SAFETY: clause 1: a tag is a byte. Clause 2: I1: what has a class's tag is an object
+            // of its cache, which the caller's clauses give up.
             if unsafe { self.caches.free_hit_by_tag(tag, start) } {
                 return;
             }
@@ -242,20 +254,21 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     unsafe fn free_missed(&self, start: NonNull<u8>) {
-        // SAFETY: clause 1; I1: the tag's class is the one that `start` was allocated from.
+        // SAFETY: clause 1; I1: `start` was allocated from the tag's class.
         unsafe { self.free_in(self.class_at(start), start) };
     }
 
-    /// Frees what was allocated with `layout`. A hit is a push in the caller's CPU slot, without any look-up.
+    /// Frees what was allocated with `layout`. A hit is a push in the caller's CPU slot, without
+    /// any look-up.
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
-    /// 2. Nobody uses the memory from now on.
+    /// 2. No code uses the memory from now on.
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
         if let Some(class) = ClassIndex::of_some_bytes(layout) {
-            // SAFETY: clauses 1 and 2: the layout's class is the one it was allocated from.
+            // SAFETY: clauses 1 and 2: it was allocated from the layout's class.
             if unsafe { self.caches.free_hit(class, start) } {
                 return;
             }
@@ -279,7 +292,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Frees an object of `class`, or a run of pages where there is no class.
     ///
     /// # Safety
-    /// 1. `start` is such an allocation of the caller's, and nobody uses it from now on.
+    /// 1. `start` is such an allocation of the caller's, and no code uses it from now on.
     #[track_caller]
     pub(crate) unsafe fn free_in(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
         let is_ours = match class {
@@ -296,11 +309,12 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None` for an address at which
-    /// no allocation of this allocator starts, as far as the page map shows. O(1), no lock.
+    /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None`
+    /// for an address at which no allocation of this allocator starts, as far as the page map
+    /// shows. O(1), no lock.
     ///
-    /// Reads tags and words of the page map alone, and no memory that `start` leads to, so any address may be asked for. What is
-    /// said of one that is freed meanwhile is out of date.
+    /// Reads tags and words of the page map, and no memory that `start` leads to, so any address
+    /// may be asked for. What is said of one that is freed meanwhile is out of date.
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
         self.usable_size_in(self.class_at(start), start)
     }
@@ -335,8 +349,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.large.pages()
     }
 
-    /// Returns all pages held: those of the registry with all its caches, and those of large allocations. O(caches),
-    /// takes their locks.
+    /// Returns all pages held: those of the registry with all its caches, and those of large
+    /// allocations. O(caches), takes their locks.
     pub fn pages_held(&self) -> usize {
         self.registry().pages_held() + self.large_pages()
     }

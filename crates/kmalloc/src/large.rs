@@ -1,6 +1,7 @@
 //! Large allocations: whole pages, exactly as many as needed where the page source can.
 //!
-//! The page map says where a run starts and how many pages it has, so [`LargeRuns`] keeps nothing but a count.
+//! The page map says where a run starts and how many pages it has, so [`LargeRuns`] keeps nothing
+//! but a count.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -8,10 +9,11 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun};
 
-/// A run that grows is put at the start of a free block of so many orders above its own: the rest of the block stays free.
+/// A run that grows is put at the start of a free block of a few orders above its own: the rest of
+/// the block stays free.
 ///
-/// Chosen by vectors that grow by half up to 256 KiB, 64 of them in turn, alone, in nanoseconds a step: 230 without, 260 with one
-/// order, 98 to 128 with two, 142 to 164 with three.
+/// Chosen by vectors that grow by half up to 256 KiB, 64 of them in turn, alone, in nanoseconds a
+/// step: 230 without, 260 with one order, 98 to 128 with two, 142 to 164 with three.
 const ROOM_ORDERS: u8 = 2;
 /// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
 const MOST_ROOM: u8 = 9;
@@ -65,7 +67,8 @@ impl LargeRuns {
         Ok(run)
     }
 
-    /// Allocates a run that is expected to grow: with free pages behind it, if there is such a place without reclaiming.
+    /// Allocates a run that is expected to grow: with free pages behind it, if there is such a
+    /// place without reclaiming.
     #[cold]
     pub(crate) fn allocate_with_room<P: PageResize>(
         &self,
@@ -80,7 +83,7 @@ impl LargeRuns {
             match self.try_allocate(source, roomy) {
                 Ok(run) if run.pages == pages => return Ok(run.start),
                 // A source of whole blocks would keep the room for nothing.
-                // SAFETY: clause 1: just allocated, and nobody has seen it.
+                // SAFETY: clause 1: just allocated, and no other code has seen it.
                 Ok(run) => _ = unsafe { self.free(source, run.start) },
                 Err(OutOfMemory) => {}
             }
@@ -91,14 +94,15 @@ impl LargeRuns {
     /// Frees the run that starts at `start`; `false` if none does.
     ///
     /// # Safety
-    /// 1. If one does, it is the caller's, and nobody uses it from now on.
+    /// 1. If one does, it is the caller's, and no code uses it from now on.
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn free<P: PageResize>(&self, source: &P, start: NonNull<u8>) -> bool {
         let address = start.addr().get();
         let Some(pages) = Self::pages_at(source, address) else { return false };
         self.pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: a run of the source starts here, and clause 1 gives it to us. Its address only names it.
+        // SAFETY: a run of the source starts here, and clause 1 gives it to us. Its address only
+        // names it.
         unsafe { source.free_run(source.pointer(address), pages) };
         true
     }
@@ -106,7 +110,8 @@ impl LargeRuns {
     /// Changes the length of the run at `start` without moving it; whether that worked.
     ///
     /// # Safety
-    /// 1. `start` is a large allocation of the caller's, and nobody uses the tail that is given back.
+    /// 1. `start` is a large allocation of the caller's, and nobody uses the tail that is given
+    ///    back.
     pub(crate) unsafe fn resize<P: PageResize>(
         &self,
         source: &P,
@@ -119,20 +124,22 @@ impl LargeRuns {
         if new_pages == pages {
             return true;
         }
-        // SAFETY: clause 1: a run of so many pages, and what lies behind the new end is not used.
+        // SAFETY: clause 1: a run of that many pages, and what lies behind the new end is not used.
         if unsafe { source.resize_run(source.pointer(address), pages, new_pages) } {
             // Wrapping addition of the difference: a run that became shorter is subtracted.
             self.pages.fetch_add(new_pages.wrapping_sub(pages), Ordering::Relaxed);
             return true;
         }
-        // A source of whole blocks cannot give the tail back: staying costs less than moving while half is used.
+        // A source of whole blocks cannot give the tail back: staying costs less than moving while
+        // half is used.
         new_pages < pages && new_pages * 2 > pages
     }
 
-    /// Moves the first `bytes` bytes from one large allocation to another by mapping pages, if the source can; whether it did.
+    /// Moves the first `bytes` bytes from one large allocation to another by mapping pages, if the
+    /// source can; whether it did.
     ///
     /// # Safety
-    /// 1. Both are large allocations of the caller's, of at least so many bytes.
+    /// 1. Both are large allocations of the caller's, of at least that many bytes.
     pub(crate) unsafe fn remap<P: PageResize>(
         source: &P,
         from: NonNull<u8>,

@@ -1,19 +1,21 @@
 //! Memory of any size, from object caches over any page source.
 //!
 //! # Theory
-//! A request is narrowed once: from a layout to a **class**, an object size that a cache of its own serves. Few classes
-//! mean few half-empty slabs; many mean little waste inside objects. [`ClassIndex`] holds the compromise and its bounds,
-//! as `const fn`, so that the class of a constant size is a constant. What is beyond the largest class is **large**: it
-//! takes whole pages from the page source.
+//! A request is narrowed once: from a layout to a **class**, an object size that a cache of its own
+//! serves. Few classes mean few half-empty slabs; many mean little waste inside objects.
+//! [`ClassIndex`] holds the compromise and its bounds, as `const fn`, so that the class of a
+//! constant size is a constant. A request beyond the largest class is **large**: it takes whole
+//! pages from the page source.
 //!
-//! Freeing needs no header in front of an object. Who knows the layout says it, and the class follows; who does not has
-//! the page map, in which every page of a slab carries its class, and the head of every run of pages its length.
+//! Freeing needs no header in front of an object. Who knows the layout says it, and the class
+//! follows; who does not has the page map, in which every page of a slab carries its class, and the
+//! head of every run of pages its length.
 //!
 //! - [`Kmalloc`]: allocate, free, resize, in Rust's terms (`Layout`) and under the kernel's names.
 //! - [`Global`]: the same as a program's `#[global_allocator]`.
 //!
-//! References to both are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features `allocator-api2-02` or
-//! `allocator-api2-04`, of the standard library with `nightly`.
+//! References to both are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
+//! `allocator-api2-02` or `allocator-api2-04`, of the standard library with `nightly`.
 //!
 //! ```
 //! use core::alloc::Layout;

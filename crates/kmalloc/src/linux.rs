@@ -9,13 +9,15 @@ use slab::{Hardening, System};
 use crate::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
 
-/// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's class has a larger one.
+/// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's
+/// class has a larger one.
 const ALIGNMENT: usize = 2 * size_of::<usize>();
 const _: () = assert!(ALIGNMENT == 16 || ALIGNMENT == 8);
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
-    /// Allocates `bytes` bytes: [`allocate`](Self::allocate) for 16-byte alignment (8 on 32-bit targets). Sizes that are
-    /// powers of two are aligned to themselves, up to [`LARGEST`](crate::LARGEST).
+    /// Allocates `bytes` bytes: [`allocate`](Self::allocate) for 16-byte alignment (8 on 32-bit
+    /// targets). Sizes that are powers of two are aligned to themselves, up to
+    /// [`LARGEST`](crate::LARGEST).
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -57,7 +59,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.kzalloc(count.checked_mul(bytes).ok_or(OutOfMemory)?)
     }
 
-    /// Changes the size of what [`kmalloc`](Self::kmalloc) returned, or allocates when there is nothing yet.
+    /// Changes the size of what [`kmalloc`](Self::kmalloc) returned, or allocates if `start` is
+    /// `None`.
     ///
     /// # Errors
     /// As [`reallocate`](Self::reallocate).
@@ -80,7 +83,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         unsafe { self.resize(start, class, bytes, layout(new_bytes)?) }
     }
 
-    /// Frees what one of the kernel's names returned; nothing when there is nothing.
+    /// Frees what one of the kernel's names returned; does nothing for `None`.
     ///
     /// # Safety
     /// 1. As for [`free`](Self::free), if it is not `None`.

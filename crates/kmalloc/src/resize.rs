@@ -1,4 +1,5 @@
-//! Changing the size of an allocation: in place where its class or its run allows that, otherwise by moving.
+//! Changing the size of an allocation: in place where its class or its run allows that, otherwise
+//! by moving.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -10,20 +11,23 @@ use crate::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
 use crate::large::LargeRuns;
 
-/// From this size on content is moved by mapping its pages elsewhere, where the page source can: a guess. A remapped page
-/// costs its entries in the CPU's translation caches, a copied one two passes over it.
+/// From this size on content is moved by mapping its pages elsewhere, where the page source can: a
+/// guess. A remapped page costs its entries in the CPU's translation caches, a copied one two
+/// passes over it.
 const REMAPPED_BYTES: usize = 1 << 20;
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
-    /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
+    /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that
+    /// both sizes have.
     ///
-    /// Within a class nothing moves. A large allocation grows into free pages behind it and gives its tail back, where the
-    /// page source can. Otherwise it is copied to a new place: O(bytes). A large one that grows is moved to where there are free
-    /// pages behind it, if there is such a place, as what has grown once will grow again.
+    /// Within a class nothing moves. A large allocation grows into free pages behind it and gives
+    /// its tail back, where the page source can. Otherwise it is copied to a new place: O(bytes). A
+    /// large one that grows is moved to where there are free pages behind it, if there is such a
+    /// place, as what has grown once will grow again.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds `isize::MAX`; the
-    /// allocation is then as it was.
+    /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds
+    /// `isize::MAX`; the allocation is then as it was.
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
@@ -39,7 +43,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         unsafe { self.resize(start, ClassIndex::for_layout(layout), layout.size(), new) }
     }
 
-    /// Makes the allocation at `start`, of `class` or large, of which `bytes` bytes are in use, one for the layout `new`.
+    /// Makes the allocation at `start`, of `class` or large, of which `bytes` bytes are in use, one
+    /// for the layout `new`.
     ///
     /// # Safety
     /// 1. As for [`reallocate`](Self::reallocate).
@@ -53,7 +58,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         let (source, new_class) = (self.source(), ClassIndex::for_layout(new));
         let stays = match (class, new_class) {
             (Some(old), Some(new)) => old == new,
-            // SAFETY: clause 1: without a class it is large, and what is behind the new size is given up.
+            // SAFETY: clause 1: without a class it is large, and what is behind the new size is
+            // given up.
             (None, None) => unsafe { self.large.resize(source, start, new.size()) },
             _ => false,
         };

@@ -1,4 +1,5 @@
-//! Collections of both versions of `allocator-api2` over one allocator: content kept while they grow, all pages home afterwards.
+//! Collections of both versions of `allocator-api2` over one allocator: content kept while they
+//! grow, all pages home afterwards.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;

@@ -1,5 +1,6 @@
-//! Random histories of allocations of any size and alignment, freed in every way and resized, on several CPUs, against a
-//! list of what is live; with all invariants checked on the way and all pages home in the end.
+//! Random histories of allocations of any size and alignment, freed in every way and resized, on
+//! several CPUs, against a list of what is live; with all invariants checked on the way and all
+//! pages home in the end.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -135,7 +136,8 @@ fn over_a_buddy(test: impl Fn(&Buddy<'static, DirectMap, SingleCpu>)) {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
     // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };

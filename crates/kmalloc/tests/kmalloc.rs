@@ -1,4 +1,5 @@
-//! Every way to allocate, free and resize, over an arena and over a buddy: edges, faults, and all pages home in the end.
+//! Every way to allocate, free and resize, over an arena and over a buddy: edges, faults, and all
+//! pages home in the end.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -192,7 +193,8 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
     });
 }
 
-/// Faults of the test that is running; the tests that use it run one after the other in one function.
+/// Faults of the test that is running; the tests that use it run one after the other in one
+/// function.
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
 
 fn count(fault: &Fault) {
@@ -252,7 +254,8 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
     // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
@@ -324,7 +327,8 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
     // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };

@@ -1,4 +1,5 @@
-//! Models of what two CPUs do at their first requests: building a class's cache, and setting up the global allocator.
+//! Models of what two CPUs do at their first requests: building a class's cache, and setting up the
+//! global allocator.
 //!
 //! Each model's comment records a mutation of the code under test that it was seen to catch.
 
@@ -87,9 +88,10 @@ mod models {
         Layout::from_size_align(2048, 8).expect("a layout")
     }
 
-    /// Two CPUs ask for a class that has no cache yet: both get objects of one cache, and the other cache leaves nothing.
-    /// Mutations seen to fail: the loser going on with its own cache (two caches of a class, objects of the wrong one); the
-    /// exchange made Relaxed ("causality violation").
+    /// Two CPUs ask for a class that has no cache yet: both get objects of one cache, and the other
+    /// cache leaves nothing. Mutations seen to fail: the loser going on with its own cache (two
+    /// caches of a class, objects of the wrong one); the exchange made Relaxed ("causality
+    /// violation").
     #[test]
     fn two_cpus_build_the_same_class() {
         long_model("kmalloc: two build a class", 50, 2, || {
@@ -117,7 +119,8 @@ mod models {
     }
 
     thread_local! {
-        /// The arena of the execution that runs; all threads of a model are one thread of the system.
+        /// The arena of the execution that runs; all threads of a model are one thread of the
+        /// system.
         static ARENA: Cell<Option<Shared>> = const { Cell::new(None) };
     }
 

@@ -19,7 +19,8 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 8).expect("a layout")
 }
 
-/// An out-of-memory hook with state: blocks put by for the day, and how often it was asked for how much.
+/// An out-of-memory hook with state: blocks put by for the day, and how often it was asked for how
+/// much.
 struct PutBy<'a> {
     arena: &'a Arena<'a>,
     blocks: Mutex<Vec<PageBlock>>,
@@ -64,7 +65,8 @@ impl Drop for PutBy<'_> {
     }
 }
 
-/// Runs `test` over an arena with a hook that has put so many blocks of 16 pages by; afterwards all pages are home.
+/// Runs `test` over an arena with a hook that has put so many blocks of 16 pages by; afterwards all
+/// pages are home.
 fn with_hook(blocks: usize, test: impl FnOnce(&TestKmalloc<'_>, &PutBy<'_>)) {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");

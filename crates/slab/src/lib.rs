@@ -1,22 +1,27 @@
-//! Object caches: objects of one layout, kept in constructed state, from slabs that they take and give back by themselves.
+//! Object caches: objects of one layout, kept in constructed state, from slabs that they take and
+//! give back by themselves.
 //!
 //! # Theory
-//! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut: how many pages are best for a
-//! size, how many objects they hold, and by how many **colours** the first object of successive slabs can be shifted, so
-//! that objects at the same place of different slabs do not compete for the same sets of the CPU's caches (Bonwick 1994,
-//! section 4). It is `const fn`, so the slab of a known type is known at compile time.
+//! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut: how
+//! many pages are best for a size, how many objects they hold, and by how many **colours** the
+//! first object of successive slabs can be shifted, so that objects at the same place of different
+//! slabs do not compete for the same sets of the CPU's caches (Bonwick 1994, section 4). It is
+//! `const fn`, so the slab of a known type is known at compile time.
 //!
-//! A [`Cache`] has the slabs of one kind. Each CPU keeps free objects of it in **magazines**, which it fills and empties without
-//! an atomic read-modify-write; CPUs exchange whole magazines at the **depot** (Bonwick and Adams 2001). Only what these do not
-//! have comes from the slabs, and only what the slabs do not have from the page source, any
-//! [`PageSource`](page_frame::PageSource) with a page map.
+//! A [`Cache`] has the slabs of one kind. Each CPU keeps free objects of it in **magazines**, which
+//! it fills and empties without an atomic read-modify-write; CPUs exchange whole magazines at the
+//! **depot** (Bonwick and Adams 2001). Only what these do not have comes from the slabs, and only
+//! what the slabs do not have from the page source, any [`PageSource`](page_frame::PageSource) with
+//! a page map.
 //!
-//! Objects of a slab are freed from every CPU. The **free word** is the one atomic word per slab through which that goes
-//! without a lock, and which decides exactly once who brings a slab back into sight and when its pages may go home.
+//! Objects of a slab are freed from every CPU. The **free word** is the one atomic word per slab
+//! through which that goes without a lock, and which decides exactly once who brings a slab back
+//! into sight and when its pages may be released.
 //!
-//! The caches of a system are a [`Registry`]: when memory is short it asks the idle ones first. What a cache looks for in its
-//! users' mistakes is a type: [`Off`], [`Hardened`], [`Debugging`], or one of your own ([`Hardening`]). Rust types have
-//! [`ObjectCache`], C code [`linux`], and machines with several memory nodes [`NumaCache`].
+//! The caches of a system are a [`Registry`]: when memory is short it asks the idle ones first.
+//! What a cache looks for in its users' mistakes is a type: [`Off`], [`Hardened`], [`Debugging`],
+//! or one of your own ([`Hardening`]). Rust types have [`ObjectCache`], C code [`linux`], and
+//! machines with several memory nodes [`NumaCache`].
 //!
 //! ```
 //! use core::{alloc::Layout, mem::MaybeUninit};
@@ -64,7 +69,7 @@ pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use slabs::settings::ObjectHook;
 pub use system::System;
 
-/// What models, tests and sibling crates need. No part of the API: it changes in any version.
+/// Parts that models, tests and sibling crates need. No part of the API: it changes in any version.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::percpu::slot::PerCpuHandle;

@@ -1,4 +1,4 @@
-//! The kernel's names, thin: for whoever ports code that calls them.
+//! The kernel's names, thin: for code that is ported from it.
 //!
 //! | Linux | here |
 //! |---|---|

@@ -1,4 +1,4 @@
-//! What a registry stands on: where its pages come from and which CPUs use it, as one type.
+//! The base of a registry as one type: the source of its pages, and the CPUs that use it.
 
 use page_frame::{Cpu, PageMap, PageSource};
 

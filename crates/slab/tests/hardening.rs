@@ -1,5 +1,5 @@
-//! Each check alone: a planted fault is seen, with kind and address, and without the check it is not. So each of these
-//! tests fails when its check is compiled out.
+//! Each check alone: a planted fault is seen, with kind and address, and without the check it is
+//! not. So each of these tests fails when its check is compiled out.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -35,7 +35,8 @@ type TestRegistry<'a> = Registry<(&'a Arena<'a>, SingleCpu)>;
 type TestCache<'a, K> = Cache<(&'a Arena<'a>, SingleCpu), K>;
 
 const SIZE: usize = 40;
-/// Room behind an object of a cache without padding, so that a planted write there hits nobody's memory.
+/// Room behind an object of a cache without padding, so that a planted write there hits nobody's
+/// memory.
 const SPARE: usize = 24;
 
 thread_local! {
@@ -54,8 +55,8 @@ fn with_registry(test: impl FnOnce(&TestRegistry<'_>)) {
     test(&registry);
 }
 
-/// Runs `plant` on a cache that checks `K`; returns the kinds of the faults that it led to. Each names the address that
-/// `plant` returns.
+/// Runs `plant` on a cache that checks `K`; returns the kinds of the faults that it led to. Each
+/// names the address that `plant` returns.
 fn kinds<K: Hardening>(plant: fn(&TestCache<'_, K>) -> NonNull<u8>) -> Vec<FaultKind> {
     let mut planted = 0;
     with_registry(|registry| {

@@ -1,7 +1,9 @@
-//! Random histories of several caches on several CPUs, over four page sources, against a list of what is live.
+//! Random histories of several caches on several CPUs, over four page sources, against a list of
+//! what is live.
 //!
-//! After each step every invariant of every cache is checked; each object carries content of its own, checked when it is
-//! freed; constructed state is checked when it is allocated. In the end every page is home.
+//! After each step every invariant of every cache is checked; each object carries content of its
+//! own, checked when it is freed; constructed state is checked when it is allocated. In the end
+//! every page is home.
 #![cfg(not(loom))]
 
 mod common;

@@ -1,4 +1,5 @@
-//! An interrupt at every instruction of every path of a cache: what runs on top neither waits for ever nor breaks anything.
+//! An interrupt at every instruction of every path of a cache: what runs on top neither waits for
+//! ever nor breaks anything.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 
 mod common;
@@ -22,8 +23,9 @@ const KEPT: usize = 24;
 #[derive(Clone, Copy)]
 struct OneCpu;
 
-// SAFETY: clause 1: one thread, and what runs on top of it ends before it goes on. Clauses 2 and 3: there is no other context.
-// Clause 4: interrupts on top of a masked section find `locking` set, as that is what is tested. Clause 5: one id.
+// SAFETY: clause 1: one thread, and what runs on top of it ends before it goes on. Clauses 2 and 3:
+// there is no other context. Clause 4: interrupts on top of a masked section find `locking` set, as
+// that is what is tested. Clause 5: one id.
 unsafe impl Cpu for OneCpu {
     fn slots(&self) -> usize {
         1

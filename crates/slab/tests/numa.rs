@@ -29,7 +29,8 @@ impl Machine<'_> {
     }
 }
 
-// SAFETY: clause 1: the arenas are apart, and each registry has the one of its number; clause 2: they never change.
+// SAFETY: clause 1: the arenas are apart, and each registry has the one of its number; clause 2:
+// they never change.
 unsafe impl<'a> NumaNodes for Machine<'a> {
     type System = (&'a Arena<'a>, &'a SwitchedCpu);
 

@@ -1,4 +1,5 @@
-//! Caches whose CPU slots lie side by side with those of others, in memory that has been used before.
+//! Caches whose CPU slots lie side by side with those of others, in memory that has been used
+//! before.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -55,8 +56,9 @@ fn magazines(registry: &Registry<(&Arena<'_>, Apart<'_>)>) -> usize {
     magazines
 }
 
-/// Caches come and go while all CPUs use them. Mutations seen to fail: `take` not emptying a column that was written; `put` giving
-/// no block away (pages that do not come home); `put` naming the block's first column.
+/// Caches come and go while all CPUs use them. Mutations seen to fail: `take` not emptying a column
+/// that was written; `put` giving no block away (pages that do not come home); `put` naming the
+/// block's first column.
 #[test]
 fn columns_are_taken_given_back_and_taken_again() {
     let mut memory = vec![MaybeUninit::new(0xa5_u8); PAGES * 4096];

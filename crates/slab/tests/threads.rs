@@ -1,4 +1,5 @@
-//! Threads that allocate, hand objects to one another, free those of others, and shrink, all at once.
+//! Threads that allocate, hand objects to one another, free those of others, and shrink, all at
+//! once.
 #![cfg(not(loom))]
 
 mod common;

@@ -1,4 +1,5 @@
-//! The global allocator: panics do not shut it, and never unwind out of `GlobalAlloc`; addresses of nothing enter no cache.
+//! The global allocator: panics do not shut it, and never unwind out of `GlobalAlloc`; addresses of
+//! nothing enter no cache.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::mem::MaybeUninit;
@@ -43,7 +44,8 @@ fn a_setup_that_panics_is_tried_again() {
 /// Set in the process in which a test does what ends the program.
 const CHILD: &str = "KMALLOC_SOUNDNESS_CHILD";
 
-/// Runs the test `name` again in another process, which must end by the panic that must not unwind, and not return from `die`.
+/// Runs the test `name` again in another process, which must end by the panic that must not unwind,
+/// and not return from `die`.
 fn ends_the_program(name: &str, die: impl FnOnce()) {
     if std::env::var_os(CHILD).is_some() {
         die();

@@ -74,7 +74,8 @@ pub enum BuildError {
         /// The order that was allowed.
         allowed: Order,
     },
-    /// There was no memory for the cache; or it was to be built in an interrupt that came upon the registry's lock.
+    /// There was no memory for the cache; or it was to be built in an interrupt that came upon the
+    /// registry's lock.
     OutOfMemory,
 }
 
@@ -140,8 +141,8 @@ impl<'r, S: System> CacheBuilder<'r, S> {
 }
 
 impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
-    /// Looks for the mistakes that the preset `N` names, instead of none: [`Hardened`](crate::Hardened),
-    /// [`Debugging`](crate::Debugging), or one of your own.
+    /// Looks for the mistakes that the preset `N` names, instead of none:
+    /// [`Hardened`](crate::Hardened), [`Debugging`](crate::Debugging), or one of your own.
     pub fn hardening<N: Hardening>(self) -> CacheBuilder<'r, S, N> {
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
@@ -172,8 +173,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         }
     }
 
-    /// Sets what canaries and shuffled slabs depend on: random bits, where the machine has some. By default the address of
-    /// the registry, which is no secret to who can read memory.
+    /// Sets what canaries and shuffled slabs depend on: random bits, where the machine has some. By
+    /// default the address of the registry, which is no secret to a reader of the memory.
     pub fn secret(mut self, secret: usize) -> Self {
         self.secret = Some(secret);
         self
@@ -185,20 +186,24 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Tells `trace` of each slab that comes or goes and each magazine and object that moves, see [`Event`](crate::Event). It
-    /// must not use this cache, and should not panic: an object that it was told of when it did may count as in use for ever.
+    /// Tells `trace` of each slab that comes or goes and each magazine and object that moves, see
+    /// [`Event`](crate::Event). It must not use this cache, and should not panic: the object of
+    /// that event may count as in use for ever.
     pub fn trace(mut self, trace: &'static dyn Trace) -> Self {
         self.trace = Some(trace);
         self
     }
 
-    /// Calls `constructor` once for each object when its slab is made, not each time the object is allocated.
+    /// Calls `constructor` once for each object when its slab is made, not each time the object is
+    /// allocated.
     ///
-    /// It runs with nothing held, may allocate, and may panic. It leaves the **constructed state** that [`Cache::free`] asks for.
+    /// It runs with nothing held, may allocate, and may panic. It leaves the **constructed state**
+    /// that [`Cache::free`] asks for.
     ///
     /// # Safety
-    /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised and the callee's.
-    /// 2. So it is on every CPU or thread that uses the registry.
+    /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised
+    ///    and the callee's.
+    /// 2. Clause 1 holds on every CPU or thread that uses the registry.
     pub unsafe fn constructor(mut self, constructor: ObjectHook) -> Self {
         self.constructor = Some(constructor);
         self
@@ -206,12 +211,14 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Calls `destructor` once for each object when its slab goes back to the page source.
     ///
-    /// It runs with nothing held, on any CPU, and may panic: the others of the slab are destroyed then, and the slab goes back.
+    /// It runs with nothing held, on any CPU, and may panic: the others of the slab are destroyed
+    /// then, and the slab goes back.
     ///
     /// # Safety
-    /// 1. `destructor` is sound to call with objects that are in constructed state, as [`Cache::free`] defines it; without a
-    ///    constructor, with memory of this builder's layout of any content.
-    /// 2. So it is on every CPU or thread that uses the registry.
+    /// 1. `destructor` is sound to call with objects that are in constructed state, as
+    ///    [`Cache::free`] defines it; without a constructor, with memory of this builder's layout
+    ///    of any content.
+    /// 2. Clause 1 holds on every CPU or thread that uses the registry.
     pub unsafe fn destructor(mut self, destructor: ObjectHook) -> Self {
         self.destructor = Some(destructor);
         self
@@ -246,7 +253,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Sets the size of a CPU-cache line in bytes, by default 64, for the colours.
     ///
-    /// Need not be a power of two: the distance between colours is `bytes` rounded up to a multiple of the alignment.
+    /// Need not be a power of two: the distance between colours is `bytes` rounded up to a multiple
+    /// of the alignment.
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -256,33 +264,35 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Aligns objects to the CPU-cache line, so that no two CPUs write to one line for the sake of two objects. Objects smaller
-    /// than a line are aligned to the next power of two, so that none lies in two lines.
+    /// Aligns objects to the CPU-cache line, so that no two CPUs write to one line for the sake of
+    /// two objects. Objects smaller than a line are aligned to the next power of two, so that none
+    /// lies in two lines.
     pub fn line_aligned(mut self) -> Self {
         self.is_line_aligned = true;
         self
     }
 
-    /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 and at least one, as long as they are
-    /// needed. From 65,535 on, all of them.
+    /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 and at least
+    /// one, as long as they are needed. From 65,535 on, all of them.
     pub fn keep_empty(mut self, slabs: usize) -> Self {
         self.keep_empty = Some(u16::try_from(slabs).unwrap_or(u16::MAX));
         self
     }
 
-    /// Sends each slab home as soon as its last object is back in it.
+    /// Releases each slab as soon as its last object is back in it.
     pub fn release_at_once(self) -> Self {
         self.keep_empty(0)
     }
 
-    /// Keeps `slabs` empty slabs even when memory is short, once there were so many. Destroying the cache gives them
-    /// back. From 65,535 on, all of them.
+    /// Keeps `slabs` empty slabs even when memory is short, once the cache has had that many.
+    /// Destroying the cache gives them back. From 65,535 on, all of them.
     pub fn keep_at_least(mut self, slabs: usize) -> Self {
         self.keep_at_least = u16::try_from(slabs).unwrap_or(u16::MAX);
         self
     }
 
-    /// Lets the cache have slabs of at most `pages` pages in all; beyond that, allocating is out of memory.
+    /// Lets the cache have slabs of at most `pages` pages in all; beyond that, allocating is out of
+    /// memory.
     pub fn most_pages(mut self, pages: usize) -> Self {
         self.most_pages = pages;
         self
@@ -294,9 +304,10 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the user can do without.
-    /// Nothing is held during the call; it may allocate, and may panic. It must not destroy the cache, which would wait for it.
-    /// Implies [`reclaimable`](Self::reclaimable).
+    /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the
+    /// user can do without. Nothing is held during the call; it may allocate, and may panic. It
+    /// must not destroy the cache, which would wait for it. Implies
+    /// [`reclaimable`](Self::reclaimable).
     pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
         self.reclaim = Some(reclaim);
         self.reclaimable()
@@ -308,9 +319,10 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Sets about how many bytes of objects a magazine usually holds, by default 2 KiB; at least two objects, at most 60. More
-    /// means fewer misses, and more memory that idle CPUs keep: twice as much for each CPU and cache. Of a cache that is large
-    /// and much used magazines become larger by themselves.
+    /// Sets about how many bytes of objects a magazine usually holds, by default 2 KiB; at least
+    /// two objects, at most 60. More means fewer misses, and more memory that idle CPUs keep: twice
+    /// as much for each CPU and cache. Of a cache that is large and much used magazines become
+    /// larger by themselves.
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -377,7 +389,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self.build_with(Reclaim::Allowed)
     }
 
-    /// Builds the cache as [`build`](Self::build) does, of pages that are free: the page source reclaims nothing for it.
+    /// Builds the cache as [`build`](Self::build) does, of pages that are free: the page source
+    /// reclaims nothing for it.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -416,7 +429,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
             unsafe { RegistryInner::make_cache(registry, settings, self.reclaim, sizing, reclaim) };
         age_if_due(self.registry.inner());
         let cache = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
-        // SAFETY: a fresh cache, whose one reference is the handle's, and so is one to the registry.
+        // SAFETY: a fresh cache, whose one reference is the handle's, and so is one to the
+        // registry.
         Ok(unsafe { Cache::from_inner(cache) })
     }
 }

@@ -1,4 +1,5 @@
-//! Many objects at once: the slot is entered once for as many as its two magazines have, or have room for.
+//! Many objects at once: the slot is entered once for as many as its two magazines have, or have
+//! room for.
 //!
 //! With a preset that checks each object, each goes the way of a single one.
 
@@ -10,9 +11,9 @@ use crate::hardening::presets::is_any_on;
 use crate::system::System;
 
 impl<S: System, K: Hardening> Cache<S, K> {
-    /// Allocates as many objects as `objects` has room for, as [`allocate`](Self::allocate) does one, and writes them there;
-    /// returns how many there were. Fewer than asked for means that memory ran out.
-    /// If a constructor panics, none is allocated.
+    /// Allocates as many objects as `objects` has room for, as [`allocate`](Self::allocate) does
+    /// one, and writes them there; returns how many there were. Fewer than asked for means that
+    /// memory ran out. If a constructor panics, none is allocated.
     ///
     /// The CPU slot is entered once for as many as it has.
     ///
@@ -36,8 +37,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
         if had == objects.len() { had } else { self.allocate_rest(objects, had) }
     }
 
-    /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as it has room for.
-    /// If code of the user panics meanwhile, all are freed all the same.
+    /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as
+    /// it has room for. If code of the user panics meanwhile, all are freed all the same.
     ///
     /// # Safety
     /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.
@@ -78,8 +79,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 }
 
-/// Objects that are allocated for a caller who does not have them yet. Dropping it frees them, when a constructor
-/// panics.
+/// Objects that are allocated for a caller who does not have them yet. Dropping it frees them, when
+/// a constructor panics.
 struct TakeGuard<'c, 'o, S: System, K: Hardening> {
     cache: &'c Cache<S, K>,
     objects: &'o mut [NonNull<u8>],
@@ -89,13 +90,15 @@ struct TakeGuard<'c, 'o, S: System, K: Hardening> {
 impl<S: System, K: Hardening> Drop for TakeGuard<'_, '_, S, K> {
     fn drop(&mut self) {
         if self.had > 0 {
-            // SAFETY: the first `had` were allocated above, nobody else has seen them, and they are as they came.
+            // SAFETY: the first `had` were allocated above, no other code has seen them, and they
+            // are as they came.
             unsafe { self.cache.free_rest(&self.objects[..self.had]) };
         }
     }
 }
 
-/// Objects of a caller that are freed one after the other. Dropping it frees the rest, when a destructor panics.
+/// Objects of a caller that are freed one after the other. Dropping it frees the rest, when a
+/// destructor panics.
 struct GiveGuard<'c, 'o, S: System, K: Hardening> {
     cache: &'c Cache<S, K>,
     /// Those that are left. All are the caller's, who gives them up (`free_rest`, clause 1).

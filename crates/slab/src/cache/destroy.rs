@@ -17,8 +17,9 @@ enum Stage {
     Done,
 }
 
-/// The last handle of a cache, which ends. Dropping it does what a panic of a destructor has left undone: the slab of that
-/// destructor and those that were to be released with it are gone, so the second attempt has the rest.
+/// The last handle of a cache, which ends. Dropping it does what a panic of a destructor has left
+/// undone: the slab of that destructor and those that were to be released with it are gone, so the
+/// second attempt has the rest.
 pub(crate) struct EndOfHandle<S: System> {
     cache: NonNull<CacheInner<S>>,
     registry: NonNull<RegistryInner<S>>,
@@ -27,7 +28,8 @@ pub(crate) struct EndOfHandle<S: System> {
 
 impl<S: System> EndOfHandle<S> {
     /// # Safety
-    /// 1. `cache` is alive, the caller has its only handle with a reference to the registry, and does not use it again.
+    /// 1. `cache` is alive, the caller has its only handle with a reference to the registry, and
+    ///    does not use it again.
     pub(crate) unsafe fn new(cache: NonNull<CacheInner<S>>) -> Self {
         // SAFETY: clause 1: alive. By I2 of the cache the pointer is that of the registry.
         let registry = unsafe { cache.as_ref() }.backing.shared_pointer().cast();
@@ -46,11 +48,13 @@ impl<S: System> EndOfHandle<S> {
             self.free();
             return;
         }
-        // SAFETY: it was not detached, so it is alive.
+        // SAFETY: it was not detached, and therefore alive.
         let is_pinned = unsafe { self.cache.as_ref() }.slabs().settings.is_pinned;
-        // SAFETY: as above: this was the handle. The cache stays for ever, closed, as the slabs of the objects in use name it.
+        // SAFETY: as above: this was the handle. The cache stays for ever, closed, as the slabs of
+        // the objects in use name it.
         unsafe { self.registry().abandon(self.cache) };
-        // Typed I2: values in use that may be pinned keep the page source, so their reference to it is never given up.
+        // Typed I2: values in use that may be pinned keep the page source, so their reference to it
+        // is never given up.
         self.stage = if is_pinned { Stage::Done } else { Stage::Gone };
     }
 

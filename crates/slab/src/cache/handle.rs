@@ -32,23 +32,25 @@ use crate::system::System;
 
 /// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
 ///
-/// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are lost to the page
-/// source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a constructor, a destructor or a `reclaim` callback of the
-/// same cache, in a callback of the registry ([`Registry::stats`] and others), or in an interrupt: both would wait for
-/// what they came upon.
+/// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are
+/// lost to the page source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a
+/// constructor, a destructor or a `reclaim` callback of the same cache, in a callback of the
+/// registry ([`Registry::stats`] and others), or in an interrupt: both would wait for what they
+/// came upon.
 pub struct Cache<S: System, K: Hardening = Off> {
     inner: NonNull<CacheInner<S>>,
     checks: PhantomData<fn() -> K>,
 }
 
-// SAFETY: the cache is reached through shared references and is Sync when P and C are; the last handle may drop P and C on
-// any CPU, so they are Send.
+// SAFETY: the cache is reached through shared references and is Sync when page source and CPUs are;
+// the last handle may drop them on any CPU, so they are Send.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Send for Cache<S, K> {}
-// SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C are.
+// SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C
+// are.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync for Cache<S, K> {}
 
-/// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys the cache after all; the
-/// slabs of the objects in use are lost to the page source then.
+/// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys
+/// the cache after all; the slabs of the objects in use are lost to the page source then.
 #[must_use = "dropping it destroys the cache after all"]
 pub struct Busy<C> {
     /// The cache, which goes on. [`for_each_live`](Cache::for_each_live) lists what is in use.
@@ -92,7 +94,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[inline]
     pub(crate) fn registry(&self) -> &RegistryInner<S> {
         let registry = self.inner().backing.shared_pointer().cast();
-        // SAFETY: the handle has a reference to the registry, and by I2 of the cache the pointer is that of the registry.
+        // SAFETY: the handle has a reference to the registry, and by I2 of the cache the pointer is
+        // that of the registry.
         unsafe { registry.as_ref() }
     }
 
@@ -121,7 +124,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
         ObjectChecks { slabs: inner.slabs(), environment: inner.environment() }
     }
 
-    /// Allocates an object: in constructed state, if there is a constructor; otherwise with arbitrary content.
+    /// Allocates an object: in constructed state, if there is a constructor; otherwise with
+    /// arbitrary content.
     ///
     /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source.
     ///
@@ -164,8 +168,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
         })
     }
 
-    /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim nothing for it: where that has
-    /// no block free, it fails at once. Costs more than `allocate` where that would be a hit.
+    /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim
+    /// nothing for it: where that has no block free, it fails at once. Costs more than `allocate`
+    /// where that would be a hit.
     ///
     /// # Errors
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block as it is.
@@ -182,20 +187,23 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Frees an object.
     ///
-    /// A hit is a push in the caller's CPU slot; a miss may take locks. Misuse that shows at once is a
-    /// [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that are not objects of this
-    /// cache are found when the magazine is emptied into the slabs.
+    /// A hit is a push in the caller's CPU slot; a miss may take locks. Misuse that shows at once
+    /// is a [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that
+    /// are not objects of this cache are found when the magazine is emptied into the slabs.
     ///
-    /// Should code of the user panic meanwhile (a destructor, a shrinker that the page source asks), the object is freed all
-    /// the same. Only a fault leaves it as it is.
+    /// Should code of the user panic meanwhile (a destructor, a shrinker that the page source
+    /// asks), the object is freed all the same. Only a fault leaves it as it is.
     ///
     /// # Safety
-    /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to allocate) and has not been freed since.
-    /// 2. Nobody uses it from now on.
-    /// 3. With a constructor or a destructor, `object` is in **constructed state**: it holds what the constructor leaves, or
-    ///    what the users of this cache agree on in its place, so that the next user and the destructor may have it. In a
-    ///    cache of an [`ObjectCache`](crate::ObjectCache) that is a value of its type that [`Reset::reset`](crate::Reset::reset) left,
-    ///    or that has not been changed since it was allocated.
+    /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to
+    ///    allocate) and has not been freed since.
+    /// 2. No code uses it from now on.
+    /// 3. With a constructor or a destructor, `object` is in **constructed state**: it holds what
+    ///    the constructor leaves, or what the users of this cache agree on in its place, so that
+    ///    the next user and the destructor may have it. In a cache of an
+    ///    [`ObjectCache`](crate::ObjectCache) that is a value of its type that
+    ///    [`Reset::reset`](crate::Reset::reset) left, or that has not been changed since it was
+    ///    allocated.
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
@@ -229,7 +237,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// As [`allocate`](Self::allocate).
     ///
     /// # Panics
-    /// When the cache has a constructor: zeros are not the constructed state, and would overwrite a value that may be pinned.
+    /// When the cache has a constructor: zeros are not the constructed state, and would overwrite a
+    /// value that may be pinned.
     #[inline]
     #[track_caller]
     pub fn allocate_zeroed(&self) -> Result<NonNull<u8>, OutOfMemory> {
@@ -250,9 +259,10 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// Takes a handle up again.
     ///
     /// # Safety
-    /// 1. `raw` came from [`into_raw`](Self::into_raw) of a cache of this type, and stands for one handle: of those made
-    ///    from it at most one is dropped, and none is used afterwards.
-    /// 2. While one of them is borrowed exclusively ([`for_each_live`](Self::for_each_live)), no other is used.
+    /// 1. `raw` came from [`into_raw`](Self::into_raw) of a cache of this type, and stands for one
+    ///    handle: of those made from it at most one is dropped, and none is used afterwards.
+    /// 2. While one of them is borrowed exclusively ([`for_each_live`](Self::for_each_live)), no
+    ///    other is used.
     #[inline(always)]
     pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
         Self { inner: raw.cast(), checks: PhantomData }
@@ -278,8 +288,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
         self.inner().stats()
     }
 
-    /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU, for pictures; `None` for
-    /// a magazine that is not there.
+    /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU,
+    /// for pictures; `None` for a magazine that is not there.
     pub fn magazines(&self) -> [Option<usize>; 2] {
         self.inner().percpu.lengths()
     }
@@ -304,16 +314,18 @@ impl<S: System, K: Hardening> Cache<S, K> {
         for_each_slab(self.inner().slabs(), self.inner().environment(), look);
     }
 
-    /// Whether `object` is the address of an object of this cache, in use or free. Any address may be asked for, also while other
-    /// CPUs shrink the cache. O(slabs), takes the lock of the slab set; `false` for an interrupt that came upon that lock.
+    /// Whether `object` is the address of an object of this cache, in use or free. Any address may
+    /// be asked for, also while other CPUs shrink the cache. O(slabs), takes the lock of the slab
+    /// set; `false` for an interrupt that came upon that lock.
     pub fn owns(&self, object: NonNull<u8>) -> bool {
         let slabs = self.inner().slabs();
         let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
         slabs.has_object_at(self.inner().environment(), place)
     }
 
-    /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what other CPUs have in their
-    /// hands would be neither here nor there; empties all magazines. O(objects).
+    /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what
+    /// other CPUs have in their hands would be neither here nor there; empties all magazines.
+    /// O(objects).
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -338,12 +350,14 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
     }
 
-    /// Destroys the cache. Waits for locks, and for shrinkers and statistics that are at this cache.
+    /// Destroys the cache. Waits for locks, and for shrinkers and statistics that are at this
+    /// cache.
     ///
     /// # Errors
     /// [`Busy`], with the cache, when objects are in use.
     pub fn destroy(self) -> Result<(), Busy<Self>> {
-        // SAFETY: the handle is the cache's only one, and is used again only if the answer is an error.
+        // SAFETY: the handle is the cache's only one, and is used again only if the answer is an
+        // error.
         match unsafe { self.registry().detach(self.inner) } {
             Ok(()) => {
                 // SAFETY: the cache is detached, and the handle is not used again.

@@ -1,13 +1,14 @@
 //! A cache without its handle: its parts, and the way of an object through them.
 //!
 //! # Concepts
-//! An allocation tries, in order: the caller's CPU slot, the depot, the slabs, and a new slab from the page source. A
-//! free goes the same way back. Each part has a file of its own below `percpu` and `slabs`; this file puts them in order.
-//! Contexts without a slot (nested, detached, beyond the last slot) allocate from the slabs, and free through the
-//! slab's free word, which cannot fail.
+//! An allocation tries, in order: the caller's CPU slot, the depot, the slabs, and a new slab from
+//! the page source. A free goes the same way back. Each part has a file of its own below `percpu`
+//! and `slabs`; this file puts them in order. Contexts without a slot (nested, detached, beyond the
+//! last slot) allocate from the slabs, and free through the slab's free word, which cannot fail.
 //!
 //! # Invariants
-//! - I1: a cache lives from its construction until its handle has destroyed it; visitors keep it alive (cache list I1, I2).
+//! - I1: a cache lives from its construction until its handle has destroyed it; visitors keep it
+//!   alive (cache list I1, I2).
 //! - I2: what `shared` points to outlives the cache. It is the first field of a
 //!   [`RegistryInner`](crate::registry::inner::RegistryInner).
 
@@ -85,7 +86,8 @@ impl<S: System> CacheInner<S> {
         self.backing.environment()
     }
 
-    /// Allocates a place that missed its CPU slot: from the other magazine, or a full magazine of the depot.
+    /// Allocates a place that missed its CPU slot: from the other magazine, or a full magazine of
+    /// the depot.
     #[inline(always)]
     pub(crate) fn allocate_from_depot(&self) -> Result<NonNull<u8>, Miss> {
         let mut miss = match self.percpu.pop_or_unload() {
@@ -105,8 +107,8 @@ impl<S: System> CacheInner<S> {
         self.percpu.pop_and_load(&self.backing, full).ok_or(miss)
     }
 
-    /// Allocates a place that the depot did not have: a new magazine is filled from the slabs, which grow if they are
-    /// empty. CPUs that miss seldom get a single object.
+    /// Allocates a place that the depot did not have: a new magazine is filled from the slabs,
+    /// which grow if they are empty. CPUs that miss seldom get a single object.
     #[cold]
     pub(crate) fn allocate_from_slabs<K: Hardening>(
         &self,
@@ -123,7 +125,8 @@ impl<S: System> CacheInner<S> {
         backing.take_one::<K>(Reclaim::Allowed)
     }
 
-    /// Allocates a place without reclaiming: a cached one, else one of the slabs, else of a slab of free pages.
+    /// Allocates a place without reclaiming: a cached one, else one of the slabs, else of a slab of
+    /// free pages.
     pub(crate) fn try_allocate_place<K: Hardening>(&self) -> Result<NonNull<u8>, OutOfMemory> {
         if let Some(place) = self.percpu.pop_any() {
             return Ok(place);
@@ -143,8 +146,8 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place that missed its CPU slot: to the other magazine, or to an empty one for which the depot gets a full
-    /// one. Returns whether the slabs may have got objects.
+    /// Frees a place that missed its CPU slot: to the other magazine, or to an empty one for which
+    /// the depot gets a full one. Returns whether the slabs may have got objects.
     #[inline(always)]
     pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
         let Err(slot) = self.percpu.push_or_unload(place) else { return false };
@@ -170,8 +173,9 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place to a magazine that is made for it. `refused` is a full magazine that the depot had no room for: it is
-    /// emptied into the slabs. Where there is no memory for a magazine, the place goes to its slab.
+    /// Frees a place to a magazine that is made for it. `refused` is a full magazine that the depot
+    /// had no room for: it is emptied into the slabs. Where there is no memory for a magazine, the
+    /// place goes to its slab.
     #[cold]
     #[inline(never)]
     fn free_with_new_magazine(
@@ -231,8 +235,9 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Releases at least `target_pages` pages if it can: empty slabs first, then what the magazines keep. Returns
-    /// how many. With [`Patience::Try`] what another CPU holds stays. Allocates nothing.
+    /// Releases at least `target_pages` pages if it can: empty slabs first, then what the magazines
+    /// keep. Returns how many. With [`Patience::Try`] what another CPU holds stays. Allocates
+    /// nothing.
     pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
         let mut released = self.release_empty(target_pages, patience);
         if released < target_pages {
@@ -248,14 +253,14 @@ impl<S: System> CacheInner<S> {
         self.backing.slabs.release_empty(source, target_pages, self.kept(), patience)
     }
 
-    /// Releases the magazines and empty slabs that were not needed since the last aging pass. Returns the pages
-    /// released.
+    /// Releases the magazines and empty slabs that were not needed since the last aging pass.
+    /// Returns the pages released.
     pub(crate) fn release_idle(&self, patience: Patience) -> usize {
         self.percpu.drain_idle(&self.backing, patience) + self.release_idle_slabs(patience)
     }
 
-    /// Ages the cache: releases what was not needed since the last pass. Slabs whose release runs destructors, or of
-    /// which the user has said how many stay, are left.
+    /// Ages the cache: releases what was not needed since the last pass. Slabs whose release runs
+    /// destructors, or of which the user has said how many stay, are left.
     pub(crate) fn age(&self) {
         self.percpu.drain_idle(&self.backing, Patience::Try);
         if self.backing.slabs.settings.destructor.is_none()
@@ -271,7 +276,8 @@ impl<S: System> CacheInner<S> {
         self.backing.slabs.release_idle(source, self.kept(), patience, note_idle)
     }
 
-    /// Returns how many empty slabs stay even when memory is short. None while the cache is being destroyed.
+    /// Returns how many empty slabs stay even when memory is short. None while the cache is being
+    /// destroyed.
     fn kept(&self) -> usize {
         if self.node.is_closed() { 0 } else { self.backing.slabs.settings.kept() }
     }

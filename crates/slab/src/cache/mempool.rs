@@ -1,9 +1,10 @@
 //! Objects that are there when memory is not: reserves, and allocations prepared beforehand.
 //!
 //! # Concepts
-//! A [`Mempool`] keeps N objects back for the way out of a shortage (Linux's mempool; Molnar 2001): it allocates from the
-//! cache as long as that works, then from what it kept, and frees refill it first. A [`Prefilled`] is N allocations made
-//! in advance, for code that must not fail later (Linux's prefilled sheaves).
+//! A [`Mempool`] keeps N objects back for the way out of a shortage (Linux's mempool; Molnar 2001):
+//! it allocates from the cache as long as that works, then from what it kept, and frees refill it
+//! first. A [`Prefilled`] is N allocations made in advance, for code that must not fail later
+//! (Linux's prefilled sheaves).
 
 use core::ptr::NonNull;
 
@@ -50,7 +51,8 @@ impl Pool {
         object
     }
 
-    /// Puts `object` in, one of the cache that the caller owns; whether there was room, and the object is the pool's.
+    /// Puts `object` in, one of the cache that the caller owns; whether there was room, and the
+    /// object is the pool's.
     fn push(&mut self, object: NonNull<u8>) -> bool {
         let magazine = match self.filled.first() {
             Some(first) if !first.is_full() => self.filled.pop(),
@@ -76,7 +78,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// Keeps `objects` objects back.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there are not so many now; then nothing is held.
+    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -99,7 +101,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// Makes `objects` allocations in advance, which then cannot fail.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there are not so many; then nothing is held.
+    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -121,8 +123,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
 }
 
 impl<S: System, K: Hardening> Mempool<'_, S, K> {
-    /// Allocates an object: from the cache or, when that has none, from what is kept. O(1) beyond the cache's cost; takes
-    /// the reserve's lock only in the second case.
+    /// Allocates an object: from the cache or, when that has none, from the objects kept. O(1)
+    /// beyond the cache's cost; takes the reserve's lock only in the second case.
     ///
     /// # Errors
     /// [`OutOfMemory`] when nothing is kept any more; or for an interrupt that came upon the lock.
@@ -144,7 +146,7 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
         }
     }
 
-    /// Frees an object: to what is kept, as long as that is short, or to the cache.
+    /// Frees an object: to the objects kept, as long as they are short, or to the cache.
     ///
     /// # Safety
     /// 1. All clauses of [`Cache::free`]; the object came from this reserve or its cache.

@@ -1,15 +1,17 @@
 //! Machines with several memory nodes: a cache on each, behind one handle.
 //!
 //! # Concepts
-//! Each node has a registry of its own over its own pages, so slabs, depots, colours and pressure are a node's own. A
-//! [`NumaCache`] allocates on the node of the CPU that asks, and where that has no memory on the next nearest. It frees to the
-//! node that the object's address lies on: a CPU has a magazine for each, and none ever holds objects of two nodes. So what a
-//! CPU frees for another node waits in a magazine that goes there as a whole, and is not handed out here (the cross-domain
-//! buckets of FreeBSD's UMA, which are sorted when they are full, are sorted here from the start).
+//! Each node has a registry of its own over its own pages, so slabs, depots, colours and pressure
+//! are a node's own. A [`NumaCache`] allocates on the node of the CPU that asks, and where that has
+//! no memory on the next nearest. It frees to the node that the object's address lies on: a CPU has
+//! a magazine for each, and none ever holds objects of two nodes. So what a CPU frees for another
+//! node waits in a magazine that goes there as a whole, and is not handed out here (the
+//! cross-domain buckets of FreeBSD's UMA, which are sorted when they are full, are sorted here from
+//! the start).
 //!
 //! # Costs
-//! Where there is one node, use a [`Cache`]: nothing here is in its way. With several, the node of the CPU and of the address,
-//! and a load each; and a slot of each CPU on each node.
+//! Where there is one node, use a [`Cache`]: nothing here is in its way. With several, the node of
+//! the CPU and of the address, and a load each; and a slot of each CPU on each node.
 
 use core::array;
 use core::fmt;
@@ -27,12 +29,12 @@ use crate::system::System;
 /// The memory nodes of a machine, and the registry of each.
 ///
 /// # Safety
-/// 1. [`node_of`](Self::node_of) names, for each address in memory that the page source of a node's registry hands out, that
-///    node.
+/// 1. [`node_of`](Self::node_of) names, for each address in memory that the page source of a node's
+///    registry hands out, that node.
 /// 2. [`registries`](Self::registries) returns the same ones each time.
 pub unsafe trait NumaNodes {
-    /// Where a node's pages come from, and the machine's CPUs. A source has pages of its own node alone: the cache
-    /// falls back to other nodes by itself.
+    /// Where a node's pages come from, and the machine's CPUs. A source has pages of its own node
+    /// only: the cache falls back to other nodes by itself.
     type System: System;
 
     /// Returns the registry of each node; at least one.
@@ -44,8 +46,8 @@ pub unsafe trait NumaNodes {
     /// Returns the node that `address` lies on.
     fn node_of(&self, address: usize) -> usize;
 
-    /// Returns the node that comes after `closer` nearer ones, seen from `node`, which itself comes first.
-    /// By default in the order of numbers, round.
+    /// Returns the node that comes after `closer` nearer ones, seen from `node`, which itself comes
+    /// first. By default in the order of numbers, round.
     fn nearest(&self, node: usize, closer: usize) -> usize {
         (node + closer) % self.registries().len()
     }
@@ -89,8 +91,8 @@ impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
     /// The first of `build`; then no cache is left.
     ///
     /// # Panics
-    /// When there are more nodes than `MOST`, or `build` makes a cache of another registry or, after the first, of other
-    /// objects.
+    /// When there are more nodes than `MOST`, or `build` makes a cache of another registry or,
+    /// after the first, of other objects.
     pub fn new(
         nodes: N,
         mut build: impl FnMut(&Registry<N::System>) -> Result<CacheOf<N, K>, BuildError>,
@@ -122,8 +124,8 @@ impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
         self.caches.iter().flatten()
     }
 
-    /// Allocates an object on the node of the caller or, where there is no memory, on the next nearest that has some. As
-    /// [`Cache::allocate`] otherwise.
+    /// Allocates an object on the node of the caller or, where there is no memory, on the next
+    /// nearest that has some. As [`Cache::allocate`] otherwise.
     ///
     /// # Errors
     /// [`OutOfMemory`] when no node has memory.
@@ -152,17 +154,19 @@ impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
     ///
     /// # Safety
     /// 1. `object` came from this cache, on whatever node, and has not been freed since.
-    /// 2. Nobody uses it from now on.
+    /// 2. No code uses it from now on.
     /// 3. It is in constructed state, as for [`Cache::free`].
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
         let home = self.on(self.nodes.node_of(object.addr().get()));
-        // SAFETY: the caller's clauses; the node is the object's (nodes clause 1), so it came from that node's cache.
+        // SAFETY: the caller's clauses; the node is the object's (nodes clause 1), so it came from
+        // that node's cache.
         unsafe { home.free(object) }
     }
 
-    /// Gives back all pages that hold no object in use, on all nodes; returns how many. Waits for locks.
+    /// Gives back all pages that hold no object in use, on all nodes; returns how many. Waits for
+    /// locks.
     pub fn shrink_all(&self) -> usize {
         self.caches().map(Cache::shrink_all).sum()
     }

@@ -1,8 +1,10 @@
-//! Objects in use, one by one: for the list of leaks when a cache is to be destroyed, and for whoever looks inside.
+//! Objects in use, one by one: for the list of leaks when a cache is to be destroyed, and for
+//! inspection.
 //!
 //! # Concepts
-//! With all magazines emptied, an object is in use exactly when it is not in its slab's stack of free objects. Each slab
-//! is walked by windows of 128 objects, so that nothing is allocated for it.
+//! With all magazines emptied, an object is in use exactly when it is not in its slab's stack of
+//! free objects. Each slab is walked by windows of 128 objects, so that nothing is allocated for
+//! it.
 
 use core::ptr::NonNull;
 
@@ -28,14 +30,16 @@ pub struct LiveObject {
     pub slab: usize,
     /// Its index in the slab.
     pub index: usize,
-    /// Who allocated it and when, where the preset keeps [histories](Hardening::HISTORY).
+    /// The caller that allocated it, and when, where the preset keeps
+    /// [histories](Hardening::HISTORY).
     pub history: Option<History>,
 }
 
 /// Calls `look` with each object in use.
 ///
 /// # Safety
-/// 1. Nobody else uses the cache meanwhile, its visitors have gone or only shrink it, and its magazines are empty.
+/// 1. No other code uses the cache meanwhile, its visitors have gone or only shrink it, and its
+///    magazines are empty.
 pub(crate) unsafe fn for_each_live<S: System, K: Hardening>(
     slabs: &Slabs,
     environment: &Environment<S>,

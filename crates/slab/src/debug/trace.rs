@@ -1,13 +1,13 @@
 //! Traces: a hook that sees slabs come and go, and magazines and objects move.
 //!
 //! # Concepts
-//! A hit in a CPU slot fires no event. Every other move does: an object leaves its slab for a magazine or a
-//! user, or returns to it; a full magazine is stored in the depot or loaded from it; a slab is made or released.
-//! Empty magazines fire no events.
+//! A hit in a CPU slot fires no event. Every other move does: an object leaves its slab for a
+//! magazine or a user, or returns to it; a full magazine is stored in the depot or loaded from it;
+//! a slab is made or released. Empty magazines fire no events.
 //!
 //! # Concurrency
-//! The hook runs with no lock held and outside all slots: after the move, or, where a slab is released, before it.
-//! The events of one CPU arrive in order.
+//! The hook runs with no lock held and outside all slots: after the move, or, where a slab is
+//! released, before it. The events of one CPU arrive in order.
 //!
 //! # Costs
 //! Nothing in a hit. A miss without a hook pays a load and a branch per magazine.
@@ -16,7 +16,7 @@ use core::ptr::NonNull;
 
 use crate::cache_name::CacheName;
 
-/// What happened in a cache.
+/// An event in a cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A block of the page source became a slab.

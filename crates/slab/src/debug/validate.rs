@@ -1,6 +1,7 @@
 //! Checks of a cache's invariants, for tests and for the curious. Bounded; nothing is allocated.
 //!
-//! Frees without the lock may go on meanwhile: they only put objects on top of what is being walked. Allocations wait.
+//! Frees without the lock may go on meanwhile: they only put objects on top of the stack that is
+//! being walked. Allocations wait.
 
 use core::ptr::NonNull;
 
@@ -86,9 +87,9 @@ fn validate_slab<S: System>(
     if name == ListName::Empty && seen.free != geometry.capacity() {
         return Err("slab set I3: the objects of an empty slab are all free");
     }
-    // Twice the free word's capacity of steps visits no object twice, unless the links form a ring: then the steps
-    // do not end at the object counted last. Counting each object needs a bit per object, so it is done by windows.
-    // SAFETY: slab set I1: alive.
+    // Twice the free word's capacity of steps visits no object twice, unless the links form a ring:
+    // then the steps do not end at the object counted last. Counting each object needs a bit per
+    // object, which windows provide. SAFETY: slab set I1: alive.
     let links = unsafe { SlabHeader::links(header, geometry) };
     let mut windows = 0;
     while windows < geometry.capacity() {

@@ -1,7 +1,7 @@
 //! Canaries: a word behind each object, bound to its address and the cache's secret.
 //!
-//! It follows the object's last byte at once, so that a write of one byte too many changes it; a copy of another object's
-//! canary does not fit, and who does not know the secret cannot make one.
+//! It follows the object's last byte at once, so that a write of one byte too many changes it; a
+//! copy of another object's canary does not fit, and who does not know the secret cannot make one.
 
 use core::ptr::NonNull;
 

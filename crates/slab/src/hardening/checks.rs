@@ -1,10 +1,11 @@
 //! Checking objects when they are allocated and when they are freed.
 //!
 //! # Concepts
-//! A link of an object means something only while the object is free in its slab. At other times it holds a **mark**:
-//! allocated, or cached (free, in a magazine). No index looks like a mark, so a link that is not the mark of
-//! an allocated object says that the object is free. A free exchanges the mark atomically: of two frees that race, one finds it
-//! changed. Marks lie outside the objects, so no write through a pointer to an object reaches its own mark.
+//! A link of an object means something only while the object is free in its slab. At other times it
+//! holds a **mark**: allocated, or cached (free, in a magazine). No index looks like a mark, so a
+//! link that is not the mark of an allocated object says that the object is free. A free exchanges
+//! the mark atomically: of two frees that race, one finds it changed. Marks lie outside the
+//! objects, so no write through a pointer to an object reaches its own mark.
 
 use core::ptr::NonNull;
 
@@ -29,8 +30,8 @@ pub(crate) struct ObjectChecks<'c, S: System> {
 }
 
 impl<S: System> ObjectChecks<'_, S> {
-    /// Looks at an object that is about to go out and prepares it; returns the pointer for the user, or `None` when the
-    /// object is spoilt, after the fault hook has returned.
+    /// Looks at an object that is about to go out and prepares it; returns the pointer for the
+    /// user, or `None` when the object is spoilt, after the fault hook has returned.
     #[track_caller]
     pub(crate) fn check_allocated<K: Hardening>(&self, place: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
@@ -38,7 +39,7 @@ impl<S: System> ObjectChecks<'_, S> {
         let object = unsafe { place.add(padding.front()) };
         let mut outcome = Ok(());
         if K::POISON && self.slabs.settings.constructor.is_none() {
-            // SAFETY: a free object of ours, in hand.
+            // SAFETY: a free object, which the caller has just taken.
             outcome = unsafe { poison::check(object, self.slabs.settings.object_size()) };
         }
         if K::MARKS {
@@ -53,24 +54,25 @@ impl<S: System> ObjectChecks<'_, S> {
             return None;
         }
         if K::RED_ZONE > 0 {
-            // SAFETY: in hand, with the padding of this preset around it.
+            // SAFETY: the caller's object, with the padding of this preset around it.
             unsafe { red_zone::fill(object, padding) };
         }
         if K::CANARY {
-            // SAFETY: in hand; the padding of this preset has room for a canary behind it.
+            // SAFETY: the caller's object; the padding of this preset has room for a canary behind
+            // it.
             unsafe {
                 canary::write(object, self.slabs.settings.object_size(), self.slabs.settings.secret)
             };
         }
         if K::HISTORY {
-            // SAFETY: in hand; the history was written when the slab was made.
+            // SAFETY: the caller's object; the history was written when the slab was made.
             unsafe { history::note_allocation(padding.history(object), self.now()) };
         }
         Some(object)
     }
 
-    /// Looks at an object that a user frees; returns its place, or `None` when nothing may be credited, after the fault
-    /// hook has returned.
+    /// Looks at an object that a user frees; returns its place, or `None` when nothing may be
+    /// credited, after the fault hook has returned.
     #[track_caller]
     pub(crate) fn check_freed<K: Hardening>(&self, object: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
@@ -110,13 +112,15 @@ impl<S: System> ObjectChecks<'_, S> {
             unsafe { history::note_free(padding.history(object), self.now()) };
         }
         if K::POISON && self.slabs.settings.constructor.is_none() {
-            // SAFETY: ours since the mark, or since the user freed it: nobody reads it before it goes out again.
+            // SAFETY: ours since the mark, or since the user freed it: nobody reads it before it
+            // goes out again.
             unsafe { poison::fill(object, size) };
         }
         Ok(())
     }
 
-    /// Finds the slab of the object that a user named, in whose place it lies; faults name the user's pointer.
+    /// Finds the slab of the object that a user named, in whose place it lies; faults name the
+    /// user's pointer.
     #[track_caller]
     fn find_given(
         &self,
@@ -132,8 +136,8 @@ impl<S: System> ObjectChecks<'_, S> {
         self.slabs.settings.clock.map_or(0, |clock| clock())
     }
 
-    /// Changes the mark of object `index` of `header` from `from` to `to`. `otherwise` is the fault if another mark
-    /// is found.
+    /// Changes the mark of object `index` of `header` from `from` to `to`. `otherwise` is the fault
+    /// if another mark is found.
     #[track_caller]
     fn change_mark(
         &self,
@@ -142,7 +146,8 @@ impl<S: System> ObjectChecks<'_, S> {
         [from, to]: [u8; 2],
         otherwise: FaultKind,
     ) -> Result<(), Fault> {
-        // SAFETY: `find` found the slab, whose object the caller frees or has just taken, so it is alive.
+        // SAFETY: `find` found the slab, whose object the caller frees or has just taken, and
+        // therefore alive.
         let geometry = &unsafe { header.as_ref() }.geometry(&self.slabs.settings.geometry);
         // SAFETY: the header was found by the page map, with its slab cut by this geometry.
         let links = unsafe { SlabHeader::links(header, geometry) };

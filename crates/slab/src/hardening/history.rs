@@ -3,14 +3,14 @@
 use core::panic::Location;
 use core::ptr::NonNull;
 
-/// What is known of an object's past.
+/// The past of an object.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct History {
-    /// Who allocated it last.
+    /// The last caller that allocated it.
     pub allocated_by: Option<&'static Location<'static>>,
     /// When, by the clock of the cache; zero without one.
     pub allocated_at: u64,
-    /// Who freed it last.
+    /// The last caller that freed it.
     pub freed_by: Option<&'static Location<'static>>,
     /// When, by the clock of the cache; zero without one.
     pub freed_at: u64,
@@ -19,10 +19,10 @@ pub struct History {
 }
 
 /// # Safety
-/// 1. `history` is that of an object in the caller's hand, and written.
+/// 1. `history` is that of an object that the caller owns, and written.
 #[track_caller]
 pub(crate) unsafe fn note_allocation(mut history: NonNull<History>, now: u64) {
-    // SAFETY: clause 1: nobody else looks at an object in hand.
+    // SAFETY: clause 1: only the owner of an object accesses it.
     let history = unsafe { history.as_mut() };
     history.allocated_by = Some(Location::caller());
     history.allocated_at = now;
@@ -33,7 +33,7 @@ pub(crate) unsafe fn note_allocation(mut history: NonNull<History>, now: u64) {
 /// 1. As for `note_allocation`.
 #[track_caller]
 pub(crate) unsafe fn note_free(mut history: NonNull<History>, now: u64) {
-    // SAFETY: clause 1: an object that is being freed is in hand too.
+    // SAFETY: clause 1: the caller owns an object that it frees.
     let history = unsafe { history.as_mut() };
     history.freed_by = Some(Location::caller());
     history.freed_at = now;

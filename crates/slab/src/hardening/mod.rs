@@ -1,8 +1,9 @@
 //! Checks: the mistakes of its users that a cache looks for, chosen by a type.
 //!
 //! # Concepts
-//! A **preset** is a type with one constant per check. The hit paths are compiled for it, so a check that is off leaves no
-//! instruction and no byte. [`Off`], [`Hardened`] and [`Debugging`] are given. A program may define its own mix:
+//! A **preset** is a type with one constant per check. The hit paths are compiled for it, so a
+//! check that is off leaves no instruction and no byte. [`Off`], [`Hardened`] and [`Debugging`] are
+//! given. A program may define its own mix:
 //!
 //! ```
 //! struct Canaries;
@@ -11,16 +12,17 @@
 //! }
 //! ```
 //!
-//! What a check needs lies around the object, in a **padding** that the preset adds to the layout, or in the slab's links:
+//! A check keeps its data around the object, in a **padding** that the preset adds to the layout,
+//! or in the slab's links:
 //!
 //! ```text
 //! | red zone | object | canary | red zone | history |
 //! ```
 //!
-//! `checks.rs` checks each object that is allocated or freed. A fault goes to the
-//! fault hook; where the hook returns, the object stays isolated: it counts as in use, and nobody gets it again.
+//! `checks.rs` checks each object that is allocated or freed. A fault goes to the fault hook; where
+//! the hook returns, the object stays isolated: it counts as in use, and nobody gets it again.
 //!
-//! What each check finds:
+//! Each check finds these mistakes:
 //!
 //! | check | finds | when |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! What a preset puts around each object, and where.
+//! The padding that a preset puts around each object.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -10,7 +10,7 @@ use crate::hardening::presets::Hardening;
 /// The places around an object, in bytes from its first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Padding {
-    // Narrow, as every cache of a cache has one: objects are smaller than 4 GiB.
+    // Narrow, as every cache has one: objects are smaller than 4 GiB.
     front: u32,
     behind: u32,
     end: u32,
@@ -18,7 +18,8 @@ pub(crate) struct Padding {
 }
 
 impl Padding {
-    /// Returns the padding that `K` puts around objects of `layout`, and the layout of both; `None` when that is too large.
+    /// Returns the padding that `K` puts around objects of `layout`, and the layout of both; `None`
+    /// when that is too large.
     pub(crate) fn of<K: Hardening>(layout: Layout) -> Option<(Self, Layout)> {
         let front = K::RED_ZONE.checked_next_multiple_of(layout.align())?;
         let canary = if K::CANARY { canary::BYTES } else { 0 };

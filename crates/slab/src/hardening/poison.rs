@@ -11,7 +11,7 @@ const PATTERN: u8 = 0xdb;
 /// # Safety
 /// 1. The object is the caller's.
 pub(crate) unsafe fn fill(object: NonNull<u8>, size: usize) {
-    // SAFETY: clause 1: so many bytes of it.
+    // SAFETY: clause 1: that many bytes of it.
     unsafe { object.write_bytes(PATTERN, size) };
 }
 

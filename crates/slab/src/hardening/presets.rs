@@ -2,15 +2,15 @@
 
 /// Which mistakes of its users a cache looks for.
 pub trait Hardening: 'static {
-    /// Whether each object's state is kept in its link, outside it. Costs a look-up at both calls and an atomic
-    /// exchange at the free.
+    /// Whether each object's state is kept in its link, outside it. Costs a look-up at both calls
+    /// and an atomic exchange at the free.
     const MARKS: bool = false;
     /// Whether a word behind the object is bound to its address and the cache's secret.
     const CANARY: bool = false;
     /// Bytes of a pattern in front of the object (rounded up to its alignment) and behind it.
     const RED_ZONE: usize = 0;
-    /// Whether free objects are filled with a pattern. Caches with a constructor go without: their objects keep their
-    /// state.
+    /// Whether free objects are filled with a pattern. Caches with a constructor go without: their
+    /// objects keep their state.
     const POISON: bool = false;
     /// Whether the objects of a fresh slab go out in an order that the secret decides.
     const SHUFFLE: bool = false;
@@ -24,7 +24,7 @@ pub struct Off;
 
 impl Hardening for Off {}
 
-/// What an attacker would have to get around: marks, canaries, shuffled slabs.
+/// Obstacles for an attacker: marks, canaries, shuffled slabs.
 #[derive(Clone, Copy, Debug)]
 pub struct Hardened;
 

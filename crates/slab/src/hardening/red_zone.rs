@@ -16,7 +16,7 @@ const PATTERN: u8 = 0xcc;
 pub(crate) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
     // SAFETY: clause 1: the padding in front lies in the same place.
     let front = unsafe { object.sub(padding.front()) };
-    // SAFETY: clause 1: so many bytes up to the object.
+    // SAFETY: clause 1: that many bytes up to the object.
     unsafe { front.write_bytes(PATTERN, padding.front()) };
     // SAFETY: clause 1: the zone behind begins inside the place.
     let behind = unsafe { object.add(padding.behind()) };

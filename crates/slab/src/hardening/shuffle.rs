@@ -4,16 +4,18 @@ use crate::slabs::links::Links;
 
 /// Links the objects of a fresh slab in an order that `seed` decides.
 ///
-/// Sattolo's algorithm (1986) makes a permutation that is one single cycle, every one equally likely; and a cycle is what
-/// the links of a slab with every object free are. So it works in the links themselves.
+/// Sattolo's algorithm (1986) makes a permutation that is one single cycle, every one equally
+/// likely; and a cycle is what the links of a slab with every object free are. So it works in the
+/// links themselves.
 ///
 /// # Safety
-/// 1. `links` are those of a slab of `capacity` objects, the caller's, each object linked to itself.
+/// 1. `links` are those of a slab of `capacity` objects, the caller's, each object linked to
+///    itself.
 pub(crate) unsafe fn shuffle(links: Links, capacity: usize, seed: usize) {
     let mut random = Random(seed as u64 | 1);
     for index in (1..capacity).rev() {
         let other = random.below(index);
-        // SAFETY: clause 1: both are objects, and nobody else uses the links.
+        // SAFETY: clause 1: both are objects, and no other code uses the links.
         let [link, others] = [index, other].map(|at| unsafe { links.read(at) });
         for (at, link) in [(index, others), (other, link)] {
             // SAFETY: clause 1: nobody reads the links before the slab is in a set.

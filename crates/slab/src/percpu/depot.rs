@@ -1,23 +1,28 @@
 //! The depot: where the CPUs of a cache exchange full and empty magazines.
 //!
 //! # Concepts
-//! A CPU whose magazines are full leaves a full one here and takes an empty one; a CPU whose magazines are empty does the
-//! opposite. Each is one exchange under the depot's lock, so objects that CPUs pass to each other touch no slab.
+//! A CPU whose magazines are full leaves a full one here and takes an empty one; a CPU whose
+//! magazines are empty does the opposite. Each is one exchange under the depot's lock, so objects
+//! that CPUs pass to each other touch no slab.
 //!
-//! Both stacks follow the working set. Each notes the least that it held since the last [turn](crate::working_set): so many
-//! were not needed, and go at the next one (Bonwick and Adams 2001, section 3.4). In between each is bounded, at first by few
-//! objects. A magazine that finds no room is **refused**, and its objects go to their slabs; if one is wanted afterwards that
-//! is not there, it was **missed**, and from then on there is room for one more. So a cache whose objects go and come back again
-//! and again has them all at the depot soon, and one that only grows has next to nothing there.
+//! Both stacks follow the working set. Each notes the least that it held since the last [aging
+//! pass](crate::reclaim::aging): so many were not needed, and go at the next one (Bonwick and Adams
+//! 2001, section 3.4). In between each is bounded, at first by few objects. A magazine that finds
+//! no room is **refused**, and its objects go to their slabs; if one is wanted afterwards that is
+//! not there, it was **missed**, and from then on there is room for one more. So a cache whose
+//! objects go and come back again and again has them all at the depot soon, and one that only grows
+//! has next to nothing there.
 
 use crate::percpu::magazine::CAPACITIES;
 use crate::percpu::magazine::Chain;
 use crate::percpu::magazine::Magazine;
 
-/// Bytes of free objects in full magazines that find room in any case. Measured: pages held at the peak of a recorded build were
-/// 1.0994 times the live ones with 256 KiB of objects of up to 512 bytes, 1.0966 times with 64 and with 32 KiB, 1.0994 times with 16.
+/// Bytes of free objects in full magazines that find room in any case. Measured: pages held at the
+/// peak of a recorded build were 1.0994 times the live ones with 256 KiB of objects of up to 512
+/// bytes, 1.0966 times with 64 and with 32 KiB, 1.0994 times with 16.
 const ROOM_BYTES: usize = 32 << 10;
-/// Places in the empty magazines that find room in any case: two of the largest, for two CPUs that wait.
+/// Places in the empty magazines that find room in any case: two of the largest, for two CPUs that
+/// wait.
 const FEWEST_EMPTY: u16 = 2 * CAPACITIES[CAPACITIES.len() - 1] as u16;
 
 /// The places of the full magazines that find room in any case, and of about as many empty ones.
@@ -64,7 +69,7 @@ impl Depot {
         self.empty.pop()
     }
 
-    /// Takes a full or empty magazine in if there is room; returns it if there is none.
+    /// Takes a full or empty magazine in if there is room; returns it otherwise.
     pub(crate) fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
         if magazine.is_full() {
             self.full.offer(magazine, self.most[0])
@@ -79,7 +84,8 @@ impl Depot {
         [self.full.take(), self.empty.take()]
     }
 
-    /// Takes the magazines that nobody has needed since the last turn, full and empty ones, and starts to count anew.
+    /// Takes the magazines that were not needed since the last aging pass, full and empty ones, and
+    /// restarts the count.
     pub(crate) fn age(&mut self) -> [Chain; 2] {
         [self.full.age(), self.empty.age()]
     }
@@ -92,15 +98,16 @@ struct Stack {
     count: u16,
     /// Places of all magazines in it.
     places: u16,
-    /// The least count of magazines since the last turn.
+    /// The least count of magazines since the last aging pass.
     least: u16,
-    /// Magazines that found no room since the last turn, and have not been missed yet; the largest number if they are more.
+    /// Magazines that found no room since the last aging pass, and have not been missed yet; the
+    /// largest number if they are more.
     refused: u8,
-    /// Magazines that were missed: so many more find room, up to the largest number.
+    /// Magazines that were missed. Each one makes room for one more, up to the largest number.
     missed: u8,
 }
 
-// Every cache of a cache has two.
+// Every cache has two.
 page_frame::assert_unless_loom!(size_of::<Stack>() <= 16);
 // The largest bound of a stack, with all magazines that may have been missed, is a `u16`.
 const _: () = {
@@ -126,8 +133,8 @@ impl Stack {
         Some(magazine)
     }
 
-    /// Takes `magazine` in as long as the stack has at most `most` places and those of magazines that were missed; returns it
-    /// otherwise.
+    /// Takes `magazine` in as long as the stack has at most `most` places and those of magazines
+    /// that were missed; returns it otherwise.
     fn offer(&mut self, magazine: Magazine, most: u16) -> Option<Magazine> {
         let capacity = magazine.capacity() as u16;
         let places = self.places + capacity;

@@ -16,7 +16,8 @@ use crate::percpu::slot::CpuSlot;
 use crate::system::System;
 
 impl<C: Cpu> PerCpuCache<C> {
-    /// Takes a full magazine from the depot, and leaves `spare`, which is empty, there if the depot has room.
+    /// Takes a full magazine from the depot, and leaves `spare`, which is empty, there if the depot
+    /// has room.
     #[inline(always)]
     pub(crate) fn take_full<S: System<Cpus = C>>(
         &self,
@@ -27,7 +28,8 @@ impl<C: Cpu> PerCpuCache<C> {
         self.lock_depot(backing, &token)?.take_full(spare)
     }
 
-    /// Fires the event of [`take_full`](Self::take_full), and puts `spare` away, for which the depot had no room.
+    /// Fires the event of [`take_full`](Self::take_full), and puts `spare` away, for which the
+    /// depot had no room.
     #[cold]
     pub(crate) fn finish_take_full<S: System<Cpus = C>>(
         &self,
@@ -44,8 +46,8 @@ impl<C: Cpu> PerCpuCache<C> {
         full.magazine.take().expect("nobody else takes it out of the guard")
     }
 
-    /// Gives `full` to the depot and takes an empty magazine, if the depot has one. Returns both that one and `full`,
-    /// if the depot had no room for it.
+    /// Gives `full` to the depot and takes an empty magazine, if the depot has one. Returns both
+    /// that one and `full`, if the depot had no room for it.
     #[inline(always)]
     pub(crate) fn exchange_full<S: System<Cpus = C>>(
         &self,
@@ -66,8 +68,8 @@ impl<C: Cpu> PerCpuCache<C> {
         self.lock_depot(backing, &token).and_then(|mut depot| depot.take_empty())
     }
 
-    /// Returns an empty magazine of the present capacity for `old`, which is empty: `old` itself, or a new one. Where
-    /// there is no memory for one, `old`.
+    /// Returns an empty magazine of the present capacity for `old`, which is empty: `old` itself,
+    /// or a new one. Where there is no memory for one, `old`.
     #[inline]
     pub(crate) fn renew<S: System<Cpus = C>>(
         &self,
@@ -85,7 +87,8 @@ impl<C: Cpu> PerCpuCache<C> {
         Some(new)
     }
 
-    /// Fires the event of a full magazine that the depot took, and frees `empty` if the hook panics.
+    /// Fires the event of a full magazine that the depot took, and frees `empty` if the hook
+    /// panics.
     pub(crate) fn trace_stored<S: System<Cpus = C>>(
         &self,
         backing: &Backing<S>,
@@ -123,8 +126,8 @@ impl<C: Cpu> PerCpuCache<C> {
         object
     }
 
-    /// Stores `magazine` in the depot if it is full, or empty and of the present capacity. Otherwise empties it into the
-    /// slabs and frees it.
+    /// Stores `magazine` in the depot if it is full, or empty and of the present capacity.
+    /// Otherwise empties it into the slabs and frees it.
     pub(crate) fn put_away<S: System<Cpus = C>>(
         &self,
         backing: &Backing<S>,
@@ -181,7 +184,8 @@ impl<C: Cpu> PerCpuCache<C> {
         draining.pages
     }
 
-    /// Empties the magazines of the depot that were not needed since the last call. Returns the pages released.
+    /// Empties the magazines of the depot that were not needed since the last call. Returns the
+    /// pages released.
     pub(crate) fn drain_idle<S: System<Cpus = C>>(
         &self,
         backing: &Backing<S>,

@@ -1,35 +1,39 @@
 //! Magazines: arrays of objects that CPUs exchange as a whole.
 //!
 //! # Concepts
-//! A magazine is memory of an internal cache: a header, then as many **places** for pointers as its **capacity**, which is one
-//! of a few and never changes. While it is loaded in a CPU slot the slot knows how many objects it has; otherwise the header
-//! does (Bonwick and Adams 2001, section 3).
+//! A magazine is memory of an internal cache: a header, then as many **places** for pointers as its
+//! **capacity**, which is one of a few and never changes. While it is loaded in a CPU slot the slot
+//! knows how many objects it has; otherwise the header does (Bonwick and Adams 2001, section 3).
 //!
-//! A [`Magazine`] is the only handle of one, so it is in one hand at a time: a caller's, a slot's, or a chain's. It has no
-//! destructor; dropping it would lose the memory and the objects.
+//! A [`Magazine`] is the only handle of one, so a magazine has one owner at a time: a caller, a
+//! slot, or a chain. It has no destructor; dropping it would lose the memory and the objects.
 //!
 //! # Invariants
-//! - I1: a handle stands for a live header with so many places behind it as its class says, reached by nobody else.
-//! - I2: the places below the length in the header are written with objects that whoever has the handle owns.
+//! - I1: a handle stands for a live header with that many places behind it as its class says,
+//!   reached by no other code.
+//! - I2: the places below the length in the header are written with objects that whoever has the
+//!   handle owns.
 
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-/// How many objects a magazine may hold. They make magazines of 24, 32, 48, 112, 240 and 496 bytes, of which slabs lose little.
+/// How many objects a magazine may hold. They make magazines of 24, 32, 48, 112, 240 and 496 bytes,
+/// of which slabs lose little.
 pub(crate) const CAPACITIES: [usize; 6] = [1, 2, 4, 12, 28, 60];
 
 /// The bits of [`Header::fill`] that count objects.
 const LENGTH_BITS: u32 = 8;
 const LENGTH: usize = (1 << LENGTH_BITS) - 1;
 
-/// What lies in front of the places.
+/// The header in front of the places.
 #[derive(Debug)]
 #[repr(C)]
 struct Header {
     /// The next one in a chain.
     next: Option<Magazine>,
-    /// How many objects are in it, and in the bits above the class of its capacity. It comes last: it lies below the first
-    /// place, where CPU slots look for the object pushed before; and it is less than a page, so no object's address.
+    /// How many objects are in it, and in the bits above the class of its capacity. It comes last:
+    /// it lies below the first place, where CPU slots look for the object pushed before; and it is
+    /// less than a page, so no object's address.
     fill: usize,
 }
 
@@ -59,7 +63,8 @@ impl Magazine {
     /// Makes an empty magazine of raw memory, of the capacity that `class` names.
     ///
     /// # Safety
-    /// 1. `memory` is the caller's, of [`Self::ALIGNMENT`] and the bytes that a magazine of this class has.
+    /// 1. `memory` is the caller's, of [`Self::ALIGNMENT`] and the bytes that a magazine of this
+    ///    class has.
     pub(crate) unsafe fn new_in(memory: NonNull<u8>, class: usize) -> Self {
         let header = memory.cast::<Header>();
         // SAFETY: clause 1: room for a header, aligned.
@@ -80,7 +85,8 @@ impl Magazine {
     /// Takes a magazine up again that was loaded and has `length` objects now.
     ///
     /// # Safety
-    /// 1. `places` is from [`into_places`](Self::into_places), and since then no handle was made of it.
+    /// 1. `places` is from [`into_places`](Self::into_places), and since then no handle was made of
+    ///    it.
     /// 2. So many places are written with objects of the caller's, and no more than the capacity.
     pub(crate) unsafe fn from_places(places: NonNull<NonNull<u8>>, length: usize) -> Self {
         // SAFETY: clause 1: the header lies in front of the first place.
@@ -134,10 +140,11 @@ impl Magazine {
         self.length() == self.capacity()
     }
 
-    /// Returns all its places, for whoever writes objects there and then [notes](Self::set_length) how many.
+    /// Returns all its places, for a caller that writes objects there and then
+    /// [notes](Self::set_length) how many.
     pub(crate) const fn places_mut(&mut self) -> &mut [MaybeUninit<NonNull<u8>>] {
         let (places, capacity) = (self.places().cast(), self.capacity());
-        // SAFETY: I1: so many places, and the handle is borrowed exclusively.
+        // SAFETY: I1: that many places, and the handle is borrowed exclusively.
         unsafe { core::slice::from_raw_parts_mut(places.as_ptr(), capacity) }
     }
 
@@ -165,13 +172,13 @@ impl Magazine {
         let length = self.length();
         // SAFETY: none is as good as any number (I2).
         unsafe { self.set_length(0) };
-        // SAFETY: I2: they were written, and nobody changes them while the handle is borrowed.
+        // SAFETY: I2: they were written, and no code changes them while the handle is borrowed.
         unsafe { core::slice::from_raw_parts(self.places().as_ptr(), length) }
     }
 
     /// Returns the objects in it.
     pub(crate) fn objects(&self) -> &[NonNull<u8>] {
-        // SAFETY: I2, and nobody changes them while the handle is borrowed.
+        // SAFETY: I2, and no code changes them while the handle is borrowed.
         unsafe { core::slice::from_raw_parts(self.places().as_ptr(), self.length()) }
     }
 }

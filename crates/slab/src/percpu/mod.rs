@@ -1,14 +1,15 @@
-//! What a cache keeps for each CPU: slots with magazines, and the depot behind them.
+//! The part of a cache that belongs to CPUs: slots with magazines, and the depot behind them.
 //!
 //! # Concepts
-//! A **hit** pops from or pushes to a magazine in the CPU's own slot. A **miss** leaves the slot, gets a magazine or one object
-//! from the depot or the slabs, and then enters the slot again to load it. Between the two an interrupt may have
-//! filled the slot, or another CPU may hold it. So a magazine is never assumed to fit: one that finds no room goes
-//! to the depot or is emptied into the slabs.
+//! A **hit** pops from or pushes to a magazine in the CPU's own slot. A **miss** leaves the slot,
+//! gets a magazine or one object from the depot or the slabs, and then enters the slot again to
+//! load it. Between the two an interrupt may have filled the slot, or another CPU may hold it. So a
+//! magazine is never assumed to fit: one that finds no room goes to the depot or is emptied into
+//! the slabs.
 //!
 //! # Concurrency
-//! No lock is taken inside a slot. No lock is held and no slot entered while code of the user or an internal cache
-//! runs. The locks (slab set, depot) are leaves: nobody holds two.
+//! No lock is taken inside a slot. No lock is held and no slot entered while code of the user or an
+//! internal cache runs. The locks (slab set, depot) are leaves: nobody holds two.
 
 pub(crate) mod depot;
 pub(crate) mod depot_transfer;
@@ -35,17 +36,18 @@ pub(crate) struct PerCpuCache<C> {
     pub(crate) depot: IrqLock<Depot>,
 }
 
-/// What a slot had to say to an allocation that it could not serve.
+/// The state of a slot that could not serve an allocation.
 pub(crate) struct Miss {
     /// Whether the CPU misses often enough to get magazines.
     pub(crate) has_earned_magazines: bool,
-    /// Whether the slot's last miss was an allocation's too: then the next magazine is filled as a whole.
+    /// Whether the slot's last miss was an allocation's too: then the next magazine is filled as a
+    /// whole.
     pub(crate) is_draining: bool,
     /// The empty magazine that was loaded.
     pub(crate) spare: Option<Magazine>,
 }
 
-/// What a slot had to say to a free that it had no room for.
+/// The state of a slot that had no room for a free.
 pub(crate) struct FullSlot {
     /// Whether the CPU misses often enough to get magazines.
     pub(crate) has_earned_magazines: bool,
@@ -88,7 +90,8 @@ impl<C: Cpu> PerCpuCache<C> {
         slot.pop()
     }
 
-    /// Pushes `object` to the previous magazine, if that has room. On a miss takes that magazine out.
+    /// Pushes `object` to the previous magazine, if that has room. On a miss takes that magazine
+    /// out.
     #[inline(always)]
     pub(crate) fn push_or_unload(&self, object: NonNull<u8>) -> Result<(), FullSlot> {
         let Ok(mut slot) = self.slots.enter() else {

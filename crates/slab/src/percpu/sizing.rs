@@ -1,34 +1,39 @@
 //! MagazineSizing: how many objects the magazines of a cache hold, by use.
 //!
 //! # Concepts
-//! Magazines begin with about 2 KiB of objects, so that what idle CPUs keep stays small. A CPU that misses its magazines and
-//! the depot makes a **trip** to the slabs, or waits for the lock of the depot; after so many of either the cache's new
-//! magazines are of the next larger capacity, as long as one of them holds no more than 1/128 of the cache's memory.
-//! (Bonwick and Adams 2001, section 3.4, look at the depot's lock alone; a cache that a single CPU fills never waits there.)
+//! Magazines begin with about 2 KiB of objects, so that what idle CPUs keep stays small. A CPU that
+//! misses its magazines and the depot makes a **trip** to the slabs, or waits for the lock of the
+//! depot; after a number of either the cache's new magazines are of the next larger capacity, as
+//! long as one of them holds no more than 1/128 of the cache's memory. (Bonwick and Adams 2001,
+//! section 3.4, look at the depot's lock alone; a cache that a single CPU fills never waits there.)
 //!
-//! A cache that nobody uses for a turn, or that has become small, gets smaller magazines again; one whose memory is wanted
-//! begins anew. Magazines of another capacity stay good, as each knows its own: they are exchanged when they come by empty.
+//! A cache that is idle between two aging passes, or that has become small, gets smaller magazines
+//! again; one whose memory is wanted begins anew. Magazines of another capacity stay good, as each
+//! knows its own: they are exchanged when they come by empty.
 //!
 //! # Invariants
-//! - I1: the capacity decides which magazines are made, and nothing else: who reads an old one is right too.
+//! - I1: the capacity decides which magazines are made, and nothing else: who reads an old one is
+//!   right too.
 
 use page_frame::sync::{AtomicU8, AtomicU16, MODELLED, Ordering};
 
 use crate::percpu::magazine::CAPACITIES;
 
-/// About how many bytes of objects a magazine holds, if nothing else is said.
+/// About how many bytes of objects a magazine holds, by default.
 ///
-/// Measured: over the peak of three recorded kernel loads with 5, 7 and 13 MB in use, pages held were 1.19, 1.17 and 1.102
-/// times that with 4 KiB in a magazine, and 1.18, 1.16 and 1.100 times with 2 KiB.
+/// Measured: over the peak of three recorded kernel loads with 5, 7 and 13 MB in use, pages held
+/// were 1.19, 1.17 and 1.102 times that with 4 KiB in a magazine, and 1.18, 1.16 and 1.100 times
+/// with 2 KiB.
 pub(crate) const USUAL_BYTES: usize = 2 << 10;
 
 /// Trips and waits until the next capacity: a guess. One under loom, where a model affords few.
 const TRIPS: u16 = if MODELLED { 1 } else { 16 };
-/// A magazine holds at most one part in so many of its cache's memory, unless it is of the usual capacity: a guess, 1/16 for
-/// the two magazines of each of four CPUs.
+/// A magazine holds at most this part of its cache's memory, unless it is of the usual capacity: a
+/// guess, 1/16 for the two magazines of each of four CPUs.
 const PARTS: usize = if MODELLED { 1 } else { 128 };
 
-/// Returns the class of the usual magazines for objects of `stride` bytes, of about `bytes` bytes of objects each.
+/// Returns the class of the usual magazines for objects of `stride` bytes, of about `bytes` bytes
+/// of objects each.
 pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
     match stride.saturating_mul(4 << 10) / bytes {
         0..=68 => 5,
@@ -65,8 +70,8 @@ impl MagazineSizing {
         self.trips.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Notes a trip to the slabs of a cache of `bytes` bytes in all, with objects of `stride` bytes. Called under the lock of
-    /// the slab set.
+    /// Notes a trip to the slabs of a cache of `bytes` bytes in all, with objects of `stride`
+    /// bytes. Called under the lock of the slab set.
     pub(crate) fn note_trip(&self, stride: usize, bytes: usize) {
         let trips = self.trips.load(Ordering::Relaxed).saturating_add(1);
         let class = self.class();
@@ -81,12 +86,12 @@ impl MagazineSizing {
         }
     }
 
-    /// Makes the next magazines smaller by one class: nobody has used the cache for a while.
+    /// Makes the next magazines smaller by one class: the cache was idle.
     pub(crate) fn note_idle(&self) {
         self.set(self.class().saturating_sub(1).max(usize::from(self.usual)));
     }
 
-    /// Begins anew.
+    /// Goes back to the usual capacity.
     pub(crate) fn reset(&self) {
         self.set(usize::from(self.usual));
     }

@@ -1,12 +1,14 @@
 //! Moving objects between magazines and slabs.
 //!
 //! # Costs
-//! One lock for as many objects as a magazine takes or gives; one atomic exchange for those of one slab.
+//! One lock for as many objects as a magazine takes or gives; one atomic exchange for those of one
+//! slab.
 //!
 //! # Panics
-//! Constructors, destructors, traces, page sources and fault hooks are code of the user, and may panic. A
-//! [`MagazineGuard`] owns what a miss holds at such a moment, and puts it away during unwinding. `drop` of an empty guard
-//! runs no code of the user: a second panic during unwinding ends the program.
+//! Constructors, destructors, traces, page sources and fault hooks are code of the user, and may
+//! panic. A [`MagazineGuard`] owns what a miss holds at such a moment, and puts it away during
+//! unwinding. `drop` of an empty guard runs no code of the user: a second panic during unwinding
+//! ends the program.
 
 use core::ptr::NonNull;
 
@@ -23,7 +25,8 @@ use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::system::System;
 
-/// What lies below the CPU slots of a cache: its slabs, how large its magazines are, and what the registry's caches share.
+/// The parts below the CPU slots of a cache: its slabs, how large its magazines are, and what the
+/// registry's caches share.
 pub(crate) struct Backing<S: System> {
     shared: NonNull<Shared<S>>,
     pub(crate) slabs: Slabs,
@@ -69,8 +72,8 @@ impl<S: System> Backing<S> {
         object.ok_or(OutOfMemory)
     }
 
-    /// Fills `magazine`, which is empty, from the slabs: as a whole, or half of it. Returns it with at least one object;
-    /// frees it where there is none, or a constructor panics.
+    /// Fills `magazine`, which is empty, from the slabs: as a whole, or half of it. Returns it with
+    /// at least one object; frees it when memory runs out or a constructor panics.
     pub(crate) fn fill<K: Hardening>(
         &self,
         magazine: Magazine,
@@ -110,8 +113,8 @@ impl<S: System> Backing<S> {
         self.slabs.give(&self.shared().slab_source, patience, objects, note)
     }
 
-    /// Frees all objects of `magazine` into the slabs. Returns the magazine, and the pages released. Where a
-    /// destructor panics, the magazine is freed.
+    /// Frees all objects of `magazine` into the slabs. Returns the magazine, and the pages
+    /// released. Where a destructor panics, the magazine is freed.
     pub(crate) fn empty(&self, magazine: Magazine, patience: Patience) -> (Magazine, usize) {
         if magazine.length() == 0 {
             return (magazine, 0);
@@ -142,8 +145,9 @@ impl<S: System> Backing<S> {
         magazines.give_internal(&self.shared().slab_source, patience, magazine.into_memory())
     }
 
-    /// Empties the magazines of `full` into the slabs, and frees their memory and that of `empty`. Returns the
-    /// pages released. Where code of the user panics, the rest is emptied and freed during unwinding.
+    /// Empties the magazines of `full` into the slabs, and frees their memory and that of `empty`.
+    /// Returns the pages released. Where code of the user panics, the rest is emptied and freed
+    /// during unwinding.
     pub(crate) fn drain(&self, full: Chain, empty: Chain, patience: Patience) -> usize {
         let mut draining = DrainGuard { backing: self, full, empty, patience, pages: 0 };
         draining.drain();
@@ -160,8 +164,8 @@ impl<S: System> Backing<S> {
     }
 }
 
-/// A magazine and an object that a caller owns. Dropping it frees what is left: objects to their slabs, and
-/// the magazine's memory.
+/// A magazine and an object that a caller owns. Dropping it frees what is left: objects to their
+/// slabs, and the magazine's memory.
 pub(crate) struct MagazineGuard<'c, S: System> {
     backing: &'c Backing<S>,
     pub(crate) magazine: Option<Magazine>,

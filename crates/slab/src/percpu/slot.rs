@@ -1,24 +1,27 @@
 //! The CPU slot: two magazines, and the hits on them; and the handle to the slots of all CPUs.
 //!
 //! # Concepts
-//! **Loaded** is the magazine that objects are popped from and pushed to; **previous** was loaded before and is full,
-//! empty, or something between when another CPU has taken the slot over. With two, a CPU that allocates and frees around
-//! the edge of one does not go to the depot each time (Bonwick and Adams 2001, section 3.1).
+//! **Loaded** is the magazine that objects are popped from and pushed to; **previous** was loaded
+//! before and is full, empty, or something between when another CPU has taken the slot over. With
+//! two, a CPU that allocates and frees around the edge of one does not go to the depot each time
+//! (Bonwick and Adams 2001, section 3.1).
 //!
-//! Of the loaded magazine the slot keeps three places: the first one, the one behind the last object, and the one behind the
-//! last place. So a hit compares two pointers and moves one.
+//! Of the loaded magazine the slot keeps three places: the first one, the one behind the last
+//! object, and the one behind the last place. So a hit compares two pointers and moves one.
 //!
-//! Pop and push both read `top` once, compute, and store it. CPUs forward a store to the next load at once where both go
-//! through registers; where one of the two changes memory by a single instruction, which the compiler makes of a second
-//! read, a pair takes 4.6 instead of 2.9 ns (Golden Cove).
+//! Pop and push both read `top` once, compute, and store it. CPUs forward a store to the next load
+//! at once where both go through registers; where one of the two changes memory by a single
+//! instruction, which the compiler makes of a second read, a pair takes 4.6 instead of 2.9 ns
+//! (Golden Cove).
 //!
-//! A layer that finds a cache through a table (kmalloc, by class) keeps a [`PerCpuHandle`] there, and is one load nearer to
-//! the object: a hit needs nothing else of a cache. A **closed** handle never hits, as its slots stay empty. It stands
-//! for caches that are not built yet, or that check every object.
+//! A layer that finds a cache through a table (kmalloc, by class) keeps a [`PerCpuHandle`] there,
+//! and is one load nearer to the object: a hit needs nothing else of a cache. A **closed** handle
+//! never hits, as its slots stay empty. It stands for caches that are not built yet, or that check
+//! every object.
 //!
 //! # Invariants
-//! - I1: `bottom`, `top` and `end` are null and nothing is loaded; or they are places of a live magazine owned by the slot,
-//!   `bottom <= top <= end`, of which those below `top` are written.
+//! - I1: `bottom`, `top` and `end` are null and nothing is loaded; or they are places of a live
+//!   magazine owned by the slot, `bottom <= top <= end`, of which those below `top` are written.
 
 use core::ptr::NonNull;
 
@@ -27,10 +30,12 @@ use page_frame::{Cpu, PerCpu, PerCpuSlot, Spread};
 
 use crate::percpu::magazine::Magazine;
 
-/// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that a CPU hardly uses
-/// stay without, which saves their memory. None under loom, where a model affords few steps.
+/// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that
+/// a CPU hardly uses stay without, which saves their memory. None under loom, where a model affords
+/// few steps.
 const MISSES_WITHOUT_MAGAZINES: u16 = if page_frame::sync::MODELLED { 0 } else { 8 };
-/// The same for a slot that only frees since memory was asked back: each object in a magazine may be all that its slab still has.
+/// The same for a slot that only frees since memory was asked back: each object in a magazine may
+/// be all that its slab still has.
 const MISSES_AFTER_SHRINKING: u16 = 8 * MISSES_WITHOUT_MAGAZINES;
 
 /// A place for an object in a magazine.
@@ -58,7 +63,7 @@ pub(crate) type CacheSlots<C> = PerCpu<'static, CpuSlot, C, Spread>;
 // SAFETY: the slot owns its magazines and the objects in them.
 unsafe impl Send for CpuSlot {}
 
-/// What a push found.
+/// The result of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Push {
     Done,
@@ -92,7 +97,7 @@ impl CpuSlot {
         // SAFETY: I1: above `bottom`, so there is a place below.
         let last = unsafe { top.sub(1) };
         self.top = last;
-        // SAFETY: I1: it was below `top`, so it is written.
+        // SAFETY: I1: it was below `top`, and therefore written.
         let object = unsafe { last.read() };
         // SAFETY: only objects are pushed, which are not null.
         Some(unsafe { NonNull::new_unchecked(object) })
@@ -105,7 +110,8 @@ impl CpuSlot {
         if top == self.end {
             return Push::Full;
         }
-        // SAFETY: I1: below the first place lies the magazine's header, whose last word is a count, no object's address.
+        // SAFETY: I1: below the first place lies the magazine's header, whose last word is a count,
+        // no object's address.
         let below = unsafe { top.sub(1) };
         // SAFETY: I1: written; or the count in the header.
         if unsafe { below.read() } == object.as_ptr() {
@@ -118,28 +124,29 @@ impl CpuSlot {
         Push::Done
     }
 
-    /// Pops up to as many objects of the loaded magazine as `objects` has room for; returns how many. They keep the order in
-    /// which they were pushed.
+    /// Pops objects of the loaded magazine until `objects` is full; returns how many. They keep the
+    /// order in which they were pushed.
     #[inline(always)]
     pub(crate) fn pop_many(&mut self, objects: &mut [NonNull<u8>]) -> usize {
         // SAFETY: I1: both are places of one magazine, or null.
         let loaded = unsafe { self.top.offset_from(self.bottom) } as usize;
         let count = loaded.min(objects.len());
-        // SAFETY: I1: so many are loaded.
+        // SAFETY: I1: `count` objects are loaded.
         self.top = unsafe { self.top.sub(count) };
-        // SAFETY: I1: those from `top` on were below the old one, so they are written objects, which are not null; the slice is
-        // no part of a magazine.
+        // SAFETY: I1: those from `top` on were below the old one, so they are written objects,
+        // which are not null; the slice is no part of a magazine.
         unsafe { objects.as_mut_ptr().cast::<*mut u8>().copy_from_nonoverlapping(self.top, count) };
         count
     }
 
-    /// Pushes as many of `objects` as the loaded magazine has room for; returns how many.
+    /// Pushes `objects` until the loaded magazine is full; returns how many.
     #[inline(always)]
     pub(crate) fn push_many(&mut self, objects: &[NonNull<u8>]) -> usize {
         // SAFETY: I1: both are places of one magazine, or null.
         let room = unsafe { self.end.offset_from(self.top) } as usize;
         let count = room.min(objects.len());
-        // SAFETY: I1: `count` places from `top` on are ours and below `end`; the slice is no part of a magazine.
+        // SAFETY: I1: `count` places from `top` on are ours and below `end`; the slice is no part
+        // of a magazine.
         unsafe { self.top.copy_from_nonoverlapping(objects.as_ptr().cast(), count) };
         // SAFETY: I1: at most `end`.
         self.top = unsafe { self.top.add(count) };
@@ -182,7 +189,8 @@ impl CpuSlot {
         let places = NonNull::new(self.bottom)?.cast();
         let nothing = core::ptr::null_mut();
         (self.top, self.bottom, self.end) = (nothing, nothing, nothing);
-        // SAFETY: I1: `load` has the places from a handle, and forgets them above; those below `top` are written.
+        // SAFETY: I1: `load` has the places from a handle, and forgets them above; those below
+        // `top` are written.
         Some(unsafe { Magazine::from_places(places, length) })
     }
 
@@ -191,7 +199,8 @@ impl CpuSlot {
         self.previous.take()
     }
 
-    /// Loads `magazine`; what was loaded becomes the previous one, and the previous one is returned.
+    /// Loads `magazine`; what was loaded becomes the previous one, and the previous one is
+    /// returned.
     pub(crate) fn insert(&mut self, magazine: Magazine) -> Option<Magazine> {
         let out = self.previous.take();
         self.previous = self.unload();
@@ -205,7 +214,7 @@ impl CpuSlot {
         self.bottom = magazine.into_places().as_ptr().cast();
         // SAFETY: at most the capacity.
         self.top = unsafe { self.bottom.add(length) };
-        // SAFETY: so many places there are.
+        // SAFETY: the magazine has that many places.
         self.end = unsafe { self.bottom.add(capacity) };
     }
 
@@ -241,15 +250,16 @@ impl PerCpuHandle {
     /// Pops an object in the caller's CPU slot. `None` says only that it was no hit.
     ///
     /// # Safety
-    /// 1. The cache is alive, or the registry that a closed front came from, and `cpu` is a clone of, or a reference to,
-    ///    its CPUs.
+    /// 1. The cache is alive, or the registry that a closed front came from, and `cpu` is a clone
+    ///    of, or a reference to, its CPUs.
     #[inline(always)]
     pub unsafe fn allocate<C: Cpu>(self, cpu: &C) -> Option<NonNull<u8>> {
         // SAFETY: clause 1 says whose slots they are, and that they live.
         unsafe { self.slots(cpu) }.enter_known().ok()?.pop()
     }
 
-    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has happened.
+    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has
+    /// happened.
     ///
     /// # Safety
     /// 1. As for [`allocate`](Self::allocate).
@@ -261,13 +271,14 @@ impl PerCpuHandle {
         slots.enter_known().is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }
 
-    /// As [`free`](Self::free), through front `index` of a table of them as [`into_raw`](Self::into_raw) gives them: an instruction
-    /// less.
+    /// As [`free`](Self::free), through front `index` of a table of them as
+    /// [`into_raw`](Self::into_raw) gives them: an instruction less.
     ///
     /// # Safety
     /// 1. As for [`allocate`](Self::allocate), of the front that the table has there.
     /// 2. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
-    /// 3. `table` has an `index`th word, which came from [`into_raw`](Self::into_raw), and was stored with Release.
+    /// 3. `table` has an `index`th word, which came from [`into_raw`](Self::into_raw), and was
+    ///    stored with Release.
     #[inline(always)]
     pub unsafe fn free_through<C: Cpu>(
         table: *const AtomicPtr<()>,
@@ -288,7 +299,8 @@ impl PerCpuHandle {
     /// 1. As for `allocate`.
     #[inline(always)]
     unsafe fn slots<'s, C: Cpu>(self, cpu: &'s C) -> PerCpu<'s, CpuSlot, &'s C, Spread> {
-        // SAFETY: clause 1: there are as many as CPUs, alive; and `cpu` is a clone of, or a reference to, the cache's machine.
+        // SAFETY: clause 1: there are as many as CPUs, alive; and `cpu` is a clone of, or a
+        // reference to, the cache's machine.
         unsafe { PerCpu::at(self.slots, cpu.slots(), cpu) }
     }
 

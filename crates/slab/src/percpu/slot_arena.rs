@@ -1,21 +1,25 @@
-//! Where the CPU slots of caches lie: behind their inners, or, those of one CPU side by side, in slot_arena.
+//! Where the CPU slots of caches lie: behind their inners, or, those of one CPU side by side, in
+//! slot_arena.
 //!
 //! # Concepts
-//! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the machine wants them
-//! apart ([`Cpu::SPREAD`]), a **block** of slots has a part for each CPU instead, and in each part a line for each of many
-//! caches: a cache has a **slot_row** of it. So what one thread of a program uses of 70 caches lies on two pages.
+//! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the
+//! machine wants them apart ([`Cpu::SPREAD`]), a **block** of slots has a part for each CPU
+//! instead, and in each part a line for each of many caches: a cache has a **slot_row** of it. So
+//! what one thread of a program uses of 70 caches lies on two pages.
 //!
-//! The first slot_row is the block's header. A block comes with the cache that finds no slot_row free, and goes with the last of its
-//! caches.
+//! The first slot_row is the block's header. A block comes with the cache that finds no slot_row
+//! free, and goes with the last of its caches.
 //!
 //! # Invariants
 //! - I1: the bit of a slot_row is set in `taken` while a cache has it; that of the header always.
-//! - I2: the lines of a slot_row whose bit is clear in `written` are as the source gave them: zero, if they are not written.
-//! - I3: a part has room for the header and one slot_row at least, the header fits in a line, and lines are slots: asserted at
-//!   compile time, whatever the machine says.
+//! - I2: the lines of a slot_row whose bit is clear in `written` are as the source gave them: zero,
+//!   if they are not written.
+//! - I3: a part has room for the header and one slot_row at least, the header fits in a line, and
+//!   lines are slots: asserted at compile time, whatever the machine says.
 //!
 //! # Concurrency
-//! The blocks are behind a lock of the registry, held for looks at their headers alone: not while the source is asked.
+//! The blocks are behind a lock of the registry, held only while headers are read or written, never
+//! while the page source runs.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -29,7 +33,7 @@ const LINE: usize = size_of::<PerCpuSlot<CpuSlot>>();
 
 page_frame::assert_unless_loom!(size_of::<Header>() <= LINE && align_of::<Header>() <= LINE);
 
-/// What stands in the first line of a block.
+/// The header in the first line of a block.
 #[derive(Debug)]
 struct Header {
     next: *mut Header,
@@ -39,7 +43,7 @@ struct Header {
 
 /// The blocks of slots of a registry, for machines of type `C`.
 ///
-/// A machine with room for a header alone is refused at compile time:
+/// A machine with room for nothing but a header is refused at compile time:
 ///
 /// ```compile_fail,E0080
 /// use page_frame::{Cpu, CpuId};
@@ -64,8 +68,8 @@ pub(crate) struct SlotArena<C> {
     machine: PhantomData<C>,
 }
 
-// SAFETY: the blocks are reached through this alone, and hold numbers, pointers to one another, and slots that are not touched
-// from here while a cache has them.
+// SAFETY: the blocks are reached only through this value, and hold numbers, pointers to one
+// another, and slots that are not touched from here while a cache has them.
 unsafe impl<C> Send for SlotArena<C> {}
 
 impl<C: Cpu> SlotArena<C> {
@@ -105,8 +109,8 @@ impl<C: Cpu> SlotArena<C> {
         self.count += 1;
     }
 
-    /// Takes a slot_row; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart, are nobody's and empty. `None`
-    /// when a block has to be added first.
+    /// Takes a slot_row; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart,
+    /// are nobody's and empty. `None` when a block has to be added first.
     pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<PerCpuSlot<CpuSlot>>> {
         let mut next = self.first;
         while let Some(mut header) = NonNull::new(next) {
@@ -118,10 +122,11 @@ impl<C: Cpu> SlotArena<C> {
                 block.taken |= bit;
                 let is_written = block.written & bit != 0;
                 block.written |= bit;
-                // SAFETY: I3 and the test above: line `slot_row` of the first CPU's part; the block has such a part for each CPU.
+                // SAFETY: I3 and the test above: line `slot_row` of the first CPU's part; the block
+                // has such a part for each CPU.
                 let first = unsafe { header.byte_add(slot_row * LINE) }.cast();
                 if is_written {
-                    // SAFETY: I1: it was nobody's.
+                    // SAFETY: I1: it was unused.
                     unsafe { Self::empty(first, cpus) };
                 }
                 return Some(first);
@@ -131,10 +136,11 @@ impl<C: Cpu> SlotArena<C> {
         None
     }
 
-    /// Gives the slot_row that begins at `first` back; returns the start of a block that nobody needs any more.
+    /// Gives the slot_row that begins at `first` back; returns the start of a block that nobody
+    /// needs any more.
     ///
     /// # Safety
-    /// 1. It came from `take`, and nobody uses its slots.
+    /// 1. It came from `take`, and its slots are unused.
     pub(crate) unsafe fn give(
         &mut self,
         first: NonNull<PerCpuSlot<CpuSlot>>,
@@ -189,7 +195,8 @@ impl<C: Cpu> SlotArena<C> {
     }
 }
 
-/// Returns the bytes of the slots of a cache where they are behind it; none where they are in slot_arena.
+/// Returns the bytes of the slots of a cache where they are behind it; none where they are in
+/// slot_arena.
 pub(crate) fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
     if SlotArena::<C>::IS_USED {
         Some(0)
@@ -201,13 +208,13 @@ pub(crate) fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
 /// Writes an array of `count` slots and returns the first.
 ///
 /// # Safety
-/// 1. `memory` is aligned to 64, valid for so many slots, and used by nobody else.
+/// 1. `memory` is aligned to 64, valid for that many slots, and used by no other code.
 pub(crate) unsafe fn slots_in(memory: NonNull<u8>, count: usize) -> NonNull<PerCpuSlot<CpuSlot>> {
     let first = memory.cast::<PerCpuSlot<CpuSlot>>();
     for index in 0..count {
         // SAFETY: clause 1: room for `count`.
         let slot = unsafe { first.add(index) };
-        // SAFETY: clause 1: aligned, and nobody else's.
+        // SAFETY: clause 1: aligned, and not shared.
         unsafe { slot.write(PerCpuSlot::new(CpuSlot::new())) };
     }
     first

@@ -16,7 +16,8 @@ pub(crate) struct AgingClock {
     traffic: AtomicUsize,
     /// Set while a pass runs.
     is_running: AtomicBool,
-    /// Whether a pass is due. Not modelled by loom: it decides when caches are visited, and nothing else.
+    /// Whether a pass is due. Not modelled by loom: it decides when caches are visited, and nothing
+    /// else.
     is_due: core::sync::atomic::AtomicBool,
 }
 

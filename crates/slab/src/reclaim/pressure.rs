@@ -3,15 +3,17 @@
 //! # Concepts
 //! Cheapest first, and from those who will miss it least:
 //!
-//! 1. the surplus of every cache: what nobody has needed since the last [turn](crate::working_set), so idle caches give
-//!    first, and busy ones keep their working set;
+//! 1. the surplus of every cache: what nobody has needed since the last [aging
+//!    pass](crate::reclaim::aging), so idle caches give first, and busy ones keep their working
+//!    set;
 //! 2. empty slabs, each cache in proportion to those it has;
 //! 3. the magazines of depots and of all CPUs, and what becomes empty by that;
 //! 4. the internal caches;
-//! 5. what clients can do without: their callbacks free objects, whose slabs then go home.
+//! 5. what clients can do without: their callbacks free objects, whose slabs are then released.
 //!
 //! # Concurrency
-//! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only tried.
+//! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only
+//! tried.
 
 use crate::cache::inner::CacheInner;
 use crate::patience::Patience;
@@ -77,7 +79,8 @@ fn shrink_internal<S: System>(
     })
 }
 
-/// Calls `shrink` with each cache and the pages still wanted, as long as some are; adds what it returns to `released`.
+/// Calls `shrink` with each cache and the pages still wanted, as long as some are; adds what it
+/// returns to `released`.
 fn visit_until<S: System>(
     registry: &RegistryInner<S>,
     target_pages: usize,

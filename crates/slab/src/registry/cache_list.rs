@@ -1,19 +1,21 @@
 //! The list of a registry's caches, walked without holding its lock, while caches come and go.
 //!
 //! # Concepts
-//! - A **visitor** looks at one cache after the other. It finds the next one under the lock, raises that cache's count of
-//!   visits, and looks at it with no lock held: looking may shrink, and so call the page source.
-//! - A cache leaves in three steps: it is **closed**, so that no new visitor comes; the visits that there are end; then it
-//!   is unlinked. Whoever destroys a cache waits for the visits, as what a visitor has in hand (magazines on their way to
-//!   the slabs) would otherwise count as objects in use.
+//! - A **visitor** looks at one cache after the other. It finds the next one under the lock, raises
+//!   that cache's count of visits, and looks at it with no lock held: looking may shrink, and so
+//!   call the page source.
+//! - A cache leaves in three steps: it is **closed**, so that no new visitor comes; the visits that
+//!   there are end; then it is unlinked. The CPU that destroys a cache waits for the visits, as
+//!   what a visitor holds (magazines on their way to the slabs) would otherwise count as objects in
+//!   use.
 //!
 //! # Invariants
 //! - I1: a cache in the list is alive. Its `next` is read and written under the lock.
 //! - I2: a cache that is visited is in the list, so the visitor's way on from it is right.
 //!
 //! # Concurrency
-//! One lock, taken through `PerCpu::lock_token`. The end of a visit is a Release that pairs with the Acquire of the one who
-//! waits in `close`.
+//! One lock, taken through `PerCpu::lock_token`. The end of a visit is a Release that pairs with
+//! the Acquire of the one who waits in `close`.
 
 use core::ptr::NonNull;
 
@@ -25,7 +27,7 @@ use crate::percpu::slot::CacheSlots;
 /// Set in a cache's visits once it is closed; the bits below count.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
-/// What may be in the list: a cache, which has a node.
+/// A cache that may be in the list.
 pub(crate) trait Listed: Sized {
     /// Returns the cache's part of the list: always the same.
     fn node(&self) -> &ListNode<Self>;
@@ -45,7 +47,7 @@ impl<T> ListNode<T> {
 
     /// Whether the cache is being destroyed.
     pub(crate) fn is_closed(&self) -> bool {
-        // Relaxed: asked by who closed it; others may hear either.
+        // Relaxed: the caller has closed it itself; for others either answer is right.
         self.visits.load(Ordering::Relaxed) & CLOSED != 0
     }
 }
@@ -57,14 +59,16 @@ struct Visit<T: Listed> {
 
 impl<T: Listed> Visit<T> {
     fn cache(&self) -> &T {
-        // SAFETY: I1 and I2: it is visited until `self` is dropped, so it is in the list, and alive.
+        // SAFETY: I1 and I2: it is visited until `self` is dropped, and therefore in the list and
+        // alive.
         unsafe { self.cache.as_ref() }
     }
 }
 
 impl<T: Listed> Drop for Visit<T> {
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in `close`: whoever waits there sees all that the visitor did.
+        // Release: pairs with the Acquire in `close`: whoever waits there sees all that the visitor
+        // did.
         self.cache().node().visits.fetch_sub(1, Ordering::Release);
     }
 }
@@ -78,7 +82,8 @@ pub(crate) struct CacheList<T> {
 #[derive(Debug)]
 struct First<T>(*mut T);
 
-// SAFETY: the caches behind the pointer are reached only as this file says, and may be used on any CPU when P and C may.
+// SAFETY: the caches behind the pointer are reached only as this file says, and may be used on any
+// CPU when P and C may.
 unsafe impl<T: Sync> Send for First<T> {}
 
 impl<T: Listed> CacheList<T> {
@@ -99,8 +104,8 @@ impl<T: Listed> CacheList<T> {
         true
     }
 
-    /// Calls `look` with each cache that is not closed; none of them goes meanwhile, and no lock is held. A panic in `look`
-    /// ends the visit.
+    /// Calls `look` with each cache that is not closed; none of them goes meanwhile, and no lock is
+    /// held. A panic in `look` ends the visit.
     pub(crate) fn visit<C: Cpu>(&self, locking: &CacheSlots<C>, mut look: impl FnMut(&T)) {
         let mut current = self.begin_visit(None, locking);
         while let Some(visit) = current {
@@ -109,8 +114,8 @@ impl<T: Listed> CacheList<T> {
         }
     }
 
-    /// Begins a visit to the cache after `cache`, which is being visited, or to the first. None when there is none, or when
-    /// an interrupted owner has the lock.
+    /// Begins a visit to the cache after `cache`, which is being visited, or to the first. `None`
+    /// at the end of the list, or when an interrupted owner has the lock.
     fn begin_visit<C: Cpu>(
         &self,
         cache: Option<NonNull<T>>,
@@ -134,8 +139,8 @@ impl<T: Listed> CacheList<T> {
         None
     }
 
-    /// Keeps new visitors away from `cache` and waits until those that are there have gone; whether that could be done
-    /// (not by an interrupt that came upon the lock).
+    /// Keeps new visitors away from `cache` and waits until those that are there have gone; whether
+    /// that could be done (not by an interrupt that came upon the lock).
     ///
     /// Must not be called by a visitor.
     pub(crate) fn close<C: Cpu>(&self, cache: &T, locking: &CacheSlots<C>) -> bool {
@@ -154,7 +159,8 @@ impl<T: Listed> CacheList<T> {
 
     /// Lets visitors come to a closed cache again.
     pub(crate) fn reopen(&self, cache: &T) {
-        // Release: pairs with the lock that the next visitor takes, though what it finds is under locks of its own.
+        // Release: pairs with the lock that the next visitor takes, though what it finds is under
+        // locks of its own.
         cache.node().visits.store(0, Ordering::Release);
     }
 
@@ -190,7 +196,7 @@ impl<T: Listed> CacheList<T> {
     unsafe fn next(cache: NonNull<T>) -> *mut T {
         // SAFETY: clause 1: it is alive, and taken off only under the lock that the caller holds.
         let node = unsafe { cache.as_ref() }.node();
-        // SAFETY: clause 1: under the lock nobody changes it.
+        // SAFETY: clause 1: under the lock no code changes it.
         node.next.with(|next| unsafe { *next })
     }
 
@@ -199,7 +205,7 @@ impl<T: Listed> CacheList<T> {
     unsafe fn set_next(cache: NonNull<T>, new: *mut T) {
         // SAFETY: clause 1: it does not die under the lock.
         let node = unsafe { cache.as_ref() }.node();
-        // SAFETY: clause 1: under the lock nobody else looks at it.
+        // SAFETY: clause 1: under the lock no other code looks at it.
         node.next.with_mut(|next| unsafe { *next = new });
     }
 }

@@ -1,7 +1,8 @@
 //! Freezing the CPU slots of all caches of a registry.
 //!
 //! # Invariants
-//! - I1: `is_frozen` of the registry is set while a guard lives; so one guard at a time freezes and thaws the slots.
+//! - I1: `is_frozen` of the registry is set while a guard lives; so one guard at a time freezes and
+//!   thaws the slots.
 
 use core::fmt;
 
@@ -34,8 +35,8 @@ impl<'a, S: System> FrozenSlots<'a, S> {
 
 impl<S: System> Drop for FrozenSlots<'_, S> {
     fn drop(&mut self) {
-        // SAFETY: `new` froze these slots and forgot the guards; the slots of a cache that was built since are not frozen, as by
-        // I1 this guard is the only one.
+        // SAFETY: `new` froze these slots and forgot the guards; the slots of a cache that was
+        // built since are not frozen, as by I1 this guard is the only one.
         self.registry.visit(|cache| unsafe { cache.percpu.slots.thaw() });
         // Release: pairs with the Acquire of the next guard.
         self.registry.is_frozen.store(false, Ordering::Release);

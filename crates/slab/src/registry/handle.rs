@@ -23,13 +23,14 @@ use crate::system::System;
 
 /// The caches of a system.
 ///
-/// A handle; clones are the same registry. Caches keep their registry alive, so handles may be dropped in any order.
+/// A handle; clones are the same registry. Caches keep their registry alive, so handles may be
+/// dropped in any order.
 pub struct Registry<S: System> {
     inner: NonNull<RegistryInner<S>>,
 }
 
-// SAFETY: the registry is reached through shared references, and all that is in it is Sync when its page source and its CPUs
-// are; the last handle may drop them on any CPU, so they are Send.
+// SAFETY: the registry is reached through shared references, and all that is in it is Sync when its
+// page source and its CPUs are; the last handle may drop them on any CPU, so they are Send.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Send for Registry<S> {}
 // SAFETY: a shared handle gives no more than shared references to the registry.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Sync for Registry<S> {}
@@ -37,8 +38,9 @@ unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Sync for Registry<
 impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
     /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
     ///
-    /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side ([`Cpu::SPREAD`]), one of
-    /// that many bytes for each CPU, and another for each 100 caches or so.
+    /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side
+    /// ([`Cpu::SPREAD`]), one of that many bytes for each CPU, and another for each 100 caches or
+    /// so.
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
@@ -88,8 +90,9 @@ impl<S: System> Registry<S> {
         pages + registry.shared.internal().map(|slabs| slabs.pages(environment)).sum::<usize>()
     }
 
-    /// Calls `look` with the numbers of each cache, internal ones last. No lock is held during the call. `look` must
-    /// not destroy a cache of the registry, which would wait for the end of the call; a panic in it changes nothing.
+    /// Calls `look` with the numbers of each cache, internal ones last. No lock is held during the
+    /// call. `look` must not destroy a cache of the registry, which would wait for the end of the
+    /// call; a panic in it changes nothing.
     pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
         let registry = self.inner();
         registry.visit(|cache| look(&cache.stats()));
@@ -98,8 +101,9 @@ impl<S: System> Registry<S> {
         }
     }
 
-    /// Returns the pages of caches whose objects can be freed on demand, and of all others, internal ones and the registry
-    /// itself among them: the kernel's `SReclaimable` and `SUnreclaim`.
+    /// Returns the pages of caches whose objects can be freed on demand, and of all others,
+    /// internal ones and the registry itself among them: the kernel's `SReclaimable` and
+    /// `SUnreclaim`.
     pub fn totals(&self) -> Totals {
         let registry = self.inner();
         let mut reclaimable = 0;
@@ -111,8 +115,9 @@ impl<S: System> Registry<S> {
         Totals { reclaimable, unreclaimable: self.pages_held().saturating_sub(reclaimable) }
     }
 
-    /// Calls `look` with each slab of each cache and the cache's name, internal caches last; under the lock of the cache's
-    /// slab set, so `look` must use no cache and destroy none. A panic in it changes nothing.
+    /// Calls `look` with each slab of each cache and the cache's name, internal caches last; under
+    /// the lock of the cache's slab set, so `look` must use no cache and destroy none. A panic in
+    /// it changes nothing.
     pub fn for_each_slab(&self, mut look: impl FnMut(CacheName, SlabView)) {
         let registry = self.inner();
         let environment = registry.environment();
@@ -171,21 +176,25 @@ impl<S: System> Registry<S> {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
     }
 
-    /// Keeps all CPUs out of their slots of all caches while the guard lives, see [`PerCpu::freeze`](page_frame::PerCpu::freeze):
-    /// for whoever is about to `fork`. Caches built meanwhile are not frozen. Waits while somebody else has frozen them.
+    /// Keeps all CPUs out of their slots of all caches while the guard lives, see
+    /// [`PerCpu::freeze`](page_frame::PerCpu::freeze): for a caller that is about to `fork`. Caches
+    /// built meanwhile are not frozen. Waits while somebody else has frozen them.
     pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, S> {
         FrozenSlots::new(self.inner(), own)
     }
 
-    /// Says that no CPU but `own` is in the middle of anything, see [`PerCpu::forget_others`](page_frame::PerCpu::forget_others).
+    /// Says that no CPU but `own` is in the middle of anything, see
+    /// [`PerCpu::forget_others`](page_frame::PerCpu::forget_others).
     ///
     /// # Safety
-    /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), of the slots of all caches.
+    /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), of the slots of all
+    ///    caches.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
         let registry = self.inner();
         // SAFETY: clause 1. The bodies of these slots are empty and stay so.
         unsafe { registry.environment().locking.forget_others(own) };
-        // SAFETY: clause 1: the others' contexts have ended, and `freeze_slots` froze the slots of each cache.
+        // SAFETY: clause 1: the others' contexts have ended, and `freeze_slots` froze the slots of
+        // each cache.
         registry.visit(|cache| unsafe { cache.percpu.slots.forget_others(own) });
     }
 
@@ -207,7 +216,8 @@ impl<S: System> Registry<S> {
         unsafe { self.inner.as_ref() }
     }
 
-    /// Returns the pointer to what the handle stands for. The caller keeps the handle while it uses the pointer.
+    /// Returns the pointer to what the handle stands for. The caller keeps the handle while it uses
+    /// the pointer.
     pub(crate) fn pointer(&self) -> NonNull<RegistryInner<S>> {
         self.inner
     }

@@ -1,7 +1,8 @@
 //! A registry without its handles: what the caches share, and the list of the caches.
 //!
 //! # Invariants
-//! - I1: the value lives while it has references: registry handles and caches. The last one returns its block of pages.
+//! - I1: the value lives while it has references: registry handles and caches. The last one returns
+//!   its block of pages.
 //! - I2: every cache that users made is in the list until it is destroyed.
 
 use core::ptr::NonNull;
@@ -80,8 +81,9 @@ impl<S: System> RegistryInner<S> {
                 unsafe { slots_in(slots, count) }
             }
         };
-        // SAFETY: clause 1: as many as CPUs, as far apart as they are in a row or an array; they live as long as the
-        // registry. Clause 2: there is one such value, beside the handles, which are of the same machine.
+        // SAFETY: clause 1: as many as CPUs, as far apart as they are in a row or an array; they
+        // live as long as the registry. Clause 2: there is one such value, beside the handles,
+        // which are of the same machine.
         let locking = unsafe { CacheSlots::at(slots, count, cpu) };
         let (range, aging) = (TagRange::EMPTY, AgingClock::new());
         let environment = Environment { source, range, locking, hook, aging };
@@ -95,7 +97,7 @@ impl<S: System> RegistryInner<S> {
         let this = start.cast::<Self>();
         // SAFETY: the block is ours, large enough, aligned to a page.
         unsafe { this.write(made) };
-        // SAFETY: just written, and nobody else has it.
+        // SAFETY: just written, and no other code has it.
         let environment = unsafe { &mut (*this.as_ptr()).shared.slab_source.environment };
         // The source is in its final place from here on.
         environment.range = environment.source.tag_range();
@@ -105,7 +107,8 @@ impl<S: System> RegistryInner<S> {
     /// Adds a reference for a caller that keeps one alive.
     ///
     /// # Panics
-    /// When handles were forgotten so often that the count would overflow, and the registry be freed while it is used.
+    /// When handles were forgotten so often that the count would overflow, and the registry be
+    /// freed while it is used.
     pub(crate) fn add_reference(&self) {
         // Relaxed: whoever adds one has one; only the last release has to see everything.
         let before = self.references.fetch_add(1, Ordering::Relaxed);
@@ -132,9 +135,10 @@ impl<S: System> RegistryInner<S> {
             slabs.release_empty(source, usize::MAX, 0, Patience::Wait);
         }
         let (order, cpus) = (registry.order, registry.environment().locking.count());
-        // SAFETY: it was the last reference: the value is moved out, and its memory is not used as a registry again.
+        // SAFETY: it was the last reference: the value is moved out, and its memory is not used as
+        // a registry again.
         let (source, mut slot_arena) = unsafe { this.read() }.shared.into_parts();
-        // SAFETY: nobody uses a slot: no cache is left, and the registry's own slots end here.
+        // SAFETY: no slot is used: no cache is left, and the registry's own slots end here.
         while let Some(block) = unsafe { slot_arena.remove() } {
             // SAFETY: the arena gave it up, and it came from this source.
             unsafe { free_slot_block::<S>(&source, block, cpus) };
@@ -149,7 +153,8 @@ impl<S: System> RegistryInner<S> {
         self.shared.environment()
     }
 
-    /// Calls `look` with each cache that users made. None is destroyed meanwhile, and no lock is held.
+    /// Calls `look` with each cache that users made. None is destroyed meanwhile, and no lock is
+    /// held.
     pub(crate) fn visit(&self, look: impl FnMut(&CacheInner<S>)) {
         self.list.visit(&self.environment().locking, look);
     }
@@ -159,8 +164,8 @@ impl<S: System> RegistryInner<S> {
         self.order.pages() + self.shared.slot_pages()
     }
 
-    /// Makes a cache and puts it into the list; the registry then has one reference more. Fails too for a nested
-    /// context that found the list's lock held.
+    /// Makes a cache and puts it into the list; the registry then has one reference more. Fails too
+    /// for a nested context that found the list's lock held.
     ///
     /// # Safety
     /// 1. `this` has a reference of the caller's.
@@ -188,8 +193,9 @@ impl<S: System> RegistryInner<S> {
             }
         };
         held.memory = None;
-        // SAFETY: clause 1: ours: a row, or an array that lives as long as the cache; as many as CPUs. Clause 2:
-        // per-CPU handles have clones of the same machine, or references to it, and nobody looks at all slots.
+        // SAFETY: clause 1: ours: a row, or an array that lives as long as the cache; as many as
+        // CPUs. Clause 2: per-CPU handles have clones of the same machine, or references to it, and
+        // no code visits all slots.
         let slots = unsafe { CacheSlots::at(slots, count, cpu) };
         let cache = memory.cast::<CacheInner<S>>();
         let made = CacheInner::new(this.cast(), slots, settings, reclaim_hook, sizing);
@@ -197,7 +203,7 @@ impl<S: System> RegistryInner<S> {
         unsafe { cache.write(made) };
         // SAFETY: just made; `detach` unlinks it before it dies.
         if !unsafe { registry.list.link(cache, locking) } {
-            // SAFETY: in no list, and nobody else has seen it.
+            // SAFETY: in no list, and no other code has seen it.
             unsafe { registry.free_cache(cache) };
             return Err(OutOfMemory);
         }
@@ -205,14 +211,16 @@ impl<S: System> RegistryInner<S> {
         Ok(cache)
     }
 
-    /// Releases all slabs of a cache and takes it out of the list. Where a destructor panics, the cache stays closed,
-    /// and the caller does it again.
+    /// Releases all slabs of a cache and takes it out of the list. Where a destructor panics, the
+    /// cache stays closed, and the caller does it again.
     ///
     /// # Errors
-    /// How many objects are in use: then the cache goes on. None are where a nested context found the list's lock held.
+    /// How many objects are in use: then the cache goes on. None are where a nested context found
+    /// the list's lock held.
     ///
     /// # Safety
-    /// 1. `cache` came from `make_cache`; its only handle calls this, and if it succeeds only frees the cache.
+    /// 1. `cache` came from `make_cache`; its only handle calls this, and if it succeeds only frees
+    ///    the cache.
     pub(crate) unsafe fn detach(&self, cache: NonNull<CacheInner<S>>) -> Result<(), usize> {
         let locking = &self.environment().locking;
         // SAFETY: clause 1: the handle's cache, which lives until it is freed.
@@ -246,9 +254,9 @@ impl<S: System> RegistryInner<S> {
     /// Frees the memory of a cache and its slots.
     ///
     /// # Safety
-    /// 1. `cache` is in no list, nobody uses it, and it has no slab.
+    /// 1. `cache` is in no list, no code uses it, and it has no slab.
     pub(crate) unsafe fn free_cache(&self, cache: NonNull<CacheInner<S>>) {
-        // SAFETY: clause 1: it lives, and nobody uses its slots.
+        // SAFETY: clause 1: it lives, and its slots are unused.
         let slots = unsafe { cache.as_ref() }.percpu.slots.first();
         // SAFETY: clause 1: the last time that anybody uses it.
         unsafe { cache.drop_in_place() };

@@ -1,9 +1,9 @@
-//! What all caches of a registry share, in the registry's block of pages.
+//! The part that all caches of a registry share, in the registry's block of pages.
 //!
 //! # Concepts
-//! Everything that is not an object lies in **internal caches**: headers that do not fit in their slabs, magazines, and
-//! the caches themselves. An internal cache is nothing but [`Slabs`]: it has no CPU slots and no magazines. So all
-//! memory of a registry comes from its page source.
+//! Everything that is not an object lies in **internal caches**: headers that do not fit in their
+//! slabs, magazines, and the caches themselves. An internal cache is nothing but [`Slabs`]: it has
+//! no CPU slots and no magazines. So all memory of a registry comes from its page source.
 
 use core::ptr::NonNull;
 
@@ -27,7 +27,7 @@ pub(crate) const HEADER_SIZES: [usize; 2] = [HEADER, HEADER + 64];
 const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
     ["magazine-1", "magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60"];
 
-/// What all caches of a registry share.
+/// The part that all caches of a registry share.
 pub(crate) struct Shared<S: System> {
     pub(crate) slab_source: SlabSource<S>,
     /// Memory for magazines, by capacity.
@@ -80,8 +80,8 @@ impl<S: System> Shared<S> {
         self.slab_source.headers.iter().chain(&self.magazines).chain([&self.caches])
     }
 
-    /// Takes a row of the slot arena for the slots of a cache; `None` where slots lie behind their cache. Fails
-    /// too for a nested context that found the arena's lock held.
+    /// Takes a row of the slot arena for the slots of a cache; `None` where slots lie behind their
+    /// cache. Fails too for a nested context that found the arena's lock held.
     pub(crate) fn take_slots(&self) -> Result<Option<NonNull<PerCpuSlot<CpuSlot>>>, OutOfMemory> {
         if !SlotArena::<S::Cpus>::IS_USED {
             return Ok(None);
@@ -107,7 +107,7 @@ impl<S: System> Shared<S> {
     /// Gives a row of slots back.
     ///
     /// # Safety
-    /// 1. It came from `take_slots`, and nobody uses its slots.
+    /// 1. It came from `take_slots`, and its slots are unused.
     pub(crate) unsafe fn give_slots(&self, first: NonNull<PerCpuSlot<CpuSlot>>) {
         let environment = self.environment();
         let cpus = environment.locking.count();
@@ -131,7 +131,8 @@ impl<S: System> Shared<S> {
         blocks * order.map_or(0, Order::pages)
     }
 
-    /// Takes the parts out that outlive the rest, at the end of the registry: its page source, and the slot arena.
+    /// Takes the parts out that outlive the rest, at the end of the registry: its page source, and
+    /// the slot arena.
     pub(crate) fn into_parts(mut self) -> (S::Pages, SlotArena<S::Cpus>) {
         let slot_arena = core::mem::replace(self.slot_arena.get_mut(), SlotArena::new());
         (self.slab_source.environment.source, slot_arena)

@@ -48,8 +48,8 @@ pub struct CacheStats {
 }
 
 impl CacheStats {
-    /// Returns the pages of all slabs: fewer than slabs times pages of each where memory was too fragmented for the best
-    /// ones.
+    /// Returns the pages of all slabs: fewer than slabs times pages of each where memory was too
+    /// fragmented for the best ones.
     pub const fn pages(&self) -> usize {
         self.pages
     }

@@ -1,7 +1,7 @@
 //! Building a slab: a block of pages becomes a header, links, and free objects.
 //!
 //! # Concurrency
-//! No lock is held. A slab that is being built belongs to its builder alone.
+//! No lock is held. A slab that is being built belongs to its builder.
 
 use core::ptr::NonNull;
 
@@ -16,7 +16,8 @@ use crate::slabs::geometry::Geometry;
 use crate::slabs::header::SlabHeader;
 use crate::slabs::settings::CacheSettings;
 
-/// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower one that is free.
+/// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower
+/// one that is free.
 pub(crate) fn take_block(
     source: &impl PageSource,
     best: Geometry,
@@ -38,11 +39,13 @@ pub(crate) fn take_block(
     Err(OutOfMemory)
 }
 
-/// Writes the header and the links of a slab whose objects are all free, and names the header as owner of its pages.
+/// Writes the header and the links of a slab whose objects are all free, and names the header as
+/// owner of its pages.
 ///
 /// # Safety
 /// 1. The pages from `start` on, of `geometry.order()`, are the caller's, from `source`.
-/// 2. `memory` is the caller's, aligned to 64, with room for the links of `geometry` and the header behind them.
+/// 2. `memory` is the caller's, aligned to 64, with room for the links of `geometry` and the header
+///    behind them.
 /// 3. `identity` is that of the [`Slabs`](crate::slabs::Slabs) whose settings are `settings`.
 pub(crate) unsafe fn write_header<K: Hardening>(
     source: &impl PageMap,
@@ -56,7 +59,8 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     // SAFETY: clause 2: the links lie in front of the header, in the same memory.
     let header = unsafe { memory.add(geometry.links_bytes()) }.cast::<SlabHeader>();
     let (capacity, colour) = (geometry.capacity(), colour % geometry.colours());
-    // SAFETY: clause 2: room for a header; links are whole lines of 64 bytes, so it is aligned.
+    // SAFETY: clause 2: room for a header; links are whole lines of 64 bytes, and therefore
+    // aligned.
     unsafe { header.write(SlabHeader::new(identity, start, colour, geometry)) };
     // SAFETY: written above, for this geometry, and the caller's.
     let links = unsafe { SlabHeader::links(header, geometry) };
@@ -79,7 +83,8 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     header
 }
 
-/// Fills the free objects of a fresh slab with poison and writes their histories, as the preset wants.
+/// Fills the free objects of a fresh slab with poison and writes their histories, as the preset
+/// wants.
 ///
 /// # Safety
 /// 1. The slab is the caller's, in no list, and its objects are raw memory.
@@ -87,14 +92,14 @@ pub(crate) unsafe fn prepare_objects<K: Hardening>(
     settings: &CacheSettings,
     header: NonNull<SlabHeader>,
 ) {
-    // SAFETY: clause 1: the header of a slab that nobody else has.
+    // SAFETY: clause 1: the header of a slab that no other code has.
     let slab = unsafe { header.as_ref() };
     let geometry = &slab.geometry(&settings.geometry);
     for index in 0..geometry.capacity() {
         // SAFETY: the index is below the capacity.
         let object = settings.object_in(unsafe { slab.object(geometry, index) });
         if K::POISON && settings.constructor.is_none() {
-            // SAFETY: clause 1: nobody has an object of the slab.
+            // SAFETY: clause 1: no caller has an object of the slab.
             unsafe { poison::fill(object, settings.object_size()) };
         }
         if K::HISTORY {

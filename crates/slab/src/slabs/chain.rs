@@ -1,6 +1,7 @@
 //! Freed chains: objects of one slab that go back together, linked to one another.
 //!
-//! A slab is looked up once for all of its objects that follow each other, and its free word is exchanged once.
+//! A slab is looked up once for all of its objects that follow each other, and its free word is
+//! exchanged once.
 
 use core::ptr::NonNull;
 
@@ -47,11 +48,12 @@ impl FreedChain {
         self.count == 0
     }
 
-    /// Begins anew with the object at `address`, object `index` of `header`.
+    /// Begins a new chain with the object at `address`, object `index` of `header`.
     ///
     /// # Safety
-    /// 1. So it is, of a cache whose best slabs are cut by `best`.
-    /// 2. The caller owns the object, and those added later, so the slab is alive until they are pushed.
+    /// 1. `address` is object `index` of `header`, and `best` is the geometry of its cache.
+    /// 2. The caller owns the object, and those added later, so the slab is alive until they are
+    ///    pushed.
     #[inline]
     pub(crate) unsafe fn begin(
         &mut self,
@@ -109,8 +111,8 @@ impl FreedChain {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Divisor {
     divisor: usize,
-    /// 2^64 / divisor, rounded up: the upper half of its product with a number below 2^32 is their quotient. Zero where it
-    /// does not fit, for a divisor of one; then every quotient is zero too.
+    /// 2^64 / divisor, rounded up: the upper half of its product with a number below 2^32 is their
+    /// quotient. Zero where it does not fit, for a divisor of one; then every quotient is zero too.
     reciprocal: u64,
 }
 

@@ -1,28 +1,31 @@
 //! The free word: a slab's free objects, in one atomic word.
 //!
 //! # Concepts
-//! The free objects of a slab form a stack linked by index. The word holds its head, its length, whether the slab is
-//! **known** to the cache's slab set, and a tag that changes with every exchange:
+//! The free objects of a slab form a stack linked by index. The word holds its head, its length,
+//! whether the slab is **known** to the cache's slab set, and a tag that changes with every
+//! exchange:
 //!
 //! ```text
 //! bit   0..16        16..32       32      33..64     (32-bit targets: 0..13, 13..26, 26, 27..32)
 //!     | head index | free count | known | tag      |
 //! ```
 //!
-//! A slab whose objects are all taken is known to nobody: the only way back to it is through its objects. Whoever frees the
-//! first of them brings it back into sight.
+//! A slab whose objects are all taken is unknown to the set: the only way back to it is through its
+//! objects. Whoever frees the first of them brings it back into sight.
 //!
 //! # Invariants
 //! - I1: `free` objects are reachable from `head` through the links, each once.
-//! - I2: a slab with free objects is known. The push that makes the first free one sets `known`, and its caller alone, told
-//!   so by [`Pushed::First`], puts the slab on the pending stack.
-//! - I3: a slab goes home only when its holder of the set lock sees all objects free **and** has taken it from the pending
-//!   stack. So nobody is between a push and the pending stack when the pages go.
+//! - I2: a slab with free objects is known. The push that makes the first free one sets `known`,
+//!   and its caller alone, told so by [`Pushed::First`], puts the slab on the pending stack.
+//! - I3: a slab is released only when its holder of the set lock sees all objects free **and** has
+//!   taken it from the pending stack. So no CPU is between a push and the pending stack when the
+//!   pages go.
 //!
 //! # Concurrency
-//! Any CPU pushes. Pops happen under the slab set's lock, one at a time; so an index at the head cannot be popped and
-//! pushed again between a popper's look and its exchange, and the tag only guards against a mistake in that. A push's
-//! Release publishes the link and the object's last content to the pop's Acquire.
+//! Any CPU pushes. Pops happen under the slab set's lock, one at a time; so an index at the head
+//! cannot be popped and pushed again between a popper's look and its exchange, and the tag only
+//! guards against a mistake in that. A push's Release publishes the link and the object's last
+//! content to the pop's Acquire.
 
 use page_frame::sync::{AtomicUsize, Ordering};
 
@@ -35,23 +38,24 @@ const TAG: usize = KNOWN << 1;
 #[derive(Debug)]
 pub struct FreeWord(AtomicUsize);
 
-/// What a push changed.
+/// The result of a push.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the slab is lost if `First` is ignored"]
 pub enum Pushed {
-    /// The slab had no free object: the caller, and nobody else, puts it on the pending stack.
+    /// The slab had no free object: the caller, and no other code, puts it on the pending stack.
     First,
     /// The slab is known already.
     More,
 }
 
-/// What a pop took.
+/// The result of a pop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Popped {
     /// The object's index.
     pub index: usize,
-    /// Whether no object is left: the slab is unknown from now on, and its caller takes it out of its list. Looking at the
-    /// word afterwards would not trace: a push may have made the slab known again, and pending.
+    /// Whether no object is left: the slab is unknown from now on, and its caller takes it out of
+    /// its list. Looking at the word afterwards would not trace: a push may have made the slab
+    /// known again, and pending.
     pub is_last: bool,
 }
 
@@ -69,11 +73,12 @@ pub struct PoppedChain {
 /// A free word as it was at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Seen {
-    /// The index of the free object on top; means nothing when there is none.
+    /// The index of the free object on top; meaningless when no object is free.
     pub head: usize,
     /// How many objects are free.
     pub free: usize,
-    /// Whether the slab is in the set's sight: in a list, on the pending stack, or about to be put there.
+    /// Whether the slab is in the set's sight: in a list, on the pending stack, or about to be put
+    /// there.
     pub is_known: bool,
 }
 
@@ -82,7 +87,8 @@ impl FreeWord {
     pub const MOST_OBJECTS: usize = INDEX;
 
     page_frame::const_unless_loom! {
-        /// Makes the word of a known slab with `free` free objects, the first of them at index `head`.
+        /// Makes the word of a known slab with `free` free objects, the first of them at index
+        /// `head`.
         ///
         /// # Panics
         /// When either number does not fit.
@@ -98,18 +104,21 @@ impl FreeWord {
         unpack(self.0.load(Ordering::Acquire))
     }
 
-    /// Pushes the object at `index`. `link` writes the index it is given as the object's link; it may be called again.
+    /// Pushes the object at `index`. `link` writes the index it is given as the object's link; it
+    /// may be called again.
     pub fn push(&self, index: usize, link: impl Fn(usize)) -> Pushed {
         self.push_chain(index, 1, link)
     }
 
-    /// Pushes `count` objects in one exchange: `head` and those that its links lead to. `link` writes the index it is given
-    /// as the link of the last of them; it may be called again.
+    /// Pushes `count` objects in one exchange: `head` and those that its links lead to. `link`
+    /// writes the index it is given as the link of the last of them; it may be called again.
     ///
-    /// The word is numbers alone: it names no memory, and a wrong `head` or `count` spoils nothing but this word.
+    /// The word is numbers alone: it names no memory, and a wrong `head` or `count` spoils nothing
+    /// but this word.
     ///
     /// # Panics
-    /// When `head` is no index below [`MOST_OBJECTS`](Self::MOST_OBJECTS), or `count` is zero or above that.
+    /// When `head` is no index below [`MOST_OBJECTS`](Self::MOST_OBJECTS), or `count` is zero or
+    /// above that.
     pub fn push_chain(&self, head: usize, count: usize, link: impl Fn(usize)) -> Pushed {
         assert!(head < Self::MOST_OBJECTS && count > 0 && count <= Self::MOST_OBJECTS);
         // Relaxed: only the exchange publishes.
@@ -119,8 +128,8 @@ impl FreeWord {
             link(seen.head);
             let tag = (old & !(TAG - 1)).wrapping_add(TAG);
             let new = head | (seen.free + count) << INDEX_BITS | KNOWN | tag;
-            // Release: pairs with the Acquire in `pop_chain` and `load`; publishes the links and the objects. Acquire:
-            // keeps the chain of earlier pushes.
+            // Release: pairs with the Acquire in `pop_chain` and `load`; publishes the links and
+            // the objects. Acquire: keeps the chain of earlier pushes.
             match self.0.compare_exchange_weak(old, new, Ordering::AcqRel, Ordering::Relaxed) {
                 Ok(_) if seen.is_known => return Pushed::More,
                 Ok(_) => return Pushed::First,
@@ -129,7 +138,8 @@ impl FreeWord {
         }
     }
 
-    /// Pops the object on top; `next` reads the link of the index it is given. Popping the last one makes the slab unknown.
+    /// Pops the object on top; `next` reads the link of the index it is given. Popping the last one
+    /// makes the slab unknown.
     ///
     /// Only the holder of the slab set's lock calls it.
     pub fn pop(&self, next: impl Fn(usize) -> usize) -> Option<Popped> {
@@ -137,11 +147,13 @@ impl FreeWord {
         Some(Popped { index: head, is_last })
     }
 
-    /// Pops up to `most` objects, at least one, in one exchange, and calls `put` with the place of each among them, and its
-    /// index: what counts is the last call for each place. `next` and the rest are as for [`pop`](Self::pop).
+    /// Pops up to `most` objects, at least one, in one exchange, and calls `put` with the place of
+    /// each among them, and its index: the last call for each place counts. `next` and the rest are
+    /// as for [`pop`](Self::pop).
     ///
-    /// The objects below the one on top do not change while the caller holds the lock: pushes only add on top. So the walk
-    /// over their links ends where the exchange says, or the exchange fails.
+    /// The objects below the one on top do not change while the caller holds the lock: pushes only
+    /// add on top. So the walk over their links ends where the exchange says, or the exchange
+    /// fails.
     ///
     /// # Panics
     /// When `most` is zero.
@@ -152,7 +164,8 @@ impl FreeWord {
         mut put: impl FnMut(usize, usize),
     ) -> Option<PoppedChain> {
         assert!(most > 0, "a chain has an object");
-        // Acquire: pairs with the Release in `push_chain`; the links that `next` reads were written before.
+        // Acquire: pairs with the Release in `push_chain`; the links that `next` reads were written
+        // before.
         let mut old = self.0.load(Ordering::Acquire);
         loop {
             let seen = unpack(old);

@@ -1,29 +1,32 @@
 //! How a slab is cut: order, objects, colours, waste. All of it `const fn`.
 //!
 //! # Concepts
-//! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind the colour offset.
-//! - **Bookkeeping**: 64 bytes of header and a **link** per object, so that a free object is never written to. Up to twelve
-//!   links lie in the header; more in lines of their own in front of it, a byte each up to 254 objects, otherwise two. It
-//!   lies at the end of the slab where it fits into what the objects leave over, less than a page, or where objects are small;
-//!   otherwise outside.
-//! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of them. Whole pages of it lie at the
-//!   end, and neither colours nor bookkeeping touch them: where the page source has memory behind touched pages alone, they cost
-//!   nothing.
+//! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind
+//!   the colour offset.
+//! - **Bookkeeping**: 64 bytes of header and a **link** per object, so that a free object is never
+//!   written to. Up to twelve links lie in the header; more in lines of their own in front of it, a
+//!   byte each up to 254 objects, otherwise two. It lies at the end of the slab where it fits into
+//!   what the objects leave over, less than a page, or where objects are small; otherwise outside.
+//! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of
+//!   them. Whole pages of it lie at the end, and neither colours nor bookkeeping touch them: where
+//!   the page source has memory behind touched pages alone, they cost nothing.
 //!
 //! ```text
 //! | colour | object 0 | object 1 | ... | object n-1 | rest of the leftover | links | header |
 //! ```
 //!
 //! # Choice of the order
-//! The smallest order whose leftover is at most 1/20 of the slab and that holds enough objects; if there is none, 1/8, then
-//! 1/4, then 1/2 (the scheme of Linux's SLUB, which begins with 1/16; Bonwick 1994 has 1/8 alone); if there is none either, the smallest order that
-//! holds one object. Enough are eight objects up to 512 bytes, four below a page, one from a page on: few objects make a slab that
-//! is seldom empty, many pages make one that is hard to get.
+//! The smallest order whose leftover is at most 1/20 of the slab and that holds enough objects; if
+//! there is none, 1/8, then 1/4, then 1/2 (the scheme of Linux's SLUB, which begins with 1/16;
+//! Bonwick 1994 has 1/8 alone); if there is none either, the smallest order that holds one object.
+//! Enough are eight objects up to 512 bytes, four below a page, one from a page on: few objects
+//! make a slab that is seldom empty, many pages make one that is hard to get.
 //!
 //! # Invariants
-//! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every colour.
-//! - I2: every object is aligned, for every colour. The slab is aligned to its size, and a colour step is a multiple of the
-//!   alignment, whatever the line size is ([`colour_step`]).
+//! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every
+//!   colour.
+//! - I2: every object is aligned, for every colour. The slab is aligned to its size, and a colour
+//!   step is a multiple of the alignment, whatever the line size is ([`colour_step`]).
 
 use page_frame::{Order, PAGE_SIZE};
 
@@ -44,7 +47,8 @@ pub(crate) const MOST_OUTSIDE: usize = 64;
 const SHORT_LINKS: usize = MARK_CACHED as usize;
 /// Up to this size bookkeeping lies in the slab even where it costs an object.
 const SMALL: usize = PAGE_SIZE / 8;
-/// The most objects of a slab: what a free word can count, less one, and no index looks like a mark.
+/// The most objects of a slab: what a free word can count, less one, and no index looks like a
+/// mark.
 const MOST_OBJECTS: usize = least(FreeWord::MOST_OBJECTS, (MARK_CACHED as usize) << 8);
 /// Leftovers accepted, as fractions of the slab, best first.
 const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
@@ -52,7 +56,7 @@ const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 /// How the slabs of objects of one size are cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    // Narrow, as every cache of a cache has one: an order has at most 1 GiB.
+    // Narrow, as every cache has one: an order has at most 1 GiB.
     order: u8,
     inside: bool,
     stride: u32,
@@ -97,11 +101,13 @@ impl core::fmt::Display for GeometryError {
 impl core::error::Error for GeometryError {}
 
 impl Geometry {
-    /// Chooses the order for objects of `size` bytes aligned to `alignment`, on a machine with CPU-cache lines of `line`
-    /// bytes. Any `line` is accepted: colour steps are `line` rounded up to a multiple of `alignment`.
+    /// Chooses the order for objects of `size` bytes aligned to `alignment`, on a machine with
+    /// CPU-cache lines of `line` bytes. Any `line` is accepted: colour steps are `line` rounded up
+    /// to a multiple of `alignment`.
     ///
     /// # Errors
-    /// [`GeometryError`] for zero bytes, an alignment that is not a power of two, and objects beyond [`LARGEST_SIZE`].
+    /// [`GeometryError`] for zero bytes, an alignment that is not a power of two, and objects
+    /// beyond [`LARGEST_SIZE`].
     pub const fn new(size: usize, alignment: usize, line: usize) -> Result<Self, GeometryError> {
         if size == 0 {
             return Err(GeometryError::ZeroSize);
@@ -138,8 +144,8 @@ impl Geometry {
         }
     }
 
-    /// Returns the cut of slabs of `order`, or `None` where not one object fits, or the arguments are none that
-    /// [`new`](Self::new) would take.
+    /// Returns the cut of slabs of `order`, or `None` where not one object fits, or the arguments
+    /// are none that [`new`](Self::new) would take.
     pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {
         let Some(block) = Order::new(order) else { return None };
         if size == 0 || !alignment.is_power_of_two() || alignment > block.bytes() {
@@ -152,13 +158,15 @@ impl Geometry {
     /// Returns the cut of smaller slabs for the same objects, or `None` where not one fits.
     pub(crate) const fn at_lower_order(&self, order: Order) -> Option<Self> {
         if self.colour_step() > order.bytes() {
-            // The step is a multiple of the alignment, so slabs of this order may be aligned to less than an object.
+            // The step is a multiple of the alignment, so slabs of this order may be aligned to
+            // less than an object.
             return None;
         }
         Self::cut(self.stride(), self.colour_step(), order)
     }
 
-    /// Returns the cut of slabs of `block` into objects of `stride` bytes, with colours in steps of `step` bytes.
+    /// Returns the cut of slabs of `block` into objects of `stride` bytes, with colours in steps of
+    /// `step` bytes.
     const fn cut(stride: usize, step: usize, block: Order) -> Option<Self> {
         let bytes = block.bytes();
         let outside = least(bytes / stride, MOST_OBJECTS);
@@ -216,7 +224,8 @@ impl Geometry {
         self.leftover_bytes() % PAGE_SIZE / self.colour_step() + 1
     }
 
-    /// Returns the offset of the first object of a slab of colour `colour`, in bytes. Colours repeat.
+    /// Returns the offset of the first object of a slab of colour `colour`, in bytes. Colours
+    /// repeat.
     pub const fn colour_offset(&self, colour: usize) -> usize {
         colour % self.colours() * self.colour_step()
     }
@@ -226,10 +235,11 @@ impl Geometry {
         self.step as usize
     }
 
-    /// Returns the colour of the slab after one of `colour`: all colours come round, neighbours far apart.
+    /// Returns the colour of the slab after one of `colour`: all colours come round, neighbours far
+    /// apart.
     ///
-    /// The stride between them has no divisor in common with the number of colours and is near 0.38 of it, so that any few
-    /// successive slabs are spread over all of the leftover.
+    /// The stride between them has no divisor in common with the number of colours and is near 0.38
+    /// of it, so that any few successive slabs are spread over all of the leftover.
     pub const fn next_colour(&self, colour: usize) -> usize {
         let colours = self.colours();
         let mut stride = colours * 3 / 8 + 1;
@@ -249,15 +259,18 @@ impl Geometry {
         link_bytes(self.capacity()) == 1
     }
 
-    /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the header at the end.
+    /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the header
+    /// at the end.
     pub const fn bookkeeping_offset(&self) -> Option<usize> {
         if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity())) } else { None }
     }
 }
 
-/// Returns the step between colours in bytes: at least `line`, a multiple of `alignment`, and at most the slab.
+/// Returns the step between colours in bytes: at least `line`, a multiple of `alignment`, and at
+/// most the slab.
 ///
-/// `alignment` is a power of two of at most `block`'s bytes, which are a power of two too; so both results keep I2.
+/// `alignment` is a power of two of at most `block`'s bytes, which are a power of two too; so both
+/// results keep I2.
 const fn colour_step(alignment: usize, line: usize, block: Order) -> usize {
     let line = if line == 0 { 1 } else { line };
     match line.checked_next_multiple_of(alignment) {
@@ -272,7 +285,8 @@ const fn bookkeeping(capacity: usize) -> usize {
     HEADER + links_bytes(capacity)
 }
 
-/// Bytes of links in front of the header of a slab of `capacity` objects, in whole lines of 64 bytes.
+/// Bytes of links in front of the header of a slab of `capacity` objects, in whole lines of 64
+/// bytes.
 const fn links_bytes(capacity: usize) -> usize {
     match capacity {
         0..=LINKS_WITHIN => 0,

@@ -1,8 +1,9 @@
 //! The header: what a cache knows about one slab, in one line of 64 bytes.
 //!
 //! # Concepts
-//! The header lies at the end of its slab or, where it would cost an object there, in memory of an internal cache. The
-//! page map's owner word of every page of the slab points to it. The [links](crate::links) of the free objects are with it.
+//! The header lies at the end of its slab or, where it would cost an object there, in memory of an
+//! internal cache. The page map's owner word of every page of the slab points to it. The
+//! [links](crate::links) of the free objects are with it.
 //!
 //! ```text
 //! inside:   | ... objects ... | links, in whole lines | header |
@@ -57,7 +58,7 @@ impl ListName {
     }
 }
 
-/// What a cache knows about one slab.
+/// The header of one slab.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct SlabHeader {
@@ -83,7 +84,7 @@ pub(crate) struct Neighbours {
     pub(crate) previous: *mut SlabHeader,
 }
 
-// SAFETY: clause 1: always the same field, used by the pending stack alone.
+// SAFETY: clause 1: always the same field, used only by the pending stack.
 unsafe impl Linked for SlabHeader {
     fn link(&self) -> &UnsafeCell<*mut Self> {
         &self.pending
@@ -91,7 +92,8 @@ unsafe impl Linked for SlabHeader {
 }
 
 impl SlabHeader {
-    /// Makes the header of a slab whose objects are all free, the first one on top; its links are yet to be written.
+    /// Makes the header of a slab whose objects are all free, the first one on top; its links are
+    /// yet to be written.
     pub(crate) fn new(
         cache: NonNull<()>,
         start: NonNull<u8>,
@@ -135,7 +137,7 @@ impl SlabHeader {
     /// # Safety
     /// 1. The caller holds the set lock, or the slab is in no set (I1).
     pub(crate) unsafe fn neighbours(&self) -> Neighbours {
-        // SAFETY: clause 1 and I1: nobody changes it.
+        // SAFETY: clause 1 and I1: no code changes it.
         self.neighbours.with(|neighbours| unsafe { *neighbours })
     }
 
@@ -144,7 +146,7 @@ impl SlabHeader {
     /// # Safety
     /// 1. As for `neighbours`.
     pub(crate) unsafe fn set_neighbours(&self, new: Neighbours) {
-        // SAFETY: clause 1 and I1: nobody else uses it.
+        // SAFETY: clause 1 and I1: no other code uses it.
         self.neighbours.with_mut(|neighbours| unsafe { *neighbours = new });
     }
 
@@ -166,7 +168,8 @@ impl SlabHeader {
         self.list.with_mut(|list| unsafe { *list = new });
     }
 
-    /// Returns how the slab is cut, in a cache whose slabs are cut by `best` wherever the page source had a block for it.
+    /// Returns how the slab is cut, in a cache whose slabs are cut by `best` wherever the page
+    /// source had a block for it.
     #[inline]
     pub(crate) fn geometry(&self, best: &Geometry) -> Geometry {
         if self.order == best.order().get() { *best } else { self.lower_geometry(best) }
@@ -193,7 +196,8 @@ impl SlabHeader {
         1 << self.order
     }
 
-    /// Returns the offset of the first object in bytes. (A header's colour is one of the geometry's.)
+    /// Returns the offset of the first object in bytes. (A header's colour is one of the
+    /// geometry's.)
     #[inline]
     fn first_offset(&self, geometry: &Geometry) -> usize {
         usize::from(self.colour) * geometry.colour_step()
@@ -205,7 +209,8 @@ impl SlabHeader {
         self.start.addr().get() + self.first_offset(geometry)
     }
 
-    /// Returns the index of the object at `address`, and how many bytes behind its start the address lies.
+    /// Returns the index of the object at `address`, and how many bytes behind its start the
+    /// address lies.
     #[inline]
     pub(crate) fn index_of(&self, geometry: &Geometry, address: usize) -> (usize, usize) {
         let offset = address.wrapping_sub(self.first_object(geometry));

@@ -1,13 +1,16 @@
-//! Taking objects from slabs and giving them back, with the growth and the release of slabs that this needs.
+//! Taking objects from slabs and giving them back, with the growth and the release of slabs that
+//! this needs.
 //!
 //! # Concurrency
-//! Growth and release hold no lock: a slab that is being made, or is out of the set, belongs to the caller alone.
+//! Growth and release hold no lock: a slab that is being made, or is out of the set, belongs to the
+//! caller.
 //!
 //! # Panics
-//! Constructors, destructors and traces are code of the user and may panic. `core` cannot catch a panic, so guards
-//! own what a function holds at such a moment. A destructor that panics counts as run: the other objects of its
-//! slab are destroyed, all slabs of the list are released, and then the panic goes on. A second panic meanwhile
-//! ends the program, as it does when a slice is dropped.
+//! Constructors, destructors and traces are code of the user and may panic. `core` cannot catch a
+//! panic, so guards own what a function holds at such a moment. A destructor that panics counts as
+//! run: the other objects of its slab are destroyed, all slabs of the list are released, and then
+//! the panic goes on. A second panic meanwhile ends the program, as it does when a slice is
+//! dropped.
 
 use core::ptr::NonNull;
 
@@ -35,7 +38,7 @@ use crate::system::System;
 /// Where slabs come from: pages, and memory for headers that lie outside their slabs.
 pub(crate) struct SlabSource<S: System> {
     pub(crate) environment: Environment<S>,
-    /// Memory for headers alone, and for headers with a line of links.
+    /// Memory for headers without links, and for headers with a line of links.
     pub(crate) headers: [Slabs; 2],
 }
 
@@ -46,9 +49,9 @@ impl<S: System> SlabSource<S> {
 }
 
 impl Slabs {
-    /// Takes up to `wanted` objects, growing when no slab has one; at least one, or an error. Calls `put` with
-    /// the number of each among them, and the object; the last call for each number counts. Calls `note` with
-    /// the bytes of all slabs, under the set lock.
+    /// Takes up to `wanted` objects, growing when no slab has one; at least one, or an error. Calls
+    /// `put` with the number of each among them, and the object; the last call for each number
+    /// counts. Calls `note` with the bytes of all slabs, under the set lock.
     pub(crate) fn take<S: System, K: Hardening>(
         &self,
         source: &SlabSource<S>,
@@ -74,7 +77,7 @@ impl Slabs {
             if self.settings.coloured { set.next_colour(best) } else { 0 }
         };
         let header = self.grow::<S, K>(source, colour, reclaim)?;
-        // SAFETY: `grow` made it, and nobody else has it.
+        // SAFETY: `grow` made it, and no other code has it.
         let pages = unsafe { header.as_ref() }.pages();
         let taken = {
             let token = source.environment.lock_token();
@@ -88,7 +91,8 @@ impl Slabs {
             })
         };
         let Some(taken) = taken else {
-            // SAFETY: the fresh slab was not added, so it is the caller's, and all its objects are free.
+            // SAFETY: the fresh slab was not added, and belongs to the caller, and all its objects
+            // are free.
             unsafe { self.release(source, header) };
             return Err(OutOfMemory);
         };
@@ -107,10 +111,11 @@ impl Slabs {
         object.ok_or(OutOfMemory)
     }
 
-    /// Frees `objects`, which the caller owns, into their slabs, and releases surplus empty slabs. Returns the
-    /// pages released. Calls `note` as [`take`](Self::take) does.
+    /// Frees `objects`, which the caller owns, into their slabs, and releases surplus empty slabs.
+    /// Returns the pages released. Calls `note` as [`take`](Self::take) does.
     ///
-    /// Without the set lock (nested, or only trying) each chain of objects goes through its slab's free word.
+    /// Without the set lock (nested, or only trying) each chain of objects goes through its slab's
+    /// free word.
     pub(crate) fn give<S: System>(
         &self,
         source: &SlabSource<S>,
@@ -159,7 +164,8 @@ impl Slabs {
         self.give(source, patience, &[object], |_| ())
     }
 
-    /// Releases empty slabs of up to `target_pages` pages, but keeps `keep` of them. Returns the pages released.
+    /// Releases empty slabs of up to `target_pages` pages, but keeps `keep` of them. Returns the
+    /// pages released.
     pub(crate) fn release_empty<S: System>(
         &self,
         source: &SlabSource<S>,
@@ -179,8 +185,8 @@ impl Slabs {
         self.release_all(source, surplus)
     }
 
-    /// Releases the empty slabs that were not needed since the last call, but keeps `keep`; calls `note_idle` if
-    /// no object was taken or given since. Returns the pages released.
+    /// Releases the empty slabs that were not needed since the last call, but keeps `keep`; calls
+    /// `note_idle` if no object was taken or given since. Returns the pages released.
     pub(crate) fn release_idle<S: System>(
         &self,
         source: &SlabSource<S>,
@@ -225,8 +231,8 @@ impl Slabs {
         };
         let (start, order) = block.release().ok_or(OutOfMemory)?.into_raw();
         let identity = self.identity();
-        // SAFETY: clauses 1 and 2: the block and the memory are ours, and were allocated for this geometry.
-        // Clause 3: our own identity and settings.
+        // SAFETY: clauses 1 and 2: the block and the memory are ours, and were allocated for this
+        // geometry. Clause 3: our own identity and settings.
         let header = unsafe {
             write_header::<K>(pages, settings, identity, start, memory, colour, geometry)
         };
@@ -273,7 +279,8 @@ impl Slabs {
     }
 }
 
-/// A slab whose constructors run. Dropped when one of them, or the trace, panics: then it gives the slab up.
+/// A slab whose constructors run. Dropped when one of them, or the trace, panics: then it gives the
+/// slab up.
 struct UnfinishedSlab<'c, S: System> {
     slabs: &'c Slabs,
     source: &'c SlabSource<S>,
@@ -303,7 +310,7 @@ impl<S: System> UnfinishedSlab<'_, S> {
 impl<S: System> Drop for UnfinishedSlab<'_, S> {
     fn drop(&mut self) {
         let Self { slabs, source, header, constructed } = *self;
-        // The slab was never added to the set, so nobody has an object of it.
+        // The slab was never added to the set, so no caller has an object of it.
         DyingSlab { slabs, source, header, next: 0, constructed }.destroy_objects();
     }
 }
@@ -336,8 +343,8 @@ impl<S: System> Drop for ReleasingSlabs<'_, S> {
     }
 }
 
-/// A slab that is given up: in no list, its objects nobody's. Dropping it destroys the objects that are left and
-/// gives the pages back.
+/// A slab that is given up: in no list, its objects nobody's. Dropping it destroys the objects that
+/// are left and gives the pages back.
 struct DyingSlab<'c, S: System> {
     slabs: &'c Slabs,
     source: &'c SlabSource<S>,
@@ -361,7 +368,8 @@ impl<S: System> DyingSlab<'_, S> {
             self.next += 1;
             // SAFETY: below the capacity, as only objects of the slab are constructed.
             let object = settings.object_in(unsafe { slab.object(geometry, index) });
-            // SAFETY: the builder was promised that this is sound for constructed objects, and `index` is one.
+            // SAFETY: the builder was promised that this is sound for constructed objects, and
+            // `index` is one.
             unsafe { destroy(object) };
         }
     }
@@ -385,7 +393,7 @@ impl<S: System> Drop for DyingSlab<'_, S> {
         }
         // SAFETY: the parts of the block that `grow` took apart.
         let block = unsafe { PageBlock::from_raw(start, order, false) };
-        // SAFETY: from this source; nothing refers into it, as no object is anybody's.
+        // SAFETY: from this source; nothing refers into it, as no caller has an object of it.
         unsafe { pages.free(block) };
     }
 }

@@ -1,10 +1,11 @@
 //! The links of a slab: one or two bytes per object, which chain the free ones.
 //!
-//! They lie outside the objects, so that constructed state survives: in the header, or in whole lines in front of it.
+//! They lie outside the objects, so that constructed state survives: in the header, or in whole
+//! lines in front of it.
 //!
 //! # Invariants
-//! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or as a mark (checks); it is
-//!   read as a link only under the set lock.
+//! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or
+//!   as a mark (checks); it is read as a link only under the set lock.
 
 use core::ptr::NonNull;
 
@@ -38,7 +39,8 @@ impl Links {
     pub(crate) unsafe fn read(self, index: usize) -> usize {
         match self {
             Self::Within(links) => {
-                // SAFETY: the header lives as long as the links are used (clause 1 of `SlabHeader::links`).
+                // SAFETY: the header lives as long as the links are used (clause 1 of
+                // `SlabHeader::links`).
                 let link = &unsafe { links.as_ref() }[index];
                 // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
                 link.with(|link| unsafe { *link }).into()
@@ -61,14 +63,15 @@ impl Links {
     /// Writes the link of object `index`.
     ///
     /// # Safety
-    /// 1. `index` is one of the slab's objects, and the caller is the one who frees it (I1).
+    /// 1. `index` is one of the slab's objects, and the caller frees it (I1).
     #[inline]
     pub(crate) unsafe fn write(self, index: usize, next: usize) {
         match self {
             Self::Within(links) => {
-                // SAFETY: the header lives as long as the links are used (clause 1 of `SlabHeader::links`).
+                // SAFETY: the header lives as long as the links are used (clause 1 of
+                // `SlabHeader::links`).
                 let link = &unsafe { links.as_ref() }[index];
-                // SAFETY: I1: nobody else uses this object's link before the push.
+                // SAFETY: I1: no other code uses this object's link before the push.
                 link.with_mut(|link| unsafe { *link = next as u8 });
             }
             Self::Short(first) => {
@@ -92,13 +95,15 @@ impl Links {
     /// 1. As for `write`, but the caller owns the object instead of freeing it.
     pub(crate) unsafe fn set_mark(self, index: usize, mark: u8) {
         let shift = if matches!(self, Self::Long(_)) { 8 } else { 0 };
-        // SAFETY: clause 1: an object in hand is linked from nowhere, so its link is its owner's.
+        // SAFETY: clause 1: no link leads to an object that its owner has, so its link is its
+        // owner's.
         unsafe { self.write(index, usize::from(mark) << shift) };
     }
 
     /// Exchanges the mark of object `index` from `from` to `to`, atomically.
     ///
-    /// Marks stand where a link of one byte stands, or the upper byte of a longer one; no index looks like one (geometry).
+    /// Marks stand where a link of one byte stands, or the upper byte of a longer one; no index
+    /// looks like one (geometry).
     ///
     /// # Errors
     /// What stood there instead of `from`; then nothing has changed.
@@ -108,7 +113,8 @@ impl Links {
     pub(crate) unsafe fn change_mark(self, index: usize, from: u8, to: u8) -> Result<(), u8> {
         let place = match self {
             Self::Within(links) => {
-                // SAFETY: the header lives as long as the links are used (clause 1 of `SlabHeader::links`).
+                // SAFETY: the header lives as long as the links are used (clause 1 of
+                // `SlabHeader::links`).
                 let link = &unsafe { links.as_ref() }[index];
                 NonNull::new(link.with_mut(|link| link)).expect("a field has an address")
             }
@@ -120,7 +126,8 @@ impl Links {
                 unsafe { first.cast::<u8>().add(2 * index + upper) }
             }
         };
-        // SAFETY: a written byte of the slab's bookkeeping, which is alive; its other users are atomic too, or exclusive.
+        // SAFETY: a written byte of the slab's bookkeeping, which is alive; its other users are
+        // atomic too, or exclusive.
         unsafe { exchange_byte(place, from, to) }
     }
 }

@@ -1,7 +1,8 @@
 //! Doubly linked lists of slabs, through their headers.
 //!
 //! # Invariants
-//! - I1: the headers from `first` through `next` are `count` many, each with its `previous` right, all live.
+//! - I1: the headers from `first` through `next` are `count` many, each with its `previous` right,
+//!   all live.
 //! - I2: lists are reached only under the set lock, which also guards the headers' neighbours.
 
 use core::ptr::NonNull;
@@ -93,7 +94,7 @@ impl SlabList {
 /// # Safety
 /// 1. `header` is live, in a list that the caller has (I1), and so under the set lock (I2).
 unsafe fn neighbours_of(header: NonNull<SlabHeader>) -> Neighbours {
-    // SAFETY: clause 1: it is live, and list_node, so its slab cannot go home meanwhile.
+    // SAFETY: clause 1: it is live, and list_node, so its slab cannot be released meanwhile.
     let header = unsafe { header.as_ref() };
     // SAFETY: clause 1: the lock keeps writers away.
     unsafe { header.neighbours() }
@@ -102,12 +103,13 @@ unsafe fn neighbours_of(header: NonNull<SlabHeader>) -> Neighbours {
 /// Changes the neighbours of `header`.
 ///
 /// # Safety
-/// 1. `header` is live, in a list that the caller changes or about to be (I1), and so under the set lock (I2).
+/// 1. `header` is live, in a list that the caller changes or about to be (I1), and so under the set
+///    lock (I2).
 unsafe fn change_neighbours(
     header: NonNull<SlabHeader>,
     change: impl FnOnce(Neighbours) -> Neighbours,
 ) {
-    // SAFETY: clause 1: it is live, and nobody else lists it under the lock.
+    // SAFETY: clause 1: it is live, and no other code lists it under the lock.
     let header = unsafe { header.as_ref() };
     // SAFETY: clause 1: the lock keeps writers away.
     let neighbours = unsafe { header.neighbours() };

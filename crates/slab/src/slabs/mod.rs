@@ -1,9 +1,10 @@
-//! The slabs of a cache: how they are cut, which of their objects are free, and the set of them all.
+//! The slabs of a cache: how they are cut, which of their objects are free, and the set of them
+//! all.
 //!
 //! # Concepts
-//! [`Slabs`] owns the slab set and its lock, and the stack of slabs that wait to be sorted into the set again. It
-//! hands out objects and takes them back; `lifecycle.rs` makes slabs of blocks of the page source and releases
-//! them. It knows nothing of magazines and CPU slots, which lie above it.
+//! [`Slabs`] owns the slab set and its lock, and the stack of slabs that wait to be sorted into the
+//! set again. It hands out objects and takes them back; `lifecycle.rs` makes slabs of blocks of the
+//! page source and releases them. It knows nothing of magazines and CPU slots, which lie above it.
 
 pub(crate) mod build;
 pub(crate) mod chain;
@@ -54,7 +55,8 @@ impl Slabs {
         NonNull::from(self).cast()
     }
 
-    /// Takes the set lock. `None` for a nested context that found it held, and for one that does not wait.
+    /// Takes the set lock. `None` for a nested context that found it held, and for one that does
+    /// not wait.
     pub(crate) fn lock<'l, S: System>(
         &'l self,
         token: &'l IrqLockToken<'_, CpuSlot, S::Cpus>,
@@ -76,9 +78,9 @@ impl Slabs {
 
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.
     ///
-    /// The caller frees the object or has just taken it, which keeps the slab's header alive. For an address that
-    /// was freed before, or is no object, the search is a best effort: the clauses of
-    /// [`Cache::free`](crate::Cache::free) are broken then.
+    /// The caller frees the object or has just taken it, which keeps the slab's header alive. For
+    /// an address that was freed before, or is no object, the search is a best effort: the clauses
+    /// of [`Cache::free`](crate::Cache::free) are broken then.
     #[track_caller]
     pub(crate) fn find<S: System>(
         &self,
@@ -93,8 +95,8 @@ impl Slabs {
         }
         let header = NonNull::new(owner.cast::<SlabHeader>())
             .expect("set_owner wrote the header where it wrote the tag");
-        // SAFETY: a page with a slab's tag is owned by a live header: the tag is cleared before the header dies,
-        // and the caller's object keeps its slab alive.
+        // SAFETY: a page with a slab's tag is owned by a live header: the tag is cleared before the
+        // header dies, and the caller's object keeps its slab alive.
         let slab = unsafe { header.as_ref() };
         if slab.cache != self.identity() {
             let (expected, found) = (self.identity().addr(), slab.cache.addr());
@@ -112,11 +114,11 @@ impl Slabs {
         Ok((header, index))
     }
 
-    /// Whether an object of one of the slabs begins at `address`. O(slabs), takes the set lock; `false` for a
-    /// nested context that found it held.
+    /// Whether an object of one of the slabs begins at `address`. O(slabs), takes the set lock;
+    /// `false` for a nested context that found it held.
     ///
-    /// It reads only headers of the set, which live while the lock is held. The owner word of the address might
-    /// name the header of a slab that is being released.
+    /// It reads only headers of the set, which live while the lock is held. The owner word of the
+    /// address might name the header of a slab that is being released.
     pub(crate) fn has_object_at<S: System>(
         &self,
         environment: &Environment<S>,
@@ -164,7 +166,8 @@ impl Slabs {
 
     /// Returns how many empty slabs of `set` stay after a free.
     fn empty_slabs_kept(&self, set: &SlabSet) -> usize {
-        // 1/64: a guess; one at least, so that a pair at the edge of a slab never asks the source twice.
+        // 1/64: a guess; one at least, so that a pair at the edge of a slab never asks the source
+        // twice.
         let missed = if self.settings.is_internal { 0 } else { set.missed() };
         let by_itself = || (set.slabs() / 64).max(1) + missed;
         let kept = self.settings.keep_empty.map_or_else(by_itself, |kept| match kept {
@@ -174,8 +177,9 @@ impl Slabs {
         kept.max(self.settings.kept())
     }
 
-    /// Joins `objects` to chains, as far as neighbours are of the same slab, and calls `free` with each chain;
-    /// last objects first. Leaves out pointers that are no objects, and returns the fault of one of them.
+    /// Joins `objects` to chains, as far as neighbours are of the same slab, and calls `free` with
+    /// each chain; last objects first. Leaves out pointers that are no objects, and returns the
+    /// fault of one of them.
     #[inline]
     fn for_each_chain<S: System>(
         &self,
@@ -210,12 +214,14 @@ impl Slabs {
     fn give_unlocked(&self, chain: &mut FreedChain) {
         // SAFETY: the chain has objects, and the caller owns them.
         if unsafe { chain.push() } == Pushed::First {
-            // SAFETY: told `First`, this call alone pushes the slab, which lives while it is pending (slab set I3).
+            // SAFETY: the push returned `First`, so this call alone pushes the slab, which lives
+            // while it is pending (slab set I3).
             unsafe { self.pending.push(chain.header) };
         }
     }
 
-    /// Fires an event for each object that is about to return to its slab; skips pointers that are no objects.
+    /// Fires an event for each object that is about to return to its slab; skips pointers that are
+    /// no objects.
     #[inline]
     fn trace_returned<S: System>(&self, environment: &Environment<S>, places: &[NonNull<u8>]) {
         if self.settings.trace.is_some() {

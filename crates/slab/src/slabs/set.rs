@@ -1,18 +1,21 @@
 //! The slab set: all slabs of a cache, by how full they are, under one lock.
 //!
 //! # Concepts
-//! Objects are taken from the fullest slabs first, so that the emptier ones become empty and can go home. Slabs with
-//! every object taken stay in a list of their own: the walks of statistics and of destruction find them there.
+//! Objects are taken from the fullest slabs first, so that the emptier ones become empty and can be
+//! released. Slabs with every object taken stay in a list of their own: the walks of statistics and
+//! of destruction find them there.
 //!
-//! Frees do not need the lock. A full slab that gets an object back waits on the **pending** stack until somebody who has
-//! the lock takes it in ([`SlabSet::take_pending`]).
+//! Frees do not need the lock. A full slab that gets an object back waits on the **pending** stack
+//! until somebody who has the lock takes it in ([`SlabSet::take_pending`]).
 //!
 //! # Invariants
-//! - I1: every slab of the cache is in exactly one list, the one that its header names.
-//! - I2: a slab in a list of [`ListName::KNOWN`] has a free object and is not pending. One in `Full` has none, or is
-//!   pending, or is about to be put on the pending stack by the push that was told `First`.
-//! - I3: a slab in `Empty` that has all objects free, seen under the lock, is touched by nobody: nobody owns an object of
-//!   it, and by I2 no push is between its exchange and the pending stack. It may go home.
+//! - I1: every slab of the cache is in exactly one list, which its header names.
+//! - I2: a slab in a list of [`ListName::KNOWN`] has a free object and is not pending. One in
+//!   `Full` has none, or is pending, or is about to be put on the pending stack by the push that
+//!   returned `First`.
+//! - I3: a slab in `Empty` that has all objects free, seen under the lock, is touched by no code:
+//!   no caller owns an object of it, and by I2 no push is between its exchange and the pending
+//!   stack. It may be released.
 
 use core::ptr::NonNull;
 
@@ -32,21 +35,23 @@ const LISTS: usize = ListName::Nowhere as usize;
 pub(crate) struct SlabSet {
     lists: [SlabList; LISTS],
     colour: u16,
-    /// The fewest empty slabs since the last turn; the largest number if they are more.
+    /// The fewest empty slabs since the last aging pass; the largest number if they are more.
     fewest_empty: u16,
     /// The pages by which slabs are smaller than the best ones.
     missing_pages: u32,
-    /// Slabs sent home that have not been missed yet; the largest number if they are more.
+    /// Slabs released that have not been missed yet; the largest number if they are more.
     sent: u8,
-    /// Slabs that were missed: so many more empty ones stay.
+    /// Slabs that were released and fetched again soon after. Each one raises the limit on empty
+    /// slabs.
     missed: u16,
-    /// Whether objects were taken or given since the last turn.
+    /// Whether objects were taken or given since the last aging pass.
     was_used: bool,
     /// Slabs ever taken from the page source, modulo 2^32.
     grown: u32,
 }
 
-// SAFETY: the headers behind the lists belong to the cache, and are reached through them only under its lock.
+// SAFETY: the headers behind the lists belong to the cache, and are reached through them only under
+// its lock.
 unsafe impl Send for SlabSet {}
 
 impl SlabSet {
@@ -137,8 +142,9 @@ impl SlabSet {
         }
     }
 
-    /// Takes up to `wanted` objects from the fullest slabs and calls `put` with the place of each among them, and the object;
-    /// returns how many. What counts is the last call for each place. With `mark`, writes that into each object's link.
+    /// Takes up to `wanted` objects from the fullest slabs and calls `put` with the place of each
+    /// among them, and the object; returns how many. The last call for each place counts. With
+    /// `mark`, writes that into each object's link.
     pub(crate) fn take(
         &mut self,
         best: &Geometry,
@@ -150,12 +156,13 @@ impl SlabSet {
         self.was_used = true;
         for name in ListName::KNOWN {
             while let Some(header) = self.lists[name as usize].first() {
-                // SAFETY: I1: slabs in lists have not gone home.
+                // SAFETY: I1: slabs in lists have not been released.
                 let slab = unsafe { header.as_ref() };
                 let geometry = &slab.geometry(best);
                 // SAFETY: I1: the header lives.
                 let links = unsafe { SlabHeader::links(header, geometry) };
-                // SAFETY: an index that the word or a link holds is an object's, and `self` is reached under the lock.
+                // SAFETY: an index that the word or a link holds is an object's, and `self` is
+                // reached under the lock.
                 let next = |index| unsafe { links.read(index) };
                 let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
                     // SAFETY: the index of an object.
@@ -166,14 +173,15 @@ impl SlabSet {
                     for left in (0..chain.count).rev() {
                         // Before the mark, which takes the link's place.
                         let following = if left > 0 { next(index) } else { index };
-                        // SAFETY: just taken, so it is ours.
+                        // SAFETY: just taken, and therefore ours.
                         unsafe { links.set_mark(index, mark) };
                         index = following;
                     }
                 }
                 taken += popped.map_or(0, |chain| chain.count);
                 if popped.is_some_and(|chain| chain.is_last) {
-                    // SAFETY: it is in `name`. By I2 it now belongs in `Full`, even if it is pending already.
+                    // SAFETY: it is in `name`. By I2 it now belongs in `Full`, even if it is
+                    // pending already.
                     unsafe { self.relist(header, ListName::Full) };
                 } else {
                     // SAFETY: it is in `name`.
@@ -196,24 +204,26 @@ impl SlabSet {
         self.was_used = true;
         // SAFETY: clause 1: the chain has objects, which the caller gives up.
         let pushed = unsafe { chain.push() };
-        // SAFETY: clause 1: a slab of this set, which goes home under the lock alone.
+        // SAFETY: clause 1: a slab of this set, which is released only under the lock.
         let slab = unsafe { header.as_ref() };
         // SAFETY: which list a slab is in is read under the lock that `self` came through.
         let is_full = unsafe { slab.list() } == ListName::Full;
-        // `Full` and not first: another CPU's push was told `First`, and the slab comes by the pending stack.
+        // `Full` and not first: another CPU's push returned `First`, and the slab comes by the
+        // pending stack.
         if pushed == Pushed::First || !is_full {
-            // SAFETY: clause 1; told `First`, we bring it into sight ourselves instead of by the pending stack.
+            // SAFETY: clause 1; the push returned `First`, so this call sorts the slab instead of
+            // the pending stack.
             unsafe { self.sort(header, best) };
         }
     }
 
-    /// Returns how many empty slabs were taken from the page source again after they had been sent home: keeping them would
-    /// have been better.
+    /// Returns how many empty slabs were taken from the page source again after they had been
+    /// released: keeping them would have been better.
     pub(crate) fn missed(&self) -> usize {
         usize::from(self.missed)
     }
 
-    /// Notes that `slabs` slabs went home without anybody asking for pages.
+    /// Notes that `slabs` slabs were released without a request for pages.
     pub(crate) fn note_sent(&mut self, slabs: usize) {
         let slabs = u8::try_from(slabs).unwrap_or(u8::MAX);
         self.sent = self.sent.saturating_add(slabs);
@@ -224,7 +234,7 @@ impl SlabSet {
         (self.sent, self.missed) = (0, 0);
     }
 
-    /// Takes one slab that may go home out of the set, while more than `keep` are empty.
+    /// Takes one slab that may be released out of the set, while more than `keep` are empty.
     ///
     /// The caller owns the slab then; the objects are constructed.
     pub(crate) fn pop_empty(
@@ -237,7 +247,7 @@ impl SlabSet {
         }
         let header = self.lists[ListName::Empty as usize].pop()?;
         self.note_fewest();
-        // SAFETY: it was in a list until now, so it is live (I1).
+        // SAFETY: it was in a list until now, and therefore live (I1).
         let slab = unsafe { header.as_ref() };
         let capacity = slab.geometry(best).capacity();
         debug_assert_eq!(slab.word.load().free, capacity, "I3: all objects are free");
@@ -247,9 +257,9 @@ impl SlabSet {
         Some(header)
     }
 
-    /// Returns how many empty slabs nobody has needed since the last turn, and starts to count anew. `None` for a set that
-    /// objects were taken from or given to: it may be in the middle of something. Of one that was left alone half of what was
-    /// missed is forgotten.
+    /// Returns how many empty slabs were not needed since the last aging pass, and restarts the
+    /// count. `None` for a set that objects were taken from or given to: it may be in the middle of
+    /// something. Of one that was left alone half of what was missed is forgotten.
     pub(crate) fn age(&mut self) -> Option<usize> {
         let empty = self.empty_slabs_at_most();
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);
@@ -269,13 +279,14 @@ impl SlabSet {
         u16::try_from(self.empty_slabs()).unwrap_or(u16::MAX)
     }
 
-    /// Moves partial slabs to the lists that their fill says; frees without the lock leave that undone.
+    /// Moves partial slabs to the lists that their fill says; frees without the lock leave that
+    /// undone.
     pub(crate) fn sort_all(&mut self, best: &Geometry) {
         for name in ListName::KNOWN {
             let mut next = self.lists[name as usize].first();
             for _ in 0..self.lists[name as usize].count() {
                 let Some(header) = next else { break };
-                // SAFETY: I1: it is in the list, which nobody else changes meanwhile.
+                // SAFETY: I1: it is in the list, which no other code changes meanwhile.
                 let slab = unsafe { header.as_ref() };
                 // SAFETY: the list is walked under the lock that `self` came through.
                 next = NonNull::new(unsafe { slab.neighbours() }.next);

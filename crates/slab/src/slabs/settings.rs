@@ -1,4 +1,4 @@
-//! What a cache is told when it is built.
+//! The settings of a cache.
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -37,7 +37,8 @@ pub(crate) struct CacheSettings {
     /// Dates the histories.
     pub(crate) clock: Option<fn() -> u64>,
     pub(crate) trace: Option<&'static dyn Trace>,
-    /// Whether the objects serve the registry itself. Other caches cannot use pages that such slabs keep.
+    /// Whether the objects serve the registry itself. Other caches cannot use pages that such slabs
+    /// keep.
     pub(crate) is_internal: bool,
     /// Whether users free objects on demand.
     pub(crate) is_reclaimable: bool,

@@ -1,4 +1,5 @@
-//! Whole caches over an arena: two CPUs that miss, grow, are taken over; a cache that goes while others look at it.
+//! Whole caches over an arena: two CPUs that miss, grow, are taken over; a cache that goes while
+//! others look at it.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -113,10 +114,10 @@ impl<T> Sent<T> {
     }
 }
 
-/// A CPU frees until its magazines go through the depot, and allocates again, while another takes its slot over and
-/// empties magazines and depot: no object is lost or handed out twice.
-/// Mutations seen to fail: `put_away` emptying a magazine that the depot has taken ("each free object is linked once"); the
-/// take-over leaving the previous magazine behind (an object is still active).
+/// A CPU frees until its magazines go through the depot, and allocates again, while another takes
+/// its slot over and empties magazines and depot: no object is lost or handed out twice. Mutations
+/// seen to fail: `put_away` emptying a magazine that the depot has taken ("each free object is
+/// linked once"); the take-over leaving the previous magazine behind (an object is still active).
 #[test]
 fn depot_exchange_against_take_over() {
     long_model("slab: depot exchange against take-over", 100, 3, || {
@@ -135,8 +136,8 @@ fn depot_exchange_against_take_over() {
     });
 }
 
-/// Two CPUs find no slab and both grow: both slabs are in the set, and the objects are different ones.
-/// Mutation seen to fail: the fresh slab not added to the set.
+/// Two CPUs find no slab and both grow: both slabs are in the set, and the objects are different
+/// ones. Mutation seen to fail: the fresh slab not added to the set.
 #[test]
 fn two_cpus_grow_at_once() {
     long_model("slab: two grow at once", 100, 3, || {
@@ -158,10 +159,10 @@ fn two_cpus_grow_at_once() {
     });
 }
 
-/// A CPU's trip to the slabs makes new magazines larger while another one frees into, exchanges and puts away those of the
-/// old capacity: every magazine keeps its own, and goes back to where it came from.
-/// Mutation seen to fail: `new_magazine` asking for the class once for the memory and again for the header (the magazine is freed
-/// to a cache that it is not of).
+/// A CPU's trip to the slabs makes new magazines larger while another one frees into, exchanges and
+/// puts away those of the old capacity: every magazine keeps its own, and goes back to where it
+/// came from. Mutation seen to fail: `new_magazine` asking for the class once for the memory and
+/// again for the header (the magazine is freed to a cache that it is not of).
 #[test]
 fn the_capacity_changes_while_old_magazines_are_about() {
     long_model("slab: the capacity changes", 20, 3, || {
@@ -180,8 +181,8 @@ fn the_capacity_changes_while_old_magazines_are_about() {
     });
 }
 
-/// A cache is destroyed while another CPU walks all caches to shrink them.
-/// Mutation seen to fail: `close` without waiting for visits (an object that the shrinker has in hand counts as in use).
+/// A cache is destroyed while another CPU walks all caches to shrink them. Mutation seen to fail:
+/// `close` without waiting for visits (an object that the shrinker has in hand counts as in use).
 #[test]
 fn destroy_against_a_visitor() {
     long_model("slab: destroy against a visitor", 100, 3, || {
@@ -196,9 +197,10 @@ fn destroy_against_a_visitor() {
     });
 }
 
-/// A shrinker that only tries locks brings objects of a full slab home, from another CPU's magazine, while that CPU frees
-/// the last one under the lock: the slab goes home, once.
-/// Mutation seen to fail: the free without the lock not putting the slab on the pending stack (it never goes home).
+/// A shrinker that only tries locks brings objects of a full slab home, from another CPU's
+/// magazine, while that CPU frees the last one under the lock: the slab goes home, once. Mutation
+/// seen to fail: the free without the lock not putting the slab on the pending stack (it never goes
+/// home).
 #[test]
 fn last_frees_with_and_without_the_lock() {
     long_model("slab: last frees with and without the lock", 10, 3, || {

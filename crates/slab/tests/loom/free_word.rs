@@ -10,7 +10,8 @@ use testkit::model;
 
 const OBJECTS: usize = 2;
 
-/// A slab as far as the protocol goes: word, links, content of the objects, link on the pending stack.
+/// A slab as far as the protocol goes: word, links, content of the objects, link on the pending
+/// stack.
 struct Slab {
     word: FreeWord,
     links: [UnsafeCell<usize>; OBJECTS],
@@ -97,9 +98,9 @@ fn a_full_slab_becomes_known_exactly_once() {
     });
 }
 
-/// Frees against refills: no object is handed out twice, none is lost, and the slab is known whenever it has some.
-/// Mutations seen to fail: the push's Release made Relaxed ("causality violation"); `pop` keeping `known` when it
-/// takes the last object (the slab is lost).
+/// Frees against refills: no object is handed out twice, none is lost, and the slab is known
+/// whenever it has some. Mutations seen to fail: the push's Release made Relaxed ("causality
+/// violation"); `pop` keeping `known` when it takes the last object (the slab is lost).
 #[test]
 fn frees_against_refill() {
     model("slab: free, free, refill", 20, || {
@@ -118,8 +119,8 @@ fn frees_against_refill() {
     });
 }
 
-/// A refill takes all it can in one exchange while another CPU frees: the chain is whole, and no object is lost.
-/// Mutation seen to fail: the pop's loads made Relaxed ("causality violation").
+/// A refill takes all it can in one exchange while another CPU frees: the chain is whole, and no
+/// object is lost. Mutation seen to fail: the pop's loads made Relaxed ("causality violation").
 #[test]
 fn a_chain_is_taken_against_a_free() {
     model("slab: chain against free", 10, || {
@@ -154,8 +155,9 @@ fn a_chain_is_taken_against_a_free() {
     });
 }
 
-/// The slab goes home when all is free and it was taken from the pending stack; nobody touches it afterwards.
-/// Mutation seen to fail: going home without having taken it from the pending stack ("concurrent" accesses).
+/// The slab goes home when all is free and it was taken from the pending stack; nobody touches it
+/// afterwards. Mutation seen to fail: going home without having taken it from the pending stack
+/// ("concurrent" accesses).
 #[test]
 fn going_home_is_after_the_last_pusher() {
     model("slab: going home against late push", 10, || {

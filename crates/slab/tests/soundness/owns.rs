@@ -11,8 +11,8 @@ use slab::{Debugging, Registry};
 
 use crate::source::{Told, with_arena};
 
-/// The answer comes from records that are still there: a look at the record that the page map named before the slab went would
-/// say that the object is this cache's.
+/// The answer comes from records that are still there: a look at the record that the page map named
+/// before the slab went would say that the object is this cache's.
 #[test]
 fn a_slab_that_goes_during_the_question_is_not_looked_at() {
     with_arena(|arena| {
