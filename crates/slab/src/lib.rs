@@ -1,42 +1,47 @@
-//! Object caches: objects of one layout, kept in constructed state, from slabs that they take and
-//! give back by themselves.
-//!
-//! # Theory
-//! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut: how
-//! many pages are best for a size, how many objects they hold, and by how many **colours** the
-//! first object of successive slabs can be shifted, so that objects at the same place of different
-//! slabs do not compete for the same sets of the CPU's caches (Bonwick 1994, section 4). It is
-//! `const fn`, so the slab of a known type is known at compile time.
-//!
-//! A [`Cache`] has the slabs of one kind. Each CPU keeps free objects of it in **magazines**, which
-//! it fills and empties without an atomic read-modify-write; CPUs exchange whole magazines at the
-//! **depot** (Bonwick and Adams 2001). Only what these do not have comes from the slabs, and only
-//! what the slabs do not have from the page source, any [`PageSource`](page_frame::PageSource) with
-//! a page map.
-//!
-//! Objects of a slab are freed from every CPU. The **free word** is the one atomic word per slab
-//! through which that goes without a lock, and which decides exactly once who brings a slab back
-//! into sight and when its pages may be released.
-//!
-//! The caches of a system are a [`Registry`]: when memory is short it asks the idle ones first.
-//! What a cache looks for in its users' mistakes is a type: [`Off`], [`Hardened`], [`Debugging`],
-//! or one of your own ([`Hardening`]). Rust types have [`ObjectCache`], C code [`linux`], and
-//! machines with several memory nodes [`NumaCache`].
+//! Object caches: objects of one size and in constructed state, from any source of pages, without a
+//! heap.
 //!
 //! ```
 //! use core::{alloc::Layout, mem::MaybeUninit};
 //! use page_frame::{Arena, SingleCpu};
+//!
 //! let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
 //! let arena = Arena::new(&mut memory)?;
 //! let registry = slab::Registry::new(&arena, SingleCpu::new())?;
 //! let messages = registry.cache("message", Layout::new::<[u64; 80]>()).build()?;
-//! // A page holds 6 objects of 640 bytes, and can shift them by 0, 64, 128 or 192 bytes.
-//! assert_eq!((messages.geometry().capacity(), messages.geometry().colours()), (6, 4));
 //! let message = messages.allocate()?;
 //! // SAFETY: allocated above, and not used any more.
 //! unsafe { messages.free(message) };
+//! # // A page holds 6 objects of 640 bytes, and can shift them by 0, 64, 128 or 192 bytes.
+//! # assert_eq!((messages.geometry().capacity(), messages.geometry().colours()), (6, 4));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! | to have | use |
+//! |---|---|
+//! | the caches of a system, their statistics, and memory back when it is short | [`Registry`] |
+//! | objects of any layout | [`Registry::cache`], [`Cache`] |
+//! | values of a Rust type, reset and reused | [`Registry::objects`], [`ObjectCache`] |
+//! | objects when memory has run out | [`Cache::mempool`], [`Cache::prefill`] |
+//! | a cache on each memory node | [`NumaCache`] |
+//! | mistakes found: double frees, overflows, writes after a free | [`Hardened`], [`Debugging`], [`Hardening`] |
+//! | the kernel's function names | [`linux`] |
+//! | events, leaked objects | [`Trace`], [`Cache::for_each_live`] |
+//!
+//! # Theory
+//! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut, as
+//! `const fn`: how many pages are best for a size, how many objects they hold, and the **colours**.
+//! Colours shift the first object of successive slabs, so that objects at the same place of
+//! different slabs do not compete for the same sets of the CPU's caches (Bonwick 1994, section 4).
+//!
+//! A [`Cache`] owns the slabs of one kind of object. Each CPU keeps free objects in **magazines**,
+//! which it fills and empties without an atomic read-modify-write. CPUs exchange whole magazines at
+//! the **depot** (Bonwick and Adams 2001). An allocation that finds no magazine takes objects from
+//! the slabs, and slabs come from a [`PageSource`](page_frame::PageSource) with a page map.
+//!
+//! Every CPU may free objects of every slab. One atomic word per slab, the **free word**, takes
+//! such frees without a lock. It decides exactly once which CPU makes a full slab known again, and
+//! when its pages may be released.
 #![no_std]
 
 mod cache;
@@ -51,12 +56,14 @@ mod registry;
 mod slabs;
 mod system;
 
-pub use cache::builder::{BuildError, CacheBuilder};
+pub use cache::build_error::BuildError;
+pub use cache::builder::CacheBuilder;
 pub use cache::handle::{Busy, Cache};
 
 pub use cache::mempool::{Mempool, Prefilled};
 pub use cache::numa::{NumaCache, NumaNodes};
-pub use cache::typed::{ObjectCache, Pooled, Reset};
+pub use cache::pooled::{Pooled, Reset};
+pub use cache::typed::ObjectCache;
 pub use cache_name::CacheName;
 pub use debug::leaks::LiveObject;
 pub use debug::trace::{Event, Trace};

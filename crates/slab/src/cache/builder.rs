@@ -6,24 +6,19 @@ use core::marker::PhantomData;
 
 use page_frame::{Order, OutOfMemory, Tag};
 
+use crate::cache::build_error::BuildError;
 use crate::cache::handle::Cache;
 use crate::cache_name::CacheName;
 use crate::debug::trace::Trace;
 use crate::hardening::padding::Padding;
-use crate::hardening::presets::Hardening;
-use crate::hardening::presets::Off;
+use crate::hardening::presets::{Hardening, Off};
 use crate::patience::Reclaim;
-use crate::percpu::sizing::MagazineSizing;
-use crate::percpu::sizing::USUAL_BYTES;
-use crate::percpu::sizing::usual_class;
+use crate::percpu::sizing::{MagazineSizing, USUAL_BYTES, usual_class};
 use crate::reclaim::aging::age_if_due;
 use crate::registry::handle::Registry;
 use crate::registry::inner::RegistryInner;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::geometry::GeometryError;
-use crate::slabs::geometry::MOST_OUTSIDE;
-use crate::slabs::settings::CacheSettings;
-use crate::slabs::settings::ObjectHook;
+use crate::slabs::geometry::{Geometry, GeometryError, MOST_OUTSIDE};
+use crate::slabs::settings::{CacheSettings, ObjectHook};
 use crate::system::System;
 
 /// A cache that is being described.
@@ -61,49 +56,6 @@ impl<S: System, K: Hardening> fmt::Debug for CacheBuilder<'_, S, K> {
             .finish_non_exhaustive()
     }
 }
-
-/// Why there is no such cache.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BuildError {
-    /// There is no slab for such objects.
-    Geometry(GeometryError),
-    /// Not one object fits into the largest slab that was allowed.
-    OrderTooSmall {
-        /// The order that one object needs.
-        needed: Order,
-        /// The order that was allowed.
-        allowed: Order,
-    },
-    /// There was no memory for the cache; or it was to be built in an interrupt that came upon the
-    /// registry's lock.
-    OutOfMemory,
-}
-
-impl BuildError {
-    /// Says what is wrong with a size and an alignment that make no layout.
-    pub(crate) fn bad_layout(size: usize, alignment: usize) -> Self {
-        Self::Geometry(if alignment.is_power_of_two() {
-            GeometryError::TooLarge { size, alignment }
-        } else {
-            GeometryError::NotPowerOfTwo { alignment }
-        })
-    }
-}
-
-impl fmt::Display for BuildError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::Geometry(error) => error.fmt(f),
-            Self::OrderTooSmall { needed, allowed } => {
-                let (needed, allowed) = (needed.get(), allowed.get());
-                write!(f, "an object needs a slab of order {needed}, order {allowed} is allowed")
-            }
-            Self::OutOfMemory => OutOfMemory.fmt(f),
-        }
-    }
-}
-
-impl core::error::Error for BuildError {}
 
 impl<S: System> Registry<S> {
     /// Begins a cache of objects of `layout`, called `name`.

@@ -6,8 +6,7 @@
 use core::ptr::NonNull;
 
 use crate::cache::handle::Cache;
-use crate::hardening::presets::Hardening;
-use crate::hardening::presets::is_any_on;
+use crate::hardening::presets::{Hardening, is_any_on};
 use crate::system::System;
 
 impl<S: System, K: Hardening> Cache<S, K> {

@@ -1,4 +1,4 @@
-//! The cache as its user sees it: a handle to a cache.
+//! The cache as its user sees it: a handle.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -10,27 +10,22 @@ use page_frame::OutOfMemory;
 use crate::cache::destroy::EndOfHandle;
 use crate::cache::inner::CacheInner;
 use crate::cache_name::CacheName;
-use crate::debug::leaks::LiveObject;
-use crate::debug::leaks::for_each_live;
+use crate::debug::leaks::{LiveObject, for_each_live};
 use crate::debug::validate::validate;
 use crate::hardening::checks::ObjectChecks;
-use crate::hardening::presets::Hardening;
-use crate::hardening::presets::Off;
-use crate::hardening::presets::is_any_on;
+use crate::hardening::presets::{Hardening, Off, is_any_on};
 use crate::patience::Patience;
-use crate::percpu::slot::PerCpuHandle;
-use crate::percpu::slot::Push;
+use crate::percpu::slot::{PerCpuHandle, Push};
 use crate::reclaim::aging::age_if_due;
 use crate::registry::handle::Registry;
 use crate::registry::inner::RegistryInner;
-use crate::registry::stats::CacheStats;
-use crate::registry::stats::SlabView;
-use crate::registry::stats::for_each_slab;
+use crate::registry::stats::{CacheStats, SlabView, for_each_slab};
 use crate::slabs::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
-/// Objects of one size, in constructed state, from slabs that it takes and gives back by itself.
+/// Objects of one size, in constructed state, from slabs that the cache takes and releases by
+/// itself.
 ///
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are
 /// lost to the page source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a

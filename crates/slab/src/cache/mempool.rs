@@ -12,8 +12,7 @@ use page_frame::{IrqLock, OutOfMemory};
 
 use crate::cache::handle::Cache;
 use crate::cache::inner::CacheInner;
-use crate::hardening::presets::Hardening;
-use crate::hardening::presets::Off;
+use crate::hardening::presets::{Hardening, Off};
 use crate::patience::Patience;
 use crate::percpu::magazine::Chain;
 use crate::reclaim::aging::age_if_due;

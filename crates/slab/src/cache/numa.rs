@@ -19,10 +19,9 @@ use core::ptr::NonNull;
 
 use page_frame::OutOfMemory;
 
-use crate::cache::builder::BuildError;
+use crate::cache::build_error::BuildError;
 use crate::cache::handle::Cache;
-use crate::hardening::presets::Hardening;
-use crate::hardening::presets::Off;
+use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
 use crate::system::System;
 

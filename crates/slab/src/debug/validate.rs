@@ -10,8 +10,7 @@ use page_frame::{PAGE_SIZE, PageMap};
 use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
-use crate::slabs::header::ListName;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::header::{ListName, SlabHeader};
 use crate::slabs::set::SlabSet;
 use crate::system::System;
 

@@ -11,16 +11,12 @@ use core::ptr::NonNull;
 
 use page_frame::{Fault, FaultKind};
 
-use crate::hardening::canary;
-use crate::hardening::history;
-use crate::hardening::poison;
 use crate::hardening::presets::Hardening;
-use crate::hardening::red_zone;
+use crate::hardening::{canary, history, poison, red_zone};
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::slabs::header::SlabHeader;
-use crate::slabs::links::MARK_ALLOCATED;
-use crate::slabs::links::MARK_CACHED;
+use crate::slabs::links::{MARK_ALLOCATED, MARK_CACHED};
 use crate::system::System;
 
 /// The checks of one cache.

@@ -13,9 +13,7 @@
 //! objects go and come back again and again has them all at the depot soon, and one that only grows
 //! has next to nothing there.
 
-use crate::percpu::magazine::CAPACITIES;
-use crate::percpu::magazine::Chain;
-use crate::percpu::magazine::Magazine;
+use crate::percpu::magazine::{CAPACITIES, Chain, Magazine};
 
 /// Bytes of free objects in full magazines that find room in any case. Measured: pages held at the
 /// peak of a recorded build were 1.0994 times the live ones with 256 KiB of objects of up to 512

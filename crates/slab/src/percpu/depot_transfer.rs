@@ -8,10 +8,8 @@ use crate::debug::trace::Event;
 use crate::patience::Patience;
 use crate::percpu::PerCpuCache;
 use crate::percpu::depot::Depot;
-use crate::percpu::magazine::Chain;
-use crate::percpu::magazine::Magazine;
-use crate::percpu::slab_transfer::Backing;
-use crate::percpu::slab_transfer::DrainGuard;
+use crate::percpu::magazine::{Chain, Magazine};
+use crate::percpu::slab_transfer::{Backing, DrainGuard};
 use crate::percpu::slot::CpuSlot;
 use crate::system::System;
 

@@ -25,8 +25,7 @@ use page_frame::{Cpu, IrqLock};
 
 use crate::percpu::depot::Depot;
 use crate::percpu::magazine::Magazine;
-use crate::percpu::slot::CacheSlots;
-use crate::percpu::slot::Push;
+use crate::percpu::slot::{CacheSlots, Push};
 
 /// The slots of all CPUs, and the depot.
 #[derive(Debug)]

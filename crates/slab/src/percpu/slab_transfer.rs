@@ -15,10 +15,8 @@ use core::ptr::NonNull;
 use page_frame::OutOfMemory;
 
 use crate::hardening::presets::Hardening;
-use crate::patience::Patience;
-use crate::patience::Reclaim;
-use crate::percpu::magazine::Chain;
-use crate::percpu::magazine::Magazine;
+use crate::patience::{Patience, Reclaim};
+use crate::percpu::magazine::{Chain, Magazine};
 use crate::percpu::sizing::MagazineSizing;
 use crate::registry::shared::Shared;
 use crate::slabs::Slabs;

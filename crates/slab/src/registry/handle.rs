@@ -14,11 +14,7 @@ use crate::percpu::slot::PerCpuHandle;
 use crate::reclaim::pressure;
 use crate::registry::frozen::FrozenSlots;
 use crate::registry::inner::RegistryInner;
-use crate::registry::stats::CacheStats;
-use crate::registry::stats::SLABINFO_HEADER;
-use crate::registry::stats::SlabView;
-use crate::registry::stats::Totals;
-use crate::registry::stats::for_each_slab;
+use crate::registry::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals, for_each_slab};
 use crate::system::System;
 
 /// The caches of a system.

@@ -9,14 +9,12 @@ use core::ptr::NonNull;
 
 use page_frame::{IrqLock, Order, OutOfMemory, PageBlock, PageSource, PerCpuSlot};
 
-use crate::percpu::magazine::CAPACITIES;
-use crate::percpu::magazine::Magazine;
+use crate::percpu::magazine::{CAPACITIES, Magazine};
 use crate::percpu::slot::CpuSlot;
 use crate::percpu::slot_arena::SlotArena;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::geometry::HEADER;
+use crate::slabs::geometry::{Geometry, HEADER};
 use crate::slabs::lifecycle::SlabSource;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;

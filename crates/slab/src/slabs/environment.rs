@@ -2,8 +2,7 @@
 
 use page_frame::{Fault, FaultHook, IrqLockToken, PageMap, Tag, TagRange};
 
-use crate::percpu::slot::CacheSlots;
-use crate::percpu::slot::CpuSlot;
+use crate::percpu::slot::{CacheSlots, CpuSlot};
 use crate::reclaim::clock::AgingClock;
 use crate::system::System;
 

@@ -54,7 +54,7 @@ pub struct Popped {
     /// The object's index.
     pub index: usize,
     /// Whether no object is left: the slab is unknown from now on, and its caller takes it out of
-    /// its list. Looking at the word afterwards would not trace: a push may have made the slab
+    /// its list. Looking at the word afterwards would not tell: a push may have made the slab
     /// known again, and pending.
     pub is_last: bool,
 }

@@ -19,10 +19,8 @@ use page_frame::Order;
 use page_frame::sync::{Linked, UnsafeCell};
 
 use crate::slabs::free_word::FreeWord;
-use crate::slabs::geometry::Geometry;
-use crate::slabs::geometry::HEADER;
-use crate::slabs::links::LINKS_WITHIN;
-use crate::slabs::links::Links;
+use crate::slabs::geometry::{Geometry, HEADER};
+use crate::slabs::links::{LINKS_WITHIN, Links};
 
 /// In which list of the slab set a slab is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

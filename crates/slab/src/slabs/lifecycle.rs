@@ -17,15 +17,10 @@ use core::ptr::NonNull;
 use page_frame::{OutOfMemory, PageBlock, PageMap, PageSource};
 
 use crate::debug::trace::Event;
-use crate::hardening::presets::Hardening;
-use crate::hardening::presets::Off;
-use crate::patience::Patience;
-use crate::patience::Reclaim;
+use crate::hardening::presets::{Hardening, Off};
+use crate::patience::{Patience, Reclaim};
 use crate::slabs::Slabs;
-use crate::slabs::build::BlockGuard;
-use crate::slabs::build::prepare_objects;
-use crate::slabs::build::take_block;
-use crate::slabs::build::write_header;
+use crate::slabs::build::{BlockGuard, prepare_objects, take_block, write_header};
 use crate::slabs::chain::FreedChain;
 use crate::slabs::environment::Environment;
 use crate::slabs::geometry::Geometry;

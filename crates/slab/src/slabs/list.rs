@@ -7,8 +7,7 @@
 
 use core::ptr::NonNull;
 
-use crate::slabs::header::Neighbours;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::header::{Neighbours, SlabHeader};
 
 /// A list of slabs.
 #[derive(Debug)]

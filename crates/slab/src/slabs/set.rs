@@ -24,8 +24,7 @@ use page_frame::sync::TakeAll;
 use crate::slabs::chain::FreedChain;
 use crate::slabs::free_word::Pushed;
 use crate::slabs::geometry::Geometry;
-use crate::slabs::header::ListName;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::header::{ListName, SlabHeader};
 use crate::slabs::list::SlabList;
 
 const LISTS: usize = ListName::Nowhere as usize;

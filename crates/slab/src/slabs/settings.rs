@@ -6,8 +6,7 @@ use core::ptr::NonNull;
 use page_frame::Tag;
 
 use crate::cache_name::CacheName;
-use crate::debug::trace::Event;
-use crate::debug::trace::Trace;
+use crate::debug::trace::{Event, Trace};
 use crate::hardening::padding::Padding;
 use crate::slabs::geometry::Geometry;
 
