@@ -200,7 +200,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     }
 }
 
-/// Somebody who sets up. Dropping it says that nobody does, when `setup` fails or panics.
+/// Somebody who sets up. Dropping it resets the state, when `setup` fails or panics.
 struct Starting<'g>(&'g AtomicU8);
 
 impl Drop for Starting<'_> {

@@ -314,7 +314,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// shows. O(1), no lock.
     ///
     /// Reads tags and words of the page map, and no memory that `start` leads to, so any address
-    /// may be asked for. What is said of one that is freed meanwhile is out of date.
+    /// may be asked for. The answer for memory that is freed meanwhile is out of date.
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
         self.usable_size_in(self.class_at(start), start)
     }

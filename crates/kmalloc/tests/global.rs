@@ -19,10 +19,10 @@ static HEAP: Global<(Pages, Threads)> = Global::new(|| {
     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).map_err(|_| OutOfMemory)?;
     let metadata = Mapped::reserve(layout.size()).map_err(|_| OutOfMemory)?;
     let map = frames.direct_map();
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
     // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
     std::mem::forget((frames, metadata));
     Ok(Kmalloc::new(Registry::new(buddy.map_err(|_| OutOfMemory)?, Threads)?))

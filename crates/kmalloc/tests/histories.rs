@@ -1,6 +1,6 @@
 //! Random histories of allocations of any size and alignment, freed in every way and resized, on
-//! several CPUs, against a list of what is live; with all invariants checked on the way and all
-//! pages home in the end.
+//! several CPUs, against a list of the live objects; with all invariants checked on the way and all
+//! pages returned in the end.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -28,7 +28,7 @@ struct Live {
 
 impl Live {
     fn fill(&self) {
-        // SAFETY: ours, of so many bytes.
+        // SAFETY: ours, of that many bytes.
         unsafe { Pattern(self.number).fill(self.start, self.layout.size()) };
     }
 
@@ -136,10 +136,10 @@ fn over_a_buddy(test: impl Fn(&Buddy<'static, DirectMap, SingleCpu>)) {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
     // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = buddy.expect("good frames");
     let free = buddy.free_counts();

@@ -1,5 +1,5 @@
 //! Every way to allocate, free and resize, over an arena and over a buddy: edges, faults, and all
-//! pages home in the end.
+//! pages returned in the end.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -17,7 +17,7 @@ fn layout(bytes: usize, alignment: usize) -> Layout {
     Layout::from_size_align(bytes, alignment).expect("a layout")
 }
 
-/// Runs `test` over an arena, and afterwards all pages are home.
+/// Runs `test` over an arena, and afterwards the source has all pages.
 fn over_an_arena(test: impl FnOnce(&Kmalloc<(&Counted<Arena<'_>>, SingleCpu)>)) {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Counted::new(Arena::new(&mut memory).expect("large enough"));
@@ -27,7 +27,7 @@ fn over_an_arena(test: impl FnOnce(&Kmalloc<(&Counted<Arena<'_>>, SingleCpu)>)) 
     kmalloc.shrink_all();
     assert_eq!(kmalloc.large_pages(), 0);
     drop(kmalloc);
-    assert_eq!(arena.held_pages(), 0, "all pages are home");
+    assert_eq!(arena.held_pages(), 0, "all pages are returned");
 }
 
 #[test]
@@ -130,9 +130,9 @@ fn zeroed_memory_is_zero_even_where_others_wrote_before() {
                     // SAFETY: zeroed by the allocator.
                     assert_eq!(unsafe { byte.read() }, 0);
                 }
-                // SAFETY: so many bytes, just allocated.
+                // SAFETY: that many bytes, just allocated.
                 unsafe { start.write_bytes(0xff, bytes) };
-                // SAFETY: the bytes just overwritten, which nobody else has.
+                // SAFETY: the bytes just overwritten, which no other code has.
                 unsafe { kmalloc.free(start) };
             }
         }
@@ -169,7 +169,7 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
     over_an_arena(|kmalloc| {
         let start = kmalloc.kmalloc(65).expect("room");
         for bytes in [66, 80, 65] {
-            // SAFETY: from this allocator, given up for what comes back.
+            // SAFETY: from this allocator, replaced by the returned address.
             let same = unsafe { kmalloc.krealloc(Some(start), bytes) };
             assert_eq!(same, Ok(start), "80 is a class");
         }
@@ -181,11 +181,11 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
         }
         // SAFETY: ours still.
         assert!(unsafe { Pattern(9).is_in(start, 80) });
-        // SAFETY: still the one that nothing could enlarge.
+        // SAFETY: still valid, as nothing could enlarge it.
         unsafe { kmalloc.kfree(Some(start)) };
         // SAFETY: nothing to free.
         unsafe { kmalloc.kfree(None) };
-        // SAFETY: there is nothing yet.
+        // SAFETY: `None` is allowed.
         let fresh = unsafe { kmalloc.krealloc(None, 10) }.expect("room");
         assert_eq!(kmalloc.ksize(fresh), 16);
         // SAFETY: allocated without an old one.
@@ -254,10 +254,10 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
     // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = buddy.expect("good frames");
     let free = buddy.free_counts();
@@ -267,7 +267,7 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
         let start = kmalloc.allocate(five_pages).expect("room");
         assert_eq!(kmalloc.usable_size(start), Some(14 * PAGE_SIZE));
         assert_eq!(kmalloc.large_pages(), 14);
-        // SAFETY: five pages of ours, given up for what comes back.
+        // SAFETY: five pages of ours, replaced by the returned address.
         let grown = unsafe { kmalloc.reallocate(start, five_pages, 16 * PAGE_SIZE) };
         assert_eq!(grown, Ok(start), "the two pages behind the run are free");
         // SAFETY: sixteen pages after the growth.
@@ -327,10 +327,10 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
     // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = Counted::new(buddy.expect("good frames"));
     let kmalloc = Kmalloc::new(Registry::new(&buddy, SingleCpu::new()).expect("room"));
@@ -340,9 +340,9 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     let behind = kmalloc.allocate(page(9)).expect("room");
     let (mut moves, mut pages) = (0, 9);
     while pages < 48 {
-        // SAFETY: ours, of so many pages.
+        // SAFETY: ours, of that many pages.
         unsafe { Pattern(1).fill(start, pages * PAGE_SIZE) };
-        // SAFETY: allocated with this layout, given up for what comes back.
+        // SAFETY: allocated with this layout, replaced by the returned address.
         let grown = unsafe { kmalloc.reallocate(start, page(pages), (pages + 3) * PAGE_SIZE) };
         let grown = grown.expect("room");
         // SAFETY: the content was kept.
@@ -358,5 +358,5 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     unsafe { kmalloc.free(behind) };
     kmalloc.shrink_all();
     drop(kmalloc);
-    assert_eq!(buddy.held_pages(), 0, "all pages are home");
+    assert_eq!(buddy.held_pages(), 0, "all pages are returned");
 }

@@ -30,7 +30,7 @@ mod models {
         static NUMBER: Cell<Option<u32>> = Cell::new(None);
     }
 
-    // SAFETY: in each model a number is set by one thread alone.
+    // SAFETY: in each model only one thread sets a number.
     unsafe impl Cpu for Numbered {
         fn slots(&self) -> usize {
             2
@@ -71,7 +71,7 @@ mod models {
     // SAFETY: the provided methods, which make a run of a whole block.
     unsafe impl PageResize for Shared {}
 
-    /// Runs `test` over an arena; afterwards every page is home.
+    /// Runs `test` over an arena; afterwards the source has every page.
     fn with_arena(test: impl FnOnce(Shared)) {
         become_cpu(0);
         let mut memory = vec![MaybeUninit::<u8>::uninit(); PAGES * PAGE_SIZE];
@@ -81,7 +81,7 @@ mod models {
         let arena = Arc::new(arena);
         let pages = arena.free_pages();
         test(Shared(Arc::clone(&arena)));
-        assert_eq!(arena.free_pages(), pages, "every page is home");
+        assert_eq!(arena.free_pages(), pages, "the source has every page");
     }
 
     fn layout() -> Layout {

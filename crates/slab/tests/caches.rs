@@ -1,4 +1,4 @@
-//! Caches end to end over an arena: hits, growth, misuse, going home.
+//! Caches end to end over an arena: hits, growth, misuse, release.
 
 use std::alloc::Layout;
 use std::collections::HashSet;
@@ -56,7 +56,7 @@ fn objects_of_a_fresh_slab_come_by_ascending_address() {
 }
 
 #[test]
-fn objects_are_distinct_aligned_and_all_come_home() {
+fn objects_are_distinct_aligned_and_all_come_back() {
     with_registry(|arena, registry| {
         for (size, alignment) in [(1, 1), (20, 4), (64, 64), (640, 8), (1280, 256), (9000, 8)] {
             let cache = registry.cache("test", layout(size, alignment)).build().expect("fits");
@@ -136,7 +136,7 @@ fn destroying_a_busy_cache_is_refused_lists_what_is_in_use_and_keeps_it() {
     // The cache goes on: its next object comes from the same slab.
     let next = refused.cache.allocate().expect("room");
     assert_eq!(next.addr().get() / 4096 * 4096, slab);
-    // SAFETY: the refused cache is the one that it came from.
+    // SAFETY: `object` came from the refused cache.
     unsafe { refused.cache.free(next) };
     drop(refused);
     // SAFETY: ours still.

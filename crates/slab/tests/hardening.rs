@@ -64,7 +64,7 @@ fn kinds<K: Hardening>(plant: fn(&TestCache<'_, K>) -> NonNull<u8>) -> Vec<Fault
         let cache = registry.cache("planted", layout).hardening::<K>().build().expect("room");
         planted = plant(&cache).addr().get();
         cache.validate().expect("nothing else is lost");
-        // What is not isolated still goes round.
+        // Objects that are not isolated are still allocated.
         let objects: Vec<_> = (0..200).map(|_| cache.allocate().expect("room")).collect();
         let distinct: std::collections::BTreeSet<_> = objects.iter().collect();
         assert_eq!(distinct.len(), objects.len());
@@ -258,7 +258,7 @@ fn red_zones_see_writes_on_both_sides() {
 fn poison_sees_writes_after_the_free() {
     fn plant<K: Hardening>(cache: &TestCache<'_, K>) -> NonNull<u8> {
         let object = cache.allocate().expect("room");
-        // SAFETY: the last one in hand.
+        // SAFETY: the last one allocated.
         unsafe { cache.free(object) };
         write(cache, object, 17);
         object

@@ -3,7 +3,7 @@
 //!
 //! After each step every invariant of every cache is checked; each object carries content of its
 //! own, checked when it is freed; constructed state is checked when it is allocated. In the end
-//! every page is home.
+//! the source has every page.
 #![cfg(not(loom))]
 
 mod common;
@@ -23,7 +23,7 @@ const STEPS: usize = 3_000;
 const MOST_LIVE: usize = 700;
 const PAGES: usize = 2048;
 
-/// What the constructor leaves in the first word of each object.
+/// The constructor's value in the first word of each object.
 const CONSTRUCTED: u64 = 0x_c057_0c7e_d0b1_ec75;
 
 thread_local! {
@@ -113,7 +113,7 @@ fn history<P: PageSource + PageMap>(source: P, seed: u64) -> usize {
                 assert!(!constructed || unsafe { object.cast::<u64>().read() } == CONSTRUCTED);
                 let (start, bytes) = content(kind, object);
                 next += 1;
-                // SAFETY: just allocated, of so many bytes.
+                // SAFETY: just allocated, of that many bytes.
                 unsafe { Pattern(next).fill(start, bytes) };
                 live.push(Live { object, kind, number: next });
             }

@@ -45,7 +45,7 @@ unsafe impl Cpu for OneCpu {
 type Source = &'static Buddy<'static, DirectMap, OneCpu>;
 type Objects<K> = Cache<(Source, OneCpu), K>;
 
-/// What interrupts use: the cache that they come upon, and what they keep of it.
+/// The state that interrupts use: the cache that they interrupt, and the objects that they keep.
 struct World<K: Hardening> {
     cache: &'static Objects<K>,
     kept: [Cell<Option<NonNull<u8>>>; KEPT],
@@ -102,7 +102,7 @@ fn work<K: Hardening>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>)
     }
     let mut many = [NonNull::dangling(); 30];
     let had = cache.allocate_many(&mut many);
-    // SAFETY: so many were allocated just now.
+    // SAFETY: `had` objects were allocated above.
     unsafe { cache.free_many(&many[..had]) };
     cache.shrink_all();
     registry.shrink(1);

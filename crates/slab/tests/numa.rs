@@ -29,7 +29,7 @@ impl Machine<'_> {
     }
 }
 
-// SAFETY: clause 1: the arenas are apart, and each registry has the one of its number; clause 2:
+// SAFETY: clause 1: the arenas are apart, and each registry has the arena of its number; clause 2:
 // they never change.
 unsafe impl<'a> NumaNodes for Machine<'a> {
     type System = (&'a Arena<'a>, &'a SwitchedCpu);
@@ -53,7 +53,7 @@ unsafe impl<'a> NumaNodes for Machine<'a> {
 
 type Objects<'m, 'a> = NumaCache<&'m Machine<'a>, 4>;
 
-/// Runs `test` on three nodes; afterwards every page is home.
+/// Runs `test` on three nodes; afterwards the source has every page.
 fn with_nodes(test: impl FnOnce(&Machine<'_>)) {
     let mut memory: Vec<_> =
         (0..NODES).map(|_| vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE]).collect();
@@ -120,7 +120,7 @@ fn a_node_without_memory_is_helped_by_the_nearest_that_has_some() {
         seen.dedup();
         assert_eq!(seen, [0, 2, 1], "nearest first, and each to its end");
         assert!(cache.on(1).allocate().is_err());
-        // What comes back to a node is there for it again.
+        // A node can allocate again what was freed to it.
         for &object in objects.iter().filter(|object| machine.node_of(object.addr().get()) == 0) {
             // SAFETY: allocated above, freed once.
             unsafe { cache.free(object) };
@@ -185,7 +185,7 @@ fn play(machine: &Machine<'_>, seed: u64) {
         if random.below(100) < if step < 1500 { 60 } else { 40 } {
             let Ok(object) = cache.allocate() else { continue };
             let number = random.number();
-            // SAFETY: an object of so many bytes, ours.
+            // SAFETY: an object of that many bytes, ours.
             unsafe { Pattern(number).fill(object, size) };
             live.push((object, number));
         } else if !live.is_empty() {

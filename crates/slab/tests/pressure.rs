@@ -1,4 +1,5 @@
-//! What caches keep and what they give: working sets, shrinking in proportion, limits, callbacks.
+//! Empty slabs that caches keep and release: working sets, shrinking in proportion, limits,
+//! callbacks.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -109,14 +110,14 @@ fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() 
 }
 
 #[test]
-fn a_capped_cache_is_out_of_memory_at_its_cap_and_a_home_at_once_one_keeps_nothing() {
+fn a_capped_cache_is_out_of_memory_at_its_cap_and_one_that_releases_at_once_keeps_nothing() {
     with_registry(|registry| {
         let capped = registry.cache("capped", layout(1000)).most_pages(5).build().expect("room");
         let in_all = capped.geometry().capacity() * (5 >> capped.geometry().order().get());
         let mut objects: Vec<_> = std::iter::from_fn(|| capped.allocate().ok()).collect();
         assert_eq!(objects.len(), in_all);
         assert!(pages_of(&capped) <= 5);
-        // SAFETY: the one that makes room below the cap.
+        // SAFETY: its free makes room below the cap.
         unsafe { capped.free(objects.pop().expect("there are some")) };
         objects.push(capped.allocate().expect("one was freed"));
         give(&capped, objects);
@@ -142,7 +143,7 @@ fn what_is_kept_at_least_stays_under_pressure_and_goes_when_the_cache_does() {
     });
 }
 
-/// What a client keeps for later and can do without.
+/// Objects that a client caches and can free on demand.
 static CLIENT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 thread_local! {
@@ -162,7 +163,7 @@ fn free_what_the_client_keeps() {
 }
 
 #[test]
-fn clients_are_asked_last_and_what_they_free_goes_home() {
+fn clients_are_asked_last_and_what_they_free_is_released() {
     let memory = Box::leak(Box::new(vec![MaybeUninit::uninit(); 1 << 20]));
     let arena: &'static Arena<'static> = Box::leak(Box::new(Arena::new(memory).expect("enough")));
     let registry = Registry::new(arena, SingleCpu::new()).expect("room");
@@ -182,7 +183,7 @@ fn clients_are_asked_last_and_what_they_free_goes_home() {
     CLIENTS_CACHE.set(None);
     // SAFETY: the one handle.
     let cache = unsafe { Cache::<(Pages<'static>, SingleCpu)>::from_raw(raw) };
-    assert!(cache.stats().pages() <= 14, "at least ten went home");
+    assert!(cache.stats().pages() <= 14, "at least ten were released");
     cache.destroy().expect("nothing is in use");
 }
 
@@ -212,7 +213,7 @@ fn growing_calls_no_destructor_of_another_cache() {
     });
 }
 
-/// A page source so fragmented that it has blocks of order 0 alone.
+/// A page source so fragmented that it has only blocks of order 0.
 struct Fragmented<'a>(&'a Arena<'a>);
 
 // SAFETY: blocks are the arena's.

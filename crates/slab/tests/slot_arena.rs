@@ -12,7 +12,7 @@ use testkit::Random;
 const CPUS: usize = 5;
 const PAGES: usize = 2048;
 
-/// 16 columns, of which 15 are for caches.
+/// 16 rows, of which 15 are for caches.
 type Apart<'c> = SideBySide<&'c SwitchedCpu, 1024>;
 
 type TestCache<'a> = Cache<(&'a Arena<'a>, Apart<'a>)>;
@@ -27,7 +27,7 @@ struct Used<'a> {
 impl Used<'_> {
     fn allocate(&mut self, mark: u8) {
         let object = self.cache.allocate().expect("room");
-        // SAFETY: ours, of so many bytes.
+        // SAFETY: ours, of that many bytes.
         unsafe { object.write_bytes(mark, self.size) };
         self.objects.push((object, mark));
     }
@@ -56,9 +56,9 @@ fn magazines(registry: &Registry<(&Arena<'_>, Apart<'_>)>) -> usize {
     magazines
 }
 
-/// Caches come and go while all CPUs use them. Mutations seen to fail: `take` not emptying a column
-/// that was written; `put` giving no block away (pages that do not come home); `put` naming the
-/// block's first column.
+/// Caches come and go while all CPUs use them. Mutations seen to fail: `take` not emptying a row
+/// that was written; `put` giving no block away (pages that are not returned); `put` naming the
+/// block's first row.
 #[test]
 fn columns_are_taken_given_back_and_taken_again() {
     let mut memory = vec![MaybeUninit::new(0xa5_u8); PAGES * 4096];

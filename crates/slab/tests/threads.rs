@@ -31,7 +31,8 @@ fn free<P: PageSource + PageMap>(cache: &Cache<(P, Threads)>, Sent(object, numbe
     unsafe { cache.free(object) };
 }
 
-/// Two threads send each other half of what they allocate, while a third shrinks all the time.
+/// Two threads send each other half of the objects that they allocate, while a third shrinks all
+/// the time.
 fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
     let registry = Registry::new(&source, Threads).expect("room");
     let layout = Layout::from_size_align(BYTES, 8).expect("a layout");
@@ -48,7 +49,7 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
             if random.below(100) < 55 && live.len() < 500 {
                 let object = cache.allocate().expect("room");
                 let number = seed << 32 | round as u64;
-                // SAFETY: in this thread's hand, of so many bytes.
+                // SAFETY: in this thread's hand, of that many bytes.
                 unsafe { Pattern(number).fill(object, BYTES) };
                 let sent = Sent(object, number);
                 match random.one_in(2) {

@@ -1,4 +1,4 @@
-//! What an observer is told agrees with what is there.
+//! The events of a trace agree with the state of the cache.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -136,7 +136,7 @@ fn objects_that_come_back_again_and_again_stay_at_the_depot_and_go_under_pressur
     for _ in 0..5 {
         OUT.set(0);
         let objects: Vec<_> = (0..OBJECTS).map(|_| cache.allocate().expect("room")).collect();
-        // SAFETY: the ones of this round.
+        // SAFETY: objects of this round.
         objects.into_iter().for_each(|object| unsafe { cache.free(object) });
         outs.push(OUT.get());
     }

@@ -107,7 +107,7 @@ fn an_address_of_no_bytes_enters_no_cache() {
         let nothing = Layout::from_size_align(0, align).expect("a layout");
         let dangling = std::ptr::without_provenance_mut::<u8>(align);
         for _ in 0..100 {
-            // SAFETY: there is nothing at the address, and by its layout nothing is freed.
+            // SAFETY: no memory is at the address, and by its layout nothing is freed.
             unsafe { HEAP.dealloc(dangling, nothing) };
         }
     }

@@ -4,7 +4,7 @@ use core::fmt;
 
 use page_frame::{Order, OutOfMemory};
 
-use crate::slabs::geometry::{Geometry, GeometryError};
+use crate::slabs::geometry::GeometryError;
 
 /// Why there is no such cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -17,7 +17,6 @@ use crate::hardening::presets::{Hardening, Off, is_any_on};
 use crate::patience::Patience;
 use crate::percpu::slot::{PerCpuHandle, Push};
 use crate::reclaim::aging::age_if_due;
-use crate::registry::handle::Registry;
 use crate::registry::inner::RegistryInner;
 use crate::registry::stats::{CacheStats, SlabView, for_each_slab};
 use crate::slabs::geometry::Geometry;
@@ -30,15 +29,15 @@ use crate::system::System;
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are
 /// lost to the page source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a
 /// constructor, a destructor or a `reclaim` callback of the same cache, in a callback of the
-/// registry ([`Registry::stats`] and others), or in an interrupt: both would wait for what they
-/// came upon.
+/// registry ([`Registry::stats`](crate::Registry::stats) and others), or in an interrupt: both
+/// would wait for what they came upon.
 pub struct Cache<S: System, K: Hardening = Off> {
     inner: NonNull<CacheInner<S>>,
     checks: PhantomData<fn() -> K>,
 }
 
 // SAFETY: the cache is reached through shared references and is Sync when page source and CPUs are;
-// the last handle may drop them on any CPU, so they are Send.
+// the last handle may drop them on any CPU, and are therefore Send.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Send for Cache<S, K> {}
 // SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C
 // are.
@@ -92,11 +91,6 @@ impl<S: System, K: Hardening> Cache<S, K> {
         // SAFETY: the handle has a reference to the registry, and by I2 of the cache the pointer is
         // that of the registry.
         unsafe { registry.as_ref() }
-    }
-
-    /// Whether the cache is one of `registry`.
-    pub(crate) fn is_of(&self, registry: &Registry<S>) -> bool {
-        core::ptr::eq(self.registry(), registry.inner())
     }
 
     /// Whether an object of `other` is as good as one of this cache.

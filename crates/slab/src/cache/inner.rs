@@ -196,7 +196,7 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Pushes `place` to `magazine`, which is empty, and loads that into the caller's slot.
+    /// Pushes `place` to the empty `magazine`, and loads it into the caller's slot.
     #[inline]
     fn push_and_load(&self, place: NonNull<u8>, mut magazine: Magazine) {
         magazine.push(place);

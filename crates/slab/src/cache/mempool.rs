@@ -2,9 +2,9 @@
 //!
 //! # Concepts
 //! A [`Mempool`] keeps N objects back for the way out of a shortage (Linux's mempool; Molnar 2001):
-//! it allocates from the cache as long as that works, then from what it kept, and frees refill it
-//! first. A [`Prefilled`] is N allocations made in advance, for code that must not fail later
-//! (Linux's prefilled sheaves).
+//! it allocates from the cache as long as that works, then from the objects it keeps, and frees
+//! refill it first. A [`Prefilled`] is N allocations made in advance, for code that must not fail
+//! later (Linux's prefilled sheaves).
 
 use core::ptr::NonNull;
 
@@ -138,7 +138,7 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
                 let mut pool = token.lock(&self.pool).ok_or(OutOfMemory)?;
                 pool.as_mut().and_then(Pool::pop).ok_or(OutOfMemory)?
             };
-            // A spoilt object stays isolated; there may be others.
+            // A corrupted object stays isolated; there may be others.
             if let Some(object) = self.cache.checks().check_allocated::<K>(object) {
                 return Ok(object);
             }
@@ -192,7 +192,7 @@ impl<S: System, K: Hardening> Prefilled<'_, S, K> {
     pub fn allocate(&mut self) -> Option<NonNull<u8>> {
         loop {
             let object = self.pool.as_mut()?.pop()?;
-            // A spoilt object stays isolated, and is one fewer.
+            // A corrupted object stays isolated, and is one fewer.
             if let Some(object) = self.cache.checks().check_allocated::<K>(object) {
                 return Some(object);
             }

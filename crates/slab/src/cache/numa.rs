@@ -101,7 +101,8 @@ impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
         assert!((1..=MOST).contains(&registries.len()), "{} nodes of {MOST}", registries.len());
         for (node, registry) in registries.iter().enumerate() {
             let cache = build(registry)?;
-            assert!(cache.is_of(registry), "node {node} has a cache of another registry");
+            let is_own = core::ptr::eq(cache.registry(), registry.inner());
+            assert!(is_own, "node {node} has a cache of another registry");
             let is_alike = caches[0].as_ref().is_none_or(|first| first.is_like(&cache));
             assert!(is_alike, "node {node} has a cache of other objects than the first");
             caches[node] = Some(cache);
@@ -158,10 +159,10 @@ impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
-        let home = self.on(self.nodes.node_of(object.addr().get()));
+        let owner = self.on(self.nodes.node_of(object.addr().get()));
         // SAFETY: the caller's clauses; the node is the object's (nodes clause 1), so it came from
         // that node's cache.
-        unsafe { home.free(object) }
+        unsafe { owner.free(object) }
     }
 
     /// Gives back all pages that hold no object in use, on all nodes; returns how many. Waits for

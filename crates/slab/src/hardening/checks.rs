@@ -27,7 +27,7 @@ pub(crate) struct ObjectChecks<'c, S: System> {
 
 impl<S: System> ObjectChecks<'_, S> {
     /// Looks at an object that is about to go out and prepares it; returns the pointer for the
-    /// user, or `None` when the object is spoilt, after the fault hook has returned.
+    /// user, or `None` when the object is corrupted, after the fault hook has returned.
     #[track_caller]
     pub(crate) fn check_allocated<K: Hardening>(&self, place: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;

@@ -98,7 +98,7 @@ impl<C: Cpu> PerCpuCache<C> {
         held.disarm()
     }
 
-    /// Pops an object of `magazine`, which has one, and loads the rest into the caller's slot.
+    /// Pops an object of `magazine`, which is not empty. Loads the rest into the caller's slot.
     #[inline(always)]
     pub(crate) fn pop_and_load<S: System<Cpus = C>>(
         &self,

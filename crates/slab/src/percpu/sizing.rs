@@ -8,7 +8,7 @@
 //! section 3.4, look at the depot's lock alone; a cache that a single CPU fills never waits there.)
 //!
 //! A cache that is idle between two aging passes, or that has become small, gets smaller magazines
-//! again; one whose memory is wanted begins anew. Magazines of another capacity stay good, as each
+//! again; a cache that is shrunk starts again. Magazines of another capacity stay good, as each
 //! knows its own: they are exchanged when they come by empty.
 //!
 //! # Invariants

@@ -3,7 +3,7 @@
 //! # Concepts
 //! Cheapest first, and from those who will miss it least:
 //!
-//! 1. the surplus of every cache: what nobody has needed since the last [aging
+//! 1. the surplus of every cache: the part not needed since the last [aging
 //!    pass](crate::reclaim::aging), so idle caches give first, and busy ones keep their working
 //!    set;
 //! 2. empty slabs, each cache in proportion to those it has;

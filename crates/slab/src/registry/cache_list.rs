@@ -15,7 +15,7 @@
 //!
 //! # Concurrency
 //! One lock, taken through `PerCpu::lock_token`. The end of a visit is a Release that pairs with
-//! the Acquire of the one who waits in `close`.
+//! the Acquire of the wait in `close`.
 
 use core::ptr::NonNull;
 

@@ -26,7 +26,7 @@ pub struct Registry<S: System> {
 }
 
 // SAFETY: the registry is reached through shared references, and all that is in it is Sync when its
-// page source and its CPUs are; the last handle may drop them on any CPU, so they are Send.
+// page source and its CPUs are; the last handle may drop them on any CPU, and are therefore Send.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Send for Registry<S> {}
 // SAFETY: a shared handle gives no more than shared references to the registry.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Sync for Registry<S> {}

@@ -11,12 +11,12 @@
 //! ```
 //!
 //! A slab whose objects are all taken is unknown to the set: the only way back to it is through its
-//! objects. Whoever frees the first of them brings it back into sight.
+//! objects. The CPU that frees the first of them makes it known again.
 //!
 //! # Invariants
 //! - I1: `free` objects are reachable from `head` through the links, each once.
 //! - I2: a slab with free objects is known. The push that makes the first free one sets `known`,
-//!   and its caller alone, told so by [`Pushed::First`], puts the slab on the pending stack.
+//!   and its caller alone, which gets [`Pushed::First`], puts the slab on the pending stack.
 //! - I3: a slab is released only when its holder of the set lock sees all objects free **and** has
 //!   taken it from the pending stack. So no CPU is between a push and the pending stack when the
 //!   pages go.

@@ -18,7 +18,7 @@
 //! # Choice of the order
 //! The smallest order whose leftover is at most 1/20 of the slab and that holds enough objects; if
 //! there is none, 1/8, then 1/4, then 1/2 (the scheme of Linux's SLUB, which begins with 1/16;
-//! Bonwick 1994 has 1/8 alone); if there is none either, the smallest order that holds one object.
+//! Bonwick 1994 has 1/8 alone); otherwise the smallest order that holds one object.
 //! Enough are eight objects up to 512 bytes, four below a page, one from a page on: few objects
 //! make a slab that is seldom empty, many pages make one that is hard to get.
 //!

@@ -258,7 +258,7 @@ impl SlabSet {
 
     /// Returns how many empty slabs were not needed since the last aging pass, and restarts the
     /// count. `None` for a set that objects were taken from or given to: it may be in the middle of
-    /// something. Of one that was left alone half of what was missed is forgotten.
+    /// something. Halves the count of missed slabs of an idle set.
     pub(crate) fn age(&mut self) -> Option<usize> {
         let empty = self.empty_slabs_at_most();
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);

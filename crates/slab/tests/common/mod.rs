@@ -27,10 +27,10 @@ impl<C: Cpu> OurBuddy<C> {
         let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots()).expect("frames");
         let metadata = Mapped::reserve(layout.size()).expect("address space");
         let map = memory.direct_map();
-        // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long
+        // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long
         // as the allocator.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-        // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+        // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
         let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
         Self { buddy: buddy.expect("frames"), _memory: [memory, metadata] }
     }

@@ -20,7 +20,7 @@ loom::thread_local! {
     static NUMBER: std::cell::Cell<Option<u32>> = std::cell::Cell::new(None);
 }
 
-// SAFETY: in each model a number is set by one thread alone.
+// SAFETY: in each model only one thread sets a number.
 unsafe impl Cpu for Numbered {
     fn slots(&self) -> usize {
         2
@@ -82,7 +82,7 @@ fn with_cache(test: impl FnOnce(&Registry<(Shared, Machine)>, Cache<(Shared, Mac
     test(&registry, cache);
     registry.validate().expect("consistent");
     drop(registry);
-    assert_eq!(arena.free_pages(), pages, "every page is home");
+    assert_eq!(arena.free_pages(), pages, "the source has every page");
 }
 
 fn allocate<const N: usize>(cache: &Cache<(Shared, Machine)>) -> [NonNull<u8>; N] {
@@ -103,7 +103,7 @@ fn everything_is_back(cache: &Cache<(Shared, Machine)>) {
     assert_eq!(cache.stats().objects_active, 0);
 }
 
-/// What crosses to the other thread of a model.
+/// Data for the other thread of a model.
 struct Sent<T>(T);
 // SAFETY: pointers to objects that the receiving thread alone uses.
 unsafe impl<T> Send for Sent<T> {}
@@ -182,7 +182,7 @@ fn the_capacity_changes_while_old_magazines_are_about() {
 }
 
 /// A cache is destroyed while another CPU walks all caches to shrink them. Mutation seen to fail:
-/// `close` without waiting for visits (an object that the shrinker has in hand counts as in use).
+/// `close` without waiting for visits (an object that the shrinker holds counts as in use).
 #[test]
 fn destroy_against_a_visitor() {
     long_model("slab: destroy against a visitor", 100, 3, || {
@@ -197,8 +197,8 @@ fn destroy_against_a_visitor() {
     });
 }
 
-/// A shrinker that only tries locks brings objects of a full slab home, from another CPU's
-/// magazine, while that CPU frees the last one under the lock: the slab goes home, once. Mutation
+/// A shrinker that only tries locks returns objects to a full slab, from another CPU's
+/// magazine, while that CPU frees the last one under the lock: the slab is released once. Mutation
 /// seen to fail: the free without the lock not putting the slab on the pending stack (it never goes
 /// home).
 #[test]

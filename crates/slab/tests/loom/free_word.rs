@@ -35,7 +35,7 @@ struct World {
     stack: TakeAll<Slab>,
 }
 
-/// A full slab: every object taken, known to nobody.
+/// A full slab: every object taken, unknown to the set.
 fn full() -> Arc<World> {
     let slab = Slab {
         word: FreeWord::new(0, OBJECTS),
@@ -59,7 +59,7 @@ impl World {
             self.slab.links[index].with_mut(|link| unsafe { *link = next });
         };
         if self.slab.word.push(index, link) == Pushed::First {
-            // SAFETY: the slab outlives the stack, and `First` is told to one push alone.
+            // SAFETY: the slab outlives the stack, and `First` is returned to only one push.
             unsafe { self.stack.push(NonNull::from(&self.slab)) };
         }
     }
@@ -155,12 +155,12 @@ fn a_chain_is_taken_against_a_free() {
     });
 }
 
-/// The slab goes home when all is free and it was taken from the pending stack; nobody touches it
-/// afterwards. Mutation seen to fail: going home without having taken it from the pending stack
+/// The slab is released when all is free and it was taken from the pending stack; nobody touches it
+/// afterwards. Mutation seen to fail: a release without having taken it from the pending stack
 /// ("concurrent" accesses).
 #[test]
-fn going_home_is_after_the_last_pusher() {
-    model("slab: going home against late push", 10, || {
+fn release_comes_after_the_last_pusher() {
+    model("slab: release against late push", 10, || {
         let world = full();
         let theirs = Arc::clone(&world);
         let other = thread::spawn(move || theirs.free(0));
@@ -168,10 +168,10 @@ fn going_home_is_after_the_last_pusher() {
         // We hold the set lock from here on.
         let in_sight = world.take_pending() == 1;
         if in_sight && world.slab.word.load().free == OBJECTS {
-            // The pages go home: whatever still touched the slab would race with these writes.
+            // The pages are released: whatever still touched the slab would race with these writes.
             let wipe = |cell: &UnsafeCell<usize>| {
                 cell.with_mut(|link| {
-                    // SAFETY: nobody else is left; loom checks it.
+                    // SAFETY: no other code is left; loom checks it.
                     unsafe { *link = usize::MAX }
                 })
             };

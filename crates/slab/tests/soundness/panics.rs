@@ -15,7 +15,7 @@ use crate::source::with_arena;
 
 thread_local! {
     pub(crate) static ALIVE: Cell<isize> = const { Cell::new(0) };
-    /// How many constructors, destructors and events come before the one that panics.
+    /// How many constructors, destructors and events come before the panic.
     pub(crate) static UNTIL_CONSTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
     static UNTIL_DESTRUCTOR: Cell<usize> = const { Cell::new(usize::MAX) };
     static UNTIL_EVENT: Cell<usize> = const { Cell::new(usize::MAX) };
@@ -239,7 +239,7 @@ fn a_panic_in_an_observer_leaves_everything_consistent() {
             use_values(&values, 60);
             values.as_cache().shrink_all();
             registry.validate().expect("consistent");
-            // An object that the observer was told of may count as in use; what is not is gone.
+            // An object of a traced event may count as in use; all others are freed.
             let lost = values.destroy().map_or_else(|busy| busy.objects, |()| 0);
             assert!(lost <= 60, "event {at}: {lost} objects");
             ALIVE.set(0);
@@ -247,7 +247,7 @@ fn a_panic_in_an_observer_leaves_everything_consistent() {
     });
 }
 
-/// A turn of the working set runs observers. It ends when one panics, and the next one comes.
+/// An aging pass runs traces. It ends when one panics, and the next one comes.
 #[test]
 fn a_panic_in_a_turn_ends_the_turn() {
     static PANIC: AtomicBool = AtomicBool::new(false);
