@@ -379,10 +379,11 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         // SAFETY: `self.registry` is a handle, which has a reference.
         let made =
             unsafe { RegistryInner::make_cache(registry, settings, self.reclaim, sizing, reclaim) };
-        age_if_due(self.registry.inner());
         let cache = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: a fresh cache, whose one reference is the handle's, and so is one to the
         // registry.
-        Ok(unsafe { Cache::from_inner(cache) })
+        let cache = unsafe { Cache::from_inner(cache) };
+        age_if_due(self.registry.inner());
+        Ok(cache)
     }
 }

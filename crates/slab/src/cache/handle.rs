@@ -151,10 +151,18 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[inline(never)]
     fn allocate_place_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
         self.inner().allocate_from_depot().or_else(|miss| {
-            let place = self.inner().allocate_from_slabs::<K>(miss);
-            age_if_due(self.registry());
-            place
+            self.inner().allocate_from_slabs::<K>(miss).map(|place| self.age_holding(place))
         })
+    }
+
+    /// Runs an aging pass, if one is due, and frees `place` if that panics. Returns `place`.
+    fn age_holding(&self, place: NonNull<u8>) -> NonNull<u8> {
+        if self.registry().environment().aging.is_due() {
+            let held = self.inner().backing.guard(None, Some(place));
+            age_if_due(self.registry());
+            held.disarm();
+        }
+        place
     }
 
     /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim
@@ -166,8 +174,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[track_caller]
     pub fn try_allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
         loop {
-            let place = self.inner().try_allocate_place::<K>()?;
-            age_if_due(self.registry());
+            let place = self.age_holding(self.inner().try_allocate_place::<K>()?);
             if let Some(object) = self.checks().check_allocated::<K>(place) {
                 return Ok(object);
             }

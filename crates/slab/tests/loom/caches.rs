@@ -199,8 +199,8 @@ fn destroy_against_a_visitor() {
 
 /// A shrinker that only tries locks returns objects to a full slab, from another CPU's
 /// magazine, while that CPU frees the last one under the lock: the slab is released once. Mutation
-/// seen to fail: the free without the lock not putting the slab on the pending stack (it never goes
-/// home).
+/// seen to fail: the free without the lock not putting the slab on the pending stack (it is never
+/// released).
 #[test]
 fn last_frees_with_and_without_the_lock() {
     long_model("slab: last frees with and without the lock", 10, 3, || {
