@@ -4,17 +4,17 @@
 //! # Concepts
 //! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the
 //! machine wants them apart ([`Cpu::SPREAD`]), a **block** of slots has a part for each CPU
-//! instead, and in each part a line for each of many caches: a cache has a **slot_row** of it. So
+//! instead, and in each part a line for each of many caches: a cache has a **row** of it. So
 //! what one thread of a program uses of 70 caches lies on two pages.
 //!
-//! The first slot_row is the block's header. A block comes with the cache that finds no slot_row
+//! The first row is the block's header. A block comes with the cache that finds no row
 //! free, and goes with the last of its caches.
 //!
 //! # Invariants
-//! - I1: the bit of a slot_row is set in `taken` while a cache has it; that of the header always.
-//! - I2: the lines of a slot_row whose bit is clear in `written` are as the source gave them: zero,
+//! - I1: the bit of a row is set in `taken` while a cache has it; that of the header always.
+//! - I2: the lines of a row whose bit is clear in `written` are as the source gave them: zero,
 //!   if they are not written.
-//! - I3: a part has room for the header and one slot_row at least, the header fits in a line, and
+//! - I3: a part has room for the header and one row at least, the header fits in a line, and
 //!   lines are slots: asserted at compile time, whatever the machine says.
 //!
 //! # Concurrency
@@ -109,22 +109,22 @@ impl<C: Cpu> SlotArena<C> {
         self.count += 1;
     }
 
-    /// Takes a slot_row; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart,
+    /// Takes a row; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SPREAD`] apart,
     /// are nobody's and empty. `None` when a block has to be added first.
     pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<PerCpuSlot<CpuSlot>>> {
         let mut next = self.first;
         while let Some(mut header) = NonNull::new(next) {
             // SAFETY: a header that `add` wrote, and `self` is exclusively borrowed.
             let block = unsafe { header.as_mut() };
-            let slot_row = block.taken.trailing_ones() as usize;
-            if slot_row < Self::ROWS {
-                let bit = 1 << slot_row;
+            let row = block.taken.trailing_ones() as usize;
+            if row < Self::ROWS {
+                let bit = 1 << row;
                 block.taken |= bit;
                 let is_written = block.written & bit != 0;
                 block.written |= bit;
-                // SAFETY: I3 and the test above: line `slot_row` of the first CPU's part; the block
+                // SAFETY: I3 and the test above: line `row` of the first CPU's part; the block
                 // has such a part for each CPU.
-                let first = unsafe { header.byte_add(slot_row * LINE) }.cast();
+                let first = unsafe { header.byte_add(row * LINE) }.cast();
                 if is_written {
                     // SAFETY: I1: it was unused.
                     unsafe { Self::empty(first, cpus) };
@@ -136,7 +136,7 @@ impl<C: Cpu> SlotArena<C> {
         None
     }
 
-    /// Gives the slot_row that begins at `first` back; returns the start of a block that nobody
+    /// Gives the row that begins at `first` back; returns the start of a block that nobody
     /// needs any more.
     ///
     /// # Safety
@@ -147,18 +147,18 @@ impl<C: Cpu> SlotArena<C> {
         cpus: usize,
     ) -> Option<NonNull<u8>> {
         let bytes = Self::order(cpus).map_or(0, Order::bytes);
-        let slot_row = first.addr().get() % bytes / LINE;
+        let row = first.addr().get() % bytes / LINE;
         let mut place: *mut *mut Header = &raw mut self.first;
         loop {
             // SAFETY: the first pointer, or that of a header, and `self` is exclusively borrowed.
             let header = NonNull::new(unsafe { *place })?;
             // SAFETY: as in `take`.
             let block = unsafe { &mut *header.as_ptr() };
-            if header.addr().get() + slot_row * LINE != first.addr().get() {
+            if header.addr().get() + row * LINE != first.addr().get() {
                 place = &raw mut block.next;
                 continue;
             }
-            block.taken &= !(1 << slot_row);
+            block.taken &= !(1 << row);
             if block.taken != 1 {
                 return None;
             }
@@ -181,10 +181,10 @@ impl<C: Cpu> SlotArena<C> {
         Some(header.cast())
     }
 
-    /// Makes the slots of a slot_row empty.
+    /// Makes the slots of a row empty.
     ///
     /// # Safety
-    /// 1. The slot_row is nobody's.
+    /// 1. The row is nobody's.
     unsafe fn empty(first: NonNull<PerCpuSlot<CpuSlot>>, cpus: usize) {
         for cpu in 0..cpus {
             // SAFETY: clause 1: a line of it in the part of each CPU.

@@ -136,7 +136,7 @@ impl Slabs {
                     _ => self.empty_slabs_kept(&set),
                 };
                 self.pop_empty(&mut set, keep, usize::MAX, &mut surplus);
-                set.note_sent(surplus.count());
+                set.note_released(surplus.count());
             } else {
                 let free = |chain: &mut FreedChain| self.give_unlocked(chain);
                 fault = self.for_each_chain(&source.environment, objects, free);

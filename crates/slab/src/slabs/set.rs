@@ -39,7 +39,7 @@ pub(crate) struct SlabSet {
     /// The pages by which slabs are smaller than the best ones.
     missing_pages: u32,
     /// Slabs released that have not been missed yet; the largest number if they are more.
-    sent: u8,
+    released: u8,
     /// Slabs that were released and fetched again soon after. Each one raises the limit on empty
     /// slabs.
     missed: u16,
@@ -61,7 +61,7 @@ impl SlabSet {
             colour: 0,
             fewest_empty: 0,
             missing_pages: 0,
-            sent: 0,
+            released: 0,
             missed: 0,
             was_used: false,
             grown: 0,
@@ -122,8 +122,8 @@ impl SlabSet {
         // SAFETY: clause 1: live, and in no list.
         unsafe { self.put(header, ListName::Empty) };
         self.grown = self.grown.wrapping_add(1);
-        if self.sent > 0 {
-            self.sent -= 1;
+        if self.released > 0 {
+            self.released -= 1;
             self.missed = self.missed.saturating_add(1);
         }
         // SAFETY: clause 1: live; being in the list changed nothing of it.
@@ -223,14 +223,14 @@ impl SlabSet {
     }
 
     /// Notes that `slabs` slabs were released without a request for pages.
-    pub(crate) fn note_sent(&mut self, slabs: usize) {
+    pub(crate) fn note_released(&mut self, slabs: usize) {
         let slabs = u8::try_from(slabs).unwrap_or(u8::MAX);
-        self.sent = self.sent.saturating_add(slabs);
+        self.released = self.released.saturating_add(slabs);
     }
 
     /// Forgets what was missed: memory is short.
     pub(crate) fn forget_missed(&mut self) {
-        (self.sent, self.missed) = (0, 0);
+        (self.released, self.missed) = (0, 0);
     }
 
     /// Takes one slab that may be released out of the set, while more than `keep` are empty.
