@@ -16,7 +16,7 @@ use slab::Registry;
 type Pages = Buddy<'static, DirectMap, Threads>;
 
 #[global_allocator]
-static HEAP: Global<Pages, Threads> = Global::new(|| {
+static HEAP: Global<(Pages, Threads)> = Global::new(|| {
     let memory = Mapped::reserve(1 << 30)?;
     let frames = [memory.frames()];
     let layout = Pages::metadata_layout(&frames, hosted::THREAD_SLOTS)?;

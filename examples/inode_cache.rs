@@ -48,7 +48,7 @@ unsafe fn construct(object: NonNull<u8>) {
 }
 
 /// The inodes of a mounted file system.
-struct Inodes<P: PageSource + PageMap>(Cache<P, Threads>);
+struct Inodes<P: PageSource + PageMap>(Cache<(P, Threads)>);
 
 impl<P: PageSource + PageMap> Inodes<P> {
     /// Takes an inode for the file of that number, as it is on the first read of a file.
@@ -155,7 +155,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert!(place >= 10 || number == place as u64, "the first ten were never closed");
         inodes.close(inode);
     }
-    inodes.0.destroy().map_err(|refused| refused.busy)?;
+    inodes.0.destroy().map_err(|busy| busy.to_string())?;
     assert_eq!(shrinkers.unregister(NonNull::from(shrinker)), Ok(true));
     drop(registry);
     buddy.drain();
@@ -166,7 +166,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One line about the state of a cache.
-fn numbers<P: PageSource + PageMap>(cache: &Cache<P, Threads>) -> String {
+fn numbers<P: PageSource + PageMap>(cache: &Cache<(P, Threads)>) -> String {
     let now = cache.stats();
     format!(
         "{:>3} slabs, {:>3} pages, {} taken from the page source so far, {} given back, constructor ran {} times",

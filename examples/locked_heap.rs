@@ -31,7 +31,7 @@ struct LockedHeap(Lock<Option<Inside>>);
 
 /// The stack over the regions.
 struct Inside {
-    kmalloc: Kmalloc<Regions, SingleCpu>,
+    kmalloc: Kmalloc<(Regions, SingleCpu)>,
 }
 
 // SAFETY: the value is only reached under the lock, so by one thread at a time, and nothing in it

@@ -157,12 +157,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // SAFETY: the last point, from this cache and not used any more.
     unsafe { points.free(extra) };
-    let given = points.shrink();
+    let given = points.shrink_all();
     println!("{given} pages given back");
     assert_eq!(points.stats().slabs, 0);
 
     println!("cache and registry go:");
-    points.destroy().map_err(|refused| refused.busy)?;
+    points.destroy().map_err(|busy| busy.to_string())?;
     drop(registry);
     assert_eq!(pages.free_pages(), before);
     println!("all {before} pages are back");

@@ -43,7 +43,7 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 }
 
 /// Our allocator, as a program would have it.
-pub static HEAP: Global<Pages, HeapThreads> = Global::new(|| {
+pub static HEAP: Global<(Pages, HeapThreads)> = Global::new(|| {
     let pages = Pages::new()?.with_trim_hook(|| {
         if let Some(heap) = HEAP.get() {
             heap.shrink(usize::MAX);

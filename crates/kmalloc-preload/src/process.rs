@@ -80,7 +80,7 @@ fn take() -> Option<Forking<'static, Caches>> {
 }
 
 /// The slots of all caches of the allocator that serves, frozen.
-type Caches = Option<FrozenSlots<'static, Source, HeapThreads>>;
+type Caches = Option<FrozenSlots<'static, (Source, HeapThreads)>>;
 
 fn freeze_caches() -> Caches {
     let own: Option<CpuId> = Threads.pin();

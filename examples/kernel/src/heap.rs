@@ -95,7 +95,7 @@ static RELIEFS: AtomicUsize = AtomicUsize::new(0);
 
 /// Memory of any size, for the kernel and for `alloc`.
 #[global_allocator]
-pub(crate) static HEAP: Global<Source, KernelCpu> = Global::new(|| {
+pub(crate) static HEAP: Global<(Source, KernelCpu)> = Global::new(|| {
     let source = Reclaiming::new(pages(), &SHRINKERS);
     Ok(Kmalloc::new(Registry::new(source, KernelCpu)?))
 });
@@ -139,7 +139,7 @@ pub(crate) fn shortages_and_reliefs() -> (usize, usize) {
 }
 
 /// Returns the allocator of memory of any size.
-pub(crate) fn kmalloc() -> &'static Kmalloc<Source, KernelCpu> {
+pub(crate) fn kmalloc() -> &'static Kmalloc<(Source, KernelCpu)> {
     HEAP.kmalloc().expect("there is room for its first page")
 }
 
@@ -147,17 +147,17 @@ pub(crate) fn kmalloc() -> &'static Kmalloc<Source, KernelCpu> {
 ///
 /// # Panics
 /// When there is no page for its registry.
-pub(crate) fn hardened_kmalloc() -> Kmalloc<Source, KernelCpu, Hardened> {
+pub(crate) fn hardened_kmalloc() -> Kmalloc<(Source, KernelCpu), Hardened> {
     let source = Reclaiming::new(pages(), &SHRINKERS);
     let registry = Registry::new(source, KernelCpu).expect("there is room for its first page");
-    Kmalloc::with_checks(registry)
+    Kmalloc::with_hardening(registry)
 }
 
 /// Lets the caches give back what they can, if memory is short. Called by timers.
 pub(crate) fn relieve() {
     let is_short = zones().any(|zone| zone.trace().pressure() != Pressure::None);
     if let Some(heap) = HEAP.get().filter(|_| is_short) {
-        heap.registry().shrink_pages(SHRINK_PAGES);
+        heap.registry().shrink(SHRINK_PAGES);
     }
 }
 

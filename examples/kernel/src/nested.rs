@@ -52,10 +52,10 @@ pub(crate) fn interrupt_every_step() {
         let had = cache.allocate_many(&mut many);
         // SAFETY: the first `had` places hold objects allocated just now.
         unsafe { cache.free_many(&many[..had]) };
-        cache.shrink();
+        cache.shrink_all();
         let registry = kmalloc().registry();
-        registry.shrink_pages(1);
-        registry.shrink_pages(usize::MAX);
+        registry.shrink(1);
+        registry.shrink(usize::MAX);
         registry.validate().expect("consistent");
         _ = (registry.pages_held(), registry.totals(), cache.stats());
         make_and_destroy_a_cache();
@@ -71,7 +71,7 @@ fn make_and_destroy_a_cache() {
     else {
         return;
     };
-    let reserve = cache.reserve(3);
+    let reserve = cache.mempool(3);
     let mut prefilled = cache.prefill(3).ok();
     if let Some(object) = prefilled.as_mut().and_then(|prefilled| prefilled.allocate()) {
         // SAFETY: from this cache, which was filled for it.

@@ -10,7 +10,7 @@ use slab::Cache;
 use crate::cpus::KernelCpu;
 use crate::heap::{Source, kmalloc};
 
-type ObjectCache = Cache<Source, KernelCpu>;
+type ObjectCache = Cache<(Source, KernelCpu)>;
 
 /// The first word of a constructed object.
 pub(crate) const CONSTRUCTED: u64 = 0xc057_0c7e_d0b1_ec75;

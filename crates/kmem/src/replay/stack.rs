@@ -43,8 +43,8 @@ pub enum PageUse<'n> {
 
 /// All four layers, played by one thread on several CPU slots.
 pub struct Stack {
-    caches: Vec<Cache<Source, Cpus>>,
-    kmalloc: Option<Kmalloc<Source, Cpus>>,
+    caches: Vec<Cache<(Source, Cpus)>>,
+    kmalloc: Option<Kmalloc<(Source, Cpus)>>,
     cpus: Cpus,
     machine: NonNull<Backed<Cpus>>,
     free_at_start: Vec<(FrameNumber, Order)>,
@@ -110,7 +110,7 @@ impl Stack {
             self.hopeless -= 1;
             return false;
         }
-        let pages = self.kmalloc().registry().shrink_pages(RECLAIMED_AT_ONCE);
+        let pages = self.kmalloc().registry().shrink(RECLAIMED_AT_ONCE);
         let at_hand = self.machine().buddy().drain();
         self.reclaims += 1;
         self.reclaimed_pages += pages;
@@ -165,7 +165,7 @@ impl Stack {
     }
 
     #[inline(always)]
-    fn kmalloc(&self) -> &Kmalloc<Source, Cpus> {
+    fn kmalloc(&self) -> &Kmalloc<(Source, Cpus)> {
         self.kmalloc.as_ref().expect("I2: no requests after the end")
     }
 }
@@ -173,7 +173,7 @@ impl Stack {
 /// Sums the slabs taken and returned, and names the first cache that still holds pages.
 ///
 /// The last cache of the registry is left out: it holds the caches themselves.
-fn look_at_caches(registry: &Registry<Source, Cpus>) -> (usize, usize, Option<String>) {
+fn look_at_caches(registry: &Registry<(Source, Cpus)>) -> (usize, usize, Option<String>) {
     let (mut grown, mut given_back, mut keeper) = (0, 0, None);
     let mut last: Option<CacheStats> = None;
     registry.stats(|stats| {

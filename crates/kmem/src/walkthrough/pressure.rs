@@ -20,7 +20,7 @@ use crate::picture::text::counted;
 const MEMORY_PAGES: usize = 64;
 
 type Source<'m> = Reclaiming<&'m CountedBuddy<Threads>, ShrinkList<1>>;
-type Objects<'s, 'm> = Cache<&'s Source<'m>, Threads>;
+type Objects<'s, 'm> = Cache<(&'s Source<'m>, Threads)>;
 
 /// A cache and its objects in use.
 struct User<'s, 'm> {
@@ -71,7 +71,7 @@ fn play_on<'s, 'm>(
     out: &mut impl Write,
     style: &'s Style,
     memory: &'m Backed<Threads>,
-    registry: &Registry<&'s Source<'m>, Threads>,
+    registry: &Registry<(&'s Source<'m>, Threads)>,
 ) -> io::Result<()> {
     let user = |name, bytes, letter, ink| {
         let layout = Layout::from_size_align(bytes, 8).map_err(io::Error::other)?;
