@@ -1,11 +1,14 @@
 //! Shared by the benches: the allocators of each layer behind one trait per layer, the workloads,
 //! and the measurement of times.
 //!
-//! | layer | trait to implement for an allocator | where to name it | workloads |
-//! |---|---|---|---|
-//! | `buddy` | [`Pages`](pages::allocator::Pages): blocks by frame number | [`pages::rows::contestants`] | [`pages::workload`] |
-//! | `slab` | [`Objects`](objects::allocator::Objects): objects of one layout | [`objects::rows::contestants`] | [`objects::workload`], [`objects::costs`] |
-//! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory::workload`], [`memory::collections`], [`memory::footprint`] |
+//! | layer | trait to implement for an allocator | where to name it |
+//! |---|---|---|
+//! | `buddy` | [`Pages`](pages::allocator::Pages) | [`pages::rows::contestants`] |
+//! | `slab` | [`Objects`](objects::allocator::Objects) | [`objects::rows::contestants`] |
+//! | `kmalloc` | [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] |
+//!
+//! The workloads are in [`pages::workload`]; [`objects::workload`] and [`objects::costs`];
+//! [`memory::workload`], [`memory::collections`] and [`memory::footprint`].
 //!
 //! A contestant is a name and a function that makes the allocator. Each layer has a contestant of
 //! this workspace, the floor, which does nothing and so measures the harness, and the rivals. The

@@ -1,7 +1,8 @@
 //! Ours against rivals, interleaved in one run: a table, and JSON.
 //!
-//! Question: how long does an operation take, what is its tail, and how does that compare with the best rival? Figures are
-//! medians over the rounds; machines are noisy, so only the ratio is a claim.
+//! Question: how long does an operation take, what is its tail, and how does that compare with the
+//! best rival? Figures are medians over the rounds; machines are noisy, so only the ratio is a
+//! claim.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -113,7 +114,8 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
         });
         each(row.in_unit(workload.unit()));
     }
-    // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of metadata.
+    // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of
+    // metadata.
     for workload in Workload::ALL.into_iter().filter(|row| row.is_time()) {
         let name = format!("{}-64g", workload.name());
         if asked.wants(&name) {

@@ -37,7 +37,8 @@ pub struct Ours<K: Hardening = Off> {
 }
 
 impl<K: Hardening> Ours<K> {
-    /// Makes a cache of objects of `layout`, described further by `describe`, over `bytes` bytes of address space.
+    /// Makes a cache of objects of `layout`, described further by `describe`, over `bytes` bytes of
+    /// address space.
     ///
     /// # Panics
     /// When there is no address space, or no such cache.

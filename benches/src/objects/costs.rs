@@ -49,7 +49,8 @@ pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
     }
 }
 
-/// Returns the CPU time of a hot pair of an object of 64 bytes with the checks of `K`, in nanoseconds.
+/// Returns the CPU time of a hot pair of an object of 64 bytes with the checks of `K`, in
+/// nanoseconds.
 ///
 /// # Panics
 /// When there is no memory.
@@ -59,10 +60,11 @@ pub fn pair_ns<K: Hardening>() -> f64 {
     workload::run(&ours, Workload::Pair(64)).mean_ns
 }
 
-/// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of 64 bytes.
+/// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of
+/// 64 bytes.
 ///
-/// Growing is what filling an empty cache takes longer than filling it again from the slabs that it has kept. The pages
-/// have been touched before.
+/// Growing is what filling an empty cache takes longer than filling it again from the slabs that it
+/// has kept. The pages have been touched before.
 ///
 /// # Panics
 /// When there is no memory.

@@ -47,7 +47,8 @@ const READY: u8 = 2;
 ///     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS)?;
 ///     let metadata = Mapped::reserve(layout.size())?;
 ///     let map = frames.direct_map();
-///     // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as the allocator.
+///     // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
+///     // the allocator.
 ///     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
 ///     // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
 ///     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };

@@ -82,7 +82,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// # use slab::{Hardened, Registry};
     /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
     /// # let arena = Arena::new(&mut memory)?;
-    /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), |fault| eprintln!("{fault}"))?;
+    /// let print = |fault: &page_frame::Fault| eprintln!("{fault}");
+    /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), print)?;
     /// let kmalloc = Kmalloc::<_, Hardened>::with_hardening(registry).with_secret(0x5eed);
     /// let (first, second) = (kmalloc.kmalloc(100)?, kmalloc.kmalloc(100)?);
     /// // SAFETY: the hook returns, so a double free is told of and changes nothing.

@@ -24,7 +24,7 @@
 //! | values of a Rust type, reset and reused | [`Registry::objects`], [`ObjectCache`] |
 //! | objects when memory has run out | [`Cache::mempool`], [`Cache::prefill`] |
 //! | a cache on each memory node | [`NumaCache`] |
-//! | mistakes found: double frees, overflows, writes after a free | [`Hardened`], [`Debugging`], [`Hardening`] |
+//! | double frees, overflows, writes after a free found | [`Hardened`], [`Hardening`] |
 //! | the kernel's function names | [`linux`] |
 //! | events, leaked objects | [`Trace`], [`Cache::for_each_live`] |
 //!

@@ -2,14 +2,18 @@
 //!
 //! | Linux | here |
 //! |---|---|
-//! | `kmem_cache_create` | [`Registry::cache`], [`CacheBuilder::build`](crate::CacheBuilder::build) |
+//! | `kmem_cache_create` | [`Registry::cache`], [`build`](crate::CacheBuilder::build) |
 //! | `kmem_cache_alloc`, `kmem_cache_zalloc` | [`Cache::allocate`], [`Cache::allocate_zeroed`] |
 //! | `kmem_cache_free` | [`Cache::free`] |
-//! | `kmem_cache_alloc_bulk`, `kmem_cache_free_bulk` | [`Cache::allocate_many`], [`Cache::free_many`] |
+//! | `kmem_cache_alloc_bulk` | [`Cache::allocate_many`] |
+//! | `kmem_cache_free_bulk` | [`Cache::free_many`] |
 //! | `kmem_cache_shrink` | [`Cache::shrink_all`] |
 //! | `kmem_cache_destroy` | [`Cache::destroy`] |
-//! | `kmem_cache_prefill_sheaf`, `kmem_cache_alloc_from_sheaf` | [`Cache::prefill`], [`Prefilled::allocate`](crate::Prefilled::allocate) |
-//! | `mempool_create_slab_pool`, `mempool_alloc`, `mempool_free` | [`Cache::mempool`], [`Mempool::allocate`](crate::Mempool::allocate), [`Mempool::free`](crate::Mempool::free) |
+//! | `kmem_cache_prefill_sheaf` | [`Cache::prefill`] |
+//! | `kmem_cache_alloc_from_sheaf` | [`Prefilled::allocate`](crate::Prefilled::allocate) |
+//! | `mempool_create_slab_pool` | [`Cache::mempool`] |
+//! | `mempool_alloc` | [`Mempool::allocate`](crate::Mempool::allocate) |
+//! | `mempool_free` | [`Mempool::free`](crate::Mempool::free) |
 //! | `SLAB_HWCACHE_ALIGN` | [`line_aligned`](crate::CacheBuilder::line_aligned) |
 //! | `SLAB_POISON`, `SLAB_RED_ZONE`, `SLAB_STORE_USER` | [`Hardening`] |
 

@@ -22,7 +22,8 @@ use page_frame::{Cpu, PageMap, PageSource};
 /// }
 ///
 /// let memory = Vec::leak(vec![core::mem::MaybeUninit::uninit(); 1 << 20]);
-/// let registry = Registry::for_system(Arena::new(memory)?, SingleCpu::new(), page_frame::panic_on_fault)?;
+/// let (arena, cpu) = (Arena::new(memory)?, SingleCpu::new());
+/// let registry = Registry::for_system(arena, cpu, page_frame::panic_on_fault)?;
 /// assert!(pages_held(&registry) > 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

@@ -149,7 +149,8 @@ struct Row {
 }
 
 impl Row {
-    /// Measures `operation`, and the same with the checks of the hardened preset where there are any.
+    /// Measures `operation`, and the same with the checks of the hardened preset where there are
+    /// any.
     fn print(&self, hardened: Option<&mut dyn FnMut()>, operation: impl FnMut()) {
         let Self { name, target, linux, .. } = *self;
         let (least, median, locked) = self.measure(operation);
@@ -201,8 +202,8 @@ fn used(start: NonNull<u8>) -> NonNull<u8> {
     unsafe { NonNull::new_unchecked(start) }
 }
 
-/// Returns the ticks of `repeats` operations, and the operation. It is compiled into the loop, as into any caller, and comes
-/// by value, so that what it refers to lies in registers.
+/// Returns the ticks of `repeats` operations, and the operation. It is compiled into the loop, as
+/// into any caller, and comes by value, so that what it refers to lies in registers.
 #[inline(never)]
 fn time_of<F: FnMut()>(repeats: u64, mut operation: F) -> (u64, F) {
     let start = time();

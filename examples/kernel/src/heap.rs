@@ -5,11 +5,12 @@
 //! slab      its registry                      objects
 //! source    Reclaiming, then Counted          pages; short of them, the registry gives back
 //! buddy     a ZoneList of up to three         frames: DMA below 16 MiB, DMA32 below 4 GiB, Normal
-//! map       MemoryMap                         what the boot loader said, less the kernel's image and low memory
+//! map       MemoryMap                         the boot loader's, less our image and low memory
 //! ```
 //!
-//! Each zone has watermarks. When one falls below `low` its hook sets a flag; the next timer interrupt sees it and lets the
-//! caches give back what they can, until the zone is above `high` again. No caller is involved.
+//! Each zone has watermarks. When one falls below `low` its hook sets a flag; the next timer
+//! interrupt sees it and lets the caches give back what they can, until the zone is above `high`
+//! again. No caller is involved.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
@@ -171,7 +172,8 @@ fn note_pressure(pressure: Pressure) {
     }
 }
 
-/// Makes the zones of the memory that the boot loader reports, and registers the caches as their shrinkers.
+/// Makes the zones of the memory that the boot loader reports, and registers the caches as their
+/// shrinkers.
 ///
 /// # Panics
 /// When the memory map has no room for the metadata.
@@ -188,7 +190,8 @@ pub(crate) unsafe fn start(info: &StartInfo) {
 
     // SAFETY: the boot code has mapped physical memory there, for good.
     let direct = unsafe { DirectMap::at_offset(DIRECT_MAP) };
-    // The metadata's size depends on the frames, and carving it takes frames away: plan for all, use what is left.
+    // The metadata's size depends on the frames, and carving it takes frames away: plan for all,
+    // use what is left.
     let mut metadata = [None; ZONES.len()];
     let mut ranges = [FrameRange::default(); MOST_RANGES];
     for (zone, place) in metadata.iter_mut().enumerate() {
@@ -210,7 +213,8 @@ pub(crate) unsafe fn start(info: &StartInfo) {
         let ranges = ranges_of(&map, zone, &mut ranges);
         // SAFETY: zeroed above, page-aligned, and carved for the metadata.
         let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, pages * PAGE_SIZE) };
-        // SAFETY: the ranges are disjoint from the metadata and from the image, and the direct map covers them.
+        // SAFETY: the ranges are disjoint from the metadata and from the image, and the direct map
+        // covers them.
         let buddy = unsafe { Buddy::new_in(metadata, ranges, direct, KernelCpu, Mode::Cached) };
         let buddy = buddy.expect("firmware's ranges ascend");
         let marks = Marks::for_frames(buddy.frames());

@@ -1,4 +1,5 @@
-//! The private cache of the kernel: objects with a constructor, used by all CPUs and their interrupts at once.
+//! The private cache of the kernel: objects with a constructor, used by all CPUs and their
+//! interrupts at once.
 
 use core::alloc::Layout;
 use core::mem::ManuallyDrop;

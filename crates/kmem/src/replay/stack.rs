@@ -22,7 +22,8 @@ use crate::backed::{Backed, CountedBuddy};
 
 /// Pages asked of the caches when a request finds no memory.
 const RECLAIMED_AT_ONCE: usize = 64;
-/// Requests that fail, and frees, until the next attempt after one for nothing: each looks at every cache.
+/// Requests that fail, and frees, until the next attempt after one for nothing: each looks at every
+/// cache.
 const HOPELESS: usize = 1000;
 
 type Cpus = &'static SwitchedCpu;
@@ -81,7 +82,8 @@ impl Stack {
             hopeless: 0,
         };
         stack.free_at_start = stack.machine().buddy().free_blocks().collect();
-        // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends before the machine.
+        // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends
+        // before the machine.
         let source: Source = unsafe { &*machine };
         let registry = Registry::new(source, cpus).map_err(io::Error::other)?;
         stack.kmalloc = Some(Kmalloc::new(registry));
@@ -120,7 +122,8 @@ impl Stack {
         pages + at_hand > 0
     }
 
-    /// Returns all caches in the form of the kernel's `/proc/slabinfo`; empty once the target was shrunk.
+    /// Returns all caches in the form of the kernel's `/proc/slabinfo`; empty once the target was
+    /// shrunk.
     pub fn slabinfo(&self) -> String {
         let mut text = String::new();
         if let Some(kmalloc) = &self.kmalloc {
@@ -129,8 +132,8 @@ impl Stack {
         text
     }
 
-    /// Calls `look` with each stretch of pages that are not free: its first page, counted from the start of memory, how many,
-    /// and for what.
+    /// Calls `look` with each stretch of pages that are not free: its first page, counted from the
+    /// start of memory, how many, and for what.
     pub fn for_each_use(&self, mut look: impl FnMut(usize, usize, PageUse<'_>)) {
         let start = self.machine().start_address();
         let page = |address: usize| (address - start) / PAGE_SIZE;
@@ -189,8 +192,8 @@ fn look_at_caches(registry: &Registry<(Source, Cpus)>) -> (usize, usize, Option<
     (grown, given_back, keeper)
 }
 
-// SAFETY: objects come from caches of at least their size and alignment, bytes from kmalloc for their layout; both hand
-// out memory of the mapping, once until it is freed.
+// SAFETY: objects come from caches of at least their size and alignment, bytes from kmalloc for
+// their layout; both hand out memory of the mapping, once until it is freed.
 unsafe impl ObjectTarget for Stack {
     /// An index.
     type Cache = usize;

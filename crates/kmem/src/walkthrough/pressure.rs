@@ -1,7 +1,9 @@
-//! The walkthrough of memory that runs short: two caches over one small buddy, behind [`Reclaiming`]. One cache keeps empty
-//! slabs; when the other one needs pages, they go home, and neither user notices.
+//! The walkthrough of memory that runs short: two caches over one small buddy, behind
+//! [`Reclaiming`]. One cache keeps empty slabs; when the other one needs pages, they go home, and
+//! neither user notices.
 //!
-//! The bar shows every page of the buddy: whose slab it belongs to is what the caches say, what is free what the buddy says.
+//! The bar shows every page of the buddy: whose slab it belongs to is what the caches say, what is
+//! free what the buddy says.
 
 use std::alloc::Layout;
 use std::io::{self, Write};

@@ -155,7 +155,8 @@ fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result
 /// Everything is freed; the pages go home.
 fn go_home<W: Write>(scene: &mut Scene<'_, '_, W>, memory: &Backed<SingleCpu>) -> io::Result<()> {
     for object in std::mem::take(&mut scene.held) {
-        // SAFETY: allocated from this cache, not in use any more, and as constructed but for a count.
+        // SAFETY: allocated from this cache, not in use any more, and as constructed but for a
+        // count.
         unsafe { scene.inodes.free(object.cast()) };
     }
     scene.show("All are freed. The cache keeps them, constructed, for the next requests.")?;

@@ -329,7 +329,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
     /// # let arena = Arena::new(&mut memory)?;
     /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
-    /// let cache = registry.cache("inode", Layout::new::<[u64; 75]>()).hardening::<slab::Debugging>().build()?;
+    /// let cache = registry.cache("inode", Layout::new::<[u64; 75]>());
+    /// let cache = cache.hardening::<slab::Debugging>().build()?;
     /// let forgotten = cache.allocate()?;
     /// let mut busy = cache.destroy().expect_err("an object is in use");
     /// busy.cache.for_each_live(|live| {

@@ -73,8 +73,12 @@ pub enum Event {
 /// # let arena = Arena::new(&mut memory)?;
 /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
 /// let cache = registry.cache("message", Layout::new::<[u64; 6]>());
-/// let cache = cache.trace(&|cache: &slab::CacheName, event| println!("{cache}: {event:?}")).build()?;
-/// let message = cache.allocate()?; // prints `message: SlabMade { .. }` and `message: ObjectTaken { .. }`
+/// fn print(cache: &slab::CacheName, event: slab::Event) {
+///     println!("{cache}: {event:?}");
+/// }
+/// let cache = cache.trace(&print).build()?;
+/// // Prints `message: SlabMade { .. }` and `message: ObjectTaken { .. }`:
+/// let message = cache.allocate()?;
 /// # // SAFETY: allocated above, and not used any more.
 /// # unsafe { cache.free(message) };
 /// # Ok::<(), Box<dyn std::error::Error>>(())

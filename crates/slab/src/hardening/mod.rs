@@ -27,7 +27,7 @@
 //! | check | finds | when |
 //! |---|---|---|
 //! | always | the object freed last, once more | at the free |
-//! | `MARKS` | any double free, racing ones too; interior and foreign pointers, other caches' objects | at the free |
+//! | `MARKS` | double frees; interior and foreign pointers, other caches' objects | at the free |
 //! | `CANARY` | writes behind the object | at the free |
 //! | `RED_ZONE` | writes in front of and further behind the object | at the free |
 //! | `POISON` | writes after the free | at the next allocation of the object |

@@ -36,8 +36,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
     /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
     ///
     /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side
-    /// ([`Cpu::SLOT_STRIDE`]), one of that many bytes for each CPU, and another for each 100 caches or
-    /// so.
+    /// ([`Cpu::SLOT_STRIDE`]), one of that many bytes for each CPU, and another for each 100 caches
+    /// or so.
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.

@@ -7,7 +7,8 @@
 //!
 //! ```text
 //! inside:   | ... objects ... | links, in whole lines | header |
-//! outside:  | links, in whole lines | header |        up to twelve objects: | header with the links in it |
+//! outside:  | links, in whole lines | header |
+//!           | header with the links in it |       for up to twelve objects
 //! ```
 //!
 //! # Invariants
