@@ -1,7 +1,7 @@
 //! From a firmware's memory map to a page allocator, as a kernel does it when it starts.
 //!
-//! The map is that of a small virtual machine with 64 MiB. The kernel's image and the allocator's own metadata are carved
-//! from it, every byte lost is accounted for, and then blocks can be had.
+//! The map is that of a small virtual machine with 64 MiB. The kernel's image and the allocator's
+//! own metadata are carved from it, every byte lost is accounted for, and then blocks can be had.
 
 use std::error::Error;
 
@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     map.add(0x0, PAGE_SIZE as u64, RegionKind::Reserved)?;
     map.add(0x10_0000, 0x1f_e123, RegionKind::Reserved)?;
 
-    // The metadata's size depends on the frames, and carving it takes frames away: plan for all, use what is left.
+    // The metadata's size depends on the frames, and carving it takes frames away: plan for all,
+    // use what is left.
     let cpu = SingleCpu::new();
     let all: Vec<FrameRange> = map.runs().collect();
     let layout = Buddy::<DirectMap, SingleCpu>::metadata_layout(&all, 1)?;

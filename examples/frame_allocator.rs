@@ -1,8 +1,9 @@
-//! A buddy as the frame allocator of the `x86_64` crate: page tables, and mappings of 4 KiB, 2 MiB and 1 GiB, from one
-//! allocator.
+//! A buddy as the frame allocator of the `x86_64` crate: page tables, and mappings of 4 KiB, 2 MiB
+//! and 1 GiB, from one allocator.
 //!
-//! The adapter is the type [`Frames`]: a handle to a buddy, `Copy`, for each of the three sizes. The memory here is
-//! simulated, as mapping it would take a kernel; what is shown is that addresses, alignments and sizes fit.
+//! The adapter is the type [`Frames`]: a handle to a buddy, `Copy`, for each of the three sizes.
+//! The memory here is simulated, as mapping it would take a kernel; what is shown is that
+//! addresses, alignments and sizes fit.
 
 use std::error::Error;
 

@@ -1,7 +1,9 @@
-//! A whole program on our allocator: threads, maps, strings, 100 MB of churn, and at the end all pages back.
+//! A whole program on our allocator: threads, maps, strings, 100 MB of churn, and at the end all
+//! pages back.
 //!
-//! `kmalloc` serves every allocation of the program, the standard library's included. Below it are object caches, below
-//! them a buddy allocator, below that a mapping of 1 GiB of address space of which only touched pages cost memory.
+//! `kmalloc` serves every allocation of the program, the standard library's included. Below it are
+//! object caches, below them a buddy allocator, below that a mapping of 1 GiB of address space of
+//! which only touched pages cost memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc;
@@ -16,7 +18,7 @@ use slab::Registry;
 type Pages = Buddy<'static, DirectMap, Threads>;
 
 #[global_allocator]
-static HEAP: Global<Pages, Threads> = Global::new(|| {
+static HEAP: Global<(Pages, Threads)> = Global::new(|| {
     let memory = Mapped::reserve(1 << 30)?;
     let frames = [memory.frames()];
     let layout = Pages::metadata_layout(&frames, hosted::THREAD_SLOTS)?;
@@ -42,7 +44,8 @@ struct Done {
     bytes: usize,
 }
 
-/// Keeps a dictionary of strings that come and go, and sends every hundredth to be freed by somebody else.
+/// Keeps a dictionary of strings that come and go, and sends every hundredth to be freed by
+/// somebody else.
 fn work(seed: u64, bytes: usize, remote: &mpsc::SyncSender<String>) -> Done {
     let mut done = Done::default();
     let mut number = seed;
@@ -74,7 +77,8 @@ fn work(seed: u64, bytes: usize, remote: &mpsc::SyncSender<String>) -> Done {
     done
 }
 
-/// Runs all workers, each for that many bytes, and frees what they send; returns what was done, and the most pages held.
+/// Runs all workers, each for that many bytes, and frees what they send; returns what was done, and
+/// the most pages held.
 fn burst(bytes_per_worker: usize, pages_held: impl Fn() -> usize) -> (Done, usize) {
     let (send, receive) = mpsc::sync_channel(1000);
     let mut most_pages = 0;

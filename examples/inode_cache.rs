@@ -1,8 +1,9 @@
 //! The classic story of object caches: a file system's inodes.
 //!
-//! An inode is expensive to set up and comes back set up: the cache's constructor runs once for each object when its slab is
-//! made, not each time an inode is allocated. The cache takes pages when it must, keeps empty slabs for the next burst,
-//! gives them back when somebody else finds no memory, and grows again; its user sees none of that.
+//! An inode is expensive to set up and comes back set up: the cache's constructor runs once for
+//! each object when its slab is made, not each time an inode is allocated. The cache takes pages
+//! when it must, keeps empty slabs for the next burst, gives them back when somebody else finds no
+//! memory, and grows again; its user sees none of that.
 
 use std::alloc::Layout;
 use std::error::Error;
@@ -48,7 +49,7 @@ unsafe fn construct(object: NonNull<u8>) {
 }
 
 /// The inodes of a mounted file system.
-struct Inodes<P: PageSource + PageMap>(Cache<P, Threads>);
+struct Inodes<P: PageSource + PageMap>(Cache<(P, Threads)>);
 
 impl<P: PageSource + PageMap> Inodes<P> {
     /// Takes an inode for the file of that number, as it is on the first read of a file.
@@ -63,7 +64,8 @@ impl<P: PageSource + PageMap> Inodes<P> {
         Ok(inode)
     }
 
-    /// Gives an inode back: lock, ring and block map are as the constructor left them, so nothing is to be done.
+    /// Gives an inode back: lock, ring and block map are as the constructor left them, so nothing
+    /// is to be done.
     fn close(&self, inode: NonNull<Inode>) {
         // SAFETY: from `open`, and not used any more.
         unsafe { self.0.free(inode.cast()) };
@@ -71,7 +73,8 @@ impl<P: PageSource + PageMap> Inodes<P> {
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
-    // A machine of 2 MiB: pages from a buddy allocator that, when it has none left, asks the shrinkers first.
+    // A machine of 2 MiB: pages from a buddy allocator that, when it has none left, asks the
+    // shrinkers first.
     let memory = Mapped::reserve(2 << 20)?;
     let frames = [memory.frames()];
     let layout = Buddy::<DirectMap, Threads>::metadata_layout(&frames, hosted::THREAD_SLOTS)?;
@@ -90,7 +93,8 @@ fn main() -> Result<(), Box<dyn Error>> {
     // SAFETY: taken out again at the end of `main`, before the registry goes.
     unsafe { shrinkers.register(NonNull::from(shrinker)) }?;
 
-    // Create: name, size, alignment, constructor, and how many empty slabs may stay. The cache computes the rest.
+    // Create: name, size, alignment, constructor, and how many empty slabs may stay. The cache
+    // computes the rest.
     let builder = registry.cache("inode", Layout::new::<Inode>());
     // SAFETY: `construct` asks for memory of an inode, which is this builder's layout.
     let builder = unsafe { builder.constructor(construct) };
@@ -155,7 +159,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         assert!(place >= 10 || number == place as u64, "the first ten were never closed");
         inodes.close(inode);
     }
-    inodes.0.destroy().map_err(|refused| refused.busy)?;
+    inodes.0.destroy().map_err(|busy| busy.to_string())?;
     assert_eq!(shrinkers.unregister(NonNull::from(shrinker)), Ok(true));
     drop(registry);
     buddy.drain();
@@ -166,7 +170,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 }
 
 /// One line about the state of a cache.
-fn numbers<P: PageSource + PageMap>(cache: &Cache<P, Threads>) -> String {
+fn numbers<P: PageSource + PageMap>(cache: &Cache<(P, Threads)>) -> String {
     let now = cache.stats();
     format!(
         "{:>3} slabs, {:>3} pages, {} taken from the page source so far, {} given back, constructor ran {} times",

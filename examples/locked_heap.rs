@@ -31,7 +31,7 @@ struct LockedHeap(Lock<Option<Inside>>);
 
 /// The stack over the regions.
 struct Inside {
-    kmalloc: Kmalloc<Regions, SingleCpu>,
+    kmalloc: Kmalloc<(Regions, SingleCpu)>,
 }
 
 // SAFETY: the value is only reached under the lock, so by one thread at a time, and nothing in it
@@ -201,8 +201,8 @@ unsafe impl PageMap for Regions {
 // SAFETY: the provided methods, which make a run of a whole block.
 unsafe impl PageResize for Regions {}
 
-/// In a kernel this is the `#[global_allocator]`. A hosted program allocates before `main`, when nobody can have called
-/// `init`; so here it is asked directly.
+/// In a kernel this is the `#[global_allocator]`. A hosted program allocates before `main`, when
+/// nobody can have called `init`; so here it is asked directly.
 static HEAP: LockedHeap = LockedHeap::empty();
 
 fn main() {

@@ -1,8 +1,10 @@
 //! A page source of one's own, and object caches over it.
 //!
-//! The caches name two traits: `PageSource` allocates blocks, `PageMap` says what lies at an address. The page source here takes a few
-//! dozen lines over a plain `Vec`: it allocates pages from front to back, and a freed block waits in a list of its order. It splits
-//! and merges nothing; it prints each request. Its page map is a `PageMapArray`, named in one method of `ForwardPageMap`.
+//! The caches name two traits: `PageSource` allocates blocks, `PageMap` says what lies at an
+//! address. The page source here takes a few dozen lines over a plain `Vec`: it allocates pages
+//! from front to back, and a freed block waits in a list of its order. It splits and merges
+//! nothing; it prints each request. Its page map is a `PageMapArray`, named in one method of
+//! `ForwardPageMap`.
 
 use std::alloc::Layout;
 use std::cell::{Cell, RefCell};
@@ -43,8 +45,8 @@ impl VecPages {
         let mut entries = zeroed(PageMapArray::metadata_bytes(pages));
         let start = NonNull::from(&mut memory[..]).cast();
         let entries_start = NonNull::from(&mut entries[..]).cast();
-        // SAFETY: clause 1: fresh zeroed vectors, aligned to pages; they live in the same value as the map, and are not used in
-        // any other way. Clause 2: the same, of the pages.
+        // SAFETY: clause 1: fresh zeroed vectors, aligned to pages; they live in the same value as
+        // the map, and are not used in any other way. Clause 2: the same, of the pages.
         let map = unsafe { PageMapArray::new_in(start, pages, entries_start) };
         let (used, freed) = (Cell::new(0), RefCell::default());
         Self { start, map, used, freed, _memory: [memory, entries] }
@@ -78,8 +80,9 @@ impl VecPages {
     }
 }
 
-// SAFETY: clause 1: `take` returns pages of the vector that are behind all handed out so far, or were freed, aligned to
-// the order; the vector is not touched otherwise. Clause 2: nothing panics once the block is in the list.
+// SAFETY: clause 1: `take` returns pages of the vector that are behind all handed out so far, or
+// were freed, aligned to the order; the vector is not touched otherwise. Clause 2: nothing panics
+// once the block is in the list.
 unsafe impl PageSource for VecPages {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let index = self.take(order).ok_or(OutOfMemory)?;
@@ -157,12 +160,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     // SAFETY: the last point, from this cache and not used any more.
     unsafe { points.free(extra) };
-    let given = points.shrink();
+    let given = points.shrink_all();
     println!("{given} pages given back");
     assert_eq!(points.stats().slabs, 0);
 
     println!("cache and registry go:");
-    points.destroy().map_err(|refused| refused.busy)?;
+    points.destroy().map_err(|busy| busy.to_string())?;
     drop(registry);
     assert_eq!(pages.free_pages(), before);
     println!("all {before} pages are back");

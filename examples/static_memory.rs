@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         // SAFETY: the place of a reading of this cache, read out.
         unsafe { readings.free(place.cast()) };
     }
-    readings.destroy().map_err(|refused| refused.busy)?;
+    readings.destroy().map_err(|busy| busy.to_string())?;
     drop(kmalloc);
     println!("all {} pages are free again", arena.free_pages());
     assert_eq!(arena.free_pages(), arena.pages());

@@ -1,16 +1,16 @@
 //! Question: what does each row of `versus` cost, and has that changed since the last run?
 //!
-//! Baselines: the harness alone (`floor`), the published page allocators of
-//! [`benches::pages::contestants`] on the same simulated 8 GiB, and our own on 64 GiB (`ours-64g`).
-//! An iteration is one operation of `versus`'s workload of the same name, or one GiB built; a
-//! sample is one round of it. Shares and bytes are the same in each round, so they are measured
-//! once, for our allocator. Criterion runs contestants one after the other. `versus` interleaves
-//! them, and we claim only its ratios.
+//! Baselines: the harness alone (`floor`) and the published page allocators of
+//! [`benches::pages::rows::contestants`], on the same simulated 8 GiB; and ours on 64 GiB
+//! (`ours-64g`). An iteration is one operation of `versus`'s workload of the same name, or
+//! one GiB built, a sample is one round of it. Shares and bytes are the same in each round, so they
+//! are taken once, of ours. Contestants run one after the other here; `versus` interleaves them,
+//! and its ratios are what we claim.
 
 use std::time::Duration;
 
-use benches::pages::{contestants, measure};
-use benches::workload::Workload;
+use benches::pages::rows::{contestants, measure};
+use benches::pages::workload::Workload;
 use criterion::measurement::{Measurement, ValueFormatter};
 use criterion::{Criterion, SamplingMode, Throughput};
 
@@ -41,7 +41,8 @@ fn measure_row(criterion: &mut Criterion<Unit>, row: Workload) {
         group.bench_function(who, |bencher| {
             let round = || measure(make, row, frames).expect("it ran this workload before");
             bencher.iter_custom(|iterations| {
-                // Criterion asks for more and more iterations until some time has passed; these rounds take none.
+                // Criterion asks for more and more iterations until some time has passed; these
+                // rounds take none.
                 if row.unit() != "ns" {
                     std::thread::sleep(Duration::from_millis(20));
                 }
@@ -53,7 +54,7 @@ fn measure_row(criterion: &mut Criterion<Unit>, row: Workload) {
     group.finish();
 }
 
-/// The unit of a workload that does not measure time: criterion's own times are whole nanoseconds.
+/// What a workload measures, in a unit of its own: criterion's own times are whole nanoseconds.
 struct Unit(&'static str);
 
 impl Measurement for Unit {

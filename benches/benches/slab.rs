@@ -17,7 +17,7 @@ use benches::objects::workload::Workload;
 use benches::objects::{colour, constructed, costs};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, SamplingMode};
-use slab::{Debug, Hardened, Off};
+use slab::{Debugging, Hardened, Off};
 
 fn main() {
     let mut criterion = Criterion::default().configure_from_args();
@@ -60,7 +60,7 @@ fn costs(criterion: &mut Criterion) {
     let mut checks = group(criterion, "checks-64");
     bench(&mut checks, "off", || alone(costs::pair_ns::<Off>()));
     bench(&mut checks, "hardened", || alone(costs::pair_ns::<Hardened>()));
-    bench(&mut checks, "debug", || alone(costs::pair_ns::<Debug>()));
+    bench(&mut checks, "debug", || alone(costs::pair_ns::<Debugging>()));
     checks.finish();
     let mut costs = group(criterion, "costs");
     bench(&mut costs, "grow-cost", || alone(costs::slab_costs().0));

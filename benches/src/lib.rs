@@ -1,16 +1,19 @@
-//! The shared part of the benches: allocators of each layer behind one trait per layer, workloads,
-//! and the measuring of time.
+//! Shared by the benches: the allocators of each layer behind one trait per layer, the workloads,
+//! and the measurement of times.
 //!
-//! | layer | trait to implement for an allocator | where to name it | workloads |
-//! |---|---|---|---|
-//! | `buddy` | [`Pages`]: blocks by frame number | [`pages::contestants`] | [`workload`] |
-//! | `slab` | [`Objects`](objects::allocator::Objects): objects of one layout | [`objects::rows::contestants`] | [`objects::workload`], [`objects::costs`] |
-//! | `kmalloc` | the standard library's [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] | [`memory::workload`], [`memory::collections`], [`memory::footprint`] |
+//! | layer | trait to implement for an allocator | where to name it |
+//! |---|---|---|
+//! | `buddy` | [`Pages`](pages::allocator::Pages) | [`pages::rows::contestants`] |
+//! | `slab` | [`Objects`](objects::allocator::Objects) | [`objects::rows::contestants`] |
+//! | `kmalloc` | [`GlobalAlloc`](std::alloc::GlobalAlloc) | [`memory::contestants`] |
 //!
-//! A contestant is a name and a function that makes the allocator. Each layer has our allocator,
-//! one that does nothing (the floor of the harness), and the rivals. The `versus` program runs the
-//! workloads interleaved and prints a table and JSON. The criterion benches run some of them one
-//! after the other.
+//! The workloads are in [`pages::workload`]; [`objects::workload`] and [`objects::costs`];
+//! [`memory::workload`], [`memory::collections`] and [`memory::footprint`].
+//!
+//! A contestant is a name and a function that makes the allocator. Each layer has a contestant of
+//! this workspace, the floor, which does nothing and so measures the harness, and the rivals. The
+//! `versus` program runs all workloads interleaved and prints a table and JSON. The criterion
+//! benches run some of the same workloads.
 
 pub mod asked;
 pub mod measure;
@@ -20,10 +23,8 @@ pub mod pages;
 pub mod ring;
 pub mod row;
 pub mod switch;
-pub mod workload;
 
-pub use pages::Pages;
-
-/// All programs of the benches, so that collections can be measured on several allocators in one run.
+/// All programs of the benches, so that collections can be measured on several allocators in one
+/// run.
 #[global_allocator]
 static SWITCH: switch::Switch = switch::Switch;

@@ -1,7 +1,7 @@
 //! How a time is taken: batches until a limit, and single operations for the tail.
 //!
-//! Means are CPU time of the running thread: on a machine where other programs run, wall time says nothing. Tails are wall
-//! time, as whoever waits for an operation sees it.
+//! Means are CPU time of the running thread: on a machine where other programs run, wall time says
+//! nothing. Tails are wall time, as whoever waits for an operation sees it.
 
 use std::sync::Barrier;
 use std::time::{Duration, Instant};
@@ -22,8 +22,8 @@ pub struct Sample {
     pub max_ns: f64,
 }
 
-/// Runs `operation` with the numbers 0 to `count` (excluded), or until [`LIMIT`]; returns the mean CPU time in nanoseconds
-/// and how many ran.
+/// Runs `operation` with the numbers 0 to `count` (excluded), or until [`LIMIT`]; returns the mean
+/// CPU time in nanoseconds and how many ran.
 pub fn mean(count: usize, mut operation: impl FnMut(usize)) -> (f64, usize) {
     let (start, cpu) = (Instant::now(), CpuTime::now());
     let mut done = 0;
@@ -55,7 +55,8 @@ impl CpuTime {
     }
 }
 
-/// Times each of `count` operations by itself; returns the 99.9th percentile and the maximum in nanoseconds.
+/// Times each of `count` operations by itself; returns the 99.9th percentile and the maximum in
+/// nanoseconds.
 pub fn tail(count: usize, mut operation: impl FnMut(usize)) -> (f64, f64) {
     let mut times: Vec<u64> = (0..count)
         .map(|number| {
@@ -76,8 +77,8 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Runs `work` on two threads at once, which tells each which of the two it is and returns how many operations it did;
-/// returns the CPU time of both per operation in nanoseconds.
+/// Runs `work` on two threads at once, which tells each which of the two it is and returns how many
+/// operations it did; returns the CPU time of both per operation in nanoseconds.
 pub fn cpu_time_of_two(work: impl Fn(usize) -> usize + Sync) -> f64 {
     let both_are_there = Barrier::new(2);
     let timed = |which| {
@@ -93,8 +94,9 @@ pub fn cpu_time_of_two(work: impl Fn(usize) -> usize + Sync) -> f64 {
     (first.0 + second.0) / (first.1 + second.1).max(1) as f64
 }
 
-/// Returns the time of `iterations` operations of which a round has found the mean: what criterion asks for. Its samples are
-/// rounds then, each of as many operations as the workload has, and not of as many as criterion would choose.
+/// Returns the time of `iterations` operations of which a round has found the mean: what criterion
+/// asks for. Its samples are rounds then, each of as many operations as the workload has, and not
+/// of as many as criterion would choose.
 pub fn scaled(sample: Sample, iterations: u64) -> Duration {
     Duration::from_secs_f64(sample.mean_ns * iterations as f64 * 1e-9)
 }

@@ -1,9 +1,10 @@
 //! A ring through which one thread hands pointers to another, without a lock.
 //!
 //! # Concurrency
-//! The producer alone writes `tail`, the consumer alone `head`, both counts that only grow. A place is written before
-//! `tail` says so (Release, pairs with the consumer's Acquire) and read before `head` says so (Release, pairs with the
-//! producer's Acquire). Each side looks at the other's count only when what it saw last is used up.
+//! The producer alone writes `tail`, the consumer alone `head`, both counts that only grow. A place
+//! is written before `tail` says so (Release, pairs with the consumer's Acquire) and read before
+//! `head` says so (Release, pairs with the producer's Acquire). Each side looks at the other's
+//! count only when what it saw last is used up.
 
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};

@@ -31,7 +31,8 @@ pub struct Row {
 }
 
 impl Row {
-    /// Measures a workload on all contestants, in turn, `rounds` times. Those for which `run` has no answer are left out.
+    /// Measures a workload on all contestants, in turn, `rounds` times. Those for which `run` has
+    /// no answer are left out.
     ///
     /// # Panics
     /// When ours has no answer.

@@ -35,8 +35,8 @@ fn chosen() -> Choice {
     CHOICE.get().unwrap_or(&System)
 }
 
-// SAFETY: each call is one of an allocator's own. Memory goes back to where it came from, as `with_allocator` was promised
-// that no memory crosses its begin or end.
+// SAFETY: each call is one of an allocator's own. Memory goes back to where it came from, as
+// `with_allocator` was promised that no memory crosses its begin or end.
 unsafe impl GlobalAlloc for Switch {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -52,7 +52,8 @@ unsafe impl GlobalAlloc for Switch {
 
     #[inline]
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // SAFETY: the caller's block is the chosen allocator's: it is not changed while one is held.
+        // SAFETY: the caller's block is the chosen allocator's: it is not changed while one is
+        // held.
         unsafe { chosen().dealloc(start, layout) }
     }
 

@@ -1,4 +1,5 @@
-//! Says that the library stays once it is loaded: threads' destructors and the handlers of `fork` are in it.
+//! Says that the library stays once it is loaded: threads' destructors and the handlers of `fork`
+//! are in it.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

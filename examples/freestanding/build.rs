@@ -1,4 +1,5 @@
-//! Link arguments of the program: nothing is linked but what it brings. They reach this package alone.
+//! Link arguments of the program: nothing is linked but what it brings. They reach this package
+//! alone.
 
 fn main() {
     println!("cargo::rerun-if-changed=build.rs");

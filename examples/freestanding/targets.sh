@@ -54,7 +54,7 @@ cat >"$user/src/lib.rs" <<'END'
 use core::{alloc::Layout, mem::MaybeUninit, ptr::NonNull};
 use page_frame::{Arena, SingleCpu};
 use slab::{Cache, Registry};
-type Objects = Cache<&'static Arena<'static>, SingleCpu>;
+type Objects = Cache<(&'static Arena<'static>, SingleCpu)>;
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
     loop {}

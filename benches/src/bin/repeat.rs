@@ -9,7 +9,7 @@
 use std::process::ExitCode;
 
 use benches::pages;
-use benches::workload::Workload;
+use benches::pages::workload::Workload;
 
 /// 8 GiB of frames.
 const FRAMES: usize = 8 << 18;
@@ -18,7 +18,7 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [row, who, count] = &arguments[..] else { return usage() };
     let workload = Workload::ALL.into_iter().find(|workload| workload.name() == *row);
-    let contestants = pages::contestants();
+    let contestants = pages::rows::contestants();
     let contestant = contestants.iter().find(|(name, _)| name == who);
     let (Some(workload), Some((_, make)), Ok(count)) = (workload, contestant, count.parse()) else {
         return usage();

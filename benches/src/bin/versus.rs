@@ -1,15 +1,16 @@
 //! Ours against rivals, interleaved in one run: a table, and JSON.
 //!
-//! Question: how long does an operation take, what is its tail, and how does that compare with the best rival? Figures are
-//! medians over the rounds; machines are noisy, so only the ratio is a claim.
+//! Question: how long does an operation take, what is its tail, and how does that compare with the
+//! best rival? Figures are medians over the rounds; machines are noisy, so only the ratio is a
+//! claim.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use benches::asked::Asked;
-use benches::row::Row;
 #[cfg(not(feature = "counted"))]
-use benches::workload::Workload;
+use benches::pages::workload::Workload;
+use benches::row::Row;
 use benches::{memory, objects, pages};
 use clap::{Arg, ArgAction, Command, value_parser};
 use serde_json::{Value, json};
@@ -99,7 +100,7 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
 
 #[cfg(not(feature = "counted"))]
 fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
-    let contestants = pages::contestants();
+    let contestants = pages::rows::contestants();
     let contestants = asked.among(&contestants);
     for workload in Workload::ALL.into_iter().filter(|row| asked.wants(&row.name())) {
         // Shares and bytes are the same in each round, and need no more memory than to be typical.
@@ -109,17 +110,18 @@ fn measure_pages(asked: &Asked, each: &mut dyn FnMut(Row)) {
             (false, _) => (1, FRAMES),
         };
         let row = Row::compare(workload.name(), contestants, rounds, |_, make| {
-            pages::measure(*make, workload, frames)
+            pages::rows::measure(*make, workload, frames)
         });
         each(row.in_unit(workload.unit()));
     }
-    // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of metadata.
+    // Ours beside itself with eight times the memory, for which some rivals would need gibibytes of
+    // metadata.
     for workload in Workload::ALL.into_iter().filter(|row| row.is_time()) {
         let name = format!("{}-64g", workload.name());
         if asked.wants(&name) {
             let row =
                 Row::compare(name, benches::asked::ours(contestants), asked.rounds, |_, make| {
-                    pages::measure(*make, workload, 8 * FRAMES)
+                    pages::rows::measure(*make, workload, 8 * FRAMES)
                 });
             each(row.in_unit(workload.unit()));
         }

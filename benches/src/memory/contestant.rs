@@ -10,8 +10,8 @@ use crate::memory::workload::{self, Workload};
 /// Returns the one instance of an allocator.
 pub type Make = fn() -> &'static dyn Contestant;
 
-/// A [`GlobalAlloc`] behind a pointer: the workloads are compiled once for each, collections excepted, which have to
-/// reach it through [`crate::switch`].
+/// A [`GlobalAlloc`] behind a pointer: the workloads are compiled once for each, collections
+/// excepted, which have to reach it through [`crate::switch`].
 pub trait Contestant {
     /// Runs `workload` on this allocator; see [`workload::run`].
     fn run(&'static self, workload: Workload) -> Sample;

@@ -1,4 +1,5 @@
-//! The allocators that are compared: ours, the floor, and the rivals. The trait is the standard library's.
+//! The allocators that are compared: ours, the floor, and the rivals. The trait is the standard
+//! library's.
 //!
 //! Each exists once in the program, for all rounds, as it would as a program's global allocator.
 
@@ -43,7 +44,7 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 }
 
 /// Our allocator, as a program would have it.
-pub static HEAP: Global<Pages, HeapThreads> = Global::new(|| {
+pub static HEAP: Global<(Pages, HeapThreads)> = Global::new(|| {
     let pages = Pages::new()?.with_trim_hook(|| {
         if let Some(heap) = HEAP.get() {
             heap.shrink(usize::MAX);
@@ -104,8 +105,8 @@ unsafe impl Sync for Range {}
 /// The largest request in bytes, alignment included, and the size of the floor's address range.
 const LARGEST: usize = 64 << 10;
 
-// SAFETY: not what a global allocator promises: memory is handed out again and again. It is private, and given only to
-// workloads that never hold anything in it, see `Workload::has_floor`.
+// SAFETY: not what a global allocator promises: memory is handed out again and again. It is
+// private, and given only to workloads that never hold anything in it, see `Workload::has_floor`.
 unsafe impl GlobalAlloc for Nothing {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

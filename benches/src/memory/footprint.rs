@@ -1,4 +1,5 @@
-//! How much memory an allocator holds: resident bytes of a process of its own, beside what was asked for.
+//! How much memory an allocator holds: resident bytes of a process of its own, beside what was
+//! asked for.
 //!
 //! Each figure takes a fresh process, as memory of another allocator's past would be counted too.
 
@@ -17,8 +18,8 @@ const BYTES: usize = 64 << 20;
 pub enum Footprint {
     /// 64 MiB in objects of 16 to 2,048 bytes, all touched: resident over requested, in percent.
     Fill,
-    /// The same; then half of the objects freed at random, and as many bytes asked for in objects of 64 to 8,192 bytes, five
-    /// times: resident over requested, in percent.
+    /// The same; then half of the objects freed at random, and as many bytes asked for in objects
+    /// of 64 to 8,192 bytes, five times: resident over requested, in percent.
     Churn,
     /// A small program, which allocates a little of everything: resident kilobytes of its process.
     Startup,

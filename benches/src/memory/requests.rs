@@ -15,7 +15,8 @@ pub(crate) fn log_uniform(random: &mut Random, least: usize, most: usize) -> usi
     doubling + random.below(doubling + 1)
 }
 
-/// The compiler knows the system's allocator and would leave out what nobody looks at; so somebody looks.
+/// The compiler knows the system's allocator and would leave out what nobody looks at; so somebody
+/// looks.
 #[inline]
 pub(crate) fn allocate<A: GlobalAlloc>(allocator: &A, layout: Layout) -> *mut u8 {
     // SAFETY: the workloads ask for no empty layout.

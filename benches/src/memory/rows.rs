@@ -1,6 +1,7 @@
 //! The rows of the `kmalloc` table: workloads, collections, and what memory each contestant holds.
 //!
-//! For a footprint the program runs itself with [`CHILD_FLAG`], a figure and a contestant, and reads a number.
+//! For a footprint the program runs itself with [`CHILD_FLAG`], a figure and a contestant, and
+//! reads a number.
 
 use std::process::Command;
 
@@ -52,7 +53,8 @@ fn measure_footprints(asked: &Asked, mut each: impl FnMut(Row)) {
     }
 }
 
-/// Rivals that look through all that is free at each free: hundreds of thousands of objects in random order take them minutes.
+/// Rivals that look through all that is free at each free: hundreds of thousands of objects in
+/// random order take them minutes.
 const SLOW: [&str; 2] = ["linked_list_allocator", "buddy_system_allocator"];
 
 fn frees_at_random(footprint: Footprint) -> bool {

@@ -53,7 +53,8 @@ pub enum Workload {
     Bulk(Order),
     /// One thread allocates 8 to 512 bytes, another frees; CPU time per allocation.
     Handoff,
-    /// Two threads serve requests and free some of each other's memory, see [`server`]; CPU time per buffer.
+    /// Two threads serve requests and free some of each other's memory, see `server.rs`; CPU time
+    /// per buffer.
     Server,
 }
 
@@ -159,7 +160,8 @@ fn touch_if_large(start: *mut u8, layout: Layout) {
     }
 }
 
-/// Vectors that lie between one another, so that growing in place is the exception that it is in a program.
+/// Vectors that lie between one another, so that growing in place is the exception that it is in a
+/// program.
 fn realloc_grow<A: GlobalAlloc>(allocator: &A) -> Sample {
     const FIRST_BYTES: usize = 16;
     let mut random = Random::new(19);
@@ -254,7 +256,8 @@ fn handoff<A: GlobalAlloc + Sync>(allocator: &A) -> f64 {
     })
 }
 
-/// Threads have a mean only: single operations would be timed while the other thread is interrupted.
+/// Threads have a mean only: single operations would be timed while the other thread is
+/// interrupted.
 fn mean_alone(mean_ns: f64) -> Sample {
     Sample { mean_ns, p999_ns: f64::NAN, max_ns: f64::NAN }
 }

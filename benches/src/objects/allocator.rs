@@ -6,7 +6,7 @@ use std::ptr::NonNull;
 use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use page_frame::DirectMap;
-use slab::{Cache, CacheBuilder, Checks, Off, Registry};
+use slab::{Cache, CacheBuilder, Hardening, Off, Registry};
 
 /// The page allocator below our caches.
 pub type Pages = Buddy<'static, DirectMap, Threads>;
@@ -30,21 +30,24 @@ pub unsafe trait Objects: Sync {
 /// A cache over a real buddy, with threads as CPUs.
 ///
 /// Fields are dropped in this order: memory last.
-pub struct Ours<K: Checks = Off> {
+pub struct Ours<K: Hardening = Off> {
     /// The cache.
-    pub cache: Cache<Pages, Threads, K>,
+    pub cache: Cache<(Pages, Threads), K>,
     _memory: [Mapped; 2],
 }
 
-impl<K: Checks> Ours<K> {
-    /// Makes a cache of objects of `layout`, described further by `describe`, over `bytes` bytes of address space.
+impl<K: Hardening> Ours<K> {
+    /// Makes a cache of objects of `layout`, described further by `describe`, over `bytes` bytes of
+    /// address space.
     ///
     /// # Panics
     /// When there is no address space, or no such cache.
     pub fn new(
         bytes: usize,
         layout: Layout,
-        describe: impl FnOnce(CacheBuilder<'_, Pages, Threads>) -> CacheBuilder<'_, Pages, Threads, K>,
+        describe: impl FnOnce(
+            CacheBuilder<'_, (Pages, Threads)>,
+        ) -> CacheBuilder<'_, (Pages, Threads), K>,
     ) -> Self {
         let (buddy, memory) = pages(bytes);
         let registry = Registry::new(buddy, Threads).expect("a page is free");
@@ -72,7 +75,7 @@ pub fn pages(bytes: usize) -> (Pages, [Mapped; 2]) {
 }
 
 // SAFETY: the cache's objects are of its layout and each somebody's.
-unsafe impl<K: Checks> Objects for Ours<K> {
+unsafe impl<K: Hardening> Objects for Ours<K> {
     #[inline]
     fn allocate(&self) -> NonNull<u8> {
         self.cache.allocate().expect("the workloads use little memory")

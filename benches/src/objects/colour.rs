@@ -28,7 +28,8 @@ pub struct Walk {
     pub all: bool,
 }
 
-/// The first object of each of 32 slabs: as many lines as the smallest cache has room for, if they spread.
+/// The first object of each of 32 slabs: as many lines as the smallest cache has room for, if they
+/// spread.
 pub const FIRST_OBJECTS: Walk = Walk { size: 640, slabs: 32, all: false };
 /// All objects of 1,024 slabs, as a list through every object of a cache visits them.
 pub const ALL_OBJECTS: Walk = Walk { size: 1280, slabs: 1024, all: true };

@@ -9,7 +9,8 @@ use crate::objects::workload::{self, Workload};
 /// Makes a fresh allocator of objects of a layout.
 pub type Make = fn(Layout) -> Box<dyn Contestant>;
 
-/// An [`Objects`] behind a pointer: the workloads are compiled once for each implementation, inside it.
+/// An [`Objects`] behind a pointer: the workloads are compiled once for each implementation, inside
+/// it.
 pub trait Contestant {
     /// Runs `workload` on this allocator; see [`workload::run`].
     fn run(&self, workload: Workload) -> Sample;

@@ -4,7 +4,7 @@ use std::alloc::Layout;
 use std::ptr::NonNull;
 
 use hosted::Threads;
-use slab::{CacheBuilder, Checks, Debug, Hardened, Off};
+use slab::{CacheBuilder, Debugging, Hardened, Hardening, Off};
 
 use crate::asked::Asked;
 use crate::measure::{CpuTime, mean};
@@ -13,7 +13,7 @@ use crate::objects::workload::{self, Workload};
 use crate::objects::{colour, constructed};
 use crate::row::Row;
 
-type Builder<'r> = CacheBuilder<'r, Pages, Threads>;
+type Builder<'r> = CacheBuilder<'r, (Pages, Threads)>;
 
 /// Slabs that are grown and given back for a cost.
 const SLABS: usize = 1000;
@@ -24,7 +24,7 @@ type Figure = (&'static str, &'static str, fn() -> f64);
 const FIGURES: [Figure; 15] = [
     ("checks-64-off", "ns", || pair_ns::<Off>()),
     ("checks-64-hardened", "ns", || pair_ns::<Hardened>()),
-    ("checks-64-debug", "ns", || pair_ns::<Debug>()),
+    ("checks-64-debug", "ns", || pair_ns::<Debugging>()),
     ("constructed-488-kept", "ns", constructed::kept_ns),
     ("constructed-488-initialised", "ns", constructed::initialised_ns),
     ("constructed-488", "ratio", constructed::ratio),
@@ -49,20 +49,22 @@ pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
     }
 }
 
-/// Returns the CPU time of a hot pair of an object of 64 bytes with the checks of `K`, in nanoseconds.
+/// Returns the CPU time of a hot pair of an object of 64 bytes with the checks of `K`, in
+/// nanoseconds.
 ///
 /// # Panics
 /// When there is no memory.
-pub fn pair_ns<K: Checks>() -> f64 {
+pub fn pair_ns<K: Hardening>() -> f64 {
     let layout = Layout::from_size_align(64, 8).expect("a small size");
-    let ours = Ours::new(1 << 20, layout, |builder| builder.checks::<K>());
+    let ours = Ours::new(1 << 20, layout, |builder| builder.hardening::<K>());
     workload::run(&ours, Workload::Pair(64)).mean_ns
 }
 
-/// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of 64 bytes.
+/// Returns the CPU time of growing by a slab and of giving one back, in nanoseconds, for objects of
+/// 64 bytes.
 ///
-/// Growing is what filling an empty cache takes longer than filling it again from the slabs that it has kept. The pages
-/// have been touched before.
+/// Growing is what filling an empty cache takes longer than filling it again from the slabs that it
+/// has kept. The pages have been touched before.
 ///
 /// # Panics
 /// When there is no memory.
@@ -70,12 +72,12 @@ pub fn slab_costs() -> (f64, f64) {
     let ours = cache_of_64(|builder| builder.keep_empty(2 * SLABS));
     let objects = SLABS * ours.cache.geometry().capacity();
     fill(&ours, objects);
-    ours.cache.shrink();
+    ours.cache.shrink_all();
     let growing_ns = fill(&ours, objects);
     let again_ns = fill(&ours, objects);
     let slabs = ours.cache.stats().slabs as f64;
     let start = CpuTime::now();
-    let pages = ours.cache.shrink();
+    let pages = ours.cache.shrink_all();
     let shrinking_ns = start.elapsed_ns();
     assert!(pages >= SLABS, "all slabs were empty");
     ((growing_ns - again_ns).max(0.0) / slabs, shrinking_ns / slabs)
@@ -142,6 +144,6 @@ pub fn idle_pages() -> f64 {
     let ours = cache_of_64(|builder| builder);
     let objects = (0..100_000).map(|_| ours.allocate()).collect();
     free_all(&ours, objects);
-    ours.cache.shrink();
+    ours.cache.shrink_all();
     ours.cache.stats().pages() as f64
 }

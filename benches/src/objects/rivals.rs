@@ -79,7 +79,8 @@ impl SlabMalloc {
         let start = NonNull::new(start).expect("the workloads use little memory");
         self.pages.lock().push((start, page));
         let outcome = if is_small {
-            // SAFETY: zero, of a page's size and alignment, and the zone's until all is freed at the end.
+            // SAFETY: zero, of a page's size and alignment, and the zone's until all is freed at
+            // the end.
             let page = unsafe { start.cast::<ObjectPage<'static>>().as_mut() };
             // SAFETY: an empty page that is in no zone.
             unsafe { zone.refill(self.layout, page) }
@@ -117,14 +118,16 @@ unsafe impl Objects for SlabMalloc {
 impl Drop for SlabMalloc {
     fn drop(&mut self) {
         for (start, layout) in self.pages.lock().drain(..) {
-            // SAFETY: allocated with this layout; the zone goes with us and touches nothing when it does.
+            // SAFETY: allocated with this layout; the zone goes with us and touches nothing when it
+            // does.
             unsafe { System.dealloc(start.as_ptr(), layout) };
         }
     }
 }
 
-/// `buddy-slab-allocator`: its slabs per CPU, threads as CPUs, over its buddy, each in a spin mutex. Its own locks are those
-/// of the operating system that it belongs to, so the parts are put together here as its `PerCpuSlab` has them.
+/// `buddy-slab-allocator`: its slabs per CPU, threads as CPUs, over its buddy, each in a spin
+/// mutex. Its own locks are those of the operating system that it belongs to, so the parts are put
+/// together here as its `PerCpuSlab` has them.
 struct BuddySlab {
     slabs: Vec<CpuSlab>,
     buddy: SpinMutex<BuddyAllocator<PAGE_SIZE>>,

@@ -1,4 +1,5 @@
-//! The rows of the `slab` table: each workload on all contestants, then the costs of our own caches.
+//! The rows of the `slab` table: each workload on all contestants, then the costs of our own
+//! caches.
 
 use std::ptr::NonNull;
 

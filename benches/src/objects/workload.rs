@@ -30,7 +30,8 @@ pub enum Workload {
     BulkRandom(usize),
     /// Two threads, each with an object of its own as in `Pair`; CPU time.
     TwoThreads(usize),
-    /// One thread allocates, another frees; CPU time per object, that of the ring between them included.
+    /// One thread allocates, another frees; CPU time per object, that of the ring between them
+    /// included.
     Remote(usize),
 }
 
@@ -144,7 +145,8 @@ fn remote<O: Objects>(objects: &O) -> Sample {
     })
 }
 
-/// Threads have a mean only: single operations would be timed while the other thread is interrupted.
+/// Threads have a mean only: single operations would be timed while the other thread is
+/// interrupted.
 fn cpu_time_alone(work: impl Fn(usize) -> usize + Sync) -> Sample {
     Sample { mean_ns: cpu_time_of_two(work), p999_ns: f64::NAN, max_ns: f64::NAN }
 }

@@ -1,37 +1,39 @@
-//! How often a CPU must have a cache line for itself that others have too: counted, where there are too few cores to time it.
+//! Counts how often a CPU must own a cache line that other CPUs own too, for machines with too few
+//! cores to time it.
 //!
-//! Question: does an operation change more shared lines when there are more CPUs? One thread plays all of them and takes
-//! turns after each operation, so that every line that two CPUs would share they do share; lost races are not played. All
-//! atomic read-modify-writes of the allocator count: none is of a line that only one CPU may have. Those that were **met**
-//! are the ones on lines that more than one CPU changed during the count.
+//! Question: does an operation change more shared lines when there are more CPUs? One thread
+//! simulates all CPUs and switches after each operation, so that CPUs share every line that they
+//! could share. Lost races are not simulated. All atomic read-modify-writes of the allocator count,
+//! as CPUs change private lines without them. A change is **met** if more than one CPU changed its
+//! line during the count.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::ptr::{NonNull, without_provenance_mut};
 
 use buddy::{FrameAllocator, Mode, ZeroedMemory};
 use hosted::Mapped;
 use page_frame::sync::hear_changes;
-use page_frame::{CpuId, DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE, SwitchedCpu};
+use page_frame::{CpuId, FrameNumber, FrameRange, Order, SwitchedCpu};
 use testkit::Random;
 
+use crate::pages::workload::{mixed_order, shuffle};
 use crate::row::Row;
-use crate::workload::{mixed_order, shuffle};
 
-/// How many slots are compared.
+/// Numbers of slots that are compared.
 pub const SLOTS: [usize; 3] = [2, 16, 64];
 /// 8 GiB of frames.
 const FRAMES: usize = 8 << 18;
-/// Blocks that each CPU allocates, or frees, for a count: half of memory where there are 64 CPUs and none is freed yet.
+/// Blocks that each CPU allocates, or frees, for a count: half of memory where there are 64 CPUs
+/// and none is freed yet.
 const BLOCKS: usize = 16_000;
-/// Blocks that each CPU holds where blocks live for a while.
+/// Blocks that each CPU holds in the mixed history.
 const HELD: usize = 1024;
-/// Frames on their way from one CPU to another.
+/// Frames between the CPU that allocates and the CPU that frees.
 const ON_THE_WAY: usize = 64;
 /// The bytes of a cache line.
 const LINE: usize = 64;
 
-/// What the CPUs do.
+/// The operations of the CPUs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum History {
     /// Each allocates a frame and frees it.
@@ -48,7 +50,7 @@ impl History {
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Pair, Self::Bulk, Self::Mixed, Self::HandedOn];
 
-    /// Returns the name, as far as it is that of a row of times the same.
+    /// Returns the name, which is that of the row of times with the same operations.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Pair => "pair-0",
@@ -68,12 +70,12 @@ pub struct Changes {
     pub met: f64,
 }
 
-/// What was heard.
+/// The changes that were counted.
 #[derive(Default)]
 struct Heard {
-    /// The CPU that is played.
+    /// The CPU that is simulated.
     cpu: usize,
-    /// For each line, by number, who changed it, as bits, and how often it was changed.
+    /// For each line, by number: the CPUs that changed it, as bits, and the number of changes.
     lines: HashMap<usize, (u64, usize)>,
 }
 
@@ -112,7 +114,7 @@ impl World<'_> {
         self.buddy.free_frames(frame, order).expect("the histories free once");
     }
 
-    /// Has the CPUs take turns in `operation` for `blocks` blocks.
+    /// Calls `operation` for `blocks` blocks, on each CPU in turn.
     fn turns(&self, blocks: usize, mut operation: impl FnMut(usize)) {
         (0..blocks).for_each(|number| operation(number % self.slots));
     }
@@ -175,14 +177,15 @@ pub fn changes(history: History, slots: usize) -> Changes {
     let layout = FrameAllocator::<&SwitchedCpu>::metadata_layout(&range, slots);
     let metadata = Mapped::reserve(layout.expect("a good range").size());
     let metadata = metadata.expect("memory for metadata");
-    // SAFETY: a fresh mapping is zero and page-aligned, and goes after the allocator, as locals are dropped in reverse.
+    // SAFETY: a fresh mapping is zero and page-aligned, and is dropped after the allocator, as
+    // locals are dropped in reverse.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
     let buddy = FrameAllocator::new_in(zeroed, &range, &cpus, Mode::Cached);
     let world = World { cpus: &cpus, slots, buddy: buddy.expect("a good range") };
     world.play(history)
 }
 
-/// Calls `work`, which allocates and frees `blocks` blocks, and returns what was changed meanwhile.
+/// Calls `work`, which allocates and frees `blocks` blocks, and returns the changes meanwhile.
 fn counted(blocks: usize, work: impl FnOnce()) -> Changes {
     HEARD.with_borrow_mut(|heard| heard.lines.clear());
     work();
@@ -216,11 +219,11 @@ mod tests {
         for history in History::ALL {
             let [few, some, many] = SLOTS.map(|slots| changes(history, slots));
             for more in [some, many] {
-                // What is met may grow up to all there is, and that is what must not grow.
+                // Met changes may grow up to all changes, so all changes must not grow.
                 assert!(more.all <= few.all * 1.05, "{history:?}: {more:?} after {few:?}");
                 assert!(more.met <= more.all, "{history:?}: {more:?}");
             }
-            // A count of nothing would not grow either.
+            // A count of zero would not grow either.
             assert_eq!(few.all == 0.0, history == History::Pair, "{history:?}: {few:?}");
         }
     }

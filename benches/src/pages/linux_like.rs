@@ -3,11 +3,13 @@
 //! # Concepts
 //! - 64 bytes for each frame, with the links of the list that its block is on.
 //! - A list per order, 0 to 10, last in, first out, under one lock; blocks split and merge eagerly.
-//! - In front, per CPU: lists of the orders 0 to 3 and 9, filled and emptied by [`BATCH`] frames. They are the CPU's own,
-//!   as with preemption off: the slot protocol of `page-frame` stands for that.
+//! - In front, per CPU: lists of the orders 0 to 3 and 9, filled and emptied by [`BATCH`] frames.
+//!   They are the CPU's own, as with preemption off: the slot protocol of `page-frame` stands for
+//!   that.
 //!
-//! Written from the public description of the page allocator (Gorman 2004, chapter 6; `Documentation/mm`). Zones, mobility,
-//! watermarks and accounting are left out, so the kernel itself does more for each page.
+//! Written from the public description of the page allocator (Gorman 2004, chapter 6;
+//! `Documentation/mm`). Zones, mobility, watermarks and accounting are left out, so the kernel
+//! itself does more for each page.
 
 use std::ptr::NonNull;
 
@@ -15,24 +17,26 @@ use hosted::Threads;
 use page_frame::sync::{AtomicU8, AtomicU32, Ordering};
 use page_frame::{Cpu, Order, PerCpu, PerCpuSlot};
 
-use super::SharedPages;
+use crate::pages::allocator::SharedPages;
 
 /// The largest order is one below.
 const ORDERS: usize = 11;
 /// Frames moved between a CPU's list and the common lists at once.
 const BATCH: usize = 63;
-/// The order of whole areas, which CPUs keep too.
+/// The order of whole areas, for which CPUs have a list too.
 const HUGE: usize = 9;
 /// Lists of a CPU: orders 0 to 3, and 9.
 const CPU_LISTS: usize = 5;
-/// Frames that a CPU keeps at most: about the low watermark of 8 GiB divided by a few CPUs, as Linux sizes it.
+/// Maximum number of frames in the lists of a CPU: about the low watermark of 8 GiB divided by a
+/// few CPUs, as Linux sizes it.
 const HIGH: usize = 2048;
 /// The end of a list.
 const NONE: u32 = u32::MAX;
 /// A page that heads no block on a common list.
 const NOT_FREE: u8 = u8::MAX;
 
-/// What is known of one frame. Links are atomics because they pass from list to list; the lists' owners order them.
+/// The metadata of one frame. Links are atomics because they pass from list to list; the lists'
+/// owners order them.
 #[repr(align(64))]
 struct Page {
     next: AtomicU32,
@@ -65,8 +69,8 @@ struct CpuLists {
     frames: usize,
 }
 
-// Relaxed everywhere here: a page's fields belong to whoever has the list it is on, and the common lock and the slots'
-// protocol pass lists on.
+// Relaxed everywhere here: the owner of a list owns the fields of its pages, and the common lock
+// and the slot protocol order its hand-over.
 impl Page {
     fn set_next(&self, page: u32) {
         self.next.store(page, Ordering::Relaxed);
@@ -170,12 +174,12 @@ impl LinuxLike {
 
     fn slots(&self) -> PerCpu<'_, CpuLists, Threads> {
         let first = NonNull::from(&self.slots[..]).cast();
-        // SAFETY: clause 1: one for each number, as `new` makes them, which live as long as `self`. Clause 2: all values have the
-        // same threads, and nobody looks at all slots.
+        // SAFETY: clause 1: `new` makes one slot for each number, and they live as long as `self`.
+        // Clause 2: all values have the same threads, and no code visits all slots.
         unsafe { PerCpu::at(first, self.slots.len(), Threads) }
     }
 
-    /// Gives blocks of the CPU's lists back until it keeps at most `keep` frames.
+    /// Moves blocks from the CPU's lists to the common lists until at most `keep` frames remain.
     fn empty(&self, mine: &mut CpuLists, keep: usize) {
         let mut free = self.free.lock();
         for list in 0..CPU_LISTS {

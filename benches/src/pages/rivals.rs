@@ -1,11 +1,12 @@
-//! Published page allocators, each behind the trait of one thread; [`Locked`] makes any of them shared.
+//! Published page allocators, each behind the trait of one thread; [`Locked`] makes any of them
+//! shared.
 
 use bitmap_allocator::{BitAlloc, BitAlloc16M};
 use buddy_slab_allocator::BuddyAllocator;
 use hosted::Mapped;
 use page_frame::{Order, PAGE_SIZE};
 
-use super::{Pages, SharedPages};
+use crate::pages::allocator::{Pages, SharedPages};
 
 /// Any allocator in a spin lock.
 pub(super) struct Locked<P>(spin::Mutex<P>);
@@ -32,7 +33,8 @@ impl<P: Pages + Send> SharedPages for Locked<P> {
     }
 }
 
-/// `buddy_system_allocator`: an ordered set of free blocks per order. Its metadata is on the heap and grows with use.
+/// `buddy_system_allocator`: an ordered set of free blocks per order. Its metadata is on the heap
+/// and grows with use.
 pub(super) struct BuddySystem(buddy_system_allocator::FrameAllocator<32>);
 
 impl BuddySystem {
@@ -94,7 +96,8 @@ impl Pages for Bitmap {
     }
 }
 
-/// `buddy-slab-allocator`: lists of free blocks through structs of pages, at the start of the memory that it manages.
+/// `buddy-slab-allocator`: lists of free blocks through structs of pages, at the start of the
+/// memory that it manages.
 pub(super) struct BuddySlab {
     allocator: BuddyAllocator<PAGE_SIZE>,
     /// The address of its first page.
@@ -107,14 +110,15 @@ pub(super) struct BuddySlab {
 impl BuddySlab {
     pub(super) fn new(frames: usize) -> Self {
         let metadata_bytes = BuddyAllocator::<PAGE_SIZE>::required_meta_size(frames * PAGE_SIZE);
-        // The section's description takes less than a KiB; what is left of its last page is too small to be a frame.
+        // The section's description takes less than a KiB; the rest of its last page is too small
+        // to be a frame.
         let bytes = frames * PAGE_SIZE + (metadata_bytes + 1024).next_multiple_of(PAGE_SIZE);
         let memory = Mapped::reserve(bytes).expect("address space for the frames");
         let mut allocator = BuddyAllocator::new();
         let region = std::ptr::slice_from_raw_parts_mut(memory.start().as_ptr(), memory.bytes());
-        // SAFETY: the mapping is ours, readable as zero, and nobody else refers into it.
+        // SAFETY: the mapping is ours, reads as zero, and no other reference to it exists.
         let region = unsafe { &mut *region };
-        // SAFETY: the region goes after the allocator: fields drop in order.
+        // SAFETY: the region is dropped after the allocator: fields drop in order.
         unsafe { allocator.init(region) }.expect("the region has room for its metadata");
         let start = allocator.section(0).expect("just added").start;
         Self { allocator, start, _memory: memory, metadata_bytes }

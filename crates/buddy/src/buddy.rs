@@ -1,22 +1,26 @@
-//! The allocator of memory: frames of a pool, and where the machine sees them.
+//! The allocator of memory by address: a frame allocator, and the map from frames to addresses.
 
 use core::alloc::Layout;
 use core::ops::Deref;
 
 use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, PhysMap};
 
-use crate::build::{self, BuildError};
-use crate::frame_pool::FramePool;
-use crate::{FrameAllocator, HotplugError, Mode, Observe, ZeroedMemory};
+use crate::build::{BuildError, build};
+use crate::frame_allocator::FrameAllocator;
+use crate::frame_pool::{FramePool, Mode};
+use crate::trace::Trace;
+use crate::zeroed_memory::ZeroedMemory;
+use crate::zones::hotplug::HotplugError;
 
 /// A buddy allocator of memory in pages.
 ///
-/// As a [`PageSource`](page_frame::PageSource) it lends blocks and runs by address, which it translates through `M`. The methods that
-/// need no address are those of [`FramePool`], to which it dereferences. No frame is ever read or written. All methods that take `&self` may
-/// be called from every CPU, and from interrupts.
+/// As a [`PageSource`](page_frame::PageSource) it lends blocks and runs by address, which it
+/// translates through `M`. It dereferences to [`FramePool`], which has the methods that need no
+/// address. No frame is ever read or written. All methods that take `&self` may be called from
+/// every CPU, and from interrupts.
 ///
-/// Frees by number are `unsafe` here: they could take back what somebody holds as a
-/// [`PageBlock`](page_frame::PageBlock). [`FrameAllocator`] is for those who use numbers alone.
+/// Frees by number are `unsafe` here: they could free memory that is in use as a
+/// [`PageBlock`](page_frame::PageBlock). Use [`FrameAllocator`] if you need numbers only.
 ///
 /// ```
 /// use buddy::{Buddy, Mode, ZeroedMemory};
@@ -34,7 +38,7 @@ use crate::{FrameAllocator, HotplugError, Mode, Observe, ZeroedMemory};
 /// let metadata = NonNull::new(unsafe { alloc_zeroed(layout) }).unwrap();
 /// // SAFETY: fresh, zero, aligned as the layout says, and leaked.
 /// let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, layout.size()) };
-/// // SAFETY: the frames' memory is ours, and nobody else uses it.
+/// // SAFETY: the frames' memory is ours, and no other code uses it.
 /// let buddy = unsafe { Buddy::new_in(metadata, &frames, map, SingleCpu::new(), Mode::Plain) }?;
 ///
 /// let block = buddy.allocate(Order::new(3).unwrap())?;
@@ -80,7 +84,7 @@ use crate::{FrameAllocator, HotplugError, Mode, Observe, ZeroedMemory};
 /// }
 /// ```
 ///
-/// Nor can it exchange the pools of two buddies:
+/// Safe code cannot exchange the pools of two buddies either:
 ///
 /// ```compile_fail,E0596
 /// # use buddy::Buddy;
@@ -90,19 +94,21 @@ use crate::{FrameAllocator, HotplugError, Mode, Observe, ZeroedMemory};
 /// }
 /// ```
 ///
-/// `O` is the observer of splits and merges, none by default; see [`Observe`].
+/// `T` is the [`Trace`], `()` by default. `CHECKED` says whether every free is a checked free, see
+/// [`FrameAllocator::with_checked_free`].
 #[derive(Debug)]
-pub struct Buddy<'m, M, C, O = ()> {
-    /// I1: `frames` frees only what its caller owns. The frees below are called from `unsafe` functions whose clauses say so.
-    pub(crate) frames: FrameAllocator<'m, C, O>,
+pub struct Buddy<'m, M, C, T = (), const CHECKED: bool = false> {
+    /// I1: a free through `frames` frees only blocks that its caller owns. It is called only from
+    /// `unsafe` functions whose clauses say so.
+    pub(crate) frames: FrameAllocator<'m, C, T, CHECKED>,
     pub(crate) phys: M,
 }
 
 impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// Returns size and alignment of the metadata for `ranges` and `slots` CPU slots.
     ///
-    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page map, of which only the
-    /// entries of frames in use are ever touched.
+    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page
+    /// map, of which only the entries of frames in use are ever touched.
     ///
     /// # Errors
     /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
@@ -110,8 +116,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
-    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of it, and its part of the
-    /// page map.
+    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of
+    /// it, and its part of the page map.
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -120,7 +126,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         room: FrameRange,
         slots: usize,
     ) -> Result<Layout, BuildError> {
-        FramePool::<C>::metadata_layout(ranges, room, slots)
+        FrameAllocator::<C>::metadata_layout_with_room(ranges, room, slots)
     }
 
     /// Builds the allocator of all frames of `ranges`, with its metadata in `metadata`.
@@ -128,11 +134,13 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// O(areas); touches 0.15 bytes per frame of the metadata and no frame.
     ///
     /// # Errors
-    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and [`BuildError::MetadataTooSmall`].
+    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and
+    /// [`BuildError::MetadataTooSmall`].
     ///
     /// # Safety
     /// 1. During `'m` no other code uses the frames, while they are not offline.
-    /// 2. `phys` covers the frames of `ranges`. They are mapped where it says, if blocks or runs are allocated by address.
+    /// 2. `phys` covers the frames of `ranges`. They are mapped where it says, if blocks or runs
+    ///    are allocated by address.
     pub unsafe fn new_in(
         metadata: ZeroedMemory<'m>,
         ranges: &[FrameRange],
@@ -144,7 +152,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         unsafe { Self::new_with_room(metadata, ranges, FrameRange::default(), phys, cpu, mode) }
     }
 
-    /// The same, with room for frames of `room` to be added later by [`add_section`](Self::add_section).
+    /// The same, with room for frames of `room` to be added later by
+    /// [`add_section`](Self::add_section).
     ///
     /// # Errors
     /// As for [`new_in`](Self::new_in), with the layout of
@@ -162,55 +171,63 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         mode: Mode,
     ) -> Result<Self, BuildError> {
         let map_start = |start| phys.pointer(start);
-        // SAFETY: clause 1: `PhysMap` clause 1 for the alignment. `PhysMap` clause 3 and our clause 2 for the pointer: consecutive
-        // frames have consecutive pages, and `phys` covers them.
-        let pool = unsafe { FramePool::new_in(metadata, ranges, room, map_start, cpu, mode) }?;
-        Ok(Self { frames: FrameAllocator { pool }, phys })
+        // SAFETY: clause 1: `PhysMap` clause 1 for the alignment. `PhysMap` clause 3 and our clause
+        // 2 for the pointer: consecutive frames have consecutive pages, and `phys` covers them.
+        let carved = unsafe { build(metadata, ranges, room, cpu.slots(), map_start) }?;
+        Ok(Self { frames: FrameAllocator { pool: FramePool::new(carved, cpu, mode) }, phys })
     }
 
-    /// Tells `observer` of each split, merge, claim and hand-over from now on; see
-    /// [`FrameAllocator::with_observer`].
-    pub fn with_observer<O: Observe>(self, observer: O) -> Buddy<'m, M, C, O> {
-        Buddy { frames: self.frames.with_observer(observer), phys: self.phys }
+    /// Sets the trace, see [`FrameAllocator::with_trace`].
+    pub fn with_trace<T: Trace>(self, trace: T) -> Buddy<'m, M, C, T> {
+        Buddy { frames: self.frames.with_trace(trace), phys: self.phys }
     }
 }
 
-impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
-    /// Gives misuse to `hook` instead of panicking.
+impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
+    /// Makes every free a checked free, see [`FrameAllocator::with_checked_free`]. Call it after
+    /// [`with_trace`](Buddy::with_trace).
+    pub fn with_checked_free(self) -> Buddy<'m, M, C, T, true> {
+        Buddy { frames: self.frames.with_checked_free(), phys: self.phys }
+    }
+
+    /// Sets the hook for misuse. Without a hook misuse panics.
     pub fn with_fault_hook(mut self, hook: FaultHook) -> Self {
-        self.frames.pool.fault_hook = hook;
+        self.frames.pool.set_fault_hook(hook);
         self
     }
 
-    /// Returns the allocator of frame numbers below, for kernels that mix numbers and blocks.
+    /// Returns the allocator of frame numbers, for kernels that mix numbers and blocks.
     ///
     /// # Safety
-    /// 1. Whoever frees by number through it keeps to the clauses of [`free_frames`](Self::free_frames), and brings frames online
-    ///    by those of [`online`](Self::online).
-    /// 2. Whoever adds a section through it keeps to clause 1 of [`add_section`](Self::add_section).
+    /// 1. Frees by number through it keep to the clauses of [`free_frames`](Self::free_frames), and
+    ///    calls that bring frames online to those of [`online`](Self::online).
+    /// 2. Calls that add a section through it keep to clause 1 of
+    ///    [`add_section`](Self::add_section).
     #[inline(always)]
-    pub const unsafe fn frame_allocator(&self) -> &FrameAllocator<'m, C, O> {
+    pub const unsafe fn frame_allocator(&self) -> &FrameAllocator<'m, C, T, CHECKED> {
         &self.frames
     }
 
-    /// Takes back the block of `order` at `frame`, see [`FrameAllocator::free_frames`].
+    /// Frees the block of `order` at `frame`, see [`FrameAllocator::free_frames`].
     ///
     /// # Errors
-    /// A [`Fault`] when no such block is allocated; nothing has changed then.
+    /// A [`Fault`] when no such block is allocated. Then nothing has changed.
     ///
     /// # Safety
-    /// 1. The block was allocated by number, or taken out of its [`PageBlock`](page_frame::PageBlock) by `into_raw`, and the caller
-    ///    owns it: nobody else uses its memory, or frees it.
+    /// 1. The block was allocated by number, or taken out of its
+    ///    [`PageBlock`](page_frame::PageBlock) by `into_raw`, and the caller owns it: no other code
+    ///    uses its memory or frees it.
     #[inline]
     #[track_caller]
     pub unsafe fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
         self.frames.free_frames(frame, order)
     }
 
-    /// Takes back blocks of `order`, see [`FrameAllocator::free_many`].
+    /// Frees blocks of `order`, see [`FrameAllocator::free_many`].
     ///
     /// # Errors
-    /// The first [`Fault`]; every block that was allocated with this order is free then, and nothing else has changed.
+    /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and
+    /// nothing else has changed.
     ///
     /// # Safety
     /// 1. As for [`free_frames`](Self::free_frames), for each of the blocks.
@@ -219,10 +236,10 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         self.frames.free_many(order, blocks)
     }
 
-    /// Returns size and alignment of the metadata that an added section brings along: 0.16 bytes for each of its 262,144
-    /// frames, however many are there.
+    /// Returns size and alignment of the metadata of an added section, see
+    /// [`FrameAllocator::section_layout`].
     pub fn section_layout() -> Layout {
-        build::section_layout()
+        FrameAllocator::<C>::section_layout()
     }
 
     /// Adds the frames of `range`, all of them free, see [`FrameAllocator::add_section`].
@@ -231,8 +248,9 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
     /// As for [`FrameAllocator::add_section`].
     ///
     /// # Safety
-    /// 1. No other code uses the frames, while they are in the buddy and not offline. The buddy's `PhysMap` covers them. They are
-    ///    mapped where it says, if blocks or runs are allocated by address.
+    /// 1. No other code uses the frames, while they are in the buddy and not offline. The buddy's
+    ///    `PhysMap` covers them. They are mapped where it says, if blocks or runs are allocated by
+    ///    address.
     pub unsafe fn add_section(
         &self,
         metadata: ZeroedMemory<'m>,
@@ -241,7 +259,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
         self.frames.add_section(metadata, range)
     }
 
-    /// Removes a section whose frames are all offline, see [`FrameAllocator::remove_section`]. The frames are the caller's again.
+    /// Removes a section whose frames are all offline, see [`FrameAllocator::remove_section`]. The
+    /// frames are the caller's again.
     ///
     /// # Errors
     /// As for [`FrameAllocator::remove_section`].
@@ -262,8 +281,8 @@ impl<'m, M: PhysMap, C: Cpu, O: Observe> Buddy<'m, M, C, O> {
 }
 
 /// There is no `DerefMut`: exchanging pools would exchange frames.
-impl<'m, M, C, O> Deref for Buddy<'m, M, C, O> {
-    type Target = FramePool<'m, C, O>;
+impl<'m, M, C, T, const CHECKED: bool> Deref for Buddy<'m, M, C, T, CHECKED> {
+    type Target = FramePool<'m, C, T, CHECKED>;
 
     #[inline(always)]
     fn deref(&self) -> &Self::Target {

@@ -1,4 +1,4 @@
-//! The allocator of frame numbers: nothing behind the frames is ever lent, so all of it is safe.
+//! The allocator of frame numbers. It lends no memory by address, so all of its methods are safe.
 
 use core::alloc::Layout;
 use core::ops::Deref;
@@ -6,9 +6,12 @@ use core::ptr::NonNull;
 
 use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, PAGE_SIZE};
 
-use crate::build::{self, BuildError};
-use crate::frame_pool::FramePool;
-use crate::{HotplugError, Mode, Observe, ZeroedMemory};
+use crate::build::section::section_layout;
+use crate::build::{BuildError, Plan, build};
+use crate::frame_pool::{FramePool, Mode};
+use crate::trace::Trace;
+use crate::zeroed_memory::ZeroedMemory;
+use crate::zones::hotplug::{self, HotplugError};
 
 /// A page's alignment.
 #[repr(align(4096))]
@@ -16,14 +19,16 @@ struct OnePage;
 
 const _: () = assert!(align_of::<OnePage>() == PAGE_SIZE, "the border of a page");
 
-/// An address on a page's border that stands for the first frame of a map without memory. No pointer is made from it.
+/// A page-aligned address for the first frame of a page map without memory. No pointer is made from
+/// it.
 const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 
 /// A buddy allocator of page frames by number.
 ///
-/// It knows no address and makes no pointer: what lies behind the frames is its user's business. So every method is safe, and the
-/// worst that a wrong free does is that a number is handed out twice. Memory is lent as [`PageBlock`](page_frame::PageBlock)s by
-/// [`Buddy`](crate::Buddy). [`FramePool`] has the methods that both share.
+/// It knows no address and makes no pointer; its user decides what a frame number stands for. So
+/// every method is safe, and a wrong free can only make the allocator return a number twice.
+/// [`Buddy`](crate::Buddy) lends memory by address. [`FramePool`] has the methods that both types
+/// share.
 ///
 /// ```
 /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
@@ -41,11 +46,12 @@ const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 /// assert!(block.is_aligned_to(order));
 /// assert_eq!(frames.free_frames_count(), 1024 - 8);
 /// frames.free_frames(block, order)?;
-/// assert!(frames.free_frames(block, order).is_err()); // a double free is a fault, and changes nothing
+/// assert!(frames.free_frames(block, order).is_err()); // a double free is a fault
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// `O` is the observer of splits and merges, none by default; see [`Observe`].
+/// `T` is the [`Trace`], `()` by default. `CHECKED` says whether every free is a checked free, see
+/// [`with_checked_free`](Self::with_checked_free).
 ///
 /// The allocator borrows its metadata, so it cannot outlive it:
 ///
@@ -61,15 +67,15 @@ const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 /// frames.drain();
 /// ```
 #[derive(Debug)]
-pub struct FrameAllocator<'m, C, O = ()> {
-    pub(crate) pool: FramePool<'m, C, O>,
+pub struct FrameAllocator<'m, C, T = (), const CHECKED: bool = false> {
+    pub(crate) pool: FramePool<'m, C, T, CHECKED>,
 }
 
 impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// Returns size and alignment of the metadata for `ranges` and `slots` CPU slots.
     ///
-    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page map, of which only the
-    /// entries of frames in use are ever touched.
+    /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page
+    /// map, of which only the entries of frames in use are ever touched.
     ///
     /// # Errors
     /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
@@ -77,8 +83,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
-    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of it, and its part of the
-    /// page map.
+    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of
+    /// it, and its part of the page map.
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -87,7 +93,7 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         room: FrameRange,
         slots: usize,
     ) -> Result<Layout, BuildError> {
-        FramePool::<C>::metadata_layout(ranges, room, slots)
+        Plan::new(ranges, room, slots).map(|plan| plan.layout())
     }
 
     /// Builds the allocator of all frames of `ranges`, with its metadata in `metadata`.
@@ -95,7 +101,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// O(areas); touches 0.15 bytes per frame of the metadata.
     ///
     /// # Errors
-    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and [`BuildError::MetadataTooSmall`].
+    /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and
+    /// [`BuildError::MetadataTooSmall`].
     pub fn new_in(
         metadata: ZeroedMemory<'m>,
         ranges: &[FrameRange],
@@ -105,7 +112,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         Self::new_with_room(metadata, ranges, FrameRange::default(), cpu, mode)
     }
 
-    /// The same, with room for frames of `room` to be added later by [`add_section`](Self::add_section).
+    /// The same, with room for frames of `room` to be added later by
+    /// [`add_section`](Self::add_section).
     ///
     /// # Errors
     /// As for [`new_in`](Self::new_in), with the layout of
@@ -117,12 +125,13 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         cpu: C,
         mode: Mode,
     ) -> Result<Self, BuildError> {
-        // SAFETY: clause 1: the address is on a page's border, and nobody asks the map of this type for pointers.
-        let pool = unsafe { FramePool::new_in(metadata, ranges, room, |_| NO_MEMORY, cpu, mode) }?;
-        Ok(Self { pool })
+        // SAFETY: clause 1: the address is page-aligned, and this type never gets a pointer from
+        // its page map.
+        let carved = unsafe { build(metadata, ranges, room, cpu.slots(), |_| NO_MEMORY) }?;
+        Ok(Self { pool: FramePool::new(carved, cpu, mode) })
     }
 
-    /// Tells `observer` of each split, merge, claim and hand-over from now on.
+    /// Sets the trace, which receives each event from then on.
     ///
     /// ```
     /// use buddy::{EventCounts, FrameAllocator, Mode, ZeroedMemory};
@@ -134,53 +143,87 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// # let metadata = ZeroedMemory::zero(&mut metadata);
     /// # let frames = FrameAllocator::new_in(metadata, &frames, SingleCpu::new(), Mode::Plain)?;
     /// let counts = EventCounts::new();
-    /// let frames = frames.with_observer(&counts); // 16 free frames
+    /// let frames = frames.with_trace(&counts); // 16 free frames
     /// let two = frames.allocate_frames(Order::new(1).unwrap())?;
     /// assert_eq!(counts.splits(), 3); // 16 into 8, 4 and 2
     /// frames.free_frames(two, Order::new(1).unwrap())?;
     /// assert_eq!(counts.merges(), 3);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    pub fn with_observer<O: Observe>(self, observer: O) -> FrameAllocator<'m, C, O> {
-        FrameAllocator { pool: self.pool.with_observer(observer) }
+    pub fn with_trace<T: Trace>(self, trace: T) -> FrameAllocator<'m, C, T> {
+        FrameAllocator { pool: self.pool.with_trace(trace) }
     }
 }
 
-impl<'m, C: Cpu, O: Observe> FrameAllocator<'m, C, O> {
-    /// Gives double frees that are found only when a CPU slot is drained to `hook`, instead of panicking.
+impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED> {
+    /// Makes every free a checked free: of several concurrent frees of one block, exactly one
+    /// succeeds, and the others return a fault before anything changes. Call it after
+    /// [`with_trace`](FrameAllocator::with_trace).
+    ///
+    /// A free reads the tag of the block's head, and then clears it. Two CPUs that free one block
+    /// at the same moment may both read before one of them clears. Without this option the double
+    /// free is found when the second slot returns the block. Nothing is credited twice, but until
+    /// then both slots may hand the block out. A checked free exchanges the tag instead. It costs
+    /// an atomic operation for each free, and nothing for allocations.
+    ///
+    /// ```
+    /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// use page_frame::{FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::mem::MaybeUninit;
+    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+    /// # let layout = FrameAllocator::<SingleCpu>::metadata_layout(&frames, 1)?;
+    /// # let mut metadata = vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+    /// # let metadata = ZeroedMemory::zero(&mut metadata);
+    /// # let frames = FrameAllocator::new_in(metadata, &frames, SingleCpu::new(), Mode::Cached)?;
+    /// let frames = frames.with_checked_free();
+    /// let frame = frames.allocate_frames(Order::ZERO)?;
+    /// frames.free_frames(frame, Order::ZERO)?;
+    /// let twice = frames.free_frames(frame, Order::ZERO).unwrap_err();
+    /// assert_eq!(twice.kind, FaultKind::DoubleFree);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_checked_free(self) -> FrameAllocator<'m, C, T, true> {
+        FrameAllocator { pool: self.pool.with_checked_free() }
+    }
+
+    /// Sets the hook for double frees that are found only when a CPU slot is drained. Without a
+    /// hook they panic.
     pub fn with_fault_hook(mut self, hook: FaultHook) -> Self {
-        self.pool.fault_hook = hook;
+        self.pool.set_fault_hook(hook);
         self
     }
 
-    /// Takes back the block of `order` at `frame`.
+    /// Frees the block of `order` at `frame`.
     ///
-    /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually stays in the CPU's slot.
+    /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually
+    /// stays in the CPU's slot.
     ///
     /// # Errors
-    /// A [`Fault`] when no such block is allocated; nothing has changed then.
+    /// A [`Fault`] when no such block is allocated. Then nothing has changed.
     #[inline]
     #[track_caller]
     pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
         self.pool.free_frames(frame, order)
     }
 
-    /// Takes back blocks of `order`. A fault does not stop the rest from being freed.
+    /// Frees blocks of `order`. After a fault it frees the rest too.
     ///
     /// # Errors
-    /// The first [`Fault`]; every block that was allocated with this order is free then, and nothing else has changed.
+    /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and
+    /// nothing else has changed.
     #[track_caller]
     pub fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         self.pool.free_many(order, blocks)
     }
 
-    /// Returns size and alignment of the metadata that an added section brings along: 0.16 bytes for each of its 262,144
-    /// frames, however many are there.
+    /// Returns size and alignment of the metadata of an added section: 0.16 bytes for each of
+    /// 262,144 frames, whether they exist or not.
     pub fn section_layout() -> Layout {
-        build::section_layout()
+        section_layout()
     }
 
-    /// Adds the frames of `range`, all of them free, with the metadata of their section in `metadata`.
+    /// Adds the frames of `range`, all of them free, with the metadata of their section in
+    /// `metadata`.
     ///
     /// O(areas of a section). Only tries a lock; allocates nothing.
     ///
@@ -211,35 +254,36 @@ impl<'m, C: Cpu, O: Observe> FrameAllocator<'m, C, O> {
         metadata: ZeroedMemory<'m>,
         range: FrameRange,
     ) -> Result<(), HotplugError> {
-        self.pool.add_section(metadata, range)
+        hotplug::add_section(&self.pool.frames, metadata, range)
     }
 
-    /// Removes the added section that `frame` lies in, and returns its frames. All of them must be offline. The place is free for
-    /// another section.
+    /// Removes the added section that `frame` lies in, and returns its frames. All of them must be
+    /// offline. Another section can be added in its place.
     ///
     /// O(areas of a section), after draining the CPU slots.
     ///
     /// # Errors
-    /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the first frame of an area
-    /// that is not offline. Nothing has changed then.
+    /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the
+    /// first frame of an area that is not offline. Nothing has changed then.
     pub fn remove_section(&mut self, frame: FrameNumber) -> Result<FrameRange, HotplugError> {
-        // SAFETY: clauses 1 and 2: calls and iterators hold a reference to the allocator, and `self` is the only one.
+        // SAFETY: clauses 1 and 2: calls and iterators hold a reference to the allocator, and
+        // `self` is the only one.
         unsafe { self.pool.remove_section_while_stopped(frame) }
     }
 
     /// Brings frames that are offline back into use. O(areas of the range).
     ///
     /// # Errors
-    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the first frame that was not
-    /// offline.
+    /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the
+    /// first frame that was not offline.
     pub fn online(&self, range: FrameRange) -> Result<(), HotplugError> {
-        self.pool.online(range)
+        hotplug::online(&self.pool.frames, range)
     }
 }
 
 /// There is no `DerefMut`: exchanging pools would exchange frames.
-impl<'m, C, O> Deref for FrameAllocator<'m, C, O> {
-    type Target = FramePool<'m, C, O>;
+impl<'m, C, T, const CHECKED: bool> Deref for FrameAllocator<'m, C, T, CHECKED> {
+    type Target = FramePool<'m, C, T, CHECKED>;
 
     #[inline(always)]
     fn deref(&self) -> &Self::Target {

@@ -1,33 +1,42 @@
-//! The frames in CPU slots, and those freed that are not home yet, as something that can be given back.
+//! The allocators as shrinkers: CPU slots and deferred frees are memory that they can return.
 
-use page_frame::{Cpu, PhysMap, Shrink};
+use page_frame::{Cpu, Shrink};
 
-use crate::{Buddy, FrameAllocator, Observe};
+use crate::buddy::Buddy;
+use crate::frame_allocator::FrameAllocator;
+use crate::trace::Trace;
 
-/// A buddy's own last resort drains its slots already; as a shrinker it serves whoever else runs out, another zone or a
-/// system that wants whole areas free.
-impl<M: PhysMap + Sync, C: Cpu + Sync, O: Observe + Sync> Shrink for Buddy<'_, M, C, O> {
-    /// Returns how many frames the slots held when each was last filled or drained. One load for each slot, no lock. What was
-    /// freed and is not home yet comes on top.
+/// For other parts of a system that run out of memory, like another zone. The allocator itself
+/// drains before it fails.
+impl<M, C, T, const CHECKED: bool> Shrink for Buddy<'_, M, C, T, CHECKED>
+where
+    M: Sync,
+    C: Cpu + Sync,
+    T: Trace + Sync,
+{
+    /// Returns the number of frames that the slots held when each was last refilled or drained. One
+    /// load for each slot. Deferred frees are not included.
     fn reclaimable(&self) -> usize {
-        self.kept_frames()
+        self.cached_frames()
     }
 
-    /// Drains the slots of CPUs that are outside theirs, then brings home what was left in areas, until `target_pages` frames came home; returns how many did.
+    /// Drains the slots that no CPU is inside of, then reconciles areas, until `target_pages`
+    /// frames are returned; returns their number.
     fn shrink(&self, target_pages: usize) -> usize {
         self.drain_until(target_pages)
     }
 }
 
 /// As for [`Buddy`].
-impl<C: Cpu + Sync, O: Observe + Sync> Shrink for FrameAllocator<'_, C, O> {
-    /// Returns how many frames the slots held when each was last filled or drained. One load for each slot, no lock. What was
-    /// freed and is not home yet comes on top.
+impl<C, T, const CHECKED: bool> Shrink for FrameAllocator<'_, C, T, CHECKED>
+where
+    C: Cpu + Sync,
+    T: Trace + Sync,
+{
     fn reclaimable(&self) -> usize {
-        self.kept_frames()
+        self.cached_frames()
     }
 
-    /// Drains the slots of CPUs that are outside theirs, then brings home what was left in areas, until `target_pages` frames came home; returns how many did.
     fn shrink(&self, target_pages: usize) -> usize {
         self.drain_until(target_pages)
     }

@@ -1,28 +1,37 @@
-//! The buddy as a page source: blocks and runs by address, over the frames by number.
+//! The buddy as a page source: blocks and runs by address, over frames by number.
 
 use core::ptr::NonNull;
 
 use page_frame::{
-    Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, PageBlock, PageMap,
-    PageResize, PageRun, PageSource, PhysMap, Tag,
+    Cpu, Fault, FaultKind, ForwardPageMap, FrameNumber, FrameRange, Order, OutOfMemory, PageBlock,
+    PageMap, PageResize, PageRun, PageSource, PhysMap, Tag,
 };
 
-use crate::unwind::{AbortOnUnwind, FreeOnUnwind};
-use crate::{Buddy, Observe};
+use crate::bitmap::placement::Mobility;
+use crate::buddy::Buddy;
+use crate::frames::Frames;
+use crate::frames::unwind::AbortOnUnwind;
+use crate::trace::Trace;
+use crate::zones::pressure::Pressure;
+use crate::zones::zone::Zone;
+use crate::zones::zone::sealed::Sealed;
 
-// SAFETY: clause 1: `new_in` was promised the frames for us alone, a frame is handed out only after its bit was changed
-// from clear to set (or its area from open to whole) by us, and `phys` maps aligned frames to aligned addresses.
-// Clause 2: the fault hook is called only when nothing was taken back.
-unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
+// SAFETY: clause 1: by clause 1 of `new_in` no other code uses the frames. A frame is handed out
+// only after this buddy changed its bit from clear to set, or its area from open to whole. `phys`
+// maps aligned frames to aligned addresses. Clause 2: the fault hook is called only when nothing
+// was taken back.
+unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageSource
+    for Buddy<'_, M, C, T, CHECKED>
+{
     #[inline(always)]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         if let Some(frame) = self.allocate_hit(order) {
-            // SAFETY: just allocated.
+            // SAFETY: clause 1: the block was just allocated, and this is its only value.
             return Ok(unsafe { self.block(frame, order) });
         }
-        // A frame comes back in registers, a block would in memory; and who knows the order still knows it of the block.
-        let frame = self.allocate_slowly(order)?;
-        // SAFETY: just allocated.
+        // The miss returns a frame, in registers; a block would be returned in memory.
+        let frame = self.allocate_miss(order)?;
+        // SAFETY: clause 1: the block was just allocated, and this is its only value.
         Ok(unsafe { self.block(frame, order) })
     }
 
@@ -31,39 +40,48 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageSource for Buddy<'_, M, C, O> {
     unsafe fn free(&self, block: PageBlock) {
         let (start, order) = block.into_raw();
         let frame = self.phys.frame(start.addr().get());
-        if !self.free_to_slot(frame, order) {
-            self.free_by_address(start, frame, order);
+        if !self.free_hit(frame, order) {
+            self.free_miss_by_address(start, frame, order);
         }
     }
 }
 
-// SAFETY: clause 1: always the map of the field, which lives as long as this value.
-unsafe impl<'m, M: PhysMap, C: Cpu, O: Observe> page_frame::ForwardPageMap for Buddy<'m, M, C, O> {
+// SAFETY: clause 1: the accessors return a field, which is always the same map and lives as long as
+// this value.
+unsafe impl<M, C, T, const CHECKED: bool> ForwardPageMap for Buddy<'_, M, C, T, CHECKED> {
     #[inline(always)]
-    fn page_map(&self) -> &impl page_frame::PageMap {
-        &self.frames.pool.map
+    fn page_map(&self) -> &impl PageMap {
+        self.frames.pool.frames.tags().map()
     }
 }
 
-impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
-    /// Makes the block of `order` at `frame` a value.
+impl<'m, M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
+    /// Returns the block of `order` at `frame` as a value.
     ///
     /// # Safety
-    /// 1. The block has just been allocated from this buddy, and the caller has no other value for it.
+    /// 1. The block has just been allocated from this buddy, and the caller has no other value for
+    ///    it.
     #[inline]
     pub(crate) unsafe fn block(&self, frame: FrameNumber, order: Order) -> PageBlock {
-        // SAFETY: clause 1; the content is whatever it was.
+        // SAFETY: clause 1: `phys` covers the frames (clause 2 of `new_in`) and maps aligned blocks
+        // to aligned memory. Clause 2: clause 1 of this function. Clause 3: it does not claim to be
+        // zero.
         unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) }
     }
 
-    /// Frees a block that is not one for the slot.
+    /// Frees a block that is no hit, and reports a fault by address.
     #[cold]
     #[inline(never)]
     #[track_caller]
-    fn free_by_address(&self, start: NonNull<u8>, frame: FrameNumber, order: Order) {
-        if let Err(fault) = self.free_slowly(frame, order) {
-            (self.fault_hook)(&fault.with_address(start.addr().get()));
+    fn free_miss_by_address(&self, start: NonNull<u8>, frame: FrameNumber, order: Order) {
+        if let Err(fault) = self.free_miss(frame, order) {
+            self.shared().report(&fault.with_address(start.addr().get()));
         }
+    }
+
+    #[inline(always)]
+    fn shared(&self) -> &Frames<'m, T> {
+        &self.frames.pool.frames
     }
 
     fn range(&self, start: NonNull<u8>, from: usize, to: usize) -> FrameRange {
@@ -72,9 +90,11 @@ impl<M: PhysMap, C: Cpu, O: Observe> Buddy<'_, M, C, O> {
     }
 }
 
-// SAFETY: clause 1 as above, for the frames of runs. Clause 2: the head is tagged by `allocate_run`, its count kept by
-// `resize_run`.
-unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
+// SAFETY: clause 1 as above, for the frames of runs. Clause 2: the head is tagged by
+// `allocate_run`, its count kept by `resize_run`.
+unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
+    for Buddy<'_, M, C, T, CHECKED>
+{
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         if pages == 0 {
             return Err(OutOfMemory);
@@ -82,36 +102,38 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
         let order = Order::for_pages(pages).ok_or(OutOfMemory)?.max(alignment);
         let frame = self.allocate_frames(order)?;
         let start = self.phys.pointer(frame);
-        // Without a tag, the frames are nobody's for the guard, should an observer panic that hears of the tail.
-        self.set_tag(frame, Tag::NONE);
-        let undo = FreeOnUnwind::new(&self.zone, self.range(start, 0, pages));
-        // The tail goes back, unless a stray keeps the area from being split: then the run has it.
+        // Without a tag, the guard can free the frames if the trace panics on the free of the tail.
+        self.shared().tags().set(frame, Tag::NONE);
+        let guard = self.shared().guard(self.range(start, 0, pages));
+        // The tail is freed, unless a stray bit keeps the area from being split. Then the run keeps
+        // the tail.
         let tail = self.range(start, pages, order.pages());
-        let kept = match tail.is_empty() || self.release(tail).is_none() {
+        let kept = match tail.is_empty() || self.shared().free_range(tail).is_none() {
             true => order.pages(),
             false => pages,
         };
-        undo.forget();
-        // SAFETY: the run is ours and its head in the map.
-        unsafe { self.map.set_run(start, kept) };
+        _ = guard.forget();
+        // SAFETY: clause 1: the run was allocated above, so its head lies in the map.
+        unsafe { self.set_run(start, kept) };
         Ok(PageRun::new(start, kept, false))
     }
 
     #[track_caller]
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let address = start.addr().get();
-        let found = self.map.run_pages(address);
-        if found != Some(pages) || !self.take_tag(self.phys.frame(address), Tag::RUN) {
-            let kind = match self.map.tag(address) {
+        let found = self.run_pages(address);
+        if found != Some(pages)
+            || !self.shared().tags().take::<CHECKED>(self.phys.frame(address), Tag::RUN)
+        {
+            let kind = match self.tag(address) {
                 Tag::NONE => FaultKind::DoubleFree,
                 _ => FaultKind::WrongPageCount { allocated: found, given: pages },
             };
-            (self.fault_hook)(&Fault::at_address(kind, address));
+            self.shared().report(&Fault::at_address(kind, address));
             return;
         }
-        let released = self.release(self.range(start, 0, pages));
-        if released != Some(true) {
-            (self.fault_hook)(&Fault::at_address(FaultKind::DoubleFree, address));
+        if self.shared().free_range(self.range(start, 0, pages)) != Some(true) {
+            self.shared().report(&Fault::at_address(FaultKind::DoubleFree, address));
         }
     }
 
@@ -122,20 +144,67 @@ unsafe impl<M: PhysMap, C: Cpu, O: Observe> PageResize for Buddy<'_, M, C, O> {
         let resized = match new_pages > pages {
             true => {
                 let growth = self.range(start, pages, new_pages);
-                self.zone.has(growth) && self.zone.take_range(&self.observer, growth)
+                self.shared().bitmap().table().has(growth) && self.shared().take_range(growth)
             }
             false => {
                 let tail = self.range(start, new_pages, pages);
-                let abort = AbortOnUnwind::new("an observer panicked while a run was being shrunk");
-                let is_released = tail.is_empty() || self.release(tail).is_some();
+                let abort = AbortOnUnwind::new("a trace panicked while a run was being shrunk");
+                let is_freed = tail.is_empty() || self.shared().free_range(tail).is_some();
                 abort.forget();
-                is_released
+                is_freed
             }
         };
         if resized {
-            // SAFETY: the run is the caller's and its head in the map.
-            unsafe { self.map.set_run(start, new_pages) };
+            // SAFETY: clause 1: the run is the caller's and lies in this buddy, so its head lies in
+            // the map.
+            unsafe { self.set_run(start, new_pages) };
         }
         resized
+    }
+}
+
+impl<M, C, T, const CHECKED: bool> Sealed for Buddy<'_, M, C, T, CHECKED> {}
+
+impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Zone for Buddy<'_, M, C, T, CHECKED> {
+    #[inline]
+    fn covers(&self, address: usize) -> bool {
+        let table = self.shared().bitmap().table();
+        let frame = self.phys.frame(address);
+        if !table.span().contains(frame) {
+            return false;
+        }
+        let end = frame.checked_add(1).unwrap_or(frame);
+        table.is_one_range() || table.has(FrameRange::new(frame, end))
+    }
+
+    fn maps_like(&self, other: &Self) -> bool {
+        // By clause 1 of `PhysMap` consecutive frames have consecutive pages, so maps that agree on
+        // one frame agree on all.
+        let first = self.shared().bitmap().table().span().start;
+        self.phys.pointer(first) == other.phys.pointer(first)
+    }
+
+    fn allocate_as(&self, order: Order, mobility: Mobility) -> Result<PageBlock, OutOfMemory> {
+        let frame = self.frames.allocate_as(order, mobility)?;
+        // SAFETY: clause 1: the block was just allocated, and this is its only value.
+        Ok(unsafe { self.block(frame, order) })
+    }
+
+    #[inline]
+    fn allows(&self, pages: usize) -> bool {
+        self.trace().allows(pages)
+    }
+
+    #[inline]
+    fn pressure(&self) -> Pressure {
+        self.trace().pressure()
+    }
+
+    fn reconcile_next(&self) {
+        self.shared().reconcile_next();
+    }
+
+    fn reconcile_all(&self) -> usize {
+        self.shared().reconcile_until(usize::MAX)
     }
 }

@@ -1,35 +1,42 @@
-//! Statistics: free blocks by order and mobility, and how fragmented memory is. All of it looks at every area.
+//! Statistics: free blocks by order and mobility, and fragmentation. Every method looks at every
+//! area.
 //!
 //! # Sources
-//! The two indices are those of Linux's memory compaction (Gorman 2010, `/sys/kernel/debug/extfrag`).
+//! The two indices are those of Linux's memory compaction (Gorman 2010,
+//! `/sys/kernel/debug/extfrag`).
 
 use page_frame::{Cpu, FrameNumber, Order};
 
-use crate::kind::Mobility;
-use crate::{FramePool, Observe, observe};
+use crate::bitmap::placement::Mobility;
+use crate::blocks::{self, Block};
+use crate::frame_pool::FramePool;
+use crate::trace::Trace;
 
 /// Free memory as a request of one order sees it.
 ///
 /// ```
-/// let shattered = buddy::Fragmentation { free_frames: 100, free_blocks: 100, fitting_blocks: 0, pages: 8 };
+/// use buddy::Fragmentation;
+/// let shattered =
+///     Fragmentation { free_frames: 100, free_blocks: 100, fitting_blocks: 0, pages: 8 };
 /// assert_eq!((shattered.unusable(), shattered.index()), (1000, Some(865)));
-/// let enough = buddy::Fragmentation { fitting_blocks: 5, free_blocks: 60, ..shattered };
+/// let enough = Fragmentation { fitting_blocks: 5, free_blocks: 60, ..shattered };
 /// assert_eq!((enough.unusable(), enough.index()), (600, None));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fragmentation {
-    /// Free frames in all.
+    /// Number of free frames.
     pub free_frames: usize,
-    /// Free blocks of any order.
+    /// Number of free blocks of any order.
     pub free_blocks: usize,
-    /// How many blocks of the request's order the free blocks hold.
+    /// Number of blocks of the request's order that the free blocks hold.
     pub fitting_blocks: usize,
     /// The request's size in pages.
     pub pages: usize,
 }
 
 impl Fragmentation {
-    /// Returns how much of free memory the request cannot use, in thousandths: 0 when all of it, 1000 when nothing fits.
+    /// Returns which part of free memory the request cannot use, in thousandths: 0 if it can use
+    /// all, 1000 if no block fits.
     pub const fn unusable(self) -> usize {
         if self.free_frames == 0 {
             return 1000;
@@ -37,8 +44,8 @@ impl Fragmentation {
         (self.free_frames - self.fitting_blocks * self.pages) * 1000 / self.free_frames
     }
 
-    /// Returns why the request fails, in thousandths: towards 0 for want of memory, towards 1000 because memory is in
-    /// pieces. `None` when it does not fail.
+    /// Returns why the request fails, in thousandths: towards 0 because memory is short, towards
+    /// 1000 because memory is fragmented. `None` if it does not fail.
     pub const fn index(self) -> Option<usize> {
         if self.fitting_blocks > 0 {
             return None;
@@ -51,14 +58,14 @@ impl Fragmentation {
     }
 }
 
-impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
-    /// Returns how many frames there are, free or not. O(ranges).
+impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
+    /// Returns the number of frames, free or not. O(ranges).
     pub fn frames(&self) -> usize {
-        self.zone.frames()
+        self.frames.bitmap().table().frames()
     }
 
-    /// Returns how many frames are free, not counting those in CPU slots, nor those freed that are not home yet:
-    /// [`drain`](Self::drain) brings both home.
+    /// Returns the number of free frames. Frames in CPU slots and deferred frees do not count;
+    /// [`drain`](Self::drain) makes both of them free.
     pub fn free_frames_count(&self) -> usize {
         self.free_counts()
             .iter()
@@ -70,21 +77,22 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
     /// Returns the number of free blocks of each order, as `/proc/buddyinfo` does.
     pub fn free_counts(&self) -> [usize; Order::COUNT] {
         let mut counts = [0; Order::COUNT];
-        observe::free_blocks(&self.zone).for_each(|(_, order)| counts[order.index()] += 1);
+        self.free_blocks().for_each(|(_, order)| counts[order.index()] += 1);
         counts
     }
 
-    /// Returns the number of free blocks of each mobility and order, as `/proc/pagetypeinfo` does. A block counts for the
-    /// mobility that its first area was last used for; blocks in areas never used count as unmovable.
+    /// Returns the number of free blocks of each mobility and order, as `/proc/pagetypeinfo` does.
+    /// A block counts for the mobility that its first area was last used for. Blocks in unused
+    /// areas count as unmovable.
     pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
         let mut counts = [[0; Order::COUNT]; 3];
-        for (start, order) in observe::free_blocks(&self.zone) {
-            counts[self.zone.mobility(start) as usize][order.index()] += 1;
+        for (start, order) in self.free_blocks() {
+            counts[self.mobility_at(start) as usize][order.index()] += 1;
         }
         counts
     }
 
-    /// Returns how a request of `order` sees free memory.
+    /// Returns the free memory as a request of `order` sees it.
     pub fn fragmentation(&self, order: Order) -> Fragmentation {
         let none = Fragmentation {
             free_frames: 0,
@@ -92,7 +100,7 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
             fitting_blocks: 0,
             pages: order.pages(),
         };
-        observe::free_blocks(&self.zone).fold(none, |sum, (_, found)| Fragmentation {
+        self.free_blocks().fold(none, |sum, (_, found)| Fragmentation {
             free_frames: sum.free_frames + found.pages(),
             free_blocks: sum.free_blocks + 1,
             fitting_blocks: sum.fitting_blocks + found.pages() / order.pages(),
@@ -100,32 +108,24 @@ impl<C: Cpu, O: Observe> FramePool<'_, C, O> {
         })
     }
 
-    /// Returns the order of the largest free block, if any is free.
+    /// Returns the order of the largest free block, if there is a free block.
     pub fn largest_free(&self) -> Option<Order> {
-        observe::free_blocks(&self.zone).map(|(_, order)| order).max()
+        self.free_blocks().map(|(_, order)| order).max()
     }
 
-    /// Returns the mobility that the area of `frame` was last used for; unmovable where it never was, or is not ours.
+    /// Returns the mobility that the area of `frame` was last used for; unmovable for an unused
+    /// area, and for a frame outside the allocator.
     pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
-        self.zone.mobility(frame)
+        self.frames.bitmap().mobility(frame)
     }
 
     /// Iterates over all blocks, free or not, lowest first.
-    pub fn blocks(&self) -> impl Iterator<Item = observe::Block> {
-        let mapped = |frame| (self.frame_tag(frame), self.run_pages(frame).unwrap_or(0));
-        observe::blocks(&self.zone, mapped)
+    pub fn blocks(&self) -> impl Iterator<Item = Block> {
+        blocks::blocks(self.frames.bitmap(), self.frames.tags())
     }
 
     /// Iterates over the free blocks, lowest first.
     pub fn free_blocks(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
-        observe::free_blocks(&self.zone)
-    }
-}
-
-/// The mobility that the area of a frame was last used for.
-impl crate::zone::Zone<'_> {
-    fn mobility(&self, frame: FrameNumber) -> Mobility {
-        self.place(frame)
-            .map_or(Mobility::default(), |(at, section)| section.kind(at.area).mobility())
+        blocks::free_blocks(self.frames.bitmap())
     }
 }

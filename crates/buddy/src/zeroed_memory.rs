@@ -4,14 +4,15 @@ use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-/// The alignment of what a [`ZeroedMemory`] hands out.
+/// The alignment of [`ZeroedMemory`].
 #[repr(align(64))]
 struct CacheLine;
 
-/// The same in bytes.
+/// The alignment in bytes.
 const ALIGNMENT: usize = align_of::<CacheLine>();
 
-/// Memory that reads as zero, begins at a cache line, and is its owner's alone during `'m`.
+/// Memory that reads as zero, begins at a cache line, and belongs to the owner of the value during
+/// `'m`.
 ///
 /// ```
 /// use buddy::ZeroedMemory;
@@ -21,7 +22,7 @@ const ALIGNMENT: usize = align_of::<CacheLine>();
 /// assert!((937..=1000).contains(&memory.bytes())); // from the first cache line on
 /// ```
 ///
-/// While it lives, nobody else reaches the buffer:
+/// While the value lives, no other code reaches the buffer:
 ///
 /// ```compile_fail,E0499
 /// use buddy::ZeroedMemory;
@@ -33,8 +34,8 @@ const ALIGNMENT: usize = align_of::<CacheLine>();
 /// ```
 #[derive(Debug)]
 pub struct ZeroedMemory<'m> {
-    /// I1: aligned to `ALIGNMENT`, and valid for reads and writes of `bytes` bytes during `'m`. They read as zero, and only the
-    /// owner of this value uses them.
+    /// I1: aligned to `ALIGNMENT`, and valid for reads and writes of `bytes` bytes during `'m`.
+    /// They read as zero, and only the owner of this value uses them.
     start: NonNull<u8>,
     bytes: usize,
     /// As the exclusive borrow that it stands for.
@@ -63,12 +64,14 @@ impl<'m> ZeroedMemory<'m> {
         Self { start, bytes, borrow: PhantomData }
     }
 
-    /// Takes over memory that reads as zero already: fresh from the system, or from `alloc_zeroed`. O(1), and touches nothing.
+    /// Takes over memory that reads as zero already: fresh from the system, or from `alloc_zeroed`.
+    /// O(1), and touches nothing.
     ///
     /// # Safety
-    /// 1. `start` is aligned to 64 bytes, and valid for reads and writes of `bytes` bytes during `'m`. For the metadata of a
-    ///    section, it may become invalid when the section has been removed.
-    /// 2. The bytes read as zero, and nobody else uses them.
+    /// 1. `start` is aligned to 64 bytes, and valid for reads and writes of `bytes` bytes during
+    ///    `'m`. For the metadata of a section, it may become invalid when the section has been
+    ///    removed.
+    /// 2. The bytes read as zero, and no other code uses them.
     pub const unsafe fn from_zeroed(start: NonNull<u8>, bytes: usize) -> Self {
         Self { start, bytes, borrow: PhantomData }
     }
@@ -78,7 +81,7 @@ impl<'m> ZeroedMemory<'m> {
         self.bytes
     }
 
-    /// Returns the first byte. Whoever uses it keeps to I1, and consumes the value.
+    /// Returns the first byte. A caller that uses it keeps to I1, and consumes the value.
     pub(crate) const fn start(&self) -> NonNull<u8> {
         self.start
     }

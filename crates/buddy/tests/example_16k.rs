@@ -1,4 +1,4 @@
-//! The classic 16 KiB worked example, replayed exactly: a frame stands for 1 KiB.
+//! The classic 16 KiB worked example, replayed: a frame stands for 1 KiB.
 #![cfg(not(loom))]
 
 mod common;

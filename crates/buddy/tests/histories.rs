@@ -1,11 +1,12 @@
-//! Histories against two oracles: a textbook buddy with free lists, and a set of who owns which frame.
+//! Histories against two oracles: a textbook buddy with free lists, and a map from each frame to
+//! its owner.
 #![cfg(not(loom))]
 
 mod common;
 
 use std::collections::BTreeSet;
 
-use buddy::{Exact, Marks, Mode, Observe, Watermarks};
+use buddy::{Marks, Mode, Trace, Watermarks};
 use common::textbook::Textbook;
 use common::users::{Company, Users};
 use common::{Simulated, range};
@@ -49,13 +50,14 @@ fn explore(
         let mut rest = live.to_vec();
         rest.remove(index);
         histories += explore(buddy, &book, &rest, depth - 1);
-        // Take the same block again, whatever best fit would say: occupy, by single frames, everything else.
+        // Take the same block again, even if best fit takes another: occupy all other frames.
         retake(buddy, block, size);
     }
     histories
 }
 
-/// Allocates exactly the block of `size` at `block`, by trying blocks of that size and giving the others back.
+/// Allocates exactly the block of `size` at `block`: tries blocks of that size, and frees the
+/// others.
 fn retake(buddy: &Simulated<SingleCpu>, block: usize, size: u8) {
     let mut others = Vec::new();
     loop {
@@ -76,8 +78,9 @@ fn all_histories_of_seven_operations_on_sixteen_frames_equal_the_textbook() {
     buddy.validate().expect("consistent at the end");
 }
 
-/// Plays a random history of all operations on three CPUs and checks, at each drain, that what is free and what can be had is
-/// exactly what is nobody's. `absent` ranges are added on the way. Every other seed has exact frees.
+/// Plays a random history of all operations on three CPUs. At each drain it checks that exactly the
+/// frames without an owner are free, and that they can be allocated. Ranges of `absent` are added
+/// on the way. Every other seed has checked frees.
 fn play(
     ranges: &[FrameRange],
     absent: &[FrameRange],
@@ -94,10 +97,10 @@ fn play(
     let watermarks: Watermarks = Watermarks::new(buddy.frames(), Marks::default(), |_| ());
     let mut random = Random::new(seed);
     if seed % 2 == 0 {
-        play_on(&buddy.observed(&watermarks), &cpus, &users, &watermarks, &mut random, steps);
+        play_on(&buddy.traced(&watermarks), &cpus, &users, &watermarks, &mut random, steps);
     } else {
         play_on(
-            &buddy.observed(Exact(&watermarks)),
+            &buddy.traced(&watermarks).checked_free(),
             &cpus,
             &users,
             &watermarks,
@@ -108,8 +111,8 @@ fn play(
     assert!(users.removals() > 0 || steps < 1000 || absent.is_empty(), "sections came and went");
 }
 
-fn play_on<O: Observe>(
-    buddy: &Simulated<&SwitchedCpu, O>,
+fn play_on<T: Trace, const K: bool>(
+    buddy: &Simulated<&SwitchedCpu, T, K>,
     cpus: &SwitchedCpu,
     users: &Users,
     watermarks: &Watermarks,
@@ -120,8 +123,8 @@ fn play_on<O: Observe>(
         cpus.switch_to((!random.one_in(5)).then(|| CpuId::new(random.below(3) as u32)));
         users.play(buddy, random);
         if random.one_in(50) {
-            let (before, home) = (buddy.free_frames_count(), buddy.drain());
-            assert_eq!(buddy.free_frames_count(), before + home, "step {step}");
+            let (before, drained) = (buddy.free_frames_count(), buddy.drain());
+            assert_eq!(buddy.free_frames_count(), before + drained, "step {step}");
             users.assert_free(buddy);
             assert_eq!(watermarks.free_frames(), buddy.free_frames_count(), "step {step}");
             users.assert_obtainable(buddy, order(random.below(users.largest() + 1) as u8));
@@ -130,7 +133,7 @@ fn play_on<O: Observe>(
             buddy.validate().unwrap_or_else(|violation| panic!("step {step}: {violation}"));
         }
     }
-    users.leave(buddy);
+    users.free_all(buddy);
     buddy.drain();
     buddy.validate().expect("consistent at the end");
     users.assert_free(buddy);
@@ -155,7 +158,7 @@ fn random_histories_of_all_operations_lose_nothing() {
 }
 
 #[test]
-fn random_histories_with_kinds_and_owners_lose_nothing() {
+fn random_histories_with_placements_and_owners_lose_nothing() {
     for seed in 0..2 {
         play(&[range(3, 512 * 64)], &[], Mode::Cached, seed, 8000, 12);
     }
@@ -187,7 +190,7 @@ fn sections_holes_and_high_bases_work() {
 }
 
 #[test]
-fn all_orders_can_be_had_from_an_empty_gibibyte_and_come_back() {
+fn all_orders_can_be_allocated_from_an_empty_gibibyte_and_freed() {
     let buddy = Simulated::new(&[range(0, 1 << 18)], SingleCpu::new(), Mode::Cached);
     let initial = buddy.free_counts();
     for size in Order::all() {
@@ -229,13 +232,13 @@ fn runs_take_exactly_their_pages_and_change_size_in_place() {
         // SAFETY: the run is ours; frames are only numbers.
         let grown = unsafe { buddy.resize_run(run.start(), pages, pages + 7) };
         assert!(grown, "the tail of {pages} pages is free again, and 7 more behind it");
-        // SAFETY: the run has so many pages since it was grown.
+        // SAFETY: the run was grown to this number of pages.
         let shrunk = unsafe { buddy.resize_run(run.start(), pages + 7, pages.div_ceil(2)) };
         assert!(shrunk);
         assert_eq!(buddy.free_frames_count(), free - pages.div_ceil(2));
         buddy.validate().expect("consistent");
         if pages % 2 == 0 {
-            // SAFETY: it has what the shrinking left.
+            // SAFETY: the run was shrunk to this number of pages.
             unsafe { buddy.free_run(run.start(), pages.div_ceil(2)) };
         } else {
             free -= pages.div_ceil(2);

@@ -1,4 +1,4 @@
-//! Memory that comes and goes at run time.
+//! Memory that is added, removed, and taken offline at run time.
 #![cfg(not(loom))]
 
 mod common;
@@ -27,7 +27,7 @@ fn an_added_section_is_memory_like_any_other() {
     let room = range(base, base + 4 * SECTION);
     let buddy = Simulated::with_room(&[start], room, SingleCpu::new(), Mode::Cached);
     let watermarks: Watermarks = Watermarks::new(1900, buddy::Marks::default(), |_| ());
-    let buddy = buddy.observed(&watermarks);
+    let buddy = buddy.traced(&watermarks);
     assert!(buddy.allocate_frames(order(18)).is_err());
     let added = range(base + 2 * SECTION, base + 3 * SECTION);
     buddy.add_section(metadata.memory(), added).expect("room, and nothing there");
@@ -90,7 +90,7 @@ fn sections_are_refused_where_they_do_not_fit() {
 }
 
 #[test]
-fn areas_go_offline_when_nobody_uses_them_and_come_back() {
+fn unused_areas_go_offline_and_come_back() {
     let buddy = Simulated::new(&[range(3, 4000)], SingleCpu::new(), Mode::Cached);
     let initial = buddy.free_counts();
     let in_the_way = FrameNumber::new(1111);
@@ -109,7 +109,7 @@ fn areas_go_offline_when_nobody_uses_them_and_come_back() {
         had.push(frame);
     }
     assert_eq!(had.len(), 3997 - 1536);
-    assert!(buddy.free_frames(areas.start, order(9)).is_err(), "nobody has it to free");
+    assert!(buddy.free_frames(areas.start, order(9)).is_err(), "no block is allocated there");
     let used = buddy.online(range(0, 0));
     assert_eq!(used, Err(HotplugError::Absent));
     let used = buddy.online(range(3, 512));
@@ -149,7 +149,7 @@ fn a_section_that_is_offline_is_removed_and_another_takes_its_place() {
     let added = range(2 * SECTION + 100, 2 * SECTION + 3000);
     buddy.add_section(first.memory(), added).expect("room, and nothing there");
 
-    // Everything was used, so that the slot has blocks from there and owns areas.
+    // All of it was used, so that the slot has blocks of the section and owns areas of it.
     let blocks: Vec<_> = (0..).map_while(|_| buddy.allocate_frames(order(1)).ok()).collect();
     assert!(blocks.iter().any(|block| added.contains(*block)));
     blocks.into_iter().for_each(|block| buddy.free_frames(block, order(1)).expect("ours"));
@@ -165,8 +165,8 @@ fn a_section_that_is_offline_is_removed_and_another_takes_its_place() {
     assert_eq!(buddy.remove_section(added.start), online, "one area");
     buddy.offline(middle).expect("free");
     assert_eq!(buddy.remove_section(added.start), Ok(added));
-    // Whoever still looked at it would see all of it taken, and no hint right.
-    // SAFETY: the metadata is ours again, and nobody else's.
+    // A use after the removal would find all frames taken and all hints wrong.
+    // SAFETY: the section was removed, so the allocator does not use the metadata any more.
     unsafe { first.start().write_bytes(0xff, Buddy::section_layout().size()) };
 
     assert_eq!((buddy.frames(), buddy.free_counts()), (997, initial));
@@ -192,13 +192,15 @@ fn a_section_that_is_offline_is_removed_and_another_takes_its_place() {
     assert_eq!(buddy.allocate_frames(order(18)), Ok(larger.start));
 }
 
-/// A CPU that can be told to come without its slot, and not to fence, so that its slot cannot be taken over.
+/// A CPU that can be switched to enter without its slot, and to not fence, so that its slot cannot
+/// be taken over.
 struct Stubborn {
     is_here: Cell<bool>,
     may_fence: Cell<bool>,
 }
 
-// SAFETY: clause 1: the type is not `Sync`, and nothing runs on top. Clauses 2 to 5: there is no other context, and one id.
+// SAFETY: clause 1: the type is not `Sync`, and nothing runs on top. Clauses 2 to 5: there is no
+// other context, and one id.
 unsafe impl Cpu for Stubborn {
     fn slots(&self) -> usize {
         1
@@ -224,7 +226,7 @@ fn a_section_is_not_removed_while_a_slot_owns_an_area_of_it() {
     let added = range(SECTION + 100, SECTION + 300);
     buddy.add_section(metadata.memory(), added).expect("room, and nothing there");
 
-    // To the last block of it, so that the slot has none, but owns the area that it came from.
+    // To the last block, so that the slot caches none, but owns the area that they came from.
     let (mut blocks, mut missing) = (Vec::new(), added.frames() / 2);
     while missing > 0 {
         let block = buddy.allocate_frames(order(1)).expect("all of it is free");

@@ -1,8 +1,8 @@
-//! An interrupt at every step: whatever the code below is doing, a nested request on top of it neither blocks nor breaks
-//! anything.
+//! An interrupt at every step: a nested request neither blocks nor breaks an invariant, whatever
+//! the interrupted call is doing.
 //!
-//! Steps are where the buddy asks the machine for something (pinning, the fence inside the slot, leaving it) and where it tells
-//! an observer of frames on their way, which happens between the atomic operations of refills and flushes.
+//! A step is a call of the buddy to its `Cpu` (pin, fence inside the slot, unpin) or to its trace.
+//! The trace is called between the atomic operations of refills and drains.
 #![cfg(not(loom))]
 
 mod common;
@@ -10,7 +10,7 @@ mod common;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use buddy::{Mode, Observe};
+use buddy::{Mode, Trace};
 use common::users::{Company, Users};
 use common::{Simulated, range};
 use page_frame::{Cpu, CpuId, FrameNumber, FrameRange};
@@ -18,12 +18,12 @@ use testkit::Random;
 
 /// Six areas, the last one in part.
 const FRAMES: usize = 5 * 512 + 100;
-/// Frames of another section, which come later.
+/// Frames of another section, which is added later.
 const ADDED: [FrameRange; 1] = {
     let section = 1 << 18;
     [FrameRange::new(FrameNumber::new(section + 500), FrameNumber::new(section + 1100))]
 };
-/// How many requests the code below makes.
+/// Number of requests of the interrupted code.
 const REQUESTS: usize = 260;
 
 /// Counts steps, and runs the interrupt at one of them.
@@ -51,12 +51,12 @@ impl Steps {
     }
 }
 
-/// The only CPU, and who hears of frames: both are steps.
+/// The only CPU, and the trace: both count steps.
 #[derive(Clone)]
 struct Stepped(Rc<Steps>);
 
-// SAFETY: clause 1: one thread, and interrupts end before what they came upon goes on. Clauses 2 to 4: there is no other
-// context.
+// SAFETY: clause 1: one thread, and an interrupt ends before the interrupted code goes on. Clauses
+// 2 to 4: there is no other context.
 unsafe impl Cpu for Stepped {
     fn slots(&self) -> usize {
         1
@@ -81,8 +81,8 @@ unsafe impl Cpu for Stepped {
     }
 }
 
-impl Observe for Stepped {
-    const HEARS_BLOCKS: bool = false;
+impl Trace for Stepped {
+    const HAS_BLOCK_EVENTS: bool = false;
 
     fn take(&self, _: FrameNumber, _: usize) {
         self.0.step();
@@ -93,15 +93,15 @@ impl Observe for Stepped {
     }
 }
 
-/// Plays one history of all operations with an interrupt, who plays some too, at step `interrupt_at`; returns how many steps
-/// there were.
+/// Plays one history of all operations, with an interrupt at step `interrupt_at` that plays some
+/// too; returns the number of steps.
 fn play(interrupt_at: usize) -> usize {
     let steps = Rc::new(Steps::default());
     let cpu = Stepped(Rc::clone(&steps));
     let frames = [range(0, FRAMES)];
     let users = Rc::new(Users::new(&frames, &ADDED, 10, Company::Interrupted));
     let room = range(0, ADDED[0].end.get());
-    let buddy = Simulated::with_room(&frames, room, cpu.clone(), Mode::Cached).observed(cpu);
+    let buddy = Simulated::with_room(&frames, room, cpu.clone(), Mode::Cached).traced(cpu);
     let buddy = Rc::new(buddy);
     steps.interrupt_at.set(interrupt_at);
     let (theirs, nested) = (Rc::clone(&buddy), Rc::clone(&users));
@@ -116,7 +116,7 @@ fn play(interrupt_at: usize) -> usize {
     for request in 0..REQUESTS {
         users.play(&buddy, &mut random);
         if request % 90 == 89 {
-            // An interrupt on top finds the slot taken over, and leaves nothing in it.
+            // An interrupt finds the slot taken over, and puts no block into it.
             buddy.drain();
             users.assert_free(&buddy);
         }
@@ -124,7 +124,7 @@ fn play(interrupt_at: usize) -> usize {
     let count = steps.count.get();
     buddy.validate().unwrap_or_else(|violation| panic!("step {interrupt_at}: {violation}"));
     steps.interrupt.borrow_mut().take();
-    users.leave(&buddy);
+    users.free_all(&buddy);
     buddy.drain();
     buddy.validate().unwrap_or_else(|violation| panic!("step {interrupt_at}: {violation}"));
     users.assert_free(&buddy);

@@ -1,5 +1,6 @@
-//! Two CPUs that free the same block at the same moment both pass the check of its tag. The bits tell when the second one comes
-//! home, and nothing is credited twice. With exact frees one of the two is told at once.
+//! Two CPUs that free the same block at the same moment both pass the check of its tag. The bits
+//! reveal the double free when the second slot returns the block, and no frame is credited twice.
+//! With checked frees one of the two calls returns a fault.
 #![cfg(not(loom))]
 
 mod common;
@@ -8,7 +9,7 @@ use std::ptr::{NonNull, without_provenance_mut};
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use buddy::{Buddy, Exact, Mode};
+use buddy::{Buddy, Mode};
 use common::{Metadata, ROOT, Simulated, range};
 use hosted::Threads;
 use page_frame::{
@@ -16,7 +17,7 @@ use page_frame::{
     SwitchedCpu,
 };
 
-/// How many double frees the hook has heard of.
+/// Number of double frees that the hook received.
 static DOUBLE_FREES: AtomicUsize = AtomicUsize::new(0);
 
 fn count(fault: &Fault) {
@@ -25,7 +26,7 @@ fn count(fault: &Fault) {
 }
 
 #[test]
-fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once() {
+fn a_block_freed_by_two_cpus_at_once_is_reported_at_the_drain_and_credited_once() {
     let cpus = SwitchedCpu::new(2);
     let frames = [range(0, 4096)];
     let layout = Buddy::<DirectMap, &SwitchedCpu>::metadata_layout(&frames, 2).expect("frames");
@@ -44,7 +45,8 @@ fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once
             cpus.switch_to(Some(CpuId::new(cpu)));
             let address = ROOT + block.get() * PAGE_SIZE;
             let start = NonNull::new(without_provenance_mut(address)).expect("not zero");
-            // SAFETY: the second time the tag is what the other CPU saw just before the first one cleared it.
+            // SAFETY: the second time this restores the tag that the other CPU saw before the first
+            // one cleared it.
             unsafe { buddy.clear_owner(start, order) };
             // SAFETY: the second time it is a double free; the frames are numbers.
             unsafe { buddy.free_frames(block, order) }.expect("the tag says allocated");
@@ -56,7 +58,7 @@ fn a_block_freed_by_two_cpus_at_once_is_reported_at_write_back_and_credited_once
     }
 }
 
-/// How many faults of exact frees the hook has heard of.
+/// Number of faults of checked frees that the hook received.
 static RUNS_FREED_TWICE: AtomicUsize = AtomicUsize::new(0);
 
 fn count_run(fault: &Fault) {
@@ -65,9 +67,9 @@ fn count_run(fault: &Fault) {
 }
 
 #[test]
-fn of_two_exact_frees_of_one_block_at_once_one_is_told() {
+fn of_two_checked_frees_of_one_block_at_once_one_returns_a_fault() {
     const ROUNDS: usize = 400;
-    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).observed(Exact(()));
+    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).checked_free();
     let both = Barrier::new(2);
     let block = AtomicUsize::new(0);
     let orders = [0, 1, 5, 6, 9, 10].map(|order| Order::new(order).expect("valid"));
@@ -99,9 +101,9 @@ fn of_two_exact_frees_of_one_block_at_once_one_is_told() {
 }
 
 #[test]
-fn of_two_exact_frees_of_one_run_at_once_one_is_told() {
+fn of_two_checked_frees_of_one_run_at_once_one_reports_a_fault() {
     const ROUNDS: usize = 400;
-    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).observed(Exact(()));
+    let buddy = Simulated::new(&[range(0, 4096)], Threads, Mode::Cached).checked_free();
     let buddy = buddy.with_fault_hook(count_run);
     let both = Barrier::new(2);
     let run = AtomicUsize::new(0);
@@ -114,7 +116,8 @@ fn of_two_exact_frees_of_one_run_at_once_one_is_told() {
             }
             both.wait();
             let start = NonNull::new(without_provenance_mut(run.load(Ordering::Relaxed)));
-            // SAFETY: one of the two threads owns the run; that the other does not is what is tested, and frames are numbers.
+            // SAFETY: one of the two threads owns the run. The free of the other is the misuse
+            // under test, and frames are numbers.
             unsafe { buddy.free_run(start.expect("not zero"), pages) };
             both.wait();
         }

@@ -13,7 +13,7 @@ use page_frame::{
     Counted, Order, PageBlock, PageMap, PageResize, PageSource, Reclaiming, Shrink, ShrinkList, Tag,
 };
 
-/// Keeps blocks of `source` that it could do without.
+/// Hoards blocks of `source`, and frees them on demand.
 struct Hoard<'s, P: PageSource> {
     source: &'s P,
     blocks: std::sync::Mutex<Vec<PageBlock>>,
@@ -31,7 +31,7 @@ impl<P: PageSource + Sync> Shrink for Hoard<'_, P> {
         while given < target_pages {
             let Some(block) = self.blocks.lock().expect("no panic").pop() else { break };
             given += block.pages();
-            // SAFETY: the block came from this source, and nobody uses it.
+            // SAFETY: the block came from this source, and is not in use.
             unsafe { self.source.free(block) };
         }
         given
@@ -39,7 +39,7 @@ impl<P: PageSource + Sync> Shrink for Hoard<'_, P> {
 }
 
 #[test]
-fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
+fn a_buddy_behind_counted_and_reclaiming_gets_hoarded_pages_back() {
     let buddy = Simulated::new(&[range(0, 256)], Threads, Mode::Cached);
     let initial = buddy.free_counts();
     let source = Reclaiming::new(Counted::new(&*buddy), ShrinkList::<2>::new());
@@ -51,7 +51,7 @@ fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
     // SAFETY: the buddy and the hoard outlive the list's use of them: both are unregistered below.
     unsafe { source.shrinker().register(NonNull::from(slots).cast_static()) }.expect("room");
     let shrinker: &dyn Shrink = &hoard;
-    // SAFETY: the hoard, too, is unregistered before it goes.
+    // SAFETY: the hoard is unregistered before it is dropped.
     unsafe { source.shrinker().register(NonNull::from(shrinker).cast_static()) }.expect("room");
 
     let page = source.allocate(Order::ZERO).expect("the hoard gives a half back");
@@ -61,7 +61,8 @@ fn a_buddy_behind_counting_and_reclaiming_gets_hoarded_pages_back() {
     unsafe { source.free(other) };
     assert_eq!((hoard.asked.load(Ordering::Relaxed), hoard.reclaimable()), (1, 128));
     assert_eq!(source.tag(page.start().addr().get()), Tag::block(Order::ZERO));
-    // The slot holds frames of the half's last word now, so a run of all of it needs the other half.
+    // The slot caches frames of the half's last word, so a run of the whole half needs the other
+    // half.
     let run = source.allocate_run(100, Order::ZERO).expect("the other half");
     assert_eq!(source.run_pages(run.start().addr().get()), Some(100));
     assert_eq!(source.source().refusals(), 2);
@@ -84,7 +85,8 @@ trait CastStatic {
 
 impl<'s> CastStatic for NonNull<dyn Shrink + 's> {
     fn cast_static(self) -> NonNull<dyn Shrink> {
-        // SAFETY: only the bound of the trait object's lifetime changes; `register` asks for the validity.
+        // SAFETY: only the bound of the trait object's lifetime changes; `register` asks for the
+        // validity.
         unsafe { std::mem::transmute(self) }
     }
 }

@@ -1,4 +1,5 @@
-//! Many blocks at once, blocks at a given frame, blocks of a mobility, and the statistics that show them.
+//! Many blocks at once, blocks at a given frame, blocks of a mobility, and the statistics that show
+//! them.
 #![cfg(not(loom))]
 
 mod common;
@@ -14,7 +15,7 @@ fn order(order: u8) -> Order {
 }
 
 #[test]
-fn many_blocks_are_different_ones_and_all_come_back() {
+fn many_blocks_are_distinct_and_can_all_be_freed() {
     for mode in [Mode::Cached, Mode::Plain] {
         for (size, wanted, there) in [(0, 3000, 2048), (3, 100, 100), (9, 9, 4), (10, 3, 2)] {
             let buddy = Simulated::new(&[range(0, 2048)], SingleCpu::new(), mode);
@@ -51,7 +52,7 @@ fn a_fault_among_many_does_not_stop_the_rest() {
 }
 
 #[test]
-fn a_block_at_a_frame_is_had_exactly_when_all_of_it_is_free() {
+fn a_block_at_a_frame_is_allocated_exactly_if_all_of_it_is_free() {
     let cpus = SwitchedCpu::new(2);
     let buddy = Simulated::new(&[range(0, 4096)], &cpus, Mode::Cached);
     let one = buddy.allocate_frames(Order::ZERO).expect("free");
@@ -95,7 +96,7 @@ fn movable_blocks_stay_out_of_the_way_of_unmovable_ones() {
         (0..Order::COUNT).map(|at| counts.iter().map(|counts| counts[at]).sum()).collect();
     assert_eq!(by_order, buddy.free_counts());
     assert!(counts[Mobility::Movable as usize].iter().any(|count| *count > 0));
-    // With all that is movable gone, every area of it is whole.
+    // After all movable blocks are freed, each of their areas is empty.
     let [fixed, reclaimable, movable] = by_mobility;
     for (block, size) in movable {
         buddy.free_frames(block, size).expect("ours");
@@ -108,7 +109,7 @@ fn movable_blocks_stay_out_of_the_way_of_unmovable_ones() {
 }
 
 #[test]
-fn fragmentation_tells_want_of_memory_from_pieces() {
+fn fragmentation_tells_short_memory_from_fragmented_memory() {
     let buddy = Simulated::new(&[range(0, 512)], SingleCpu::new(), Mode::Plain);
     let all = buddy.fragmentation(order(4));
     assert_eq!((all.unusable(), all.index(), all.fitting_blocks), (0, None, 32));

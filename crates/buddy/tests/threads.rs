@@ -1,4 +1,4 @@
-//! Two threads at once, with a map that says who owns each frame.
+//! Two threads at once, with a map from each frame to its owner.
 #![cfg(not(loom))]
 
 mod common;

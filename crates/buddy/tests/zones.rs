@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use buddy::{
-    EventCounts, Gate, Marks, Mobility, Mode, NodeZone, Observe, Pressure, Request, Watermarks,
+    Buddy, EventCounts, Marks, Mobility, Mode, NodeZone, Pressure, Request, Trace, Watermarks,
     ZoneKind, ZoneList, ZoneListError,
 };
 use common::{Simulated, range};
@@ -29,22 +29,23 @@ fn frame_of(block: &PageBlock) -> usize {
     (block.start().addr().get() - ROOT) / PAGE
 }
 
-/// Two nodes with 64 frames in each of their zones: node 0 has DMA, DMA32 and Normal, node 1 Normal and Movable.
-fn two_nodes<O: Copy + buddy::Observe>(observer: O) -> [Simulated<SingleCpu, O>; 5] {
+/// Two nodes with 64 frames in each of their zones: node 0 has DMA, DMA32 and Normal, node 1 Normal
+/// and Movable.
+fn two_nodes<T: Copy + Trace>(trace: T) -> [Simulated<SingleCpu, T>; 5] {
     [0, 64, 128, 256, 320].map(|start| {
         let frames = [range(start, start + 64)];
-        Simulated::new(&frames, SingleCpu::new(), Mode::Cached).observed(observer)
+        Simulated::new(&frames, SingleCpu::new(), Mode::Cached).traced(trace)
     })
 }
 
 fn normal_zone<'z, O>(
     node: u16,
     buddy: &'z buddy::Buddy<'static, DirectMap, SingleCpu, O>,
-) -> NodeZone<'z, 'static, DirectMap, SingleCpu, O> {
+) -> NodeZone<'z, Buddy<'static, DirectMap, SingleCpu, O>> {
     NodeZone { node, kind: ZoneKind::Normal, buddy }
 }
 
-type Zones<'z, O> = [NodeZone<'z, 'static, DirectMap, SingleCpu, O>; 5];
+type Zones<'z, O> = [NodeZone<'z, Buddy<'static, DirectMap, SingleCpu, O>>; 5];
 
 fn named<O>(buddies: &[Simulated<SingleCpu, O>; 5]) -> Zones<'_, O> {
     let names = [
@@ -55,10 +56,14 @@ fn named<O>(buddies: &[Simulated<SingleCpu, O>; 5]) -> Zones<'_, O> {
         (1, ZoneKind::Movable),
     ];
     let mut buddies = buddies.iter();
-    names.map(|(node, kind)| NodeZone { node, kind, buddy: buddies.next().expect("five of each") })
+    names.map(|(node, kind)| NodeZone {
+        node,
+        kind,
+        buddy: &**buddies.next().expect("five of each"),
+    })
 }
 
-/// Allocates blocks of 64 frames until there is none; returns where they were, and gives all of them back.
+/// Allocates all blocks of 64 frames, frees them, and returns their first frames.
 fn places(source: impl PageSource) -> Vec<usize> {
     let mut blocks = Vec::new();
     while let Ok(block) = source.allocate(order(6)) {
@@ -92,12 +97,12 @@ fn requests_fall_back_downward_and_to_the_next_node_and_never_upward() {
     }
     for buddy in &buddies {
         buddy.drain();
-        assert_eq!(buddy.free_frames_count(), 64, "all went home");
+        assert_eq!(buddy.free_frames_count(), 64, "all are free");
     }
 }
 
 #[test]
-fn nodes_are_asked_by_number_wherever_their_numbers_lie() {
+fn nodes_are_tried_by_number() {
     let buddies = two_nodes(());
     let [first, second, ..] = named(&buddies);
     let zones = [normal_zone(7, first.buddy), normal_zone(u16::MAX, second.buddy)];
@@ -110,7 +115,7 @@ fn nodes_are_asked_by_number_wherever_their_numbers_lie() {
 }
 
 #[test]
-fn nodes_are_asked_by_their_distance() {
+fn nodes_are_tried_by_their_distance() {
     let buddies = two_nodes(());
     let [first, second, third, ..] = named(&buddies);
     let zones = [(0, first.buddy), (1, second.buddy), (3, third.buddy)]
@@ -132,28 +137,22 @@ fn nodes_are_asked_by_their_distance() {
     }
 }
 
-/// A zone that is short of memory when it is looked at first, and has plenty from then on.
+/// A zone that is short of memory at the first look, and has plenty from then on.
 #[derive(Clone, Copy)]
 struct Refilled(&'static AtomicBool);
 
-impl Observe for Refilled {}
-
-impl Gate for Refilled {
-    fn allows(&self, _: usize) -> bool {
-        true
-    }
-
+impl Trace for Refilled {
     fn pressure(&self) -> Pressure {
         if self.0.swap(true, Ordering::Relaxed) { Pressure::None } else { Pressure::Low }
     }
 }
 
 #[test]
-fn a_zone_that_others_refill_during_a_request_is_asked() {
+fn a_zone_that_is_refilled_during_a_request_is_tried() {
     static WAS_LOOKED_AT: AtomicBool = AtomicBool::new(false);
     let frames = [range(0, 64)];
     let buddy = Simulated::new(&frames, SingleCpu::new(), Mode::Cached);
-    let buddy = buddy.observed(Refilled(&WAS_LOOKED_AT));
+    let buddy = buddy.traced(Refilled(&WAS_LOOKED_AT));
     let zones = [normal_zone(0, &buddy)];
     let source = ZoneList::new(&zones).expect("one zone");
     let source = source.source(Request::default());
@@ -172,7 +171,7 @@ fn zones_out_of_order_are_no_list() {
 }
 
 #[test]
-fn the_page_map_and_runs_are_those_of_the_zone_an_address_lies_in() {
+fn the_page_map_and_runs_belong_to_the_zone_of_the_address() {
     let buddies = two_nodes(());
     let zones = named(&buddies);
     let list = ZoneList::new(&zones).expect("in order");
@@ -188,7 +187,7 @@ fn the_page_map_and_runs_are_those_of_the_zone_an_address_lies_in() {
     // SAFETY: the run is ours; frames are only numbers.
     assert!(unsafe { source.resize_run(run.start(), 33, 40) });
     assert_eq!(source.run_pages(run.start().addr().get()), Some(40));
-    // SAFETY: 40 pages of ours; refused, it stays as it is.
+    // SAFETY: our run of 40 pages. A refused resize does not change it.
     assert!(!unsafe { source.resize_run(run.start(), 40, 65) }, "a run stays in its zone");
     // SAFETY: the run with the pages that it still has.
     unsafe { source.free_run(run.start(), 40) };
@@ -202,14 +201,14 @@ fn the_page_map_and_runs_are_those_of_the_zone_an_address_lies_in() {
 }
 
 #[test]
-fn ordinary_requests_stop_at_min_and_the_reserve_goes_on() {
-    let heard = Mutex::new(Vec::new());
+fn ordinary_requests_stop_at_min_and_reserve_requests_go_on() {
+    let pressures = Mutex::new(Vec::new());
     let marks = Marks { min: 256, low: 512, high: 1024 };
-    let hook = |pressure| heard.lock().expect("no panic").push(pressure);
+    let hook = |pressure| pressures.lock().expect("no panic").push(pressure);
     let watermarks = Watermarks::new(4096, marks, hook);
     let buddy =
-        Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).observed(&watermarks);
-    let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &buddy }];
+        Simulated::new(&[range(0, 4096)], SingleCpu::new(), Mode::Cached).traced(&watermarks);
+    let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &*buddy }];
     let list = ZoneList::new(&zones).expect("one zone");
     let ordinary = list.source(Request::default());
     let reserve = list.source(Request { may_use_reserve: true, ..Request::default() });
@@ -218,11 +217,12 @@ fn ordinary_requests_stop_at_min_and_the_reserve_goes_on() {
     while let Ok(block) = ordinary.allocate(order(4)) {
         held.push(block);
     }
-    // The count may be off by half of min, and a slot may have taken a stack of blocks more than it was asked for.
+    // The count may be off by half of `min`, and a refill may take a stack of blocks more than
+    // requested.
     let had: usize = held.iter().map(PageBlock::pages).sum();
     assert!((4096 - 256 - 256 - 128..=4096 - 256 + 128).contains(&had), "{had} frames");
     assert!(list.pressure() >= Pressure::Low);
-    assert_eq!(heard.lock().expect("no panic")[0], Pressure::Low);
+    assert_eq!(pressures.lock().expect("no panic")[0], Pressure::Low);
 
     let urgent = reserve.allocate(Order::ZERO).expect("the reserve serves an interrupt");
     // SAFETY: ours; frames are only numbers.
@@ -233,12 +233,12 @@ fn ordinary_requests_stop_at_min_and_the_reserve_goes_on() {
     assert_eq!(held.iter().map(PageBlock::pages).sum::<usize>(), 4096, "to the last frame");
     assert_eq!(watermarks.pressure(), Pressure::Min);
 
-    // SAFETY: each was taken by a request of either sort, and its frames say which zone it goes to.
+    // SAFETY: each block was allocated from this list, and its frames identify its zone.
     held.into_iter().for_each(|block| unsafe { ordinary.free(block) });
     buddy.drain();
     assert_eq!(watermarks.pressure(), Pressure::None);
-    let heard = heard.lock().expect("no panic").clone();
-    assert_eq!(heard, [Pressure::Low, Pressure::Min, Pressure::Low, Pressure::None]);
+    let pressures = pressures.lock().expect("no panic").clone();
+    assert_eq!(pressures, [Pressure::Low, Pressure::Min, Pressure::Low, Pressure::None]);
     assert!(ordinary.allocate(order(4)).is_ok_and(|block| {
         // SAFETY: taken above, when there was room again.
         unsafe { ordinary.free(block) };
@@ -254,7 +254,7 @@ fn a_zone_below_low_is_spared_while_another_has_plenty() {
     let buddies = [0, 64].map(|start| {
         let watermarks = &watermarks[start / 64];
         Simulated::new(&[range(start, start + 64)], SingleCpu::new(), Mode::Cached)
-            .observed(watermarks)
+            .traced(watermarks)
     });
     let zones = [(ZoneKind::Dma32, 0), (ZoneKind::Normal, 1)].map(|(kind, index)| NodeZone {
         node: 0,
@@ -268,18 +268,19 @@ fn a_zone_below_low_is_spared_while_another_has_plenty() {
         zones_used.push(frame_of(&block) / 64);
         std::mem::forget(block);
     }
-    // Blocks of 16: each zone of 64 gives two before it is below 40 free, then one more each before min is in the way.
+    // Blocks of 16: each zone of 64 gives two before it has less than 40 free, then one more before
+    // `min` refuses.
     assert_eq!(zones_used, [1, 1, 0, 0, 1, 0]);
 }
 
 #[test]
-fn what_the_watermarks_count_is_what_is_free() {
+fn watermarks_count_the_free_frames() {
     let marks = Marks { min: 8, low: 16, high: 24 };
     let counts = EventCounts::new();
     let watermarks: Watermarks = Watermarks::new(8192, marks, |_| ());
     let cpus = SwitchedCpu::new(3);
     let buddy =
-        Simulated::new(&[range(0, 8192)], &cpus, Mode::Cached).observed((&watermarks, &counts));
+        Simulated::new(&[range(0, 8192)], &cpus, Mode::Cached).traced((&watermarks, &counts));
     let mut random = Random::new(12);
     let mut live: Vec<(FrameNumber, Order)> = Vec::new();
     for step in 0..20_000 {

@@ -20,19 +20,19 @@ use crate::fd_writer::say;
 /// again.
 pub(crate) type Source = Reclaiming<&'static Pages, Caches>;
 /// The allocator without checks.
-pub(crate) type Plain = Kmalloc<Source, HeapThreads, Off>;
+pub(crate) type Plain = Kmalloc<(Source, HeapThreads), Off>;
 /// The hardened allocator.
-pub(crate) type Checked = Kmalloc<Source, HeapThreads, Hardened>;
+pub(crate) type Checked = Kmalloc<(Source, HeapThreads), Hardened>;
 
 /// The plain allocator. The first request sets it up, unless the checked one is wanted (I2).
-pub(crate) static PLAIN: Global<Source, HeapThreads, Off> = Global::new(|| {
+pub(crate) static PLAIN: Global<(Source, HeapThreads), Off> = Global::new(|| {
     if checks_are_wanted() {
         return Err(OutOfMemory);
     }
-    Ok(Kmalloc::with_checks(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
+    Ok(Kmalloc::with_hardening(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
 });
-static CHECKED: Global<Source, HeapThreads, Hardened> = Global::new(|| {
-    let kmalloc = Kmalloc::with_checks(registry()?);
+static CHECKED: Global<(Source, HeapThreads), Hardened> = Global::new(|| {
+    let kmalloc = Kmalloc::with_hardening(registry()?);
     Ok(kmalloc.with_secret(environment::random_bits()))
 });
 
@@ -90,7 +90,7 @@ fn shrink_caches() {
     Caches.shrink(usize::MAX);
 }
 
-fn registry() -> Result<Registry<Source, HeapThreads>, OutOfMemory> {
+fn registry() -> Result<Registry<(Source, HeapThreads)>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
     Registry::with_fault_hook(Reclaiming::new(pages, Caches), WithSlotStride(Threads), stop)
 }

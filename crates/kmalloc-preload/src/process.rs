@@ -32,7 +32,8 @@ extern "C" fn load() {
     unsafe { pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
     stats::start();
     if let Some((pages, interval)) = pages().zip(environment::purge_interval()) {
-        // The thread ends with the process. Where there can be none, frees give memory back as they always do.
+        // The thread ends with the process. Where there can be none, frees give memory back as they
+        // always do.
         core::mem::forget(Purger::start(pages, interval));
     }
 }
@@ -52,7 +53,8 @@ static FORKING: PendingFork = PendingFork(UnsafeCell::new(None));
 unsafe extern "C" fn before_fork() {
     if let Some(pages) = pages() {
         let forking = Forking::begin(pages, freeze_caches);
-        // SAFETY: `Forking::begin` took the fork lock, so no other thread uses the cell until a handler ends the fork.
+        // SAFETY: `Forking::begin` took the fork lock, so no other thread uses the cell until a
+        // handler ends the fork.
         unsafe { FORKING.0.get().write(Some(forking)) };
     }
 }
@@ -65,22 +67,25 @@ unsafe extern "C" fn in_parent() {
 
 unsafe extern "C" fn in_child() {
     if let Some(forking) = take() {
-        // SAFETY: clause 1: the C library calls this in the child, on its only thread. Clause 2: `end_in_child` says so.
+        // SAFETY: clause 1: the C library calls this in the child, on its only thread. Clause 2:
+        // `end_in_child` says so.
         let forget = || unsafe { forget_others() };
-        // SAFETY: clause 1: the C library calls this in the child, on the thread that called `before_fork`.
+        // SAFETY: clause 1: the C library calls this in the child, on the thread that called
+        // `before_fork`.
         unsafe { forking.end_in_child(forget) };
     }
     stats::start_in_child();
 }
 
 fn take() -> Option<Forking<'static, Caches>> {
-    // SAFETY: the calling thread has held the fork lock since `before_fork`, so no other thread uses the cell.
+    // SAFETY: the calling thread has held the fork lock since `before_fork`, so no other thread
+    // uses the cell.
     let place = unsafe { &mut *FORKING.0.get() };
     place.take()
 }
 
 /// The slots of all caches of the allocator that serves, frozen.
-type Caches = Option<FrozenSlots<'static, Source, HeapThreads>>;
+type Caches = Option<FrozenSlots<'static, (Source, HeapThreads)>>;
 
 fn freeze_caches() -> Caches {
     let own: Option<CpuId> = Threads.pin();

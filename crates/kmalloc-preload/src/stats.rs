@@ -35,11 +35,12 @@ const COPIES_FROM: [c_int; 2] = [100, 10];
 static IS_WRITING: AtomicBool = AtomicBool::new(false);
 const MOST_LOOKS: usize = 1000;
 
-/// Interval in which the thread writes the file: its greatest age, apart from the time that writing takes.
+/// Interval in which the thread writes the file: its greatest age, apart from the time that writing
+/// takes.
 const FILE_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Starts the thread that keeps the file current. Where no thread can be started, the file is as old as the last call that
-/// writes it. A child of `fork` has no such thread and starts its own.
+/// Starts the thread that keeps the file current. Where no thread can be started, the file is as
+/// old as the last call that writes it. A child of `fork` has no such thread and starts its own.
 fn keep_file_current() {
     // The thread ends with the process.
     core::mem::forget(Background::start(c"kmalloc-stats", FILE_INTERVAL, &(), |()| write_file()));

@@ -1,7 +1,8 @@
-//! The allocator as an `Allocator` of Rust: of the crate `allocator-api2` in two versions, and of the standard library where
-//! that has one. Each behind a feature.
+//! The allocator as an `Allocator` of Rust: of the crate `allocator-api2` in two versions, and of
+//! the standard library where that has one. Each behind a feature.
 //!
-//! Growing and shrinking stay in place where the class or the run allows that, as `reallocate` does.
+//! Growing and shrinking stay in place where the class or the run allows that, as `reallocate`
+//! does.
 
 /// Implements a trait of the shape of `core::alloc::Allocator` for references to both allocators.
 macro_rules! implement {
@@ -9,15 +10,17 @@ macro_rules! implement {
         use core::alloc::Layout;
         use core::ptr::NonNull;
 
-        use page_frame::{Cpu, OutOfMemory, PageResize};
-        use slab::Checks;
+        use page_frame::{OutOfMemory, PageResize};
+        use slab::{Hardening, System};
 
         use $alloc::{AllocError, Allocator};
 
-        use crate::{Global, Kmalloc};
+        use crate::global::Global;
+        use crate::kmalloc::Kmalloc;
 
-        // SAFETY: memory is valid and nobody else's until freed, wherever the reference is moved or copied to.
-        unsafe impl<P: PageResize, C: Cpu + Clone, K: Checks> Allocator for &Kmalloc<P, C, K> {
+        // SAFETY: memory is valid and not shared until freed, wherever the reference is moved or
+        // copied to.
+        unsafe impl<S: System<Pages: PageResize>, K: Hardening> Allocator for &Kmalloc<S, K> {
             #[inline]
             fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
                 or_error(Kmalloc::allocate(self, layout), layout.size())
@@ -40,7 +43,8 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: `start` is a block of `old`, as the trait promises, and is given up unless this fails.
+                // SAFETY: `start` is a block of `old`, as the trait promises, and is given up
+                // unless this fails.
                 or_error(unsafe { resize(self, start, old, new) }, new.size())
             }
 
@@ -50,7 +54,8 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: a block of `old`, given up unless this fails; zeros are written behind it.
+                // SAFETY: a block of `old`, given up unless this fails; zeros are written behind
+                // it.
                 let grown = unsafe { resize(self, start, old, new) }.map_err(|_| AllocError)?;
                 // SAFETY: it has the new size, which is not below the old one.
                 let behind = unsafe { grown.add(old.size()) };
@@ -71,10 +76,9 @@ macro_rules! implement {
         }
 
         // SAFETY: as above; the allocator stays once it is set up.
-        unsafe impl<P, C, K: Checks> Allocator for &Global<P, C, K>
+        unsafe impl<S, K: Hardening> Allocator for &Global<S, K>
         where
-            P: PageResize + Send + Sync,
-            C: Cpu + Clone + Send + Sync,
+            S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
         {
             #[inline]
             fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
@@ -115,9 +119,10 @@ macro_rules! implement {
         }
 
         /// # Safety
-        /// 1. `start` was allocated for `old`; unless this fails, only what it returns is used, with `new`.
-        unsafe fn resize<P: PageResize, C: Cpu + Clone, K: Checks>(
-            kmalloc: &Kmalloc<P, C, K>,
+        /// 1. `start` was allocated for `old`; unless this fails, only what it returns is used,
+        ///    with `new`.
+        unsafe fn resize<S: System<Pages: PageResize>, K: Hardening>(
+            kmalloc: &Kmalloc<S, K>,
             start: NonNull<u8>,
             old: Layout,
             new: Layout,
@@ -128,9 +133,9 @@ macro_rules! implement {
             }
             let moved = kmalloc.allocate(new)?;
             let bytes = old.size().min(new.size());
-            // SAFETY: both have so many bytes, and one was just allocated.
+            // SAFETY: both have that many bytes, and one was just allocated.
             unsafe { moved.copy_from_nonoverlapping(start, bytes) };
-            // SAFETY: clause 1: its content has been copied, and nobody uses it.
+            // SAFETY: clause 1: its content has been copied, and no code uses it.
             unsafe { kmalloc.free_sized(start, old) };
             Ok(moved)
         }

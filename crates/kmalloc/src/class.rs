@@ -1,25 +1,29 @@
 //! Size classes: which object size serves a request.
 //!
 //! # Concepts
-//! - Up to 32 bytes the classes step by 8; above, each doubling is divided into four steps (as in jemalloc and others;
-//!   Evans 2006), so a class exceeds the one below by at most a quarter. 96 and 192 bytes are among them. Above 256 bytes, where few
-//!   objects are many bytes, there are eight steps: 3 % less memory for 64 MiB in objects of 16 to 2,048 bytes.
-//! - A class's **natural alignment** is the largest power of two that divides its size: objects of a class lie at
-//!   multiples of its size from an aligned start, so a request aligned to `a` is served by the smallest class that is
-//!   large enough and a multiple of `a`. No class is kept for alignment alone.
+//! - Up to 32 bytes the classes step by 8; above, each doubling is divided into four steps (as in
+//!   jemalloc and others; Evans 2006), so a class exceeds the one below by at most a quarter. 96
+//!   and 192 bytes are among them. Above 256 bytes, where few objects are many bytes, there are
+//!   eight steps: 3 % less memory for 64 MiB in objects of 16 to 2,048 bytes.
+//! - A class's **natural alignment** is the largest power of two that divides its size: objects of
+//!   a class lie at multiples of its size from an aligned start, so a request aligned to `a` is
+//!   served by the smallest class that is large enough and a multiple of `a`. No class is kept for
+//!   the sake of alignment.
 //!
 //! # Invariants
 //! - I1: sizes ascend, and each is a multiple of 8.
 //! - I2: `for_layout` returns the smallest class that is large enough and naturally aligned enough.
-//! - I3: internal waste is at most 7 bytes up to 32 bytes, below a fifth of the object up to 256, and below a ninth above, when
-//!   the alignment asks for no more than the size does.
-//! - I4: the smallest class for a multiple of a power of two is a multiple of it as well. In a doubling of steps of `s` bytes
-//!   a power up to `s` divides all classes; the multiples of `2 * s`, `4 * s` and `8 * s` in it are classes themselves.
+//! - I3: internal waste is at most 7 bytes up to 32 bytes, below a fifth of the object up to 256,
+//!   and below a ninth above, when the alignment asks for no more than the size does.
+//! - I4: the smallest class for a multiple of a power of two is a multiple of it as well. In a
+//!   doubling of steps of `s` bytes a power up to `s` divides all classes; the multiples of `2 *
+//!   s`, `4 * s` and `8 * s` in it are classes themselves.
 //!
 //! # Costs
-//! A class is looked up by the number of the last byte: a shift and a load of a table of 4 KiB, of which small sizes need the
-//! first lines. Wider steps for large sizes would take a tenth of that, and a branch that mixed sizes mispredict. An alignment is
-//! an `or` more, as the last byte of a size rounded up has all its bits. For a constant size nothing remains of either.
+//! A class is looked up by the number of the last byte: a shift and a load of a table of 4 KiB, of
+//! which small sizes need the first lines. Wider steps for large sizes would take a tenth of that,
+//! and a branch that mixed sizes mispredict. An alignment is an `or` more, as the last byte of a
+//! size rounded up has all its bits. For a constant size nothing remains of either.
 
 use core::alloc::Layout;
 
@@ -57,7 +61,8 @@ impl Doublings {
     /// Returns the number of the smallest class of at least `bytes` bytes.
     #[inline(always)]
     const fn class(self, bytes: usize) -> usize {
-        // `bytes` lies in (2^doubling, 2^(doubling + 1)], of which each step is a part of 2^doubling.
+        // `bytes` lies in (2^doubling, 2^(doubling + 1)], of which each step is a part of
+        // 2^doubling.
         let last = bytes - 1;
         let doubling = last.ilog2();
         let step = (last >> (doubling - self.steps.ilog2())) & (self.steps - 1);
@@ -95,29 +100,32 @@ impl ClassIndex {
         if index < Self::COUNT { Some(Self(index as u8)) } else { None }
     }
 
-    /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero bytes take the smallest.
+    /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero
+    /// bytes take the smallest.
     #[inline(always)]
     pub const fn for_size(bytes: usize) -> Option<Self> {
         Self::at_least(bytes, 1)
     }
 
-    /// Returns the smallest class of at least `bytes` bytes that is a multiple of twice the step; `None` beyond the largest, and
-    /// for zero bytes as well: for a hot path, whose other way looks again.
+    /// Returns the smallest class of at least `bytes` bytes that is a multiple of twice the step;
+    /// `None` beyond the largest, and for zero bytes as well: for a hot path, whose other way looks
+    /// again.
     #[inline(always)]
     pub(crate) const fn for_double_steps(bytes: usize) -> Option<Self> {
         // Zero bytes end beyond every class here.
         Self::of_last(bytes.wrapping_sub(1) | (2 * STEP - 1))
     }
 
-    /// Returns the smallest class of at least `bytes` bytes, and at least one, that is a multiple of `alignment`, a power of two.
+    /// Returns the smallest class of at least `bytes` bytes, and at least one, that is a multiple
+    /// of `alignment`, a power of two.
     #[inline(always)]
     const fn at_least(bytes: usize, alignment: usize) -> Option<Self> {
         let bytes = if bytes == 0 { 1 } else { bytes };
         Self::of_last((bytes - 1) | (alignment - 1))
     }
 
-    /// Returns what [`for_layout`](Self::for_layout) does, but `None` for zero bytes as well: for hot paths, whose other way
-    /// looks again.
+    /// Returns what [`for_layout`](Self::for_layout) does, but `None` for zero bytes as well: for
+    /// hot paths, whose other way looks again.
     #[inline(always)]
     pub(crate) const fn of_some_bytes(layout: Layout) -> Option<Self> {
         // I4. Zero bytes end beyond every class here.
@@ -138,7 +146,8 @@ impl ClassIndex {
         Self(doublings.class(bytes) as u8)
     }
 
-    /// Returns the smallest class for a size and an alignment, or `None` where pages must serve them.
+    /// Returns the smallest class for a size and an alignment, or `None` where pages must serve
+    /// them.
     #[inline(always)]
     pub const fn for_layout(layout: Layout) -> Option<Self> {
         Self::at_least(layout.size(), layout.align())

@@ -1,4 +1,5 @@
-//! The allocator as a program's `#[global_allocator]`: a constant that sets itself up at the first request.
+//! The allocator as a program's `#[global_allocator]`: a constant that sets itself up at the first
+//! request.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
@@ -6,12 +7,13 @@ use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicU8, Ordering, UnsafeCell, spin_hint};
-use page_frame::{Cpu, OutOfMemory, PageResize};
-use slab::{Checks, Off};
+use page_frame::{OutOfMemory, PageResize};
+use slab::{Hardening, Off, System};
 
-use crate::{ClassIndex, Kmalloc};
+use crate::class::ClassIndex;
+use crate::kmalloc::Kmalloc;
 
-/// Nobody has asked yet, or setting up failed.
+/// No request has come yet, or setting up failed.
 const UNTOUCHED: u8 = 0;
 /// Somebody is setting up; others wait.
 const STARTING: u8 = 1;
@@ -20,12 +22,14 @@ const READY: u8 = 2;
 
 /// A [`Kmalloc`] that can be a static, and the program's global allocator.
 ///
-/// `setup` runs once, at the first request, on the thread or CPU that makes it. It must not allocate from this allocator.
-/// When it fails or panics, that request fails, and the next one tries again.
+/// `setup` runs once, at the first request, on the thread or CPU that makes it. It must not
+/// allocate from this allocator. When it fails or panics, that request fails, and the next one
+/// tries again.
 ///
-/// A global allocator must not unwind ([`GlobalAlloc`]). Should `setup`, the registry's fault hook, or a destructor or callback of
-/// another cache of the registry panic in a request that comes through `GlobalAlloc`, the program ends. Through
-/// [`kmalloc`](Self::kmalloc) the panic goes on to the caller.
+/// A global allocator must not unwind ([`GlobalAlloc`]). Should `setup`, the registry's fault hook,
+/// or a destructor or callback of another cache of the registry panic in a request that comes
+/// through `GlobalAlloc`, the program ends. Through [`kmalloc`](Self::kmalloc) the panic goes on to
+/// the caller.
 ///
 /// ```
 /// use buddy::page_frame::{DirectMap, OutOfMemory};
@@ -37,15 +41,16 @@ const READY: u8 = 2;
 /// type Pages = Buddy<'static, DirectMap, Threads>;
 ///
 /// #[global_allocator]
-/// static HEAP: Global<Pages, Threads> = Global::new(|| {
+/// static HEAP: Global<(Pages, Threads)> = Global::new(|| {
 ///     let frames = Mapped::reserve(1 << 30)?;
 ///     let ranges = [frames.frames()];
 ///     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS)?;
 ///     let metadata = Mapped::reserve(layout.size())?;
 ///     let map = frames.direct_map();
-///     // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+///     // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
+///     // the allocator.
 ///     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-///     // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+///     // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
 ///     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
 ///     core::mem::forget((frames, metadata));
 ///     Ok(Kmalloc::new(Registry::new(buddy?, Threads)?))
@@ -55,40 +60,41 @@ const READY: u8 = 2;
 /// assert_eq!(numbers.len(), 1000);
 /// assert!(HEAP.get().is_some_and(|kmalloc| kmalloc.pages_held() > 0));
 /// ```
-pub struct Global<P: PageResize, C: Cpu + Clone, K: Checks = Off> {
-    setup: fn() -> Result<Kmalloc<P, C, K>, OutOfMemory>,
+pub struct Global<S: System<Pages: PageResize>, K: Hardening = Off> {
+    setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>,
     state: AtomicU8,
-    kmalloc: UnsafeCell<MaybeUninit<Kmalloc<P, C, K>>>,
+    kmalloc: UnsafeCell<MaybeUninit<Kmalloc<S, K>>>,
 }
 
-// SAFETY: `kmalloc` is written once, by the one who changed `state` from untouched to starting, and from then on only
-// shared; P and C come from `setup` on whichever CPU runs it.
-unsafe impl<P: PageResize + Send + Sync, C: Cpu + Clone + Send + Sync, K: Checks> Sync
-    for Global<P, C, K>
+// SAFETY: `kmalloc` is written once, by the CPU that changed `state` from untouched to starting,
+// and from then on only shared; P and C come from `setup` on whichever CPU runs it.
+unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync
+    for Global<S, K>
 {
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     page_frame::const_unless_loom! {
         /// Makes an allocator that `setup` will set up.
-        pub fn new(setup: fn() -> Result<Kmalloc<P, C, K>, OutOfMemory>) -> Self {
+        pub fn new(setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>) -> Self {
             let kmalloc = UnsafeCell::new(MaybeUninit::uninit());
             Self { setup, state: AtomicU8::new(UNTOUCHED), kmalloc }
         }
     }
 
-    /// Returns the allocator, setting it up if nobody has yet. Spins while somebody else does.
+    /// Returns the allocator, and sets it up if that has not happened yet. Spins while somebody
+    /// else does.
     ///
     /// # Errors
     /// What `setup` fails with.
     #[inline]
-    pub fn kmalloc(&self) -> Result<&Kmalloc<P, C, K>, OutOfMemory> {
+    pub fn kmalloc(&self) -> Result<&Kmalloc<S, K>, OutOfMemory> {
         self.get().map_or_else(|| self.start(), Ok)
     }
 
     /// Returns the allocator if it has been set up.
     #[inline(always)]
-    pub fn get(&self) -> Option<&Kmalloc<P, C, K>> {
+    pub fn get(&self) -> Option<&Kmalloc<S, K>> {
         // Acquire: pairs with the Release in `start`; sees the allocator as it was made.
         let is_ready = self.state.load(Ordering::Acquire) == READY;
         // SAFETY: it is ready.
@@ -96,9 +102,10 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
     }
 
     /// # Safety
-    /// 1. `state` was seen to be ready, by the caller or by whoever handed it memory of this allocator.
+    /// 1. `state` was seen to be ready, by the caller or by the caller that passed memory of this
+    ///    allocator.
     #[inline(always)]
-    unsafe fn assume_ready(&self) -> &Kmalloc<P, C, K> {
+    unsafe fn assume_ready(&self) -> &Kmalloc<S, K> {
         let kmalloc = self.kmalloc.with(|kmalloc| kmalloc);
         // SAFETY: clause 1: written before, and never again.
         let kmalloc = unsafe { &*kmalloc };
@@ -106,15 +113,15 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
         unsafe { kmalloc.assume_init_ref() }
     }
 
-    /// Allocates what is no hit, for `GlobalAlloc`: also when nobody has allocated before.
+    /// Allocates what was no hit, for `GlobalAlloc`. The first request sets the allocator up.
     #[cold]
     #[inline(never)]
-    fn allocate_slowly(&self, layout: Layout) -> *mut u8 {
+    fn allocate_missed(&self, layout: Layout) -> *mut u8 {
         if layout.size() == 0 {
             return dangling(layout);
         }
         let no_unwind = NoUnwind;
-        let start = or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_slowly(layout)));
+        let start = or_null(self.kmalloc().and_then(|kmalloc| kmalloc.allocate_missed(layout)));
         core::mem::forget(no_unwind);
         start
     }
@@ -125,17 +132,17 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
     /// 1. As for [`GlobalAlloc::dealloc`]; or the layout has no size.
     #[cold]
     #[inline(never)]
-    unsafe fn free_slowly(&self, start: *mut u8, layout: Layout) {
+    unsafe fn free_missed(&self, start: *mut u8, layout: Layout) {
         if layout.size() == 0 {
             return;
         }
         let no_unwind = NoUnwind;
-        // SAFETY: clause 1: memory of ours, so it was ready when it was allocated.
+        // SAFETY: clause 1: memory of ours, and therefore ready when it was allocated.
         let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: clause 1: it came from `alloc`, so it is not null.
+        // SAFETY: clause 1: it came from `alloc`, and therefore not null.
         let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: clause 1: allocated with this layout and not used any more.
-        unsafe { kmalloc.free_sized_slowly(start, layout) };
+        unsafe { kmalloc.free_sized_missed(start, layout) };
         core::mem::forget(no_unwind);
     }
 
@@ -149,19 +156,21 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
         let Ok(new) = Layout::from_size_align(new_bytes, layout.align()) else {
             return core::ptr::null_mut();
         };
-        let moved = self.allocate_slowly(new);
+        let moved = self.allocate_missed(new);
         if !moved.is_null() {
-            // SAFETY: clause 1: given up, as there is another place; one of the two has no bytes, so there are none to copy.
-            unsafe { self.free_slowly(start, layout) };
+            // SAFETY: clause 1: given up, as there is other memory; one of the two has no bytes, so
+            // no byte is copied.
+            unsafe { self.free_missed(start, layout) };
         }
         moved
     }
 
     #[cold]
-    fn start(&self) -> Result<&Kmalloc<P, C, K>, OutOfMemory> {
+    fn start(&self) -> Result<&Kmalloc<S, K>, OutOfMemory> {
         loop {
             let (old, new) = (UNTOUCHED, STARTING);
-            // Acquire: as in `get`, when somebody else has finished; otherwise the Release after a failure.
+            // Acquire: as in `get`, when somebody else has finished; otherwise the Release after a
+            // failure.
             match self.state.compare_exchange(old, new, Ordering::Acquire, Ordering::Acquire) {
                 Ok(_) => break,
                 // SAFETY: ready.
@@ -174,7 +183,8 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
             Ok(made) => {
                 core::mem::forget(starting);
                 self.kmalloc.with_mut(|kmalloc| {
-                    // SAFETY: we changed the state to starting, so nobody else reads or writes this.
+                    // SAFETY: we changed the state to starting, so no other code reads or writes
+                    // this.
                     let kmalloc = unsafe { &mut *kmalloc };
                     kmalloc.write(made);
                 });
@@ -191,7 +201,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Global<P, C, K> {
     }
 }
 
-/// Somebody who sets up. Dropping it says that nobody does, when `setup` fails or panics.
+/// Somebody who sets up. Dropping it resets the state, when `setup` fails or panics.
 struct Starting<'g>(&'g AtomicU8);
 
 impl Drop for Starting<'_> {
@@ -201,7 +211,8 @@ impl Drop for Starting<'_> {
     }
 }
 
-/// Ends the program when it is dropped by unwinding, which is the only way it is dropped: a panic then is the second one.
+/// Ends the program when it is dropped by unwinding, which is the only way it is dropped: a panic
+/// then is the second one.
 struct NoUnwind;
 
 impl Drop for NoUnwind {
@@ -210,20 +221,21 @@ impl Drop for NoUnwind {
     }
 }
 
-// SAFETY: memory is valid, aligned and nobody else's until freed (slab cache and page source). Nothing unwinds: a hit calls
-// no code of the user, and all else runs under a `NoUnwind`. An address that comes back with a layout without a size, which the
-// trait does not allow, enters no cache.
-unsafe impl<P: PageResize, C: Cpu + Clone, K: Checks> GlobalAlloc for Global<P, C, K>
+// SAFETY: memory is valid, aligned and not shared until freed (slab cache and page source). Nothing
+// unwinds: a hit calls no code of the user, and all else runs under a `NoUnwind`. An address that
+// comes back with a layout without a size, which the trait does not allow, enters no cache.
+unsafe impl<S: System<Pages: PageResize>, K: Hardening> GlobalAlloc for Global<S, K>
 where
-    P: Send + Sync,
-    C: Send + Sync,
+    S: System<Pages: Send + Sync, Cpus: Send + Sync>,
 {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        match self.get().and_then(|kmalloc| kmalloc.hit_of(layout)) {
-            Some(start) => start.as_ptr(),
-            None => self.allocate_slowly(layout),
+        if let (Some(kmalloc), Some(class)) = (self.get(), ClassIndex::of_some_bytes(layout)) {
+            if let Some(start) = kmalloc.caches.hit(class) {
+                return start.as_ptr();
+            }
         }
+        self.allocate_missed(layout)
     }
 
     #[inline]
@@ -236,20 +248,21 @@ where
 
     #[inline]
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
-        // First, as no memory is allocated for a layout without a size: such an address does not even say that there is an
-        // allocator.
+        // First, as no memory is allocated for a layout without a size: such an address does not
+        // even say that there is an allocator.
         if let Some(class) = ClassIndex::of_some_bytes(layout) {
-            // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
+            // SAFETY: `GlobalAlloc`: memory of ours, and therefore ready when it was allocated.
             let kmalloc = unsafe { self.assume_ready() };
-            // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
+            // SAFETY: `GlobalAlloc`: it came from `alloc`, and therefore not null.
             let object = unsafe { NonNull::new_unchecked(start) };
-            // SAFETY: `GlobalAlloc`: allocated with this layout, so from its class, and not used any more.
-            if unsafe { kmalloc.free_hit(class, object) } {
+            // SAFETY: `GlobalAlloc`: allocated with this layout, so from its class, and not used
+            // any more.
+            if unsafe { kmalloc.caches.free_hit(class, object) } {
                 return;
             }
         }
         // SAFETY: the caller's clauses, and nothing has happened.
-        unsafe { self.free_slowly(start, layout) };
+        unsafe { self.free_missed(start, layout) };
     }
 
     #[inline]
@@ -259,24 +272,25 @@ where
             return unsafe { self.resize_empty(start, layout, new_bytes) };
         }
         let no_unwind = NoUnwind;
-        // SAFETY: `GlobalAlloc`: memory of ours, so it was ready when it was allocated.
+        // SAFETY: `GlobalAlloc`: memory of ours, and therefore ready when it was allocated.
         let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: `GlobalAlloc`: it came from `alloc`, so it is not null.
+        // SAFETY: `GlobalAlloc`: it came from `alloc`, and therefore not null.
         let start = unsafe { NonNull::new_unchecked(start) };
-        // SAFETY: `GlobalAlloc`: allocated with this layout; the caller goes on with the address returned.
+        // SAFETY: `GlobalAlloc`: allocated with this layout; the caller goes on with the address
+        // returned.
         let moved = or_null(unsafe { kmalloc.reallocate(start, layout, new_bytes) });
         core::mem::forget(no_unwind);
         moved
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Global<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> Drop for Global<S, K> {
     /// Destroys the allocator if it was set up. Statics are never dropped.
     fn drop(&mut self) {
         // Acquire: as in `get`.
         if self.state.load(Ordering::Acquire) == READY {
             self.kmalloc.with_mut(|kmalloc| {
-                // SAFETY: `&mut self` says that nobody else is there.
+                // SAFETY: `&mut self` proves exclusive use.
                 let kmalloc = unsafe { &mut *kmalloc };
                 // SAFETY: ready, so initialised; not used again.
                 unsafe { kmalloc.assume_init_drop() };
@@ -285,7 +299,7 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Drop for Global<P, C, K> {
     }
 }
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> fmt::Debug for Global<P, C, K> {
+impl<S: System<Pages: PageResize>, K: Hardening> fmt::Debug for Global<S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()
     }

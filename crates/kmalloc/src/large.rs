@@ -1,117 +1,152 @@
 //! Large allocations: whole pages, exactly as many as needed where the page source can.
 //!
-//! The page map says where a run starts and how many pages it has, so nothing is kept here but a count.
+//! The page map says where a run starts and how many pages it has, so [`LargeRuns`] keeps nothing
+//! but a count.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use page_frame::sync::Ordering;
-use page_frame::{
-    Cpu, Fault, FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun, Tag,
-};
-use slab::Checks;
+use page_frame::sync::{AtomicUsize, Ordering};
+use page_frame::{Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun};
 
-use crate::Kmalloc;
-
-/// A run that grows is put at the start of a free block of so many orders above its own: the rest of the block stays free.
+/// A run that grows is put at the start of a free block of a few orders above its own: the rest of
+/// the block stays free.
 ///
-/// Chosen by vectors that grow by half up to 256 KiB, 64 of them in turn, alone, in nanoseconds a step: 230 without, 260 with one
-/// order, 98 to 128 with two, 142 to 164 with three.
+/// Chosen by vectors that grow by half up to 256 KiB, 64 of them in turn, alone, in nanoseconds a
+/// step: 230 without, 260 with one order, 98 to 128 with two, 142 to 164 with three.
 const ROOM_ORDERS: u8 = 2;
 /// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
 const MOST_ROOM: u8 = 9;
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
+/// The large allocations of an allocator: a count of their pages.
+#[derive(Debug)]
+pub(crate) struct LargeRuns {
+    /// Relaxed throughout: a statistic.
+    pages: AtomicUsize,
+}
+
+impl LargeRuns {
+    pub(crate) fn new() -> Self {
+        Self { pages: AtomicUsize::new(0) }
+    }
+
+    /// Returns the pages of all large allocations.
+    pub(crate) fn pages(&self) -> usize {
+        self.pages.load(Ordering::Relaxed)
+    }
+
+    /// Allocates a run of pages for `layout`.
     #[cold]
     #[inline(never)]
-    pub(crate) fn allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
-        self.take_run(layout, P::allocate_run)
-    }
-
-    pub(crate) fn try_allocate_large(&self, layout: Layout) -> Result<PageRun, OutOfMemory> {
-        self.take_run(layout, P::try_allocate_run)
-    }
-
-    fn take_run(
+    pub(crate) fn allocate<P: PageResize>(
         &self,
+        source: &P,
+        layout: Layout,
+    ) -> Result<PageRun, OutOfMemory> {
+        self.take_run(source, layout, P::allocate_run)
+    }
+
+    /// Allocates a run as [`allocate`](Self::allocate) does, without reclaiming.
+    pub(crate) fn try_allocate<P: PageResize>(
+        &self,
+        source: &P,
+        layout: Layout,
+    ) -> Result<PageRun, OutOfMemory> {
+        self.take_run(source, layout, P::try_allocate_run)
+    }
+
+    fn take_run<P: PageResize>(
+        &self,
+        source: &P,
         layout: Layout,
         take: fn(&P, usize, Order) -> Result<PageRun, OutOfMemory>,
     ) -> Result<PageRun, OutOfMemory> {
         let alignment = Order::for_bytes(layout.align()).ok_or(OutOfMemory)?.order;
-        let run = take(self.registry().source(), pages_for(layout.size()), alignment)?;
-        // Relaxed, here and below: a statistic.
-        self.large_pages.fetch_add(run.pages(), Ordering::Relaxed);
+        let run = take(source, pages_for(layout.size()), alignment)?;
+        self.pages.fetch_add(run.pages(), Ordering::Relaxed);
         Ok(run)
     }
 
-    /// Allocates as [`allocate_large`](Self::allocate_large) does what is to grow on: with free pages behind it, if such a place
-    /// is free as it is.
+    /// Allocates a run that is expected to grow: with free pages behind it, if there is such a
+    /// place without reclaiming.
     #[cold]
-    pub(crate) fn allocate_with_room(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+    pub(crate) fn allocate_with_room<P: PageResize>(
+        &self,
+        source: &P,
+        layout: Layout,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
         let pages = pages_for(layout.size());
         let with_room = |tight: Order| Order::new((tight.get() + ROOM_ORDERS).min(MOST_ROOM));
         let block = Order::for_pages(pages).and_then(with_room).map_or(0, Order::bytes);
         // Alignment to a whole block leads to its start.
         if let Ok(roomy) = Layout::from_size_align(layout.size(), block.max(layout.align())) {
-            match self.try_allocate_large(roomy) {
+            match self.try_allocate(source, roomy) {
                 Ok(run) if run.pages() == pages => return Ok(run.start()),
                 // A source of whole blocks would keep the room for nothing.
-                // SAFETY: just allocated, and nobody has seen it.
-                Ok(run) => unsafe { self.free_large(run.start()) },
+                // SAFETY: clause 1: just allocated, and no other code has seen it.
+                Ok(run) => _ = unsafe { self.free(source, run.start()) },
                 Err(OutOfMemory) => {}
             }
         }
-        self.allocate_large(layout).map(|run| run.start())
+        self.allocate(source, layout).map(|run| run.start())
     }
 
+    /// Frees the run that starts at `start`; `false` if none does.
+    ///
     /// # Safety
-    /// 1. As for [`free`](Self::free).
+    /// 1. If one does, it is the caller's, and no code uses it from now on.
     #[cold]
     #[inline(never)]
-    #[track_caller]
-    pub(crate) unsafe fn free_large(&self, start: NonNull<u8>) {
-        let source = self.registry().source();
+    pub(crate) unsafe fn free<P: PageResize>(&self, source: &P, start: NonNull<u8>) -> bool {
         let address = start.addr().get();
-        let Some(pages) = self.large_pages_at(address) else { return self.foreign(start) };
-        self.large_pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: a run of the source starts here, and clause 1 gives it to us. Its address only names it.
+        let Some(pages) = Self::pages_at(source, address) else { return false };
+        self.pages.fetch_sub(pages, Ordering::Relaxed);
+        // SAFETY: a run of the source starts here, and clause 1 gives it to us. Its address only
+        // names it.
         unsafe { source.free_run(source.pointer(address), pages) };
+        true
     }
 
     /// Changes the length of the run at `start` without moving it; whether that worked.
     ///
     /// # Safety
-    /// 1. `start` is a large allocation of the caller's, and nobody uses the tail that is given back.
-    pub(crate) unsafe fn resize_large(&self, start: NonNull<u8>, bytes: usize) -> bool {
-        let source = self.registry().source();
+    /// 1. `start` is a large allocation of the caller's, and nobody uses the tail that is given
+    ///    back.
+    pub(crate) unsafe fn resize<P: PageResize>(
+        &self,
+        source: &P,
+        start: NonNull<u8>,
+        bytes: usize,
+    ) -> bool {
         let address = start.addr().get();
-        let Some(pages) = self.large_pages_at(address) else { return false };
+        let Some(pages) = Self::pages_at(source, address) else { return false };
         let new_pages = pages_for(bytes);
         if new_pages == pages {
             return true;
         }
-        // SAFETY: clause 1: a run of so many pages, and what lies behind the new end is not used.
+        // SAFETY: clause 1: a run of that many pages, and what lies behind the new end is not used.
         if unsafe { source.resize_run(source.pointer(address), pages, new_pages) } {
             // Wrapping addition of the difference: a run that became shorter is subtracted.
-            self.large_pages.fetch_add(new_pages.wrapping_sub(pages), Ordering::Relaxed);
+            self.pages.fetch_add(new_pages.wrapping_sub(pages), Ordering::Relaxed);
             return true;
         }
-        // A source of whole blocks cannot give the tail back: staying costs less than moving while half is used.
+        // A source of whole blocks cannot give the tail back: staying costs less than moving while
+        // half is used.
         new_pages < pages && new_pages * 2 > pages
     }
 
-    /// Moves the first `bytes` bytes from one large allocation to another by mapping pages, if the source can; whether it did.
+    /// Moves the first `bytes` bytes from one large allocation to another by mapping pages, if the
+    /// source can; whether it did.
     ///
     /// # Safety
-    /// 1. Both are large allocations of the caller's, of at least so many bytes.
-    pub(crate) unsafe fn remap_large(
-        &self,
+    /// 1. Both are large allocations of the caller's, of at least that many bytes.
+    pub(crate) unsafe fn remap<P: PageResize>(
+        source: &P,
         from: NonNull<u8>,
         to: NonNull<u8>,
         bytes: usize,
     ) -> bool {
-        let source = self.registry().source();
-        if self.large_pages_at(to.addr().get()).is_none() {
+        if Self::pages_at(source, to.addr().get()).is_none() {
             return false;
         }
         let from = source.pointer(from.addr().get());
@@ -120,22 +155,8 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
     }
 
     /// Returns the pages of the large allocation that starts exactly at `address`.
-    pub(crate) fn large_pages_at(&self, address: usize) -> Option<usize> {
-        self.registry().source().run_pages(address).filter(|_| address % PAGE_SIZE == 0)
-    }
-
-    /// Reports that no allocation starts at `start`.
-    #[cold]
-    #[track_caller]
-    pub(crate) fn foreign(&self, start: NonNull<u8>) {
-        let address = start.addr().get();
-        let found = self.registry().source().tag(address);
-        let kind = match found {
-            Tag::RUN => FaultKind::InteriorPointer,
-            tag if tag.is_slab() => FaultKind::WrongCache,
-            _ => FaultKind::ForeignPointer,
-        };
-        self.registry().report(&Fault::at_address(kind, address));
+    pub(crate) fn pages_at<P: PageResize>(source: &P, address: usize) -> Option<usize> {
+        source.run_pages(address).filter(|_| address % PAGE_SIZE == 0)
     }
 }
 

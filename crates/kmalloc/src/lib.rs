@@ -1,24 +1,39 @@
-//! Memory of any size, from object caches over any page source.
+//! Memory of any size, from object caches over any source of pages, without a heap.
 //!
-//! # Theory
-//! A request is narrowed once: from a layout to a **class**, an object size that a cache of its own serves. Few classes
-//! mean few half-empty slabs; many mean little waste inside objects. [`ClassIndex`] holds the compromise and its bounds,
-//! as `const fn`, so that the class of a constant size is a constant. What is beyond the largest class is **large**: it
-//! takes whole pages from the page source.
+//! ```
+//! use core::{alloc::Layout, mem::MaybeUninit};
+//! use kmalloc::Kmalloc;
+//! use page_frame::{Arena, SingleCpu};
+//! use slab::Registry;
 //!
-//! Freeing needs no header in front of an object. Who knows the layout says it, and the class follows; who does not has
-//! the page map, in which every page of a slab carries its class, and the head of every run of pages its length.
+//! let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+//! let arena = Arena::new(&mut memory)?;
+//! let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new())?);
+//! let start = kmalloc.allocate(Layout::new::<[u8; 20]>())?;
+//! // SAFETY: allocated above, and not used any more.
+//! unsafe { kmalloc.free(start) };
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 //!
 //! - [`Kmalloc`]: allocate, free, resize, in Rust's terms (`Layout`) and under the kernel's names.
 //! - [`Global`]: the same as a program's `#[global_allocator]`.
+//! - References to both are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
+//!   `allocator-api2-02` or `allocator-api2-04`, of the standard library with `nightly`.
 //!
-//! References to both are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features `allocator-api2-02` or
-//! `allocator-api2-04`, of the standard library with `nightly`.
+//! # Theory
+//! A request is narrowed once: from a layout to a **class**, an object size that a cache of its own
+//! serves. Few classes mean few half-empty slabs; many mean little waste inside objects.
+//! [`ClassIndex`] holds the compromise and its bounds, as `const fn`, so that the class of a
+//! constant size is a constant. A request beyond the largest class is **large**: it takes whole
+//! pages from the page source.
+//!
+//! Memory has no header in front of it. A caller that knows the layout of what it frees passes it,
+//! and the class follows. Otherwise the page map tells: every page of a slab carries its class, and
+//! the head of every run of pages its length.
 //!
 //! ```
 //! use core::alloc::Layout;
 //! use kmalloc::ClassIndex;
-//! // Starting from 20 bytes:
 //! const CLASS: ClassIndex = ClassIndex::for_size(20).unwrap();
 //! assert_eq!(CLASS.size(), 24);
 //! // An aligned request takes the smallest class that is naturally aligned enough:
@@ -31,13 +46,15 @@
 
 #[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04", feature = "nightly"))]
 mod allocator;
+mod cache_name;
 mod class;
+mod class_caches;
 mod global;
 mod kmalloc;
 mod large;
-mod names;
+mod linux;
 mod resize;
-mod stats;
+mod shrink;
 
 pub use crate::kmalloc::Kmalloc;
 pub use class::{ClassIndex, LARGEST};

@@ -1,27 +1,33 @@
-//! Changing the size of an allocation: in place where its class or its run allows that, otherwise by moving.
+//! Changing the size of an allocation: in place where its class or its run allows that, otherwise
+//! by moving.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, PageResize};
-use slab::Checks;
+use page_frame::{OutOfMemory, PageResize};
+use slab::{Hardening, System};
 
-use crate::{ClassIndex, Kmalloc};
+use crate::class::ClassIndex;
+use crate::kmalloc::Kmalloc;
+use crate::large::LargeRuns;
 
-/// From this size on content is moved by mapping its pages elsewhere, where the page source can: a guess. A remapped page
-/// costs its entries in the CPU's translation caches, a copied one two passes over it.
+/// From this size on content is moved by mapping its pages elsewhere, where the page source can: a
+/// guess. A remapped page costs its entries in the CPU's translation caches, a copied one two
+/// passes over it.
 const REMAPPED_BYTES: usize = 1 << 20;
 
-impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
-    /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that both sizes have.
+impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
+    /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that
+    /// both sizes have.
     ///
-    /// Within a class nothing moves. A large allocation grows into free pages behind it and gives its tail back, where the
-    /// page source can. Otherwise it is copied to a new place: O(bytes). A large one that grows is moved to where there are free
-    /// pages behind it, if there is such a place, as what has grown once will grow again.
+    /// Within a class nothing moves. A large allocation grows into free pages behind it and gives
+    /// its tail back, where the page source can. Otherwise it is copied to a new place: O(bytes). A
+    /// large one that grows is moved to where there are free pages behind it, if there is such a
+    /// place, as what has grown once will grow again.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds `isize::MAX`; the
-    /// allocation is then as it was.
+    /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds
+    /// `isize::MAX`; the allocation is then as it was.
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
@@ -37,7 +43,8 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         unsafe { self.resize(start, ClassIndex::for_layout(layout), layout.size(), new) }
     }
 
-    /// Makes the allocation at `start`, of `class` or large, of which `bytes` bytes are in use, one for the layout `new`.
+    /// Makes the allocation at `start`, of `class` or large, of which `bytes` bytes are in use, one
+    /// for the layout `new`.
     ///
     /// # Safety
     /// 1. As for [`reallocate`](Self::reallocate).
@@ -48,35 +55,33 @@ impl<P: PageResize, C: Cpu + Clone, K: Checks> Kmalloc<P, C, K> {
         bytes: usize,
         new: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        let stays = match (class, ClassIndex::for_layout(new)) {
+        let (source, new_class) = (self.source(), ClassIndex::for_layout(new));
+        let stays = match (class, new_class) {
             (Some(old), Some(new)) => old == new,
-            // SAFETY: clause 1: without a class it is large, and what is behind the new size is given up.
-            (None, None) => unsafe { self.resize_large(start, new.size()) },
+            // SAFETY: clause 1: without a class it is large, and what is behind the new size is
+            // given up.
+            (None, None) => unsafe { self.large.resize(source, start, new.size()) },
             _ => false,
         };
         if stays {
             return Ok(start);
         }
-        let moved = match ClassIndex::for_layout(new) {
-            None if new.size() > bytes => self.allocate_with_room(new)?,
-            _ => self.allocate(new)?,
+        let moved = match new_class {
+            Some(class) => self.allocate_in(class)?,
+            None if new.size() > bytes => self.large.allocate_with_room(source, new)?,
+            None => self.large.allocate(source, new)?.start(),
         };
-        if class.is_none() && bytes.min(new.size()) >= REMAPPED_BYTES {
-            // SAFETY: clause 1: both are large allocations of the caller's.
-            if unsafe { self.remap_large(start, moved, bytes.min(new.size())) } {
-                // SAFETY: clause 1: the content has been copied out of the run.
-                unsafe { self.free_large(start) };
-                return Ok(moved);
-            }
+        let kept = bytes.min(new.size());
+        // SAFETY: clause 1: both are large allocations of the caller's, of at least `kept` bytes.
+        let is_remapped = class.is_none()
+            && kept >= REMAPPED_BYTES
+            && unsafe { LargeRuns::remap(source, start, moved, kept) };
+        if !is_remapped {
+            // SAFETY: both have `kept` bytes, and one was just allocated, so they do not overlap.
+            unsafe { moved.copy_from_nonoverlapping(start, kept) };
         }
-        // SAFETY: both have so many bytes, and one was just allocated, so they do not overlap.
-        unsafe { moved.copy_from_nonoverlapping(start, bytes.min(new.size())) };
-        match class {
-            // SAFETY: clause 1: the content has been copied out of the object.
-            Some(class) => unsafe { self.free_object(class, start) },
-            // SAFETY: clause 1: no object of a class, so a run, copied from.
-            None => unsafe { self.free_large(start) },
-        }
+        // SAFETY: clause 1: the content has been moved out, and the caller gives the allocation up.
+        unsafe { self.free_in(class, start) };
         Ok(moved)
     }
 }

@@ -1,4 +1,5 @@
-//! Collections of both versions of `allocator-api2` over one allocator: content kept while they grow, all pages home afterwards.
+//! Collections of both versions of `allocator-api2` over one allocator: content kept while they
+//! grow, all pages returned afterwards.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -30,13 +31,13 @@ macro_rules! check_version {
             // SAFETY: allocated with this layout; only the new address is used.
             let grown = unsafe { (&kmalloc).grow_zeroed(start, small, large) }.expect("room");
             assert_eq!((grown.len(), grown.cast::<u8>().addr().get() % 64), (5000, 0));
-            // SAFETY: ours, of so many bytes.
+            // SAFETY: ours, of that many bytes.
             assert!(unsafe { grown.as_ref() }.iter().all(|byte| *byte == 0));
             // SAFETY: grown above, of the larger layout.
             let shrunk = unsafe { (&kmalloc).shrink(grown.cast(), large, small) }.expect("room");
             // SAFETY: allocated with this layout.
             unsafe { (&kmalloc).deallocate(shrunk.cast(), small) };
-            // Of no bytes there may be many.
+            // Several allocations may have no bytes.
             let none = (&kmalloc).allocate(layout(0, 1)).expect("room");
             // SAFETY: allocated with this layout.
             unsafe { (&kmalloc).deallocate(none.cast(), layout(0, 1)) };
@@ -44,7 +45,7 @@ macro_rules! check_version {
             kmalloc.validate().expect("consistent");
             kmalloc.shrink_all();
             drop(kmalloc);
-            assert_eq!(arena.held_pages(), 0, "all pages are home");
+            assert_eq!(arena.held_pages(), 0, "all pages are returned");
         }
     };
 }

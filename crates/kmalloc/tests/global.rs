@@ -1,4 +1,5 @@
-//! This test program runs on its own allocator: the harness, its threads, and collections that are filled and dropped.
+//! This test program runs on its own allocator: the harness, its threads, and collections that are
+//! filled and dropped.
 
 use std::alloc::Layout;
 use std::collections::BTreeMap;
@@ -12,15 +13,16 @@ use slab::Registry;
 type Pages = Buddy<'static, DirectMap, Threads>;
 
 #[global_allocator]
-static HEAP: Global<Pages, Threads> = Global::new(|| {
+static HEAP: Global<(Pages, Threads)> = Global::new(|| {
     let frames = Mapped::reserve(2 << 30)?;
     let ranges = [frames.frames()];
     let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS)?;
     let metadata = Mapped::reserve(layout.size())?;
     let map = frames.direct_map();
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
     std::mem::forget((frames, metadata));
     Ok(Kmalloc::new(Registry::new(buddy?, Threads)?))

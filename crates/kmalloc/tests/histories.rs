@@ -1,5 +1,6 @@
-//! Random histories of allocations of any size and alignment, freed in every way and resized, on several CPUs, against a
-//! list of what is live; with all invariants checked on the way and all pages home in the end.
+//! Random histories of allocations of any size and alignment, freed in every way and resized, on
+//! several CPUs, against a list of the live objects; with all invariants checked on the way and all
+//! pages returned in the end.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -12,7 +13,7 @@ use kmalloc::Kmalloc;
 use page_frame::{
     Arena, Counted, CpuId, DirectMap, Limited, PAGE_SIZE, PageResize, SingleCpu, SwitchedCpu,
 };
-use slab::{Checks, Debug, Hardened, Off, Registry};
+use slab::{Debugging, Hardened, Hardening, Off, Registry};
 use testkit::{Pattern, Random};
 
 const CPUS: usize = 3;
@@ -27,7 +28,7 @@ struct Live {
 
 impl Live {
     fn fill(&self) {
-        // SAFETY: ours, of so many bytes.
+        // SAFETY: ours, of that many bytes.
         unsafe { Pattern(self.number).fill(self.start, self.layout.size()) };
     }
 
@@ -45,11 +46,11 @@ fn size(random: &mut Random) -> usize {
 }
 
 /// Runs one history; how many requests failed.
-fn history<K: Checks, P: PageResize>(source: P, seed: u64) -> usize {
+fn history<K: Hardening, P: PageResize>(source: P, seed: u64) -> usize {
     let cpus = SwitchedCpu::new(CPUS);
     let mut random = Random::new(seed);
     let registry = (0..100).find_map(|_| Registry::new(&source, &cpus).ok()).expect("one of 100");
-    let kmalloc = Kmalloc::<_, _, K>::with_checks(registry).with_secret(seed as usize);
+    let kmalloc = Kmalloc::<_, K>::with_hardening(registry).with_secret(seed as usize);
     let mut live: Vec<Live> = Vec::new();
     let mut failures = 0;
     for step in 0..STEPS {
@@ -135,9 +136,10 @@ fn over_a_buddy(test: impl Fn(&Buddy<'static, DirectMap, SingleCpu>)) {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = buddy.expect("good frames");
     let free = buddy.free_counts();
@@ -157,11 +159,11 @@ fn over_our_buddy() {
 }
 
 #[test]
-fn with_checks_nothing_is_found_in_histories_without_mistakes() {
+fn with_hardening_nothing_is_found_in_histories_without_mistakes() {
     over_a_buddy(|buddy| {
         for seed in 20..22 {
             assert_eq!(history::<Hardened, _>(buddy, seed), 0);
-            assert_eq!(history::<Debug, _>(buddy, seed), 0);
+            assert_eq!(history::<Debugging, _>(buddy, seed), 0);
         }
     });
 }

@@ -1,4 +1,5 @@
-//! Every way to allocate, free and resize, over an arena and over a buddy: edges, faults, and all pages home in the end.
+//! Every way to allocate, free and resize, over an arena and over a buddy: edges, faults, and all
+//! pages returned in the end.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -16,8 +17,8 @@ fn layout(bytes: usize, alignment: usize) -> Layout {
     Layout::from_size_align(bytes, alignment).expect("a layout")
 }
 
-/// Runs `test` over an arena, and afterwards all pages are home.
-fn over_an_arena(test: impl FnOnce(&Kmalloc<&Counted<Arena<'_>>, SingleCpu>)) {
+/// Runs `test` over an arena, and afterwards the source has all pages.
+fn over_an_arena(test: impl FnOnce(&Kmalloc<(&Counted<Arena<'_>>, SingleCpu)>)) {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Counted::new(Arena::new(&mut memory).expect("large enough"));
     let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new()).expect("room"));
@@ -26,7 +27,7 @@ fn over_an_arena(test: impl FnOnce(&Kmalloc<&Counted<Arena<'_>>, SingleCpu>)) {
     kmalloc.shrink_all();
     assert_eq!(kmalloc.large_pages(), 0);
     drop(kmalloc);
-    assert_eq!(arena.held_pages(), 0, "all pages are home");
+    assert_eq!(arena.held_pages(), 0, "all pages are returned");
 }
 
 #[test]
@@ -129,9 +130,9 @@ fn zeroed_memory_is_zero_even_where_others_wrote_before() {
                     // SAFETY: zeroed by the allocator.
                     assert_eq!(unsafe { byte.read() }, 0);
                 }
-                // SAFETY: so many bytes, just allocated.
+                // SAFETY: that many bytes, just allocated.
                 unsafe { start.write_bytes(0xff, bytes) };
-                // SAFETY: the bytes just overwritten, which nobody else has.
+                // SAFETY: the bytes just overwritten, which no other code has.
                 unsafe { kmalloc.free(start) };
             }
         }
@@ -168,7 +169,7 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
     over_an_arena(|kmalloc| {
         let start = kmalloc.kmalloc(65).expect("room");
         for bytes in [66, 80, 65] {
-            // SAFETY: from this allocator, given up for what comes back.
+            // SAFETY: from this allocator, replaced by the returned address.
             let same = unsafe { kmalloc.krealloc(Some(start), bytes) };
             assert_eq!(same, Ok(start), "80 is a class");
         }
@@ -180,11 +181,11 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
         }
         // SAFETY: ours still.
         assert!(unsafe { Pattern(9).is_in(start, 80) });
-        // SAFETY: still the one that nothing could enlarge.
+        // SAFETY: still valid, as nothing could enlarge it.
         unsafe { kmalloc.kfree(Some(start)) };
         // SAFETY: nothing to free.
         unsafe { kmalloc.kfree(None) };
-        // SAFETY: there is nothing yet.
+        // SAFETY: `None` is allowed.
         let fresh = unsafe { kmalloc.krealloc(None, 10) }.expect("room");
         assert_eq!(kmalloc.ksize(fresh), 16);
         // SAFETY: allocated without an old one.
@@ -192,7 +193,8 @@ fn within_a_class_nothing_moves_and_a_failed_resize_changes_nothing() {
     });
 }
 
-/// Faults of the test that is running; the tests that use it run one after the other in one function.
+/// Faults of the test that is running; the tests that use it run one after the other in one
+/// function.
 static FAULTS: AtomicUsize = AtomicUsize::new(0);
 
 fn count(fault: &Fault) {
@@ -252,9 +254,10 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = buddy.expect("good frames");
     let free = buddy.free_counts();
@@ -264,7 +267,7 @@ fn runs_of_a_buddy_are_page_exact_and_resized_in_place() {
         let start = kmalloc.allocate(five_pages).expect("room");
         assert_eq!(kmalloc.usable_size(start), Some(14 * PAGE_SIZE));
         assert_eq!(kmalloc.large_pages(), 14);
-        // SAFETY: five pages of ours, given up for what comes back.
+        // SAFETY: five pages of ours, replaced by the returned address.
         let grown = unsafe { kmalloc.reallocate(start, five_pages, 16 * PAGE_SIZE) };
         assert_eq!(grown, Ok(start), "the two pages behind the run are free");
         // SAFETY: sixteen pages after the growth.
@@ -294,7 +297,7 @@ fn a_hardened_allocator_finds_double_frees_and_overflows_and_goes_on() {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
     let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count).expect("room");
-    let kmalloc = Kmalloc::<_, _, slab::Hardened>::with_checks(registry).with_secret(7);
+    let kmalloc = Kmalloc::<_, slab::Hardened>::with_hardening(registry).with_secret(7);
     let objects: Vec<_> = (0..40).map(|_| kmalloc.kmalloc(100).expect("room")).collect();
     assert_eq!(kmalloc.ksize(objects[0]), 112);
     for object in &objects[..30] {
@@ -327,9 +330,10 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     let bytes = Buddy::<DirectMap, SingleCpu>::metadata_layout(&ranges, 1).expect("good").size();
     let metadata = hosted::Mapped::reserve(bytes).expect("address space");
     let (map, cpu) = (memory.direct_map(), SingleCpu::new());
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
     let buddy = Counted::new(buddy.expect("good frames"));
     let kmalloc = Kmalloc::new(Registry::new(&buddy, SingleCpu::new()).expect("room"));
@@ -339,9 +343,9 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     let behind = kmalloc.allocate(page(9)).expect("room");
     let (mut moves, mut pages) = (0, 9);
     while pages < 48 {
-        // SAFETY: ours, of so many pages.
+        // SAFETY: ours, of that many pages.
         unsafe { Pattern(1).fill(start, pages * PAGE_SIZE) };
-        // SAFETY: allocated with this layout, given up for what comes back.
+        // SAFETY: allocated with this layout, replaced by the returned address.
         let grown = unsafe { kmalloc.reallocate(start, page(pages), (pages + 3) * PAGE_SIZE) };
         let grown = grown.expect("room");
         // SAFETY: the content was kept.
@@ -357,5 +361,5 @@ fn a_run_that_grows_moves_once_and_then_grows_in_place() {
     unsafe { kmalloc.free(behind) };
     kmalloc.shrink_all();
     drop(kmalloc);
-    assert_eq!(buddy.held_pages(), 0, "all pages are home");
+    assert_eq!(buddy.held_pages(), 0, "all pages are returned");
 }

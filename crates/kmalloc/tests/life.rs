@@ -1,4 +1,5 @@
-//! The numbers in the book's chapter "Life of an allocation": one cold `kmalloc(100)` and its free, counted.
+//! The numbers in the book's chapter "Life of an allocation": one cold `kmalloc(100)` and its free,
+//! counted.
 #![cfg(not(loom))]
 
 use buddy::{Buddy, Mode, ZeroedMemory};
@@ -17,9 +18,10 @@ fn the_numbers_of_the_chapter_hold() {
     let bytes = Pages::metadata_layout(&ranges, 4).expect("good frames").size();
     let metadata = Mapped::reserve(bytes).expect("address space");
     let map = memory.direct_map();
-    // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long as
+    // the allocator.
     let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
     let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, &cpus, Mode::Cached) };
     let pages = Counted::new(buddy.expect("good frames"));
     let kmalloc = Kmalloc::new(Registry::new(&pages, &cpus).expect("room"));

@@ -1,4 +1,5 @@
-//! Models of what two CPUs do at their first requests: building a class's cache, and setting up the global allocator.
+//! Models of what two CPUs do at their first requests: building a class's cache, and setting up the
+//! global allocator.
 //!
 //! Each model's comment records a mutation of the code under test that it was seen to catch.
 
@@ -29,7 +30,7 @@ mod models {
         static NUMBER: Cell<Option<u32>> = Cell::new(None);
     }
 
-    // SAFETY: in each model a number is set by one thread alone.
+    // SAFETY: in each model only one thread sets a number.
     unsafe impl Cpu for Numbered {
         fn slots(&self) -> usize {
             2
@@ -72,7 +73,7 @@ mod models {
     // SAFETY: the provided methods, which make a run of a whole block.
     unsafe impl PageResize for Shared {}
 
-    /// Runs `test` over an arena; afterwards every page is home.
+    /// Runs `test` over an arena; afterwards the source has every page.
     fn with_arena(test: impl FnOnce(Shared)) {
         become_cpu(0);
         let mut memory = vec![MaybeUninit::<u8>::uninit(); PAGES * PAGE_SIZE];
@@ -82,16 +83,17 @@ mod models {
         let arena = Arc::new(arena);
         let pages = arena.free_pages();
         test(Shared(Arc::clone(&arena)));
-        assert_eq!(arena.free_pages(), pages, "every page is home");
+        assert_eq!(arena.free_pages(), pages, "the source has every page");
     }
 
     fn layout() -> Layout {
         Layout::from_size_align(2048, 8).expect("a layout")
     }
 
-    /// Two CPUs ask for a class that has no cache yet: both get objects of one cache, and the other cache leaves nothing.
-    /// Mutations seen to fail: the loser going on with its own cache (two caches of a class, objects of the wrong one); the
-    /// exchange made Relaxed ("causality violation").
+    /// Two CPUs ask for a class that has no cache yet: both get objects of one cache, and the other
+    /// cache leaves nothing. Mutations seen to fail: the loser going on with its own cache (two
+    /// caches of a class, objects of the wrong one); the exchange made Relaxed ("causality
+    /// violation").
     #[test]
     fn two_cpus_build_the_same_class() {
         long_model("kmalloc: two build a class", 50, 2, || {
@@ -119,7 +121,8 @@ mod models {
     }
 
     thread_local! {
-        /// The arena of the execution that runs; all threads of a model are one thread of the system.
+        /// The arena of the execution that runs; all threads of a model are one thread of the
+        /// system.
         static ARENA: Cell<Option<Shared>> = const { Cell::new(None) };
     }
 
@@ -130,7 +133,7 @@ mod models {
         long_model("kmalloc: two start the global allocator", 20, 2, || {
             with_arena(|arena| {
                 ARENA.set(Some(arena));
-                let global: Global<Shared, Machine> = Global::new(|| {
+                let global: Global<(Shared, Machine)> = Global::new(|| {
                     let arena = ARENA.take().expect("set up once");
                     Ok(Kmalloc::new(Registry::new(arena, Fenced(Numbered))?))
                 });

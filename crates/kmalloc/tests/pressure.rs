@@ -19,7 +19,8 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 8).expect("a layout")
 }
 
-/// An out-of-memory hook with state: blocks put by for the day, and how often it was asked for how much.
+/// An out-of-memory hook with state: blocks put by for the day, and how often it was asked for how
+/// much.
 struct PutBy<'a> {
     arena: &'a Arena<'a>,
     blocks: Mutex<Vec<PageBlock>>,
@@ -50,7 +51,7 @@ impl Shrink for PutBy<'_> {
         self.asked_pages.fetch_add(target_pages, Ordering::Relaxed);
         let Some(block) = self.blocks.lock().expect("no panic").pop() else { return 0 };
         let pages = block.pages();
-        // SAFETY: from the arena, and nobody has used it.
+        // SAFETY: from the arena, and unused.
         unsafe { self.arena.free(block) };
         pages
     }
@@ -59,12 +60,13 @@ impl Shrink for PutBy<'_> {
 impl Drop for PutBy<'_> {
     fn drop(&mut self) {
         let blocks = std::mem::take(&mut *self.blocks.lock().expect("no panic"));
-        // SAFETY: from the arena, and nobody has used them.
+        // SAFETY: from the arena, and unused.
         blocks.into_iter().for_each(|block| unsafe { self.arena.free(block) });
     }
 }
 
-/// Runs `test` over an arena with a hook that has put so many blocks of 16 pages by; afterwards all pages are home.
+/// Runs `test` over an arena with a hook that has put so many blocks of 16 pages by; afterwards all
+/// pages are returned.
 fn with_hook(blocks: usize, test: impl FnOnce(&TestKmalloc<'_>, &PutBy<'_>)) {
     let mut memory = vec![MaybeUninit::uninit(); PAGES * PAGE_SIZE];
     let arena = Arena::new(&mut memory).expect("large enough");
@@ -76,12 +78,12 @@ fn with_hook(blocks: usize, test: impl FnOnce(&TestKmalloc<'_>, &PutBy<'_>)) {
     kmalloc.validate().expect("consistent");
     drop(kmalloc);
     drop(hook);
-    assert_eq!(arena.free_pages(), free, "all pages are home");
+    assert_eq!(arena.free_pages(), free, "all pages are returned");
 }
 
-type TestKmalloc<'a> = Kmalloc<Reclaiming<&'a Arena<'a>, &'a PutBy<'a>>, SingleCpu>;
+type TestKmalloc<'a> = Kmalloc<(Reclaiming<&'a Arena<'a>, &'a PutBy<'a>>, SingleCpu)>;
 
-/// Allocates by `take` until there is no more.
+/// Allocates by `take` until memory runs out.
 fn all(mut take: impl FnMut() -> Result<NonNull<u8>, OutOfMemory>) -> Vec<NonNull<u8>> {
     std::iter::from_fn(|| take().ok()).collect()
 }
@@ -121,12 +123,12 @@ fn trying_asks_no_hook_whatever_the_size() {
             held.extend(rest);
         }
         assert!(held.len() > 400, "{} objects of what there was", held.len());
-        // A class that nobody has used, for whose cache there is no page.
+        // An unused class, for whose cache there is no page.
         assert!(kmalloc.try_allocate(layout(640)).is_err());
         assert_eq!(hook.asked(), 0);
         let object = kmalloc.allocate(layout(640)).expect("the hook has some");
         assert!(hook.asked() > 0);
-        // What is at hand is had without asking.
+        // Free memory is allocated without asking the hook.
         let before = hook.asked();
         free_all(kmalloc, vec![object]);
         let again = kmalloc.try_allocate(layout(640)).expect("just freed");
@@ -151,7 +153,7 @@ fn a_budget_stops_one_instance_and_not_the_other() {
     assert_eq!(small.held_pages(), poor.pages_held(), "it pays for what it holds");
     let riches: Vec<_> = (0..800).map(|_| rich.kmalloc(1000).expect("in its budget")).collect();
     assert!(arena.free_pages() > 0);
-    // What comes back may be spent again.
+    // Freed memory may be allocated again.
     for start in poors {
         // SAFETY: from the poor one, once.
         unsafe { poor.kfree(Some(start)) };
@@ -165,5 +167,5 @@ fn a_budget_stops_one_instance_and_not_the_other() {
         unsafe { rich.kfree(Some(start)) };
     }
     drop((poor, rich));
-    assert_eq!(arena.free_pages(), free, "all pages are home");
+    assert_eq!(arena.free_pages(), free, "all pages are returned");
 }

@@ -1,4 +1,5 @@
-//! Replays the bundled trace on an allocator of its own: here the system's, behind the one trait that there is to implement.
+//! Replays the bundled trace on an allocator of its own: here the system's, behind the one trait
+//! that there is to implement.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ops::ControlFlow;

@@ -35,7 +35,7 @@ impl<C: Cpu> Backed<C> {
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
         // SAFETY: the frames are a fresh mapping that has no other user, and `map` covers it.
         let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, mode) };
-        let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
+        let buddy = buddy.map_err(io::Error::other)?.with_trace(EventCounts::new());
         Ok(Self { source: Counted::new(buddy), _metadata: metadata, memory })
     }
 

@@ -59,7 +59,8 @@ pub struct Check {
     pub freed_twice: u64,
     /// Frees of addresses that the trace never allocated.
     pub freed_without_allocation: u64,
-    /// Second frees with a loss of the recording between the two: the lost events may contain an allocation.
+    /// Second frees with a loss of the recording between the two: the lost events may contain an
+    /// allocation.
     pub freed_around_losses: u64,
     /// Events that the recording lost.
     pub losses: Losses,

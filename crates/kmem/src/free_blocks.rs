@@ -1,13 +1,13 @@
 //! Reads the free blocks of zones from what kernels print about them:
 //!
 //! ```text
-//! Node 0, zone   Normal   4381 1093 185 ...                            /proc/buddyinfo, and ours
-//! Node 0, zone   Normal, type Unmovable  2 0 1 ...                     /proc/pagetypeinfo, first table
-//! Node 0 DMA32: 759*4kB (UME) 572*8kB (UME) ... = 56740kB              report of an out-of-memory kill
+//! Node 0, zone   Normal   4381 1093 185 ...                   /proc/buddyinfo, and ours
+//! Node 0, zone   Normal, type Unmovable  2 0 1 ...            /proc/pagetypeinfo, first table
+//! Node 0 DMA32: 759*4kB (UME) 572*8kB (UME) ... = 56740kB     report of an out-of-memory kill
 //! ```
 //!
-//! Other lines are skipped: dates, headings, prefixes of logs, the rest of a report. A line that begins as one of these and
-//! does not go on as one is an error.
+//! Other lines are skipped: dates, headings, prefixes of logs, the rest of a report. A line that
+//! begins as one of these and does not go on as one is an error.
 
 use std::io::BufRead;
 

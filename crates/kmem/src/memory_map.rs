@@ -1,16 +1,17 @@
 //! Reads a boot memory map as kernels have logged it for 25 years:
 //!
 //! ```text
-//! BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable      both ends included
-//!  BIOS-e820: 0000000000000000 - 000000000009fc00 (usable)           end excluded, before Linux 3.7
-//! e820: remove [mem 0x000a0000-0x000fffff] usable                    applied in the order of the lines
+//! BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable    both ends included
+//!  BIOS-e820: 0000000000000000 - 000000000009fc00 (usable)         end excluded, before Linux 3.7
+//! e820: remove [mem 0x000a0000-0x000fffff] usable                  applied in the lines' order
 //! e820: update [mem 0x00000000-0x00000fff] usable ==> reserved
-//! 00001000-0009fbff : System RAM                                     /proc/iomem, both ends included
-//! 0x100000-0x7ffdffff usable                                         written by hand
+//! 00001000-0009fbff : System RAM                                   /proc/iomem, both ends included
+//! 0x100000-0x7ffdffff usable                                       written by hand
 //! ```
 //!
-//! Prefixes of `dmesg` and of journals are skipped, and so are all lines that describe no memory. A line that begins as one
-//! of these and does not go on as one is an error: the map would be another without it.
+//! Prefixes of `dmesg` and of journals are skipped, and so are all lines that describe no memory. A
+//! line that begins as one of these and does not go on as one is an error: the map would be another
+//! without it.
 
 use std::io::BufRead;
 
@@ -29,8 +30,8 @@ const MARKS: [&str; 5] = ["BIOS-e820:", "Xen:", "user:", "modified:", "extended:
 /// Reads a map and returns its whole usable frames. `file` is its name in error messages.
 ///
 /// # Errors
-/// The first line that is a region of memory and cannot be read, a map without whole usable frames, or one whose addresses
-/// the kernel has hidden.
+/// The first line that is a region of memory and cannot be read, a map without whole usable frames,
+/// or one whose addresses the kernel has hidden.
 pub fn read(file: &str, from: impl BufRead) -> Result<Vec<FrameRange>, InputError> {
     let mut regions = Regions::default();
     let mut first_skipped = None;
@@ -108,8 +109,8 @@ fn action(line: &str) -> Result<Option<Action>, &'static str> {
     Ok(None)
 }
 
-/// Reads a region in the new form, in the old one, or written by hand. The outer `None` is a region that cannot be read, the
-/// inner one a gap, which is no memory.
+/// Reads a region in the new form, in the old one, or written by hand. The outer `None` is a region
+/// that cannot be read, the inner one a gap, which is no memory.
 fn region(text: &str) -> Option<Option<Action>> {
     if text.starts_with("[gap ") {
         return Some(None);
@@ -135,8 +136,9 @@ fn region(text: &str) -> Option<Option<Action>> {
     is_region.then_some(Some(Action::Add(Region { range, kind: kind_of(kind) })))
 }
 
-/// Reads `remove [mem A-B] KIND` and `update [mem A-B] KIND ==> KIND`. Other lines that begin with `e820: ` describe no
-/// memory: `reserve RAM buffer` names addresses behind memory, `last_pfn` a number.
+/// Reads `remove [mem A-B] KIND` and `update [mem A-B] KIND ==> KIND`. Other lines that begin with
+/// `e820: ` describe no memory: `reserve RAM buffer` names addresses behind memory, `last_pfn` a
+/// number.
 fn change(text: &str) -> Result<Option<Action>, &'static str> {
     let expected = "e820: remove [mem 0xSTART-0xEND] KIND, or update ... KIND ==> KIND";
     let Some((verb, rest)) = text.split_once(" [mem ") else { return Ok(None) };

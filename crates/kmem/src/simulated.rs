@@ -1,5 +1,5 @@
-//! A real buddy over frames that are only numbers: real metadata, no memory behind the frames, as a buddy never touches
-//! them.
+//! A real buddy over frames that are only numbers: real metadata, no memory behind the frames, as a
+//! buddy never touches them.
 
 use std::io;
 use std::ops::Deref;
@@ -32,11 +32,11 @@ impl<C: Cpu> Simulated<C> {
     pub fn with_ranges(ranges: &[FrameRange], cpu: C, mode: Mode) -> io::Result<Self> {
         let layout = FrameAllocator::<C>::metadata_layout(ranges, cpu.slots());
         let metadata = Mapped::reserve(layout.map_err(io::Error::other)?.size())?;
-        // SAFETY: mapped memory is zero and page-aligned, and stays until after the allocator's drop, as it moves with it and is
-        // declared behind it.
+        // SAFETY: mapped memory is zero and page-aligned, and stays until after the allocator's
+        // drop, as it moves with it and is declared behind it.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
         let buddy = FrameAllocator::new_in(zeroed, ranges, cpu, mode);
-        let buddy = buddy.map_err(io::Error::other)?.with_observer(EventCounts::new());
+        let buddy = buddy.map_err(io::Error::other)?.with_trace(EventCounts::new());
         Ok(Self { buddy, _metadata: metadata })
     }
 }

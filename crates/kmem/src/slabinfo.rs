@@ -1,11 +1,13 @@
 //! Reads `/proc/slabinfo` version 2.1, the kernel's or ours, with or without statistics.
 //!
 //! ```text
-//! NAME active objects size per-slab pages : tunables l b f : slabdata active slabs shared [: globalstat ...]
+//! NAME active objects size per-slab pages : tunables l b f : slabdata active slabs shared
+//! ... the same, then `: globalstat` and `: cpustat` with their counts
 //! ```
 //!
-//! A name may hold anything, blanks and colons too, so a line is read from its numbers backwards. A number that no machine
-//! can have (a counter that wrapped around) is `None`. A line without the numbers is skipped and reported; the others count.
+//! A name may hold anything, blanks and colons too, so a line is read from its numbers backwards. A
+//! number that no machine can have (a counter that wrapped around) is `None`. A line without the
+//! numbers is skipped and reported; the others count.
 
 use std::io::BufRead;
 
@@ -84,7 +86,8 @@ impl Slabinfo {
 /// Reads the caches of a file. `file` is its name in error messages.
 ///
 /// # Errors
-/// A file without the heading of version 2.1, without any line that can be read where there are lines, or with too many.
+/// A file without the heading of version 2.1, without any line that can be read where there are
+/// lines, or with too many.
 pub fn read(file: &str, from: impl BufRead) -> Result<Slabinfo, InputError> {
     let lines = text_lines::read(file, from, MAX_CACHES)?;
     let heading = lines.first().map_or("", |line| line.text.trim());
@@ -141,7 +144,8 @@ fn line(text: &str) -> Option<Line> {
     })
 }
 
-/// Reads a number. The outer `None` is a word that is no number, the inner one a number that cannot be.
+/// Reads a number. The outer `None` is a word that is no number, the inner one a number that cannot
+/// be.
 fn number(word: &str) -> Option<Option<u64>> {
     let digits = word.strip_prefix('-').unwrap_or(word);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -1,5 +1,5 @@
-//! Lines of a small text file of a kernel or of its tools, as they arrive from people: with a byte order mark, with CRLF,
-//! with log prefixes, with bytes that are not UTF-8.
+//! Lines of a small text file of a kernel or of its tools, as they arrive from people: with a byte
+//! order mark, with CRLF, with log prefixes, with bytes that are not UTF-8.
 
 use std::io::{BufRead, Read};
 

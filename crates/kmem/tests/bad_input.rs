@@ -1,15 +1,17 @@
-//! Inputs that are no traces: one line that says where and what, exit status 2, bounded memory, no panic.
+//! Inputs that are no traces: one line that says where and what, exit status 2, bounded memory, no
+//! panic.
 
 use std::fs;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// Address space that a replay may have, in KiB: far more than it uses, far less than the largest inputs would take.
+/// Address space that a replay may have, in KiB: far more than it uses, far less than the largest
+/// inputs would take.
 const ADDRESS_SPACE_KIB: u32 = 1 << 20;
 
-/// Runs `kmem replay` with little address space, so that unbounded memory shows as a failure. Page events alone need
-/// none but metadata.
+/// Runs `kmem replay` with little address space, so that unbounded memory shows as a failure. Page
+/// events alone need none but metadata.
 fn replay(arguments: &[&str], input: &[u8]) -> Output {
     let mut child = Command::new("sh")
         .arg("-c")

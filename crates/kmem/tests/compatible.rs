@@ -1,5 +1,5 @@
-//! The real programs read our files, and say what ours say: `slabtop` and `vmstat` with our slabinfo in the place of the
-//! kernel's, in a mount namespace of their own.
+//! The real programs read our files, and say what ours say: `slabtop` and `vmstat` with our
+//! slabinfo in the place of the kernel's, in a mount namespace of their own.
 
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -25,7 +25,8 @@ fn our_slabinfo(name: &str) -> String {
     path
 }
 
-/// Runs `command` where `file` lies over `/proc/slabinfo`; `None`, and says why, where that cannot be.
+/// Runs `command` where `file` lies over `/proc/slabinfo`; `None`, and says why, where that cannot
+/// be.
 fn with_our_slabinfo(file: &str, command: &str) -> Option<String> {
     let script = format!("mount --bind \"$0\" /proc/slabinfo && {command}");
     let run = Command::new("unshare")

@@ -1,4 +1,5 @@
-//! Replays what the fuzzer has found worth keeping, without the fuzzer, and watches how much memory that takes.
+//! Replays what the fuzzer has found worth keeping, without the fuzzer, and watches how much memory
+//! that takes.
 
 #[path = "../fuzz/trace.rs"]
 mod trace;
@@ -8,7 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Memory that reading any one file may take: the largest zstd window, twice while it grows, and room for the tables.
+/// Memory that reading any one file may take: the largest zstd window, twice while it grows, and
+/// room for the tables.
 const MOST_BYTES: usize = 256 << 20;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);

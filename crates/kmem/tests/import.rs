@@ -1,4 +1,5 @@
-//! `kmem import`: text that is part of the repository, and recordings made on the spot where that is possible.
+//! `kmem import`: text that is part of the repository, and recordings made on the spot where that
+//! is possible.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};

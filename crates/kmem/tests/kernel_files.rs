@@ -1,5 +1,5 @@
-//! Files in the formats of real kernels and tools, each with the oddity that its name says: `kmem` reads what can be read, and
-//! says what cannot.
+//! Files in the formats of real kernels and tools, each with the oddity that its name says: `kmem`
+//! reads what can be read, and says what cannot.
 
 mod common;
 

@@ -1,4 +1,5 @@
-//! The pictures of the book are what the program draws: recorded with `UPDATE_SNAPSHOTS`, compared otherwise.
+//! The pictures of the book are what the program draws: recorded with `UPDATE_SNAPSHOTS`, compared
+//! otherwise.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};

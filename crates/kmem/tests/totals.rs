@@ -1,4 +1,5 @@
-//! Whole traces through the allocators; totals beside a second, naive count that shares nothing with the reader.
+//! Whole traces through the allocators; totals beside a second, naive count that shares nothing
+//! with the reader.
 //!
 //! The bundled part is always replayed, the full recordings when `KTRACE_DIR` names their folder.
 
@@ -119,8 +120,8 @@ const MOST_HELD: f64 = 1.20;
 
 const OPTIONS: Options = Options { checks: true, cpus: None };
 
-/// Replays through the whole stack and compares with the naive count; returns the pages held at the peak over the peak
-/// of live bytes too.
+/// Replays through the whole stack and compares with the naive count; returns the pages held at the
+/// peak over the peak of live bytes too.
 fn compare(open: impl Fn() -> Source) -> (Totals, f64) {
     let played = replay(
         open(),

@@ -79,7 +79,8 @@ impl fmt::Display for FrameNumber {
 /// ```
 /// use page_frame::{FrameNumber, FrameRange};
 /// let range = FrameRange::new(FrameNumber::new(3), FrameNumber::new(9));
-/// let blocks: Vec<_> = range.blocks().map(|(start, order)| (start.get(), order.pages())).collect();
+/// let blocks = range.blocks().map(|(start, order)| (start.get(), order.pages()));
+/// let blocks: Vec<_> = blocks.collect();
 /// assert_eq!(blocks, [(3, 1), (4, 4), (8, 1)]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

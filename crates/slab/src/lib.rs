@@ -1,94 +1,84 @@
-//! Object caches: objects of one layout, kept in constructed state, from slabs that they take and give back by themselves.
-//!
-//! # Theory
-//! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut: how many pages are best for a
-//! size, how many objects they hold, and by how many **colours** the first object of successive slabs can be shifted, so
-//! that objects at the same place of different slabs do not compete for the same sets of the CPU's caches (Bonwick 1994,
-//! section 4). It is `const fn`, so the slab of a known type is known at compile time.
-//!
-//! A [`Cache`] has the slabs of one kind. Each CPU keeps free objects of it in **magazines**, which it fills and empties without
-//! an atomic read-modify-write; CPUs exchange whole magazines at the **depot** (Bonwick and Adams 2001). Only what these do not
-//! have comes from the slabs, and only what the slabs do not have from the page source, any
-//! [`PageSource`](page_frame::PageSource) with a page map.
-//!
-//! Objects of a slab are freed from every CPU. [`FreeWord`] is the one atomic word per slab through which that goes
-//! without a lock, and which decides exactly once who brings a slab back into sight and when its pages may go home.
-//!
-//! The caches of a system are a [`Registry`]: when memory is short it asks the idle ones first. What a cache looks for in its
-//! users' mistakes is a type: [`Off`], [`Hardened`], [`Debug`](struct@Debug), or one of your own ([`Checks`]). Rust types have
-//! [`ObjectCache`], C code [`names`], and machines with several memory nodes [`NodeCache`].
+//! Object caches: objects of one size and in constructed state, from any source of pages, without a
+//! heap.
 //!
 //! ```
 //! use core::{alloc::Layout, mem::MaybeUninit};
 //! use page_frame::{Arena, SingleCpu};
+//!
 //! let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
 //! let arena = Arena::new(&mut memory)?;
 //! let registry = slab::Registry::new(&arena, SingleCpu::new())?;
 //! let messages = registry.cache("message", Layout::new::<[u64; 80]>()).build()?;
-//! // A page holds 6 objects of 640 bytes, and can shift them by 0, 64, 128 or 192 bytes.
-//! assert_eq!((messages.geometry().capacity(), messages.geometry().colours()), (6, 4));
 //! let message = messages.allocate()?;
 //! // SAFETY: allocated above, and not used any more.
 //! unsafe { messages.free(message) };
+//! # // A page holds 6 objects of 640 bytes, and can shift them by 0, 64, 128 or 192 bytes.
+//! # assert_eq!((messages.geometry().capacity(), messages.geometry().colours()), (6, 4));
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! | to have | use |
+//! |---|---|
+//! | the caches of a system, their statistics, and memory back when it is short | [`Registry`] |
+//! | objects of any layout | [`Registry::cache`], [`Cache`] |
+//! | values of a Rust type, reset and reused | [`Registry::objects`], [`ObjectCache`] |
+//! | objects when memory has run out | [`Cache::mempool`], [`Cache::prefill`] |
+//! | a cache on each memory node | [`NumaCache`] |
+//! | double frees, overflows, writes after a free found | [`Hardened`], [`Hardening`] |
+//! | the kernel's function names | [`linux`] |
+//! | events, leaked objects | [`Trace`], [`Cache::for_each_live`] |
+//!
+//! # Theory
+//! A **slab** is a block of pages cut into objects of one size. [`Geometry`] computes the cut, as
+//! `const fn`: how many pages are best for a size, how many objects they hold, and the **colours**.
+//! Colours shift the first object of successive slabs, so that objects at the same place of
+//! different slabs do not compete for the same sets of the CPU's caches (Bonwick 1994, section 4).
+//!
+//! A [`Cache`] owns the slabs of one kind of object. Each CPU keeps free objects in **magazines**,
+//! which it fills and empties without an atomic read-modify-write. CPUs exchange whole magazines at
+//! the **depot** (Bonwick and Adams 2001). An allocation that finds no magazine takes objects from
+//! the slabs, and slabs come from a [`PageSource`](page_frame::PageSource) with a page map.
+//!
+//! Every CPU may free objects of every slab. One atomic word per slab, the **free word**, takes
+//! such frees without a lock. It decides exactly once which CPU makes a full slab known again, and
+//! when its pages may be released.
 #![no_std]
 
-mod builder;
 mod cache;
-mod checks;
-mod columns;
-mod core;
-mod core_list;
-mod cpu_slot;
-mod depot;
-mod ending;
-mod exchange;
-mod fill;
-mod free_word;
-mod freed_chain;
-mod front;
-mod frozen;
-mod geometry;
-mod going_home;
-mod grow;
-mod in_hand;
-mod links;
-mod live;
-mod magazine;
-mod many;
-mod name;
-pub mod names;
-mod nodes;
-mod observer;
-mod pressure;
-mod record;
+mod cache_name;
+mod debug;
+mod hardening;
+pub mod linux;
+mod patience;
+mod percpu;
+mod reclaim;
 mod registry;
-mod reserve;
-mod shrink;
-mod slab_list;
-mod slab_set;
-mod stats;
-mod stock;
-mod tuning;
-mod typed;
-mod validate;
-mod walk;
-mod working_set;
+mod slabs;
+mod system;
 
-pub use self::core::ObjectHook;
-pub use builder::{BuildError, CacheBuilder};
-pub use cache::{Busy, Cache, Refused};
-pub use checks::{Checks, Debug, Hardened, History, Off};
-pub use free_word::{FreeWord, Popped, PoppedChain, Pushed, Seen};
-pub use front::Front;
-pub use frozen::FrozenSlots;
-pub use geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
-pub use live::LiveObject;
-pub use name::Name;
-pub use nodes::{NodeCache, Nodes};
-pub use observer::{Event, Observer};
-pub use registry::Registry;
-pub use reserve::{Prefilled, Reserve};
-pub use stats::{CacheStats, SlabView, Totals};
-pub use typed::{ObjectCache, Pooled, Reset};
+pub use cache::build_error::BuildError;
+pub use cache::builder::CacheBuilder;
+pub use cache::handle::{Busy, Cache};
+
+pub use cache::mempool::{Mempool, Prefilled};
+pub use cache::numa::{NumaCache, NumaNodes};
+pub use cache::pooled::{Pooled, Reset};
+pub use cache::typed::ObjectCache;
+pub use cache_name::CacheName;
+pub use debug::leaks::LiveObject;
+pub use debug::trace::{Event, Trace};
+pub use hardening::history::History;
+pub use hardening::presets::{Debugging, Hardened, Hardening, Off};
+pub use registry::frozen::FrozenSlots;
+pub use registry::handle::Registry;
+pub use registry::stats::{CacheStats, SlabView, Totals};
+pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
+pub use slabs::settings::ObjectHook;
+pub use system::System;
+
+/// Parts that models, tests and sibling crates need. No part of the API: it changes in any version.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::percpu::slot::PerCpuHandle;
+    pub use crate::slabs::free_word::{FreeWord, Popped, PoppedChain, Pushed, Seen};
+}

@@ -1,4 +1,4 @@
-//! Caches end to end over an arena: hits, growth, misuse, going home.
+//! Caches end to end over an arena: hits, growth, misuse, release.
 
 use std::alloc::Layout;
 use std::collections::HashSet;
@@ -8,8 +8,8 @@ use std::ptr::NonNull;
 use page_frame::{Arena, Order, SingleCpu};
 use slab::{BuildError, Cache, GeometryError, Registry};
 
-type TestRegistry<'a> = Registry<&'a Arena<'a>, SingleCpu>;
-type TestCache<'a> = Cache<&'a Arena<'a>, SingleCpu>;
+type TestRegistry<'a> = Registry<(&'a Arena<'a>, SingleCpu)>;
+type TestCache<'a> = Cache<(&'a Arena<'a>, SingleCpu)>;
 
 const PAGES: usize = 600;
 
@@ -37,7 +37,8 @@ fn free_all(cache: &TestCache<'_>, objects: impl IntoIterator<Item = NonNull<u8>
     }
 }
 
-/// Mutations seen to fail: a magazine that is filled from the bottom up; objects that stay at the top of one that is not filled.
+/// Mutations seen to fail: a magazine that is filled from the bottom up; objects that stay at the
+/// top of one that is not filled.
 #[test]
 fn objects_of_a_fresh_slab_come_by_ascending_address() {
     with_registry(|_, registry| {
@@ -55,7 +56,7 @@ fn objects_of_a_fresh_slab_come_by_ascending_address() {
 }
 
 #[test]
-fn objects_are_distinct_aligned_and_all_come_home() {
+fn objects_are_distinct_aligned_and_all_come_back() {
     with_registry(|arena, registry| {
         for (size, alignment) in [(1, 1), (20, 4), (64, 64), (640, 8), (1280, 256), (9000, 8)] {
             let cache = registry.cache("test", layout(size, alignment)).build().expect("fits");
@@ -73,7 +74,7 @@ fn objects_are_distinct_aligned_and_all_come_home() {
             registry.validate().expect("consistent");
             free_all(&cache, objects);
             registry.validate().expect("consistent");
-            cache.shrink();
+            cache.shrink_all();
             assert_eq!((cache.stats().slabs, cache.stats().objects_active), (0, 0));
             cache.destroy().expect("nothing is in use");
         }
@@ -125,7 +126,7 @@ fn destroying_a_busy_cache_is_refused_lists_what_is_in_use_and_keeps_it() {
     // SAFETY: 100 bytes, in use until `refused` is dealt with.
     unsafe { object.write_bytes(7, 100) };
     let mut refused = cache.destroy().expect_err("an object is in use");
-    assert_eq!((refused.busy.name.as_str(), refused.busy.objects), ("busy", 1));
+    assert_eq!((refused.name.as_str(), refused.objects), ("busy", 1));
     let mut live = Vec::new();
     refused.cache.for_each_live(|found| live.push(found));
     assert_eq!(live.len(), 1);
@@ -135,7 +136,7 @@ fn destroying_a_busy_cache_is_refused_lists_what_is_in_use_and_keeps_it() {
     // The cache goes on: its next object comes from the same slab.
     let next = refused.cache.allocate().expect("room");
     assert_eq!(next.addr().get() / 4096 * 4096, slab);
-    // SAFETY: the refused cache is the one that it came from.
+    // SAFETY: `object` came from the refused cache.
     unsafe { refused.cache.free(next) };
     drop(refused);
     // SAFETY: ours still.

@@ -1,7 +1,9 @@
-//! Random histories of several caches on several CPUs, over four page sources, against a list of what is live.
+//! Random histories of several caches on several CPUs, over four page sources, against a list of
+//! what is live.
 //!
-//! After each step every invariant of every cache is checked; each object carries content of its own, checked when it is
-//! freed; constructed state is checked when it is allocated. In the end every page is home.
+//! After each step every invariant of every cache is checked; each object carries content of its
+//! own, checked when it is freed; constructed state is checked when it is allocated. In the end
+//! the source has every page.
 #![cfg(not(loom))]
 
 mod common;
@@ -21,7 +23,7 @@ const STEPS: usize = 3_000;
 const MOST_LIVE: usize = 700;
 const PAGES: usize = 2048;
 
-/// What the constructor leaves in the first word of each object.
+/// The constructor's value in the first word of each object.
 const CONSTRUCTED: u64 = 0x_c057_0c7e_d0b1_ec75;
 
 thread_local! {
@@ -61,9 +63,9 @@ struct Live {
 type Cpus<'a> = &'a SwitchedCpu;
 
 fn open<'a, P: PageSource + PageMap>(
-    registry: &Registry<P, Cpus<'a>>,
+    registry: &Registry<(P, Cpus<'a>)>,
     kind: usize,
-) -> Result<Cache<P, Cpus<'a>>, BuildError> {
+) -> Result<Cache<(P, Cpus<'a>)>, BuildError> {
     let (size, alignment, constructed) = KINDS[kind];
     let layout = Layout::from_size_align(size, alignment).expect("a layout");
     let mut builder = registry.cache(&format!("kind-{kind}"), layout);
@@ -111,7 +113,7 @@ fn history<P: PageSource + PageMap>(source: P, seed: u64) -> usize {
                 assert!(!constructed || unsafe { object.cast::<u64>().read() } == CONSTRUCTED);
                 let (start, bytes) = content(kind, object);
                 next += 1;
-                // SAFETY: just allocated, of so many bytes.
+                // SAFETY: just allocated, of that many bytes.
                 unsafe { Pattern(next).fill(start, bytes) };
                 live.push(Live { object, kind, number: next });
             }
@@ -123,8 +125,8 @@ fn history<P: PageSource + PageMap>(source: P, seed: u64) -> usize {
                 // SAFETY: allocated from this cache, freed once.
                 unsafe { caches[kind].free(object) };
             }
-            97 => _ = caches[random.below(KINDS.len())].shrink(),
-            98 => _ = registry.shrink_pages(random.below(20)),
+            97 => _ = caches[random.below(KINDS.len())].shrink_all(),
+            98 => _ = registry.shrink(random.below(20)),
             _ => {
                 let kind = random.below(KINDS.len());
                 if live.iter().all(|live| live.kind != kind) {

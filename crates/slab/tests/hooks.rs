@@ -1,4 +1,5 @@
-//! Constructors, destructors and page sources that call back into the cache they are called from, or panic.
+//! Constructors, destructors and page sources that call back into the cache they are called from,
+//! or panic.
 #![cfg(not(loom))]
 
 mod common;
@@ -28,7 +29,7 @@ thread_local! {
     static INNER: Cell<Option<NonNull<Inner>>> = const { Cell::new(None) };
 }
 
-type Inner = Cache<NonNullArena, SingleCpu>;
+type Inner = Cache<(NonNullArena, SingleCpu)>;
 type NonNullArena = &'static Arena<'static>;
 
 unsafe fn count_and_panic(_: NonNull<u8>) {
@@ -115,7 +116,8 @@ fn constructors_may_allocate_and_destructors_free() {
         let layout = Layout::new::<[u64; 2]>();
         // SAFETY: the hooks use the inner cache, which outlives this one.
         let builder = unsafe { registry.cache("outer", layout).constructor(allocate_inside) };
-        // SAFETY: the destructor frees what the constructor allocated, inside, where both still are.
+        // SAFETY: the destructor frees what the constructor allocated, inside, where both still
+        // are.
         let outer = unsafe { builder.destructor(free_inside) }.build().expect("room");
         let object = outer.allocate().expect("room");
         assert!(inner.stats().objects_active >= outer.geometry().capacity());
@@ -127,7 +129,8 @@ fn constructors_may_allocate_and_destructors_free() {
     assert_eq!(arena.free_pages(), free);
 }
 
-/// A source that, whenever it is asked, plays an interrupt that allocates and frees on the same cache.
+/// A source that, whenever it is asked, plays an interrupt that allocates and frees on the same
+/// cache.
 #[test]
 fn nothing_is_held_while_the_page_source_is_called() {
     let mut memory = Vec::new();
@@ -173,7 +176,7 @@ fn nothing_is_held_while_the_page_source_is_called() {
                 // SAFETY: one of this round's.
                 unsafe { cache.free(object) };
             }
-            cache.shrink();
+            cache.shrink_all();
             cache.validate().expect("consistent");
         }
         registry.validate().expect("consistent");

@@ -1,4 +1,5 @@
-//! An interrupt at every instruction of every path of a cache: what runs on top neither waits for ever nor breaks anything.
+//! An interrupt at every instruction of every path of a cache: what runs on top neither waits for
+//! ever nor breaks anything.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 
 mod common;
@@ -10,7 +11,7 @@ use std::ptr::NonNull;
 use buddy::Buddy;
 use common::OurBuddy;
 use page_frame::{Cpu, CpuId, DirectMap};
-use slab::{Cache, Checks, Debug, Hardened, Off, Registry};
+use slab::{Cache, Debugging, Hardened, Hardening, Off, Registry};
 use testkit::{Pattern, interrupt_each};
 
 const PAGES: usize = 2048;
@@ -22,8 +23,9 @@ const KEPT: usize = 24;
 #[derive(Clone, Copy)]
 struct OneCpu;
 
-// SAFETY: clause 1: one thread, and what runs on top of it ends before it goes on. Clauses 2 and 3: there is no other context.
-// Clause 4: interrupts on top of a masked section find `locking` set, as that is what is tested. Clause 5: one id.
+// SAFETY: clause 1: one thread, and what runs on top of it ends before it goes on. Clauses 2 and 3:
+// there is no other context. Clause 4: interrupts on top of a masked section find `locking` set, as
+// that is what is tested. Clause 5: one id.
 unsafe impl Cpu for OneCpu {
     fn slots(&self) -> usize {
         1
@@ -41,10 +43,10 @@ unsafe impl Cpu for OneCpu {
 }
 
 type Source = &'static Buddy<'static, DirectMap, OneCpu>;
-type Objects<K> = Cache<Source, OneCpu, K>;
+type Objects<K> = Cache<(Source, OneCpu), K>;
 
-/// What interrupts use: the cache that they come upon, and what they keep of it.
-struct World<K: Checks> {
+/// The state that interrupts use: the cache that they interrupt, and the objects that they keep.
+struct World<K: Hardening> {
     cache: &'static Objects<K>,
     kept: [Cell<Option<NonNull<u8>>>; KEPT],
 }
@@ -53,7 +55,7 @@ trait Interrupt {
     fn at(&self, step: u64);
 }
 
-impl<K: Checks> Interrupt for World<K> {
+impl<K: Hardening> Interrupt for World<K> {
     /// Exchanges one of the objects kept for a fresh one, and asks for the locks.
     fn at(&self, step: u64) {
         let place = &self.kept[step as usize % KEPT];
@@ -75,7 +77,7 @@ impl<K: Checks> Interrupt for World<K> {
             _ = self.cache.stats();
         }
         if step % 1009 == 0 {
-            self.cache.shrink();
+            self.cache.shrink_all();
         }
     }
 }
@@ -89,7 +91,7 @@ fn interrupt(step: u64) {
 }
 
 /// Every operation there is.
-fn work<K: Checks>(registry: &Registry<Source, OneCpu>, cache: &Objects<K>) {
+fn work<K: Hardening>(registry: &Registry<(Source, OneCpu)>, cache: &Objects<K>) {
     let mut objects = [None; 60];
     for _ in 0..2 {
         objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
@@ -100,16 +102,16 @@ fn work<K: Checks>(registry: &Registry<Source, OneCpu>, cache: &Objects<K>) {
     }
     let mut many = [NonNull::dangling(); 30];
     let had = cache.allocate_many(&mut many);
-    // SAFETY: so many were allocated just now.
+    // SAFETY: `had` objects were allocated above.
     unsafe { cache.free_many(&many[..had]) };
-    cache.shrink();
-    registry.shrink_pages(1);
-    registry.shrink_pages(usize::MAX);
+    cache.shrink_all();
+    registry.shrink(1);
+    registry.shrink(usize::MAX);
     registry.validate().expect("consistent");
     _ = (registry.pages_held(), registry.totals(), cache.magazines());
     cache.for_each_slab(|_| ());
-    if let Ok(other) = registry.cache("other", Layout::new::<[u64; 5]>()).checks::<K>().build() {
-        let reserve = other.reserve(2);
+    if let Ok(other) = registry.cache("other", Layout::new::<[u64; 5]>()).hardening::<K>().build() {
+        let reserve = other.mempool(2);
         let mut prefilled = other.prefill(2).ok();
         if let Some(object) = prefilled.as_mut().and_then(|prefilled| prefilled.allocate()) {
             // SAFETY: from this cache, which was filled for it.
@@ -121,12 +123,12 @@ fn work<K: Checks>(registry: &Registry<Source, OneCpu>, cache: &Objects<K>) {
     }
 }
 
-fn interrupt_each_step<K: Checks>() {
+fn interrupt_each_step<K: Hardening>() {
     let source: Source = &Box::leak(Box::new(OurBuddy::new(PAGES, OneCpu))).buddy;
     let free = source.free_frames_count();
     let registry = Registry::new(source, OneCpu).expect("room");
     let layout = Layout::from_size_align(SIZE, 8).expect("a layout");
-    let cache = registry.cache("interrupted", layout).checks::<K>().build().expect("fits");
+    let cache = registry.cache("interrupted", layout).hardening::<K>().build().expect("fits");
     let cache: &'static Objects<K> = Box::leak(Box::new(cache));
     let world = World { cache, kept: [const { Cell::new(None) }; KEPT] };
     let world: &'static World<K> = Box::leak(Box::new(world));
@@ -138,7 +140,7 @@ fn interrupt_each_step<K: Checks>() {
         unsafe { cache.free(object) };
     }
     registry.validate().expect("consistent");
-    cache.shrink();
+    cache.shrink_all();
     assert_eq!(cache.stats().slabs, 0, "all objects are back");
     registry.shrink_all();
     source.drain();
@@ -158,5 +160,5 @@ fn at_every_instruction_with_what_hardened_checks() {
 
 #[test]
 fn at_every_instruction_with_all_checks() {
-    interrupt_each_step::<Debug>();
+    interrupt_each_step::<Debugging>();
 }

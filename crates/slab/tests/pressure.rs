@@ -1,4 +1,5 @@
-//! What caches keep and what they give: working sets, shrinking in proportion, limits, callbacks.
+//! Empty slabs that caches keep and release: working sets, shrinking in proportion, limits,
+//! callbacks.
 #![cfg(not(loom))]
 
 use std::alloc::Layout;
@@ -13,7 +14,7 @@ use slab::{Cache, Registry, Totals};
 type Pages<'a> = &'a Arena<'a>;
 
 /// Calls `test` with a registry over 2,000 pages.
-fn with_registry(test: impl FnOnce(&Registry<Pages<'_>, SingleCpu>)) {
+fn with_registry(test: impl FnOnce(&Registry<(Pages<'_>, SingleCpu)>)) {
     let mut memory = vec![MaybeUninit::uninit(); 2048 << 12];
     let arena = Arena::new(&mut memory).expect("large enough");
     let pages = arena.free_pages();
@@ -28,16 +29,16 @@ fn layout(size: usize) -> Layout {
     Layout::from_size_align(size, 8).expect("a layout")
 }
 
-fn take(cache: &Cache<Pages<'_>, SingleCpu>, count: usize) -> Vec<NonNull<u8>> {
+fn take(cache: &Cache<(Pages<'_>, SingleCpu)>, count: usize) -> Vec<NonNull<u8>> {
     (0..count).map(|_| cache.allocate().expect("room")).collect()
 }
 
-fn give(cache: &Cache<Pages<'_>, SingleCpu>, objects: Vec<NonNull<u8>>) {
+fn give(cache: &Cache<(Pages<'_>, SingleCpu)>, objects: Vec<NonNull<u8>>) {
     // SAFETY: all of them from the cache that is given.
     objects.into_iter().for_each(|object| unsafe { cache.free(object) });
 }
 
-fn pages_of(cache: &Cache<Pages<'_>, SingleCpu>) -> usize {
+fn pages_of(cache: &Cache<(Pages<'_>, SingleCpu)>) -> usize {
     cache.stats().pages()
 }
 
@@ -85,12 +86,12 @@ fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() 
             give(cache, objects);
         }
         // Two looks, between which the hot one alone was used: the first only starts to count.
-        registry.shrink_pages(1);
+        registry.shrink(1);
         let objects = take(&hot, 800);
         give(&hot, objects);
         let (idle_before, hot_before) = (pages_of(&idle), pages_of(&hot));
         let grown = hot.stats().grown;
-        let given = registry.shrink_pages(100);
+        let given = registry.shrink(100);
         assert!(given >= 100);
         assert!(idle_before - pages_of(&idle) >= 100);
         assert_eq!(
@@ -103,25 +104,25 @@ fn under_pressure_the_idle_cache_yields_and_the_hot_one_keeps_its_working_set() 
         assert_eq!(hot.stats().grown, grown);
         give(&hot, objects);
         // More than the idle one has: now both give, down to nothing.
-        registry.shrink_pages(usize::MAX);
+        registry.shrink(usize::MAX);
         assert_eq!((pages_of(&idle), pages_of(&hot)), (0, 0));
     });
 }
 
 #[test]
-fn a_capped_cache_is_out_of_memory_at_its_cap_and_a_home_at_once_one_keeps_nothing() {
+fn a_capped_cache_is_out_of_memory_at_its_cap_and_one_that_releases_at_once_keeps_nothing() {
     with_registry(|registry| {
         let capped = registry.cache("capped", layout(1000)).most_pages(5).build().expect("room");
         let in_all = capped.geometry().capacity() * (5 >> capped.geometry().order().get());
         let mut objects: Vec<_> = std::iter::from_fn(|| capped.allocate().ok()).collect();
         assert_eq!(objects.len(), in_all);
         assert!(pages_of(&capped) <= 5);
-        // SAFETY: the one that makes room below the cap.
+        // SAFETY: its free makes room below the cap.
         unsafe { capped.free(objects.pop().expect("there are some")) };
         objects.push(capped.allocate().expect("one was freed"));
         give(&capped, objects);
 
-        let builder = registry.cache("at once", layout(8192)).home_at_once();
+        let builder = registry.cache("at once", layout(8192)).release_at_once();
         let at_once = builder.build().expect("room");
         let objects = take(&at_once, 20);
         give(&at_once, objects);
@@ -142,7 +143,7 @@ fn what_is_kept_at_least_stays_under_pressure_and_goes_when_the_cache_does() {
     });
 }
 
-/// What a client keeps for later and can do without.
+/// Objects that a client caches and can free on demand.
 static CLIENT: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 
 thread_local! {
@@ -152,7 +153,7 @@ thread_local! {
 fn free_what_the_client_keeps() {
     let Some(raw) = CLIENTS_CACHE.get() else { return };
     // SAFETY: the test's cache, alive until it takes the pointer away; this handle is not dropped.
-    let cache = unsafe { Cache::<Pages<'static>, SingleCpu>::from_raw(raw) };
+    let cache = unsafe { Cache::<(Pages<'static>, SingleCpu)>::from_raw(raw) };
     for address in std::mem::take(&mut *CLIENT.lock().expect("no panic")) {
         let object = NonNull::new(std::ptr::with_exposed_provenance_mut(address));
         // SAFETY: from this cache, forgotten by the client.
@@ -162,7 +163,7 @@ fn free_what_the_client_keeps() {
 }
 
 #[test]
-fn clients_are_asked_last_and_what_they_free_goes_home() {
+fn clients_are_asked_last_and_what_they_free_is_released() {
     let memory = Box::leak(Box::new(vec![MaybeUninit::uninit(); 1 << 20]));
     let arena: &'static Arena<'static> = Box::leak(Box::new(Arena::new(memory).expect("enough")));
     let registry = Registry::new(arena, SingleCpu::new()).expect("room");
@@ -175,14 +176,14 @@ fn clients_are_asked_last_and_what_they_free_goes_home() {
     CLIENTS_CACHE.set(Some(raw));
     let Totals { reclaimable, unreclaimable } = registry.totals();
     assert!(reclaimable >= 24 && unreclaimable < 10, "{reclaimable} and {unreclaimable}");
-    assert_eq!(registry.shrink_pages(1), 1, "what the internal caches or the CPU have is enough");
+    assert_eq!(registry.shrink(1), 1, "what the internal caches or the CPU have is enough");
     assert!(!CLIENT.lock().expect("no panic").is_empty(), "clients come last");
-    registry.shrink_pages(10);
+    registry.shrink(10);
     assert!(CLIENT.lock().expect("no panic").is_empty());
     CLIENTS_CACHE.set(None);
     // SAFETY: the one handle.
-    let cache = unsafe { Cache::<Pages<'static>, SingleCpu>::from_raw(raw) };
-    assert!(cache.stats().pages() <= 14, "at least ten went home");
+    let cache = unsafe { Cache::<(Pages<'static>, SingleCpu)>::from_raw(raw) };
+    assert!(cache.stats().pages() <= 14, "at least ten were released");
     cache.destroy().expect("nothing is in use");
 }
 
@@ -212,7 +213,7 @@ fn growing_calls_no_destructor_of_another_cache() {
     });
 }
 
-/// A page source so fragmented that it has blocks of order 0 alone.
+/// A page source so fragmented that it has only blocks of order 0.
 struct Fragmented<'a>(&'a Arena<'a>);
 
 // SAFETY: blocks are the arena's.
@@ -242,7 +243,7 @@ fn where_memory_is_fragmented_slabs_are_smaller() {
     let pages = arena.free_pages();
     let source = Fragmented(&arena);
     let registry = Registry::new(&source, SingleCpu::new()).expect("room");
-    let cache = registry.cache("large", layout(1300)).checks::<slab::Debug>().build();
+    let cache = registry.cache("large", layout(1300)).hardening::<slab::Debugging>().build();
     let mut cache = cache.expect("room");
     assert!(cache.geometry().order() > Order::ZERO, "or the test shows nothing");
     let mut objects = Vec::new();

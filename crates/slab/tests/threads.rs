@@ -1,4 +1,5 @@
-//! Threads that allocate, hand objects to one another, free those of others, and shrink, all at once.
+//! Threads that allocate, hand objects to one another, free those of others, and shrink, all at
+//! once.
 #![cfg(not(loom))]
 
 mod common;
@@ -23,14 +24,15 @@ struct Sent(NonNull<u8>, u64);
 // SAFETY: the receiver alone uses the object.
 unsafe impl Send for Sent {}
 
-fn free<P: PageSource + PageMap>(cache: &Cache<P, Threads>, Sent(object, number): Sent) {
+fn free<P: PageSource + PageMap>(cache: &Cache<(P, Threads)>, Sent(object, number): Sent) {
     // SAFETY: ours, filled when it was allocated.
     assert!(unsafe { Pattern(number).is_in(object, BYTES) }, "object {number} has another owner");
     // SAFETY: handed over by the thread that allocated it.
     unsafe { cache.free(object) };
 }
 
-/// Two threads send each other half of what they allocate, while a third shrinks all the time.
+/// Two threads send each other half of the objects that they allocate, while a third shrinks all
+/// the time.
 fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
     let registry = Registry::new(&source, Threads).expect("room");
     let layout = Layout::from_size_align(BYTES, 8).expect("a layout");
@@ -47,7 +49,7 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
             if random.below(100) < 55 && live.len() < 500 {
                 let object = cache.allocate().expect("room");
                 let number = seed << 32 | round as u64;
-                // SAFETY: in this thread's hand, of so many bytes.
+                // SAFETY: in this thread's hand, of that many bytes.
                 unsafe { Pattern(number).fill(object, BYTES) };
                 let sent = Sent(object, number);
                 match random.one_in(2) {
@@ -74,8 +76,8 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
         let other = scope.spawn(|| work(2, to_one, from_one));
         scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
-                registry.shrink_pages(16);
-                cache.shrink();
+                registry.shrink(16);
+                cache.shrink_all();
                 cache.validate().expect("consistent at any moment");
             }
         });
@@ -84,7 +86,7 @@ fn exchange<P: PageSource + PageMap + Send + Sync>(source: P) {
         ended.store(true, Ordering::Relaxed);
     });
     registry.validate().expect("consistent");
-    cache.shrink();
+    cache.shrink_all();
     assert_eq!(cache.stats().slabs, 0);
     cache.destroy().expect("nothing is in use");
 }
@@ -137,7 +139,7 @@ fn caches_come_and_go_under_a_shrinker() {
                 .collect();
             scope.spawn(|| {
                 while !ended.load(Ordering::Relaxed) {
-                    registry.shrink_pages(usize::MAX);
+                    registry.shrink(usize::MAX);
                     registry.validate().expect("consistent at any moment");
                     let mut text = String::new();
                     registry.slabinfo(&mut text).expect("strings take everything");

@@ -1,4 +1,5 @@
-//! Typed caches: values are constructed once, reset after each use, and dropped when their slabs go home.
+//! Typed caches: values are constructed once, reset after each use, and dropped when their slabs
+//! are released.
 #![cfg(not(loom))]
 
 use std::cell::Cell;

@@ -1,5 +1,6 @@
-//! Helpers that the tests of several crates share: loom models that are counted, random numbers that repeat,
-//! patterns that show when memory was given to two owners, and interrupts at every instruction.
+//! Helpers that the tests of several crates share: loom models that are counted, random numbers
+//! that repeat, patterns that show when memory was given to two owners, and interrupts at every
+//! instruction.
 
 mod model;
 mod pattern;

@@ -1,12 +1,15 @@
-//! Runs loom models and counts their executions, so that a model which no longer explores anything is noticed.
+//! Runs loom models and counts their executions, so that a model which no longer explores anything
+//! is noticed.
 
 /// The stack of each thread of a long model, in words.
 #[cfg(loom)]
 const STACK_WORDS: usize = 1 << 17;
-/// Preemptions explored in each execution of a short model, unless `LOOM_MAX_PREEMPTIONS` says otherwise.
+/// Preemptions explored in each execution of a short model, unless `LOOM_MAX_PREEMPTIONS` says
+/// otherwise.
 #[cfg(loom)]
 const SHORT_PREEMPTIONS: usize = 3;
-/// Steps allowed in one execution of a short and of a long model, unless `LOOM_MAX_BRANCHES` says otherwise.
+/// Steps allowed in one execution of a short and of a long model, unless `LOOM_MAX_BRANCHES` says
+/// otherwise.
 #[cfg(loom)]
 const BRANCHES: [usize; 2] = [20_000, 100_000];
 
@@ -15,17 +18,19 @@ const BRANCHES: [usize; 2] = [20_000, 100_000];
 /// Each execution has at most 3 preemptions, or as many as `LOOM_MAX_PREEMPTIONS` says.
 ///
 /// # Panics
-/// When an execution panics, or when there were fewer than `at_least` executions: the model then explores no concurrency. A
-/// bound that `LOOM_MAX_PREEMPTIONS` lowers below the default is exempt from that minimum.
+/// When an execution panics, or when there were fewer than `at_least` executions: the model then
+/// explores no concurrency. A bound that `LOOM_MAX_PREEMPTIONS` lowers below the default is exempt
+/// from that minimum.
 #[cfg(loom)]
 pub fn model(name: &str, at_least: usize, model: impl Fn() + Sync + Send + 'static) {
     explore(name, at_least, SHORT_PREEMPTIONS, BRANCHES[0], model);
 }
 
-/// Explores a model of whole operations, which takes more steps and more stack than loom gives by default.
+/// Explores a model of whole operations, which takes more steps and more stack than loom gives by
+/// default.
 ///
-/// Each execution has at most `preemptions` preemptions, or as many as `LOOM_MAX_PREEMPTIONS` says. The other threads of the
-/// model must be started with [`spawn`], which gives them as much stack.
+/// Each execution has at most `preemptions` preemptions, or as many as `LOOM_MAX_PREEMPTIONS` says.
+/// The other threads of the model must be started with [`spawn`], which gives them as much stack.
 ///
 /// # Panics
 /// As [`model`].
@@ -66,7 +71,8 @@ fn explore(
     use std::io::Write;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
-    // loom's builder reads LOOM_MAX_PREEMPTIONS and LOOM_MAX_BRANCHES itself; the defaults here apply where they are not set.
+    // loom's builder reads LOOM_MAX_PREEMPTIONS and LOOM_MAX_BRANCHES itself; the defaults here
+    // apply where they are not set.
     let mut builder = loom::model::Builder::new();
     let bound = builder.preemption_bound.unwrap_or(preemptions);
     builder.preemption_bound = Some(bound);
@@ -89,7 +95,8 @@ fn explore(
     );
 }
 
-/// Stands in a `tests/loom.rs`: fails when the models were asked for and compiled without `--cfg loom`.
+/// Stands in a `tests/loom.rs`: fails when the models were asked for and compiled without `--cfg
+/// loom`.
 #[macro_export]
 macro_rules! models_need_the_loom_flag {
     () => {

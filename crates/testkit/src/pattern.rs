@@ -2,7 +2,8 @@
 
 use std::ptr::NonNull;
 
-/// The bytes that an allocation is filled with: different for each number, so an overlap of two is seen.
+/// The bytes that an allocation is filled with: different for each number, so an overlap of two is
+/// seen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Pattern(pub u64);
 

@@ -1,6 +1,7 @@
 //! Random numbers that are the same in each run.
 
-/// A small generator (xorshift64*; Marsaglia 2003, Vigna 2016). Not for anything but tests and benches.
+/// A small generator (xorshift64*; Marsaglia 2003, Vigna 2016). Not for anything but tests and
+/// benches.
 ///
 /// ```
 /// let mut random = testkit::Random::new(1);

@@ -1,7 +1,8 @@
 //! Interrupts at every single instruction: the CPU's trap flag, and the signal that it raises.
 //!
-//! The signal comes after each instruction of this thread, whatever is half done then, locks held among it; the handler runs to
-//! its end before the next instruction. So it plays an interrupt that no mask keeps away.
+//! The signal comes after each instruction of this thread, whatever is half done then, locks held
+//! among it; the handler runs to its end before the next instruction. So it plays an interrupt that
+//! no mask keeps away.
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_void};
@@ -15,7 +16,8 @@ thread_local! {
     static STEPS: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Calls `interrupt` after each instruction of `work` with the number of the step; returns how many there were.
+/// Calls `interrupt` after each instruction of `work` with the number of the step; returns how many
+/// there were.
 pub fn interrupt_each(interrupt: fn(u64), work: impl FnOnce()) -> u64 {
     static HANDLER: Once = Once::new();
     HANDLER.call_once(handle_traps);

@@ -1,7 +1,9 @@
-//! All four crates in a program without any library: own entry, own panic handler, linked with `-nostdlib -static`.
+//! All four crates in a program without any library: own entry, own panic handler, linked with
+//! `-nostdlib -static`.
 //!
-//! Four megabytes of its own are the machine. It makes a buddy of them, caches on it, memory of any size on those, uses
-//! and returns everything, and exits with status 42. `check.sh` builds and runs it, and sees its twin with `std` fail.
+//! Four megabytes of its own are the machine. It makes a buddy of them, caches on it, memory of any
+//! size on those, uses and returns everything, and exits with status 42. `check.sh` builds and runs
+//! it, and sees its twin with `std` fail.
 #![no_std]
 #![no_main]
 

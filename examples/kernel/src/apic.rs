@@ -46,7 +46,8 @@ pub(crate) fn id() -> u32 {
     read(ID) >> 24
 }
 
-/// Switches this CPU's controller on. The first CPU masks the old interrupt controllers, which firmware leaves on.
+/// Switches this CPU's controller on. The first CPU masks the old interrupt controllers, which
+/// firmware leaves on.
 pub(crate) fn enable() {
     for port in [0x21, 0xa1] {
         // SAFETY: masks every line of an 8259; nothing here uses them.
@@ -55,7 +56,8 @@ pub(crate) fn enable() {
     write(SPURIOUS, ENABLED | u32::from(crate::vectors::SPURIOUS_VECTOR));
 }
 
-/// Starts the timer of this CPU: one interrupt in `nanoseconds`, again and again. (QEMU's counts at 1 GHz.)
+/// Starts the timer of this CPU: one interrupt in `nanoseconds`, again and again. (QEMU's counts at
+/// 1 GHz.)
 pub(crate) fn start_timer(nanoseconds: u32) {
     write(TIMER_DIVIDE, 0b1011); // by one
     write(TIMER, PERIODIC | u32::from(crate::vectors::TIMER_VECTOR));
@@ -83,8 +85,8 @@ pub(crate) fn interrupt_all_unmaskably() {
     write(COMMAND_LOW, ALL | ASSERT | UNMASKABLE);
 }
 
-/// Starts the CPU with controller `id` at the page `page` of low memory, as firmware's protocol asks: reset, start, and
-/// start again for those that missed it.
+/// Starts the CPU with controller `id` at the page `page` of low memory, as firmware's protocol
+/// asks: reset, start, and start again for those that missed it.
 pub(crate) fn start_cpu(id: u32, page: u8) {
     command(id, INIT | ASSERT);
     pause(20_000_000);

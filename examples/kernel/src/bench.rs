@@ -13,7 +13,7 @@ use core::ptr::NonNull;
 
 use kmalloc::Kmalloc;
 use page_frame::{Order, PageBlock, PageSource};
-use slab::{Cache, Checks, Hardened};
+use slab::{Cache, Hardened, Hardening};
 
 use crate::console::print;
 use crate::cpus::KernelCpu;
@@ -46,12 +46,12 @@ pub(crate) fn run() {
 }
 
 #[inline(always)]
-fn constant_pair<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>) {
+fn constant_pair<K: Hardening>(heap: &Kmalloc<(Source, KernelCpu), K>) {
     pair_of(heap, 64);
 }
 
 #[inline(always)]
-fn pair_of<K: Checks>(heap: &Kmalloc<Source, KernelCpu, K>, bytes: usize) {
+fn pair_of<K: Hardening>(heap: &Kmalloc<(Source, KernelCpu), K>, bytes: usize) {
     if let Ok(start) = heap.kmalloc(bytes) {
         // SAFETY: the object of this pair.
         unsafe { heap.kfree(Some(used(start))) };
@@ -62,7 +62,7 @@ fn caches() {
     let layout = Layout::from_size_align(192, 8).expect("a layout");
     let registry = kmalloc().registry();
     let cache = registry.cache("bench", layout).build().expect("room");
-    let hardened = registry.cache("bench-hardened", layout).checks::<Hardened>();
+    let hardened = registry.cache("bench-hardened", layout).hardening::<Hardened>();
     let hardened = hardened.build().expect("room");
     let row = Row { name: "cache-pair-192", target: 40, linux: "217 / 186 / 180", parts: 1 };
     let (cache, hardened) = (&cache, &hardened);
@@ -77,21 +77,21 @@ fn caches() {
     row.print(Some(&mut || thousand(hardened, &mut others)), || thousand(cache, &mut objects));
 }
 
-fn pair<K: Checks>(cache: &Cache<Source, KernelCpu, K>) {
+fn pair<K: Hardening>(cache: &Cache<(Source, KernelCpu), K>) {
     if let Ok(object) = cache.allocate() {
         // SAFETY: the object of this pair.
         unsafe { cache.free(used(object)) };
     }
 }
 
-fn bulk<K: Checks>(cache: &Cache<Source, KernelCpu, K>, objects: &mut [NonNull<u8>; 16]) {
+fn bulk<K: Hardening>(cache: &Cache<(Source, KernelCpu), K>, objects: &mut [NonNull<u8>; 16]) {
     let had = cache.allocate_many(black_box(objects));
     // SAFETY: the first `had` places hold objects of this cache.
     unsafe { cache.free_many(&black_box(&objects)[..had]) };
 }
 
-fn thousand<K: Checks>(
-    cache: &Cache<Source, KernelCpu, K>,
+fn thousand<K: Hardening>(
+    cache: &Cache<(Source, KernelCpu), K>,
     objects: &mut [Option<NonNull<u8>>; 1000],
 ) {
     objects.iter_mut().for_each(|place| *place = cache.allocate().ok());
@@ -149,7 +149,8 @@ struct Row {
 }
 
 impl Row {
-    /// Measures `operation`, and the same with the checks of the hardened preset where there are any.
+    /// Measures `operation`, and the same with the checks of the hardened preset where there are
+    /// any.
     fn print(&self, hardened: Option<&mut dyn FnMut()>, operation: impl FnMut()) {
         let Self { name, target, linux, .. } = *self;
         let (least, median, locked) = self.measure(operation);
@@ -201,8 +202,8 @@ fn used(start: NonNull<u8>) -> NonNull<u8> {
     unsafe { NonNull::new_unchecked(start) }
 }
 
-/// Returns the ticks of `repeats` operations, and the operation. It is compiled into the loop, as into any caller, and comes
-/// by value, so that what it refers to lies in registers.
+/// Returns the ticks of `repeats` operations, and the operation. It is compiled into the loop, as
+/// into any caller, and comes by value, so that what it refers to lies in registers.
 #[inline(never)]
 fn time_of<F: FnMut()>(repeats: u64, mut operation: F) -> (u64, F) {
     let start = time();

@@ -1,14 +1,16 @@
 //! The CPUs of this kernel: what each has of its own, and the `Cpu` that the allocators ask.
 //!
 //! # Concepts
-//! `gs` points to a CPU's own record; its first words are read and counted by single instructions, so that an interrupt
-//! between two of them sees nothing half done. There is no scheduler: on each CPU one thread runs, and interrupts on top of
-//! it. The preemption count is kept all the same, as a kernel with threads would.
+//! `gs` points to a CPU's own record; its first words are read and counted by single instructions,
+//! so that an interrupt between two of them sees nothing half done. There is no scheduler: on each
+//! CPU one thread runs, and interrupts on top of it. The preemption count is kept all the same, as
+//! a kernel with threads would.
 //!
 //! # `fence_all`
-//! An interrupt to all others. Each counts those it has had; who asks notes the counts, sends, and waits until each count has
-//! moved: an interrupt handled after the note has fenced during the call. It may not wait with interrupts masked (two such
-//! CPUs would wait for each other for ever), so then the answer is no.
+//! An interrupt to all others. Each counts those it has had; who asks notes the counts, sends, and
+//! waits until each count has moved: an interrupt handled after the note has fenced during the
+//! call. It may not wait with interrupts masked (two such CPUs would wait for each other for ever),
+//! so then the answer is no.
 
 use core::arch::asm;
 use core::cell::UnsafeCell;
@@ -100,11 +102,12 @@ pub(crate) fn fence_here() {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct KernelCpu;
 
-// SAFETY: clause 1: a CPU's number is its own, there is no scheduler, and interrupts end before what they came upon goes
-// on. Clause 2: numbers are not handed over. Clause 3: an interrupt is taken between two instructions, and its handler
-// fences; a CPU that is not online executes nothing of the allocators. Clause 4: the interrupt flag: the first
-// state says how it was, and no other one changes it. Clause 5:
-// CPUs beyond the last record are not started. Clause 6: the number is the CPU's. Clause 7: zero.
+// SAFETY: clause 1: a CPU's number is its own, there is no scheduler, and interrupts end before
+// what they came upon goes on. Clause 2: numbers are not handed over. Clause 3: an interrupt is
+// taken between two instructions, and its handler fences; a CPU that is not online executes nothing
+// of the allocators. Clause 4: the interrupt flag: the first state says how it was, and no other
+// one changes it. Clause 5: CPUs beyond the last record are not started. Clause 6: the number is
+// the CPU's. Clause 7: zero.
 unsafe impl Cpu for KernelCpu {
     #[inline(always)]
     fn slots(&self) -> usize {
@@ -159,7 +162,8 @@ unsafe impl Cpu for KernelCpu {
         apic::interrupt_others(vectors::FENCE_VECTOR);
         for (cpu, before) in PER_CPU.iter().zip(before) {
             let Some(before) = before else { continue };
-            // Acquire: pairs with the Release in `fence_here`. A CPU that went offline has fenced for the last time.
+            // Acquire: pairs with the Release in `fence_here`. A CPU that went offline has fenced
+            // for the last time.
             while cpu.fences.load(Ordering::Acquire) == before
                 && cpu.is_online.load(Ordering::SeqCst)
             {

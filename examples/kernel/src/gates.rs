@@ -1,8 +1,9 @@
-//! Exceptions and interrupts: the tables that lead to their entries, and a stack for each kind. The entries call
-//! `handlers.rs`.
+//! Exceptions and interrupts: the tables that lead to their entries, and a stack for each kind. The
+//! entries call `handlers.rs`.
 //!
-//! Code compiled for the host target keeps data below the stack pointer, the precompiled `core` included. So every gate
-//! switches to a stack of its own (an IST entry), and none may come upon itself: they keep interrupts masked.
+//! Code compiled for the host target keeps data below the stack pointer, the precompiled `core`
+//! included. So every gate switches to a stack of its own (an IST entry), and none may come upon
+//! itself: they keep interrupts masked.
 
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
@@ -131,7 +132,8 @@ entries! {
     19, FAULT_STACK, gate_fatal_19;
 }
 
-/// Fills the interrupt table. It holds whole addresses in pieces, which only running code can compute.
+/// Fills the interrupt table. It holds whole addresses in pieces, which only running code can
+/// compute.
 ///
 /// # Safety
 /// 1. Called once, by the first CPU, before interrupts are let in.

@@ -5,18 +5,19 @@
 //! slab      its registry                      objects
 //! source    Reclaiming, then Counted          pages; short of them, the registry gives back
 //! buddy     a ZoneList of up to three         frames: DMA below 16 MiB, DMA32 below 4 GiB, Normal
-//! map       MemoryMap                         what the boot loader said, less the kernel's image and low memory
+//! map       MemoryMap                         the boot loader's, less our image and low memory
 //! ```
 //!
-//! Each zone has watermarks. When one falls below `low` its hook sets a flag; the next timer interrupt sees it and lets the
-//! caches give back what they can, until the zone is above `high` again. No caller is involved.
+//! Each zone has watermarks. When one falls below `low` its hook sets a flag; the next timer
+//! interrupt sees it and lets the caches give back what they can, until the zone is above `high`
+//! again. No caller is involved.
 
 use core::cell::UnsafeCell;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
 use buddy::{
-    Buddy, Gate, Marks, Mode, NodeZone, Pressure, Request, Watermarks, ZeroedMemory, ZoneKind,
+    Buddy, Marks, Mode, NodeZone, Pressure, Request, Trace, Watermarks, ZeroedMemory, ZoneKind,
     ZoneList, ZoneSource,
 };
 use kmalloc::{Global, Kmalloc};
@@ -51,10 +52,10 @@ const ZONES: [(&str, ZoneKind, usize); 3] = [
 
 /// The page allocator of a zone.
 pub(crate) type Frames = Buddy<'static, DirectMap, KernelCpu, Watermarks>;
-type NodeZoneOfOurs = NodeZone<'static, 'static, DirectMap, KernelCpu, Watermarks>;
-type Zones = ZoneList<'static, 'static, DirectMap, KernelCpu, Watermarks>;
+type NodeZoneOfOurs = NodeZone<'static, Frames>;
+type Zones = ZoneList<'static, Frames>;
 /// Pages of any zone.
-pub(crate) type Pages = ZoneSource<'static, 'static, 'static, DirectMap, KernelCpu, Watermarks>;
+pub(crate) type Pages = ZoneSource<'static, 'static, Frames>;
 /// The shrinkers that give pages back when memory is short.
 type Shrinkers = ShrinkList<2>;
 /// The page source of the caches.
@@ -95,7 +96,7 @@ static RELIEFS: AtomicUsize = AtomicUsize::new(0);
 
 /// Memory of any size, for the kernel and for `alloc`.
 #[global_allocator]
-pub(crate) static HEAP: Global<Source, KernelCpu> = Global::new(|| {
+pub(crate) static HEAP: Global<(Source, KernelCpu)> = Global::new(|| {
     let source = Reclaiming::new(pages(), &SHRINKERS);
     Ok(Kmalloc::new(Registry::new(source, KernelCpu)?))
 });
@@ -139,7 +140,7 @@ pub(crate) fn shortages_and_reliefs() -> (usize, usize) {
 }
 
 /// Returns the allocator of memory of any size.
-pub(crate) fn kmalloc() -> &'static Kmalloc<Source, KernelCpu> {
+pub(crate) fn kmalloc() -> &'static Kmalloc<(Source, KernelCpu)> {
     HEAP.kmalloc().expect("there is room for its first page")
 }
 
@@ -147,17 +148,17 @@ pub(crate) fn kmalloc() -> &'static Kmalloc<Source, KernelCpu> {
 ///
 /// # Panics
 /// When there is no page for its registry.
-pub(crate) fn hardened_kmalloc() -> Kmalloc<Source, KernelCpu, Hardened> {
+pub(crate) fn hardened_kmalloc() -> Kmalloc<(Source, KernelCpu), Hardened> {
     let source = Reclaiming::new(pages(), &SHRINKERS);
     let registry = Registry::new(source, KernelCpu).expect("there is room for its first page");
-    Kmalloc::with_checks(registry)
+    Kmalloc::with_hardening(registry)
 }
 
 /// Lets the caches give back what they can, if memory is short. Called by timers.
 pub(crate) fn relieve() {
-    let is_short = zones().any(|zone| zone.observer().pressure() != Pressure::None);
+    let is_short = zones().any(|zone| zone.trace().pressure() != Pressure::None);
     if let Some(heap) = HEAP.get().filter(|_| is_short) {
-        heap.registry().shrink_pages(SHRINK_PAGES);
+        heap.registry().shrink(SHRINK_PAGES);
     }
 }
 
@@ -171,7 +172,8 @@ fn note_pressure(pressure: Pressure) {
     }
 }
 
-/// Makes the zones of the memory that the boot loader reports, and registers the caches as their shrinkers.
+/// Makes the zones of the memory that the boot loader reports, and registers the caches as their
+/// shrinkers.
 ///
 /// # Panics
 /// When the memory map has no room for the metadata.
@@ -188,7 +190,8 @@ pub(crate) unsafe fn start(info: &StartInfo) {
 
     // SAFETY: the boot code has mapped physical memory there, for good.
     let direct = unsafe { DirectMap::at_offset(DIRECT_MAP) };
-    // The metadata's size depends on the frames, and carving it takes frames away: plan for all, use what is left.
+    // The metadata's size depends on the frames, and carving it takes frames away: plan for all,
+    // use what is left.
     let mut metadata = [None; ZONES.len()];
     let mut ranges = [FrameRange::default(); MOST_RANGES];
     for (zone, place) in metadata.iter_mut().enumerate() {
@@ -210,7 +213,8 @@ pub(crate) unsafe fn start(info: &StartInfo) {
         let ranges = ranges_of(&map, zone, &mut ranges);
         // SAFETY: zeroed above, page-aligned, and carved for the metadata.
         let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, pages * PAGE_SIZE) };
-        // SAFETY: the ranges are disjoint from the metadata and from the image, and the direct map covers them.
+        // SAFETY: the ranges are disjoint from the metadata and from the image, and the direct map
+        // covers them.
         let buddy = unsafe { Buddy::new_in(metadata, ranges, direct, KernelCpu, Mode::Cached) };
         let buddy = buddy.expect("firmware's ranges ascend");
         let marks = Marks::for_frames(buddy.frames());
@@ -225,7 +229,7 @@ pub(crate) unsafe fn start(info: &StartInfo) {
             carved.start,
         );
         // SAFETY: clause 1: no other call has set this zone.
-        made[zone] = Some(unsafe { FRAMES[zone].set(buddy.with_observer(watermarks)) });
+        made[zone] = Some(unsafe { FRAMES[zone].set(buddy.with_trace(watermarks)) });
     }
     print!("memory: {} MiB usable, {} KiB lost", map.usable_bytes() >> 20, map.lost_bytes() >> 10);
 

@@ -1,4 +1,5 @@
-//! Memory with content of its own, of every kind the stack has: written when it is allocated, checked when it is freed.
+//! Memory with content of its own, of every kind the stack has: written when it is allocated,
+//! checked when it is freed.
 
 use core::ptr::NonNull;
 

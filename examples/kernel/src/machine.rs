@@ -78,7 +78,8 @@ pub(crate) fn time() -> u64 {
     u64::from(high) << 32 | u64::from(low)
 }
 
-/// Sets or clears the trap flag: from the next instruction but one each is followed by an exception.
+/// Sets or clears the trap flag: from the next instruction but one each is followed by an
+/// exception.
 ///
 /// # Safety
 /// 1. The gate of that exception is set up.
@@ -98,7 +99,8 @@ pub(crate) enum Verdict {
     Failure = 17,
 }
 
-/// Ends the virtual machine through its debug-exit device; on a machine without one, stops this CPU.
+/// Ends the virtual machine through its debug-exit device; on a machine without one, stops this
+/// CPU.
 pub(crate) fn exit(verdict: Verdict) -> ! {
     // SAFETY: that is what the device is for.
     unsafe { out_byte(0xf4, verdict as u8) };

@@ -1,9 +1,10 @@
-//! A small kernel whose memory management is the crates of this workspace: boot, several CPUs, interrupts that allocate.
+//! A small kernel whose memory management is the crates of this workspace: boot, several CPUs,
+//! interrupts that allocate.
 //!
-//! `boot.sh` builds it, boots it in QEMU and says whether all of it held. Read the files in this order: `boot.s` (from the
-//! machine's hands to ours), `heap` (from the memory map to an allocator of any size), `cpus` (what the allocators ask of a
-//! machine), `gates` (interrupts), then what is done with it: `stress`, `step`, `bench`,
-//! `stack`.
+//! `boot.sh` builds it, boots it in QEMU and says whether all of it held. Read the files in this
+//! order: `boot.s` (from the machine's hands to ours), `heap` (from the memory map to an allocator
+//! of any size), `cpus` (what the allocators ask of a machine), `gates` (interrupts), then what is
+//! done with it: `stress`, `step`, `bench`, `stack`.
 #![no_std]
 #![no_main]
 

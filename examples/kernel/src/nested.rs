@@ -1,5 +1,5 @@
-//! Allocations and frees on top of whatever a CPU was doing: at each single instruction, and in interrupts that no mask keeps
-//! away.
+//! Allocations and frees on top of whatever a CPU was doing: at each single instruction, and in
+//! interrupts that no mask keeps away.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -27,7 +27,8 @@ pub(crate) fn unmaskable_interrupts() -> usize {
     UNMASKED.load(Ordering::Relaxed)
 }
 
-/// Interrupts every instruction of every path with an allocation and a free: nothing hangs, nothing is lost.
+/// Interrupts every instruction of every path with an allocation and a free: nothing hangs, nothing
+/// is lost.
 pub(crate) fn interrupt_every_step() {
     let cache = cache();
     let mut objects = [None; 70];
@@ -52,10 +53,10 @@ pub(crate) fn interrupt_every_step() {
         let had = cache.allocate_many(&mut many);
         // SAFETY: the first `had` places hold objects allocated just now.
         unsafe { cache.free_many(&many[..had]) };
-        cache.shrink();
+        cache.shrink_all();
         let registry = kmalloc().registry();
-        registry.shrink_pages(1);
-        registry.shrink_pages(usize::MAX);
+        registry.shrink(1);
+        registry.shrink(usize::MAX);
         registry.validate().expect("consistent");
         _ = (registry.pages_held(), registry.totals(), cache.stats());
         make_and_destroy_a_cache();
@@ -71,7 +72,7 @@ fn make_and_destroy_a_cache() {
     else {
         return;
     };
-    let reserve = cache.reserve(3);
+    let reserve = cache.mempool(3);
     let mut prefilled = cache.prefill(3).ok();
     if let Some(object) = prefilled.as_mut().and_then(|prefilled| prefilled.allocate()) {
         // SAFETY: from this cache, which was filled for it.
@@ -83,7 +84,8 @@ fn make_and_destroy_a_cache() {
 
 /// Allocates and frees through kmalloc, a private cache and pages.
 fn use_every_layer(step: u64) {
-    // Nothing else runs on this CPU meanwhile, so whatever waits for a lock that this CPU holds would wait for ever.
+    // Nothing else runs on this CPU meanwhile, so whatever waits for a lock that this CPU holds
+    // would wait for ever.
     let start = kmalloc().kmalloc([64, 192, 40_000][step as usize % 3]);
     let object = cache().allocate();
     let block = pages().allocate(Order::ZERO);

@@ -1,4 +1,5 @@
-//! The private cache of the kernel: objects with a constructor, used by all CPUs and their interrupts at once.
+//! The private cache of the kernel: objects with a constructor, used by all CPUs and their
+//! interrupts at once.
 
 use core::alloc::Layout;
 use core::mem::ManuallyDrop;
@@ -10,7 +11,7 @@ use slab::Cache;
 use crate::cpus::KernelCpu;
 use crate::heap::{Source, kmalloc};
 
-type ObjectCache = Cache<Source, KernelCpu>;
+type ObjectCache = Cache<(Source, KernelCpu)>;
 
 /// The first word of a constructed object.
 pub(crate) const CONSTRUCTED: u64 = 0xc057_0c7e_d0b1_ec75;

@@ -38,7 +38,8 @@ pub(crate) fn fill_memory() {
         count += 1;
         true
     };
-    // Without `Reclaiming`: only the watermarks and the timers stand between us and the end of memory.
+    // Without `Reclaiming`: only the watermarks and the timers stand between us and the end of
+    // memory.
     while how_short() == Pressure::None && take(pages()) {}
     let own = cpus::of(cpus::number());
     let ticks = own.ticks.load(Ordering::Acquire);

@@ -7,7 +7,8 @@ use crate::boot_info::physical;
 use crate::cpus::MOST_CPUS;
 use crate::{acpi, apic};
 
-/// Where the other CPUs start: a page of low memory that the memory map leaves alone, as `boot.s` says.
+/// Where the other CPUs start: a page of low memory that the memory map leaves alone, as `boot.s`
+/// says.
 const START: u64 = 0x8000;
 
 unsafe extern "C" {
@@ -16,7 +17,8 @@ unsafe extern "C" {
     static arrived_cpus: AtomicU32;
 }
 
-/// Starts all other CPUs, one after the other (they share a stack for their first steps); returns how many there are.
+/// Starts all other CPUs, one after the other (they share a stack for their first steps); returns
+/// how many there are.
 ///
 /// # Safety
 /// 1. Called once; `rsdp` is what the boot loader says.

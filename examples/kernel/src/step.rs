@@ -1,9 +1,10 @@
 //! Single steps: an exception after each instruction of a piece of code, on one CPU.
 //!
-//! Two uses. Counting: how many instructions does a path have, and how many of them are locked. And interrupting: an
-//! allocation and a free at every single instruction of a path, on top of whatever that instruction left half done. The step
-//! exception comes with interrupts masked too, while a lock is held for instance; so what is interrupted so survives not
-//! only interrupts but non-maskable ones.
+//! Two uses. Counting: how many instructions does a path have, and how many of them are locked. And
+//! interrupting: an allocation and a free at every single instruction of a path, on top of whatever
+//! that instruction left half done. The step exception comes with interrupts masked too, while a
+//! lock is held for instance; so what is interrupted so survives not only interrupts but
+//! non-maskable ones.
 
 use core::cell::Cell;
 use core::ptr::NonNull;

@@ -203,7 +203,7 @@ fn mixed(count: usize) {
                 }
             }
             60..99 if !held.is_empty() => held.swap_remove(random.below(held.len())).free(),
-            _ if random.below(40) == 0 => _ = kmalloc().registry().shrink_pages(8),
+            _ if random.below(40) == 0 => _ = kmalloc().registry().shrink(8),
             _ => receive(own),
         }
     }
@@ -304,7 +304,7 @@ fn quiet_timers(count: usize) {
 fn take_over() {
     let cache = cache();
     let before = cache.stats().objects_active;
-    cache.shrink();
+    cache.shrink_all();
     let after = cache.stats().objects_active;
     print!(
         "offline: a CPU left with objects in its slots; {before} were outside the slabs, {after} after take-over"

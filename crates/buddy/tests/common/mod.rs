@@ -1,4 +1,4 @@
-//! A buddy over frames that are only numbers, with metadata of its own; and the textbook to compare it with.
+//! A buddy over frames that are only numbers, with its own metadata, and a textbook buddy.
 
 #![allow(unreachable_pub)]
 #![allow(dead_code, reason = "each test program uses its part")]
@@ -7,7 +7,7 @@ use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use buddy::{Buddy, HotplugError, Mode, Observe, ZeroedMemory};
+use buddy::{Buddy, HotplugError, Mode, Trace, ZeroedMemory};
 use page_frame::{Cpu, DirectMap, Fault, FaultHook, FrameNumber, FrameRange, Order};
 
 pub mod textbook;
@@ -17,7 +17,7 @@ pub mod users;
 /// Where frame 0 would be.
 pub const ROOT: usize = 1 << 40;
 
-/// Zeroed memory, given back when dropped.
+/// Zeroed memory, freed when dropped.
 pub struct Metadata {
     start: NonNull<u8>,
     layout: Layout,
@@ -40,7 +40,7 @@ impl Metadata {
         self.start
     }
 
-    /// Returns the memory, once. The test drops `self` after whoever uses it.
+    /// Returns the memory, once. The test drops `self` after the allocator that uses it.
     pub fn memory<'m>(&self) -> ZeroedMemory<'m> {
         // SAFETY: fresh from `alloc_zeroed`, aligned as the layout says, and dropped last.
         unsafe { ZeroedMemory::from_zeroed(self.start, self.layout.size()) }
@@ -49,14 +49,14 @@ impl Metadata {
 
 impl Drop for Metadata {
     fn drop(&mut self) {
-        // SAFETY: allocated in `new` with this layout; who used it is gone.
+        // SAFETY: allocated in `new` with this layout; the allocator that used it is dropped.
         unsafe { dealloc(self.start.as_ptr(), self.layout) };
     }
 }
 
 /// A buddy that owns its metadata, which is dropped after it.
-pub struct Simulated<C: Cpu, O = ()> {
-    buddy: Buddy<'static, DirectMap, C, O>,
+pub struct Simulated<C: Cpu, T = (), const K: bool = false> {
+    buddy: Buddy<'static, DirectMap, C, T, K>,
     metadata: Metadata,
 }
 
@@ -82,21 +82,27 @@ impl<C: Cpu> Simulated<C> {
         Self { buddy: buddy.expect("good ranges"), metadata }
     }
 
-    /// The same, with `observer` told of everything.
-    pub fn observed<O: Observe>(self, observer: O) -> Simulated<C, O> {
+    /// The same, with a trace.
+    pub fn traced<T: Trace>(self, trace: T) -> Simulated<C, T> {
         let Self { buddy, metadata } = self;
-        Simulated { buddy: buddy.with_observer(observer), metadata }
+        Simulated { buddy: buddy.with_trace(trace), metadata }
     }
 }
 
-impl<C: Cpu, O: Observe> Simulated<C, O> {
+impl<C: Cpu, T: Trace, const K: bool> Simulated<C, T, K> {
+    /// The same, with checked frees.
+    pub fn checked_free(self) -> Simulated<C, T, true> {
+        let Self { buddy, metadata } = self;
+        Simulated { buddy: buddy.with_checked_free(), metadata }
+    }
+
     /// The same, with faults of the pointer interfaces going to `hook`.
     pub fn with_fault_hook(self, hook: FaultHook) -> Self {
         let Self { buddy, metadata } = self;
         Self { buddy: buddy.with_fault_hook(hook), metadata }
     }
 
-    // Frees by number: no memory is behind the frames, so that a wrong one is a wrong number.
+    // Frees by number: no memory is behind the frames, so a wrong free affects numbers only.
 
     #[track_caller]
     pub fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
@@ -125,15 +131,15 @@ impl<C: Cpu, O: Observe> Simulated<C, O> {
     }
 }
 
-impl<C: Cpu, O> Deref for Simulated<C, O> {
-    type Target = Buddy<'static, DirectMap, C, O>;
+impl<C: Cpu, T, const K: bool> Deref for Simulated<C, T, K> {
+    type Target = Buddy<'static, DirectMap, C, T, K>;
 
     fn deref(&self) -> &Self::Target {
         &self.buddy
     }
 }
 
-impl<C: Cpu, O> DerefMut for Simulated<C, O> {
+impl<C: Cpu, T, const K: bool> DerefMut for Simulated<C, T, K> {
     fn deref_mut(&mut self) -> &mut Self::Target {
         &mut self.buddy
     }

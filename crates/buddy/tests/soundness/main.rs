@@ -1,11 +1,13 @@
-//! What safe code of others can do to an allocator: short or crooked metadata, frees of anything, observers that panic or call
-//! back, zones that do not belong together. What the types refuse is shown beside them, as examples that do not compile.
+//! Misuse of an allocator by safe code: metadata that is too small or misaligned, frees of any
+//! number, traces that panic or call back, zones with different maps. Misuse that does not compile
+//! is shown in the documentation of the types.
 #![cfg(not(loom))]
 
 #[path = "../common/mod.rs"]
 mod common;
 
+mod hooks;
 mod metadata;
 mod misuse;
-mod observers;
+mod traces;
 mod zones;

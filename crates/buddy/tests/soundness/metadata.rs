@@ -1,4 +1,4 @@
-//! Metadata: any buffer of safe code is either enough or refused.
+//! Metadata: every buffer of safe code is either accepted or refused.
 
 use std::mem::MaybeUninit;
 
@@ -9,12 +9,12 @@ use crate::common::range;
 
 type Frames<'m> = FrameAllocator<'m, SingleCpu>;
 
-/// Mutation seen to fail: `FramePool::new_in` without its look at the size ("buffer of 0 bytes").
+/// Mutation seen to fail: `build` without its test of the size ("buffer of 0 bytes").
 #[test]
 fn buffers_of_any_size_and_alignment_serve_or_are_refused() {
     let frames = [range(3, 700), range(900, 1000)];
     let needed = Frames::metadata_layout(&frames, 1).expect("good ranges").size();
-    // Not zero before: the allocator zeroes what it is given.
+    // Not zero before: `ZeroedMemory::zero` zeroes the buffer.
     let mut buffer = vec![MaybeUninit::new(0xff_u8); needed + 200];
     for skipped in 0..130 {
         for size in [0, 1, 63, 64, needed / 2, needed - 1, needed, needed + 63] {
@@ -40,7 +40,8 @@ fn buffers_of_any_size_and_alignment_serve_or_are_refused() {
     }
 }
 
-/// Mutation seen to fail: `Plan::new` without its look at the span's end (the size wraps around, and the buffer is accepted).
+/// Mutation seen to fail: `Plan::new` without its test of the span's end (the size wraps around,
+/// and the buffer is accepted).
 #[test]
 fn more_frames_than_there_are_addresses_are_refused() {
     let mut buffer = vec![MaybeUninit::uninit(); 1 << 20];
@@ -61,9 +62,9 @@ fn more_frames_than_there_are_addresses_are_refused() {
     assert_eq!(refused, Err(BuildError::TooLarge));
 }
 
-/// Mutation seen to fail: `add_section` without its look at the size.
+/// Mutation seen to fail: `add_section` without its test of the size.
 #[test]
-fn a_section_s_metadata_is_enough_or_refused() {
+fn the_metadata_of_a_section_is_large_enough_or_refused() {
     const SECTION: usize = 1 << 18;
     let (first, room) = ([range(0, 100)], range(0, 2 * SECTION));
     let layout = Frames::metadata_layout_with_room(&first, room, 1).expect("good ranges");
@@ -82,14 +83,14 @@ fn a_section_s_metadata_is_enough_or_refused() {
     frames.add_section(ZeroedMemory::zero(&mut large), added).expect("room");
     assert_eq!(frames.free_frames_count(), 1100);
     frames.validate().expect("consistent");
-    frames.offline(added).expect("nobody has a frame");
+    frames.offline(added).expect("all frames are free");
     assert_eq!(frames.remove_section(FrameNumber::new(SECTION)), Ok(added));
     assert_eq!(frames.remove_section(FrameNumber::new(SECTION)), Err(HotplugError::Absent));
     frames.validate().expect("consistent");
 }
 
 #[test]
-fn ranges_that_run_backwards_are_nobody_s() {
+fn ranges_that_run_backwards_are_absent() {
     let mut buffer = vec![MaybeUninit::uninit(); 1 << 20];
     let backwards = FrameRange::new(FrameNumber::new(64), FrameNumber::new(0));
     let memory = ZeroedMemory::zero(&mut buffer);

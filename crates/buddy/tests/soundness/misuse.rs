@@ -1,4 +1,4 @@
-//! Frees by number of anything: faults, and never a block that somebody holds by address.
+//! Frees of any number: they are faults, and never free a block that is held by address.
 
 use std::mem::MaybeUninit;
 
@@ -8,7 +8,7 @@ use testkit::Random;
 
 use crate::common::range;
 
-/// Numbers at random, of frames that are there and that are not: frees are faults or free what is allocated.
+/// Random numbers of present and absent frames: a free is a fault, or frees an allocated block.
 #[test]
 fn frees_of_any_number_leave_the_allocator_whole() {
     let frames = [range(5, 3000), range(5000, 5100)];

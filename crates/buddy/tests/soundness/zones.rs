@@ -1,4 +1,4 @@
-//! Zones: an address tells its zone, or there is no list.
+//! Zones: an address identifies its zone, or the list is refused.
 
 use std::ptr::{NonNull, without_provenance_mut};
 
@@ -22,8 +22,8 @@ fn buddy(start: usize, root: usize) -> (Frames, Metadata) {
     (buddy.expect("enough"), metadata)
 }
 
-/// Two buddies of the same numbers, at different addresses: a block of the second would have gone to the first.
-/// Mutation seen to fail: `ZoneList::new` without `agrees`.
+/// Two buddies of the same frame numbers at different addresses: a block of the second could be
+/// freed to the first. Mutation seen to fail: `ZoneList::new` without `maps_like`.
 #[test]
 fn zones_with_different_maps_are_no_list() {
     let [(one, _a), (other, _b), (next, _c)] =

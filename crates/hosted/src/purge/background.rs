@@ -55,7 +55,8 @@ struct Shared<T: 'static> {
 /// use std::time::Duration;
 /// static TIMES: AtomicUsize = AtomicUsize::new(0);
 /// let count = |times: &'static AtomicUsize| _ = times.fetch_add(1, Ordering::Relaxed);
-/// let background = hosted::Background::start(c"counter", Duration::from_millis(1), &TIMES, count)?;
+/// let every = Duration::from_millis(1);
+/// let background = hosted::Background::start(c"counter", every, &TIMES, count)?;
 /// while TIMES.load(Ordering::Relaxed) < 3 {
 ///     std::thread::yield_now();
 /// }

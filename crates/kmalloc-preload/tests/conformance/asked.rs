@@ -34,7 +34,8 @@ fn again_with_file() -> String {
     std::process::exit(if status.is_ok_and(|status| status.success()) { 0 } else { 1 });
 }
 
-/// Returns how many objects of a cache are in use, as the file says; none before it says anything of it.
+/// Returns how many objects of a cache are in use, as the file says; none before it says anything
+/// of it.
 fn objects(file: &str, cache: &str) -> Option<usize> {
     let text = std::fs::read_to_string(file).ok()?;
     assert!(text.starts_with("slabinfo - version: 2.1\n"), "whole: {text}");
@@ -88,9 +89,11 @@ fn current() {
     kept_in_child(&file);
 }
 
-/// A child of `fork` keeps the file as its parent does, which does nothing meanwhile but wait and write what is so of itself.
+/// A child of `fork` keeps the file as its parent does, which does nothing meanwhile but wait and
+/// write what is so of itself.
 fn kept_in_child(file: &str) {
-    // SAFETY: the child calls what children of processes with threads may: the allocator, files, `_exit`.
+    // SAFETY: the child calls what children of processes with threads may: the allocator, files,
+    // `_exit`.
     let child = unsafe { libc::fork() };
     if child == 0 {
         std::fs::remove_file(file).expect("the parent's");
@@ -119,7 +122,8 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// Runs a shell with statistics to `file`, after `before` in one without; returns what it says on standard error.
+/// Runs a shell with statistics to `file`, after `before` in one without; returns what it says on
+/// standard error.
 fn shell_with_file(before: &str, file: &Path) -> String {
     let run = format!("{before} KMALLOC_STATS=$0 LD_PRELOAD=$1 exec sh -c 'echo well'");
     let mut shell = Command::new("sh");
@@ -176,9 +180,11 @@ fn unwritable() {
     std::fs::remove_dir_all(folder).expect("ours");
 }
 
-/// `KMALLOC_STATS=1` writes to what standard error was, and to nothing that has got its descriptor's number since.
+/// `KMALLOC_STATS=1` writes to what standard error was, and to nothing that has got its
+/// descriptor's number since.
 ///
-/// Mutations seen to fail: no look at what the descriptor stands for at the end; descriptor 2 itself in place of a copy.
+/// Mutations seen to fail: no look at what the descriptor stands for at the end; descriptor 2
+/// itself in place of a copy.
 fn at_the_end() {
     if let Ok(file) = std::env::var("CLOSES") {
         let last = if file.is_empty() { 2 } else { 1023 };
@@ -186,7 +192,8 @@ fn at_the_end() {
         (2..=last).for_each(|descriptor| _ = unsafe { libc::close(descriptor) });
         if !file.is_empty() {
             let file = CString::new(file).expect("no zero");
-            // SAFETY: the name ends with zero. 150 descriptors, so that the number of the copy is among them.
+            // SAFETY: the name ends with zero. 150 descriptors, so that the number of the copy is
+            // among them.
             (0..150).for_each(|_| _ = unsafe { libc::open(file.as_ptr(), libc::O_WRONLY) });
         }
         return;

@@ -227,7 +227,8 @@ fn resized() {
     free(grown.cast());
 }
 
-/// Mutation seen to fail: statistics that leave what the system said when standard error was closed.
+/// Mutation seen to fail: statistics that leave what the system said when standard error was
+/// closed.
 fn errno_is_kept() {
     set_errno(1234);
     for bytes in [1, 100, 5000, 100_000, 10 << 20, 600 << 20] {
@@ -412,7 +413,8 @@ fn aligned_resized() {
     }
 }
 
-/// Each function refuses what there cannot be, with null and the number that its manual names, and what it was given stays.
+/// Each function refuses what there cannot be, with null and the number that its manual names, and
+/// what it was given stays.
 ///
 /// Mutations seen to fail: alignments that are taken as they come; `pvalloc` whose sum wraps.
 fn failures() {

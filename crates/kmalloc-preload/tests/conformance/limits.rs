@@ -11,7 +11,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "closed_standard_error_is_no_harm", run: closed_error, ends: Well },
 ];
 
-/// Runs this program again with a limit on its address space, as `ulimit -v` does, with the work of a check.
+/// Runs this program again with a limit on its address space, as `ulimit -v` does, with the work of
+/// a check.
 fn again_with_limit(bytes: u64) {
     if std::env::var_os("LIMITED").is_some() {
         return;

@@ -29,7 +29,8 @@ impl Steps {
     }
 }
 
-/// Holds up to 2,000 objects of up to `most` bytes, each full of a pattern of its own, and replaces them at random.
+/// Holds up to 2,000 objects of up to `most` bytes, each full of a pattern of its own, and replaces
+/// them at random.
 pub(crate) fn replace(seed: u64, count: usize, most: usize) {
     let mut steps = Steps(seed);
     let mut held: Vec<(*mut u8, usize, usize)> = Vec::new();

@@ -80,8 +80,9 @@ fn destructors() {
     assert!(DESTRUCTIONS.load(Ordering::Relaxed) >= 200 * 4);
 }
 
-/// Ten thousand threads, four at a time, whose destructors allocate, leave what the magazines of a few threads hold, and nothing that
-/// is still there when memory is asked back. Slots that no thread gives back would be 60 threads' magazines: 20 MB.
+/// Ten thousand threads, four at a time, whose destructors allocate, leave what the magazines of a
+/// few threads hold, and nothing that is still there when memory is asked back. Slots that no
+/// thread gives back would be 60 threads' magazines: 20 MB.
 ///
 /// Mutations seen to fail: numbers that are not given back; 100 bytes that each thread leaves.
 fn short_threads() {
@@ -187,7 +188,8 @@ fn fork_with_threads() {
     });
 }
 
-/// The thread that forks is not the first, has no number because 80 others run, and becomes the only one of the child.
+/// The thread that forks is not the first, has no number because 80 others run, and becomes the
+/// only one of the child.
 fn fork_by_a_thread() {
     let is_over = AtomicBool::new(false);
     let all_are_there = Barrier::new(81);
@@ -285,10 +287,11 @@ fn stepwise<R>(work: impl FnOnce() -> R) -> R {
     outcome
 }
 
-/// A handler that allocates comes after each instruction of the allocator: on all ways through it, refills, large blocks,
-/// blocks that move and memory that goes back among them.
+/// A handler that allocates comes after each instruction of the allocator: on all ways through it,
+/// refills, large blocks, blocks that move and memory that goes back among them.
 ///
-/// Mutations seen to fail: a slot that is taken though it is `busy`; `locking` not looked at, which waits for ever.
+/// Mutations seen to fail: a slot that is taken though it is `busy`; `locking` not looked at, which
+/// waits for ever.
 #[cfg(target_arch = "x86_64")]
 fn steps() {
     // SAFETY: all zero is a value of it.

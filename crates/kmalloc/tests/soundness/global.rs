@@ -1,4 +1,5 @@
-//! The global allocator: panics do not shut it, and never unwind out of `GlobalAlloc`; addresses of nothing enter no cache.
+//! The global allocator: panics do not shut it, and never unwind out of `GlobalAlloc`; addresses of
+//! nothing enter no cache.
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::mem::MaybeUninit;
@@ -20,14 +21,14 @@ fn static_arena() -> Static {
     Box::leak(Box::new(Arena::new(memory).expect("large enough")))
 }
 
-fn set_up() -> Result<Kmalloc<Static, Threads>, OutOfMemory> {
+fn set_up() -> Result<Kmalloc<(Static, Threads)>, OutOfMemory> {
     Ok(Kmalloc::new(Registry::new(static_arena(), Threads)?))
 }
 
 #[test]
 fn a_setup_that_panics_is_tried_again() {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
-    static HEAP: Global<Static, Threads> = Global::new(|| {
+    static HEAP: Global<(Static, Threads)> = Global::new(|| {
         assert!(CALLS.fetch_add(1, Ordering::SeqCst) > 0, "the first time");
         set_up()
     });
@@ -43,7 +44,8 @@ fn a_setup_that_panics_is_tried_again() {
 /// Set in the process in which a test does what ends the program.
 const CHILD: &str = "KMALLOC_SOUNDNESS_CHILD";
 
-/// Runs the test `name` again in another process, which must end by the panic that must not unwind, and not return from `die`.
+/// Runs the test `name` again in another process, which must end by the panic that must not unwind,
+/// and not return from `die`.
 fn ends_the_program(name: &str, die: impl FnOnce()) {
     if std::env::var_os(CHILD).is_some() {
         die();
@@ -60,7 +62,7 @@ fn ends_the_program(name: &str, die: impl FnOnce()) {
 
 #[test]
 fn a_setup_that_panics_in_a_request_of_the_program_ends_it() {
-    static HEAP: Global<Static, Threads> = Global::new(|| panic!("in setup"));
+    static HEAP: Global<(Static, Threads)> = Global::new(|| panic!("in setup"));
     ends_the_program("global::a_setup_that_panics_in_a_request_of_the_program_ends_it", || {
         // SAFETY: the layout has a size.
         let _ = catch_unwind(|| unsafe { HEAP.alloc(Layout::new::<u64>()) });
@@ -82,7 +84,7 @@ impl Shrink for Panicking {
 #[test]
 fn a_callback_that_panics_in_a_request_of_the_program_ends_it() {
     type Source = Reclaiming<Static, Panicking>;
-    static HEAP: Global<Source, Threads> = Global::new(|| {
+    static HEAP: Global<(Source, Threads)> = Global::new(|| {
         Ok(Kmalloc::new(Registry::new(Reclaiming::new(static_arena(), Panicking), Threads)?))
     });
     let layout = Layout::new::<[u8; 2000]>();
@@ -100,12 +102,12 @@ fn a_callback_that_panics_in_a_request_of_the_program_ends_it() {
 
 #[test]
 fn an_address_of_no_bytes_enters_no_cache() {
-    static HEAP: Global<Static, Threads> = Global::new(set_up);
+    static HEAP: Global<(Static, Threads)> = Global::new(set_up);
     for align in [1, 8, 64, 4096] {
         let nothing = Layout::from_size_align(0, align).expect("a layout");
         let dangling = std::ptr::without_provenance_mut::<u8>(align);
         for _ in 0..100 {
-            // SAFETY: there is nothing at the address, and by its layout nothing is freed.
+            // SAFETY: no memory is at the address, and by its layout nothing is freed.
             unsafe { HEAP.dealloc(dangling, nothing) };
         }
     }
@@ -127,7 +129,7 @@ fn an_address_of_no_bytes_enters_no_cache() {
 
 #[test]
 fn what_has_no_bytes_may_grow_and_shrink_to_none() {
-    static HEAP: Global<Static, Threads> = Global::new(set_up);
+    static HEAP: Global<(Static, Threads)> = Global::new(set_up);
     let (nothing, some) = (Layout::new::<[u64; 0]>(), Layout::new::<[u64; 9]>());
     for _ in 0..100 {
         // SAFETY: nothing is at the address, so nothing is copied or freed.

@@ -44,7 +44,8 @@ pub(super) struct Rivals<'m> {
 }
 
 impl<'m> Rivals<'m> {
-    /// Returns the allocators that `matches` names for this trace. `command` explains itself when one is not built in.
+    /// Returns the allocators that `matches` names for this trace. `command` explains itself when
+    /// one is not built in.
     pub(super) fn named(
         source: &Source,
         command: Command,

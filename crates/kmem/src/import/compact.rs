@@ -44,8 +44,8 @@ pub struct Compact<W> {
 struct Numbers(HashMap<String, u32>);
 
 impl<W: Write> Compact<W> {
-    /// Begins a trace. Nothing is written before the first event is, or the end: an input that is no recording leaves nothing
-    /// behind.
+    /// Begins a trace. Nothing is written before the first event is, or the end: an input that is
+    /// no recording leaves nothing behind.
     pub fn new(out: W) -> Self {
         let (sites, gfps) = (Numbers::default(), Numbers::default());
         Self { out, sites, gfps, last_ns: None, counts: Counts::default(), is_begun: false }
@@ -196,8 +196,8 @@ fn fits(event: &Recorded<'_>) -> bool {
         }
 }
 
-/// Returns an address less the base. Addresses below it, those that a kernel has hashed and those of other machines, are names
-/// too: their low bits tell them apart.
+/// Returns an address less the base. Addresses below it, those that a kernel has hashed and those
+/// of other machines, are names too: their low bits tell them apart.
 fn relative(address: u64) -> u64 {
     address.checked_sub(ADDRESS_BASE).unwrap_or(address & ((1 << 46) - 1))
 }

@@ -1,5 +1,5 @@
-//! The formats inside `perf.data`: what a tracepoint's bytes mean, as the recorded kernel described it
-//! (`tools/perf/Documentation/perf.data-file-format.txt`, `HEADER_TRACING_DATA`).
+//! The formats inside `perf.data`: what a tracepoint's bytes mean, as the recorded kernel described
+//! it (`tools/perf/Documentation/perf.data-file-format.txt`, `HEADER_TRACING_DATA`).
 
 use std::collections::HashMap;
 
@@ -22,7 +22,8 @@ pub(super) struct Format {
     pub(super) fields: HashMap<String, Field>,
 }
 
-/// Reads the formats of all `kmem` events by their number. Whatever is cut off or not as it should be ends the reading.
+/// Reads the formats of all `kmem` events by their number. Whatever is cut off or not as it should
+/// be ends the reading.
 pub(super) fn formats(section: &[u8], is_big_endian: bool) -> HashMap<u16, Format> {
     let mut formats = HashMap::new();
     let mut data = Data { rest: section, is_big_endian };

@@ -1,8 +1,10 @@
-//! Makes compact traces of what Linux records: `perf.data`, the text of `perf script`, the kernel's own `trace` file.
+//! Makes compact traces of what Linux records: `perf.data`, the text of `perf script`, the kernel's
+//! own `trace` file.
 //!
-//! [`text`] reads lines, `perf_data` (with the feature of that name) reads samples by the formats inside the file; both find
-//! fields by name, so that old and new kernels are read alike. [`compact`] writes. Names of programs, of hosts and of files,
-//! process numbers and command lines are never looked at.
+//! [`text`] reads lines, `perf_data` (with the feature of that name) reads samples by the formats
+//! inside the file; both find fields by name, so that old and new kernels are read alike.
+//! [`compact`] writes. Names of programs, of hosts and of files, process numbers and command lines
+//! are never looked at.
 
 pub mod compact;
 #[cfg(feature = "perf-data")]
@@ -79,8 +81,8 @@ enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind of an event of the kernel's name. Those of before 6.1 have `_node` twins, those of before 3.3 other names
-    /// for freed pages.
+    /// Returns the kind of an event of the kernel's name. Those of before 6.1 have `_node` twins,
+    /// those of before 3.3 other names for freed pages.
     fn of(name: &str) -> Option<Self> {
         match name {
             "kmalloc" | "kmalloc_node" => Some(Self::Kmalloc),
@@ -103,8 +105,8 @@ trait Fields<'t> {
     fn text(&self, name: &str) -> Option<&'t str>;
 }
 
-/// Whether an event is an allocation of pages that failed: its page is null, or its frame is the one that kernels record for
-/// no page.
+/// Whether an event is an allocation of pages that failed: its page is null, or its frame is the
+/// one that kernels record for no page.
 fn has_failed<'t>(kind: Kind, fields: &impl Fields<'t>) -> bool {
     kind == Kind::PageAllocate
         && (fields.number("page", true) == Some(0)

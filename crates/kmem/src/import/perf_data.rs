@@ -20,7 +20,8 @@ pub const MAGIC: &[u8; 8] = b"PERFILE2";
 /// Reads the file, which errors call `name`, and writes a compact trace.
 ///
 /// # Errors
-/// A file that is none, or that was recorded without kmem events or their times; an output that takes no more.
+/// A file that is none, or that was recorded without kmem events or their times; an output that
+/// takes no more.
 pub fn import(name: &str, file: impl Read + Seek, out: impl Write) -> Result<Counts, ImportError> {
     let wrong = |error: linux_perf_data::Error| {
         Mismatch::new("a whole perf.data file", error.to_string()).in_file(name)

@@ -135,10 +135,11 @@ fn take(line: &[u8], compact: &mut Compact<impl Write>) -> io::Result<bool> {
 /// Returns the losses that a line reports:
 ///
 /// ```text
-/// CPU:1 [LOST 123 EVENTS]        the kernel's trace file; without a number where the kernel has none
+/// CPU:1 [LOST 123 EVENTS]        the trace file; the number is missing where unknown
 /// CPU:1 [123 EVENTS DROPPED]     trace-cmd report, with or without a number
 /// ... PERF_RECORD_LOST lost 123  perf script --show-lost-events
-/// # entries-in-buffer/entries-written: 22733/999999   #P:2    the head of the trace file: the rest was overwritten
+/// # entries-in-buffer/entries-written: 22733/999999   #P:2
+///                                the head of the trace file: the rest was overwritten
 /// ```
 fn losses(line: &str) -> Option<Losses> {
     if let Some((_, rest)) = line.split_once("entries-in-buffer/entries-written:") {

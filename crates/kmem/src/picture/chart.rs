@@ -271,7 +271,8 @@ impl Plot {
     }
 }
 
-/// Returns a round distance of which about `count` make `highest`; for bytes, a round number of their unit.
+/// Returns a round distance of which about `count` make `highest`; for bytes, a round number of
+/// their unit.
 fn round_step(highest: f64, bytes: bool, count: f64) -> f64 {
     let unit = match bytes {
         true => f64::from(1 << (10 * (highest.max(1.0).log2() / 10.0) as u32).min(30)),

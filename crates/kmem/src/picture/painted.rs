@@ -54,7 +54,8 @@ fn draw(svg: &mut Svg, run: &Run<'_>, (left, top): (f64, f64), width: f64) {
     }
 }
 
-/// Takes a line apart at its escapes. An `ink` goes on from line to line until another one is taken.
+/// Takes a line apart at its escapes. An `ink` goes on from line to line until another one is
+/// taken.
 fn runs<'t>(line: &'t str, ink: &mut Option<Ink>) -> Vec<Run<'t>> {
     let mut pieces = line.split("\x1b[");
     let mut runs = vec![Run { ink: *ink, text: pieces.next().unwrap_or("") }];

@@ -1,4 +1,5 @@
-//! How a picture is shown on a terminal: as pictures or plain, with or without colours, and at which pace.
+//! How a picture is shown on a terminal: as pictures or plain, with or without colours, and at
+//! which pace.
 
 use std::io::{self, Write};
 use std::time::Duration;

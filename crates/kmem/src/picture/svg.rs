@@ -1,4 +1,5 @@
-//! SVG, written by hand: rectangles, paths and text with classes, whose colours are variables with a light and a dark set.
+//! SVG, written by hand: rectangles, paths and text with classes, whose colours are variables with
+//! a light and a dark set.
 
 use std::fmt::Write;
 
@@ -119,7 +120,8 @@ impl Svg {
     }
 }
 
-/// Returns `text` with nothing in it that markup would take for its own, inside elements and quoted attributes.
+/// Returns `text` with nothing in it that markup would take for its own, inside elements and quoted
+/// attributes.
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for character in text.chars() {

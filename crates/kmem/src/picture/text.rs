@@ -13,7 +13,8 @@ pub fn thousands(number: u64) -> String {
     grouped
 }
 
-/// Returns `bytes` in the largest unit of which there is at least one, with three digits: `640 B`, `1.25 MiB`.
+/// Returns `bytes` in the largest unit of which there is at least one, with three digits: `640 B`,
+/// `1.25 MiB`.
 pub fn size(bytes: u64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
     let unit = (bytes.max(1).ilog2() / 10).min(4) as usize;

@@ -19,7 +19,8 @@ const SHARE: usize = 512;
 pub struct Division {
     /// In the kernel's zones DMA, DMA32 and Normal, or all in Normal.
     pub in_zones: bool,
-    /// The number of nodes of equal size, at least one. CPU n belongs to node n modulo this number.
+    /// The number of nodes of equal size, at least one. CPU n belongs to node n modulo this
+    /// number.
     pub nodes: u16,
 }
 
@@ -64,7 +65,8 @@ impl BuddyPages {
     /// No frames, or no memory for the metadata.
     pub fn with_ranges(ranges: &[FrameRange], division: Division, cpus: u16) -> io::Result<Self> {
         let nodes = division.nodes.max(1);
-        // Leaked, 32 bytes for each replay: the buddy keeps its `Cpu` inside, and the replay switches it from outside.
+        // Leaked, 32 bytes for each replay: the buddy keeps its `Cpu` inside, and the replay
+        // switches it from outside.
         let cpus: &'static SwitchedCpu = Box::leak(Box::new(SwitchedCpu::new(cpus.into())));
         let limits = if division.in_zones { &ZONES[..] } else { &ZONES[2..] };
         let mut zones = Vec::new();
@@ -90,7 +92,8 @@ impl BuddyPages {
         }
     }
 
-    /// Iterates over the zones, lowest first: node, name, and the number of free blocks of each mobility and order.
+    /// Iterates over the zones, lowest first: node, name, and the number of free blocks of each
+    /// mobility and order.
     pub fn zones(&self) -> impl Iterator<Item = (u16, &'static str, [FreeCounts; 3])> {
         let counts = |zone: &Zone| (zone.node, zone.name, zone.buddy.free_counts_by_mobility());
         self.zones.iter().map(counts)
@@ -151,7 +154,8 @@ impl PageTarget for BuddyPages {
         self.node = if self.nodes == 1 { 0 } else { cpu % self.nodes };
     }
 
-    /// Takes from the highest zone that has a block, of the CPU's own node first; lower ones serve for it.
+    /// Takes from the highest zone that has a block, of the CPU's own node first; lower ones serve
+    /// for it.
     #[inline]
     fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
         let order = Order::new(order).ok_or(OutOfMemory)?;
@@ -180,7 +184,7 @@ impl PageTarget for BuddyPages {
     }
 
     fn splits_and_merges(&self) -> (usize, usize) {
-        let counts = self.zones.iter().map(|zone| zone.buddy.observer());
+        let counts = self.zones.iter().map(|zone| zone.buddy.trace());
         counts.fold((0, 0), |sum, counts| (sum.0 + counts.splits(), sum.1 + counts.merges()))
     }
 

@@ -1,4 +1,5 @@
-//! Caches that a trace asks for: opened on first sight, found by the trace's number and the size asked for.
+//! Caches that a trace asks for: opened on first sight, found by the trace's number and the size
+//! asked for.
 
 use std::collections::HashMap;
 
@@ -68,7 +69,8 @@ impl<C: Copy> Caches<C> {
         self.by_id[index].get_or_insert(recent);
     }
 
-    /// Returns the index of the cache for such objects, opened on first sight; `NO_CACHE` when there is no memory for it.
+    /// Returns the index of the cache for such objects, opened on first sight; `NO_CACHE` when
+    /// there is no memory for it.
     #[inline]
     pub(super) fn find(
         &mut self,

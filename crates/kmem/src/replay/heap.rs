@@ -1,4 +1,5 @@
-//! Allocators that know neither caches nor CPUs, as targets: every object, and every block of pages, is asked for with its layout.
+//! Allocators that know neither caches nor CPUs, as targets: every object, and every block of
+//! pages, is asked for with its layout.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::{NonNull, with_exposed_provenance_mut};
@@ -101,7 +102,8 @@ impl<H: Heap> PageTarget for HeapPages<H> {
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
         let start = with_exposed_provenance_mut(frame as usize * PAGE_SIZE);
         let start = NonNull::new(start).ok_or("no block is at address zero")?;
-        // SAFETY: clause 1: `allocate` got it for this layout and exposed it; `Pages` frees what is live, once, in its order.
+        // SAFETY: clause 1: `allocate` got it for this layout and exposed it; `Pages` frees what is
+        // live, once, in its order.
         unsafe { self.0.free(start, block(order)) };
         Ok(())
     }

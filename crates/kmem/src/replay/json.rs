@@ -1,6 +1,7 @@
 //! Outcomes as JSON.
 //!
-//! Written by hand: an object of numbers, booleans and one string needs no library, only the escapes of RFC 8259 §7.
+//! Written by hand: an object of numbers, booleans and one string needs no library, only the
+//! escapes of RFC 8259 §7.
 
 use std::fmt::Write;
 

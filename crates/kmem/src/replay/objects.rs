@@ -27,7 +27,8 @@ pub struct Objects<T: ObjectTarget> {
     lifetimes: Lifetimes,
 }
 
-/// Objects freed, by the binary logarithm of their age in microseconds: below 1, from 1, from 2, from 4 ...
+/// Objects freed, by the binary logarithm of their age in microseconds: below 1, from 1, from 2,
+/// from 4 ...
 pub type Lifetimes = [u64; 33];
 
 /// A live object of ours.
@@ -49,7 +50,8 @@ unsafe impl Zeroable for Live {
 }
 
 impl<T: ObjectTarget> Objects<T> {
-    /// Replays on `target`. With `checks`, objects carry a pattern that is checked when they are freed.
+    /// Replays on `target`. With `checks`, objects carry a pattern that is checked when they are
+    /// freed.
     pub fn new(target: T, checks: bool) -> Self {
         let caches = Caches::new();
         let checks = checks && T::BACKED;
@@ -166,7 +168,8 @@ impl<T: ObjectTarget> Objects<T> {
         }
     }
 
-    /// Frees everything that is live and gives back every page, unless the target gives up. `line` is the trace's last.
+    /// Frees everything that is live and gives back every page, unless the target gives up. `line`
+    /// is the trace's last.
     pub fn finish(&mut self, line: u64, findings: &mut Findings) {
         for live in std::mem::take(&mut self.live).into_values() {
             if self.target.has_given_up() {
@@ -206,7 +209,8 @@ impl<T: ObjectTarget> Objects<T> {
         self.stamp = self.stamp.wrapping_add(1);
         match start {
             Some(start) if self.checks => {
-                // SAFETY: the target was just asked for at least these bytes, and is backed where `checks` is set.
+                // SAFETY: the target was just asked for at least these bytes, and is backed where
+                // `checks` is set.
                 unsafe { pattern::write(start, requested_bytes as usize, self.stamp) };
             }
             Some(_) => {}

@@ -80,7 +80,8 @@ pub struct Findings {
     trace: String,
     count: u64,
     shown: Vec<String>,
-    /// Whether a request of objects, or of pages, has found no memory: of each only the first is kept with its text.
+    /// Whether a request of objects, or of pages, has found no memory: of each only the first is
+    /// kept with its text.
     is_short: [bool; 2],
 }
 
@@ -128,7 +129,8 @@ pub struct Outcome {
     pub trace: String,
     /// Events of the six kinds.
     pub events: u64,
-    /// Events that the recording lost: with any, totals are too small, and frees and allocations do not match.
+    /// Events that the recording lost: with any, totals are too small, and frees and allocations
+    /// do not match.
     pub losses: Losses,
     /// Whether the trace was replayed to its end, and everything freed.
     pub is_complete: bool,

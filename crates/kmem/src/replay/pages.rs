@@ -61,7 +61,8 @@ impl<T: PageTarget> Pages<T> {
         &self.totals
     }
 
-    /// Has the memory bring what is known of the block at the traced `frame`, which an event to come is about.
+    /// Has the memory bring what is known of the block at the traced `frame`, which an event to
+    /// come is about.
     #[inline(always)]
     pub fn prefetch(&self, frame: u64) {
         self.live.prefetch(frame);
@@ -113,7 +114,8 @@ impl<T: PageTarget> Pages<T> {
         }
     }
 
-    /// Frees everything that is live and brings all of it home, unless the target gives up. `line` is the trace's last.
+    /// Frees everything that is live and brings all of it home, unless the target gives up. `line`
+    /// is the trace's last.
     pub fn finish(&mut self, line: u64, findings: &mut Findings) {
         for live in std::mem::take(&mut self.live).into_values() {
             if self.target.has_given_up() {

@@ -68,7 +68,8 @@ impl Pattern {
 
     fn next_word(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(FACTOR).wrapping_add(INCREMENT);
-        // The low bits of such a generator depend on low bits only, and the stamp is in the high ones.
+        // The low bits of such a generator depend on low bits only, and the stamp is in the high
+        // ones.
         self.0 ^ self.0 >> 32
     }
 }

@@ -1,7 +1,7 @@
 //! Reading and replaying side by side: one thread decodes, one parses, the caller's replays.
 //!
-//! Batches go round between the last two over bounded channels; whoever is slower makes the other wait. A handful of batches
-//! exists however long the trace is.
+//! Batches go round between the last two over bounded channels; whoever is slower makes the other
+//! wait. A handful of batches exists however long the trace is.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -69,9 +69,10 @@ impl From<io::Error> for ReplayError {
 
 /// Replays `source` to its end.
 ///
-/// `targets` makes both stacks for a number of CPU slots: `options.cpus`, or one more than the highest CPU among the first
-/// events. Should a higher one turn up later, it shares a slot. `watch` sees the replay after each batch, and how many bytes
-/// of the input were read; it may end the replay early.
+/// `targets` makes both stacks for a number of CPU slots: `options.cpus`, or one more than the
+/// highest CPU among the first events. Should a higher one turn up later, it shares a slot. `watch`
+/// sees the replay after each batch, and how many bytes of the input were read; it may end the
+/// replay early.
 ///
 /// # Errors
 /// [`ReplayError`].
@@ -210,8 +211,8 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         }
     }
 
-    /// Frees everything, gives everything back, and says what the whole of it came to. When a target gives up, even before,
-    /// what is live stays, and the outcome is not complete.
+    /// Frees everything, gives everything back, and says what the whole of it came to. When a
+    /// target gives up, even before, what is live stays, and the outcome is not complete.
     pub fn finish(mut self) -> Outcome {
         let mut outcome = self.outcome;
         outcome.objects = self.objects.totals().clone();

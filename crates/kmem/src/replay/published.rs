@@ -1,4 +1,5 @@
-//! Published allocators, each over a range of memory of its own. They are played by one thread, so without their locks.
+//! Published allocators, each over a range of memory of its own. They are played by one thread, so
+//! without their locks.
 
 use std::alloc::Layout;
 use std::io;
@@ -141,8 +142,8 @@ pub(super) struct BuddySlab {
 }
 
 impl BuddySlab {
-    /// Its blocks are aligned to their size from its first page on, which lies behind its metadata: the region begins where that
-    /// page is aligned too.
+    /// Its blocks are aligned to their size from its first page on, which lies behind its metadata:
+    /// the region begins where that page is aligned too.
     pub(super) fn new(memory: &Mapped) -> Self {
         let mut skipped = 0;
         loop {

@@ -40,7 +40,8 @@ pub trait Visit {
     fn visit<H: Heap>(self, make: impl FnOnce() -> io::Result<H>) -> Self::Output;
 }
 
-/// Does something with the rival called `name`, over `bytes` of memory; `None` when this program was built without it.
+/// Does something with the rival called `name`, over `bytes` of memory; `None` when this program
+/// was built without it.
 pub fn with<V: Visit>(name: &str, bytes: usize, visit: V) -> Option<V::Output> {
     match name {
         "system" => Some(visit.visit(|| Ok(System))),

@@ -22,7 +22,8 @@ use crate::backed::{Backed, CountedBuddy};
 
 /// Pages asked of the caches when a request finds no memory.
 const RECLAIMED_AT_ONCE: usize = 64;
-/// Requests that fail, and frees, until the next attempt after one for nothing: each looks at every cache.
+/// Requests that fail, and frees, until the next attempt after one for nothing: each looks at every
+/// cache.
 const HOPELESS: usize = 1000;
 
 type Cpus = &'static SwitchedCpu;
@@ -43,8 +44,8 @@ pub enum PageUse<'n> {
 
 /// All four layers, played by one thread on several CPU slots.
 pub struct Stack {
-    caches: Vec<Cache<Source, Cpus>>,
-    kmalloc: Option<Kmalloc<Source, Cpus>>,
+    caches: Vec<Cache<(Source, Cpus)>>,
+    kmalloc: Option<Kmalloc<(Source, Cpus)>>,
     cpus: Cpus,
     machine: NonNull<Backed<Cpus>>,
     free_at_start: Vec<(FrameNumber, Order)>,
@@ -81,7 +82,8 @@ impl Stack {
             hopeless: 0,
         };
         stack.free_at_start = stack.machine().buddy().free_blocks().collect();
-        // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends before the machine.
+        // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends
+        // before the machine.
         let source: Source = unsafe { &*machine };
         let registry = Registry::new(source, cpus).map_err(io::Error::other)?;
         stack.kmalloc = Some(Kmalloc::new(registry));
@@ -110,7 +112,7 @@ impl Stack {
             self.hopeless -= 1;
             return false;
         }
-        let pages = self.kmalloc().registry().shrink_pages(RECLAIMED_AT_ONCE);
+        let pages = self.kmalloc().registry().shrink(RECLAIMED_AT_ONCE);
         let at_hand = self.machine().buddy().drain();
         self.reclaims += 1;
         self.reclaimed_pages += pages;
@@ -120,7 +122,8 @@ impl Stack {
         pages + at_hand > 0
     }
 
-    /// Returns all caches in the form of the kernel's `/proc/slabinfo`; empty once the target was shrunk.
+    /// Returns all caches in the form of the kernel's `/proc/slabinfo`; empty once the target was
+    /// shrunk.
     pub fn slabinfo(&self) -> String {
         let mut text = String::new();
         if let Some(kmalloc) = &self.kmalloc {
@@ -129,8 +132,8 @@ impl Stack {
         text
     }
 
-    /// Calls `look` with each stretch of pages that are not free: its first page, counted from the start of memory, how many,
-    /// and for what.
+    /// Calls `look` with each stretch of pages that are not free: its first page, counted from the
+    /// start of memory, how many, and for what.
     pub fn for_each_use(&self, mut look: impl FnMut(usize, usize, PageUse<'_>)) {
         let start = self.machine().start_address();
         let page = |address: usize| (address - start) / PAGE_SIZE;
@@ -149,7 +152,7 @@ impl Stack {
         for block in self.machine().buddy().blocks().filter(not_free) {
             let used = match block.state {
                 _ if ballast.contains(&block.start) => PageUse::Ballast,
-                BlockState::Kept => PageUse::AtHand,
+                BlockState::Cached => PageUse::AtHand,
                 _ => PageUse::Large,
             };
             let frames = block.start.get() - first..block.start.get() - first + block.frames;
@@ -165,7 +168,7 @@ impl Stack {
     }
 
     #[inline(always)]
-    fn kmalloc(&self) -> &Kmalloc<Source, Cpus> {
+    fn kmalloc(&self) -> &Kmalloc<(Source, Cpus)> {
         self.kmalloc.as_ref().expect("I2: no requests after the end")
     }
 }
@@ -173,7 +176,7 @@ impl Stack {
 /// Sums the slabs taken and returned, and names the first cache that still holds pages.
 ///
 /// The last cache of the registry is left out: it holds the caches themselves.
-fn look_at_caches(registry: &Registry<Source, Cpus>) -> (usize, usize, Option<String>) {
+fn look_at_caches(registry: &Registry<(Source, Cpus)>) -> (usize, usize, Option<String>) {
     let (mut grown, mut given_back, mut keeper) = (0, 0, None);
     let mut last: Option<CacheStats> = None;
     registry.stats(|stats| {
@@ -189,8 +192,8 @@ fn look_at_caches(registry: &Registry<Source, Cpus>) -> (usize, usize, Option<St
     (grown, given_back, keeper)
 }
 
-// SAFETY: objects come from caches of at least their size and alignment, bytes from kmalloc for their layout; both hand
-// out memory of the mapping, once until it is freed.
+// SAFETY: objects come from caches of at least their size and alignment, bytes from kmalloc for
+// their layout; both hand out memory of the mapping, once until it is freed.
 unsafe impl ObjectTarget for Stack {
     /// An index.
     type Cache = usize;
@@ -245,7 +248,7 @@ unsafe impl ObjectTarget for Stack {
 
     fn totals(&self) -> StackTotals {
         let machine = self.machine();
-        let counts = machine.buddy().observer();
+        let counts = machine.buddy().trace();
         StackTotals {
             held_pages: machine.held_pages(),
             peak_pages: machine.peak_pages(),

@@ -51,7 +51,8 @@ struct Slot<V> {
     value: V,
 }
 
-/// Returns what stands for `number` in a slot: never what stands for none, as traced numbers are below 2^52.
+/// Returns what stands for `number` in a slot: never what stands for none, as traced numbers are
+/// below 2^52.
 #[inline(always)]
 fn name(number: u64) -> u64 {
     debug_assert!(!number != FREE);
@@ -106,8 +107,8 @@ impl<V: Copy + Zeroable> Table<V> {
         Some(value)
     }
 
-    /// Gives `number` a value in place of the one it has, if it has one. O(1) on average; now and then twice the memory is
-    /// allocated.
+    /// Gives `number` a value in place of the one it has, if it has one. O(1) on average; now and
+    /// then twice the memory is allocated.
     #[inline]
     pub(super) fn insert(&mut self, number: u64, value: V) {
         if self.taken * 2 >= self.slots.len() {
@@ -188,7 +189,8 @@ impl<V: Copy + Zeroable> Slots<V> {
         let memory = Mapped::reserve(bytes).expect("there is memory for what is live");
         if bytes >= HUGE_PAGE_BYTES {
             let start = memory.start().as_ptr();
-            // SAFETY: all of our mapping; the advice changes what its pages are made of, and nothing that they hold.
+            // SAFETY: all of our mapping; the advice changes what its pages are made of, and
+            // nothing that they hold.
             let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
         }
         Self { memory, count, owns_slots: PhantomData }

@@ -76,7 +76,8 @@ pub unsafe trait ObjectTarget {
         StackTotals::default()
     }
 
-    /// Gives back every page, those that idle CPUs keep too. Called once, at the end, when no object is live.
+    /// Gives back every page, those that idle CPUs keep too. Called once, at the end, when no
+    /// object is live.
     ///
     /// # Errors
     /// What is wrong below, or still keeps pages.
@@ -89,8 +90,8 @@ pub unsafe trait ObjectTarget {
         true
     }
 
-    /// Returns whether the replay is to end here, without another request and without freeing what is live. Asked after each
-    /// event.
+    /// Returns whether the replay is to end here, without another request and without freeing what
+    /// is live. Asked after each event.
     #[inline]
     fn has_given_up(&self) -> bool {
         false
@@ -108,8 +109,9 @@ pub trait PageTarget {
         let _ = cpu;
     }
 
-    /// Allocates 2^`order` frames and returns the first, which is below [`MAX_FRAMES`](crate::trace::event::MAX_FRAMES).
-    /// `migratetype` is the recorded kernel's: 0 unmovable, 1 movable, 2 reclaimable, others its own.
+    /// Allocates 2^`order` frames and returns the first, which is below
+    /// [`MAX_FRAMES`](crate::trace::event::MAX_FRAMES). `migratetype` is the recorded kernel's:
+    /// 0 unmovable, 1 movable, 2 reclaimable, others its own.
     ///
     /// # Errors
     /// When memory is out.
@@ -124,7 +126,8 @@ pub trait PageTarget {
     /// Brings home what CPUs keep.
     fn drain(&mut self) {}
 
-    /// Returns how many blocks were split in two, and how many pairs became one; nothing where nobody counts.
+    /// Returns how many blocks were split in two, and how many pairs became one; nothing where
+    /// nobody counts.
     fn splits_and_merges(&self) -> (usize, usize) {
         (0, 0)
     }

@@ -28,7 +28,8 @@ impl<T> Timed<T> {
         Self::with_patience(inner, Duration::MAX)
     }
 
-    /// Takes the time of `inner`, and has the replay end when its operations took longer than `patience`.
+    /// Takes the time of `inner`, and has the replay end when its operations took longer than
+    /// `patience`.
     pub fn with_patience(inner: T, patience: Duration) -> Self {
         let left_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
         Self { inner, allocations: no_times(), frees: no_times(), left_ns }

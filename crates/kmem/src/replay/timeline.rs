@@ -1,4 +1,5 @@
-//! A replay over its time: samples taken between batches, at most [`MOST_SAMPLES`] of them however long the trace is.
+//! A replay over its time: samples taken between batches, at most [`MOST_SAMPLES`] of them however
+//! long the trace is.
 
 use super::pipeline::Replay;
 use super::target::{FreeCounts, ObjectTarget, PageTarget};

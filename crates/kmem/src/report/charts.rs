@@ -11,7 +11,8 @@ use crate::replay::timeline::{Sample, Timeline};
 
 /// Caches with a band of their own; with kmalloc and the others there are eight bands.
 const BANDS: usize = 6;
-/// The orders whose reach is followed: a kernel stack, 256 KiB, a huge page, the kernel's largest block.
+/// The orders whose reach is followed: a kernel stack, 256 KiB, a huge page, the kernel's largest
+/// block.
 const FOLLOWED: [usize; 4] = [2, 6, 9, 10];
 /// Orders of free blocks that share a band: from, to.
 const GROUPS: [(usize, usize); 8] =

@@ -1,7 +1,7 @@
 //! The same events on other allocators: time, memory, checks and totals side by side.
 //!
-//! Object events and page events are two replays, each with a fresh allocator, as ours have a stack for each: a recorded kernel's
-//! page events contain the pages of its slabs.
+//! Object events and page events are two replays, each with a fresh allocator, as ours have a stack
+//! for each: a recorded kernel's page events contain the pages of its slabs.
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};

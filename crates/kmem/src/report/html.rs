@@ -1,5 +1,5 @@
-//! The report as one page: no script, no network, light or dark as the reader's system is. Charts exist twice, for wide and
-//! for narrow screens, and the style shows one of them.
+//! The report as one page: no script, no network, light or dark as the reader's system is. Charts
+//! exist twice, for wide and for narrow screens, and the style shows one of them.
 
 use page_frame::PAGE_SIZE;
 

@@ -1,4 +1,5 @@
-//! The report of a replay: charts over its time, tables, maps of memory at its end, as one page or as files.
+//! The report of a replay: charts over its time, tables, maps of memory at its end, as one page or
+//! as files.
 
 pub mod charts;
 pub mod compare;
@@ -41,8 +42,8 @@ pub struct Report {
     pub maps: Vec<(&'static str, String)>,
 }
 
-/// Looks at a replay at the end of its trace, when everything is still live, and then finishes it. `kernel` is the recorded
-/// kernel's own slabinfo.
+/// Looks at a replay at the end of its trace, when everything is still live, and then finishes it.
+/// `kernel` is the recorded kernel's own slabinfo.
 pub fn gather(
     replay: TimedReplay,
     timeline: &Timeline,

@@ -52,8 +52,8 @@ impl Table {
         if self.columns[column] == VERDICT { " class='text'" } else { "" }
     }
 
-    /// Returns the table for a terminal: columns as wide as they have to be, two blanks between them. Columns for which there is
-    /// no room stand below, beside the first one once more.
+    /// Returns the table for a terminal: columns as wide as they have to be, two blanks between
+    /// them. Columns for which there is no room stand below, beside the first one once more.
     pub fn text(&self) -> String {
         let lines = || std::iter::once(&self.columns).chain(&self.rows);
         let width = |column: usize| lines().map(|cells| cells[column].chars().count()).max();
@@ -91,7 +91,8 @@ impl Table {
     }
 }
 
-/// Returns which columns but the first stand beside one another, by the width of each; one alone may be too wide for the terminal.
+/// Returns which columns but the first stand beside one another, by the width of each; one alone
+/// may be too wide for the terminal.
 fn parts(widths: &[usize]) -> Vec<Range<usize>> {
     let mut parts = Vec::new();
     let (mut begin, mut taken) = (1, 0);

@@ -1,4 +1,5 @@
-//! One allocator's turn in a comparison: a replay of a trace's object events, or of its page events, timed and bounded.
+//! One allocator's turn in a comparison: a replay of a trace's object events, or of its page
+//! events, timed and bounded.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -38,7 +39,8 @@ pub(super) struct Done {
 }
 
 impl Done {
-    /// Says which total is not that of `expected`; nothing of a run that was stopped before the end.
+    /// Says which total is not that of `expected`; nothing of a run that was stopped before the
+    /// end.
     pub(super) fn difference_from(&self, expected: &Totals) -> Option<String> {
         let mut pairs = expected.iter().zip(&self.totals);
         let ((name, expected), (_, found)) = pairs.find(|(one, other)| one != other)?;

@@ -1,7 +1,7 @@
 //! One event of a trace, in the form in which it travels from the reader to the replay.
 //!
-//! Numbers of a trace stay numbers here: a traced address is a *name* for an object that lived in another machine, and
-//! is never turned into a pointer.
+//! Numbers of a trace stay numbers here: a traced address is a *name* for an object that lived in
+//! another machine, and is never turned into a pointer.
 
 /// Trace CPUs are 0 to 1023; beyond is an error of the input.
 pub const MAX_CPUS: u16 = 1024;
@@ -21,7 +21,8 @@ pub const MAX_FRAMES: u64 = 1 << 52;
 /// An event of one of the six kinds that are replayed and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// Microseconds between the batch's begin and this event; the largest number stands for all beyond an hour.
+    /// Microseconds between the batch's begin and this event; the largest number stands for all
+    /// beyond an hour.
     pub micros_in_batch: u32,
     /// Lines between the batch's first line and this event's.
     pub line_in_batch: u16,
@@ -67,7 +68,8 @@ pub enum Action {
         frame: u64,
         /// 0 to [`MAX_ORDER`].
         order: u8,
-        /// The recorded kernel's migratetype: 0 unmovable, 1 movable, 2 reclaimable, others its own.
+        /// The recorded kernel's migratetype: 0 unmovable, 1 movable, 2 reclaimable, others its
+        /// own.
         migratetype: u8,
     },
     /// `P`: mm_page_free.

@@ -1,13 +1,14 @@
 //! Reads the lines of which a trace has millions, without a loop over their bytes.
 //!
-//! Whatever is the least unusual is left to [`parse`](super::line::parse), which decides what a line means and what is wrong with
-//! one: a line that is read here is read alike there.
+//! Whatever is the least unusual is left to [`parse`](super::line::parse), which decides what a
+//! line means and what is wrong with one: a line that is read here is read alike there.
 //!
 //! # Concepts
-//! A *window* is the 64 bytes from a line's first on. Two words have a bit for each of them: where the commas are, and where the
-//! line breaks. So the line's end is known before its fields are looked at, and no field waits for the one before it; a
-//! processor reads several at once. Digits are turned into a number eight at a time (Lamport 1975, "Multiple byte processing with
-//! full-word instructions").
+//! A *window* is the 64 bytes from a line's first on. Two words have a bit for each of them: where
+//! the commas are, and where the line breaks. So the line's end is known before its fields are
+//! looked at, and no field waits for the one before it; a processor reads several at once. Digits
+//! are turned into a number eight at a time (Lamport 1975, "Multiple byte processing with full-word
+//! instructions").
 
 use super::event::{Action, MAX_CPUS, MAX_ORDER};
 use super::line::Line;
@@ -27,7 +28,8 @@ const fn each(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
-/// Reads the event that `text` begins with, and returns how many bytes its line has, with the line break. `None` is no judgement.
+/// Reads the event that `text` begins with, and returns how many bytes its line has, with the line
+/// break. `None` is no judgement.
 #[inline(always)]
 pub(super) fn event(text: &[u8]) -> Option<(Line<'static>, usize)> {
     let text: &[u8; BYTES_NEEDED] = text.first_chunk()?;
@@ -90,7 +92,8 @@ struct Fields<'w> {
 }
 
 impl Fields<'_> {
-    /// Takes a field and returns how many bytes it has. Behind the last delimiter every field is empty.
+    /// Takes a field and returns how many bytes it has. Behind the last delimiter every field is
+    /// empty.
     #[inline(always)]
     fn take(&mut self) -> u32 {
         let end = self.delimiters.trailing_zeros();
@@ -140,7 +143,8 @@ impl Fields<'_> {
         let length = self.take();
         let mut value = 0;
         let (mut at, mut left) = (start, length);
-        // A recording's addresses have more than eight digits, its frames fewer: the processor foresees this.
+        // A recording's addresses have more than eight digits, its frames fewer: the processor
+        // foresees this.
         if length > 8 {
             value = self.eight_hexadecimal(self.word(start) ^ each(0x30));
             (at, left) = (start + 8, length - 8);
@@ -168,7 +172,8 @@ impl Fields<'_> {
     }
 }
 
-/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first byte's lowest.
+/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first
+/// byte's lowest.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
@@ -196,7 +201,8 @@ fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
     unsafe { masks(window) }
 }
 
-/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first byte's lowest.
+/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first
+/// byte's lowest.
 #[cfg(not(target_arch = "x86_64"))]
 fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
     let mask = |wanted: u8| {

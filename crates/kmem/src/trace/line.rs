@@ -245,8 +245,9 @@ impl<'a> Fields<'a> {
         self.number::<16>(max).ok_or_else(|| Unexpected::field(expected, self.rest))
     }
 
-    /// Reads a comma and a number of at most `max`, in as many digits as cannot overflow a word: 19 decimal ones or 16
-    /// hexadecimal ones. So the sum needs no check, and one compare at its end decides.
+    /// Reads a comma and a number of at most `max`, in as many digits as cannot overflow a word: 19
+    /// decimal ones or 16 hexadecimal ones. So the sum needs no check, and one compare at its
+    /// end decides.
     #[inline(always)]
     fn number<const RADIX: u8>(&mut self, max: u64) -> Option<u64> {
         let max_digits = if RADIX == 16 { 16 } else { 19 };
@@ -256,7 +257,8 @@ impl<'a> Fields<'a> {
         while let Some(&byte) = bytes.get(digits) {
             let digit = DIGITS[usize::from(byte)];
             if digit >= RADIX {
-                // Something else than a comma behind the digits belongs to this field and spoils it.
+                // Something else than a comma behind the digits belongs to this field and spoils
+                // it.
                 if byte != b',' {
                     return None;
                 }

@@ -45,8 +45,8 @@ use std::path::Path;
 /// First words of a plain trace.
 pub const HEADER: &str = "# kmem-compact";
 
-/// Whether the zstd decoder drops text before a fault in its stream, how much depending on how the bytes arrive: the one in C
-/// does, as it decodes several blocks in a call.
+/// Whether the zstd decoder drops text before a fault in its stream, how much depending on how the
+/// bytes arrive: the one in C does, as it decodes several blocks in a call.
 pub const DROPS_TEXT_BEFORE_FAULTS: bool = cfg!(feature = "zstd-c");
 
 /// Returns whether there is a file at `path` that begins as a trace does, plain or in zstd frames.

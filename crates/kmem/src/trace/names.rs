@@ -47,7 +47,8 @@ impl Names {
     }
 }
 
-/// Names go to terminals and into files in which white space separates: neither control bytes nor blanks survive.
+/// Names go to terminals and into files in which white space separates: neither control bytes nor
+/// blanks survive.
 fn shown(text: &[u8]) -> String {
     let escaped = match std::str::from_utf8(text) {
         Ok(text) => text.escape_debug().to_string(),

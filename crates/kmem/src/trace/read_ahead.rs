@@ -1,6 +1,8 @@
-//! Reads ahead: a thread of its own reads and decodes a trace while another one parses what came before.
+//! Reads ahead: a thread of its own reads and decodes a trace while another one parses what came
+//! before.
 //!
-//! Chunks of text go round between the two. Each brings what one read gave, so nothing waits for a chunk to be full.
+//! Chunks of text go round between the two. Each brings what one read gave, so nothing waits for a
+//! chunk to be full.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -36,8 +38,9 @@ struct Chunk {
 impl Ahead {
     /// Begins to read `source`.
     ///
-    /// The thread ends with its source, with the first error, or when it has read something for a reader that is gone. It
-    /// is not waited for: a pipe from which nothing comes would hold up whoever gave up for another reason.
+    /// The thread ends with its source, with the first error, or when it has read something for a
+    /// reader that is gone. It is not waited for: a pipe from which nothing comes would hold up
+    /// whoever gave up for another reason.
     ///
     /// # Errors
     /// The system gives no thread.

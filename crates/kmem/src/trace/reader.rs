@@ -1,8 +1,8 @@
 //! Turns a [`Text`] into batches of events, checks the names they refer to, and knows line numbers.
 //!
-//! A batch is what the reading thread hands to the replaying one: large enough that handing over costs nothing per
-//! event, small enough to stay in the CPU cache. Batches are filled again and again; after the first few, reading
-//! allocates only for new names.
+//! A batch is what the reading thread hands to the replaying one: large enough that handing over
+//! costs nothing per event, small enough to stay in the CPU cache. Batches are filled again and
+//! again; after the first few, reading allocates only for new names.
 
 use super::event::{Action, Event};
 use super::fast_parser;
@@ -30,12 +30,13 @@ const _: () = assert!(BUFFER_BYTES > 2 * MAX_LINE_BYTES);
 pub struct Batch {
     /// Line number, from 1, that `line_in_batch` of each event counts from.
     pub first_line: u64,
-    /// Nanoseconds from the trace's begin to the end of the batch before, that `micros_in_batch` of each event counts from.
+    /// Nanoseconds from the trace's begin to the end of the batch before, that `micros_in_batch`
+    /// of each event counts from.
     pub start_ns: u64,
     /// At most [`EVENTS_PER_BATCH`] events in trace order.
     pub events: Vec<Event>,
-    /// Names of call sites and caches given in this stretch. Giving one earlier than its line is harmless: no event
-    /// before that line refers to it.
+    /// Names of call sites and caches given in this stretch. Giving one earlier than its line is
+    /// harmless: no event before that line refers to it.
     pub new_names: Vec<(u32, Box<str>)>,
     /// Events that the recording lost in this stretch.
     pub losses: Losses,
@@ -73,7 +74,8 @@ impl<T: Text> TraceReader<T> {
         }
     }
 
-    /// Fills `batch` anew. Returns whether there may be more; an empty batch is possible in both cases.
+    /// Fills `batch` anew. Returns whether there may be more; an empty batch is possible in both
+    /// cases.
     ///
     /// # Errors
     /// The first line that is not as the format says, or input that cannot be read.

@@ -88,7 +88,8 @@ impl Source {
     ) -> Result<Self, InputError> {
         let bytes_read = Arc::new(AtomicU64::new(0));
         let mut counting = CountingRead { from, bytes_read: Arc::clone(&bytes_read) };
-        // A pipe may give less than a magic number at first, which alone could be the begin of text or of a frame.
+        // A pipe may give less than a magic number at first, which alone could be the begin of text
+        // or of a frame.
         let mut start = Vec::with_capacity(MAGIC_BYTES);
         let read = counting.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start);
         read.map_err(|error| unreadable(&error).in_file(&name))?;
@@ -108,7 +109,8 @@ impl Source {
         self.size_bytes
     }
 
-    /// Returns the count of bytes read, before decoding, which goes on counting while the source is read.
+    /// Returns the count of bytes read, before decoding, which goes on counting while the source is
+    /// read.
     pub fn progress(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes_read)
     }

@@ -11,8 +11,8 @@ pub(super) const MAGIC_BYTES: usize = 4;
 const FRAME_MAGIC: [u8; MAGIC_BYTES] = [0x28, 0xb5, 0x2f, 0xfd];
 const SKIPPABLE_MAGIC: [u8; MAGIC_BYTES] = [0x50, 0x2a, 0x4d, 0x18];
 
-/// Returns whether `start`, the first bytes of an input, belong to a zstd stream. An input of fewer bytes
-/// that could become one counts too: it is a truncated one.
+/// Returns whether `start`, the first bytes of an input, belong to a zstd stream. An input of fewer
+/// bytes that could become one counts too: it is a truncated one.
 pub(super) fn is_zstd(start: &[u8]) -> bool {
     let seen = start.len().min(MAGIC_BYTES);
     let mut folded = [0; MAGIC_BYTES];

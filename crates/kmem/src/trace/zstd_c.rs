@@ -1,5 +1,5 @@
-//! The bytes inside a zstd stream, by the decoder in C: it goes from frame to frame, skips what is to be skipped and compares
-//! checksums by itself.
+//! The bytes inside a zstd stream, by the decoder in C: it goes from frame to frame, skips what is
+//! to be skipped and compares checksums by itself.
 
 use std::io::{self, BufRead};
 

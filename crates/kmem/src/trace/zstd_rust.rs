@@ -1,8 +1,10 @@
-//! The bytes inside a zstd stream: any number of frames one after the other, skippable frames between them.
+//! The bytes inside a zstd stream: any number of frames one after the other, skippable frames
+//! between them.
 //!
-//! The decoder underneath reads one frame and leaves three things to its caller: going on to the next frame, skipping
-//! what is to be skipped, and comparing the checksum. A frame that ends early, does not decode or does not match its
-//! checksum is a [`Mismatch`]; bytes that were handed out before stay handed out.
+//! The decoder underneath reads one frame and leaves three things to its caller: going on to the
+//! next frame, skipping what is to be skipped, and comparing the checksum. A frame that ends early,
+//! does not decode or does not match its checksum is a [`Mismatch`]; bytes that were handed out
+//! before stay handed out.
 
 use std::io::{self, BufRead, Read};
 

@@ -1,7 +1,8 @@
-//! The walkthrough of the buddy allocator: the 16 KiB example on the real one, drawn from its blocks.
+//! The walkthrough of the buddy allocator: the 16 KiB example on the real one, drawn from its
+//! blocks.
 //!
-//! A frame stands for 1 KiB. The allocator works in its plain mode, on frame numbers: there is no memory behind them, as
-//! it never touches any.
+//! A frame stands for 1 KiB. The allocator works in its plain mode, on frame numbers: there is no
+//! memory behind them, as it never touches any.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -105,10 +106,11 @@ fn draw(out: &mut impl Write, buddy: &Example, owners: &Owners, style: &Style) -
 }
 
 fn splits_and_merges(buddy: &Example) -> (usize, usize) {
-    (buddy.observer().splits(), buddy.observer().merges())
+    (buddy.trace().splits(), buddy.trace().merges())
 }
 
-/// Says which free blocks there are, how many splits and merges it took since `before`, and why neighbours did not join.
+/// Says which free blocks there are, how many splits and merges it took since `before`, and why
+/// neighbours did not join.
 fn caption(out: &mut impl Write, buddy: &Example, before: (usize, usize)) -> io::Result<()> {
     let counts = buddy.free_counts();
     let sizes = Order::all().zip(counts).filter(|(_, count)| *count > 0);

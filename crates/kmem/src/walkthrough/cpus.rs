@@ -24,7 +24,7 @@ const CPUS: usize = 2;
 const OBJECT_BYTES: usize = 256;
 
 type Cpus<'c> = &'c SwitchedCpu;
-type Packets<'m, 'c> = Cache<&'m CountedBuddy<Cpus<'c>>, Cpus<'c>>;
+type Packets<'m, 'c> = Cache<(&'m CountedBuddy<Cpus<'c>>, Cpus<'c>)>;
 
 /// A cache, its user, and where to draw them.
 struct Scene<'m, 'c, 's, W> {
@@ -115,7 +115,7 @@ fn go_home<W: Write>(scene: &mut Scene<'_, '_, '_, W>) -> io::Result<()> {
     let rest = scene.held.len();
     scene.free(1, rest);
     scene.show("CPU 1 frees all. What depot and magazines have no room for went to the slabs.")?;
-    let given = scene.packets.shrink();
+    let given = scene.packets.shrink_all();
     scene.show(&format!(
         "Memory is asked back: the magazines are emptied, those of the idle CPU too, and\n{} go home.",
         counted(given, "page")

@@ -1,7 +1,9 @@
-//! The walkthrough of memory that runs short: two caches over one small buddy, behind [`Reclaiming`]. One cache keeps empty
-//! slabs; when the other one needs pages, they go home, and neither user notices.
+//! The walkthrough of memory that runs short: two caches over one small buddy, behind
+//! [`Reclaiming`]. One cache keeps empty slabs; when the other one needs pages, they go home, and
+//! neither user notices.
 //!
-//! The bar shows every page of the buddy: whose slab it belongs to is what the caches say, what is free what the buddy says.
+//! The bar shows every page of the buddy: whose slab it belongs to is what the caches say, what is
+//! free what the buddy says.
 
 use std::alloc::Layout;
 use std::io::{self, Write};
@@ -20,7 +22,7 @@ use crate::picture::text::counted;
 const MEMORY_PAGES: usize = 64;
 
 type Source<'m> = Reclaiming<&'m CountedBuddy<Threads>, ShrinkList<1>>;
-type Objects<'s, 'm> = Cache<&'s Source<'m>, Threads>;
+type Objects<'s, 'm> = Cache<(&'s Source<'m>, Threads)>;
 
 /// A cache and its objects in use.
 struct User<'s, 'm> {
@@ -71,7 +73,7 @@ fn play_on<'s, 'm>(
     out: &mut impl Write,
     style: &'s Style,
     memory: &'m Backed<Threads>,
-    registry: &Registry<&'s Source<'m>, Threads>,
+    registry: &Registry<(&'s Source<'m>, Threads)>,
 ) -> io::Result<()> {
     let user = |name, bytes, letter, ink| {
         let layout = Layout::from_size_align(bytes, 8).map_err(io::Error::other)?;
@@ -192,7 +194,7 @@ impl<W: Write> Scene<'_, '_, W> {
         for block in self.memory.buddy().blocks() {
             let cell = match block.state {
                 BlockState::Free => ('.', Ink::Idle),
-                BlockState::Allocated | BlockState::Kept => ('R', Ink::Metadata),
+                BlockState::Allocated | BlockState::Cached => ('R', Ink::Metadata),
             };
             bar.extend(std::iter::repeat_n(cell, block.frames));
         }

@@ -1,4 +1,5 @@
-//! The worked example as a list of steps: what is allocated and freed, and the state that the textbook shows.
+//! The worked example as a list of steps: what is allocated and freed, and the state that the
+//! textbook shows.
 
 /// One thing that the example does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -43,7 +43,7 @@ thread_local! {
     static CONSTRUCTED: Cell<usize> = const { Cell::new(0) };
 }
 
-type Inodes<'b> = Cache<&'b CountedBuddy<SingleCpu>, SingleCpu>;
+type Inodes<'b> = Cache<(&'b CountedBuddy<SingleCpu>, SingleCpu)>;
 
 /// A cache, the objects that are in use, and where to draw them.
 struct Scene<'b, 's, W> {
@@ -155,11 +155,12 @@ fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result
 /// Everything is freed; the pages go home.
 fn go_home<W: Write>(scene: &mut Scene<'_, '_, W>, memory: &Backed<SingleCpu>) -> io::Result<()> {
     for object in std::mem::take(&mut scene.held) {
-        // SAFETY: allocated from this cache, not in use any more, and as constructed but for a count.
+        // SAFETY: allocated from this cache, not in use any more, and as constructed but for a
+        // count.
         unsafe { scene.inodes.free(object.cast()) };
     }
     scene.show("All are freed. The cache keeps them, constructed, for the next requests.")?;
-    let given = scene.inodes.shrink();
+    let given = scene.inodes.shrink_all();
     let free = memory.buddy().free_frames_count();
     scene.show(&format!(
         "Memory is asked back: every object is destroyed ({} are left), {} go home.\nOf {MEMORY_PAGES} pages, {free} are free.",

@@ -4,7 +4,8 @@
 
 use std::process::{Command, Stdio};
 
-/// Runs `kmem` with `arguments` and nothing on its standard input; returns its status, and what it said on both outputs.
+/// Runs `kmem` with `arguments` and nothing on its standard input; returns its status, and what it
+/// said on both outputs.
 pub fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_kmem"))
         .args(arguments)

@@ -92,3 +92,27 @@ impl<T> DerefMut for Guard<'_, T> {
         &mut self.0
     }
 }
+
+#[cfg(all(test, not(loom), feature = "counted"))]
+mod tests {
+    use super::Lock;
+    use crate::sync::atomic::{AtomicUsize, Ordering, hear_changes};
+
+    extern crate std;
+
+    std::thread_local! {
+        static HEARD: core::cell::RefCell<std::vec::Vec<usize>> = const { core::cell::RefCell::new(std::vec::Vec::new()) };
+    }
+
+    #[test]
+    fn read_modify_writes_and_locks_are_reported_and_loads_are_not() {
+        hear_changes(|address| HEARD.with_borrow_mut(|heard| heard.push(address)));
+        let (word, lock) = (AtomicUsize::new(1), Lock::new(()));
+        word.store(word.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        assert_eq!(word.fetch_add(3, Ordering::Relaxed), 2);
+        assert!(word.compare_exchange(9, 1, Ordering::Relaxed, Ordering::Relaxed).is_err());
+        drop(lock.try_lock());
+        let (word, lock) = ((&raw const word).addr(), (&raw const lock).addr());
+        assert_eq!(HEARD.take(), [word, word, lock]);
+    }
+}

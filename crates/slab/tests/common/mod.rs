@@ -27,9 +27,10 @@ impl<C: Cpu> OurBuddy<C> {
         let layout = Buddy::<DirectMap, C>::metadata_layout(&ranges, cpu.slots()).expect("frames");
         let metadata = Mapped::reserve(layout.size()).expect("address space");
         let map = memory.direct_map();
-        // SAFETY: the mapping is fresh, so zero, page-aligned and nobody else's, and stays as long as the allocator.
+        // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and stays as long
+        // as the allocator.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-        // SAFETY: the frames are a fresh mapping that nobody else uses, and `map` covers it.
+        // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
         let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, cpu, Mode::Cached) };
         Self { buddy: buddy.expect("frames"), _memory: [memory, metadata] }
     }
@@ -52,7 +53,8 @@ impl Published {
     pub fn new(pages: usize) -> Self {
         let memory = Mapped::reserve(pages * PAGE_SIZE).expect("address space");
         let entries = Mapped::reserve(PageMapArray::metadata_bytes(pages)).expect("address space");
-        // SAFETY: fresh mappings: zero, ours, aligned to pages; they live as long as the map, in the same struct.
+        // SAFETY: fresh mappings: zero, ours, aligned to pages; they live as long as the map, in
+        // the same struct.
         let map = unsafe { PageMapArray::new_in(memory.start(), pages, entries.start()) };
         let mut frames = FrameAllocator::new();
         frames.add_frame(0, pages);
@@ -69,8 +71,9 @@ impl Published {
     }
 }
 
-// SAFETY: clause 1: the frames of the mapping are handed out by the published allocator, each to one owner; the mapping
-// starts aligned to its largest block. Clause 2: nothing panics after the frame was given back.
+// SAFETY: clause 1: the frames of the mapping are handed out by the published allocator, each to
+// one owner; the mapping starts aligned to its largest block. Clause 2: nothing panics after the
+// frame was given back.
 unsafe impl PageSource for Published {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let frame = self.frames.lock().expect("no panic").alloc(order.pages());
@@ -96,7 +99,8 @@ unsafe impl page_frame::ForwardPageMap for Published {
     }
 }
 
-/// Calls back whenever it is asked for pages or given some: what holds a lock then would hang or fail.
+/// Calls back whenever it is asked for pages or given some: what holds a lock then would hang or
+/// fail.
 pub struct CallingBack<'a, P> {
     pub source: P,
     pub called: RefCell<Option<Box<dyn FnMut() + 'a>>>,

@@ -1,4 +1,5 @@
-//! Whole caches over an arena: two CPUs that miss, grow, are taken over; a cache that goes while others look at it.
+//! Whole caches over an arena: two CPUs that miss, grow, are taken over; a cache that goes while
+//! others look at it.
 
 use std::alloc::Layout;
 use std::mem::MaybeUninit;
@@ -19,7 +20,7 @@ loom::thread_local! {
     static NUMBER: std::cell::Cell<Option<u32>> = std::cell::Cell::new(None);
 }
 
-// SAFETY: in each model a number is set by one thread alone.
+// SAFETY: in each model only one thread sets a number.
 unsafe impl Cpu for Numbered {
     fn slots(&self) -> usize {
         2
@@ -66,7 +67,7 @@ unsafe impl page_frame::ForwardPageMap for Shared {
 }
 
 /// Three objects of 2,104 bytes in a slab of two pages, two in a magazine.
-fn with_cache(test: impl FnOnce(&Registry<Shared, Machine>, Cache<Shared, Machine>)) {
+fn with_cache(test: impl FnOnce(&Registry<(Shared, Machine)>, Cache<(Shared, Machine)>)) {
     become_cpu(0);
     let mut memory = vec![MaybeUninit::<u8>::uninit(); PAGES * PAGE_SIZE];
     let start = NonNull::from(&mut memory[..]).cast();
@@ -83,14 +84,14 @@ fn with_cache(test: impl FnOnce(&Registry<Shared, Machine>, Cache<Shared, Machin
     test(&registry, cache);
     registry.validate().expect("consistent");
     drop(registry);
-    assert_eq!(arena.free_pages(), pages, "every page is home");
+    assert_eq!(arena.free_pages(), pages, "the source has every page");
 }
 
-fn allocate<const N: usize>(cache: &Cache<Shared, Machine>) -> [NonNull<u8>; N] {
+fn allocate<const N: usize>(cache: &Cache<(Shared, Machine)>) -> [NonNull<u8>; N] {
     core::array::from_fn(|_| cache.allocate().expect("room"))
 }
 
-fn free(cache: &Cache<Shared, Machine>, objects: impl IntoIterator<Item = NonNull<u8>>) {
+fn free(cache: &Cache<(Shared, Machine)>, objects: impl IntoIterator<Item = NonNull<u8>>) {
     for object in objects {
         // SAFETY: the models free what they allocated, once.
         unsafe { cache.free(object) };
@@ -98,13 +99,13 @@ fn free(cache: &Cache<Shared, Machine>, objects: impl IntoIterator<Item = NonNul
 }
 
 /// Nobody has an object any more, and none is lost.
-fn everything_is_back(cache: &Cache<Shared, Machine>) {
+fn everything_is_back(cache: &Cache<(Shared, Machine)>) {
     cache.validate().expect("consistent");
-    cache.shrink();
+    cache.shrink_all();
     assert_eq!(cache.stats().objects_active, 0);
 }
 
-/// What crosses to the other thread of a model.
+/// Data for the other thread of a model.
 struct Sent<T>(T);
 // SAFETY: pointers to objects that the receiving thread alone uses.
 unsafe impl<T> Send for Sent<T> {}
@@ -115,10 +116,10 @@ impl<T> Sent<T> {
     }
 }
 
-/// A CPU frees until its magazines go through the depot, and allocates again, while another takes its slot over and
-/// empties magazines and depot: no object is lost or handed out twice.
-/// Mutations seen to fail: `put_away` emptying a magazine that the depot has taken ("each free object is linked once"); the
-/// take-over leaving the previous magazine behind (an object is still active).
+/// A CPU frees until its magazines go through the depot, and allocates again, while another takes
+/// its slot over and empties magazines and depot: no object is lost or handed out twice. Mutations
+/// seen to fail: `put_away` emptying a magazine that the depot has taken ("each free object is
+/// linked once"); the take-over leaving the previous magazine behind (an object is still active).
 #[test]
 fn depot_exchange_against_take_over() {
     long_model("slab: depot exchange against take-over", 100, 3, || {
@@ -126,7 +127,7 @@ fn depot_exchange_against_take_over() {
             let objects = allocate::<3>(&cache);
             let cache = Arc::new(cache);
             let theirs = Arc::clone(&cache);
-            let other = spawn(move || theirs.shrink());
+            let other = spawn(move || theirs.shrink_all());
             free(&cache, objects);
             let [again] = allocate(&cache);
             other.join().expect("no panic");
@@ -137,8 +138,8 @@ fn depot_exchange_against_take_over() {
     });
 }
 
-/// Two CPUs find no slab and both grow: both slabs are in the set, and the objects are different ones.
-/// Mutation seen to fail: the fresh slab not added to the set.
+/// Two CPUs find no slab and both grow: both slabs are in the set, and the objects are different
+/// ones. Mutation seen to fail: the fresh slab not added to the set.
 #[test]
 fn two_cpus_grow_at_once() {
     long_model("slab: two grow at once", 100, 3, || {
@@ -160,10 +161,10 @@ fn two_cpus_grow_at_once() {
     });
 }
 
-/// A CPU's trip to the slabs makes new magazines larger while another one frees into, exchanges and puts away those of the
-/// old capacity: every magazine keeps its own, and goes back to where it came from.
-/// Mutation seen to fail: `new_magazine` asking for the class once for the memory and again for the header (the magazine is freed
-/// to a cache that it is not of).
+/// A CPU's trip to the slabs makes new magazines larger while another one frees into, exchanges and
+/// puts away those of the old capacity: every magazine keeps its own, and goes back to where it
+/// came from. Mutation seen to fail: `new_magazine` asking for the class once for the memory and
+/// again for the header (the magazine is freed to a cache that it is not of).
 #[test]
 fn the_capacity_changes_while_old_magazines_are_about() {
     long_model("slab: the capacity changes", 20, 3, || {
@@ -182,8 +183,8 @@ fn the_capacity_changes_while_old_magazines_are_about() {
     });
 }
 
-/// A cache is destroyed while another CPU walks all caches to shrink them.
-/// Mutation seen to fail: `close` without waiting for visits (an object that the shrinker has in hand counts as in use).
+/// A cache is destroyed while another CPU walks all caches to shrink them. Mutation seen to fail:
+/// `close` without waiting for visits (an object that the shrinker holds counts as in use).
 #[test]
 fn destroy_against_a_visitor() {
     long_model("slab: destroy against a visitor", 100, 3, || {
@@ -191,16 +192,17 @@ fn destroy_against_a_visitor() {
             let objects = allocate::<1>(&cache);
             free(&cache, objects);
             let theirs = registry.clone();
-            let other = spawn(move || theirs.shrink_pages(1));
+            let other = spawn(move || theirs.shrink(1));
             cache.destroy().expect("no object is in use");
             other.join().expect("no panic");
         });
     });
 }
 
-/// A shrinker that only tries locks brings objects of a full slab home, from another CPU's magazine, while that CPU frees
-/// the last one under the lock: the slab goes home, once.
-/// Mutation seen to fail: the free without the lock not putting the slab on the pending stack (it never goes home).
+/// A shrinker that only tries locks returns objects to a full slab, from another CPU's
+/// magazine, while that CPU frees the last one under the lock: the slab is released once. Mutation
+/// seen to fail: the free without the lock not putting the slab on the pending stack (it is never
+/// released).
 #[test]
 fn last_frees_with_and_without_the_lock() {
     long_model("slab: last frees with and without the lock", 10, 3, || {
@@ -208,12 +210,12 @@ fn last_frees_with_and_without_the_lock() {
             let [one, two, three] = allocate(&cache);
             free(&cache, [two, three]);
             let theirs = registry.clone();
-            let other = spawn(move || theirs.shrink_pages(usize::MAX));
+            let other = spawn(move || theirs.shrink(usize::MAX));
             become_cpu(NO_CPU);
             free(&cache, [one]);
             other.join().expect("no panic");
             cache.validate().expect("consistent");
-            cache.shrink();
+            cache.shrink_all();
             assert_eq!((cache.stats().slabs, cache.stats().grown), (0, 1));
         });
     });

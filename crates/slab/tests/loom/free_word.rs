@@ -5,12 +5,13 @@ use std::ptr::NonNull;
 use loom::sync::Arc;
 use loom::thread;
 use page_frame::sync::{Linked, TakeAll, UnsafeCell};
-use slab::{FreeWord, Popped, Pushed};
+use slab::internals::{FreeWord, Popped, Pushed};
 use testkit::model;
 
 const OBJECTS: usize = 2;
 
-/// A slab as far as the protocol goes: word, links, content of the objects, link on the pending stack.
+/// A slab as far as the protocol goes: word, links, content of the objects, link on the pending
+/// stack.
 struct Slab {
     word: FreeWord,
     links: [UnsafeCell<usize>; OBJECTS],
@@ -34,7 +35,7 @@ struct World {
     stack: TakeAll<Slab>,
 }
 
-/// A full slab: every object taken, known to nobody.
+/// A full slab: every object taken, unknown to the set.
 fn full() -> Arc<World> {
     let slab = Slab {
         word: FreeWord::new(0, OBJECTS),
@@ -58,7 +59,7 @@ impl World {
             self.slab.links[index].with_mut(|link| unsafe { *link = next });
         };
         if self.slab.word.push(index, link) == Pushed::First {
-            // SAFETY: the slab outlives the stack, and `First` is told to one push alone.
+            // SAFETY: the slab outlives the stack, and `First` is returned to only one push.
             unsafe { self.stack.push(NonNull::from(&self.slab)) };
         }
     }
@@ -97,9 +98,9 @@ fn a_full_slab_becomes_known_exactly_once() {
     });
 }
 
-/// Frees against refills: no object is handed out twice, none is lost, and the slab is known whenever it has some.
-/// Mutations seen to fail: the push's Release made Relaxed ("causality violation"); `pop` keeping `known` when it
-/// takes the last object (the slab is lost).
+/// Frees against refills: no object is handed out twice, none is lost, and the slab is known
+/// whenever it has some. Mutations seen to fail: the push's Release made Relaxed ("causality
+/// violation"); `pop` keeping `known` when it takes the last object (the slab is lost).
 #[test]
 fn frees_against_refill() {
     model("slab: free, free, refill", 20, || {
@@ -118,8 +119,8 @@ fn frees_against_refill() {
     });
 }
 
-/// A refill takes all it can in one exchange while another CPU frees: the chain is whole, and no object is lost.
-/// Mutation seen to fail: the pop's loads made Relaxed ("causality violation").
+/// A refill takes all it can in one exchange while another CPU frees: the chain is whole, and no
+/// object is lost. Mutation seen to fail: the pop's loads made Relaxed ("causality violation").
 #[test]
 fn a_chain_is_taken_against_a_free() {
     model("slab: chain against free", 10, || {
@@ -154,11 +155,12 @@ fn a_chain_is_taken_against_a_free() {
     });
 }
 
-/// The slab goes home when all is free and it was taken from the pending stack; nobody touches it afterwards.
-/// Mutation seen to fail: going home without having taken it from the pending stack ("concurrent" accesses).
+/// The slab is released when all is free and it was taken from the pending stack; nobody touches it
+/// afterwards. Mutation seen to fail: a release without having taken it from the pending stack
+/// ("concurrent" accesses).
 #[test]
-fn going_home_is_after_the_last_pusher() {
-    model("slab: going home against late push", 10, || {
+fn release_comes_after_the_last_pusher() {
+    model("slab: release against late push", 10, || {
         let world = full();
         let theirs = Arc::clone(&world);
         let other = thread::spawn(move || theirs.free(0));
@@ -166,10 +168,10 @@ fn going_home_is_after_the_last_pusher() {
         // We hold the set lock from here on.
         let in_sight = world.take_pending() == 1;
         if in_sight && world.slab.word.load().free == OBJECTS {
-            // The pages go home: whatever still touched the slab would race with these writes.
+            // The pages are released: whatever still touched the slab would race with these writes.
             let wipe = |cell: &UnsafeCell<usize>| {
                 cell.with_mut(|link| {
-                    // SAFETY: nobody else is left; loom checks it.
+                    // SAFETY: no other code is left; loom checks it.
                     unsafe { *link = usize::MAX }
                 })
             };

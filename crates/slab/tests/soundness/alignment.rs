@@ -66,7 +66,8 @@ fn lines_of_every_size_align_objects_to_lines() {
             let objects: Vec<_> = (0..50).map(|_| cache.allocate().expect("room")).collect();
             let bad = objects.iter().find(|object| object.addr().get() % expected != 0);
             assert_eq!(bad, None, "line of {line} bytes");
-            // SAFETY: allocated above, not used any more, and without a constructor any content will do.
+            // SAFETY: allocated above, not used any more, and without a constructor any content
+            // will do.
             unsafe { cache.free_many(&objects) };
         }
     });

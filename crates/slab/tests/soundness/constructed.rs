@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 
 use page_frame::SingleCpu;
-use slab::names::{kmem_cache_create, kmem_cache_zalloc};
+use slab::linux::{kmem_cache_create, kmem_cache_zalloc};
 use slab::{Registry, Reset};
 
 use crate::source::with_arena;

@@ -7,12 +7,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hosted::Threads;
 use page_frame::SingleCpu;
-use slab::{Debug, Registry};
+use slab::{Debugging, Registry};
 
 use crate::source::{Told, with_arena};
 
-/// The answer comes from records that are still there: a look at the record that the page map named before the slab went would
-/// say that the object is this cache's.
+/// The answer comes from records that are still there: a look at the record that the page map named
+/// before the slab went would say that the object is this cache's.
 #[test]
 fn a_slab_that_goes_during_the_question_is_not_looked_at() {
     with_arena(|arena| {
@@ -36,7 +36,7 @@ fn a_slab_that_goes_during_the_question_is_not_looked_at() {
             is_slow.store(true, Ordering::SeqCst);
             let asking = scope.spawn(move || cache.owns(NonNull::without_provenance(address)));
             asked.wait();
-            assert!(cache.shrink() > 0, "the slab goes");
+            assert!(cache.shrink_all() > 0, "the slab goes");
             gone.wait();
             assert!(!asking.join().expect("no panic"), "its slab is gone");
         });
@@ -48,8 +48,8 @@ fn every_address_may_be_asked_for() {
     with_arena(|arena| {
         let registry = Registry::new(arena, SingleCpu::new()).expect("room");
         let layout = Layout::new::<[u64; 5]>();
-        let cache = registry.cache("own", layout).checks::<Debug>().build().expect("room");
-        let other = registry.cache("other", layout).checks::<Debug>().build().expect("room");
+        let cache = registry.cache("own", layout).hardening::<Debugging>().build().expect("room");
+        let other = registry.cache("other", layout).hardening::<Debugging>().build().expect("room");
         let objects: Vec<_> = (0..300).map(|_| cache.allocate().expect("room")).collect();
         let foreign = other.allocate().expect("room");
         for object in &objects {

@@ -33,10 +33,10 @@ impl Reset for Node {
     fn reset(self: Pin<&mut Self>) {}
 }
 
-/// Runs `forget` with a value in use and its cache, then drops the registry; returns whether the source was dropped, and
-/// the pages that did not come back to it.
+/// Runs `forget` with a value in use and its cache, then drops the registry; returns whether the
+/// source was dropped, and the pages that did not come back to it.
 fn pages_kept(
-    forget: impl FnOnce(slab::ObjectCache<Node, Told<'static>, SingleCpu>),
+    forget: impl FnOnce(slab::ObjectCache<Node, (Told<'static>, SingleCpu)>),
 ) -> (bool, usize) {
     let arena = static_arena();
     let pages = arena.free_pages();

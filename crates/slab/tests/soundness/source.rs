@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use page_frame::{Arena, Order, OutOfMemory, PageBlock, PageMap, PageSource, Tag, TagRange};
 
-/// Pages of an arena. `asked` runs before each block is allocated, `looked` before each tag is returned.
+/// Pages of an arena. `asked` runs before each block is allocated, `looked` before each tag is
+/// returned.
 pub(crate) struct Told<'a> {
     pub(crate) arena: &'a Arena<'a>,
     pub(crate) asked: Box<dyn Fn() + Send + Sync + 'a>,
@@ -33,7 +34,8 @@ impl Drop for Told<'_> {
     }
 }
 
-// SAFETY: both clauses are the arena's, which blocks come from and go to unchanged; a panic in `asked` comes before.
+// SAFETY: both clauses are the arena's, which blocks come from and go to unchanged; a panic in
+// `asked` comes before.
 unsafe impl PageSource for Told<'_> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         (self.asked)();

@@ -1,4 +1,5 @@
-//! A page source may run code of the user (shrinkers), and so panic when it is asked: nothing that is held then is lost.
+//! A page source may run code of the user (shrinkers), and so panic when it is asked: nothing that
+//! is held then is lost.
 
 use std::alloc::Layout;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -35,17 +36,19 @@ fn a_panic_in_the_page_source_loses_no_page() {
                 left.store(usize::MAX, Ordering::Relaxed);
                 registry.validate().expect("consistent");
                 for object in objects.into_inner() {
-                    // SAFETY: allocated above, each once, and without a constructor any content will do.
+                    // SAFETY: allocated above, each once, and without a constructor any content
+                    // will do.
                     unsafe { cache.free(object) };
                 }
                 let Err(refused) = cache.destroy() else { return };
-                panic!("{at}, {size}: {} objects lost", refused.busy.objects);
+                panic!("{at}, {size}: {} objects lost", refused.objects);
             });
         }
     });
 }
 
-/// A free may want a new magazine, and so a page. Where the source panics, the object is freed all the same.
+/// A free may want a new magazine, and so a page. Where the source panics, the object is freed all
+/// the same.
 #[test]
 fn a_panic_in_the_page_source_frees_what_was_being_freed() {
     ends(|| {
@@ -104,9 +107,9 @@ fn a_panic_in_the_middle_of_many_loses_none() {
 
 /// Builds a cache, again if the page source panics at that.
 fn panicking_cache<'s, 'a>(
-    registry: &Registry<&'s Told<'a>, SingleCpu>,
+    registry: &Registry<(&'s Told<'a>, SingleCpu)>,
     layout: Layout,
-) -> slab::Cache<&'s Told<'a>, SingleCpu> {
+) -> slab::Cache<(&'s Told<'a>, SingleCpu)> {
     let build = || registry.cache("panicking", layout).build().expect("room");
     catch_unwind(AssertUnwindSafe(build)).unwrap_or_else(|_| build())
 }

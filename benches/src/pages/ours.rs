@@ -1,0 +1,96 @@
+//! The `buddy` crate as a contestant.
+
+use buddy::{FrameAllocator, Mode, ZeroedMemory};
+use hosted::{Mapped, Threads};
+use page_frame::{Cpu, CpuId, FrameNumber, FrameRange, Order, PageMapArray};
+use rustix::mm::{Advice, madvise};
+
+use crate::pages::allocator::SharedPages;
+use crate::pages::workload::AREA_FRAMES;
+
+/// Slots for the threads that use an allocator at once, and for the thread that built it.
+#[derive(Clone, Copy)]
+struct FewThreads;
+
+/// Number of slots: two threads and the harness's own, rounded up.
+const SLOTS: usize = 4;
+
+// SAFETY: the clauses hold for `Threads`. A thread with an id from `SLOTS` on has no slot here.
+unsafe impl Cpu for FewThreads {
+    fn slots(&self) -> usize {
+        SLOTS
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        Threads.pin().filter(|id| id.index() < SLOTS)
+    }
+
+    #[inline(always)]
+    fn pin_known(&self) -> Option<CpuId> {
+        Threads.pin_known()
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        Threads.fence_all()
+    }
+}
+
+/// The `buddy` crate, with a CPU slot for each thread.
+pub(super) struct Ours {
+    buddy: FrameAllocator<'static, FewThreads>,
+    metadata: Mapped,
+}
+
+impl Ours {
+    pub(super) fn new(frames: usize) -> Self {
+        let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(frames))];
+        let layout =
+            FrameAllocator::<FewThreads>::metadata_layout(&range, SLOTS).expect("a good range");
+        let metadata = Mapped::reserve(layout.size()).expect("memory for metadata");
+        // SAFETY: a fresh mapping is zero and page-aligned, and is dropped after the allocator:
+        // fields drop in order.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
+        let buddy = FrameAllocator::new_in(zeroed, &range, FewThreads, Mode::Cached);
+        Self { buddy: buddy.expect("a good range"), metadata }
+    }
+}
+
+impl SharedPages for Ours {
+    #[inline]
+    fn allocate(&self, order: Order) -> Option<usize> {
+        self.buddy.allocate_frames(order).ok().map(FrameNumber::get)
+    }
+
+    #[inline]
+    fn free(&self, frame: usize, order: Order) {
+        self.buddy.free_frames(FrameNumber::new(frame), order).expect("the workloads free once");
+    }
+
+    fn drain(&self) {
+        self.buddy.drain();
+    }
+
+    fn free_areas(&self) -> Option<usize> {
+        let areas = |(_, order): (FrameNumber, Order)| order.pages() / AREA_FRAMES;
+        Some(self.buddy.free_blocks().map(areas).sum())
+    }
+
+    fn metadata_bytes(&self) -> Option<usize> {
+        let page_map = PageMapArray::metadata_bytes(self.buddy.frames());
+        // The mapping is a whole number of pages; the rounding is small against gibibytes of
+        // frames.
+        Some(self.metadata.bytes() - page_map)
+    }
+
+    fn back(&self) {
+        let (start, bytes) = (self.metadata.start().as_ptr().cast(), self.metadata.bytes());
+        // SAFETY: the mapping is ours, and populating it keeps its content. The rivals write all of
+        // their metadata when they are built.
+        let backed = unsafe { madvise(start, bytes, Advice::LinuxPopulateWrite) };
+        backed.expect("the system has memory for the metadata");
+    }
+}

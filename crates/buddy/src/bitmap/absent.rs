@@ -1,0 +1,44 @@
+//! The frames of a section that have no memory behind them: they are taken before the section is
+//! published.
+
+use page_frame::{FrameNumber, FrameRange};
+
+use crate::bitmap::hints::EMPTY_AREAS;
+use crate::bitmap::section::Section;
+use crate::bits::{AREA_FRAMES, SECTION_AREAS, SECTION_FRAMES};
+
+impl Section<'_> {
+    /// Takes for ever every frame of the section, whose first frame is `base`, that lies in none of
+    /// `ranges`.
+    pub(crate) fn reserve_absent(&self, base: usize, ranges: &[FrameRange]) {
+        if is_whole_section(base, ranges) {
+            return;
+        }
+        for (area, line) in self.lines.iter().enumerate() {
+            let start = FrameNumber::new(base + area * AREA_FRAMES);
+            let whole = FrameRange::new(start, FrameNumber::new(start.get() + AREA_FRAMES));
+            let present = ranges.iter().map(|range| range.intersection(whole));
+            let mut next = start;
+            for present in present.filter(|present| !present.is_empty()) {
+                line.reserve(next.get() - start.get(), present.start.get() - start.get());
+                next = present.end;
+            }
+            line.reserve(next.get() - start.get(), AREA_FRAMES);
+        }
+    }
+
+    /// Publishes every area of the section, whose first frame is `base` and which has the frames in
+    /// `ranges`. The bits of a section without holes are not read, so that their memory stays
+    /// untouched until it is used.
+    pub(crate) fn publish_all(&self, base: usize, ranges: &[FrameRange]) {
+        match is_whole_section(base, ranges) {
+            true => self.hints.set_all(EMPTY_AREAS),
+            false => (0..SECTION_AREAS).for_each(|area| _ = self.publish(area)),
+        }
+    }
+}
+
+/// Returns whether all frames of the section that begins at `base` are in one of `ranges`.
+fn is_whole_section(base: usize, ranges: &[FrameRange]) -> bool {
+    ranges.iter().any(|range| range.start.get() <= base && base + SECTION_FRAMES <= range.end.get())
+}

@@ -1,0 +1,157 @@
+//! The entry of an area: a byte with the state of the area, which says which calls may use it, and
+//! its placement.
+//!
+//! ```text
+//!     bit   7     6      5 4 3 2     1 0
+//!           -   dense   placement   state
+//! ```
+
+use page_frame::sync::{AtomicU8, Ordering, Zeroable};
+
+use crate::bitmap::placement::{Mobility, PLACEMENTS, Placement};
+use crate::bits::SECTION_AREAS;
+
+/// The bits that hold the state.
+const STATE: u8 = 3;
+/// State: every CPU may take frames.
+const OPEN: u8 = 0;
+/// State: a claim is finding out whether all frames are free.
+const CLAIMING: u8 = 1;
+/// State: the whole area belongs to one block.
+const WHOLE: u8 = 2;
+/// State: a CPU slot refills from the area. Other CPUs take from it only when they find nothing
+/// elsewhere.
+const OWNED: u8 = 3;
+/// The lowest bit of the placement.
+const PLACEMENT_SHIFT: u32 = 2;
+/// The bits that hold the placement, before the shift.
+const PLACEMENT: u8 = 15;
+/// The area was nearly full when its free frames were last counted, or is owned. A block freed in a
+/// dense area may stay in a CPU slot. Advice.
+const DENSE: u8 = 1 << 6;
+
+const _: () = assert!(PLACEMENTS <= PLACEMENT as usize + 1, "a placement is four bits");
+
+/// The entry of an area.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry(u8);
+
+impl Entry {
+    /// Open, without placement: all frames are free.
+    pub(super) const EMPTY: Self = Self(OPEN);
+    /// Allocated whole.
+    pub(super) const WHOLE: Self = Self(WHOLE);
+
+    /// Returns the entry of an open area of `placement`.
+    #[inline]
+    pub(super) fn open(placement: Placement) -> Self {
+        Self(OPEN | (placement.index() as u8) << PLACEMENT_SHIFT)
+    }
+
+    /// Returns the entry of an area that a CPU slot owns for `placement`.
+    #[inline]
+    pub(super) fn owned(placement: Placement) -> Self {
+        Self(OWNED | DENSE | (placement.index() as u8) << PLACEMENT_SHIFT)
+    }
+
+    /// Returns the same entry in the state of an area that is being claimed.
+    #[inline]
+    pub(super) fn claiming(self) -> Self {
+        Self(self.0 & !STATE | CLAIMING)
+    }
+
+    /// Returns the same entry, with the area marked as dense or not.
+    #[inline]
+    pub(super) fn with_dense(self, is_dense: bool) -> Self {
+        Self(if is_dense { self.0 | DENSE } else { self.0 & !DENSE })
+    }
+
+    /// Returns whether the area is open, and neither owned nor claimed nor whole.
+    #[inline]
+    pub(super) fn is_open(self) -> bool {
+        self.0 & STATE == OPEN
+    }
+
+    /// Returns whether frames may be taken: the area is open or owned.
+    #[inline]
+    pub(super) fn allows_takes(self) -> bool {
+        matches!(self.0 & STATE, OPEN | OWNED)
+    }
+
+    /// Returns whether a CPU slot owns the area.
+    #[inline]
+    pub(super) fn is_owned(self) -> bool {
+        self.0 & STATE == OWNED
+    }
+
+    /// Returns whether the whole area belongs to one block.
+    #[inline]
+    pub(super) fn is_whole(self) -> bool {
+        self.0 & STATE == WHOLE
+    }
+
+    /// Returns whether the area is being claimed.
+    #[inline]
+    pub(super) fn is_claiming(self) -> bool {
+        self.0 & STATE == CLAIMING
+    }
+
+    /// Returns the placement that the area was last used for.
+    #[inline]
+    pub(super) fn placement(self) -> Placement {
+        Placement::from_index((self.0 >> PLACEMENT_SHIFT & PLACEMENT) as usize)
+    }
+
+    /// Returns whether a CPU slot should keep a block that is freed in the area: the area has the
+    /// slot's mobility, and is dense or owned. A block in a sparse area is returned to the area, so
+    /// that the area can become empty.
+    #[inline(always)]
+    pub(super) fn is_worth_keeping(self, mobility: Mobility) -> bool {
+        // One comparison for both questions: the placements of a mobility are consecutive.
+        let placements = Placement::all_of(mobility);
+        let first = DENSE | (placements.start as u8) << PLACEMENT_SHIFT;
+        let beyond = (self.0 & (DENSE | PLACEMENT << PLACEMENT_SHIFT)).wrapping_sub(first);
+        beyond < (placements.len() as u8) << PLACEMENT_SHIFT
+    }
+}
+
+/// The entries of a section's areas.
+#[derive(Debug)]
+pub(crate) struct Entries([AtomicU8; SECTION_AREAS]);
+
+// SAFETY: clause 1: the entries are an array of atomics, and each is valid when zero.
+unsafe impl Zeroable for Entries {
+    fn zero() -> Self {
+        Self(Zeroable::zero())
+    }
+}
+
+impl Entries {
+    /// Returns the entry of `area`.
+    #[inline(always)]
+    pub(super) fn load(&self, area: usize, order: Ordering) -> Entry {
+        Entry(self.0[area].load(order))
+    }
+
+    /// Sets the entry of `area`.
+    #[inline(always)]
+    pub(super) fn store(&self, area: usize, entry: Entry, order: Ordering) {
+        self.0[area].store(entry.0, order);
+    }
+
+    /// Exchanges the entry of `area`.
+    ///
+    /// # Errors
+    /// The entry that was found, when it is not `from`.
+    #[inline(always)]
+    pub(super) fn exchange(
+        &self,
+        area: usize,
+        from: Entry,
+        to: Entry,
+        success: Ordering,
+    ) -> Result<(), Entry> {
+        let exchanged = self.0[area].compare_exchange(from.0, to.0, success, Ordering::Relaxed);
+        exchanged.map(|_| ()).map_err(Entry)
+    }
+}

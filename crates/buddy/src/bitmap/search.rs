@@ -1,0 +1,270 @@
+//! Searches by hints: which area a block is taken from.
+//!
+//! # Policy
+//! The lowest section with a hint, in it the fullest degree, in that the lowest area. A request
+//! searches areas of its own placement, then empty areas, then both again from the lowest section
+//! on, then the other placements (`placement.rs`).
+//!
+//! # Costs
+//! Each of these steps looks at no more than [`MAX_MISSES`] areas without a fitting run, and reads
+//! at most three cache lines of hints in each section. The pass without hints (`claim.rs`) finds
+//! the blocks that a search misses.
+
+use core::ops::Range;
+
+use page_frame::{FrameNumber, Order};
+
+use crate::bitmap::hints::{EMPTY_AREAS, HINT_WORDS, begins_placement, maps_with_room};
+use crate::bitmap::placement::{Mobility, Placement};
+use crate::bitmap::section::Section;
+use crate::bitmap::{Bitmap, frame};
+use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS, WORD_ORDER, free_runs, lowest, set_bits};
+
+/// Maximum number of areas without a fitting run that one step of a search looks at: a guess.
+const MAX_MISSES: usize = 8;
+
+/// A block that a search took.
+#[derive(Clone, Copy)]
+pub(crate) struct Taken {
+    pub(crate) start: FrameNumber,
+    /// Whether the block is a part of an area that was hinted as empty.
+    pub(crate) was_empty_area: bool,
+}
+
+/// A word of hints, at least one of which is set.
+struct HintedWord<'s, 'm> {
+    section: &'s Section<'m>,
+    /// The first frame of the section.
+    base: usize,
+    map: usize,
+    /// The index of the word in the map.
+    word: usize,
+    /// The hints, a bit for each area.
+    areas: usize,
+}
+
+/// An area found by its hint, and the result of the take from it.
+struct Found<R> {
+    /// The first frame of the section.
+    base: usize,
+    area: usize,
+    got: R,
+}
+
+impl<'m> Bitmap<'m> {
+    /// Takes a block of `order` from the area that the hints prefer.
+    pub(crate) fn take_hinted(&self, order: Order, mobility: Mobility) -> Option<Taken> {
+        let order = u32::from(order.get());
+        if order >= AREA_ORDER {
+            let start = match order {
+                AREA_ORDER => self.claim_hinted(),
+                _ => self.claim_several_hinted(order).or_else(|| {
+                    self.table.sections().find_map(|(base, section)| {
+                        section.claim_aligned(order).map(|area| frame(base, area, 0))
+                    })
+                }),
+            };
+            return start.map(|start| Taken { start, was_empty_area: false });
+        }
+        let placement = self.placement_for(order, mobility);
+        let found = self.search_all(order, placement, |section, area, map| {
+            let taken = section.take(area, order);
+            if taken.is_some() && map == EMPTY_AREAS {
+                section.set_placement(area, placement);
+            }
+            section.check_hint(map, area);
+            taken.map(|taken| (taken, map))
+        })?;
+        let (at, map) = found.got;
+        let start = frame(found.base, found.area, at);
+        Some(Taken { start, was_empty_area: map == EMPTY_AREAS })
+    }
+
+    /// Claims an area that is hinted as empty.
+    fn claim_hinted(&self) -> Option<FrameNumber> {
+        let mut claim = |section: &Section<'_>, area: usize, map: usize| {
+            let claimed = section.claim(area);
+            section.check_hint(map, area);
+            claimed.then_some(())
+        };
+        let found = [false, true].into_iter().find_map(|from_lowest| {
+            self.search(EMPTY_AREAS..EMPTY_AREAS + 1, from_lowest, &mut claim)
+        })?;
+        Some(frame(found.base, found.area, 0))
+    }
+
+    /// Takes a block of `order`, above the area's, whose areas are all hinted as empty and lie in
+    /// one word of hints. Gives up after [`MAX_MISSES`] groups of areas that were not empty.
+    fn claim_several_hinted(&self, order: u32) -> Option<FrameNumber> {
+        let larger = order - AREA_ORDER;
+        if larger >= WORD_ORDER {
+            return None;
+        }
+        let (found, _) = self.scan(EMPTY_AREAS..EMPTY_AREAS + 1, 0, |hinted, misses| {
+            for start in set_bits(free_runs(!hinted.areas, larger)) {
+                let first = hinted.word * WORD_BITS + start;
+                let areas = first..first + (1 << larger);
+                if hinted.section.claim_several(first, 1 << larger) {
+                    areas.for_each(|area| hinted.section.hints.clear(EMPTY_AREAS, area));
+                    return Some(frame(hinted.base, first, 0));
+                }
+                areas.for_each(|area| hinted.section.check_hint(EMPTY_AREAS, area));
+                *misses += 1;
+                if *misses == MAX_MISSES {
+                    break;
+                }
+            }
+            None
+        });
+        found
+    }
+
+    /// Takes all free frames of the best word for single frames; returns its first frame, and the
+    /// frames as bits.
+    pub(crate) fn take_word(&self, mobility: Mobility) -> Option<(FrameNumber, usize)> {
+        let placement = self.placement_for(0, mobility);
+        let found = self.search_all(0, placement, |section, area, map| {
+            let taken = section.take_word(area);
+            if taken.is_some() && map == EMPTY_AREAS {
+                section.set_placement(area, placement);
+            }
+            section.check_hint(map, area);
+            taken
+        })?;
+        let (word, frames) = found.got;
+        Some((frame(found.base, found.area, word * WORD_BITS), frames))
+    }
+
+    /// Makes the caller's CPU slot the owner of an area with a free block of `order`, below a
+    /// word's; returns the area's first frame.
+    pub(crate) fn acquire(&self, order: u32, mobility: Mobility) -> Option<FrameNumber> {
+        debug_assert!(order < WORD_ORDER);
+        let placement = self.placement_for(order, mobility);
+        let found = self.search_all(order, placement, |section, area, map| {
+            if section.lines[area].has_run(order) && section.acquire(area, placement) {
+                section.hints.clear(map, area);
+                return Some(());
+            }
+            section.check_hint(map, area);
+            None
+        })?;
+        Some(frame(found.base, found.area, 0))
+    }
+
+    /// Claims up to `frames.len()` areas whose hints lie in one word, and writes their first frames
+    /// to `frames`; returns the number of claimed areas. Gives up after [`MAX_MISSES`] words of
+    /// which no area could be claimed.
+    pub(crate) fn claim_batch(&self, frames: &mut [usize]) -> usize {
+        let mut claim = |hinted: HintedWord<'_, 'm>, misses: &mut usize| {
+            let areas = lowest(hinted.areas, frames.len());
+            let claimed = hinted.section.claim_each(hinted.word * WORD_BITS, areas);
+            hinted.section.hints.clear_word(EMPTY_AREAS, hinted.word, claimed);
+            let mut count = 0;
+            for bit in set_bits(areas) {
+                let area = hinted.word * WORD_BITS + bit;
+                if claimed >> bit & 1 == 0 {
+                    hinted.section.check_hint(EMPTY_AREAS, area);
+                } else {
+                    frames[count] = hinted.base + area * AREA_FRAMES;
+                    count += 1;
+                }
+            }
+            *misses += 1;
+            (count > 0).then_some(count)
+        };
+        let empty = EMPTY_AREAS..EMPTY_AREAS + 1;
+        let claimed = self.scan_from_bound(empty.clone(), false, &mut claim);
+        claimed.or_else(|| self.scan_from_bound(empty, true, &mut claim)).unwrap_or(0)
+    }
+
+    /// Goes through the steps of the policy. `take` is called with section, area and hint map.
+    fn search_all<R>(
+        &self,
+        order: u32,
+        placement: Placement,
+        mut take: impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
+    ) -> Option<Found<R>> {
+        for from_lowest in [false, true] {
+            for maps in [maps_with_room(placement, order), EMPTY_AREAS..EMPTY_AREAS + 1] {
+                if let Some(found) = self.search(maps, from_lowest, &mut take) {
+                    return Some(found);
+                }
+            }
+        }
+        placement
+            .others()
+            .take_while(|_| self.has_placements)
+            .find_map(|other| self.search(maps_with_room(other, order), true, &mut take))
+    }
+
+    /// Calls `take` with areas hinted in `maps`, all of one placement, until it returns a value.
+    fn search<R>(
+        &self,
+        maps: Range<usize>,
+        from_lowest: bool,
+        take: &mut impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
+    ) -> Option<Found<R>> {
+        self.scan_from_bound(maps, from_lowest, |hinted, misses| {
+            for bit in set_bits(hinted.areas) {
+                let area = hinted.word * WORD_BITS + bit;
+                if let Some(got) = take(hinted.section, area, hinted.map) {
+                    return Some(Found { base: hinted.base, area, got });
+                }
+                *misses += 1;
+                if *misses == MAX_MISSES {
+                    break;
+                }
+            }
+            None
+        })
+    }
+
+    /// Scans `maps`, all of one placement, from the bound of the placement on, or from the lowest
+    /// section.
+    #[inline]
+    fn scan_from_bound<R>(
+        &self,
+        maps: Range<usize>,
+        from_lowest: bool,
+        visit: impl FnMut(HintedWord<'_, 'm>, &mut usize) -> Option<R>,
+    ) -> Option<R> {
+        let first_map = maps.start;
+        let start = if from_lowest { 0 } else { self.bounds.get(first_map) };
+        let (found, first_hinted) = self.scan(maps, start, visit);
+        // Only a search of all maps of the placement proves that a section has no hint.
+        if begins_placement(first_map) {
+            self.bounds.raise(first_map, start, first_hinted.unwrap_or(self.table.len()));
+        }
+        found
+    }
+
+    /// Calls `visit` with each word of `maps` that has a hint, in the sections from index `start`
+    /// on, and with a counter of misses. Ends when `visit` returns a value or the counter reaches
+    /// [`MAX_MISSES`]. Returns that value, and the index of the first section with a hint.
+    #[inline]
+    fn scan<R>(
+        &self,
+        maps: Range<usize>,
+        start: usize,
+        mut visit: impl FnMut(HintedWord<'_, 'm>, &mut usize) -> Option<R>,
+    ) -> (Option<R>, Option<usize>) {
+        let (mut first_hinted, mut misses) = (None, 0);
+        for (index, base, section) in self.table.sections_from(start) {
+            for map in maps.clone() {
+                for word in 0..HINT_WORDS {
+                    let areas = section.hints.word(map, word);
+                    if areas == 0 {
+                        continue;
+                    }
+                    first_hinted = first_hinted.or(Some(index));
+                    let hinted = HintedWord { section, base, map, word, areas };
+                    let found = visit(hinted, &mut misses);
+                    if found.is_some() || misses == MAX_MISSES {
+                        return (found, first_hinted);
+                    }
+                }
+            }
+        }
+        (None, first_hinted)
+    }
+}

@@ -1,0 +1,213 @@
+//! The table of sections, to which sections can be added at run time, and the ranges of frames that
+//! exist.
+//!
+//! # Concepts
+//! A section without frames costs its **cell** in the table and nothing else. A section that is
+//! **added** at run time brings its own metadata, and one range of frames. Sections that exist from
+//! the start share the allocator's metadata and its list of ranges.
+//!
+//! # Concurrency
+//! To add a section, the caller builds it where no other CPU sees it, writes its range, and stores
+//! the pointer (Release). A load of the pointer (Acquire) sees all of that. A section is
+//! **removed** only while no other call is inside the allocator: readers hold plain references, and
+//! counting them would cost every request.
+
+use core::marker::PhantomData;
+
+use page_frame::sync::{AtomicPtr, AtomicUsize, Guard, Lock, Ordering};
+use page_frame::{FrameNumber, FrameRange};
+
+use crate::bitmap::section::Section;
+use crate::bits::{AREA_FRAMES, SECTION_FRAMES};
+
+/// The cell of a section in the table.
+#[derive(Debug)]
+pub(crate) struct SectionCell<'m> {
+    /// Null while there is no section.
+    section: AtomicPtr<Section<'m>>,
+    /// The frames of a section that was added; empty for a section from the start.
+    added_start: AtomicUsize,
+    added_end: AtomicUsize,
+    /// A cell may be sent and shared where references to sections may be. `'m` is invariant by the
+    /// pointer above: with a shorter lifetime `put` could store a section that is dropped before
+    /// the table.
+    sections_are_shared: PhantomData<&'m Section<'m>>,
+}
+
+impl<'m> SectionCell<'m> {
+    /// Makes the cell of a section from the start, or an empty cell.
+    pub(crate) fn new(section: Option<&'m Section<'m>>) -> Self {
+        let section = section
+            .map_or(core::ptr::null_mut(), |section| core::ptr::from_ref(section).cast_mut());
+        Self {
+            section: AtomicPtr::new(section),
+            added_start: AtomicUsize::new(0),
+            added_end: AtomicUsize::new(0),
+            sections_are_shared: PhantomData,
+        }
+    }
+
+    /// Returns the section, if there is one.
+    #[inline]
+    pub(crate) fn get(&self) -> Option<&'m Section<'m>> {
+        // Acquire: pairs with the Release in `put`; sees the section as it was built.
+        let section = self.section.load(Ordering::Acquire);
+        // SAFETY: `new`, `put` and `take` store null, or a reference that lives until `take` and is
+        // never written through. By clause 1 of `take`, no reference from here is used after it.
+        unsafe { section.as_ref() }
+    }
+
+    /// Puts a section with the frames of `range` into an empty cell. The caller holds the table's
+    /// lock.
+    pub(crate) fn put(&self, section: &'m Section<'m>, range: FrameRange) {
+        // Relaxed: published by the store of the pointer.
+        self.added_start.store(range.start.get(), Ordering::Relaxed);
+        self.added_end.store(range.end.get(), Ordering::Relaxed);
+        // Release: pairs with the Acquire in `get`.
+        self.section.store(core::ptr::from_ref(section).cast_mut(), Ordering::Release);
+    }
+
+    /// Empties the cell of a section that was added; returns its frames. The section's metadata is
+    /// unused from then on.
+    ///
+    /// # Safety
+    /// 1. No reference from `get` exists, and none is made before this returns. All later calls
+    ///    happen after this call.
+    pub(crate) unsafe fn take(&self) -> Option<FrameRange> {
+        let range = self.added()?;
+        // Relaxed: clause 1 orders it for all other CPUs.
+        self.section.store(core::ptr::null_mut(), Ordering::Relaxed);
+        Some(range)
+    }
+
+    /// Returns the frames of a section that was added.
+    pub(crate) fn added(&self) -> Option<FrameRange> {
+        // The Acquire load in `get` orders the loads below.
+        self.get()?;
+        let bound = |at: &AtomicUsize| FrameNumber::new(at.load(Ordering::Relaxed));
+        let range = FrameRange::new(bound(&self.added_start), bound(&self.added_end));
+        (!range.is_empty()).then_some(range)
+    }
+}
+
+/// The position of a frame in its section.
+#[derive(Clone, Copy)]
+pub(crate) struct Position {
+    pub(crate) area: usize,
+    /// In the area.
+    pub(crate) frame: usize,
+}
+
+/// All sections between the first and the last frame.
+#[derive(Debug)]
+pub(crate) struct SectionTable<'m> {
+    /// The number of the section in the first cell.
+    first: usize,
+    cells: &'m [SectionCell<'m>],
+    /// The frames that exist from the start, ascending.
+    from_start: &'m [FrameRange],
+    /// From the first frame to the last that may ever exist.
+    span: FrameRange,
+    /// Locked, only by trying, while a section is added.
+    adding: Lock<()>,
+}
+
+impl<'m> SectionTable<'m> {
+    /// Makes the table of `span`. Its first cell is for the section of the first frame.
+    pub(crate) fn new(
+        cells: &'m [SectionCell<'m>],
+        from_start: &'m [FrameRange],
+        span: FrameRange,
+    ) -> Self {
+        let first = section_number(span.start);
+        Self { first, cells, from_start, span, adding: Lock::new(()) }
+    }
+
+    /// Returns the range from the first frame to the last that may ever exist, holes and room
+    /// included.
+    #[inline]
+    pub(crate) fn span(&self) -> FrameRange {
+        self.span
+    }
+
+    /// Returns the number of cells.
+    pub(super) fn len(&self) -> usize {
+        self.cells.len()
+    }
+
+    /// Iterates over the sections from cell `first` on: the index of each, its first frame, and
+    /// itself.
+    pub(super) fn sections_from(
+        &self,
+        first: usize,
+    ) -> impl Iterator<Item = (usize, usize, &'m Section<'m>)> {
+        self.cells.iter().enumerate().skip(first).filter_map(move |(index, cell)| {
+            cell.get().map(|section| (index, (self.first + index) * SECTION_FRAMES, section))
+        })
+    }
+
+    /// Iterates over the sections, each with its first frame.
+    pub(crate) fn sections(&self) -> impl Iterator<Item = (usize, &'m Section<'m>)> {
+        self.sections_from(0).map(|(_, base, section)| (base, section))
+    }
+
+    /// Returns the section that `frame` lies in, and its position there.
+    #[inline]
+    pub(crate) fn locate(&self, frame: FrameNumber) -> Option<(Position, &'m Section<'m>)> {
+        let in_section = frame.get() % SECTION_FRAMES;
+        let position = Position { area: in_section / AREA_FRAMES, frame: in_section % AREA_FRAMES };
+        self.cell(frame)?.get().map(|section| (position, section))
+    }
+
+    /// Returns the cell of the section that `frame` lies in.
+    #[inline]
+    pub(crate) fn cell(&self, frame: FrameNumber) -> Option<&'m SectionCell<'m>> {
+        self.cells.get(self.index(frame))
+    }
+
+    /// Returns the index of the cell of the section that `frame` lies in. It is out of range for
+    /// frames outside the span.
+    #[inline]
+    pub(crate) fn index(&self, frame: FrameNumber) -> usize {
+        section_number(frame).wrapping_sub(self.first)
+    }
+
+    /// Locks the table for adding a section; `None` while another call does so.
+    pub(crate) fn try_lock(&self) -> Option<Guard<'_, ()>> {
+        self.adding.try_lock()
+    }
+
+    /// Iterates over the ranges of frames, ascending: those from the start and those added, merged.
+    pub(crate) fn ranges(&self) -> impl Iterator<Item = FrameRange> {
+        let mut from_start = self.from_start.iter().copied().peekable();
+        let mut added = self.cells.iter().filter_map(SectionCell::added).peekable();
+        core::iter::from_fn(move || match (from_start.peek(), added.peek()) {
+            (Some(one), Some(other)) if other.start < one.start => added.next(),
+            (Some(_), _) => from_start.next(),
+            (None, _) => added.next(),
+        })
+    }
+
+    /// Returns whether one range has all frames of `range`.
+    pub(crate) fn has(&self, range: FrameRange) -> bool {
+        let holds = |own: FrameRange| own.start <= range.start && range.end <= own.end;
+        self.from_start.iter().copied().any(holds)
+            || self.cell(range.start).and_then(SectionCell::added).is_some_and(holds)
+    }
+
+    /// Returns whether the span is one range that exists from the start.
+    #[inline]
+    pub(crate) fn is_one_range(&self) -> bool {
+        self.from_start == [self.span]
+    }
+
+    /// Returns the number of frames.
+    pub(crate) fn frames(&self) -> usize {
+        self.ranges().map(|range| range.frames()).sum()
+    }
+}
+
+/// Returns the number of the section that `frame` lies in.
+pub(crate) fn section_number(frame: FrameNumber) -> usize {
+    frame.get() / SECTION_FRAMES
+}

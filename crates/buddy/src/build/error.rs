@@ -1,0 +1,47 @@
+//! The errors of building an allocator.
+
+use core::fmt;
+
+/// Why no allocator was built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildError {
+    /// The list of ranges is empty.
+    NoFrames,
+    /// The range at this index is empty, or does not begin above the end of the one before.
+    Unordered {
+        /// The range's index.
+        index: usize,
+    },
+    /// The metadata would not fit the address space.
+    TooLarge,
+    /// The memory given for the metadata is too small.
+    MetadataTooSmall {
+        /// Size of the layout in bytes.
+        needed: usize,
+        /// Bytes from the first cache line on.
+        given: usize,
+    },
+}
+
+impl fmt::Display for BuildError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoFrames => f.write_str("there are no frames"),
+            Self::Unordered { index } => {
+                write!(f, "range {index} is empty or not above the one before")
+            }
+            Self::TooLarge => f.write_str("the metadata is larger than the address space"),
+            Self::MetadataTooSmall { needed, given } => {
+                write!(f, "the metadata needs {needed} bytes, and {given} are given")
+            }
+        }
+    }
+}
+
+impl core::error::Error for BuildError {}
+
+impl From<BuildError> for page_frame::OutOfMemory {
+    fn from(_: BuildError) -> Self {
+        Self
+    }
+}

@@ -1,0 +1,74 @@
+//! Drains: how blocks leave a CPU slot and return to their areas.
+//!
+//! # Concurrency
+//! A drain runs inside the slot, on its own CPU or on one that took it over, and takes no lock.
+//!
+//! # Costs
+//! One atomic operation for each word with returned frames; two where the word was full or the area
+//! is counted again.
+
+use page_frame::{Cpu, FrameNumber, Order};
+
+use crate::bitmap::placement::ORDER_GROUPS;
+use crate::frames::Frames;
+use crate::percpu::Caches;
+use crate::percpu::slot::{CpuSlot, MAX_CACHED_ORDER};
+use crate::trace::Trace;
+
+impl<C: Cpu> Caches<'_, C> {
+    /// Drains slots one by one, those of other CPUs by take-over, until `target` frames are
+    /// returned; returns their number.
+    ///
+    /// Slots that a CPU is inside of are skipped.
+    pub(crate) fn drain_until<T: Trace>(&self, frames: &Frames<'_, T>, target: usize) -> usize {
+        let mut returned = 0;
+        self.slots.take_over(
+            |_| true,
+            |id, slot| {
+                if returned < target {
+                    returned += drain_slot(frames, slot);
+                    let change: isize =
+                        (0..=MAX_CACHED_ORDER).map(|order| slot.take_change(order)).sum();
+                    self.counts[id.index()].add(change);
+                }
+            },
+        );
+        returned
+    }
+
+    /// Returns the older half of the cached blocks of `order`.
+    pub(super) fn drain_older_half<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        slot: &mut CpuSlot,
+        order: Order,
+    ) {
+        let half = slot.len(order.index()).div_ceil(2);
+        let (blocks, count) = slot.take_oldest(order.index(), half);
+        frames.return_blocks(order, &blocks[..count]);
+    }
+}
+
+/// Returns all blocks of `slot`, and releases its owned areas; returns the number of frames.
+fn drain_slot<T: Trace>(frames: &Frames<'_, T>, slot: &mut CpuSlot) -> usize {
+    let mut returned = 0;
+    for order in Order::all().take(MAX_CACHED_ORDER + 1) {
+        let (mut blocks, count) = slot.take_oldest(order.index(), usize::MAX);
+        // Sorted, so that neighbours return in one atomic operation.
+        blocks[..count].sort_unstable();
+        frames.return_blocks(order, &blocks[..count]);
+        returned += count * order.pages();
+    }
+    let remainder = slot.take_remainder();
+    if remainder.frames != 0 {
+        frames.return_word(FrameNumber::new(remainder.start), remainder.frames, Order::ZERO);
+    }
+    returned += remainder.frames.count_ones() as usize;
+    for group in 0..ORDER_GROUPS {
+        if let Some(area) = slot.owned(group) {
+            slot.set_owned(group, None);
+            frames.bitmap().release_owned(area);
+        }
+    }
+    returned
+}

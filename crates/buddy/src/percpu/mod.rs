@@ -1,0 +1,194 @@
+//! The per-CPU caches: blocks that a CPU allocates and frees without an atomic read-modify-write.
+//!
+//! # Concepts
+//! - A hit enters the CPU's slot and pops or pushes one block. Nothing else happens, so hits need
+//!   no stack frame.
+//! - A miss enters the slot too, refills it (`refill.rs`) or makes room in it (`drain.rs`), and
+//!   counts what changed.
+//! - A call that finds the slot entered, because it runs in an interrupt or in a trace, works on
+//!   the shared frames instead. So it cannot block.
+//!
+//! # Costs
+//! A hit costs two loads and three stores. `refill.rs` and `drain.rs` say what a miss costs.
+
+use page_frame::internals::TagPlace;
+use page_frame::{Cpu, CpuId, FrameNumber, Frozen, Order, PerCpu, PerCpuGuard, PerCpuSlot, Tag};
+
+use crate::bitmap::block_range;
+use crate::bitmap::placement::Mobility;
+use crate::bitmap::section::MAX_CLAIM_BATCH;
+use crate::deferred_free::is_deferrable;
+use crate::frames::Frames;
+use crate::percpu::slot::{CachedCount, CpuSlot, MAX_CACHED_ORDER};
+use crate::trace::Trace;
+
+mod drain;
+mod refill;
+pub(crate) mod slot;
+
+/// Minimum number of areas for each slot, where slots own areas: a guess. One under loom.
+const MIN_AREAS_PER_OWNER: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
+/// Slots cache blocks of this mobility. Requests of another mobility go to the shared frames.
+const MOBILITY: Mobility = Mobility::Unmovable;
+
+/// The slots of all CPUs.
+#[derive(Debug)]
+pub(crate) struct Caches<'m, C> {
+    slots: PerCpu<'m, CpuSlot, C>,
+    /// For each slot the number of frames in its stacks.
+    counts: &'m [CachedCount],
+    /// Whether slots own areas: there are enough areas for each.
+    has_owners: bool,
+    /// Number of areas that a refill of whole areas claims: an eighth of a slot's share of all
+    /// areas, within limits.
+    area_batch: usize,
+}
+
+/// The slot of the current CPU, entered.
+type Entered<'s, C> = PerCpuGuard<'s, CpuSlot, C>;
+
+impl<'m, C: Cpu> Caches<'m, C> {
+    /// Makes the caches of an allocator with `areas` areas. Slots that are `closed` are never
+    /// entered.
+    pub(crate) fn new(
+        slots: &'m mut [PerCpuSlot<CpuSlot>],
+        counts: &'m [CachedCount],
+        cpu: C,
+        areas: usize,
+        closed: bool,
+    ) -> Self {
+        let count = slots.len();
+        Self {
+            slots: if closed { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) },
+            counts,
+            has_owners: closed || areas >= MIN_AREAS_PER_OWNER * count,
+            area_batch: (areas / (8 * count.max(1))).clamp(1, MAX_CLAIM_BATCH),
+        }
+    }
+
+    /// Pops a block of `order` from the CPU's slot: the hit of an allocation.
+    #[inline(always)]
+    pub(crate) fn allocate(&self, order: Order) -> Option<FrameNumber> {
+        if order.index() > MAX_CACHED_ORDER {
+            return None;
+        }
+        self.slots.enter_known().ok()?.pop(order.index())
+    }
+
+    /// Pushes a block to the CPU's slot and clears its tag at `tag`, or defers it: the hit of a
+    /// free. Returns false when it did neither.
+    ///
+    /// It calls only the deferral, as its last step, so that hits need no stack frame.
+    #[inline(always)]
+    pub(crate) fn free<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        frame: FrameNumber,
+        order: Order,
+        tag: TagPlace<'_>,
+    ) -> bool {
+        if order.index() > MAX_CACHED_ORDER {
+            return false;
+        }
+        let Ok(mut slot) = self.slots.enter_known() else { return false };
+        let keeps = || frames.bitmap().is_worth_keeping(frame, MOBILITY);
+        if slot.push_if(frame, order.index(), keeps) {
+            // Before the slot is left: afterwards the block may be allocated again, with another
+            // tag.
+            tag.set(Tag::NONE);
+            return true;
+        }
+        drop(slot);
+        let is_deferrable = is_deferrable(order);
+        if is_deferrable {
+            frames.defer(frame, order, tag);
+        }
+        is_deferrable
+    }
+
+    /// Enters the CPU's slot for a miss; `None` when the slot is entered already, or does not cache
+    /// `order`.
+    pub(crate) fn enter(&self, order: Order) -> Option<Entered<'_, C>> {
+        if order.index() > MAX_CACHED_ORDER {
+            return None;
+        }
+        let mut slot = self.slots.enter().ok()?;
+        slot.set_up(self.has_owners);
+        Some(slot)
+    }
+
+    /// Allocates a block of `order` by way of the entered slot, which is refilled if it is empty.
+    pub(crate) fn allocate_refilling<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        mut slot: Entered<'_, C>,
+        order: Order,
+    ) -> Option<FrameNumber> {
+        let frame = slot.pop(order.index()).or_else(|| self.refill(frames, &mut slot, order));
+        self.count_change(&mut slot, order);
+        frame
+    }
+
+    /// Allocates as many blocks as `blocks` has room for by way of the slot, entered once; returns
+    /// their number.
+    pub(crate) fn allocate_bulk<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        order: Order,
+        blocks: &mut [FrameNumber],
+    ) -> usize {
+        let Some(mut slot) = self.enter(order) else { return 0 };
+        let mut allocated = frames.bulk_guard(order, blocks, 0);
+        while !allocated.is_full() {
+            let cached = slot.pop(order.index());
+            let Some(frame) = cached.or_else(|| self.refill(frames, &mut slot, order)) else {
+                break;
+            };
+            allocated.push(frame);
+        }
+        self.count_change(&mut slot, order);
+        allocated.forget()
+    }
+
+    /// Frees a block, whose tag is cleared, into the CPU's slot after making room for it, or defers
+    /// it; returns false when the caller must return it to its areas.
+    pub(crate) fn free_making_room<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        frame: FrameNumber,
+        order: Order,
+    ) -> bool {
+        let Some(mut slot) = self.enter(order) else { return false };
+        let keeps = || frames.bitmap().is_worth_keeping(frame, MOBILITY);
+        let mut is_freed = slot.push_if(frame, order.index(), keeps);
+        if !is_freed && is_deferrable(order) {
+            if let Some(tag) = frames.tags().place(frame) {
+                frames.defer(frame, order, tag);
+                is_freed = true;
+            }
+        }
+        if !is_freed && (slot.is_in_refill_area(frame, order.index()) || keeps()) {
+            let guard = frames.guard(block_range(frame, order));
+            self.drain_older_half(frames, &mut slot, order);
+            _ = guard.forget();
+            is_freed = slot.push(frame, order.index());
+        }
+        self.count_change(&mut slot, order);
+        is_freed
+    }
+
+    /// Keeps all CPUs out of their slots while the guard lives, see [`PerCpu::freeze`].
+    pub(crate) fn freeze(&self, own: Option<CpuId>) -> Frozen<'_> {
+        self.slots.freeze(own)
+    }
+
+    /// Returns the number of frames that the slots held when each was last refilled or drained.
+    pub(crate) fn cached_frames(&self) -> usize {
+        self.counts.iter().map(CachedCount::get).sum()
+    }
+
+    fn count_change(&self, slot: &mut Entered<'_, C>, order: Order) {
+        let change = slot.take_change(order.index());
+        self.counts[slot.id().index()].add(change);
+    }
+}

@@ -1,0 +1,134 @@
+//! Refills of a CPU slot that has no block of the wanted order.
+//!
+//! # Concepts
+//! A refill takes blocks from the area that the slot owns for the order group, after reconciling
+//! its deferred frees. When the area is full, the slot acquires another area. If it finds no area,
+//! it takes one block by the hints. All of this runs inside the slot and takes no lock.
+//!
+//! # Costs
+//! A refill of single frames is one atomic swap for up to a word of them. A refill of orders below
+//! a word's is one atomic operation for up to half a stack. A refill of whole areas is a
+//! compare-exchange for each area and one fence. When the owned area is full, a compare-exchange, a
+//! store with a fence, and a search come on top.
+
+use page_frame::{Cpu, FrameNumber, Order};
+
+use crate::bitmap::section::MAX_CLAIM_BATCH;
+use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_ORDER, spread};
+use crate::frames::Frames;
+use crate::percpu::slot::{CpuSlot, FrameWord, MAX_CACHED_ORDER};
+use crate::percpu::{Caches, MOBILITY};
+use crate::trace::Trace;
+
+/// Maximum number of areas that a refill acquires: other CPUs take from owned areas too, when they
+/// find nothing elsewhere.
+const MAX_ACQUIRED: usize = 3;
+
+impl<C: Cpu> Caches<'_, C> {
+    /// Refills the slot, and allocates a block of `order`.
+    pub(super) fn refill<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        slot: &mut CpuSlot,
+        order: Order,
+    ) -> Option<FrameNumber> {
+        match u32::from(order.get()) {
+            0 => self.refill_frames(frames, slot),
+            AREA_ORDER => self.refill_areas(frames, slot),
+            below if below < WORD_ORDER => self.refill_blocks(frames, slot, order),
+            _ => frames.take_hinted(order, MOBILITY),
+        }
+    }
+
+    /// Refills with the remainder, or with all free frames of a word.
+    fn refill_frames<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        slot: &mut CpuSlot,
+    ) -> Option<FrameNumber> {
+        let mut word = slot.take_remainder();
+        if word.frames == 0 {
+            let bitmap = frames.bitmap();
+            let owned = self.take_owned(frames, slot, 0, |area| bitmap.take_owned_word(area));
+            let (start, taken) = owned.or_else(|| bitmap.take_word(MOBILITY))?;
+            frames.trace_word_for_slot(start, taken, taken.count_ones() as usize);
+            word = FrameWord { start: start.get(), frames: taken };
+        }
+        let rest = slot.fill(FrameNumber::new(word.start), word.frames, 0);
+        slot.set_remainder(FrameWord { frames: rest, ..word });
+        slot.pop(0)
+    }
+
+    /// Refills half of the stack with blocks of `order`, below a word's.
+    fn refill_blocks<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        slot: &mut CpuSlot,
+        order: Order,
+    ) -> Option<FrameNumber> {
+        let small = u32::from(order.get());
+        let limit = slot.room(order.index()) / 2;
+        let take = |area| frames.bitmap().take_owned_runs(area, small, limit);
+        let Some((word, starts)) = self.take_owned(frames, slot, small, take) else {
+            return frames.take_hinted(order, MOBILITY);
+        };
+        frames.trace_word_for_slot(word, spread(starts, small), starts.count_ones() as usize);
+        let rest = slot.fill(word, starts, order.index());
+        debug_assert!(rest == 0, "no more were taken than there is room for");
+        slot.pop(order.index())
+    }
+
+    /// Refills with a batch of whole areas.
+    fn refill_areas<T: Trace>(
+        &self,
+        frames: &Frames<'_, T>,
+        slot: &mut CpuSlot,
+    ) -> Option<FrameNumber> {
+        let mut areas = [0; MAX_CLAIM_BATCH];
+        // Block events are computed after each claim, so with them areas are claimed one by one.
+        let batch = if T::IS_ENABLED && T::HAS_BLOCK_EVENTS { 1 } else { self.area_batch };
+        let claimed = frames.bitmap().claim_batch(&mut areas[..batch]);
+        let order = Order::new(AREA_ORDER as u8).expect("areas are smaller than the largest block");
+        let mut claimed = frames.rest_guard(order, &areas[..claimed]);
+        while let [others @ .., area] = claimed.rest {
+            let area = FrameNumber::new(*area);
+            frames.trace_take(area, order);
+            claimed.rest = others;
+            let pushed = slot.push(area, MAX_CACHED_ORDER);
+            debug_assert!(pushed, "an empty stack has room for a batch");
+            // The next refill probably claims the areas that follow, so their tags are fetched
+            // early.
+            frames.tags().prefetch(area, batch * AREA_FRAMES);
+        }
+        slot.pop(MAX_CACHED_ORDER)
+    }
+
+    /// Calls `take` with the area that the slot owns for blocks of `order`, and with newly acquired
+    /// areas until it returns a value.
+    fn take_owned<T: Trace, R>(
+        &self,
+        frames: &Frames<'_, T>,
+        slot: &mut CpuSlot,
+        order: u32,
+        take: impl Fn(FrameNumber) -> Option<R>,
+    ) -> Option<R> {
+        let group = frames.bitmap().placement_for(order, MOBILITY).index();
+        for _ in 0..=MAX_ACQUIRED {
+            if let Some(area) = slot.owned(group) {
+                let taken = take(area)
+                    .or_else(|| if frames.reconcile_area(area) > 0 { take(area) } else { None });
+                if taken.is_some() {
+                    return taken;
+                }
+                slot.set_owned(group, None);
+                frames.bitmap().release_owned(area);
+            }
+            frames.reconcile_next();
+            if !self.has_owners {
+                return None;
+            }
+            slot.set_owned(group, Some(frames.bitmap().acquire(order, MOBILITY)?));
+        }
+        None
+    }
+}

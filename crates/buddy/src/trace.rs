@@ -1,0 +1,266 @@
+//! Trace hooks: calls for each split, merge, claim and transfer, and a trace that counts them.
+//!
+//! # Concepts
+//! Split and merge are implicit here: the allocator only sets and clears bits. A trace receives the
+//! events that a buddy with lists would have produced for the same change of the same bits:
+//! - Taking a block of order k out of a canonical block of order n is n - k **splits**.
+//! - Freeing a block of order k that then lies in a canonical block of order n is n - k **merges**.
+//! - A **claim** is an area taken whole, with or without its neighbours.
+//! - A **transfer** is frames that move between areas and a CPU slot. On the way out a list-based
+//!   buddy would have split the blocks into the pieces that the slot keeps, and on the way back it
+//!   would have merged each of them.
+//!
+//! An operation that stays inside a CPU slot changes no area and causes no event. While other CPUs
+//! change the same area, the numbers are estimates. With one CPU they are exact.
+//!
+//! A trace may also refuse requests: [`Watermarks`](crate::Watermarks) count the free frames, and
+//! refuse ordinary requests when only the reserve is left.
+//!
+//! # Costs
+//! Nothing when the trace is `()`: every call stands behind [`Trace::IS_ENABLED`]. Otherwise each
+//! take from areas and each return costs a call. Splits and merges cost a look at the buddies of
+//! the block up to [`Trace::MAX_ORDER`], unless [`Trace::HAS_BLOCK_EVENTS`] is false.
+
+use page_frame::sync::{AtomicUsize, Ordering};
+use page_frame::{FrameNumber, Order};
+
+use crate::zones::pressure::Pressure;
+
+/// Receives the events of an allocator. The allocator calls it from within its operations, on the
+/// CPU of the operation.
+///
+/// A trace should neither call the allocator nor panic. Neither breaks memory safety:
+/// - A call from a trace is like a call from an interrupt. It finds the CPU's slot entered and
+///   takes bits instead, and it causes events again.
+/// - A panic unwinds through the call. Frames that the call had taken return to their areas,
+///   without an event. Frames that it was freeing are free. A panic while a run shrinks aborts.
+///
+/// ```
+/// use buddy::Trace;
+/// use page_frame::FrameNumber;
+/// use std::cell::Cell;
+/// struct InUse(Cell<usize>);
+/// impl Trace for InUse {
+///     const HAS_BLOCK_EVENTS: bool = false; // only `take` and `free`
+///     fn take(&self, _: FrameNumber, frames: usize) {
+///         self.0.set(self.0.get() + frames);
+///     }
+///     fn free(&self, _: FrameNumber, frames: usize) {
+///         self.0.set(self.0.get() - frames);
+///     }
+/// }
+/// ```
+pub trait Trace {
+    /// Whether any method is called. Where false, nothing is computed for events.
+    const IS_ENABLED: bool = true;
+    /// Whether splits, merges, claims and transfers are wanted. Where false, nothing is computed
+    /// for them.
+    const HAS_BLOCK_EVENTS: bool = true;
+    /// The largest order of the list-based buddy that splits and merges are computed for.
+    const MAX_ORDER: Order = Order::MAX;
+
+    /// `frames` frames at or behind `start` left their areas, for a user or a CPU slot.
+    fn take(&self, start: FrameNumber, frames: usize) {
+        let _ = (start, frames);
+    }
+
+    /// `frames` frames at or behind `start` returned to their areas.
+    fn free(&self, start: FrameNumber, frames: usize) {
+        let _ = (start, frames);
+    }
+
+    /// `count` blocks were split in two.
+    fn split(&self, count: usize) {
+        let _ = count;
+    }
+
+    /// `count` pairs of buddies became one block.
+    fn merge(&self, count: usize) {
+        let _ = count;
+    }
+
+    /// `areas` areas were claimed whole.
+    fn claim(&self, areas: usize) {
+        let _ = areas;
+    }
+
+    /// `frames` frames moved from areas to a CPU slot, or back.
+    fn transfer(&self, frames: usize) {
+        let _ = frames;
+    }
+
+    /// Returns whether an ordinary request of a [`ZoneList`](crate::ZoneList) may take `pages`
+    /// frames. Called before the take.
+    #[inline]
+    fn allows(&self, pages: usize) -> bool {
+        let _ = pages;
+        true
+    }
+
+    /// Returns how short memory is.
+    #[inline]
+    fn pressure(&self) -> Pressure {
+        Pressure::None
+    }
+}
+
+/// No events.
+impl Trace for () {
+    const IS_ENABLED: bool = false;
+}
+
+/// Both receive each event, the first one first. A request needs the permission of both.
+impl<A: Trace, B: Trace> Trace for (A, B) {
+    const IS_ENABLED: bool = A::IS_ENABLED || B::IS_ENABLED;
+    const HAS_BLOCK_EVENTS: bool = A::HAS_BLOCK_EVENTS || B::HAS_BLOCK_EVENTS;
+    const MAX_ORDER: Order = if A::HAS_BLOCK_EVENTS { A::MAX_ORDER } else { B::MAX_ORDER };
+
+    fn take(&self, start: FrameNumber, frames: usize) {
+        self.0.take(start, frames);
+        self.1.take(start, frames);
+    }
+
+    fn free(&self, start: FrameNumber, frames: usize) {
+        self.0.free(start, frames);
+        self.1.free(start, frames);
+    }
+
+    fn split(&self, count: usize) {
+        self.0.split(count);
+        self.1.split(count);
+    }
+
+    fn merge(&self, count: usize) {
+        self.0.merge(count);
+        self.1.merge(count);
+    }
+
+    fn claim(&self, areas: usize) {
+        self.0.claim(areas);
+        self.1.claim(areas);
+    }
+
+    fn transfer(&self, frames: usize) {
+        self.0.transfer(frames);
+        self.1.transfer(frames);
+    }
+
+    #[inline]
+    fn allows(&self, pages: usize) -> bool {
+        self.0.allows(pages) && self.1.allows(pages)
+    }
+
+    #[inline]
+    fn pressure(&self) -> Pressure {
+        self.0.pressure().max(self.1.pressure())
+    }
+}
+
+impl<T: Trace + ?Sized> Trace for &T {
+    const IS_ENABLED: bool = T::IS_ENABLED;
+    const HAS_BLOCK_EVENTS: bool = T::HAS_BLOCK_EVENTS;
+    const MAX_ORDER: Order = T::MAX_ORDER;
+
+    fn take(&self, start: FrameNumber, frames: usize) {
+        (**self).take(start, frames);
+    }
+
+    fn free(&self, start: FrameNumber, frames: usize) {
+        (**self).free(start, frames);
+    }
+
+    fn split(&self, count: usize) {
+        (**self).split(count);
+    }
+
+    fn merge(&self, count: usize) {
+        (**self).merge(count);
+    }
+
+    fn claim(&self, areas: usize) {
+        (**self).claim(areas);
+    }
+
+    fn transfer(&self, frames: usize) {
+        (**self).transfer(frames);
+    }
+
+    #[inline]
+    fn allows(&self, pages: usize) -> bool {
+        (**self).allows(pages)
+    }
+
+    #[inline]
+    fn pressure(&self) -> Pressure {
+        (**self).pressure()
+    }
+}
+
+/// A trace that counts events.
+///
+/// ```
+/// use buddy::{EventCounts, Trace};
+/// let counts = EventCounts::new();
+/// counts.split(3);
+/// assert_eq!((counts.splits(), counts.merges()), (3, 0));
+/// ```
+#[derive(Debug, Default)]
+pub struct EventCounts {
+    splits: AtomicUsize,
+    merges: AtomicUsize,
+    claims: AtomicUsize,
+    transfers: AtomicUsize,
+}
+
+impl EventCounts {
+    page_frame::const_unless_loom! {
+        /// Returns counters at zero.
+        pub fn new() -> Self {
+            Self {
+                splits: AtomicUsize::new(0),
+                merges: AtomicUsize::new(0),
+                claims: AtomicUsize::new(0),
+                transfers: AtomicUsize::new(0),
+            }
+        }
+    }
+
+    /// Returns the number of blocks that were split in two.
+    pub fn splits(&self) -> usize {
+        // Relaxed, here and below: statistics, which publish nothing.
+        self.splits.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of pairs of buddies that became one block.
+    pub fn merges(&self) -> usize {
+        self.merges.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of areas that were claimed whole.
+    pub fn claims(&self) -> usize {
+        self.claims.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of frames that moved between areas and CPU slots.
+    pub fn transfers(&self) -> usize {
+        self.transfers.load(Ordering::Relaxed)
+    }
+}
+
+impl Trace for EventCounts {
+    fn split(&self, count: usize) {
+        self.splits.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn merge(&self, count: usize) {
+        self.merges.fetch_add(count, Ordering::Relaxed);
+    }
+
+    fn claim(&self, areas: usize) {
+        self.claims.fetch_add(areas, Ordering::Relaxed);
+    }
+
+    fn transfer(&self, frames: usize) {
+        self.transfers.fetch_add(frames, Ordering::Relaxed);
+    }
+}

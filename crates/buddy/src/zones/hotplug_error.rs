@@ -1,0 +1,53 @@
+//! The errors of hotplug.
+
+use core::fmt;
+
+use page_frame::FrameNumber;
+
+/// Why memory was not added, removed, taken offline or brought online. Nothing has changed then.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HotplugError {
+    /// The range is empty, or crosses into another section.
+    NotOneSection,
+    /// The allocator was built without room for these frames.
+    NoRoom,
+    /// The section has frames already, or another call is adding a section at this moment.
+    Occupied,
+    /// Some of the frames do not belong to the allocator.
+    Absent,
+    /// The section exists from the start, and shares its metadata with others.
+    FromStart,
+    /// The range begins or ends inside an area, and not at the border of memory.
+    PartOfArea,
+    /// The memory given for the section's metadata is too small.
+    MetadataTooSmall {
+        /// Size of the layout in bytes.
+        needed: usize,
+        /// Bytes from the first cache line on.
+        given: usize,
+    },
+    /// The frame is in use; or it should be brought online and is not offline.
+    InUse {
+        /// The first such frame.
+        frame: FrameNumber,
+    },
+}
+
+impl fmt::Display for HotplugError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotOneSection => f.write_str("the range is not inside one section of 1 GiB"),
+            Self::NoRoom => f.write_str("the allocator was built without room for these frames"),
+            Self::Occupied => f.write_str("the section has frames already"),
+            Self::Absent => f.write_str("some of the frames do not exist"),
+            Self::FromStart => f.write_str("the section exists from the start"),
+            Self::PartOfArea => f.write_str("the range begins or ends inside an area"),
+            Self::MetadataTooSmall { needed, given } => {
+                write!(f, "the metadata needs {needed} bytes, and {given} are given")
+            }
+            Self::InUse { frame } => write!(f, "{frame} is in use"),
+        }
+    }
+}
+
+impl core::error::Error for HotplugError {}

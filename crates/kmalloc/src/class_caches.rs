@@ -1,0 +1,210 @@
+//! The caches of the size classes, and the table through which hits find them.
+//!
+//! # Concepts
+//! Each class has a cache in the slab registry, built by the first request that needs it. Hits go
+//! by a table of the caches' per-CPU handles, indexed by page tag. It has a place for every tag, so
+//! that neither a class nor a foreign tag needs a check of its own: where there is no class, or no
+//! cache yet, the handle is closed and never hits.
+//!
+//! # Invariants
+//! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this value,
+//!   the same for ever; `handles[tag]` is the per-CPU handle of the cache of the tag's class, or a
+//!   closed one.
+//!
+//! # Concurrency
+//! Two CPUs that need a class for the first time both build a cache; one compare-exchange decides,
+//! and the loser destroys its own, still empty.
+
+use core::alloc::Layout;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+
+use page_frame::sync::{AtomicPtr, Ordering};
+use page_frame::{OutOfMemory, Tag};
+use slab::internals::PerCpuHandle;
+use slab::{BuildError, Cache, CacheBuilder, Hardening, Registry, System};
+
+use crate::cache_name::cache_name;
+use crate::class::ClassIndex;
+
+const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
+
+/// How a builder becomes a cache.
+pub(crate) type Build<'r, S, K> = fn(CacheBuilder<'r, S, K>) -> Result<Cache<S, K>, BuildError>;
+
+/// How many tags there are.
+const TAGS: usize = 1 << u8::BITS;
+
+/// The tag of the first class; those of the others follow it.
+const FIRST_TAG: usize = match Tag::class(0) {
+    Some(tag) => tag.get() as usize,
+    None => panic!("there is a first class"),
+};
+const _: () = assert!(FIRST_TAG + ClassIndex::COUNT <= TAGS);
+const _: () = match Tag::class(ClassIndex::COUNT - 1) {
+    Some(last) => assert!(last.get() as usize == FIRST_TAG + ClassIndex::COUNT - 1),
+    None => panic!("there are fewer classes than tags for them"),
+};
+
+/// The caches of all classes.
+#[repr(C)]
+pub(crate) struct ClassCaches<S: System, K: Hardening> {
+    /// First, so that they lie where the allocator does.
+    handles: [AtomicPtr<()>; TAGS],
+    pub(crate) registry: Registry<S>,
+    caches: [AtomicPtr<()>; ClassIndex::COUNT],
+    pub(crate) secret: Option<usize>,
+    pub(crate) magazine_bytes: Option<usize>,
+    owned: PhantomData<Cache<S, K>>,
+}
+
+impl<S: System, K: Hardening> ClassCaches<S, K> {
+    /// Makes the table, with no cache yet.
+    pub(crate) fn new(registry: Registry<S>) -> Self {
+        let closed = registry.closed_handle().into_raw();
+        Self {
+            handles: core::array::from_fn(|_| AtomicPtr::new(closed.as_ptr())),
+            registry,
+            caches: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
+            secret: None,
+            magazine_bytes: None,
+            owned: PhantomData,
+        }
+    }
+
+    /// Pops an object of `class` in the caller's CPU slot. `None` says only that it was no hit.
+    #[inline(always)]
+    pub(crate) fn hit(&self, class: ClassIndex) -> Option<NonNull<u8>> {
+        // SAFETY: the caches live as long as this value, and the CPUs are their registry's.
+        unsafe { self.handle(class).allocate(self.registry.cpu()) }
+    }
+
+    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has
+    /// happened.
+    ///
+    /// # Safety
+    /// 1. If the answer is true, `object` is one of `class` that the caller owns; no code uses it
+    ///    from then on.
+    #[inline(always)]
+    pub(crate) unsafe fn free_hit(&self, class: ClassIndex, object: NonNull<u8>) -> bool {
+        // SAFETY: the caches live as long as this value; clause 1, and caches of classes have no
+        // constructor.
+        unsafe { self.handle(class).free(self.registry.cpu(), object) }
+    }
+
+    /// Pushes `object` as [`free_hit`](Self::free_hit) does, for the class that the page tag of
+    /// byte `tag` names.
+    ///
+    /// # Safety
+    /// 1. `tag` is a byte.
+    /// 2. If the answer is true, `object` is one of the tag's class that the caller owns; no code
+    ///    uses it from then on.
+    #[inline(always)]
+    pub(crate) unsafe fn free_hit_by_tag(&self, tag: usize, object: NonNull<u8>) -> bool {
+        let (handles, cpu) = (self.handles.as_ptr(), self.registry.cpu());
+        // SAFETY: I1: a handle for each byte, whose caches live as long as this value; clause 2.
+        unsafe { PerCpuHandle::free_through(handles, tag, cpu, object) }
+    }
+
+    #[inline(always)]
+    fn handle(&self, class: ClassIndex) -> PerCpuHandle {
+        // SAFETY: a class is below `COUNT`, and `COUNT` tags from `FIRST_TAG` on are asserted to be
+        // bytes.
+        let place = unsafe { self.handles.get_unchecked(FIRST_TAG + class.index()) };
+        // Acquire: pairs with the Release in `build`; sees the cache's slots as they were built.
+        let raw = place.load(Ordering::Acquire);
+        // SAFETY: I1: never null.
+        let raw = unsafe { NonNull::new_unchecked(raw) };
+        // SAFETY: I1: a per-CPU handle.
+        unsafe { PerCpuHandle::from_raw(raw) }
+    }
+
+    /// Returns the cache of `class`, which `build` builds at the first request.
+    #[inline]
+    pub(crate) fn get_or_build<'r>(
+        &'r self,
+        class: ClassIndex,
+        build: Build<'r, S, K>,
+    ) -> Result<ManuallyDrop<Cache<S, K>>, OutOfMemory> {
+        match self.get(class) {
+            Some(cache) => Ok(cache),
+            // SAFETY: I1: `build` has stored it.
+            None => self.build(class, build).map(|raw| unsafe { Self::borrow(raw) }),
+        }
+    }
+
+    /// Returns the cache of `class`, if there is one.
+    #[inline]
+    pub(crate) fn get(&self, class: ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>> {
+        // Acquire: pairs with the Release in `build`; sees the cache as it was built.
+        let raw = NonNull::new(self.caches[class.index()].load(Ordering::Acquire))?;
+        // SAFETY: I1.
+        Some(unsafe { Self::borrow(raw) })
+    }
+
+    /// Builds the cache of `class`, unless somebody else has meanwhile.
+    #[cold]
+    fn build<'r>(
+        &'r self,
+        class: ClassIndex,
+        build: Build<'r, S, K>,
+    ) -> Result<NonNull<()>, OutOfMemory> {
+        let layout = Layout::from_size_align(class.size(), class.alignment())
+            .expect("a class's alignment is a power of two that divides its size");
+        let tag = Tag::class(class.index()).expect("there are fewer classes than tags for them");
+        let name = cache_name(class);
+        let builder = self.registry.cache(name.as_str(), layout).tag(tag).hardening::<K>();
+        let builder = match self.secret {
+            Some(secret) => builder.secret(secret),
+            None => builder,
+        };
+        let builder = match self.magazine_bytes {
+            Some(bytes) => builder.magazine_bytes(bytes),
+            None => builder,
+        };
+        let new = build(builder).map_err(|_| OutOfMemory)?.into_raw();
+        let place = &self.caches[class.index()];
+        let empty = core::ptr::null_mut();
+        // Release: pairs with the Acquire loads; publishes the cache. Acquire on failure: sees the
+        // other one.
+        match place.compare_exchange(empty, new.as_ptr(), Ordering::Release, Ordering::Acquire) {
+            Ok(_) => {
+                // SAFETY: I1: from just above.
+                let handle = unsafe { Self::borrow(new) }.per_cpu_handle().into_raw();
+                // Release: pairs with the Acquire in `hit` and in `PerCpuHandle::free_through`.
+                self.handles[usize::from(tag.get())].store(handle.as_ptr(), Ordering::Release);
+                Ok(new)
+            }
+            Err(first) => {
+                // SAFETY: ours from `into_raw` above, which no other code has seen. It never had an
+                // object.
+                drop(unsafe { Cache::<S, K>::from_raw(new) });
+                Ok(NonNull::new(first).expect("the exchange failed because it is not null"))
+            }
+        }
+    }
+
+    /// # Safety
+    /// 1. `raw` is one of `caches` (I1).
+    #[inline(always)]
+    unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<S, K>> {
+        // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays this
+        // value's.
+        ManuallyDrop::new(unsafe { Cache::from_raw(raw) })
+    }
+}
+
+impl<S: System, K: Hardening> Drop for ClassCaches<S, K> {
+    /// Destroys the caches. Memory in use stays as it is, and its pages are lost to the page
+    /// source.
+    fn drop(&mut self) {
+        for place in &mut self.caches {
+            // Relaxed: `&mut self` proves exclusive use.
+            if let Some(raw) = NonNull::new(place.load(Ordering::Relaxed)) {
+                // SAFETY: I1: owned, and not used again.
+                drop(unsafe { Cache::<S, K>::from_raw(raw) });
+            }
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The end of a cache's handle: the cache is destroyed or, with objects in use, abandoned.
+
+use core::ptr::NonNull;
+
+use crate::cache::inner::CacheInner;
+use crate::registry::inner::RegistryInner;
+use crate::system::System;
+
+/// How far the end of a handle has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The cache is as it was, or closed: a destructor has panicked.
+    Linked,
+    /// The cache is freed or abandoned. The handle's reference to the registry is left.
+    Gone,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// The last handle of a cache, which ends. Dropping it does what a panic of a destructor has left
+/// undone: the slab of that destructor and those that were to be released with it are gone, so the
+/// second attempt has the rest.
+pub(crate) struct EndOfHandle<S: System> {
+    cache: NonNull<CacheInner<S>>,
+    registry: NonNull<RegistryInner<S>>,
+    stage: Stage,
+}
+
+impl<S: System> EndOfHandle<S> {
+    /// # Safety
+    /// 1. `cache` is alive, the caller has its only handle with a reference to the registry, and
+    ///    does not use it again.
+    pub(crate) unsafe fn new(cache: NonNull<CacheInner<S>>) -> Self {
+        // SAFETY: clause 1: alive. By I2 of the cache the pointer is that of the registry.
+        let registry = unsafe { cache.as_ref() }.backing.shared_pointer().cast();
+        Self { cache, registry, stage: Stage::Linked }
+    }
+
+    fn registry(&self) -> &RegistryInner<S> {
+        // SAFETY: the handle's reference keeps the registry alive until `drop` gives it up.
+        unsafe { self.registry.as_ref() }
+    }
+
+    /// Destroys the cache or, with objects in use, abandons it.
+    pub(crate) fn end(&mut self) {
+        // SAFETY: the only handle (clause 1 of `new`), and at this stage the cache is alive.
+        if unsafe { self.registry().detach(self.cache) }.is_ok() {
+            self.free();
+            return;
+        }
+        // SAFETY: it was not detached, and therefore alive.
+        let is_pinned = unsafe { self.cache.as_ref() }.slabs().settings.is_pinned;
+        // SAFETY: as above: this was the handle. The cache stays for ever, closed, as the slabs of
+        // the objects in use name it.
+        unsafe { self.registry().abandon(self.cache) };
+        // Typed I2: values in use that may be pinned keep the page source, so their reference to it
+        // is never given up.
+        self.stage = if is_pinned { Stage::Done } else { Stage::Gone };
+    }
+
+    /// Frees the cache, which is detached.
+    pub(crate) fn free(&mut self) {
+        // Before the call: what is freed is not freed again, if a trace panics meanwhile.
+        self.stage = Stage::Gone;
+        // SAFETY: detached: in no list, without slabs; the only handle is this one.
+        unsafe { self.registry().free_cache(self.cache) };
+    }
+}
+
+impl<S: System> Drop for EndOfHandle<S> {
+    fn drop(&mut self) {
+        if self.stage == Stage::Linked {
+            self.end();
+        }
+        if self.stage == Stage::Gone {
+            // SAFETY: the handle's reference; this is the end of the handle.
+            unsafe { RegistryInner::release(self.registry) };
+        }
+    }
+}

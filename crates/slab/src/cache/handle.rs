@@ -1,0 +1,398 @@
+//! The cache as its user sees it: a handle.
+
+use core::fmt;
+use core::marker::PhantomData;
+use core::mem::ManuallyDrop;
+use core::ptr::NonNull;
+
+use page_frame::{OutOfMemory, Violation};
+
+use crate::cache::destroy::EndOfHandle;
+use crate::cache::inner::CacheInner;
+use crate::cache_name::CacheName;
+use crate::debug::leaks::{LiveObject, for_each_live};
+use crate::debug::validate::validate;
+use crate::hardening::checks::ObjectChecks;
+use crate::hardening::presets::{Hardening, Off, is_any_on};
+use crate::patience::Patience;
+use crate::percpu::slot::{PerCpuHandle, Push};
+use crate::reclaim::aging::age_if_due;
+use crate::registry::inner::RegistryInner;
+use crate::registry::stats::{CacheStats, SlabView, for_each_slab};
+use crate::slabs::geometry::Geometry;
+use crate::slabs::settings::CacheSettings;
+use crate::system::System;
+
+/// Objects of one size, in constructed state, from slabs that the cache takes and releases by
+/// itself.
+///
+/// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are
+/// lost to the page source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a
+/// constructor, a destructor or a `reclaim` callback of the same cache, in a callback of the
+/// registry ([`Registry::stats`](crate::Registry::stats) and others), or in an interrupt: both
+/// would wait for what they came upon.
+pub struct Cache<S: System, K: Hardening = Off> {
+    inner: NonNull<CacheInner<S>>,
+    checks: PhantomData<fn() -> K>,
+}
+
+// SAFETY: the cache is reached through shared references and is Sync when page source and CPUs are;
+// the last handle may drop them on any CPU, and are therefore Send.
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Send for Cache<S, K> {}
+// SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C
+// are.
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync for Cache<S, K> {}
+
+/// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys
+/// the cache after all; the slabs of the objects in use are lost to the page source then.
+#[must_use = "dropping it destroys the cache after all"]
+pub struct Busy<C> {
+    /// The cache, which goes on. [`for_each_live`](Cache::for_each_live) lists what is in use.
+    pub cache: C,
+    /// The cache's name.
+    pub name: CacheName,
+    /// How many objects are in use.
+    pub objects: usize,
+}
+
+impl<C> fmt::Debug for Busy<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, objects, .. } = self;
+        let mut out = f.debug_struct("Busy");
+        out.field("name", name).field("objects", objects).finish_non_exhaustive()
+    }
+}
+
+impl<C> fmt::Display for Busy<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cache {} has {} objects in use", self.name, self.objects)
+    }
+}
+
+impl<C> core::error::Error for Busy<C> {}
+
+impl<S: System, K: Hardening> Cache<S, K> {
+    /// # Safety
+    /// 1. The handle is the only one of `cache`, and gets a reference to its system.
+    pub(crate) unsafe fn from_inner(inner: NonNull<CacheInner<S>>) -> Self {
+        Self { inner, checks: PhantomData }
+    }
+
+    #[inline(always)]
+    pub(crate) fn inner(&self) -> &CacheInner<S> {
+        // SAFETY: cache I1: the handle has a reference.
+        unsafe { self.inner.as_ref() }
+    }
+
+    /// Returns what all caches of the registry share.
+    #[inline]
+    pub(crate) fn registry(&self) -> &RegistryInner<S> {
+        let registry = self.inner().backing.shared_pointer().cast();
+        // SAFETY: the handle has a reference to the registry, and by I2 of the cache the pointer is
+        // that of the registry.
+        unsafe { registry.as_ref() }
+    }
+
+    /// Whether an object of `other` is as good as one of this cache.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let (ours, theirs) = (self.inner(), other.inner());
+        let hooks = |slabs: &CacheSettings| {
+            [slabs.constructor, slabs.destructor].map(|hook| hook.map(|hook| hook as usize))
+        };
+        let cut = |cache: &CacheInner<S>| {
+            let slabs = &cache.slabs().settings;
+            (slabs.geometry, slabs.padding, slabs.size, slabs.is_pinned)
+        };
+        cut(ours) == cut(theirs) && hooks(&ours.slabs().settings) == hooks(&theirs.slabs().settings)
+    }
+
+    /// Returns the checks of the preset.
+    #[inline]
+    pub(crate) fn checks(&self) -> ObjectChecks<'_, S> {
+        let inner = self.inner();
+        ObjectChecks { slabs: inner.slabs(), environment: inner.environment() }
+    }
+
+    /// Allocates an object: in constructed state, if there is a constructor; otherwise with
+    /// arbitrary content.
+    ///
+    /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no slab has an object free and the page source has no block.
+    #[inline]
+    #[track_caller]
+    pub fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        loop {
+            let place = match self.inner().percpu.pop() {
+                Some(place) => place,
+                None => self.allocate_place_missed()?,
+            };
+            if !is_any_on::<K>() {
+                return Ok(place);
+            }
+            // A corrupted object stays isolated; there are others.
+            if let Some(object) = self.checks().check_allocated::<K>(place) {
+                return Ok(object);
+            }
+        }
+    }
+
+    /// Allocates an object for a caller whose [per-CPU handle](Self::per_cpu_handle) has missed.
+    #[doc(hidden)]
+    #[inline]
+    #[track_caller]
+    pub fn allocate_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        // The handle of a preset with checks is closed, so the slot has not been tried.
+        if is_any_on::<K>() { self.allocate() } else { self.allocate_place_missed() }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_place_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        self.inner().allocate_from_depot().or_else(|miss| {
+            self.inner().allocate_from_slabs::<K>(miss).map(|place| self.age_holding(place))
+        })
+    }
+
+    /// Runs an aging pass, if one is due, and frees `place` if that panics. Returns `place`.
+    fn age_holding(&self, place: NonNull<u8>) -> NonNull<u8> {
+        if self.registry().environment().aging.is_due() {
+            let held = self.inner().backing.guard(None, Some(place));
+            age_if_due(self.registry());
+            held.disarm();
+        }
+        place
+    }
+
+    /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim
+    /// nothing for it: where that has no block free, it fails at once. Costs more than `allocate`
+    /// where that would be a hit.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no slab has an object free and the page source has no block as it is.
+    #[track_caller]
+    pub fn try_allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        loop {
+            let place = self.age_holding(self.inner().try_allocate_place::<K>()?);
+            if let Some(object) = self.checks().check_allocated::<K>(place) {
+                return Ok(object);
+            }
+        }
+    }
+
+    /// Frees an object.
+    ///
+    /// A hit is a push in the caller's CPU slot; a miss may take locks. Misuse that shows at once
+    /// is a [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that
+    /// are not objects of this cache are found when the magazine is emptied into the slabs.
+    ///
+    /// Should code of the user panic meanwhile (a destructor, a shrinker that the page source
+    /// asks), the object is freed all the same. Only a fault leaves it as it is.
+    ///
+    /// # Safety
+    /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to
+    ///    allocate) and has not been freed since.
+    /// 2. No code uses it from now on.
+    /// 3. With a constructor or a destructor, `object` is in **constructed state**: it holds what
+    ///    the constructor leaves, or what the users of this cache agree on in its place, so that
+    ///    the next user and the destructor may have it. In a cache of an
+    ///    [`ObjectCache`](crate::ObjectCache) that is a value of its type that
+    ///    [`Reset::reset`](crate::Reset::reset) left, or that has not been changed since it was
+    ///    allocated.
+    #[inline]
+    #[track_caller]
+    pub unsafe fn free(&self, object: NonNull<u8>) {
+        if !is_any_on::<K>() {
+            self.free_place(object);
+        } else if let Some(place) = self.checks().check_freed::<K>(object) {
+            self.free_place(place);
+        }
+    }
+
+    /// Frees the place of an object that has been checked.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn free_place(&self, place: NonNull<u8>) {
+        if self.inner().free_place(place) == Push::Full {
+            self.free_missed(place);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn free_missed(&self, place: NonNull<u8>) {
+        if self.inner().free_missed(place) {
+            age_if_due(self.registry());
+        }
+    }
+
+    /// Allocates an object and fills it with zeros.
+    ///
+    /// # Errors
+    /// As [`allocate`](Self::allocate).
+    ///
+    /// # Panics
+    /// When the cache has a constructor: zeros are not the constructed state, and would overwrite a
+    /// value that may be pinned.
+    #[inline]
+    #[track_caller]
+    pub fn allocate_zeroed(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        if self.inner().slabs().settings.constructor.is_some() {
+            refuse_zeros();
+        }
+        let object = self.allocate()?;
+        // SAFETY: the caller's now, and so large.
+        unsafe { object.write_bytes(0, self.object_size()) };
+        Ok(object)
+    }
+
+    /// AgingClock the handle into a pointer, for places that hold one as an atomic word.
+    pub fn into_raw(self) -> NonNull<()> {
+        ManuallyDrop::new(self).inner.cast()
+    }
+
+    /// Takes a handle up again.
+    ///
+    /// # Safety
+    /// 1. `raw` came from [`into_raw`](Self::into_raw) of a cache of this type, and stands for one
+    ///    handle: of those made from it at most one is dropped, and none is used afterwards.
+    /// 2. While one of them is borrowed exclusively ([`for_each_live`](Self::for_each_live)), no
+    ///    other is used.
+    #[inline(always)]
+    pub unsafe fn from_raw(raw: NonNull<()>) -> Self {
+        Self { inner: raw.cast(), checks: PhantomData }
+    }
+
+    /// Returns the name.
+    pub fn name(&self) -> CacheName {
+        self.inner().slabs().settings.name
+    }
+
+    /// Returns how the slabs are cut.
+    pub fn geometry(&self) -> Geometry {
+        self.inner().slabs().settings.geometry
+    }
+
+    /// Returns the size of an object in bytes, as asked for.
+    pub fn object_size(&self) -> usize {
+        self.inner().slabs().settings.object_size()
+    }
+
+    /// Returns the numbers of the cache. O(slabs), takes its locks.
+    pub fn stats(&self) -> CacheStats {
+        self.inner().stats()
+    }
+
+    /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU,
+    /// for pictures; `None` for a magazine that is not there.
+    pub fn magazines(&self) -> [Option<usize>; 2] {
+        self.inner().percpu.lengths()
+    }
+
+    /// Gives back all pages that hold no object in use; returns how many. Waits for locks.
+    pub fn shrink_all(&self) -> usize {
+        let released = self.inner().shrink(usize::MAX, Patience::Wait);
+        age_if_due(self.registry());
+        released
+    }
+
+    /// Checks the invariants of the cache. O(objects), takes its locks.
+    ///
+    /// # Errors
+    /// Names the first invariant that does not hold.
+    pub fn validate(&self) -> Result<(), Violation> {
+        validate(self.inner().slabs(), self.inner().environment())
+    }
+
+    /// Calls `look` with each slab, under the lock of the slab set: `look` must not use the cache.
+    pub fn for_each_slab(&self, look: impl FnMut(SlabView)) {
+        for_each_slab(self.inner().slabs(), self.inner().environment(), look);
+    }
+
+    /// Whether `object` is the address of an object of this cache, in use or free. Any address may
+    /// be asked for, also while other CPUs shrink the cache. O(slabs), takes the lock of the slab
+    /// set; `false` for an interrupt that came upon that lock.
+    pub fn owns(&self, object: NonNull<u8>) -> bool {
+        let slabs = self.inner().slabs();
+        let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
+        slabs.has_object_at(self.inner().environment(), place)
+    }
+
+    /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what
+    /// other CPUs have in their hands would be neither here nor there; empties all magazines.
+    /// O(objects).
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// let cache = registry.cache("inode", Layout::new::<[u64; 75]>());
+    /// let cache = cache.hardening::<slab::Debugging>().build()?;
+    /// let forgotten = cache.allocate()?;
+    /// let mut busy = cache.destroy().expect_err("an object is in use");
+    /// busy.cache.for_each_live(|live| {
+    ///     assert_eq!((live.object, live.index), (forgotten, live.index));
+    ///     let history = live.history.expect("Debug keeps it");
+    ///     assert!(history.allocated_by.is_some_and(|place| place.line() > 0));
+    /// });
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_live(&mut self, look: impl FnMut(LiveObject)) {
+        let inner = self.inner();
+        inner.percpu.drain(&inner.backing, Patience::Wait);
+        // SAFETY: `&mut self`: the only handle, and the magazines have just been emptied.
+        unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
+    }
+
+    /// Destroys the cache. Waits for locks, and for shrinkers and statistics that are at this
+    /// cache.
+    ///
+    /// # Errors
+    /// [`Busy`], with the cache, when objects are in use.
+    pub fn destroy(self) -> Result<(), Busy<Self>> {
+        // SAFETY: the handle is the cache's only one, and is used again only if the answer is an
+        // error.
+        match unsafe { self.registry().detach(self.inner) } {
+            Ok(()) => {
+                // SAFETY: the cache is detached, and the handle is not used again.
+                unsafe { EndOfHandle::new(ManuallyDrop::new(self).inner) }.free();
+                Ok(())
+            }
+            Err(objects) => Err(Busy { name: self.name(), objects, cache: self }),
+        }
+    }
+
+    /// Returns the per-CPU handle: a closed one if the preset looks at every object.
+    #[doc(hidden)]
+    pub fn per_cpu_handle(&self) -> PerCpuHandle {
+        let inner = self.inner();
+        PerCpuHandle::of(if is_any_on::<K>() {
+            &inner.environment().locking
+        } else {
+            &inner.percpu.slots
+        })
+    }
+}
+
+impl<S: System, K: Hardening> Drop for Cache<S, K> {
+    fn drop(&mut self) {
+        // SAFETY: the only handle, which is not used again.
+        unsafe { EndOfHandle::new(self.inner) }.end();
+    }
+}
+
+#[cold]
+#[inline(never)]
+#[track_caller]
+fn refuse_zeros() -> ! {
+    panic!("an object of a cache with a constructor is not allocated as zeros")
+}
+
+impl<S: System, K: Hardening> fmt::Debug for Cache<S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("name", &self.name()).finish_non_exhaustive()
+    }
+}

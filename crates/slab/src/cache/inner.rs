@@ -1,0 +1,289 @@
+//! A cache without its handle: its parts, and the way of an object through them.
+//!
+//! # Concepts
+//! An allocation tries, in order: the caller's CPU slot, the depot, the slabs, and a new slab from
+//! the page source. A free goes the same way back. Each part has a file of its own below `percpu`
+//! and `slabs`; this file puts them in order. Contexts without a slot (nested, detached, beyond the
+//! last slot) allocate from the slabs, and free through the slab's free word, which cannot fail.
+//!
+//! # Invariants
+//! - I1: a cache lives from its construction until its handle has destroyed it; visitors keep it
+//!   alive (cache list I1, I2).
+//! - I2: what `shared` points to outlives the cache. It is the first field of a
+//!   [`RegistryInner`](crate::registry::inner::RegistryInner).
+
+use core::ptr::NonNull;
+
+use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
+
+use crate::hardening::presets::Hardening;
+use crate::patience::{Patience, Reclaim};
+use crate::percpu::depot::{Depot, Places};
+use crate::percpu::magazine::{CAPACITIES, Magazine};
+use crate::percpu::sizing::MagazineSizing;
+use crate::percpu::slab_transfer::Backing;
+use crate::percpu::slot::{CacheSlots, Push};
+use crate::percpu::{Miss, PerCpuCache};
+use crate::registry::cache_list::{ListNode, Listed};
+use crate::registry::shared::Shared;
+use crate::registry::stats::CacheStats;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
+use crate::slabs::settings::CacheSettings;
+use crate::system::System;
+
+/// Frees objects that the user of a cache can do without.
+pub(crate) type ReclaimHook = &'static (dyn Fn() + Sync);
+
+/// A cache without its handle.
+#[repr(C, align(64))]
+pub(crate) struct CacheInner<S: System> {
+    pub(crate) percpu: PerCpuCache<S::Cpus>,
+    pub(crate) backing: Backing<S>,
+    pub(crate) reclaim: Option<ReclaimHook>,
+    node: ListNode<Self>,
+}
+
+impl<S: System> Listed for CacheInner<S> {
+    fn node(&self) -> &ListNode<Self> {
+        &self.node
+    }
+}
+
+impl<S: System> CacheInner<S> {
+    pub(crate) fn new(
+        shared: NonNull<Shared<S>>,
+        slots: CacheSlots<S::Cpus>,
+        settings: CacheSettings,
+        reclaim: Option<ReclaimHook>,
+        sizing: MagazineSizing,
+    ) -> Self {
+        let places = match settings.keep_empty {
+            // Objects that return to the page source at once do not wait in the depot.
+            Some(0) => Places::NONE,
+            _ => Places::for_objects(settings.geometry.stride()),
+        };
+        let percpu = PerCpuCache { slots, depot: IrqLock::new(Depot::new(places)) };
+        // SAFETY: clause 1: I2.
+        let backing = unsafe { Backing::new(shared, Slabs::new(settings), sizing) };
+        Self { percpu, backing, reclaim, node: ListNode::new() }
+    }
+
+    /// Returns the slabs.
+    #[inline]
+    pub(crate) fn slabs(&self) -> &Slabs {
+        &self.backing.slabs
+    }
+
+    #[inline]
+    pub(crate) fn environment(&self) -> &Environment<S> {
+        self.backing.environment()
+    }
+
+    /// Allocates a place that missed its CPU slot: from the other magazine, or a full magazine of
+    /// the depot.
+    #[inline(always)]
+    pub(crate) fn allocate_from_depot(&self) -> Result<NonNull<u8>, Miss> {
+        let mut miss = match self.percpu.pop_or_unload() {
+            Ok(place) => return Ok(place),
+            Err(miss) => miss,
+        };
+        if !miss.has_earned_magazines {
+            return Err(miss);
+        }
+        let Some(full) = self.percpu.take_full(&self.backing, &mut miss.spare) else {
+            return Err(miss);
+        };
+        let full = match miss.spare.take() {
+            None if self.slabs().settings.trace.is_none() => full,
+            spare => self.percpu.finish_take_full(&self.backing, full, spare),
+        };
+        self.percpu.pop_and_load(&self.backing, full).ok_or(miss)
+    }
+
+    /// Allocates a place that the depot did not have: a new magazine is filled from the slabs,
+    /// which grow if they are empty. CPUs that miss seldom get a single object.
+    #[cold]
+    pub(crate) fn allocate_from_slabs<K: Hardening>(
+        &self,
+        miss: Miss,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let backing = &self.backing;
+        if !miss.has_earned_magazines {
+            self.put_away_spare(miss.spare);
+        } else if let Some(empty) = self.percpu.renew(backing, miss.spare) {
+            // Half of it after a free, so that both frees and allocations that follow can hit.
+            let filled = backing.fill::<K>(empty, miss.is_draining)?;
+            return self.percpu.pop_and_load(backing, filled).ok_or(OutOfMemory);
+        }
+        backing.take_one::<K>(Reclaim::Allowed)
+    }
+
+    /// Allocates a place without reclaiming: a cached one, else one of the slabs, else of a slab of
+    /// free pages.
+    pub(crate) fn try_allocate_place<K: Hardening>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        if let Some(place) = self.percpu.pop_any() {
+            return Ok(place);
+        }
+        let backing = &self.backing;
+        match self.percpu.take_full(backing, &mut None) {
+            Some(full) => self.percpu.pop_and_load(backing, full).ok_or(OutOfMemory),
+            None => backing.take_one::<K>(Reclaim::Forbidden),
+        }
+    }
+
+    /// Allocates a place: from the CPU slot, the depot, or the slabs.
+    pub(crate) fn allocate_place<K: Hardening>(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        match self.percpu.pop() {
+            Some(place) => Ok(place),
+            None => self.allocate_from_depot().or_else(|miss| self.allocate_from_slabs::<K>(miss)),
+        }
+    }
+
+    /// Frees a place that missed its CPU slot: to the other magazine, or to an empty one for which
+    /// the depot gets a full one. Returns whether the slabs may have got objects.
+    #[inline(always)]
+    pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
+        let Err(slot) = self.percpu.push_or_unload(place) else { return false };
+        let stored = slot.full.as_ref().map(Magazine::length);
+        let (empty, refused) = match slot.full {
+            Some(full) => self.percpu.exchange_full(&self.backing, full),
+            None if slot.has_earned_magazines => (self.percpu.take_empty(&self.backing), None),
+            None => {
+                self.backing.give(Patience::Wait, &[place]);
+                return true;
+            }
+        };
+        let is_traced = self.slabs().settings.trace.is_some();
+        match empty {
+            Some(empty) if self.backing.is_current(&empty) && !is_traced => {
+                self.push_and_load(place, empty);
+                false
+            }
+            empty => {
+                self.free_with_new_magazine(place, empty, refused, stored);
+                true
+            }
+        }
+    }
+
+    /// Frees a place to a magazine that is made for it. `refused` is a full magazine that the depot
+    /// had no room for: it is emptied into the slabs. Where there is no memory for a magazine, the
+    /// place goes to its slab.
+    #[cold]
+    #[inline(never)]
+    fn free_with_new_magazine(
+        &self,
+        place: NonNull<u8>,
+        empty: Option<Magazine>,
+        refused: Option<Magazine>,
+        stored: Option<usize>,
+    ) {
+        let backing = &self.backing;
+        let held = backing.guard(None, Some(place));
+        let empty = match refused {
+            Some(full) => Some(backing.empty(full, Patience::Wait).0),
+            None => match stored {
+                Some(objects) => self.percpu.trace_stored(backing, empty, objects),
+                None => empty,
+            },
+        };
+        let renewed = self.percpu.renew(backing, empty);
+        held.disarm();
+        match renewed {
+            Some(magazine) => self.push_and_load(place, magazine),
+            None => _ = backing.give(Patience::Wait, &[place]),
+        }
+    }
+
+    /// Pushes `place` to the empty `magazine`, and loads it into the caller's slot.
+    #[inline]
+    fn push_and_load(&self, place: NonNull<u8>, mut magazine: Magazine) {
+        magazine.push(place);
+        if let Some(out) = self.percpu.load(magazine) {
+            self.percpu.put_away(&self.backing, out);
+        }
+    }
+
+    /// Frees a place, and reports the object freed last if it is freed again.
+    #[inline(always)]
+    #[track_caller]
+    pub(crate) fn free_place(&self, place: NonNull<u8>) -> Push {
+        let pushed = self.percpu.push(place);
+        if pushed == Push::Again {
+            self.report_freed_again(place);
+        }
+        pushed
+    }
+
+    #[cold]
+    #[track_caller]
+    fn report_freed_again(&self, place: NonNull<u8>) {
+        self.environment().report(&Fault::at_address(FaultKind::DoubleFree, place.addr().get()));
+    }
+
+    #[inline]
+    fn put_away_spare(&self, spare: Option<Magazine>) {
+        if let Some(spare) = spare {
+            self.percpu.put_away(&self.backing, spare);
+        }
+    }
+
+    /// Releases at least `target_pages` pages if it can: empty slabs first, then what the magazines
+    /// keep. Returns how many. With [`Patience::Try`] what another CPU holds stays. Allocates
+    /// nothing.
+    pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
+        let mut released = self.release_empty(target_pages, patience);
+        if released < target_pages {
+            released += self.percpu.drain(&self.backing, patience);
+            released += self.release_empty(target_pages.saturating_sub(released), patience);
+        }
+        released
+    }
+
+    /// Releases empty slabs of up to `target_pages` pages. Returns the pages released.
+    pub(crate) fn release_empty(&self, target_pages: usize, patience: Patience) -> usize {
+        let source = &self.backing.shared().slab_source;
+        self.backing.slabs.release_empty(source, target_pages, self.kept(), patience)
+    }
+
+    /// Releases the magazines and empty slabs that were not needed since the last aging pass.
+    /// Returns the pages released.
+    pub(crate) fn release_idle(&self, patience: Patience) -> usize {
+        self.percpu.drain_idle(&self.backing, patience) + self.release_idle_slabs(patience)
+    }
+
+    /// Ages the cache: releases what was not needed since the last pass. Slabs whose release runs
+    /// destructors, or of which the user has said how many stay, are left.
+    pub(crate) fn age(&self) {
+        self.percpu.drain_idle(&self.backing, Patience::Try);
+        if self.backing.slabs.settings.destructor.is_none()
+            && self.backing.slabs.settings.keep_empty.is_none()
+        {
+            self.release_idle_slabs(Patience::Try);
+        }
+    }
+
+    fn release_idle_slabs(&self, patience: Patience) -> usize {
+        let source = &self.backing.shared().slab_source;
+        let note_idle = || self.backing.sizing.note_idle();
+        self.backing.slabs.release_idle(source, self.kept(), patience, note_idle)
+    }
+
+    /// Returns how many empty slabs stay even when memory is short. None while the cache is being
+    /// destroyed.
+    fn kept(&self) -> usize {
+        if self.node.is_closed() { 0 } else { self.backing.slabs.settings.kept() }
+    }
+
+    /// Returns the numbers of the cache.
+    pub(crate) fn stats(&self) -> CacheStats {
+        let environment = self.environment();
+        let mut stats = CacheStats::of_slabs(&self.backing.slabs, environment);
+        stats.magazine_capacity = CAPACITIES[self.backing.sizing.class()];
+        let token = environment.lock_token();
+        let depot = token.lock(&self.percpu.depot);
+        stats.depot_magazines = depot.map_or(0, |depot| depot.full_count());
+        stats
+    }
+}

@@ -1,0 +1,254 @@
+//! Objects that are there when memory is not: reserves, and allocations prepared beforehand.
+//!
+//! # Concepts
+//! A [`Mempool`] keeps N objects back for the way out of a shortage (Linux's mempool; Molnar 2001):
+//! it allocates from the cache as long as that works, then from the objects it keeps, and frees
+//! refill it first. A [`Prefilled`] is N allocations made in advance, for code that must not fail
+//! later (Linux's prefilled sheaves).
+
+use core::ptr::NonNull;
+
+use page_frame::{IrqLock, OutOfMemory};
+
+use crate::cache::handle::Cache;
+use crate::cache::inner::CacheInner;
+use crate::hardening::presets::{Hardening, Off};
+use crate::patience::Patience;
+use crate::percpu::magazine::Chain;
+use crate::reclaim::aging::age_if_due;
+use crate::system::System;
+
+/// Objects of a cache, not yet looked at for handing out, in magazines.
+#[derive(Debug)]
+struct Pool {
+    filled: Chain,
+    empty: Chain,
+    objects: usize,
+}
+
+impl Pool {
+    const fn new() -> Self {
+        Self { filled: Chain::new(), empty: Chain::new(), objects: 0 }
+    }
+
+    /// Takes everything out.
+    fn take(&mut self) -> Self {
+        core::mem::replace(self, Self::new())
+    }
+
+    const fn objects(&self) -> usize {
+        self.objects
+    }
+
+    /// Takes an object out.
+    fn pop(&mut self) -> Option<NonNull<u8>> {
+        let mut magazine = self.filled.pop()?;
+        let object = magazine.pop();
+        self.objects -= 1;
+        let chain = if magazine.length() == 0 { &mut self.empty } else { &mut self.filled };
+        chain.push(magazine);
+        object
+    }
+
+    /// Puts `object` in, one of the cache that the caller owns; whether there was room, and the
+    /// object is the pool's.
+    fn push(&mut self, object: NonNull<u8>) -> bool {
+        let magazine = match self.filled.first() {
+            Some(first) if !first.is_full() => self.filled.pop(),
+            _ => self.empty.pop(),
+        };
+        let Some(mut magazine) = magazine else { return false };
+        magazine.push(object);
+        self.filled.push(magazine);
+        self.objects += 1;
+        true
+    }
+}
+
+/// A cache with objects kept back for when there is no memory. Dropping it gives them back.
+#[derive(Debug)]
+pub struct Mempool<'c, S: System, K: Hardening = Off> {
+    cache: &'c Cache<S, K>,
+    pool: IrqLock<Option<Pool>>,
+    objects: usize,
+}
+
+impl<S: System, K: Hardening> Cache<S, K> {
+    /// Keeps `objects` objects back.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// let requests = registry.cache("request", Layout::new::<[u64; 40]>()).build()?;
+    /// let reserve = requests.mempool(4)?;
+    /// let request = reserve.allocate()?;
+    /// // SAFETY: from this reserve, and not used any more.
+    /// unsafe { reserve.free(request) };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn mempool(&self, objects: usize) -> Result<Mempool<'_, S, K>, OutOfMemory> {
+        let pool = fill(self, objects)?;
+        Ok(Mempool { cache: self, pool: IrqLock::new(Some(pool)), objects })
+    }
+
+    /// Makes `objects` allocations in advance, which then cannot fail.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// let nodes = registry.cache("node", Layout::new::<[u64; 32]>()).build()?;
+    /// let mut prefilled = nodes.prefill(3)?;
+    /// let node = prefilled.allocate().expect("one of three");
+    /// // SAFETY: from this cache, and not used any more.
+    /// unsafe { nodes.free(node) };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, S, K>, OutOfMemory> {
+        let pool = fill(self, objects)?;
+        Ok(Prefilled { cache: self, pool: Some(pool) })
+    }
+}
+
+impl<S: System, K: Hardening> Mempool<'_, S, K> {
+    /// Allocates an object: from the cache or, when that has none, from the objects kept. O(1)
+    /// beyond the cache's cost; takes the reserve's lock only in the second case.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when nothing is kept any more; or for an interrupt that came upon the lock.
+    #[track_caller]
+    pub fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        if let Ok(object) = self.cache.allocate() {
+            return Ok(object);
+        }
+        loop {
+            let object = {
+                let token = self.cache.inner().environment().lock_token();
+                let mut pool = token.lock(&self.pool).ok_or(OutOfMemory)?;
+                pool.as_mut().and_then(Pool::pop).ok_or(OutOfMemory)?
+            };
+            // A corrupted object stays isolated; there may be others.
+            if let Some(object) = self.cache.checks().check_allocated::<K>(object) {
+                return Ok(object);
+            }
+        }
+    }
+
+    /// Frees an object: to the objects kept, as long as they are short, or to the cache.
+    ///
+    /// # Safety
+    /// 1. All clauses of [`Cache::free`]; the object came from this reserve or its cache.
+    #[track_caller]
+    pub unsafe fn free(&self, object: NonNull<u8>) {
+        let Some(place) = self.cache.checks().check_freed::<K>(object) else { return };
+        let is_kept = {
+            let token = self.cache.inner().environment().lock_token();
+            token.lock(&self.pool).is_some_and(|mut pool| {
+                let short = pool.as_mut().filter(|pool| pool.objects() < self.objects);
+                short.is_some_and(|pool| pool.push(place))
+            })
+        };
+        if !is_kept {
+            self.cache.free_place(place);
+        }
+    }
+
+    /// Returns how many objects are kept at this moment.
+    pub fn kept(&self) -> usize {
+        let token = self.cache.inner().environment().lock_token();
+        token.lock(&self.pool).and_then(|pool| pool.as_ref().map(Pool::objects)).unwrap_or(0)
+    }
+}
+
+impl<S: System, K: Hardening> Drop for Mempool<'_, S, K> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.get_mut().take() {
+            drain(self.cache.inner(), pool);
+        }
+    }
+}
+
+/// Allocations made in advance. Dropping it gives back those that were not used.
+#[derive(Debug)]
+pub struct Prefilled<'c, S: System, K: Hardening = Off> {
+    cache: &'c Cache<S, K>,
+    pool: Option<Pool>,
+}
+
+impl<S: System, K: Hardening> Prefilled<'_, S, K> {
+    /// Takes one of the objects; there are as many as were asked for. O(1), no lock.
+    #[track_caller]
+    pub fn allocate(&mut self) -> Option<NonNull<u8>> {
+        loop {
+            let object = self.pool.as_mut()?.pop()?;
+            // A corrupted object stays isolated, and is one fewer.
+            if let Some(object) = self.cache.checks().check_allocated::<K>(object) {
+                return Some(object);
+            }
+        }
+    }
+
+    /// Returns how many are left.
+    pub fn left(&self) -> usize {
+        self.pool.as_ref().map_or(0, Pool::objects)
+    }
+}
+
+impl<S: System, K: Hardening> Drop for Prefilled<'_, S, K> {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.take() {
+            drain(self.cache.inner(), pool);
+        }
+    }
+}
+
+/// Keeps `count` objects in magazines.
+///
+/// # Errors
+/// [`OutOfMemory`]; then nothing is held.
+fn fill<S: System, K: Hardening>(cache: &Cache<S, K>, count: usize) -> Result<Pool, OutOfMemory> {
+    let inner = cache.inner();
+    // Gives everything back where memory ends, or a constructor panics.
+    let mut filling = FillGuard { inner, pool: Pool::new() };
+    let mut places = 0;
+    while places < count {
+        let magazine = inner.backing.new_magazine().ok_or(OutOfMemory)?;
+        places += magazine.capacity();
+        filling.pool.empty.push(magazine);
+    }
+    while filling.pool.objects < count {
+        let place = inner.allocate_place::<K>()?;
+        let has_room = filling.pool.push(place);
+        debug_assert!(has_room, "I1: as many places as objects");
+    }
+    age_if_due(cache.registry());
+    Ok(filling.pool.take())
+}
+
+/// Frees everything in `pool`.
+fn drain<S: System>(inner: &CacheInner<S>, pool: Pool) {
+    inner.backing.drain(pool.filled, pool.empty, Patience::Wait);
+}
+
+/// A pool that is being filled. Dropping it frees what is in it.
+struct FillGuard<'c, S: System> {
+    inner: &'c CacheInner<S>,
+    pool: Pool,
+}
+
+impl<S: System> Drop for FillGuard<'_, S> {
+    fn drop(&mut self) {
+        drain(self.inner, self.pool.take());
+    }
+}

@@ -1,0 +1,192 @@
+//! Machines with several memory nodes: a cache on each, behind one handle.
+//!
+//! # Concepts
+//! Each node has a registry of its own over its own pages, so slabs, depots, colours and pressure
+//! are a node's own. A [`NumaCache`] allocates on the node of the CPU that asks, and where that has
+//! no memory on the next nearest. It frees to the node that the object's address lies on: a CPU has
+//! a magazine for each, and none ever holds objects of two nodes. So what a CPU frees for another
+//! node waits in a magazine that goes there as a whole, and is not handed out here (the
+//! cross-domain buckets of FreeBSD's UMA, which are sorted when they are full, are sorted here from
+//! the start).
+//!
+//! # Costs
+//! Where there is one node, use a [`Cache`]: nothing here is in its way. With several, the node of
+//! the CPU and of the address, and a load each; and a slot of each CPU on each node.
+
+use core::array;
+use core::fmt;
+use core::ptr::NonNull;
+
+use page_frame::{OutOfMemory, Violation};
+
+use crate::cache::build_error::BuildError;
+use crate::cache::handle::Cache;
+use crate::hardening::presets::{Hardening, Off};
+use crate::registry::handle::Registry;
+use crate::system::System;
+
+/// The memory nodes of a machine, and the registry of each.
+///
+/// # Safety
+/// 1. [`node_of`](Self::node_of) names, for each address in memory that the page source of a node's
+///    registry hands out, that node.
+/// 2. [`registries`](Self::registries) returns the same ones each time.
+pub unsafe trait NumaNodes {
+    /// Where a node's pages come from, and the machine's CPUs. A source has pages of its own node
+    /// only: the cache falls back to other nodes by itself.
+    type System: System;
+
+    /// Returns the registry of each node; at least one.
+    fn registries(&self) -> &[Registry<Self::System>];
+
+    /// Returns the node that is nearest to the CPU of the caller.
+    fn here(&self) -> usize;
+
+    /// Returns the node that `address` lies on.
+    fn node_of(&self, address: usize) -> usize;
+
+    /// Returns the node that comes after `closer` nearer ones, seen from `node`, which itself comes
+    /// first. By default in the order of numbers, round.
+    fn nearest(&self, node: usize, closer: usize) -> usize {
+        (node + closer) % self.registries().len()
+    }
+}
+
+// SAFETY: clauses 1 and 2: each answer is that of the nodes behind the reference.
+unsafe impl<N: NumaNodes + ?Sized> NumaNodes for &N {
+    type System = N::System;
+
+    fn registries(&self) -> &[Registry<N::System>] {
+        (**self).registries()
+    }
+
+    fn here(&self) -> usize {
+        (**self).here()
+    }
+
+    fn node_of(&self, address: usize) -> usize {
+        (**self).node_of(address)
+    }
+
+    fn nearest(&self, node: usize, closer: usize) -> usize {
+        (**self).nearest(node, closer)
+    }
+}
+
+/// The cache of one node.
+type CacheOf<N, K> = Cache<<N as NumaNodes>::System, K>;
+
+/// A cache on each of up to `MOST` nodes.
+pub struct NumaCache<N: NumaNodes, const MOST: usize, K: Hardening = Off> {
+    nodes: N,
+    /// One for each registry, in the same order.
+    caches: [Option<CacheOf<N, K>>; MOST],
+}
+
+impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
+    /// Builds a cache on each node with `build`, which is given the node's registry.
+    ///
+    /// # Errors
+    /// The first of `build`; then no cache is left.
+    ///
+    /// # Panics
+    /// When there are more nodes than `MOST`, or `build` makes a cache of another registry or,
+    /// after the first, of other objects.
+    pub fn new(
+        nodes: N,
+        mut build: impl FnMut(&Registry<N::System>) -> Result<CacheOf<N, K>, BuildError>,
+    ) -> Result<Self, BuildError> {
+        let mut caches: [Option<Cache<_, K>>; MOST] = array::from_fn(|_| None);
+        let registries = nodes.registries();
+        assert!((1..=MOST).contains(&registries.len()), "{} nodes of {MOST}", registries.len());
+        for (node, registry) in registries.iter().enumerate() {
+            let cache = build(registry)?;
+            let is_own = core::ptr::eq(cache.registry(), registry.inner());
+            assert!(is_own, "node {node} has a cache of another registry");
+            let is_alike = caches[0].as_ref().is_none_or(|first| first.is_like(&cache));
+            assert!(is_alike, "node {node} has a cache of other objects than the first");
+            caches[node] = Some(cache);
+        }
+        Ok(Self { nodes, caches })
+    }
+
+    /// Returns the cache on `node`: for an object of that node or none, and for its numbers.
+    ///
+    /// # Panics
+    /// When there is no such node.
+    #[inline]
+    pub fn on(&self, node: usize) -> &CacheOf<N, K> {
+        self.caches[node].as_ref().expect("a node with a registry")
+    }
+
+    /// Iterates over the caches, by node.
+    pub fn caches(&self) -> impl Iterator<Item = &CacheOf<N, K>> {
+        self.caches.iter().flatten()
+    }
+
+    /// Allocates an object on the node of the caller or, where there is no memory, on the next
+    /// nearest that has some. As [`Cache::allocate`] otherwise.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no node has memory.
+    #[inline]
+    #[track_caller]
+    pub fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
+        let here = self.nodes.here();
+        match self.on(here).allocate() {
+            Ok(object) => Ok(object),
+            Err(OutOfMemory) => self.allocate_away(here),
+        }
+    }
+
+    #[cold]
+    #[track_caller]
+    fn allocate_away(&self, here: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        for closer in 1..self.nodes.registries().len() {
+            if let Ok(object) = self.on(self.nodes.nearest(here, closer)).allocate() {
+                return Ok(object);
+            }
+        }
+        Err(OutOfMemory)
+    }
+
+    /// Frees an object to the node that it lies on. As [`Cache::free`] otherwise.
+    ///
+    /// # Safety
+    /// 1. `object` came from this cache, on whatever node, and has not been freed since.
+    /// 2. No code uses it from now on.
+    /// 3. It is in constructed state, as for [`Cache::free`].
+    #[inline]
+    #[track_caller]
+    pub unsafe fn free(&self, object: NonNull<u8>) {
+        let owner = self.on(self.nodes.node_of(object.addr().get()));
+        // SAFETY: the caller's clauses; the node is the object's (nodes clause 1), so it came from
+        // that node's cache.
+        unsafe { owner.free(object) }
+    }
+
+    /// Gives back all pages that hold no object in use, on all nodes; returns how many. Waits for
+    /// locks.
+    pub fn shrink_all(&self) -> usize {
+        self.caches().map(Cache::shrink_all).sum()
+    }
+
+    /// Checks the invariants of the caches. O(objects), takes their locks.
+    ///
+    /// # Errors
+    /// Names the first invariant that does not hold.
+    pub fn validate(&self) -> Result<(), Violation> {
+        self.caches().try_for_each(Cache::validate)
+    }
+
+    /// Takes the handle apart into the caches, by node: to destroy each, or to list what is in use.
+    pub fn into_caches(self) -> [Option<CacheOf<N, K>>; MOST] {
+        self.caches
+    }
+}
+
+impl<N: NumaNodes, const MOST: usize, K: Hardening> fmt::Debug for NumaCache<N, MOST, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.caches()).finish()
+    }
+}

@@ -1,0 +1,255 @@
+//! Typed caches: objects of one Rust type, kept constructed while they are free.
+//!
+//! # Concepts
+//! Constructing a value once and using it many times is what Bonwick (1994, section 2) made caches
+//! for. Here the type says how: its `Default` is the constructed state, [`Reset`] brings a used
+//! value back to it, and `Drop` runs when the slab is released. A [`Pooled`] is a value in use; it
+//! goes back by itself, and cannot go to another cache.
+//!
+//! A value never moves, so it can be pinned: locks, list heads, and what points to them.
+//!
+//! # Invariants
+//! - I1: an object of the cache below is a value of `T` from the constructor to the destructor, in
+//!   use or free. Only [`Cache::free`], by its clause 3, and unsafe code that writes to raw objects
+//!   could change that.
+//! - I2 (pinned caches): the memory of a value is not used for anything else before its destructor
+//!   has run, even if its [`Pooled`], the cache or the registry is forgotten. That is what
+//!   [`Pin`](core::pin::Pin) promises (its *drop guarantee*).
+//! - I3: [`ObjectCache`] and [`Pooled`] are invariant in `T`. The next user finds what a user
+//!   leaves in a value: a cache of `Name<'static>` that could be taken for one of `Name<'a>` would
+//!   be left a reference that dangles.
+//!
+//! # Why I2 holds
+//! Safe code can forget a [`Pooled`], then drop the cache, the registry and the memory below: no
+//! destructor runs, and a pointer to the value dangles. So `Pin<&mut T>` of a type that is not
+//! [`Unpin`] is given only where the memory cannot go:
+//!
+//! 1. A slab with a value in use is never given back to the source, as only empty slabs go.
+//! 2. The source is not dropped while such a slab is there. The registry owns it, and a cache keeps
+//!    the registry: one that is forgotten for ever, and a pinned one that is dropped with values in
+//!    use too (`ending.rs`).
+//! 3. The source borrows nothing that may end before: it is `'static`. By clause 1 of
+//!    [`PageSource`] its pages are valid then.
+//!
+//! [`pinned_objects`](Registry::pinned_objects) asks for 3. [`objects`](Registry::objects) takes
+//! any source, but only types that are [`Unpin`], to which `Pin` promises nothing. [`Reset::reset`]
+//! gets a `Pin` too, so a cache is one or the other from the start.
+
+use core::alloc::Layout;
+use core::fmt;
+use core::marker::PhantomData;
+use core::ptr::NonNull;
+
+use page_frame::OutOfMemory;
+
+use crate::cache::build_error::BuildError;
+use crate::cache::builder::CacheBuilder;
+use crate::cache::handle::{Busy, Cache};
+use crate::cache::pooled::{Invariant, Pooled, Reset};
+use crate::hardening::presets::{Hardening, Off};
+use crate::registry::handle::Registry;
+use crate::system::System;
+
+/// A cache of values of `T`.
+///
+/// ```
+/// use core::mem::MaybeUninit;
+/// use core::pin::Pin;
+/// # use page_frame::{Arena, SingleCpu};
+/// use slab::{ObjectCache, Reset};
+///
+/// #[derive(Default)]
+/// struct Connection {
+///     bytes: Vec<u8>,
+/// }
+///
+/// impl Reset for Connection {
+///     fn reset(mut self: Pin<&mut Self>) {
+///         self.bytes.clear(); // what it has allocated stays
+///     }
+/// }
+///
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let connections = registry.objects::<Connection>("connection")?;
+/// let mut one = connections.allocate()?;
+/// one.bytes.extend_from_slice(&[1, 2, 3]);
+/// drop(one);
+/// let again = connections.allocate()?;
+/// assert!(again.bytes.is_empty() && again.bytes.capacity() >= 3);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct ObjectCache<T, S: System, K: Hardening = Off> {
+    cache: Cache<S, K>,
+    /// I3. It may be sent where the values may.
+    values: Invariant<T>,
+}
+
+// SAFETY: the values are `Send`, as `objects` asks, and reached through `Pooled`s, which have rules
+// of their own; the rest is the cache.
+unsafe impl<T: Send, S: System, K: Hardening> Sync for ObjectCache<T, S, K> where Cache<S, K>: Sync {}
+
+impl<S: System> Registry<S> {
+    /// Builds a cache of values of `T`.
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ObjectCache<T, S>, BuildError> {
+        self.cache(name, Layout::new::<T>()).objects()
+    }
+
+    /// Builds a cache of values of `T`, which may be pinned for good: also of types that are not
+    /// [`Unpin`].
+    ///
+    /// The page source borrows nothing: it is owned by the registry, or behind a reference that is
+    /// `'static`. Should values be in use when the cache is dropped ([`Pooled`]s that were
+    /// forgotten), the registry and its source are never dropped.
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn pinned_objects<T: Default + Reset + Send + 'static>(
+        &self,
+        name: &str,
+    ) -> Result<ObjectCache<T, S>, BuildError>
+    where
+        S: System<Pages: 'static>,
+    {
+        self.cache(name, Layout::new::<T>()).pinned_objects()
+    }
+}
+
+impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
+    /// Builds a cache of values of `T` with the options chosen so far, but for layout, constructor
+    /// and destructor, which are those of `T`.
+    ///
+    /// The values live until their slabs are released, so `T` borrows nothing. It is [`Unpin`], or
+    /// could be left pinned in memory that goes:
+    ///
+    /// ```compile_fail,E0277
+    /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// #[derive(Default)]
+    /// struct ListHead(PhantomPinned);
+    /// # impl slab::Reset for ListHead {
+    /// #     fn reset(self: Pin<&mut Self>) {}
+    /// # }
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory).unwrap();
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+    /// let heads = registry.objects::<ListHead>("head").unwrap();
+    /// core::mem::forget(heads.allocate().unwrap());
+    /// drop((heads, registry, memory)); // the value's destructor has not run
+    /// ```
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn objects<T: Default + Reset + Unpin + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, S, K>, BuildError> {
+        self.typed()
+    }
+
+    /// Builds a cache of values of `T` as [`Registry::pinned_objects`] does, with the options
+    /// chosen so far. A source that borrows is refused: its memory could go while a value is
+    /// pinned.
+    ///
+    /// ```compile_fail,E0597
+    /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # #[derive(Default)]
+    /// # struct ListHead(PhantomPinned);
+    /// # impl slab::Reset for ListHead {
+    /// #     fn reset(self: Pin<&mut Self>) {}
+    /// # }
+    /// let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// let arena = Arena::new(&mut memory).unwrap();
+    /// let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
+    /// let heads = registry.pinned_objects::<ListHead>("head").unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// [`BuildError`], also for types without size.
+    pub fn pinned_objects<T: Default + Reset + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, S, K>, BuildError>
+    where
+        S: System<Pages: 'static>,
+    {
+        self.pinned().typed()
+    }
+
+    /// Builds the cache; `T` is [`Unpin`], or the cache is pinned and `P` is `'static` (I2).
+    fn typed<T: Default + Reset + Send + 'static>(
+        self,
+    ) -> Result<ObjectCache<T, S, K>, BuildError> {
+        // SAFETY: clause 1: writes a value of `T` to memory of its layout. Clause 2: `T` is `Send`,
+        // and a `Default` is called wherever an allocation is made.
+        let builder = unsafe { self.layout(Layout::new::<T>()).constructor(construct::<T>) };
+        // SAFETY: clause 1: drops a value, which constructed state is (I1). Clause 2: `T` is
+        // `Send`.
+        let builder = unsafe { builder.destructor(destroy::<T>) };
+        Ok(ObjectCache { cache: builder.build()?, values: PhantomData })
+    }
+}
+
+/// # Safety
+/// 1. `place` has the layout of `T` and is the callee's.
+unsafe fn construct<T: Default>(place: NonNull<u8>) {
+    let value = T::default();
+    // SAFETY: clause 1: room for a value, which no other code sees.
+    unsafe { place.cast::<T>().write(value) };
+}
+
+/// # Safety
+/// 1. `object` is a value of `T`, the callee's.
+unsafe fn destroy<T>(object: NonNull<u8>) {
+    // SAFETY: clause 1: a value, dropped once, as the callee owns it.
+    unsafe { object.cast::<T>().drop_in_place() };
+}
+
+impl<T: Reset, S: System, K: Hardening> ObjectCache<T, S, K> {
+    /// Takes a value in constructed state.
+    ///
+    /// A hit is a pop in the caller's CPU slot. A miss may take locks, ask the page source, and
+    /// construct a slab of values.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when no slab has a value free and the page source has no block.
+    #[inline]
+    #[track_caller]
+    pub fn allocate(&self) -> Result<Pooled<'_, T, S, K>, OutOfMemory> {
+        let value = self.cache.allocate()?.cast();
+        // SAFETY: clause 1: a value (I1), just allocated from this cache.
+        Ok(unsafe { Pooled::new(value, &self.cache) })
+    }
+
+    /// Returns the cache below, for its numbers. Its objects are values of `T` (I1): whoever frees
+    /// one has to leave it so.
+    pub fn as_cache(&self) -> &Cache<S, K> {
+        &self.cache
+    }
+
+    /// Destroys the cache and all its values.
+    ///
+    /// # Errors
+    /// [`Busy`], with the cache, when values are in use: [`Pooled`]s that were forgotten. If it is
+    /// dropped, their slabs are lost to the page source; those of a
+    /// [pinned](Registry::pinned_objects) cache keep the source and the registry for ever.
+    pub fn destroy(self) -> Result<(), Busy<Self>> {
+        self.cache.destroy().map_err(|Busy { cache, name, objects }| Busy {
+            cache: Self { cache, values: PhantomData },
+            name,
+            objects,
+        })
+    }
+}
+
+impl<T, S: System, K: Hardening> fmt::Debug for ObjectCache<T, S, K> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cache.fmt(f)
+    }
+}

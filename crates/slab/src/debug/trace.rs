@@ -1,0 +1,95 @@
+//! Traces: a hook that sees slabs come and go, and magazines and objects move.
+//!
+//! # Concepts
+//! A hit in a CPU slot fires no event. Every other move does: an object leaves its slab for a
+//! magazine or a user, or returns to it; a full magazine is stored in the depot or loaded from it;
+//! a slab is made or released. Empty magazines fire no events.
+//!
+//! # Concurrency
+//! The hook runs with no lock held and outside all slots: after the move, or, where a slab is
+//! released, before it. The events of one CPU arrive in order.
+//!
+//! # Costs
+//! Nothing in a hit. A miss without a hook pays a load and a branch per magazine.
+
+use core::ptr::NonNull;
+
+use crate::cache_name::CacheName;
+
+/// An event in a cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A block of the page source became a slab.
+    SlabMade {
+        /// Its first byte.
+        start: NonNull<u8>,
+        /// Its size in pages.
+        pages: usize,
+        /// The offset of the first object in bytes.
+        colour_offset: usize,
+    },
+    /// A slab is about to return to the page source.
+    SlabReleased {
+        /// Its first byte.
+        start: NonNull<u8>,
+        /// Its size in pages.
+        pages: usize,
+    },
+    /// A CPU took a full magazine from the depot.
+    MagazineLoaded {
+        /// The objects in it.
+        objects: usize,
+    },
+    /// A CPU left a magazine at the depot.
+    MagazineStored {
+        /// The objects in it.
+        objects: usize,
+    },
+    /// A magazine left the depot, to be emptied into the slabs.
+    MagazineEmptied {
+        /// The objects in it.
+        objects: usize,
+    },
+    /// An object left its slab, for a magazine or a user.
+    ObjectTaken {
+        /// The object.
+        object: NonNull<u8>,
+    },
+    /// An object is about to return to its slab.
+    ObjectReturned {
+        /// The object.
+        object: NonNull<u8>,
+    },
+}
+
+/// A hook for the events of caches, see [`CacheBuilder::trace`](crate::CacheBuilder::trace).
+///
+/// It may use other caches, but not the one whose event it handles. Closures implement it:
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let cache = registry.cache("message", Layout::new::<[u64; 6]>());
+/// fn print(cache: &slab::CacheName, event: slab::Event) {
+///     println!("{cache}: {event:?}");
+/// }
+/// let cache = cache.trace(&print).build()?;
+/// // Prints `message: SlabMade { .. }` and `message: ObjectTaken { .. }`:
+/// let message = cache.allocate()?;
+/// # // SAFETY: allocated above, and not used any more.
+/// # unsafe { cache.free(message) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub trait Trace: Sync {
+    /// Handles an event of the cache called `cache`.
+    fn event(&self, cache: &CacheName, event: Event);
+}
+
+impl<F: Fn(&CacheName, Event) + Sync> Trace for F {
+    fn event(&self, cache: &CacheName, event: Event) {
+        self(cache, event);
+    }
+}

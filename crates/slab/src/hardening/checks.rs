@@ -1,0 +1,154 @@
+//! Checking objects when they are allocated and when they are freed.
+//!
+//! # Concepts
+//! A link of an object means something only while the object is free in its slab. At other times it
+//! holds a **mark**: allocated, or cached (free, in a magazine). No index looks like a mark, so a
+//! link that is not the mark of an allocated object says that the object is free. A free exchanges
+//! the mark atomically: of two frees that race, one finds it changed. Marks lie outside the
+//! objects, so no write through a pointer to an object reaches its own mark.
+
+use core::ptr::NonNull;
+
+use page_frame::{Fault, FaultKind};
+
+use crate::hardening::presets::Hardening;
+use crate::hardening::{canary, history, poison, red_zone};
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
+use crate::slabs::header::SlabHeader;
+use crate::slabs::links::{MARK_ALLOCATED, MARK_CACHED};
+use crate::system::System;
+
+/// The checks of one cache.
+pub(crate) struct ObjectChecks<'c, S: System> {
+    pub(crate) slabs: &'c Slabs,
+    pub(crate) environment: &'c Environment<S>,
+}
+
+impl<S: System> ObjectChecks<'_, S> {
+    /// Looks at an object that is about to go out and prepares it; returns the pointer for the
+    /// user, or `None` when the object is corrupted, after the fault hook has returned.
+    #[track_caller]
+    pub(crate) fn check_allocated<K: Hardening>(&self, place: NonNull<u8>) -> Option<NonNull<u8>> {
+        let padding = &self.slabs.settings.padding;
+        // SAFETY: the padding in front lies inside the object's place.
+        let object = unsafe { place.add(padding.front()) };
+        let mut outcome = Ok(());
+        if K::POISON && self.slabs.settings.constructor.is_none() {
+            // SAFETY: a free object, which the caller has just taken.
+            outcome = unsafe { poison::check(object, self.slabs.settings.object_size()) };
+        }
+        if K::MARKS {
+            outcome = outcome.and_then(|()| {
+                let found = self.slabs.find(self.environment, place.addr().get())?;
+                let marks = [MARK_CACHED, MARK_ALLOCATED];
+                self.change_mark(place, found, marks, FaultKind::Corrupted)
+            });
+        }
+        if let Err(fault) = outcome {
+            self.environment.report(&fault);
+            return None;
+        }
+        if K::RED_ZONE > 0 {
+            // SAFETY: the caller's object, with the padding of this preset around it.
+            unsafe { red_zone::fill(object, padding) };
+        }
+        if K::CANARY {
+            // SAFETY: the caller's object; the padding of this preset has room for a canary behind
+            // it.
+            unsafe {
+                canary::write(object, self.slabs.settings.object_size(), self.slabs.settings.secret)
+            };
+        }
+        if K::HISTORY {
+            // SAFETY: the caller's object; the history was written when the slab was made.
+            unsafe { history::note_allocation(padding.history(object), self.now()) };
+        }
+        Some(object)
+    }
+
+    /// Looks at an object that a user frees; returns its place, or `None` when nothing may be
+    /// credited, after the fault hook has returned.
+    #[track_caller]
+    pub(crate) fn check_freed<K: Hardening>(&self, object: NonNull<u8>) -> Option<NonNull<u8>> {
+        let padding = &self.slabs.settings.padding;
+        let place = object.as_ptr().wrapping_sub(padding.front());
+        match self.look_at_returned::<K>(object, place.addr()) {
+            Ok(()) => NonNull::new(place),
+            Err(fault) => {
+                self.environment.report(&fault);
+                None
+            }
+        }
+    }
+
+    #[track_caller]
+    fn look_at_returned<K: Hardening>(
+        &self,
+        object: NonNull<u8>,
+        place: usize,
+    ) -> Result<(), Fault> {
+        let (padding, size) = (&self.slabs.settings.padding, self.slabs.settings.object_size());
+        let found = if K::MARKS { Some(self.find_given(object, place)?) } else { None };
+        if K::CANARY {
+            // SAFETY: an object of ours, as the look-up says or the caller of `free` promises.
+            unsafe { canary::check(object, size, self.slabs.settings.secret)? };
+        }
+        if K::RED_ZONE > 0 {
+            // SAFETY: this preset wrote the zones when the object went out.
+            unsafe { red_zone::check(object, padding)? };
+        }
+        // Last, so that an object with another fault keeps its mark and stays isolated.
+        if let Some(found) = found {
+            let marks = [MARK_ALLOCATED, MARK_CACHED];
+            self.change_mark(object, found, marks, FaultKind::DoubleFree)?;
+        }
+        if K::HISTORY {
+            // SAFETY: as above; ours since the mark.
+            unsafe { history::note_free(padding.history(object), self.now()) };
+        }
+        if K::POISON && self.slabs.settings.constructor.is_none() {
+            // SAFETY: ours since the mark, or since the user freed it: nobody reads it before it
+            // goes out again.
+            unsafe { poison::fill(object, size) };
+        }
+        Ok(())
+    }
+
+    /// Finds the slab of the object that a user named, in whose place it lies; faults name the
+    /// user's pointer.
+    #[track_caller]
+    fn find_given(
+        &self,
+        object: NonNull<u8>,
+        place: usize,
+    ) -> Result<(NonNull<SlabHeader>, usize), Fault> {
+        self.slabs
+            .find(self.environment, place)
+            .map_err(|fault| fault.with_address(object.addr().get()))
+    }
+
+    fn now(&self) -> u64 {
+        self.slabs.settings.clock.map_or(0, |clock| clock())
+    }
+
+    /// Changes the mark of object `index` of `header` from `from` to `to`. `otherwise` is the fault
+    /// if another mark is found.
+    #[track_caller]
+    fn change_mark(
+        &self,
+        object: NonNull<u8>,
+        (header, index): (NonNull<SlabHeader>, usize),
+        [from, to]: [u8; 2],
+        otherwise: FaultKind,
+    ) -> Result<(), Fault> {
+        // SAFETY: `find` found the slab, whose object the caller frees or has just taken, and
+        // therefore alive.
+        let geometry = &unsafe { header.as_ref() }.geometry(&self.slabs.settings.geometry);
+        // SAFETY: the header was found by the page map, with its slab cut by this geometry.
+        let links = unsafe { SlabHeader::links(header, geometry) };
+        // SAFETY: `find` found this object in the slab.
+        let changed = unsafe { links.change_mark(index, from, to) };
+        changed.map_err(|_| Fault::at_address(otherwise, object.addr().get()))
+    }
+}

@@ -1,0 +1,166 @@
+//! The depot: where the CPUs of a cache exchange full and empty magazines.
+//!
+//! # Concepts
+//! A CPU whose magazines are full leaves a full one here and takes an empty one; a CPU whose
+//! magazines are empty does the opposite. Each is one exchange under the depot's lock, so objects
+//! that CPUs pass to each other touch no slab.
+//!
+//! Both stacks follow the working set. Each notes the least that it held since the last [aging
+//! pass](crate::reclaim::aging): the next pass takes that many, as they were not needed (Bonwick
+//! and Adams 2001, section 3.4). Each is bounded, at first by few objects. A magazine that finds no
+//! room is **refused**, and its objects go to their slabs; if one is wanted afterwards that is not
+//! there, it was **missed**, and from then on there is room for one more. So a cache whose objects
+//! go and come back again and again has them all at the depot soon, and one that only grows has
+//! next to nothing there.
+
+use crate::percpu::magazine::{CAPACITIES, Chain, Magazine};
+
+/// Bytes of free objects in full magazines that find room in any case. Measured: pages held at the
+/// peak of a recorded build were 1.0994 times the live ones with 256 KiB of objects of up to 512
+/// bytes, 1.0966 times with 64 and with 32 KiB, 1.0994 times with 16.
+const ROOM_BYTES: usize = 32 << 10;
+/// Places in the empty magazines that find room in any case: two of the largest, for two CPUs that
+/// wait.
+const FEWEST_EMPTY: u16 = 2 * CAPACITIES[CAPACITIES.len() - 1] as u16;
+
+/// The places of the full magazines that find room in any case, and of about as many empty ones.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Places(u16);
+
+impl Places {
+    /// For objects of `stride` bytes.
+    pub(crate) const fn for_objects(stride: usize) -> Self {
+        Self((ROOM_BYTES / stride) as u16)
+    }
+
+    /// For depots that take no full magazine, whatever is missed.
+    pub(crate) const NONE: Self = Self(0);
+}
+
+/// Full and empty magazines of a cache.
+#[derive(Debug)]
+pub(crate) struct Depot {
+    full: Stack,
+    empty: Stack,
+    /// The most places of full and of empty magazines, besides those of magazines that were missed.
+    most: [u16; 2],
+}
+
+impl Depot {
+    pub(crate) const fn new(places: Places) -> Self {
+        let empty_places = if places.0 > FEWEST_EMPTY { places.0 } else { FEWEST_EMPTY };
+        Self { full: Stack::new(), empty: Stack::new(), most: [places.0, empty_places] }
+    }
+
+    pub(crate) const fn full_count(&self) -> usize {
+        self.full.count as usize
+    }
+
+    /// Takes a full magazine, and leaves `empty`, which is empty, in exchange if there is room.
+    pub(crate) fn take_full(&mut self, empty: &mut Option<Magazine>) -> Option<Magazine> {
+        let full = self.full.pop()?;
+        *empty = empty.take().and_then(|empty| self.offer(empty));
+        Some(full)
+    }
+
+    pub(crate) fn take_empty(&mut self) -> Option<Magazine> {
+        self.empty.pop()
+    }
+
+    /// Takes a full or empty magazine in if there is room; returns it otherwise.
+    pub(crate) fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
+        if magazine.is_full() {
+            self.full.offer(magazine, self.most[0])
+        } else {
+            debug_assert_eq!(magazine.length(), 0, "neither full nor empty");
+            self.empty.offer(magazine, self.most[1])
+        }
+    }
+
+    /// Takes all magazines: the full and the empty ones.
+    pub(crate) fn take_all(&mut self) -> [Chain; 2] {
+        [self.full.take(), self.empty.take()]
+    }
+
+    /// Takes the magazines that were not needed since the last aging pass, full and empty ones, and
+    /// restarts the count.
+    pub(crate) fn age(&mut self) -> [Chain; 2] {
+        [self.full.age(), self.empty.age()]
+    }
+}
+
+/// A stack of magazines that notes the least it held.
+#[derive(Debug)]
+struct Stack {
+    chain: Chain,
+    count: u16,
+    /// Places of all magazines in it.
+    places: u16,
+    /// The least count of magazines since the last aging pass.
+    least: u16,
+    /// Magazines that found no room since the last aging pass, and have not been missed yet; the
+    /// largest number if they are more.
+    refused: u8,
+    /// Magazines that were missed. Each one makes room for one more, up to the largest number.
+    missed: u8,
+}
+
+// Every cache has two.
+page_frame::assert_unless_loom!(size_of::<Stack>() <= 16);
+// The largest bound of a stack, with all magazines that may have been missed, is a `u16`.
+const _: () = {
+    let largest = CAPACITIES[CAPACITIES.len() - 1];
+    assert!(ROOM_BYTES + (u8::MAX as usize + 1) * largest <= u16::MAX as usize);
+};
+
+impl Stack {
+    const fn new() -> Self {
+        Self { chain: Chain::new(), count: 0, places: 0, least: 0, refused: 0, missed: 0 }
+    }
+
+    fn pop(&mut self) -> Option<Magazine> {
+        let Some(magazine) = self.chain.pop() else {
+            let was_missed = u8::from(self.refused > 0);
+            self.refused -= was_missed;
+            self.missed = self.missed.saturating_add(was_missed);
+            return None;
+        };
+        self.places -= magazine.capacity() as u16;
+        self.count -= 1;
+        self.least = self.least.min(self.count);
+        Some(magazine)
+    }
+
+    /// Takes `magazine` in as long as the stack has at most `most` places and those of magazines
+    /// that were missed; returns it otherwise.
+    fn offer(&mut self, magazine: Magazine, most: u16) -> Option<Magazine> {
+        let capacity = magazine.capacity() as u16;
+        let places = self.places + capacity;
+        if most == 0 || places > most + u16::from(self.missed) * capacity {
+            self.refused = self.refused.saturating_add(1);
+            return Some(magazine);
+        }
+        self.places = places;
+        self.count += 1;
+        self.chain.push(magazine);
+        None
+    }
+
+    fn take(&mut self) -> Chain {
+        (self.count, self.places, self.refused, self.missed) = (0, 0, 0, 0);
+        self.chain.take()
+    }
+
+    fn age(&mut self) -> Chain {
+        let mut surplus = Chain::new();
+        let count = self.least;
+        for _ in 0..count {
+            let Some(magazine) = self.pop() else { break };
+            surplus.push(magazine);
+        }
+        self.missed = self.missed.saturating_sub(count.min(u8::MAX.into()) as u8);
+        self.refused = 0;
+        self.least = self.count;
+        surplus
+    }
+}

@@ -1,0 +1,223 @@
+//! Moving objects between magazines and slabs.
+//!
+//! # Costs
+//! One lock for as many objects as a magazine takes or gives; one atomic exchange for those of one
+//! slab.
+//!
+//! # Panics
+//! Constructors, destructors, traces, page sources and fault hooks are code of the user, and may
+//! panic. A [`MagazineGuard`] owns what a miss holds at such a moment, and puts it away during
+//! unwinding. `drop` of an empty guard runs no code of the user: a second panic during unwinding
+//! ends the program.
+
+use core::ptr::NonNull;
+
+use page_frame::OutOfMemory;
+
+use crate::hardening::presets::Hardening;
+use crate::patience::{Patience, Reclaim};
+use crate::percpu::magazine::{Chain, Magazine};
+use crate::percpu::sizing::MagazineSizing;
+use crate::registry::shared::Shared;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
+use crate::system::System;
+
+/// The parts below the CPU slots of a cache: its slabs, how large its magazines are, and what the
+/// registry's caches share.
+pub(crate) struct Backing<S: System> {
+    shared: NonNull<Shared<S>>,
+    pub(crate) slabs: Slabs,
+    pub(crate) sizing: MagazineSizing,
+}
+
+impl<S: System> Backing<S> {
+    /// # Safety
+    /// 1. `shared` outlives the value.
+    pub(crate) unsafe fn new(
+        shared: NonNull<Shared<S>>,
+        slabs: Slabs,
+        sizing: MagazineSizing,
+    ) -> Self {
+        Self { shared, slabs, sizing }
+    }
+
+    /// Returns what all caches of the registry share.
+    #[inline]
+    pub(crate) fn shared(&self) -> &Shared<S> {
+        // SAFETY: clause 1 of `new`: it outlives this value.
+        unsafe { self.shared.as_ref() }
+    }
+
+    /// Returns the pointer behind [`shared`](Self::shared).
+    pub(crate) fn shared_pointer(&self) -> NonNull<Shared<S>> {
+        self.shared
+    }
+
+    #[inline]
+    pub(crate) fn environment(&self) -> &Environment<S> {
+        self.shared().environment()
+    }
+
+    /// Takes one object of the slabs.
+    pub(crate) fn take_one<K: Hardening>(
+        &self,
+        reclaim: Reclaim,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let mut object = None;
+        self.take::<K>(1, reclaim, |_, taken| object = Some(taken))?;
+        self.slabs.settings.trace_taken(object.as_slice());
+        object.ok_or(OutOfMemory)
+    }
+
+    /// Fills `magazine`, which is empty, from the slabs: as a whole, or half of it. Returns it with
+    /// at least one object; frees it when memory runs out or a constructor panics.
+    pub(crate) fn fill<K: Hardening>(
+        &self,
+        magazine: Magazine,
+        as_a_whole: bool,
+    ) -> Result<Magazine, OutOfMemory> {
+        let mut held = self.guard(Some(magazine), None);
+        let places = held.magazine().places_mut();
+        let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
+        // The first is popped first: addresses then ascend, which is what CPUs prefetch best.
+        let taken = self.take::<K>(wanted, Reclaim::Allowed, |index, object| {
+            places[wanted - 1 - index].write(object);
+        })?;
+        if taken < wanted {
+            places.copy_within(wanted - taken..wanted, 0);
+        }
+        // SAFETY: `taken` objects were taken, and written to the first places.
+        unsafe { held.magazine().set_length(taken) };
+        self.slabs.settings.trace_taken(held.magazine().objects());
+        held.magazine.take().ok_or(OutOfMemory)
+    }
+
+    fn take<K: Hardening>(
+        &self,
+        wanted: usize,
+        reclaim: Reclaim,
+        put: impl FnMut(usize, NonNull<u8>),
+    ) -> Result<usize, OutOfMemory> {
+        let stride = self.slabs.settings.geometry.stride();
+        let note = |bytes| self.sizing.note_trip(stride, bytes);
+        self.slabs.take::<S, K>(&self.shared().slab_source, wanted, reclaim, note, put)
+    }
+
+    /// Frees `objects`, which the caller owns, into the slabs. Returns the pages released.
+    pub(crate) fn give(&self, patience: Patience, objects: &[NonNull<u8>]) -> usize {
+        let stride = self.slabs.settings.geometry.stride();
+        let note = |bytes| self.sizing.note_trip(stride, bytes);
+        self.slabs.give(&self.shared().slab_source, patience, objects, note)
+    }
+
+    /// Frees all objects of `magazine` into the slabs. Returns the magazine, and the pages
+    /// released. Where a destructor panics, the magazine is freed.
+    pub(crate) fn empty(&self, magazine: Magazine, patience: Patience) -> (Magazine, usize) {
+        if magazine.length() == 0 {
+            return (magazine, 0);
+        }
+        let mut held = self.guard(Some(magazine), None);
+        let pages = self.give(patience, held.magazine().take_all());
+        (held.magazine.take().expect("nobody else takes it out of the guard"), pages)
+    }
+
+    /// Whether `magazine` has the capacity of new ones.
+    #[inline]
+    pub(crate) fn is_current(&self, magazine: &Magazine) -> bool {
+        magazine.class() == self.sizing.class()
+    }
+
+    /// Makes an empty magazine of the present capacity.
+    pub(crate) fn new_magazine(&self) -> Option<Magazine> {
+        let class = self.sizing.class();
+        let magazines = self.shared().magazines(class);
+        let memory = magazines.take_internal(&self.shared().slab_source, Reclaim::Allowed).ok()?;
+        // SAFETY: an object of the internal cache for magazines of this class.
+        Some(unsafe { Magazine::new_in(memory, class) })
+    }
+
+    /// Frees the memory of `magazine`, which is empty. Returns the pages released.
+    pub(crate) fn free_magazine(&self, magazine: Magazine, patience: Patience) -> usize {
+        let magazines = self.shared().magazines(magazine.class());
+        magazines.give_internal(&self.shared().slab_source, patience, magazine.into_memory())
+    }
+
+    /// Empties the magazines of `full` into the slabs, and frees their memory and that of `empty`.
+    /// Returns the pages released. Where code of the user panics, the rest is emptied and freed
+    /// during unwinding.
+    pub(crate) fn drain(&self, full: Chain, empty: Chain, patience: Patience) -> usize {
+        let mut draining = DrainGuard { backing: self, full, empty, patience, pages: 0 };
+        draining.drain();
+        draining.pages
+    }
+
+    /// Makes a guard that owns `magazine` and `object`.
+    pub(crate) fn guard(
+        &self,
+        magazine: Option<Magazine>,
+        object: Option<NonNull<u8>>,
+    ) -> MagazineGuard<'_, S> {
+        MagazineGuard { backing: self, magazine, object }
+    }
+}
+
+/// A magazine and an object that a caller owns. Dropping it frees what is left: objects to their
+/// slabs, and the magazine's memory.
+pub(crate) struct MagazineGuard<'c, S: System> {
+    backing: &'c Backing<S>,
+    pub(crate) magazine: Option<Magazine>,
+    pub(crate) object: Option<NonNull<u8>>,
+}
+
+impl<S: System> MagazineGuard<'_, S> {
+    /// Gives up what the guard owns to the caller, and returns the magazine.
+    pub(crate) fn disarm(self) -> Option<Magazine> {
+        core::mem::ManuallyDrop::new(self).magazine.take()
+    }
+
+    fn magazine(&mut self) -> &mut Magazine {
+        self.magazine.as_mut().expect("the caller put a magazine into the guard")
+    }
+}
+
+impl<S: System> Drop for MagazineGuard<'_, S> {
+    fn drop(&mut self) {
+        if let Some(magazine) = self.magazine.take() {
+            let (magazine, _) = self.backing.empty(magazine, Patience::Wait);
+            self.backing.free_magazine(magazine, Patience::Wait);
+        }
+        if let Some(object) = self.object.take() {
+            self.backing.give(Patience::Wait, &[object]);
+        }
+    }
+}
+
+/// Magazines that are emptied into the slabs. Dropping it empties the rest.
+pub(crate) struct DrainGuard<'c, S: System> {
+    pub(crate) backing: &'c Backing<S>,
+    pub(crate) full: Chain,
+    pub(crate) empty: Chain,
+    pub(crate) patience: Patience,
+    /// The pages released.
+    pub(crate) pages: usize,
+}
+
+impl<S: System> DrainGuard<'_, S> {
+    pub(crate) fn drain(&mut self) {
+        while let Some(magazine) = self.full.pop() {
+            let (magazine, pages) = self.backing.empty(magazine, self.patience);
+            self.pages += pages;
+            self.empty.push(magazine);
+        }
+        while let Some(magazine) = self.empty.pop() {
+            self.pages += self.backing.free_magazine(magazine, self.patience);
+        }
+    }
+}
+
+impl<S: System> Drop for DrainGuard<'_, S> {
+    fn drop(&mut self) {
+        self.drain();
+    }
+}

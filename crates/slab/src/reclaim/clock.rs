@@ -1,0 +1,71 @@
+//! The aging clock: measures time by traffic, as a library has no other clock.
+
+use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
+
+/// An aging pass is due after traffic of this part of the pages held: a guess.
+const PARTS: usize = 32;
+/// The least traffic between two passes, in pages: a guess. A pass visits every cache.
+const LEAST_TRAFFIC: usize = 64;
+
+/// Counts pages that caches take and return, and tells when the next aging pass is due.
+#[derive(Debug)]
+pub(crate) struct AgingClock {
+    /// Pages that all caches hold.
+    pages: AtomicUsize,
+    /// Pages taken and returned since the last pass.
+    traffic: AtomicUsize,
+    /// Set while a pass runs.
+    is_running: AtomicBool,
+    /// Whether a pass is due. Not modelled by loom: it decides when caches are visited, and nothing
+    /// else.
+    is_due: core::sync::atomic::AtomicBool,
+}
+
+impl AgingClock {
+    pub(crate) fn new() -> Self {
+        Self {
+            pages: AtomicUsize::new(0),
+            traffic: AtomicUsize::new(0),
+            is_running: AtomicBool::new(false),
+            is_due: core::sync::atomic::AtomicBool::new(false),
+        }
+    }
+
+    /// Notes that a cache took `taken` pages and returned `given`.
+    ///
+    /// Relaxed throughout: the counts decide when caches are visited, and nothing else.
+    pub(crate) fn note(&self, taken: usize, given: usize) {
+        let before = if taken > given {
+            self.pages.fetch_add(taken - given, Ordering::Relaxed)
+        } else {
+            self.pages.fetch_sub(given - taken, Ordering::Relaxed)
+        };
+        let traffic = self.traffic.fetch_add(taken + given, Ordering::Relaxed) + taken + given;
+        if traffic >= (before / PARTS).max(LEAST_TRAFFIC) {
+            self.is_due.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a pass is due.
+    #[inline]
+    pub(crate) fn is_due(&self) -> bool {
+        self.is_due.load(Ordering::Relaxed)
+    }
+
+    /// Begins a pass, unless one is running. Dropping the result ends it, also when a hook panics.
+    pub(crate) fn begin(&self) -> Option<AgingPass<'_>> {
+        // Acquire: pairs with the Release at the end of a pass, though passes share nothing.
+        if self.is_running.swap(true, Ordering::Acquire) { None } else { Some(AgingPass(self)) }
+    }
+}
+
+/// An aging pass that is running.
+pub(crate) struct AgingPass<'c>(&'c AgingClock);
+
+impl Drop for AgingPass<'_> {
+    fn drop(&mut self) {
+        self.0.traffic.store(0, Ordering::Relaxed);
+        self.0.is_due.store(false, Ordering::Relaxed);
+        self.0.is_running.store(false, Ordering::Release);
+    }
+}

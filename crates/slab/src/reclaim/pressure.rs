@@ -1,0 +1,100 @@
+//! Memory is short: which cache gives what back, and in which order.
+//!
+//! # Concepts
+//! Cheapest first, and from those who will miss it least:
+//!
+//! 1. the surplus of every cache: the part not needed since the last [aging
+//!    pass](crate::reclaim::aging), so idle caches give first, and busy ones keep their working
+//!    set;
+//! 2. empty slabs, each cache in proportion to those it has;
+//! 3. the magazines of depots and of all CPUs, and what becomes empty by that;
+//! 4. the internal caches;
+//! 5. what clients can do without: their callbacks free objects, whose slabs are then released.
+//!
+//! # Concurrency
+//! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only
+//! tried.
+
+use crate::cache::inner::CacheInner;
+use crate::patience::Patience;
+use crate::registry::inner::RegistryInner;
+use crate::registry::shared::Shared;
+use crate::system::System;
+
+/// Releases at least `target_pages` pages if it can; returns how many.
+pub(crate) fn shrink<S: System>(
+    registry: &RegistryInner<S>,
+    target_pages: usize,
+    patience: Patience,
+) -> usize {
+    let mut released = 0;
+    visit_until(registry, target_pages, &mut released, |cache, _| cache.release_idle(patience));
+    let wanted = target_pages.saturating_sub(released);
+    released += shrink_in_proportion(registry, wanted, patience);
+    visit_until(registry, target_pages, &mut released, |cache, wanted| {
+        cache.shrink(wanted, patience)
+    });
+    if released < target_pages {
+        released += shrink_internal(&registry.shared, target_pages - released, patience);
+    }
+    visit_until(registry, target_pages, &mut released, |cache, wanted| {
+        let Some(reclaim) = cache.reclaim else { return 0 };
+        reclaim();
+        cache.shrink(wanted, patience)
+    });
+    released
+}
+
+/// Releases empty slabs of each cache, in proportion to those it has; returns the pages released.
+fn shrink_in_proportion<S: System>(
+    registry: &RegistryInner<S>,
+    target_pages: usize,
+    patience: Patience,
+) -> usize {
+    let environment = registry.environment();
+    let mut all = 0;
+    registry.visit(|cache| all += cache.slabs().reclaimable(environment));
+    let mut released = 0;
+    visit_until(registry, target_pages, &mut released, |cache, _| {
+        let own = cache.slabs().reclaimable(environment);
+        // Where all have less than is wanted, each gives all.
+        let share = if all <= target_pages { own } else { share(target_pages, own, all) };
+        if share > 0 { cache.release_empty(share, patience) } else { 0 }
+    });
+    released
+}
+
+/// Shrinks the internal caches; headers last, as releasing magazines and caches may free some.
+fn shrink_internal<S: System>(
+    shared: &Shared<S>,
+    target_pages: usize,
+    patience: Patience,
+) -> usize {
+    shared.internal().rev().fold(0, |released, slabs| {
+        let wanted = target_pages.saturating_sub(released);
+        if wanted == 0 {
+            return released;
+        }
+        released + slabs.release_empty(&shared.slab_source, wanted, 0, patience)
+    })
+}
+
+/// Calls `shrink` with each cache and the pages still wanted, as long as some are; adds what it
+/// returns to `released`.
+fn visit_until<S: System>(
+    registry: &RegistryInner<S>,
+    target_pages: usize,
+    released: &mut usize,
+    mut shrink: impl FnMut(&CacheInner<S>, usize) -> usize,
+) {
+    registry.visit(|cache| {
+        if *released < target_pages {
+            *released += shrink(cache, target_pages - *released);
+        }
+    });
+}
+
+/// Returns `target * own / all`, rounded up.
+fn share(target: usize, own: usize, all: usize) -> usize {
+    (target as u128 * own as u128).div_ceil(all as u128) as usize
+}

@@ -1,0 +1,211 @@
+//! The list of a registry's caches, walked without holding its lock, while caches come and go.
+//!
+//! # Concepts
+//! - A **visitor** looks at one cache after the other. It finds the next one under the lock, raises
+//!   that cache's count of visits, and looks at it with no lock held: looking may shrink, and so
+//!   call the page source.
+//! - A cache leaves in three steps: it is **closed**, so that no new visitor comes; the visits that
+//!   there are end; then it is unlinked. The CPU that destroys a cache waits for the visits, as
+//!   what a visitor holds (magazines on their way to the slabs) would otherwise count as objects in
+//!   use.
+//!
+//! # Invariants
+//! - I1: a cache in the list is alive. Its `next` is read and written under the lock.
+//! - I2: a cache that is visited is in the list, so the visitor's way on from it is right.
+//!
+//! # Concurrency
+//! One lock, taken through `PerCpu::lock_token`. The end of a visit is a Release that pairs with
+//! the Acquire of the wait in `close`.
+
+use core::ptr::NonNull;
+
+use page_frame::sync::{AtomicUsize, Ordering, UnsafeCell, spin_hint};
+use page_frame::{Cpu, IrqLock};
+
+use crate::percpu::slot::CacheSlots;
+
+/// Set in a cache's visits once it is closed; the bits below count.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// A cache that may be in the list.
+pub(crate) trait Listed: Sized {
+    /// Returns the cache's part of the list: always the same.
+    fn node(&self) -> &ListNode<Self>;
+}
+
+/// A cache's part of the list.
+#[derive(Debug)]
+pub(crate) struct ListNode<T> {
+    next: UnsafeCell<*mut T>,
+    visits: AtomicUsize,
+}
+
+impl<T> ListNode<T> {
+    pub(crate) fn new() -> Self {
+        Self { next: UnsafeCell::new(core::ptr::null_mut()), visits: AtomicUsize::new(0) }
+    }
+
+    /// Whether the cache is being destroyed.
+    pub(crate) fn is_closed(&self) -> bool {
+        // Relaxed: the caller has closed it itself; for others either answer is right.
+        self.visits.load(Ordering::Relaxed) & CLOSED != 0
+    }
+}
+
+/// A visit to a cache of the list. Dropping it ends the visit, also when the visitor panics.
+struct Visit<T: Listed> {
+    cache: NonNull<T>,
+}
+
+impl<T: Listed> Visit<T> {
+    fn cache(&self) -> &T {
+        // SAFETY: I1 and I2: it is visited until `self` is dropped, and therefore in the list and
+        // alive.
+        unsafe { self.cache.as_ref() }
+    }
+}
+
+impl<T: Listed> Drop for Visit<T> {
+    fn drop(&mut self) {
+        // Release: pairs with the Acquire in `close`: whoever waits there sees all that the visitor
+        // did.
+        self.cache().node().visits.fetch_sub(1, Ordering::Release);
+    }
+}
+
+/// The caches that users made.
+#[derive(Debug)]
+pub(crate) struct CacheList<T> {
+    first: IrqLock<First<T>>,
+}
+
+#[derive(Debug)]
+struct First<T>(*mut T);
+
+// SAFETY: the caches behind the pointer are reached only as this file says, and may be used on any
+// CPU when P and C may.
+unsafe impl<T: Sync> Send for First<T> {}
+
+impl<T: Listed> CacheList<T> {
+    pub(crate) fn new() -> Self {
+        Self { first: IrqLock::new(First(core::ptr::null_mut())) }
+    }
+
+    /// Adds a cache; whether that could be done (not by an interrupt that came upon the lock).
+    ///
+    /// # Safety
+    /// 1. `cache` is alive, in no list, and does not die before [`unlink`](Self::unlink).
+    pub(crate) unsafe fn link<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
+        let token = locking.lock_token();
+        let Some(mut first) = token.lock(&self.first) else { return false };
+        // SAFETY: clause 1: alive, and the list's lock is held.
+        unsafe { Self::set_next(cache, first.0) };
+        first.0 = cache.as_ptr();
+        true
+    }
+
+    /// Calls `look` with each cache that is not closed; none of them goes meanwhile, and no lock is
+    /// held. A panic in `look` ends the visit.
+    pub(crate) fn visit<C: Cpu>(&self, locking: &CacheSlots<C>, mut look: impl FnMut(&T)) {
+        let mut current = self.begin_visit(None, locking);
+        while let Some(visit) = current {
+            look(visit.cache());
+            current = self.begin_visit(Some(visit.cache), locking);
+        }
+    }
+
+    /// Begins a visit to the cache after `cache`, which is being visited, or to the first. `None`
+    /// at the end of the list, or when an interrupted owner has the lock.
+    fn begin_visit<C: Cpu>(
+        &self,
+        cache: Option<NonNull<T>>,
+        locking: &CacheSlots<C>,
+    ) -> Option<Visit<T>> {
+        let token = locking.lock_token();
+        let first = token.lock(&self.first)?;
+        // SAFETY: I1: visited, so alive, and we hold the lock.
+        let mut next = cache.map_or(first.0, |cache| unsafe { Self::next(cache) });
+        while let Some(cache) = NonNull::new(next) {
+            // SAFETY: I1.
+            let visits = &unsafe { cache.as_ref() }.node().visits;
+            // Relaxed: raised, and closed, only under the lock.
+            if visits.load(Ordering::Relaxed) & CLOSED == 0 {
+                visits.fetch_add(1, Ordering::Relaxed);
+                return Some(Visit { cache });
+            }
+            // SAFETY: I1, under the lock.
+            next = unsafe { Self::next(cache) };
+        }
+        None
+    }
+
+    /// Keeps new visitors away from `cache` and waits until those that are there have gone; whether
+    /// that could be done (not by an interrupt that came upon the lock).
+    ///
+    /// Must not be called by a visitor.
+    pub(crate) fn close<C: Cpu>(&self, cache: &T, locking: &CacheSlots<C>) -> bool {
+        {
+            let token = locking.lock_token();
+            let Some(_first) = token.lock(&self.first) else { return false };
+            // Relaxed: read for this bit only under the lock.
+            cache.node().visits.fetch_or(CLOSED, Ordering::Relaxed);
+        }
+        // Acquire: pairs with the Release at the end of a visit.
+        while cache.node().visits.load(Ordering::Acquire) != CLOSED {
+            spin_hint();
+        }
+        true
+    }
+
+    /// Lets visitors come to a closed cache again.
+    pub(crate) fn reopen(&self, cache: &T) {
+        // Release: pairs with the lock that the next visitor takes, though what it finds is under
+        // locks of its own.
+        cache.node().visits.store(0, Ordering::Release);
+    }
+
+    /// Takes `cache` out; whether that could be done (not by an interrupt that came upon the lock).
+    ///
+    /// # Safety
+    /// 1. `cache` is in the list and closed.
+    pub(crate) unsafe fn unlink<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
+        let token = locking.lock_token();
+        let Some(mut first) = token.lock(&self.first) else { return false };
+        // SAFETY: clause 1: alive, under the lock.
+        let next = unsafe { Self::next(cache) };
+        if first.0 == cache.as_ptr() {
+            first.0 = next;
+            return true;
+        }
+        let mut before = NonNull::new(first.0);
+        while let Some(other) = before {
+            // SAFETY: I1, under the lock.
+            let after = unsafe { Self::next(other) };
+            if after == cache.as_ptr() {
+                // SAFETY: I1, under the lock.
+                unsafe { Self::set_next(other, next) };
+                break;
+            }
+            before = NonNull::new(after);
+        }
+        true
+    }
+
+    /// # Safety
+    /// 1. The cache is alive and the caller holds the lock.
+    unsafe fn next(cache: NonNull<T>) -> *mut T {
+        // SAFETY: clause 1: it is alive, and taken off only under the lock that the caller holds.
+        let node = unsafe { cache.as_ref() }.node();
+        // SAFETY: clause 1: under the lock no code changes it.
+        node.next.with(|next| unsafe { *next })
+    }
+
+    /// # Safety
+    /// 1. The cache is alive and the caller holds the lock.
+    unsafe fn set_next(cache: NonNull<T>, new: *mut T) {
+        // SAFETY: clause 1: it does not die under the lock.
+        let node = unsafe { cache.as_ref() }.node();
+        // SAFETY: clause 1: under the lock no other code looks at it.
+        node.next.with_mut(|next| unsafe { *next = new });
+    }
+}

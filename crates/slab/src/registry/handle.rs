@@ -1,0 +1,293 @@
+//! The registry as its user sees it: a handle to the caches of a system.
+
+use core::fmt;
+use core::ptr::NonNull;
+
+use page_frame::{
+    Cpu, CpuId, Fault, FaultHook, OutOfMemory, PageMap, PageSource, Shrink, Violation,
+    panic_on_fault,
+};
+
+use crate::cache_name::CacheName;
+use crate::debug::validate::validate;
+use crate::patience::Patience;
+use crate::percpu::slot::PerCpuHandle;
+use crate::reclaim::pressure;
+use crate::registry::frozen::FrozenSlots;
+use crate::registry::inner::RegistryInner;
+use crate::registry::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals, for_each_slab};
+use crate::system::System;
+
+/// The caches of a system.
+///
+/// A handle; clones are the same registry. Caches keep their registry alive, so handles may be
+/// dropped in any order.
+pub struct Registry<S: System> {
+    inner: NonNull<RegistryInner<S>>,
+}
+
+// SAFETY: the registry is reached through shared references, and all that is in it is Sync when its
+// page source and its CPUs are; the last handle may drop them on any CPU, and are therefore Send.
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Send for Registry<S> {}
+// SAFETY: a shared handle gives no more than shared references to the registry.
+unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Sync for Registry<S> {}
+
+impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
+    /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
+    ///
+    /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side
+    /// ([`Cpu::SLOT_STRIDE`]), one of that many bytes for each CPU, and another for each 100 caches
+    /// or so.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when `source` has no such block.
+    pub fn new(source: P, cpu: C) -> Result<Self, OutOfMemory> {
+        Self::with_fault_hook(source, cpu, panic_on_fault)
+    }
+
+    /// Makes a registry whose faults go to `hook`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when `source` has no such block.
+    pub fn with_fault_hook(source: P, cpu: C, hook: FaultHook) -> Result<Self, OutOfMemory> {
+        Ok(Self { inner: RegistryInner::make(source, cpu, hook)? })
+    }
+}
+
+impl<S: System> Registry<S> {
+    /// Makes a registry for a [`System`] that the caller has declared. Faults go to `hook`.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when `source` has no such block.
+    pub fn for_system(
+        source: S::Pages,
+        cpu: S::Cpus,
+        hook: FaultHook,
+    ) -> Result<Self, OutOfMemory> {
+        Ok(Self { inner: RegistryInner::make(source, cpu, hook)? })
+    }
+
+    /// Returns the page source.
+    pub fn source(&self) -> &S::Pages {
+        &self.inner().environment().source
+    }
+
+    /// Gives `fault` to the fault hook, for layers above that see misuse themselves.
+    #[cold]
+    pub fn report(&self, fault: &Fault) {
+        self.inner().environment().report(fault);
+    }
+
+    /// Returns the pages held: by all caches, the internal ones, and the registry itself.
+    pub fn pages_held(&self) -> usize {
+        let registry = self.inner();
+        let environment = registry.environment();
+        let mut pages = registry.own_pages();
+        registry.visit(|cache| pages += cache.slabs().pages(environment));
+        pages + registry.shared.internal().map(|slabs| slabs.pages(environment)).sum::<usize>()
+    }
+
+    /// Calls `look` with the numbers of each cache, internal ones last. No lock is held during the
+    /// call. `look` must not destroy a cache of the registry, which would wait for the end of the
+    /// call; a panic in it changes nothing.
+    pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
+        let registry = self.inner();
+        registry.visit(|cache| look(&cache.stats()));
+        for slabs in registry.shared.internal() {
+            look(&CacheStats::of_slabs(slabs, registry.environment()));
+        }
+    }
+
+    /// Returns the pages of caches whose objects can be freed on demand, and of all others,
+    /// internal ones and the registry itself among them: the kernel's `SReclaimable` and
+    /// `SUnreclaim`.
+    pub fn totals(&self) -> Totals {
+        let registry = self.inner();
+        let mut reclaimable = 0;
+        registry.visit(|cache| {
+            if cache.slabs().settings.is_reclaimable {
+                reclaimable += cache.slabs().pages(registry.environment());
+            }
+        });
+        Totals { reclaimable, unreclaimable: self.pages_held().saturating_sub(reclaimable) }
+    }
+
+    /// Calls `look` with each slab of each cache and the cache's name, internal caches last; under
+    /// the lock of the cache's slab set, so `look` must use no cache and destroy none. A panic in
+    /// it changes nothing.
+    pub fn for_each_slab(&self, mut look: impl FnMut(CacheName, SlabView)) {
+        let registry = self.inner();
+        let environment = registry.environment();
+        registry.visit(|cache| {
+            let name = cache.slabs().settings.name;
+            for_each_slab(cache.slabs(), environment, |slab| look(name, slab));
+        });
+        for slabs in registry.shared.internal() {
+            for_each_slab(slabs, environment, |slab| look(slabs.settings.name, slab));
+        }
+    }
+
+    /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn slabinfo(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        out.write_str(SLABINFO_HEADER)?;
+        let mut outcome = Ok(());
+        self.stats(|stats| {
+            if outcome.is_ok() {
+                outcome = stats.write_slabinfo(out);
+            }
+        });
+        outcome
+    }
+
+    /// Checks the invariants of all caches.
+    ///
+    /// # Errors
+    /// Names the first invariant that does not hold.
+    pub fn validate(&self) -> Result<(), Violation> {
+        let registry = self.inner();
+        let environment = registry.environment();
+        let mut outcome = Ok(());
+        registry.visit(|cache| {
+            outcome = outcome.and_then(|()| validate(cache.slabs(), environment));
+        });
+        registry
+            .shared
+            .internal()
+            .try_fold((), |(), slabs| validate(slabs, environment))
+            .and(outcome)
+    }
+
+    /// Releases all pages that hold no object in use; returns how many. Waits for locks.
+    pub fn shrink_all(&self) -> usize {
+        pressure::shrink(self.inner(), usize::MAX, Patience::Wait)
+    }
+
+    /// Releases at least `target_pages` if it can; returns how many. Only tries locks.
+    ///
+    /// First what idle caches keep, then empty slabs of all, then magazines, then what the caches'
+    /// [`reclaim`](crate::CacheBuilder::reclaim) callbacks free.
+    pub fn shrink(&self, target_pages: usize) -> usize {
+        pressure::shrink(self.inner(), target_pages, Patience::Try)
+    }
+
+    /// Keeps all CPUs out of their slots of all caches while the guard lives, see
+    /// [`PerCpu::freeze`](page_frame::PerCpu::freeze): for a caller that is about to `fork`. Caches
+    /// built meanwhile are not frozen. Waits while somebody else has frozen them.
+    pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, S> {
+        FrozenSlots::new(self.inner(), own)
+    }
+
+    /// Says that no CPU but `own` is in the middle of anything, see
+    /// [`PerCpu::forget_others`](page_frame::PerCpu::forget_others).
+    ///
+    /// # Safety
+    /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), of the slots of all
+    ///    caches.
+    pub unsafe fn forget_others(&self, own: Option<CpuId>) {
+        let registry = self.inner();
+        // SAFETY: clause 1. The bodies of these slots are empty and stay so.
+        unsafe { registry.environment().locking.forget_others(own) };
+        // SAFETY: clause 1: the others' contexts have ended, and `freeze_slots` froze the slots of
+        // each cache.
+        registry.visit(|cache| unsafe { cache.percpu.slots.forget_others(own) });
+    }
+
+    /// Returns the CPUs.
+    #[inline(always)]
+    pub fn cpu(&self) -> &S::Cpus {
+        self.inner().environment().locking.cpu()
+    }
+
+    /// Returns a per-CPU handle that never hits.
+    #[doc(hidden)]
+    pub fn closed_handle(&self) -> PerCpuHandle {
+        PerCpuHandle::of(&self.inner().environment().locking)
+    }
+
+    #[inline(always)]
+    pub(crate) fn inner(&self) -> &RegistryInner<S> {
+        // SAFETY: registry I1: this handle has a reference.
+        unsafe { self.inner.as_ref() }
+    }
+
+    /// Returns the pointer to what the handle stands for. The caller keeps the handle while it uses
+    /// the pointer.
+    pub(crate) fn pointer(&self) -> NonNull<RegistryInner<S>> {
+        self.inner
+    }
+}
+
+impl<S: System> Clone for Registry<S> {
+    fn clone(&self) -> Self {
+        self.inner().add_reference();
+        Self { inner: self.inner }
+    }
+}
+
+impl<S: System> Drop for Registry<S> {
+    fn drop(&mut self) {
+        // SAFETY: the reference that this handle has.
+        unsafe { RegistryInner::release(self.inner) };
+    }
+}
+
+impl<S: System> fmt::Debug for Registry<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("pages_held", &self.pages_held()).finish()
+    }
+}
+
+impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Shrink for Registry<S> {
+    fn reclaimable(&self) -> usize {
+        let registry = self.inner();
+        let mut pages = 0;
+        registry.visit(|cache| pages += cache.slabs().reclaimable(registry.environment()));
+        pages
+    }
+
+    fn shrink(&self, target_pages: usize) -> usize {
+        Self::shrink(self, target_pages)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+    use core::alloc::Layout;
+    use core::mem::MaybeUninit;
+    use std::vec;
+
+    use page_frame::{Arena, EnterError, SwitchedCpu};
+
+    use page_frame::sync::Ordering;
+
+    use super::*;
+
+    /// Mutations seen to fail: a guard that freezes nothing; one that thaws nothing.
+    #[test]
+    fn nobody_enters_frozen_slots_and_objects_come_and_go_without() {
+        let mut memory = vec![MaybeUninit::uninit(); 256 << 10];
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let registry = Registry::new(&arena, SwitchedCpu::new(2)).expect("room");
+        let layout = Layout::new::<[u64; 4]>();
+        let build = |name| registry.cache(name, layout).build().expect("room");
+        let cache = build("before");
+        let frozen = registry.freeze_slots(None);
+        assert!(registry.inner().is_frozen.load(Ordering::Relaxed));
+        assert_eq!(cache.inner().percpu.slots.enter().err(), Some(EnterError::Detached));
+        let object = cache.allocate().expect("room");
+        // SAFETY: from this cache, and not used.
+        unsafe { cache.free(object) };
+        let later = build("meanwhile");
+        assert!(later.inner().percpu.slots.enter().is_ok());
+        drop(frozen);
+        assert!(!registry.inner().is_frozen.load(Ordering::Relaxed));
+        assert!(
+            cache.inner().percpu.slots.enter().is_ok()
+                && later.inner().percpu.slots.enter().is_ok()
+        );
+    }
+}

@@ -1,0 +1,154 @@
+//! The part that all caches of a registry share, in the registry's block of pages.
+//!
+//! # Concepts
+//! Everything that is not an object lies in **internal caches**: headers that do not fit in their
+//! slabs, magazines, and the caches themselves. An internal cache is nothing but [`Slabs`]: it has
+//! no CPU slots and no magazines. So all memory of a registry comes from its page source.
+
+use core::ptr::NonNull;
+
+use page_frame::{IrqLock, Order, OutOfMemory, PageBlock, PageSource, PerCpuSlot};
+
+use crate::percpu::magazine::{CAPACITIES, Magazine};
+use crate::percpu::slot::CpuSlot;
+use crate::percpu::slot_arena::SlotArena;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
+use crate::slabs::geometry::{Geometry, HEADER};
+use crate::slabs::lifecycle::SlabSource;
+use crate::slabs::settings::CacheSettings;
+use crate::system::System;
+
+/// The sizes of memory for headers outside their slabs: alone, and with a line of links.
+pub(crate) const HEADER_SIZES: [usize; 2] = [HEADER, HEADER + 64];
+/// The names of the internal caches of magazines, by capacity.
+const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
+    ["magazine-1", "magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60"];
+
+/// The part that all caches of a registry share.
+pub(crate) struct Shared<S: System> {
+    pub(crate) slab_source: SlabSource<S>,
+    /// Memory for magazines, by capacity.
+    magazines: [Slabs; CAPACITIES.len()],
+    /// Memory for the caches that users make.
+    pub(crate) caches: Slabs,
+    /// The slots of caches that do not lie behind their cache.
+    slot_arena: IrqLock<SlotArena<S::Cpus>>,
+}
+
+impl<S: System> Shared<S> {
+    /// Makes what the caches share; each cache takes `cache_size` bytes, cut as `caches` says.
+    pub(crate) fn new(
+        environment: Environment<S>,
+        slot_arena: SlotArena<S::Cpus>,
+        cache_size: usize,
+        caches: Geometry,
+    ) -> Self {
+        let small = |name: &str, size: usize, alignment| {
+            let geometry = Geometry::at_order(size, alignment, 64, 0)
+                .expect("headers and magazines are smaller than a page");
+            Slabs::new(CacheSettings::internal(name, size, geometry))
+        };
+        let header =
+            |index: usize| small(["record", "record-links"][index], HEADER_SIZES[index], 64);
+        let magazine = |index: usize| {
+            let size = Magazine::bytes(CAPACITIES[index]);
+            small(MAGAZINE_NAMES[index], size, Magazine::ALIGNMENT)
+        };
+        Self {
+            slab_source: SlabSource { environment, headers: core::array::from_fn(header) },
+            magazines: core::array::from_fn(magazine),
+            caches: Slabs::new(CacheSettings::internal("cache", cache_size, caches)),
+            slot_arena: IrqLock::new(slot_arena),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn environment(&self) -> &Environment<S> {
+        &self.slab_source.environment
+    }
+
+    /// Returns the internal cache of the magazines of the capacity that `class` names.
+    pub(crate) fn magazines(&self, class: usize) -> &Slabs {
+        &self.magazines[class]
+    }
+
+    /// Iterates over the internal caches.
+    pub(crate) fn internal(&self) -> impl DoubleEndedIterator<Item = &Slabs> {
+        self.slab_source.headers.iter().chain(&self.magazines).chain([&self.caches])
+    }
+
+    /// Takes a row of the slot arena for the slots of a cache; `None` where slots lie behind their
+    /// cache. Fails too for a nested context that found the arena's lock held.
+    pub(crate) fn take_slots(&self) -> Result<Option<NonNull<PerCpuSlot<CpuSlot>>>, OutOfMemory> {
+        if !SlotArena::<S::Cpus>::IS_USED {
+            return Ok(None);
+        }
+        let environment = self.environment();
+        let cpus = environment.locking.count();
+        let token = environment.lock_token();
+        if let Some(row) = token.lock(&self.slot_arena).ok_or(OutOfMemory)?.take(cpus) {
+            return Ok(Some(row));
+        }
+        // With no lock held. If another CPU does the same, there are two new blocks.
+        let order = SlotArena::<S::Cpus>::order(cpus).ok_or(OutOfMemory)?;
+        let block = environment.source.allocate(order)?;
+        let Some(mut slot_arena) = token.lock(&self.slot_arena) else {
+            // SAFETY: just allocated from this source.
+            unsafe { environment.source.free(block) };
+            return Err(OutOfMemory);
+        };
+        slot_arena.add(block);
+        Ok(slot_arena.take(cpus))
+    }
+
+    /// Gives a row of slots back.
+    ///
+    /// # Safety
+    /// 1. It came from `take_slots`, and its slots are unused.
+    pub(crate) unsafe fn give_slots(&self, first: NonNull<PerCpuSlot<CpuSlot>>) {
+        let environment = self.environment();
+        let cpus = environment.locking.count();
+        let token = environment.lock_token();
+        let block = token.lock(&self.slot_arena).and_then(|mut slot_arena| {
+            // SAFETY: clause 1.
+            unsafe { slot_arena.give(first, cpus) }
+        });
+        if let Some(block) = block {
+            // SAFETY: the arena has just given the block up, and it came from our source.
+            unsafe { free_slot_block::<S>(&environment.source, block, cpus) };
+        }
+    }
+
+    /// Returns the pages of the slot arena.
+    pub(crate) fn slot_pages(&self) -> usize {
+        let environment = self.environment();
+        let token = environment.lock_token();
+        let blocks = token.lock(&self.slot_arena).map_or(0, |slot_arena| slot_arena.count());
+        let order = SlotArena::<S::Cpus>::order(environment.locking.count());
+        blocks * order.map_or(0, Order::pages)
+    }
+
+    /// Takes the parts out that outlive the rest, at the end of the registry: its page source, and
+    /// the slot arena.
+    pub(crate) fn into_parts(mut self) -> (S::Pages, SlotArena<S::Cpus>) {
+        let slot_arena = core::mem::replace(self.slot_arena.get_mut(), SlotArena::new());
+        (self.slab_source.environment.source, slot_arena)
+    }
+}
+
+/// Returns a block of slots for `cpus` CPUs to the page source.
+///
+/// # Safety
+/// 1. A [`SlotArena`] gave the block up, and it came from `source`.
+pub(crate) unsafe fn free_slot_block<S: System>(
+    source: &S::Pages,
+    start: NonNull<u8>,
+    cpus: usize,
+) {
+    let order = SlotArena::<S::Cpus>::order(cpus).expect("there was such a block");
+    // SAFETY: clause 1: `SlotArena::add` took the block apart.
+    let block = unsafe { PageBlock::from_raw(start, order, false) };
+    // SAFETY: clause 1.
+    unsafe { source.free(block) };
+}

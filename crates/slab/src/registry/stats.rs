@@ -1,0 +1,154 @@
+//! Numbers about caches, in ours and in the kernel's form.
+
+use core::fmt;
+
+use page_frame::Order;
+
+use crate::cache_name::CacheName;
+use crate::patience::Patience;
+use crate::slabs::Slabs;
+use crate::slabs::environment::Environment;
+use crate::system::System;
+
+/// The first two lines of the kernel's `/proc/slabinfo`, version 2.1.
+pub(crate) const SLABINFO_HEADER: &str = "\
+slabinfo - version: 2.1
+# name            <active_objs> <num_objs> <objsize> <objperslab> <pagesperslab> : tunables <limit> <batchcount> \
+<sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
+";
+
+/// The numbers of a cache at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CacheStats {
+    /// The name.
+    pub name: CacheName,
+    /// The size of an object in bytes, rounded up to its alignment.
+    pub object_size: usize,
+    /// Objects outside their slabs: in use, or in magazines (the kernel counts alike).
+    pub objects_active: usize,
+    /// Objects of all slabs.
+    pub objects: usize,
+    /// Objects in a slab.
+    pub objects_per_slab: usize,
+    /// Pages of a slab.
+    pub pages_per_slab: usize,
+    /// Slabs with an object outside.
+    pub slabs_active: usize,
+    /// All slabs.
+    pub slabs: usize,
+    pages: usize,
+    /// Slabs ever taken from the page source, modulo 2^32.
+    pub grown: usize,
+    /// Slabs ever given back, modulo 2^32.
+    pub shrunk: usize,
+    /// Objects in a magazine; zero for internal caches, which have none.
+    pub magazine_capacity: usize,
+    /// Full magazines in the depot.
+    pub depot_magazines: usize,
+}
+
+impl CacheStats {
+    /// Returns the pages of all slabs: fewer than slabs times pages of each where memory was too
+    /// fragmented for the best ones.
+    pub const fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Returns the numbers of `slabs`, as those of a cache without magazines.
+    pub(crate) fn of_slabs<S: System>(slabs: &Slabs, environment: &Environment<S>) -> Self {
+        let settings = &slabs.settings;
+        let mut stats = Self {
+            name: settings.name,
+            object_size: settings.geometry.stride(),
+            objects_active: 0,
+            objects: 0,
+            objects_per_slab: settings.geometry.capacity(),
+            pages_per_slab: settings.slab_pages(),
+            slabs_active: 0,
+            slabs: 0,
+            pages: 0,
+            grown: 0,
+            shrunk: 0,
+            magazine_capacity: 0,
+            depot_magazines: 0,
+        };
+        for_each_slab(slabs, environment, |slab| {
+            stats.objects_active += slab.capacity - slab.free;
+            stats.objects += slab.capacity;
+            stats.slabs_active += usize::from(slab.free < slab.capacity);
+            stats.slabs += 1;
+            stats.pages += slab.order.pages();
+        });
+        let token = environment.lock_token();
+        if let Some(set) = slabs.lock::<S>(&token, Patience::Wait) {
+            (stats.grown, stats.shrunk) = (set.grown(), set.shrunk());
+        }
+        stats
+    }
+
+    /// Writes the line of `/proc/slabinfo` for this cache.
+    pub(crate) fn write_slabinfo(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        writeln!(
+            out,
+            "{:<17} {:>6} {:>6} {:>6} {:>4} {:>4} : tunables {:>4} {:>4} {:>4} : slabdata {:>6} {:>6} {:>6}",
+            self.name,
+            self.objects_active,
+            self.objects,
+            self.object_size,
+            self.objects_per_slab,
+            self.pages_per_slab,
+            self.magazine_capacity,
+            self.magazine_capacity.div_ceil(2),
+            0,
+            self.slabs_active,
+            self.slabs,
+            self.depot_magazines,
+        )
+    }
+}
+
+/// Pages that the caches of a registry hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Pages of caches whose objects can be freed on demand.
+    pub reclaimable: usize,
+    /// Pages of all others.
+    pub unreclaimable: usize,
+}
+
+/// A slab at one moment, for pictures.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SlabView {
+    /// The address of its first byte.
+    pub start: usize,
+    /// Its size.
+    pub order: Order,
+    /// The offset of the first object in bytes.
+    pub colour_offset: usize,
+    /// How many objects it has.
+    pub capacity: usize,
+    /// How many of them are in the slab, free.
+    pub free: usize,
+}
+
+/// Calls `look` with each slab, under the lock of the set.
+pub(crate) fn for_each_slab<S: System>(
+    slabs: &Slabs,
+    environment: &Environment<S>,
+    mut look: impl FnMut(SlabView),
+) {
+    let token = environment.lock_token();
+    let Some(set) = slabs.lock::<S>(&token, Patience::Wait) else { return };
+    for header in set.iter() {
+        // SAFETY: slab set I1: a slab in the set is alive.
+        let slab = unsafe { header.as_ref() };
+        let geometry = slab.geometry(&slabs.settings.geometry);
+        look(SlabView {
+            start: slab.start.addr().get(),
+            order: geometry.order(),
+            colour_offset: geometry.colour_offset(usize::from(slab.colour)),
+            capacity: geometry.capacity(),
+            free: slab.word.load().free,
+        });
+    }
+}

@@ -1,0 +1,138 @@
+//! Building a slab: a block of pages becomes a header, links, and free objects.
+//!
+//! # Concurrency
+//! No lock is held. A slab that is being built belongs to its builder.
+
+use core::ptr::NonNull;
+
+use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageSource};
+
+use crate::hardening::history::History;
+use crate::hardening::poison;
+use crate::hardening::presets::Hardening;
+use crate::hardening::shuffle::shuffle;
+use crate::patience::Reclaim;
+use crate::slabs::geometry::Geometry;
+use crate::slabs::header::SlabHeader;
+use crate::slabs::settings::CacheSettings;
+
+/// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower
+/// one that is free.
+pub(crate) fn take_block(
+    source: &impl PageSource,
+    best: Geometry,
+    reclaim: Reclaim,
+) -> Result<(PageBlock, Geometry), OutOfMemory> {
+    let take = |order| match reclaim {
+        Reclaim::Allowed => source.allocate(order),
+        Reclaim::Forbidden => source.try_allocate(order),
+    };
+    if let Ok(block) = take(best.order()) {
+        return Ok((block, best));
+    }
+    let lower = Order::all().rev().skip_while(|order| *order >= best.order());
+    for geometry in lower.map_while(|order| best.at_lower_order(order)) {
+        if let Ok(block) = take(geometry.order()) {
+            return Ok((block, geometry));
+        }
+    }
+    Err(OutOfMemory)
+}
+
+/// Writes the header and the links of a slab whose objects are all free, and names the header as
+/// owner of its pages.
+///
+/// # Safety
+/// 1. The pages from `start` on, of `geometry.order()`, are the caller's, from `source`.
+/// 2. `memory` is the caller's, aligned to 64, with room for the links of `geometry` and the header
+///    behind them.
+/// 3. `identity` is that of the [`Slabs`](crate::slabs::Slabs) whose settings are `settings`.
+pub(crate) unsafe fn write_header<K: Hardening>(
+    source: &impl PageMap,
+    settings: &CacheSettings,
+    identity: NonNull<()>,
+    start: NonNull<u8>,
+    memory: NonNull<u8>,
+    colour: usize,
+    geometry: &Geometry,
+) -> NonNull<SlabHeader> {
+    // SAFETY: clause 2: the links lie in front of the header, in the same memory.
+    let header = unsafe { memory.add(geometry.links_bytes()) }.cast::<SlabHeader>();
+    let (capacity, colour) = (geometry.capacity(), colour % geometry.colours());
+    // SAFETY: clause 2: room for a header; links are whole lines of 64 bytes, and therefore
+    // aligned.
+    unsafe { header.write(SlabHeader::new(identity, start, colour, geometry)) };
+    // SAFETY: written above, for this geometry, and the caller's.
+    let links = unsafe { SlabHeader::links(header, geometry) };
+    for index in 0..capacity {
+        let next = match index + 1 {
+            _ if K::SHUFFLE => index,
+            next if next < capacity => next,
+            _ => 0,
+        };
+        // SAFETY: the index is below the capacity, and the slab is the caller's.
+        unsafe { links.write(index, next) };
+    }
+    if K::SHUFFLE {
+        let seed = settings.secret ^ start.addr().get();
+        // SAFETY: the caller's links, each object linked to itself above.
+        unsafe { shuffle(links, capacity, seed) };
+    }
+    // SAFETY: clause 1: the pages are the caller's.
+    unsafe { source.set_owner(start, geometry.order().pages(), settings.tag, header.cast()) };
+    header
+}
+
+/// Fills the free objects of a fresh slab with poison and writes their histories, as the preset
+/// wants.
+///
+/// # Safety
+/// 1. The slab is the caller's, in no list, and its objects are raw memory.
+pub(crate) unsafe fn prepare_objects<K: Hardening>(
+    settings: &CacheSettings,
+    header: NonNull<SlabHeader>,
+) {
+    // SAFETY: clause 1: the header of a slab that no other code has.
+    let slab = unsafe { header.as_ref() };
+    let geometry = &slab.geometry(&settings.geometry);
+    for index in 0..geometry.capacity() {
+        // SAFETY: the index is below the capacity.
+        let object = settings.object_in(unsafe { slab.object(geometry, index) });
+        if K::POISON && settings.constructor.is_none() {
+            // SAFETY: clause 1: no caller has an object of the slab.
+            unsafe { poison::fill(object, settings.object_size()) };
+        }
+        if K::HISTORY {
+            // SAFETY: clause 1, and the padding of this preset has room for a history.
+            unsafe { settings.padding.history(object).write(History::default()) };
+        }
+    }
+}
+
+/// A block of pages that a caller owns. Dropping it gives the block back to its source.
+pub(crate) struct BlockGuard<'s, P: PageSource> {
+    source: &'s P,
+    block: Option<PageBlock>,
+}
+
+impl<'s, P: PageSource> BlockGuard<'s, P> {
+    /// # Safety
+    /// 1. `block` came from `source`, and nothing refers into it until [`release`](Self::release).
+    pub(crate) unsafe fn new(source: &'s P, block: PageBlock) -> Self {
+        Self { source, block: Some(block) }
+    }
+
+    /// Takes the block out of the guard.
+    pub(crate) fn release(mut self) -> Option<PageBlock> {
+        self.block.take()
+    }
+}
+
+impl<P: PageSource> Drop for BlockGuard<'_, P> {
+    fn drop(&mut self) {
+        if let Some(block) = self.block.take() {
+            // SAFETY: clause 1 of `new`: from this source, and nothing refers into it.
+            unsafe { self.source.free(block) };
+        }
+    }
+}

@@ -1,0 +1,42 @@
+//! The surroundings of slabs: pages, lock tokens, a fault hook, and a clock of traffic.
+
+use page_frame::{Fault, FaultHook, IrqLockToken, PageMap, Tag, TagRange};
+
+use crate::percpu::slot::{CacheSlots, CpuSlot};
+use crate::reclaim::clock::AgingClock;
+use crate::system::System;
+
+/// The surroundings of all slabs of a registry.
+pub(crate) struct Environment<S: System> {
+    pub(crate) source: S::Pages,
+    /// Tags and owners of most pages of the source.
+    pub(crate) range: TagRange,
+    /// Marks CPUs that hold a lock of any cache, and so tells contexts that are nested on them. The
+    /// bodies of these slots stay empty: closed per-CPU handles enter them and find nothing.
+    pub(crate) locking: CacheSlots<S::Cpus>,
+    pub(crate) hook: FaultHook,
+    pub(crate) aging: AgingClock,
+}
+
+impl<S: System> Environment<S> {
+    /// Prepares the caller for the locks of the registry's caches.
+    pub(crate) fn lock_token(&self) -> IrqLockToken<'_, CpuSlot, S::Cpus> {
+        self.locking.lock_token()
+    }
+
+    /// Returns tag and owner word of the page that `address` lies in.
+    #[inline]
+    pub(crate) fn tag_and_owner(&self, address: usize) -> (Tag, *mut ()) {
+        // SAFETY: the source has not moved since `range` was taken: both lie in the registry's
+        // block.
+        match unsafe { self.range.tag_and_owner(address) } {
+            Some(found) if found.0.is_slab() => found,
+            _ => (self.source.tag(address), self.source.owner(address)),
+        }
+    }
+
+    /// Gives `fault` to the fault hook.
+    pub(crate) fn report(&self, fault: &Fault) {
+        (self.hook)(fault);
+    }
+}

@@ -1,0 +1,325 @@
+//! How a slab is cut: order, objects, colours, waste. All of it `const fn`.
+//!
+//! # Concepts
+//! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind
+//!   the colour offset.
+//! - **Bookkeeping**: 64 bytes of header and a **link** per object, so that a free object is never
+//!   written to. Up to twelve links lie in the header; more in lines of their own in front of it, a
+//!   byte each up to 254 objects, otherwise two. It lies at the end of the slab where it fits into
+//!   what the objects leave over, less than a page, or where objects are small; otherwise outside.
+//! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of
+//!   them. Whole pages of it lie at the end, and neither colours nor bookkeeping touch them: where
+//!   the page source has memory behind touched pages alone, they cost nothing.
+//!
+//! ```text
+//! | colour | object 0 | object 1 | ... | object n-1 | rest of the leftover | links | header |
+//! ```
+//!
+//! # Choice of the order
+//! The smallest order whose leftover is at most 1/20 of the slab and that holds enough objects; if
+//! there is none, 1/8, then 1/4, then 1/2 (the scheme of Linux's SLUB, which begins with 1/16;
+//! Bonwick 1994 has 1/8 alone); otherwise the smallest order that holds one object.
+//! Enough are eight objects up to 512 bytes, four below a page, one from a page on: few objects
+//! make a slab that is seldom empty, many pages make one that is hard to get.
+//!
+//! # Invariants
+//! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every
+//!   colour.
+//! - I2: every object is aligned, for every colour. The slab is aligned to its size, and a colour
+//!   step is a multiple of the alignment, whatever the line size is ([`colour_step`]).
+
+use page_frame::{Order, PAGE_SIZE};
+
+use crate::slabs::free_word::FreeWord;
+use crate::slabs::links::{LINKS_WITHIN, MARK_CACHED};
+
+/// The largest object in bytes.
+pub const LARGEST_SIZE: usize = 4 << 20;
+/// The largest order that is chosen for objects that fit in a smaller one too.
+pub const LARGEST_ORDER: u8 = 3;
+
+/// Bytes of a slab's header: 64; more under loom, whose atomics are larger. `header.rs` asserts it.
+pub(crate) const HEADER: usize = if page_frame::sync::MODELLED { 320 } else { 64 };
+/// The most objects of a slab whose header lies outside: their links fit in one line of 64 bytes.
+pub(crate) const MOST_OUTSIDE: usize = 64;
+/// Objects whose indices fit a link of one byte, and look like no mark.
+const SHORT_LINKS: usize = MARK_CACHED as usize;
+/// Up to this size bookkeeping lies in the slab even where it costs an object.
+const SMALL: usize = PAGE_SIZE / 8;
+/// The most objects of a slab: what a free word can count, less one, and no index looks like a
+/// mark.
+const MOST_OBJECTS: usize = least(FreeWord::MOST_OBJECTS, (MARK_CACHED as usize) << 8);
+/// Leftovers accepted, as fractions of the slab, best first.
+const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
+
+/// How the slabs of objects of one size are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    // Narrow, as every cache has one: an order has at most 1 GiB.
+    order: u8,
+    inside: bool,
+    stride: u32,
+    capacity: u32,
+    leftover: u32,
+    step: u32,
+}
+
+/// Why there is no slab for such objects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GeometryError {
+    /// Objects of no bytes need no memory.
+    ZeroSize,
+    /// The alignment is not a power of two.
+    NotPowerOfTwo {
+        /// The alignment in bytes.
+        alignment: usize,
+    },
+    /// The object, rounded up to its alignment, is larger than [`LARGEST_SIZE`].
+    TooLarge {
+        /// The size in bytes.
+        size: usize,
+        /// The alignment in bytes.
+        alignment: usize,
+    },
+}
+
+impl core::fmt::Display for GeometryError {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        match *self {
+            Self::ZeroSize => f.write_str("objects of zero bytes need no memory"),
+            Self::NotPowerOfTwo { alignment } => {
+                write!(f, "the alignment {alignment} is not a power of two")
+            }
+            Self::TooLarge { size, alignment } => {
+                write!(f, "{size} bytes aligned to {alignment} exceed {LARGEST_SIZE} bytes")
+            }
+        }
+    }
+}
+
+impl core::error::Error for GeometryError {}
+
+impl Geometry {
+    /// Chooses the order for objects of `size` bytes aligned to `alignment`, on a machine with
+    /// CPU-cache lines of `line` bytes. Any `line` is accepted: colour steps are `line` rounded up
+    /// to a multiple of `alignment`.
+    ///
+    /// # Errors
+    /// [`GeometryError`] for zero bytes, an alignment that is not a power of two, and objects
+    /// beyond [`LARGEST_SIZE`].
+    pub const fn new(size: usize, alignment: usize, line: usize) -> Result<Self, GeometryError> {
+        if size == 0 {
+            return Err(GeometryError::ZeroSize);
+        }
+        if !alignment.is_power_of_two() {
+            return Err(GeometryError::NotPowerOfTwo { alignment });
+        }
+        let stride = match size.checked_next_multiple_of(alignment) {
+            Some(stride) if stride <= LARGEST_SIZE => stride,
+            _ => return Err(GeometryError::TooLarge { size, alignment }),
+        };
+        let mut fraction = 0;
+        while fraction < FRACTIONS.len() {
+            let mut order = 0;
+            while order <= LARGEST_ORDER {
+                if let Some(settings) = Self::at_order(size, alignment, line, order) {
+                    let enough = settings.capacity() >= enough_objects(stride);
+                    if enough
+                        && settings.leftover_bytes() * FRACTIONS[fraction] <= settings.slab_bytes()
+                    {
+                        return Ok(settings);
+                    }
+                }
+                order += 1;
+            }
+            fraction += 1;
+        }
+        let mut order = 0;
+        loop {
+            if let Some(settings) = Self::at_order(size, alignment, line, order) {
+                return Ok(settings);
+            }
+            order += 1;
+        }
+    }
+
+    /// Returns the cut of slabs of `order`, or `None` where not one object fits, or the arguments
+    /// are none that [`new`](Self::new) would take.
+    pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {
+        let Some(block) = Order::new(order) else { return None };
+        if size == 0 || !alignment.is_power_of_two() || alignment > block.bytes() {
+            return None;
+        }
+        let Some(stride) = size.checked_next_multiple_of(alignment) else { return None };
+        Self::cut(stride, colour_step(alignment, line, block), block)
+    }
+
+    /// Returns the cut of smaller slabs for the same objects, or `None` where not one fits.
+    pub(crate) const fn at_lower_order(&self, order: Order) -> Option<Self> {
+        if self.colour_step() > order.bytes() {
+            // The step is a multiple of the alignment, so slabs of this order may be aligned to
+            // less than an object.
+            return None;
+        }
+        Self::cut(self.stride(), self.colour_step(), order)
+    }
+
+    /// Returns the cut of slabs of `block` into objects of `stride` bytes, with colours in steps of
+    /// `step` bytes.
+    const fn cut(stride: usize, step: usize, block: Order) -> Option<Self> {
+        let bytes = block.bytes();
+        let outside = least(bytes / stride, MOST_OBJECTS);
+        if outside == 0 {
+            return None;
+        }
+        let mut within = outside;
+        while within > 0 && within * stride + bookkeeping(within) > bytes {
+            within -= 1;
+        }
+        let leaves_pages = bytes - outside * stride >= PAGE_SIZE && outside <= MOST_OUTSIDE;
+        let inside = (within == outside && !leaves_pages) || (within > 0 && stride <= SMALL);
+        let capacity = if inside { within } else { outside };
+        let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };
+        let (stride, leftover) = (narrow(stride), narrow(bytes - used));
+        let (order, capacity, step) = (block.get(), narrow(capacity), narrow(step));
+        Some(Self { order, inside, stride, capacity, leftover, step })
+    }
+
+    /// Returns the order of a slab.
+    pub const fn order(&self) -> Order {
+        match Order::new(self.order) {
+            Some(order) => order,
+            None => panic!("`at_order` took only orders"),
+        }
+    }
+
+    /// Returns the size of a slab in bytes.
+    pub const fn slab_bytes(&self) -> usize {
+        self.order().bytes()
+    }
+
+    /// Returns the distance between neighbouring objects in bytes.
+    pub const fn stride(&self) -> usize {
+        self.stride as usize
+    }
+
+    /// Returns how many objects a slab holds.
+    pub const fn capacity(&self) -> usize {
+        self.capacity as usize
+    }
+
+    /// Returns the bytes of a slab that are neither object nor bookkeeping.
+    pub const fn leftover_bytes(&self) -> usize {
+        self.leftover as usize
+    }
+
+    /// Whether header and links lie inside the slab.
+    pub const fn is_inside(&self) -> bool {
+        self.inside
+    }
+
+    /// Returns how many colours there are, at least one.
+    pub const fn colours(&self) -> usize {
+        self.leftover_bytes() % PAGE_SIZE / self.colour_step() + 1
+    }
+
+    /// Returns the offset of the first object of a slab of colour `colour`, in bytes. Colours
+    /// repeat.
+    pub const fn colour_offset(&self, colour: usize) -> usize {
+        colour % self.colours() * self.colour_step()
+    }
+
+    /// Returns the distance between the offsets of neighbouring colours in bytes.
+    pub(crate) const fn colour_step(&self) -> usize {
+        self.step as usize
+    }
+
+    /// Returns the colour of the slab after one of `colour`: all colours come round, neighbours far
+    /// apart.
+    ///
+    /// The stride between them has no divisor in common with the number of colours and is near 0.38
+    /// of it, so that any few successive slabs are spread over all of the leftover.
+    pub const fn next_colour(&self, colour: usize) -> usize {
+        let colours = self.colours();
+        let mut stride = colours * 3 / 8 + 1;
+        while greatest_common_divisor(stride, colours) != 1 {
+            stride += 1;
+        }
+        (colour + stride) % colours
+    }
+
+    /// Returns the bytes of links in front of the header; zero where they lie in it.
+    pub(crate) const fn links_bytes(&self) -> usize {
+        links_bytes(self.capacity())
+    }
+
+    /// Whether a link is one byte.
+    pub(crate) const fn has_short_links(&self) -> bool {
+        link_bytes(self.capacity()) == 1
+    }
+
+    /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the header
+    /// at the end.
+    pub const fn bookkeeping_offset(&self) -> Option<usize> {
+        if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity())) } else { None }
+    }
+}
+
+/// Returns the step between colours in bytes: at least `line`, a multiple of `alignment`, and at
+/// most the slab.
+///
+/// `alignment` is a power of two of at most `block`'s bytes, which are a power of two too; so both
+/// results keep I2.
+const fn colour_step(alignment: usize, line: usize, block: Order) -> usize {
+    let line = if line == 0 { 1 } else { line };
+    match line.checked_next_multiple_of(alignment) {
+        // A step beyond the slab gives one colour, as a step over the whole slab does.
+        Some(step) => least(step, block.bytes()),
+        None => block.bytes(),
+    }
+}
+
+/// Bytes of header and links of a slab of `capacity` objects, in whole lines of 64 bytes.
+const fn bookkeeping(capacity: usize) -> usize {
+    HEADER + links_bytes(capacity)
+}
+
+/// Bytes of links in front of the header of a slab of `capacity` objects, in whole lines of 64
+/// bytes.
+const fn links_bytes(capacity: usize) -> usize {
+    match capacity {
+        0..=LINKS_WITHIN => 0,
+        _ => (capacity * link_bytes(capacity)).next_multiple_of(64),
+    }
+}
+
+/// Bytes of a link in a slab of `capacity` objects.
+const fn link_bytes(capacity: usize) -> usize {
+    if capacity <= SHORT_LINKS { 1 } else { 2 }
+}
+
+const fn enough_objects(stride: usize) -> usize {
+    match stride {
+        0..=512 => 8,
+        513..PAGE_SIZE => 4,
+        _ => 1,
+    }
+}
+
+/// Makes a number that an order bounds narrow.
+const fn narrow(number: usize) -> u32 {
+    assert!(number <= u32::MAX as usize, "an order has at most 1 GiB");
+    number as u32
+}
+
+const fn least(one: usize, other: usize) -> usize {
+    if one < other { one } else { other }
+}
+
+const fn greatest_common_divisor(one: usize, other: usize) -> usize {
+    if other == 0 { one } else { greatest_common_divisor(other, one % other) }
+}
+
+#[cfg(test)]
+#[path = "geometry_tests.rs"]
+mod tests;

@@ -1,0 +1,232 @@
+//! The header: what a cache knows about one slab, in one line of 64 bytes.
+//!
+//! # Concepts
+//! The header lies at the end of its slab or, where it would cost an object there, in memory of an
+//! internal cache. The page map's owner word of every page of the slab points to it. The
+//! [links](crate::links) of the free objects are with it.
+//!
+//! ```text
+//! inside:   | ... objects ... | links, in whole lines | header |
+//! outside:  | links, in whole lines | header |
+//!           | header with the links in it |       for up to twelve objects
+//! ```
+//!
+//! # Invariants
+//! - I1: place and list are read and written only under the set lock.
+
+use core::ptr::NonNull;
+
+use page_frame::Order;
+use page_frame::sync::{Linked, UnsafeCell};
+
+use crate::slabs::free_word::FreeWord;
+use crate::slabs::geometry::{Geometry, HEADER};
+use crate::slabs::links::{LINKS_WITHIN, Links};
+
+/// In which list of the slab set a slab is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum ListName {
+    /// Every object taken; or freed ones are not yet noticed (the slab is pending).
+    Full,
+    /// Partial, by quarter of free objects.
+    Partial0,
+    Partial1,
+    Partial2,
+    Partial3,
+    /// No object taken.
+    Empty,
+    /// On its way into or out of the set.
+    Nowhere,
+}
+
+impl ListName {
+    /// Lists of slabs with free objects, in the order in which they are taken from: fullest first.
+    pub(crate) const KNOWN: [Self; 5] =
+        [Self::Partial0, Self::Partial1, Self::Partial2, Self::Partial3, Self::Empty];
+
+    /// Returns the list of slabs with `free` of `capacity` objects free.
+    pub(crate) const fn for_fill(free: usize, capacity: usize) -> Self {
+        match 4 * free {
+            quarters if quarters < capacity => Self::Partial0,
+            quarters if quarters < 2 * capacity => Self::Partial1,
+            quarters if quarters < 3 * capacity => Self::Partial2,
+            _ if free < capacity => Self::Partial3,
+            _ => Self::Empty,
+        }
+    }
+}
+
+/// The header of one slab.
+#[derive(Debug)]
+#[repr(C, align(64))]
+pub(crate) struct SlabHeader {
+    pub(crate) word: FreeWord,
+    /// The cache of the cache, without its type.
+    pub(crate) cache: NonNull<()>,
+    /// The first byte of the slab's pages.
+    pub(crate) start: NonNull<u8>,
+    pending: UnsafeCell<*mut SlabHeader>,
+    neighbours: UnsafeCell<Neighbours>,
+    links: [UnsafeCell<u8>; LINKS_WITHIN],
+    pub(crate) colour: u16,
+    list: UnsafeCell<ListName>,
+    order: u8,
+}
+
+const _: () = assert!(size_of::<SlabHeader>() == HEADER && HEADER % align_of::<u16>() == 0);
+
+/// Neighbours in the list that the slab is in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Neighbours {
+    pub(crate) next: *mut SlabHeader,
+    pub(crate) previous: *mut SlabHeader,
+}
+
+// SAFETY: clause 1: always the same field, used only by the pending stack.
+unsafe impl Linked for SlabHeader {
+    fn link(&self) -> &UnsafeCell<*mut Self> {
+        &self.pending
+    }
+}
+
+impl SlabHeader {
+    /// Makes the header of a slab whose objects are all free, the first one on top; its links are
+    /// yet to be written.
+    pub(crate) fn new(
+        cache: NonNull<()>,
+        start: NonNull<u8>,
+        colour: usize,
+        geometry: &Geometry,
+    ) -> Self {
+        Self {
+            word: FreeWord::new(0, geometry.capacity()),
+            cache,
+            start,
+            pending: UnsafeCell::new(core::ptr::null_mut()),
+            neighbours: UnsafeCell::new(Neighbours {
+                next: core::ptr::null_mut(),
+                previous: core::ptr::null_mut(),
+            }),
+            links: core::array::from_fn(|_| UnsafeCell::new(0)),
+            colour: colour as u16,
+            list: UnsafeCell::new(ListName::Nowhere),
+            order: geometry.order().get(),
+        }
+    }
+
+    /// Returns the links of the slab of `header`.
+    ///
+    /// # Safety
+    /// 1. `header` is that of a slab cut by `geometry`, and lives as long as the links are used.
+    #[inline]
+    pub(crate) unsafe fn links(header: NonNull<Self>, geometry: &Geometry) -> Links {
+        let before = geometry.links_bytes();
+        if before == 0 {
+            // SAFETY: clause 1: the header lives.
+            return Links::Within(NonNull::from(&unsafe { header.as_ref() }.links));
+        }
+        // SAFETY: clause 1: `before` bytes of links lie in front of the header.
+        let first = unsafe { header.cast::<u8>().sub(before) };
+        if geometry.has_short_links() { Links::Short(first) } else { Links::Long(first.cast()) }
+    }
+
+    /// Returns the neighbours in the list.
+    ///
+    /// # Safety
+    /// 1. The caller holds the set lock, or the slab is in no set (I1).
+    pub(crate) unsafe fn neighbours(&self) -> Neighbours {
+        // SAFETY: clause 1 and I1: no code changes it.
+        self.neighbours.with(|neighbours| unsafe { *neighbours })
+    }
+
+    /// Changes the neighbours in the list.
+    ///
+    /// # Safety
+    /// 1. As for `neighbours`.
+    pub(crate) unsafe fn set_neighbours(&self, new: Neighbours) {
+        // SAFETY: clause 1 and I1: no other code uses it.
+        self.neighbours.with_mut(|neighbours| unsafe { *neighbours = new });
+    }
+
+    /// Returns the list that the slab is in.
+    ///
+    /// # Safety
+    /// 1. As for `neighbours`.
+    pub(crate) unsafe fn list(&self) -> ListName {
+        // SAFETY: clause 1: the lock keeps writers away.
+        self.list.with(|list| unsafe { *list })
+    }
+
+    /// Notes the list that the slab is in.
+    ///
+    /// # Safety
+    /// 1. As for `neighbours`.
+    pub(crate) unsafe fn set_list(&self, new: ListName) {
+        // SAFETY: clause 1: the lock keeps everybody away.
+        self.list.with_mut(|list| unsafe { *list = new });
+    }
+
+    /// Returns how the slab is cut, in a cache whose slabs are cut by `best` wherever the page
+    /// source had a block for it.
+    #[inline]
+    pub(crate) fn geometry(&self, best: &Geometry) -> Geometry {
+        if self.order == best.order().get() { *best } else { self.lower_geometry(best) }
+    }
+
+    /// Returns the objects of the slab, as [`geometry`](Self::geometry) does.
+    #[inline]
+    pub(crate) fn capacity(&self, best: &Geometry) -> usize {
+        if self.order == best.order().get() {
+            best.capacity()
+        } else {
+            self.lower_geometry(best).capacity()
+        }
+    }
+
+    #[cold]
+    fn lower_geometry(&self, best: &Geometry) -> Geometry {
+        let lower = Order::new(self.order).and_then(|order| best.at_lower_order(order));
+        lower.expect("`grow` has cut the slab so")
+    }
+
+    /// Returns the pages of the slab.
+    pub(crate) fn pages(&self) -> usize {
+        1 << self.order
+    }
+
+    /// Returns the offset of the first object in bytes. (A header's colour is one of the
+    /// geometry's.)
+    #[inline]
+    fn first_offset(&self, geometry: &Geometry) -> usize {
+        usize::from(self.colour) * geometry.colour_step()
+    }
+
+    /// Returns the address of the first object.
+    #[inline]
+    pub(crate) fn first_object(&self, geometry: &Geometry) -> usize {
+        self.start.addr().get() + self.first_offset(geometry)
+    }
+
+    /// Returns the index of the object at `address`, and how many bytes behind its start the
+    /// address lies.
+    #[inline]
+    pub(crate) fn index_of(&self, geometry: &Geometry, address: usize) -> (usize, usize) {
+        let offset = address.wrapping_sub(self.first_object(geometry));
+        // Slabs are smaller than 2^32 bytes, and narrow divisions take fewer cycles.
+        match (u32::try_from(offset), u32::try_from(geometry.stride())) {
+            (Ok(offset), Ok(stride)) => ((offset / stride) as usize, (offset % stride) as usize),
+            _ => (usize::MAX, 0),
+        }
+    }
+
+    /// Returns a pointer to object `index`.
+    ///
+    /// # Safety
+    /// 1. `index` is below the capacity of `geometry`, by which the slab is cut.
+    pub(crate) unsafe fn object(&self, geometry: &Geometry, index: usize) -> NonNull<u8> {
+        let offset = self.first_offset(geometry) + index * geometry.stride();
+        // SAFETY: clause 1: every object lies inside the slab (geometry I1).
+        unsafe { self.start.add(offset) }
+    }
+}

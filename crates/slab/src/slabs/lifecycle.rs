@@ -1,0 +1,394 @@
+//! Taking objects from slabs and giving them back, with the growth and the release of slabs that
+//! this needs.
+//!
+//! # Concurrency
+//! Growth and release hold no lock: a slab that is being made, or is out of the set, belongs to the
+//! caller.
+//!
+//! # Panics
+//! Constructors, destructors and traces are code of the user and may panic. `core` cannot catch a
+//! panic, so guards own what a function holds at such a moment. A destructor that panics counts as
+//! run: the other objects of its slab are destroyed, all slabs of the list are released, and then
+//! the panic goes on. A second panic meanwhile ends the program, as it does when a slice is
+//! dropped.
+
+use core::ptr::NonNull;
+
+use page_frame::{OutOfMemory, PageBlock, PageMap, PageSource};
+
+use crate::debug::trace::Event;
+use crate::hardening::presets::{Hardening, Off};
+use crate::patience::{Patience, Reclaim};
+use crate::slabs::Slabs;
+use crate::slabs::build::{BlockGuard, prepare_objects, take_block, write_header};
+use crate::slabs::chain::FreedChain;
+use crate::slabs::environment::Environment;
+use crate::slabs::geometry::Geometry;
+use crate::slabs::header::SlabHeader;
+use crate::slabs::links::MARK_CACHED;
+use crate::slabs::list::SlabList;
+use crate::slabs::set::SlabSet;
+use crate::system::System;
+
+/// Where slabs come from: pages, and memory for headers that lie outside their slabs.
+pub(crate) struct SlabSource<S: System> {
+    pub(crate) environment: Environment<S>,
+    /// Memory for headers without links, and for headers with a line of links.
+    pub(crate) headers: [Slabs; 2],
+}
+
+impl<S: System> SlabSource<S> {
+    fn headers_for(&self, geometry: &Geometry) -> &Slabs {
+        &self.headers[geometry.links_bytes() / 64]
+    }
+}
+
+impl Slabs {
+    /// Takes up to `wanted` objects, growing when no slab has one; at least one, or an error. Calls
+    /// `put` with the number of each among them, and the object; the last call for each number
+    /// counts. Calls `note` with the bytes of all slabs, under the set lock.
+    pub(crate) fn take<S: System, K: Hardening>(
+        &self,
+        source: &SlabSource<S>,
+        wanted: usize,
+        reclaim: Reclaim,
+        note: impl Fn(usize),
+        mut put: impl FnMut(usize, NonNull<u8>),
+    ) -> Result<usize, OutOfMemory> {
+        let best = &self.settings.geometry;
+        let mark = K::MARKS.then_some(MARK_CACHED);
+        let colour = {
+            let token = source.environment.lock_token();
+            let set = self.lock_sorted::<S>(&token, Patience::Wait);
+            let mut set = set.ok_or(OutOfMemory)?;
+            let taken = set.take(best, wanted, mark, &mut put);
+            if taken > 0 {
+                note(set.bytes(best));
+                return Ok(taken);
+            }
+            if !self.may_grow(&set) {
+                return Err(OutOfMemory);
+            }
+            if self.settings.coloured { set.next_colour(best) } else { 0 }
+        };
+        let header = self.grow::<S, K>(source, colour, reclaim)?;
+        // SAFETY: `grow` made it, and no other code has it.
+        let pages = unsafe { header.as_ref() }.pages();
+        let taken = {
+            let token = source.environment.lock_token();
+            let set = self.lock::<S>(&token, Patience::Wait);
+            // Asked again: another CPU may have grown the cache meanwhile.
+            set.filter(|set| self.may_grow(set)).map(|mut set| {
+                // SAFETY: `grow` made it: live, of this cache, in no list, all objects free.
+                unsafe { set.add(header, best) };
+                note(set.bytes(best));
+                set.take(best, wanted, mark, &mut put)
+            })
+        };
+        let Some(taken) = taken else {
+            // SAFETY: the fresh slab was not added, and belongs to the caller, and all its objects
+            // are free.
+            unsafe { self.release(source, header) };
+            return Err(OutOfMemory);
+        };
+        source.environment.aging.note(pages, 0);
+        Ok(taken)
+    }
+
+    /// Takes one object for the registry itself.
+    pub(crate) fn take_internal<S: System>(
+        &self,
+        source: &SlabSource<S>,
+        reclaim: Reclaim,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let mut object = None;
+        self.take::<S, Off>(source, 1, reclaim, |_| (), |_, taken| object = Some(taken))?;
+        object.ok_or(OutOfMemory)
+    }
+
+    /// Frees `objects`, which the caller owns, into their slabs, and releases surplus empty slabs.
+    /// Returns the pages released. Calls `note` as [`take`](Self::take) does.
+    ///
+    /// Without the set lock (nested, or only trying) each chain of objects goes through its slab's
+    /// free word.
+    pub(crate) fn give<S: System>(
+        &self,
+        source: &SlabSource<S>,
+        patience: Patience,
+        objects: &[NonNull<u8>],
+        note: impl Fn(usize),
+    ) -> usize {
+        self.trace_returned(&source.environment, objects);
+        let best = &self.settings.geometry;
+        let fault;
+        let mut surplus = SlabList::new();
+        {
+            let token = source.environment.lock_token();
+            if let Some(mut set) = self.lock::<S>(&token, patience) {
+                // SAFETY: a chain of objects of this cache, which the caller owns.
+                let free = |chain: &mut FreedChain| unsafe { set.give(chain, best) };
+                fault = self.for_each_chain(&source.environment, objects, free);
+                set.take_pending(&self.pending, best);
+                note(set.bytes(best));
+                // An aging pass, which only tries, runs no destructor.
+                let keep = match patience {
+                    Patience::Try if self.settings.destructor.is_some() => usize::MAX,
+                    _ => self.empty_slabs_kept(&set),
+                };
+                self.pop_empty(&mut set, keep, usize::MAX, &mut surplus);
+                set.note_released(surplus.count());
+            } else {
+                let free = |chain: &mut FreedChain| self.give_unlocked(chain);
+                fault = self.for_each_chain(&source.environment, objects, free);
+            }
+        }
+        let pages = self.release_all(source, surplus);
+        if let Some(fault) = fault {
+            source.environment.report(&fault);
+        }
+        pages
+    }
+
+    /// Gives back the memory of one object of an internal cache. Returns the pages released.
+    pub(crate) fn give_internal<S: System>(
+        &self,
+        source: &SlabSource<S>,
+        patience: Patience,
+        object: NonNull<u8>,
+    ) -> usize {
+        self.give(source, patience, &[object], |_| ())
+    }
+
+    /// Releases empty slabs of up to `target_pages` pages, but keeps `keep` of them. Returns the
+    /// pages released.
+    pub(crate) fn release_empty<S: System>(
+        &self,
+        source: &SlabSource<S>,
+        target_pages: usize,
+        keep: usize,
+        patience: Patience,
+    ) -> usize {
+        let most = target_pages.div_ceil(self.settings.slab_pages());
+        let mut surplus = SlabList::new();
+        {
+            let token = source.environment.lock_token();
+            let Some(mut set) = self.lock_sorted::<S>(&token, patience) else { return 0 };
+            set.sort_all(&self.settings.geometry);
+            set.forget_missed();
+            self.pop_empty(&mut set, keep, most, &mut surplus);
+        }
+        self.release_all(source, surplus)
+    }
+
+    /// Releases the empty slabs that were not needed since the last call, but keeps `keep`; calls
+    /// `note_idle` if no object was taken or given since. Returns the pages released.
+    pub(crate) fn release_idle<S: System>(
+        &self,
+        source: &SlabSource<S>,
+        keep: usize,
+        patience: Patience,
+        note_idle: impl Fn(),
+    ) -> usize {
+        let mut surplus = SlabList::new();
+        {
+            let token = source.environment.lock_token();
+            let Some(mut set) = self.lock_sorted::<S>(&token, patience) else { return 0 };
+            let Some(idle) = set.age() else { return 0 };
+            note_idle();
+            self.pop_empty(&mut set, keep, idle, &mut surplus);
+        }
+        self.release_all(source, surplus)
+    }
+
+    /// Makes a slab: all objects constructed and free, in no list.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when there is no block, or no memory for its header; then nothing is held.
+    ///
+    /// # Panics
+    /// When a constructor or the trace panics; then nothing is held.
+    fn grow<S: System, K: Hardening>(
+        &self,
+        source: &SlabSource<S>,
+        colour: usize,
+        reclaim: Reclaim,
+    ) -> Result<NonNull<SlabHeader>, OutOfMemory> {
+        let (settings, pages) = (&self.settings, &source.environment.source);
+        let (block, geometry) = take_block(pages, settings.geometry, reclaim)?;
+        let geometry = &geometry;
+        let block_start = block.start();
+        // SAFETY: from this source, just allocated, so nothing refers into it.
+        let block = unsafe { BlockGuard::new(pages, block) };
+        let memory = match geometry.bookkeeping_offset() {
+            // SAFETY: the bookkeeping lies inside the slab (geometry I1).
+            Some(offset) => unsafe { block_start.add(offset) },
+            None => source.headers_for(geometry).take_internal(source, reclaim)?,
+        };
+        let (start, order) = block.release().ok_or(OutOfMemory)?.into_raw();
+        let identity = self.identity();
+        // SAFETY: clauses 1 and 2: the block and the memory are ours, and were allocated for this
+        // geometry. Clause 3: our own identity and settings.
+        let header = unsafe {
+            write_header::<K>(pages, settings, identity, start, memory, colour, geometry)
+        };
+        if K::POISON || K::HISTORY {
+            // SAFETY: ours, in no list.
+            unsafe { prepare_objects::<K>(settings, header) };
+        }
+        let mut slab = UnfinishedSlab { slabs: self, source, header, constructed: 0 };
+        slab.construct_objects(geometry);
+        let (pages, colour_offset) = (order.pages(), geometry.colour_offset(colour));
+        settings.trace(|| Event::SlabMade { start, pages, colour_offset });
+        core::mem::forget(slab);
+        Ok(header)
+    }
+
+    /// Releases slabs that were taken out of the set with all objects free. Returns their pages.
+    fn release_all<S: System>(&self, source: &SlabSource<S>, slabs: SlabList) -> usize {
+        let mut releasing = ReleasingSlabs { slabs: self, source, list: slabs, pages: 0 };
+        releasing.release_all();
+        releasing.pages
+    }
+
+    /// Destroys all objects of a slab and gives its pages back.
+    ///
+    /// # Safety
+    /// 1. The slab is the caller's: in no list, all objects free and constructed.
+    unsafe fn release<S: System>(&self, source: &SlabSource<S>, header: NonNull<SlabHeader>) {
+        // SAFETY: clause 1: the slab is not released yet, so its header lives.
+        let slab = unsafe { header.as_ref() };
+        let (start, pages) = (slab.start, slab.pages());
+        let constructed = slab.geometry(&self.settings.geometry).capacity();
+        let mut slab = DyingSlab { slabs: self, source, header, next: 0, constructed };
+        self.settings.trace(|| Event::SlabReleased { start, pages });
+        slab.destroy_objects();
+    }
+
+    /// Moves empty slabs beyond `keep` to `surplus`, up to `most` slabs.
+    fn pop_empty(&self, set: &mut SlabSet, keep: usize, most: usize, surplus: &mut SlabList) {
+        while surplus.count() < most {
+            let Some(header) = set.pop_empty(keep, &self.settings.geometry) else { return };
+            // SAFETY: it is out of the set and alive; `release_all` takes it out before it dies.
+            unsafe { surplus.push(header) };
+        }
+    }
+}
+
+/// A slab whose constructors run. Dropped when one of them, or the trace, panics: then it gives the
+/// slab up.
+struct UnfinishedSlab<'c, S: System> {
+    slabs: &'c Slabs,
+    source: &'c SlabSource<S>,
+    header: NonNull<SlabHeader>,
+    constructed: usize,
+}
+
+impl<S: System> UnfinishedSlab<'_, S> {
+    fn construct_objects(&mut self, geometry: &Geometry) {
+        let settings = &self.slabs.settings;
+        let Some(construct) = settings.constructor else {
+            self.constructed = geometry.capacity();
+            return;
+        };
+        while self.constructed < geometry.capacity() {
+            // SAFETY: the slab is ours, so its header lives.
+            let slab = unsafe { self.header.as_ref() };
+            // SAFETY: the index is below the capacity.
+            let object = settings.object_in(unsafe { slab.object(geometry, self.constructed) });
+            // SAFETY: the builder was promised that this is sound for raw memory of an object.
+            unsafe { construct(object) };
+            self.constructed += 1;
+        }
+    }
+}
+
+impl<S: System> Drop for UnfinishedSlab<'_, S> {
+    fn drop(&mut self) {
+        let Self { slabs, source, header, constructed } = *self;
+        // The slab was never added to the set, so no caller has an object of it.
+        DyingSlab { slabs, source, header, next: 0, constructed }.destroy_objects();
+    }
+}
+
+/// Slabs that are released one by one. Dropping it releases the rest.
+struct ReleasingSlabs<'c, S: System> {
+    slabs: &'c Slabs,
+    source: &'c SlabSource<S>,
+    list: SlabList,
+    pages: usize,
+}
+
+impl<S: System> ReleasingSlabs<'_, S> {
+    fn release_all(&mut self) {
+        while let Some(header) = self.list.pop() {
+            // SAFETY: a slab of the list lives until it is released.
+            self.pages += unsafe { header.as_ref() }.pages();
+            // SAFETY: `pop_empty` took it out of the set with all objects free.
+            unsafe { self.slabs.release(self.source, header) };
+        }
+    }
+}
+
+impl<S: System> Drop for ReleasingSlabs<'_, S> {
+    fn drop(&mut self) {
+        self.release_all();
+        if self.pages > 0 {
+            self.source.environment.aging.note(0, self.pages);
+        }
+    }
+}
+
+/// A slab that is given up: in no list, its objects nobody's. Dropping it destroys the objects that
+/// are left and gives the pages back.
+struct DyingSlab<'c, S: System> {
+    slabs: &'c Slabs,
+    source: &'c SlabSource<S>,
+    header: NonNull<SlabHeader>,
+    /// The next object to destroy.
+    next: usize,
+    /// The objects below this index are constructed.
+    constructed: usize,
+}
+
+impl<S: System> DyingSlab<'_, S> {
+    fn destroy_objects(&mut self) {
+        let settings = &self.slabs.settings;
+        let Some(destroy) = settings.destructor else { return };
+        // SAFETY: the header dies with the slab, when `self` is dropped.
+        let slab = unsafe { self.header.as_ref() };
+        let geometry = &slab.geometry(&settings.geometry);
+        while self.next < self.constructed {
+            let index = self.next;
+            // Before the call: an object whose destructor panicked is not destroyed again.
+            self.next += 1;
+            // SAFETY: below the capacity, as only objects of the slab are constructed.
+            let object = settings.object_in(unsafe { slab.object(geometry, index) });
+            // SAFETY: the builder was promised that this is sound for constructed objects, and
+            // `index` is one.
+            unsafe { destroy(object) };
+        }
+    }
+}
+
+impl<S: System> Drop for DyingSlab<'_, S> {
+    fn drop(&mut self) {
+        self.destroy_objects();
+        // SAFETY: the header lives until its memory is given back below.
+        let slab = unsafe { self.header.as_ref() };
+        let geometry = &slab.geometry(&self.slabs.settings.geometry);
+        let (start, order) = (slab.start, geometry.order());
+        let pages = &self.source.environment.source;
+        // SAFETY: the slab was given up, so its pages are ours.
+        unsafe { pages.clear_owner(start, order) };
+        if geometry.bookkeeping_offset().is_none() {
+            // SAFETY: the links lie in front of the header, in the same memory.
+            let memory = unsafe { self.header.cast::<u8>().sub(geometry.links_bytes()) };
+            let headers = self.source.headers_for(geometry);
+            headers.give_internal(self.source, Patience::Wait, memory);
+        }
+        // SAFETY: the parts of the block that `grow` took apart.
+        let block = unsafe { PageBlock::from_raw(start, order, false) };
+        // SAFETY: from this source; nothing refers into it, as no caller has an object of it.
+        unsafe { pages.free(block) };
+    }
+}

@@ -1,0 +1,133 @@
+//! The links of a slab: one or two bytes per object, which chain the free ones.
+//!
+//! They lie outside the objects, so that constructed state survives: in the header, or in whole
+//! lines in front of it.
+//!
+//! # Invariants
+//! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or
+//!   as a mark (checks); it is read as a link only under the set lock.
+
+use core::ptr::NonNull;
+
+use page_frame::sync::{UnsafeCell, exchange_byte};
+
+/// Objects whose links fit in the header itself.
+pub(crate) const LINKS_WITHIN: usize = 12;
+/// The mark of an object in use. No link has this value.
+pub(crate) const MARK_ALLOCATED: u8 = 0xff;
+/// The mark of an object in a magazine, or on its way there. No link has this value.
+pub(crate) const MARK_CACHED: u8 = 0xfe;
+
+/// The links of one slab.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Links {
+    /// A byte each, in the header.
+    Within(NonNull<[UnsafeCell<u8>; LINKS_WITHIN]>),
+    /// A byte each, from here on.
+    Short(NonNull<u8>),
+    /// Two bytes each, from here on.
+    Long(NonNull<u16>),
+}
+
+impl Links {
+    /// Reads the link of object `index`.
+    ///
+    /// # Safety
+    /// 1. `index` is one of the slab's objects.
+    /// 2. The caller holds the set lock (I1).
+    #[inline]
+    pub(crate) unsafe fn read(self, index: usize) -> usize {
+        match self {
+            Self::Within(links) => {
+                // SAFETY: the header lives as long as the links are used (clause 1 of
+                // `SlabHeader::links`).
+                let link = &unsafe { links.as_ref() }[index];
+                // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
+                link.with(|link| unsafe { *link }).into()
+            }
+            Self::Short(first) => {
+                // SAFETY: clause 1: there is a byte for each object.
+                let link = unsafe { first.add(index) };
+                // SAFETY: I1, as above.
+                unsafe { link.read() }.into()
+            }
+            Self::Long(first) => {
+                // SAFETY: clause 1: there are two bytes for each object.
+                let link = unsafe { first.add(index) };
+                // SAFETY: I1, as above.
+                unsafe { link.read() }.into()
+            }
+        }
+    }
+
+    /// Writes the link of object `index`.
+    ///
+    /// # Safety
+    /// 1. `index` is one of the slab's objects, and the caller frees it (I1).
+    #[inline]
+    pub(crate) unsafe fn write(self, index: usize, next: usize) {
+        match self {
+            Self::Within(links) => {
+                // SAFETY: the header lives as long as the links are used (clause 1 of
+                // `SlabHeader::links`).
+                let link = &unsafe { links.as_ref() }[index];
+                // SAFETY: I1: no other code uses this object's link before the push.
+                link.with_mut(|link| unsafe { *link = next as u8 });
+            }
+            Self::Short(first) => {
+                // SAFETY: clause 1: there is a byte for each object.
+                let link = unsafe { first.add(index) };
+                // SAFETY: I1, as above.
+                unsafe { link.write(next as u8) };
+            }
+            Self::Long(first) => {
+                // SAFETY: clause 1: there are two bytes for each object.
+                let link = unsafe { first.add(index) };
+                // SAFETY: I1, as above.
+                unsafe { link.write(next as u16) };
+            }
+        }
+    }
+
+    /// Writes the mark of object `index`.
+    ///
+    /// # Safety
+    /// 1. As for `write`, but the caller owns the object instead of freeing it.
+    pub(crate) unsafe fn set_mark(self, index: usize, mark: u8) {
+        let shift = if matches!(self, Self::Long(_)) { 8 } else { 0 };
+        // SAFETY: clause 1: no link leads to an object that its owner has, so its link is its
+        // owner's.
+        unsafe { self.write(index, usize::from(mark) << shift) };
+    }
+
+    /// Exchanges the mark of object `index` from `from` to `to`, atomically.
+    ///
+    /// Marks stand where a link of one byte stands, or the upper byte of a longer one; no index
+    /// looks like one (geometry).
+    ///
+    /// # Errors
+    /// What stood there instead of `from`; then nothing has changed.
+    ///
+    /// # Safety
+    /// 1. `index` is one of the slab's objects.
+    pub(crate) unsafe fn change_mark(self, index: usize, from: u8, to: u8) -> Result<(), u8> {
+        let place = match self {
+            Self::Within(links) => {
+                // SAFETY: the header lives as long as the links are used (clause 1 of
+                // `SlabHeader::links`).
+                let link = &unsafe { links.as_ref() }[index];
+                NonNull::new(link.with_mut(|link| link)).expect("a field has an address")
+            }
+            // SAFETY: clause 1: there is a byte for each object.
+            Self::Short(first) => unsafe { first.add(index) },
+            Self::Long(first) => {
+                let upper = usize::from(cfg!(target_endian = "little"));
+                // SAFETY: clause 1: inside the two bytes of the object.
+                unsafe { first.cast::<u8>().add(2 * index + upper) }
+            }
+        };
+        // SAFETY: a written byte of the slab's bookkeeping, which is alive; its other users are
+        // atomic too, or exclusive.
+        unsafe { exchange_byte(place, from, to) }
+    }
+}

@@ -1,0 +1,117 @@
+//! Doubly linked lists of slabs, through their headers.
+//!
+//! # Invariants
+//! - I1: the headers from `first` through `next` are `count` many, each with its `previous` right,
+//!   all live.
+//! - I2: lists are reached only under the set lock, which also guards the headers' neighbours.
+
+use core::ptr::NonNull;
+
+use crate::slabs::header::{Neighbours, SlabHeader};
+
+/// A list of slabs.
+#[derive(Debug)]
+pub(crate) struct SlabList {
+    first: *mut SlabHeader,
+    count: usize,
+}
+
+impl SlabList {
+    pub(crate) const fn new() -> Self {
+        Self { first: core::ptr::null_mut(), count: 0 }
+    }
+
+    pub(crate) const fn count(&self) -> usize {
+        self.count
+    }
+
+    pub(crate) const fn first(&self) -> Option<NonNull<SlabHeader>> {
+        NonNull::new(self.first)
+    }
+
+    /// Puts `header` in front.
+    ///
+    /// # Safety
+    /// 1. `header` is live, in no list, and will be taken out before it dies.
+    pub(crate) unsafe fn push(&mut self, header: NonNull<SlabHeader>) {
+        let neighbours = Neighbours { next: self.first, previous: core::ptr::null_mut() };
+        // SAFETY: clause 1: it is live, and in no list before this.
+        unsafe { change_neighbours(header, |_| neighbours) };
+        if let Some(second) = self.first() {
+            let previous = header.as_ptr();
+            // SAFETY: I1: a header of the list.
+            unsafe {
+                change_neighbours(second, |neighbours| Neighbours { previous, ..neighbours })
+            };
+        }
+        self.first = header.as_ptr();
+        self.count += 1;
+    }
+
+    /// Takes `header` out.
+    ///
+    /// # Safety
+    /// 1. `header` is in this list.
+    pub(crate) unsafe fn remove(&mut self, header: NonNull<SlabHeader>) {
+        // SAFETY: clause 1.
+        let Neighbours { next, previous } = unsafe { neighbours_of(header) };
+        if let Some(before) = NonNull::new(previous) {
+            // SAFETY: I1: what a header of the list names as its neighbour is one too.
+            unsafe { change_neighbours(before, |neighbours| Neighbours { next, ..neighbours }) };
+        } else {
+            self.first = next;
+        }
+        if let Some(after) = NonNull::new(next) {
+            // SAFETY: I1: likewise the neighbour on the other side.
+            unsafe { change_neighbours(after, |neighbours| Neighbours { previous, ..neighbours }) };
+        }
+        self.count -= 1;
+    }
+
+    /// Takes the first header out.
+    pub(crate) fn pop(&mut self) -> Option<NonNull<SlabHeader>> {
+        let first = self.first()?;
+        // SAFETY: it is the first of this list.
+        unsafe { self.remove(first) };
+        Some(first)
+    }
+
+    /// Iterates over the headers, at most `count` of them even if a link is damaged.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<SlabHeader>> + '_ {
+        let mut next = self.first;
+        (0..self.count).map_while(move |_| {
+            let header = NonNull::new(next)?;
+            // SAFETY: I1: the list cannot change while it is borrowed.
+            next = unsafe { neighbours_of(header) }.next;
+            Some(header)
+        })
+    }
+}
+
+/// Returns the neighbours of `header`.
+///
+/// # Safety
+/// 1. `header` is live, in a list that the caller has (I1), and so under the set lock (I2).
+unsafe fn neighbours_of(header: NonNull<SlabHeader>) -> Neighbours {
+    // SAFETY: clause 1: it is live, and list_node, so its slab cannot be released meanwhile.
+    let header = unsafe { header.as_ref() };
+    // SAFETY: clause 1: the lock keeps writers away.
+    unsafe { header.neighbours() }
+}
+
+/// Changes the neighbours of `header`.
+///
+/// # Safety
+/// 1. `header` is live, in a list that the caller changes or about to be (I1), and so under the set
+///    lock (I2).
+unsafe fn change_neighbours(
+    header: NonNull<SlabHeader>,
+    change: impl FnOnce(Neighbours) -> Neighbours,
+) {
+    // SAFETY: clause 1: it is live, and no other code lists it under the lock.
+    let header = unsafe { header.as_ref() };
+    // SAFETY: clause 1: the lock keeps writers away.
+    let neighbours = unsafe { header.neighbours() };
+    // SAFETY: clause 1: it keeps readers away too.
+    unsafe { header.set_neighbours(change(neighbours)) };
+}

@@ -1,0 +1,229 @@
+//! The slabs of a cache: how they are cut, which of their objects are free, and the set of them
+//! all.
+//!
+//! # Concepts
+//! [`Slabs`] owns the slab set and its lock, and the stack of slabs that wait to be sorted into the
+//! set again. It hands out objects and takes them back; `lifecycle.rs` makes slabs of blocks of the
+//! page source and releases them. It knows nothing of magazines and CPU slots, which lie above it.
+
+pub(crate) mod build;
+pub(crate) mod chain;
+pub(crate) mod environment;
+pub(crate) mod free_word;
+pub(crate) mod geometry;
+pub(crate) mod header;
+pub(crate) mod lifecycle;
+pub(crate) mod links;
+pub(crate) mod list;
+pub(crate) mod set;
+pub(crate) mod settings;
+
+use core::ptr::NonNull;
+
+use page_frame::sync::TakeAll;
+use page_frame::{Fault, FaultKind, IrqLock, IrqLockGuard, IrqLockToken};
+
+use crate::debug::trace::Event;
+use crate::patience::Patience;
+use crate::percpu::slot::CpuSlot;
+use crate::slabs::chain::FreedChain;
+use crate::slabs::environment::Environment;
+use crate::slabs::free_word::Pushed;
+use crate::slabs::header::SlabHeader;
+use crate::slabs::set::SlabSet;
+use crate::slabs::settings::CacheSettings;
+use crate::system::System;
+
+/// All slabs of one cache.
+///
+/// Headers name their cache by the address of this value, so it does not move while it has slabs.
+#[derive(Debug)]
+pub(crate) struct Slabs {
+    pub(crate) settings: CacheSettings,
+    /// Slabs that got their first free object without the set lock, see [`FreeWord`].
+    pending: TakeAll<SlabHeader>,
+    set: IrqLock<SlabSet>,
+}
+
+impl Slabs {
+    pub(crate) fn new(settings: CacheSettings) -> Self {
+        Self { settings, pending: TakeAll::new(), set: IrqLock::new(SlabSet::new()) }
+    }
+
+    /// Returns the word by which headers name this cache.
+    pub(crate) fn identity(&self) -> NonNull<()> {
+        NonNull::from(self).cast()
+    }
+
+    /// Takes the set lock. `None` for a nested context that found it held, and for one that does
+    /// not wait.
+    pub(crate) fn lock<'l, S: System>(
+        &'l self,
+        token: &'l IrqLockToken<'_, CpuSlot, S::Cpus>,
+        patience: Patience,
+    ) -> Option<IrqLockGuard<'l, SlabSet, S::Cpus>> {
+        patience.lock(token, &self.set)
+    }
+
+    /// Takes the set lock as [`lock`](Self::lock) does, and sorts the pending slabs into the set.
+    pub(crate) fn lock_sorted<'l, S: System>(
+        &'l self,
+        token: &'l IrqLockToken<'_, CpuSlot, S::Cpus>,
+        patience: Patience,
+    ) -> Option<IrqLockGuard<'l, SlabSet, S::Cpus>> {
+        let mut set = patience.lock(token, &self.set)?;
+        set.take_pending(&self.pending, &self.settings.geometry);
+        Some(set)
+    }
+
+    /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.
+    ///
+    /// The caller frees the object or has just taken it, which keeps the slab's header alive. For
+    /// an address that was freed before, or is no object, the search is a best effort: the clauses
+    /// of [`Cache::free`](crate::Cache::free) are broken then.
+    #[track_caller]
+    pub(crate) fn find<S: System>(
+        &self,
+        environment: &Environment<S>,
+        address: usize,
+    ) -> Result<(NonNull<SlabHeader>, usize), Fault> {
+        let (found, owner) = environment.tag_and_owner(address);
+        if !found.is_slab() {
+            return Err(Fault::at_address(FaultKind::ForeignPointer, address));
+        }
+        let header = NonNull::new(owner.cast::<SlabHeader>())
+            .expect("set_owner wrote the header where it wrote the tag");
+        // SAFETY: a page with a slab's tag is owned by a live header: the tag is cleared before the
+        // header dies, and the caller's object keeps its slab alive.
+        let slab = unsafe { header.as_ref() };
+        if slab.cache != self.identity() {
+            return Err(Fault::at_address(FaultKind::WrongCache, address));
+        }
+        let geometry = &slab.geometry(&self.settings.geometry);
+        let (index, behind) = slab.index_of(geometry, address);
+        if index >= geometry.capacity() || behind != 0 {
+            return Err(Fault::at_address(FaultKind::InteriorPointer, address));
+        }
+        Ok((header, index))
+    }
+
+    /// Whether an object of one of the slabs begins at `address`. O(slabs), takes the set lock;
+    /// `false` for a nested context that found it held.
+    ///
+    /// It reads only headers of the set, which live while the lock is held. The owner word of the
+    /// address might name the header of a slab that is being released.
+    pub(crate) fn has_object_at<S: System>(
+        &self,
+        environment: &Environment<S>,
+        address: usize,
+    ) -> bool {
+        if environment.tag_and_owner(address).0 != self.settings.tag {
+            return false;
+        }
+        let token = environment.lock_token();
+        let Some(set) = self.lock::<S>(&token, Patience::Wait) else { return false };
+        set.iter().any(|header| {
+            // SAFETY: slab set I1: a slab in the set is alive, and leaves it under the lock alone.
+            let slab = unsafe { header.as_ref() };
+            let geometry = &slab.geometry(&self.settings.geometry);
+            let (index, behind) = slab.index_of(geometry, address);
+            index < geometry.capacity() && behind == 0
+        })
+    }
+
+    /// Returns how many slabs there are.
+    pub(crate) fn count<S: System>(&self, environment: &Environment<S>) -> usize {
+        let token = environment.lock_token();
+        self.lock::<S>(&token, Patience::Wait).map_or(0, |set| set.slabs())
+    }
+
+    /// Returns the pages of all slabs.
+    pub(crate) fn pages<S: System>(&self, environment: &Environment<S>) -> usize {
+        let token = environment.lock_token();
+        let set = self.lock::<S>(&token, Patience::Wait);
+        set.map_or(0, |set| set.pages(&self.settings.geometry))
+    }
+
+    /// Estimates the pages of the empty slabs.
+    pub(crate) fn reclaimable<S: System>(&self, environment: &Environment<S>) -> usize {
+        let token = environment.lock_token();
+        let set = self.lock::<S>(&token, Patience::Try);
+        set.map_or(0, |set| set.empty_slabs() * self.settings.slab_pages())
+    }
+
+    /// Whether the cache may have one slab more.
+    fn may_grow(&self, set: &SlabSet) -> bool {
+        let most = self.settings.most_slabs;
+        most == u32::MAX || set.slabs() < most as usize
+    }
+
+    /// Returns how many empty slabs of `set` stay after a free.
+    fn empty_slabs_kept(&self, set: &SlabSet) -> usize {
+        // 1/64: a guess; one at least, so that a pair at the edge of a slab never asks the source
+        // twice.
+        let missed = if self.settings.is_internal { 0 } else { set.missed() };
+        let by_itself = || (set.slabs() / 64).max(1) + missed;
+        let kept = self.settings.keep_empty.map_or_else(by_itself, |kept| match kept {
+            u16::MAX => usize::MAX,
+            kept => usize::from(kept),
+        });
+        kept.max(self.settings.kept())
+    }
+
+    /// Joins `objects` to chains, as far as neighbours are of the same slab, and calls `free` with
+    /// each chain; last objects first. Leaves out pointers that are no objects, and returns the
+    /// fault of one of them.
+    #[inline]
+    fn for_each_chain<S: System>(
+        &self,
+        environment: &Environment<S>,
+        objects: &[NonNull<u8>],
+        mut free: impl FnMut(&mut FreedChain),
+    ) -> Option<Fault> {
+        let geometry = &self.settings.geometry;
+        let mut fault = None;
+        let mut chain = FreedChain::new(geometry);
+        for address in objects.iter().rev().map(|object| object.addr().get()) {
+            if !chain.is_empty() {
+                // SAFETY: the object is the caller's.
+                if unsafe { chain.add(address) } {
+                    continue;
+                }
+                free(&mut chain);
+            }
+            match self.find(environment, address) {
+                // SAFETY: clause 1: `find` found this object. Clause 2: it is the caller's.
+                Ok((header, index)) => unsafe { chain.begin(header, index, address, geometry) },
+                Err(found) => fault = Some(found),
+            }
+        }
+        if !chain.is_empty() {
+            free(&mut chain);
+        }
+        fault
+    }
+
+    /// Frees the objects of `chain`, which the caller owns, without the set lock.
+    fn give_unlocked(&self, chain: &mut FreedChain) {
+        // SAFETY: the chain has objects, and the caller owns them.
+        if unsafe { chain.push() } == Pushed::First {
+            // SAFETY: the push returned `First`, so this call alone pushes the slab, which lives
+            // while it is pending (slab set I3).
+            unsafe { self.pending.push(chain.header) };
+        }
+    }
+
+    /// Fires an event for each object that is about to return to its slab; skips pointers that are
+    /// no objects.
+    #[inline]
+    fn trace_returned<S: System>(&self, environment: &Environment<S>, places: &[NonNull<u8>]) {
+        if self.settings.trace.is_some() {
+            for place in places {
+                if self.find(environment, place.addr().get()).is_ok() {
+                    let object = self.settings.object_in(*place);
+                    self.settings.trace(|| Event::ObjectReturned { object });
+                }
+            }
+        }
+    }
+}

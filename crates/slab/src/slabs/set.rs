@@ -1,0 +1,340 @@
+//! The slab set: all slabs of a cache, by how full they are, under one lock.
+//!
+//! # Concepts
+//! Objects are taken from the fullest slabs first, so that the emptier ones become empty and can be
+//! released. Slabs with every object taken stay in a list of their own: the walks of statistics and
+//! of destruction find them there.
+//!
+//! Frees do not need the lock. A full slab that gets an object back waits on the **pending** stack
+//! until somebody who has the lock takes it in ([`SlabSet::take_pending`]).
+//!
+//! # Invariants
+//! - I1: every slab of the cache is in exactly one list, which its header names.
+//! - I2: a slab in a list of [`ListName::KNOWN`] has a free object and is not pending. One in
+//!   `Full` has none, or is pending, or is about to be put on the pending stack by the push that
+//!   returned `First`.
+//! - I3: a slab in `Empty` that has all objects free, seen under the lock, is touched by no code:
+//!   no caller owns an object of it, and by I2 no push is between its exchange and the pending
+//!   stack. It may be released.
+
+use core::ptr::NonNull;
+
+use page_frame::sync::TakeAll;
+
+use crate::slabs::chain::FreedChain;
+use crate::slabs::free_word::Pushed;
+use crate::slabs::geometry::Geometry;
+use crate::slabs::header::{ListName, SlabHeader};
+use crate::slabs::list::SlabList;
+
+const LISTS: usize = ListName::Nowhere as usize;
+
+/// All slabs of a cache.
+#[derive(Debug)]
+pub(crate) struct SlabSet {
+    lists: [SlabList; LISTS],
+    colour: u16,
+    /// The fewest empty slabs since the last aging pass; the largest number if they are more.
+    fewest_empty: u16,
+    /// The pages by which slabs are smaller than the best ones.
+    missing_pages: u32,
+    /// Slabs released that have not been missed yet; the largest number if they are more.
+    released: u8,
+    /// Slabs that were released and fetched again soon after. Each one raises the limit on empty
+    /// slabs.
+    missed: u16,
+    /// Whether objects were taken or given since the last aging pass.
+    was_used: bool,
+    /// Slabs ever taken from the page source, modulo 2^32.
+    grown: u32,
+}
+
+// SAFETY: the headers behind the lists belong to the cache, and are reached through them only under
+// its lock.
+unsafe impl Send for SlabSet {}
+
+impl SlabSet {
+    pub(crate) const fn new() -> Self {
+        let lists = [const { SlabList::new() }; LISTS];
+        Self {
+            lists,
+            colour: 0,
+            fewest_empty: 0,
+            missing_pages: 0,
+            released: 0,
+            missed: 0,
+            was_used: false,
+            grown: 0,
+        }
+    }
+
+    /// Returns how many slabs there are.
+    pub(crate) fn slabs(&self) -> usize {
+        self.lists.iter().map(SlabList::count).sum()
+    }
+
+    /// Returns how many slabs were ever taken from the page source.
+    pub(crate) fn grown(&self) -> usize {
+        self.grown as usize
+    }
+
+    /// Returns how many slabs were ever given back.
+    pub(crate) fn shrunk(&self) -> usize {
+        self.grown.wrapping_sub(self.slabs() as u32) as usize
+    }
+
+    /// Returns the pages of all slabs, most of which are cut by `best`.
+    pub(crate) fn pages(&self, best: &Geometry) -> usize {
+        (self.slabs() * best.order().pages()).saturating_sub(self.missing_pages as usize)
+    }
+
+    /// Returns the bytes of all slabs, as if all of them were cut by `best`.
+    pub(crate) fn bytes(&self, best: &Geometry) -> usize {
+        self.slabs() * best.slab_bytes()
+    }
+
+    /// Returns how many slabs are in the list of empty ones.
+    pub(crate) fn empty_slabs(&self) -> usize {
+        self.lists[ListName::Empty as usize].count()
+    }
+
+    pub(crate) fn list(&self, name: ListName) -> &SlabList {
+        &self.lists[name as usize]
+    }
+
+    /// Iterates over all slabs with the list that each is in.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<SlabHeader>> + '_ {
+        self.lists.iter().flat_map(SlabList::iter)
+    }
+
+    /// Returns the colour of the next slab, another one each time.
+    pub(crate) fn next_colour(&mut self, geometry: &Geometry) -> usize {
+        let colour = usize::from(self.colour);
+        self.colour = geometry.next_colour(colour) as u16;
+        colour
+    }
+
+    /// Adds a fresh slab.
+    ///
+    /// # Safety
+    /// 1. `header` is live, of this cache, in no list, all its objects free.
+    pub(crate) unsafe fn add(&mut self, header: NonNull<SlabHeader>, best: &Geometry) {
+        // SAFETY: clause 1: live, and in no list.
+        unsafe { self.put(header, ListName::Empty) };
+        self.grown = self.grown.wrapping_add(1);
+        if self.released > 0 {
+            self.released -= 1;
+            self.missed = self.missed.saturating_add(1);
+        }
+        // SAFETY: clause 1: live; being in the list changed nothing of it.
+        self.missing_pages += missing_pages(unsafe { header.as_ref() }, best);
+    }
+
+    /// Takes the pending slabs into the lists.
+    pub(crate) fn take_pending(&mut self, pending: &TakeAll<SlabHeader>, best: &Geometry) {
+        if pending.is_empty() {
+            return;
+        }
+        for header in pending.take_all() {
+            // SAFETY: a pending slab is alive (I3), and in `Full` (I2).
+            unsafe { self.sort(header, best) };
+        }
+    }
+
+    /// Takes up to `wanted` objects from the fullest slabs and calls `put` with the place of each
+    /// among them, and the object; returns how many. The last call for each place counts. With
+    /// `mark`, writes that into each object's link.
+    pub(crate) fn take(
+        &mut self,
+        best: &Geometry,
+        wanted: usize,
+        mark: Option<u8>,
+        mut put: impl FnMut(usize, NonNull<u8>),
+    ) -> usize {
+        let mut taken = 0;
+        self.was_used = true;
+        for name in ListName::KNOWN {
+            while let Some(header) = self.lists[name as usize].first() {
+                // SAFETY: I1: slabs in lists have not been released.
+                let slab = unsafe { header.as_ref() };
+                let geometry = &slab.geometry(best);
+                // SAFETY: I1: the header lives.
+                let links = unsafe { SlabHeader::links(header, geometry) };
+                // SAFETY: an index that the word or a link holds is an object's, and `self` is
+                // reached under the lock.
+                let next = |index| unsafe { links.read(index) };
+                let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
+                    // SAFETY: the index of an object.
+                    put(taken + place, unsafe { slab.object(geometry, index) });
+                });
+                if let (Some(mark), Some(chain)) = (mark, popped) {
+                    let mut index = chain.head;
+                    for left in (0..chain.count).rev() {
+                        // Before the mark, which takes the link's place.
+                        let following = if left > 0 { next(index) } else { index };
+                        // SAFETY: just taken, and therefore ours.
+                        unsafe { links.set_mark(index, mark) };
+                        index = following;
+                    }
+                }
+                taken += popped.map_or(0, |chain| chain.count);
+                if popped.is_some_and(|chain| chain.is_last) {
+                    // SAFETY: it is in `name`. By I2 it now belongs in `Full`, even if it is
+                    // pending already.
+                    unsafe { self.relist(header, ListName::Full) };
+                } else {
+                    // SAFETY: it is in `name`.
+                    unsafe { self.sort(header, best) };
+                }
+                if taken == wanted {
+                    return taken;
+                }
+            }
+        }
+        taken
+    }
+
+    /// Frees the objects of `chain`, and moves their slab to where it belongs.
+    ///
+    /// # Safety
+    /// 1. The chain has objects, its slab is one of this set, and the caller owns them.
+    pub(crate) unsafe fn give(&mut self, chain: &mut FreedChain, best: &Geometry) {
+        let header = chain.header;
+        self.was_used = true;
+        // SAFETY: clause 1: the chain has objects, which the caller gives up.
+        let pushed = unsafe { chain.push() };
+        // SAFETY: clause 1: a slab of this set, which is released only under the lock.
+        let slab = unsafe { header.as_ref() };
+        // SAFETY: which list a slab is in is read under the lock that `self` came through.
+        let is_full = unsafe { slab.list() } == ListName::Full;
+        // `Full` and not first: another CPU's push returned `First`, and the slab comes by the
+        // pending stack.
+        if pushed == Pushed::First || !is_full {
+            // SAFETY: clause 1; the push returned `First`, so this call sorts the slab instead of
+            // the pending stack.
+            unsafe { self.sort(header, best) };
+        }
+    }
+
+    /// Returns how many empty slabs were taken from the page source again after they had been
+    /// released: keeping them would have been better.
+    pub(crate) fn missed(&self) -> usize {
+        usize::from(self.missed)
+    }
+
+    /// Notes that `slabs` slabs were released without a request for pages.
+    pub(crate) fn note_released(&mut self, slabs: usize) {
+        let slabs = u8::try_from(slabs).unwrap_or(u8::MAX);
+        self.released = self.released.saturating_add(slabs);
+    }
+
+    /// Forgets what was missed: memory is short.
+    pub(crate) fn forget_missed(&mut self) {
+        (self.released, self.missed) = (0, 0);
+    }
+
+    /// Takes one slab that may be released out of the set, while more than `keep` are empty.
+    ///
+    /// The caller owns the slab then; the objects are constructed.
+    pub(crate) fn pop_empty(
+        &mut self,
+        keep: usize,
+        best: &Geometry,
+    ) -> Option<NonNull<SlabHeader>> {
+        if self.empty_slabs() <= keep {
+            return None;
+        }
+        let header = self.lists[ListName::Empty as usize].pop()?;
+        self.note_fewest();
+        // SAFETY: it was in a list until now, and therefore live (I1).
+        let slab = unsafe { header.as_ref() };
+        let capacity = slab.geometry(best).capacity();
+        debug_assert_eq!(slab.word.load().free, capacity, "I3: all objects are free");
+        // SAFETY: the slab was taken off its list above, under the lock that `self` came through.
+        unsafe { slab.set_list(ListName::Nowhere) };
+        self.missing_pages -= missing_pages(slab, best);
+        Some(header)
+    }
+
+    /// Returns how many empty slabs were not needed since the last aging pass, and restarts the
+    /// count. `None` for a set that objects were taken from or given to: it may be in the middle of
+    /// something. Halves the count of missed slabs of an idle set.
+    pub(crate) fn age(&mut self) -> Option<usize> {
+        let empty = self.empty_slabs_at_most();
+        let fewest = core::mem::replace(&mut self.fewest_empty, empty);
+        if core::mem::take(&mut self.was_used) {
+            return None;
+        }
+        self.missed /= 2;
+        Some(fewest as usize)
+    }
+
+    fn note_fewest(&mut self) {
+        self.fewest_empty = self.fewest_empty.min(self.empty_slabs_at_most());
+    }
+
+    /// Returns how many slabs are empty; the largest number that there is, if they are more.
+    fn empty_slabs_at_most(&self) -> u16 {
+        u16::try_from(self.empty_slabs()).unwrap_or(u16::MAX)
+    }
+
+    /// Moves partial slabs to the lists that their fill says; frees without the lock leave that
+    /// undone.
+    pub(crate) fn sort_all(&mut self, best: &Geometry) {
+        for name in ListName::KNOWN {
+            let mut next = self.lists[name as usize].first();
+            for _ in 0..self.lists[name as usize].count() {
+                let Some(header) = next else { break };
+                // SAFETY: I1: it is in the list, which no other code changes meanwhile.
+                let slab = unsafe { header.as_ref() };
+                // SAFETY: the list is walked under the lock that `self` came through.
+                next = NonNull::new(unsafe { slab.neighbours() }.next);
+                // SAFETY: it is in `name`.
+                unsafe { self.sort(header, best) };
+            }
+        }
+    }
+
+    /// Moves a slab with free objects to the list that its fill says.
+    ///
+    /// # Safety
+    /// 1. `header` is in the list that it names, and not pending.
+    unsafe fn sort(&mut self, header: NonNull<SlabHeader>, best: &Geometry) {
+        // SAFETY: clause 1 and I1: live.
+        let slab = unsafe { header.as_ref() };
+        let name = ListName::for_fill(slab.word.load().free, slab.capacity(best));
+        // SAFETY: clause 1 is a part of our own.
+        unsafe { self.relist(header, name) };
+    }
+
+    /// # Safety
+    /// 1. `header` is in the list that it names.
+    unsafe fn relist(&mut self, header: NonNull<SlabHeader>, name: ListName) {
+        // SAFETY: clause 1 and I1: live.
+        let slab = unsafe { header.as_ref() };
+        // SAFETY: the name is read under the lock that `self` came through.
+        let old = unsafe { slab.list() };
+        if old != name {
+            // SAFETY: clause 1: `old` is the list that it names.
+            unsafe { self.lists[old as usize].remove(header) };
+            self.note_fewest();
+            // SAFETY: it is in no list now.
+            unsafe { self.put(header, name) };
+        }
+    }
+
+    /// # Safety
+    /// 1. `header` is live and in no list.
+    unsafe fn put(&mut self, header: NonNull<SlabHeader>, name: ListName) {
+        // SAFETY: clause 1: it is live, and in no list from which another could take it.
+        let slab = unsafe { header.as_ref() };
+        // SAFETY: the name is changed under the lock that `self` came through.
+        unsafe { slab.set_list(name) };
+        // SAFETY: clause 1; `pop_empty` takes it out before it dies.
+        unsafe { self.lists[name as usize].push(header) };
+    }
+}
+
+fn missing_pages(slab: &SlabHeader, best: &Geometry) -> u32 {
+    (best.order().pages() - slab.pages()) as u32
+}
