@@ -45,16 +45,17 @@
 #![no_std]
 
 mod cache;
+mod cache_inner;
 mod cache_name;
 mod debug;
 mod hardening;
 pub mod linux;
 mod patience;
 mod percpu;
-mod reclaim;
 mod registry;
 mod slabs;
 mod system;
+mod trace;
 
 pub use cache::build_error::BuildError;
 pub use cache::builder::CacheBuilder;
@@ -64,17 +65,17 @@ pub use cache::mempool::{Mempool, Prefilled};
 pub use cache::numa::{NumaCache, NumaNodes};
 pub use cache::pooled::{Pooled, Reset};
 pub use cache::typed::ObjectCache;
+pub use cache_inner::stats::{CacheStats, SlabView, Totals};
 pub use cache_name::CacheName;
 pub use debug::leaks::LiveObject;
-pub use debug::trace::{Event, Trace};
 pub use hardening::history::History;
 pub use hardening::presets::{Debugging, Hardened, Hardening, Off};
 pub use registry::frozen::FrozenSlots;
 pub use registry::handle::Registry;
-pub use registry::stats::{CacheStats, SlabView, Totals};
 pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};
 pub use slabs::settings::ObjectHook;
 pub use system::System;
+pub use trace::{Event, Trace};
 
 /// Parts that models, tests and sibling crates need. No part of the API: it changes in any version.
 #[doc(hidden)]

@@ -8,18 +8,18 @@ use page_frame::{Order, OutOfMemory, Tag};
 
 use crate::cache::build_error::BuildError;
 use crate::cache::handle::Cache;
+use crate::cache_inner::sizing::{MagazineSizing, USUAL_BYTES, usual_class};
 use crate::cache_name::CacheName;
-use crate::debug::trace::Trace;
 use crate::hardening::padding::Padding;
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::Reclaim;
-use crate::percpu::sizing::{MagazineSizing, USUAL_BYTES, usual_class};
-use crate::reclaim::aging::age_if_due;
+use crate::registry::aging::age_if_due;
 use crate::registry::handle::Registry;
 use crate::registry::inner::RegistryInner;
 use crate::slabs::geometry::{Geometry, GeometryError, MOST_OUTSIDE};
 use crate::slabs::settings::{CacheSettings, ObjectHook};
 use crate::system::System;
+use crate::trace::Trace;
 
 /// A cache that is being described.
 #[must_use = "nothing is built before `build`"]

@@ -2,7 +2,7 @@
 
 use core::ptr::NonNull;
 
-use crate::cache::inner::CacheInner;
+use crate::cache_inner::CacheInner;
 use crate::registry::inner::RegistryInner;
 use crate::system::System;
 

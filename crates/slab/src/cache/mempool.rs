@@ -11,11 +11,11 @@ use core::ptr::NonNull;
 use page_frame::{IrqLock, OutOfMemory};
 
 use crate::cache::handle::Cache;
-use crate::cache::inner::CacheInner;
+use crate::cache_inner::CacheInner;
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::Patience;
 use crate::percpu::magazine::Chain;
-use crate::reclaim::aging::age_if_due;
+use crate::registry::aging::age_if_due;
 use crate::system::System;
 
 /// Objects of a cache, not yet looked at for handing out, in magazines.

@@ -1,11 +1,10 @@
-//! The caches as users see them, and what a cache is made of.
+//! The caches as users see them.
 
 pub(crate) mod build_error;
 pub(crate) mod builder;
 pub(crate) mod bulk;
 pub(crate) mod destroy;
 pub(crate) mod handle;
-pub(crate) mod inner;
 pub(crate) mod mempool;
 pub(crate) mod numa;
 pub(crate) mod pooled;

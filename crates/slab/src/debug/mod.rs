@@ -1,5 +1,4 @@
-//! Looking inside: leaked objects, invariants, and traces of events.
+//! Looking inside: leaked objects, and invariants.
 
 pub(crate) mod leaks;
-pub(crate) mod trace;
 pub(crate) mod validate;

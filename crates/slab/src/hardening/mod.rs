@@ -19,8 +19,9 @@
 //! | red zone | object | canary | red zone | history |
 //! ```
 //!
-//! `checks.rs` checks each object that is allocated or freed. A fault goes to the fault hook; where
-//! the hook returns, the object stays isolated: it counts as in use, and nobody gets it again.
+//! `slabs/checks.rs` checks each object that is allocated or freed. A fault goes to the fault hook;
+//! where the hook returns, the object stays isolated: it counts as in use, and nobody gets it
+//! again.
 //!
 //! Each check finds these mistakes:
 //!
@@ -31,14 +32,12 @@
 //! | `CANARY` | writes behind the object | at the free |
 //! | `RED_ZONE` | writes in front of and further behind the object | at the free |
 //! | `POISON` | writes after the free | at the next allocation of the object |
-//! | `SHUFFLE` | nothing, but who guesses neighbours of a fresh slab guesses wrong | |
-//! | `HISTORY` | nothing, but tells who allocated and freed an object last, and when | |
+//! | `SHUFFLE` | nothing; objects of a fresh slab come in an order that nobody can predict | |
+//! | `HISTORY` | nothing; keeps where an object was last allocated and freed, and when | |
 
 pub(crate) mod canary;
-pub(crate) mod checks;
 pub(crate) mod history;
 pub(crate) mod padding;
 pub(crate) mod poison;
 pub(crate) mod presets;
 pub(crate) mod red_zone;
-pub(crate) mod shuffle;

@@ -8,14 +8,14 @@ use page_frame::{
     panic_on_fault,
 };
 
+use crate::cache_inner::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals, for_each_slab};
 use crate::cache_name::CacheName;
 use crate::debug::validate::validate;
 use crate::patience::Patience;
 use crate::percpu::slot::PerCpuHandle;
-use crate::reclaim::pressure;
 use crate::registry::frozen::FrozenSlots;
 use crate::registry::inner::RegistryInner;
-use crate::registry::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals, for_each_slab};
+use crate::registry::pressure;
 use crate::system::System;
 
 /// The caches of a system.

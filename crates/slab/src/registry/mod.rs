@@ -1,8 +1,8 @@
-//! The caches of a system: their list, what they share, and their statistics.
+//! The caches of a system: making, visiting, aging, shrinking, freezing and
+//! ending them.
 
-pub(crate) mod cache_list;
+pub(crate) mod aging;
 pub(crate) mod frozen;
 pub(crate) mod handle;
 pub(crate) mod inner;
-pub(crate) mod shared;
-pub(crate) mod stats;
+pub(crate) mod pressure;

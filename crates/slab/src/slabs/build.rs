@@ -10,11 +10,11 @@ use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageSource};
 use crate::hardening::history::History;
 use crate::hardening::poison;
 use crate::hardening::presets::Hardening;
-use crate::hardening::shuffle::shuffle;
 use crate::patience::Reclaim;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::header::SlabHeader;
 use crate::slabs::settings::CacheSettings;
+use crate::slabs::shuffle::shuffle;
 
 /// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower
 /// one that is free.

@@ -3,7 +3,7 @@
 use page_frame::{Fault, FaultHook, IrqLockToken, PageMap, Tag, TagRange};
 
 use crate::percpu::slot::{CacheSlots, CpuSlot};
-use crate::reclaim::clock::AgingClock;
+use crate::slabs::clock::AgingClock;
 use crate::system::System;
 
 /// The surroundings of all slabs of a registry.

@@ -16,7 +16,6 @@ use core::ptr::NonNull;
 
 use page_frame::{OutOfMemory, PageBlock, PageMap, PageSource};
 
-use crate::debug::trace::Event;
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::{Patience, Reclaim};
 use crate::slabs::Slabs;
@@ -29,6 +28,7 @@ use crate::slabs::links::MARK_CACHED;
 use crate::slabs::list::SlabList;
 use crate::slabs::set::SlabSet;
 use crate::system::System;
+use crate::trace::Event;
 
 /// Where slabs come from: pages, and memory for headers that lie outside their slabs.
 pub(crate) struct SlabSource<S: System> {

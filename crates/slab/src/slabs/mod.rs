@@ -8,6 +8,8 @@
 
 pub(crate) mod build;
 pub(crate) mod chain;
+pub(crate) mod checks;
+pub(crate) mod clock;
 pub(crate) mod environment;
 pub(crate) mod free_word;
 pub(crate) mod geometry;
@@ -17,13 +19,13 @@ pub(crate) mod links;
 pub(crate) mod list;
 pub(crate) mod set;
 pub(crate) mod settings;
+pub(crate) mod shuffle;
 
 use core::ptr::NonNull;
 
 use page_frame::sync::TakeAll;
 use page_frame::{Fault, FaultKind, IrqLock, IrqLockGuard, IrqLockToken};
 
-use crate::debug::trace::Event;
 use crate::patience::Patience;
 use crate::percpu::slot::CpuSlot;
 use crate::slabs::chain::FreedChain;
@@ -33,6 +35,7 @@ use crate::slabs::header::SlabHeader;
 use crate::slabs::set::SlabSet;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
+use crate::trace::Event;
 
 /// All slabs of one cache.
 ///

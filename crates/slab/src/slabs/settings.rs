@@ -6,9 +6,9 @@ use core::ptr::NonNull;
 use page_frame::Tag;
 
 use crate::cache_name::CacheName;
-use crate::debug::trace::{Event, Trace};
 use crate::hardening::padding::Padding;
 use crate::slabs::geometry::Geometry;
+use crate::trace::{Event, Trace};
 
 /// A constructor or destructor: the hook gets the address of the object.
 pub type ObjectHook = unsafe fn(NonNull<u8>);

@@ -4,7 +4,7 @@
 //! Cheapest first, and from those who will miss it least:
 //!
 //! 1. the surplus of every cache: the part not needed since the last [aging
-//!    pass](crate::reclaim::aging), so idle caches give first, and busy ones keep their working
+//!    pass](crate::registry::aging), so idle caches give first, and busy ones keep their working
 //!    set;
 //! 2. empty slabs, each cache in proportion to those it has;
 //! 3. the magazines of depots and of all CPUs, and what becomes empty by that;
@@ -15,10 +15,10 @@
 //! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only
 //! tried.
 
-use crate::cache::inner::CacheInner;
+use crate::cache_inner::CacheInner;
+use crate::cache_inner::shared::Shared;
 use crate::patience::Patience;
 use crate::registry::inner::RegistryInner;
-use crate::registry::shared::Shared;
 use crate::system::System;
 
 /// Releases at least `target_pages` pages if it can; returns how many.

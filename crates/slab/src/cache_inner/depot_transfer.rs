@@ -4,14 +4,14 @@ use core::ptr::NonNull;
 
 use page_frame::{Cpu, IrqLockGuard, IrqLockToken};
 
-use crate::debug::trace::Event;
+use crate::cache_inner::depot::Depot;
+use crate::cache_inner::percpu_cache::PerCpuCache;
+use crate::cache_inner::slab_transfer::{Backing, DrainGuard};
 use crate::patience::Patience;
-use crate::percpu::PerCpuCache;
-use crate::percpu::depot::Depot;
 use crate::percpu::magazine::{Chain, Magazine};
-use crate::percpu::slab_transfer::{Backing, DrainGuard};
 use crate::percpu::slot::CpuSlot;
 use crate::system::System;
+use crate::trace::Event;
 
 impl<C: Cpu> PerCpuCache<C> {
     /// Takes a full magazine from the depot, and leaves `spare`, which is empty, there if the depot

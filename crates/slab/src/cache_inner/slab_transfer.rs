@@ -14,11 +14,11 @@ use core::ptr::NonNull;
 
 use page_frame::OutOfMemory;
 
+use crate::cache_inner::shared::Shared;
+use crate::cache_inner::sizing::MagazineSizing;
 use crate::hardening::presets::Hardening;
 use crate::patience::{Patience, Reclaim};
 use crate::percpu::magazine::{Chain, Magazine};
-use crate::percpu::sizing::MagazineSizing;
-use crate::registry::shared::Shared;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::system::System;

@@ -16,7 +16,7 @@
 //! locks, and runs no constructor and no destructor: caches that have a destructor keep their empty
 //! slabs until they are shrunk, as do those whose user has said how many to keep.
 
-use crate::cache::inner::CacheInner;
+use crate::cache_inner::CacheInner;
 use crate::patience::Patience;
 use crate::registry::inner::RegistryInner;
 use crate::system::System;

@@ -6,7 +6,7 @@
 //! that CPUs pass to each other touch no slab.
 //!
 //! Both stacks follow the working set. Each notes the least that it held since the last [aging
-//! pass](crate::reclaim::aging): the next pass takes that many, as they were not needed (Bonwick
+//! pass](crate::registry::aging): the next pass takes that many, as they were not needed (Bonwick
 //! and Adams 2001, section 3.4). Each is bounded, at first by few objects. A magazine that finds no
 //! room is **refused**, and its objects go to their slabs; if one is wanted afterwards that is not
 //! there, it was **missed**, and from then on there is room for one more. So a cache whose objects

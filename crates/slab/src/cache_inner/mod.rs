@@ -2,8 +2,9 @@
 //!
 //! # Concepts
 //! An allocation tries, in order: the caller's CPU slot, the depot, the slabs, and a new slab from
-//! the page source. A free goes the same way back. Each part has a file of its own below `percpu`
-//! and `slabs`; this file puts them in order. Contexts without a slot (nested, detached, beyond the
+//! the page source. A free goes the same way back. The slot and its magazines are in `percpu`,
+//! the slabs in `slabs`, the depot and the transfers between the three beside this file, which puts
+//! them in order. Contexts without a slot (nested, detached, beyond the
 //! last slot) allocate from the slabs, and free through the slab's free word, which cannot fail.
 //!
 //! # Invariants
@@ -12,21 +13,30 @@
 //! - I2: what `shared` points to outlives the cache. It is the first field of a
 //!   [`RegistryInner`](crate::registry::inner::RegistryInner).
 
+pub(crate) mod cache_list;
+pub(crate) mod depot;
+pub(crate) mod depot_transfer;
+pub(crate) mod percpu_cache;
+pub(crate) mod shared;
+pub(crate) mod sizing;
+pub(crate) mod slab_transfer;
+pub(crate) mod stats;
+
 use core::ptr::NonNull;
 
 use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
 
+use crate::cache_inner::cache_list::{ListNode, Listed};
+use crate::cache_inner::depot::{Depot, Places};
+use crate::cache_inner::percpu_cache::{Miss, PerCpuCache};
+use crate::cache_inner::shared::Shared;
+use crate::cache_inner::sizing::MagazineSizing;
+use crate::cache_inner::slab_transfer::Backing;
+use crate::cache_inner::stats::CacheStats;
 use crate::hardening::presets::Hardening;
 use crate::patience::{Patience, Reclaim};
-use crate::percpu::depot::{Depot, Places};
 use crate::percpu::magazine::{CAPACITIES, Magazine};
-use crate::percpu::sizing::MagazineSizing;
-use crate::percpu::slab_transfer::Backing;
 use crate::percpu::slot::{CacheSlots, Push};
-use crate::percpu::{Miss, PerCpuCache};
-use crate::registry::cache_list::{ListNode, Listed};
-use crate::registry::shared::Shared;
-use crate::registry::stats::CacheStats;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::slabs::settings::CacheSettings;
