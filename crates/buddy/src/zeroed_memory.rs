@@ -1,28 +1,27 @@
-//! Zeroed memory that an allocator keeps its metadata in.
+//! Zero-filled memory that a caller gives an allocator for its metadata.
 
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-/// The alignment of [`ZeroedMemory`].
+/// A type whose only purpose is its alignment: a [`ZeroedMemory`] starts at a multiple of it.
 #[repr(align(64))]
 struct CacheLine;
 
 /// The alignment in bytes.
 const ALIGNMENT: usize = align_of::<CacheLine>();
 
-/// Memory that reads as zero, begins at a cache line, and belongs to the owner of the value during
-/// `'m`.
+/// Zero-filled memory, aligned to 64 bytes, that only the owner of this value may use during `'m`.
 ///
 /// ```
 /// use buddy::ZeroedMemory;
 /// use std::mem::MaybeUninit;
 /// let mut buffer = [MaybeUninit::uninit(); 1000];
 /// let memory = ZeroedMemory::zero(&mut buffer);
-/// assert!((937..=1000).contains(&memory.bytes())); // from the first cache line on
+/// assert!((937..=1000).contains(&memory.bytes())); // from the first multiple of 64 on
 /// ```
 ///
-/// While the value lives, no other code reaches the buffer:
+/// While the value lives, the compiler rejects any other use of the buffer:
 ///
 /// ```compile_fail,E0499
 /// use buddy::ZeroedMemory;
@@ -34,21 +33,21 @@ const ALIGNMENT: usize = align_of::<CacheLine>();
 /// ```
 #[derive(Debug)]
 pub struct ZeroedMemory<'m> {
-    /// I1: aligned to `ALIGNMENT`, and valid for reads and writes of `bytes` bytes during `'m`.
-    /// They read as zero, and only the owner of this value uses them.
+    /// Invariant I1: aligned to `ALIGNMENT`, and valid for reads and writes of `bytes` bytes
+    /// during `'m`. They are zero when the value is made, and only its owner uses them.
     start: NonNull<u8>,
     bytes: usize,
-    /// As the exclusive borrow that it stands for.
+    /// The compiler treats the value as an exclusive borrow of the buffer.
     borrow: PhantomData<&'m mut [MaybeUninit<u8>]>,
 }
 
-// SAFETY: I1: the owner of the value is the memory's only user, in whatever thread it is.
+// SAFETY: I1: the owner of the value is the memory's only user, so it may move to another thread.
 unsafe impl Send for ZeroedMemory<'_> {}
-// SAFETY: shared references tell the address and the size, and reach no memory.
+// SAFETY: a shared reference gives only the address and the size, never access to the memory.
 unsafe impl Sync for ZeroedMemory<'_> {}
 
 impl<'m> ZeroedMemory<'m> {
-    /// Zeroes `buffer`, from its first cache line on. O(bytes).
+    /// Zeroes `buffer`, from its first multiple of 64 to its end. O(bytes).
     ///
     /// A buffer that is not aligned to 64 bytes loses up to 63 bytes at its start.
     pub fn zero(buffer: &'m mut [MaybeUninit<u8>]) -> Self {
@@ -64,24 +63,25 @@ impl<'m> ZeroedMemory<'m> {
         Self { start, bytes, borrow: PhantomData }
     }
 
-    /// Takes over memory that reads as zero already: fresh from the system, or from `alloc_zeroed`.
-    /// O(1), and touches nothing.
+    /// Takes over memory that is zero already: new pages from the operating system, or memory from
+    /// `alloc_zeroed`. O(1), does not access the memory.
     ///
     /// # Safety
     /// 1. `start` is aligned to 64 bytes, and valid for reads and writes of `bytes` bytes during
-    ///    `'m`. For the metadata of a section, it may become invalid when the section has been
-    ///    removed.
-    /// 2. The bytes read as zero, and no other code uses them.
+    ///    `'m`. Metadata of a section that is added later need only stay valid until that section
+    ///    has been removed.
+    /// 2. The bytes are zero, and no other code uses them.
     pub const unsafe fn from_zeroed(start: NonNull<u8>, bytes: usize) -> Self {
         Self { start, bytes, borrow: PhantomData }
     }
 
-    /// Returns how many bytes there are.
+    /// Returns the size in bytes.
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns the first byte. A caller that uses it keeps to I1, and consumes the value.
+    /// Returns a pointer to the first byte. A caller that accesses memory through it must own the
+    /// value and give it up, which nothing enforces (I1).
     pub(crate) const fn start(&self) -> NonNull<u8> {
         self.start
     }

@@ -19,7 +19,7 @@ use crate::environment;
 use crate::errno::{failures, reset_failures};
 use crate::fd_writer::{FdWriter, say};
 use crate::heap::{Heap, existing, pages, serving, with_heap};
-use crate::stats_file::{self, Unwritten};
+use crate::stats_file::{self, WriteError};
 
 /// The file descriptor for the statistics of `KMALLOC_STATS=1`; negative when there is none.
 static TO: AtomicI32 = AtomicI32::new(-1);
@@ -56,7 +56,7 @@ pub(crate) fn start() {
         }
         // Sets the allocator up, so that the first file has something to show.
         let _ = serving();
-        match stats_file::name(value).and_then(|()| written()) {
+        match stats_file::set_path(value).and_then(|()| written()) {
             Ok(()) => keep_file_current(),
             Err(why) => {
                 stats_file::forget();
@@ -111,7 +111,7 @@ pub(crate) fn write_file() {
     let _ = written();
 }
 
-fn written() -> Result<(), Unwritten> {
+fn written() -> Result<(), WriteError> {
     if !stats_file::is_named() {
         return Ok(());
     }

@@ -82,7 +82,7 @@ impl Pages {
         if !self.purge_policy.is_automatic() {
             return;
         }
-        if let Some(fall) = self.trim_policy.fall() {
+        if let Some(fall) = self.trim_policy.take_fall() {
             self.trim_policy.ask_caches();
             // A program that ends so, and sleeps, would keep up to the bound.
             if !fall.may_rebound {

@@ -1,34 +1,39 @@
-//! The trim policy: when use falls, the caches release what they keep, and fewer idle pages stay.
+//! The trim policy: decides when so much memory was freed that the caches should shrink.
 //!
 //! # Concepts
-//! Use **falls** when a sixth of the pages that were in use at the peak was freed. Then a hook asks
-//! the caches above to shrink: an object that they keep may hold a page.
+//! A **fall** is a drop of the pages in use by more than a sixth of their peak, and by more than
+//! 1 MiB. The peak is the maximum since the last fall. At a fall, `pages/purge.rs` calls a hook
+//! that shrinks the object caches, since one cached object can keep a whole page allocated, and
+//! then purges idle pages.
 //!
-//! A fall was a **rebound** when use rose to where it had fallen from. Then the next fall takes a
-//! third of the peak, and after another rebound two thirds: a program whose use swings keeps its
-//! caches.
+//! A **rebound** follows a fall: use rises again to at least seven eighths of the level at which
+//! the descent began. After one rebound the threshold of the next fall is a third of the peak,
+//! after two or more in a row two thirds. So a program whose use goes up and down regularly keeps
+//! its caches.
 //!
-//! When use continues to fall without rising, the next fall of the same descent takes half of that
-//! part. So a descent that is no swing ends with falls of a sixth, after each of which at most a
-//! quarter of the least bound stays idle.
+//! If use keeps falling instead, the threshold is halved at each further fall of that descent, down
+//! to a sixth. After a fall at that threshold, `pages/purge.rs` purges idle pages down to a quarter
+//! of the least bound of `policy.rs`.
 //!
 //! # Concurrency
-//! As in `policy.rs`. Threads that find the same fall may count one twice.
+//! As in `policy.rs`. Two threads may detect the same fall. Both may report it, and the second may
+//! mistake it for a rebound.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use page_frame::PAGE_SIZE;
 
-/// By how many pages use falls at least: a guess.
-const FALL_PAGES: usize = (1 << 20) / PAGE_SIZE;
-/// Use falls by one part in this many of the peak: a guess.
-const FALL_PART: usize = 6;
-/// How often in a row the part doubles at most.
-const MOST_REBOUNDS: usize = 2;
+/// The minimum size of a fall, in pages: a guess.
+const MIN_FALL_PAGES: usize = (1 << 20) / PAGE_SIZE;
+/// The basic threshold of a fall is the peak divided by this: a guess.
+const FALL_DIVISOR: usize = 6;
+/// The threshold is doubled at most this many times.
+const MAX_DOUBLINGS: usize = 2;
 
 /// A fall of use.
 pub(crate) struct Fall {
-    /// Whether use may rise again as it did after the last fall, so that idle pages stay.
+    /// Whether the threshold is still raised because of rebounds. The caller then keeps idle
+    /// pages.
     pub(crate) may_rebound: bool,
 }
 
@@ -38,14 +43,17 @@ pub(crate) struct TrimPolicy {
     in_use: AtomicUsize,
     /// The most pages in use since the last fall.
     peak: AtomicUsize,
-    /// The pages in use where the descent of the last fall began, and where that fall ended.
+    /// The pages in use at the start of the current descent.
     top: AtomicUsize,
+    /// The pages in use at the last fall.
     bottom: AtomicUsize,
-    /// How many descents in a row count as rebounds, for the last fall and for the first one of its
+    /// How often the threshold was doubled for the last fall: one less at each further fall of a
     /// descent.
     rebounds: AtomicUsize,
+    /// The same at the first fall of this descent: consecutive rebounds, at most
+    /// [`MAX_DOUBLINGS`].
     rebounds_at_top: AtomicUsize,
-    /// Makes the caches shrink.
+    /// Shrinks the caches.
     hook: fn(),
 }
 
@@ -87,34 +95,34 @@ impl TrimPolicy {
         self.in_use.fetch_sub(pages, Ordering::Relaxed);
     }
 
-    /// Returns the fall of use, if there is one.
+    /// Checks whether use has fallen. If so, records the fall and starts a new peak.
     #[inline]
-    pub(crate) fn fall(&self) -> Option<Fall> {
+    pub(crate) fn take_fall(&self) -> Option<Fall> {
         let (in_use, peak) = (self.in_use(), self.peak.load(Ordering::Relaxed));
-        if in_use + (peak / FALL_PART).max(FALL_PAGES) < peak {
-            self.fall_from(peak, in_use)
+        if in_use + (peak / FALL_DIVISOR).max(MIN_FALL_PAGES) < peak {
+            self.take_fall_from(peak, in_use)
         } else {
             None
         }
     }
 
     #[cold]
-    fn fall_from(&self, peak: usize, in_use: usize) -> Option<Fall> {
+    fn take_fall_from(&self, peak: usize, in_use: usize) -> Option<Fall> {
         let [top, bottom, rebounds, at_top] =
             [&self.top, &self.bottom, &self.rebounds, &self.rebounds_at_top]
                 .map(|level| level.load(Ordering::Relaxed));
         let (top, rebounds, at_top) = if top > 0 && peak >= top - top / 8 {
             // Use rose to the top again: the whole last descent was a rebound.
-            let more = (at_top + 1).min(MOST_REBOUNDS);
+            let more = (at_top + 1).min(MAX_DOUBLINGS);
             (peak, more, more)
         } else if peak > bottom + bottom / 8 {
-            // Use rose, but not to the top: another swing, of which nothing is known.
+            // Use rose, but not to the top: a new descent with no history.
             (peak, 0, 0)
         } else {
             // Use continues to fall.
             (top, rebounds.saturating_sub(1), at_top)
         };
-        if in_use + ((peak / FALL_PART).max(FALL_PAGES) << rebounds) >= peak {
+        if in_use + ((peak / FALL_DIVISOR).max(MIN_FALL_PAGES) << rebounds) >= peak {
             return None;
         }
         self.top.store(top, Ordering::Relaxed);
@@ -153,9 +161,9 @@ mod tests {
     /// A fall is a sixth of the peak, after rebounds a third and then two thirds. In the same
     /// descent the part halves. It starts again after a rise that does not reach the top.
     ///
-    /// Mutations seen to fail:
-    /// - another part of the peak;
-    /// - no least part;
+    /// The test fails after each of these changes of the code:
+    /// - a divisor other than 6;
+    /// - no minimum of 1 MiB;
     /// - equality in each comparison;
     /// - rebounds not counted, never reset, counted from the last fall of a descent, or counted
     ///   without a rise;
@@ -192,45 +200,45 @@ mod tests {
         rise(&mut blocks, 1792 - 224);
         assert_eq!(fell(&mut blocks), 2 * (1568 / 6) + 1, "a rebound to the last top");
         rise(&mut blocks, 1568 - 196 - 1);
-        assert_eq!(fell(&mut blocks), FALL_PAGES + 1, "a rise below the top");
+        assert_eq!(fell(&mut blocks), MIN_FALL_PAGES + 1, "a rise below the top");
         // 1 MiB at least.
         free(&pages, blocks.drain(1000..));
         rise(&mut blocks, 1200);
         pages.trim_policy.peak.store(1200, Ordering::Relaxed);
         pages.trim_policy.top.store(0, Ordering::Relaxed);
         pages.trim_policy.bottom.store(1000, Ordering::Relaxed);
-        assert_eq!(fell(&mut blocks), FALL_PAGES + 1);
+        assert_eq!(fell(&mut blocks), MIN_FALL_PAGES + 1);
         rise(&mut blocks, 1200);
-        assert_eq!(fell(&mut blocks), 2 * FALL_PAGES + 1, "a rebound");
+        assert_eq!(fell(&mut blocks), 2 * MIN_FALL_PAGES + 1, "a rebound");
         let pages = pages.without_purging();
         FALLS.store(0, Ordering::Relaxed);
         free(&pages, blocks);
         assert_eq!(FALLS.load(Ordering::Relaxed), 0, "without purging the hook is not called");
     }
 
-    /// Mutations seen to fail: no purge after a fall; a purge of more or fewer pages; the same
-    /// purge after a rebound.
+    /// The test fails after each of these changes of the code: no purge after a fall; a purge of
+    /// more or fewer pages; the same purge after a rebound.
     #[test]
     fn after_a_fall_without_rebound_a_quarter_of_the_least_bound_stays() {
         let pages = new();
-        let (apart, _) = halves(take(&pages, 0, 2 * LEAST_BOUND));
+        let (separated, _) = halves(take(&pages, 0, 2 * LEAST_BOUND));
         let in_use = pages.trim_policy.in_use();
-        let mut apart = apart.into_iter();
-        let falls_at = in_use - in_use / FALL_PART;
-        while pages.trim_policy.in_use() >= falls_at {
-            free(&pages, [apart.next().expect("half of the blocks are more than a sixth")]);
+        let mut blocks = separated.into_iter();
+        let fall_threshold = in_use - in_use / FALL_DIVISOR;
+        while pages.trim_policy.in_use() >= fall_threshold {
+            free(&pages, [blocks.next().expect("half of the blocks are more than a sixth")]);
         }
         assert_eq!(pages.idle_pages(), LEAST_BOUND / 4);
         // Up again, and down by a third.
-        let mut apart: Vec<_> = apart.collect();
-        apart.extend(take(&pages, 0, in_use - pages.trim_policy.in_use()));
+        let mut blocks: Vec<_> = blocks.collect();
+        blocks.extend(take(&pages, 0, in_use - pages.trim_policy.in_use()));
         let idle = pages.idle_pages();
-        let falls_at = in_use - 2 * (in_use / FALL_PART);
-        while pages.trim_policy.in_use() >= falls_at {
-            free(&pages, [apart.pop().expect("as many blocks as before")]);
+        let fall_threshold = in_use - 2 * (in_use / FALL_DIVISOR);
+        while pages.trim_policy.in_use() >= fall_threshold {
+            free(&pages, [blocks.pop().expect("as many blocks as before")]);
         }
-        let came = in_use - pages.trim_policy.in_use();
+        let freed = in_use - pages.trim_policy.in_use();
         assert_eq!(pages.trim_policy.rebounds.load(Ordering::Relaxed), 1);
-        assert_eq!(pages.idle_pages(), idle + came, "use may rise again");
+        assert_eq!(pages.idle_pages(), idle + freed, "use may rise again");
     }
 }

@@ -1,25 +1,27 @@
-//! The scan that collapses dense areas into huge pages.
+//! The scan that asks Linux to back fully used areas of 2 MiB with transparent huge pages (THP).
 //!
 //! # Concepts
-//! A huge page saves look-ups in the CPU's translation caches. But it takes 2 MiB whatever is used
-//! of them, and a part of it that is free cannot be purged. So:
-//! - Sections are opened without huge pages, whatever the system's default is: a small heap has
-//!   small pages.
-//! - A scan collapses an area into a huge page when the area is **dense** (all of its frames are
-//!   committed) and was dense at the scan before. Each of its pages must be resident, which is not
-//!   so for a sparsely used array, and the heap must not be small. So collapsing adds no memory.
-//! - Before parts of an area are purged, huge pages are forbidden there again, or the system would
-//!   fill the area up in the background.
+//! A huge page saves TLB misses. But it occupies 2 MiB even if little of them is used, and a free
+//! part of it cannot be purged. So:
+//! - New parts of the address space start with huge pages disabled, whatever the system's default
+//!   is, so a small heap has small pages.
+//! - A scan collapses an area of 2 MiB into a huge page when the area is **dense** (each of its
+//!   frames was allocated since it was last purged) and was dense at an earlier scan too. Every
+//!   page must be resident: pages that were allocated and never written are not. At least 64 MiB
+//!   must be in use. So collapsing adds no memory.
+//! - Before parts of an area are purged, huge pages are disabled there again. Otherwise the
+//!   kernel's background thread could put a huge page back, and with it the purged memory.
 //!
-//! A scan runs after every 32 MiB of pages that are allocated. `MADV_COLLAPSE` (Linux 6.1) copies
-//! the area into the huge page at once; older systems leave that to a thread of their own. It takes
-//! half a millisecond, and ten times that in a virtual machine whose host has taken the free memory
-//! back. A scan ends with the first collapse that takes so long, and later scans are skipped: one,
-//! and twice as many each time, until a scan finds no slow collapse.
+//! A scan is due after every 32 MiB of pages that are allocated. `MADV_COLLAPSE` (Linux 6.1) copies
+//! the area into the huge page at once; older systems leave that to their background thread. A
+//! collapse takes about half a millisecond of CPU time, and ten times that in a virtual machine
+//! whose host has taken the free memory back. After a collapse of more than 1.5 ms the scan stops
+//! collapsing, and the next scan is skipped. Each further slow scan doubles the number of scans
+//! that are skipped, up to 64. A scan whose collapses were all fast resets it.
 //!
 //! # Concurrency
-//! [`Thp::scan`] and [`Thp::forbid`] run under the caller's maintenance lock. Threads that use the
-//! memory notice nothing.
+//! [`Thp::scan`] and [`Thp::forbid`] run under the caller's maintenance lock. Other
+//! threads may use the memory meanwhile; its content does not change.
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
@@ -31,7 +33,7 @@ use crate::frame_set::FrameSet;
 use crate::space::mapping::Mapped;
 use crate::thp::areas::{AREA, areas, number_of};
 
-/// Pages allocated from one scan to the next.
+/// A scan is due after this many pages were allocated.
 pub(crate) const SCAN_PAGES: usize = (32 << 20) / PAGE_SIZE;
 /// A heap with fewer pages in use gets no huge pages: a guess.
 const SMALL_HEAP_PAGES: usize = (64 << 20) / PAGE_SIZE;
@@ -39,37 +41,38 @@ const SMALL_HEAP_PAGES: usize = (64 << 20) / PAGE_SIZE;
 const MOST_COLLAPSES: usize = 16;
 /// Maximum residency queries per scan: a few microseconds each.
 pub(crate) const MOST_QUERIES: usize = 64;
-/// A collapse that takes longer is slow: a guess, three times the usual cost.
+/// A collapse that takes more CPU time is slow: a guess, three times the usual cost.
 const SLOW: Duration = Duration::from_micros(1500);
-/// Maximum scans that are skipped after a slow collapse: a huge page is then tried every 2 GiB.
+/// Maximum scans that are skipped after a slow collapse: one attempt for 2 GiB allocated.
 const MOST_SKIPPED: usize = 64;
 
 /// The state of areas, and the time of the next scan.
 #[derive(Debug)]
 pub(crate) struct Thp {
-    /// Areas that were dense at the last scan, by number.
+    /// Areas found dense by an earlier scan and not purged since, by number.
     pub(super) dense: FrameSet,
     /// Areas in which huge pages are allowed, by number.
     pub(super) huge: FrameSet,
     /// Pages allocated since the last scan.
     allocated: AtomicUsize,
-    /// The number of the area from which on the next scan queries residency.
+    /// The next scan queries residency from this area number on.
     pub(super) resume_at: AtomicUsize,
-    /// How many scans are skipped after the last slow collapse.
-    skipped: AtomicUsize,
-    /// How many of those are still to come.
-    to_skip: AtomicUsize,
+    /// How many scans the last slow collapse causes to be skipped.
+    skip_length: AtomicUsize,
+    /// How many of them are still to be skipped.
+    skips_left: AtomicUsize,
+    /// A collapse that takes longer is slow; tests change it.
     pub(super) slow: Duration,
 }
 
 impl Thp {
-    /// Makes the state for areas whose two bits, all clear, are `dense` and `huge`.
+    /// Makes the state; `dense` and `huge` are empty sets with room for each area's number.
     pub(crate) fn new(dense: FrameSet, huge: FrameSet) -> Self {
-        let [allocated, resume_at, skipped, to_skip] = [const { AtomicUsize::new(0) }; 4];
-        Self { dense, huge, allocated, resume_at, skipped, to_skip, slow: SLOW }
+        let [allocated, resume_at, skip_length, skips_left] = [const { AtomicUsize::new(0) }; 4];
+        Self { dense, huge, allocated, resume_at, skip_length, skips_left, slow: SLOW }
     }
 
-    /// Counts `pages` allocated pages; whether a scan is due.
+    /// Counts `pages` allocated pages; returns whether a scan is due.
     #[inline]
     pub(crate) fn note_allocated(&self, pages: usize) -> bool {
         // Relaxed, and not in one step: a lost count only delays a scan.
@@ -79,19 +82,20 @@ impl Thp {
         is_due
     }
 
-    /// Whether a scan that is due runs, in a heap with `in_use` pages in use. Counts the scans that
-    /// are skipped.
+    /// Returns whether a due scan may run, in a heap with `in_use` pages in use. Counts it as
+    /// skipped where the last scan was slow.
     pub(crate) fn may_scan(&self, in_use: usize) -> bool {
         if in_use < SMALL_HEAP_PAGES {
             return false;
         }
         // Relaxed: a count that may be lost.
-        let to_skip = self.to_skip.load(Ordering::Relaxed);
-        self.to_skip.store(to_skip.saturating_sub(1), Ordering::Relaxed);
+        let to_skip = self.skips_left.load(Ordering::Relaxed);
+        self.skips_left.store(to_skip.saturating_sub(1), Ordering::Relaxed);
         to_skip == 0
     }
 
-    /// Scans the frames in `open`, and collapses areas that are dense for the second time.
+    /// Scans the frames in `open`. Collapses areas that were dense before too, are resident and not
+    /// huge yet, up to the limits of one scan.
     pub(crate) fn scan(
         &self,
         open: impl Iterator<Item = FrameRange>,
@@ -119,20 +123,20 @@ impl Thp {
                 ends_at = Some(number.end.get());
             }
         }
-        // The next scan resumes where this one ended, or at the start.
+        // The next scan queries after the area where this one reached a limit, or from the start.
         self.resume_at.store(ends_at.unwrap_or(0), Ordering::Relaxed);
         if collapses > 0 {
             self.note_speed(was_slow);
         }
     }
 
-    /// Skips more scans after one with a slow collapse, none after another.
+    /// After a scan with a slow collapse, doubles the number of scans to skip; otherwise resets it.
     fn note_speed(&self, was_slow: bool) {
         // Relaxed: changed under the maintenance lock, or counts that may be lost.
-        let last = self.skipped.load(Ordering::Relaxed);
+        let last = self.skip_length.load(Ordering::Relaxed);
         let next = if was_slow { (2 * last).clamp(1, MOST_SKIPPED) } else { 0 };
-        self.skipped.store(next, Ordering::Relaxed);
-        self.to_skip.store(next, Ordering::Relaxed);
+        self.skip_length.store(next, Ordering::Relaxed);
+        self.skips_left.store(next, Ordering::Relaxed);
     }
 
     /// Forbids huge pages in the areas of `block`, which is about to be purged.
@@ -147,7 +151,7 @@ impl Thp {
     }
 }
 
-/// Returns the CPU time that `call` takes: the system's work for it counts, other threads do not.
+/// Returns the CPU time of `call`: with time in the kernel, without other threads and waiting.
 fn time_of(call: impl FnOnce()) -> Duration {
     let cpu_time = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);

@@ -1,4 +1,5 @@
-//! Writes compact traces: names by number, times as differences.
+//! Writes compact traces: each name once and then its number, each time as the difference from the
+//! one before.
 
 use std::collections::HashMap;
 use std::io::{self, Write};
@@ -9,59 +10,61 @@ use crate::trace::event::{ADDRESS_BASE, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQ
 use crate::trace::losses::Losses;
 use crate::trace::names::{MAX_NAME_BYTES, MAX_NAMES};
 
-/// Largest migratetype of the format.
+/// Largest migratetype that the trace format allows, as in `trace/line.rs`.
 const MAX_MIGRATETYPE: u64 = 15;
-/// Stands for all names beyond the most that a trace may have.
+/// Written in place of a name that is empty, too long, or has a line break, and of all names after
+/// the table is full.
 const OTHERS: &str = "others";
 
-/// Counts of events that were written and left out.
+/// How many events were written, and how many were not, by reason.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
 pub struct Counts {
     /// Events written.
     pub written: u64,
-    /// Events of other kinds, of null, or with numbers that the format has no room for.
+    /// Events of a kind that is not imported, without a needed field, with a null pointer, or with
+    /// a number outside the format's range.
     pub left_out: u64,
-    /// Allocations of pages that failed, and so are no memory. They are not written.
+    /// Page allocations that failed in the recorded kernel. They are not written.
     pub failed: u64,
-    /// Events whose address the kernel has hidden. They are not written.
+    /// Events whose address the kernel printed as `(ptrval)`. They are not written.
     pub hidden: u64,
-    /// Events that the recording says it lost.
+    /// Events that the recorder reported as lost.
     pub losses: Losses,
 }
 
-/// A compact trace in the making.
+/// Writes a compact trace.
 pub struct Compact<W> {
     out: W,
     sites: Numbers,
     gfps: Numbers,
     last_ns: Option<u64>,
     counts: Counts,
-    is_begun: bool,
+    has_begun: bool,
 }
 
-/// Names by number.
+/// The number of each name.
 #[derive(Default)]
 struct Numbers(HashMap<String, u32>);
 
 impl<W: Write> Compact<W> {
-    /// Begins a trace. Nothing is written before the first event is, or the end: an input that is
-    /// no recording leaves nothing behind.
+    /// Begins a trace. Nothing is written before the first event, the first loss or `finish`, so
+    /// `out` stays empty when the input turns out not to be a recording.
     pub fn new(out: W) -> Self {
         let (sites, gfps) = (Numbers::default(), Numbers::default());
-        Self { out, sites, gfps, last_ns: None, counts: Counts::default(), is_begun: false }
+        Self { out, sites, gfps, last_ns: None, counts: Counts::default(), has_begun: false }
     }
 
     fn begin(&mut self) -> io::Result<()> {
-        if !std::mem::replace(&mut self.is_begun, true) {
+        if !std::mem::replace(&mut self.has_begun, true) {
             writeln!(self.out, "{HEADER} 1\n# base {ADDRESS_BASE:x}")?;
         }
         Ok(())
     }
 
-    /// Adds an event, if the format has room for it.
+    /// Writes an event, or counts it as left out if a number is outside the format's range.
     ///
     /// # Errors
-    /// When `out` does not take the text.
+    /// When writing to `out` fails.
     pub fn add(&mut self, event: &Recorded<'_>) -> io::Result<()> {
         if !fits(event) {
             self.leave_out();
@@ -69,7 +72,7 @@ impl<W: Write> Compact<W> {
         }
         self.begin()?;
         let cpu = event.cpu;
-        // Names come before the event, and so before its time is counted.
+        // Names first: the line of the event refers to them.
         match event.what {
             What::Allocate { address, requested_bytes, allocated_bytes, gfp, site, cache } => {
                 let unnamed = format!("objects-{allocated_bytes}");
@@ -113,7 +116,7 @@ impl<W: Write> Compact<W> {
     /// Notes in the trace that events are missing here.
     ///
     /// # Errors
-    /// When `out` does not take the text.
+    /// When writing to `out` fails.
     pub fn lose(&mut self, losses: Losses) -> io::Result<()> {
         self.begin()?;
         self.counts.losses.add(losses);
@@ -138,14 +141,14 @@ impl<W: Write> Compact<W> {
     /// Ends the trace.
     ///
     /// # Errors
-    /// When `out` does not take the text.
+    /// When writing to `out` fails.
     pub fn finish(mut self) -> io::Result<Counts> {
         self.begin()?;
         self.out.flush()?;
         Ok(self.counts)
     }
 
-    /// Returns nanoseconds since the event before; none for one that comes late.
+    /// Returns the nanoseconds since the latest event so far, or 0 for an event before that.
     fn delta(&mut self, event: &Recorded<'_>) -> u64 {
         let last = self.last_ns.unwrap_or(event.time_ns);
         self.last_ns = Some(last.max(event.time_ns));
@@ -154,16 +157,18 @@ impl<W: Write> Compact<W> {
 }
 
 impl Numbers {
-    /// Returns the number of `name`, which is given one first if it has none.
+    /// Returns the number of `name`. Where it has none, assigns the next one and writes a line that
+    /// defines it.
     fn number(&mut self, kind: char, name: &str, out: &mut impl Write) -> io::Result<u32> {
         if let Some(number) = self.0.get(name) {
             return Ok(*number);
         }
         let next = self.0.len() as u32;
-        // The last number is kept for the others.
+        // The last number is reserved for `OTHERS`.
         let is_full = next >= MAX_NAMES - 1;
-        let fits = name.len() <= MAX_NAME_BYTES && !name.is_empty() && !name.contains(['\n', '\r']);
-        let known = if is_full || !fits { OTHERS } else { name };
+        let is_valid =
+            name.len() <= MAX_NAME_BYTES && !name.is_empty() && !name.contains(['\n', '\r']);
+        let known = if is_full || !is_valid { OTHERS } else { name };
         if let Some(number) = self.0.get(known) {
             return Ok(*number);
         }
@@ -173,7 +178,7 @@ impl Numbers {
     }
 }
 
-/// Returns whether a trace has room for every number of the event.
+/// Returns whether every number of the event is in the format's range.
 fn fits(event: &Recorded<'_>) -> bool {
     let is_page = |frame: u64, order: u64| {
         frame <= MAX_FRAMES - (1 << MAX_ORDER) && order <= u64::from(MAX_ORDER)
@@ -187,7 +192,7 @@ fn fits(event: &Recorded<'_>) -> bool {
                     && allocated_bytes <= u64::from(MAX_REQUEST_BYTES)
                     && relative(address) <= u64::MAX - ADDRESS_BASE - allocated_bytes
             }
-            // The kernel frees null often, and it means nothing.
+            // Kernels often free null, which does nothing.
             What::Free { address, .. } => address != 0,
             What::AllocatePages { frame, order, migratetype, .. } => {
                 is_page(frame, order) && migratetype <= MAX_MIGRATETYPE
@@ -196,8 +201,8 @@ fn fits(event: &Recorded<'_>) -> bool {
         }
 }
 
-/// Returns an address less the base. Addresses below it, those that a kernel has hashed and those
-/// of other machines, are names too: their low bits tell them apart.
+/// Returns an address less the base. An address below the base (hashed by the kernel, or of another
+/// architecture) becomes its low 46 bits: it only identifies an object.
 fn relative(address: u64) -> u64 {
     address.checked_sub(ADDRESS_BASE).unwrap_or(address & ((1 << 46) - 1))
 }

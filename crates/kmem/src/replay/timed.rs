@@ -1,8 +1,8 @@
-//! A target that times every operation of the target inside it.
+//! A replay target that wraps another one and measures each allocation and each free.
 //!
-//! The clock is read before and after an operation, so each time includes one reading of the clock;
-//! [`clock_cost`](super::times::clock_cost) measures that. A replay with limited patience ends when
-//! the times add up to more.
+//! The clock is read before and after an operation, so each measured time includes the cost of
+//! reading it once; [`clock_cost`](super::times::clock_cost) measures that. Where a time limit was
+//! given, the replay stops as soon as the sum of all measured times reaches it.
 
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -11,36 +11,35 @@ use page_frame::OutOfMemory;
 
 use super::outcome::StackTotals;
 use super::target::{FreeCounts, NoCache, ObjectTarget, PageTarget};
-use super::times::{Times, no_times, record};
+use super::times::{Times, empty_times, record};
 
-/// `T`, and the time that it takes.
+/// A target `T` with the times of its allocations and frees.
 pub struct Timed<T> {
     inner: T,
     allocations: Times,
     frees: Times,
-    /// Time left for operations in nanoseconds; the maximum where patience has no limit.
+    /// Nanoseconds left before the replay stops; starts at `u64::MAX` when there is no limit.
     left_ns: u64,
 }
 
 impl<T> Timed<T> {
-    /// Takes the time of `inner` from now on.
+    /// Wraps `inner` and measures its operations, without a limit.
     pub fn new(inner: T) -> Self {
-        Self::with_patience(inner, Duration::MAX)
+        Self::with_time_limit(inner, Duration::MAX)
     }
 
-    /// Takes the time of `inner`, and has the replay end when its operations took longer than
-    /// `patience`.
-    pub fn with_patience(inner: T, patience: Duration) -> Self {
-        let left_ns = u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX);
-        Self { inner, allocations: no_times(), frees: no_times(), left_ns }
+    /// As `new`, but the replay stops once the measured times sum to `time_limit` or more.
+    pub fn with_time_limit(inner: T, time_limit: Duration) -> Self {
+        let left_ns = u64::try_from(time_limit.as_nanos()).unwrap_or(u64::MAX);
+        Self { inner, allocations: empty_times(), frees: empty_times(), left_ns }
     }
 
-    /// Returns the target inside.
+    /// Returns the wrapped target.
     pub fn inner(&self) -> &T {
         &self.inner
     }
 
-    /// Returns the times of allocations, in nanoseconds.
+    /// Returns the times of allocations in nanoseconds, failed ones included.
     pub fn allocations(&self) -> &Times {
         &self.allocations
     }
@@ -51,7 +50,7 @@ impl<T> Timed<T> {
     }
 }
 
-// SAFETY: clause 1 is that of the target inside.
+// SAFETY: clause 1 holds because all pointers come from the wrapped target.
 unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
     type Cache = T::Cache;
 
@@ -66,31 +65,31 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
     }
 
     fn allocate_object(&mut self, cache: Self::Cache) -> Result<NonNull<u8>, OutOfMemory> {
-        let since = Instant::now();
+        let started = Instant::now();
         let object = self.inner.allocate_object(cache);
-        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, since));
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, started));
         object
     }
 
     unsafe fn free_object(&mut self, cache: Self::Cache, object: NonNull<u8>) {
-        let since = Instant::now();
-        // SAFETY: clause 1: objects of the target inside are handed through as they are.
+        let started = Instant::now();
+        // SAFETY: clause 1: pointers are passed through unchanged.
         unsafe { self.inner.free_object(cache, object) };
-        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, since));
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, started));
     }
 
     fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        let since = Instant::now();
+        let started = Instant::now();
         let start = self.inner.allocate_bytes(bytes);
-        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, since));
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, started));
         start
     }
 
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
-        let since = Instant::now();
-        // SAFETY: clause 1: so are allocations of bytes.
+        let started = Instant::now();
+        // SAFETY: clause 1: pointers are passed through unchanged.
         unsafe { self.inner.free_bytes(start, bytes) };
-        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, since));
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, started));
     }
 
     fn totals(&self) -> StackTotals {
@@ -116,16 +115,16 @@ impl<T: PageTarget> PageTarget for Timed<T> {
     }
 
     fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
-        let since = Instant::now();
+        let started = Instant::now();
         let frame = self.inner.allocate(order, migratetype);
-        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, since));
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, started));
         frame
     }
 
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
-        let since = Instant::now();
+        let started = Instant::now();
         let freed = self.inner.free(frame, order);
-        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, since));
+        self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, started));
         freed
     }
 

@@ -13,7 +13,7 @@ const READINGS: usize = 10_000;
 pub type Times = Histogram<u64>;
 
 /// Returns no times yet.
-pub(super) fn no_times() -> Times {
+pub(super) fn empty_times() -> Times {
     Times::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order")
 }
 
@@ -27,7 +27,7 @@ pub(super) fn record(times: &mut Times, since: Instant) -> u64 {
 
 /// Returns the times of doing nothing.
 pub fn clock_cost() -> Times {
-    let mut times = no_times();
+    let mut times = empty_times();
     (0..READINGS).for_each(|_| _ = record(&mut times, Instant::now()));
     times
 }

@@ -85,7 +85,7 @@ impl Run {
     ) -> Result<Done, ReplayError> {
         let is_checked = Some(self.options.checks && T::BACKED);
         let patience = self.patience;
-        let played = self.play(|| Ok((Timed::with_patience(make()?, patience), CountOnly)))?;
+        let played = self.play(|| Ok((Timed::with_time_limit(make()?, patience), CountOnly)))?;
         let target = played.objects.target();
         let times = (target.allocations().clone(), target.frees().clone());
         let peak_bytes = (target.totals().peak_pages * PAGE_SIZE) as u64;
@@ -99,7 +99,7 @@ impl Run {
         make: impl FnOnce() -> io::Result<P>,
     ) -> Result<Done, ReplayError> {
         let patience = self.patience;
-        let played = self.play(|| Ok((CountOnly, Timed::with_patience(make()?, patience))))?;
+        let played = self.play(|| Ok((CountOnly, Timed::with_time_limit(make()?, patience))))?;
         let target = played.pages.target();
         let times = (target.allocations().clone(), target.frees().clone());
         Ok(done(played, patience, times, |outcome| outcome.pages.named().into()))

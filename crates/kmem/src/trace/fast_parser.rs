@@ -1,12 +1,12 @@
-//! Reads the lines of which a trace has millions, without a loop over their bytes.
+//! A fast path for ordinary event lines: parses them without a loop over their bytes.
 //!
-//! Whatever is the least unusual is left to [`parse`](super::line::parse), which decides what a
-//! line means and what is wrong with one: a line that is read here is read alike there.
+//! A line that is in any way unusual is left to [`parse`](super::line::parse), which defines the
+//! format and reports errors. For every line that this file accepts, `parse` returns the same.
 //!
 //! # Concepts
-//! A *window* is the 64 bytes from a line's first on. Two words have a bit for each of them: where
-//! the commas are, and where the line breaks. So the line's end is known before its fields are
-//! looked at, and no field waits for the one before it; a processor reads several at once. Digits
+//! A *window* is the first 64 bytes from the start of a line. Two 64-bit masks mark which of these
+//! bytes are commas and which are line breaks. So the line's end is known before its fields are
+//! read, no field depends on the value of another, and a CPU processes several in parallel. Digits
 //! are turned into a number eight at a time (Lamport 1975, "Multiple byte processing with full-word
 //! instructions").
 
@@ -14,38 +14,39 @@ use super::event::{Action, MAX_CPUS, MAX_ORDER};
 use super::line::Line;
 use super::names::MAX_NAMES;
 
-/// Bytes from a line's first on that are looked at. A line that needs more is unusual.
+/// Bytes from the start of a line that are looked at. A line that needs more is unusual.
 pub(super) const WINDOW_BYTES: usize = 64;
-/// Bytes that have to be there: a number that begins in the window may be read to 16 bytes beyond.
+/// Bytes that the text must have: a read that starts in the window may end 16 bytes after it.
 pub(super) const BYTES_NEEDED: usize = WINDOW_BYTES + 16;
 
-/// Objects above are left to `parse`: below, no object of 10^8 bytes ends beyond the address space.
-const MAX_OBJECT: u64 = 0x7000_0000_0000;
+/// Larger addresses and frame numbers are left to `parse`. Up to this limit no object, whose size
+/// has at most eight digits here, ends beyond the address space.
+const MAX_HEXADECIMAL: u64 = 0x7000_0000_0000;
 const MAX_MIGRATETYPE: u64 = 15;
 
-/// Returns a word of eight bytes that are all `byte`.
-const fn each(byte: u8) -> u64 {
+/// Returns `byte`, eight times.
+const fn splat(byte: u8) -> u64 {
     u64::from_ne_bytes([byte; 8])
 }
 
 /// Reads the event that `text` begins with, and returns how many bytes its line has, with the line
-/// break. `None` is no judgement.
+/// break. `None` means that `parse` must read the line.
 #[inline(always)]
 pub(super) fn event(text: &[u8]) -> Option<(Line<'static>, usize)> {
     let text: &[u8; BYTES_NEEDED] = text.first_chunk()?;
     let (commas, line_breaks) = masks(text.first_chunk()?);
     let end = line_breaks.trailing_zeros();
-    // The commas of this line, and its end as one more.
+    // The delimiters of this line: its commas and its line break.
     let line_break = line_breaks & line_breaks.wrapping_neg();
     let delimiters = (commas & line_break.wrapping_sub(1)) | line_break;
     let mut fields = Fields { text, delimiters, start: 0, is_good: line_break != 0 };
     fields.skip(1);
-    let count = delimiters.count_ones();
+    let delimiter_count = delimiters.count_ones();
     let delta_ns = fields.decimal(u64::MAX);
     let cpu = fields.decimal(u64::from(MAX_CPUS) - 1) as u16;
     let (action, gfp, site, expected) = match text[0] {
         kind @ (b'a' | b'A') => {
-            let object = fields.hexadecimal(MAX_OBJECT);
+            let object = fields.hexadecimal(MAX_HEXADECIMAL);
             let requested_bytes = fields.decimal(u64::MAX) as u32;
             let allocated_bytes = fields.decimal(u64::MAX) as u32;
             fields.is_good &= requested_bytes > 0 && allocated_bytes >= requested_bytes;
@@ -60,40 +61,40 @@ pub(super) fn event(text: &[u8]) -> Option<(Line<'static>, usize)> {
             (action, Some(gfp), Some(site), 8)
         }
         b'f' | b'F' => {
-            (Action::FreeObject { object: fields.hexadecimal(MAX_OBJECT) }, None, None, 4)
+            (Action::FreeObject { object: fields.hexadecimal(MAX_HEXADECIMAL) }, None, None, 4)
         }
         b'p' => {
-            let frame = fields.hexadecimal(MAX_OBJECT);
+            let frame = fields.hexadecimal(MAX_HEXADECIMAL);
             let order = fields.decimal(MAX_ORDER.into()) as u8;
             let migratetype = fields.decimal(MAX_MIGRATETYPE) as u8;
             let gfp = fields.decimal(u64::from(MAX_NAMES) - 1) as u32;
             (Action::AllocatePages { frame, order, migratetype }, Some(gfp), None, 7)
         }
         b'P' => {
-            let frame = fields.hexadecimal(MAX_OBJECT);
+            let frame = fields.hexadecimal(MAX_HEXADECIMAL);
             let order = fields.decimal(MAX_ORDER.into()) as u8;
             (Action::FreePages { frame, order }, None, None, 5)
         }
         _ => return None,
     };
-    let is_good = fields.is_good && count == expected;
+    let is_good = fields.is_good && delimiter_count == expected;
     is_good.then_some((Line::Event { delta_ns, cpu, action, gfp, site }, end as usize + 1))
 }
 
-/// The unread rest of a window. All fields are read, valid or not; one check at the end tells
-/// whether all were valid.
+/// The fields of a line that are not read yet. A field that is not valid clears `is_good`, which
+/// the caller checks once at the end.
 struct Fields<'w> {
     text: &'w [u8; BYTES_NEEDED],
-    /// Of the fields not read yet.
+    /// A bit for each delimiter that ends a field not read yet.
     delimiters: u64,
-    /// Where the next field begins; at most the window's bytes.
+    /// Where the next field begins, at most one after the window's end.
     start: u32,
     is_good: bool,
 }
 
 impl Fields<'_> {
-    /// Takes a field and returns how many bytes it has. Behind the last delimiter every field is
-    /// empty.
+    /// Takes a field and returns how many bytes it has. After the last delimiter the result means
+    /// nothing: the caller refuses such a line by its number of delimiters.
     #[inline(always)]
     fn take(&mut self) -> u32 {
         let end = self.delimiters.trailing_zeros();
@@ -109,7 +110,7 @@ impl Fields<'_> {
         self.is_good &= self.take() == length;
     }
 
-    /// The eight bytes at `at`, the first one lowest.
+    /// Returns the eight bytes at `at`, the first one in the least significant byte.
     #[inline(always)]
     fn word(&self, at: u32) -> u64 {
         let at = (at as usize).min(BYTES_NEEDED - 8);
@@ -123,12 +124,12 @@ impl Fields<'_> {
         let start = self.start;
         let length = self.take();
         let is_short = length.wrapping_sub(1) < 8;
-        // The digits' values, the last one highest, zeros below.
+        // The digits' values, the last one in the most significant byte, zeros in unused low bytes.
         let values =
-            (self.word(start) ^ each(0x30)) << (64_u32.wrapping_sub(length.wrapping_mul(8)) & 63);
-        // A value above nine reaches the highest bit of its byte, or has it already.
-        let is_decimal = (values | values.wrapping_add(each(0x76))) & each(0x80) == 0;
-        // Pairs, fours, all eight: the left one times its radix, plus the right one.
+            (self.word(start) ^ splat(0x30)) << (64_u32.wrapping_sub(length.wrapping_mul(8)) & 63);
+        // Adding 0x76 sets the highest bit of a byte above nine, unless it was set before.
+        let is_decimal = (values | values.wrapping_add(splat(0x76))) & splat(0x80) == 0;
+        // Neighbours become numbers of two, four and eight digits: left times 10^n, plus right.
         let pairs = (values.wrapping_mul((10 << 8) | 1) >> 8) & 0x00ff_00ff_00ff_00ff;
         let fours = (pairs.wrapping_mul((100 << 16) | 1) >> 16) & 0x0000_ffff_0000_ffff;
         let value = fours.wrapping_mul((10_000 << 32) | 1) >> 32;
@@ -136,44 +137,44 @@ impl Fields<'_> {
         value
     }
 
-    /// Takes a number of up to sixteen hexadecimal digits, small letters, at most `max`.
+    /// Takes a number of up to sixteen hexadecimal digits, in lower case, at most `max`.
     #[inline(always)]
     fn hexadecimal(&mut self, max: u64) -> u64 {
         let start = self.start;
         let length = self.take();
         let mut value = 0;
         let (mut at, mut left) = (start, length);
-        // A recording's addresses have more than eight digits, its frames fewer: the processor
-        // foresees this.
+        // A recording's addresses have more than eight digits, its frames fewer: the
+        // branch is predicted well.
         if length > 8 {
-            value = self.eight_hexadecimal(self.word(start) ^ each(0x30));
+            value = self.eight_hexadecimal(self.word(start) ^ splat(0x30));
             (at, left) = (start + 8, length - 8);
         }
         let digits =
-            (self.word(at) ^ each(0x30)) << (64_u32.wrapping_sub(left.wrapping_mul(8)) & 63);
+            (self.word(at) ^ splat(0x30)) << (64_u32.wrapping_sub(left.wrapping_mul(8)) & 63);
         value = value << (left.wrapping_mul(4) & 63) | self.eight_hexadecimal(digits);
         self.is_good &= left.wrapping_sub(1) < 8 && value <= max;
         value
     }
 
-    /// Turns eight digits, each without its 0x30, the first one lowest, into their number.
+    /// Returns the value of eight digits, each without its 0x30, the first one in the least
+    /// significant byte.
     #[inline(always)]
     fn eight_hexadecimal(&mut self, digits: u64) -> u64 {
         // `a` to `f` without their 0x30 are 0x51 to 0x56.
-        let letters = (digits >> 6) & each(1);
+        let letters = (digits >> 6) & splat(1);
         let low = digits ^ (0x50 * letters);
         let values = low.wrapping_add(9 * letters);
-        // Nothing is left of the high halves; letters, and no digits, are above nine.
-        let is_letter = values.wrapping_add(each(6)) & each(0x10);
-        self.is_good &= (low | values) & each(0xf0) == 0 && is_letter == letters << 4;
+        // Valid when the high half of each byte is zero, and the bytes above nine are the letters.
+        let is_letter = values.wrapping_add(splat(6)) & splat(0x10);
+        self.is_good &= (low | values) & splat(0xf0) == 0 && is_letter == letters << 4;
         let pairs = ((values << 4) | (values >> 8)) & 0x00ff_00ff_00ff_00ff;
         let fours = ((pairs << 8) | (pairs >> 16)) & 0x0000_ffff_0000_ffff;
         ((fours << 16) | (fours >> 32)) & 0xffff_ffff
     }
 }
 
-/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first
-/// byte's lowest.
+/// Returns two masks, of commas and of line breaks; bit `i` stands for byte `i`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
@@ -184,7 +185,7 @@ fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
     fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
         let (mut commas, mut line_breaks) = (0, 0);
         for (index, sixteen) in window.chunks_exact(16).enumerate() {
-            let sixteen = *sixteen.first_chunk().expect("a chunk of sixteen bytes has them");
+            let sixteen = *sixteen.first_chunk().expect("each chunk has sixteen bytes");
             let sixteen = u128::from_le_bytes(sixteen);
             let sixteen = _mm_set_epi64x((sixteen >> 64) as i64, sixteen as i64);
             let mask = |byte: u8| {
@@ -201,8 +202,7 @@ fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
     unsafe { masks(window) }
 }
 
-/// Returns a bit for each byte that is a comma, and one for each that is a line break; the first
-/// byte's lowest.
+/// Returns two masks, of commas and of line breaks; bit `i` stands for byte `i`.
 #[cfg(not(target_arch = "x86_64"))]
 fn masks(window: &[u8; WINDOW_BYTES]) -> (u64, u64) {
     let mask = |wanted: u8| {
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn usual_lines_are_read_here_and_alike() {
+    fn ordinary_lines_are_accepted_and_parsed_as_parse_does() {
         for line in [
             "a,5,1,10441f020,24,32,2,7",
             "A,99999999,1023,6fffffffffff,1,99999999,65535,65535",
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_recording_has_hardly_any_other_lines_and_those_are_read_alike() {
+    fn a_recording_has_hardly_any_lines_that_are_left_to_parse() {
         let mut source = crate::bundled::source().expect("it is built in");
         let (mut text, mut part) = (Vec::new(), vec![0; 1 << 20]);
         while let read @ 1.. = source.read(&mut part).expect("it can be decoded") {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn the_edges_of_each_range_are_left_to_the_judge() {
+    fn values_out_of_range_are_left_to_parse() {
         for line in [
             "",
             "f",
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn every_byte_in_every_place_of_a_field_is_judged_alike() {
+    fn every_byte_in_every_place_of_a_field_is_parsed_as_parse_does() {
         for line in ["f,12345678,17,789abcdef123", "P,1,0,12345678,9", "a,5,1,10441f020,24,32,2,7"]
         {
             for at in 0..line.len() {

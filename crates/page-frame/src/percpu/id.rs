@@ -1,9 +1,12 @@
-//! `CpuId`: the number of a CPU, and of its slots.
+//! `CpuId`: the index of a CPU and of its per-CPU slots.
 
-/// The number of a CPU, or of a thread that stands for one in user space: the index of its slots.
+/// The index of a CPU. In user space each thread acts as a CPU. Per-CPU containers have one slot
+/// for each index.
 ///
-/// It holds the byte offset of the CPU's line in an array of 64-byte lines, the form that hot paths
-/// need. A machine that stores its number in that form saves an instruction in each of them.
+/// It is stored as the index times 64: the byte offset of the CPU's slot where slots are 64 bytes,
+/// which hot paths add to an address without a multiplication. An implementation of
+/// [`Cpu`](crate::Cpu) that keeps this offset instead of the index calls `at_line_offset` and saves
+/// an instruction in each access.
 ///
 /// ```
 /// use page_frame::CpuId;
@@ -12,8 +15,8 @@
 /// assert_eq!(unsafe { CpuId::at_line_offset(192) }.index(), 3);
 /// ```
 ///
-/// An offset that is not a multiple of 64 would name a place between two slots, so the constructor
-/// is unsafe:
+/// An offset that is not a multiple of 64 would not be the address of a slot, so the constructor is
+/// unsafe; without `unsafe` this does not compile:
 ///
 /// ```compile_fail,E0133
 /// page_frame::CpuId::at_line_offset(127);
@@ -22,40 +25,40 @@
 pub struct CpuId(u32);
 
 impl CpuId {
-    /// The size of a line in bytes. A slot has one line or several.
+    /// The unit of slot sizes in bytes: a slot has one line or several.
     pub const LINE: usize = 64;
 
-    /// The number of ids: 2^26, so that the last one's offset fits 32 bits.
+    /// The number of possible ids: 2^26, so that the last one's offset fits 32 bits.
     pub const COUNT: usize = 1 << (u32::BITS - Self::LINE.trailing_zeros());
 
     /// Returns the id of CPU `number`.
     ///
     /// # Panics
-    /// When `number` is not below [`COUNT`](Self::COUNT). The compiler removes the check where it
-    /// knows the number.
+    /// When `number` is [`COUNT`](Self::COUNT) or more. For a constant the check costs nothing at
+    /// run time.
     #[inline]
     pub const fn new(number: u32) -> Self {
         assert!((number as usize) < Self::COUNT, "CPU numbers are below 2^26");
         Self(number * Self::LINE as u32)
     }
 
-    /// Returns the id of the CPU whose line lies at `offset` bytes.
+    /// Returns the id whose [`line_offset`](Self::line_offset) is `offset`.
     ///
     /// # Safety
     /// 1. `offset` is a multiple of [`LINE`](Self::LINE).
     #[inline(always)]
     pub const unsafe fn at_line_offset(offset: u32) -> Self {
-        debug_assert!(offset as usize % Self::LINE == 0, "clause 1");
+        debug_assert!(offset as usize % Self::LINE == 0, "a line offset is a multiple of 64");
         Self(offset)
     }
 
-    /// Returns the number as an index.
+    /// Returns the number of the CPU: 0, 1, 2 and so on.
     #[inline]
     pub const fn index(self) -> usize {
         self.line_offset() / Self::LINE
     }
 
-    /// Returns the offset of the CPU's line in bytes.
+    /// Returns the index times 64: the offset in bytes of the CPU's line.
     #[inline(always)]
     pub const fn line_offset(self) -> usize {
         self.0 as usize

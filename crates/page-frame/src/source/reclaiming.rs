@@ -1,5 +1,5 @@
-//! A page source that asks a shrinker when memory is short: the only place of the stack that
-//! reclaims and retries.
+//! A page source that calls a shrinker after a failed allocation, and then retries once. No other
+//! page source of these crates reclaims and retries.
 
 use core::ptr::NonNull;
 
@@ -12,20 +12,20 @@ use crate::source::page_source::PageSource;
 use crate::source::run::{PageResize, PageRun};
 use crate::source::shrink::Shrink;
 
-/// A page source that, when the source below has no memory, calls a shrinker and then tries once
-/// more.
+/// A page source that calls a shrinker when an allocation of the wrapped source fails, and then
+/// retries once, even when the shrinker freed nothing.
 ///
-/// It holds no lock while it calls the shrinker.
+/// It has no lock. `try_allocate`, `try_allocate_run` and `resize_run` do not call the shrinker.
 ///
 /// ```
 /// use page_frame::{Arena, Order, PageSource, Reclaiming, Shrink};
-/// struct Nothing;
-/// impl Shrink for Nothing {
+/// struct NothingToFree;
+/// impl Shrink for NothingToFree {
 ///     fn reclaimable(&self) -> usize { 0 }
 ///     fn shrink(&self, _: usize) -> usize { 0 }
 /// }
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
-/// let source = Reclaiming::new(Arena::new(&mut memory)?, Nothing);
+/// let source = Reclaiming::new(Arena::new(&mut memory)?, NothingToFree);
 /// assert!(source.allocate(Order::MAX).is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -36,12 +36,12 @@ pub struct Reclaiming<P, S> {
 }
 
 impl<P, S> Reclaiming<P, S> {
-    /// Puts `shrinker` between the callers and `source`.
+    /// Wraps `source`; `shrinker` is called when an allocation fails.
     pub const fn new(source: P, shrinker: S) -> Self {
         Self { source, shrinker }
     }
 
-    /// Returns the source below.
+    /// Returns the wrapped source.
     pub const fn source(&self) -> &P {
         &self.source
     }
@@ -52,7 +52,7 @@ impl<P, S> Reclaiming<P, S> {
     }
 }
 
-// SAFETY: clauses 1 and 2 are those of the source below, which allocates and frees every block.
+// SAFETY: `PageSource` clauses 1 and 2: the wrapped source allocates and frees every block.
 unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
     #[inline]
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
@@ -69,12 +69,12 @@ unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
 
     #[inline]
     unsafe fn free(&self, block: PageBlock) {
-        // SAFETY: the caller's clauses: the block came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses of `free`; the wrapped source returned this block.
         unsafe { self.source.free(block) }
     }
 }
 
-// SAFETY: clause 1: always the map of the field, which lives in this value.
+// SAFETY: `ForwardPageMap` clause 1: always the field `source`, which lives as long as `self`.
 unsafe impl<P: PageMap, S> ForwardPageMap for Reclaiming<P, S> {
     #[inline(always)]
     fn page_map(&self) -> &impl PageMap {
@@ -82,8 +82,7 @@ unsafe impl<P: PageMap, S> ForwardPageMap for Reclaiming<P, S> {
     }
 }
 
-// SAFETY: clauses 1 and 2 are those of the source below, which allocates, resizes and frees every
-// run.
+// SAFETY: `PageResize` clauses 1 and 2: the wrapped source allocates, resizes and frees every run.
 unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.source.allocate_run(pages, alignment).or_else(|_| {
@@ -97,17 +96,17 @@ unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clause: both runs came from the source below, unchanged.
+        // SAFETY: the caller keeps the clause; the wrapped source returned both runs.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
         unsafe { self.source.resize_run(start, pages, new_pages) }
     }
 }
