@@ -24,7 +24,7 @@ use page_frame::{
 use slab::Registry;
 
 /// The most regions of a heap.
-const MOST_REGIONS: usize = 8;
+const MAX_REGIONS: usize = 8;
 
 /// A heap that is a constant, gets its memory later, and can get more.
 struct LockedHeap(Lock<Option<Inside>>);
@@ -48,7 +48,7 @@ impl LockedHeap {
     /// # Safety
     /// 1. The `bytes` bytes at `start` are valid, and the heap owns them from now on. Called once.
     unsafe fn init(&self, start: *mut u8, bytes: usize) {
-        let regions = Regions(Lock::new([const { None }; MOST_REGIONS]));
+        let regions = Regions(Lock::new([const { None }; MAX_REGIONS]));
         // SAFETY: clause 1: the memory is the heap's from now on.
         unsafe { regions.add(start, bytes) };
         let registry = Registry::new(regions, SingleCpu::new()).expect("room for a page");
@@ -105,7 +105,7 @@ unsafe impl GlobalAlloc for LockedHeap {
 }
 
 /// Several arenas as one page source.
-struct Regions(Lock<[Option<&'static Arena<'static>>; MOST_REGIONS]>);
+struct Regions(Lock<[Option<&'static Arena<'static>>; MAX_REGIONS]>);
 
 impl Regions {
     /// # Safety

@@ -213,7 +213,7 @@ mod tests {
     /// Held by tests that need all numbers, or one for sure.
     static NUMBERS: Mutex<()> = Mutex::new(());
 
-    /// Mutations seen to fail: a number that is never freed; only eight numbers.
+    /// Mutations that it catches: a number that is never freed; only eight numbers.
     #[test]
     fn running_threads_have_different_numbers_and_the_last_have_none() {
         let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -251,7 +251,7 @@ mod tests {
         unsafe { libc::pthread_setspecific(SEES.load(Ordering::Relaxed), next) };
     }
 
-    /// Mutations seen to fail: a number freed in the first round; one never freed; a thread that
+    /// Mutations that it catches: a number freed in the first round; one never freed; a thread that
     /// gets another number after that; `free_number` that leaves the thread its word.
     #[test]
     fn a_thread_that_ends_has_its_number_until_the_last_round_and_none_after_it() {

@@ -25,7 +25,7 @@ fn mapped_pages() -> usize {
 
 /// The thread unmaps the shared page at its end: after the drop, and not never.
 ///
-/// Mutations seen to fail: a drop that unmaps the page (SIGSEGV); a drop that leaks it.
+/// Mutations that it catches: a drop that unmaps the page (SIGSEGV); a drop that leaks it.
 #[test]
 fn a_thread_that_drops_its_own_owner_ends_and_leaves_nothing() {
     static OWNER: Mutex<Option<Background<AtomicUsize>>> = Mutex::new(None);

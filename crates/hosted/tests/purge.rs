@@ -43,7 +43,7 @@ fn the_trim_hook_is_called_at_falls_and_seldom_at_swings() {
     assert!(last >= 10, "{last} falls at the end");
 }
 
-/// Mutations seen to fail:
+/// Mutations that it catches:
 /// - a hook called in each interval, or in none;
 /// - the idle pages at the end of an interval in place of the fewest;
 /// - a purge of all or none of them;
@@ -89,7 +89,7 @@ fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
     assert_eq!(ASKED.load(Ordering::Relaxed), 1);
 }
 
-/// Mutations seen to fail: another limit for few pages; a purge of all pages above it.
+/// Mutations that it catches: another limit for few pages; a purge of all pages above it.
 #[test]
 fn what_is_few_goes_at_once() {
     let pages = Pages::with_space(1 << 30).expect("address space").without_purging();
@@ -123,7 +123,7 @@ fn thread_named(name: &str) -> Option<String> {
     all.find(|status| status.lines().next() == Some(&format!("Name:\t{name}")))
 }
 
-/// Mutations seen to fail:
+/// Mutations that it catches:
 /// - a thread that handles signals;
 /// - a starting thread whose mask stays changed;
 /// - no name;
@@ -188,7 +188,7 @@ fn a_background_thread_takes_no_signals_and_stops_at_once() {
     assert!(runs >= 1 && runs as u128 <= intervals, "{runs} in {intervals} intervals");
 }
 
-/// Mutations seen to fail: a thread that never calls `decay`; a thread that is not stopped.
+/// Mutations that it catches: a thread that never calls `decay`; a thread that is not stopped.
 #[test]
 fn the_thread_purges_and_stops() {
     let pages: &Pages =

@@ -33,7 +33,7 @@ const COPIES_FROM: [c_int; 2] = [100, 10];
 /// Whether a thread is writing the file, and how often others wait for it before they give up. They
 /// give up because a signal handler may run on top of the writer.
 static IS_WRITING: AtomicBool = AtomicBool::new(false);
-const MOST_LOOKS: usize = 1000;
+const MAX_LOOKS: usize = 1000;
 
 /// Interval in which the thread writes the file: its greatest age, apart from the time that writing
 /// takes.
@@ -118,7 +118,7 @@ fn written() -> Result<(), WriteError> {
     // Acquire and Release order one writer of the file after the other.
     let mut round = 0;
     while IS_WRITING.swap(true, Ordering::Acquire) {
-        if round == MOST_LOOKS {
+        if round == MAX_LOOKS {
             return Ok(());
         }
         Threads.wait(round);

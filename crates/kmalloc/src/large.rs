@@ -16,7 +16,7 @@ use page_frame::{Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun}
 /// step: 230 without, 260 with one order, 98 to 128 with two, 142 to 164 with three.
 const ROOM_ORDERS: u8 = 2;
 /// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
-const MOST_ROOM: u8 = 9;
+const MAX_ROOM: u8 = 9;
 
 /// The large allocations of an allocator: a count of their pages.
 #[derive(Debug)]
@@ -76,7 +76,7 @@ impl LargeRuns {
         layout: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let pages = pages_for(layout.size());
-        let with_room = |tight: Order| Order::new((tight.get() + ROOM_ORDERS).min(MOST_ROOM));
+        let with_room = |tight: Order| Order::new((tight.get() + ROOM_ORDERS).min(MAX_ROOM));
         let block = Order::for_pages(pages).and_then(with_room).map_or(0, Order::bytes);
         // Alignment to a whole block leads to its start.
         if let Ok(roomy) = Layout::from_size_align(layout.size(), block.max(layout.align())) {

@@ -91,7 +91,7 @@ mod models {
     }
 
     /// Two CPUs ask for a class that has no cache yet: both get objects of one cache, and the other
-    /// cache leaves nothing. Mutations seen to fail: the loser going on with its own cache (two
+    /// cache leaves nothing. Mutations that it catches: the loser going on with its own cache (two
     /// caches of a class, objects of the wrong one); the exchange made Relaxed ("causality
     /// violation").
     #[test]

@@ -16,7 +16,7 @@ use crate::replay::stack::{PageUse, Stack};
 /// Cells per row.
 const COLUMNS: usize = 64;
 /// Maximum number of cells in a map.
-const MOST_CELLS: usize = 32 * COLUMNS;
+const MAX_CELLS: usize = 32 * COLUMNS;
 /// Pages per cell in large memory: the pages of a huge page.
 const AREA: usize = 512;
 /// Number of caches that get a colour of their own.
@@ -82,7 +82,7 @@ impl Map {
 
 /// Returns the pages per cell, a power of two, so that `pages` pages fit into one map.
 fn pages_per_cell(pages: usize) -> usize {
-    pages.div_ceil(MOST_CELLS).next_power_of_two()
+    pages.div_ceil(MAX_CELLS).next_power_of_two()
 }
 
 /// Adds a range of `frames` pages from `start` to each cell that it overlaps.

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Memory that reading any one file may take: the largest zstd window, twice while it grows, and
 /// room for the tables.
-const MOST_BYTES: usize = 256 << 20;
+const MAX_BYTES: usize = 256 << 20;
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -51,7 +51,7 @@ fn every_kept_trace_is_read_or_refused_in_bounded_memory() {
         PEAK.store(LIVE.load(Ordering::Relaxed), Ordering::Relaxed);
         trace::check(&bytes);
         let peak = PEAK.load(Ordering::Relaxed);
-        assert!(peak <= MOST_BYTES, "{peak} bytes were live at once");
+        assert!(peak <= MAX_BYTES, "{peak} bytes were live at once");
         replayed += 1;
     }
     assert!(replayed >= 20, "only {replayed} files in {}", folder.display());

@@ -155,7 +155,7 @@ mod models {
         }
     }
 
-    /// Mutations seen to fail: the count decremented with Relaxed; `unregister` that ignores the
+    /// Mutations that it catches: the count decremented with Relaxed; `unregister` that ignores the
     /// count; a call that counts itself after it has released the lock.
     #[test]
     fn calls_of_a_shrinker_against_unregister() {

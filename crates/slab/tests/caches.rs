@@ -37,8 +37,8 @@ fn free_all(cache: &TestCache<'_>, objects: impl IntoIterator<Item = NonNull<u8>
     }
 }
 
-/// Mutations seen to fail: a magazine that is filled from the bottom up; objects that stay at the
-/// top of one that is not filled.
+/// Mutations that it catches: a magazine that is filled from the bottom up; objects that stay at
+/// the top of one that is not filled.
 #[test]
 fn objects_of_a_fresh_slab_come_by_ascending_address() {
     with_registry(|_, registry| {

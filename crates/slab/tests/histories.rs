@@ -20,7 +20,7 @@ use testkit::{Pattern, Random};
 
 const CPUS: usize = 3;
 const STEPS: usize = 3_000;
-const MOST_LIVE: usize = 700;
+const MAX_LIVE: usize = 700;
 const PAGES: usize = 2048;
 
 /// The constructor's value in the first word of each object.
@@ -101,7 +101,7 @@ fn history<P: PageSource + PageMap>(source: P, seed: u64) -> usize {
         let cpu = random.below(CPUS + 1);
         cpus.switch_to((cpu < CPUS).then(|| CpuId::new(cpu as u32)));
         match random.below(100) {
-            0..54 if live.len() < MOST_LIVE => {
+            0..54 if live.len() < MAX_LIVE => {
                 let kind = random.below(KINDS.len());
                 let Ok(object) = caches[kind].allocate() else {
                     failures += 1;

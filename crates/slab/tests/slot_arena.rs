@@ -56,7 +56,7 @@ fn magazines(registry: &Registry<(&Arena<'_>, Apart<'_>)>) -> usize {
     magazines
 }
 
-/// Caches come and go while all CPUs use them. Mutations seen to fail: `take` not emptying a row
+/// Caches come and go while all CPUs use them. Mutations that it catches: `take` not emptying a row
 /// that was written; `put` giving no block away (pages that are not returned); `put` naming the
 /// block's first row.
 #[test]

@@ -24,7 +24,7 @@ use crate::machine::{INTERRUPT_FLAG, flags, mask_interrupts, unmask_interrupts, 
 use crate::{apic, vectors};
 
 /// The most CPUs.
-pub(crate) const MOST_CPUS: usize = 8;
+pub(crate) const MAX_CPUS: usize = 8;
 
 /// The variables of one CPU.
 #[repr(C, align(64))]
@@ -43,7 +43,7 @@ pub(crate) struct PerCpu {
 // SAFETY: only the CPU itself writes its cells.
 unsafe impl Sync for PerCpu {}
 
-static PER_CPU: [PerCpu; MOST_CPUS] = [const {
+static PER_CPU: [PerCpu; MAX_CPUS] = [const {
     PerCpu {
         preemption: UnsafeCell::new(0),
         line_offset: UnsafeCell::new(0),
@@ -51,7 +51,7 @@ static PER_CPU: [PerCpu; MOST_CPUS] = [const {
         fences: AtomicU64::new(0),
         ticks: AtomicU64::new(0),
     }
-}; MOST_CPUS];
+}; MAX_CPUS];
 
 /// The register that holds the base of `gs`.
 const GS_BASE: u32 = 0xc000_0101;
@@ -111,7 +111,7 @@ pub(crate) struct KernelCpu;
 unsafe impl Cpu for KernelCpu {
     #[inline(always)]
     fn slots(&self) -> usize {
-        MOST_CPUS
+        MAX_CPUS
     }
 
     #[inline(always)]
@@ -149,7 +149,7 @@ unsafe impl Cpu for KernelCpu {
         // SeqCst: what the caller wrote before, before what the others are asked for.
         fence(Ordering::SeqCst);
         let own = number();
-        let mut before = [None; MOST_CPUS];
+        let mut before = [None; MAX_CPUS];
         for (cpu, before) in PER_CPU.iter().zip(&mut before) {
             if cpu.is_online.load(Ordering::SeqCst) {
                 *before = Some(cpu.fences.load(Ordering::Acquire));

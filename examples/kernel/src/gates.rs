@@ -8,7 +8,7 @@
 use core::arch::{asm, global_asm};
 use core::cell::UnsafeCell;
 
-use crate::cpus::{self, MOST_CPUS};
+use crate::cpus::{self, MAX_CPUS};
 use crate::vectors::{FENCE_VECTOR, SPURIOUS_VECTOR, TIMER_VECTOR};
 
 global_asm!(include_str!("gates.s"), options(att_syntax));
@@ -48,7 +48,7 @@ struct Tables {
     stacks: Stacks,
 }
 
-struct PerCpuTables([UnsafeCell<Tables>; MOST_CPUS]);
+struct PerCpuTables([UnsafeCell<Tables>; MAX_CPUS]);
 
 // SAFETY: each CPU writes its own before it uses them, and the hardware reads them.
 unsafe impl Sync for PerCpuTables {}
@@ -67,7 +67,7 @@ static TABLES: PerCpuTables = PerCpuTables(
             },
             stacks: Stacks([[0; STACK_BYTES]; 4]),
         })
-    }; MOST_CPUS],
+    }; MAX_CPUS],
 );
 
 /// An entry of the interrupt table.

@@ -30,7 +30,7 @@ use slab::{Hardened, Registry};
 
 use crate::boot_info::StartInfo;
 use crate::console::print;
-use crate::cpus::{KernelCpu, MOST_CPUS};
+use crate::cpus::{KernelCpu, MAX_CPUS};
 
 /// Where all physical memory is mapped a second time.
 const DIRECT_MAP: usize = 0xffff_8000_0000_0000;
@@ -39,7 +39,7 @@ const MAPPED_BYTES: u64 = 64 << 30;
 /// Low memory that is left alone: firmware's data, and where other CPUs start.
 const LOW_BYTES: u64 = 0x1_0000;
 /// The most ranges of usable memory.
-const MOST_RANGES: usize = 64;
+const MAX_RANGES: usize = 64;
 /// Pages requested from the caches by a timer interrupt while memory is short.
 const SHRINK_PAGES: usize = 32;
 
@@ -181,7 +181,7 @@ fn note_pressure(pressure: Pressure) {
 /// # Safety
 /// 1. Called once, by the first CPU, before anything is allocated.
 pub(crate) unsafe fn start(info: &StartInfo) {
-    let mut map: MemoryMap<MOST_RANGES> = info.memory_map().expect("a sane map");
+    let mut map: MemoryMap<MAX_RANGES> = info.memory_map().expect("a sane map");
     let image_start = (&raw const kernel_start).addr() as u64;
     let image_bytes = (&raw const kernel_end).addr() as u64 - image_start;
     map.add(image_start, image_bytes, RegionKind::Reserved).expect("room for the image");
@@ -193,10 +193,10 @@ pub(crate) unsafe fn start(info: &StartInfo) {
     // The metadata's size depends on the frames, and carving it takes frames away: plan for all,
     // use what is left.
     let mut metadata = [None; ZONES.len()];
-    let mut ranges = [FrameRange::default(); MOST_RANGES];
+    let mut ranges = [FrameRange::default(); MAX_RANGES];
     for (zone, place) in metadata.iter_mut().enumerate() {
         let all = ranges_of(&map, zone, &mut ranges);
-        if let Ok(layout) = Buddy::<DirectMap, KernelCpu>::metadata_layout(all, MOST_CPUS) {
+        if let Ok(layout) = Buddy::<DirectMap, KernelCpu>::metadata_layout(all, MAX_CPUS) {
             *place = Some(layout.size().div_ceil(PAGE_SIZE));
         }
     }
@@ -260,9 +260,9 @@ pub(crate) unsafe fn start(info: &StartInfo) {
 
 /// Returns the usable ranges of `map` in zone number `zone`.
 fn ranges_of<'r>(
-    map: &MemoryMap<MOST_RANGES>,
+    map: &MemoryMap<MAX_RANGES>,
     zone: usize,
-    ranges: &'r mut [FrameRange; MOST_RANGES],
+    ranges: &'r mut [FrameRange; MAX_RANGES],
 ) -> &'r [FrameRange] {
     let border = |zone: usize| FrameNumber::new(ZONES[zone].2 >> PAGE_SHIFT);
     let start = if zone == 0 { FrameNumber::new(0) } else { border(zone - 1) };

@@ -4,7 +4,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use crate::boot_info::physical;
-use crate::cpus::MOST_CPUS;
+use crate::cpus::MAX_CPUS;
 use crate::{acpi, apic};
 
 /// Where the other CPUs start: a page of low memory that the memory map leaves alone, as `boot.s`
@@ -36,7 +36,7 @@ pub(crate) unsafe fn others(rsdp: u64) -> usize {
     unsafe {
         acpi::for_each_cpu(rsdp, |id| {
             let before = arrived.load(Ordering::Acquire);
-            if id == own || before as usize == MOST_CPUS {
+            if id == own || before as usize == MAX_CPUS {
                 return;
             }
             apic::start_cpu(id, (START >> 12) as u8);

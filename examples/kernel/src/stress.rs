@@ -12,7 +12,7 @@ use page_frame::{Order, PageSource};
 
 use crate::apic;
 use crate::console::{Raw, print};
-use crate::cpus::{self, MOST_CPUS};
+use crate::cpus::{self, MAX_CPUS};
 use crate::heap::{kmalloc, pages, relieve, reserve, zones};
 use crate::held::{Held, Random};
 use crate::machine::{mask_interrupts, unmask_interrupts, wait};
@@ -25,7 +25,7 @@ const TIMER_NANOSECONDS: u32 = 100_000;
 /// Rounds of the mixed phase on each CPU.
 const ROUNDS: usize = 30_000;
 /// Maximum number of allocations that a CPU holds in the mixed phase.
-const MOST_HELD: usize = 400;
+const MAX_HELD: usize = 400;
 
 /// The phases.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,7 @@ static PHASE: AtomicUsize = AtomicUsize::new(Phase::Idle as usize);
 static DONE: AtomicUsize = AtomicUsize::new(0);
 static TIMERS_ALLOCATE: AtomicBool = AtomicBool::new(false);
 /// Allocations that other CPUs have handed to a CPU to free.
-static MAIL: [Lock<Mailbox>; MOST_CPUS] = [const { Lock::new(Mailbox::new()) }; MOST_CPUS];
+static MAIL: [Lock<Mailbox>; MAX_CPUS] = [const { Lock::new(Mailbox::new()) }; MAX_CPUS];
 
 /// Leads all `count` CPUs through the phases.
 pub(crate) fn run(count: usize) {
@@ -185,14 +185,14 @@ impl Mailbox {
 fn mixed(count: usize) {
     let own = cpus::number();
     let mut random = Random::new(own as u64 + 1);
-    let mut held: Vec<Held> = Vec::with_capacity(MOST_HELD);
+    let mut held: Vec<Held> = Vec::with_capacity(MAX_HELD);
     for round in 0..ROUNDS {
         if own == 0 && round % 64 == 0 {
             apic::interrupt_all_unmaskably();
         }
         let number = (own as u64 + 1) << 48 | (round as u64) << 8;
         match random.below(100) {
-            0..50 if held.len() < MOST_HELD => {
+            0..50 if held.len() < MAX_HELD => {
                 held.extend(Held::allocate(&mut random, number));
             }
             50..60 if !held.is_empty() => {
@@ -234,8 +234,8 @@ struct HeldByTimer(UnsafeCell<[Option<Held>; 8]>);
 // SAFETY: only its own CPU uses each, in the timer's handler or with interrupts masked.
 unsafe impl Sync for HeldByTimer {}
 
-static HELD_BY_TIMER: [HeldByTimer; MOST_CPUS] =
-    [const { HeldByTimer(UnsafeCell::new([const { None }; 8])) }; MOST_CPUS];
+static HELD_BY_TIMER: [HeldByTimer; MAX_CPUS] =
+    [const { HeldByTimer(UnsafeCell::new([const { None }; 8])) }; MAX_CPUS];
 static REFUSED_IN_TIMER: AtomicUsize = AtomicUsize::new(0);
 static REFUSED_RESERVE: AtomicUsize = AtomicUsize::new(0);
 
@@ -286,7 +286,7 @@ fn free_held_by_timer() {
 }
 
 fn all_ticks() -> u64 {
-    (0..MOST_CPUS).map(|cpu| cpus::of(cpu).ticks.load(Ordering::Relaxed)).sum()
+    (0..MAX_CPUS).map(|cpu| cpus::of(cpu).ticks.load(Ordering::Relaxed)).sum()
 }
 
 /// Waits until the timer of each of the first `count` CPUs has seen that it allocates no more.

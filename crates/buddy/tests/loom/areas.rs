@@ -65,7 +65,7 @@ fn drain_against_owner() {
 }
 
 /// One CPU takes frames below `low` while another frees frames above `high`: the CPU that
-/// changes the pressure last has seen the last total. Mutations seen to fail: `follow` ending
+/// changes the pressure last has seen the last total. Mutations that it catches: `follow` ending
 /// after its first change; `follow` without its fence (both leave `Low`).
 #[test]
 fn pressure_follows_the_total() {

@@ -46,7 +46,7 @@ impl Pair {
 }
 
 /// A CPU defers a frame while another reconciles the area and allocates from it. No deferred
-/// frame is lost, and its content is handed over with it. Mutations seen to fail: `defer`
+/// frame is lost, and its content is handed over with it. Mutations that it catches: `defer`
 /// without its fence, `reconcile` without its fence, `reconcile` clearing the count after its
 /// loads of the tags (all three "nothing is lost").
 #[test]

@@ -177,7 +177,7 @@ fn panic_at_each_call<const BLOCKS: bool>(mode: Mode, step: usize) -> usize {
     unreachable!("the script ends")
 }
 
-/// Mutations seen to fail ("frames are lost"): `trace_taken`, `return_blocks`,
+/// Mutations that it catches ("frames are lost"): `trace_taken`, `return_blocks`,
 /// `trace_word_for_slot`, `refill_areas`, `free_making_room`, `take_range` and `allocate_run`, each
 /// without its guard.
 #[test]
@@ -227,7 +227,7 @@ fn panic_in_deferred_frees<const BLOCKS: bool>(number: isize) -> bool {
     panics > 0
 }
 
-/// Mutations seen to fail: the `Drop` of `Reconciling` without `PENDING` (I7 of `validate`), or
+/// Mutations that it catches: the `Drop` of `Reconciling` without `PENDING` (I7 of `validate`), or
 /// without opening the area ("frames are lost").
 #[test]
 fn a_panic_while_an_area_is_reconciled_leaves_its_deferred_frees_to_the_next() {

@@ -138,11 +138,11 @@ pub(crate) fn acquire(own: Option<usize>, others: impl FnOnce() -> bool) -> bool
 /// Waits until no thread without a number is inside; whether that happened. A caller without a
 /// number may wait for itself, which it cannot know, so it waits for one second at most.
 fn are_unnumbered_outside(is_numbered: bool) -> bool {
-    const MOST_SECONDS: i64 = 1;
+    const MAX_SECONDS: i64 = 1;
     let start = clock_gettime(ClockId::Monotonic);
     while UNNUMBERED.load(Ordering::SeqCst) != 0 {
         let passed = clock_gettime(ClockId::Monotonic) - start;
-        if !is_numbered && passed.tv_sec >= MOST_SECONDS {
+        if !is_numbered && passed.tv_sec >= MAX_SECONDS {
             return false;
         }
         sched_yield();

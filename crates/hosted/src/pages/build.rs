@@ -18,8 +18,8 @@ use crate::threads::Threads;
 use crate::tls::THREAD_SLOTS;
 
 /// The most address space, and the least that is tried.
-const MOST_BYTES: usize = 1 << 40;
-const LEAST_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 1 << 40;
+const MIN_BYTES: usize = 16 << 20;
 
 impl Pages {
     /// Reserves address space and builds the allocator in it. A handful of system calls; commits
@@ -28,15 +28,15 @@ impl Pages {
     /// # Errors
     /// The error of `mmap`, when there is no address space even for 16 MiB.
     pub fn new() -> Result<Self, OsError> {
-        let mut bytes = MOST_BYTES;
+        let mut bytes = MAX_BYTES;
         if let Some(limit) = getrlimit(Resource::As).current {
             // A quarter: the program itself and the page map need address space too.
-            bytes = bytes.min((limit as usize / 4).max(LEAST_BYTES));
+            bytes = bytes.min((limit as usize / 4).max(MIN_BYTES));
             bytes = 1 << bytes.ilog2();
         }
         loop {
             match Self::with_space(bytes) {
-                Err(error) if bytes <= LEAST_BYTES => return Err(error),
+                Err(error) if bytes <= MIN_BYTES => return Err(error),
                 Err(_) => bytes /= 2,
                 Ok(pages) => return Ok(pages),
             }

@@ -4,7 +4,7 @@ use page_frame::{FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
 use super::Pages;
 use crate::fork::lock::Inside;
-use crate::purge::policy::LEAST_BOUND;
+use crate::purge::policy::MIN_BOUND;
 
 /// The orders of the blocks that are purged, largest first: areas, then what lies between blocks,
 /// at last single pages.
@@ -86,7 +86,7 @@ impl Pages {
             self.trim_policy.ask_caches();
             // A program that ends so, and sleeps, would keep up to the bound.
             if !fall.may_rebound {
-                self.purge(LEAST_BOUND / 4);
+                self.purge(MIN_BOUND / 4);
             }
         }
     }
@@ -159,7 +159,7 @@ mod tests {
         there.iter().filter(|page| **page & 1 == 1).count()
     }
 
-    /// Mutations seen to fail: two orders exchanged, or one left out; `keep` ignored; no drain
+    /// Mutations that it catches: two orders exchanged, or one left out; `keep` ignored; no drain
     /// before; a block that is not freed afterwards.
     #[test]
     fn the_largest_blocks_are_purged_first_and_no_more_than_asked() {
@@ -189,8 +189,8 @@ mod tests {
         assert_eq!((pages.purge(1), pages.purge(0), pages.purge(0)), (0, 1, 0));
     }
 
-    /// Mutations seen to fail: no system call; frames that stay committed; frames removed although
-    /// the system refused.
+    /// Mutations that it catches: no system call; frames that stay committed; frames removed
+    /// although the system refused.
     #[test]
     fn purged_pages_read_as_zero_and_locked_pages_stay() {
         let pages = new().without_purging();
@@ -222,7 +222,7 @@ mod tests {
         free(&pages, blocks);
     }
 
-    /// Mutations seen to fail: no maintenance lock; a lock that is never released.
+    /// Mutations that it catches: no maintenance lock; a lock that is never released.
     #[test]
     fn one_thread_purges_at_a_time() {
         let pages = new().without_purging();

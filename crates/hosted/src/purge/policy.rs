@@ -16,8 +16,8 @@ use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use page_frame::PAGE_SIZE;
 
 /// The least and the largest bound on idle pages: guesses.
-pub(crate) const LEAST_BOUND: usize = (4 << 20) / PAGE_SIZE;
-const MOST_BOUND: usize = (1 << 30) / PAGE_SIZE;
+pub(crate) const MIN_BOUND: usize = (4 << 20) / PAGE_SIZE;
+const MAX_BOUND: usize = (1 << 30) / PAGE_SIZE;
 
 /// Counts of idle pages, and the bound on them.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl PurgePolicy {
     /// Makes the policy of a process without pages.
     pub(crate) fn new() -> Self {
         let [purged, recommitted, least_idle] = [const { AtomicUsize::new(0) }; 3];
-        let [bound, next_at] = [const { AtomicUsize::new(LEAST_BOUND) }; 2];
+        let [bound, next_at] = [const { AtomicUsize::new(MIN_BOUND) }; 2];
         let (idle, is_active) = (AtomicIsize::new(0), AtomicBool::new(false));
         let is_automatic = true;
         Self { is_automatic, idle, bound, next_at, purged, recommitted, least_idle, is_active }
@@ -110,9 +110,9 @@ impl PurgePolicy {
             // The bound had just doubled, or the surplus lay between pages in use.
             bound
         } else if recommitted >= purged / 2 {
-            (bound * 2).min(MOST_BOUND)
+            (bound * 2).min(MAX_BOUND)
         } else {
-            (bound / 2).max(LEAST_BOUND)
+            (bound / 2).max(MIN_BOUND)
         };
         self.bound.store(adapted, Ordering::Relaxed);
         adapted
@@ -124,7 +124,7 @@ impl PurgePolicy {
         // The pages that are still idle lie between pages in use, where a purge finds none. The
         // next purge waits for a quarter more.
         let idle = self.idle_pages();
-        self.next_at.store(bound.max(idle + idle / 4 + LEAST_BOUND / 2), Ordering::Relaxed);
+        self.next_at.store(bound.max(idle + idle / 4 + MIN_BOUND / 2), Ordering::Relaxed);
     }
 
     /// Lets the next purge come at the bound again, once idle pages were allocated since the last
@@ -132,9 +132,9 @@ impl PurgePolicy {
     #[inline]
     fn relax(&self, idle: isize) {
         let next_at = self.next_at.load(Ordering::Relaxed) as isize;
-        if next_at > LEAST_BOUND as isize && idle + idle / 2 + (LEAST_BOUND as isize) < next_at {
+        if next_at > MIN_BOUND as isize && idle + idle / 2 + (MIN_BOUND as isize) < next_at {
             let bound = self.bound.load(Ordering::Relaxed) as isize;
-            let lower = bound.max(idle + LEAST_BOUND as isize / 2).max(LEAST_BOUND as isize);
+            let lower = bound.max(idle + MIN_BOUND as isize / 2).max(MIN_BOUND as isize);
             self.next_at.store(lower as usize, Ordering::Relaxed);
         }
     }
@@ -170,7 +170,7 @@ mod tests {
         (pages, apart)
     }
 
-    /// Mutations seen to fail:
+    /// Mutations that it catches:
     /// - a purge at the bound instead of above it;
     /// - a purge to another part of the bound, or of all pages, or of none;
     /// - a comparison with `bound` in place of `next_at`;
@@ -178,23 +178,23 @@ mod tests {
     #[test]
     fn a_free_above_the_bound_purges_to_half_of_it() {
         let (pages, mut apart) = with_blocks_apart();
-        free(&pages, apart.drain(..LEAST_BOUND / 16));
-        assert_eq!(pages.idle_pages(), LEAST_BOUND);
+        free(&pages, apart.drain(..MIN_BOUND / 16));
+        assert_eq!(pages.idle_pages(), MIN_BOUND);
         free(&pages, apart.pop());
-        assert_eq!(pages.idle_pages(), LEAST_BOUND / 2);
+        assert_eq!(pages.idle_pages(), MIN_BOUND / 2);
         // A quarter more than stayed idle, and half a bound.
-        let next = LEAST_BOUND / 2 + LEAST_BOUND / 8 + LEAST_BOUND / 2;
-        free(&pages, apart.drain(..(next - LEAST_BOUND / 2) / 16));
+        let next = MIN_BOUND / 2 + MIN_BOUND / 8 + MIN_BOUND / 2;
+        free(&pages, apart.drain(..(next - MIN_BOUND / 2) / 16));
         assert_eq!(pages.idle_pages(), next);
         free(&pages, apart.pop());
-        assert_eq!(pages.idle_pages(), LEAST_BOUND / 2);
+        assert_eq!(pages.idle_pages(), MIN_BOUND / 2);
         // Without purging all of them stay.
         let pages = pages.without_purging();
         free(&pages, apart);
-        assert!(pages.idle_pages() > 2 * LEAST_BOUND);
+        assert!(pages.idle_pages() > 2 * MIN_BOUND);
     }
 
-    /// Mutations seen to fail:
+    /// Mutations that it catches:
     /// - each comparison reversed or with equality;
     /// - another part than half;
     /// - a count of recommitted pages that is not reset;
@@ -212,20 +212,20 @@ mod tests {
             assert_eq!(pages.purge_policy.recommitted.load(Ordering::Relaxed), 0, "reset");
             pages.purge_policy.bound.load(Ordering::Relaxed)
         };
-        let some = 4 * LEAST_BOUND;
+        let some = 4 * MIN_BOUND;
         assert_eq!(bound_after(some, 100, 50), 2 * some);
         assert_eq!(bound_after(some, 100, 49), some / 2);
         assert_eq!(bound_after(some, 100, 1000), 2 * some);
         assert_eq!(bound_after(some, 0, 1000), some, "the last purge released nothing");
-        assert_eq!(bound_after(LEAST_BOUND, 100, 0), LEAST_BOUND);
-        assert_eq!(bound_after(MOST_BOUND, 100, 50), MOST_BOUND);
+        assert_eq!(bound_after(MIN_BOUND, 100, 0), MIN_BOUND);
+        assert_eq!(bound_after(MAX_BOUND, 100, 50), MAX_BOUND);
         // The purge counts the released and the recommitted pages itself, and releases none below
         // the bound.
-        store(&pages.purge_policy.bound, LEAST_BOUND);
-        store(&pages.purge_policy.next_at, LEAST_BOUND);
+        store(&pages.purge_policy.bound, MIN_BOUND);
+        store(&pages.purge_policy.next_at, MIN_BOUND);
         store(&pages.purge_policy.purged, 0);
-        free(&pages, apart.drain(..LEAST_BOUND / 16 + 1));
-        let purged = LEAST_BOUND / 2 + 16;
+        free(&pages, apart.drain(..MIN_BOUND / 16 + 1));
+        let purged = MIN_BOUND / 2 + 16;
         assert_eq!(pages.purge_policy.purged.load(Ordering::Relaxed), purged);
         assert_eq!(pages.purge_policy.recommitted.load(Ordering::Relaxed), 0);
         let mut again = Vec::new();
@@ -236,13 +236,13 @@ mod tests {
         let idle = pages.idle_pages();
         let until_next = (pages.purge_policy.next_at.load(Ordering::Relaxed) - idle) / 16 + 1;
         free(&pages, apart.drain(..until_next));
-        assert_eq!(pages.purge_policy.bound.load(Ordering::Relaxed), 2 * LEAST_BOUND);
+        assert_eq!(pages.purge_policy.bound.load(Ordering::Relaxed), 2 * MIN_BOUND);
         assert_eq!(pages.idle_pages(), idle + until_next * 16, "below the new bound");
         assert_eq!(pages.purge_policy.purged.load(Ordering::Relaxed), 0);
-        assert_eq!(pages.purge_policy.next_at.load(Ordering::Relaxed), 2 * LEAST_BOUND);
+        assert_eq!(pages.purge_policy.next_at.load(Ordering::Relaxed), 2 * MIN_BOUND);
     }
 
-    /// Mutations seen to fail:
+    /// Mutations that it catches:
     /// - committed pages counted as recommitted;
     /// - `relax` not called, or with another part of the idle pages;
     /// - the comparison with equality;
@@ -258,9 +258,9 @@ mod tests {
             let _ = take(&pages, 0, 1);
             (pages.idle_pages(), pages.purge_policy.next_at.load(Ordering::Relaxed))
         };
-        let at = |idle: usize| idle + idle / 2 + LEAST_BOUND;
-        assert_eq!(next_after(at(2000), LEAST_BOUND), (2000, at(2000)), "not far enough above");
-        assert_eq!(next_after(at(1999) + 1, 0), (1999, 1999 + LEAST_BOUND / 2));
+        let at = |idle: usize| idle + idle / 2 + MIN_BOUND;
+        assert_eq!(next_after(at(2000), MIN_BOUND), (2000, at(2000)), "not far enough above");
+        assert_eq!(next_after(at(1999) + 1, 0), (1999, 1999 + MIN_BOUND / 2));
         assert_eq!(next_after(at(2000), 2700), (1998, 2700), "the bound, where it is more");
         assert_eq!(
             pages.purge_policy.recommitted.load(Ordering::Relaxed),
@@ -272,7 +272,7 @@ mod tests {
         pages.purge_policy.relax(0);
         assert_eq!(
             pages.purge_policy.next_at.load(Ordering::Relaxed),
-            LEAST_BOUND,
+            MIN_BOUND,
             "the least bound"
         );
     }

@@ -138,7 +138,7 @@ impl TrimPolicy {
 mod tests {
     use super::*;
     use crate::pages::Pages;
-    use crate::purge::policy::LEAST_BOUND;
+    use crate::purge::policy::MIN_BOUND;
     use crate::test_blocks::{Block, free, halves, take};
 
     fn new() -> Pages {
@@ -221,14 +221,14 @@ mod tests {
     #[test]
     fn after_a_fall_without_rebound_a_quarter_of_the_least_bound_stays() {
         let pages = new();
-        let (separated, _) = halves(take(&pages, 0, 2 * LEAST_BOUND));
+        let (separated, _) = halves(take(&pages, 0, 2 * MIN_BOUND));
         let in_use = pages.trim_policy.in_use();
         let mut blocks = separated.into_iter();
         let fall_threshold = in_use - in_use / FALL_DIVISOR;
         while pages.trim_policy.in_use() >= fall_threshold {
             free(&pages, [blocks.next().expect("half of the blocks are more than a sixth")]);
         }
-        assert_eq!(pages.idle_pages(), LEAST_BOUND / 4);
+        assert_eq!(pages.idle_pages(), MIN_BOUND / 4);
         // Up again, and down by a third.
         let mut blocks: Vec<_> = blocks.collect();
         blocks.extend(take(&pages, 0, in_use - pages.trim_policy.in_use()));

@@ -13,12 +13,12 @@ use page_frame::{FrameNumber, FrameRange};
 /// The frames of a section: 1 GiB.
 pub(crate) const SECTION_FRAMES: usize = 1 << 18;
 /// The most sections: 1 TiB.
-const MOST: usize = 1024;
+const MAX_SECTIONS: usize = 1024;
 const WORD_BITS: usize = usize::BITS as usize;
 
 /// A bit for each section.
-type Bits = [usize; MOST / WORD_BITS];
-const NONE: Bits = [0; MOST / WORD_BITS];
+type Bits = [usize; MAX_SECTIONS / WORD_BITS];
+const NONE: Bits = [0; MAX_SECTIONS / WORD_BITS];
 
 /// The table of the sections of a space.
 #[derive(Clone, Copy, Debug)]
@@ -34,7 +34,7 @@ impl Sections {
     /// two sections.
     pub(crate) fn new(all: FrameRange) -> Self {
         let count = all.frames() / SECTION_FRAMES;
-        let count = if count < 2 { 1 } else { count.min(MOST) };
+        let count = if count < 2 { 1 } else { count.min(MAX_SECTIONS) };
         let mut sections = Self { all, count, buddy: NONE, multi_section: NONE };
         set(&mut sections.buddy, 0, true);
         sections

@@ -38,13 +38,13 @@ pub(crate) const SCAN_PAGES: usize = (32 << 20) / PAGE_SIZE;
 /// A heap with fewer pages in use gets no huge pages: a guess.
 const SMALL_HEAP_PAGES: usize = (64 << 20) / PAGE_SIZE;
 /// Maximum collapses per scan: the calling thread pays for each of them.
-const MOST_COLLAPSES: usize = 16;
+const MAX_COLLAPSES: usize = 16;
 /// Maximum residency queries per scan: a few microseconds each.
-pub(crate) const MOST_QUERIES: usize = 64;
+pub(crate) const MAX_QUERIES: usize = 64;
 /// A collapse that takes more CPU time is slow: a guess, three times the usual cost.
 const SLOW: Duration = Duration::from_micros(1500);
 /// Maximum scans that are skipped after a slow collapse: one attempt for 2 GiB allocated.
-const MOST_SKIPPED: usize = 64;
+const MAX_SKIPPED: usize = 64;
 
 /// The state of areas, and the time of the next scan.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ impl Thp {
                 was_slow = time_of(|| mapping.collapse(area)) > self.slow;
                 collapses += 1;
             }
-            if was_slow || collapses == MOST_COLLAPSES || queries == MOST_QUERIES {
+            if was_slow || collapses == MAX_COLLAPSES || queries == MAX_QUERIES {
                 ends_at = Some(number.end.get());
             }
         }
@@ -134,7 +134,7 @@ impl Thp {
     fn note_speed(&self, was_slow: bool) {
         // Relaxed: changed under the maintenance lock, or counts that may be lost.
         let last = self.skip_length.load(Ordering::Relaxed);
-        let next = if was_slow { (2 * last).clamp(1, MOST_SKIPPED) } else { 0 };
+        let next = if was_slow { (2 * last).clamp(1, MAX_SKIPPED) } else { 0 };
         self.skip_length.store(next, Ordering::Relaxed);
         self.skips_left.store(next, Ordering::Relaxed);
     }

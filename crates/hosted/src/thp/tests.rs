@@ -9,7 +9,7 @@ use crate::pages::Pages;
 use crate::space::mapping::{Mapped, is_huge_forbidden};
 use crate::test_blocks::{self, Block, fill, free};
 use crate::thp::areas::{AREA, areas, number_of, numbers};
-use crate::thp::scan::{MOST_QUERIES, SCAN_PAGES};
+use crate::thp::scan::{MAX_QUERIES, SCAN_PAGES};
 
 /// Returns pages for which no collapse counts as slow, as machines differ.
 fn new() -> Pages {
@@ -85,7 +85,7 @@ fn huge_bytes(area: FrameRange) -> Option<usize> {
 /// A scan finds dense areas; the next one collapses those that were dense before, sixteen at a
 /// time.
 ///
-/// Mutations seen to fail:
+/// Mutations that it catches:
 /// - scans twice or half as often;
 /// - a scan above 32 MiB only, or at each page from then on;
 /// - another number of collapses;
@@ -129,7 +129,8 @@ fn a_heap_of_sixty_four_mebibytes_is_not_small() {
     assert_eq!(dense_areas(&pages), 32);
 }
 
-/// Mutations seen to fail: no test whether an area is dense; a test whether any of it is committed.
+/// Mutations that it catches: no test whether an area is dense; a test whether any of it is
+/// committed.
 #[test]
 fn an_area_with_an_uncommitted_page_stays_small() {
     let pages = new();
@@ -149,7 +150,7 @@ fn an_area_with_an_uncommitted_page_stays_small() {
 /// A large array may have few resident pages. Scans add no memory to it, and they reach the areas
 /// behind it.
 ///
-/// Mutations seen to fail:
+/// Mutations that it catches:
 /// - no residency query;
 /// - a query that one resident page satisfies, or that skips the last page;
 /// - scans that never resume, or never restart;
@@ -157,7 +158,7 @@ fn an_area_with_an_uncommitted_page_stays_small() {
 #[test]
 fn areas_with_pages_that_are_not_resident_stay_small() {
     let pages = new();
-    let sparse = test_blocks::take(&pages, 9, 2 * MOST_QUERIES);
+    let sparse = test_blocks::take(&pages, 9, 2 * MAX_QUERIES);
     // One page of each block, and all pages but the last of every eighth block.
     for (number, block) in sparse.iter().enumerate() {
         use_pages(block, if number % 8 == 0 { AREA - 1 } else { 1 });
@@ -165,7 +166,7 @@ fn areas_with_pages_that_are_not_resident_stay_small() {
     let full = take(&pages, 9, 16);
     let first = sparse[0].start().addr();
     assert!(full.iter().all(|block| block.start().addr() > first), "behind the array");
-    while dense_areas(&pages) < 2 * MOST_QUERIES + 16 {
+    while dense_areas(&pages) < 2 * MAX_QUERIES + 16 {
         scan(&pages);
     }
     pages.thp.resume_at.store(0, Ordering::Relaxed);
@@ -182,7 +183,7 @@ fn areas_with_pages_that_are_not_resident_stay_small() {
     assert!(huge_areas(&pages) > 16);
 }
 
-/// Mutations seen to fail:
+/// Mutations that it catches:
 /// - another comparison with `slow`;
 /// - a scan that continues after a slow collapse;
 /// - a constant or linear number of skipped scans, or skips for ever;
@@ -215,7 +216,7 @@ fn after_slow_collapses_twice_as_many_scans_are_skipped_each_time() {
 /// A purged area has no huge page, in our sets and in the system, and reads as zero. It must be
 /// dense at two scans again before it is collapsed.
 ///
-/// Mutations seen to fail:
+/// Mutations that it catches:
 /// - areas that stay huge or dense when parts of them are purged;
 /// - no `madvise` for either;
 /// - a purge during a scan;
@@ -253,7 +254,7 @@ fn a_purged_area_has_no_huge_page() {
 
 /// A huge page of which a part is purged is split.
 ///
-/// Mutations seen to fail: no `MADV_COLLAPSE`; no `MADV_HUGEPAGE`.
+/// Mutations that it catches: no `MADV_COLLAPSE`; no `MADV_HUGEPAGE`.
 #[test]
 fn the_system_has_huge_pages_behind_huge_areas_at_once() {
     let pages = new();

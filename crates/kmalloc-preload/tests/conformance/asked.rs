@@ -136,8 +136,8 @@ fn shell_with_file(before: &str, file: &Path) -> String {
 /// Something that is no regular file stays as it is, nothing else is left in the folder, and the
 /// user gets a message.
 ///
-/// Mutations seen to fail: checking only whether the file can be created; not checking whether all
-/// of it was written; keeping the temporary file when the rename fails.
+/// Mutations that it catches: checking only whether the file can be created; not checking whether
+/// all of it was written; keeping the temporary file when the rename fails.
 fn unwritable() {
     let folder = folder("unwritable");
     let named = |name: &str| folder.join(name);
@@ -183,7 +183,7 @@ fn unwritable() {
 /// `KMALLOC_STATS=1` writes to what standard error was, and to nothing that has got its
 /// descriptor's number since.
 ///
-/// Mutations seen to fail: no look at what the descriptor stands for at the end; descriptor 2
+/// Mutations that it catches: no look at what the descriptor stands for at the end; descriptor 2
 /// itself in place of a copy.
 fn at_the_end() {
     if let Ok(file) = std::env::var("CLOSES") {

@@ -416,7 +416,7 @@ fn aligned_resized() {
 /// Each function refuses what there cannot be, with null and the number that its manual names, and
 /// what it was given stays.
 ///
-/// Mutations seen to fail: alignments that are taken as they come; `pvalloc` whose sum wraps.
+/// Mutations that it catches: alignments that are taken as they come; `pvalloc` whose sum wraps.
 fn failures() {
     let most = isize::MAX as usize;
     let told = |start: *mut c_void, number: i32, what: &str| {

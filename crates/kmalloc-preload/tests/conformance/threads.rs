@@ -84,7 +84,7 @@ fn destructors() {
 /// few threads hold, and nothing that is still there when memory is asked back. Slots that no
 /// thread gives back would be 60 threads' magazines: 20 MB.
 ///
-/// Mutations seen to fail: numbers that are not given back; 100 bytes that each thread leaves.
+/// Mutations that it catches: numbers that are not given back; 100 bytes that each thread leaves.
 fn short_threads() {
     create_key();
     let batch = || {
@@ -233,13 +233,13 @@ static STEPS: AtomicUsize = AtomicUsize::new(0);
 static REFUSED: AtomicUsize = AtomicUsize::new(0);
 
 /// How many steps are taken at most of requests, and of all memory that is asked back.
-const MOST_STEPS: usize = 200_000;
+const MAX_STEPS: usize = 200_000;
 
 /// Replaces one of the objects that it holds; ends the steps when there were enough.
 #[cfg(target_arch = "x86_64")]
 extern "C" fn step(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::ucontext_t) {
     let number = STEPS.fetch_add(1, Ordering::Relaxed);
-    if number % MOST_STEPS == MOST_STEPS - 1 {
+    if number % MAX_STEPS == MAX_STEPS - 1 {
         // SAFETY: what the system will give the thread back.
         unsafe { (*context).uc_mcontext.gregs[libc::REG_EFL as usize] &= !0x100 };
     }
@@ -290,8 +290,8 @@ fn stepwise<R>(work: impl FnOnce() -> R) -> R {
 /// A handler that allocates comes after each instruction of the allocator: on all ways through it,
 /// refills, large blocks, blocks that move and memory that goes back among them.
 ///
-/// Mutations seen to fail: a slot that is taken though it is `busy`; `locking` not looked at, which
-/// waits for ever.
+/// Mutations that it catches: a slot that is taken though it is `busy`; `locking` not looked at,
+/// which waits for ever.
 #[cfg(target_arch = "x86_64")]
 fn steps() {
     // SAFETY: all zero is a value of it.
@@ -302,7 +302,7 @@ fn steps() {
     assert_eq!(unsafe { libc::sigaction(libc::SIGTRAP, &raw const action, null_mut()) }, 0);
     let mut random = Steps(5);
     let mut held: Vec<(*mut u8, usize)> = Vec::with_capacity(1000);
-    while STEPS.load(Ordering::Relaxed) < MOST_STEPS {
+    while STEPS.load(Ordering::Relaxed) < MAX_STEPS {
         let bytes = match random.below(16) {
             0 => 4000 + random.below(60_000),
             1 => 200_000 + random.below(3_000_000),
@@ -335,7 +335,7 @@ fn steps() {
     // SAFETY: any number is allowed.
     stepwise(|| unsafe { libc::malloc_trim(0) });
     let refused = REFUSED.load(Ordering::Relaxed);
-    assert!(refused < MOST_STEPS / 100, "{refused} requests were refused");
+    assert!(refused < MAX_STEPS / 100, "{refused} requests were refused");
     for (start, bytes) in held {
         check(start, bytes.min(64), bytes);
         free(start);

@@ -1,11 +1,11 @@
-//! A replay over its time: samples taken between batches, at most [`MOST_SAMPLES`] of them however
+//! A replay over its time: samples taken between batches, at most [`MAX_SAMPLES`] of them however
 //! long the trace is.
 
 use super::pipeline::Replay;
 use super::target::{FreeCounts, ObjectTarget, PageTarget};
 
 /// Samples kept. When there would be more, every other one is left out, and so are those to come.
-pub const MOST_SAMPLES: usize = 400;
+pub const MAX_SAMPLES: usize = 400;
 
 /// Live and free memory at one moment.
 #[derive(Debug, Clone)]
@@ -37,7 +37,7 @@ impl Timeline {
     /// Takes a sample if one is due. Called after each batch.
     pub fn watch<T: ObjectTarget, P: PageTarget>(&mut self, replay: &Replay<T, P>) {
         if self.batches.is_multiple_of(1 << self.shift) {
-            if self.samples.len() == MOST_SAMPLES {
+            if self.samples.len() == MAX_SAMPLES {
                 self.thin();
             }
             // Thinning may have made the next one due later.

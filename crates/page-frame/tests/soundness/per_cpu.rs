@@ -101,7 +101,7 @@ fn one_lock_through_two_slots_excludes() {
     });
 }
 
-/// Mutations seen to fail: `Frozen` without `Drop`; a thaw that attaches the slot of a taker.
+/// Mutations that it catches: `Frozen` without `Drop`; a thaw that attaches the slot of a taker.
 #[test]
 fn no_context_uses_frozen_slots_until_the_guard_is_dropped_also_by_a_panic() {
     with_three(|per_cpu| {

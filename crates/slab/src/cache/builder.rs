@@ -16,7 +16,7 @@ use crate::patience::Reclaim;
 use crate::registry::aging::age_if_due;
 use crate::registry::handle::Registry;
 use crate::registry::inner::RegistryInner;
-use crate::slabs::geometry::{Geometry, GeometryError, MOST_OUTSIDE};
+use crate::slabs::geometry::{Geometry, GeometryError, MAX_OUTSIDE};
 use crate::slabs::settings::{CacheSettings, ObjectHook};
 use crate::system::System;
 use crate::trace::Trace;
@@ -323,8 +323,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
             return Ok(best);
         }
         let at = |order: Order| Geometry::at_order(size, alignment, line, order.get());
-        let fits =
-            |geometry: &Geometry| geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE;
+        let fits = |geometry: &Geometry| geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE;
         let allowed = self.most_order;
         let below = Order::all().rev().filter(|order| *order <= allowed).find_map(at).filter(fits);
         below.ok_or_else(|| BuildError::OrderTooSmall {
@@ -352,7 +351,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     fn build_with(self, reclaim: Reclaim) -> Result<Cache<S, K>, BuildError> {
         let (padding, geometry) = self.padded()?;
-        debug_assert!(geometry.is_inside() || geometry.capacity() <= MOST_OUTSIDE);
+        debug_assert!(geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE);
         let settings = CacheSettings {
             name: self.name,
             // At most `LARGEST_SIZE`.

@@ -76,29 +76,29 @@ unsafe impl<N: NumaNodes + ?Sized> NumaNodes for &N {
 /// The cache of one node.
 type CacheOf<N, K> = Cache<<N as NumaNodes>::System, K>;
 
-/// A cache on each of up to `MOST` nodes.
-pub struct NumaCache<N: NumaNodes, const MOST: usize, K: Hardening = Off> {
+/// A cache on each of up to `MAX` nodes.
+pub struct NumaCache<N: NumaNodes, const MAX: usize, K: Hardening = Off> {
     nodes: N,
     /// One for each registry, in the same order.
-    caches: [Option<CacheOf<N, K>>; MOST],
+    caches: [Option<CacheOf<N, K>>; MAX],
 }
 
-impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
+impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     /// Builds a cache on each node with `build`, which is given the node's registry.
     ///
     /// # Errors
     /// The first of `build`; then no cache is left.
     ///
     /// # Panics
-    /// When there are more nodes than `MOST`, or `build` makes a cache of another registry or,
+    /// When there are more nodes than `MAX`, or `build` makes a cache of another registry or,
     /// after the first, of other objects.
     pub fn new(
         nodes: N,
         mut build: impl FnMut(&Registry<N::System>) -> Result<CacheOf<N, K>, BuildError>,
     ) -> Result<Self, BuildError> {
-        let mut caches: [Option<Cache<_, K>>; MOST] = array::from_fn(|_| None);
+        let mut caches: [Option<Cache<_, K>>; MAX] = array::from_fn(|_| None);
         let registries = nodes.registries();
-        assert!((1..=MOST).contains(&registries.len()), "{} nodes of {MOST}", registries.len());
+        assert!((1..=MAX).contains(&registries.len()), "{} nodes of {MAX}", registries.len());
         for (node, registry) in registries.iter().enumerate() {
             let cache = build(registry)?;
             let is_own = core::ptr::eq(cache.registry(), registry.inner());
@@ -180,12 +180,12 @@ impl<N: NumaNodes, const MOST: usize, K: Hardening> NumaCache<N, MOST, K> {
     }
 
     /// Takes the handle apart into the caches, by node: to destroy each, or to list what is in use.
-    pub fn into_caches(self) -> [Option<CacheOf<N, K>>; MOST] {
+    pub fn into_caches(self) -> [Option<CacheOf<N, K>>; MAX] {
         self.caches
     }
 }
 
-impl<N: NumaNodes, const MOST: usize, K: Hardening> fmt::Debug for NumaCache<N, MOST, K> {
+impl<N: NumaNodes, const MAX: usize, K: Hardening> fmt::Debug for NumaCache<N, MAX, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list().entries(self.caches()).finish()
     }

@@ -266,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// Mutations seen to fail: a guard that freezes nothing; one that thaws nothing.
+    /// Mutations that it catches: a guard that freezes nothing; one that thaws nothing.
     #[test]
     fn nobody_enters_frozen_slots_and_objects_come_and_go_without() {
         let mut memory = vec![MaybeUninit::uninit(); 256 << 10];

@@ -5,7 +5,7 @@ use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
 /// An aging pass is due after traffic of this part of the pages held: a guess.
 const PARTS: usize = 32;
 /// The least traffic between two passes, in pages: a guess. A pass visits every cache.
-const LEAST_TRAFFIC: usize = 64;
+const MIN_TRAFFIC: usize = 64;
 
 /// Counts pages that caches take and return, and tells when the next aging pass is due.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub(crate) struct AgingClock {
     traffic: AtomicUsize,
     /// Set while a pass runs.
     is_running: AtomicBool,
-    /// Whether a pass is due. Not modelled by loom: it decides when caches are visited, and nothing
-    /// else.
+    /// Whether a pass is due. Not modelled by loom: it decides when caches are visited, and
+    /// nothing else.
     is_due: core::sync::atomic::AtomicBool,
 }
 
@@ -41,7 +41,7 @@ impl AgingClock {
             self.pages.fetch_sub(given - taken, Ordering::Relaxed)
         };
         let traffic = self.traffic.fetch_add(taken + given, Ordering::Relaxed) + taken + given;
-        if traffic >= (before / PARTS).max(LEAST_TRAFFIC) {
+        if traffic >= (before / PARTS).max(MIN_TRAFFIC) {
             self.is_due.store(true, Ordering::Relaxed);
         }
     }

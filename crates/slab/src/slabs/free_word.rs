@@ -84,7 +84,7 @@ pub struct Seen {
 
 impl FreeWord {
     /// The most objects that a slab may have.
-    pub const MOST_OBJECTS: usize = INDEX;
+    pub const MAX_OBJECTS: usize = INDEX;
 
     page_frame::const_unless_loom! {
         /// Makes the word of a known slab with `free` free objects, the first of them at index
@@ -117,10 +117,10 @@ impl FreeWord {
     /// but this word.
     ///
     /// # Panics
-    /// When `head` is no index below [`MOST_OBJECTS`](Self::MOST_OBJECTS), or `count` is zero or
+    /// When `head` is no index below [`MAX_OBJECTS`](Self::MAX_OBJECTS), or `count` is zero or
     /// above that.
     pub fn push_chain(&self, head: usize, count: usize, link: impl Fn(usize)) -> Pushed {
-        assert!(head < Self::MOST_OBJECTS && count > 0 && count <= Self::MOST_OBJECTS);
+        assert!(head < Self::MAX_OBJECTS && count > 0 && count <= Self::MAX_OBJECTS);
         // Relaxed: only the exchange publishes.
         let mut old = self.0.load(Ordering::Relaxed);
         loop {
@@ -254,7 +254,7 @@ mod tests {
 
     #[test]
     fn the_largest_slab_fits() {
-        let most = FreeWord::MOST_OBJECTS;
+        let most = FreeWord::MAX_OBJECTS;
         let word = FreeWord::new(most - 1, most - 1);
         assert_eq!(word.push(0, |_| ()), Pushed::More);
         assert_eq!(word.load(), Seen { head: 0, free: most, is_known: true });

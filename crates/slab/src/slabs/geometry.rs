@@ -41,14 +41,14 @@ pub const LARGEST_ORDER: u8 = 3;
 /// Bytes of a slab's header: 64; more under loom, whose atomics are larger. `header.rs` asserts it.
 pub(crate) const HEADER: usize = if page_frame::sync::MODELLED { 320 } else { 64 };
 /// The most objects of a slab whose header lies outside: their links fit in one line of 64 bytes.
-pub(crate) const MOST_OUTSIDE: usize = 64;
+pub(crate) const MAX_OUTSIDE: usize = 64;
 /// Objects whose indices fit a link of one byte, and look like no mark.
 const SHORT_LINKS: usize = MARK_CACHED as usize;
 /// Up to this size bookkeeping lies in the slab even where it costs an object.
 const SMALL: usize = PAGE_SIZE / 8;
 /// The most objects of a slab: what a free word can count, less one, and no index looks like a
 /// mark.
-const MOST_OBJECTS: usize = least(FreeWord::MOST_OBJECTS, (MARK_CACHED as usize) << 8);
+const MAX_OBJECTS: usize = least(FreeWord::MAX_OBJECTS, (MARK_CACHED as usize) << 8);
 /// Leftovers accepted, as fractions of the slab, best first.
 const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 
@@ -168,7 +168,7 @@ impl Geometry {
     /// `step` bytes.
     const fn cut(stride: usize, step: usize, block: Order) -> Option<Self> {
         let bytes = block.bytes();
-        let outside = least(bytes / stride, MOST_OBJECTS);
+        let outside = least(bytes / stride, MAX_OBJECTS);
         if outside == 0 {
             return None;
         }
@@ -176,7 +176,7 @@ impl Geometry {
         while within > 0 && within * stride + bookkeeping(within) > bytes {
             within -= 1;
         }
-        let leaves_pages = bytes - outside * stride >= PAGE_SIZE && outside <= MOST_OUTSIDE;
+        let leaves_pages = bytes - outside * stride >= PAGE_SIZE && outside <= MAX_OUTSIDE;
         let inside = (within == outside && !leaves_pages) || (within > 0 && stride <= SMALL);
         let capacity = if inside { within } else { outside };
         let used = capacity * stride + if inside { bookkeeping(capacity) } else { 0 };

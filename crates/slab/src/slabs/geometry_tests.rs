@@ -15,7 +15,7 @@ fn naive(size: usize, alignment: usize) -> u8 {
     let plans = |orders: u8| {
         (0..orders).filter_map(move |order| {
             let bytes = 4096_usize << order;
-            let all = (bytes / stride).min(FreeWord::MOST_OBJECTS);
+            let all = (bytes / stride).min(FreeWord::MAX_OBJECTS);
             let metadata = |objects: usize| {
                 let link = if objects <= 254 { 1 } else { 2 };
                 64 + if objects <= 12 { 0 } else { (objects * link).div_ceil(64) * 64 }
@@ -66,7 +66,7 @@ fn objects_and_bookkeeping_never_overlap_and_are_aligned() {
                 assert!(settings.capacity() >= 1 && end <= limit, "I1: {size}, {alignment}");
                 assert_eq!(settings.stride() % alignment, 0, "I2");
                 assert_eq!(settings.colour_offset(1) % alignment, 0, "I2");
-                assert!(settings.capacity() <= FreeWord::MOST_OBJECTS);
+                assert!(settings.capacity() <= FreeWord::MAX_OBJECTS);
             }
         }
     }

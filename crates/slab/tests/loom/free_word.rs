@@ -99,7 +99,7 @@ fn a_full_slab_becomes_known_exactly_once() {
 }
 
 /// Frees against refills: no object is handed out twice, none is lost, and the slab is known
-/// whenever it has some. Mutations seen to fail: the push's Release made Relaxed ("causality
+/// whenever it has some. Mutations that it catches: the push's Release made Relaxed ("causality
 /// violation"); `pop` keeping `known` when it takes the last object (the slab is lost).
 #[test]
 fn frees_against_refill() {
