@@ -44,6 +44,7 @@
 #![no_std]
 
 mod arch;
+pub(crate) mod atomic;
 mod block;
 mod boot;
 mod error;

@@ -2,8 +2,8 @@
 //! than the compiler's.
 
 #[cfg(any(loom, miri, not(all(target_arch = "x86_64", target_pointer_width = "64"))))]
-use crate::sync::atomic::Ordering;
-use crate::sync::atomic::{AtomicPtr, AtomicU8};
+use crate::atomic::Ordering;
+use crate::atomic::{AtomicPtr, AtomicU8};
 
 /// Loads a byte that only this context, and contexts nested in it, write. Not atomic, so that the
 /// compiler may join the load to a comparison.

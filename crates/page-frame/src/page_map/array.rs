@@ -3,11 +3,11 @@
 use core::ptr::NonNull;
 
 use crate::arch::hint::prefetch;
+use crate::atomic::{AtomicPtr, AtomicU8, Ordering};
 use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
 use crate::page_map::deferred_heads::{self, DeferredHeads};
 use crate::page_map::map::{PageMap, TagRange};
 use crate::page_map::tag::Tag;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 use crate::sync::memory::slice_in;
 
 /// The place of the tag of one page in the map.

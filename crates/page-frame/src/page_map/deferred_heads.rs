@@ -6,8 +6,8 @@
 //! Sixteen tags at a time where the machine has SSE2, eight elsewhere.
 
 use crate::arch::load::store_eight;
+use crate::atomic::{AtomicU8, Ordering};
 use crate::page_map::tag::Tag;
-use crate::sync::atomic::{AtomicU8, Ordering};
 
 /// The pages of a word, one for each bit.
 const WORD_PAGES: usize = usize::BITS as usize;
@@ -95,9 +95,9 @@ mod wide {
     use core::arch::x86_64::__m128i;
 
     use super::{DeferredHeads, WORD_PAGES};
+    use crate::atomic::AtomicU8;
     use crate::order::Order;
     use crate::page_map::tag::Tag;
-    use crate::sync::atomic::AtomicU8;
 
     /// The tags that one instruction compares.
     const SIXTEEN: usize = size_of::<__m128i>();
@@ -155,7 +155,7 @@ mod wide {
 mod wide {
     use super::{DeferredHeads, EIGHT, WORD_PAGES};
     use crate::arch::load::load_eight;
-    use crate::sync::atomic::AtomicU8;
+    use crate::atomic::AtomicU8;
 
     /// The bits of an order in each of eight bytes.
     const ORDERS: u64 = u64::from_ne_bytes([31; EIGHT]);

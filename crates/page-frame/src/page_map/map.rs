@@ -22,9 +22,9 @@
 use core::ptr::NonNull;
 
 use crate::arch::load::load_wide;
+use crate::atomic::{AtomicPtr, AtomicU8, Ordering};
 use crate::order::{Order, PAGE_SHIFT};
 use crate::page_map::tag::Tag;
-use crate::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
 /// A page map: returns the tag and the owner of the page at an address.
 ///

@@ -10,11 +10,11 @@
 
 use core::marker::PhantomData;
 
+use crate::atomic::Ordering;
 use crate::percpu::cpu::Cpu;
 use crate::percpu::id::CpuId;
 use crate::percpu::per_cpu::PerCpu;
 use crate::percpu::slot::{CLOSED, FROZEN};
-use crate::sync::atomic::Ordering;
 
 /// Slots that no owner enters. Dropping it lets the owners in again; forgetting it keeps them out
 /// for ever, which is sound.

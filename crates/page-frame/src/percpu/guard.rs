@@ -6,10 +6,10 @@ use core::ops::{Deref, DerefMut};
 
 use crate::arch::hint::in_register;
 use crate::arch::load::load_own;
+use crate::atomic::Ordering;
 use crate::percpu::cpu::Cpu;
 use crate::percpu::id::CpuId;
 use crate::percpu::slot::PerCpuSlot;
-use crate::sync::atomic::Ordering;
 
 /// Why the caller could not enter its slot, and continues without it.
 ///

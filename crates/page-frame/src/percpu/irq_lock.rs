@@ -21,10 +21,10 @@
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
+use crate::atomic::Ordering;
 use crate::percpu::cpu::{Cpu, InterruptState};
 use crate::percpu::id::CpuId;
 use crate::percpu::slot::PerCpuSlot;
-use crate::sync::atomic::Ordering;
 use crate::sync::lock::{Guard, Lock};
 use crate::sync::model::{MODELLED, const_unless_loom};
 

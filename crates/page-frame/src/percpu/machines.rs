@@ -4,9 +4,9 @@
 use core::cell::Cell;
 use core::marker::PhantomData;
 
+use crate::atomic::{Ordering, fence};
 use crate::percpu::cpu::{Cpu, InterruptState, forward_cpu};
 use crate::percpu::id::CpuId;
-use crate::sync::atomic::{Ordering, fence};
 
 /// One CPU without interrupts and threads. It is not `Sync`, so threads cannot share anything built
 /// on it.

@@ -41,12 +41,12 @@ use core::fmt;
 use core::marker::PhantomData;
 use core::ptr::NonNull;
 
+use crate::atomic::Ordering;
 use crate::percpu::cpu::Cpu;
 use crate::percpu::guard::{EnterError, PerCpuGuard};
 use crate::percpu::id::CpuId;
 use crate::percpu::irq_lock::IrqLockToken;
 use crate::percpu::slot::{CLOSED, PerCpuSlot};
-use crate::sync::atomic::Ordering;
 
 /// [`PerCpu`] whose slots lie [`Cpu::SLOT_STRIDE`] bytes apart, with slots of other owners between
 /// them; in an array where that is zero.

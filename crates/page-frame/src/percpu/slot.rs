@@ -1,7 +1,7 @@
 //! One per-CPU slot: the body, and in front of it the bytes of the protocol that `per_cpu.rs`
 //! explains.
 
-use crate::sync::atomic::AtomicU8;
+use crate::atomic::AtomicU8;
 use crate::sync::cell::UnsafeCell;
 use crate::sync::memory::Zeroable;
 use crate::sync::model::const_unless_loom;

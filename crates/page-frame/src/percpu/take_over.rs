@@ -2,11 +2,11 @@
 //! `per_cpu.rs`.
 
 use crate::arch::hint::spin_hint;
+use crate::atomic::Ordering;
 use crate::percpu::cpu::Cpu;
 use crate::percpu::id::CpuId;
 use crate::percpu::per_cpu::PerCpu;
 use crate::percpu::slot::{PerCpuSlot, TAKEN};
-use crate::sync::atomic::Ordering;
 use crate::sync::model::MODELLED;
 
 /// How often a taker reads `busy` again before it skips the slot: a guess, a few hundred

@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::block::PageBlock;
 use crate::error::OutOfMemory;
 use crate::order::Order;
@@ -9,7 +10,6 @@ use crate::page_map::forward::ForwardPageMap;
 use crate::page_map::map::PageMap;
 use crate::source::page_source::PageSource;
 use crate::source::run::{PageResize, PageRun};
-use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::model::const_unless_loom;
 
 /// Counts the requests that pass to a page source, the failed ones, the allocated pages and their

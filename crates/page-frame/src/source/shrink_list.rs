@@ -13,8 +13,8 @@
 
 use core::ptr::NonNull;
 
+use crate::atomic::{AtomicUsize, Ordering};
 use crate::source::shrink::Shrink;
-use crate::sync::atomic::{AtomicUsize, Ordering};
 use crate::sync::lock::Lock;
 use crate::sync::model::const_unless_loom;
 

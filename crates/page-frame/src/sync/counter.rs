@@ -2,7 +2,7 @@
 
 use crossbeam_utils::CachePadded;
 
-use super::atomic::{AtomicIsize, Ordering};
+use crate::atomic::{AtomicIsize, Ordering};
 
 /// A signed counter in `SHARDS` cache lines. Adding changes one line; reading sums all of them.
 ///

@@ -62,7 +62,7 @@ impl<T> Lock<T> {
     #[inline(always)]
     fn tell(&self) {
         #[cfg(all(not(loom), feature = "counted"))]
-        super::atomic::tell(self);
+        crate::atomic::tell(self);
     }
 
     /// Returns the data; the exclusive reference proves that the lock is free.
@@ -96,7 +96,7 @@ impl<T> DerefMut for Guard<'_, T> {
 #[cfg(all(test, not(loom), feature = "counted"))]
 mod tests {
     use super::Lock;
-    use crate::sync::atomic::{AtomicUsize, Ordering, hear_changes};
+    use crate::atomic::{AtomicUsize, Ordering, hear_changes};
 
     extern crate std;
 

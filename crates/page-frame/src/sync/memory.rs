@@ -3,7 +3,7 @@
 use core::mem::{align_of, size_of};
 use core::ptr::NonNull;
 
-use super::atomic::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize};
+use crate::atomic::{AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize};
 
 /// A type for which all-zero bytes are a value outside loom, and which can be built as that value
 /// under loom.

@@ -16,7 +16,6 @@
 //!   threads, are ordered without a fence; loom does not know that order, so [`model_fence`] goes
 //!   between them.
 
-pub(crate) mod atomic;
 pub(crate) mod cell;
 mod counter;
 pub(crate) mod lock;
@@ -25,8 +24,8 @@ pub(crate) mod model;
 mod stack;
 
 #[cfg(all(not(loom), feature = "counted"))]
-pub use atomic::hear_changes;
-pub use atomic::{
+pub use crate::atomic::hear_changes;
+pub use crate::atomic::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
     fence,
 };

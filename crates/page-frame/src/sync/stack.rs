@@ -19,9 +19,9 @@
 
 use core::ptr::NonNull;
 
-use super::atomic::{AtomicPtr, Ordering};
 use super::cell::UnsafeCell;
 use super::model::const_unless_loom;
+use crate::atomic::{AtomicPtr, Ordering};
 
 /// A node with room for a link to the next one.
 ///

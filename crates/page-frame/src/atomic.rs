@@ -25,7 +25,7 @@ pub use counting::{
 };
 
 #[cfg(all(not(loom), feature = "counted"))]
-pub(super) use counting::tell;
+pub(crate) use counting::tell;
 
 #[cfg(all(not(loom), feature = "counted"))]
 mod counting {
