@@ -112,37 +112,31 @@
 //! Taking a whole word at once, and hints in place of trees, are new here.
 #![no_std]
 
+mod allocator;
 mod bitmap;
 mod bits;
 mod blocks;
-mod buddy;
 mod build;
-mod bulk;
 mod deferred_free;
-mod frame_allocator;
-mod frame_pool;
 mod frames;
 mod percpu;
-mod shrink;
-mod source;
-mod stats;
+mod pressure;
 mod tags;
 mod trace;
-mod validate;
 mod zeroed_memory;
 mod zones;
 
+pub use crate::allocator::buddy::Buddy;
+pub use crate::allocator::frame_allocator::FrameAllocator;
+pub use crate::allocator::frame_pool::{FramePool, Mode};
+pub use crate::allocator::stats::Fragmentation;
 pub use crate::bitmap::placement::Mobility;
 pub use crate::blocks::{Block, BlockState};
-pub use crate::buddy::Buddy;
 pub use crate::build::BuildError;
-pub use crate::frame_allocator::FrameAllocator;
-pub use crate::frame_pool::{FramePool, Mode};
-pub use crate::stats::Fragmentation;
+pub use crate::pressure::Pressure;
 pub use crate::trace::{EventCounts, Trace};
 pub use crate::zeroed_memory::ZeroedMemory;
 pub use crate::zones::hotplug::HotplugError;
-pub use crate::zones::pressure::Pressure;
 pub use crate::zones::request::{Request, ZoneKind};
 pub use crate::zones::watermark::{Marks, Watermarks};
 pub use crate::zones::zone::Zone;

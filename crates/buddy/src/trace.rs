@@ -24,7 +24,7 @@
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, Order};
 
-use crate::zones::pressure::Pressure;
+use crate::pressure::Pressure;
 
 /// Receives the events of an allocator. The allocator calls it from within its operations, on the
 /// CPU of the operation.

@@ -5,9 +5,9 @@ use core::ops::Deref;
 
 use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, PhysMap};
 
+use crate::allocator::frame_allocator::FrameAllocator;
+use crate::allocator::frame_pool::{FramePool, Mode};
 use crate::build::{BuildError, build};
-use crate::frame_allocator::FrameAllocator;
-use crate::frame_pool::{FramePool, Mode};
 use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
 use crate::zones::hotplug::HotplugError;

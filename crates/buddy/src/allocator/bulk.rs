@@ -2,7 +2,7 @@
 
 use page_frame::{Cpu, Fault, FrameNumber, Order};
 
-use crate::frame_pool::FramePool;
+use crate::allocator::frame_pool::FramePool;
 use crate::trace::Trace;
 
 impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {

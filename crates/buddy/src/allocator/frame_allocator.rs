@@ -6,9 +6,9 @@ use core::ptr::NonNull;
 
 use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, PAGE_SIZE};
 
+use crate::allocator::frame_pool::{FramePool, Mode};
 use crate::build::section::section_layout;
 use crate::build::{BuildError, Plan, build};
-use crate::frame_pool::{FramePool, Mode};
 use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
 use crate::zones::hotplug::{self, HotplugError};

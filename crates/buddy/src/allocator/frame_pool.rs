@@ -23,6 +23,7 @@ use page_frame::{
     Tag,
 };
 
+use crate::allocator::validate::validate;
 use crate::bitmap::block_range;
 use crate::bitmap::placement::Mobility;
 use crate::bits::AREA_FRAMES;
@@ -31,7 +32,6 @@ use crate::frames::Frames;
 use crate::frames::misuse::misuse;
 use crate::percpu::Caches;
 use crate::trace::Trace;
-use crate::validate::validate;
 use crate::zones::hotplug::{self, HotplugError};
 use page_frame::Violation;
 

@@ -2,8 +2,8 @@
 
 use page_frame::{Cpu, Shrink};
 
-use crate::buddy::Buddy;
-use crate::frame_allocator::FrameAllocator;
+use crate::allocator::buddy::Buddy;
+use crate::allocator::frame_allocator::FrameAllocator;
 use crate::trace::Trace;
 
 /// For other parts of a system that run out of memory, like another zone. The allocator itself

@@ -7,12 +7,12 @@ use page_frame::{
     PageMap, PageResize, PageRun, PageSource, PhysMap, Tag,
 };
 
+use crate::allocator::buddy::Buddy;
 use crate::bitmap::placement::Mobility;
-use crate::buddy::Buddy;
 use crate::frames::Frames;
 use crate::frames::unwind::AbortOnUnwind;
+use crate::pressure::Pressure;
 use crate::trace::Trace;
-use crate::zones::pressure::Pressure;
 use crate::zones::zone::Zone;
 use crate::zones::zone::sealed::Sealed;
 

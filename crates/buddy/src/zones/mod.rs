@@ -2,7 +2,6 @@
 
 pub(crate) mod hotplug;
 mod hotplug_error;
-pub(crate) mod pressure;
 pub(crate) mod request;
 pub(crate) mod watermark;
 pub(crate) mod zone;

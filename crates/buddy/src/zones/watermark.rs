@@ -28,8 +28,8 @@ use page_frame::FrameNumber;
 use page_frame::sync::{self, AtomicIsize, AtomicU8, Ordering, fence};
 
 use crate::bits::AREA_FRAMES;
+use crate::pressure::Pressure;
 use crate::trace::Trace;
-use crate::zones::pressure::Pressure;
 
 /// Number of shards of the count: a guess, for some tens of CPUs.
 const SHARDS: usize = if sync::MODELLED { 1 } else { 8 };
