@@ -28,7 +28,7 @@
 //!
 //! # Modules
 //! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
-//! `tls`, `membarrier`, `threads` and `fork/lock` are the machine. `pages` puts all of them
+//! `tls`, `membarrier`, `threads` and `fork_lock` are the machine. `pages` puts all of them
 //! together.
 
 #![cfg_attr(not(test), no_std)]
@@ -36,7 +36,7 @@
 #[cfg(all(not(test), any(feature = "std", not(all(target_arch = "x86_64", target_os = "linux")))))]
 extern crate std;
 
-mod fork;
+mod fork_lock;
 mod frame_set;
 mod membarrier;
 mod os_error;
@@ -57,11 +57,11 @@ mod tls;
 /// that serve requests: 40, 32, 22.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
-pub use fork::forking::Forking;
 pub use os_error::OsError;
 pub use pages::Pages;
+pub use pages::forking::Forking;
+pub use pages::purger::Purger;
 pub use purge::background::Background;
-pub use purge::purger::Purger;
 pub use space::mapping::Mapped;
 pub use threads::{HeapThreads, Threads};
 pub use tls::THREAD_SLOTS;

@@ -21,7 +21,7 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 use rustix::thread::sched_yield;
 
-use crate::fork::lock;
+use crate::fork_lock;
 use crate::tls::THREAD_SLOTS;
 use crate::{membarrier, tls};
 
@@ -111,11 +111,11 @@ unsafe impl Cpu for Threads {
     /// Masks no signals: enters the fork lock, so that a fork waits until the caller holds no lock.
     /// See [`Forking`](crate::Forking).
     fn mask_interrupts(&self) -> InterruptState {
-        InterruptState(lock::enter(tls::number()))
+        InterruptState(fork_lock::enter(tls::number()))
     }
 
     unsafe fn restore_interrupts(&self, state: InterruptState) {
-        lock::leave(state.0);
+        fork_lock::leave(state.0);
     }
 
     /// Spins a few rounds, then yields: the thread that holds the lock may be preempted.
@@ -146,9 +146,9 @@ fn assign() -> Option<u32> {
         return None;
     }
     let key = key()?;
-    lock::wait_until_free();
-    // SeqCst: in one order with the acquisition of the fork lock, which `lock::enter` loads next.
-    // Includes the Acquire that pairs with the Release in `free_number`.
+    fork_lock::wait_until_free();
+    // SeqCst: in one order with the acquisition of the fork lock, which `fork_lock::enter` loads
+    // next. Includes the Acquire that pairs with the Release in `free_number`.
     let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
     let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
     let number = before.trailing_ones();

@@ -14,7 +14,7 @@ use core::marker::PhantomData;
 
 use page_frame::Frozen;
 
-use crate::fork::lock;
+use crate::fork_lock;
 use crate::pages::Pages;
 use crate::{threads, tls};
 
@@ -50,7 +50,7 @@ struct Held;
 
 impl Drop for Held {
     fn drop(&mut self) {
-        lock::release();
+        fork_lock::release();
     }
 }
 
@@ -61,10 +61,10 @@ impl<'a, G> Forking<'a, G> {
     /// # Panics
     /// When the thread has begun a fork already: it would wait for itself.
     pub fn begin(pages: &'a Pages, freeze_caches: impl FnOnce() -> G) -> Self {
-        assert!(!lock::is_held_by_caller(), "this thread has begun a fork already");
+        assert!(!fork_lock::is_held_by_caller(), "this thread has begun a fork already");
         let own = tls::number();
         let own_bit = own.map_or(0, |number| 1 << number);
-        let must_freeze = lock::acquire(own, || threads::taken() != own_bit);
+        let must_freeze = fork_lock::acquire(own, || threads::taken() != own_bit);
         let lock = Held;
         let frozen = must_freeze.then(|| {
             let caches = freeze_caches();
@@ -100,7 +100,7 @@ impl<'a, G> Forking<'a, G> {
                 core::mem::forget((pages, caches));
             }
         }
-        lock::release_in_child(own);
+        fork_lock::release_in_child(own);
         drop(lock);
     }
 }

@@ -23,7 +23,9 @@
 //!   frames to the buddy.
 
 mod build;
+pub(crate) mod forking;
 mod purge;
+pub(crate) mod purger;
 mod runs;
 
 use core::ptr::NonNull;
@@ -35,7 +37,7 @@ use page_frame::{
     PageBlock, PageMap, PageSource,
 };
 
-use crate::fork::lock::Inside;
+use crate::fork_lock::Inside;
 use crate::frame_set::FrameSet;
 use crate::purge::policy::PurgePolicy;
 use crate::purge::trim::TrimPolicy;

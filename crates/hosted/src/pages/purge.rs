@@ -3,7 +3,7 @@
 use page_frame::{FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
 use super::Pages;
-use crate::fork::lock::Inside;
+use crate::fork_lock::Inside;
 use crate::purge::policy::MIN_BOUND;
 
 /// The orders of the blocks that are purged, largest first: areas, then what lies between blocks,

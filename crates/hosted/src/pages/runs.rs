@@ -7,7 +7,7 @@ use page_frame::{
 };
 
 use super::{Pages, frames_of};
-use crate::fork::lock::Inside;
+use crate::fork_lock::Inside;
 use crate::space::sections::SECTION_FRAMES;
 
 /// Runs of more pages than this are multi-section runs.

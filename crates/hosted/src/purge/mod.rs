@@ -2,5 +2,4 @@
 
 pub(crate) mod background;
 pub(crate) mod policy;
-pub(crate) mod purger;
 pub(crate) mod trim;
