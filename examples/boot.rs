@@ -58,7 +58,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     unsafe { block.start().as_ptr().write_bytes(0x5a, block.bytes()) };
     // SAFETY: the block came from this allocator.
     unsafe { buddy.free(block) };
-    buddy.drain(); // what the CPU keeps at hand for its next requests
+    buddy.drain(); // what the CPU keeps for its next requests
     buddy.validate()?;
     assert_eq!(buddy.free_counts(), initial, "split blocks have merged again");
     println!("all {} frames free again", buddy.free_frames_count());

@@ -138,7 +138,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         "somebody else took all other {} pages: the cache went from {held} pages to {left}",
         other.len()
     );
-    assert!(left < held, "empty slabs went home");
+    assert!(left < held, "empty slabs were released");
     // All of memory is used; an inode can be had only from the slabs that the cache has.
     open.push(inodes.open(900)?);
     println!("and still opens a file: {}", numbers(&inodes.0));
@@ -165,7 +165,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     buddy.drain();
     assert_eq!(buddy.free_frames_count(), buddy.frames());
     assert_eq!(buddy.largest_free().map(Order::bytes), Some(memory.bytes()));
-    println!("destroyed: all {} pages are home, in one block again", memory.bytes() / PAGE_SIZE);
+    println!("destroyed: all {} pages are free, in one block again", memory.bytes() / PAGE_SIZE);
     Ok(())
 }
 

@@ -194,7 +194,7 @@ pub fn by_owner(stack: &Stack) -> Map {
             PageUse::Slab(name) => name.to_owned(),
             PageUse::Large => "large runs".to_owned(),
             PageUse::Ballast => "ballast".to_owned(),
-            PageUse::AtHand => "in CPU slots, or freed and not yet home".to_owned(),
+            PageUse::Cached => "in CPU slots, or freed and not yet cleared".to_owned(),
         };
         *pages_of.entry(name.clone()).or_default() += pages;
         held.push((start, pages, name));

@@ -111,7 +111,7 @@ fn memory_that_is_too_small_is_a_finding_and_not_an_error() {
     let report = String::from_utf8(output.stdout).expect("the report is text");
     assert!(report.contains("tight.csv:16: no memory for a block of order 9"), "{report}");
     assert!(report.contains("tight.csv:17: no memory for 2000000 bytes"), "{report}");
-    assert!(report.contains("pages home"), "{report}");
+    assert!(report.contains("pages free"), "{report}");
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn caches_for_which_there_is_no_memory_are_findings_too() {
     let output = kmem(&["replay", "--memory", "1M", &temporary("many.csv", &trace)]);
     assert_eq!(output.status.code(), Some(1));
     let report = String::from_utf8(output.stdout).expect("the report is text");
-    assert!(report.contains("no memory for") && report.contains("pages home"), "{report}");
+    assert!(report.contains("no memory for") && report.contains("pages free"), "{report}");
 }
 
 #[test]
@@ -212,7 +212,7 @@ fn a_boot_memory_map_in_zones_is_the_page_sides_machine() {
 }
 
 #[test]
-fn under_pressure_a_replay_reclaims_and_still_comes_home() {
+fn under_pressure_a_replay_reclaims_and_still_releases_all() {
     let output = kmem(&["replay", "--memory", "512M", "--pressure", "99", "--json", "-"]);
     let json = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(json.contains("\"pages_held_after_shrink\": 0,"), "{json}");

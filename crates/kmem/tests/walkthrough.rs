@@ -129,7 +129,7 @@ fn slabs_begin_in_different_sets_and_keep_constructed_state() {
 }
 
 #[test]
-fn under_pressure_each_cache_grows_at_the_cost_of_the_other_and_all_pages_come_home() {
+fn under_pressure_each_cache_grows_at_the_cost_of_the_other_and_all_pages_are_free_again() {
     let (status, out, _) = kmem(&["walkthrough", "pressure", "--plain"]);
     assert_eq!(status, Some(0));
     let count = |line: &str, letter| line.chars().filter(|character| *character == letter).count();
@@ -165,9 +165,9 @@ fn the_tour_shows_all_layers_at_once_and_ends_with_the_totals() {
     assert!(started.elapsed().as_secs() < 9, "{:?}", started.elapsed());
     assert_eq!(out.matches("free blocks:").count(), 13);
     assert!(out.contains("never join, and cannot serve 4K"), "{out}");
-    assert!(out.contains("constructor calls since then") && out.contains("all 64 pages home"));
+    assert!(out.contains("constructor calls since then") && out.contains("all 64 pages free"));
     let last = out.lines().last().expect("there is a last line");
-    assert!(last.starts_with("Everything freed: all ") && last.contains(" pages home"), "{last}");
+    assert!(last.starts_with("Everything freed: all ") && last.contains(" pages free"), "{last}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "fits 80 columns");
 }
 

@@ -114,7 +114,7 @@ impl<T: PageTarget> Pages<T> {
         }
     }
 
-    /// Frees everything that is live and brings all of it home, unless the target gives up. `line`
+    /// Frees everything that is live and releases all of it, unless the target gives up. `line`
     /// is the trace's last.
     pub fn finish(&mut self, line: u64, findings: &mut Findings) {
         for live in std::mem::take(&mut self.live).into_values() {

@@ -103,14 +103,14 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
         }
     }
     writeln!(out)?;
-    let home = match stack.held_pages {
-        0 => format!("all {} pages home", thousands(stack.peak_pages as u64)),
-        held => format!("{} pages are NOT home", thousands(held as u64)),
+    let pages = match stack.held_pages {
+        0 => format!("all {} pages free", thousands(stack.peak_pages as u64)),
+        held => format!("{} pages NOT free", thousands(held as u64)),
     };
     let same = if outcome.buddy_equals_initial { "the" } else { "NOT the" };
     writeln!(
         out,
-        "{bold}Everything freed: {home}; free blocks are {same} ones of the start.{off}"
+        "{bold}Everything freed: {pages}; free blocks are {same} ones of the start.{off}"
     )?;
     for finding in outcome.findings.shown() {
         writeln!(out, "  {finding}")?;

@@ -36,9 +36,9 @@ pub enum PageUse<'n> {
     Slab(&'n str),
     /// Larger than any class, or the registry itself.
     Large,
-    /// At hand in a CPU slot of the buddy.
-    AtHand,
-    /// Somebody else's, so that memory runs short.
+    /// Cached in a CPU slot of the buddy.
+    Cached,
+    /// Taken by the replay so that memory runs short.
     Ballast,
 }
 
@@ -152,7 +152,7 @@ impl Stack {
         for block in self.machine().buddy().blocks().filter(not_free) {
             let used = match block.state {
                 _ if ballast.contains(&block.start) => PageUse::Ballast,
-                BlockState::Cached => PageUse::AtHand,
+                BlockState::Cached => PageUse::Cached,
                 _ => PageUse::Large,
             };
             let frames = block.start.get() - first..block.start.get() - first + block.frames;

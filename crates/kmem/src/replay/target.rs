@@ -123,7 +123,7 @@ pub trait PageTarget {
     /// What the allocator found wrong with that.
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String>;
 
-    /// Brings home what CPUs keep.
+    /// Releases what CPUs keep.
     fn drain(&mut self) {}
 
     /// Returns how many blocks were split in two, and how many pairs became one; nothing where

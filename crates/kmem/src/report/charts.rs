@@ -85,7 +85,7 @@ fn held(samples: &[Sample]) -> Chart {
         name: "held",
         title: "Memory held for objects",
         note: "Pages that slabs and large runs take, beside the bytes asked for. The distance is waste, free objects and \
-               what CPUs have at hand."
+               what CPUs have cached."
             .to_owned(),
         kind: Kind::Lines,
         unit: Unit::Bytes,

@@ -93,7 +93,7 @@ fn head(report: &Report) -> String {
     let (class, verdict) = match outcome.is_sound() {
         true => (
             "good",
-            "Everything freed: all pages home, and the free blocks are those of the start."
+            "Everything freed: all pages are free again, and the free blocks are those of the start."
                 .to_owned(),
         ),
         false => ("bad", format!("{} findings.", thousands(outcome.findings.count()))),

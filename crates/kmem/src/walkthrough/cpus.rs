@@ -59,7 +59,7 @@ pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
     let mut scene = Scene { out, style, cpus: &cpus, packets, held: Vec::new() };
     receive(&mut scene, room)?;
     pass_on(&mut scene, room)?;
-    go_home(&mut scene)
+    release_everything(&mut scene)
 }
 
 /// CPU 0 allocates.
@@ -110,14 +110,14 @@ fn pass_on<W: Write>(scene: &mut Scene<'_, '_, '_, W>, room: usize) -> io::Resul
     ))
 }
 
-/// Everything is freed, and the pages go home.
-fn go_home<W: Write>(scene: &mut Scene<'_, '_, '_, W>) -> io::Result<()> {
+/// Everything is freed, and the pages are released.
+fn release_everything<W: Write>(scene: &mut Scene<'_, '_, '_, W>) -> io::Result<()> {
     let rest = scene.held.len();
     scene.free(1, rest);
     scene.show("CPU 1 frees all. What depot and magazines have no room for went to the slabs.")?;
     let given = scene.packets.shrink_all();
     scene.show(&format!(
-        "Memory is asked back: the magazines are emptied, those of the idle CPU too, and\n{} go home.",
+        "Memory is asked back: the magazines are emptied, those of the idle CPU too, and\n{} are released.",
         counted(given, "page")
     ))
 }

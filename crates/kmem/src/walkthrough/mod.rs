@@ -61,7 +61,7 @@ impl Layer {
                 "Magazines fill, go to the depot and come back to another CPU, which freed nothing"
             }
             Self::Pressure => {
-                "Memory runs short: empty slabs of one cache go home, and another one grows"
+                "Memory runs short: empty slabs of one cache are released, and another one grows"
             }
         }
     }

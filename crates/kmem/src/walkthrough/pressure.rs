@@ -1,6 +1,6 @@
 //! The walkthrough of memory that runs short: two caches over one small buddy, behind
-//! [`Reclaiming`]. One cache keeps empty slabs; when the other one needs pages, they go home, and
-//! neither user notices.
+//! [`Reclaiming`]. One cache keeps empty slabs; when the other one needs pages, they are released,
+//! and neither user notices.
 //!
 //! The bar shows every page of the buddy: whose slab it belongs to is what the caches say, what is
 //! free what the buddy says.
@@ -57,14 +57,14 @@ pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
     debug_assert_eq!(was_there, Ok(true), "nobody is inside: there is one thread");
     drop(registry);
     played?;
-    let home = memory.buddy().free_frames_count();
+    let free = memory.buddy().free_frames_count();
     if style.plain {
-        writeln!(out, "{} free {home}", ".".repeat(home))?;
+        writeln!(out, "{} free {free}", ".".repeat(free))?;
     } else {
         let caption = "The caches are destroyed, and the registry with them.";
         writeln!(out, "{}", style.paint(Ink::Caption, caption))?;
-        writeln!(out, "  |{}|", style.paint(Ink::Idle, &".".repeat(home)))?;
-        writeln!(out, "  all {home} pages home")?;
+        writeln!(out, "  |{}|", style.paint(Ink::Idle, &".".repeat(free)))?;
+        writeln!(out, "  all {free} pages free")?;
     }
     style.rest(out)
 }
@@ -77,7 +77,7 @@ fn play_on<'s, 'm>(
 ) -> io::Result<()> {
     let user = |name, bytes, letter, ink| {
         let layout = Layout::from_size_align(bytes, 8).map_err(io::Error::other)?;
-        // Room for all that there is: empty slabs go home only when somebody asks.
+        // Room for all that there is: empty slabs are released only on request.
         let cache = registry.cache(name, layout).keep_empty(MEMORY_PAGES).build();
         Ok::<_, io::Error>(User {
             cache: cache.map_err(io::Error::other)?,
@@ -106,7 +106,7 @@ fn play_on<'s, 'm>(
     scene.show("Everything is freed; both caches keep their slabs.")?;
     let given = registry.shrink_all();
     scene.show(&format!(
-        "The system asks for all that can be spared: {} go home.",
+        "The system asks for all that can be spared: {} are released.",
         counted(given, "page")
     ))
 }
@@ -123,14 +123,14 @@ fn run_short<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
     while scene.dentries.cache.stats().shrunk == 0 && scene.inodes.allocate().is_ok() {}
     let stats = scene.dentries.cache.stats();
     scene.show(&format!(
-        "Inodes take the free pages. When the buddy refuses one, the registry is asked\nto shrink: {} of dentries went home, and the request succeeded.",
+        "Inodes take the free pages. When the buddy refuses one, the registry is asked\nto shrink: {} of dentries are released, and the request succeeds.",
         counted(stats.shrunk, "slab")
     ))?;
     let before = (stats.shrunk, scene.inodes.held.len());
     while scene.inodes.allocate().is_ok() {}
     let shrunk = scene.dentries.cache.stats().shrunk;
     scene.show(&format!(
-        "Inodes grow on: {} more, for which {} more went home.\nThen memory is out, and the cache says so.",
+        "Inodes grow on: {} more, for which {} more were released.\nThen memory is out, and the cache says so.",
         counted(scene.inodes.held.len() - before.1, "object"),
         counted(shrunk - before.0, "slab")
     ))
@@ -145,7 +145,7 @@ fn grow_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
     while scene.dentries.allocate().is_ok() {}
     let (dentries, inodes) = (scene.dentries.cache.stats(), scene.inodes.cache.stats());
     scene.show(&format!(
-        "Dentries are needed again: their cache grows by {}, and for that\n{} of inodes went home.",
+        "Dentries are needed again: their cache grows by {}, and for that\n{} of inodes were released.",
         counted(dentries.grown - grown, "slab"),
         counted(inodes.shrunk, "slab")
     ))

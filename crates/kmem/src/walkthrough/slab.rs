@@ -72,7 +72,7 @@ pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
     let mut scene = Scene { out, style, inodes, held: Vec::new() };
     fill(&mut scene)?;
     free_and_allocate_again(&mut scene)?;
-    go_home(&mut scene, &memory)
+    release_everything(&mut scene, &memory)
 }
 
 /// Says in words how the slabs are cut.
@@ -152,8 +152,11 @@ fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result
     ))
 }
 
-/// Everything is freed; the pages go home.
-fn go_home<W: Write>(scene: &mut Scene<'_, '_, W>, memory: &Backed<SingleCpu>) -> io::Result<()> {
+/// Everything is freed; the pages are released.
+fn release_everything<W: Write>(
+    scene: &mut Scene<'_, '_, W>,
+    memory: &Backed<SingleCpu>,
+) -> io::Result<()> {
     for object in std::mem::take(&mut scene.held) {
         // SAFETY: allocated from this cache, not in use any more, and as constructed but for a
         // count.
@@ -163,7 +166,7 @@ fn go_home<W: Write>(scene: &mut Scene<'_, '_, W>, memory: &Backed<SingleCpu>) -
     let given = scene.inodes.shrink_all();
     let free = memory.buddy().free_frames_count();
     scene.show(&format!(
-        "Memory is asked back: every object is destroyed ({} are left), {} go home.\nOf {MEMORY_PAGES} pages, {free} are free.",
+        "Memory is asked back: every object is destroyed ({} are left),\n{} are released. Of {MEMORY_PAGES} pages, {free} are free.",
         CONSTRUCTED.get(),
         counted(given, "page")
     ))
@@ -191,12 +194,12 @@ impl<W: Write> Scene<'_, '_, W> {
         let slabs = self.slabs();
         let held: HashSet<usize> = self.held.iter().map(|object| object.addr().get()).collect();
         let out_of_slabs: usize = slabs.iter().map(|slab| slab.capacity - slab.free).sum();
-        let at_hand = out_of_slabs - held.len();
+        let cached = out_of_slabs - held.len();
         let geometry = self.inodes.geometry();
         if self.style.plain {
             let slabs: Vec<_> = slabs.iter().map(|slab| plain(slab, &geometry, &held)).collect();
             let slabs = if slabs.is_empty() { "none".to_owned() } else { slabs.join(" ") };
-            writeln!(self.out, "{} in use, {at_hand} at hand, slabs {slabs}", held.len())?;
+            writeln!(self.out, "{} in use, {cached} cached, slabs {slabs}", held.len())?;
             return self.style.rest(&mut self.out);
         }
         writeln!(self.out, "{}", self.style.paint(Ink::Caption, caption))?;
@@ -204,9 +207,9 @@ impl<W: Write> Scene<'_, '_, W> {
             let cells = picture(slab, &geometry, &held);
             writeln!(self.out, "  |{}| set {:>2}", self.style.paint_cells(&cells), set_of(slab))?;
         }
-        let kept = match at_hand {
+        let kept = match cached {
             0 => String::new(),
-            kept => format!(", {kept} of them at hand in the CPU's magazines"),
+            kept => format!(", {kept} of them cached in the CPU's magazines"),
         };
         let free = slabs.iter().map(|slab| slab.capacity).sum::<usize>() - held.len();
         writeln!(

@@ -48,7 +48,7 @@ impl<P> Counted<P> {
         }
     }
 
-    /// Returns the source below.
+    /// Returns the wrapped source.
     pub const fn source(&self) -> &P {
         &self.source
     }
@@ -97,7 +97,7 @@ impl<P> Counted<P> {
     }
 }
 
-// SAFETY: clauses 1 and 2 are those of the source below, which allocates and frees every block.
+// SAFETY: `PageSource` clauses 1 and 2: the wrapped source allocates and frees every block.
 unsafe impl<P: PageSource> PageSource for Counted<P> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         self.count(self.source.allocate(order), PageBlock::pages)
@@ -109,7 +109,7 @@ unsafe impl<P: PageSource> PageSource for Counted<P> {
 
     unsafe fn free(&self, block: PageBlock) {
         self.held_pages.fetch_sub(block.pages(), Ordering::Relaxed);
-        // SAFETY: the caller's clauses: the block came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses of `free`; the wrapped source returned this block.
         unsafe { self.source.free(block) }
     }
 }
@@ -122,8 +122,7 @@ unsafe impl<P: PageMap> ForwardPageMap for Counted<P> {
     }
 }
 
-// SAFETY: clauses 1 and 2 are those of the source below, which allocates, resizes and frees every
-// run.
+// SAFETY: `PageResize` clauses 1 and 2: the wrapped source allocates, resizes and frees every run.
 unsafe impl<P: PageResize> PageResize for Counted<P> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.count(self.source.allocate_run(pages, alignment), |run| run.pages())
@@ -135,17 +134,17 @@ unsafe impl<P: PageResize> PageResize for Counted<P> {
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         self.held_pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clause: both runs came from the source below, unchanged.
+        // SAFETY: the caller keeps the clause; the wrapped source returned both runs.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         if resized && new_pages > pages {
             self.gained(new_pages - pages);

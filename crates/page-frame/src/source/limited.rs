@@ -72,7 +72,7 @@ impl<P> Limited<P> {
         self
     }
 
-    /// Returns the source below.
+    /// Returns the wrapped source.
     pub const fn source(&self) -> &P {
         &self.source
     }
@@ -121,7 +121,7 @@ const fn mix(value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-// SAFETY: clauses 1 and 2 are those of the source below, which allocates and frees every block.
+// SAFETY: `PageSource` clauses 1 and 2: the wrapped source allocates and frees every block.
 unsafe impl<P: PageSource> PageSource for Limited<P> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         self.admit(order.pages())?;
@@ -135,7 +135,7 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
 
     unsafe fn free(&self, block: PageBlock) {
         let pages = block.pages();
-        // SAFETY: the caller's clauses: the block came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses of `free`; the wrapped source returned this block.
         unsafe { self.source.free(block) };
         self.release(pages);
     }
@@ -149,8 +149,7 @@ unsafe impl<P: PageMap> ForwardPageMap for Limited<P> {
     }
 }
 
-// SAFETY: clauses 1 and 2 are those of the source below, which allocates, resizes and frees every
-// run.
+// SAFETY: `PageResize` clauses 1 and 2: the wrapped source allocates, resizes and frees every run.
 unsafe impl<P: PageResize> PageResize for Limited<P> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.admit(pages)?;
@@ -163,13 +162,13 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
         unsafe { self.source.free_run(start, pages) };
         self.release(pages);
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clause: both runs came from the source below, unchanged.
+        // SAFETY: the caller keeps the clause; the wrapped source returned both runs.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
@@ -178,7 +177,7 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
         if growth > 0 && self.admit(growth).is_err() {
             return false;
         }
-        // SAFETY: the caller's clauses: the run came from the source below, unchanged.
+        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         match resized {
             true => self.release(pages.saturating_sub(new_pages)),

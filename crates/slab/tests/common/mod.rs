@@ -117,7 +117,7 @@ impl<P> CallingBack<'_, P> {
     }
 }
 
-// SAFETY: blocks come from and go to the source below unchanged.
+// SAFETY: blocks come from and go to the wrapped source unchanged.
 unsafe impl<P: PageSource> PageSource for CallingBack<'_, P> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         self.call();
@@ -126,7 +126,7 @@ unsafe impl<P: PageSource> PageSource for CallingBack<'_, P> {
 
     unsafe fn free(&self, block: PageBlock) {
         self.call();
-        // SAFETY: the block is one of the source below: calling back changes no block.
+        // SAFETY: the wrapped source returned this block: calling back changes no block.
         unsafe { self.source.free(block) }
     }
 }
