@@ -112,7 +112,7 @@ pub(crate) const fn best_fit(taken: usize, order: u32) -> Option<(usize, u32)> {
     None
 }
 
-/// Returns the starts of all aligned free runs of `order`, below a whole word.
+/// Returns the starts of all aligned free runs of `order`, which is at most [`WORD_ORDER`].
 #[inline]
 pub(crate) const fn free_runs(taken: usize, order: u32) -> usize {
     let mut runs = !taken;
@@ -124,14 +124,14 @@ pub(crate) const fn free_runs(taken: usize, order: u32) -> usize {
     runs
 }
 
-/// Returns the bits of the runs of `order`, below a whole word, that begin at `starts`.
+/// Returns the bits of the runs of `order` (at most [`WORD_ORDER`]) that begin at `starts`.
 #[inline]
 pub(crate) const fn spread(starts: usize, order: u32) -> usize {
     // The product puts 2^order ones at each start. Runs do not overlap, so nothing carries.
     starts.wrapping_mul(mask(0, order))
 }
 
-/// Keeps the `limit` lowest bits that are set.
+/// Returns the `limit` lowest set bits of `word`, or all if there are fewer.
 #[inline]
 pub(crate) const fn lowest(word: usize, limit: usize) -> usize {
     let mut beyond = word;
@@ -143,8 +143,7 @@ pub(crate) const fn lowest(word: usize, limit: usize) -> usize {
     word & !beyond
 }
 
-/// Returns the number of canonical blocks of the free frames of a word, where the word's own order
-/// is the largest.
+/// Returns the number of canonical blocks in a word. A block counts as at most the whole word.
 pub(crate) const fn canonical_blocks(taken: usize) -> usize {
     let mut runs = !taken;
     let mut count = 0;
@@ -213,8 +212,8 @@ mod tests {
         })
     }
 
-    /// Calls `check` with every word of which 16 bits next to each other can be free: each value of
-    /// them, in each place.
+    /// Calls `check` with each word whose free bits all lie in one aligned group of 16 bits: every
+    /// value of the group, in every place.
     fn for_all_16_bits(mut check: impl FnMut(usize)) {
         for low in 0..=u16::MAX {
             let taken = usize::from(low) | usize::MAX << 16;

@@ -1,7 +1,7 @@
 //! Iteration over blocks in address order, for pictures, statistics and checks.
 //!
-//! Everything is derived from the bits and the tags. While other CPUs allocate, each area is read
-//! at a different moment.
+//! The iterators derive everything from the bits and the tags. While other CPUs allocate, they read
+//! each area at a different moment.
 
 use page_frame::{FrameNumber, Order, Tag};
 
@@ -15,7 +15,8 @@ pub enum BlockState {
     Free,
     /// Allocated as one block, or as one run of pages.
     Allocated,
-    /// Taken without a head of its own: cached by a CPU slot, deferred, a part of a slab, or lost.
+    /// Taken without the head of a block or run: cached by a CPU slot, deferred, a part of a slab,
+    /// offline, or lost.
     Cached,
 }
 

@@ -2,32 +2,33 @@
 //!
 //! # Concepts
 //! - A free of a small block that the CPU slot does not keep changes no bit. It **defers** the
-//!   block: it writes so into the tag of the block's head, and counts the block for its area. Both
-//!   are plain stores.
+//!   block: it sets a deferred tag at the block's head, and adds the block's frames to the count of
+//!   its area. Both are plain stores.
 //! - When the count of an area is full, the CPU whose free filled it **reconciles** the area: it
 //!   clears the bits of all deferred blocks, a word in one atomic operation. Random frees then cost
-//!   an atomic operation in five or six, and frees in the order of allocation one in 60.
-//! - An area is also reconciled when no other frames of it may be in use. So an empty area is
-//!   soon known to be empty. Other occasions are an owner that finds no free frame in its area, and
-//!   a request that would fail. While CPU slots acquire areas, all areas are reconciled in turn.
+//!   one atomic operation per five or six frees, and frees in the order of allocation one per 60
+//!   frees.
+//! - An area is also reconciled when its deferred frames may be its last frames in use, so that an
+//!   empty area soon has the hint of an empty area. A slot that finds no free frame in its owned
+//!   area reconciles the area. A request that would fail reconciles all areas. A refill that needs
+//!   another area first reconciles one of the areas that are next in turn.
 //!
 //! # Invariants
-//! - I1: the head of each deferred block has a tag that says so, and the bits of its frames are
-//!   set.
-//! - I2: where such a tag is, the area's count is at or above `PENDING`, or a call is between the
+//! - I1: the head of each deferred block has a deferred tag, and the bits of its frames are set.
+//! - I2: if an area has such a tag, its count is at or above `PENDING`, or a call is between the
 //!   two stores, or the area is being reconciled.
 //!
 //! # Concurrency
-//! - One call at a time reconciles an area: its flag is only ever tried. So no call clears the bits
-//!   of a block that was reconciled and allocated again meanwhile.
+//! - The area's flag lets one call at a time reconcile the area; other calls do not wait. So no
+//!   call clears the bits of a block that was reconciled and allocated again meanwhile.
 //! - A deferral stores the tag, then the count. A reconciliation clears the count, then loads the
-//!   tags. It sees the tag, or the count says afterwards that a block is deferred.
+//!   tags. Either it sees the tag, or afterwards the count is at or above `PENDING`.
 //! - Two racing increments may count once. The count then under-reports, but it never reads as
 //!   empty.
 //!
 //! # Costs
 //! Searches miss fewer than [`RECONCILE_AT`] frames of an area. Reconciling reads the tags of an
-//! area, 512 bytes, and has an atomic operation for each word with a deferred block, and three
+//! area, 512 bytes. It costs one atomic operation for each word with a deferred block, and three
 //! more.
 
 use page_frame::internals::{DeferredHeads, TagPlace};
@@ -44,8 +45,8 @@ use crate::tags::Tags;
 /// Number of deferred frames at which an area is reconciled: a guess between the cost and the
 /// frames that searches miss.
 const RECONCILE_AT: usize = if sync::MODELLED { 2 } else { 64 };
-/// The largest order that is deferred. A few larger blocks would fill the count, and each pays for
-/// its atomic operation.
+/// The largest order that is deferred. A few larger blocks would fill the count, and each is worth
+/// its own atomic operation.
 const MAX_DEFERRED_ORDER: usize = 2;
 /// Maximum number of areas that one turn looks at.
 const MAX_AREAS_PER_TURN: usize = 64;
@@ -77,7 +78,7 @@ pub(crate) struct DeferredFrees<'m> {
     turn: AtomicUsize,
 }
 
-/// A look at the areas whose turn it is to be reconciled.
+/// The result of a look at the areas that are next in turn to be reconciled.
 pub(crate) struct Turn {
     /// The area with deferred frees, if there is one.
     pub(crate) found: Option<usize>,
@@ -127,8 +128,8 @@ impl<'m> DeferredFrees<'m> {
     #[inline(always)]
     pub(crate) unsafe fn defer(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) -> bool {
         tag.defer(order);
-        // The tag before the count, even when another CPU overwrites the count. Pairs with the swap
-        // in `reconcile`.
+        // Orders the tag before the count, even when another CPU overwrites the count. Pairs with
+        // the swap in `reconcile`.
         propagation_fence();
         let area = self.area_of(frame);
         debug_assert!(area < self.counts.len(), "clause 1");
@@ -162,8 +163,9 @@ impl<'m> DeferredFrees<'m> {
         sum >= RECONCILE_AT
     }
 
-    /// Notes that `frame` is the first frame in use of its area, or one of few: its free may empty
-    /// the area.
+    /// Sets the bias of the area of `frame` to its maximum, so that the next deferral reconciles
+    /// the area. The block at `frame` was taken from an empty area, so its free may empty the area
+    /// again.
     pub(crate) fn expect_empty(&self, frame: FrameNumber) {
         self.bias(self.area_of(frame), RECONCILE_AT as u8 - 1);
     }
@@ -175,7 +177,7 @@ impl<'m> DeferredFrees<'m> {
         _ = count.compare_exchange(0, bias, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Returns whether the count of the area of `frame` says that it has deferred frees.
+    /// Returns whether the area of `frame` has deferred frees, by its count.
     pub(crate) fn is_pending_at(&self, frame: FrameNumber) -> bool {
         self.is_pending(self.area_of(frame))
     }
@@ -200,8 +202,8 @@ impl<'m> DeferredFrees<'m> {
         let mut area = first;
         while area < end {
             if area % 8 == 0 && area + 8 <= self.counts.len() {
-                // SAFETY: there are eight counts from here on, and the first count of all is
-                // aligned to 64.
+                // SAFETY: the `if` has checked that there are eight counts from `area` on. `area`
+                // is a multiple of eight, and the first count is aligned to 64 bytes.
                 let eight = unsafe { load_eight(self.counts, area) };
                 if eight & u64::from_ne_bytes([PENDING; 8]) == 0 {
                     area += 8;
@@ -230,7 +232,7 @@ impl<'m> DeferredFrees<'m> {
         Turn { found, next: found.map_or(end, |area| area + 1) }
     }
 
-    /// Ends a turn: the next one begins behind its areas.
+    /// Ends a turn: the next one begins after its areas.
     pub(crate) fn end_turn(&self, turn: Turn) {
         // Relaxed: advice.
         let next = if turn.next == self.counts.len() { 0 } else { turn.next };
@@ -240,8 +242,9 @@ impl<'m> DeferredFrees<'m> {
 
 /// Reconciling.
 impl DeferredFrees<'_> {
-    /// Frees the deferred blocks of `area`, unless another call is doing so. `on_free` is called
-    /// for each word with its first frame, the freed frames as bits, and the number of blocks.
+    /// Frees the deferred blocks of `area`, or returns `None` if another call is doing so. Calls
+    /// `on_free` for each word with its first frame, the freed frames as bits, and the number of
+    /// blocks.
     #[inline(always)]
     pub(crate) fn reconcile(
         &self,
@@ -251,8 +254,8 @@ impl DeferredFrees<'_> {
         on_free: impl Fn(FrameNumber, usize, usize),
     ) -> Option<Reconciled> {
         let flags = &self.flags[area / WORD_BITS];
-        // SeqCst: Acquire is enough: it pairs with the Release in `open`, and sees which tags were
-        // cleared.
+        // SeqCst, though Acquire would be enough: it pairs with the Release in `open`, and sees
+        // which tags were cleared.
         if flags.fetch_or(flag(area), Ordering::SeqCst) & flag(area) != 0 {
             return None;
         }
@@ -265,7 +268,8 @@ impl DeferredFrees<'_> {
         let no_heads = [0; AREA_WORDS];
         let mut reconciled = Reconciled { start, frames: 0, freed_twice: 0, heads: no_heads };
         if let Some((at, section)) = bitmap.table().locate(start) {
-            // All words first: the loads overlap, which the atomic operations would prevent.
+            // Loads the tags of all words first: these loads overlap, which the atomic operations
+            // would prevent.
             let deferred = tags.deferred_heads::<AREA_WORDS>(start);
             // Acquire: pairs with the Release of each tag; the content of the blocks is handed over
             // with their bits.
@@ -306,7 +310,7 @@ fn clear_tags(tags: &Tags<'_>, word: FrameNumber, heads: DeferredHeads) -> usize
             frames |= mask(bit, order.map_or(0, |order| order.get().into()));
         }
     }
-    // Before the bits: once they are clear, the frames may get other tags.
+    // The tags before the bits: once the bits are clear, the frames may get other tags.
     tags.clear_word(word, heads.heads);
     frames
 }
@@ -337,7 +341,7 @@ impl Reconciling<'_, '_> {
     }
 }
 
-/// The trace panicked: blocks may still be deferred, with tags that say so (I1).
+/// Runs when the trace panicked: blocks may still be deferred, with deferred tags (I1).
 impl Drop for Reconciling<'_, '_> {
     #[cold]
     fn drop(&mut self) {

@@ -74,7 +74,7 @@ impl<'m> Tags<'m> {
         is_there
     }
 
-    /// Prefetches the tag that lies `frames` frames behind that of `frame`.
+    /// Prefetches the tag of the frame that lies `frames` frames after `frame`.
     #[inline]
     pub(crate) fn prefetch(&self, frame: FrameNumber, frames: usize) {
         self.map.prefetch_tag_at(self.index(frame) + frames);

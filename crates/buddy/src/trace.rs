@@ -6,9 +6,9 @@
 //! - Taking a block of order k out of a canonical block of order n is n - k **splits**.
 //! - Freeing a block of order k that then lies in a canonical block of order n is n - k **merges**.
 //! - A **claim** is an area taken whole, with or without its neighbours.
-//! - A **transfer** is frames that move between areas and a CPU slot. On the way out a list-based
-//!   buddy would have split the blocks into the pieces that the slot keeps, and on the way back it
-//!   would have merged each of them.
+//! - A **transfer** is a move of frames between areas and a CPU slot. For a move to the slot, a
+//!   list-based buddy would have split blocks into the pieces that the slot keeps. For a move back,
+//!   it would have merged each of them.
 //!
 //! An operation that stays inside a CPU slot changes no area and causes no event. While other CPUs
 //! change the same area, the numbers are estimates. With one CPU they are exact.
@@ -17,9 +17,10 @@
 //! refuse ordinary requests when only the reserve is left.
 //!
 //! # Costs
-//! Nothing when the trace is `()`: every call stands behind [`Trace::IS_ENABLED`]. Otherwise each
-//! take from areas and each return costs a call. Splits and merges cost a look at the buddies of
-//! the block up to [`Trace::MAX_ORDER`], unless [`Trace::HAS_BLOCK_EVENTS`] is false.
+//! Nothing when the trace is `()`: the allocator tests [`Trace::IS_ENABLED`] before each event, at
+//! compile time. Otherwise each take from areas and each return costs a call. Splits and merges
+//! cost a look at the buddies of the block up to [`Trace::MAX_ORDER`], unless
+//! [`Trace::HAS_BLOCK_EVENTS`] is false.
 
 use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{FrameNumber, Order};
@@ -51,20 +52,20 @@ use crate::pressure::Pressure;
 /// }
 /// ```
 pub trait Trace {
-    /// Whether any method is called. Where false, nothing is computed for events.
+    /// Whether the allocator calls the event methods. If false, it computes nothing for events.
     const IS_ENABLED: bool = true;
-    /// Whether splits, merges, claims and transfers are wanted. Where false, nothing is computed
-    /// for them.
+    /// Whether the trace wants splits, merges, claims and transfers. If false, the allocator
+    /// computes nothing for them.
     const HAS_BLOCK_EVENTS: bool = true;
     /// The largest order of the list-based buddy that splits and merges are computed for.
     const MAX_ORDER: Order = Order::MAX;
 
-    /// `frames` frames at or behind `start` left their areas, for a user or a CPU slot.
+    /// `frames` frames at or after `start` left their areas, for a user or a CPU slot.
     fn take(&self, start: FrameNumber, frames: usize) {
         let _ = (start, frames);
     }
 
-    /// `frames` frames at or behind `start` returned to their areas.
+    /// `frames` frames at or after `start` returned to their areas.
     fn free(&self, start: FrameNumber, frames: usize) {
         let _ = (start, frames);
     }
@@ -90,7 +91,7 @@ pub trait Trace {
     }
 
     /// Returns whether an ordinary request of a [`ZoneList`](crate::ZoneList) may take `pages`
-    /// frames. Called before the take.
+    /// frames. The zone list calls it before the take.
     #[inline]
     fn allows(&self, pages: usize) -> bool {
         let _ = pages;
@@ -104,7 +105,7 @@ pub trait Trace {
     }
 }
 
-/// No events.
+/// Receives no events.
 impl Trace for () {
     const IS_ENABLED: bool = false;
 }
@@ -227,7 +228,7 @@ impl EventCounts {
 
     /// Returns the number of blocks that were split in two.
     pub fn splits(&self) -> usize {
-        // Relaxed, here and below: statistics, which publish nothing.
+        // Relaxed, as in all four getters: statistics, which publish nothing.
         self.splits.load(Ordering::Relaxed)
     }
 

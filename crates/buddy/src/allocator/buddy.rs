@@ -16,7 +16,7 @@ use crate::zones::hotplug::HotplugError;
 ///
 /// As a [`PageSource`](page_frame::PageSource) it lends blocks and runs by address, which it
 /// translates through `M`. It dereferences to [`FramePool`], which has the methods that need no
-/// address. No frame is ever read or written. All methods that take `&self` may be called from
+/// address. It never reads or writes a frame. All methods that take `&self` may be called from
 /// every CPU, and from interrupts.
 ///
 /// Frees by number are `unsafe` here: they could free memory that is in use as a
@@ -48,7 +48,7 @@ use crate::zones::hotplug::HotplugError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Safe code cannot free by number what was lent as a block:
+/// Safe code cannot free a lent block by number:
 ///
 /// ```compile_fail,E0133
 /// use buddy::Buddy;
@@ -98,8 +98,8 @@ use crate::zones::hotplug::HotplugError;
 /// [`FrameAllocator::with_checked_free`].
 #[derive(Debug)]
 pub struct Buddy<'m, M, C, T = (), const CHECKED: bool = false> {
-    /// I1: a free through `frames` frees only blocks that its caller owns. It is called only from
-    /// `unsafe` functions whose clauses say so.
+    /// I1: a free through `frames` frees only blocks that its caller owns. Only `unsafe` functions
+    /// whose clauses say so call one.
     pub(crate) frames: FrameAllocator<'m, C, T, CHECKED>,
     pub(crate) phys: M,
 }
@@ -116,8 +116,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
-    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of
-    /// it, and its part of the page map.
+    /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
+    /// each GiB of `room`, and its part of the page map.
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -148,11 +148,12 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         cpu: C,
         mode: Mode,
     ) -> Result<Self, BuildError> {
-        // SAFETY: clauses 1 and 2 are the caller's; no frame of the empty room is ever added.
+        // SAFETY: clauses 1 and 2 of `new_with_room`: clauses 1 and 2 of this function; the room is
+        // empty.
         unsafe { Self::new_with_room(metadata, ranges, FrameRange::default(), phys, cpu, mode) }
     }
 
-    /// The same, with room for frames of `room` to be added later by
+    /// Builds the same allocator with room for frames of `room`, which the caller may add later by
     /// [`add_section`](Self::add_section).
     ///
     /// # Errors

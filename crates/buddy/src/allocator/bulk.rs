@@ -1,4 +1,4 @@
-//! Many blocks at once.
+//! Allocates and frees many blocks in one call.
 
 use page_frame::{Cpu, Fault, FrameNumber, Order};
 
@@ -7,10 +7,10 @@ use crate::trace::Trace;
 
 impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// Fills `blocks` with the first frames of allocated blocks of `order`; returns the number of
-    /// blocks. If it is less than the room, memory ran out.
+    /// blocks. If it is below `blocks.len()`, memory ran out.
     ///
-    /// The slot is entered once for all blocks that it can serve. Single frames come a word, up to
-    /// 64, per atomic operation.
+    /// The call enters the CPU's slot once for all blocks that the slot can serve. One atomic
+    /// operation takes up to 64 single frames.
     pub fn allocate_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
         let count = self.caches.allocate_bulk(&self.frames, order, blocks);
         let mut allocated = self.frames.bulk_guard(order, blocks, count);

@@ -13,7 +13,7 @@ use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
 use crate::zones::hotplug::{self, HotplugError};
 
-/// A page's alignment.
+/// A type with the alignment of a page.
 #[repr(align(4096))]
 struct OnePage;
 
@@ -25,8 +25,8 @@ const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 
 /// A buddy allocator of page frames by number.
 ///
-/// It knows no address and makes no pointer; its user decides what a frame number stands for. So
-/// every method is safe, and a wrong free can only make the allocator return a number twice.
+/// It uses no addresses and makes no pointers; its user decides which memory a frame number names.
+/// So every method is safe, and a wrong free can only make the allocator return a number twice.
 /// [`Buddy`](crate::Buddy) lends memory by address. [`FramePool`] has the methods that both types
 /// share.
 ///
@@ -83,8 +83,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
-    /// The same, with room for frames of `room` that may be added later: 24 bytes for each GiB of
-    /// it, and its part of the page map.
+    /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
+    /// each GiB of `room`, and its part of the page map.
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -112,7 +112,7 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
         Self::new_with_room(metadata, ranges, FrameRange::default(), cpu, mode)
     }
 
-    /// The same, with room for frames of `room` to be added later by
+    /// Builds the same allocator with room for frames of `room`, which the caller may add later by
     /// [`add_section`](Self::add_section).
     ///
     /// # Errors
@@ -162,9 +162,9 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     ///
     /// A free reads the tag of the block's head, and then clears it. Two CPUs that free one block
     /// at the same moment may both read before one of them clears. Without this option the double
-    /// free is found when the second slot returns the block. Nothing is credited twice, but until
-    /// then both slots may hand the block out. A checked free exchanges the tag instead. It costs
-    /// an atomic operation for each free, and nothing for allocations.
+    /// free is found when the second slot returns the block. The frames never count as free twice,
+    /// but until then both slots may allocate the block. A checked free exchanges the tag instead.
+    /// It costs an atomic operation for each free, and nothing for allocations.
     ///
     /// ```
     /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
@@ -186,8 +186,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
         FrameAllocator { pool: self.pool.with_checked_free() }
     }
 
-    /// Sets the hook for double frees that are found only when a CPU slot is drained. Without a
-    /// hook they panic.
+    /// Sets the hook for double frees that are found only when a CPU slot is drained or an area is
+    /// reconciled. Without a hook they panic.
     pub fn with_fault_hook(mut self, hook: FaultHook) -> Self {
         self.pool.set_fault_hook(hook);
         self
@@ -225,7 +225,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Adds the frames of `range`, all of them free, with the metadata of their section in
     /// `metadata`.
     ///
-    /// O(areas of a section). Only tries a lock; allocates nothing.
+    /// O(areas of a section). It waits for no lock and allocates nothing.
     ///
     /// # Errors
     /// [`HotplugError::NotOneSection`], [`HotplugError::NoRoom`], [`HotplugError::Occupied`] or

@@ -42,15 +42,15 @@ pub enum Mode {
     #[default]
     Cached,
     /// As the textbook says: of all free blocks the smallest that is large enough, and of those the
-    /// lowest. Looks at every block for each request. For teaching and comparing.
+    /// lowest. Each request looks at every block. For teaching and comparing.
     Plain,
 }
 
 /// Page frames by number, without a method that frees a block.
 ///
 /// [`FrameAllocator`](crate::FrameAllocator) and [`Buddy`](crate::Buddy) dereference to it. All
-/// methods take `&self` and may be called from every CPU, and from interrupts. No frame is read or
-/// written. The examples are at those two types.
+/// methods take `&self` and may be called from every CPU, and from interrupts. No method reads or
+/// writes a frame. See those two types for examples.
 #[derive(Debug)]
 pub struct FramePool<'m, C, T = (), const CHECKED: bool = false> {
     pub(crate) frames: Frames<'m, T>,
@@ -75,7 +75,8 @@ impl<'m, C: Cpu> FramePool<'m, C> {
 }
 
 impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
-    /// Makes every free a checked free.
+    /// Makes every free a checked free, see
+    /// [`FrameAllocator::with_checked_free`](crate::FrameAllocator::with_checked_free).
     pub(crate) fn with_checked_free(self) -> FramePool<'m, C, T, true> {
         let Self { frames, caches, mode } = self;
         FramePool { frames, caches, mode }
@@ -176,10 +177,10 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         }
     }
 
-    /// Returns the frames of CPU slots, those of idle CPUs by take-over, and all deferred frees to
-    /// their areas; returns their number.
+    /// Returns all frames that CPU slots hold and all deferred frees to their areas; returns the
+    /// number of frames. It drains the slots of idle CPUs by take-over.
     ///
-    /// Slots that a CPU is inside of are skipped. It never waits for a lock and never allocates.
+    /// It skips slots that a CPU is inside of, never waits for a lock and never allocates.
     pub fn drain(&self) -> usize {
         self.drain_until(usize::MAX)
     }
@@ -221,8 +222,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         })
     }
 
-    /// The same without draining slots: frames that a slot caches count as taken. O(areas of the
-    /// block).
+    /// Allocates as [`allocate_at`](Self::allocate_at) does, without draining slots: frames that a
+    /// slot caches count as taken. O(areas of the block).
     ///
     /// # Errors
     /// As for [`allocate_at`](Self::allocate_at).
@@ -258,8 +259,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         Ok(frame)
     }
 
-    /// Takes all frames of `range` out of use, in whole areas where the range does not end at the
-    /// border of memory. CPU slots are drained first.
+    /// Takes all frames of `range` out of use, after draining the CPU slots. The range consists of
+    /// whole areas, except where it begins or ends at a border of memory.
     ///
     /// O(areas of the range), after taking over the slots of idle CPUs.
     ///
@@ -280,16 +281,17 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// As for [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section).
     ///
     /// # Safety
-    /// 1. No other call of this allocator is under way, in another context or below this one. None
-    ///    begins before this one has returned, and those that begin later happen after it.
+    /// 1. No other call of this allocator is under way, in another context or in code that this
+    ///    call interrupts or is nested in. None begins before this one has returned, and those that
+    ///    begin later happen after it.
     /// 2. None of its iterators is used afterwards.
     pub unsafe fn remove_section_while_stopped(
         &self,
         frame: FrameNumber,
     ) -> Result<FrameRange, HotplugError> {
         hotplug::find_added(&self.frames, frame)?;
-        // A slot would go on to take from the areas that it owns. Blocks that are offline are in no
-        // slot.
+        // Without a drain, a slot would still take from areas that it owns. No slot holds blocks
+        // that are offline.
         self.drain();
         // SAFETY: clause 1: clauses 1 and 2 of this function.
         unsafe { hotplug::remove_section(&self.frames, frame) }

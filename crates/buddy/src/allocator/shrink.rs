@@ -1,4 +1,4 @@
-//! The allocators as shrinkers: CPU slots and deferred frees are memory that they can return.
+//! The allocators as shrinkers: they can return the frames of CPU slots and of deferred frees.
 
 use page_frame::{Cpu, Shrink};
 
@@ -6,16 +6,16 @@ use crate::allocator::buddy::Buddy;
 use crate::allocator::frame_allocator::FrameAllocator;
 use crate::trace::Trace;
 
-/// For other parts of a system that run out of memory, like another zone. The allocator itself
-/// drains before it fails.
+/// Other parts of a system, like another zone, call it when they run out of memory. The allocator
+/// itself drains before it fails.
 impl<M, C, T, const CHECKED: bool> Shrink for Buddy<'_, M, C, T, CHECKED>
 where
     M: Sync,
     C: Cpu + Sync,
     T: Trace + Sync,
 {
-    /// Returns the number of frames that the slots held when each was last refilled or drained. One
-    /// load for each slot. Deferred frees are not included.
+    /// Returns the number of frames that the slots held when each was last refilled or drained.
+    /// Costs one load for each slot. Deferred frees are not included.
     fn reclaimable(&self) -> usize {
         self.cached_frames()
     }

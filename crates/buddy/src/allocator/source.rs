@@ -16,10 +16,10 @@ use crate::trace::Trace;
 use crate::zones::zone::Zone;
 use crate::zones::zone::sealed::Sealed;
 
-// SAFETY: clause 1: by clause 1 of `new_in` no other code uses the frames. A frame is handed out
-// only after this buddy changed its bit from clear to set, or its area from open to whole. `phys`
-// maps aligned frames to aligned addresses. Clause 2: the fault hook is called only when nothing
-// was taken back.
+// SAFETY: clause 1: by clause 1 of `new_in` no other code uses the frames. This buddy lends a frame
+// only after it changed its bit from clear to set, or its area from open to whole. `phys` maps
+// aligned frames to aligned addresses. Clause 2: a free calls the fault hook only when it took
+// nothing back.
 unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageSource
     for Buddy<'_, M, C, T, CHECKED>
 {
@@ -29,7 +29,8 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageSource
             // SAFETY: clause 1: the block was just allocated, and this is its only value.
             return Ok(unsafe { self.block(frame, order) });
         }
-        // The miss returns a frame, in registers; a block would be returned in memory.
+        // `allocate_miss` returns a frame, which fits in registers; a block would be returned in
+        // memory.
         let frame = self.allocate_miss(order)?;
         // SAFETY: clause 1: the block was just allocated, and this is its only value.
         Ok(unsafe { self.block(frame, order) })
@@ -69,7 +70,7 @@ impl<'m, M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, C
         unsafe { PageBlock::from_raw(self.phys.pointer(frame), order, false) }
     }
 
-    /// Frees a block that is no hit, and reports a fault by address.
+    /// Frees a block that `free_hit` did not free, and reports a fault by address.
     #[cold]
     #[inline(never)]
     #[track_caller]
@@ -90,8 +91,8 @@ impl<'m, M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, C
     }
 }
 
-// SAFETY: clause 1 as above, for the frames of runs. Clause 2: the head is tagged by
-// `allocate_run`, its count kept by `resize_run`.
+// SAFETY: clause 1: as clause 1 of the `PageSource` impl, for the frames of runs. Clause 2:
+// `allocate_run` tags the head, and `resize_run` updates its page count.
 unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
     for Buddy<'_, M, C, T, CHECKED>
 {

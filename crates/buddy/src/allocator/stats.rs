@@ -1,5 +1,5 @@
-//! Statistics: free blocks by order and mobility, and fragmentation. Every method looks at every
-//! area.
+//! Statistics: free blocks by order and mobility, and fragmentation. All methods of [`FramePool`]
+//! here look at every area, except for `frames` and `mobility_at`.
 //!
 //! # Sources
 //! The two indices are those of Linux's memory compaction (Gorman 2010,
@@ -35,7 +35,7 @@ pub struct Fragmentation {
 }
 
 impl Fragmentation {
-    /// Returns which part of free memory the request cannot use, in thousandths: 0 if it can use
+    /// Returns the part of free memory that the request cannot use, in thousandths: 0 if it can use
     /// all, 1000 if no block fits.
     pub const fn unusable(self) -> usize {
         if self.free_frames == 0 {
@@ -44,8 +44,8 @@ impl Fragmentation {
         (self.free_frames - self.fitting_blocks * self.pages) * 1000 / self.free_frames
     }
 
-    /// Returns why the request fails, in thousandths: towards 0 because memory is short, towards
-    /// 1000 because memory is fragmented. `None` if it does not fail.
+    /// Returns the reason why the request fails, in thousandths: near 0 memory is short, near 1000
+    /// memory is fragmented. `None` if it does not fail.
     pub const fn index(self) -> Option<usize> {
         if self.fitting_blocks > 0 {
             return None;

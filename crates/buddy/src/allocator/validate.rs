@@ -34,7 +34,7 @@ pub(crate) fn validate<T>(frames: &Frames<'_, T>) -> Result<(), Violation> {
     Err(Violation::at("I6: blocks cover every frame exactly once", frame))
 }
 
-/// Returns the invariant that `frame` breaks, which lies `offset` frames behind the start of a
+/// Returns the invariant that `frame` breaks. The frame lies `offset` frames after the start of a
 /// block in `state`.
 fn violated_at<T>(
     frames: &Frames<'_, T>,

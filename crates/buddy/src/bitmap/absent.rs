@@ -1,5 +1,4 @@
-//! The frames of a section that have no memory behind them: they are taken before the section is
-//! published.
+//! The frames of a section that do not exist. They are taken before the section is published.
 
 use page_frame::{FrameNumber, FrameRange};
 
@@ -8,8 +7,8 @@ use crate::bitmap::section::Section;
 use crate::bits::{AREA_FRAMES, SECTION_AREAS, SECTION_FRAMES};
 
 impl Section<'_> {
-    /// Takes for ever every frame of the section, whose first frame is `base`, that lies in none of
-    /// `ranges`.
+    /// Takes for ever each frame of the section that lies in none of `ranges`. `base` is the first
+    /// frame of the section.
     pub(crate) fn reserve_absent(&self, base: usize, ranges: &[FrameRange]) {
         if is_whole_section(base, ranges) {
             return;
@@ -27,9 +26,9 @@ impl Section<'_> {
         }
     }
 
-    /// Publishes every area of the section, whose first frame is `base` and which has the frames in
-    /// `ranges`. The bits of a section without holes are not read, so that their memory stays
-    /// untouched until it is used.
+    /// Publishes every area of the section, which begins at `base` and has the frames in `ranges`.
+    /// In a section without holes this reads no bits, so that their memory stays untouched until
+    /// the first use.
     pub(crate) fn publish_all(&self, base: usize, ranges: &[FrameRange]) {
         match is_whole_section(base, ranges) {
             true => self.hints.set_all(EMPTY_AREAS),

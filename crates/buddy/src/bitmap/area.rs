@@ -37,18 +37,18 @@ unsafe impl Zeroable for Line {
     }
 }
 
-/// The frames of a word whose free counts the area's free frames again, so that its hint follows:
-/// two frames of each word, so that one free in 32 counts.
+/// Two frames of each word. A free of one of them counts the area's free frames again and updates
+/// the hint: one free of a single frame in 32.
 const COUNTING_FRAMES: usize = 1 << (WORD_BITS - 1) | 1 << (WORD_BITS / 2 - 1);
 
-/// The change that a free made, as far as hints are concerned.
+/// The effect of a free on the hints.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Freed {
-    /// Some bit was clear already: the frames were freed twice. The bits that were set are clear.
+    /// A double free: some of the frames were free already. The other frames are free now.
     Already,
-    /// A word is no longer full, so the area may lack a hint; or it is time to count again.
+    /// A word was full, so the area may lack a hint; or one of the [`COUNTING_FRAMES`] was freed.
     Notable,
-    /// A word became empty, and the whole area may be.
+    /// All frames of a word are free now, and perhaps those of the whole area.
     Emptied,
     /// The hints are still right.
     Quiet,
@@ -78,8 +78,8 @@ impl Line {
 
     /// Takes the best fit for a block of `order` (below the area's); returns its first frame.
     ///
-    /// Returns `None` when no run was seen, or other CPUs took each run first. `undo` was called
-    /// after bits that were set by mistake were cleared again.
+    /// Returns `None` when it saw no free run, or other CPUs took each run first. Calls `undo`
+    /// after each lost run, when the stray bits are clear again.
     pub(crate) fn take(&self, order: u32, mut undo: impl FnMut()) -> Option<usize> {
         for _ in 0..TAKE_RETRIES {
             let line = self.load();
@@ -136,9 +136,9 @@ impl Line {
         })
     }
 
-    /// Takes up to `limit` blocks of `order`, below a word's, from the first word that has any;
-    /// returns the word's index and the starts of the blocks as bits. `undo` was called if other
-    /// CPUs took some of them first, after the bits that this call had set were cleared again.
+    /// Takes up to `limit` blocks of `order` (below a word's) from the first word that has any;
+    /// returns the word's index and the starts of the blocks as bits. Calls `undo` after clearing
+    /// stray bits, which it sets when other CPUs take a part of a block first.
     pub(crate) fn take_runs(
         &self,
         order: u32,
@@ -165,14 +165,14 @@ impl Line {
         })
     }
 
-    /// Returns whether a block of `order`, below a word's, is free somewhere.
+    /// Returns whether some block of `order` (below a word's) is free.
     pub(crate) fn has_run(&self, order: u32) -> bool {
         // Relaxed: advice.
         self.0.iter().any(|word| free_runs(word.load(Ordering::Relaxed), order) != 0)
     }
 
-    /// Takes every frame of a line that is clear except for stray bits. Fails, with nothing taken,
-    /// when a stray bit stays.
+    /// Takes every frame of a line that is clear except for stray bits; returns whether it did.
+    /// When a stray bit stays, it takes nothing.
     pub(crate) fn take_all(&self) -> bool {
         for word in 0..AREA_WORDS {
             let won = (0..STRAY_RETRIES).any(|_| {
@@ -243,7 +243,8 @@ mod tests {
         line
     }
 
-    /// The lowest aligned free runs of a word, found by trying each, and what is taken then.
+    /// Returns the lowest aligned free runs of a word, found by trying each, and the word after
+    /// they are taken.
     fn lowest_runs(taken: usize, order: u32, limit: usize) -> (usize, usize) {
         let starts = (0..WORD_BITS).step_by(1 << order);
         let free = starts.filter(|start| taken & mask(*start, order) == 0);

@@ -1,12 +1,12 @@
-//! The invariants of areas, checked.
+//! Checks the invariants of areas.
 
 use page_frame::sync::Ordering;
 
 use crate::bitmap::section::Section;
 use crate::bits::AREA_WORDS;
 
-/// Returns the invariant of the crate that `area` of `section` breaks, while no other call is
-/// inside the allocator.
+/// Returns the first invariant of the crate that `area` of `section` breaks. Call it only while no
+/// other call is inside the allocator.
 pub(crate) fn violated_invariant(section: &Section<'_>, area: usize) -> Option<&'static str> {
     let entry = section.entries.load(area, Ordering::Acquire);
     let bits = section.lines[area].load();

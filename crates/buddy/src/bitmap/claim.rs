@@ -1,11 +1,12 @@
 //! Blocks of several areas, and the pass over all areas that uses no hint.
 //!
 //! # Concurrency
-//! A block above the area's order claims its areas one by one, ascending, under the section's lock,
-//! which is only ever tried. At the first area that is not free it opens the claimed areas again.
+//! A call that takes a block above the area's order tries the section's lock and never waits for
+//! it. Under the lock it claims the areas one by one, ascending. At the first area that is not free
+//! it opens the claimed areas again.
 //!
 //! # Costs
-//! A failure looks at every area at most [`MAX_PASSES`] times.
+//! A request that fails looks at every area at most [`MAX_PASSES`] times.
 
 use page_frame::sync::{Ordering, fence};
 use page_frame::{FrameNumber, Order};
@@ -18,9 +19,9 @@ use crate::bits::{AREA_ORDER, SECTION_AREAS};
 const MAX_PASSES: usize = 3;
 
 impl Bitmap<'_> {
-    /// Takes a block of `order` wherever one is free, without hints. Fails only if no take or claim
-    /// was undone during the last pass, and no area was claimed or `is_busy`, which is called with
-    /// the first frame of each area.
+    /// Takes a block of `order` wherever one is free, without hints. It repeats a failed pass, up
+    /// to [`MAX_PASSES`] in all, if a take or claim was undone during it, or an area was being
+    /// claimed or busy. It calls `is_busy` with the first frame of each area.
     pub(crate) fn take_anywhere(
         &self,
         order: Order,
@@ -38,8 +39,8 @@ impl Bitmap<'_> {
         None
     }
 
-    /// Looks at every area once; returns the block that was taken, and whether an area was being
-    /// claimed or `is_busy`.
+    /// Looks at every area once; returns the block that it took, and whether an area was being
+    /// claimed or busy. It calls `is_busy` with the first frame of each area.
     pub(crate) fn pass(
         &self,
         order: Order,
@@ -82,8 +83,8 @@ impl Section<'_> {
             .find(|first| self.claim_several(*first, areas))
     }
 
-    /// Claims `areas` areas from `first` on; returns whether all were free. Ascends, and at the
-    /// first conflict opens the claimed areas again.
+    /// Claims `areas` areas from `first` on, ascending; returns whether it did. It claims none if
+    /// one of them is not free, or if another call holds the section's lock.
     pub(super) fn claim_several(&self, first: usize, areas: usize) -> bool {
         let Some(_claims) = self.claims.try_lock() else { return false };
         let claimed = (first..first + areas).take_while(|area| self.claim(*area)).count();

@@ -1,5 +1,5 @@
-//! The entry of an area: a byte with the state of the area, which says which calls may use it, and
-//! its placement.
+//! The entry of an area: a byte with the area's state and placement. The state says which calls may
+//! use the area.
 //!
 //! ```text
 //!     bit   7     6      5 4 3 2     1 0
@@ -24,10 +24,10 @@ const WHOLE: u8 = 2;
 const OWNED: u8 = 3;
 /// The lowest bit of the placement.
 const PLACEMENT_SHIFT: u32 = 2;
-/// The bits that hold the placement, before the shift.
+/// The mask of the placement, before the shift left by [`PLACEMENT_SHIFT`].
 const PLACEMENT: u8 = 15;
-/// The area was nearly full when its free frames were last counted, or is owned. A block freed in a
-/// dense area may stay in a CPU slot. Advice.
+/// The area was nearly full when its free frames were last counted, or is owned. A CPU slot may
+/// keep a block that is freed in a dense area. The bit is advice and may be stale.
 const DENSE: u8 = 1 << 6;
 
 const _: () = assert!(PLACEMENTS <= PLACEMENT as usize + 1, "a placement is four bits");
@@ -142,7 +142,7 @@ impl Entries {
     /// Exchanges the entry of `area`.
     ///
     /// # Errors
-    /// The entry that was found, when it is not `from`.
+    /// The entry of `area`, when it is not `from`.
     #[inline(always)]
     pub(super) fn exchange(
         &self,

@@ -5,9 +5,10 @@
 //! word sets a hint. A search that clears a hint looks at the area again; `section.rs` describes
 //! the order between the two.
 //!
-//! A **bound** says for each placement below which section no hint is expected, so that searches
-//! skip sections that are full. A bound is advice. Setting a hint below the bound lowers it, and a
-//! search that found nothing above the bound starts again from the lowest section.
+//! The **bound** of a placement is the lowest section where a hint is expected, so that searches
+//! skip the full sections before it. A bound is advice. Setting a hint in a section before the
+//! bound lowers it. A search that finds nothing from the bound on starts again from the lowest
+//! section.
 
 use core::ops::Range;
 
@@ -16,7 +17,7 @@ use page_frame::sync::{AtomicUsize, Ordering};
 use crate::bitmap::placement::{PLACEMENTS, Placement};
 use crate::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
 
-/// Degrees of fullness of areas with a placement, fullest first.
+/// Number of degrees of fullness of areas with a placement. Degree 0 is the fullest.
 const DEGREES: usize = 3;
 /// Number of hint maps of a section: one for each placement and degree of fullness, and one for
 /// empty areas.
@@ -48,8 +49,8 @@ impl<'m> Hints<'m> {
     /// Sets the hint for `area`, even if it is set already.
     #[inline]
     pub(super) fn set(&self, map: usize, area: usize) {
-        // SeqCst: as AcqRel it pairs with `clear`: a later clear sees the area as it was before
-        // this.
+        // SeqCst: as AcqRel it pairs with `clear`: a later clear sees all changes to the area that
+        // precede this call.
         self.maps[map][area / WORD_BITS].fetch_or(bit(area), Ordering::SeqCst);
         self.bounds.lower(map, self.section);
     }
@@ -64,7 +65,8 @@ impl<'m> Hints<'m> {
         self.bounds.lower(map, self.section);
     }
 
-    /// Sets the hint for `area` if it is not set. The caller's change was SeqCst.
+    /// Sets the hint for `area` if it is not set. The caller has changed the area by a SeqCst
+    /// access.
     #[inline]
     pub(super) fn ensure(&self, map: usize, area: usize) {
         // SeqCst: after the caller's change of the bits, against the sum of the bits after a
@@ -165,7 +167,7 @@ impl Bounds {
 
     /// Returns the index of the section where a search of `map` begins.
     pub(super) fn get(&self, map: usize) -> usize {
-        // Relaxed, here and below: advice.
+        // Relaxed, as in `lower` and `raise`: advice.
         self.of(map).load(Ordering::Relaxed)
     }
 

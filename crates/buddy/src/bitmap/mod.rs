@@ -1,16 +1,16 @@
 //! The bitmap: which frames are taken, by bits that are grouped into areas and sections.
 //!
 //! # Concepts
-//! [`Bitmap`] takes and frees frames by number. It knows no tag, CPU, trace or fault. Frames of a
-//! section that have no memory behind them are taken for ever.
+//! [`Bitmap`] takes and frees frames by number. It does not use tags, CPU slots, traces or fault
+//! hooks. Frames of a section that do not exist are taken for ever.
 //!
 //! # Concurrency
-//! There is no lock. This file handles frames that the caller names. Which frames to take is chosen
-//! in `search.rs` and `claim.rs`.
+//! No call waits for a lock. This file takes and frees frames that the caller names. `search.rs`
+//! and `claim.rs` choose the frames to take.
 //!
 //! # Layers
-//! `section_table` over `section`, which has the lines of `area`, the entries of `entry` and the
-//! maps of `hints`, one map for each `placement`.
+//! `section_table` holds sections. A `section` has the lines of `area`, the entries of `entry` and
+//! the maps of `hints`, several maps for each `placement`.
 
 use page_frame::{FrameNumber, FrameRange, Order};
 
@@ -98,11 +98,12 @@ impl<'m> Bitmap<'m> {
         })
     }
 
-    /// Frees all frames of `range`, which are taken, whatever blocks they were in; returns whether
-    /// all of them were taken.
+    /// Frees all frames of `range`, whatever blocks they were in; returns whether all of them were
+    /// taken.
     ///
-    /// Whole areas are opened. An area of which only a part is freed is split first. When that does
-    /// not succeed within its bound, the call frees no frame and returns `None`.
+    /// The call opens whole areas. It first splits a whole area of which it frees only a part. When
+    /// the split does not succeed within its bounded retries, the call frees no frame and returns
+    /// `None`.
     pub(crate) fn free_range(&self, range: FrameRange) -> Option<bool> {
         let parts = || {
             area_parts(range)
@@ -127,13 +128,14 @@ impl<'m> Bitmap<'m> {
         Some(all_taken)
     }
 
-    /// Returns whether `frame` is taken as a user sees it.
+    /// Returns whether `frame` is taken, alone or with its whole area.
     pub(crate) fn is_taken(&self, frame: FrameNumber) -> bool {
         let bit = frame.get() % WORD_BITS;
         self.taken_word(FrameNumber::new(frame.get() - bit)) & mask(bit, 0) != 0
     }
 
-    /// Returns the taken bits of the word at `word`, all set where there is no memory.
+    /// Returns the taken bits of the word at `word`: all set in a whole area, and where no section
+    /// exists.
     pub(crate) fn taken_word(&self, word: FrameNumber) -> usize {
         let located = self.table.locate(word);
         located.map_or(usize::MAX, |(at, section)| section.taken(at.area)[at.frame / WORD_BITS])

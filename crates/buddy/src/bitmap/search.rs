@@ -1,9 +1,9 @@
-//! Searches by hints: which area a block is taken from.
+//! Searches by hints: they choose the area that a block is taken from.
 //!
 //! # Policy
-//! The lowest section with a hint, in it the fullest degree, in that the lowest area. A request
-//! searches areas of its own placement, then empty areas, then both again from the lowest section
-//! on, then the other placements (`placement.rs`).
+//! A search prefers the lowest section with a hint, in it the fullest degree, and in that the
+//! lowest area. A request searches areas of its own placement, then empty areas, then both again
+//! from the lowest section on, then the other placements (`placement.rs`).
 //!
 //! # Costs
 //! Each of these steps looks at no more than [`MAX_MISSES`] areas without a fitting run, and reads
@@ -177,7 +177,8 @@ impl<'m> Bitmap<'m> {
         claimed.or_else(|| self.scan_from_bound(empty, true, &mut claim)).unwrap_or(0)
     }
 
-    /// Goes through the steps of the policy. `take` is called with section, area and hint map.
+    /// Searches in the order of the policy. Calls `take` with section, area and hint map of each
+    /// candidate, until it returns a value.
     fn search_all<R>(
         &self,
         order: u32,

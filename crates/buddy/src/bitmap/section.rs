@@ -24,9 +24,9 @@
 //! - hints: free bits, load entry and hint; searcher: clear the hint, sum the bits; owner: open the
 //!   entry, sum the bits. One of the two sets the hint again.
 //!
-//! Between the two accesses of each side stands `model_fence`, for loom. Outside loom there is no
-//! fence: what changes bits, entry or hint is a read-modify-write or a SeqCst store, and no machine
-//! lets a SeqCst load pass those.
+//! Between the two accesses of each side, `model_fence` is a fence for loom only. Outside loom no
+//! fence is needed: bits, entry and hint change by a read-modify-write or a SeqCst store, and no
+//! machine lets a later SeqCst load pass those.
 
 use page_frame::sync::{self, AtomicUsize, Lock, Ordering, model_fence, prefetch};
 
@@ -36,12 +36,12 @@ use crate::bitmap::hints::{EMPTY_AREAS, HintMaps, Hints, map_for};
 use crate::bitmap::placement::{Mobility, Placement};
 use crate::bits::{AREA_FRAMES, AREA_WORDS, SECTION_AREAS, set_bits};
 
-/// Maximum number of areas that one claim of several areas takes: 16 MiB.
+/// Maximum number of areas that one refill claims: 16 MiB.
 pub(crate) const MAX_CLAIM_BATCH: usize = 8;
 /// Maximum number of free frames of a dense area: those of the fullest degree.
 const MAX_FREE_IF_DENSE: usize = AREA_FRAMES / 8;
-/// Maximum number of exchanges of an entry that stays open: its placement or density may change
-/// meanwhile.
+/// Maximum number of attempts to claim an open entry. An attempt fails when the entry's placement
+/// or density changes meanwhile.
 const CLAIM_RETRIES: usize = if sync::MODELLED { 2 } else { 4 };
 
 /// The lines of a section.
@@ -53,10 +53,11 @@ pub(crate) struct Section<'m> {
     pub(super) lines: &'m Lines,
     pub(super) entries: &'m Entries,
     pub(super) hints: Hints<'m>,
-    /// Locked, only by trying, by a claim of several areas for one block.
+    /// Held during a claim of several areas for one block. A call tries this lock and never waits
+    /// for it.
     pub(super) claims: Lock<()>,
-    /// Counts takes that were undone. A search that saw no free frame compares it before and after,
-    /// to find out whether some frames were only taken for a moment.
+    /// Counts takes and claims that were undone. A search that saw no free frame compares the count
+    /// before and after, to find out whether some frames were taken only for a moment.
     pub(super) undos: AtomicUsize,
 }
 
@@ -67,8 +68,7 @@ impl<'m> Section<'m> {
         Self { lines, entries, hints, claims: Lock::new(()), undos: AtomicUsize::new(0) }
     }
 
-    /// Returns the addresses of lines, entries and hints that a section of this size needs, in
-    /// bytes.
+    /// Returns the sizes of the lines, entries and hint maps of a section, in bytes.
     pub(crate) const fn part_bytes() -> [usize; 3] {
         [size_of::<Lines>(), size_of::<Entries>(), size_of::<HintMaps>()]
     }
@@ -120,8 +120,7 @@ impl Section<'_> {
         kept
     }
 
-    /// Counts an undo, after bits that were set by mistake were cleared again, and publishes the
-    /// area.
+    /// Counts an undo and publishes the area. The caller has cleared its stray bits.
     pub(super) fn finish_undo(&self, area: usize) {
         // Relaxed: the fence in `publish` orders it after the bits.
         self.undos.fetch_add(1, Ordering::Relaxed);
@@ -132,7 +131,7 @@ impl Section<'_> {
     /// `area`.
     #[inline]
     fn second_look(&self, area: usize) -> bool {
-        // Our bits before our load of the entry; pairs with the fence in `claim`.
+        // Orders our bits before our load of the entry; pairs with the `model_fence` in `claim`.
         model_fence();
         self.allows_takes(area)
     }
@@ -171,7 +170,8 @@ impl Section<'_> {
         if !self.lines[area].is_clear() || !self.begin_claim(area) {
             return false;
         }
-        // Our entry before our load of the bits; pairs with the fence of the second look.
+        // Orders our entry before our load of the bits; pairs with the `model_fence` in
+        // `second_look`.
         model_fence();
         self.end_claim(area)
     }
@@ -247,9 +247,9 @@ impl Section<'_> {
 
     /// Opens an area that was whole, with all frames free.
     ///
-    /// The bits need no look: the undo of a stray bit publishes the area again. The hint needs no
-    /// fence: this call sets the hint even if it is set already, so a later clear of it has read
-    /// from this store and sees the open entry.
+    /// The call does not check the bits: the undo of a stray bit publishes the area again. The hint
+    /// needs no fence: this call sets the hint even if it is set already, so a later clear of it
+    /// has read from this store and sees the open entry.
     #[inline]
     pub(super) fn open_empty(&self, area: usize) {
         // Release: as in `open_as`.
@@ -266,7 +266,8 @@ impl Section<'_> {
         self.update_hint(area, self.lines[area].clear(word, frames))
     }
 
-    /// The same, for a caller that publishes the area itself.
+    /// Frees the frames as [`clear`](Self::clear) does, but leaves it to the caller to publish the
+    /// area.
     #[inline]
     pub(crate) fn clear_unpublished(&self, area: usize, word: usize, frames: usize) -> Freed {
         self.lines[area].clear(word, frames)
@@ -296,8 +297,8 @@ impl Section<'_> {
     /// Sets the hint for `area`, if it is open and has a free frame; returns how many free frames
     /// were seen.
     pub(crate) fn publish(&self, area: usize) -> usize {
-        // Our change of bits, entry or hint before our loads here; pairs with itself and with the
-        // fence in `claim`.
+        // Orders our change of bits, entry or hint before the loads here; pairs with itself and
+        // with the `model_fence` in `claim`.
         model_fence();
         // SeqCst: after our change.
         let entry = self.entries.load(area, Ordering::SeqCst);
@@ -316,7 +317,7 @@ impl Section<'_> {
         free
     }
 
-    /// Clears a hint, and sets the right one if there is one.
+    /// Clears the hint for `area` in `map`, then publishes the area, which sets the right hint.
     fn replace_hint(&self, map: usize, area: usize) {
         self.hints.clear(map, area);
         self.publish(area);
@@ -374,7 +375,7 @@ impl Section<'_> {
         self.entries.load(area, Ordering::Relaxed).placement()
     }
 
-    /// Returns the taken bits of `area` as a user sees them: all set when the area is whole.
+    /// Returns the taken bits of `area`: all set when the area is whole.
     pub(super) fn taken(&self, area: usize) -> [usize; AREA_WORDS] {
         if self.is_whole(area) { [usize::MAX; AREA_WORDS] } else { self.lines[area].load() }
     }

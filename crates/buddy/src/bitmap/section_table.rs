@@ -28,8 +28,8 @@ pub(crate) struct SectionCell<'m> {
     /// The frames of a section that was added; empty for a section from the start.
     added_start: AtomicUsize,
     added_end: AtomicUsize,
-    /// A cell may be sent and shared where references to sections may be. `'m` is invariant by the
-    /// pointer above: with a shorter lifetime `put` could store a section that is dropped before
+    /// A cell may be sent and shared where references to sections may be. The field `section` makes
+    /// `'m` invariant: with a shorter lifetime `put` could store a section that is dropped before
     /// the table.
     sections_are_shared: PhantomData<&'m Section<'m>>,
 }
@@ -82,7 +82,7 @@ impl<'m> SectionCell<'m> {
 
     /// Returns the frames of a section that was added.
     pub(crate) fn added(&self) -> Option<FrameRange> {
-        // The Acquire load in `get` orders the loads below.
+        // The Acquire load in `get` orders the Relaxed loads that follow.
         self.get()?;
         let bound = |at: &AtomicUsize| FrameNumber::new(at.load(Ordering::Relaxed));
         let range = FrameRange::new(bound(&self.added_start), bound(&self.added_end));
@@ -106,9 +106,9 @@ pub(crate) struct SectionTable<'m> {
     cells: &'m [SectionCell<'m>],
     /// The frames that exist from the start, ascending.
     from_start: &'m [FrameRange],
-    /// From the first frame to the last that may ever exist.
+    /// From the first frame to the last that exists or may be added.
     span: FrameRange,
-    /// Locked, only by trying, while a section is added.
+    /// Held while a section is added. A call tries this lock and never waits for it.
     adding: Lock<()>,
 }
 
@@ -123,7 +123,7 @@ impl<'m> SectionTable<'m> {
         Self { first, cells, from_start, span, adding: Lock::new(()) }
     }
 
-    /// Returns the range from the first frame to the last that may ever exist, holes and room
+    /// Returns the range from the first frame to the last that exists or may be added, holes
     /// included.
     #[inline]
     pub(crate) fn span(&self) -> FrameRange {
@@ -172,7 +172,7 @@ impl<'m> SectionTable<'m> {
         section_number(frame).wrapping_sub(self.first)
     }
 
-    /// Locks the table for adding a section; `None` while another call does so.
+    /// Tries to lock the table for adding a section; `None` while another call holds the lock.
     pub(crate) fn try_lock(&self) -> Option<Guard<'_, ()>> {
         self.adding.try_lock()
     }
@@ -188,7 +188,7 @@ impl<'m> SectionTable<'m> {
         })
     }
 
-    /// Returns whether one range has all frames of `range`.
+    /// Returns whether one of the table's ranges has all frames of `range`.
     pub(crate) fn has(&self, range: FrameRange) -> bool {
         let holds = |own: FrameRange| own.start <= range.start && range.end <= own.end;
         self.from_start.iter().copied().any(holds)

@@ -2,12 +2,12 @@
 
 use core::fmt;
 
-/// Why no allocator was built.
+/// The reason why no allocator was built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildError {
     /// The list of ranges is empty.
     NoFrames,
-    /// The range at this index is empty, or does not begin above the end of the one before.
+    /// The range at this index is empty, or does not begin above the end of the range before it.
     Unordered {
         /// The range's index.
         index: usize,

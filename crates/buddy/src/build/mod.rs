@@ -33,15 +33,15 @@ pub(crate) struct Carved<'m> {
 }
 
 /// Builds the parts of an allocator of the frames in `ranges`, with room for the frames in `room`,
-/// and `slots` CPU slots. `map_start` returns the address at which the page map has a frame, and is
-/// called with the first frame of the span.
+/// and `slots` CPU slots. It calls `map_start` with the first frame of the span, which returns the
+/// address of that frame in the page map.
 ///
 /// # Errors
 /// [`BuildError`] as for [`Plan::new`], and [`BuildError::MetadataTooSmall`].
 ///
 /// # Safety
 /// 1. The pointer that `map_start` returns is page-aligned. All code that gets pointers from the
-///    map may use them for the memory behind the frames of the span.
+///    map may use them for the memory of the frames of the span.
 pub(crate) unsafe fn build<'m>(
     metadata: ZeroedMemory<'m>,
     ranges: &[FrameRange],
@@ -55,9 +55,9 @@ pub(crate) unsafe fn build<'m>(
         return Err(BuildError::MetadataTooSmall { needed, given: metadata.bytes() });
     }
     let map_start = map_start(plan.span.start);
-    // SAFETY: clause 1: `ZeroedMemory` is zero, aligned to 64 and ours during `'m`, and large
-    // enough, as was checked above. Clause 2: the plan was made of these ranges. Clause 3: clause 1
-    // of this function.
+    // SAFETY: clause 1 of `carve`: `ZeroedMemory` is zero, aligned to 64 and ours during `'m`, and
+    // the test of `needed` has checked its size. Clause 2: the plan was made of these ranges.
+    // Clause 3: clause 1 of this function.
     Ok(unsafe { plan.carve(metadata.start(), ranges, map_start) })
 }
 
@@ -173,14 +173,15 @@ impl Plan {
     ///    and used by no other code.
     /// 2. `ranges` are the ranges that were planned.
     /// 3. `map_start` is page-aligned. All code that gets pointers from the map may use them for
-    ///    the memory behind the span's frames.
+    ///    the memory of the span's frames.
     unsafe fn carve<'m>(
         &self,
         metadata: NonNull<u8>,
         ranges: &[FrameRange],
         map_start: NonNull<u8>,
     ) -> Carved<'m> {
-        // SAFETY: clause 1, for this and each `at` below: the plan put every part inside the total.
+        // SAFETY: clause 1: callers of `at` pass offsets of the plan, which put every part inside
+        // the total.
         let at = |offset: usize| unsafe { metadata.add(offset) };
         // SAFETY: clause 1: room for the ranges, aligned to 64.
         let ranges = unsafe { fill(at(self.ranges_at), ranges.len(), |index| ranges[index]) };

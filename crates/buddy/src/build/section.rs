@@ -1,4 +1,4 @@
-//! The metadata of one section: where its parts lie, and how they are made.
+//! The metadata of one section: the offsets of its parts, and the functions that make them.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;

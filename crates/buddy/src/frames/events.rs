@@ -1,5 +1,5 @@
-//! The events of the trace: what a buddy with lists would have done for a change of bits, computed
-//! after the change.
+//! The events of the trace: the splits and merges that a buddy with lists would have made for the
+//! same change of bits. They are computed after the change.
 
 use page_frame::{FrameNumber, FrameRange, Order};
 

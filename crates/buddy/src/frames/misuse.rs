@@ -1,10 +1,11 @@
-//! Finds the reason why a free was refused.
+//! Finds the fault of a free that was refused.
 
 use page_frame::{Fault, FaultKind, FrameNumber, FrameRange, Order, Tag};
 
 use crate::frames::Frames;
 
-/// Returns the fault of freeing the block of `order` at `frame`, whose tag is another.
+/// Returns the fault of freeing a block of `order` at `frame`, whose tag does not say that such a
+/// block is allocated.
 #[cold]
 #[track_caller]
 pub(crate) fn misuse<T>(frames: &Frames<'_, T>, frame: FrameNumber, order: Order) -> Fault {

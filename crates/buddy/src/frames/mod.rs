@@ -4,7 +4,8 @@
 //! # Concepts
 //! Every operation here changes bits and then calls the trace. While the trace runs, a guard
 //! (`unwind.rs`) holds the frames that have no owner yet. `events.rs` computes the events,
-//! `reconcile.rs` handles the deferred frees, and `misuse.rs` says what is wrong with a free.
+//! `reconcile.rs` handles the deferred frees, and `misuse.rs` finds the fault of a free that was
+//! refused.
 
 use page_frame::{Fault, FaultHook, FaultKind, FrameNumber, FrameRange, Order, panic_on_fault};
 
@@ -120,8 +121,8 @@ impl<T: Trace> Frames<'_, T> {
         self.trace_taken(Some(taken.start), order)
     }
 
-    /// Takes the block that the textbook takes: the smallest free block that fits, and among those
-    /// the lowest.
+    /// Takes a block of `order` as the textbook does: from the smallest free block that fits, and
+    /// among those from the lowest.
     pub(crate) fn take_best_fit(&self, order: Order) -> Option<FrameNumber> {
         let fitting = blocks::free_blocks(&self.bitmap).filter(|(_, found)| *found >= order);
         let (frame, _) = fitting.min_by_key(|(_, found)| *found)?;
@@ -134,7 +135,8 @@ impl<T: Trace> Frames<'_, T> {
         self.trace_taken(self.bitmap.pass(order, is_busy).0, order)
     }
 
-    /// Takes a block of `order` in as many passes over all areas as prove that no block is free.
+    /// Takes a block of `order` in a bounded number of passes over all areas, see
+    /// [`Bitmap::take_anywhere`].
     pub(crate) fn take_anywhere(&self, order: Order) -> Option<FrameNumber> {
         let is_busy = |frame| self.deferred.is_reconciling(frame);
         self.trace_taken(self.bitmap.take_anywhere(order, is_busy), order)
@@ -143,7 +145,7 @@ impl<T: Trace> Frames<'_, T> {
     /// Takes exactly the block of `order` at `frame`; returns whether it existed and all of it was
     /// free.
     pub(crate) fn take_at(&self, frame: FrameNumber, order: Order) -> bool {
-        // A look first: it writes nothing if the block is not free.
+        // `Bitmap::is_free` comes first, so that the call writes nothing if the block is not free.
         let is_free = frame.is_aligned_to(order)
             && self.bitmap.is_free(frame, order)
             && self.bitmap.take_at(frame, order);
@@ -175,8 +177,8 @@ impl<T: Trace> Frames<'_, T> {
         true
     }
 
-    /// Calls the trace for the frames set in `frames` of the word at `word`, which are taken as
-    /// `pieces` blocks for a CPU slot that does not have them yet.
+    /// Calls the trace for the frames set in `frames` of the word at `word`, which this call has
+    /// taken as `pieces` blocks for a CPU slot. The slot does not hold them yet.
     #[inline]
     pub(crate) fn trace_word_for_slot(&self, word: FrameNumber, frames: usize, pieces: usize) {
         let guard = FreeWordOnUnwind::new(&self.bitmap, word, frames);
@@ -209,8 +211,8 @@ impl<T: Trace> Frames<'_, T> {
         freed
     }
 
-    /// Returns `blocks` of `order`, which a CPU slot held. If a hook or the trace panics, the rest
-    /// is returned without calls.
+    /// Returns `blocks` of `order`, which a CPU slot held, to their areas. If the fault hook or the
+    /// trace panics, a guard returns the rest and calls neither.
     pub(crate) fn return_blocks(&self, order: Order, blocks: &[usize]) {
         let mut guard = self.rest_guard(order, blocks);
         while let [first, others @ ..] = guard.rest {
@@ -228,12 +230,13 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Returns the frames that are set in `frames` of the word at `word`, blocks of `order` that a
-    /// CPU slot held.
+    /// Returns the frames that are set in `frames` of the word at `word` to their area. They are
+    /// blocks of `order` that a CPU slot held.
     #[inline(always)]
     pub(crate) fn return_word(&self, word: FrameNumber, frames: usize, order: Order) {
         let was_taken = self.bitmap.free_word(word, frames);
-        // The area is not reconciled here, even if it is due: the next deferral in it will do so.
+        // The area is not reconciled here, even if it is due: the next deferral in the area does
+        // that.
         _ = self.deferred.count_direct_free(word, frames.count_ones() as usize);
         if !was_taken {
             self.report_double_free(word);
@@ -262,8 +265,8 @@ struct JoinedWord {
 }
 
 impl JoinedWord {
-    /// Joins those of the first `blocks`, of `order` below a word's, that lie in one word. There is
-    /// at least one block.
+    /// Joins the first of `blocks`, as far as they lie in one word. `order` is below a word's, and
+    /// `blocks` is not empty.
     #[inline]
     fn first_of(order: Order, blocks: &[usize]) -> Self {
         let block = mask(0, order.get().into());

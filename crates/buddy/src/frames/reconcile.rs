@@ -1,5 +1,5 @@
-//! Deferred frees of the shared frames: when an area is reconciled, and the calls of trace and
-//! fault hook.
+//! Deferred frees of the shared frames: decides when an area is reconciled, and calls the trace and
+//! the fault hook.
 
 use page_frame::internals::TagPlace;
 use page_frame::{FrameNumber, Order};
@@ -12,7 +12,8 @@ impl<T: Trace> Frames<'_, T> {
     /// is due.
     #[inline(never)]
     pub(crate) fn defer(&self, frame: FrameNumber, order: Order, tag: TagPlace<'_>) {
-        // SAFETY: clause 1: the frame has a tag, and the page map is that of the span.
+        // SAFETY: clause 1 of `DeferredFrees::defer`: the frame has the tag at `tag`, and the page
+        // map has tags only for frames of the span.
         let is_due = unsafe { self.deferred.defer(frame, order, tag) };
         if is_due {
             self.reconcile(self.deferred.area_of(frame));
@@ -28,7 +29,8 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Reconciles the area of `frame`; returns the number of frames that are free again.
+    /// Reconciles the area of `frame` if it has deferred frees; returns the number of frames that
+    /// are free again.
     pub(crate) fn reconcile_area(&self, frame: FrameNumber) -> usize {
         match self.deferred.is_pending_at(frame) {
             true => self.reconcile(self.deferred.area_of(frame)),
@@ -36,7 +38,8 @@ impl<T: Trace> Frames<'_, T> {
         }
     }
 
-    /// Reconciles the next area in turn, if one of the next few areas has deferred frees.
+    /// Looks at the next few areas in turn, and reconciles the first of them that has deferred
+    /// frees.
     pub(crate) fn reconcile_next(&self) {
         let turn = self.deferred.begin_turn();
         if let Some(area) = turn.found {

@@ -7,7 +7,8 @@
 //! second panic would abort.
 //!
 //! # Costs
-//! Nothing without a panic: a guard is forgotten, and only the landing pad runs its destructor.
+//! Almost nothing without a panic: the call forgets its guard, or drops a [`FreeRestOnUnwind`] that
+//! is empty.
 
 use page_frame::{FrameNumber, FrameRange, Order, Tag};
 
@@ -33,7 +34,7 @@ impl<'b, 'm> FreeOnUnwind<'b, 'm> {
         self.range.end = end;
     }
 
-    /// Ends the guard, as the frames have an owner; returns them.
+    /// Ends the guard when the frames have an owner; returns them.
     #[inline(always)]
     pub(crate) fn forget(self) -> FrameRange {
         let range = self.range;
@@ -45,8 +46,8 @@ impl<'b, 'm> FreeOnUnwind<'b, 'm> {
 impl Drop for FreeOnUnwind<'_, '_> {
     #[cold]
     fn drop(&mut self) {
-        // `None` when a stray bit keeps an area from being split. Then the frames stay taken: they
-        // are lost, but no caller gets them.
+        // `None` when a stray bit keeps an area from being split. Then the frames stay taken and
+        // are lost, but they never get a second owner.
         _ = self.bitmap.free_range(self.range);
     }
 }
@@ -66,7 +67,7 @@ impl<'b, 'm> FreeWordOnUnwind<'b, 'm> {
         Self { bitmap, word, frames }
     }
 
-    /// Ends the guard: the frames have an owner.
+    /// Ends the guard when the frames have an owner.
     #[inline(always)]
     pub(crate) fn forget(self) {
         core::mem::forget(self);
@@ -118,7 +119,7 @@ impl<'a, 'm> FreeAllOnUnwind<'a, 'm> {
         self.allocated += 1;
     }
 
-    /// Ends the guard, as the caller has the blocks; returns their number.
+    /// Ends the guard when the caller has the blocks; returns their number.
     #[inline(always)]
     pub(crate) fn forget(self) -> usize {
         let allocated = self.allocated;
@@ -137,8 +138,8 @@ impl Drop for FreeAllOnUnwind<'_, '_> {
     }
 }
 
-/// Blocks whose bits are set and that no CPU slot holds: those of a slot that is drained, or of one
-/// that is filled.
+/// Blocks whose bits are set and that no CPU slot holds: this call is moving them out of a slot or
+/// into one.
 pub(crate) struct FreeRestOnUnwind<'a, 'm> {
     pub(super) bitmap: &'a Bitmap<'m>,
     pub(super) order: Order,
@@ -157,7 +158,7 @@ impl Drop for FreeRestOnUnwind<'_, '_> {
     }
 }
 
-/// Turns a panic into an abort, where the caller could not know whether the call had an effect.
+/// Turns a panic into an abort, where the caller could not find out whether the call had an effect.
 pub(crate) struct AbortOnUnwind(&'static str);
 
 impl AbortOnUnwind {

@@ -1,4 +1,4 @@
-//! Drains: how blocks leave a CPU slot and return to their areas.
+//! Drains: they return the blocks of a CPU slot to their areas.
 //!
 //! # Concurrency
 //! A drain runs inside the slot, on its own CPU or on one that took it over, and takes no lock.
@@ -16,10 +16,10 @@ use crate::percpu::slot::{CpuSlot, MAX_CACHED_ORDER};
 use crate::trace::Trace;
 
 impl<C: Cpu> Caches<'_, C> {
-    /// Drains slots one by one, those of other CPUs by take-over, until `target` frames are
-    /// returned; returns their number.
+    /// Drains slots one by one, those of other CPUs by take-over, until `target` frames have
+    /// returned to their areas; returns the number of frames.
     ///
-    /// Slots that a CPU is inside of are skipped.
+    /// It skips slots that a CPU is inside of.
     pub(crate) fn drain_until<T: Trace>(&self, frames: &Frames<'_, T>, target: usize) -> usize {
         let mut returned = 0;
         self.slots.take_over(
@@ -36,7 +36,7 @@ impl<C: Cpu> Caches<'_, C> {
         returned
     }
 
-    /// Returns the older half of the cached blocks of `order`.
+    /// Returns the older half of the cached blocks of `order` to their areas.
     pub(super) fn drain_older_half<T: Trace>(
         &self,
         frames: &Frames<'_, T>,
@@ -49,7 +49,8 @@ impl<C: Cpu> Caches<'_, C> {
     }
 }
 
-/// Returns all blocks of `slot`, and releases its owned areas; returns the number of frames.
+/// Returns all blocks of `slot` to their areas, and releases its owned areas; returns the number of
+/// frames.
 fn drain_slot<T: Trace>(frames: &Frames<'_, T>, slot: &mut CpuSlot) -> usize {
     let mut returned = 0;
     for order in Order::all().take(MAX_CACHED_ORDER + 1) {

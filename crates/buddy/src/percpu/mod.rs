@@ -1,10 +1,10 @@
 //! The per-CPU caches: blocks that a CPU allocates and frees without an atomic read-modify-write.
 //!
 //! # Concepts
-//! - A hit enters the CPU's slot and pops or pushes one block. Nothing else happens, so hits need
-//!   no stack frame.
-//! - A miss enters the slot too, refills it (`refill.rs`) or makes room in it (`drain.rs`), and
-//!   counts what changed.
+//! - A hit enters the CPU's slot and pops or pushes one block. It calls nothing except a deferral
+//!   as its last step, so hits need no stack frame.
+//! - A miss also enters the slot, refills it (`refill.rs`) or makes room in it (`drain.rs`), and
+//!   updates the slot's count.
 //! - A call that finds the slot entered, because it runs in an interrupt or in a trace, works on
 //!   the shared frames instead. So it cannot block.
 //!
@@ -48,8 +48,8 @@ pub(crate) struct Caches<'m, C> {
 type Entered<'s, C> = PerCpuGuard<'s, CpuSlot, C>;
 
 impl<'m, C: Cpu> Caches<'m, C> {
-    /// Makes the caches of an allocator with `areas` areas. Slots that are `closed` are never
-    /// entered.
+    /// Makes the caches of an allocator with `areas` areas. If `closed`, no call ever enters a
+    /// slot.
     pub(crate) fn new(
         slots: &'m mut [PerCpuSlot<CpuSlot>],
         counts: &'m [CachedCount],
@@ -75,10 +75,10 @@ impl<'m, C: Cpu> Caches<'m, C> {
         self.slots.enter_known().ok()?.pop(order.index())
     }
 
-    /// Pushes a block to the CPU's slot and clears its tag at `tag`, or defers it: the hit of a
-    /// free. Returns false when it did neither.
+    /// Pushes a block to the CPU's slot and clears its tag at `tag`, or defers the block: the hit
+    /// of a free. Returns whether it did one of the two.
     ///
-    /// It calls only the deferral, as its last step, so that hits need no stack frame.
+    /// Its only call is the deferral, as its last step, so that hits need no stack frame.
     #[inline(always)]
     pub(crate) fn free<T: Trace>(
         &self,
@@ -117,7 +117,7 @@ impl<'m, C: Cpu> Caches<'m, C> {
         Some(slot)
     }
 
-    /// Allocates a block of `order` by way of the entered slot, which is refilled if it is empty.
+    /// Allocates a block of `order` from the entered slot, and refills the slot if it has none.
     pub(crate) fn allocate_refilling<T: Trace>(
         &self,
         frames: &Frames<'_, T>,
@@ -129,8 +129,8 @@ impl<'m, C: Cpu> Caches<'m, C> {
         frame
     }
 
-    /// Allocates as many blocks as `blocks` has room for by way of the slot, entered once; returns
-    /// their number.
+    /// Fills `blocks` with blocks from the CPU's slot, which it enters once and refills as needed;
+    /// returns their number.
     pub(crate) fn allocate_bulk<T: Trace>(
         &self,
         frames: &Frames<'_, T>,
@@ -151,7 +151,7 @@ impl<'m, C: Cpu> Caches<'m, C> {
     }
 
     /// Frees a block, whose tag is cleared, into the CPU's slot after making room for it, or defers
-    /// it; returns false when the caller must return it to its areas.
+    /// it. Returns false when the caller must return the block to its area.
     pub(crate) fn free_making_room<T: Trace>(
         &self,
         frames: &Frames<'_, T>,

@@ -1,9 +1,10 @@
 //! Refills of a CPU slot that has no block of the wanted order.
 //!
 //! # Concepts
-//! A refill takes blocks from the area that the slot owns for the order group, after reconciling
-//! its deferred frees. When the area is full, the slot acquires another area. If it finds no area,
-//! it takes one block by the hints. All of this runs inside the slot and takes no lock.
+//! A refill takes blocks from the area that the slot owns for the order group. When the area is
+//! full, it reconciles the area's deferred frees and tries again. If the area stays full, the slot
+//! acquires another one. If it finds no area, the refill searches by hints, for a word of single
+//! frames or one block. All of this runs inside the slot and waits for no lock.
 //!
 //! # Costs
 //! A refill of single frames is one atomic swap for up to a word of them. A refill of orders below
@@ -20,8 +21,9 @@ use crate::percpu::slot::{CpuSlot, FrameWord, MAX_CACHED_ORDER};
 use crate::percpu::{Caches, MOBILITY};
 use crate::trace::Trace;
 
-/// Maximum number of areas that a refill acquires: other CPUs take from owned areas too, when they
-/// find nothing elsewhere.
+/// Maximum number of newly acquired areas that a refill tries: other CPUs may empty an owned area
+/// first, when they find nothing elsewhere. The refill may acquire one more and leave it to the
+/// next.
 const MAX_ACQUIRED: usize = 3;
 
 impl<C: Cpu> Caches<'_, C> {
@@ -40,7 +42,7 @@ impl<C: Cpu> Caches<'_, C> {
         }
     }
 
-    /// Refills with the remainder, or with all free frames of a word.
+    /// Refills the stack with the remainder, or with all free frames of a word.
     fn refill_frames<T: Trace>(
         &self,
         frames: &Frames<'_, T>,
@@ -59,7 +61,7 @@ impl<C: Cpu> Caches<'_, C> {
         slot.pop(0)
     }
 
-    /// Refills half of the stack with blocks of `order`, below a word's.
+    /// Refills up to half of the stack with blocks of `order` (below a word's).
     fn refill_blocks<T: Trace>(
         &self,
         frames: &Frames<'_, T>,

@@ -7,8 +7,8 @@
 //!   area or in a dense area. Other freed blocks, and those that find the stack full, are deferred
 //!   (`deferred_free.rs`) or returned.
 //! - The **refill area** of an order is the area that its last refill came from.
-//! - The **remainder** is the single frames of a refill that found no room in the stack, kept as
-//!   bits of their word.
+//! - The **remainder** holds the single frames of a refill that found no room in the stack, as bits
+//!   of their word.
 //!
 //! # Invariants
 //! - I1: `len <= capacity <= MAX_BLOCKS` for each stack, and `blocks` holds a block at each index
@@ -35,8 +35,8 @@ const MAX_LEN: usize = capacity(0);
 /// Length of the array of each stack: a power of two, so that an index needs no check.
 const MAX_BLOCKS: usize = 32;
 
-/// Returns the capacity of the stack of `order`: guesses, about the working set of random requests
-/// of all orders, and no more than 16 MiB of one order.
+/// Returns the capacity of the stack of `order`. The numbers are guesses, about the working set of
+/// random requests of all orders, and at most 16 MiB for each order.
 const fn capacity(order: usize) -> usize {
     if order == MAX_CACHED_ORDER {
         return 8;
@@ -119,7 +119,7 @@ pub(crate) struct CpuSlot {
     is_set_up: bool,
 }
 
-// SAFETY: clause 1: integers and a `bool`, zero and false.
+// SAFETY: clause 1: the fields are integers and a `bool`, and zero bytes are valid for both.
 unsafe impl Zeroable for CpuSlot {
     fn zero() -> Self {
         Self {
@@ -137,7 +137,7 @@ impl CpuSlot {
     #[inline(always)]
     fn stack(&mut self, order: usize) -> &mut Stack {
         let stack = in_register(&raw mut self.stacks[order]).cast_mut();
-        // SAFETY: the address of our own field, which is exclusively borrowed.
+        // SAFETY: the pointer is that of our own field, which `&mut self` borrows exclusively.
         unsafe { &mut *stack }
     }
 
@@ -147,7 +147,7 @@ impl CpuSlot {
         let stack = self.stack(order);
         let below = stack.len.checked_sub(1)?;
         stack.len = below;
-        // SAFETY: I1: `len`, which was one more, is at most `MAX_BLOCKS`.
+        // SAFETY: I1: `len` was `below + 1` and at most `MAX_BLOCKS`, so `below` is an index.
         Some(FrameNumber::new(*unsafe { stack.blocks.get_unchecked(below) }))
     }
 
@@ -217,7 +217,7 @@ impl CpuSlot {
         starts
     }
 
-    /// Returns for how many more blocks of `order` there is room.
+    /// Returns the number of further blocks of `order` that the stack has room for.
     #[inline]
     pub(super) fn room(&self, order: usize) -> usize {
         self.stacks[order].capacity - self.stacks[order].len
@@ -276,8 +276,8 @@ impl CpuSlot {
     }
 }
 
-/// The number of frames in the stacks of a slot, for readers on other CPUs. On a cache line of its
-/// own.
+/// The number of frames in the stacks of a slot, for readers on other CPUs. It has a cache line of
+/// its own.
 #[derive(Debug)]
 #[repr(align(64))]
 pub(crate) struct CachedCount(AtomicUsize);
@@ -299,7 +299,7 @@ impl CachedCount {
     /// Adds `frames`. The caller holds the slot.
     #[inline]
     pub(super) fn add(&self, frames: isize) {
-        // Relaxed: as above; only the holder of the slot writes.
+        // Relaxed: as in `get`; only the holder of the slot writes.
         self.0.store(self.get().wrapping_add_signed(frames), Ordering::Relaxed);
     }
 }

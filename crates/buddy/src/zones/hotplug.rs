@@ -8,13 +8,14 @@
 //! - A section that was added is **removed** when all of it is offline. Its frames and its metadata
 //!   belong to the caller again.
 //! - **Offlining** works area by area: it takes all frames of a range, like one large allocation,
-//!   and tags them. The error names the first frame that is in use, so that the caller moves its
-//!   content and tries again.
+//!   and tags them. The error names the first frame that is in use, so that the caller can move its
+//!   content and try again.
 //!
 //! # Concurrency
 //! Adding holds one try-lock of the section table; `section_table.rs` describes how the section is
-//! published. Removing needs that no other call is inside the allocator. An exclusive reference
-//! proves that, or a machine that has stopped its other CPUs. The rest is takes and frees.
+//! published. Removing requires that no other call is inside the allocator. An exclusive reference
+//! proves that; a machine may instead stop its other CPUs. Going offline and online only takes and
+//! frees frames.
 
 use page_frame::{FrameNumber, FrameRange, Tag};
 
@@ -59,7 +60,7 @@ pub(crate) fn add_section<'m, T: Trace>(
     let base = number * SECTION_FRAMES;
     section.reserve_absent(base, &[range]);
     cell.put(section, range);
-    // Hints after the pointer: a search that follows a hint finds the section.
+    // The hints are set after the pointer: a search that follows a hint finds the section.
     section.publish_all(base, &[range]);
     frames.trace_free_range(range);
     Ok(())
@@ -77,7 +78,7 @@ pub(crate) fn find_added<'m, T>(
     cell.added().map(|range| (cell, range)).ok_or(HotplugError::FromStart)
 }
 
-/// Removes the added section that `frame` lies in, after the CPU slots were drained.
+/// Removes the added section that `frame` lies in. The caller has drained the CPU slots.
 ///
 /// # Safety
 /// 1. No other call of this allocator is under way, and none begins before this one has returned.
@@ -98,14 +99,14 @@ pub(crate) unsafe fn remove_section<T>(
     }
     starts().for_each(|start| frames.tags().set(start, Tag::NONE));
     // SAFETY: clause 1: references to sections live in calls and iterators, and this call uses none
-    // below.
+    // after `take`.
     let removed = unsafe { cell.take() };
     debug_assert_eq!(removed, Some(range), "no other call changed it");
     Ok(range)
 }
 
-/// Takes all frames of `range` out of use, which [`check_areas`] accepts, after the CPU slots were
-/// drained.
+/// Takes all frames of `range` out of use. [`check_areas`] has accepted `range`, and the caller has
+/// drained the CPU slots.
 pub(crate) fn offline<T: Trace>(
     frames: &Frames<'_, T>,
     range: FrameRange,

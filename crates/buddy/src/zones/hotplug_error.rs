@@ -4,7 +4,8 @@ use core::fmt;
 
 use page_frame::FrameNumber;
 
-/// Why memory was not added, removed, taken offline or brought online. Nothing has changed then.
+/// The reason why memory was not added, removed, taken offline or brought online. The failed call
+/// has changed nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HotplugError {
     /// The range is empty, or crosses into another section.
@@ -26,7 +27,7 @@ pub enum HotplugError {
         /// Bytes from the first cache line on.
         given: usize,
     },
-    /// The frame is in use; or it should be brought online and is not offline.
+    /// The frame is in use, or a call that brings memory online found that it is not offline.
     InUse {
         /// The first such frame.
         frame: FrameNumber,

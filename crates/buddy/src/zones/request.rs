@@ -2,7 +2,8 @@
 
 use crate::bitmap::placement::Mobility;
 
-/// Which devices reach a zone. A request for a zone may be served from a lower one.
+/// The devices that reach a zone, or the content that it may hold. A lower zone may serve a request
+/// for a higher one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ZoneKind {
     /// The first 16 MiB, for devices of the ISA bus.
@@ -12,7 +13,7 @@ pub enum ZoneKind {
     /// All other memory.
     #[default]
     Normal,
-    /// Only movable content, so that the whole zone can be emptied.
+    /// Memory for movable content only, so that the whole zone can be emptied.
     Movable,
 }
 

@@ -11,10 +11,10 @@
 //! - **high**: above it the pressure ends.
 //!
 //! # Concurrency
-//! A trace is called when frames leave their areas or return, once for up to a word or a stack of
-//! them. It adds to the shard of the area, and CPUs mostly work in different areas. When a shard
-//! reaches the step it moves to the total, which all readers use. The pressure follows from the
-//! total:
+//! The allocator calls a trace when frames leave their areas or return, once for up to a word of
+//! them, a block or a run. The trace adds the frames to the shard of the area, and CPUs mostly work
+//! in different areas. When a shard reaches the step, the trace moves it to the total, which all
+//! readers use. The pressure follows from the total:
 //! - change the total, fence, read the pressure; change the pressure, fence, read the total again.
 //!
 //! So if two CPUs cross marks at once, the CPU that changes the pressure last has seen the last
@@ -35,7 +35,7 @@ use crate::trace::Trace;
 const SHARDS: usize = if sync::MODELLED { 1 } else { 8 };
 /// The largest step, in frames.
 const MAX_STEP: usize = 512;
-/// Maximum number of updates of the pressure by one event. The next event goes on.
+/// Maximum number of updates of the pressure by one event. The next event continues.
 const MAX_ROUNDS: usize = if sync::MODELLED { 4 } else { 8 };
 
 /// The thresholds in frames, ascending.
@@ -55,8 +55,9 @@ pub struct Marks {
 }
 
 impl Marks {
-    /// Returns marks for a zone of `frames` frames: `min` grows with the root, as Linux sizes it,
-    /// and `low` and `high` lie a quarter and a half of it above.
+    /// Returns marks for a zone of `frames` frames. `min` grows with the square root of `frames`,
+    /// as in Linux, up to an eighth of `frames`. `low` is `min` and a quarter, `high` is `min` and
+    /// a half.
     pub const fn for_frames(frames: usize) -> Self {
         let min = 2 * frames.isqrt();
         let min = if min < frames / 8 { min } else { frames / 8 };
@@ -92,7 +93,7 @@ pub struct Watermarks<H = fn(Pressure)> {
     hook: H,
 }
 
-/// Frames that are not in the total yet. On a cache line of its own.
+/// A change of free frames that is not in the total yet. Each shard has a cache line of its own.
 #[derive(Debug)]
 #[repr(align(64))]
 struct Shard(AtomicIsize);
@@ -137,14 +138,15 @@ impl<H: Fn(Pressure)> Watermarks<H> {
         self.follow();
     }
 
-    /// Updates the pressure to the total. If the hook panics, the pressure is the one it was called
-    /// with, and the next event goes on.
+    /// Updates the pressure so that it follows the total. If the hook panics, the pressure stays at
+    /// the value that the hook was called with, and the next event continues.
     fn follow(&self) {
         for _ in 0..MAX_ROUNDS {
-            // SeqCst: our change of the total, or of the pressure below, before our look at the
+            // SeqCst: orders our change of the total or of the pressure before our load of the
             // other; pairs with itself.
             fence(Ordering::SeqCst);
-            // Relaxed, here and below: the fence orders them, and they publish nothing.
+            // Relaxed, as all accesses in the loop: the fence orders them, and they publish
+            // nothing.
             let old = self.pressure.load(Ordering::Relaxed);
             let new = self.after(old);
             if old == new as u8 {

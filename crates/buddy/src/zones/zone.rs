@@ -10,8 +10,8 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// A zone of a [`ZoneList`](crate::ZoneList): every [`Buddy`](crate::Buddy) is one. No other type
-/// can implement it.
+/// A zone of a [`ZoneList`](crate::ZoneList): every [`Buddy`](crate::Buddy) is a zone. No other
+/// type can implement it.
 pub trait Zone: PageSource + PageMap + PageResize + sealed::Sealed {
     /// Returns whether `address` lies in a frame of this zone. O(ranges).
     fn covers(&self, address: usize) -> bool;
@@ -31,7 +31,8 @@ pub trait Zone: PageSource + PageMap + PageResize + sealed::Sealed {
     /// Returns how short memory is.
     fn pressure(&self) -> Pressure;
 
-    /// Reconciles one of the next few areas with deferred frees, if there is one.
+    /// Looks at the next few areas in turn, and reconciles the first of them that has deferred
+    /// frees.
     fn reconcile_next(&self);
 
     /// Reconciles all areas with deferred frees; returns the number of frames that are free again.

@@ -7,9 +7,9 @@
 //!   node, then on the other nodes, the nearest first. The [distances](ZoneList::with_distances)
 //!   come from firmware. Nodes at the same distance are tried by number, from the node's own on and
 //!   then from 0.
-//! - Zones above `low` are tried first, then zones above `min`, so that no zone is driven to its
-//!   reserve while another has plenty. A request that may use the reserve is then served to the
-//!   last frame.
+//! - A request tries zones without pressure first, then zones above `min`, so that it drives no
+//!   zone to its reserve while another has plenty. A request that may use the reserve may then take
+//!   the last frame.
 //! - The constraints of a request choose a page source, and are not flags of each call:
 //!   [`ZoneList::source`].
 //!
@@ -20,7 +20,7 @@
 //!
 //! # Costs
 //! Two loads for each zone tried, beyond the zone's own costs, and the reconciliation of an area in
-//! zones below `low`. A request that fails has tried each zone at most six times, and reconciled
+//! zones under pressure. A request that fails has tried each zone at most six times, and reconciled
 //! all of its areas in between. A free finds the zone by its ranges.
 
 use page_frame::OutOfMemory;
@@ -74,13 +74,13 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         }
     }
 
-    /// The same, with the distances between nodes, as ACPI's table SLIT has them: a row for each
-    /// node, and in it the distance to each node, 10 for the node itself. Requests fall back on the
-    /// nearest node first.
+    /// Adds the distances between nodes, as ACPI's table SLIT has them: a row for each node, and in
+    /// it the distance to each node, 10 for the node itself. Requests fall back on the nearest node
+    /// first.
     ///
     /// # Errors
-    /// [`ZoneListError::NotSquare`] when the rows are not as long as there are rows, or a zone's
-    /// node has no row.
+    /// [`ZoneListError::NotSquare`] when the distances are not a square matrix, or a zone's node
+    /// has no row.
     pub fn with_distances(self, distances: &'z [u8]) -> Result<Self, ZoneListError> {
         let rows = distances.len().isqrt();
         let is_square = rows * rows == distances.len();
@@ -95,7 +95,7 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         self.zones
     }
 
-    /// Returns the pressure of the zone with the least pressure.
+    /// Returns the lowest pressure of all zones.
     pub fn pressure(&self) -> Pressure {
         self.zones.iter().map(|zone| zone.buddy.pressure()).min().unwrap_or_default()
     }
@@ -131,8 +131,9 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         })
     }
 
-    /// Calls `allocate` with each zone that may serve `request` and may give `pages` frames, until
-    /// it succeeds. Reconciles all deferred frees before it fails.
+    /// Calls `allocate` with each zone that may serve `request` and allows it to take `pages`
+    /// frames, until `allocate` succeeds. Before it fails, it reconciles all deferred frees of
+    /// these zones and tries again.
     pub(super) fn serve<R>(
         &self,
         request: Request,

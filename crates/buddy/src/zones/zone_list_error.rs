@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-/// Why no zone list was made.
+/// The reason why no zone list was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZoneListError {
     /// The list is empty.
@@ -17,7 +17,7 @@ pub enum ZoneListError {
         /// The zone's index.
         index: usize,
     },
-    /// The distances are no square matrix, or it has no row for the node of some zone.
+    /// The distances are not a square matrix, or have no row for the node of some zone.
     NotSquare {
         /// Number of distances.
         distances: usize,

@@ -39,8 +39,8 @@ impl<Z> ZoneSource<'_, '_, Z> {
     }
 }
 
-// SAFETY: clauses 1 and 2 hold for each buddy that serves. By I1 of `ZoneList`, `zone_of` finds for
-// a block the buddy that lent it.
+// SAFETY: clauses 1 and 2: each buddy of the list keeps them. By I1 of `ZoneList`, `zone_of` finds
+// the buddy that lent a block.
 unsafe impl<Z: Zone> PageSource for ZoneSource<'_, '_, Z> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let mobility = self.request.mobility;
@@ -50,8 +50,8 @@ unsafe impl<Z: Zone> PageSource for ZoneSource<'_, '_, Z> {
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
         let zone = self.list.zone_of(block.start().addr().get());
-        // SAFETY: the caller's clauses; by I1 of `ZoneList` the block came from the zone that
-        // covers its first page.
+        // SAFETY: clause 1 of `free`: by I1 of `ZoneList` the block came from the zone that covers
+        // its first page. Clause 2: clause 2 of this function.
         unsafe { zone.free(block) }
     }
 }
@@ -77,25 +77,29 @@ unsafe impl<Z: Zone> PageMap for ZoneSource<'_, '_, Z> {
 
     unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: the caller's clause; a block lies in one zone.
+        // SAFETY: clause 1 of `set_owner`: the pages belong to the caller, and a block lies in one
+        // zone.
         unsafe { zone.set_owner(start, pages, tag, owner) }
     }
 
     unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: the caller owns the block, which lies in the zone of its first page.
+        // SAFETY: clause 1 of `clear_owner`: the block belongs to the caller, and lies in the zone
+        // of its first page.
         unsafe { zone.clear_owner(start, order) }
     }
 
     unsafe fn set_run(&self, start: NonNull<u8>, pages: usize) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: the run lies in the zone of its first page, as resizing never leaves a zone.
+        // SAFETY: clause 1 of `set_run`: the run belongs to the caller, and lies in the zone of its
+        // first page, as resizing never leaves a zone.
         unsafe { zone.set_run(start, pages) }
     }
 
     unsafe fn clear_run(&self, start: NonNull<u8>, order: Order) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: the block that the run was lies in one zone.
+        // SAFETY: clause 1 of `clear_run`: the block belongs to the caller, and lies in the zone of
+        // its first page.
         unsafe { zone.clear_run(start, order) }
     }
 
@@ -105,8 +109,8 @@ unsafe impl<Z: Zone> PageMap for ZoneSource<'_, '_, Z> {
     }
 }
 
-// SAFETY: as for blocks. A run never crosses from one zone into another: each buddy grows it within
-// its own frames.
+// SAFETY: clauses 1 and 2: each buddy of the list keeps them. A run never crosses from one zone
+// into another: each buddy grows it within its own frames.
 unsafe impl<Z: Zone> PageResize for ZoneSource<'_, '_, Z> {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.list.serve(self.request, pages, |zone| zone.allocate_run(pages, alignment))
@@ -115,7 +119,8 @@ unsafe impl<Z: Zone> PageResize for ZoneSource<'_, '_, Z> {
     #[track_caller]
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let zone = self.list.zone_of(start.addr().get());
-        // SAFETY: the caller's run, in the zone that its first page lies in.
+        // SAFETY: clause 1 of `free_run`: by I1 of `ZoneList` the run came from the zone of its
+        // first page. Clause 2: clause 2 of this function.
         unsafe { zone.free_run(start, pages) }
     }
 
@@ -125,7 +130,8 @@ unsafe impl<Z: Zone> PageResize for ZoneSource<'_, '_, Z> {
         if growth > 0 && !self.request.may_use_reserve && !zone.allows(growth) {
             return false;
         }
-        // SAFETY: the caller's run of `pages` pages, in the zone of its first page.
+        // SAFETY: clause 1 of `resize_run`: by I1 of `ZoneList` the run came from the zone of its
+        // first page. Clause 2: clause 2 of this function.
         unsafe { zone.resize_run(start, pages, new_pages) }
     }
 }
