@@ -43,8 +43,8 @@ impl Pages {
                     // The system refuses a block of which the program has locked a page. Its parts
                     // are tried next, and the free below may put it into a per-CPU slot.
                     are_cached |= went == 0;
-                    // SAFETY: clause 1 of `free_frames`: this loop allocated the block, and nothing
-                    // uses it.
+                    // SAFETY: clause 1 of `free_frames`: this loop allocated the block by number,
+                    // and no other code uses it.
                     let freed = unsafe { self.buddy.free_frames(block.start, order) };
                     debug_assert!(freed.is_ok(), "allocated above");
                 }

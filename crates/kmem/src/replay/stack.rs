@@ -279,8 +279,8 @@ unsafe impl ObjectTarget for Stack {
         }
         drop(kmalloc);
         for (frame, order) in std::mem::take(&mut self.ballast) {
-            // SAFETY: clause 1 of `free_frames`: `under_pressure` allocated this block, and only
-            // `ballast` referred to it.
+            // SAFETY: clause 1 of `free_frames`: `under_pressure` allocated this block by number,
+            // and only `ballast` referred to it.
             let freed = unsafe { self.machine().buddy().free_frames(frame, order) };
             if let Err(fault) = freed {
                 problem.get_or_insert_with(|| fault.to_string());
