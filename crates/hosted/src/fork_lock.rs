@@ -60,8 +60,8 @@ pub(crate) fn enter(number: Option<usize>) -> usize {
     let Some(number) = number else { return enter_unnumbered() };
     let own = &INSIDE[number].0;
     loop {
-        // Relaxed: only this thread writes it. The compiler fence keeps the store before the load,
-        // and the fence in `acquire` does the rest.
+        // Relaxed: only this thread writes it. The compiler fence keeps the store before the load;
+        // the heavy fence in `acquire` orders the two for the acquiring thread.
         let depth = own.load(Ordering::Relaxed);
         own.store(depth + 1, Ordering::Relaxed);
         compiler_fence(Ordering::SeqCst);
@@ -135,8 +135,9 @@ pub(crate) fn acquire(own: Option<usize>, others: impl FnOnce() -> bool) -> bool
     own_depth == 0 && are_unnumbered_outside(own.is_some())
 }
 
-/// Waits until no thread without a number is inside; whether that happened. A caller without a
-/// number may wait for itself, which it cannot know, so it waits for one second at most.
+/// Waits until no thread without a number is inside, and returns whether that happened. A caller
+/// without a number may itself be inside, which it cannot detect, so it waits for at most one
+/// second.
 fn are_unnumbered_outside(is_numbered: bool) -> bool {
     const MAX_SECONDS: i64 = 1;
     let start = clock_gettime(ClockId::Monotonic);
@@ -167,7 +168,7 @@ pub(crate) fn release_in_child(own: Option<usize>) {
     release();
 }
 
-/// Whether the caller holds the lock.
+/// Returns whether the caller holds the lock.
 pub(crate) fn is_held_by_caller() -> bool {
     HOLDER.load(Ordering::Relaxed) == this_thread()
 }

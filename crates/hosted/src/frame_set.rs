@@ -3,8 +3,8 @@
 //! `Pages` has one for its committed frames, and two for areas, which it numbers like frames.
 //!
 //! # Concurrency
-//! The owner of a frame changes its bit. Relaxed: the transfer of the frame between CPUs orders the
-//! changes.
+//! Only the owner of a frame changes its bit. Relaxed: the transfer of the frame between CPUs
+//! orders the changes.
 
 use core::ptr::NonNull;
 
@@ -32,13 +32,13 @@ impl FrameSet {
     /// 1. `memory` is zero, aligned to 64 bytes, and valid for reads and writes of
     ///    [`bytes(frames)`](Self::bytes) bytes as long as the value lives. No other code uses it.
     pub(crate) unsafe fn new_in(memory: NonNull<u8>, frames: FrameRange) -> Self {
-        // SAFETY: clauses 1 and 2 of `slice_in` are clause 1.
+        // SAFETY: clauses 1 and 2 of `slice_in` follow from clause 1.
         let words = unsafe { slice_in(memory, Self::words(frames)) };
         Self { first: Self::first(frames), words }
     }
 
-    /// Returns the frame of the first bit: a multiple of the word, so that a word covers an aligned
-    /// block of frames.
+    /// Returns the frame of the first bit: a multiple of the bits in a word, so that each word
+    /// covers an aligned block of frames.
     fn first(frames: FrameRange) -> usize {
         frames.start.get() & !(WORD_BITS - 1)
     }

@@ -2,8 +2,8 @@
 //! there are enough.
 //!
 //! # Concepts
-//! A thread takes a free number the first time it asks, and frees the number when it ends. The next
-//! thread that takes the number finds the slots, with their magazines, as the first one left them.
+//! A thread takes a free number when it first calls `pin`, and frees the number when it ends. The
+//! next thread that takes the number inherits the slots with their magazines.
 //! A thread that finds no free number works without slots.
 //!
 //! Other libraries run code at the end of a thread (destructors of thread-locals and of keys),
@@ -41,8 +41,8 @@ static TAKEN: AtomicU64 = AtomicU64::new(0);
 /// One more than the highest number that a thread ever had.
 static USED: AtomicU32 = AtomicU32::new(0);
 
-/// Value of a thread's word: the thread is ending and has freed its number. Zero: it has not asked
-/// yet. Otherwise the word is the number plus one.
+/// Value of a thread's word when the thread is ending and has freed its number. The word is zero
+/// before the thread takes a number, and then the number plus one.
 const ENDED: u32 = u32::MAX;
 
 /// The key whose destructor frees numbers, plus one; zero before it is created.
@@ -154,7 +154,7 @@ fn assign() -> Option<u32> {
     let number = before.trailing_ones();
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);
-    // Stored before the call below, which may allocate.
+    // Stored before `set_round`, which may allocate.
     tls::store(number + 1);
     if !set_round(key, number, 1) {
         free_number(number);
@@ -164,7 +164,7 @@ fn assign() -> Option<u32> {
 }
 
 fn key() -> Option<libc::pthread_key_t> {
-    // Relaxed, here and below: a number that means the same to every thread.
+    // Relaxed, here and in the exchange: the key publishes no other data.
     if let Some(key) = KEY.load(Ordering::Relaxed).checked_sub(1) {
         return Some(key);
     }
@@ -183,8 +183,8 @@ fn key() -> Option<libc::pthread_key_t> {
     }
 }
 
-/// Makes the system call `thread_ends` for `number` in round `round` of the thread's destructors;
-/// whether it will.
+/// Makes the C library call `thread_ends` for `number` in round `round` of the thread's
+/// destructors. Returns whether that succeeded.
 fn set_round(key: libc::pthread_key_t, number: u32, round: usize) -> bool {
     let value = core::ptr::without_provenance::<c_void>((number as usize) << 8 | round);
     // SAFETY: a key of ours; the value is a number and is never followed.

@@ -9,7 +9,7 @@
 //! library with such a word of four bytes can still be loaded late, as the loader reserves some
 //! room for that.
 //!
-//! Where this file has no assembly for the machine, the word is the compiler's.
+//! Where this file has no assembly for the machine, the word is a thread-local of the compiler.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod initial_exec {
@@ -85,10 +85,10 @@ mod initial_exec {
 
 pub(crate) use initial_exec::{load, store};
 
-/// The largest number of threads that have slots of their own at the same time.
+/// Maximum number of threads that have slots of their own at the same time.
 pub const THREAD_SLOTS: usize = 64;
 
-/// Returns the running thread's slot number, if it has one; assigns none.
+/// Returns the running thread's slot number, if it has one. Does not assign one.
 #[inline(always)]
 pub(crate) fn number() -> Option<usize> {
     let number = load().wrapping_sub(1) as usize;

@@ -12,7 +12,7 @@ use page_frame::{OutOfMemory, PAGE_SIZE};
 use crate::errno::{no_memory, or_errno, set_errno};
 use crate::heap::{PLAIN, with_heap};
 
-/// The alignment of every allocation, in bytes.
+/// The minimum alignment of every allocation, in bytes.
 const LEAST: usize = 16;
 
 fn allocate(alignment: usize, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {

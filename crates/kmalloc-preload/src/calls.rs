@@ -47,11 +47,13 @@ unsafe fn release(start: *mut c_void) {
         // SAFETY: clause 1. The plain heap exists, so the checked one does not (I2 of `lib.rs`),
         // and the object came from the plain one.
         Some(heap) => unsafe { heap.free(start) },
-        // SAFETY: clause 1 is that of `free_checked`.
+        // SAFETY: clause 1 is clause 1 of `free_checked`.
         None => unsafe { free_checked(start) },
     }
 }
 
+/// The path of `free` without a plain allocator.
+///
 /// # Safety
 /// 1. As for `free`.
 #[cold]
@@ -82,15 +84,15 @@ pub(crate) extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
     }
 }
 
-/// Changes the size of an allocation. Null is allocated. A new size of zero frees the allocation
-/// and returns null, as glibc does.
+/// Changes the size of an allocation. For null it allocates. A new size of zero frees the
+/// allocation and returns null, as in glibc.
 ///
 /// # Safety
 /// 1. As for `free`. Unless null is returned for a size above zero, only the returned address is
 ///    used from now on.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn realloc(start: *mut c_void, bytes: usize) -> *mut c_void {
-    // SAFETY: clause 1 is that of `resize`.
+    // SAFETY: clause 1 is clause 1 of `resize`.
     unsafe { resize(start, bytes) }
 }
 
@@ -158,7 +160,7 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
     alignment: usize,
     bytes: usize,
 ) {
-    // SAFETY: clause 1 is that of `release_sized`.
+    // SAFETY: clause 1 is clause 1 of `release_sized`.
     unsafe { release_sized(start, alignment, bytes) };
 }
 

@@ -1,7 +1,7 @@
 //! Options from environment variables, read without allocating and before the C library has read
 //! them.
 //!
-//! The library ignores them in programs with more rights than their user (set-user-ID).
+//! The library ignores the options in programs with more rights than their user (set-user-ID).
 
 use core::ffi::{CStr, c_char};
 use core::time::Duration;
@@ -12,7 +12,8 @@ unsafe extern "C" {
     static environ: *const *const c_char;
 }
 
-/// Whether `KMALLOC_CHECK` asks for the checked allocator: it is set and not `0`.
+/// Returns whether `KMALLOC_CHECK` requests the checked allocator: it is set, not empty and not
+/// `0`.
 pub(crate) fn checks() -> bool {
     variable("KMALLOC_CHECK", |value| !value.is_empty() && value != b"0").unwrap_or(false)
 }

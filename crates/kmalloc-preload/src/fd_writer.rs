@@ -1,4 +1,4 @@
-//! Text output without allocation: a stack buffer in front of a file descriptor.
+//! Text output without allocation: to a file descriptor through a buffer on the stack.
 
 use core::ffi::c_int;
 use core::fmt::{self, Write};
@@ -10,7 +10,7 @@ pub(crate) struct FdWriter {
     to: c_int,
     length: usize,
     buffer: [u8; 512],
-    /// The error number of the first write that failed; zero while none has.
+    /// The error number of the first write that failed; zero if none has.
     os_error: c_int,
 }
 

@@ -16,7 +16,7 @@ use spin::Once;
 use crate::environment;
 use crate::fd_writer::say;
 
-/// The page source of both allocators. When it runs out, the caches give pages back and it tries
+/// The page source of both allocators. When it runs out of pages, it shrinks the caches and tries
 /// again.
 pub(crate) type Source = Reclaiming<&'static Pages, Caches>;
 /// The allocator without checks.
@@ -85,7 +85,7 @@ pub(crate) fn pages() -> Option<&'static Pages> {
     PAGES.call_once(|| Some(Pages::new().ok()?.with_trim_hook(shrink_caches))).as_ref()
 }
 
-/// Called by the trim policy when the program's memory use falls.
+/// The trim hook: the trim policy calls it when the program's memory use falls.
 fn shrink_caches() {
     Caches.shrink(usize::MAX);
 }

@@ -26,14 +26,13 @@ static AT_LOAD: extern "C" fn() = load;
 #[unsafe(link_section = ".fini_array")]
 static AT_END: extern "C" fn() = end;
 
-/// Called by the loader when the library is loaded, usually long after the first `malloc`.
+/// The loader calls this when it loads the library, usually long after the first `malloc`.
 extern "C" fn load() {
     // SAFETY: registers functions that stay, as the library is never unloaded.
     unsafe { pthread_atfork(Some(before_fork), Some(in_parent), Some(in_child)) };
     stats::start();
     if let Some((pages, interval)) = pages().zip(environment::purge_interval()) {
-        // The thread ends with the process. Where there can be none, frees give memory back as they
-        // always do.
+        // The thread ends with the process. If it cannot start, only frees purge.
         core::mem::forget(Purger::start(pages, interval));
     }
 }
@@ -95,6 +94,8 @@ fn freeze_caches() -> Caches {
     }
 }
 
+/// Clears the marks of other threads in the slots of all caches.
+///
 /// # Safety
 /// 1. The process was just forked, and the caller is its only thread.
 /// 2. The guard of `freeze_caches` has lived since before the fork, on a system that can fence.
@@ -103,7 +104,7 @@ unsafe fn forget_others() {
     match existing() {
         // SAFETY: clauses 1 and 2 are its clauses 1 and 2; clause 3: `own` is the caller's.
         Some(Heap::Plain(heap)) => unsafe { heap.registry().forget_others(own) },
-        // SAFETY: as above.
+        // SAFETY: clauses 1 and 2 are its clauses 1 and 2; clause 3: `own` is the caller's.
         Some(Heap::Checked(heap)) => unsafe { heap.registry().forget_others(own) },
         None => {}
     }

@@ -26,16 +26,17 @@ static TO: AtomicI32 = AtomicI32::new(-1);
 /// Device and inode number of `TO` at the start. A program may close all descriptors and later
 /// reuse the number for another file.
 static TO_WHAT: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
-/// The lowest descriptor number tried for the copy of standard error, so that it does not take a
-/// number that the program expects. The second is for processes with a low descriptor limit.
+/// The minimum descriptor numbers for the copy of standard error, so that it does not take a number
+/// that the program expects. The second is for processes with a low descriptor limit.
 const COPIES_FROM: [c_int; 2] = [100, 10];
 
-/// Whether a thread is writing the file, and how often others wait for it before they give up. They
-/// give up because a signal handler may run on top of the writer.
+/// Whether a thread is writing the file.
 static IS_WRITING: AtomicBool = AtomicBool::new(false);
+/// How often another writer checks `IS_WRITING` before it gives up: it may be a signal handler that
+/// has interrupted the first writer.
 const MAX_LOOKS: usize = 1000;
 
-/// Interval in which the thread writes the file: its greatest age, apart from the time that writing
+/// Interval at which the thread writes the file: its maximum age, apart from the time that writing
 /// takes.
 const FILE_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -131,7 +132,7 @@ fn written() -> Result<(), WriteError> {
 
 fn write_to(file: c_int) -> Result<(), c_int> {
     let mut out = FdWriter::new(file);
-    // An allocator that is being set up does not count: its own set-up may have called us, and
+    // Skips an allocator that is being set up: its own set-up may have called this function, and
     // would wait for itself.
     let outcome = match existing() {
         Some(Heap::Plain(heap)) => heap.registry().slabinfo(&mut out),
@@ -159,8 +160,8 @@ fn held_pages() -> (usize, usize) {
     }
 }
 
-/// Gives unused memory back to the system, except `keep_bytes` bytes. Returns 1 when any memory
-/// went back, otherwise 0.
+/// Returns unused memory to the system, except `keep_bytes` bytes. Returns 1 if any memory was
+/// returned, otherwise 0.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn malloc_trim(keep_bytes: usize) -> c_int {
     if existing().is_none() {

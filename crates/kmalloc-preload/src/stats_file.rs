@@ -34,7 +34,7 @@ struct UserPath {
 // they have seen a length that is not 0.
 unsafe impl Sync for UserPath {}
 
-/// Sets the path of the file. Called once, when the library is loaded.
+/// Sets the path of the file. The library calls this once, when it is loaded.
 ///
 /// # Errors
 /// [`WriteError::Failed`] when the path is longer than Linux accepts.
@@ -56,7 +56,7 @@ pub(crate) fn forget() {
     PATH.length.store(0, Ordering::Relaxed);
 }
 
-/// Whether the user named a file.
+/// Returns whether the user named a file.
 pub(crate) fn is_named() -> bool {
     path().is_some()
 }
@@ -175,7 +175,7 @@ impl FileName {
         self.bytes.as_ptr().cast()
     }
 
-    /// Whether something other than a regular file has this path.
+    /// Returns whether something other than a regular file has this path.
     fn exists_but_is_not_regular(&self) -> bool {
         // SAFETY: `stat` consists of integers, so all zero is a valid value.
         let mut found: libc::stat = unsafe { core::mem::zeroed() };

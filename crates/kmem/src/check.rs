@@ -18,7 +18,7 @@ use crate::trace::read_ahead::Ahead;
 use crate::trace::reader::{Batch, TraceReader};
 use crate::trace::source::{Source, Text};
 
-/// Double frees that are kept with their place; further ones are only counted.
+/// Maximum number of double frees kept with their place. All are counted.
 const SHOWN: usize = 10;
 
 /// The owner of an allocation: a call site of kmalloc, a cache, or a page request of an order.
@@ -227,7 +227,7 @@ impl Check {
     /// Writes the findings, and the `rows` owners with the most live memory.
     ///
     /// # Errors
-    /// When `out` refuses the text.
+    /// When writing to `out` fails.
     pub fn write(&self, out: &mut dyn Write, rows: usize, style: &Style) -> io::Result<()> {
         let seconds = self.micros as f64 / 1e6;
         writeln!(
@@ -311,7 +311,7 @@ impl Check {
     }
 }
 
-/// Checks a trace that is in memory, as [`check`].
+/// Checks a trace in memory, as [`check`] does.
 ///
 /// # Errors
 /// As [`check`], except that no thread is started.

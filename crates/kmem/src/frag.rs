@@ -42,7 +42,7 @@ impl Zone {
 /// Writes which orders a zone can still serve, at most 80 columns wide.
 ///
 /// # Errors
-/// When `out` refuses the text.
+/// When writing to `out` fails.
 pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<()> {
     let all = zone.fragmentation(Order::ZERO);
     writeln!(

@@ -1,4 +1,4 @@
-//! Reads the free blocks of zones from what kernels print about them:
+//! Reads the free blocks of zones from the texts that kernels print:
 //!
 //! ```text
 //! Node 0, zone   Normal   4381 1093 185 ...                   /proc/buddyinfo, and ours
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Other lines are skipped: dates, headings, prefixes of logs, the rest of a report. A line that
-//! begins as one of these and does not go on as one is an error.
+//! begins like one of the three but continues differently is an error.
 
 use std::io::BufRead;
 
@@ -146,7 +146,7 @@ fn in_a_report(line: &str, node: u32, name: &str, blocks: &str) -> Result<Found,
 }
 
 fn count(word: &str) -> Result<usize, Mismatch> {
-    // The kernel cuts long counts off and marks them so.
+    // The kernel limits large counts and marks them with `>`.
     match word.trim_start_matches('>').parse::<usize>() {
         Ok(count) if count <= MAX_BLOCKS => Ok(count),
         _ => Err(Mismatch::new("a number of free blocks", quoted(word.as_bytes()))),

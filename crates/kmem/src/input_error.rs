@@ -8,7 +8,7 @@ use std::fmt;
 /// Maximum number of bytes of untrusted text in a message.
 const SHOWN_BYTES: usize = 40;
 
-/// What was expected and what was found instead.
+/// The expected input, and the input found instead.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mismatch {
     expected: String,
@@ -41,7 +41,7 @@ impl Mismatch {
 }
 
 impl InputError {
-    /// Returns what was found, for callers without room for the whole message.
+    /// Returns the input found, for callers without room for the whole message.
     pub fn found(&self) -> &str {
         &self.mismatch.found
     }

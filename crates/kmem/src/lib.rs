@@ -1,9 +1,9 @@
 //! `kmem` shows what memory allocators do: it walks through the allocators of this workspace step
 //! by step, and replays recorded kernel traces on them.
 //!
-//! Everything it draws is read from the real crates; the tool has no model of an allocator. The
-//! program is a thin `main.rs` with one file a command. The library holds everything else, so that
-//! tests and fuzz targets can reach it.
+//! The tool draws only data that it reads from the real crates; it has no model of an allocator.
+//! The program is a thin `main.rs` with one file per command. The library has everything else, so
+//! that tests and fuzz targets can use it.
 
 pub mod backed;
 pub mod buddyinfo;

@@ -18,7 +18,7 @@ fn main() -> ExitCode {
             say(&error);
             ExitCode::from(2)
         }
-        // The reader of our output closed it: that is no error.
+        // The reader of our output closed it: that is not an error.
         Err(Failure::System(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(Failure::System(error)) => {
             say(format_args!("kmem: {error}"));

@@ -48,7 +48,7 @@ impl Map {
     /// Draws the map, at most 80 columns wide.
     ///
     /// # Errors
-    /// When `out` refuses the text.
+    /// When writing to `out` fails.
     pub fn draw(&self, out: &mut dyn Write, style: &Style) -> io::Result<()> {
         let cell = (self.pages_per_cell * PAGE_SIZE) as u64;
         writeln!(out, "{}; a cell is {}", style.paint(Ink::Caption, &self.title), size(cell))?;

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Prefixes of `dmesg` and of journals are skipped, and so are all lines that describe no memory. A
-//! line that begins as one of these and does not go on as one is an error: the map would be another
-//! without it.
+//! line that begins like one of these but continues differently is an error: without the line the
+//! map would be wrong.
 
 use std::io::BufRead;
 
@@ -96,7 +96,7 @@ fn action(line: &str) -> Result<Option<Action>, &'static str> {
         return change(rest.trim());
     }
     if let Some((range, kind)) = line.split_once(" : ") {
-        // Lines of /proc/iomem below others are parts of them.
+        // Indented lines of /proc/iomem are parts of the preceding region.
         return match (line.starts_with(' '), range_of(range.trim(), "")) {
             (false, Some(range)) => Ok(Some(Action::Add(Region { range, kind: kind_of(kind) }))),
             _ => Ok(None),
@@ -110,7 +110,7 @@ fn action(line: &str) -> Result<Option<Action>, &'static str> {
 }
 
 /// Reads a region in the new form, in the old one, or written by hand. The outer `None` is a region
-/// that cannot be read, the inner one a gap, which is no memory.
+/// that cannot be read, the inner `None` a gap, which is not memory.
 fn region(text: &str) -> Option<Option<Action>> {
     if text.starts_with("[gap ") {
         return Some(None);
@@ -137,8 +137,8 @@ fn region(text: &str) -> Option<Option<Action>> {
 }
 
 /// Reads `remove [mem A-B] KIND` and `update [mem A-B] KIND ==> KIND`. Other lines that begin with
-/// `e820: ` describe no memory: `reserve RAM buffer` names addresses behind memory, `last_pfn` a
-/// number.
+/// `e820: ` describe no memory: `reserve RAM buffer` names addresses after the end of memory,
+/// `last_pfn` a number.
 fn change(text: &str) -> Result<Option<Action>, &'static str> {
     let expected = "e820: remove [mem 0xSTART-0xEND] KIND, or update ... KIND ==> KIND";
     let Some((verb, rest)) = text.split_once(" [mem ") else { return Ok(None) };
@@ -196,7 +196,8 @@ impl Regions {
         }
     }
 
-    /// Gives the part in `range` of each region of a `wanted` kind the kind `new`, or drops it.
+    /// Changes the kind of the part in `range` of each region of a `wanted` kind to `new`, or
+    /// removes that part.
     fn replace(
         &mut self,
         range: Range,
@@ -222,7 +223,7 @@ impl Regions {
         }
     }
 
-    /// Whether every address is zero, as /proc/iomem shows them to anybody but root.
+    /// Returns whether every address is zero, as /proc/iomem shows them to all users but root.
     fn are_hidden(&self) -> bool {
         let is_hidden = |region: &Region| region.range == Range { start: 0, end: 1 };
         !self.0.is_empty() && self.0.iter().all(is_hidden)

@@ -27,7 +27,7 @@ const SLABS: usize = 4;
 /// wide.
 ///
 /// # Errors
-/// When `out` refuses the text. The inner result is an error when no slab can hold such objects.
+/// When writing to `out` fails. The inner result is an error when no slab can hold such objects.
 pub fn plan(
     out: &mut dyn Write,
     object_bytes: usize,
@@ -86,7 +86,7 @@ fn table(
     Ok(())
 }
 
-/// Writes which order was chosen, and what `kmalloc` would do with the size.
+/// Writes the chosen order, and how `kmalloc` would serve the size.
 fn words(
     out: &mut dyn Write,
     object_bytes: usize,
@@ -123,7 +123,7 @@ fn words(
     Ok(())
 }
 
-/// Draws the first slabs of a cache to scale, one below the other, each with the next colour.
+/// Draws the first slabs of a cache to scale, one per row, each with the next colour.
 fn draw(out: &mut dyn Write, cut: &Geometry, style: &Style) -> io::Result<()> {
     writeln!(
         out,

@@ -1,5 +1,5 @@
-//! A real buddy over frames that are only numbers: real metadata, no memory behind the frames, as a
-//! buddy never touches them.
+//! A real buddy over frames without memory: it has real metadata, and a buddy never accesses its
+//! frames.
 
 use std::io;
 use std::ops::Deref;
@@ -10,7 +10,7 @@ use page_frame::{Cpu, FrameNumber, FrameRange};
 
 /// A buddy that owns its metadata.
 pub struct Simulated<C> {
-    // Declared before the memory that it stands in, so dropped first.
+    // Declared before the memory of its metadata, so dropped first.
     buddy: FrameAllocator<'static, C, EventCounts>,
     _metadata: Mapped,
 }
@@ -32,8 +32,8 @@ impl<C: Cpu> Simulated<C> {
     pub fn with_ranges(ranges: &[FrameRange], cpu: C, mode: Mode) -> io::Result<Self> {
         let layout = FrameAllocator::<C>::metadata_layout(ranges, cpu.slots());
         let metadata = Mapped::reserve(layout.map_err(io::Error::other)?.size())?;
-        // SAFETY: mapped memory is zero and page-aligned, and stays until after the allocator's
-        // drop, as it moves with it and is declared behind it.
+        // SAFETY: mapped memory is zero and page-aligned. It outlives the allocator, as `_metadata`
+        // is declared after `buddy`, so dropped later.
         let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
         let buddy = FrameAllocator::new_in(zeroed, ranges, cpu, mode);
         let buddy = buddy.map_err(io::Error::other)?.with_trace(EventCounts::new());

@@ -5,9 +5,9 @@
 //! ... the same, then `: globalstat` and `: cpustat` with their counts
 //! ```
 //!
-//! A name may hold anything, blanks and colons too, so a line is read from its numbers backwards. A
-//! number that no machine can have (a counter that wrapped around) is `None`. A line without the
-//! numbers is skipped and reported; the others count.
+//! A name may contain any characters, also blanks and colons, so a line is read backwards from its
+//! numbers. An impossible number (a counter that wrapped around) is `None`. A line without the
+//! numbers is skipped and reported.
 
 use std::io::BufRead;
 
@@ -21,7 +21,7 @@ const IMPOSSIBLE: u64 = 1 << 52;
 /// The first line of a file.
 const HEADING: &str = "slabinfo - version: 2.1";
 
-/// A line of the file. A number that cannot be is `None`.
+/// A line of the file. An impossible number is `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Line {
     /// The cache's name.
@@ -43,7 +43,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Returns how many of its numbers cannot be.
+    /// Returns how many of its numbers are impossible.
     pub fn bad_numbers(&self) -> usize {
         let Self { name: _, active_objects, objects, object_bytes, .. } = self;
         let Self { objects_per_slab, pages_per_slab, active_slabs, slabs, .. } = self;
@@ -58,12 +58,12 @@ impl Line {
 pub struct Slabinfo {
     /// The lines that could be read.
     pub lines: Vec<Line>,
-    /// One error for each line that could not.
+    /// One error for each line that could not be read.
     pub skipped: Vec<InputError>,
 }
 
 impl Slabinfo {
-    /// Returns what of the file could not be used, in one sentence; `None` where all of it could.
+    /// Returns a sentence about the unusable parts of the file; `None` if there are none.
     pub fn complaint(&self) -> Option<String> {
         let bad: usize = self.lines.iter().map(Line::bad_numbers).sum();
         let numbers = match bad {
@@ -86,8 +86,8 @@ impl Slabinfo {
 /// Reads the caches of a file. `file` is its name in error messages.
 ///
 /// # Errors
-/// A file without the heading of version 2.1, without any line that can be read where there are
-/// lines, or with too many.
+/// A file without the heading of version 2.1, with lines of which none can be read, or with too
+/// many lines.
 pub fn read(file: &str, from: impl BufRead) -> Result<Slabinfo, InputError> {
     let lines = text_lines::read(file, from, MAX_CACHES)?;
     let heading = lines.first().map_or("", |line| line.text.trim());
@@ -120,7 +120,7 @@ pub fn read(file: &str, from: impl BufRead) -> Result<Slabinfo, InputError> {
 fn line(text: &str) -> Option<Line> {
     let (front, rest) = text.rsplit_once(" : tunables ")?;
     let (_, slabdata) = rest.split_once(" : slabdata ")?;
-    // Five numbers stand at the end of the front; the name is all that comes before them.
+    // `front` ends with five numbers; the name is everything before them.
     let mut name = front.trim_end();
     let mut front = [None; 5];
     for place in front.iter_mut().rev() {
@@ -144,8 +144,8 @@ fn line(text: &str) -> Option<Line> {
     })
 }
 
-/// Reads a number. The outer `None` is a word that is no number, the inner one a number that cannot
-/// be.
+/// Reads a number. The outer `None` is a word that is not a number, the inner `None` an impossible
+/// number.
 fn number(word: &str) -> Option<Option<u64>> {
     let digits = word.strip_prefix('-').unwrap_or(word);
     if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {

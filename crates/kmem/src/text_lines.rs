@@ -1,11 +1,11 @@
-//! Lines of a small text file of a kernel or of its tools, as they arrive from people: with a byte
-//! order mark, with CRLF, with log prefixes, with bytes that are not UTF-8.
+//! Lines of a small text file of a kernel or of its tools, as users supply them: with a byte order
+//! mark, with CRLF, with log prefixes, with bytes that are not UTF-8.
 
 use std::io::{BufRead, Read};
 
 use crate::input_error::{InputError, Mismatch};
 
-/// Longest line that is read, in bytes.
+/// Maximum length of a line in bytes.
 const MAX_LINE_BYTES: u64 = 4096;
 
 /// A line of text and its number.

@@ -100,12 +100,12 @@ pub fn screen(mut lines: Vec<Line>, sort: Sort, note: &str) -> Vec<String> {
     screen
 }
 
-/// Returns a number, or a question mark for one that cannot be.
+/// Returns a number, or a question mark for an impossible one.
 fn shown(number: Option<u64>) -> String {
     number.map_or_else(|| "?".to_owned(), |number| number.to_string())
 }
 
-/// Returns the header: sums over all caches. Numbers that cannot be are left out of them.
+/// Returns the header: sums over all caches, without impossible numbers.
 fn head(lines: &[Line]) -> Vec<String> {
     let sum = |number: fn(&Line) -> Option<u64>| lines.iter().filter_map(number).sum::<u64>();
     let share = |part: f64, whole: f64| if whole > 0.0 { part * 100.0 / whole } else { 0.0 };

@@ -17,12 +17,13 @@ use crate::thp::scan::Thp;
 use crate::threads::Threads;
 use crate::tls::THREAD_SLOTS;
 
-/// The most address space, and the least that is tried.
+/// The maximum of the address space in bytes.
 const MAX_BYTES: usize = 1 << 40;
+/// The minimum of the address space that `new` tries, in bytes.
 const MIN_BYTES: usize = 16 << 20;
 
 impl Pages {
-    /// Reserves address space and builds the allocator in it. A handful of system calls; commits
+    /// Reserves address space and builds the allocator in it. Makes a few system calls and commits
     /// only metadata.
     ///
     /// # Errors
@@ -30,7 +31,7 @@ impl Pages {
     pub fn new() -> Result<Self, OsError> {
         let mut bytes = MAX_BYTES;
         if let Some(limit) = getrlimit(Resource::As).current {
-            // A quarter: the program itself and the page map need address space too.
+            // A quarter of the limit: the program and the page map need address space too.
             bytes = bytes.min((limit as usize / 4).max(MIN_BYTES));
             bytes = 1 << bytes.ilog2();
         }
@@ -57,8 +58,8 @@ impl Pages {
         let invalid = |_| OsError::INVALID;
         let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
         let buddy_bytes = layout.map_err(invalid)?.size().next_multiple_of(64);
-        // One mapping for all of it: the buddy's first, the sets of frames and areas, and at the
-        // end what later sections need.
+        // One mapping for all metadata: first the buddy's, then the sets of frames and areas, last
+        // that of later sections.
         let areas = areas::numbers(all);
         let (frame_bytes, area_bytes) = (FrameSet::bytes(all), FrameSet::bytes(areas));
         let sets_bytes = frame_bytes + 2 * area_bytes;
@@ -68,8 +69,8 @@ impl Pages {
         let set = |offset: usize, of: FrameRange| {
             // SAFETY: within the mapping.
             let memory = unsafe { metadata.start().add(buddy_bytes + offset) };
-            // SAFETY: clause 1: fresh, so zero, and a part for each set, of `bytes` bytes; dropped
-            // with the mapping.
+            // SAFETY: clause 1 of `new_in`: a fresh mapping is zero, each set has its own part of
+            // it, and the mapping is dropped with the sets.
             unsafe { FrameSet::new_in(memory, of) }
         };
         let committed = set(0, all);
@@ -94,22 +95,23 @@ impl Pages {
         })
     }
 
-    /// Calls `hook` when the program uses less and less: each time a sixth of the pages that were
-    /// in use, and at least 1 MiB, was freed. The hook makes the caches above shrink, each object
-    /// of which may hold a page.
+    /// Calls `hook` when the pages in use fall by more than a sixth of their peak (more, if use
+    /// tends to rise again) and by more than 1 MiB, and when [`decay`](Self::decay) follows an
+    /// interval without allocations. The hook should shrink the caches that use these pages, as one
+    /// cached object can keep a page allocated.
     ///
-    /// A free calls it with no lock held; it may free pages and allocate.
+    /// The hook runs with no lock held; it may free pages and allocate.
     pub fn with_trim_hook(self, hook: fn()) -> Self {
         Self { trim_policy: self.trim_policy.with_hook(hook), ..self }
     }
 
-    /// Keeps freed memory for the process: only [`purge`](Self::purge) and [`decay`](Self::decay)
-    /// release any.
+    /// Makes frees to the buddy keep the memory: only [`purge`](Self::purge) and
+    /// [`decay`](Self::decay) release it. Multi-section runs still release theirs when freed.
     pub fn without_purging(self) -> Self {
         Self { purge_policy: self.purge_policy.without_purging(), ..self }
     }
 
-    /// Returns the bytes of address space.
+    /// Returns the size of the address space in bytes.
     pub const fn space_bytes(&self) -> usize {
         self.space.mapping().bytes()
     }

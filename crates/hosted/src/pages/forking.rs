@@ -1,11 +1,11 @@
-//! `fork` in programs with threads: the allocators are whole in parent and child.
+//! `fork` in programs with threads: the allocators stay consistent in parent and child.
 //!
 //! # Concepts
 //! Before the fork, [`Forking::begin`] acquires the fork lock (`lock.rs`): no other thread holds a
 //! lock of the allocators or is in a page source. Then it freezes all per-CPU slots, so that no
 //! thread is inside one. In the parent, all threads then continue. The child has only the thread
-//! that forked: the numbers of the other threads are free there, and the next thread that gets one
-//! finds its magazines.
+//! that forked: the numbers of the other threads are free there, and the next thread that takes one
+//! inherits its magazines.
 //!
 //! A process with one thread skips all of that. Objects that another thread held outside of slots
 //! and locks at that moment (a magazine on its way to the depot) leak in the child.
@@ -21,8 +21,7 @@ use crate::{threads, tls};
 /// A fork that is about to happen: between the handlers that run before it and those that run after
 /// it. `G` is the guard that keeps the caches' slots frozen.
 ///
-/// Dropping it lets all threads continue. It stays in the thread that began it, which is the one to
-/// call `fork`.
+/// Dropping it lets all threads continue. It is not `Send`: the thread that began it calls `fork`.
 ///
 /// ```
 /// # let pages = hosted::Pages::with_space(1 << 30)?;
@@ -39,7 +38,7 @@ use crate::{threads, tls};
 /// ```
 #[must_use = "dropping it lets all threads continue at once"]
 pub struct Forking<'a, G> {
-    /// `None` where there was no thread to keep out. Dropped in this order, the lock last.
+    /// `None` when the slots need not or cannot be frozen. Dropped in this order, the lock last.
     frozen: Option<(Frozen<'a>, G)>,
     lock: Held,
     _not_send: PhantomData<*mut ()>,
@@ -56,10 +55,10 @@ impl Drop for Held {
 
 impl<'a, G> Forking<'a, G> {
     /// Keeps all other threads out of the allocators; `freeze_caches` freezes the slots of the
-    /// caches above `pages`. The thread that will call `fork` calls this before.
+    /// caches that use `pages`. The thread that will call `fork` calls this first.
     ///
     /// # Panics
-    /// When the thread has begun a fork already: it would wait for itself.
+    /// When the thread has begun a fork already and would wait for itself.
     pub fn begin(pages: &'a Pages, freeze_caches: impl FnOnce() -> G) -> Self {
         assert!(!fork_lock::is_held_by_caller(), "this thread has begun a fork already");
         let own = tls::number();

@@ -2,21 +2,21 @@
 //! on demand.
 //!
 //! # Concepts
-//! - The **space** is address space for all pages that there will ever be: 1 TiB where the system
-//!   agrees, less elsewhere. It costs nothing, and the page map covers all of it, so that one
-//!   comparison tells whether an address is ours.
+//! - The **space** is the address space for all pages: 1 TiB if the system grants it, otherwise
+//!   less. It has no memory until it is used. The page map covers all of it, so that one comparison
+//!   shows whether an address belongs to it.
 //! - The buddy begins with one **section** of the space (1 GiB) and gets the next one when it runs
 //!   out. A run of more than half a section is a **multi-section run**: it takes whole sections of
 //!   its own, from the end of the space.
 //! - A frame is **committed** from its first allocation until it is purged. A block without a
 //!   committed frame reads as zero.
-//! - A free purges when too many idle pages are there (`purge`); an allocation scans for huge pages
-//!   now and then (`thp`).
+//! - A free purges when there are too many idle pages (`purge`); an allocation occasionally scans
+//!   for huge pages (`thp`).
 //!
 //! # Concurrency
 //! Allocating and freeing are as concurrent as the buddy. The table of sections has a lock. Purges
-//! and scans exclude each other by the maintenance lock, which is only tried. Every call is inside
-//! the fork lock, so that a child finds nothing half done.
+//! and scans exclude each other by the maintenance lock; if it is taken, they do nothing. Every
+//! call enters the fork lock, so that a forked child finds no operation half done.
 //!
 //! # Invariants
 //! - I1: a frame that is not committed reads as zero. So no code outside this folder may free
@@ -49,7 +49,7 @@ use crate::tls;
 
 type Frames = Buddy<'static, DirectMap, Threads>;
 
-/// Pages of this process, for caches and for memory of any size.
+/// The pages of this process, for caches and for memory of any size.
 ///
 /// Dropping it unmaps everything.
 ///
@@ -67,22 +67,22 @@ type Frames = Buddy<'static, DirectMap, Threads>;
 pub struct Pages {
     /// Private by I1.
     buddy: Frames,
-    /// The frames that the system may have put memory behind.
+    /// The frames that may be backed by memory.
     committed: FrameSet,
     pub(crate) purge_policy: PurgePolicy,
     pub(crate) trim_policy: TrimPolicy,
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,
-    /// The metadata of all of the above; at its end that of the sections that the buddy may get
-    /// later.
+    /// The metadata of the buddy and of the sets, and at its end of the sections that the buddy may
+    /// get later.
     pub(crate) metadata: Mapped,
     pub(crate) space: Space,
 }
 
-// SAFETY: clause 1: the buddy keeps it, over frames of our mapping that were opened before it got
-// them. Clause 2: the buddy keeps it, and nothing after its `free` unwinds but the trim hook, which
-// runs when the block is free.
+// SAFETY: clause 1: the buddy fulfils it, over frames of our mapping that were opened before it got
+// them. Clause 2: the buddy fulfils it. After its `free`, only the trim hook can unwind, and the
+// block is free by then.
 unsafe impl PageSource for Pages {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         let _inside = Inside::enter();
@@ -94,7 +94,8 @@ unsafe impl PageSource for Pages {
         };
         let (start, order) = block.into_raw();
         let is_zero = self.commit(frames_of(start, order.pages()));
-        // SAFETY: clauses 1 and 2: the parts of the buddy's block. Clause 3: I1.
+        // SAFETY: clauses 1 and 2 of `from_raw`: start and order of the buddy's block. Clause 3:
+        // I1.
         Ok(unsafe { PageBlock::from_raw(start, order, is_zero) })
     }
 
@@ -102,7 +103,7 @@ unsafe impl PageSource for Pages {
     unsafe fn free(&self, block: PageBlock) {
         let inside = Inside::enter();
         self.note_freed(frames_of(block.start(), block.pages()));
-        // SAFETY: the caller's clauses: the block came from the buddy.
+        // SAFETY: the clauses of `PageSource::free`: the block came from the buddy.
         unsafe { self.buddy.free(block) };
         self.purge_if_due();
         drop(inside);
@@ -110,7 +111,7 @@ unsafe impl PageSource for Pages {
     }
 }
 
-// SAFETY: clause 1: always the map of the field, which lives as long as this value.
+// SAFETY: clause 1: always the map of the field `buddy`, which lives as long as this value.
 unsafe impl ForwardPageMap for Pages {
     #[inline(always)]
     fn page_map(&self) -> &impl PageMap {
@@ -119,27 +120,26 @@ unsafe impl ForwardPageMap for Pages {
 }
 
 impl Pages {
-    /// Adds the next section to the buddy; whether there was one.
+    /// Adds the next section to the buddy. Returns whether that succeeded.
     #[cold]
     fn grow(&self) -> bool {
         self.space.grow(|number, range| {
             let bytes = Frames::section_layout().size();
             let offset = self.metadata.bytes() - later_sections_bytes(&self.space);
             let offset = (offset + (number - 1) * bytes).next_multiple_of(64);
-            // SAFETY: behind the buddy's own metadata, where there is room for each section but the
-            // first.
+            // SAFETY: within the mapping, whose end has room for each section but the first.
             let metadata = unsafe { self.metadata.start().add(offset) };
             // SAFETY: zero, aligned to 64, and used once: each number has its own part, and a
             // failed `add_section` writes nothing.
             let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, bytes) };
-            // SAFETY: clause 1: the frames are free address space of ours, which `Space::grow` has
-            // opened.
+            // SAFETY: clause 1 of `add_section`: the frames are free parts of our space, which
+            // `Space::grow` has opened.
             unsafe { self.buddy.add_section(metadata, range) }.is_ok()
         })
     }
 
-    /// Counts `range` as allocated and committed; whether none of it was committed before, so that
-    /// it reads as zero (I1).
+    /// Counts `range` as allocated and committed. Returns whether none of it was committed before,
+    /// so that it reads as zero (I1).
     #[inline]
     fn commit(&self, range: FrameRange) -> bool {
         let committed = self.committed.insert(range);
@@ -164,7 +164,7 @@ impl Pages {
         }
     }
 
-    /// Keeps all threads out of the buddy's per-CPU slots while the guard lives, see
+    /// Keeps all other threads out of the buddy's per-CPU slots while the guard lives, see
     /// [`Forking`](crate::Forking).
     pub(crate) fn freeze_slots(&self) -> Frozen<'_> {
         self.buddy.freeze_slots(tls::number().map(|number| CpuId::new(number as u32)))

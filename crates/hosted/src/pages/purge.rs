@@ -1,4 +1,4 @@
-//! Purging free pages, and the scan for huge pages: what [`Pages`] does beside allocating.
+//! The maintenance of [`Pages`]: purges of free pages, and scans for huge pages.
 
 use page_frame::{FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
@@ -6,20 +6,20 @@ use super::Pages;
 use crate::fork_lock::Inside;
 use crate::purge::policy::MIN_BOUND;
 
-/// The orders of the blocks that are purged, largest first: areas, then what lies between blocks,
-/// at last single pages.
+/// The orders of the blocks that `purge` takes, largest first: areas, then smaller free blocks, at
+/// last single pages.
 const PURGED_ORDERS: [u8; 4] = [9, 6, 3, 0];
-/// So many idle pages or fewer are purged at once, not by half.
+/// `decay` purges at most this many idle pages all at once, and of more only half.
 const FEW_PAGES: usize = (256 << 10) / PAGE_SIZE;
 
 impl Pages {
-    /// Returns about how many pages are free and still have memory behind them. O(1).
+    /// Returns approximately how many pages are free but still backed by memory. O(1).
     pub fn idle_pages(&self) -> usize {
         self.purge_policy.idle_pages()
     }
 
-    /// Purges free pages: gives the memory behind them back to the system, until `keep` idle pages
-    /// are left. Returns how many pages it purged; none while another thread purges. O(sections),
+    /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
+    /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
     /// and a system call for each block of free pages.
     pub fn purge(&self, keep: usize) -> usize {
         let _inside = Inside::enter();
@@ -43,7 +43,8 @@ impl Pages {
                     // The system refuses a block of which the program has locked a page. Its parts
                     // are tried next, and the free below may put it into a per-CPU slot.
                     are_cached |= went == 0;
-                    // SAFETY: clause 1: allocated by number above, and ours.
+                    // SAFETY: clause 1 of `free_frames`: this loop allocated the block by number,
+                    // and no other code uses it.
                     let freed = unsafe { self.buddy.free_frames(block.start, order) };
                     debug_assert!(freed.is_ok(), "allocated above");
                 }
@@ -52,13 +53,13 @@ impl Pages {
         purged
     }
 
-    /// Purges `block`, which is the caller's and was counted as idle; returns how many of its pages
-    /// were committed.
+    /// Purges `block`, which the caller owns and which was counted as idle. Returns how many of its
+    /// pages were committed; zero if the system refuses.
     fn purge_block(&self, block: FrameRange) -> usize {
         self.thp.forbid(block, self.space.mapping());
         let start = self.pointer(block.start.get() << PAGE_SHIFT);
         let bytes = block.frames() << PAGE_SHIFT;
-        // SAFETY: clause 1: the block is the caller's alone, who needs no content.
+        // SAFETY: clause 1 of `decommit`: only the caller uses the block, and needs no content.
         if unsafe { self.space.mapping().decommit(start, bytes) }.is_err() {
             return 0;
         }
@@ -67,7 +68,7 @@ impl Pages {
         pages
     }
 
-    /// Purges what is above the bound, which adapts.
+    /// Adapts the bound, and purges down to half of it if there are more idle pages.
     #[cold]
     pub(crate) fn purge_surplus(&self) {
         let bound = self.purge_policy.adapt_bound();
@@ -75,8 +76,8 @@ impl Pages {
         self.purge_policy.end_purge(bound, purged);
     }
 
-    /// Makes the caches shrink when use falls. Called outside the fork lock, as the caches take
-    /// locks and free pages.
+    /// Makes the caches shrink when use falls. The caller has left the fork lock, as the caches
+    /// take locks and free pages.
     #[inline]
     pub(crate) fn trim_after_free(&self) {
         if !self.purge_policy.is_automatic() {
@@ -84,7 +85,7 @@ impl Pages {
         }
         if let Some(fall) = self.trim_policy.take_fall() {
             self.trim_policy.ask_caches();
-            // A program that ends so, and sleeps, would keep up to the bound.
+            // Otherwise a program that now sleeps would keep idle pages up to the bound.
             if !fall.may_rebound {
                 self.purge(MIN_BOUND / 4);
             }
@@ -95,7 +96,7 @@ impl Pages {
     /// up to 2 MiB, or all of them when they are few. Returns how many pages it purged. When no
     /// page was allocated meanwhile, it makes the caches shrink first.
     ///
-    /// For a thread that calls this at intervals ([`Purger`](crate::Purger)). O(sections), and a
+    /// A thread should call this at intervals ([`Purger`](crate::Purger)). O(sections), and a
     /// system call for each block.
     ///
     /// ```
@@ -180,7 +181,7 @@ mod tests {
             given.push(pages.purge(pages.idle_pages() - 1));
         }
         assert_eq!(given, [512, 64, 8, 1]);
-        // All of it is free again, and pages in per-CPU slots are purged too.
+        // All pages are free again, and pages in per-CPU slots are purged too.
         let blocks = take(&pages, 9, 1);
         free(&pages, blocks);
         assert_eq!((pages.idle_pages(), pages.purge(0)), (512, 512));

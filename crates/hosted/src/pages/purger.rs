@@ -1,10 +1,10 @@
 //! A thread that purges at intervals, for programs that want one.
 //!
 //! # Concepts
-//! Without it the free that finds too many idle pages purges, and pays for it. With it frees need
-//! not ([`Pages::without_purging`]): each interval [`Pages::decay`] purges half of the pages that
-//! were idle for all of the interval. So pages that are soon allocated again stay, and a program
-//! that sleeps keeps a quarter after two intervals, a sixteenth after four.
+//! Without this thread, a free that finds too many idle pages purges them itself. With it, frees
+//! need not purge ([`Pages::without_purging`]): each interval [`Pages::decay`] purges half of the
+//! pages that were idle for all of the interval. So pages that are soon allocated again stay, and a
+//! program that sleeps keeps a quarter after two intervals, a sixteenth after four.
 
 use core::time::Duration;
 

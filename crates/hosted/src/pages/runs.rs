@@ -1,4 +1,5 @@
-//! Runs of [`Pages`]: the buddy's, and multi-section runs beyond what the buddy can serve.
+//! Runs of [`Pages`]: those of the buddy, and multi-section runs, which are too large for the
+//! buddy.
 
 use core::ptr::NonNull;
 
@@ -35,12 +36,12 @@ unsafe impl PageResize for Pages {
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         let inside = Inside::enter();
         if is_multi_section(self, start, pages) {
-            // SAFETY: clause 1: the caller's run, which has whole sections.
+            // SAFETY: clause 1 of `free_sections`: the caller's run, which has whole sections.
             unsafe { free_sections(self, start, pages) };
             return;
         }
         self.note_freed(frames_of(start, pages));
-        // SAFETY: the caller's clauses: the run came from the buddy.
+        // SAFETY: the clauses of `free_run`: the run came from the buddy.
         unsafe { self.buddy.free_run(start, pages) };
         self.purge_if_due();
         drop(inside);
@@ -53,7 +54,7 @@ unsafe impl PageResize for Pages {
             return false;
         }
         if is_multi_section(self, start, pages) {
-            // SAFETY: the caller's clauses, of a run that has whole sections.
+            // SAFETY: the clauses of `resize_run`; the run has whole sections.
             return unsafe { resize_sections(self, start, pages, new_pages) };
         }
         if new_pages > LARGEST_IN_BUDDY {
@@ -65,7 +66,7 @@ unsafe impl PageResize for Pages {
         if new_pages < pages {
             self.note_freed(changed);
         }
-        // SAFETY: the caller's clauses: the run came from the buddy.
+        // SAFETY: the clauses of `resize_run`: the run came from the buddy.
         let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
         match (resized, new_pages > pages) {
             (true, true) => _ = self.commit(changed),
@@ -83,15 +84,14 @@ unsafe impl PageResize for Pages {
         // caller owns.
         let moved = unsafe { self.space.mapping().move_content(from, to, bytes) };
         if moved {
-            // The memory behind `from` is now behind `to`, and the memory that was behind `to` is
-            // gone.
+            // The memory of `from` now backs `to`; the memory that backed `to` is released.
             self.committed.remove(frames_of(from, pages));
         }
         moved
     }
 }
 
-/// Whether the run of `pages` pages at `start` is a multi-section run.
+/// Returns whether the run of `count` pages at `start` is a multi-section run.
 fn is_multi_section(pages: &Pages, start: NonNull<u8>, count: usize) -> bool {
     let first = FrameNumber::containing(start.addr().get());
     count > LARGEST_IN_BUDDY && pages.space.is_multi_section(first)
@@ -105,16 +105,19 @@ fn allocate_sections(pages: &Pages, count: usize) -> Result<PageRun, OutOfMemory
     Ok(PageRun::new(start, count, true))
 }
 
+/// Frees a multi-section run.
+///
 /// # Safety
 /// 1. As for `free_run`, and the run is a multi-section run.
 unsafe fn free_sections(pages: &Pages, start: NonNull<u8>, count: usize) {
-    // SAFETY: clause 1: the head is the caller's.
+    // SAFETY: clause 1: the caller owns the run, so its head.
     unsafe { pages.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
     // SAFETY: clause 1: no code uses the run any more.
     unsafe { pages.space.close_sections(frames_of(start, count)) };
 }
 
-/// Changes the length of a multi-section run within the sections that it has; whether it stays one.
+/// Changes the length of a multi-section run within the sections that it has. Returns whether that
+/// succeeded.
 ///
 /// # Safety
 /// 1. As for `resize_run`, and the run is a multi-section run.

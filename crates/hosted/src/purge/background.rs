@@ -29,7 +29,8 @@ use rustix::time::Timespec;
 use crate::os_error::OsError;
 use crate::space::mapping::Mapped;
 
-/// The size of its stack in bytes: enough for functions that scan tables and call the system.
+/// The size of the thread's stack in bytes: enough for functions that scan tables and call the
+/// system.
 const STACK_BYTES: usize = 128 << 10;
 
 /// The data that the thread and its owner share.
@@ -45,7 +46,8 @@ struct Shared<T: 'static> {
 }
 
 /// A thread that calls a function at intervals. Dropping it stops the thread and waits for its end.
-/// When the function itself drops it, the thread ends after the function has returned.
+/// When the function itself drops its `Background`, the thread ends after the function has
+/// returned.
 ///
 /// A child of `fork` does not have the thread; dropping the child's copy does nothing. A function
 /// that panics ends the process.
@@ -112,7 +114,7 @@ impl<T: Sync + 'static> Background<T> {
 
 impl<T: Sync + 'static> Drop for Background<T> {
     fn drop(&mut self) {
-        // SAFETY: not used again.
+        // SAFETY: `memory` is not used again.
         let memory = unsafe { ManuallyDrop::take(&mut self.memory) };
         // SAFETY: no arguments.
         let runs_here = unsafe { libc::getpid() } == self.process;
@@ -161,8 +163,8 @@ fn spawn(
 }
 
 extern "C" fn run_at_intervals<T: Sync + 'static>(shared: *mut c_void) -> *mut c_void {
-    // SAFETY: `start` gave what it wrote, and I1: the page stays until this thread drops
-    // `own_memory` below, or has ended.
+    // SAFETY: `start` passed the `Shared` that it wrote, and I1: the page stays mapped until this
+    // thread drops `own_memory`, or has ended.
     let shared = unsafe { &*shared.cast::<Shared<T>>() };
     let interval = Timespec {
         tv_sec: shared.interval.as_secs().try_into().unwrap_or(i64::MAX),

@@ -1,4 +1,4 @@
-//! Purging: when the memory behind free pages goes back to the system.
+//! Purging: when the memory of free pages is returned to the system.
 
 pub(crate) mod background;
 pub(crate) mod policy;

@@ -1,10 +1,10 @@
 //! The purge policy: how many idle pages stay with the process, and when the rest is purged.
 //!
 //! # Concepts
-//! - **Idle** pages are free and committed: the system has put memory behind them.
-//! - The **bound** is how many idle pages stay. It doubles when most of what the last purge
-//!   released was committed again soon after, and halves otherwise. A purge that released nothing
-//!   teaches nothing.
+//! - **Idle** pages are free and committed: they may be backed by memory.
+//! - The **bound** is how many idle pages stay. It doubles when at least half of the pages that the
+//!   last purge released were committed again before the next one, and halves otherwise. A purge
+//!   that released no page leaves the bound unchanged.
 //! - When use falls, fewer stay: see `trim.rs`.
 //!
 //! # Concurrency
@@ -15,8 +15,9 @@ use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 
 use page_frame::PAGE_SIZE;
 
-/// The least and the largest bound on idle pages: guesses.
+/// The minimum of the bound on idle pages: a guess.
 pub(crate) const MIN_BOUND: usize = (4 << 20) / PAGE_SIZE;
+/// The maximum of the bound on idle pages: a guess.
 const MAX_BOUND: usize = (1 << 30) / PAGE_SIZE;
 
 /// Counts of idle pages, and the bound on them.
@@ -24,16 +25,16 @@ const MAX_BOUND: usize = (1 << 30) / PAGE_SIZE;
 pub(crate) struct PurgePolicy {
     /// Whether a free that finds too many idle pages purges.
     is_automatic: bool,
-    /// Idle pages; below zero for a moment when counts cross.
+    /// Idle pages; negative for a moment when threads count concurrently.
     idle: AtomicIsize,
     bound: AtomicUsize,
     /// The number of idle pages above which a free purges.
     next_at: AtomicUsize,
     /// Pages that the last purge released.
     purged: AtomicUsize,
-    /// Pages that were committed since.
+    /// Pages that were committed since that purge.
     recommitted: AtomicUsize,
-    /// The fewest idle pages in this interval.
+    /// The minimum of idle pages in this interval.
     least_idle: AtomicUsize,
     /// Whether any page was allocated in this interval.
     is_active: AtomicBool,
@@ -54,7 +55,7 @@ impl PurgePolicy {
         Self { is_automatic: false, ..self }
     }
 
-    /// Whether frees purge.
+    /// Returns whether frees purge.
     pub(crate) fn is_automatic(&self) -> bool {
         self.is_automatic
     }
@@ -95,13 +96,14 @@ impl PurgePolicy {
         self.idle.fetch_sub(pages as isize, Ordering::Relaxed);
     }
 
-    /// Whether a free has to purge.
+    /// Returns whether a free must purge.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
         self.is_automatic && self.idle_pages() > self.next_at.load(Ordering::Relaxed)
     }
 
-    /// Adapts the bound to what became of the pages that the last purge released; returns it.
+    /// Adapts the bound to how many of the pages that the last purge released were committed again;
+    /// returns it.
     pub(crate) fn adapt_bound(&self) -> usize {
         let bound = self.bound.load(Ordering::Relaxed);
         let purged = self.purged.load(Ordering::Relaxed);
@@ -127,8 +129,7 @@ impl PurgePolicy {
         self.next_at.store(bound.max(idle + idle / 4 + MIN_BOUND / 2), Ordering::Relaxed);
     }
 
-    /// Lets the next purge come at the bound again, once idle pages were allocated since the last
-    /// one.
+    /// Lowers `next_at`, though not below the bound, once enough idle pages were allocated.
     #[inline]
     fn relax(&self, idle: isize) {
         let next_at = self.next_at.load(Ordering::Relaxed) as isize;
@@ -139,12 +140,12 @@ impl PurgePolicy {
         }
     }
 
-    /// Begins another interval; whether any page was allocated in the last one.
+    /// Begins another interval. Returns whether any page was allocated in the last one.
     pub(crate) fn begin_interval(&self) -> bool {
         self.is_active.swap(false, Ordering::Relaxed)
     }
 
-    /// Returns the fewest idle pages since the last call; there are `idle` at this moment.
+    /// Returns the minimum of idle pages since the last call; there are `idle` at this moment.
     pub(crate) fn take_least_idle(&self, idle: usize) -> usize {
         self.least_idle.swap(idle, Ordering::Relaxed)
     }
@@ -162,7 +163,7 @@ mod tests {
     }
 
     /// Returns pages, and blocks of 16 pages of which no two are neighbours. Enough other pages are
-    /// in use that freeing the blocks is no fall.
+    /// in use that freeing the blocks is not a fall.
     fn with_blocks_apart() -> (Pages, Vec<Block>) {
         let pages = new();
         let _ = take(&pages, 9, 60);

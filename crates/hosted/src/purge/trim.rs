@@ -13,7 +13,7 @@
 //!
 //! If use keeps falling instead, the threshold is halved at each further fall of that descent, down
 //! to a sixth. After a fall at that threshold, `pages/purge.rs` purges idle pages down to a quarter
-//! of the least bound of `policy.rs`.
+//! of the minimum bound of `policy.rs`.
 //!
 //! # Concurrency
 //! As in `policy.rs`. Two threads may detect the same fall. Both may report it, and the second may
@@ -41,7 +41,7 @@ pub(crate) struct Fall {
 #[derive(Debug)]
 pub(crate) struct TrimPolicy {
     in_use: AtomicUsize,
-    /// The most pages in use since the last fall.
+    /// The maximum of pages in use since the last fall.
     peak: AtomicUsize,
     /// The pages in use at the start of the current descent.
     top: AtomicUsize,

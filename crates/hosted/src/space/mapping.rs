@@ -1,5 +1,5 @@
-//! `Mapped`: a range of address space, reserved at once, committed when it is first written,
-//! decommitted on request.
+//! `Mapped`: a range of address space. It is reserved as a whole; pages are committed by their
+//! first write and decommitted on request.
 
 use core::ffi::c_void;
 use core::ptr::NonNull;
@@ -55,7 +55,7 @@ impl Mapped {
     }
 
     /// Reserves address space without access. Core dumps and `mlockall` skip it, and it counts
-    /// against no limit but that of address space. `Pages` opens parts of it.
+    /// only against the limit of address space. `Pages` opens parts of it.
     ///
     /// # Errors
     /// As for [`reserve`](Self::reserve).
@@ -101,8 +101,8 @@ impl Mapped {
         unsafe { DirectMap::from_root(self.start, self.frames().start) }
     }
 
-    /// Decommits `bytes` bytes at `start`: gives the memory behind them back to the system. They
-    /// read as zero afterwards. One system call.
+    /// Decommits `bytes` bytes at `start`: returns their memory to the system. They read as zero
+    /// afterwards. One system call.
     ///
     /// # Errors
     /// The error of `madvise`, for example for locked pages; the content is then unchanged.
@@ -135,9 +135,9 @@ impl Mapped {
         let access = MprotectFlags::READ | MprotectFlags::WRITE;
         // SAFETY: a part of our mapping, whose access only grows.
         unsafe { mprotect(start, bytes, access) }?;
-        // SAFETY: as above; changes core dumps only.
+        // SAFETY: a part of our mapping; changes core dumps only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxDoDump) };
-        // SAFETY: as above; changes the size of the pages behind it only.
+        // SAFETY: a part of our mapping; changes the size of its pages only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
         Ok(())
     }
@@ -145,7 +145,7 @@ impl Mapped {
     /// Decommits `range` and forbids access to it.
     ///
     /// # Safety
-    /// 1. No code uses it any more.
+    /// 1. No code uses `range` any more.
     pub(crate) unsafe fn close(&self, range: FrameRange) -> Result<(), OsError> {
         let (start, bytes) = self.part(range);
         // SAFETY: clause 1: no code needs the content.
@@ -157,20 +157,20 @@ impl Mapped {
         Ok(())
     }
 
-    /// Allows a huge page behind `area`, and collapses the area into one at once where the system
-    /// can. The content stays.
+    /// Allows a huge page for `area`, and collapses the area into one at once if the system can.
+    /// The content stays.
     pub(crate) fn collapse(&self, area: FrameRange) {
         let (start, bytes) = self.part(area);
         // SAFETY: a part of our mapping; changes the size of the pages behind it only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
         preserving_errno(|| {
-            // SAFETY: as above; the content stays. A system that does not know the advice returns
-            // an error.
+            // SAFETY: a part of our mapping, whose content stays. A system without this advice
+            // returns an error.
             unsafe { libc::madvise(start, bytes, MADV_COLLAPSE) }
         });
     }
 
-    /// Whether each page of `range` is resident. One system call for each 2 MiB.
+    /// Returns whether each page of `range` is resident. One system call for each 2 MiB.
     pub(crate) fn is_resident(&self, range: FrameRange) -> bool {
         let mut there = [0_u8; 512];
         let (start, bytes) = self.part(range);
@@ -186,7 +186,7 @@ impl Mapped {
         })
     }
 
-    /// Forbids huge pages behind `area`. A huge page that is there is split once a part of it is
+    /// Forbids huge pages in `area`. The system splits an existing huge page when a part of it is
     /// decommitted.
     pub(crate) fn forbid_huge(&self, area: FrameRange) {
         let (start, bytes) = self.part(area);
@@ -194,16 +194,16 @@ impl Mapped {
         let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };
     }
 
-    /// Forbids huge pages behind the whole mapping, whatever the system's default is: for sparsely
+    /// Forbids huge pages in the whole mapping, whatever the system's default is: for sparsely
     /// written memory.
     pub(crate) fn forbid_huge_anywhere(&self) {
-        // SAFETY: a part of our mapping; changes the size of the pages behind it only.
+        // SAFETY: all of our mapping; changes the size of its pages only.
         let _ = unsafe {
             madvise(self.mapping.as_ptr().cast(), self.mapping_bytes, Advice::LinuxNoHugepage)
         };
     }
 
-    /// Excludes the whole mapping from core dumps, which would otherwise search it for pages.
+    /// Excludes the whole mapping from core dumps: the system would otherwise search it for pages.
     pub(crate) fn exclude_from_dumps(&self) {
         // SAFETY: our mapping; changes core dumps only.
         let _ = unsafe {
@@ -211,8 +211,8 @@ impl Mapped {
         };
     }
 
-    /// Moves the memory behind `bytes` bytes at `from` to `to`, without copying; whether that
-    /// worked. `from` then reads as zero.
+    /// Moves the memory of `bytes` bytes at `from` to `to`, without copying. Returns whether that
+    /// succeeded; `from` then reads as zero.
     ///
     /// # Safety
     /// 1. Both are whole open pages of this mapping, do not overlap, and are owned by the caller.
@@ -251,15 +251,15 @@ impl Drop for Mapped {
 fn preserving_errno<R>(call: impl FnOnce() -> R) -> R {
     // SAFETY: has no arguments; returns the thread's own variable.
     let errno = unsafe { libc::__errno_location() };
-    // SAFETY: the variable of this thread, which runs.
+    // SAFETY: the running thread's own variable.
     let before = unsafe { errno.read() };
     let outcome = call();
-    // SAFETY: the variable of this thread, which runs.
+    // SAFETY: the running thread's own variable.
     unsafe { errno.write(before) };
     outcome
 }
 
-/// Whether huge pages are forbidden in the mapping that `start` lies in, as the system reports it.
+/// Returns whether the system reports that huge pages are forbidden in the mapping of `start`.
 #[cfg(test)]
 pub(crate) fn is_huge_forbidden(start: NonNull<u8>) -> bool {
     let smaps = std::fs::read_to_string("/proc/self/smaps").expect("Linux");

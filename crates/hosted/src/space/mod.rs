@@ -1,5 +1,5 @@
-//! The address space for all pages: one mapping, cut into sections that the buddy or multi-section
-//! runs have.
+//! The address space for all pages: one mapping, divided into sections. Each section is free, or
+//! belongs to the buddy or to a multi-section run.
 
 pub(crate) mod mapping;
 pub(crate) mod sections;
@@ -64,30 +64,30 @@ impl Space {
         })
     }
 
-    /// Decommits the sections of the multi-section run that `range` is, and makes them free.
+    /// Decommits the sections of the multi-section run `range` and makes them free.
     ///
     /// # Safety
     /// 1. `range` is a multi-section run that no code uses any more.
     pub(crate) unsafe fn close_sections(&self, range: FrameRange) {
-        // SAFETY: clause 1: no code uses the frames. Where the system refuses, the sections stay
+        // SAFETY: clause 1: no code uses the frames. If the system refuses, the sections stay
         // taken.
         if unsafe { self.mapping.close(range) }.is_ok() {
             self.locked(|sections| sections.put_back_frames(range));
         }
     }
 
-    /// Whether the space is large enough for multi-section runs.
+    /// Returns whether the space is large enough for multi-section runs.
     pub(crate) fn has_multi_section_runs(&self) -> bool {
         self.locked(|sections| sections.has_multi_section_runs())
     }
 
-    /// Whether `frame` lies in a multi-section run.
+    /// Returns whether `frame` lies in a multi-section run.
     pub(crate) fn is_multi_section(&self, frame: FrameNumber) -> bool {
         self.locked(|sections| sections.is_multi_section(frame))
     }
 
-    /// Calls `change` with the table of sections, once the lock is free. A signal handler that
-    /// interrupts the holder and needs a section itself waits for ever.
+    /// Acquires the lock and calls `change` with the table of sections. A signal handler that
+    /// interrupts the holder and needs a section itself deadlocks.
     fn locked<R>(&self, change: impl FnOnce(&mut Sections) -> R) -> R {
         let mut round = 0;
         loop {

@@ -1,5 +1,4 @@
-//! The table of sections: which ones the buddy has, which ones multi-section runs have, and which
-//! ones are free.
+//! The table of sections: each section belongs to the buddy or to a multi-section run, or is free.
 //!
 //! # Concepts
 //! A **section** is 1 GiB of the space. The buddy takes sections from the lower end, one at a time,
@@ -12,7 +11,7 @@ use page_frame::{FrameNumber, FrameRange};
 
 /// The frames of a section: 1 GiB.
 pub(crate) const SECTION_FRAMES: usize = 1 << 18;
-/// The most sections: 1 TiB.
+/// Maximum number of sections: 1 TiB of space.
 const MAX_SECTIONS: usize = 1024;
 const WORD_BITS: usize = usize::BITS as usize;
 
@@ -30,8 +29,8 @@ pub(crate) struct Sections {
 }
 
 impl Sections {
-    /// Makes the table of the space `all`; the buddy has the first section, or all of a space below
-    /// two sections.
+    /// Makes the table of the space `all`. The buddy has the first section, or all of a space
+    /// smaller than two sections.
     pub(crate) fn new(all: FrameRange) -> Self {
         let count = all.frames() / SECTION_FRAMES;
         let count = if count < 2 { 1 } else { count.min(MAX_SECTIONS) };
@@ -45,12 +44,12 @@ impl Sections {
         if self.count == 1 { self.all } else { self.range(0..1) }
     }
 
-    /// Whether the space is large enough for multi-section runs.
+    /// Returns whether the space is large enough for multi-section runs.
     pub(crate) fn has_multi_section_runs(&self) -> bool {
         self.count > 1
     }
 
-    /// Returns the number of sections beside the first, all of which the buddy may get.
+    /// Returns the number of sections except the first. The buddy may get all of them.
     pub(crate) fn later(&self) -> usize {
         self.count - 1
     }
@@ -91,7 +90,7 @@ impl Sections {
         self.put_back(first..first + range.frames().div_ceil(SECTION_FRAMES));
     }
 
-    /// Whether `frame` lies in a multi-section run.
+    /// Returns whether `frame` lies in a multi-section run.
     pub(crate) fn is_multi_section(&self, frame: FrameNumber) -> bool {
         let offset = frame.get().wrapping_sub(self.all.start.get());
         let number = offset / SECTION_FRAMES;

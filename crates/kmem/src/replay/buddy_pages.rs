@@ -1,4 +1,5 @@
-//! Page events on the real buddy: one for each zone, of frames that are only numbers.
+//! Replays page events on the real buddy: one buddy per zone. Its frames are numbers without
+//! memory.
 
 use std::io;
 
@@ -8,16 +9,16 @@ use page_frame::{CpuId, FrameNumber, FrameRange, Order, OutOfMemory, SwitchedCpu
 use super::target::{FreeCounts, PageTarget};
 use crate::simulated::Simulated;
 
-/// Zones by their name and the frame behind their last, lowest first: the kernel's on x86-64.
+/// The kernel's zones on x86-64, lowest first: the name, and the end frame (exclusive).
 const ZONES: [(&str, usize); 3] = [("DMA", 16 << 8), ("DMA32", 4 << 18), ("Normal", usize::MAX)];
 
-/// Frames that nodes share out: an area.
+/// The borders of nodes are multiples of this number of frames, an area.
 const SHARE: usize = 512;
 
 /// How a simulated machine's frames are divided.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Division {
-    /// In the kernel's zones DMA, DMA32 and Normal, or all in Normal.
+    /// `true` divides into the kernel's zones DMA, DMA32 and Normal; `false` puts all in Normal.
     pub in_zones: bool,
     /// The number of nodes of equal size, at least one. CPU n belongs to node n modulo this
     /// number.
@@ -30,17 +31,17 @@ impl Default for Division {
     }
 }
 
-/// A simulated machine's buddies, played by one thread on several CPU slots.
+/// A simulated machine's buddies. One thread plays all CPUs.
 pub struct BuddyPages {
     /// Lowest first; at least one.
     zones: Vec<Zone>,
     cpus: &'static SwitchedCpu,
     nodes: u16,
-    /// That of the CPU that is played.
+    /// The node of the current CPU.
     node: u16,
 }
 
-/// Frames up to one number, with a buddy of their own.
+/// One zone of one node. Its frames are below `end`, and it has its own buddy.
 struct Zone {
     node: u16,
     name: &'static str,
@@ -50,7 +51,7 @@ struct Zone {
 }
 
 impl BuddyPages {
-    /// Returns one zone, `Normal`, of `frames` frames with `cpus` CPU slots.
+    /// Makes one zone, `Normal`, of `frames` frames with `cpus` CPU slots.
     ///
     /// # Errors
     /// No frames, or no memory for the metadata.
@@ -59,14 +60,13 @@ impl BuddyPages {
         Self::with_ranges(&[all], Division::default(), cpus)
     }
 
-    /// Returns the frames of `ranges`, which ascend and do not touch, divided.
+    /// Makes the zones of `division` from `ranges`, which ascend and do not touch.
     ///
     /// # Errors
     /// No frames, or no memory for the metadata.
     pub fn with_ranges(ranges: &[FrameRange], division: Division, cpus: u16) -> io::Result<Self> {
         let nodes = division.nodes.max(1);
-        // Leaked, 32 bytes for each replay: the buddy keeps its `Cpu` inside, and the replay
-        // switches it from outside.
+        // Leaks 32 bytes per replay: the buddies and the replay share the `Cpu`.
         let cpus: &'static SwitchedCpu = Box::leak(Box::new(SwitchedCpu::new(cpus.into())));
         let limits = if division.in_zones { &ZONES[..] } else { &ZONES[2..] };
         let mut zones = Vec::new();
@@ -104,12 +104,12 @@ impl BuddyPages {
         self.zones.iter().flat_map(|zone| zone.buddy.blocks())
     }
 
-    /// Returns what the area of a frame was last used for.
+    /// Returns the mobility of the frame's area.
     pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
         self.zone(frame.get()).map_or(Mobility::default(), |zone| zone.buddy.mobility_at(frame))
     }
 
-    /// Returns the number behind the last frame's. O(blocks).
+    /// Returns the last frame's number plus one. O(blocks).
     pub fn end_frame(&self) -> usize {
         self.blocks().last().map_or(0, |block| block.start.get() + block.frames)
     }
@@ -125,7 +125,7 @@ impl BuddyPages {
     }
 }
 
-/// Returns the frame at which `node` of `nodes` begins, by count of the frames before it.
+/// Returns the frame at which `node` of `nodes` begins: all nodes have about as many frames.
 fn border(ranges: &[FrameRange], node: u16, nodes: u16) -> usize {
     if node == nodes {
         return usize::MAX;
@@ -141,7 +141,7 @@ fn border(ranges: &[FrameRange], node: u16, nodes: u16) -> usize {
     usize::MAX
 }
 
-/// Returns what of `range` lies from `start` up to but without `end`.
+/// Returns the part of `range` within `start..end`, unless it is empty.
 fn part(range: FrameRange, start: usize, end: usize) -> Option<FrameRange> {
     let (from, to) = (range.start.get().max(start), range.end.get().min(end));
     (from < to).then(|| FrameRange::new(FrameNumber::new(from), FrameNumber::new(to)))
@@ -154,8 +154,8 @@ impl PageTarget for BuddyPages {
         self.node = if self.nodes == 1 { 0 } else { cpu % self.nodes };
     }
 
-    /// Takes from the highest zone that has a block, of the CPU's own node first; lower ones serve
-    /// for it.
+    /// Tries the CPU's own node first, then the others; in each node, the zones from the highest
+    /// to the lowest.
     #[inline]
     fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory> {
         let order = Order::new(order).ok_or(OutOfMemory)?;

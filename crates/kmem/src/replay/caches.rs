@@ -1,5 +1,5 @@
-//! Caches that a trace asks for: opened on first sight, found by the trace's number and the size
-//! asked for.
+//! The caches that a trace uses: opened at the first request, found by the trace's number and the
+//! requested size.
 
 use std::collections::HashMap;
 
@@ -7,29 +7,29 @@ use super::hash::NumberMap;
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
 use crate::input_error::Mismatch;
 
-/// Caches that a trace may open.
+/// Maximum number of caches that a trace may open.
 pub const MAX_CACHES: usize = 4096;
 
-/// Stands for "no cache": bytes of any size.
+/// The index of no cache: the object was allocated as bytes, or its cache found no memory.
 pub(super) const NO_CACHE: u32 = u32::MAX;
 
 /// A cache that was opened for the trace.
 pub struct OpenCache<C> {
     /// The name to show: `NAME`, or `NAME-REQ`.
     pub name: String,
-    /// Objects allocated.
+    /// Allocations, including those that found no memory.
     pub allocations: u64,
-    /// Objects that are live.
+    /// Live objects, including those that found no memory.
     pub live_objects: u64,
-    /// The most of them at once.
+    /// The maximum of `live_objects`.
     pub peak_objects: u64,
-    /// The target's name for it.
+    /// The target's handle of it.
     pub cache: C,
     requested_bytes: u32,
     name_number: u32,
 }
 
-/// Opened caches, found by the trace's number and the size asked for.
+/// Opened caches, found by the trace's number and the requested size.
 pub(super) struct Caches<C> {
     pub(super) opened: Vec<OpenCache<C>>,
     /// By the trace's number: the name, and the cache used last under it.
@@ -47,7 +47,7 @@ struct Recent {
 }
 
 impl<C: Copy> Caches<C> {
-    /// Returns none yet.
+    /// Returns an empty set.
     pub(super) fn new() -> Self {
         Self {
             opened: Vec::new(),
@@ -57,7 +57,7 @@ impl<C: Copy> Caches<C> {
         }
     }
 
-    /// Learns that the trace calls the cache or call site `name` by number `id`.
+    /// Records that `id` is the trace's number for the cache or call site `name`.
     pub(super) fn name(&mut self, id: u32, name: &str) {
         let next = self.names.len() as u32;
         let name = *self.names.entry(name.to_owned()).or_insert(next);
@@ -69,8 +69,8 @@ impl<C: Copy> Caches<C> {
         self.by_id[index].get_or_insert(recent);
     }
 
-    /// Returns the index of the cache for such objects, opened on first sight; `NO_CACHE` when
-    /// there is no memory for it.
+    /// Returns the index of the cache for `id` and `requested_bytes`, and opens it at the first
+    /// request; `NO_CACHE` when there is no memory for it.
     #[inline]
     pub(super) fn find(
         &mut self,
@@ -109,7 +109,7 @@ impl<C: Copy> Caches<C> {
                 let named = recent.name;
                 let plain = self.names.iter().find(|(_, number)| **number == named);
                 let (plain, _) = plain.expect("every number of a name is in the table");
-                // The first size under a name has the name alone.
+                // The first size under a name gets the name without a suffix.
                 let name = match self.opened.iter().any(|opened| opened.name_number == named) {
                     true => format!("{plain}-{requested_bytes}"),
                     false => plain.to_string(),
@@ -142,7 +142,7 @@ impl<C: Copy> Caches<C> {
 }
 
 impl<C> OpenCache<C> {
-    /// Returns the bytes that each object was asked for with.
+    /// Returns the requested bytes of each object.
     pub fn requested_bytes(&self) -> u32 {
         self.requested_bytes
     }

@@ -1,5 +1,5 @@
-//! Allocators that know neither caches nor CPUs, as targets: every object, and every block of
-//! pages, is asked for with its layout.
+//! Allocators without caches and CPU slots, as targets: each object and each block of pages is
+//! allocated by its layout.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::ptr::{NonNull, with_exposed_provenance_mut};
@@ -9,22 +9,22 @@ use page_frame::{OutOfMemory, PAGE_SIZE};
 use super::outcome::StackTotals;
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget, PageTarget};
 
-/// Memory of any layout.
+/// An allocator of memory of any layout.
 ///
 /// # Safety
 /// 1. `allocate` returns memory that is valid for the layout and has no other user until it is
 ///    freed.
 pub unsafe trait Heap {
-    /// Allocates. The layout is not empty.
+    /// Allocates memory of `layout`, which is not empty.
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>>;
 
-    /// Frees.
+    /// Frees the memory at `start`.
     ///
     /// # Safety
     /// 1. `start` came from `allocate` with this layout and was not freed since.
     unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout);
 
-    /// Returns how many pages were ever written, or zero where nobody can say.
+    /// Returns how many pages were ever written, or zero if the heap does not count them.
     fn touched_pages(&self) -> usize {
         0
     }
@@ -38,7 +38,7 @@ pub struct HeapTarget<H>(pub H);
 #[derive(Debug, Default)]
 pub struct HeapPages<H>(pub H);
 
-/// The system's allocator. It does not say which pages it holds.
+/// The system's allocator. It does not report how many pages it holds.
 #[derive(Debug, Default)]
 pub struct System;
 
@@ -61,7 +61,7 @@ unsafe impl<H: Heap> ObjectTarget for HeapTarget<H> {
     }
 
     unsafe fn free_object(&mut self, object_bytes: usize, object: NonNull<u8>) {
-        // SAFETY: clause 1: allocated with the size of its cache.
+        // SAFETY: clause 1 of `free_object`: allocated with the size of its cache.
         unsafe { self.free_bytes(object, object_bytes) }
     }
 
@@ -70,12 +70,12 @@ unsafe impl<H: Heap> ObjectTarget for HeapTarget<H> {
     }
 
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize) {
-        // SAFETY: clause 1: allocated with this layout.
+        // SAFETY: clause 1 of `free_bytes`: allocated with this layout.
         unsafe { self.0.free(start, layout(bytes)) }
     }
 
-    /// Returns the pages that were ever written. The count does not fall for a heap that gives
-    /// pages back.
+    /// Returns the pages that were ever written. The count does not fall when the heap releases
+    /// pages.
     fn totals(&self) -> StackTotals {
         StackTotals { peak_pages: self.0.touched_pages(), ..StackTotals::default() }
     }
@@ -88,7 +88,7 @@ fn block(order: u8) -> Layout {
 }
 
 impl<H: Heap> PageTarget for HeapPages<H> {
-    /// Nothing is known of mobility.
+    /// Ignores the migrate type.
     fn allocate(&mut self, order: u8, _: u8) -> Result<u64, OutOfMemory> {
         let start = self.0.allocate(block(order)).ok_or(OutOfMemory)?;
         let address = start.as_ptr().expose_provenance();
@@ -102,8 +102,8 @@ impl<H: Heap> PageTarget for HeapPages<H> {
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
         let start = with_exposed_provenance_mut(frame as usize * PAGE_SIZE);
         let start = NonNull::new(start).ok_or("no block is at address zero")?;
-        // SAFETY: clause 1: `allocate` got it for this layout and exposed it; `Pages` frees what is
-        // live, once, in its order.
+        // SAFETY: clause 1 of `Heap::free`: `allocate` got it for this layout and exposed it, and
+        // `Pages` frees each live block once, with its order.
         unsafe { self.0.free(start, block(order)) };
         Ok(())
     }
@@ -117,7 +117,7 @@ unsafe impl Heap for System {
     }
 
     unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout) {
-        // SAFETY: clause 1: allocated with this layout.
+        // SAFETY: clause 1 of `Heap::free`: allocated by `alloc` with this layout.
         unsafe { dealloc(start.as_ptr(), layout) }
     }
 }

@@ -14,7 +14,7 @@ use super::table::Table;
 use super::target::ObjectTarget;
 use crate::input_error::Mismatch;
 
-/// The object side of a replay.
+/// Replays object events on `target`.
 pub struct Objects<T: ObjectTarget> {
     target: T,
     checks: bool,
@@ -22,19 +22,18 @@ pub struct Objects<T: ObjectTarget> {
     caches: Caches<T::Cache>,
     totals: ObjectTotals,
     stamp: u32,
-    /// The trace's time in microseconds, the low half: an hour and more apart looks like less.
+    /// The low 32 bits of the trace's time in microseconds: ages wrap at 71 minutes.
     now_micros: u32,
     lifetimes: Lifetimes,
 }
 
-/// Objects freed, by the binary logarithm of their age in microseconds: below 1, from 1, from 2,
-/// from 4 ...
+/// Numbers of freed objects by age in microseconds: less than 1, from 1, from 2, from 4 ...
 pub type Lifetimes = [u64; 33];
 
-/// A live object of ours.
+/// A live object of the trace.
 #[derive(Clone, Copy, Default)]
 struct Live {
-    /// `None` where memory was out.
+    /// `None` if the target had no memory.
     start: Option<NonNull<u8>>,
     requested_bytes: u32,
     cache: u32,
@@ -73,7 +72,7 @@ impl<T: ObjectTarget> Objects<T> {
         &self.target
     }
 
-    /// Returns the target, for whoever else asks it for memory meanwhile.
+    /// Returns the target, so that the caller can allocate from it during the replay.
     pub fn target_mut(&mut self) -> &mut T {
         &mut self.target
     }
@@ -99,19 +98,19 @@ impl<T: ObjectTarget> Objects<T> {
         &self.caches.opened
     }
 
-    /// Has the memory bring what is known of the traced `object`, which an event to come is about.
+    /// Prefetches the table entry of the traced `object`, for an event to come.
     #[inline(always)]
     pub fn prefetch(&self, object: u64) {
         self.live.prefetch(object);
     }
 
-    /// Goes on as CPU `cpu`.
+    /// Continues on CPU `cpu`.
     #[inline]
     pub fn switch_cpu(&mut self, cpu: u16) {
         self.target.switch_cpu(cpu);
     }
 
-    /// Learns that the trace calls the cache or call site `name` by number `id`.
+    /// Records that `id` is the trace's number for the cache or call site `name`.
     pub fn name(&mut self, id: u32, name: &str) {
         self.caches.name(id, name);
     }
@@ -133,7 +132,7 @@ impl<T: ObjectTarget> Objects<T> {
     /// Allocates the traced `object` from the cache of the trace's number `id`.
     ///
     /// # Errors
-    /// When the trace asks for a cache that there cannot be.
+    /// When the target cannot have a cache of this object size, or the trace uses too many caches.
     #[inline]
     pub fn allocate_object(
         &mut self,
@@ -156,7 +155,7 @@ impl<T: ObjectTarget> Objects<T> {
         Ok(())
     }
 
-    /// Frees whatever is live at the traced `object`.
+    /// Frees the live object at the traced address `object`.
     #[inline]
     pub fn free(&mut self, object: u64, line: u64, findings: &mut Findings) {
         match self.live.take(object) {
@@ -168,8 +167,8 @@ impl<T: ObjectTarget> Objects<T> {
         }
     }
 
-    /// Frees everything that is live and gives back every page, unless the target gives up. `line`
-    /// is the trace's last.
+    /// Frees all live objects and shrinks the target, unless the target gives up. `line` is the
+    /// trace's last line.
     pub fn finish(&mut self, line: u64, findings: &mut Findings) {
         for live in std::mem::take(&mut self.live).into_values() {
             if self.target.has_given_up() {
@@ -182,7 +181,7 @@ impl<T: ObjectTarget> Objects<T> {
         }
     }
 
-    /// Adds what the recorded kernel set aside.
+    /// Adds the bytes that the recorded kernel allocated for a request (ALLOC).
     #[inline]
     pub fn count_traced(&mut self, allocated_bytes: u32) {
         self.totals.bytes_allocated_traced += u64::from(allocated_bytes);
@@ -209,8 +208,8 @@ impl<T: ObjectTarget> Objects<T> {
         self.stamp = self.stamp.wrapping_add(1);
         match start {
             Some(start) if self.checks => {
-                // SAFETY: the target was just asked for at least these bytes, and is backed where
-                // `checks` is set.
+                // SAFETY: clause 1 of `write`: the target just allocated at least these bytes, and
+                // its objects are memory where `checks` is set.
                 unsafe { pattern::write(start, requested_bytes as usize, self.stamp) };
             }
             Some(_) => {}
@@ -241,7 +240,8 @@ impl<T: ObjectTarget> Objects<T> {
         let Some(start) = live.start else { return };
         self.totals.live_bytes -= u64::from(live.requested_bytes);
         if self.checks {
-            // SAFETY: `insert` wrote the pattern over these bytes, and the object was live since.
+            // SAFETY: clause 1 of `first_difference`: `insert` wrote the pattern over these bytes,
+            // and the object was live since.
             let difference = unsafe { pattern::first_difference(start, bytes, live.stamp) };
             if let Some(offset) = difference {
                 let text = format_args!("an object of {bytes} bytes changed at byte {offset}");
@@ -249,9 +249,11 @@ impl<T: ObjectTarget> Objects<T> {
             }
         }
         match self.caches.opened.get(live.cache as usize) {
-            // SAFETY: allocated from this cache, and just removed from the live ones.
+            // SAFETY: clause 1 of `free_object`: allocated from this cache, and just removed from
+            // `live`.
             Some(opened) => unsafe { self.target.free_object(opened.cache, start) },
-            // SAFETY: `NO_CACHE`: allocated as bytes, and just removed from the live ones.
+            // SAFETY: clause 1 of `free_bytes`: `NO_CACHE` objects with a start were allocated as
+            // bytes, and this one was just removed from `live`.
             None => unsafe { self.target.free_bytes(start, bytes) },
         }
     }
@@ -305,7 +307,7 @@ mod tests {
         let start = live.start.expect("there is memory");
         // SAFETY: the object has 100 bytes.
         let place = unsafe { start.add(50) };
-        // SAFETY: as above; the test plays a stray write.
+        // SAFETY: byte 50 of the object is valid; the test plays a stray write.
         unsafe { *place.as_ptr() ^= 1 };
         objects.finish(7, &mut findings);
         assert_eq!(findings.shown(), ["t:7: an object of 100 bytes changed at byte 48"]);

@@ -6,13 +6,13 @@ use std::time::Duration;
 use super::times::Times;
 use crate::trace::losses::Losses;
 
-/// Findings that are kept with their text; more are counted.
+/// Maximum number of findings kept with their text. All are counted.
 const SHOWN_FINDINGS: usize = 10;
 
 /// Totals of the object events.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct ObjectTotals {
-    /// `a` and `A`.
+    /// Events `a` and `A`.
     pub allocations: u64,
     /// Frees of live objects.
     pub matched_frees: u64,
@@ -35,7 +35,7 @@ pub struct ObjectTotals {
 /// Totals of the page events.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct PageTotals {
-    /// `p`.
+    /// Events `p`.
     pub allocations: u64,
     /// Frees of live blocks.
     pub matched_frees: u64,
@@ -80,8 +80,7 @@ pub struct Findings {
     trace: String,
     count: u64,
     shown: Vec<String>,
-    /// Whether a request of objects, or of pages, has found no memory: of each only the first is
-    /// kept with its text.
+    /// For each [`Side`], whether a request has found no memory: only the first keeps its text.
     is_short: [bool; 2],
 }
 
@@ -99,15 +98,15 @@ pub enum Side {
 pub struct CacheUse {
     /// `NAME` or `NAME-REQ`.
     pub name: String,
-    /// Bytes that each object was asked for with.
+    /// Requested bytes of each object.
     pub requested_bytes: u32,
     /// Objects allocated.
     pub allocations: u64,
-    /// The most bytes asked for that were live at once.
+    /// Maximum of the requested bytes that were live at once.
     pub peak_bytes: u64,
 }
 
-/// Times of both sides' operations in nanoseconds, each with one reading of the clock in it.
+/// Times of both sides' operations in nanoseconds. Each includes one reading of the clock.
 #[derive(Debug, Clone)]
 pub struct OperationTimes {
     /// Allocations of objects.
@@ -118,11 +117,11 @@ pub struct OperationTimes {
     pub allocate_pages: Times,
     /// Frees of page blocks.
     pub free_pages: Times,
-    /// Reading the clock alone.
+    /// Readings of the clock without an operation.
     pub read_clock: Times,
 }
 
-/// All of it.
+/// The result of a replay.
 #[derive(Debug, Clone)]
 pub struct Outcome {
     /// The trace's file name.
@@ -144,18 +143,18 @@ pub struct Outcome {
     pub stack: StackTotals,
     /// Splits and merges of the page events' buddy.
     pub page_splits_and_merges: (usize, usize),
-    /// Whether the free blocks of both stacks were in the end those of the start.
+    /// Whether both sides' free blocks at the end equal those at the start.
     pub buddy_equals_initial: bool,
     /// Caches, the busiest first.
     pub caches: Vec<CacheUse>,
-    /// Times of each operation, where they were taken.
+    /// Times of each operation, if the replay was timed.
     pub times: Option<OperationTimes>,
     /// What went wrong.
     pub findings: Findings,
 }
 
 impl ObjectTotals {
-    /// Returns all of them with their names.
+    /// Returns the totals except `failed`, with their names.
     pub fn named(&self) -> [(&'static str, u64); 8] {
         [
             ("objects allocated", self.allocations),
@@ -171,7 +170,7 @@ impl ObjectTotals {
 }
 
 impl PageTotals {
-    /// Returns all of them with their names.
+    /// Returns the totals except `failed`, with their names.
     pub fn named(&self) -> [(&'static str, u64); 7] {
         [
             ("blocks allocated", self.allocations),
@@ -186,7 +185,7 @@ impl PageTotals {
 }
 
 impl Outcome {
-    /// Returns the outcome of a replay of `trace` at its beginning.
+    /// Returns the outcome of a replay of `trace` that has not begun.
     pub(super) fn new(trace: &str) -> Self {
         Self {
             trace: trace.to_owned(),
@@ -210,7 +209,7 @@ impl Outcome {
         self.findings.count() == 0 && self.stack.held_pages == 0 && self.buddy_equals_initial
     }
 
-    /// Returns events over the whole time of reading, decoding and replaying.
+    /// Returns events per second of the whole duration: reading, decoding and replaying.
     pub fn events_per_second(&self) -> f64 {
         self.events as f64 / self.duration.as_secs_f64().max(1e-9)
     }
@@ -222,13 +221,13 @@ impl Findings {
         Self { trace: trace.to_owned(), count: 0, shown: Vec::new(), is_short: [false; 2] }
     }
 
-    /// Adds what came up at line `line`.
+    /// Adds a finding at line `line`.
     #[cold]
     pub fn add(&mut self, line: u64, text: fmt::Arguments<'_>) {
         self.push(|trace| format!("{trace}:{line}: {text}"));
     }
 
-    /// Counts a request that found no memory.
+    /// Counts a request that found no memory, and keeps the text of each side's first.
     #[cold]
     pub fn add_shortage(&mut self, side: Side, line: u64, text: fmt::Arguments<'_>) {
         if std::mem::replace(&mut self.is_short[side as usize], true) {
@@ -238,7 +237,7 @@ impl Findings {
         }
     }
 
-    /// Adds what is true of the trace as a whole.
+    /// Adds a finding about the trace as a whole.
     pub fn add_of_all(&mut self, text: &str) {
         self.push(|trace| format!("{trace}: {text}"));
     }
@@ -250,12 +249,12 @@ impl Findings {
         }
     }
 
-    /// Returns how many there were.
+    /// Returns the number of findings.
     pub fn count(&self) -> u64 {
         self.count
     }
 
-    /// Returns the first of them, each with its place.
+    /// Returns the texts of the first findings, each with the trace's name and the line.
     pub fn shown(&self) -> &[String] {
         &self.shown
     }

@@ -7,7 +7,7 @@ use super::table::Table;
 use super::target::PageTarget;
 use crate::trace::event::MAX_FRAMES;
 
-/// The page side of a replay.
+/// Replays page events on `target`.
 pub struct Pages<T> {
     target: T,
     live: Table<Live>,
@@ -21,7 +21,7 @@ struct Live(u64);
 
 const _: () = assert!(MAX_FRAMES <= 1 << 55);
 
-// SAFETY: clause 1: a number, zero.
+// SAFETY: clause 1 of `Zeroable`: the value is a number, and all bytes zero is zero.
 unsafe impl Zeroable for Live {
     fn zero() -> Self {
         Self::default()
@@ -61,14 +61,13 @@ impl<T: PageTarget> Pages<T> {
         &self.totals
     }
 
-    /// Has the memory bring what is known of the block at the traced `frame`, which an event to
-    /// come is about.
+    /// Prefetches the table entry of the block at the traced `frame`, for an event to come.
     #[inline(always)]
     pub fn prefetch(&self, frame: u64) {
         self.live.prefetch(frame);
     }
 
-    /// Goes on as CPU `cpu`.
+    /// Continues on CPU `cpu`.
     #[inline]
     pub fn switch_cpu(&mut self, cpu: u16) {
         self.target.switch_cpu(cpu);
@@ -114,8 +113,8 @@ impl<T: PageTarget> Pages<T> {
         }
     }
 
-    /// Frees everything that is live and releases all of it, unless the target gives up. `line`
-    /// is the trace's last.
+    /// Frees all live blocks and drains the target, unless the target gives up. `line` is the
+    /// trace's last line.
     pub fn finish(&mut self, line: u64, findings: &mut Findings) {
         for live in std::mem::take(&mut self.live).into_values() {
             if self.target.has_given_up() {

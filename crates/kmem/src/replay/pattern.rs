@@ -7,7 +7,7 @@
 
 use std::ptr::NonNull;
 
-/// A linear congruential generator (Knuth's MMIX).
+// A linear congruential generator (Knuth's MMIX).
 const FACTOR: u64 = 6_364_136_223_846_793_005;
 const INCREMENT: u64 = 1_442_695_040_888_963_407;
 
@@ -32,7 +32,7 @@ pub unsafe fn write(object: NonNull<u8>, bytes: usize, stamp: u32) {
     }
 }
 
-/// Returns the offset of the word or byte that is not as [`write()`] left it, if one is not.
+/// Returns the offset of the first word or byte that differs from what [`write()`] wrote.
 ///
 /// # Safety
 /// 1. The bytes were written by [`write()`] with this `bytes` and are valid for reads.
@@ -68,8 +68,7 @@ impl Pattern {
 
     fn next_word(&mut self) -> u64 {
         self.0 = self.0.wrapping_mul(FACTOR).wrapping_add(INCREMENT);
-        // The low bits of such a generator depend on low bits only, and the stamp is in the high
-        // ones.
+        // The generator's low bits depend only on lower bits, and the stamp is in the high half.
         self.0 ^ self.0 >> 32
     }
 }
@@ -92,7 +91,7 @@ mod tests {
             assert!(other_stamp.is_some(), "{bytes} bytes");
             // SAFETY: 72 bytes are ours.
             let after = unsafe { object.add(bytes.next_multiple_of(8)) };
-            // SAFETY: the byte behind the object's end, written with 0x55 above.
+            // SAFETY: the byte after the object's last word, initialized to 0x55.
             assert_eq!(unsafe { after.read() }, 0x55);
             for spoilt in 0..bytes {
                 // SAFETY: within the object.

@@ -1,7 +1,7 @@
-//! Reading and replaying side by side: one thread decodes, one parses, the caller's replays.
+//! Reads and replays in parallel: one thread decodes, one parses, and the caller's thread replays.
 //!
-//! Batches go round between the last two over bounded channels; whoever is slower makes the other
-//! wait. A handful of batches exists however long the trace is.
+//! Batches circulate between the parser and the replay over bounded channels, so the faster of the
+//! two waits for the slower. The number of batches does not depend on the length of the trace.
 
 use std::io;
 use std::ops::ControlFlow;
@@ -31,11 +31,11 @@ const PREFETCHED: usize = 8;
 pub struct Options {
     /// Whether objects carry a pattern that is checked.
     pub checks: bool,
-    /// CPU slots; `None` is as many as the trace has CPUs.
+    /// The number of CPU slots; `None` means the number of CPUs in the trace.
     pub cpus: Option<u16>,
 }
 
-/// A replay after some batch, in the end the last one, with everything still live.
+/// The state of a replay after a batch. Objects and blocks are still live.
 pub struct Replay<T: ObjectTarget, P: PageTarget> {
     /// The object side.
     pub objects: Objects<T>,
@@ -49,7 +49,7 @@ pub struct Replay<T: ObjectTarget, P: PageTarget> {
 /// Why a replay ended early.
 #[derive(Debug)]
 pub enum ReplayError {
-    /// The trace is not one, or asks for the impossible.
+    /// The input is not a trace, or the trace requests something impossible.
     Input(InputError),
     /// The system gave no memory or no thread.
     System(io::Error),
@@ -69,9 +69,9 @@ impl From<io::Error> for ReplayError {
 
 /// Replays `source` to its end.
 ///
-/// `targets` makes both stacks for a number of CPU slots: `options.cpus`, or one more than the
-/// highest CPU among the first events. Should a higher one turn up later, it shares a slot. `watch`
-/// sees the replay after each batch, and how many bytes of the input were read; it may end the
+/// `targets` makes both targets for a number of CPU slots: `options.cpus`, or one more than the
+/// highest CPU in the first batch. A higher CPU in a later batch shares a slot. `replay` calls
+/// `watch` after each batch with the replay and the number of input bytes read; `watch` may end the
 /// replay early.
 ///
 /// # Errors
@@ -94,7 +94,7 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
     std::thread::scope(|scope| {
         let reading = std::thread::Builder::new().name("trace reader".into());
         reading.spawn_scoped(scope, move || read(TraceReader::new(ahead), &to_fill, &filled))?;
-        // Owned here, so that an early return hangs up and ends the reader.
+        // Owned here, so that an early return closes the channels, which ends the reader.
         let (emptied, to_replay) = (emptied, to_replay);
         let Ok(first) = to_replay.recv() else { unreachable!("the reader sends before it ends") };
         let first = first?;
@@ -116,7 +116,7 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
                 replay.outcome.is_complete = false;
                 break;
             }
-            // The reader is gone when it has read everything; then nobody needs the batch.
+            // Fails once the reader has read everything and ended; the batch is not needed then.
             let _ = emptied.send(batch);
             next = to_replay.recv().ok().transpose()?;
         }
@@ -125,7 +125,7 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
     })
 }
 
-/// Reads all batches of a trace; ends early when nobody listens.
+/// Reads all batches of a trace; ends early when the replay has closed its channels.
 fn read(
     mut reader: TraceReader<Ahead>,
     to_fill: &Receiver<Batch>,
@@ -139,7 +139,7 @@ fn read(
                 }
             }
             Err(error) => {
-                // Nobody listens: then nobody wants to know.
+                // Fails only if the replay has ended, which then does not need the error.
                 let _ = filled.send(Err(error));
                 return;
             }
@@ -211,8 +211,8 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         }
     }
 
-    /// Frees everything, gives everything back, and says what the whole of it came to. When a
-    /// target gives up, even before, what is live stays, and the outcome is not complete.
+    /// Frees all live objects and blocks, shrinks both targets, and returns the outcome. If a
+    /// target gives up, or gave up before, the rest stays live and the outcome is not complete.
     pub fn finish(mut self) -> Outcome {
         let mut outcome = self.outcome;
         outcome.objects = self.objects.totals().clone();

@@ -1,5 +1,5 @@
-//! Published allocators, each over a range of memory of its own. They are played by one thread, so
-//! without their locks.
+//! Published allocators, each over a range of memory of its own. One thread replays, so they are
+//! used without their locks.
 
 use std::alloc::Layout;
 use std::io;
@@ -27,34 +27,34 @@ impl<H> Ranged<H> {
     }
 }
 
-// SAFETY: clause 1 is that of the heap inside.
+// SAFETY: clause 1 of `Heap`: the inner heap fulfils it.
 unsafe impl<H: Heap> Heap for Ranged<H> {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         self.heap.allocate(layout)
     }
 
     unsafe fn free(&mut self, start: NonNull<u8>, layout: Layout) {
-        // SAFETY: clause 1: allocations of the heap inside are handed through as they are.
+        // SAFETY: clause 1 of `Heap::free`: `allocate` returned the inner heap's pointer unchanged.
         unsafe { self.heap.free(start, layout) }
     }
 
-    /// Pages of the range: none of these heaps gives any back.
+    /// Returns the resident pages of the range: none of these heaps releases pages to the system.
     fn touched_pages(&self) -> usize {
         let start = self.memory.start().addr().get();
         resident_bytes(start..start + self.memory.bytes()).unwrap_or(0) / PAGE_SIZE
     }
 }
 
-/// Bits of the segregated lists: up to 8 GiB in one block.
+/// `rlsf` with 28 x 32 segregated lists: blocks of up to 8 GiB.
 type Tlsf = rlsf::Tlsf<'static, u32, u32, 28, 32>;
 type Talc = talc::base::Talc<talc::source::Manual, talc::base::binning::DefaultBinning>;
 type Buddies = buddy_system_allocator::Heap<32>;
 /// Alignment of the first page of `buddy-slab-allocator`: the largest block of a recorded kernel.
 const BLOCK_ALIGN: usize = 4 << 20;
-/// Its slabs end here.
+/// The largest size in bytes that the slabs of `buddy-slab-allocator` serve.
 const LARGEST_IN_SLAB: usize = 2048;
 
-// SAFETY: what `Talc` returns for a layout is the caller's.
+// SAFETY: clause 1 of `Heap`: `Talc` returns memory valid for the layout, to one user at a time.
 unsafe impl Heap for Talc {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         // SAFETY: the layout is not empty.
@@ -75,7 +75,7 @@ pub(super) fn talc(memory: &Mapped) -> Talc {
     talc
 }
 
-// SAFETY: what `Tlsf` returns for a layout is the caller's.
+// SAFETY: clause 1 of `Heap`: `Tlsf` returns memory valid for the layout, to one user at a time.
 unsafe impl Heap for Tlsf {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         rlsf::Tlsf::allocate(self, layout)
@@ -96,7 +96,8 @@ pub(super) fn rlsf(memory: &Mapped) -> Tlsf {
     tlsf
 }
 
-// SAFETY: what the heap returns for a layout is the caller's.
+// SAFETY: clause 1 of `Heap`: the buddies return memory valid for the layout, to one user at a
+// time.
 unsafe impl Heap for Buddies {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         self.alloc(layout).ok()
@@ -116,7 +117,7 @@ pub(super) fn buddies(memory: &Mapped) -> Buddies {
     heap
 }
 
-// SAFETY: what the heap returns for a layout is the caller's.
+// SAFETY: clause 1 of `Heap`: the list returns memory valid for the layout, to one user at a time.
 unsafe impl Heap for linked_list_allocator::Heap {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         self.allocate_first_fit(layout).ok()
@@ -134,7 +135,7 @@ pub(super) fn linked_list(memory: &Mapped) -> linked_list_allocator::Heap {
     unsafe { linked_list_allocator::Heap::new(memory.start().as_ptr(), memory.bytes()) }
 }
 
-/// `buddy-slab-allocator` as its own global allocator has it, for one CPU.
+/// `buddy-slab-allocator`, composed as in its own global allocator, for one CPU.
 pub(super) struct BuddySlab {
     slab: SlabAllocator<PAGE_SIZE>,
     buddy: BuddyAllocator<PAGE_SIZE>,
@@ -142,8 +143,8 @@ pub(super) struct BuddySlab {
 }
 
 impl BuddySlab {
-    /// Its blocks are aligned to their size from its first page on, which lies behind its metadata:
-    /// the region begins where that page is aligned too.
+    /// Makes the heap. The allocator aligns blocks relative to its first page, which follows its
+    /// metadata. So the region starts where that first page is itself aligned.
     pub(super) fn new(memory: &Mapped) -> Self {
         let mut skipped = 0;
         loop {
@@ -155,20 +156,20 @@ impl BuddySlab {
             // SAFETY: the memory belongs to the range, and the allocator of the previous round,
             // which used it, is gone.
             let region = unsafe { start.as_mut() };
-            // SAFETY: it outlives the heap.
+            // SAFETY: the region outlives the heap.
             unsafe { buddy.init(region) }.expect("a large range");
             let first = buddy.section(0).expect("just added").start;
             let missing = first.next_multiple_of(BLOCK_ALIGN) - first;
             if missing == 0 {
                 return Self { slab: SlabAllocator::new(), buddy, memory: memory.start() };
             }
-            // The metadata of a smaller region may be a page smaller: once more, then.
+            // A smaller region may have a page less of metadata, so try again.
             skipped += missing;
         }
     }
 }
 
-// SAFETY: objects are of the slab's class, pages of the buddy's blocks.
+// SAFETY: clause 1 of `Heap`: objects are of their slab class, pages are blocks of the buddy.
 unsafe impl Heap for BuddySlab {
     fn allocate(&mut self, layout: Layout) -> Option<NonNull<u8>> {
         if layout.size() > LARGEST_IN_SLAB {

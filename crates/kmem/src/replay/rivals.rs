@@ -1,4 +1,4 @@
-//! Allocators that a trace is replayed on beside ours, by name.
+//! Allocators to compare with ours on the same trace, by name.
 
 use std::io;
 
@@ -6,7 +6,7 @@ use super::heap::{Heap, System};
 #[cfg(feature = "rivals")]
 use super::published::{self, Ranged};
 
-/// Names of those that this program was built with.
+/// Names of the rivals that this program was built with.
 pub const NAMES: &[&str] = &[
     #[cfg(feature = "rivals")]
     "talc",
@@ -21,7 +21,7 @@ pub const NAMES: &[&str] = &[
     "system",
 ];
 
-/// Names of all that there are.
+/// Names of all rivals, whether built in or not.
 pub const ALL: [&str; 6] = [
     "talc",
     "rlsf",
@@ -31,17 +31,17 @@ pub const ALL: [&str; 6] = [
     "system",
 ];
 
-/// Something to do with any heap.
+/// A generic operation on a heap of any type.
 pub trait Visit {
     /// The result of the visit.
     type Output;
 
-    /// Does it; `make` makes the heap.
+    /// Runs the operation; `make` makes the heap.
     fn visit<H: Heap>(self, make: impl FnOnce() -> io::Result<H>) -> Self::Output;
 }
 
-/// Does something with the rival called `name`, over `bytes` of memory; `None` when this program
-/// was built without it.
+/// Runs `visit` with the rival called `name`, over `bytes` of memory; `None` when this program was
+/// built without it.
 pub fn with<V: Visit>(name: &str, bytes: usize, visit: V) -> Option<V::Output> {
     match name {
         "system" => Some(visit.visit(|| Ok(System))),
@@ -137,7 +137,7 @@ mod tests {
     fn every_rival_hands_out_memory_and_says_how_much_it_touched() {
         for name in NAMES {
             let pages = with(name, 64 << 20, Exercise).expect("it is built in");
-            // 2.5 MiB were asked for; the system's allocator does not say.
+            // The test requested 2.5 MiB; the system's allocator reports no pages.
             assert!(*name == "system" || (600..4000).contains(&pages), "{name}: {pages} pages");
         }
         assert!(NAMES.iter().all(|name| ALL.contains(name)));

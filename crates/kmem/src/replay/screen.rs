@@ -1,19 +1,19 @@
-//! The one screen at the end of a replay.
+//! The report at the end of a replay: one screen.
 
 use std::io::{self, Write};
 
 use super::outcome::Outcome;
 use crate::picture::text::{size, thousands};
 
-/// Caches that are listed.
+/// Maximum number of caches listed.
 const LARGEST: usize = 10;
-/// Columns of the bars.
+/// Width of the bars in columns.
 const BAR_COLUMNS: u64 = 18;
 
-/// Writes what `outcome` came to, at most 80 columns wide.
+/// Writes a report of `outcome`, at most 80 columns wide.
 ///
 /// # Errors
-/// When `out` does not take the text.
+/// When writing to `out` fails.
 pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Result<()> {
     let (bold, dim, off) = if colour { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
     let (objects, pages) = (&outcome.objects, &outcome.pages);

@@ -1,8 +1,8 @@
-//! Object events on our own allocators: named caches and kmalloc over one slab registry, over a
-//! buddy, over memory of this process.
+//! Replays object events on our own allocators: named caches and kmalloc on one slab registry,
+//! which takes pages from a buddy over memory of this process.
 //!
 //! # Invariants
-//! - I1: `machine` came from a box. Only `drop` frees it, after everything that refers to it.
+//! - I1: `machine` came from a box. Only `drop` frees it, after all that refers to it is dropped.
 //! - I2: `kmalloc`, and with it the registry, exists until the target was shrunk; no requests
 //!   follow.
 
@@ -20,10 +20,10 @@ use super::outcome::StackTotals;
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
 use crate::backed::{Backed, CountedBuddy};
 
-/// Pages asked of the caches when a request finds no memory.
+/// Pages that a reclaim requests from the caches when a request finds no memory.
 const RECLAIMED_AT_ONCE: usize = 64;
-/// Requests that fail, and frees, until the next attempt after one for nothing: each looks at every
-/// cache.
+/// Number of failed requests and frees that must follow a reclaim without result before the next
+/// one: a reclaim visits every cache.
 const HOPELESS: usize = 1000;
 
 type Cpus = &'static SwitchedCpu;
@@ -34,15 +34,15 @@ type Source = &'static CountedBuddy<Cpus>;
 pub enum PageUse<'n> {
     /// A slab of the cache of that name.
     Slab(&'n str),
-    /// Larger than any class, or the registry itself.
+    /// Memory larger than any size class, or of the registry itself.
     Large,
     /// Cached in a CPU slot of the buddy.
     Cached,
-    /// Taken by the replay so that memory runs short.
+    /// Allocated by the replay so that memory runs short.
     Ballast,
 }
 
-/// All four layers, played by one thread on several CPU slots.
+/// All four layers. One thread plays all CPUs.
 pub struct Stack {
     caches: Vec<Cache<(Source, Cpus)>>,
     kmalloc: Option<Kmalloc<(Source, Cpus)>>,
@@ -51,11 +51,11 @@ pub struct Stack {
     free_at_start: Vec<(FrameNumber, Order)>,
     slabs_grown: usize,
     slabs_given_back: usize,
-    /// Blocks that somebody else has.
+    /// Blocks that `under_pressure` withholds.
     ballast: Vec<(FrameNumber, Order)>,
     reclaims: usize,
     reclaimed_pages: usize,
-    /// Requests and frees until another attempt, as the last one was for nothing.
+    /// Failed requests and frees until the next reclaim, if the last one found no page.
     hopeless: usize,
 }
 
@@ -65,7 +65,7 @@ impl Stack {
     /// # Errors
     /// Too little memory for a registry, or no address space.
     pub fn new(bytes: usize, cpus: u16) -> io::Result<Self> {
-        // Leaked, 32 bytes for each replay, as for page events.
+        // Leaks 32 bytes per replay, as `BuddyPages` does.
         let cpus: Cpus = Box::leak(Box::new(SwitchedCpu::new(cpus.into())));
         let machine = Box::into_raw(Box::new(Backed::new(bytes, cpus, Mode::Cached)?));
         let mut stack = Self {
@@ -82,16 +82,16 @@ impl Stack {
             hopeless: 0,
         };
         stack.free_at_start = stack.machine().buddy().free_blocks().collect();
-        // SAFETY: I1: the reference ends up in registry, caches and kmalloc only, which `drop` ends
-        // before the machine.
+        // SAFETY: I1: only the registry, the caches and kmalloc keep the reference, and `drop`
+        // drops them before the machine.
         let source: Source = unsafe { &*machine };
         let registry = Registry::new(source, cpus).map_err(io::Error::other)?;
         stack.kmalloc = Some(Kmalloc::new(registry));
         Ok(stack)
     }
 
-    /// Withholds `percent` of memory, in the largest blocks there are, until the target is shrunk.
-    /// A request that finds no memory then reclaims from the caches.
+    /// Withholds `percent` of memory, in the largest free blocks, until the target is shrunk. A
+    /// request that finds no memory then reclaims from the caches.
     pub fn under_pressure(mut self, percent: u8) -> Self {
         let mut pages = self.machine().buddy().frames() * usize::from(percent.min(100)) / 100;
         let orders: Vec<_> = Order::all().collect();
@@ -105,7 +105,7 @@ impl Stack {
         self
     }
 
-    /// Has caches give pages back; whether there is reason to try again.
+    /// Reclaims pages from the caches. Returns whether another attempt may succeed.
     #[cold]
     fn reclaim(&mut self) -> bool {
         if self.hopeless > 0 {
@@ -122,8 +122,8 @@ impl Stack {
         pages + at_hand > 0
     }
 
-    /// Returns all caches in the form of the kernel's `/proc/slabinfo`; empty once the target was
-    /// shrunk.
+    /// Returns all caches in the format of the kernel's `/proc/slabinfo`; an empty text once the
+    /// target was shrunk.
     pub fn slabinfo(&self) -> String {
         let mut text = String::new();
         if let Some(kmalloc) = &self.kmalloc {
@@ -132,8 +132,8 @@ impl Stack {
         text
     }
 
-    /// Calls `look` with each stretch of pages that are not free: its first page, counted from the
-    /// start of memory, how many, and for what.
+    /// Calls `look` for each run of pages that are not free, with its first page (counted from the
+    /// start of memory), its number of pages, and their use.
     pub fn for_each_use(&self, mut look: impl FnMut(usize, usize, PageUse<'_>)) {
         let start = self.machine().start_address();
         let page = |address: usize| (address - start) / PAGE_SIZE;
@@ -146,7 +146,7 @@ impl Stack {
                 look(first, pages, PageUse::Slab(name.as_str()));
             });
         }
-        // Blocks are numbered from zero address on.
+        // Frame numbers count from address zero.
         let first = start / PAGE_SIZE;
         let not_free = |block: &Block| block.state != BlockState::Free;
         for block in self.machine().buddy().blocks().filter(not_free) {
@@ -175,7 +175,7 @@ impl Stack {
 
 /// Sums the slabs taken and returned, and names the first cache that still holds pages.
 ///
-/// The last cache of the registry is left out: it holds the caches themselves.
+/// Leaves out the last cache of the registry, which holds the caches themselves.
 fn look_at_caches(registry: &Registry<(Source, Cpus)>) -> (usize, usize, Option<String>) {
     let (mut grown, mut given_back, mut keeper) = (0, 0, None);
     let mut last: Option<CacheStats> = None;
@@ -192,10 +192,11 @@ fn look_at_caches(registry: &Registry<(Source, Cpus)>) -> (usize, usize, Option<
     (grown, given_back, keeper)
 }
 
-// SAFETY: objects come from caches of at least their size and alignment, bytes from kmalloc for
-// their layout; both hand out memory of the mapping, once until it is freed.
+// SAFETY: clause 1 of `ObjectTarget`: objects come from caches of at least their size and
+// alignment, bytes from kmalloc for their layout. Both return memory of the mapping, to one user at
+// a time.
 unsafe impl ObjectTarget for Stack {
-    /// An index.
+    /// An index into `caches`.
     type Cache = usize;
 
     #[inline]
@@ -225,7 +226,7 @@ unsafe impl ObjectTarget for Stack {
     #[inline]
     unsafe fn free_object(&mut self, cache: usize, object: NonNull<u8>) {
         self.hopeless = self.hopeless.saturating_sub(1);
-        // SAFETY: clause 1: from the cache of this index.
+        // SAFETY: clause 1 of `free_object`: allocated from the cache of this index.
         unsafe { self.caches[cache].free(object) }
     }
 
@@ -242,7 +243,7 @@ unsafe impl ObjectTarget for Stack {
     #[inline]
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, _: usize) {
         self.hopeless = self.hopeless.saturating_sub(1);
-        // SAFETY: clause 1: from this kmalloc, whose page knows the size.
+        // SAFETY: clause 1 of `free_bytes`: allocated by this kmalloc, which finds the size itself.
         unsafe { self.kmalloc().free(start) }
     }
 
@@ -270,7 +271,7 @@ unsafe impl ObjectTarget for Stack {
         (self.slabs_grown, self.slabs_given_back) = (grown, given_back);
         let large = Some(kmalloc.large_pages()).filter(|pages| *pages > 0);
         let mut problem = keeper.or_else(|| large.map(|pages| format!("{pages} large pages stay")));
-        // Without caches and registry, nothing is left that has a right to a page.
+        // Without the caches and the registry, no page should stay allocated.
         for cache in self.caches.drain(..) {
             if let Err(busy) = cache.destroy() {
                 problem.get_or_insert_with(|| busy.to_string());
@@ -278,8 +279,8 @@ unsafe impl ObjectTarget for Stack {
         }
         drop(kmalloc);
         for (frame, order) in std::mem::take(&mut self.ballast) {
-            // SAFETY: clause 1: `under_pressure` allocated this frame by number, and nothing else
-            // refers to it.
+            // SAFETY: clause 1 of `free_frames`: `under_pressure` allocated this block by number,
+            // and only `ballast` referred to it.
             let freed = unsafe { self.machine().buddy().free_frames(frame, order) };
             if let Err(fault) = freed {
                 problem.get_or_insert_with(|| fault.to_string());
@@ -299,7 +300,7 @@ impl Drop for Stack {
     fn drop(&mut self) {
         self.caches.clear();
         self.kmalloc = None;
-        // SAFETY: I1: from `into_raw`, freed once, and nothing refers to it any more.
+        // SAFETY: I1: from `Box::into_raw`; freed only here, after all that referred to it.
         drop(unsafe { Box::from_raw(self.machine.as_ptr()) });
     }
 }
@@ -325,7 +326,7 @@ mod tests {
             unsafe { stack.free_object(cache, object.expect("there is room")) };
         }
         for (start, bytes) in bytes.into_iter().zip(sizes) {
-            // SAFETY: the bytes of its size, from this stack.
+            // SAFETY: allocated from this stack with the same size.
             unsafe { stack.free_bytes(start.expect("there is room"), bytes) };
         }
         assert!(stack.totals().held_pages > 0 && !stack.is_as_at_start());
@@ -343,12 +344,12 @@ mod tests {
         let filled = caches.map(|cache| {
             let held: Vec<_> = std::iter::from_fn(|| stack.allocate_object(cache).ok()).collect();
             for object in &held {
-                // SAFETY: what this cache had, each once.
+                // SAFETY: each object of this cache, freed once.
                 unsafe { stack.free_object(cache, *object) };
             }
             held.len()
         });
-        // The second cache had what the first one kept.
+        // The second cache got at least as much memory as the first had.
         assert!(filled[0] > 1000 && filled[1] >= filled[0], "{filled:?}");
         let totals = stack.totals();
         assert!(totals.reclaims > 0 && totals.reclaimed_pages > 0, "{totals:?}");

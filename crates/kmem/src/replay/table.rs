@@ -7,20 +7,18 @@
 //! later numbers move up (Algorithm R there), so that a search ends at the first free slot. At most
 //! half of the slots are taken.
 //!
-//! An event touches one or two slots, which are seldom in the CPU cache. The replay knows the next
-//! events, so it calls [`prefetch`](Table::prefetch) for them. A map behind an interface has no
-//! such call.
+//! An event touches one or two slots, which are seldom in the CPU cache. The replay has the next
+//! events in its batch, so it calls [`prefetch`](Table::prefetch) for them. `HashMap` has no such
+//! call.
 //!
 //! The numbers come from a recording; there is no defence against numbers chosen to collide.
 //!
-//! The slots lie in memory that the system gives as zero, and a free slot is all zero, so a slot is
-//! first written when it is used. A large table asks for huge pages: accesses are random, so that
-//! small pages would miss in the TLB, and the first touch of each small page costs as much as
-//! several events.
+//! The system maps the slots' memory as zeros, and a free slot is all zero, so `insert` is the
+//! first to write a slot. A large table requests huge pages: accesses are random, so small pages
+//! would miss in the TLB, and the first touch of each small page costs as much as several events.
 //!
 //! # Invariants
-//! - I1: the number of slots is a power of two, and at most half of them are taken, as many as are
-//!   counted.
+//! - I1: the number of slots is a power of two. `taken` counts the slots in use, at most half.
 //! - I2: between the home slot of a number and its slot there is no free slot.
 
 use std::marker::PhantomData;
@@ -30,13 +28,13 @@ use hosted::Mapped;
 use page_frame::sync::Zeroable;
 use rustix::mm::{Advice, madvise};
 
-/// The name that marks a free slot.
+/// The `name` of a free slot.
 const FREE: u64 = 0;
 /// 2^64 divided by the golden ratio, odd.
 const FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Huge pages of x86-64, and of other processors with pages of 4 KiB.
+/// The size of a huge page on x86-64, and on other processors with pages of 4 KiB.
 const HUGE_PAGE_BYTES: usize = 2 << 20;
-/// Slots of the smallest table.
+/// Number of slots of the smallest table.
 const FEWEST: usize = 1024;
 
 /// Values by number.
@@ -51,8 +49,7 @@ struct Slot<V> {
     value: V,
 }
 
-/// Returns what stands for `number` in a slot: never what stands for none, as traced numbers are
-/// below 2^52.
+/// Returns the `name` of `number`'s slot. It is never `FREE`, as traced numbers are below 2^52.
 #[inline(always)]
 fn name(number: u64) -> u64 {
     debug_assert!(!number != FREE);
@@ -65,21 +62,21 @@ impl<V: Copy + Zeroable> Table<V> {
         Self { slots: Slots::free(FEWEST), taken: 0 }
     }
 
-    /// Asks the memory for the slot of `number`, without waiting for it.
+    /// Prefetches the home slot of `number`.
     #[inline(always)]
     pub(super) fn prefetch(&self, number: u64) {
         #[cfg(target_arch = "x86_64")]
         {
             use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
             let slot = &raw const self.slots[self.home(number)];
-            // SAFETY: a hint reads nothing that a program sees and faults nowhere.
+            // SAFETY: a prefetch is a hint: it has no visible effect and does not fault.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(slot.cast()) };
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = number;
     }
 
-    /// Takes out the value of `number`. O(1) on average.
+    /// Removes `number` and returns its value. O(1) on average.
     #[inline]
     pub(super) fn take(&mut self, number: u64) -> Option<V> {
         let mut free = self.slot(number);
@@ -88,8 +85,8 @@ impl<V: Copy + Zeroable> Table<V> {
             return None;
         }
         self.taken -= 1;
-        // Later numbers move up until a slot is free, or holds a number whose home slot lies behind
-        // the gap.
+        // Moves later numbers into the gap until a free slot follows. A number whose home slot lies
+        // after the gap stays.
         let mut next = self.after(free);
         loop {
             let slot = self.slots[next];
@@ -107,8 +104,8 @@ impl<V: Copy + Zeroable> Table<V> {
         Some(value)
     }
 
-    /// Gives `number` a value in place of the one it has, if it has one. O(1) on average; now and
-    /// then twice the memory is allocated.
+    /// Sets the value of `number`, in place of an old one. O(1) on average; a table that is half
+    /// full doubles first.
     #[inline]
     pub(super) fn insert(&mut self, number: u64, value: V) {
         if self.taken * 2 >= self.slots.len() {
@@ -119,7 +116,7 @@ impl<V: Copy + Zeroable> Table<V> {
         self.slots[index] = Slot { name: name(number), value };
     }
 
-    /// Iterates over the values, in no order.
+    /// Iterates over the values, in arbitrary order.
     pub(super) fn into_values(self) -> impl Iterator<Item = V> {
         let slots = self.slots;
         (0..slots.len())
@@ -128,7 +125,7 @@ impl<V: Copy + Zeroable> Table<V> {
             .map(|slot| slot.value)
     }
 
-    /// Returns the slot in which `number` is, or else the free one in which it would be.
+    /// Returns the slot that holds `number`, or else the free slot where `insert` would put it.
     #[inline(always)]
     fn slot(&self, number: u64) -> usize {
         let (mut index, wanted) = (self.home(number), name(number));
@@ -171,7 +168,7 @@ impl<V> Slot<V> {
     }
 }
 
-/// Slots in memory of their own.
+/// Slots in a mapping of their own.
 struct Slots<V> {
     memory: Mapped,
     count: usize,
@@ -179,18 +176,18 @@ struct Slots<V> {
 }
 
 impl<V: Copy + Zeroable> Slots<V> {
-    /// Returns `count` free slots, in huge pages where the system has them for the asking.
+    /// Returns `count` free slots, in huge pages where the system has some.
     ///
     /// # Panics
     /// When there is no memory.
     fn free(count: usize) -> Self {
         let bytes = count * size_of::<Slot<V>>();
-        // A mapping is aligned as its size, so huge pages are all of a large one.
+        // A mapping is aligned to its size, so huge pages can cover all of a large one.
         let memory = Mapped::reserve(bytes).expect("there is memory for what is live");
         if bytes >= HUGE_PAGE_BYTES {
             let start = memory.start().as_ptr();
-            // SAFETY: all of our mapping; the advice changes what its pages are made of, and
-            // nothing that they hold.
+            // SAFETY: the range is our mapping; the advice changes the size of its pages, not their
+            // contents.
             let _ = unsafe { madvise(start.cast(), bytes, Advice::LinuxHugepage) };
         }
         Self { memory, count, owns_slots: PhantomData }
@@ -211,7 +208,7 @@ impl<V> Deref for Slots<V> {
 impl<V> DerefMut for Slots<V> {
     #[inline(always)]
     fn deref_mut(&mut self) -> &mut [Slot<V>] {
-        // SAFETY: as above, and exclusively borrowed.
+        // SAFETY: as in `deref`: `count` valid slots; `self` is borrowed exclusively.
         unsafe { std::slice::from_raw_parts_mut(self.memory.start().as_ptr().cast(), self.count) }
     }
 }
@@ -231,7 +228,7 @@ mod tests {
     #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
     struct Stamp(u64);
 
-    // SAFETY: clause 1: a number, zero.
+    // SAFETY: clause 1 of `Zeroable`: the value is a number, and all bytes zero is zero.
     unsafe impl Zeroable for Stamp {
         fn zero() -> Self {
             Self(0)
@@ -252,7 +249,7 @@ mod tests {
 
     #[test]
     fn a_random_history_is_that_of_a_map() {
-        // Few numbers with long runs of neighbours' homes, then many.
+        // Few numbers with runs of adjacent home slots, then many.
         for (numbers, shift) in [(1500, 12), (40_000, 3), (300, 0)] {
             let (mut table, mut map) = (Table::<Stamp>::new(), HashMap::new());
             let mut random = 0x2545_f491_4f6c_dd1d_u64;

@@ -2,8 +2,7 @@
 //!
 //! Implement [`ObjectTarget`] to replay the object events of a trace on an allocator of your own,
 //! and [`PageTarget`] for its page events. Methods about CPUs and counters have defaults, for
-//! allocators without either. One thread drives a target, and announces before each call which CPU
-//! it plays.
+//! allocators without either. One thread drives a target, and calls `switch_cpu` before each event.
 
 use std::ptr::NonNull;
 
@@ -14,12 +13,12 @@ use super::outcome::StackTotals;
 /// Alignment of all objects in bytes.
 pub const OBJECT_ALIGN: usize = 8;
 
-/// Why there is no cache.
+/// Why a target did not open a cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NoCache {
-    /// Memory is out.
+    /// The target has no memory for it.
     OutOfMemory,
-    /// There can be none for such objects, however much memory there is.
+    /// The target has no caches for such objects, however much memory there is: the reason.
     Impossible(String),
 }
 
@@ -29,10 +28,10 @@ pub enum NoCache {
 /// 1. Where [`BACKED`](Self::BACKED), each returned pointer is valid for reads and writes of the
 ///    object's bytes, aligned to [`OBJECT_ALIGN`], and has no other user until it is freed.
 pub unsafe trait ObjectTarget {
-    /// Names a cache of this target.
+    /// A handle of a cache of this target.
     type Cache: Copy;
 
-    /// Whether there is memory behind objects, to be written and checked.
+    /// Whether objects are memory that the replay may write and check.
     const BACKED: bool = true;
 
     /// Goes on as CPU `cpu`.
@@ -44,7 +43,7 @@ pub unsafe trait ObjectTarget {
     /// Makes a cache of objects of `object_bytes`, a multiple of [`OBJECT_ALIGN`].
     ///
     /// # Errors
-    /// Why there is no such cache.
+    /// Why the target did not open the cache.
     fn open_cache(&mut self, name: &str, object_bytes: usize) -> Result<Self::Cache, NoCache>;
 
     /// Allocates an object of `cache`.
@@ -65,33 +64,33 @@ pub unsafe trait ObjectTarget {
     /// When memory is out.
     fn allocate_bytes(&mut self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory>;
 
-    /// Frees what `allocate_bytes` returned.
+    /// Frees memory that `allocate_bytes` returned.
     ///
     /// # Safety
     /// 1. `start` was returned for `bytes` and not freed since.
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize);
 
-    /// Returns what the stack below counted.
+    /// Returns the target's counters.
     fn totals(&self) -> StackTotals {
         StackTotals::default()
     }
 
-    /// Gives back every page, those that idle CPUs keep too. Called once, at the end, when no
-    /// object is live.
+    /// Frees every page, also those cached for idle CPUs. The replay calls it once, at the end,
+    /// when no object is live.
     ///
     /// # Errors
-    /// What is wrong below, or still keeps pages.
+    /// What the target found wrong, or what still holds pages.
     fn shrink(&mut self) -> Result<(), String> {
         Ok(())
     }
 
-    /// Returns whether the pages below are as they were at the start.
+    /// Returns whether the target's free pages are the same as at the start.
     fn is_as_at_start(&self) -> bool {
         true
     }
 
-    /// Returns whether the replay is to end here, without another request and without freeing what
-    /// is live. Asked after each event.
+    /// Returns whether the replay must end here, without another request and without freeing the
+    /// live objects. The replay calls it after each event.
     #[inline]
     fn has_given_up(&self) -> bool {
         false
@@ -120,40 +119,40 @@ pub trait PageTarget {
     /// Frees the block of `order` at `frame`.
     ///
     /// # Errors
-    /// What the allocator found wrong with that.
+    /// What the allocator found wrong with the block.
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String>;
 
-    /// Releases what CPUs keep.
+    /// Frees the pages that the CPU slots cache.
     fn drain(&mut self) {}
 
-    /// Returns how many blocks were split in two, and how many pairs became one; nothing where
-    /// nobody counts.
+    /// Returns how many blocks were split in two, and how many pairs were merged; zeros if the
+    /// target does not count them.
     fn splits_and_merges(&self) -> (usize, usize) {
         (0, 0)
     }
 
-    /// Returns whether the free blocks are as they were at the start.
+    /// Returns whether the free blocks are the same as at the start.
     fn is_as_at_start(&self) -> bool {
         true
     }
 
-    /// Returns the number of free blocks of each order, where the allocator can say.
+    /// Returns the number of free blocks of each order, if the allocator counts them.
     fn free_counts(&self) -> Option<FreeCounts> {
         None
     }
 
-    /// Returns whether the replay is to end here, as [`ObjectTarget::has_given_up`] does.
+    /// Returns whether the replay must end here, as [`ObjectTarget::has_given_up`] does.
     #[inline]
     fn has_given_up(&self) -> bool {
         false
     }
 }
 
-/// Counts object events and allocates nothing: what a trace asks for, without an allocator.
+/// A target that allocates nothing, for the totals of a trace.
 #[derive(Debug, Default)]
 pub struct CountOnly;
 
-// SAFETY: not `BACKED`, so nothing is promised.
+// SAFETY: not `BACKED`, so clause 1 of `ObjectTarget` demands nothing.
 unsafe impl ObjectTarget for CountOnly {
     type Cache = ();
 

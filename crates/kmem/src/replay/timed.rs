@@ -1,8 +1,8 @@
 //! A replay target that wraps another one and measures each allocation and each free.
 //!
 //! The clock is read before and after an operation, so each measured time includes the cost of
-//! reading it once; [`clock_cost`](super::times::clock_cost) measures that. Where a time limit was
-//! given, the replay stops as soon as the sum of all measured times reaches it.
+//! reading it once; [`clock_cost`](super::times::clock_cost) measures that. With a time limit, the
+//! replay stops as soon as the sum of all measured times reaches it.
 
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
@@ -50,7 +50,7 @@ impl<T> Timed<T> {
     }
 }
 
-// SAFETY: clause 1 holds because all pointers come from the wrapped target.
+// SAFETY: clause 1 of `ObjectTarget` holds because all pointers come from the wrapped target.
 unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
     type Cache = T::Cache;
 

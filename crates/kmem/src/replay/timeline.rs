@@ -1,10 +1,11 @@
-//! A replay over its time: samples taken between batches, at most [`MAX_SAMPLES`] of them however
-//! long the trace is.
+//! A replay over time: samples taken after batches, at most [`MAX_SAMPLES`] however long the trace
+//! is, and one at the end.
 
 use super::pipeline::Replay;
 use super::target::{FreeCounts, ObjectTarget, PageTarget};
 
-/// Samples kept. When there would be more, every other one is left out, and so are those to come.
+/// Maximum number of samples before the end. When one more is due, every other sample is dropped,
+/// and from then on half as many batches are sampled.
 pub const MAX_SAMPLES: usize = 400;
 
 /// Live and free memory at one moment.
@@ -12,11 +13,11 @@ pub const MAX_SAMPLES: usize = 400;
 pub struct Sample {
     /// Microseconds of the trace.
     pub micros: u64,
-    /// Bytes asked for that are live.
+    /// Requested bytes of the live objects.
     pub live_bytes: u64,
     /// Pages that the object side holds.
     pub held_pages: usize,
-    /// Objects that are live, by cache in the order of opening.
+    /// Live objects of each cache, in the order of opening.
     pub cache_objects: Vec<u64>,
     /// Pages that are live on the page side.
     pub live_pages: u64,
@@ -28,19 +29,19 @@ pub struct Sample {
 #[derive(Debug, Default)]
 pub struct Timeline {
     samples: Vec<Sample>,
-    /// Batches between samples, as a power of two.
+    /// The binary logarithm of the number of batches between samples.
     shift: u32,
     batches: u64,
 }
 
 impl Timeline {
-    /// Takes a sample if one is due. Called after each batch.
+    /// Takes a sample if one is due. The caller calls this after each batch.
     pub fn watch<T: ObjectTarget, P: PageTarget>(&mut self, replay: &Replay<T, P>) {
         if self.batches.is_multiple_of(1 << self.shift) {
             if self.samples.len() == MAX_SAMPLES {
                 self.thin();
             }
-            // Thinning may have made the next one due later.
+            // Thinning may have made the next sample due later.
             if self.batches.is_multiple_of(1 << self.shift) {
                 self.samples.push(sample(replay));
             }
@@ -48,7 +49,7 @@ impl Timeline {
         self.batches += 1;
     }
 
-    /// Takes the last sample, of the end.
+    /// Takes a last sample at the end of the replay, unless one of that time exists.
     pub fn end<T: ObjectTarget, P: PageTarget>(&mut self, replay: &Replay<T, P>) {
         if self.samples.last().is_none_or(|last| last.micros < replay.micros()) {
             self.samples.push(sample(replay));

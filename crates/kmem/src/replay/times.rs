@@ -4,15 +4,15 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
-/// Times are kept up to a minute, to three digits.
+/// The longest time in the histogram, one minute in nanoseconds. Longer ones count as this.
 const LONGEST_NS: u64 = 60_000_000_000;
-/// Readings of the clock by which it is judged.
+/// Readings of the clock that `clock_cost` measures.
 const READINGS: usize = 10_000;
 
 /// Times of one operation.
 pub type Times = Histogram<u64>;
 
-/// Returns no times yet.
+/// Returns an empty histogram with a precision of three digits.
 pub(super) fn empty_times() -> Times {
     Times::new_with_bounds(1, LONGEST_NS, 3).expect("the bounds are in order")
 }
@@ -25,7 +25,7 @@ pub(super) fn record(times: &mut Times, since: Instant) -> u64 {
     ns
 }
 
-/// Returns the times of doing nothing.
+/// Measures the cost of reading the clock: the times of an empty operation.
 pub fn clock_cost() -> Times {
     let mut times = empty_times();
     (0..READINGS).for_each(|_| _ = record(&mut times, Instant::now()));

@@ -1,9 +1,9 @@
-//! One event of a trace, as the reader gives it to the replay.
+//! One event of a trace, as the reader passes it to the replay.
 //!
 //! Addresses and frame numbers of a trace stay plain integers: they identify objects of the
 //! recorded machine and are never turned into pointers.
 
-/// CPU numbers of a trace are below this; a larger one is an error of the input.
+/// CPU numbers of a trace are less than this; others are an error of the input.
 pub const MAX_CPUS: u16 = 1024;
 
 /// Largest order of a page event: 2^18 pages of 4 KiB are 1 GiB.
@@ -12,7 +12,7 @@ pub const MAX_ORDER: u8 = 18;
 /// Largest request of an object event: 1 GiB, the size of a block of [`MAX_ORDER`].
 pub const MAX_REQUEST_BYTES: u32 = 4096 << MAX_ORDER;
 
-/// A trace stores each address less this base, so what it stores plus the base must fit 64 bits.
+/// A trace stores each address minus this base, so a stored value plus the base must fit 64 bits.
 pub const ADDRESS_BASE: u64 = 0xffff_8880_0000_0000;
 
 /// Frame numbers lie below this: 2^52 frames of 4 KiB are all that 64 bits can address.
@@ -21,8 +21,8 @@ pub const MAX_FRAMES: u64 = 1 << 52;
 /// An event of one of the six kinds (`a`, `A`, `f`, `F`, `p`, `P`) that are replayed and counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Event {
-    /// Microseconds from the end of the batch before to this event; `u32::MAX` stands for 72
-    /// minutes or more.
+    /// Microseconds from the end of the previous batch to this event; `u32::MAX` means 72 minutes
+    /// or more.
     pub micros_in_batch: u32,
     /// Index of this event's line in the batch; the first line is 0.
     pub line_in_batch: u16,

@@ -14,9 +14,9 @@ use super::event::{Action, MAX_CPUS, MAX_ORDER};
 use super::line::Line;
 use super::names::MAX_NAMES;
 
-/// Bytes from the start of a line that are looked at. A line that needs more is unusual.
+/// Number of bytes examined from the start of a line. A line that needs more is unusual.
 pub(super) const WINDOW_BYTES: usize = 64;
-/// Bytes that the text must have: a read that starts in the window may end 16 bytes after it.
+/// Minimum length of the text in bytes: a read that starts in the window may end 16 bytes after it.
 pub(super) const BYTES_NEEDED: usize = WINDOW_BYTES + 16;
 
 /// Larger addresses and frame numbers are left to `parse`. Up to this limit no object, whose size
@@ -93,8 +93,8 @@ struct Fields<'w> {
 }
 
 impl Fields<'_> {
-    /// Takes a field and returns how many bytes it has. After the last delimiter the result means
-    /// nothing: the caller refuses such a line by its number of delimiters.
+    /// Takes a field and returns how many bytes it has. After the last delimiter the result is
+    /// meaningless: the caller refuses such a line by its number of delimiters.
     #[inline(always)]
     fn take(&mut self) -> u32 {
         let end = self.delimiters.trailing_zeros();
@@ -218,7 +218,7 @@ mod tests {
     use super::super::source::Text;
     use super::*;
 
-    /// Reads `line` here, with bytes behind its end that could be taken for more digits.
+    /// Reads `line` by the fast path, followed by bytes that could be taken for more digits.
     fn read(line: &str) -> Option<(Line<'static>, usize)> {
         let mut text = format!("{line}\n").into_bytes();
         text.resize(text.len().max(BYTES_NEEDED) + 16, b'1');
@@ -309,7 +309,7 @@ mod tests {
                     if let Some((quick, length)) = event(&spoilt) {
                         assert_eq!((Ok(quick), length), (parse(&expected), line.len() + 1));
                     } else if byte.is_ascii_digit() && line.as_bytes()[at].is_ascii_digit() {
-                        // Digits in place of digits are seldom beyond a range.
+                        // A digit in place of another seldom makes a number exceed its range.
                         let is_edge = parse(&expected).is_err() || line.starts_with('f') && at > 13;
                         assert!(is_edge, "{}", String::from_utf8_lossy(&expected));
                     }

@@ -8,17 +8,17 @@ use super::event::{ADDRESS_BASE, Action, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_RE
 use super::losses::Losses;
 use super::names::MAX_NAMES;
 
-/// Migratetypes a kernel may have; six on today's, and room to grow.
+/// The highest migratetype accepted. Today's kernels have six types.
 const MAX_MIGRATETYPE: u64 = 15;
 
-/// The expected text for a line that is none at all. It names `kmem import`, because the input may
+/// The expected text for a line of an unknown kind. It names `kmem import`, because the input may
 /// be a raw recording.
 const A_LINE: &str =
     "an event (a, A, f, F, p, P, x), !s, !g or #, as kmem import makes them of a recording";
 
 /// The value of each byte as a digit of any radix up to 16; others have a higher one.
 ///
-/// A table, as a digit of an address is a letter as often as not: no processor foresees which.
+/// A table instead of a branch: no processor predicts which digits of an address are letters.
 const DIGITS: [u8; 256] = {
     let mut values = [u8::MAX; 256];
     let mut value = 0;
@@ -76,14 +76,14 @@ pub enum Line<'a> {
 pub struct Unexpected<'a> {
     /// Noun phrase for the message.
     pub expected: &'static str,
-    /// The bytes that stood there; empty at the end of the line.
+    /// The bytes found instead; empty at the end of the line.
     pub found: &'a [u8],
 }
 
 /// Reads `line`, which is one line without its line break.
 ///
 /// # Errors
-/// The first field that is not as the format says, with the range it has to lie in.
+/// The first field that violates the format, with its valid range.
 pub fn parse(line: &[u8]) -> Result<Line<'_>, Unexpected<'_>> {
     let (&kind, rest) = line
         .split_first()
@@ -208,7 +208,7 @@ struct Fields<'a> {
 impl<'a> Fields<'a> {
     fn time_and_cpu(&mut self) -> Result<(u64, u16), Unexpected<'a>> {
         let delta_ns = self.number::<10>(i64::MAX as u64).ok_or_else(|| match self.rest {
-            // A word that happens to begin with an event's letter.
+            // A word that begins with the letter of an event.
             [byte, ..] if *byte != b',' => Unexpected { expected: A_LINE, found: self.line },
             rest => Unexpected::field("DT, nanoseconds below 2^63", rest),
         })?;
@@ -257,8 +257,7 @@ impl<'a> Fields<'a> {
         while let Some(&byte) = bytes.get(digits) {
             let digit = DIGITS[usize::from(byte)];
             if digit >= RADIX {
-                // Something else than a comma behind the digits belongs to this field and spoils
-                // it.
+                // Any byte but a comma after the digits makes this field invalid.
                 if byte != b',' {
                     return None;
                 }

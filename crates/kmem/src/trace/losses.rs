@@ -1,4 +1,4 @@
-//! Events that a recording has lost: how many, as far as the recorder knew.
+//! Counts of events that a recording has lost, as far as the recorder counted them.
 
 use std::fmt;
 
@@ -14,7 +14,7 @@ pub struct Losses {
 }
 
 impl Losses {
-    /// One place where `events` events were lost.
+    /// Returns the losses of one place where `events` events were lost.
     pub const fn of(events: u64) -> Self {
         Self { events, uncounted: 0 }
     }
@@ -22,7 +22,7 @@ impl Losses {
     /// One place where an unknown number of events was lost.
     pub const UNCOUNTED: Self = Self { events: 0, uncounted: 1 };
 
-    /// Whether nothing was lost.
+    /// Returns whether nothing was lost.
     pub const fn is_none(self) -> bool {
         self.events == 0 && self.uncounted == 0
     }
@@ -33,7 +33,7 @@ impl Losses {
         self.uncounted = self.uncounted.saturating_add(other.uncounted);
     }
 
-    /// Returns the line of a compact trace that keeps the losses of one place.
+    /// Returns the line of a compact trace for the losses of one place.
     pub fn line(self) -> String {
         match self.uncounted {
             0 => format!("# lost {} events", self.events),
@@ -41,7 +41,7 @@ impl Losses {
         }
     }
 
-    /// Reads such a line; `None` is another comment.
+    /// Reads a line that [`line`](Self::line) returns; `None` for any other comment.
     pub fn parse(line: &[u8]) -> Option<Self> {
         let number = line.strip_prefix(b"# lost ")?.strip_suffix(b"events")?.trim_ascii();
         if number.is_empty() {

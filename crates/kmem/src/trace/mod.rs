@@ -9,12 +9,12 @@
 //! #...                                comment
 //! ```
 //!
-//! From the bottom up:
+//! In the order in which a trace passes through them:
 //!
 //! - [`source`] opens files, standard input and zstd streams, and yields bytes.
 //! - [`read_ahead`] does so on another thread.
 //! - [`line`](mod@line) parses one line; `fast_parser` parses the usual lines in less time.
-//! - [`names`] keeps the names that stand behind numbers.
+//! - [`names`] keeps the names of the numbers.
 //! - [`reader`] turns all of it into batches of [`event`]s.
 //!
 //! Memory use is bounded for any input: lines, names, numbers and zstd windows have maximum sizes,
@@ -45,15 +45,15 @@ use std::path::Path;
 /// First words of a plain trace.
 pub const HEADER: &str = "# kmem-compact";
 
-/// Whether the zstd decoder drops text before a fault in its stream, how much depending on how the
-/// bytes arrive: the one in C does, as it decodes several blocks in a call.
+/// Whether the zstd decoder drops text before a fault in its stream. The decoder in C does, as it
+/// decodes several blocks in a call; how much it drops depends on how the bytes arrive.
 pub const DROPS_TEXT_BEFORE_FAULTS: bool = cfg!(feature = "zstd-c");
 
 /// Returns whether there is a file at `path` that begins as a trace does, plain or in zstd frames.
 pub fn is_trace(path: &Path) -> bool {
     let mut start = Vec::new();
     let file = File::open(path).ok().filter(|file| {
-        // A pipe would wait for somebody to write.
+        // Reading a pipe would wait for a writer.
         file.metadata().is_ok_and(|about| about.is_file())
     });
     let read = file.map(|file| file.take(HEADER.len() as u64).read_to_end(&mut start));

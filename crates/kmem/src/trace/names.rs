@@ -2,10 +2,10 @@
 
 use crate::input_error::{Mismatch, quoted};
 
-/// Numbers of names are below this, so that a table stays small whatever the input holds.
+/// Numbers of names are less than this, so that a table stays small for any input.
 pub const MAX_NAMES: u32 = 65_536;
 
-/// Longest name in bytes: with [`MAX_NAMES`] it bounds what a table can take to 16 MiB.
+/// Maximum length of a name in bytes: with [`MAX_NAMES`] it bounds the names of a table to 16 MiB.
 pub const MAX_NAME_BYTES: usize = 256;
 
 /// Names by number.
@@ -20,10 +20,10 @@ impl Names {
         self.by_id.get(id as usize)?.as_deref()
     }
 
-    /// Gives `id` the name `text`. Bytes that are not UTF-8 or would not show are escaped.
+    /// Gives `id` the name `text`. Bytes that are not UTF-8 or not printable are escaped.
     ///
     /// # Errors
-    /// A name that is too long, or another than the one `id` has.
+    /// When the name is too long, or `id` has a different name.
     pub(super) fn define(&mut self, id: u32, text: &[u8]) -> Result<(), Mismatch> {
         if text.len() > MAX_NAME_BYTES {
             return Err(Mismatch::new("a name of at most 256 bytes", quoted(text)));

@@ -1,8 +1,8 @@
-//! Reads ahead: a thread of its own reads and decodes a trace while another one parses what came
-//! before.
+//! Reads ahead: a separate thread reads and decodes a trace while another one parses the previous
+//! text.
 //!
-//! Chunks of text go round between the two. Each brings what one read gave, so nothing waits for a
-//! chunk to be full.
+//! Chunks of text circulate between the two. Each carries the bytes of one read, so the parser does
+//! not wait for a chunk to be full.
 
 use std::io;
 use std::panic::resume_unwind;
@@ -14,18 +14,18 @@ use crate::input_error::InputError;
 
 /// The maximum decoded size of a zstd block, in bytes.
 const CHUNK_BYTES: usize = 128 << 10;
-/// Chunks in flight.
+/// Number of chunks that circulate.
 const CHUNKS: usize = 4;
 
 /// The text of a source that another thread reads.
 pub struct Ahead {
     name: String,
     chunk: Chunk,
-    /// How much of `chunk` was handed out.
+    /// How many bytes of `chunk` were read.
     taken: usize,
     filled: Receiver<Result<Chunk, InputError>>,
     emptied: SyncSender<Chunk>,
-    /// Until it was joined.
+    /// `None` once it was joined.
     thread: Option<JoinHandle<()>>,
 }
 
@@ -38,12 +38,12 @@ struct Chunk {
 impl Ahead {
     /// Begins to read `source`.
     ///
-    /// The thread ends with its source, with the first error, or when it has read something for a
-    /// reader that is gone. It is not waited for: a pipe from which nothing comes would hold up
-    /// whoever gave up for another reason.
+    /// The thread ends at the end of its source, after the first error, or when its next chunk
+    /// finds this value dropped. Dropping this value does not wait for the thread, which may be
+    /// reading from a silent pipe.
     ///
     /// # Errors
-    /// The system gives no thread.
+    /// When the system cannot start the thread.
     pub fn new(source: Source) -> io::Result<Self> {
         let name = source.name().to_owned();
         let (full, filled) = sync_channel(CHUNKS);
@@ -58,7 +58,7 @@ impl Ahead {
     }
 }
 
-/// Sends chunk by chunk what `source` holds, and an empty one at its end.
+/// Sends the text of `source` chunk by chunk, and an empty chunk at its end.
 fn read_all(
     mut source: Source,
     empty: &Receiver<Chunk>,
@@ -90,7 +90,7 @@ impl Text for Ahead {
             if next.used == 0 {
                 self.thread = None;
             }
-            // A thread that came to the end takes no chunks any more.
+            // Fails after the thread has reached the end: it then takes no more chunks.
             let _ = self.emptied.send(std::mem::replace(&mut self.chunk, next));
             self.taken = 0;
         }

@@ -1,8 +1,8 @@
-//! Turns a [`Text`] into batches of events, checks the names they refer to, and knows line numbers.
+//! Turns a [`Text`] into batches of events, checks the names they refer to, and counts lines.
 //!
-//! A batch is what the reading thread hands to the replaying one: large enough that handing over
-//! costs nothing per event, small enough to stay in the CPU cache. Batches are filled again and
-//! again; after the first few, reading allocates only for new names.
+//! The reading thread sends batches to the replaying one. A batch is large enough that sending it
+//! costs little per event, and small enough to stay in the CPU cache. Batches are reused: after the
+//! first few, reading allocates only for new names.
 
 use super::event::{Action, Event};
 use super::fast_parser;
@@ -12,13 +12,13 @@ use super::names::Names;
 use super::source::Text;
 use crate::input_error::{InputError, Mismatch, quoted};
 
-/// Longest line that is read, without its line break.
+/// Maximum length of a line in bytes, without its line break.
 pub const MAX_LINE_BYTES: usize = 4096;
 
-/// Events a batch holds at most: 128 KiB of them.
+/// Maximum number of events in a batch, which take 128 KiB.
 pub const EVENTS_PER_BATCH: usize = 4096;
 
-/// Lines a batch spans at most, so that a stretch without events still makes progress.
+/// Maximum number of lines in a batch, so that a stretch without events still makes progress.
 const LINES_PER_BATCH: u64 = 1 << 16;
 const _: () = assert!(LINES_PER_BATCH <= 1 << u16::BITS, "`line_in_batch` holds each");
 
@@ -30,13 +30,13 @@ const _: () = assert!(BUFFER_BYTES > 2 * MAX_LINE_BYTES);
 pub struct Batch {
     /// Line number, from 1, that `line_in_batch` of each event counts from.
     pub first_line: u64,
-    /// Nanoseconds from the trace's begin to the end of the batch before, that `micros_in_batch`
-    /// of each event counts from.
+    /// Nanoseconds from the start of the trace to the end of the previous batch. `micros_in_batch`
+    /// of each event counts from there.
     pub start_ns: u64,
     /// At most [`EVENTS_PER_BATCH`] events in trace order.
     pub events: Vec<Event>,
-    /// Names of call sites and caches given in this stretch. Giving one earlier than its line is
-    /// harmless: no event before that line refers to it.
+    /// Names of call sites and caches defined in this stretch. The replay may define them before
+    /// the events: no event before the line of a name refers to it.
     pub new_names: Vec<(u32, Box<str>)>,
     /// Events that the recording lost in this stretch.
     pub losses: Losses,
@@ -74,11 +74,11 @@ impl<T: Text> TraceReader<T> {
         }
     }
 
-    /// Fills `batch` anew. Returns whether there may be more; an empty batch is possible in both
+    /// Refills `batch`. Returns whether there may be more; an empty batch is possible in both
     /// cases.
     ///
     /// # Errors
-    /// The first line that is not as the format says, or input that cannot be read.
+    /// The first line that violates the format, or input that cannot be read.
     pub fn read_batch(&mut self, batch: &mut Batch) -> Result<bool, InputError> {
         batch.events.clear();
         batch.new_names.clear();
@@ -179,7 +179,7 @@ impl<T: Text> TraceReader<T> {
         Err(complaint.at_line(self.text.name(), self.lines))
     }
 
-    /// Moves what is unparsed, at most a line, to the front and reads behind it.
+    /// Moves the unparsed bytes, at most a line, to the start of the buffer and reads after them.
     fn fill(&mut self) -> Result<(), InputError> {
         self.buffer.copy_within(self.unparsed.clone(), 0);
         self.unparsed = 0..self.unparsed.len();
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_pipe_that_gives_one_byte_first_changes_nothing() {
-        // `P` alone could be the begin of a skippable frame.
+        // `P` without more bytes could begin a skippable frame.
         let pipe = (&b"P"[..]).chain(&b",0,0,0,3\n"[..]);
         let mut reader = TraceReader::new(Source::reader("t", pipe).expect("it can be read"));
         let mut batch = Batch::default();

@@ -19,7 +19,7 @@ type Input = BufReader<Chain<Cursor<Vec<u8>>, CountingRead>>;
 
 /// The text of a trace, read piece by piece.
 pub trait Text {
-    /// Returns what messages call the trace.
+    /// Returns the name of the trace in messages.
     fn name(&self) -> &str;
 
     /// Reads text into `target` and returns how many bytes; zero is the end.
@@ -42,7 +42,7 @@ enum Form {
     Zstd(Box<Frames<Input>>),
 }
 
-/// A reader that lets others see how far it is.
+/// A reader that counts the bytes read, for other threads.
 struct CountingRead {
     from: Box<dyn Read + Send>,
     bytes_read: Arc<AtomicU64>,
@@ -60,12 +60,12 @@ impl Source {
         }
         let file = File::open(path)
             .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
-        // Pipes and devices have a length of zero, which is as good as unknown.
+        // Pipes and devices have a length of zero, so it counts as unknown.
         let size_bytes = file.metadata().ok().map(|about| about.len()).filter(|&bytes| bytes > 0);
         Self::new(name, size_bytes, Box::new(file))
     }
 
-    /// Reads whatever `from` gives, which errors and reports call `name`.
+    /// Reads `from`, which errors and reports call `name`.
     ///
     /// # Errors
     /// Input that cannot be read.
@@ -76,7 +76,7 @@ impl Source {
     /// Reads `bytes`, which errors and reports call `name`.
     ///
     /// # Errors
-    /// None that reading memory could cause; the type is that of [`Source::open`].
+    /// None in practice; the type is that of [`Source::open`].
     pub fn bytes(name: &str, bytes: &'static [u8]) -> Result<Self, InputError> {
         Self::new(name.to_owned(), Some(bytes.len() as u64), Box::new(bytes))
     }
@@ -88,8 +88,8 @@ impl Source {
     ) -> Result<Self, InputError> {
         let bytes_read = Arc::new(AtomicU64::new(0));
         let mut counting = CountingRead { from, bytes_read: Arc::clone(&bytes_read) };
-        // A pipe may give less than a magic number at first, which alone could be the begin of text
-        // or of a frame.
+        // The first read of a pipe may return less than a magic number, which could begin text or a
+        // frame.
         let mut start = Vec::with_capacity(MAGIC_BYTES);
         let read = counting.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start);
         read.map_err(|error| unreadable(&error).in_file(&name))?;
@@ -104,13 +104,12 @@ impl Source {
         Ok(Self { name, size_bytes, bytes_read, form })
     }
 
-    /// Returns the size of the file, before decoding, where it is known.
+    /// Returns the size of the encoded file in bytes, if it is known.
     pub fn size_bytes(&self) -> Option<u64> {
         self.size_bytes
     }
 
-    /// Returns the count of bytes read, before decoding, which goes on counting while the source is
-    /// read.
+    /// Returns the counter of encoded bytes read, which keeps counting while the source is read.
     pub fn progress(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes_read)
     }

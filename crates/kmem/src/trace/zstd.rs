@@ -7,12 +7,12 @@ pub(super) use super::zstd_rust::Frames;
 
 /// Number of bytes that distinguish a stream from text.
 pub(super) const MAGIC_BYTES: usize = 4;
-/// First bytes of a frame, and of a skippable frame but for the low half of the first byte.
+// First bytes of a frame, and of a skippable frame except for the low half of the first byte.
 const FRAME_MAGIC: [u8; MAGIC_BYTES] = [0x28, 0xb5, 0x2f, 0xfd];
 const SKIPPABLE_MAGIC: [u8; MAGIC_BYTES] = [0x50, 0x2a, 0x4d, 0x18];
 
-/// Returns whether `start`, the first bytes of an input, belong to a zstd stream. An input of fewer
-/// bytes that could become one counts too: it is a truncated one.
+/// Returns whether `start`, the first bytes of an input, begins a zstd stream. A shorter input that
+/// could begin one counts as a truncated stream.
 pub(super) fn is_zstd(start: &[u8]) -> bool {
     let seen = start.len().min(MAGIC_BYTES);
     let mut folded = [0; MAGIC_BYTES];

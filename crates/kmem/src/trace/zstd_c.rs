@@ -1,5 +1,5 @@
-//! The bytes inside a zstd stream, by the decoder in C: it goes from frame to frame, skips what is
-//! to be skipped and compares checksums by itself.
+//! The content of a zstd stream, by the decoder in C, which itself continues from frame to frame,
+//! skips skippable frames and compares checksums.
 
 use std::io::{self, BufRead};
 
@@ -49,7 +49,7 @@ impl<R: BufRead> Frames<R> {
     }
 }
 
-/// Says what is wrong with a stream.
+/// Returns the mismatch for a stream that fails with the error `code`.
 fn broken(code: usize) -> Mismatch {
     let name = get_error_name(code);
     let expected = match name.contains("too much memory") {

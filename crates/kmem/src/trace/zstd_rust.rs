@@ -1,10 +1,10 @@
 //! The bytes inside a zstd stream: any number of frames one after the other, skippable frames
 //! between them.
 //!
-//! The decoder underneath reads one frame and leaves three things to its caller: going on to the
-//! next frame, skipping what is to be skipped, and comparing the checksum. A frame that ends early,
-//! does not decode or does not match its checksum is a [`Mismatch`]; bytes that were handed out
-//! before stay handed out.
+//! The decoder of `ruzstd` reads one frame and leaves three tasks to its caller: continuing with
+//! the next frame, skipping skippable frames, and comparing the checksum. A frame that ends early,
+//! does not decode or does not match its checksum is a [`Mismatch`]; its caller may have read
+//! earlier bytes of it already.
 
 use std::io::{self, BufRead, Read};
 
@@ -82,7 +82,7 @@ impl<R: BufRead> Frames<R> {
         }
     }
 
-    /// Says whether a failure is a broken stream or one that ends too early.
+    /// Returns the mismatch for a failure: a broken stream, or one that ends too early.
     fn broken(&mut self, error: &FrameDecoderError) -> Mismatch {
         match self.at_end() {
             Ok(true) => truncated(),

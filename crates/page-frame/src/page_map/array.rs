@@ -40,7 +40,7 @@ impl TagPlace<'_> {
 /// Tags and owners of one contiguous range of pages, in two arrays.
 ///
 /// Page sources embed it and keep it private. The methods that set tags are safe, as they change
-/// nothing but the entries. A source that let others call them would break clause 1 of [`PageMap`].
+/// only the entries. A source that let other code call them would break clause 1 of [`PageMap`].
 ///
 /// It needs nine bytes of zeroed memory per page (on 64-bit targets). It touches only the entries
 /// of pages that were in use.
@@ -109,7 +109,7 @@ impl<'m> PageMapArray<'m> {
         let owners = unsafe { slice_in(metadata, pages) };
         // SAFETY: clause 1: the tags begin where the owners end, inside the memory.
         let tags = unsafe { metadata.add(pages * size_of::<AtomicPtr<()>>()) };
-        // SAFETY: clause 1: the tags are the first part of the metadata, zero, and ours.
+        // SAFETY: clause 1: the tags follow the owners in the metadata, zero, and ours.
         let tags = unsafe { slice_in(tags, pages) };
         Self { root, pages, tags, owners }
     }
@@ -119,7 +119,8 @@ impl<'m> PageMapArray<'m> {
         self.pages
     }
 
-    /// Returns the index of the page that `address` lies in; beyond `pages` when outside.
+    /// Returns the index of the page that `address` lies in; at least `pages` when it is out of
+    /// range.
     #[inline]
     fn index(&self, address: usize) -> usize {
         address.wrapping_sub(self.root.addr().get()) >> PAGE_SHIFT
@@ -165,8 +166,8 @@ impl<'m> PageMapArray<'m> {
         }
     }
 
-    /// Exchanges the tag of page `index` of the range from `from` to `to`, atomically; whether it
-    /// was `from`.
+    /// Atomically changes the tag of page `index` of the range from `from` to `to`. Returns whether
+    /// it was `from`.
     #[doc(hidden)]
     #[inline]
     pub fn exchange_tag_at(&self, index: usize, from: Tag, to: Tag) -> bool {
@@ -177,7 +178,7 @@ impl<'m> PageMapArray<'m> {
         self.tags.get(index).is_some_and(|entry| exchange(entry).is_ok())
     }
 
-    /// Prefetches the tag of page `index`; never waits.
+    /// Prefetches the tag of page `index`, without waiting for it.
     #[doc(hidden)]
     #[inline]
     pub fn prefetch_tag_at(&self, index: usize) {
@@ -195,7 +196,7 @@ impl<'m> PageMapArray<'m> {
     /// Returns which pages of the `WORDS` words of pages from page `first` on, which wraps around,
     /// are heads of deferred blocks. Pages beyond the range are not.
     ///
-    /// The caller executes an Acquire fence before it hands the blocks out.
+    /// The caller executes an Acquire fence before it allocates the blocks.
     #[doc(hidden)]
     #[inline(always)]
     pub fn deferred_among<const WORDS: usize>(&self, first: usize) -> [DeferredHeads; WORDS] {

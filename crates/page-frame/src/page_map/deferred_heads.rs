@@ -9,9 +9,9 @@ use crate::arch::load::store_eight;
 use crate::atomic::{AtomicU8, Ordering};
 use crate::page_map::tag::Tag;
 
-/// The pages of a word, one for each bit.
+/// The number of pages in a word, one for each bit.
 const WORD_PAGES: usize = usize::BITS as usize;
-/// The tags that one store covers, and one load on machines without wider ones.
+/// The number of tags that one store covers, and one load on machines without SSE2.
 const EIGHT: usize = size_of::<u64>();
 
 /// The heads of deferred blocks among the pages of one word, see
@@ -24,8 +24,8 @@ pub struct DeferredHeads {
     pub are_single: bool,
 }
 
-/// Returns which of the `WORDS` words of tags from `first` on, which wraps around, belong to heads
-/// of deferred blocks. Pages beyond `tags` do not.
+/// Returns which pages of the `WORDS` words of tags from `first` on, which wraps around, are heads
+/// of deferred blocks. Pages beyond `tags` are not.
 #[inline(always)]
 pub(super) fn among<const WORDS: usize>(tags: &[AtomicU8], first: usize) -> [DeferredHeads; WORDS] {
     let end = first.wrapping_add(WORDS * WORD_PAGES);
@@ -99,10 +99,9 @@ mod wide {
     use crate::order::Order;
     use crate::page_map::tag::Tag;
 
-    /// The tags that one instruction compares.
+    /// The number of tags that one instruction compares.
     const SIXTEEN: usize = size_of::<__m128i>();
-    /// The tag of a deferred single page. The tags of larger deferred blocks are above it, and no
-    /// others are.
+    /// The tag of a deferred single page. The greater tags are those of larger deferred blocks.
     const SINGLE: u8 = Tag::deferred(Order::ZERO).get();
     /// The bits of an order in each of sixteen bytes.
     const ORDERS: u128 = u128::from_ne_bytes([31; SIXTEEN]);
@@ -121,8 +120,8 @@ mod wide {
         let mut heads = 0;
         for at in (0..WORD_PAGES).step_by(SIXTEEN) {
             let found: usize;
-            // SAFETY: clause 1: sixteen atomic bytes that are borrowed; a load has each of them
-            // whole, Relaxed.
+            // SAFETY: clause 1: sixteen atomic bytes that are borrowed; the load reads each byte
+            // atomically, as a Relaxed load.
             unsafe {
                 core::arch::asm!(
                     "movdqu {tags}, xmmword ptr [{start} + {at}]",
@@ -178,7 +177,7 @@ mod wide {
     pub(super) unsafe fn heads(tags: &[AtomicU8], first: usize) -> DeferredHeads {
         let (mut heads, mut orders) = (0, 0);
         for at in (0..WORD_PAGES).step_by(EIGHT) {
-            // SAFETY: clause 1.
+            // SAFETY: clause 1: the word has these eight tags, aligned to eight.
             let eight = unsafe { load_eight(tags, first + at) };
             // The highest bit of each byte whose two highest bits are set.
             let found = eight & eight << 1 & HIGHEST;

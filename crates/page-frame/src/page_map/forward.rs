@@ -1,4 +1,4 @@
-//! Page maps that are another value's: for adapters and page sources that embed one.
+//! Forwards [`PageMap`] to an inner value: for adapters and page sources that embed a page map.
 
 use core::ptr::NonNull;
 
@@ -6,8 +6,8 @@ use crate::order::Order;
 use crate::page_map::map::{PageMap, TagRange};
 use crate::page_map::tag::Tag;
 
-/// A type whose page map is another value's. It implements [`PageMap`] by that: one method instead
-/// of seven.
+/// A type that implements [`PageMap`] by the page map of another value: one method instead of
+/// seven.
 ///
 /// ```
 /// use page_frame::{Arena, ForwardPageMap, PageMap};
@@ -48,12 +48,12 @@ use crate::page_map::tag::Tag;
 /// 1. `page_map` returns the same map each time, which lives and stays where it is as long as the
 ///    value.
 pub unsafe trait ForwardPageMap {
-    /// Returns the map that answers for this value. Write the return type as here, so that the
+    /// Returns the map to which this value forwards. Write the return type as here, so that the
     /// map's own type stays hidden.
     fn page_map(&self) -> &impl PageMap;
 }
 
-// SAFETY: clause 1: the map behind the reference, which outlives it.
+// SAFETY: clause 1: always the referenced map, which outlives the reference.
 unsafe impl<P: PageMap> ForwardPageMap for &P {
     #[inline(always)]
     fn page_map(&self) -> &impl PageMap {
@@ -61,8 +61,8 @@ unsafe impl<P: PageMap> ForwardPageMap for &P {
     }
 }
 
-// SAFETY: each method asks the one map that clause 1 of `ForwardPageMap` promises, which keeps the
-// clauses of `PageMap`.
+// SAFETY: each method calls the one map that clause 1 of `ForwardPageMap` promises, which fulfils
+// the clauses of `PageMap`.
 unsafe impl<T: ForwardPageMap> PageMap for T {
     #[inline(always)]
     fn tag(&self, address: usize) -> Tag {
@@ -80,22 +80,22 @@ unsafe impl<T: ForwardPageMap> PageMap for T {
     }
 
     unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>) {
-        // SAFETY: the caller's clause is that of the map asked.
+        // SAFETY: the clauses of `set_owner` are the same for the inner map.
         unsafe { self.page_map().set_owner(start, pages, tag, owner) }
     }
 
     unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order) {
-        // SAFETY: the caller's clause is that of the map asked.
+        // SAFETY: the clauses of `clear_owner` are the same for the inner map.
         unsafe { self.page_map().clear_owner(start, order) }
     }
 
     unsafe fn set_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller's clause is that of the map asked.
+        // SAFETY: the clauses of `set_run` are the same for the inner map.
         unsafe { self.page_map().set_run(start, pages) }
     }
 
     unsafe fn clear_run(&self, start: NonNull<u8>, order: Order) {
-        // SAFETY: the caller's clause is that of the map asked.
+        // SAFETY: the clauses of `clear_run` are the same for the inner map.
         unsafe { self.page_map().clear_run(start, order) }
     }
 

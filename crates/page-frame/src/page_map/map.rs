@@ -6,7 +6,7 @@
 //! - **Owner**: one word per page. On every page of a slab it points to the slab's header. On the
 //!   head of a page run it holds the page count. Elsewhere it is meaningless.
 //!
-//! Caches need the map alone, so [`PageMap`] is a trait of its own. Page sources with exact page
+//! Caches need only the map, so [`PageMap`] is a trait of its own. Page sources with exact page
 //! counts need both: they are [`PageResize`](crate::PageResize), which has this trait as a
 //! supertrait.
 //!
@@ -43,7 +43,7 @@ pub unsafe trait PageMap {
     fn tag(&self, address: usize) -> Tag;
 
     /// Returns the tags of the range that most pages lie in. For pages outside it, and for pages
-    /// whose tag reads as [`Tag::NONE`], ask [`tag`](Self::tag).
+    /// whose tag reads as [`Tag::NONE`], call [`tag`](Self::tag).
     #[inline]
     fn tag_range(&self) -> TagRange {
         TagRange::EMPTY
@@ -91,7 +91,7 @@ pub unsafe trait PageMap {
 /// The tags and owners of one range of pages as raw pointers: a look-up is one comparison and one
 /// load.
 ///
-/// It borrows nothing: the code that keeps one keeps the map alive.
+/// It does not borrow the map: code that keeps a range must keep the map alive.
 ///
 /// ```
 /// use page_frame::TagRange;
@@ -112,7 +112,7 @@ unsafe impl Send for TagRange {}
 unsafe impl Sync for TagRange {}
 
 impl TagRange {
-    /// No pages.
+    /// The range without pages.
     pub const EMPTY: Self =
         Self { start: 0, pages: 0, tags: core::ptr::null(), owners: core::ptr::null() };
 
@@ -148,7 +148,7 @@ impl TagRange {
     /// 1. As for [`tag`](Self::tag).
     #[inline(always)]
     pub unsafe fn tag_and_owner(&self, address: usize) -> Option<(Tag, *mut ())> {
-        // SAFETY: clause 1 is `tag`'s.
+        // SAFETY: clause 1 is clause 1 of `tag`.
         let tag = unsafe { self.tag(address) }?;
         let index = address.wrapping_sub(self.start) >> PAGE_SHIFT;
         // SAFETY: clause 1: there is an owner for each page, and the page is in the range, as it
@@ -156,7 +156,7 @@ impl TagRange {
         let entry = unsafe { self.owners.add(index) };
         // SAFETY: clause 1: the map lives, and `tag` found the index in range.
         let entry = unsafe { &*entry };
-        // Relaxed: see the header.
+        // Relaxed: see the head of this file.
         Some((tag, entry.load(Ordering::Relaxed)))
     }
 

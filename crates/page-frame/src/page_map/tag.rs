@@ -86,7 +86,7 @@ impl Tag {
         }
     }
 
-    /// Whether this is a page of a slab, with or without a size class.
+    /// Returns whether this is a page of a slab, with or without a size class.
     #[inline]
     pub const fn is_slab(self) -> bool {
         self.0 >= Self::SLAB.0 && self.0 < Self::DEFERRED

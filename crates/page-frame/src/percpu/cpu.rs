@@ -1,4 +1,4 @@
-//! The interface to a machine's CPUs: which one am I, keep me there, fence all others, mask
+//! The interface to a machine's CPUs: pin the caller to its CPU, fence all other CPUs, mask
 //! interrupts.
 
 use crate::arch::hint::{light_fence, spin_hint};
@@ -74,11 +74,11 @@ pub unsafe trait Cpu {
         light_fence();
     }
 
-    /// Makes every CPU execute a full fence. Returns false where the caller may not wait for that;
-    /// then it did nothing.
+    /// Makes every CPU execute a full fence. Returns false, and does nothing, where the caller may
+    /// not wait for that.
     fn fence_all(&self) -> bool;
 
-    /// Called between two tries of a lock; `round` counts the calls for this lock, from zero.
+    /// Waits between two tries of a lock; `round` counts the calls for this lock, from zero.
     fn wait(&self, round: usize) {
         let _ = round;
         spin_hint();
@@ -104,7 +104,7 @@ pub unsafe trait Cpu {
     }
 }
 
-/// Implements all methods of [`Cpu`] but the fences by calling another machine.
+/// Implements all methods of [`Cpu`] except the fences by calling another machine.
 macro_rules! forward_cpu {
     (|$this:ident| $inner:expr) => {
         #[inline(always)]
@@ -133,7 +133,7 @@ macro_rules! forward_cpu {
         #[inline(always)]
         unsafe fn unpin(&self) {
             let $this = self;
-            // SAFETY: the caller's clause is that of the machine asked.
+            // SAFETY: clause 1 of `unpin` is the same for the inner machine.
             unsafe { ($inner).unpin() }
         }
 
@@ -149,7 +149,7 @@ macro_rules! forward_cpu {
 
         unsafe fn restore_interrupts(&self, state: InterruptState) {
             let $this = self;
-            // SAFETY: the caller's clause is that of the machine asked.
+            // SAFETY: the clauses of `restore_interrupts` are the same for the inner machine.
             unsafe { ($inner).restore_interrupts(state) }
         }
     };

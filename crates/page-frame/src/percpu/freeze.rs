@@ -38,7 +38,7 @@ pub struct Frozen<'a> {
 }
 
 impl Frozen<'_> {
-    /// Whether the machine could fence. If not, an owner may still be inside.
+    /// Returns whether the machine could fence. If not, an owner may still be inside.
     pub fn is_fenced(&self) -> bool {
         self.is_fenced
     }
@@ -77,8 +77,8 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     /// inside have left. `fork` then copies consistent slots.
     ///
     /// Meanwhile all owners continue without slots. `own` is the caller's id; the call does not
-    /// wait for that slot. It waits for ever when the caller has frozen the slots already, or takes
-    /// them over.
+    /// wait for that slot. It deadlocks when the caller has frozen the slots already, or calls it
+    /// from inside a take-over.
     pub fn freeze(&self, own: Option<CpuId>) -> Frozen<'_> {
         let mut frozen = Frozen { slots: self, count: 0, is_fenced: false, _not_send: PhantomData };
         for slot in self.iter() {

@@ -95,7 +95,8 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
         Self { marked, nested, id, cpu, _not_send: PhantomData }
     }
 
-    /// Whether the caller interrupted code that is inside the slot, or holds or waits for a lock.
+    /// Returns whether the caller interrupted code that is inside the slot, or that holds or waits
+    /// for a lock.
     pub fn is_nested(&self) -> bool {
         self.nested
     }
@@ -105,8 +106,8 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
         self.id
     }
 
-    /// Takes `lock` with interrupts masked. Waits for it, unless the caller is nested: then it only
-    /// tries.
+    /// Takes `lock` with interrupts masked. Waits for the lock, unless the caller is nested: then
+    /// the call only tries.
     pub fn lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
         if self.nested {
             return self.try_lock(lock);

@@ -50,9 +50,8 @@ unsafe impl Cpu for SingleCpu {
 /// Several CPUs simulated by one thread, which chooses the current one: for replays and tests. Not
 /// `Sync`.
 ///
-/// A clone has a current CPU of its own. That is sound as one machine governs an array of slots and
-/// all of it runs in one thread: code that switches away inside a slot and comes back finds the
-/// slot busy.
+/// A clone has a current CPU of its own. That is sound as one machine governs an array of slots, in
+/// one thread: code that switches away inside a slot and comes back finds the slot busy.
 ///
 /// ```
 /// use page_frame::{Cpu, CpuId, SwitchedCpu};
@@ -120,7 +119,7 @@ unsafe impl Cpu for SwitchedCpu {
 #[derive(Clone, Copy, Debug)]
 pub struct Fenced<C>(pub C);
 
-// SAFETY: clause 3: the light fence is a full one. The wrapped machine keeps all other clauses.
+// SAFETY: clause 3: the light fence is a full one. The wrapped machine fulfils all other clauses.
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
 

@@ -49,7 +49,7 @@ use crate::percpu::irq_lock::IrqLockToken;
 use crate::percpu::slot::{CLOSED, PerCpuSlot};
 
 /// [`PerCpu`] whose slots lie [`Cpu::SLOT_STRIDE`] bytes apart, with slots of other owners between
-/// them; in an array where that is zero.
+/// them. With a stride of zero, the slots form an array.
 ///
 /// [`WithSlotStride`](crate::WithSlotStride) has an example of a stride.
 pub type StridedPerCpu<'s, T, C> = PerCpu<'s, T, C, true>;
@@ -125,7 +125,7 @@ impl<'s, T, C: Cpu> PerCpu<'s, T, C> {
 }
 
 impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
-    /// How many bytes lie between the slots of neighbouring ids: a multiple of [`CpuId::LINE`].
+    /// The distance in bytes between the slots of neighbouring ids: a multiple of [`CpuId::LINE`].
     const STRIDE: usize = {
         let slot_bytes = size_of::<PerCpuSlot<T>>();
         if STRIDED && C::SLOT_STRIDE != 0 {
@@ -228,8 +228,8 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         id.line_offset() * (Self::STRIDE / CpuId::LINE)
     }
 
-    /// Prepares the caller for interrupt-safe locks: says whether it is nested, and marks its slot
-    /// as locking.
+    /// Makes the caller's token for interrupt-safe locks, and marks its slot as locking unless the
+    /// caller is nested.
     pub fn lock_token(&self) -> IrqLockToken<'_, T, C> {
         let id = self.cpu.pin();
         let slot = id.and_then(|id| self.get(id.index()));
@@ -263,9 +263,9 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         unsafe { PerCpuGuard::enter(slot, id, cpu) }
     }
 
-    /// Calls `look` with each body, for `validate` and exact statistics. It takes `&mut self`: no
-    /// owner is inside a slot then, as each [`PerCpuGuard`] borrows `self`, and so does every
-    /// reference obtained from one.
+    /// Calls `look` with each body, for `validate` and exact statistics. As it takes `&mut self`,
+    /// no owner is inside a slot: each [`PerCpuGuard`] borrows `self`, and so does every reference
+    /// obtained from one.
     pub fn for_each_exclusive(&mut self, mut look: impl FnMut(CpuId, &mut T)) {
         for (index, slot) in self.iter().enumerate() {
             // SAFETY: clause 2 of `at`: this is the only value over the slots, so `&mut self`

@@ -1,5 +1,4 @@
-//! One per-CPU slot: the body, and in front of it the bytes of the protocol that `per_cpu.rs`
-//! explains.
+//! One per-CPU slot: the bytes of the protocol that `per_cpu.rs` explains, followed by the body.
 
 use crate::atomic::AtomicU8;
 use crate::sync::cell::UnsafeCell;
@@ -13,8 +12,8 @@ pub(crate) const CLOSED: u8 = 2;
 /// Value of `detached`: the slot is frozen.
 pub(crate) const FROZEN: u8 = 3;
 
-/// The slot of one CPU: a body, and the bytes of the protocol in front of it. It has cache lines of
-/// its own.
+/// The slot of one CPU: the bytes of the protocol, followed by a body. It has cache lines of its
+/// own.
 ///
 /// [`PerCpu`](crate::PerCpu) has an example.
 #[derive(Debug)]

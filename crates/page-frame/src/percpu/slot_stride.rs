@@ -4,7 +4,7 @@ use crate::percpu::cpu::{Cpu, InterruptState, forward_cpu};
 use crate::percpu::id::CpuId;
 
 /// The machine `C` with [`Cpu::SLOT_STRIDE`] set to `BYTES`: small slots of many owners share
-/// memory, those of one CPU side by side.
+/// memory, in which the slots of one CPU are neighbours.
 ///
 /// It suits machines with many more ids than are in use, such as threads, where an array of slots
 /// per owner would touch a page per owner. Owners allocate `BYTES` times the number of ids at once,
@@ -30,8 +30,8 @@ use crate::percpu::id::CpuId;
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithSlotStride<C, const BYTES: usize>(pub C);
 
-// SAFETY: clause 7 is asserted; the wrapped machine implements every method and so keeps all other
-// clauses.
+// SAFETY: clause 7 is asserted; the wrapped machine implements every method and so fulfils all
+// other clauses.
 unsafe impl<C: Cpu, const BYTES: usize> Cpu for WithSlotStride<C, BYTES> {
     const SLOT_STRIDE: usize = {
         assert!(BYTES % CpuId::LINE == 0, "slots are whole lines");

@@ -44,7 +44,7 @@ impl<'a, T, C: Cpu, const STRIDED: bool> Chunk<'a, '_, T, C, STRIDED> {
         self.slots.get(self.first + index).expect("`take_over` passes indices below the count")
     }
 
-    /// Detaches a slot; whether it was attached.
+    /// Detaches a slot. Returns whether it was attached.
     fn detach(&mut self, index: usize) -> bool {
         // Acquire: pairs with the Release in `attach` of the taker before. Relaxed on failure: the
         // slot is not ours.
@@ -123,7 +123,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         outcome
     }
 
-    /// Whether the owner is outside its slot; spins a bounded number of times for it.
+    /// Returns whether the owner is outside its slot; retries a bounded number of times.
     fn owner_has_exited(slot: &PerCpuSlot<T>) -> bool {
         (0..=BUSY_RETRIES).any(|round| {
             if round > 0 {

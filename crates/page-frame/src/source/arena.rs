@@ -1,7 +1,7 @@
-//! `Arena`: the smallest page source. It has one range of memory, a bit for each page, and a lock.
+//! `Arena`: a minimal page source. It has one range of memory, a bit for each page, and a lock.
 //!
 //! # Concepts
-//! The front of the memory holds the page map and the bits; whole pages follow. Allocation finds
+//! The memory begins with the page map and the bits; whole pages follow. Allocation finds
 //! the lowest aligned run of clear bits. `slab` and `kmalloc` can run on an arena without a buddy
 //! allocator, on a microcontroller or in a test.
 //!
@@ -56,22 +56,22 @@ pub struct Arena<'m> {
 
 #[derive(Debug)]
 struct State {
-    /// A bit for each page, set while the page is allocated; in the front of the arena's memory.
+    /// A bit for each page, set while the page is allocated; before the pages in the arena's
+    /// memory.
     taken: NonNull<usize>,
     pages: usize,
     free_pages: usize,
 }
 
-// SAFETY: the words behind `taken` belong to the arena, and only the holder of the lock reaches
-// them.
+// SAFETY: the words at `taken` belong to the arena, and only the holder of the lock reaches them.
 unsafe impl Send for State {}
 // SAFETY: `first` is a base for address arithmetic; the lock and the map are `Send`.
 unsafe impl Send for Arena<'_> {}
-// SAFETY: shared references reach the data of the lock while they hold it, and the atomics of the
-// map.
+// SAFETY: shared references reach only the data of the lock while they hold it, and the atomics of
+// the map.
 unsafe impl Sync for Arena<'_> {}
 
-/// The memory given to an [`Arena`] cannot hold a single page beside its own bookkeeping.
+/// The memory given to an [`Arena`] is too small for the bookkeeping and one page.
 ///
 /// ```
 /// use page_frame::Arena;
@@ -135,8 +135,8 @@ impl<'m> Arena<'m> {
         };
         // SAFETY: clause 1: `skip` bytes are inside the memory.
         let metadata = unsafe { start.add(skip) };
-        // SAFETY: clause 1: the loop saw that `lead` bytes and the pages behind them are inside the
-        // memory.
+        // SAFETY: clause 1: the loop checked that `lead` bytes and the pages after them are inside
+        // the memory.
         let first = unsafe { start.add(lead) };
         // SAFETY: clause 1; the loop left room for the bookkeeping.
         unsafe { metadata.write_bytes(0, Self::bookkeeping(pages)) };
@@ -207,7 +207,7 @@ impl<'m> Arena<'m> {
 
 impl State {
     fn word(&self, page: usize) -> NonNull<usize> {
-        // SAFETY: `page` is below `pages`, so its word is one of those behind `taken`.
+        // SAFETY: `page` is less than `pages`, so its word is one of those at `taken`.
         unsafe { self.taken.add(page / WORD_BITS) }
     }
 
@@ -220,11 +220,11 @@ impl State {
 
     fn set_taken(&mut self, page: usize, taken: bool) {
         let word = self.word(page);
-        // SAFETY: as in `is_taken`.
+        // SAFETY: in bounds and initialised to zero, as in `is_taken`.
         let old = unsafe { word.read() };
         let bit = 1 << (page % WORD_BITS);
         let new = if taken { old | bit } else { old & !bit };
-        // SAFETY: as above, and `self` is exclusive.
+        // SAFETY: in bounds, and `self` is exclusive.
         unsafe { word.write(new) };
     }
 }
@@ -272,14 +272,14 @@ unsafe impl PageSource for Arena<'_> {
     }
 }
 
-// SAFETY: clause 1: always the map of the field, which lives in this value.
+// SAFETY: clause 1: always the field `map`, which lives in this value.
 unsafe impl ForwardPageMap for Arena<'_> {
     #[inline(always)]
     fn page_map(&self) -> &impl PageMap {
         &self.map
     }
 }
-// SAFETY: the provided methods, which make a run of a whole block.
+// SAFETY: clauses 1 and 2: all methods are the provided ones, which make a run of a whole block.
 unsafe impl PageResize for Arena<'_> {}
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ impl<P> Counted<P> {
         self.held_pages.load(Ordering::Relaxed)
     }
 
-    /// Returns the largest number of pages that were allocated at once.
+    /// Returns the maximum number of pages that were allocated at once.
     pub fn peak_pages(&self) -> usize {
         self.peak_pages.load(Ordering::Relaxed)
     }
@@ -114,7 +114,7 @@ unsafe impl<P: PageSource> PageSource for Counted<P> {
     }
 }
 
-// SAFETY: clause 1: always the map of the field, which lives in this value.
+// SAFETY: clause 1: always the field `source`, which lives in this value.
 unsafe impl<P: PageMap> ForwardPageMap for Counted<P> {
     #[inline(always)]
     fn page_map(&self) -> &impl PageMap {
@@ -134,17 +134,19 @@ unsafe impl<P: PageResize> PageResize for Counted<P> {
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         self.held_pages.fetch_sub(pages, Ordering::Relaxed);
-        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
+        // SAFETY: the caller keeps the clauses of `free_run`; the wrapped source returned this run.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller keeps the clause; the wrapped source returned both runs.
+        // SAFETY: the caller keeps clause 1 of `move_content`; the wrapped source returned both
+        // runs.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
+        // SAFETY: the caller keeps the clauses of `resize_run`; the wrapped source returned this
+        // run.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         if resized && new_pages > pages {
             self.gained(new_pages - pages);

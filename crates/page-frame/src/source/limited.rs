@@ -102,8 +102,8 @@ impl<P> Limited<P> {
         outcome: Result<PageRun, OutOfMemory>,
     ) -> Result<PageRun, OutOfMemory> {
         let run = outcome.inspect_err(|_| self.release(pages))?;
-        // A source that has whole blocks only allocates more than asked. The excess counts too, but
-        // is not refused.
+        // A source that allocates whole blocks may return more pages than requested. The excess
+        // counts too, but is not refused.
         self.held_pages.fetch_add(run.pages() - pages, Ordering::Relaxed);
         Ok(run)
     }
@@ -141,7 +141,7 @@ unsafe impl<P: PageSource> PageSource for Limited<P> {
     }
 }
 
-// SAFETY: clause 1: always the map of the field, which lives in this value.
+// SAFETY: clause 1: always the field `source`, which lives in this value.
 unsafe impl<P: PageMap> ForwardPageMap for Limited<P> {
     #[inline(always)]
     fn page_map(&self) -> &impl PageMap {
@@ -162,13 +162,14 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
+        // SAFETY: the caller keeps the clauses of `free_run`; the wrapped source returned this run.
         unsafe { self.source.free_run(start, pages) };
         self.release(pages);
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller keeps the clause; the wrapped source returned both runs.
+        // SAFETY: the caller keeps clause 1 of `move_content`; the wrapped source returned both
+        // runs.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
@@ -177,7 +178,8 @@ unsafe impl<P: PageResize> PageResize for Limited<P> {
         if growth > 0 && self.admit(growth).is_err() {
             return false;
         }
-        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
+        // SAFETY: the caller keeps the clauses of `resize_run`; the wrapped source returned this
+        // run.
         let resized = unsafe { self.source.resize_run(start, pages, new_pages) };
         match resized {
             true => self.release(pages.saturating_sub(new_pages)),

@@ -6,7 +6,7 @@ use crate::order::Order;
 
 /// Allocates and frees aligned blocks of pages.
 ///
-/// Zones, quotas, counting, fault injection and reclaim are page sources around another page
+/// Zones, quotas, counting, fault injection and reclaim are page sources that wrap another page
 /// source. All methods take `&self`: a source that several CPUs use synchronises itself.
 ///
 /// # Safety
@@ -21,11 +21,11 @@ pub unsafe trait PageSource {
     /// Returns a block of `order`, its content arbitrary unless [`PageBlock::is_zero`].
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there is no such block, also after asking shrinkers.
+    /// [`OutOfMemory`] when there is no such block, even after calling shrinkers.
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory>;
 
-    /// As [`allocate`](Self::allocate), but asks no shrinker. A source around another one calls its
-    /// `try_allocate`.
+    /// As [`allocate`](Self::allocate), but calls no shrinker. A source that wraps another one
+    /// calls the inner `try_allocate`.
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such block is free.
@@ -70,7 +70,7 @@ unsafe impl<P: PageSource + ?Sized> PageSource for &P {
 
     #[inline]
     unsafe fn free(&self, block: PageBlock) {
-        // SAFETY: the caller's clauses are those of the source behind the reference.
+        // SAFETY: the clauses of `free` are the same for the referenced source.
         unsafe { (**self).free(block) }
     }
 }

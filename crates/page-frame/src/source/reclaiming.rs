@@ -96,17 +96,19 @@ unsafe impl<P: PageResize, S: Shrink> PageResize for Reclaiming<P, S> {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
+        // SAFETY: the caller keeps the clauses of `free_run`; the wrapped source returned this run.
         unsafe { self.source.free_run(start, pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller keeps the clause; the wrapped source returned both runs.
+        // SAFETY: the caller keeps clause 1 of `move_content`; the wrapped source returned both
+        // runs.
         unsafe { self.source.move_content(from, to, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller keeps the clauses; the wrapped source returned this run.
+        // SAFETY: the caller keeps the clauses of `resize_run`; the wrapped source returned this
+        // run.
         unsafe { self.source.resize_run(start, pages, new_pages) }
     }
 }

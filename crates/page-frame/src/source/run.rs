@@ -1,4 +1,4 @@
-//! Runs: allocations of any number of pages, whose length the page map knows.
+//! Runs: allocations of any number of pages, whose length the page map stores.
 
 use core::ptr::NonNull;
 
@@ -52,7 +52,7 @@ impl PageRun {
         self.pages
     }
 
-    /// Whether the source knows that every byte reads as zero.
+    /// Returns whether the source guarantees that every byte reads as zero.
     #[inline]
     pub const fn is_zero(self) -> bool {
         self.is_zero
@@ -62,8 +62,8 @@ impl PageRun {
 /// A page source that also allocates runs.
 ///
 /// In the page map the head of each run has the tag [`Tag::RUN`](crate::Tag::RUN), and its owner
-/// word is the page count. So the address of a run is enough to free it. The provided methods serve
-/// a source that has blocks only: a run is then a whole block, and is never resized in place.
+/// word is the page count. So the address of a run is enough to free it. The provided methods suit
+/// a source that allocates only blocks: a run is then a whole block, and is never resized in place.
 ///
 /// [`PageRun`] has an example.
 ///
@@ -89,7 +89,7 @@ pub unsafe trait PageResize: PageSource + PageMap {
         Ok(PageRun::new(start, order.pages(), is_zero))
     }
 
-    /// As [`allocate_run`](Self::allocate_run), but asks no shrinker.
+    /// As [`allocate_run`](Self::allocate_run), but calls no shrinker.
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such run is free.
@@ -115,9 +115,10 @@ pub unsafe trait PageResize: PageSource + PageMap {
         unsafe { self.free(block) };
     }
 
-    /// Changes the length of a run to `new_pages` without moving it; whether that worked.
+    /// Changes the length of a run to `new_pages` without moving it. Returns whether that
+    /// succeeded.
     ///
-    /// Growing allocates free pages behind the run; shrinking frees its tail.
+    /// Growing allocates the free pages that follow the run; shrinking frees its tail.
     ///
     /// # Safety
     /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages`
@@ -128,8 +129,8 @@ pub unsafe trait PageResize: PageSource + PageMap {
         pages == new_pages
     }
 
-    /// Moves the content of `pages` pages from one run to another by remapping, without copying;
-    /// whether it did. The content of `from` is arbitrary afterwards.
+    /// Moves the content of `pages` pages from one run to another by remapping, without copying.
+    /// Returns whether it did; the content of `from` is arbitrary afterwards.
     ///
     /// # Safety
     /// 1. `from` and `to` are the starts of different runs of this source, of at least `pages`
@@ -151,17 +152,17 @@ unsafe impl<P: PageResize> PageResize for &P {
     }
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        // SAFETY: the caller's clauses are those of the source behind the reference.
+        // SAFETY: the clauses of `free_run` are the same for the referenced source.
         unsafe { (**self).free_run(start, pages) }
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        // SAFETY: the caller's clauses are those of the source behind the reference.
+        // SAFETY: the clauses of `resize_run` are the same for the referenced source.
         unsafe { (**self).resize_run(start, pages, new_pages) }
     }
 
     unsafe fn move_content(&self, from: NonNull<u8>, to: NonNull<u8>, pages: usize) -> bool {
-        // SAFETY: the caller's clause is that of the source behind the reference.
+        // SAFETY: clause 1 of `move_content` is the same for the referenced source.
         unsafe { (**self).move_content(from, to, pages) }
     }
 }

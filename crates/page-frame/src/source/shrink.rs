@@ -1,4 +1,4 @@
-//! The interface to anything that can give pages back when memory is short.
+//! The interface to anything that can release pages when memory is short.
 
 /// Something that holds pages it can release.
 ///

@@ -18,8 +18,8 @@ use crate::source::shrink::Shrink;
 use crate::sync::lock::Lock;
 use crate::sync::model::const_unless_loom;
 
-/// Up to `N` shrinkers, called in turn. They may register after the page source that calls them was
-/// built.
+/// At most `N` shrinkers, called in turn. They may register after the page source that calls them
+/// was built.
 ///
 /// ```
 /// use page_frame::{Shrink, ShrinkList};
@@ -117,11 +117,11 @@ impl<const N: usize> ShrinkList<N> {
         Ok(())
     }
 
-    /// Removes `shrinker`; whether it was registered. After `Ok` the list does not use it.
+    /// Removes `shrinker`. Returns whether it was registered. After `Ok` the list does not use it.
     ///
-    /// It never waits for a call, so a shrinker may call this about itself: that fails, as the call
-    /// still uses the shrinker. After a failure no new call of it begins, and `unregister` succeeds
-    /// once the last call has returned.
+    /// This never waits for a call, so a shrinker may unregister itself in its own call: that
+    /// fails, as the call still uses the shrinker. After a failure no new call of the shrinker
+    /// begins, and `unregister` succeeds once the last call has returned.
     ///
     /// # Errors
     /// [`StillInUse`] while a call is inside the shrinker, which stays on the list: try again.
@@ -164,8 +164,8 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn shrinker(&self) -> &dyn Shrink {
-        // SAFETY: clause 1 of `register`: valid until `unregister` returns `Ok`. By I1 and I2 it
-        // does not while this call is counted.
+        // SAFETY: clause 1 of `register`: valid until `unregister` returns `Ok`. By I1 and I2
+        // `unregister` fails while this call is counted.
         unsafe { self.shrinker.as_ref() }
     }
 }
