@@ -145,8 +145,8 @@ impl Geometry {
         }
     }
 
-    /// Returns the cut of slabs of `order`, or `None` if no object fits, or for arguments that
-    /// [`new`](Self::new) refuses.
+    /// Returns the cut of slabs of `order`, or `None` if no object fits, for a size of zero, and
+    /// for an alignment that is not a power of two or exceeds the slab.
     pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {
         let Some(block) = Order::new(order) else { return None };
         if size == 0 || !alignment.is_power_of_two() || alignment > block.bytes() {
