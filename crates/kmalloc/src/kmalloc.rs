@@ -76,7 +76,7 @@ impl<S: System<Pages: PageResize>> Kmalloc<S> {
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches make the checks of the preset
-    /// `K`. Large allocations are checked by the page map alone, with any preset.
+    /// `K`. The preset does not matter for large allocations: only the page map checks them.
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
