@@ -1,9 +1,9 @@
 //! The caches of the size classes, and the table through which hits find them.
 //!
 //! # Concepts
-//! Each class has a cache in the slab registry, built by the first request that needs it. Hits go
-//! by a table of the caches' per-CPU handles, indexed by page tag. It has a place for every tag, so
-//! that neither a class nor a foreign tag needs a check of its own: where there is no class, or no
+//! Each class has a cache in the slab registry, built by the first request that needs it. Hits use
+//! a table of the caches' per-CPU handles, indexed by page tag. The table has an entry for every
+//! tag, so that a hit needs no check of the tag. For a tag without a class, or a class without a
 //! cache yet, the handle is closed and never hits.
 //!
 //! # Invariants
@@ -30,10 +30,10 @@ use crate::class::ClassIndex;
 
 const _: () = assert!(ClassIndex::COUNT <= Tag::CLASSES);
 
-/// How a builder becomes a cache.
+/// How a cache is built from a builder.
 pub(crate) type Build<'r, S, K> = fn(CacheBuilder<'r, S, K>) -> Result<Cache<S, K>, BuildError>;
 
-/// How many tags there are.
+/// The number of tags.
 const TAGS: usize = 1 << u8::BITS;
 
 /// The tag of the first class; those of the others follow it.
@@ -50,7 +50,7 @@ const _: () = match Tag::class(ClassIndex::COUNT - 1) {
 /// The caches of all classes.
 #[repr(C)]
 pub(crate) struct ClassCaches<S: System, K: Hardening> {
-    /// First, so that they lie where the allocator does.
+    /// First, so that they are at the address of the allocator.
     handles: [AtomicPtr<()>; TAGS],
     pub(crate) registry: Registry<S>,
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
@@ -73,15 +73,16 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         }
     }
 
-    /// Pops an object of `class` in the caller's CPU slot. `None` says only that it was no hit.
+    /// Pops an object of `class` from the caller's CPU slot. `None` means a miss, not that memory
+    /// has run out.
     #[inline(always)]
     pub(crate) fn hit(&self, class: ClassIndex) -> Option<NonNull<u8>> {
         // SAFETY: the caches live as long as this value, and the CPUs are their registry's.
         unsafe { self.handle(class).allocate(self.registry.cpu()) }
     }
 
-    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has
-    /// happened.
+    /// Pushes `object` to the caller's CPU slot. Returns whether it was a hit; if not, nothing has
+    /// changed.
     ///
     /// # Safety
     /// 1. If the answer is true, `object` is one of `class` that the caller owns; no code uses it
@@ -129,7 +130,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     ) -> Result<ManuallyDrop<Cache<S, K>>, OutOfMemory> {
         match self.get(class) {
             Some(cache) => Ok(cache),
-            // SAFETY: I1: `build` has stored it.
+            // SAFETY: clause 1 of `borrow`: `build` stored the handle in `caches` (I1).
             None => self.build(class, build).map(|raw| unsafe { Self::borrow(raw) }),
         }
     }
@@ -139,11 +140,11 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     pub(crate) fn get(&self, class: ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>> {
         // Acquire: pairs with the Release in `build`; sees the cache as it was built.
         let raw = NonNull::new(self.caches[class.index()].load(Ordering::Acquire))?;
-        // SAFETY: I1.
+        // SAFETY: clause 1 of `borrow`: the handle is from `caches` (I1).
         Some(unsafe { Self::borrow(raw) })
     }
 
-    /// Builds the cache of `class`, unless somebody else has meanwhile.
+    /// Builds the cache of `class`, unless another CPU has built it meanwhile.
     #[cold]
     fn build<'r>(
         &'r self,
@@ -202,7 +203,8 @@ impl<S: System, K: Hardening> Drop for ClassCaches<S, K> {
         for place in &mut self.caches {
             // Relaxed: `&mut self` proves exclusive use.
             if let Some(raw) = NonNull::new(place.load(Ordering::Relaxed)) {
-                // SAFETY: I1: owned, and not used again.
+                // SAFETY: clause 1 of `from_raw`: by I1 this value owns the handle, and does not
+                // use it again.
                 drop(unsafe { Cache::<S, K>::from_raw(raw) });
             }
         }

@@ -1,10 +1,12 @@
-//! The allocator: a request becomes a class, and a class a cache; what has no class becomes pages.
+//! The allocator: takes a request from the cache of its size class, or from whole pages if it has
+//! no class.
 //!
 //! # Concepts
-//! An allocation tries the CPU slot of its class ([`ClassCaches`]), and in the cold that class's
-//! cache; what is larger than all classes becomes a run of pages ([`LargeRuns`]). Slab pages carry
-//! their class as the page map's tag, so an address alone is enough to free: the tag says class or
-//! run. A caller that knows the layout saves that look-up ([`free_sized`](Kmalloc::free_sized)).
+//! An allocation tries the CPU slot of its class ([`ClassCaches`]), and after a miss that class's
+//! cache. A request larger than all classes becomes a run of pages ([`LargeRuns`]). Slab pages
+//! carry their class as the page map's tag, so an address alone is enough to free: the tag says
+//! class or run. A caller that passes the layout saves this look-up
+//! ([`free_sized`](Kmalloc::free_sized)).
 //!
 //! # Invariants
 //! - I1: an address whose tag is a class is an object of that class's cache: no other code tags
@@ -44,7 +46,7 @@ use crate::large::LargeRuns;
 /// ```
 #[repr(C)]
 pub struct Kmalloc<S: System<Pages: PageResize>, K: Hardening = Off> {
-    /// First, so that the table of hits lies where the allocator does.
+    /// First, so that the table of per-CPU handles is at the address of the allocator.
     pub(crate) caches: ClassCaches<S, K>,
     tags: TagRange,
     pub(crate) large: LargeRuns,
@@ -65,16 +67,16 @@ unsafe impl<S, K: Hardening> Sync for Kmalloc<S, K> where
 impl<S: System<Pages: PageResize>> Kmalloc<S> {
     /// Makes an allocator whose caches are in `registry`. Takes no memory before the first request.
     ///
-    /// One registry carries one such allocator: a second one would take the first one's objects for
-    /// its own.
+    /// A registry may have only one such allocator: a second one would take the first one's objects
+    /// for its own.
     pub fn new(registry: Registry<S>) -> Self {
         Self::with_hardening(registry)
     }
 }
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
-    /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches look for the mistakes that
-    /// the preset `K` names. Large allocations are looked at as always: by the page map only.
+    /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches make the checks of the preset
+    /// `K`. The preset does not matter for large allocations: only the page map checks them.
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -95,21 +97,21 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_hardening(registry: Registry<S>) -> Self {
-        // The registry keeps its page source where it is now.
+        // The registry does not move its page source from now on.
         let tags = registry.source().tag_range();
         Self { caches: ClassCaches::new(registry), tags, large: LargeRuns::new() }
     }
 
-    /// Sets what canaries and shuffled slabs depend on, see
-    /// [`CacheBuilder::secret`](slab::CacheBuilder::secret). To be called before the first request.
+    /// Sets the secret of canaries and shuffled slabs, see
+    /// [`CacheBuilder::secret`](slab::CacheBuilder::secret). Call it before the first request.
     pub const fn with_secret(mut self, secret: usize) -> Self {
         self.caches.secret = Some(secret);
         self
     }
 
     /// Sets about how many bytes of objects each CPU keeps for each class in one of its two
-    /// magazines, see [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). To be
-    /// called before the first request.
+    /// magazines, see [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). Call it
+    /// before the first request.
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -119,20 +121,20 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self
     }
 
-    /// Returns the registry, for shrinking, statistics and caches of one's own.
+    /// Returns the registry, for shrinking, statistics and private caches.
     pub const fn registry(&self) -> &Registry<S> {
         &self.caches.registry
     }
 
-    /// Allocates memory for `layout`, its content arbitrary. Zero bytes are served like one.
+    /// Allocates memory for `layout`, its content arbitrary. A request for zero bytes gets one.
     ///
     /// Up to [`LARGEST`](crate::LARGEST) bytes a hit is a pop in the caller's CPU slot; a miss may
     /// take locks and ask the page source. Larger requests take whole pages, exactly as many as
     /// needed where the source can.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when neither a slab nor the page source has room; so do sizes and alignments
-    /// beyond the largest block (1 GiB).
+    /// [`OutOfMemory`] when neither a slab nor the page source has room, and for sizes and
+    /// alignments beyond the largest block (1 GiB).
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         // The cold calls come last, so that the hot path needs no stack frame.
@@ -145,8 +147,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Allocates what was no hit, or has no class: zero bytes are served like one, and large
-    /// layouts by pages.
+    /// Allocates after a miss, or for a layout without a class: a request for zero bytes gets one,
+    /// and large layouts get pages.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_missed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
@@ -156,8 +158,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Allocates an object of `class` that was no hit from its cache, which is built at the first
-    /// request.
+    /// Allocates an object of `class` after a miss, from the class's cache, which it builds at the
+    /// first request.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_in_cache(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
@@ -165,8 +167,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, without reclaiming: the
-    /// page source reclaims nothing for it, so no shrinker and no out-of-memory hook runs. It
-    /// serves callers that have another way, or may not wait.
+    /// page source reclaims nothing for it, so no shrinker and no out-of-memory hook runs. For
+    /// callers that can do without the memory, or may not wait.
     ///
     /// ```
     /// # use core::alloc::Layout;
@@ -198,8 +200,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.caches.get_or_build(class, CacheBuilder::try_build)?.try_allocate()
     }
 
-    /// Allocates memory for `layout` that reads as zero. Skips the zeroing where the page source
-    /// says that its pages are.
+    /// Allocates memory for `layout` that reads as zero. Skips the zeroing if the page source says
+    /// that its pages are zero.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -212,7 +214,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             }
         };
         if !is_zero {
-            // SAFETY: just allocated for as many bytes, and not shared.
+            // SAFETY: the memory was just allocated with at least that many bytes, and no other
+            // code has it.
             unsafe { start.write_bytes(0, layout.size()) };
         }
         Ok(start)
@@ -224,12 +227,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.caches.hit(class).map_or_else(|| self.allocate_in_cache(class), Ok)
     }
 
-    /// Frees what an allocation returned, whatever its size. One load more than
-    /// [`free_sized`](Self::free_sized).
+    /// Frees an allocation of any size. Takes one load more than [`free_sized`](Self::free_sized).
     ///
-    /// Addresses that are not an allocation's start are a [fault](page_frame::Fault) where the page
-    /// map shows it: memory of others, freed or interior pages of large allocations, raw blocks,
-    /// objects of private caches.
+    /// Addresses that are not an allocation's start are a [fault](page_frame::Fault) if the page
+    /// map shows it: memory that is not the source's, freed or interior pages of large allocations,
+    /// raw blocks, objects of private caches.
     ///
     /// # Safety
     /// 1. `start` came from this allocator and has not been freed since.
@@ -239,17 +241,18 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     pub unsafe fn free(&self, start: NonNull<u8>) {
         // SAFETY: the registry has not moved its source since `with_hardening`.
         if let Some(tag) = unsafe { self.tags.tag_index(start.addr().get()) } {
-            // SAFETY: clause 1: a tag is a byte. Clause 2: I1: what has a class's tag is an object
-            // of its cache, which the caller's clauses give up.
+            // SAFETY: clause 1 of `free_hit_by_tag`: a tag is a byte. Clause 2: by I1 an address
+            // with a class's tag is an object of its cache, which the caller gives up (clauses 1
+            // and 2).
             if unsafe { self.caches.free_hit_by_tag(tag, start) } {
                 return;
             }
         }
-        // SAFETY: the caller's clauses, and nothing has happened.
+        // SAFETY: clauses 1 and 2 still hold, as a miss changes nothing.
         unsafe { self.free_missed(start) };
     }
 
-    /// Frees what was no hit, or lies in no slab of ours in the range that most pages lie in.
+    /// Frees after a miss, or if the address is not in a slab of ours in the range of most pages.
     ///
     /// # Safety
     /// 1. As for [`free`](Self::free).
@@ -257,12 +260,13 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     unsafe fn free_missed(&self, start: NonNull<u8>) {
-        // SAFETY: clause 1; I1: `start` was allocated from the tag's class.
+        // SAFETY: clause 1 of `free_in`: by clause 1 and I1 `start` was allocated from the tag's
+        // class.
         unsafe { self.free_in(self.class_at(start), start) };
     }
 
-    /// Frees what was allocated with `layout`. A hit is a push in the caller's CPU slot, without
-    /// any look-up.
+    /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
+    /// look-up.
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
@@ -271,16 +275,17 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
         if let Some(class) = ClassIndex::of_some_bytes(layout) {
-            // SAFETY: clauses 1 and 2: it was allocated from the layout's class.
+            // SAFETY: clauses 1 and 2: `start` was allocated from the layout's class, and the
+            // caller gives it up.
             if unsafe { self.caches.free_hit(class, start) } {
                 return;
             }
         }
-        // SAFETY: the caller's clauses, and nothing has happened.
+        // SAFETY: clauses 1 and 2 still hold, as a miss changes nothing.
         unsafe { self.free_sized_missed(start, layout) };
     }
 
-    /// Frees what was allocated with `layout` and was no hit.
+    /// Frees an allocation for `layout` after a miss.
     ///
     /// # Safety
     /// 1. As for [`free_sized`](Self::free_sized).
@@ -288,14 +293,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     pub(crate) unsafe fn free_sized_missed(&self, start: NonNull<u8>, layout: Layout) {
-        // SAFETY: clause 1: the layout leads to the class that it was allocated from.
+        // SAFETY: clause 1 of `free_in`: by clause 1 `start` was allocated from the layout's class.
         unsafe { self.free_in(ClassIndex::for_layout(layout), start) };
     }
 
-    /// Frees an object of `class`, or a run of pages where there is no class.
+    /// Frees an object of `class`, or a run of pages if `class` is `None`.
     ///
     /// # Safety
-    /// 1. `start` is such an allocation of the caller's, and no code uses it from now on.
+    /// 1. `start` is such an allocation, which the caller owns, and no code uses it from now on.
     #[track_caller]
     pub(crate) unsafe fn free_in(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
         let is_ours = match class {
@@ -316,8 +321,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// for an address at which no allocation of this allocator starts, as far as the page map
     /// shows. O(1), no lock.
     ///
-    /// Reads tags and words of the page map, and no memory that `start` leads to, so any address
-    /// may be asked for. The answer for memory that is freed meanwhile is out of date.
+    /// Reads only the page map, not the memory at `start`, so any address is allowed. The result
+    /// for memory that is freed meanwhile is out of date.
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
         self.usable_size_in(self.class_at(start), start)
     }

@@ -1,7 +1,7 @@
 //! Large allocations: whole pages, exactly as many as needed where the page source can.
 //!
-//! The page map says where a run starts and how many pages it has, so [`LargeRuns`] keeps nothing
-//! but a count.
+//! The page map says where a run starts and how many pages it has, so [`LargeRuns`] keeps only a
+//! count.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -91,10 +91,10 @@ impl LargeRuns {
         self.allocate(source, layout).map(|run| run.start())
     }
 
-    /// Frees the run that starts at `start`; `false` if none does.
+    /// Frees the run that starts at `start`. Returns whether one does.
     ///
     /// # Safety
-    /// 1. If one does, it is the caller's, and no code uses it from now on.
+    /// 1. If one does, the caller owns it, and no code uses it from now on.
     #[cold]
     #[inline(never)]
     pub(crate) unsafe fn free<P: PageResize>(&self, source: &P, start: NonNull<u8>) -> bool {
@@ -107,11 +107,11 @@ impl LargeRuns {
         true
     }
 
-    /// Changes the length of the run at `start` without moving it; whether that worked.
+    /// Changes the length of the run at `start` without moving it. Returns whether it did.
     ///
     /// # Safety
-    /// 1. `start` is a large allocation of the caller's, and nobody uses the tail that is given
-    ///    back.
+    /// 1. `start` is a large allocation that the caller owns, and no code uses the tail that is
+    ///    freed.
     pub(crate) unsafe fn resize<P: PageResize>(
         &self,
         source: &P,
@@ -136,10 +136,10 @@ impl LargeRuns {
     }
 
     /// Moves the first `bytes` bytes from one large allocation to another by mapping pages, if the
-    /// source can; whether it did.
+    /// source can. Returns whether it did.
     ///
     /// # Safety
-    /// 1. Both are large allocations of the caller's, of at least that many bytes.
+    /// 1. Both are large allocations that the caller owns, of at least that many bytes.
     pub(crate) unsafe fn remap<P: PageResize>(
         source: &P,
         from: NonNull<u8>,

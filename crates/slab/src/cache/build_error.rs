@@ -6,10 +6,10 @@ use page_frame::{Order, OutOfMemory};
 
 use crate::slabs::geometry::GeometryError;
 
-/// Why there is no such cache.
+/// The reason why a cache cannot be built.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildError {
-    /// There is no slab for such objects.
+    /// No slab can hold such objects.
     Geometry(GeometryError),
     /// Not one object fits into the largest slab that was allowed.
     OrderTooSmall {
@@ -18,8 +18,8 @@ pub enum BuildError {
         /// The order that was allowed.
         allowed: Order,
     },
-    /// There was no memory for the cache; or it was to be built in an interrupt that came upon the
-    /// registry's lock.
+    /// There was no memory for the cache; or an interrupt tried to build it and found the
+    /// registry's lock held.
     OutOfMemory,
 }
 

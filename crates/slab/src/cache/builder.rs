@@ -1,4 +1,4 @@
-//! Building a cache: what may be said about it, and why there may be none.
+//! Building a cache: its options, and the errors.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -21,7 +21,7 @@ use crate::slabs::settings::{CacheSettings, ObjectHook};
 use crate::system::System;
 use crate::trace::Trace;
 
-/// A cache that is being described.
+/// The description of a cache that is not built yet.
 #[must_use = "nothing is built before `build`"]
 pub struct CacheBuilder<'r, S: System, K: Hardening = Off> {
     registry: &'r Registry<S>,
@@ -138,9 +138,9 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Tells `trace` of each slab that comes or goes and each magazine and object that moves, see
-    /// [`Event`](crate::Event). It must not use this cache, and should not panic: the object of
-    /// that event may count as in use for ever.
+    /// Calls `trace` for each slab that is made or released and each magazine and object that
+    /// moves, see [`Event`](crate::Event). `trace` must not use this cache, and should not panic:
+    /// the object of that event may count as in use for ever.
     pub fn trace(mut self, trace: &'static dyn Trace) -> Self {
         self.trace = Some(trace);
         self
@@ -149,12 +149,12 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Calls `constructor` once for each object when its slab is made, not each time the object is
     /// allocated.
     ///
-    /// It runs with nothing held, may allocate, and may panic. It leaves the **constructed state**
-    /// that [`Cache::free`] asks for.
+    /// It runs with no lock held, may allocate, and may panic. It leaves the object in the
+    /// **constructed state** that [`Cache::free`] requires.
     ///
     /// # Safety
-    /// 1. `constructor` is sound to call with memory of this builder's layout that is uninitialised
-    ///    and the callee's.
+    /// 1. `constructor` is sound to call with uninitialised memory of this builder's layout that
+    ///    only the callee uses.
     /// 2. Clause 1 holds on every CPU or thread that uses the registry.
     pub unsafe fn constructor(mut self, constructor: ObjectHook) -> Self {
         self.constructor = Some(constructor);
@@ -163,8 +163,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Calls `destructor` once for each object when its slab goes back to the page source.
     ///
-    /// It runs with nothing held, on any CPU, and may panic: the others of the slab are destroyed
-    /// then, and the slab goes back.
+    /// It runs with no lock held, on any CPU, and may panic: the cache then destroys the other
+    /// objects of the slab and releases the slab.
     ///
     /// # Safety
     /// 1. `destructor` is sound to call with objects that are in constructed state, as
@@ -181,7 +181,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Keeps registry and page source for ever once the cache is dropped while objects are in use.
+    /// Keeps registry and page source alive for ever if the cache is dropped while objects are in
+    /// use.
     pub(crate) fn pinned(mut self) -> Self {
         self.is_pinned = true;
         self
@@ -190,7 +191,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Marks the pages of slabs with `tag` instead of [`Tag::SLAB`].
     ///
     /// # Panics
-    /// When `tag` is not that of slab pages.
+    /// When `tag` is not a tag for slab pages.
     pub fn tag(mut self, tag: Tag) -> Self {
         assert!(tag.is_slab(), "{tag:?} is not a tag of slab pages");
         self.tag = tag;
@@ -216,35 +217,34 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Aligns objects to the CPU-cache line, so that no two CPUs write to one line for the sake of
-    /// two objects. Objects smaller than a line are aligned to the next power of two, so that none
-    /// lies in two lines.
+    /// Aligns objects to the CPU-cache line, so that CPUs that write to different objects do not
+    /// write to the same line. Objects smaller than a line are aligned to the next power of two, so
+    /// that none lies in two lines.
     pub fn line_aligned(mut self) -> Self {
         self.is_line_aligned = true;
         self
     }
 
-    /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 and at least
-    /// one, as long as they are needed. From 65,535 on, all of them.
+    /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 of all slabs and
+    /// at least one. From 65,535 on, all of them.
     pub fn keep_empty(mut self, slabs: usize) -> Self {
         self.keep_empty = Some(u16::try_from(slabs).unwrap_or(u16::MAX));
         self
     }
 
-    /// Releases each slab as soon as its last object is back in it.
+    /// Releases each slab as soon as all its objects are free in it.
     pub fn release_at_once(self) -> Self {
         self.keep_empty(0)
     }
 
     /// Keeps `slabs` empty slabs even when memory is short, once the cache has had that many.
-    /// Destroying the cache gives them back. From 65,535 on, all of them.
+    /// Destroying the cache releases them. From 65,535 on, all of them.
     pub fn keep_at_least(mut self, slabs: usize) -> Self {
         self.keep_at_least = u16::try_from(slabs).unwrap_or(u16::MAX);
         self
     }
 
-    /// Lets the cache have slabs of at most `pages` pages in all; beyond that, allocating is out of
-    /// memory.
+    /// Limits the slabs of the cache to `pages` pages in all; beyond that, allocations fail.
     pub fn most_pages(mut self, pages: usize) -> Self {
         self.most_pages = pages;
         self
@@ -257,8 +257,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     }
 
     /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the
-    /// user can do without. Nothing is held during the call; it may allocate, and may panic. It
-    /// must not destroy the cache, which would wait for it. Implies
+    /// user can do without. No lock is held during the call; it may allocate, and may panic. It
+    /// must not destroy the cache, which would wait for the end of the call. Implies
     /// [`reclaimable`](Self::reclaimable).
     pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
         self.reclaim = Some(reclaim);
@@ -273,8 +273,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Sets about how many bytes of objects a magazine usually holds, by default 2 KiB; at least
     /// two objects, at most 60. More means fewer misses, and more memory that idle CPUs keep: twice
-    /// as much for each CPU and cache. Of a cache that is large and much used magazines become
-    /// larger by themselves.
+    /// as much for each CPU and cache. The magazines of a large cache in heavy use grow by
+    /// themselves.
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -340,7 +340,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self.build_with(Reclaim::Allowed)
     }
 
-    /// Builds the cache as [`build`](Self::build) does, of pages that are free: the page source
+    /// Builds the cache as [`build`](Self::build) does, but only from free pages: the page source
     /// reclaims nothing for it.
     ///
     /// # Errors
@@ -375,12 +375,12 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         };
         let sizing = MagazineSizing::new(usual_class(geometry.stride(), self.magazine_bytes));
         let registry = self.registry.pointer();
-        // SAFETY: `self.registry` is a handle, which has a reference.
+        // SAFETY: clause 1 of `make_cache`: `self.registry` is a handle, which owns a reference.
         let made =
             unsafe { RegistryInner::make_cache(registry, settings, self.reclaim, sizing, reclaim) };
         let cache = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
-        // SAFETY: a fresh cache, whose one reference is the handle's, and so is one to the
-        // registry.
+        // SAFETY: clause 1 of `from_inner`: the cache is fresh, so this is its only handle, and
+        // `make_cache` added a reference to the registry for it.
         let cache = unsafe { Cache::from_inner(cache) };
         age_if_due(self.registry.inner());
         Ok(cache)

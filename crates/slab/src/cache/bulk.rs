@@ -1,7 +1,7 @@
-//! Many objects at once: the slot is entered once for as many as its two magazines have, or have
-//! room for.
+//! Allocating and freeing many objects at once: enters the slot once for all objects that its two
+//! magazines have, or have room for.
 //!
-//! With a preset that checks each object, each goes the way of a single one.
+//! With a preset that checks each object, each is allocated or freed as a single one.
 
 use core::ptr::NonNull;
 
@@ -11,8 +11,8 @@ use crate::system::System;
 
 impl<S: System, K: Hardening> Cache<S, K> {
     /// Allocates as many objects as `objects` has room for, as [`allocate`](Self::allocate) does
-    /// one, and writes them there; returns how many there were. Fewer than asked for means that
-    /// memory ran out. If a constructor panics, none is allocated.
+    /// one, and writes them there; returns how many. Fewer than `objects.len()` means that memory
+    /// ran out. If a constructor panics, none is allocated.
     ///
     /// The CPU slot is entered once for as many as it has.
     ///
@@ -51,7 +51,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         }
     }
 
-    /// Allocates what `objects` has room for behind the first `had`.
+    /// Allocates the rest of `objects`, after the first `had`.
     #[cold]
     #[track_caller]
     fn allocate_rest(&self, objects: &mut [NonNull<u8>], had: usize) -> usize {
@@ -78,8 +78,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 }
 
-/// Objects that are allocated for a caller who does not have them yet. Dropping it frees them, when
-/// a constructor panics.
+/// Objects allocated so far for a caller. Dropping it frees them, if a constructor panics.
 struct TakeGuard<'c, 'o, S: System, K: Hardening> {
     cache: &'c Cache<S, K>,
     objects: &'o mut [NonNull<u8>],
@@ -89,18 +88,18 @@ struct TakeGuard<'c, 'o, S: System, K: Hardening> {
 impl<S: System, K: Hardening> Drop for TakeGuard<'_, '_, S, K> {
     fn drop(&mut self) {
         if self.had > 0 {
-            // SAFETY: the first `had` were allocated above, no other code has seen them, and they
-            // are as they came.
+            // SAFETY: the first `had` objects were allocated for the caller, which has not got them
+            // yet, and are unchanged.
             unsafe { self.cache.free_rest(&self.objects[..self.had]) };
         }
     }
 }
 
-/// Objects of a caller that are freed one after the other. Dropping it frees the rest, when a
+/// Objects of a caller that are freed one after the other. Dropping it frees the rest, if a
 /// destructor panics.
 struct GiveGuard<'c, 'o, S: System, K: Hardening> {
     cache: &'c Cache<S, K>,
-    /// Those that are left. All are the caller's, who gives them up (`free_rest`, clause 1).
+    /// The objects that are not freed yet. The caller gives them up (clause 1 of `free_rest`).
     objects: &'o [NonNull<u8>],
 }
 
@@ -108,7 +107,7 @@ impl<S: System, K: Hardening> GiveGuard<'_, '_, S, K> {
     #[track_caller]
     fn free_all(&mut self) {
         while let Some((first, rest)) = self.objects.split_first() {
-            // Before the call: what is freed is not freed again.
+            // Before the call: an object whose free panicked is not freed again.
             self.objects = rest;
             // SAFETY: each of them is the caller's, and given up.
             unsafe { self.cache.free(*first) };

@@ -9,7 +9,7 @@ use crate::system::System;
 /// How far the end of a handle has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The cache is as it was, or closed: a destructor has panicked.
+    /// The cache is in the list; closed, if a destructor has panicked.
     Linked,
     /// The cache is freed or abandoned. The handle's reference to the registry is left.
     Gone,
@@ -17,9 +17,8 @@ enum Stage {
     Done,
 }
 
-/// The last handle of a cache, which ends. Dropping it does what a panic of a destructor has left
-/// undone: the slab of that destructor and those that were to be released with it are gone, so the
-/// second attempt has the rest.
+/// The handle of a cache that is being destroyed. If a destructor panics, dropping it completes the
+/// work: the slabs of that release are gone already, and a second attempt releases the rest.
 pub(crate) struct EndOfHandle<S: System> {
     cache: NonNull<CacheInner<S>>,
     registry: NonNull<RegistryInner<S>>,
@@ -48,7 +47,7 @@ impl<S: System> EndOfHandle<S> {
             self.free();
             return;
         }
-        // SAFETY: it was not detached, and therefore alive.
+        // SAFETY: the cache was not detached, so it is alive.
         let is_pinned = unsafe { self.cache.as_ref() }.slabs().settings.is_pinned;
         // SAFETY: as above: this was the handle. The cache stays for ever, closed, as the slabs of
         // the objects in use name it.
@@ -60,7 +59,7 @@ impl<S: System> EndOfHandle<S> {
 
     /// Frees the cache, which is detached.
     pub(crate) fn free(&mut self) {
-        // Before the call: what is freed is not freed again, if a trace panics meanwhile.
+        // Before the call: if a trace panics meanwhile, the cache is not freed again.
         self.stage = Stage::Gone;
         // SAFETY: detached: in no list, without slabs; the only handle is this one.
         unsafe { self.registry().free_cache(self.cache) };
@@ -73,7 +72,7 @@ impl<S: System> Drop for EndOfHandle<S> {
             self.end();
         }
         if self.stage == Stage::Gone {
-            // SAFETY: the handle's reference; this is the end of the handle.
+            // SAFETY: clause 1 of `release`: the handle's reference, which is not used again.
             unsafe { RegistryInner::release(self.registry) };
         }
     }

@@ -1,4 +1,4 @@
-//! The cache as its user sees it: a handle.
+//! The public handle of a cache.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -27,10 +27,10 @@ use crate::system::System;
 /// itself.
 ///
 /// Dropping it destroys the cache; objects still in use then stay as they are, and their slabs are
-/// lost to the page source. [`destroy`](Self::destroy) refuses instead. Neither may be done by a
+/// lost to the page source. [`destroy`](Self::destroy) refuses instead. Do neither in a
 /// constructor, a destructor or a `reclaim` callback of the same cache, in a callback of the
 /// registry ([`Registry::stats`](crate::Registry::stats) and others), or in an interrupt: both
-/// would wait for what they came upon.
+/// would wait for the code that called or was interrupted.
 pub struct Cache<S: System, K: Hardening = Off> {
     inner: NonNull<CacheInner<S>>,
     checks: PhantomData<fn() -> K>,
@@ -47,7 +47,8 @@ unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync
 /// the cache after all; the slabs of the objects in use are lost to the page source then.
 #[must_use = "dropping it destroys the cache after all"]
 pub struct Busy<C> {
-    /// The cache, which goes on. [`for_each_live`](Cache::for_each_live) lists what is in use.
+    /// The cache, which stays usable. [`for_each_live`](Cache::for_each_live) lists the objects in
+    /// use.
     pub cache: C,
     /// The cache's name.
     pub name: CacheName,
@@ -73,7 +74,7 @@ impl<C> core::error::Error for Busy<C> {}
 
 impl<S: System, K: Hardening> Cache<S, K> {
     /// # Safety
-    /// 1. The handle is the only one of `cache`, and gets a reference to its system.
+    /// 1. The handle is the only one of the cache, and gets a reference to its registry.
     pub(crate) unsafe fn from_inner(inner: NonNull<CacheInner<S>>) -> Self {
         Self { inner, checks: PhantomData }
     }
@@ -84,7 +85,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { self.inner.as_ref() }
     }
 
-    /// Returns what all caches of the registry share.
+    /// Returns the registry.
     #[inline]
     pub(crate) fn registry(&self) -> &RegistryInner<S> {
         let registry = self.inner().backing.shared_pointer().cast();
@@ -93,7 +94,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { registry.as_ref() }
     }
 
-    /// Whether an object of `other` is as good as one of this cache.
+    /// Returns whether objects of `other` can replace objects of this cache.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let (ours, theirs) = (self.inner(), other.inner());
         let hooks = |slabs: &CacheSettings| {
@@ -131,7 +132,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
             if !is_any_on::<K>() {
                 return Ok(place);
             }
-            // A corrupted object stays isolated; there are others.
+            // A corrupted object stays isolated; try the next one.
             if let Some(object) = self.checks().check_allocated::<K>(place) {
                 return Ok(object);
             }
@@ -165,8 +166,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
         place
     }
 
-    /// Allocates an object as [`allocate`](Self::allocate) does, but has the page source reclaim
-    /// nothing for it: where that has no block free, it fails at once. Costs more than `allocate`
+    /// Allocates an object as [`allocate`](Self::allocate) does, but the page source reclaims
+    /// nothing for it: if it has no free block, the call fails at once. Costs more than `allocate`
     /// where that would be a hit.
     ///
     /// # Errors
@@ -183,23 +184,22 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Frees an object.
     ///
-    /// A hit is a push in the caller's CPU slot; a miss may take locks. Misuse that shows at once
-    /// is a [fault](page_frame::Fault): freeing the object freed last a second time. Pointers that
-    /// are not objects of this cache are found when the magazine is emptied into the slabs.
+    /// A hit is a push in the caller's CPU slot; a miss may take locks. Freeing the object that
+    /// this CPU freed last a second time is a [fault](page_frame::Fault) at once. Pointers that are
+    /// not objects of this cache are found when the magazine is emptied into the slabs.
     ///
-    /// Should code of the user panic meanwhile (a destructor, a shrinker that the page source
-    /// asks), the object is freed all the same. Only a fault leaves it as it is.
+    /// If code of the user panics meanwhile (a destructor, or a shrinker that the page source
+    /// calls), the object is freed all the same. Only a fault leaves it as it is.
     ///
     /// # Safety
     /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to
     ///    allocate) and has not been freed since.
     /// 2. No code uses it from now on.
-    /// 3. With a constructor or a destructor, `object` is in **constructed state**: it holds what
-    ///    the constructor leaves, or what the users of this cache agree on in its place, so that
-    ///    the next user and the destructor may have it. In a cache of an
-    ///    [`ObjectCache`](crate::ObjectCache) that is a value of its type that
-    ///    [`Reset::reset`](crate::Reset::reset) left, or that has not been changed since it was
-    ///    allocated.
+    /// 3. With a constructor or a destructor, `object` is in **constructed state**: its content is
+    ///    that which the constructor leaves, or another that the users of this cache and the
+    ///    destructor agree on. In a cache of an [`ObjectCache`](crate::ObjectCache) that is a value
+    ///    of its type that [`Reset::reset`](crate::Reset::reset) left, or that has not been changed
+    ///    since it was allocated.
     #[inline]
     #[track_caller]
     pub unsafe fn free(&self, object: NonNull<u8>) {
@@ -242,17 +242,17 @@ impl<S: System, K: Hardening> Cache<S, K> {
             refuse_zeros();
         }
         let object = self.allocate()?;
-        // SAFETY: the caller's now, and so large.
+        // SAFETY: the object was just allocated, and has that many bytes.
         unsafe { object.write_bytes(0, self.object_size()) };
         Ok(object)
     }
 
-    /// AgingClock the handle into a pointer, for places that hold one as an atomic word.
+    /// Turns the handle into a pointer, to be stored in an atomic word.
     pub fn into_raw(self) -> NonNull<()> {
         ManuallyDrop::new(self).inner.cast()
     }
 
-    /// Takes a handle up again.
+    /// Makes a handle from a pointer.
     ///
     /// # Safety
     /// 1. `raw` came from [`into_raw`](Self::into_raw) of a cache of this type, and stands for one
@@ -279,18 +279,20 @@ impl<S: System, K: Hardening> Cache<S, K> {
         self.inner().slabs().settings.object_size()
     }
 
-    /// Returns the numbers of the cache. O(slabs), takes its locks.
+    /// Returns the statistics of the cache. O(slabs), takes its locks.
     pub fn stats(&self) -> CacheStats {
         self.inner().stats()
     }
 
     /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU,
-    /// for pictures; `None` for a magazine that is not there.
+    /// for tools that draw them; `None` for a magazine that is not there.
     pub fn magazines(&self) -> [Option<usize>; 2] {
         self.inner().percpu.lengths()
     }
 
-    /// Gives back all pages that hold no object in use; returns how many. Waits for locks.
+    /// Releases all pages that hold no object in use, except the slabs that
+    /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
+    /// locks.
     pub fn shrink_all(&self) -> usize {
         let released = self.inner().shrink(usize::MAX, Patience::Wait);
         age_if_due(self.registry());
@@ -310,18 +312,17 @@ impl<S: System, K: Hardening> Cache<S, K> {
         for_each_slab(self.inner().slabs(), self.inner().environment(), look);
     }
 
-    /// Whether `object` is the address of an object of this cache, in use or free. Any address may
-    /// be asked for, also while other CPUs shrink the cache. O(slabs), takes the lock of the slab
-    /// set; `false` for an interrupt that came upon that lock.
+    /// Returns whether `object` is the address of an object of this cache, in use or free. Any
+    /// address is allowed, also while other CPUs shrink the cache. O(slabs), takes the lock of the
+    /// slab set; `false` in an interrupt that found that lock held.
     pub fn owns(&self, object: NonNull<u8>) -> bool {
         let slabs = self.inner().slabs();
         let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
         slabs.has_object_at(self.inner().environment(), place)
     }
 
-    /// Calls `look` with each object in use, under the lock of the slab set. Exclusive, as what
-    /// other CPUs have in their hands would be neither here nor there; empties all magazines.
-    /// O(objects).
+    /// Calls `look` with each object in use, under the lock of the slab set. Empties all magazines
+    /// first. Takes `&mut self`, so that no other CPU moves objects meanwhile. O(objects).
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -347,8 +348,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
     }
 
-    /// Destroys the cache. Waits for locks, and for shrinkers and statistics that are at this
-    /// cache.
+    /// Destroys the cache. Waits for locks, and for shrinkers and statistics that visit this cache.
     ///
     /// # Errors
     /// [`Busy`], with the cache, when objects are in use.
@@ -365,7 +365,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         }
     }
 
-    /// Returns the per-CPU handle: a closed one if the preset looks at every object.
+    /// Returns the per-CPU handle: a closed one if the preset checks every object.
     #[doc(hidden)]
     pub fn per_cpu_handle(&self) -> PerCpuHandle {
         let inner = self.inner();

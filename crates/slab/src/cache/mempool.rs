@@ -1,10 +1,10 @@
-//! Objects that are there when memory is not: reserves, and allocations prepared beforehand.
+//! Objects for when memory runs out: reserves, and allocations made in advance.
 //!
 //! # Concepts
-//! A [`Mempool`] keeps N objects back for the way out of a shortage (Linux's mempool; Molnar 2001):
-//! it allocates from the cache as long as that works, then from the objects it keeps, and frees
-//! refill it first. A [`Prefilled`] is N allocations made in advance, for code that must not fail
-//! later (Linux's prefilled sheaves).
+//! A [`Mempool`] keeps N objects in reserve for code that must make progress in a shortage (Linux's
+//! mempool; Molnar 2001): it allocates from the cache as long as that works, then from the objects
+//! it keeps, and frees refill it first. A [`Prefilled`] is N allocations made in advance, for code
+//! that must not fail later (Linux's prefilled sheaves).
 
 use core::ptr::NonNull;
 
@@ -18,7 +18,7 @@ use crate::percpu::magazine::Chain;
 use crate::registry::aging::age_if_due;
 use crate::system::System;
 
-/// Objects of a cache, not yet looked at for handing out, in magazines.
+/// Objects of a cache in magazines, not yet checked for allocation.
 #[derive(Debug)]
 struct Pool {
     filled: Chain,
@@ -50,8 +50,8 @@ impl Pool {
         object
     }
 
-    /// Puts `object` in, one of the cache that the caller owns; whether there was room, and the
-    /// object is the pool's.
+    /// Puts in `object`, an object of the cache that the caller owns. Returns whether there was
+    /// room; the pool then owns the object.
     fn push(&mut self, object: NonNull<u8>) -> bool {
         let magazine = match self.filled.first() {
             Some(first) if !first.is_full() => self.filled.pop(),
@@ -65,7 +65,8 @@ impl Pool {
     }
 }
 
-/// A cache with objects kept back for when there is no memory. Dropping it gives them back.
+/// A cache with a reserve of objects for when there is no memory. Dropping it frees the reserve to
+/// the cache.
 #[derive(Debug)]
 pub struct Mempool<'c, S: System, K: Hardening = Off> {
     cache: &'c Cache<S, K>,
@@ -74,7 +75,7 @@ pub struct Mempool<'c, S: System, K: Hardening = Off> {
 }
 
 impl<S: System, K: Hardening> Cache<S, K> {
-    /// Keeps `objects` objects back.
+    /// Makes a reserve of `objects` objects.
     ///
     /// # Errors
     /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
@@ -126,7 +127,8 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
     /// beyond the cache's cost; takes the reserve's lock only in the second case.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when nothing is kept any more; or for an interrupt that came upon the lock.
+    /// [`OutOfMemory`] when the cache has no memory and the reserve is empty, or in an interrupt
+    /// that found the lock held.
     #[track_caller]
     pub fn allocate(&self) -> Result<NonNull<u8>, OutOfMemory> {
         if let Ok(object) = self.cache.allocate() {
@@ -145,7 +147,7 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
         }
     }
 
-    /// Frees an object: to the objects kept, as long as they are short, or to the cache.
+    /// Frees an object: to the reserve while it is not full, else to the cache.
     ///
     /// # Safety
     /// 1. All clauses of [`Cache::free`]; the object came from this reserve or its cache.
@@ -179,7 +181,7 @@ impl<S: System, K: Hardening> Drop for Mempool<'_, S, K> {
     }
 }
 
-/// Allocations made in advance. Dropping it gives back those that were not used.
+/// Allocations made in advance. Dropping it frees those that were not used.
 #[derive(Debug)]
 pub struct Prefilled<'c, S: System, K: Hardening = Off> {
     cache: &'c Cache<S, K>,
@@ -192,7 +194,7 @@ impl<S: System, K: Hardening> Prefilled<'_, S, K> {
     pub fn allocate(&mut self) -> Option<NonNull<u8>> {
         loop {
             let object = self.pool.as_mut()?.pop()?;
-            // A corrupted object stays isolated, and is one fewer.
+            // A corrupted object stays isolated, so there is one fewer.
             if let Some(object) = self.cache.checks().check_allocated::<K>(object) {
                 return Some(object);
             }
@@ -219,7 +221,7 @@ impl<S: System, K: Hardening> Drop for Prefilled<'_, S, K> {
 /// [`OutOfMemory`]; then nothing is held.
 fn fill<S: System, K: Hardening>(cache: &Cache<S, K>, count: usize) -> Result<Pool, OutOfMemory> {
     let inner = cache.inner();
-    // Gives everything back where memory ends, or a constructor panics.
+    // Frees the objects if memory runs out or a constructor panics.
     let mut filling = FillGuard { inner, pool: Pool::new() };
     let mut places = 0;
     while places < count {

@@ -1,17 +1,17 @@
 //! Machines with several memory nodes: a cache on each, behind one handle.
 //!
 //! # Concepts
-//! Each node has a registry of its own over its own pages, so slabs, depots, colours and pressure
-//! are a node's own. A [`NumaCache`] allocates on the node of the CPU that asks, and where that has
-//! no memory on the next nearest. It frees to the node that the object's address lies on: a CPU has
-//! a magazine for each, and none ever holds objects of two nodes. So what a CPU frees for another
-//! node waits in a magazine that goes there as a whole, and is not handed out here (the
-//! cross-domain buckets of FreeBSD's UMA, which are sorted when they are full, are sorted here from
-//! the start).
+//! Each node has a registry of its own over its own pages, so nodes share no slabs, depots, colours
+//! or pressure. A [`NumaCache`] allocates on the node of the calling CPU or, if that has no memory,
+//! on the next nearest. It frees to the node that the object's address lies on: a CPU has magazines
+//! for each node, and none holds objects of two nodes. So objects that a CPU frees for another node
+//! wait in a magazine that goes there as a whole, and are not allocated on the CPU's own node.
+//! (FreeBSD's UMA collects them in cross-domain buckets, and sorts these when they are full.)
 //!
 //! # Costs
-//! Where there is one node, use a [`Cache`]: nothing here is in its way. With several, the node of
-//! the CPU and of the address, and a load each; and a slot of each CPU on each node.
+//! With one node, use a [`Cache`], which pays nothing for this file. With several, each call looks
+//! up the node of the CPU or of the address, and does one load more; each CPU has a slot on each
+//! node.
 
 use core::array;
 use core::fmt;
@@ -29,11 +29,11 @@ use crate::system::System;
 ///
 /// # Safety
 /// 1. [`node_of`](Self::node_of) names, for each address in memory that the page source of a node's
-///    registry hands out, that node.
+///    registry allocates, that node.
 /// 2. [`registries`](Self::registries) returns the same ones each time.
 pub unsafe trait NumaNodes {
-    /// Where a node's pages come from, and the machine's CPUs. A source has pages of its own node
-    /// only: the cache falls back to other nodes by itself.
+    /// The page source of a node, and the machine's CPUs. A source has pages of its own node only:
+    /// the cache itself falls back to other nodes.
     type System: System;
 
     /// Returns the registry of each node; at least one.
@@ -45,14 +45,14 @@ pub unsafe trait NumaNodes {
     /// Returns the node that `address` lies on.
     fn node_of(&self, address: usize) -> usize;
 
-    /// Returns the node that comes after `closer` nearer ones, seen from `node`, which itself comes
-    /// first. By default in the order of numbers, round.
+    /// Returns the node with exactly `closer` nodes nearer to `node`; `node` itself for 0. By
+    /// default nodes follow in the order of their numbers, modulo their count.
     fn nearest(&self, node: usize, closer: usize) -> usize {
         (node + closer) % self.registries().len()
     }
 }
 
-// SAFETY: clauses 1 and 2: each answer is that of the nodes behind the reference.
+// SAFETY: clauses 1 and 2: each method returns the result of the referenced value.
 unsafe impl<N: NumaNodes + ?Sized> NumaNodes for &N {
     type System = N::System;
 
@@ -87,7 +87,7 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     /// Builds a cache on each node with `build`, which is given the node's registry.
     ///
     /// # Errors
-    /// The first of `build`; then no cache is left.
+    /// The first error of `build`; then no cache is left.
     ///
     /// # Panics
     /// When there are more nodes than `MAX`, or `build` makes a cache of another registry or,
@@ -110,7 +110,7 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
         Ok(Self { nodes, caches })
     }
 
-    /// Returns the cache on `node`: for an object of that node or none, and for its numbers.
+    /// Returns the cache on `node`: to allocate on that node or fail, and for its statistics.
     ///
     /// # Panics
     /// When there is no such node.
@@ -165,8 +165,8 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
         unsafe { owner.free(object) }
     }
 
-    /// Gives back all pages that hold no object in use, on all nodes; returns how many. Waits for
-    /// locks.
+    /// Shrinks the cache of each node, see [`Cache::shrink_all`]; returns the pages released. Waits
+    /// for locks.
     pub fn shrink_all(&self) -> usize {
         self.caches().map(Cache::shrink_all).sum()
     }
@@ -179,7 +179,8 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
         self.caches().try_for_each(Cache::validate)
     }
 
-    /// Takes the handle apart into the caches, by node: to destroy each, or to list what is in use.
+    /// Takes the handle apart into the caches, by node: to destroy each, or to list its objects in
+    /// use.
     pub fn into_caches(self) -> [Option<CacheOf<N, K>>; MAX] {
         self.caches
     }

@@ -10,12 +10,12 @@ use crate::cache::handle::Cache;
 use crate::hardening::presets::{Hardening, Off};
 use crate::system::System;
 
-/// How a value that was used becomes as good as new.
+/// Resets a used value, so that it can be used again.
 pub trait Reset {
-    /// Brings the value back to constructed state: what [`Default`] makes, as far as the next user
-    /// can tell.
+    /// Brings the value back to constructed state: the next user cannot tell it from the value that
+    /// [`Default`] makes.
     ///
-    /// Should it panic, the value stays where it is, in use for ever.
+    /// If it panics, the value counts as in use for ever.
     ///
     /// The pin is a real one only where the type is not [`Unpin`]: see
     /// [`Registry::pinned_objects`](crate::Registry::pinned_objects).
@@ -26,8 +26,7 @@ pub trait Reset {
 pub(crate) type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 
 /// A value of an [`ObjectCache`](crate::ObjectCache), in use. Dropping it resets the value and
-/// frees it. It knows its cache, which lives as long as it does, and there is no way to give it to
-/// another:
+/// frees it. It borrows its cache, which so outlives it, and cannot be freed to another cache:
 ///
 /// ```compile_fail,E0505
 /// # use core::mem::MaybeUninit;
@@ -102,11 +101,11 @@ pub(crate) type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 pub struct Pooled<'c, T: Reset, S: System, K: Hardening = Off> {
     value: NonNull<T>,
     cache: &'c Cache<S, K>,
-    /// I3: the value goes back to where others have it from.
+    /// I3: invariant in `T`, as the next user gets the value from the same cache.
     owned: Invariant<T>,
 }
 
-// SAFETY: it is a `T` that can be reached, and a reference to the cache.
+// SAFETY: it owns a `T`, and has a reference to the cache.
 unsafe impl<T: Reset + Send, S: System, K: Hardening> Send for Pooled<'_, T, S, K> where
     Cache<S, K>: Sync
 {
@@ -158,8 +157,8 @@ impl<T: Reset, S: System, K: Hardening> Drop for Pooled<'_, T, S, K> {
     #[track_caller]
     fn drop(&mut self) {
         self.as_mut().reset();
-        // SAFETY: clauses 1 and 2: from this cache, and not used any more. Clause 3: a value of `T`
-        // that `reset` left.
+        // SAFETY: clauses 1 and 2 of `free`: the value came from this cache, and is not used any
+        // more. Clause 3: a value of `T` that `reset` left.
         unsafe { self.cache.free(self.value.cast()) };
     }
 }

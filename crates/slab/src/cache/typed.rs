@@ -1,39 +1,39 @@
 //! Typed caches: objects of one Rust type, kept constructed while they are free.
 //!
 //! # Concepts
-//! Constructing a value once and using it many times is what Bonwick (1994, section 2) made caches
-//! for. Here the type says how: its `Default` is the constructed state, [`Reset`] brings a used
-//! value back to it, and `Drop` runs when the slab is released. A [`Pooled`] is a value in use; it
-//! goes back by itself, and cannot go to another cache.
+//! Caches exist to construct a value once and use it many times (Bonwick 1994, section 2). Here the
+//! type defines how: its `Default` is the constructed state, [`Reset`] brings a used value back to
+//! it, and `Drop` runs when the slab is released. A [`Pooled`] is a value in use; dropping it frees
+//! the value, and it cannot be freed to another cache.
 //!
 //! A value never moves, so it can be pinned: locks, list heads, and what points to them.
 //!
 //! # Invariants
-//! - I1: an object of the cache below is a value of `T` from the constructor to the destructor, in
-//!   use or free. Only [`Cache::free`], by its clause 3, and unsafe code that writes to raw objects
-//!   could change that.
+//! - I1: an object of the untyped cache is a value of `T` from the constructor to the destructor,
+//!   in use or free. Only [`Cache::free`], by its clause 3, and unsafe code that writes to raw
+//!   objects could change that.
 //! - I2 (pinned caches): the memory of a value is not used for anything else before its destructor
 //!   has run, even if its [`Pooled`], the cache or the registry is forgotten. That is what
 //!   [`Pin`](core::pin::Pin) promises (its *drop guarantee*).
-//! - I3: [`ObjectCache`] and [`Pooled`] are invariant in `T`. The next user finds what a user
-//!   leaves in a value: a cache of `Name<'static>` that could be taken for one of `Name<'a>` would
-//!   be left a reference that dangles.
+//! - I3: [`ObjectCache`] and [`Pooled`] are invariant in `T`. A value keeps its content for the
+//!   next user: a cache of `Name<'static>` that passed for one of `Name<'a>` could keep a reference
+//!   that dangles.
 //!
 //! # Why I2 holds
-//! Safe code can forget a [`Pooled`], then drop the cache, the registry and the memory below: no
-//! destructor runs, and a pointer to the value dangles. So `Pin<&mut T>` of a type that is not
-//! [`Unpin`] is given only where the memory cannot go:
+//! Safe code can forget a [`Pooled`], then drop the cache, the registry and the memory of the page
+//! source: no destructor runs, and a pointer to the value dangles. So `Pin<&mut T>` of a type that
+//! is not [`Unpin`] is given only if the memory cannot be freed:
 //!
-//! 1. A slab with a value in use is never given back to the source, as only empty slabs go.
-//! 2. The source is not dropped while such a slab is there. The registry owns it, and a cache keeps
-//!    the registry: one that is forgotten for ever, and a pinned one that is dropped with values in
-//!    use too (`ending.rs`).
-//! 3. The source borrows nothing that may end before: it is `'static`. By clause 1 of
+//! 1. A slab with a value in use is never returned to the source, as only empty slabs are released.
+//! 2. The source is not dropped while such a slab exists. The registry owns it, and a cache keeps
+//!    the registry alive: a forgotten cache for ever, and so does a pinned one that is dropped with
+//!    values in use (`destroy.rs`).
+//! 3. The source borrows nothing with a shorter lifetime: it is `'static`. By clause 1 of
 //!    [`PageSource`] its pages are valid then.
 //!
-//! [`pinned_objects`](Registry::pinned_objects) asks for 3. [`objects`](Registry::objects) takes
+//! [`pinned_objects`](Registry::pinned_objects) requires 3. [`objects`](Registry::objects) takes
 //! any source, but only types that are [`Unpin`], to which `Pin` promises nothing. [`Reset::reset`]
-//! gets a `Pin` too, so a cache is one or the other from the start.
+//! gets a `Pin` too, so a cache is pinned or not from the start.
 
 use core::alloc::Layout;
 use core::fmt;
@@ -82,7 +82,7 @@ use crate::system::System;
 /// ```
 pub struct ObjectCache<T, S: System, K: Hardening = Off> {
     cache: Cache<S, K>,
-    /// I3. It may be sent where the values may.
+    /// I3: invariant in `T`. It may be sent if values may.
     values: Invariant<T>,
 }
 
@@ -102,12 +102,11 @@ impl<S: System> Registry<S> {
         self.cache(name, Layout::new::<T>()).objects()
     }
 
-    /// Builds a cache of values of `T`, which may be pinned for good: also of types that are not
-    /// [`Unpin`].
+    /// Builds a cache of values of `T` that stay pinned: `T` need not be [`Unpin`].
     ///
-    /// The page source borrows nothing: it is owned by the registry, or behind a reference that is
-    /// `'static`. Should values be in use when the cache is dropped ([`Pooled`]s that were
-    /// forgotten), the registry and its source are never dropped.
+    /// The page source borrows nothing: the registry owns it, or has a `'static` reference to it.
+    /// If values are in use when the cache is dropped ([`Pooled`]s that were forgotten), the
+    /// registry and its source are never dropped.
     ///
     /// # Errors
     /// [`BuildError`], also for types without size.
@@ -126,8 +125,8 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
     /// Builds a cache of values of `T` with the options chosen so far, but for layout, constructor
     /// and destructor, which are those of `T`.
     ///
-    /// The values live until their slabs are released, so `T` borrows nothing. It is [`Unpin`], or
-    /// could be left pinned in memory that goes:
+    /// The values live until their slabs are released, so `T` borrows nothing. `T` is [`Unpin`], as
+    /// a pinned value could otherwise be left in memory that is freed:
     ///
     /// ```compile_fail,E0277
     /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
@@ -154,7 +153,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
     }
 
     /// Builds a cache of values of `T` as [`Registry::pinned_objects`] does, with the options
-    /// chosen so far. A source that borrows is refused: its memory could go while a value is
+    /// chosen so far. A source that borrows is refused: its memory could be freed while a value is
     /// pinned.
     ///
     /// ```compile_fail,E0597
@@ -197,7 +196,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
 }
 
 /// # Safety
-/// 1. `place` has the layout of `T` and is the callee's.
+/// 1. `place` has the layout of `T`, and only the callee uses it.
 unsafe fn construct<T: Default>(place: NonNull<u8>) {
     let value = T::default();
     // SAFETY: clause 1: room for a value, which no other code sees.
@@ -205,7 +204,7 @@ unsafe fn construct<T: Default>(place: NonNull<u8>) {
 }
 
 /// # Safety
-/// 1. `object` is a value of `T`, the callee's.
+/// 1. `object` is a value of `T` that the callee owns.
 unsafe fn destroy<T>(object: NonNull<u8>) {
     // SAFETY: clause 1: a value, dropped once, as the callee owns it.
     unsafe { object.cast::<T>().drop_in_place() };
@@ -223,12 +222,12 @@ impl<T: Reset, S: System, K: Hardening> ObjectCache<T, S, K> {
     #[track_caller]
     pub fn allocate(&self) -> Result<Pooled<'_, T, S, K>, OutOfMemory> {
         let value = self.cache.allocate()?.cast();
-        // SAFETY: clause 1: a value (I1), just allocated from this cache.
+        // SAFETY: clause 1 of `Pooled::new`: a value (I1), just allocated from this cache.
         Ok(unsafe { Pooled::new(value, &self.cache) })
     }
 
-    /// Returns the cache below, for its numbers. Its objects are values of `T` (I1): whoever frees
-    /// one has to leave it so.
+    /// Returns the untyped cache, for its statistics. Its objects are values of `T` (I1), also when
+    /// they are freed.
     pub fn as_cache(&self) -> &Cache<S, K> {
         &self.cache
     }

@@ -2,16 +2,15 @@
 //!
 //! # Concepts
 //! - A **visitor** looks at one cache after the other. It finds the next one under the lock, raises
-//!   that cache's count of visits, and looks at it with no lock held: looking may shrink, and so
-//!   call the page source.
-//! - A cache leaves in three steps: it is **closed**, so that no new visitor comes; the visits that
-//!   there are end; then it is unlinked. The CPU that destroys a cache waits for the visits, as
-//!   what a visitor holds (magazines on their way to the slabs) would otherwise count as objects in
-//!   use.
+//!   that cache's count of visits, and looks at it with no lock held: the visitor may shrink the
+//!   cache, which calls the page source.
+//! - A cache leaves in three steps: it is **closed**, so that no new visit begins; the running
+//!   visits end; then it is unlinked. The CPU that destroys a cache waits for the visits: objects
+//!   that a visitor moves from magazines to the slabs would otherwise count as in use.
 //!
 //! # Invariants
 //! - I1: a cache in the list is alive. Its `next` is read and written under the lock.
-//! - I2: a cache that is visited is in the list, so the visitor's way on from it is right.
+//! - I2: a cache that is visited stays in the list, so the visitor may continue with its `next`.
 //!
 //! # Concurrency
 //! One lock, taken through `PerCpu::lock_token`. The end of a visit is a Release that pairs with
@@ -24,16 +23,16 @@ use page_frame::{Cpu, IrqLock};
 
 use crate::percpu::slot::CacheSlots;
 
-/// Set in a cache's visits once it is closed; the bits below count.
+/// Set in a cache's `visits` once it is closed; the lower bits count visits.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// A cache that may be in the list.
 pub(crate) trait Listed: Sized {
-    /// Returns the cache's part of the list: always the same.
+    /// Returns the cache's node, always the same one.
     fn node(&self) -> &ListNode<Self>;
 }
 
-/// A cache's part of the list.
+/// The list node of a cache.
 #[derive(Debug)]
 pub(crate) struct ListNode<T> {
     next: UnsafeCell<*mut T>,
@@ -45,9 +44,9 @@ impl<T> ListNode<T> {
         Self { next: UnsafeCell::new(core::ptr::null_mut()), visits: AtomicUsize::new(0) }
     }
 
-    /// Whether the cache is being destroyed.
+    /// Returns whether the cache is being destroyed.
     pub(crate) fn is_closed(&self) -> bool {
-        // Relaxed: the caller has closed it itself; for others either answer is right.
+        // Relaxed: the CPU that closed it sees its own write; other CPUs may get either answer.
         self.visits.load(Ordering::Relaxed) & CLOSED != 0
     }
 }
@@ -59,16 +58,16 @@ struct Visit<T: Listed> {
 
 impl<T: Listed> Visit<T> {
     fn cache(&self) -> &T {
-        // SAFETY: I1 and I2: it is visited until `self` is dropped, and therefore in the list and
-        // alive.
+        // SAFETY: the cache is visited until `self` is dropped, so by I2 it is in the list and by
+        // I1 alive.
         unsafe { self.cache.as_ref() }
     }
 }
 
 impl<T: Listed> Drop for Visit<T> {
     fn drop(&mut self) {
-        // Release: pairs with the Acquire in `close`: whoever waits there sees all that the visitor
-        // did.
+        // Release: pairs with the Acquire in `close`: the CPU that waits there sees all that the
+        // visitor did.
         self.cache().node().visits.fetch_sub(1, Ordering::Release);
     }
 }
@@ -82,8 +81,7 @@ pub(crate) struct CacheList<T> {
 #[derive(Debug)]
 struct First<T>(*mut T);
 
-// SAFETY: the caches behind the pointer are reached only as this file says, and may be used on any
-// CPU when P and C may.
+// SAFETY: the list uses the caches by shared reference, which is sound on any CPU as `T` is Sync.
 unsafe impl<T: Sync> Send for First<T> {}
 
 impl<T: Listed> CacheList<T> {
@@ -91,21 +89,22 @@ impl<T: Listed> CacheList<T> {
         Self { first: IrqLock::new(First(core::ptr::null_mut())) }
     }
 
-    /// Adds a cache; whether that could be done (not by an interrupt that came upon the lock).
+    /// Adds a cache. Returns whether it did: not in an interrupt that found the lock held.
     ///
     /// # Safety
-    /// 1. `cache` is alive, in no list, and does not die before [`unlink`](Self::unlink).
+    /// 1. `cache` is alive, in no list, and lives until [`unlink`](Self::unlink).
     pub(crate) unsafe fn link<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
         let token = locking.lock_token();
         let Some(mut first) = token.lock(&self.first) else { return false };
-        // SAFETY: clause 1: alive, and the list's lock is held.
+        // SAFETY: clause 1 of `set_next`: the cache is alive (clause 1), and the list's lock is
+        // held.
         unsafe { Self::set_next(cache, first.0) };
         first.0 = cache.as_ptr();
         true
     }
 
-    /// Calls `look` with each cache that is not closed; none of them goes meanwhile, and no lock is
-    /// held. A panic in `look` ends the visit.
+    /// Calls `look` with each cache that is not closed, with no lock held. No cache is destroyed
+    /// during its visit. A panic in `look` ends the visit.
     pub(crate) fn visit<C: Cpu>(&self, locking: &CacheSlots<C>, mut look: impl FnMut(&T)) {
         let mut current = self.begin_visit(None, locking);
         while let Some(visit) = current {
@@ -115,7 +114,7 @@ impl<T: Listed> CacheList<T> {
     }
 
     /// Begins a visit to the cache after `cache`, which is being visited, or to the first. `None`
-    /// at the end of the list, or when an interrupted owner has the lock.
+    /// at the end of the list, or if the context that this one interrupted holds the lock.
     fn begin_visit<C: Cpu>(
         &self,
         cache: Option<NonNull<T>>,
@@ -123,10 +122,11 @@ impl<T: Listed> CacheList<T> {
     ) -> Option<Visit<T>> {
         let token = locking.lock_token();
         let first = token.lock(&self.first)?;
-        // SAFETY: I1: visited, so alive, and we hold the lock.
+        // SAFETY: clause 1 of `next`: the cache is visited, so by I2 and I1 alive, and we hold the
+        // lock.
         let mut next = cache.map_or(first.0, |cache| unsafe { Self::next(cache) });
         while let Some(cache) = NonNull::new(next) {
-            // SAFETY: I1.
+            // SAFETY: I1: a cache in the list is alive.
             let visits = &unsafe { cache.as_ref() }.node().visits;
             // Relaxed: raised, and closed, only under the lock.
             if visits.load(Ordering::Relaxed) & CLOSED == 0 {
@@ -139,10 +139,10 @@ impl<T: Listed> CacheList<T> {
         None
     }
 
-    /// Keeps new visitors away from `cache` and waits until those that are there have gone; whether
-    /// that could be done (not by an interrupt that came upon the lock).
+    /// Closes `cache` to new visits and waits until the running ones have ended. Returns whether it
+    /// did: not in an interrupt that found the lock held.
     ///
-    /// Must not be called by a visitor.
+    /// A visitor must not call it: it would wait for its own visit.
     pub(crate) fn close<C: Cpu>(&self, cache: &T, locking: &CacheSlots<C>) -> bool {
         {
             let token = locking.lock_token();
@@ -157,21 +157,23 @@ impl<T: Listed> CacheList<T> {
         true
     }
 
-    /// Lets visitors come to a closed cache again.
+    /// Opens a closed cache to visits again.
     pub(crate) fn reopen(&self, cache: &T) {
-        // Release: pairs with the lock that the next visitor takes, though what it finds is under
-        // locks of its own.
+        // Release: for the next visitor. It is not needed: a visitor reads the cache under other
+        // locks.
         cache.node().visits.store(0, Ordering::Release);
     }
 
-    /// Takes `cache` out; whether that could be done (not by an interrupt that came upon the lock).
+    /// Takes `cache` out of the list. Returns whether it did: not in an interrupt that found the
+    /// lock held.
     ///
     /// # Safety
     /// 1. `cache` is in the list and closed.
     pub(crate) unsafe fn unlink<C: Cpu>(&self, cache: NonNull<T>, locking: &CacheSlots<C>) -> bool {
         let token = locking.lock_token();
         let Some(mut first) = token.lock(&self.first) else { return false };
-        // SAFETY: clause 1: alive, under the lock.
+        // SAFETY: clause 1 of `next`: the cache is in the list, so alive (I1), and we hold the
+        // lock.
         let next = unsafe { Self::next(cache) };
         if first.0 == cache.as_ptr() {
             first.0 = next;
@@ -194,7 +196,8 @@ impl<T: Listed> CacheList<T> {
     /// # Safety
     /// 1. The cache is alive and the caller holds the lock.
     unsafe fn next(cache: NonNull<T>) -> *mut T {
-        // SAFETY: clause 1: it is alive, and taken off only under the lock that the caller holds.
+        // SAFETY: clause 1: the cache is alive, and unlinked only under the lock, which the caller
+        // holds.
         let node = unsafe { cache.as_ref() }.node();
         // SAFETY: clause 1: under the lock no code changes it.
         node.next.with(|next| unsafe { *next })
@@ -203,9 +206,10 @@ impl<T: Listed> CacheList<T> {
     /// # Safety
     /// 1. The cache is alive and the caller holds the lock.
     unsafe fn set_next(cache: NonNull<T>, new: *mut T) {
-        // SAFETY: clause 1: it does not die under the lock.
+        // SAFETY: clause 1: the cache is alive, and unlinked only under the lock, which the caller
+        // holds.
         let node = unsafe { cache.as_ref() }.node();
-        // SAFETY: clause 1: under the lock no other code looks at it.
+        // SAFETY: clause 1: under the lock no other code uses `next`.
         node.next.with_mut(|next| unsafe { *next = new });
     }
 }

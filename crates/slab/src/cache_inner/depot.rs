@@ -1,29 +1,29 @@
 //! The depot: where the CPUs of a cache exchange full and empty magazines.
 //!
 //! # Concepts
-//! A CPU whose magazines are full leaves a full one here and takes an empty one; a CPU whose
-//! magazines are empty does the opposite. Each is one exchange under the depot's lock, so objects
-//! that CPUs pass to each other touch no slab.
+//! A CPU whose magazines are full stores a full one in the depot and takes an empty one; a CPU
+//! whose magazines are empty does the opposite. Each exchange takes the depot's lock once, so
+//! objects pass from one CPU to another without a slab access.
 //!
-//! Both stacks follow the working set. Each notes the least that it held since the last [aging
-//! pass](crate::registry::aging): the next pass takes that many, as they were not needed (Bonwick
-//! and Adams 2001, section 3.4). Each is bounded, at first by few objects. A magazine that finds no
-//! room is **refused**, and its objects go to their slabs; if one is wanted afterwards that is not
-//! there, it was **missed**, and from then on there is room for one more. So a cache whose objects
-//! go and come back again and again has them all at the depot soon, and one that only grows has
-//! next to nothing there.
+//! Both stacks follow the working set. Each notes the minimum number of magazines that it held
+//! since the last [aging pass](crate::registry::aging): the next pass takes that many, as they were
+//! not needed (Bonwick and Adams 2001, section 3.4). Each is bounded, at first by few objects. A
+//! magazine that finds no room is **refused**, and its objects go to their slabs. If a CPU then
+//! asks a stack that is empty, the refused magazine was **missed**, and the stack gets room for one
+//! more. So the depot of a cache whose objects are freed and allocated in turns soon holds all of
+//! them, and that of a cache that only grows holds almost none.
 
 use crate::percpu::magazine::{CAPACITIES, Chain, Magazine};
 
-/// Bytes of free objects in full magazines that find room in any case. Measured: pages held at the
-/// peak of a recorded build were 1.0994 times the live ones with 256 KiB of objects of up to 512
-/// bytes, 1.0966 times with 64 and with 32 KiB, 1.0994 times with 16.
+/// Bytes of free objects in full magazines for which a depot has room from the start. Measured:
+/// pages held at the peak of a recorded build were 1.0994 times the live ones with 256 KiB of
+/// objects of up to 512 bytes, 1.0966 times with 64 and with 32 KiB, 1.0994 times with 16.
 const ROOM_BYTES: usize = 32 << 10;
-/// Places in the empty magazines that find room in any case: two of the largest, for two CPUs that
-/// wait.
+/// Minimum room for empty magazines, in places: two magazines of the largest capacity.
 const FEWEST_EMPTY: u16 = 2 * CAPACITIES[CAPACITIES.len() - 1] as u16;
 
-/// The places of the full magazines that find room in any case, and of about as many empty ones.
+/// How many places of full magazines a depot has room for from the start, and of about as many
+/// empty ones.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Places(u16);
 
@@ -42,7 +42,8 @@ impl Places {
 pub(crate) struct Depot {
     full: Stack,
     empty: Stack,
-    /// The most places of full and of empty magazines, besides those of magazines that were missed.
+    /// Maximum places of full and of empty magazines, besides the room for magazines that were
+    /// missed.
     most: [u16; 2],
 }
 
@@ -56,7 +57,7 @@ impl Depot {
         self.full.count as usize
     }
 
-    /// Takes a full magazine, and leaves `empty`, which is empty, in exchange if there is room.
+    /// Takes a full magazine, and stores the empty magazine `empty` in exchange if there is room.
     pub(crate) fn take_full(&mut self, empty: &mut Option<Magazine>) -> Option<Magazine> {
         let full = self.full.pop()?;
         *empty = empty.take().and_then(|empty| self.offer(empty));
@@ -67,7 +68,7 @@ impl Depot {
         self.empty.pop()
     }
 
-    /// Takes a full or empty magazine in if there is room; returns it otherwise.
+    /// Stores a full or empty magazine if there is room; returns it otherwise.
     pub(crate) fn offer(&mut self, magazine: Magazine) -> Option<Magazine> {
         if magazine.is_full() {
             self.full.offer(magazine, self.most[0])
@@ -89,19 +90,19 @@ impl Depot {
     }
 }
 
-/// A stack of magazines that notes the least it held.
+/// A stack of magazines that notes the minimum number it held.
 #[derive(Debug)]
 struct Stack {
     chain: Chain,
     count: u16,
     /// Places of all magazines in it.
     places: u16,
-    /// The least count of magazines since the last aging pass.
+    /// The minimum of `count` since the last aging pass.
     least: u16,
-    /// Magazines that found no room since the last aging pass, and have not been missed yet; the
-    /// largest number if they are more.
+    /// Magazines that found no room since the last aging pass, and have not been missed yet.
+    /// Saturates.
     refused: u8,
-    /// Magazines that were missed. Each one makes room for one more, up to the largest number.
+    /// Magazines that were missed. Each one makes room for one more. Saturates.
     missed: u8,
 }
 
@@ -131,8 +132,8 @@ impl Stack {
         Some(magazine)
     }
 
-    /// Takes `magazine` in as long as the stack has at most `most` places and those of magazines
-    /// that were missed; returns it otherwise.
+    /// Stores `magazine` if the stack then has at most `most` places, plus the room for missed
+    /// magazines; returns it otherwise.
     fn offer(&mut self, magazine: Magazine, most: u16) -> Option<Magazine> {
         let capacity = magazine.capacity() as u16;
         let places = self.places + capacity;

@@ -14,8 +14,8 @@ use crate::system::System;
 use crate::trace::Event;
 
 impl<C: Cpu> PerCpuCache<C> {
-    /// Takes a full magazine from the depot, and leaves `spare`, which is empty, there if the depot
-    /// has room.
+    /// Takes a full magazine from the depot, and stores the empty magazine `spare` there if the
+    /// depot has room.
     #[inline(always)]
     pub(crate) fn take_full<S: System<Cpus = C>>(
         &self,
@@ -26,8 +26,8 @@ impl<C: Cpu> PerCpuCache<C> {
         self.lock_depot(backing, &token)?.take_full(spare)
     }
 
-    /// Fires the event of [`take_full`](Self::take_full), and puts `spare` away, for which the
-    /// depot had no room.
+    /// Fires the event of [`take_full`](Self::take_full), and puts away `spare`, if the depot had
+    /// no room for it.
     #[cold]
     pub(crate) fn finish_take_full<S: System<Cpus = C>>(
         &self,
@@ -44,8 +44,8 @@ impl<C: Cpu> PerCpuCache<C> {
         full.magazine.take().expect("nobody else takes it out of the guard")
     }
 
-    /// Gives `full` to the depot and takes an empty magazine, if the depot has one. Returns both
-    /// that one and `full`, if the depot had no room for it.
+    /// Stores `full` in the depot and takes an empty magazine. Returns the empty magazine, if the
+    /// depot had one; or, as the second value, `full`, if the depot had no room.
     #[inline(always)]
     pub(crate) fn exchange_full<S: System<Cpus = C>>(
         &self,
@@ -66,8 +66,8 @@ impl<C: Cpu> PerCpuCache<C> {
         self.lock_depot(backing, &token).and_then(|mut depot| depot.take_empty())
     }
 
-    /// Returns an empty magazine of the present capacity for `old`, which is empty: `old` itself,
-    /// or a new one. Where there is no memory for one, `old`.
+    /// Returns an empty magazine of the present capacity: the empty `old` if it fits, else a new
+    /// one, which replaces it. Returns `old` if there is no memory for a new one.
     #[inline]
     pub(crate) fn renew<S: System<Cpus = C>>(
         &self,
@@ -98,7 +98,7 @@ impl<C: Cpu> PerCpuCache<C> {
         held.disarm()
     }
 
-    /// Pops an object of `magazine`, which is not empty. Loads the rest into the caller's slot.
+    /// Pops an object from `magazine`, which is not empty. Loads the rest into the caller's slot.
     #[inline(always)]
     pub(crate) fn pop_and_load<S: System<Cpus = C>>(
         &self,
@@ -124,8 +124,9 @@ impl<C: Cpu> PerCpuCache<C> {
         object
     }
 
-    /// Stores `magazine` in the depot if it is full, or empty and of the present capacity.
-    /// Otherwise empties it into the slabs and frees it.
+    /// Stores `magazine` in the depot; one that is not full is emptied into the slabs first. Frees
+    /// an empty one of another than the present capacity; empties and frees one that the depot
+    /// refuses.
     pub(crate) fn put_away<S: System<Cpus = C>>(
         &self,
         backing: &Backing<S>,
@@ -200,7 +201,7 @@ impl<C: Cpu> PerCpuCache<C> {
         draining.pages
     }
 
-    /// Takes the depot's lock, and notes when another CPU had it.
+    /// Takes the depot's lock, and notes if another CPU holds it.
     fn lock_depot<'l, S: System<Cpus = C>>(
         &'l self,
         backing: &Backing<S>,

@@ -1,16 +1,16 @@
-//! A cache without its handle: its parts, and the way of an object through them.
+//! A cache without its handle: its parts, and the order in which an object passes through them.
 //!
 //! # Concepts
 //! An allocation tries, in order: the caller's CPU slot, the depot, the slabs, and a new slab from
-//! the page source. A free goes the same way back. The slot and its magazines are in `percpu`,
-//! the slabs in `slabs`, the depot and the transfers between the three beside this file, which puts
-//! them in order. Contexts without a slot (nested, detached, beyond the
-//! last slot) allocate from the slabs, and free through the slab's free word, which cannot fail.
+//! the page source. A free tries them in the same order. The slot and its magazines are in
+//! `percpu`, the slabs in `slabs`, the depot and the transfers between the three in this folder.
+//! This file calls them in order. Contexts without a slot (nested, detached, beyond the last slot)
+//! allocate from the slabs, and free through the slab's free word, which cannot fail.
 //!
 //! # Invariants
 //! - I1: a cache lives from its construction until its handle has destroyed it; visitors keep it
 //!   alive (cache list I1, I2).
-//! - I2: what `shared` points to outlives the cache. It is the first field of a
+//! - I2: the value that `shared` points to outlives the cache. It is the first field of a
 //!   [`RegistryInner`](crate::registry::inner::RegistryInner).
 
 pub(crate) mod cache_list;
@@ -42,7 +42,7 @@ use crate::slabs::environment::Environment;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
-/// Frees objects that the user of a cache can do without.
+/// A callback that frees objects which the user of a cache can do without.
 pub(crate) type ReclaimHook = &'static (dyn Fn() + Sync);
 
 /// A cache without its handle.
@@ -74,7 +74,7 @@ impl<S: System> CacheInner<S> {
             _ => Places::for_objects(settings.geometry.stride()),
         };
         let percpu = PerCpuCache { slots, depot: IrqLock::new(Depot::new(places)) };
-        // SAFETY: clause 1: I2.
+        // SAFETY: clause 1 of `Backing::new`: I2 says that `shared` outlives the cache.
         let backing = unsafe { Backing::new(shared, Slabs::new(settings), sizing) };
         Self { percpu, backing, reclaim, node: ListNode::new() }
     }
@@ -90,8 +90,8 @@ impl<S: System> CacheInner<S> {
         self.backing.environment()
     }
 
-    /// Allocates a place that missed its CPU slot: from the other magazine, or a full magazine of
-    /// the depot.
+    /// Allocates a place after a miss in the CPU slot: from the slot's other magazine, or from a
+    /// full magazine of the depot.
     #[inline(always)]
     pub(crate) fn allocate_from_depot(&self) -> Result<NonNull<u8>, Miss> {
         let mut miss = match self.percpu.pop_or_unload() {
@@ -111,8 +111,8 @@ impl<S: System> CacheInner<S> {
         self.percpu.pop_and_load(&self.backing, full).ok_or(miss)
     }
 
-    /// Allocates a place that the depot did not have: a new magazine is filled from the slabs,
-    /// which grow if they are empty. CPUs that miss seldom get a single object.
+    /// Allocates a place after a miss in the depot: fills a new magazine from the slabs, and makes
+    /// a new slab if none has a free object. A CPU that seldom misses gets a single object instead.
     #[cold]
     pub(crate) fn allocate_from_slabs<K: Hardening>(
         &self,
@@ -122,15 +122,16 @@ impl<S: System> CacheInner<S> {
         if !miss.has_earned_magazines {
             self.put_away_spare(miss.spare);
         } else if let Some(empty) = self.percpu.renew(backing, miss.spare) {
-            // Half of it after a free, so that both frees and allocations that follow can hit.
+            // Half of it if the last miss was a free's, so that both frees and allocations can hit
+            // next.
             let filled = backing.fill::<K>(empty, miss.is_draining)?;
             return self.percpu.pop_and_load(backing, filled).ok_or(OutOfMemory);
         }
         backing.take_one::<K>(Reclaim::Allowed)
     }
 
-    /// Allocates a place without reclaiming: a cached one, else one of the slabs, else of a slab of
-    /// free pages.
+    /// Allocates a place without reclaiming: from a magazine, else from the slabs, else from a new
+    /// slab if the page source has a free block.
     pub(crate) fn try_allocate_place<K: Hardening>(&self) -> Result<NonNull<u8>, OutOfMemory> {
         if let Some(place) = self.percpu.pop_any() {
             return Ok(place);
@@ -150,8 +151,9 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place that missed its CPU slot: to the other magazine, or to an empty one for which
-    /// the depot gets a full one. Returns whether the slabs may have got objects.
+    /// Frees a place after a miss in the CPU slot: to the slot's other magazine, or to an empty one
+    /// that the depot exchanges for the full one. Returns whether objects may have gone to the
+    /// slabs.
     #[inline(always)]
     pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
         let Err(slot) = self.percpu.push_or_unload(place) else { return false };
@@ -177,9 +179,9 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place to a magazine that is made for it. `refused` is a full magazine that the depot
-    /// had no room for: it is emptied into the slabs. Where there is no memory for a magazine, the
-    /// place goes to its slab.
+    /// Frees a place to a magazine that it makes, if need be. `refused` is a full magazine that the
+    /// depot had no room for: it is emptied into the slabs and used. Without memory for a magazine,
+    /// frees the place to its slab.
     #[cold]
     #[inline(never)]
     fn free_with_new_magazine(
@@ -215,7 +217,8 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place, and reports the object freed last if it is freed again.
+    /// Pushes a place to the caller's slot, and reports a double free if the slot's last push was
+    /// the same place.
     #[inline(always)]
     #[track_caller]
     pub(crate) fn free_place(&self, place: NonNull<u8>) -> Push {
@@ -239,9 +242,9 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Releases at least `target_pages` pages if it can: empty slabs first, then what the magazines
-    /// keep. Returns how many. With [`Patience::Try`] what another CPU holds stays. Allocates
-    /// nothing.
+    /// Releases at least `target_pages` pages if it can: empty slabs first, then the objects in the
+    /// magazines and the slabs that these leave empty. Returns the pages released. With
+    /// [`Patience::Try`] it skips what another CPU has locked. Allocates nothing.
     pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
         let mut released = self.release_empty(target_pages, patience);
         if released < target_pages {
@@ -263,8 +266,8 @@ impl<S: System> CacheInner<S> {
         self.percpu.drain_idle(&self.backing, patience) + self.release_idle_slabs(patience)
     }
 
-    /// Ages the cache: releases what was not needed since the last pass. Slabs whose release runs
-    /// destructors, or of which the user has said how many stay, are left.
+    /// Ages the cache: releases what was not needed since the last pass. Keeps all slabs if the
+    /// cache has a destructor, or if the user has set how many empty slabs stay.
     pub(crate) fn age(&self) {
         self.percpu.drain_idle(&self.backing, Patience::Try);
         if self.backing.slabs.settings.destructor.is_none()
@@ -280,13 +283,13 @@ impl<S: System> CacheInner<S> {
         self.backing.slabs.release_idle(source, self.kept(), patience, note_idle)
     }
 
-    /// Returns how many empty slabs stay even when memory is short. None while the cache is being
+    /// Returns how many empty slabs stay even when memory is short: 0 while the cache is being
     /// destroyed.
     fn kept(&self) -> usize {
         if self.node.is_closed() { 0 } else { self.backing.slabs.settings.kept() }
     }
 
-    /// Returns the numbers of the cache.
+    /// Returns the statistics of the cache.
     pub(crate) fn stats(&self) -> CacheStats {
         let environment = self.environment();
         let mut stats = CacheStats::of_slabs(&self.backing.slabs, environment);

@@ -1,15 +1,15 @@
-//! The slots of all CPUs of a cache, with the depot behind them: hits, and what a miss finds.
+//! The per-CPU slots of a cache, and its depot: hits, and the first step of a miss.
 //!
 //! # Concepts
 //! A **hit** pops from or pushes to a magazine in the CPU's own slot. A **miss** leaves the slot,
 //! gets a magazine or one object from the depot or the slabs, and then enters the slot again to
-//! load it. Between the two an interrupt may have filled the slot, or another CPU may hold it. So a
-//! magazine is never assumed to fit: one that finds no room goes to the depot or is emptied into
-//! the slabs.
+//! load it. Meanwhile an interrupt may have filled the slot, or another CPU may have taken it over.
+//! So loading a magazine may fail: a magazine that finds no room goes to the depot or is emptied
+//! into the slabs.
 //!
 //! # Concurrency
 //! No lock is taken inside a slot. No lock is held and no slot entered while code of the user or an
-//! internal cache runs. The locks (slab set, depot) are leaves: nobody holds two.
+//! internal cache runs. The locks (slab set, depot) are leaves: no code holds two of them.
 
 use core::ptr::NonNull;
 
@@ -31,8 +31,8 @@ pub(crate) struct PerCpuCache<C> {
 pub(crate) struct Miss {
     /// Whether the CPU misses often enough to get magazines.
     pub(crate) has_earned_magazines: bool,
-    /// Whether the slot's last miss was an allocation's too: then the next magazine is filled as a
-    /// whole.
+    /// Whether the slot's previous miss was an allocation's too: then the next magazine is filled
+    /// completely.
     pub(crate) is_draining: bool,
     /// The empty magazine that was loaded.
     pub(crate) spare: Option<Magazine>,
@@ -47,19 +47,19 @@ pub(crate) struct FullSlot {
 }
 
 impl<C: Cpu> PerCpuCache<C> {
-    /// Pops an object in the caller's slot.
+    /// Pops an object from the loaded magazine of the caller's slot.
     #[inline(always)]
     pub(crate) fn pop(&self) -> Option<NonNull<u8>> {
         self.slots.enter_known().ok()?.pop()
     }
 
-    /// Pushes `object` in the caller's slot.
+    /// Pushes `object` to the loaded magazine of the caller's slot.
     #[inline(always)]
     pub(crate) fn push(&self, object: NonNull<u8>) -> Push {
         self.slots.enter_known().map_or(Push::Full, |mut slot| slot.push(object))
     }
 
-    /// Pops an object of either magazine. On a miss takes the empty loaded magazine out.
+    /// Pops an object from either magazine. On a miss takes the empty loaded magazine out.
     #[inline(always)]
     pub(crate) fn pop_or_unload(&self) -> Result<NonNull<u8>, Miss> {
         let Ok(mut slot) = self.slots.enter() else {
@@ -74,7 +74,7 @@ impl<C: Cpu> PerCpuCache<C> {
         Err(Miss { has_earned_magazines, is_draining, spare: slot.unload() })
     }
 
-    /// Pops an object of either magazine, and leaves the magazines where they are.
+    /// Pops an object from either magazine, and takes no magazine out.
     pub(crate) fn pop_any(&self) -> Option<NonNull<u8>> {
         let mut slot = self.slots.enter().ok()?;
         slot.swap_to_objects();
@@ -97,7 +97,7 @@ impl<C: Cpu> PerCpuCache<C> {
         Err(FullSlot { has_earned_magazines, full })
     }
 
-    /// Pops objects of both magazines; returns how many.
+    /// Pops objects from both magazines; returns how many.
     #[inline]
     pub(crate) fn pop_many(&self, objects: &mut [NonNull<u8>]) -> usize {
         let Ok(mut slot) = self.slots.enter() else { return 0 };

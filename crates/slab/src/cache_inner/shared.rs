@@ -1,9 +1,9 @@
 //! The part that all caches of a registry share, in the registry's block of pages.
 //!
 //! # Concepts
-//! Everything that is not an object lies in **internal caches**: headers that do not fit in their
-//! slabs, magazines, and the caches themselves. An internal cache is nothing but [`Slabs`]: it has
-//! no CPU slots and no magazines. So all memory of a registry comes from its page source.
+//! Headers that do not fit in their slabs, magazines, and the caches themselves are objects of
+//! **internal caches**. An internal cache is a [`Slabs`] alone: it has no CPU slots and no
+//! magazines. So all memory of a registry comes from its page source.
 
 use core::ptr::NonNull;
 
@@ -32,12 +32,12 @@ pub(crate) struct Shared<S: System> {
     magazines: [Slabs; CAPACITIES.len()],
     /// Memory for the caches that users make.
     pub(crate) caches: Slabs,
-    /// The slots of caches that do not lie behind their cache.
+    /// The CPU slots of caches, on machines where slots do not follow their cache in memory.
     slot_arena: IrqLock<SlotArena<S::Cpus>>,
 }
 
 impl<S: System> Shared<S> {
-    /// Makes what the caches share; each cache takes `cache_size` bytes, cut as `caches` says.
+    /// Makes the shared part; a cache takes `cache_size` bytes, from slabs cut by `caches`.
     pub(crate) fn new(
         environment: Environment<S>,
         slot_arena: SlotArena<S::Cpus>,
@@ -78,8 +78,9 @@ impl<S: System> Shared<S> {
         self.slab_source.headers.iter().chain(&self.magazines).chain([&self.caches])
     }
 
-    /// Takes a row of the slot arena for the slots of a cache; `None` where slots lie behind their
-    /// cache. Fails too for a nested context that found the arena's lock held.
+    /// Takes a row of the slot arena for the slots of a cache; `None` on machines where slots
+    /// follow their cache in memory. Fails also in a nested context that found the arena's lock
+    /// held.
     pub(crate) fn take_slots(&self) -> Result<Option<NonNull<PerCpuSlot<CpuSlot>>>, OutOfMemory> {
         if !SlotArena::<S::Cpus>::IS_USED {
             return Ok(None);
@@ -102,10 +103,10 @@ impl<S: System> Shared<S> {
         Ok(slot_arena.take(cpus))
     }
 
-    /// Gives a row of slots back.
+    /// Returns a row of slots to the arena.
     ///
     /// # Safety
-    /// 1. It came from `take_slots`, and its slots are unused.
+    /// 1. The row came from `take_slots`, and its slots are unused.
     pub(crate) unsafe fn give_slots(&self, first: NonNull<PerCpuSlot<CpuSlot>>) {
         let environment = self.environment();
         let cpus = environment.locking.count();
@@ -115,7 +116,7 @@ impl<S: System> Shared<S> {
             unsafe { slot_arena.give(first, cpus) }
         });
         if let Some(block) = block {
-            // SAFETY: the arena has just given the block up, and it came from our source.
+            // SAFETY: the arena has just given the block up, which came from our source.
             unsafe { free_slot_block::<S>(&environment.source, block, cpus) };
         }
     }
@@ -129,8 +130,8 @@ impl<S: System> Shared<S> {
         blocks * order.map_or(0, Order::pages)
     }
 
-    /// Takes the parts out that outlive the rest, at the end of the registry: its page source, and
-    /// the slot arena.
+    /// Returns the page source and the slot arena, which outlive the rest at the end of the
+    /// registry.
     pub(crate) fn into_parts(mut self) -> (S::Pages, SlotArena<S::Cpus>) {
         let slot_arena = core::mem::replace(self.slot_arena.get_mut(), SlotArena::new());
         (self.slab_source.environment.source, slot_arena)

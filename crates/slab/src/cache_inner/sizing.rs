@@ -1,19 +1,19 @@
-//! MagazineSizing: how many objects the magazines of a cache hold, by use.
+//! Magazine sizing: the capacity of a cache's new magazines follows its use.
 //!
 //! # Concepts
-//! Magazines begin with about 2 KiB of objects, so that what idle CPUs keep stays small. A CPU that
-//! misses its magazines and the depot makes a **trip** to the slabs, or waits for the lock of the
-//! depot; after a number of either the cache's new magazines are of the next larger capacity, as
-//! long as one of them holds no more than 1/128 of the cache's memory. (Bonwick and Adams 2001,
-//! section 3.4, look at the depot's lock alone; a cache that a single CPU fills never waits there.)
+//! Magazines begin with about 2 KiB of objects, so that idle CPUs keep little memory. A CPU that
+//! misses in its magazines and the depot makes a **trip** to the slabs. After a number of trips, or
+//! of waits for the depot's lock, new magazines get the next larger capacity, as long as one
+//! magazine holds at most 1/128 of the cache's memory. (Bonwick and Adams 2001, section 3.4, look
+//! at the depot's lock alone; a cache that a single CPU fills never waits there.)
 //!
 //! A cache that is idle between two aging passes, or that has become small, gets smaller magazines
-//! again; a cache that is shrunk starts again. Magazines of another capacity stay good, as each
-//! knows its own: they are exchanged when they come by empty.
+//! again; a cache that is shrunk returns to its first capacity. Magazines of another capacity stay
+//! valid, as the header of each says its own: they are replaced when they are empty.
 //!
 //! # Invariants
-//! - I1: the capacity decides which magazines are made, and nothing else: who reads an old one is
-//!   right too.
+//! - I1: the capacity decides which magazines are made, and nothing else: a stale read is correct
+//!   too.
 
 use page_frame::sync::{AtomicU8, AtomicU16, MODELLED, Ordering};
 
@@ -26,7 +26,8 @@ use crate::percpu::magazine::CAPACITIES;
 /// with 2 KiB.
 pub(crate) const USUAL_BYTES: usize = 2 << 10;
 
-/// Trips and waits until the next capacity: a guess. One under loom, where a model affords few.
+/// Trips and waits until the next capacity: a guess. One under loom, where a model affords few
+/// steps.
 const TRIPS: u16 = if MODELLED { 1 } else { 16 };
 /// A magazine holds at most this part of its cache's memory, unless it is of the usual capacity: a
 /// guess, 1/16 for the two magazines of each of four CPUs.
@@ -48,7 +49,7 @@ pub(crate) const fn usual_class(stride: usize, bytes: usize) -> u8 {
 /// The capacity of a cache's new magazines.
 #[derive(Debug)]
 pub(crate) struct MagazineSizing {
-    /// The class that it begins with.
+    /// The class at the start, and the minimum.
     usual: u8,
     class: AtomicU8,
     trips: AtomicU16,
@@ -65,7 +66,7 @@ impl MagazineSizing {
         usize::from(self.class.load(Ordering::Relaxed))
     }
 
-    /// Notes that somebody had to wait for the depot.
+    /// Notes that a CPU had to wait for the depot's lock.
     pub(crate) fn note_wait(&self) {
         self.trips.fetch_add(1, Ordering::Relaxed);
     }

@@ -1,14 +1,14 @@
 //! Moving objects between magazines and slabs.
 //!
 //! # Costs
-//! One lock for as many objects as a magazine takes or gives; one atomic exchange for those of one
-//! slab.
+//! A transfer of a whole magazine takes the set lock once, and does one atomic exchange for
+//! neighbouring objects of the same slab.
 //!
 //! # Panics
 //! Constructors, destructors, traces, page sources and fault hooks are code of the user, and may
-//! panic. A [`MagazineGuard`] owns what a miss holds at such a moment, and puts it away during
-//! unwinding. `drop` of an empty guard runs no code of the user: a second panic during unwinding
-//! ends the program.
+//! panic. A [`MagazineGuard`] owns the magazine and the object that a miss holds at such a moment,
+//! and frees them during unwinding. A second panic during unwinding ends the program; `drop` of an
+//! empty guard runs no code of the user.
 
 use core::ptr::NonNull;
 
@@ -45,11 +45,11 @@ impl<S: System> Backing<S> {
     /// Returns what all caches of the registry share.
     #[inline]
     pub(crate) fn shared(&self) -> &Shared<S> {
-        // SAFETY: clause 1 of `new`: it outlives this value.
+        // SAFETY: clause 1 of `new`: `shared` outlives this value.
         unsafe { self.shared.as_ref() }
     }
 
-    /// Returns the pointer behind [`shared`](Self::shared).
+    /// Returns [`shared`](Self::shared) as a pointer.
     pub(crate) fn shared_pointer(&self) -> NonNull<Shared<S>> {
         self.shared
     }
@@ -59,7 +59,7 @@ impl<S: System> Backing<S> {
         self.shared().environment()
     }
 
-    /// Takes one object of the slabs.
+    /// Takes one object from the slabs.
     pub(crate) fn take_one<K: Hardening>(
         &self,
         reclaim: Reclaim,
@@ -70,8 +70,8 @@ impl<S: System> Backing<S> {
         object.ok_or(OutOfMemory)
     }
 
-    /// Fills `magazine`, which is empty, from the slabs: as a whole, or half of it. Returns it with
-    /// at least one object; frees it when memory runs out or a constructor panics.
+    /// Fills the empty `magazine` from the slabs: all of it, or half. Returns it with at least one
+    /// object; frees it if there is no object or a constructor panics.
     pub(crate) fn fill<K: Hardening>(
         &self,
         magazine: Magazine,
@@ -80,14 +80,16 @@ impl<S: System> Backing<S> {
         let mut held = self.guard(Some(magazine), None);
         let places = held.magazine().places_mut();
         let wanted = if as_a_whole { places.len() } else { places.len().div_ceil(2) };
-        // The first is popped first: addresses then ascend, which is what CPUs prefetch best.
+        // Reversed, so that pops return objects in ascending order of addresses, which CPUs
+        // prefetch best.
         let taken = self.take::<K>(wanted, Reclaim::Allowed, |index, object| {
             places[wanted - 1 - index].write(object);
         })?;
         if taken < wanted {
             places.copy_within(wanted - taken..wanted, 0);
         }
-        // SAFETY: `taken` objects were taken, and written to the first places.
+        // SAFETY: clause 1 of `set_length`: the first `taken` places hold the objects taken, which
+        // are ours.
         unsafe { held.magazine().set_length(taken) };
         self.slabs.settings.trace_taken(held.magazine().objects());
         held.magazine.take().ok_or(OutOfMemory)
@@ -122,7 +124,7 @@ impl<S: System> Backing<S> {
         (held.magazine.take().expect("nobody else takes it out of the guard"), pages)
     }
 
-    /// Whether `magazine` has the capacity of new ones.
+    /// Returns whether `magazine` has the capacity of new ones.
     #[inline]
     pub(crate) fn is_current(&self, magazine: &Magazine) -> bool {
         magazine.class() == self.sizing.class()
@@ -133,11 +135,12 @@ impl<S: System> Backing<S> {
         let class = self.sizing.class();
         let magazines = self.shared().magazines(class);
         let memory = magazines.take_internal(&self.shared().slab_source, Reclaim::Allowed).ok()?;
-        // SAFETY: an object of the internal cache for magazines of this class.
+        // SAFETY: clause 1 of `new_in`: the memory is an object of the internal cache for magazines
+        // of this class.
         Some(unsafe { Magazine::new_in(memory, class) })
     }
 
-    /// Frees the memory of `magazine`, which is empty. Returns the pages released.
+    /// Frees the memory of the empty `magazine`. Returns the pages released.
     pub(crate) fn free_magazine(&self, magazine: Magazine, patience: Patience) -> usize {
         let magazines = self.shared().magazines(magazine.class());
         magazines.give_internal(&self.shared().slab_source, patience, magazine.into_memory())
@@ -162,7 +165,7 @@ impl<S: System> Backing<S> {
     }
 }
 
-/// A magazine and an object that a caller owns. Dropping it frees what is left: objects to their
+/// A magazine and an object that a caller owns. Dropping the guard frees both: objects to their
 /// slabs, and the magazine's memory.
 pub(crate) struct MagazineGuard<'c, S: System> {
     backing: &'c Backing<S>,
@@ -171,7 +174,7 @@ pub(crate) struct MagazineGuard<'c, S: System> {
 }
 
 impl<S: System> MagazineGuard<'_, S> {
-    /// Gives up what the guard owns to the caller, and returns the magazine.
+    /// Passes the magazine and the object to the caller; returns the magazine.
     pub(crate) fn disarm(self) -> Option<Magazine> {
         core::mem::ManuallyDrop::new(self).magazine.take()
     }
@@ -193,7 +196,7 @@ impl<S: System> Drop for MagazineGuard<'_, S> {
     }
 }
 
-/// Magazines that are emptied into the slabs. Dropping it empties the rest.
+/// Magazines that are being emptied into the slabs. Dropping it empties the rest.
 pub(crate) struct DrainGuard<'c, S: System> {
     pub(crate) backing: &'c Backing<S>,
     pub(crate) full: Chain,

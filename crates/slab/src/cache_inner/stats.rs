@@ -1,4 +1,4 @@
-//! Numbers about caches, in ours and in the kernel's form.
+//! Statistics of caches, as a struct and in the kernel's text format.
 
 use core::fmt;
 
@@ -17,14 +17,15 @@ slabinfo - version: 2.1
 <sharedfactor> : slabdata <active_slabs> <num_slabs> <sharedavail>
 ";
 
-/// The numbers of a cache at one moment.
+/// The statistics of a cache at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStats {
     /// The name.
     pub name: CacheName,
-    /// The size of an object in bytes, rounded up to its alignment.
+    /// The size of an object in bytes with its padding, rounded up to its alignment.
     pub object_size: usize,
-    /// Objects outside their slabs: in use, or in magazines (the kernel counts alike).
+    /// Objects that are not free in their slabs: in use, or in magazines (the kernel counts the
+    /// same).
     pub objects_active: usize,
     /// Objects of all slabs.
     pub objects: usize,
@@ -32,29 +33,29 @@ pub struct CacheStats {
     pub objects_per_slab: usize,
     /// Pages of a slab.
     pub pages_per_slab: usize,
-    /// Slabs with an object outside.
+    /// Slabs with at least one active object.
     pub slabs_active: usize,
     /// All slabs.
     pub slabs: usize,
     pages: usize,
     /// Slabs ever taken from the page source, modulo 2^32.
     pub grown: usize,
-    /// Slabs ever given back, modulo 2^32.
+    /// Slabs ever returned to the page source, modulo 2^32.
     pub shrunk: usize,
-    /// Objects in a magazine; zero for internal caches, which have none.
+    /// The capacity of new magazines in objects; zero for internal caches, which have no magazines.
     pub magazine_capacity: usize,
     /// Full magazines in the depot.
     pub depot_magazines: usize,
 }
 
 impl CacheStats {
-    /// Returns the pages of all slabs: fewer than slabs times pages of each where memory was too
-    /// fragmented for the best ones.
+    /// Returns the pages of all slabs. That is less than `slabs * pages_per_slab` if memory was too
+    /// fragmented for slabs of the best order.
     pub const fn pages(&self) -> usize {
         self.pages
     }
 
-    /// Returns the numbers of `slabs`, as those of a cache without magazines.
+    /// Returns the statistics of `slabs` as those of a cache without magazines.
     pub(crate) fn of_slabs<S: System>(slabs: &Slabs, environment: &Environment<S>) -> Self {
         let settings = &slabs.settings;
         let mut stats = Self {
@@ -116,7 +117,7 @@ pub struct Totals {
     pub unreclaimable: usize,
 }
 
-/// A slab at one moment, for pictures.
+/// A slab at one moment, for tools that draw slabs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlabView {
     /// The address of its first byte.
@@ -127,7 +128,7 @@ pub struct SlabView {
     pub colour_offset: usize,
     /// How many objects it has.
     pub capacity: usize,
-    /// How many of them are in the slab, free.
+    /// How many of them are free in the slab. Objects in magazines do not count.
     pub free: usize,
 }
 

@@ -2,23 +2,24 @@
 //!
 //! # Concepts
 //! A magazine is memory of an internal cache: a header, then as many **places** for pointers as its
-//! **capacity**, which is one of a few and never changes. While it is loaded in a CPU slot the slot
-//! knows how many objects it has; otherwise the header does (Bonwick and Adams 2001, section 3).
+//! **capacity**, which is one of a few and never changes. While it is loaded in a CPU slot, the
+//! slot keeps its length; otherwise the header does (Bonwick and Adams 2001, section 3).
 //!
-//! A [`Magazine`] is the only handle of one, so a magazine has one owner at a time: a caller, a
-//! slot, or a chain. It has no destructor; dropping it would lose the memory and the objects.
+//! A [`Magazine`] is the only handle of a magazine that is not loaded, so a magazine has one owner
+//! at a time: a caller, a slot, or a chain. The handle has no destructor; dropping it would lose
+//! the memory and the objects.
 //!
 //! # Invariants
-//! - I1: a handle stands for a live header with that many places behind it as its class says,
-//!   reached by no other code.
-//! - I2: the places below the length in the header are written with objects that whoever has the
-//!   handle owns.
+//! - I1: a handle points to a live header, followed by as many places as its class says; no other
+//!   code uses them.
+//! - I2: the places below the length in the header hold objects, which the owner of the handle
+//!   owns.
 
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-/// How many objects a magazine may hold. They make magazines of 24, 32, 48, 112, 240 and 496 bytes,
-/// of which slabs lose little.
+/// The capacities in objects. Their magazines have 24, 32, 48, 112, 240 and 496 bytes, sizes that
+/// waste little of a slab.
 pub(crate) const CAPACITIES: [usize; 6] = [1, 2, 4, 12, 28, 60];
 
 /// The bits of [`Header::fill`] that count objects.
@@ -31,9 +32,9 @@ const LENGTH: usize = (1 << LENGTH_BITS) - 1;
 struct Header {
     /// The next one in a chain.
     next: Option<Magazine>,
-    /// How many objects are in it, and in the bits above the class of its capacity. It comes last:
-    /// it lies below the first place, where CPU slots look for the object pushed before; and it is
-    /// less than a page, so no object's address.
+    /// How many objects are in it, and in the bits above, the class of its capacity. The last
+    /// field: a push to an empty magazine compares the word before the first place with the object,
+    /// and this number, less than a page, is not an object's address.
     fill: usize,
 }
 
@@ -48,7 +49,7 @@ const _: () = {
 #[must_use = "dropping it loses its memory and the objects in it"]
 pub(crate) struct Magazine(NonNull<Header>);
 
-// SAFETY: it owns its memory and its objects (I1, I2).
+// SAFETY: a magazine owns its memory and its objects (I1, I2).
 unsafe impl Send for Magazine {}
 
 impl Magazine {
@@ -60,11 +61,11 @@ impl Magazine {
         size_of::<Header>() + capacity * size_of::<NonNull<u8>>()
     }
 
-    /// Makes an empty magazine of raw memory, of the capacity that `class` names.
+    /// Makes an empty magazine of capacity `CAPACITIES[class]` in raw memory.
     ///
     /// # Safety
-    /// 1. `memory` is the caller's, of [`Self::ALIGNMENT`] and the bytes that a magazine of this
-    ///    class has.
+    /// 1. The caller owns `memory`, which has [`Self::ALIGNMENT`] and the bytes of a magazine of
+    ///    this class.
     pub(crate) unsafe fn new_in(memory: NonNull<u8>, class: usize) -> Self {
         let header = memory.cast::<Header>();
         // SAFETY: clause 1: room for a header, aligned.
@@ -72,37 +73,38 @@ impl Magazine {
         Self(header)
     }
 
-    /// Gives up an empty magazine, and returns its memory.
+    /// Turns an empty magazine into its memory.
     pub(crate) const fn into_memory(self) -> NonNull<u8> {
         self.0.cast()
     }
 
-    /// Gives up the handle to a CPU slot, which loads the magazine; returns its first place.
+    /// Turns the handle into a pointer to the first place, for a CPU slot that loads the magazine.
     pub(crate) const fn into_places(self) -> NonNull<NonNull<u8>> {
         self.places()
     }
 
-    /// Takes a magazine up again that was loaded and has `length` objects now.
+    /// Makes the handle of a magazine that was loaded, and now has `length` objects.
     ///
     /// # Safety
-    /// 1. `places` is from [`into_places`](Self::into_places), and since then no handle was made of
-    ///    it.
-    /// 2. So many places are written with objects of the caller's, and no more than the capacity.
+    /// 1. `places` is from [`into_places`](Self::into_places), and no handle was made from it since
+    ///    then.
+    /// 2. The first `length` places hold objects that the caller owns; `length` is at most the
+    ///    capacity.
     pub(crate) unsafe fn from_places(places: NonNull<NonNull<u8>>, length: usize) -> Self {
         // SAFETY: clause 1: the header lies in front of the first place.
         let mut magazine = Self(unsafe { places.cast::<Header>().sub(1) });
-        // SAFETY: clause 2.
+        // SAFETY: clause 1 of `set_length` is our clause 2.
         unsafe { magazine.set_length(length) };
         magazine
     }
 
     const fn header(&self) -> &Header {
-        // SAFETY: I1: live, and ours as long as the handle is borrowed.
+        // SAFETY: I1: the header is live, and no other code uses it while the handle is borrowed.
         unsafe { self.0.as_ref() }
     }
 
     const fn header_mut(&mut self) -> &mut Header {
-        // SAFETY: I1: live, and the handle is borrowed exclusively.
+        // SAFETY: I1: the header is live, and the handle is borrowed exclusively.
         unsafe { self.0.as_mut() }
     }
 
@@ -116,32 +118,33 @@ impl Magazine {
         self.header().fill & LENGTH
     }
 
-    /// Notes how many objects are in it.
+    /// Sets how many objects are in it.
     ///
     /// # Safety
-    /// 1. So many places are written with objects of the caller's, and no more than the capacity.
+    /// 1. The first `length` places hold objects that the caller owns; `length` is at most the
+    ///    capacity.
     pub(crate) const unsafe fn set_length(&mut self, length: usize) {
         let header = self.header_mut();
         header.fill = header.fill & !LENGTH | length;
     }
 
-    /// Returns which of [`CAPACITIES`] is its own.
+    /// Returns the index of its capacity in [`CAPACITIES`].
     pub(crate) const fn class(&self) -> usize {
         self.header().fill >> LENGTH_BITS
     }
 
-    /// Returns how many objects it has room for in all.
+    /// Returns the maximum number of objects in it.
     pub(crate) const fn capacity(&self) -> usize {
         CAPACITIES[self.class()]
     }
 
-    /// Whether as many objects are in it as it has room for.
+    /// Returns whether it has no room for another object.
     pub(crate) const fn is_full(&self) -> bool {
         self.length() == self.capacity()
     }
 
     /// Returns all its places, for a caller that writes objects there and then
-    /// [notes](Self::set_length) how many.
+    /// [sets](Self::set_length) the length.
     pub(crate) const fn places_mut(&mut self) -> &mut [MaybeUninit<NonNull<u8>>] {
         let (places, capacity) = (self.places().cast(), self.capacity());
         // SAFETY: I1: that many places, and the handle is borrowed exclusively.
@@ -155,22 +158,23 @@ impl Magazine {
     pub(crate) fn push(&mut self, object: NonNull<u8>) {
         let length = self.length();
         self.places_mut()[length].write(object);
-        // SAFETY: I2, and the place behind them is written; there was one.
+        // SAFETY: clause 1 of `set_length`: I2, and the next place was just written, so it is one
+        // of the capacity.
         unsafe { self.set_length(length + 1) };
     }
 
     /// Takes the object pushed last.
     pub(crate) fn pop(&mut self) -> Option<NonNull<u8>> {
         let last = *self.objects().last()?;
-        // SAFETY: I2: one fewer.
+        // SAFETY: clause 1 of `set_length`: I2 holds for any smaller length.
         unsafe { self.set_length(self.length() - 1) };
         Some(last)
     }
 
-    /// Takes all objects out, and returns where they are until the magazine is used again.
+    /// Takes all objects out, and returns the places where they still are.
     pub(crate) fn take_all(&mut self) -> &[NonNull<u8>] {
         let length = self.length();
-        // SAFETY: none is as good as any number (I2).
+        // SAFETY: clause 1 of `set_length`: I2 holds for any smaller length.
         unsafe { self.set_length(0) };
         // SAFETY: I2: they were written, and no code changes them while the handle is borrowed.
         unsafe { core::slice::from_raw_parts(self.places().as_ptr(), length) }
@@ -200,24 +204,24 @@ impl Chain {
         self.first = Some(magazine);
     }
 
-    /// Iterates over them, which stay.
+    /// Iterates over the magazines.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Magazine> {
         core::iter::successors(self.first.as_ref(), |magazine| magazine.header().next.as_ref())
     }
 
-    /// Returns the first one, which stays.
+    /// Returns a reference to the first magazine.
     pub(crate) fn first(&self) -> Option<&Magazine> {
         self.first.as_ref()
     }
 
-    /// Takes the first one.
+    /// Takes the first magazine out.
     pub(crate) fn pop(&mut self) -> Option<Magazine> {
         let mut magazine = self.first.take()?;
         self.first = magazine.header_mut().next.take();
         Some(magazine)
     }
 
-    /// Takes all of them.
+    /// Takes all magazines out.
     pub(crate) fn take(&mut self) -> Self {
         core::mem::replace(self, Self::new())
     }

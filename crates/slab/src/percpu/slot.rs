@@ -1,23 +1,22 @@
-//! The CPU slot: two magazines, and the hits on them; and the handle to the slots of all CPUs.
+//! The CPU slot with its two magazines, where hits happen; and the handle to the slots of all CPUs.
 //!
 //! # Concepts
-//! **Loaded** is the magazine that objects are popped from and pushed to; **previous** was loaded
-//! before and is full, empty, or something between when another CPU has taken the slot over. With
-//! two, a CPU that allocates and frees around the edge of one does not go to the depot each time
-//! (Bonwick and Adams 2001, section 3.1).
+//! The slot pops from and pushes to the **loaded** magazine. The **previous** one was loaded
+//! before; it is full or empty, or partly filled, for example after a take-over of the slot. With
+//! two, a CPU that allocates and frees in turns at the edge of one magazine does not go to the
+//! depot each time (Bonwick and Adams 2001, section 3.1).
 //!
-//! Of the loaded magazine the slot keeps three places: the first one, the one behind the last
-//! object, and the one behind the last place. So a hit compares two pointers and moves one.
+//! For the loaded magazine the slot keeps three pointers: to the first place, past the last object,
+//! and past the last place. So a hit compares two pointers and moves one.
 //!
-//! Pop and push both read `top` once, compute, and store it. CPUs forward a store to the next load
-//! at once where both go through registers; where one of the two changes memory by a single
-//! instruction, which the compiler makes of a second read, a pair takes 4.6 instead of 2.9 ns
-//! (Golden Cove).
+//! Pop and push both read `top` once, compute, and store it. A CPU forwards a store to the next
+//! load at once if both are plain moves. With a second read the compiler uses one read-modify-write
+//! instruction instead, and a pair takes 4.6 instead of 2.9 ns (Golden Cove).
 //!
 //! A layer that finds a cache through a table (kmalloc, by class) keeps a [`PerCpuHandle`] there,
-//! and is one load nearer to the object: a hit needs nothing else of a cache. A **closed** handle
-//! never hits, as its slots stay empty. It stands for caches that are not built yet, or that check
-//! every object.
+//! and saves a load: a hit uses nothing else of a cache. A **closed** handle never hits, as its
+//! slots stay empty. It takes the place of the handle of a cache that is not built yet, or that
+//! checks every object.
 //!
 //! # Invariants
 //! - I1: `bottom`, `top` and `end` are null and nothing is loaded; or they are places of a live
@@ -30,12 +29,12 @@ use page_frame::{Cpu, PerCpuSlot, StridedPerCpu};
 
 use crate::percpu::magazine::Magazine;
 
-/// How often a slot goes to the slabs for one object before it gets magazines: a guess. Caches that
-/// a CPU hardly uses stay without, which saves their memory. None under loom, where a model affords
-/// few steps.
+/// Misses of a slot that transfer a single object before it gets magazines: a guess. A CPU that
+/// hardly uses a cache gets no magazines there, which saves memory. Zero under loom, where a model
+/// affords few steps.
 const MISSES_WITHOUT_MAGAZINES: u16 = if page_frame::sync::MODELLED { 0 } else { 8 };
-/// The same for a slot that only frees since memory was asked back: each object in a magazine may
-/// be all that its slab still has.
+/// The same for a slot whose misses since the last shrink were all frees: one object in a magazine
+/// may keep a whole slab from being released.
 const MISSES_AFTER_SHRINKING: u16 = 8 * MISSES_WITHOUT_MAGAZINES;
 
 /// A place for an object in a magazine.
@@ -45,9 +44,9 @@ type Place = *mut *mut u8;
 #[derive(Debug)]
 pub(crate) struct CpuSlot {
     misses: u16,
-    /// Whether the last miss was an allocation's.
+    /// Whether the last miss was of an allocation.
     is_draining: bool,
-    /// Whether magazines were taken away, and nothing was missed for an allocation since.
+    /// Whether a shrink took the magazines away, and no allocation has missed since.
     is_shrinking: bool,
     top: Place,
     bottom: Place,
@@ -57,7 +56,7 @@ pub(crate) struct CpuSlot {
 
 page_frame::assert_unless_loom!(size_of::<page_frame::PerCpuSlot<CpuSlot>>() == 64);
 
-/// The slots of a cache, with those of others between them where the machine wants that.
+/// The slots of a cache, at the distance that the machine asks for ([`Cpu::SLOT_STRIDE`]).
 pub(crate) type CacheSlots<C> = StridedPerCpu<'static, CpuSlot, C>;
 
 // SAFETY: the slot owns its magazines and the objects in them.
@@ -94,10 +93,10 @@ impl CpuSlot {
         if top == self.bottom {
             return None;
         }
-        // SAFETY: I1: above `bottom`, so there is a place below.
+        // SAFETY: I1: `top` is above `bottom`, so there is a place below it.
         let last = unsafe { top.sub(1) };
         self.top = last;
-        // SAFETY: I1: it was below `top`, and therefore written.
+        // SAFETY: I1: `last` is a place below the old `top`, so it is written.
         let object = unsafe { last.read() };
         // SAFETY: only objects are pushed, which are not null.
         Some(unsafe { NonNull::new_unchecked(object) })
@@ -110,22 +109,22 @@ impl CpuSlot {
         if top == self.end {
             return Push::Full;
         }
-        // SAFETY: I1: below the first place lies the magazine's header, whose last word is a count,
-        // no object's address.
+        // SAFETY: I1: below the first place lies the magazine's header, whose last word is a count.
         let below = unsafe { top.sub(1) };
-        // SAFETY: I1: written; or the count in the header.
+        // SAFETY: I1: a written place, or the count in the header, which is not an object's
+        // address.
         if unsafe { below.read() } == object.as_ptr() {
             return Push::Again;
         }
-        // SAFETY: I1: below `end`, so a place of ours.
+        // SAFETY: I1: `top` is below `end`, so it is a place of our magazine.
         unsafe { top.write(object.as_ptr()) };
         // SAFETY: I1: at most `end`.
         self.top = unsafe { top.add(1) };
         Push::Done
     }
 
-    /// Pops objects of the loaded magazine until `objects` is full; returns how many. They keep the
-    /// order in which they were pushed.
+    /// Pops objects from the loaded magazine until it is empty or `objects` is full; returns how
+    /// many. They keep the order in which they were pushed.
     #[inline(always)]
     pub(crate) fn pop_many(&mut self, objects: &mut [NonNull<u8>]) -> usize {
         // SAFETY: I1: both are places of one magazine, or null.
@@ -133,8 +132,8 @@ impl CpuSlot {
         let count = loaded.min(objects.len());
         // SAFETY: I1: `count` objects are loaded.
         self.top = unsafe { self.top.sub(count) };
-        // SAFETY: I1: those from `top` on were below the old one, so they are written objects,
-        // which are not null; the slice is no part of a magazine.
+        // SAFETY: I1: the `count` places from `top` on were below the old `top`, so they hold
+        // objects, which are not null; the slice does not overlap a magazine.
         unsafe { objects.as_mut_ptr().cast::<*mut u8>().copy_from_nonoverlapping(self.top, count) };
         count
     }
@@ -145,20 +144,20 @@ impl CpuSlot {
         // SAFETY: I1: both are places of one magazine, or null.
         let room = unsafe { self.end.offset_from(self.top) } as usize;
         let count = room.min(objects.len());
-        // SAFETY: I1: `count` places from `top` on are ours and below `end`; the slice is no part
-        // of a magazine.
+        // SAFETY: I1: `count` places from `top` on are ours and below `end`; the slice does not
+        // overlap a magazine.
         unsafe { self.top.copy_from_nonoverlapping(objects.as_ptr().cast(), count) };
         // SAFETY: I1: at most `end`.
         self.top = unsafe { self.top.add(count) };
         count
     }
 
-    /// Exchanges loaded and previous, if there is an object in the previous one.
+    /// Exchanges the magazines if the previous one has an object. Returns whether it did.
     pub(crate) fn swap_to_objects(&mut self) -> bool {
         self.swap_if(|previous| previous.length() > 0)
     }
 
-    /// Exchanges loaded and previous, if there is room in the previous one.
+    /// Exchanges the magazines if the previous one has room. Returns whether it did.
     pub(crate) fn swap_to_room(&mut self) -> bool {
         self.swap_if(|previous| !previous.is_full())
     }
@@ -189,8 +188,9 @@ impl CpuSlot {
         let places = NonNull::new(self.bottom)?.cast();
         let nothing = core::ptr::null_mut();
         (self.top, self.bottom, self.end) = (nothing, nothing, nothing);
-        // SAFETY: I1: `load` has the places from a handle, and forgets them above; those below
-        // `top` are written.
+        // SAFETY: clause 1 of `from_places`: `load` got the places from `into_places`, and this
+        // function has just cleared them. Clause 2: I1: the places below `top` hold objects that
+        // the slot owns.
         Some(unsafe { Magazine::from_places(places, length) })
     }
 
@@ -199,8 +199,8 @@ impl CpuSlot {
         self.previous.take()
     }
 
-    /// Loads `magazine`; what was loaded becomes the previous one, and the previous one is
-    /// returned.
+    /// Loads `magazine`. The loaded magazine becomes the previous one; returns the old previous
+    /// one.
     pub(crate) fn insert(&mut self, magazine: Magazine) -> Option<Magazine> {
         let out = self.previous.take();
         self.previous = self.unload();
@@ -208,7 +208,7 @@ impl CpuSlot {
         out
     }
 
-    /// Loads `magazine` where nothing is loaded.
+    /// Loads `magazine` into a slot without a loaded one.
     fn load(&mut self, magazine: Magazine) {
         let (length, capacity) = (magazine.length(), magazine.capacity());
         self.bottom = magazine.into_places().as_ptr().cast();
@@ -218,12 +218,13 @@ impl CpuSlot {
         self.end = unsafe { self.bottom.add(capacity) };
     }
 
-    /// Notes whether a miss was an allocation's; whether the miss before was one too.
+    /// Notes whether a miss is of an allocation. Returns whether the miss before it was one too.
     pub(crate) fn was_draining(&mut self, is_allocation: bool) -> bool {
         core::mem::replace(&mut self.is_draining, is_allocation)
     }
 
-    /// Counts the miss that was noted last; whether the slot has earned magazines.
+    /// Counts the miss that `was_draining` noted last. Returns whether the slot has earned
+    /// magazines.
     pub(crate) fn has_earned_magazines(&mut self) -> bool {
         self.misses = self.misses.saturating_add(1);
         self.is_shrinking &= !self.is_draining;
@@ -232,7 +233,7 @@ impl CpuSlot {
         self.misses > most
     }
 
-    /// Forgets the misses, when the magazines are taken away as memory is asked back.
+    /// Resets the count of misses, when a shrink takes the magazines away.
     pub(crate) fn forget_misses(&mut self) {
         self.misses = 0;
         self.is_shrinking = true;
@@ -242,40 +243,40 @@ impl CpuSlot {
 /// The CPU slots of a cache.
 #[derive(Clone, Copy, Debug)]
 pub struct PerCpuHandle {
-    /// The first of as many slots as there are CPUs, as far apart as they want them.
+    /// The first of one slot per CPU; the machine says how far apart they are.
     slots: NonNull<PerCpuSlot<CpuSlot>>,
 }
 
 impl PerCpuHandle {
-    /// Pops an object in the caller's CPU slot. `None` says only that it was no hit.
+    /// Pops an object from the caller's CPU slot. `None` means a miss, not that memory has run out.
     ///
     /// # Safety
-    /// 1. The cache is alive, or the registry that a closed front came from, and `cpu` is a clone
-    ///    of, or a reference to, its CPUs.
+    /// 1. The cache is alive or, for a closed handle, its registry; and `cpu` is a clone of, or a
+    ///    reference to, its CPUs.
     #[inline(always)]
     pub unsafe fn allocate<C: Cpu>(self, cpu: &C) -> Option<NonNull<u8>> {
-        // SAFETY: clause 1 says whose slots they are, and that they live.
+        // SAFETY: clause 1 of `slots` is our clause 1.
         unsafe { self.slots(cpu) }.enter_known().ok()?.pop()
     }
 
-    /// Pushes `object` in the caller's CPU slot; whether it was a hit. If not, nothing has
-    /// happened.
+    /// Pushes `object` to the caller's CPU slot. Returns whether it was a hit; if not, nothing has
+    /// changed.
     ///
     /// # Safety
     /// 1. As for [`allocate`](Self::allocate).
     /// 2. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
     #[inline(always)]
     pub unsafe fn free<C: Cpu>(self, cpu: &C, object: NonNull<u8>) -> bool {
-        // SAFETY: clause 1, as in `allocate`.
+        // SAFETY: clause 1 of `slots` is our clause 1.
         let slots = unsafe { self.slots(cpu) };
         slots.enter_known().is_ok_and(|mut slot| slot.push(object) == Push::Done)
     }
 
-    /// As [`free`](Self::free), through front `index` of a table of them as
-    /// [`into_raw`](Self::into_raw) gives them: an instruction less.
+    /// Frees as [`free`](Self::free) does, through handle `index` of a table of raw handles
+    /// ([`into_raw`](Self::into_raw)): one instruction less.
     ///
     /// # Safety
-    /// 1. As for [`allocate`](Self::allocate), of the front that the table has there.
+    /// 1. As for [`allocate`](Self::allocate), for the handle at `index` of the table.
     /// 2. All clauses of [`Cache::free`], constructed state among them, if the answer is true.
     /// 3. `table` has an `index`th word, which came from [`into_raw`](Self::into_raw), and was
     ///    stored with Release.
@@ -287,7 +288,7 @@ impl PerCpuHandle {
         object: NonNull<u8>,
     ) -> bool {
         let slot = |offset| {
-            // SAFETY: clause 3: a front, which is the first of slots for all CPUs.
+            // SAFETY: clause 3: the table has a handle there, which points to the first slot.
             unsafe { load_and_add(table, index, offset) }
         };
         // SAFETY: clause 1: the slots of `cpu`, alive, apart as `StridedPerCpu` says.
@@ -304,12 +305,12 @@ impl PerCpuHandle {
         unsafe { StridedPerCpu::at(self.slots, cpu.slots(), cpu) }
     }
 
-    /// AgingClock the front into a pointer, for places that hold one as an atomic word.
+    /// Turns the handle into a pointer, to be stored in an atomic word.
     pub fn into_raw(self) -> NonNull<()> {
         self.slots.cast()
     }
 
-    /// Takes a front up again.
+    /// Makes a handle from a pointer.
     ///
     /// # Safety
     /// 1. `raw` came from [`into_raw`](Self::into_raw).

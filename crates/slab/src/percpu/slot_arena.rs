@@ -1,25 +1,25 @@
-//! Where the CPU slots of caches lie: behind their inners, or, those of one CPU side by side, in
-//! slot_arena.
+//! Memory for the CPU slots of caches: an array after each cache, or rows of an arena in which the
+//! slots of one CPU lie side by side.
 //!
 //! # Concepts
-//! With an array of slots for each cache, whoever runs on one CPU touches a page of each. Where the
-//! machine wants them apart ([`Cpu::SLOT_STRIDE`]), a **block** of slots has a part for each CPU
-//! instead, and in each part a line for each of many caches: a cache has a **row** of it. So
-//! what one thread of a program uses of 70 caches lies on two pages.
+//! With an array of slots for each cache, code on one CPU touches a page for each cache. If the
+//! machine asks for a distance between slots ([`Cpu::SLOT_STRIDE`]), a **block** of slots has a
+//! part for each CPU instead, and each part has a line for each of many caches. The lines of one
+//! cache are a **row**. So the slots that one CPU uses of 70 caches lie on two pages.
 //!
-//! The first row is the block's header. A block comes with the cache that finds no row
-//! free, and goes with the last of its caches.
+//! The first row is the block's header. A block is allocated for the first cache that finds no free
+//! row, and freed with the last of its caches.
 //!
 //! # Invariants
 //! - I1: the bit of a row is set in `taken` while a cache has it; that of the header always.
-//! - I2: the lines of a row whose bit is clear in `written` are as the source gave them: zero,
-//!   if they are not written.
-//! - I3: a part has room for the header and one row at least, the header fits in a line, and
-//!   lines are slots: asserted at compile time, whatever the machine says.
+//! - I2: the lines of a row whose bit is clear in `written` are zero, as the page source returned
+//!   them. All zero bytes are an empty slot.
+//! - I3: a part has room for the header and one row at least, the header fits in a line, and lines
+//!   are slots. Asserted at compile time for each machine.
 //!
 //! # Concurrency
-//! The blocks are behind a lock of the registry, held only while headers are read or written, never
-//! while the page source runs.
+//! A lock of the registry guards the blocks. It is held only while headers are read or written,
+//! never while the page source runs.
 
 use core::marker::PhantomData;
 use core::ptr::NonNull;
@@ -69,13 +69,13 @@ pub(crate) struct SlotArena<C> {
 }
 
 // SAFETY: the blocks are reached only through this value, and hold numbers, pointers to one
-// another, and slots that are not touched from here while a cache has them.
+// another, and slots, which this file does not touch while a cache has them.
 unsafe impl<C> Send for SlotArena<C> {}
 
 impl<C: Cpu> SlotArena<C> {
-    /// Whether the machine wants its slots in slot_arena at all.
+    /// Whether the machine's slots lie in arenas at all.
     pub(crate) const IS_USED: bool = C::SLOT_STRIDE > 0;
-    /// How many slot_arena a block has.
+    /// How many rows a block has, its header's included.
     const ROWS: usize = C::SLOT_STRIDE / LINE;
 
     pub(crate) const fn new() -> Self {
@@ -110,7 +110,7 @@ impl<C: Cpu> SlotArena<C> {
     }
 
     /// Takes a row; returns its first slot. The slots of `cpus` CPUs, [`Cpu::SLOT_STRIDE`] apart,
-    /// are nobody's and empty. `None` when a block has to be added first.
+    /// are empty, and the caller owns them. `None` if the caller has to add a block first.
     pub(crate) fn take(&mut self, cpus: usize) -> Option<NonNull<PerCpuSlot<CpuSlot>>> {
         let mut next = self.first;
         while let Some(mut header) = NonNull::new(next) {
@@ -126,7 +126,7 @@ impl<C: Cpu> SlotArena<C> {
                 // has such a part for each CPU.
                 let first = unsafe { header.byte_add(row * LINE) }.cast();
                 if is_written {
-                    // SAFETY: I1: it was unused.
+                    // SAFETY: clause 1 of `empty`: by I1 no cache had the row.
                     unsafe { Self::empty(first, cpus) };
                 }
                 return Some(first);
@@ -136,11 +136,11 @@ impl<C: Cpu> SlotArena<C> {
         None
     }
 
-    /// Gives the row that begins at `first` back; returns the start of a block that nobody
-    /// needs any more.
+    /// Returns the row that begins at `first` to its block. Returns the start of the block if no
+    /// cache has a row of it any more; the block is then out of the arena.
     ///
     /// # Safety
-    /// 1. It came from `take`, and its slots are unused.
+    /// 1. The row came from `take` with the same `cpus`, and its slots are unused.
     pub(crate) unsafe fn give(
         &mut self,
         first: NonNull<PerCpuSlot<CpuSlot>>,
@@ -162,17 +162,17 @@ impl<C: Cpu> SlotArena<C> {
             if block.taken != 1 {
                 return None;
             }
-            // SAFETY: as above: unlinked.
+            // SAFETY: `place` is the pointer that led to `header`, as at the start of the loop.
             unsafe { *place = block.next };
             self.count -= 1;
             return Some(header.cast());
         }
     }
 
-    /// Takes out a block, whoever uses it; its start.
+    /// Takes a block out, even if it has rows in use; returns its start.
     ///
     /// # Safety
-    /// 1. Nobody uses slots of it any more.
+    /// 1. No code uses slots of any block any more.
     pub(crate) unsafe fn remove(&mut self) -> Option<NonNull<u8>> {
         let header = NonNull::new(self.first)?;
         // SAFETY: as in `take`.
@@ -184,10 +184,10 @@ impl<C: Cpu> SlotArena<C> {
     /// Makes the slots of a row empty.
     ///
     /// # Safety
-    /// 1. The row is nobody's.
+    /// 1. No cache has the row.
     unsafe fn empty(first: NonNull<PerCpuSlot<CpuSlot>>, cpus: usize) {
         for cpu in 0..cpus {
-            // SAFETY: clause 1: a line of it in the part of each CPU.
+            // SAFETY: the row has a line in the part of each CPU.
             let slot = unsafe { first.byte_add(cpu * C::SLOT_STRIDE) };
             // SAFETY: clause 1, and lines have the size and alignment of slots.
             unsafe { slot.write(PerCpuSlot::new(CpuSlot::new())) };
@@ -195,8 +195,8 @@ impl<C: Cpu> SlotArena<C> {
     }
 }
 
-/// Returns the bytes of the slots of a cache where they are behind it; none where they are in
-/// slot_arena.
+/// Returns the bytes of the slots that follow a cache in memory: zero if they lie in an arena.
+/// `None` on overflow.
 pub(crate) fn slots_behind<C: Cpu>(slots: usize) -> Option<usize> {
     if SlotArena::<C>::IS_USED {
         Some(0)

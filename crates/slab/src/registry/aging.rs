@@ -1,20 +1,21 @@
-//! Aging: caches release what they did not need lately.
+//! Aging: caches release memory that they did not need lately.
 //!
 //! # Concepts
 //! A library has no clock, so time is **traffic**: pages that the caches of a registry take and
-//! return. An **aging pass** is due after traffic of 1/32 of the pages held. Depots and slab sets
-//! note the least that they kept between two passes: it was not needed, and the pass releases it. A
-//! cache that is in use keeps what it uses; one that is idle while others grow gives up everything
-//! but its CPUs' magazines within two passes. Without traffic nothing ages.
+//! return. An **aging pass** is due after traffic of 1/32 of the pages held, and of at least 64
+//! pages. Depots and slab sets note the minimum number of magazines and of empty slabs that they
+//! held between two passes: these were not needed, and the pass releases them. A cache in use keeps
+//! its working set; one that is idle while others grow releases everything but its CPUs' magazines
+//! within two passes. Without traffic nothing ages.
 //!
 //! Between passes a cache releases empty slabs by itself when they are more than 1/64 of all. A
-//! cache that is emptied and filled again and again would pay for it each time; so slabs that had
-//! to be fetched again are **missed**, and each one raises the number of empty slabs that stay.
+//! cache that is emptied and filled in turns would pay for this each time. So slabs that were
+//! released and fetched again are **missed**, and each one raises the limit on empty slabs.
 //!
 //! # Concurrency
-//! The caller that finds a pass due runs it, holding nothing; others go on. A pass only tries
-//! locks, and runs no constructor and no destructor: caches that have a destructor keep their empty
-//! slabs until they are shrunk, as do those whose user has said how many to keep.
+//! The caller that finds a pass due runs it, with no lock held; other callers continue. A pass only
+//! tries locks, and runs no constructor and no destructor. A cache with a destructor keeps its
+//! empty slabs until it is shrunk, and so does a cache whose user has set how many to keep.
 
 use crate::cache_inner::CacheInner;
 use crate::patience::Patience;

@@ -1,8 +1,8 @@
 //! Freezing the CPU slots of all caches of a registry.
 //!
 //! # Invariants
-//! - I1: `is_frozen` of the registry is set while a guard lives; so one guard at a time freezes and
-//!   thaws the slots.
+//! - I1: `is_frozen` of the registry is set while a guard lives; so only one guard at a time
+//!   freezes and thaws the slots.
 
 use core::fmt;
 
@@ -12,7 +12,7 @@ use page_frame::{Cpu, CpuId};
 use crate::registry::inner::RegistryInner;
 use crate::system::System;
 
-/// The slots of all caches, which no owner enters. Dropping it lets the owners in again.
+/// The frozen CPU slots of all caches, which no CPU enters. Dropping it thaws them.
 #[must_use = "the slots are open again at once when this is dropped"]
 pub struct FrozenSlots<'a, S: System> {
     registry: &'a RegistryInner<S>,
@@ -35,8 +35,8 @@ impl<'a, S: System> FrozenSlots<'a, S> {
 
 impl<S: System> Drop for FrozenSlots<'_, S> {
     fn drop(&mut self) {
-        // SAFETY: `new` froze these slots and forgot the guards; the slots of a cache that was
-        // built since are not frozen, as by I1 this guard is the only one.
+        // SAFETY: `new` froze these slots and forgot their guards. By I1 no other guard has frozen
+        // the slots of a cache built since, so `thaw` changes nothing there.
         self.registry.visit(|cache| unsafe { cache.percpu.slots.thaw() });
         // Release: pairs with the Acquire of the next guard.
         self.registry.is_frozen.store(false, Ordering::Release);

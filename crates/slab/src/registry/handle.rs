@@ -1,4 +1,4 @@
-//! The registry as its user sees it: a handle to the caches of a system.
+//! The registry's public handle: the caches of a system.
 
 use core::fmt;
 use core::ptr::NonNull;
@@ -20,24 +20,23 @@ use crate::system::System;
 
 /// The caches of a system.
 ///
-/// A handle; clones are the same registry. Caches keep their registry alive, so handles may be
-/// dropped in any order.
+/// The value is a handle; clones refer to the same registry. Caches keep their registry alive, so
+/// handles may be dropped in any order.
 pub struct Registry<S: System> {
     inner: NonNull<RegistryInner<S>>,
 }
 
-// SAFETY: the registry is reached through shared references, and all that is in it is Sync when its
-// page source and its CPUs are; the last handle may drop them on any CPU, and are therefore Send.
+// SAFETY: handles use the registry by shared reference, and it is Sync if its page source and its
+// CPUs are. The last handle drops these on any CPU, so they have to be Send too.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Send for Registry<S> {}
-// SAFETY: a shared handle gives no more than shared references to the registry.
+// SAFETY: a shared handle gives only shared references to the registry.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Sync for Registry<S> {}
 
 impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
     /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
     ///
-    /// Takes one block of `source`; and where the machine wants the slots of each CPU side by side
-    /// ([`Cpu::SLOT_STRIDE`]), one of that many bytes for each CPU, and another for each 100 caches
-    /// or so.
+    /// Takes one block of `source`. If [`Cpu::SLOT_STRIDE`] is not zero, also takes a block of CPU
+    /// slots, with that many bytes for each CPU; caches that find no room in it take further ones.
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
@@ -72,13 +71,13 @@ impl<S: System> Registry<S> {
         &self.inner().environment().source
     }
 
-    /// Gives `fault` to the fault hook, for layers above that see misuse themselves.
+    /// Passes `fault` to the fault hook, for users of this crate that detect misuse themselves.
     #[cold]
     pub fn report(&self, fault: &Fault) {
         self.inner().environment().report(fault);
     }
 
-    /// Returns the pages held: by all caches, the internal ones, and the registry itself.
+    /// Returns the pages held by all caches, the internal caches, and the registry itself.
     pub fn pages_held(&self) -> usize {
         let registry = self.inner();
         let environment = registry.environment();
@@ -87,9 +86,9 @@ impl<S: System> Registry<S> {
         pages + registry.shared.internal().map(|slabs| slabs.pages(environment)).sum::<usize>()
     }
 
-    /// Calls `look` with the numbers of each cache, internal ones last. No lock is held during the
-    /// call. `look` must not destroy a cache of the registry, which would wait for the end of the
-    /// call; a panic in it changes nothing.
+    /// Calls `look` with the statistics of each cache, internal ones last. No lock is held during
+    /// the call. `look` must not destroy a cache of the registry, which would wait for the end of
+    /// the call; a panic in it changes nothing.
     pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
         let registry = self.inner();
         registry.visit(|cache| look(&cache.stats()));
@@ -112,9 +111,9 @@ impl<S: System> Registry<S> {
         Totals { reclaimable, unreclaimable: self.pages_held().saturating_sub(reclaimable) }
     }
 
-    /// Calls `look` with each slab of each cache and the cache's name, internal caches last; under
-    /// the lock of the cache's slab set, so `look` must use no cache and destroy none. A panic in
-    /// it changes nothing.
+    /// Calls `look` with each slab of each cache and the cache's name, internal caches last. The
+    /// lock of the cache's slab set is held, so `look` must use no cache and destroy none. A panic
+    /// in it changes nothing.
     pub fn for_each_slab(&self, mut look: impl FnMut(CacheName, SlabView)) {
         let registry = self.inner();
         let environment = registry.environment();
@@ -160,35 +159,38 @@ impl<S: System> Registry<S> {
             .and(outcome)
     }
 
-    /// Releases all pages that hold no object in use; returns how many. Waits for locks.
+    /// Releases all pages that hold no object in use, except the slabs that
+    /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
+    /// locks.
     pub fn shrink_all(&self) -> usize {
         pressure::shrink(self.inner(), usize::MAX, Patience::Wait)
     }
 
     /// Releases at least `target_pages` if it can; returns how many. Only tries locks.
     ///
-    /// First what idle caches keep, then empty slabs of all, then magazines, then what the caches'
-    /// [`reclaim`](crate::CacheBuilder::reclaim) callbacks free.
+    /// First the surplus of each cache, then empty slabs of all, then magazines, then internal
+    /// caches, then objects that the caches' [`reclaim`](crate::CacheBuilder::reclaim) callbacks
+    /// free.
     pub fn shrink(&self, target_pages: usize) -> usize {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
     }
 
-    /// Keeps all CPUs out of their slots of all caches while the guard lives, see
+    /// Freezes the CPU slots of all caches while the guard lives, see
     /// [`PerCpu::freeze`](page_frame::PerCpu::freeze): for a caller that is about to `fork`. Caches
-    /// built meanwhile are not frozen. Waits while somebody else has frozen them.
+    /// built meanwhile are not frozen. Waits while another guard lives.
     pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, S> {
         FrozenSlots::new(self.inner(), own)
     }
 
-    /// Says that no CPU but `own` is in the middle of anything, see
+    /// Marks the slots of all CPUs but `own` as not in use: for a child of `fork`, see
     /// [`PerCpu::forget_others`](page_frame::PerCpu::forget_others).
     ///
     /// # Safety
-    /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), of the slots of all
+    /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), for the slots of all
     ///    caches.
     pub unsafe fn forget_others(&self, own: Option<CpuId>) {
         let registry = self.inner();
-        // SAFETY: clause 1. The bodies of these slots are empty and stay so.
+        // SAFETY: clause 1. The bodies of these slots never change, so they need not be frozen.
         unsafe { registry.environment().locking.forget_others(own) };
         // SAFETY: clause 1: the others' contexts have ended, and `freeze_slots` froze the slots of
         // each cache.
@@ -213,8 +215,7 @@ impl<S: System> Registry<S> {
         unsafe { self.inner.as_ref() }
     }
 
-    /// Returns the pointer to what the handle stands for. The caller keeps the handle while it uses
-    /// the pointer.
+    /// Returns a pointer to the registry. The caller keeps the handle while it uses the pointer.
     pub(crate) fn pointer(&self) -> NonNull<RegistryInner<S>> {
         self.inner
     }
@@ -229,7 +230,7 @@ impl<S: System> Clone for Registry<S> {
 
 impl<S: System> Drop for Registry<S> {
     fn drop(&mut self) {
-        // SAFETY: the reference that this handle has.
+        // SAFETY: clause 1 of `release`: the handle owns a reference, and is not used again.
         unsafe { RegistryInner::release(self.inner) };
     }
 }

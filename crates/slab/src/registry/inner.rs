@@ -1,9 +1,9 @@
-//! A registry without its handles: what the caches share, and the list of the caches.
+//! A registry without its handles: the part that the caches share, and the list of the caches.
 //!
 //! # Invariants
-//! - I1: the value lives while it has references: registry handles and caches. The last one returns
-//!   its block of pages.
-//! - I2: every cache that users made is in the list until it is destroyed.
+//! - I1: the value lives while it has references: registry handles and caches. The release of the
+//!   last one frees its block of pages.
+//! - I2: every cache that users made is in the list until it is destroyed or abandoned.
 
 use core::ptr::NonNull;
 
@@ -23,7 +23,7 @@ use crate::slabs::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
-/// A registry, in a block of its page source that is held from its first moment to its last.
+/// A registry. It lies in a block of its page source.
 #[repr(C)]
 pub(crate) struct RegistryInner<S: System> {
     /// First, as caches point to it and cast that pointer to the registry (cache I2).
@@ -36,7 +36,7 @@ pub(crate) struct RegistryInner<S: System> {
 }
 
 impl<S: System> RegistryInner<S> {
-    /// Makes a registry, and returns it with one reference, which is the caller's.
+    /// Makes a registry, and returns it with one reference, which the caller owns.
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no block for it, or none for the first slots.
@@ -70,15 +70,16 @@ impl<S: System> RegistryInner<S> {
             Some(row) => row,
             None => {
                 assert!(!SlotArena::<S::Cpus>::IS_USED, "slot arena I3: the first block has a row");
-                // SAFETY: behind the registry, inside the block.
+                // SAFETY: the slots follow the registry, inside the block.
                 let slots = unsafe { start.add(own_bytes) };
-                // SAFETY: ours, for `count` slots, aligned to 64.
+                // SAFETY: clause 1 of `slots_in`: our block has room there for `count` slots,
+                // aligned to 64.
                 unsafe { slots_in(slots, count) }
             }
         };
-        // SAFETY: clause 1: as many as CPUs, as far apart as they are in a row or an array; they
-        // live as long as the registry. Clause 2: there is one such value, beside the handles,
-        // which are of the same machine.
+        // SAFETY: clause 1 of `CacheSlots::at`: there is a slot for each CPU, at the distance of a
+        // row or an array; they live as long as the registry. Clause 2: there is one such value
+        // besides the handles, which are of the same machine.
         let locking = unsafe { CacheSlots::at(slots, count, cpu) };
         let (range, aging) = (TagRange::EMPTY, AgingClock::new());
         let environment = Environment { source, range, locking, hook, aging };
@@ -92,32 +93,32 @@ impl<S: System> RegistryInner<S> {
         let this = start.cast::<Self>();
         // SAFETY: the block is ours, large enough, aligned to a page.
         unsafe { this.write(made) };
-        // SAFETY: just written, and no other code has it.
+        // SAFETY: the registry was just written, and no other code has it.
         let environment = unsafe { &mut (*this.as_ptr()).shared.slab_source.environment };
-        // The source is in its final place from here on.
+        // Only now, as the source does not move any more.
         environment.range = environment.source.tag_range();
         Ok(this)
     }
 
-    /// Adds a reference for a caller that keeps one alive.
+    /// Adds a reference. The caller has one already.
     ///
     /// # Panics
-    /// When handles were forgotten so often that the count would overflow, and the registry be
-    /// freed while it is used.
+    /// When so many handles were forgotten that the count would overflow, and the registry would be
+    /// freed in use.
     pub(crate) fn add_reference(&self) {
-        // Relaxed: whoever adds one has one; only the last release has to see everything.
+        // Relaxed: the caller has a reference; only the last release has to see everything.
         let before = self.references.fetch_add(1, Ordering::Relaxed);
         if before > isize::MAX as usize {
-            // Relaxed: the reference that is not handed out.
+            // Relaxed: undoes the addition, as no caller gets this reference.
             self.references.fetch_sub(1, Ordering::Relaxed);
             panic!("a registry has at most isize::MAX handles and caches");
         }
     }
 
-    /// Gives a reference up; the last one returns all pages of the registry.
+    /// Releases a reference; the last release frees all pages of the registry.
     ///
     /// # Safety
-    /// 1. The caller has that reference, and does not use it again.
+    /// 1. The caller owns the reference, and does not use it again.
     pub(crate) unsafe fn release(this: NonNull<Self>) {
         // SAFETY: clause 1: the reference keeps the registry alive until it is given up below.
         let registry = unsafe { this.as_ref() };
@@ -133,14 +134,16 @@ impl<S: System> RegistryInner<S> {
         // SAFETY: it was the last reference: the value is moved out, and its memory is not used as
         // a registry again.
         let (source, mut slot_arena) = unsafe { this.read() }.shared.into_parts();
-        // SAFETY: no slot is used: no cache is left, and the registry's own slots end here.
+        // SAFETY: clause 1 of `remove`: no cache is left, and the registry's own slots are not used
+        // any more.
         while let Some(block) = unsafe { slot_arena.remove() } {
-            // SAFETY: the arena gave it up, and it came from this source.
+            // SAFETY: clause 1 of `free_slot_block`: the arena gave the block up, which came from
+            // this source.
             unsafe { free_slot_block::<S>(&source, block, cpus) };
         }
         // SAFETY: the block that `make` took apart.
         let block = unsafe { PageBlock::from_raw(this.cast(), order, false) };
-        // SAFETY: from this source, and no reference is left.
+        // SAFETY: the block came from this source, and no reference to the registry is left.
         unsafe { source.free(block) };
     }
 
@@ -154,16 +157,16 @@ impl<S: System> RegistryInner<S> {
         self.list.visit(&self.environment().locking, look);
     }
 
-    /// Returns the pages that no cache holds: the registry's, and those of slots.
+    /// Returns the pages of the registry itself and of the slot arena.
     pub(crate) fn own_pages(&self) -> usize {
         self.order.pages() + self.shared.slot_pages()
     }
 
-    /// Makes a cache and puts it into the list; the registry then has one reference more. Fails too
-    /// for a nested context that found the list's lock held.
+    /// Makes a cache, links it into the list, and adds a reference to the registry. Fails also in a
+    /// nested context that found the list's lock held.
     ///
     /// # Safety
-    /// 1. `this` has a reference of the caller's.
+    /// 1. The caller owns a reference to `this`.
     pub(crate) unsafe fn make_cache(
         this: NonNull<Self>,
         settings: CacheSettings,
@@ -171,34 +174,36 @@ impl<S: System> RegistryInner<S> {
         sizing: MagazineSizing,
         reclaim: Reclaim,
     ) -> Result<NonNull<CacheInner<S>>, OutOfMemory> {
-        // SAFETY: clause 1: the reference keeps it alive.
+        // SAFETY: clause 1: the caller's reference keeps the registry alive.
         let registry = unsafe { this.as_ref() };
         let (shared, locking) = (&registry.shared, &registry.environment().locking);
-        // First, as a clone of the user's may panic.
+        // First, as the user's `clone` may panic.
         let (count, cpu) = (locking.count(), locking.cpu().clone());
         let memory = shared.caches.take_internal(&shared.slab_source, reclaim)?;
         let mut held = MemoryGuard { shared, memory: Some(memory) };
         let slots = match shared.take_slots()? {
             Some(row) => row,
             None => {
-                // SAFETY: behind the cache, inside the memory.
+                // SAFETY: the slots follow the cache, inside the memory.
                 let slots = unsafe { memory.add(size_of::<CacheInner<S>>()) };
-                // SAFETY: ours, `cache_bytes` left room for `count` slots, aligned to 64.
+                // SAFETY: clause 1 of `slots_in`: `cache_bytes` left room for `count` slots,
+                // aligned to 64.
                 unsafe { slots_in(slots, count) }
             }
         };
         held.memory = None;
-        // SAFETY: clause 1: ours: a row, or an array that lives as long as the cache; as many as
-        // CPUs. Clause 2: per-CPU handles have clones of the same machine, or references to it, and
-        // no code visits all slots.
+        // SAFETY: clause 1 of `CacheSlots::at`: a row or an array of ours, with a slot for each
+        // CPU, which lives as long as the cache. Clause 2: per-CPU handles have clones of the same
+        // machine, or references to it, and no code visits all slots.
         let slots = unsafe { CacheSlots::at(slots, count, cpu) };
         let cache = memory.cast::<CacheInner<S>>();
         let made = CacheInner::new(this.cast(), slots, settings, reclaim_hook, sizing);
-        // SAFETY: ours, of the size and alignment of a cache.
+        // SAFETY: our memory has the size and alignment of a cache.
         unsafe { cache.write(made) };
-        // SAFETY: just made; `detach` unlinks it before it dies.
+        // SAFETY: clause 1 of `link`: the cache was just made; `detach` or `abandon` unlinks it.
         if !unsafe { registry.list.link(cache, locking) } {
-            // SAFETY: in no list, and no other code has seen it.
+            // SAFETY: clause 1 of `free_cache`: the cache is in no list, has no slab, and no other
+            // code has it.
             unsafe { registry.free_cache(cache) };
             return Err(OutOfMemory);
         }
@@ -206,26 +211,26 @@ impl<S: System> RegistryInner<S> {
         Ok(cache)
     }
 
-    /// Releases all slabs of a cache and takes it out of the list. Where a destructor panics, the
-    /// cache stays closed, and the caller does it again.
+    /// Releases all slabs of a cache and takes it out of the list. If a destructor panics, the
+    /// cache stays closed, and the caller calls `detach` again.
     ///
     /// # Errors
-    /// How many objects are in use: then the cache goes on. None are where a nested context found
-    /// the list's lock held.
+    /// How many objects are in use; the cache stays usable. Zero in a nested context that found the
+    /// list's lock held.
     ///
     /// # Safety
-    /// 1. `cache` came from `make_cache`; its only handle calls this, and if it succeeds only frees
-    ///    the cache.
+    /// 1. `cache` came from `make_cache`. The caller has its only handle, and after a success only
+    ///    frees the cache.
     pub(crate) unsafe fn detach(&self, cache: NonNull<CacheInner<S>>) -> Result<(), usize> {
         let locking = &self.environment().locking;
-        // SAFETY: clause 1: the handle's cache, which lives until it is freed.
+        // SAFETY: clause 1: the caller's handle keeps the cache alive.
         let inner = unsafe { cache.as_ref() };
         if !self.list.close(inner, locking) {
             return Err(0);
         }
         inner.shrink(usize::MAX, Patience::Wait);
         let slabs = inner.slabs().count(self.environment());
-        // SAFETY: it is closed, and clause 1: still in the list.
+        // SAFETY: clause 1 of `unlink`: the cache is closed, and by clause 1 still in the list.
         if slabs > 0 || !unsafe { self.list.unlink(cache, locking) } {
             self.list.reopen(inner);
             return Err(inner.stats().objects_active);
@@ -233,15 +238,16 @@ impl<S: System> RegistryInner<S> {
         Ok(())
     }
 
-    /// Takes a cache that could not be destroyed out of the list: no visitor comes to it any more.
+    /// Takes a cache that could not be destroyed out of the list, so that it is not visited any
+    /// more.
     ///
     /// # Safety
-    /// 1. As for `detach`, which failed; the handle is not used again.
+    /// 1. As for `detach`, which has failed; the handle is not used again.
     pub(crate) unsafe fn abandon(&self, cache: NonNull<CacheInner<S>>) {
         let locking = &self.environment().locking;
-        // SAFETY: clause 1: it was not destroyed, so it lives.
+        // SAFETY: clause 1: the cache was not destroyed, so it lives.
         if self.list.close(unsafe { cache.as_ref() }, locking) {
-            // SAFETY: it is closed, and still in the list.
+            // SAFETY: clause 1 of `unlink`: the cache is closed, and still in the list.
             unsafe { self.list.unlink(cache, locking) };
         }
     }
@@ -251,12 +257,12 @@ impl<S: System> RegistryInner<S> {
     /// # Safety
     /// 1. `cache` is in no list, no code uses it, and it has no slab.
     pub(crate) unsafe fn free_cache(&self, cache: NonNull<CacheInner<S>>) {
-        // SAFETY: clause 1: it lives, and its slots are unused.
+        // SAFETY: clause 1: the cache lives until this function drops it.
         let slots = unsafe { cache.as_ref() }.percpu.slots.first();
-        // SAFETY: clause 1: the last time that anybody uses it.
+        // SAFETY: clause 1: no other code uses the cache, and it is dropped only here.
         unsafe { cache.drop_in_place() };
         if SlotArena::<S::Cpus>::IS_USED {
-            // SAFETY: the cache's row, and clause 1.
+            // SAFETY: clause 1 of `give_slots`: the cache's row; by clause 1 its slots are unused.
             unsafe { self.shared.give_slots(slots) };
         }
         let shared = &self.shared;
@@ -279,7 +285,7 @@ impl<S: System> Drop for MemoryGuard<'_, S> {
     }
 }
 
-/// Returns the bytes of a cache, with its slots behind it if that is where they are.
+/// Returns the bytes of a cache, and of its slots if they follow it in memory.
 fn cache_bytes<S: System>(slots: usize) -> Option<usize> {
     slots_behind::<S::Cpus>(slots)?.checked_add(size_of::<CacheInner<S>>())
 }

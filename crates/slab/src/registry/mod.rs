@@ -1,5 +1,4 @@
-//! The caches of a system: making, visiting, aging, shrinking, freezing and
-//! ending them.
+//! The caches of a system: making, visiting, aging, shrinking, freezing and destroying them.
 
 pub(crate) mod aging;
 pub(crate) mod frozen;

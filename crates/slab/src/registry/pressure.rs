@@ -1,15 +1,16 @@
-//! Memory is short: which cache gives what back, and in which order.
+//! Shrinking when memory is short: what each cache releases, and in which order.
 //!
 //! # Concepts
-//! Cheapest first, and from those who will miss it least:
+//! Cheapest first, and first from the caches that need it least:
 //!
 //! 1. the surplus of every cache: the part not needed since the last [aging
-//!    pass](crate::registry::aging), so idle caches give first, and busy ones keep their working
+//!    pass](crate::registry::aging), so idle caches release first, and busy ones keep their working
 //!    set;
-//! 2. empty slabs, each cache in proportion to those it has;
-//! 3. the magazines of depots and of all CPUs, and what becomes empty by that;
+//! 2. empty slabs, from each cache in proportion to the number that it has;
+//! 3. the magazines of depots and of all CPUs, and the slabs that become empty by that;
 //! 4. the internal caches;
-//! 5. what clients can do without: their callbacks free objects, whose slabs are then released.
+//! 5. objects that users can do without: their callbacks free them, and the caches are shrunk
+//!    again.
 //!
 //! # Concurrency
 //! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only
@@ -45,7 +46,8 @@ pub(crate) fn shrink<S: System>(
     released
 }
 
-/// Releases empty slabs of each cache, in proportion to those it has; returns the pages released.
+/// Releases empty slabs of each cache, in proportion to the number that it has; returns the pages
+/// released.
 fn shrink_in_proportion<S: System>(
     registry: &RegistryInner<S>,
     target_pages: usize,
@@ -57,7 +59,7 @@ fn shrink_in_proportion<S: System>(
     let mut released = 0;
     visit_until(registry, target_pages, &mut released, |cache, _| {
         let own = cache.slabs().reclaimable(environment);
-        // Where all have less than is wanted, each gives all.
+        // If all caches together have at most the target, each releases all.
         let share = if all <= target_pages { own } else { share(target_pages, own, all) };
         if share > 0 { cache.release_empty(share, patience) } else { 0 }
     });
@@ -79,8 +81,8 @@ fn shrink_internal<S: System>(
     })
 }
 
-/// Calls `shrink` with each cache and the pages still wanted, as long as some are; adds what it
-/// returns to `released`.
+/// Calls `shrink` with each cache and the pages still wanted, until none are; adds its results to
+/// `released`.
 fn visit_until<S: System>(
     registry: &RegistryInner<S>,
     target_pages: usize,

@@ -1,4 +1,4 @@
-//! Building a slab: a block of pages becomes a header, links, and free objects.
+//! Building a slab: writing a header and links for a block of pages and its free objects.
 //!
 //! # Concurrency
 //! No lock is held. A slab that is being built belongs to its builder.
@@ -16,8 +16,8 @@ use crate::slabs::header::SlabHeader;
 use crate::slabs::settings::CacheSettings;
 use crate::slabs::shuffle::shuffle;
 
-/// Takes a block for a slab: of the best order or, where memory is fragmented, of the next lower
-/// one that is free.
+/// Takes a block for a slab: of the best order or, if memory is fragmented, of the highest lower
+/// order that is free.
 pub(crate) fn take_block(
     source: &impl PageSource,
     best: Geometry,
@@ -39,14 +39,14 @@ pub(crate) fn take_block(
     Err(OutOfMemory)
 }
 
-/// Writes the header and the links of a slab whose objects are all free, and names the header as
+/// Writes the header and the links of a slab whose objects are all free, and sets the header as the
 /// owner of its pages.
 ///
 /// # Safety
-/// 1. The pages from `start` on, of `geometry.order()`, are the caller's, from `source`.
-/// 2. `memory` is the caller's, aligned to 64, with room for the links of `geometry` and the header
-///    behind them.
-/// 3. `identity` is that of the [`Slabs`](crate::slabs::Slabs) whose settings are `settings`.
+/// 1. The caller owns the block at `start` of `geometry.order()`, which came from `source`.
+/// 2. The caller owns `memory`, which is aligned to 64, with room for the links of `geometry` and
+///    then the header.
+/// 3. `identity` is that of the [`Slabs`](crate::slabs::Slabs) with these `settings`.
 pub(crate) unsafe fn write_header<K: Hardening>(
     source: &impl PageMap,
     settings: &CacheSettings,
@@ -62,7 +62,8 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     // SAFETY: clause 2: room for a header; links are whole lines of 64 bytes, and therefore
     // aligned.
     unsafe { header.write(SlabHeader::new(identity, start, colour, geometry)) };
-    // SAFETY: written above, for this geometry, and the caller's.
+    // SAFETY: clause 1 of `links`: the header was just written for this geometry, in the caller's
+    // memory.
     let links = unsafe { SlabHeader::links(header, geometry) };
     for index in 0..capacity {
         let next = match index + 1 {
@@ -70,24 +71,25 @@ pub(crate) unsafe fn write_header<K: Hardening>(
             next if next < capacity => next,
             _ => 0,
         };
-        // SAFETY: the index is below the capacity, and the slab is the caller's.
+        // SAFETY: clause 1 of `write`: the index is below the capacity, and the caller owns the
+        // slab.
         unsafe { links.write(index, next) };
     }
     if K::SHUFFLE {
         let seed = settings.secret ^ start.addr().get();
-        // SAFETY: the caller's links, each object linked to itself above.
+        // SAFETY: the caller owns the links, and the loop linked each object to itself.
         unsafe { shuffle(links, capacity, seed) };
     }
-    // SAFETY: clause 1: the pages are the caller's.
+    // SAFETY: clause 1: the caller owns the pages.
     unsafe { source.set_owner(start, geometry.order().pages(), settings.tag, header.cast()) };
     header
 }
 
 /// Fills the free objects of a fresh slab with poison and writes their histories, as the preset
-/// wants.
+/// asks.
 ///
 /// # Safety
-/// 1. The slab is the caller's, in no list, and its objects are raw memory.
+/// 1. The caller owns the slab, which is in no list, and its objects are raw memory.
 pub(crate) unsafe fn prepare_objects<K: Hardening>(
     settings: &CacheSettings,
     header: NonNull<SlabHeader>,
@@ -109,7 +111,7 @@ pub(crate) unsafe fn prepare_objects<K: Hardening>(
     }
 }
 
-/// A block of pages that a caller owns. Dropping it gives the block back to its source.
+/// A block of pages that a caller owns. Dropping it frees the block to its source.
 pub(crate) struct BlockGuard<'s, P: PageSource> {
     source: &'s P,
     block: Option<PageBlock>,

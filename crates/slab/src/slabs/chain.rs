@@ -1,7 +1,7 @@
-//! Freed chains: objects of one slab that go back together, linked to one another.
+//! Freed chains: objects of one slab, linked to one another, that are freed together.
 //!
-//! A slab is looked up once for all of its objects that follow each other, and its free word is
-//! exchanged once.
+//! Neighbouring objects of one slab so cost one look-up of the slab and one exchange of its free
+//! word.
 
 use core::ptr::NonNull;
 
@@ -10,14 +10,14 @@ use crate::slabs::geometry::Geometry;
 use crate::slabs::header::SlabHeader;
 use crate::slabs::links::Links;
 
-/// Objects of one slab that somebody owns and frees.
+/// Objects of one slab that the caller owns and frees.
 #[derive(Debug)]
 pub(crate) struct FreedChain {
     pub(crate) header: NonNull<SlabHeader>,
     links: Links,
     /// The address of the slab's first object.
     first: usize,
-    /// The bytes of all its objects together; zero before the first chain is begun.
+    /// The bytes of all objects of the slab; zero before the first chain is begun.
     bytes: usize,
     stride: Divisor,
     head: usize,
@@ -43,7 +43,7 @@ impl FreedChain {
         }
     }
 
-    /// Whether it has no object.
+    /// Returns whether the chain has no object.
     pub(crate) const fn is_empty(&self) -> bool {
         self.count == 0
     }
@@ -65,14 +65,14 @@ impl FreedChain {
         // SAFETY: clause 2: alive.
         let geometry = &unsafe { header.as_ref() }.geometry(best);
         self.header = header;
-        // SAFETY: clause 1: the slab is cut by what `geometry` returned.
+        // SAFETY: clause 1 of `links`: `SlabHeader::geometry` returned the geometry of this slab.
         self.links = unsafe { SlabHeader::links(header, geometry) };
         self.first = address - index * geometry.stride();
         self.bytes = geometry.capacity() * geometry.stride();
         (self.head, self.last, self.count) = (index, index, 1);
     }
 
-    /// Adds the object at `address` in front, if it is one of this slab; whether it was.
+    /// Adds the object at `address` in front, if it is one of this slab. Returns whether it is.
     ///
     /// # Safety
     /// 1. The caller owns the object that begins at `address`, if one does.
@@ -86,33 +86,34 @@ impl FreedChain {
         if index * self.stride.divisor != offset {
             return false;
         }
-        // SAFETY: an object of the slab, and clause 1: the caller frees it.
+        // SAFETY: clause 1 of `write`: `index` is an object of the slab, which the caller owns and
+        // frees.
         unsafe { self.links.write(index, self.head) };
         self.head = index;
         self.count += 1;
         true
     }
 
-    /// Pushes all objects to the slab's free word; the chain has none then.
+    /// Pushes all objects to the slab's free word, and empties the chain.
     ///
     /// # Safety
-    /// 1. There is one, the caller owns them, and gives them up.
+    /// 1. The chain has an object; the caller owns all of them, and gives them up.
     #[inline]
     pub(crate) unsafe fn push(&mut self) -> Pushed {
-        // SAFETY: clause 1: the slab is alive while somebody owns an object of it.
+        // SAFETY: clause 1: the caller owns an object of the slab, which keeps the slab alive.
         let slab = unsafe { self.header.as_ref() };
-        // SAFETY: clause 1: the caller frees the object.
+        // SAFETY: clause 1 of `write`: `last` is an object of the slab, which the caller frees.
         let link = |next| unsafe { self.links.write(self.last, next) };
         slab.word.push_chain(self.head, core::mem::take(&mut self.count), link)
     }
 }
 
-/// A number to divide by, which takes few cycles.
+/// A divisor with its reciprocal: a division by it is a multiplication.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Divisor {
     divisor: usize,
-    /// 2^64 / divisor, rounded up: the upper half of its product with a number below 2^32 is their
-    /// quotient. Zero where it does not fit, for a divisor of one; then every quotient is zero too.
+    /// 2^64 / divisor, rounded up: the upper half of its product with a number below 2^32 is the
+    /// quotient. Zero for a divisor of one, as 2^64 does not fit; every quotient is then zero too.
     reciprocal: u64,
 }
 
@@ -121,7 +122,7 @@ impl Divisor {
         Self { divisor, reciprocal: (u64::MAX / divisor as u64).wrapping_add(1) }
     }
 
-    /// Returns the quotient of a number below 2^32 and the divisor, unless that is one.
+    /// Returns the quotient of a number below 2^32 and the divisor, if that is above one.
     #[inline]
     const fn quotient(self, number: usize) -> usize {
         if usize::BITS < 64 {

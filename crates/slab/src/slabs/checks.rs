@@ -2,10 +2,10 @@
 //!
 //! # Concepts
 //! A link of an object means something only while the object is free in its slab. At other times it
-//! holds a **mark**: allocated, or cached (free, in a magazine). No index looks like a mark, so a
-//! link that is not the mark of an allocated object says that the object is free. A free exchanges
-//! the mark atomically: of two frees that race, one finds it changed. Marks lie outside the
-//! objects, so no write through a pointer to an object reaches its own mark.
+//! holds a **mark**: allocated, or cached (free, in a magazine). No index looks like a mark, so an
+//! object whose link is not the mark "allocated" is free. A free exchanges the mark atomically: of
+//! two frees that race, the second finds it changed. Marks lie outside the objects, so no write
+//! through a pointer to an object reaches its own mark.
 
 use core::ptr::NonNull;
 
@@ -26,8 +26,8 @@ pub(crate) struct ObjectChecks<'c, S: System> {
 }
 
 impl<S: System> ObjectChecks<'_, S> {
-    /// Looks at an object that is about to go out and prepares it; returns the pointer for the
-    /// user, or `None` when the object is corrupted, after the fault hook has returned.
+    /// Checks an object before it is allocated to a user, and prepares it. Returns the pointer for
+    /// the user; for a corrupted object, calls the fault hook and returns `None`.
     #[track_caller]
     pub(crate) fn check_allocated<K: Hardening>(&self, place: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
@@ -67,8 +67,8 @@ impl<S: System> ObjectChecks<'_, S> {
         Some(object)
     }
 
-    /// Looks at an object that a user frees; returns its place, or `None` when nothing may be
-    /// credited, after the fault hook has returned.
+    /// Checks an object that a user frees. Returns its place; if a check fails, calls the fault
+    /// hook and returns `None`: the object must not be freed.
     #[track_caller]
     pub(crate) fn check_freed<K: Hardening>(&self, object: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
@@ -91,11 +91,12 @@ impl<S: System> ObjectChecks<'_, S> {
         let (padding, size) = (&self.slabs.settings.padding, self.slabs.settings.object_size());
         let found = if K::MARKS { Some(self.find_given(object, place)?) } else { None };
         if K::CANARY {
-            // SAFETY: an object of ours, as the look-up says or the caller of `free` promises.
+            // SAFETY: an object of this cache: `find_given` found it, or clause 1 of `Cache::free`
+            // says so.
             unsafe { canary::check(object, size, self.slabs.settings.secret)? };
         }
         if K::RED_ZONE > 0 {
-            // SAFETY: this preset wrote the zones when the object went out.
+            // SAFETY: `check_allocated` wrote the zones with the same preset.
             unsafe { red_zone::check(object, padding)? };
         }
         // Last, so that an object with another fault keeps its mark and stays isolated.
@@ -104,19 +105,20 @@ impl<S: System> ObjectChecks<'_, S> {
             self.change_mark(object, found, marks, FaultKind::DoubleFree)?;
         }
         if K::HISTORY {
-            // SAFETY: as above; ours since the mark.
+            // SAFETY: an object of this cache, which is ours since its mark was exchanged, or by
+            // clause 2 of `Cache::free`.
             unsafe { history::note_free(padding.history(object), self.now()) };
         }
         if K::POISON && self.slabs.settings.constructor.is_none() {
-            // SAFETY: ours since the mark, or since the user freed it: nobody reads it before it
-            // goes out again.
+            // SAFETY: the object is ours since its mark was exchanged, or by clause 2 of
+            // `Cache::free`.
             unsafe { poison::fill(object, size) };
         }
         Ok(())
     }
 
-    /// Finds the slab of the object that a user named, in whose place it lies; faults name the
-    /// user's pointer.
+    /// Finds the slab and the index of the object in `place`; a fault has the address of `object`,
+    /// the user's pointer.
     #[track_caller]
     fn find_given(
         &self,
@@ -132,8 +134,8 @@ impl<S: System> ObjectChecks<'_, S> {
         self.slabs.settings.clock.map_or(0, |clock| clock())
     }
 
-    /// Changes the mark of object `index` of `header` from `from` to `to`. `otherwise` is the fault
-    /// if another mark is found.
+    /// Changes the mark of object `index` of `header` from `from` to `to`. Returns the fault
+    /// `otherwise` if it finds another byte.
     #[track_caller]
     fn change_mark(
         &self,
@@ -142,10 +144,10 @@ impl<S: System> ObjectChecks<'_, S> {
         [from, to]: [u8; 2],
         otherwise: FaultKind,
     ) -> Result<(), Fault> {
-        // SAFETY: `find` found the slab, whose object the caller frees or has just taken, and
-        // therefore alive.
+        // SAFETY: `find` found the header; the caller frees an object of its slab or has just taken
+        // it, so the slab is alive.
         let geometry = &unsafe { header.as_ref() }.geometry(&self.slabs.settings.geometry);
-        // SAFETY: the header was found by the page map, with its slab cut by this geometry.
+        // SAFETY: clause 1 of `links`: `geometry` is that of this slab.
         let links = unsafe { SlabHeader::links(header, geometry) };
         // SAFETY: `find` found this object in the slab.
         let changed = unsafe { links.change_mark(index, from, to) };

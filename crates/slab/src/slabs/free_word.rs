@@ -10,22 +10,23 @@
 //!     | head index | free count | known | tag      |
 //! ```
 //!
-//! A slab whose objects are all taken is unknown to the set: the only way back to it is through its
-//! objects. The CPU that frees the first of them makes it known again.
+//! A slab whose objects are all taken is unknown: the set does not look for objects in it. The CPU
+//! that frees the first of them makes it known again.
 //!
 //! # Invariants
 //! - I1: `free` objects are reachable from `head` through the links, each once.
-//! - I2: a slab with free objects is known. The push that makes the first free one sets `known`,
-//!   and its caller alone, which gets [`Pushed::First`], puts the slab on the pending stack.
-//! - I3: a slab is released only when its holder of the set lock sees all objects free **and** has
-//!   taken it from the pending stack. So no CPU is between a push and the pending stack when the
-//!   pages go.
+//! - I2: a slab with free objects is known. The push that frees the first one sets `known`. Its
+//!   caller alone gets [`Pushed::First`], and puts the slab on the pending stack, or sorts it into
+//!   the set under the set lock.
+//! - I3: a slab is released only when the holder of the set lock sees all objects free **and** the
+//!   slab is neither pending nor about to be. So no CPU is between a push and the pending stack
+//!   when the pages are released.
 //!
 //! # Concurrency
-//! Any CPU pushes. Pops happen under the slab set's lock, one at a time; so an index at the head
-//! cannot be popped and pushed again between a popper's look and its exchange, and the tag only
-//! guards against a mistake in that. A push's Release publishes the link and the object's last
-//! content to the pop's Acquire.
+//! Any CPU pushes. Pops happen under the slab set's lock, one at a time. So no index at the head
+//! can be popped and pushed again between a pop's load and its exchange; the tag only guards
+//! against a caller without the lock. A push's Release publishes the link and the object's content
+//! to the pop's Acquire.
 
 use page_frame::sync::{AtomicUsize, Ordering};
 
@@ -42,7 +43,8 @@ pub struct FreeWord(AtomicUsize);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use = "the slab is lost if `First` is ignored"]
 pub enum Pushed {
-    /// The slab had no free object: the caller, and no other code, puts it on the pending stack.
+    /// The slab had no free object: the caller alone puts it on the pending stack, or sorts it into
+    /// the set.
     First,
     /// The slab is known already.
     More,
@@ -53,9 +55,9 @@ pub enum Pushed {
 pub struct Popped {
     /// The object's index.
     pub index: usize,
-    /// Whether no object is left: the slab is unknown from now on, and its caller takes it out of
-    /// its list. Looking at the word afterwards would not tell: a push may have made the slab
-    /// known again, and pending.
+    /// Whether no object is left: the slab is now unknown, and the caller moves it to the list of
+    /// full slabs. The caller cannot load the word for this: a push may already have made the slab
+    /// known again.
     pub is_last: bool,
 }
 
@@ -77,13 +79,13 @@ pub struct Seen {
     pub head: usize,
     /// How many objects are free.
     pub free: usize,
-    /// Whether the slab is in the set's sight: in a list, on the pending stack, or about to be put
-    /// there.
+    /// Whether the slab is known: in a list of slabs with free objects, on the pending stack, or
+    /// about to be put there.
     pub is_known: bool,
 }
 
 impl FreeWord {
-    /// The most objects that a slab may have.
+    /// The maximum number of objects of a slab.
     pub const MAX_OBJECTS: usize = INDEX;
 
     page_frame::const_unless_loom! {
@@ -100,25 +102,26 @@ impl FreeWord {
 
     /// Returns the word as it is at this moment.
     pub fn load(&self) -> Seen {
-        // Acquire: pairs with the Release of `push`: who sees an object free sees its content too.
+        // Acquire: pairs with the Release of `push`: a CPU that sees an object free sees its
+        // content too.
         unpack(self.0.load(Ordering::Acquire))
     }
 
-    /// Pushes the object at `index`. `link` writes the index it is given as the object's link; it
-    /// may be called again.
+    /// Pushes the object at `index`. `link` writes its argument as the object's link; it may be
+    /// called more than once.
     pub fn push(&self, index: usize, link: impl Fn(usize)) -> Pushed {
         self.push_chain(index, 1, link)
     }
 
     /// Pushes `count` objects in one exchange: `head` and those that its links lead to. `link`
-    /// writes the index it is given as the link of the last of them; it may be called again.
+    /// writes its argument as the link of the last of them; it may be called more than once.
     ///
-    /// The word is numbers alone: it names no memory, and a wrong `head` or `count` spoils nothing
-    /// but this word.
+    /// The function is safe, as the word holds only numbers: a wrong `head` or `count` corrupts
+    /// this word alone.
     ///
     /// # Panics
-    /// When `head` is no index below [`MAX_OBJECTS`](Self::MAX_OBJECTS), or `count` is zero or
-    /// above that.
+    /// When `head` is not below [`MAX_OBJECTS`](Self::MAX_OBJECTS), or `count` is zero or above
+    /// that.
     pub fn push_chain(&self, head: usize, count: usize, link: impl Fn(usize)) -> Pushed {
         assert!(head < Self::MAX_OBJECTS && count > 0 && count <= Self::MAX_OBJECTS);
         // Relaxed: only the exchange publishes.
@@ -138,21 +141,21 @@ impl FreeWord {
         }
     }
 
-    /// Pops the object on top; `next` reads the link of the index it is given. Popping the last one
-    /// makes the slab unknown.
+    /// Pops the object on top; `next` returns the link of the object at its argument. Popping the
+    /// last one makes the slab unknown.
     ///
-    /// Only the holder of the slab set's lock calls it.
+    /// Only the holder of the slab set's lock may call it.
     pub fn pop(&self, next: impl Fn(usize) -> usize) -> Option<Popped> {
         let PoppedChain { head, is_last, .. } = self.pop_chain(1, next, |_, _| ())?;
         Some(Popped { index: head, is_last })
     }
 
-    /// Pops up to `most` objects, at least one, in one exchange, and calls `put` with the place of
-    /// each among them, and its index: the last call for each place counts. `next` and the rest are
-    /// as for [`pop`](Self::pop).
+    /// Pops up to `most` objects, at least one, in one exchange. Calls `put` with the number of
+    /// each, from 0, and its index; a later call for the same number replaces the earlier one.
+    /// `next` and the lock are as for [`pop`](Self::pop).
     ///
-    /// The objects below the one on top do not change while the caller holds the lock: pushes only
-    /// add on top. So the walk over their links ends where the exchange says, or the exchange
+    /// While the caller holds the lock, pushes only add objects on top, and the links of the others
+    /// do not change. So the new head that the walk over the links finds is right, or the exchange
     /// fails.
     ///
     /// # Panics

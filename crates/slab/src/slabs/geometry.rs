@@ -1,26 +1,28 @@
 //! How a slab is cut: order, objects, colours, waste. All of it `const fn`.
 //!
 //! # Concepts
-//! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it behind
+//! - **Stride**: the object size rounded up to the alignment; objects lie at multiples of it after
 //!   the colour offset.
 //! - **Bookkeeping**: 64 bytes of header and a **link** per object, so that a free object is never
-//!   written to. Up to twelve links lie in the header; more in lines of their own in front of it, a
-//!   byte each up to 254 objects, otherwise two. It lies at the end of the slab where it fits into
-//!   what the objects leave over, less than a page, or where objects are small; otherwise outside.
+//!   written to. Up to twelve links lie in the header; more lie in lines of their own in front of
+//!   it, a byte each up to 254 objects, otherwise two. The bookkeeping lies at the end of the slab
+//!   if it fits into the bytes that the objects leave, less than a page, or if objects are small;
+//!   otherwise outside.
 //! - **Leftover**: bytes of the slab that are neither object nor bookkeeping. Colours are made of
-//!   them. Whole pages of it lie at the end, and neither colours nor bookkeeping touch them: where
-//!   the page source has memory behind touched pages alone, they cost nothing.
+//!   them. Whole pages of it lie at the end, and neither colours nor bookkeeping touch them: they
+//!   cost no memory if the page source commits pages at the first access.
 //!
 //! ```text
 //! | colour | object 0 | object 1 | ... | object n-1 | rest of the leftover | links | header |
 //! ```
 //!
 //! # Choice of the order
-//! The smallest order whose leftover is at most 1/20 of the slab and that holds enough objects; if
-//! there is none, 1/8, then 1/4, then 1/2 (the scheme of Linux's SLUB, which begins with 1/16;
-//! Bonwick 1994 has 1/8 alone); otherwise the smallest order that holds one object.
-//! Enough are eight objects up to 512 bytes, four below a page, one from a page on: few objects
-//! make a slab that is seldom empty, many pages make one that is hard to get.
+//! [`Geometry::new`] chooses the smallest order whose leftover is at most 1/20 of the slab and that
+//! holds enough objects. If no order fits, it allows 1/8, then 1/4, then 1/2 (the scheme of Linux's
+//! SLUB, which begins with 1/16; Bonwick 1994 has 1/8 alone), and at last takes the smallest order
+//! that holds one object. Enough are eight objects up to 512 bytes, four below a page, one from a
+//! page on. With more objects, slabs would seldom be empty; with more pages, their blocks would be
+//! hard to get.
 //!
 //! # Invariants
 //! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every
@@ -35,21 +37,21 @@ use crate::slabs::links::{LINKS_WITHIN, MARK_CACHED};
 
 /// The largest object in bytes.
 pub const LARGEST_SIZE: usize = 4 << 20;
-/// The largest order that is chosen for objects that fit in a smaller one too.
+/// The largest order chosen for an object that fits in a block of this order or a lower one.
 pub const LARGEST_ORDER: u8 = 3;
 
 /// Bytes of a slab's header: 64; more under loom, whose atomics are larger. `header.rs` asserts it.
 pub(crate) const HEADER: usize = if page_frame::sync::MODELLED { 320 } else { 64 };
-/// The most objects of a slab whose header lies outside: their links fit in one line of 64 bytes.
+/// Maximum objects of a slab whose header lies outside only to keep whole pages free: their links
+/// fit in one line of 64 bytes.
 pub(crate) const MAX_OUTSIDE: usize = 64;
-/// Objects whose indices fit a link of one byte, and look like no mark.
+/// Maximum objects with links of one byte: no index looks like a mark.
 const SHORT_LINKS: usize = MARK_CACHED as usize;
-/// Up to this size bookkeeping lies in the slab even where it costs an object.
+/// Up to this size of objects in bytes, bookkeeping lies in the slab even if it costs an object.
 const SMALL: usize = PAGE_SIZE / 8;
-/// The most objects of a slab: what a free word can count, less one, and no index looks like a
-/// mark.
+/// Maximum objects of a slab: a free word can count them, and no index looks like a mark.
 const MAX_OBJECTS: usize = least(FreeWord::MAX_OBJECTS, (MARK_CACHED as usize) << 8);
-/// Leftovers accepted, as fractions of the slab, best first.
+/// Denominators of the accepted leftovers, as fractions of the slab; the best first.
 const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 
 /// How the slabs of objects of one size are cut.
@@ -143,8 +145,8 @@ impl Geometry {
         }
     }
 
-    /// Returns the cut of slabs of `order`, or `None` where not one object fits, or the arguments
-    /// are none that [`new`](Self::new) would take.
+    /// Returns the cut of slabs of `order`, or `None` if no object fits, for a size of zero, and
+    /// for an alignment that is not a power of two or exceeds the slab.
     pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {
         let Some(block) = Order::new(order) else { return None };
         if size == 0 || !alignment.is_power_of_two() || alignment > block.bytes() {
@@ -154,7 +156,7 @@ impl Geometry {
         Self::cut(stride, colour_step(alignment, line, block), block)
     }
 
-    /// Returns the cut of smaller slabs for the same objects, or `None` where not one fits.
+    /// Returns the cut of smaller slabs for the same objects, or `None` if no object fits.
     pub(crate) const fn at_lower_order(&self, order: Order) -> Option<Self> {
         if self.colour_step() > order.bytes() {
             // The step is a multiple of the alignment, so slabs of this order may be aligned to
@@ -213,7 +215,7 @@ impl Geometry {
         self.leftover as usize
     }
 
-    /// Whether header and links lie inside the slab.
+    /// Returns whether header and links lie inside the slab.
     pub const fn is_inside(&self) -> bool {
         self.inside
     }
@@ -223,8 +225,8 @@ impl Geometry {
         self.leftover_bytes() % PAGE_SIZE / self.colour_step() + 1
     }
 
-    /// Returns the offset of the first object of a slab of colour `colour`, in bytes. Colours
-    /// repeat.
+    /// Returns the offset of the first object of a slab of colour `colour` modulo the number of
+    /// colours, in bytes.
     pub const fn colour_offset(&self, colour: usize) -> usize {
         colour % self.colours() * self.colour_step()
     }
@@ -234,8 +236,8 @@ impl Geometry {
         self.step as usize
     }
 
-    /// Returns the colour of the slab after one of `colour`: all colours come round, neighbours far
-    /// apart.
+    /// Returns the colour of the slab after one of `colour`: slabs take all colours in turn,
+    /// successive ones far apart.
     ///
     /// The stride between them has no divisor in common with the number of colours and is near 0.38
     /// of it, so that any few successive slabs are spread over all of the leftover.
@@ -248,12 +250,12 @@ impl Geometry {
         (colour + stride) % colours
     }
 
-    /// Returns the bytes of links in front of the header; zero where they lie in it.
+    /// Returns the bytes of links in front of the header; zero if the links lie in it.
     pub(crate) const fn links_bytes(&self) -> usize {
         links_bytes(self.capacity())
     }
 
-    /// Whether a link is one byte.
+    /// Returns whether a link is one byte.
     pub(crate) const fn has_short_links(&self) -> bool {
         link_bytes(self.capacity()) == 1
     }
@@ -279,13 +281,14 @@ const fn colour_step(alignment: usize, line: usize, block: Order) -> usize {
     }
 }
 
-/// Bytes of header and links of a slab of `capacity` objects, in whole lines of 64 bytes.
+/// Returns the bytes of header and links of a slab of `capacity` objects, in whole lines of 64
+/// bytes.
 const fn bookkeeping(capacity: usize) -> usize {
     HEADER + links_bytes(capacity)
 }
 
-/// Bytes of links in front of the header of a slab of `capacity` objects, in whole lines of 64
-/// bytes.
+/// Returns the bytes of links in front of the header of a slab of `capacity` objects, in whole
+/// lines of 64 bytes.
 const fn links_bytes(capacity: usize) -> usize {
     match capacity {
         0..=LINKS_WITHIN => 0,
@@ -293,7 +296,7 @@ const fn links_bytes(capacity: usize) -> usize {
     }
 }
 
-/// Bytes of a link in a slab of `capacity` objects.
+/// Returns the bytes of a link in a slab of `capacity` objects.
 const fn link_bytes(capacity: usize) -> usize {
     if capacity <= SHORT_LINKS { 1 } else { 2 }
 }
@@ -306,7 +309,7 @@ const fn enough_objects(stride: usize) -> usize {
     }
 }
 
-/// Makes a number that an order bounds narrow.
+/// Returns a number that is at most the bytes of a block as `u32`.
 const fn narrow(number: usize) -> u32 {
     assert!(number <= u32::MAX as usize, "an order has at most 1 GiB");
     number as u32

@@ -1,9 +1,9 @@
-//! The header: what a cache knows about one slab, in one line of 64 bytes.
+//! The header: the cache's data about one slab, in one line of 64 bytes.
 //!
 //! # Concepts
 //! The header lies at the end of its slab or, where it would cost an object there, in memory of an
 //! internal cache. The page map's owner word of every page of the slab points to it. The
-//! [links](crate::links) of the free objects are with it.
+//! [links](crate::links) of the free objects lie in the header or in front of it.
 //!
 //! ```text
 //! inside:   | ... objects ... | links, in whole lines | header |
@@ -12,7 +12,8 @@
 //! ```
 //!
 //! # Invariants
-//! - I1: place and list are read and written only under the set lock.
+//! - I1: `neighbours` and `list` are used only under the set lock, or by the owner of a slab that
+//!   is in no set.
 
 use core::ptr::NonNull;
 
@@ -23,11 +24,11 @@ use crate::slabs::free_word::FreeWord;
 use crate::slabs::geometry::{Geometry, HEADER};
 use crate::slabs::links::{LINKS_WITHIN, Links};
 
-/// In which list of the slab set a slab is.
+/// The list of the slab set that a slab is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum ListName {
-    /// Every object taken; or freed ones are not yet noticed (the slab is pending).
+    /// Every object is taken; or some were freed, and the slab is pending.
     Full,
     /// Partial, by quarter of free objects.
     Partial0,
@@ -36,7 +37,7 @@ pub(crate) enum ListName {
     Partial3,
     /// No object taken.
     Empty,
-    /// On its way into or out of the set.
+    /// The slab is not yet in the set, or has left it.
     Nowhere,
 }
 
@@ -62,7 +63,7 @@ impl ListName {
 #[repr(C, align(64))]
 pub(crate) struct SlabHeader {
     pub(crate) word: FreeWord,
-    /// The cache of the cache, without its type.
+    /// The identity of the [`Slabs`](crate::slabs::Slabs) that owns the slab.
     pub(crate) cache: NonNull<()>,
     /// The first byte of the slab's pages.
     pub(crate) start: NonNull<u8>,
@@ -83,7 +84,7 @@ pub(crate) struct Neighbours {
     pub(crate) previous: *mut SlabHeader,
 }
 
-// SAFETY: clause 1: always the same field, used only by the pending stack.
+// SAFETY: clause 1 of `Linked`: always the same field, used only by the pending stack.
 unsafe impl Linked for SlabHeader {
     fn link(&self) -> &UnsafeCell<*mut Self> {
         &self.pending
@@ -91,8 +92,8 @@ unsafe impl Linked for SlabHeader {
 }
 
 impl SlabHeader {
-    /// Makes the header of a slab whose objects are all free, the first one on top; its links are
-    /// yet to be written.
+    /// Makes the header of a slab whose objects are all free, the first one on top. The caller
+    /// writes the links.
     pub(crate) fn new(
         cache: NonNull<()>,
         start: NonNull<u8>,
@@ -136,7 +137,7 @@ impl SlabHeader {
     /// # Safety
     /// 1. The caller holds the set lock, or the slab is in no set (I1).
     pub(crate) unsafe fn neighbours(&self) -> Neighbours {
-        // SAFETY: clause 1 and I1: no code changes it.
+        // SAFETY: clause 1 and I1: no other code changes it meanwhile.
         self.neighbours.with(|neighbours| unsafe { *neighbours })
     }
 
@@ -154,27 +155,27 @@ impl SlabHeader {
     /// # Safety
     /// 1. As for `neighbours`.
     pub(crate) unsafe fn list(&self) -> ListName {
-        // SAFETY: clause 1: the lock keeps writers away.
+        // SAFETY: clause 1 and I1: no other code changes it meanwhile.
         self.list.with(|list| unsafe { *list })
     }
 
-    /// Notes the list that the slab is in.
+    /// Sets the list that the slab is in.
     ///
     /// # Safety
     /// 1. As for `neighbours`.
     pub(crate) unsafe fn set_list(&self, new: ListName) {
-        // SAFETY: clause 1: the lock keeps everybody away.
+        // SAFETY: clause 1 and I1: no other code uses it.
         self.list.with_mut(|list| unsafe { *list = new });
     }
 
-    /// Returns how the slab is cut, in a cache whose slabs are cut by `best` wherever the page
-    /// source had a block for it.
+    /// Returns the geometry of the slab. `best` is the cache's geometry; slabs are cut otherwise
+    /// only if the page source had no block of the best order.
     #[inline]
     pub(crate) fn geometry(&self, best: &Geometry) -> Geometry {
         if self.order == best.order().get() { *best } else { self.lower_geometry(best) }
     }
 
-    /// Returns the objects of the slab, as [`geometry`](Self::geometry) does.
+    /// Returns the number of objects of the slab; `best` is as for [`geometry`](Self::geometry).
     #[inline]
     pub(crate) fn capacity(&self, best: &Geometry) -> usize {
         if self.order == best.order().get() {
@@ -195,8 +196,8 @@ impl SlabHeader {
         1 << self.order
     }
 
-    /// Returns the offset of the first object in bytes. (A header's colour is one of the
-    /// geometry's.)
+    /// Returns the offset of the first object in bytes. (The header's colour is below
+    /// `geometry.colours()`.)
     #[inline]
     fn first_offset(&self, geometry: &Geometry) -> usize {
         usize::from(self.colour) * geometry.colour_step()
@@ -208,8 +209,7 @@ impl SlabHeader {
         self.start.addr().get() + self.first_offset(geometry)
     }
 
-    /// Returns the index of the object at `address`, and how many bytes behind its start the
-    /// address lies.
+    /// Returns the index of the object at `address`, and the offset of `address` in it in bytes.
     #[inline]
     pub(crate) fn index_of(&self, geometry: &Geometry, address: usize) -> (usize, usize) {
         let offset = address.wrapping_sub(self.first_object(geometry));

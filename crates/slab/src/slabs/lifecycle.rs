@@ -1,16 +1,16 @@
-//! Taking objects from slabs and giving them back, with the growth and the release of slabs that
-//! this needs.
+//! Taking objects from slabs and freeing them to slabs, and the growth and release of slabs that
+//! follow.
 //!
 //! # Concurrency
-//! Growth and release hold no lock: a slab that is being made, or is out of the set, belongs to the
-//! caller.
+//! Growth and release hold no lock: the caller owns a slab that it makes or has taken out of the
+//! set.
 //!
 //! # Panics
 //! Constructors, destructors and traces are code of the user and may panic. `core` cannot catch a
-//! panic, so guards own what a function holds at such a moment. A destructor that panics counts as
-//! run: the other objects of its slab are destroyed, all slabs of the list are released, and then
-//! the panic goes on. A second panic meanwhile ends the program, as it does when a slice is
-//! dropped.
+//! panic, so guards own the slabs and blocks that a function holds at such a moment. A destructor
+//! that panics counts as run: the other objects of its slab are destroyed, all slabs of the list
+//! are released, and then the panic goes on. A second panic meanwhile ends the program, as it does
+//! when a slice is dropped.
 
 use core::ptr::NonNull;
 
@@ -44,9 +44,9 @@ impl<S: System> SlabSource<S> {
 }
 
 impl Slabs {
-    /// Takes up to `wanted` objects, growing when no slab has one; at least one, or an error. Calls
-    /// `put` with the number of each among them, and the object; the last call for each number
-    /// counts. Calls `note` with the bytes of all slabs, under the set lock.
+    /// Takes up to `wanted` objects, at least one; makes a slab if none has a free object. Calls
+    /// `put` with each object and its number, from 0; a later call for the same number replaces the
+    /// earlier one. Calls `note` with the bytes of all slabs, under the set lock.
     pub(crate) fn take<S: System, K: Hardening>(
         &self,
         source: &SlabSource<S>,
@@ -72,22 +72,23 @@ impl Slabs {
             if self.settings.coloured { set.next_colour(best) } else { 0 }
         };
         let header = self.grow::<S, K>(source, colour, reclaim)?;
-        // SAFETY: `grow` made it, and no other code has it.
+        // SAFETY: `grow` made the slab, and no other code has it.
         let pages = unsafe { header.as_ref() }.pages();
         let taken = {
             let token = source.environment.lock_token();
             let set = self.lock::<S>(&token, Patience::Wait);
-            // Asked again: another CPU may have grown the cache meanwhile.
+            // Checked again: another CPU may have grown the cache meanwhile.
             set.filter(|set| self.may_grow(set)).map(|mut set| {
-                // SAFETY: `grow` made it: live, of this cache, in no list, all objects free.
+                // SAFETY: clause 1 of `add`: `grow` made the slab: live, of this cache, in no list,
+                // all objects free.
                 unsafe { set.add(header, best) };
                 note(set.bytes(best));
                 set.take(best, wanted, mark, &mut put)
             })
         };
         let Some(taken) = taken else {
-            // SAFETY: the fresh slab was not added, and belongs to the caller, and all its objects
-            // are free.
+            // SAFETY: clause 1 of `release`: the fresh slab was not added to the set, so it is
+            // ours, and all its objects are free.
             unsafe { self.release(source, header) };
             return Err(OutOfMemory);
         };
@@ -109,8 +110,8 @@ impl Slabs {
     /// Frees `objects`, which the caller owns, into their slabs, and releases surplus empty slabs.
     /// Returns the pages released. Calls `note` as [`take`](Self::take) does.
     ///
-    /// Without the set lock (nested, or only trying) each chain of objects goes through its slab's
-    /// free word.
+    /// If it does not get the set lock (nested, or [`Patience::Try`]), it pushes each chain of
+    /// objects to its slab's free word.
     pub(crate) fn give<S: System>(
         &self,
         source: &SlabSource<S>,
@@ -125,12 +126,13 @@ impl Slabs {
         {
             let token = source.environment.lock_token();
             if let Some(mut set) = self.lock::<S>(&token, patience) {
-                // SAFETY: a chain of objects of this cache, which the caller owns.
+                // SAFETY: clause 1 of `SlabSet::give`: a chain of objects of this cache, which the
+                // caller owns.
                 let free = |chain: &mut FreedChain| unsafe { set.give(chain, best) };
                 fault = self.for_each_chain(&source.environment, objects, free);
                 set.take_pending(&self.pending, best);
                 note(set.bytes(best));
-                // An aging pass, which only tries, runs no destructor.
+                // `Patience::Try` may come from an aging pass, which must not run destructors.
                 let keep = match patience {
                     Patience::Try if self.settings.destructor.is_some() => usize::MAX,
                     _ => self.empty_slabs_kept(&set),
@@ -149,7 +151,7 @@ impl Slabs {
         pages
     }
 
-    /// Gives back the memory of one object of an internal cache. Returns the pages released.
+    /// Frees one object of an internal cache. Returns the pages released.
     pub(crate) fn give_internal<S: System>(
         &self,
         source: &SlabSource<S>,
@@ -217,7 +219,8 @@ impl Slabs {
         let (block, geometry) = take_block(pages, settings.geometry, reclaim)?;
         let geometry = &geometry;
         let block_start = block.start();
-        // SAFETY: from this source, just allocated, so nothing refers into it.
+        // SAFETY: clause 1 of `BlockGuard::new`: just allocated from this source, so nothing refers
+        // into it.
         let block = unsafe { BlockGuard::new(pages, block) };
         let memory = match geometry.bookkeeping_offset() {
             // SAFETY: the bookkeeping lies inside the slab (geometry I1).
@@ -226,13 +229,14 @@ impl Slabs {
         };
         let (start, order) = block.release().ok_or(OutOfMemory)?.into_raw();
         let identity = self.identity();
-        // SAFETY: clauses 1 and 2: the block and the memory are ours, and were allocated for this
-        // geometry. Clause 3: our own identity and settings.
+        // SAFETY: clauses 1 and 2 of `write_header`: the block and the memory are ours, and were
+        // allocated for this geometry. Clause 3: our own identity and settings.
         let header = unsafe {
             write_header::<K>(pages, settings, identity, start, memory, colour, geometry)
         };
         if K::POISON || K::HISTORY {
-            // SAFETY: ours, in no list.
+            // SAFETY: clause 1 of `prepare_objects`: the slab is ours, in no list, and no
+            // constructor has run.
             unsafe { prepare_objects::<K>(settings, header) };
         }
         let mut slab = UnfinishedSlab { slabs: self, source, header, constructed: 0 };
@@ -250,7 +254,7 @@ impl Slabs {
         releasing.pages
     }
 
-    /// Destroys all objects of a slab and gives its pages back.
+    /// Destroys all objects of a slab and returns its pages to the page source.
     ///
     /// # Safety
     /// 1. The slab is the caller's: in no list, all objects free and constructed.
@@ -268,14 +272,15 @@ impl Slabs {
     fn pop_empty(&self, set: &mut SlabSet, keep: usize, most: usize, surplus: &mut SlabList) {
         while surplus.count() < most {
             let Some(header) = set.pop_empty(keep, &self.settings.geometry) else { return };
-            // SAFETY: it is out of the set and alive; `release_all` takes it out before it dies.
+            // SAFETY: clause 1 of `push`: the slab is alive and in no list; `release_all` pops it
+            // before it releases it.
             unsafe { surplus.push(header) };
         }
     }
 }
 
-/// A slab whose constructors run. Dropped when one of them, or the trace, panics: then it gives the
-/// slab up.
+/// A slab whose constructors run. It is dropped only if one of them, or the trace, panics: it then
+/// destroys the constructed objects and frees the slab.
 struct UnfinishedSlab<'c, S: System> {
     slabs: &'c Slabs,
     source: &'c SlabSource<S>,
@@ -295,7 +300,8 @@ impl<S: System> UnfinishedSlab<'_, S> {
             let slab = unsafe { self.header.as_ref() };
             // SAFETY: the index is below the capacity.
             let object = settings.object_in(unsafe { slab.object(geometry, self.constructed) });
-            // SAFETY: the builder was promised that this is sound for raw memory of an object.
+            // SAFETY: clause 1 of `CacheBuilder::constructor`: it is sound for raw memory of an
+            // object.
             unsafe { construct(object) };
             self.constructed += 1;
         }
@@ -323,7 +329,8 @@ impl<S: System> ReleasingSlabs<'_, S> {
         while let Some(header) = self.list.pop() {
             // SAFETY: a slab of the list lives until it is released.
             self.pages += unsafe { header.as_ref() }.pages();
-            // SAFETY: `pop_empty` took it out of the set with all objects free.
+            // SAFETY: clause 1 of `release`: `pop_empty` took the slab out of the set with all
+            // objects free, and `pop` took it out of the list.
             unsafe { self.slabs.release(self.source, header) };
         }
     }
@@ -338,8 +345,8 @@ impl<S: System> Drop for ReleasingSlabs<'_, S> {
     }
 }
 
-/// A slab that is given up: in no list, its objects nobody's. Dropping it destroys the objects that
-/// are left and gives the pages back.
+/// A slab to be freed: in no list, and no caller owns an object of it. Dropping it destroys the
+/// remaining objects and returns the pages.
 struct DyingSlab<'c, S: System> {
     slabs: &'c Slabs,
     source: &'c SlabSource<S>,
@@ -361,10 +368,10 @@ impl<S: System> DyingSlab<'_, S> {
             let index = self.next;
             // Before the call: an object whose destructor panicked is not destroyed again.
             self.next += 1;
-            // SAFETY: below the capacity, as only objects of the slab are constructed.
+            // SAFETY: clause 1 of `object`: `constructed` is at most the capacity.
             let object = settings.object_in(unsafe { slab.object(geometry, index) });
-            // SAFETY: the builder was promised that this is sound for constructed objects, and
-            // `index` is one.
+            // SAFETY: clause 1 of `CacheBuilder::destructor`: it is sound for constructed objects,
+            // and object `index` is one.
             unsafe { destroy(object) };
         }
     }
@@ -373,12 +380,12 @@ impl<S: System> DyingSlab<'_, S> {
 impl<S: System> Drop for DyingSlab<'_, S> {
     fn drop(&mut self) {
         self.destroy_objects();
-        // SAFETY: the header lives until its memory is given back below.
+        // SAFETY: the header lives until this function frees its memory.
         let slab = unsafe { self.header.as_ref() };
         let geometry = &slab.geometry(&self.slabs.settings.geometry);
         let (start, order) = (slab.start, geometry.order());
         let pages = &self.source.environment.source;
-        // SAFETY: the slab was given up, so its pages are ours.
+        // SAFETY: no other code uses the slab, so its pages are ours.
         unsafe { pages.clear_owner(start, order) };
         if geometry.bookkeeping_offset().is_none() {
             // SAFETY: the links lie in front of the header, in the same memory.
@@ -386,9 +393,10 @@ impl<S: System> Drop for DyingSlab<'_, S> {
             let headers = self.source.headers_for(geometry);
             headers.give_internal(self.source, Patience::Wait, memory);
         }
-        // SAFETY: the parts of the block that `grow` took apart.
+        // SAFETY: `start` and `order` are those of the block that `grow` took apart.
         let block = unsafe { PageBlock::from_raw(start, order, false) };
-        // SAFETY: from this source; nothing refers into it, as no caller has an object of it.
+        // SAFETY: the block came from this source; nothing refers into it, as no caller has an
+        // object of it.
         unsafe { pages.free(block) };
     }
 }

@@ -5,13 +5,13 @@
 //!
 //! # Invariants
 //! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or
-//!   as a mark (checks); it is read as a link only under the set lock.
+//!   as a mark (see `checks.rs`). It is read as a link only under the set lock.
 
 use core::ptr::NonNull;
 
 use page_frame::sync::{UnsafeCell, exchange_byte};
 
-/// Objects whose links fit in the header itself.
+/// How many links fit in the header.
 pub(crate) const LINKS_WITHIN: usize = 12;
 /// The mark of an object in use. No link has this value.
 pub(crate) const MARK_ALLOCATED: u8 = 0xff;
@@ -21,11 +21,11 @@ pub(crate) const MARK_CACHED: u8 = 0xfe;
 /// The links of one slab.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Links {
-    /// A byte each, in the header.
+    /// One byte per object, in the header.
     Within(NonNull<[UnsafeCell<u8>; LINKS_WITHIN]>),
-    /// A byte each, from here on.
+    /// One byte per object, from this address on.
     Short(NonNull<u8>),
-    /// Two bytes each, from here on.
+    /// Two bytes per object, from this address on.
     Long(NonNull<u16>),
 }
 
@@ -42,7 +42,8 @@ impl Links {
                 // SAFETY: the header lives as long as the links are used (clause 1 of
                 // `SlabHeader::links`).
                 let link = &unsafe { links.as_ref() }[index];
-                // SAFETY: I1: whoever pushed the object wrote it, and published it by the push.
+                // SAFETY: I1: the CPU that pushed the object wrote its link before, and the push
+                // published it.
                 link.with(|link| unsafe { *link }).into()
             }
             Self::Short(first) => {
@@ -95,18 +96,18 @@ impl Links {
     /// 1. As for `write`, but the caller owns the object instead of freeing it.
     pub(crate) unsafe fn set_mark(self, index: usize, mark: u8) {
         let shift = if matches!(self, Self::Long(_)) { 8 } else { 0 };
-        // SAFETY: clause 1: no link leads to an object that its owner has, so its link is its
-        // owner's.
+        // SAFETY: clause 1 of `write`: the caller owns the object, so no other code uses its link
+        // (I1).
         unsafe { self.write(index, usize::from(mark) << shift) };
     }
 
     /// Exchanges the mark of object `index` from `from` to `to`, atomically.
     ///
-    /// Marks stand where a link of one byte stands, or the upper byte of a longer one; no index
-    /// looks like one (geometry).
+    /// A mark lies in the byte of a short link, or in the upper byte of a long one; the geometry
+    /// bounds indices so that none looks like a mark.
     ///
     /// # Errors
-    /// What stood there instead of `from`; then nothing has changed.
+    /// The byte that it found instead of `from`; then nothing has changed.
     ///
     /// # Safety
     /// 1. `index` is one of the slab's objects.
@@ -126,8 +127,8 @@ impl Links {
                 unsafe { first.cast::<u8>().add(2 * index + upper) }
             }
         };
-        // SAFETY: a written byte of the slab's bookkeeping, which is alive; its other users are
-        // atomic too, or exclusive.
+        // SAFETY: the byte is written and in the slab's bookkeeping, which is alive; other accesses
+        // to it are atomic too, or exclusive.
         unsafe { exchange_byte(place, from, to) }
     }
 }

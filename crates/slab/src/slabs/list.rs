@@ -1,9 +1,10 @@
 //! Doubly linked lists of slabs, through their headers.
 //!
 //! # Invariants
-//! - I1: the headers from `first` through `next` are `count` many, each with its `previous` right,
-//!   all live.
-//! - I2: lists are reached only under the set lock, which also guards the headers' neighbours.
+//! - I1: from `first` the `next` pointers lead to `count` live headers, and the `previous` of each
+//!   is its predecessor.
+//! - I2: only one CPU at a time uses a list and its headers' neighbours: the holder of the set
+//!   lock, or the owner of slabs that it took out of the set.
 
 use core::ptr::NonNull;
 
@@ -35,11 +36,12 @@ impl SlabList {
     /// 1. `header` is live, in no list, and will be taken out before it dies.
     pub(crate) unsafe fn push(&mut self, header: NonNull<SlabHeader>) {
         let neighbours = Neighbours { next: self.first, previous: core::ptr::null_mut() };
-        // SAFETY: clause 1: it is live, and in no list before this.
+        // SAFETY: clause 1 of `change_neighbours`: `header` is live, and about to be in this list
+        // (I2).
         unsafe { change_neighbours(header, |_| neighbours) };
         if let Some(second) = self.first() {
             let previous = header.as_ptr();
-            // SAFETY: I1: a header of the list.
+            // SAFETY: clause 1 of `change_neighbours`: I1: `second` is a header of this list.
             unsafe {
                 change_neighbours(second, |neighbours| Neighbours { previous, ..neighbours })
             };
@@ -53,10 +55,10 @@ impl SlabList {
     /// # Safety
     /// 1. `header` is in this list.
     pub(crate) unsafe fn remove(&mut self, header: NonNull<SlabHeader>) {
-        // SAFETY: clause 1.
+        // SAFETY: clause 1 of `neighbours_of`: `header` is in this list (clause 1), so live (I1).
         let Neighbours { next, previous } = unsafe { neighbours_of(header) };
         if let Some(before) = NonNull::new(previous) {
-            // SAFETY: I1: what a header of the list names as its neighbour is one too.
+            // SAFETY: I1: the neighbour of a header of this list is in the list too, so live.
             unsafe { change_neighbours(before, |neighbours| Neighbours { next, ..neighbours }) };
         } else {
             self.first = next;
@@ -71,7 +73,7 @@ impl SlabList {
     /// Takes the first header out.
     pub(crate) fn pop(&mut self) -> Option<NonNull<SlabHeader>> {
         let first = self.first()?;
-        // SAFETY: it is the first of this list.
+        // SAFETY: clause 1 of `remove`: `first` is in this list.
         unsafe { self.remove(first) };
         Some(first)
     }
@@ -91,27 +93,27 @@ impl SlabList {
 /// Returns the neighbours of `header`.
 ///
 /// # Safety
-/// 1. `header` is live, in a list that the caller has (I1), and so under the set lock (I2).
+/// 1. `header` is live, in a list that the caller has borrowed (I1), so no other code uses it (I2).
 unsafe fn neighbours_of(header: NonNull<SlabHeader>) -> Neighbours {
-    // SAFETY: clause 1: it is live, and list_node, so its slab cannot be released meanwhile.
+    // SAFETY: clause 1: the header is live and listed, so its slab is not released meanwhile.
     let header = unsafe { header.as_ref() };
-    // SAFETY: clause 1: the lock keeps writers away.
+    // SAFETY: clause 1: no other code changes the neighbours meanwhile.
     unsafe { header.neighbours() }
 }
 
 /// Changes the neighbours of `header`.
 ///
 /// # Safety
-/// 1. `header` is live, in a list that the caller changes or about to be (I1), and so under the set
-///    lock (I2).
+/// 1. `header` is live, and in a list that the caller changes or about to be (I1), so no other code
+///    uses it (I2).
 unsafe fn change_neighbours(
     header: NonNull<SlabHeader>,
     change: impl FnOnce(Neighbours) -> Neighbours,
 ) {
-    // SAFETY: clause 1: it is live, and no other code lists it under the lock.
+    // SAFETY: clause 1: the header is live.
     let header = unsafe { header.as_ref() };
-    // SAFETY: clause 1: the lock keeps writers away.
+    // SAFETY: clause 1: no other code changes the neighbours meanwhile.
     let neighbours = unsafe { header.neighbours() };
-    // SAFETY: clause 1: it keeps readers away too.
+    // SAFETY: clause 1: no other code reads the neighbours either.
     unsafe { header.set_neighbours(change(neighbours)) };
 }

@@ -3,8 +3,8 @@
 //!
 //! # Concepts
 //! [`Slabs`] owns the slab set and its lock, and the stack of slabs that wait to be sorted into the
-//! set again. It hands out objects and takes them back; `lifecycle.rs` makes slabs of blocks of the
-//! page source and releases them. It knows nothing of magazines and CPU slots, which lie above it.
+//! set again. It allocates and frees objects; `lifecycle.rs` makes slabs from blocks of the page
+//! source and releases them. It uses no magazines, and CPU slots only for the lock token.
 
 pub(crate) mod build;
 pub(crate) mod chain;
@@ -39,7 +39,8 @@ use crate::trace::Event;
 
 /// All slabs of one cache.
 ///
-/// Headers name their cache by the address of this value, so it does not move while it has slabs.
+/// Headers refer to their cache by the address of this value, so it does not move while it has
+/// slabs.
 #[derive(Debug)]
 pub(crate) struct Slabs {
     pub(crate) settings: CacheSettings,
@@ -53,13 +54,13 @@ impl Slabs {
         Self { settings, pending: TakeAll::new(), set: IrqLock::new(SlabSet::new()) }
     }
 
-    /// Returns the word by which headers name this cache.
+    /// Returns the pointer by which headers refer to this cache.
     pub(crate) fn identity(&self) -> NonNull<()> {
         NonNull::from(self).cast()
     }
 
-    /// Takes the set lock. `None` for a nested context that found it held, and for one that does
-    /// not wait.
+    /// Takes the set lock. `None` if it is held and the caller does not wait: nested contexts never
+    /// do.
     pub(crate) fn lock<'l, S: System>(
         &'l self,
         token: &'l IrqLockToken<'_, CpuSlot, S::Cpus>,
@@ -82,8 +83,8 @@ impl Slabs {
     /// Finds the slab of the object at `address`, and the object's index. O(1), no lock.
     ///
     /// The caller frees the object or has just taken it, which keeps the slab's header alive. For
-    /// an address that was freed before, or is no object, the search is a best effort: the clauses
-    /// of [`Cache::free`](crate::Cache::free) are broken then.
+    /// an address that was freed before, or is not an object, the search is a best effort, as the
+    /// caller has broken a clause of [`Cache::free`](crate::Cache::free).
     #[track_caller]
     pub(crate) fn find<S: System>(
         &self,
@@ -110,8 +111,8 @@ impl Slabs {
         Ok((header, index))
     }
 
-    /// Whether an object of one of the slabs begins at `address`. O(slabs), takes the set lock;
-    /// `false` for a nested context that found it held.
+    /// Returns whether an object of one of the slabs begins at `address`. O(slabs), takes the set
+    /// lock; `false` for a nested context that found it held.
     ///
     /// It reads only headers of the set, which live while the lock is held. The owner word of the
     /// address might name the header of a slab that is being released.
@@ -126,7 +127,8 @@ impl Slabs {
         let token = environment.lock_token();
         let Some(set) = self.lock::<S>(&token, Patience::Wait) else { return false };
         set.iter().any(|header| {
-            // SAFETY: slab set I1: a slab in the set is alive, and leaves it under the lock alone.
+            // SAFETY: slab set I1: a slab in the set is alive, and leaves the set only under the
+            // lock.
             let slab = unsafe { header.as_ref() };
             let geometry = &slab.geometry(&self.settings.geometry);
             let (index, behind) = slab.index_of(geometry, address);
@@ -154,7 +156,7 @@ impl Slabs {
         set.map_or(0, |set| set.empty_slabs() * self.settings.slab_pages())
     }
 
-    /// Whether the cache may have one slab more.
+    /// Returns whether the cache may have one more slab.
     fn may_grow(&self, set: &SlabSet) -> bool {
         let most = self.settings.most_slabs;
         most == u32::MAX || set.slabs() < most as usize
@@ -162,8 +164,8 @@ impl Slabs {
 
     /// Returns how many empty slabs of `set` stay after a free.
     fn empty_slabs_kept(&self, set: &SlabSet) -> usize {
-        // 1/64: a guess; one at least, so that a pair at the edge of a slab never asks the source
-        // twice.
+        // 1/64: a guess; at least one, so that a loop of one allocation and one free does not make
+        // and release a slab each time.
         let missed = if self.settings.is_internal { 0 } else { set.missed() };
         let by_itself = || (set.slabs() / 64).max(1) + missed;
         let kept = self.settings.keep_empty.map_or_else(by_itself, |kept| match kept {
@@ -173,9 +175,9 @@ impl Slabs {
         kept.max(self.settings.kept())
     }
 
-    /// Joins `objects` to chains, as far as neighbours are of the same slab, and calls `free` with
-    /// each chain; last objects first. Leaves out pointers that are no objects, and returns the
-    /// fault of one of them.
+    /// Joins neighbouring `objects` of the same slab to chains, and calls `free` with each chain;
+    /// the last objects first. Skips pointers that are not objects, and returns the fault of one of
+    /// them.
     #[inline]
     fn for_each_chain<S: System>(
         &self,
@@ -188,14 +190,15 @@ impl Slabs {
         let mut chain = FreedChain::new(geometry);
         for address in objects.iter().rev().map(|object| object.addr().get()) {
             if !chain.is_empty() {
-                // SAFETY: the object is the caller's.
+                // SAFETY: clause 1 of `add`: the caller owns the object and frees it.
                 if unsafe { chain.add(address) } {
                     continue;
                 }
                 free(&mut chain);
             }
             match self.find(environment, address) {
-                // SAFETY: clause 1: `find` found this object. Clause 2: it is the caller's.
+                // SAFETY: clause 1 of `begin`: `find` found this object. Clause 2: the caller owns
+                // `objects`.
                 Ok((header, index)) => unsafe { chain.begin(header, index, address, geometry) },
                 Err(found) => fault = Some(found),
             }
@@ -208,7 +211,7 @@ impl Slabs {
 
     /// Frees the objects of `chain`, which the caller owns, without the set lock.
     fn give_unlocked(&self, chain: &mut FreedChain) {
-        // SAFETY: the chain has objects, and the caller owns them.
+        // SAFETY: clause 1 of `push`: the chain has objects, and the caller owns and frees them.
         if unsafe { chain.push() } == Pushed::First {
             // SAFETY: the push returned `First`, so this call alone pushes the slab, which lives
             // while it is pending (slab set I3).
@@ -217,7 +220,7 @@ impl Slabs {
     }
 
     /// Fires an event for each object that is about to return to its slab; skips pointers that are
-    /// no objects.
+    /// not objects.
     #[inline]
     fn trace_returned<S: System>(&self, environment: &Environment<S>, places: &[NonNull<u8>]) {
         if self.settings.trace.is_some() {

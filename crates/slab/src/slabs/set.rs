@@ -2,20 +2,19 @@
 //!
 //! # Concepts
 //! Objects are taken from the fullest slabs first, so that the emptier ones become empty and can be
-//! released. Slabs with every object taken stay in a list of their own: the walks of statistics and
-//! of destruction find them there.
+//! released. Slabs with every object taken stay in a list of their own, where statistics find them.
 //!
 //! Frees do not need the lock. A full slab that gets an object back waits on the **pending** stack
-//! until somebody who has the lock takes it in ([`SlabSet::take_pending`]).
+//! until the next holder of the lock sorts it into the set ([`SlabSet::take_pending`]).
 //!
 //! # Invariants
-//! - I1: every slab of the cache is in exactly one list, which its header names.
+//! - I1: every slab of the set is alive and in exactly one list, which its header names.
 //! - I2: a slab in a list of [`ListName::KNOWN`] has a free object and is not pending. One in
 //!   `Full` has none, or is pending, or is about to be put on the pending stack by the push that
 //!   returned `First`.
-//! - I3: a slab in `Empty` that has all objects free, seen under the lock, is touched by no code:
-//!   no caller owns an object of it, and by I2 no push is between its exchange and the pending
-//!   stack. It may be released.
+//! - I3: the holder of the lock may release a slab in `Empty` that has all objects free. No caller
+//!   owns an object of it, and by I2 no push is between its exchange and the pending stack, so no
+//!   other code uses the slab.
 
 use core::ptr::NonNull;
 
@@ -34,11 +33,11 @@ const LISTS: usize = ListName::Nowhere as usize;
 pub(crate) struct SlabSet {
     lists: [SlabList; LISTS],
     colour: u16,
-    /// The fewest empty slabs since the last aging pass; the largest number if they are more.
+    /// The minimum number of empty slabs since the last aging pass. Saturates.
     fewest_empty: u16,
-    /// The pages by which slabs are smaller than the best ones.
+    /// The pages that the slabs of lower orders lack, compared to slabs of the best order, in all.
     missing_pages: u32,
-    /// Slabs released that have not been missed yet; the largest number if they are more.
+    /// Slabs released that have not been missed yet. Saturates.
     released: u8,
     /// Slabs that were released and fetched again soon after. Each one raises the limit on empty
     /// slabs.
@@ -49,8 +48,7 @@ pub(crate) struct SlabSet {
     grown: u32,
 }
 
-// SAFETY: the headers behind the lists belong to the cache, and are reached through them only under
-// its lock.
+// SAFETY: the headers in the lists belong to the cache, and the lists are used only under its lock.
 unsafe impl Send for SlabSet {}
 
 impl SlabSet {
@@ -78,7 +76,7 @@ impl SlabSet {
         self.grown as usize
     }
 
-    /// Returns how many slabs were ever given back.
+    /// Returns how many slabs were ever returned to the page source.
     pub(crate) fn shrunk(&self) -> usize {
         self.grown.wrapping_sub(self.slabs() as u32) as usize
     }
@@ -102,12 +100,12 @@ impl SlabSet {
         &self.lists[name as usize]
     }
 
-    /// Iterates over all slabs with the list that each is in.
+    /// Iterates over all slabs.
     pub(crate) fn iter(&self) -> impl Iterator<Item = NonNull<SlabHeader>> + '_ {
         self.lists.iter().flat_map(SlabList::iter)
     }
 
-    /// Returns the colour of the next slab, another one each time.
+    /// Returns the colour of the next slab, and advances to the one after it.
     pub(crate) fn next_colour(&mut self, geometry: &Geometry) -> usize {
         let colour = usize::from(self.colour);
         self.colour = geometry.next_colour(colour) as u16;
@@ -119,18 +117,18 @@ impl SlabSet {
     /// # Safety
     /// 1. `header` is live, of this cache, in no list, all its objects free.
     pub(crate) unsafe fn add(&mut self, header: NonNull<SlabHeader>, best: &Geometry) {
-        // SAFETY: clause 1: live, and in no list.
+        // SAFETY: clause 1 of `put`: the slab is live and in no list (clause 1).
         unsafe { self.put(header, ListName::Empty) };
         self.grown = self.grown.wrapping_add(1);
         if self.released > 0 {
             self.released -= 1;
             self.missed = self.missed.saturating_add(1);
         }
-        // SAFETY: clause 1: live; being in the list changed nothing of it.
+        // SAFETY: clause 1: the header lives.
         self.missing_pages += missing_pages(unsafe { header.as_ref() }, best);
     }
 
-    /// Takes the pending slabs into the lists.
+    /// Sorts the pending slabs into the lists.
     pub(crate) fn take_pending(&mut self, pending: &TakeAll<SlabHeader>, best: &Geometry) {
         if pending.is_empty() {
             return;
@@ -141,9 +139,9 @@ impl SlabSet {
         }
     }
 
-    /// Takes up to `wanted` objects from the fullest slabs and calls `put` with the place of each
-    /// among them, and the object; returns how many. The last call for each place counts. With
-    /// `mark`, writes that into each object's link.
+    /// Takes up to `wanted` objects from the fullest slabs; returns how many. Calls `put` with each
+    /// object and its number, from 0; a later call for the same number replaces the earlier one.
+    /// Writes `mark`, if there is one, into each object's link.
     pub(crate) fn take(
         &mut self,
         best: &Geometry,
@@ -160,27 +158,28 @@ impl SlabSet {
                 let geometry = &slab.geometry(best);
                 // SAFETY: I1: the header lives.
                 let links = unsafe { SlabHeader::links(header, geometry) };
-                // SAFETY: an index that the word or a link holds is an object's, and `self` is
-                // reached under the lock.
+                // SAFETY: clause 1 of `read`: the word and the links hold indices of objects.
+                // Clause 2: `self` came through the set lock.
                 let next = |index| unsafe { links.read(index) };
                 let popped = slab.word.pop_chain(wanted - taken, next, |place, index| {
-                    // SAFETY: the index of an object.
+                    // SAFETY: clause 1 of `object`: the word holds indices of objects, below the
+                    // capacity.
                     put(taken + place, unsafe { slab.object(geometry, index) });
                 });
                 if let (Some(mark), Some(chain)) = (mark, popped) {
                     let mut index = chain.head;
                     for left in (0..chain.count).rev() {
-                        // Before the mark, which takes the link's place.
+                        // Read first, as the mark overwrites the link.
                         let following = if left > 0 { next(index) } else { index };
-                        // SAFETY: just taken, and therefore ours.
+                        // SAFETY: clause 1 of `set_mark`: an object just taken, so ours.
                         unsafe { links.set_mark(index, mark) };
                         index = following;
                     }
                 }
                 taken += popped.map_or(0, |chain| chain.count);
                 if popped.is_some_and(|chain| chain.is_last) {
-                    // SAFETY: it is in `name`. By I2 it now belongs in `Full`, even if it is
-                    // pending already.
+                    // SAFETY: clause 1 of `relist`: the slab is in `name`. By I2 it now belongs in
+                    // `Full`, even if it is pending already.
                     unsafe { self.relist(header, ListName::Full) };
                 } else {
                     // SAFETY: it is in `name`.
@@ -194,48 +193,49 @@ impl SlabSet {
         taken
     }
 
-    /// Frees the objects of `chain`, and moves their slab to where it belongs.
+    /// Frees the objects of `chain`, and moves their slab to the list for its fill.
     ///
     /// # Safety
     /// 1. The chain has objects, its slab is one of this set, and the caller owns them.
     pub(crate) unsafe fn give(&mut self, chain: &mut FreedChain, best: &Geometry) {
         let header = chain.header;
         self.was_used = true;
-        // SAFETY: clause 1: the chain has objects, which the caller gives up.
+        // SAFETY: clause 1 of `push`: the chain has objects, which the caller owns and gives up
+        // (clause 1).
         let pushed = unsafe { chain.push() };
-        // SAFETY: clause 1: a slab of this set, which is released only under the lock.
+        // SAFETY: clause 1: the slab is one of this set, so it is released only under the lock.
         let slab = unsafe { header.as_ref() };
-        // SAFETY: which list a slab is in is read under the lock that `self` came through.
+        // SAFETY: clause 1 of `list`: `self` came through the set lock.
         let is_full = unsafe { slab.list() } == ListName::Full;
-        // `Full` and not first: another CPU's push returned `First`, and the slab comes by the
-        // pending stack.
+        // In `Full`, and this push was not the first: the push of another CPU was, and that CPU
+        // puts the slab on the pending stack.
         if pushed == Pushed::First || !is_full {
-            // SAFETY: clause 1; the push returned `First`, so this call sorts the slab instead of
-            // the pending stack.
+            // SAFETY: clause 1 of `sort`: the slab is in this set. It is not pending: either it has
+            // a known list (I2), or this call got `First`, and sorts the slab instead of making it
+            // pending.
             unsafe { self.sort(header, best) };
         }
     }
 
-    /// Returns how many empty slabs were taken from the page source again after they had been
-    /// released: keeping them would have been better.
+    /// Returns how many slabs were taken from the page source soon after others had been released.
     pub(crate) fn missed(&self) -> usize {
         usize::from(self.missed)
     }
 
-    /// Notes that `slabs` slabs were released without a request for pages.
+    /// Notes that `slabs` slabs were released as surplus, not because memory was short.
     pub(crate) fn note_released(&mut self, slabs: usize) {
         let slabs = u8::try_from(slabs).unwrap_or(u8::MAX);
         self.released = self.released.saturating_add(slabs);
     }
 
-    /// Forgets what was missed: memory is short.
+    /// Resets the counts of released and missed slabs: memory is short.
     pub(crate) fn forget_missed(&mut self) {
         (self.released, self.missed) = (0, 0);
     }
 
     /// Takes one slab that may be released out of the set, while more than `keep` are empty.
     ///
-    /// The caller owns the slab then; the objects are constructed.
+    /// The caller then owns the slab; its objects are constructed.
     pub(crate) fn pop_empty(
         &mut self,
         keep: usize,
@@ -246,19 +246,19 @@ impl SlabSet {
         }
         let header = self.lists[ListName::Empty as usize].pop()?;
         self.note_fewest();
-        // SAFETY: it was in a list until now, and therefore live (I1).
+        // SAFETY: I1: the slab was in a list until now, so it is alive.
         let slab = unsafe { header.as_ref() };
         let capacity = slab.geometry(best).capacity();
         debug_assert_eq!(slab.word.load().free, capacity, "I3: all objects are free");
-        // SAFETY: the slab was taken off its list above, under the lock that `self` came through.
+        // SAFETY: clause 1 of `set_list`: `self` came through the set lock.
         unsafe { slab.set_list(ListName::Nowhere) };
         self.missing_pages -= missing_pages(slab, best);
         Some(header)
     }
 
     /// Returns how many empty slabs were not needed since the last aging pass, and restarts the
-    /// count. `None` for a set that objects were taken from or given to: it may be in the middle of
-    /// something. Halves the count of missed slabs of an idle set.
+    /// count. `None` if objects were taken or given since: the set is in use. Halves the count of
+    /// missed slabs of an idle set.
     pub(crate) fn age(&mut self) -> Option<usize> {
         let empty = self.empty_slabs_at_most();
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);
@@ -273,21 +273,20 @@ impl SlabSet {
         self.fewest_empty = self.fewest_empty.min(self.empty_slabs_at_most());
     }
 
-    /// Returns how many slabs are empty; the largest number that there is, if they are more.
+    /// Returns how many slabs are empty, at most `u16::MAX`.
     fn empty_slabs_at_most(&self) -> u16 {
         u16::try_from(self.empty_slabs()).unwrap_or(u16::MAX)
     }
 
-    /// Moves partial slabs to the lists that their fill says; frees without the lock leave that
-    /// undone.
+    /// Moves slabs with free objects to the lists for their fill: frees without the lock move none.
     pub(crate) fn sort_all(&mut self, best: &Geometry) {
         for name in ListName::KNOWN {
             let mut next = self.lists[name as usize].first();
             for _ in 0..self.lists[name as usize].count() {
                 let Some(header) = next else { break };
-                // SAFETY: I1: it is in the list, which no other code changes meanwhile.
+                // SAFETY: I1: the slab is in the list, so alive.
                 let slab = unsafe { header.as_ref() };
-                // SAFETY: the list is walked under the lock that `self` came through.
+                // SAFETY: clause 1 of `neighbours`: `self` came through the set lock.
                 next = NonNull::new(unsafe { slab.neighbours() }.next);
                 // SAFETY: it is in `name`.
                 unsafe { self.sort(header, best) };
@@ -295,7 +294,7 @@ impl SlabSet {
         }
     }
 
-    /// Moves a slab with free objects to the list that its fill says.
+    /// Moves a slab with free objects to the list for its fill.
     ///
     /// # Safety
     /// 1. `header` is in the list that it names, and not pending.
@@ -303,7 +302,7 @@ impl SlabSet {
         // SAFETY: clause 1 and I1: live.
         let slab = unsafe { header.as_ref() };
         let name = ListName::for_fill(slab.word.load().free, slab.capacity(best));
-        // SAFETY: clause 1 is a part of our own.
+        // SAFETY: clause 1 of `relist` is a part of clause 1.
         unsafe { self.relist(header, name) };
     }
 
@@ -312,13 +311,13 @@ impl SlabSet {
     unsafe fn relist(&mut self, header: NonNull<SlabHeader>, name: ListName) {
         // SAFETY: clause 1 and I1: live.
         let slab = unsafe { header.as_ref() };
-        // SAFETY: the name is read under the lock that `self` came through.
+        // SAFETY: clause 1 of `list`: `self` came through the set lock.
         let old = unsafe { slab.list() };
         if old != name {
-            // SAFETY: clause 1: `old` is the list that it names.
+            // SAFETY: clause 1 of `remove`: `old` is the list that the header names (clause 1).
             unsafe { self.lists[old as usize].remove(header) };
             self.note_fewest();
-            // SAFETY: it is in no list now.
+            // SAFETY: clause 1 of `put`: the slab is live, and now in no list.
             unsafe { self.put(header, name) };
         }
     }
@@ -326,11 +325,12 @@ impl SlabSet {
     /// # Safety
     /// 1. `header` is live and in no list.
     unsafe fn put(&mut self, header: NonNull<SlabHeader>, name: ListName) {
-        // SAFETY: clause 1: it is live, and in no list from which another could take it.
+        // SAFETY: clause 1: the header lives.
         let slab = unsafe { header.as_ref() };
-        // SAFETY: the name is changed under the lock that `self` came through.
+        // SAFETY: clause 1 of `set_list`: `self` came through the set lock.
         unsafe { slab.set_list(name) };
-        // SAFETY: clause 1; `pop_empty` takes it out before it dies.
+        // SAFETY: clause 1 of `push`: the slab is live and in no list; `pop_empty` takes it out
+        // before it dies.
         unsafe { self.lists[name as usize].push(header) };
     }
 }

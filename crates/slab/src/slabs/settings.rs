@@ -20,28 +20,28 @@ pub(crate) struct CacheSettings {
     /// The size of an object in bytes, without padding.
     pub(crate) size: u32,
     pub(crate) padding: Padding,
-    /// How slabs are cut, except where only smaller blocks were free.
+    /// How slabs are cut, except those for which only smaller blocks were free.
     pub(crate) geometry: Geometry,
     pub(crate) coloured: bool,
     pub(crate) constructor: Option<ObjectHook>,
     pub(crate) destructor: Option<ObjectHook>,
     pub(crate) tag: Tag,
-    /// Empty slabs that stay, `u16::MAX` for all; `None`: a share of the slabs.
+    /// Empty slabs that stay until memory is short, `u16::MAX` for all; `None`: a share of the
+    /// slabs.
     pub(crate) keep_empty: Option<u16>,
     /// Empty slabs that stay even when memory is short, `u16::MAX` for all.
     pub(crate) keep_at_least: u16,
     pub(crate) most_slabs: u32,
     /// The key of canaries and shuffled slabs.
     pub(crate) secret: usize,
-    /// Dates the histories.
+    /// The clock for the times in histories.
     pub(crate) clock: Option<fn() -> u64>,
     pub(crate) trace: Option<&'static dyn Trace>,
-    /// Whether the objects serve the registry itself. Other caches cannot use pages that such slabs
-    /// keep.
+    /// Whether this is an internal cache. Such a cache keeps no extra empty slabs for missed ones.
     pub(crate) is_internal: bool,
     /// Whether users free objects on demand.
     pub(crate) is_reclaimable: bool,
-    /// Whether objects that are in use when the cache is dropped keep the page source for ever.
+    /// Whether dropping the cache with objects in use keeps the page source alive for ever.
     pub(crate) is_pinned: bool,
 }
 
@@ -82,12 +82,12 @@ impl CacheSettings {
         }
     }
 
-    /// Returns the pages of a slab, except where only smaller blocks were free.
+    /// Returns the pages of a slab of the best order.
     pub(crate) fn slab_pages(&self) -> usize {
         self.geometry.order().pages()
     }
 
-    /// Returns the object in the place at `place`: it lies behind the front padding.
+    /// Returns the object in `place`: it follows the front padding.
     pub(crate) fn object_in(&self, place: NonNull<u8>) -> NonNull<u8> {
         place.map_addr(|address| address.saturating_add(self.padding.front()))
     }
