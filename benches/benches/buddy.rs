@@ -3,7 +3,7 @@
 //! Baselines: the harness alone (`floor`) and the published page allocators of
 //! [`benches::pages::rows::contestants`], on the same simulated 8 GiB; and ours on 64 GiB
 //! (`ours-64g`). An iteration is one operation of `versus`'s workload of the same name, or
-//! one GiB built, a sample is one round of it. Shares and bytes are the same in each round, so they
+//! one GiB built, a sample is one round of it. Shares and bytes do not change between rounds and
 //! are taken once, of ours. Contestants run one after the other here; `versus` interleaves them,
 //! and its ratios are what we claim.
 
@@ -54,7 +54,7 @@ fn measure_row(criterion: &mut Criterion<Unit>, row: Workload) {
     group.finish();
 }
 
-/// What a workload measures, in a unit of its own: criterion's own times are whole nanoseconds.
+/// The result of a workload, in a unit of its own: criterion's own times are whole nanoseconds.
 struct Unit(&'static str);
 
 impl Measurement for Unit {

@@ -23,7 +23,7 @@ pub fn interrupt_each(interrupt: fn(u64), work: impl FnOnce()) -> u64 {
     HANDLER.call_once(handle_traps);
     STEPS.set(0);
     INTERRUPT.set(Some(interrupt));
-    // SAFETY: the handler is installed, and clears the flag when there is nothing more to call. The
+    // SAFETY: the handler is installed, and clears the flag after the last call. The
     // flags are restored but for it, and the stack is unchanged.
     unsafe {
         core::arch::asm!("pushfq", "or qword ptr [rsp], 0x100", "popfq");

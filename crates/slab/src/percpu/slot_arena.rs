@@ -82,7 +82,7 @@ impl<C: Cpu> SlotArena<C> {
         const {
             assert!(C::SLOT_STRIDE % LINE == 0, "slots are whole lines");
             let fits = Self::ROWS >= 2 && Self::ROWS <= u128::BITS as usize;
-            assert!(!Self::IS_USED || fits, "a header and 1 to 127 slot_arena");
+            assert!(!Self::IS_USED || fits, "a header and 1 to 127 rows");
         };
         Self { first: core::ptr::null_mut(), count: 0, machine: PhantomData }
     }

@@ -3,7 +3,7 @@
 //! # Concepts
 //! The header lies at the end of its slab or, where it would cost an object there, in memory of an
 //! internal cache. The page map's owner word of every page of the slab points to it. The
-//! [links](crate::links) of the free objects lie in the header or in front of it.
+//! [links](crate::slabs::links) of the free objects lie in the header or in front of it.
 //!
 //! ```text
 //! inside:   | ... objects ... | links, in whole lines | header |
