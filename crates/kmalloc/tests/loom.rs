@@ -15,38 +15,12 @@ mod models {
     use kmalloc::{Global, Kmalloc};
     use loom::sync::Arc;
     use page_frame::{
-        Arena, Cpu, CpuId, Fenced, Order, OutOfMemory, PAGE_SIZE, PageBlock, PageResize, PageSource,
+        Arena, Fenced, Order, OutOfMemory, PAGE_SIZE, PageBlock, PageResize, PageSource,
     };
     use slab::Registry;
-    use testkit::{long_model, spawn};
+    use testkit::{Numbered, become_cpu, long_model, spawn};
 
     const PAGES: usize = 60;
-
-    /// Each thread is the CPU whose number it set.
-    #[derive(Clone, Copy, Debug)]
-    struct Numbered;
-
-    loom::thread_local! {
-        static NUMBER: Cell<Option<u32>> = Cell::new(None);
-    }
-
-    // SAFETY: in each model only one thread sets a number.
-    unsafe impl Cpu for Numbered {
-        fn slots(&self) -> usize {
-            2
-        }
-        fn pin(&self) -> Option<CpuId> {
-            NUMBER.with(|number| number.get()).map(CpuId::new)
-        }
-        unsafe fn unpin(&self) {}
-        fn fence_all(&self) -> bool {
-            false
-        }
-    }
-
-    fn become_cpu(number: u32) {
-        NUMBER.with(|own| own.set(Some(number)));
-    }
 
     type Machine = Fenced<Numbered>;
 

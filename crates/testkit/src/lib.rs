@@ -3,6 +3,8 @@
 //! instruction.
 
 mod model;
+#[cfg(loom)]
+mod numbered;
 mod pattern;
 mod random;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
@@ -10,6 +12,8 @@ mod step;
 
 #[cfg(loom)]
 pub use model::{long_model, model, spawn};
+#[cfg(loom)]
+pub use numbered::{Numbered, become_cpu};
 pub use pattern::Pattern;
 pub use random::Random;
 #[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]

@@ -5,10 +5,10 @@ use loom::sync::Arc;
 use loom::thread;
 use page_frame::sync::UnsafeCell;
 use page_frame::{DirectMap, Fenced, FrameNumber, Order, PageResize};
-use testkit::model;
+use testkit::{Numbered, become_cpu, model};
 
 use crate::common::{Metadata, Simulated, range};
-use crate::world::{AREA, NUMBER, Numbered, SECTION, WHOLE, half, world};
+use crate::world::{AREA, SECTION, WHOLE, half, world};
 
 /// Half an area is taken while another thread claims all of it: one of the two must see the
 /// other. Mutation seen to fail: `second_look` returning true without its load ("concurrent
@@ -52,7 +52,7 @@ fn drain_against_owner() {
         let world = world(AREA / 2);
         let theirs = Arc::clone(&world);
         let owner = thread::spawn(move || {
-            NUMBER.with(|number| number.set(Some(0)));
+            become_cpu(0);
             let frame = theirs.buddy.allocate_frames(Order::ZERO).expect("64 are free");
             theirs.free(frame, Order::ZERO);
         });
@@ -122,12 +122,12 @@ fn a_section_is_built_before_it_is_found() {
 fn an_owned_area_released_is_not_lost() {
     model("buddy: release of an owned area against free", 20, || {
         let world = world(2 * AREA);
-        NUMBER.with(|number| number.set(Some(0)));
+        become_cpu(0);
         // Two blocks are all that the slot took of its area; with the other half gone the area
         // is full.
         let quarter = Order::new(5).expect("order 5 exists");
         let own = [0, 1].map(|_| world.buddy.allocate_frames(quarter).expect("free"));
-        NUMBER.with(|number| number.set(None));
+        become_cpu(None);
         let rest = FrameNumber::new(AREA / 2);
         world.buddy.allocate_at(rest, half()).expect("the slot took the first half only");
         let theirs = Arc::clone(&world);
@@ -235,7 +235,7 @@ fn a_refill_from_an_owned_area_against_a_claim_and_a_drain() {
         let world = world(2 * AREA);
         let theirs = Arc::clone(&world);
         let owner = thread::spawn(move || {
-            NUMBER.with(|number| number.set(Some(0)));
+            become_cpu(0);
             theirs.buddy.allocate_frames(Order::ZERO).ok()
         });
         let whole = world.buddy.allocate_frames(WHOLE).ok();

@@ -5,10 +5,10 @@ use loom::sync::Arc;
 use loom::thread;
 use page_frame::sync::UnsafeCell;
 use page_frame::{FaultKind, Fenced, FrameNumber, Order};
-use testkit::model;
+use testkit::{Numbered, become_cpu, model};
 
 use crate::common::{Simulated, range};
-use crate::world::{AREA, NUMBER, Numbered};
+use crate::world::AREA;
 
 /// Two frames, and for each a cell that its owner writes.
 struct Pair {
@@ -31,14 +31,14 @@ impl Pair {
     }
 
     fn defer(&self, cpu: u32, frame: usize) {
-        NUMBER.with(|number| number.set(Some(cpu)));
+        become_cpu(cpu);
         let frame = FrameNumber::new(frame);
         self.write(frame);
         self.buddy.free_frames(frame, Order::ZERO).expect("allocated");
     }
 
     fn take(&self) -> Option<FrameNumber> {
-        NUMBER.with(|number| number.set(None));
+        become_cpu(None);
         let frame = self.buddy.allocate_frames(Order::ZERO).ok()?;
         self.write(frame);
         Some(frame)
@@ -115,7 +115,7 @@ fn of_two_checked_frees_of_one_block_one_returns_a_fault() {
         let block = buddy.allocate_frames(Order::ZERO).expect("all is free");
         let free_as = move |number, buddy: &Simulated<_, _, true>| {
             // Into a slot: of two direct frees the bits reveal the second in any case.
-            NUMBER.with(|own| own.set(Some(number)));
+            become_cpu(number);
             buddy.free_frames(block, Order::ZERO)
         };
         let theirs = Arc::clone(&buddy);

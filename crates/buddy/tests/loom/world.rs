@@ -1,9 +1,11 @@
-//! Shared by the models: numbered CPUs, and a buddy of few areas.
+//! Shared by the models: a buddy of few areas.
 
 use buddy::Mode;
 use loom::sync::Arc;
 use page_frame::sync::UnsafeCell;
-use page_frame::{Cpu, CpuId, Fenced, FrameNumber, Order};
+use page_frame::{Fenced, FrameNumber, Order};
+
+use testkit::Numbered;
 
 use crate::common::{Simulated, range};
 
@@ -14,28 +16,6 @@ pub(crate) const WHOLE: Order = match Order::new(7) {
     Some(order) => order,
     None => panic!("order 7 exists"),
 };
-
-/// Each thread is the CPU whose number it set.
-#[derive(Clone, Copy)]
-pub(crate) struct Numbered;
-
-loom::thread_local! {
-    pub(crate) static NUMBER: std::cell::Cell<Option<u32>> = std::cell::Cell::new(None);
-}
-
-// SAFETY: in each model only one thread sets a number.
-unsafe impl Cpu for Numbered {
-    fn slots(&self) -> usize {
-        2
-    }
-    fn pin(&self) -> Option<CpuId> {
-        NUMBER.with(|number| number.get()).map(CpuId::new)
-    }
-    unsafe fn unpin(&self) {}
-    fn fence_all(&self) -> bool {
-        false
-    }
-}
 
 /// A buddy of one area, and for each half of it a cell that its owner writes.
 pub(crate) struct World {

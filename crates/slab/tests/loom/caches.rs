@@ -6,40 +6,11 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 
 use loom::sync::Arc;
-use page_frame::{Arena, Cpu, CpuId, Fenced, Order, PAGE_SIZE};
+use page_frame::{Arena, Fenced, Order, PAGE_SIZE};
 use slab::{Cache, Registry};
-use testkit::{long_model, spawn};
+use testkit::{Numbered, become_cpu, long_model, spawn};
 
 const PAGES: usize = 40;
-
-/// Each thread is the CPU whose number it set; without one it has no slot.
-#[derive(Clone, Copy, Debug)]
-struct Numbered;
-
-loom::thread_local! {
-    static NUMBER: std::cell::Cell<Option<u32>> = std::cell::Cell::new(None);
-}
-
-// SAFETY: in each model only one thread sets a number.
-unsafe impl Cpu for Numbered {
-    fn slots(&self) -> usize {
-        2
-    }
-    fn pin(&self) -> Option<CpuId> {
-        NUMBER.with(|number| number.get()).map(CpuId::new)
-    }
-    unsafe fn unpin(&self) {}
-    fn fence_all(&self) -> bool {
-        false
-    }
-}
-
-/// Stands for a context without a slot.
-const NO_CPU: u32 = u32::MAX;
-
-fn become_cpu(number: u32) {
-    NUMBER.with(|own| own.set((number != NO_CPU).then_some(number)));
-}
 
 type Pages = Arc<Arena<'static>>;
 type Machine = Fenced<Numbered>;
@@ -211,7 +182,7 @@ fn last_frees_with_and_without_the_lock() {
             free(&cache, [two, three]);
             let theirs = registry.clone();
             let other = spawn(move || theirs.shrink(usize::MAX));
-            become_cpu(NO_CPU);
+            become_cpu(None);
             free(&cache, [one]);
             other.join().expect("no panic");
             cache.validate().expect("consistent");
