@@ -1,16 +1,22 @@
-//! A cache without its handle: its parts, and the order in which an object passes through them.
+//! The state of a cache behind its handle ([`Cache`](crate::Cache)), and the order in which an
+//! allocation and a free try its parts.
 //!
 //! # Concepts
 //! An allocation tries, in order: the caller's CPU slot, the depot, the slabs, and a new slab from
-//! the page source. A free tries them in the same order. The slot and its magazines are in
-//! `percpu`, the slabs in `slabs`, the depot and the transfers between the three in this folder.
-//! This file calls them in order. Contexts without a slot (nested, detached, beyond the last slot)
-//! allocate from the slabs, and free through the slab's free word, which cannot fail.
+//! the page source. A free tries the slot, the depot, a new magazine, and the object's slab.
+//!
+//! - Slots and magazines are in `percpu`, slabs and their growth in `slabs`.
+//! - `percpu_cache` has the slots of all CPUs with the `depot`.
+//! - `depot_transfer` moves magazines between slots and depot, `slab_transfer` moves objects
+//!   between magazines and slabs.
+//!
+//! A caller without a slot (nested in an interrupt, detached, or on a CPU beyond the last slot)
+//! allocates from the slabs, and frees through its slab's free word. Such a free cannot fail.
 //!
 //! # Invariants
-//! - I1: a cache lives from its construction until its handle has destroyed it; visitors keep it
-//!   alive (cache list I1, I2).
-//! - I2: the value that `shared` points to outlives the cache. It is the first field of a
+//! - I1: a cache lives from its construction until its handle has destroyed it; the destruction
+//!   waits for visitors (cache list I1, I2).
+//! - I2: the `Shared` that was passed to `new` outlives the cache. It is the first field of a
 //!   [`RegistryInner`](crate::registry::inner::RegistryInner).
 
 pub(crate) mod cache_list;
@@ -69,7 +75,7 @@ impl<S: System> CacheInner<S> {
         sizing: MagazineSizing,
     ) -> Self {
         let places = match settings.keep_empty {
-            // Objects that return to the page source at once do not wait in the depot.
+            // No slab is kept empty, so no object waits in the depot.
             Some(0) => Places::NONE,
             _ => Places::for_objects(settings.geometry.stride()),
         };
@@ -111,8 +117,9 @@ impl<S: System> CacheInner<S> {
         self.percpu.pop_and_load(&self.backing, full).ok_or(miss)
     }
 
-    /// Allocates a place after a miss in the depot: fills a new magazine from the slabs, and makes
-    /// a new slab if none has a free object. A CPU that seldom misses gets a single object instead.
+    /// Allocates a place that slot and depot do not have: fills a magazine from the slabs, which
+    /// make a new slab if none has a free object. Takes a single object where the CPU seldom misses
+    /// or there is no magazine.
     #[cold]
     pub(crate) fn allocate_from_slabs<K: Hardening>(
         &self,
@@ -122,8 +129,8 @@ impl<S: System> CacheInner<S> {
         if !miss.has_earned_magazines {
             self.put_away_spare(miss.spare);
         } else if let Some(empty) = self.percpu.renew(backing, miss.spare) {
-            // Half of it if the last miss was a free's, so that both frees and allocations can hit
-            // next.
+            // The whole magazine if the slot's last miss was an allocation too; otherwise half, so
+            // that both frees and allocations can hit next.
             let filled = backing.fill::<K>(empty, miss.is_draining)?;
             return self.percpu.pop_and_load(backing, filled).ok_or(OutOfMemory);
         }
@@ -143,7 +150,7 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Allocates a place: from the CPU slot, the depot, or the slabs.
+    /// Allocates a place: from the CPU slot, the depot, the slabs, or a new slab.
     pub(crate) fn allocate_place<K: Hardening>(&self) -> Result<NonNull<u8>, OutOfMemory> {
         match self.percpu.pop() {
             Some(place) => Ok(place),
@@ -151,9 +158,9 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place after a miss in the CPU slot: to the slot's other magazine, or to an empty one
-    /// that the depot exchanges for the full one. Returns whether objects may have gone to the
-    /// slabs.
+    /// Frees a place after a miss in the CPU slot: to the slot's other magazine, to an empty one of
+    /// the depot (in exchange for the full one, if there is one), to a new one, or to its slab.
+    /// Returns whether it went beyond slot and depot, so that objects may be in the slabs again.
     #[inline(always)]
     pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
         let Err(slot) = self.percpu.push_or_unload(place) else { return false };
@@ -179,9 +186,11 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Frees a place to a magazine that it makes, if need be. `refused` is a full magazine that the
-    /// depot had no room for: it is emptied into the slabs and used. Without memory for a magazine,
-    /// frees the place to its slab.
+    /// Frees a place to `empty`, to `refused` after emptying it into the slabs, or to a new
+    /// magazine where these have another than the present capacity or there is none. `refused`
+    /// is a full magazine that the depot had no room for. Without memory for a magazine, frees
+    /// the place to its slab. Traced caches always come here, to report a full magazine of
+    /// `stored` objects.
     #[cold]
     #[inline(never)]
     fn free_with_new_magazine(
@@ -242,7 +251,8 @@ impl<S: System> CacheInner<S> {
         }
     }
 
-    /// Releases at least `target_pages` pages if it can: empty slabs first, then the objects in the
+    /// Releases at least `target_pages` pages if it can, except the slabs that the cache keeps:
+    /// empty slabs first, then the objects in the
     /// magazines and the slabs that these leave empty. Returns the pages released. With
     /// [`Patience::Try`] it skips what another CPU has locked. Allocates nothing.
     pub(crate) fn shrink(&self, target_pages: usize, patience: Patience) -> usize {
@@ -254,7 +264,7 @@ impl<S: System> CacheInner<S> {
         released
     }
 
-    /// Releases empty slabs of up to `target_pages` pages. Returns the pages released.
+    /// Releases empty slabs, up to `target_pages` pages in total. Returns the pages released.
     pub(crate) fn release_empty(&self, target_pages: usize, patience: Patience) -> usize {
         let source = &self.backing.shared().slab_source;
         self.backing.slabs.release_empty(source, target_pages, self.kept(), patience)
@@ -266,8 +276,9 @@ impl<S: System> CacheInner<S> {
         self.percpu.drain_idle(&self.backing, patience) + self.release_idle_slabs(patience)
     }
 
-    /// Ages the cache: releases what was not needed since the last pass. Keeps all slabs if the
-    /// cache has a destructor, or if the user has set how many empty slabs stay.
+    /// Ages the cache: releases the magazines and empty slabs that were not needed since the last
+    /// pass. Slabs that were empty before it stay if the cache has a destructor, or if the user has
+    /// set how many empty slabs stay.
     pub(crate) fn age(&self) {
         self.percpu.drain_idle(&self.backing, Patience::Try);
         if self.backing.slabs.settings.destructor.is_none()
@@ -283,13 +294,13 @@ impl<S: System> CacheInner<S> {
         self.backing.slabs.release_idle(source, self.kept(), patience, note_idle)
     }
 
-    /// Returns how many empty slabs stay even when memory is short: 0 while the cache is being
-    /// destroyed.
+    /// Returns how many empty slabs no release may take: 0 while the cache is being destroyed.
     fn kept(&self) -> usize {
         if self.node.is_closed() { 0 } else { self.backing.slabs.settings.kept() }
     }
 
-    /// Returns the statistics of the cache.
+    /// Returns the statistics of the cache. Magazines of the depot count as 0 where a nested caller
+    /// finds its lock held.
     pub(crate) fn stats(&self) -> CacheStats {
         let environment = self.environment();
         let mut stats = CacheStats::of_slabs(&self.backing.slabs, environment);
