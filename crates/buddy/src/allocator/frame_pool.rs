@@ -41,6 +41,10 @@ pub enum Mode {
     /// With CPU slots and hints: the fullest area first.
     #[default]
     Cached,
+    /// As `Cached`, but areas in use are filled before an empty area is opened, also by blocks of
+    /// other sizes. For memory that costs nothing until it is touched, as an operating system lends
+    /// it: less of it is touched, and whole areas become free less often.
+    Dense,
     /// As the textbook says: of all free blocks the smallest that is large enough, and of those the
     /// lowest. Each request looks at every block. For teaching and comparing.
     Plain,
@@ -61,7 +65,8 @@ pub struct FramePool<'m, C, T = (), const CHECKED: bool = false> {
 impl<'m, C: Cpu> FramePool<'m, C> {
     /// Makes the pool of `carved` metadata.
     pub(crate) fn new(carved: Carved<'m>, cpu: C, mode: Mode) -> Self {
-        let Carved { bitmap, tags, deferred, slots, counts } = carved;
+        let Carved { mut bitmap, tags, deferred, slots, counts } = carved;
+        bitmap.set_fills_used_areas_first(mode == Mode::Dense);
         let areas = bitmap.table().frames() / AREA_FRAMES;
         let caches = Caches::new(slots, counts, cpu, areas, mode == Mode::Plain);
         Self { frames: Frames::new(bitmap, tags, deferred), caches, mode }
@@ -120,7 +125,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     pub(crate) fn allocate_miss(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let found = match self.mode {
             Mode::Plain => self.frames.take_best_fit(order),
-            Mode::Cached => match self.caches.enter(order) {
+            Mode::Cached | Mode::Dense => match self.caches.enter(order) {
                 Some(slot) => self.caches.allocate_refilling(&self.frames, slot, order),
                 None => self.frames.take_hinted(order, Mobility::default()),
             },
@@ -168,7 +173,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         if !self.frames.tags().take::<CHECKED>(frame, Tag::block(order)) {
             return Err(misuse(&self.frames, frame, order));
         }
-        if self.mode == Mode::Cached && self.caches.free_making_room(&self.frames, frame, order) {
+        if self.mode != Mode::Plain && self.caches.free_making_room(&self.frames, frame, order) {
             return Ok(());
         }
         match self.frames.free_range(block_range(frame, order)) {
