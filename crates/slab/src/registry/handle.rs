@@ -13,6 +13,7 @@ use crate::cache_name::CacheName;
 use crate::debug::validate::validate;
 use crate::patience::Patience;
 use crate::percpu::slot::PerCpuHandle;
+use crate::registry::aging::age;
 use crate::registry::frozen::FrozenSlots;
 use crate::registry::inner::RegistryInner;
 use crate::registry::pressure;
@@ -173,6 +174,18 @@ impl<S: System> Registry<S> {
     /// free.
     pub fn shrink(&self, target_pages: usize) -> usize {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
+    }
+
+    /// Ages all caches: each releases the magazines of its depot and the empty slabs that it did not
+    /// need since it was last aged. Only tries locks, allocates nothing, and leaves the magazines in
+    /// CPU slots alone. Does nothing while another CPU ages the caches, or inside an interrupt that
+    /// found a lock held. O(caches).
+    ///
+    /// The registry ages its caches by itself, by the pages that they take and release. A system
+    /// with a clock calls this at intervals too: then caches release memory also when no cache takes
+    /// pages.
+    pub fn age(&self) {
+        age(self.inner());
     }
 
     /// Freezes the CPU slots of all caches while the guard lives, see
