@@ -36,6 +36,7 @@
 #[cfg(all(not(test), any(feature = "std", not(all(target_arch = "x86_64", target_os = "linux")))))]
 extern crate std;
 
+mod clock;
 mod fork_lock;
 mod frame_set;
 mod membarrier;
@@ -62,6 +63,7 @@ pub use pages::Pages;
 pub use pages::forking::Forking;
 pub use pages::purger::Purger;
 pub use purge::background::Background;
+pub use purge::decay::PURGE_DELAY;
 pub use space::mapping::Mapped;
 pub use threads::{HeapThreads, Threads};
 pub use tls::THREAD_SLOTS;

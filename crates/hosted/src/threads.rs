@@ -16,7 +16,7 @@
 //! thread. The heavy fence is `membarrier`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 use rustix::thread::sched_yield;
@@ -65,7 +65,8 @@ pub struct Threads;
 // SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until
 // `free_number`, after which the thread has none; only signal handlers interrupt a thread. Clause
 // 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after `membarrier`,
-// which fences all running threads. Clause 4: signals are not masked, but a handler that allocates
+// which fences all running threads, or if no other thread has a number: one that takes a number
+// later executes a full fence in `assign`. Clause 4: signals are not masked, but a handler that allocates
 // is nested and only tries. The states are entries of the fork lock, which may be left in any
 // order. Clause 5: numbers are bits of a word of `THREAD_SLOTS` bits. Clause 6: the number is the
 // thread's, for every value. Clause 7: zero.
@@ -104,7 +105,16 @@ unsafe impl Cpu for Threads {
     #[inline(always)]
     unsafe fn unpin(&self) {}
 
+    /// Makes no system call while no other thread has a number: no other thread uses slots then.
     fn fence_all(&self) -> bool {
+        // Pairs with the fence in `assign`. A thread that takes a number after this load finds what
+        // the caller wrote before this fence.
+        fence(Ordering::SeqCst);
+        let own = tls::number().map_or(0, |number| 1 << number);
+        // SeqCst: includes the Acquire that pairs with the Release in `free_number`.
+        if TAKEN.load(Ordering::SeqCst) & !own == 0 {
+            return true;
+        }
         membarrier::fence_all()
     }
 
@@ -151,6 +161,9 @@ fn assign() -> Option<u32> {
     // next. Includes the Acquire that pairs with the Release in `free_number`.
     let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
     let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
+    // Pairs with the fence in `fence_all`: either that call finds the number taken, or this thread
+    // finds what the caller wrote before.
+    fence(Ordering::SeqCst);
     let number = before.trailing_ones();
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);

@@ -82,12 +82,16 @@ pub(crate) fn existing() -> Option<Heap> {
 pub(crate) fn pages() -> Option<&'static Pages> {
     // A failed reservation is not tried again: the address space is smallest at the start.
     static PAGES: Once<Option<Pages>> = Once::new();
-    PAGES.call_once(|| Some(Pages::new().ok()?.with_trim_hook(shrink_caches))).as_ref()
+    PAGES.call_once(|| Some(Pages::new().ok()?.with_trim_hook(age_caches))).as_ref()
 }
 
-/// The trim hook: the trim policy calls it when the program's memory use falls.
-fn shrink_caches() {
-    Caches.shrink(usize::MAX);
+/// The trim hook: the pages call it at the end of each interval of their decay.
+fn age_caches() {
+    match existing() {
+        Some(Heap::Plain(heap)) => heap.registry().age(),
+        Some(Heap::Checked(heap)) => heap.registry().age(),
+        None => {}
+    }
 }
 
 fn registry() -> Result<Registry<(Source, HeapThreads)>, OutOfMemory> {

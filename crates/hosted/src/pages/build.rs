@@ -1,5 +1,7 @@
 //! Building [`Pages`]: the address space, the metadata, and the options.
 
+use core::time::Duration;
+
 use buddy::{Mode, ZeroedMemory};
 use page_frame::sync::Lock;
 use page_frame::{FrameRange, PAGE_SIZE};
@@ -8,8 +10,7 @@ use rustix::process::{Resource, getrlimit};
 use super::{Frames, Pages, later_sections_bytes};
 use crate::frame_set::FrameSet;
 use crate::os_error::OsError;
-use crate::purge::policy::PurgePolicy;
-use crate::purge::trim::TrimPolicy;
+use crate::purge::decay::{Decay, PURGE_DELAY};
 use crate::space::Space;
 use crate::space::mapping::Mapped;
 use crate::thp::areas;
@@ -82,12 +83,12 @@ impl Pages {
         // SAFETY: the space is fresh, so no other code uses it, and is dropped after the buddy.
         // `map` covers it; `first` is open.
         let buddy =
-            unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Cached) };
+            unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Dense) };
         Ok(Self {
             buddy: buddy.map_err(invalid)?,
             committed,
-            purge_policy: PurgePolicy::new(),
-            trim_policy: TrimPolicy::new(),
+            decay: Decay::new(PURGE_DELAY),
+            trim_hook: || (),
             thp,
             maintenance: Lock::new(()),
             metadata,
@@ -95,20 +96,29 @@ impl Pages {
         })
     }
 
-    /// Calls `hook` when the pages in use fall by more than a sixth of their peak (more, if use
-    /// tends to rise again) and by more than 1 MiB, and when [`decay`](Self::decay) follows an
-    /// interval without allocations. The hook should shrink the caches that use these pages, as one
-    /// cached object can keep a page allocated.
+    /// Calls `hook` at the end of each interval, half a purge delay: before the pages that are due
+    /// are purged. The hook should make the caches that use these pages release what they did not
+    /// need since the last call ([`Registry::age`]), as one cached object can keep a page allocated.
     ///
-    /// The hook runs with no lock held; it may free pages and allocate.
+    /// The hook runs with no lock held; it may free pages and allocate. It runs inside a call that
+    /// allocates or frees pages.
+    ///
+    /// [`Registry::age`]: https://docs.rs/slab
     pub fn with_trim_hook(self, hook: fn()) -> Self {
-        Self { trim_policy: self.trim_policy.with_hook(hook), ..self }
+        Self { trim_hook: hook, ..self }
     }
 
-    /// Makes frees to the buddy keep the memory: only [`purge`](Self::purge) and
-    /// [`decay`](Self::decay) release it. Multi-section runs still release theirs when freed.
+    /// Sets the purge delay: free pages are purged when they have been idle so long
+    /// ([`PURGE_DELAY`](crate::PURGE_DELAY) if this is not called), by the next call that allocates
+    /// or frees pages. At least 20 milliseconds.
+    pub fn with_purge_delay(self, delay: Duration) -> Self {
+        Self { decay: self.decay.with_delay(delay), ..self }
+    }
+
+    /// Turns off purging by allocations and frees: only [`purge`](Self::purge) and
+    /// [`decay`](Self::decay) release memory. Multi-section runs still release theirs when freed.
     pub fn without_purging(self) -> Self {
-        Self { purge_policy: self.purge_policy.without_purging(), ..self }
+        self.with_purge_delay(Duration::MAX)
     }
 
     /// Returns the size of the address space in bytes.

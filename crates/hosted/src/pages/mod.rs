@@ -10,8 +10,8 @@
 //!   its own, from the end of the space.
 //! - A frame is **committed** from its first allocation until it is purged. A block without a
 //!   committed frame reads as zero.
-//! - A free purges when there are too many idle pages (`purge`); an allocation occasionally scans
-//!   for huge pages (`thp`).
+//! - Free pages are purged when they have been idle for a while (`purge`). An allocation occasionally
+//!   scans for huge pages (`thp`).
 //!
 //! # Concurrency
 //! Allocating and freeing are as concurrent as the buddy. The table of sections has a lock. Purges
@@ -39,8 +39,7 @@ use page_frame::{
 
 use crate::fork_lock::Inside;
 use crate::frame_set::FrameSet;
-use crate::purge::policy::PurgePolicy;
-use crate::purge::trim::TrimPolicy;
+use crate::purge::decay::Decay;
 use crate::space::Space;
 use crate::space::mapping::Mapped;
 use crate::thp::scan::Thp;
@@ -69,8 +68,9 @@ pub struct Pages {
     buddy: Frames,
     /// The frames that may be backed by memory.
     committed: FrameSet,
-    pub(crate) purge_policy: PurgePolicy,
-    pub(crate) trim_policy: TrimPolicy,
+    pub(crate) decay: Decay,
+    /// Makes the caches over these pages release what they do not need.
+    trim_hook: fn(),
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,
@@ -81,10 +81,12 @@ pub struct Pages {
 }
 
 // SAFETY: clause 1: the buddy fulfils it, over frames of our mapping that were opened before it got
-// them. Clause 2: the buddy fulfils it. After its `free`, only the trim hook can unwind, and the
-// block is free by then.
+// them. Clause 2: the buddy fulfils it. Only the trim hook can unwind: before an allocation, and
+// after a free.
 unsafe impl PageSource for Pages {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        // First: a hook that panics here loses no block.
+        self.decay_if_due();
         let _inside = Inside::enter();
         let block = loop {
             match self.buddy.allocate(order) {
@@ -105,9 +107,8 @@ unsafe impl PageSource for Pages {
         self.note_freed(frames_of(block.start(), block.pages()));
         // SAFETY: the clauses of `PageSource::free`: the block came from the buddy.
         unsafe { self.buddy.free(block) };
-        self.purge_if_due();
         drop(inside);
-        self.trim_after_free();
+        self.decay_if_due();
     }
 }
 
@@ -143,8 +144,7 @@ impl Pages {
     #[inline]
     fn commit(&self, range: FrameRange) -> bool {
         let committed = self.committed.insert(range);
-        self.trim_policy.note_allocated(range.frames());
-        self.purge_policy.note_allocated(range.frames(), committed);
+        self.decay.note_allocated(range.frames(), committed);
         self.scan_after(range.frames());
         committed == 0
     }
@@ -152,16 +152,7 @@ impl Pages {
     /// Counts `range`, which is about to be freed, as idle.
     #[inline]
     fn note_freed(&self, range: FrameRange) {
-        self.trim_policy.note_freed(range.frames());
-        self.purge_policy.note_freed(self.committed.count(range));
-    }
-
-    /// Purges if there are too many idle pages.
-    #[inline]
-    fn purge_if_due(&self) {
-        if self.purge_policy.is_due() {
-            self.purge_surplus();
-        }
+        self.decay.note_freed(self.committed.count(range));
     }
 
     /// Keeps all other threads out of the buddy's per-CPU slots while the guard lives, see

@@ -1,103 +1,182 @@
 //! The maintenance of [`Pages`]: purges of free pages, and scans for huge pages.
 
-use page_frame::{FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
+use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
 use super::Pages;
+use crate::clock;
 use crate::fork_lock::Inside;
-use crate::purge::policy::MIN_BOUND;
+use crate::purge::decay::IntervalEnd;
 
 /// The orders of the blocks that `purge` takes, largest first: areas, then smaller free blocks, at
 /// last single pages.
-const PURGED_ORDERS: [u8; 4] = [9, 6, 3, 0];
-/// `decay` purges at most this many idle pages all at once, and of more only half.
-const FEW_PAGES: usize = (256 << 10) / PAGE_SIZE;
+const PURGED_ORDERS: [u8; 5] = [9, 8, 6, 3, 0];
+/// A system call that purges so many pages needs no credit: 1 MiB.
+const FREE_OF_CREDIT: usize = (1 << 20) / PAGE_SIZE;
+/// The maximum number of pages in one system call: 32 MiB. The system holds a lock of the process
+/// meanwhile.
+const MAX_PAGES_AT_ONCE: usize = (32 << 20) / PAGE_SIZE;
+
+/// The limits of one purge.
+struct Limits {
+    /// Idle pages that stay.
+    keep: usize,
+    /// The system calls that may purge less than 1 MiB; `None` for any number.
+    credit: Option<usize>,
+}
+
+impl Limits {
+    /// Returns whether a call may purge `pages` pages with `calls` system calls, and charges them.
+    fn admit(&mut self, pages: usize, calls: usize) -> bool {
+        let Some(credit) = &mut self.credit else { return true };
+        let charged = calls.saturating_sub(pages / FREE_OF_CREDIT);
+        let left = credit.checked_sub(charged);
+        *credit = left.unwrap_or(*credit);
+        left.is_some()
+    }
+
+    /// Charges a call that the system refused.
+    fn charge_refused(&mut self) {
+        self.credit = self.credit.map(|credit| credit.saturating_sub(1));
+    }
+
+    /// Returns whether no call for blocks of `order` can be admitted any more.
+    fn are_exhausted_for(&self, order: Order) -> bool {
+        self.credit == Some(0) && order.pages() < FREE_OF_CREDIT
+    }
+}
 
 impl Pages {
     /// Returns approximately how many pages are free but still backed by memory. O(1).
     pub fn idle_pages(&self) -> usize {
-        self.purge_policy.idle_pages()
+        self.decay.idle_pages()
     }
 
     /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
     /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
-    /// and a system call for each block of free pages.
+    /// and a system call for each run of free pages.
     pub fn purge(&self, keep: usize) -> usize {
+        self.purge_within(&mut Limits { keep, credit: None })
+    }
+
+    fn purge_within(&self, limits: &mut Limits) -> usize {
         let _inside = Inside::enter();
         let Some(_maintenance) = self.maintenance.try_lock() else { return 0 };
         let mut purged = 0;
         // Pages in the buddy's per-CPU slots are purged too.
         let mut are_cached = true;
-        let open = self.space.sections().in_buddy();
         for order in PURGED_ORDERS.map(|order| Order::new(order).expect("below the largest")) {
+            // A drain fences all CPUs. Under a limit of calls one drain is enough.
             if core::mem::take(&mut are_cached) {
                 self.buddy.drain();
             }
-            for block in open.clone().flat_map(|range| self.committed.blocks(range, order.pages()))
-            {
-                if self.idle_pages() <= keep {
-                    break;
-                }
-                if self.buddy.try_allocate_at(block.start, order).is_ok() {
-                    let went = self.purge_block(block);
-                    purged += went;
-                    // The system refuses a block of which the program has locked a page. Its parts
-                    // are tried next, and the free below may put it into a per-CPU slot.
-                    are_cached |= went == 0;
-                    // SAFETY: clause 1 of `free_frames`: this loop allocated the block by number,
-                    // and no other code uses it.
-                    let freed = unsafe { self.buddy.free_frames(block.start, order) };
-                    debug_assert!(freed.is_ok(), "allocated above");
-                }
+            let (went, was_refused) = self.purge_blocks(order, limits);
+            purged += went;
+            are_cached = was_refused && limits.credit.is_none();
+            if self.idle_pages() <= limits.keep {
+                break;
             }
         }
         purged
     }
 
-    /// Purges `block`, which the caller owns and which was counted as idle. Returns how many of its
+    /// Purges free blocks of `order`, neighbouring ones by one system call. Returns how many pages
+    /// it purged, and whether the system refused a run. The system refuses a run of which the
+    /// program has locked a page: its parts are tried next, and may be in a per-CPU slot then.
+    fn purge_blocks(&self, order: Order, limits: &mut Limits) -> (usize, bool) {
+        let mut outcome = (0, false);
+        let mut run = FrameRange::new(FrameNumber::new(0), FrameNumber::new(0));
+        let mut pages = 0;
+        for range in self.space.sections().in_buddy() {
+            for block in self.committed.blocks(range, order.pages()) {
+                let is_next = run.end == block.start && run.frames() < MAX_PAGES_AT_ONCE;
+                if !is_next {
+                    self.purge_run(run, order, limits, &mut outcome);
+                    (run, pages) = (FrameRange::new(block.start, block.start), 0);
+                }
+                if self.idle_pages() <= limits.keep + pages || limits.are_exhausted_for(order) {
+                    break;
+                }
+                if self.buddy.try_allocate_at(block.start, order).is_ok() {
+                    run.end = block.end;
+                    pages += self.committed.count(block);
+                }
+            }
+            self.purge_run(run, order, limits, &mut outcome);
+            (run, pages) = (FrameRange::new(range.end, range.end), 0);
+        }
+        outcome
+    }
+
+    /// Purges `run`, blocks of `order` that `purge_blocks` has allocated, and frees them.
+    fn purge_run(
+        &self,
+        run: FrameRange,
+        order: Order,
+        limits: &mut Limits,
+        (purged, was_refused): &mut (usize, bool),
+    ) {
+        if run.frames() == 0 {
+            return;
+        }
+        let calls = 1 + self.thp.allowed_in(run);
+        if limits.admit(self.committed.count(run), calls) {
+            let mut pages = self.purge_owned(run);
+            if pages == 0 {
+                *was_refused = true;
+                limits.charge_refused();
+                if limits.credit.is_none() {
+                    pages = blocks_of(run, order).map(|block| self.purge_owned(block)).sum();
+                }
+            }
+            *purged += pages;
+        }
+        for block in blocks_of(run, order) {
+            // SAFETY: clause 1 of `free_frames`: `purge_blocks` allocated the block by number, and
+            // no other code uses it.
+            let freed = unsafe { self.buddy.free_frames(block.start, order) };
+            debug_assert!(freed.is_ok(), "allocated by number");
+        }
+    }
+
+    /// Purges `run`, which the caller owns and which was counted as idle. Returns how many of its
     /// pages were committed; zero if the system refuses.
-    fn purge_block(&self, block: FrameRange) -> usize {
-        self.thp.forbid(block, self.space.mapping());
-        let start = self.pointer(block.start.get() << PAGE_SHIFT);
-        let bytes = block.frames() << PAGE_SHIFT;
-        // SAFETY: clause 1 of `decommit`: only the caller uses the block, and needs no content.
+    fn purge_owned(&self, run: FrameRange) -> usize {
+        self.thp.forbid(run, self.space.mapping());
+        let start = self.pointer(run.start.get() << PAGE_SHIFT);
+        let bytes = run.frames() << PAGE_SHIFT;
+        // SAFETY: clause 1 of `decommit`: only the caller uses the run, and needs no content.
         if unsafe { self.space.mapping().decommit(start, bytes) }.is_err() {
             return 0;
         }
-        let pages = self.committed.remove(block);
-        self.purge_policy.note_purged(pages);
+        let pages = self.committed.remove(run);
+        self.decay.note_purged(pages);
         pages
     }
 
-    /// Adapts the bound, and purges down to half of it if there are more idle pages.
-    #[cold]
-    pub(crate) fn purge_surplus(&self) {
-        let bound = self.purge_policy.adapt_bound();
-        let purged = if self.idle_pages() > bound { self.purge(bound / 2) } else { 0 };
-        self.purge_policy.end_purge(bound, purged);
-    }
-
-    /// Makes the caches shrink when use falls. The caller has left the fork lock, as the caches
-    /// take locks and free pages.
+    /// Ends an interval if it is over, and purges what is due. Called by each function that
+    /// allocates or frees pages, with no lock held, outside the fork lock.
     #[inline]
-    pub(crate) fn trim_after_free(&self) {
-        if !self.purge_policy.is_automatic() {
-            return;
-        }
-        if let Some(fall) = self.trim_policy.take_fall() {
-            self.trim_policy.ask_caches();
-            // Otherwise a program that now sleeps would keep idle pages up to the bound.
-            if !fall.may_rebound {
-                self.purge(MIN_BOUND / 4);
-            }
+    pub(crate) fn decay_if_due(&self) {
+        if self.decay.is_running() {
+            self.decay_by_clock();
         }
     }
 
-    /// Ends an interval: purges half of the pages that were idle since the last call, by blocks of
-    /// up to 2 MiB, or all of them when they are few. Returns how many pages it purged. When no
-    /// page was allocated meanwhile, it makes the caches shrink first.
+    #[cold]
+    #[inline(never)]
+    fn decay_by_clock(&self) {
+        if let Some(end) = self.decay.end_interval_at(clock::now()) {
+            (self.trim_hook)();
+            self.purge_due(&end);
+        }
+    }
+
+    /// Ends an interval now, whatever the time: calls the trim hook, and purges the pages that were
+    /// idle in all of this interval and of the one before. Returns how many pages it purged.
     ///
-    /// A thread should call this at intervals ([`Purger`](crate::Purger)). O(sections), and a
-    /// system call for each block.
+    /// A thread that calls this at intervals ([`Purger`](crate::Purger)) makes a program that
+    /// sleeps release its memory. At most one system call for each MiB that it purges, and two
+    /// more on average.
     ///
     /// ```
     /// use hosted::Pages;
@@ -106,18 +185,27 @@ impl Pages {
     /// let block = pages.allocate(Order::new(9).unwrap())?;
     /// // SAFETY: ours, and not used any more.
     /// unsafe { pages.free(block) };
-    /// assert_eq!(pages.decay(), 0); // it was in use in this interval
-    /// assert!(pages.decay() >= 256); // half of the block's 512 pages at least
+    /// assert_eq!(pages.decay(), 0); // the block was in use in this interval
+    /// assert_eq!(pages.decay(), 0); // and not in this one, but in the one before
+    /// assert_eq!(pages.decay(), 512);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn decay(&self) -> usize {
-        if !self.purge_policy.begin_interval() {
-            self.trim_policy.ask_caches();
+        let end = self.decay.end_interval(false);
+        (self.trim_hook)();
+        self.purge_due(&end)
+    }
+
+    fn purge_due(&self, end: &IntervalEnd) -> usize {
+        let mut purged = 0;
+        if end.due > 0 {
+            let keep = self.idle_pages().saturating_sub(end.due);
+            let mut limits = Limits { keep, credit: Some(self.decay.take_credit()) };
+            purged = self.purge_within(&mut limits);
+            self.decay.put_credit(limits.credit.unwrap_or(0));
         }
-        let idle = self.idle_pages();
-        let surplus = self.purge_policy.take_least_idle(idle).min(idle);
-        let going = if surplus <= FEW_PAGES { surplus } else { surplus / 2 };
-        if going == 0 { 0 } else { self.purge(idle - going) }
+        self.decay.note_end(end, purged);
+        purged
     }
 
     /// Counts `pages` allocated pages; scans for areas that a huge page may back when a scan is
@@ -131,7 +219,7 @@ impl Pages {
 
     #[cold]
     fn scan(&self) {
-        if !self.thp.may_scan(self.trim_policy.in_use()) {
+        if !self.thp.may_scan(self.decay.in_use()) {
             return;
         }
         let Some(_maintenance) = self.maintenance.try_lock() else { return };
@@ -139,10 +227,18 @@ impl Pages {
     }
 }
 
+/// Iterates over the blocks of `order` that make up `run`.
+fn blocks_of(run: FrameRange, order: Order) -> impl Iterator<Item = FrameRange> {
+    let pages = order.pages();
+    (run.start.get()..run.end.get())
+        .step_by(pages)
+        .map(move |first| FrameRange::new(FrameNumber::new(first), FrameNumber::new(first + pages)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_blocks::{Block, fill, free, take};
+    use crate::test_blocks::{Block, fill, free, halves, take};
     use core::ptr::NonNull;
     use std::collections::BTreeMap;
 
@@ -236,5 +332,40 @@ mod tests {
         let blocks = take(&pages, 0, 10);
         free(&pages, blocks);
         assert_eq!(pages.purge(0), 10, "after the other thread");
+    }
+
+    /// Purges what is due at the end of an interval, with this much credit. Returns how many pages.
+    fn purge_due(pages: &Pages, due: usize, credit: usize) -> usize {
+        pages.decay.put_credit(credit);
+        pages.purge_due(&IntervalEnd { due, was_active: true })
+    }
+
+    /// Mutations that it catches:
+    /// - a purge without credit, or one that takes none;
+    /// - large purges that take credit;
+    /// - neighbouring areas purged one by one.
+    #[test]
+    fn small_purges_take_credit_and_large_ones_take_none() {
+        let pages = new().without_purging();
+        let blocks = take(&pages, 9, 4);
+        let (whole, rest) = halves(take(&pages, 5, 64));
+        free(&pages, blocks);
+        assert_eq!(purge_due(&pages, usize::MAX, 0), 4 * 512, "without credit");
+        // 32 blocks of 32 pages, none of which are neighbours.
+        free(&pages, whole);
+        assert_eq!(pages.idle_pages(), 32 * 32);
+        assert_eq!(purge_due(&pages, usize::MAX, 0), 0);
+        assert_eq!(purge_due(&pages, usize::MAX, 5), 5 * 32, "neighbours together");
+        assert_eq!(pages.decay.take_credit(), 0);
+        assert_eq!(pages.purge(0), 32 * 32 - 160, "a purge on demand needs none");
+        free(&pages, rest);
+        let calls_for = |pages: usize, calls: usize| {
+            let mut limits = Limits { keep: 0, credit: Some(1) };
+            (limits.admit(pages, calls), limits.credit)
+        };
+        assert_eq!(calls_for(FREE_OF_CREDIT, 1), (true, Some(1)));
+        assert_eq!(calls_for(FREE_OF_CREDIT - 1, 1), (true, Some(0)));
+        assert_eq!(calls_for(FREE_OF_CREDIT, 3), (false, Some(1)));
+        assert_eq!(calls_for(2 * FREE_OF_CREDIT, 3), (true, Some(0)));
     }
 }

@@ -4,7 +4,8 @@
 use core::ptr::NonNull;
 
 use page_frame::{
-    FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, PageRun, Tag,
+    FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageMap, PageResize,
+    PageRun, Tag,
 };
 
 use super::{Pages, frames_of};
@@ -14,10 +15,14 @@ use crate::space::sections::SECTION_FRAMES;
 /// Runs of more pages than this are multi-section runs.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
 
+/// The tail of a multi-section run is purged by so many pages: 1 MiB.
+const TAIL_UNIT: usize = (1 << 20) / PAGE_SIZE;
+
 // SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that the table of
 // sections gives to one run. Clause 2: `set_run` follows each change.
 unsafe impl PageResize for Pages {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        self.decay_if_due();
         let _inside = Inside::enter();
         if pages > LARGEST_IN_BUDDY && self.space.has_multi_section_runs() {
             return allocate_sections(self, pages);
@@ -43,9 +48,8 @@ unsafe impl PageResize for Pages {
         self.note_freed(frames_of(start, pages));
         // SAFETY: the clauses of `free_run`: the run came from the buddy.
         unsafe { self.buddy.free_run(start, pages) };
-        self.purge_if_due();
         drop(inside);
-        self.trim_after_free();
+        self.decay_if_due();
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
@@ -70,9 +74,8 @@ unsafe impl PageResize for Pages {
         let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
         match (resized, new_pages > pages) {
             (true, true) => _ = self.commit(changed),
-            (true, false) => self.purge_if_due(),
             (false, false) => _ = self.commit(changed),
-            (false, true) => {}
+            (true, false) | (false, true) => {}
         }
         resized
     }
@@ -85,7 +88,8 @@ unsafe impl PageResize for Pages {
         let moved = unsafe { self.space.mapping().move_content(from, to, bytes) };
         if moved {
             // The memory of `from` now backs `to`; the memory that backed `to` is released.
-            self.committed.remove(frames_of(from, pages));
+            let moved = self.committed.remove(frames_of(from, pages));
+            self.decay.note_moved(moved);
         }
         moved
     }
@@ -131,10 +135,14 @@ unsafe fn resize_sections(
     if !stays || new_count <= LARGEST_IN_BUDDY {
         return false;
     }
-    if new_count < count {
-        let tail = pages.pointer(start.addr().get() + (new_count << PAGE_SHIFT));
-        let bytes = (count - new_count) << PAGE_SHIFT;
-        // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run.
+    // The tail goes back by whole units, so that a run that shrinks page by page does not call the
+    // system each time.
+    let [unit_end, tail_end] = [new_count, count]
+        .map(|count| count.next_multiple_of(TAIL_UNIT).min(count.next_multiple_of(SECTION_FRAMES)));
+    if unit_end < tail_end {
+        let tail = pages.pointer(start.addr().get() + (unit_end << PAGE_SHIFT));
+        let bytes = (tail_end - unit_end) << PAGE_SHIFT;
+        // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run's sections.
         let _ = unsafe { pages.space.mapping().decommit(tail, bytes) };
     }
     // SAFETY: clause 1 of `resize_run`: the run is the caller's.

@@ -139,6 +139,11 @@ impl Thp {
         self.skips_left.store(next, Ordering::Relaxed);
     }
 
+    /// Returns in how many areas of `block` huge pages are allowed.
+    pub(crate) fn allowed_in(&self, block: FrameRange) -> usize {
+        areas(block).map(|area| self.huge.count(number_of(area))).sum()
+    }
+
     /// Forbids huge pages in the areas of `block`, which is about to be purged.
     pub(crate) fn forbid(&self, block: FrameRange, mapping: &Mapped) {
         for area in areas(block) {

@@ -116,7 +116,7 @@ fn areas_dense_at_two_scans_are_collapsed_unless_the_heap_is_small() {
         .collect();
     assert_eq!(more, [32, 48, 63, 63]);
     free(&pages, blocks.drain(31..));
-    assert_eq!(pages.trim_policy.in_use(), 31 * AREA);
+    assert_eq!(pages.decay.in_use(), 31 * AREA);
 }
 
 /// A heap of exactly 64 MiB is not small.
