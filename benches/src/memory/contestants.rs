@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hosted::{HeapThreads, Mapped, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{OutOfMemory, Shrink, WithSlotStride};
+use page_frame::{OutOfMemory, WithSlotStride};
 use slab::Registry;
 use talc::TalcLock;
 use talc::source::Manual;

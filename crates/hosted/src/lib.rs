@@ -28,8 +28,8 @@
 //!
 //! # Modules
 //! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
-//! `tls`, `membarrier`, `threads` and `fork_lock` are the machine. `pages` puts all of them
-//! together.
+//! `tls`, `membarrier`, `threads`, `miss_hook`, `clock` and `fork_lock` are the machine. `pages`
+//! puts all of them together.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -40,6 +40,7 @@ mod clock;
 mod fork_lock;
 mod frame_set;
 mod membarrier;
+mod miss_hook;
 mod os_error;
 mod pages;
 mod purge;

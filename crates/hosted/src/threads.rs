@@ -23,7 +23,7 @@ use rustix::thread::sched_yield;
 
 use crate::fork_lock;
 use crate::tls::THREAD_SLOTS;
-use crate::{membarrier, tls};
+use crate::{membarrier, miss_hook, tls};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
@@ -66,10 +66,10 @@ pub struct Threads;
 // `free_number`, after which the thread has none; only signal handlers interrupt a thread. Clause
 // 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after `membarrier`,
 // which fences all running threads, or if no other thread has a number: one that takes a number
-// later executes a full fence in `assign`. Clause 4: signals are not masked, but a handler that allocates
-// is nested and only tries. The states are entries of the fork lock, which may be left in any
-// order. Clause 5: numbers are bits of a word of `THREAD_SLOTS` bits. Clause 6: the number is the
-// thread's, for every value. Clause 7: zero.
+// later executes a full fence in `assign`. Clause 4: signals are not masked, but a handler that
+// allocates is nested and only tries. The states are entries of the fork lock, which may be left in
+// any order. Clause 5: numbers are bits of a word of `THREAD_SLOTS` bits. Clause 6: the number is
+// the thread's, for every value. Clause 7: zero.
 //
 // A thread frees its number in the destructors of its keys, after those of its thread-locals
 // (`__call_tls_dtors` runs first). So it drops every guard that a thread-local keeps before. A
@@ -104,6 +104,13 @@ unsafe impl Cpu for Threads {
 
     #[inline(always)]
     unsafe fn unpin(&self) {}
+
+    const HAS_MISS_HOOK: bool = true;
+
+    #[inline(always)]
+    fn note_miss(&self) {
+        miss_hook::note_miss();
+    }
 
     /// Makes no system call while no other thread has a number: no other thread uses slots then.
     fn fence_all(&self) -> bool {
@@ -152,8 +159,15 @@ pub(crate) fn forget_others() {
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if tls::load() == ENDED {
-        return None;
+    match tls::load() {
+        ENDED => return None,
+        armed if armed & tls::ARMED != 0 => {
+            let word = armed & !tls::ARMED;
+            tls::store(word);
+            miss_hook::note_armed(word - 1);
+            return Some(word - 1);
+        }
+        _ => {}
     }
     let key = key()?;
     fork_lock::wait_until_free();

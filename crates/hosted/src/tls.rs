@@ -88,10 +88,14 @@ pub(crate) use initial_exec::{load, store};
 /// Maximum number of threads that have slots of their own at the same time.
 pub const THREAD_SLOTS: usize = 64;
 
+/// Set in the word of a thread that has a number and whose next hit is to be a miss: `load` then
+/// returns no valid number.
+pub(crate) const ARMED: u32 = 1 << 31;
+
 /// Returns the running thread's slot number, if it has one. Does not assign one.
 #[inline(always)]
 pub(crate) fn number() -> Option<usize> {
-    let number = load().wrapping_sub(1) as usize;
+    let number = (load() & !ARMED).wrapping_sub(1) as usize;
     (number < THREAD_SLOTS).then_some(number)
 }
 

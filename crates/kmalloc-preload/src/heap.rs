@@ -82,7 +82,15 @@ pub(crate) fn existing() -> Option<Heap> {
 pub(crate) fn pages() -> Option<&'static Pages> {
     // A failed reservation is not tried again: the address space is smallest at the start.
     static PAGES: Once<Option<Pages>> = Once::new();
-    PAGES.call_once(|| Some(Pages::new().ok()?.with_trim_hook(age_caches))).as_ref()
+    PAGES.call_once(make_pages).as_ref()
+}
+
+fn make_pages() -> Option<Pages> {
+    let pages = Pages::new().ok()?.with_trim_hook(age_caches);
+    Some(match environment::purge_delay() {
+        Some(delay) => pages.with_purge_delay(delay),
+        None => pages,
+    })
 }
 
 /// The trim hook: the pages call it at the end of each interval of their decay.
@@ -96,6 +104,7 @@ fn age_caches() {
 
 fn registry() -> Result<Registry<(Source, HeapThreads)>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
+    pages.decay_at_misses();
     Registry::with_fault_hook(Reclaiming::new(pages, Caches), WithSlotStride(Threads), stop)
 }
 

@@ -98,7 +98,8 @@ impl Pages {
 
     /// Calls `hook` at the end of each interval, half a purge delay: before the pages that are due
     /// are purged. The hook should make the caches that use these pages release what they did not
-    /// need since the last call ([`Registry::age`]), as one cached object can keep a page allocated.
+    /// need since the last call ([`Registry::age`]), as one cached object can keep a page
+    /// allocated.
     ///
     /// The hook runs with no lock held; it may free pages and allocate. It runs inside a call that
     /// allocates or frees pages.

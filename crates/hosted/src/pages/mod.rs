@@ -10,8 +10,8 @@
 //!   its own, from the end of the space.
 //! - A frame is **committed** from its first allocation until it is purged. A block without a
 //!   committed frame reads as zero.
-//! - Free pages are purged when they have been idle for a while (`purge`). An allocation occasionally
-//!   scans for huge pages (`thp`).
+//! - Free pages are purged when they have been idle for a while (`purge`). An allocation
+//!   occasionally scans for huge pages (`thp`).
 //!
 //! # Concurrency
 //! Allocating and freeing are as concurrent as the buddy. The table of sections has a lock. Purges
@@ -74,8 +74,8 @@ pub struct Pages {
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,
-    /// The metadata of the buddy and of the sets, and at its end of the sections that the buddy may
-    /// get later.
+    /// The metadata of the buddy and of the sets, and at its end of the sections that the buddy
+    /// may get later.
     pub(crate) metadata: Mapped,
     pub(crate) space: Space,
 }

@@ -1,10 +1,13 @@
 //! The maintenance of [`Pages`]: purges of free pages, and scans for huge pages.
 
+use core::sync::atomic::{AtomicPtr, Ordering};
+
 use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
 use super::Pages;
 use crate::clock;
 use crate::fork_lock::Inside;
+use crate::miss_hook::{self, After};
 use crate::purge::decay::IntervalEnd;
 
 /// The orders of the blocks that `purge` takes, largest first: areas, then smaller free blocks, at
@@ -158,17 +161,31 @@ impl Pages {
     #[inline]
     pub(crate) fn decay_if_due(&self) {
         if self.decay.is_running() {
-            self.decay_by_clock();
+            self.decay_by_clock(After::PageOperation);
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn decay_by_clock(&self) {
-        if let Some(end) = self.decay.end_interval_at(clock::now()) {
+    fn decay_by_clock(&self, after: After) {
+        let now = clock::now();
+        if let Some(end) = self.decay.end_interval_at(now) {
             (self.trim_hook)();
             self.purge_due(&end);
         }
+        // Relaxed: only compared.
+        if core::ptr::eq(self, HEAP_PAGES.load(Ordering::Relaxed)) {
+            miss_hook::arm(now, after);
+        }
+    }
+
+    /// Makes the threads that use [`Threads`](crate::Threads) as their CPUs look at the clock after
+    /// each miss in a slot, and the pages decay in time: also in a program that allocates and frees
+    /// without taking pages. For the pages of the heap of a process; the last call counts.
+    pub fn decay_at_misses(&'static self) {
+        // Release: pairs with the Acquire in `decay_heap`.
+        HEAP_PAGES.store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);
+        miss_hook::set(decay_heap);
     }
 
     /// Ends an interval now, whatever the time: calls the trim hook, and purges the pages that were
@@ -224,6 +241,20 @@ impl Pages {
         }
         let Some(_maintenance) = self.maintenance.try_lock() else { return };
         self.thp.scan(self.space.sections().in_buddy(), &self.committed, self.space.mapping());
+    }
+}
+
+/// The pages that decay after misses: a `&'static Pages`; null before there are any.
+static HEAP_PAGES: AtomicPtr<Pages> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The hook of misses. While pages wait to be purged, the thread's next operation calls it again.
+fn decay_heap() {
+    // Acquire: pairs with the Release in `decay_at_misses`.
+    let pages = HEAP_PAGES.load(Ordering::Acquire);
+    // SAFETY: null, or a `&'static Pages`.
+    let Some(pages) = (unsafe { pages.as_ref() }) else { return };
+    if pages.decay.is_running() {
+        pages.decay_by_clock(After::Miss);
     }
 }
 

@@ -9,6 +9,7 @@ mod calls;
 mod limits;
 mod memory;
 mod misuse;
+mod purge;
 mod threads;
 
 use std::path::PathBuf;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
     let checks = [
         calls::CHECKS,
         memory::CHECKS,
+        purge::CHECKS,
         threads::CHECKS,
         limits::CHECKS,
         misuse::CHECKS,

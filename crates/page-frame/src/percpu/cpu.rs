@@ -84,6 +84,16 @@ pub unsafe trait Cpu {
         spin_hint();
     }
 
+    /// Whether [`note_miss`](Self::note_miss) does anything: without it, misses cost nothing more.
+    const HAS_MISS_HOOK: bool = false;
+
+    /// Object caches call this after a miss in a per-CPU slot, with no lock held and outside all
+    /// slots, where [`HAS_MISS_HOOK`](Self::HAS_MISS_HOOK) is true. A system may do deferred work
+    /// in it, such as returning memory that has been free for a while: each CPU misses now and
+    /// then as long as it allocates. The call may itself allocate and free.
+    #[inline(always)]
+    fn note_miss(&self) {}
+
     /// Begins a critical section, and returns the state before it. No nested code waits for a lock
     /// until it ends (clause 4).
     ///
@@ -142,6 +152,12 @@ macro_rules! forward_cpu {
             ($inner).wait(round);
         }
 
+        #[inline(always)]
+        fn note_miss(&self) {
+            let $this = self;
+            ($inner).note_miss();
+        }
+
         fn mask_interrupts(&self) -> InterruptState {
             let $this = self;
             ($inner).mask_interrupts()
@@ -159,6 +175,7 @@ pub(crate) use forward_cpu;
 // SAFETY: every method forwards to the same machine.
 unsafe impl<C: Cpu> Cpu for &C {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
+    const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
 
     forward_cpu!(|this| **this);
 

@@ -122,6 +122,7 @@ pub struct Fenced<C>(pub C);
 // SAFETY: clause 3: the light fence is a full one. The wrapped machine fulfils all other clauses.
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
+    const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
 
     forward_cpu!(|this| this.0);
 

@@ -5,7 +5,7 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use page_frame::{OutOfMemory, Violation};
+use page_frame::{Cpu, OutOfMemory, Violation};
 
 use crate::cache::destroy::EndOfHandle;
 use crate::cache_inner::CacheInner;
@@ -151,9 +151,23 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[cold]
     #[inline(never)]
     fn allocate_place_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        self.inner().allocate_from_depot().or_else(|miss| {
+        let place = self.inner().allocate_from_depot().or_else(|miss| {
             self.inner().allocate_from_slabs::<K>(miss).map(|place| self.age_holding(place))
-        })
+        })?;
+        if S::Cpus::HAS_MISS_HOOK {
+            let held = self.inner().backing.guard(None, Some(place));
+            self.note_miss();
+            held.disarm();
+        }
+        Ok(place)
+    }
+
+    /// Calls the machine's hook of misses.
+    #[inline]
+    fn note_miss(&self) {
+        if S::Cpus::HAS_MISS_HOOK {
+            self.inner().environment().locking.cpu().note_miss();
+        }
     }
 
     /// Runs an aging pass, if one is due, and frees `place` if that panics. Returns `place`.
@@ -225,6 +239,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
         if self.inner().free_missed(place) {
             age_if_due(self.registry());
         }
+        self.note_miss();
     }
 
     /// Allocates an object and fills it with zeros.

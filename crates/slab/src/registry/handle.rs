@@ -176,14 +176,14 @@ impl<S: System> Registry<S> {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
     }
 
-    /// Ages all caches: each releases the magazines of its depot and the empty slabs that it did not
-    /// need since it was last aged. Only tries locks, allocates nothing, and leaves the magazines in
-    /// CPU slots alone. Does nothing while another CPU ages the caches, or inside an interrupt that
-    /// found a lock held. O(caches).
+    /// Ages all caches: each releases the magazines of its depot and the empty slabs that it did
+    /// not need since it was last aged. Only tries locks, allocates nothing, and leaves the
+    /// magazines in CPU slots alone. Does nothing while another CPU ages the caches, or inside
+    /// an interrupt that found a lock held. O(caches).
     ///
     /// The registry ages its caches by itself, by the pages that they take and release. A system
-    /// with a clock calls this at intervals too: then caches release memory also when no cache takes
-    /// pages.
+    /// with a clock calls this at intervals too: then caches release memory also when no cache
+    /// takes pages.
     pub fn age(&self) {
         age(self.inner());
     }

@@ -257,9 +257,9 @@ impl SlabSet {
     }
 
     /// Returns how many empty slabs were not needed since the last aging pass, and restarts the
-    /// count. `None` if objects were taken or given since: the set is in use. In an idle set, halves
-    /// the count of missed slabs, and forgets those that were released: to take them again is not
-    /// soon after.
+    /// count. `None` if objects were taken or given since: the set is in use. In an idle set,
+    /// halves the count of missed slabs, and forgets those that were released: to take them
+    /// again is not soon after.
     pub(crate) fn age(&mut self) -> Option<usize> {
         let empty = self.empty_slabs_at_most();
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);
