@@ -8,7 +8,7 @@ use page_frame::{FrameNumber, Order, Tag};
 use crate::bitmap::Bitmap;
 use crate::tags::Tags;
 
-/// The state of the frames of a [`Block`].
+/// The state of the frames of a [`Block`]. Example: see [`Block`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockState {
     /// A free block, as large as possible.

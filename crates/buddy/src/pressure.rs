@@ -1,6 +1,6 @@
 //! How short memory is.
 
-/// How short memory is.
+/// How short memory is. Example: see [`Watermarks`](crate::Watermarks).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Pressure {
