@@ -23,7 +23,8 @@ use core::ptr::NonNull;
 use page_frame::OutOfMemory;
 
 use crate::cache::build_error::BuildError;
-use crate::cache::handle::{Busy, Cache};
+use crate::cache::destroy::Busy;
+use crate::cache::handle::Cache;
 use crate::hardening::presets::Hardening;
 use crate::registry::handle::Registry;
 use crate::slabs::settings::ObjectHook;

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use page_frame::{OutOfMemory, Violation};
 
-use crate::cache::destroy::EndOfHandle;
+use crate::cache::destroy::{Busy, EndOfHandle};
 use crate::cache_inner::CacheInner;
 use crate::cache_inner::stats::{CacheStats, SlabView, for_each_slab};
 use crate::cache_name::CacheName;
@@ -42,35 +42,6 @@ unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Send
 // SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C
 // are.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync for Cache<S, K> {}
-
-/// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys
-/// the cache after all; the slabs of the objects in use are lost to the page source then.
-#[must_use = "dropping it destroys the cache after all"]
-pub struct Busy<C> {
-    /// The cache, which stays usable. [`for_each_live`](Cache::for_each_live) lists the objects in
-    /// use.
-    pub cache: C,
-    /// The cache's name.
-    pub name: CacheName,
-    /// How many objects are in use.
-    pub objects: usize,
-}
-
-impl<C> fmt::Debug for Busy<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, objects, .. } = self;
-        let mut out = f.debug_struct("Busy");
-        out.field("name", name).field("objects", objects).finish_non_exhaustive()
-    }
-}
-
-impl<C> fmt::Display for Busy<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cache {} has {} objects in use", self.name, self.objects)
-    }
-}
-
-impl<C> core::error::Error for Busy<C> {}
 
 impl<S: System, K: Hardening> Cache<S, K> {
     /// # Safety

@@ -44,7 +44,8 @@ use page_frame::OutOfMemory;
 
 use crate::cache::build_error::BuildError;
 use crate::cache::builder::CacheBuilder;
-use crate::cache::handle::{Busy, Cache};
+use crate::cache::destroy::Busy;
+use crate::cache::handle::Cache;
 use crate::cache::pooled::{Invariant, Pooled, Reset};
 use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
