@@ -18,7 +18,7 @@ use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
 impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
-    /// Returns how the slabs would be cut.
+    /// Returns how the slabs would be cut. Example: see [`CacheBuilder`].
     ///
     /// # Errors
     /// [`BuildError`] when not one object fits in an allowed slab.
@@ -66,7 +66,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
         })
     }
 
-    /// Builds the cache. Takes no slab yet.
+    /// Builds the cache. Takes no slab yet. Example: see [`CacheBuilder`].
     ///
     /// # Errors
     /// [`BuildError`].
@@ -75,7 +75,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
     }
 
     /// Builds the cache as [`build`](Self::build) does, but only from free pages: the page source
-    /// reclaims nothing for it.
+    /// reclaims nothing for it. Example: see [`CacheBuilder`].
     ///
     /// # Errors
     /// [`BuildError`].

@@ -15,6 +15,26 @@ use crate::system::System;
 use crate::trace::Trace;
 
 /// The description of a cache that is not built yet.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use page_frame::{Order, Tag};
+/// let packets = registry.cache("packet", Layout::new::<[u8; 1500]>());
+/// let packets = packets.line_bytes(128).line_aligned().max_order(Order::new(2).unwrap());
+/// let packets = packets.magazine_bytes(16 << 10).most_pages(64);
+/// let packets = packets.keep_empty(8).keep_at_least(1); // slabs
+/// assert_eq!(packets.geometry()?.stride(), 1536);
+/// let packets = packets.build()?;
+/// // A cache that is seldom used: no memory waits in it.
+/// let rare = registry.cache("rare", Layout::new::<[u8; 700]>()).uncoloured().release_at_once();
+/// let rare = rare.tag(Tag::class(3).unwrap()).try_build()?;
+/// # drop((packets, rare));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "nothing is built before `build`"]
 pub struct CacheBuilder<'r, S: System, K: Hardening = Off> {
     pub(super) registry: &'r Registry<S>,
@@ -51,7 +71,7 @@ impl<S: System, K: Hardening> fmt::Debug for CacheBuilder<'_, S, K> {
 }
 
 impl<S: System> Registry<S> {
-    /// Begins a cache of objects of `layout`, called `name`.
+    /// Begins a cache of objects of `layout`, called `name`. Example: see [`CacheBuilder`].
     pub fn cache(&self, name: &str, layout: Layout) -> CacheBuilder<'_, S> {
         CacheBuilder::new(self, name, layout)
     }
@@ -88,6 +108,30 @@ impl<'r, S: System> CacheBuilder<'r, S> {
 impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Looks for the mistakes that the preset `N` names, instead of none:
     /// [`Hardened`](crate::Hardened), [`Debugging`](crate::Debugging), or one of your own.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// use slab::{Hardened, Registry};
+    /// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    /// static FAULTS: AtomicUsize = AtomicUsize::new(0);
+    /// let hook = |fault: &page_frame::Fault| {
+    ///     eprintln!("{fault}"); // Overflow at 0x... from src/main.rs:...
+    ///     FAULTS.fetch_add(1, Relaxed);
+    /// };
+    /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), hook)?;
+    /// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Hardened>();
+    /// let keys = keys.secret(0x5eed_5eed).clock(|| 0).build()?;
+    /// let key = keys.allocate()?;
+    /// // SAFETY: the bug shown. The canary lies behind the object, so the byte exists.
+    /// unsafe { key.add(24).write(1) };
+    /// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+    /// unsafe { keys.free(key) };
+    /// assert_eq!(FAULTS.load(Relaxed), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn hardening<N: Hardening>(self) -> CacheBuilder<'r, S, N> {
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
@@ -120,12 +164,14 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Sets what canaries and shuffled slabs depend on: random bits, where the machine has some. By
     /// default the address of the registry, which is no secret to a reader of the memory.
+    /// Example: see [`CacheBuilder::hardening`].
     pub fn secret(mut self, secret: usize) -> Self {
         self.secret = Some(secret);
         self
     }
 
     /// Sets the clock that dates the histories of objects, in units of its own.
+    /// Example: see [`CacheBuilder::hardening`].
     pub fn clock(mut self, clock: fn() -> u64) -> Self {
         self.clock = Some(clock);
         self
@@ -133,7 +179,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Calls `trace` for each slab that is made or released and each magazine and object that
     /// moves, see [`Event`](crate::Event). `trace` must not use this cache, and should not panic:
-    /// the object of that event may count as in use for ever.
+    /// the object of that event may count as in use for ever. Example: see [`Trace`].
     pub fn trace(mut self, trace: &'static dyn Trace) -> Self {
         self.trace = Some(trace);
         self
@@ -144,6 +190,35 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     ///
     /// It runs with no lock held, may allocate, and may panic. It leaves the object in the
     /// **constructed state** that [`Cache::free`](crate::Cache::free) requires.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// use core::ptr::NonNull;
+    /// use slab::ObjectHook;
+    /// # use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    /// static ALIVE: AtomicUsize = AtomicUsize::new(0);
+    /// let construct: ObjectHook = |object| {
+    ///     ALIVE.fetch_add(1, Relaxed);
+    ///     // SAFETY: clause 1 of `constructor`: room for the object, which no other code uses.
+    ///     unsafe { object.cast::<[u64; 6]>().write([7; 6]) };
+    /// };
+    /// let destroy: ObjectHook = |_| _ = ALIVE.fetch_sub(1, Relaxed);
+    /// let builder = registry.cache("state", Layout::new::<[u64; 6]>());
+    /// // SAFETY: clause 1: the layout is that of the array. Clause 2: the hooks run on any CPU.
+    /// let cache = unsafe { builder.constructor(construct).destructor(destroy) }.build()?;
+    /// let state = cache.allocate()?.cast::<[u64; 6]>();
+    /// // SAFETY: the object is ours, and was constructed.
+    /// assert_eq!(unsafe { state.read() }, [7; 6]);
+    /// // SAFETY: clauses 1 to 3: allocated above, and in the state that the constructor left.
+    /// unsafe { cache.free(state.cast()) };
+    /// cache.destroy().map_err(|busy| busy.to_string())?;
+    /// assert_eq!(ALIVE.load(Relaxed), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Safety
     /// 1. `constructor` is sound to call with uninitialised memory of this builder's layout that
@@ -157,7 +232,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Calls `destructor` once for each object when its slab goes back to the page source.
     ///
     /// It runs with no lock held, on any CPU, and may panic: the cache then destroys the other
-    /// objects of the slab and releases the slab.
+    /// objects of the slab and releases the slab. Example: see [`CacheBuilder::constructor`].
     ///
     /// # Safety
     /// 1. `destructor` is sound to call with objects that are in constructed state, as
@@ -181,7 +256,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Marks the pages of slabs with `tag` instead of [`Tag::SLAB`].
+    /// Marks the pages of slabs with `tag` instead of [`Tag::SLAB`]. Example: see [`CacheBuilder`].
     ///
     /// # Panics
     /// When `tag` is not a tag for slab pages.
@@ -191,7 +266,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Puts the first object of every slab at its start.
+    /// Puts the first object of every slab at its start. Example: see [`CacheBuilder`].
     pub fn uncoloured(mut self) -> Self {
         self.coloured = false;
         self
@@ -200,7 +275,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Sets the size of a CPU-cache line in bytes, by default 64, for the colours.
     ///
     /// Need not be a power of two: the distance between colours is `bytes` rounded up to a multiple
-    /// of the alignment.
+    /// of the alignment. Example: see [`CacheBuilder`].
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -212,38 +287,41 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Aligns objects to the CPU-cache line, so that CPUs that write to different objects do not
     /// write to the same line. Objects smaller than a line are aligned to the next power of two, so
-    /// that none lies in two lines.
+    /// that none lies in two lines. Example: see [`CacheBuilder`].
     pub fn line_aligned(mut self) -> Self {
         self.is_line_aligned = true;
         self
     }
 
     /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 of all slabs and
-    /// at least one. From 65,535 on, all of them.
+    /// at least one. From 65,535 on, all of them. Example: see [`CacheBuilder`].
     pub fn keep_empty(mut self, slabs: usize) -> Self {
         self.keep_empty = Some(u16::try_from(slabs).unwrap_or(u16::MAX));
         self
     }
 
-    /// Releases each slab as soon as all its objects are free in it.
+    /// Releases each slab as soon as all its objects are free in it. Example: see [`CacheBuilder`].
     pub fn release_at_once(self) -> Self {
         self.keep_empty(0)
     }
 
     /// Keeps `slabs` empty slabs even when memory is short, once the cache has had that many.
     /// Destroying the cache releases them. From 65,535 on, all of them.
+    /// Example: see [`CacheBuilder`].
     pub fn keep_at_least(mut self, slabs: usize) -> Self {
         self.keep_at_least = u16::try_from(slabs).unwrap_or(u16::MAX);
         self
     }
 
     /// Limits the slabs of the cache to `pages` pages in all; beyond that, allocations fail.
+    /// Example: see [`CacheBuilder`].
     pub fn most_pages(mut self, pages: usize) -> Self {
         self.most_pages = pages;
         self
     }
 
     /// Says that users free objects on demand, for [`Registry::totals`].
+    /// Example: see [`Totals`](crate::Totals).
     pub fn reclaimable(mut self) -> Self {
         self.is_reclaimable = true;
         self
@@ -253,12 +331,33 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// user can do without. No lock is held during the call; it may allocate, and may panic. It
     /// must not destroy the cache, which would wait for the end of the call. Implies
     /// [`reclaimable`](Self::reclaimable).
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// # use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    /// static CALLS: AtomicUsize = AtomicUsize::new(0);
+    /// let dentries = registry.cache("dentry", Layout::new::<[u64; 24]>());
+    /// // A kernel frees the entries that no file uses.
+    /// let dentries = dentries.reclaim(&|| _ = CALLS.fetch_add(1, Relaxed)).build()?;
+    /// let dentry = dentries.allocate()?;
+    /// assert!(registry.totals().reclaimable > 0);
+    /// registry.shrink(1000); // pages: memory is short
+    /// assert!(CALLS.load(Relaxed) > 0);
+    /// # // SAFETY: allocated above, and not used any more.
+    /// # unsafe { dentries.free(dentry) };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
         self.reclaim = Some(reclaim);
         self.reclaimable()
     }
 
     /// Allows slabs of up to `order`, even where a larger one wastes less.
+    /// Example: see [`CacheBuilder`].
     pub fn max_order(mut self, order: Order) -> Self {
         self.most_order = order;
         self
@@ -267,7 +366,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Sets about how many bytes of objects a magazine usually holds, by default 2 KiB; at least
     /// two objects, at most 60. More means fewer misses, and more memory that idle CPUs keep: twice
     /// as much for each CPU and cache. The magazines of a large cache in heavy use grow by
-    /// themselves.
+    /// themselves. Example: see [`CacheBuilder`].
     ///
     /// # Panics
     /// When `bytes` is zero.

@@ -1,30 +1,60 @@
 //! The presets: which checks a cache is compiled with.
 
 /// Which mistakes of its users a cache looks for.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::{Debugging, Hardened, Hardening, Off};
+/// struct Own;
+/// impl Hardening for Own {
+///     const MARKS: bool = true;
+///     const CANARY: bool = true;
+///     const RED_ZONE: usize = 32; // bytes
+///     const POISON: bool = false;
+///     const SHUFFLE: bool = true;
+///     const HISTORY: bool = false;
+/// }
+/// fn stride<K: Hardening>(builder: slab::CacheBuilder<'_, impl slab::System>) -> usize {
+///     builder.hardening::<K>().geometry().expect("a small object").stride()
+/// }
+/// let key = || registry.cache("key", Layout::new::<[u64; 3]>());
+/// assert_eq!((stride::<Off>(key()), stride::<Hardened>(key())), (24, 32)); // a word of canary
+/// assert_eq!(stride::<Own>(key()), 32 + 24 + 8 + 32);
+/// assert!(stride::<Debugging>(key()) > 64);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Hardening: 'static {
     /// Whether each object's state is kept in its link, outside it. Costs a look-up at both calls
-    /// and an atomic exchange at the free.
+    /// and an atomic exchange at the free. Example: see [`Hardening`].
     const MARKS: bool = false;
     /// Whether a word behind the object is bound to its address and the cache's secret.
+    /// Example: see [`Hardening`].
     const CANARY: bool = false;
     /// Bytes of a pattern in front of the object (rounded up to its alignment) and behind it.
+    /// Example: see [`Hardening`].
     const RED_ZONE: usize = 0;
     /// Whether free objects are filled with a pattern. Caches with a constructor go without: their
-    /// objects keep their state.
+    /// objects keep their state. Example: see [`Hardening`].
     const POISON: bool = false;
     /// Whether the objects of a fresh slab go out in an order that the secret decides.
+    /// Example: see [`Hardening`].
     const SHUFFLE: bool = false;
     /// Whether is kept who allocated and freed each object last, and when.
+    /// Example: see [`Hardening`].
     const HISTORY: bool = false;
 }
 
-/// No checks beyond those that cost one comparison.
+/// No checks beyond those that cost one comparison. Example: see [`Hardening`].
 #[derive(Clone, Copy, Debug)]
 pub struct Off;
 
 impl Hardening for Off {}
 
-/// Obstacles for an attacker: marks, canaries, shuffled slabs.
+/// Obstacles for an attacker: marks, canaries, shuffled slabs. Example: see [`Hardening`].
 #[derive(Clone, Copy, Debug)]
 pub struct Hardened;
 
@@ -34,7 +64,7 @@ impl Hardening for Hardened {
     const SHUFFLE: bool = true;
 }
 
-/// Everything, for the search for a mistake.
+/// Everything, for the search for a mistake. Example: see [`Hardening`].
 #[derive(Clone, Copy, Debug)]
 pub struct Debugging;
 
