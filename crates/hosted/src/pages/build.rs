@@ -24,7 +24,7 @@ const MIN_BYTES: usize = 16 << 20;
 
 impl Pages {
     /// Reserves address space and builds the allocator in it. Makes a few system calls and commits
-    /// only metadata.
+    /// only metadata. Example: see [`Pages`].
     ///
     /// # Errors
     /// The error of `mmap`, when there is no address space even for 16 MiB.
@@ -45,6 +45,15 @@ impl Pages {
     }
 
     /// Builds the allocator in `bytes` bytes of address space, a power of two, at least a page.
+    ///
+    /// ```
+    /// use hosted::{OsError, Pages};
+    /// let pages = Pages::with_space(1 << 30)?.without_purging(); // only `purge` and `decay` purge
+    /// let pages = pages.with_trim_hook(|| eprintln!("use has fallen: shrink the caches"));
+    /// assert_eq!(pages.space_bytes(), 1 << 30);
+    /// assert_eq!(Pages::with_space(5000).unwrap_err().number(), 22); // `EINVAL`: no power of two
+    /// # Ok::<(), OsError>(())
+    /// ```
     ///
     /// # Errors
     /// The error of `mmap`, or `EINVAL` for other sizes: areas and sections are aligned parts of
@@ -101,17 +110,19 @@ impl Pages {
     /// cached object can keep a page allocated.
     ///
     /// The hook runs with no lock held; it may free pages and allocate.
+    /// Example: see [`Pages::with_space`].
     pub fn with_trim_hook(self, hook: fn()) -> Self {
         Self { trim_policy: self.trim_policy.with_hook(hook), ..self }
     }
 
     /// Makes frees to the buddy keep the memory: only [`purge`](Self::purge) and
     /// [`decay`](Self::decay) release it. Multi-section runs still release theirs when freed.
+    /// Example: see [`Pages::with_space`].
     pub fn without_purging(self) -> Self {
         Self { purge_policy: self.purge_policy.without_purging(), ..self }
     }
 
-    /// Returns the size of the address space in bytes.
+    /// Returns the size of the address space in bytes. Example: see [`Pages`].
     pub const fn space_bytes(&self) -> usize {
         self.space.mapping().bytes()
     }

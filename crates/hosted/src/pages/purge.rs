@@ -14,13 +14,14 @@ const FEW_PAGES: usize = (256 << 10) / PAGE_SIZE;
 
 impl Pages {
     /// Returns approximately how many pages are free but still backed by memory. O(1).
+    /// Example: see [`Pages`].
     pub fn idle_pages(&self) -> usize {
         self.purge_policy.idle_pages()
     }
 
     /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
     /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
-    /// and a system call for each block of free pages.
+    /// and a system call for each block of free pages. Example: see [`Pages`].
     pub fn purge(&self, keep: usize) -> usize {
         let _inside = Inside::enter();
         let Some(_maintenance) = self.maintenance.try_lock() else { return 0 };
