@@ -94,7 +94,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         self.get().map_or_else(|| self.start(), Ok)
     }
 
-    /// Returns the allocator if it has been set up. Example: see [`Global`].
+    /// Returns the allocator if it has been set up. One load. Example: see [`Global`].
     #[inline(always)]
     pub fn get(&self) -> Option<&Kmalloc<S, K>> {
         // Acquire: pairs with the Release in `start`; sees the allocator as it was made.

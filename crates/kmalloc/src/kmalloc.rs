@@ -177,7 +177,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Allocates memory for `layout` that reads as zero. Skips the zeroing if the page source says
-    /// that its pages are zero. Example: see [`Kmalloc`].
+    /// that its pages are zero. Otherwise O(bytes). Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -242,7 +242,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
-    /// look-up. Example: see [`Kmalloc`].
+    /// look-up. A miss may take locks. Example: see [`Kmalloc`].
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.

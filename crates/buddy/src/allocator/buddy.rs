@@ -276,7 +276,7 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
         self.frames.free_frames(frame, order)
     }
 
-    /// Frees blocks of `order`, see [`FrameAllocator::free_many`].
+    /// Frees blocks of `order`, see [`FrameAllocator::free_many`]. One after the other: O(blocks).
     /// Example: see [`Buddy::frame_allocator`].
     ///
     /// # Errors

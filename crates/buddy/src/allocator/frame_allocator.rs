@@ -224,8 +224,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
         self.pool.free_frames(frame, order)
     }
 
-    /// Frees blocks of `order`. After a fault it frees the rest too.
-    /// Example: see [`FrameAllocator`].
+    /// Frees blocks of `order`. After a fault it frees the rest too. One after the other:
+    /// O(blocks). Example: see [`FrameAllocator`].
     ///
     /// # Errors
     /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and

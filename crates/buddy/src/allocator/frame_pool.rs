@@ -136,7 +136,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// Allocates a block of `order`; returns its first frame.
     ///
     /// A block up to order 9 usually comes from the CPU's slot, without an atomic
-    /// read-modify-write. Example: see [`FramePool`].
+    /// read-modify-write. A miss searches areas: O(areas) at worst. It never waits.
+    /// Example: see [`FramePool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such block was free, although the slots of idle CPUs were drained

@@ -123,12 +123,14 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         self.frames.bitmap().mobility(frame)
     }
 
-    /// Iterates over all blocks, free or not, lowest first. Example: see [`Block`].
+    /// Iterates over all blocks, free or not, lowest first. O(frames) for all of them, no lock.
+    /// Example: see [`Block`].
     pub fn blocks(&self) -> impl Iterator<Item = Block> {
         blocks::blocks(self.frames.bitmap(), self.frames.tags())
     }
 
-    /// Iterates over the free blocks, lowest first. Example: see [`FramePool`].
+    /// Iterates over the free blocks, lowest first. O(frames) for all of them, no lock.
+    /// Example: see [`FramePool`].
     pub fn free_blocks(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
         blocks::free_blocks(self.frames.bitmap())
     }

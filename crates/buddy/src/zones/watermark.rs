@@ -119,7 +119,7 @@ impl<H: Fn(Pressure)> Watermarks<H> {
     }
 
     /// Returns the number of free frames, without those in CPU slots and deferred frees. The error
-    /// is below half of `min` and below 4096 frames. It is zero if `min` is below 32.
+    /// is below half of `min` and below 4096 frames. It is zero if `min` is below 32. One load.
     /// Example: see [`Watermarks`].
     #[inline]
     pub fn free_frames(&self) -> usize {

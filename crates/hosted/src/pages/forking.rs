@@ -72,8 +72,8 @@ impl Drop for Held {
 
 impl<'a, G> Forking<'a, G> {
     /// Keeps all other threads out of the allocators; `freeze_caches` freezes the slots of the
-    /// caches that use `pages`. The thread that will call `fork` calls this first.
-    /// Example: see [`Forking`].
+    /// caches that use `pages`. The thread that will call `fork` calls this first. Waits until they
+    /// have left. Example: see [`Forking`].
     ///
     /// # Panics
     /// When the thread has begun a fork already and would wait for itself.

@@ -198,7 +198,7 @@ impl<const N: usize> MemoryMap<N> {
     }
 
     /// Returns the bytes of all losses; `u64::MAX` where repetitions make them more than that.
-    /// Example: see [`MemoryMap`].
+    /// O(n²) for n regions. Example: see [`MemoryMap`].
     pub fn lost_bytes(&self) -> u64 {
         self.losses().map(Loss::bytes).fold(0, u64::saturating_add)
     }

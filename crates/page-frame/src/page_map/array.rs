@@ -125,7 +125,7 @@ impl<'m> PageMapArray<'m> {
         address.wrapping_sub(self.root.addr().get()) >> PAGE_SHIFT
     }
 
-    /// Returns the tag of page `index` of the range: [`Tag::NONE`] beyond its end.
+    /// Returns the tag of page `index` of the range: [`Tag::NONE`] beyond its end. O(1), no lock.
     /// Example: see [`PageMapArray`].
     #[inline]
     pub fn tag_at(&self, index: usize) -> Tag {
@@ -157,7 +157,7 @@ impl<'m> PageMapArray<'m> {
         entry.store(tag.get(), Ordering::Relaxed);
     }
 
-    /// Sets the tag of page `index` of the range, if there is such a page.
+    /// Sets the tag of page `index` of the range, if there is such a page. O(1), no lock.
     /// Example: see [`PageMapArray`].
     #[inline]
     pub fn set_tag_at(&self, index: usize, tag: Tag) {
@@ -188,7 +188,7 @@ impl<'m> PageMapArray<'m> {
         }
     }
 
-    /// Sets the tag of the page that `address` lies in, if it is in range.
+    /// Sets the tag of the page that `address` lies in, if it is in range. O(1), no lock.
     /// Example: see [`PageMapArray`].
     #[inline]
     pub fn set_tag(&self, address: usize, tag: Tag) {

@@ -104,11 +104,11 @@ pub unsafe trait PageMap {
     unsafe fn clear_run(&self, start: NonNull<u8>, order: Order);
 
     /// Returns a pointer to `address` with the map's own provenance. A pointer that a user frees is
-    /// used as an address only. Example: see [`PageMap`].
+    /// used as an address only. O(1). Example: see [`PageMap`].
     fn pointer(&self, address: usize) -> NonNull<u8>;
 
     /// Returns the page count of the run whose head `address` lies in, or `None` where no run
-    /// starts. Example: see [`PageMap`].
+    /// starts. O(1), no lock. Example: see [`PageMap`].
     #[inline]
     fn run_pages(&self, address: usize) -> Option<usize> {
         if self.tag(address) == Tag::RUN { Some(self.owner(address).addr()) } else { None }
@@ -168,7 +168,8 @@ impl TagRange {
         unsafe { self.tag_index(address) }.map(|index| Tag::from_byte(index as u8))
     }
 
-    /// Returns the tag's byte as an index into a table of 256 entries. Example: see [`TagRange`].
+    /// Returns the tag's byte as an index into a table of 256 entries. `None` beyond the range.
+    /// O(1). Example: see [`TagRange`].
     ///
     /// # Safety
     /// 1. As for [`tag`](Self::tag).

@@ -90,7 +90,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     ///
     /// Meanwhile all owners continue without slots. `own` is the caller's id; the call does not
     /// wait for that slot. It deadlocks when the caller has frozen the slots already, or calls it
-    /// from inside a take-over. Example: see [`Frozen`].
+    /// from inside a take-over. O(slots), and one heavy fence. Example: see [`Frozen`].
     pub fn freeze(&self, own: Option<CpuId>) -> Frozen<'_> {
         let mut frozen = Frozen { slots: self, count: 0, is_fenced: false, _not_send: PhantomData };
         for slot in self.iter() {
@@ -120,7 +120,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Thaws slots whose [`Frozen`] was forgotten: for callers that freeze many slots and have no
-    /// room for the guards. Other slots stay unchanged.
+    /// room for the guards. Other slots stay unchanged. O(slots).
     ///
     /// ```
     /// # use page_frame::{PerCpu, PerCpuSlot, SingleCpu};
@@ -141,7 +141,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Clears `busy` and `locking` of all slots but `own`: in a child of `fork`, which has no
-    /// thread but the caller.
+    /// thread but the caller. O(slots).
     ///
     /// ```
     /// # use page_frame::{CpuId, PerCpu, PerCpuSlot, SwitchedCpu};

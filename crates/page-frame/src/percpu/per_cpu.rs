@@ -181,7 +181,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Detaches all slots for good, without waiting. An owner or a taker that is inside stays there
-    /// until it leaves. Example: see [`PerCpu`].
+    /// until it leaves. O(slots). Example: see [`PerCpu`].
     pub fn close(&self) {
         for slot in self.iter() {
             // Relaxed: the code that shares the slots with other CPUs publishes this store too.
@@ -258,7 +258,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Makes the caller's token for interrupt-safe locks, and marks its slot as locking unless the
-    /// caller is nested. Example: see [`IrqLockToken`].
+    /// caller is nested. O(1), never waits. Example: see [`IrqLockToken`].
     pub fn lock_token(&self) -> IrqLockToken<'_, T, C> {
         let id = self.cpu.pin();
         let slot = id.and_then(|id| self.get(id.index()));
@@ -294,7 +294,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
 
     /// Calls `look` with each body, for `validate` and exact statistics. As it takes `&mut self`,
     /// no owner is inside a slot: each [`PerCpuGuard`] borrows `self`, and so does every reference
-    /// obtained from one. Example: see [`PerCpu`].
+    /// obtained from one. O(slots). Example: see [`PerCpu`].
     pub fn for_each_exclusive(&mut self, mut look: impl FnMut(CpuId, &mut T)) {
         for (index, slot) in self.iter().enumerate() {
             // SAFETY: clause 2 of `at`: this is the only value over the slots, so `&mut self`

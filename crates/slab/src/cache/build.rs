@@ -66,7 +66,8 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
         })
     }
 
-    /// Builds the cache. Takes no slab yet. Example: see [`CacheBuilder`].
+    /// Builds the cache. Takes no slab yet. May take locks, and ask the page source for memory of
+    /// the cache itself. Example: see [`CacheBuilder`].
     ///
     /// # Errors
     /// [`BuildError`].

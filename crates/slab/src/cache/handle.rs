@@ -296,7 +296,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU,
-    /// for tools that draw them; `None` for a magazine that is not there. Example: see [`Cache`].
+    /// for tools that draw them; `None` for a magazine that is not there. O(1), no lock.
+    /// Example: see [`Cache`].
     pub fn magazines(&self) -> [Option<usize>; 2] {
         self.inner().percpu.lengths()
     }
@@ -319,7 +320,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Calls `look` with each slab, under the lock of the slab set: `look` must not use the cache.
-    /// Example: see [`Cache`].
+    /// O(slabs). Example: see [`Cache`].
     pub fn for_each_slab(&self, look: impl FnMut(SlabView)) {
         for_each_slab(self.inner().slabs(), self.inner().environment(), look);
     }

@@ -96,7 +96,8 @@ pub struct Mempool<'c, S: System, K: Hardening = Off> {
 }
 
 impl<S: System, K: Hardening> Cache<S, K> {
-    /// Makes a reserve of `objects` objects. Example: see [`Mempool`].
+    /// Makes a reserve of `objects` objects. O(objects); may take locks and ask the page source.
+    /// Example: see [`Mempool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
@@ -105,7 +106,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
         Ok(Mempool { cache: self, pool: IrqLock::new(Some(pool)), objects })
     }
 
-    /// Makes `objects` allocations in advance, which then cannot fail. Example: see [`Prefilled`].
+    /// Makes `objects` allocations in advance, which then cannot fail. O(objects); may take locks
+    /// and ask the page source. Example: see [`Prefilled`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
@@ -141,8 +143,8 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
         }
     }
 
-    /// Frees an object: to the reserve while it is not full, else to the cache.
-    /// Example: see [`Mempool`].
+    /// Frees an object: to the reserve while it is not full, else to the cache. Takes the lock of
+    /// the reserve. Example: see [`Mempool`].
     ///
     /// # Safety
     /// 1. All clauses of [`Cache::free`]; the object came from this reserve or its cache.
@@ -161,7 +163,8 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
         }
     }
 
-    /// Returns how many objects are kept at this moment. Example: see [`Mempool`].
+    /// Returns how many objects are kept at this moment. Takes the lock of the reserve; zero in an
+    /// interrupt that found it held. Example: see [`Mempool`].
     pub fn kept(&self) -> usize {
         let token = self.cache.inner().environment().lock_token();
         token.lock(&self.pool).and_then(|pool| pool.as_ref().map(Pool::objects)).unwrap_or(0)

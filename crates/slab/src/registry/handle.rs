@@ -69,7 +69,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
         Self::with_fault_hook(source, cpu, panic_on_fault)
     }
 
-    /// Makes a registry whose faults go to `hook`.
+    /// Makes a registry whose faults go to `hook`. Takes memory as [`new`](Self::new) does.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -96,8 +96,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
 }
 
 impl<S: System> Registry<S> {
-    /// Makes a registry for a [`System`] that the caller has declared. Faults go to `hook`.
-    /// Example: see [`System`].
+    /// Makes a registry for a [`System`] that the caller has declared. Faults go to `hook`. Takes
+    /// memory as [`new`](Registry::new) does. Example: see [`System`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
@@ -133,7 +133,7 @@ impl<S: System> Registry<S> {
 
     /// Calls `look` with the statistics of each cache, internal ones last. No lock is held during
     /// the call. `look` must not destroy a cache of the registry, which would wait for the end of
-    /// the call; a panic in it changes nothing. Example: see [`Registry`].
+    /// the call; a panic in it changes nothing. O(slabs). Example: see [`Registry`].
     pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
         let registry = self.inner();
         registry.visit(|cache| look(&cache.stats()));
@@ -144,7 +144,7 @@ impl<S: System> Registry<S> {
 
     /// Returns the pages of caches whose objects can be freed on demand, and of all others,
     /// internal ones and the registry itself among them: the kernel's `SReclaimable` and
-    /// `SUnreclaim`. Example: see [`Totals`].
+    /// `SUnreclaim`. O(caches), takes their locks. Example: see [`Totals`].
     pub fn totals(&self) -> Totals {
         let registry = self.inner();
         let mut reclaimable = 0;
@@ -158,7 +158,7 @@ impl<S: System> Registry<S> {
 
     /// Calls `look` with each slab of each cache and the cache's name, internal caches last. The
     /// lock of the cache's slab set is held, so `look` must use no cache and destroy none. A panic
-    /// in it changes nothing. Example: see [`Registry`].
+    /// in it changes nothing. O(slabs). Example: see [`Registry`].
     pub fn for_each_slab(&self, mut look: impl FnMut(CacheName, SlabView)) {
         let registry = self.inner();
         let environment = registry.environment();
@@ -171,8 +171,8 @@ impl<S: System> Registry<S> {
         }
     }
 
-    /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1.
-    /// Example: see [`Registry`].
+    /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1. O(slabs), takes
+    /// the locks of the caches. Example: see [`Registry`].
     ///
     /// # Errors
     /// Those of `out`.
@@ -224,8 +224,8 @@ impl<S: System> Registry<S> {
 
     /// Freezes the CPU slots of all caches while the guard lives, see
     /// [`PerCpu::freeze`](page_frame::PerCpu::freeze): for a caller that is about to `fork`. Caches
-    /// built meanwhile are not frozen. Waits while another guard lives.
-    /// Example: see [`FrozenSlots`].
+    /// built meanwhile are not frozen. Waits while another guard lives. O(caches times CPUs), and a
+    /// heavy fence for each cache. Example: see [`FrozenSlots`].
     pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, S> {
         FrozenSlots::new(self.inner(), own)
     }
