@@ -16,7 +16,33 @@ use core::ptr::NonNull;
 
 use crate::cache_name::CacheName;
 
-/// An event in a cache. Example: see [`Trace`].
+/// An event in a cache.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::{CacheName, Event};
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// static PAGES: AtomicUsize = AtomicUsize::new(0);
+/// fn follow(_: &CacheName, event: Event) {
+///     match event {
+///         Event::SlabMade { pages, .. } => _ = PAGES.fetch_add(pages, Relaxed),
+///         Event::SlabReleased { pages, .. } => _ = PAGES.fetch_sub(pages, Relaxed),
+///         _ => {}
+///     }
+/// }
+/// let messages = registry.cache("message", Layout::new::<[u64; 6]>()).trace(&follow).build()?;
+/// let message = messages.allocate()?;
+/// assert_eq!(PAGES.load(Relaxed), messages.stats().pages());
+/// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+/// unsafe { messages.free(message) };
+/// messages.shrink_all();
+/// assert_eq!(PAGES.load(Relaxed), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A block of the page source became a slab.

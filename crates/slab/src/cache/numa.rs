@@ -25,7 +25,24 @@ use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
 use crate::system::System;
 
-/// The memory nodes of a machine, and the registry of each. Example: see [`NumaCache`].
+/// The memory nodes of a machine, and the registry of each.
+///
+/// ```
+/// use slab::{NumaNodes, Registry, System};
+/// fn current_cpu() -> usize { 0 } // in a kernel, reads a register
+/// /// Three nodes in a row, of the same size.
+/// struct Row<S: System> { registries: [Registry<S>; 3], node_bytes: usize, node_of_cpu: [u8; 12] }
+/// // SAFETY: clause 1: the source of node n has memory from `n * node_bytes` on. Clause 2: fields.
+/// unsafe impl<S: System> NumaNodes for Row<S> {
+///     type System = S;
+///     fn registries(&self) -> &[Registry<S>] { &self.registries }
+///     fn here(&self) -> usize { self.node_of_cpu[current_cpu()].into() }
+///     fn node_of(&self, address: usize) -> usize { address / self.node_bytes }
+///     fn nearest(&self, node: usize, closer: usize) -> usize {
+///         [[0, 1, 2], [1, 0, 2], [2, 1, 0]][node][closer]
+///     }
+/// }
+/// ```
 ///
 /// # Safety
 /// 1. [`node_of`](Self::node_of) names, for each address in memory that the page source of a node's

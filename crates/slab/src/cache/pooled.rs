@@ -11,7 +11,22 @@ use crate::hardening::presets::{Hardening, Off};
 use crate::system::System;
 
 /// Resets a used value, so that it can be used again.
-/// Example: see [`ObjectCache`](crate::ObjectCache).
+///
+/// ```
+/// use core::pin::Pin;
+/// use slab::Reset;
+/// #[derive(Default)]
+/// struct Connection { bytes: Vec<u8>, is_open: bool }
+/// impl Reset for Connection {
+///     fn reset(mut self: Pin<&mut Self>) {
+///         self.bytes.clear(); // keeps what it has allocated
+///         self.is_open = false;
+///     }
+/// }
+/// let mut used = Connection { bytes: vec![1, 2, 3], is_open: true };
+/// Pin::new(&mut used).reset(); // a cache calls it when a `Pooled` is dropped
+/// assert!(used.bytes.is_empty() && !used.is_open && used.bytes.capacity() >= 3);
+/// ```
 pub trait Reset {
     /// Brings the value back to constructed state: the next user cannot tell it from the value that
     /// [`Default`] makes.
@@ -20,7 +35,7 @@ pub trait Reset {
     ///
     /// The pin is a real one only where the type is not [`Unpin`]: see
     /// [`Registry::pinned_objects`](crate::Registry::pinned_objects).
-    /// Example: see [`ObjectCache`](crate::ObjectCache).
+    /// Example: see [`Reset`].
     fn reset(self: Pin<&mut Self>);
 }
 

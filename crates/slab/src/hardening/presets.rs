@@ -54,7 +54,30 @@ pub struct Off;
 
 impl Hardening for Off {}
 
-/// Obstacles for an attacker: marks, canaries, shuffled slabs. Example: see [`Hardening`].
+/// Obstacles for an attacker: marks, canaries, shuffled slabs.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// use slab::{Hardened, Registry};
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// static FAULTS: AtomicUsize = AtomicUsize::new(0);
+/// let count = |fault: &page_frame::Fault| {
+///     eprintln!("{fault}");
+///     FAULTS.fetch_add(1, Relaxed);
+/// };
+/// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count)?;
+/// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Hardened>().build()?;
+/// let (first, second) = (keys.allocate()?, keys.allocate()?);
+/// for key in [first, second, first] {
+///     // SAFETY: the third free is the bug shown; no code uses the objects.
+///     unsafe { keys.free(key) };
+/// }
+/// assert_eq!(FAULTS.load(Relaxed), 1); // DoubleFree
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Hardened;
 
@@ -64,7 +87,31 @@ impl Hardening for Hardened {
     const SHUFFLE: bool = true;
 }
 
-/// Everything, for the search for a mistake. Example: see [`Hardening`].
+/// Everything, for the search for a mistake.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// use slab::{Debugging, Registry};
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// static FAULTS: AtomicUsize = AtomicUsize::new(0);
+/// let count = |fault: &page_frame::Fault| {
+///     eprintln!("{fault}");
+///     FAULTS.fetch_add(1, Relaxed);
+/// };
+/// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count)?;
+/// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Debugging>().build()?;
+/// let key = keys.allocate()?;
+/// // SAFETY: clauses 1 and 2: allocated above, and not used by right any more.
+/// unsafe { keys.free(key) };
+/// // SAFETY: the bug shown. The byte lies in the arena, which is ours.
+/// unsafe { key.write(1) };
+/// assert_ne!(keys.allocate()?, key); // the object stays isolated
+/// assert_eq!(FAULTS.load(Relaxed), 1); // WriteAfterFree
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Debugging;
 
