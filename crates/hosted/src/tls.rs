@@ -86,6 +86,17 @@ mod initial_exec {
 pub(crate) use initial_exec::{load, store};
 
 /// Maximum number of threads that have slots of their own at the same time.
+///
+/// ```
+/// use buddy::Buddy;
+/// use hosted::{Mapped, THREAD_SLOTS, Threads};
+/// use page_frame::{Cpu, DirectMap};
+/// let memory = Mapped::reserve(64 << 20)?;
+/// // The metadata has room for a slot of each thread.
+/// let layout = Buddy::<DirectMap, Threads>::metadata_layout(&[memory.frames()], THREAD_SLOTS)?;
+/// assert!(layout.size() > 0 && Threads.slots() == THREAD_SLOTS);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub const THREAD_SLOTS: usize = 64;
 
 /// Set in the word of a thread that has a number and whose next hit is to be a miss: `load` then

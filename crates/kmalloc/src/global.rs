@@ -59,6 +59,8 @@ const READY: u8 = 2;
 /// let numbers: Vec<u32> = (0..1000).collect();
 /// assert_eq!(numbers.len(), 1000);
 /// assert!(HEAP.get().is_some_and(|kmalloc| kmalloc.pages_held() > 0));
+/// HEAP.kmalloc()?.shrink_all(); // `get` is `None` before the first request, `kmalloc` sets up
+/// # Ok::<(), OutOfMemory>(())
 /// ```
 pub struct Global<S: System<Pages: PageResize>, K: Hardening = Off> {
     setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>,
@@ -75,7 +77,7 @@ unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Ha
 
 impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     page_frame::const_unless_loom! {
-        /// Makes an allocator that `setup` will set up.
+        /// Makes an allocator that `setup` will set up. Example: see [`Global`].
         pub fn new(setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>) -> Self {
             let kmalloc = UnsafeCell::new(MaybeUninit::uninit());
             Self { setup, state: AtomicU8::new(UNTOUCHED), kmalloc }
@@ -83,7 +85,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
     }
 
     /// Returns the allocator, and sets it up if that has not happened yet. Spins while somebody
-    /// else does.
+    /// else does. Example: see [`Global`].
     ///
     /// # Errors
     /// What `setup` fails with.
@@ -92,7 +94,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         self.get().map_or_else(|| self.start(), Ok)
     }
 
-    /// Returns the allocator if it has been set up.
+    /// Returns the allocator if it has been set up. One load. Example: see [`Global`].
     #[inline(always)]
     pub fn get(&self) -> Option<&Kmalloc<S, K>> {
         // Acquire: pairs with the Release in `start`; sees the allocator as it was made.

@@ -36,6 +36,21 @@ use crate::zones::hotplug::{self, HotplugError};
 use page_frame::Violation;
 
 /// How an allocator chooses among blocks.
+///
+/// ```
+/// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Plain)?;
+/// frames.allocate_at(FrameNumber::new(0), Order::ZERO)?; // frames 1 to 15 are free
+/// let pair = frames.allocate_frames(Order::new(1).unwrap())?;
+/// assert_eq!(pair, FrameNumber::new(2)); // the smallest block that fits
+/// assert_eq!(Mode::default(), Mode::Cached);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// With CPU slots and hints: the fullest area first.
@@ -54,7 +69,32 @@ pub enum Mode {
 ///
 /// [`FrameAllocator`](crate::FrameAllocator) and [`Buddy`](crate::Buddy) dereference to it. All
 /// methods take `&self` and may be called from every CPU, and from interrupts. No method reads or
-/// writes a frame. See those two types for examples.
+/// writes a frame.
+///
+/// ```
+/// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+/// frames.allocate_at(FrameNumber::new(8), Order::new(3).unwrap())?; // for firmware
+/// assert!(frames.try_allocate_at(FrameNumber::new(9), Order::ZERO).is_err());
+/// let mut pages = [FrameNumber::default(); 20];
+/// assert_eq!(frames.allocate_many(Order::ZERO, &mut pages), 20);
+/// let table = frames.allocate_frames(Order::new(2).unwrap())?;
+/// assert!(table.is_aligned_to(Order::new(2).unwrap()));
+///
+/// frames.drain(); // what the CPU's slot has cached counts as free from here on
+/// assert_eq!((frames.frames(), frames.free_frames_count()), (1024, 1024 - 8 - 20 - 4));
+/// assert_eq!(frames.largest_free(), Order::new(9));
+/// let counts = frames.free_counts();
+/// assert_eq!(frames.free_blocks().count(), counts.iter().sum::<usize>());
+/// assert_eq!(frames.fragmentation(Order::MAX).unusable(), 1000); // no block of 1 GiB is free
+/// frames.validate()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct FramePool<'m, C, T = (), const CHECKED: bool = false> {
     pub(crate) frames: Frames<'m, T>,
@@ -93,6 +133,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     }
 
     /// Returns the trace.
+    /// Example: see [`FrameAllocator::with_trace`](crate::FrameAllocator::with_trace).
     pub const fn trace(&self) -> &T {
         self.frames.trace()
     }
@@ -100,7 +141,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// Allocates a block of `order`; returns its first frame.
     ///
     /// A block up to order 9 usually comes from the CPU's slot, without an atomic
-    /// read-modify-write.
+    /// read-modify-write. A miss searches areas: O(areas) at worst. It never waits.
+    /// Example: see [`FramePool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such block was free, although the slots of idle CPUs were drained
@@ -186,6 +228,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// number of frames. It drains the slots of idle CPUs by take-over.
     ///
     /// It skips slots that a CPU is inside of, never waits for a lock and never allocates.
+    /// O(areas). Example: see [`FramePool`].
     pub fn drain(&self) -> usize {
         self.drain_until(usize::MAX)
     }
@@ -202,6 +245,20 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
 
     /// Keeps all CPUs out of their slots while the guard lives, see
     /// [`PerCpu::freeze`](page_frame::PerCpu::freeze). A process calls it before `fork`.
+    ///
+    /// ```
+    /// # use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// # use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::mem::MaybeUninit;
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+    /// # let memory = ZeroedMemory::zero(&mut memory);
+    /// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+    /// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+    /// let frozen = frames.freeze_slots(None);
+    /// frames.allocate_frames(Order::ZERO)?; // from the areas: no slot is entered
+    /// drop(frozen); // in both processes, after `fork`
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn freeze_slots(&self, own: Option<CpuId>) -> Frozen<'_> {
         self.caches.freeze(own)
     }
@@ -215,7 +272,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// device names.
     ///
     /// Drains the slots of idle CPUs when some frame of the block is not free. O(areas of the
-    /// block) beyond that.
+    /// block) beyond that. Example: see [`FramePool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when some frame of the block is taken or absent, or `frame` is not aligned
@@ -228,7 +285,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     }
 
     /// Allocates as [`allocate_at`](Self::allocate_at) does, without draining slots: frames that a
-    /// slot caches count as taken. O(areas of the block).
+    /// slot caches count as taken. O(areas of the block). Example: see [`FramePool`].
     ///
     /// # Errors
     /// As for [`allocate_at`](Self::allocate_at).
@@ -246,7 +303,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     ///
     /// A mobility other than [`Mobility::Unmovable`] does not use the CPU's slot: it costs an
     /// atomic operation, a fence and a search. Zones with fewer than 60 areas (120 MiB) do not tell
-    /// mobilities apart.
+    /// mobilities apart. Example: see [`Mobility`].
     ///
     /// # Errors
     /// [`OutOfMemory`] as for [`allocate_frames`](Self::allocate_frames).
@@ -268,6 +325,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// whole areas, except where it begins or ends at a border of memory.
     ///
     /// O(areas of the range), after taking over the slots of idle CPUs.
+    /// Example: see [`FrameAllocator::add_section`](crate::FrameAllocator::add_section).
     ///
     /// # Errors
     /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the
@@ -281,6 +339,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// Removes a section as
     /// [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section) does, while all
     /// other users of the pool are stopped.
+    /// Example: see [`Buddy::add_section`](crate::Buddy::add_section).
     ///
     /// # Errors
     /// As for [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section).
@@ -304,7 +363,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
 
     /// Checks every invariant that the metadata shows while no other call is inside the allocator.
     ///
-    /// O(frames). It allocates nothing and touches no frame.
+    /// O(frames). It allocates nothing and touches no frame. Example: see [`FramePool`].
     ///
     /// # Errors
     /// The first [`Violation`] found.

@@ -25,7 +25,7 @@ const MIN_BYTES: usize = 16 << 20;
 
 impl Pages {
     /// Reserves address space and builds the allocator in it. Makes a few system calls and commits
-    /// only metadata.
+    /// only metadata. Example: see [`Pages`].
     ///
     /// # Errors
     /// The error of `mmap`, when there is no address space even for 16 MiB.
@@ -46,6 +46,16 @@ impl Pages {
     }
 
     /// Builds the allocator in `bytes` bytes of address space, a power of two, at least a page.
+    ///
+    /// ```
+    /// use hosted::{OsError, Pages};
+    /// let pages = Pages::with_space(1 << 30)?.without_purging(); // only `purge` and `decay` purge
+    /// let pages = pages.with_trim_hook(|| eprintln!("an interval ends: let the caches age"));
+    /// let other = Pages::with_space(1 << 30)?.with_purge_delay(10 * hosted::PURGE_DELAY);
+    /// assert_eq!(pages.space_bytes(), 1 << 30);
+    /// assert_eq!(Pages::with_space(5000).unwrap_err().number(), 22); // `EINVAL`: no power of two
+    /// # Ok::<(), OsError>(())
+    /// ```
     ///
     /// # Errors
     /// The error of `mmap`, or `EINVAL` for other sizes: areas and sections are aligned parts of
@@ -101,8 +111,8 @@ impl Pages {
     /// need since the last call ([`Registry::age`]), as one cached object can keep a page
     /// allocated.
     ///
-    /// The hook runs with no lock held; it may free pages and allocate. It runs inside a call that
-    /// allocates or frees pages.
+    /// The hook runs with no lock held, inside a call that allocates or frees pages; it may do both
+    /// itself. Example: see [`Pages::with_space`].
     ///
     /// [`Registry::age`]: https://docs.rs/slab
     pub fn with_trim_hook(self, hook: fn()) -> Self {
@@ -111,18 +121,19 @@ impl Pages {
 
     /// Sets the purge delay: free pages are purged when they have been idle so long
     /// ([`PURGE_DELAY`](crate::PURGE_DELAY) if this is not called), by the next call that allocates
-    /// or frees pages. At least 20 milliseconds.
+    /// or frees pages. At least 20 milliseconds. Example: see [`Pages::with_space`].
     pub fn with_purge_delay(self, delay: Duration) -> Self {
         Self { decay: self.decay.with_delay(delay), ..self }
     }
 
     /// Turns off purging by allocations and frees: only [`purge`](Self::purge) and
     /// [`decay`](Self::decay) release memory. Multi-section runs still release theirs when freed.
+    /// Example: see [`Pages::with_space`].
     pub fn without_purging(self) -> Self {
         self.with_purge_delay(Duration::MAX)
     }
 
-    /// Returns the size of the address space in bytes.
+    /// Returns the size of the address space in bytes. Example: see [`Pages`].
     pub const fn space_bytes(&self) -> usize {
         self.space.mapping().bytes()
     }

@@ -56,10 +56,14 @@ type Frames = Buddy<'static, DirectMap, Threads>;
 /// use hosted::Pages;
 /// use page_frame::{Order, PageSource};
 /// let pages = Pages::new()?;
-/// let block = pages.allocate(Order::ZERO)?;
+/// assert!(pages.space_bytes() >= 16 << 20); // address space, without memory
+/// let block = pages.allocate(Order::new(9).unwrap())?; // 2 MiB
 /// assert!(block.is_zero()); // fresh from the system
 /// // SAFETY: ours, and not used any more.
 /// unsafe { pages.free(block) };
+/// println!("{} free pages have memory", pages.idle_pages());
+/// pages.purge(0);
+/// assert_eq!(pages.idle_pages(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]

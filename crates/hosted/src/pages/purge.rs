@@ -50,13 +50,14 @@ impl Limits {
 
 impl Pages {
     /// Returns approximately how many pages are free but still backed by memory. O(1).
+    /// Example: see [`Pages`].
     pub fn idle_pages(&self) -> usize {
         self.decay.idle_pages()
     }
 
     /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
     /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
-    /// and a system call for each run of free pages.
+    /// and a system call for each run of free pages. Example: see [`Pages`].
     pub fn purge(&self, keep: usize) -> usize {
         self.purge_within(&mut Limits { keep, credit: None })
     }
@@ -182,6 +183,12 @@ impl Pages {
     /// Makes the threads that use [`Threads`](crate::Threads) as their CPUs look at the clock after
     /// each miss in a slot, and the pages decay in time: also in a program that allocates and frees
     /// without taking pages. For the pages of the heap of a process; the last call counts.
+    ///
+    /// ```
+    /// let pages: &'static _ = Box::leak(Box::new(hosted::Pages::new()?));
+    /// pages.decay_at_misses();
+    /// # Ok::<(), hosted::OsError>(())
+    /// ```
     pub fn decay_at_misses(&'static self) {
         // Release: pairs with the Acquire in `decay_heap`.
         HEAP_PAGES.store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);

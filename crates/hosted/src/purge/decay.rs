@@ -24,7 +24,8 @@
 use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
-/// The purge delay of a process that sets none.
+/// The purge delay of a process that sets none. Example: see
+/// [`Pages::with_space`](crate::Pages::with_space).
 ///
 /// Measured with 0.1, 0.5, 1 and 10 seconds: see the table in the book, "Running unmodified
 /// programs".

@@ -52,8 +52,8 @@ fn trim() {
     assert!(left * 10 <= peak - before, "{left} of {} bytes", peak - before);
 }
 
-/// After a few rounds, the system ends the process at each system call that returns memory or fences
-/// other CPUs. The rounds use objects of other sizes each time.
+/// After a few rounds, the system ends the process at each system call that returns memory or
+/// fences other CPUs. The rounds use objects of other sizes each time.
 fn swing() {
     let mut held = Vec::with_capacity(20_000);
     let mut round = |number: usize| {
