@@ -45,7 +45,7 @@ fn idle_pages_are_purged_after_the_delay_by_whoever_allocates_next() {
     assert!(freed_at.elapsed() >= delay, "after {:?}", freed_at.elapsed());
     let intervals = freed_at.elapsed().as_millis() / (delay / 2).as_millis();
     let calls = calls();
-    assert!((2..=intervals as usize).contains(&calls), "{calls} in {intervals} intervals");
+    assert!((2..=intervals as usize + 1).contains(&calls), "{calls} in {intervals} intervals");
     free(&pages, kept);
 }
 

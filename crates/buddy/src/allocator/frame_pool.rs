@@ -26,7 +26,7 @@ use page_frame::{
 use crate::allocator::validate::validate;
 use crate::bitmap::block_range;
 use crate::bitmap::placement::Mobility;
-use crate::bits::AREA_FRAMES;
+use crate::bits::{AREA_FRAMES, WORD_BITS};
 use crate::build::Carved;
 use crate::frames::Frames;
 use crate::frames::misuse::misuse;
@@ -296,6 +296,28 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         }
         self.frames.tags().set(frame, Tag::block(order));
         Ok(())
+    }
+
+    /// Returns which frames of the aligned group of `usize::BITS` frames that `frame` lies in are
+    /// free, a bit each. Frames in CPU slots count as taken. O(1), no lock; out of date when other
+    /// CPUs allocate meanwhile.
+    ///
+    /// ```
+    /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::mem::MaybeUninit;
+    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+    /// # let layout = FrameAllocator::<SingleCpu>::metadata_layout(&frames, 1)?;
+    /// # let mut metadata = vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+    /// # let metadata = ZeroedMemory::zero(&mut metadata);
+    /// # let frames = FrameAllocator::new_in(metadata, &frames, SingleCpu::new(), Mode::Plain)?;
+    /// frames.allocate_frames(Order::new(2).unwrap())?; // four of sixteen frames
+    /// assert_eq!(frames.free_bits(FrameNumber::new(0)), 0xfff0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn free_bits(&self, frame: FrameNumber) -> usize {
+        let first = FrameNumber::new(frame.get() - frame.get() % WORD_BITS);
+        !self.frames.bitmap().taken_word(first)
     }
 
     /// Allocates a block of `order` for content of `mobility`, from areas of that mobility while

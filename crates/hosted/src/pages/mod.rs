@@ -24,6 +24,7 @@
 
 mod build;
 pub(crate) mod forking;
+mod maintenance;
 mod purge;
 pub(crate) mod purger;
 mod runs;

@@ -1,18 +1,15 @@
-//! The maintenance of [`Pages`]: purges of free pages, and scans for huge pages.
-
-use core::sync::atomic::{AtomicPtr, Ordering};
+//! Purging [`Pages`]: which free pages a purge takes, and how it returns their memory.
 
 use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
 use super::Pages;
-use crate::clock;
 use crate::fork_lock::Inside;
-use crate::miss_hook::{self, After};
-use crate::purge::decay::IntervalEnd;
 
-/// The orders of the blocks that `purge` takes, largest first: areas, then smaller free blocks, at
-/// last single pages.
-const PURGED_ORDERS: [u8; 5] = [9, 8, 6, 3, 0];
+/// A purge takes free runs of at least so many pages first, then shorter ones, at last single
+/// pages.
+const RUN_PAGES: [usize; 4] = [256, 32, 4, 1];
+/// The order of an area, the largest block that a purge allocates.
+const LARGEST_ORDER: u32 = 9;
 /// A system call that purges so many pages needs no credit: 1 MiB.
 const FREE_OF_CREDIT: usize = (1 << 20) / PAGE_SIZE;
 /// The maximum number of pages in one system call: 32 MiB. The system holds a lock of the process
@@ -20,11 +17,11 @@ const FREE_OF_CREDIT: usize = (1 << 20) / PAGE_SIZE;
 const MAX_PAGES_AT_ONCE: usize = (32 << 20) / PAGE_SIZE;
 
 /// The limits of one purge.
-struct Limits {
+pub(super) struct Limits {
     /// Idle pages that stay.
-    keep: usize,
+    pub(super) keep: usize,
     /// The system calls that may purge less than 1 MiB; `None` for any number.
-    credit: Option<usize>,
+    pub(super) credit: Option<usize>,
 }
 
 impl Limits {
@@ -42,9 +39,9 @@ impl Limits {
         self.credit = self.credit.map(|credit| credit.saturating_sub(1));
     }
 
-    /// Returns whether no call for blocks of `order` can be admitted any more.
-    fn are_exhausted_for(&self, order: Order) -> bool {
-        self.credit == Some(0) && order.pages() < FREE_OF_CREDIT
+    /// Returns whether no call for runs of less than 1 MiB can be admitted any more.
+    fn are_exhausted(&self) -> bool {
+        self.credit == Some(0)
     }
 }
 
@@ -62,20 +59,19 @@ impl Pages {
         self.purge_within(&mut Limits { keep, credit: None })
     }
 
-    fn purge_within(&self, limits: &mut Limits) -> usize {
+    pub(super) fn purge_within(&self, limits: &mut Limits) -> usize {
         let _inside = Inside::enter();
         let Some(_maintenance) = self.maintenance.try_lock() else { return 0 };
-        let mut purged = 0;
         // Pages in the buddy's per-CPU slots are purged too.
-        let mut are_cached = true;
-        for order in PURGED_ORDERS.map(|order| Order::new(order).expect("below the largest")) {
-            // A drain fences all CPUs. Under a limit of calls one drain is enough.
-            if core::mem::take(&mut are_cached) {
-                self.buddy.drain();
+        self.buddy.drain();
+        let mut purged = 0;
+        for (pass, fewest) in RUN_PAGES.into_iter().enumerate() {
+            if fewest < FREE_OF_CREDIT && limits.are_exhausted() {
+                break;
             }
-            let (went, was_refused) = self.purge_blocks(order, limits);
-            purged += went;
-            are_cached = was_refused && limits.credit.is_none();
+            // A run that was too long for one system call is the next one's neighbour.
+            let longest = if pass == 0 { MAX_PAGES_AT_ONCE } else { RUN_PAGES[pass - 1] };
+            purged += self.purge_runs(fewest, longest, limits);
             if self.idle_pages() <= limits.keep {
                 break;
             }
@@ -83,63 +79,93 @@ impl Pages {
         purged
     }
 
-    /// Purges free blocks of `order`, neighbouring ones by one system call. Returns how many pages
-    /// it purged, and whether the system refused a run. The system refuses a run of which the
-    /// program has locked a page: its parts are tried next, and may be in a per-CPU slot then.
-    fn purge_blocks(&self, order: Order, limits: &mut Limits) -> (usize, bool) {
-        let mut outcome = (0, false);
-        let mut run = FrameRange::new(FrameNumber::new(0), FrameNumber::new(0));
-        let mut pages = 0;
+    /// Purges free runs of at least `fewest` pages, up to `longest` by one system call. Returns how
+    /// many pages it purged.
+    fn purge_runs(&self, fewest: usize, longest: usize, limits: &mut Limits) -> usize {
+        let mut purged = 0;
+        let mut run = FrameRange::default();
         for range in self.space.sections().in_buddy() {
-            for block in self.committed.blocks(range, order.pages()) {
-                let is_next = run.end == block.start && run.frames() < MAX_PAGES_AT_ONCE;
-                if !is_next {
-                    self.purge_run(run, order, limits, &mut outcome);
-                    (run, pages) = (FrameRange::new(block.start, block.start), 0);
+            for first in self.committed.groups(range) {
+                let mut free = self.buddy.free_bits(first);
+                // A run of frames goes on from the group before, or begins in this one.
+                while free != 0 || run.end == first {
+                    let start = free.trailing_zeros() as usize;
+                    let goes_on = start == 0 && run.end == first;
+                    if !goes_on {
+                        purged += self.purge_run_if(run, fewest, limits);
+                        run = FrameRange::default();
+                    }
+                    if free == 0 {
+                        break;
+                    }
+                    let count = (!(free >> start)).trailing_zeros() as usize;
+                    let begin = FrameNumber::new(first.get() + start);
+                    let end = FrameNumber::new(begin.get() + count);
+                    if !goes_on {
+                        run.start = begin;
+                    }
+                    run.end = end;
+                    free &= (usize::MAX << start).checked_shl(count as u32).unwrap_or(0);
+                    if run.frames() >= longest {
+                        purged += self.purge_run_if(run, fewest, limits);
+                        run = FrameRange::default();
+                    }
                 }
-                if self.idle_pages() <= limits.keep + pages || limits.are_exhausted_for(order) {
-                    break;
-                }
-                if self.buddy.try_allocate_at(block.start, order).is_ok() {
-                    run.end = block.end;
-                    pages += self.committed.count(block);
+                if self.idle_pages() <= limits.keep {
+                    return purged;
                 }
             }
-            self.purge_run(run, order, limits, &mut outcome);
-            (run, pages) = (FrameRange::new(range.end, range.end), 0);
+            purged += self.purge_run_if(run, fewest, limits);
+            run = FrameRange::default();
         }
-        outcome
+        purged
     }
 
-    /// Purges `run`, blocks of `order` that `purge_blocks` has allocated, and frees them.
-    fn purge_run(
-        &self,
-        run: FrameRange,
-        order: Order,
-        limits: &mut Limits,
-        (purged, was_refused): &mut (usize, bool),
-    ) {
-        if run.frames() == 0 {
-            return;
+    /// Purges the part of `run` that is free and committed, if the run has at least `fewest` pages.
+    /// Returns how many pages it purged.
+    fn purge_run_if(&self, run: FrameRange, fewest: usize, limits: &mut Limits) -> usize {
+        let idle = self.idle_pages().saturating_sub(limits.keep);
+        if run.frames() < fewest || idle == 0 {
+            return 0;
         }
-        let calls = 1 + self.thp.allowed_in(run);
-        if limits.admit(self.committed.count(run), calls) {
-            let mut pages = self.purge_owned(run);
-            if pages == 0 {
-                *was_refused = true;
+        let run = self.committed.span_of(run, idle);
+        let mut purged = 0;
+        // Another thread may allocate a block of the run meanwhile: then the run ends before it.
+        let mut owned = FrameRange::new(run.start, run.start);
+        for (start, order) in blocks_of(run) {
+            if self.buddy.try_allocate_at(start, order).is_ok() {
+                owned.end = FrameNumber::new(start.get() + order.pages());
+                continue;
+            }
+            purged += self.purge_and_free(owned, limits);
+            let end = FrameNumber::new(start.get() + order.pages());
+            owned = FrameRange::new(end, end);
+        }
+        purged + self.purge_and_free(owned, limits)
+    }
+
+    /// Purges `run`, whose blocks the caller has allocated as [`blocks_of`] names them, within the
+    /// limits, and frees the blocks. Returns how many pages it purged.
+    fn purge_and_free(&self, run: FrameRange, limits: &mut Limits) -> usize {
+        let pages = self.committed.count(run);
+        let mut purged = 0;
+        if pages > 0 && limits.admit(pages, 1 + self.thp.allowed_in(run)) {
+            purged = self.purge_owned(run);
+            if purged == 0 {
+                // The program has locked a page of the run.
                 limits.charge_refused();
                 if limits.credit.is_none() {
-                    pages = blocks_of(run, order).map(|block| self.purge_owned(block)).sum();
+                    purged = pages_of(run).map(|page| self.purge_owned(page)).sum();
                 }
             }
-            *purged += pages;
         }
-        for block in blocks_of(run, order) {
-            // SAFETY: clause 1 of `free_frames`: `purge_blocks` allocated the block by number, and
-            // no other code uses it.
-            let freed = unsafe { self.buddy.free_frames(block.start, order) };
+        for (start, order) in blocks_of(run) {
+            // SAFETY: clause 1 of `free_frames`: the caller allocated the block by number, and no
+            // other code uses it.
+            let freed = unsafe { self.buddy.free_frames(start, order) };
             debug_assert!(freed.is_ok(), "allocated by number");
         }
+        purged
     }
 
     /// Purges `run`, which the caller owns and which was counted as idle. Returns how many of its
@@ -156,127 +182,32 @@ impl Pages {
         self.decay.note_purged(pages);
         pages
     }
-
-    /// Ends an interval if it is over, and purges what is due. Called by each function that
-    /// allocates or frees pages, with no lock held, outside the fork lock.
-    #[inline]
-    pub(crate) fn decay_if_due(&self) {
-        if self.decay.is_running() {
-            self.decay_by_clock(After::PageOperation);
-        }
-    }
-
-    #[cold]
-    #[inline(never)]
-    fn decay_by_clock(&self, after: After) {
-        let now = clock::now();
-        if let Some(end) = self.decay.end_interval_at(now) {
-            (self.trim_hook)();
-            self.purge_due(&end);
-        }
-        // Relaxed: only compared.
-        if core::ptr::eq(self, HEAP_PAGES.load(Ordering::Relaxed)) {
-            miss_hook::arm(now, after);
-        }
-    }
-
-    /// Makes the threads that use [`Threads`](crate::Threads) as their CPUs look at the clock after
-    /// each miss in a slot, and the pages decay in time: also in a program that allocates and frees
-    /// without taking pages. For the pages of the heap of a process; the last call counts.
-    ///
-    /// ```
-    /// let pages: &'static _ = Box::leak(Box::new(hosted::Pages::new()?));
-    /// pages.decay_at_misses();
-    /// # Ok::<(), hosted::OsError>(())
-    /// ```
-    pub fn decay_at_misses(&'static self) {
-        // Release: pairs with the Acquire in `decay_heap`.
-        HEAP_PAGES.store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);
-        miss_hook::set(decay_heap);
-    }
-
-    /// Ends an interval now, whatever the time: calls the trim hook, and purges the pages that were
-    /// idle in all of this interval and of the one before. Returns how many pages it purged.
-    ///
-    /// A thread that calls this at intervals ([`Purger`](crate::Purger)) makes a program that
-    /// sleeps release its memory. At most one system call for each MiB that it purges, and two
-    /// more on average.
-    ///
-    /// ```
-    /// use hosted::Pages;
-    /// use page_frame::{Order, PageSource};
-    /// let pages = Pages::with_space(1 << 30)?.without_purging();
-    /// let block = pages.allocate(Order::new(9).unwrap())?;
-    /// // SAFETY: ours, and not used any more.
-    /// unsafe { pages.free(block) };
-    /// assert_eq!(pages.decay(), 0); // the block was in use in this interval
-    /// assert_eq!(pages.decay(), 0); // and not in this one, but in the one before
-    /// assert_eq!(pages.decay(), 512);
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn decay(&self) -> usize {
-        let end = self.decay.end_interval(false);
-        (self.trim_hook)();
-        self.purge_due(&end)
-    }
-
-    fn purge_due(&self, end: &IntervalEnd) -> usize {
-        let mut purged = 0;
-        if end.due > 0 {
-            let keep = self.idle_pages().saturating_sub(end.due);
-            let mut limits = Limits { keep, credit: Some(self.decay.take_credit()) };
-            purged = self.purge_within(&mut limits);
-            self.decay.put_credit(limits.credit.unwrap_or(0));
-        }
-        self.decay.note_end(end, purged);
-        purged
-    }
-
-    /// Counts `pages` allocated pages; scans for areas that a huge page may back when a scan is
-    /// due.
-    #[inline]
-    pub(crate) fn scan_after(&self, pages: usize) {
-        if self.thp.note_allocated(pages) {
-            self.scan();
-        }
-    }
-
-    #[cold]
-    fn scan(&self) {
-        if !self.thp.may_scan(self.decay.in_use()) {
-            return;
-        }
-        let Some(_maintenance) = self.maintenance.try_lock() else { return };
-        self.thp.scan(self.space.sections().in_buddy(), &self.committed, self.space.mapping());
-    }
 }
 
-/// The pages that decay after misses: a `&'static Pages`; null before there are any.
-static HEAP_PAGES: AtomicPtr<Pages> = AtomicPtr::new(core::ptr::null_mut());
-
-/// The hook of misses. While pages wait to be purged, the thread's next operation calls it again.
-fn decay_heap() {
-    // Acquire: pairs with the Release in `decay_at_misses`.
-    let pages = HEAP_PAGES.load(Ordering::Acquire);
-    // SAFETY: null, or a `&'static Pages`.
-    let Some(pages) = (unsafe { pages.as_ref() }) else { return };
-    if pages.decay.is_running() {
-        pages.decay_by_clock(After::Miss);
-    }
+/// Iterates over the blocks that make up `run`: each as large as its alignment and the rest of the
+/// run allow, at most an area.
+fn blocks_of(run: FrameRange) -> impl Iterator<Item = (FrameNumber, Order)> {
+    let mut next = run.start.get();
+    core::iter::from_fn(move || {
+        let left = run.end.get().checked_sub(next).filter(|left| *left > 0)?;
+        let order = left.ilog2().min(next.trailing_zeros()).min(LARGEST_ORDER);
+        let order = Order::new(order as u8).expect("at most that of an area");
+        let start = FrameNumber::new(next);
+        next += order.pages();
+        Some((start, order))
+    })
 }
 
-/// Iterates over the blocks of `order` that make up `run`.
-fn blocks_of(run: FrameRange, order: Order) -> impl Iterator<Item = FrameRange> {
-    let pages = order.pages();
+/// Iterates over the single pages of `run`.
+fn pages_of(run: FrameRange) -> impl Iterator<Item = FrameRange> {
     (run.start.get()..run.end.get())
-        .step_by(pages)
-        .map(move |first| FrameRange::new(FrameNumber::new(first), FrameNumber::new(first + pages)))
+        .map(|page| FrameRange::new(FrameNumber::new(page), FrameNumber::new(page + 1)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_blocks::{Block, fill, free, halves, take};
+    use crate::test_blocks::{Block, fill, free, take};
     use core::ptr::NonNull;
     use std::collections::BTreeMap;
 
@@ -304,17 +235,22 @@ mod tests {
             by_area.entry(block.start().addr().get() >> 21).or_default().push(block);
         }
         let mut whole: Vec<_> = by_area.into_values().filter(|area| area.len() == 512).collect();
-        // Free a whole area, and in three others 64 aligned pages, 8 aligned pages and one page.
-        free(&pages, whole.pop().expect("eight areas"));
-        for run in [64, 8, 1] {
+        // Free a whole area, and in three others 64, 8 pages and one page.
+        let freed = [512, 64, 8, 1].map(|run| {
             let mut area = whole.pop().expect("eight areas");
-            free(&pages, area.drain(128..128 + run).collect::<Vec<_>>());
-        }
-        let mut given = Vec::new();
-        while pages.idle_pages() > 0 && given.len() < 10 {
-            given.push(pages.purge(pages.idle_pages() - 1));
-        }
-        assert_eq!(given, [512, 64, 8, 1]);
+            let first = if run == 512 { 0 } else { 128 };
+            let run: Vec<_> = area.drain(first..first + run).collect();
+            let first = FrameNumber::containing(run[0].start().addr().get());
+            let range = FrameRange::new(first, FrameNumber::new(first.get() + run.len()));
+            free(&pages, run);
+            range
+        });
+        let left =
+            |pages: &Pages| freed.iter().map(|range| pages.committed.count(*range)).collect();
+        let purged: [(usize, Vec<_>); 4] =
+            [73, 9, 1, 0].map(|keep| (pages.purge(keep), left(&pages)));
+        let expected = [(512, [0, 64, 8, 1]), (64, [0, 0, 8, 1]), (8, [0, 0, 0, 1]), (1, [0; 4])];
+        assert_eq!(purged, expected.map(|(pages, left)| (pages, left.to_vec())));
         // All pages are free again, and pages in per-CPU slots are purged too.
         let blocks = take(&pages, 9, 1);
         free(&pages, blocks);
@@ -372,31 +308,8 @@ mod tests {
         assert_eq!(pages.purge(0), 10, "after the other thread");
     }
 
-    /// Purges what is due at the end of an interval, with this much credit. Returns how many pages.
-    fn purge_due(pages: &Pages, due: usize, credit: usize) -> usize {
-        pages.decay.put_credit(credit);
-        pages.purge_due(&IntervalEnd { due, was_active: true })
-    }
-
-    /// Mutations that it catches:
-    /// - a purge without credit, or one that takes none;
-    /// - large purges that take credit;
-    /// - neighbouring areas purged one by one.
     #[test]
-    fn small_purges_take_credit_and_large_ones_take_none() {
-        let pages = new().without_purging();
-        let blocks = take(&pages, 9, 4);
-        let (whole, rest) = halves(take(&pages, 5, 64));
-        free(&pages, blocks);
-        assert_eq!(purge_due(&pages, usize::MAX, 0), 4 * 512, "without credit");
-        // 32 blocks of 32 pages, none of which are neighbours.
-        free(&pages, whole);
-        assert_eq!(pages.idle_pages(), 32 * 32);
-        assert_eq!(purge_due(&pages, usize::MAX, 0), 0);
-        assert_eq!(purge_due(&pages, usize::MAX, 5), 5 * 32, "neighbours together");
-        assert_eq!(pages.decay.take_credit(), 0);
-        assert_eq!(pages.purge(0), 32 * 32 - 160, "a purge on demand needs none");
-        free(&pages, rest);
+    fn calls_that_purge_less_than_a_mebibyte_take_credit() {
         let calls_for = |pages: usize, calls: usize| {
             let mut limits = Limits { keep: 0, credit: Some(1) };
             (limits.admit(pages, calls), limits.credit)

@@ -15,6 +15,7 @@ use crate::thp::scan::{MAX_QUERIES, SCAN_PAGES};
 fn new() -> Pages {
     let mut pages = Pages::with_space(1 << 30).expect("address space").without_purging();
     pages.thp.slow = Duration::MAX;
+    pages.thp.pause = 0;
     pages
 }
 
