@@ -1,23 +1,18 @@
-//! Memory and CPUs for the allocators in a program of an operating system: pages from `mmap`,
-//! threads as CPUs.
+//! The allocators in a program of an operating system: a global allocator in one line, pages from
+//! `mmap`, threads as CPUs.
 //!
 //! ```
-//! use hosted::Pages;
-//! use page_frame::{Order, PageSource};
+//! #[global_allocator]
+//! static HEAP: hosted::Heap = hosted::Heap::new();
 //!
-//! let pages = Pages::new()?; // reserves address space; memory follows on demand
-//! let block = pages.allocate(Order::new(9).unwrap())?; // 2 MiB
-//! assert!(block.is_zero()); // fresh from the system
-//! // SAFETY: the block came from these pages, and nothing refers into it.
-//! unsafe { pages.free(block) };
-//! pages.purge(0); // gives the memory behind all free pages back to the system
-//! assert_eq!(pages.idle_pages(), 0);
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! let text = "any collection".repeat(1000);
+//! assert!(HEAP.stats().held_bytes >= text.len());
 //! ```
 //!
 //! The libraries `page-frame`, `buddy`, `slab` and `kmalloc` know no operating system. This crate
 //! has what a kernel has by itself:
 //!
+//! - [`Heap`]: all four as the global allocator of a program.
 //! - [`Pages`]: a page source of any size, which purges free pages, backs dense memory with huge
 //!   pages, and survives `fork` ([`Forking`]). [`Purger`] purges in a thread.
 //! - [`Mapped`]: one range of address space, for programs that build a page source themselves.
@@ -33,12 +28,16 @@
 
 #![cfg_attr(not(test), no_std)]
 
-#[cfg(all(not(test), any(feature = "std", not(all(target_arch = "x86_64", target_os = "linux")))))]
+#[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
+compile_error!("`hosted` supports Linux on x86-64 and on aarch64, and no other system");
+
+#[cfg(all(not(test), feature = "std"))]
 extern crate std;
 
 mod clock;
 mod fork_lock;
 mod frame_set;
+mod heap;
 mod membarrier;
 mod miss_hook;
 mod os_error;
@@ -59,6 +58,7 @@ mod tls;
 /// that serve requests: 40, 32, 22. Example: see `crates/kmalloc-preload/src/heap.rs`.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
+pub use heap::{Heap, HeapCaches, HeapStats, HeapSystem};
 pub use os_error::OsError;
 pub use pages::Pages;
 pub use pages::forking::Forking;

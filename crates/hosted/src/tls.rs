@@ -9,7 +9,7 @@
 //! library with such a word of four bytes can still be loaded late, as the loader reserves some
 //! room for that.
 //!
-//! Where this file has no assembly for the machine, the word is a thread-local of the compiler.
+//! Each machine needs assembly of its own.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod initial_exec {
@@ -62,24 +62,56 @@ mod initial_exec {
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 mod initial_exec {
-    use core::cell::Cell;
+    use core::arch::{asm, global_asm};
 
-    thread_local! {
-        static WORD: Cell<u32> = const { Cell::new(0) };
+    // A version in the name: programs may contain two versions of the crate.
+    global_asm!(
+        ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
+        ".globl hosted_0_1_word",
+        ".hidden hosted_0_1_word",
+        ".type hosted_0_1_word, @object",
+        ".size hosted_0_1_word, 4",
+        ".p2align 2",
+        "hosted_0_1_word:",
+        ".zero 4",
+        ".popsection",
+    );
+
+    /// Returns the address of the thread's word.
+    #[inline(always)]
+    fn place() -> *mut u32 {
+        let place: *mut u32;
+        // SAFETY: reads the thread pointer and the offset that the loader has written; changes
+        // nothing.
+        unsafe {
+            asm!(
+                "mrs {place}, tpidr_el0",
+                "adrp {offset}, :gottprel:hosted_0_1_word",
+                "ldr {offset}, [{offset}, #:gottprel_lo12:hosted_0_1_word]",
+                "add {place}, {place}, {offset}",
+                place = out(reg) place,
+                offset = out(reg) _,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        place
     }
 
     /// Returns the thread's word, zero at first.
     #[inline(always)]
     pub(crate) fn load() -> u32 {
-        WORD.get()
+        // SAFETY: the thread's own word, which lives as long as the thread. Volatile: a signal
+        // handler of the thread may change it.
+        unsafe { place().read_volatile() }
     }
 
     /// Sets the thread's word.
     #[inline]
     pub(crate) fn store(word: u32) {
-        WORD.set(word);
+        // SAFETY: the thread's own word, which lives as long as the thread.
+        unsafe { place().write_volatile(word) };
     }
 }
 

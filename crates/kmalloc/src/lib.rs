@@ -98,4 +98,4 @@ mod shrink;
 
 pub use crate::kmalloc::Kmalloc;
 pub use class::{ClassIndex, LARGEST};
-pub use global::Global;
+pub use global::{Global, SetUp};

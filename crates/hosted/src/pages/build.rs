@@ -126,6 +126,16 @@ impl Pages {
         Self { decay: self.decay.with_delay(delay), ..self }
     }
 
+    /// Backs no part of the pages with huge pages, however many are in use.
+    ///
+    /// ```
+    /// let pages = hosted::Pages::with_space(1 << 30)?.without_huge_pages();
+    /// # Ok::<(), hosted::OsError>(())
+    /// ```
+    pub fn without_huge_pages(self) -> Self {
+        Self { thp: self.thp.disabled(), ..self }
+    }
+
     /// Turns off purging by allocations and frees: only [`purge`](Self::purge) and
     /// [`decay`](Self::decay) release memory. Multi-section runs still release theirs when freed.
     /// Example: see [`Pages::with_space`].

@@ -1,14 +1,27 @@
-//! The maintenance of [`Pages`]: the decay of idle pages, and scans for huge pages.
+//! The maintenance of [`Pages`]: when idle pages are purged, and when to scan for huge pages.
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
 use super::Pages;
-use super::purge::Limits;
+use super::purge::Purge;
 use crate::clock;
 use crate::miss_hook::{self, After};
 use crate::purge::decay::IntervalEnd;
 
 impl Pages {
+    /// Returns approximately how many pages are free but still backed by memory. O(1).
+    /// Example: see [`Pages`].
+    pub fn idle_pages(&self) -> usize {
+        self.decay.idle_pages()
+    }
+
+    /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
+    /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
+    /// and a system call for each run of free pages. Example: see [`Pages`].
+    pub fn purge(&self, keep: usize) -> usize {
+        Purge::new(self, keep).run().0
+    }
+
     /// Ends an interval if it is over, and purges what is due. Called by each function that
     /// allocates or frees pages, with no lock held, outside the fork lock.
     #[inline]
@@ -76,9 +89,10 @@ impl Pages {
         let mut purged = 0;
         if end.due > 0 {
             let keep = self.idle_pages().saturating_sub(end.due);
-            let mut limits = Limits { keep, credit: Some(self.decay.take_credit()) };
-            purged = self.purge_within(&mut limits);
-            self.decay.put_credit(limits.credit.unwrap_or(0));
+            let credit = self.decay.take_credit();
+            let (pages, left) = Purge::with_credit(self, keep, credit).run();
+            self.decay.put_credit(left);
+            purged = pages;
         }
         self.decay.note_end(end, purged);
         purged

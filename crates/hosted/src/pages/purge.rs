@@ -16,83 +16,65 @@ const FREE_OF_CREDIT: usize = (1 << 20) / PAGE_SIZE;
 /// meanwhile.
 const MAX_PAGES_AT_ONCE: usize = (32 << 20) / PAGE_SIZE;
 
-/// The limits of one purge.
-pub(super) struct Limits {
+/// A purge of some pages, within limits.
+pub(super) struct Purge<'p> {
+    pages: &'p Pages,
     /// Idle pages that stay.
-    pub(super) keep: usize,
+    keep: usize,
     /// The system calls that may purge less than 1 MiB; `None` for any number.
-    pub(super) credit: Option<usize>,
+    credit: Option<usize>,
 }
 
-impl Limits {
-    /// Returns whether a call may purge `pages` pages with `calls` system calls, and charges them.
-    fn admit(&mut self, pages: usize, calls: usize) -> bool {
-        let Some(credit) = &mut self.credit else { return true };
-        let charged = calls.saturating_sub(pages / FREE_OF_CREDIT);
-        let left = credit.checked_sub(charged);
-        *credit = left.unwrap_or(*credit);
-        left.is_some()
+impl<'p> Purge<'p> {
+    /// Prepares a purge until `keep` idle pages are left, by any number of system calls.
+    pub(super) const fn new(pages: &'p Pages, keep: usize) -> Self {
+        Self { pages, keep, credit: None }
     }
 
-    /// Charges a call that the system refused.
-    fn charge_refused(&mut self) {
-        self.credit = self.credit.map(|credit| credit.saturating_sub(1));
+    /// Prepares a purge until `keep` idle pages are left, with `credit` system calls that may purge
+    /// less than 1 MiB.
+    pub(super) const fn with_credit(pages: &'p Pages, keep: usize, credit: usize) -> Self {
+        Self { pages, keep, credit: Some(credit) }
     }
 
-    /// Returns whether no call for runs of less than 1 MiB can be admitted any more.
-    fn are_exhausted(&self) -> bool {
-        self.credit == Some(0)
-    }
-}
-
-impl Pages {
-    /// Returns approximately how many pages are free but still backed by memory. O(1).
-    /// Example: see [`Pages`].
-    pub fn idle_pages(&self) -> usize {
-        self.decay.idle_pages()
-    }
-
-    /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
-    /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
-    /// and a system call for each run of free pages. Example: see [`Pages`].
-    pub fn purge(&self, keep: usize) -> usize {
-        self.purge_within(&mut Limits { keep, credit: None })
-    }
-
-    pub(super) fn purge_within(&self, limits: &mut Limits) -> usize {
+    /// Purges; returns how many pages, and the credit that is left. Zero pages while another thread
+    /// purges or scans.
+    pub(super) fn run(mut self) -> (usize, usize) {
+        let pages = self.pages;
         let _inside = Inside::enter();
-        let Some(_maintenance) = self.maintenance.try_lock() else { return 0 };
-        // Pages in the buddy's per-CPU slots are purged too.
-        self.buddy.drain();
         let mut purged = 0;
-        for (pass, fewest) in RUN_PAGES.into_iter().enumerate() {
-            if fewest < FREE_OF_CREDIT && limits.are_exhausted() {
-                break;
-            }
-            // A run that was too long for one system call is the next one's neighbour.
-            let longest = if pass == 0 { MAX_PAGES_AT_ONCE } else { RUN_PAGES[pass - 1] };
-            purged += self.purge_runs(fewest, longest, limits);
-            if self.idle_pages() <= limits.keep {
-                break;
+        if let Some(_maintenance) = pages.maintenance.try_lock() {
+            // Pages in the buddy's per-CPU slots are purged too.
+            pages.buddy.drain();
+            for (pass, fewest) in RUN_PAGES.into_iter().enumerate() {
+                if fewest < FREE_OF_CREDIT && self.credit == Some(0) {
+                    break;
+                }
+                // A run that was too long for one system call is the next one's neighbour.
+                let longest = if pass == 0 { MAX_PAGES_AT_ONCE } else { RUN_PAGES[pass - 1] };
+                purged += self.purge_runs(fewest, longest);
+                if pages.idle_pages() <= self.keep {
+                    break;
+                }
             }
         }
-        purged
+        (purged, self.credit.unwrap_or(0))
     }
 
     /// Purges free runs of at least `fewest` pages, up to `longest` by one system call. Returns how
     /// many pages it purged.
-    fn purge_runs(&self, fewest: usize, longest: usize, limits: &mut Limits) -> usize {
+    fn purge_runs(&mut self, fewest: usize, longest: usize) -> usize {
         let mut purged = 0;
         let mut run = FrameRange::default();
-        for range in self.space.sections().in_buddy() {
-            for first in self.committed.groups(range) {
-                let mut free = self.buddy.free_bits(first);
+        for range in self.pages.space.sections().in_buddy() {
+            for first in self.pages.committed.groups(range) {
+                let mut free = self.pages.buddy.free_bits(first);
                 // A run of frames goes on from the group before, or begins in this one.
                 while free != 0 || run.end == first {
                     let start = free.trailing_zeros() as usize;
                     let goes_on = start == 0 && run.end == first;
                     if !goes_on {
-                        purged += self.purge_run_if(run, fewest, limits);
+                        purged += self.purge_run_if(run, fewest);
                         run = FrameRange::default();
                     }
                     if free == 0 {
@@ -107,15 +89,15 @@ impl Pages {
                     run.end = end;
                     free &= (usize::MAX << start).checked_shl(count as u32).unwrap_or(0);
                     if run.frames() >= longest {
-                        purged += self.purge_run_if(run, fewest, limits);
+                        purged += self.purge_run_if(run, fewest);
                         run = FrameRange::default();
                     }
                 }
-                if self.idle_pages() <= limits.keep {
+                if self.pages.idle_pages() <= self.keep {
                     return purged;
                 }
             }
-            purged += self.purge_run_if(run, fewest, limits);
+            purged += self.purge_run_if(run, fewest);
             run = FrameRange::default();
         }
         purged
@@ -123,38 +105,38 @@ impl Pages {
 
     /// Purges the part of `run` that is free and committed, if the run has at least `fewest` pages.
     /// Returns how many pages it purged.
-    fn purge_run_if(&self, run: FrameRange, fewest: usize, limits: &mut Limits) -> usize {
-        let idle = self.idle_pages().saturating_sub(limits.keep);
+    fn purge_run_if(&mut self, run: FrameRange, fewest: usize) -> usize {
+        let idle = self.pages.idle_pages().saturating_sub(self.keep);
         if run.frames() < fewest || idle == 0 {
             return 0;
         }
-        let run = self.committed.span_of(run, idle);
+        let run = self.pages.committed.span_of(run, idle);
         let mut purged = 0;
         // Another thread may allocate a block of the run meanwhile: then the run ends before it.
         let mut owned = FrameRange::new(run.start, run.start);
         for (start, order) in blocks_of(run) {
-            if self.buddy.try_allocate_at(start, order).is_ok() {
+            if self.pages.buddy.try_allocate_at(start, order).is_ok() {
                 owned.end = FrameNumber::new(start.get() + order.pages());
                 continue;
             }
-            purged += self.purge_and_free(owned, limits);
+            purged += self.purge_and_free(owned);
             let end = FrameNumber::new(start.get() + order.pages());
             owned = FrameRange::new(end, end);
         }
-        purged + self.purge_and_free(owned, limits)
+        purged + self.purge_and_free(owned)
     }
 
     /// Purges `run`, whose blocks the caller has allocated as [`blocks_of`] names them, within the
     /// limits, and frees the blocks. Returns how many pages it purged.
-    fn purge_and_free(&self, run: FrameRange, limits: &mut Limits) -> usize {
-        let pages = self.committed.count(run);
+    fn purge_and_free(&mut self, run: FrameRange) -> usize {
+        let pages = self.pages.committed.count(run);
         let mut purged = 0;
-        if pages > 0 && limits.admit(pages, 1 + self.thp.allowed_in(run)) {
+        if pages > 0 && self.admit(pages, 1 + self.pages.thp.allowed_in(run)) {
             purged = self.purge_owned(run);
             if purged == 0 {
                 // The program has locked a page of the run.
-                limits.charge_refused();
-                if limits.credit.is_none() {
+                self.credit = self.credit.map(|credit| credit.saturating_sub(1));
+                if self.credit.is_none() {
                     purged = pages_of(run).map(|page| self.purge_owned(page)).sum();
                 }
             }
@@ -162,7 +144,7 @@ impl Pages {
         for (start, order) in blocks_of(run) {
             // SAFETY: clause 1 of `free_frames`: the caller allocated the block by number, and no
             // other code uses it.
-            let freed = unsafe { self.buddy.free_frames(start, order) };
+            let freed = unsafe { self.pages.buddy.free_frames(start, order) };
             debug_assert!(freed.is_ok(), "allocated by number");
         }
         purged
@@ -171,16 +153,25 @@ impl Pages {
     /// Purges `run`, which the caller owns and which was counted as idle. Returns how many of its
     /// pages were committed; zero if the system refuses.
     fn purge_owned(&self, run: FrameRange) -> usize {
-        self.thp.forbid(run, self.space.mapping());
-        let start = self.pointer(run.start.get() << PAGE_SHIFT);
+        self.pages.thp.forbid(run, self.pages.space.mapping());
+        let start = self.pages.pointer(run.start.get() << PAGE_SHIFT);
         let bytes = run.frames() << PAGE_SHIFT;
         // SAFETY: clause 1 of `decommit`: only the caller uses the run, and needs no content.
-        if unsafe { self.space.mapping().decommit(start, bytes) }.is_err() {
+        if unsafe { self.pages.space.mapping().decommit(start, bytes) }.is_err() {
             return 0;
         }
-        let pages = self.committed.remove(run);
-        self.decay.note_purged(pages);
+        let pages = self.pages.committed.remove(run);
+        self.pages.decay.note_purged(pages);
         pages
+    }
+
+    /// Returns whether a call may purge `pages` pages with `calls` system calls, and charges them.
+    fn admit(&mut self, pages: usize, calls: usize) -> bool {
+        let Some(credit) = &mut self.credit else { return true };
+        let charged = calls.saturating_sub(pages / FREE_OF_CREDIT);
+        let left = credit.checked_sub(charged);
+        *credit = left.unwrap_or(*credit);
+        left.is_some()
     }
 }
 
@@ -310,9 +301,10 @@ mod tests {
 
     #[test]
     fn calls_that_purge_less_than_a_mebibyte_take_credit() {
-        let calls_for = |pages: usize, calls: usize| {
-            let mut limits = Limits { keep: 0, credit: Some(1) };
-            (limits.admit(pages, calls), limits.credit)
+        let pages = new();
+        let calls_for = |count: usize, calls: usize| {
+            let mut purge = Purge::with_credit(&pages, 0, 1);
+            (purge.admit(count, calls), purge.credit)
         };
         assert_eq!(calls_for(FREE_OF_CREDIT, 1), (true, Some(1)));
         assert_eq!(calls_for(FREE_OF_CREDIT - 1, 1), (true, Some(0)));

@@ -82,6 +82,11 @@ impl Thp {
         Self { dense, huge, allocated, resume_at, skip_length, skips_left, slow, scanned_at, pause }
     }
 
+    /// Makes no scan ever due.
+    pub(crate) fn disabled(self) -> Self {
+        Self { pause: u64::MAX, ..self }
+    }
+
     /// Counts `pages` allocated pages; returns whether a scan is due.
     #[inline]
     pub(crate) fn note_allocated(&self, pages: usize) -> bool {
