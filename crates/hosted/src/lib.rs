@@ -65,6 +65,7 @@ pub use pages::forking::Forking;
 pub use pages::purger::Purger;
 pub use purge::background::Background;
 pub use purge::decay::PURGE_DELAY;
+pub use purge::trim::Trim;
 pub use space::mapping::Mapped;
 pub use threads::{HeapThreads, Threads};
 pub use tls::THREAD_SLOTS;

@@ -7,7 +7,7 @@
 
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use hosted::{HeapThreads, MAGAZINE_BYTES, Pages, Threads};
+use hosted::{HeapThreads, MAGAZINE_BYTES, Pages, Threads, Trim};
 use kmalloc::{Global, Kmalloc};
 use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
 use slab::{Hardened, Off, Registry};
@@ -86,7 +86,7 @@ pub(crate) fn pages() -> Option<&'static Pages> {
 }
 
 fn make_pages() -> Option<Pages> {
-    let pages = Pages::new().ok()?.with_trim_hook(age_caches);
+    let pages = Pages::new().ok()?.with_trim_hook(trim_caches);
     Some(match environment::purge_delay() {
         Some(delay) => pages.with_purge_delay(delay),
         None => pages,
@@ -94,11 +94,18 @@ fn make_pages() -> Option<Pages> {
 }
 
 /// The trim hook: the pages call it at the end of each interval of their decay.
-fn age_caches() {
+fn trim_caches(trim: Trim) {
     match existing() {
-        Some(Heap::Plain(heap)) => heap.registry().age(),
-        Some(Heap::Checked(heap)) => heap.registry().age(),
+        Some(Heap::Plain(heap)) => trim_registry(heap.registry(), trim),
+        Some(Heap::Checked(heap)) => trim_registry(heap.registry(), trim),
         None => {}
+    }
+}
+
+fn trim_registry(registry: &Registry<(Source, HeapThreads)>, trim: Trim) {
+    match trim {
+        Trim::Surplus => registry.age(),
+        Trim::All => _ = registry.shrink_own(),
     }
 }
 

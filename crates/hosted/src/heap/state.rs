@@ -8,6 +8,7 @@ use slab::{FrozenSlots, Registry};
 use spin::Once;
 
 use crate::pages::Pages;
+use crate::purge::trim::Trim;
 use crate::space::mapping::Mapped;
 use crate::threads::HeapThreads;
 
@@ -71,10 +72,13 @@ impl State {
 /// The frozen slots of a heap's caches.
 pub(crate) type Frozen = Option<FrozenSlots<'static, HeapSystem>>;
 
-/// The trim hook: the main heap's caches release what they did not need in the last interval.
-pub(crate) fn age_main() {
+/// The trim hook: the main heap's caches release memory.
+pub(crate) fn trim_main(trim: Trim) {
     if let Some(registry) = State::main().and_then(State::registry) {
-        registry.age();
+        match trim {
+            Trim::Surplus => registry.age(),
+            Trim::All => _ = registry.shrink_own(),
+        }
     }
 }
 

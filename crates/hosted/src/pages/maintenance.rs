@@ -7,6 +7,8 @@ use super::purge::Purge;
 use crate::clock;
 use crate::miss_hook::{self, After};
 use crate::purge::decay::IntervalEnd;
+use crate::purge::trim::Trim;
+use crate::tls;
 
 impl Pages {
     /// Returns approximately how many pages are free but still backed by memory. O(1).
@@ -36,8 +38,7 @@ impl Pages {
     fn decay_by_clock(&self, after: After) {
         let now = clock::now();
         if let Some(end) = self.decay.end_interval_at(now) {
-            (self.trim_hook)();
-            self.purge_due(&end);
+            self.trim_and_purge(end);
         }
         // Relaxed: only compared.
         if core::ptr::eq(self, HEAP_PAGES.load(Ordering::Relaxed)) {
@@ -81,7 +82,19 @@ impl Pages {
     /// ```
     pub fn decay(&self) -> usize {
         let end = self.decay.end_interval(false);
-        (self.trim_hook)();
+        self.trim_and_purge(end)
+    }
+
+    /// Lets the caches release memory at the end of an interval, and purges what is due, with the
+    /// pages that the caches release in a trim of all.
+    fn trim_and_purge(&self, mut end: IntervalEnd) -> usize {
+        let trim = self.trim_rounds.trim_at(&end, &self.decay);
+        let before = self.idle_pages();
+        (self.trim_hook)(trim);
+        if trim == Trim::All {
+            tls::number().map(|number| self.trim_rounds.is_behind(number));
+            end.due += self.idle_pages().saturating_sub(before);
+        }
         self.purge_due(&end)
     }
 
@@ -126,6 +139,9 @@ fn decay_heap() {
     let pages = HEAP_PAGES.load(Ordering::Acquire);
     // SAFETY: null, or a `&'static Pages`.
     let Some(pages) = (unsafe { pages.as_ref() }) else { return };
+    if tls::number().is_some_and(|number| pages.trim_rounds.is_behind(number)) {
+        (pages.trim_hook)(Trim::All);
+    }
     if pages.decay.is_running() {
         pages.decay_by_clock(After::Miss);
     }

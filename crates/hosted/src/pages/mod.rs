@@ -41,6 +41,7 @@ use page_frame::{
 use crate::fork_lock::Inside;
 use crate::frame_set::FrameSet;
 use crate::purge::decay::Decay;
+use crate::purge::trim::{Trim, TrimRounds};
 use crate::space::Space;
 use crate::space::mapping::Mapped;
 use crate::thp::scan::Thp;
@@ -74,8 +75,9 @@ pub struct Pages {
     /// The frames that may be backed by memory.
     committed: FrameSet,
     pub(crate) decay: Decay,
-    /// Makes the caches over these pages release what they do not need.
-    trim_hook: fn(),
+    pub(crate) trim_rounds: TrimRounds,
+    /// Makes the caches over these pages release memory.
+    trim_hook: fn(Trim),
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,

@@ -99,9 +99,14 @@ impl Decay {
         self.idle.load(Ordering::Relaxed).max(0) as usize
     }
 
+    /// Returns the number of committed pages.
+    pub(crate) fn committed_pages(&self) -> usize {
+        self.committed.load(Ordering::Relaxed)
+    }
+
     /// Returns the number of committed pages that are in use.
     pub(crate) fn in_use(&self) -> usize {
-        self.committed.load(Ordering::Relaxed).saturating_sub(self.idle_pages())
+        self.committed_pages().saturating_sub(self.idle_pages())
     }
 
     /// Counts `pages` allocated pages, of which `committed` were committed already.
