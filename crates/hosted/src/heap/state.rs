@@ -15,6 +15,17 @@ use crate::threads::HeapThreads;
 /// The page source of a heap: when it runs out of pages, it shrinks the caches and tries again.
 type HeapPages = Reclaiming<&'static Pages, HeapCaches>;
 /// The pages and the CPUs of a [`Heap`](crate::Heap).
+///
+/// ```
+/// static HEAP: hosted::Heap = hosted::Heap::new();
+/// fn classes(kmalloc: &kmalloc::Kmalloc<hosted::HeapSystem>) -> usize {
+///     let mut count = 0;
+///     kmalloc.registry().stats(|_| count += 1);
+///     count
+/// }
+/// assert!(classes(HEAP.kmalloc()?) > 0);
+/// # Ok::<(), page_frame::OutOfMemory>(())
+/// ```
 pub type HeapSystem = (HeapPages, HeapThreads);
 
 /// The state of a heap.
@@ -83,6 +94,14 @@ pub(crate) fn trim_main(trim: Trim) {
 }
 
 /// The caches of a heap, as the shrinker of its page source.
+///
+/// ```
+/// use page_frame::Shrink;
+/// static HEAP: hosted::Heap = hosted::Heap::new();
+/// let caches: &hosted::HeapCaches = HEAP.kmalloc()?.registry().source().shrinker();
+/// println!("{} pages could be released", caches.reclaimable());
+/// # Ok::<(), page_frame::OutOfMemory>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct HeapCaches(&'static State);
 

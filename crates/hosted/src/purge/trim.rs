@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use page_frame::PAGE_SIZE;
 
-use crate::purge::decay::{Decay, IntervalEnd};
+use crate::purge::decay::Decay;
 use crate::tls::THREAD_SLOTS;
 
 /// What the caches over [`Pages`](crate::Pages) should release. Example: see
@@ -41,10 +41,10 @@ impl TrimRounds {
         Self { rounds: AtomicU32::new(0), seen }
     }
 
-    /// Returns what to trim at the end of an interval: all caches, where at least a quarter of the
-    /// committed pages is due to be purged. Then a round begins.
-    pub(crate) fn trim_at(&self, end: &IntervalEnd, decay: &Decay) -> Trim {
-        if end.due < MIN_IDLE_PAGES || end.due < decay.committed_pages() / 4 {
+    /// Returns what to trim at the end of an interval in which `due` pages are to be purged: all
+    /// caches, where these are at least a quarter of the committed pages. Then a round begins.
+    pub(crate) fn trim_at(&self, due: usize, decay: &Decay) -> Trim {
+        if due < MIN_IDLE_PAGES || due < decay.committed_pages() / 4 {
             return Trim::Surplus;
         }
         // Relaxed, like all here: the counts decide when a thread trims, and nothing else.
@@ -75,7 +75,7 @@ mod tests {
     fn a_quarter_of_the_committed_pages_begins_a_round_that_each_thread_sees_once() {
         let (rounds, decay) = (TrimRounds::new(), Decay::new(Duration::from_secs(1)));
         decay.note_allocated(8 * MIN_IDLE_PAGES, 0);
-        let trim = |due| rounds.trim_at(&IntervalEnd { due, was_active: true }, &decay);
+        let trim = |due| rounds.trim_at(due, &decay);
         assert_eq!(trim(2 * MIN_IDLE_PAGES - 1), Trim::Surplus);
         assert!(!rounds.is_behind(3));
         assert_eq!(trim(2 * MIN_IDLE_PAGES), Trim::All);
