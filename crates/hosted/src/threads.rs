@@ -159,15 +159,14 @@ pub(crate) fn forget_others() {
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    match tls::load() {
-        ENDED => return None,
-        armed if armed & tls::ARMED != 0 => {
-            let word = armed & !tls::ARMED;
-            tls::store(word);
-            miss_hook::note_armed(word - 1);
-            return Some(word - 1);
-        }
-        _ => {}
+    if tls::load() == ENDED {
+        return None;
+    }
+    // The thread has a number: it was armed. A signal handler may have disarmed it meanwhile.
+    if let Some(number) = tls::number() {
+        let number = number as u32;
+        tls::store(number + 1);
+        return Some(number);
     }
     let key = key()?;
     fork_lock::wait_until_free();
