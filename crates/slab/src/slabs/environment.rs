@@ -11,8 +11,9 @@ pub(crate) struct Environment<S: System> {
     pub(crate) source: S::Pages,
     /// Tags and owners of most pages of the source.
     pub(crate) range: TagRange,
-    /// Marks CPUs that hold a lock of any cache, and so tells contexts that are nested on them. The
-    /// bodies of these slots stay empty: closed per-CPU handles enter them and find nothing.
+    /// Marks CPUs that hold a lock of any cache, and so tells contexts that are nested on them.
+    /// The bodies of these slots stay empty: closed per-CPU handles enter them and find
+    /// nothing.
     pub(crate) locking: CacheSlots<S::Cpus>,
     pub(crate) hook: FaultHook,
     pub(crate) aging: AgingClock,
