@@ -134,6 +134,7 @@ impl Slabs {
         note: impl Fn(usize),
     ) -> usize {
         self.trace_returned(&source.environment, objects);
+        source.environment.prefetch_headers(objects);
         let best = &self.settings.geometry;
         let fault;
         let mut surplus = SlabList::new();
