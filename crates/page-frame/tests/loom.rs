@@ -89,9 +89,9 @@ mod models {
         });
     }
 
-    /// The threads of a process as CPUs, as `hosted::Threads` has them: the owner takes its number at
-    /// its first `pin`, and executes a full fence only then. The taker skips the heavy fence while no
-    /// other thread has a number.
+    /// The threads of a process as CPUs, as `hosted::Threads` has them: the owner takes its number
+    /// at its first `pin`, and executes a full fence only then. The taker skips the heavy fence
+    /// while no other thread has a number.
     struct LateOwner<'m> {
         taken: &'m AtomicUsize,
         is_owner: bool,
