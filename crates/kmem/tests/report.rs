@@ -89,7 +89,7 @@ fn the_last_sample_is_the_state_at_the_end() {
     let csv = folder.to_str().expect("a path of text");
     let info = folder.join("buddyinfo");
     let info_name = info.to_str().expect("a path of text");
-    let (status, ..) = kmem(&["replay", "--csv", csv, "--buddyinfo", info_name]);
+    let (status, ..) = kmem(&["replay", "--force", "--csv", csv, "--buddyinfo", info_name]);
     assert_eq!(status, Some(0));
     let blocks = text_of(&folder.join("free-blocks.csv"));
     let ours: Vec<u64> = blocks

@@ -1,7 +1,7 @@
 //! `kmem import`: converts recordings of Linux to a compact trace.
 
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write, stdout};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
@@ -11,16 +11,17 @@ use kmem::input_error::Mismatch;
 use kmem::picture::text::thousands;
 use kmem::trace::source::Source;
 
-use super::{Failure, Screen};
+use super::{Failure, OUTPUTS, Screen};
 use crate::say;
 
 pub(super) fn command() -> Command {
     Command::new("import")
         .about("Make a compact trace of perf.data, of perf script's text, or of the kernel's trace file")
-        .after_help(
+        .after_help(format!(
             "Record with: perf record -e 'kmem:*' -a -- COMMAND\n\
-             Names of programs, hosts and files are not kept. Exit status 1: the recording lost events.",
-        )
+             Names of programs, hosts and files are not kept. Exit status 1: the recording lost events.\n\
+             {OUTPUTS}",
+        ))
         .arg(
             Arg::new("FILE")
                 .required(true)
@@ -35,34 +36,36 @@ pub(super) fn command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Where the trace goes [default: standard output]"),
         )
+        .arg(super::force())
 }
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let path = super::path(matches, "FILE").expect("it is required");
-    let output = super::path(matches, "output").filter(|path| *path != Path::new("-"));
-    let imported = match output {
-        None => import(path, stdout().lock()),
-        Some(output) => {
-            if output
-                .canonicalize()
-                .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
-            {
-                let mismatch = Mismatch::new("a file to write", "the recording itself");
-                return Err(mismatch.in_file(&output.to_string_lossy()).into());
-            }
-            super::spare_traces(output)?;
-            let mut late = LateFile::new(output);
-            import(path, &mut late).and_then(|counts| Ok(late.keep().map(|()| counts)?))
+    let name = super::path(matches, "output").filter(|path| *path != Path::new("-"));
+    let same = |output: &Path| {
+        output
+            .canonicalize()
+            .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
+    };
+    if let Some(name) = name.filter(|name| same(name)) {
+        let mismatch = Mismatch::new("a file to write", "the recording itself");
+        return Err(mismatch.in_file(&name.to_string_lossy()).into());
+    }
+    let output = super::output(matches, "output")?;
+    let counts = match output {
+        None => import(path, stdout().lock()).map_err(|error| match error {
+            ImportError::Input(error) => Failure::Input(error),
+            ImportError::Output(error) => Failure::System(error),
+        })?,
+        Some(mut output) => {
+            let counts = import(path, &mut output).map_err(|error| match error {
+                ImportError::Input(error) => error,
+                ImportError::Output(error) => output.unwritable(&error),
+            })?;
+            output.commit()?;
+            counts
         }
     };
-    let counts = imported.map_err(|error| match (error, output) {
-        (ImportError::Input(error), _) => Failure::Input(error),
-        (ImportError::Output(error), None) => Failure::System(error),
-        (ImportError::Output(error), Some(output)) => {
-            let mismatch = Mismatch::new("a file that can be written", error.to_string());
-            mismatch.in_file(&output.to_string_lossy()).into()
-        }
-    })?;
     let Counts { written, left_out, failed, hidden, losses } = counts;
     if !screen.quiet {
         let (written, left_out) = (thousands(written), thousands(left_out));
@@ -92,63 +95,6 @@ fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     match perf_data(path) {
         Some(file) => binary(path, file, out),
         None => text::import(&mut Source::open(path)?, out),
-    }
-}
-
-/// An output file that appears only when it is complete. An input that is no recording, or that
-/// ends early, leaves the old file in place.
-struct LateFile {
-    path: PathBuf,
-    /// Where the output is written until then: a file beside its place, or the place itself when
-    /// that is a pipe or a device.
-    begun: PathBuf,
-    file: Option<File>,
-}
-
-impl LateFile {
-    fn new(path: &Path) -> Self {
-        // The target of a symbolic link is written, not the link.
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let begun = match path.metadata() {
-            Ok(about) if !about.is_file() => path.clone(),
-            _ => {
-                let mut name = path.clone().into_os_string();
-                name.push(".part");
-                name.into()
-            }
-        };
-        Self { path, begun, file: None }
-    }
-
-    /// Moves the complete file to its place.
-    fn keep(mut self) -> io::Result<()> {
-        match self.file.take() {
-            Some(_) if self.begun != self.path => std::fs::rename(&self.begun, &self.path),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Write for LateFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(File::create(&self.begun)?),
-        };
-        file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for LateFile {
-    fn drop(&mut self) {
-        if self.file.is_some() && self.begun != self.path {
-            // An incomplete trace is removed. A failure to remove it has no reader any more.
-            let _ = std::fs::remove_file(&self.begun);
-        }
     }
 }
 

@@ -71,7 +71,7 @@ pub(super) fn play<T: ObjectTarget, P: PageTarget>(
 
 /// Returns a progress bar on standard error. It draws nothing when that is not a terminal.
 pub(super) fn progress_bar(size_bytes: Option<u64>, screen: Screen) -> ProgressBar {
-    let target = match screen.quiet {
+    let target = match screen.quiet || super::is_dumb() {
         true => ProgressDrawTarget::hidden(),
         false => ProgressDrawTarget::stderr(),
     };

@@ -23,7 +23,8 @@ use kmem::{bundled, memory_map};
 
 use super::comparison::{self, Rivals};
 use super::machine::{Machine, play};
-use super::{Failure, Screen, file, folder, inputs, outputs, path, refuse, traces, write_file};
+use super::outputs::Outputs;
+use super::{Failure, OUTPUTS, Screen, file, folder, force, inputs, path, refuse, traces};
 
 /// Options that write one file and so take one trace.
 const OF_ONE: [&str; 7] =
@@ -40,9 +41,10 @@ const MAX_CPUS: i64 = kmem::trace::event::MAX_CPUS as i64;
 pub(super) fn command() -> Command {
     Command::new("replay")
         .about("Replay recorded kernel traces through the allocators")
-        .after_help(
-            "Exit status: 0 fine, 1 an allocator did something wrong, 2 the command line or a trace is wrong.",
-        )
+        .after_help(format!(
+            "Exit status: 0 fine, 1 an allocator did something wrong, 2 the command line or a trace is wrong.\n\
+             {OUTPUTS}",
+        ))
         .arg(inputs(
             "Compact traces, plain or zstd, - for standard input [default: the bundled one]",
         ))
@@ -95,6 +97,7 @@ pub(super) fn command() -> Command {
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"))
         .arg(file("pagetypeinfo", "Write the same by mobility, as /proc/pagetypeinfo"))
         .args(comparison::arguments())
+        .arg(force())
 }
 
 /// Returns the option for the amount of memory.
@@ -142,12 +145,15 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let nodes = *matches.get_one("nodes").expect("the argument has a default");
     let division = Division { in_zones: matches.get_flag("zones"), nodes };
     let machine = Machine { frames, division, memory_bytes, pressure, options };
+    let mut outputs = Outputs::open(matches)?;
     let mut played = Vec::new();
     let mut tables = Vec::new();
     let mut written = Ok(());
     for source in traces(matches) {
         let source = source.map_err(Failure::from);
-        match source.and_then(|source| one(source, &machine, matches, kernel.as_deref(), screen)) {
+        let kernel = kernel.as_deref();
+        match source.and_then(|source| one(source, &machine, matches, kernel, &mut outputs, screen))
+        {
             Ok(one) => {
                 tables.extend(one.tables);
                 written = written.and(one.written);
@@ -156,14 +162,14 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             // The traces that were replayed before are reported all the same. They are not written
             // as JSON, which would then describe other traces than those requested.
             Err(failure) => {
-                if path(matches, "json") != Some(Path::new("-")) {
+                if !outputs.json_alone {
                     let _ = conclude(&played, &tables, None, screen);
                 }
                 return Err(failure);
             }
         }
     }
-    let concluded = conclude(&played, &tables, path(matches, "json"), screen);
+    let concluded = conclude(&played, &tables, Some(&mut outputs), screen);
     written.and(concluded)
 }
 
@@ -182,6 +188,7 @@ fn one(
     machine: &Machine,
     matches: &ArgMatches,
     kernel: Option<&[slabinfo::Line]>,
+    outputs: &mut Outputs,
     screen: Screen,
 ) -> Result<Played, Failure> {
     let is_asked = |name: &&str| matches.contains_id(name);
@@ -189,7 +196,7 @@ fn one(
     let is_timed =
         matches.get_flag("times") || machine.options.checks && matches.contains_id("json");
     if is_timed || OF_REPORT.iter().any(is_asked) {
-        let (report, written) = reported(source, machine, matches, kernel, screen)?;
+        let (report, written) = reported(source, machine, matches, kernel, outputs, screen)?;
         // The table of caches beside the kernel's, unless a report or CSV shows it already.
         let caches = kernel.is_some() && !["report", "csv"].iter().any(is_asked);
         let named = |table: &Table| match table.name {
@@ -201,7 +208,8 @@ fn one(
         return Ok(Played { outcome: report.outcome, tables, written });
     }
     let replay = play(source, machine, screen, |stack, pages| (stack, pages), |_| ())?;
-    let written = outputs::of_state(matches, replay.objects.target(), replay.pages.target());
+    let written = outputs.write_state(replay.objects.target(), replay.pages.target());
+    let written = written.map_err(Failure::from);
     Ok(Played { outcome: replay.finish(), tables: Vec::new(), written })
 }
 
@@ -232,6 +240,7 @@ fn reported(
     machine: &Machine,
     matches: &ArgMatches,
     kernel: Option<&[slabinfo::Line]>,
+    outputs: &mut Outputs,
     screen: Screen,
 ) -> Result<(Report, Result<(), Failure>), Failure> {
     let rivals = Rivals::named(&source, command(), matches)?;
@@ -240,7 +249,7 @@ fn reported(
     let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
     timeline.end(&replay);
     let (objects, pages) = (replay.objects.target(), replay.pages.target());
-    let states = outputs::of_state(matches, objects.inner(), pages.inner());
+    let states = outputs.write_state(objects.inner(), pages.inner()).map_err(Failure::from);
     let mut report = report::gather(replay, &timeline, kernel);
     let compared = rivals.map_or(Ok(()), |rivals| {
         let Comparison { tables, findings } = rivals.compare(machine, &report.outcome, screen)?;
@@ -248,7 +257,7 @@ fn reported(
         findings.iter().for_each(|text| report.outcome.findings.add_of_all(text));
         Ok(())
     });
-    let written = outputs::of_report(matches, &report);
+    let written = outputs.write_report(&report).map_err(Failure::from);
     Ok((report, states.and(compared).and(written)))
 }
 
@@ -256,10 +265,10 @@ fn reported(
 fn conclude(
     outcomes: &[Outcome],
     tables: &[Table],
-    json_path: Option<&Path>,
+    outputs: Option<&mut Outputs>,
     screen: Screen,
 ) -> Result<(), Failure> {
-    let json_alone = json_path.is_some_and(|path| path == Path::new("-"));
+    let json_alone = outputs.as_ref().is_some_and(|outputs| outputs.json_alone);
     let mut out = stdout().lock();
     if json_alone {
         out.write_all(json(outcomes).as_bytes())?;
@@ -273,8 +282,8 @@ fn conclude(
         for table in tables {
             write!(out, "\n{}", table.text())?;
         }
-        if let Some(path) = json_path {
-            write_file(path, &json(outcomes))?;
+        if let Some(outputs) = outputs {
+            outputs.write_json(|| json(outcomes))?;
         }
     }
     out.flush()?;

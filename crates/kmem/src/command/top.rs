@@ -81,7 +81,7 @@ pub(super) fn command() -> Command {
         )
 }
 
-pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
+pub(super) fn run(matches: &ArgMatches, shown: Screen) -> Result<(), Failure> {
     let key = matches.get_one::<String>("sort").and_then(|key| key.chars().next());
     let sort = key.and_then(Sort::of).unwrap_or_default();
     let delay: Duration = *matches.get_one("delay").expect("the argument has a default");
@@ -110,8 +110,8 @@ pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
         return Ok(out.flush()?);
     }
     match watched {
-        Some(watched) => watch(sort, delay.min(LONGEST_LOOK), look_at_replay(watched)),
-        None => watch(sort, delay, look_at_file(file)?),
+        Some(watched) => watch(sort, delay.min(LONGEST_LOOK), shown, look_at_replay(watched)),
+        None => watch(sort, delay, shown, look_at_file(file)?),
     }
 }
 
@@ -122,12 +122,13 @@ type Look = (Vec<Line>, String);
 fn watch(
     mut sort: Sort,
     delay: Duration,
+    shown: Screen,
     mut look: impl FnMut() -> Result<Look, Failure>,
 ) -> Result<(), Failure> {
-    let mut terminal = Terminal::enter()?;
+    let mut terminal = Terminal::enter(shown.colour)?;
     loop {
         let (lines, note) = look()?;
-        terminal.draw(&screen(lines, sort, &note))?;
+        terminal.draw(&screen(lines, sort, &note), "OBJ SIZE")?;
         match terminal.key(delay)? {
             Some(Key::Quit) => return Ok(()),
             Some(Key::Letter(letter)) => sort = Sort::of(letter).unwrap_or(sort),

@@ -172,6 +172,12 @@ fn is_hidden(address: &str) -> bool {
     address.contains("ptrval")
 }
 
+/// Returns whether a line is an event that can be imported.
+pub fn is_event(line: &[u8]) -> bool {
+    let found = std::str::from_utf8(line).ok().and_then(event);
+    found.is_some_and(|(_, _, name, _)| Kind::of(name).is_some())
+}
+
 /// Finds time, CPU, name and fields of an event.
 fn event(line: &str) -> Option<(u64, u32, &str, &str)> {
     // The first bracket that goes on as an event does.

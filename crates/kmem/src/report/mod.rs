@@ -29,6 +29,14 @@ pub type TimedReplay = Replay<Timed<Stack>, Timed<BuddyPages>>;
 /// Rows of the table of caches.
 const CACHES: usize = 40;
 
+/// Names of the charts that a report may have, which are stems of file names.
+pub const CHARTS: [&str; 7] =
+    ["memory", "held", "pages", "fragmentation", "orders", "free-blocks", "lifetimes"];
+/// Names of the tables that a report may have.
+pub const TABLES: [&str; 4] = ["times", "caches", "comparison", "comparison-pages"];
+/// Names of the maps of a report.
+pub const MAPS: [&str; 3] = ["map-owner", "map-mobility", "map-order"];
+
 /// All that a report shows.
 #[derive(Debug)]
 pub struct Report {
