@@ -43,7 +43,7 @@ fn text_becomes_a_trace_that_replays_and_names_no_program() {
     assert_eq!(output.status.code(), Some(0), "{output:?}");
     let text = std::fs::read_to_string(&trace).expect("it was written");
     assert!(
-        !text.contains("program") && text.contains("!s,1,filp\nA,100,1,2000,184,192,0,1\n"),
+        !text.contains("program") && text.contains("!s,1,filp\nA,100,1,2000,184,192,0,1,0\n"),
         "{text}"
     );
     assert_eq!(total(&trace, "events"), 4);

@@ -16,7 +16,7 @@ use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
 use kmem::report::compare::Comparison;
 use kmem::report::table::Table;
-use kmem::report::{self, Report};
+use kmem::report::{self, Report, tables};
 use kmem::slabinfo::{self, Slabinfo};
 use kmem::trace::source::Source;
 use kmem::{bundled, memory_map};
@@ -31,6 +31,8 @@ const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
 /// Options that need a full report.
 const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
+/// Call sites that a terminal shows.
+const CALLERS: usize = 25;
 /// Enough for a registry and a few caches.
 const MIN_MEMORY_BYTES: usize = 1 << 20;
 /// More memory than any recorded machine has.
@@ -59,6 +61,12 @@ pub(super) fn command() -> Command {
                 .long("times")
                 .action(ArgAction::SetTrue)
                 .help("Take the time of every operation, as reports and --json without --no-check do"),
+        )
+        .arg(
+            Arg::new("caller")
+                .long("caller")
+                .action(ArgAction::SetTrue)
+                .help("Show who allocates: each call site with live bytes, waste and what it pins"),
         )
         .arg(memory())
         .arg(cpus())
@@ -192,6 +200,7 @@ fn one(
     screen: Screen,
 ) -> Result<Played, Failure> {
     let is_asked = |name: &&str| matches.contains_id(name);
+    let with_callers = matches.get_flag("caller");
     // Timing is off with `--no-check`, which exists for speed.
     let is_timed =
         matches.get_flag("times") || machine.options.checks && matches.contains_id("json");
@@ -204,13 +213,19 @@ fn one(
             "caches" => caches,
             _ => false,
         };
-        let tables = report.tables.into_iter().filter(named).collect();
+        let callers = with_callers.then(|| tables::callers(&report.outcome, CALLERS));
+        let tables = callers.into_iter().chain(report.tables.into_iter().filter(named)).collect();
         return Ok(Played { outcome: report.outcome, tables, written });
     }
-    let replay = play(source, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    let mut replay = play(source, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    if with_callers || matches.contains_id("json") {
+        replay.count_pinned();
+    }
     let written = outputs.write_state(replay.objects.target(), replay.pages.target());
     let written = written.map_err(Failure::from);
-    Ok(Played { outcome: replay.finish(), tables: Vec::new(), written })
+    let outcome = replay.finish();
+    let tables = with_callers.then(|| tables::callers(&outcome, CALLERS)).into_iter().collect();
+    Ok(Played { outcome, tables, written })
 }
 
 /// Reads the file at `path`, if there is one.

@@ -83,7 +83,7 @@ fn add(
         .collect();
     let fields = Named { raw: &raw, text: &text };
     if has_failed(kind, &fields) {
-        compact.count_failure();
+        compact.fail(fields.number("order", false).unwrap_or(0))?;
         return Ok(());
     }
     match what(kind, &fields) {

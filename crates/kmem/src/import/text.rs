@@ -122,7 +122,7 @@ fn take(line: &[u8], compact: &mut Compact<impl Write>) -> io::Result<bool> {
         return Ok(true);
     }
     if has_failed(kind, &words) {
-        compact.count_failure();
+        compact.fail(words.number("order", false).unwrap_or(0))?;
         return Ok(true);
     }
     match what(kind, &words) {
@@ -300,9 +300,11 @@ mod tests {
                 "!s,0,f+0x127",
                 "a,0,0,104412080,20,32,0,0",
                 "!s,1,filp",
-                "A,800,1,a3f21a5c,184,192,0,1",
-                "!s,2,objects-32",
-                "A,1000,1,104412080,24,32,0,2",
+                "!s,2,f+0x1",
+                "A,800,1,a3f21a5c,184,192,0,1,2",
+                "!s,3,objects-32",
+                "!s,4,ffffffff81000000",
+                "A,1000,1,104412080,24,32,0,3,4",
                 "!g,1,GFP_HIGHUSER",
                 "p,1000,1,110012,3,1,1",
                 "# lost 12 events",
@@ -338,7 +340,8 @@ mod tests {
         )
         .expect("there are events");
         assert_eq!((counts.written, counts.failed), (2, 2));
-        assert_eq!(lines[1..], ["p,0,1,1234,0,0,0", "P,3000,1,1234,0"]);
+        assert_eq!(lines[2..4], ["# failed order 9", "# failed order 9"]);
+        assert_eq!((&*lines[1], &*lines[4]), ("p,0,1,1234,0,0,0", "P,3000,1,1234,0"));
     }
 
     #[test]

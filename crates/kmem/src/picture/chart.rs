@@ -108,7 +108,14 @@ impl Chart {
             Places::Classes(what, names) => (what, names.iter().map(|name| field(name)).collect()),
         };
         let mut text = field(what);
-        self.series.iter().for_each(|series| text.push_str(&format!(",{}", field(&series.name))));
+        let unit = match self.unit {
+            Unit::Bytes => " (bytes)",
+            Unit::Percent => " (%)",
+            Unit::Count => "",
+        };
+        for series in &self.series {
+            text.push_str(&format!(",{}", field(&format!("{}{unit}", series.name))));
+        }
         for (place, name) in names.iter().enumerate() {
             text.push_str(&format!("\r\n{name}"));
             for series in &self.series {

@@ -7,11 +7,14 @@
 
 pub mod buddy_pages;
 pub mod caches;
+pub mod caller;
 pub mod hash;
 pub mod heap;
 pub mod json;
 pub mod objects;
 pub mod outcome;
+mod owners;
+mod page_owners;
 pub mod pages;
 pub mod pattern;
 pub mod pipeline;
@@ -25,3 +28,4 @@ pub mod target;
 pub mod timed;
 pub mod timeline;
 pub mod times;
+pub mod usage;

@@ -41,12 +41,10 @@ fn memory(replay: &TimedReplay, samples: &[Sample]) -> Chart {
     let caches = replay.objects.caches();
     let bytes = |sample: &Sample, cache: usize| {
         let objects = sample.cache_objects.get(cache).copied().unwrap_or(0);
-        (objects * u64::from(caches[cache].requested_bytes())) as f64
+        (objects * u64::from(caches[cache].requested_bytes)) as f64
     };
     let mut ranked: Vec<usize> = (0..caches.len()).collect();
-    ranked.sort_by_key(|cache| {
-        std::cmp::Reverse(caches[*cache].peak_objects * u64::from(caches[*cache].requested_bytes()))
-    });
+    ranked.sort_by_key(|cache| std::cmp::Reverse(caches[*cache].at_peak.bytes));
     let own = &ranked[..ranked.len().min(BANDS)];
     let rest = &ranked[own.len()..];
     let band = |name: String, value: &dyn Fn(&Sample) -> f64| Series {

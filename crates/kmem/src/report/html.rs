@@ -8,6 +8,7 @@ use crate::picture::chart::Chart;
 use crate::picture::painted;
 use crate::picture::svg::{STYLE, escaped};
 use crate::picture::text::{size, thousands};
+use crate::replay::outcome::Outcome;
 
 /// Widths of the two forms of a chart.
 const WIDE: f64 = 640.0;
@@ -86,6 +87,23 @@ fn section(class: &str, title: &str, note: &str, body: &str) -> String {
     format!("<section class='{class}'><h2>{}</h2>{note}{body}</section>\n", escaped(title))
 }
 
+/// Returns the verdict of a replay that ran out of memory.
+fn out_of_memory(outcome: &Outcome) -> String {
+    let (objects, pages) = (&outcome.objects, &outcome.pages);
+    let reasons = outcome.shortages().named().into_iter();
+    let reasons: Vec<_> =
+        reasons.map(|(number, reason)| format!("{} {reason}", thousands(number))).collect();
+    format!(
+        "Ran out of memory: {} of {} objects and {} of {} blocks of pages failed ({}). Live and held memory are those of the \
+         requests that were served.",
+        thousands(objects.failed),
+        thousands(objects.allocations),
+        thousands(pages.failed),
+        thousands(pages.allocations),
+        reasons.join("; ")
+    )
+}
+
 /// Returns the title, the verdict and the totals.
 fn head(report: &Report) -> String {
     let outcome = &report.outcome;
@@ -96,6 +114,7 @@ fn head(report: &Report) -> String {
             "Everything freed: all pages are free again, and the free blocks are those of the start."
                 .to_owned(),
         ),
+        false if outcome.failed() > 0 => ("bad", out_of_memory(outcome)),
         false => ("bad", format!("{} findings.", thousands(outcome.findings.count()))),
     };
     let mut html = format!(
@@ -103,7 +122,9 @@ fn head(report: &Report) -> String {
         escaped(&outcome.trace),
         escaped(&verdict)
     );
-    if !outcome.losses.is_none() {
+    if outcome.losses.is_none() {
+        html.push_str("<p>Nothing is lost: the recording reports no lost events.</p>\n");
+    } else {
         html.push_str(&format!(
             "<p class='verdict bad'>The recording lost {}: totals are too small, and some frees or allocations do not match.</p>\n",
             outcome.losses

@@ -45,6 +45,10 @@ use std::path::Path;
 /// First words of a plain trace.
 pub const HEADER: &str = "# kmem-compact";
 
+/// The version of the format that is written. Version 1, which is read too, has no call sites of
+/// caches and pages.
+pub const VERSION: u32 = 2;
+
 /// Whether the zstd decoder drops text before a fault in its stream. The decoder in C does, as it
 /// decodes several blocks in a call; how much it drops depends on how the bytes arrive.
 pub const DROPS_TEXT_BEFORE_FAULTS: bool = cfg!(feature = "zstd-c");
