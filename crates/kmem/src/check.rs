@@ -25,8 +25,10 @@ const SHOWN: usize = 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Owner {
     Site(u32),
-    Cache(u32),
-    Pages(u8),
+    /// A cache, and the call site where the trace names it.
+    Cache(u32, Option<u32>),
+    /// Blocks of an order, and the call site where the trace names it.
+    Pages(u8, Option<u32>),
 }
 
 /// The last event at an address.
@@ -47,6 +49,24 @@ struct Use {
     live: u64,
     live_bytes: u64,
     oldest_micros: Option<u64>,
+    /// Live allocations by the quarter of the trace that they are from.
+    live_by_quarter: [u64; 4],
+}
+
+/// An owner looks like a leak if at least this share of its allocations is live, in percent,
+const LEAK_SHARE: u64 = 80;
+/// if that is at least this number of them,
+const LEAK_OBJECTS: u64 = 20;
+/// and if each quarter of the trace has at least this share of them, in percent. What is allocated
+/// once at the start, or a cache that is full, does not grow so.
+const LEAK_QUARTER: u64 = 10;
+
+impl Use {
+    fn looks_like_a_leak(&self) -> bool {
+        self.live >= LEAK_OBJECTS
+            && self.live * 100 >= self.allocations * LEAK_SHARE
+            && self.live_by_quarter.iter().all(|live| live * 100 >= self.live * LEAK_QUARTER)
+    }
 }
 
 /// The result of checking a trace.
@@ -119,11 +139,13 @@ impl State {
             Action::AllocateBytes { object, requested_bytes, site, .. } => {
                 self.allocate(object, Owner::Site(site), requested_bytes, line);
             }
-            Action::AllocateObject { object, requested_bytes, cache, .. } => {
-                self.allocate(object, Owner::Cache(cache), requested_bytes, line);
+            Action::AllocateObject { object, requested_bytes, cache, site, .. } => {
+                let site = Some(u32::from(site)).filter(|site| *site != cache);
+                self.allocate(object, Owner::Cache(cache, site), requested_bytes, line);
             }
-            Action::AllocatePages { frame, order, .. } => {
-                self.allocate(frame, Owner::Pages(order), 4096 << order, line);
+            Action::AllocatePages { frame, order, site, .. } => {
+                let owner = Owner::Pages(order, site.map(u32::from));
+                self.allocate(frame, owner, 4096 << order, line);
             }
             Action::FreeObject { object } => self.free(object, false, line),
             Action::FreePages { frame, .. } => self.free(frame, true, line),
@@ -131,7 +153,7 @@ impl State {
     }
 
     fn allocate(&mut self, at: u64, owner: Owner, bytes: u32, line: u64) {
-        let of_pages = matches!(owner, Owner::Pages(_));
+        let of_pages = matches!(owner, Owner::Pages(..));
         let table = if of_pages { &mut self.blocks } else { &mut self.objects };
         let allocated_micros = self.check.micros;
         let last = Last { owner, bytes, allocated_line: line, allocated_micros, freed_line: 0 };
@@ -177,6 +199,8 @@ impl State {
             let used = check.uses.entry(last.owner).or_default();
             let age = check.micros - last.allocated_micros;
             used.oldest_micros = used.oldest_micros.max(Some(age));
+            let quarter = last.allocated_micros * 4 / (check.micros + 1);
+            used.live_by_quarter[quarter as usize] += 1;
         }
         check
     }
@@ -194,7 +218,7 @@ impl Check {
         self.freed_twice += 1;
         if self.shown.len() < SHOWN {
             let at = match last.owner {
-                Owner::Pages(_) => format!("frame {at:#x}"),
+                Owner::Pages(..) => format!("frame {at:#x}"),
                 _ => format!("{:#x}", at + ADDRESS_BASE),
             };
             let Last { allocated_line, freed_line, .. } = last;
@@ -210,8 +234,12 @@ impl Check {
         let name = |id| self.names.get(&id).map_or("?", |name| &**name);
         match owner {
             Owner::Site(id) => format!("kmalloc in {}", name(id)),
-            Owner::Cache(id) => format!("cache {}", name(id)),
-            Owner::Pages(order) => format!("pages of order {order}"),
+            Owner::Cache(id, None) => format!("cache {}", name(id)),
+            Owner::Cache(id, Some(site)) => format!("cache {} in {}", name(id), name(site)),
+            Owner::Pages(order, None) => format!("pages of order {order}"),
+            Owner::Pages(order, Some(site)) => {
+                format!("pages of order {order} in {}", name(site))
+            }
         }
     }
 
@@ -236,7 +264,9 @@ impl Check {
             style.paint(Ink::Caption, &self.trace.escape_debug().to_string()),
             thousands(self.events)
         )?;
-        if !self.losses.is_none() {
+        if self.losses.is_none() {
+            writeln!(out, "  Nothing is lost: the recording reports no lost events.")?;
+        } else {
             let text = format!("The recording lost {}:", self.losses);
             writeln!(out, "  {}", style.paint(Ink::Caption, &text))?;
             writeln!(
@@ -263,6 +293,7 @@ impl Check {
         )?;
         row("freed by implication", self.freed_by_implication, "the address was given out again")?;
         row("live at the end", self.live, &size(self.live_bytes))?;
+        writeln!(out, "\n{}", style.paint(Ink::Caption, &self.leak_verdict()))?;
         if !self.shown.is_empty() {
             writeln!(out, "\n{}", style.paint(Ink::Caption, "Freed twice"))?;
             for line in &self.shown {
@@ -274,6 +305,42 @@ impl Check {
             }
         }
         self.write_live(out, rows, style)
+    }
+
+    /// Says whether what is live looks like a leak.
+    fn leak_verdict(&self) -> String {
+        let mut suspects: Vec<_> = self
+            .uses
+            .iter()
+            .filter(|(owner, used)| {
+                // Pages without a call site are above all those of the page cache, which grows.
+                !matches!(owner, Owner::Pages(_, None)) && used.looks_like_a_leak()
+            })
+            .collect();
+        suspects.sort_by_cached_key(|(owner, used)| {
+            (std::cmp::Reverse(used.live_bytes), self.owner(**owner))
+        });
+        let Some((owner, used)) = suspects.first() else {
+            return "Leak? None in sight: nothing keeps most of its allocations from every quarter\n\
+                    of the recording."
+                .to_owned();
+        };
+        let more = match suspects.len() - 1 {
+            0 => String::new(),
+            more => format!("\n{more} more look like it."),
+        };
+        let uncertain = match self.losses.is_none() {
+            true => "",
+            false => "\nThe recording lost events: some may have been freed.",
+        };
+        format!(
+            "Leak? It looks like one: {} has {} live,\n{} of its {} allocations, and they are from every quarter of the recording.\n\
+             A cache that is still filling looks the same.{more}{uncertain}",
+            self.owner(**owner),
+            size(used.live_bytes),
+            thousands(used.live),
+            thousands(used.allocations),
+        )
     }
 
     /// Writes the owners of live memory, most bytes first.
@@ -357,6 +424,29 @@ mod tests {
         let first = "t:6: 0xffff888000001000 is freed again;\n    cache filp, allocated in line 4, freed in line 5";
         assert!(text.contains(first), "{text}");
         assert!(text.contains("allocated in line 4, freed in line 6"), "{text}");
+    }
+
+    #[test]
+    fn what_grows_in_every_quarter_and_is_not_freed_looks_like_a_leak() {
+        let line = |n: u64, id: u64, freed: bool| {
+            let allocated = format!("a,1000000,0,{n:x}00,20,32,0,{id}\n");
+            if freed { allocated + &format!("f,1,0,{n:x}00\n") } else { allocated }
+        };
+        let leaky: String = (1..200).map(|n| line(n, 0, n % 10 == 0)).collect();
+        let text = written(&checked((NAMES.to_owned() + &leaky).leak()));
+        assert!(
+            text.contains("Leak? It looks like one: kmalloc in leaky has 3.52 KiB live,"),
+            "{text}"
+        );
+        assert!(text.contains("180 of its 199 allocations"), "{text}");
+        // Most is freed; or all is from the start.
+        let freed: String = (1..200).map(|n| line(n, 0, n % 2 == 0)).collect();
+        let at_start: String = (1..200).map(|n| line(n, 0, false)).collect();
+        let rest: String = (200..900).map(|n| line(n, 1, true)).collect();
+        for text in [freed, at_start + &rest] {
+            let text = written(&checked((NAMES.to_owned() + &text).leak()));
+            assert!(text.contains("Leak? None in sight"), "{text}");
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 mod check;
 mod comparison;
 mod completions;
+mod diff;
 mod frag;
 mod import;
 mod machine;
@@ -72,11 +73,12 @@ pub(crate) struct Screen {
 /// The arguments of a command, and the function that runs it.
 type Entry = (fn() -> Command, fn(&ArgMatches, Screen) -> Result<(), Failure>);
 
-const COMMANDS: [Entry; 9] = [
+const COMMANDS: [Entry; 10] = [
     (walkthrough::command, walkthrough::run),
     (replay::command, replay::run),
     (import::command, import::run),
     (check::command, check::run),
+    (diff::command, diff::run),
     (map::command, map::run),
     (frag::command, frag::run),
     (plan::command, plan::run),
@@ -104,7 +106,8 @@ fn command() -> Command {
              kmem replay                   see which cache holds most memory\n  \
              kmem replay --report r.html   see how fragmentation developed\n  \
              kmem replay --against system  compare with another allocator\n  \
-             kmem check                    see leaks, by call site and cache\n\
+             kmem check                    see leaks, by call site and cache\n  \
+             kmem diff A B                 see what changed between two recordings\n\
              Exit status: 0 fine, 1 something was found, 2 the command line, an input or the output is wrong.",
         )
         .arg(

@@ -144,7 +144,8 @@ fn operations(times: &OperationTimes) -> String {
     format!("{{\n{}\n  }}", operations.join(",\n"))
 }
 
-fn string(text: &str) -> String {
+/// Returns text as a JSON string.
+pub(crate) fn string(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
         match character {

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use super::caller::{Caller, Source};
 use super::outcome::{Outcome, Shortages};
-use crate::picture::text::{percent, size, thousands};
+use crate::picture::text::{percent, shortened, size, thousands};
 
 /// Maximum number of caches listed.
 const LARGEST: usize = 5;
@@ -116,7 +116,7 @@ fn largest(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<
         percent(cache.peak_bytes, all),
         size(all),
         marks.bold,
-        cut(&cache.name, SITE_COLUMNS),
+        shortened(&cache.name, SITE_COLUMNS),
         marks.off
     )?;
     match outcome.callers.iter().find(|caller| caller.is_named && caller.source != Source::Pages) {
@@ -125,7 +125,7 @@ fn largest(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<
             "  and {} are held by call site {}{}{}.",
             percent(caller.at_peak.bytes, all),
             marks.bold,
-            cut(&caller.site, SITE_COLUMNS),
+            shortened(&caller.site, SITE_COLUMNS),
             marks.off
         ),
         None => writeln!(out, "  and the trace names no call sites."),
@@ -192,7 +192,7 @@ fn caches(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<(
     let most = largest[0].peak_bytes.max(1);
     for used in largest.into_iter().take(LARGEST) {
         let bar = "#".repeat((used.peak_bytes * BAR_COLUMNS).div_ceil(most) as usize);
-        let name = cut(&used.name, 26);
+        let name = shortened(&used.name, 26);
         let each = match used.requested_bytes {
             0 => String::new(),
             bytes => format!("{bytes} B"),
@@ -223,8 +223,8 @@ fn callers(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<
         "at peak", "at end"
     )?;
     for caller in listed {
-        let site = cut(&caller.site, SITE_COLUMNS);
-        let from = cut(caller.source_name(), FROM_COLUMNS);
+        let site = shortened(&caller.site, SITE_COLUMNS);
+        let from = shortened(caller.source_name(), FROM_COLUMNS);
         let (peak, end) = (size(caller.at_peak.bytes), size(caller.live.bytes));
         writeln!(out, "  {site:<SITE_COLUMNS$} {from:<FROM_COLUMNS$} {peak:>9} {end:>9}")?;
     }
@@ -254,11 +254,6 @@ fn end(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> 
         0 => Ok(()),
         more => writeln!(out, "  and {} more", thousands(more)),
     }
-}
-
-/// Returns the first `columns` characters of a name.
-fn cut(name: &str, columns: usize) -> String {
-    name.chars().take(columns).collect()
 }
 
 fn row(out: &mut dyn Write, what: &str, number: u64, unit: &str) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::ops::Range;
 use super::cell::{Cell, Column, Scale, Unit};
 use crate::picture::chart::field;
 use crate::picture::svg::escaped;
+use crate::picture::text::shortened;
 
 /// As wide as a terminal is at least.
 const TERMINAL_COLUMNS: usize = 80;
@@ -75,7 +76,7 @@ impl Table {
         let shown = |row: &Vec<Cell>| -> Vec<String> {
             let cells = row.iter().zip(&scales).map(|(cell, scale)| cell.shown(*scale));
             let mut cells: Vec<_> = cells.collect();
-            cells[0] = cells[0].chars().take(NAME_COLUMNS).collect();
+            cells[0] = shortened(&cells[0], NAME_COLUMNS);
             cells
         };
         let mut lines: Vec<Vec<String>> = vec![names, units];
