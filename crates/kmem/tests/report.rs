@@ -180,3 +180,55 @@ fn a_trace_is_never_written_over() {
         assert_eq!(std::fs::read(&trace).expect("it is there"), start);
     }
 }
+
+#[test]
+fn charts_show_values_at_the_pointer_the_peak_and_a_zoom() {
+    let folder = folder("pointer");
+    let (page, svg) = (folder.join("r.html"), folder.join("svg"));
+    let text = |path: &Path| path.to_str().expect("a path of text").to_owned();
+    let (status, _, error) =
+        kmem(&["replay", "--report", &text(&page), "--svg", &text(&svg), "--csv", &text(&folder)]);
+    assert_eq!(status, Some(0), "{error}");
+    let html = text_of(&page);
+    for style in [".at:hover .tip{display:block}", ".hit{fill:transparent}"] {
+        assert!(html.contains(style), "{style}");
+    }
+    // Five charts over time, each in three widths.
+    assert_eq!(html.matches("<summary>Zoom in</summary>").count(), 5);
+    assert_eq!(html.matches("class='at'").count(), 5 * (80 + 34 + 120));
+    assert_eq!(html.matches("class='mark'><title>peak: 4.84 MiB</title>").count(), 2 * 3);
+    assert_eq!(html.matches("class='mark'><title>peak: 371 MiB</title>").count(), 3);
+    for name in ["memory", "free-blocks"] {
+        let picture = text_of(&svg.join(format!("{name}.svg")));
+        let title = if name == "memory" { "Live objects" } else { "Free blocks at the end" };
+        assert!(picture.contains(&format!("class='bold'>{title}</text>")), "{picture}");
+        assert!(!picture.contains("class='at'"), "no pointer over an exported picture");
+    }
+    // Few blocks of a high order stand beside thousands of order 0: each has a bar to be seen.
+    let picture = text_of(&svg.join("free-blocks.svg"));
+    let blocks = text_of(&folder.join("free-blocks.csv"));
+    let some = |line: &&str| line.split(',').nth(1).is_some_and(|count| count != "0");
+    let orders = blocks.lines().skip(1).filter(some).count();
+    let heights = picture.split("<rect ").filter(|rect| rect.contains("<title>"));
+    let heights = heights.filter_map(|rect| values(rect, "height").first()?.parse::<f64>().ok());
+    assert_eq!(heights.filter(|height| *height >= 10.0).count(), orders, "{picture}");
+}
+
+#[test]
+fn the_memory_of_pictures_is_little_so_that_fragmentation_is_seen() {
+    let folder = folder("little");
+    let csv = folder.to_str().expect("text");
+    let largest = |arguments: &[&str]| {
+        let (status, _, error) = kmem(&[&["replay", "--csv", csv], arguments].concat());
+        assert_eq!(status, Some(0), "{error}");
+        let text = text_of(&folder.join("fragmentation.csv"));
+        let order_9 = |line: &str| line.split(',').nth(3).and_then(|share| share.parse().ok());
+        text.lines().skip(1).filter_map(order_9).fold(0.0_f64, f64::max)
+    };
+    let chosen = largest(&[]);
+    let usual = largest(&["--memory", "4G"]);
+    assert!(chosen > 20.0 && usual < 5.0, "{chosen} {usual}");
+    let (_, help, _) = kmem(&["replay", "--help"]);
+    let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("page events have a quarter more than their peak"), "{help}");
+}

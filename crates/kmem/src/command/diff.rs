@@ -10,7 +10,7 @@ use kmem::replay::outcome::Outcome;
 use kmem::replay::pipeline::Options;
 use kmem::trace::source::Source;
 
-use super::machine::{Machine, play};
+use super::machine::{Machine, USUAL_BYTES, play};
 use super::{Failure, OUTPUTS, Screen, file, force, output, path, replay};
 
 pub(super) fn command() -> Command {
@@ -29,7 +29,10 @@ pub(super) fn command() -> Command {
                 .default_value("10")
                 .help("Rows of each table"),
         )
-        .arg(replay::memory().default_value("4G"))
+        .arg(
+            replay::memory()
+                .help("Memory for object events, and the same again for page events [default: 4G]"),
+        )
         .arg(
             file(
                 "json",
@@ -60,7 +63,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
 
 fn outcome(matches: &ArgMatches, name: &str, screen: Screen) -> Result<Outcome, Failure> {
     let source = Source::open(path(matches, name).expect("it is required"))?;
-    let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
+    let memory_bytes = matches.get_one("memory").copied().unwrap_or(USUAL_BYTES);
     let machine = Machine::new(memory_bytes, Options { checks: false, cpus: None });
     let replay = play(source, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
     Ok(replay.finish())

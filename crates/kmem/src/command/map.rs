@@ -36,16 +36,22 @@ pub(super) fn command() -> Command {
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: false, cpus: matches.get_one("cpus").copied() };
-    let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
-    let machine = machine::Machine::new(memory_bytes, options);
+    let memory_bytes = matches.get_one("memory").copied().unwrap_or(machine::USUAL_BYTES);
+    let mut machine = machine::Machine::new(memory_bytes, options);
     let names = matches.get_many::<String>("by").unwrap_or_default();
     let names: Vec<&str> = names.map(String::as_str).collect();
     let file_names: Vec<_> = names.iter().map(|name| format!("map-{name}")).collect();
     let pictures = output_folder(matches, "svg", file_names.iter().map(String::as_str), "svg")?;
     let mut out = stdout().lock();
     for source in traces(matches) {
+        let source = source?;
+        if let (None, Some(reopen)) =
+            (matches.get_one::<usize>("memory"), machine::reopen(matches, &source))
+        {
+            machine.frames = Some(machine::fitting_frames(&reopen, &machine)?);
+        }
         let replay =
-            machine::play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
+            machine::play(source, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
         for (index, name) in names.iter().enumerate() {
             let map: Map = match *name {
                 "order" => by_order(replay.pages.target()),

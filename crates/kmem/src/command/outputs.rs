@@ -94,7 +94,7 @@ fn pictures(folder: &OutputFolder, report: &Report) -> Result<(), InputError> {
     let charts = report
         .charts
         .iter()
-        .map(|chart| folder.write(chart.name, &chart.svg(SVG_WIDTH).standalone()));
+        .map(|chart| folder.write(chart.name, &chart.picture(SVG_WIDTH).standalone()));
     let maps = report
         .maps
         .iter()

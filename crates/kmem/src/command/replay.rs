@@ -22,7 +22,7 @@ use kmem::trace::source::Source;
 use kmem::{bundled, memory_map};
 
 use super::comparison::{self, Rivals};
-use super::machine::{Machine, play};
+use super::machine::{Machine, USUAL_BYTES, fitting_frames, play, reopen};
 use super::outputs::Outputs;
 use super::{Failure, OUTPUTS, Screen, file, folder, force, inputs, path, refuse, traces};
 
@@ -31,6 +31,8 @@ const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
 /// Options that need a full report.
 const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
+/// Options whose outputs show how fragmentation develops.
+const PICTURED: [&str; 3] = ["report", "svg", "csv"];
 /// Call sites that a terminal shows.
 const CALLERS: usize = 25;
 /// Enough for a registry and a few caches.
@@ -115,8 +117,11 @@ pub(super) fn memory() -> Arg {
         .visible_alias("mem")
         .value_name("SIZE")
         .value_parser(size)
-        .default_value("4G")
-        .help("Memory for object events, and the same again for page events (K, M, G)")
+        .help(
+            "Memory for object events, and the same again for page events (K, M, G) [default: 4G; \
+             but in pictures and reports, page events have a quarter more than their peak, so that \
+             fragmentation can be seen. The trace, if it is a file, is read before to find it.]",
+        )
 }
 
 /// Returns the option for the number of CPUs.
@@ -138,7 +143,7 @@ fn size(text: &str) -> Result<usize, String> {
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options =
         Options { checks: !matches.get_flag("no-check"), cpus: matches.get_one("cpus").copied() };
-    let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
+    let memory_bytes = matches.get_one("memory").copied().unwrap_or(USUAL_BYTES);
     let pressure = *matches.get_one("pressure").expect("the argument has a default");
     let many = matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1);
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
@@ -200,6 +205,13 @@ fn one(
     screen: Screen,
 ) -> Result<Played, Failure> {
     let is_asked = |name: &&str| matches.contains_id(name);
+    let mut machine = machine.clone();
+    if PICTURED.iter().any(is_asked) && !["memory", "map"].iter().any(is_asked) {
+        if let Some(reopen) = reopen(matches, &source) {
+            machine.frames = Some(fitting_frames(&reopen, &machine)?);
+        }
+    }
+    let machine = &machine;
     let with_callers = matches.get_flag("caller");
     // Timing is off with `--no-check`, which exists for speed.
     let is_timed =
@@ -243,7 +255,7 @@ fn read<T>(
 /// Replays the bundled trace.
 pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: true, cpus: None };
-    let machine = Machine::new(4 << 30, options);
+    let machine = Machine::new(USUAL_BYTES, options);
     let replay = play(bundled::source()?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
     conclude(&[replay.finish()], &[], None, screen)
 }
