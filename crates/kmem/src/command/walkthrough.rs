@@ -5,7 +5,6 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use kmem::picture::painted;
 use kmem::picture::style::{Rest, Style};
 use kmem::walkthrough::{self, Layer, pages};
 
@@ -57,10 +56,9 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     if let Some(folder) = output_folder(matches, "svg", [], "svg")? {
         is_written = true;
         for layer in &layers {
-            for (index, step) in pages::steps(*layer)?.iter().enumerate() {
+            for (index, step) in walkthrough::walk(*layer)?.steps.iter().enumerate() {
                 let name = format!("{}-{:02}", layer.name(), index + 1);
-                let svg = painted::svg(step, &pages::title(step));
-                folder.write(&name, &svg.standalone())?;
+                folder.write(&name, &step.picture().standalone())?;
             }
         }
     }
