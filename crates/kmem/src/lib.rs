@@ -5,6 +5,7 @@
 //! The program is a thin `main.rs` with one file per command. The library has everything else, so
 //! that tests and fuzz targets can use it.
 
+pub mod any_input;
 pub mod backed;
 pub mod buddyinfo;
 pub mod bundled;

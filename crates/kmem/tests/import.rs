@@ -225,3 +225,74 @@ fn a_recording_made_here_has_the_totals_that_perf_says() {
         assert_eq!(total(&trace, "bytes_allocated_traced"), allocated, "{source}");
     }
 }
+
+/// Records as [`record`] does, with more options; `None` where perf is not there or may not.
+#[cfg(feature = "perf-data")]
+fn record_with(options: &[&str], data: &str) -> Option<Vec<u8>> {
+    let output = Command::new("perf")
+        .args(["record", "-q", "-e", "kmem:*", "-a", "-m", "4096"])
+        .args(options)
+        .args(["-o", data, "--", "true"])
+        .stdin(Stdio::null())
+        .output()
+        .ok()?;
+    output.status.success().then_some(output.stdout)
+}
+
+#[test]
+fn zstd_around_a_recording_of_text_is_unpacked_from_standard_input_too() {
+    let (script, packed) = (temporary("packed.txt"), temporary("packed.txt.zst"));
+    std::fs::write(&script, SCRIPT).expect("there is room");
+    let zstd = Command::new("zstd").args(["-qf", &script, "-o", &packed]).status();
+    if !zstd.is_ok_and(|status| status.success()) {
+        println!("zstd is not there: nothing is packed");
+        return;
+    }
+    let plain = kmem(&["import", "-q", &script]).stdout;
+    assert_eq!(kmem(&["import", "-q", &packed]).stdout, plain);
+    let from_input = Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(["import", "-q", "-"])
+        .stdin(std::fs::File::open(&packed).expect("it is there"))
+        .output()
+        .expect("it runs");
+    assert_eq!(from_input.stdout, plain);
+}
+
+#[cfg(feature = "perf-data")]
+#[test]
+fn compressed_and_piped_recordings_are_read_also_inside_zstd() {
+    let file = temporary("compressed.data");
+    if record_with(&["-z"], &file).is_none() {
+        println!("perf is not there, or may not record: nothing is read");
+        return;
+    }
+    let mut recordings = vec![file];
+    for (name, options) in [("piped.data", &[][..]), ("piped-and-compressed.data", &["-z"])] {
+        let piped = record_with(options, "-").expect("it recorded before");
+        recordings.push(temporary(name));
+        std::fs::write(recordings.last().expect("one was added"), piped).expect("there is room");
+    }
+    for recording in recordings {
+        let script = Command::new("perf")
+            .args(["script", "--ns", "--show-lost-events", "-i", &recording])
+            .args(["-F", "comm,tid,cpu,time,event,trace"])
+            .stdin(Stdio::null())
+            .output()
+            .expect("it ran before");
+        let (text, trace) = (temporary("script-of.txt"), temporary("compressed.csv"));
+        std::fs::write(&text, &script.stdout).expect("there is room");
+        let import = |input: &str| {
+            let output = kmem(&["import", input, "--force", "-o", &trace]);
+            assert!(matches!(output.status.code(), Some(0 | 1)), "{input}: {output:?}");
+            ["events", "bytes_requested", "bytes_allocated_traced"].map(|name| total(&trace, name))
+        };
+        let expected = import(&text);
+        assert!(expected[0] > 100, "{recording}: {expected:?}");
+        assert_eq!(import(&recording), expected, "{recording}");
+        let packed = format!("{recording}.zst");
+        let zstd = Command::new("zstd").args(["-qf", &recording, "-o", &packed]).status();
+        if zstd.is_ok_and(|status| status.success()) {
+            assert_eq!(import(&packed), expected, "{packed}");
+        }
+    }
+}

@@ -1,14 +1,13 @@
 //! `kmem frag`: shows which requests the free blocks of a buddyinfo file can still serve.
 
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, IsTerminal, Write, stdout};
+use std::io::{IsTerminal, Write, stdout};
 use std::path::Path;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use kmem::any_input;
 use kmem::frag::{HUGE, describe, legend};
 use kmem::free_blocks::{Zone, read};
-use kmem::input_error::{InputError, Mismatch};
 use kmem::picture::style::Style;
 use kmem::picture::text::percent;
 use kmem::watermarks;
@@ -101,11 +100,7 @@ fn look(matches: &ArgMatches, style: &Style) -> Result<Vec<u8>, Failure> {
     let mut before: Vec<Zone> = Vec::new();
     for (index, path) in paths(matches).into_iter().enumerate() {
         let name = path.to_string_lossy();
-        let from: Box<dyn BufRead> = match &*name {
-            "-" => Box::new(io::stdin().lock()),
-            _ => Box::new(open(path)?),
-        };
-        let mut zones = read(&name, from)?;
+        let mut zones = read(&name, any_input::open(path)?)?;
         add_watermarks(matches, path, &mut zones)?;
         if index > 0 {
             writeln!(out)?;
@@ -125,20 +120,13 @@ fn look(matches: &ArgMatches, style: &Style) -> Result<Vec<u8>, Failure> {
     Ok(out)
 }
 
-fn open(path: &Path) -> Result<BufReader<File>, InputError> {
-    let name = path.to_string_lossy();
-    let file = File::open(path)
-        .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
-    Ok(BufReader::new(file))
-}
-
 /// Adds the watermarks of the file that `--zoneinfo` names, or of the running kernel to its own
 /// free blocks.
 fn add_watermarks(matches: &ArgMatches, blocks: &Path, zones: &mut [Zone]) -> Result<(), Failure> {
     let marks = match path(matches, "zoneinfo") {
-        Some(named) => watermarks::read(&named.to_string_lossy(), open(named)?)?,
+        Some(named) => watermarks::read(&named.to_string_lossy(), any_input::open(named)?)?,
         // Some systems hide it.
-        None if blocks == Path::new(RUNNING_KERNEL) => open(Path::new(ZONEINFO))
+        None if blocks == Path::new(RUNNING_KERNEL) => any_input::open(Path::new(ZONEINFO))
             .and_then(|file| watermarks::read(ZONEINFO, file))
             .unwrap_or_default(),
         None => return Ok(()),

@@ -1,10 +1,14 @@
 //! `kmem import`: converts recordings of Linux to a compact trace.
 
+#[cfg(feature = "perf-data")]
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write, stdout};
+#[cfg(feature = "perf-data")]
+use std::io::Seek;
+use std::io::{BufRead, BufWriter, Cursor, Read, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use kmem::any_input;
 use kmem::import::compact::Counts;
 use kmem::import::text::{self, ImportError};
 use kmem::input_error::Mismatch;
@@ -26,7 +30,7 @@ pub(super) fn command() -> Command {
             Arg::new("FILE")
                 .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("The recording, - for text on standard input"),
+                .help("The recording, - for standard input; plain or zstd"),
         )
         .arg(
             Arg::new("output")
@@ -92,32 +96,59 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
 
 fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     let out = BufWriter::new(out);
-    match perf_data(path) {
-        Some(file) => binary(path, file, out),
-        None => text::import(&mut Source::open(path)?, out),
+    let name = path.to_string_lossy();
+    let mut input = any_input::open(path)?;
+    let mut start = Vec::with_capacity(START_BYTES);
+    let read = input.by_ref().take(START_BYTES as u64).read_to_end(&mut start);
+    read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(&name))?;
+    if ["PERFILE2", "2ELIFREP"].iter().any(|magic| start.starts_with(magic.as_bytes())) {
+        return binary(&name, path, &start, input, out);
     }
+    if path.is_file() {
+        // Opened once more, as the reader of text has better messages about broken streams.
+        return text::import(&mut Source::open(path)?, out);
+    }
+    text::import(&mut Source::reader(&name, Cursor::new(start).chain(input))?, out)
 }
 
-/// Opens the file if it is `perf.data`.
-fn perf_data(path: &Path) -> Option<File> {
-    let mut file = File::open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut start = [0; 8];
-    file.read_exact(&mut start).ok()?;
-    file.seek(SeekFrom::Start(0)).ok()?;
-    (&start == b"PERFILE2").then_some(file)
-}
+/// Bytes that tell binary recordings apart: the magic number, and the size of the header.
+const START_BYTES: usize = 16;
 
+/// Imports `perf.data`, whose first bytes are `start` and whose rest is `input`.
 #[cfg(feature = "perf-data")]
-fn binary(path: &Path, file: File, out: impl Write) -> Result<Counts, ImportError> {
-    let file = std::io::BufReader::new(file);
-    kmem::import::perf_data::import(&path.to_string_lossy(), file, out)
+fn binary(
+    name: &str,
+    path: &Path,
+    start: &[u8],
+    mut input: Box<dyn BufRead + Send>,
+    out: impl Write,
+) -> Result<Counts, ImportError> {
+    use kmem::import::perf_data;
+    if perf_data::is_piped(start) {
+        return perf_data::import_piped(name, Cursor::new(start.to_vec()).chain(input), out);
+    }
+    // A plain file is read where it is.
+    let mut file =
+        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|it| it.is_file()));
+    let mut own = [0; START_BYTES];
+    if let Some(mut file) = file.take_if(|file| file.read_exact(&mut own).is_ok() && own == start) {
+        file.rewind().map_err(ImportError::Output)?;
+        return perf_data::import(name, std::io::BufReader::new(file), out);
+    }
+    let mut whole = start.to_vec();
+    let read = input.read_to_end(&mut whole);
+    read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(name))?;
+    perf_data::import(name, Cursor::new(whole), out)
 }
 
 #[cfg(not(feature = "perf-data"))]
-fn binary(path: &Path, _: File, _: impl Write) -> Result<Counts, ImportError> {
+fn binary(
+    name: &str,
+    _: &Path,
+    _: &[u8],
+    _: Box<dyn BufRead + Send>,
+    _: impl Write,
+) -> Result<Counts, ImportError> {
     let expected = "text (perf script), or kmem built with --features perf-data";
-    Err(Mismatch::new(expected, "a binary recording").in_file(&path.to_string_lossy()).into())
+    Err(Mismatch::new(expected, "a binary recording").in_file(name).into())
 }

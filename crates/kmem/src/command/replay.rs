@@ -1,12 +1,12 @@
 //! `kmem replay`: replays recorded kernel traces on the allocators.
 
-use std::fs::File;
-use std::io::{BufReader, Write, stdout};
+use std::io::{BufRead, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use kmem::input_error::{InputError, Mismatch};
+use kmem::any_input;
+use kmem::input_error::InputError;
 use kmem::replay::buddy_pages::Division;
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
@@ -243,13 +243,10 @@ fn one(
 /// Reads the file at `path`, if there is one.
 fn read<T>(
     path: Option<&Path>,
-    read: impl FnOnce(&str, BufReader<File>) -> Result<T, InputError>,
+    read: impl FnOnce(&str, Box<dyn BufRead + Send>) -> Result<T, InputError>,
 ) -> Result<Option<T>, InputError> {
     let Some(path) = path else { return Ok(None) };
-    let name = path.to_string_lossy();
-    let file = File::open(path)
-        .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
-    read(&name, BufReader::new(file)).map(Some)
+    read(&path.to_string_lossy(), any_input::open(path)?).map(Some)
 }
 
 /// Replays the bundled trace.

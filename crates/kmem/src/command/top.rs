@@ -1,14 +1,13 @@
 //! `kmem top`: shows caches and refreshes the screen.
 
-use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Write, stdout};
+use std::io::{self, IsTerminal, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use kmem::input_error::Mismatch;
+use kmem::any_input;
 use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::pipeline::{self, Options};
 use kmem::replay::stack::Stack;
@@ -162,9 +161,7 @@ fn note_of(read: &Slabinfo) -> String {
 
 fn read(path: &Path) -> Result<Slabinfo, Failure> {
     let name = path.to_string_lossy();
-    let file = File::open(path)
-        .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
-    Ok(slabinfo::read(&name, BufReader::new(file))?)
+    Ok(slabinfo::read(&name, any_input::open(path)?)?)
 }
 
 /// Returns a function that reads the state of a replay, which may end.

@@ -6,12 +6,17 @@
 //! [`compact`] writes. Names of programs, of hosts and of files, process numbers and command lines
 //! are never looked at.
 
+mod call_chain;
 pub mod compact;
 #[cfg(feature = "perf-data")]
 mod format;
+mod lost;
 #[cfg(feature = "perf-data")]
 pub mod perf_data;
+#[cfg(feature = "perf-data")]
+mod piped;
 pub mod text;
+mod words;
 
 /// The call site of an event whose recording does not name it.
 const UNKNOWN: &str = "?";

@@ -4,7 +4,6 @@
 
 use super::svg::{BANDS, Svg, short};
 use super::text::{size, thousands};
-use super::tips;
 
 /// What is drawn.
 #[derive(Debug, Clone)]
@@ -81,25 +80,18 @@ const LEGEND: f64 = 18.0;
 pub(super) const CHARACTER: f64 = 6.9;
 
 impl Chart {
-    /// Draws the chart `width` pixels wide, for a page that has its title beside it. The values at
-    /// the pointer are shown at up to `slices` places.
-    pub fn svg(&self, width: f64, slices: usize) -> Svg {
-        let mut svg = self.drawn(width);
-        tips::draw(self, &mut svg, &self.plot(width), slices);
-        svg
-    }
-
     /// Draws the chart `width` pixels wide with its title, as a picture of its own.
     pub fn picture(&self, width: f64) -> Svg {
-        self.drawn(width).with_heading(self.title)
+        self.svg(width).with_heading(self.title)
     }
 
-    fn plot(&self, width: f64) -> Plot {
+    pub(super) fn plot(&self, width: f64) -> Plot {
         let highest = self.highest().max(1e-9);
         Plot { right: width - RIGHT, highest, is_logarithmic: self.is_logarithmic() }
     }
 
-    fn drawn(&self, width: f64) -> Svg {
+    /// Draws the chart `width` pixels wide, without its title.
+    pub fn svg(&self, width: f64) -> Svg {
         let legend = self.legend(width);
         let lines = legend.last().map_or(0.0, |entry| entry.1 / LEGEND + 1.0);
         let height = TOP + INNER + BOTTOM + lines * LEGEND;
@@ -392,7 +384,7 @@ mod tests {
 
     #[test]
     fn bands_lie_on_top_of_one_another_and_fill_the_height() {
-        let text = chart(Kind::Stacked).svg(174.0, 0).inline();
+        let text = chart(Kind::Stacked).svg(174.0).inline();
         // 5 at most: the second band's upper edge is the top at every place.
         assert!(
             text.contains("d='M62 16L112 16L162 16L162 96L112 136L62 176Z' class='s1'"),
@@ -409,7 +401,7 @@ mod tests {
     #[test]
     fn nothing_is_drawn_outside_of_the_picture() {
         for width in [340.0, 760.0] {
-            let svg = chart(Kind::Stacked).svg(width, 10);
+            let svg = chart(Kind::Stacked).svg(width);
             let text = svg.inline();
             for x in text.split(" x='").skip(1).filter_map(|rest| rest.split('\'').next()) {
                 let x: f64 = x.parse().expect("a number");

@@ -5,4 +5,4 @@ pub mod painted;
 pub mod style;
 pub mod svg;
 pub mod text;
-mod tips;
+pub mod tips;

@@ -13,9 +13,17 @@ const GAP: f64 = 8.0;
 /// Place for the colour in front of a line.
 const COLOUR: f64 = 13.0;
 
+/// Draws `chart` `width` pixels wide with its values at up to `slices` places of the pointer.
+pub fn svg(chart: &Chart, width: f64, slices: usize) -> Svg {
+    let mut svg = chart.svg(width);
+    if let Places::Seconds(seconds) = &chart.places {
+        draw(chart, seconds, &mut svg, &chart.plot(width), slices);
+    }
+    svg
+}
+
 /// Draws the boxes of up to `slices` slices.
-pub(super) fn draw(chart: &Chart, svg: &mut Svg, plot: &Plot, slices: usize) {
-    let Places::Seconds(seconds) = &chart.places else { return };
+fn draw(chart: &Chart, seconds: &[f64], svg: &mut Svg, plot: &Plot, slices: usize) {
     let places = chart.along();
     let slices = slices.min(places.len());
     if slices == 0 {

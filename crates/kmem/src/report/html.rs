@@ -8,6 +8,7 @@ use crate::picture::chart::{Chart, Places};
 use crate::picture::painted;
 use crate::picture::svg::{STYLE, TIPS, escaped};
 use crate::picture::text::{size, thousands};
+use crate::picture::tips;
 use crate::replay::outcome::Outcome;
 
 /// Widths of the two forms of a chart.
@@ -42,7 +43,7 @@ tbody tr:last-child>*{border-bottom:0}thead small{display:block;font-size:12px}\
 details{margin-top:8px}summary{cursor:pointer;color:var(--faint);font-size:13.5px}details .scroll{margin-top:8px}ul{margin:0;padding-left:18px;overflow-wrap:anywhere}\
 footer{margin-top:20px;color:var(--faint);font-size:13px}\
 @media(max-width:1000px){.grid{grid-template-columns:minmax(0,1fr)}}\
-@media(max-width:720px){.fit svg{max-width:none}main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
+@media(max-width:720px){.fit svg text{font-size:22px}.fit svg text.tiny{font-size:10px}main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
 th:first-child{max-width:130px}.tile,section{padding:12px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.tile b{font-size:16px}}";
 
 /// Returns the page.
@@ -85,13 +86,13 @@ pub(crate) fn begin(title: &str) -> String {
 fn drawn(chart: &Chart) -> String {
     let mut html = format!(
         "<div class='wide'>{}</div><div class='narrow'>{}</div>",
-        chart.svg(WIDE, WIDE_SLICES).inline(),
-        chart.svg(NARROW, NARROW_SLICES).inline()
+        tips::svg(chart, WIDE, WIDE_SLICES).inline(),
+        tips::svg(chart, NARROW, NARROW_SLICES).inline()
     );
     if let Places::Seconds(_) = chart.places {
         html.push_str(&format!(
             "<details><summary>Zoom in</summary><div class='scroll'>{}</div></details>",
-            chart.svg(ZOOMED, ZOOMED_SLICES).inline()
+            tips::svg(chart, ZOOMED, ZOOMED_SLICES).inline()
         ));
     }
     html

@@ -23,7 +23,7 @@ const FRAMES: usize = 16;
 /// Columns that a frame takes in the picture.
 const COLUMNS: usize = 4;
 /// Height of a picture in pixels.
-pub(super) const HEIGHT: f64 = 62.0;
+const HEIGHT: f64 = 62.0;
 
 type Example = FrameAllocator<'static, SingleCpu, EventCounts>;
 type Owners = HashMap<FrameNumber, (&'static str, Order)>;
@@ -38,7 +38,7 @@ struct BlockOf {
 
 /// The blocks after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub(super) struct State {
     blocks: Vec<BlockOf>,
     /// Free blocks: how many of how many KiB.
     free: Vec<(usize, usize)>,
@@ -65,7 +65,7 @@ pub(super) fn walk() -> io::Result<Walk> {
         for operation in step.operations {
             perform(&buddy, &mut owners, operation).map_err(io::Error::other)?;
         }
-        let state = step::State::Buddy(state(&buddy, &owners, before));
+        let state = Box::new(state(&buddy, &owners, before));
         steps.push(Step { caption: step.text.to_owned(), state });
     }
     Ok(Walk { introduction, steps })
@@ -119,15 +119,15 @@ fn state(buddy: &Example, owners: &Owners, before: (usize, usize)) -> State {
     }
 }
 
-impl State {
+impl step::State for State {
     /// Returns the state in the example's notation: `4A 4- 8-`.
-    pub(super) fn plain(&self) -> String {
+    fn plain(&self) -> String {
         let block = |block: &BlockOf| format!("{}{}", block.frames, block.owner.unwrap_or("-"));
         self.blocks.iter().map(block).collect::<Vec<_>>().join(" ")
     }
 
     /// Draws the blocks side by side, each as wide as it is large.
-    pub(super) fn lines(&self, style: &Style) -> Vec<String> {
+    fn lines(&self, style: &Style) -> Vec<String> {
         let mut upper = String::new();
         let mut middle = String::new();
         for block in &self.blocks {
@@ -147,7 +147,7 @@ impl State {
 
     /// Says which free blocks there are, how many splits and merges the step took, and why
     /// neighbours did not join.
-    pub(super) fn notes(&self) -> Vec<String> {
+    fn notes(&self) -> Vec<String> {
         let list: Vec<_> =
             self.free.iter().map(|(count, size)| format!("{count} x {size}K")).collect();
         let list = if list.is_empty() { "none".to_string() } else { list.join(", ") };
@@ -167,7 +167,7 @@ impl State {
     }
 
     /// Draws the blocks to scale.
-    pub(super) fn draw(&self, svg: &mut Svg, top: f64) {
+    fn draw(&self, svg: &mut Svg, top: f64) {
         let unit = SCALE / FRAMES as f64;
         for block in &self.blocks {
             let (left, width) = (LEFT + block.start as f64 * unit, block.frames as f64 * unit);
@@ -179,5 +179,9 @@ impl State {
             }
             svg.text((middle, top + 56.0), "faint middle", &format!("{}K", block.frames));
         }
+    }
+
+    fn height(&self) -> f64 {
+        HEIGHT
     }
 }

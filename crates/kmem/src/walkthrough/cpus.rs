@@ -25,8 +25,10 @@ const CPUS: usize = 2;
 /// Width of an object in a picture, and height of a row, in pixels.
 const CELL: f64 = 22.0;
 const ROW: f64 = 34.0;
+/// From the left edge to the first magazine's name: its size suits the larger text of phones.
+const COLUMN: f64 = 80.0;
 /// Height of a picture in pixels.
-pub(super) const HEIGHT: f64 = ROW * (CPUS as f64 + 1.0) - 6.0;
+const HEIGHT: f64 = ROW * (CPUS as f64 + 1.0) - 6.0;
 /// A packet, say.
 const OBJECT_BYTES: usize = 256;
 
@@ -35,7 +37,7 @@ type Packets<'m, 'c> = Cache<(&'m CountedBuddy<Cpus<'c>>, Cpus<'c>)>;
 
 /// Where the packets are after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub(super) struct State {
     held: usize,
     /// Objects in the loaded and in the previous magazine of each CPU; `None` for no magazine.
     slots: [[Option<usize>; 2]; CPUS],
@@ -207,13 +209,13 @@ impl Scene<'_, '_> {
 
     /// Ends a step.
     fn show(&mut self, caption: &str) {
-        let state = step::State::Cpus(self.state());
+        let state = Box::new(self.state());
         self.steps.push(Step { caption: caption.to_owned(), state });
     }
 }
 
-impl State {
-    pub(super) fn plain(&self) -> String {
+impl step::State for State {
+    fn plain(&self) -> String {
         let length = |length: Option<usize>| length.map_or("-".into(), |length| length.to_string());
         let slots =
             self.slots.map(|[loaded, previous]| format!("{}+{}", length(loaded), length(previous)));
@@ -224,7 +226,7 @@ impl State {
         )
     }
 
-    pub(super) fn lines(&self, style: &Style) -> Vec<String> {
+    fn lines(&self, style: &Style) -> Vec<String> {
         let mut lines = Vec::new();
         for (cpu, magazines) in self.slots.into_iter().enumerate() {
             let [loaded, previous] = magazines.map(|length| self.magazine(length, style));
@@ -238,41 +240,47 @@ impl State {
         lines
     }
 
-    pub(super) fn notes(&self) -> Vec<String> {
+    fn notes(&self) -> Vec<String> {
         let slabs = counted(self.slabs, "slab");
         vec![format!("slabs   {slabs}, {} free in them; {} in use", self.free, self.held)]
     }
 
+    /// Draws each magazine as a row of cells, a cell for each object that it has room for.
+    fn draw(&self, svg: &mut Svg, top: f64) {
+        for (cpu, magazines) in self.slots.iter().enumerate() {
+            let top = top + cpu as f64 * ROW;
+            svg.text((LEFT, top + 17.0), "bold", &format!("CPU {cpu}"));
+            for (index, (length, name)) in magazines.iter().zip(["loaded", "previous"]).enumerate()
+            {
+                let left = LEFT + COLUMN + index as f64 * 260.0;
+                svg.text((left, top + 17.0), "faint", name);
+                self.draw_magazine(svg, (left + 104.0, top), *length);
+            }
+        }
+        let top = top + CPUS as f64 * ROW;
+        svg.text((LEFT, top + 17.0), "bold", "depot");
+        if self.depot == 0 {
+            svg.text((LEFT + COLUMN, top + 17.0), "faint", "empty");
+        }
+        for magazine in 0..self.depot {
+            let width = self.room as f64 * CELL + 16.0;
+            let left = LEFT + COLUMN + magazine as f64 * width;
+            self.draw_magazine(svg, (left, top), Some(self.room));
+        }
+    }
+
+    fn height(&self) -> f64 {
+        HEIGHT
+    }
+}
+
+impl State {
     /// Returns a magazine with an object a column.
     fn magazine(&self, length: Option<usize>, style: &Style) -> String {
         let Some(length) = length else { return "none".to_owned() };
         let full = style.paint(Ink::Taken, &"#".repeat(length));
         let free = style.paint(Ink::Idle, &".".repeat(self.room - length));
         format!("[{full}{free}]")
-    }
-
-    /// Draws each magazine as a row of cells, a cell for each object that it has room for.
-    pub(super) fn draw(&self, svg: &mut Svg, top: f64) {
-        for (cpu, magazines) in self.slots.iter().enumerate() {
-            let top = top + cpu as f64 * ROW;
-            svg.text((LEFT, top + 17.0), "bold", &format!("CPU {cpu}"));
-            for (index, (length, name)) in magazines.iter().zip(["loaded", "previous"]).enumerate()
-            {
-                let left = LEFT + 70.0 + index as f64 * 240.0;
-                svg.text((left, top + 17.0), "faint", name);
-                self.draw_magazine(svg, (left + 64.0, top), *length);
-            }
-        }
-        let top = top + CPUS as f64 * ROW;
-        svg.text((LEFT, top + 17.0), "bold", "depot");
-        if self.depot == 0 {
-            svg.text((LEFT + 70.0, top + 17.0), "faint", "empty");
-        }
-        for magazine in 0..self.depot {
-            let width = self.room as f64 * CELL + 16.0;
-            let left = LEFT + 70.0 + magazine as f64 * width;
-            self.draw_magazine(svg, (left, top), Some(self.room));
-        }
     }
 
     fn draw_magazine(&self, svg: &mut Svg, (left, top): (f64, f64), length: Option<usize>) {

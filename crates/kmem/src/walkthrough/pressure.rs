@@ -24,7 +24,7 @@ use crate::picture::text::counted;
 const MEMORY_PAGES: usize = 64;
 
 /// Height of a picture in pixels.
-pub(super) const HEIGHT: f64 = 58.0;
+const HEIGHT: f64 = 58.0;
 
 type Source<'m> = Reclaiming<&'m CountedBuddy<Threads>, ShrinkList<1>>;
 type Objects<'s, 'm> = Cache<(&'s Source<'m>, Threads)>;
@@ -39,7 +39,7 @@ struct User<'s, 'm> {
 
 /// Who has the pages after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub(super) struct State {
     /// A character and an ink for each page.
     bar: Vec<(char, Ink)>,
     free: usize,
@@ -73,7 +73,7 @@ pub(super) fn walk() -> io::Result<Walk> {
     let mut steps = played?;
     let state = State { bar: bar(&memory), free: memory.buddy().free_frames_count(), users: None };
     let caption = "The caches are destroyed, and the registry with them.".to_owned();
-    steps.push(Step { caption, state: step::State::Pressure(state) });
+    steps.push(Step { caption, state: Box::new(state) });
     let introduction = format!(
         "{MEMORY_PAGES} pages for two caches, of dentries (D) and of inodes (I). A small letter is\n\
          a page of a slab without an object in use, R one of the registry, . a free one.\n"
@@ -223,13 +223,13 @@ impl Scene<'_, '_> {
         self.inodes.mark(&mut bar, base);
         let free = self.memory.buddy().free_frames_count();
         let users = [&self.dentries, &self.inodes].map(|user| (user.held.len(), user.slabs()));
-        let state = step::State::Pressure(State { bar, free, users: Some(users) });
+        let state = Box::new(State { bar, free, users: Some(users) });
         self.steps.push(Step { caption: caption.to_owned(), state });
     }
 }
 
-impl State {
-    pub(super) fn plain(&self) -> String {
+impl step::State for State {
+    fn plain(&self) -> String {
         let bar: String = self.bar.iter().map(|(character, _)| character).collect();
         match self.users {
             Some([(dentries, _), (inodes, _)]) => {
@@ -239,11 +239,11 @@ impl State {
         }
     }
 
-    pub(super) fn lines(&self, style: &Style) -> Vec<String> {
+    fn lines(&self, style: &Style) -> Vec<String> {
         vec![format!("|{}|", style.paint_cells(&self.bar))]
     }
 
-    pub(super) fn notes(&self) -> Vec<String> {
+    fn notes(&self) -> Vec<String> {
         let Some([dentries, inodes]) = self.users else {
             return vec![format!("all {} pages free", self.free)];
         };
@@ -258,7 +258,7 @@ impl State {
     }
 
     /// Draws each page as a cell, and below it what the colours are.
-    pub(super) fn draw(&self, svg: &mut Svg, top: f64) {
+    fn draw(&self, svg: &mut Svg, top: f64) {
         let width = SCALE / self.bar.len().max(1) as f64;
         for (page, (letter, ink)) in self.bar.iter().enumerate() {
             let (class, text) = cell_classes(*letter, *ink);
@@ -269,24 +269,26 @@ impl State {
             }
         }
         let legend = [
-            ("taken", "dentries"),
-            ("other", "inodes"),
-            ("idle", "d, i: slabs without an object in use; no letter: free"),
-            ("meta", "registry"),
+            (0.0, "taken", "dentries"),
+            (130.0, "other", "inodes"),
+            (245.0, "meta", "registry"),
+            (365.0, "idle", "free, or d, i: not in use"),
         ];
-        let mut left = LEFT;
-        for (class, name) in legend {
-            svg.rect((left, top + 44.0), (10.0, 10.0), class, "");
-            svg.text((left + 15.0, top + 53.0), "faint", name);
-            left += name.len() as f64 * 6.4 + 34.0;
+        for (left, class, name) in legend {
+            svg.rect((LEFT + left, top + 44.0), (10.0, 10.0), class, "");
+            svg.text((LEFT + left + 15.0, top + 54.0), "faint", name);
         }
+    }
+
+    fn height(&self) -> f64 {
+        HEIGHT
     }
 }
 
 /// Returns the classes of a page's rectangle and of its letter.
 fn cell_classes(letter: char, ink: Ink) -> (&'static str, &'static str) {
     match (letter, ink.classes().0) {
-        ('.', _) | (_, "") => ("idle", "faint middle"),
-        (_, class) => (class, "on middle"),
+        ('.', _) | (_, "") => ("idle", "faint middle tiny"),
+        (_, class) => (class, "on middle tiny"),
     }
 }

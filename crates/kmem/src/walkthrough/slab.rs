@@ -65,7 +65,7 @@ struct SlabOf {
 
 /// The slabs after a step, by address.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct State {
+pub(super) struct State {
     slabs: Vec<SlabOf>,
     held: usize,
     /// Free objects in the CPU's magazines.
@@ -227,7 +227,7 @@ impl Scene<'_> {
             held: held.len(),
             cached: out_of_slabs - held.len(),
         };
-        let state = step::State::Slab(state);
+        let state = Box::new(state);
         self.steps.push(Step { caption: caption.to_owned(), state });
     }
 }
@@ -242,9 +242,9 @@ fn objects(slab: &SlabView, geometry: &Geometry) -> impl Iterator<Item = usize> 
     (0..slab.capacity).map(move |index| first + index * stride)
 }
 
-impl State {
+impl step::State for State {
     /// Returns the slabs in one word each: the colour's offset, then an object a character.
-    pub(super) fn plain(&self) -> String {
+    fn plain(&self) -> String {
         let mark = |in_use: &bool| if *in_use { '#' } else { '.' };
         let slab = |slab: &SlabOf| {
             let objects: String = slab.in_use.iter().map(mark).collect();
@@ -255,13 +255,13 @@ impl State {
         format!("{} in use, {} cached, slabs {slabs}", self.held, self.cached)
     }
 
-    pub(super) fn lines(&self, style: &Style) -> Vec<String> {
+    fn lines(&self, style: &Style) -> Vec<String> {
         let line =
             |slab: &SlabOf| format!("|{}| set {:>2}", style.paint_cells(&slab.cells()), slab.set);
         self.slabs.iter().map(line).collect()
     }
 
-    pub(super) fn notes(&self) -> Vec<String> {
+    fn notes(&self) -> Vec<String> {
         let kept = match self.cached {
             0 => String::new(),
             kept => format!(", {kept} of them cached in the CPU's magazines"),
@@ -276,12 +276,12 @@ impl State {
     }
 
     /// Returns the height of the picture, which has a row for each slab.
-    pub(super) fn height(&self) -> f64 {
+    fn height(&self) -> f64 {
         self.slabs.len().max(1) as f64 * ROW - 6.0
     }
 
     /// Draws the slabs to scale.
-    pub(super) fn draw(&self, svg: &mut Svg, top: f64) {
+    fn draw(&self, svg: &mut Svg, top: f64) {
         if self.slabs.is_empty() {
             svg.text((LEFT, top + 17.0), "faint", "no slab");
         }

@@ -1,9 +1,9 @@
 //! Steps of a walkthrough: a caption and the state of the allocator. Text and picture of a step
 //! are both drawn from its state.
 
+use std::fmt::Debug;
 use std::io::{self, Write};
 
-use super::{buddy, cpus, pressure, slab};
 use crate::picture::style::{Ink, Style};
 use crate::picture::svg::Svg;
 
@@ -19,7 +19,7 @@ const CAPTION_CHARACTERS: usize = 88;
 const NOTE_CHARACTERS: usize = 104;
 
 /// A walkthrough: what is said before it, and its steps.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Walk {
     /// What is said before the first step.
     pub introduction: String,
@@ -28,77 +28,30 @@ pub struct Walk {
 }
 
 /// A step.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Step {
     /// What happens in the step, in one or more lines.
     pub caption: String,
     /// The state after it.
-    pub state: State,
+    pub state: Box<dyn State>,
 }
 
-/// The state of an allocator.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum State {
-    /// Blocks of a buddy.
-    Buddy(buddy::State),
-    /// Slabs of a cache.
-    Slab(slab::State),
-    /// Magazines of CPUs.
-    Cpus(cpus::State),
-    /// Pages of two caches.
-    Pressure(pressure::State),
-}
-
-impl State {
+/// The state of an allocator after a step.
+pub trait State: Debug {
     /// Returns the state as one line for other programs.
-    pub fn plain(&self) -> String {
-        match self {
-            Self::Buddy(state) => state.plain(),
-            Self::Slab(state) => state.plain(),
-            Self::Cpus(state) => state.plain(),
-            Self::Pressure(state) => state.plain(),
-        }
-    }
+    fn plain(&self) -> String;
 
     /// Returns the lines that a terminal shows in place of a picture.
-    fn lines(&self, style: &Style) -> Vec<String> {
-        match self {
-            Self::Buddy(state) => state.lines(style),
-            Self::Slab(state) => state.lines(style),
-            Self::Cpus(state) => state.lines(style),
-            Self::Pressure(state) => state.lines(style),
-        }
-    }
+    fn lines(&self, style: &Style) -> Vec<String>;
 
     /// Returns what is said below the picture, one or more lines each.
-    pub fn notes(&self) -> Vec<String> {
-        match self {
-            Self::Buddy(state) => state.notes(),
-            Self::Slab(state) => state.notes(),
-            Self::Cpus(state) => state.notes(),
-            Self::Pressure(state) => state.notes(),
-        }
-    }
+    fn notes(&self) -> Vec<String>;
 
     /// Returns the height of the picture in pixels.
-    fn height(&self) -> f64 {
-        match self {
-            Self::Buddy(_) => buddy::HEIGHT,
-            Self::Slab(state) => state.height(),
-            Self::Cpus(_) => cpus::HEIGHT,
-            Self::Pressure(_) => pressure::HEIGHT,
-        }
-    }
+    fn height(&self) -> f64;
 
     /// Draws the picture with its upper edge at `top`.
-    fn draw(&self, svg: &mut Svg, top: f64) {
-        match self {
-            Self::Buddy(state) => state.draw(svg, top),
-            Self::Slab(state) => state.draw(svg, top),
-            Self::Cpus(state) => state.draw(svg, top),
-            Self::Pressure(state) => state.draw(svg, top),
-        }
-    }
+    fn draw(&self, svg: &mut Svg, top: f64);
 }
 
 impl Step {
