@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use crate::input_error::InputError;
+use crate::leak::{self, Owner, Use};
 use crate::picture::style::{Ink, Style};
 use crate::picture::text::{percent, size, thousands};
 use crate::replay::hash::NumberMap;
@@ -21,16 +22,6 @@ use crate::trace::source::{Source, Text};
 /// Maximum number of double frees kept with their place. All are counted.
 const SHOWN: usize = 10;
 
-/// The owner of an allocation: a call site of kmalloc, a cache, or a page request of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Owner {
-    Site(u32),
-    /// A cache, and the call site where the trace names it.
-    Cache(u32, Option<u32>),
-    /// Blocks of an order, and the call site where the trace names it.
-    Pages(u8, Option<u32>),
-}
-
 /// The last event at an address.
 #[derive(Debug, Clone, Copy)]
 struct Last {
@@ -40,33 +31,6 @@ struct Last {
     allocated_micros: u64,
     /// Line of the free; zero while the address is live.
     freed_line: u64,
-}
-
-/// Totals of one owner.
-#[derive(Debug, Default, Clone, Copy)]
-struct Use {
-    allocations: u64,
-    live: u64,
-    live_bytes: u64,
-    oldest_micros: Option<u64>,
-    /// Live allocations by the quarter of the trace that they are from.
-    live_by_quarter: [u64; 4],
-}
-
-/// An owner looks like a leak if at least this share of its allocations is live, in percent,
-const LEAK_SHARE: u64 = 80;
-/// if that is at least this number of them,
-const LEAK_OBJECTS: u64 = 20;
-/// and if each quarter of the trace has at least this share of them, in percent. What is allocated
-/// once at the start, or a cache that is full, does not grow so.
-const LEAK_QUARTER: u64 = 10;
-
-impl Use {
-    fn looks_like_a_leak(&self) -> bool {
-        self.live >= LEAK_OBJECTS
-            && self.live * 100 >= self.allocations * LEAK_SHARE
-            && self.live_by_quarter.iter().all(|live| live * 100 >= self.live * LEAK_QUARTER)
-    }
 }
 
 /// The result of checking a trace.
@@ -230,17 +194,12 @@ impl Check {
         }
     }
 
+    fn leak_verdict(&self) -> String {
+        leak::verdict(&self.uses, |owner| self.owner(owner), self.losses.is_none())
+    }
+
     fn owner(&self, owner: Owner) -> String {
-        let name = |id| self.names.get(&id).map_or("?", |name| &**name);
-        match owner {
-            Owner::Site(id) => format!("kmalloc in {}", name(id)),
-            Owner::Cache(id, None) => format!("cache {}", name(id)),
-            Owner::Cache(id, Some(site)) => format!("cache {} in {}", name(id), name(site)),
-            Owner::Pages(order, None) => format!("pages of order {order}"),
-            Owner::Pages(order, Some(site)) => {
-                format!("pages of order {order} in {}", name(site))
-            }
-        }
+        owner.name(|id| self.names.get(&id).map_or("?", |name| &**name))
     }
 
     /// Returns whether no mistake was found. With `whole` the trace must begin before the first
@@ -305,42 +264,6 @@ impl Check {
             }
         }
         self.write_live(out, rows, style)
-    }
-
-    /// Says whether what is live looks like a leak.
-    fn leak_verdict(&self) -> String {
-        let mut suspects: Vec<_> = self
-            .uses
-            .iter()
-            .filter(|(owner, used)| {
-                // Pages without a call site are above all those of the page cache, which grows.
-                !matches!(owner, Owner::Pages(_, None)) && used.looks_like_a_leak()
-            })
-            .collect();
-        suspects.sort_by_cached_key(|(owner, used)| {
-            (std::cmp::Reverse(used.live_bytes), self.owner(**owner))
-        });
-        let Some((owner, used)) = suspects.first() else {
-            return "Leak? None in sight: nothing keeps most of its allocations from every quarter\n\
-                    of the recording."
-                .to_owned();
-        };
-        let more = match suspects.len() - 1 {
-            0 => String::new(),
-            more => format!("\n{more} more look like it."),
-        };
-        let uncertain = match self.losses.is_none() {
-            true => "",
-            false => "\nThe recording lost events: some may have been freed.",
-        };
-        format!(
-            "Leak? It looks like one: {} has {} live,\n{} of its {} allocations, and they are from every quarter of the recording.\n\
-             A cache that is still filling looks the same.{more}{uncertain}",
-            self.owner(**owner),
-            size(used.live_bytes),
-            thousands(used.live),
-            thousands(used.allocations),
-        )
     }
 
     /// Writes the owners of live memory, most bytes first.

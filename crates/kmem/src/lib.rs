@@ -15,6 +15,7 @@ pub mod frag;
 pub mod free_blocks;
 pub mod import;
 pub mod input_error;
+mod leak;
 pub mod map;
 pub mod memory_map;
 pub mod output_file;

@@ -1,9 +1,9 @@
 //! Call chains below an event:
 //!
 //! ```text
-//!     ffffffff8162184b __alloc_pages_noprof+0x2f ([kernel.kallsyms])     perf script, perf record -g
+//!     ffffffff8162184b __alloc_pages_noprof+0x2f ([kernel.kallsyms])   perf script, record -g
 //!     ffffffff816c93f8 anon_pipe_write
-//!  => anon_pipe_write                                                    ftrace with stack traces
+//!  => anon_pipe_write                                                  ftrace, stack traces
 //! ```
 //!
 //! Events of pages do not name their call site. It is the first function of the chain that is not

@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use super::{Recorded, UNKNOWN, What};
+use crate::trace::comment::FAILED;
 use crate::trace::event::{ADDRESS_BASE, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
-use crate::trace::line::FAILED;
 use crate::trace::losses::Losses;
 use crate::trace::names::{MAX_NAME_BYTES, MAX_NAMES};
 use crate::trace::{HEADER, VERSION};

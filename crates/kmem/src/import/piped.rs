@@ -1,8 +1,8 @@
 //! What perf wrote into a pipe, without the formats of events in it, which are kept apart.
 //!
 //! In a pipe the formats are a record whose header counts only the record itself, not the data
-//! behind it (`tools/perf/Documentation/perf.data-file-format.txt`, `PERF_RECORD_HEADER_TRACING_DATA`).
-//! Readers that do not know it would take the data for records.
+//! behind it (`PERF_RECORD_HEADER_TRACING_DATA` in perf's `perf.data-file-format.txt`). Readers
+//! that do not know it would take the data for records.
 
 use std::cell::RefCell;
 use std::io::{self, Read};

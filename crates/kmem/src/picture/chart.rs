@@ -2,6 +2,7 @@
 //!
 //! A chart is drawn for a width, so that its text keeps its size on a narrow screen.
 
+use super::scale::{round_step, trimmed};
 use super::svg::{BANDS, Svg, short};
 use super::text::{size, thousands};
 
@@ -326,26 +327,6 @@ impl Plot {
     }
 }
 
-/// Returns a round distance of which about `count` make `highest`; for bytes, a round number of
-/// their unit.
-fn round_step(highest: f64, bytes: bool, count: f64) -> f64 {
-    let unit = match bytes {
-        true => f64::from(1 << (10 * (highest.max(1.0).log2() / 10.0) as u32).min(30)),
-        false => 1.0,
-    };
-    let rough = highest / unit / count;
-    let decade = 10_f64.powf(rough.log10().floor());
-    let step =
-        [1.0, 2.0, 5.0, 10.0].map(|factor| factor * decade).into_iter().find(|step| *step >= rough);
-    step.unwrap_or(decade * 10.0) * unit
-}
-
-/// Returns a number without zeros behind its point.
-fn trimmed(number: f64) -> String {
-    let text = format!("{number:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
-}
-
 /// Quotes a field of CSV where it has to be (RFC 4180 §2).
 pub fn field(text: &str) -> String {
     match text.contains([',', '"', '\n', '\r']) {
@@ -390,12 +371,6 @@ mod tests {
             text.contains("d='M62 16L112 16L162 16L162 96L112 136L62 176Z' class='s1'"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn steps_are_round_numbers_of_their_unit() {
-        assert_eq!((round_step(7.0, false, 5.0), round_step(0.9, false, 5.0)), (2.0, 0.2));
-        assert_eq!(round_step(700.0 * 1048576.0, true, 5.0), 200.0 * 1048576.0);
     }
 
     #[test]

@@ -17,6 +17,7 @@ mod owners;
 mod page_owners;
 pub mod pages;
 pub mod pattern;
+mod pinned;
 pub mod pipeline;
 #[cfg(feature = "rivals")]
 mod published;

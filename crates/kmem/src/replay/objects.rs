@@ -12,6 +12,7 @@ use super::caller::Caller;
 use super::outcome::{Findings, ObjectTotals, Side};
 use super::owners::Owners;
 use super::pattern;
+use super::pinned::Slabs;
 use super::table::Table;
 use super::target::ObjectTarget;
 use super::usage::Moments;
@@ -44,15 +45,6 @@ struct Live {
     stamp: u32,
     /// The low 32 bits of the time: ages wrap at 71 minutes.
     born_micros: u32,
-}
-
-/// A slab of the target, and the live objects in it.
-#[derive(Default)]
-struct Slab {
-    start: usize,
-    bytes: usize,
-    live_objects: u64,
-    live_bytes: usize,
 }
 
 /// A request of the trace.
@@ -158,35 +150,14 @@ impl<T: ObjectTarget> Objects<T> {
 
     /// Returns the bytes that each owner pins, see [`Caller::pinned_bytes`].
     fn pinned(&self) -> Vec<u64> {
-        let mut slabs = Vec::new();
-        self.target.for_each_slab(&mut |start, bytes| {
-            slabs.push(Slab { start, bytes, ..Slab::default() })
-        });
-        slabs.sort_unstable_by_key(|slab| slab.start);
-        let mut pinned = vec![0; self.owners.list.len()];
-        if slabs.is_empty() {
-            return pinned;
-        }
-        let find = |slabs: &[Slab], live: &Live| {
-            let address = live.start?.addr().get();
-            let after = slabs.partition_point(|slab| slab.start <= address);
-            let index = after.checked_sub(1)?;
-            (address < slabs[index].start + slabs[index].bytes).then_some(index)
+        let mut slabs = Slabs::default();
+        self.target.for_each_slab(&mut |start, bytes| slabs.add(start, bytes));
+        let live = || {
+            self.live.values().filter_map(|live| {
+                Some((live.start?.addr().get(), live.requested_bytes as usize, live.owner as usize))
+            })
         };
-        for live in self.live.values() {
-            if let Some(index) = find(&slabs, live) {
-                slabs[index].live_objects += 1;
-                slabs[index].live_bytes += live.requested_bytes as usize;
-            }
-        }
-        for live in self.live.values() {
-            if let Some(index) = find(&slabs, live) {
-                let Slab { bytes, live_objects, live_bytes, .. } = slabs[index];
-                pinned[live.owner as usize] +=
-                    bytes.saturating_sub(live_bytes) as u64 / live_objects;
-            }
-        }
-        pinned
+        slabs.pinned(live, self.owners.list.len())
     }
 
     /// Prefetches the table entry of the traced `object`, for an event to come.

@@ -170,7 +170,8 @@ fn cache_row(state: &CacheState, ours: &[slabinfo::Line]) -> Vec<Cell> {
 /// one for the rest.
 pub fn callers(outcome: &Outcome, most: usize) -> Table {
     let bytes = |name| column(name, Unit::Bytes);
-    let columns: Vec<Column> = vec![
+    let has_failures = outcome.callers.iter().any(|caller| caller.failed > 0);
+    let mut columns: Vec<Column> = vec![
         column("call site", Unit::Text),
         column("from", Unit::Text),
         bytes("live at peak"),
@@ -180,8 +181,15 @@ pub fn callers(outcome: &Outcome, most: usize) -> Table {
         bytes("requested"),
         bytes("allocated"),
         column("waste", Unit::Percent),
-        column("failed", Unit::Count),
     ];
+    if has_failures {
+        columns.push(column("failed", Unit::Count));
+    }
+    let caller_row = |caller: &Caller| {
+        let mut row = caller_row(caller);
+        row.truncate(columns.len());
+        row
+    };
     let callers = &outcome.callers;
     let mut rows: Vec<_> = callers.iter().take(most).map(caller_row).collect();
     if let Some((first, rest)) = callers.get(most..).and_then(<[Caller]>::split_first) {

@@ -4,9 +4,12 @@
 //! before. Everything else is decided here. An [`Unexpected`] names the expected text and the bytes
 //! found instead.
 
+use super::comment::{Comment, comment};
+use super::digits::DIGITS;
 use super::event::{ADDRESS_BASE, Action, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
 use super::losses::Losses;
 use super::names::MAX_NAMES;
+pub use super::unexpected::Unexpected;
 
 /// The highest migratetype accepted. Today's kernels have six types.
 const MAX_MIGRATETYPE: u64 = 15;
@@ -15,23 +18,6 @@ const MAX_MIGRATETYPE: u64 = 15;
 /// be a raw recording.
 const A_LINE: &str =
     "an event (a, A, f, F, p, P, x), !s, !g or #, as kmem import makes them of a recording";
-
-/// The start of a comment that notes an allocation that failed; the order follows.
-pub const FAILED: &str = "# failed order ";
-
-/// The value of each byte as a digit of any radix up to 16; others have a higher one.
-///
-/// A table instead of a branch: no processor predicts which digits of an address are letters.
-const DIGITS: [u8; 256] = {
-    let mut values = [u8::MAX; 256];
-    let mut value = 0;
-    while value < 16 {
-        values[b"0123456789abcdef"[value] as usize] = value as u8;
-        values[b"0123456789ABCDEF"[value] as usize] = value as u8;
-        value += 1;
-    }
-    values
-};
 
 /// One line, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,15 +70,6 @@ impl Line<'_> {
     }
 }
 
-/// The expected content of a line, and the content found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unexpected<'a> {
-    /// Noun phrase for the message.
-    pub expected: &'static str,
-    /// The bytes found instead; empty at the end of the line.
-    pub found: &'a [u8],
-}
-
 /// Reads `line`, which is one line without its line break.
 ///
 /// # Errors
@@ -110,18 +87,13 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, Unexpected<'_>> {
         b'a' => allocation(fields, false),
         b'x' => fallback_note(fields),
         b'!' => name(fields),
-        b'#' => Ok(comment(line)),
+        b'#' => Ok(match comment(line) {
+            Comment::Lost(losses) => Line::Lost(losses),
+            Comment::Failed(order) => Line::Failed(order),
+            Comment::Other => Line::Comment,
+        }),
         _ => Err(Unexpected { expected: A_LINE, found: line }),
     }
-}
-
-fn comment(line: &[u8]) -> Line<'_> {
-    if let Some(losses) = Losses::parse(line) {
-        return Line::Lost(losses);
-    }
-    let order = line.strip_prefix(FAILED.as_bytes()).and_then(|order| str::from_utf8(order).ok());
-    let order = order.and_then(|order| order.parse().ok()).filter(|order| *order <= MAX_ORDER);
-    order.map_or(Line::Comment, Line::Failed)
 }
 
 fn allocation(mut fields: Fields<'_>, from_cache: bool) -> Result<Line<'_>, Unexpected<'_>> {
@@ -312,15 +284,6 @@ impl<'a> Fields<'a> {
             return Ok(());
         }
         Err(Unexpected { expected: "the end of the line", found: self.rest })
-    }
-}
-
-impl<'a> Unexpected<'a> {
-    /// Returns the error for the field that `rest` begins with.
-    fn field(expected: &'static str, rest: &'a [u8]) -> Self {
-        let field = rest.strip_prefix(b",").unwrap_or(rest);
-        let length = field.iter().position(|&byte| byte == b',').unwrap_or(field.len());
-        Self { expected, found: &field[..length] }
     }
 }
 

@@ -20,6 +20,8 @@
 //! Memory use is bounded for any input: lines, names, numbers and zstd windows have maximum sizes,
 //! and a batch has a fixed number of events.
 
+pub mod comment;
+mod digits;
 pub mod event;
 mod fast_parser;
 pub mod line;
@@ -28,6 +30,7 @@ pub mod names;
 pub mod read_ahead;
 pub mod reader;
 pub mod source;
+mod unexpected;
 mod zstd;
 #[cfg(feature = "zstd-c")]
 mod zstd_c;
