@@ -236,19 +236,15 @@ impl Check {
         let mut row = |what: &str, count: u64, note: &str| {
             writeln!(out, "  {what:<24} {:>11}  {note}", thousands(count))
         };
-        row(
-            "freed twice",
-            self.freed_twice,
-            "or allocated in between where there is no event (bulk)",
-        )?;
+        row("freed twice", self.freed_twice, "or allocated between without an event")?;
         if self.freed_around_losses > 0 {
-            let note = "with lost events in between: no double free";
+            let note = "lost events in between: no double free";
             row("freed twice by losses", self.freed_around_losses, note)?;
         }
         row(
             "freed, never allocated",
             self.freed_without_allocation,
-            "older than the trace, or allocated without an event",
+            "older, or allocated without an event",
         )?;
         row("freed by implication", self.freed_by_implication, "the address was given out again")?;
         row("live at the end", self.live, &size(self.live_bytes))?;
@@ -358,7 +354,7 @@ mod tests {
         let leaky: String = (1..200).map(|n| line(n, 0, n % 10 == 0)).collect();
         let text = written(&checked((NAMES.to_owned() + &leaky).leak()));
         assert!(
-            text.contains("Leak? It looks like one: kmalloc in leaky has 3.52 KiB live,"),
+            text.contains("Leak? It looks like one: kmalloc in leaky\nhas 3.52 KiB live, "),
             "{text}"
         );
         assert!(text.contains("180 of its 199 allocations"), "{text}");

@@ -38,7 +38,7 @@ impl Pair {
 pub struct Row {
     /// The cache or the call site.
     pub name: String,
-    /// What a call site allocates from; empty for a cache.
+    /// The source of a call site; empty for a cache.
     pub from: String,
     /// Live bytes at the end.
     pub at_end: Pair,
@@ -48,7 +48,7 @@ pub struct Row {
     pub allocations: Pair,
 }
 
-/// What changed from one recording to another.
+/// The changes from one recording to another.
 #[derive(Debug)]
 pub struct Difference {
     /// The names of the recordings.

@@ -30,8 +30,8 @@ pub(crate) struct Use {
 const LEAK_SHARE: u64 = 80;
 /// if that is at least this number of them,
 const LEAK_OBJECTS: u64 = 20;
-/// and if each quarter of the trace has at least this share of them, in percent. What is allocated
-/// once at the start, or a cache that is full, does not grow so.
+/// and if each quarter of the trace has at least this share of them, in percent. Memory that is
+/// allocated once at the start does not grow in each quarter, and neither does a full cache.
 const LEAK_QUARTER: u64 = 10;
 
 impl Use {
@@ -83,7 +83,7 @@ pub(crate) fn verdict(
         false => "\nThe recording lost events: some may have been freed.",
     };
     format!(
-        "Leak? It looks like one: {} has {} live,\n{} of its {} allocations, and they are from every quarter of the recording.\n\
+        "Leak? It looks like one: {}\nhas {} live, {} of its {} allocations,\nfrom every quarter of the recording.\n\
          A cache that is still filling looks the same.{more}{uncertain}",
         name(**owner),
         size(used.live_bytes),

@@ -198,7 +198,7 @@ fn lock() -> MutexGuard<'static, Vec<Open>> {
     OPEN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What is at a destination.
+/// The kind of file at a destination.
 enum Target {
     /// Nothing.
     New,
@@ -319,4 +319,24 @@ fn folder_of(path: &Path) -> &Path {
 fn absolute(path: &Path) -> PathBuf {
     let folder = folder_of(path).canonicalize().unwrap_or_else(|_| folder_of(path).to_owned());
     folder.join(path.file_name().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_leaves_no_temporary_file() {
+        let folder = std::env::temp_dir().join(format!("kmem-panic-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("there is room");
+        let destination = folder.join("out");
+        let panicked = std::panic::catch_unwind(|| {
+            let _output = OutputFile::open(&destination, Overwrite::NoRecordings);
+            assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 1, "a temporary one");
+            panic!("in the middle of the work");
+        });
+        assert!(panicked.is_err());
+        assert_eq!(fs::read_dir(&folder).expect("it is there").count(), 0);
+        fs::remove_dir(&folder).expect("it is empty");
+    }
 }

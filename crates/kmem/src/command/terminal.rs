@@ -16,7 +16,7 @@ const USUAL: (usize, usize) = (24, 80);
 const LOCK_ATTEMPTS: u32 = 50;
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
-/// What has to be undone; `None` while the terminal is in its own state.
+/// The state to restore; `None` while the terminal is in its own state.
 static TAKEN: Mutex<Option<Taken>> = Mutex::new(None);
 
 /// A key press.

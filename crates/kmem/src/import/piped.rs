@@ -1,4 +1,4 @@
-//! What perf wrote into a pipe, without the formats of events in it, which are kept apart.
+//! A recording that perf wrote into a pipe. The formats of events are taken out of the stream.
 //!
 //! In a pipe the formats are a record whose header counts only the record itself, not the data
 //! behind it (`PERF_RECORD_HEADER_TRACING_DATA` in perf's `perf.data-file-format.txt`). Readers

@@ -42,8 +42,8 @@ pub fn percent(part: u64, whole: u64) -> String {
     format!("{share:.decimals$} %")
 }
 
-/// Returns a name in at most `columns` columns. Masks lose the prefixes of their flags; of what is
-/// still too long the middle is left out, as names often differ at their end.
+/// Returns a name in at most `columns` columns. Masks lose the prefixes of their flags. A name that
+/// is still too long loses its middle, as names often differ at their end.
 pub fn shortened(name: &str, columns: usize) -> String {
     let name = name.replace("|__GFP_", "|");
     let characters: Vec<char> = name.chars().collect();

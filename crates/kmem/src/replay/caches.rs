@@ -18,7 +18,7 @@ pub(super) struct OpenCache<C> {
     name_number: u32,
 }
 
-/// What a cache was used for.
+/// The use of a cache.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct CacheState {
     /// The name to show: `NAME`, or `NAME-REQ`.

@@ -1,8 +1,8 @@
-//! Who allocates: what each call site requested, and what of it is live.
+//! Callers: the requested and the live memory of each call site.
 
 use super::usage::Live;
 
-/// What a call site allocates from.
+/// The source of an allocation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// kmalloc.
@@ -20,7 +20,7 @@ pub struct Caller {
     pub site: String,
     /// Whether the trace names the call site.
     pub is_named: bool,
-    /// What it allocates from.
+    /// The source of its memory.
     pub source: Source,
     /// Requests.
     pub allocations: u64,

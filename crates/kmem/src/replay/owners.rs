@@ -1,5 +1,5 @@
-//! Owners of objects: each call site with what it allocates from. An owner has the counters of its
-//! objects; those of caches are sums over owners.
+//! Owners of objects: pairs of a call site and a source, which is kmalloc or a cache. An owner
+//! counts its objects. The counters of a cache are sums over its owners.
 
 use std::collections::HashMap;
 
@@ -45,7 +45,7 @@ pub(super) struct Owners<C> {
     name_numbers: HashMap<String, u32>,
 }
 
-/// What a number of the trace stands for.
+/// The meaning of a number of the trace.
 #[derive(Clone, Copy)]
 struct Recent {
     name: u32,

@@ -52,7 +52,8 @@ impl PageOwners {
         &mut self.list[usize::from(owner)].usage
     }
 
-    /// Returns the owner of requests of the call site, or of the gfp mask where there is none.
+    /// Returns the owner of requests of the call site, or of the gfp mask if the call site is not
+    /// known.
     #[inline]
     pub(super) fn find(&mut self, gfp: u16, site: Option<u16>) -> u16 {
         let (numbers, id) = match site {

@@ -37,8 +37,8 @@ pub struct Request {
     pub site: Option<u16>,
 }
 
-/// A live block in one word, which keeps the table small: five bits for the order, 13 for the
-/// owner, and above them the frame number plus one, or zero when memory had run out.
+/// A live block in one word, which keeps the table small. The order has five bits and the owner 13.
+/// Above them is the frame number plus one, or zero for a request that found no memory.
 #[derive(Clone, Copy, Default)]
 struct Live(u64);
 

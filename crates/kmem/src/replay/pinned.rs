@@ -20,7 +20,7 @@ impl Slabs {
     }
 
     /// Returns the bytes that each of `owners` owners pins. `live` iterates over the live objects:
-    /// address, bytes, owner. The live objects of a slab have equal shares in what is free in it.
+    /// address, bytes, owner. The live objects of a slab have equal shares in its free bytes.
     /// O(live objects).
     pub(super) fn pinned<I: Iterator<Item = (usize, usize, usize)>>(
         mut self,

@@ -111,24 +111,24 @@ fn largest(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<
     let all = outcome.objects.peak_live_bytes;
     writeln!(
         out,
-        "  At the peak after {:.2} s, {} of {} are in {}{}{},",
+        "  At the peak ({:.2} s) {}{}{} holds most: {} of {} of objects.",
         outcome.peak_micros[0] as f64 / 1e6,
-        percent(cache.peak_bytes, all),
-        size(all),
         marks.bold,
         shortened(&cache.name, SITE_COLUMNS),
-        marks.off
+        marks.off,
+        percent(cache.peak_bytes, all),
+        size(all)
     )?;
     match outcome.callers.iter().find(|caller| caller.is_named && caller.source != Source::Pages) {
         Some(caller) => writeln!(
             out,
-            "  and {} are held by call site {}{}{}.",
-            percent(caller.at_peak.bytes, all),
+            "  Of the call sites {}{}{} holds most: {}.",
             marks.bold,
             shortened(&caller.site, SITE_COLUMNS),
-            marks.off
+            marks.off,
+            percent(caller.at_peak.bytes, all)
         ),
-        None => writeln!(out, "  and the trace names no call sites."),
+        None => writeln!(out, "  The trace names no call sites."),
     }
 }
 

@@ -1,4 +1,4 @@
-//! The tables of a report: times of operations, caches, and who allocates.
+//! The tables of a report: times of operations, caches, and callers.
 
 use page_frame::PAGE_SIZE;
 
@@ -166,8 +166,8 @@ fn cache_row(state: &CacheState, ours: &[slabinfo::Line]) -> Vec<Cell> {
     ]
 }
 
-/// Returns who allocates: each call site with what it allocates from, in at most `most` rows and
-/// one for the rest.
+/// Returns the callers: a row for each call site and source, at most `most` rows, and one row for
+/// the rest.
 pub fn callers(outcome: &Outcome, most: usize) -> Table {
     let bytes = |name| column(name, Unit::Bytes);
     let has_failures = outcome.callers.iter().any(|caller| caller.failed > 0);

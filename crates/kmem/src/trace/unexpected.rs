@@ -1,4 +1,4 @@
-//! What is wrong with a line of a trace.
+//! Errors in lines of a trace.
 
 /// The expected content of a line, and the content found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

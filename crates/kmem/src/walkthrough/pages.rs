@@ -31,7 +31,7 @@ pub fn html(layers: &[Layer]) -> io::Result<String> {
             "<h1>{}</h1>\n<p>{}</p>\n<p>{}</p>\n<div class='grid'>\n",
             layer.title(),
             layer.about(),
-            // What the characters of a terminal are, a picture need not say.
+            // The legend explains characters of a terminal, which pictures do not have.
             escaped(walk.introduction.split("[###]").next().unwrap_or("").trim())
         ));
         for (index, step) in walk.steps.iter().enumerate() {

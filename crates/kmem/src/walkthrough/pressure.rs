@@ -37,7 +37,7 @@ struct User<'s, 'm> {
     ink: Ink,
 }
 
-/// Who has the pages after a step.
+/// The owners of the pages after a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct State {
     /// A character and an ink for each page.

@@ -14,14 +14,14 @@ pub(super) const LEFT: f64 = 12.0;
 const RIGHT: f64 = 68.0;
 /// Height of a line of text.
 const LINE: f64 = 20.0;
-/// Characters in a line of a caption, which is bold, and of a note.
+/// Maximum characters in a line of a caption, whose font is bold, and in a line of a note.
 const CAPTION_CHARACTERS: usize = 88;
 const NOTE_CHARACTERS: usize = 104;
 
-/// A walkthrough: what is said before it, and its steps.
+/// A walkthrough: an introduction and steps.
 #[derive(Debug)]
 pub struct Walk {
-    /// What is said before the first step.
+    /// The text before the first step.
     pub introduction: String,
     /// The steps, at least one.
     pub steps: Vec<Step>,
@@ -30,7 +30,7 @@ pub struct Walk {
 /// A step.
 #[derive(Debug)]
 pub struct Step {
-    /// What happens in the step, in one or more lines.
+    /// The event of the step in words, one or more lines.
     pub caption: String,
     /// The state after it.
     pub state: Box<dyn State>,
@@ -44,7 +44,7 @@ pub trait State: Debug {
     /// Returns the lines that a terminal shows in place of a picture.
     fn lines(&self, style: &Style) -> Vec<String>;
 
-    /// Returns what is said below the picture, one or more lines each.
+    /// Returns the notes below the picture, one or more lines each.
     fn notes(&self) -> Vec<String>;
 
     /// Returns the height of the picture in pixels.
