@@ -30,8 +30,9 @@ pub(super) fn command() -> Command {
                 .help("Rows of each table"),
         )
         .arg(
-            replay::memory()
-                .help("Memory for object events, and the same again for page events [default: 4G]"),
+            replay::memory().help(
+                "Memory for object events, and the same again for\npage events [default: 4G]",
+            ),
         )
         .arg(
             file(

@@ -47,7 +47,7 @@ pub(super) fn command() -> Command {
                 .require_equals(true)
                 .value_parser(super::seconds)
                 .default_missing_value("1")
-                .help("Look again and again until q is pressed [without a number: each second]"),
+                .help("Look again and again until q is pressed\n[without a number: each second]"),
         )
 }
 

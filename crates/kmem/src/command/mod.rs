@@ -194,7 +194,7 @@ fn force() -> Arg {
     Arg::new("force")
         .long("force")
         .action(ArgAction::SetTrue)
-        .help("Outputs may replace recordings and read-only files [default: other files only]")
+        .help("Outputs may replace recordings and read-only\nfiles [default: other files only]")
 }
 
 /// How outputs are written, for the help of commands that write files.

@@ -68,7 +68,7 @@ pub(super) fn command() -> Command {
             Arg::new("caller")
                 .long("caller")
                 .action(ArgAction::SetTrue)
-                .help("Show who allocates: each call site with live bytes, waste and what it pins"),
+                .help("Show who allocates: each call site with live\nbytes, waste and what it pins"),
         )
         .arg(memory())
         .arg(cpus())
@@ -118,9 +118,12 @@ pub(super) fn memory() -> Arg {
         .value_name("SIZE")
         .value_parser(size)
         .help(
-            "Memory for object events, and the same again for page events (K, M, G) [default: 4G; \
-             but in pictures and reports, page events have a quarter more than their peak, so that \
-             fragmentation can be seen. The trace, if it is a file, is read before to find it.]",
+            "Memory for object events, and the same again for\n\
+             page events (K, M, G) [default: 4G; but in\n\
+             pictures and reports page events have a quarter\n\
+             more than their peak, so that fragmentation can\n\
+             be seen. The trace, if it is a file, is read once\n\
+             more before, to find the peak.]",
         )
 }
 
