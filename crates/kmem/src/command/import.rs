@@ -100,6 +100,10 @@ fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     let mut input = any_input::open(path)?;
     let mut start = Vec::with_capacity(START_BYTES);
     let read = input.by_ref().take(START_BYTES as u64).read_to_end(&mut start);
+    if read.is_err() && path.is_file() {
+        // The reader of text says what is wrong with the stream.
+        return text::import(&mut Source::open(path)?, out);
+    }
     read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(&name))?;
     if ["PERFILE2", "2ELIFREP"].iter().any(|magic| start.starts_with(magic.as_bytes())) {
         return binary(&name, path, &start, input, out);
