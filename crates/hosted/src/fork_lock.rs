@@ -115,7 +115,7 @@ pub(crate) fn wait_until_free() {
 /// thread. It cannot when it may be inside itself, in a signal handler: then the interrupted
 /// operation stays half done whatever the caller does.
 pub(crate) fn acquire(own: Option<usize>, others: impl FnOnce() -> bool) -> bool {
-    let caller = this_thread();
+    let caller = tls::identity();
     while HOLDER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed).is_err() {
         sched_yield();
     }
@@ -170,12 +170,7 @@ pub(crate) fn release_in_child(own: Option<usize>) {
 
 /// Returns whether the caller holds the lock.
 pub(crate) fn is_held_by_caller() -> bool {
-    HOLDER.load(Ordering::Relaxed) == this_thread()
-}
-
-fn this_thread() -> usize {
-    // SAFETY: has no arguments and reads the thread's own identity.
-    unsafe { libc::pthread_self() as usize }
+    HOLDER.load(Ordering::Relaxed) == tls::identity()
 }
 
 #[cfg(test)]

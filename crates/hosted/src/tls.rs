@@ -95,6 +95,13 @@ pub(crate) fn number() -> Option<usize> {
     (number < THREAD_SLOTS).then_some(number)
 }
 
+/// Returns the identity of the running thread, which is never zero. The only thread of a forked
+/// child keeps it.
+pub(crate) fn identity() -> usize {
+    // SAFETY: has no arguments and reads the thread's own identity.
+    unsafe { libc::pthread_self() as usize }
+}
+
 #[cfg(test)]
 mod tests {
     #[test]

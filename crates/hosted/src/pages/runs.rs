@@ -7,11 +7,16 @@ use page_frame::{
     FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, PageRun, Tag,
 };
 
+use super::make_room::open_block;
 use super::{Pages, frames_of};
 use crate::fork_lock::Inside;
+use crate::os_error::OsError;
 use crate::space::sections::SECTION_FRAMES;
 
-/// Runs of more pages than this are multi-section runs.
+/// Runs of more pages than this (64 MiB) are multi-section runs, while there are free sections. So
+/// their address space is free when they are, as limits count it.
+const LARGEST_SHARED: usize = SECTION_FRAMES / 16;
+/// Runs of more pages than this are never the buddy's.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
 
 // SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that the table of
@@ -19,13 +24,26 @@ const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
 unsafe impl PageResize for Pages {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         let _inside = Inside::enter();
-        if pages > LARGEST_IN_BUDDY && self.space.has_multi_section_runs() {
-            return allocate_sections(self, pages);
+        if pages > LARGEST_SHARED && self.space.has_multi_section_runs() {
+            let run = allocate_sections(self, pages);
+            if run.is_ok() || pages > LARGEST_IN_BUDDY {
+                return run;
+            }
         }
         let run = loop {
-            match self.buddy.allocate_run(pages, alignment) {
-                Err(_) if pages <= Order::MAX.pages() && self.grow() => {}
-                outcome => break outcome?,
+            let run = match self.buddy.allocate_run(pages, alignment) {
+                Err(_) if pages <= Order::MAX.pages() && self.grow() => continue,
+                outcome => outcome?,
+            };
+            match open_block(self, frames_of(run.start(), run.pages())) {
+                Ok(()) => break run,
+                // The run stays allocated, so that the buddy returns another one.
+                Err(OsError::EXISTS) => continue,
+                Err(_) => {
+                    // SAFETY: the clauses of `free_run`: the run came from the buddy.
+                    unsafe { self.buddy.free_run(run.start(), run.pages()) };
+                    return Err(OutOfMemory);
+                }
             }
         };
         let is_zero = self.commit(frames_of(run.start(), run.pages()));
@@ -57,7 +75,7 @@ unsafe impl PageResize for Pages {
             // SAFETY: the clauses of `resize_run`; the run has whole sections.
             return unsafe { resize_sections(self, start, pages, new_pages) };
         }
-        if new_pages > LARGEST_IN_BUDDY {
+        if new_pages > LARGEST_SHARED && self.space.has_multi_section_runs() {
             return false;
         }
         let all = frames_of(start, pages.max(new_pages));
@@ -68,6 +86,13 @@ unsafe impl PageResize for Pages {
         }
         // SAFETY: the clauses of `resize_run`: the run came from the buddy.
         let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
+        if resized && new_pages > pages && open_block(self, changed).is_err() {
+            // SAFETY: the clauses of `resize_run`: the caller's run, just resized; no code uses its
+            // new part.
+            let shrunk = unsafe { self.buddy.resize_run(start, new_pages, pages) };
+            debug_assert!(shrunk, "a run can always shrink");
+            return false;
+        }
         match (resized, new_pages > pages) {
             (true, true) => _ = self.commit(changed),
             (true, false) => self.purge_if_due(),
@@ -84,8 +109,12 @@ unsafe impl PageResize for Pages {
         // caller owns.
         let moved = unsafe { self.space.mapping().move_content(from, to, bytes) };
         if moved {
-            // The memory of `from` now backs `to`; the memory that backed `to` is released.
-            self.committed.remove(frames_of(from, pages));
+            // The memory of `from` now backs `to`; the memory that backed `to` is released. Pages
+            // of multi-section runs are not counted as committed.
+            let from = frames_of(from, pages);
+            if !self.space.is_multi_section(from.start) {
+                self.committed.remove(from);
+            }
         }
         moved
     }
@@ -94,7 +123,7 @@ unsafe impl PageResize for Pages {
 /// Returns whether the run of `count` pages at `start` is a multi-section run.
 fn is_multi_section(pages: &Pages, start: NonNull<u8>, count: usize) -> bool {
     let first = FrameNumber::containing(start.addr().get());
-    count > LARGEST_IN_BUDDY && pages.space.is_multi_section(first)
+    count > LARGEST_SHARED && pages.space.is_multi_section(first)
 }
 
 fn allocate_sections(pages: &Pages, count: usize) -> Result<PageRun, OutOfMemory> {
@@ -128,14 +157,20 @@ unsafe fn resize_sections(
     new_count: usize,
 ) -> bool {
     let stays = new_count.div_ceil(SECTION_FRAMES) == count.div_ceil(SECTION_FRAMES);
-    if !stays || new_count <= LARGEST_IN_BUDDY {
+    if !stays || new_count <= LARGEST_SHARED {
         return false;
     }
-    if new_count < count {
-        let tail = pages.pointer(start.addr().get() + (new_count << PAGE_SHIFT));
-        let bytes = (count - new_count) << PAGE_SHIFT;
+    let all = frames_of(start, count.max(new_count));
+    let changed =
+        FrameRange::new(FrameNumber::new(all.start.get() + count.min(new_count)), all.end);
+    let done = if new_count < count {
         // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run.
-        let _ = unsafe { pages.space.mapping().decommit(tail, bytes) };
+        unsafe { pages.space.cut_sections(changed) }
+    } else {
+        changed.is_empty() || pages.space.extend_sections(changed)
+    };
+    if !done {
+        return false;
     }
     // SAFETY: clause 1 of `resize_run`: the run is the caller's.
     unsafe { pages.set_run(start, new_count) };

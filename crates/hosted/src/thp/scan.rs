@@ -30,8 +30,8 @@ use page_frame::{FrameRange, PAGE_SIZE};
 use rustix::time::{ClockId, clock_gettime};
 
 use crate::frame_set::FrameSet;
-use crate::space::mapping::Mapped;
-use crate::thp::areas::{AREA, areas, number_of};
+use crate::space::areas::{AREA, areas, number_of};
+use crate::space::region::Region;
 
 /// A scan is due after this many pages were allocated.
 pub(crate) const SCAN_PAGES: usize = (32 << 20) / PAGE_SIZE;
@@ -100,7 +100,7 @@ impl Thp {
         &self,
         open: impl Iterator<Item = FrameRange>,
         committed: &FrameSet,
-        mapping: &Mapped,
+        mapping: &Region,
     ) {
         // Relaxed: changed under the maintenance lock alone.
         let resume_at = self.resume_at.load(Ordering::Relaxed);
@@ -140,7 +140,7 @@ impl Thp {
     }
 
     /// Forbids huge pages in the areas of `block`, which is about to be purged.
-    pub(crate) fn forbid(&self, block: FrameRange, mapping: &Mapped) {
+    pub(crate) fn forbid(&self, block: FrameRange, mapping: &Region) {
         for area in areas(block) {
             let number = number_of(area);
             self.dense.remove(number);

@@ -7,6 +7,7 @@
 mod asked;
 mod calls;
 mod limits;
+mod locked;
 mod memory;
 mod misuse;
 mod threads;
@@ -43,6 +44,7 @@ fn main() -> ExitCode {
         memory::CHECKS,
         threads::CHECKS,
         limits::CHECKS,
+        locked::CHECKS,
         misuse::CHECKS,
         asked::CHECKS,
     ];
