@@ -28,8 +28,8 @@
 //!
 //! # Modules
 //! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
-//! `tls`, `membarrier`, `threads` and `fork_lock` are the machine. `pages` puts all of them
-//! together.
+//! `tls`, `pause`, `seccomp`, `membarrier`, `threads` and `fork_lock` are the machine. `pages` puts
+//! all of them together.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -41,7 +41,9 @@ mod frame_set;
 mod membarrier;
 mod os_error;
 mod pages;
+mod pause;
 mod purge;
+mod seccomp;
 mod space;
 #[cfg(test)]
 mod test_blocks;
@@ -62,6 +64,7 @@ pub use pages::Pages;
 pub use pages::forking::Forking;
 pub use pages::purger::Purger;
 pub use purge::background::Background;
+pub use seccomp::expect_seccomp_filter;
 pub use space::mapping::Mapped;
 pub use threads::{HeapThreads, Threads};
 pub use tls::THREAD_SLOTS;

@@ -16,14 +16,13 @@
 //! thread. The heavy fence is `membarrier`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
-use rustix::thread::sched_yield;
 
-use crate::fork_lock;
+use crate::pause::pause;
 use crate::tls::THREAD_SLOTS;
-use crate::{membarrier, tls};
+use crate::{fork_lock, membarrier, tls};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
@@ -45,6 +44,9 @@ static USED: AtomicU32 = AtomicU32::new(0);
 /// before the thread takes a number, and then the number plus one.
 const ENDED: u32 = u32::MAX;
 
+/// Value of a thread's word while it takes a number.
+const TAKING: u32 = ENDED - 1;
+
 /// The key whose destructor frees numbers, plus one; zero before it is created.
 static KEY: AtomicU32 = AtomicU32::new(0);
 /// The round of destructors in which a thread frees its number: the last one that POSIX guarantees.
@@ -64,11 +66,11 @@ pub struct Threads;
 
 // SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until
 // `free_number`, after which the thread has none; only signal handlers interrupt a thread. Clause
-// 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after `membarrier`,
-// which fences all running threads. Clause 4: signals are not masked, but a handler that allocates
-// is nested and only tries. The states are entries of the fork lock, which may be left in any
-// order. Clause 5: numbers are bits of a word of `THREAD_SLOTS` bits. Clause 6: the number is the
-// thread's, for every value. Clause 7: zero.
+// 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after a fence of all
+// running threads, or where no other thread has a number, and so is a CPU. Clause 4: signals are
+// not masked, but a handler that allocates is nested and only tries. The states are entries of the
+// fork lock, which may be left in any order. Clause 5: numbers are bits of a word of `THREAD_SLOTS`
+// bits. Clause 6: the number is the thread's, for every value. Clause 7: zero.
 //
 // A thread frees its number in the destructors of its keys, after those of its thread-locals
 // (`__call_tls_dtors` runs first). So it drops every guard that a thread-local keeps before. A
@@ -104,8 +106,10 @@ unsafe impl Cpu for Threads {
     #[inline(always)]
     unsafe fn unpin(&self) {}
 
+    /// A process in which no other thread has a number needs no fence: only threads with numbers
+    /// are inside slots.
     fn fence_all(&self) -> bool {
-        membarrier::fence_all()
+        is_alone() || membarrier::fence_all()
     }
 
     /// Masks no signals: enters the fork lock, so that a fork waits until the caller holds no lock.
@@ -118,10 +122,9 @@ unsafe impl Cpu for Threads {
         fork_lock::leave(state.0);
     }
 
-    /// Spins a few rounds, then yields: the thread that holds the lock may be preempted.
+    /// Spins a few rounds, then sleeps: the thread that holds the lock may be preempted.
     fn wait(&self, round: usize) {
-        const SPINS: usize = 32;
-        if round < SPINS { core::hint::spin_loop() } else { sched_yield() }
+        pause(round);
     }
 }
 
@@ -130,6 +133,17 @@ pub(crate) fn taken() -> u64 {
     // SeqCst: after the fork lock was acquired, in one order with the exchange in `assign` and the
     // load of the lock after it.
     TAKEN.load(Ordering::SeqCst)
+}
+
+/// Returns whether no thread but the caller has a number. A thread that takes one later sees all
+/// that the caller stored before the call.
+fn is_alone() -> bool {
+    // Orders the caller's stores before the load. Pairs with the fence in `take_number`: if the
+    // load does not see the bit of another thread, that thread's loads after its fence see the
+    // stores.
+    fence(Ordering::SeqCst);
+    let own = tls::number().map_or(0, |number| 1 << number);
+    taken() & !own == 0
 }
 
 /// Frees all numbers but the running thread's, in a child of `fork`.
@@ -142,15 +156,28 @@ pub(crate) fn forget_others() {
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if tls::load() == ENDED {
+    if tls::load() >= TAKING {
         return None;
     }
+    // The calls below may allocate: libraries may replace the functions of the C library. Such
+    // requests do without a slot.
+    tls::store(TAKING);
+    let number = take_number();
+    if number.is_none() && tls::load() == TAKING {
+        tls::store(0);
+    }
+    number
+}
+
+fn take_number() -> Option<u32> {
     let key = key()?;
     fork_lock::wait_until_free();
     // SeqCst: in one order with the acquisition of the fork lock, which `fork_lock::enter` loads
     // next. Includes the Acquire that pairs with the Release in `free_number`.
     let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
     let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
+    // Pairs with the fence in `is_alone`.
+    fence(Ordering::SeqCst);
     let number = before.trailing_ones();
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);

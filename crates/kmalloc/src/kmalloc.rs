@@ -200,23 +200,23 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.caches.get_or_build(class, CacheBuilder::try_build)?.try_allocate()
     }
 
-    /// Allocates memory for `layout` that reads as zero. Skips the zeroing if the page source says
-    /// that its pages are zero.
+    /// Allocates memory for `layout` that reads as zero, up to its
+    /// [`usable_size`](Self::usable_size). Skips the zeroing if the page source says that its pages
+    /// are zero.
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
     pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
-        let (start, is_zero) = match ClassIndex::for_layout(layout) {
-            Some(class) => (self.allocate_in(class)?, false),
+        let (start, bytes, is_zero) = match ClassIndex::for_layout(layout) {
+            Some(class) => (self.allocate_in(class)?, class.size(), false),
             None => {
                 let run = self.large.allocate(self.source(), layout)?;
-                (run.start(), run.is_zero())
+                (run.start(), run.pages() << PAGE_SHIFT, run.is_zero())
             }
         };
         if !is_zero {
-            // SAFETY: the memory was just allocated with at least that many bytes, and no other
-            // code has it.
-            unsafe { start.write_bytes(0, layout.size()) };
+            // SAFETY: the memory was just allocated with that many bytes, and no other code has it.
+            unsafe { start.write_bytes(0, bytes) };
         }
         Ok(start)
     }

@@ -1,5 +1,6 @@
 //! Building [`Pages`]: the address space, the metadata, and the options.
 
+use core::ptr::NonNull;
 use core::sync::atomic::AtomicUsize;
 
 use buddy::{Mode, ZeroedMemory};
@@ -97,6 +98,11 @@ impl Pages {
     /// [`decay`](Self::decay) release it. Multi-section runs still release theirs when freed.
     pub fn without_purging(self) -> Self {
         Self { purge_policy: self.purge_policy.without_purging(), ..self }
+    }
+
+    /// Returns the first address of the address space.
+    pub const fn start(&self) -> NonNull<u8> {
+        self.space.mapping().start()
     }
 
     /// Returns the size of the address space in bytes.

@@ -2,8 +2,8 @@
 //!
 //! # Concepts
 //! A process may have a limit of address space or of data (`ulimit -v`, `ulimit -d`), or may have
-//! used up its memory under strict accounting. Purged pages still count there. So when a unit cannot
-//! be opened, [`open_block`] closes units whose frames are all free, and tries again.
+//! used up its memory under strict accounting. Purged pages still count there. So when a unit
+//! cannot be opened, [`open_block`] closes units whose frames are all free, and tries again.
 
 use core::sync::atomic::Ordering;
 

@@ -25,6 +25,7 @@ use rustix::mm::{
 };
 
 use crate::os_error::{OsError, preserving_errno};
+use crate::seccomp;
 
 /// `MADV_COLLAPSE` (Linux 6.1): copies the pages of an area into one huge page.
 const MADV_COLLAPSE: core::ffi::c_int = 25;
@@ -237,8 +238,12 @@ impl Region {
         self.forbid_huge_in(self.offsets(range));
     }
 
-    /// Forbids huge pages in `part`, which is mapped: for sparsely written memory.
+    /// Forbids huge pages in `part`, which is mapped: for sparsely written memory. Does nothing in
+    /// a process with a filter of system calls.
     pub(crate) fn forbid_huge_in(&self, part: Range<usize>) {
+        if seccomp::is_filtered() {
+            return;
+        }
         let (start, bytes) = self.part(&part);
         // SAFETY: a part of our mapping; changes the size of the pages behind it only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxNoHugepage) };

@@ -27,9 +27,10 @@ use core::sync::atomic::{AtomicUsize, Ordering};
 use core::time::Duration;
 
 use page_frame::{FrameRange, PAGE_SIZE};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::frame_set::FrameSet;
+use crate::os_error::preserving_errno;
+use crate::seccomp;
 use crate::space::areas::{AREA, areas, number_of};
 use crate::space::region::Region;
 
@@ -83,9 +84,9 @@ impl Thp {
     }
 
     /// Returns whether a due scan may run, in a heap with `in_use` pages in use. Counts it as
-    /// skipped where the last scan was slow.
+    /// skipped where the last scan was slow. A process with a filter of system calls scans nothing.
     pub(crate) fn may_scan(&self, in_use: usize) -> bool {
-        if in_use < SMALL_HEAP_PAGES {
+        if in_use < SMALL_HEAP_PAGES || seccomp::is_filtered() {
             return false;
         }
         // Relaxed: a count that may be lost.
@@ -151,10 +152,15 @@ impl Thp {
     }
 }
 
-/// Returns the CPU time of `call`: with time in the kernel, without other threads and waiting.
+/// Returns the CPU time of `call`: with time in the kernel, without other threads and waiting. Zero
+/// where the system does not tell the time.
 fn time_of(call: impl FnOnce()) -> Duration {
     let cpu_time = || {
-        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is a valid place for the result.
+        preserving_errno(|| unsafe {
+            libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time)
+        });
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     };
     let before = cpu_time();
