@@ -28,8 +28,8 @@
 //!
 //! # Modules
 //! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
-//! `tls`, `pause`, `seccomp`, `membarrier`, `threads` and `fork_lock` are the machine. `pages` puts
-//! all of them together.
+//! `tls`, `numbers`, `shared_numbers`, `pause`, `seccomp`, `membarrier`, `threads` and `fork_lock`
+//! are the machine. `pages` puts all of them together.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -39,11 +39,13 @@ extern crate std;
 mod fork_lock;
 mod frame_set;
 mod membarrier;
+mod numbers;
 mod os_error;
 mod pages;
 mod pause;
 mod purge;
 mod seccomp;
+mod shared_numbers;
 mod space;
 #[cfg(test)]
 mod test_blocks;

@@ -4,25 +4,25 @@
 //! # Concepts
 //! A thread takes a free number when it first calls `pin`, and frees the number when it ends. The
 //! next thread that takes the number inherits the slots with their magazines.
-//! A thread that finds no free number works without slots.
+//! A thread that finds no free number borrows a shared one in slow paths (`shared_numbers.rs`).
 //!
 //! Other libraries run code at the end of a thread (destructors of thread-locals and of keys),
 //! which may allocate. So a thread frees its number in the last of the rounds in which the system
 //! calls such destructors. Destructors that run even later work without slots.
 //!
 //! # Concurrency
-//! Numbers are bits of one atomic word. The Acquire of the compare-exchange that takes a number
-//! pairs with the Release that freed it, which publishes the content of the slots to the next
-//! thread. The heavy fence is `membarrier`.
+//! The Acquire of the compare-exchange that takes a number pairs with the Release that freed it,
+//! which publishes the content of the slots to the next thread. The heavy fence is `membarrier`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 
+use crate::numbers::Numbers;
 use crate::pause::pause;
 use crate::tls::THREAD_SLOTS;
-use crate::{fork_lock, membarrier, tls};
+use crate::{fork_lock, membarrier, shared_numbers, tls};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
@@ -34,8 +34,8 @@ use crate::{fork_lock, membarrier, tls};
 /// ```
 pub type HeapThreads = WithSlotStride<Threads, { 8 << 10 }>;
 
-/// A bit for each number, set while a thread has it.
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+/// The numbers that threads have, and the shared ones that a thread ever borrowed.
+static TAKEN: Numbers = Numbers::new();
 
 /// One more than the highest number that a thread ever had.
 static USED: AtomicU32 = AtomicU32::new(0);
@@ -69,8 +69,8 @@ pub struct Threads;
 // 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after a fence of all
 // running threads, or where no other thread has a number, and so is a CPU. Clause 4: signals are
 // not masked, but a handler that allocates is nested and only tries. The states are entries of the
-// fork lock, which may be left in any order. Clause 5: numbers are bits of a word of `THREAD_SLOTS`
-// bits. Clause 6: the number is the thread's, for every value. Clause 7: zero.
+// fork lock, which may be left in any order. Clause 5: all numbers, shared ones too, are below
+// `THREAD_SLOTS`. Clause 6: the number is the thread's, for every value. Clause 7: zero.
 //
 // A thread frees its number in the destructors of its keys, after those of its thread-locals
 // (`__call_tls_dtors` runs first). So it drops every guard that a thread-local keeps before. A
@@ -106,6 +106,18 @@ unsafe impl Cpu for Threads {
     #[inline(always)]
     unsafe fn unpin(&self) {}
 
+    #[inline(always)]
+    fn borrow(&self) -> bool {
+        tls::number().is_none() && borrow()
+    }
+
+    unsafe fn give_back(&self) {
+        if let Some(number) = tls::number() {
+            tls::store(0);
+            shared_numbers::unlock(number);
+        }
+    }
+
     /// A process in which no other thread has a number needs no fence: only threads with numbers
     /// are inside slots.
     fn fence_all(&self) -> bool {
@@ -128,29 +140,50 @@ unsafe impl Cpu for Threads {
     }
 }
 
-/// Returns the numbers that threads have, one bit each.
-pub(crate) fn taken() -> u64 {
-    // SeqCst: after the fork lock was acquired, in one order with the exchange in `assign` and the
-    // load of the lock after it.
-    TAKEN.load(Ordering::SeqCst)
+/// Returns whether any thread but the one with the number `own` may have a number.
+pub(crate) fn are_others(own: Option<usize>) -> bool {
+    // SeqCst: after the fork lock was acquired, in one order with the exchange in `take_number` and
+    // the load of the lock after it.
+    TAKEN.has_others(own)
 }
 
 /// Returns whether no thread but the caller has a number. A thread that takes one later sees all
 /// that the caller stored before the call.
 fn is_alone() -> bool {
-    // Orders the caller's stores before the load. Pairs with the fence in `take_number`: if the
-    // load does not see the bit of another thread, that thread's loads after its fence see the
-    // stores.
+    // Orders the caller's stores before the load. Pairs with the fences in `take_number` and
+    // `borrow`: if the load does not see the bit of another thread, that thread's loads after its
+    // fence see the stores.
     fence(Ordering::SeqCst);
-    let own = tls::number().map_or(0, |number| 1 << number);
-    taken() & !own == 0
+    !are_others(tls::number())
 }
 
 /// Frees all numbers but the running thread's, in a child of `fork`.
 pub(crate) fn forget_others() {
-    let own = tls::number().map_or(0, |number| 1 << number);
-    TAKEN.fetch_and(own, Ordering::SeqCst);
+    let own = tls::number();
+    TAKEN.keep_only(own);
+    shared_numbers::forget_others(own);
     membarrier::forget();
+}
+
+/// Lends the running thread, which has no number, a shared one, or gives it a number of its own if
+/// there is one. Returns whether it lent one.
+#[cold]
+#[inline(never)]
+fn borrow() -> bool {
+    if tls::load() >= TAKING || TAKEN.has_free() && assign().is_some() {
+        return false;
+    }
+    let Some(number) = shared_numbers::lock() else { return false };
+    fork_lock::wait_until_free();
+    // The bit stays: a process with so many threads is not alone, and a fork freezes the slots.
+    if TAKEN.insert(number) {
+        // Pairs with the fence in `is_alone`.
+        fence(Ordering::SeqCst);
+        // Release: as in `slots_used`.
+        USED.fetch_max(number as u32 + 1, Ordering::Release);
+    }
+    tls::store(number as u32 + 1);
+    true
 }
 
 #[cold]
@@ -172,13 +205,10 @@ fn assign() -> Option<u32> {
 fn take_number() -> Option<u32> {
     let key = key()?;
     fork_lock::wait_until_free();
-    // SeqCst: in one order with the acquisition of the fork lock, which `fork_lock::enter` loads
-    // next. Includes the Acquire that pairs with the Release in `free_number`.
-    let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
-    let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
+    // In one order with the acquisition of the fork lock, which `fork_lock::enter` loads next.
+    let number = TAKEN.take_lowest()? as u32;
     // Pairs with the fence in `is_alone`.
     fence(Ordering::SeqCst);
-    let number = before.trailing_ones();
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);
     // Stored before `set_round`, which may allocate.
@@ -228,8 +258,7 @@ unsafe extern "C" fn thread_ends(value: *mut c_void) {
 
 fn free_number(number: u32) {
     tls::store(ENDED);
-    // Release: pairs with the Acquire in `assign`; publishes the slots to the next thread.
-    TAKEN.fetch_and(!(1 << number), Ordering::Release);
+    TAKEN.free(number as usize);
 }
 
 #[cfg(test)]
@@ -264,6 +293,37 @@ mod tests {
             let number = std::thread::spawn(|| Threads.pin()).join().expect("no panic");
             assert!(number.is_some(), "numbers come back when threads end");
         }
+    }
+
+    /// Mutations that it catches: a shared number that two threads have; one that stays with its
+    /// thread.
+    #[test]
+    fn threads_without_a_number_borrow_different_ones() {
+        let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = THREAD_SLOTS + 8;
+        let (all_started, all_done) = (Barrier::new(threads), Barrier::new(threads));
+        let lent: Vec<_> = std::thread::scope(|scope| {
+            let ask = || {
+                let own = Threads.pin();
+                all_started.wait();
+                let is_lent = Threads.borrow();
+                let number = Threads.pin_known();
+                all_done.wait();
+                if is_lent {
+                    // SAFETY: clause 1: pairs with the `borrow` above, and no slot was entered.
+                    unsafe { Threads.give_back() };
+                }
+                assert_eq!(Threads.pin_known(), own, "a borrowed number goes back");
+                number.filter(|_| is_lent).map(|number| number.index())
+            };
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(ask)).collect();
+            running.into_iter().filter_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let mut different = lent.clone();
+        different.sort_unstable();
+        different.dedup();
+        assert_eq!((different.len(), lent.len()), (crate::numbers::SHARED, different.len()));
+        assert!(lent.iter().all(|number| (crate::numbers::OWN..THREAD_SLOTS).contains(number)));
     }
 
     /// A bit for each round of destructors: whether the thread had a number in it.

@@ -85,8 +85,11 @@ mod initial_exec {
 
 pub(crate) use initial_exec::{load, store};
 
-/// Maximum number of threads that have slots of their own at the same time.
-pub const THREAD_SLOTS: usize = 64;
+use crate::numbers;
+
+/// The number of sets of per-CPU slots: one for each of 112 threads, and 16 that all other threads
+/// share.
+pub const THREAD_SLOTS: usize = numbers::ALL;
 
 /// Returns the running thread's slot number, if it has one. Does not assign one.
 #[inline(always)]

@@ -41,8 +41,8 @@ pub(crate) unsafe fn free(start: NonNull<u8>) -> bool {
     true
 }
 
-/// Changes the size of an allocation outside the space to `bytes`, at least one byte. Returns `None`
-/// where [`free`] returns false. Calls `allocate` for memory of this library's own.
+/// Changes the size of an allocation outside the space to `bytes`, at least one byte. Returns
+/// `None` where [`free`] returns false. Calls `allocate` for memory of this library's own.
 ///
 /// # Safety
 /// 1. As for `realloc`.

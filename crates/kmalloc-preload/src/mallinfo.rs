@@ -1,7 +1,7 @@
 //! Statistics and options for programs, as glibc has them: `mallinfo`, `mallinfo2`, `malloc_info`,
 //! `mallopt`.
 //!
-//! A large allocation counts as a block that glibc would have mapped (`hblks`, `hblkhd`), all others
+//! Large allocations count as blocks that glibc would have mapped (`hblks`, `hblkhd`), and all others
 //! as blocks in use (`uordblks`).
 
 use core::ffi::{c_int, c_void};

@@ -4,9 +4,9 @@
 //! # Concepts
 //! The buddy has whole sections, but only the **open** units of them are mapped. A unit is 256 KiB.
 //! Units are opened when the buddy returns a block in them for the first time. A block smaller than
-//! an area opens its whole area, and some areas that follow. A larger run opens its own units only:
-//! runs begin at areas and would leave the rest of the last one unused. Where the system refuses,
-//! the block is freed again and the request fails.
+//! a quarter of an area opens its whole area, and some areas that follow. A larger run opens its
+//! own units only: runs begin at areas and would leave the rest of the last one unused. Where the
+//! system refuses, the block is freed again and the request fails.
 //!
 //! # Invariants
 //! - I1: a unit that is in `open` is mapped with access, as far as it lies in the frames of the
@@ -138,7 +138,7 @@ impl Space {
         let opened = self.locked(|sections| {
             let limits = sections.limits(range.start);
             let needed = units(range);
-            if range.frames() > AREA {
+            if range.frames() >= AREA / 4 {
                 return self.map_closed(needed, limits);
             }
             let first = needed.start.get() / UNITS_PER_AREA * UNITS_PER_AREA;
@@ -168,12 +168,12 @@ impl Space {
             let run = FrameRange::new(FrameNumber::new(at), FrameNumber::new(run_end));
             let frames = frames_of_units(run).intersection(limits);
             self.region.map(self.region.offsets(frames))?;
-            // The system puts huge pages only where an area is mapped as a whole.
-            if frames.end.get().next_multiple_of(AREA) - frames.start.get() >= AREA {
-                self.region.forbid_huge(frames);
-            }
             self.open.insert(run);
             self.open_count.fetch_add(run_end - at, Ordering::Relaxed);
+            // The system puts huge pages only where all of an area is mapped.
+            if areas::areas(frames).any(|area| self.open.count(units(area)) == UNITS_PER_AREA) {
+                self.region.forbid_huge(frames);
+            }
             at = run_end;
         }
         Ok(())

@@ -12,6 +12,7 @@ mod locked;
 mod memory;
 mod misuse;
 mod programs;
+mod sleepers;
 mod threads;
 
 use std::path::PathBuf;
@@ -50,6 +51,7 @@ fn main() -> ExitCode {
         locked::CHECKS,
         misuse::CHECKS,
         programs::CHECKS,
+        sleepers::CHECKS,
         asked::CHECKS,
     ];
     let checks = || checks.iter().copied().flatten();
