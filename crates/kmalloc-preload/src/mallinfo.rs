@@ -1,8 +1,8 @@
 //! Statistics and options for programs, as glibc has them: `mallinfo`, `mallinfo2`, `malloc_info`,
 //! `mallopt`.
 //!
-//! Large allocations count as blocks that glibc would have mapped (`hblks`, `hblkhd`), and all others
-//! as blocks in use (`uordblks`).
+//! Large allocations count as blocks that glibc would have mapped (`hblks`, `hblkhd`). All others
+//! count as blocks in use (`uordblks`).
 
 use core::ffi::{c_int, c_void};
 use core::fmt::{self, Write};
