@@ -1,37 +1,18 @@
 //! A whole program on our allocator: threads, maps, strings, 100 MB of churn, and at the end all
 //! pages back.
 //!
-//! `kmalloc` serves every allocation of the program, the standard library's included. Below it are
-//! object caches, below them a buddy allocator, below that a mapping of 1 GiB of address space of
+//! `hosted::Heap` serves every allocation of the program, the standard library's included. Below it
+//! are the object caches of `kmalloc`, below them a buddy allocator, below that address space of
 //! which only touched pages cost memory.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::mpsc;
 use std::thread;
 
-use buddy::page_frame::{DirectMap, PAGE_SIZE};
-use buddy::{Buddy, Mode, ZeroedMemory};
-use hosted::{Mapped, Threads};
-use kmalloc::{Global, Kmalloc};
-use slab::Registry;
-
-type Pages = Buddy<'static, DirectMap, Threads>;
+use buddy::page_frame::PAGE_SIZE;
 
 #[global_allocator]
-static HEAP: Global<(Pages, Threads)> = Global::new(|| {
-    let memory = Mapped::reserve(1 << 30)?;
-    let frames = [memory.frames()];
-    let layout = Pages::metadata_layout(&frames, hosted::THREAD_SLOTS)?;
-    let metadata = Mapped::reserve(layout.size())?;
-    let map = memory.direct_map();
-    // SAFETY: the mapping is fresh, so it reads as zero, is page-aligned and has no other user. It
-    // lives as long as the allocator.
-    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that has no other user, and `map` covers it.
-    let buddy = unsafe { Buddy::new_in(zeroed, &frames, map, Threads, Mode::Cached) };
-    std::mem::forget((memory, metadata));
-    Ok(Kmalloc::new(Registry::new(buddy?, Threads)?))
-});
+static HEAP: hosted::Heap = hosted::Heap::new();
 
 const WORKERS: u64 = 4;
 /// Bytes that each worker allocates before it is done: 100 MB in all.
@@ -107,7 +88,7 @@ fn burst(bytes_per_worker: usize, pages_held: impl Fn() -> usize) -> (Done, usiz
 
 fn main() {
     println!("100 MB of strings through {WORKERS} threads");
-    let kmalloc = HEAP.get().expect("printing has allocated");
+    let kmalloc = HEAP.kmalloc().expect("printing has allocated");
     // A small burst first creates the caches of the sizes in use, which stay. The pages held after
     // it are those of the program itself and of empty caches.
     burst(2_000_000, || kmalloc.pages_held());

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use hosted::{HeapThreads, Mapped, Pages, Threads};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{OutOfMemory, Shrink, WithSlotStride};
+use page_frame::{OutOfMemory, WithSlotStride};
 use slab::Registry;
 use talc::TalcLock;
 use talc::source::Manual;
@@ -47,7 +47,7 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
 pub static HEAP: Global<(Pages, HeapThreads)> = Global::new(|| {
     let pages = Pages::new()?.with_trim_hook(|| {
         if let Some(heap) = HEAP.get() {
-            heap.shrink(usize::MAX);
+            heap.registry().age();
         }
     });
     let kmalloc = Kmalloc::new(Registry::new(pages, WithSlotStride(Threads))?);

@@ -9,6 +9,23 @@ use crate::bitmap::Bitmap;
 use crate::tags::Tags;
 
 /// The state of the frames of a [`Block`].
+///
+/// ```
+/// use buddy::{BlockState, FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 16];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Plain)?;
+/// frames.allocate_frames(Order::new(2).unwrap())?;
+/// let picture = frames.blocks().map(|block| match block.state {
+///     BlockState::Free => ".".repeat(block.frames),
+///     BlockState::Allocated => "#".repeat(block.frames),
+///     BlockState::Cached => "c".repeat(block.frames),
+/// });
+/// assert_eq!(picture.collect::<String>(), "####............");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BlockState {
     /// A free block, as large as possible.

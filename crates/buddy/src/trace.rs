@@ -37,68 +37,90 @@ use crate::pressure::Pressure;
 ///   without an event. Frames that it was freeing are free. A panic while a run shrinks aborts.
 ///
 /// ```
-/// use buddy::Trace;
-/// use page_frame::FrameNumber;
-/// use std::cell::Cell;
-/// struct InUse(Cell<usize>);
-/// impl Trace for InUse {
-///     const HAS_BLOCK_EVENTS: bool = false; // only `take` and `free`
+/// use buddy::{FrameAllocator, Mode, Pressure, Trace, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// use std::cell::RefCell;
+/// #[derive(Default)]
+/// struct Log(RefCell<Vec<String>>);
+/// impl Trace for Log {
+///     const IS_ENABLED: bool = true; // false: the trace costs nothing
+///     const HAS_BLOCK_EVENTS: bool = true; // false: only `take` and `free`
+///     const MAX_ORDER: Order = Order::new(10).unwrap(); // as in Linux
 ///     fn take(&self, _: FrameNumber, frames: usize) {
-///         self.0.set(self.0.get() + frames);
+///         self.0.borrow_mut().push(format!("take {frames}"));
 ///     }
 ///     fn free(&self, _: FrameNumber, frames: usize) {
-///         self.0.set(self.0.get() - frames);
+///         self.0.borrow_mut().push(format!("free {frames}"));
 ///     }
+///     fn split(&self, count: usize) { self.0.borrow_mut().push(format!("split {count}")) }
+///     fn merge(&self, count: usize) { self.0.borrow_mut().push(format!("merge {count}")) }
+///     fn claim(&self, areas: usize) { self.0.borrow_mut().push(format!("claim {areas}")) }
+///     fn transfer(&self, frames: usize) { self.0.borrow_mut().push(format!("move {frames}")) }
+///     fn allows(&self, _: usize) -> bool { true } // a zone list asks
+///     fn pressure(&self) -> Pressure { Pressure::None }
 /// }
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Plain)?;
+/// let frames = frames.with_trace(Log::default());
+/// let block = frames.allocate_frames(Order::new(1).unwrap())?;
+/// frames.free_frames(block, Order::new(1).unwrap())?;
+/// assert_eq!(*frames.trace().0.borrow(), ["take 2", "split 3", "free 2", "merge 3"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Trace {
     /// Whether the allocator calls the event methods. If false, it computes nothing for events.
+    /// Example: see [`Trace`].
     const IS_ENABLED: bool = true;
     /// Whether the trace wants splits, merges, claims and transfers. If false, the allocator
-    /// computes nothing for them.
+    /// computes nothing for them. Example: see [`Trace`].
     const HAS_BLOCK_EVENTS: bool = true;
     /// The largest order of the list-based buddy that splits and merges are computed for.
+    /// Example: see [`Trace`].
     const MAX_ORDER: Order = Order::MAX;
 
     /// `frames` frames at or after `start` left their areas, for a user or a CPU slot.
+    /// Example: see [`Trace`].
     fn take(&self, start: FrameNumber, frames: usize) {
         let _ = (start, frames);
     }
 
-    /// `frames` frames at or after `start` returned to their areas.
+    /// `frames` frames at or after `start` returned to their areas. Example: see [`Trace`].
     fn free(&self, start: FrameNumber, frames: usize) {
         let _ = (start, frames);
     }
 
-    /// `count` blocks were split in two.
+    /// `count` blocks were split in two. Example: see [`Trace`].
     fn split(&self, count: usize) {
         let _ = count;
     }
 
-    /// `count` pairs of buddies became one block.
+    /// `count` pairs of buddies became one block. Example: see [`Trace`].
     fn merge(&self, count: usize) {
         let _ = count;
     }
 
-    /// `areas` areas were claimed whole.
+    /// `areas` areas were claimed whole. Example: see [`Trace`].
     fn claim(&self, areas: usize) {
         let _ = areas;
     }
 
-    /// `frames` frames moved from areas to a CPU slot, or back.
+    /// `frames` frames moved from areas to a CPU slot, or back. Example: see [`Trace`].
     fn transfer(&self, frames: usize) {
         let _ = frames;
     }
 
     /// Returns whether an ordinary request of a [`ZoneList`](crate::ZoneList) may take `pages`
-    /// frames. The zone list calls it before the take.
+    /// frames. The zone list calls it before the take. Example: see [`Trace`].
     #[inline]
     fn allows(&self, pages: usize) -> bool {
         let _ = pages;
         true
     }
 
-    /// Returns how short memory is.
+    /// Returns how short memory is. Example: see [`Trace`].
     #[inline]
     fn pressure(&self) -> Pressure {
         Pressure::None
@@ -200,10 +222,20 @@ impl<T: Trace + ?Sized> Trace for &T {
 /// A trace that counts events.
 ///
 /// ```
-/// use buddy::{EventCounts, Trace};
+/// use buddy::{EventCounts, FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
 /// let counts = EventCounts::new();
-/// counts.split(3);
-/// assert_eq!((counts.splits(), counts.merges()), (3, 0));
+/// let frames = frames.with_trace(&counts);
+/// frames.allocate_frames(Order::new(9).unwrap())?; // one half of the frames, a whole area
+/// assert_eq!((counts.splits(), counts.claims(), counts.merges()), (1, 1, 0));
+/// frames.allocate_frames(Order::ZERO)?; // refills the CPU's slot
+/// assert!(counts.transfers() > 1);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, Default)]
 pub struct EventCounts {
@@ -215,7 +247,7 @@ pub struct EventCounts {
 
 impl EventCounts {
     page_frame::const_unless_loom! {
-        /// Returns counters at zero.
+        /// Returns counters at zero. Example: see [`EventCounts`].
         pub fn new() -> Self {
             Self {
                 splits: AtomicUsize::new(0),
@@ -226,23 +258,24 @@ impl EventCounts {
         }
     }
 
-    /// Returns the number of blocks that were split in two.
+    /// Returns the number of blocks that were split in two. Example: see [`EventCounts`].
     pub fn splits(&self) -> usize {
         // Relaxed, as in all four getters: statistics, which publish nothing.
         self.splits.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of pairs of buddies that became one block.
+    /// Returns the number of pairs of buddies that became one block. Example: see [`EventCounts`].
     pub fn merges(&self) -> usize {
         self.merges.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of areas that were claimed whole.
+    /// Returns the number of areas that were claimed whole. Example: see [`EventCounts`].
     pub fn claims(&self) -> usize {
         self.claims.load(Ordering::Relaxed)
     }
 
     /// Returns the number of frames that moved between areas and CPU slots.
+    /// Example: see [`EventCounts`].
     pub fn transfers(&self) -> usize {
         self.transfers.load(Ordering::Relaxed)
     }

@@ -50,6 +50,7 @@ impl<'m> ZeroedMemory<'m> {
     /// Zeroes `buffer`, from its first multiple of 64 to its end. O(bytes).
     ///
     /// A buffer that is not aligned to 64 bytes loses up to 63 bytes at its start.
+    /// Example: see [`ZeroedMemory`].
     pub fn zero(buffer: &'m mut [MaybeUninit<u8>]) -> Self {
         let skipped = buffer.as_ptr().align_offset(ALIGNMENT).min(buffer.len());
         let aligned = &mut buffer[skipped..];
@@ -64,7 +65,7 @@ impl<'m> ZeroedMemory<'m> {
     }
 
     /// Takes over memory that is zero already: new pages from the operating system, or memory from
-    /// `alloc_zeroed`. O(1), does not access the memory.
+    /// `alloc_zeroed`. O(1), does not access the memory. Example: see [`Buddy`](crate::Buddy).
     ///
     /// # Safety
     /// 1. `start` is aligned to 64 bytes, and valid for reads and writes of `bytes` bytes during
@@ -76,7 +77,7 @@ impl<'m> ZeroedMemory<'m> {
         Self { start, bytes, borrow: PhantomData }
     }
 
-    /// Returns the size in bytes.
+    /// Returns the size in bytes. Example: see [`ZeroedMemory`].
     pub const fn bytes(&self) -> usize {
         self.bytes
     }

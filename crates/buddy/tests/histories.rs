@@ -161,7 +161,27 @@ fn random_histories_of_all_operations_lose_nothing() {
 fn random_histories_with_placements_and_owners_lose_nothing() {
     for seed in 0..2 {
         play(&[range(3, 512 * 64)], &[], Mode::Cached, seed, 8000, 12);
+        play(&[range(3, 512 * 64)], &[], Mode::Dense, seed, 8000, 12);
     }
+}
+
+/// Mutation seen to fail: a search in `Mode::Dense` that tries empty areas first.
+#[test]
+fn in_dense_mode_blocks_of_other_orders_fill_an_area_before_another_is_opened() {
+    let areas_of = |mode| {
+        let buddy = Simulated::new(&[range(0, 512 * 64)], SingleCpu::new(), mode);
+        let areas: BTreeSet<_> = (0..4)
+            .map(|kind| {
+                let start = buddy.allocate_frames(order(kind)).expect("room");
+                // The CPU owns the area for blocks of this order, until its slot is drained.
+                buddy.drain();
+                start.get() / 512
+            })
+            .collect();
+        buddy.validate().expect("consistent");
+        areas.len()
+    };
+    assert_eq!((areas_of(Mode::Cached), areas_of(Mode::Dense)), (4, 1));
 }
 
 #[test]

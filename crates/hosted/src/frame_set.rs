@@ -11,7 +11,8 @@ use core::ptr::NonNull;
 use page_frame::sync::{AtomicUsize, Ordering, slice_in};
 use page_frame::{FrameNumber, FrameRange};
 
-const WORD_BITS: usize = usize::BITS as usize;
+/// Frames in a word of a set.
+pub(crate) const WORD_BITS: usize = usize::BITS as usize;
 
 /// A set of frames of one range.
 #[derive(Debug)]
@@ -85,21 +86,27 @@ impl FrameSet {
         found
     }
 
-    /// Iterates over the aligned blocks of `frames` frames (a power of two) in `range` that have
-    /// any frame of the set.
-    pub(crate) fn blocks(
-        &self,
-        range: FrameRange,
-        frames: usize,
-    ) -> impl Iterator<Item = FrameRange> {
-        let first = range.start.get().next_multiple_of(frames);
-        (first..range.end.get() + 1 - frames.min(range.frames())).step_by(frames).filter_map(
-            move |start| {
-                let end = FrameNumber::new(start + frames);
-                let block = FrameRange::new(FrameNumber::new(start), end);
-                (block.end <= range.end && self.count(block) > 0).then_some(block)
-            },
-        )
+    /// Returns the part of `range` from its first frame in the set to the last one, or to the one
+    /// with which there are `most`.
+    pub(crate) fn span_of(&self, range: FrameRange, most: usize) -> FrameRange {
+        let is_in = |frame: &usize| {
+            let frame = FrameNumber::new(*frame);
+            self.count(FrameRange::new(frame, FrameNumber::new(frame.get() + 1))) == 1
+        };
+        let mut members = (range.start.get()..range.end.get()).filter(is_in).take(most);
+        let first = members.next().unwrap_or(range.start.get());
+        let end = members.last().map_or(first + 1, |last| last + 1).min(range.end.get());
+        FrameRange::new(FrameNumber::new(first), FrameNumber::new(end))
+    }
+
+    /// Iterates over the aligned groups of [`WORD_BITS`] frames in `range` of which the set has
+    /// any; returns the first frame of each. A load for each group.
+    pub(crate) fn groups(&self, range: FrameRange) -> impl Iterator<Item = FrameNumber> {
+        let first = (range.start.get() - self.first) / WORD_BITS;
+        let end = (range.end.get() - self.first).div_ceil(WORD_BITS);
+        (first..end)
+            .filter(|index| self.words[*index].load(Ordering::Relaxed) != 0)
+            .map(|index| FrameNumber::new(self.first + index * WORD_BITS))
     }
 }
 
@@ -121,8 +128,12 @@ mod tests {
         assert_eq!(set.count(range(100, 1000)), 210);
         assert_eq!(set.remove(range(128, 192)), 64);
         assert_eq!(set.count(range(100, 1000)), 146);
-        let starts: Vec<_> =
-            set.blocks(range(100, 1000), 64).map(|block| block.start.get()).collect();
-        assert_eq!(starts, [192, 256]);
+        let starts: Vec<_> = set.groups(range(100, 1000)).map(|first| first.get()).collect();
+        assert_eq!(starts, [64, 192, 256]);
+        assert_eq!(set.groups(range(256, 300)).count(), 1);
+        assert_eq!(set.span_of(range(120, 220), 1000), range(120, 220));
+        assert_eq!(set.span_of(range(128, 300), 10), range(192, 202));
+        assert_eq!(set.span_of(range(120, 300), 9), range(120, 193));
+        assert_eq!(set.span_of(range(305, 1000), 1000), range(305, 310));
     }
 }

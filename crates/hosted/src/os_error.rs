@@ -29,7 +29,7 @@ impl OsError {
         Self(number)
     }
 
-    /// Returns the `errno` of the call.
+    /// Returns the `errno` of the call. Example: see [`OsError`].
     pub const fn number(self) -> i32 {
         self.0
     }

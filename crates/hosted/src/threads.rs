@@ -22,7 +22,7 @@ use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 use crate::numbers::Numbers;
 use crate::pause::pause;
 use crate::tls::THREAD_SLOTS;
-use crate::{fork_lock, membarrier, shared_numbers, tls};
+use crate::{fork_lock, membarrier, miss_hook, shared_numbers, tls};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
@@ -118,8 +118,14 @@ unsafe impl Cpu for Threads {
         }
     }
 
-    /// A process in which no other thread has a number needs no fence: only threads with numbers
-    /// are inside slots.
+    const HAS_MISS_HOOK: bool = true;
+
+    #[inline(always)]
+    fn note_miss(&self) {
+        miss_hook::note_miss();
+    }
+
+    /// Makes no system call while no other thread has a number: no other thread uses slots then.
     fn fence_all(&self) -> bool {
         is_alone() || membarrier::fence_all()
     }
@@ -189,8 +195,15 @@ fn borrow() -> bool {
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if tls::load() >= TAKING {
-        return None;
+    match tls::load() {
+        ENDED | TAKING => return None,
+        armed if armed & tls::ARMED != 0 => {
+            let word = armed & !tls::ARMED;
+            tls::store(word);
+            miss_hook::note_armed(word - 1);
+            return Some(word - 1);
+        }
+        _ => {}
     }
     // The calls below may allocate: libraries may replace the functions of the C library. Such
     // requests do without a slot.

@@ -9,7 +9,7 @@
 //! library with such a word of four bytes can still be loaded late, as the loader reserves some
 //! room for that.
 //!
-//! Where this file has no assembly for the machine, the word is a thread-local of the compiler.
+//! Each machine needs assembly of its own.
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod initial_exec {
@@ -62,24 +62,56 @@ mod initial_exec {
     }
 }
 
-#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 mod initial_exec {
-    use core::cell::Cell;
+    use core::arch::{asm, global_asm};
 
-    thread_local! {
-        static WORD: Cell<u32> = const { Cell::new(0) };
+    // A version in the name: programs may contain two versions of the crate.
+    global_asm!(
+        ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
+        ".globl hosted_0_1_word",
+        ".hidden hosted_0_1_word",
+        ".type hosted_0_1_word, @object",
+        ".size hosted_0_1_word, 4",
+        ".p2align 2",
+        "hosted_0_1_word:",
+        ".zero 4",
+        ".popsection",
+    );
+
+    /// Returns the address of the thread's word.
+    #[inline(always)]
+    fn place() -> *mut u32 {
+        let place: *mut u32;
+        // SAFETY: reads the thread pointer and the offset that the loader has written; changes
+        // nothing.
+        unsafe {
+            asm!(
+                "mrs {place}, tpidr_el0",
+                "adrp {offset}, :gottprel:hosted_0_1_word",
+                "ldr {offset}, [{offset}, #:gottprel_lo12:hosted_0_1_word]",
+                "add {place}, {place}, {offset}",
+                place = out(reg) place,
+                offset = out(reg) _,
+                options(pure, readonly, nostack, preserves_flags),
+            );
+        }
+        place
     }
 
     /// Returns the thread's word, zero at first.
     #[inline(always)]
     pub(crate) fn load() -> u32 {
-        WORD.get()
+        // SAFETY: the thread's own word, which lives as long as the thread. Volatile: a signal
+        // handler of the thread may change it.
+        unsafe { place().read_volatile() }
     }
 
     /// Sets the thread's word.
     #[inline]
     pub(crate) fn store(word: u32) {
-        WORD.set(word);
+        // SAFETY: the thread's own word, which lives as long as the thread.
+        unsafe { place().write_volatile(word) };
     }
 }
 
@@ -89,12 +121,27 @@ use crate::numbers;
 
 /// The number of sets of per-CPU slots: one for each of 112 threads, and 16 that all other threads
 /// share.
+///
+/// ```
+/// use buddy::Buddy;
+/// use hosted::{Mapped, THREAD_SLOTS, Threads};
+/// use page_frame::{Cpu, DirectMap};
+/// let memory = Mapped::reserve(64 << 20)?;
+/// // The metadata has room for a slot of each thread.
+/// let layout = Buddy::<DirectMap, Threads>::metadata_layout(&[memory.frames()], THREAD_SLOTS)?;
+/// assert!(layout.size() > 0 && Threads.slots() == THREAD_SLOTS);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub const THREAD_SLOTS: usize = numbers::ALL;
+
+/// Set in the word of a thread that has a number and whose next hit is to be a miss: `load` then
+/// returns no valid number.
+pub(crate) const ARMED: u32 = 1 << 31;
 
 /// Returns the running thread's slot number, if it has one. Does not assign one.
 #[inline(always)]
 pub(crate) fn number() -> Option<usize> {
-    let number = load().wrapping_sub(1) as usize;
+    let number = (load() & !ARMED).wrapping_sub(1) as usize;
     (number < THREAD_SLOTS).then_some(number)
 }
 

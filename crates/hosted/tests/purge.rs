@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use hosted::{Background, Pages, Purger};
-use page_frame::{Order, PageBlock, PageSource};
+use page_frame::{Order, PageBlock, PageResize, PageSource};
 
 /// Takes `count` blocks of 16 pages.
 fn take(pages: &Pages, count: usize) -> Vec<PageBlock> {
@@ -17,102 +17,87 @@ fn free(pages: &Pages, blocks: impl IntoIterator<Item = PageBlock>) {
     blocks.into_iter().for_each(|block| unsafe { pages.free(block) });
 }
 
+/// Mutations that it catches:
+/// - a hook that is not called, or called by each free;
+/// - a purge before the delay, of pages in use, or never.
 #[test]
-fn the_trim_hook_is_called_at_falls_and_seldom_at_swings() {
-    static FALLS: AtomicUsize = AtomicUsize::new(0);
-    let falls = || FALLS.swap(0, Ordering::Relaxed);
+fn idle_pages_are_purged_after_the_delay_by_whoever_allocates_next() {
+    static CALLS: AtomicUsize = AtomicUsize::new(0);
+    let calls = || CALLS.swap(0, Ordering::Relaxed);
+    let delay = Duration::from_millis(400);
     let pages = Pages::with_space(1 << 30).expect("address space");
-    let pages = pages.with_trim_hook(|| _ = FALLS.fetch_add(1, Ordering::Relaxed));
-    // 64 MiB are freed block by block: a fall at each sixth, until a sixth is less than 1 MiB.
+    let pages = pages.with_trim_hook(|| _ = CALLS.fetch_add(1, Ordering::Relaxed));
+    let pages = pages.with_purge_delay(delay);
+    let kept = take(&pages, 16);
     let blocks = take(&pages, 1024);
+    let freed_at = Instant::now();
     free(&pages, blocks);
-    let first = falls();
-    assert!((15..=40).contains(&first), "{first} falls from 64 MiB to nothing");
-    // Use that swings between 64 and 50 MiB rebounds, which two falls show.
-    let mut blocks = take(&pages, 1024);
-    falls();
-    for _ in 0..20 {
-        free(&pages, blocks.drain(800..).collect::<Vec<_>>());
-        blocks.extend(take(&pages, 224));
+    let idle = pages.idle_pages();
+    if freed_at.elapsed() < delay / 2 {
+        assert_eq!((idle, calls()), (1024 * 16, 0), "before the first interval ends");
     }
-    let swings = falls();
-    assert!(swings <= 2, "{swings} falls of a use that swings");
-    // A program that ends still calls the hook.
-    free(&pages, blocks);
-    let last = falls();
-    assert!(last >= 10, "{last} falls at the end");
+    while pages.idle_pages() > 1024 {
+        assert!(freed_at.elapsed() < Duration::from_secs(20), "{} pages", pages.idle_pages());
+        let blocks = take(&pages, 1);
+        free(&pages, blocks);
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(freed_at.elapsed() >= delay, "after {:?}", freed_at.elapsed());
+    let intervals = freed_at.elapsed().as_millis() / (delay / 2).as_millis();
+    let calls = calls();
+    assert!((2..=intervals as usize + 1).contains(&calls), "{calls} in {intervals} intervals");
+    free(&pages, kept);
 }
 
-/// Mutations that it catches:
-/// - a hook called in each interval, or in none;
-/// - the idle pages at the end of an interval in place of the fewest;
-/// - a purge of all or none of them;
-/// - a count of the fewest that is not reset.
+/// Mutations that it catches: the minimum of one interval in place of two; a purge of all that is
+/// idle at the end of an interval.
 #[test]
-fn of_what_is_idle_for_an_interval_half_goes_and_what_is_used_stays() {
-    static ASKED: AtomicUsize = AtomicUsize::new(0);
+fn a_swing_within_the_delay_purges_nothing() {
     let pages = Pages::with_space(1 << 30).expect("address space").without_purging();
-    let pages = pages.with_trim_hook(|| _ = ASKED.fetch_add(1, Ordering::Relaxed));
     let blocks = take(&pages, 256);
     free(&pages, blocks);
     assert_eq!(pages.idle_pages(), 4096, "frees keep it");
-    assert_eq!(pages.decay(), 0, "all of it was in use in the interval");
-    // Used again and again: it stays, whatever the interval.
-    for _ in 0..3 {
+    for _ in 0..5 {
+        assert_eq!(pages.decay(), 0, "all of it was in use in this interval or the last");
+        assert_eq!(pages.decay(), 0);
         let blocks = take(&pages, 256);
         free(&pages, blocks);
-        assert_eq!(pages.decay(), 0);
     }
-    assert_eq!(ASKED.load(Ordering::Relaxed), 0);
-    let left: Vec<_> = (0..8)
-        .map(|_| {
-            pages.decay();
-            pages.idle_pages()
-        })
-        .collect();
-    assert_eq!(left, [2048, 1024, 512, 0, 0, 0, 0, 0], "the last area goes as a whole");
-    assert_eq!(ASKED.load(Ordering::Relaxed), 8, "a program that sleeps");
-    // Pages that were used in between stay: 16 MiB are idle at both ends, and were 12 at a time.
-    let blocks = take(&pages, 256);
-    free(&pages, blocks);
-    pages.decay();
-    let blocks = take(&pages, 64);
-    free(&pages, blocks);
-    assert_eq!((pages.decay(), pages.idle_pages()), (1536, 2560), "half of 12 MiB");
-    assert_eq!((pages.decay(), pages.idle_pages()), (1536, 1024), "of 10, by areas");
-    // Frees are no use.
-    let blocks = take(&pages, 64);
-    pages.decay();
-    ASKED.store(0, Ordering::Relaxed);
-    free(&pages, blocks);
-    pages.decay();
-    assert_eq!(ASKED.load(Ordering::Relaxed), 1);
+    // 64 of the 256 blocks are used again: the others go.
+    for _ in 0..2 {
+        pages.decay();
+        let blocks = take(&pages, 64);
+        free(&pages, blocks);
+    }
+    assert_eq!((pages.decay(), pages.idle_pages()), (3072, 1024));
+    let left = [(); 4].map(|()| pages.decay());
+    assert_eq!((left.iter().sum(), pages.idle_pages()), (1024, 0));
 }
 
-/// Mutations that it catches: another limit for few pages; a purge of all pages above it.
 #[test]
-fn what_is_few_goes_at_once() {
-    let pages = Pages::with_space(1 << 30).expect("address space").without_purging();
-    // Every other block, so that what is free lies between pages in use.
-    let mut blocks = take(&pages, 200);
-    blocks.sort_by_key(|block| block.start().addr());
-    let mut apart = Vec::new();
-    let mut between = Vec::new();
-    for (index, block) in blocks.into_iter().enumerate() {
-        if index % 2 == 0 { apart.push(block) } else { between.push(block) }
-    }
-    let mut left_of = |blocks: usize| {
-        free(&pages, apart.drain(..blocks));
-        assert_eq!(pages.decay(), 0, "they were in use");
-        [(); 2].map(|()| {
-            pages.decay();
-            pages.idle_pages()
-        })
+fn a_run_that_shrinks_page_by_page_is_purged_by_mebibytes() {
+    let pages = Pages::with_space(4 << 30).expect("address space");
+    let all = (513 << 20) / page_frame::PAGE_SIZE;
+    let run = pages.allocate_run(all, Order::ZERO).expect("three sections are free");
+    let start = run.start();
+    // SAFETY: all of the run, which the test owns.
+    unsafe { start.write_bytes(1, 600 * page_frame::PAGE_SIZE) };
+    let resident = |page: usize| {
+        let mut there = 0_u8;
+        // SAFETY: a page of the mapping, which lives; the byte is ours.
+        let at = unsafe { start.add(page * page_frame::PAGE_SIZE) };
+        // SAFETY: as above.
+        let outcome = unsafe { libc::mincore(at.as_ptr().cast(), 1, &raw mut there) };
+        outcome == 0 && there & 1 == 1
     };
-    assert_eq!(left_of(4), [0, 0], "256 KiB");
-    assert_eq!(left_of(5), [40, 0], "320 KiB");
-    free(&pages, apart);
-    free(&pages, between);
+    let _ = resident(0);
+    // SAFETY: the run of that many pages is the test's.
+    assert!(unsafe { pages.resize_run(start, all, all - 1) }, "within its sections");
+    // SAFETY: as above.
+    assert!(unsafe { pages.resize_run(start, all - 1, all) });
+    assert!(resident(599), "pages below the tail stay");
+    // SAFETY: allocated above, and not used any more.
+    unsafe { pages.free_run(start, all) };
 }
 
 /// Returns what the system says of the thread of this process that has this name, if there is one.

@@ -24,20 +24,31 @@ pub(crate) fn stats<R>(look: impl FnOnce(&[u8]) -> R) -> Option<R> {
         .flatten()
 }
 
-/// Returns the purge interval that `KMALLOC_PURGE` sets in milliseconds, or `None` when it is
-/// unset, empty or zero. A value that is not a number is reported on standard error and ignored.
+/// Returns the interval of the purging thread that `KMALLOC_PURGE` sets in milliseconds; `None`
+/// when it is unset, empty or zero.
 pub(crate) fn purge_interval() -> Option<Duration> {
+    milliseconds("KMALLOC_PURGE").filter(|interval| !interval.is_zero())
+}
+
+/// Returns the purge delay that `KMALLOC_PURGE_DELAY` sets in milliseconds; `None` when it is unset
+/// or empty.
+pub(crate) fn purge_delay() -> Option<Duration> {
+    milliseconds("KMALLOC_PURGE_DELAY")
+}
+
+/// Returns the milliseconds in the variable `name`. A value that is not a number is reported on
+/// standard error and ignored.
+fn milliseconds(name: &str) -> Option<Duration> {
     let number = |value: &[u8]| core::str::from_utf8(value).ok()?.parse::<u32>().ok();
-    let milliseconds = variable("KMALLOC_PURGE", |value| {
+    let milliseconds = variable(name, |value| {
         let milliseconds = number(value);
         if milliseconds.is_none() && !value.is_empty() {
             let value = value.escape_ascii();
-            say(2, format_args!("kmalloc: no purging, KMALLOC_PURGE={value}: not milliseconds\n"));
+            say(2, format_args!("kmalloc: {name}={value} is ignored: not milliseconds\n"));
         }
         milliseconds
     });
-    let milliseconds = milliseconds.flatten().filter(|milliseconds| *milliseconds > 0)?;
-    Some(Duration::from_millis(milliseconds.into()))
+    Some(Duration::from_millis(milliseconds.flatten()?.into()))
 }
 
 /// Returns a word of random bits that the kernel chose for this process.

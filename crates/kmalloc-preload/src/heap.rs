@@ -128,21 +128,30 @@ pub(crate) fn existing() -> Option<Heap> {
 /// Returns the pages of the process, or `None` when no address space could be claimed.
 pub(crate) fn pages() -> Option<&'static Pages> {
     static PAGES: Once<Pages> = Once::new();
-    let new = || {
-        let pages = Pages::new()?.with_trim_hook(shrink_caches);
-        space::set(pages.start().addr().get(), pages.space_bytes());
-        Ok::<_, OsError>(pages)
-    };
-    PAGES.try_call_once(new).ok()
+    PAGES.try_call_once(make_pages).ok()
 }
 
-/// The trim hook: the trim policy calls it when the program's memory use falls.
-fn shrink_caches() {
-    Caches.shrink(usize::MAX);
+fn make_pages() -> Result<Pages, OsError> {
+    let pages = Pages::new()?.with_trim_hook(age_caches);
+    space::set(pages.start().addr().get(), pages.space_bytes());
+    Ok(match environment::purge_delay() {
+        Some(delay) => pages.with_purge_delay(delay),
+        None => pages,
+    })
+}
+
+/// The trim hook: the pages call it at the end of each interval of their decay.
+fn age_caches() {
+    match existing() {
+        Some(Heap::Plain(heap)) => heap.registry().age(),
+        Some(Heap::Checked(heap)) => heap.registry().age(),
+        None => {}
+    }
 }
 
 fn registry() -> Result<Registry<(Source, HeapThreads)>, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
+    pages.decay_at_misses();
     Registry::with_fault_hook(Reclaiming::new(pages, Caches), WithSlotStride(Threads), stop)
 }
 

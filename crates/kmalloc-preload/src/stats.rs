@@ -151,6 +151,11 @@ fn write_to(file: c_int) -> Result<(), c_int> {
     out.finish()
 }
 
+/// Returns the free pages that `malloc_trim` leaves to the process.
+fn trim_reserve_pages() -> usize {
+    (128 << 10) / PAGE_SIZE + held_pages().0 / 64
+}
+
 /// Returns the pages that the allocator holds, and those of them in large allocations.
 pub(crate) fn held_pages() -> (usize, usize) {
     match existing() {
@@ -160,17 +165,23 @@ pub(crate) fn held_pages() -> (usize, usize) {
     }
 }
 
-/// Returns unused memory to the system, except `keep_bytes` bytes. Returns 1 if any memory was
-/// returned, otherwise 0.
+/// Returns unused memory to the system, except `keep_bytes` bytes and a reserve: 128 KiB and 1/64
+/// of the memory in use. Returns none while at most two reserves are unused. A program that trims
+/// often would otherwise fault the same pages in each time. (glibc's reserve is 128 KiB.) Returns 1
+/// if any memory was returned, otherwise 0.
 #[unsafe(no_mangle)]
 pub(crate) extern "C" fn malloc_trim(keep_bytes: usize) -> c_int {
     if existing().is_none() {
         return 0;
     }
-    let shrunk = with_heap!(|heap| heap.shrink_all()).unwrap_or(0);
-    let given = pages().map_or(0, |pages| pages.purge(keep_bytes / PAGE_SIZE));
+    with_heap!(|heap| heap.shrink_all());
+    let purged = pages().map_or(0, |pages| {
+        let (keep, reserve) = (keep_bytes / PAGE_SIZE, trim_reserve_pages());
+        let is_worth_it = pages.idle_pages() > keep.saturating_add(2 * reserve);
+        if is_worth_it { pages.purge(keep.saturating_add(reserve)) } else { 0 }
+    });
     write_file();
-    c_int::from(shrunk + given > 0)
+    c_int::from(purged > 0)
 }
 
 /// Writes statistics to standard error, and to the file that the user named.

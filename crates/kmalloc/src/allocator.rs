@@ -15,7 +15,7 @@ macro_rules! implement {
 
         use $alloc::{AllocError, Allocator};
 
-        use crate::global::Global;
+        use crate::global::{Global, SetUp};
         use crate::kmalloc::Kmalloc;
 
         // SAFETY: memory is valid and not shared until freed, wherever the reference is moved or
@@ -76,7 +76,7 @@ macro_rules! implement {
         }
 
         // SAFETY: as above; the allocator stays once it is set up.
-        unsafe impl<S, K: Hardening> Allocator for &Global<S, K>
+        unsafe impl<S, K: Hardening, F: SetUp<S, K>> Allocator for &Global<S, K, F>
         where
             S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
         {

@@ -28,10 +28,25 @@
 use core::alloc::Layout;
 
 /// The number of a size class, smallest first.
+///
+/// ```
+/// use core::alloc::Layout;
+/// use kmalloc::{ClassIndex, LARGEST};
+/// let class = ClassIndex::for_size(100).unwrap();
+/// assert_eq!((class.size(), class.alignment()), (112, 16));
+/// // An aligned request takes the smallest class whose size is a multiple of the alignment:
+/// let aligned = ClassIndex::for_layout(Layout::from_size_align(100, 64)?).unwrap();
+/// assert_eq!(aligned.size(), 128);
+/// assert_eq!(ClassIndex::for_size(LARGEST + 1), None); // takes pages
+/// assert_eq!(ClassIndex::for_size(0).unwrap().size(), 8);
+/// assert_eq!(ClassIndex::new(class.index()), Some(class));
+/// assert_eq!(ClassIndex::all().len(), ClassIndex::COUNT);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ClassIndex(u8);
 
-/// The size of the largest class in bytes; larger requests take pages.
+/// The size of the largest class in bytes; larger requests take pages. Example: see [`ClassIndex`].
 pub const LARGEST: usize = 32 << 10;
 
 /// Up to this size classes step by [`STEP`].
@@ -91,17 +106,18 @@ const fn table<const N: usize>() -> [u8; N] {
 }
 
 impl ClassIndex {
-    /// How many classes there are.
+    /// How many classes there are. Example: see [`ClassIndex`].
     pub const COUNT: usize = FINE.end(LARGEST);
 
     /// Returns the class of number `index`, or `None` from [`COUNT`](Self::COUNT) on.
+    /// Example: see [`ClassIndex`].
     #[inline]
     pub const fn new(index: usize) -> Option<Self> {
         if index < Self::COUNT { Some(Self(index as u8)) } else { None }
     }
 
     /// Returns the smallest class of at least `bytes` bytes, or `None` beyond the largest. Zero
-    /// bytes take the smallest.
+    /// bytes take the smallest. Example: see [`ClassIndex`].
     #[inline(always)]
     pub const fn for_size(bytes: usize) -> Option<Self> {
         Self::at_least(bytes, 1)
@@ -147,13 +163,13 @@ impl ClassIndex {
     }
 
     /// Returns the smallest class for a size and an alignment, or `None` where pages must serve
-    /// them.
+    /// them. Example: see [`ClassIndex`].
     #[inline(always)]
     pub const fn for_layout(layout: Layout) -> Option<Self> {
         Self::at_least(layout.size(), layout.align())
     }
 
-    /// Returns the object size in bytes.
+    /// Returns the object size in bytes. Example: see [`ClassIndex`].
     #[inline]
     pub const fn size(self) -> usize {
         match self.0 as usize {
@@ -164,18 +180,19 @@ impl ClassIndex {
     }
 
     /// Returns the alignment in bytes that every object of the class has.
+    /// Example: see [`ClassIndex`].
     #[inline]
     pub const fn alignment(self) -> usize {
         1 << self.size().trailing_zeros()
     }
 
-    /// Returns the number.
+    /// Returns the number. Example: see [`ClassIndex`].
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// Iterates over all classes, smallest first.
+    /// Iterates over all classes, smallest first. Example: see [`ClassIndex`].
     pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator {
         (0..Self::COUNT as u8).map(Self)
     }

@@ -20,6 +20,45 @@ const STARTING: u8 = 1;
 /// `kmalloc` is there, for ever.
 const READY: u8 = 2;
 
+/// Makes the allocator of a [`Global`] at its first request: a function, or a value with options.
+///
+/// ```
+/// use kmalloc::{Global, Kmalloc, SetUp};
+/// use page_frame::{Arena, OutOfMemory};
+/// use hosted::{Mapped, Threads};
+/// use slab::{Off, Registry};
+/// /// A heap of this many bytes.
+/// struct Bytes(usize);
+/// impl SetUp<(Arena<'static>, Threads), Off> for Bytes {
+///     fn set_up(&self) -> Result<Kmalloc<(Arena<'static>, Threads)>, OutOfMemory> {
+///         let memory = Mapped::reserve(self.0)?;
+///         // SAFETY: no other code uses the memory, which stays as it is forgotten.
+///         let arena = unsafe { Arena::from_raw(memory.start(), memory.bytes()) };
+///         std::mem::forget(memory);
+///         Ok(Kmalloc::new(Registry::new(arena.map_err(|_| OutOfMemory)?, Threads)?))
+///     }
+/// }
+/// static HEAP: Global<(Arena<'static>, Threads), Off, Bytes> = Global::new(Bytes(8 << 20));
+/// assert!(HEAP.setup().0 == 8 << 20 && HEAP.kmalloc()?.kmalloc(16 << 20).is_err());
+/// # Ok::<(), OutOfMemory>(())
+/// ```
+pub trait SetUp<S: System<Pages: PageResize>, K: Hardening> {
+    /// Makes the allocator. It must not allocate from the [`Global`] that calls it.
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when there is no memory to begin with; the next request tries again.
+    /// Example: see [`SetUp`].
+    fn set_up(&self) -> Result<Kmalloc<S, K>, OutOfMemory>;
+}
+
+impl<S: System<Pages: PageResize>, K: Hardening> SetUp<S, K>
+    for fn() -> Result<Kmalloc<S, K>, OutOfMemory>
+{
+    fn set_up(&self) -> Result<Kmalloc<S, K>, OutOfMemory> {
+        self()
+    }
+}
+
 /// A [`Kmalloc`] that can be a static, and the program's global allocator.
 ///
 /// `setup` runs once, at the first request, on the thread or CPU that makes it. It must not
@@ -59,31 +98,42 @@ const READY: u8 = 2;
 /// let numbers: Vec<u32> = (0..1000).collect();
 /// assert_eq!(numbers.len(), 1000);
 /// assert!(HEAP.get().is_some_and(|kmalloc| kmalloc.pages_held() > 0));
+/// HEAP.kmalloc()?.shrink_all(); // `get` is `None` before the first request, `kmalloc` sets up
+/// # Ok::<(), OutOfMemory>(())
 /// ```
-pub struct Global<S: System<Pages: PageResize>, K: Hardening = Off> {
-    setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>,
+pub struct Global<
+    S: System<Pages: PageResize>,
+    K: Hardening = Off,
+    F: SetUp<S, K> = fn() -> Result<Kmalloc<S, K>, OutOfMemory>,
+> {
+    setup: F,
     state: AtomicU8,
     kmalloc: UnsafeCell<MaybeUninit<Kmalloc<S, K>>>,
 }
 
 // SAFETY: `kmalloc` is written once, by the CPU that changed `state` from untouched to starting,
 // and from then on only shared; P and C come from `setup` on whichever CPU runs it.
-unsafe impl<S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync
-    for Global<S, K>
+unsafe impl<S, K: Hardening, F: SetUp<S, K> + Sync> Sync for Global<S, K, F> where
+    S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>
 {
 }
 
-impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F> {
     page_frame::const_unless_loom! {
-        /// Makes an allocator that `setup` will set up.
-        pub fn new(setup: fn() -> Result<Kmalloc<S, K>, OutOfMemory>) -> Self {
+        /// Makes an allocator that `setup` will set up. Example: see [`Global`].
+        pub fn new(setup: F) -> Self {
             let kmalloc = UnsafeCell::new(MaybeUninit::uninit());
             Self { setup, state: AtomicU8::new(UNTOUCHED), kmalloc }
         }
     }
 
+    /// Returns the value that sets the allocator up. Example: see [`SetUp`].
+    pub const fn setup(&self) -> &F {
+        &self.setup
+    }
+
     /// Returns the allocator, and sets it up if that has not happened yet. Spins while somebody
-    /// else does.
+    /// else does. Example: see [`Global`].
     ///
     /// # Errors
     /// What `setup` fails with.
@@ -92,7 +142,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
         self.get().map_or_else(|| self.start(), Ok)
     }
 
-    /// Returns the allocator if it has been set up.
+    /// Returns the allocator if it has been set up. One load. Example: see [`Global`].
     #[inline(always)]
     pub fn get(&self) -> Option<&Kmalloc<S, K>> {
         // Acquire: pairs with the Release in `start`; sees the allocator as it was made.
@@ -179,7 +229,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Global<S, K> {
             }
         }
         let starting = Starting(&self.state);
-        match (self.setup)() {
+        match self.setup.set_up() {
             Ok(made) => {
                 core::mem::forget(starting);
                 self.kmalloc.with_mut(|kmalloc| {
@@ -224,7 +274,8 @@ impl Drop for NoUnwind {
 // SAFETY: memory is valid, aligned and not shared until freed (slab cache and page source). Nothing
 // unwinds: a hit calls no code of the user, and all else runs under a `NoUnwind`. An address that
 // comes back with a layout without a size, which the trait does not allow, enters no cache.
-unsafe impl<S: System<Pages: PageResize>, K: Hardening> GlobalAlloc for Global<S, K>
+unsafe impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> GlobalAlloc
+    for Global<S, K, F>
 where
     S: System<Pages: Send + Sync, Cpus: Send + Sync>,
 {
@@ -284,7 +335,7 @@ where
     }
 }
 
-impl<S: System<Pages: PageResize>, K: Hardening> Drop for Global<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Drop for Global<S, K, F> {
     /// Destroys the allocator if it was set up. Statics are never dropped.
     fn drop(&mut self) {
         // Acquire: as in `get`.
@@ -299,7 +350,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Drop for Global<S, K> {
     }
 }
 
-impl<S: System<Pages: PageResize>, K: Hardening> fmt::Debug for Global<S, K> {
+impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> fmt::Debug for Global<S, K, F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Global").field("kmalloc", &self.get()).finish_non_exhaustive()
     }

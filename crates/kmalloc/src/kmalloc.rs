@@ -38,11 +38,20 @@ use crate::large::LargeRuns;
 ///
 /// let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
 /// let arena = Arena::new(&mut memory)?;
-/// let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new())?);
-/// let twenty = kmalloc.allocate(Layout::new::<[u8; 20]>())?;
+/// let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new())?).with_magazine_bytes(4096);
+/// let layout = Layout::new::<[u8; 20]>();
+/// let twenty = kmalloc.allocate(layout)?;
 /// assert_eq!(kmalloc.usable_size(twenty), Some(24));
-/// // SAFETY: from this allocator, and not used any more.
-/// unsafe { kmalloc.free(twenty) };
+/// // SAFETY: clauses 1 and 2: from this allocator, and only the result is used below.
+/// let large = unsafe { kmalloc.reallocate(twenty, layout, 100_000) }?;
+/// assert_eq!(kmalloc.pages_held(), kmalloc.registry().pages_held() + kmalloc.large_pages());
+/// let zeros = kmalloc.allocate_zeroed(layout)?;
+/// // SAFETY: clauses 1 and 2: from this allocator for `layout`, and not used any more.
+/// unsafe { kmalloc.free_sized(zeros, layout) };
+/// // SAFETY: clauses 1 and 2: as above. The page map knows the size.
+/// unsafe { kmalloc.free(large) };
+/// assert!(kmalloc.shrink_all() > 0 && kmalloc.large_pages() == 0);
+/// kmalloc.validate()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[repr(C)]
@@ -69,7 +78,7 @@ impl<S: System<Pages: PageResize>> Kmalloc<S> {
     /// Makes an allocator whose caches are in `registry`. Takes no memory before the first request.
     ///
     /// A registry may have only one such allocator: a second one would take the first one's objects
-    /// for its own.
+    /// for its own. Example: see [`Kmalloc`].
     pub fn new(registry: Registry<S>) -> Self {
         Self::with_hardening(registry)
     }
@@ -78,25 +87,7 @@ impl<S: System<Pages: PageResize>> Kmalloc<S> {
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Makes an allocator as [`new`](Kmalloc::new) does, whose caches make the checks of the preset
     /// `K`. The preset does not matter for large allocations: only the page map checks them.
-    ///
-    /// ```
-    /// # use kmalloc::Kmalloc;
-    /// # use page_frame::{Arena, SingleCpu};
-    /// # use slab::{Hardened, Registry};
-    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
-    /// # let arena = Arena::new(&mut memory)?;
-    /// let print = |fault: &page_frame::Fault| eprintln!("{fault}");
-    /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), print)?;
-    /// let kmalloc = Kmalloc::<_, Hardened>::with_hardening(registry).with_secret(0x5eed);
-    /// let (first, second) = (kmalloc.kmalloc(100)?, kmalloc.kmalloc(100)?);
-    /// // SAFETY: the hook returns, so a double free is told of and changes nothing.
-    /// unsafe {
-    ///     kmalloc.kfree(Some(first));
-    ///     kmalloc.kfree(Some(second));
-    ///     kmalloc.kfree(Some(first)); // DoubleFree
-    /// }
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// Example: see [the crate](crate).
     pub fn with_hardening(registry: Registry<S>) -> Self {
         // The registry does not move its page source from now on.
         let tags = registry.source().tag_range();
@@ -105,6 +96,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Sets the secret of canaries and shuffled slabs, see
     /// [`CacheBuilder::secret`](slab::CacheBuilder::secret). Call it before the first request.
+    /// Example: see [the crate](crate).
     pub const fn with_secret(mut self, secret: usize) -> Self {
         self.caches.secret = Some(secret);
         self
@@ -112,7 +104,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Sets about how many bytes of objects each CPU keeps for each class in one of its two
     /// magazines, see [`CacheBuilder::magazine_bytes`](slab::CacheBuilder::magazine_bytes). Call it
-    /// before the first request.
+    /// before the first request. Example: see [`Kmalloc`].
     ///
     /// # Panics
     /// When `bytes` is zero.
@@ -123,6 +115,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Returns the registry, for shrinking, statistics and private caches.
+    /// Example: see [`Kmalloc`].
     pub const fn registry(&self) -> &Registry<S> {
         &self.caches.registry
     }
@@ -131,7 +124,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ///
     /// Up to [`LARGEST`](crate::LARGEST) bytes a hit is a pop in the caller's CPU slot; a miss may
     /// take locks and ask the page source. Larger requests take whole pages, exactly as many as
-    /// needed where the source can.
+    /// needed where the source can. Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when neither a slab nor the page source has room, and for sizes and
@@ -175,24 +168,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, without reclaiming: the
     /// page source reclaims nothing for it, so no shrinker and no out-of-memory hook runs. For
-    /// callers that can do without the memory, or may not wait.
-    ///
-    /// ```
-    /// # use core::alloc::Layout;
-    /// # use kmalloc::Kmalloc;
-    /// # use page_frame::{Arena, Reclaiming, Shrink, SingleCpu};
-    /// # use slab::Registry;
-    /// struct Kill;
-    /// impl Shrink for Kill {
-    ///     fn reclaimable(&self) -> usize { 0 }
-    ///     fn shrink(&self, _: usize) -> usize { unreachable!("nobody is killed for it") }
-    /// }
-    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
-    /// let source = Reclaiming::new(Arena::new(&mut memory)?, Kill);
-    /// let kmalloc = Kmalloc::new(Registry::new(source, SingleCpu::new())?);
-    /// assert!(kmalloc.try_allocate(Layout::new::<[u8; 8 << 20]>()).is_err());
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// callers that can do without the memory, or may not wait. Example: see [the crate](crate).
     ///
     /// # Errors
     /// [`OutOfMemory`](page_frame::OutOfMemory) when nothing is free; see
@@ -209,7 +185,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Allocates memory for `layout` that reads as zero, up to its
     /// [`usable_size`](Self::usable_size). Skips the zeroing if the page source says that its pages
-    /// are zero.
+    /// are zero. Otherwise O(bytes). Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -238,7 +214,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ///
     /// Addresses that are not an allocation's start are a [fault](page_frame::Fault) if the page
     /// map shows it: memory that is not the source's, freed or interior pages of large allocations,
-    /// raw blocks, objects of private caches.
+    /// raw blocks, objects of private caches. Example: see [`Kmalloc`].
     ///
     /// # Safety
     /// 1. `start` came from this allocator and has not been freed since.
@@ -273,7 +249,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
-    /// look-up.
+    /// look-up. A miss may take locks. Example: see [`Kmalloc`].
     ///
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
@@ -351,7 +327,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// shows. O(1), no lock.
     ///
     /// Reads only the page map, not the memory at `start`, so any address is allowed. The result
-    /// for memory that is freed meanwhile is out of date.
+    /// for memory that is freed meanwhile is out of date. Example: see [`Kmalloc`].
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
         self.usable_size_in(self.class_at(start), start)
     }
@@ -381,23 +357,25 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         near.or_else(|| class_of(self.source().tag(address)))
     }
 
-    /// Returns the pages of large allocations.
+    /// Returns the pages of large allocations. O(1), no lock. Example: see [`Kmalloc`].
     pub fn large_pages(&self) -> usize {
         self.large.pages()
     }
 
     /// Returns all pages held: those of the registry with all its caches, and those of large
-    /// allocations. O(caches), takes their locks.
+    /// allocations. O(caches), takes their locks. Example: see [`Kmalloc`].
     pub fn pages_held(&self) -> usize {
         self.registry().pages_held() + self.large_pages()
     }
 
     /// Releases all pages that hold no memory in use; returns how many. Waits for locks.
+    /// Example: see [`Kmalloc`].
     pub fn shrink_all(&self) -> usize {
         self.registry().shrink_all()
     }
 
-    /// Checks the invariants of all caches of the registry.
+    /// Checks the invariants of all caches of the registry. O(objects), takes their locks.
+    /// Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// Names the first invariant that does not hold.

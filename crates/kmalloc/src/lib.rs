@@ -20,6 +20,46 @@
 //! - References to both are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
 //!   `allocator-api2-02` or `allocator-api2-04`, of the standard library with `nightly`.
 //!
+//! Mistakes of users are found by the checks of a [preset](slab::Hardening):
+//!
+//! ```
+//! # use kmalloc::Kmalloc;
+//! # use page_frame::{Arena, SingleCpu};
+//! # use slab::{Hardened, Registry};
+//! # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+//! # let arena = Arena::new(&mut memory)?;
+//! let print = |fault: &page_frame::Fault| eprintln!("{fault}");
+//! let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), print)?;
+//! let kmalloc = Kmalloc::<_, Hardened>::with_hardening(registry).with_secret(0x5eed);
+//! let (first, second) = (kmalloc.kmalloc(100)?, kmalloc.kmalloc(100)?);
+//! // SAFETY: the hook returns, so a double free is reported and changes nothing.
+//! unsafe {
+//!     kmalloc.kfree(Some(first));
+//!     kmalloc.kfree(Some(second));
+//!     kmalloc.kfree(Some(first)); // DoubleFree
+//! }
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! Some requests are not worth reclaiming memory for:
+//!
+//! ```
+//! # use core::alloc::Layout;
+//! # use kmalloc::Kmalloc;
+//! # use page_frame::{Arena, Reclaiming, Shrink, SingleCpu};
+//! # use slab::Registry;
+//! struct Kill;
+//! impl Shrink for Kill {
+//!     fn reclaimable(&self) -> usize { 0 }
+//!     fn shrink(&self, _: usize) -> usize { unreachable!("nobody is killed for it") }
+//! }
+//! # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+//! let source = Reclaiming::new(Arena::new(&mut memory)?, Kill);
+//! let kmalloc = Kmalloc::new(Registry::new(source, SingleCpu::new())?);
+//! assert!(kmalloc.try_allocate(Layout::new::<[u8; 8 << 20]>()).is_err());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! # Theory
 //! A request is narrowed once: from a layout to a **class**, an object size that a cache of its own
 //! serves. Few classes mean few half-empty slabs; many mean little waste inside objects.
@@ -59,4 +99,4 @@ mod shrink;
 
 pub use crate::kmalloc::Kmalloc;
 pub use class::{ClassIndex, LARGEST};
-pub use global::Global;
+pub use global::{Global, SetUp};

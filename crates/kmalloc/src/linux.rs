@@ -19,6 +19,26 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// targets). Sizes that are powers of two are aligned to themselves, up to
     /// [`LARGEST`](crate::LARGEST).
     ///
+    /// ```
+    /// # use kmalloc::Kmalloc;
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let heap = Kmalloc::new(slab::Registry::new(&arena, SingleCpu::new())?);
+    /// let buffer = heap.kmalloc(100)?;
+    /// assert_eq!(heap.ksize(buffer), 112); // the class
+    /// // SAFETY: clauses 1 and 2: allocated above, and only the result is used below.
+    /// let buffer = unsafe { heap.krealloc(Some(buffer), 200) }?;
+    /// let (zeros, array) = (heap.kzalloc(64)?, heap.kmalloc_array(8, 12)?);
+    /// let zeroed_array = heap.kcalloc(8, 12)?;
+    /// assert!(heap.kcalloc(usize::MAX, 12).is_err()); // the product overflows
+    /// for start in [Some(buffer), Some(zeros), Some(array), Some(zeroed_array), None] {
+    ///     // SAFETY: clause 1: allocated above, and not used any more.
+    ///     unsafe { heap.kfree(start) };
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
     #[inline(always)]
@@ -34,7 +54,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
-    /// Allocates `bytes` bytes that read as zero.
+    /// Allocates `bytes` bytes that read as zero. Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Errors
     /// As [`kmalloc`](Self::kmalloc).
@@ -43,7 +63,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.allocate_zeroed(layout(bytes)?)
     }
 
-    /// Allocates an array of `count` elements of `bytes` bytes.
+    /// Allocates an array of `count` elements of `bytes` bytes. Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Errors
     /// As [`kmalloc`](Self::kmalloc), and when the product overflows.
@@ -52,6 +72,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Allocates an array of `count` elements of `bytes` bytes that read as zero.
+    /// Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Errors
     /// As [`kmalloc_array`](Self::kmalloc_array).
@@ -60,7 +81,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Changes the size of what [`kmalloc`](Self::kmalloc) returned, or allocates if `start` is
-    /// `None`.
+    /// `None`. Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Errors
     /// As [`reallocate`](Self::reallocate).
@@ -84,6 +105,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees what one of the kernel's names returned; does nothing for `None`.
+    /// Example: see [`Kmalloc::kmalloc`].
     ///
     /// # Safety
     /// 1. As for [`free`](Self::free), if it is not `None`.
@@ -97,6 +119,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Returns [`usable_size`](Self::usable_size), zero where nothing starts.
+    /// Example: see [`Kmalloc::kmalloc`].
     pub fn ksize(&self, start: NonNull<u8>) -> usize {
         self.usable_size(start).unwrap_or(0)
     }

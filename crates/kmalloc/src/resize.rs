@@ -23,7 +23,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Within a class nothing moves. A large allocation grows into free pages behind it and gives
     /// its tail back, where the page source can. Otherwise it is copied to a new place: O(bytes). A
     /// large one that grows is moved to where there are free pages behind it, if there is such a
-    /// place, as what has grown once will grow again.
+    /// place, as what has grown once will grow again. Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when there is no room, or `new_bytes` rounded up to the alignment exceeds

@@ -12,11 +12,19 @@ use crate::order::Order;
 /// builds report by a panic.
 ///
 /// ```
-/// use page_frame::{Arena, Order, PageSource};
+/// use page_frame::{Arena, Order, PageBlock, PageSource};
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
 /// let arena = Arena::new(&mut memory)?;
 /// let block = arena.allocate(Order::new(1).unwrap())?;
-/// assert_eq!(block.bytes(), 8192);
+/// assert_eq!((block.order().get(), block.pages(), block.bytes()), (1, 2, 8192));
+/// if !block.is_zero() {
+///     // SAFETY: the block is ours, and valid for writes of its size.
+///     unsafe { block.start().write_bytes(0, block.bytes()) };
+/// }
+/// // Where no value of this type can be stored, an address and an order can:
+/// let (start, order) = block.into_raw();
+/// // SAFETY: clauses 1 and 2: `into_raw` returned both. Clause 3: the bytes were cleared above.
+/// let block = unsafe { PageBlock::from_raw(start, order, true) };
 /// // SAFETY: the block came from this arena and nothing refers into it.
 /// unsafe { arena.free(block) };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -32,7 +40,7 @@ pub struct PageBlock {
 const _: () = assert!(size_of::<PageBlock>() <= 2 * size_of::<usize>());
 
 impl PageBlock {
-    /// Makes the value that owns the block at `start`.
+    /// Makes the value that owns the block at `start`. Example: see [`PageBlock`].
     ///
     /// # Safety
     /// 1. `start` is aligned to `order.bytes()`, and valid for reads and writes of that many bytes.
@@ -45,38 +53,38 @@ impl PageBlock {
     }
 
     /// Takes the value apart without freeing the block. The caller owns the memory and may pass it
-    /// to [`from_raw`](Self::from_raw) later.
+    /// to [`from_raw`](Self::from_raw) later. Example: see [`PageBlock`].
     #[inline]
     pub fn into_raw(self) -> (NonNull<u8>, Order) {
         let block = ManuallyDrop::new(self);
         (block.start, block.order)
     }
 
-    /// Returns the address of the first byte.
+    /// Returns the address of the first byte. Example: see [`PageBlock`].
     #[inline]
     pub const fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// Returns the order.
+    /// Returns the order. Example: see [`PageBlock`].
     #[inline]
     pub const fn order(&self) -> Order {
         self.order
     }
 
-    /// Returns the size in pages.
+    /// Returns the size in pages. Example: see [`PageBlock`].
     #[inline]
     pub const fn pages(&self) -> usize {
         self.order.pages()
     }
 
-    /// Returns the size in bytes.
+    /// Returns the size in bytes. Example: see [`PageBlock`].
     #[inline]
     pub const fn bytes(&self) -> usize {
         self.order.bytes()
     }
 
-    /// Whether the source knows that every byte reads as zero.
+    /// Whether the source knows that every byte reads as zero. Example: see [`PageBlock`].
     #[inline]
     pub const fn is_zero(&self) -> bool {
         self.is_zero

@@ -15,7 +15,16 @@ use crate::order::Order;
 /// Its [`Display`](fmt::Display) explains the kind in words; [`name`](Self::name) is the variant's
 /// name.
 ///
-/// [`Fault`] has an example.
+/// ```
+/// use page_frame::{FaultKind, Order};
+/// let kind = FaultKind::WrongOrder { allocated: Order::new(3).unwrap(), given: Order::ZERO };
+/// assert_eq!(kind.name(), "WrongOrder");
+/// assert_eq!(kind.to_string(), "expected order 3, found order 0");
+/// match kind {
+///     FaultKind::WrongOrder { allocated, .. } => assert_eq!(allocated.pages(), 8),
+///     other => panic!("{other}"),
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -63,7 +72,7 @@ pub enum FaultKind {
 }
 
 impl FaultKind {
-    /// Returns the name of the variant.
+    /// Returns the name of the variant. Example: see [`FaultKind`].
     pub const fn name(self) -> &'static str {
         match self {
             Self::ForeignPointer => "ForeignPointer",
@@ -114,7 +123,13 @@ impl fmt::Display for FaultKind {
 
 /// The place that a caller named.
 ///
-/// [`Fault`] has an example.
+/// ```
+/// use page_frame::{Fault, FaultKind, FaultPlace, FrameNumber};
+/// match Fault::at_frame(FaultKind::DoubleFree, FrameNumber::new(7)).place {
+///     FaultPlace::Frame(frame) => assert_eq!(frame.get(), 7),
+///     FaultPlace::Address(address) => panic!("a frame was given, not {address:#x}"),
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FaultPlace {
     /// An address in bytes.
@@ -140,6 +155,9 @@ impl fmt::Display for FaultPlace {
 /// let fault = Fault::at_frame(kind, FrameNumber::new(0x40));
 /// assert!(fault.to_string().starts_with("WrongOrder at frame 0x40 from "));
 /// assert!(fault.to_string().ends_with(": expected order 3, found order 0"));
+/// assert_eq!((fault.frame(), fault.address()), (Some(FrameNumber::new(0x40)), None));
+/// // An interface of addresses over one of frames:
+/// assert_eq!(fault.with_address(0x8004_0000).address(), Some(0x8004_0000));
 /// let fault = Fault::at_address(FaultKind::DoubleFree, 0x5000);
 /// assert_eq!((fault.address(), fault.frame()), (Some(0x5000), None));
 /// ```
@@ -154,14 +172,14 @@ pub struct Fault {
 }
 
 impl Fault {
-    /// Makes a fault about an address; its site is the caller.
+    /// Makes a fault about an address; its site is the caller. Example: see [`Fault`].
     #[cold]
     #[track_caller]
     pub fn at_address(kind: FaultKind, address: usize) -> Self {
         Self { kind, place: FaultPlace::Address(address), site: Location::caller() }
     }
 
-    /// Makes a fault about a frame; its site is the caller.
+    /// Makes a fault about a frame; its site is the caller. Example: see [`Fault`].
     #[cold]
     #[track_caller]
     pub fn at_frame(kind: FaultKind, frame: FrameNumber) -> Self {
@@ -169,12 +187,13 @@ impl Fault {
     }
 
     /// Names `address` instead: for an interface that takes addresses over one that found the fault
-    /// elsewhere.
+    /// elsewhere. Example: see [`Fault`].
     pub const fn with_address(self, address: usize) -> Self {
         Self { place: FaultPlace::Address(address), ..self }
     }
 
     /// Returns the address that the caller gave; `None` for interfaces that take frames.
+    /// Example: see [`Fault`].
     pub const fn address(&self) -> Option<usize> {
         match self.place {
             FaultPlace::Address(address) => Some(address),
@@ -183,6 +202,7 @@ impl Fault {
     }
 
     /// Returns the frame that the caller gave; `None` for interfaces that take addresses.
+    /// Example: see [`Fault`].
     pub const fn frame(&self) -> Option<FrameNumber> {
         match self.place {
             FaultPlace::Frame(frame) => Some(frame),
@@ -204,12 +224,17 @@ impl core::error::Error for Fault {}
 /// uses the memory concerned again.
 ///
 /// ```
-/// use page_frame::{Fault, FaultHook};
-/// let print: FaultHook = |fault| eprintln!("{fault}");
+/// use page_frame::{Fault, FaultHook, FaultKind, panic_on_fault};
+/// let report: FaultHook = |fault| eprintln!("{fault}");
+/// report(&Fault::at_address(FaultKind::DoubleFree, 0x5000));
+/// // The default panics instead:
+/// let default: FaultHook = panic_on_fault;
+/// let fault = Fault::at_address(FaultKind::DoubleFree, 0x5000);
+/// assert!(std::panic::catch_unwind(|| default(&fault)).is_err());
 /// ```
 pub type FaultHook = fn(&Fault);
 
-/// The default hook: panics with the fault's text.
+/// The default hook: panics with the fault's text. Example: see [`FaultHook`].
 ///
 /// # Panics
 /// Always.

@@ -8,39 +8,46 @@ use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
 ///
 /// ```
 /// use page_frame::{FrameNumber, Order};
-/// let frame = FrameNumber::new(12);
-/// assert!(frame.is_aligned_to(Order::new(2).unwrap()));
-/// assert_eq!(frame.buddy(Order::new(2).unwrap()), FrameNumber::new(8));
+/// let frame = FrameNumber::containing(0xc123); // a physical address in bytes
+/// assert_eq!((frame, frame.address()), (FrameNumber::new(12), Some(0xc000)));
+/// assert_eq!(frame.checked_add(3).map(FrameNumber::get), Some(15));
+/// assert_eq!(FrameNumber::new(usize::MAX).checked_add(1), None);
+/// let order = Order::new(2).unwrap();
+/// assert!(frame.is_aligned_to(order));
+/// assert_eq!(FrameNumber::new(14).align_down(order), frame);
+/// assert_eq!(frame.buddy(order), FrameNumber::new(8));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrameNumber(usize);
 
 impl FrameNumber {
-    /// Returns frame number `number`.
+    /// Returns frame number `number`. Example: see [`FrameNumber`].
     #[inline]
     pub const fn new(number: usize) -> Self {
         Self(number)
     }
 
     /// Returns the frame that the physical address `address` (bytes) lies in.
+    /// Example: see [`FrameNumber`].
     #[inline]
     pub const fn containing(address: usize) -> Self {
         Self(address >> PAGE_SHIFT)
     }
 
-    /// Returns the number.
+    /// Returns the number. Example: see [`FrameNumber`].
     #[inline]
     pub const fn get(self) -> usize {
         self.0
     }
 
     /// Returns the physical address of the frame's first byte, or `None` where that does not fit
-    /// `usize`.
+    /// `usize`. Example: see [`FrameNumber`].
     pub const fn address(self) -> Option<usize> {
         self.0.checked_mul(PAGE_SIZE)
     }
 
     /// Returns the frame `frames` above, or `None` where the number would overflow.
+    /// Example: see [`FrameNumber`].
     pub const fn checked_add(self, frames: usize) -> Option<Self> {
         match self.0.checked_add(frames) {
             Some(number) => Some(Self(number)),
@@ -48,13 +55,14 @@ impl FrameNumber {
         }
     }
 
-    /// Whether a block of `order` may start here.
+    /// Whether a block of `order` may start here. Example: see [`FrameNumber`].
     #[inline]
     pub const fn is_aligned_to(self, order: Order) -> bool {
         self.0 & (order.pages() - 1) == 0
     }
 
     /// Returns the start of the block of `order` that this frame lies in.
+    /// Example: see [`FrameNumber`].
     #[inline]
     pub const fn align_down(self, order: Order) -> Self {
         Self(self.0 & !(order.pages() - 1))
@@ -62,6 +70,7 @@ impl FrameNumber {
 
     /// Returns the start of the buddy of the block of `order` that starts here: the other half of
     /// the block of the next larger order (Knuth, TAOCP 1, section 2.5).
+    /// Example: see [`FrameNumber`].
     #[inline]
     pub const fn buddy(self, order: Order) -> Self {
         Self(self.0 ^ order.pages())
@@ -79,9 +88,12 @@ impl fmt::Display for FrameNumber {
 /// ```
 /// use page_frame::{FrameNumber, FrameRange};
 /// let range = FrameRange::new(FrameNumber::new(3), FrameNumber::new(9));
+/// assert_eq!((range.frames(), range.is_empty()), (6, false));
+/// assert!(range.contains(range.start) && !range.contains(range.end));
+/// let upper = range.intersection(FrameRange::new(FrameNumber::new(7), FrameNumber::new(20)));
+/// assert_eq!((upper.start.get(), upper.end.get()), (7, 9));
 /// let blocks = range.blocks().map(|(start, order)| (start.get(), order.pages()));
-/// let blocks: Vec<_> = blocks.collect();
-/// assert_eq!(blocks, [(3, 1), (4, 4), (8, 1)]);
+/// assert_eq!(blocks.collect::<Vec<_>>(), [(3, 1), (4, 4), (8, 1)]);
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct FrameRange {
@@ -93,33 +105,34 @@ pub struct FrameRange {
 
 impl FrameRange {
     /// Returns the frames from `start` up to but without `end`; empty when `end` is not above
-    /// `start`.
+    /// `start`. Example: see [`FrameRange`].
     pub const fn new(start: FrameNumber, end: FrameNumber) -> Self {
         Self { start, end }
     }
 
-    /// Returns the number of frames.
+    /// Returns the number of frames. Example: see [`FrameRange`].
     pub const fn frames(self) -> usize {
         self.end.0.saturating_sub(self.start.0)
     }
 
-    /// Whether the range is empty.
+    /// Whether the range is empty. Example: see [`FrameRange`].
     pub const fn is_empty(self) -> bool {
         self.frames() == 0
     }
 
-    /// Whether `frame` lies in the range.
+    /// Whether `frame` lies in the range. Example: see [`FrameRange`].
     #[inline]
     pub const fn contains(self, frame: FrameNumber) -> bool {
         self.start.0 <= frame.0 && frame.0 < self.end.0
     }
 
-    /// Returns the frames that lie in both ranges.
+    /// Returns the frames that lie in both ranges. Example: see [`FrameRange`].
     pub fn intersection(self, other: Self) -> Self {
         Self::new(self.start.max(other.start), self.end.min(other.end))
     }
 
     /// Iterates over the fewest aligned blocks that cover the range, lowest first.
+    /// Example: see [`FrameRange`].
     pub fn blocks(self) -> impl Iterator<Item = (FrameNumber, Order)> {
         let mut rest = self;
         core::iter::from_fn(move || {

@@ -1,25 +1,43 @@
 //! The size of a page, and sizes of blocks as powers of two of it.
 
-/// The base-2 logarithm of [`PAGE_SIZE`].
+/// The base-2 logarithm of [`PAGE_SIZE`]. Example: see [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
 /// The size of a page and of a frame in bytes.
+///
+/// ```
+/// use page_frame::{PAGE_SHIFT, PAGE_SIZE};
+/// let address = 0x5432;
+/// assert_eq!((address / PAGE_SIZE, address >> PAGE_SHIFT), (5, 5)); // the page
+/// assert_eq!(address % PAGE_SIZE, 0x432); // the byte in the page
+/// ```
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 
 /// The base-2 logarithm of a block's size in pages: order 0 is one page (4 KiB), order 9 is 2 MiB,
 /// order 18 is 1 GiB.
 ///
 /// ```
-/// use page_frame::Order;
+/// use page_frame::{Order, PAGE_SIZE};
 /// let order = Order::new(3).unwrap();
-/// assert_eq!((order.pages(), order.bytes()), (8, 32768));
-/// assert!(Order::new(19).is_none());
+/// assert_eq!((order.pages(), order.bytes()), (8, 8 * PAGE_SIZE));
+/// assert_eq!(Order::for_pages(5), Some(order)); // rounds up
+/// assert_eq!((Order::ZERO.pages(), Order::MAX.pages(), Order::new(19)), (1, 1 << 18, None));
+/// assert_eq!((order.smaller(), order.larger()), (Order::new(2), Order::new(4)));
+/// assert_eq!((Order::ZERO.smaller(), Order::MAX.larger()), (None, None));
+/// let mut free_blocks = [0; Order::COUNT]; // a count for each order
+/// free_blocks[order.index()] += 2;
+/// let pages: usize = Order::all().map(|order| free_blocks[order.index()] * order.pages()).sum();
+/// assert_eq!((pages, order.get()), (16, 3));
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Order(u8);
 
 /// The order that holds a request, and the bytes lost by rounding up to it.
 ///
-/// [`Order::for_bytes`] has an example.
+/// ```
+/// use page_frame::{Fit, Order};
+/// let Fit { order, waste_bytes } = Order::for_bytes(5000).unwrap();
+/// assert_eq!((order.get(), waste_bytes), (1, 2 * 4096 - 5000));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fit {
     /// The smallest order that holds the request.
@@ -29,14 +47,14 @@ pub struct Fit {
 }
 
 impl Order {
-    /// One page.
+    /// One page. Example: see [`Order`].
     pub const ZERO: Self = Self(0);
-    /// The largest block, 2^18 pages (1 GiB).
+    /// The largest block, 2^18 pages (1 GiB). Example: see [`Order`].
     pub const MAX: Self = Self(18);
-    /// The number of orders.
+    /// The number of orders. Example: see [`Order`].
     pub const COUNT: usize = Self::MAX.0 as usize + 1;
 
-    /// Returns the order `order`, or `None` beyond [`Order::MAX`].
+    /// Returns the order `order`, or `None` beyond [`Order::MAX`]. Example: see [`Order`].
     #[inline]
     pub const fn new(order: u8) -> Option<Self> {
         if order <= Self::MAX.0 { Some(Self(order)) } else { None }
@@ -61,6 +79,7 @@ impl Order {
     }
 
     /// Returns the smallest order of at least `pages` pages, or `None` beyond the largest block.
+    /// Example: see [`Order`].
     pub const fn for_pages(pages: usize) -> Option<Self> {
         if pages > Self::MAX.pages() {
             return None;
@@ -68,36 +87,36 @@ impl Order {
         Some(Self(pages.next_power_of_two().trailing_zeros() as u8))
     }
 
-    /// Returns the size in pages.
+    /// Returns the size in pages. Example: see [`Order`].
     #[inline]
     pub const fn pages(self) -> usize {
         1 << self.0
     }
 
-    /// Returns the size in bytes.
+    /// Returns the size in bytes. Example: see [`Order`].
     #[inline]
     pub const fn bytes(self) -> usize {
         1 << (self.0 as u32 + PAGE_SHIFT)
     }
 
-    /// Returns the order as a number from 0 to 18.
+    /// Returns the order as a number from 0 to 18. Example: see [`Order`].
     #[inline]
     pub const fn get(self) -> u8 {
         self.0
     }
 
-    /// Returns the order as an index into arrays of [`Order::COUNT`].
+    /// Returns the order as an index into arrays of [`Order::COUNT`]. Example: see [`Order`].
     #[inline]
     pub const fn index(self) -> usize {
         self.0 as usize
     }
 
-    /// Returns the next larger order, or `None` above the largest.
+    /// Returns the next larger order, or `None` above the largest. Example: see [`Order`].
     pub const fn larger(self) -> Option<Self> {
         Self::new(self.0 + 1)
     }
 
-    /// Returns the next smaller order, or `None` below order 0.
+    /// Returns the next smaller order, or `None` below order 0. Example: see [`Order`].
     pub const fn smaller(self) -> Option<Self> {
         match self.0.checked_sub(1) {
             Some(order) => Some(Self(order)),
@@ -105,7 +124,7 @@ impl Order {
         }
     }
 
-    /// Iterates over all orders, smallest first.
+    /// Iterates over all orders, smallest first. Example: see [`Order`].
     pub fn all() -> impl DoubleEndedIterator<Item = Self> + ExactSizeIterator + Clone {
         (0..Self::COUNT as u8).map(Self)
     }

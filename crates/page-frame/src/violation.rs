@@ -10,6 +10,8 @@ use crate::frame::FrameNumber;
 /// use page_frame::{FrameNumber, Violation};
 /// let violation = Violation::at("I2: free frames have no tag", FrameNumber::new(7));
 /// assert_eq!(violation.to_string(), "I2: free frames have no tag: does not hold at frame 0x7");
+/// let violation = Violation::of("I1: the counts agree");
+/// assert_eq!((violation.invariant, violation.frame), ("I1: the counts agree", None));
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -21,12 +23,12 @@ pub struct Violation {
 }
 
 impl Violation {
-    /// Says that `invariant` does not hold.
+    /// Says that `invariant` does not hold. Example: see [`Violation`].
     pub const fn of(invariant: &'static str) -> Self {
         Self { invariant, frame: None }
     }
 
-    /// Says that `invariant` does not hold at `frame`.
+    /// Says that `invariant` does not hold at `frame`. Example: see [`Violation`].
     pub const fn at(invariant: &'static str, frame: FrameNumber) -> Self {
         Self { invariant, frame: Some(frame) }
     }

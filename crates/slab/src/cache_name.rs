@@ -3,6 +3,13 @@
 use core::fmt;
 
 /// A cache's name: up to [`CacheName::LONGEST`] bytes; longer ones are cut.
+///
+/// ```
+/// use slab::CacheName;
+/// let name = CacheName::new("inode");
+/// assert_eq!((name.as_str(), format!("{name:>8}")), ("inode", "   inode".to_string()));
+/// assert_eq!(CacheName::new(&"x".repeat(100)).as_str().len(), CacheName::LONGEST);
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct CacheName {
     bytes: [u8; Self::LONGEST],
@@ -10,10 +17,10 @@ pub struct CacheName {
 }
 
 impl CacheName {
-    /// The most bytes of a name.
+    /// The most bytes of a name. Example: see [`CacheName`].
     pub const LONGEST: usize = 31;
 
-    /// Copies `name`, cut at a character boundary.
+    /// Copies `name`, cut at a character boundary. Example: see [`CacheName`].
     pub fn new(name: &str) -> Self {
         let mut length = name.len().min(Self::LONGEST);
         while !name.is_char_boundary(length) {
@@ -24,7 +31,7 @@ impl CacheName {
         Self { bytes, length: length as u8 }
     }
 
-    /// Returns the name.
+    /// Returns the name. Example: see [`CacheName`].
     pub fn as_str(&self) -> &str {
         core::str::from_utf8(&self.bytes[..usize::from(self.length)])
             .expect("`new` copied whole characters")

@@ -59,7 +59,8 @@ mod trace;
 
 pub use cache::build_error::BuildError;
 pub use cache::builder::CacheBuilder;
-pub use cache::handle::{Busy, Cache};
+pub use cache::destroy::Busy;
+pub use cache::handle::Cache;
 
 pub use cache::mempool::{Mempool, Prefilled};
 pub use cache::numa::{NumaCache, NumaNodes};

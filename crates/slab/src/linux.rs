@@ -23,7 +23,8 @@ use core::ptr::NonNull;
 use page_frame::OutOfMemory;
 
 use crate::cache::build_error::BuildError;
-use crate::cache::handle::{Busy, Cache};
+use crate::cache::destroy::Busy;
+use crate::cache::handle::Cache;
 use crate::hardening::presets::Hardening;
 use crate::registry::handle::Registry;
 use crate::slabs::settings::ObjectHook;
@@ -39,6 +40,7 @@ use crate::system::System;
 ///
 /// ```
 /// # use core::mem::MaybeUninit;
+/// # use core::ptr::NonNull;
 /// # use page_frame::{Arena, SingleCpu};
 /// use slab::linux::*;
 /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
@@ -47,8 +49,14 @@ use crate::system::System;
 /// // SAFETY: no constructor.
 /// let cache = unsafe { kmem_cache_create(&registry, "skbuff_head_cache", 232, 64, None)? };
 /// let buffer = kmem_cache_alloc(&cache)?;
+/// let zeros = kmem_cache_zalloc(&cache)?;
 /// // SAFETY: from this cache, and not used any more.
-/// unsafe { kmem_cache_free(&cache, buffer) };
+/// [buffer, zeros].map(|object| unsafe { kmem_cache_free(&cache, object) });
+/// let mut many = [NonNull::dangling(); 16];
+/// assert_eq!(kmem_cache_alloc_bulk(&cache, &mut many), 16);
+/// // SAFETY: as above.
+/// unsafe { kmem_cache_free_bulk(&cache, &many) };
+/// assert!(kmem_cache_shrink(&cache) > 0); // pages
 /// kmem_cache_destroy(cache).map_err(|busy| busy.to_string())?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -69,7 +77,7 @@ pub unsafe fn kmem_cache_create<S: System>(
     }
 }
 
-/// [`Cache::allocate`].
+/// [`Cache::allocate`]. Example: see [`kmem_cache_create`].
 ///
 /// # Errors
 /// As there.
@@ -81,7 +89,7 @@ pub fn kmem_cache_alloc<S: System, K: Hardening>(
     cache.allocate()
 }
 
-/// [`Cache::allocate_zeroed`].
+/// [`Cache::allocate_zeroed`]. Example: see [`kmem_cache_create`].
 ///
 /// # Errors
 /// As there.
@@ -96,7 +104,7 @@ pub fn kmem_cache_zalloc<S: System, K: Hardening>(
     cache.allocate_zeroed()
 }
 
-/// [`Cache::free`].
+/// [`Cache::free`]. Example: see [`kmem_cache_create`].
 ///
 /// # Safety
 /// 1. All clauses of [`Cache::free`], constructed state among them.
@@ -107,7 +115,7 @@ pub unsafe fn kmem_cache_free<S: System, K: Hardening>(cache: &Cache<S, K>, obje
     unsafe { cache.free(object) }
 }
 
-/// [`Cache::allocate_many`]; returns how many there were.
+/// [`Cache::allocate_many`]; returns how many there were. Example: see [`kmem_cache_create`].
 #[inline]
 #[track_caller]
 pub fn kmem_cache_alloc_bulk<S: System, K: Hardening>(
@@ -117,7 +125,7 @@ pub fn kmem_cache_alloc_bulk<S: System, K: Hardening>(
     cache.allocate_many(objects)
 }
 
-/// [`Cache::free_many`].
+/// [`Cache::free_many`]. Example: see [`kmem_cache_create`].
 ///
 /// # Safety
 /// 1. All clauses of [`Cache::free`], for each of `objects`; none is there twice.
@@ -131,12 +139,12 @@ pub unsafe fn kmem_cache_free_bulk<S: System, K: Hardening>(
     unsafe { cache.free_many(objects) }
 }
 
-/// [`Cache::shrink_all`]; returns the pages given back.
+/// [`Cache::shrink_all`]; returns the pages given back. Example: see [`kmem_cache_create`].
 pub fn kmem_cache_shrink<S: System, K: Hardening>(cache: &Cache<S, K>) -> usize {
     cache.shrink_all()
 }
 
-/// [`Cache::destroy`].
+/// [`Cache::destroy`]. Example: see [`kmem_cache_create`].
 ///
 /// # Errors
 /// As there.

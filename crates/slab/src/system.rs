@@ -29,8 +29,9 @@ use page_frame::{Cpu, PageMap, PageSource};
 /// ```
 pub trait System {
     /// Where pages come from, and what maps their addresses to tags and owners.
+    /// Example: see [`System`].
     type Pages: PageSource + PageMap;
-    /// The CPUs or threads that allocate and free.
+    /// The CPUs or threads that allocate and free. Example: see [`System`].
     type Cpus: Cpu + Clone;
 }
 

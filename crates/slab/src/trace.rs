@@ -17,6 +17,32 @@ use core::ptr::NonNull;
 use crate::cache_name::CacheName;
 
 /// An event in a cache.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::{CacheName, Event};
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// static PAGES: AtomicUsize = AtomicUsize::new(0);
+/// fn follow(_: &CacheName, event: Event) {
+///     match event {
+///         Event::SlabMade { pages, .. } => _ = PAGES.fetch_add(pages, Relaxed),
+///         Event::SlabReleased { pages, .. } => _ = PAGES.fetch_sub(pages, Relaxed),
+///         _ => {}
+///     }
+/// }
+/// let messages = registry.cache("message", Layout::new::<[u64; 6]>()).trace(&follow).build()?;
+/// let message = messages.allocate()?;
+/// assert_eq!(PAGES.load(Relaxed), messages.stats().pages());
+/// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+/// unsafe { messages.free(message) };
+/// messages.shrink_all();
+/// assert_eq!(PAGES.load(Relaxed), 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Event {
     /// A block of the page source became a slab.
@@ -64,7 +90,7 @@ pub enum Event {
 
 /// A hook for the events of caches, see [`CacheBuilder::trace`](crate::CacheBuilder::trace).
 ///
-/// It may use other caches, but not the one whose event it handles. Closures implement it:
+/// It may use other caches, but not the one whose event it handles. Closures implement it.
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -72,19 +98,27 @@ pub enum Event {
 /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
 /// # let arena = Arena::new(&mut memory)?;
 /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
-/// let cache = registry.cache("message", Layout::new::<[u64; 6]>());
-/// fn print(cache: &slab::CacheName, event: slab::Event) {
-///     println!("{cache}: {event:?}");
+/// use slab::{CacheName, Event, Trace};
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// struct Pages(AtomicUsize);
+/// impl Trace for Pages {
+///     fn event(&self, cache: &CacheName, event: Event) {
+///         if let Event::SlabMade { pages, .. } = event {
+///             println!("{cache} grows by {pages} pages");
+///             self.0.fetch_add(pages, Relaxed);
+///         }
+///     }
 /// }
-/// let cache = cache.trace(&print).build()?;
-/// // Prints `message: SlabMade { .. }` and `message: ObjectTaken { .. }`:
-/// let message = cache.allocate()?;
-/// # // SAFETY: allocated above, and not used any more.
-/// # unsafe { cache.free(message) };
+/// static PAGES: Pages = Pages(AtomicUsize::new(0));
+/// let messages = registry.cache("message", Layout::new::<[u64; 6]>()).trace(&PAGES).build()?;
+/// let message = messages.allocate()?;
+/// assert_eq!(PAGES.0.load(Relaxed), messages.stats().pages());
+/// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+/// unsafe { messages.free(message) };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait Trace: Sync {
-    /// Handles an event of the cache called `cache`.
+    /// Handles an event of the cache called `cache`. Example: see [`Trace`].
     fn event(&self, cache: &CacheName, event: Event);
 }
 

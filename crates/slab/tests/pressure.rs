@@ -62,6 +62,28 @@ fn an_idle_cache_gives_up_its_surplus_while_another_grows() {
     });
 }
 
+/// Mutations seen to fail: `age` does nothing; released slabs that an idle cache remembers.
+#[test]
+fn ages_release_what_an_idle_cache_holds_and_it_keeps_no_more_when_it_is_used_again() {
+    with_registry(|registry| {
+        let cache = registry.cache("seldom", layout(192)).build().expect("room");
+        for _ in 0..3 {
+            let objects = take(&cache, 2_000);
+            give(&cache, objects);
+            for _ in 0..8 {
+                registry.age();
+            }
+            assert!(pages_of(&cache) <= 4, "magazines of the CPU alone: {:?}", cache.stats());
+        }
+        // Slabs that were released long ago are not missed: few are kept after this use.
+        let objects = take(&cache, 2_000);
+        let slabs = pages_of(&cache);
+        give(&cache, objects);
+        let kept = pages_of(&cache);
+        assert!(kept <= slabs / 3, "{kept} of {slabs} pages");
+    });
+}
+
 #[test]
 fn a_cache_in_use_keeps_its_working_set_and_never_asks_for_pages() {
     with_registry(|registry| {

@@ -108,7 +108,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// Returns size and alignment of the metadata for `ranges` and `slots` CPU slots.
     ///
     /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page
-    /// map, of which only the entries of frames in use are ever touched.
+    /// map, of which only the entries of frames in use are ever touched. Example: see [`Buddy`].
     ///
     /// # Errors
     /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
@@ -117,7 +117,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     }
 
     /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
-    /// each GiB of `room`, and its part of the page map.
+    /// each GiB of `room`, and its part of the page map. Example: see [`Buddy::add_section`].
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -147,7 +147,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
 
     /// Builds the allocator of all frames of `ranges`, with its metadata in `metadata`.
     ///
-    /// O(areas); touches 0.15 bytes per frame of the metadata and no frame.
+    /// O(areas); touches 0.15 bytes per frame of the metadata and no frame. Example: see [`Buddy`].
     ///
     /// # Errors
     /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and
@@ -170,7 +170,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     }
 
     /// Builds the same allocator with room for frames of `room`, which the caller may add later by
-    /// [`add_section`](Self::add_section).
+    /// [`add_section`](Self::add_section). Example: see [`Buddy::add_section`].
     ///
     /// # Errors
     /// As for [`new_in`](Self::new_in), with the layout of
@@ -194,7 +194,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         Ok(Self { frames: FrameAllocator { pool: FramePool::new(carved, cpu, mode) }, phys })
     }
 
-    /// Sets the trace, see [`FrameAllocator::with_trace`].
+    /// Sets the trace, see [`FrameAllocator::with_trace`]. Example: see [`Buddy::with_fault_hook`].
     pub fn with_trace<T: Trace>(self, trace: T) -> Buddy<'m, M, C, T> {
         Buddy { frames: self.frames.with_trace(trace), phys: self.phys }
     }
@@ -202,18 +202,69 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
 
 impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     /// Makes every free a checked free, see [`FrameAllocator::with_checked_free`]. Call it after
-    /// [`with_trace`](Buddy::with_trace).
+    /// [`with_trace`](Buddy::with_trace). Example: see [`Buddy::with_fault_hook`].
     pub fn with_checked_free(self) -> Buddy<'m, M, C, T, true> {
         Buddy { frames: self.frames.with_checked_free(), phys: self.phys }
     }
 
     /// Sets the hook for misuse. Without a hook misuse panics.
+    ///
+    /// ```
+    /// # use buddy::{Buddy, Mode, ZeroedMemory};
+    /// # use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
+    /// # let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 17];
+    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(64))];
+    /// # let (memory, cpu) = (ZeroedMemory::zero(&mut memory), SingleCpu::new());
+    /// # // SAFETY: the example accesses no frame.
+    /// # let map = unsafe { DirectMap::at_offset(1 << 40) };
+    /// # // SAFETY: no other code uses the frames.
+    /// # let buddy = unsafe { Buddy::new_in(memory, &frames, map, cpu, Mode::Cached) }?;
+    /// use buddy::EventCounts;
+    /// use page_frame::{PageBlock, PageSource};
+    /// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    /// static FAULTS: AtomicUsize = AtomicUsize::new(0);
+    /// let buddy = buddy.with_trace(EventCounts::new()).with_checked_free();
+    /// let buddy = buddy.with_fault_hook(|fault| {
+    ///     eprintln!("{fault}");
+    ///     FAULTS.fetch_add(1, Relaxed);
+    /// });
+    /// let (start, order) = buddy.allocate(Order::ZERO)?.into_raw();
+    /// for _ in 0..2 {
+    ///     // SAFETY: the second round is the bug shown; no code uses the block.
+    ///     unsafe { buddy.free(PageBlock::from_raw(start, order, false)) };
+    /// }
+    /// assert_eq!(FAULTS.load(Relaxed), 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn with_fault_hook(mut self, hook: FaultHook) -> Self {
         self.frames.pool.set_fault_hook(hook);
         self
     }
 
     /// Returns the allocator of frame numbers, for kernels that mix numbers and blocks.
+    ///
+    /// ```
+    /// # use buddy::{Buddy, Mode, ZeroedMemory};
+    /// # use page_frame::{DirectMap, FrameNumber, FrameRange, Order, SingleCpu};
+    /// # let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 17];
+    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(64))];
+    /// # let (memory, cpu) = (ZeroedMemory::zero(&mut memory), SingleCpu::new());
+    /// # // SAFETY: the example accesses no frame.
+    /// # let map = unsafe { DirectMap::at_offset(1 << 40) };
+    /// # // SAFETY: no other code uses the frames.
+    /// # let buddy = unsafe { Buddy::new_in(memory, &frames, map, cpu, Mode::Cached) }?;
+    /// let mut pages = [FrameNumber::default(); 4];
+    /// let count = buddy.allocate_many(Order::ZERO, &mut pages);
+    /// // SAFETY: clause 1: the frames were allocated by number, and are not used any more.
+    /// unsafe { buddy.free_many(Order::ZERO, &pages[..count]) }?;
+    /// let page = buddy.allocate_frames(Order::ZERO)?;
+    /// // SAFETY: clause 1: as above.
+    /// unsafe { buddy.free_frames(page, Order::ZERO) }?;
+    /// // SAFETY: clause 1: frees only what was allocated by number. Clause 2: adds no section.
+    /// let frames = unsafe { buddy.frame_allocator() }; // for code that knows numbers only
+    /// frames.free_frames(frames.allocate_frames(Order::ZERO)?, Order::ZERO)?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Safety
     /// 1. Frees by number through it keep to the clauses of [`free_frames`](Self::free_frames), and
@@ -226,6 +277,7 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     }
 
     /// Frees the block of `order` at `frame`, see [`FrameAllocator::free_frames`].
+    /// Example: see [`Buddy::frame_allocator`].
     ///
     /// # Errors
     /// A [`Fault`] when no such block is allocated. Then nothing has changed.
@@ -240,7 +292,8 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
         self.frames.free_frames(frame, order)
     }
 
-    /// Frees blocks of `order`, see [`FrameAllocator::free_many`].
+    /// Frees blocks of `order`, see [`FrameAllocator::free_many`]. One after the other: O(blocks).
+    /// Example: see [`Buddy::frame_allocator`].
     ///
     /// # Errors
     /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and
@@ -254,12 +307,42 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     }
 
     /// Returns size and alignment of the metadata of an added section, see
-    /// [`FrameAllocator::section_layout`].
+    /// [`FrameAllocator::section_layout`]. Example: see [`Buddy::add_section`].
     pub fn section_layout() -> Layout {
         FrameAllocator::<C>::section_layout()
     }
 
     /// Adds the frames of `range`, all of them free, see [`FrameAllocator::add_section`].
+    ///
+    /// ```
+    /// use buddy::{Buddy, Mode, ZeroedMemory};
+    /// use page_frame::{DirectMap, FrameNumber, FrameRange, SingleCpu};
+    /// # use std::mem::MaybeUninit;
+    /// type Machine<'m> = Buddy<'m, DirectMap, SingleCpu>;
+    /// let range = |start, end| FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
+    /// let (first, room) = ([range(0, 1024)], range(0, 2 << 18));
+    /// let layout = Machine::metadata_layout_with_room(&first, room, 1)?;
+    /// let layouts = [layout, Machine::section_layout()];
+    /// let mut memory = layouts.map(|layout| vec![MaybeUninit::uninit(); layout.size() + 64]);
+    /// let [own, more] = memory.each_mut().map(|memory| ZeroedMemory::zero(memory));
+    /// // SAFETY: this example accesses no frame, so none has to be mapped.
+    /// let map = unsafe { DirectMap::at_offset(1 << 40) };
+    /// let cpu = SingleCpu::new();
+    /// // SAFETY: clauses 1 and 2: no other code uses the frames, and `map` covers all of `room`.
+    /// let mut buddy = unsafe { Buddy::new_with_room(own, &first, room, map, cpu, Mode::Cached) }?;
+    /// let added = range(1 << 18, (1 << 18) + 512);
+    /// // SAFETY: clause 1: as above.
+    /// unsafe { buddy.add_section(more, added) }?;
+    /// buddy.offline(added)?;
+    /// // SAFETY: clause 1: as above.
+    /// unsafe { buddy.online(added) }?;
+    /// buddy.offline(added)?;
+    /// assert_eq!(buddy.remove_section(added.start)?, added);
+    /// // A kernel that cannot borrow it exclusively stops its other CPUs instead.
+    /// // SAFETY: clauses 1 and 2: this thread alone uses the buddy, and no iterator.
+    /// assert!(unsafe { buddy.remove_section_while_stopped(added.start) }.is_err()); // absent
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// As for [`FrameAllocator::add_section`].
@@ -277,7 +360,7 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     }
 
     /// Removes a section whose frames are all offline, see [`FrameAllocator::remove_section`]. The
-    /// frames are the caller's again.
+    /// frames are the caller's again. Example: see [`Buddy::add_section`].
     ///
     /// # Errors
     /// As for [`FrameAllocator::remove_section`].
@@ -286,6 +369,7 @@ impl<'m, M, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'m, M, C, T, CHECKED> {
     }
 
     /// Brings frames that are offline back into use, see [`FrameAllocator::online`].
+    /// Example: see [`Buddy::add_section`].
     ///
     /// # Errors
     /// As for [`FrameAllocator::online`].

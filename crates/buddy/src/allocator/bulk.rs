@@ -10,7 +10,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// blocks. If it is below `blocks.len()`, memory ran out.
     ///
     /// The call enters the CPU's slot once for all blocks that the slot can serve. One atomic
-    /// operation takes up to 64 single frames.
+    /// operation takes up to 64 single frames. Example: see [`FramePool`].
     pub fn allocate_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
         let count = self.caches.allocate_bulk(&self.frames, order, blocks);
         let mut allocated = self.frames.bulk_guard(order, blocks, count);

@@ -47,6 +47,9 @@ const NO_MEMORY: NonNull<u8> = NonNull::<OnePage>::dangling().cast();
 /// assert_eq!(frames.free_frames_count(), 1024 - 8);
 /// frames.free_frames(block, order)?;
 /// assert!(frames.free_frames(block, order).is_err()); // a double free is a fault
+/// let mut pages = [FrameNumber::default(); 100];
+/// let count = frames.allocate_many(Order::ZERO, &mut pages);
+/// frames.free_many(Order::ZERO, &pages[..count])?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
@@ -76,6 +79,7 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     ///
     /// About 0.15 bytes per frame for the bits, and nine bytes per frame of the span for the page
     /// map, of which only the entries of frames in use are ever touched.
+    /// Example: see [`FrameAllocator`].
     ///
     /// # Errors
     /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
@@ -85,6 +89,7 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
 
     /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
     /// each GiB of `room`, and its part of the page map.
+    /// Example: see [`FrameAllocator::add_section`].
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
@@ -98,7 +103,7 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
 
     /// Builds the allocator of all frames of `ranges`, with its metadata in `metadata`.
     ///
-    /// O(areas); touches 0.15 bytes per frame of the metadata.
+    /// O(areas); touches 0.15 bytes per frame of the metadata. Example: see [`FrameAllocator`].
     ///
     /// # Errors
     /// [`BuildError`] as for [`metadata_layout`](Self::metadata_layout), and
@@ -113,7 +118,7 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     }
 
     /// Builds the same allocator with room for frames of `room`, which the caller may add later by
-    /// [`add_section`](Self::add_section).
+    /// [`add_section`](Self::add_section). Example: see [`FrameAllocator::add_section`].
     ///
     /// # Errors
     /// As for [`new_in`](Self::new_in), with the layout of
@@ -137,17 +142,15 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// use buddy::{EventCounts, FrameAllocator, Mode, ZeroedMemory};
     /// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
     /// # use std::mem::MaybeUninit;
-    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
-    /// # let layout = FrameAllocator::<SingleCpu>::metadata_layout(&frames, 1)?;
-    /// # let mut metadata = vec![MaybeUninit::uninit(); layout.size() + layout.align()];
-    /// # let metadata = ZeroedMemory::zero(&mut metadata);
-    /// # let frames = FrameAllocator::new_in(metadata, &frames, SingleCpu::new(), Mode::Plain)?;
-    /// let counts = EventCounts::new();
-    /// let frames = frames.with_trace(&counts); // 16 free frames
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+    /// # let memory = ZeroedMemory::zero(&mut memory);
+    /// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+    /// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Plain)?;
+    /// let frames = frames.with_trace(EventCounts::new()); // 16 free frames
     /// let two = frames.allocate_frames(Order::new(1).unwrap())?;
-    /// assert_eq!(counts.splits(), 3); // 16 into 8, 4 and 2
+    /// assert_eq!(frames.trace().splits(), 3); // 16 into 8, 4 and 2
     /// frames.free_frames(two, Order::new(1).unwrap())?;
-    /// assert_eq!(counts.merges(), 3);
+    /// assert_eq!(frames.trace().merges(), 3);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn with_trace<T: Trace>(self, trace: T) -> FrameAllocator<'m, C, T> {
@@ -188,6 +191,21 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
 
     /// Sets the hook for double frees that are found only when a CPU slot is drained or an area is
     /// reconciled. Without a hook they panic.
+    ///
+    /// ```
+    /// # use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// # use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::mem::MaybeUninit;
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+    /// # let memory = ZeroedMemory::zero(&mut memory);
+    /// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+    /// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+    /// let frames = frames.with_fault_hook(|fault| eprintln!("{fault}")); // logs instead
+    /// let frame = frames.allocate_frames(Order::ZERO)?;
+    /// frames.free_frames(frame, Order::ZERO)?;
+    /// frames.drain();
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn with_fault_hook(mut self, hook: FaultHook) -> Self {
         self.pool.set_fault_hook(hook);
         self
@@ -196,7 +214,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// Frees the block of `order` at `frame`.
     ///
     /// O(1) up to the area's order, else O(areas of the block). Up to order 9 the block usually
-    /// stays in the CPU's slot.
+    /// stays in the CPU's slot. Example: see [`FrameAllocator`].
     ///
     /// # Errors
     /// A [`Fault`] when no such block is allocated. Then nothing has changed.
@@ -206,7 +224,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
         self.pool.free_frames(frame, order)
     }
 
-    /// Frees blocks of `order`. After a fault it frees the rest too.
+    /// Frees blocks of `order`. After a fault it frees the rest too. One after the other:
+    /// O(blocks). Example: see [`FrameAllocator`].
     ///
     /// # Errors
     /// The first [`Fault`]. Every listed block that was allocated with this order is free then, and
@@ -217,7 +236,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     }
 
     /// Returns size and alignment of the metadata of an added section: 0.16 bytes for each of
-    /// 262,144 frames, whether they exist or not.
+    /// 262,144 frames, whether they exist or not. Example: see [`FrameAllocator::add_section`].
     pub fn section_layout() -> Layout {
         section_layout()
     }
@@ -226,6 +245,31 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// `metadata`.
     ///
     /// O(areas of a section). It waits for no lock and allocates nothing.
+    ///
+    /// ```
+    /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// use page_frame::{FrameNumber, FrameRange, SingleCpu};
+    /// use std::mem::MaybeUninit;
+    /// let range = |start, end| FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
+    /// let (first, room) = ([range(0, 1024)], range(0, 2 << 18)); // 4 MiB; later up to 2 GiB
+    /// let layout = FrameAllocator::<SingleCpu>::metadata_layout_with_room(&first, room, 1)?;
+    /// let own = &mut vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+    /// let own = ZeroedMemory::zero(own);
+    /// let layout = FrameAllocator::<SingleCpu>::section_layout();
+    /// let more = &mut vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+    /// let more = ZeroedMemory::zero(more);
+    ///
+    /// let cpu = SingleCpu::new();
+    /// let mut frames = FrameAllocator::new_with_room(own, &first, room, cpu, Mode::Cached)?;
+    /// let added = range(1 << 18, (1 << 18) + 2048); // 8 MiB, from 1 GiB on
+    /// frames.add_section(more, added)?;
+    /// assert_eq!(frames.frames(), 1024 + 2048);
+    /// frames.offline(added)?; // succeeds when no frame is in use
+    /// frames.online(range(1 << 18, (1 << 18) + 512))?; // one area of 2 MiB again
+    /// frames.offline(range(1 << 18, (1 << 18) + 512))?;
+    /// assert_eq!(frames.remove_section(added.start)?, added);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`HotplugError::NotOneSection`], [`HotplugError::NoRoom`], [`HotplugError::Occupied`] or
@@ -261,6 +305,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     /// offline. Another section can be added in its place.
     ///
     /// O(areas of a section), after draining the CPU slots.
+    /// Example: see [`FrameAllocator::add_section`].
     ///
     /// # Errors
     /// [`HotplugError::Absent`], [`HotplugError::FromStart`], or [`HotplugError::InUse`] with the
@@ -272,6 +317,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     }
 
     /// Brings frames that are offline back into use. O(areas of the range).
+    /// Example: see [`FrameAllocator::add_section`].
     ///
     /// # Errors
     /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the

@@ -26,7 +26,7 @@ use page_frame::{
 use crate::allocator::validate::validate;
 use crate::bitmap::block_range;
 use crate::bitmap::placement::Mobility;
-use crate::bits::AREA_FRAMES;
+use crate::bits::{AREA_FRAMES, WORD_BITS};
 use crate::build::Carved;
 use crate::frames::Frames;
 use crate::frames::misuse::misuse;
@@ -36,11 +36,30 @@ use crate::zones::hotplug::{self, HotplugError};
 use page_frame::Violation;
 
 /// How an allocator chooses among blocks.
+///
+/// ```
+/// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Plain)?;
+/// frames.allocate_at(FrameNumber::new(0), Order::ZERO)?; // frames 1 to 15 are free
+/// let pair = frames.allocate_frames(Order::new(1).unwrap())?;
+/// assert_eq!(pair, FrameNumber::new(2)); // the smallest block that fits
+/// assert_eq!(Mode::default(), Mode::Cached);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
     /// With CPU slots and hints: the fullest area first.
     #[default]
     Cached,
+    /// As `Cached`, but areas in use are filled before an empty area is opened, also by blocks of
+    /// other sizes. For memory that costs nothing until it is touched, as an operating system lends
+    /// it: less of it is touched, and whole areas become free less often.
+    Dense,
     /// As the textbook says: of all free blocks the smallest that is large enough, and of those the
     /// lowest. Each request looks at every block. For teaching and comparing.
     Plain,
@@ -50,7 +69,32 @@ pub enum Mode {
 ///
 /// [`FrameAllocator`](crate::FrameAllocator) and [`Buddy`](crate::Buddy) dereference to it. All
 /// methods take `&self` and may be called from every CPU, and from interrupts. No method reads or
-/// writes a frame. See those two types for examples.
+/// writes a frame.
+///
+/// ```
+/// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+/// frames.allocate_at(FrameNumber::new(8), Order::new(3).unwrap())?; // for firmware
+/// assert!(frames.try_allocate_at(FrameNumber::new(9), Order::ZERO).is_err());
+/// let mut pages = [FrameNumber::default(); 20];
+/// assert_eq!(frames.allocate_many(Order::ZERO, &mut pages), 20);
+/// let table = frames.allocate_frames(Order::new(2).unwrap())?;
+/// assert!(table.is_aligned_to(Order::new(2).unwrap()));
+///
+/// frames.drain(); // what the CPU's slot has cached counts as free from here on
+/// assert_eq!((frames.frames(), frames.free_frames_count()), (1024, 1024 - 8 - 20 - 4));
+/// assert_eq!(frames.largest_free(), Order::new(9));
+/// let counts = frames.free_counts();
+/// assert_eq!(frames.free_blocks().count(), counts.iter().sum::<usize>());
+/// assert_eq!(frames.fragmentation(Order::MAX).unusable(), 1000); // no block of 1 GiB is free
+/// frames.validate()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct FramePool<'m, C, T = (), const CHECKED: bool = false> {
     pub(crate) frames: Frames<'m, T>,
@@ -61,8 +105,10 @@ pub struct FramePool<'m, C, T = (), const CHECKED: bool = false> {
 impl<'m, C: Cpu> FramePool<'m, C> {
     /// Makes the pool of `carved` metadata.
     pub(crate) fn new(carved: Carved<'m>, cpu: C, mode: Mode) -> Self {
-        let Carved { bitmap, tags, deferred, slots, counts } = carved;
-        let areas = bitmap.table().frames() / AREA_FRAMES;
+        let Carved { mut bitmap, tags, deferred, slots, counts } = carved;
+        bitmap.set_fills_used_areas_first(mode == Mode::Dense);
+        let frames = [bitmap.table().frames(), bitmap.table().span().frames()];
+        let areas = frames.map(|frames| frames / AREA_FRAMES);
         let caches = Caches::new(slots, counts, cpu, areas, mode == Mode::Plain);
         Self { frames: Frames::new(bitmap, tags, deferred), caches, mode }
     }
@@ -88,6 +134,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     }
 
     /// Returns the trace.
+    /// Example: see [`FrameAllocator::with_trace`](crate::FrameAllocator::with_trace).
     pub const fn trace(&self) -> &T {
         self.frames.trace()
     }
@@ -95,7 +142,8 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// Allocates a block of `order`; returns its first frame.
     ///
     /// A block up to order 9 usually comes from the CPU's slot, without an atomic
-    /// read-modify-write.
+    /// read-modify-write. A miss searches areas: O(areas) at worst. It never waits.
+    /// Example: see [`FramePool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such block was free, although the slots of idle CPUs were drained
@@ -120,7 +168,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     pub(crate) fn allocate_miss(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         let found = match self.mode {
             Mode::Plain => self.frames.take_best_fit(order),
-            Mode::Cached => match self.caches.enter(order) {
+            Mode::Cached | Mode::Dense => match self.caches.enter(order) {
                 Some(slot) => self.caches.allocate_refilling(&self.frames, slot, order),
                 None => self.frames.take_hinted(order, Mobility::default()),
             },
@@ -168,7 +216,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         if !self.frames.tags().take::<CHECKED>(frame, Tag::block(order)) {
             return Err(misuse(&self.frames, frame, order));
         }
-        if self.mode == Mode::Cached && self.caches.free_making_room(&self.frames, frame, order) {
+        if self.mode != Mode::Plain && self.caches.free_making_room(&self.frames, frame, order) {
             return Ok(());
         }
         match self.frames.free_range(block_range(frame, order)) {
@@ -181,6 +229,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// number of frames. It drains the slots of idle CPUs by take-over.
     ///
     /// It skips slots that a CPU is inside of, never waits for a lock and never allocates.
+    /// O(areas). Example: see [`FramePool`].
     pub fn drain(&self) -> usize {
         self.drain_until(usize::MAX)
     }
@@ -197,6 +246,20 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
 
     /// Keeps all CPUs out of their slots while the guard lives, see
     /// [`PerCpu::freeze`](page_frame::PerCpu::freeze). A process calls it before `fork`.
+    ///
+    /// ```
+    /// # use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// # use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::mem::MaybeUninit;
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+    /// # let memory = ZeroedMemory::zero(&mut memory);
+    /// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+    /// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+    /// let frozen = frames.freeze_slots(None);
+    /// frames.allocate_frames(Order::ZERO)?; // from the areas: no slot is entered
+    /// drop(frozen); // in both processes, after `fork`
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn freeze_slots(&self, own: Option<CpuId>) -> Frozen<'_> {
         self.caches.freeze(own)
     }
@@ -210,7 +273,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// device names.
     ///
     /// Drains the slots of idle CPUs when some frame of the block is not free. O(areas of the
-    /// block) beyond that.
+    /// block) beyond that. Example: see [`FramePool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when some frame of the block is taken or absent, or `frame` is not aligned
@@ -223,7 +286,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     }
 
     /// Allocates as [`allocate_at`](Self::allocate_at) does, without draining slots: frames that a
-    /// slot caches count as taken. O(areas of the block).
+    /// slot caches count as taken. O(areas of the block). Example: see [`FramePool`].
     ///
     /// # Errors
     /// As for [`allocate_at`](Self::allocate_at).
@@ -236,12 +299,34 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         Ok(())
     }
 
+    /// Returns which frames of the aligned group of `usize::BITS` frames that `frame` lies in are
+    /// free, a bit each. Frames in CPU slots count as taken. O(1), no lock; out of date when other
+    /// CPUs allocate meanwhile.
+    ///
+    /// ```
+    /// use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+    /// # use std::mem::MaybeUninit;
+    /// # let frames = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(16))];
+    /// # let layout = FrameAllocator::<SingleCpu>::metadata_layout(&frames, 1)?;
+    /// # let mut metadata = vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+    /// # let metadata = ZeroedMemory::zero(&mut metadata);
+    /// # let frames = FrameAllocator::new_in(metadata, &frames, SingleCpu::new(), Mode::Plain)?;
+    /// frames.allocate_frames(Order::new(2).unwrap())?; // four of sixteen frames
+    /// assert_eq!(frames.free_bits(FrameNumber::new(0)), 0xfff0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn free_bits(&self, frame: FrameNumber) -> usize {
+        let first = FrameNumber::new(frame.get() - frame.get() % WORD_BITS);
+        !self.frames.bitmap().taken_word(first)
+    }
+
     /// Allocates a block of `order` for content of `mobility`, from areas of that mobility while
     /// there are any.
     ///
     /// A mobility other than [`Mobility::Unmovable`] does not use the CPU's slot: it costs an
     /// atomic operation, a fence and a search. Zones with fewer than 60 areas (120 MiB) do not tell
-    /// mobilities apart.
+    /// mobilities apart. Example: see [`Mobility`].
     ///
     /// # Errors
     /// [`OutOfMemory`] as for [`allocate_frames`](Self::allocate_frames).
@@ -263,6 +348,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// whole areas, except where it begins or ends at a border of memory.
     ///
     /// O(areas of the range), after taking over the slots of idle CPUs.
+    /// Example: see [`FrameAllocator::add_section`](crate::FrameAllocator::add_section).
     ///
     /// # Errors
     /// [`HotplugError::Absent`], [`HotplugError::PartOfArea`], or [`HotplugError::InUse`] with the
@@ -276,6 +362,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     /// Removes a section as
     /// [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section) does, while all
     /// other users of the pool are stopped.
+    /// Example: see [`Buddy::add_section`](crate::Buddy::add_section).
     ///
     /// # Errors
     /// As for [`FrameAllocator::remove_section`](crate::FrameAllocator::remove_section).
@@ -299,7 +386,7 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
 
     /// Checks every invariant that the metadata shows while no other call is inside the allocator.
     ///
-    /// O(frames). It allocates nothing and touches no frame.
+    /// O(frames). It allocates nothing and touches no frame. Example: see [`FramePool`].
     ///
     /// # Errors
     /// The first [`Violation`] found.

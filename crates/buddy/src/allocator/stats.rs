@@ -36,7 +36,7 @@ pub struct Fragmentation {
 
 impl Fragmentation {
     /// Returns the part of free memory that the request cannot use, in thousandths: 0 if it can use
-    /// all, 1000 if no block fits.
+    /// all, 1000 if no block fits. Example: see [`Fragmentation`].
     pub const fn unusable(self) -> usize {
         if self.free_frames == 0 {
             return 1000;
@@ -45,7 +45,7 @@ impl Fragmentation {
     }
 
     /// Returns the reason why the request fails, in thousandths: near 0 memory is short, near 1000
-    /// memory is fragmented. `None` if it does not fail.
+    /// memory is fragmented. `None` if it does not fail. Example: see [`Fragmentation`].
     pub const fn index(self) -> Option<usize> {
         if self.fitting_blocks > 0 {
             return None;
@@ -59,13 +59,14 @@ impl Fragmentation {
 }
 
 impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
-    /// Returns the number of frames, free or not. O(ranges).
+    /// Returns the number of frames, free or not. O(ranges). Example: see [`FramePool`].
     pub fn frames(&self) -> usize {
         self.frames.bitmap().table().frames()
     }
 
     /// Returns the number of free frames. Frames in CPU slots and deferred frees do not count;
-    /// [`drain`](Self::drain) makes both of them free.
+    /// [`drain`](Self::drain) makes both of them free. O(frames), no lock.
+    /// Example: see [`FramePool`].
     pub fn free_frames_count(&self) -> usize {
         self.free_counts()
             .iter()
@@ -74,7 +75,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
             .sum()
     }
 
-    /// Returns the number of free blocks of each order, as `/proc/buddyinfo` does.
+    /// Returns the number of free blocks of each order, as `/proc/buddyinfo` does. O(frames), no
+    /// lock. Example: see [`FramePool`].
     pub fn free_counts(&self) -> [usize; Order::COUNT] {
         let mut counts = [0; Order::COUNT];
         self.free_blocks().for_each(|(_, order)| counts[order.index()] += 1);
@@ -83,7 +85,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
 
     /// Returns the number of free blocks of each mobility and order, as `/proc/pagetypeinfo` does.
     /// A block counts for the mobility that its first area was last used for. Blocks in unused
-    /// areas count as unmovable.
+    /// areas count as unmovable. O(frames), no lock. Example: see [`Mobility`].
     pub fn free_counts_by_mobility(&self) -> [[usize; Order::COUNT]; 3] {
         let mut counts = [[0; Order::COUNT]; 3];
         for (start, order) in self.free_blocks() {
@@ -92,7 +94,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         counts
     }
 
-    /// Returns the free memory as a request of `order` sees it.
+    /// Returns the free memory as a request of `order` sees it. O(frames), no lock.
+    /// Example: see [`FramePool`].
     pub fn fragmentation(&self, order: Order) -> Fragmentation {
         let none = Fragmentation {
             free_frames: 0,
@@ -108,23 +111,26 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         })
     }
 
-    /// Returns the order of the largest free block, if there is a free block.
+    /// Returns the order of the largest free block, if there is a free block. O(frames), no lock.
+    /// Example: see [`FramePool`].
     pub fn largest_free(&self) -> Option<Order> {
         self.free_blocks().map(|(_, order)| order).max()
     }
 
     /// Returns the mobility that the area of `frame` was last used for; unmovable for an unused
-    /// area, and for a frame outside the allocator.
+    /// area, and for a frame outside the allocator. O(1), no lock. Example: see [`Mobility`].
     pub fn mobility_at(&self, frame: FrameNumber) -> Mobility {
         self.frames.bitmap().mobility(frame)
     }
 
-    /// Iterates over all blocks, free or not, lowest first.
+    /// Iterates over all blocks, free or not, lowest first. O(frames) for all of them, no lock.
+    /// Example: see [`Block`].
     pub fn blocks(&self) -> impl Iterator<Item = Block> {
         blocks::blocks(self.frames.bitmap(), self.frames.tags())
     }
 
-    /// Iterates over the free blocks, lowest first.
+    /// Iterates over the free blocks, lowest first. O(frames) for all of them, no lock.
+    /// Example: see [`FramePool`].
     pub fn free_blocks(&self) -> impl Iterator<Item = (FrameNumber, Order)> {
         blocks::free_blocks(self.frames.bitmap())
     }

@@ -42,13 +42,21 @@ pub(crate) struct Bitmap<'m> {
     bounds: &'m Bounds,
     /// Whether areas have placements: there are enough areas for each.
     has_placements: bool,
+    /// Whether a search tries the other placements before empty areas.
+    fills_used_areas_first: bool,
 }
 
 impl<'m> Bitmap<'m> {
     /// Makes the bitmap of the sections in `table`. `bounds` are those of their hints.
     pub(crate) fn new(table: SectionTable<'m>, bounds: &'m Bounds) -> Self {
         let areas = table.frames() / AREA_FRAMES;
-        Self { table, bounds, has_placements: areas >= PLACEMENTS * MIN_AREAS_PER_PLACEMENT }
+        let has_placements = areas >= PLACEMENTS * MIN_AREAS_PER_PLACEMENT;
+        Self { table, bounds, has_placements, fills_used_areas_first: false }
+    }
+
+    /// Sets whether a search tries the other placements before empty areas.
+    pub(crate) fn set_fills_used_areas_first(&mut self, first: bool) {
+        self.fills_used_areas_first = first;
     }
 
     /// Returns the table of sections.

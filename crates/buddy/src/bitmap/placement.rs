@@ -17,7 +17,23 @@ use page_frame::sync;
 /// Whether the content of a block can be moved or dropped when its area is wanted whole.
 ///
 /// ```
-/// assert_eq!(buddy::Mobility::default(), buddy::Mobility::Unmovable);
+/// use buddy::{FrameAllocator, Mobility, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 19];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(32768))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+/// let inode = frames.allocate_frames(Order::ZERO)?; // unmovable: others point to it
+/// let buffer = frames.allocate_as(Order::ZERO, Mobility::Movable)?;
+/// assert_eq!(frames.mobility_at(inode), Mobility::Unmovable);
+/// assert_eq!(frames.mobility_at(buffer), Mobility::Movable); // in another area
+/// let counts = frames.free_counts_by_mobility();
+/// for mobility in Mobility::ALL {
+///     println!("{mobility:?}: {:?}", counts[mobility as usize]);
+/// }
+/// assert!(counts[Mobility::Movable as usize].iter().sum::<usize>() > 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mobility {
@@ -32,7 +48,7 @@ pub enum Mobility {
 }
 
 impl Mobility {
-    /// All mobilities.
+    /// All mobilities. Example: see [`Mobility`].
     pub const ALL: [Self; 3] = [Self::Unmovable, Self::Reclaimable, Self::Movable];
 }
 

@@ -3,7 +3,8 @@
 //! # Policy
 //! A search prefers the lowest section with a hint, in it the fullest degree, and in that the
 //! lowest area. A request searches areas of its own placement, then empty areas, then both again
-//! from the lowest section on, then the other placements (`placement.rs`).
+//! from the lowest section on, then the other placements (`placement.rs`). Where areas in use are
+//! filled first, it searches the other placements of its mobility before empty areas too.
 //!
 //! # Costs
 //! Each of these steps looks at no more than [`MAX_MISSES`] areas without a fitting run, and reads
@@ -15,7 +16,7 @@ use core::ops::Range;
 use page_frame::{FrameNumber, Order};
 
 use crate::bitmap::hints::{EMPTY_AREAS, HINT_WORDS, begins_placement, maps_with_room};
-use crate::bitmap::placement::{Mobility, Placement};
+use crate::bitmap::placement::{Mobility, ORDER_GROUPS, Placement};
 use crate::bitmap::section::Section;
 use crate::bitmap::{Bitmap, frame};
 use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS, WORD_ORDER, free_runs, lowest, set_bits};
@@ -186,16 +187,35 @@ impl<'m> Bitmap<'m> {
         mut take: impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
     ) -> Option<Found<R>> {
         for from_lowest in [false, true] {
-            for maps in [maps_with_room(placement, order), EMPTY_AREAS..EMPTY_AREAS + 1] {
-                if let Some(found) = self.search(maps, from_lowest, &mut take) {
+            let own = maps_with_room(placement, order);
+            if let Some(found) = self.search(own, from_lowest, &mut take) {
+                return Some(found);
+            }
+            if self.fills_used_areas_first && !from_lowest {
+                let same = placement.others().take(ORDER_GROUPS - 1);
+                if let Some(found) = self.search_placements(same, order, &mut take) {
                     return Some(found);
                 }
             }
+            let empty = EMPTY_AREAS..EMPTY_AREAS + 1;
+            if let Some(found) = self.search(empty, from_lowest, &mut take) {
+                return Some(found);
+            }
         }
-        placement
-            .others()
-            .take_while(|_| self.has_placements)
-            .find_map(|other| self.search(maps_with_room(other, order), true, &mut take))
+        self.search_placements(placement.others(), order, &mut take)
+    }
+
+    /// Searches the areas of other placements, from the lowest section on.
+    fn search_placements<R>(
+        &self,
+        mut placements: impl Iterator<Item = Placement>,
+        order: u32,
+        take: &mut impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
+    ) -> Option<Found<R>> {
+        if !self.has_placements {
+            return None;
+        }
+        placements.find_map(|other| self.search(maps_with_room(other, order), true, take))
     }
 
     /// Calls `take` with areas hinted in `maps`, all of one placement, until it returns a value.

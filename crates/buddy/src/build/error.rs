@@ -3,6 +3,21 @@
 use core::fmt;
 
 /// The reason why no allocator was built.
+///
+/// ```
+/// use buddy::{BuildError, FrameAllocator, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, SingleCpu};
+/// let range = |start, end| FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
+/// let layout = |ranges: &[_]| FrameAllocator::<SingleCpu>::metadata_layout(ranges, 1);
+/// assert_eq!(layout(&[]), Err(BuildError::NoFrames));
+/// let overlapping = [range(0, 100), range(50, 200)];
+/// assert_eq!(layout(&overlapping), Err(BuildError::Unordered { index: 1 }));
+/// let none = ZeroedMemory::zero(&mut []);
+/// match FrameAllocator::new_in(none, &[range(0, 100)], SingleCpu::new(), Mode::Cached) {
+///     Err(BuildError::MetadataTooSmall { needed, given: 0 }) => assert!(needed > 9 * 100),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildError {
     /// The list of ranges is empty.

@@ -6,6 +6,25 @@ use page_frame::FrameNumber;
 
 /// The reason why memory was not added, removed, taken offline or brought online. The failed call
 /// has changed nothing.
+///
+/// ```
+/// use buddy::{FrameAllocator, HotplugError, Mode, ZeroedMemory};
+/// use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 17];
+/// # let memory = ZeroedMemory::zero(&mut memory);
+/// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+/// # let frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+/// let range = |start, end| FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
+/// assert_eq!(frames.offline(range(5, 512)), Err(HotplugError::PartOfArea));
+/// assert_eq!(frames.offline(range(2048, 2560)), Err(HotplugError::Absent));
+/// frames.allocate_at(FrameNumber::new(7), Order::ZERO)?;
+/// match frames.offline(range(0, 512)) {
+///     Err(HotplugError::InUse { frame }) => assert_eq!(frame.get(), 7), // its owner must move it
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HotplugError {
     /// The range is empty, or crosses into another section.

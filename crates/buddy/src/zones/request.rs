@@ -4,6 +4,14 @@ use crate::bitmap::placement::Mobility;
 
 /// The devices that reach a zone, or the content that it may hold. A lower zone may serve a request
 /// for a higher one.
+///
+/// ```
+/// use buddy::{Request, ZoneKind};
+/// assert!(ZoneKind::Dma < ZoneKind::Dma32 && ZoneKind::Dma32 < ZoneKind::Normal);
+/// // A device with 32 address bits: from `Dma32`, or else from `Dma`.
+/// let request = Request { zone: ZoneKind::Dma32, ..Request::default() };
+/// assert!(request.zone < ZoneKind::default());
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ZoneKind {
     /// The first 16 MiB, for devices of the ISA bus.

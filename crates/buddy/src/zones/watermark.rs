@@ -57,7 +57,7 @@ pub struct Marks {
 impl Marks {
     /// Returns marks for a zone of `frames` frames. `min` grows with the square root of `frames`,
     /// as in Linux, up to an eighth of `frames`. `low` is `min` and a quarter, `high` is `min` and
-    /// a half.
+    /// a half. Example: see [`Marks`].
     pub const fn for_frames(frames: usize) -> Self {
         let min = 2 * frames.isqrt();
         let min = if min < frames / 8 { min } else { frames / 8 };
@@ -79,8 +79,12 @@ impl Marks {
 /// let hook = |pressure| println!("memory is short: {pressure:?}");
 /// let watermarks = Watermarks::new(100, marks, hook);
 /// watermarks.take(FrameNumber::new(0), 85); // the buddy calls this
-/// assert_eq!(watermarks.pressure(), Pressure::Low);
+/// assert_eq!((watermarks.free_frames(), watermarks.pressure()), (15, Pressure::Low));
 /// assert!(watermarks.allows(5) && !watermarks.allows(6));
+/// watermarks.free(FrameNumber::new(0), 15); // 30 are free: the pressure stays up to `high`
+/// assert_eq!((watermarks.marks().high, watermarks.pressure()), (30, Pressure::Low));
+/// watermarks.free(FrameNumber::new(0), 1);
+/// assert_eq!(watermarks.pressure(), Pressure::None);
 /// ```
 #[derive(Debug)]
 pub struct Watermarks<H = fn(Pressure)> {
@@ -100,6 +104,7 @@ struct Shard(AtomicIsize);
 
 impl<H: Fn(Pressure)> Watermarks<H> {
     /// Returns the watermarks of a zone with `free` free frames. A fresh buddy has all frames free.
+    /// Example: see [`Watermarks`].
     pub fn new(free: usize, marks: Marks, hook: H) -> Self {
         let watermarks = Self {
             total: AtomicIsize::new(free as isize),
@@ -114,14 +119,15 @@ impl<H: Fn(Pressure)> Watermarks<H> {
     }
 
     /// Returns the number of free frames, without those in CPU slots and deferred frees. The error
-    /// is below half of `min` and below 4096 frames. It is zero if `min` is below 32.
+    /// is below half of `min` and below 4096 frames. It is zero if `min` is below 32. One load.
+    /// Example: see [`Watermarks`].
     #[inline]
     pub fn free_frames(&self) -> usize {
         // Relaxed: an estimate, which publishes nothing.
         self.total.load(Ordering::Relaxed).max(0) as usize
     }
 
-    /// Returns the thresholds.
+    /// Returns the thresholds. Example: see [`Watermarks`].
     pub const fn marks(&self) -> Marks {
         self.marks
     }

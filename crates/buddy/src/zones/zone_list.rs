@@ -32,7 +32,7 @@ use crate::zones::zone::Zone;
 
 pub use crate::zones::zone_list_error::ZoneListError;
 
-/// A zone of a node.
+/// A zone of a node. Example: see [`ZoneList`].
 #[derive(Debug)]
 pub struct NodeZone<'z, Z> {
     /// The node, counted from 0.
@@ -44,6 +44,38 @@ pub struct NodeZone<'z, Z> {
 }
 
 /// The zones of all nodes.
+///
+/// ```
+/// use buddy::{NodeZone, Pressure, Request, ZoneKind, ZoneList};
+/// use page_frame::{Order, PageSource};
+/// # use buddy::{Buddy, BuildError, Mode, ZeroedMemory};
+/// # use page_frame::{DirectMap, FrameNumber, FrameRange, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # type ZoneBuddy<'m> = Buddy<'m, DirectMap, SingleCpu>;
+/// fn zone(memory: &mut [MaybeUninit<u8>], start: usize) -> Result<ZoneBuddy<'_>, BuildError> {
+///     let frames = [FrameRange::new(FrameNumber::new(start), FrameNumber::new(start + 64))];
+///     let memory = ZeroedMemory::zero(memory);
+///     // SAFETY: this example accesses no frame, so none has to be mapped.
+///     let map = unsafe { DirectMap::at_offset(1 << 40) };
+///     // SAFETY: clauses 1 and 2: no other code uses the frames, and `map` covers them.
+///     unsafe { Buddy::new_in(memory, &frames, map, SingleCpu::new(), Mode::Plain) }
+/// }
+/// let (mut low, mut high) = ([MaybeUninit::uninit(); 1 << 16], [MaybeUninit::uninit(); 1 << 16]);
+/// let (dma, normal) = (zone(&mut low, 0)?, zone(&mut high, 64)?);
+/// let zones = [
+///     NodeZone { node: 0, kind: ZoneKind::Dma, buddy: &dma },
+///     NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &normal },
+/// ];
+/// let list = ZoneList::new(&zones)?.with_distances(&[10])?; // one node
+/// let source = list.source(Request::default());
+/// let block = source.allocate(Order::new(6).unwrap())?; // all of `normal`
+/// let page = source.allocate(Order::ZERO)?; // falls back on `dma`
+/// assert_eq!((normal.free_frames_count(), dma.free_frames_count()), (0, 63));
+/// assert_eq!((list.zones().len(), list.pressure()), (2, Pressure::None));
+/// // SAFETY: both came from this list, and nothing refers into them.
+/// for block in [block, page] { unsafe { source.free(block) } }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct ZoneList<'z, Z> {
     /// I1: all zones map a frame to the same address. No two have a frame in common (clause 1 of
@@ -57,7 +89,7 @@ pub struct ZoneList<'z, Z> {
 
 impl<'z, Z: Zone> ZoneList<'z, Z> {
     /// Makes a list of `zones`, which ascend by node and within a node by kind, and map frames to
-    /// the same addresses.
+    /// the same addresses. O(zones). Example: see [`ZoneList`].
     ///
     /// # Errors
     /// [`ZoneListError::Empty`], [`ZoneListError::Unordered`], or [`ZoneListError::OtherMap`]: then
@@ -76,7 +108,7 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
 
     /// Adds the distances between nodes, as ACPI's table SLIT has them: a row for each node, and in
     /// it the distance to each node, 10 for the node itself. Requests fall back on the nearest node
-    /// first.
+    /// first. Example: see [`ZoneList`].
     ///
     /// # Errors
     /// [`ZoneListError::NotSquare`] when the distances are not a square matrix, or a zone's node
@@ -90,12 +122,12 @@ impl<'z, Z: Zone> ZoneList<'z, Z> {
         Ok(Self { distances, rows, ..self })
     }
 
-    /// Returns the zones.
+    /// Returns the zones. Example: see [`ZoneList`].
     pub const fn zones(&self) -> &'z [NodeZone<'z, Z>] {
         self.zones
     }
 
-    /// Returns the lowest pressure of all zones.
+    /// Returns the lowest pressure of all zones. O(zones), no lock. Example: see [`ZoneList`].
     pub fn pressure(&self) -> Pressure {
         self.zones.iter().map(|zone| zone.buddy.pressure()).min().unwrap_or_default()
     }

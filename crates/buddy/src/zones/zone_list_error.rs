@@ -3,6 +3,31 @@
 use core::fmt;
 
 /// The reason why no zone list was made.
+///
+/// ```
+/// use buddy::{NodeZone, ZoneKind, ZoneList, ZoneListError};
+/// # use buddy::{Buddy, BuildError, Mode, ZeroedMemory};
+/// # use page_frame::{DirectMap, FrameNumber, FrameRange, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # type ZoneBuddy<'m> = Buddy<'m, DirectMap, SingleCpu>;
+/// # fn zone(memory: &mut [MaybeUninit<u8>], start: usize) -> Result<ZoneBuddy<'_>, BuildError> {
+/// #     let frames = [FrameRange::new(FrameNumber::new(start), FrameNumber::new(start + 64))];
+/// #     let memory = ZeroedMemory::zero(memory);
+/// #     // SAFETY: this example accesses no frame, so none has to be mapped.
+/// #     let map = unsafe { DirectMap::at_offset(1 << 40) };
+/// #     // SAFETY: clauses 1 and 2: no other code uses the frames, and `map` covers them.
+/// #     unsafe { Buddy::new_in(memory, &frames, map, SingleCpu::new(), Mode::Plain) }
+/// # }
+/// assert_eq!(ZoneList::<ZoneBuddy<'_>>::new(&[]).unwrap_err(), ZoneListError::Empty);
+/// let (mut low, mut high) = ([MaybeUninit::uninit(); 1 << 16], [MaybeUninit::uninit(); 1 << 16]);
+/// let (one, other) = (zone(&mut low, 0)?, zone(&mut high, 64)?);
+/// let same_kind = [&one, &other].map(|buddy| NodeZone { node: 0, kind: ZoneKind::Normal, buddy });
+/// let error = ZoneList::new(&same_kind).unwrap_err();
+/// assert_eq!(error, ZoneListError::Unordered { index: 1 });
+/// let error = ZoneList::new(&same_kind[..1])?.with_distances(&[10, 20]).unwrap_err();
+/// assert_eq!(error, ZoneListError::NotSquare { distances: 2 });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ZoneListError {
     /// The list is empty.

@@ -11,6 +11,35 @@ use crate::zones::zone::Zone;
 use crate::zones::zone_list::ZoneList;
 
 /// The page source that serves one kind of request from a [`ZoneList`].
+///
+/// ```
+/// use buddy::{NodeZone, Request, ZoneKind, ZoneList, ZoneSource};
+/// use page_frame::{Order, PageResize};
+/// # use buddy::{Buddy, BuildError, Mode, ZeroedMemory};
+/// # use page_frame::{DirectMap, FrameNumber, FrameRange, SingleCpu};
+/// # use std::mem::MaybeUninit;
+/// # type ZoneBuddy<'m> = Buddy<'m, DirectMap, SingleCpu>;
+/// # fn zone(memory: &mut [MaybeUninit<u8>], start: usize) -> Result<ZoneBuddy<'_>, BuildError> {
+/// #     let frames = [FrameRange::new(FrameNumber::new(start), FrameNumber::new(start + 64))];
+/// #     let memory = ZeroedMemory::zero(memory);
+/// #     // SAFETY: this example accesses no frame, so none has to be mapped.
+/// #     let map = unsafe { DirectMap::at_offset(1 << 40) };
+/// #     // SAFETY: clauses 1 and 2: no other code uses the frames, and `map` covers them.
+/// #     unsafe { Buddy::new_in(memory, &frames, map, SingleCpu::new(), Mode::Plain) }
+/// # }
+/// let mut memory = [MaybeUninit::uninit(); 1 << 16];
+/// let buddy = zone(&mut memory, 0)?;
+/// let zones = [NodeZone { node: 0, kind: ZoneKind::Normal, buddy: &buddy }];
+/// let list = ZoneList::new(&zones)?;
+/// // One source for each kind of request, as cheap to copy as a reference:
+/// let reserve = Request { may_use_reserve: true, ..Request::default() };
+/// let source: ZoneSource<'_, '_, _> = list.source(reserve);
+/// assert!(source.request().may_use_reserve);
+/// let run = source.allocate_run(3, Order::ZERO)?; // pages
+/// // SAFETY: the run came from this source, and nothing refers into it.
+/// unsafe { source.free_run(run.start(), run.pages()) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct ZoneSource<'l, 'z, Z> {
     list: &'l ZoneList<'z, Z>,
@@ -27,13 +56,14 @@ impl<Z> Copy for ZoneSource<'_, '_, Z> {}
 
 impl<'z, Z: Zone> ZoneList<'z, Z> {
     /// Returns the page source that serves `request`, a value of a few words.
+    /// Example: see [`ZoneList`].
     pub const fn source(&self, request: Request) -> ZoneSource<'_, 'z, Z> {
         ZoneSource { list: self, request }
     }
 }
 
 impl<Z> ZoneSource<'_, '_, Z> {
-    /// Returns the constraints.
+    /// Returns the constraints. Example: see [`ZoneSource`].
     pub const fn request(&self) -> Request {
         self.request
     }

@@ -2,6 +2,7 @@
 
 use core::ptr::NonNull;
 use core::sync::atomic::AtomicUsize;
+use core::time::Duration;
 
 use buddy::{Mode, ZeroedMemory};
 use page_frame::sync::Lock;
@@ -10,8 +11,7 @@ use page_frame::{FrameRange, PAGE_SIZE};
 use super::{Frames, Pages};
 use crate::frame_set::FrameSet;
 use crate::os_error::OsError;
-use crate::purge::policy::PurgePolicy;
-use crate::purge::trim::TrimPolicy;
+use crate::purge::decay::{Decay, PURGE_DELAY};
 use crate::space::metadata::BuddySizes;
 use crate::space::{Space, areas};
 use crate::thp::scan::Thp;
@@ -25,7 +25,8 @@ const MIN_BYTES: usize = 16 << 20;
 
 impl Pages {
     /// Claims address space and builds the allocator in it. Makes a few system calls and commits
-    /// only metadata. Limits of address space and data count the parts that are in use.
+    /// only metadata. Limits of address space and data count the parts that are in use. Example:
+    /// see [`Pages`].
     ///
     /// # Errors
     /// The error of `mmap`, when there is no address space even for 16 MiB.
@@ -41,6 +42,16 @@ impl Pages {
     }
 
     /// Builds the allocator in `bytes` bytes of address space, a power of two, at least a page.
+    ///
+    /// ```
+    /// use hosted::{OsError, Pages};
+    /// let pages = Pages::with_space(1 << 30)?.without_purging(); // only `purge` and `decay` purge
+    /// let pages = pages.with_trim_hook(|| eprintln!("an interval ends: let the caches age"));
+    /// let other = Pages::with_space(1 << 30)?.with_purge_delay(10 * hosted::PURGE_DELAY);
+    /// assert_eq!(pages.space_bytes(), 1 << 30);
+    /// assert_eq!(Pages::with_space(5000).unwrap_err().number(), 22); // `EINVAL`: no power of two
+    /// # Ok::<(), OsError>(())
+    /// ```
     ///
     /// # Errors
     /// The error of `mmap`, or `EINVAL` for other sizes: areas and sections are aligned parts of
@@ -71,12 +82,12 @@ impl Pages {
         // SAFETY: the space is fresh, so no other code uses it, and is dropped after the buddy.
         // `map` covers it. `open` maps the frames before a caller gets them.
         let buddy =
-            unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Cached) };
+            unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Dense) };
         Ok(Self {
             buddy: buddy.map_err(|_| OsError::INVALID)?,
             committed,
-            purge_policy: PurgePolicy::new(),
-            trim_policy: TrimPolicy::new(),
+            decay: Decay::new(PURGE_DELAY),
+            trim_hook: || (),
             thp,
             maintenance: Lock::new(()),
             scattered: AtomicUsize::new(0),
@@ -84,28 +95,55 @@ impl Pages {
         })
     }
 
-    /// Calls `hook` when the pages in use fall by more than a sixth of their peak (more, if use
-    /// tends to rise again) and by more than 1 MiB, and when [`decay`](Self::decay) follows an
-    /// interval without allocations. The hook should shrink the caches that use these pages, as one
-    /// cached object can keep a page allocated.
+    /// Calls `hook` at the end of each interval, half a purge delay: before the pages that are due
+    /// are purged. The hook should make the caches that use these pages release what they did not
+    /// need since the last call ([`Registry::age`]), as one cached object can keep a page
+    /// allocated.
     ///
-    /// The hook runs with no lock held; it may free pages and allocate.
+    /// The hook runs with no lock held, inside a call that allocates or frees pages; it may do both
+    /// itself. Example: see [`Pages::with_space`].
+    ///
+    /// [`Registry::age`]: https://docs.rs/slab
     pub fn with_trim_hook(self, hook: fn()) -> Self {
-        Self { trim_policy: self.trim_policy.with_hook(hook), ..self }
+        Self { trim_hook: hook, ..self }
     }
 
-    /// Makes frees to the buddy keep the memory: only [`purge`](Self::purge) and
-    /// [`decay`](Self::decay) release it. Multi-section runs still release theirs when freed.
+    /// Sets the purge delay: free pages are purged when they have been idle so long
+    /// ([`PURGE_DELAY`](crate::PURGE_DELAY) if this is not called), by the next call that allocates
+    /// or frees pages. At least 20 milliseconds. Example: see [`Pages::with_space`].
+    pub fn with_purge_delay(self, delay: Duration) -> Self {
+        Self { decay: self.decay.with_delay(delay), ..self }
+    }
+
+    /// Backs no part of the pages with huge pages, however many are in use.
+    ///
+    /// ```
+    /// let pages = hosted::Pages::with_space(1 << 30)?.without_huge_pages();
+    /// # Ok::<(), hosted::OsError>(())
+    /// ```
+    pub fn without_huge_pages(self) -> Self {
+        Self { thp: self.thp.disabled(), ..self }
+    }
+
+    /// Turns off purging by allocations and frees: only [`purge`](Self::purge) and
+    /// [`decay`](Self::decay) release memory. Multi-section runs still release theirs when freed.
+    /// Example: see [`Pages::with_space`].
     pub fn without_purging(self) -> Self {
-        Self { purge_policy: self.purge_policy.without_purging(), ..self }
+        self.with_purge_delay(Duration::MAX)
     }
 
     /// Returns the first address of the address space.
+    ///
+    /// ```
+    /// let pages = hosted::Pages::with_space(1 << 30)?;
+    /// assert_eq!(pages.start().addr().get() % (2 << 20), 0);
+    /// # Ok::<(), hosted::OsError>(())
+    /// ```
     pub const fn start(&self) -> NonNull<u8> {
         self.space.mapping().start()
     }
 
-    /// Returns the size of the address space in bytes.
+    /// Returns the size of the address space in bytes. Example: see [`Pages`].
     pub const fn space_bytes(&self) -> usize {
         self.space.mapping().space_bytes()
     }

@@ -24,11 +24,28 @@ use crate::{threads, tls};
 /// Dropping it lets all threads continue. It is not `Send`: the thread that began it calls `fork`.
 ///
 /// ```
-/// # let pages = hosted::Pages::with_space(1 << 30)?;
+/// use page_frame::{Order, PageSource};
+/// let pages = hosted::Pages::with_space(1 << 30)?;
 /// let freeze_caches = || (); // for example `registry.freeze_slots(own)`
 /// let forking = hosted::Forking::begin(&pages, freeze_caches);
-/// // Here the thread calls `fork`; then, in the parent:
-/// forking.end_in_parent();
+/// // SAFETY: the child calls only the allocator and `_exit`.
+/// match unsafe { libc::fork() } {
+///     0 => {
+///         let forget_others = || (); // for example `registry.forget_others(own)`
+///         // SAFETY: clause 1: the child that this thread forked after `begin`, its only thread.
+///         unsafe { forking.end_in_child(forget_others) };
+///         let failed = pages.allocate(Order::ZERO).map(std::mem::forget).is_err();
+///         // SAFETY: ends the child.
+///         unsafe { libc::_exit(failed.into()) }
+///     }
+///     child => {
+///         forking.end_in_parent();
+///         let mut status = -1;
+///         // SAFETY: a child of this process, and a place for its status.
+///         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+///         assert_eq!(status, 0);
+///     }
+/// }
 /// # Ok::<(), hosted::OsError>(())
 /// ```
 ///
@@ -55,7 +72,8 @@ impl Drop for Held {
 
 impl<'a, G> Forking<'a, G> {
     /// Keeps all other threads out of the allocators; `freeze_caches` freezes the slots of the
-    /// caches that use `pages`. The thread that will call `fork` calls this first.
+    /// caches that use `pages`. The thread that will call `fork` calls this first. Waits until they
+    /// have left. Example: see [`Forking`].
     ///
     /// # Panics
     /// When the thread has begun a fork already and would wait for itself.
@@ -71,7 +89,7 @@ impl<'a, G> Forking<'a, G> {
         Self { frozen, lock, _not_send: PhantomData }
     }
 
-    /// Lets all threads continue, in the parent.
+    /// Lets all threads continue, in the parent. Example: see [`Forking`].
     pub fn end_in_parent(self) {
         drop(self);
     }
@@ -83,6 +101,7 @@ impl<'a, G> Forking<'a, G> {
     ///
     /// Where the system could not fence, a thread may have been inside a slot all the same. Then
     /// the slots stay frozen in the child for ever, and it works without them.
+    /// Example: see [`Forking`].
     ///
     /// # Safety
     /// 1. The process is a child that was forked since this began, by the thread that began it, and

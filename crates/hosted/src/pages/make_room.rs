@@ -41,7 +41,7 @@ fn make_room(pages: &Pages, range: FrameRange, error: OsError) -> Result<(), OsE
 fn close_free_units(pages: &Pages, count: usize) -> bool {
     let Some(_maintenance) = pages.maintenance.try_lock() else { return false };
     // Relaxed, here and below: changed under the maintenance lock.
-    let free = pages.space.open_pages().saturating_sub(pages.trim_policy.in_use());
+    let free = pages.space.open_pages().saturating_sub(pages.decay.in_use());
     if free < pages.scattered.load(Ordering::Relaxed) + (1 << UNIT_ORDER) {
         return false;
     }
@@ -53,13 +53,14 @@ fn close_free_units(pages: &Pages, count: usize) -> bool {
         if closed >= count {
             break;
         }
-        if pages.buddy.try_allocate_at(unit.start, order).is_ok() {
+        if unit.frames() == order.pages() && pages.buddy.try_allocate_at(unit.start, order).is_ok()
+        {
             pages.thp.forbid(unit, pages.space.mapping());
             // SAFETY: clause 1 of `close`: this loop has allocated the unit, and nobody needs
             // its content.
             if unsafe { pages.space.close(unit) } {
                 // A later mapping reads as zero (I1).
-                pages.purge_policy.note_purged(pages.committed.remove(unit));
+                pages.decay.note_purged(pages.committed.remove(unit));
                 closed += unit.frames();
             }
             // SAFETY: clause 1 of `free_frames`: this loop allocated the block by number, and

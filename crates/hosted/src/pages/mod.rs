@@ -10,8 +10,8 @@
 //!   its own, from the end of the space.
 //! - A frame is **committed** from its first allocation until it is purged. A block without a
 //!   committed frame reads as zero.
-//! - A free purges when there are too many idle pages (`purge`); an allocation occasionally scans
-//!   for huge pages (`thp`).
+//! - Free pages are purged when they have been idle for a while (`purge`). An allocation
+//!   occasionally scans for huge pages (`thp`).
 //!
 //! # Concurrency
 //! Allocating and freeing are as concurrent as the buddy. The table of sections has a lock. Purges
@@ -24,6 +24,7 @@
 
 mod build;
 pub(crate) mod forking;
+mod maintenance;
 mod make_room;
 mod purge;
 pub(crate) mod purger;
@@ -42,8 +43,7 @@ use page_frame::{
 use crate::fork_lock::Inside;
 use crate::frame_set::FrameSet;
 use crate::os_error::OsError;
-use crate::purge::policy::PurgePolicy;
-use crate::purge::trim::TrimPolicy;
+use crate::purge::decay::Decay;
 use crate::space::Space;
 use crate::thp::scan::Thp;
 use crate::threads::Threads;
@@ -59,10 +59,14 @@ type Frames = Buddy<'static, DirectMap, Threads>;
 /// use hosted::Pages;
 /// use page_frame::{Order, PageSource};
 /// let pages = Pages::new()?;
-/// let block = pages.allocate(Order::ZERO)?;
+/// assert!(pages.space_bytes() >= 16 << 20); // address space, without memory
+/// let block = pages.allocate(Order::new(9).unwrap())?; // 2 MiB
 /// assert!(block.is_zero()); // fresh from the system
 /// // SAFETY: ours, and not used any more.
 /// unsafe { pages.free(block) };
+/// println!("{} free pages have memory", pages.idle_pages());
+/// pages.purge(0);
+/// assert_eq!(pages.idle_pages(), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -71,8 +75,9 @@ pub struct Pages {
     buddy: Frames,
     /// The frames that may be backed by memory.
     committed: FrameSet,
-    pub(crate) purge_policy: PurgePolicy,
-    pub(crate) trim_policy: TrimPolicy,
+    pub(crate) decay: Decay,
+    /// Makes the caches over these pages release what they do not need.
+    trim_hook: fn(),
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,
@@ -83,10 +88,12 @@ pub struct Pages {
 }
 
 // SAFETY: clause 1: the buddy fulfils it, over frames of our space, which are opened before a
-// caller gets them. Clause 2: the buddy fulfils it. After its `free`, only the trim hook can
-// unwind, and the block is free by then.
+// caller gets them. Clause 2: the buddy fulfils it. Only the trim hook can unwind: before an
+// allocation, and after a free.
 unsafe impl PageSource for Pages {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+        // First: a hook that panics here loses no block.
+        self.decay_if_due();
         let _inside = Inside::enter();
         let (start, order) = loop {
             let (start, order) = match self.buddy.allocate(order) {
@@ -118,9 +125,8 @@ unsafe impl PageSource for Pages {
         self.note_freed(frames_of(block.start(), block.pages()));
         // SAFETY: the clauses of `PageSource::free`: the block came from the buddy.
         unsafe { self.buddy.free(block) };
-        self.purge_if_due();
         drop(inside);
-        self.trim_after_free();
+        self.decay_if_due();
     }
 }
 
@@ -155,8 +161,7 @@ impl Pages {
     #[inline]
     fn commit(&self, range: FrameRange) -> bool {
         let committed = self.committed.insert(range);
-        self.trim_policy.note_allocated(range.frames());
-        self.purge_policy.note_allocated(range.frames(), committed);
+        self.decay.note_allocated(range.frames(), committed);
         self.scan_after(range.frames());
         committed == 0
     }
@@ -164,16 +169,7 @@ impl Pages {
     /// Counts `range`, which is about to be freed, as idle.
     #[inline]
     fn note_freed(&self, range: FrameRange) {
-        self.trim_policy.note_freed(range.frames());
-        self.purge_policy.note_freed(self.committed.count(range));
-    }
-
-    /// Purges if there are too many idle pages.
-    #[inline]
-    fn purge_if_due(&self) {
-        if self.purge_policy.is_due() {
-            self.purge_surplus();
-        }
+        self.decay.note_freed(self.committed.count(range));
     }
 
     /// Keeps all other threads out of the buddy's per-CPU slots while the guard lives, see

@@ -1,142 +1,198 @@
-//! The maintenance of [`Pages`]: purges of free pages, and scans for huge pages.
+//! Purging [`Pages`]: which free pages a purge takes, and how it returns their memory.
 
-use page_frame::{FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
+use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap};
 
 use super::Pages;
 use crate::fork_lock::Inside;
-use crate::purge::policy::MIN_BOUND;
 
-/// The orders of the blocks that `purge` takes, largest first: areas, then smaller free blocks, at
-/// last single pages.
-const PURGED_ORDERS: [u8; 4] = [9, 6, 3, 0];
-/// `decay` purges at most this many idle pages all at once, and of more only half.
-const FEW_PAGES: usize = (256 << 10) / PAGE_SIZE;
+/// A purge takes free runs of at least so many pages first, then shorter ones, at last single
+/// pages.
+const RUN_PAGES: [usize; 4] = [256, 32, 4, 1];
+/// The order of an area, the largest block that a purge allocates.
+const LARGEST_ORDER: u32 = 9;
+/// A system call that purges so many pages needs no credit: 1 MiB.
+const FREE_OF_CREDIT: usize = (1 << 20) / PAGE_SIZE;
+/// The maximum number of pages in one system call: 32 MiB. The system holds a lock of the process
+/// meanwhile.
+const MAX_PAGES_AT_ONCE: usize = (32 << 20) / PAGE_SIZE;
 
-impl Pages {
-    /// Returns approximately how many pages are free but still backed by memory. O(1).
-    pub fn idle_pages(&self) -> usize {
-        self.purge_policy.idle_pages()
+/// A purge of some pages, within limits.
+pub(super) struct Purge<'p> {
+    pages: &'p Pages,
+    /// Idle pages that stay.
+    keep: usize,
+    /// The system calls that may purge less than 1 MiB; `None` for any number.
+    credit: Option<usize>,
+}
+
+impl<'p> Purge<'p> {
+    /// Prepares a purge until `keep` idle pages are left, by any number of system calls.
+    pub(super) const fn new(pages: &'p Pages, keep: usize) -> Self {
+        Self { pages, keep, credit: None }
     }
 
-    /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
-    /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
-    /// and a system call for each block of free pages.
-    pub fn purge(&self, keep: usize) -> usize {
+    /// Prepares a purge until `keep` idle pages are left, with `credit` system calls that may purge
+    /// less than 1 MiB.
+    pub(super) const fn with_credit(pages: &'p Pages, keep: usize, credit: usize) -> Self {
+        Self { pages, keep, credit: Some(credit) }
+    }
+
+    /// Purges; returns how many pages, and the credit that is left. Zero pages while another thread
+    /// purges or scans.
+    pub(super) fn run(mut self) -> (usize, usize) {
+        let pages = self.pages;
         let _inside = Inside::enter();
-        let Some(_maintenance) = self.maintenance.try_lock() else { return 0 };
         let mut purged = 0;
-        // Pages in the buddy's per-CPU slots are purged too.
-        let mut are_cached = true;
-        let open = self.space.sections().in_buddy();
-        for order in PURGED_ORDERS.map(|order| Order::new(order).expect("below the largest")) {
-            if core::mem::take(&mut are_cached) {
-                self.buddy.drain();
-            }
-            for block in open.clone().flat_map(|range| self.committed.blocks(range, order.pages()))
-            {
-                if self.idle_pages() <= keep {
+        if let Some(_maintenance) = pages.maintenance.try_lock() {
+            // Pages in the buddy's per-CPU slots are purged too.
+            pages.buddy.drain();
+            for (pass, fewest) in RUN_PAGES.into_iter().enumerate() {
+                if fewest < FREE_OF_CREDIT && self.credit == Some(0) {
                     break;
                 }
-                if self.buddy.try_allocate_at(block.start, order).is_ok() {
-                    let went = self.purge_block(block);
-                    purged += went;
-                    // The system refuses a block of which the program has locked a page. Its parts
-                    // are tried next, and the free below may put it into a per-CPU slot.
-                    are_cached |= went == 0;
-                    // SAFETY: clause 1 of `free_frames`: this loop allocated the block by number,
-                    // and no other code uses it.
-                    let freed = unsafe { self.buddy.free_frames(block.start, order) };
-                    debug_assert!(freed.is_ok(), "allocated above");
+                // A run that was too long for one system call is the next one's neighbour.
+                let longest = if pass == 0 { MAX_PAGES_AT_ONCE } else { RUN_PAGES[pass - 1] };
+                purged += self.purge_runs(fewest, longest);
+                if pages.idle_pages() <= self.keep {
+                    break;
                 }
             }
+        }
+        (purged, self.credit.unwrap_or(0))
+    }
+
+    /// Purges free runs of at least `fewest` pages, up to `longest` by one system call. Returns how
+    /// many pages it purged.
+    fn purge_runs(&mut self, fewest: usize, longest: usize) -> usize {
+        let mut purged = 0;
+        let mut run = FrameRange::default();
+        for range in self.pages.space.sections().in_buddy() {
+            for first in self.pages.committed.groups(range) {
+                let mut free = self.pages.buddy.free_bits(first);
+                // A run of frames goes on from the group before, or begins in this one.
+                while free != 0 || run.end == first {
+                    let start = free.trailing_zeros() as usize;
+                    let goes_on = start == 0 && run.end == first;
+                    if !goes_on {
+                        purged += self.purge_run_if(run, fewest);
+                        run = FrameRange::default();
+                    }
+                    if free == 0 {
+                        break;
+                    }
+                    let count = (!(free >> start)).trailing_zeros() as usize;
+                    let begin = FrameNumber::new(first.get() + start);
+                    let end = FrameNumber::new(begin.get() + count);
+                    if !goes_on {
+                        run.start = begin;
+                    }
+                    run.end = end;
+                    free &= (usize::MAX << start).checked_shl(count as u32).unwrap_or(0);
+                    if run.frames() >= longest {
+                        purged += self.purge_run_if(run, fewest);
+                        run = FrameRange::default();
+                    }
+                }
+                if self.pages.idle_pages() <= self.keep {
+                    return purged;
+                }
+            }
+            purged += self.purge_run_if(run, fewest);
+            run = FrameRange::default();
         }
         purged
     }
 
-    /// Purges `block`, which the caller owns and which was counted as idle. Returns how many of its
-    /// pages were committed; zero if the system refuses.
-    fn purge_block(&self, block: FrameRange) -> usize {
-        self.thp.forbid(block, self.space.mapping());
-        let start = self.pointer(block.start.get() << PAGE_SHIFT);
-        let bytes = block.frames() << PAGE_SHIFT;
-        // SAFETY: clause 1 of `decommit`: only the caller uses the block, and needs no content.
-        if unsafe { self.space.mapping().decommit(start, bytes) }.is_err() {
+    /// Purges the part of `run` that is free and committed, if the run has at least `fewest` pages.
+    /// Returns how many pages it purged.
+    fn purge_run_if(&mut self, run: FrameRange, fewest: usize) -> usize {
+        let idle = self.pages.idle_pages().saturating_sub(self.keep);
+        if run.frames() < fewest || idle == 0 {
             return 0;
         }
-        let pages = self.committed.remove(block);
-        self.purge_policy.note_purged(pages);
+        let run = self.pages.committed.span_of(run, idle);
+        let mut purged = 0;
+        // Another thread may allocate a block of the run meanwhile: then the run ends before it.
+        let mut owned = FrameRange::new(run.start, run.start);
+        for (start, order) in blocks_of(run) {
+            if self.pages.buddy.try_allocate_at(start, order).is_ok() {
+                owned.end = FrameNumber::new(start.get() + order.pages());
+                continue;
+            }
+            purged += self.purge_and_free(owned);
+            let end = FrameNumber::new(start.get() + order.pages());
+            owned = FrameRange::new(end, end);
+        }
+        purged + self.purge_and_free(owned)
+    }
+
+    /// Purges `run`, whose blocks the caller has allocated as [`blocks_of`] names them, within the
+    /// limits, and frees the blocks. Returns how many pages it purged.
+    fn purge_and_free(&mut self, run: FrameRange) -> usize {
+        let pages = self.pages.committed.count(run);
+        let mut purged = 0;
+        if pages > 0 && self.admit(pages, 1 + self.pages.thp.allowed_in(run)) {
+            purged = self.purge_owned(run);
+            if purged == 0 {
+                // The program has locked a page of the run.
+                self.credit = self.credit.map(|credit| credit.saturating_sub(1));
+                if self.credit.is_none() {
+                    purged = pages_of(run).map(|page| self.purge_owned(page)).sum();
+                }
+            }
+        }
+        for (start, order) in blocks_of(run) {
+            // SAFETY: clause 1 of `free_frames`: the caller allocated the block by number, and no
+            // other code uses it.
+            let freed = unsafe { self.pages.buddy.free_frames(start, order) };
+            debug_assert!(freed.is_ok(), "allocated by number");
+        }
+        purged
+    }
+
+    /// Purges `run`, which the caller owns and which was counted as idle. Returns how many of its
+    /// pages were committed; zero if the system refuses.
+    fn purge_owned(&self, run: FrameRange) -> usize {
+        self.pages.thp.forbid(run, self.pages.space.mapping());
+        let start = self.pages.pointer(run.start.get() << PAGE_SHIFT);
+        let bytes = run.frames() << PAGE_SHIFT;
+        // SAFETY: clause 1 of `decommit`: only the caller uses the run, and needs no content.
+        if unsafe { self.pages.space.mapping().decommit(start, bytes) }.is_err() {
+            return 0;
+        }
+        let pages = self.pages.committed.remove(run);
+        self.pages.decay.note_purged(pages);
         pages
     }
 
-    /// Adapts the bound, and purges down to half of it if there are more idle pages.
-    #[cold]
-    pub(crate) fn purge_surplus(&self) {
-        let bound = self.purge_policy.adapt_bound();
-        let purged = if self.idle_pages() > bound { self.purge(bound / 2) } else { 0 };
-        self.purge_policy.end_purge(bound, purged);
+    /// Returns whether a call may purge `pages` pages with `calls` system calls, and charges them.
+    fn admit(&mut self, pages: usize, calls: usize) -> bool {
+        let Some(credit) = &mut self.credit else { return true };
+        let charged = calls.saturating_sub(pages / FREE_OF_CREDIT);
+        let left = credit.checked_sub(charged);
+        *credit = left.unwrap_or(*credit);
+        left.is_some()
     }
+}
 
-    /// Makes the caches shrink when use falls. The caller has left the fork lock, as the caches
-    /// take locks and free pages.
-    #[inline]
-    pub(crate) fn trim_after_free(&self) {
-        if !self.purge_policy.is_automatic() {
-            return;
-        }
-        if let Some(fall) = self.trim_policy.take_fall() {
-            self.trim_policy.ask_caches();
-            // Otherwise a program that now sleeps would keep idle pages up to the bound.
-            if !fall.may_rebound {
-                self.purge(MIN_BOUND / 4);
-            }
-        }
-    }
+/// Iterates over the blocks that make up `run`: each as large as its alignment and the rest of the
+/// run allow, at most an area.
+fn blocks_of(run: FrameRange) -> impl Iterator<Item = (FrameNumber, Order)> {
+    let mut next = run.start.get();
+    core::iter::from_fn(move || {
+        let left = run.end.get().checked_sub(next).filter(|left| *left > 0)?;
+        let order = left.ilog2().min(next.trailing_zeros()).min(LARGEST_ORDER);
+        let order = Order::new(order as u8).expect("at most that of an area");
+        let start = FrameNumber::new(next);
+        next += order.pages();
+        Some((start, order))
+    })
+}
 
-    /// Ends an interval: purges half of the pages that were idle since the last call, by blocks of
-    /// up to 2 MiB, or all of them when they are few. Returns how many pages it purged. When no
-    /// page was allocated meanwhile, it makes the caches shrink first.
-    ///
-    /// A thread should call this at intervals ([`Purger`](crate::Purger)). O(sections), and a
-    /// system call for each block.
-    ///
-    /// ```
-    /// use hosted::Pages;
-    /// use page_frame::{Order, PageSource};
-    /// let pages = Pages::with_space(1 << 30)?.without_purging();
-    /// let block = pages.allocate(Order::new(9).unwrap())?;
-    /// // SAFETY: ours, and not used any more.
-    /// unsafe { pages.free(block) };
-    /// assert_eq!(pages.decay(), 0); // it was in use in this interval
-    /// assert!(pages.decay() >= 256); // half of the block's 512 pages at least
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
-    pub fn decay(&self) -> usize {
-        if !self.purge_policy.begin_interval() {
-            self.trim_policy.ask_caches();
-        }
-        let idle = self.idle_pages();
-        let surplus = self.purge_policy.take_least_idle(idle).min(idle);
-        let going = if surplus <= FEW_PAGES { surplus } else { surplus / 2 };
-        if going == 0 { 0 } else { self.purge(idle - going) }
-    }
-
-    /// Counts `pages` allocated pages; scans for areas that a huge page may back when a scan is
-    /// due.
-    #[inline]
-    pub(crate) fn scan_after(&self, pages: usize) {
-        if self.thp.note_allocated(pages) {
-            self.scan();
-        }
-    }
-
-    #[cold]
-    fn scan(&self) {
-        if !self.thp.may_scan(self.trim_policy.in_use()) {
-            return;
-        }
-        let Some(_maintenance) = self.maintenance.try_lock() else { return };
-        self.thp.scan(self.space.sections().in_buddy(), &self.committed, self.space.mapping());
-    }
+/// Iterates over the single pages of `run`.
+fn pages_of(run: FrameRange) -> impl Iterator<Item = FrameRange> {
+    (run.start.get()..run.end.get())
+        .map(|page| FrameRange::new(FrameNumber::new(page), FrameNumber::new(page + 1)))
 }
 
 #[cfg(test)]
@@ -170,17 +226,22 @@ mod tests {
             by_area.entry(block.start().addr().get() >> 21).or_default().push(block);
         }
         let mut whole: Vec<_> = by_area.into_values().filter(|area| area.len() == 512).collect();
-        // Free a whole area, and in three others 64 aligned pages, 8 aligned pages and one page.
-        free(&pages, whole.pop().expect("eight areas"));
-        for run in [64, 8, 1] {
+        // Free a whole area, and in three others 64, 8 pages and one page.
+        let freed = [512, 64, 8, 1].map(|run| {
             let mut area = whole.pop().expect("eight areas");
-            free(&pages, area.drain(128..128 + run).collect::<Vec<_>>());
-        }
-        let mut given = Vec::new();
-        while pages.idle_pages() > 0 && given.len() < 10 {
-            given.push(pages.purge(pages.idle_pages() - 1));
-        }
-        assert_eq!(given, [512, 64, 8, 1]);
+            let first = if run == 512 { 0 } else { 128 };
+            let run: Vec<_> = area.drain(first..first + run).collect();
+            let first = FrameNumber::containing(run[0].start().addr().get());
+            let range = FrameRange::new(first, FrameNumber::new(first.get() + run.len()));
+            free(&pages, run);
+            range
+        });
+        let left =
+            |pages: &Pages| freed.iter().map(|range| pages.committed.count(*range)).collect();
+        let purged: [(usize, Vec<_>); 4] =
+            [73, 9, 1, 0].map(|keep| (pages.purge(keep), left(&pages)));
+        let expected = [(512, [0, 64, 8, 1]), (64, [0, 0, 8, 1]), (8, [0, 0, 0, 1]), (1, [0; 4])];
+        assert_eq!(purged, expected.map(|(pages, left)| (pages, left.to_vec())));
         // All pages are free again, and pages in per-CPU slots are purged too.
         let blocks = take(&pages, 9, 1);
         free(&pages, blocks);
@@ -236,5 +297,18 @@ mod tests {
         let blocks = take(&pages, 0, 10);
         free(&pages, blocks);
         assert_eq!(pages.purge(0), 10, "after the other thread");
+    }
+
+    #[test]
+    fn calls_that_purge_less_than_a_mebibyte_take_credit() {
+        let pages = new();
+        let calls_for = |count: usize, calls: usize| {
+            let mut purge = Purge::with_credit(&pages, 0, 1);
+            (purge.admit(count, calls), purge.credit)
+        };
+        assert_eq!(calls_for(FREE_OF_CREDIT, 1), (true, Some(1)));
+        assert_eq!(calls_for(FREE_OF_CREDIT - 1, 1), (true, Some(0)));
+        assert_eq!(calls_for(FREE_OF_CREDIT, 3), (false, Some(1)));
+        assert_eq!(calls_for(2 * FREE_OF_CREDIT, 3), (true, Some(0)));
     }
 }

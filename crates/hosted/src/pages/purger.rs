@@ -30,6 +30,7 @@ pub struct Purger {
 
 impl Purger {
     /// Starts a thread that calls [`Pages::decay`] each `interval`. The thread blocks all signals.
+    /// Example: see [`Purger`].
     ///
     /// # Errors
     /// The error of `pthread_create`.

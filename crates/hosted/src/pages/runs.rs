@@ -4,7 +4,8 @@
 use core::ptr::NonNull;
 
 use page_frame::{
-    FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, PageRun, Tag,
+    FrameNumber, FrameRange, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageMap, PageResize,
+    PageRun, Tag,
 };
 
 use super::make_room::open_block;
@@ -13,22 +14,20 @@ use crate::fork_lock::Inside;
 use crate::os_error::OsError;
 use crate::space::sections::SECTION_FRAMES;
 
-/// Runs of more pages than this (64 MiB) are multi-section runs, while there are free sections. So
-/// their address space is free when they are, as limits count it.
-const LARGEST_SHARED: usize = SECTION_FRAMES / 16;
-/// Runs of more pages than this are never the buddy's.
+/// Runs of more pages than this are multi-section runs.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
+
+/// A multi-section run is mapped by so many pages: 1 MiB.
+const TAIL_UNIT: usize = (1 << 20) / PAGE_SIZE;
 
 // SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that the table of
 // sections gives to one run. Clause 2: `set_run` follows each change.
 unsafe impl PageResize for Pages {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        self.decay_if_due();
         let _inside = Inside::enter();
-        if pages > LARGEST_SHARED && self.space.has_multi_section_runs() {
-            let run = allocate_sections(self, pages);
-            if run.is_ok() || pages > LARGEST_IN_BUDDY {
-                return run;
-            }
+        if pages > LARGEST_IN_BUDDY && self.space.has_multi_section_runs() {
+            return allocate_sections(self, pages);
         }
         let run = loop {
             let run = match self.buddy.allocate_run(pages, alignment) {
@@ -61,9 +60,8 @@ unsafe impl PageResize for Pages {
         self.note_freed(frames_of(start, pages));
         // SAFETY: the clauses of `free_run`: the run came from the buddy.
         unsafe { self.buddy.free_run(start, pages) };
-        self.purge_if_due();
         drop(inside);
-        self.trim_after_free();
+        self.decay_if_due();
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
@@ -75,7 +73,7 @@ unsafe impl PageResize for Pages {
             // SAFETY: the clauses of `resize_run`; the run has whole sections.
             return unsafe { resize_sections(self, start, pages, new_pages) };
         }
-        if new_pages > LARGEST_SHARED && self.space.has_multi_section_runs() {
+        if new_pages > LARGEST_IN_BUDDY {
             return false;
         }
         let all = frames_of(start, pages.max(new_pages));
@@ -95,9 +93,8 @@ unsafe impl PageResize for Pages {
         }
         match (resized, new_pages > pages) {
             (true, true) => _ = self.commit(changed),
-            (true, false) => self.purge_if_due(),
             (false, false) => _ = self.commit(changed),
-            (false, true) => {}
+            (true, false) | (false, true) => {}
         }
         resized
     }
@@ -113,7 +110,7 @@ unsafe impl PageResize for Pages {
             // of multi-section runs are not counted as committed.
             let from = frames_of(from, pages);
             if !self.space.is_multi_section(from.start) {
-                self.committed.remove(from);
+                self.decay.note_moved(self.committed.remove(from));
             }
         }
         moved
@@ -123,15 +120,20 @@ unsafe impl PageResize for Pages {
 /// Returns whether the run of `count` pages at `start` is a multi-section run.
 fn is_multi_section(pages: &Pages, start: NonNull<u8>, count: usize) -> bool {
     let first = FrameNumber::containing(start.addr().get());
-    count > LARGEST_SHARED && pages.space.is_multi_section(first)
+    count > LARGEST_IN_BUDDY && pages.space.is_multi_section(first)
 }
 
 fn allocate_sections(pages: &Pages, count: usize) -> Result<PageRun, OutOfMemory> {
-    let range = pages.space.open_sections(count).ok_or(OutOfMemory)?;
+    let range = pages.space.open_sections(count.next_multiple_of(TAIL_UNIT)).ok_or(OutOfMemory)?;
     let start = pages.pointer(range.start.get() << PAGE_SHIFT);
     // SAFETY: clause 1: ours, and in the map, which covers all of the space.
     unsafe { pages.set_run(start, count) };
     Ok(PageRun::new(start, count, true))
+}
+
+/// Returns the frames that are mapped for the multi-section run of `count` pages at `start`.
+fn mapped_of(start: NonNull<u8>, count: usize) -> FrameRange {
+    frames_of(start, count.next_multiple_of(TAIL_UNIT))
 }
 
 /// Frees a multi-section run.
@@ -142,7 +144,7 @@ unsafe fn free_sections(pages: &Pages, start: NonNull<u8>, count: usize) {
     // SAFETY: clause 1: the caller owns the run, so its head.
     unsafe { pages.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
     // SAFETY: clause 1: no code uses the run any more.
-    unsafe { pages.space.close_sections(frames_of(start, count)) };
+    unsafe { pages.space.close_sections(mapped_of(start, count)) };
 }
 
 /// Changes the length of a multi-section run within the sections that it has. Returns whether that
@@ -157,17 +159,17 @@ unsafe fn resize_sections(
     new_count: usize,
 ) -> bool {
     let stays = new_count.div_ceil(SECTION_FRAMES) == count.div_ceil(SECTION_FRAMES);
-    if !stays || new_count <= LARGEST_SHARED {
+    if !stays || new_count <= LARGEST_IN_BUDDY {
         return false;
     }
-    let all = frames_of(start, count.max(new_count));
-    let changed =
-        FrameRange::new(FrameNumber::new(all.start.get() + count.min(new_count)), all.end);
-    let done = if new_count < count {
+    // The run is mapped by whole units, so that one that shrinks or grows page by page does not
+    // call the system each time.
+    let [end, new_end] = [count, new_count].map(|count| mapped_of(start, count).end);
+    let done = if new_end < end {
         // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run.
-        unsafe { pages.space.cut_sections(changed) }
+        unsafe { pages.space.cut_sections(FrameRange::new(new_end, end)) }
     } else {
-        changed.is_empty() || pages.space.extend_sections(changed)
+        new_end == end || pages.space.extend_sections(FrameRange::new(end, new_end))
     };
     if !done {
         return false;

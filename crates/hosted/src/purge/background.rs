@@ -82,7 +82,7 @@ unsafe impl<T: Sync> Sync for Background<T> {}
 
 impl<T: Sync + 'static> Background<T> {
     /// Starts a thread named `name` (15 bytes at most are kept) that calls `run` with `subject`
-    /// after each `interval`.
+    /// after each `interval`. Example: see [`Background`].
     ///
     /// # Errors
     /// The error of `pthread_create`.

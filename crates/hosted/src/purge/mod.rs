@@ -1,5 +1,4 @@
 //! Purging: when the memory of free pages is returned to the system.
 
 pub(crate) mod background;
-pub(crate) mod policy;
-pub(crate) mod trim;
+pub(crate) mod decay;

@@ -13,13 +13,21 @@ use crate::os_error::OsError;
 ///
 /// ```
 /// use hosted::Mapped;
-/// use page_frame::{Arena, Order, PageSource};
+/// use page_frame::{Arena, Order, PageSource, PhysMap};
 /// let memory = Mapped::reserve(1 << 20)?;
 /// // SAFETY: no other code uses the memory, and it lives longer than the arena.
 /// let arena = unsafe { Arena::from_raw(memory.start(), memory.bytes()) }?;
 /// let block = arena.allocate(Order::ZERO)?;
 /// // SAFETY: the block came from this arena, and nothing refers into it.
 /// unsafe { arena.free(block) };
+/// drop(arena);
+/// // SAFETY: clause 1: the arena is gone.
+/// unsafe { memory.decommit(memory.start(), memory.bytes()) }?; // reads as zero again
+/// // As frames, for an allocator of frame numbers:
+/// assert_eq!(memory.frames().frames(), 256);
+/// assert_eq!(memory.direct_map().pointer(memory.frames().start), memory.start());
+/// let space = Mapped::reserve_closed(1 << 30)?; // addresses only
+/// assert_eq!(space.start().addr().get() % (1 << 30), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -38,7 +46,7 @@ unsafe impl Sync for Mapped {}
 
 impl Mapped {
     /// Reserves `bytes` bytes, rounded up to whole pages, aligned to the largest block that fits
-    /// (at most 1 GiB). One system call.
+    /// (at most 1 GiB). One system call. Example: see [`Mapped`].
     ///
     /// # Errors
     /// The error of `mmap`: no address space (`ulimit -v`). `EINVAL` for zero bytes and for sizes
@@ -60,30 +68,30 @@ impl Mapped {
         Ok(Self { mapping, mapping_bytes, start, bytes })
     }
 
-    /// Returns the address of the first byte.
+    /// Returns the address of the first byte. Example: see [`Mapped`].
     pub const fn start(&self) -> NonNull<u8> {
         self.start
     }
 
-    /// Returns the size in bytes, a multiple of the page size.
+    /// Returns the size in bytes, a multiple of the page size. Example: see [`Mapped`].
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
 
-    /// Returns the pages as frames, numbered by their addresses.
+    /// Returns the pages as frames, numbered by their addresses. Example: see [`Mapped`].
     pub fn frames(&self) -> FrameRange {
         let first = FrameNumber::containing(self.start.addr().get());
         FrameRange::new(first, FrameNumber::new(first.get() + self.bytes / PAGE_SIZE))
     }
 
-    /// Returns the map between these frames and their addresses.
+    /// Returns the map between these frames and their addresses. Example: see [`Mapped`].
     pub fn direct_map(&self) -> DirectMap {
         // SAFETY: clause 1: `start` has the provenance of the whole mapping.
         unsafe { DirectMap::from_root(self.start, self.frames().start) }
     }
 
     /// Decommits `bytes` bytes at `start`: returns their memory to the system. They read as zero
-    /// afterwards. One system call.
+    /// afterwards. One system call. Example: see [`Mapped`].
     ///
     /// # Errors
     /// The error of `madvise`, for example for locked pages; the content is then unchanged.

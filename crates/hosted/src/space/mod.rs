@@ -184,12 +184,14 @@ impl Space {
         self.open_count.load(Ordering::Relaxed) * UNIT
     }
 
-    /// Iterates over the open units that lie in `limits` as a whole.
+    /// Iterates over the frames of the open units of `limits`.
     pub(crate) fn open_units(&self, limits: FrameRange) -> impl Iterator<Item = FrameRange> {
-        self.open
-            .blocks(units(limits), 1)
-            .map(frames_of_units)
-            .filter(move |unit| unit.intersection(limits) == *unit)
+        let numbers = units(limits);
+        (numbers.start.get()..numbers.end.get()).filter_map(move |number| {
+            let number = FrameRange::new(FrameNumber::new(number), FrameNumber::new(number + 1));
+            let is_open = self.open.count(number) == 1;
+            is_open.then(|| frames_of_units(number).intersection(limits))
+        })
     }
 
     /// Unmaps an open unit. Returns whether that succeeded.
@@ -352,11 +354,8 @@ impl Drop for Space {
             let _ = unsafe { self.region.unmap(part) };
         };
         for limits in table.in_buddy() {
-            for unit in units(limits).start.get()..units(limits).end.get() {
-                let unit = FrameRange::new(FrameNumber::new(unit), FrameNumber::new(unit + 1));
-                if self.open.count(unit) == 1 {
-                    unmap(self.region.offsets(frames_of_units(unit).intersection(limits)));
-                }
+            for unit in self.open_units(limits) {
+                unmap(self.region.offsets(unit));
             }
         }
         table.described().for_each(|(number, range)| {

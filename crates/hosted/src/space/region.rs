@@ -19,6 +19,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use page_frame::{DirectMap, FrameNumber, FrameRange, PAGE_SIZE};
+use rustix::io::Errno;
 use rustix::mm::{
     Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mprotect,
     mremap_fixed, munmap,
@@ -191,7 +192,7 @@ impl Region {
     /// When the range is not whole pages inside the space.
     ///
     /// # Safety
-    /// 1. The range is mapped, and no code needs the content.
+    /// 1. No code needs the content of the range, of which units may be closed.
     pub(crate) unsafe fn decommit(&self, start: NonNull<u8>, bytes: usize) -> Result<(), OsError> {
         let first = FrameNumber::containing(start.addr().get());
         let end = FrameNumber::new(first.get() + bytes / PAGE_SIZE);
@@ -199,8 +200,11 @@ impl Region {
         assert!(is_whole, "{bytes} bytes at {start:p} are whole pages");
         let (start, bytes) = self.part_of_space(FrameRange::new(first, end));
         // SAFETY: clause 1: the content may be lost.
-        unsafe { madvise(start, bytes, Advice::LinuxDontNeed) }?;
-        Ok(())
+        match unsafe { madvise(start, bytes, Advice::LinuxDontNeed) } {
+            // A unit of the range is not mapped. Linux has decommitted all others.
+            Err(Errno::NOMEM) if self.reserved.is_none() => Ok(()),
+            outcome => Ok(outcome?),
+        }
     }
 
     /// Allows a huge page for `area`, and collapses the area into one at once if the system can.

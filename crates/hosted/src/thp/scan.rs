@@ -12,18 +12,19 @@
 //! - Before parts of an area are purged, huge pages are disabled there again. Otherwise the
 //!   kernel's background thread could put a huge page back, and with it the purged memory.
 //!
-//! A scan is due after every 32 MiB of pages that are allocated. `MADV_COLLAPSE` (Linux 6.1) copies
-//! the area into the huge page at once; older systems leave that to their background thread. A
-//! collapse takes about half a millisecond of CPU time, and ten times that in a virtual machine
-//! whose host has taken the free memory back. After a collapse of more than 1.5 ms the scan stops
-//! collapsing, and the next scan is skipped. Each further slow scan doubles the number of scans
-//! that are skipped, up to 64. A scan whose collapses were all fast resets it.
+//! A scan is due after every 32 MiB of pages that are allocated, at most five times a second.
+//! `MADV_COLLAPSE` (Linux 6.1) copies the area into the huge page at once; older systems leave that
+//! to their background thread. A collapse takes about half a millisecond of CPU time, and ten times
+//! that in a virtual machine whose host has taken the free memory back. After a collapse of more
+//! than 1.5 ms the scan stops collapsing, and the next scan is skipped. Each further slow scan
+//! doubles the number of scans that are skipped, up to 64. A scan whose collapses were all fast
+//! resets it.
 //!
 //! # Concurrency
 //! [`Thp::scan`] and [`Thp::forbid`] run under the caller's maintenance lock. Other
 //! threads may use the memory meanwhile; its content does not change.
 
-use core::sync::atomic::{AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use page_frame::{FrameRange, PAGE_SIZE};
@@ -42,6 +43,9 @@ const SMALL_HEAP_PAGES: usize = (64 << 20) / PAGE_SIZE;
 const MAX_COLLAPSES: usize = 16;
 /// Maximum residency queries per scan: a few microseconds each.
 pub(crate) const MAX_QUERIES: usize = 64;
+/// The minimum time between two scans in nanoseconds, so that a program which allocates and frees
+/// gigabytes each second makes at most some hundred queries in it: a guess.
+const PAUSE: u64 = 200_000_000;
 /// A collapse that takes more CPU time is slow: a guess, three times the usual cost.
 const SLOW: Duration = Duration::from_micros(1500);
 /// Maximum scans that are skipped after a slow collapse: one attempt for 2 GiB allocated.
@@ -64,13 +68,24 @@ pub(crate) struct Thp {
     skips_left: AtomicUsize,
     /// A collapse that takes longer is slow; tests change it.
     pub(super) slow: Duration,
+    /// The time of the last scan.
+    scanned_at: AtomicU64,
+    /// The minimum time between two scans in nanoseconds; tests change it.
+    pub(super) pause: u64,
 }
 
 impl Thp {
     /// Makes the state; `dense` and `huge` are empty sets with room for each area's number.
     pub(crate) fn new(dense: FrameSet, huge: FrameSet) -> Self {
         let [allocated, resume_at, skip_length, skips_left] = [const { AtomicUsize::new(0) }; 4];
-        Self { dense, huge, allocated, resume_at, skip_length, skips_left, slow: SLOW }
+        let scanned_at = AtomicU64::new(0);
+        let (slow, pause) = (SLOW, PAUSE);
+        Self { dense, huge, allocated, resume_at, skip_length, skips_left, slow, scanned_at, pause }
+    }
+
+    /// Makes no scan ever due.
+    pub(crate) fn disabled(self) -> Self {
+        Self { pause: u64::MAX, ..self }
     }
 
     /// Counts `pages` allocated pages; returns whether a scan is due.
@@ -83,12 +98,16 @@ impl Thp {
         is_due
     }
 
-    /// Returns whether a due scan may run, in a heap with `in_use` pages in use. Counts it as
-    /// skipped where the last scan was slow. A process with a filter of system calls scans nothing.
-    pub(crate) fn may_scan(&self, in_use: usize) -> bool {
-        if in_use < SMALL_HEAP_PAGES || seccomp::is_filtered() {
+    /// Returns whether a due scan may run, in a heap with `in_use` pages in use and at the time
+    /// `now`. Counts it as skipped where the last scan was slow. A process with a filter of system
+    /// calls scans nothing.
+    pub(crate) fn may_scan(&self, in_use: usize, now: u64) -> bool {
+        // Relaxed: a time that may be lost.
+        let waited = now.saturating_sub(self.scanned_at.load(Ordering::Relaxed));
+        if in_use < SMALL_HEAP_PAGES || waited < self.pause || seccomp::is_filtered() {
             return false;
         }
+        self.scanned_at.store(now, Ordering::Relaxed);
         // Relaxed: a count that may be lost.
         let to_skip = self.skips_left.load(Ordering::Relaxed);
         self.skips_left.store(to_skip.saturating_sub(1), Ordering::Relaxed);
@@ -138,6 +157,11 @@ impl Thp {
         let next = if was_slow { (2 * last).clamp(1, MAX_SKIPPED) } else { 0 };
         self.skip_length.store(next, Ordering::Relaxed);
         self.skips_left.store(next, Ordering::Relaxed);
+    }
+
+    /// Returns in how many areas of `block` huge pages are allowed.
+    pub(crate) fn allowed_in(&self, block: FrameRange) -> usize {
+        areas(block).map(|area| self.huge.count(number_of(area))).sum()
     }
 
     /// Forbids huge pages in the areas of `block`, which is about to be purged.

@@ -15,6 +15,7 @@ use crate::thp::scan::{MAX_QUERIES, SCAN_PAGES};
 fn new() -> Pages {
     let mut pages = Pages::with_space(1 << 30).expect("address space").without_purging();
     pages.thp.slow = Duration::MAX;
+    pages.thp.pause = 0;
     pages
 }
 
@@ -116,7 +117,7 @@ fn areas_dense_at_two_scans_are_collapsed_unless_the_heap_is_small() {
         .collect();
     assert_eq!(more, [32, 48, 63, 63]);
     free(&pages, blocks.drain(31..));
-    assert_eq!(pages.trim_policy.in_use(), 31 * AREA);
+    assert_eq!(pages.decay.in_use(), 31 * AREA);
 }
 
 /// A heap of exactly 64 MiB is not small.

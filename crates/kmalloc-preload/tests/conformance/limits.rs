@@ -112,7 +112,7 @@ fn own_limit() {
         let thread =
             std::thread::Builder::new().stack_size(8 << 20).spawn(|| replace(1, 500, 3000));
         thread.expect("room for a stack").join().expect("no panic");
-        let start = malloc(200 << 20);
+        let start = malloc(150 << 20);
         assert!(!start.is_null());
         fill(start, 100, 1);
         let access = libc::PROT_READ | libc::PROT_WRITE;

@@ -12,6 +12,7 @@ mod locked;
 mod memory;
 mod misuse;
 mod programs;
+mod purge;
 mod sleepers;
 mod threads;
 
@@ -46,6 +47,7 @@ fn main() -> ExitCode {
         calls::CHECKS,
         edges::CHECKS,
         memory::CHECKS,
+        purge::CHECKS,
         threads::CHECKS,
         limits::CHECKS,
         locked::CHECKS,

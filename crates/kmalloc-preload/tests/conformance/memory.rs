@@ -10,8 +10,6 @@ use crate::{Check, library, resident_bytes};
 pub(crate) const CHECKS: &[Check] = &[
     Check { name: "objects_are_distinct", run: distinct, ends: Well },
     Check { name: "many_big_blocks", run: big_blocks, ends: Well },
-    Check { name: "freed_memory_goes_back_by_itself", run: goes_back, ends: Well },
-    Check { name: "trim_gives_memory_back", run: trim, ends: Well },
     Check { name: "mallinfo_counts", run: info, ends: Well },
     Check { name: "malloc_info_is_xml", run: xml, ends: Well },
     Check { name: "options_of_glibc_are_accepted", run: options, ends: Well },
@@ -89,36 +87,6 @@ fn big_blocks() {
         free(zeroed);
     }
     assert!(resident_bytes() < 64 << 20, "{} bytes resident", resident_bytes());
-}
-
-fn goes_back() {
-    for bytes in [64, 1000, 20_000, 1 << 20] {
-        let before = resident_bytes();
-        let all = 64 << 20;
-        let blocks: Vec<_> = (0..all / bytes)
-            .map(|_| {
-                let start = malloc(bytes);
-                (0..bytes).step_by(64).for_each(|at| fill(start.wrapping_add(at), 1, 1));
-                start
-            })
-            .collect();
-        let peak = resident_bytes();
-        assert!(peak - before >= all, "{peak} after {before}");
-        blocks.into_iter().for_each(free);
-        let after = resident_bytes();
-        let share = after.saturating_sub(before) * 100 / (peak - before);
-        assert!(share <= 25, "{share} % of blocks of {bytes} bytes are still there");
-    }
-}
-
-fn trim() {
-    let blocks: Vec<_> = (0..3000).map(|_| malloc(1000)).collect();
-    blocks.iter().for_each(|start| fill(*start, 1000, 1));
-    blocks.into_iter().for_each(free);
-    // SAFETY: any number is allowed.
-    assert_eq!(unsafe { libc::malloc_trim(0) }, 1);
-    // SAFETY: it has no preconditions, the second time as well.
-    assert_eq!(unsafe { libc::malloc_trim(0) }, 0, "there is nothing left to give");
 }
 
 fn info() {

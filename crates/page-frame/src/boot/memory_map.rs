@@ -26,9 +26,14 @@ use crate::order::{Order, PAGE_SIZE};
 /// Why a region was not added to a map, or why nothing could be carved from the map.
 ///
 /// ```
-/// use page_frame::{MapError, MemoryMap, RegionKind};
-/// let mut map = MemoryMap::<0>::new();
-/// assert_eq!(map.add(0, 4096, RegionKind::Usable), Err(MapError::Full { capacity: 0 }));
+/// use page_frame::{MapError, MemoryMap, Order, RegionKind::Usable};
+/// let mut map = MemoryMap::<1>::new();
+/// assert!(matches!(map.add(u64::MAX, 2, Usable), Err(MapError::WrapsAround { bytes: 2, .. })));
+/// assert!(matches!(map.add_range(9, 7, Usable), Err(MapError::Reversed { start: 9, end: 7 })));
+/// map.add(0, 8192, Usable)?;
+/// assert_eq!(map.add(8192, 8192, Usable), Err(MapError::Full { capacity: 1 }));
+/// assert_eq!(map.carve(3, Order::ZERO), Err(MapError::NoRoom { pages: 3, longest: 2 }));
+/// # Ok::<(), MapError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MapError {
@@ -82,14 +87,20 @@ impl core::error::Error for MapError {}
 /// The regions of a machine, up to `N` of them.
 ///
 /// ```
-/// use page_frame::{MemoryMap, RegionKind};
+/// use page_frame::{MemoryMap, Order, RegionKind};
 /// let mut map = MemoryMap::<8>::new();
-/// map.add(0x0, 0x9_fc00, RegionKind::Usable)?;
-/// map.add(0x10_0000, 0x100_0000, RegionKind::Usable)?;
+/// map.add(0x0, 0x9_fc00, RegionKind::Usable)?; // start and bytes
+/// map.add_range(0x10_0000, 0x110_0000, RegionKind::Usable)?; // start and end
 /// map.add(0x10_0000, 0x5_0000, RegionKind::Reserved)?; // the kernel's image
+/// assert_eq!(map.regions().len(), 3);
 /// let frames: Vec<_> = map.runs().map(|run| (run.start.get(), run.frames())).collect();
 /// assert_eq!(frames, [(0, 0x9f), (0x150, 0x1000 - 0x50)]);
-/// assert_eq!(map.lost_bytes(), 0xc00 + 0x5_0000);
+/// assert_eq!((map.usable_bytes(), map.lost_bytes()), (0x104_f000, 0x5_0c00));
+/// assert!(map.losses().any(|loss| loss.start == 0x9_f000 && loss.bytes() == 0xc00));
+///
+/// map.clip(0x1000, u64::MAX); // leave frame 0 alone
+/// let tables = map.carve(3, Order::new(2).unwrap())?; // before there is an allocator
+/// assert_eq!((tables.start.get(), tables.frames()), (4, 3));
 /// # Ok::<(), page_frame::MapError>(())
 /// ```
 #[derive(Clone, Debug)]
@@ -106,13 +117,14 @@ const FRAME_LIMIT: u64 = match (usize::MAX as u64).checked_mul(PAGE_SIZE as u64)
 };
 
 impl<const N: usize> MemoryMap<N> {
-    /// Makes a map of no regions.
+    /// Makes a map of no regions. Example: see [`MemoryMap`].
     pub const fn new() -> Self {
         let nothing = Region { start: 0, end: 0, kind: RegionKind::Reserved };
         Self { regions: [nothing; N], count: 0, limits: (0, FRAME_LIMIT) }
     }
 
     /// Adds the region of `bytes` bytes from `start`. An empty region changes nothing.
+    /// Example: see [`MemoryMap`].
     ///
     /// # Errors
     /// [`MapError::WrapsAround`] and [`MapError::Full`]; the map is then unchanged.
@@ -121,7 +133,7 @@ impl<const N: usize> MemoryMap<N> {
         self.add_range(start, end, kind)
     }
 
-    /// Adds the region from `start` up to but without `end`.
+    /// Adds the region from `start` up to but without `end`. Example: see [`MemoryMap`].
     ///
     /// # Errors
     /// [`MapError::Reversed`] and [`MapError::Full`]; the map is then unchanged.
@@ -139,13 +151,14 @@ impl<const N: usize> MemoryMap<N> {
     }
 
     /// Excludes all addresses outside `start` to `end` (excluded). A second call narrows the limits
-    /// of the first.
+    /// of the first. Example: see [`MemoryMap`].
     pub fn clip(&mut self, start: u64, end: u64) {
         self.limits = (self.limits.0.max(start), self.limits.1.min(end));
     }
 
     /// Reserves `pages` pages, aligned to `alignment`, in the lowest run that has room for them:
-    /// memory for use before there is an allocator.
+    /// memory for use before there is an allocator. O(n²) for n regions.
+    /// Example: see [`MemoryMap`].
     ///
     /// # Errors
     /// [`MapError::NoRoom`] and [`MapError::Full`]; the map is then unchanged.
@@ -162,27 +175,30 @@ impl<const N: usize> MemoryMap<N> {
         Ok(carved)
     }
 
-    /// Returns the regions as they were added, without empty ones.
+    /// Returns the regions as they were added, without empty ones. Example: see [`MemoryMap`].
     pub fn regions(&self) -> &[Region] {
         &self.regions[..self.count]
     }
 
-    /// Iterates over the runs, lowest first.
+    /// Iterates over the runs, lowest first. O(n²) for n regions, as they are not sorted.
+    /// Example: see [`MemoryMap`].
     pub fn runs(&self) -> impl Iterator<Item = FrameRange> {
         self.clipped().runs()
     }
 
     /// Iterates over the losses: first those at the edges of runs, then those inside regions.
+    /// O(n²) for n regions. Example: see [`MemoryMap`].
     pub fn losses(&self) -> impl Iterator<Item = Loss> {
         self.clipped().losses()
     }
 
-    /// Returns the bytes of all runs.
+    /// Returns the bytes of all runs. O(n²) for n regions. Example: see [`MemoryMap`].
     pub fn usable_bytes(&self) -> u64 {
         self.runs().map(|run| first_byte(run.end) - first_byte(run.start)).sum()
     }
 
     /// Returns the bytes of all losses; `u64::MAX` where repetitions make them more than that.
+    /// O(n²) for n regions. Example: see [`MemoryMap`].
     pub fn lost_bytes(&self) -> u64 {
         self.losses().map(Loss::bytes).fold(0, u64::saturating_add)
     }

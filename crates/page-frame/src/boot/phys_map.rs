@@ -7,7 +7,25 @@ use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Maps each frame to the address at which the kernel (or program) accesses it.
 ///
-/// [`DirectMap`] is an example.
+/// ```
+/// use page_frame::{DirectMap, FrameNumber, PhysMap};
+/// /// Physical memory in two halves, each mapped at an offset of its own.
+/// struct Halves([DirectMap; 2], FrameNumber, usize);
+/// // SAFETY: clauses 1 to 3: those of the two maps, whose addresses are disjoint.
+/// unsafe impl PhysMap for Halves {
+///     fn pointer(&self, frame: FrameNumber) -> std::ptr::NonNull<u8> {
+///         self.0[usize::from(frame >= self.1)].pointer(frame)
+///     }
+///     fn frame(&self, address: usize) -> FrameNumber {
+///         self.0[usize::from(address >= self.2)].frame(address)
+///     }
+/// }
+/// // SAFETY: the pointers are only compared here.
+/// let maps = [0x8000_0000, 0xc000_0000].map(|offset| unsafe { DirectMap::at_offset(offset) });
+/// let halves = Halves(maps, FrameNumber::new(0x100), 0xc000_0000);
+/// let address = halves.pointer(FrameNumber::new(0x101)).addr().get();
+/// assert_eq!((address, halves.frame(address).get()), (0xc010_1000, 0x101));
+/// ```
 ///
 /// # Safety
 /// 1. `pointer(frame)` is page-aligned; distinct frames have distinct pages, and consecutive frames
@@ -16,11 +34,11 @@ use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 /// 3. A pointer from `pointer` may be used to access all memory that this map covers and that is
 ///    mapped.
 pub unsafe trait PhysMap {
-    /// Returns the address of a frame's first byte.
+    /// Returns the address of a frame's first byte. Example: see [`PhysMap`].
     fn pointer(&self, frame: FrameNumber) -> NonNull<u8>;
 
     /// Returns the frame that `address` lies in; any frame number for addresses that the map does
-    /// not cover.
+    /// not cover. Example: see [`PhysMap`].
     fn frame(&self, address: usize) -> FrameNumber;
 }
 
@@ -30,12 +48,22 @@ pub unsafe trait PhysMap {
 /// space use it with a base frame.
 ///
 /// ```
-/// use page_frame::{DirectMap, FrameNumber, PhysMap};
+/// use page_frame::{DirectMap, FrameNumber, PAGE_SIZE, PhysMap};
+/// use std::ptr::NonNull;
 /// // SAFETY: the pointers are only compared here; in a kernel the direct map is mapped for good.
 /// let map = unsafe { DirectMap::at_offset(0x8000_0000) };
 /// let address = map.pointer(FrameNumber::new(2)).addr().get();
-/// assert_eq!(address, 0x8000_2000);
-/// assert_eq!(map.frame(address + 5), FrameNumber::new(2));
+/// assert_eq!((address, map.frame(address + 5)), (0x8000_2000, FrameNumber::new(2)));
+///
+/// #[repr(align(4096))]
+/// struct Frames([u8; 2 * PAGE_SIZE]);
+/// let mut frames = Frames([0; 2 * PAGE_SIZE]);
+/// let root = NonNull::from(&mut frames.0).cast();
+/// // SAFETY: `root` may be used for both frames, 100 and 101.
+/// let map = unsafe { DirectMap::from_root(root, FrameNumber::new(100)) };
+/// // SAFETY: the frame is ours.
+/// unsafe { map.pointer(FrameNumber::new(101)).write(7) };
+/// assert_eq!(frames.0[PAGE_SIZE], 7);
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct DirectMap {
@@ -51,6 +79,7 @@ unsafe impl Sync for DirectMap {}
 
 impl DirectMap {
     /// Makes the map of a kernel that sees physical address `p` at `offset + p`.
+    /// Example: see [`DirectMap`].
     ///
     /// # Panics
     /// When `offset` is zero or not page-aligned. (A kernel under an identity map starts at a frame
@@ -67,6 +96,7 @@ impl DirectMap {
     }
 
     /// Makes the map in which frame `base` is at `root` and the others follow.
+    /// Example: see [`DirectMap`].
     ///
     /// # Panics
     /// When `root` is not page-aligned.

@@ -12,7 +12,21 @@ use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 
 /// Why bytes that a region calls usable are in no run.
 ///
-/// [`Loss`] has an example.
+/// ```
+/// use page_frame::{LossReason, MemoryMap, RegionKind};
+/// let mut map = MemoryMap::<3>::new();
+/// map.add(0, 0x4000, RegionKind::Usable)?;
+/// map.add(0x1000, 0x1000, RegionKind::Usable)?; // once more
+/// map.add(0x2000, 0x1000, RegionKind::Reserved)?;
+/// map.clip(0x1000, u64::MAX);
+/// let reasons: Vec<_> = map.losses().map(|loss| (loss.start, loss.reason)).collect();
+/// assert_eq!(reasons, [
+///     (0x0, LossReason::Clipped),
+///     (0x1000, LossReason::Repeated),
+///     (0x2000, LossReason::Covered(RegionKind::Reserved)),
+/// ]);
+/// # Ok::<(), page_frame::MapError>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LossReason {
     /// They share a frame with bytes that are not usable.
@@ -50,6 +64,7 @@ pub struct Loss {
 
 impl Loss {
     /// Returns the bytes lost, all repetitions counted; `u64::MAX` where they are more than that.
+    /// Example: see [`Loss`].
     pub const fn bytes(self) -> u64 {
         (self.end - self.start).saturating_mul(self.times)
     }

@@ -58,12 +58,11 @@ impl TagPlace<'_> {
 /// // SAFETY: both are ours, aligned, zero, and outlive the map.
 /// let map = unsafe { PageMapArray::new_in(root, 4, NonNull::from(&mut entries.0).cast()) };
 /// let second = root.addr().get() + PAGE_SIZE;
-/// map.set_tag(second, Tag::block(Order::ZERO));
+/// map.set_tag(second, Tag::block(Order::ZERO)); // by address
 /// assert_eq!(map.tag(second + 17), Tag::block(Order::ZERO));
 /// assert_eq!(map.tag(second + PAGE_SIZE), Tag::NONE);
-/// assert_eq!((map.tag_at(1), map.tag_at(4)), (Tag::block(Order::ZERO), Tag::NONE));
-/// assert!(map.exchange_tag_at(1, Tag::block(Order::ZERO), Tag::NONE));
-/// assert!(!map.exchange_tag_at(1, Tag::block(Order::ZERO), Tag::NONE));
+/// map.set_tag_at(3, Tag::SLAB); // by index
+/// assert_eq!((map.tag_at(3), map.tag_at(map.pages())), (Tag::SLAB, Tag::NONE));
 /// assert_eq!(map.pointer(second).addr().get(), second);
 /// ```
 #[derive(Debug)]
@@ -81,7 +80,7 @@ unsafe impl Sync for PageMapArray<'_> {}
 
 impl<'m> PageMapArray<'m> {
     /// Returns how many bytes the entries of `pages` pages take; the memory must be aligned to 64
-    /// bytes.
+    /// bytes. Example: see [`PageMapArray`].
     ///
     /// # Panics
     /// When that number overflows.
@@ -97,7 +96,7 @@ impl<'m> PageMapArray<'m> {
         panic!("the size of the entries overflows")
     }
 
-    /// Makes the map of `pages` pages from `root`, in `metadata`.
+    /// Makes the map of `pages` pages from `root`, in `metadata`. Example: see [`PageMapArray`].
     ///
     /// # Safety
     /// 1. `metadata` is valid for reads and writes of
@@ -114,7 +113,7 @@ impl<'m> PageMapArray<'m> {
         Self { root, pages, tags, owners }
     }
 
-    /// Returns the number of pages of the range.
+    /// Returns the number of pages of the range. Example: see [`PageMapArray`].
     pub const fn pages(&self) -> usize {
         self.pages
     }
@@ -126,7 +125,8 @@ impl<'m> PageMapArray<'m> {
         address.wrapping_sub(self.root.addr().get()) >> PAGE_SHIFT
     }
 
-    /// Returns the tag of page `index` of the range: [`Tag::NONE`] beyond its end.
+    /// Returns the tag of page `index` of the range: [`Tag::NONE`] beyond its end. O(1), no lock.
+    /// Example: see [`PageMapArray`].
     #[inline]
     pub fn tag_at(&self, index: usize) -> Tag {
         // Relaxed: see `map.rs`.
@@ -157,7 +157,8 @@ impl<'m> PageMapArray<'m> {
         entry.store(tag.get(), Ordering::Relaxed);
     }
 
-    /// Sets the tag of page `index` of the range, if there is such a page.
+    /// Sets the tag of page `index` of the range, if there is such a page. O(1), no lock.
+    /// Example: see [`PageMapArray`].
     #[inline]
     pub fn set_tag_at(&self, index: usize, tag: Tag) {
         if let Some(entry) = self.tags.get(index) {
@@ -187,7 +188,8 @@ impl<'m> PageMapArray<'m> {
         }
     }
 
-    /// Sets the tag of the page that `address` lies in, if it is in range.
+    /// Sets the tag of the page that `address` lies in, if it is in range. O(1), no lock.
+    /// Example: see [`PageMapArray`].
     #[inline]
     pub fn set_tag(&self, address: usize, tag: Tag) {
         self.set_tag_at(self.index(address), tag);

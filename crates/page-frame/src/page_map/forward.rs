@@ -49,7 +49,7 @@ use crate::page_map::tag::Tag;
 ///    value.
 pub unsafe trait ForwardPageMap {
     /// Returns the map to which this value forwards. Write the return type as here, so that the
-    /// map's own type stays hidden.
+    /// map's own type stays hidden. Example: see [`ForwardPageMap`].
     fn page_map(&self) -> &impl PageMap;
 }
 

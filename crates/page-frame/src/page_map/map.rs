@@ -28,8 +28,32 @@ use crate::page_map::tag::Tag;
 
 /// A page map: returns the tag and the owner of the page at an address.
 ///
-/// [`PageMapArray`](crate::PageMapArray) is an example; [`ForwardPageMap`](crate::ForwardPageMap)
-/// implements the trait for a type that embeds one.
+/// ```
+/// use page_frame::{Arena, Order, PageMap, PageSource, Tag};
+/// use std::ptr::NonNull;
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = Arena::new(&mut memory)?;
+/// let block = arena.allocate(Order::new(1).unwrap())?;
+/// let (start, address) = (block.start(), block.start().addr().get());
+/// let header = 0_u64; // describes the slab
+/// // SAFETY: the block is in the arena's map, and ours.
+/// unsafe { arena.set_owner(start, block.pages(), Tag::SLAB, NonNull::from(&header).cast()) };
+/// // A pointer into the block leads to the header:
+/// assert_eq!(arena.tag(address + 5000), Tag::SLAB);
+/// assert_eq!(arena.owner(address + 5000).addr(), (&raw const header).addr());
+/// assert_eq!(arena.pointer(address), start);
+/// // SAFETY: as above.
+/// unsafe { arena.clear_owner(start, block.order()) };
+/// assert_eq!(arena.tag(address), Tag::block(block.order()));
+/// // SAFETY: as above.
+/// unsafe { arena.set_run(start, block.pages()) };
+/// assert_eq!(arena.run_pages(address), Some(2));
+/// // SAFETY: as above.
+/// unsafe { arena.clear_run(start, block.order()) };
+/// // SAFETY: the block came from this arena and nothing refers into it.
+/// unsafe { arena.free(block) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Safety
 /// 1. `tag` and `owner` return the values last set for the page, and [`Tag::NONE`] and null for
@@ -40,48 +64,51 @@ use crate::page_map::tag::Tag;
 ///    this map there.
 pub unsafe trait PageMap {
     /// Returns the tag of the page that `address` lies in. O(1), one or two loads, no lock.
+    /// Example: see [`PageMap`].
     fn tag(&self, address: usize) -> Tag;
 
     /// Returns the tags of the range that most pages lie in. For pages outside it, and for pages
-    /// whose tag reads as [`Tag::NONE`], call [`tag`](Self::tag).
+    /// whose tag reads as [`Tag::NONE`], call [`tag`](Self::tag). Example: see [`TagRange`].
     #[inline]
     fn tag_range(&self) -> TagRange {
         TagRange::EMPTY
     }
 
     /// Returns the owner word of the page that `address` lies in. O(1), no lock.
+    /// Example: see [`PageMap`].
     fn owner(&self, address: usize) -> *mut ();
 
-    /// Sets tag and owner of `pages` pages from `start`. O(`pages`).
+    /// Sets tag and owner of `pages` pages from `start`. O(`pages`). Example: see [`PageMap`].
     ///
     /// # Safety
     /// 1. The pages are in this map and belong to the caller.
     unsafe fn set_owner(&self, start: NonNull<u8>, pages: usize, tag: Tag, owner: NonNull<()>);
 
     /// Undoes `set_owner` on a whole block: its head is again the head of a raw block. O(pages).
+    /// Example: see [`PageMap`].
     ///
     /// # Safety
     /// 1. The block of `order` at `start` is in this map and belongs to the caller.
     unsafe fn clear_owner(&self, start: NonNull<u8>, order: Order);
 
-    /// Marks `start` as the head of a run of `pages` pages. O(1).
+    /// Marks `start` as the head of a run of `pages` pages. O(1). Example: see [`PageMap`].
     ///
     /// # Safety
     /// 1. The run is in this map and belongs to the caller.
     unsafe fn set_run(&self, start: NonNull<u8>, pages: usize);
 
-    /// Undoes `set_run` on a run that is a whole block of `order`. O(1).
+    /// Undoes `set_run` on a run that is a whole block of `order`. O(1). Example: see [`PageMap`].
     ///
     /// # Safety
     /// 1. The block is in this map and belongs to the caller.
     unsafe fn clear_run(&self, start: NonNull<u8>, order: Order);
 
     /// Returns a pointer to `address` with the map's own provenance. A pointer that a user frees is
-    /// used as an address only.
+    /// used as an address only. O(1). Example: see [`PageMap`].
     fn pointer(&self, address: usize) -> NonNull<u8>;
 
     /// Returns the page count of the run whose head `address` lies in, or `None` where no run
-    /// starts.
+    /// starts. O(1), no lock. Example: see [`PageMap`].
     #[inline]
     fn run_pages(&self, address: usize) -> Option<usize> {
         if self.tag(address) == Tag::RUN { Some(self.owner(address).addr()) } else { None }
@@ -94,9 +121,23 @@ pub unsafe trait PageMap {
 /// It does not borrow the map: code that keeps a range must keep the map alive.
 ///
 /// ```
-/// use page_frame::TagRange;
-/// // SAFETY: this range comes from no map.
-/// assert_eq!(unsafe { TagRange::EMPTY.tag(0x1000) }, None);
+/// use page_frame::{Arena, Order, PageMap, PageSource, Tag, TagRange};
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = Arena::new(&mut memory)?;
+/// let range = arena.tag_range();
+/// assert_eq!(range.pages(), arena.pages());
+/// let block = arena.allocate(Order::ZERO)?;
+/// let address = block.start().addr().get();
+/// // SAFETY: clause 1: the arena lives and stays where it is.
+/// unsafe {
+///     let tag = Tag::block(Order::ZERO);
+///     assert_eq!((range.tag(address), range.tag_index(address)), (Some(tag), Some(1)));
+///     assert_eq!(range.tag_and_owner(address).map(|(tag, _)| tag), Some(tag));
+///     assert_eq!((range.tag(0), TagRange::EMPTY.tag(address)), (None, None));
+/// }
+/// // SAFETY: the block came from this arena and nothing refers into it.
+/// unsafe { arena.free(block) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct TagRange {
@@ -112,11 +153,12 @@ unsafe impl Send for TagRange {}
 unsafe impl Sync for TagRange {}
 
 impl TagRange {
-    /// The range without pages.
+    /// The range without pages. Example: see [`TagRange`].
     pub const EMPTY: Self =
         Self { start: 0, pages: 0, tags: core::ptr::null(), owners: core::ptr::null() };
 
     /// Returns the tag of the page that `address` lies in; `None` beyond the range. O(1).
+    /// Example: see [`TagRange`].
     ///
     /// # Safety
     /// 1. The map that returned the range lives and was not moved since.
@@ -126,7 +168,8 @@ impl TagRange {
         unsafe { self.tag_index(address) }.map(|index| Tag::from_byte(index as u8))
     }
 
-    /// Returns the tag's byte as an index into a table of 256 entries.
+    /// Returns the tag's byte as an index into a table of 256 entries. `None` beyond the range.
+    /// O(1). Example: see [`TagRange`].
     ///
     /// # Safety
     /// 1. As for [`tag`](Self::tag).
@@ -142,7 +185,7 @@ impl TagRange {
     }
 
     /// Returns tag and owner word of the page that `address` lies in; `None` beyond the range.
-    /// O(1).
+    /// O(1). Example: see [`TagRange`].
     ///
     /// # Safety
     /// 1. As for [`tag`](Self::tag).
@@ -160,7 +203,7 @@ impl TagRange {
         Some((tag, entry.load(Ordering::Relaxed)))
     }
 
-    /// Returns the number of pages of the range.
+    /// Returns the number of pages of the range. Example: see [`TagRange`].
     pub const fn pages(&self) -> usize {
         self.pages
     }

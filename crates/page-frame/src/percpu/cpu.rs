@@ -6,6 +6,16 @@ use crate::percpu::id::CpuId;
 
 /// The interrupt state before [`Cpu::mask_interrupts`], for [`Cpu::restore_interrupts`].
 /// It is a plain number: clause 1 of `restore_interrupts` forbids a forged one.
+///
+/// ```
+/// use page_frame::{Cpu, InterruptState, SingleCpu};
+/// let cpu = SingleCpu::new();
+/// let state = cpu.mask_interrupts();
+/// // ... no interrupt handler runs on this CPU ...
+/// // SAFETY: clause 1: a state of this machine, restored once. Clause 2: nothing is pinned.
+/// unsafe { cpu.restore_interrupts(state) };
+/// assert_eq!(state, InterruptState(0)); // a machine without interrupts
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct InterruptState(pub usize);
 
@@ -15,8 +25,38 @@ pub struct InterruptState(pub usize);
 /// interrupt to all CPUs. With threads: `pin` reads a thread-local word, `fence_all` is membarrier.
 /// [`SingleCpu`](crate::SingleCpu) is one CPU without interrupts.
 ///
-/// [`SingleCpu`](crate::SingleCpu) is an example. `examples/kernel/src/cpus.rs` implements it for a
-/// kernel, `hosted::Threads` for threads.
+/// `examples/kernel/src/cpus.rs` implements it for a kernel, `hosted::Threads` for threads. A board
+/// with one CPU, whose interrupts a counter masks:
+///
+/// ```
+/// use page_frame::{Cpu, CpuId, InterruptState, IrqLock, PerCpu, PerCpuSlot};
+/// use std::cell::Cell;
+/// #[derive(Default)]
+/// struct Board { pinned: Cell<usize>, masked: Cell<usize> } // not `Sync`
+/// // SAFETY: clause 1: handlers end before the code that they interrupt. Clauses 2 and 3: there is
+/// // no other context. Clause 4: the count accepts states in any order. 5 and 6: always 0 of 1.
+/// unsafe impl Cpu for Board {
+///     fn slots(&self) -> usize { 1 }
+///     fn pin(&self) -> Option<CpuId> {
+///         self.pinned.set(self.pinned.get() + 1);
+///         Some(CpuId::new(0))
+///     }
+///     unsafe fn unpin(&self) { self.pinned.set(self.pinned.get() - 1) }
+///     fn fence_all(&self) -> bool { true }
+///     fn wait(&self, round: usize) { assert!(round < 1000, "a deadlock") }
+///     fn mask_interrupts(&self) -> InterruptState {
+///         InterruptState(self.masked.replace(self.masked.get() + 1))
+///     }
+///     unsafe fn restore_interrupts(&self, _: InterruptState) {
+///         self.masked.set(self.masked.get() - 1);
+///     }
+/// }
+/// let (mut slots, lock) = ([PerCpuSlot::new(0)], IrqLock::new(0));
+/// let per_cpu = PerCpu::new(&mut slots, Board::default());
+/// let token = per_cpu.lock_token();
+/// let held = token.lock(&lock).unwrap();
+/// assert_eq!((per_cpu.cpu().pinned.get(), per_cpu.cpu().masked.get()), (1, 1));
+/// ```
 ///
 /// # Safety
 /// 1. Between a `pin` or `pin_known` that returned an id and its `unpin`, only nested code gets the
@@ -38,30 +78,31 @@ pub unsafe trait Cpu {
     /// ([`StridedPerCpu`](crate::StridedPerCpu)): a multiple of 64. Zero: each owner has an array
     /// of its own.
     ///
-    /// [`WithSlotStride`](crate::WithSlotStride) changes it for a machine.
+    /// Example: see [`WithSlotStride`](crate::WithSlotStride).
     const SLOT_STRIDE: usize = 0;
 
-    /// Returns the number of ids.
+    /// Returns the number of ids. Example: see [`Cpu`].
     fn slots(&self) -> usize;
 
     /// Returns an upper bound on the ids that `pin` has returned so far: a take-over visits no
-    /// slots beyond it.
+    /// slots beyond it. Example: see [`SwitchedCpu`](crate::SwitchedCpu).
     fn slots_used(&self) -> usize {
         self.slots()
     }
 
     /// Keeps the caller on its CPU and returns the CPU's id. Returns `None` where the caller has no
     /// slot (too many threads, too early, too late); then the caller is not pinned.
+    /// Example: see [`Cpu`].
     fn pin(&self) -> Option<CpuId>;
 
     /// As [`pin`](Self::pin), but assigns no id to a caller that has none. For hot paths whose slow
-    /// path calls `pin`.
+    /// path calls `pin`. Example: see [`SwitchedCpu`](crate::SwitchedCpu).
     #[inline(always)]
     fn pin_known(&self) -> Option<CpuId> {
         self.pin()
     }
 
-    /// Ends a `pin` or `pin_known` that returned an id.
+    /// Ends a `pin` or `pin_known` that returned an id. Example: see [`Cpu`].
     ///
     /// # Safety
     /// 1. Pairs with a `pin` or `pin_known` of the same context that returned an id.
@@ -85,32 +126,64 @@ pub unsafe trait Cpu {
     unsafe fn give_back(&self) {}
 
     /// The owner's side of [`fence_all`](Self::fence_all): a compiler fence where `fence_all`
-    /// fences the other CPUs.
+    /// fences the other CPUs. Example: see [`Fenced`](crate::Fenced).
     #[inline(always)]
     fn light_fence(&self) {
         light_fence();
     }
 
     /// Makes every CPU execute a full fence. Returns false, and does nothing, where the caller may
-    /// not wait for that.
+    /// not wait for that. Example: see [`Cpu`].
     fn fence_all(&self) -> bool;
 
     /// Waits between two tries of a lock; `round` counts the calls for this lock, from zero.
+    /// Example: see [`Cpu`].
     fn wait(&self, round: usize) {
         let _ = round;
         spin_hint();
     }
 
+    /// Whether [`note_miss`](Self::note_miss) does anything: without it, misses cost nothing more.
+    /// Example: see [`Cpu::note_miss`].
+    const HAS_MISS_HOOK: bool = false;
+
+    /// Object caches call this after a miss in a per-CPU slot, with no lock held and outside all
+    /// slots, where [`HAS_MISS_HOOK`](Self::HAS_MISS_HOOK) is true. A system may do deferred work
+    /// in it, such as returning memory that has been free for a while: each CPU misses now and then
+    /// as long as it allocates. The call may itself allocate and free.
+    ///
+    /// ```
+    /// use page_frame::{Cpu, CpuId};
+    /// use std::cell::Cell;
+    /// #[derive(Clone, Default)]
+    /// struct Counting { misses: Cell<usize> }
+    /// // SAFETY: one context with one id, as the value is not `Sync`.
+    /// unsafe impl Cpu for Counting {
+    ///     const HAS_MISS_HOOK: bool = true;
+    ///     fn note_miss(&self) { self.misses.set(self.misses.get() + 1) }
+    ///     fn slots(&self) -> usize { 1 }
+    ///     fn pin(&self) -> Option<CpuId> { Some(CpuId::new(0)) }
+    ///     unsafe fn unpin(&self) {}
+    ///     fn fence_all(&self) -> bool { true }
+    /// }
+    /// let cpu = Counting::default();
+    /// cpu.note_miss(); // a cache does so
+    /// assert!(Counting::HAS_MISS_HOOK && cpu.misses.get() == 1);
+    /// ```
+    #[inline(always)]
+    fn note_miss(&self) {}
+
     /// Begins a critical section, and returns the state before it. No nested code waits for a lock
     /// until it ends (clause 4).
     ///
     /// A kernel masks interrupts on this CPU. Threads enter the fork lock, so that no child of
-    /// `fork` copies a held lock.
+    /// `fork` copies a held lock. Example: see [`Cpu`].
     fn mask_interrupts(&self) -> InterruptState {
         InterruptState(0)
     }
 
     /// Ends the critical section that [`mask_interrupts`](Self::mask_interrupts) began.
+    /// Example: see [`Cpu`].
     ///
     /// # Safety
     /// 1. `state` came from a `mask_interrupts` of this machine in this context, and is restored
@@ -172,6 +245,12 @@ macro_rules! forward_cpu {
             ($inner).wait(round);
         }
 
+        #[inline(always)]
+        fn note_miss(&self) {
+            let $this = self;
+            ($inner).note_miss();
+        }
+
         fn mask_interrupts(&self) -> InterruptState {
             let $this = self;
             ($inner).mask_interrupts()
@@ -189,6 +268,7 @@ pub(crate) use forward_cpu;
 // SAFETY: every method forwards to the same machine.
 unsafe impl<C: Cpu> Cpu for &C {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
+    const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
 
     forward_cpu!(|this| **this);
 

@@ -19,6 +19,17 @@ use crate::percpu::slot::{CLOSED, FROZEN};
 /// Slots that no owner enters. Dropping it lets the owners in again; forgetting it keeps them out
 /// for ever, which is sound.
 ///
+/// ```
+/// use page_frame::{EnterError, PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let frozen = per_cpu.freeze(None);
+/// assert!(frozen.is_fenced());
+/// assert_eq!(per_cpu.enter().err(), Some(EnterError::Detached));
+/// drop(frozen); // in both processes, after `fork`
+/// assert!(per_cpu.enter().is_ok());
+/// ```
+///
 /// It stays in its thread:
 ///
 /// ```compile_fail,E0277
@@ -39,6 +50,7 @@ pub struct Frozen<'a> {
 
 impl Frozen<'_> {
     /// Returns whether the machine could fence. If not, an owner may still be inside.
+    /// Example: see [`Frozen`].
     pub fn is_fenced(&self) -> bool {
         self.is_fenced
     }
@@ -78,7 +90,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     ///
     /// Meanwhile all owners continue without slots. `own` is the caller's id; the call does not
     /// wait for that slot. It deadlocks when the caller has frozen the slots already, or calls it
-    /// from inside a take-over.
+    /// from inside a take-over. O(slots), and one heavy fence. Example: see [`Frozen`].
     pub fn freeze(&self, own: Option<CpuId>) -> Frozen<'_> {
         let mut frozen = Frozen { slots: self, count: 0, is_fenced: false, _not_send: PhantomData };
         for slot in self.iter() {
@@ -108,7 +120,18 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Thaws slots whose [`Frozen`] was forgotten: for callers that freeze many slots and have no
-    /// room for the guards. Other slots stay unchanged.
+    /// room for the guards. Other slots stay unchanged. O(slots).
+    ///
+    /// ```
+    /// # use page_frame::{PerCpu, PerCpuSlot, SingleCpu};
+    /// # let mut slots = [PerCpuSlot::new(0)];
+    /// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+    /// std::mem::forget(per_cpu.freeze(None));
+    /// assert!(per_cpu.enter().is_err());
+    /// // SAFETY: clause 1: frozen and forgotten above.
+    /// unsafe { per_cpu.thaw() };
+    /// assert!(per_cpu.enter().is_ok());
+    /// ```
     ///
     /// # Safety
     /// 1. No other context froze the slots. The caller did, in this process or in its parent, and
@@ -118,7 +141,23 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Clears `busy` and `locking` of all slots but `own`: in a child of `fork`, which has no
-    /// thread but the caller.
+    /// thread but the caller. O(slots).
+    ///
+    /// ```
+    /// # use page_frame::{CpuId, PerCpu, PerCpuSlot, SwitchedCpu};
+    /// # let mut slots = [PerCpuSlot::new(0), PerCpuSlot::new(0)];
+    /// let per_cpu = PerCpu::new(&mut slots, SwitchedCpu::new(2));
+    /// per_cpu.cpu().switch_to(Some(CpuId::new(1)));
+    /// std::mem::forget(per_cpu.lock_token()); // a thread that waits for a lock during `fork`
+    /// let own = Some(CpuId::new(0)); // the thread that forks
+    /// per_cpu.cpu().switch_to(own);
+    /// let frozen = per_cpu.freeze(own);
+    /// // SAFETY: clauses 1 to 3: CPU 1 runs nothing more, all slots are frozen, this is CPU 0.
+    /// unsafe { per_cpu.forget_others(own) };
+    /// drop(frozen);
+    /// per_cpu.cpu().switch_to(Some(CpuId::new(1))); // a new thread
+    /// assert!(!per_cpu.lock_token().is_nested());
+    /// ```
     ///
     /// # Safety
     /// 1. All contexts but the caller's have ended without leaving their slots.

@@ -33,6 +33,15 @@ pub enum EnterError {
 /// Access to the caller's own slot. Dropping it leaves the slot. A forgotten guard keeps the slot
 /// busy for ever: its owner continues without it, and takers skip it.
 ///
+/// ```
+/// use page_frame::{PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(0)];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let mut count = per_cpu.enter().unwrap();
+/// *count += 1;
+/// assert_eq!((*count, count.id().index()), (1, 0));
+/// ```
+///
 /// It stays in its thread:
 ///
 /// ```compile_fail,E0277
@@ -89,7 +98,7 @@ impl<'a, T, C: Cpu> PerCpuGuard<'a, T, C> {
         Err(error)
     }
 
-    /// Returns the id of the CPU whose slot this is.
+    /// Returns the id of the CPU whose slot this is. Example: see [`PerCpuGuard`].
     #[inline]
     pub fn id(&self) -> CpuId {
         self.id

@@ -10,9 +10,11 @@
 ///
 /// ```
 /// use page_frame::CpuId;
-/// assert_eq!(CpuId::new(3).line_offset(), 192);
+/// let id = CpuId::new(3);
+/// assert_eq!((id.index(), id.line_offset()), (3, 3 * CpuId::LINE));
 /// // SAFETY: 192 is three lines of 64 bytes.
-/// assert_eq!(unsafe { CpuId::at_line_offset(192) }.index(), 3);
+/// assert_eq!(unsafe { CpuId::at_line_offset(192) }, id);
+/// assert_eq!(CpuId::new(CpuId::COUNT as u32 - 1).line_offset(), (1 << 32) - 64); // the last one
 /// ```
 ///
 /// An offset that is not a multiple of 64 would not be the address of a slot, so the constructor is
@@ -25,13 +27,14 @@
 pub struct CpuId(u32);
 
 impl CpuId {
-    /// The unit of slot sizes in bytes: a slot has one line or several.
+    /// The unit of slot sizes in bytes: a slot has one line or several. Example: see [`CpuId`].
     pub const LINE: usize = 64;
 
     /// The number of possible ids: 2^26, so that the last one's offset fits 32 bits.
+    /// Example: see [`CpuId`].
     pub const COUNT: usize = 1 << (u32::BITS - Self::LINE.trailing_zeros());
 
-    /// Returns the id of CPU `number`.
+    /// Returns the id of CPU `number`. Example: see [`CpuId`].
     ///
     /// # Panics
     /// When `number` is [`COUNT`](Self::COUNT) or more. For a constant the check costs nothing at
@@ -42,7 +45,7 @@ impl CpuId {
         Self(number * Self::LINE as u32)
     }
 
-    /// Returns the id whose [`line_offset`](Self::line_offset) is `offset`.
+    /// Returns the id whose [`line_offset`](Self::line_offset) is `offset`. Example: see [`CpuId`].
     ///
     /// # Safety
     /// 1. `offset` is a multiple of [`LINE`](Self::LINE).
@@ -52,13 +55,13 @@ impl CpuId {
         Self(offset)
     }
 
-    /// Returns the number of the CPU: 0, 1, 2 and so on.
+    /// Returns the number of the CPU: 0, 1, 2 and so on. Example: see [`CpuId`].
     #[inline]
     pub const fn index(self) -> usize {
         self.line_offset() / Self::LINE
     }
 
-    /// Returns the index times 64: the offset in bytes of the CPU's line.
+    /// Returns the index times 64: the offset in bytes of the CPU's line. Example: see [`CpuId`].
     #[inline(always)]
     pub const fn line_offset(self) -> usize {
         self.0 as usize

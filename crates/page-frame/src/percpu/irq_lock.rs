@@ -31,25 +31,28 @@ use crate::sync::model::{MODELLED, const_unless_loom};
 /// A lock for data that interrupt handlers use too. It is taken through an [`IrqLockToken`].
 ///
 /// ```
-/// # use page_frame::{SingleCpu, PerCpuSlot, IrqLock, PerCpu};
-/// # let mut slots = [PerCpuSlot::new(())];
-/// # let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
-/// let lock = IrqLock::new(1);
+/// use page_frame::{IrqLock, PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(())];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let mut lock = IrqLock::new(1);
 /// let token = per_cpu.lock_token();
 /// *token.lock(&lock).expect("not nested") += 1;
+/// drop(token);
+/// assert_eq!(*lock.get_mut(), 2); // without a token, as nobody else has the lock
 /// ```
 #[derive(Debug)]
 pub struct IrqLock<U>(Lock<U>);
 
 impl<U> IrqLock<U> {
     const_unless_loom! {
-        /// Wraps `value` in an open lock.
+        /// Wraps `value` in an open lock. Example: see [`IrqLock`].
         pub fn new(value: U) -> Self {
             Self(Lock::new(value))
         }
     }
 
     /// Returns the data; the exclusive reference proves that the lock is free.
+    /// Example: see [`IrqLock`].
     pub fn get_mut(&mut self) -> &mut U {
         self.0.get_mut()
     }
@@ -60,7 +63,18 @@ impl<U> IrqLock<U> {
 ///
 /// One context may have several, dropped in any order; all but the first are nested.
 ///
-/// [`IrqLock`] has an example.
+/// ```
+/// use page_frame::{CpuId, IrqLock, PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(())];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let lock = IrqLock::new(1);
+/// let token = per_cpu.lock_token();
+/// assert_eq!((token.id(), token.is_nested()), (Some(CpuId::new(0)), false));
+/// let held = token.try_lock(&lock).expect("the lock is free");
+/// // An interrupt handler is nested: it does not wait for the code that it interrupted.
+/// let nested = per_cpu.lock_token();
+/// assert!(nested.is_nested() && nested.lock(&lock).is_none());
+/// ```
 #[derive(Debug)]
 pub struct IrqLockToken<'a, T, C: Cpu> {
     marked: Option<&'a PerCpuSlot<T>>,
@@ -96,18 +110,19 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
     }
 
     /// Returns whether the caller interrupted code that is inside the slot, or that holds or waits
-    /// for a lock.
+    /// for a lock. Example: see [`IrqLockToken`].
     pub fn is_nested(&self) -> bool {
         self.nested
     }
 
-    /// Returns the id of the CPU, if the caller has one.
+    /// Returns the id of the CPU, if the caller has one. Example: see [`IrqLockToken`].
     pub fn id(&self) -> Option<CpuId> {
         self.id
     }
 
-    /// Takes `lock` with interrupts masked. Waits for the lock, unless the caller is nested: then
-    /// the call only tries.
+    /// Takes `lock` with interrupts masked. Waits for the lock by [`Cpu::wait`], unless the caller
+    /// is nested: then the call only tries, and returns `None` when the lock is taken.
+    /// Example: see [`IrqLockToken`].
     pub fn lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
         if self.nested {
             return self.try_lock(lock);
@@ -127,7 +142,8 @@ impl<'a, T, C: Cpu> IrqLockToken<'a, T, C> {
         }
     }
 
-    /// Takes `lock` with interrupts masked if it is free.
+    /// Takes `lock` with interrupts masked if it is free. Never waits; `None` changes nothing.
+    /// Example: see [`IrqLockToken`].
     pub fn try_lock<'l, U>(&'l self, lock: &'l IrqLock<U>) -> Option<IrqLockGuard<'l, U, C>> {
         let state = self.cpu.mask_interrupts();
         let Some(guard) = lock.0.try_lock() else {
@@ -162,6 +178,18 @@ impl<T, C: Cpu> Drop for IrqLockToken<'_, T, C> {
 
 /// Access to the data of an [`IrqLock`], with interrupts masked. Dropping it releases the lock,
 /// then restores interrupts. One context may drop several in any order (clause 4 of [`Cpu`]).
+///
+/// ```
+/// use page_frame::{IrqLock, PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(())];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// let (free, lent) = (IrqLock::new(5), IrqLock::new(0));
+/// let token = per_cpu.lock_token();
+/// let (mut free, mut lent) = (token.lock(&free).unwrap(), token.lock(&lent).unwrap());
+/// *free -= 1;
+/// *lent += 1;
+/// assert_eq!((*free, *lent), (4, 1));
+/// ```
 ///
 /// It is not `Send`, as it masks the interrupts of its own context:
 ///

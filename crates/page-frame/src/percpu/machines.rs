@@ -13,13 +13,14 @@ use crate::percpu::id::CpuId;
 ///
 /// ```
 /// use page_frame::{Cpu, SingleCpu};
-/// assert_eq!(SingleCpu::new().slots(), 1);
+/// let cpu = SingleCpu::new();
+/// assert_eq!((cpu.slots(), cpu.pin().unwrap().index()), (1, 0));
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct SingleCpu(PhantomData<Cell<()>>);
 
 impl SingleCpu {
-    /// Makes the only CPU.
+    /// Makes the only CPU. Example: see [`SingleCpu`].
     pub const fn new() -> Self {
         Self(PhantomData)
     }
@@ -57,7 +58,9 @@ unsafe impl Cpu for SingleCpu {
 /// use page_frame::{Cpu, CpuId, SwitchedCpu};
 /// let cpus = SwitchedCpu::new(2);
 /// cpus.switch_to(Some(CpuId::new(1)));
-/// assert_eq!(cpus.pin(), Some(CpuId::new(1)));
+/// assert_eq!((cpus.pin(), cpus.pin_known()), (Some(CpuId::new(1)), Some(CpuId::new(1))));
+/// cpus.switch_to(None); // too early, too late, or one thread too many
+/// assert_eq!((cpus.pin(), cpus.slots_used()), (None, 2));
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct SwitchedCpu {
@@ -66,7 +69,7 @@ pub struct SwitchedCpu {
 }
 
 impl SwitchedCpu {
-    /// Makes `slots` CPUs; CPU 0 is the current one.
+    /// Makes `slots` CPUs; CPU 0 is the current one. Example: see [`SwitchedCpu`].
     ///
     /// # Panics
     /// When there are more than [`CpuId::COUNT`].
@@ -77,6 +80,7 @@ impl SwitchedCpu {
     }
 
     /// Makes `cpu` the current CPU; `None` simulates a context without a slot.
+    /// Example: see [`SwitchedCpu`].
     ///
     /// # Panics
     /// When `cpu` is not below the number of slots.
@@ -114,7 +118,9 @@ unsafe impl Cpu for SwitchedCpu {
 ///
 /// ```
 /// use page_frame::{Cpu, Fenced, SingleCpu};
-/// assert!(Fenced(SingleCpu::new()).fence_all());
+/// let cpu = Fenced(SingleCpu::new());
+/// cpu.light_fence(); // a full fence
+/// assert!(cpu.fence_all());
 /// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Fenced<C>(pub C);
@@ -122,6 +128,7 @@ pub struct Fenced<C>(pub C);
 // SAFETY: clause 3: the light fence is a full one. The wrapped machine fulfils all other clauses.
 unsafe impl<C: Cpu> Cpu for Fenced<C> {
     const SLOT_STRIDE: usize = C::SLOT_STRIDE;
+    const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
 
     forward_cpu!(|this| this.0);
 

@@ -51,19 +51,38 @@ use crate::percpu::slot::{CLOSED, PerCpuSlot};
 /// [`PerCpu`] whose slots lie [`Cpu::SLOT_STRIDE`] bytes apart, with slots of other owners between
 /// them. With a stride of zero, the slots form an array.
 ///
-/// [`WithSlotStride`](crate::WithSlotStride) has an example of a stride.
+/// [`WithSlotStride`](crate::WithSlotStride) gives a machine a stride. Code for both kinds of
+/// slots:
+///
+/// ```
+/// use page_frame::{Cpu, PerCpu, StridedPerCpu};
+/// fn total<C: Cpu, const STRIDED: bool>(counters: &PerCpu<'_, usize, C, STRIDED>) -> usize {
+///     let mut total = 0;
+///     counters.take_over(|_| true, |_, count| total += *count);
+///     total
+/// }
+/// fn total_of_strided<C: Cpu>(counters: &StridedPerCpu<'_, usize, C>) -> usize {
+///     total(counters)
+/// }
+/// ```
 pub type StridedPerCpu<'s, T, C> = PerCpu<'s, T, C, true>;
 
 /// The slots of all CPUs for one layer, and the machine that tells the CPUs apart.
 ///
 /// ```
-/// use page_frame::{SingleCpu, PerCpuSlot, PerCpu};
-/// let mut slots = [PerCpuSlot::new(0)];
-/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
-/// *per_cpu.enter().unwrap() += 1;
-/// let mut seen = 0;
-/// per_cpu.take_over(|_| true, |_, body| seen = *body);
-/// assert_eq!(seen, 1);
+/// use page_frame::{CpuId, EnterError, PerCpu, PerCpuSlot, SwitchedCpu};
+/// let mut slots = [PerCpuSlot::new(0), PerCpuSlot::new(0)];
+/// let mut counters = PerCpu::new(&mut slots, SwitchedCpu::new(2));
+/// *counters.enter().unwrap() += 1; // on CPU 0
+/// counters.cpu().switch_to(Some(CpuId::new(1)));
+/// *counters.enter_known().unwrap() += 10; // on CPU 1
+/// let mut sum = 0;
+/// counters.take_over(|_| true, |_, count| sum += *count); // from any CPU
+/// assert_eq!((sum, counters.count()), (11, 2));
+/// counters.for_each_exclusive(|_, count| sum -= *count);
+/// assert_eq!(sum, 0);
+/// counters.close();
+/// assert_eq!(counters.enter().err(), Some(EnterError::Detached));
 /// ```
 ///
 /// One `PerCpu` governs an array of slots:
@@ -100,7 +119,7 @@ unsafe impl<T: Send, C: Send, const STRIDED: bool> Send for PerCpu<'_, T, C, STR
 unsafe impl<T: Send, C: Sync, const STRIDED: bool> Sync for PerCpu<'_, T, C, STRIDED> {}
 
 impl<'s, T, C: Cpu> PerCpu<'s, T, C> {
-    /// Governs `slots`, one for each CPU of `cpu`.
+    /// Governs `slots`, one for each CPU of `cpu`. Example: see [`PerCpu`].
     ///
     /// # Panics
     /// When there are fewer slots than CPUs.
@@ -114,6 +133,14 @@ impl<'s, T, C: Cpu> PerCpu<'s, T, C> {
 
     /// As [`new`](Self::new), but with all slots detached for good: for layers that work without
     /// slots.
+    ///
+    /// ```
+    /// # use page_frame::{EnterError, PerCpu, PerCpuSlot, SingleCpu};
+    /// let mut slots = [PerCpuSlot::new(())];
+    /// let per_cpu = PerCpu::closed(&mut slots, SingleCpu::new());
+    /// assert_eq!(per_cpu.enter().err(), Some(EnterError::Detached));
+    /// assert!(!per_cpu.lock_token().is_nested()); // locks work
+    /// ```
     ///
     /// # Panics
     /// As [`new`](Self::new).
@@ -153,7 +180,8 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         Self { first, count, cpu, are_borrowed: PhantomData }
     }
 
-    /// Detaches all slots for good. An owner or a taker that is inside stays there until it leaves.
+    /// Detaches all slots for good, without waiting. An owner or a taker that is inside stays there
+    /// until it leaves. O(slots). Example: see [`PerCpu`].
     pub fn close(&self) {
         for slot in self.iter() {
             // Relaxed: the code that shares the slots with other CPUs publishes this store too.
@@ -167,12 +195,12 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         self.first
     }
 
-    /// Returns the machine.
+    /// Returns the machine. Example: see [`PerCpu`].
     pub const fn cpu(&self) -> &C {
         &self.cpu
     }
 
-    /// Returns the number of slots.
+    /// Returns the number of slots. Example: see [`PerCpu`].
     pub const fn count(&self) -> usize {
         self.count
     }
@@ -193,7 +221,8 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
         (0..self.count).filter_map(|index| self.get(index))
     }
 
-    /// Enters the caller's own slot.
+    /// Enters the caller's own slot. O(1), never waits, no atomic read-modify-write.
+    /// Example: see [`PerCpu`].
     ///
     /// # Errors
     /// The reason why the caller continues without a slot; it holds nothing then.
@@ -203,7 +232,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Enters the slot of a caller that already has an id: for hot paths whose slow path calls
-    /// [`enter`](Self::enter).
+    /// [`enter`](Self::enter). Example: see [`PerCpu`].
     ///
     /// # Errors
     /// As for [`enter`](Self::enter); a caller without an id has no slot.
@@ -229,7 +258,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
     }
 
     /// Makes the caller's token for interrupt-safe locks, and marks its slot as locking unless the
-    /// caller is nested.
+    /// caller is nested. O(1), never waits. Example: see [`IrqLockToken`].
     pub fn lock_token(&self) -> IrqLockToken<'_, T, C> {
         let id = self.cpu.pin();
         let slot = id.and_then(|id| self.get(id.index()));
@@ -265,7 +294,7 @@ impl<T, C: Cpu, const STRIDED: bool> PerCpu<'_, T, C, STRIDED> {
 
     /// Calls `look` with each body, for `validate` and exact statistics. As it takes `&mut self`,
     /// no owner is inside a slot: each [`PerCpuGuard`] borrows `self`, and so does every reference
-    /// obtained from one.
+    /// obtained from one. O(slots). Example: see [`PerCpu`].
     pub fn for_each_exclusive(&mut self, mut look: impl FnMut(CpuId, &mut T)) {
         for (index, slot) in self.iter().enumerate() {
             // SAFETY: clause 2 of `at`: this is the only value over the slots, so `&mut self`

@@ -15,7 +15,13 @@ pub(crate) const FROZEN: u8 = 3;
 /// The slot of one CPU: the bytes of the protocol, followed by a body. It has cache lines of its
 /// own.
 ///
-/// [`PerCpu`](crate::PerCpu) has an example.
+/// ```
+/// use page_frame::{PerCpu, PerCpuSlot, SingleCpu};
+/// let mut slots = [PerCpuSlot::new(vec![1, 2])];
+/// let per_cpu = PerCpu::new(&mut slots, SingleCpu::new());
+/// assert_eq!(per_cpu.enter().unwrap().pop(), Some(2));
+/// assert_eq!(size_of::<PerCpuSlot<[u8; 61]>>(), 64); // three bytes are the protocol's
+/// ```
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub struct PerCpuSlot<T> {
@@ -38,7 +44,7 @@ unsafe impl<T: Zeroable> Zeroable for PerCpuSlot<T> {
 
 impl<T> PerCpuSlot<T> {
     const_unless_loom! {
-        /// Wraps `body` in an open slot.
+        /// Wraps `body` in an open slot. Example: see [`PerCpuSlot`].
         pub fn new(body: T) -> Self {
             Self {
                 busy: AtomicU8::new(0),

@@ -39,6 +39,8 @@ unsafe impl<C: Cpu, const BYTES: usize> Cpu for WithSlotStride<C, BYTES> {
         BYTES
     };
 
+    const HAS_MISS_HOOK: bool = C::HAS_MISS_HOOK;
+
     forward_cpu!(|this| this.0);
 
     #[inline(always)]

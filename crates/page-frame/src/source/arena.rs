@@ -39,11 +39,12 @@ use crate::violation::Violation;
 /// use page_frame::{Arena, Order, PageSource};
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
 /// let arena = Arena::new(&mut memory)?;
-/// let pages = arena.free_pages();
-/// let block = arena.allocate(Order::ZERO)?;
-/// assert_eq!(arena.free_pages(), pages - 1);
+/// assert!(arena.pages() >= 14); // of 16, as the bookkeeping lies in the same memory
+/// let block = arena.allocate(Order::new(1).unwrap())?;
+/// assert_eq!(arena.free_pages(), arena.pages() - 2);
 /// // SAFETY: the block came from this arena and nothing refers into it.
 /// unsafe { arena.free(block) };
+/// arena.validate()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -97,7 +98,7 @@ const WORD_BITS: usize = usize::BITS as usize;
 
 impl<'m> Arena<'m> {
     /// Makes an arena of `memory`. Writes the bookkeeping, about ten bytes per page, and no other
-    /// memory.
+    /// memory. O(pages). Example: see [`Arena`].
     ///
     /// # Errors
     /// [`TooSmall`] when not even one page fits beside the bookkeeping.
@@ -107,7 +108,19 @@ impl<'m> Arena<'m> {
         unsafe { Self::from_raw(NonNull::from(memory).cast(), given) }
     }
 
-    /// Makes an arena of the `bytes` bytes at `start`.
+    /// Makes an arena of the `bytes` bytes at `start`. O(pages).
+    ///
+    /// ```
+    /// use page_frame::{Arena, PAGE_SIZE};
+    /// use std::{alloc::Layout, ptr::NonNull};
+    /// let layout = Layout::from_size_align(8 * PAGE_SIZE, PAGE_SIZE)?;
+    /// // SAFETY: the layout is not empty.
+    /// let start = NonNull::new(unsafe { std::alloc::alloc(layout) }).ok_or("out of memory")?;
+    /// // SAFETY: clause 1: the memory is ours, and never freed.
+    /// let arena = unsafe { Arena::from_raw(start, layout.size()) }?;
+    /// assert_eq!(arena.pages(), 7); // the first page has the bookkeeping
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`TooSmall`] when not even one page fits beside the bookkeeping.
@@ -154,17 +167,17 @@ impl<'m> Arena<'m> {
             + pages.div_ceil(WORD_BITS) * size_of::<usize>()
     }
 
-    /// Returns the size in pages.
+    /// Returns the size in pages. Example: see [`Arena`].
     pub fn pages(&self) -> usize {
         self.map.pages()
     }
 
-    /// Returns the number of free pages. Takes the lock.
+    /// Returns the number of free pages. Takes the lock. Example: see [`Arena`].
     pub fn free_pages(&self) -> usize {
         self.state.lock().free_pages
     }
 
-    /// Checks I1 and I2. O(pages), takes the lock.
+    /// Checks I1 and I2. O(pages), takes the lock. Example: see [`Arena`].
     ///
     /// # Errors
     /// The first invariant that does not hold.

@@ -20,9 +20,12 @@ use crate::sync::model::const_unless_loom;
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
 /// let source = Counted::new(Arena::new(&mut memory)?);
 /// let block = source.allocate(Order::new(1).unwrap())?;
+/// assert_eq!(source.held_pages(), source.source().pages() - source.source().free_pages());
+/// assert!(source.allocate(Order::MAX).is_err());
 /// // SAFETY: the block came from this source and nothing refers into it.
 /// unsafe { source.free(block) };
-/// assert_eq!((source.allocations(), source.held_pages(), source.peak_pages()), (1, 0, 2));
+/// assert_eq!((source.allocations(), source.refusals()), (1, 1));
+/// assert_eq!((source.held_pages(), source.peak_pages()), (0, 2));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -36,7 +39,7 @@ pub struct Counted<P> {
 
 impl<P> Counted<P> {
     const_unless_loom! {
-        /// Counts the requests to `source`, from zero.
+        /// Counts the requests to `source`, from zero. Example: see [`Counted`].
         pub fn new(source: P) -> Self {
             Self {
                 source,
@@ -48,27 +51,27 @@ impl<P> Counted<P> {
         }
     }
 
-    /// Returns the wrapped source.
+    /// Returns the wrapped source. Example: see [`Counted`].
     pub const fn source(&self) -> &P {
         &self.source
     }
 
-    /// Returns the number of blocks and runs allocated so far.
+    /// Returns the number of blocks and runs allocated so far. Example: see [`Counted`].
     pub fn allocations(&self) -> usize {
         self.allocations.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of requests that failed with [`OutOfMemory`].
+    /// Returns the number of requests that failed with [`OutOfMemory`]. Example: see [`Counted`].
     pub fn refusals(&self) -> usize {
         self.refusals.load(Ordering::Relaxed)
     }
 
-    /// Returns the number of pages that are allocated.
+    /// Returns the number of pages that are allocated. Example: see [`Counted`].
     pub fn held_pages(&self) -> usize {
         self.held_pages.load(Ordering::Relaxed)
     }
 
-    /// Returns the maximum number of pages that were allocated at once.
+    /// Returns the maximum number of pages that were allocated at once. Example: see [`Counted`].
     pub fn peak_pages(&self) -> usize {
         self.peak_pages.load(Ordering::Relaxed)
     }

@@ -19,10 +19,23 @@ use crate::sync::model::const_unless_loom;
 /// generator has a fixed seed.
 ///
 /// ```
-/// use page_frame::{Arena, Limited, Order, PageSource};
+/// use page_frame::{Arena, Limited, Order, PageBlock, PageSource};
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
-/// let source = Limited::new(Arena::new(&mut memory)?).with_quota(2);
+/// let arena = Arena::new(&mut memory)?;
+/// let source = Limited::new(&arena).with_quota(2); // in pages
 /// assert!(source.allocate(Order::new(2).unwrap()).is_err());
+/// let block = source.allocate(Order::new(1).unwrap())?;
+/// assert_eq!(source.held_pages(), source.source().pages() - source.source().free_pages());
+/// // SAFETY: the block came from this source and nothing refers into it.
+/// unsafe { source.free(block) };
+///
+/// // In a test of what happens when memory runs out:
+/// let every_third = Limited::new(&arena).failing_every(3);
+/// let outcomes: Vec<_> = (0..6).map(|_| every_third.allocate(Order::ZERO)).collect();
+/// assert!(outcomes[2].is_err() && outcomes.iter().flatten().count() == 4);
+/// // SAFETY: the blocks came from this source and nothing refers into them.
+/// outcomes.into_iter().flatten().for_each(|block| unsafe { every_third.free(block) });
+/// assert!(Limited::new(&arena).failing_one_in(1, 7).allocate(Order::ZERO).is_err());
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -39,7 +52,7 @@ pub struct Limited<P> {
 
 impl<P> Limited<P> {
     const_unless_loom! {
-        /// Passes all requests to `source`, until a limit is set.
+        /// Passes all requests to `source`, until a limit is set. Example: see [`Limited`].
         pub fn new(source: P) -> Self {
             Self {
                 source,
@@ -54,30 +67,32 @@ impl<P> Limited<P> {
     }
 
     /// Refuses requests that would make more than `pages` pages allocated at once.
+    /// Example: see [`Limited`].
     pub fn with_quota(mut self, pages: usize) -> Self {
         self.quota_pages = pages;
         self
     }
 
-    /// Refuses each `n`th call; 0 refuses none, 1 all.
+    /// Refuses each `n`th call; 0 refuses none, 1 all. Example: see [`Limited`].
     pub fn failing_every(mut self, n: usize) -> Self {
         self.every = n;
         self
     }
 
     /// Refuses one in `one_in` calls, at random from `seed`; 0 refuses none.
+    /// Example: see [`Limited`].
     pub fn failing_one_in(mut self, one_in: u32, seed: usize) -> Self {
         self.threshold = if one_in == 0 { 0 } else { (1 << 32) / u64::from(one_in) };
         self.seed = seed;
         self
     }
 
-    /// Returns the wrapped source.
+    /// Returns the wrapped source. Example: see [`Limited`].
     pub const fn source(&self) -> &P {
         &self.source
     }
 
-    /// Returns the number of pages that are allocated.
+    /// Returns the number of pages that are allocated. Example: see [`Limited`].
     pub fn held_pages(&self) -> usize {
         self.held_pages.load(Ordering::Relaxed)
     }

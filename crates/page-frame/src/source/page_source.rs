@@ -16,16 +16,42 @@ use crate::order::Order;
 ///
 /// # Examples
 /// [`Arena`](crate::Arena) is the smallest source that has memory. `examples/own_page_source.rs`
-/// implements one over a `Vec`.
+/// implements one over a `Vec`. An adapter that allocates single pages only:
+///
+/// ```
+/// use page_frame::{Arena, Order, OutOfMemory, PageBlock, PageSource};
+/// struct SinglePages<P>(P);
+/// // SAFETY: clauses 1 and 2: the wrapped source allocates and frees every block.
+/// unsafe impl<P: PageSource> PageSource for SinglePages<P> {
+///     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+///         if order > Order::ZERO { Err(OutOfMemory) } else { self.0.allocate(order) }
+///     }
+///     fn try_allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
+///         if order > Order::ZERO { Err(OutOfMemory) } else { self.0.try_allocate(order) }
+///     }
+///     unsafe fn free(&self, block: PageBlock) {
+///         // SAFETY: the caller keeps the clauses; the wrapped source returned this block.
+///         unsafe { self.0.free(block) }
+///     }
+/// }
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let pages = SinglePages(Arena::new(&mut memory)?);
+/// assert!(pages.allocate(Order::new(1).unwrap()).is_err());
+/// let page = pages.allocate(Order::ZERO)?;
+/// // SAFETY: the page came from this source and nothing refers into it.
+/// unsafe { pages.free(page) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub unsafe trait PageSource {
     /// Returns a block of `order`, its content arbitrary unless [`PageBlock::is_zero`].
+    /// Example: see [`PageSource`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when there is no such block, even after calling shrinkers.
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory>;
 
     /// As [`allocate`](Self::allocate), but calls no shrinker. A source that wraps another one
-    /// calls the inner `try_allocate`.
+    /// calls the inner `try_allocate`. Example: see [`PageSource`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such block is free.
@@ -33,7 +59,7 @@ pub unsafe trait PageSource {
         self.allocate(order)
     }
 
-    /// Frees `block`.
+    /// Frees `block`. Example: see [`PageSource`].
     ///
     /// # Safety
     /// 1. `block` came from this source.
@@ -42,6 +68,11 @@ pub unsafe trait PageSource {
 }
 
 /// A page source without memory: every request fails with [`OutOfMemory`].
+///
+/// ```
+/// use page_frame::{NoPages, Order, OutOfMemory, PageSource};
+/// assert_eq!(NoPages.allocate(Order::ZERO).unwrap_err(), OutOfMemory);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
 pub struct NoPages;
 

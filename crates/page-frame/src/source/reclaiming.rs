@@ -18,15 +18,29 @@ use crate::source::shrink::Shrink;
 /// It has no lock. `try_allocate`, `try_allocate_run` and `resize_run` do not call the shrinker.
 ///
 /// ```
-/// use page_frame::{Arena, Order, PageSource, Reclaiming, Shrink};
-/// struct NothingToFree;
-/// impl Shrink for NothingToFree {
-///     fn reclaimable(&self) -> usize { 0 }
-///     fn shrink(&self, _: usize) -> usize { 0 }
+/// use page_frame::{Arena, Order, PageBlock, PageSource, Reclaiming, Shrink};
+/// use std::sync::Mutex;
+/// /// Keeps a block until memory is short.
+/// struct Kept<'a>(&'a Arena<'a>, Mutex<Option<PageBlock>>);
+/// impl Shrink for Kept<'_> {
+///     fn reclaimable(&self) -> usize { 8 }
+///     fn shrink(&self, _: usize) -> usize {
+///         let kept = self.1.try_lock().ok().and_then(|mut kept| kept.take());
+///         let Some(block) = kept else { return 0 };
+///         // SAFETY: the block came from this arena and nothing refers into it.
+///         unsafe { self.0.free(block) };
+///         8
+///     }
 /// }
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
-/// let source = Reclaiming::new(Arena::new(&mut memory)?, NothingToFree);
-/// assert!(source.allocate(Order::MAX).is_err());
+/// let arena = Arena::new(&mut memory)?; // has one block of order 3
+/// let order = Order::new(3).unwrap();
+/// let source = Reclaiming::new(&arena, Kept(&arena, Mutex::new(Some(arena.allocate(order)?))));
+/// assert!(source.source().allocate(order).is_err());
+/// let block = source.allocate(order)?; // calls the shrinker, and tries again
+/// assert!(source.shrinker().1.lock().unwrap().is_none());
+/// // SAFETY: the block came from this source and nothing refers into it.
+/// unsafe { source.free(block) };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
@@ -36,17 +50,17 @@ pub struct Reclaiming<P, S> {
 }
 
 impl<P, S> Reclaiming<P, S> {
-    /// Wraps `source`; `shrinker` is called when an allocation fails.
+    /// Wraps `source`; `shrinker` is called when an allocation fails. Example: see [`Reclaiming`].
     pub const fn new(source: P, shrinker: S) -> Self {
         Self { source, shrinker }
     }
 
-    /// Returns the wrapped source.
+    /// Returns the wrapped source. Example: see [`Reclaiming`].
     pub const fn source(&self) -> &P {
         &self.source
     }
 
-    /// Returns the shrinker.
+    /// Returns the shrinker. Example: see [`Reclaiming`].
     pub const fn shrinker(&self) -> &S {
         &self.shrinker
     }

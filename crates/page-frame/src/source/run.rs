@@ -14,15 +14,19 @@ use crate::source::page_source::PageSource;
 /// `allocate_run` owns.
 ///
 /// ```
-/// use page_frame::{Arena, Order, PageMap, PageResize};
+/// use page_frame::{Arena, Order, PageMap, PageResize, PageRun};
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
 /// let arena = Arena::new(&mut memory)?;
 /// let run = arena.allocate_run(3, Order::ZERO)?;
 /// assert_eq!(run.pages(), 4); // an arena allocates whole blocks
-/// assert_eq!(arena.run_pages(run.start().addr().get()), Some(4));
+/// assert!(!run.is_zero()); // and knows nothing of their content
+/// // Whoever has kept the start only finds the length in the page map:
+/// let start = run.start();
+/// let pages = arena.run_pages(start.addr().get()).unwrap();
+/// assert_eq!(PageRun::new(start, pages, false), run);
 /// // SAFETY: the run came from this arena, and nothing refers into it.
-/// unsafe { arena.free_run(run.start(), run.pages()) };
-/// assert_eq!(arena.run_pages(run.start().addr().get()), None);
+/// unsafe { arena.free_run(start, pages) };
+/// assert_eq!(arena.run_pages(start.addr().get()), None);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,25 +38,26 @@ pub struct PageRun {
 
 impl PageRun {
     /// Describes the run of `pages` pages at `start`. A value of this type proves nothing about the
-    /// memory.
+    /// memory. Example: see [`PageRun`].
     #[inline]
     pub const fn new(start: NonNull<u8>, pages: usize, is_zero: bool) -> Self {
         Self { start, pages, is_zero }
     }
 
-    /// Returns the address of the first byte.
+    /// Returns the address of the first byte. Example: see [`PageRun`].
     #[inline]
     pub const fn start(self) -> NonNull<u8> {
         self.start
     }
 
-    /// Returns the size in pages.
+    /// Returns the size in pages. Example: see [`PageRun`].
     #[inline]
     pub const fn pages(self) -> usize {
         self.pages
     }
 
     /// Returns whether the source guarantees that every byte reads as zero.
+    /// Example: see [`PageRun`].
     #[inline]
     pub const fn is_zero(self) -> bool {
         self.is_zero
@@ -65,13 +70,47 @@ impl PageRun {
 /// word is the page count. So the address of a run is enough to free it. The provided methods suit
 /// a source that allocates only blocks: a run is then a whole block, and is never resized in place.
 ///
-/// [`PageRun`] has an example.
+/// ```
+/// use page_frame::{Arena, Order, OutOfMemory, PAGE_SIZE, PageResize, PageRun};
+/// /// Makes `run` longer: in place, else by moving its content.
+/// ///
+/// /// # Safety
+/// /// 1. `run` came from `source`, and is not used afterwards.
+/// unsafe fn grow(
+///     source: &impl PageResize, run: PageRun, pages: usize,
+/// ) -> Result<PageRun, OutOfMemory> {
+///     // SAFETY: clause 1.
+///     if unsafe { source.resize_run(run.start(), run.pages(), pages) } {
+///         return Ok(PageRun::new(run.start(), pages, false));
+///     }
+///     let new = source.allocate_run(pages, Order::ZERO)?;
+///     // SAFETY: clause 1; the new run is as long.
+///     if !unsafe { source.move_content(run.start(), new.start(), run.pages()) } {
+///         // SAFETY: two runs that the caller owns do not overlap.
+///         unsafe { new.start().copy_from_nonoverlapping(run.start(), run.pages() * PAGE_SIZE) };
+///     }
+///     // SAFETY: clause 1.
+///     unsafe { source.free_run(run.start(), run.pages()) };
+///     Ok(new)
+/// }
+/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+/// let arena = Arena::new(&mut memory)?;
+/// let run = arena.try_allocate_run(1, Order::ZERO)?; // calls no shrinker
+/// // SAFETY: the run is ours.
+/// unsafe { run.start().write(7) };
+/// // SAFETY: the run came from the arena; only the result is used below.
+/// let run = unsafe { grow(&arena, run, 2) }?;
+/// // SAFETY: the run is ours, and its first byte is initialised.
+/// assert_eq!((unsafe { run.start().read() }, run.pages()), (7, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 ///
 /// # Safety
 /// 1. As for [`PageSource`], for runs.
 /// 2. While a run is allocated, the tag and the owner word of its head are as described above.
 pub unsafe trait PageResize: PageSource + PageMap {
     /// Returns a run of at least `pages` pages, its start aligned to `alignment` (an order).
+    /// Example: see [`PageResize`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when there is no such run, when `pages` is zero, or when it exceeds the
@@ -89,7 +128,7 @@ pub unsafe trait PageResize: PageSource + PageMap {
         Ok(PageRun::new(start, order.pages(), is_zero))
     }
 
-    /// As [`allocate_run`](Self::allocate_run), but calls no shrinker.
+    /// As [`allocate_run`](Self::allocate_run), but calls no shrinker. Example: see [`PageResize`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no such run is free.
@@ -97,7 +136,7 @@ pub unsafe trait PageResize: PageSource + PageMap {
         self.allocate_run(pages, alignment)
     }
 
-    /// Frees a run.
+    /// Frees a run. Example: see [`PageResize`].
     ///
     /// # Safety
     /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages`
@@ -119,6 +158,7 @@ pub unsafe trait PageResize: PageSource + PageMap {
     /// succeeded.
     ///
     /// Growing allocates the free pages that follow the run; shrinking frees its tail.
+    /// Example: see [`PageResize`].
     ///
     /// # Safety
     /// 1. `start` is the start of a run that came from `allocate_run` of this source, now `pages`
@@ -131,6 +171,7 @@ pub unsafe trait PageResize: PageSource + PageMap {
 
     /// Moves the content of `pages` pages from one run to another by remapping, without copying.
     /// Returns whether it did; the content of `from` is arbitrary afterwards.
+    /// Example: see [`PageResize`].
     ///
     /// # Safety
     /// 1. `from` and `to` are the starts of different runs of this source, of at least `pages`

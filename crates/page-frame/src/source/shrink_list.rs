@@ -59,6 +59,15 @@ struct Member {
 unsafe impl Send for Member {}
 
 /// All `N` places of a [`ShrinkList`] are in use.
+///
+/// ```
+/// use page_frame::{ListFull, ShrinkList};
+/// use std::ptr::NonNull;
+/// let (list, inner) = (ShrinkList::<0>::new(), ShrinkList::<1>::new()); // both are shrinkers
+/// // SAFETY: a list without places uses no shrinker.
+/// let outcome = unsafe { list.register(NonNull::from(&inner)) };
+/// assert_eq!(outcome, Err(ListFull { capacity: 0 }));
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListFull {
     /// The number of places.
@@ -74,6 +83,27 @@ impl core::fmt::Display for ListFull {
 impl core::error::Error for ListFull {}
 
 /// A shrinker could not be unregistered yet, as a call is inside it.
+///
+/// ```
+/// use page_frame::{Shrink, ShrinkList, StillInUse};
+/// use std::ptr::NonNull;
+/// static LIST: ShrinkList<1> = ShrinkList::new();
+/// static ONCE: Once = Once;
+/// struct Once;
+/// impl Shrink for Once {
+///     fn reclaimable(&self) -> usize { 0 }
+///     fn shrink(&self, _: usize) -> usize {
+///         // A call is inside the shrinker, so it stays on the list. No new call begins:
+///         assert_eq!(LIST.unregister(NonNull::from(&ONCE)), Err(StillInUse));
+///         1
+///     }
+/// }
+/// // SAFETY: clause 1: it is valid for ever. Clause 2: it is the only one.
+/// unsafe { LIST.register(NonNull::from(&ONCE)) }?;
+/// assert_eq!((LIST.shrink(1), LIST.shrink(1)), (1, 0));
+/// assert_eq!(LIST.unregister(NonNull::from(&ONCE)), Ok(true));
+/// # Ok::<(), page_frame::ListFull>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StillInUse;
 
@@ -87,7 +117,7 @@ impl core::error::Error for StillInUse {}
 
 impl<const N: usize> ShrinkList<N> {
     const_unless_loom! {
-        /// Makes an empty list.
+        /// Makes an empty list. Example: see [`ShrinkList`].
         pub fn new() -> Self {
             #[cfg(not(loom))]
             let inside = [const { AtomicUsize::new(0) }; N];
@@ -97,7 +127,7 @@ impl<const N: usize> ShrinkList<N> {
         }
     }
 
-    /// Adds `shrinker`.
+    /// Adds `shrinker`. O(`N`); spins for the list's lock. Example: see [`ShrinkList`].
     ///
     /// # Errors
     /// [`ListFull`] when all `N` places are taken.
@@ -118,10 +148,12 @@ impl<const N: usize> ShrinkList<N> {
     }
 
     /// Removes `shrinker`. Returns whether it was registered. After `Ok` the list does not use it.
+    /// O(`N`); spins for the list's lock.
     ///
     /// This never waits for a call, so a shrinker may unregister itself in its own call: that
     /// fails, as the call still uses the shrinker. After a failure no new call of the shrinker
     /// begins, and `unregister` succeeds once the last call has returned.
+    /// Example: see [`ShrinkList`].
     ///
     /// # Errors
     /// [`StillInUse`] while a call is inside the shrinker, which stays on the list: try again.

@@ -7,6 +7,24 @@ use page_frame::{Order, OutOfMemory};
 use crate::slabs::geometry::GeometryError;
 
 /// The reason why a cache cannot be built.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use page_frame::Order;
+/// use slab::{BuildError, GeometryError};
+/// let none = registry.cache("none", Layout::new::<()>()).build();
+/// assert_eq!(none.unwrap_err(), BuildError::Geometry(GeometryError::ZeroSize));
+/// let large = registry.cache("large", Layout::new::<[u8; 20_000]>()).max_order(Order::ZERO);
+/// match large.build() {
+///     Err(BuildError::OrderTooSmall { needed, .. }) => assert_eq!(needed.pages(), 8),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BuildError {
     /// No slab can hold such objects.

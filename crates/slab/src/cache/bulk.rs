@@ -38,6 +38,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Frees objects, as [`free`](Self::free) does one. The CPU slot is entered once for as many as
     /// it has room for. If code of the user panics meanwhile, all are freed all the same.
+    /// Example: see [`Cache::allocate_many`].
     ///
     /// # Safety
     /// 1. All clauses of [`free`](Self::free), for each of `objects`; none is there twice.

@@ -1,10 +1,60 @@
-//! The end of a cache's handle: the cache is destroyed or, with objects in use, abandoned.
+//! The end of a cache's handle: the cache is destroyed or, with objects in use, abandoned; or the
+//! call refuses, and returns it.
 
+use core::fmt;
 use core::ptr::NonNull;
 
 use crate::cache_inner::CacheInner;
+use crate::cache_name::CacheName;
 use crate::registry::inner::RegistryInner;
 use crate::system::System;
+
+/// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys
+/// the cache after all; the slabs of the objects in use are lost to the page source then.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::Busy;
+/// let inodes = registry.cache("inode", Layout::new::<[u64; 75]>()).build()?;
+/// let inode = inodes.allocate()?;
+/// let busy: Busy<_> = inodes.destroy().unwrap_err();
+/// assert_eq!(busy.to_string(), "cache inode has 1 objects in use");
+/// let inodes = busy.cache; // as before
+/// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+/// unsafe { inodes.free(inode) };
+/// assert!(inodes.destroy().is_ok());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping it destroys the cache after all"]
+pub struct Busy<C> {
+    /// The cache, which stays usable. [`for_each_live`](crate::Cache::for_each_live) lists the
+    /// objects in use.
+    pub cache: C,
+    /// The cache's name.
+    pub name: CacheName,
+    /// How many objects are in use.
+    pub objects: usize,
+}
+
+impl<C> fmt::Debug for Busy<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, objects, .. } = self;
+        let mut out = f.debug_struct("Busy");
+        out.field("name", name).field("objects", objects).finish_non_exhaustive()
+    }
+}
+
+impl<C> fmt::Display for Busy<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "cache {} has {} objects in use", self.name, self.objects)
+    }
+}
+
+impl<C> core::error::Error for Busy<C> {}
 
 /// How far the end of a handle has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

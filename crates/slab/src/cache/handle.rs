@@ -5,9 +5,9 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use page_frame::{OutOfMemory, Violation};
+use page_frame::{Cpu, OutOfMemory, Violation};
 
-use crate::cache::destroy::EndOfHandle;
+use crate::cache::destroy::{Busy, EndOfHandle};
 use crate::cache_inner::CacheInner;
 use crate::cache_inner::stats::{CacheStats, SlabView, for_each_slab};
 use crate::cache_name::CacheName;
@@ -31,6 +31,30 @@ use crate::system::System;
 /// constructor, a destructor or a `reclaim` callback of the same cache, in a callback of the
 /// registry ([`Registry::stats`](crate::Registry::stats) and others), or in an interrupt: both
 /// would wait for the code that called or was interrupted.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let buffers = registry.cache("buffer", Layout::new::<[u8; 256]>()).build()?;
+/// let buffer = buffers.allocate()?;
+/// // SAFETY: the object is ours, and has 256 bytes.
+/// unsafe { buffer.write_bytes(7, buffers.object_size()) };
+/// assert!(buffers.owns(buffer));
+/// let zeros = buffers.allocate_zeroed()?;
+/// let last = buffers.try_allocate()?; // the page source reclaims nothing for it
+/// // SAFETY: clauses 1 and 2 of `free`: allocated above, and not used any more.
+/// [buffer, zeros, last].map(|object| unsafe { buffers.free(object) });
+/// println!("objects in magazines of this CPU: {:?}", buffers.magazines());
+/// buffers.for_each_slab(|slab| assert_eq!(slab.capacity, buffers.geometry().capacity()));
+/// buffers.validate()?;
+/// let pages = buffers.stats().pages();
+/// assert_eq!((buffers.name().as_str(), buffers.shrink_all()), ("buffer", pages));
+/// buffers.destroy().map_err(|busy| busy.to_string())?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Cache<S: System, K: Hardening = Off> {
     inner: NonNull<CacheInner<S>>,
     checks: PhantomData<fn() -> K>,
@@ -42,35 +66,6 @@ unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Send
 // SAFETY: a shared handle reaches the cache by shared references only, which is Sync when P and C
 // are.
 unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>, K: Hardening> Sync for Cache<S, K> {}
-
-/// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys
-/// the cache after all; the slabs of the objects in use are lost to the page source then.
-#[must_use = "dropping it destroys the cache after all"]
-pub struct Busy<C> {
-    /// The cache, which stays usable. [`for_each_live`](Cache::for_each_live) lists the objects in
-    /// use.
-    pub cache: C,
-    /// The cache's name.
-    pub name: CacheName,
-    /// How many objects are in use.
-    pub objects: usize,
-}
-
-impl<C> fmt::Debug for Busy<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, objects, .. } = self;
-        let mut out = f.debug_struct("Busy");
-        out.field("name", name).field("objects", objects).finish_non_exhaustive()
-    }
-}
-
-impl<C> fmt::Display for Busy<C> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "cache {} has {} objects in use", self.name, self.objects)
-    }
-}
-
-impl<C> core::error::Error for Busy<C> {}
 
 impl<S: System, K: Hardening> Cache<S, K> {
     /// # Safety
@@ -118,6 +113,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// arbitrary content.
     ///
     /// A hit is a pop in the caller's CPU slot. A miss may take locks and ask the page source.
+    /// Example: see [`Cache`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block.
@@ -151,9 +147,23 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[cold]
     #[inline(never)]
     fn allocate_place_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
-        self.inner().allocate_from_depot().or_else(|miss| {
+        let place = self.inner().allocate_from_depot().or_else(|miss| {
             self.inner().allocate_from_slabs::<K>(miss).map(|place| self.age_holding(place))
-        })
+        })?;
+        if S::Cpus::HAS_MISS_HOOK {
+            let held = self.inner().backing.guard(None, Some(place));
+            self.note_miss();
+            held.disarm();
+        }
+        Ok(place)
+    }
+
+    /// Calls the machine's hook of misses.
+    #[inline]
+    fn note_miss(&self) {
+        if S::Cpus::HAS_MISS_HOOK {
+            self.inner().environment().locking.cpu().note_miss();
+        }
     }
 
     /// Runs an aging pass, if one is due, and frees `place` if that panics. Returns `place`.
@@ -168,7 +178,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Allocates an object as [`allocate`](Self::allocate) does, but the page source reclaims
     /// nothing for it: if it has no free block, the call fails at once. Costs more than `allocate`
-    /// where that would be a hit.
+    /// where that would be a hit. Example: see [`Cache`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no slab has an object free and the page source has no block as it is.
@@ -190,6 +200,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     ///
     /// If code of the user panics meanwhile (a destructor, or a shrinker that the page source
     /// calls), the object is freed all the same. Only a fault leaves it as it is.
+    /// Example: see [`Cache`].
     ///
     /// # Safety
     /// 1. `object` came from this cache (from [`allocate`](Self::allocate) or another way to
@@ -225,9 +236,10 @@ impl<S: System, K: Hardening> Cache<S, K> {
         if self.inner().free_missed(place) {
             age_if_due(self.registry());
         }
+        self.note_miss();
     }
 
-    /// Allocates an object and fills it with zeros.
+    /// Allocates an object and fills it with zeros. Example: see [`Cache`].
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
@@ -248,11 +260,25 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Turns the handle into a pointer, to be stored in an atomic word.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// # use slab::Cache;
+    /// let raw = registry.cache("late", Layout::new::<u64>()).build()?.into_raw();
+    /// // SAFETY: clause 1: the only handle made of `raw`. Clause 2: none is borrowed.
+    /// let late: Cache<(&Arena<'_>, SingleCpu)> = unsafe { Cache::from_raw(raw) };
+    /// assert_eq!(late.name().as_str(), "late");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn into_raw(self) -> NonNull<()> {
         ManuallyDrop::new(self).inner.cast()
     }
 
-    /// Makes a handle from a pointer.
+    /// Makes a handle from a pointer. Example: see [`Cache::into_raw`].
     ///
     /// # Safety
     /// 1. `raw` came from [`into_raw`](Self::into_raw) of a cache of this type, and stands for one
@@ -264,42 +290,43 @@ impl<S: System, K: Hardening> Cache<S, K> {
         Self { inner: raw.cast(), checks: PhantomData }
     }
 
-    /// Returns the name.
+    /// Returns the name. Example: see [`Cache`].
     pub fn name(&self) -> CacheName {
         self.inner().slabs().settings.name
     }
 
-    /// Returns how the slabs are cut.
+    /// Returns how the slabs are cut. Example: see [`Cache`].
     pub fn geometry(&self) -> Geometry {
         self.inner().slabs().settings.geometry
     }
 
-    /// Returns the size of an object in bytes, as asked for.
+    /// Returns the size of an object in bytes, as asked for. Example: see [`Cache`].
     pub fn object_size(&self) -> usize {
         self.inner().slabs().settings.object_size()
     }
 
-    /// Returns the statistics of the cache. O(slabs), takes its locks.
+    /// Returns the statistics of the cache. O(slabs), takes its locks. Example: see [`Cache`].
     pub fn stats(&self) -> CacheStats {
         self.inner().stats()
     }
 
     /// Returns how many objects are in the loaded and in the previous magazine of the caller's CPU,
-    /// for tools that draw them; `None` for a magazine that is not there.
+    /// for tools that draw them; `None` for a magazine that is not there. O(1), no lock.
+    /// Example: see [`Cache`].
     pub fn magazines(&self) -> [Option<usize>; 2] {
         self.inner().percpu.lengths()
     }
 
     /// Releases all pages that hold no object in use, except the slabs that
     /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
-    /// locks.
+    /// locks. Example: see [`Cache`].
     pub fn shrink_all(&self) -> usize {
         let released = self.inner().shrink(usize::MAX, Patience::Wait);
         age_if_due(self.registry());
         released
     }
 
-    /// Checks the invariants of the cache. O(objects), takes its locks.
+    /// Checks the invariants of the cache. O(objects), takes its locks. Example: see [`Cache`].
     ///
     /// # Errors
     /// Names the first invariant that does not hold.
@@ -308,13 +335,14 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Calls `look` with each slab, under the lock of the slab set: `look` must not use the cache.
+    /// O(slabs). Example: see [`Cache`].
     pub fn for_each_slab(&self, look: impl FnMut(SlabView)) {
         for_each_slab(self.inner().slabs(), self.inner().environment(), look);
     }
 
     /// Returns whether `object` is the address of an object of this cache, in use or free. Any
     /// address is allowed, also while other CPUs shrink the cache. O(slabs), takes the lock of the
-    /// slab set; `false` in an interrupt that found that lock held.
+    /// slab set; `false` in an interrupt that found that lock held. Example: see [`Cache`].
     pub fn owns(&self, object: NonNull<u8>) -> bool {
         let slabs = self.inner().slabs();
         let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
@@ -322,25 +350,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Calls `look` with each object in use, under the lock of the slab set. Empties all magazines
-    /// first. Takes `&mut self`, so that no other CPU moves objects meanwhile. O(objects).
-    ///
-    /// ```
-    /// # use core::{alloc::Layout, mem::MaybeUninit};
-    /// # use page_frame::{Arena, SingleCpu};
-    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
-    /// # let arena = Arena::new(&mut memory)?;
-    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
-    /// let cache = registry.cache("inode", Layout::new::<[u64; 75]>());
-    /// let cache = cache.hardening::<slab::Debugging>().build()?;
-    /// let forgotten = cache.allocate()?;
-    /// let mut busy = cache.destroy().expect_err("an object is in use");
-    /// busy.cache.for_each_live(|live| {
-    ///     assert_eq!((live.object, live.index), (forgotten, live.index));
-    ///     let history = live.history.expect("Debug keeps it");
-    ///     assert!(history.allocated_by.is_some_and(|place| place.line() > 0));
-    /// });
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
+    /// first. Takes `&mut self`, so that no other CPU moves objects meanwhile. O(objects). Example:
+    /// see [`LiveObject`].
     pub fn for_each_live(&mut self, look: impl FnMut(LiveObject)) {
         let inner = self.inner();
         inner.percpu.drain(&inner.backing, Patience::Wait);
@@ -349,6 +360,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
     }
 
     /// Destroys the cache. Waits for locks, and for shrinkers and statistics that visit this cache.
+    /// Example: see [`Cache`].
     ///
     /// # Errors
     /// [`Busy`], with the cache, when objects are in use.

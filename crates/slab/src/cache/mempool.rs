@@ -67,6 +67,27 @@ impl Pool {
 
 /// A cache with a reserve of objects for when there is no memory. Dropping it frees the reserve to
 /// the cache.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let requests = registry.cache("request", Layout::new::<[u64; 40]>()).build()?;
+/// let reserve = requests.mempool(4)?;
+/// let mut pending = Vec::new();
+/// while reserve.kept() > 0 {
+///     pending.push(reserve.allocate()?); // from the cache until memory runs out, then kept ones
+/// }
+/// assert!(requests.allocate().is_err());
+/// for request in pending {
+///     // SAFETY: clause 1: from this reserve, and not used any more.
+///     unsafe { reserve.free(request) };
+/// }
+/// assert_eq!(reserve.kept(), 4);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Mempool<'c, S: System, K: Hardening = Off> {
     cache: &'c Cache<S, K>,
@@ -75,47 +96,21 @@ pub struct Mempool<'c, S: System, K: Hardening = Off> {
 }
 
 impl<S: System, K: Hardening> Cache<S, K> {
-    /// Makes a reserve of `objects` objects.
+    /// Makes a reserve of `objects` objects. O(objects); may take locks and ask the page source.
+    /// Example: see [`Mempool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
-    ///
-    /// ```
-    /// # use core::{alloc::Layout, mem::MaybeUninit};
-    /// # use page_frame::{Arena, SingleCpu};
-    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
-    /// # let arena = Arena::new(&mut memory)?;
-    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
-    /// let requests = registry.cache("request", Layout::new::<[u64; 40]>()).build()?;
-    /// let reserve = requests.mempool(4)?;
-    /// let request = reserve.allocate()?;
-    /// // SAFETY: from this reserve, and not used any more.
-    /// unsafe { reserve.free(request) };
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn mempool(&self, objects: usize) -> Result<Mempool<'_, S, K>, OutOfMemory> {
         let pool = fill(self, objects)?;
         Ok(Mempool { cache: self, pool: IrqLock::new(Some(pool)), objects })
     }
 
-    /// Makes `objects` allocations in advance, which then cannot fail.
+    /// Makes `objects` allocations in advance, which then cannot fail. O(objects); may take locks
+    /// and ask the page source. Example: see [`Prefilled`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
-    ///
-    /// ```
-    /// # use core::{alloc::Layout, mem::MaybeUninit};
-    /// # use page_frame::{Arena, SingleCpu};
-    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
-    /// # let arena = Arena::new(&mut memory)?;
-    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
-    /// let nodes = registry.cache("node", Layout::new::<[u64; 32]>()).build()?;
-    /// let mut prefilled = nodes.prefill(3)?;
-    /// let node = prefilled.allocate().expect("one of three");
-    /// // SAFETY: from this cache, and not used any more.
-    /// unsafe { nodes.free(node) };
-    /// # Ok::<(), Box<dyn std::error::Error>>(())
-    /// ```
     pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, S, K>, OutOfMemory> {
         let pool = fill(self, objects)?;
         Ok(Prefilled { cache: self, pool: Some(pool) })
@@ -125,6 +120,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 impl<S: System, K: Hardening> Mempool<'_, S, K> {
     /// Allocates an object: from the cache or, when that has none, from the objects kept. O(1)
     /// beyond the cache's cost; takes the reserve's lock only in the second case.
+    /// Example: see [`Mempool`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when the cache has no memory and the reserve is empty, or in an interrupt
@@ -147,7 +143,8 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
         }
     }
 
-    /// Frees an object: to the reserve while it is not full, else to the cache.
+    /// Frees an object: to the reserve while it is not full, else to the cache. Takes the lock of
+    /// the reserve. Example: see [`Mempool`].
     ///
     /// # Safety
     /// 1. All clauses of [`Cache::free`]; the object came from this reserve or its cache.
@@ -166,7 +163,8 @@ impl<S: System, K: Hardening> Mempool<'_, S, K> {
         }
     }
 
-    /// Returns how many objects are kept at this moment.
+    /// Returns how many objects are kept at this moment. Takes the lock of the reserve; zero in an
+    /// interrupt that found it held. Example: see [`Mempool`].
     pub fn kept(&self) -> usize {
         let token = self.cache.inner().environment().lock_token();
         token.lock(&self.pool).and_then(|pool| pool.as_ref().map(Pool::objects)).unwrap_or(0)
@@ -182,6 +180,21 @@ impl<S: System, K: Hardening> Drop for Mempool<'_, S, K> {
 }
 
 /// Allocations made in advance. Dropping it frees those that were not used.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let nodes = registry.cache("node", Layout::new::<[u64; 32]>()).build()?;
+/// let mut prefilled = nodes.prefill(3)?; // before a lock is taken
+/// let node = prefilled.allocate().expect("one of three"); // while it is held
+/// assert_eq!(prefilled.left(), 2);
+/// // SAFETY: clauses 1 and 2: from this cache, and not used any more.
+/// unsafe { nodes.free(node) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Prefilled<'c, S: System, K: Hardening = Off> {
     cache: &'c Cache<S, K>,
@@ -190,6 +203,7 @@ pub struct Prefilled<'c, S: System, K: Hardening = Off> {
 
 impl<S: System, K: Hardening> Prefilled<'_, S, K> {
     /// Takes one of the objects; there are as many as were asked for. O(1), no lock.
+    /// Example: see [`Prefilled`].
     #[track_caller]
     pub fn allocate(&mut self) -> Option<NonNull<u8>> {
         loop {
@@ -201,7 +215,7 @@ impl<S: System, K: Hardening> Prefilled<'_, S, K> {
         }
     }
 
-    /// Returns how many are left.
+    /// Returns how many are left. Example: see [`Prefilled`].
     pub fn left(&self) -> usize {
         self.pool.as_ref().map_or(0, Pool::objects)
     }

@@ -1,5 +1,6 @@
 //! The caches as users see them.
 
+mod build;
 pub(crate) mod build_error;
 pub(crate) mod builder;
 pub(crate) mod bulk;

@@ -27,26 +27,44 @@ use crate::system::System;
 
 /// The memory nodes of a machine, and the registry of each.
 ///
+/// ```
+/// use slab::{NumaNodes, Registry, System};
+/// fn current_cpu() -> usize { 0 } // in a kernel, reads a register
+/// /// Three nodes in a row, of the same size.
+/// struct Row<S: System> { registries: [Registry<S>; 3], node_bytes: usize, node_of_cpu: [u8; 12] }
+/// // SAFETY: clause 1: the source of node n has memory from `n * node_bytes` on. Clause 2: fields.
+/// unsafe impl<S: System> NumaNodes for Row<S> {
+///     type System = S;
+///     fn registries(&self) -> &[Registry<S>] { &self.registries }
+///     fn here(&self) -> usize { self.node_of_cpu[current_cpu()].into() }
+///     fn node_of(&self, address: usize) -> usize { address / self.node_bytes }
+///     fn nearest(&self, node: usize, closer: usize) -> usize {
+///         [[0, 1, 2], [1, 0, 2], [2, 1, 0]][node][closer]
+///     }
+/// }
+/// ```
+///
 /// # Safety
 /// 1. [`node_of`](Self::node_of) names, for each address in memory that the page source of a node's
 ///    registry allocates, that node.
 /// 2. [`registries`](Self::registries) returns the same ones each time.
 pub unsafe trait NumaNodes {
     /// The page source of a node, and the machine's CPUs. A source has pages of its own node only:
-    /// the cache itself falls back to other nodes.
+    /// the cache itself falls back to other nodes. Example: see [`NumaCache`].
     type System: System;
 
-    /// Returns the registry of each node; at least one.
+    /// Returns the registry of each node; at least one. Example: see [`NumaCache`].
     fn registries(&self) -> &[Registry<Self::System>];
 
-    /// Returns the node that is nearest to the CPU of the caller.
+    /// Returns the node that is nearest to the CPU of the caller. Example: see [`NumaCache`].
     fn here(&self) -> usize;
 
-    /// Returns the node that `address` lies on.
+    /// Returns the node that `address` lies on. Example: see [`NumaCache`].
     fn node_of(&self, address: usize) -> usize;
 
     /// Returns the node with exactly `closer` nodes nearer to `node`; `node` itself for 0. By
     /// default nodes follow in the order of their numbers, modulo their count.
+    /// Example: see [`NumaCache`].
     fn nearest(&self, node: usize, closer: usize) -> usize {
         (node + closer) % self.registries().len()
     }
@@ -77,6 +95,44 @@ unsafe impl<N: NumaNodes + ?Sized> NumaNodes for &N {
 type CacheOf<N, K> = Cache<<N as NumaNodes>::System, K>;
 
 /// A cache on each of up to `MAX` nodes.
+///
+/// ```
+/// use core::{alloc::Layout, cell::Cell, mem::MaybeUninit};
+/// use page_frame::{Arena, SingleCpu};
+/// use slab::{NumaCache, NumaNodes, Registry};
+/// type Node<'a> = (&'a Arena<'a>, SingleCpu);
+/// struct Machine<'a> { border: usize, here: Cell<usize>, registries: [Registry<Node<'a>>; 2] }
+/// // SAFETY: clause 1: node 1 has the memory from `border` on. Clause 2: the field never changes.
+/// unsafe impl<'a> NumaNodes for Machine<'a> {
+///     type System = Node<'a>;
+///     fn registries(&self) -> &[Registry<Node<'a>>] { &self.registries }
+///     fn here(&self) -> usize { self.here.get() }
+///     fn node_of(&self, address: usize) -> usize { usize::from(address >= self.border) }
+///     fn nearest(&self, node: usize, closer: usize) -> usize { (node + closer) % 2 }
+/// }
+/// let mut memory = vec![MaybeUninit::uninit(); 2 << 20];
+/// let (low, high) = memory.split_at_mut(1 << 20);
+/// let border = high.as_ptr().addr();
+/// let (low, high) = (Arena::new(low)?, Arena::new(high)?);
+/// let low = Registry::new(&low, SingleCpu::new())?;
+/// let registries = [low, Registry::new(&high, SingleCpu::new())?];
+/// let machine = Machine { border, here: Cell::new(1), registries };
+///
+/// let layout = Layout::new::<[u64; 32]>();
+/// let packets = NumaCache::<_, 2>::new(&machine, |node| node.cache("packet", layout).build())?;
+/// let packet = packets.allocate()?; // on node 1
+/// machine.here.set(0); // a CPU of the other node
+/// // SAFETY: clauses 1 and 2: from this cache, and not used any more.
+/// unsafe { packets.free(packet) }; // returns to node 1
+/// assert_eq!(packets.on(0).stats().slabs, 0);
+/// assert_eq!(packets.caches().map(|cache| cache.stats().slabs).sum::<usize>(), 1);
+/// packets.validate()?;
+/// assert!(packets.shrink_all() > 0); // pages
+/// for cache in packets.into_caches().into_iter().flatten() {
+///     cache.destroy().map_err(|busy| busy.to_string())?;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct NumaCache<N: NumaNodes, const MAX: usize, K: Hardening = Off> {
     nodes: N,
     /// One for each registry, in the same order.
@@ -85,6 +141,7 @@ pub struct NumaCache<N: NumaNodes, const MAX: usize, K: Hardening = Off> {
 
 impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     /// Builds a cache on each node with `build`, which is given the node's registry.
+    /// Example: see [`NumaCache`].
     ///
     /// # Errors
     /// The first error of `build`; then no cache is left.
@@ -111,6 +168,7 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     }
 
     /// Returns the cache on `node`: to allocate on that node or fail, and for its statistics.
+    /// Example: see [`NumaCache`].
     ///
     /// # Panics
     /// When there is no such node.
@@ -119,13 +177,13 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
         self.caches[node].as_ref().expect("a node with a registry")
     }
 
-    /// Iterates over the caches, by node.
+    /// Iterates over the caches, by node. Example: see [`NumaCache`].
     pub fn caches(&self) -> impl Iterator<Item = &CacheOf<N, K>> {
         self.caches.iter().flatten()
     }
 
     /// Allocates an object on the node of the caller or, where there is no memory, on the next
-    /// nearest that has some. As [`Cache::allocate`] otherwise.
+    /// nearest that has some. As [`Cache::allocate`] otherwise. Example: see [`NumaCache`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no node has memory.
@@ -151,6 +209,7 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     }
 
     /// Frees an object to the node that it lies on. As [`Cache::free`] otherwise.
+    /// Example: see [`NumaCache`].
     ///
     /// # Safety
     /// 1. `object` came from this cache, on whatever node, and has not been freed since.
@@ -166,12 +225,13 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     }
 
     /// Shrinks the cache of each node, see [`Cache::shrink_all`]; returns the pages released. Waits
-    /// for locks.
+    /// for locks. Example: see [`NumaCache`].
     pub fn shrink_all(&self) -> usize {
         self.caches().map(Cache::shrink_all).sum()
     }
 
     /// Checks the invariants of the caches. O(objects), takes their locks.
+    /// Example: see [`NumaCache`].
     ///
     /// # Errors
     /// Names the first invariant that does not hold.
@@ -180,7 +240,7 @@ impl<N: NumaNodes, const MAX: usize, K: Hardening> NumaCache<N, MAX, K> {
     }
 
     /// Takes the handle apart into the caches, by node: to destroy each, or to list its objects in
-    /// use.
+    /// use. Example: see [`NumaCache`].
     pub fn into_caches(self) -> [Option<CacheOf<N, K>>; MAX] {
         self.caches
     }

@@ -11,6 +11,22 @@ use crate::hardening::presets::{Hardening, Off};
 use crate::system::System;
 
 /// Resets a used value, so that it can be used again.
+///
+/// ```
+/// use core::pin::Pin;
+/// use slab::Reset;
+/// #[derive(Default)]
+/// struct Connection { bytes: Vec<u8>, is_open: bool }
+/// impl Reset for Connection {
+///     fn reset(mut self: Pin<&mut Self>) {
+///         self.bytes.clear(); // keeps what it has allocated
+///         self.is_open = false;
+///     }
+/// }
+/// let mut used = Connection { bytes: vec![1, 2, 3], is_open: true };
+/// Pin::new(&mut used).reset(); // a cache calls it when a `Pooled` is dropped
+/// assert!(used.bytes.is_empty() && !used.is_open && used.bytes.capacity() >= 3);
+/// ```
 pub trait Reset {
     /// Brings the value back to constructed state: the next user cannot tell it from the value that
     /// [`Default`] makes.
@@ -19,6 +35,7 @@ pub trait Reset {
     ///
     /// The pin is a real one only where the type is not [`Unpin`]: see
     /// [`Registry::pinned_objects`](crate::Registry::pinned_objects).
+    /// Example: see [`Reset`].
     fn reset(self: Pin<&mut Self>);
 }
 
@@ -26,7 +43,31 @@ pub trait Reset {
 pub(crate) type Invariant<T> = PhantomData<(T, fn(T) -> T)>;
 
 /// A value of an [`ObjectCache`](crate::ObjectCache), in use. Dropping it resets the value and
-/// frees it. It borrows its cache, which so outlives it, and cannot be freed to another cache:
+/// frees it.
+///
+/// ```
+/// # use core::mem::MaybeUninit;
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use core::pin::Pin;
+/// #[derive(Default)]
+/// struct Counter(u32);
+/// impl slab::Reset for Counter {
+///     fn reset(mut self: Pin<&mut Self>) { self.0 = 0 }
+/// }
+/// let counters = registry.objects::<Counter>("counter")?;
+/// let mut one = counters.allocate()?; // a `Pooled`
+/// one.0 += 1;
+/// one.as_mut().0 += 1; // through a pin, as types need it that are not `Unpin`
+/// assert_eq!(one.0, 2);
+/// drop(one);
+/// assert_eq!(counters.allocate()?.0, 0); // the same value, reset
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// It borrows its cache, which so outlives it, and cannot be freed to another cache:
 ///
 /// ```compile_fail,E0505
 /// # use core::mem::MaybeUninit;
@@ -125,6 +166,7 @@ impl<'c, T: Reset, S: System, K: Hardening> Pooled<'c, T, S, K> {
     }
 
     /// Returns the value, pinned: it does not move while it is in use, nor while it is free.
+    /// Example: see [`Pooled`].
     pub fn as_mut(&mut self) -> Pin<&mut T> {
         // SAFETY: the value is ours until we are dropped.
         let value = unsafe { self.value.as_mut() };

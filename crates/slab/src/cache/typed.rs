@@ -44,7 +44,8 @@ use page_frame::OutOfMemory;
 
 use crate::cache::build_error::BuildError;
 use crate::cache::builder::CacheBuilder;
-use crate::cache::handle::{Busy, Cache};
+use crate::cache::destroy::Busy;
+use crate::cache::handle::Cache;
 use crate::cache::pooled::{Invariant, Pooled, Reset};
 use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
@@ -78,6 +79,9 @@ use crate::system::System;
 /// drop(one);
 /// let again = connections.allocate()?;
 /// assert!(again.bytes.is_empty() && again.bytes.capacity() >= 3);
+/// drop(again);
+/// assert_eq!(connections.as_cache().stats().slabs, 1);
+/// connections.destroy().map_err(|busy| busy.to_string())?; // drops the values
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct ObjectCache<T, S: System, K: Hardening = Off> {
@@ -91,7 +95,7 @@ pub struct ObjectCache<T, S: System, K: Hardening = Off> {
 unsafe impl<T: Send, S: System, K: Hardening> Sync for ObjectCache<T, S, K> where Cache<S, K>: Sync {}
 
 impl<S: System> Registry<S> {
-    /// Builds a cache of values of `T`.
+    /// Builds a cache of values of `T`. Example: see [`ObjectCache`].
     ///
     /// # Errors
     /// [`BuildError`], also for types without size.
@@ -107,6 +111,26 @@ impl<S: System> Registry<S> {
     /// The page source borrows nothing: the registry owns it, or has a `'static` reference to it.
     /// If values are in use when the cache is dropped ([`Pooled`]s that were forgotten), the
     /// registry and its source are never dropped.
+    ///
+    /// ```
+    /// use core::{alloc::Layout, marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
+    /// use page_frame::{Arena, SingleCpu};
+    /// #[derive(Default)]
+    /// struct ListHead(usize, PhantomPinned);
+    /// impl slab::Reset for ListHead {
+    ///     fn reset(self: Pin<&mut Self>) {}
+    /// }
+    /// let memory = Vec::leak(vec![MaybeUninit::uninit(); 1 << 20]);
+    /// let registry = slab::Registry::new(Arena::new(memory)?, SingleCpu::new())?;
+    /// let heads = registry.pinned_objects::<ListHead>("head")?;
+    /// let mut head = heads.allocate()?;
+    /// let pinned: Pin<&mut ListHead> = head.as_mut(); // its address may be stored
+    /// assert_eq!(pinned.0, 0);
+    /// let kept = registry.cache("kept", Layout::new::<ListHead>()).keep_empty(4);
+    /// let kept = kept.pinned_objects::<ListHead>()?; // with options
+    /// # drop(kept);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`BuildError`], also for types without size.
@@ -127,6 +151,24 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
     ///
     /// The values live until their slabs are released, so `T` borrows nothing. `T` is [`Unpin`], as
     /// a pinned value could otherwise be left in memory that is freed:
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// #[derive(Default)]
+    /// struct Message([u64; 4]);
+    /// impl slab::Reset for Message {
+    ///     fn reset(mut self: core::pin::Pin<&mut Self>) { self.0 = [0; 4] }
+    /// }
+    /// let messages = registry.cache("message", Layout::new::<Message>()).keep_empty(16);
+    /// let messages = messages.objects::<Message>()?;
+    /// messages.allocate()?.0[0] = 5; // dropped, and reset, at once
+    /// assert_eq!(messages.allocate()?.0[0], 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// ```compile_fail,E0277
     /// # use core::{marker::PhantomPinned, mem::MaybeUninit, pin::Pin};
@@ -169,6 +211,8 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
     /// let registry = slab::Registry::new(&arena, SingleCpu::new()).unwrap();
     /// let heads = registry.pinned_objects::<ListHead>("head").unwrap();
     /// ```
+    ///
+    /// Example: see [`Registry::pinned_objects`].
     ///
     /// # Errors
     /// [`BuildError`], also for types without size.
@@ -214,7 +258,7 @@ impl<T: Reset, S: System, K: Hardening> ObjectCache<T, S, K> {
     /// Takes a value in constructed state.
     ///
     /// A hit is a pop in the caller's CPU slot. A miss may take locks, ask the page source, and
-    /// construct a slab of values.
+    /// construct a slab of values. Example: see [`ObjectCache`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when no slab has a value free and the page source has no block.
@@ -227,12 +271,12 @@ impl<T: Reset, S: System, K: Hardening> ObjectCache<T, S, K> {
     }
 
     /// Returns the untyped cache, for its statistics. Its objects are values of `T` (I1), also when
-    /// they are freed.
+    /// they are freed. Example: see [`ObjectCache`].
     pub fn as_cache(&self) -> &Cache<S, K> {
         &self.cache
     }
 
-    /// Destroys the cache and all its values.
+    /// Destroys the cache and all its values. Example: see [`ObjectCache`].
     ///
     /// # Errors
     /// [`Busy`], with the cache, when values are in use: [`Pooled`]s that were forgotten. If it is

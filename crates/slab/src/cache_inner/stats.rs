@@ -18,6 +18,23 @@ slabinfo - version: 2.1
 ";
 
 /// The statistics of a cache at one moment.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// let inodes = registry.cache("inode", Layout::new::<[u64; 75]>()).build()?;
+/// let inode = inodes.allocate()?;
+/// let stats: slab::CacheStats = inodes.stats();
+/// assert_eq!((stats.name.as_str(), stats.object_size), ("inode", 600));
+/// assert_eq!((stats.slabs, stats.pages()), (1, stats.pages_per_slab));
+/// assert!((1..=stats.objects_per_slab).contains(&stats.objects_active)); // with magazines
+/// # // SAFETY: allocated above, and not used any more.
+/// # unsafe { inodes.free(inode) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CacheStats {
     /// The name.
@@ -50,7 +67,7 @@ pub struct CacheStats {
 
 impl CacheStats {
     /// Returns the pages of all slabs. That is less than `slabs * pages_per_slab` if memory was too
-    /// fragmented for slabs of the best order.
+    /// fragmented for slabs of the best order. Example: see [`CacheStats`].
     pub const fn pages(&self) -> usize {
         self.pages
     }
@@ -109,6 +126,23 @@ impl CacheStats {
 }
 
 /// Pages that the caches of a registry hold.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::Totals;
+/// let dentries = registry.cache("dentry", Layout::new::<[u64; 24]>()).reclaimable().build()?;
+/// let dentry = dentries.allocate()?;
+/// let Totals { reclaimable, unreclaimable } = registry.totals();
+/// assert_eq!(reclaimable, dentries.stats().pages());
+/// assert_eq!(reclaimable + unreclaimable, registry.pages_held());
+/// # // SAFETY: allocated above, and not used any more.
+/// # unsafe { dentries.free(dentry) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Pages of caches whose objects can be freed on demand.
@@ -118,6 +152,25 @@ pub struct Totals {
 }
 
 /// A slab at one moment, for tools that draw slabs.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::SlabView;
+/// let inodes = registry.cache("inode", Layout::new::<[u64; 75]>()).build()?;
+/// let inode = inodes.allocate()?;
+/// inodes.for_each_slab(|slab: SlabView| {
+///     let end = slab.start + slab.order.bytes();
+///     assert!((slab.start..end).contains(&inode.addr().get()));
+///     println!("{:#x}: {} of {} objects free", slab.start, slab.free, slab.capacity);
+/// });
+/// # // SAFETY: allocated above, and not used any more.
+/// # unsafe { inodes.free(inode) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SlabView {
     /// The address of its first byte.

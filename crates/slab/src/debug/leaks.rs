@@ -22,6 +22,27 @@ use crate::system::System;
 const WINDOW: usize = 128;
 
 /// An object in use.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::{Debugging, History, LiveObject};
+/// let inodes = registry.cache("inode", Layout::new::<[u64; 75]>());
+/// let inodes = inodes.hardening::<Debugging>().clock(|| 42).build()?;
+/// let forgotten = inodes.allocate()?;
+/// let mut busy = inodes.destroy().expect_err("an object is in use");
+/// busy.cache.for_each_live(|live: LiveObject| {
+///     assert_eq!((live.object, live.index), (forgotten, live.index));
+///     let history: History = live.history.expect("`Debugging` keeps it");
+///     let place = history.allocated_by.expect("it was allocated");
+///     println!("{:p} allocated by {place} at {}", live.object, history.allocated_at);
+///     assert_eq!((history.allocations, history.freed_at), (1, 0));
+/// });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct LiveObject {
     /// The object.

@@ -3,7 +3,7 @@
 use core::panic::Location;
 use core::ptr::NonNull;
 
-/// The past of an object.
+/// The past of an object. Example: see [`LiveObject`](crate::LiveObject).
 #[derive(Clone, Copy, Debug, Default)]
 pub struct History {
     /// The last caller that allocated it.

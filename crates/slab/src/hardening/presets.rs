@@ -1,30 +1,83 @@
 //! The presets: which checks a cache is compiled with.
 
 /// Which mistakes of its users a cache looks for.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use slab::{Debugging, Hardened, Hardening, Off};
+/// struct Own;
+/// impl Hardening for Own {
+///     const MARKS: bool = true;
+///     const CANARY: bool = true;
+///     const RED_ZONE: usize = 32; // bytes
+///     const POISON: bool = false;
+///     const SHUFFLE: bool = true;
+///     const HISTORY: bool = false;
+/// }
+/// fn stride<K: Hardening>(builder: slab::CacheBuilder<'_, impl slab::System>) -> usize {
+///     builder.hardening::<K>().geometry().expect("a small object").stride()
+/// }
+/// let key = || registry.cache("key", Layout::new::<[u64; 3]>());
+/// assert_eq!((stride::<Off>(key()), stride::<Hardened>(key())), (24, 32)); // a word of canary
+/// assert_eq!(stride::<Own>(key()), 32 + 24 + 8 + 32);
+/// assert!(stride::<Debugging>(key()) > 64);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Hardening: 'static {
     /// Whether each object's state is kept in its link, outside it. Costs a look-up at both calls
-    /// and an atomic exchange at the free.
+    /// and an atomic exchange at the free. Example: see [`Hardening`].
     const MARKS: bool = false;
     /// Whether a word behind the object is bound to its address and the cache's secret.
+    /// Example: see [`Hardening`].
     const CANARY: bool = false;
     /// Bytes of a pattern in front of the object (rounded up to its alignment) and behind it.
+    /// Example: see [`Hardening`].
     const RED_ZONE: usize = 0;
     /// Whether free objects are filled with a pattern. Caches with a constructor go without: their
-    /// objects keep their state.
+    /// objects keep their state. Example: see [`Hardening`].
     const POISON: bool = false;
     /// Whether the objects of a fresh slab go out in an order that the secret decides.
+    /// Example: see [`Hardening`].
     const SHUFFLE: bool = false;
     /// Whether is kept who allocated and freed each object last, and when.
+    /// Example: see [`Hardening`].
     const HISTORY: bool = false;
 }
 
-/// No checks beyond those that cost one comparison.
+/// No checks beyond those that cost one comparison. Example: see [`Hardening`].
 #[derive(Clone, Copy, Debug)]
 pub struct Off;
 
 impl Hardening for Off {}
 
 /// Obstacles for an attacker: marks, canaries, shuffled slabs.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// use slab::{Hardened, Registry};
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// static FAULTS: AtomicUsize = AtomicUsize::new(0);
+/// let count = |fault: &page_frame::Fault| {
+///     eprintln!("{fault}");
+///     FAULTS.fetch_add(1, Relaxed);
+/// };
+/// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count)?;
+/// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Hardened>().build()?;
+/// let (first, second) = (keys.allocate()?, keys.allocate()?);
+/// for key in [first, second, first] {
+///     // SAFETY: the third free is the bug shown; no code uses the objects.
+///     unsafe { keys.free(key) };
+/// }
+/// assert_eq!(FAULTS.load(Relaxed), 1); // DoubleFree
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Hardened;
 
@@ -35,6 +88,30 @@ impl Hardening for Hardened {
 }
 
 /// Everything, for the search for a mistake.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// use slab::{Debugging, Registry};
+/// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+/// static FAULTS: AtomicUsize = AtomicUsize::new(0);
+/// let count = |fault: &page_frame::Fault| {
+///     eprintln!("{fault}");
+///     FAULTS.fetch_add(1, Relaxed);
+/// };
+/// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count)?;
+/// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Debugging>().build()?;
+/// let key = keys.allocate()?;
+/// // SAFETY: clauses 1 and 2: allocated above, and not used by right any more.
+/// unsafe { keys.free(key) };
+/// // SAFETY: the bug shown. The byte lies in the arena, which is ours.
+/// unsafe { key.write(1) };
+/// assert_ne!(keys.allocate()?, key); // the object stays isolated
+/// assert_eq!(FAULTS.load(Relaxed), 1); // WriteAfterFree
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct Debugging;
 

@@ -31,8 +31,9 @@ pub(crate) fn age_if_due<S: System>(registry: &RegistryInner<S>) {
     }
 }
 
+/// Runs an aging pass, unless one is running or the caller is nested.
 #[cold]
-fn age<S: System>(registry: &RegistryInner<S>) {
+pub(crate) fn age<S: System>(registry: &RegistryInner<S>) {
     let environment = registry.environment();
     if environment.lock_token().is_nested() {
         return;

@@ -13,6 +13,25 @@ use crate::registry::inner::RegistryInner;
 use crate::system::System;
 
 /// The frozen CPU slots of all caches, which no CPU enters. Dropping it thaws them.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+/// use page_frame::CpuId;
+/// use slab::FrozenSlots;
+/// let messages = registry.cache("message", Layout::new::<u64>()).build()?;
+/// let own = Some(CpuId::new(0));
+/// let frozen: FrozenSlots<'_, _> = registry.freeze_slots(own); // before `fork`
+/// // In the child, which has one thread:
+/// // SAFETY: clause 1: no other context exists, all slots are frozen, and `own` is the caller's.
+/// unsafe { registry.forget_others(own) };
+/// drop(frozen); // in both processes
+/// # drop(messages);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[must_use = "the slots are open again at once when this is dropped"]
 pub struct FrozenSlots<'a, S: System> {
     registry: &'a RegistryInner<S>,

@@ -13,6 +13,7 @@ use crate::cache_name::CacheName;
 use crate::debug::validate::validate;
 use crate::patience::Patience;
 use crate::percpu::slot::PerCpuHandle;
+use crate::registry::aging::age;
 use crate::registry::frozen::FrozenSlots;
 use crate::registry::inner::RegistryInner;
 use crate::registry::pressure;
@@ -22,6 +23,31 @@ use crate::system::System;
 ///
 /// The value is a handle; clones refer to the same registry. Caches keep their registry alive, so
 /// handles may be dropped in any order.
+///
+/// ```
+/// # use core::{alloc::Layout, mem::MaybeUninit};
+/// # use page_frame::{Arena, SingleCpu};
+/// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+/// # let arena = Arena::new(&mut memory)?;
+/// use slab::Registry;
+/// let registry = Registry::new(&arena, SingleCpu::new())?;
+/// let inodes = registry.cache("inode", Layout::new::<[u64; 75]>()).build()?;
+/// let inode = inodes.allocate()?;
+/// assert_eq!(registry.pages_held(), arena.pages() - registry.source().free_pages());
+/// registry.stats(|stats| println!("{}: {} pages", stats.name, stats.pages()));
+/// registry.for_each_slab(|name, slab| println!("{name}: a slab at {:#x}", slab.start));
+/// let mut text = String::new();
+/// registry.slabinfo(&mut text)?;
+/// assert!(text.lines().any(|line| line.starts_with("inode ")));
+/// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+/// unsafe { inodes.free(inode) };
+/// registry.age(); // a system with a clock does so at intervals
+/// let released = registry.shrink(1); // pages: only tries locks
+/// assert!(released > 0);
+/// registry.shrink_all(); // waits for locks
+/// registry.validate()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Registry<S: System> {
     inner: NonNull<RegistryInner<S>>,
 }
@@ -37,6 +63,7 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
     ///
     /// Takes one block of `source`. If [`Cpu::SLOT_STRIDE`] is not zero, also takes a block of CPU
     /// slots, with that many bytes for each CPU; caches that find no room in it take further ones.
+    /// Example: see [`Registry`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
@@ -44,7 +71,24 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
         Self::with_fault_hook(source, cpu, panic_on_fault)
     }
 
-    /// Makes a registry whose faults go to `hook`.
+    /// Makes a registry whose faults go to `hook`. Takes memory as [`new`](Self::new) does.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// use page_frame::{Cpu, Fault, FaultKind};
+    /// use slab::Registry;
+    /// use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    /// static FAULTS: AtomicUsize = AtomicUsize::new(0);
+    /// let count = |_: &Fault| _ = FAULTS.fetch_add(1, Relaxed);
+    /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), count)?;
+    /// // Code above the caches finds a pointer that belongs to none of them:
+    /// registry.report(&Fault::at_address(FaultKind::ForeignPointer, 0x5000));
+    /// assert_eq!((FAULTS.load(Relaxed), registry.cpu().slots()), (1, 1));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
@@ -54,7 +98,8 @@ impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
 }
 
 impl<S: System> Registry<S> {
-    /// Makes a registry for a [`System`] that the caller has declared. Faults go to `hook`.
+    /// Makes a registry for a [`System`] that the caller has declared. Faults go to `hook`. Takes
+    /// memory as [`new`](Registry::new) does. Example: see [`System`].
     ///
     /// # Errors
     /// [`OutOfMemory`] when `source` has no such block.
@@ -66,18 +111,20 @@ impl<S: System> Registry<S> {
         Ok(Self { inner: RegistryInner::make(source, cpu, hook)? })
     }
 
-    /// Returns the page source.
+    /// Returns the page source. Example: see [`Registry`].
     pub fn source(&self) -> &S::Pages {
         &self.inner().environment().source
     }
 
     /// Passes `fault` to the fault hook, for users of this crate that detect misuse themselves.
+    /// Example: see [`Registry::with_fault_hook`].
     #[cold]
     pub fn report(&self, fault: &Fault) {
         self.inner().environment().report(fault);
     }
 
     /// Returns the pages held by all caches, the internal caches, and the registry itself.
+    /// O(caches), takes their locks. Example: see [`Registry`].
     pub fn pages_held(&self) -> usize {
         let registry = self.inner();
         let environment = registry.environment();
@@ -88,7 +135,7 @@ impl<S: System> Registry<S> {
 
     /// Calls `look` with the statistics of each cache, internal ones last. No lock is held during
     /// the call. `look` must not destroy a cache of the registry, which would wait for the end of
-    /// the call; a panic in it changes nothing.
+    /// the call; a panic in it changes nothing. O(slabs). Example: see [`Registry`].
     pub fn stats(&self, mut look: impl FnMut(&CacheStats)) {
         let registry = self.inner();
         registry.visit(|cache| look(&cache.stats()));
@@ -99,7 +146,7 @@ impl<S: System> Registry<S> {
 
     /// Returns the pages of caches whose objects can be freed on demand, and of all others,
     /// internal ones and the registry itself among them: the kernel's `SReclaimable` and
-    /// `SUnreclaim`.
+    /// `SUnreclaim`. O(caches), takes their locks. Example: see [`Totals`].
     pub fn totals(&self) -> Totals {
         let registry = self.inner();
         let mut reclaimable = 0;
@@ -113,7 +160,7 @@ impl<S: System> Registry<S> {
 
     /// Calls `look` with each slab of each cache and the cache's name, internal caches last. The
     /// lock of the cache's slab set is held, so `look` must use no cache and destroy none. A panic
-    /// in it changes nothing.
+    /// in it changes nothing. O(slabs). Example: see [`Registry`].
     pub fn for_each_slab(&self, mut look: impl FnMut(CacheName, SlabView)) {
         let registry = self.inner();
         let environment = registry.environment();
@@ -126,7 +173,8 @@ impl<S: System> Registry<S> {
         }
     }
 
-    /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1.
+    /// Writes all caches in the text of the kernel's `/proc/slabinfo`, version 2.1. O(slabs), takes
+    /// the locks of the caches. Example: see [`Registry`].
     ///
     /// # Errors
     /// Those of `out`.
@@ -141,7 +189,8 @@ impl<S: System> Registry<S> {
         outcome
     }
 
-    /// Checks the invariants of all caches.
+    /// Checks the invariants of all caches. O(objects), takes their locks.
+    /// Example: see [`Registry`].
     ///
     /// # Errors
     /// Names the first invariant that does not hold.
@@ -161,7 +210,7 @@ impl<S: System> Registry<S> {
 
     /// Releases all pages that hold no object in use, except the slabs that
     /// [`keep_at_least`](crate::CacheBuilder::keep_at_least) keeps; returns how many. Waits for
-    /// locks.
+    /// locks. Example: see [`Registry`].
     pub fn shrink_all(&self) -> usize {
         pressure::shrink(self.inner(), usize::MAX, Patience::Wait)
     }
@@ -170,20 +219,33 @@ impl<S: System> Registry<S> {
     ///
     /// First the surplus of each cache, then empty slabs of all, then magazines, then internal
     /// caches, then objects that the caches' [`reclaim`](crate::CacheBuilder::reclaim) callbacks
-    /// free.
+    /// free. Example: see [`Registry`].
     pub fn shrink(&self, target_pages: usize) -> usize {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
     }
 
+    /// Ages all caches: each releases the magazines of its depot and the empty slabs that it did
+    /// not need since it was last aged. Only tries locks, allocates nothing, and leaves the
+    /// magazines in CPU slots alone. Does nothing while another CPU ages the caches, or inside
+    /// an interrupt that found a lock held. O(caches).
+    ///
+    /// The registry ages its caches by itself, by the pages that they take and release. A system
+    /// with a clock calls this at intervals too: then caches release memory also when no cache
+    /// takes pages. Example: see [`Registry`].
+    pub fn age(&self) {
+        age(self.inner());
+    }
+
     /// Freezes the CPU slots of all caches while the guard lives, see
     /// [`PerCpu::freeze`](page_frame::PerCpu::freeze): for a caller that is about to `fork`. Caches
-    /// built meanwhile are not frozen. Waits while another guard lives.
+    /// built meanwhile are not frozen. Waits while another guard lives. O(caches times CPUs), and a
+    /// heavy fence for each cache. Example: see [`FrozenSlots`].
     pub fn freeze_slots(&self, own: Option<CpuId>) -> FrozenSlots<'_, S> {
         FrozenSlots::new(self.inner(), own)
     }
 
     /// Marks the slots of all CPUs but `own` as not in use: for a child of `fork`, see
-    /// [`PerCpu::forget_others`](page_frame::PerCpu::forget_others).
+    /// [`PerCpu::forget_others`](page_frame::PerCpu::forget_others). Example: see [`FrozenSlots`].
     ///
     /// # Safety
     /// 1. As for [`PerCpu::forget_others`](page_frame::PerCpu::forget_others), for the slots of all
@@ -197,7 +259,7 @@ impl<S: System> Registry<S> {
         registry.visit(|cache| unsafe { cache.percpu.slots.forget_others(own) });
     }
 
-    /// Returns the CPUs.
+    /// Returns the CPUs. Example: see [`Registry::with_fault_hook`].
     #[inline(always)]
     pub fn cpu(&self) -> &S::Cpus {
         self.inner().environment().locking.cpu()

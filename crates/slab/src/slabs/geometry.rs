@@ -35,9 +35,10 @@ use page_frame::{Order, PAGE_SIZE};
 use crate::slabs::free_word::FreeWord;
 use crate::slabs::links::{LINKS_WITHIN, MARK_CACHED};
 
-/// The largest object in bytes.
+/// The largest object in bytes. Example: see [`GeometryError`].
 pub const LARGEST_SIZE: usize = 4 << 20;
 /// The largest order chosen for an object that fits in a block of this order or a lower one.
+/// Example: see [`Geometry`].
 pub const LARGEST_ORDER: u8 = 3;
 
 /// Bytes of a slab's header: 64; more under loom, whose atomics are larger. `header.rs` asserts it.
@@ -55,6 +56,25 @@ const MAX_OBJECTS: usize = least(FreeWord::MAX_OBJECTS, (MARK_CACHED as usize) <
 const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 
 /// How the slabs of objects of one size are cut.
+///
+/// ```
+/// use slab::{Geometry, LARGEST_ORDER};
+/// const INODES: Geometry = match Geometry::new(600, 8, 64) { // size, alignment, line in bytes
+///     Ok(geometry) => geometry,
+///     Err(_) => panic!("no such objects"),
+/// };
+/// assert!(INODES.order().get() <= LARGEST_ORDER);
+/// let objects = INODES.capacity() * INODES.stride();
+/// assert!(objects + INODES.leftover_bytes() <= INODES.slab_bytes());
+/// // The bookkeeping lies at the end of the slab.
+/// assert!(INODES.is_inside() && INODES.bookkeeping_offset().unwrap() >= objects);
+/// // Successive slabs begin at different offsets.
+/// let next = INODES.next_colour(0);
+/// assert!(INODES.colours() > 1 && INODES.colour_offset(next) % 64 == 0 && next != 0);
+/// // In single pages, fewer objects fit per byte:
+/// let small = Geometry::at_order(600, 8, 64, 0).unwrap();
+/// assert!(small.capacity() << INODES.order().get() <= INODES.capacity());
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
     // Narrow, as every cache has one: an order has at most 1 GiB.
@@ -67,6 +87,15 @@ pub struct Geometry {
 }
 
 /// Why there is no slab for such objects.
+///
+/// ```
+/// use slab::{Geometry, GeometryError, LARGEST_SIZE};
+/// let error = |size, alignment| Geometry::new(size, alignment, 64).unwrap_err();
+/// assert_eq!(error(0, 8), GeometryError::ZeroSize);
+/// assert_eq!(error(8, 12), GeometryError::NotPowerOfTwo { alignment: 12 });
+/// let (size, alignment) = (LARGEST_SIZE + 1, 8);
+/// assert_eq!(error(size, alignment), GeometryError::TooLarge { size, alignment });
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GeometryError {
     /// Objects of no bytes need no memory.
@@ -104,7 +133,7 @@ impl core::error::Error for GeometryError {}
 impl Geometry {
     /// Chooses the order for objects of `size` bytes aligned to `alignment`, on a machine with
     /// CPU-cache lines of `line` bytes. Any `line` is accepted: colour steps are `line` rounded up
-    /// to a multiple of `alignment`.
+    /// to a multiple of `alignment`. Example: see [`Geometry`].
     ///
     /// # Errors
     /// [`GeometryError`] for zero bytes, an alignment that is not a power of two, and objects
@@ -146,7 +175,7 @@ impl Geometry {
     }
 
     /// Returns the cut of slabs of `order`, or `None` if no object fits, for a size of zero, and
-    /// for an alignment that is not a power of two or exceeds the slab.
+    /// for an alignment that is not a power of two or exceeds the slab. Example: see [`Geometry`].
     pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {
         let Some(block) = Order::new(order) else { return None };
         if size == 0 || !alignment.is_power_of_two() || alignment > block.bytes() {
@@ -187,7 +216,7 @@ impl Geometry {
         Some(Self { order, inside, stride, capacity, leftover, step })
     }
 
-    /// Returns the order of a slab.
+    /// Returns the order of a slab. Example: see [`Geometry`].
     pub const fn order(&self) -> Order {
         match Order::new(self.order) {
             Some(order) => order,
@@ -195,38 +224,39 @@ impl Geometry {
         }
     }
 
-    /// Returns the size of a slab in bytes.
+    /// Returns the size of a slab in bytes. Example: see [`Geometry`].
     pub const fn slab_bytes(&self) -> usize {
         self.order().bytes()
     }
 
-    /// Returns the distance between neighbouring objects in bytes.
+    /// Returns the distance between neighbouring objects in bytes. Example: see [`Geometry`].
     pub const fn stride(&self) -> usize {
         self.stride as usize
     }
 
-    /// Returns how many objects a slab holds.
+    /// Returns how many objects a slab holds. Example: see [`Geometry`].
     pub const fn capacity(&self) -> usize {
         self.capacity as usize
     }
 
     /// Returns the bytes of a slab that are neither object nor bookkeeping.
+    /// Example: see [`Geometry`].
     pub const fn leftover_bytes(&self) -> usize {
         self.leftover as usize
     }
 
-    /// Returns whether header and links lie inside the slab.
+    /// Returns whether header and links lie inside the slab. Example: see [`Geometry`].
     pub const fn is_inside(&self) -> bool {
         self.inside
     }
 
-    /// Returns how many colours there are, at least one.
+    /// Returns how many colours there are, at least one. Example: see [`Geometry`].
     pub const fn colours(&self) -> usize {
         self.leftover_bytes() % PAGE_SIZE / self.colour_step() + 1
     }
 
     /// Returns the offset of the first object of a slab of colour `colour` modulo the number of
-    /// colours, in bytes.
+    /// colours, in bytes. Example: see [`Geometry`].
     pub const fn colour_offset(&self, colour: usize) -> usize {
         colour % self.colours() * self.colour_step()
     }
@@ -241,6 +271,7 @@ impl Geometry {
     ///
     /// The stride between them has no divisor in common with the number of colours and is near 0.38
     /// of it, so that any few successive slabs are spread over all of the leftover.
+    /// Example: see [`Geometry`].
     pub const fn next_colour(&self, colour: usize) -> usize {
         let colours = self.colours();
         let mut stride = colours * 3 / 8 + 1;
@@ -261,7 +292,7 @@ impl Geometry {
     }
 
     /// Returns the offset of the bookkeeping in a slab that has it inside: links first, the header
-    /// at the end.
+    /// at the end. Example: see [`Geometry`].
     pub const fn bookkeeping_offset(&self) -> Option<usize> {
         if self.inside { Some(self.slab_bytes() - bookkeeping(self.capacity())) } else { None }
     }

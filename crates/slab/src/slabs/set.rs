@@ -257,15 +257,16 @@ impl SlabSet {
     }
 
     /// Returns how many empty slabs were not needed since the last aging pass, and restarts the
-    /// count. `None` if objects were taken or given since: the set is in use. Halves the count of
-    /// missed slabs of an idle set.
+    /// count. `None` if objects were taken or given since: the set is in use. In an idle set,
+    /// halves the count of missed slabs, and forgets those that were released: to take them
+    /// again is not soon after.
     pub(crate) fn age(&mut self) -> Option<usize> {
         let empty = self.empty_slabs_at_most();
         let fewest = core::mem::replace(&mut self.fewest_empty, empty);
         if core::mem::take(&mut self.was_used) {
             return None;
         }
-        self.missed /= 2;
+        (self.missed, self.released) = (self.missed / 2, 0);
         Some(fewest as usize)
     }
 

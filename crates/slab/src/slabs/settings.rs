@@ -11,6 +11,7 @@ use crate::slabs::geometry::Geometry;
 use crate::trace::{Event, Trace};
 
 /// A constructor or destructor: the hook gets the address of the object.
+/// Example: see [`CacheBuilder::constructor`](crate::CacheBuilder::constructor).
 pub type ObjectHook = unsafe fn(NonNull<u8>);
 
 /// The settings of one cache.

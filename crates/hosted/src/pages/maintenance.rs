@@ -1,0 +1,165 @@
+//! The maintenance of [`Pages`]: when idle pages are purged, and when to scan for huge pages.
+
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use super::Pages;
+use super::purge::Purge;
+use crate::clock;
+use crate::miss_hook::{self, After};
+use crate::purge::decay::IntervalEnd;
+
+impl Pages {
+    /// Returns approximately how many pages are free but still backed by memory. O(1).
+    /// Example: see [`Pages`].
+    pub fn idle_pages(&self) -> usize {
+        self.decay.idle_pages()
+    }
+
+    /// Purges free pages: returns their memory to the system, until `keep` idle pages are left.
+    /// Returns how many pages it purged; zero while another thread purges or scans. O(sections),
+    /// and a system call for each run of free pages. Example: see [`Pages`].
+    pub fn purge(&self, keep: usize) -> usize {
+        Purge::new(self, keep).run().0
+    }
+
+    /// Ends an interval if it is over, and purges what is due. Called by each function that
+    /// allocates or frees pages, with no lock held, outside the fork lock.
+    #[inline]
+    pub(crate) fn decay_if_due(&self) {
+        if self.decay.is_running() {
+            self.decay_by_clock(After::PageOperation);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn decay_by_clock(&self, after: After) {
+        let now = clock::now();
+        if let Some(end) = self.decay.end_interval_at(now) {
+            (self.trim_hook)();
+            self.purge_due(&end);
+        }
+        // Relaxed: only compared.
+        if core::ptr::eq(self, HEAP_PAGES.load(Ordering::Relaxed)) {
+            miss_hook::arm(now, after);
+        }
+    }
+
+    /// Makes the threads that use [`Threads`](crate::Threads) as their CPUs look at the clock after
+    /// each miss in a slot, and the pages decay in time: also in a program that allocates and frees
+    /// without taking pages. For the pages of the heap of a process; the last call counts.
+    ///
+    /// ```
+    /// let pages: &'static _ = Box::leak(Box::new(hosted::Pages::new()?));
+    /// pages.decay_at_misses();
+    /// # Ok::<(), hosted::OsError>(())
+    /// ```
+    pub fn decay_at_misses(&'static self) {
+        // Release: pairs with the Acquire in `decay_heap`.
+        HEAP_PAGES.store(core::ptr::from_ref(self).cast_mut(), Ordering::Release);
+        miss_hook::set(decay_heap);
+    }
+
+    /// Ends an interval now, whatever the time: calls the trim hook, and purges the pages that were
+    /// idle in all of this interval and of the one before. Returns how many pages it purged.
+    ///
+    /// A thread that calls this at intervals ([`Purger`](crate::Purger)) makes a program that
+    /// sleeps release its memory. At most one system call for each MiB that it purges, and two
+    /// more on average.
+    ///
+    /// ```
+    /// use hosted::Pages;
+    /// use page_frame::{Order, PageSource};
+    /// let pages = Pages::with_space(1 << 30)?.without_purging();
+    /// let block = pages.allocate(Order::new(9).unwrap())?;
+    /// // SAFETY: ours, and not used any more.
+    /// unsafe { pages.free(block) };
+    /// assert_eq!(pages.decay(), 0); // the block was in use in this interval
+    /// assert_eq!(pages.decay(), 0); // and not in this one, but in the one before
+    /// assert_eq!(pages.decay(), 512);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn decay(&self) -> usize {
+        let end = self.decay.end_interval(false);
+        (self.trim_hook)();
+        self.purge_due(&end)
+    }
+
+    fn purge_due(&self, end: &IntervalEnd) -> usize {
+        let mut purged = 0;
+        if end.due > 0 {
+            let keep = self.idle_pages().saturating_sub(end.due);
+            let credit = self.decay.take_credit();
+            let (pages, left) = Purge::with_credit(self, keep, credit).run();
+            self.decay.put_credit(left);
+            purged = pages;
+        }
+        self.decay.note_end(end, purged);
+        purged
+    }
+
+    /// Counts `pages` allocated pages; scans for areas that a huge page may back when a scan is
+    /// due.
+    #[inline]
+    pub(crate) fn scan_after(&self, pages: usize) {
+        if self.thp.note_allocated(pages) {
+            self.scan();
+        }
+    }
+
+    #[cold]
+    fn scan(&self) {
+        if !self.thp.may_scan(self.decay.in_use(), clock::now()) {
+            return;
+        }
+        let Some(_maintenance) = self.maintenance.try_lock() else { return };
+        self.thp.scan(self.space.sections().in_buddy(), &self.committed, self.space.mapping());
+    }
+}
+
+/// The pages that decay after misses: a `&'static Pages`; null before there are any.
+static HEAP_PAGES: AtomicPtr<Pages> = AtomicPtr::new(core::ptr::null_mut());
+
+/// The hook of misses. While pages wait to be purged, the thread's next operation calls it again.
+fn decay_heap() {
+    // Acquire: pairs with the Release in `decay_at_misses`.
+    let pages = HEAP_PAGES.load(Ordering::Acquire);
+    // SAFETY: null, or a `&'static Pages`.
+    let Some(pages) = (unsafe { pages.as_ref() }) else { return };
+    if pages.decay.is_running() {
+        pages.decay_by_clock(After::Miss);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_blocks::{free, halves, take};
+
+    /// Purges what is due at the end of an interval, with this much credit. Returns how many pages.
+    fn purge_due(pages: &Pages, due: usize, credit: usize) -> usize {
+        pages.decay.put_credit(credit);
+        pages.purge_due(&IntervalEnd { due, was_active: true })
+    }
+
+    /// Mutations that it catches:
+    /// - a purge without credit, or one that takes none;
+    /// - large purges that take credit;
+    /// - neighbouring areas purged one by one.
+    #[test]
+    fn small_purges_take_credit_and_large_ones_take_none() {
+        let pages = Pages::with_space(1 << 30).expect("address space").without_purging();
+        let blocks = take(&pages, 9, 4);
+        let (whole, rest) = halves(take(&pages, 5, 64));
+        free(&pages, blocks);
+        assert_eq!(purge_due(&pages, usize::MAX, 0), 4 * 512, "without credit");
+        // 32 blocks of 32 pages, none of which are neighbours.
+        free(&pages, whole);
+        assert_eq!(pages.idle_pages(), 32 * 32);
+        assert_eq!(purge_due(&pages, usize::MAX, 0), 0);
+        assert_eq!(purge_due(&pages, usize::MAX, 5), 5 * 32, "neighbours together");
+        assert_eq!(pages.decay.take_credit(), 0);
+        assert_eq!(pages.purge(0), 32 * 32 - 160, "a purge on demand needs none");
+        free(&pages, rest);
+    }
+}

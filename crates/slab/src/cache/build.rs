@@ -1,0 +1,123 @@
+//! Building a cache of its description: how its slabs are cut, and its settings.
+
+use core::alloc::Layout;
+
+use page_frame::{Order, OutOfMemory};
+
+use crate::cache::build_error::BuildError;
+use crate::cache::builder::CacheBuilder;
+use crate::cache::handle::Cache;
+use crate::cache_inner::sizing::{MagazineSizing, usual_class};
+use crate::hardening::padding::Padding;
+use crate::hardening::presets::Hardening;
+use crate::patience::Reclaim;
+use crate::registry::aging::age_if_due;
+use crate::registry::inner::RegistryInner;
+use crate::slabs::geometry::{Geometry, GeometryError, MAX_OUTSIDE};
+use crate::slabs::settings::CacheSettings;
+use crate::system::System;
+
+impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
+    /// Returns how the slabs would be cut. Example: see [`CacheBuilder`].
+    ///
+    /// # Errors
+    /// [`BuildError`] when not one object fits in an allowed slab.
+    pub fn geometry(&self) -> Result<Geometry, BuildError> {
+        Ok(self.padded()?.1)
+    }
+
+    /// Returns the padding around the objects, and how the slabs of both would be cut.
+    fn padded(&self) -> Result<(Padding, Geometry), BuildError> {
+        if self.layout.size() == 0 {
+            return Err(BuildError::Geometry(GeometryError::ZeroSize));
+        }
+        let aligned = self.layout.align_to(self.least_alignment());
+        let aligned =
+            aligned.map_err(|_| BuildError::bad_layout(self.layout.size(), self.layout.align()))?;
+        let (padding, layout) = Padding::of::<K>(aligned).ok_or({
+            let (size, alignment) = (self.layout.size(), self.layout.align());
+            BuildError::Geometry(GeometryError::TooLarge { size, alignment })
+        })?;
+        Ok((padding, self.geometry_of(layout)?))
+    }
+
+    fn least_alignment(&self) -> usize {
+        if !self.is_line_aligned {
+            return 1;
+        }
+        // The size of a layout is at most `isize::MAX`, so it has a next power of two.
+        let object = self.layout.size().next_power_of_two();
+        self.line_bytes.checked_next_power_of_two().map_or(object, |line| line.min(object))
+    }
+
+    fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
+        let (size, alignment, line) = (layout.size(), layout.align(), self.line_bytes);
+        let best = Geometry::new(size, alignment, line).map_err(BuildError::Geometry)?;
+        if best.order() <= self.most_order {
+            return Ok(best);
+        }
+        let at = |order: Order| Geometry::at_order(size, alignment, line, order.get());
+        let fits = |geometry: &Geometry| geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE;
+        let allowed = self.most_order;
+        let below = Order::all().rev().filter(|order| *order <= allowed).find_map(at).filter(fits);
+        below.ok_or_else(|| BuildError::OrderTooSmall {
+            needed: Order::all().find(|order| at(*order).is_some()).unwrap_or(best.order()),
+            allowed,
+        })
+    }
+
+    /// Builds the cache. Takes no slab yet. May take locks, and ask the page source for memory of
+    /// the cache itself. Example: see [`CacheBuilder`].
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn build(self) -> Result<Cache<S, K>, BuildError> {
+        self.build_with(Reclaim::Allowed)
+    }
+
+    /// Builds the cache as [`build`](Self::build) does, but only from free pages: the page source
+    /// reclaims nothing for it. Example: see [`CacheBuilder`].
+    ///
+    /// # Errors
+    /// [`BuildError`].
+    pub fn try_build(self) -> Result<Cache<S, K>, BuildError> {
+        self.build_with(Reclaim::Forbidden)
+    }
+
+    fn build_with(self, reclaim: Reclaim) -> Result<Cache<S, K>, BuildError> {
+        let (padding, geometry) = self.padded()?;
+        debug_assert!(geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE);
+        let settings = CacheSettings {
+            name: self.name,
+            // At most `LARGEST_SIZE`.
+            size: self.layout.size() as u32,
+            padding,
+            geometry,
+            coloured: self.coloured,
+            constructor: self.constructor,
+            destructor: self.destructor,
+            tag: self.tag,
+            keep_empty: self.keep_empty,
+            keep_at_least: self.keep_at_least,
+            most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
+                .unwrap_or(u32::MAX),
+            secret: self.secret.unwrap_or_else(|| self.registry.pointer().addr().get()),
+            clock: self.clock,
+            trace: self.trace,
+            is_internal: false,
+            is_reclaimable: self.is_reclaimable,
+            is_pinned: self.is_pinned,
+        };
+        let sizing = MagazineSizing::new(usual_class(geometry.stride(), self.magazine_bytes));
+        let registry = self.registry.pointer();
+        // SAFETY: clause 1 of `make_cache`: `self.registry` is a handle, which owns a reference.
+        let made =
+            unsafe { RegistryInner::make_cache(registry, settings, self.reclaim, sizing, reclaim) };
+        let cache = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
+        // SAFETY: clause 1 of `from_inner`: the cache is fresh, so this is its only handle, and
+        // `make_cache` added a reference to the registry for it.
+        let cache = unsafe { Cache::from_inner(cache) };
+        age_if_due(self.registry.inner());
+        Ok(cache)
+    }
+}
