@@ -27,9 +27,11 @@ mod refill;
 pub(crate) mod slot;
 
 /// Minimum number of areas for each slot, where slots own areas: a guess. One under loom.
-const MIN_AREAS_PER_OWNER: usize = if page_frame::sync::MODELLED { 1 } else { 4 };
-/// An allocator that has room for so many areas for each slot has owners from the start: a guess.
-const MANY_AREAS_PER_OWNER: usize = 64;
+const MIN_AREAS_PER_OWNER: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
+/// Of more slots than this, some are assumed to be unused: a guess.
+const MANY_SLOTS: usize = 64;
+/// An allocator with room for so many areas for each slot has owners from the start: a guess.
+const MANY_AREAS_PER_OWNER: usize = 1024;
 /// Slots cache blocks of this mobility. Requests of another mobility go to the shared frames.
 const MOBILITY: Mobility = Mobility::Unmovable;
 
@@ -50,8 +52,8 @@ pub(crate) struct Caches<'m, C> {
 type Entered<'s, C> = PerCpuGuard<'s, CpuSlot, C>;
 
 impl<'m, C: Cpu> Caches<'m, C> {
-    /// Makes the caches of an allocator with `areas` areas, and `areas_later` in all if all sections
-    /// are added that it has room for. If `closed`, no call ever enters a slot.
+    /// Makes the caches of an allocator with `areas` areas, and `areas_later` in all if all
+    /// sections are added that it has room for. If `closed`, no call ever enters a slot.
     pub(crate) fn new(
         slots: &'m mut [PerCpuSlot<CpuSlot>],
         counts: &'m [CachedCount],
@@ -60,8 +62,9 @@ impl<'m, C: Cpu> Caches<'m, C> {
         closed: bool,
     ) -> Self {
         let count = slots.len();
+        let used = count.min(MANY_SLOTS);
         let is_enough =
-            areas >= MIN_AREAS_PER_OWNER * count || areas_later >= MANY_AREAS_PER_OWNER * count;
+            areas >= MIN_AREAS_PER_OWNER * used || areas_later >= MANY_AREAS_PER_OWNER * used;
         Self {
             slots: if closed { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) },
             counts,

@@ -26,8 +26,6 @@ use crate::os_error::OsError;
 /// // As frames, for an allocator of frame numbers:
 /// assert_eq!(memory.frames().frames(), 256);
 /// assert_eq!(memory.direct_map().pointer(memory.frames().start), memory.start());
-/// let space = Mapped::reserve_closed(1 << 30)?; // addresses only
-/// assert_eq!(space.start().addr().get() % (1 << 30), 0);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
