@@ -24,7 +24,7 @@
 //! # Modules
 //! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
 //! `tls`, `numbers`, `shared_numbers`, `pause`, `seccomp`, `membarrier`, `threads`, `miss_hook`,
-//! `clock` and `fork_lock` are the machine. `pages` puts all of them together.
+//! `clock`, `fork_lock` and `keep_loaded` are the machine. `pages` puts all of them together.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -38,6 +38,7 @@ mod clock;
 mod fork_lock;
 mod frame_set;
 mod heap;
+mod keep_loaded;
 mod membarrier;
 mod miss_hook;
 mod numbers;
@@ -63,6 +64,7 @@ mod tls;
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
 pub use heap::{Heap, HeapCaches, HeapStats, HeapSystem};
+pub use keep_loaded::assume_never_unloaded;
 pub use os_error::OsError;
 pub use pages::Pages;
 pub use pages::forking::Forking;

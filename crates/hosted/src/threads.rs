@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 
+use crate::keep_loaded::keep_loaded;
 use crate::numbers::Numbers;
 use crate::pause::pause;
 use crate::tls::THREAD_SLOTS;
@@ -238,6 +239,8 @@ fn key() -> Option<libc::pthread_key_t> {
     if let Some(key) = KEY.load(Ordering::Relaxed).checked_sub(1) {
         return Some(key);
     }
+    // The destructor is code of this library.
+    keep_loaded();
     let mut key = 0;
     // SAFETY: writes a key; the destructor is sound to call with what `set_round` stores.
     if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } != 0 {

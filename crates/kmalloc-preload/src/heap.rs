@@ -100,6 +100,8 @@ fn set_up<R>(make: impl FnOnce() -> R) -> Option<R> {
         }
         round += 1;
     }
+    // `build.rs` links the library so.
+    hosted::assume_never_unloaded();
     let made = make();
     SETTING_UP.store(0, Ordering::Relaxed);
     Some(made)
