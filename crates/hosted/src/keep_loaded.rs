@@ -64,7 +64,9 @@ unsafe extern "C" fn visit(
     let offset = search.address.wrapping_sub(object.dlpi_addr as usize);
     let has_it = (0..usize::from(object.dlpi_phnum)).any(|index| {
         // SAFETY: the object has that many headers.
-        let header = unsafe { &*object.dlpi_phdr.add(index) };
+        let header = unsafe { object.dlpi_phdr.add(index) };
+        // SAFETY: one of the object's headers, which stay while it is loaded.
+        let header = unsafe { &*header };
         let start = header.p_vaddr as usize;
         header.p_type == libc::PT_LOAD && offset.wrapping_sub(start) < header.p_memsz as usize
     });

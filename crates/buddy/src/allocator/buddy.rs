@@ -135,6 +135,18 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     ///
     /// A caller may leave entries without memory until their frames are added.
     ///
+    /// ```
+    /// use buddy::Buddy;
+    /// use page_frame::{DirectMap, FrameNumber, FrameRange, SingleCpu};
+    /// type Frames = Buddy<'static, DirectMap, SingleCpu>;
+    /// let range = |end| FrameRange::new(FrameNumber::new(0), FrameNumber::new(end));
+    /// let (first, room) = ([range(1024)], range(4 << 18));
+    /// let all = Frames::metadata_layout_with_room(&first, room, 1)?.size();
+    /// let page_map = all - Frames::page_map_offset(&first, room, 1)?;
+    /// assert_eq!(page_map, room.frames() * (size_of::<usize>() + 1));
+    /// # Ok::<(), buddy::BuildError>(())
+    /// ```
+    ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
     pub fn page_map_offset(
