@@ -113,12 +113,21 @@ pub unsafe trait Cpu {
     /// [`give_back`](Self::give_back), `pin` and `pin_known` return that id in this context.
     ///
     /// Machines whose CPUs all have ids lend none.
+    ///
+    /// ```
+    /// use page_frame::{Cpu, SingleCpu};
+    /// let cpu = SingleCpu::new();
+    /// if cpu.borrow() {
+    ///     // SAFETY: `borrow` has just returned true, and no slot was entered.
+    ///     unsafe { cpu.give_back() };
+    /// }
+    /// ```
     #[inline(always)]
     fn borrow(&self) -> bool {
         false
     }
 
-    /// Ends a [`borrow`](Self::borrow) that returned true.
+    /// Ends a [`borrow`](Self::borrow) that returned true. Example: see [`Cpu::borrow`].
     ///
     /// # Safety
     /// 1. Pairs with a `borrow` of the same context that returned true, and the context is inside
