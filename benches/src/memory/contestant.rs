@@ -3,6 +3,7 @@
 use std::alloc::GlobalAlloc;
 
 use crate::measure::Sample;
+use crate::memory::cold::Cold;
 use crate::memory::collections::Collection;
 use crate::memory::footprint::Footprint;
 use crate::memory::workload::{self, Workload};
@@ -17,6 +18,8 @@ pub trait Contestant {
     fn run(&'static self, workload: Workload) -> Sample;
     /// Fills and drops collections on this allocator; see [`Collection::run`].
     fn run_collection(&'static self, collection: Collection) -> Sample;
+    /// Runs what a fresh process does; see [`Cold::run`].
+    fn run_cold(&'static self, cold: Cold) -> f64;
     /// Returns what memory this allocator holds; see [`Footprint::run`].
     fn footprint(&'static self, footprint: Footprint) -> f64;
 }
@@ -28,6 +31,10 @@ impl<A: GlobalAlloc + Sync> Contestant for A {
 
     fn run_collection(&'static self, collection: Collection) -> Sample {
         collection.run(self)
+    }
+
+    fn run_cold(&'static self, cold: Cold) -> f64 {
+        cold.run(self)
     }
 
     fn footprint(&'static self, footprint: Footprint) -> f64 {

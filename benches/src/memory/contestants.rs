@@ -8,10 +8,7 @@ use std::ptr::null_mut;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use hosted::{HeapThreads, Mapped, Pages, Threads};
-use kmalloc::{Global, Kmalloc};
-use page_frame::{OutOfMemory, WithSlotStride};
-use slab::Registry;
+use hosted::Mapped;
 use talc::TalcLock;
 use talc::source::Manual;
 
@@ -43,16 +40,8 @@ pub fn contestants() -> Vec<(&'static str, Make)> {
     all
 }
 
-/// Our allocator, as a program would have it.
-pub static HEAP: Global<(Pages, HeapThreads)> = Global::new(|| {
-    let pages = Pages::new()?.with_trim_hook(|| {
-        if let Some(heap) = HEAP.get() {
-            heap.registry().age();
-        }
-    });
-    let kmalloc = Kmalloc::new(Registry::new(pages, WithSlotStride(Threads))?);
-    Ok::<_, OutOfMemory>(kmalloc.with_magazine_bytes(hosted::MAGAZINE_BYTES))
-});
+/// Our allocator, as a program has it.
+pub static HEAP: hosted::Heap = hosted::Heap::new();
 
 static TALC: OnceLock<TalcLock<spinning_top::RawSpinlock, Manual>> = OnceLock::new();
 static RLSF: rlsf::GlobalTlsf = rlsf::GlobalTlsf::new();

@@ -1,5 +1,6 @@
 //! The `kmalloc` layer: allocators of any size, their workloads, and the rows that compare them.
 
+pub mod cold;
 pub mod collections;
 pub mod contestant;
 pub mod contestants;

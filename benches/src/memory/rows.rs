@@ -1,11 +1,13 @@
 //! The rows of the `kmalloc` table: workloads, collections, and what memory each contestant holds.
 //!
-//! For a footprint the program runs itself with [`CHILD_FLAG`], a figure and a contestant, and
-//! reads a number.
+//! For a footprint, and for what a fresh process does, the program runs itself with
+//! [`CHILD_FLAG`], a figure and a contestant, and reads a number.
 
 use std::process::Command;
 
 use crate::asked::Asked;
+use crate::measure::Sample;
+use crate::memory::cold::Cold;
 use crate::memory::collections::Collection;
 use crate::memory::contestants::contestants;
 use crate::memory::footprint::Footprint;
@@ -29,6 +31,13 @@ pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
             (who != FLOOR).then(|| make().run_collection(collection))
         }));
     }
+    for cold in Cold::ALL.into_iter().filter(|it| asked.wants(it.name())) {
+        each(Row::compare(cold.name().into(), contestants, asked.rounds, |who, _| {
+            let runs = who != FLOOR && !SLOW.contains(&who);
+            let mean_ns = runs.then(|| ask_child(cold.name(), who))??;
+            Some(Sample { mean_ns, p999_ns: f64::NAN, max_ns: f64::NAN })
+        }));
+    }
     measure_footprints(asked, each);
 }
 
@@ -44,7 +53,7 @@ fn measure_footprints(asked: &Asked, mut each: impl FnMut(Row)) {
         let names = asked.among(&contestants).iter().map(|(who, _)| *who);
         let mut figures: Vec<(&'static str, f64)> = names
             .filter(|who| !is_left_out(who))
-            .filter_map(|who| Some((who, ask_child(footprint, who)?)))
+            .filter_map(|who| Some((who, ask_child(footprint.name(), who)?)))
             .collect();
         let place = figures.iter().position(|(who, _)| *who == OURS).expect("ours runs");
         let (_, ours) = figures.remove(place);
@@ -61,9 +70,9 @@ fn frees_at_random(footprint: Footprint) -> bool {
     matches!(footprint, Footprint::Churn | Footprint::GiveBack)
 }
 
-fn ask_child(footprint: Footprint, who: &str) -> Option<f64> {
+fn ask_child(figure: &str, who: &str) -> Option<f64> {
     let own = std::env::current_exe().expect("the program has a path");
-    let output = Command::new(own).args([CHILD_FLAG, footprint.name(), who]).output();
+    let output = Command::new(own).args([CHILD_FLAG, figure, who]).output();
     let text = String::from_utf8(output.ok().filter(|it| it.status.success())?.stdout).ok()?;
     text.trim().parse().ok()
 }
@@ -77,10 +86,15 @@ pub fn answer(arguments: &[String]) -> bool {
     if flag != CHILD_FLAG {
         return false;
     }
-    let mut all = Footprint::ALL.into_iter();
-    let footprint = all.find(|it| it.name() == name).expect("a figure of that name");
     let mut all = contestants().into_iter();
     let (_, make) = all.find(|(other, _)| other == who).expect("a contestant of that name");
-    println!("{:.3}", make().footprint(footprint));
+    let figure = match Cold::ALL.into_iter().find(|it| it.name() == name) {
+        Some(cold) => make().run_cold(cold),
+        None => {
+            let mut all = Footprint::ALL.into_iter();
+            make().footprint(all.find(|it| it.name() == name).expect("a figure of that name"))
+        }
+    };
+    println!("{figure:.3}");
     true
 }

@@ -71,6 +71,7 @@ pub use pages::forking::Forking;
 pub use pages::purger::Purger;
 pub use purge::background::Background;
 pub use purge::decay::PURGE_DELAY;
+pub use purge::trim::Trim;
 pub use seccomp::expect_seccomp_filter;
 pub use space::mapping::Mapped;
 pub use threads::{HeapThreads, Threads};

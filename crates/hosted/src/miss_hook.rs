@@ -26,9 +26,9 @@ static LEFT: AtomicU32 = AtomicU32::new(0);
 /// The last time at which an armed operation armed again.
 static ARMED_AT: AtomicU64 = AtomicU64::new(0);
 
-/// Armed operations that arm again between two steps of the clock: about 1 % of the 4 milliseconds
-/// that usually pass between them.
-const BUDGET: u32 = 2048;
+/// Armed operations that arm again between two steps of the clock: about 0.1 % of the 4
+/// milliseconds that usually pass between them.
+const BUDGET: u32 = 256;
 
 /// Sets the function that a thread calls after a miss, with no lock held and outside all slots. The
 /// last one that is set counts.

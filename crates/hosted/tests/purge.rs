@@ -26,7 +26,7 @@ fn idle_pages_are_purged_after_the_delay_by_whoever_allocates_next() {
     let calls = || CALLS.swap(0, Ordering::Relaxed);
     let delay = Duration::from_millis(400);
     let pages = Pages::with_space(1 << 30).expect("address space");
-    let pages = pages.with_trim_hook(|| _ = CALLS.fetch_add(1, Ordering::Relaxed));
+    let pages = pages.with_trim_hook(|_| _ = CALLS.fetch_add(1, Ordering::Relaxed));
     let pages = pages.with_purge_delay(delay);
     let kept = take(&pages, 16);
     let blocks = take(&pages, 1024);

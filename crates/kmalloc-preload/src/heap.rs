@@ -11,7 +11,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use hosted::{HeapThreads, MAGAZINE_BYTES, OsError, Pages, Threads};
+use hosted::{HeapThreads, MAGAZINE_BYTES, OsError, Pages, Threads, Trim};
 use kmalloc::{Global, Kmalloc};
 use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
 use slab::{Hardened, Off, Registry};
@@ -134,7 +134,7 @@ pub(crate) fn pages() -> Option<&'static Pages> {
 }
 
 fn make_pages() -> Result<Pages, OsError> {
-    let pages = Pages::new()?.with_trim_hook(age_caches);
+    let pages = Pages::new()?.with_trim_hook(trim_caches);
     space::set(pages.start().addr().get(), pages.space_bytes());
     Ok(match environment::purge_delay() {
         Some(delay) => pages.with_purge_delay(delay),
@@ -143,11 +143,18 @@ fn make_pages() -> Result<Pages, OsError> {
 }
 
 /// The trim hook: the pages call it at the end of each interval of their decay.
-fn age_caches() {
+fn trim_caches(trim: Trim) {
     match existing() {
-        Some(Heap::Plain(heap)) => heap.registry().age(),
-        Some(Heap::Checked(heap)) => heap.registry().age(),
+        Some(Heap::Plain(heap)) => trim_registry(heap.registry(), trim),
+        Some(Heap::Checked(heap)) => trim_registry(heap.registry(), trim),
         None => {}
+    }
+}
+
+fn trim_registry(registry: &Registry<(Source, HeapThreads)>, trim: Trim) {
+    match trim {
+        Trim::Surplus => registry.age(),
+        Trim::All => _ = registry.shrink_own(),
     }
 }
 

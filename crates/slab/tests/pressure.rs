@@ -84,6 +84,20 @@ fn ages_release_what_an_idle_cache_holds_and_it_keeps_no_more_when_it_is_used_ag
     });
 }
 
+/// Mutations seen to fail: `shrink_own` that leaves the depot, the caller's slot or empty slabs.
+#[test]
+fn shrinking_without_other_cpus_releases_all_pages_of_a_single_one() {
+    with_registry(|registry| {
+        let cache = registry.cache("burst", layout(192)).build().expect("room");
+        let objects = take(&cache, 2_000);
+        let pages = pages_of(&cache);
+        give(&cache, objects);
+        assert!(cache.stats().depot_magazines > 0 && pages_of(&cache) > 0);
+        let kept = pages_of(&cache);
+        assert_eq!((registry.shrink_own(), pages_of(&cache)), (kept, 0), "{pages} at the peak");
+    });
+}
+
 #[test]
 fn a_cache_in_use_keeps_its_working_set_and_never_asks_for_pages() {
     with_registry(|registry| {

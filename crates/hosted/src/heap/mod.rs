@@ -28,7 +28,8 @@ use crate::pages::Pages;
 /// static HEAP: hosted::Heap = hosted::Heap::new();
 ///
 /// let numbers: Vec<u32> = (0..1000).collect();
-/// assert!(HEAP.stats().held_bytes >= 4000);
+/// let stats: hosted::HeapStats = HEAP.stats();
+/// assert!(stats.held_bytes >= 4000);
 /// drop(numbers);
 /// HEAP.trim(); // also happens by itself, when memory was unused for the purge delay
 /// ```

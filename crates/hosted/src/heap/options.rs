@@ -9,7 +9,7 @@ use slab::{Hardening, Registry};
 use crate::MAGAZINE_BYTES;
 use crate::heap::fault::stop;
 use crate::heap::fork;
-use crate::heap::state::{HeapSystem, State, age_main};
+use crate::heap::state::{HeapSystem, State, trim_main};
 use crate::pages::Pages;
 use crate::purge::decay::PURGE_DELAY;
 use crate::threads::Threads;
@@ -29,7 +29,7 @@ impl HeapOptions {
 
 impl<K: Hardening> SetUp<HeapSystem, K> for HeapOptions {
     fn set_up(&self) -> Result<Kmalloc<HeapSystem, K>, OutOfMemory> {
-        let pages = Pages::new()?.with_trim_hook(age_main).with_purge_delay(self.purge_delay);
+        let pages = Pages::new()?.with_trim_hook(trim_main).with_purge_delay(self.purge_delay);
         let pages = if self.has_huge_pages { pages } else { pages.without_huge_pages() };
         let state = State::make(pages)?;
         let cpus = WithSlotStride(Threads);

@@ -8,12 +8,24 @@ use slab::{FrozenSlots, Registry};
 use spin::Once;
 
 use crate::pages::Pages;
+use crate::purge::trim::Trim;
 use crate::space::mapping::Mapped;
 use crate::threads::HeapThreads;
 
 /// The page source of a heap: when it runs out of pages, it shrinks the caches and tries again.
 type HeapPages = Reclaiming<&'static Pages, HeapCaches>;
 /// The pages and the CPUs of a [`Heap`](crate::Heap).
+///
+/// ```
+/// static HEAP: hosted::Heap = hosted::Heap::new();
+/// fn classes(kmalloc: &kmalloc::Kmalloc<hosted::HeapSystem>) -> usize {
+///     let mut count = 0;
+///     kmalloc.registry().stats(|_| count += 1);
+///     count
+/// }
+/// assert!(classes(HEAP.kmalloc()?) > 0);
+/// # Ok::<(), page_frame::OutOfMemory>(())
+/// ```
 pub type HeapSystem = (HeapPages, HeapThreads);
 
 /// The state of a heap.
@@ -71,14 +83,25 @@ impl State {
 /// The frozen slots of a heap's caches.
 pub(crate) type Frozen = Option<FrozenSlots<'static, HeapSystem>>;
 
-/// The trim hook: the main heap's caches release what they did not need in the last interval.
-pub(crate) fn age_main() {
+/// The trim hook: the main heap's caches release memory.
+pub(crate) fn trim_main(trim: Trim) {
     if let Some(registry) = State::main().and_then(State::registry) {
-        registry.age();
+        match trim {
+            Trim::Surplus => registry.age(),
+            Trim::All => _ = registry.shrink_own(),
+        }
     }
 }
 
 /// The caches of a heap, as the shrinker of its page source.
+///
+/// ```
+/// use page_frame::Shrink;
+/// static HEAP: hosted::Heap = hosted::Heap::new();
+/// let caches: &hosted::HeapCaches = HEAP.kmalloc()?.registry().source().shrinker();
+/// println!("{} pages could be released", caches.reclaimable());
+/// # Ok::<(), page_frame::OutOfMemory>(())
+/// ```
 #[derive(Clone, Copy)]
 pub struct HeapCaches(&'static State);
 

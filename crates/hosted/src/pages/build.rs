@@ -12,6 +12,7 @@ use super::{Frames, Pages};
 use crate::frame_set::FrameSet;
 use crate::os_error::OsError;
 use crate::purge::decay::{Decay, PURGE_DELAY};
+use crate::purge::trim::{Trim, TrimRounds};
 use crate::space::metadata::BuddySizes;
 use crate::space::{Space, areas};
 use crate::thp::scan::Thp;
@@ -46,7 +47,10 @@ impl Pages {
     /// ```
     /// use hosted::{OsError, Pages};
     /// let pages = Pages::with_space(1 << 30)?.without_purging(); // only `purge` and `decay` purge
-    /// let pages = pages.with_trim_hook(|| eprintln!("an interval ends: let the caches age"));
+    /// let pages = pages.with_trim_hook(|trim| match trim {
+    ///     hosted::Trim::Surplus => eprintln!("let the caches age"),
+    ///     hosted::Trim::All => eprintln!("shrink them"),
+    /// });
     /// let other = Pages::with_space(1 << 30)?.with_purge_delay(10 * hosted::PURGE_DELAY);
     /// assert_eq!(pages.space_bytes(), 1 << 30);
     /// assert_eq!(Pages::with_space(5000).unwrap_err().number(), 22); // `EINVAL`: no power of two
@@ -87,7 +91,8 @@ impl Pages {
             buddy: buddy.map_err(|_| OsError::INVALID)?,
             committed,
             decay: Decay::new(PURGE_DELAY),
-            trim_hook: || (),
+            trim_rounds: TrimRounds::new(),
+            trim_hook: |_| (),
             thp,
             maintenance: Lock::new(()),
             scattered: AtomicUsize::new(0),
@@ -96,15 +101,12 @@ impl Pages {
     }
 
     /// Calls `hook` at the end of each interval, half a purge delay: before the pages that are due
-    /// are purged. The hook should make the caches that use these pages release what they did not
-    /// need since the last call ([`Registry::age`]), as one cached object can keep a page
-    /// allocated.
+    /// are purged. The hook should make the caches that use these pages release as much as its
+    /// argument says, as one cached object can keep a page allocated.
     ///
-    /// The hook runs with no lock held, inside a call that allocates or frees pages; it may do both
+    /// The hook runs with no lock held, inside a call that allocates or frees; it may do both
     /// itself. Example: see [`Pages::with_space`].
-    ///
-    /// [`Registry::age`]: https://docs.rs/slab
-    pub fn with_trim_hook(self, hook: fn()) -> Self {
+    pub fn with_trim_hook(self, hook: fn(Trim)) -> Self {
         Self { trim_hook: hook, ..self }
     }
 

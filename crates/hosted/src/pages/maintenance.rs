@@ -6,7 +6,8 @@ use super::Pages;
 use super::purge::Purge;
 use crate::clock;
 use crate::miss_hook::{self, After};
-use crate::purge::decay::IntervalEnd;
+use crate::purge::trim::Trim;
+use crate::tls;
 
 impl Pages {
     /// Returns approximately how many pages are free but still backed by memory. O(1).
@@ -26,7 +27,7 @@ impl Pages {
     /// allocates or frees pages, with no lock held, outside the fork lock.
     #[inline]
     pub(crate) fn decay_if_due(&self) {
-        if self.decay.is_running() {
+        if self.decay.is_worth_a_look() {
             self.decay_by_clock(After::PageOperation);
         }
     }
@@ -35,9 +36,8 @@ impl Pages {
     #[inline(never)]
     fn decay_by_clock(&self, after: After) {
         let now = clock::now();
-        if let Some(end) = self.decay.end_interval_at(now) {
-            (self.trim_hook)();
-            self.purge_due(&end);
+        if let Some(due) = self.decay.end_interval_at(now) {
+            self.trim_and_purge(due);
         }
         // Relaxed: only compared.
         if core::ptr::eq(self, HEAP_PAGES.load(Ordering::Relaxed)) {
@@ -80,21 +80,31 @@ impl Pages {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn decay(&self) -> usize {
-        let end = self.decay.end_interval(false);
-        (self.trim_hook)();
-        self.purge_due(&end)
+        self.trim_and_purge(self.decay.end_interval(false))
     }
 
-    fn purge_due(&self, end: &IntervalEnd) -> usize {
-        let mut purged = 0;
-        if end.due > 0 {
-            let keep = self.idle_pages().saturating_sub(end.due);
-            let credit = self.decay.take_credit();
-            let (pages, left) = Purge::with_credit(self, keep, credit).run();
-            self.decay.put_credit(left);
-            purged = pages;
+    /// Lets the caches release memory at the end of an interval, and purges the `due` pages, with
+    /// those that the caches release in a trim of all.
+    fn trim_and_purge(&self, due: usize) -> usize {
+        let trim = self.trim_rounds.trim_at(due, &self.decay);
+        let before = self.idle_pages();
+        (self.trim_hook)(trim);
+        if trim == Trim::All {
+            // This thread has taken part.
+            let _ = tls::number().map(|number| self.trim_rounds.is_behind(number));
+            return self.purge_due(due + self.idle_pages().saturating_sub(before));
         }
-        self.decay.note_end(end, purged);
+        self.purge_due(due)
+    }
+
+    fn purge_due(&self, due: usize) -> usize {
+        if due == 0 {
+            return 0;
+        }
+        let keep = self.idle_pages().saturating_sub(due);
+        let credit = self.decay.take_credit();
+        let (purged, left) = Purge::with_credit(self, keep, credit).run();
+        self.decay.put_credit(left);
         purged
     }
 
@@ -126,7 +136,10 @@ fn decay_heap() {
     let pages = HEAP_PAGES.load(Ordering::Acquire);
     // SAFETY: null, or a `&'static Pages`.
     let Some(pages) = (unsafe { pages.as_ref() }) else { return };
-    if pages.decay.is_running() {
+    if tls::number().is_some_and(|number| pages.trim_rounds.is_behind(number)) {
+        (pages.trim_hook)(Trim::All);
+    }
+    if pages.decay.is_worth_a_look() {
         pages.decay_by_clock(After::Miss);
     }
 }
@@ -139,7 +152,7 @@ mod tests {
     /// Purges what is due at the end of an interval, with this much credit. Returns how many pages.
     fn purge_due(pages: &Pages, due: usize, credit: usize) -> usize {
         pages.decay.put_credit(credit);
-        pages.purge_due(&IntervalEnd { due, was_active: true })
+        pages.purge_due(due)
     }
 
     /// Mutations that it catches:

@@ -44,6 +44,7 @@ use crate::fork_lock::Inside;
 use crate::frame_set::FrameSet;
 use crate::os_error::OsError;
 use crate::purge::decay::Decay;
+use crate::purge::trim::{Trim, TrimRounds};
 use crate::space::Space;
 use crate::thp::scan::Thp;
 use crate::threads::Threads;
@@ -76,8 +77,9 @@ pub struct Pages {
     /// The frames that may be backed by memory.
     committed: FrameSet,
     pub(crate) decay: Decay,
-    /// Makes the caches over these pages release what they do not need.
-    trim_hook: fn(),
+    pub(crate) trim_rounds: TrimRounds,
+    /// Makes the caches over these pages release memory.
+    trim_hook: fn(Trim),
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,

@@ -14,15 +14,17 @@
 //! - **Credit** bounds the number of system calls. A call that purges at least 1 MiB is free. Each
 //!   other call takes one from the credit, which grows by [`CALLS_PER_INTERVAL`] at the end of an
 //!   interval, up to [`MAX_CREDIT`].
-//! - While nothing is idle, and after some intervals without use, no interval runs: the next free
-//!   begins one.
+//! - While less than 256 KiB is idle, nobody looks at the clock, and the current interval becomes
+//!   longer.
 //!
 //! # Concurrency
 //! All counts are Relaxed: they decide when pages are purged, not whether they may be. One thread
 //! ends each interval: the one whose exchange of `ends_at` succeeds.
 
-use core::sync::atomic::{AtomicBool, AtomicIsize, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use core::sync::atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
+
+use page_frame::PAGE_SIZE;
 
 /// The purge delay of a process that sets none. Example: see
 /// [`Pages::with_space`](crate::Pages::with_space).
@@ -33,13 +35,13 @@ pub const PURGE_DELAY: Duration = Duration::from_secs(1);
 
 /// The minimum of the purge delay: the clock advances in steps of up to 10 milliseconds.
 const MIN_DELAY: Duration = Duration::from_millis(20);
+/// Fewer idle pages stay without a look at the clock: 256 KiB. A program that only grows has few.
+const MIN_IDLE_PAGES: isize = (256 << 10) / PAGE_SIZE as isize;
 /// How much the credit grows in an interval.
 const CALLS_PER_INTERVAL: usize = 2;
 /// The maximum of the credit: a guess, 8 seconds' worth with the usual delay.
 const MAX_CREDIT: usize = 32;
-/// After so many intervals without use in which nothing was purged, no further interval begins.
-const QUIET_INTERVALS: u8 = 3;
-/// The value of `ends_at` while no interval runs.
+/// The value of `ends_at` before the first interval, and of `interval` if none ever ends by itself.
 const STOPPED: u64 = u64::MAX;
 
 /// Counts of idle pages, and the current interval.
@@ -56,19 +58,7 @@ pub(crate) struct Decay {
     fewest_before: AtomicUsize,
     /// The time at which the interval ends, or [`STOPPED`].
     ends_at: AtomicU64,
-    /// Whether any page was allocated or freed in this interval.
-    is_active: AtomicBool,
-    /// Consecutive intervals that ended without use and purged nothing.
-    quiet: AtomicU8,
     credit: AtomicUsize,
-}
-
-/// The end of an interval.
-pub(crate) struct IntervalEnd {
-    /// Pages that are due to be purged.
-    pub(crate) due: usize,
-    /// Whether any page was allocated or freed in the interval.
-    pub(crate) was_active: bool,
 }
 
 impl Decay {
@@ -82,8 +72,6 @@ impl Decay {
             fewest,
             fewest_before,
             ends_at: AtomicU64::new(STOPPED),
-            is_active: AtomicBool::new(false),
-            quiet: AtomicU8::new(0),
             credit,
         }
     }
@@ -99,9 +87,14 @@ impl Decay {
         self.idle.load(Ordering::Relaxed).max(0) as usize
     }
 
+    /// Returns the number of committed pages.
+    pub(crate) fn committed_pages(&self) -> usize {
+        self.committed.load(Ordering::Relaxed)
+    }
+
     /// Returns the number of committed pages that are in use.
     pub(crate) fn in_use(&self) -> usize {
-        self.committed.load(Ordering::Relaxed).saturating_sub(self.idle_pages())
+        self.committed_pages().saturating_sub(self.idle_pages())
     }
 
     /// Counts `pages` allocated pages, of which `committed` were committed already.
@@ -117,22 +110,12 @@ impl Decay {
         if pages > committed {
             self.committed.fetch_add(pages - committed, Ordering::Relaxed);
         }
-        self.note_use();
     }
 
     /// Counts `committed` pages that are about to be free.
     #[inline]
     pub(crate) fn note_freed(&self, committed: usize) {
         self.idle.fetch_add(committed as isize, Ordering::Relaxed);
-        self.note_use();
-    }
-
-    #[inline]
-    fn note_use(&self) {
-        // A load first: the line stays shared while the interval is active.
-        if !self.is_active.load(Ordering::Relaxed) {
-            self.is_active.store(true, Ordering::Relaxed);
-        }
     }
 
     /// Counts `pages` idle pages that were purged.
@@ -149,16 +132,15 @@ impl Decay {
         self.committed.fetch_sub(pages, Ordering::Relaxed);
     }
 
-    /// Returns whether an interval runs, or must begin because pages are idle.
+    /// Returns whether it is worth looking at the clock: enough pages are idle.
     #[inline]
-    pub(crate) fn is_running(&self) -> bool {
-        self.ends_at.load(Ordering::Relaxed) != STOPPED
-            || (self.idle.load(Ordering::Relaxed) > 0 && self.interval != STOPPED)
+    pub(crate) fn is_worth_a_look(&self) -> bool {
+        self.idle.load(Ordering::Relaxed) >= MIN_IDLE_PAGES && self.interval != STOPPED
     }
 
-    /// Begins an interval if none runs. Returns its end if it is over at `now`: then the next one
-    /// has begun, and the caller purges what is due.
-    pub(crate) fn end_interval_at(&self, now: u64) -> Option<IntervalEnd> {
+    /// Begins the first interval. Later, returns the pages that are due if the interval is over at
+    /// `now`: then the next one has begun, and the caller purges them.
+    pub(crate) fn end_interval_at(&self, now: u64) -> Option<usize> {
         let ends_at = self.ends_at.load(Ordering::Relaxed);
         let next = now.saturating_add(self.interval);
         if ends_at == STOPPED {
@@ -177,15 +159,15 @@ impl Decay {
         at.compare_exchange(ends_at, next, relaxed, relaxed).is_ok()
     }
 
-    /// Ends the interval, whatever the time. One that `is_long` counts for two.
-    pub(crate) fn end_interval(&self, is_long: bool) -> IntervalEnd {
+    /// Ends the interval, whatever the time, and returns the pages that are due. An interval that
+    /// `is_long` counts for two.
+    pub(crate) fn end_interval(&self, is_long: bool) -> usize {
         let idle = self.idle_pages();
         let fewest = self.fewest.swap(idle, Ordering::Relaxed).min(idle);
         let before = self.fewest_before.swap(fewest, Ordering::Relaxed);
-        let was_active = self.is_active.swap(false, Ordering::Relaxed);
         let credit = self.credit.load(Ordering::Relaxed) + CALLS_PER_INTERVAL;
         self.credit.store(credit.min(MAX_CREDIT), Ordering::Relaxed);
-        IntervalEnd { due: if is_long { fewest } else { fewest.min(before) }, was_active }
+        if is_long { fewest } else { fewest.min(before) }
     }
 
     /// Takes the credit for system calls. [`put_credit`](Self::put_credit) returns what is left.
@@ -196,17 +178,6 @@ impl Decay {
     /// Returns unused credit.
     pub(crate) fn put_credit(&self, credit: usize) {
         self.credit.store(credit, Ordering::Relaxed);
-    }
-
-    /// Notes what came of an interval; stops the intervals after some without use.
-    pub(crate) fn note_end(&self, end: &IntervalEnd, purged: usize) {
-        let is_quiet = !end.was_active && purged == 0;
-        let quiet = if is_quiet { self.quiet.load(Ordering::Relaxed) + 1 } else { 0 };
-        self.quiet.store(quiet, Ordering::Relaxed);
-        if quiet >= QUIET_INTERVALS {
-            self.quiet.store(0, Ordering::Relaxed);
-            self.ends_at.store(STOPPED, Ordering::Relaxed);
-        }
     }
 }
 
@@ -223,7 +194,7 @@ mod tests {
 
     /// Returns the pages due at `now`, if an interval ends there.
     fn due_at(decay: &Decay, now: u64) -> Option<usize> {
-        decay.end_interval_at(now).map(|end| end.due)
+        decay.end_interval_at(now)
     }
 
     /// Mutations that it catches:
@@ -235,9 +206,10 @@ mod tests {
     fn pages_are_due_that_two_intervals_did_not_need() {
         let decay = Decay::new(Duration::from_secs(2));
         decay.note_allocated(100, 0);
-        assert!(!decay.is_running(), "nothing is idle");
-        decay.note_freed(100);
-        assert!(decay.is_running());
+        decay.note_freed(63);
+        assert!(!decay.is_worth_a_look(), "less than 256 KiB are idle");
+        decay.note_freed(37);
+        assert!(decay.is_worth_a_look());
         assert_eq!(due_at(&decay, 10 * SECOND), None, "an interval begins");
         assert_eq!(due_at(&decay, 11 * SECOND - 1), None);
         assert_eq!(due_at(&decay, 11 * SECOND), Some(0), "in use at its start");
@@ -268,32 +240,6 @@ mod tests {
         assert_eq!(due_at(&decay, 6 * SECOND - 1), Some(0), "not the whole delay");
     }
 
-    /// Mutations that it catches: intervals that never stop, or stop while pages are purged or
-    /// used.
-    #[test]
-    fn without_use_the_intervals_stop_and_a_free_begins_them_again() {
-        let decay = Decay::new(Duration::from_secs(2));
-        decay.note_allocated(10, 0);
-        decay.note_freed(10);
-        let mut now = 0;
-        let mut end = |purged: usize| {
-            now += SECOND;
-            let end = decay.end_interval_at(now)?;
-            decay.note_purged(purged);
-            decay.note_end(&end, purged);
-            Some(end.was_active)
-        };
-        assert_eq!(end(0), None, "begins");
-        assert_eq!(end(0), Some(true));
-        assert_eq!([end(0), end(10), end(0), end(0)], [Some(false); 4], "10 pages were purged");
-        assert!(decay.is_running());
-        assert_eq!(end(0), Some(false));
-        assert!(!decay.is_running(), "three in a row without use, and nothing is idle");
-        decay.note_allocated(5, 0);
-        decay.note_freed(5);
-        assert!(decay.is_running());
-    }
-
     /// Mutations that it catches: credit that grows without a bound or not at all; credit that is
     /// taken twice.
     #[test]
@@ -313,8 +259,8 @@ mod tests {
         let decay = Decay::new(Duration::ZERO);
         assert_eq!(decay.interval, 10_000_000, "the clock advances in steps");
         let decay = decay.with_delay(Duration::MAX);
-        decay.note_allocated(10, 0);
-        decay.note_freed(10);
-        assert!(!decay.is_running());
+        decay.note_allocated(100, 0);
+        decay.note_freed(100);
+        assert!(!decay.is_worth_a_look());
     }
 }

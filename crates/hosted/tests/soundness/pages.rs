@@ -11,7 +11,7 @@ use page_frame::{Order, PAGE_SIZE, PageSource};
 #[test]
 fn a_trim_hook_that_panics_leaves_the_pages_whole() {
     static CALLS: AtomicUsize = AtomicUsize::new(0);
-    let hook = || {
+    let hook = |_| {
         CALLS.fetch_add(1, Ordering::Relaxed);
         panic!("at the end of an interval");
     };

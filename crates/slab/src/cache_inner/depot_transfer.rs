@@ -161,26 +161,42 @@ impl<C: Cpu> PerCpuCache<C> {
         backing: &Backing<S>,
         patience: Patience,
     ) -> usize {
+        let mut draining = self.take_depot(backing, patience);
+        self.slots.take_over(|_| true, |_, slot| take_magazines(slot, &mut draining.full));
+        draining.drain();
+        draining.pages
+    }
+
+    /// Empties the magazines of the depot and of the caller's slot into the slabs; the slots of
+    /// other CPUs stay as they are, so that no CPU need be fenced. Returns the pages released.
+    pub(crate) fn drain_own<S: System<Cpus = C>>(
+        &self,
+        backing: &Backing<S>,
+        patience: Patience,
+    ) -> usize {
+        let mut draining = self.take_depot(backing, patience);
+        if let Ok(mut slot) = self.slots.enter() {
+            take_magazines(&mut slot, &mut draining.full);
+        }
+        draining.drain();
+        draining.pages
+    }
+
+    /// Takes all magazines of the depot, to be emptied, and resets the capacity of new ones.
+    fn take_depot<'b, S: System<Cpus = C>>(
+        &self,
+        backing: &'b Backing<S>,
+        patience: Patience,
+    ) -> DrainGuard<'b, S> {
         backing.sizing.reset();
         let [full, empty] = {
             let token = backing.environment().lock_token();
             let depot = patience.lock(&token, &self.depot);
             depot.map_or([Chain::new(), Chain::new()], |mut depot| depot.take_all())
         };
-        let mut draining = DrainGuard { backing, full, empty, patience, pages: 0 };
+        let draining = DrainGuard { backing, full, empty, patience, pages: 0 };
         trace_emptied(backing, &draining.full);
-        self.slots.take_over(
-            |_| true,
-            |_, slot| {
-                slot.forget_misses();
-                let magazines = [slot.unload(), slot.take_previous()];
-                for magazine in magazines.into_iter().flatten() {
-                    draining.full.push(magazine);
-                }
-            },
-        );
-        draining.drain();
-        draining.pages
+        draining
     }
 
     /// Empties the magazines of the depot that were not needed since the last call. Returns the
@@ -211,6 +227,14 @@ impl<C: Cpu> PerCpuCache<C> {
             backing.sizing.note_wait();
             token.lock(&self.depot)
         })
+    }
+}
+
+/// Moves the magazines of `slot` to `magazines`.
+fn take_magazines(slot: &mut CpuSlot, magazines: &mut Chain) {
+    slot.forget_misses();
+    for magazine in [slot.unload(), slot.take_previous()].into_iter().flatten() {
+        magazines.push(magazine);
     }
 }
 

@@ -264,6 +264,12 @@ impl<S: System> CacheInner<S> {
         released
     }
 
+    /// Releases all empty slabs that the cache need not keep, after the objects in the depot and in
+    /// the caller's slot are back in their slabs. Returns the pages released.
+    pub(crate) fn shrink_own(&self, patience: Patience) -> usize {
+        self.percpu.drain_own(&self.backing, patience) + self.release_empty(usize::MAX, patience)
+    }
+
     /// Releases empty slabs, up to `target_pages` pages in total. Returns the pages released.
     pub(crate) fn release_empty(&self, target_pages: usize, patience: Patience) -> usize {
         let source = &self.backing.shared().slab_source;

@@ -42,8 +42,8 @@ use crate::system::System;
 /// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
 /// unsafe { inodes.free(inode) };
 /// registry.age(); // a system with a clock does so at intervals
-/// let released = registry.shrink(1); // pages: only tries locks
-/// assert!(released > 0);
+/// registry.shrink_own(); // and this when much memory was not used for a while
+/// registry.shrink(1); // pages: only tries locks
 /// registry.shrink_all(); // waits for locks
 /// registry.validate()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -222,6 +222,16 @@ impl<S: System> Registry<S> {
     /// free. Example: see [`Registry`].
     pub fn shrink(&self, target_pages: usize) -> usize {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
+    }
+
+    /// Releases the pages that hold no object in use, as [`shrink_all`](Self::shrink_all) does, but
+    /// leaves the magazines of other CPUs alone, and only tries locks: no CPU is fenced or waited
+    /// for. Returns how many pages. O(caches). Example: see [`Registry`].
+    pub fn shrink_own(&self) -> usize {
+        let registry = self.inner();
+        let mut released = 0;
+        registry.visit(|cache| released += cache.shrink_own(Patience::Try));
+        released
     }
 
     /// Ages all caches: each releases the magazines of its depot and the empty slabs that it did
