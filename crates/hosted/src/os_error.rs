@@ -22,6 +22,9 @@ impl OsError {
     /// `EEXIST`: other code has a mapping there.
     pub(crate) const EXISTS: Self = Self(Errno::EXIST.raw_os_error());
 
+    /// `ENOMEM`: a limit is reached, or the process has used up its mappings.
+    pub(crate) const NO_MEMORY: Self = Self(Errno::NOMEM.raw_os_error());
+
     /// `EAGAIN`: the call interrupted one that it would wait for.
     pub(crate) const AGAIN: Self = Self(Errno::AGAIN.raw_os_error());
 

@@ -11,7 +11,7 @@ use page_frame::{FrameRange, Order};
 
 use super::Pages;
 use crate::os_error::OsError;
-use crate::space::UNIT_ORDER;
+use crate::space::units::UNIT_ORDER;
 
 /// Pages that are unmapped beyond those that the request needs, so that the next ones need not: a
 /// guess.

@@ -18,6 +18,7 @@ pub(crate) mod mapping;
 pub(crate) mod metadata;
 pub(crate) mod region;
 pub(crate) mod sections;
+pub(crate) mod units;
 
 use core::ops::Range;
 use core::ptr::NonNull;
@@ -34,11 +35,8 @@ use areas::AREA;
 use metadata::{BuddySizes, Layout};
 use region::Region;
 use sections::{SECTION_FRAMES, Sections};
+use units::{UNIT, frames_of_units, units};
 
-/// The order of a unit: 256 KiB.
-pub(crate) const UNIT_ORDER: u8 = 6;
-/// The frames of a unit.
-const UNIT: usize = 1 << UNIT_ORDER;
 const UNITS_PER_AREA: usize = AREA / UNIT;
 /// Units that are opened ahead of need are at most this part of all open ones.
 const AHEAD_DIVISOR: usize = 8;
@@ -139,7 +137,8 @@ impl Space {
             let limits = sections.limits(range.start);
             let needed = units(range);
             if range.frames() >= AREA / 4 {
-                return self.map_closed(needed, limits);
+                let mapped = self.map_closed(needed, limits);
+                return mapped.or_else(|error| self.extend_to(needed, limits, error));
             }
             let first = needed.start.get() / UNITS_PER_AREA * UNITS_PER_AREA;
             let ahead = (self.open_count.load(Ordering::Relaxed) / AHEAD_DIVISOR).min(MAX_AHEAD);
@@ -148,7 +147,8 @@ impl Space {
                 FrameNumber::new(first.max(units(limits).start.get())),
                 FrameNumber::new(end.min(units(limits).end.get())),
             );
-            self.map_closed(wide, limits).or_else(|_| self.map_closed(needed, limits))
+            let mapped = self.map_closed(wide, limits).or_else(|_| self.map_closed(needed, limits));
+            mapped.or_else(|error| self.extend_to(needed, limits, error))
         });
         opened.unwrap_or(Err(OsError::AGAIN))
     }
@@ -176,6 +176,28 @@ impl Space {
             }
             at = run_end;
         }
+        Ok(())
+    }
+
+    /// Extends the mapping of the last open unit before `needed` up to the end of `needed`. The
+    /// system has refused a mapping with `error`: the process may have used up its mappings.
+    fn extend_to(
+        &self,
+        needed: FrameRange,
+        limits: FrameRange,
+        error: OsError,
+    ) -> Result<(), OsError> {
+        let number = |at: usize| FrameRange::new(FrameNumber::new(at), FrameNumber::new(at + 1));
+        let first = units(limits).start.get();
+        let open = (first..needed.start.get()).rev().find(|at| self.open.count(number(*at)) == 1);
+        let Some(open) = open.filter(|_| error == OsError::NO_MEMORY) else { return Err(error) };
+        let closed = FrameRange::new(FrameNumber::new(open + 1), needed.end);
+        let frames = frames_of_units(closed).intersection(limits);
+        // SAFETY: clause 1: the last page of the open unit before (I1).
+        unsafe { self.region.extend(self.region.offsets(frames)) }?;
+        self.open.insert(closed);
+        self.open_count.fetch_add(closed.frames(), Ordering::Relaxed);
+        self.region.forbid_huge(frames);
         Ok(())
     }
 
@@ -365,19 +387,6 @@ impl Drop for Space {
         // The head last, as it has the set of open areas.
         unmap(self.layout.head());
     }
-}
-
-/// Returns the numbers of all units that `frames` has a part of, as a range of their own.
-#[inline]
-fn units(frames: FrameRange) -> FrameRange {
-    let end = FrameNumber::new(frames.end.get().div_ceil(UNIT));
-    FrameRange::new(FrameNumber::new(frames.start.get() / UNIT), end)
-}
-
-/// Returns the frames of the units with these numbers.
-fn frames_of_units(units: FrameRange) -> FrameRange {
-    let frame = |unit: FrameNumber| FrameNumber::new(unit.get() * UNIT);
-    FrameRange::new(frame(units.start), frame(units.end))
 }
 
 fn section_end(frame: FrameNumber) -> FrameNumber {

@@ -22,7 +22,7 @@ use page_frame::{DirectMap, FrameNumber, FrameRange, PAGE_SIZE};
 use rustix::io::Errno;
 use rustix::mm::{
     Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mprotect,
-    mremap_fixed, munmap,
+    mremap, mremap_fixed, munmap,
 };
 
 use crate::os_error::{OsError, preserving_errno};
@@ -156,6 +156,26 @@ impl Region {
         unsafe { mprotect(start, bytes, MprotectFlags::READ | MprotectFlags::WRITE) }?;
         // SAFETY: a part of our mapping; changes core dumps only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxDoDump) };
+        Ok(())
+    }
+
+    /// Extends the mapping that ends where `part` begins over `part`, which is not mapped. It needs
+    /// no further mapping, of which a process can have only so many.
+    ///
+    /// # Errors
+    /// The error of the system.
+    ///
+    /// # Safety
+    /// 1. The page before `part` was mapped by this value.
+    pub(crate) unsafe fn extend(&self, part: Range<usize>) -> Result<(), OsError> {
+        if self.reserved.is_some() {
+            return Err(OsError::INVALID);
+        }
+        let (start, bytes) = self.part(&part);
+        let last = start.wrapping_byte_sub(PAGE_SIZE);
+        // SAFETY: clause 1: the last page of our mapping, which grows in its place over addresses
+        // without a mapping, or stays as it is.
+        unsafe { mremap(last, PAGE_SIZE, PAGE_SIZE + bytes, MremapFlags::empty()) }?;
         Ok(())
     }
 

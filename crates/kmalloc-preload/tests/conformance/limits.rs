@@ -12,6 +12,7 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "a_limit_of_address_space_counts_what_is_used", run: space_limit, ends: Well },
     Check { name: "a_limit_of_data_counts_what_is_used", run: data_limit, ends: Well },
     Check { name: "a_program_may_limit_itself", run: own_limit, ends: Well },
+    Check { name: "a_process_may_use_up_its_mappings", run: mappings, ends: Well },
     Check { name: "small_programs_need_little_address_space", run: smallest_space, ends: Well },
 ];
 
@@ -135,4 +136,35 @@ fn smallest_space() {
         .env_remove("LD_PRELOAD")
         .status();
     assert!(status.is_ok_and(|status| status.success()));
+}
+
+/// Splits one mapping until the process may have no more, and then holds 100 MB in small blocks and
+/// in blocks of 3 MB. The heap has grown beyond what it begins with.
+///
+/// Mutation that it catches: a heap that grows by new mappings only.
+fn mappings() {
+    const PAIRS: usize = 70_000;
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    let held: Vec<_> = (0..30).map(|_| malloc(3_000_000)).collect();
+    // SAFETY: a new mapping.
+    let start = unsafe { libc::mmap(std::ptr::null_mut(), PAIRS * 8192, access, flags, -1, 0) };
+    assert_ne!(start, libc::MAP_FAILED);
+    // SAFETY: the first page of each pair of the mapping, which nobody uses.
+    let split = |pair: &usize| unsafe {
+        libc::mprotect(start.wrapping_byte_add(pair * 8192), 4096, libc::PROT_NONE) == 0
+    };
+    let split = (0..PAIRS).take_while(split).count();
+    assert!(split < PAIRS, "the system has a limit");
+    let mut failed = 0;
+    for bytes in [5000, 3_000_000] {
+        let blocks: Vec<_> = (0..100_000_000 / bytes).map(|_| malloc(bytes)).collect();
+        failed += blocks.iter().filter(|start| start.is_null()).count();
+        blocks.into_iter().for_each(free);
+    }
+    // A panic needs mappings.
+    // SAFETY: all of it, which nobody uses.
+    unsafe { libc::munmap(start, PAIRS * 8192) };
+    held.into_iter().for_each(free);
+    assert_eq!(failed, 0);
 }
