@@ -23,8 +23,9 @@
 //!
 //! # Modules
 //! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
-//! `tls`, `numbers`, `shared_numbers`, `pause`, `seccomp`, `membarrier`, `threads`, `miss_hook`,
-//! `clock`, `fork_lock` and `keep_loaded` are the machine. `pages` puts all of them together.
+//! `tls`, `numbers`, `shared_numbers`, `pause`, `proc_file`, `seccomp`, `membarrier`, `threads`,
+//! `miss_hook`, `clock`, `fork_lock` and `keep_loaded` are the machine. `pages` puts all of them
+//! together.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -45,6 +46,7 @@ mod numbers;
 mod os_error;
 mod pages;
 mod pause;
+mod proc_file;
 mod purge;
 mod seccomp;
 mod shared_numbers;

@@ -2,24 +2,24 @@
 //!
 //! # Concepts
 //! Filters allow the calls that a C library's `malloc` makes, and may kill the process at any other
-//! one. A call cannot be tried under such a filter. So in a process with a filter, this crate makes
-//! no call that it can do without: no huge pages, no `mincore`, no `membarrier` where there is
-//! another fence.
-//!
-//! A process has a filter from its start, which `/proc/self/status` says, or installs one, which
-//! the code that installs it should report by [`expect_seccomp_filter`]: then this crate does not
-//! even look.
+//! one. A call cannot be tried under such a filter. There are two kinds:
+//! - A process **inherits** a filter, as in a container; `/proc/self/status` says so. Such filters
+//!   allow most calls. This crate makes none of the calls that it can replace: no `membarrier`
+//!   where there is another fence, no `mincore`, no `sched_yield`.
+//! - A process **installs** a filter for its own work, which allows few calls. The code that
+//!   installs it should report it by [`expect_seccomp_filter`]. Then this crate does not look for
+//!   filters, and gives the system no advice about huge pages either.
 
-use core::ffi::CStr;
 use core::sync::atomic::{AtomicU8, Ordering};
 
-use crate::os_error::preserving_errno;
+use crate::proc_file::read_file;
 
 /// Whether there is a filter.
 static FILTER: AtomicU8 = AtomicU8::new(UNKNOWN);
 const UNKNOWN: u8 = 0;
 const NONE: u8 = 1;
-const FILTERED: u8 = 2;
+const INHERITED: u8 = 2;
+const OWN: u8 = 3;
 
 /// Tells this crate that the process is about to install a filter of system calls.
 ///
@@ -34,43 +34,32 @@ const FILTERED: u8 = 2;
 /// ```
 pub fn expect_seccomp_filter() {
     // Relaxed: the word publishes nothing.
-    FILTER.store(FILTERED, Ordering::Relaxed);
+    FILTER.store(OWN, Ordering::Relaxed);
 }
 
 /// Returns whether a filter is in force, as far as this crate knows. Looks at the first call.
 pub(crate) fn is_filtered() -> bool {
     match FILTER.load(Ordering::Relaxed) {
         NONE => false,
-        FILTERED => true,
+        INHERITED | OWN => true,
         _ => {
-            let found = if has_filter() { FILTERED } else { NONE };
+            let found = if has_filter() { INHERITED } else { NONE };
             // A report that came meanwhile stays.
             let now = FILTER.compare_exchange(UNKNOWN, found, Ordering::Relaxed, Ordering::Relaxed);
-            now.is_err() || found == FILTERED
+            now.is_err() || found == INHERITED
         }
     }
 }
 
+/// Returns whether the process has installed a filter of its own, or is about to.
+pub(crate) fn has_own_filter() -> bool {
+    FILTER.load(Ordering::Relaxed) == OWN
+}
+
 /// Returns whether `/proc/self/status` says that this thread has a filter.
 fn has_filter() -> bool {
-    const PATH: &CStr = c"/proc/self/status";
     let mut text = [0_u8; 4096];
-    let length = preserving_errno(|| {
-        // Through `syscall`, as the functions of the C library are cancellation points.
-        // SAFETY: the path ends with zero.
-        let file = unsafe {
-            let flags = libc::O_RDONLY | libc::O_CLOEXEC;
-            libc::syscall(libc::SYS_openat, libc::AT_FDCWD, PATH.as_ptr(), flags)
-        };
-        if file < 0 {
-            return 0;
-        }
-        // SAFETY: `text` has that many bytes, and is borrowed exclusively.
-        let length = unsafe { libc::syscall(libc::SYS_read, file, text.as_mut_ptr(), text.len()) };
-        // SAFETY: opened above, and closed once.
-        unsafe { libc::syscall(libc::SYS_close, file) };
-        usize::try_from(length).unwrap_or(0)
-    });
+    let length = read_file(c"/proc/self/status", 0, &mut text);
     says_filtered(&text[..length])
 }
 

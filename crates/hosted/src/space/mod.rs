@@ -17,6 +17,7 @@ pub(crate) mod areas;
 pub(crate) mod mapping;
 pub(crate) mod metadata;
 pub(crate) mod region;
+mod residency;
 pub(crate) mod sections;
 pub(crate) mod units;
 

@@ -27,6 +27,7 @@ use rustix::mm::{
 
 use crate::os_error::{OsError, preserving_errno};
 use crate::seccomp;
+use crate::space::residency::{MAX_PAGES, are_resident};
 
 /// `MADV_COLLAPSE` (Linux 6.1): copies the pages of an area into one huge page.
 const MADV_COLLAPSE: core::ffi::c_int = 25;
@@ -240,19 +241,13 @@ impl Region {
         });
     }
 
-    /// Returns whether each page of `range` is resident. One system call for each 2 MiB.
+    /// Returns whether each page of `range` is resident. A system call for each 2 MiB; three in a
+    /// process with a filter of system calls.
     pub(crate) fn is_resident(&self, range: FrameRange) -> bool {
-        let mut there = [0_u8; 512];
         let (start, bytes) = self.part_of_space(range);
-        let at_once = there.len() * PAGE_SIZE;
-        (0..bytes).step_by(at_once).all(|offset| {
-            let bytes = at_once.min(bytes - offset);
-            let pages = &mut there[..bytes / PAGE_SIZE];
-            let outcome = preserving_errno(|| {
-                // SAFETY: a part of our mapping; the vector has a byte for each of its pages.
-                unsafe { libc::mincore(start.wrapping_byte_add(offset), bytes, pages.as_mut_ptr()) }
-            });
-            outcome == 0 && pages.iter().all(|page| page & 1 == 1)
+        (0..bytes / PAGE_SIZE).step_by(MAX_PAGES).all(|page| {
+            let pages = MAX_PAGES.min(bytes / PAGE_SIZE - page);
+            are_resident(start.wrapping_byte_add(page * PAGE_SIZE), pages)
         })
     }
 
@@ -263,9 +258,9 @@ impl Region {
     }
 
     /// Forbids huge pages in `part`, which is mapped: for sparsely written memory. Does nothing in
-    /// a process with a filter of system calls.
+    /// a process that has installed a filter of system calls.
     pub(crate) fn forbid_huge_in(&self, part: Range<usize>) {
-        if seccomp::is_filtered() {
+        if seccomp::has_own_filter() {
             return;
         }
         let (start, bytes) = self.part(&part);

@@ -99,12 +99,12 @@ impl Thp {
     }
 
     /// Returns whether a due scan may run, in a heap with `in_use` pages in use and at the time
-    /// `now`. Counts it as skipped where the last scan was slow. A process with a filter of system
-    /// calls scans nothing.
+    /// `now`. Counts it as skipped where the last scan was slow. A process that has installed a
+    /// filter of system calls scans nothing.
     pub(crate) fn may_scan(&self, in_use: usize, now: u64) -> bool {
         // Relaxed: a time that may be lost.
         let waited = now.saturating_sub(self.scanned_at.load(Ordering::Relaxed));
-        if in_use < SMALL_HEAP_PAGES || waited < self.pause || seccomp::is_filtered() {
+        if in_use < SMALL_HEAP_PAGES || waited < self.pause || seccomp::has_own_filter() {
             return false;
         }
         self.scanned_at.store(now, Ordering::Relaxed);
