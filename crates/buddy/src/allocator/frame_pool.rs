@@ -107,9 +107,9 @@ impl<'m, C: Cpu> FramePool<'m, C> {
     pub(crate) fn new(carved: Carved<'m>, cpu: C, mode: Mode) -> Self {
         let Carved { mut bitmap, tags, deferred, slots, counts } = carved;
         bitmap.set_fills_used_areas_first(mode == Mode::Dense);
-        let frames = [bitmap.table().frames(), bitmap.table().span().frames()];
-        let areas = frames.map(|frames| frames / AREA_FRAMES);
-        let caches = Caches::new(slots, counts, cpu, areas, mode == Mode::Plain);
+        let areas = bitmap.table().frames() / AREA_FRAMES;
+        let planned = bitmap.table().planned_areas();
+        let caches = Caches::new(slots, counts, cpu, [areas, planned], mode == Mode::Plain);
         Self { frames: Frames::new(bitmap, tags, deferred), caches, mode }
     }
 

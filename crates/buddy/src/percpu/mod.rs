@@ -30,8 +30,6 @@ pub(crate) mod slot;
 const MIN_AREAS_PER_OWNER: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
 /// Of more slots than this, some are assumed to be unused: a guess.
 const MANY_SLOTS: usize = 64;
-/// An allocator with room for so many areas for each slot has owners from the start: a guess.
-const MANY_AREAS_PER_OWNER: usize = 1024;
 /// Slots cache blocks of this mobility. Requests of another mobility go to the shared frames.
 const MOBILITY: Mobility = Mobility::Unmovable;
 
@@ -52,23 +50,21 @@ pub(crate) struct Caches<'m, C> {
 type Entered<'s, C> = PerCpuGuard<'s, CpuSlot, C>;
 
 impl<'m, C: Cpu> Caches<'m, C> {
-    /// Makes the caches of an allocator with `areas` areas, and `areas_later` in all if all
-    /// sections are added that it has room for. If `closed`, no call ever enters a slot.
+    /// Makes the caches of an allocator that has `areas` areas and plans for `planned`. If `closed`,
+    /// no call ever enters a slot.
     pub(crate) fn new(
         slots: &'m mut [PerCpuSlot<CpuSlot>],
         counts: &'m [CachedCount],
         cpu: C,
-        [areas, areas_later]: [usize; 2],
+        [areas, planned]: [usize; 2],
         closed: bool,
     ) -> Self {
         let count = slots.len();
         let used = count.min(MANY_SLOTS);
-        let is_enough =
-            areas >= MIN_AREAS_PER_OWNER * used || areas_later >= MANY_AREAS_PER_OWNER * used;
         Self {
             slots: if closed { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) },
             counts,
-            has_owners: closed || is_enough,
+            has_owners: closed || planned >= MIN_AREAS_PER_OWNER * used,
             area_batch: (areas / (8 * count.max(1))).clamp(1, MAX_CLAIM_BATCH),
         }
     }
