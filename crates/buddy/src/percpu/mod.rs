@@ -50,8 +50,8 @@ pub(crate) struct Caches<'m, C> {
 type Entered<'s, C> = PerCpuGuard<'s, CpuSlot, C>;
 
 impl<'m, C: Cpu> Caches<'m, C> {
-    /// Makes the caches of an allocator that has `areas` areas and plans for `planned`. If `closed`,
-    /// no call ever enters a slot.
+    /// Makes the caches of an allocator that has `areas` areas and plans for `planned`. If
+    /// `closed`, no call ever enters a slot.
     pub(crate) fn new(
         slots: &'m mut [PerCpuSlot<CpuSlot>],
         counts: &'m [CachedCount],
