@@ -5,30 +5,31 @@
 //! look at the clock. So while work is pending, a miss **arms** the thread's word (`tls`): the next
 //! operation finds no valid number, counts as a miss, and calls the hook again. An armed operation
 //! takes about 20 nanoseconds more. A thread that never sleeps would pay that each time; so between
-//! two steps of the clock only [`BUDGET`] armed operations arm the word again. After that the
-//! thread waits for a real miss. A thread that sleeps between its operations stays armed, and does
-//! the work in time.
+//! two steps of the clock threads are armed at most [`BUDGET`] times. After that the thread waits
+//! for a real miss. A thread that sleeps between its operations stays armed, and does the work in
+//! time.
 //!
 //! # Concurrency
 //! The hook is set once. The budget is shared; a lost update only makes it larger or smaller.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 
-use crate::numbers::Numbers;
 use crate::tls;
 
 /// The hook, a `fn()`; null before it is set.
 static HOOK: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
-/// A bit for each thread number: set while the thread is in an operation that came armed.
-static CAME_ARMED: Numbers = Numbers::new();
-/// Armed operations that may arm again before the next step of the clock.
+/// How often threads may still be armed before the next step of the clock.
 static LEFT: AtomicU32 = AtomicU32::new(0);
-/// The last time at which an armed operation armed again.
+/// The last time at which a thread was armed.
 static ARMED_AT: AtomicU64 = AtomicU64::new(0);
 
 /// Armed operations that arm again between two steps of the clock: about 0.1 % of the 4
 /// milliseconds that usually pass between them.
 const BUDGET: u32 = 256;
+
+/// How often threads are armed after an operation with many pages, though the budget is used up:
+/// the operations before the next sleep, which may be the last ones that look at the clock.
+const AFTER_MANY_PAGES: u32 = 64;
 
 /// Sets the function that a thread calls after a miss, with no lock held and outside all slots. The
 /// last one that is set counts.
@@ -49,44 +50,30 @@ pub(crate) fn note_miss() {
     }
 }
 
-/// Notes that the operation of thread `number` counts as a miss because the thread was armed.
-#[cold]
-pub(crate) fn note_armed(number: u32) {
-    CAME_ARMED.insert(number as usize);
-}
-
-/// The operation that looked at the clock, with the budget that it leaves at least.
+/// The operation that looked at the clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum After {
-    /// A miss in a slot, real or because the thread was armed.
-    Miss = 1,
-    /// An allocation or a free of pages.
-    PageOperation = 4,
+    /// A miss in a slot, or an allocation or a free of a few pages.
+    Miss,
+    /// An allocation or a free of many pages, beside which an armed operation costs nothing.
+    ManyPages,
 }
 
-/// Makes the running thread's next hit a miss. After an operation that only counts as a miss
-/// because the thread was armed, only if the budget allows it at the time `now`.
+/// Makes the running thread's next hit a miss, as far as the budget allows it at the time `now`.
 pub(crate) fn arm(now: u64, after: After) {
-    let Some(number) = tls::number() else { return };
-    let came_armed = CAME_ARMED.contains(number);
-    if came_armed {
-        CAME_ARMED.free(number);
+    if tls::number().is_none() {
+        return;
     }
     if ARMED_AT.load(Ordering::Relaxed) != now {
         ARMED_AT.store(now, Ordering::Relaxed);
         LEFT.store(BUDGET, Ordering::Relaxed);
     }
-    let left = LEFT.load(Ordering::Relaxed);
-    if came_armed && after == After::Miss {
-        LEFT.store(left.saturating_sub(1), Ordering::Relaxed);
-        if left == 0 {
-            return;
-        }
-    } else {
-        // Expensive operations: a few more armed ones cost little beside them. They matter when the
-        // thread sleeps next.
-        LEFT.store(left.max(after as u32), Ordering::Relaxed);
+    let least = if after == After::ManyPages { AFTER_MANY_PAGES } else { 0 };
+    let left = LEFT.load(Ordering::Relaxed).max(least);
+    if left == 0 {
+        return;
     }
+    LEFT.store(left - 1, Ordering::Relaxed);
     tls::store(tls::load() | tls::ARMED);
 }
 
@@ -106,24 +93,20 @@ mod tests {
         assert_eq!(tls::number(), Some(number.index()), "for locks it has its number");
         assert_eq!(Threads.pin(), Some(number));
         assert_eq!(Threads.pin_known(), Some(number), "disarmed");
-        // A loop of armed operations, without a step of the clock.
-        let mut armed = 0;
-        loop {
-            arm(2, After::Miss);
-            if Threads.pin_known().is_some() {
-                break;
-            }
-            let _ = Threads.pin();
-            armed += 1;
-        }
         // Other tests of this process arm nothing.
-        assert_eq!(armed, BUDGET);
-        arm(2, After::Miss);
-        assert_eq!((Threads.pin_known(), Threads.pin()), (None, Some(number)), "a real miss");
-        arm(2, After::PageOperation);
-        assert_eq!((Threads.pin_known(), Threads.pin()), (None, Some(number)), "costs little");
-        arm(3, After::Miss);
-        assert_eq!((Threads.pin_known(), Threads.pin()), (None, Some(number)), "a later time");
+        let armed = |now, after, times: u32| {
+            let armed = (0..times).filter(|_| {
+                arm(now, after);
+                let is_armed = Threads.pin_known().is_none();
+                let _ = Threads.pin();
+                is_armed
+            });
+            armed.count() as u32
+        };
+        assert_eq!(armed(2, After::Miss, 2 * BUDGET), BUDGET, "without a step of the clock");
+        assert_eq!(armed(2, After::ManyPages, 1), 1);
+        assert_eq!(armed(2, After::Miss, BUDGET), AFTER_MANY_PAGES - 1);
+        assert_eq!(armed(3, After::Miss, 2 * BUDGET), BUDGET, "a later time");
         // A thread without a number is not armed.
         let other = std::thread::spawn(|| {
             arm(4, After::Miss);

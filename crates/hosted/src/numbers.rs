@@ -59,13 +59,6 @@ impl Numbers {
         word.load(Ordering::SeqCst) & bit == 0 && word.fetch_or(bit, Ordering::SeqCst) & bit == 0
     }
 
-    /// Returns whether `number` is in the set.
-    pub(crate) fn contains(&self, number: usize) -> bool {
-        let (word, bit) = self.place(number);
-        // Relaxed: the caller's own number, or advice.
-        word.load(Ordering::Relaxed) & bit != 0
-    }
-
     /// Frees `number`.
     pub(crate) fn free(&self, number: usize) {
         let (word, bit) = self.place(number);

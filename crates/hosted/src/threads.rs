@@ -189,26 +189,30 @@ fn borrow() -> bool {
         // Release: as in `slots_used`.
         USED.fetch_max(number as u32 + 1, Ordering::Release);
     }
-    tls::store(number as u32 + 1);
+    let before = tls::swap(number as u32 + 1);
+    if before != 0 {
+        // A signal handler has taken a number for the thread meanwhile.
+        tls::store(before);
+        shared_numbers::unlock(number);
+        return false;
+    }
     true
 }
 
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    match tls::load() {
-        ENDED | TAKING => return None,
-        armed if armed & tls::ARMED != 0 => {
-            let word = armed & !tls::ARMED;
-            tls::store(word);
-            miss_hook::note_armed(word - 1);
-            return Some(word - 1);
-        }
-        _ => {}
+    if matches!(tls::load(), ENDED | TAKING) {
+        return None;
     }
     // The calls below may allocate: libraries may replace the functions of the C library. Such
-    // requests do without a slot.
-    tls::store(TAKING);
+    // requests do without a slot. The thread may have a number: it was armed, or a signal handler
+    // has taken one meanwhile.
+    let before = tls::swap(TAKING) & !tls::ARMED;
+    if (1..=THREAD_SLOTS as u32).contains(&before) {
+        tls::store(before);
+        return Some(before - 1);
+    }
     let number = take_number();
     if number.is_none() && tls::load() == TAKING {
         tls::store(0);

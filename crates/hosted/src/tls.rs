@@ -46,6 +46,23 @@ mod initial_exec {
         word as u32
     }
 
+    /// Sets the thread's word and returns what it was, in one step for signal handlers.
+    #[inline]
+    pub(crate) fn swap(word: u32) -> u32 {
+        let before: u32;
+        // SAFETY: exchanges the thread's own word; nothing else is at that place.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
+                "xchg dword ptr fs:[{at}], {word:e}",
+                at = out(reg) _,
+                word = inout(reg) word => before,
+                options(nostack, preserves_flags),
+            );
+        }
+        before
+    }
+
     /// Sets the thread's word.
     #[inline]
     pub(crate) fn store(word: u32) {
@@ -107,6 +124,14 @@ mod initial_exec {
         unsafe { place().read_volatile() }
     }
 
+    /// Sets the thread's word and returns what it was. A signal handler may run in between.
+    #[inline]
+    pub(crate) fn swap(word: u32) -> u32 {
+        let before = load();
+        store(word);
+        before
+    }
+
     /// Sets the thread's word.
     #[inline]
     pub(crate) fn store(word: u32) {
@@ -115,7 +140,7 @@ mod initial_exec {
     }
 }
 
-pub(crate) use initial_exec::{load, store};
+pub(crate) use initial_exec::{load, store, swap};
 
 use crate::numbers;
 

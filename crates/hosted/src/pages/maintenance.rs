@@ -2,12 +2,17 @@
 
 use core::sync::atomic::{AtomicPtr, Ordering};
 
+use page_frame::PAGE_SIZE;
+
 use super::Pages;
 use super::purge::Purge;
 use crate::clock;
 use crate::miss_hook::{self, After};
 use crate::purge::trim::Trim;
 use crate::tls;
+
+/// An operation with so many pages costs some microseconds: 256 KiB.
+const MANY_PAGES: usize = (256 << 10) / PAGE_SIZE;
 
 impl Pages {
     /// Returns approximately how many pages are free but still backed by memory. O(1).
@@ -24,11 +29,11 @@ impl Pages {
     }
 
     /// Ends an interval if it is over, and purges what is due. Called by each function that
-    /// allocates or frees pages, with no lock held, outside the fork lock.
+    /// allocates or frees `pages` pages, with no lock held, outside the fork lock.
     #[inline]
-    pub(crate) fn decay_if_due(&self) {
+    pub(crate) fn decay_if_due(&self, pages: usize) {
         if self.decay.is_worth_a_look() {
-            self.decay_by_clock(After::PageOperation);
+            self.decay_by_clock(if pages < MANY_PAGES { After::Miss } else { After::ManyPages });
         }
     }
 

@@ -95,7 +95,7 @@ pub struct Pages {
 unsafe impl PageSource for Pages {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         // First: a hook that panics here loses no block.
-        self.decay_if_due();
+        self.decay_if_due(order.pages());
         let _inside = Inside::enter();
         let (start, order) = loop {
             let (start, order) = match self.buddy.allocate(order) {
@@ -123,12 +123,12 @@ unsafe impl PageSource for Pages {
 
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
-        let inside = Inside::enter();
-        self.note_freed(frames_of(block.start(), block.pages()));
+        let (inside, pages) = (Inside::enter(), block.pages());
+        self.note_freed(frames_of(block.start(), pages));
         // SAFETY: the clauses of `PageSource::free`: the block came from the buddy.
         unsafe { self.buddy.free(block) };
         drop(inside);
-        self.decay_if_due();
+        self.decay_if_due(pages);
     }
 }
 

@@ -24,7 +24,7 @@ const TAIL_UNIT: usize = (1 << 20) / PAGE_SIZE;
 // sections gives to one run. Clause 2: `set_run` follows each change.
 unsafe impl PageResize for Pages {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
-        self.decay_if_due();
+        self.decay_if_due(pages);
         let _inside = Inside::enter();
         if pages > LARGEST_IN_BUDDY && self.space.has_multi_section_runs() {
             return allocate_sections(self, pages);
@@ -61,7 +61,7 @@ unsafe impl PageResize for Pages {
         // SAFETY: the clauses of `free_run`: the run came from the buddy.
         unsafe { self.buddy.free_run(start, pages) };
         drop(inside);
-        self.decay_if_due();
+        self.decay_if_due(pages);
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {

@@ -57,11 +57,10 @@ pub fn spin_hint() {
     loom::thread::yield_now();
 }
 
-/// Asks the CPU to load the cache line of `place`; never waits. Does nothing where there is no such
-/// instruction.
+/// Asks the CPU to load the cache line of `place`, which may be any address; never waits. Does
+/// nothing where there is no such instruction.
 #[inline(always)]
-pub fn prefetch<T>(place: &T) {
-    let place = core::ptr::from_ref(place);
+pub fn prefetch<T>(place: *const T) {
     #[cfg(all(target_arch = "x86_64", not(any(loom, miri))))]
     // SAFETY: a prefetch faults at no address and changes nothing that the program sees.
     unsafe {

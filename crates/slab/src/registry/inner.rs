@@ -17,7 +17,7 @@ use crate::cache_inner::{CacheInner, ReclaimHook};
 use crate::patience::{Patience, Reclaim};
 use crate::percpu::slot::CacheSlots;
 use crate::percpu::slot_arena::{SlotArena, slots_behind, slots_in};
-use crate::slabs::clock::AgingClock;
+use crate::slabs::clock::{AgingClock, AgingPace};
 use crate::slabs::environment::Environment;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
@@ -81,7 +81,9 @@ impl<S: System> RegistryInner<S> {
         // row or an array; they live as long as the registry. Clause 2: there is one such value
         // besides the handles, which are of the same machine.
         let locking = unsafe { CacheSlots::at(slots, count, cpu) };
-        let (range, aging) = (TagRange::EMPTY, AgingClock::new());
+        let has_clock = <S::Cpus as Cpu>::HAS_MISS_HOOK;
+        let pace = if has_clock { AgingPace::BESIDE_TIME } else { AgingPace::BY_TRAFFIC };
+        let (range, aging) = (TagRange::EMPTY, AgingClock::new(pace));
         let environment = Environment { source, range, locking, hook, aging };
         let made = Self {
             shared: Shared::new(environment, slot_arena, cache_size, caches),

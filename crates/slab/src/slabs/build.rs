@@ -65,20 +65,18 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     // SAFETY: clause 1 of `links`: the header was just written for this geometry, in the caller's
     // memory.
     let links = unsafe { SlabHeader::links(header, geometry) };
-    for index in 0..capacity {
-        let next = match index + 1 {
-            _ if K::SHUFFLE => index,
-            next if next < capacity => next,
-            _ => 0,
-        };
-        // SAFETY: clause 1 of `write`: the index is below the capacity, and the caller owns the
-        // slab.
-        unsafe { links.write(index, next) };
-    }
     if K::SHUFFLE {
+        for index in 0..capacity {
+            // SAFETY: clause 1 of `write`: the index is below the capacity, and the caller owns the
+            // slab.
+            unsafe { links.write(index, index) };
+        }
         let seed = settings.secret ^ start.addr().get();
         // SAFETY: the caller owns the links, and the loop linked each object to itself.
         unsafe { shuffle(links, capacity, seed) };
+    } else {
+        // SAFETY: clause 1 of `chain_all`: the caller owns the slab, which has this capacity.
+        unsafe { links.chain_all(capacity) };
     }
     // SAFETY: clause 1: the caller owns the pages.
     unsafe { source.set_owner(start, geometry.order().pages(), settings.tag, header.cast()) };

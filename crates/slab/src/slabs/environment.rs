@@ -1,18 +1,25 @@
 //! The surroundings of slabs: pages, lock tokens, a fault hook, and a clock of traffic.
 
-use page_frame::{Fault, FaultHook, IrqLockToken, PageMap, Tag, TagRange};
+use core::ptr::NonNull;
+
+use page_frame::sync::prefetch;
+use page_frame::{Fault, FaultHook, IrqLockToken, PAGE_SHIFT, PageMap, Tag, TagRange};
 
 use crate::percpu::slot::{CacheSlots, CpuSlot};
 use crate::slabs::clock::AgingClock;
 use crate::system::System;
+
+/// For fewer objects, no headers are fetched ahead.
+const WORTH_FETCHING: usize = 8;
 
 /// The surroundings of all slabs of a registry.
 pub(crate) struct Environment<S: System> {
     pub(crate) source: S::Pages,
     /// Tags and owners of most pages of the source.
     pub(crate) range: TagRange,
-    /// Marks CPUs that hold a lock of any cache, and so tells contexts that are nested on them. The
-    /// bodies of these slots stay empty: closed per-CPU handles enter them and find nothing.
+    /// Marks CPUs that hold a lock of any cache, and so tells contexts that are nested on them.
+    /// The bodies of these slots stay empty: closed per-CPU handles enter them and find
+    /// nothing.
     pub(crate) locking: CacheSlots<S::Cpus>,
     pub(crate) hook: FaultHook,
     pub(crate) aging: AgingClock,
@@ -32,6 +39,29 @@ impl<S: System> Environment<S> {
         match unsafe { self.range.tag_and_owner(address) } {
             Some(found) if found.0.is_slab() => found,
             _ => (self.source.tag(address), self.source.owner(address)),
+        }
+    }
+
+    /// Fetches the headers of the slabs of `objects` into the CPU's cache. Objects that were freed
+    /// in random order lie in slabs that are all missed: so the misses overlap, and happen
+    /// before the caller takes a lock.
+    pub(crate) fn prefetch_headers(&self, objects: &[NonNull<u8>]) {
+        if objects.len() < WORTH_FETCHING {
+            return;
+        }
+        let mut last_page = 0;
+        for address in objects.iter().map(|object| object.addr().get()) {
+            let page = address >> PAGE_SHIFT;
+            if page == last_page {
+                continue;
+            }
+            last_page = page;
+            // SAFETY: the source has not moved since `range` was taken, as in `tag_and_owner`.
+            if let Some((tag, owner)) = unsafe { self.range.tag_and_owner(address) } {
+                if tag.is_slab() {
+                    prefetch(owner.cast::<u8>());
+                }
+            }
         }
     }
 

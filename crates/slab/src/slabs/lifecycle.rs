@@ -37,6 +37,10 @@ pub(crate) struct SlabSource<S: System> {
     pub(crate) headers: [Slabs; 2],
 }
 
+/// A trip to the slabs makes at most so many new ones, for a caller that wants more objects than
+/// one of them has: a guess.
+const MAX_GROWN_AT_ONCE: usize = 8;
+
 impl<S: System> SlabSource<S> {
     fn headers_for(&self, geometry: &Geometry) -> &Slabs {
         &self.headers[geometry.links_bytes() / 64]
@@ -44,8 +48,9 @@ impl<S: System> SlabSource<S> {
 }
 
 impl Slabs {
-    /// Takes up to `wanted` objects, at least one; makes a slab if none has a free object. Calls
-    /// `put` with each object and its number, from 0; a later call for the same number replaces the
+    /// Takes up to `wanted` objects, at least one; makes a slab if none has a free object, and
+    /// further ones while `wanted` exceeds what they have, up to [`MAX_GROWN_AT_ONCE`]. Calls `put`
+    /// with each object and its number, from 0; a later call for the same number replaces the
     /// earlier one. Calls `note` with the bytes of all slabs, under the set lock.
     pub(crate) fn take<S: System, K: Hardening>(
         &self,
@@ -57,7 +62,9 @@ impl Slabs {
     ) -> Result<usize, OutOfMemory> {
         let best = &self.settings.geometry;
         let mark = K::MARKS.then_some(MARK_CACHED);
-        let colour = {
+        let count = wanted.div_ceil(best.capacity()).min(MAX_GROWN_AT_ONCE);
+        let mut colours = [0; MAX_GROWN_AT_ONCE];
+        {
             let token = source.environment.lock_token();
             let set = self.lock_sorted::<S>(&token, Patience::Wait);
             let mut set = set.ok_or(OutOfMemory)?;
@@ -69,31 +76,38 @@ impl Slabs {
             if !self.may_grow(&set) {
                 return Err(OutOfMemory);
             }
-            if self.settings.coloured { set.next_colour(best) } else { 0 }
-        };
-        let header = self.grow::<S, K>(source, colour, reclaim)?;
-        // SAFETY: `grow` made the slab, and no other code has it.
-        let pages = unsafe { header.as_ref() }.pages();
+            colours[..count].fill_with(|| set.colour_of_next(&self.settings));
+        }
+        // No object is taken before all slabs are made: code of the user may panic meanwhile.
+        let mut fresh = ReleasingSlabs { slabs: self, source, list: SlabList::new(), pages: 0 };
+        for colour in &colours[..count] {
+            let Ok(header) = self.grow::<S, K>(source, *colour, reclaim) else { break };
+            // SAFETY: clause 1 of `push`: `grow` made the slab: live and in no list. It leaves this
+            // list before it is released.
+            unsafe { fresh.list.push(header) };
+        }
+        let mut pages = 0;
         let taken = {
             let token = source.environment.lock_token();
             let set = self.lock::<S>(&token, Patience::Wait);
-            // Checked again: another CPU may have grown the cache meanwhile.
-            set.filter(|set| self.may_grow(set)).map(|mut set| {
-                // SAFETY: clause 1 of `add`: `grow` made the slab: live, of this cache, in no list,
-                // all objects free.
-                unsafe { set.add(header, best) };
+            set.map_or(0, |mut set| {
+                // Checked again: another CPU may have grown the cache meanwhile.
+                while self.may_grow(&set) {
+                    let Some(header) = fresh.list.pop() else { break };
+                    // SAFETY: `grow` made the slab, and no other code has it.
+                    pages += unsafe { header.as_ref() }.pages();
+                    // SAFETY: clause 1 of `add`: the slab is live, of this cache, in no list, and
+                    // all its objects are free.
+                    unsafe { set.add(header, best) };
+                }
                 note(set.bytes(best));
                 set.take(best, wanted, mark, &mut put)
             })
         };
-        let Some(taken) = taken else {
-            // SAFETY: clause 1 of `release`: the fresh slab was not added to the set, so it is
-            // ours, and all its objects are free.
-            unsafe { self.release(source, header) };
-            return Err(OutOfMemory);
-        };
+        // Slabs that the cache may not have go back.
+        drop(fresh);
         source.environment.aging.note(pages, 0);
-        Ok(taken)
+        if taken > 0 { Ok(taken) } else { Err(OutOfMemory) }
     }
 
     /// Takes one object for the registry itself.
@@ -120,6 +134,7 @@ impl Slabs {
         note: impl Fn(usize),
     ) -> usize {
         self.trace_returned(&source.environment, objects);
+        source.environment.prefetch_headers(objects);
         let best = &self.settings.geometry;
         let fault;
         let mut surplus = SlabList::new();

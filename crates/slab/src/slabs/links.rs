@@ -90,6 +90,41 @@ impl Links {
         }
     }
 
+    /// Links each of the `capacity` objects of a fresh slab to the next one, and the last to the
+    /// first.
+    ///
+    /// # Safety
+    /// 1. The slab has `capacity` objects, all of them the caller's, and no other code has it.
+    pub(crate) unsafe fn chain_all(self, capacity: usize) {
+        match self {
+            // One loop for each width: the compiler writes many bytes at once.
+            Self::Short(first) => {
+                for index in 0..capacity {
+                    // SAFETY: clause 1: there is a byte for each object.
+                    let link = unsafe { first.add(index) };
+                    // SAFETY: clause 1: no other code uses the links.
+                    unsafe { link.write((index + 1) as u8) };
+                }
+            }
+            Self::Long(first) => {
+                for index in 0..capacity {
+                    // SAFETY: clause 1: there are two bytes for each object.
+                    let link = unsafe { first.add(index) };
+                    // SAFETY: clause 1: no other code uses the links.
+                    unsafe { link.write((index + 1) as u16) };
+                }
+            }
+            Self::Within(_) => {
+                for index in 0..capacity {
+                    // SAFETY: clause 1 is clause 1 of `write`.
+                    unsafe { self.write(index, index + 1) };
+                }
+            }
+        }
+        // SAFETY: clause 1 is clause 1 of `write`.
+        unsafe { self.write(capacity - 1, 0) };
+    }
+
     /// Writes the mark of object `index`.
     ///
     /// # Safety

@@ -25,6 +25,7 @@ use crate::slabs::free_word::Pushed;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::header::{ListName, SlabHeader};
 use crate::slabs::list::SlabList;
+use crate::slabs::settings::CacheSettings;
 
 const LISTS: usize = ListName::Nowhere as usize;
 
@@ -105,10 +106,14 @@ impl SlabSet {
         self.lists.iter().flat_map(SlabList::iter)
     }
 
-    /// Returns the colour of the next slab, and advances to the one after it.
-    pub(crate) fn next_colour(&mut self, geometry: &Geometry) -> usize {
+    /// Returns the colour of the next slab, and advances to the one after it. Zero for caches that
+    /// are not coloured.
+    pub(crate) fn colour_of_next(&mut self, settings: &CacheSettings) -> usize {
+        if !settings.coloured {
+            return 0;
+        }
         let colour = usize::from(self.colour);
-        self.colour = geometry.next_colour(colour) as u16;
+        self.colour = settings.geometry.next_colour(colour) as u16;
         colour
     }
 
