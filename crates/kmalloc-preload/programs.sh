@@ -1,8 +1,11 @@
 #!/usr/bin/env bash
 # Runs programs as they are, with the library and without, and compares what they say.
-#   crates/kmalloc-preload/programs.sh [--quick] [--check] [--time] [--against NAME=LIBRARY]... [--only NAME] [LIBRARY]
-# --quick: a second or two each. --check: with KMALLOC_CHECK=1. --time: CPU time and peak memory over those without, and the
-# geometric mean of all programs. --against: another library beside ours. --only: this program alone.
+#   crates/kmalloc-preload/programs.sh [--quick] [--check] [--time [--rounds N] [--against]] [--against NAME=LIBRARY]...
+#                                      [--only NAME] [LIBRARY]
+# --quick: a second or two each. --check: with KMALLOC_CHECK=1. --time: CPU time and peak memory over those without: medians of
+# N rounds (5), in turn, with the spread of the CPU time, and geometric means over all programs. --against: beside the
+# allocators that Debian has as packages (libjemalloc2, libmimalloc2.0, libtcmalloc-minimal4), as far as they are installed, and
+# over the best of them. --against NAME=LIBRARY: beside that library. --only: this program alone.
 # Exit status: 0 all the same, 1 one differed, 2 an argument is wrong. Programs that are not installed are named and skipped.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -13,15 +16,38 @@ library=""
 checks=()
 others=()
 only=""
+rounds=5
+# The libraries of Debian's packages.
+packaged() {
+    local folder entry
+    for entry in jemalloc=libjemalloc.so.2 mimalloc=libmimalloc.so.2 tcmalloc=libtcmalloc_minimal.so.4; do
+        for folder in /usr/lib/*-linux-gnu /usr/lib /usr/lib64; do
+            if [ -f "$folder/${entry#*=}" ]; then
+                others+=("${entry%%=*}=$folder/${entry#*=}")
+                break
+            fi
+        done
+    done
+    [ ${#others[@]} -gt 0 ] || { echo "programs.sh --against: none of libjemalloc2, libmimalloc2.0, libtcmalloc-minimal4 is installed" >&2; exit 2; }
+}
 while [ $# -gt 0 ]; do
     case $1 in
     --quick) scale=10 ;;
     --check) checks=(KMALLOC_CHECK=1) ;;
     --time) times=yes ;;
-    --against | --only)
+    --against | --only | --rounds)
+        # Without NAME=LIBRARY, `--against` means the packages.
+        if [ "$1" = --against ] && { [ $# -eq 1 ] || [[ $2 != *=* ]]; }; then
+            packaged
+            shift
+            continue
+        fi
         [ $# -gt 1 ] || { echo "programs.sh: $1 needs a value" >&2; exit 2; }
         if [ "$1" = --only ]; then
             only=$2
+        elif [ "$1" = --rounds ]; then
+            rounds=$2
+            [[ $rounds =~ ^[1-9][0-9]*$ ]] || { echo "programs.sh --rounds $rounds: not a number of rounds" >&2; exit 2; }
         elif [ -f "${2#*=}" ] && [ "${2#*=}" != "$2" ]; then
             others+=("$2")
         else
@@ -30,7 +56,7 @@ while [ $# -gt 0 ]; do
         fi
         shift
         ;;
-    -*) echo "programs.sh [--quick] [--check] [--time] [--against NAME=LIBRARY] [--only NAME] [LIBRARY]: what is $1?" >&2; exit 2 ;;
+    -*) echo "programs.sh [--quick] [--check] [--time [--rounds N] [--against]] [--against NAME=LIBRARY] [--only NAME] [LIBRARY]: what is $1?" >&2; exit 2 ;;
     *) library=$1 ;;
     esac
     shift
@@ -61,18 +87,24 @@ compare() {
         fi
     done
     cat >"$scratch/script"
-    for entry in without= "with=$library" "${others[@]}"; do
-        who=${entry%%=*}
-        here=$scratch/$name-$who
-        mkdir -p "$here"
-        local words=(SCALE="$scale" LC_ALL=C)
-        [ "$who" = without ] || words+=(LD_PRELOAD="${entry#*=}")
-        [ "$who" != with ] || words+=("${checks[@]}")
-        status=0
-        (cd "$here" && measured "$scratch/$who.time" env "${words[@]}" bash "$scratch/script" \
-            >"$scratch/$who.out" 2>"$scratch/$who.err") || status=$?
-        echo "status $status" >>"$scratch/$who.out"
-        rm -rf "$here"
+    rm -f "$scratch"/*.time
+    local round most=1
+    [ -z "$times" ] || most=$rounds
+    for round in $(seq "$most"); do
+        for entry in without= "with=$library" "${others[@]}"; do
+            who=${entry%%=*}
+            here=$scratch/$name-$who
+            mkdir -p "$here"
+            local words=(SCALE="$scale" LC_ALL=C)
+            [ "$who" = without ] || words+=(LD_PRELOAD="${entry#*=}")
+            [ "$who" != with ] || words+=("${checks[@]}")
+            status=0
+            (cd "$here" && measured "$scratch/$who.time" env "${words[@]}" bash "$scratch/script" \
+                >"$scratch/$who.out" 2>"$scratch/$who.err") || status=$?
+            echo "status $status" >>"$scratch/$who.out"
+            rm -rf "$here"
+        done
+        cmp -s "$scratch/without.out" "$scratch/with.out" || break
     done
     ran=$((ran + 1))
     if ! cmp -s "$scratch/without.out" "$scratch/with.out"; then
@@ -82,24 +114,49 @@ compare() {
         head -5 "$scratch/with.err"
     elif [ -n "$times" ]; then
         printf '%-10s' "$name"
-        for entry in with= "${others[@]}"; do
+        : >"$scratch/figures"
+        for entry in without= with= "${others[@]}"; do
             who=${entry%%=*}
-            paste "$scratch/without.time" "$scratch/$who.time" | awk -v who="$who" -v to="$scratch/ratios" '{
-                cpu = $1 > 0 ? $3 / $1 : 1; peak = $4 / $2
-                printf "  %s: CPU %5.2f s, %.2f; peak %6d KB, %.2f", who, $3, cpu, $4, peak
-                print who, cpu, peak >>to }'
+            # Medians of CPU seconds and peak kilobytes, and the spread of the first.
+            printf '%s %s %s %s %s\n' "$who" "$(cut -f1 "$scratch/$who.time" | sort -n | middle)" \
+                "$(cut -f2 "$scratch/$who.time" | sort -n | middle)" \
+                "$(cut -f1 "$scratch/$who.time" | sort -n | head -1)" \
+                "$(cut -f1 "$scratch/$who.time" | sort -n | tail -1)" >>"$scratch/figures"
         done
-        echo
+        awk -v to="$scratch/ratios" '
+            { cpu[$1] = $2; peak[$1] = $3; low[$1] = $4; high[$1] = $5; order[NR] = $1 }
+            END {
+                for (i = 2; i <= NR; i++) {
+                    who = order[i]
+                    over = cpu["without"] > 0 ? cpu[who] / cpu["without"] : 1
+                    printf "  %s: CPU %5.2f s (%.2f to %.2f), %.2f; peak %6d KB, %.2f", \
+                        who, cpu[who], low[who], high[who], over, peak[who], peak[who] / peak["without"]
+                    print who, over, peak[who] / peak["without"] >>to
+                    if (who != "with" && (best == "" || cpu[who] < cpu[best])) best = who
+                }
+                if (best != "") {
+                    over = cpu[best] > 0 ? cpu["with"] / cpu[best] : 1
+                    printf "  over the best, %s: %.2f", best, over
+                    print "with-over-the-best", over, peak["with"] / peak[best] >>to
+                }
+                print ""
+            }' "$scratch/figures"
     else
         echo "$name: the same"
     fi
 }
 
+# Prints the middle line of its input.
+middle() {
+    awk '{ line[NR] = $0 } END { print line[int((NR + 1) / 2)] }'
+}
+
 # Prints the geometric means of what was measured.
 means() {
     awk '{ count[$1]++; cpu[$1] += log($2); peak[$1] += log($3) } END { for (who in count)
-        printf "geometric mean over %d programs, of what they take without: %s: CPU %.3f, peak %.3f\n",
-            count[who], who, exp(cpu[who] / count[who]), exp(peak[who] / count[who]) }' "$scratch/ratios"
+        printf "geometric mean over %d programs, %s: CPU %.3f, peak %.3f\n", count[who],
+            who == "with-over-the-best" ? "ours over the best other library in CPU time" : who " over the C library",
+            exp(cpu[who] / count[who]), exp(peak[who] / count[who]) }' "$scratch/ratios"
 }
 
 # Runs a command and writes its CPU seconds and peak kilobytes to a file. By a program of its own, as small as can be: a process that
@@ -127,7 +184,7 @@ int main(int count, char **words) {
     waitpid(child, &status, 0);
     struct rusage used;
     getrusage(RUSAGE_CHILDREN, &used);
-    FILE *out = fopen(words[1], "w");
+    FILE *out = fopen(words[1], "a");
     double cpu = used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
     fprintf(out, "%.3f\t%ld\n", cpu, used.ru_maxrss);
     fclose(out);
@@ -364,6 +421,41 @@ seq $((300000 / SCALE)) | sed 's/3/three/g' | sort -r | grep -c three
 for i in $(seq 20); do echo "$(echo "$i" | tr 1 2)" | cat; done
 mkdir d; for i in $(seq 50); do seq "$i" >"d/$i"; done
 tar cf - d | gzip | gunzip | tar tf - | sort | md5sum
+SCRIPT
+
+# Allocates and frees in rounds; each round has objects of other sizes.
+compare phases cc <<'SCRIPT'
+cat >program.c <<'C'
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+int main(int count, char **words) {
+    int rounds = atoi(words[1]);
+    static char *held[20000];
+    unsigned long number = 1, sum = 0;
+    for (int round = 0; round < rounds; round++) {
+        size_t base = 16 + round * 37 % 30 * 48;
+        for (int i = 0; i < 20000; i++) {
+            number = number * 6364136223846793005UL + 1442695040888963407UL;
+            size_t bytes = base + (number >> 33) % 64;
+            held[i] = malloc(bytes);
+            memset(held[i], round, bytes < 64 ? bytes : 64);
+            sum += bytes;
+        }
+        for (int i = 0; i < 20000; i++) free(held[i]);
+    }
+    printf("%lu\n", sum);
+    return 0;
+}
+C
+cc -O1 -o program program.c && ./program $((900 / SCALE))
+SCRIPT
+
+# Many short processes, each of which fills a table: what matters is the first moment.
+compare cold awk seq <<'SCRIPT'
+for i in $(seq $((200 / SCALE))); do
+    awk -v n="$i" 'BEGIN { for (i = 0; i < 20000; i++) t[i * 7919 % 10007] = t[i * 31 % 10007] n; for (k in t) s += length(t[k]); print s }'
+done | tail -1
 SCRIPT
 
 if [ ${#skipped[@]} -gt 0 ]; then

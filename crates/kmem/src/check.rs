@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use crate::input_error::InputError;
+use crate::leak::{self, Owner, Use};
 use crate::picture::style::{Ink, Style};
 use crate::picture::text::{percent, size, thousands};
 use crate::replay::hash::NumberMap;
@@ -21,14 +22,6 @@ use crate::trace::source::{Source, Text};
 /// Maximum number of double frees kept with their place. All are counted.
 const SHOWN: usize = 10;
 
-/// The owner of an allocation: a call site of kmalloc, a cache, or a page request of an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Owner {
-    Site(u32),
-    Cache(u32),
-    Pages(u8),
-}
-
 /// The last event at an address.
 #[derive(Debug, Clone, Copy)]
 struct Last {
@@ -38,15 +31,6 @@ struct Last {
     allocated_micros: u64,
     /// Line of the free; zero while the address is live.
     freed_line: u64,
-}
-
-/// Totals of one owner.
-#[derive(Debug, Default, Clone, Copy)]
-struct Use {
-    allocations: u64,
-    live: u64,
-    live_bytes: u64,
-    oldest_micros: Option<u64>,
 }
 
 /// The result of checking a trace.
@@ -119,11 +103,13 @@ impl State {
             Action::AllocateBytes { object, requested_bytes, site, .. } => {
                 self.allocate(object, Owner::Site(site), requested_bytes, line);
             }
-            Action::AllocateObject { object, requested_bytes, cache, .. } => {
-                self.allocate(object, Owner::Cache(cache), requested_bytes, line);
+            Action::AllocateObject { object, requested_bytes, cache, site, .. } => {
+                let site = Some(u32::from(site)).filter(|site| *site != cache);
+                self.allocate(object, Owner::Cache(cache, site), requested_bytes, line);
             }
-            Action::AllocatePages { frame, order, .. } => {
-                self.allocate(frame, Owner::Pages(order), 4096 << order, line);
+            Action::AllocatePages { frame, order, site, .. } => {
+                let owner = Owner::Pages(order, site.map(u32::from));
+                self.allocate(frame, owner, 4096 << order, line);
             }
             Action::FreeObject { object } => self.free(object, false, line),
             Action::FreePages { frame, .. } => self.free(frame, true, line),
@@ -131,7 +117,7 @@ impl State {
     }
 
     fn allocate(&mut self, at: u64, owner: Owner, bytes: u32, line: u64) {
-        let of_pages = matches!(owner, Owner::Pages(_));
+        let of_pages = matches!(owner, Owner::Pages(..));
         let table = if of_pages { &mut self.blocks } else { &mut self.objects };
         let allocated_micros = self.check.micros;
         let last = Last { owner, bytes, allocated_line: line, allocated_micros, freed_line: 0 };
@@ -177,6 +163,8 @@ impl State {
             let used = check.uses.entry(last.owner).or_default();
             let age = check.micros - last.allocated_micros;
             used.oldest_micros = used.oldest_micros.max(Some(age));
+            let quarter = last.allocated_micros * 4 / (check.micros + 1);
+            used.live_by_quarter[quarter as usize] += 1;
         }
         check
     }
@@ -194,7 +182,7 @@ impl Check {
         self.freed_twice += 1;
         if self.shown.len() < SHOWN {
             let at = match last.owner {
-                Owner::Pages(_) => format!("frame {at:#x}"),
+                Owner::Pages(..) => format!("frame {at:#x}"),
                 _ => format!("{:#x}", at + ADDRESS_BASE),
             };
             let Last { allocated_line, freed_line, .. } = last;
@@ -206,13 +194,12 @@ impl Check {
         }
     }
 
+    fn leak_verdict(&self) -> String {
+        leak::verdict(&self.uses, |owner| self.owner(owner), self.losses.is_none())
+    }
+
     fn owner(&self, owner: Owner) -> String {
-        let name = |id| self.names.get(&id).map_or("?", |name| &**name);
-        match owner {
-            Owner::Site(id) => format!("kmalloc in {}", name(id)),
-            Owner::Cache(id) => format!("cache {}", name(id)),
-            Owner::Pages(order) => format!("pages of order {order}"),
-        }
+        owner.name(|id| self.names.get(&id).map_or("?", |name| &**name))
     }
 
     /// Returns whether no mistake was found. With `whole` the trace must begin before the first
@@ -236,7 +223,9 @@ impl Check {
             style.paint(Ink::Caption, &self.trace.escape_debug().to_string()),
             thousands(self.events)
         )?;
-        if !self.losses.is_none() {
+        if self.losses.is_none() {
+            writeln!(out, "  Nothing is lost: the recording reports no lost events.")?;
+        } else {
             let text = format!("The recording lost {}:", self.losses);
             writeln!(out, "  {}", style.paint(Ink::Caption, &text))?;
             writeln!(
@@ -247,22 +236,19 @@ impl Check {
         let mut row = |what: &str, count: u64, note: &str| {
             writeln!(out, "  {what:<24} {:>11}  {note}", thousands(count))
         };
-        row(
-            "freed twice",
-            self.freed_twice,
-            "or allocated in between where there is no event (bulk)",
-        )?;
+        row("freed twice", self.freed_twice, "or allocated between without an event")?;
         if self.freed_around_losses > 0 {
-            let note = "with lost events in between: no double free";
+            let note = "lost events in between: no double free";
             row("freed twice by losses", self.freed_around_losses, note)?;
         }
         row(
             "freed, never allocated",
             self.freed_without_allocation,
-            "older than the trace, or allocated without an event",
+            "older, or allocated without an event",
         )?;
         row("freed by implication", self.freed_by_implication, "the address was given out again")?;
         row("live at the end", self.live, &size(self.live_bytes))?;
+        writeln!(out, "\n{}", style.paint(Ink::Caption, &self.leak_verdict()))?;
         if !self.shown.is_empty() {
             writeln!(out, "\n{}", style.paint(Ink::Caption, "Freed twice"))?;
             for line in &self.shown {
@@ -357,6 +343,29 @@ mod tests {
         let first = "t:6: 0xffff888000001000 is freed again;\n    cache filp, allocated in line 4, freed in line 5";
         assert!(text.contains(first), "{text}");
         assert!(text.contains("allocated in line 4, freed in line 6"), "{text}");
+    }
+
+    #[test]
+    fn what_grows_in_every_quarter_and_is_not_freed_looks_like_a_leak() {
+        let line = |n: u64, id: u64, freed: bool| {
+            let allocated = format!("a,1000000,0,{n:x}00,20,32,0,{id}\n");
+            if freed { allocated + &format!("f,1,0,{n:x}00\n") } else { allocated }
+        };
+        let leaky: String = (1..200).map(|n| line(n, 0, n % 10 == 0)).collect();
+        let text = written(&checked((NAMES.to_owned() + &leaky).leak()));
+        assert!(
+            text.contains("Leak? It looks like one: kmalloc in leaky\nhas 3.52 KiB live, "),
+            "{text}"
+        );
+        assert!(text.contains("180 of its 199 allocations"), "{text}");
+        // Most is freed; or all is from the start.
+        let freed: String = (1..200).map(|n| line(n, 0, n % 2 == 0)).collect();
+        let at_start: String = (1..200).map(|n| line(n, 0, false)).collect();
+        let rest: String = (200..900).map(|n| line(n, 1, true)).collect();
+        for text in [freed, at_start + &rest] {
+            let text = written(&checked((NAMES.to_owned() + &text).leak()));
+            assert!(text.contains("Leak? None in sight"), "{text}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::picture::style::{Ink, Style};
 use crate::picture::text::{counted, percent, size, thousands};
 
 /// The order that huge pages need: 2 MiB.
-const HUGE: u8 = 9;
+pub const HUGE: u8 = 9;
 /// Free memory counts as fragmented when it is this many times the size of a request that fails.
 /// The kernel's own index does not help here: for free single pages it is 0.5 for a request of two,
 /// whatever their number.
@@ -39,11 +39,12 @@ impl Zone {
     }
 }
 
-/// Writes which orders a zone can still serve, at most 80 columns wide.
+/// Writes which orders a zone can still serve, and why a request of `order` succeeds or fails, at
+/// most 80 columns wide.
 ///
 /// # Errors
 /// When writing to `out` fails.
-pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<()> {
+pub fn describe(out: &mut dyn Write, zone: &Zone, order: Order, style: &Style) -> io::Result<()> {
     let all = zone.fragmentation(Order::ZERO);
     writeln!(
         out,
@@ -68,7 +69,56 @@ pub fn describe(out: &mut dyn Write, zone: &Zone, style: &Style) -> io::Result<(
         );
         writeln!(out, "{}", row.trim_end())?;
     }
-    writeln!(out, "  {}", verdict(zone))
+    writeln!(out, "  {}", verdict(zone))?;
+    if let Some(marks) = &zone.watermarks {
+        writeln!(out, "  {}", marks.describe(all.free_frames as u64))?;
+    }
+    let answer = answer(zone, order);
+    writeln!(out, "  {}", style.paint(Ink::Caption, &answer))
+}
+
+/// Writes what the columns and the bar show.
+///
+/// # Errors
+/// When writing to `out` fails.
+pub fn legend(out: &mut dyn Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "Each # is up to a tenth of the free memory, in blocks of that order.\n\
+         Of free: the same as a number. Can be had: requests of that order which all\n\
+         free blocks together can serve. Out of reach: free memory in smaller pieces."
+    )
+}
+
+/// Says in a sentence whether and why a request of `order` fails.
+pub fn answer(zone: &Zone, order: Order) -> String {
+    let seen = zone.fragmentation(order);
+    let bytes = |pages: usize| size((pages * PAGE_SIZE) as u64);
+    let name = format!("Order {} ({})", order.get(), size(order.bytes() as u64));
+    let largest = zone.orders().filter(|order| zone.free_counts[order.index()] > 0).last();
+    let min = zone.watermarks.map_or(0, |marks| marks.min as usize);
+    if seen.free_frames < order.pages() {
+        return format!(
+            "{name} fails: too little memory is free, {}.\n  Reclaim would help.",
+            bytes(seen.free_frames)
+        );
+    }
+    if seen.fitting_blocks == 0 {
+        let largest = largest.map_or(0, |largest| largest.pages());
+        return format!(
+            "{name} fails: enough memory is free, {}, but in pieces:\n  the largest has {}. Compaction would help; reclaim alone would not.",
+            bytes(seen.free_frames),
+            bytes(largest)
+        );
+    }
+    if seen.free_frames < min + order.pages() {
+        return format!(
+            "{name} fails although {} of that size can be cut:\n  it would leave less than the min watermark of {}. Reclaim would help.",
+            counted(seen.fitting_blocks, "block"),
+            bytes(min)
+        );
+    }
+    format!("{name} succeeds: free blocks serve {} of them.", thousands(seen.fitting_blocks as u64))
 }
 
 /// Returns a one-line summary of the zone in plain words.
@@ -122,6 +172,26 @@ fn bar(part: usize, whole: usize) -> String {
 mod tests {
     use super::*;
     use crate::free_blocks::read;
+
+    #[test]
+    fn an_order_fails_for_want_of_memory_or_because_it_is_in_pieces_or_for_a_watermark() {
+        let order = Order::new(9).expect("an order");
+        let zone = |counts: &str| {
+            one(&format!("Node 0, zone Normal {counts}")).expect("it is well formed")
+        };
+        let pieces = answer(&zone("10000 10 0 0 3 0 0 0 0 0 0"), order);
+        assert!(
+            pieces.starts_with("Order 9 (2 MiB) fails: enough memory is free, 39.3 MiB"),
+            "{pieces}"
+        );
+        assert!(pieces.contains("the largest has 64 KiB. Compaction"), "{pieces}");
+        let little = answer(&zone("100 0 0 0 0 0 0 0 0 0 0"), order);
+        assert!(little.contains("too little memory is free, 400 KiB"), "{little}");
+        let mut marked = zone("0 0 0 0 0 0 0 0 0 2 0");
+        assert!(answer(&marked, order).contains("succeeds: free blocks serve 2"));
+        marked.watermarks = Some(crate::watermarks::Watermarks { min: 600, low: 700, high: 800 });
+        assert!(answer(&marked, order).contains("the min watermark of 2.34 MiB"), "{marked:?}");
+    }
 
     fn one(line: &str) -> Result<Zone, String> {
         read("b", line.as_bytes())

@@ -15,6 +15,7 @@ use page_frame::{Order, PAGE_SIZE};
 
 use crate::input_error::{InputError, Mismatch, quoted};
 use crate::text_lines::{self, TextLine};
+use crate::watermarks::{self, Watermarks};
 
 /// Maximum number of zones in a file.
 const MAX_ZONES: usize = 4096;
@@ -30,6 +31,8 @@ pub struct Zone {
     pub name: String,
     /// Number of free blocks by order, from order 0.
     pub free_counts: Vec<usize>,
+    /// The zone's watermarks, where the text has them.
+    pub watermarks: Option<Watermarks>,
 }
 
 /// A line about a zone.
@@ -47,10 +50,12 @@ struct Found {
 pub fn read(file: &str, from: impl BufRead) -> Result<Vec<Zone>, InputError> {
     let mut zones: Vec<Zone> = Vec::new();
     let mut is_adding = false;
+    let mut marks: Vec<(String, Watermarks)> = Vec::new();
     let mut first_skipped = None;
     for TextLine { number, text } in text_lines::read(file, from, MAX_LINES)? {
         let found = found(&text).map_err(|mismatch| mismatch.at_line(file, number))?;
-        let Some(Found { zone, is_part }) = found else {
+        marks.extend(watermarks::of_report(&text));
+        let Some(Found { mut zone, is_part }) = found else {
             if !text.trim().is_empty() {
                 first_skipped.get_or_insert((number, text));
             }
@@ -58,7 +63,12 @@ pub fn read(file: &str, from: impl BufRead) -> Result<Vec<Zone>, InputError> {
         };
         match zones.last_mut().filter(|last| is_adding && is_part && last.name == zone.name) {
             Some(last) => add(&mut last.free_counts, &zone.free_counts),
-            None => zones.push(zone),
+            None => {
+                // A report has the marks of a zone before its free blocks.
+                let of_zone = marks.iter().rev().find(|(name, _)| *name == zone.name);
+                zone.watermarks = of_zone.map(|(_, marks)| *marks);
+                zones.push(zone);
+            }
         }
         is_adding = is_part;
         if zones.len() > MAX_ZONES {
@@ -158,7 +168,8 @@ fn zone(node: u32, name: &str, free_counts: Vec<usize>) -> Result<Zone, Mismatch
         let found = format!("{} of them", free_counts.len());
         return Err(Mismatch::new("free blocks of 1 to 19 orders", found));
     }
-    Ok(Zone { name: format!("Node {node}, zone {}", name.escape_debug()), free_counts })
+    let name = format!("Node {node}, zone {}", name.escape_debug());
+    Ok(Zone { name, free_counts, watermarks: None })
 }
 
 #[cfg(test)]
@@ -178,10 +189,12 @@ mod tests {
 
     #[test]
     fn reports_of_the_out_of_memory_killer_are_read() {
-        let text = "[  1.2] Node 0 DMA free:15360kB min:40kB\n\
+        let text = "[  1.2] Node 0 DMA free:15360kB min:40kB low:48kB high:56kB\n\
                     [  1.2] Node 0 DMA: 0*4kB 2*8kB (UM) 1*16kB (M) = 32kB\n\
                     [  1.2] Node 0 hugepages_total=0 hugepages_free=0 hugepages_size=2048kB\n";
         assert_eq!(zones(text), [("Node 0, zone DMA".to_owned(), vec![0, 2, 1])]);
+        let read = read("b", text.as_bytes()).expect("it is well formed");
+        assert_eq!(read[0].watermarks, Some(Watermarks { min: 10, low: 12, high: 14 }));
     }
 
     #[test]

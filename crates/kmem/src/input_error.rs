@@ -29,6 +29,11 @@ impl Mismatch {
         Self { expected: expected.into(), found: found.into() }
     }
 
+    /// Returns both as one noun phrase, for a message that expects something else.
+    pub(crate) fn instead(&self) -> String {
+        format!("{} instead of {}", self.found, self.expected)
+    }
+
     /// Places the mismatch in `file` as a whole.
     pub fn in_file(self, file: &str) -> InputError {
         InputError { file: file.to_owned(), line: None, mismatch: self }

@@ -5,19 +5,24 @@
 //! The program is a thin `main.rs` with one file per command. The library has everything else, so
 //! that tests and fuzz targets can use it.
 
+pub mod any_input;
 pub mod backed;
 pub mod buddyinfo;
 pub mod bundled;
 pub mod check;
+pub mod diff;
 pub mod frag;
 pub mod free_blocks;
 pub mod import;
 pub mod input_error;
+mod leak;
 pub mod map;
 pub mod memory_map;
+pub mod output_file;
 pub mod pagetypeinfo;
 pub mod picture;
 pub mod plan;
+pub mod recording;
 pub mod replay;
 pub mod report;
 pub mod resident;
@@ -27,3 +32,4 @@ mod text_lines;
 pub mod top;
 pub mod trace;
 pub mod walkthrough;
+pub mod watermarks;

@@ -11,6 +11,10 @@ use std::process::ExitCode;
 use command::Failure;
 
 fn main() -> ExitCode {
+    if let Err(error) = command::signals::watch() {
+        say(format_args!("kmem: {error}"));
+        return ExitCode::from(2);
+    }
     match command::run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure::Findings) => ExitCode::FAILURE,

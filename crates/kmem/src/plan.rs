@@ -7,7 +7,7 @@ use std::alloc::Layout;
 use std::io::{self, Write};
 
 use kmalloc::ClassIndex;
-use page_frame::Order;
+use page_frame::{Order, PAGE_SIZE};
 use slab::Geometry;
 pub use slab::GeometryError;
 
@@ -16,6 +16,8 @@ use crate::picture::text::{counted, percent, size};
 
 /// The size of a CPU-cache line in bytes; colours are multiples of it.
 const LINE_BYTES: usize = 64;
+/// Denominators of the accepted leftovers, as [`slab::Geometry`] tries them.
+const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 /// Minimum number of orders in the table.
 const ORDERS: u8 = 4;
 /// Width of the drawing in columns.
@@ -99,6 +101,7 @@ fn words(
         counted(chosen.order().pages(), "page"),
         counted(chosen.capacity(), "object")
     )?;
+    why(out, object_bytes, alignment, chosen)?;
     let padding = chosen.stride() - object_bytes;
     if padding > 0 {
         writeln!(
@@ -121,6 +124,68 @@ fn words(
         None => writeln!(out, "kmalloc takes whole pages for each.")?,
     }
     Ok(())
+}
+
+/// Writes why the order was chosen, and why not one that wastes less.
+fn why(
+    out: &mut dyn Write,
+    object_bytes: usize,
+    alignment: usize,
+    chosen: &Geometry,
+) -> io::Result<()> {
+    let order = chosen.order().get();
+    let few = enough_objects(object_bytes);
+    let fraction = FRACTIONS.into_iter().find(|fraction| {
+        chosen.leftover_bytes() * fraction <= chosen.slab_bytes() && chosen.capacity() >= few
+    });
+    match fraction {
+        Some(fraction) => writeln!(
+            out,
+            "Order {order} is the smallest with {} or more and at most 1/{fraction} left over.",
+            counted(few, "object")
+        )?,
+        None => writeln!(out, "Order {order} is the smallest that holds an object.")?,
+    }
+    let wasted = |cut: &Geometry| {
+        let used = cut.capacity() * object_bytes;
+        (cut.slab_bytes() - used) as f64 / cut.slab_bytes() as f64
+    };
+    let others = (0..ORDERS.max(order + 1)).filter(|other| *other != order);
+    let cuts =
+        others.filter_map(|order| Geometry::at_order(object_bytes, alignment, LINE_BYTES, order));
+    let better = cuts.filter(|cut| wasted(cut) < wasted(chosen) - 0.0005);
+    let Some(best) = better.min_by(|one, other| wasted(one).total_cmp(&wasted(other))) else {
+        return Ok(());
+    };
+    let share = |cut: &Geometry| {
+        let used = cut.capacity() * object_bytes;
+        percent((cut.slab_bytes() - used) as u64, cut.slab_bytes() as u64)
+    };
+    let reason = match best.order() > chosen.order() {
+        true => {
+            "but larger blocks are harder to get,\nand slabs of more objects are seldom empty, so that they are kept longer"
+        }
+        false if best.capacity() < few => {
+            "but holds too few objects:\na slab would be needed for every few requests"
+        }
+        false => "but leaves more over in front of its bookkeeping",
+    };
+    writeln!(
+        out,
+        "Order {} wastes {} and not {}, {reason}.",
+        best.order().get(),
+        share(&best),
+        share(chosen)
+    )
+}
+
+/// Returns how many objects of a size are enough for a slab, by the rule of [`slab::Geometry`].
+fn enough_objects(object_bytes: usize) -> usize {
+    match object_bytes {
+        ..=512 => 8,
+        513..PAGE_SIZE => 4,
+        _ => 1,
+    }
 }
 
 /// Draws the first slabs of a cache to scale, one per row, each with the next colour.
@@ -189,6 +254,31 @@ mod tests {
             assert_eq!(chosen[0].split_whitespace().nth(1), Some(&*order.to_string()), "{text}");
             assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
         }
+    }
+
+    #[test]
+    fn the_reason_is_that_by_which_a_cache_chooses() {
+        for bytes in (8..9000).step_by(8) {
+            let Ok(chosen) = Geometry::new(bytes, 8, LINE_BYTES) else { continue };
+            let few = enough_objects(bytes);
+            let fits = |fraction: usize| {
+                (0..=3).find(|order| {
+                    Geometry::at_order(bytes, 8, LINE_BYTES, *order).is_some_and(|cut| {
+                        cut.leftover_bytes() * fraction <= cut.slab_bytes() && cut.capacity() >= few
+                    })
+                })
+            };
+            let expected =
+                FRACTIONS.into_iter().find_map(|fraction| Some((fraction, fits(fraction)?)));
+            let (fraction, order) = expected.expect("every such size has an order");
+            assert_eq!(order, chosen.order().get(), "{bytes}");
+            let text = planned(bytes, 8);
+            assert!(text.contains(&format!("at most 1/{fraction} left over")), "{bytes}: {text}");
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+        }
+        let text = planned(640, 8);
+        assert!(text.contains("Order 3 wastes 0.4 % and not 6.2 %, but larger blocks"), "{text}");
+        assert!(!planned(4096, 8).contains("wastes"), "no order is better than without waste");
     }
 
     #[test]

@@ -102,7 +102,11 @@ pub fn read(file: &str, from: impl BufRead) -> Result<Slabinfo, InputError> {
     for TextLine { number, text } in &lines[1..] {
         match line(text) {
             Some(line) => slabinfo.lines.push(line),
-            None if text.trim().is_empty() || text.starts_with("# ") => {}
+            None if text.trim().is_empty() => {}
+            None if text.starts_with("# ") => {
+                let large = large_pages(text).filter(|pages| *pages > 0);
+                slabinfo.lines.extend(large.and_then(|pages| line(&large_line(pages))));
+            }
             None => {
                 let found = quoted(text.trim().as_bytes());
                 let mismatch = Mismatch::new("a cache's name and numbers", found);
@@ -114,6 +118,28 @@ pub fn read(file: &str, from: impl BufRead) -> Result<Slabinfo, InputError> {
         (true, Some(error)) => Err(error.clone()),
         _ => Ok(slabinfo),
     }
+}
+
+/// The name of the line for memory that no cache has: allocations larger than any size class.
+const LARGE: &str = "kmalloc-large";
+
+/// Returns a line for `pages` pages of large allocations; nothing if there are none.
+pub fn large_line(pages: usize) -> String {
+    if pages == 0 {
+        return String::new();
+    }
+    let page = page_frame::PAGE_SIZE;
+    format!(
+        "{LARGE:<17} {pages:>6} {pages:>6} {page:>6} {:>4} {:>4} : tunables    0    0    0 : slabdata {pages:>6} {pages:>6}      0\n",
+        1, 1
+    )
+}
+
+/// Reads the pages of large allocations from the comment that a program on `kmalloc-preload`
+/// writes: `# pages: 512 held, 25 of them in large allocations; ...`.
+fn large_pages(comment: &str) -> Option<usize> {
+    let (_, rest) = comment.strip_prefix("# pages: ")?.split_once(" held, ")?;
+    rest.split_once(" of them in large allocations")?.0.parse().ok()
 }
 
 /// Reads `NAME a n s o p : tunables l b f : slabdata A N S` and leaves out what follows.
@@ -180,6 +206,17 @@ mod tests {
             slabs: Some(2),
         };
         assert_eq!((read.lines, read.skipped), (vec![expected], vec![]));
+    }
+
+    #[test]
+    fn large_allocations_are_a_line_of_their_own() {
+        let comment = "# pages: 512 held, 25 of them in large allocations; 3 free ones";
+        let text = format!("{HEAD}filp{REST}\n{comment}\n");
+        let read = read("s", text.as_bytes()).expect("well formed");
+        let large = &read.lines[1];
+        assert_eq!((large.name.as_str(), large.active_objects), (LARGE, Some(25)));
+        assert_eq!((large.object_bytes, large.slabs), (Some(4096), Some(25)));
+        assert_eq!(large_line(0), "");
     }
 
     #[test]

@@ -21,7 +21,7 @@ fn kmem(arguments: &[&str]) -> String {
 fn our_slabinfo(name: &str) -> String {
     let path: PathBuf = [env!("CARGO_TARGET_TMPDIR"), name].iter().collect();
     let path = path.to_str().expect("the folder's name is text").to_owned();
-    kmem(&["replay", "--slabinfo", &path]);
+    kmem(&["replay", "--force", "--slabinfo", &path]);
     path
 }
 

@@ -146,3 +146,39 @@ fn free_blocks_are_read_from_files_and_from_reports() {
         }
     }
 }
+
+#[test]
+fn zstd_around_any_file_of_a_kernel_is_unpacked() {
+    let pack = |name: &str| -> Option<String> {
+        let packed = format!("{}/{name}.zst", env!("CARGO_TARGET_TMPDIR"));
+        let from = format!("tests/kernel_files/{name}");
+        let zstd = std::process::Command::new("zstd").args(["-qf", &from, "-o", &packed]).status();
+        zstd.is_ok_and(|status| status.success()).then_some(packed)
+    };
+    let Some(oom) = pack("oom-report.txt") else {
+        println!("zstd is not there: nothing is packed");
+        return;
+    };
+    let rest = |out: String| out.split_once('\n').map(|(_, rest)| rest.to_owned());
+    let plain = kmem(&["frag", "tests/kernel_files/oom-report.txt"]);
+    assert_eq!(rest(kmem(&["frag", &oom]).1), rest(plain.1));
+    let slabs = pack("slab-stat.txt").expect("it packed before");
+    let plain = kmem(&["top", "--once", "tests/kernel_files/slab-stat.txt"]);
+    assert_eq!(kmem(&["top", "--once", &slabs]), plain);
+    let map = pack("e820-dmesg.txt").expect("it packed before");
+    let trace = format!("{}/map-zstd.csv", env!("CARGO_TARGET_TMPDIR"));
+    std::fs::write(&trace, "f,0,0,0\n").expect("there is room");
+    let blocks = |map: &str| {
+        let (status, out, error) =
+            kmem(&["replay", "--map", map, "--zones", "--buddyinfo", "/dev/stdout", &trace]);
+        assert_eq!(status, Some(0), "{error}");
+        out.lines().filter(|line| line.starts_with("Node ")).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(blocks(&map), blocks("tests/kernel_files/e820-dmesg.txt"));
+    // A stream that is cut is an error, not an empty file.
+    let whole = std::fs::read(&oom).expect("it is there");
+    std::fs::write(&oom, &whole[..whole.len() - 9]).expect("there is room");
+    let (status, _, error) = kmem(&["frag", &oom]);
+    assert_eq!(status, Some(2));
+    assert!(error.contains("the end of the file instead of the rest of a zstd frame"), "{error}");
+}

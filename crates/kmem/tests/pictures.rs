@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use kmem::picture::painted;
-use kmem::walkthrough::{Layer, pages};
+use kmem::walkthrough::{Layer, walk};
 
 /// Where the book has them.
 fn pictures() -> PathBuf {
@@ -43,10 +43,9 @@ fn walkthroughs() {
     for (layer, step) in
         [(Layer::Buddy, 8), (Layer::Slab, 7), (Layer::Cpus, 8), (Layer::Pressure, 5)]
     {
-        let steps = pages::steps(layer).expect("there is memory");
-        let text = &steps[step - 1];
-        let svg = painted::svg(text, &pages::title(text));
-        assert_recorded(&format!("walkthrough-{}", layer.name()), &svg.standalone());
+        let walk = walk(layer).expect("there is memory");
+        let picture = walk.steps[step - 1].picture();
+        assert_recorded(&format!("walkthrough-{}", layer.name()), &picture.standalone());
     }
 }
 

@@ -89,7 +89,7 @@ fn the_last_sample_is_the_state_at_the_end() {
     let csv = folder.to_str().expect("a path of text");
     let info = folder.join("buddyinfo");
     let info_name = info.to_str().expect("a path of text");
-    let (status, ..) = kmem(&["replay", "--csv", csv, "--buddyinfo", info_name]);
+    let (status, ..) = kmem(&["replay", "--force", "--csv", csv, "--buddyinfo", info_name]);
     assert_eq!(status, Some(0));
     let blocks = text_of(&folder.join("free-blocks.csv"));
     let ours: Vec<u64> = blocks
@@ -148,7 +148,7 @@ fn the_kernels_own_slabinfo_stands_beside_ours() {
     assert_eq!(status, Some(0), "{error}");
     let caches = text_of(&folder.join("caches.csv"));
     let row = caches.lines().find(|line| line.starts_with("buffer_head,")).expect("a busy cache");
-    assert!(row.ends_with(",104 B,4 KiB,39"), "{row}");
+    assert!(row.ends_with(",104,4096,39"), "{row}");
     let (status, _, error) = kmem(&["replay", "--csv", csv, "--kernel-slabinfo", "Cargo.toml"]);
     assert_eq!(status, Some(2));
     assert!(error.starts_with("Cargo.toml:1: expected `slabinfo - version: 2.1`"), "{error}");
@@ -159,7 +159,7 @@ fn the_kernels_own_slabinfo_stands_beside_ours() {
     let rows: Vec<Vec<_>> = rows.map(|row| row.split_whitespace().collect()).collect();
     // Its columns stand in two parts of the table, as one would be too wide.
     let [.., before, last] = &rows[..] else { panic!("two parts: {out}") };
-    assert!(before.ends_with(&["104", "B"]) && last.ends_with(&["4", "KiB", "39"]), "{rows:?}");
+    assert!([&before[..], &last[..]].concat().ends_with(&["104", "4,096", "39"]), "{rows:?}");
     assert!(out.lines().all(|line| line.chars().count() <= 80), "fits 80 columns: {out}");
     let (status, out, error) = kmem(&["replay", "--kernel-slabinfo", "/nowhere/at all"]);
     assert_eq!((status, &*out), (Some(2), ""), "{error}");
@@ -179,4 +179,56 @@ fn a_trace_is_never_written_over() {
         assert!(error.contains("found a recorded trace, which stays as it is"), "{error}");
         assert_eq!(std::fs::read(&trace).expect("it is there"), start);
     }
+}
+
+#[test]
+fn charts_show_values_at_the_pointer_the_peak_and_a_zoom() {
+    let folder = folder("pointer");
+    let (page, svg) = (folder.join("r.html"), folder.join("svg"));
+    let text = |path: &Path| path.to_str().expect("a path of text").to_owned();
+    let (status, _, error) =
+        kmem(&["replay", "--report", &text(&page), "--svg", &text(&svg), "--csv", &text(&folder)]);
+    assert_eq!(status, Some(0), "{error}");
+    let html = text_of(&page);
+    for style in [".at:hover .tip{display:block}", ".hit{fill:transparent}"] {
+        assert!(html.contains(style), "{style}");
+    }
+    // Five charts over time, each in three widths.
+    assert_eq!(html.matches("<summary>Zoom in</summary>").count(), 5);
+    assert_eq!(html.matches("class='at'").count(), 5 * (80 + 34 + 120));
+    assert_eq!(html.matches("class='mark'><title>peak: 4.84 MiB</title>").count(), 2 * 3);
+    assert_eq!(html.matches("class='mark'><title>peak: 371 MiB</title>").count(), 3);
+    for name in ["memory", "free-blocks"] {
+        let picture = text_of(&svg.join(format!("{name}.svg")));
+        let title = if name == "memory" { "Live objects" } else { "Free blocks at the end" };
+        assert!(picture.contains(&format!("class='bold'>{title}</text>")), "{picture}");
+        assert!(!picture.contains("class='at'"), "no pointer over an exported picture");
+    }
+    // Few blocks of a high order stand beside thousands of order 0: each has a bar to be seen.
+    let picture = text_of(&svg.join("free-blocks.svg"));
+    let blocks = text_of(&folder.join("free-blocks.csv"));
+    let some = |line: &&str| line.split(',').nth(1).is_some_and(|count| count != "0");
+    let orders = blocks.lines().skip(1).filter(some).count();
+    let heights = picture.split("<rect ").filter(|rect| rect.contains("<title>"));
+    let heights = heights.filter_map(|rect| values(rect, "height").first()?.parse::<f64>().ok());
+    assert_eq!(heights.filter(|height| *height >= 10.0).count(), orders, "{picture}");
+}
+
+#[test]
+fn the_memory_of_pictures_is_little_so_that_fragmentation_is_seen() {
+    let folder = folder("little");
+    let csv = folder.to_str().expect("text");
+    let largest = |arguments: &[&str]| {
+        let (status, _, error) = kmem(&[&["replay", "--csv", csv], arguments].concat());
+        assert_eq!(status, Some(0), "{error}");
+        let text = text_of(&folder.join("fragmentation.csv"));
+        let order_9 = |line: &str| line.split(',').nth(3).and_then(|share| share.parse().ok());
+        text.lines().skip(1).filter_map(order_9).fold(0.0_f64, f64::max)
+    };
+    let chosen = largest(&[]);
+    let usual = largest(&["--memory", "4G"]);
+    assert!(chosen > 20.0 && usual < 5.0, "{chosen} {usual}");
+    let (_, help, _) = kmem(&["replay", "--help"]);
+    let help: String = help.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(help.contains("page events have a quarter more than their peak"), "{help}");
 }

@@ -76,3 +76,43 @@ fn a_leak_is_found_by_its_call_site() {
     assert!(out.contains("kmalloc in tidy+0x10, allocated in line 4, freed in line 5"), "{out}");
     assert_eq!(kmem(&["check", "/nowhere"]).0, Some(2));
 }
+
+#[test]
+fn the_reason_why_an_order_fails_is_a_sentence_with_the_watermarks() {
+    let (status, out, error) = kmem(&["frag", "tests/kernel_files/oom-report.txt"]);
+    assert_eq!((status, error.as_str()), (Some(0), ""));
+    assert!(out.contains("Order 9 (2 MiB) fails: enough memory is free, 4.16 MiB, but in pieces"));
+    assert!(out.contains("Watermarks: min 4.20 MiB, low 5.25 MiB, high 6.29 MiB"), "{out}");
+    assert!(out.contains("4.16 MiB free is below min"), "{out}");
+    assert!(out.contains("Each # is up to a tenth of the free memory"), "{out}");
+    assert!(out.lines().all(|line| line.chars().count() <= 80), "{out}");
+    let (_, out, _) = kmem(&["frag", "--order", "5", "tests/kernel_files/oom-report.txt"]);
+    assert!(out.contains("Order 5 (128 KiB) fails although 1 block of that size"), "{out}");
+    let blocks = temporary("marked.txt", "Node 0, zone Normal 0 0 0 0 0 0 0 0 0 1 0\n");
+    let marks = "Node 0, zone Normal\n  pages free 512\n  min 100\n  low 600\n  high 700\n";
+    let marks = temporary("marked.zoneinfo", marks);
+    let (status, out, error) = kmem(&["frag", "--zoneinfo", &marks, &blocks]);
+    assert_eq!(status, Some(0), "{error}");
+    assert!(out.contains("2 MiB free is below low: kswapd reclaims"), "{out}");
+    assert!(out.contains("it would leave less than the min watermark of 400 KiB"), "{out}");
+}
+
+#[test]
+fn a_watch_goes_on_until_it_is_read_no_more() {
+    use std::io::{BufRead, BufReader};
+    let blocks = temporary("watched.txt", "Node 0, zone Normal 1 0 0\n");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_kmem"))
+        .args(["frag", "--watch=0.05", &blocks])
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .expect("it runs");
+    let lines = BufReader::new(child.stdout.take().expect("it is piped")).lines();
+    let zones = lines.map(|line| line.expect("text")).filter(|line| line.starts_with("Node 0"));
+    for (look, line) in zones.take(3).enumerate() {
+        let expected = ["in 1 block", "in 2 blocks", "in 2 blocks"][look];
+        assert!(line.ends_with(expected) || look == 1, "{line}");
+        temporary("watched.txt", "Node 0, zone Normal 2 0 0\n");
+    }
+    // Its output is closed: that is no error.
+    assert_eq!(child.wait().expect("it is our child").code(), Some(0));
+}

@@ -36,6 +36,10 @@ struct OnTerminal {
 
 impl OnTerminal {
     fn start(arguments: &[&str]) -> Self {
+        Self::start_with(&[&["top"], arguments].concat(), &[("TERM", "xterm")])
+    }
+
+    fn start_with(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
         let terminal =
             openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("there are terminals");
         grantpt(&terminal).expect("it is ours");
@@ -50,8 +54,8 @@ impl OnTerminal {
                 .expect("it opens")
         };
         let child = Command::new(env!("CARGO_BIN_EXE_kmem"))
-            .arg("top")
             .args(arguments)
+            .envs(environment.iter().copied())
             .stdin(open())
             .stdout(open())
             .stderr(open())
@@ -104,6 +108,69 @@ impl Drop for OnTerminal {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+#[test]
+fn signals_restore_the_terminal() {
+    use rustix::termios::{LocalModes, tcgetattr};
+    use std::os::unix::process::ExitStatusExt;
+    let path = temporary("signalled.slabinfo", CACHES.as_bytes());
+    for (name, signal) in [("HUP", 1), ("INT", 2), ("TERM", 15)] {
+        let mut top = OnTerminal::start(&["-d", "0.1", &path]);
+        top.wait_for("filp");
+        let modes = || tcgetattr(&top.keys).expect("it is a terminal").local_modes;
+        assert!(!modes().contains(LocalModes::ECHO), "it is taken");
+        let kill = Command::new("kill").args(["-s", name, &top.child.id().to_string()]).status();
+        assert!(kill.expect("it runs").success());
+        assert!(
+            modes().contains(LocalModes::ECHO | LocalModes::ICANON) || {
+                std::thread::sleep(Duration::from_millis(500));
+                modes().contains(LocalModes::ECHO | LocalModes::ICANON)
+            }
+        );
+        assert_eq!(top.end().signal(), Some(signal), "{name}");
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(top.text().ends_with("\x1b[?25h\x1b[?1049l"), "{name}: {:?}", top.text());
+    }
+}
+
+#[test]
+fn a_dumb_terminal_gets_no_escapes_from_any_command() {
+    let path = temporary("dumb.slabinfo", CACHES.as_bytes());
+    let trace = temporary("dumb.csv", b"!g,0,G\n!s,0,filp\nA,0,0,40,184,192,0,0\n");
+    let dumb = [("TERM", "dumb"), ("NO_COLOR", "")];
+    let mut top = OnTerminal::start_with(&["top", "-d", "0.1", &path], &dumb);
+    top.wait_for("filp");
+    top.wait_for("filp");
+    top.keys.write_all(b"q").expect("it reads keys");
+    assert_eq!(top.end().code(), Some(0), "{}", top.text());
+    assert!(!top.text().contains('\x1b'), "{:?}", top.text());
+    for arguments in [
+        &["replay", &trace][..],
+        &["check", &trace],
+        &["map", &trace],
+        &["plan", "640"],
+        &["frag", "tests/buddyinfo.txt"],
+        &["walkthrough", "buddy", "--speed", "1000"],
+    ] {
+        for environment in [&dumb[..], &[("TERM", "xterm"), ("NO_COLOR", "1")]] {
+            let mut run = OnTerminal::start_with(arguments, environment);
+            let status = run.end().code();
+            std::thread::sleep(Duration::from_millis(50));
+            assert_eq!(status, Some(0), "{arguments:?}: {}", run.text());
+            let text = run.text();
+            let is_plain = match environment[0].1 {
+                "dumb" => !text.contains('\x1b'),
+                // Progress bars may move the cursor there.
+                _ => !text.split('\x1b').any(|part| part.starts_with("[3")),
+            };
+            assert!(is_plain, "{arguments:?}, {environment:?}: {text:?}");
+        }
+    }
+    let mut run = OnTerminal::start_with(&["plan", "640"], &[("TERM", "xterm"), ("NO_COLOR", "")]);
+    assert_eq!(run.end().code(), Some(0));
+    std::thread::sleep(Duration::from_millis(50));
+    assert!(run.text().contains('\x1b'), "a test without colours could not fail");
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 use std::process::{Command, Stdio};
 
 use kmem::picture::style::{Rest, Style};
-use kmem::walkthrough::{Layer, pages, play};
+use kmem::walkthrough::{Layer, pages, play, walk};
 
 fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output =
@@ -86,6 +86,100 @@ fn every_step_is_a_picture_and_all_of_them_a_page() {
     let eighth = std::fs::read_to_string(format!("{folder}/buddy-08.svg"));
     let eighth = eighth.expect("it was written");
     assert!(eighth.contains("never join"), "{eighth}");
+}
+
+/// Returns the numbers of a text, in order.
+fn numbers(text: &str) -> Vec<usize> {
+    let text = text.replace(',', "");
+    let parts = text.split(|character: char| !character.is_ascii_digit());
+    parts.filter_map(|part| part.parse().ok()).collect()
+}
+
+/// Text, plain line and picture of each step are drawn from one state: what they show is the same.
+#[test]
+fn text_and_picture_of_each_step_agree() {
+    for layer in Layer::ALL {
+        let walk = walk(layer).expect("there is memory");
+        let texts = pages::steps(layer).expect("there is memory");
+        assert_eq!(walk.steps.len(), texts.len());
+        for (index, (step, text)) in walk.steps.iter().zip(&texts).enumerate() {
+            let at = format!("{layer:?}, step {}", index + 1);
+            let drawing = step.drawing().inline();
+            let (plain, notes) = (step.state.plain(), step.state.notes());
+            assert!(text.contains(&*step.caption), "{at}");
+            let shown = text.replace("\n  ", "\n");
+            assert!(notes.iter().all(|note| shown.contains(&**note)), "{at}: {notes:?} {text}");
+            let count = |class: &str| drawing.matches(&format!("class='{class}'")).count();
+            let cells = |letters: &str| {
+                plain.chars().filter(|character| letters.contains(*character)).count()
+            };
+            match layer {
+                Layer::Buddy => {
+                    let blocks: Vec<&str> = plain.split(' ').collect();
+                    let free = blocks.iter().filter(|block| block.ends_with('-')).count();
+                    assert_eq!(
+                        (count("taken"), count("idle")),
+                        (blocks.len() - free, free),
+                        "{at}"
+                    );
+                }
+                Layer::Slab => {
+                    assert_eq!((count("taken"), count("idle")), (cells("#"), cells(".")), "{at}");
+                    assert_eq!(numbers(&notes[0])[1], cells("#"), "{at}: {notes:?}");
+                }
+                Layer::Cpus => {
+                    let [_, rest] = plain.splitn(2, ", ").collect::<Vec<_>>()[..] else {
+                        panic!("{plain}")
+                    };
+                    let slots = rest.split(", ").take(2).flat_map(|slot| {
+                        let lengths = slot.rsplit(' ').next().expect("it has a word").split('+');
+                        lengths
+                            .filter_map(|length| length.parse::<usize>().ok())
+                            .collect::<Vec<_>>()
+                    });
+                    let depot = rest.split("depot ").nth(1).expect("it has a depot");
+                    let depot = numbers(depot)[..2].iter().product::<usize>();
+                    assert_eq!(count("taken"), slots.sum::<usize>() + depot, "{at}: {plain}");
+                }
+                Layer::Pressure => {
+                    let bar = plain.split(' ').next().expect("it has a bar");
+                    let of = |letters: &str| {
+                        bar.chars().filter(|character| letters.contains(*character)).count()
+                    };
+                    // The legend has one of each.
+                    assert_eq!(count("taken"), of("D") + 1, "{at}");
+                    assert_eq!(count("other"), of("I") + 1, "{at}");
+                    assert_eq!(count("idle"), of("di.") + 1, "{at}");
+                    assert!(notes[0].contains(&format!("{} page", of("."))), "{at}: {notes:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_a_caption_says_of_changes_is_the_difference_of_the_states() {
+    let cpus = walk(Layer::Cpus).expect("there is memory").steps;
+    // In use, and free in slabs.
+    let of = |step: usize| {
+        let numbers = numbers(&cpus[step].state.notes()[0]);
+        (numbers[2], numbers[1])
+    };
+    let popped = numbers(&cpus[3].caption)[0];
+    assert!(popped > 0 && cpus[3].caption.contains("touches no slab"), "{}", cpus[3].caption);
+    assert_eq!(of(3), (of(2).0 + popped, of(2).1), "step 4");
+    let warm = numbers(&cpus[8].caption)[1];
+    assert_eq!(of(8), (of(7).0 + warm, of(7).1), "step 9");
+    assert!(numbers(&cpus[7].state.plain())[2] > 0, "it runs empty in the next step, not before");
+
+    let pressure = walk(Layer::Pressure).expect("there is memory").steps;
+    // Free pages, dentries, their slabs, inodes, their slabs.
+    let of = |step: usize| numbers(&pressure[step].state.notes()[0]);
+    let said = |step: usize| numbers(&pressure[step].caption);
+    assert_eq!(said(3), [of(2)[2] - of(3)[2]], "step 4");
+    assert_eq!(said(4), [of(4)[3] - of(3)[3], of(3)[2] - of(4)[2]], "step 5");
+    assert_eq!(said(6), [of(6)[2] - of(5)[2], of(5)[4] - of(6)[4]], "step 7");
+    assert_eq!(said(8), [of(8)[0] - of(7)[0]], "step 9");
 }
 
 #[test]

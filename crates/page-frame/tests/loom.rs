@@ -6,11 +6,12 @@ testkit::models_need_the_loom_flag!();
 
 #[cfg(loom)]
 mod models {
+    use std::cell::Cell;
     use std::ptr::NonNull;
 
     use loom::sync::Arc;
     use loom::thread;
-    use page_frame::sync::{Linked, TakeAll, UnsafeCell};
+    use page_frame::sync::{AtomicUsize, Linked, Ordering, TakeAll, UnsafeCell, fence};
     use page_frame::{Cpu, CpuId, Fenced, InterruptState, PerCpu, PerCpuSlot, Shrink, ShrinkList};
     use testkit::model;
 
@@ -85,6 +86,65 @@ mod models {
             let entered = own(&ours, 2);
             let taken = taker.join().expect("the taker does not panic");
             assert_eq!(total(&ours), entered + taken);
+        });
+    }
+
+    /// The threads of a process as CPUs, as `hosted::Threads` has them: the owner takes its number
+    /// at its first `pin`, and executes a full fence only then. The taker skips the heavy fence
+    /// while no other thread has a number.
+    struct LateOwner<'m> {
+        taken: &'m AtomicUsize,
+        is_owner: bool,
+        has_number: Cell<bool>,
+    }
+
+    // SAFETY: in each model one thread alone is the owner, so only it gets the id. `fence_all` is
+    // true only if the owner has no number yet; it executes a full fence when it takes one.
+    unsafe impl Cpu for LateOwner<'_> {
+        fn slots(&self) -> usize {
+            1
+        }
+        fn pin(&self) -> Option<CpuId> {
+            if self.is_owner && !self.has_number.replace(true) {
+                self.taken.fetch_or(1, Ordering::SeqCst);
+                fence(Ordering::SeqCst);
+            }
+            self.is_owner.then_some(CpuId::new(0))
+        }
+        unsafe fn unpin(&self) {}
+        fn light_fence(&self) {}
+        fn fence_all(&self) -> bool {
+            fence(Ordering::SeqCst);
+            self.taken.load(Ordering::SeqCst) == 0
+        }
+    }
+
+    /// Mutation seen to fail: no fence when the owner takes its number, or none in `fence_all`.
+    #[test]
+    fn a_thread_that_takes_its_number_against_a_take_over_without_a_heavy_fence() {
+        model("slots: a late owner against take-over", 10, || {
+            type Shared = ([PerCpuSlot<UnsafeCell<u32>>; 1], AtomicUsize);
+            fn with<R>(
+                shared: &Shared,
+                is_owner: bool,
+                run: impl FnOnce(PerCpu<'_, UnsafeCell<u32>, LateOwner<'_>>) -> R,
+            ) -> R {
+                let cpu = LateOwner { taken: &shared.1, is_owner, has_number: Cell::new(false) };
+                // SAFETY: clause 1: the one slot, which is borrowed. Clause 2: one thread is the
+                // owner, so only it has the id; and no thread calls `for_each_exclusive`.
+                run(unsafe { PerCpu::at(NonNull::from(&shared.0).cast(), 1, cpu) })
+            }
+            let slots = [PerCpuSlot::new(UnsafeCell::new(0))];
+            let shared = Arc::new((slots, AtomicUsize::new(0)));
+            let theirs = Arc::clone(&shared);
+            let owner = thread::spawn(move || {
+                with(&theirs, true, |slots| slots.enter().map(|body| add_one(&body)).is_ok())
+            });
+            let taken = with(&shared, false, |slots| {
+                slots.take_over(|_| true, |_, body| add_one(body)).taken
+            });
+            let entered = owner.join().expect("the owner does not panic");
+            assert_eq!(total(&shared.0), usize::from(entered) + taken);
         });
     }
 

@@ -3,7 +3,7 @@
 //! # Concepts
 //! A [`Heap`] is a constant with options. The first request sets it up (`state`): it reserves
 //! address space for [`Pages`], builds a registry of caches over them, and registers handlers for
-//! `fork` (`fork`). What is set up stays until the process ends.
+//! `fork` (`fork`). All of it stays until the process ends.
 
 mod fault;
 mod fork;
@@ -110,7 +110,7 @@ impl<K: Hardening> Heap<K> {
 
     page_frame::const_unless_loom! {
         fn with_options(self, options: HeapOptions) -> Self {
-            // Nothing is set up yet, so there is nothing to drop.
+            // A heap that is not set up holds no memory.
             core::mem::forget(self);
             Self { global: Global::new(options) }
         }

@@ -1,5 +1,5 @@
-//! What a heap has set up: its pages and the handle of its caches. It stays until the process ends,
-//! in a mapping of its own.
+//! The state of a heap: its pages and the handle of its caches. It stays until the process ends, in
+//! a mapping of its own.
 
 use core::ptr::NonNull;
 

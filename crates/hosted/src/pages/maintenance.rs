@@ -11,7 +11,7 @@ use crate::miss_hook::{self, After};
 use crate::purge::trim::Trim;
 use crate::tls;
 
-/// An operation with so many pages costs some microseconds: 256 KiB.
+/// An operation with at least this many pages takes some microseconds: 256 KiB.
 const MANY_PAGES: usize = (256 << 10) / PAGE_SIZE;
 
 impl Pages {
@@ -51,8 +51,8 @@ impl Pages {
     }
 
     /// Makes the threads that use [`Threads`](crate::Threads) as their CPUs look at the clock after
-    /// each miss in a slot, and the pages decay in time: also in a program that allocates and frees
-    /// without taking pages. For the pages of the heap of a process; the last call counts.
+    /// each miss in a slot. So the pages decay in time also in a program that takes no pages. For
+    /// the pages of the heap of a process; the last call counts.
     ///
     /// ```
     /// let pages: &'static _ = Box::leak(Box::new(hosted::Pages::new()?));

@@ -5,12 +5,12 @@ use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, PAGE_SIZE, PageMap}
 use super::Pages;
 use crate::fork_lock::Inside;
 
-/// A purge takes free runs of at least so many pages first, then shorter ones, at last single
-/// pages.
+/// The minimum lengths of the free runs that a purge takes, in pages: the longest ones first, at
+/// last single pages.
 const RUN_PAGES: [usize; 4] = [256, 32, 4, 1];
 /// The order of an area, the largest block that a purge allocates.
 const LARGEST_ORDER: u32 = 9;
-/// A system call that purges so many pages needs no credit: 1 MiB.
+/// A system call that purges at least this many pages needs no credit: 1 MiB.
 const FREE_OF_CREDIT: usize = (1 << 20) / PAGE_SIZE;
 /// The maximum number of pages in one system call: 32 MiB. The system holds a lock of the process
 /// meanwhile.

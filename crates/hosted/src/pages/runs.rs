@@ -17,7 +17,7 @@ use crate::space::sections::SECTION_FRAMES;
 /// Runs of more pages than this are multi-section runs.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
 
-/// A multi-section run is mapped by so many pages: 1 MiB.
+/// A multi-section run is mapped in units of this many pages: 1 MiB.
 const TAIL_UNIT: usize = (1 << 20) / PAGE_SIZE;
 
 // SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that the table of

@@ -4,10 +4,11 @@
 //! - **Idle** pages are free and committed: memory may back them, though the program does not use
 //!   it.
 //! - Time is divided into **intervals** of half the purge delay. Each interval notes the minimum of
-//!   idle pages: so many pages were not needed in it. At the end of an interval the pages that were
-//!   needed neither in it nor in the one before are **due**. So a page is purged when it has been
-//!   idle for one delay at least, and for one and a half at most while the program runs. A use that
-//!   swings within the delay purges nothing. (jemalloc calls this decay, mimalloc the purge delay.)
+//!   idle pages: that many pages were not needed in it. At the end of an interval the pages that
+//!   were needed neither in it nor in the one before are **due**. So a page is purged when it has
+//!   been idle for one delay at least, and for one and a half at most while the program runs. A use
+//!   that swings within the delay purges nothing. (jemalloc calls this decay, mimalloc the purge
+//!   delay.)
 //! - No thread is needed: each call that allocates or frees pages looks at the clock, and the first
 //!   one after the end of an interval ends it. After an interval without such calls, the next one
 //!   may come late. An interval of at least the whole delay counts for two.

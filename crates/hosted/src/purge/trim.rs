@@ -13,11 +13,11 @@ use page_frame::PAGE_SIZE;
 use crate::purge::decay::Decay;
 use crate::tls::THREAD_SLOTS;
 
-/// What the caches over [`Pages`](crate::Pages) should release. Example: see
+/// The memory that the caches over [`Pages`](crate::Pages) should release. Example: see
 /// [`Pages::with_space`](crate::Pages::with_space).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trim {
-    /// What they did not need since the last call: [`Registry::age`](slab::Registry::age).
+    /// All that they did not need since the last call: [`Registry::age`](slab::Registry::age).
     Surplus,
     /// All that the calling thread can reach without the others:
     /// [`Registry::shrink_own`](slab::Registry::shrink_own).

@@ -1,31 +1,36 @@
 //! `kmem import`: converts recordings of Linux to a compact trace.
 
+#[cfg(feature = "perf-data")]
 use std::fs::File;
-use std::io::{self, BufWriter, Read, Seek, SeekFrom, Write, stdout};
+#[cfg(feature = "perf-data")]
+use std::io::Seek;
+use std::io::{BufRead, BufWriter, Cursor, Read, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use kmem::any_input;
 use kmem::import::compact::Counts;
 use kmem::import::text::{self, ImportError};
 use kmem::input_error::Mismatch;
 use kmem::picture::text::thousands;
 use kmem::trace::source::Source;
 
-use super::{Failure, Screen};
+use super::{Failure, OUTPUTS, Screen};
 use crate::say;
 
 pub(super) fn command() -> Command {
     Command::new("import")
         .about("Make a compact trace of perf.data, of perf script's text, or of the kernel's trace file")
-        .after_help(
+        .after_help(format!(
             "Record with: perf record -e 'kmem:*' -a -- COMMAND\n\
-             Names of programs, hosts and files are not kept. Exit status 1: the recording lost events.",
-        )
+             Names of programs, hosts and files are not kept. Exit status 1: the recording lost events.\n\
+             {OUTPUTS}",
+        ))
         .arg(
             Arg::new("FILE")
                 .required(true)
                 .value_parser(value_parser!(PathBuf))
-                .help("The recording, - for text on standard input"),
+                .help("The recording, - for standard input; plain or zstd"),
         )
         .arg(
             Arg::new("output")
@@ -35,34 +40,36 @@ pub(super) fn command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Where the trace goes [default: standard output]"),
         )
+        .arg(super::force())
 }
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let path = super::path(matches, "FILE").expect("it is required");
-    let output = super::path(matches, "output").filter(|path| *path != Path::new("-"));
-    let imported = match output {
-        None => import(path, stdout().lock()),
-        Some(output) => {
-            if output
-                .canonicalize()
-                .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
-            {
-                let mismatch = Mismatch::new("a file to write", "the recording itself");
-                return Err(mismatch.in_file(&output.to_string_lossy()).into());
-            }
-            super::spare_traces(output)?;
-            let mut late = LateFile::new(output);
-            import(path, &mut late).and_then(|counts| Ok(late.keep().map(|()| counts)?))
+    let name = super::path(matches, "output").filter(|path| *path != Path::new("-"));
+    let same = |output: &Path| {
+        output
+            .canonicalize()
+            .is_ok_and(|output| path.canonicalize().is_ok_and(|path| path == output))
+    };
+    if let Some(name) = name.filter(|name| same(name)) {
+        let mismatch = Mismatch::new("a file to write", "the recording itself");
+        return Err(mismatch.in_file(&name.to_string_lossy()).into());
+    }
+    let output = super::output(matches, "output")?;
+    let counts = match output {
+        None => import(path, stdout().lock()).map_err(|error| match error {
+            ImportError::Input(error) => Failure::Input(error),
+            ImportError::Output(error) => Failure::System(error),
+        })?,
+        Some(mut output) => {
+            let counts = import(path, &mut output).map_err(|error| match error {
+                ImportError::Input(error) => error,
+                ImportError::Output(error) => output.unwritable(&error),
+            })?;
+            output.commit()?;
+            counts
         }
     };
-    let counts = imported.map_err(|error| match (error, output) {
-        (ImportError::Input(error), _) => Failure::Input(error),
-        (ImportError::Output(error), None) => Failure::System(error),
-        (ImportError::Output(error), Some(output)) => {
-            let mismatch = Mismatch::new("a file that can be written", error.to_string());
-            mismatch.in_file(&output.to_string_lossy()).into()
-        }
-    })?;
     let Counts { written, left_out, failed, hidden, losses } = counts;
     if !screen.quiet {
         let (written, left_out) = (thousands(written), thousands(left_out));
@@ -89,89 +96,63 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
 
 fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     let out = BufWriter::new(out);
-    match perf_data(path) {
-        Some(file) => binary(path, file, out),
-        None => text::import(&mut Source::open(path)?, out),
+    let name = path.to_string_lossy();
+    let mut input = any_input::open(path)?;
+    let mut start = Vec::with_capacity(START_BYTES);
+    let read = input.by_ref().take(START_BYTES as u64).read_to_end(&mut start);
+    if read.is_err() && path.is_file() {
+        // The reader of text says what is wrong with the stream.
+        return text::import(&mut Source::open(path)?, out);
     }
+    read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(&name))?;
+    if ["PERFILE2", "2ELIFREP"].iter().any(|magic| start.starts_with(magic.as_bytes())) {
+        return binary(&name, path, &start, input, out);
+    }
+    if path.is_file() {
+        // Opened once more, as the reader of text has better messages about broken streams.
+        return text::import(&mut Source::open(path)?, out);
+    }
+    text::import(&mut Source::reader(&name, Cursor::new(start).chain(input))?, out)
 }
 
-/// An output file that appears only when it is complete. An input that is no recording, or that
-/// ends early, leaves the old file in place.
-struct LateFile {
-    path: PathBuf,
-    /// Where the output is written until then: a file beside its place, or the place itself when
-    /// that is a pipe or a device.
-    begun: PathBuf,
-    file: Option<File>,
-}
+/// Bytes that tell binary recordings apart: the magic number, and the size of the header.
+const START_BYTES: usize = 16;
 
-impl LateFile {
-    fn new(path: &Path) -> Self {
-        // The target of a symbolic link is written, not the link.
-        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-        let begun = match path.metadata() {
-            Ok(about) if !about.is_file() => path.clone(),
-            _ => {
-                let mut name = path.clone().into_os_string();
-                name.push(".part");
-                name.into()
-            }
-        };
-        Self { path, begun, file: None }
-    }
-
-    /// Moves the complete file to its place.
-    fn keep(mut self) -> io::Result<()> {
-        match self.file.take() {
-            Some(_) if self.begun != self.path => std::fs::rename(&self.begun, &self.path),
-            _ => Ok(()),
-        }
-    }
-}
-
-impl Write for LateFile {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let file = match &mut self.file {
-            Some(file) => file,
-            None => self.file.insert(File::create(&self.begun)?),
-        };
-        file.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Drop for LateFile {
-    fn drop(&mut self) {
-        if self.file.is_some() && self.begun != self.path {
-            // An incomplete trace is removed. A failure to remove it has no reader any more.
-            let _ = std::fs::remove_file(&self.begun);
-        }
-    }
-}
-
-/// Opens the file if it is `perf.data`.
-fn perf_data(path: &Path) -> Option<File> {
-    let mut file = File::open(path).ok()?;
-    if !file.metadata().ok()?.is_file() {
-        return None;
-    }
-    let mut start = [0; 8];
-    file.read_exact(&mut start).ok()?;
-    file.seek(SeekFrom::Start(0)).ok()?;
-    (&start == b"PERFILE2").then_some(file)
-}
-
+/// Imports `perf.data`, whose first bytes are `start` and whose rest is `input`.
 #[cfg(feature = "perf-data")]
-fn binary(path: &Path, file: File, out: impl Write) -> Result<Counts, ImportError> {
-    let file = std::io::BufReader::new(file);
-    kmem::import::perf_data::import(&path.to_string_lossy(), file, out)
+fn binary(
+    name: &str,
+    path: &Path,
+    start: &[u8],
+    mut input: Box<dyn BufRead + Send>,
+    out: impl Write,
+) -> Result<Counts, ImportError> {
+    use kmem::import::perf_data;
+    if perf_data::is_piped(start) {
+        return perf_data::import_piped(name, Cursor::new(start.to_vec()).chain(input), out);
+    }
+    // A plain file is read where it is.
+    let mut file =
+        File::open(path).ok().filter(|file| file.metadata().is_ok_and(|it| it.is_file()));
+    let mut own = [0; START_BYTES];
+    if let Some(mut file) = file.take_if(|file| file.read_exact(&mut own).is_ok() && own == start) {
+        file.rewind().map_err(ImportError::Output)?;
+        return perf_data::import(name, std::io::BufReader::new(file), out);
+    }
+    let mut whole = start.to_vec();
+    let read = input.read_to_end(&mut whole);
+    read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(name))?;
+    perf_data::import(name, Cursor::new(whole), out)
 }
 
 #[cfg(not(feature = "perf-data"))]
-fn binary(path: &Path, _: File, _: impl Write) -> Result<Counts, ImportError> {
+fn binary(
+    name: &str,
+    _: &Path,
+    _: &[u8],
+    _: Box<dyn BufRead + Send>,
+    _: impl Write,
+) -> Result<Counts, ImportError> {
     let expected = "text (perf script), or kmem built with --features perf-data";
-    Err(Mismatch::new(expected, "a binary recording").in_file(&path.to_string_lossy()).into())
+    Err(Mismatch::new(expected, "a binary recording").in_file(name).into())
 }

@@ -8,7 +8,9 @@ use kmem::picture::painted;
 use kmem::picture::style::Style;
 use kmem::replay::pipeline::Options;
 
-use super::{Failure, Screen, folder, inputs, machine, path, replay, traces, write_into};
+use super::{
+    Failure, OUTPUTS, Screen, folder, force, inputs, machine, output_folder, replay, traces,
+};
 
 pub(super) fn command() -> Command {
     Command::new("map")
@@ -28,29 +30,39 @@ pub(super) fn command() -> Command {
         .arg(replay::memory())
         .arg(replay::cpus())
         .arg(folder("svg", "Write the maps as pictures, instead of showing them"))
+        .arg(force())
+        .after_help(OUTPUTS)
 }
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: false, cpus: matches.get_one("cpus").copied() };
-    let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
-    let machine = machine::Machine::new(memory_bytes, options);
+    let memory_bytes = matches.get_one("memory").copied().unwrap_or(machine::USUAL_BYTES);
+    let mut machine = machine::Machine::new(memory_bytes, options);
     let names = matches.get_many::<String>("by").unwrap_or_default();
     let names: Vec<&str> = names.map(String::as_str).collect();
+    let file_names: Vec<_> = names.iter().map(|name| format!("map-{name}")).collect();
+    let pictures = output_folder(matches, "svg", file_names.iter().map(String::as_str), "svg")?;
     let mut out = stdout().lock();
     for source in traces(matches) {
+        let source = source?;
+        if let (None, Some(reopen)) =
+            (matches.get_one::<usize>("memory"), machine::reopen(matches, &source))
+        {
+            machine.frames = Some(machine::fitting_frames(&reopen, &machine)?);
+        }
         let replay =
-            machine::play(source?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
+            machine::play(source, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
         for (index, name) in names.iter().enumerate() {
             let map: Map = match *name {
                 "order" => by_order(replay.pages.target()),
                 "mobility" => by_mobility(replay.pages.target()),
                 _ => by_owner(replay.objects.target()),
             };
-            if let Some(folder) = path(matches, "svg") {
+            if let Some(pictures) = &pictures {
                 let mut text = Vec::new();
                 map.draw(&mut text, &Style::still(true))?;
                 let svg = painted::svg(&String::from_utf8_lossy(&text), name);
-                write_into(folder, &format!("map-{name}"), "svg", &svg.standalone())?;
+                pictures.write(&file_names[index], &svg.standalone())?;
                 continue;
             }
             if index > 0 {

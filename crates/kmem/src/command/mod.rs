@@ -3,6 +3,7 @@
 mod check;
 mod comparison;
 mod completions;
+mod diff;
 mod frag;
 mod import;
 mod machine;
@@ -10,20 +11,21 @@ mod map;
 mod outputs;
 mod plan;
 mod replay;
+pub(crate) mod signals;
 mod terminal;
 mod top;
 mod tour;
 mod walkthrough;
 
-use std::fs::File;
-use std::io::{self, IsTerminal, Write, stdout};
+use std::io::{self, IsTerminal, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::{PathBufValueParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use kmem::input_error::{InputError, Mismatch};
+use kmem::input_error::InputError;
+use kmem::output_file::{OutputFile, OutputFolder, Overwrite, remove_temporaries};
 use kmem::replay::pipeline::ReplayError;
 use kmem::trace::source::Source;
 
@@ -71,11 +73,12 @@ pub(crate) struct Screen {
 /// The arguments of a command, and the function that runs it.
 type Entry = (fn() -> Command, fn(&ArgMatches, Screen) -> Result<(), Failure>);
 
-const COMMANDS: [Entry; 9] = [
+const COMMANDS: [Entry; 10] = [
     (walkthrough::command, walkthrough::run),
     (replay::command, replay::run),
     (import::command, import::run),
     (check::command, check::run),
+    (diff::command, diff::run),
     (map::command, map::run),
     (frag::command, frag::run),
     (plan::command, plan::run),
@@ -103,7 +106,8 @@ fn command() -> Command {
              kmem replay                   see which cache holds most memory\n  \
              kmem replay --report r.html   see how fragmentation developed\n  \
              kmem replay --against system  compare with another allocator\n  \
-             kmem check                    see leaks, by call site and cache\n\
+             kmem check                    see leaks, by call site and cache\n  \
+             kmem diff A B                 see what changed between two recordings\n\
              Exit status: 0 fine, 1 something was found, 2 the command line, an input or the output is wrong.",
         )
         .arg(
@@ -113,7 +117,7 @@ fn command() -> Command {
                 .value_parser(["auto", "always", "never"])
                 .default_value("auto")
                 .global(true)
-                .help("Colours; auto is on terminals, without NO_COLOR"),
+                .help("Colours; auto is on terminals, without NO_COLOR and TERM=dumb"),
         )
         .arg(
             Arg::new("quiet")
@@ -128,6 +132,7 @@ fn command() -> Command {
 
 /// Exits with a usage error of `command`.
 fn refuse(command: Command, kind: ErrorKind, why: impl std::fmt::Display) -> ! {
+    remove_temporaries();
     let name = format!("kmem {}", command.get_name());
     command.bin_name(name).error(kind, why).exit()
 }
@@ -138,9 +143,14 @@ fn has_colour(matches: &ArgMatches) -> bool {
         Some("never") => false,
         _ => {
             let is_unset = |name| std::env::var_os(name).is_none_or(|value| value.is_empty());
-            stdout().is_terminal() && is_unset("NO_COLOR")
+            stdout().is_terminal() && is_unset("NO_COLOR") && !is_dumb()
         }
     }
+}
+
+/// Whether the terminal has neither colours nor a cursor that can be moved.
+fn is_dumb() -> bool {
+    std::env::var_os("TERM").is_some_and(|terminal| terminal == "dumb")
 }
 
 /// Returns an option that names a file.
@@ -179,37 +189,41 @@ fn traces(matches: &ArgMatches) -> Box<dyn Iterator<Item = Result<Source, InputE
     }
 }
 
-/// Refuses an output that would overwrite a recorded trace: `--json` directly before a trace takes
-/// the trace's name for its own.
-fn spare_traces(path: &Path) -> Result<(), Failure> {
-    match kmem::trace::is_trace(path) {
-        true => {
-            let found = "a recorded trace, which stays as it is";
-            let mismatch = Mismatch::new("a file to write", found);
-            Err(mismatch.in_file(&path.to_string_lossy()).into())
-        }
-        false => Ok(()),
+/// Returns the option that lets outputs replace recordings.
+fn force() -> Arg {
+    Arg::new("force")
+        .long("force")
+        .action(ArgAction::SetTrue)
+        .help("Outputs may replace recordings and read-only\nfiles [default: other files only]")
+}
+
+/// How outputs are written, for the help of commands that write files.
+const OUTPUTS: &str = "Outputs are written beside their place and then moved there: they are whole or\n\
+     not there. A symbolic link is refused. A recording stays without --force.\n\
+     Devices and pipes (/dev/stdout) are written directly.";
+
+fn overwrite(matches: &ArgMatches) -> Overwrite {
+    match matches.get_flag("force") {
+        true => Overwrite::Anything,
+        false => Overwrite::NoRecordings,
     }
 }
 
-/// Writes a file.
-fn write_file(path: &Path, text: &str) -> Result<(), Failure> {
-    spare_traces(path)?;
-    let written = File::create(path).and_then(|mut file| file.write_all(text.as_bytes()));
-    written.map_err(|error| {
-        Mismatch::new("a file that can be written", error.to_string())
-            .in_file(&path.to_string_lossy())
-            .into()
-    })
+/// Opens the output that the option `name` asks for.
+fn output(matches: &ArgMatches, name: &str) -> Result<Option<OutputFile>, Failure> {
+    let path = path(matches, name).filter(|path| *path != Path::new("-"));
+    Ok(path.map(|path| OutputFile::open(path, overwrite(matches))).transpose()?)
 }
 
-/// Writes `folder/name.extension` and creates the folder.
-fn write_into(folder: &Path, name: &str, extension: &str, text: &str) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder).map_err(|error| {
-        Mismatch::new("a folder that can be made", error.to_string())
-            .in_file(&folder.to_string_lossy())
-    })?;
-    write_file(&folder.join(format!("{name}.{extension}")), text)
+/// Opens the folder that the option `name` asks for, for files of these names.
+fn output_folder<'n>(
+    matches: &ArgMatches,
+    name: &str,
+    names: impl IntoIterator<Item = &'n str>,
+    extension: &'static str,
+) -> Result<Option<OutputFolder>, Failure> {
+    let open = |folder| OutputFolder::open(folder, names, extension, overwrite(matches));
+    Ok(path(matches, name).map(open).transpose()?)
 }
 
 /// Parses `4G`, `512M`, `2048K` or a number of bytes.

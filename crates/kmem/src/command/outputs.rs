@@ -1,66 +1,103 @@
-//! The files that a replay writes. All of them are tried; the first failure is returned.
+//! The files that a replay writes. All are opened before the replay, and all of them are tried at
+//! its end; the first failure is returned.
 
 use std::path::Path;
 
 use clap::ArgMatches;
+use kmem::input_error::InputError;
+use kmem::output_file::{OutputFile, OutputFolder};
 use kmem::picture::painted;
 use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::stack::Stack;
-use kmem::report::{Report, html};
+use kmem::report::{self, Report, html};
 use kmem::{buddyinfo, pagetypeinfo};
 
-use super::{Failure, path, write_file, write_into};
+use super::{Failure, output, output_folder, path};
 
 /// Width of charts in files, in pixels.
 const SVG_WIDTH: f64 = 760.0;
 
-/// Writes the requested states at the end of the trace.
-pub(super) fn of_state(
-    matches: &ArgMatches,
-    stack: &Stack,
-    pages: &BuddyPages,
-) -> Result<(), Failure> {
-    let write = |name, text: &dyn Fn() -> String| match path(matches, name) {
-        Some(path) => write_file(path, &text()),
-        None => Ok(()),
-    };
-    let blocks = || {
-        let zones = pages.zones().map(|(node, name, by_mobility)| {
-            let sum = |order: usize| by_mobility.iter().map(|counts| counts[order]).sum();
-            let counts: Vec<usize> = (0..by_mobility[0].len()).map(sum).collect();
-            buddyinfo::line(node.into(), name, &counts)
-        });
-        zones.collect()
-    };
-    let written = write("slabinfo", &|| stack.slabinfo());
-    let written = written.and(write("buddyinfo", &blocks));
-    written.and(write("pagetypeinfo", &|| pagetypeinfo::text(pages.zones())))
+/// The open outputs of a replay. An output is `None` if it is not asked for, or once it is written.
+pub(super) struct Outputs {
+    slabinfo: Option<OutputFile>,
+    buddyinfo: Option<OutputFile>,
+    pagetypeinfo: Option<OutputFile>,
+    report: Option<OutputFile>,
+    json: Option<OutputFile>,
+    csv: Option<OutputFolder>,
+    svg: Option<OutputFolder>,
+    /// Whether JSON goes to standard output.
+    pub(super) json_alone: bool,
 }
 
-/// Writes the requested parts of a report.
-pub(super) fn of_report(matches: &ArgMatches, report: &Report) -> Result<(), Failure> {
-    let page = path(matches, "report").map_or(Ok(()), |to| write_file(to, &html::page(report)));
-    let numbers = path(matches, "csv").map_or(Ok(()), |folder| numbers(folder, report));
-    let pictures = path(matches, "svg").map_or(Ok(()), |folder| pictures(folder, report));
-    page.and(numbers).and(pictures)
+impl Outputs {
+    /// Opens all outputs that `matches` asks for.
+    pub(super) fn open(matches: &ArgMatches) -> Result<Self, Failure> {
+        let numbers = report::CHARTS.iter().chain(&report::TABLES).copied();
+        let pictures = report::CHARTS.iter().chain(&report::MAPS).copied();
+        Ok(Self {
+            slabinfo: output(matches, "slabinfo")?,
+            buddyinfo: output(matches, "buddyinfo")?,
+            pagetypeinfo: output(matches, "pagetypeinfo")?,
+            report: output(matches, "report")?,
+            json: output(matches, "json")?,
+            csv: output_folder(matches, "csv", numbers, "csv")?,
+            svg: output_folder(matches, "svg", pictures, "svg")?,
+            json_alone: path(matches, "json") == Some(Path::new("-")),
+        })
+    }
+
+    /// Writes the requested states at the end of the trace.
+    pub(super) fn write_state(
+        &mut self,
+        stack: &Stack,
+        pages: &BuddyPages,
+    ) -> Result<(), InputError> {
+        let blocks = || {
+            let zones = pages.zones().map(|(node, name, by_mobility)| {
+                let sum = |order: usize| by_mobility.iter().map(|counts| counts[order]).sum();
+                let counts: Vec<usize> = (0..by_mobility[0].len()).map(sum).collect();
+                buddyinfo::line(node.into(), name, &counts)
+            });
+            zones.collect()
+        };
+        let written = write(self.slabinfo.take(), || stack.slabinfo());
+        let written = written.and(write(self.buddyinfo.take(), blocks));
+        written.and(write(self.pagetypeinfo.take(), || pagetypeinfo::text(pages.zones())))
+    }
+
+    /// Writes the requested parts of a report.
+    pub(super) fn write_report(&mut self, report: &Report) -> Result<(), InputError> {
+        let page = write(self.report.take(), || html::page(report));
+        let numbers = self.csv.as_ref().map_or(Ok(()), |folder| numbers(folder, report));
+        let pictures = self.svg.as_ref().map_or(Ok(()), |folder| pictures(folder, report));
+        page.and(numbers).and(pictures)
+    }
+
+    /// Writes the totals as JSON, if they go into a file.
+    pub(super) fn write_json(&mut self, text: impl FnOnce() -> String) -> Result<(), InputError> {
+        write(self.json.take(), text)
+    }
 }
 
-fn numbers(folder: &Path, report: &Report) -> Result<(), Failure> {
-    for chart in &report.charts {
-        write_into(folder, chart.name, "csv", &chart.csv())?;
-    }
-    for table in &report.tables {
-        write_into(folder, table.name, "csv", &table.csv())?;
-    }
-    Ok(())
+fn write(output: Option<OutputFile>, text: impl FnOnce() -> String) -> Result<(), InputError> {
+    output.map_or(Ok(()), |output| output.write_and_commit(&text()))
 }
 
-fn pictures(folder: &Path, report: &Report) -> Result<(), Failure> {
-    for chart in &report.charts {
-        write_into(folder, chart.name, "svg", &chart.svg(SVG_WIDTH).standalone())?;
-    }
-    for (name, map) in &report.maps {
-        write_into(folder, name, "svg", &painted::svg(map, name).standalone())?;
-    }
-    Ok(())
+fn numbers(folder: &OutputFolder, report: &Report) -> Result<(), InputError> {
+    let charts = report.charts.iter().map(|chart| folder.write(chart.name, &chart.csv()));
+    let tables = report.tables.iter().map(|table| folder.write(table.name, &table.csv()));
+    charts.chain(tables).fold(Ok(()), Result::and)
+}
+
+fn pictures(folder: &OutputFolder, report: &Report) -> Result<(), InputError> {
+    let charts = report
+        .charts
+        .iter()
+        .map(|chart| folder.write(chart.name, &chart.picture(SVG_WIDTH).standalone()));
+    let maps = report
+        .maps
+        .iter()
+        .map(|(name, map)| folder.write(name, &painted::svg(map, name).standalone()));
+    charts.chain(maps).fold(Ok(()), Result::and)
 }

@@ -1,12 +1,12 @@
 //! `kmem replay`: replays recorded kernel traces on the allocators.
 
-use std::fs::File;
-use std::io::{BufReader, Write, stdout};
+use std::io::{BufRead, Write, stdout};
 use std::path::{Path, PathBuf};
 
 use clap::error::ErrorKind;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use kmem::input_error::{InputError, Mismatch};
+use kmem::any_input;
+use kmem::input_error::InputError;
 use kmem::replay::buddy_pages::Division;
 use kmem::replay::json::json;
 use kmem::replay::outcome::Outcome;
@@ -16,20 +16,25 @@ use kmem::replay::timed::Timed;
 use kmem::replay::timeline::Timeline;
 use kmem::report::compare::Comparison;
 use kmem::report::table::Table;
-use kmem::report::{self, Report};
+use kmem::report::{self, Report, tables};
 use kmem::slabinfo::{self, Slabinfo};
 use kmem::trace::source::Source;
 use kmem::{bundled, memory_map};
 
 use super::comparison::{self, Rivals};
-use super::machine::{Machine, play};
-use super::{Failure, Screen, file, folder, inputs, outputs, path, refuse, traces, write_file};
+use super::machine::{Machine, USUAL_BYTES, fitting_frames, play, reopen};
+use super::outputs::Outputs;
+use super::{Failure, OUTPUTS, Screen, file, folder, force, inputs, path, refuse, traces};
 
 /// Options that write one file and so take one trace.
 const OF_ONE: [&str; 7] =
     ["slabinfo", "buddyinfo", "pagetypeinfo", "report", "csv", "svg", "kernel-slabinfo"];
 /// Options that need a full report.
 const OF_REPORT: [&str; 5] = ["report", "svg", "csv", "against", "kernel-slabinfo"];
+/// Options whose outputs show how fragmentation develops.
+const PICTURED: [&str; 3] = ["report", "svg", "csv"];
+/// Call sites that a terminal shows.
+const CALLERS: usize = 25;
 /// Enough for a registry and a few caches.
 const MIN_MEMORY_BYTES: usize = 1 << 20;
 /// More memory than any recorded machine has.
@@ -40,9 +45,10 @@ const MAX_CPUS: i64 = kmem::trace::event::MAX_CPUS as i64;
 pub(super) fn command() -> Command {
     Command::new("replay")
         .about("Replay recorded kernel traces through the allocators")
-        .after_help(
-            "Exit status: 0 fine, 1 an allocator did something wrong, 2 the command line or a trace is wrong.",
-        )
+        .after_help(format!(
+            "Exit status: 0 fine, 1 an allocator did something wrong, 2 the command line or a trace is wrong.\n\
+             {OUTPUTS}",
+        ))
         .arg(inputs(
             "Compact traces, plain or zstd, - for standard input [default: the bundled one]",
         ))
@@ -57,6 +63,12 @@ pub(super) fn command() -> Command {
                 .long("times")
                 .action(ArgAction::SetTrue)
                 .help("Take the time of every operation, as reports and --json without --no-check do"),
+        )
+        .arg(
+            Arg::new("caller")
+                .long("caller")
+                .action(ArgAction::SetTrue)
+                .help("Show who allocates: each call site with live\nbytes, waste and what it pins"),
         )
         .arg(memory())
         .arg(cpus())
@@ -95,6 +107,7 @@ pub(super) fn command() -> Command {
         .arg(file("buddyinfo", "Write the free blocks at the end of the trace as /proc/buddyinfo"))
         .arg(file("pagetypeinfo", "Write the same by mobility, as /proc/pagetypeinfo"))
         .args(comparison::arguments())
+        .arg(force())
 }
 
 /// Returns the option for the amount of memory.
@@ -104,8 +117,14 @@ pub(super) fn memory() -> Arg {
         .visible_alias("mem")
         .value_name("SIZE")
         .value_parser(size)
-        .default_value("4G")
-        .help("Memory for object events, and the same again for page events (K, M, G)")
+        .help(
+            "Memory for object events, and the same again for\n\
+             page events (K, M, G) [default: 4G; but in\n\
+             pictures and reports page events have a quarter\n\
+             more than their peak, so that fragmentation can\n\
+             be seen. The trace, if it is a file, is read once\n\
+             more before, to find the peak.]",
+        )
 }
 
 /// Returns the option for the number of CPUs.
@@ -127,7 +146,7 @@ fn size(text: &str) -> Result<usize, String> {
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let options =
         Options { checks: !matches.get_flag("no-check"), cpus: matches.get_one("cpus").copied() };
-    let memory_bytes = *matches.get_one("memory").expect("the argument has a default");
+    let memory_bytes = matches.get_one("memory").copied().unwrap_or(USUAL_BYTES);
     let pressure = *matches.get_one("pressure").expect("the argument has a default");
     let many = matches.get_many::<PathBuf>("FILE").is_some_and(|files| files.len() > 1);
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
@@ -142,12 +161,15 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let nodes = *matches.get_one("nodes").expect("the argument has a default");
     let division = Division { in_zones: matches.get_flag("zones"), nodes };
     let machine = Machine { frames, division, memory_bytes, pressure, options };
+    let mut outputs = Outputs::open(matches)?;
     let mut played = Vec::new();
     let mut tables = Vec::new();
     let mut written = Ok(());
     for source in traces(matches) {
         let source = source.map_err(Failure::from);
-        match source.and_then(|source| one(source, &machine, matches, kernel.as_deref(), screen)) {
+        let kernel = kernel.as_deref();
+        match source.and_then(|source| one(source, &machine, matches, kernel, &mut outputs, screen))
+        {
             Ok(one) => {
                 tables.extend(one.tables);
                 written = written.and(one.written);
@@ -156,14 +178,14 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             // The traces that were replayed before are reported all the same. They are not written
             // as JSON, which would then describe other traces than those requested.
             Err(failure) => {
-                if path(matches, "json") != Some(Path::new("-")) {
+                if !outputs.json_alone {
                     let _ = conclude(&played, &tables, None, screen);
                 }
                 return Err(failure);
             }
         }
     }
-    let concluded = conclude(&played, &tables, path(matches, "json"), screen);
+    let concluded = conclude(&played, &tables, Some(&mut outputs), screen);
     written.and(concluded)
 }
 
@@ -182,14 +204,23 @@ fn one(
     machine: &Machine,
     matches: &ArgMatches,
     kernel: Option<&[slabinfo::Line]>,
+    outputs: &mut Outputs,
     screen: Screen,
 ) -> Result<Played, Failure> {
     let is_asked = |name: &&str| matches.contains_id(name);
+    let mut machine = machine.clone();
+    if PICTURED.iter().any(is_asked) && !["memory", "map"].iter().any(is_asked) {
+        if let Some(reopen) = reopen(matches, &source) {
+            machine.frames = Some(fitting_frames(&reopen, &machine)?);
+        }
+    }
+    let machine = &machine;
+    let with_callers = matches.get_flag("caller");
     // Timing is off with `--no-check`, which exists for speed.
     let is_timed =
         matches.get_flag("times") || machine.options.checks && matches.contains_id("json");
     if is_timed || OF_REPORT.iter().any(is_asked) {
-        let (report, written) = reported(source, machine, matches, kernel, screen)?;
+        let (report, written) = reported(source, machine, matches, kernel, outputs, screen)?;
         // The table of caches beside the kernel's, unless a report or CSV shows it already.
         let caches = kernel.is_some() && !["report", "csv"].iter().any(is_asked);
         let named = |table: &Table| match table.name {
@@ -197,30 +228,34 @@ fn one(
             "caches" => caches,
             _ => false,
         };
-        let tables = report.tables.into_iter().filter(named).collect();
+        let callers = with_callers.then(|| tables::callers(&report.outcome, CALLERS));
+        let tables = callers.into_iter().chain(report.tables.into_iter().filter(named)).collect();
         return Ok(Played { outcome: report.outcome, tables, written });
     }
-    let replay = play(source, machine, screen, |stack, pages| (stack, pages), |_| ())?;
-    let written = outputs::of_state(matches, replay.objects.target(), replay.pages.target());
-    Ok(Played { outcome: replay.finish(), tables: Vec::new(), written })
+    let mut replay = play(source, machine, screen, |stack, pages| (stack, pages), |_| ())?;
+    if with_callers || matches.contains_id("json") {
+        replay.count_pinned();
+    }
+    let written = outputs.write_state(replay.objects.target(), replay.pages.target());
+    let written = written.map_err(Failure::from);
+    let outcome = replay.finish();
+    let tables = with_callers.then(|| tables::callers(&outcome, CALLERS)).into_iter().collect();
+    Ok(Played { outcome, tables, written })
 }
 
 /// Reads the file at `path`, if there is one.
 fn read<T>(
     path: Option<&Path>,
-    read: impl FnOnce(&str, BufReader<File>) -> Result<T, InputError>,
+    read: impl FnOnce(&str, Box<dyn BufRead + Send>) -> Result<T, InputError>,
 ) -> Result<Option<T>, InputError> {
     let Some(path) = path else { return Ok(None) };
-    let name = path.to_string_lossy();
-    let file = File::open(path)
-        .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
-    read(&name, BufReader::new(file)).map(Some)
+    read(&path.to_string_lossy(), any_input::open(path)?).map(Some)
 }
 
 /// Replays the bundled trace.
 pub(super) fn bundled(screen: Screen) -> Result<(), Failure> {
     let options = Options { checks: true, cpus: None };
-    let machine = Machine::new(4 << 30, options);
+    let machine = Machine::new(USUAL_BYTES, options);
     let replay = play(bundled::source()?, &machine, screen, |stack, pages| (stack, pages), |_| ())?;
     conclude(&[replay.finish()], &[], None, screen)
 }
@@ -232,6 +267,7 @@ fn reported(
     machine: &Machine,
     matches: &ArgMatches,
     kernel: Option<&[slabinfo::Line]>,
+    outputs: &mut Outputs,
     screen: Screen,
 ) -> Result<(Report, Result<(), Failure>), Failure> {
     let rivals = Rivals::named(&source, command(), matches)?;
@@ -240,7 +276,7 @@ fn reported(
     let replay = play(source, machine, screen, timed, |replay| timeline.watch(replay))?;
     timeline.end(&replay);
     let (objects, pages) = (replay.objects.target(), replay.pages.target());
-    let states = outputs::of_state(matches, objects.inner(), pages.inner());
+    let states = outputs.write_state(objects.inner(), pages.inner()).map_err(Failure::from);
     let mut report = report::gather(replay, &timeline, kernel);
     let compared = rivals.map_or(Ok(()), |rivals| {
         let Comparison { tables, findings } = rivals.compare(machine, &report.outcome, screen)?;
@@ -248,7 +284,7 @@ fn reported(
         findings.iter().for_each(|text| report.outcome.findings.add_of_all(text));
         Ok(())
     });
-    let written = outputs::of_report(matches, &report);
+    let written = outputs.write_report(&report).map_err(Failure::from);
     Ok((report, states.and(compared).and(written)))
 }
 
@@ -256,10 +292,10 @@ fn reported(
 fn conclude(
     outcomes: &[Outcome],
     tables: &[Table],
-    json_path: Option<&Path>,
+    outputs: Option<&mut Outputs>,
     screen: Screen,
 ) -> Result<(), Failure> {
-    let json_alone = json_path.is_some_and(|path| path == Path::new("-"));
+    let json_alone = outputs.as_ref().is_some_and(|outputs| outputs.json_alone);
     let mut out = stdout().lock();
     if json_alone {
         out.write_all(json(outcomes).as_bytes())?;
@@ -273,8 +309,8 @@ fn conclude(
         for table in tables {
             write!(out, "\n{}", table.text())?;
         }
-        if let Some(path) = json_path {
-            write_file(path, &json(outcomes))?;
+        if let Some(outputs) = outputs {
+            outputs.write_json(|| json(outcomes))?;
         }
     }
     out.flush()?;

@@ -1,14 +1,13 @@
 //! `kmem top`: shows caches and refreshes the screen.
 
-use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Write, stdout};
+use std::io::{self, IsTerminal, Write, stdout};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
-use kmem::input_error::Mismatch;
+use kmem::any_input;
 use kmem::replay::buddy_pages::BuddyPages;
 use kmem::replay::pipeline::{self, Options};
 use kmem::replay::stack::Stack;
@@ -81,7 +80,7 @@ pub(super) fn command() -> Command {
         )
 }
 
-pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
+pub(super) fn run(matches: &ArgMatches, shown: Screen) -> Result<(), Failure> {
     let key = matches.get_one::<String>("sort").and_then(|key| key.chars().next());
     let sort = key.and_then(Sort::of).unwrap_or_default();
     let delay: Duration = *matches.get_one("delay").expect("the argument has a default");
@@ -110,8 +109,8 @@ pub(super) fn run(matches: &ArgMatches, _: Screen) -> Result<(), Failure> {
         return Ok(out.flush()?);
     }
     match watched {
-        Some(watched) => watch(sort, delay.min(LONGEST_LOOK), look_at_replay(watched)),
-        None => watch(sort, delay, look_at_file(file)?),
+        Some(watched) => watch(sort, delay.min(LONGEST_LOOK), shown, look_at_replay(watched)),
+        None => watch(sort, delay, shown, look_at_file(file)?),
     }
 }
 
@@ -122,12 +121,13 @@ type Look = (Vec<Line>, String);
 fn watch(
     mut sort: Sort,
     delay: Duration,
+    shown: Screen,
     mut look: impl FnMut() -> Result<Look, Failure>,
 ) -> Result<(), Failure> {
-    let mut terminal = Terminal::enter()?;
+    let mut terminal = Terminal::enter(shown.colour)?;
     loop {
         let (lines, note) = look()?;
-        terminal.draw(&screen(lines, sort, &note))?;
+        terminal.draw(&screen(lines, sort, &note), "OBJ SIZE")?;
         match terminal.key(delay)? {
             Some(Key::Quit) => return Ok(()),
             Some(Key::Letter(letter)) => sort = Sort::of(letter).unwrap_or(sort),
@@ -161,9 +161,7 @@ fn note_of(read: &Slabinfo) -> String {
 
 fn read(path: &Path) -> Result<Slabinfo, Failure> {
     let name = path.to_string_lossy();
-    let file = File::open(path)
-        .map_err(|error| Mismatch::new("a readable file", error.to_string()).in_file(&name))?;
-    Ok(slabinfo::read(&name, BufReader::new(file))?)
+    Ok(slabinfo::read(&name, any_input::open(path)?)?)
 }
 
 /// Returns a function that reads the state of a replay, which may end.

@@ -5,11 +5,10 @@ use std::io::{IsTerminal, Write, stdout};
 use std::time::Duration;
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use kmem::picture::painted;
 use kmem::picture::style::{Rest, Style};
 use kmem::walkthrough::{self, Layer, pages};
 
-use super::{Failure, Screen, file, folder, path, write_file, write_into};
+use super::{Failure, OUTPUTS, Screen, file, folder, force, output, output_folder};
 
 /// Time that each step stays on a terminal.
 const PAUSE: Duration = Duration::from_millis(900);
@@ -29,8 +28,9 @@ pub(super) fn command() -> Command {
         speed,
         folder("svg", "Write each step as a picture, instead of showing it"),
         file("html", "Write all steps as one page, instead of showing them"),
+        force(),
     ];
-    let layer = |name, about| Command::new(name).about(about).args(&arguments);
+    let layer = |name, about| Command::new(name).about(about).args(&arguments).after_help(OUTPUTS);
     Command::new("walkthrough")
         .about("Show an allocator at work, step by step")
         .subcommand_required(true)
@@ -52,19 +52,19 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let layers: Vec<_> =
         Layer::ALL.into_iter().filter(|layer| name == ALL || name == layer.name()).collect();
     let mut is_written = false;
-    if let Some(folder) = path(matches, "svg") {
+    let html = output(matches, "html")?;
+    if let Some(folder) = output_folder(matches, "svg", [], "svg")? {
         is_written = true;
         for layer in &layers {
-            for (index, step) in pages::steps(*layer)?.iter().enumerate() {
+            for (index, step) in walkthrough::walk(*layer)?.steps.iter().enumerate() {
                 let name = format!("{}-{:02}", layer.name(), index + 1);
-                let svg = painted::svg(step, &pages::title(step));
-                write_into(folder, &name, "svg", &svg.standalone())?;
+                folder.write(&name, &step.picture().standalone())?;
             }
         }
     }
-    if let Some(path) = path(matches, "html") {
+    if let Some(html) = html {
         is_written = true;
-        write_file(path, &pages::html(&layers)?)?;
+        html.write_and_commit(&pages::html(&layers)?)?;
     }
     if is_written {
         return Ok(());

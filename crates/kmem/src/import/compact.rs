@@ -4,11 +4,12 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
-use super::{Recorded, What};
-use crate::trace::HEADER;
+use super::{Recorded, UNKNOWN, What};
+use crate::trace::comment::FAILED;
 use crate::trace::event::{ADDRESS_BASE, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
 use crate::trace::losses::Losses;
 use crate::trace::names::{MAX_NAME_BYTES, MAX_NAMES};
+use crate::trace::{HEADER, VERSION};
 
 /// Largest migratetype that the trace format allows, as in `trace/line.rs`.
 const MAX_MIGRATETYPE: u64 = 15;
@@ -24,7 +25,7 @@ pub struct Counts {
     /// Events of a kind that is not imported, without a needed field, with a null pointer, or with
     /// a number outside the format's range.
     pub left_out: u64,
-    /// Page allocations that failed in the recorded kernel. They are not written.
+    /// Page allocations that failed in the recorded kernel. Each is noted in a comment.
     pub failed: u64,
     /// Events whose address the kernel printed as `(ptrval)`. They are not written.
     pub hidden: u64,
@@ -56,7 +57,7 @@ impl<W: Write> Compact<W> {
 
     fn begin(&mut self) -> io::Result<()> {
         if !std::mem::replace(&mut self.has_begun, true) {
-            writeln!(self.out, "{HEADER} 1\n# base {ADDRESS_BASE:x}")?;
+            writeln!(self.out, "{HEADER} {VERSION}\n# base {ADDRESS_BASE:x}")?;
         }
         Ok(())
     }
@@ -83,21 +84,29 @@ impl<W: Write> Compact<W> {
                 };
                 let gfp = self.gfps.number('g', gfp, &mut self.out)?;
                 let name = self.sites.number('s', name, &mut self.out)?;
+                let site = match kind {
+                    'A' if site != UNKNOWN => Some(self.sites.number('s', site, &mut self.out)?),
+                    _ => None,
+                };
                 let (delta, address) = (self.delta(event), relative(address));
-                writeln!(
+                write!(
                     self.out,
                     "{kind},{delta},{cpu},{address:x},{requested_bytes},{allocated_bytes},{gfp},{name}"
                 )?;
+                self.end_line(site)?;
             }
             What::Free { address, of_cache } => {
                 let kind = if of_cache { 'F' } else { 'f' };
                 let (delta, address) = (self.delta(event), relative(address));
                 writeln!(self.out, "{kind},{delta},{cpu},{address:x}")?;
             }
-            What::AllocatePages { frame, order, migratetype, gfp } => {
+            What::AllocatePages { frame, order, migratetype, gfp, site } => {
                 let gfp = self.gfps.number('g', gfp, &mut self.out)?;
+                let number = |site| self.sites.number('s', site, &mut self.out);
+                let site = site.map(number).transpose()?;
                 let delta = self.delta(event);
-                writeln!(self.out, "p,{delta},{cpu},{frame:x},{order},{migratetype},{gfp}")?;
+                write!(self.out, "p,{delta},{cpu},{frame:x},{order},{migratetype},{gfp}")?;
+                self.end_line(site)?;
             }
             What::FreePages { frame, order } => {
                 let delta = self.delta(event);
@@ -106,6 +115,14 @@ impl<W: Write> Compact<W> {
         }
         self.counts.written += 1;
         Ok(())
+    }
+
+    /// Ends the line of an allocation, with its call site where it is known.
+    fn end_line(&mut self, site: Option<u32>) -> io::Result<()> {
+        match site {
+            Some(site) => writeln!(self.out, ",{site}"),
+            None => writeln!(self.out),
+        }
     }
 
     /// Counts an event that is not written.
@@ -123,9 +140,14 @@ impl<W: Write> Compact<W> {
         writeln!(self.out, "{}", losses.line())
     }
 
-    /// Counts an allocation that failed.
-    pub fn count_failure(&mut self) {
+    /// Notes in the trace that an allocation of pages failed.
+    ///
+    /// # Errors
+    /// When writing to `out` fails.
+    pub fn fail(&mut self, order: u64) -> io::Result<()> {
+        self.begin()?;
         self.counts.failed += 1;
+        writeln!(self.out, "{FAILED}{}", order.min(MAX_ORDER.into()))
     }
 
     /// Counts an event whose address the kernel has hidden.

@@ -6,12 +6,20 @@
 //! [`compact`] writes. Names of programs, of hosts and of files, process numbers and command lines
 //! are never looked at.
 
+mod call_chain;
 pub mod compact;
 #[cfg(feature = "perf-data")]
 mod format;
+mod lost;
 #[cfg(feature = "perf-data")]
 pub mod perf_data;
+#[cfg(feature = "perf-data")]
+mod piped;
 pub mod text;
+mod words;
+
+/// The call site of an event whose recording does not name it.
+const UNKNOWN: &str = "?";
 
 /// A recorded event, as far as a compact trace keeps it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,6 +67,8 @@ pub enum What<'t> {
         migratetype: u64,
         /// The gfp mask, by name or as a number.
         gfp: &'t str,
+        /// The call site, where the recording has call chains.
+        site: Option<&'t str>,
     },
     /// A block of pages is freed.
     FreePages {
@@ -125,7 +135,7 @@ fn what<'t>(kind: Kind, fields: &impl Fields<'t>) -> Option<What<'t>> {
             requested_bytes: fields.number("bytes_req", false)?,
             allocated_bytes: fields.number("bytes_alloc", false)?,
             gfp: gfp(),
-            site: fields.text("call_site").unwrap_or("?"),
+            site: fields.text("call_site").unwrap_or(UNKNOWN),
             cache,
         })
     };
@@ -140,6 +150,7 @@ fn what<'t>(kind: Kind, fields: &impl Fields<'t>) -> Option<What<'t>> {
             order: fields.number("order", false)?,
             migratetype: fields.number("migratetype", false).unwrap_or(0),
             gfp: gfp(),
+            site: None,
         }),
         Kind::PageFree => {
             Some(What::FreePages { frame: frame()?, order: fields.number("order", false)? })

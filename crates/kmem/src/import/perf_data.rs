@@ -2,20 +2,33 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::io::{Read, Seek, Write};
+use std::io::{BufReader, Read, Seek, Write};
 
 use linux_perf_data::linux_perf_event_reader::{Endianness, EventRecord};
 use linux_perf_data::{Feature, PerfFileReader, PerfFileRecord};
 
 use super::compact::{Compact, Counts};
 use super::format::{Format, formats, number};
+use super::piped::Piped;
 use super::text::ImportError;
 use super::{Fields, Kind, Recorded, has_failed, what};
-use crate::input_error::Mismatch;
+use crate::input_error::{InputError, Mismatch};
 use crate::trace::losses::Losses;
 
 /// The first bytes of such a file.
 pub const MAGIC: &[u8; 8] = b"PERFILE2";
+
+/// The first bytes of a file of a machine with the other byte order.
+pub const BIG_ENDIAN_MAGIC: &[u8; 8] = b"2ELIFREP";
+
+/// The size of the header of what perf wrote into a pipe; that of a file is larger.
+const PIPED_HEADER_BYTES: u64 = 16;
+
+/// Returns whether perf wrote the recording that begins with `start` into a pipe.
+pub fn is_piped(start: &[u8]) -> bool {
+    let size = start.get(8..16).and_then(|size| number(size, start.starts_with(BIG_ENDIAN_MAGIC)));
+    size == Some(PIPED_HEADER_BYTES)
+}
 
 /// Reads the file, which errors call `name`, and writes a compact trace.
 ///
@@ -23,38 +36,66 @@ pub const MAGIC: &[u8; 8] = b"PERFILE2";
 /// A file that is none, or that was recorded without kmem events or their times; an output that
 /// takes no more.
 pub fn import(name: &str, file: impl Read + Seek, out: impl Write) -> Result<Counts, ImportError> {
-    let wrong = |error: linux_perf_data::Error| {
-        Mismatch::new("a whole perf.data file", error.to_string()).in_file(name)
-    };
-    let PerfFileReader { mut perf_file, mut record_iter } =
-        PerfFileReader::parse_file(file).map_err(wrong)?;
-    let is_big_endian = perf_file.endian() == Endianness::BigEndian;
-    let section = perf_file.feature_section_data(Feature::TRACING_DATA).unwrap_or_default();
+    let reader = PerfFileReader::parse_file(file).map_err(|error| broken(name, &error))?;
+    let is_big_endian = reader.perf_file.endian() == Endianness::BigEndian;
+    let section = reader.perf_file.feature_section_data(Feature::TRACING_DATA).unwrap_or_default();
     let formats = formats(section, is_big_endian);
+    records(name, reader, || formats, out)
+}
+
+/// Reads what perf wrote into a pipe (`perf record -o -`), and writes a compact trace.
+///
+/// # Errors
+/// As [`import`].
+pub fn import_piped(name: &str, stream: impl Read, out: impl Write) -> Result<Counts, ImportError> {
+    let stream = Piped::new(BufReader::new(stream));
+    let section = stream.formats();
+    let reader = PerfFileReader::parse_pipe(stream).map_err(|error| broken(name, &error))?;
+    let is_big_endian = reader.perf_file.endian() == Endianness::BigEndian;
+    records(name, reader, || formats(&section.borrow(), is_big_endian), out)
+}
+
+fn broken(name: &str, error: &linux_perf_data::Error) -> InputError {
+    Mismatch::new("a whole perf.data file", error.to_string()).in_file(name)
+}
+
+/// Reads all records. `formats` is called when the first of them was read: in a pipe the formats
+/// stand in front of the samples.
+fn records<R: Read>(
+    name: &str,
+    reader: PerfFileReader<R>,
+    formats: impl FnOnce() -> HashMap<u16, Format>,
+    out: impl Write,
+) -> Result<Counts, ImportError> {
+    let PerfFileReader { mut perf_file, mut record_iter } = reader;
+    let is_big_endian = perf_file.endian() == Endianness::BigEndian;
+    let wrong = |error| broken(name, &error);
+    let mut next = record_iter.next_record(&mut perf_file).map_err(wrong)?;
+    let formats = formats();
     if formats.is_empty() {
         let mismatch = Mismatch::new("formats of kmem events (perf record -e 'kmem:*')", "none");
         return Err(mismatch.in_file(name).into());
     }
     let mut compact = Compact::new(out);
-    while let Some(record) = record_iter.next_record(&mut perf_file).map_err(wrong)? {
-        let PerfFileRecord::EventRecord { record, .. } = record else { continue };
-        let broken = |error: std::io::Error| {
-            Mismatch::new("records of perf.data", error.to_string()).in_file(name)
-        };
-        match record.parse().map_err(broken)? {
-            EventRecord::Sample(sample) => {
-                let (Some(raw), Some(time_ns)) = (sample.raw, sample.timestamp) else {
-                    let mismatch =
-                        Mismatch::new("samples with time and raw bytes (perf record -a)", "others");
-                    return Err(mismatch.in_file(name).into());
-                };
-                let bytes = raw.as_slice();
-                let cpu = sample.cpu.unwrap_or(0);
-                add(&mut compact, &formats, &bytes, is_big_endian, (time_ns, cpu))?;
+    while let Some(record) = next {
+        if let PerfFileRecord::EventRecord { record, .. } = record {
+            let broken = |error: std::io::Error| {
+                Mismatch::new("records of perf.data", error.to_string()).in_file(name)
+            };
+            match record.parse().map_err(broken)? {
+                EventRecord::Sample(sample) => {
+                    let (Some(raw), Some(time_ns)) = (sample.raw, sample.timestamp) else {
+                        let expected = "samples with time and raw bytes (perf record -a)";
+                        return Err(Mismatch::new(expected, "others").in_file(name).into());
+                    };
+                    let at = (time_ns, sample.cpu.unwrap_or(0));
+                    add(&mut compact, &formats, &raw.as_slice(), is_big_endian, at)?;
+                }
+                EventRecord::Lost(lost) => compact.lose(Losses::of(lost.count))?,
+                _ => {}
             }
-            EventRecord::Lost(lost) => compact.lose(Losses::of(lost.count))?,
-            _ => {}
         }
+        next = record_iter.next_record(&mut perf_file).map_err(wrong)?;
     }
     Ok(compact.finish()?)
 }
@@ -83,7 +124,7 @@ fn add(
         .collect();
     let fields = Named { raw: &raw, text: &text };
     if has_failed(kind, &fields) {
-        compact.count_failure();
+        compact.fail(fields.number("order", false).unwrap_or(0))?;
         return Ok(());
     }
     match what(kind, &fields) {

@@ -12,10 +12,11 @@
 use std::io::{self, Write};
 
 use super::compact::{Compact, Counts};
-use super::{Fields, Kind, Recorded, has_failed, what};
+use super::lost::losses;
+use super::words::Words;
+use super::{Fields, Kind, Recorded, What, call_chain, has_failed, what};
 use crate::input_error::{InputError, Mismatch};
 use crate::trace::HEADER;
-use crate::trace::losses::Losses;
 use crate::trace::source::Text;
 
 /// Longest line that is read.
@@ -49,7 +50,7 @@ impl From<io::Error> for ImportError {
 /// # Errors
 /// Text without any event, or that cannot be read; an output that takes no more.
 pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportError> {
-    let mut compact = Compact::new(out);
+    let mut sink = Lines { compact: Compact::new(out), pending: None };
     let mut buffer = vec![0; 4 * MAX_LINE_BYTES];
     let (mut kept, mut lines, mut events) = (0, 0_u64, 0_u64);
     let no_events = |name: &str, line: u64| {
@@ -71,7 +72,7 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
                 let mismatch = Mismatch::new(expected, "a compact trace, which needs no import");
                 return Err(mismatch.at_line(text.name(), lines).into());
             }
-            events += u64::from(take(&ahead[..length], &mut compact)?);
+            events += u64::from(sink.take(&ahead[..length])?);
             // Behind the last line there may be no line break.
             next = end.min(next + length + 1);
             if events == 0 && lines > PATIENCE {
@@ -88,6 +89,8 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
             return Err(mismatch.at_line(text.name(), lines + 1).into());
         }
     }
+    sink.settle(None)?;
+    let compact = sink.compact;
     let counts = compact.counts();
     match events {
         0 => Err(no_events(text.name(), lines).into()),
@@ -104,72 +107,82 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
     }
 }
 
-/// Takes one line; returns whether it was an event.
-fn take(line: &[u8], compact: &mut Compact<impl Write>) -> io::Result<bool> {
-    let Ok(line) = std::str::from_utf8(line) else { return Ok(false) };
-    if let Some(losses) = losses(line) {
-        compact.lose(losses)?;
-        return Ok(false);
-    }
-    let Some((time_ns, cpu, name, fields)) = event(line) else { return Ok(false) };
-    let Some(kind) = Kind::of(name) else {
-        compact.leave_out();
-        return Ok(true);
-    };
-    let words = Words(fields);
-    if words.text("ptr").is_some_and(is_hidden) {
-        compact.count_hidden();
-        return Ok(true);
-    }
-    if has_failed(kind, &words) {
-        compact.count_failure();
-        return Ok(true);
-    }
-    match what(kind, &words) {
-        Some(what) => compact.add(&Recorded { time_ns, cpu, what })?,
-        None => compact.leave_out(),
-    }
-    Ok(true)
+/// Lines as events of a trace.
+struct Lines<W> {
+    compact: Compact<W>,
+    /// The line of an allocation of pages whose call chain may follow.
+    pending: Option<String>,
 }
 
-/// Returns the losses that a line reports:
-///
-/// ```text
-/// CPU:1 [LOST 123 EVENTS]        the trace file; the number is missing where unknown
-/// CPU:1 [123 EVENTS DROPPED]     trace-cmd report, with or without a number
-/// ... PERF_RECORD_LOST lost 123  perf script --show-lost-events
-/// # entries-in-buffer/entries-written: 22733/999999   #P:2
-///                                the head of the trace file: the rest was overwritten
-/// ```
-fn losses(line: &str) -> Option<Losses> {
-    if let Some((_, rest)) = line.split_once("entries-in-buffer/entries-written:") {
-        let (kept, written) = rest.split_ascii_whitespace().next()?.split_once('/')?;
-        let lost = written.parse::<u64>().ok()?.checked_sub(kept.parse().ok()?)?;
-        return (lost > 0).then_some(Losses::of(lost));
+impl<W: Write> Lines<W> {
+    /// Takes one line; returns whether it was an event.
+    fn take(&mut self, line: &[u8]) -> io::Result<bool> {
+        let Ok(line) = std::str::from_utf8(line) else { return Ok(false) };
+        if self.pending.is_some() {
+            match call_chain::function(line) {
+                Some(function) if call_chain::is_allocator(function) => return Ok(false),
+                Some(site) => return self.settle(Some(site)).map(|()| false),
+                None if call_chain::is_heading(line) => return Ok(false),
+                None => self.settle(None)?,
+            }
+        }
+        if let Some(losses) = losses(line) {
+            self.compact.lose(losses)?;
+            return Ok(false);
+        }
+        let Some((_, _, name, _)) = event(line) else { return Ok(false) };
+        match Kind::of(name) {
+            None => self.compact.leave_out(),
+            Some(Kind::PageAllocate) => self.pending = Some(line.to_owned()),
+            Some(_) => self.add(line, None)?,
+        }
+        Ok(true)
     }
-    if let Some((_, number)) = line.split_once("PERF_RECORD_LOST lost ") {
-        return Some(Losses::of(number.split_ascii_whitespace().next()?.parse().ok()?));
-    }
-    let (before, rest) = line.trim().split_once('[')?;
-    if !before.starts_with("CPU:") {
-        return None;
-    }
-    let mut words = rest.strip_suffix(']')?.split_ascii_whitespace();
-    let mut number = None;
-    let mut is_loss = false;
-    for word in words.by_ref() {
-        match word {
-            "LOST" | "DROPPED" => is_loss = true,
-            "EVENTS" => {}
-            word => number = Some(word.parse().ok()?),
+
+    /// Adds the pending allocation, whose call site is `site`.
+    fn settle(&mut self, site: Option<&str>) -> io::Result<()> {
+        match self.pending.take() {
+            Some(line) => self.add(&line, site),
+            None => Ok(()),
         }
     }
-    is_loss.then(|| number.map_or(Losses::UNCOUNTED, Losses::of))
+
+    /// Adds the event of a line.
+    fn add(&mut self, line: &str, found: Option<&str>) -> io::Result<()> {
+        let compact = &mut self.compact;
+        let Some((time_ns, cpu, name, fields)) = event(line) else { return Ok(()) };
+        let Some(kind) = Kind::of(name) else { return Ok(()) };
+        let words = Words(fields);
+        if words.text("ptr").is_some_and(is_hidden) {
+            compact.count_hidden();
+            return Ok(());
+        }
+        if has_failed(kind, &words) {
+            return compact.fail(words.number("order", false).unwrap_or(0));
+        }
+        let mut what = what(kind, &words);
+        if let Some(What::AllocatePages { site, .. }) = &mut what {
+            *site = found;
+        }
+        match what {
+            Some(what) => compact.add(&Recorded { time_ns, cpu, what }),
+            None => {
+                compact.leave_out();
+                Ok(())
+            }
+        }
+    }
 }
 
 /// Whether an address is the text that the kernel shows before it can hash addresses.
 fn is_hidden(address: &str) -> bool {
     address.contains("ptrval")
+}
+
+/// Returns whether a line is an event that can be imported.
+pub fn is_event(line: &[u8]) -> bool {
+    let found = std::str::from_utf8(line).ok().and_then(event);
+    found.is_some_and(|(_, _, name, _)| Kind::of(name).is_some())
 }
 
 /// Finds time, CPU, name and fields of an event.
@@ -202,58 +215,10 @@ fn nanoseconds(text: &str) -> Option<u64> {
     seconds.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
 }
 
-/// The keys of the kernel's kmem events.
-const KEYS: [&str; 14] = [
-    "call_site",
-    "ptr",
-    "name",
-    "bytes_req",
-    "bytes_alloc",
-    "gfp_flags",
-    "node",
-    "accounted",
-    "page",
-    "pfn",
-    "order",
-    "migratetype",
-    "cold",
-    "nid",
-];
-
-/// `KEY=VALUE` after `KEY=VALUE`.
-struct Words<'t>(&'t str);
-
-impl<'t> Fields<'t> for Words<'t> {
-    fn number(&self, name: &str, is_address: bool) -> Option<u64> {
-        let text = self.text(name)?;
-        match text.strip_prefix("0x") {
-            Some(digits) => u64::from_str_radix(digits, 16).ok(),
-            None if is_address => u64::from_str_radix(text, 16).ok(),
-            None => text.parse().ok(),
-        }
-    }
-
-    fn text(&self, name: &str) -> Option<&'t str> {
-        let value = self.0.match_indices(name).find_map(|(at, _)| {
-            let is_key = at == 0 || self.0.as_bytes()[at - 1] == b' ';
-            self.0[at + name.len()..].strip_prefix('=').filter(|_| is_key)
-        })?;
-        // A value may hold blanks: it ends where the next key begins.
-        let end = value.match_indices(' ').find_map(|(at, _)| {
-            let (key, _) = value[at + 1..].split_once('=')?;
-            KEYS.contains(&key.trim_start()).then_some(at)
-        });
-        let value = value[..end.unwrap_or(value.len())].trim_end();
-        // A symbol's size says nothing about the place.
-        let symbol = value.split_once('/').filter(|_| name == "call_site");
-        Some(symbol.map_or(value, |(place, _)| place))
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::What;
     use super::*;
+    use crate::trace::losses::Losses;
     use crate::trace::source::Source;
 
     fn imported(text: &str) -> Result<(Counts, Vec<String>), String> {
@@ -294,9 +259,11 @@ mod tests {
                 "!s,0,f+0x127",
                 "a,0,0,104412080,20,32,0,0",
                 "!s,1,filp",
-                "A,800,1,a3f21a5c,184,192,0,1",
-                "!s,2,objects-32",
-                "A,1000,1,104412080,24,32,0,2",
+                "!s,2,f+0x1",
+                "A,800,1,a3f21a5c,184,192,0,1,2",
+                "!s,3,objects-32",
+                "!s,4,ffffffff81000000",
+                "A,1000,1,104412080,24,32,0,3,4",
                 "!g,1,GFP_HIGHUSER",
                 "p,1000,1,110012,3,1,1",
                 "# lost 12 events",
@@ -306,20 +273,33 @@ mod tests {
     }
 
     #[test]
-    fn losses_are_kept_with_and_without_a_number() {
-        for (line, expected) in [
-            ("CPU:1 [LOST 12 EVENTS]", Some(Losses::of(12))),
-            ("CPU:2 [LOST EVENTS]", Some(Losses::UNCOUNTED)),
-            ("CPU:7 [204600 EVENTS DROPPED]", Some(Losses::of(204_600))),
-            ("  CPU:7 [EVENTS DROPPED]", Some(Losses::UNCOUNTED)),
-            ("perf 1 [000] 2.0: PERF_RECORD_LOST lost 3", Some(Losses::of(3))),
-            ("# entries-in-buffer/entries-written: 22733/999999   #P:2", Some(Losses::of(977_266))),
-            ("# entries-in-buffer/entries-written: 22/22   #P:2", None),
-            ("CPU:7 [FOUND EVENTS]", None),
-            ("x [LOST EVENTS]", None),
-        ] {
-            assert_eq!(losses(line), expected, "{line}");
-        }
+    fn the_call_site_of_pages_is_the_first_function_outside_of_the_allocator() {
+        let page = "mm_page_alloc: page=0x10 pfn=0x10 order=0 migratetype=1 gfp_flags=G";
+        let (counts, lines) = imported(&format!(
+            "a 7 [000] 1.000000001: kmem:{page}\n\
+             \tffffffff8162184b __alloc_frozen_pages_noprof+0x2f ([kernel.kallsyms])\n\
+             \tffffffff8165add6 alloc_pages_mpol+0x1 ([kernel.kallsyms])\n\
+             \tffffffff816c93f8 anon_pipe_write+0x9 ([kernel.kallsyms])\n\
+             \tffffffff816bb758 vfs_write+0x9 ([kernel.kallsyms])\n\n\
+             a-7 [000] ..... 1.000001: {page}\n\
+             a-7 [000] ..... 1.000002: <stack trace>\n => __alloc_pages_noprof\n => do_anonymous_page\n\
+             a-7 [000] ..... 1.000003: {page}\n\
+             a-7 [000] ..... 1.000004: {page}\n",
+        ))
+        .expect("there are events");
+        assert_eq!(counts.written, 4);
+        assert_eq!(
+            lines,
+            [
+                "!g,0,G",
+                "!s,0,anon_pipe_write+0x9",
+                "p,0,0,10,0,1,0,0",
+                "!s,1,do_anonymous_page",
+                "p,999,0,10,0,1,0,1",
+                "p,2000,0,10,0,1,0",
+                "p,1000,0,10,0,1,0",
+            ]
+        );
     }
 
     #[test]
@@ -332,7 +312,8 @@ mod tests {
         )
         .expect("there are events");
         assert_eq!((counts.written, counts.failed), (2, 2));
-        assert_eq!(lines[1..], ["p,0,1,1234,0,0,0", "P,3000,1,1234,0"]);
+        assert_eq!(lines[2..4], ["# failed order 9", "# failed order 9"]);
+        assert_eq!((&*lines[1], &*lines[4]), ("p,0,1,1234,0,0,0", "P,3000,1,1234,0"));
     }
 
     #[test]
@@ -342,15 +323,6 @@ mod tests {
         )
         .expect_err("nothing is left");
         assert!(error.contains("pointers that the kernel has hidden"), "{error}");
-    }
-
-    #[test]
-    fn names_of_caches_may_hold_blanks() {
-        let words =
-            Words("call_site=f,g \"x\" ptr=0x10 name=QIB user (0) bytes_req=104 gfp_flags=A|B");
-        assert_eq!(words.text("name"), Some("QIB user (0)"));
-        assert_eq!(words.text("call_site"), Some("f,g \"x\""));
-        assert_eq!((words.text("gfp_flags"), words.text("order")), (Some("A|B"), None));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! A chart is drawn for a width, so that its text keeps its size on a narrow screen.
 
+use super::scale::{round_step, trimmed};
 use super::svg::{BANDS, Svg, short};
 use super::text::{size, thousands};
 
@@ -20,6 +21,8 @@ pub struct Chart {
     pub unit: Unit,
     /// Names the places along the chart: seconds, or classes.
     pub places: Places,
+    /// The moment that is marked, in seconds, and what it is.
+    pub mark: Option<(f64, String)>,
     /// Bottom up.
     pub series: Vec<Series>,
 }
@@ -65,32 +68,43 @@ pub struct Series {
 }
 
 /// Room for the numbers of the y axis.
-const LEFT: f64 = 62.0;
+pub(super) const LEFT: f64 = 62.0;
 const RIGHT: f64 = 12.0;
-const TOP: f64 = 10.0;
+pub(super) const TOP: f64 = 16.0;
 /// Room for the x axis.
 const BOTTOM: f64 = 26.0;
 /// Height of the drawing itself.
-const INNER: f64 = 200.0;
+pub(super) const INNER: f64 = 200.0;
 /// Height of a line of the legend.
 const LEGEND: f64 = 18.0;
 /// Width of a character of the legend, at most.
-const CHARACTER: f64 = 6.9;
+pub(super) const CHARACTER: f64 = 6.9;
 
 impl Chart {
-    /// Draws the chart `width` pixels wide.
+    /// Draws the chart `width` pixels wide with its title, as a picture of its own.
+    pub fn picture(&self, width: f64) -> Svg {
+        self.svg(width).with_heading(self.title)
+    }
+
+    pub(super) fn plot(&self, width: f64) -> Plot {
+        let highest = self.highest().max(1e-9);
+        Plot { right: width - RIGHT, highest, is_logarithmic: self.is_logarithmic() }
+    }
+
+    /// Draws the chart `width` pixels wide, without its title.
     pub fn svg(&self, width: f64) -> Svg {
         let legend = self.legend(width);
         let lines = legend.last().map_or(0.0, |entry| entry.1 / LEGEND + 1.0);
         let height = TOP + INNER + BOTTOM + lines * LEGEND;
         let mut svg = Svg::new(width, height, self.title);
-        let plot = Plot { right: width - RIGHT, highest: self.highest().max(1e-9) };
+        let plot = self.plot(width);
         self.draw_axes(&mut svg, &plot);
         match self.kind {
             Kind::Stacked => self.draw_bands(&mut svg, &plot),
             Kind::Lines => self.draw_lines(&mut svg, &plot),
             Kind::Bars => self.draw_bars(&mut svg, &plot),
         }
+        self.draw_mark(&mut svg, &plot);
         let below = TOP + INNER + BOTTOM;
         for (index, (x, y)) in legend.into_iter().enumerate() {
             svg.rect((x, below + y + 4.0), (10.0, 10.0), BANDS[index % 8], "");
@@ -108,7 +122,14 @@ impl Chart {
             Places::Classes(what, names) => (what, names.iter().map(|name| field(name)).collect()),
         };
         let mut text = field(what);
-        self.series.iter().for_each(|series| text.push_str(&format!(",{}", field(&series.name))));
+        let unit = match self.unit {
+            Unit::Bytes => " (bytes)",
+            Unit::Percent => " (%)",
+            Unit::Count => "",
+        };
+        for series in &self.series {
+            text.push_str(&format!(",{}", field(&format!("{}{unit}", series.name))));
+        }
         for (place, name) in names.iter().enumerate() {
             text.push_str(&format!("\r\n{name}"));
             for series in &self.series {
@@ -137,8 +158,15 @@ impl Chart {
         if self.unit == Unit::Percent { highest.max(1.0) } else { highest }
     }
 
+    /// Whether bars have a logarithmic scale: the smallest would not be visible otherwise.
+    fn is_logarithmic(&self) -> bool {
+        let values = || self.series.iter().flat_map(|series| &series.values).copied();
+        let smallest = values().filter(|value| *value > 0.0).fold(f64::INFINITY, f64::min);
+        self.kind == Kind::Bars && values().fold(0.0, f64::max) > 50.0 * smallest
+    }
+
     /// Returns how far along the chart each place is, from 0 to 1.
-    fn along(&self) -> Vec<f64> {
+    pub(super) fn along(&self) -> Vec<f64> {
         match &self.places {
             Places::Seconds(seconds) => {
                 let last = seconds.last().copied().unwrap_or(0.0).max(1e-9);
@@ -157,7 +185,10 @@ impl Chart {
             let y = plot.y(value);
             svg.path(&format!("M{LEFT} {}H{}", short(y), short(plot.right)), "rule", "");
             svg.text((LEFT - 6.0, y + 4.0), "faint end", &self.value(value));
-            value += step;
+            value = match plot.is_logarithmic {
+                true => (value * 10.0).max(1.0),
+                false => value + step,
+            };
         }
         let y = TOP + INNER + 17.0;
         match &self.places {
@@ -221,7 +252,26 @@ impl Chart {
             let tip = format!("{name}: {}", self.value(*value));
             let corner = (plot.x(along) - room * 0.4, top);
             svg.rect(corner, (room * 0.8, TOP + INNER - top), BANDS[0], &tip);
+            let label = self.value(*value);
+            if *value > 0.0 && label.chars().count() as f64 * CHARACTER <= room {
+                svg.text((plot.x(along), top - 3.0), "faint middle", &label);
+            }
         }
+    }
+
+    /// Draws a line at the marked moment.
+    fn draw_mark(&self, svg: &mut Svg, plot: &Plot) {
+        let (Some((at, what)), Places::Seconds(seconds)) = (&self.mark, &self.places) else {
+            return;
+        };
+        let last = seconds.last().copied().unwrap_or(0.0).max(1e-9);
+        let x = plot.x((at / last).min(1.0));
+        svg.path(&format!("M{} {TOP}V{}", short(x), TOP + INNER), "mark", what);
+        let (class, x) = match x > (LEFT + plot.right) / 2.0 {
+            true => ("end", x - 5.0),
+            false => ("", x + 5.0),
+        };
+        svg.text((x, TOP + 12.0), &format!("halo {class}"), what);
     }
 
     /// Returns the place of each entry of the legend; none for bars.
@@ -243,7 +293,8 @@ impl Chart {
         self.series.iter().map(place).collect()
     }
 
-    fn value(&self, value: f64) -> String {
+    /// Returns a value with its unit.
+    pub(super) fn value(&self, value: f64) -> String {
         match self.unit {
             Unit::Bytes => size(value as u64),
             Unit::Percent => format!("{} %", trimmed(value)),
@@ -256,39 +307,24 @@ impl Chart {
 }
 
 /// Where the drawing lies.
-struct Plot {
-    right: f64,
+pub(super) struct Plot {
+    pub(super) right: f64,
     highest: f64,
+    is_logarithmic: bool,
 }
 
 impl Plot {
-    fn x(&self, along: f64) -> f64 {
+    pub(super) fn x(&self, along: f64) -> f64 {
         LEFT + along * (self.right - LEFT)
     }
 
     fn y(&self, value: f64) -> f64 {
-        TOP + INNER * (1.0 - value / self.highest)
+        let share = match self.is_logarithmic {
+            true => (value + 1.0).ln() / (self.highest + 1.0).ln(),
+            false => value / self.highest,
+        };
+        TOP + INNER * (1.0 - share)
     }
-}
-
-/// Returns a round distance of which about `count` make `highest`; for bytes, a round number of
-/// their unit.
-fn round_step(highest: f64, bytes: bool, count: f64) -> f64 {
-    let unit = match bytes {
-        true => f64::from(1 << (10 * (highest.max(1.0).log2() / 10.0) as u32).min(30)),
-        false => 1.0,
-    };
-    let rough = highest / unit / count;
-    let decade = 10_f64.powf(rough.log10().floor());
-    let step =
-        [1.0, 2.0, 5.0, 10.0].map(|factor| factor * decade).into_iter().find(|step| *step >= rough);
-    step.unwrap_or(decade * 10.0) * unit
-}
-
-/// Returns a number without zeros behind its point.
-fn trimmed(number: f64) -> String {
-    let text = format!("{number:.2}");
-    text.trim_end_matches('0').trim_end_matches('.').to_owned()
 }
 
 /// Quotes a field of CSV where it has to be (RFC 4180 §2).
@@ -313,6 +349,7 @@ mod tests {
             kind,
             unit: Unit::Count,
             places: Places::Seconds(vec![0.0, 1.0, 2.0]),
+            mark: None,
             series: vec![series("one,", [1.0, 2.0, 3.0]), series("other", [4.0, 3.0, 2.0])],
         }
     }
@@ -331,15 +368,9 @@ mod tests {
         let text = chart(Kind::Stacked).svg(174.0).inline();
         // 5 at most: the second band's upper edge is the top at every place.
         assert!(
-            text.contains("d='M62 10L112 10L162 10L162 90L112 130L62 170Z' class='s1'"),
+            text.contains("d='M62 16L112 16L162 16L162 96L112 136L62 176Z' class='s1'"),
             "{text}"
         );
-    }
-
-    #[test]
-    fn steps_are_round_numbers_of_their_unit() {
-        assert_eq!((round_step(7.0, false, 5.0), round_step(0.9, false, 5.0)), (2.0, 0.2));
-        assert_eq!(round_step(700.0 * 1048576.0, true, 5.0), 200.0 * 1048576.0);
     }
 
     #[test]

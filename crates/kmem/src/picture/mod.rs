@@ -2,6 +2,8 @@
 
 pub mod chart;
 pub mod painted;
+mod scale;
 pub mod style;
 pub mod svg;
 pub mod text;
+pub mod tips;

@@ -103,7 +103,7 @@ impl Ink {
 
     /// Returns the SVG classes of the background and of the text. Where the background is pale even
     /// in dark mode, the text is black in both modes.
-    pub(super) fn classes(self) -> (&'static str, &'static str) {
+    pub(crate) fn classes(self) -> (&'static str, &'static str) {
         match self {
             Self::Taken => ("taken", "on"),
             Self::TakenByOther => ("other", "black"),

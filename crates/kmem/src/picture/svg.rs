@@ -22,7 +22,17 @@ svg .meta{fill:var(--meta)}svg .s0{fill:var(--s0)}svg .s1{fill:var(--s1)}svg .s2
 svg .s4{fill:var(--s4)}svg .s5{fill:var(--s5)}svg .s6{fill:var(--s6)}svg .s7{fill:var(--s7)}\
 svg .line.s0{fill:none;stroke:var(--s0)}svg .line.s1{fill:none;stroke:var(--s1)}svg .line.s2{fill:none;stroke:var(--s2)}\
 svg .line.s3{fill:none;stroke:var(--s3)}svg .line.s4{fill:none;stroke:var(--s4)}svg .line.s5{fill:none;stroke:var(--s5)}\
-svg .line.s6{fill:none;stroke:var(--s6)}svg .line.s7{fill:none;stroke:var(--s7)}";
+svg .line.s6{fill:none;stroke:var(--s6)}svg .line.s7{fill:none;stroke:var(--s7)}\
+svg .mark{stroke:var(--ink);stroke-width:1.5;stroke-dasharray:4 3;fill:none}\
+svg text.halo{font-weight:700;paint-order:stroke;stroke:var(--panel);stroke-width:3px}";
+
+/// The style of charts that show values at the pointer.
+pub const TIPS: &str = "\
+svg .hit{fill:transparent}svg .tip{display:none;pointer-events:none}svg .at:hover .tip{display:block}\
+svg .guide{stroke:var(--ink);stroke-width:1}svg .box{fill:var(--paper);stroke:var(--rule);fill-opacity:.94}";
+
+/// Height of a heading.
+const HEADING: f64 = 26.0;
 
 /// The classes of distinct bands.
 pub const BANDS: [&str; 8] = ["s0", "s1", "s2", "s3", "s4", "s5", "s6", "s7"];
@@ -82,6 +92,28 @@ impl Svg {
         self.add(format_args!(
             "<text x='{x}' y='{y}' class='mono {class}' textLength='{width}' lengthAdjust='spacingAndGlyphs'>{text}</text>"
         ));
+    }
+
+    /// Begins a group of elements.
+    pub fn begin_group(&mut self, class: &str) {
+        self.add(format_args!("<g class='{class}'>"));
+    }
+
+    /// Ends the group that was begun last.
+    pub fn end_group(&mut self) {
+        self.add(format_args!("</g>"));
+    }
+
+    /// Returns the picture with a heading above it.
+    pub fn with_heading(mut self, heading: &str) -> Self {
+        let body = format!(
+            "<text x='12' y='20' class='bold'>{}</text>\n<g transform='translate(0,{HEADING})'>\n{}</g>\n",
+            escaped(heading),
+            self.body
+        );
+        self.body = body;
+        self.height += HEADING;
+        self
     }
 
     /// Returns the picture for a page that has [`STYLE`].

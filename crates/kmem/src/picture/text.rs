@@ -42,6 +42,20 @@ pub fn percent(part: u64, whole: u64) -> String {
     format!("{share:.decimals$} %")
 }
 
+/// Returns a name in at most `columns` columns. Masks lose the prefixes of their flags. A name that
+/// is still too long loses its middle, as names often differ at their end.
+pub fn shortened(name: &str, columns: usize) -> String {
+    let name = name.replace("|__GFP_", "|");
+    let characters: Vec<char> = name.chars().collect();
+    if characters.len() <= columns {
+        return name;
+    }
+    let kept = columns.saturating_sub(2);
+    let (front, back) = (kept.div_ceil(2), kept / 2);
+    let (front, back) = (&characters[..front], &characters[characters.len() - back..]);
+    front.iter().chain(&['.', '.']).chain(back).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -56,6 +70,13 @@ mod tests {
     fn sizes_have_three_digits() {
         let sizes = [0, 1023, 1024, 1536, 20 << 20, (20 << 20) + 300_000, 5 << 40].map(size);
         assert_eq!(sizes, ["0 B", "1023 B", "1 KiB", "1.50 KiB", "20 MiB", "20.3 MiB", "5 TiB"]);
+    }
+
+    #[test]
+    fn long_names_keep_both_ends() {
+        assert_eq!(shortened("GFP_NOFS|__GFP_ZERO", 13), "GFP_NOFS|ZERO");
+        assert_eq!(shortened("abcdefghijk", 7), "abc..jk");
+        assert_eq!((shortened("abc", 3), shortened("abcd", 3)), ("abc".into(), "a..".into()));
     }
 
     #[test]

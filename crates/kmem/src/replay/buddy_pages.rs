@@ -6,6 +6,7 @@ use std::io;
 use buddy::{Block, Mobility, Mode};
 use page_frame::{CpuId, FrameNumber, FrameRange, Order, OutOfMemory, SwitchedCpu};
 
+use super::outcome::Shortage;
 use super::target::{FreeCounts, PageTarget};
 use crate::simulated::Simulated;
 
@@ -48,6 +49,34 @@ struct Zone {
     end: usize,
     buddy: Simulated<&'static SwitchedCpu>,
     free_at_start: Vec<(FrameNumber, Order)>,
+    /// Frames that no block of the replay has, those of CPU slots included.
+    free_frames: usize,
+    /// Requests of this order and above fail until a block is freed: one has failed, although all
+    /// slots were drained, and nothing was freed since. `Order::COUNT` if none is known to fail.
+    failing: u8,
+}
+
+const NONE_FAILS: u8 = Order::COUNT as u8;
+
+impl Zone {
+    /// Allocates a block. A request that must fail is refused without a search, which would visit
+    /// every area.
+    #[inline]
+    fn allocate(&mut self, order: Order, mobility: Mobility) -> Option<FrameNumber> {
+        if order.get() >= self.failing || order.pages() > self.free_frames {
+            return None;
+        }
+        match self.buddy.allocate_as(order, mobility) {
+            Ok(frame) => {
+                self.free_frames -= order.pages();
+                Some(frame)
+            }
+            Err(OutOfMemory) => {
+                self.failing = order.get();
+                None
+            }
+        }
+    }
 }
 
 impl BuddyPages {
@@ -83,7 +112,9 @@ impl BuddyPages {
                 }
                 let buddy = Simulated::with_ranges(&parts, cpus, Mode::Cached)?;
                 let free_at_start = buddy.free_blocks().collect();
-                zones.push(Zone { node, name, end, buddy, free_at_start });
+                let free_frames = buddy.frames();
+                let failing = NONE_FAILS;
+                zones.push(Zone { node, name, end, buddy, free_at_start, free_frames, failing });
             }
         }
         match zones.is_empty() {
@@ -164,19 +195,37 @@ impl PageTarget for BuddyPages {
             2 => Mobility::Reclaimable,
             _ => Mobility::Unmovable,
         };
-        let nodes = (0..self.nodes).map(|step| (self.node + step) % self.nodes);
-        let mut zones =
-            nodes.flat_map(|node| self.zones.iter().rev().filter(move |zone| zone.node == node));
-        let found = zones.find_map(|zone| zone.buddy.allocate_as(order, mobility).ok());
-        found.map(|frame| frame.get() as u64).ok_or(OutOfMemory)
+        for step in 0..self.nodes {
+            let node = (self.node + step) % self.nodes;
+            for zone in self.zones.iter_mut().rev().filter(|zone| zone.node == node) {
+                if let Some(frame) = zone.allocate(order, mobility) {
+                    return Ok(frame.get() as u64);
+                }
+            }
+        }
+        Err(OutOfMemory)
     }
 
     #[inline]
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {
         let order = Order::new(order).ok_or_else(|| format!("no order {order}"))?;
-        let zone = self.zone(frame as usize).ok_or_else(|| format!("no zone has frame {frame}"))?;
+        let zone = self.zones.iter_mut().find(|zone| (frame as usize) < zone.end);
+        let zone = zone.ok_or_else(|| format!("no zone has frame {frame}"))?;
         let freed = zone.buddy.free_frames(FrameNumber::new(frame as usize), order);
-        freed.map_err(|fault| fault.to_string())
+        freed.map_err(|fault| fault.to_string())?;
+        zone.free_frames += order.pages();
+        zone.failing = NONE_FAILS;
+        Ok(())
+    }
+
+    fn shortage(&self, order: u8) -> Shortage {
+        let needed = 1_usize << order;
+        let free: usize = self.zones.iter().map(|zone| zone.free_frames).sum();
+        match needed {
+            _ if needed > self.frames() => Shortage::TooLarge,
+            _ if needed > free => Shortage::TooLittleFree,
+            _ => Shortage::InPieces,
+        }
     }
 
     fn drain(&mut self) {

@@ -5,7 +5,8 @@
 
 use std::fmt::Write;
 
-use super::outcome::{OperationTimes, Outcome};
+use super::caller::{Caller, Source};
+use super::outcome::{CacheUse, OperationTimes, Outcome};
 use super::times::Times;
 
 /// Returns one outcome as an object, several as an array of objects. Ends in a line break.
@@ -50,21 +51,81 @@ fn object(outcome: &Outcome) -> String {
     number("page_splits", page_splits as u64);
     number("page_merges", page_merges as u64);
     number("findings", outcome.findings.count());
+    number("peak_micros", outcome.peak_micros[0]);
+    number("page_peak_micros", outcome.peak_micros[1]);
+    number("failed_too_little_free", objects.shortages.too_little_free);
+    number("failed_in_pieces", objects.shortages.in_pieces);
+    number("failed_too_large", objects.shortages.too_large);
+    number("page_failed_too_little_free", pages.shortages.too_little_free);
+    number("page_failed_in_pieces", pages.shortages.in_pieces);
+    number("page_failed_too_large", pages.shortages.too_large);
+    number("recorded_page_failures", outcome.failed_in_recording.iter().sum());
+    fields.push(("out_of_memory", (outcome.failed() > 0).to_string()));
     fields.push(("buddy_equals_initial", outcome.buddy_equals_initial.to_string()));
     if let Some(times) = &outcome.times {
         fields.push(("times_ns", operations(times)));
     }
+    fields.push(("caches", list(outcome.caches_and_kmalloc().map(cache))));
+    fields.push(("callers", list(outcome.callers.iter().map(caller))));
     let lines: Vec<_> =
         fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
     format!("{{\n{}\n}}", lines.join(",\n"))
 }
 
+/// Returns objects as an array, one a line.
+fn list(objects: impl Iterator<Item = String>) -> String {
+    let lines: Vec<_> = objects.map(|object| format!("\n    {object}")).collect();
+    match lines.is_empty() {
+        true => "[]".to_owned(),
+        false => format!("[{}\n  ]", lines.join(",")),
+    }
+}
+
+fn cache(used: &CacheUse) -> String {
+    format!(
+        "{{\"cache\": {}, \"object_bytes\": {}, \"allocations\": {}, \"bytes_at_peak\": {}, \"bytes_at_end\": {}}}",
+        string(&used.name),
+        used.requested_bytes,
+        used.allocations,
+        used.peak_bytes,
+        used.live_bytes
+    )
+}
+
+fn caller(caller: &Caller) -> String {
+    // A call site that the trace does not name is null; of pages the gfp mask is known then.
+    let site = match caller.is_named {
+        true => format!("\"site\": {}", string(&caller.site)),
+        false if caller.source == Source::Pages => {
+            format!("\"site\": null, \"gfp\": {}", string(&caller.site))
+        }
+        false => "\"site\": null".to_owned(),
+    };
+    format!(
+        "{{{site}, \"from\": {}, \"allocations\": {}, \"failed\": {}, \"requested\": {}, \"allocated\": {}, \
+         \"bytes_at_peak\": {}, \"bytes_at_end\": {}, \"objects_at_end\": {}, \"pinned_bytes\": {}}}",
+        string(caller.source_name()),
+        caller.allocations,
+        caller.failed,
+        caller.requested_bytes,
+        caller.allocated_bytes,
+        caller.at_peak.bytes,
+        caller.live.bytes,
+        caller.live.objects,
+        caller.pinned_bytes
+    )
+}
+
 /// Returns the times of each operation as an object of objects.
 fn operations(times: &OperationTimes) -> String {
+    let times_read_clock = &times.read_clock;
     let operation = |name: &str, times: &Times| {
         let at = |quantile: f64| times.value_at_quantile(quantile);
+        let clock = times_read_clock.value_at_quantile(0.5);
+        let is_below = name != "read_clock" && at(0.5) <= clock && !times.is_empty();
+        let below = if is_below { ", \"p50_below_clock\": true" } else { "" };
         format!(
-            "    \"{name}\": {{\"count\": {}, \"mean\": {:.1}, \"p50\": {}, \"p99\": {}, \"p99.9\": {}, \"max\": {}}}",
+            "    \"{name}\": {{\"count\": {}, \"mean\": {:.1}, \"p50\": {}, \"p99\": {}, \"p99.9\": {}, \"max\": {}{below}}}",
             times.len(),
             times.mean(),
             at(0.5),
@@ -83,7 +144,8 @@ fn operations(times: &OperationTimes) -> String {
     format!("{{\n{}\n  }}", operations.join(",\n"))
 }
 
-fn string(text: &str) -> String {
+/// Returns text as a JSON string.
+pub(crate) fn string(text: &str) -> String {
     let mut quoted = String::from('"');
     for character in text.chars() {
         match character {

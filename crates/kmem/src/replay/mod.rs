@@ -7,13 +7,17 @@
 
 pub mod buddy_pages;
 pub mod caches;
+pub mod caller;
 pub mod hash;
 pub mod heap;
 pub mod json;
 pub mod objects;
 pub mod outcome;
+mod owners;
+mod page_owners;
 pub mod pages;
 pub mod pattern;
+mod pinned;
 pub mod pipeline;
 #[cfg(feature = "rivals")]
 mod published;
@@ -25,3 +29,4 @@ pub mod target;
 pub mod timed;
 pub mod timeline;
 pub mod times;
+pub mod usage;

@@ -7,11 +7,15 @@ use std::ptr::NonNull;
 
 use page_frame::sync::Zeroable;
 
-use super::caches::{Caches, NO_CACHE, OpenCache};
+use super::caches::CacheState;
+use super::caller::Caller;
 use super::outcome::{Findings, ObjectTotals, Side};
+use super::owners::Owners;
 use super::pattern;
+use super::pinned::Slabs;
 use super::table::Table;
 use super::target::ObjectTarget;
+use super::usage::Moments;
 use crate::input_error::Mismatch;
 
 /// Replays object events on `target`.
@@ -19,11 +23,12 @@ pub struct Objects<T: ObjectTarget> {
     target: T,
     checks: bool,
     live: Table<Live>,
-    caches: Caches<T::Cache>,
+    owners: Owners<T::Cache>,
+    moments: Moments,
     totals: ObjectTotals,
     stamp: u32,
-    /// The low 32 bits of the trace's time in microseconds: ages wrap at 71 minutes.
-    now_micros: u32,
+    /// The trace's time in microseconds.
+    now_micros: u64,
     lifetimes: Lifetimes,
 }
 
@@ -36,9 +41,23 @@ struct Live {
     /// `None` if the target had no memory.
     start: Option<NonNull<u8>>,
     requested_bytes: u32,
-    cache: u32,
+    owner: u32,
     stamp: u32,
+    /// The low 32 bits of the time: ages wrap at 71 minutes.
     born_micros: u32,
+}
+
+/// A request of the trace.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    /// The traced address.
+    pub object: u64,
+    /// Bytes requested.
+    pub requested_bytes: u32,
+    /// Bytes that the recorded kernel allocated (ALLOC).
+    pub allocated_bytes: u32,
+    /// The trace's number of the call site, or of the cache where it does not name the call site.
+    pub site: u32,
 }
 
 // SAFETY: clause 1: all zero is `None` for the pointer and a valid value of each number.
@@ -52,14 +71,14 @@ impl<T: ObjectTarget> Objects<T> {
     /// Replays on `target`. With `checks`, objects carry a pattern that is checked when they are
     /// freed.
     pub fn new(target: T, checks: bool) -> Self {
-        let caches = Caches::new();
         let checks = checks && T::BACKED;
         let totals = ObjectTotals::default();
         Self {
             target,
             checks,
             live: Table::new(),
-            caches,
+            owners: Owners::new(),
+            moments: Moments::default(),
             totals,
             stamp: 0,
             now_micros: 0,
@@ -80,7 +99,7 @@ impl<T: ObjectTarget> Objects<T> {
     /// Sets the trace's time in microseconds.
     #[inline]
     pub fn set_time(&mut self, micros: u64) {
-        self.now_micros = micros as u32;
+        self.now_micros = micros;
     }
 
     /// Returns how old objects were when they were freed.
@@ -93,9 +112,52 @@ impl<T: ObjectTarget> Objects<T> {
         &self.totals
     }
 
-    /// Returns the caches opened so far.
-    pub fn caches(&self) -> &[OpenCache<T::Cache>] {
-        &self.caches.opened
+    /// Returns the caches opened so far, in the order of opening. O(owners).
+    pub fn caches(&self) -> Vec<CacheState> {
+        self.owners.cache_states(&self.moments)
+    }
+
+    /// Returns the number of caches opened so far.
+    pub fn opened_caches(&self) -> usize {
+        self.owners.caches()
+    }
+
+    /// Returns the live objects of each cache, in the order of opening. O(owners).
+    pub fn live_objects(&self) -> Vec<u64> {
+        self.owners.live_objects()
+    }
+
+    /// Returns what kmalloc was used for. O(owners).
+    pub fn kmalloc(&self) -> CacheState {
+        self.owners.kmalloc_state(&self.moments)
+    }
+
+    /// Returns the time of the peak of live bytes, in microseconds of the trace.
+    pub fn peak_micros(&self) -> u64 {
+        self.moments.peak_micros()
+    }
+
+    /// Returns what each call site allocated, and what of it is live, without what it pins.
+    /// O(owners).
+    pub fn callers(&self) -> Vec<Caller> {
+        self.owners.callers(&self.moments, &[])
+    }
+
+    /// As `callers`, with what each call site pins. O(live objects).
+    pub fn pinning_callers(&self) -> Vec<Caller> {
+        self.owners.callers(&self.moments, &self.pinned())
+    }
+
+    /// Returns the bytes that each owner pins, see [`Caller::pinned_bytes`].
+    fn pinned(&self) -> Vec<u64> {
+        let mut slabs = Slabs::default();
+        self.target.for_each_slab(&mut |start, bytes| slabs.add(start, bytes));
+        let live = || {
+            self.live.values().filter_map(|live| {
+                Some((live.start?.addr().get(), live.requested_bytes as usize, live.owner as usize))
+            })
+        };
+        slabs.pinned(live, self.owners.list.len())
     }
 
     /// Prefetches the table entry of the traced `object`, for an event to come.
@@ -112,46 +174,36 @@ impl<T: ObjectTarget> Objects<T> {
 
     /// Records that `id` is the trace's number for the cache or call site `name`.
     pub fn name(&mut self, id: u32, name: &str) {
-        self.caches.name(id, name);
+        self.owners.name(id, name);
     }
 
-    /// Allocates bytes for the traced `object`.
+    /// Allocates bytes for the traced object.
     #[inline]
-    pub fn allocate_bytes(
-        &mut self,
-        object: u64,
-        requested_bytes: u32,
-        line: u64,
-        findings: &mut Findings,
-    ) {
-        self.free_implied(object, line, findings);
-        let start = self.target.allocate_bytes(requested_bytes as usize).ok();
-        self.insert(object, start, requested_bytes, NO_CACHE, line, findings);
+    pub fn allocate_bytes(&mut self, request: &Request, line: u64, findings: &mut Findings) {
+        let owner = self.owners.of_bytes(request.site);
+        self.free_implied(request.object, line, findings);
+        let start = self.target.allocate_bytes(request.requested_bytes as usize).ok();
+        self.insert(request, start, owner, line, findings);
     }
 
-    /// Allocates the traced `object` from the cache of the trace's number `id`.
+    /// Allocates the traced object from the cache of the trace's number `cache`.
     ///
     /// # Errors
     /// When the target cannot have a cache of this object size, or the trace uses too many caches.
     #[inline]
     pub fn allocate_object(
         &mut self,
-        object: u64,
-        requested_bytes: u32,
-        id: u32,
+        request: &Request,
+        cache: u32,
         line: u64,
         findings: &mut Findings,
     ) -> Result<(), Mismatch> {
-        let index = self.caches.find(&mut self.target, id, requested_bytes)?;
-        self.free_implied(object, line, findings);
-        let mut start = None;
-        if let Some(opened) = self.caches.opened.get_mut(index as usize) {
-            opened.allocations += 1;
-            opened.live_objects += 1;
-            opened.peak_objects = opened.peak_objects.max(opened.live_objects);
-            start = self.target.allocate_object(opened.cache).ok();
-        }
-        self.insert(object, start, requested_bytes, index, line, findings);
+        let bytes = request.requested_bytes;
+        let owner = self.owners.of_objects(&mut self.target, request.site, cache, bytes)?;
+        self.free_implied(request.object, line, findings);
+        let handle = self.owners.list[owner as usize].handle;
+        let start = handle.and_then(|cache| self.target.allocate_object(cache).ok());
+        self.insert(request, start, owner, line, findings);
         Ok(())
     }
 
@@ -181,12 +233,6 @@ impl<T: ObjectTarget> Objects<T> {
         }
     }
 
-    /// Adds the bytes that the recorded kernel allocated for a request (ALLOC).
-    #[inline]
-    pub fn count_traced(&mut self, allocated_bytes: u32) {
-        self.totals.bytes_allocated_traced += u64::from(allocated_bytes);
-    }
-
     #[inline]
     fn free_implied(&mut self, object: u64, line: u64, findings: &mut Findings) {
         if let Some(live) = self.live.take(object) {
@@ -198,47 +244,61 @@ impl<T: ObjectTarget> Objects<T> {
     #[inline]
     fn insert(
         &mut self,
-        object: u64,
+        request: &Request,
         start: Option<NonNull<u8>>,
-        requested_bytes: u32,
-        cache: u32,
+        owner: u32,
         line: u64,
         findings: &mut Findings,
     ) {
+        let Request { object, requested_bytes, allocated_bytes, .. } = *request;
+        let bytes = u64::from(requested_bytes);
         self.stamp = self.stamp.wrapping_add(1);
-        match start {
-            Some(start) if self.checks => {
-                // SAFETY: clause 1 of `write`: the target just allocated at least these bytes, and
-                // its objects are memory where `checks` is set.
-                unsafe { pattern::write(start, requested_bytes as usize, self.stamp) };
-            }
-            Some(_) => {}
-            None => {
-                self.totals.failed += 1;
-                let text = format_args!("no memory for {requested_bytes} bytes");
-                findings.add_shortage(Side::Objects, line, text);
-            }
-        }
         self.totals.allocations += 1;
-        self.totals.bytes_requested += u64::from(requested_bytes);
-        if start.is_some() {
-            self.totals.live_bytes += u64::from(requested_bytes);
+        self.totals.bytes_requested += bytes;
+        self.totals.bytes_allocated_traced += u64::from(allocated_bytes);
+        let usage = &mut self.owners.list[owner as usize].usage;
+        usage.allocations += 1;
+        usage.requested_bytes += bytes;
+        usage.allocated_bytes += u64::from(allocated_bytes);
+        match start {
+            Some(start) => {
+                if self.checks {
+                    // SAFETY: clause 1 of `write`: the target just allocated at least these bytes,
+                    // and its objects are memory where `checks` is set.
+                    unsafe { pattern::write(start, requested_bytes as usize, self.stamp) };
+                }
+                usage.grow(bytes, &mut self.moments);
+                self.totals.live_bytes += bytes;
+                if self.totals.live_bytes > self.totals.peak_live_bytes {
+                    self.totals.peak_live_bytes = self.totals.live_bytes;
+                    self.moments.peak(self.now_micros);
+                }
+            }
+            None => self.count_failure(requested_bytes, owner, line, findings),
         }
-        self.totals.peak_live_bytes = self.totals.peak_live_bytes.max(self.totals.live_bytes);
-        let (stamp, born_micros) = (self.stamp, self.now_micros);
-        self.live.insert(object, Live { start, requested_bytes, cache, stamp, born_micros });
+        let (stamp, born_micros) = (self.stamp, self.now_micros as u32);
+        self.live.insert(object, Live { start, requested_bytes, owner, stamp, born_micros });
+    }
+
+    #[cold]
+    fn count_failure(&mut self, bytes: u32, owner: u32, line: u64, findings: &mut Findings) {
+        self.owners.list[owner as usize].usage.failed += 1;
+        self.totals.failed += 1;
+        let reason = self.target.shortage(bytes as usize);
+        self.totals.shortages.count(reason);
+        findings.add_shortage(Side::Objects, line, format_args!("no memory for {bytes} bytes"));
     }
 
     #[inline]
     fn release(&mut self, live: Live, line: u64, findings: &mut Findings) {
         let bytes = live.requested_bytes as usize;
-        let age = self.now_micros.wrapping_sub(live.born_micros);
+        let age = (self.now_micros as u32).wrapping_sub(live.born_micros);
         self.lifetimes[(u32::BITS - age.leading_zeros()) as usize] += 1;
-        if let Some(opened) = self.caches.opened.get_mut(live.cache as usize) {
-            opened.live_objects -= 1;
-        }
         let Some(start) = live.start else { return };
         self.totals.live_bytes -= u64::from(live.requested_bytes);
+        let owner = &mut self.owners.list[live.owner as usize];
+        owner.usage.shrink(live.requested_bytes.into(), &mut self.moments);
+        let handle = owner.handle;
         if self.checks {
             // SAFETY: clause 1 of `first_difference`: `insert` wrote the pattern over these bytes,
             // and the object was live since.
@@ -248,12 +308,12 @@ impl<T: ObjectTarget> Objects<T> {
                 findings.add(line, text);
             }
         }
-        match self.caches.opened.get(live.cache as usize) {
+        match handle {
             // SAFETY: clause 1 of `free_object`: allocated from this cache, and just removed from
             // `live`.
-            Some(opened) => unsafe { self.target.free_object(opened.cache, start) },
-            // SAFETY: clause 1 of `free_bytes`: `NO_CACHE` objects with a start were allocated as
-            // bytes, and this one was just removed from `live`.
+            Some(cache) => unsafe { self.target.free_object(cache, start) },
+            // SAFETY: clause 1 of `free_bytes`: objects with a start whose owner has no cache were
+            // allocated as bytes, and this one was just removed from `live`.
             None => unsafe { self.target.free_bytes(start, bytes) },
         }
     }
@@ -265,6 +325,10 @@ mod tests {
     use super::super::target::CountOnly;
     use super::*;
 
+    fn request(object: u64, requested_bytes: u32, site: u32) -> Request {
+        Request { object, requested_bytes, allocated_bytes: requested_bytes, site }
+    }
+
     #[test]
     fn a_second_size_under_a_name_is_a_cache_of_its_own() {
         let mut objects = Objects::new(CountOnly, true);
@@ -272,11 +336,13 @@ mod tests {
         objects.name(4, "filp");
         objects.name(9, "filp");
         for (object, bytes, id) in [(0, 184, 4), (1, 24, 4), (2, 184, 9), (3, 24, 9), (4, 184, 4)] {
-            let allocated = objects.allocate_object(object, bytes, id, 1, &mut findings);
+            let allocated =
+                objects.allocate_object(&request(object, bytes, id), id, 1, &mut findings);
             allocated.expect("both sizes are fine");
         }
+        let caches = objects.caches();
         let opened: Vec<_> =
-            objects.caches().iter().map(|opened| (&*opened.name, opened.allocations)).collect();
+            caches.iter().map(|opened| (&*opened.name, opened.allocations)).collect();
         assert_eq!(opened, [("filp", 3), ("filp-24", 2)]);
     }
 
@@ -284,8 +350,9 @@ mod tests {
     fn an_allocation_at_a_live_address_frees_what_was_there() {
         let mut objects = Objects::new(HeapTarget(System), true);
         let mut findings = Findings::new("t");
-        objects.allocate_bytes(0x40, 100, 1, &mut findings);
-        objects.allocate_bytes(0x40, 30, 2, &mut findings);
+        objects.name(0, "site");
+        objects.allocate_bytes(&request(0x40, 100, 0), 1, &mut findings);
+        objects.allocate_bytes(&request(0x40, 30, 0), 2, &mut findings);
         objects.free(0x40, 3, &mut findings);
         objects.free(0x40, 4, &mut findings);
         let totals = objects.totals();
@@ -301,7 +368,8 @@ mod tests {
     fn a_write_into_a_live_object_is_found_when_it_is_freed() {
         let mut objects = Objects::new(HeapTarget(System), true);
         let mut findings = Findings::new("t");
-        objects.allocate_bytes(0x40, 100, 1, &mut findings);
+        objects.name(0, "site");
+        objects.allocate_bytes(&request(0x40, 100, 0), 1, &mut findings);
         let live = objects.live.take(0x40).expect("it is live");
         objects.live.insert(0x40, live);
         let start = live.start.expect("there is memory");

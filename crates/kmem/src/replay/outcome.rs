@@ -3,8 +3,10 @@
 use std::fmt;
 use std::time::Duration;
 
+use super::caller::Caller;
 use super::times::Times;
 use crate::trace::losses::Losses;
+use crate::trace::reader::ORDERS;
 
 /// Maximum number of findings kept with their text. All are counted.
 const SHOWN_FINDINGS: usize = 10;
@@ -26,6 +28,8 @@ pub struct ObjectTotals {
     pub bytes_allocated_traced: u64,
     /// Allocations that found no memory.
     pub failed: u64,
+    /// The reasons of `failed`.
+    pub shortages: Shortages,
     /// Requested bytes (REQ) of all live objects.
     pub live_bytes: u64,
     /// The maximum of `live_bytes`.
@@ -47,10 +51,58 @@ pub struct PageTotals {
     pub other_orders: u64,
     /// Allocations that found no memory.
     pub failed: u64,
+    /// The reasons of `failed`.
+    pub shortages: Shortages,
     /// Pages that are live.
     pub live_pages: u64,
     /// The maximum of `live_pages`.
     pub peak_live_pages: u64,
+}
+
+/// Why a request found no memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shortage {
+    /// It is larger than all memory.
+    TooLarge,
+    /// Less memory is free than it needs.
+    TooLittleFree,
+    /// Enough memory is free, but in pieces that are too small.
+    InPieces,
+    /// The target does not say.
+    Unknown,
+}
+
+/// Numbers of failed requests by reason.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Shortages {
+    /// Larger than all memory.
+    pub too_large: u64,
+    /// Less memory was free than requested.
+    pub too_little_free: u64,
+    /// Enough memory was free, but in pieces that were too small.
+    pub in_pieces: u64,
+}
+
+impl Shortages {
+    /// Counts a failed request.
+    pub fn count(&mut self, reason: Shortage) {
+        match reason {
+            Shortage::TooLarge => self.too_large += 1,
+            Shortage::TooLittleFree => self.too_little_free += 1,
+            Shortage::InPieces => self.in_pieces += 1,
+            Shortage::Unknown => {}
+        }
+    }
+
+    /// Returns the reasons in words, with their numbers; those that occurred.
+    pub fn named(&self) -> Vec<(u64, &'static str)> {
+        let all = [
+            (self.too_little_free, "too little memory free"),
+            (self.in_pieces, "enough memory free, but in pieces"),
+            (self.too_large, "larger than all memory"),
+        ];
+        all.into_iter().filter(|(number, _)| *number > 0).collect()
+    }
 }
 
 /// Counters of the allocators that served the object events.
@@ -102,8 +154,10 @@ pub struct CacheUse {
     pub requested_bytes: u32,
     /// Objects allocated.
     pub allocations: u64,
-    /// Maximum of the requested bytes that were live at once.
+    /// Requested bytes that were live at the moment of the peak of all objects.
     pub peak_bytes: u64,
+    /// Requested bytes that are live at the end of the trace.
+    pub live_bytes: u64,
 }
 
 /// Times of both sides' operations in nanoseconds. Each includes one reading of the clock.
@@ -147,6 +201,14 @@ pub struct Outcome {
     pub buddy_equals_initial: bool,
     /// Caches, the busiest first.
     pub caches: Vec<CacheUse>,
+    /// kmalloc, if it was used.
+    pub kmalloc: Option<CacheUse>,
+    /// Call sites of objects and of pages, those with most live bytes at the peak first.
+    pub callers: Vec<Caller>,
+    /// When live bytes of objects, and live pages, were at their peak: microseconds of the trace.
+    pub peak_micros: [u64; 2],
+    /// Allocations of pages that failed in the recorded kernel, by order.
+    pub failed_in_recording: [u64; ORDERS],
     /// Times of each operation, if the replay was timed.
     pub times: Option<OperationTimes>,
     /// What went wrong.
@@ -199,8 +261,32 @@ impl Outcome {
             page_splits_and_merges: (0, 0),
             buddy_equals_initial: false,
             caches: Vec::new(),
+            kmalloc: None,
+            callers: Vec::new(),
+            peak_micros: [0; 2],
+            failed_in_recording: [0; ORDERS],
             times: None,
             findings: Findings::new(trace),
+        }
+    }
+
+    /// Iterates over the caches and kmalloc.
+    pub fn caches_and_kmalloc(&self) -> impl Iterator<Item = &CacheUse> {
+        self.caches.iter().chain(&self.kmalloc)
+    }
+
+    /// Returns the number of requests that found no memory.
+    pub fn failed(&self) -> u64 {
+        self.objects.failed + self.pages.failed
+    }
+
+    /// Returns the reasons of failed requests of both sides.
+    pub fn shortages(&self) -> Shortages {
+        let (objects, pages) = (self.objects.shortages, self.pages.shortages);
+        Shortages {
+            too_large: objects.too_large + pages.too_large,
+            too_little_free: objects.too_little_free + pages.too_little_free,
+            in_pieces: objects.in_pieces + pages.in_pieces,
         }
     }
 

@@ -9,9 +9,11 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::Instant;
 
-use super::objects::Objects;
+use super::caches::CacheState;
+use super::caller::sort;
+use super::objects::{Objects, Request};
 use super::outcome::{CacheUse, Findings, Outcome};
-use super::pages::Pages;
+use super::pages::{self, Pages};
 use super::target::{ObjectTarget, PageTarget};
 use crate::input_error::{InputError, Mismatch};
 use crate::trace::event::{Action, Event};
@@ -44,6 +46,7 @@ pub struct Replay<T: ObjectTarget, P: PageTarget> {
     outcome: Outcome,
     last_line: u64,
     micros: u64,
+    counts_pinned: bool,
 }
 
 /// Why a replay ended early.
@@ -107,6 +110,7 @@ pub fn replay<T: ObjectTarget, P: PageTarget>(
             outcome: Outcome::new(&trace),
             last_line: 0,
             micros: 0,
+            counts_pinned: false,
         };
         let mut next = Some(first);
         while let Some(batch) = next {
@@ -158,6 +162,11 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         self.micros
     }
 
+    /// Makes `finish` count what call sites pin, which takes a look at every live object and block.
+    pub fn count_pinned(&mut self) {
+        self.counts_pinned = true;
+    }
+
     /// Returns how long replaying took, from the first byte read to the last event.
     pub fn duration(&self) -> std::time::Duration {
         self.outcome.duration
@@ -171,7 +180,13 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
     fn play(&mut self, batch: &Batch, cpus: u16) -> Result<(), InputError> {
         for (id, name) in &batch.new_names {
             self.objects.name(*id, name);
+            self.pages.name_site(*id, name);
         }
+        for (id, name) in &batch.new_gfps {
+            self.pages.name_gfp(*id, name);
+        }
+        let failed = self.outcome.failed_in_recording.iter_mut().zip(batch.failed);
+        failed.for_each(|(sum, failed)| *sum += failed);
         self.outcome.losses.add(batch.losses);
         let start_micros = batch.start_ns / 1000;
         for (index, event) in batch.events.iter().enumerate() {
@@ -181,6 +196,7 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
             let line = batch.first_line + u64::from(event.line_in_batch);
             self.micros = start_micros + u64::from(event.micros_in_batch);
             self.objects.set_time(self.micros);
+            self.pages.set_time(self.micros);
             let trace = &self.outcome.trace;
             let mismatch = |mismatch: Mismatch| mismatch.at_line(trace, line);
             play(&mut self.objects, &mut self.pages, event, line, cpus, &mut self.outcome.findings)
@@ -217,20 +233,25 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
         let mut outcome = self.outcome;
         outcome.objects = self.objects.totals().clone();
         outcome.pages = self.pages.totals().clone();
-        outcome.caches = self
-            .objects
-            .caches()
-            .iter()
-            .map(|opened| CacheUse {
-                name: opened.name.clone(),
-                requested_bytes: opened.requested_bytes(),
-                allocations: opened.allocations,
-                peak_bytes: opened.peak_objects * u64::from(opened.requested_bytes()),
-            })
-            .collect();
+        let used = |state: CacheState| CacheUse {
+            name: state.name,
+            requested_bytes: state.requested_bytes,
+            allocations: state.allocations,
+            peak_bytes: state.at_peak.bytes,
+            live_bytes: state.live.bytes,
+        };
+        outcome.caches = self.objects.caches().into_iter().map(used).collect();
         outcome.caches.sort_by(|one, other| {
             other.allocations.cmp(&one.allocations).then_with(|| one.name.cmp(&other.name))
         });
+        let kmalloc = Some(self.objects.kmalloc()).filter(|kmalloc| kmalloc.allocations > 0);
+        outcome.kmalloc = kmalloc.map(used);
+        outcome.callers = match self.counts_pinned {
+            true => [self.objects.pinning_callers(), self.pages.pinning_callers()].concat(),
+            false => [self.objects.callers(), self.pages.callers()].concat(),
+        };
+        sort(&mut outcome.callers);
+        outcome.peak_micros = [self.objects.peak_micros(), self.pages.peak_micros()];
         self.objects.finish(self.last_line, &mut outcome.findings);
         self.pages.finish(self.last_line, &mut outcome.findings);
         outcome.is_complete &=
@@ -254,23 +275,25 @@ fn play<T: ObjectTarget, P: PageTarget>(
 ) -> Result<(), Mismatch> {
     let cpu = if event.cpu < cpus { event.cpu } else { event.cpu % cpus };
     match event.action {
-        Action::AllocateBytes { object, requested_bytes, allocated_bytes, site: _ } => {
+        Action::AllocateBytes { object, requested_bytes, allocated_bytes, site } => {
             objects.switch_cpu(cpu);
-            objects.count_traced(allocated_bytes);
-            objects.allocate_bytes(object, requested_bytes, line, findings);
+            let request = Request { object, requested_bytes, allocated_bytes, site };
+            objects.allocate_bytes(&request, line, findings);
         }
-        Action::AllocateObject { object, requested_bytes, allocated_bytes, cache } => {
+        Action::AllocateObject { object, requested_bytes, allocated_bytes, cache, site } => {
             objects.switch_cpu(cpu);
-            objects.count_traced(allocated_bytes);
-            objects.allocate_object(object, requested_bytes, cache, line, findings)?;
+            let site = site.into();
+            let request = Request { object, requested_bytes, allocated_bytes, site };
+            objects.allocate_object(&request, cache, line, findings)?;
         }
         Action::FreeObject { object } => {
             objects.switch_cpu(cpu);
             objects.free(object, line, findings);
         }
-        Action::AllocatePages { frame, order, migratetype } => {
+        Action::AllocatePages { frame, order, migratetype, gfp, site } => {
             pages.switch_cpu(cpu);
-            pages.allocate(frame, order, migratetype, line, findings);
+            let request = pages::Request { frame, order, migratetype, gfp, site };
+            pages.allocate(&request, line, findings);
         }
         Action::FreePages { frame, order } => {
             pages.switch_cpu(cpu);

@@ -2,47 +2,139 @@
 
 use std::io::{self, Write};
 
-use super::outcome::Outcome;
-use crate::picture::text::{size, thousands};
+use super::caller::{Caller, Source};
+use super::outcome::{Outcome, Shortages};
+use crate::picture::text::{percent, shortened, size, thousands};
 
 /// Maximum number of caches listed.
-const LARGEST: usize = 10;
+const LARGEST: usize = 5;
+/// Maximum numbers of callers listed, of objects and of pages.
+const CALLERS: [usize; 2] = [3, 2];
 /// Width of the bars in columns.
 const BAR_COLUMNS: u64 = 18;
+/// Width of the names of call sites in columns.
+const SITE_COLUMNS: usize = 34;
+const FROM_COLUMNS: usize = 18;
+
+/// How text stands out.
+struct Marks {
+    bold: &'static str,
+    bad: &'static str,
+    good: &'static str,
+    dim: &'static str,
+    off: &'static str,
+}
+
+const COLOURED: Marks = Marks {
+    bold: "\x1b[1m",
+    bad: "\x1b[1;31m",
+    good: "\x1b[1;32m",
+    dim: "\x1b[2m",
+    off: "\x1b[0m",
+};
+const PLAIN: Marks = Marks { bold: "", bad: "", good: "", dim: "", off: "" };
 
 /// Writes a report of `outcome`, at most 80 columns wide.
 ///
 /// # Errors
 /// When writing to `out` fails.
 pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Result<()> {
-    let (bold, dim, off) = if colour { ("\x1b[1m", "\x1b[2m", "\x1b[0m") } else { ("", "", "") };
-    let (objects, pages) = (&outcome.objects, &outcome.pages);
-    let seconds = outcome.duration.as_secs_f64();
+    let marks = if colour { COLOURED } else { PLAIN };
+    let Marks { bold, off, .. } = marks;
     writeln!(out, "{bold}{}{off}", outcome.trace.escape_debug())?;
     writeln!(
         out,
-        "  {} events in {seconds:.2} s: {bold}{:.1} million events a second{off}",
+        "  {} events in {:.2} s: {bold}{:.1} million events a second{off}",
         thousands(outcome.events),
+        outcome.duration.as_secs_f64(),
         outcome.events_per_second() / 1e6,
     )?;
-    if objects.failed + pages.failed > 0 {
-        writeln!(
-            out,
-            "  {bold}Ran out of memory: {} of {} objects and {} of {} blocks of pages failed.{off}",
-            thousands(objects.failed),
-            thousands(objects.allocations),
-            thousands(pages.failed),
-            thousands(pages.allocations)
-        )?;
-        writeln!(out, "  Live and held memory are those of the requests that were served.")?;
+    shortage(out, outcome, &marks)?;
+    losses(out, outcome, &marks)?;
+    if outcome.failed() == 0 {
+        largest(out, outcome, &marks)?;
     }
-    if !outcome.losses.is_none() {
-        writeln!(
-            out,
-            "  {bold}The recording lost {}:{off}\n  totals are too small, and some frees or allocations do not match.",
-            outcome.losses
-        )?;
+    totals(out, outcome, &marks)?;
+    caches(out, outcome, &marks)?;
+    callers(out, outcome, &marks)?;
+    end(out, outcome, &marks)
+}
+
+/// Says that memory ran out, and why.
+fn shortage(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
+    if outcome.failed() == 0 {
+        return Ok(());
     }
+    let (objects, pages) = (&outcome.objects, &outcome.pages);
+    writeln!(
+        out,
+        "  {}Ran out of memory: {} of {} objects and {} of {} blocks of pages failed.{}",
+        marks.bad,
+        thousands(objects.failed),
+        thousands(objects.allocations),
+        thousands(pages.failed),
+        thousands(pages.allocations),
+        marks.off
+    )?;
+    let sides: [(&str, &Shortages); 2] =
+        [("objects", &objects.shortages), ("blocks", &pages.shortages)];
+    for (what, shortages) in sides {
+        for (number, reason) in shortages.named() {
+            writeln!(out, "    {:>13} {what}: {reason}", thousands(number))?;
+        }
+    }
+    writeln!(out, "  Live and held memory are those of the requests that were served.")
+}
+
+/// Says whether the recording lost events.
+fn losses(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
+    let failed: u64 = outcome.failed_in_recording.iter().sum();
+    if failed > 0 {
+        let failed = thousands(failed);
+        writeln!(out, "  In the recorded kernel {failed} allocations of pages failed.")?;
+    }
+    if outcome.losses.is_none() {
+        return writeln!(out, "  Nothing is lost: the recording reports no lost events.");
+    }
+    writeln!(
+        out,
+        "  {}The recording lost {}:{}\n  totals are too small, and some frees or allocations do not match.",
+        marks.bad, outcome.losses, marks.off
+    )
+}
+
+/// Names the cache and the call site that hold most at the peak.
+fn largest(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
+    let Some(cache) = outcome.caches_and_kmalloc().max_by_key(|cache| cache.peak_bytes) else {
+        return Ok(());
+    };
+    let all = outcome.objects.peak_live_bytes;
+    writeln!(
+        out,
+        "  At the peak ({:.2} s) {}{}{} holds most: {} of {} of objects.",
+        outcome.peak_micros[0] as f64 / 1e6,
+        marks.bold,
+        shortened(&cache.name, SITE_COLUMNS),
+        marks.off,
+        percent(cache.peak_bytes, all),
+        size(all)
+    )?;
+    match outcome.callers.iter().find(|caller| caller.is_named && caller.source != Source::Pages) {
+        Some(caller) => writeln!(
+            out,
+            "  Of the call sites {}{}{} holds most: {}.",
+            marks.bold,
+            shortened(&caller.site, SITE_COLUMNS),
+            marks.off,
+            percent(caller.at_peak.bytes, all)
+        ),
+        None => writeln!(out, "  The trace names no call sites."),
+    }
+}
+
+fn totals(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
+    let Marks { bold, off, .. } = marks;
+    let (objects, pages) = (&outcome.objects, &outcome.pages);
     writeln!(out, "\n{bold}Objects{off}, on kmalloc and slab caches over a buddy")?;
     row(out, "allocated", objects.allocations, "objects")?;
     row(out, "freed", objects.matched_frees, "objects")?;
@@ -61,7 +153,6 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
     row(out, "held at the peak", held, &format!("bytes, {ratio:.2} times the live ones"))?;
     let given_back = thousands(stack.slabs_given_back as u64);
     row(out, "slabs grown", stack.slabs_grown as u64, &format!("({given_back} given back)"))?;
-    splits(out, (stack.splits, stack.merges))?;
     if stack.reclaims > 0 {
         let pages = thousands(stack.reclaimed_pages as u64);
         row(
@@ -81,37 +172,81 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
         "blocks, whose frame was given out again",
     )?;
     row(out, "frees skipped", pages.unmatched_frees, "of blocks older than the trace")?;
-    row(out, "live at the peak", pages.peak_live_pages, "pages")?;
-    splits(out, outcome.page_splits_and_merges)?;
-    if !outcome.caches.is_empty() {
-        let count = outcome.caches.len();
-        writeln!(
-            out,
-            "\n{bold}The largest of {count} named caches{off}, by live bytes at the peak"
-        )?;
-        let (cache, live) = ("cache", "live");
-        writeln!(out, "  {dim}{cache:<26} allocated     each {live:>9}{off}")?;
-        let mut largest: Vec<_> = outcome.caches.iter().collect();
-        largest.sort_by_key(|used| std::cmp::Reverse(used.peak_bytes));
-        let most = largest[0].peak_bytes.max(1);
-        for used in largest.into_iter().take(LARGEST) {
-            let bar = "#".repeat((used.peak_bytes * BAR_COLUMNS).div_ceil(most) as usize);
-            let name: String = used.name.chars().take(26).collect();
-            let (count, bytes) = (thousands(used.allocations), used.requested_bytes);
-            let peak = size(used.peak_bytes);
-            writeln!(out, "  {name:<26} {count:>9} {bytes:>6} B {peak:>9}  {dim}{bar}{off}")?;
-        }
+    row(out, "live at the peak", pages.peak_live_pages, "pages")
+}
+
+fn caches(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
+    let Marks { bold, dim, off, .. } = marks;
+    let count = outcome.caches.len();
+    let mut largest: Vec<_> = outcome.caches_and_kmalloc().collect();
+    if largest.is_empty() {
+        return Ok(());
     }
+    writeln!(
+        out,
+        "\n{bold}The largest of {count} named caches{off} and kmalloc, by live bytes at the peak"
+    )?;
+    let (cache, live) = ("cache", "live");
+    writeln!(out, "  {dim}{cache:<26} allocated     each {live:>9}{off}")?;
+    largest.sort_by_key(|used| std::cmp::Reverse(used.peak_bytes));
+    let most = largest[0].peak_bytes.max(1);
+    for used in largest.into_iter().take(LARGEST) {
+        let bar = "#".repeat((used.peak_bytes * BAR_COLUMNS).div_ceil(most) as usize);
+        let name = shortened(&used.name, 26);
+        let each = match used.requested_bytes {
+            0 => String::new(),
+            bytes => format!("{bytes} B"),
+        };
+        let (count, peak) = (thousands(used.allocations), size(used.peak_bytes));
+        let row = format!("  {name:<26} {count:>9} {each:>8} {peak:>9}  {dim}{bar}{off}");
+        writeln!(out, "{}", row.trim_end())?;
+    }
+    Ok(())
+}
+
+fn callers(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
+    let Marks { bold, dim, off, .. } = marks;
+    let of_pages = |caller: &&Caller| caller.source == Source::Pages;
+    // An unnamed caller of a cache is the cache, which the table above shows.
+    let named = |caller: &&Caller| caller.is_named && !of_pages(caller);
+    let objects = outcome.callers.iter().filter(named).take(CALLERS[0]);
+    let pages = outcome.callers.iter().filter(of_pages).take(CALLERS[1]);
+    let listed: Vec<&Caller> = objects.chain(pages).collect();
+    if listed.is_empty() {
+        return Ok(());
+    }
+    writeln!(out, "\n{bold}Who allocates{off}, by live bytes at the peak; --caller shows all")?;
+    let (site, from) = ("call site", "from");
+    writeln!(
+        out,
+        "  {dim}{site:<SITE_COLUMNS$} {from:<FROM_COLUMNS$} {:>9} {:>9}{off}",
+        "at peak", "at end"
+    )?;
+    for caller in listed {
+        let site = shortened(&caller.site, SITE_COLUMNS);
+        let from = shortened(caller.source_name(), FROM_COLUMNS);
+        let (peak, end) = (size(caller.at_peak.bytes), size(caller.live.bytes));
+        writeln!(out, "  {site:<SITE_COLUMNS$} {from:<FROM_COLUMNS$} {peak:>9} {end:>9}")?;
+    }
+    Ok(())
+}
+
+fn end(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<()> {
+    let stack = &outcome.stack;
     writeln!(out)?;
     let pages = match stack.held_pages {
         0 => format!("all {} pages free", thousands(stack.peak_pages as u64)),
         held => format!("{} pages NOT free", thousands(held as u64)),
     };
     let same = if outcome.buddy_equals_initial { "the" } else { "NOT the" };
-    writeln!(
-        out,
-        "{bold}Everything freed: {pages}; free blocks are {same} ones of the start.{off}"
-    )?;
+    let (mark, what) = match (outcome.is_sound(), outcome.failed()) {
+        (true, _) => (marks.good, "Everything freed"),
+        (false, 0) => (marks.bold, "Everything freed"),
+        // The main result stands above.
+        (false, _) => ("", "Freed at the end"),
+    };
+    let off = if mark.is_empty() { "" } else { marks.off };
+    writeln!(out, "{mark}{what}: {pages}; free blocks are {same} ones of the start.{off}")?;
     for finding in outcome.findings.shown() {
         writeln!(out, "  {finding}")?;
     }
@@ -123,9 +258,4 @@ pub fn report(out: &mut dyn Write, outcome: &Outcome, colour: bool) -> io::Resul
 
 fn row(out: &mut dyn Write, what: &str, number: u64, unit: &str) -> io::Result<()> {
     writeln!(out, "  {what:<21}{:>13} {unit}", thousands(number))
-}
-
-fn splits(out: &mut dyn Write, (splits, merges): (usize, usize)) -> io::Result<()> {
-    let merges = thousands(merges as u64);
-    row(out, "blocks split", splits as u64, &format!("times ({merges} merges)"))
 }

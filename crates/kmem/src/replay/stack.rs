@@ -16,9 +16,10 @@ use kmalloc::Kmalloc;
 use page_frame::{CpuId, FrameNumber, Order, OutOfMemory, PAGE_SIZE, SwitchedCpu};
 use slab::{BuildError, Cache, CacheStats, Registry};
 
-use super::outcome::StackTotals;
+use super::outcome::{Shortage, StackTotals};
 use super::target::{NoCache, OBJECT_ALIGN, ObjectTarget};
 use crate::backed::{Backed, CountedBuddy};
+use crate::slabinfo;
 
 /// Pages that a reclaim requests from the caches when a request finds no memory.
 const RECLAIMED_AT_ONCE: usize = 64;
@@ -128,6 +129,7 @@ impl Stack {
         let mut text = String::new();
         if let Some(kmalloc) = &self.kmalloc {
             kmalloc.registry().slabinfo(&mut text).expect("a String takes all text");
+            text.push_str(&slabinfo::large_line(kmalloc.large_pages()));
         }
         text
     }
@@ -245,6 +247,24 @@ unsafe impl ObjectTarget for Stack {
         self.hopeless = self.hopeless.saturating_sub(1);
         // SAFETY: clause 1 of `free_bytes`: allocated by this kmalloc, which finds the size itself.
         unsafe { self.kmalloc().free(start) }
+    }
+
+    fn for_each_slab(&self, look: &mut dyn FnMut(usize, usize)) {
+        if let Some(kmalloc) = &self.kmalloc {
+            kmalloc.registry().for_each_slab(|_, slab| look(slab.start, slab.order.bytes()));
+        }
+    }
+
+    fn shortage(&self, bytes: usize) -> Shortage {
+        let machine = self.machine();
+        let pages = bytes.div_ceil(PAGE_SIZE);
+        let ballast: usize = self.ballast.iter().map(|(_, order)| order.pages()).sum();
+        let frames = machine.buddy().frames();
+        match frames.saturating_sub(machine.held_pages() + ballast) {
+            _ if pages > frames => Shortage::TooLarge,
+            free if free < pages => Shortage::TooLittleFree,
+            _ => Shortage::InPieces,
+        }
     }
 
     fn totals(&self) -> StackTotals {

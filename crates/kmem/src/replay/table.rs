@@ -116,6 +116,11 @@ impl<V: Copy + Zeroable> Table<V> {
         self.slots[index] = Slot { name: name(number), value };
     }
 
+    /// Iterates over the values, in arbitrary order. O(slots).
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.slots.iter().filter(|slot| slot.is_taken()).map(|slot| &slot.value)
+    }
+
     /// Iterates over the values, in arbitrary order.
     pub(super) fn into_values(self) -> impl Iterator<Item = V> {
         let slots = self.slots;

@@ -8,7 +8,7 @@ use std::ptr::NonNull;
 
 use page_frame::OutOfMemory;
 
-use super::outcome::StackTotals;
+use super::outcome::{Shortage, StackTotals};
 
 /// Alignment of all objects in bytes.
 pub const OBJECT_ALIGN: usize = 8;
@@ -70,6 +70,17 @@ pub unsafe trait ObjectTarget {
     /// 1. `start` was returned for `bytes` and not freed since.
     unsafe fn free_bytes(&mut self, start: NonNull<u8>, bytes: usize);
 
+    /// Calls `look` with the start address and the bytes of each slab. The default reports none.
+    fn for_each_slab(&self, look: &mut dyn FnMut(usize, usize)) {
+        let _ = look;
+    }
+
+    /// Returns the reason why a request for `bytes` has just found no memory.
+    fn shortage(&self, bytes: usize) -> Shortage {
+        let _ = bytes;
+        Shortage::Unknown
+    }
+
     /// Returns the target's counters.
     fn totals(&self) -> StackTotals {
         StackTotals::default()
@@ -97,6 +108,9 @@ pub unsafe trait ObjectTarget {
     }
 }
 
+/// Frame numbers of page targets are less than this: those of all addresses of a process are.
+pub const MAX_TARGET_FRAMES: u64 = 1 << 45;
+
 /// Free blocks by order.
 pub type FreeCounts = [usize; page_frame::Order::COUNT];
 
@@ -109,12 +123,18 @@ pub trait PageTarget {
     }
 
     /// Allocates 2^`order` frames and returns the first, which is below
-    /// [`MAX_FRAMES`](crate::trace::event::MAX_FRAMES). `migratetype` is the recorded kernel's:
+    /// [`MAX_TARGET_FRAMES`]. `migratetype` is the recorded kernel's:
     /// 0 unmovable, 1 movable, 2 reclaimable, others its own.
     ///
     /// # Errors
     /// When memory is out.
     fn allocate(&mut self, order: u8, migratetype: u8) -> Result<u64, OutOfMemory>;
+
+    /// Returns the reason why a request for a block of `order` has just found no memory.
+    fn shortage(&self, order: u8) -> Shortage {
+        let _ = order;
+        Shortage::Unknown
+    }
 
     /// Frees the block of `order` at `frame`.
     ///

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use page_frame::OutOfMemory;
 
-use super::outcome::StackTotals;
+use super::outcome::{Shortage, StackTotals};
 use super::target::{FreeCounts, NoCache, ObjectTarget, PageTarget};
 use super::times::{Times, empty_times, record};
 
@@ -92,6 +92,14 @@ unsafe impl<T: ObjectTarget> ObjectTarget for Timed<T> {
         self.left_ns = self.left_ns.saturating_sub(record(&mut self.frees, started));
     }
 
+    fn for_each_slab(&self, look: &mut dyn FnMut(usize, usize)) {
+        self.inner.for_each_slab(look);
+    }
+
+    fn shortage(&self, bytes: usize) -> Shortage {
+        self.inner.shortage(bytes)
+    }
+
     fn totals(&self) -> StackTotals {
         self.inner.totals()
     }
@@ -119,6 +127,10 @@ impl<T: PageTarget> PageTarget for Timed<T> {
         let frame = self.inner.allocate(order, migratetype);
         self.left_ns = self.left_ns.saturating_sub(record(&mut self.allocations, started));
         frame
+    }
+
+    fn shortage(&self, order: u8) -> Shortage {
+        self.inner.shortage(order)
     }
 
     fn free(&mut self, frame: u64, order: u8) -> Result<(), String> {

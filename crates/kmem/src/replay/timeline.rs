@@ -76,7 +76,7 @@ fn sample<T: ObjectTarget, P: PageTarget>(replay: &Replay<T, P>) -> Sample {
         micros: replay.micros(),
         live_bytes: replay.objects.totals().live_bytes,
         held_pages: replay.objects.target().totals().held_pages,
-        cache_objects: replay.objects.caches().iter().map(|cache| cache.live_objects).collect(),
+        cache_objects: replay.objects.live_objects(),
         live_pages: replay.pages.totals().live_pages,
         free_counts: replay.pages.target().free_counts(),
     }

@@ -21,10 +21,15 @@ const GROUPS: [(usize, usize); 8] =
 /// Returns all of them.
 pub(super) fn all(replay: &TimedReplay, timeline: &Timeline) -> Vec<Chart> {
     let samples = timeline.samples();
+    let mark =
+        |micros: u64, bytes: u64| Some((micros as f64 / 1e6, format!("peak: {}", size(bytes))));
+    let objects = mark(replay.objects.peak_micros(), replay.objects.totals().peak_live_bytes);
+    let live_pages = replay.pages.totals().peak_live_pages * PAGE_SIZE as u64;
+    let of_pages = mark(replay.pages.peak_micros(), live_pages);
     vec![
-        memory(replay, samples),
-        held(samples),
-        pages(samples),
+        Chart { mark: objects.clone(), ..memory(replay, samples) },
+        Chart { mark: objects, ..held(samples) },
+        Chart { mark: of_pages, ..pages(samples) },
         fragmentation(samples),
         orders(samples),
         free_blocks(samples),
@@ -41,12 +46,10 @@ fn memory(replay: &TimedReplay, samples: &[Sample]) -> Chart {
     let caches = replay.objects.caches();
     let bytes = |sample: &Sample, cache: usize| {
         let objects = sample.cache_objects.get(cache).copied().unwrap_or(0);
-        (objects * u64::from(caches[cache].requested_bytes())) as f64
+        (objects * u64::from(caches[cache].requested_bytes)) as f64
     };
     let mut ranked: Vec<usize> = (0..caches.len()).collect();
-    ranked.sort_by_key(|cache| {
-        std::cmp::Reverse(caches[*cache].peak_objects * u64::from(caches[*cache].requested_bytes()))
-    });
+    ranked.sort_by_key(|cache| std::cmp::Reverse(caches[*cache].at_peak.bytes));
     let own = &ranked[..ranked.len().min(BANDS)];
     let rest = &ranked[own.len()..];
     let band = |name: String, value: &dyn Fn(&Sample) -> f64| Series {
@@ -71,6 +74,7 @@ fn memory(replay: &TimedReplay, samples: &[Sample]) -> Chart {
         kind: Kind::Stacked,
         unit: Unit::Bytes,
         places: seconds(samples),
+        mark: None,
         series,
     }
 }
@@ -90,6 +94,7 @@ fn held(samples: &[Sample]) -> Chart {
         kind: Kind::Lines,
         unit: Unit::Bytes,
         places: seconds(samples),
+        mark: None,
         series: vec![
             series("asked for", |sample| sample.live_bytes as f64),
             series("held", |sample| (sample.held_pages * PAGE_SIZE) as f64),
@@ -106,6 +111,7 @@ fn pages(samples: &[Sample]) -> Chart {
         kind: Kind::Stacked,
         unit: Unit::Bytes,
         places: seconds(samples),
+        mark: None,
         series: vec![Series {
             name: "live pages".to_owned(),
             values: samples
@@ -150,6 +156,7 @@ fn fragmentation(samples: &[Sample]) -> Chart {
         kind: Kind::Lines,
         unit: Unit::Percent,
         places: seconds(samples),
+        mark: None,
         series: series.into(),
     }
 }
@@ -177,6 +184,7 @@ fn orders(samples: &[Sample]) -> Chart {
         kind: Kind::Stacked,
         unit: Unit::Bytes,
         places: seconds(samples),
+        mark: None,
         series: series.into(),
     }
 }
@@ -195,6 +203,7 @@ fn free_blocks(samples: &[Sample]) -> Chart {
             "order",
             Order::all().take(used).map(|order| order.get().to_string()).collect(),
         ),
+        mark: None,
         series: vec![Series {
             name: "free blocks".to_owned(),
             values: counts[..used].iter().map(|count| *count as f64).collect(),
@@ -221,6 +230,7 @@ fn lifetimes(replay: &TimedReplay) -> Chart {
         kind: Kind::Bars,
         unit: Unit::Count,
         places: Places::Classes("lifetime", (0..used).map(name).collect()),
+        mark: None,
         series: vec![Series {
             name: "objects".to_owned(),
             values: counts[..used].iter().map(|count| *count as f64).collect(),

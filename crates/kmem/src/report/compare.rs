@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use page_frame::PAGE_SIZE;
 
-use super::table::{Table, VERDICT};
+use super::cell::{Cell, Column, Unit};
+use super::table::{Table, column};
 use super::timed_run::{Done, OfObjects, OfPages, Run, Totals};
 use crate::input_error::InputError;
-use crate::picture::text::{size, thousands};
+use crate::picture::text::thousands;
 use crate::replay::buddy_pages::BuddyPages;
 use crate::replay::outcome::Outcome;
 use crate::replay::pipeline::{Options, ReplayError};
@@ -74,7 +75,7 @@ pub fn compare(
                reading of the clock in them. Memory is what was ever written of each one's range; for ours the most pages held. \
                Totals are all counts of objects and bytes, compared with those of the replay above."
             .to_owned(),
-        columns: columns(&["memory", "of live"]),
+        columns: columns(true),
         rows: objects.rows,
     };
     let page_table = Table {
@@ -84,7 +85,7 @@ pub fn compare(
                size, asked of a fresh allocator. Nothing is written into blocks. Ours keeps what it knows of a block outside of it, \
                the others beside or inside."
             .to_owned(),
-        columns: columns(&[]),
+        columns: columns(false),
         rows: pages.rows.into_iter().map(without_memory).collect(),
     };
     Ok(Comparison { tables: [object_table, page_table], findings })
@@ -94,7 +95,7 @@ pub fn compare(
 struct Side {
     events: &'static str,
     expected: Totals,
-    rows: Vec<Vec<String>>,
+    rows: Vec<Vec<Cell>>,
     findings: Vec<String>,
 }
 
@@ -137,43 +138,58 @@ impl Side {
 /// Columns of memory.
 const MEMORY: std::ops::Range<usize> = 7..9;
 
-fn columns(memory: &[&str]) -> Vec<String> {
-    let times =
-        ["allocator", "replayed in", "allocate: mean", "p99", "free: mean", "p99", "maximum"];
-    times.iter().chain(memory).chain(&[VERDICT]).map(|&name| name.to_owned()).collect()
+fn columns(has_memory: bool) -> Vec<Column> {
+    let ns = |name| column(name, Unit::Nanoseconds);
+    let mut columns = vec![
+        column("allocator", Unit::Text),
+        column("replayed in", Unit::Seconds),
+        ns("allocate: mean"),
+        ns("allocate: p99"),
+        ns("free: mean"),
+        ns("free: p99"),
+        ns("maximum"),
+    ];
+    if has_memory {
+        columns.extend([column("memory", Unit::Bytes), column("of live", Unit::Ratio)]);
+    }
+    columns.push(column("verdict", Unit::Text));
+    columns
 }
 
-fn without_memory(mut row: Vec<String>) -> Vec<String> {
+fn without_memory(mut row: Vec<Cell>) -> Vec<Cell> {
     row.drain(MEMORY);
     row
 }
 
-fn failed(name: &str, why: String) -> Vec<String> {
-    let mut row = vec![String::new(); MEMORY.end];
-    name.clone_into(&mut row[0]);
-    row.push(why);
+fn failed(name: &str, why: String) -> Vec<Cell> {
+    let mut row = vec![Cell::Empty; MEMORY.end];
+    row[0] = Cell::text(name);
+    row.push(Cell::Text(why));
     row
 }
 
-fn row(name: &str, done: &Done, verdict: String) -> Vec<String> {
-    let p99 = |times: &Times| format!("{} ns", thousands(times.value_at_quantile(0.99)));
-    let mean = |times: &Times| format!("{} ns", thousands(times.mean().round() as u64));
+fn row(name: &str, done: &Done, verdict: String) -> Vec<Cell> {
+    let p99 = |times: &Times| Cell::number(times.value_at_quantile(0.99));
+    let mean = |times: &Times| Cell::Number(times.mean().round());
     let maximum = done.allocations.max().max(done.frees.max());
     let (memory, ratio) = match done.peak_bytes {
-        0 => ("not known".to_owned(), String::new()),
-        bytes => (size(bytes), format!("{:.2}", bytes as f64 / done.live_bytes.max(1) as f64)),
+        0 => (Cell::Empty, Cell::Empty),
+        bytes => {
+            let ratio = bytes as f64 / done.live_bytes.max(1) as f64;
+            (Cell::number(bytes), Cell::Number(ratio))
+        }
     };
     vec![
-        name.to_owned(),
-        format!("{:.2} s", done.seconds),
+        Cell::text(name),
+        Cell::Number(done.seconds),
         mean(&done.allocations),
         p99(&done.allocations),
         mean(&done.frees),
         p99(&done.frees),
-        format!("{} µs", thousands(maximum / 1000)),
+        Cell::number(maximum),
         memory,
         ratio,
-        verdict,
+        Cell::Text(verdict),
     ]
 }
 
@@ -255,6 +271,10 @@ mod tests {
             .expect("it can be read")
     }
 
+    fn verdict_of(row: &[super::Cell]) -> String {
+        row.last().expect("a row has a verdict").base()
+    }
+
     const OPTIONS: Options = Options { checks: true, cpus: None };
 
     #[test]
@@ -299,7 +319,7 @@ mod tests {
             let run = Run { source: Ok(source), options: OPTIONS, patience: PER_FREE * 10 };
             let mut side = Side::new("pages", vec![]);
             side.add("scarce", run.pages(|| Ok(Scarce(0, nap))).expect("well formed"));
-            (side.findings, side.rows[0].last().cloned().expect("a row has a verdict"))
+            (side.findings, verdict_of(&side.rows[0]))
         };
         let verdict = "FAILED 200 times: no memory for a block of order 1; same totals";
         let (findings, said) = play(Duration::ZERO);
@@ -312,7 +332,7 @@ mod tests {
     fn a_panic_is_a_finding() {
         let mut side = Side::new("objects", vec![]);
         side.add_rival("bad", Err(Box::new("mine"))).expect("nothing is wrong with the trace");
-        assert_eq!(side.rows[0][MEMORY.end], "FAILED: panicked: mine");
+        assert_eq!(verdict_of(&side.rows[0]), "FAILED: panicked: mine");
         assert_eq!(side.findings, ["bad, objects: FAILED: panicked: mine"]);
     }
 
@@ -335,7 +355,7 @@ mod tests {
                 .expect("well formed")
         };
         let verdicts = |comparison: &Comparison| -> Vec<String> {
-            comparison.tables[0].rows.iter().map(|row| row[row.len() - 1].clone()).collect()
+            comparison.tables[0].rows.iter().map(|row| verdict_of(row)).collect()
         };
         let checked = compared(true);
         let difference = "expected 3 objects allocated, found 4";

@@ -4,14 +4,22 @@
 use page_frame::PAGE_SIZE;
 
 use super::Report;
-use crate::picture::chart::Chart;
+use crate::picture::chart::{Chart, Places};
 use crate::picture::painted;
-use crate::picture::svg::{STYLE, escaped};
+use crate::picture::svg::{STYLE, TIPS, escaped};
 use crate::picture::text::{size, thousands};
+use crate::picture::tips;
+use crate::replay::outcome::Outcome;
 
 /// Widths of the two forms of a chart.
 const WIDE: f64 = 640.0;
 const NARROW: f64 = 340.0;
+/// Width of a chart that is zoomed in.
+const ZOOMED: f64 = 2000.0;
+/// Places of a chart at which its values are shown.
+const WIDE_SLICES: usize = 80;
+const NARROW_SLICES: usize = 34;
+const ZOOMED_SLICES: usize = 120;
 /// Columns of a table that fits beside another one.
 const HALF_COLUMNS: usize = 7;
 
@@ -30,12 +38,13 @@ svg{display:block;max-width:100%;height:auto}.narrow{display:none}.scroll{overfl
 table{border-collapse:separate;border-spacing:0;width:max-content;font-size:13.5px;font-variant-numeric:tabular-nums}\
 th,td{padding:4px 0 4px 18px;text-align:right;white-space:nowrap;border-bottom:1px solid var(--rule);font-weight:400}\
 thead th{color:var(--faint);vertical-align:bottom;white-space:normal;min-width:64px;max-width:132px;line-height:1.25}th:first-child,.text{text-align:left}\
-th:first-child{padding-left:0;position:sticky;left:0;background:var(--panel)}td.text{white-space:normal;max-width:420px}\
-tbody tr:last-child>*{border-bottom:0}ul{margin:0;padding-left:18px;overflow-wrap:anywhere}\
+th:first-child{padding-left:0;position:sticky;left:0;background:var(--panel);max-width:300px;white-space:normal;overflow-wrap:anywhere}td.text{white-space:normal;max-width:420px}\
+tbody tr:last-child>*{border-bottom:0}thead small{display:block;font-size:12px}\
+details{margin-top:8px}summary{cursor:pointer;color:var(--faint);font-size:13.5px}details .scroll{margin-top:8px}ul{margin:0;padding-left:18px;overflow-wrap:anywhere}\
 footer{margin-top:20px;color:var(--faint);font-size:13px}\
 @media(max-width:1000px){.grid{grid-template-columns:minmax(0,1fr)}}\
-@media(max-width:720px){.fit svg{max-width:none}main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
-.tile,section{padding:12px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.tile b{font-size:16px}}";
+@media(max-width:720px){.fit svg text{font-size:22px}.fit svg text.tiny{font-size:10px}main{padding:16px 10px 32px}.wide{display:none}.narrow{display:block}\
+th:first-child{max-width:130px}.tile,section{padding:12px}.tiles{grid-template-columns:repeat(2,minmax(0,1fr));gap:8px}.tile b{font-size:16px}}";
 
 /// Returns the page.
 pub fn page(report: &Report) -> String {
@@ -68,22 +77,47 @@ pub(crate) fn begin(title: &str) -> String {
     format!(
         "<!doctype html>\n<html lang='en'>\n<head>\n<meta charset='utf-8'>\n\
          <meta name='viewport' content='width=device-width,initial-scale=1'>\n\
-         <title>{title}</title>\n<style>{STYLE}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
+         <title>{title}</title>\n<style>{STYLE}{TIPS}{PAGE_STYLE}</style>\n</head>\n<body>\n<main>\n"
     )
 }
 
-/// Returns a chart in both its forms.
+/// Returns a chart in both its forms, and one over time in a third one, which is as wide as a
+/// reader needs to tell moments apart.
 fn drawn(chart: &Chart) -> String {
-    format!(
+    let mut html = format!(
         "<div class='wide'>{}</div><div class='narrow'>{}</div>",
-        chart.svg(WIDE).inline(),
-        chart.svg(NARROW).inline()
-    )
+        tips::svg(chart, WIDE, WIDE_SLICES).inline(),
+        tips::svg(chart, NARROW, NARROW_SLICES).inline()
+    );
+    if let Places::Seconds(_) = chart.places {
+        html.push_str(&format!(
+            "<details><summary>Zoom in</summary><div class='scroll'>{}</div></details>",
+            tips::svg(chart, ZOOMED, ZOOMED_SLICES).inline()
+        ));
+    }
+    html
 }
 
 fn section(class: &str, title: &str, note: &str, body: &str) -> String {
     let note = if note.is_empty() { String::new() } else { format!("<p>{}</p>", escaped(note)) };
     format!("<section class='{class}'><h2>{}</h2>{note}{body}</section>\n", escaped(title))
+}
+
+/// Returns the verdict of a replay that ran out of memory.
+fn out_of_memory(outcome: &Outcome) -> String {
+    let (objects, pages) = (&outcome.objects, &outcome.pages);
+    let reasons = outcome.shortages().named().into_iter();
+    let reasons: Vec<_> =
+        reasons.map(|(number, reason)| format!("{} {reason}", thousands(number))).collect();
+    format!(
+        "Ran out of memory: {} of {} objects and {} of {} blocks of pages failed ({}). Live and held memory are those of the \
+         requests that were served.",
+        thousands(objects.failed),
+        thousands(objects.allocations),
+        thousands(pages.failed),
+        thousands(pages.allocations),
+        reasons.join("; ")
+    )
 }
 
 /// Returns the title, the verdict and the totals.
@@ -96,6 +130,7 @@ fn head(report: &Report) -> String {
             "Everything freed: all pages are free again, and the free blocks are those of the start."
                 .to_owned(),
         ),
+        false if outcome.failed() > 0 => ("bad", out_of_memory(outcome)),
         false => ("bad", format!("{} findings.", thousands(outcome.findings.count()))),
     };
     let mut html = format!(
@@ -103,7 +138,9 @@ fn head(report: &Report) -> String {
         escaped(&outcome.trace),
         escaped(&verdict)
     );
-    if !outcome.losses.is_none() {
+    if outcome.losses.is_none() {
+        html.push_str("<p>Nothing is lost: the recording reports no lost events.</p>\n");
+    } else {
         html.push_str(&format!(
             "<p class='verdict bad'>The recording lost {}: totals are too small, and some frees or allocations do not match.</p>\n",
             outcome.losses

@@ -1,16 +1,20 @@
-//! Tables of the report: text on the left, numbers on the right, as HTML and as CSV.
+//! Tables of the report: text on the left, numbers on the right, as HTML, for terminals, and as
+//! CSV.
 
 use std::ops::Range;
 
+use super::cell::{Cell, Column, Scale, Unit};
 use crate::picture::chart::field;
 use crate::picture::svg::escaped;
+use crate::picture::text::shortened;
 
 /// As wide as a terminal is at least.
 const TERMINAL_COLUMNS: usize = 80;
-/// The one other column of text.
-pub(super) const VERDICT: &str = "verdict";
 
-/// A table. The first column is text, the others are numbers with their units.
+/// The widest first column on a terminal. Longer names are cut there.
+const NAME_COLUMNS: usize = 34;
+
+/// A table. The first column is text.
 #[derive(Debug, Clone)]
 pub struct Table {
     /// Stem of file names.
@@ -19,27 +23,42 @@ pub struct Table {
     pub title: &'static str,
     /// How to read it.
     pub note: String,
-    /// Names of the columns.
-    pub columns: Vec<String>,
+    /// The columns.
+    pub columns: Vec<Column>,
     /// As many cells in each as there are columns.
-    pub rows: Vec<Vec<String>>,
+    pub rows: Vec<Vec<Cell>>,
+}
+
+/// Returns a column.
+pub fn column(name: &'static str, unit: Unit) -> Column {
+    Column { name, unit }
 }
 
 impl Table {
     /// Returns the table as HTML.
     pub fn html(&self) -> String {
+        let scales = self.scales();
         let mut html = String::from("<div class='scroll'><table><thead><tr>");
-        for (index, name) in self.columns.iter().enumerate() {
-            html.push_str(&format!("<th scope='col'{}>{}</th>", self.class(index), escaped(name)));
+        for (column, scale) in self.columns.iter().zip(&scales) {
+            let class = if column.unit == Unit::Text { " class='text'" } else { "" };
+            let unit = match scale.unit {
+                "" => String::new(),
+                unit => format!(" <small>{unit}</small>"),
+            };
+            html.push_str(&format!("<th scope='col'{class}>{}{unit}</th>", escaped(column.name)));
         }
         html.push_str("</tr></thead><tbody>\n");
         for row in &self.rows {
             html.push_str("<tr>");
             for (index, cell) in row.iter().enumerate() {
-                let cell = escaped(cell);
+                let text = escaped(&cell.shown(scales[index]));
+                let class = match self.columns[index].unit {
+                    Unit::Text => " class='text'",
+                    _ => "",
+                };
                 match index {
-                    0 => html.push_str(&format!("<th scope='row'>{cell}</th>")),
-                    _ => html.push_str(&format!("<td{}>{cell}</td>", self.class(index))),
+                    0 => html.push_str(&format!("<th scope='row'>{text}</th>")),
+                    _ => html.push_str(&format!("<td{class}>{text}</td>")),
                 }
             }
             html.push_str("</tr>\n");
@@ -47,16 +66,22 @@ impl Table {
         html + "</tbody></table></div>"
     }
 
-    /// Returns the class of a column's cells.
-    fn class(&self, column: usize) -> &'static str {
-        if self.columns[column] == VERDICT { " class='text'" } else { "" }
-    }
-
     /// Returns the table for a terminal: columns as wide as they have to be, two blanks between
-    /// them. Columns for which there is no room stand below, beside the first one once more.
+    /// them, their units in a second heading. Columns for which there is no room stand below,
+    /// beside the first one once more.
     pub fn text(&self) -> String {
-        let lines = || std::iter::once(&self.columns).chain(&self.rows);
-        let width = |column: usize| lines().map(|cells| cells[column].chars().count()).max();
+        let scales = self.scales();
+        let names = self.columns.iter().map(|column| column.name.to_owned()).collect();
+        let units = scales.iter().map(|scale| scale.unit.to_owned()).collect();
+        let shown = |row: &Vec<Cell>| -> Vec<String> {
+            let cells = row.iter().zip(&scales).map(|(cell, scale)| cell.shown(*scale));
+            let mut cells: Vec<_> = cells.collect();
+            cells[0] = shortened(&cells[0], NAME_COLUMNS);
+            cells
+        };
+        let mut lines: Vec<Vec<String>> = vec![names, units];
+        lines.extend(self.rows.iter().map(shown));
+        let width = |column: usize| lines.iter().map(|cells| cells[column].chars().count()).max();
         let widths: Vec<usize> =
             (0..self.columns.len()).map(|column| width(column).unwrap_or(0)).collect();
         let mut text = format!("{}\n", self.title);
@@ -64,12 +89,13 @@ impl Table {
             if index > 0 {
                 text.push('\n');
             }
-            for cells in lines() {
+            let columns = || std::iter::once(0).chain(part.clone());
+            let has_units = columns().any(|column| !scales[column].unit.is_empty());
+            for cells in lines.iter().enumerate().filter(|(row, _)| *row != 1 || has_units) {
                 let mut line = String::new();
-                for column in std::iter::once(0).chain(part.clone()) {
-                    let (cell, width) = (&cells[column], widths[column]);
-                    let is_text = column == 0 || self.columns[column] == VERDICT;
-                    match is_text {
+                for column in columns() {
+                    let (cell, width) = (&cells.1[column], widths[column]);
+                    match column == 0 || self.columns[column].unit == Unit::Text {
                         true => line.push_str(&format!("  {cell:<width$}")),
                         false => line.push_str(&format!("  {cell:>width$}")),
                     }
@@ -81,13 +107,27 @@ impl Table {
         text
     }
 
-    /// Returns the table as CSV.
+    /// Returns the table as CSV, with all numbers in base units, which the heading names.
     pub fn csv(&self) -> String {
-        let line = |cells: &Vec<String>| {
-            let cells: Vec<_> = cells.iter().map(|cell| field(cell)).collect();
-            cells.join(",") + "\r\n"
+        let heading = self.columns.iter().map(|column| match column.unit.base() {
+            "" => field(column.name),
+            unit => field(&format!("{} ({unit})", column.name)),
+        });
+        let mut csv = heading.collect::<Vec<_>>().join(",") + "\r\n";
+        for row in &self.rows {
+            let cells: Vec<_> = row.iter().map(|cell| field(&cell.base())).collect();
+            csv.push_str(&(cells.join(",") + "\r\n"));
+        }
+        csv
+    }
+
+    /// Returns the scale of each column.
+    fn scales(&self) -> Vec<Scale> {
+        let largest = |column: usize| {
+            self.rows.iter().filter_map(|row| row[column].value()).fold(0.0, f64::max)
         };
-        std::iter::once(&self.columns).chain(&self.rows).map(line).collect()
+        let columns = self.columns.iter().enumerate();
+        columns.map(|(index, column)| column.unit.scale(largest(index))).collect()
     }
 }
 
@@ -111,20 +151,24 @@ fn parts(widths: &[usize]) -> Vec<Range<usize>> {
 mod tests {
     use super::*;
 
+    fn table(columns: Vec<Column>, rows: Vec<Vec<Cell>>) -> Table {
+        Table { name: "t", title: "Times", note: String::new(), columns, rows }
+    }
+
     #[test]
-    fn numbers_stand_under_one_another_on_a_terminal() {
-        let row = |cells: [&str; 2]| cells.map(str::to_owned).to_vec();
-        let table = Table {
-            name: "t",
-            title: "Times",
-            note: String::new(),
-            columns: row(["what", "mean"]),
-            rows: vec![row(["allocate", "5 ns"]), row(["free", "1,000 ns"])],
-        };
+    fn numbers_stand_under_one_another_with_their_unit_above() {
+        let columns = vec![column("what", Unit::Text), column("mean", Unit::Nanoseconds)];
+        let rows = vec![
+            vec![Cell::text("allocate"), Cell::number(5)],
+            vec![Cell::text("free"), Cell::number(1000)],
+        ];
         assert_eq!(
-            table.text(),
-            "Times\n  what          mean\n  allocate      5 ns\n  free      1,000 ns\n"
+            table(columns.clone(), rows).text(),
+            "Times\n  what       mean\n               ns\n  allocate      5\n  free      1,000\n"
         );
+        let counts = vec![columns[0].clone(), column("count", Unit::Count)];
+        let rows = vec![vec![Cell::text("free"), Cell::number(7)]];
+        assert_eq!(table(counts, rows).text(), "Times\n  what  count\n  free      7\n");
     }
 
     #[test]
@@ -133,34 +177,21 @@ mod tests {
         assert_eq!(parts(&[8, 21, 21, 22]).len(), 1);
         assert_eq!(parts(&[8, 21, 21, 23]), [1..3, 3..4]);
         assert_eq!(parts(&[8, 100, 1, 100]), [1..2, 2..3, 3..4]);
+        let columns = ["what", "mean", "p99"].map(|name| column(name, Unit::Text)).to_vec();
         let wide = "w".repeat(70);
-        let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
-        let table = Table {
-            name: "t",
-            title: "Wide",
-            note: String::new(),
-            columns: row(["what", "mean", "p99"]),
-            rows: vec![row(["free", &wide, "5 ns"])],
-        };
-        let mean = format!("{:>70}", "mean");
+        let rows = vec![["free", &wide, "5"].map(Cell::text).to_vec()];
         assert_eq!(
-            table.text(),
-            format!("Wide\n  what  {mean}\n  free  {wide}\n\n  what   p99\n  free  5 ns\n")
+            table(columns, rows).text(),
+            format!("Times\n  what  mean\n  free  {wide}\n\n  what  p99\n  free  5\n")
         );
     }
 
     #[test]
     fn cells_are_escaped_in_both_forms() {
-        let table = Table {
-            name: "t",
-            title: "",
-            note: String::new(),
-            columns: vec!["what".into(), "n".into()],
-            rows: vec![vec!["<a>".into(), "1,000".into()]],
-        };
-        assert!(table.html().contains("<th scope='row'>&lt;a&gt;</th><td>1,000</td>"));
-        let verdicts = Table { columns: vec!["what".into(), VERDICT.into()], ..table.clone() };
-        assert!(verdicts.html().contains("<td class='text'>1,000</td>"), "text stands on the left");
-        assert_eq!(table.csv(), "what,n\r\n<a>,\"1,000\"\r\n");
+        let columns = vec![column("what", Unit::Text), column("size", Unit::Bytes)];
+        let table = table(columns, vec![vec![Cell::text("<a>,"), Cell::number(1000)]]);
+        assert!(table.html().contains("<th scope='row'>&lt;a&gt;,</th><td>1,000</td>"));
+        assert!(table.html().contains("size <small>B</small>"));
+        assert_eq!(table.csv(), "what,size (bytes)\r\n\"<a>,\",1000\r\n");
     }
 }

@@ -56,6 +56,9 @@ pub enum Action {
         allocated_bytes: u32,
         /// Number of the cache's name.
         cache: u32,
+        /// Number of the call site's name; that of the cache where the trace does not name the
+        /// call site.
+        site: u16,
     },
     /// `f` and `F`: kfree and kmem_cache_free. They are treated alike: the
     /// object that is live at the address is freed, whichever kind it is.
@@ -72,6 +75,10 @@ pub enum Action {
         /// The recorded kernel's migratetype: 0 unmovable, 1 movable, 2 reclaimable, others
         /// specific to that kernel.
         migratetype: u8,
+        /// Number of the gfp mask's name.
+        gfp: u16,
+        /// Number of the call site's name, where the trace names it.
+        site: Option<u16>,
     },
     /// `P`: mm_page_free.
     FreePages {

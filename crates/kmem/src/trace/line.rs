@@ -4,9 +4,12 @@
 //! before. Everything else is decided here. An [`Unexpected`] names the expected text and the bytes
 //! found instead.
 
+use super::comment::{Comment, comment};
+use super::digits::DIGITS;
 use super::event::{ADDRESS_BASE, Action, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
 use super::losses::Losses;
 use super::names::MAX_NAMES;
+pub use super::unexpected::Unexpected;
 
 /// The highest migratetype accepted. Today's kernels have six types.
 const MAX_MIGRATETYPE: u64 = 15;
@@ -15,20 +18,6 @@ const MAX_MIGRATETYPE: u64 = 15;
 /// be a raw recording.
 const A_LINE: &str =
     "an event (a, A, f, F, p, P, x), !s, !g or #, as kmem import makes them of a recording";
-
-/// The value of each byte as a digit of any radix up to 16; others have a higher one.
-///
-/// A table instead of a branch: no processor predicts which digits of an address are letters.
-const DIGITS: [u8; 256] = {
-    let mut values = [u8::MAX; 256];
-    let mut value = 0;
-    while value < 16 {
-        values[b"0123456789abcdef"[value] as usize] = value as u8;
-        values[b"0123456789ABCDEF"[value] as usize] = value as u8;
-        value += 1;
-    }
-    values
-};
 
 /// One line, taken apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +32,8 @@ pub enum Line<'a> {
         action: Action,
         /// Number of a gfp mask that has to be known.
         gfp: Option<u32>,
-        /// Number of a call site or cache that has to be known.
+        /// Number of a call site or cache that has to be known; the call site of an
+        /// [`Action::AllocateObject`] has to be, too.
         site: Option<u32>,
     },
     /// `x`: a page block changed its migratetype. Not replayed.
@@ -67,17 +57,17 @@ pub enum Line<'a> {
     },
     /// `# lost N events` or `# lost events`: the recording lost events here.
     Lost(Losses),
+    /// `# failed order N`: an allocation of pages failed in the recorded kernel.
+    Failed(u8),
     /// Any other comment.
     Comment,
 }
 
-/// The expected content of a line, and the content found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Unexpected<'a> {
-    /// Noun phrase for the message.
-    pub expected: &'static str,
-    /// The bytes found instead; empty at the end of the line.
-    pub found: &'a [u8],
+impl Line<'_> {
+    /// Returns the line of a free, which refers to no names.
+    pub(super) const fn freed(delta_ns: u64, cpu: u16, action: Action) -> Self {
+        Self::Event { delta_ns, cpu, action, gfp: None, site: None }
+    }
 }
 
 /// Reads `line`, which is one line without its line break.
@@ -97,7 +87,11 @@ pub fn parse(line: &[u8]) -> Result<Line<'_>, Unexpected<'_>> {
         b'a' => allocation(fields, false),
         b'x' => fallback_note(fields),
         b'!' => name(fields),
-        b'#' => Ok(Losses::parse(line).map_or(Line::Comment, Line::Lost)),
+        b'#' => Ok(match comment(line) {
+            Comment::Lost(losses) => Line::Lost(losses),
+            Comment::Failed(order) => Line::Failed(order),
+            Comment::Other => Line::Comment,
+        }),
         _ => Err(Unexpected { expected: A_LINE, found: line }),
     }
 }
@@ -117,6 +111,7 @@ fn allocation(mut fields: Fields<'_>, from_cache: bool) -> Result<Line<'_>, Unex
     } else {
         "SITE, a number below 65536"
     })?;
+    let other_site = if from_cache { fields.optional_site()? } else { None };
     fields.end()?;
     if requested_bytes == 0 {
         return Err(Unexpected::field("REQ, 1 to 1073741824 bytes", request_field));
@@ -128,7 +123,8 @@ fn allocation(mut fields: Fields<'_>, from_cache: bool) -> Result<Line<'_>, Unex
         return Err(Unexpected::field("a PTR whose object ends below 2^64", object_field));
     }
     let action = if from_cache {
-        Action::AllocateObject { object, requested_bytes, allocated_bytes, cache: site }
+        let (cache, site) = (site, other_site.unwrap_or(site) as u16);
+        Action::AllocateObject { object, requested_bytes, allocated_bytes, cache, site }
     } else {
         Action::AllocateBytes { object, requested_bytes, allocated_bytes, site }
     };
@@ -139,7 +135,7 @@ fn object_free(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
     let (delta_ns, cpu) = fields.time_and_cpu()?;
     let object = fields.address()?;
     fields.end()?;
-    Ok(Line::Event { delta_ns, cpu, action: Action::FreeObject { object }, gfp: None, site: None })
+    Ok(Line::freed(delta_ns, cpu, Action::FreeObject { object }))
 }
 
 fn page_allocation(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
@@ -148,14 +144,12 @@ fn page_allocation(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
     let order = fields.order()?;
     let migratetype = fields.decimal("MT, 0 to 15", MAX_MIGRATETYPE)? as u8;
     let gfp = fields.id("GFP, a number below 65536")?;
+    let site = fields.optional_site()?;
     fields.end()?;
-    Ok(Line::Event {
-        delta_ns,
-        cpu,
-        action: Action::AllocatePages { frame, order, migratetype },
-        gfp: Some(gfp),
-        site: None,
-    })
+    let (gfp_number, site_number) = (gfp as u16, site.map(|site| site as u16));
+    let action =
+        Action::AllocatePages { frame, order, migratetype, gfp: gfp_number, site: site_number };
+    Ok(Line::Event { delta_ns, cpu, action, gfp: Some(gfp), site })
 }
 
 fn page_free(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
@@ -163,13 +157,7 @@ fn page_free(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
     let frame = fields.frame()?;
     let order = fields.order()?;
     fields.end()?;
-    Ok(Line::Event {
-        delta_ns,
-        cpu,
-        action: Action::FreePages { frame, order },
-        gfp: None,
-        site: None,
-    })
+    Ok(Line::freed(delta_ns, cpu, Action::FreePages { frame, order }))
 }
 
 fn fallback_note(mut fields: Fields<'_>) -> Result<Line<'_>, Unexpected<'_>> {
@@ -235,6 +223,14 @@ impl<'a> Fields<'a> {
         Ok(self.decimal(expected, u64::from(MAX_NAMES) - 1)? as u32)
     }
 
+    /// Reads the call site at the end of a line, which traces of version 1 do not have.
+    fn optional_site(&mut self) -> Result<Option<u32>, Unexpected<'a>> {
+        match self.rest {
+            [] => Ok(None),
+            _ => self.id("SITE, a number below 65536").map(Some),
+        }
+    }
+
     #[inline(always)]
     fn decimal(&mut self, expected: &'static str, max: u64) -> Result<u64, Unexpected<'a>> {
         self.number::<10>(max).ok_or_else(|| Unexpected::field(expected, self.rest))
@@ -291,15 +287,6 @@ impl<'a> Fields<'a> {
     }
 }
 
-impl<'a> Unexpected<'a> {
-    /// Returns the error for the field that `rest` begins with.
-    fn field(expected: &'static str, rest: &'a [u8]) -> Self {
-        let field = rest.strip_prefix(b",").unwrap_or(rest);
-        let length = field.iter().position(|&byte| byte == b',').unwrap_or(field.len());
-        Self { expected, found: &field[..length] }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -335,7 +322,8 @@ mod tests {
                     object: 0xff,
                     requested_bytes: 184,
                     allocated_bytes: 192,
-                    cache: 2
+                    cache: 2,
+                    site: 2
                 },
                 gfp: Some(0),
                 site: Some(2)
@@ -343,21 +331,16 @@ mod tests {
         );
         let free = Action::FreeObject { object: 0x80 };
         for line in [&b"f,5,0,80"[..], b"F,5,0,80"] {
-            assert_eq!(
-                parse(line),
-                Ok(Line::Event { delta_ns: 5, cpu: 0, action: free, gfp: None, site: None })
-            );
+            assert_eq!(parse(line), Ok(Line::freed(5, 0, free)));
         }
-        let action = Action::AllocatePages { frame: 0x17798d, order: 3, migratetype: 0 };
+        let action =
+            Action::AllocatePages { frame: 0x17798d, order: 3, migratetype: 0, gfp: 3, site: None };
         assert_eq!(
             parse(b"p,17578,1,17798d,3,0,3"),
             Ok(Line::Event { delta_ns: 17578, cpu: 1, action, gfp: Some(3), site: None })
         );
         let action = Action::FreePages { frame: 0x17798d, order: 3 };
-        assert_eq!(
-            parse(b"P,17578,1,17798d,3"),
-            Ok(Line::Event { delta_ns: 17578, cpu: 1, action, gfp: None, site: None })
-        );
+        assert_eq!(parse(b"P,17578,1,17798d,3"), Ok(Line::freed(17578, 1, action)));
         assert_eq!(parse(b"x,1,0,2a00,0,9,0,1"), Ok(Line::FallbackNote { delta_ns: 1 }));
         assert_eq!(parse(b"!s,3,a,b"), Ok(Line::SiteName { id: 3, text: b"a,b" }));
         assert_eq!(parse(b"!g,0,GFP_KERNEL"), Ok(Line::GfpName { id: 0, text: b"GFP_KERNEL" }));

@@ -20,6 +20,8 @@
 //! Memory use is bounded for any input: lines, names, numbers and zstd windows have maximum sizes,
 //! and a batch has a fixed number of events.
 
+pub mod comment;
+mod digits;
 pub mod event;
 mod fast_parser;
 pub mod line;
@@ -28,6 +30,7 @@ pub mod names;
 pub mod read_ahead;
 pub mod reader;
 pub mod source;
+mod unexpected;
 mod zstd;
 #[cfg(feature = "zstd-c")]
 mod zstd_c;
@@ -44,6 +47,10 @@ use std::path::Path;
 
 /// First words of a plain trace.
 pub const HEADER: &str = "# kmem-compact";
+
+/// The version of the format that is written. Version 1, which is read too, has no call sites of
+/// caches and pages.
+pub const VERSION: u32 = 2;
 
 /// Whether the zstd decoder drops text before a fault in its stream. The decoder in C does, as it
 /// decodes several blocks in a call; how much it drops depends on how the bytes arrive.

@@ -4,12 +4,13 @@
 //! costs little per event, and small enough to stay in the CPU cache. Batches are reused: after the
 //! first few, reading allocates only for new names.
 
-use super::event::{Action, Event};
+use super::event::{Action, Event, MAX_ORDER};
 use super::fast_parser;
 use super::line::{Line, Unexpected, parse};
 use super::losses::Losses;
 use super::names::Names;
 use super::source::Text;
+use super::{HEADER, VERSION};
 use crate::input_error::{InputError, Mismatch, quoted};
 
 /// Maximum length of a line in bytes, without its line break.
@@ -21,6 +22,9 @@ pub const EVENTS_PER_BATCH: usize = 4096;
 /// Maximum number of lines in a batch, so that a stretch without events still makes progress.
 const LINES_PER_BATCH: u64 = 1 << 16;
 const _: () = assert!(LINES_PER_BATCH <= 1 << u16::BITS, "`line_in_batch` holds each");
+
+/// Orders of page events.
+pub const ORDERS: usize = MAX_ORDER as usize + 1;
 
 const BUFFER_BYTES: usize = 256 << 10;
 const _: () = assert!(BUFFER_BYTES > 2 * MAX_LINE_BYTES);
@@ -38,6 +42,10 @@ pub struct Batch {
     /// Names of call sites and caches defined in this stretch. The replay may define them before
     /// the events: no event before the line of a name refers to it.
     pub new_names: Vec<(u32, Box<str>)>,
+    /// Names of gfp masks defined in this stretch.
+    pub new_gfps: Vec<(u32, Box<str>)>,
+    /// Allocations of pages that failed in the recorded kernel, by order.
+    pub failed: [u64; ORDERS],
     /// Events that the recording lost in this stretch.
     pub losses: Losses,
     /// The line of the last of these losses; zero while there is none.
@@ -57,6 +65,8 @@ pub struct TraceReader<T> {
     now_ns: u64,
     sites: Names,
     gfps: Names,
+    /// Whether allocations may name their call site, as the head of the trace says.
+    has_sites: bool,
 }
 
 impl<T: Text> TraceReader<T> {
@@ -71,6 +81,7 @@ impl<T: Text> TraceReader<T> {
             now_ns: 0,
             sites: Names::default(),
             gfps: Names::default(),
+            has_sites: false,
         }
     }
 
@@ -82,6 +93,8 @@ impl<T: Text> TraceReader<T> {
     pub fn read_batch(&mut self, batch: &mut Batch) -> Result<bool, InputError> {
         batch.events.clear();
         batch.new_names.clear();
+        batch.new_gfps.clear();
+        batch.failed = [0; ORDERS];
         batch.losses = Losses::default();
         batch.last_loss = 0;
         batch.first_line = self.lines + 1;
@@ -89,15 +102,14 @@ impl<T: Text> TraceReader<T> {
         while batch.events.len() < EVENTS_PER_BATCH
             && self.lines + 1 - batch.first_line < LINES_PER_BATCH
         {
-            let ahead = &self.buffer[self.unparsed.clone()];
-            if let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
-                fast_parser::event(ahead)
-            {
-                self.unparsed.start += length;
-                self.lines += 1;
-                self.add(batch, delta_ns, cpu, action, (gfp, site))?;
+            let is_read = match self.has_sites {
+                false => self.read_fast::<false>(batch)?,
+                true => self.read_fast::<true>(batch)?,
+            };
+            if is_read {
                 continue;
             }
+            let ahead = &self.buffer[self.unparsed.clone()];
             match memchr::memchr(b'\n', ahead) {
                 Some(length) if length <= MAX_LINE_BYTES => {
                     let line = self.unparsed.start..self.unparsed.start + length;
@@ -117,6 +129,21 @@ impl<T: Text> TraceReader<T> {
         Ok(true)
     }
 
+    /// Reads an event by the fast path; returns whether it did.
+    #[inline(always)]
+    fn read_fast<const SITES: bool>(&mut self, batch: &mut Batch) -> Result<bool, InputError> {
+        let ahead = &self.buffer[self.unparsed.clone()];
+        let Some((Line::Event { delta_ns, cpu, action, gfp, site }, length)) =
+            fast_parser::event::<SITES>(ahead)
+        else {
+            return Ok(false);
+        };
+        self.unparsed.start += length;
+        self.lines += 1;
+        self.add::<SITES>(batch, delta_ns, cpu, action, (gfp, site))?;
+        Ok(true)
+    }
+
     fn read_line(
         &mut self,
         line: std::ops::Range<usize>,
@@ -126,20 +153,36 @@ impl<T: Text> TraceReader<T> {
         let line = &self.buffer[line];
         let complaint = match parse(line) {
             Ok(Line::Event { delta_ns, cpu, action, gfp, site }) => {
-                return self.add(batch, delta_ns, cpu, action, (gfp, site));
+                return self.add::<true>(batch, delta_ns, cpu, action, (gfp, site));
             }
             Ok(Line::FallbackNote { delta_ns }) => {
                 self.now_ns = self.now_ns.saturating_add(delta_ns);
                 return Ok(());
             }
-            Ok(Line::Comment) => return Ok(()),
+            Ok(Line::Comment) => match version(line) {
+                Some(version) if version > VERSION => {
+                    let expected = format!("a compact trace of version 1 to {VERSION}");
+                    Mismatch::new(expected, format!("version {version}"))
+                }
+                version => {
+                    self.has_sites |= version.is_some_and(|version| version > 1);
+                    return Ok(());
+                }
+            },
+            Ok(Line::Failed(order)) => {
+                batch.failed[usize::from(order)] += 1;
+                return Ok(());
+            }
             Ok(Line::Lost(losses)) => {
                 batch.losses.add(losses);
                 batch.last_loss = self.lines;
                 return Ok(());
             }
             Ok(Line::GfpName { id, text }) => match self.gfps.define(id, text) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    batch.new_gfps.extend(self.gfps.name(id).map(|name| (id, name.into())));
+                    return Ok(());
+                }
                 Err(mismatch) => mismatch,
             },
             Ok(Line::SiteName { id, text }) => match self.sites.define(id, text) {
@@ -156,8 +199,10 @@ impl<T: Text> TraceReader<T> {
     }
 
     /// Adds the event of the line just read, if the names it refers to are known.
+    ///
+    /// Without `SITES` no allocation from a cache names its call site.
     #[inline(always)]
-    fn add(
+    fn add<const SITES: bool>(
         &mut self,
         batch: &mut Batch,
         delta_ns: u64,
@@ -168,6 +213,7 @@ impl<T: Text> TraceReader<T> {
         self.now_ns = self.now_ns.saturating_add(delta_ns);
         if gfp.is_none_or(|id| self.gfps.name(id).is_some())
             && site.is_none_or(|id| self.sites.name(id).is_some())
+            && (!SITES || own_site(&action).is_none_or(|id| self.sites.name(id).is_some()))
         {
             let line_in_batch = (self.lines - batch.first_line) as u16;
             let micros = (self.now_ns - batch.start_ns) / 1000;
@@ -175,7 +221,9 @@ impl<T: Text> TraceReader<T> {
             batch.events.push(Event { micros_in_batch, line_in_batch, cpu, action });
             return Ok(());
         }
-        let complaint = unknown_name(&self.gfps, gfp, site);
+        let known = |id: &u32| self.sites.name(*id).is_some();
+        let complaint =
+            unknown_name(&self.gfps, gfp, site.filter(|id| !known(id)).or(own_site(&action)));
         Err(complaint.at_line(self.text.name(), self.lines))
     }
 
@@ -193,6 +241,21 @@ impl<T: Text> TraceReader<T> {
         let expected = format!("a line of at most {MAX_LINE_BYTES} bytes");
         Mismatch::new(expected, "a longer one").at_line(self.text.name(), self.lines + 1)
     }
+}
+
+/// Returns the call site that an allocation from a cache names beside the cache.
+#[inline(always)]
+fn own_site(action: &Action) -> Option<u32> {
+    match *action {
+        Action::AllocateObject { cache, site, .. } if u32::from(site) != cache => Some(site.into()),
+        _ => None,
+    }
+}
+
+/// Returns the version that a comment states, if it is the head of a trace.
+fn version(line: &[u8]) -> Option<u32> {
+    let version = line.strip_prefix(HEADER.as_bytes())?.trim_ascii();
+    std::str::from_utf8(version).ok()?.parse().ok()
 }
 
 #[cold]

@@ -3,7 +3,7 @@
 //! The first bytes decide whether it is zstd; the file's name does not matter.
 
 use std::fs::File;
-use std::io::{self, BufReader, Chain, Cursor, Read};
+use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -112,6 +112,32 @@ impl Source {
     /// Returns the counter of encoded bytes read, which keeps counting while the source is read.
     pub fn progress(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.bytes_read)
+    }
+}
+
+/// Returns the bytes of `from`, unpacked if they are a zstd stream.
+///
+/// # Errors
+/// When `from` cannot be read.
+pub(crate) fn unpacked(mut from: Box<dyn Read + Send>) -> io::Result<Box<dyn Read + Send>> {
+    let mut start = Vec::with_capacity(MAGIC_BYTES);
+    from.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut start)?;
+    let is_zstd = is_zstd(&start);
+    let input = Cursor::new(start).chain(from);
+    match is_zstd {
+        true => Ok(Box::new(Unpacked(Frames::new(BufReader::new(input))))),
+        false => Ok(Box::new(input)),
+    }
+}
+
+/// The content of a zstd stream as a reader.
+struct Unpacked<R>(Frames<R>);
+
+impl<R: BufRead> Read for Unpacked<R> {
+    fn read(&mut self, target: &mut [u8]) -> io::Result<usize> {
+        let wrong =
+            |mismatch: Mismatch| io::Error::new(io::ErrorKind::InvalidData, mismatch.instead());
+        self.0.read(target).map_err(wrong)
     }
 }
 

@@ -5,53 +5,70 @@
 //! memory behind them, as it never touches any.
 
 use std::collections::HashMap;
-use std::io::{self, Write};
+use std::io;
 
-use buddy::{Block, BlockState, EventCounts, FrameAllocator, Mode};
+use buddy::{BlockState, EventCounts, FrameAllocator, Mode};
 use page_frame::{FrameNumber, Order, SingleCpu};
 
 use crate::simulated::Simulated;
 
 use super::script::{Operation, example};
+use super::step::{self, LEFT, SCALE, Step, Walk};
 use crate::picture::style::{Ink, Style};
+use crate::picture::svg::Svg;
 use crate::picture::text::counted;
 
 /// The frames of the example.
 const FRAMES: usize = 16;
 /// Columns that a frame takes in the picture.
 const COLUMNS: usize = 4;
+/// Height of a picture in pixels.
+const HEIGHT: f64 = 62.0;
+
 type Example = FrameAllocator<'static, SingleCpu, EventCounts>;
 type Owners = HashMap<FrameNumber, (&'static str, Order)>;
 
-/// Plays the example and draws each state.
+/// A block of the example.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct BlockOf {
+    start: usize,
+    frames: usize,
+    owner: Option<&'static str>,
+}
+
+/// The blocks after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    blocks: Vec<BlockOf>,
+    /// Free blocks: how many of how many KiB.
+    free: Vec<(usize, usize)>,
+    splits: usize,
+    merges: usize,
+    /// Two free neighbours that were not split from one another: KiB of each, and where they are.
+    strangers: Option<(usize, usize, usize)>,
+}
+
+/// Plays the example.
 ///
 /// # Errors
-/// When `out` does not take the text, or the system gives no memory for the metadata.
-pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
+/// When the system gives no memory for the metadata.
+pub(super) fn walk() -> io::Result<Walk> {
     let buddy = Simulated::new(FRAMES, SingleCpu::new(), Mode::Plain)?;
     let mut owners = Owners::new();
-    if !style.plain {
-        writeln!(
-            out,
-            "16 KiB, smallest block 1 KiB. A request is rounded up to a power of two; the"
-        )?;
-        writeln!(out, "smallest free block that is large enough is split until it fits.\n")?;
-    }
+    let introduction =
+        "16 KiB, smallest block 1 KiB. A request is rounded up to a power of two; the\n\
+                        smallest free block that is large enough is split until it fits.\n"
+            .to_owned();
+    let mut steps = Vec::new();
     for step in example() {
         let before = splits_and_merges(&buddy);
         for operation in step.operations {
             perform(&buddy, &mut owners, operation).map_err(io::Error::other)?;
         }
-        if style.plain {
-            writeln!(out, "{}", state(&buddy, &owners))?;
-        } else {
-            writeln!(out, "{}", style.paint(Ink::Caption, step.text))?;
-            draw(out, &buddy, &owners, style)?;
-            caption(out, &buddy, before)?;
-        }
-        style.rest(out)?;
+        let state = Box::new(state(&buddy, &owners, before));
+        steps.push(Step { caption: step.text.to_owned(), state });
     }
-    Ok(())
+    Ok(Walk { introduction, steps })
 }
 
 fn perform(
@@ -74,67 +91,97 @@ fn perform(
     Ok(())
 }
 
-fn owner(owners: &Owners, block: &Block) -> &'static str {
-    owners.get(&block.start).map_or("-", |(name, _)| name)
-}
-
-/// Returns the state in the example's notation: `4A 4- 8-`.
-fn state(buddy: &Example, owners: &Owners) -> String {
-    let blocks = buddy.blocks().map(|block| format!("{}{}", block.frames, owner(owners, &block)));
-    blocks.collect::<Vec<_>>().join(" ")
-}
-
-/// Draws the blocks side by side, each as wide as it is large.
-fn draw(out: &mut impl Write, buddy: &Example, owners: &Owners, style: &Style) -> io::Result<()> {
-    let mut upper = String::new();
-    let mut middle = String::new();
-    for block in buddy.blocks() {
-        let width = block.frames * COLUMNS - 1;
-        let is_free = block.state == BlockState::Free;
-        let label = if is_free { String::new() } else { owner(owners, &block).to_string() };
-        let fill = if is_free || style.colour { ' ' } else { '#' };
-        let text = match fill {
-            ' ' => format!("{label:^width$}"),
-            _ => format!("{:#^width$}", format!(" {label} ")),
-        };
-        upper.push_str(&format!("+{:-^width$}", block.frames));
-        let ink = if is_free { Ink::Idle } else { Ink::Taken };
-        middle.push('|');
-        middle.push_str(&style.paint(ink, &text));
-    }
-    writeln!(out, "  {upper}+\n  {middle}|")
-}
-
 fn splits_and_merges(buddy: &Example) -> (usize, usize) {
     (buddy.trace().splits(), buddy.trace().merges())
 }
 
-/// Says which free blocks there are, how many splits and merges it took since `before`, and why
-/// neighbours did not join.
-fn caption(out: &mut impl Write, buddy: &Example, before: (usize, usize)) -> io::Result<()> {
-    let counts = buddy.free_counts();
-    let sizes = Order::all().zip(counts).filter(|(_, count)| *count > 0);
-    let list: Vec<_> =
-        sizes.map(|(order, count)| format!("{count} x {}K", order.pages())).collect();
-    let list = if list.is_empty() { "none".to_string() } else { list.join(", ") };
-    let after = splits_and_merges(buddy);
-    let events = [(after.0 - before.0, "split"), (after.1 - before.1, "merge")];
-    let events = events.into_iter().filter(|(count, _)| *count > 0);
-    let events: String =
-        events.map(|(count, what)| format!("; {}", counted(count, what))).collect();
-    writeln!(out, "  free blocks: {list}{events}")?;
-    let free: Vec<_> = buddy.free_blocks().collect();
-    let strangers = free.windows(2).find(|pair| {
-        let ((first, order), (second, other)) = (pair[0], pair[1]);
-        order == other && second.get() == first.get() + order.pages()
+/// Looks at the buddy; `before` are the splits and merges before the step.
+fn state(buddy: &Example, owners: &Owners, before: (usize, usize)) -> State {
+    let blocks = buddy.blocks().map(|block| {
+        let is_free = block.state == BlockState::Free;
+        let owner = owners.get(&block.start).map(|(name, _)| *name).filter(|_| !is_free);
+        BlockOf { start: block.start.get(), frames: block.frames, owner }
     });
-    if let Some([(first, order), (second, _)]) = strangers.and_then(|pair| pair.first_chunk()) {
-        let (size, first, second) = (order.pages(), first.get(), second.get());
-        writeln!(
-            out,
-            "  the free {size}K at {first}K and {second}K are neighbours, but were not split from one\n  another: they never join, and cannot serve {}K",
-            2 * size
-        )?;
+    let sizes = Order::all().zip(buddy.free_counts()).filter(|(_, count)| *count > 0);
+    let after = splits_and_merges(buddy);
+    let free: Vec<_> = buddy.free_blocks().collect();
+    let strangers = free.windows(2).find_map(|pair| {
+        let ((first, order), (second, other)) = (pair[0], pair[1]);
+        let are = order == other && second.get() == first.get() + order.pages();
+        are.then(|| (order.pages(), first.get(), second.get()))
+    });
+    State {
+        blocks: blocks.collect(),
+        free: sizes.map(|(order, count)| (count, order.pages())).collect(),
+        splits: after.0 - before.0,
+        merges: after.1 - before.1,
+        strangers,
     }
-    Ok(())
+}
+
+impl step::State for State {
+    /// Returns the state in the example's notation: `4A 4- 8-`.
+    fn plain(&self) -> String {
+        let block = |block: &BlockOf| format!("{}{}", block.frames, block.owner.unwrap_or("-"));
+        self.blocks.iter().map(block).collect::<Vec<_>>().join(" ")
+    }
+
+    /// Draws the blocks side by side, each as wide as it is large.
+    fn lines(&self, style: &Style) -> Vec<String> {
+        let mut upper = String::new();
+        let mut middle = String::new();
+        for block in &self.blocks {
+            let width = block.frames * COLUMNS - 1;
+            let text = match block.owner {
+                None => " ".repeat(width),
+                Some(owner) if style.colour => format!("{owner:^width$}"),
+                Some(owner) => format!("{:#^width$}", format!(" {owner} ")),
+            };
+            upper.push_str(&format!("+{:-^width$}", block.frames));
+            let ink = if block.owner.is_none() { Ink::Idle } else { Ink::Taken };
+            middle.push('|');
+            middle.push_str(&style.paint(ink, &text));
+        }
+        vec![upper + "+", middle + "|"]
+    }
+
+    /// Says which free blocks there are, how many splits and merges the step took, and why
+    /// neighbours did not join.
+    fn notes(&self) -> Vec<String> {
+        let list: Vec<_> =
+            self.free.iter().map(|(count, size)| format!("{count} x {size}K")).collect();
+        let list = if list.is_empty() { "none".to_string() } else { list.join(", ") };
+        let events = [(self.splits, "split"), (self.merges, "merge")];
+        let events = events.into_iter().filter(|(count, _)| *count > 0);
+        let events: String =
+            events.map(|(count, what)| format!("; {}", counted(count, what))).collect();
+        let mut notes = vec![format!("free blocks: {list}{events}")];
+        if let Some((size, first, second)) = self.strangers {
+            notes.push(format!(
+                "the free {size}K at {first}K and {second}K are neighbours, but were not split from one\n\
+                 another: they never join, and cannot serve {}K",
+                2 * size
+            ));
+        }
+        notes
+    }
+
+    /// Draws the blocks to scale.
+    fn draw(&self, svg: &mut Svg, top: f64) {
+        let unit = SCALE / FRAMES as f64;
+        for block in &self.blocks {
+            let (left, width) = (LEFT + block.start as f64 * unit, block.frames as f64 * unit);
+            let class = if block.owner.is_some() { "taken" } else { "idle" };
+            svg.rect((left + 1.0, top), (width - 2.0, 40.0), class, "");
+            let middle = left + width / 2.0;
+            if let Some(owner) = block.owner {
+                svg.text((middle, top + 25.0), "on middle bold", owner);
+            }
+            svg.text((middle, top + 56.0), "faint middle", &format!("{}K", block.frames));
+        }
+    }
+
+    fn height(&self) -> f64 {
+        HEIGHT
+    }
 }

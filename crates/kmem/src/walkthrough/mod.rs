@@ -6,10 +6,12 @@ pub mod pages;
 pub mod pressure;
 mod script;
 pub mod slab;
+pub mod step;
 
 use std::io::{self, Write};
 
 use crate::picture::style::Style;
+use step::Walk;
 
 /// The walkthroughs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,10 +74,26 @@ impl Layer {
 /// # Errors
 /// When `out` does not take the text, or the system gives no memory.
 pub fn play(layer: Layer, out: &mut impl Write, style: &Style) -> io::Result<()> {
+    let walk = walk(layer)?;
+    if !style.plain {
+        writeln!(out, "{}", walk.introduction)?;
+    }
+    for step in &walk.steps {
+        step.write(out, style)?;
+        style.rest(out)?;
+    }
+    Ok(())
+}
+
+/// Plays the walkthrough of `layer`, and returns its steps.
+///
+/// # Errors
+/// When the system gives no memory.
+pub fn walk(layer: Layer) -> io::Result<Walk> {
     match layer {
-        Layer::Buddy => buddy::play(out, style),
-        Layer::Slab => slab::play(out, style),
-        Layer::Cpus => cpus::play(out, style),
-        Layer::Pressure => pressure::play(out, style),
+        Layer::Buddy => buddy::walk(),
+        Layer::Slab => slab::walk(),
+        Layer::Cpus => cpus::walk(),
+        Layer::Pressure => pressure::walk(),
     }
 }

@@ -1,9 +1,8 @@
-//! A walkthrough as pictures and as a page: what a terminal would show, step by step.
+//! A walkthrough as a page of pictures, and as the texts that a terminal shows.
 
 use std::io;
 
-use super::{Layer, play};
-use crate::picture::painted;
+use super::{Layer, play, walk};
 use crate::picture::style::{PAGE_END, Rest, Style};
 use crate::picture::svg::escaped;
 use crate::report::html::{END, begin};
@@ -27,16 +26,23 @@ pub fn steps(layer: Layer) -> io::Result<Vec<String>> {
 pub fn html(layers: &[Layer]) -> io::Result<String> {
     let mut html = begin("Memory, step by step");
     for layer in layers {
+        let walk = walk(*layer)?;
         html.push_str(&format!(
-            "<h1>{}</h1>\n<p>{}</p>\n<div class='grid'>\n",
+            "<h1>{}</h1>\n<p>{}</p>\n<p>{}</p>\n<div class='grid'>\n",
             layer.title(),
-            layer.about()
+            layer.about(),
+            // The legend explains characters of a terminal, which pictures do not have.
+            escaped(walk.introduction.split("[###]").next().unwrap_or("").trim())
         ));
-        for (index, step) in steps(*layer)?.iter().enumerate() {
-            let svg = painted::svg(step, &title(step)).inline();
-            let number = index + 1;
+        for (index, step) in walk.steps.iter().enumerate() {
+            let notes = step.state.notes().into_iter();
+            let notes: String = notes.map(|note| format!("<p>{}</p>", escaped(&note))).collect();
             html.push_str(&format!(
-                "<section><h2>{number}</h2><div class='scroll fit'>{svg}</div></section>\n"
+                "<section><h2>{}. {}</h2><div class='scroll fit'>{}</div>{}</section>\n",
+                index + 1,
+                escaped(&step.title()),
+                step.drawing().inline(),
+                notes
             ));
         }
         html.push_str("</div>\n");

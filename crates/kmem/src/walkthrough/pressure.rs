@@ -6,7 +6,7 @@
 //! free what the buddy says.
 
 use std::alloc::Layout;
-use std::io::{self, Write};
+use std::io;
 use std::ptr::NonNull;
 
 use buddy::{BlockState, Mode};
@@ -14,12 +14,17 @@ use hosted::Threads;
 use page_frame::{OutOfMemory, PAGE_SIZE, Reclaiming, Shrink, ShrinkList};
 use slab::{Cache, Registry};
 
+use super::step::{self, LEFT, SCALE, Step, Walk};
 use crate::backed::{Backed, CountedBuddy};
 use crate::picture::style::{Ink, Style};
+use crate::picture::svg::Svg;
 use crate::picture::text::counted;
 
 /// Memory of the walkthrough; a page is a column.
 const MEMORY_PAGES: usize = 64;
+
+/// Height of a picture in pixels.
+const HEIGHT: f64 = 58.0;
 
 type Source<'m> = Reclaiming<&'m CountedBuddy<Threads>, ShrinkList<1>>;
 type Objects<'s, 'm> = Cache<(&'s Source<'m>, Threads)>;
@@ -32,10 +37,19 @@ struct User<'s, 'm> {
     ink: Ink,
 }
 
-/// The picture, and where it is drawn.
-struct Scene<'s, 'm, W> {
-    out: W,
-    style: &'s Style,
+/// The owners of the pages after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    /// A character and an ink for each page.
+    bar: Vec<(char, Ink)>,
+    free: usize,
+    /// Objects in use and slabs of dentries and of inodes; `None` once the caches are destroyed.
+    users: Option<[(usize, usize); 2]>,
+}
+
+/// The caches, and the steps so far.
+struct Scene<'s, 'm> {
+    steps: Vec<Step>,
     memory: &'m Backed<Threads>,
     dentries: User<'s, 'm>,
     inodes: User<'s, 'm>,
@@ -44,37 +58,33 @@ struct Scene<'s, 'm, W> {
 /// Plays the walkthrough.
 ///
 /// # Errors
-/// When `out` does not take the text, or the system gives no memory.
-pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
+/// When the system gives no memory.
+pub(super) fn walk() -> io::Result<Walk> {
     let memory = Backed::new(MEMORY_PAGES * PAGE_SIZE, Threads, Mode::Plain)?;
     let source = Reclaiming::new(&*memory, ShrinkList::new());
     let registry = Registry::new(&source, Threads).map_err(io::Error::other)?;
     let shrinker: &dyn Shrink = &registry;
     // SAFETY: it is taken out again below, before the registry ends.
     unsafe { source.shrinker().register(NonNull::from(shrinker)) }.map_err(io::Error::other)?;
-    let played = play_on(out, style, &memory, &registry);
+    let played = play_on(&memory, &registry);
     let was_there = source.shrinker().unregister(NonNull::from(shrinker));
     debug_assert_eq!(was_there, Ok(true), "nobody is inside: there is one thread");
     drop(registry);
-    played?;
-    let free = memory.buddy().free_frames_count();
-    if style.plain {
-        writeln!(out, "{} free {free}", ".".repeat(free))?;
-    } else {
-        let caption = "The caches are destroyed, and the registry with them.";
-        writeln!(out, "{}", style.paint(Ink::Caption, caption))?;
-        writeln!(out, "  |{}|", style.paint(Ink::Idle, &".".repeat(free)))?;
-        writeln!(out, "  all {free} pages free")?;
-    }
-    style.rest(out)
+    let mut steps = played?;
+    let state = State { bar: bar(&memory), free: memory.buddy().free_frames_count(), users: None };
+    let caption = "The caches are destroyed, and the registry with them.".to_owned();
+    steps.push(Step { caption, state: Box::new(state) });
+    let introduction = format!(
+        "{MEMORY_PAGES} pages for two caches, of dentries (D) and of inodes (I). A small letter is\n\
+         a page of a slab without an object in use, R one of the registry, . a free one.\n"
+    );
+    Ok(Walk { introduction, steps })
 }
 
-fn play_on<'s, 'm>(
-    out: &mut impl Write,
-    style: &'s Style,
+fn play_on<'m>(
     memory: &'m Backed<Threads>,
-    registry: &Registry<(&'s Source<'m>, Threads)>,
-) -> io::Result<()> {
+    registry: &Registry<(&Source<'m>, Threads)>,
+) -> io::Result<Vec<Step>> {
     let user = |name, bytes, letter, ink| {
         let layout = Layout::from_size_align(bytes, 8).map_err(io::Error::other)?;
         // Room for all that there is: empty slabs are released only on request.
@@ -88,67 +98,80 @@ fn play_on<'s, 'm>(
     };
     let dentries = user("dentry", 192, 'd', Ink::Taken)?;
     let inodes = user("inode", 640, 'i', Ink::TakenByOther)?;
-    if !style.plain {
-        writeln!(
-            out,
-            "{MEMORY_PAGES} pages for two caches, of dentries (D) and of inodes (I). A small letter is"
-        )?;
-        writeln!(
-            out,
-            "a page of a slab without an object in use, R one of the registry, . a free one.\n"
-        )?;
-    }
-    let mut scene = Scene { out, style, memory, dentries, inodes };
+    let mut scene = Scene { steps: Vec::new(), memory, dentries, inodes };
     run_short(&mut scene)?;
-    grow_again(&mut scene)?;
+    grow_again(&mut scene);
     scene.dentries.free_all();
     scene.inodes.free_all();
-    scene.show("Everything is freed; both caches keep their slabs.")?;
+    scene.show("Everything is freed; both caches keep their slabs.");
     let given = registry.shrink_all();
     scene.show(&format!(
-        "The system asks for all that can be spared: {} are released.",
-        counted(given, "page")
-    ))
+        "The system asks for all that can be spared: {} released.",
+        are(given, "page")
+    ));
+    Ok(scene.steps)
+}
+
+/// Returns a number of things with its verb: `1 page is`, `2 pages are`.
+fn are(count: usize, noun: &str) -> String {
+    format!("{} {}", counted(count, noun), if count == 1 { "is" } else { "are" })
 }
 
 /// One cache fills memory and is left with empty slabs; the other needs pages.
-fn run_short<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
-    scene.show("The registry and two empty caches.")?;
+fn run_short(scene: &mut Scene<'_, '_>) -> io::Result<()> {
+    scene.show("The registry and two empty caches.");
     while scene.memory.buddy().free_frames_count() > MEMORY_PAGES / 5 {
         scene.dentries.allocate().map_err(io::Error::other)?;
     }
-    scene.show("Dentries are needed: their cache grows.")?;
+    scene.show("Dentries are needed: their cache grows.");
     scene.dentries.free_all();
-    scene.show("All dentries are freed. Their cache keeps the slabs.")?;
-    while scene.dentries.cache.stats().shrunk == 0 && scene.inodes.allocate().is_ok() {}
-    let stats = scene.dentries.cache.stats();
+    scene.show("All dentries are freed. Their cache keeps the slabs.");
+    let before = scene.dentries.slabs();
+    while scene.dentries.slabs() == before && scene.inodes.allocate().is_ok() {}
     scene.show(&format!(
-        "Inodes take the free pages. When the buddy refuses one, the registry is asked\nto shrink: {} of dentries are released, and the request succeeds.",
-        counted(stats.shrunk, "slab")
-    ))?;
-    let before = (stats.shrunk, scene.inodes.held.len());
+        "Inodes take the free pages. When the buddy refuses one, the registry is asked\nto shrink: {} released, and the request succeeds.",
+        of_dentries(before - scene.dentries.slabs())
+    ));
+    let before = (scene.dentries.slabs(), scene.inodes.held.len());
     while scene.inodes.allocate().is_ok() {}
-    let shrunk = scene.dentries.cache.stats().shrunk;
     scene.show(&format!(
-        "Inodes grow on: {} more, for which {} more were released.\nThen memory is out, and the cache says so.",
+        "Inodes grow on: {} more, for which {} released.\nThen memory is out, and the cache says so.",
         counted(scene.inodes.held.len() - before.1, "object"),
-        counted(shrunk - before.0, "slab")
-    ))
+        of_dentries(before.0 - scene.dentries.slabs())
+    ));
+    Ok(())
+}
+
+fn of_dentries(slabs: usize) -> String {
+    let verb = if slabs == 1 { "is" } else { "are" };
+    format!("{} of dentries {verb}", counted(slabs, "slab"))
 }
 
 /// The needs turn round.
-fn grow_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
+fn grow_again(scene: &mut Scene<'_, '_>) {
     let half = scene.inodes.held.len() / 2;
     scene.inodes.free(half);
-    scene.show("The younger half of the inodes is freed. Their slabs are kept in turn.")?;
-    let grown = scene.dentries.cache.stats().grown;
+    scene.show("The younger half of the inodes is freed. Their slabs are kept in turn.");
+    let before = (scene.dentries.slabs(), scene.inodes.slabs());
     while scene.dentries.allocate().is_ok() {}
-    let (dentries, inodes) = (scene.dentries.cache.stats(), scene.inodes.cache.stats());
     scene.show(&format!(
         "Dentries are needed again: their cache grows by {}, and for that\n{} of inodes were released.",
-        counted(dentries.grown - grown, "slab"),
-        counted(inodes.shrunk, "slab")
-    ))
+        counted(scene.dentries.slabs() - before.0, "slab"),
+        counted(before.1 - scene.inodes.slabs(), "slab")
+    ));
+}
+
+/// Returns a cell for each page: what is free, and what the registry and caches have.
+fn bar(memory: &Backed<Threads>) -> Vec<(char, Ink)> {
+    let mut bar = Vec::new();
+    for block in memory.buddy().blocks() {
+        let cell = match block.state {
+            BlockState::Free => ('.', Ink::Idle),
+            BlockState::Allocated | BlockState::Cached => ('R', Ink::Metadata),
+        };
+        bar.extend(std::iter::repeat_n(cell, block.frames));
+    }
+    bar
 }
 
 impl User<'_, '_> {
@@ -163,6 +186,10 @@ impl User<'_, '_> {
             // SAFETY: allocated from this cache, and not used.
             unsafe { self.cache.free(object) };
         }
+    }
+
+    fn slabs(&self) -> usize {
+        self.cache.stats().slabs
     }
 
     fn free_all(&mut self) {
@@ -187,44 +214,81 @@ impl User<'_, '_> {
     }
 }
 
-impl<W: Write> Scene<'_, '_, W> {
-    /// Draws the state, below its caption.
-    fn show(&mut self, caption: &str) -> io::Result<()> {
-        let mut bar = Vec::new();
-        for block in self.memory.buddy().blocks() {
-            let cell = match block.state {
-                BlockState::Free => ('.', Ink::Idle),
-                BlockState::Allocated | BlockState::Cached => ('R', Ink::Metadata),
-            };
-            bar.extend(std::iter::repeat_n(cell, block.frames));
-        }
+impl Scene<'_, '_> {
+    /// Ends a step.
+    fn show(&mut self, caption: &str) {
+        let mut bar = bar(self.memory);
         let base = self.memory.start_address();
         self.dentries.mark(&mut bar, base);
         self.inodes.mark(&mut bar, base);
         let free = self.memory.buddy().free_frames_count();
-        let (dentries, inodes) = (&self.dentries, &self.inodes);
-        if self.style.plain {
-            let bar: String = bar.iter().map(|(character, _)| character).collect();
-            writeln!(
-                self.out,
-                "{bar} free {free} dentries {} inodes {}",
-                dentries.held.len(),
-                inodes.held.len()
-            )?;
-        } else {
-            writeln!(self.out, "{}", self.style.paint(Ink::Caption, caption))?;
-            writeln!(self.out, "  |{}|", self.style.paint_cells(&bar))?;
-            let slabs = [dentries, inodes].map(|user| counted(user.cache.stats().slabs, "slab"));
-            writeln!(
-                self.out,
-                "  {} free; {} in {}, {} in {}",
-                counted(free, "page"),
-                counted(dentries.held.len(), "dentry"),
-                slabs[0],
-                counted(inodes.held.len(), "inode"),
-                slabs[1]
-            )?;
+        let users = [&self.dentries, &self.inodes].map(|user| (user.held.len(), user.slabs()));
+        let state = Box::new(State { bar, free, users: Some(users) });
+        self.steps.push(Step { caption: caption.to_owned(), state });
+    }
+}
+
+impl step::State for State {
+    fn plain(&self) -> String {
+        let bar: String = self.bar.iter().map(|(character, _)| character).collect();
+        match self.users {
+            Some([(dentries, _), (inodes, _)]) => {
+                format!("{bar} free {} dentries {dentries} inodes {inodes}", self.free)
+            }
+            None => format!("{bar} free {}", self.free),
         }
-        self.style.rest(&mut self.out)
+    }
+
+    fn lines(&self, style: &Style) -> Vec<String> {
+        vec![format!("|{}|", style.paint_cells(&self.bar))]
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let Some([dentries, inodes]) = self.users else {
+            return vec![format!("all {} pages free", self.free)];
+        };
+        vec![format!(
+            "{} free; {} in {}, {} in {}",
+            counted(self.free, "page"),
+            counted(dentries.0, "dentry"),
+            counted(dentries.1, "slab"),
+            counted(inodes.0, "inode"),
+            counted(inodes.1, "slab")
+        )]
+    }
+
+    /// Draws each page as a cell, and below it what the colours are.
+    fn draw(&self, svg: &mut Svg, top: f64) {
+        let width = SCALE / self.bar.len().max(1) as f64;
+        for (page, (letter, ink)) in self.bar.iter().enumerate() {
+            let (class, text) = cell_classes(*letter, *ink);
+            let left = LEFT + page as f64 * width;
+            svg.rect((left + 0.5, top), (width - 1.0, 34.0), class, "");
+            if letter.is_ascii_lowercase() {
+                svg.text((left + width / 2.0, top + 21.0), text, &letter.to_string());
+            }
+        }
+        let legend = [
+            (0.0, "taken", "dentries"),
+            (130.0, "other", "inodes"),
+            (245.0, "meta", "registry"),
+            (365.0, "idle", "free, or d, i: not in use"),
+        ];
+        for (left, class, name) in legend {
+            svg.rect((LEFT + left, top + 44.0), (10.0, 10.0), class, "");
+            svg.text((LEFT + left + 15.0, top + 54.0), "faint", name);
+        }
+    }
+
+    fn height(&self) -> f64 {
+        HEIGHT
+    }
+}
+
+/// Returns the classes of a page's rectangle and of its letter.
+fn cell_classes(letter: char, ink: Ink) -> (&'static str, &'static str) {
+    match (letter, ink.classes().0) {
+        ('.', _) | (_, "") => ("idle", "faint middle tiny"),
+        (_, class) => (class, "on middle tiny"),
     }
 }

@@ -7,21 +7,25 @@
 use std::alloc::Layout;
 use std::cell::Cell;
 use std::collections::HashSet;
-use std::io::{self, Write};
+use std::io;
 use std::ptr::NonNull;
 
 use buddy::Mode;
 use page_frame::{Order, PAGE_SIZE, SingleCpu};
 use slab::{Cache, Geometry, Registry, SlabView};
 
+use super::step::{self, LEFT, SCALE, Step, Walk};
 use crate::backed::{Backed, CountedBuddy};
 use crate::picture::style::{Ink, Style};
+use crate::picture::svg::Svg;
 use crate::picture::text::counted;
 
 /// Memory of the walkthrough.
 const MEMORY_PAGES: usize = 64;
 /// Bytes that a column of the picture stands for: a line of the CPU cache.
 const LINE_BYTES: usize = 64;
+/// Height of a row of a picture in pixels.
+const ROW: f64 = 34.0;
 /// Sets of the CPU cache that the captions speak of: 32 KiB, eight lines to a set.
 const SETS: usize = 64;
 
@@ -45,10 +49,32 @@ thread_local! {
 
 type Inodes<'b> = Cache<(&'b CountedBuddy<SingleCpu>, SingleCpu)>;
 
-/// A cache, the objects that are in use, and where to draw them.
-struct Scene<'b, 's, W> {
-    out: W,
-    style: &'s Style,
+/// A slab after a step.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct SlabOf {
+    colour_offset: usize,
+    /// The set of the CPU cache in which the first object begins.
+    set: usize,
+    bytes: usize,
+    stride: usize,
+    /// Whether each object is in use.
+    in_use: Vec<bool>,
+    /// Where the bookkeeping begins, if it is inside.
+    bookkeeping: Option<usize>,
+}
+
+/// The slabs after a step, by address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct State {
+    slabs: Vec<SlabOf>,
+    held: usize,
+    /// Free objects in the CPU's magazines.
+    cached: usize,
+}
+
+/// A cache, the objects that are in use, and the steps so far.
+struct Scene<'b> {
+    steps: Vec<Step>,
     inodes: Inodes<'b>,
     held: Vec<NonNull<Inode>>,
 }
@@ -56,8 +82,8 @@ struct Scene<'b, 's, W> {
 /// Plays the walkthrough.
 ///
 /// # Errors
-/// When `out` does not take the text, or the system gives no memory.
-pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
+/// When the system gives no memory.
+pub(super) fn walk() -> io::Result<Walk> {
     let memory = Backed::new(MEMORY_PAGES * PAGE_SIZE, SingleCpu::new(), Mode::Plain)?;
     let registry = Registry::new(&*memory, SingleCpu::new()).map_err(io::Error::other)?;
     let builder = registry.cache("inode", LAYOUT).max_order(Order::ZERO);
@@ -66,55 +92,49 @@ pub fn play(out: &mut impl Write, style: &Style) -> io::Result<()> {
     // SAFETY: `destroy` takes constructed inodes; they stay inodes while they are in use.
     let builder = unsafe { builder.destructor(destroy) };
     let inodes = builder.build().map_err(io::Error::other)?;
-    if !style.plain {
-        introduce(out, &inodes.geometry())?;
-    }
-    let mut scene = Scene { out, style, inodes, held: Vec::new() };
+    let introduction = introduction(&inodes.geometry());
+    let mut scene = Scene { steps: Vec::new(), inodes, held: Vec::new() };
     fill(&mut scene)?;
     free_and_allocate_again(&mut scene)?;
-    release_everything(&mut scene, &memory)
+    release_everything(&mut scene, &memory);
+    Ok(Walk { introduction, steps: scene.steps })
 }
 
 /// Says in words how the slabs are cut.
-fn introduce(out: &mut impl Write, cut: &Geometry) -> io::Result<()> {
+fn introduction(cut: &Geometry) -> String {
     let (size, left) = (cut.stride(), cut.leftover_bytes());
     let record = cut.slab_bytes() - cut.capacity() * size - left;
     let objects = counted(cut.capacity(), "object");
     let offsets: Vec<_> =
         (0..cut.colours()).map(|colour| cut.colour_offset(colour).to_string()).collect();
-    writeln!(
-        out,
-        "A cache of inodes, {size} bytes each. A slab is {}: {objects} and",
-        counted(cut.order().pages(), "page")
-    )?;
-    writeln!(
-        out,
-        "{record} bytes of record. {left} bytes are left over, so the first object can lie at"
-    )?;
-    writeln!(out, "byte {} of its slab: {} colours.", offsets.join(", "), cut.colours())?;
-    writeln!(
-        out,
-        "[###] in use   [...] free   R record   blank: left over   a column is {LINE_BYTES} bytes\n"
+    format!(
+        "A cache of inodes, {size} bytes each. A slab is {}: {objects} and\n\
+         {record} bytes of record. {left} bytes are left over, so the first object can lie at\n\
+         byte {} of its slab: {} colours.\n\
+         [###] in use   [...] free   R record   blank: left over   a column is {LINE_BYTES} bytes\n",
+        counted(cut.order().pages(), "page"),
+        offsets.join(", "),
+        cut.colours()
     )
 }
 
 /// Objects are allocated until there is a slab of every colour.
-fn fill<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
+fn fill(scene: &mut Scene<'_>) -> io::Result<()> {
     let (capacity, colours) =
         (scene.inodes.geometry().capacity(), scene.inodes.geometry().colours());
     scene.allocate(1)?;
     let constructed = CONSTRUCTED.get();
     scene.show(&format!(
         "The first request: the cache takes a page and constructs all {constructed} objects."
-    ))?;
+    ));
     scene.allocate(capacity / 2)?;
-    scene.show("Requests are served from the slab, and nothing is constructed again.")?;
+    scene.show("Requests are served from the slab, and nothing is constructed again.");
     scene.allocate(capacity - scene.held.len())?;
-    scene.show("The slab is full.")?;
+    scene.show("The slab is full.");
     for slab in 1..colours {
         scene.allocate(capacity / 2)?;
         let from = scene.slabs().last().map_or(0, |slab| slab.colour_offset);
-        scene.show(&format!("The cache grows: the next slab's first object is at byte {from}."))?;
+        scene.show(&format!("The cache grows: the next slab's first object is at byte {from}."));
         scene.allocate((slab + 1) * capacity - scene.held.len())?;
     }
     let slabs = scene.slabs();
@@ -125,11 +145,12 @@ fn fill<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
         "The first objects fall into sets {} of the CPU cache,\nnot all into set {}, where they would drive each other out.",
         sets.join(", "),
         uncoloured.join(", ")
-    ))
+    ));
+    Ok(())
 }
 
 /// One object goes back and comes again.
-fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result<()> {
+fn free_and_allocate_again(scene: &mut Scene<'_>) -> io::Result<()> {
     let index = scene.held.len() / 2 + 1;
     let object = scene.held.swap_remove(index);
     // SAFETY: an object in use is a constructed inode, and ours alone.
@@ -138,7 +159,7 @@ fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result
     let (constructed, left) = (CONSTRUCTED.get(), (inode.lock, inode.uses));
     // SAFETY: allocated from this cache, not in use any more, and as constructed but for a count.
     unsafe { scene.inodes.free(object.cast()) };
-    scene.show("An object is freed. Its lock is unlocked, its count of uses is 1.")?;
+    scene.show("An object is freed. Its lock is unlocked, its count of uses is 1.");
     scene.allocate(1)?;
     let again = scene.held[scene.held.len() - 1];
     // SAFETY: the object is allocated, and its constructor has run.
@@ -149,30 +170,28 @@ fn free_and_allocate_again<W: Write>(scene: &mut Scene<'_, '_, W>) -> io::Result
         "The next request gets {which}: count of uses {},\nconstructor calls since then: {}.",
         inode.uses,
         CONSTRUCTED.get() - constructed
-    ))
+    ));
+    Ok(())
 }
 
 /// Everything is freed; the pages are released.
-fn release_everything<W: Write>(
-    scene: &mut Scene<'_, '_, W>,
-    memory: &Backed<SingleCpu>,
-) -> io::Result<()> {
+fn release_everything(scene: &mut Scene<'_>, memory: &Backed<SingleCpu>) {
     for object in std::mem::take(&mut scene.held) {
         // SAFETY: allocated from this cache, not in use any more, and as constructed but for a
         // count.
         unsafe { scene.inodes.free(object.cast()) };
     }
-    scene.show("All are freed. The cache keeps them, constructed, for the next requests.")?;
+    scene.show("All are freed. The cache keeps them, constructed, for the next requests.");
     let given = scene.inodes.shrink_all();
     let free = memory.buddy().free_frames_count();
     scene.show(&format!(
         "Memory is asked back: every object is destroyed ({} are left),\n{} are released. Of {MEMORY_PAGES} pages, {free} are free.",
         CONSTRUCTED.get(),
         counted(given, "page")
-    ))
+    ));
 }
 
-impl<W: Write> Scene<'_, '_, W> {
+impl Scene<'_> {
     fn allocate(&mut self, objects: usize) -> io::Result<()> {
         for _ in 0..objects {
             let object = self.inodes.allocate().map_err(io::Error::other)?;
@@ -189,36 +208,27 @@ impl<W: Write> Scene<'_, '_, W> {
         slabs
     }
 
-    /// Draws the state, below its caption.
-    fn show(&mut self, caption: &str) -> io::Result<()> {
+    /// Ends a step.
+    fn show(&mut self, caption: &str) {
         let slabs = self.slabs();
         let held: HashSet<usize> = self.held.iter().map(|object| object.addr().get()).collect();
         let out_of_slabs: usize = slabs.iter().map(|slab| slab.capacity - slab.free).sum();
-        let cached = out_of_slabs - held.len();
         let geometry = self.inodes.geometry();
-        if self.style.plain {
-            let slabs: Vec<_> = slabs.iter().map(|slab| plain(slab, &geometry, &held)).collect();
-            let slabs = if slabs.is_empty() { "none".to_owned() } else { slabs.join(" ") };
-            writeln!(self.out, "{} in use, {cached} cached, slabs {slabs}", held.len())?;
-            return self.style.rest(&mut self.out);
-        }
-        writeln!(self.out, "{}", self.style.paint(Ink::Caption, caption))?;
-        for slab in &slabs {
-            let cells = picture(slab, &geometry, &held);
-            writeln!(self.out, "  |{}| set {:>2}", self.style.paint_cells(&cells), set_of(slab))?;
-        }
-        let kept = match cached {
-            0 => String::new(),
-            kept => format!(", {kept} of them cached in the CPU's magazines"),
+        let slab = |slab: &SlabView| SlabOf {
+            colour_offset: slab.colour_offset,
+            set: set_of(slab),
+            bytes: geometry.slab_bytes(),
+            stride: geometry.stride(),
+            in_use: objects(slab, &geometry).map(|object| held.contains(&object)).collect(),
+            bookkeeping: geometry.bookkeeping_offset(),
         };
-        let free = slabs.iter().map(|slab| slab.capacity).sum::<usize>() - held.len();
-        writeln!(
-            self.out,
-            "  {}, {} in use, {free} free{kept}",
-            counted(slabs.len(), "slab"),
-            counted(held.len(), "object")
-        )?;
-        self.style.rest(&mut self.out)
+        let state = State {
+            slabs: slabs.iter().map(slab).collect(),
+            held: held.len(),
+            cached: out_of_slabs - held.len(),
+        };
+        let state = Box::new(state);
+        self.steps.push(Step { caption: caption.to_owned(), state });
     }
 }
 
@@ -232,27 +242,84 @@ fn objects(slab: &SlabView, geometry: &Geometry) -> impl Iterator<Item = usize> 
     (0..slab.capacity).map(move |index| first + index * stride)
 }
 
-/// Returns a slab in one word: its colour's offset, then an object a character.
-fn plain(slab: &SlabView, geometry: &Geometry, held: &HashSet<usize>) -> String {
-    let mark = |object| if held.contains(&object) { '#' } else { '.' };
-    let objects: String = objects(slab, geometry).map(mark).collect();
-    format!("{}:{objects}", slab.colour_offset)
+impl step::State for State {
+    /// Returns the slabs in one word each: the colour's offset, then an object a character.
+    fn plain(&self) -> String {
+        let mark = |in_use: &bool| if *in_use { '#' } else { '.' };
+        let slab = |slab: &SlabOf| {
+            let objects: String = slab.in_use.iter().map(mark).collect();
+            format!("{}:{objects}", slab.colour_offset)
+        };
+        let slabs: Vec<_> = self.slabs.iter().map(slab).collect();
+        let slabs = if slabs.is_empty() { "none".to_owned() } else { slabs.join(" ") };
+        format!("{} in use, {} cached, slabs {slabs}", self.held, self.cached)
+    }
+
+    fn lines(&self, style: &Style) -> Vec<String> {
+        let line =
+            |slab: &SlabOf| format!("|{}| set {:>2}", style.paint_cells(&slab.cells()), slab.set);
+        self.slabs.iter().map(line).collect()
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let kept = match self.cached {
+            0 => String::new(),
+            kept => format!(", {kept} of them cached in the CPU's magazines"),
+        };
+        let all: usize = self.slabs.iter().map(|slab| slab.in_use.len()).sum();
+        vec![format!(
+            "{}, {} in use, {} free{kept}",
+            counted(self.slabs.len(), "slab"),
+            counted(self.held, "object"),
+            all - self.held
+        )]
+    }
+
+    /// Returns the height of the picture, which has a row for each slab.
+    fn height(&self) -> f64 {
+        self.slabs.len().max(1) as f64 * ROW - 6.0
+    }
+
+    /// Draws the slabs to scale.
+    fn draw(&self, svg: &mut Svg, top: f64) {
+        if self.slabs.is_empty() {
+            svg.text((LEFT, top + 17.0), "faint", "no slab");
+        }
+        for (row, slab) in self.slabs.iter().enumerate() {
+            let (top, pixels) = (top + row as f64 * ROW, SCALE / slab.bytes as f64);
+            svg.path(&format!("M{LEFT} {top}h{SCALE}v26h-{SCALE}Z"), "rule", "");
+            for (index, in_use) in slab.in_use.iter().enumerate() {
+                let left = LEFT + (slab.colour_offset + index * slab.stride) as f64 * pixels;
+                let class = if *in_use { "taken" } else { "idle" };
+                let width = slab.stride as f64 * pixels - 2.0;
+                svg.rect((left + 1.0, top + 2.0), (width, 22.0), class, "");
+            }
+            if let Some(offset) = slab.bookkeeping {
+                let left = LEFT + offset as f64 * pixels;
+                let width = (slab.bytes - offset) as f64 * pixels;
+                svg.rect((left, top + 2.0), (width, 22.0), "meta", "record");
+            }
+            svg.text((LEFT + SCALE + 8.0, top + 17.0), "faint", &format!("set {}", slab.set));
+        }
+    }
 }
 
-/// Returns a slab to scale.
-fn picture(slab: &SlabView, geometry: &Geometry, held: &HashSet<usize>) -> Vec<(char, Ink)> {
-    let mut cells = vec![(' ', Ink::Caption); geometry.slab_bytes() / LINE_BYTES];
-    for object in objects(slab, geometry) {
-        let first = (object - slab.start) / LINE_BYTES;
-        let last = first + geometry.stride() / LINE_BYTES - 1;
-        let (fill, ink) = if held.contains(&object) { ('#', Ink::Taken) } else { ('.', Ink::Idle) };
-        cells[first..=last].fill((fill, ink));
-        (cells[first].0, cells[last].0) = ('[', ']');
+impl SlabOf {
+    /// Returns the slab to scale, a cell for each line of the CPU cache.
+    fn cells(&self) -> Vec<(char, Ink)> {
+        let mut cells = vec![(' ', Ink::Caption); self.bytes / LINE_BYTES];
+        for (index, in_use) in self.in_use.iter().enumerate() {
+            let first = (self.colour_offset + index * self.stride) / LINE_BYTES;
+            let last = first + self.stride / LINE_BYTES - 1;
+            let (fill, ink) = if *in_use { ('#', Ink::Taken) } else { ('.', Ink::Idle) };
+            cells[first..=last].fill((fill, ink));
+            (cells[first].0, cells[last].0) = ('[', ']');
+        }
+        if let Some(offset) = self.bookkeeping {
+            cells[offset / LINE_BYTES..].fill(('R', Ink::Metadata));
+        }
+        cells
     }
-    if let Some(offset) = geometry.bookkeeping_offset() {
-        cells[offset / LINE_BYTES..].fill(('R', Ink::Metadata));
-    }
-    cells
 }
 
 /// # Safety

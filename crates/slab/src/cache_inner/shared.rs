@@ -15,8 +15,8 @@ use crate::percpu::slot_arena::SlotArena;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::slabs::geometry::{Geometry, HEADER};
-use crate::slabs::lifecycle::SlabSource;
 use crate::slabs::settings::CacheSettings;
+use crate::slabs::slab_source::SlabSource;
 use crate::system::System;
 
 /// The sizes of memory for headers outside their slabs: alone, and with a line of links.

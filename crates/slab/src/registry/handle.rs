@@ -225,8 +225,8 @@ impl<S: System> Registry<S> {
     }
 
     /// Releases the pages that hold no object in use, as [`shrink_all`](Self::shrink_all) does, but
-    /// leaves the magazines of other CPUs alone, and only tries locks: no CPU is fenced or waited
-    /// for. Returns how many pages. O(caches). Example: see [`Registry`].
+    /// leaves the magazines of other CPUs as they are, and only tries locks. So no CPU is fenced.
+    /// Returns how many pages. O(caches). Example: see [`Registry`].
     pub fn shrink_own(&self) -> usize {
         let registry = self.inner();
         let mut released = 0;

@@ -6,46 +6,30 @@
 //! set.
 //!
 //! # Panics
-//! Constructors, destructors and traces are code of the user and may panic. `core` cannot catch a
-//! panic, so guards own the slabs and blocks that a function holds at such a moment. A destructor
-//! that panics counts as run: the other objects of its slab are destroyed, all slabs of the list
-//! are released, and then the panic goes on. A second panic meanwhile ends the program, as it does
-//! when a slice is dropped.
+//! Constructors, destructors and traces are code of the user and may panic. The guards of
+//! `ending.rs` own the slabs and blocks that a function holds at such a moment.
 
 use core::ptr::NonNull;
 
-use page_frame::{OutOfMemory, PageBlock, PageMap, PageSource};
+use page_frame::OutOfMemory;
 
 use crate::hardening::presets::{Hardening, Off};
 use crate::patience::{Patience, Reclaim};
 use crate::slabs::Slabs;
 use crate::slabs::build::{BlockGuard, prepare_objects, take_block, write_header};
 use crate::slabs::chain::FreedChain;
-use crate::slabs::environment::Environment;
-use crate::slabs::geometry::Geometry;
+use crate::slabs::ending::{ReleasingSlabs, UnfinishedSlab};
 use crate::slabs::header::SlabHeader;
 use crate::slabs::links::MARK_CACHED;
 use crate::slabs::list::SlabList;
 use crate::slabs::set::SlabSet;
+use crate::slabs::slab_source::SlabSource;
 use crate::system::System;
 use crate::trace::Event;
-
-/// Where slabs come from: pages, and memory for headers that lie outside their slabs.
-pub(crate) struct SlabSource<S: System> {
-    pub(crate) environment: Environment<S>,
-    /// Memory for headers without links, and for headers with a line of links.
-    pub(crate) headers: [Slabs; 2],
-}
 
 /// A trip to the slabs makes at most so many new ones, for a caller that wants more objects than
 /// one of them has: a guess.
 const MAX_GROWN_AT_ONCE: usize = 8;
-
-impl<S: System> SlabSource<S> {
-    fn headers_for(&self, geometry: &Geometry) -> &Slabs {
-        &self.headers[geometry.links_bytes() / 64]
-    }
-}
 
 impl Slabs {
     /// Takes up to `wanted` objects, at least one; makes a slab if none has a free object, and
@@ -269,20 +253,6 @@ impl Slabs {
         releasing.pages
     }
 
-    /// Destroys all objects of a slab and returns its pages to the page source.
-    ///
-    /// # Safety
-    /// 1. The slab is the caller's: in no list, all objects free and constructed.
-    unsafe fn release<S: System>(&self, source: &SlabSource<S>, header: NonNull<SlabHeader>) {
-        // SAFETY: clause 1: the slab is not released yet, so its header lives.
-        let slab = unsafe { header.as_ref() };
-        let (start, pages) = (slab.start, slab.pages());
-        let constructed = slab.geometry(&self.settings.geometry).capacity();
-        let mut slab = DyingSlab { slabs: self, source, header, next: 0, constructed };
-        self.settings.trace(|| Event::SlabReleased { start, pages });
-        slab.destroy_objects();
-    }
-
     /// Moves empty slabs beyond `keep` to `surplus`, up to `most` slabs.
     fn pop_empty(&self, set: &mut SlabSet, keep: usize, most: usize, surplus: &mut SlabList) {
         while surplus.count() < most {
@@ -291,127 +261,5 @@ impl Slabs {
             // before it releases it.
             unsafe { surplus.push(header) };
         }
-    }
-}
-
-/// A slab whose constructors run. It is dropped only if one of them, or the trace, panics: it then
-/// destroys the constructed objects and frees the slab.
-struct UnfinishedSlab<'c, S: System> {
-    slabs: &'c Slabs,
-    source: &'c SlabSource<S>,
-    header: NonNull<SlabHeader>,
-    constructed: usize,
-}
-
-impl<S: System> UnfinishedSlab<'_, S> {
-    fn construct_objects(&mut self, geometry: &Geometry) {
-        let settings = &self.slabs.settings;
-        let Some(construct) = settings.constructor else {
-            self.constructed = geometry.capacity();
-            return;
-        };
-        while self.constructed < geometry.capacity() {
-            // SAFETY: the slab is ours, so its header lives.
-            let slab = unsafe { self.header.as_ref() };
-            // SAFETY: the index is below the capacity.
-            let object = settings.object_in(unsafe { slab.object(geometry, self.constructed) });
-            // SAFETY: clause 1 of `CacheBuilder::constructor`: it is sound for raw memory of an
-            // object.
-            unsafe { construct(object) };
-            self.constructed += 1;
-        }
-    }
-}
-
-impl<S: System> Drop for UnfinishedSlab<'_, S> {
-    fn drop(&mut self) {
-        let Self { slabs, source, header, constructed } = *self;
-        // The slab was never added to the set, so no caller has an object of it.
-        DyingSlab { slabs, source, header, next: 0, constructed }.destroy_objects();
-    }
-}
-
-/// Slabs that are released one by one. Dropping it releases the rest.
-struct ReleasingSlabs<'c, S: System> {
-    slabs: &'c Slabs,
-    source: &'c SlabSource<S>,
-    list: SlabList,
-    pages: usize,
-}
-
-impl<S: System> ReleasingSlabs<'_, S> {
-    fn release_all(&mut self) {
-        while let Some(header) = self.list.pop() {
-            // SAFETY: a slab of the list lives until it is released.
-            self.pages += unsafe { header.as_ref() }.pages();
-            // SAFETY: clause 1 of `release`: `pop_empty` took the slab out of the set with all
-            // objects free, and `pop` took it out of the list.
-            unsafe { self.slabs.release(self.source, header) };
-        }
-    }
-}
-
-impl<S: System> Drop for ReleasingSlabs<'_, S> {
-    fn drop(&mut self) {
-        self.release_all();
-        if self.pages > 0 {
-            self.source.environment.aging.note(0, self.pages);
-        }
-    }
-}
-
-/// A slab to be freed: in no list, and no caller owns an object of it. Dropping it destroys the
-/// remaining objects and returns the pages.
-struct DyingSlab<'c, S: System> {
-    slabs: &'c Slabs,
-    source: &'c SlabSource<S>,
-    header: NonNull<SlabHeader>,
-    /// The next object to destroy.
-    next: usize,
-    /// The objects below this index are constructed.
-    constructed: usize,
-}
-
-impl<S: System> DyingSlab<'_, S> {
-    fn destroy_objects(&mut self) {
-        let settings = &self.slabs.settings;
-        let Some(destroy) = settings.destructor else { return };
-        // SAFETY: the header dies with the slab, when `self` is dropped.
-        let slab = unsafe { self.header.as_ref() };
-        let geometry = &slab.geometry(&settings.geometry);
-        while self.next < self.constructed {
-            let index = self.next;
-            // Before the call: an object whose destructor panicked is not destroyed again.
-            self.next += 1;
-            // SAFETY: clause 1 of `object`: `constructed` is at most the capacity.
-            let object = settings.object_in(unsafe { slab.object(geometry, index) });
-            // SAFETY: clause 1 of `CacheBuilder::destructor`: it is sound for constructed objects,
-            // and object `index` is one.
-            unsafe { destroy(object) };
-        }
-    }
-}
-
-impl<S: System> Drop for DyingSlab<'_, S> {
-    fn drop(&mut self) {
-        self.destroy_objects();
-        // SAFETY: the header lives until this function frees its memory.
-        let slab = unsafe { self.header.as_ref() };
-        let geometry = &slab.geometry(&self.slabs.settings.geometry);
-        let (start, order) = (slab.start, geometry.order());
-        let pages = &self.source.environment.source;
-        // SAFETY: no other code uses the slab, so its pages are ours.
-        unsafe { pages.clear_owner(start, order) };
-        if geometry.bookkeeping_offset().is_none() {
-            // SAFETY: the links lie in front of the header, in the same memory.
-            let memory = unsafe { self.header.cast::<u8>().sub(geometry.links_bytes()) };
-            let headers = self.source.headers_for(geometry);
-            headers.give_internal(self.source, Patience::Wait, memory);
-        }
-        // SAFETY: `start` and `order` are those of the block that `grow` took apart.
-        let block = unsafe { PageBlock::from_raw(start, order, false) };
-        // SAFETY: the block came from this source; nothing refers into it, as no caller has an
-        // object of it.
-        unsafe { pages.free(block) };
     }
 }

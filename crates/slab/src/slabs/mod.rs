@@ -10,6 +10,7 @@ pub(crate) mod build;
 pub(crate) mod chain;
 pub(crate) mod checks;
 pub(crate) mod clock;
+pub(crate) mod ending;
 pub(crate) mod environment;
 pub(crate) mod free_word;
 pub(crate) mod geometry;
@@ -20,6 +21,7 @@ pub(crate) mod list;
 pub(crate) mod set;
 pub(crate) mod settings;
 pub(crate) mod shuffle;
+pub(crate) mod slab_source;
 
 use core::ptr::NonNull;
 
