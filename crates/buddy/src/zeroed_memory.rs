@@ -70,7 +70,8 @@ impl<'m> ZeroedMemory<'m> {
     /// # Safety
     /// 1. `start` is aligned to 64 bytes, and valid for reads and writes of `bytes` bytes during
     ///    `'m`. Metadata of a section that is added later need only stay valid until that section
-    ///    has been removed.
+    ///    has been removed. Of the page map ([`Buddy::page_map_offset`](crate::Buddy)), only the
+    ///    entries of frames that were added, or that a caller asks for, need be valid.
     /// 2. The bytes are zero, and no other code uses them.
     pub const unsafe fn from_zeroed(start: NonNull<u8>, bytes: usize) -> Self {
         Self { start, bytes, borrow: PhantomData }

@@ -15,9 +15,7 @@
 
 use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
 
-use rustix::thread::sched_yield;
-use rustix::time::{ClockId, clock_gettime};
-
+use crate::pause::{self, pause, wait_until};
 use crate::tls::THREAD_SLOTS;
 use crate::{membarrier, tls};
 
@@ -103,9 +101,7 @@ pub(crate) fn leave(entered: usize) {
 
 /// Waits until the lock is free, or the caller holds it.
 pub(crate) fn wait_until_free() {
-    while HOLDER.load(Ordering::Acquire) != 0 && !is_held_by_caller() {
-        sched_yield();
-    }
+    wait_until(|| HOLDER.load(Ordering::Acquire) == 0 || is_held_by_caller());
 }
 
 /// Acquires the lock, and waits until no other thread is inside. `own` is the number of the caller;
@@ -115,10 +111,9 @@ pub(crate) fn wait_until_free() {
 /// thread. It cannot when it may be inside itself, in a signal handler: then the interrupted
 /// operation stays half done whatever the caller does.
 pub(crate) fn acquire(own: Option<usize>, others: impl FnOnce() -> bool) -> bool {
-    let caller = this_thread();
-    while HOLDER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed).is_err() {
-        sched_yield();
-    }
+    let caller = tls::identity();
+    let take = || HOLDER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed);
+    wait_until(|| take().is_ok());
     // SeqCst: after the exchange, against `enter_unnumbered`, which accesses the two in the other
     // order. A thread that is ending has no number and may be inside.
     if !others() && UNNUMBERED.load(Ordering::SeqCst) == 0 {
@@ -128,25 +123,22 @@ pub(crate) fn acquire(own: Option<usize>, others: impl FnOnce() -> bool) -> bool
     membarrier::fence_all();
     for (number, depth) in INSIDE.iter().enumerate() {
         // Acquire: pairs with the Release in `leave`.
-        while own != Some(number) && depth.0.load(Ordering::Acquire) != 0 {
-            sched_yield();
-        }
+        wait_until(|| own == Some(number) || depth.0.load(Ordering::Acquire) == 0);
     }
     own_depth == 0 && are_unnumbered_outside(own.is_some())
 }
 
 /// Waits until no thread without a number is inside, and returns whether that happened. A caller
-/// without a number may itself be inside, which it cannot detect, so it waits for at most one
-/// second.
+/// without a number may itself be inside, which it cannot detect, so it waits for about a
+/// second at most.
 fn are_unnumbered_outside(is_numbered: bool) -> bool {
-    const MAX_SECONDS: i64 = 1;
-    let start = clock_gettime(ClockId::Monotonic);
+    let mut round = 0;
     while UNNUMBERED.load(Ordering::SeqCst) != 0 {
-        let passed = clock_gettime(ClockId::Monotonic) - start;
-        if !is_numbered && passed.tv_sec >= MAX_SECONDS {
+        if !is_numbered && round == pause::SECOND {
             return false;
         }
-        sched_yield();
+        pause(round);
+        round += 1;
     }
     true
 }
@@ -170,12 +162,7 @@ pub(crate) fn release_in_child(own: Option<usize>) {
 
 /// Returns whether the caller holds the lock.
 pub(crate) fn is_held_by_caller() -> bool {
-    HOLDER.load(Ordering::Relaxed) == this_thread()
-}
-
-fn this_thread() -> usize {
-    // SAFETY: has no arguments and reads the thread's own identity.
-    unsafe { libc::pthread_self() as usize }
+    HOLDER.load(Ordering::Relaxed) == tls::identity()
 }
 
 #[cfg(test)]

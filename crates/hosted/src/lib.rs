@@ -23,8 +23,9 @@
 //!
 //! # Modules
 //! `space`, `frame_set`, `purge` and `thp` are the components of `Pages`, and do not know it.
-//! `tls`, `membarrier`, `threads`, `miss_hook`, `clock` and `fork_lock` are the machine. `pages`
-//! puts all of them together.
+//! `tls`, `numbers`, `shared_numbers`, `pause`, `proc_file`, `seccomp`, `membarrier`, `threads`,
+//! `miss_hook`, `clock`, `fork_lock` and `keep_loaded` are the machine. `pages` puts all of them
+//! together.
 
 #![cfg_attr(not(test), no_std)]
 
@@ -38,11 +39,17 @@ mod clock;
 mod fork_lock;
 mod frame_set;
 mod heap;
+mod keep_loaded;
 mod membarrier;
 mod miss_hook;
+mod numbers;
 mod os_error;
 mod pages;
+mod pause;
+mod proc_file;
 mod purge;
+mod seccomp;
+mod shared_numbers;
 mod space;
 #[cfg(test)]
 mod test_blocks;
@@ -59,6 +66,7 @@ mod tls;
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
 pub use heap::{Heap, HeapCaches, HeapStats, HeapSystem};
+pub use keep_loaded::assume_never_unloaded;
 pub use os_error::OsError;
 pub use pages::Pages;
 pub use pages::forking::Forking;
@@ -66,6 +74,7 @@ pub use pages::purger::Purger;
 pub use purge::background::Background;
 pub use purge::decay::PURGE_DELAY;
 pub use purge::trim::Trim;
+pub use seccomp::expect_seccomp_filter;
 pub use space::mapping::Mapped;
 pub use threads::{HeapThreads, Threads};
 pub use tls::THREAD_SLOTS;

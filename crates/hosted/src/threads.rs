@@ -4,26 +4,26 @@
 //! # Concepts
 //! A thread takes a free number when it first calls `pin`, and frees the number when it ends. The
 //! next thread that takes the number inherits the slots with their magazines.
-//! A thread that finds no free number works without slots.
+//! A thread that finds no free number borrows a shared one in slow paths (`shared_numbers.rs`).
 //!
 //! Other libraries run code at the end of a thread (destructors of thread-locals and of keys),
 //! which may allocate. So a thread frees its number in the last of the rounds in which the system
 //! calls such destructors. Destructors that run even later work without slots.
 //!
 //! # Concurrency
-//! Numbers are bits of one atomic word. The Acquire of the compare-exchange that takes a number
-//! pairs with the Release that freed it, which publishes the content of the slots to the next
-//! thread. The heavy fence is `membarrier`.
+//! The Acquire of the compare-exchange that takes a number pairs with the Release that freed it,
+//! which publishes the content of the slots to the next thread. The heavy fence is `membarrier`.
 
 use core::ffi::c_void;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+use core::sync::atomic::{AtomicU32, Ordering, fence};
 
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
-use rustix::thread::sched_yield;
 
-use crate::fork_lock;
+use crate::keep_loaded::keep_loaded;
+use crate::numbers::Numbers;
+use crate::pause::pause;
 use crate::tls::THREAD_SLOTS;
-use crate::{membarrier, miss_hook, tls};
+use crate::{fork_lock, membarrier, miss_hook, shared_numbers, tls};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
 /// two pages.
@@ -35,8 +35,8 @@ use crate::{membarrier, miss_hook, tls};
 /// ```
 pub type HeapThreads = WithSlotStride<Threads, { 8 << 10 }>;
 
-/// A bit for each number, set while a thread has it.
-static TAKEN: AtomicU64 = AtomicU64::new(0);
+/// The numbers that threads have, and the shared ones that a thread ever borrowed.
+static TAKEN: Numbers = Numbers::new();
 
 /// One more than the highest number that a thread ever had.
 static USED: AtomicU32 = AtomicU32::new(0);
@@ -44,6 +44,9 @@ static USED: AtomicU32 = AtomicU32::new(0);
 /// Value of a thread's word when the thread is ending and has freed its number. The word is zero
 /// before the thread takes a number, and then the number plus one.
 const ENDED: u32 = u32::MAX;
+
+/// Value of a thread's word while it takes a number.
+const TAKING: u32 = ENDED - 1;
 
 /// The key whose destructor frees numbers, plus one; zero before it is created.
 static KEY: AtomicU32 = AtomicU32::new(0);
@@ -64,12 +67,11 @@ pub struct Threads;
 
 // SAFETY: clause 1: a number belongs to one thread from the compare-exchange that set its bit until
 // `free_number`, after which the thread has none; only signal handlers interrupt a thread. Clause
-// 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after `membarrier`,
-// which fences all running threads, or if no other thread has a number: one that takes a number
-// later executes a full fence in `assign`. Clause 4: signals are not masked, but a handler that
-// allocates is nested and only tries. The states are entries of the fork lock, which may be left in
-// any order. Clause 5: numbers are bits of a word of `THREAD_SLOTS` bits. Clause 6: the number is
-// the thread's, for every value. Clause 7: zero.
+// 2: the Release and Acquire of `TAKEN`. Clause 3: `fence_all` is true only after a fence of all
+// running threads, or where no other thread has a number, and so is a CPU. Clause 4: signals are
+// not masked, but a handler that allocates is nested and only tries. The states are entries of the
+// fork lock, which may be left in any order. Clause 5: all numbers, shared ones too, are below
+// `THREAD_SLOTS`. Clause 6: the number is the thread's, for every value. Clause 7: zero.
 //
 // A thread frees its number in the destructors of its keys, after those of its thread-locals
 // (`__call_tls_dtors` runs first). So it drops every guard that a thread-local keeps before. A
@@ -105,6 +107,18 @@ unsafe impl Cpu for Threads {
     #[inline(always)]
     unsafe fn unpin(&self) {}
 
+    #[inline(always)]
+    fn borrow(&self) -> bool {
+        tls::number().is_none() && borrow()
+    }
+
+    unsafe fn give_back(&self) {
+        if let Some(number) = tls::number() {
+            tls::store(0);
+            shared_numbers::unlock(number);
+        }
+    }
+
     const HAS_MISS_HOOK: bool = true;
 
     #[inline(always)]
@@ -114,15 +128,7 @@ unsafe impl Cpu for Threads {
 
     /// Makes no system call while no other thread has a number: no other thread uses slots then.
     fn fence_all(&self) -> bool {
-        // Pairs with the fence in `assign`. A thread that takes a number after this load finds what
-        // the caller wrote before this fence.
-        fence(Ordering::SeqCst);
-        let own = tls::number().map_or(0, |number| 1 << number);
-        // SeqCst: includes the Acquire that pairs with the Release in `free_number`.
-        if TAKEN.load(Ordering::SeqCst) & !own == 0 {
-            return true;
-        }
-        membarrier::fence_all()
+        is_alone() || membarrier::fence_all()
     }
 
     /// Masks no signals: enters the fork lock, so that a fork waits until the caller holds no lock.
@@ -135,49 +141,92 @@ unsafe impl Cpu for Threads {
         fork_lock::leave(state.0);
     }
 
-    /// Spins a few rounds, then yields: the thread that holds the lock may be preempted.
+    /// Spins a few rounds, then sleeps: the thread that holds the lock may be preempted.
     fn wait(&self, round: usize) {
-        const SPINS: usize = 32;
-        if round < SPINS { core::hint::spin_loop() } else { sched_yield() }
+        pause(round);
     }
 }
 
-/// Returns the numbers that threads have, one bit each.
-pub(crate) fn taken() -> u64 {
-    // SeqCst: after the fork lock was acquired, in one order with the exchange in `assign` and the
-    // load of the lock after it.
-    TAKEN.load(Ordering::SeqCst)
+/// Returns whether any thread but the one with the number `own` may have a number.
+pub(crate) fn are_others(own: Option<usize>) -> bool {
+    // SeqCst: after the fork lock was acquired, in one order with the exchange in `take_number` and
+    // the load of the lock after it.
+    TAKEN.has_others(own)
+}
+
+/// Returns whether no thread but the caller has a number. A thread that takes one later sees all
+/// that the caller stored before the call.
+fn is_alone() -> bool {
+    // Orders the caller's stores before the load. Pairs with the fences in `take_number` and
+    // `borrow`: if the load does not see the bit of another thread, that thread's loads after its
+    // fence see the stores.
+    fence(Ordering::SeqCst);
+    !are_others(tls::number())
 }
 
 /// Frees all numbers but the running thread's, in a child of `fork`.
 pub(crate) fn forget_others() {
-    let own = tls::number().map_or(0, |number| 1 << number);
-    TAKEN.fetch_and(own, Ordering::SeqCst);
+    let own = tls::number();
+    TAKEN.keep_only(own);
+    shared_numbers::forget_others(own);
     membarrier::forget();
+}
+
+/// Lends the running thread, which has no number, a shared one, or gives it a number of its own if
+/// there is one. Returns whether it lent one.
+#[cold]
+#[inline(never)]
+fn borrow() -> bool {
+    if tls::load() >= TAKING || TAKEN.has_free() && assign().is_some() {
+        return false;
+    }
+    let Some(number) = shared_numbers::lock() else { return false };
+    fork_lock::wait_until_free();
+    // The bit stays: a process with so many threads is not alone, and a fork freezes the slots.
+    if TAKEN.insert(number) {
+        // Pairs with the fence in `is_alone`.
+        fence(Ordering::SeqCst);
+        // Release: as in `slots_used`.
+        USED.fetch_max(number as u32 + 1, Ordering::Release);
+    }
+    let before = tls::swap(number as u32 + 1);
+    if before != 0 {
+        // A signal handler has taken a number for the thread meanwhile.
+        tls::store(before);
+        shared_numbers::unlock(number);
+        return false;
+    }
+    true
 }
 
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if tls::load() == ENDED {
+    if matches!(tls::load(), ENDED | TAKING) {
         return None;
     }
-    // The thread has a number: it was armed. A signal handler may have disarmed it meanwhile.
-    if let Some(number) = tls::number() {
-        let number = number as u32;
-        tls::store(number + 1);
-        return Some(number);
+    // The calls below may allocate: libraries may replace the functions of the C library. Such
+    // requests do without a slot. The thread may have a number: it was armed, or a signal handler
+    // has taken one meanwhile.
+    let before = tls::swap(TAKING) & !tls::ARMED;
+    if (1..=THREAD_SLOTS as u32).contains(&before) {
+        tls::store(before);
+        return Some(before - 1);
     }
+    let number = take_number();
+    if number.is_none() && tls::load() == TAKING {
+        tls::store(0);
+    }
+    number
+}
+
+fn take_number() -> Option<u32> {
     let key = key()?;
     fork_lock::wait_until_free();
-    // SeqCst: in one order with the acquisition of the fork lock, which `fork_lock::enter` loads
-    // next. Includes the Acquire that pairs with the Release in `free_number`.
-    let lowest_free = |taken: u64| (taken != u64::MAX).then(|| taken | (taken + 1));
-    let before = TAKEN.fetch_update(Ordering::SeqCst, Ordering::Relaxed, lowest_free).ok()?;
-    // Pairs with the fence in `fence_all`: either that call finds the number taken, or this thread
-    // finds what the caller wrote before.
+    // In one order with the acquisition of the fork lock, which `fork_lock::enter` loads next.
+    let number = TAKEN.take_lowest()? as u32;
+    // Pairs with the fence in `is_alone`.
     fence(Ordering::SeqCst);
-    let number = before.trailing_ones();
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);
     // Stored before `set_round`, which may allocate.
@@ -194,6 +243,8 @@ fn key() -> Option<libc::pthread_key_t> {
     if let Some(key) = KEY.load(Ordering::Relaxed).checked_sub(1) {
         return Some(key);
     }
+    // The destructor is code of this library.
+    keep_loaded();
     let mut key = 0;
     // SAFETY: writes a key; the destructor is sound to call with what `set_round` stores.
     if unsafe { libc::pthread_key_create(&raw mut key, Some(thread_ends)) } != 0 {
@@ -227,8 +278,7 @@ unsafe extern "C" fn thread_ends(value: *mut c_void) {
 
 fn free_number(number: u32) {
     tls::store(ENDED);
-    // Release: pairs with the Acquire in `assign`; publishes the slots to the next thread.
-    TAKEN.fetch_and(!(1 << number), Ordering::Release);
+    TAKEN.free(number as usize);
 }
 
 #[cfg(test)]
@@ -263,6 +313,37 @@ mod tests {
             let number = std::thread::spawn(|| Threads.pin()).join().expect("no panic");
             assert!(number.is_some(), "numbers come back when threads end");
         }
+    }
+
+    /// Mutations that it catches: a shared number that two threads have; one that stays with its
+    /// thread.
+    #[test]
+    fn threads_without_a_number_borrow_different_ones() {
+        let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let threads = THREAD_SLOTS + 8;
+        let (all_started, all_done) = (Barrier::new(threads), Barrier::new(threads));
+        let lent: Vec<_> = std::thread::scope(|scope| {
+            let ask = || {
+                let own = Threads.pin();
+                all_started.wait();
+                let is_lent = Threads.borrow();
+                let number = Threads.pin_known();
+                all_done.wait();
+                if is_lent {
+                    // SAFETY: clause 1: pairs with the `borrow` above, and no slot was entered.
+                    unsafe { Threads.give_back() };
+                }
+                assert_eq!(Threads.pin_known(), own, "a borrowed number goes back");
+                number.filter(|_| is_lent).map(|number| number.index())
+            };
+            let running: Vec<_> = (0..threads).map(|_| scope.spawn(ask)).collect();
+            running.into_iter().filter_map(|thread| thread.join().expect("no panic")).collect()
+        });
+        let mut different = lent.clone();
+        different.sort_unstable();
+        different.dedup();
+        assert_eq!((different.len(), lent.len()), (crate::numbers::SHARED, different.len()));
+        assert!(lent.iter().all(|number| (crate::numbers::OWN..THREAD_SLOTS).contains(number)));
     }
 
     /// A bit for each round of destructors: whether the thread had a number in it.

@@ -46,6 +46,23 @@ mod initial_exec {
         word as u32
     }
 
+    /// Sets the thread's word and returns what it was, in one step for signal handlers.
+    #[inline]
+    pub(crate) fn swap(word: u32) -> u32 {
+        let before: u32;
+        // SAFETY: exchanges the thread's own word; nothing else is at that place.
+        unsafe {
+            asm!(
+                "mov {at}, qword ptr [rip + hosted_0_1_word@GOTTPOFF]",
+                "xchg dword ptr fs:[{at}], {word:e}",
+                at = out(reg) _,
+                word = inout(reg) word => before,
+                options(nostack, preserves_flags),
+            );
+        }
+        before
+    }
+
     /// Sets the thread's word.
     #[inline]
     pub(crate) fn store(word: u32) {
@@ -107,6 +124,14 @@ mod initial_exec {
         unsafe { place().read_volatile() }
     }
 
+    /// Sets the thread's word and returns what it was. A signal handler may run in between.
+    #[inline]
+    pub(crate) fn swap(word: u32) -> u32 {
+        let before = load();
+        store(word);
+        before
+    }
+
     /// Sets the thread's word.
     #[inline]
     pub(crate) fn store(word: u32) {
@@ -115,9 +140,12 @@ mod initial_exec {
     }
 }
 
-pub(crate) use initial_exec::{load, store};
+pub(crate) use initial_exec::{load, store, swap};
 
-/// Maximum number of threads that have slots of their own at the same time.
+use crate::numbers;
+
+/// The number of sets of per-CPU slots: one for each of 112 threads, and 16 that all other threads
+/// share.
 ///
 /// ```
 /// use buddy::Buddy;
@@ -129,7 +157,7 @@ pub(crate) use initial_exec::{load, store};
 /// assert!(layout.size() > 0 && Threads.slots() == THREAD_SLOTS);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub const THREAD_SLOTS: usize = 64;
+pub const THREAD_SLOTS: usize = numbers::ALL;
 
 /// Set in the word of a thread that has a number and whose next hit is to be a miss: `load` then
 /// returns no valid number.
@@ -140,6 +168,13 @@ pub(crate) const ARMED: u32 = 1 << 31;
 pub(crate) fn number() -> Option<usize> {
     let number = (load() & !ARMED).wrapping_sub(1) as usize;
     (number < THREAD_SLOTS).then_some(number)
+}
+
+/// Returns the identity of the running thread, which is never zero. The only thread of a forked
+/// child keeps it.
+pub(crate) fn identity() -> usize {
+    // SAFETY: has no arguments and reads the thread's own identity.
+    unsafe { libc::pthread_self() as usize }
 }
 
 #[cfg(test)]

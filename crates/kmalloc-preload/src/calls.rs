@@ -7,8 +7,12 @@
 use core::ffi::c_void;
 use core::ptr::{NonNull, null_mut};
 
+use page_frame::OutOfMemory;
+
 use crate::errno::{no_memory, or_errno};
-use crate::heap::{Heap, PLAIN, existing, with_heap};
+use crate::foreign;
+use crate::heap::{Heap, PLAIN, allocate_early, existing, with_heap};
+use crate::space::is_outside;
 
 /// Allocates `bytes` bytes.
 #[unsafe(no_mangle)]
@@ -22,7 +26,8 @@ pub(crate) extern "C" fn malloc(bytes: usize) -> *mut c_void {
 fn allocate(bytes: usize) -> *mut c_void {
     match PLAIN.get() {
         Some(heap) => or_errno(heap.kmalloc(bytes)),
-        None => with_heap!(|heap| or_errno(heap.kmalloc(bytes))).unwrap_or_else(no_memory),
+        None => with_heap!(|heap| or_errno(heap.kmalloc(bytes)))
+            .unwrap_or_else(|| or_errno(allocate_early(bytes, 16))),
     }
 }
 
@@ -41,7 +46,7 @@ pub(crate) unsafe extern "C" fn free(start: *mut c_void) {
 /// # Safety
 /// 1. As for `free`.
 #[inline(always)]
-unsafe fn release(start: *mut c_void) {
+pub(crate) unsafe fn release(start: *mut c_void) {
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
     match PLAIN.get() {
         // SAFETY: clause 1. The plain heap exists, so the checked one does not (I2 of `lib.rs`),
@@ -59,9 +64,12 @@ unsafe fn release(start: *mut c_void) {
 #[cold]
 #[inline(never)]
 unsafe fn free_checked(start: NonNull<u8>) {
-    if let Some(Heap::Checked(heap)) = existing() {
+    match existing() {
         // SAFETY: clause 1. The plain heap does not exist, so the object came from the checked one.
-        unsafe { heap.free(start) };
+        Some(Heap::Checked(heap)) => unsafe { heap.free(start) },
+        // SAFETY: clause 1 is clause 1 of `foreign::free`: without a heap, the object came from
+        // another allocator.
+        _ => _ = unsafe { foreign::free(start) },
     }
 }
 
@@ -80,7 +88,10 @@ pub(crate) unsafe extern "C" fn cfree(start: *mut c_void) {
 pub(crate) extern "C" fn calloc(count: usize, bytes: usize) -> *mut c_void {
     match PLAIN.get() {
         Some(heap) => or_errno(heap.kcalloc(count, bytes)),
-        None => with_heap!(|heap| or_errno(heap.kcalloc(count, bytes))).unwrap_or_else(no_memory),
+        None => with_heap!(|heap| or_errno(heap.kcalloc(count, bytes))).unwrap_or_else(|| {
+            let all = count.checked_mul(bytes).ok_or(OutOfMemory);
+            or_errno(all.and_then(|all| allocate_early(all, 16)))
+        }),
     }
 }
 
@@ -108,6 +119,12 @@ unsafe fn resize(start: *mut c_void, bytes: usize) -> *mut c_void {
         // bytes.
         unsafe { release(start) };
         return null_mut();
+    }
+    if is_outside(old.addr().get()) {
+        // SAFETY: clause 1 is clause 1 of `foreign::resize`.
+        if let Some(moved) = unsafe { foreign::resize(old, bytes, allocate) } {
+            return moved;
+        }
     }
     match PLAIN.get() {
         // SAFETY: clause 1: `old` came from this heap, and the caller gives it up unless null is
@@ -171,10 +188,13 @@ pub(crate) unsafe extern "C" fn free_aligned_sized(
 #[inline]
 unsafe fn release_sized(start: *mut c_void, alignment: usize, bytes: usize) {
     let layout = core::alloc::Layout::from_size_align(bytes, alignment.max(16));
-    match (NonNull::new(start.cast::<u8>()), PLAIN.get(), layout) {
+    let own = NonNull::new(start.cast::<u8>());
+    let own = own.filter(|start| !is_outside(start.addr().get()));
+    match (own, PLAIN.get(), layout) {
         // SAFETY: clause 1: this is the layout of the request.
         (Some(start), Some(heap), Ok(layout)) => unsafe { heap.free_sized(start, layout) },
-        // SAFETY: clause 1. Without a valid layout the page map gives the size.
+        // SAFETY: clause 1. Without a valid layout the page map gives the size; other allocators
+        // need none.
         _ => unsafe { release(start) },
     }
 }
@@ -186,6 +206,10 @@ unsafe fn release_sized(start: *mut c_void, alignment: usize, bytes: usize) {
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn malloc_usable_size(start: *mut c_void) -> usize {
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return 0 };
+    if is_outside(start.addr().get()) {
+        // SAFETY: clause 1: an allocation, though of another allocator.
+        return unsafe { foreign::usable_size(start) };
+    }
     match existing() {
         Some(Heap::Plain(heap)) => heap.ksize(start),
         Some(Heap::Checked(heap)) => heap.ksize(start),

@@ -4,17 +4,22 @@
 //! A program runs on one of two instances for its whole life: the **plain** one, or with
 //! `KMALLOC_CHECK` the **checked** one, whose caches are hardened. The C functions try the plain
 //! one first, which costs one load and one comparison. Where it does not exist they call `serving`.
+//!
+//! Set-up calls functions that may allocate themselves. The thread that sets up is noted, and its
+//! requests get memory from `early.rs`.
 
-use core::sync::atomic::{AtomicU8, Ordering};
+use core::ptr::NonNull;
+use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use hosted::{HeapThreads, MAGAZINE_BYTES, Pages, Threads, Trim};
+use hosted::{HeapThreads, MAGAZINE_BYTES, OsError, Pages, Threads, Trim};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{Fault, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
+use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
 use slab::{Hardened, Off, Registry};
 use spin::Once;
 
 use crate::environment;
 use crate::fd_writer::say;
+use crate::{early, foreign, space};
 
 /// The page source of both allocators. When it runs out of pages, it shrinks the caches and tries
 /// again.
@@ -42,8 +47,11 @@ const UNKNOWN: u8 = 0;
 const NO: u8 = 1;
 const YES: u8 = 2;
 
-/// Evaluates `$body` with the allocator that serves, as `Some`; `None` where no memory is left to
-/// set one up.
+/// The thread that sets an allocator up; zero while none does.
+static SETTING_UP: AtomicUsize = AtomicUsize::new(0);
+
+/// Evaluates `$body` with the allocator that serves, as `Some`. `None` where no memory is left to
+/// set one up, and on the thread that is setting one up.
 macro_rules! with_heap {
     (|$heap:ident| $body:expr) => {
         match $crate::heap::serving() {
@@ -66,11 +74,52 @@ pub(crate) enum Heap {
 #[cold]
 #[inline(never)]
 pub(crate) fn serving() -> Option<Heap> {
-    if checks_are_wanted() {
-        CHECKED.kmalloc().ok().map(Heap::Checked)
-    } else {
-        PLAIN.kmalloc().ok().map(Heap::Plain)
+    existing().or_else(|| {
+        set_up(|| {
+            if checks_are_wanted() {
+                CHECKED.kmalloc().ok().map(Heap::Checked)
+            } else {
+                PLAIN.kmalloc().ok().map(Heap::Plain)
+            }
+        })?
+    })
+}
+
+/// Calls `make` and notes that this thread sets up; returns `None` if it already does. Other
+/// threads wait.
+fn set_up<R>(make: impl FnOnce() -> R) -> Option<R> {
+    // SAFETY: has no arguments and returns the identity of the thread, which is not zero.
+    let own = unsafe { libc::pthread_self() as usize };
+    let mut round = 0;
+    loop {
+        // Relaxed: the allocators publish themselves; a thread always sees its own identity.
+        match SETTING_UP.compare_exchange(0, own, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => break,
+            Err(thread) if thread == own => return None,
+            Err(_) => Threads.wait(round),
+        }
+        round += 1;
     }
+    // `build.rs` links the library so.
+    hosted::assume_never_unloaded();
+    let made = make();
+    SETTING_UP.store(0, Ordering::Relaxed);
+    Some(made)
+}
+
+/// Allocates for a request that `serving` had no allocator for: from `early.rs` if this thread is
+/// setting one up.
+///
+/// # Errors
+/// [`OutOfMemory`] where the set-up failed, or the early memory is used up.
+#[cold]
+pub(crate) fn allocate_early(bytes: usize, alignment: usize) -> Result<NonNull<u8>, OutOfMemory> {
+    // SAFETY: has no arguments.
+    let own = unsafe { libc::pthread_self() as usize };
+    if SETTING_UP.load(Ordering::Relaxed) != own {
+        return Err(OutOfMemory);
+    }
+    early::allocate(bytes, alignment)
 }
 
 /// Returns the allocator that serves requests if it has been set up.
@@ -78,16 +127,16 @@ pub(crate) fn existing() -> Option<Heap> {
     PLAIN.get().map(Heap::Plain).or_else(|| CHECKED.get().map(Heap::Checked))
 }
 
-/// Returns the pages of the process, or `None` when no address space could be reserved.
+/// Returns the pages of the process, or `None` when no address space could be claimed.
 pub(crate) fn pages() -> Option<&'static Pages> {
-    // A failed reservation is not tried again: the address space is smallest at the start.
-    static PAGES: Once<Option<Pages>> = Once::new();
-    PAGES.call_once(make_pages).as_ref()
+    static PAGES: Once<Pages> = Once::new();
+    PAGES.try_call_once(make_pages).ok()
 }
 
-fn make_pages() -> Option<Pages> {
-    let pages = Pages::new().ok()?.with_trim_hook(trim_caches);
-    Some(match environment::purge_delay() {
+fn make_pages() -> Result<Pages, OsError> {
+    let pages = Pages::new()?.with_trim_hook(trim_caches);
+    space::set(pages.start().addr().get(), pages.space_bytes());
+    Ok(match environment::purge_delay() {
         Some(delay) => pages.with_purge_delay(delay),
         None => pages,
     })
@@ -128,17 +177,19 @@ fn checks_are_wanted() -> bool {
     }
 }
 
-/// The fault hook: writes the fault to standard error and aborts.
+/// The fault hook: hands an address outside the space to the allocator that it may be from. Writes
+/// any other fault to standard error and aborts.
 fn stop(fault: &Fault) {
     let Fault { kind, place, .. } = fault;
-    say(
-        2,
-        format_args!(
-            "kmalloc: {} at {place}: {kind}
-",
-            kind.name()
-        ),
-    );
+    if let (FaultKind::ForeignPointer, Some(address)) = (kind, fault.address()) {
+        let start = core::ptr::with_exposed_provenance_mut::<u8>(address);
+        // SAFETY: clause 1: only `free` reports addresses outside the space: `realloc` looks
+        // first. The caller of `free` gives the memory up.
+        if NonNull::new(start).is_some_and(|start| unsafe { foreign::free(start) }) {
+            return;
+        }
+    }
+    say(2, format_args!("kmalloc: {} at {place}: {kind}\n", kind.name()));
     // SAFETY: `abort` has no preconditions.
     unsafe { libc::abort() };
 }

@@ -16,9 +16,17 @@
 //!
 //! - `calls`, `aligned`: the functions of the C ABI.
 //! - `heap`: the plain and the hardened allocator, and which of them serves.
+//! - `early`: memory for requests that arrive during set-up.
+//! - `foreign`: allocations of other allocators that reach this library.
+//! - `space`: the addresses of this library's memory.
 //! - `environment`: options from environment variables.
-//! - `process`: load, fork and exit of the process.
-//! - `stats`: statistics for people, for `mallinfo2`, and for files.
+//! - `process`: load and exit of the process.
+//! - `fork`: the handlers before and after a fork.
+//! - `atfork`: the place of these handlers among those of other libraries.
+//! - `filter`: filters of system calls that the program installs.
+//! - `next`: functions of the C library behind those that this library replaces.
+//! - `stats`: statistics for people and files.
+//! - `mallinfo`: statistics and options for programs.
 //! - `stats_file`: the file that a user named for statistics.
 //! - `errno`: how a C function reports failure.
 //! - `fd_writer`: text written to a file descriptor without allocating.
@@ -36,13 +44,21 @@
 #![cfg_attr(panic = "abort", no_std)]
 
 mod aligned;
+mod atfork;
 mod calls;
+mod early;
 mod environment;
 mod errno;
 mod fd_writer;
+mod filter;
+mod foreign;
+mod fork;
 mod heap;
+mod mallinfo;
+mod next;
 #[cfg(panic = "abort")]
 mod panic_handler;
 mod process;
+mod space;
 mod stats;
 mod stats_file;

@@ -1,5 +1,4 @@
-//! Statistics: for people and files in the format of the kernel's slabinfo, for programs through
-//! `mallinfo2`.
+//! Statistics for people and files, in the format of the kernel's slabinfo.
 //!
 //! `KMALLOC_STATS=1` writes to a copy of standard error that is made when the library is loaded,
 //! because many programs close theirs before they end. Any other value names a file, in which `%p`
@@ -157,7 +156,8 @@ fn trim_reserve_pages() -> usize {
     (128 << 10) / PAGE_SIZE + held_pages().0 / 64
 }
 
-fn held_pages() -> (usize, usize) {
+/// Returns the pages that the allocator holds, and those of them in large allocations.
+pub(crate) fn held_pages() -> (usize, usize) {
     match existing() {
         Some(Heap::Plain(heap)) => (heap.pages_held(), heap.large_pages()),
         Some(Heap::Checked(heap)) => (heap.pages_held(), heap.large_pages()),
@@ -190,33 +190,5 @@ pub(crate) extern "C" fn malloc_stats() {
     if existing().is_some() {
         let _ = write_to(2);
         write_file();
-    }
-}
-
-/// Returns the bytes held, in use and free, as far as the C library's structure has fields for
-/// them.
-#[unsafe(no_mangle)]
-pub(crate) extern "C" fn mallinfo2() -> libc::mallinfo2 {
-    let (held, large) = held_pages();
-    let mut in_use = large * PAGE_SIZE;
-    let mut objects = 0;
-    if existing().is_some() {
-        with_heap!(|heap| heap.registry().stats(|cache| {
-            in_use += cache.objects_active * cache.object_size;
-            objects += cache.objects_active;
-        }));
-    }
-    let idle = pages().map_or(0, |pages| pages.idle_pages());
-    libc::mallinfo2 {
-        arena: (held + idle - large) * PAGE_SIZE,
-        ordblks: objects,
-        smblks: 0,
-        hblks: 0,
-        hblkhd: large * PAGE_SIZE,
-        usmblks: 0,
-        fsmblks: 0,
-        uordblks: in_use,
-        fordblks: (held + idle) * PAGE_SIZE - in_use.min(held * PAGE_SIZE),
-        keepcost: idle * PAGE_SIZE,
     }
 }

@@ -20,6 +20,7 @@ use page_frame::{
 };
 use slab::{CacheBuilder, Hardening, Off, Registry, System};
 
+use crate::borrowed_id::BorrowedId;
 use crate::class::ClassIndex;
 use crate::class_caches::ClassCaches;
 use crate::large::LargeRuns;
@@ -156,6 +157,12 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_in_cache(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
+        let borrowed = BorrowedId::new(self.registry().cpu());
+        if borrowed.is_lent
+            && let Some(object) = self.caches.hit(class)
+        {
+            return Ok(object);
+        }
         self.caches.get_or_build(class, CacheBuilder::build)?.allocate_missed()
     }
 
@@ -176,23 +183,23 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.caches.get_or_build(class, CacheBuilder::try_build)?.try_allocate()
     }
 
-    /// Allocates memory for `layout` that reads as zero. Skips the zeroing if the page source says
-    /// that its pages are zero. Otherwise O(bytes). Example: see [`Kmalloc`].
+    /// Allocates memory for `layout` that reads as zero, up to its
+    /// [`usable_size`](Self::usable_size). Skips the zeroing if the page source says that its pages
+    /// are zero. Otherwise O(bytes). Example: see [`Kmalloc`].
     ///
     /// # Errors
     /// As [`allocate`](Self::allocate).
     pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
-        let (start, is_zero) = match ClassIndex::for_layout(layout) {
-            Some(class) => (self.allocate_in(class)?, false),
+        let (start, bytes, is_zero) = match ClassIndex::for_layout(layout) {
+            Some(class) => (self.allocate_in(class)?, class.size(), false),
             None => {
                 let run = self.large.allocate(self.source(), layout)?;
-                (run.start(), run.is_zero())
+                (run.start(), run.pages() << PAGE_SHIFT, run.is_zero())
             }
         };
         if !is_zero {
-            // SAFETY: the memory was just allocated with at least that many bytes, and no other
-            // code has it.
-            unsafe { start.write_bytes(0, layout.size()) };
+            // SAFETY: the memory was just allocated with that many bytes, and no other code has it.
+            unsafe { start.write_bytes(0, bytes) };
         }
         Ok(start)
     }
@@ -236,9 +243,9 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     unsafe fn free_missed(&self, start: NonNull<u8>) {
-        // SAFETY: clause 1 of `free_in`: by clause 1 and I1 `start` was allocated from the tag's
-        // class.
-        unsafe { self.free_in(self.class_at(start), start) };
+        // SAFETY: clause 1 of `free_borrowing`: by clause 1 and I1 `start` was allocated from the
+        // tag's class.
+        unsafe { self.free_borrowing(self.class_at(start), start) };
     }
 
     /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
@@ -269,8 +276,30 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     pub(crate) unsafe fn free_sized_missed(&self, start: NonNull<u8>, layout: Layout) {
-        // SAFETY: clause 1 of `free_in`: by clause 1 `start` was allocated from the layout's class.
-        unsafe { self.free_in(ClassIndex::for_layout(layout), start) };
+        // SAFETY: clause 1 of `free_borrowing`: by clause 1 `start` was allocated from the layout's
+        // class.
+        unsafe { self.free_borrowing(ClassIndex::for_layout(layout), start) };
+    }
+
+    /// Frees as [`free_in`](Self::free_in) does, after a miss. If the machine lends the caller an
+    /// id, it tries for a hit again.
+    ///
+    /// # Safety
+    /// 1. As for [`free_in`](Self::free_in).
+    #[inline(always)]
+    #[track_caller]
+    unsafe fn free_borrowing(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
+        let borrowed = BorrowedId::new(self.registry().cpu());
+        if borrowed.is_lent
+            && let Some(class) = class
+        {
+            // SAFETY: clause 1 of `free_hit`: an object of `class`, which the caller gives up.
+            if unsafe { self.caches.free_hit(class, start) } {
+                return;
+            }
+        }
+        // SAFETY: clause 1.
+        unsafe { self.free_in(class, start) };
     }
 
     /// Frees an object of `class`, or a run of pages if `class` is `None`.

@@ -86,6 +86,7 @@
 
 #[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04", feature = "nightly"))]
 mod allocator;
+mod borrowed_id;
 mod cache_name;
 mod class;
 mod class_caches;

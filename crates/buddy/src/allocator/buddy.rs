@@ -7,7 +7,7 @@ use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, PhysMap}
 
 use crate::allocator::frame_allocator::FrameAllocator;
 use crate::allocator::frame_pool::{FramePool, Mode};
-use crate::build::{BuildError, build};
+use crate::build::{BuildError, Plan, build};
 use crate::trace::Trace;
 use crate::zeroed_memory::ZeroedMemory;
 use crate::zones::hotplug::HotplugError;
@@ -127,6 +127,34 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
         slots: usize,
     ) -> Result<Layout, BuildError> {
         FrameAllocator::<C>::metadata_layout_with_room(ranges, room, slots)
+    }
+
+    /// Returns the offset of the page map in the metadata of
+    /// [`metadata_layout_with_room`](Self::metadata_layout_with_room). The page map is the last
+    /// part: a word for each frame of the span, then a byte for each.
+    ///
+    /// A caller may leave entries without memory until their frames are added.
+    ///
+    /// ```
+    /// use buddy::Buddy;
+    /// use page_frame::{DirectMap, FrameNumber, FrameRange, SingleCpu};
+    /// type Frames = Buddy<'static, DirectMap, SingleCpu>;
+    /// let range = |end| FrameRange::new(FrameNumber::new(0), FrameNumber::new(end));
+    /// let (first, room) = ([range(1024)], range(4 << 18));
+    /// let all = Frames::metadata_layout_with_room(&first, room, 1)?.size();
+    /// let page_map = all - Frames::page_map_offset(&first, room, 1)?;
+    /// assert_eq!(page_map, room.frames() * (size_of::<usize>() + 1));
+    /// # Ok::<(), buddy::BuildError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As for [`metadata_layout`](Self::metadata_layout).
+    pub fn page_map_offset(
+        ranges: &[FrameRange],
+        room: FrameRange,
+        slots: usize,
+    ) -> Result<usize, BuildError> {
+        Plan::new(ranges, room, slots).map(|plan| plan.page_map_offset())
     }
 
     /// Builds the allocator of all frames of `ranges`, with its metadata in `metadata`.

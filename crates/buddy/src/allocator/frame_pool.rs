@@ -108,7 +108,8 @@ impl<'m, C: Cpu> FramePool<'m, C> {
         let Carved { mut bitmap, tags, deferred, slots, counts } = carved;
         bitmap.set_fills_used_areas_first(mode == Mode::Dense);
         let areas = bitmap.table().frames() / AREA_FRAMES;
-        let caches = Caches::new(slots, counts, cpu, areas, mode == Mode::Plain);
+        let planned = bitmap.table().planned_areas();
+        let caches = Caches::new(slots, counts, cpu, [areas, planned], mode == Mode::Plain);
         Self { frames: Frames::new(bitmap, tags, deferred), caches, mode }
     }
 

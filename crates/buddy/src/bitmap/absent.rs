@@ -17,8 +17,13 @@ impl Section<'_> {
             let start = FrameNumber::new(base + area * AREA_FRAMES);
             let whole = FrameRange::new(start, FrameNumber::new(start.get() + AREA_FRAMES));
             let present = ranges.iter().map(|range| range.intersection(whole));
+            let mut present = present.filter(|present| !present.is_empty()).peekable();
+            if present.peek().is_none() {
+                line.reserve_all();
+                continue;
+            }
             let mut next = start;
-            for present in present.filter(|present| !present.is_empty()) {
+            for present in present {
                 line.reserve(next.get() - start.get(), present.start.get() - start.get());
                 next = present.end;
             }
@@ -32,9 +37,18 @@ impl Section<'_> {
     pub(crate) fn publish_all(&self, base: usize, ranges: &[FrameRange]) {
         match is_whole_section(base, ranges) {
             true => self.hints.set_all(EMPTY_AREAS),
-            false => (0..SECTION_AREAS).for_each(|area| _ = self.publish(area)),
+            false => {
+                let present = (0..SECTION_AREAS).filter(|area| has_frames(base, *area, ranges));
+                present.for_each(|area| _ = self.publish(area));
+            }
         }
     }
+}
+
+/// Returns whether an area of the section that begins at `base` has frames in `ranges`.
+fn has_frames(base: usize, area: usize, ranges: &[FrameRange]) -> bool {
+    let (start, end) = (base + area * AREA_FRAMES, base + (area + 1) * AREA_FRAMES);
+    ranges.iter().any(|range| range.start.get() < end && start < range.end.get())
 }
 
 /// Returns whether all frames of the section that begins at `base` are in one of `ranges`.

@@ -228,6 +228,12 @@ impl Line {
             self.0[word].fetch_or(frames, Ordering::Relaxed);
         }
     }
+
+    /// Takes all frames for ever, in a line that no other CPU sees yet.
+    pub(crate) fn reserve_all(&self) {
+        // Relaxed: the line is published when the section is.
+        self.0.iter().for_each(|word| word.store(usize::MAX, Ordering::Relaxed));
+    }
 }
 
 #[cfg(test)]

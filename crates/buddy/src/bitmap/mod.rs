@@ -49,8 +49,7 @@ pub(crate) struct Bitmap<'m> {
 impl<'m> Bitmap<'m> {
     /// Makes the bitmap of the sections in `table`. `bounds` are those of their hints.
     pub(crate) fn new(table: SectionTable<'m>, bounds: &'m Bounds) -> Self {
-        let areas = table.frames() / AREA_FRAMES;
-        let has_placements = areas >= PLACEMENTS * MIN_AREAS_PER_PLACEMENT;
+        let has_placements = table.planned_areas() >= PLACEMENTS * MIN_AREAS_PER_PLACEMENT;
         Self { table, bounds, has_placements, fills_used_areas_first: false }
     }
 

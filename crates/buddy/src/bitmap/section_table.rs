@@ -20,6 +20,11 @@ use page_frame::{FrameNumber, FrameRange};
 use crate::bitmap::section::Section;
 use crate::bits::{AREA_FRAMES, SECTION_FRAMES};
 
+/// Room for this many areas is much: 8 GiB. A guess.
+const MUCH_ROOM: usize = 4096;
+/// Room for this many times the areas that exist is much: a guess.
+const MUCH_GROWTH: usize = 32;
+
 /// The cell of a section in the table.
 #[derive(Debug)]
 pub(crate) struct SectionCell<'m> {
@@ -199,6 +204,13 @@ impl<'m> SectionTable<'m> {
     #[inline]
     pub(crate) fn is_one_range(&self) -> bool {
         self.from_start == [self.span]
+    }
+
+    /// Returns the number of areas that an allocator plans for: those that exist, or with room for
+    /// many more, all that there is room for. A heap begins small and grows.
+    pub(crate) fn planned_areas(&self) -> usize {
+        let [now, room] = [self.frames(), self.span.frames()].map(|frames| frames / AREA_FRAMES);
+        if room >= MUCH_ROOM && room >= MUCH_GROWTH * now { room } else { now }
     }
 
     /// Returns the number of frames.

@@ -166,11 +166,17 @@ impl Plan {
         Layout::from_size_align(self.total, 64).expect("`new` kept the total within `isize::MAX`")
     }
 
+    /// Returns the offset of the page map, which is the last part.
+    pub(crate) const fn page_map_offset(&self) -> usize {
+        self.map_at
+    }
+
     /// Builds everything in `metadata`.
     ///
     /// # Safety
     /// 1. `metadata` is valid for reads and writes of [`layout`](Self::layout) during `'m`, zero,
-    ///    and used by no other code.
+    ///    and used by no other code; of the page map at least the entries of the frames that the
+    ///    allocator has ([`ZeroedMemory::from_zeroed`]).
     /// 2. `ranges` are the ranges that were planned.
     /// 3. `map_start` is page-aligned. All code that gets pointers from the map may use them for
     ///    the memory of the span's frames.

@@ -28,6 +28,8 @@ pub(crate) mod slot;
 
 /// Minimum number of areas for each slot, where slots own areas: a guess. One under loom.
 const MIN_AREAS_PER_OWNER: usize = if page_frame::sync::MODELLED { 1 } else { 8 };
+/// Of more slots than this, some are assumed to be unused: a guess.
+const MANY_SLOTS: usize = 64;
 /// Slots cache blocks of this mobility. Requests of another mobility go to the shared frames.
 const MOBILITY: Mobility = Mobility::Unmovable;
 
@@ -48,20 +50,21 @@ pub(crate) struct Caches<'m, C> {
 type Entered<'s, C> = PerCpuGuard<'s, CpuSlot, C>;
 
 impl<'m, C: Cpu> Caches<'m, C> {
-    /// Makes the caches of an allocator with `areas` areas. If `closed`, no call ever enters a
-    /// slot.
+    /// Makes the caches of an allocator that has `areas` areas and plans for `planned`. If
+    /// `closed`, no call ever enters a slot.
     pub(crate) fn new(
         slots: &'m mut [PerCpuSlot<CpuSlot>],
         counts: &'m [CachedCount],
         cpu: C,
-        areas: usize,
+        [areas, planned]: [usize; 2],
         closed: bool,
     ) -> Self {
         let count = slots.len();
+        let used = count.min(MANY_SLOTS);
         Self {
             slots: if closed { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) },
             counts,
-            has_owners: closed || areas >= MIN_AREAS_PER_OWNER * count,
+            has_owners: closed || planned >= MIN_AREAS_PER_OWNER * used,
             area_batch: (areas / (8 * count.max(1))).clamp(1, MAX_CLAIM_BATCH),
         }
     }

@@ -1,20 +1,20 @@
 //! Building [`Pages`]: the address space, the metadata, and the options.
 
+use core::ptr::NonNull;
+use core::sync::atomic::AtomicUsize;
 use core::time::Duration;
 
 use buddy::{Mode, ZeroedMemory};
 use page_frame::sync::Lock;
 use page_frame::{FrameRange, PAGE_SIZE};
-use rustix::process::{Resource, getrlimit};
 
-use super::{Frames, Pages, later_sections_bytes};
+use super::{Frames, Pages};
 use crate::frame_set::FrameSet;
 use crate::os_error::OsError;
 use crate::purge::decay::{Decay, PURGE_DELAY};
 use crate::purge::trim::{Trim, TrimRounds};
-use crate::space::Space;
-use crate::space::mapping::Mapped;
-use crate::thp::areas;
+use crate::space::metadata::BuddySizes;
+use crate::space::{Space, areas};
 use crate::thp::scan::Thp;
 use crate::threads::Threads;
 use crate::tls::THREAD_SLOTS;
@@ -25,18 +25,14 @@ const MAX_BYTES: usize = 1 << 40;
 const MIN_BYTES: usize = 16 << 20;
 
 impl Pages {
-    /// Reserves address space and builds the allocator in it. Makes a few system calls and commits
-    /// only metadata. Example: see [`Pages`].
+    /// Claims address space and builds the allocator in it. Makes a few system calls and commits
+    /// only metadata. Limits of address space and data count the parts that are in use. Example:
+    /// see [`Pages`].
     ///
     /// # Errors
     /// The error of `mmap`, when there is no address space even for 16 MiB.
     pub fn new() -> Result<Self, OsError> {
         let mut bytes = MAX_BYTES;
-        if let Some(limit) = getrlimit(Resource::As).current {
-            // A quarter of the limit: the program and the page map need address space too.
-            bytes = bytes.min((limit as usize / 4).max(MIN_BYTES));
-            bytes = 1 << bytes.ilog2();
-        }
         loop {
             match Self::with_space(bytes) {
                 Err(error) if bytes <= MIN_BYTES => return Err(error),
@@ -68,45 +64,38 @@ impl Pages {
         if !bytes.is_power_of_two() || bytes < PAGE_SIZE {
             return Err(OsError::INVALID);
         }
-        let space = Space::reserve(bytes)?;
+        let space = Space::new(bytes, sizes)?;
         let (all, first) = (space.mapping().frames(), space.sections().first());
-        let invalid = |_| OsError::INVALID;
-        let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
-        let buddy_bytes = layout.map_err(invalid)?.size().next_multiple_of(64);
-        // One mapping for all metadata: first the buddy's, then the sets of frames and areas, last
-        // that of later sections.
         let areas = areas::numbers(all);
-        let (frame_bytes, area_bytes) = (FrameSet::bytes(all), FrameSet::bytes(areas));
-        let sets_bytes = frame_bytes + 2 * area_bytes;
-        let metadata = Mapped::reserve(buddy_bytes + sets_bytes + later_sections_bytes(&space))?;
-        metadata.exclude_from_dumps();
-        metadata.forbid_huge_anywhere();
+        let layout = *space.layout();
         let set = |offset: usize, of: FrameRange| {
-            // SAFETY: within the mapping.
-            let memory = unsafe { metadata.start().add(buddy_bytes + offset) };
-            // SAFETY: clause 1 of `new_in`: a fresh mapping is zero, each set has its own part of
-            // it, and the mapping is dropped with the sets.
-            unsafe { FrameSet::new_in(memory, of) }
+            // SAFETY: clause 1 of `new_in`: a new space is zero, and each set has a part of its own
+            // in it. `Space` maps the bits of all areas at once, and those of a section's frames
+            // before the buddy gets them. The space is dropped after the sets.
+            unsafe { FrameSet::new_in(space.at(offset), of) }
         };
-        let committed = set(0, all);
-        let thp = Thp::new(set(frame_bytes, areas), set(frame_bytes + area_bytes, areas));
-        let (start, map) = (metadata.start(), space.mapping().direct_map());
+        let committed = set(layout.committed, all);
+        let [dense, huge] = layout.area_sets;
+        let thp = Thp::new(set(dense, areas), set(huge, areas));
+        let (start, map) = (space.at(layout.buddy), space.mapping().direct_map());
         let ranges = [first];
-        // SAFETY: the mapping is fresh, so zero and ours. It is dropped after the buddy.
-        let zeroed = unsafe { ZeroedMemory::from_zeroed(start, buddy_bytes) };
+        // SAFETY: clause 1: fresh, at a multiple of 64. It is dropped after the buddy. I2 of
+        // `Space`: the entries of the page map are there before the buddy gets their frames.
+        // Clause 2: the space is fresh, so zero, and this part is the buddy's.
+        let zeroed = unsafe { ZeroedMemory::from_zeroed(start, layout.buddy_bytes) };
         // SAFETY: the space is fresh, so no other code uses it, and is dropped after the buddy.
-        // `map` covers it; `first` is open.
+        // `map` covers it. `open` maps the frames before a caller gets them.
         let buddy =
             unsafe { Frames::new_with_room(zeroed, &ranges, all, map, Threads, Mode::Dense) };
         Ok(Self {
-            buddy: buddy.map_err(invalid)?,
+            buddy: buddy.map_err(|_| OsError::INVALID)?,
             committed,
             decay: Decay::new(PURGE_DELAY),
             trim_rounds: TrimRounds::new(),
             trim_hook: |_| (),
             thp,
             maintenance: Lock::new(()),
-            metadata,
+            scattered: AtomicUsize::new(0),
             space,
         })
     }
@@ -145,8 +134,32 @@ impl Pages {
         self.with_purge_delay(Duration::MAX)
     }
 
+    /// Returns the first address of the address space.
+    ///
+    /// ```
+    /// let pages = hosted::Pages::with_space(1 << 30)?;
+    /// assert_eq!(pages.start().addr().get() % (2 << 20), 0);
+    /// # Ok::<(), hosted::OsError>(())
+    /// ```
+    pub const fn start(&self) -> NonNull<u8> {
+        self.space.mapping().start()
+    }
+
     /// Returns the size of the address space in bytes. Example: see [`Pages`].
     pub const fn space_bytes(&self) -> usize {
-        self.space.mapping().bytes()
+        self.space.mapping().space_bytes()
     }
+}
+
+/// Returns the sizes of the buddy's metadata for a space with the frames `all`, of which it begins
+/// with `first`.
+fn sizes(all: FrameRange, first: FrameRange) -> Result<BuddySizes, OsError> {
+    let invalid = |_| OsError::INVALID;
+    let layout = Frames::metadata_layout_with_room(&[first], all, THREAD_SLOTS);
+    let page_map_at = Frames::page_map_offset(&[first], all, THREAD_SLOTS);
+    Ok(BuddySizes {
+        bytes: layout.map_err(invalid)?.size(),
+        page_map_at: page_map_at.map_err(invalid)?,
+        section_bytes: Frames::section_layout().size(),
+    })
 }

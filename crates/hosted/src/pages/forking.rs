@@ -80,8 +80,7 @@ impl<'a, G> Forking<'a, G> {
     pub fn begin(pages: &'a Pages, freeze_caches: impl FnOnce() -> G) -> Self {
         assert!(!fork_lock::is_held_by_caller(), "this thread has begun a fork already");
         let own = tls::number();
-        let own_bit = own.map_or(0, |number| 1 << number);
-        let must_freeze = fork_lock::acquire(own, || threads::taken() != own_bit);
+        let must_freeze = fork_lock::acquire(own, || threads::are_others(own));
         let lock = Held;
         let frozen = must_freeze.then(|| {
             let caches = freeze_caches();

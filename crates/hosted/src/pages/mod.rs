@@ -2,10 +2,10 @@
 //! on demand.
 //!
 //! # Concepts
-//! - The **space** is the address space for all pages: 1 TiB if the system grants it, otherwise
-//!   less. It has no memory until it is used. The page map covers all of it, so that one comparison
-//!   shows whether an address belongs to it.
-//! - The buddy begins with one **section** of the space (1 GiB) and gets the next one when it runs
+//! - The **space** is the address space for all pages: 1 TiB if the system has it, otherwise less.
+//!   Its parts are mapped when they are first used. The page map covers all of it, so that one
+//!   comparison shows whether an address belongs to it.
+//! - The buddy begins with 63 MiB of the space, and gets a **section** (1 GiB) each time it runs
 //!   out. A run of more than half a section is a **multi-section run**: it takes whole sections of
 //!   its own, from the end of the space.
 //! - A frame is **committed** from its first allocation until it is purged. A block without a
@@ -25,11 +25,13 @@
 mod build;
 pub(crate) mod forking;
 mod maintenance;
+mod make_room;
 mod purge;
 pub(crate) mod purger;
 mod runs;
 
 use core::ptr::NonNull;
+use core::sync::atomic::AtomicUsize;
 
 use buddy::{Buddy, ZeroedMemory};
 use page_frame::sync::Lock;
@@ -40,10 +42,10 @@ use page_frame::{
 
 use crate::fork_lock::Inside;
 use crate::frame_set::FrameSet;
+use crate::os_error::OsError;
 use crate::purge::decay::Decay;
 use crate::purge::trim::{Trim, TrimRounds};
 use crate::space::Space;
-use crate::space::mapping::Mapped;
 use crate::thp::scan::Thp;
 use crate::threads::Threads;
 use crate::tls;
@@ -81,27 +83,38 @@ pub struct Pages {
     pub(crate) thp: Thp,
     /// Held by the thread that purges or scans.
     pub(crate) maintenance: Lock<()>,
-    /// The metadata of the buddy and of the sets, and at its end of the sections that the buddy
-    /// may get later.
-    pub(crate) metadata: Mapped,
+    /// How many open pages were free when no free unit was found, see `make_room.rs`; or zero.
+    scattered: AtomicUsize,
+    /// The space and the metadata: the last field, as the others refer to its memory.
     pub(crate) space: Space,
 }
 
-// SAFETY: clause 1: the buddy fulfils it, over frames of our mapping that were opened before it got
-// them. Clause 2: the buddy fulfils it. Only the trim hook can unwind: before an allocation, and
-// after a free.
+// SAFETY: clause 1: the buddy fulfils it, over frames of our space, which are opened before a
+// caller gets them. Clause 2: the buddy fulfils it. Only the trim hook can unwind: before an
+// allocation, and after a free.
 unsafe impl PageSource for Pages {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
         // First: a hook that panics here loses no block.
         self.decay_if_due(order.pages());
         let _inside = Inside::enter();
-        let block = loop {
-            match self.buddy.allocate(order) {
-                Err(_) if self.grow() => {}
-                outcome => break outcome?,
+        let (start, order) = loop {
+            let (start, order) = match self.buddy.allocate(order) {
+                Err(_) if self.grow() => continue,
+                outcome => outcome?.into_raw(),
+            };
+            match make_room::open_block(self, frames_of(start, order.pages())) {
+                Ok(()) => break (start, order),
+                // The block stays allocated, so that the buddy returns another one.
+                Err(OsError::EXISTS) => continue,
+                Err(_) => {
+                    // SAFETY: start and order of the buddy's block. Its content is not used.
+                    let block = unsafe { PageBlock::from_raw(start, order, false) };
+                    // SAFETY: the clauses of `PageSource::free`: the block came from the buddy.
+                    unsafe { self.buddy.free(block) };
+                    return Err(OutOfMemory);
+                }
             }
         };
-        let (start, order) = block.into_raw();
         let is_zero = self.commit(frames_of(start, order.pages()));
         // SAFETY: clauses 1 and 2 of `from_raw`: start and order of the buddy's block. Clause 3:
         // I1.
@@ -132,16 +145,15 @@ impl Pages {
     #[cold]
     fn grow(&self) -> bool {
         self.space.grow(|number, range| {
-            let bytes = Frames::section_layout().size();
-            let offset = self.metadata.bytes() - later_sections_bytes(&self.space);
-            let offset = (offset + (number - 1) * bytes).next_multiple_of(64);
-            // SAFETY: within the mapping, whose end has room for each section but the first.
-            let metadata = unsafe { self.metadata.start().add(offset) };
-            // SAFETY: zero, aligned to 64, and used once: each number has its own part, and a
-            // failed `add_section` writes nothing.
+            let layout = self.space.layout();
+            let (metadata, bytes) =
+                (self.space.at(layout.later_section(number)), Frames::section_layout().size());
+            // SAFETY: `Space::grow` has mapped this memory, and fresh mappings are zero. It is
+            // aligned to a page. It is used once, because each number has its own part and a failed
+            // `add_section` writes nothing.
             let metadata = unsafe { ZeroedMemory::from_zeroed(metadata, bytes) };
-            // SAFETY: clause 1 of `add_section`: the frames are free parts of our space, which
-            // `Space::grow` has opened.
+            // SAFETY: clause 1 of `add_section`: the frames are a free section of our space.
+            // `Space::open` maps them before a caller gets them.
             unsafe { self.buddy.add_section(metadata, range) }.is_ok()
         })
     }
@@ -167,12 +179,6 @@ impl Pages {
     pub(crate) fn freeze_slots(&self) -> Frozen<'_> {
         self.buddy.freeze_slots(tls::number().map(|number| CpuId::new(number as u32)))
     }
-}
-
-/// Returns the bytes of metadata for all sections that the buddy may get later.
-fn later_sections_bytes(space: &Space) -> usize {
-    let layout = Frames::section_layout();
-    space.sections().later() * layout.size() + layout.align()
 }
 
 fn frames_of(start: NonNull<u8>, pages: usize) -> FrameRange {

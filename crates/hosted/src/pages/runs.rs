@@ -8,14 +8,16 @@ use page_frame::{
     PageRun, Tag,
 };
 
+use super::make_room::open_block;
 use super::{Pages, frames_of};
 use crate::fork_lock::Inside;
+use crate::os_error::OsError;
 use crate::space::sections::SECTION_FRAMES;
 
 /// Runs of more pages than this are multi-section runs.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
 
-/// The tail of a multi-section run is purged in units of this many pages: 1 MiB.
+/// A multi-section run is mapped in units of this many pages: 1 MiB.
 const TAIL_UNIT: usize = (1 << 20) / PAGE_SIZE;
 
 // SAFETY: clause 1: runs are the buddy's, or whole sections of the mapping that the table of
@@ -28,9 +30,19 @@ unsafe impl PageResize for Pages {
             return allocate_sections(self, pages);
         }
         let run = loop {
-            match self.buddy.allocate_run(pages, alignment) {
-                Err(_) if pages <= Order::MAX.pages() && self.grow() => {}
-                outcome => break outcome?,
+            let run = match self.buddy.allocate_run(pages, alignment) {
+                Err(_) if pages <= Order::MAX.pages() && self.grow() => continue,
+                outcome => outcome?,
+            };
+            match open_block(self, frames_of(run.start(), run.pages())) {
+                Ok(()) => break run,
+                // The run stays allocated, so that the buddy returns another one.
+                Err(OsError::EXISTS) => continue,
+                Err(_) => {
+                    // SAFETY: the clauses of `free_run`: the run came from the buddy.
+                    unsafe { self.buddy.free_run(run.start(), run.pages()) };
+                    return Err(OutOfMemory);
+                }
             }
         };
         let is_zero = self.commit(frames_of(run.start(), run.pages()));
@@ -72,6 +84,13 @@ unsafe impl PageResize for Pages {
         }
         // SAFETY: the clauses of `resize_run`: the run came from the buddy.
         let resized = unsafe { self.buddy.resize_run(start, pages, new_pages) };
+        if resized && new_pages > pages && open_block(self, changed).is_err() {
+            // SAFETY: the clauses of `resize_run`: the caller's run, just resized; no code uses its
+            // new part.
+            let shrunk = unsafe { self.buddy.resize_run(start, new_pages, pages) };
+            debug_assert!(shrunk, "a run can always shrink");
+            return false;
+        }
         match (resized, new_pages > pages) {
             (true, true) => _ = self.commit(changed),
             (false, false) => _ = self.commit(changed),
@@ -87,9 +106,12 @@ unsafe impl PageResize for Pages {
         // caller owns.
         let moved = unsafe { self.space.mapping().move_content(from, to, bytes) };
         if moved {
-            // The memory of `from` now backs `to`; the memory that backed `to` is released.
-            let moved = self.committed.remove(frames_of(from, pages));
-            self.decay.note_moved(moved);
+            // The memory of `from` now backs `to`; the memory that backed `to` is released. Pages
+            // of multi-section runs are not counted as committed.
+            let from = frames_of(from, pages);
+            if !self.space.is_multi_section(from.start) {
+                self.decay.note_moved(self.committed.remove(from));
+            }
         }
         moved
     }
@@ -102,11 +124,16 @@ fn is_multi_section(pages: &Pages, start: NonNull<u8>, count: usize) -> bool {
 }
 
 fn allocate_sections(pages: &Pages, count: usize) -> Result<PageRun, OutOfMemory> {
-    let range = pages.space.open_sections(count).ok_or(OutOfMemory)?;
+    let range = pages.space.open_sections(count.next_multiple_of(TAIL_UNIT)).ok_or(OutOfMemory)?;
     let start = pages.pointer(range.start.get() << PAGE_SHIFT);
     // SAFETY: clause 1: ours, and in the map, which covers all of the space.
     unsafe { pages.set_run(start, count) };
     Ok(PageRun::new(start, count, true))
+}
+
+/// Returns the frames that are mapped for the multi-section run of `count` pages at `start`.
+fn mapped_of(start: NonNull<u8>, count: usize) -> FrameRange {
+    frames_of(start, count.next_multiple_of(TAIL_UNIT))
 }
 
 /// Frees a multi-section run.
@@ -117,7 +144,7 @@ unsafe fn free_sections(pages: &Pages, start: NonNull<u8>, count: usize) {
     // SAFETY: clause 1: the caller owns the run, so its head.
     unsafe { pages.set_owner(start, 1, Tag::NONE, NonNull::dangling()) };
     // SAFETY: clause 1: no code uses the run any more.
-    unsafe { pages.space.close_sections(frames_of(start, count)) };
+    unsafe { pages.space.close_sections(mapped_of(start, count)) };
 }
 
 /// Changes the length of a multi-section run within the sections that it has. Returns whether that
@@ -135,15 +162,17 @@ unsafe fn resize_sections(
     if !stays || new_count <= LARGEST_IN_BUDDY {
         return false;
     }
-    // The tail goes back by whole units, so that a run that shrinks page by page does not call the
-    // system each time.
-    let [unit_end, tail_end] = [new_count, count]
-        .map(|count| count.next_multiple_of(TAIL_UNIT).min(count.next_multiple_of(SECTION_FRAMES)));
-    if unit_end < tail_end {
-        let tail = pages.pointer(start.addr().get() + (unit_end << PAGE_SHIFT));
-        let bytes = (tail_end - unit_end) << PAGE_SHIFT;
-        // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run's sections.
-        let _ = unsafe { pages.space.mapping().decommit(tail, bytes) };
+    // The run is mapped by whole units, so that one that shrinks or grows page by page does not
+    // call the system each time.
+    let [end, new_end] = [count, new_count].map(|count| mapped_of(start, count).end);
+    let done = if new_end < end {
+        // SAFETY: clause 2 of `resize_run`: no code uses the tail, which is in the run.
+        unsafe { pages.space.cut_sections(FrameRange::new(new_end, end)) }
+    } else {
+        new_end == end || pages.space.extend_sections(FrameRange::new(end, new_end))
+    };
+    if !done {
+        return false;
     }
     // SAFETY: clause 1 of `resize_run`: the run is the caller's.
     unsafe { pages.set_run(start, new_count) };

@@ -2,7 +2,8 @@
 //!
 //! # Concepts
 //! A **section** is 1 GiB of the space. The buddy takes sections from the lower end, one at a time,
-//! and never gives one back. A **multi-section run** is too large for the buddy: it takes
+//! and never gives one back. Of the first section it gets only a part, so that a small heap has
+//! little metadata. A **multi-section run** is too large for the buddy: it takes
 //! neighbouring sections from the upper end and frees them later.
 
 use core::ops::Range;
@@ -11,6 +12,9 @@ use page_frame::{FrameNumber, FrameRange};
 
 /// The frames of a section: 1 GiB.
 pub(crate) const SECTION_FRAMES: usize = 1 << 18;
+/// The frames of the first section that the buddy begins with: 63 MiB. They begin in the middle of
+/// an area, where the system puts no huge page, so that a small heap needs no advice against one.
+const FIRST: Range<usize> = 256..16 << 10;
 /// Maximum number of sections: 1 TiB of space.
 const MAX_SECTIONS: usize = 1024;
 const WORD_BITS: usize = usize::BITS as usize;
@@ -26,6 +30,8 @@ pub(crate) struct Sections {
     count: usize,
     buddy: Bits,
     multi_section: Bits,
+    /// The sections whose metadata is mapped.
+    described: Bits,
 }
 
 impl Sections {
@@ -34,19 +40,54 @@ impl Sections {
     pub(crate) fn new(all: FrameRange) -> Self {
         let count = all.frames() / SECTION_FRAMES;
         let count = if count < 2 { 1 } else { count.min(MAX_SECTIONS) };
-        let mut sections = Self { all, count, buddy: NONE, multi_section: NONE };
+        let mut sections = Self { count, ..Self::none(all) };
         set(&mut sections.buddy, 0, true);
         sections
     }
 
-    /// Returns the frames that the buddy begins with.
-    pub(crate) fn first(&self) -> FrameRange {
-        if self.count == 1 { self.all } else { self.range(0..1) }
+    /// Makes a table without sections.
+    pub(crate) fn none(all: FrameRange) -> Self {
+        Self { all, count: 0, buddy: NONE, multi_section: NONE, described: NONE }
     }
 
-    /// Returns whether the space is large enough for multi-section runs.
-    pub(crate) fn has_multi_section_runs(&self) -> bool {
-        self.count > 1
+    /// Returns the number of sections.
+    pub(crate) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// Returns the frames that the buddy begins with.
+    pub(crate) fn first(&self) -> FrameRange {
+        self.of_buddy(0)
+    }
+
+    /// Returns the frames that the buddy has, or would have, of the section of `frame`.
+    pub(crate) fn limits(&self, frame: FrameNumber) -> FrameRange {
+        self.of_buddy((frame.get() - self.all.start.get()) / SECTION_FRAMES)
+    }
+
+    fn of_buddy(&self, number: usize) -> FrameRange {
+        let at = |frame| FrameNumber::new(self.all.start.get() + frame);
+        match number {
+            _ if self.count < 2 => self.all,
+            0 => FrameRange::new(at(FIRST.start), at(FIRST.end)),
+            _ => self.range(number..number + 1),
+        }
+    }
+
+    /// Returns whether the metadata of section `number` is mapped.
+    pub(crate) fn is_described(&self, number: usize) -> bool {
+        is_set(&self.described, number)
+    }
+
+    /// Notes that the metadata of section `number` is mapped.
+    pub(crate) fn set_described(&mut self, number: usize) {
+        set(&mut self.described, number, true);
+    }
+
+    /// Iterates over the sections whose metadata is mapped: their numbers and frames.
+    pub(crate) fn described(&self) -> impl Iterator<Item = (usize, FrameRange)> + '_ {
+        let numbers = (0..self.count).filter(|number| self.is_described(*number));
+        numbers.map(|number| (number, self.of_buddy(number)))
     }
 
     /// Returns the number of sections except the first. The buddy may get all of them.
@@ -100,11 +141,7 @@ impl Sections {
     /// Iterates over the sections of the buddy, lowest first.
     pub(crate) fn in_buddy(self) -> impl Iterator<Item = FrameRange> + Clone {
         let numbers = (0..self.count).filter(move |number| is_set(&self.buddy, *number));
-        numbers.map(
-            move |number| {
-                if self.count == 1 { self.all } else { self.range(number..number + 1) }
-            },
-        )
+        numbers.map(move |number| self.of_buddy(number))
     }
 
     fn is_free(&self, number: usize) -> bool {
@@ -136,7 +173,12 @@ mod tests {
         let start = FrameNumber::new(7 * SECTION_FRAMES);
         let end = FrameNumber::new(15 * SECTION_FRAMES);
         let mut sections = Sections::new(FrameRange::new(start, end));
-        assert_eq!(sections.first().start, start);
+        let first = sections.first();
+        assert_eq!(first.start.get() - start.get(), 256);
+        assert_eq!(first.end.get() - start.get(), 64 << 8);
+        assert_eq!(sections.limits(first.start), first);
+        let second = FrameNumber::new(start.get() + SECTION_FRAMES);
+        assert_eq!(sections.limits(second).frames(), SECTION_FRAMES);
         assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(1));
         let (numbers, range) = sections.take_highest(3).expect("six of eight are free");
         assert_eq!((numbers.clone(), range.end), (5..8, end));

@@ -28,11 +28,12 @@ use core::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use core::time::Duration;
 
 use page_frame::{FrameRange, PAGE_SIZE};
-use rustix::time::{ClockId, clock_gettime};
 
 use crate::frame_set::FrameSet;
-use crate::space::mapping::Mapped;
-use crate::thp::areas::{AREA, areas, number_of};
+use crate::os_error::preserving_errno;
+use crate::seccomp;
+use crate::space::areas::{AREA, areas, number_of};
+use crate::space::region::Region;
 
 /// A scan is due after this many pages were allocated.
 pub(crate) const SCAN_PAGES: usize = (32 << 20) / PAGE_SIZE;
@@ -98,11 +99,12 @@ impl Thp {
     }
 
     /// Returns whether a due scan may run, in a heap with `in_use` pages in use and at the time
-    /// `now`. Counts it as skipped where the last scan was slow.
+    /// `now`. Counts it as skipped where the last scan was slow. A process that has installed a
+    /// filter of system calls scans nothing.
     pub(crate) fn may_scan(&self, in_use: usize, now: u64) -> bool {
         // Relaxed: a time that may be lost.
         let waited = now.saturating_sub(self.scanned_at.load(Ordering::Relaxed));
-        if in_use < SMALL_HEAP_PAGES || waited < self.pause {
+        if in_use < SMALL_HEAP_PAGES || waited < self.pause || seccomp::has_own_filter() {
             return false;
         }
         self.scanned_at.store(now, Ordering::Relaxed);
@@ -118,7 +120,7 @@ impl Thp {
         &self,
         open: impl Iterator<Item = FrameRange>,
         committed: &FrameSet,
-        mapping: &Mapped,
+        mapping: &Region,
     ) {
         // Relaxed: changed under the maintenance lock alone.
         let resume_at = self.resume_at.load(Ordering::Relaxed);
@@ -163,7 +165,7 @@ impl Thp {
     }
 
     /// Forbids huge pages in the areas of `block`, which is about to be purged.
-    pub(crate) fn forbid(&self, block: FrameRange, mapping: &Mapped) {
+    pub(crate) fn forbid(&self, block: FrameRange, mapping: &Region) {
         for area in areas(block) {
             let number = number_of(area);
             self.dense.remove(number);
@@ -174,10 +176,15 @@ impl Thp {
     }
 }
 
-/// Returns the CPU time of `call`: with time in the kernel, without other threads and waiting.
+/// Returns the CPU time of `call`: with time in the kernel, without other threads and waiting. Zero
+/// where the system does not tell the time.
 fn time_of(call: impl FnOnce()) -> Duration {
     let cpu_time = || {
-        let time = clock_gettime(ClockId::ThreadCPUTime);
+        let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+        // SAFETY: `time` is a valid place for the result.
+        preserving_errno(|| unsafe {
+            libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time)
+        });
         Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
     };
     let before = cpu_time();

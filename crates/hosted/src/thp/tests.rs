@@ -6,9 +6,9 @@ use core::time::Duration;
 use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PAGE_SIZE};
 
 use crate::pages::Pages;
+use crate::space::areas::{AREA, areas, number_of, numbers};
 use crate::space::mapping::{Mapped, is_huge_forbidden};
 use crate::test_blocks::{self, Block, fill, free};
-use crate::thp::areas::{AREA, areas, number_of, numbers};
 use crate::thp::scan::{MAX_QUERIES, SCAN_PAGES};
 
 /// Returns pages for which no collapse counts as slow, as machines differ.

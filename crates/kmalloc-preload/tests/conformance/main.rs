@@ -6,10 +6,14 @@
 
 mod asked;
 mod calls;
+mod edges;
 mod limits;
+mod locked;
 mod memory;
 mod misuse;
+mod programs;
 mod purge;
+mod sleepers;
 mod threads;
 
 use std::path::PathBuf;
@@ -41,11 +45,15 @@ const LIMIT: Duration = Duration::from_secs(120);
 fn main() -> ExitCode {
     let checks = [
         calls::CHECKS,
+        edges::CHECKS,
         memory::CHECKS,
         purge::CHECKS,
         threads::CHECKS,
         limits::CHECKS,
+        locked::CHECKS,
         misuse::CHECKS,
+        programs::CHECKS,
+        sleepers::CHECKS,
         asked::CHECKS,
     ];
     let checks = || checks.iter().copied().flatten();

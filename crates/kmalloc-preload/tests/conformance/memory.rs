@@ -11,6 +11,8 @@ pub(crate) const CHECKS: &[Check] = &[
     Check { name: "objects_are_distinct", run: distinct, ends: Well },
     Check { name: "many_big_blocks", run: big_blocks, ends: Well },
     Check { name: "mallinfo_counts", run: info, ends: Well },
+    Check { name: "malloc_info_is_xml", run: xml, ends: Well },
+    Check { name: "options_of_glibc_are_accepted", run: options, ends: Well },
     Check { name: "malloc_stats_goes_to_standard_error", run: said, ends: Well },
     Check { name: "the_library_can_be_loaded_late", run: loaded_late, ends: Well },
 ];
@@ -94,10 +96,47 @@ fn info() {
     let start = malloc(50 << 20);
     let after = info();
     assert_eq!(after.hblkhd - before.hblkhd, 50 << 20);
-    assert!(after.uordblks - before.uordblks >= 50 << 20);
+    assert!(after.uordblks - before.uordblks < 1 << 20, "a large block counts once");
+    // SAFETY: only reads.
+    assert!(unsafe { libc::mallinfo() }.hblkhd >= 50 << 20);
     free(start);
     assert_eq!(info().hblkhd, before.hblkhd);
+    let many: Vec<_> = (0..1000).map(|_| malloc(1000)).collect();
+    assert!(info().uordblks - before.uordblks >= 1_000_000);
+    many.into_iter().for_each(free);
     assert!(before.arena > 0 && before.arena < 100 << 20, "{}", before.arena);
+}
+
+fn xml() {
+    unsafe extern "C" {
+        fn malloc_info(options: i32, to: *mut libc::FILE) -> i32;
+    }
+    let start = malloc(50 << 20);
+    let (mut text, mut length) = (std::ptr::null_mut(), 0);
+    // SAFETY: both places outlive the stream.
+    let stream = unsafe { libc::open_memstream(&raw mut text, &raw mut length) };
+    // SAFETY: an open stream.
+    assert_eq!(unsafe { malloc_info(1, stream) }, libc::EINVAL);
+    // SAFETY: an open stream.
+    assert_eq!(unsafe { malloc_info(0, stream) }, 0);
+    // SAFETY: an open stream, closed once.
+    assert_eq!(unsafe { libc::fclose(stream) }, 0);
+    // SAFETY: a string that ends with zero, since the stream was closed.
+    let said = unsafe { std::ffi::CStr::from_ptr(text) }.to_string_lossy().into_owned();
+    assert!(said.starts_with("<malloc version=\"1\">\n<heap nr=\"0\">\n"), "{said}");
+    assert!(said.contains("<total type=\"mmap\" count=\"1\" size=\"52428800\"/>"), "{said}");
+    assert!(said.ends_with("</malloc>\n"), "{said}");
+    free(text.cast());
+    free(start);
+}
+
+fn options() {
+    // SAFETY: any option and value is allowed.
+    let accepted = |option, value| unsafe { libc::mallopt(option, value) };
+    for option in [libc::M_MMAP_THRESHOLD, libc::M_TRIM_THRESHOLD, libc::M_ARENA_MAX] {
+        assert_eq!(accepted(option, 1 << 20), 1);
+    }
+    assert_eq!((accepted(libc::M_MXFAST, 64), accepted(libc::M_MXFAST, 1000)), (1, 0));
 }
 
 fn said() {

@@ -108,6 +108,32 @@ pub unsafe trait Cpu {
     /// 1. Pairs with a `pin` or `pin_known` of the same context that returned an id.
     unsafe fn unpin(&self);
 
+    /// Lends the caller an id, if it has none and the machine has ids to lend: for slow paths,
+    /// which then try the fast path once more. Returns whether it did. Until
+    /// [`give_back`](Self::give_back), `pin` and `pin_known` return that id in this context.
+    ///
+    /// Machines whose CPUs all have ids lend none.
+    ///
+    /// ```
+    /// use page_frame::{Cpu, SingleCpu};
+    /// let cpu = SingleCpu::new();
+    /// if cpu.borrow() {
+    ///     // SAFETY: `borrow` has just returned true, and no slot was entered.
+    ///     unsafe { cpu.give_back() };
+    /// }
+    /// ```
+    #[inline(always)]
+    fn borrow(&self) -> bool {
+        false
+    }
+
+    /// Ends a [`borrow`](Self::borrow) that returned true. Example: see [`Cpu::borrow`].
+    ///
+    /// # Safety
+    /// 1. Pairs with a `borrow` of the same context that returned true, and the context is inside
+    ///    no slot.
+    unsafe fn give_back(&self) {}
+
     /// The owner's side of [`fence_all`](Self::fence_all): a compiler fence where `fence_all`
     /// fences the other CPUs. Example: see [`Fenced`](crate::Fenced).
     #[inline(always)]
@@ -208,6 +234,19 @@ macro_rules! forward_cpu {
             let $this = self;
             // SAFETY: clause 1 of `unpin` is the same for the inner machine.
             unsafe { ($inner).unpin() }
+        }
+
+        #[inline(always)]
+        fn borrow(&self) -> bool {
+            let $this = self;
+            ($inner).borrow()
+        }
+
+        #[inline(always)]
+        unsafe fn give_back(&self) {
+            let $this = self;
+            // SAFETY: clause 1 of `give_back` is the same for the inner machine.
+            unsafe { ($inner).give_back() }
         }
 
         fn wait(&self, round: usize) {

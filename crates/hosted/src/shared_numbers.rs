@@ -1,0 +1,54 @@
+//! Numbers that threads without one of their own borrow for one operation.
+//!
+//! # Concepts
+//! There are more threads than numbers in some programs, and most of them sleep. A thread without a
+//! number borrows one of a few shared numbers while it is in the allocator's slow path: its
+//! thread-local word has that number, so that all slots of that number are its own. It gives the
+//! number back before it returns to the program.
+//!
+//! # Concurrency
+//! A lock for each shared number, on a line of its own. The Acquire of the exchange pairs with the
+//! Release in `give_back`, which publishes the content of the slots. A thread that finds all of
+//! them locked works without a slot. A signal handler that interrupts a thread with a borrowed
+//! number finds that number in its word, as it would find the thread's own.
+
+use core::sync::atomic::{AtomicBool, Ordering};
+
+use crate::numbers::{OWN, SHARED};
+use crate::tls;
+
+#[repr(align(64))]
+struct Shared(AtomicBool);
+
+static LOCKED: [Shared; SHARED] = [const { Shared(AtomicBool::new(false)) }; SHARED];
+
+/// Locks a shared number for the running thread, which has none. The caller stores it in the
+/// thread's word.
+pub(crate) fn lock() -> Option<usize> {
+    // Threads begin at different numbers: their stacks lie at different pages.
+    let first = (tls::identity() >> 12) ^ (tls::identity() >> 18);
+    (0..SHARED).map(|index| (first + index) % SHARED).find_map(|index| {
+        let is_locked = &LOCKED[index].0;
+        // A load first: the line stays shared.
+        if is_locked.load(Ordering::Relaxed) || is_locked.swap(true, Ordering::Acquire) {
+            return None;
+        }
+        Some(OWN + index)
+    })
+}
+
+/// Unlocks the shared number `number`, which the running thread has locked. Its word does not have
+/// the number any more.
+pub(crate) fn unlock(number: usize) {
+    LOCKED[number - OWN].0.store(false, Ordering::Release);
+}
+
+/// Unlocks all shared numbers but `own`, in a child of `fork`: the threads that had them are not
+/// there.
+pub(crate) fn forget_others(own: Option<usize>) {
+    for (index, shared) in LOCKED.iter().enumerate() {
+        if own != Some(OWN + index) {
+            shared.0.store(false, Ordering::Relaxed);
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Functions of the C library behind those that this library replaces.
+
+use core::ffi::{CStr, c_void};
+use core::ptr::null_mut;
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// A function of the C library, looked up when it is first needed.
+pub(crate) struct Next {
+    name: &'static CStr,
+    /// Null until the function was found.
+    found: AtomicPtr<c_void>,
+}
+
+impl Next {
+    /// Names a function.
+    pub(crate) const fn new(name: &'static CStr) -> Self {
+        Self { name, found: AtomicPtr::new(null_mut()) }
+    }
+
+    /// Returns the address of the function; null where no library after this one has it.
+    pub(crate) fn address(&self) -> *mut c_void {
+        // Relaxed: each thread that looks it up finds the same.
+        let found = self.found.load(Ordering::Relaxed);
+        if !found.is_null() {
+            return found;
+        }
+        // SAFETY: the name ends with zero.
+        let found = unsafe { libc::dlsym(libc::RTLD_NEXT, self.name.as_ptr()) };
+        self.found.store(found, Ordering::Relaxed);
+        found
+    }
+}
