@@ -27,7 +27,8 @@ fn all() {
             return;
         }
         let resident = resident_bytes();
-        assert!(resident < 64 << 20, "{resident} bytes resident");
+        // The second time with the 20 MiB that the first one has freed, and its threads' memory.
+        assert!(resident < 128 << 20, "{resident} bytes resident");
         let block = malloc(20 << 20);
         assert!(!block.is_null());
         fill(block, 100, 1);
