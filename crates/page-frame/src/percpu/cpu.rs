@@ -23,8 +23,19 @@ pub struct InterruptState(pub usize);
 ///
 /// In a kernel: `pin` turns preemption off and reads the CPU's number, `fence_all` sends an
 /// interrupt to all CPUs. With threads: `pin` reads a thread-local word, `fence_all` is membarrier.
-/// [`SingleCpu`](crate::SingleCpu) is one CPU without interrupts.
+/// [`SingleCpu`](crate::SingleCpu) is one CPU without interrupts;
+/// [`CriticalSectionCpu`](crate::CriticalSectionCpu) is one slot for every machine with the crate
+/// `critical-section`.
 ///
+/// # Which contexts get an id
+/// `pin` returns `None` where the caller has no CPU number that is valid by the clauses below: on a
+/// CPU that has not set its number up yet (early boot, an application processor before its per-CPU
+/// area is there), in an interrupt that may arrive before that, and on more CPUs than `slots`. The
+/// allocators serve such callers from shared memory, without a slot. A `pin` that reads a number
+/// that is not there, or returns a default one, gives two CPUs the same slot, which is undefined
+/// behaviour.
+///
+/// # Examples
 /// `examples/kernel/src/cpus.rs` implements it for a kernel, `hosted::Threads` for threads. A board
 /// with one CPU, whose interrupts a counter masks:
 ///
@@ -73,6 +84,10 @@ pub struct InterruptState(pub usize);
 ///    for clones and references too, at most [`CpuId::COUNT`].
 /// 6. A clone and a reference give the same id to the same context.
 /// 7. `SLOT_STRIDE` is zero or a multiple of 64.
+#[diagnostic::on_unimplemented(
+    note = "`CriticalSectionCpu` is a `Cpu` with the feature `critical-section`",
+    note = "machines with several CPUs implement `Cpu`, see its documentation"
+)]
 pub unsafe trait Cpu {
     /// Bytes between the slots of neighbouring ids where small slots of many owners share memory
     /// ([`StridedPerCpu`](crate::StridedPerCpu)): a multiple of 64. Zero: each owner has an array
@@ -91,7 +106,8 @@ pub unsafe trait Cpu {
     }
 
     /// Keeps the caller on its CPU and returns the CPU's id. Returns `None` where the caller has no
-    /// slot (too many threads, too early, too late); then the caller is not pinned.
+    /// slot (too many threads, too early, too late); then the caller is not pinned. A CPU without a
+    /// number must get `None`, see [`Cpu`].
     /// Example: see [`Cpu`].
     fn pin(&self) -> Option<CpuId>;
 

@@ -48,6 +48,51 @@ unsafe impl Cpu for SingleCpu {
     }
 }
 
+/// One CPU whose user promises that one context at a time uses what is built on it. It is `Sync`,
+/// so that it fits a static, and costs nothing.
+///
+/// ```
+/// use page_frame::{Cpu, OneContext};
+/// // SAFETY: this program has one thread, and no interrupt handler that allocates.
+/// static CPU: OneContext = unsafe { OneContext::new() };
+/// assert_eq!(CPU.pin().unwrap().index(), 0);
+/// ```
+#[derive(Clone, Debug)]
+pub struct OneContext(());
+
+impl OneContext {
+    /// Makes the only CPU. Example: see [`OneContext`].
+    ///
+    /// # Safety
+    /// 1. Of the code that uses what is built on this value or its clones, each call ends before
+    ///    the next one begins: no interrupt handler, thread or other core interrupts one with
+    ///    another.
+    pub const unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+// SAFETY: clauses 1 to 4: by clause 1 of `new` no other context exists during a call. Clauses 5 and
+// 6: the id is always 0 of 1. Clause 7: zero.
+unsafe impl Cpu for OneContext {
+    #[inline]
+    fn slots(&self) -> usize {
+        1
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        Some(CpuId::new(0))
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
 /// Several CPUs simulated by one thread, which chooses the current one: for replays and tests. Not
 /// `Sync`.
 ///

@@ -2,6 +2,9 @@
 //! take over.
 
 pub(crate) mod cpu;
+#[cfg(feature = "critical-section")]
+mod critical_section;
+pub(crate) mod critical_section_cpu;
 pub(crate) mod freeze;
 pub(crate) mod guard;
 pub(crate) mod id;
