@@ -72,7 +72,8 @@ pub use page_map::forward::ForwardPageMap;
 pub use page_map::map::{PageMap, TagRange};
 pub use page_map::tag::Tag;
 pub use percpu::cpu::{Cpu, InterruptState};
-pub use percpu::critical_section_cpu::CriticalSectionCpu;
+#[cfg(feature = "critical-section")]
+pub use percpu::critical_section::CriticalSectionCpu;
 pub use percpu::freeze::Frozen;
 pub use percpu::guard::{EnterError, PerCpuGuard};
 pub use percpu::id::CpuId;

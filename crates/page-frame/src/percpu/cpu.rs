@@ -24,8 +24,8 @@ pub struct InterruptState(pub usize);
 /// In a kernel: `pin` turns preemption off and reads the CPU's number, `fence_all` sends an
 /// interrupt to all CPUs. With threads: `pin` reads a thread-local word, `fence_all` is membarrier.
 /// [`SingleCpu`](crate::SingleCpu) is one CPU without interrupts;
-/// [`CriticalSectionCpu`](crate::CriticalSectionCpu) is one slot for every machine with the crate
-/// `critical-section`.
+/// `CriticalSectionCpu`, with the feature `critical-section`, is one slot for every machine with
+/// the crate of that name.
 ///
 /// # Which contexts get an id
 /// `pin` returns `None` where the caller has no CPU number that is valid by the clauses below: on a
@@ -84,10 +84,6 @@ pub struct InterruptState(pub usize);
 ///    for clones and references too, at most [`CpuId::COUNT`].
 /// 6. A clone and a reference give the same id to the same context.
 /// 7. `SLOT_STRIDE` is zero or a multiple of 64.
-#[diagnostic::on_unimplemented(
-    note = "`CriticalSectionCpu` is a `Cpu` with the feature `critical-section`",
-    note = "machines with several CPUs implement `Cpu`, see its documentation"
-)]
 pub unsafe trait Cpu {
     /// Bytes between the slots of neighbouring ids where small slots of many owners share memory
     /// ([`StridedPerCpu`](crate::StridedPerCpu)): a multiple of 64. Zero: each owner has an array

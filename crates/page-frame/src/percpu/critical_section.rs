@@ -20,8 +20,32 @@ use core::cell::Cell;
 use critical_section::RestoreState;
 
 use crate::percpu::cpu::{Cpu, InterruptState};
-use crate::percpu::critical_section_cpu::CriticalSectionCpu;
 use crate::percpu::id::CpuId;
+
+/// One slot for every machine that has the crate `critical-section`: callers enter a critical
+/// section while they are pinned. It is `Sync`, and correct in interrupts, with threads, and on
+/// several cores. It exists with the feature `critical-section`.
+///
+/// The program must have an implementation of that crate, which chip crates provide (`cortex-m`
+/// with `critical-section-single-core`, `riscv`, `esp-hal`). Each access to a slot masks interrupts
+/// for the time of about ten instructions. Where cores shall not share a slot, implement [`Cpu`].
+///
+/// ```
+/// use page_frame::{Cpu, CpuId, CriticalSectionCpu};
+/// let cpu = CriticalSectionCpu::new();
+/// assert_eq!(cpu.pin(), Some(CpuId::new(0))); // the critical section begins
+/// // SAFETY: pairs with the `pin`.
+/// unsafe { cpu.unpin() };
+/// ```
+#[derive(Clone, Copy, Debug, Default)]
+pub struct CriticalSectionCpu(());
+
+impl CriticalSectionCpu {
+    /// Makes the machine. All values are the same machine. Example: see [`CriticalSectionCpu`].
+    pub const fn new() -> Self {
+        Self(())
+    }
+}
 
 /// The critical section that is open.
 struct Section {

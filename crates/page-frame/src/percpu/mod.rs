@@ -3,8 +3,7 @@
 
 pub(crate) mod cpu;
 #[cfg(feature = "critical-section")]
-mod critical_section;
-pub(crate) mod critical_section_cpu;
+pub(crate) mod critical_section;
 pub(crate) mod freeze;
 pub(crate) mod guard;
 pub(crate) mod id;
