@@ -129,6 +129,7 @@ mod zones;
 pub use crate::allocator::buddy::Buddy;
 pub use crate::allocator::frame_allocator::FrameAllocator;
 pub use crate::allocator::frame_pool::{FramePool, Mode};
+pub use crate::allocator::pieces::SplitError;
 pub use crate::allocator::stats::Fragmentation;
 pub use crate::bitmap::placement::Mobility;
 pub use crate::blocks::{Block, BlockState};

@@ -111,7 +111,7 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// map, of which only the entries of frames in use are ever touched. Example: see [`Buddy`].
     ///
     /// # Errors
-    /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
+    /// [`BuildError`] when `ranges` are empty, not ascending, or overlap. They may touch.
     pub fn metadata_layout(ranges: &[FrameRange], slots: usize) -> Result<Layout, BuildError> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }

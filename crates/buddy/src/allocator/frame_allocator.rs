@@ -82,7 +82,7 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// Example: see [`FrameAllocator`].
     ///
     /// # Errors
-    /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
+    /// [`BuildError`] when `ranges` are empty, not ascending, or overlap. They may touch.
     pub fn metadata_layout(ranges: &[FrameRange], slots: usize) -> Result<Layout, BuildError> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }

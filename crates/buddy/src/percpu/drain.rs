@@ -32,10 +32,10 @@ impl<C: Cpu> Caches<'_, C> {
             }
         };
         let outcome = self.slots.take_over(|_| true, &mut drain);
-        if outcome.skipped > 0
-            && let Ok(mut slot) = self.slots.enter()
-        {
-            drain(slot.id(), &mut slot);
+        if outcome.skipped > 0 {
+            if let Ok(mut slot) = self.slots.enter() {
+                drain(slot.id(), &mut slot);
+            }
         }
         returned
     }
