@@ -78,7 +78,7 @@ pub use percpu::freeze::Frozen;
 pub use percpu::guard::{EnterError, PerCpuGuard};
 pub use percpu::id::CpuId;
 pub use percpu::irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
-pub use percpu::machines::{Fenced, OneContext, SingleCpu, SwitchedCpu};
+pub use percpu::machines::{Fenced, MaskedCpu, OneContext, SingleCpu, SwitchedCpu};
 pub use percpu::per_cpu::{PerCpu, StridedPerCpu};
 pub use percpu::slot::PerCpuSlot;
 pub use percpu::slot_stride::WithSlotStride;
@@ -92,6 +92,7 @@ pub use source::regions::Regions;
 pub use source::run::{PageResize, PageRun};
 pub use source::shrink::Shrink;
 pub use source::shrink_list::{ListFull, ShrinkList, StillInUse};
+pub use sync::once::Once;
 pub use violation::Violation;
 
 /// Items for the other crates of this workspace. They may change in any release.

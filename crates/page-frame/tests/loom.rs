@@ -13,7 +13,7 @@ mod models {
     use loom::thread;
     use page_frame::sync::{Linked, TakeAll, UnsafeCell};
     use page_frame::{
-        Cpu, CpuId, Fenced, InterruptState, Order, PAGE_SIZE, PageSource, PerCpu, PerCpuSlot,
+        Cpu, CpuId, Fenced, InterruptState, Once, Order, PAGE_SIZE, PageSource, PerCpu, PerCpuSlot,
         Regions, Shrink, ShrinkList,
     };
     use testkit::model;
@@ -253,6 +253,28 @@ mod models {
                 // SAFETY: clauses 1 and 2: the block came from `regions` and is not used.
                 unsafe { regions.free(block) };
             }
+        });
+    }
+
+    /// Two CPUs set a value, while a third one reads it. Mutation: with a Relaxed store of `FULL`
+    /// in `Once::set` the third reads a value that is being written.
+    #[test]
+    fn a_value_is_set_once() {
+        model("once", 20, || {
+            let once = Arc::new(Once::new());
+            let setting = (0..2).map(|number| {
+                let once = Arc::clone(&once);
+                thread::spawn(move || once.set(UnsafeCell::new(number)).is_ok())
+            });
+            let setting: Vec<_> = setting.collect();
+            // SAFETY: nobody writes the value after it is set, which is what loom checks.
+            let read = |cell: &UnsafeCell<_>| cell.with(|value| unsafe { *value });
+            let early = once.get().map(read);
+            let set: Vec<_> =
+                setting.into_iter().map(|one| one.join().expect("no panic")).collect();
+            let value = once.get().map(read).expect("one of them has set it");
+            assert_eq!(set, [value == 0, value == 1]);
+            assert!(early.is_none_or(|early| early == value));
         });
     }
 

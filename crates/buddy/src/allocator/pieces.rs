@@ -1,4 +1,5 @@
-//! Blocks in pieces: frames that are allocated together and freed one by one.
+//! Many blocks in one call, and blocks in pieces: frames that are allocated together and freed one
+//! by one.
 //!
 //! # Concepts
 //! A block that is split becomes several smaller blocks of its owner, each with a tag of its own.
@@ -61,6 +62,33 @@ impl fmt::Display for SplitError {
 impl core::error::Error for SplitError {}
 
 impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
+    /// Fills `blocks` with the first frames of allocated blocks of `order`; returns the number of
+    /// blocks. If it is below `blocks.len()`, memory ran out.
+    ///
+    /// The call enters the CPU's slot once for all blocks that the slot can serve. One atomic
+    /// operation takes up to 64 single frames. Example: see [`FramePool`].
+    pub fn allocate_many(&self, order: Order, blocks: &mut [FrameNumber]) -> usize {
+        let count = self.caches.allocate_bulk(&self.frames, order, blocks);
+        let mut allocated = self.frames.bulk_guard(order, blocks, count);
+        while !allocated.is_full() {
+            let Ok(block) = self.allocate_frames(order) else { break };
+            allocated.push(block);
+        }
+        allocated.forget()
+    }
+
+    /// Frees blocks of `order`, see
+    /// [`FrameAllocator::free_many`](crate::FrameAllocator::free_many).
+    #[track_caller]
+    pub(crate) fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
+        let mut outcome = Ok(());
+        for block in blocks {
+            let freed = self.free_frames(*block, order);
+            outcome = outcome.and(freed);
+        }
+        outcome
+    }
+
     /// Allocates `frames` consecutive frames, exactly as many, each as a block of its own that its
     /// owner frees alone; returns the first one, which is aligned to `alignment`.
     ///
@@ -69,8 +97,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// Example: see [`FrameAllocator::free_each`].
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there are no such free frames, when `frames` is zero, or when it exceeds
-    /// the largest block.
+    /// [`OutOfMemory`] when there are no such free frames, and when `frames` is zero or exceeds the
+    /// largest block.
     pub fn allocate_each(
         &self,
         frames: usize,

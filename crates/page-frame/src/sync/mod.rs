@@ -21,6 +21,7 @@ mod counter;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod model;
+pub(crate) mod once;
 mod stack;
 
 #[cfg(all(not(loom), feature = "counted"))]
