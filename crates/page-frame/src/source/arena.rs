@@ -120,7 +120,7 @@ impl<'m> Arena<'m> {
     /// # Safety
     /// 1. The memory is valid for reads and writes during `'m`, and no other code uses it.
     pub unsafe fn from_raw(start: NonNull<u8>, bytes: usize) -> Result<Self, TooSmall> {
-        let too_small = TooSmall { needed: Self::bookkeeping(1) + 2 * PAGE_SIZE, given: bytes };
+        let too_small = TooSmall { needed: Self::needed_for_one_page(), given: bytes };
         let skip = start.align_offset(64).min(bytes);
         // The bookkeeping grows with the pages: start with as many as the memory has, and drop
         // pages until both fit.
@@ -154,6 +154,12 @@ impl<'m> Arena<'m> {
         // of 64, just zeroed, and no other code uses it.
         let bits = unsafe { PageBits::new_in(words, pages) };
         Ok(Self { first, map, bits: Lock::new(bits), _memory: PhantomData })
+    }
+
+    /// Returns the bytes in which one page fits beside the bookkeeping, wherever they start: up to
+    /// a cache line lies before the bookkeeping, and up to a page between it and the page.
+    const fn needed_for_one_page() -> usize {
+        64 + Self::bookkeeping(1) + 2 * PAGE_SIZE
     }
 
     const fn bookkeeping(pages: usize) -> usize {
@@ -371,7 +377,7 @@ mod tests {
 
     #[test]
     fn memory_for_one_page_is_enough_and_less_is_an_error() {
-        let mut memory = memory(Arena::bookkeeping(1) + 2 * PAGE_SIZE);
+        let mut memory = memory(Arena::needed_for_one_page());
         let needed = memory.len();
         assert!(Arena::new(&mut memory).expect("as much as is asked for").pages() >= 1);
         for bytes in [0, 1, 63, PAGE_SIZE - 1, PAGE_SIZE] {

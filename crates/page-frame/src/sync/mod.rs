@@ -1,7 +1,7 @@
 //! Atomics, cells, fences and locks for the whole stack, real or modelled.
 //!
 //! Every crate of the stack takes these from here and from nowhere else. Outside loom they are
-//! `core`'s and `spin`'s; under `--cfg loom` they are loom's, so that the same protocol code runs
+//! `core`'s and those of this folder; under `--cfg loom` they are loom's, so that the same protocol code runs
 //! under the model checker. This folder and `arch` hold the only `cfg(loom)` of the libraries.
 //!
 //! # Differences that show
@@ -22,6 +22,8 @@ pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod model;
 pub(crate) mod once;
+#[cfg(not(loom))]
+mod spin;
 mod stack;
 
 #[cfg(all(not(loom), feature = "counted"))]
