@@ -79,6 +79,10 @@
 //! - [`FramePool`] is the type that both dereference to. Its methods free no block, and are safe in
 //!   both.
 //!
+//! # Features
+//! With the feature `x86_64`, references to both allocators are `FrameAllocator` and
+//! `FrameDeallocator` of the crate of that name.
+//!
 //! # Layers
 //! From the top: `zones` and [`Buddy`], over [`FrameAllocator`], over `frame_pool`, over the caches
 //! of `percpu`, over the shared `frames`, which join the `bitmap`, the `tags` and the deferred
@@ -123,6 +127,8 @@ mod percpu;
 mod pressure;
 mod tags;
 mod trace;
+#[cfg(feature = "x86_64")]
+mod x86_64;
 mod zeroed_memory;
 mod zones;
 
