@@ -39,21 +39,25 @@ mod counting {
     use core::ops::{Deref, DerefMut};
     use core::sync::atomic::{self, Ordering};
 
-    use crate::sync::once::Once;
-
-    /// The hook.
-    static HEARER: Once<fn(usize)> = Once::new();
+    /// The hook, a `fn(usize)`, or null.
+    static HEARER: atomic::AtomicPtr<()> = atomic::AtomicPtr::new(core::ptr::null_mut());
 
     /// Sets the hook: `hear` is called with the address of each read-modify-write from now on,
     /// before it happens. Only the first call has an effect. `hear` must not use the stack.
     pub fn hear_changes(hear: fn(usize)) {
-        _ = HEARER.set(hear);
+        let (null, hear) = (core::ptr::null_mut(), hear as *mut ());
+        // Relaxed: code is there before any thread.
+        _ = HEARER.compare_exchange(null, hear, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Calls the hook for a change of `place`.
     #[inline]
     fn tell<T>(place: *const T) {
-        if let Some(hear) = HEARER.get() {
+        // Relaxed: as above.
+        let hear = HEARER.load(Ordering::Relaxed);
+        if !hear.is_null() {
+            // SAFETY: only `hear_changes` stores a pointer that is not null: a `fn(usize)`.
+            let hear = unsafe { core::mem::transmute::<*mut (), fn(usize)>(hear) };
             hear(place.addr());
         }
     }

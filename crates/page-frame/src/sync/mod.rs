@@ -1,8 +1,9 @@
 //! Atomics, cells, fences and locks for the whole stack, real or modelled.
 //!
 //! Every crate of the stack takes these from here and from nowhere else. Outside loom they are
-//! `core`'s and those of this folder; under `--cfg loom` they are loom's, so that the same protocol
-//! code runs under the model checker. This folder and `arch` hold the only `cfg(loom)` of the libraries.
+//! `core`'s and those of this folder. Under `--cfg loom` they are loom's, so that the same protocol
+//! code runs under the model checker. This folder and `arch` hold the only `cfg(loom)` of the
+//! libraries.
 //!
 //! # Differences that show
 //! - loom's types have no `const fn new`: write constructors with
