@@ -76,6 +76,7 @@
 //!   methods are safe.
 //! - [`Buddy`] adds the map from frames to addresses, and lends blocks and runs by address. Its
 //!   frees are `unsafe`.
+//! - [`GrowingBuddy`] is a constant that gets ranges at any time; each has a buddy in its own memory.
 //! - [`FramePool`] is the type that both dereference to. Its methods free no block, and are safe in
 //!   both.
 //!
@@ -135,6 +136,7 @@ mod zones;
 pub use crate::allocator::buddy::Buddy;
 pub use crate::allocator::frame_allocator::FrameAllocator;
 pub use crate::allocator::frame_pool::{FramePool, Mode};
+pub use crate::allocator::growing::GrowingBuddy;
 pub use crate::allocator::pieces::SplitError;
 pub use crate::allocator::stats::Fragmentation;
 pub use crate::bitmap::placement::Mobility;

@@ -1,5 +1,7 @@
 //! Building an allocator in the memory that it allocates.
 
+use core::ptr::NonNull;
+
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, PAGE_SIZE, PhysMap};
 
 use crate::allocator::buddy::Buddy;
@@ -43,7 +45,24 @@ impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
     /// 2. `phys` covers the frames of `ranges`, and they are mapped where it says, for reads and
     ///    writes during `'m`.
     pub unsafe fn new_inside(ranges: &[FrameRange], phys: M, cpu: C) -> Result<Self, BuildError> {
-        let needed = Self::metadata_layout(ranges, cpu.slots())?.size();
+        // SAFETY: clauses 1 and 2: clauses 1 and 2 of this function.
+        unsafe { Self::new_inside_with(ranges, 0, phys, cpu) }.map(|(buddy, _)| buddy)
+    }
+
+    /// Builds the allocator as [`new_inside`](Self::new_inside) does, and reserves `bytes` zeroed
+    /// bytes behind the metadata; returns their start, which is aligned to 64 bytes.
+    ///
+    /// # Safety
+    /// 1. As for [`new_inside`](Self::new_inside).
+    /// 2. As for [`new_inside`](Self::new_inside).
+    pub(crate) unsafe fn new_inside_with(
+        ranges: &[FrameRange],
+        bytes: usize,
+        phys: M,
+        cpu: C,
+    ) -> Result<(Self, NonNull<u8>), BuildError> {
+        let metadata_bytes = Self::metadata_layout(ranges, cpu.slots())?.size();
+        let needed = metadata_bytes.checked_add(bytes).ok_or(BuildError::TooLarge)?;
         let pages = needed.div_ceil(PAGE_SIZE);
         let Some(range) = ranges.iter().rev().find(|range| range.frames() > pages) else {
             let frames = ranges.iter().map(|range| range.frames()).max();
@@ -56,7 +75,9 @@ impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
         unsafe { start.write_bytes(0, pages * PAGE_SIZE) };
         // SAFETY: clause 1: page-aligned, and valid during `'m` by clause 2. Clause 2: just zeroed;
         // by clause 1 no other code uses it, and below the buddy never lends it.
-        let metadata = unsafe { ZeroedMemory::from_zeroed(start, pages * PAGE_SIZE) };
+        let metadata = unsafe { ZeroedMemory::from_zeroed(start, metadata_bytes) };
+        // SAFETY: inside the pages; the layout's size is a multiple of 64.
+        let behind = unsafe { start.add(metadata_bytes) };
         // SAFETY: clauses 1 and 2 of `new_in`: clauses 1 and 2; the metadata's frames are taken
         // before anybody has the buddy.
         let buddy = unsafe { Self::new_in(metadata, ranges, phys, cpu, Mode::Cached) }?;
@@ -66,6 +87,6 @@ impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
             let taken = buddy.allocate_run_at(start, (pages - at).min(Order::MAX.pages()));
             taken.expect("a new allocator has no frame in use");
         }
-        Ok(buddy)
+        Ok((buddy, behind))
     }
 }

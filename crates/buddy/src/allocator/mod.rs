@@ -3,6 +3,8 @@
 pub(crate) mod buddy;
 pub(crate) mod frame_allocator;
 pub(crate) mod frame_pool;
+pub(crate) mod growing;
+mod growing_source;
 mod inside;
 pub(crate) mod pieces;
 pub(crate) mod shrink;
