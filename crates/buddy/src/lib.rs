@@ -76,7 +76,8 @@
 //!   methods are safe.
 //! - [`Buddy`] adds the map from frames to addresses, and lends blocks and runs by address. Its
 //!   frees are `unsafe`.
-//! - [`GrowingBuddy`] is a constant that gets ranges at any time; each has a buddy in its own memory.
+//! - [`GrowingBuddy`] is a constant that gets ranges at any time; each has a buddy in its own
+//!   memory.
 //! - [`FramePool`] is the type that both dereference to. Its methods free no block, and are safe in
 //!   both.
 //!
