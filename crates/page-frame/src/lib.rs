@@ -80,6 +80,7 @@ pub use percpu::id::CpuId;
 pub use percpu::irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
 pub use percpu::machines::{Fenced, MaskedCpu, OneContext, SingleCpu, SwitchedCpu};
 pub use percpu::per_cpu::{PerCpu, StridedPerCpu};
+pub use percpu::pin_guards::PinGuards;
 pub use percpu::slot::PerCpuSlot;
 pub use percpu::slot_stride::WithSlotStride;
 pub use percpu::take_over::TakeOver;

@@ -103,7 +103,8 @@ pub unsafe trait Cpu {
 
     /// Keeps the caller on its CPU and returns the CPU's id. Returns `None` where the caller has no
     /// slot (too many threads, too early, too late); then the caller is not pinned. A CPU without a
-    /// number must get `None`, see [`Cpu`].
+    /// number must get `None`, see [`Cpu`]. A kernel that pins by a guard keeps it in
+    /// [`PinGuards`](crate::PinGuards).
     /// Example: see [`Cpu`].
     fn pin(&self) -> Option<CpuId>;
 

@@ -10,6 +10,7 @@ pub(crate) mod id;
 pub(crate) mod irq_lock;
 pub(crate) mod machines;
 pub(crate) mod per_cpu;
+pub(crate) mod pin_guards;
 pub(crate) mod slot;
 pub(crate) mod slot_stride;
 pub(crate) mod take_over;
