@@ -3,13 +3,16 @@
 #![cfg(not(loom))]
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use buddy::{BuildError, GrowingBuddy};
 use page_frame::{
-    CpuId, DirectMap, FaultKind, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMap, PageResize,
-    PhysMap, SwitchedCpu, Tag,
+    Cpu, CpuId, DirectMap, FaultKind, Fenced, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMap,
+    PageResize, PhysMap, SwitchedCpu, Tag,
 };
 use testkit::Random;
 
@@ -184,5 +187,84 @@ fn metadata_is_in_proportion_to_the_frames_that_are_there() {
         unsafe { frames.add(range(5, 5 + 2048)) }.expect("8 MiB");
         let bytes = (frames.frames() - frames.free_frames_count()) * PAGE_SIZE;
         assert!(bytes < 100 << 10, "{bytes} bytes of metadata for 8 MiB, with room for anything");
+    });
+}
+
+thread_local! {
+    static NUMBER: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// A machine of three CPUs: each is a thread that has set its number. Others have no slot.
+#[derive(Clone, Copy)]
+struct ByThread;
+
+// SAFETY: clauses 1 and 2: the test gives each number to one thread. Clause 3: it is used inside
+// `Fenced`. Clause 4: no thread is interrupted. Clauses 5 and 6: numbers are below 3. Clause 7: 0.
+unsafe impl Cpu for ByThread {
+    fn slots(&self) -> usize {
+        3
+    }
+    fn pin(&self) -> Option<CpuId> {
+        NUMBER.get().map(CpuId::new)
+    }
+    unsafe fn unpin(&self) {}
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
+#[test]
+fn threads_allocate_while_others_add_ranges() {
+    with_memory(77, |map| {
+        let frames = GrowingBuddy::new(map, Fenced(ByThread));
+        let is_used: Vec<_> = (0..FRAMES).map(|_| AtomicBool::new(false)).collect();
+        let mark = |start: usize, count: usize, used: bool| {
+            for flag in &is_used[start - 77..][..count] {
+                assert_ne!(flag.swap(used, Ordering::SeqCst), used, "one owner at a time");
+            }
+        };
+        thread::scope(|scope| {
+            for number in 0..3 {
+                let (frames, mark) = (&frames, &mark);
+                scope.spawn(move || {
+                    NUMBER.set(Some(number));
+                    let (mut random, mut owned) = (Random::new(number.into()), Vec::new());
+                    for _ in 0..4000 {
+                        let (count, is_early) = (1 + random.below(40), owned.len() < 8);
+                        let found = is_early.then(|| frames.allocate_each(count, Order::ZERO));
+                        if let Some(Ok(start)) = found {
+                            mark(start.get(), count, true);
+                            owned.push((start.get(), count));
+                        } else if !owned.is_empty() {
+                            let (start, count) = owned.swap_remove(random.below(owned.len()));
+                            mark(start, count, false);
+                            // SAFETY: clause 1: ours, allocated by number.
+                            unsafe { frames.free_each(range(start, start + count)) }.expect("ours");
+                        }
+                    }
+                    for (start, count) in owned {
+                        mark(start, count, false);
+                        // SAFETY: clause 1: ours, allocated by number.
+                        unsafe { frames.free_each(range(start, start + count)) }.expect("ours");
+                    }
+                });
+            }
+            for half in 0..2 {
+                let frames = &frames;
+                scope.spawn(move || {
+                    for start in (half * 1500..half * 1500 + 1500).step_by(300) {
+                        // SAFETY: clauses 1 and 2: new frames, which the map covers.
+                        unsafe { frames.add(range(77 + start, 77 + start + 300)) }.expect("room");
+                        thread::yield_now();
+                    }
+                });
+            }
+        });
+        frames.drain();
+        frames.validate().expect("consistent");
+        assert_eq!(frames.frames(), FRAMES, "no range is lost");
+        let all: Vec<_> = std::iter::from_fn(|| frames.allocate_frames(Order::ZERO).ok()).collect();
+        all.iter().for_each(|frame| mark(frame.get(), 1, true));
+        assert!(all.len() > FRAMES - 10 * 30, "{} frames are free again", all.len());
     });
 }

@@ -111,6 +111,9 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         let Ok(first) = self.allocate_frames(order) else {
             return self.withhold_neighbours(frames, alignment);
         };
+        if order == Order::ZERO {
+            return Ok(first);
+        }
         // Without a tag, the guard can free the frames if the trace panics on the free of the tail.
         self.frames.tags().set(first, Tag::NONE);
         let end = FrameNumber::new(first.get() + frames);
@@ -231,6 +234,10 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// Frees each frame of a range, see [`FrameAllocator::free_each`].
     #[track_caller]
     pub(crate) fn free_each(&self, range: FrameRange) -> Result<(), Fault> {
+        // A single frame goes to the CPU's slot.
+        if range.frames() == 1 {
+            return self.free_frames(range.start, Order::ZERO);
+        }
         let mut outcome = Ok(());
         let free = |start: usize, end: usize| {
             let range = FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
