@@ -158,3 +158,15 @@ fn the_smallest_region_that_the_error_names_is_large_enough() {
         assert!(unsafe { regions.add(start, error.needed) }.is_ok(), "at offset {offset}");
     }
 }
+
+#[test]
+fn the_last_page_of_aligned_memory_is_used() {
+    #[repr(align(4096))]
+    struct Aligned([MaybeUninit<u8>; 8 * PAGE_SIZE]);
+    let mut memory = Box::new(Aligned([MaybeUninit::uninit(); 8 * PAGE_SIZE]));
+    let cpu = Counted::default();
+    let regions = Regions::new(&cpu);
+    let start = NonNull::from(&mut memory.0).cast();
+    // SAFETY: clause 1: the memory outlives the value.
+    assert_eq!(unsafe { regions.add(start, 8 * PAGE_SIZE) }, Ok(7), "one page has the metadata");
+}

@@ -130,18 +130,19 @@ impl<C: Cpu> Regions<C> {
     /// 1. The memory is valid for reads and writes while this value lives, also if it is moved, and
     ///    no other code uses it.
     pub unsafe fn add(&self, start: NonNull<u8>, bytes: usize) -> Result<usize, TooSmall> {
+        /// The most bytes before the arena.
         const OWN: usize = size_of::<Region>() + align_of::<Region>();
         let skip = start.align_offset(align_of::<Region>());
-        let Some(rest) = bytes.checked_sub(OWN) else {
+        let Some(rest) = bytes.checked_sub(skip.saturating_add(size_of::<Region>())) else {
             // The error of an arena without memory says how much one page needs.
             let error = Arena::new(&mut []).expect_err("no page fits into no bytes");
             return Err(TooSmall { needed: error.needed + OWN, given: bytes });
         };
-        // SAFETY: clause 1: less than `OWN` bytes from the start, of at least as many.
+        // SAFETY: clause 1: `rest` says that the skipped bytes and a region are in the memory.
         let place = unsafe { start.add(skip) };
-        // SAFETY: clause 1: as above, and the skipped bytes are fewer than the alignment.
+        // SAFETY: clause 1: as above.
         let behind = unsafe { place.add(size_of::<Region>()) };
-        // SAFETY: clause 1: `rest` bytes follow, as less than `OWN` bytes lie before them.
+        // SAFETY: clause 1: `rest` bytes follow the region.
         let arena = unsafe { Arena::from_raw(behind, rest) };
         let too_small = |error: TooSmall| TooSmall { needed: error.needed + OWN, given: bytes };
         let arena = arena.map_err(too_small)?;
