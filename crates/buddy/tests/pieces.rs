@@ -213,3 +213,25 @@ fn misuse_of_pieces_is_a_fault_and_changes_nothing() {
         frames.validate().expect("consistent");
     });
 }
+
+#[test]
+fn segments_beyond_the_largest_block_are_found() {
+    const GIB: usize = 1 << 18;
+    let machine = [range(1000, 2 * GIB + 5000)];
+    let layout = FrameAllocator::<SwitchedCpu>::metadata_layout(&machine, 1).expect("valid");
+    let mut memory = vec![MaybeUninit::uninit(); layout.size() + layout.align()];
+    let memory = ZeroedMemory::zero(&mut memory);
+    let cpus = SwitchedCpu::new(1);
+    let frames = FrameAllocator::new_in(memory, &machine, cpus, Mode::Cached).expect("room");
+    let page = frames.allocate_frames(Order::ZERO).expect("room");
+    frames.free_frames(page, Order::ZERO).expect("ours");
+    let count = GIB + GIB / 2 + 3;
+    let start = frames.allocate_each(count, order(2)).expect("most of it").get();
+    assert_eq!((start % 4, frames.free_frames_count()), (0, frames.frames() - count));
+    assert_eq!(frames.allocate_each(count, Order::ZERO), Err(OutOfMemory));
+    assert_eq!(frames.allocate_each(usize::MAX, Order::ZERO), Err(OutOfMemory));
+    frames.free_each(range(start, start + count)).expect("ours");
+    assert_eq!(frames.allocate_each(2 * GIB + 4000, Order::ZERO), Ok(FrameNumber::new(1000)));
+    frames.free_each(range(1000, 2 * GIB + 5000)).expect("ours");
+    frames.validate().expect("consistent");
+}

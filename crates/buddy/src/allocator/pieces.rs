@@ -92,13 +92,13 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// Allocates `frames` consecutive frames, exactly as many, each as a block of its own that its
     /// owner frees alone; returns the first one, which is aligned to `alignment`.
     ///
-    /// Takes a block that is large enough, and frees its tail. Where no such block is free, it
-    /// searches all free blocks for enough neighbours. O(frames), and O(free blocks) then.
+    /// Takes a block that is large enough, and frees its tail. Where no such block is free, and
+    /// beyond 1 GiB, it searches all free blocks for enough neighbours. O(frames), and O(free
+    /// blocks) then.
     /// Example: see [`FrameAllocator::free_each`].
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there are no such free frames, and when `frames` is zero or exceeds the
-    /// largest block.
+    /// [`OutOfMemory`] when there are no such free frames, and when `frames` is zero.
     pub fn allocate_each(
         &self,
         frames: usize,
@@ -107,7 +107,11 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         if frames == 0 {
             return Err(OutOfMemory);
         }
-        let order = Order::for_pages(frames).ok_or(OutOfMemory)?.max(alignment);
+        let Some(order) = Order::for_pages(frames) else {
+            self.drain();
+            return self.withhold_neighbours(frames, alignment);
+        };
+        let order = order.max(alignment);
         let Ok(first) = self.allocate_frames(order) else {
             return self.withhold_neighbours(frames, alignment);
         };
@@ -155,7 +159,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
                 block_range(start, order)
             };
             let first = free.start.get().next_multiple_of(alignment.pages());
-            let wanted = FrameRange::new(FrameNumber::new(first), FrameNumber::new(first + frames));
+            let wanted_end = first.checked_add(frames).ok_or(OutOfMemory)?;
+            let wanted = FrameRange::new(FrameNumber::new(first), FrameNumber::new(wanted_end));
             // Another CPU may take some of them first; then the search goes on.
             if wanted.end <= end && self.withhold(wanted).is_ok() {
                 return Ok(wanted.start);
