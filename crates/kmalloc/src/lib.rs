@@ -107,3 +107,5 @@ pub use crate::kmalloc::Kmalloc;
 pub use class::{ClassIndex, LARGEST};
 pub use global::Global;
 pub use heap::{Heap, HeapSystem, RegionError};
+/// The crate of the machines, so that a heap can be used without naming it as a dependency.
+pub use page_frame;
