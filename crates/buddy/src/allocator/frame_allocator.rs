@@ -88,7 +88,8 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     }
 
     /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
-    /// each GiB of `room`, and its part of the page map.
+    /// each GiB of `room`, and its part of the page map, nine bytes a frame. A
+    /// [`GrowingBuddy`](crate::GrowingBuddy) takes ranges later without room.
     /// Example: see [`FrameAllocator::add_section`].
     ///
     /// # Errors
