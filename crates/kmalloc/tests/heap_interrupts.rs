@@ -1,6 +1,6 @@
-//! Interrupts at steps of a heap that is small and grows, and after each instruction: their handlers
-//! allocate and free too, runs of pages among them, and find no lock that the interrupted code
-//! holds.
+//! Interrupts at steps of a heap that is small and grows, and after each instruction: their
+//! handlers allocate and free too, runs of pages among them, and find no lock that the interrupted
+//! code holds.
 #![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
 
 use std::alloc::{GlobalAlloc, Layout};

@@ -118,7 +118,8 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
 
     /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
     /// each GiB of `room`, and its part of the page map, nine bytes a frame. A
-    /// [`GrowingBuddy`](crate::GrowingBuddy) takes ranges later without room. Example: see [`Buddy::add_section`].
+    /// [`GrowingBuddy`](crate::GrowingBuddy) takes ranges later without room.
+    /// Example: see [`Buddy::add_section`].
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).
