@@ -199,6 +199,7 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
     ///
     /// # Errors
     /// [`OutOfMemory`] when no range has such a block.
+    #[inline]
     pub fn allocate_frames(&self, order: Order) -> Result<FrameNumber, OutOfMemory> {
         self.allocate_by(|buddy| buddy.allocate_frames(order))
     }
@@ -209,6 +210,7 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
     ///
     /// # Errors
     /// [`OutOfMemory`] when no range has so many consecutive free frames.
+    #[inline]
     pub fn allocate_each(
         &self,
         frames: usize,
@@ -247,6 +249,7 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
     ///
     /// # Safety
     /// 1. As for [`Buddy::free_frames`].
+    #[inline]
     #[track_caller]
     pub unsafe fn free_frames(&self, frame: FrameNumber, order: Order) -> Result<(), Fault> {
         let foreign = || Fault::at_frame(FaultKind::ForeignPointer, frame);
@@ -266,7 +269,24 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
     /// # Safety
     /// 1. As for [`Buddy::free_frames`], for each frame of the range.
     #[track_caller]
+    #[inline]
     pub unsafe fn free_each(&self, range: FrameRange) -> Result<(), Fault> {
+        if range.frames() == 1 {
+            // SAFETY: clause 1 is that of `free_frames`.
+            return unsafe { self.free_frames(range.start, Order::ZERO) };
+        }
+        // SAFETY: clause 1 is the same.
+        unsafe { self.free_segment(range) }
+    }
+
+    /// Frees each frame of `range`.
+    ///
+    /// # Safety
+    /// 1. As for [`free_each`](Self::free_each).
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn free_segment(&self, range: FrameRange) -> Result<(), Fault> {
         let (mut outcome, mut freed) = (Ok(()), 0);
         for part in self.parts() {
             let own = part.range.intersection(range);

@@ -99,7 +99,21 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     ///
     /// # Errors
     /// [`OutOfMemory`] when there are no such free frames, and when `frames` is zero.
+    #[inline]
     pub fn allocate_each(
+        &self,
+        frames: usize,
+        alignment: Order,
+    ) -> Result<FrameNumber, OutOfMemory> {
+        match (frames, alignment) {
+            (1, Order::ZERO) => self.allocate_frames(Order::ZERO),
+            _ => self.allocate_segment(frames, alignment),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn allocate_segment(
         &self,
         frames: usize,
         alignment: Order,
@@ -115,9 +129,6 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         let Ok(first) = self.allocate_frames(order) else {
             return self.withhold_neighbours(frames, alignment);
         };
-        if order == Order::ZERO {
-            return Ok(first);
-        }
         // Without a tag, the guard can free the frames if the trace panics on the free of the tail.
         self.frames.tags().set(first, Tag::NONE);
         let end = FrameNumber::new(first.get() + frames);
@@ -236,13 +247,21 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
         Ok(())
     }
 
-    /// Frees each frame of a range, see [`FrameAllocator::free_each`].
+    /// Frees each frame of a range, see [`FrameAllocator::free_each`]. A single frame goes to the
+    /// CPU's slot.
+    #[inline]
     #[track_caller]
     pub(crate) fn free_each(&self, range: FrameRange) -> Result<(), Fault> {
-        // A single frame goes to the CPU's slot.
-        if range.frames() == 1 {
-            return self.free_frames(range.start, Order::ZERO);
+        match range.frames() {
+            1 => self.free_frames(range.start, Order::ZERO),
+            _ => self.free_segment(range),
         }
+    }
+
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    fn free_segment(&self, range: FrameRange) -> Result<(), Fault> {
         let mut outcome = Ok(());
         let free = |start: usize, end: usize| {
             let range = FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
@@ -338,6 +357,7 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'_, C, T, CHECKED> {
     /// # Errors
     /// The first [`Fault`]. Every frame of the range that was a block of its own is free then, and
     /// nothing else has changed.
+    #[inline]
     #[track_caller]
     pub fn free_each(&self, range: FrameRange) -> Result<(), Fault> {
         self.pool.free_each(range)

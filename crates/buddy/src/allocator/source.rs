@@ -165,6 +165,7 @@ impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'_, M, C, T, CHECK
     ///
     /// # Safety
     /// 1. As for [`free_frames`](Self::free_frames), for each frame of the range.
+    #[inline]
     #[track_caller]
     pub unsafe fn free_each(&self, range: FrameRange) -> Result<(), Fault> {
         self.frames.free_each(range)
