@@ -231,7 +231,7 @@ mod models {
     }
 
     /// Two CPUs add a region each, while a third one allocates. Mutation: with a load and a store
-    /// in place of the exchange in `Regions::append` a region is lost.
+    /// in place of the exchange in `AppendList::append` a region is lost.
     #[test]
     fn regions_are_added_at_the_same_time() {
         model("regions", 100, || {

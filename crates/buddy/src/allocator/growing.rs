@@ -11,16 +11,15 @@
 //! - I2: the ranges of the list are disjoint (clause 1 of [`add`](GrowingBuddy::add)).
 //!
 //! # Concurrency
-//! Appending is one compare-exchange of the last link. Everything else is that of the buddies.
+//! `AppendList` describes how a range is added. Everything else is that of the buddies.
 //!
 //! # Costs
 //! A buddy's, and O(ranges) for a free, a look-up by address, and a request that other ranges
 //! cannot serve.
 
-use core::iter;
-use core::ptr::{self, NonNull};
+use core::ptr;
 
-use page_frame::sync::{AtomicPtr, Ordering};
+use page_frame::sync::{AppendList, AppendNode, AtomicPtr, Ordering};
 use page_frame::{
     Cpu, Fault, FaultKind, FrameNumber, FrameRange, Order, OutOfMemory, PhysMap, Violation,
     const_unless_loom,
@@ -69,7 +68,7 @@ use crate::build::BuildError;
 /// about 2 KiB for each CPU.
 #[derive(Debug)]
 pub struct GrowingBuddy<M, C> {
-    first: AtomicPtr<Part<M, C>>,
+    parts: AppendList<Part<M, C>>,
     /// The part that served the last request that its buddy before could not serve; null at first.
     last_used: AtomicPtr<Part<M, C>>,
     phys: M,
@@ -81,7 +80,6 @@ pub struct GrowingBuddy<M, C> {
 pub(super) struct Part<M, C> {
     range: FrameRange,
     pub(super) buddy: Buddy<'static, M, C>,
-    next: AtomicPtr<Self>,
 }
 
 // SAFETY: the parts are reached by shared references; their buddies may be shared and sent under
@@ -94,25 +92,23 @@ impl<M, C> GrowingBuddy<M, C> {
     const_unless_loom! {
         /// Makes a buddy without frames. Example: see [`GrowingBuddy`].
         pub fn new(phys: M, cpu: C) -> Self {
-            let [first, last_used] =
-                [AtomicPtr::new(ptr::null_mut()), AtomicPtr::new(ptr::null_mut())];
-            Self { first, last_used, phys, cpu }
+            let last_used = AtomicPtr::new(ptr::null_mut());
+            Self { parts: AppendList::new(), last_used, phys, cpu }
         }
     }
 
     /// Iterates over the parts in the order of addition.
     pub(super) fn parts(&self) -> impl Iterator<Item = &Part<M, C>> {
-        Self::parts_from(&self.first)
+        self.parts.iter()
     }
 
-    /// Iterates over the part at `link` and those after it.
-    fn parts_from(link: &AtomicPtr<Part<M, C>>) -> impl Iterator<Item = &Part<M, C>> {
-        // Acquire: pairs with the Release in `add`; sees the part as it was written.
-        let load = |link: &AtomicPtr<Part<M, C>>| NonNull::new(link.load(Ordering::Acquire));
-        // SAFETY: I1: a linked part stays where it is while the value lives.
-        let part = |part: NonNull<Part<M, C>>| unsafe { part.as_ref() };
-        let first = load(link).map(part);
-        iter::successors(first, move |before| load(&before.next).map(part))
+    /// Returns the part that served the last request.
+    #[inline]
+    fn last_used(&self) -> Option<&Part<M, C>> {
+        // Acquire: pairs with the Release in `allocate_elsewhere`; sees the part as it was written.
+        let part = self.last_used.load(Ordering::Acquire);
+        // SAFETY: null, or a part of the list, which stays where it is while the value lives (I1).
+        unsafe { part.as_ref() }
     }
 
     pub(super) const fn phys(&self) -> &M {
@@ -140,25 +136,13 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
     /// 2. The map covers the frames, and they are mapped where it says, for reads and writes.
     pub unsafe fn add(&self, range: FrameRange) -> Result<(), BuildError> {
         let (phys, cpu) = (self.phys.clone(), self.cpu.clone());
-        let bytes = size_of::<Part<M, C>>();
-        const { assert!(align_of::<Part<M, C>>() <= 64, "the place of a part is aligned to 64") };
+        let bytes = size_of::<AppendNode<Part<M, C>>>();
+        const { assert!(align_of::<AppendNode<Part<M, C>>>() <= 64, "its place is aligned to 64") };
         // SAFETY: clauses 1 and 2: clauses 1 and 2, as the part lives no longer than this value.
         let (buddy, place) = unsafe { Buddy::new_inside_with(&[range], bytes, phys, cpu) }?;
-        let place = place.cast::<Part<M, C>>();
-        let part = Part { range, buddy, next: AtomicPtr::new(ptr::null_mut()) };
-        // SAFETY: the buddy has reserved these bytes, aligned to 64, for the part.
-        unsafe { place.write(part) };
-        let mut link = &self.first;
-        loop {
-            let (null, new) = (ptr::null_mut(), place.as_ptr());
-            // Release: pairs with the Acquire in `parts_from`; publishes the part. Acquire: as
-            // there.
-            match link.compare_exchange(null, new, Ordering::Release, Ordering::Acquire) {
-                Ok(_) => return Ok(()),
-                // SAFETY: I1: the link is not null, so it leads to a part of the list.
-                Err(next) => link = unsafe { &(*next).next },
-            }
-        }
+        // SAFETY: clause 1: the buddy has reserved these bytes, aligned to 64, for the part.
+        unsafe { self.parts.append(place.cast(), Part { range, buddy }) };
+        Ok(())
     }
 
     /// Allocates by `allocate` from the parts, the last used first.
@@ -167,7 +151,7 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
         &self,
         allocate: impl Fn(&Buddy<'static, M, C>) -> Result<R, OutOfMemory>,
     ) -> Result<R, OutOfMemory> {
-        let used = Self::parts_from(&self.last_used).next();
+        let used = self.last_used();
         if let Some(Ok(found)) = used.map(|part| allocate(&part.buddy)) {
             return Ok(found);
         }

@@ -10,7 +10,7 @@
 //! - I1: the list only grows at its end, and its arenas stay where they are while the value lives.
 //!
 //! # Concurrency
-//! Appending is one compare-exchange of the last link. Arenas are used with the caller pinned and
+//! `AppendList` describes how a region is added. Arenas are used with the caller pinned and
 //! interrupts masked, so that an interrupt handler never finds the lock of an arena held by the
 //! code that it interrupted.
 //!
@@ -18,10 +18,8 @@
 //! A look-up by address is O(regions); [`tag_range`](PageMap::tag_range) is the range of the first
 //! region, so add the largest region first.
 
-use core::iter;
 use core::ptr::{self, NonNull};
 
-use crate::atomic::{AtomicPtr, Ordering};
 use crate::block::PageBlock;
 use crate::error::OutOfMemory;
 use crate::fault::{Fault, FaultKind, panic_on_fault};
@@ -32,6 +30,7 @@ use crate::percpu::cpu::{Cpu, InterruptState};
 use crate::source::arena::{Arena, TooSmall};
 use crate::source::page_source::PageSource;
 use crate::source::run::{PageResize, PageRun};
+use crate::sync::append_list::{AppendList, AppendNode};
 use crate::sync::model::const_unless_loom;
 use crate::violation::Violation;
 
@@ -63,59 +62,31 @@ use crate::violation::Violation;
 /// ```
 #[derive(Debug)]
 pub struct Regions<C> {
-    first: AtomicPtr<Region>,
+    arenas: AppendList<Arena<'static>>,
     cpu: C,
 }
 
 /// A region, at the start of its memory.
-#[derive(Debug)]
-struct Region {
-    arena: Arena<'static>,
-    next: AtomicPtr<Region>,
-}
+type Region = AppendNode<Arena<'static>>;
 
 impl<C> Regions<C> {
     const_unless_loom! {
         /// Makes a page source without memory. `cpu` pins callers and masks interrupts.
         /// Example: see [`Regions`].
         pub fn new(cpu: C) -> Self {
-            Self { first: AtomicPtr::new(ptr::null_mut()), cpu }
+            Self { arenas: AppendList::new(), cpu }
         }
-    }
-
-    /// Iterates over the regions in the order of addition.
-    fn iter(&self) -> impl Iterator<Item = &Region> {
-        // Acquire: pairs with the Release in `append`; sees the region as it was written.
-        let load = |link: &AtomicPtr<Region>| NonNull::new(link.load(Ordering::Acquire));
-        // SAFETY: I1: a linked region stays where it is while the value lives.
-        let region = |region: NonNull<Region>| unsafe { region.as_ref() };
-        let first = load(&self.first).map(region);
-        iter::successors(first, move |before| load(&before.next).map(region))
     }
 
     /// Returns the arena that `address` lies in.
     #[inline]
     fn at(&self, address: usize) -> Option<&Arena<'static>> {
-        self.iter().map(|region| &region.arena).find(|arena| arena.contains(address))
-    }
-
-    /// Links `region` behind the last one.
-    fn append(&self, region: NonNull<Region>) {
-        let mut link = &self.first;
-        loop {
-            // Release: pairs with the Acquire in `iter`; publishes the region. Acquire: as there.
-            let (new, null) = (region.as_ptr(), ptr::null_mut());
-            match link.compare_exchange(null, new, Ordering::Release, Ordering::Acquire) {
-                Ok(_) => return,
-                // SAFETY: I1: the link is not null, so it leads to a region of the list.
-                Err(next) => link = unsafe { &(*next).next },
-            }
-        }
+        self.arenas.iter().find(|arena| arena.contains(address))
     }
 
     /// Returns the number of pages of all regions. O(regions). Example: see [`Regions`].
     pub fn pages(&self) -> usize {
-        self.iter().map(|region| region.arena.pages()).sum()
+        self.arenas.iter().map(Arena::pages).sum()
     }
 }
 
@@ -147,18 +118,15 @@ impl<C: Cpu> Regions<C> {
         let too_small = |error: TooSmall| TooSmall { needed: error.needed + OWN, given: bytes };
         let arena = arena.map_err(too_small)?;
         let pages = arena.pages();
-        let region = place.cast::<Region>();
-        let made = Region { arena, next: AtomicPtr::new(ptr::null_mut()) };
         // SAFETY: clause 1: inside the memory and aligned by `skip`; the arena begins behind it.
-        unsafe { region.write(made) };
-        self.append(region);
+        unsafe { self.arenas.append(place.cast(), arena) };
         Ok(pages)
     }
 
     /// Returns the number of free pages of all regions. Takes the lock of each in turn.
     /// Example: see [`Regions`].
     pub fn free_pages(&self) -> usize {
-        self.iter().map(|region| self.masked(|| region.arena.free_pages())).sum()
+        self.arenas.iter().map(|arena| self.masked(|| arena.free_pages())).sum()
     }
 
     /// Checks the invariants of each region, as [`Arena::validate`] does. Example: see [`Regions`].
@@ -166,7 +134,7 @@ impl<C: Cpu> Regions<C> {
     /// # Errors
     /// The first invariant that does not hold.
     pub fn validate(&self) -> Result<(), Violation> {
-        self.iter().try_for_each(|region| self.masked(|| region.arena.validate()))
+        self.arenas.iter().try_for_each(|arena| self.masked(|| arena.validate()))
     }
 
     /// Calls `use_arena` with the caller pinned and interrupts masked.
@@ -180,8 +148,8 @@ impl<C: Cpu> Regions<C> {
         &self,
         allocate: impl Fn(&Arena<'static>) -> Result<R, OutOfMemory>,
     ) -> Result<R, OutOfMemory> {
-        let from = |region: &Region| self.masked(|| allocate(&region.arena).ok());
-        self.iter().find_map(from).ok_or(OutOfMemory)
+        let from = |arena: &Arena<'static>| self.masked(|| allocate(arena).ok());
+        self.arenas.iter().find_map(from).ok_or(OutOfMemory)
     }
 
     /// Returns the arena of an address that the caller frees or resizes.
@@ -247,7 +215,7 @@ unsafe impl<C> PageMap for Regions<C> {
     }
 
     fn tag_range(&self) -> TagRange {
-        self.iter().next().map_or(TagRange::EMPTY, |region| region.arena.tag_range())
+        self.arenas.iter().next().map_or(TagRange::EMPTY, Arena::tag_range)
     }
 
     #[inline]

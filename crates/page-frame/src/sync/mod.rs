@@ -17,6 +17,7 @@
 //!   threads, are ordered without a fence; loom does not know that order, so [`model_fence`] goes
 //!   between them.
 
+pub(crate) mod append_list;
 pub(crate) mod cell;
 mod counter;
 pub(crate) mod lock;
@@ -33,6 +34,7 @@ pub use crate::atomic::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
     fence,
 };
+pub use append_list::{AppendList, AppendNode};
 pub use cell::UnsafeCell;
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
