@@ -193,7 +193,7 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
     /// Example: see [`GrowingBuddy`].
     ///
     /// # Errors
-    /// [`OutOfMemory`] when no range has so many consecutive free frames.
+    /// [`OutOfMemory`] when no range has such consecutive free frames.
     #[inline]
     pub fn allocate_each(
         &self,

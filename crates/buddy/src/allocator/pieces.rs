@@ -6,8 +6,8 @@
 //! [`allocate_each`](FramePool::allocate_each) and [`withhold`](FramePool::withhold) allocate
 //! consecutive frames as blocks of one frame, so that their owner frees them in any order.
 //!
-//! An area that is allocated whole has clear bits. Its pieces need set bits, so it is split first.
-//! A stray bit of another taker may prevent that for a moment.
+//! An area that is allocated whole has clear bits. Its pieces need set bits, so the call splits it
+//! first. A stray bit of another taker may prevent that for a moment.
 
 use core::fmt;
 

@@ -27,8 +27,9 @@ use crate::percpu::id::CpuId;
 /// several cores. It exists with the feature `critical-section`.
 ///
 /// The program must have an implementation of that crate, which chip crates provide (`cortex-m`
-/// with `critical-section-single-core`, `riscv`, `esp-hal`). Each access to a slot masks interrupts
-/// for the time of about ten instructions. Where cores shall not share a slot, implement [`Cpu`].
+/// with `critical-section-single-core`, `riscv`, `esp-hal`). A hit masks interrupts for the time of
+/// about ten instructions, and a miss while it refills the slot or holds a lock. Where cores shall
+/// not share a slot, implement [`Cpu`].
 ///
 /// ```
 /// use page_frame::{Cpu, CpuId, CriticalSectionCpu};

@@ -4,7 +4,7 @@ use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 /// Hands a guard from [`Cpu::pin`](crate::Cpu::pin) to [`Cpu::unpin`](crate::Cpu::unpin), for
-/// kernels that disable preemption by a guard which nobody else can make.
+/// kernels that disable preemption by a guard, which only the kernel can make.
 ///
 /// A guard without fields is nothing but the promise that its destructor runs later, so nothing is
 /// stored. Guards of another size do not compile.
