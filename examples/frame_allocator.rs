@@ -1,7 +1,7 @@
 //! A buddy as the frame allocator of the `x86_64` crate: page tables, and mappings of 4 KiB, 2 MiB
 //! and 1 GiB, from one allocator.
 //!
-//! The adapter is the type [`Frames`]: a handle to a buddy, `Copy`, for each of the three sizes.
+//! The feature `x86_64` of `buddy` implements the traits for references to its allocators.
 //! The memory here is simulated, as mapping it would take a kernel; what is shown is that
 //! addresses, alignments and sizes fit.
 
@@ -9,38 +9,12 @@ use std::error::Error;
 
 use buddy::{Mode, ZeroedMemory};
 use hosted::Mapped;
-use page_frame::{FrameNumber, FrameRange, Order, PAGE_SHIFT, SingleCpu};
-use x86_64::PhysAddr;
+use page_frame::{FrameNumber, FrameRange, SingleCpu};
 use x86_64::structures::paging::{
-    FrameAllocator, FrameDeallocator, PageSize, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
+    FrameAllocator, FrameDeallocator, PhysFrame, Size1GiB, Size2MiB, Size4KiB,
 };
 
 type Pages = buddy::FrameAllocator<'static, SingleCpu>;
-
-/// A handle to a buddy, as the `x86_64` crate wants it.
-#[derive(Clone, Copy)]
-struct Frames<'b>(&'b Pages);
-
-fn order<S: PageSize>() -> Option<Order> {
-    Order::for_bytes(S::SIZE as usize).map(|fit| fit.order)
-}
-
-// SAFETY: frames of a buddy are unused, and aligned to their size.
-unsafe impl<S: PageSize> FrameAllocator<S> for Frames<'_> {
-    fn allocate_frame(&mut self) -> Option<PhysFrame<S>> {
-        let frame = self.0.allocate_frames(order::<S>()?).ok()?;
-        let address = PhysAddr::new((frame.get() << PAGE_SHIFT) as u64);
-        Some(PhysFrame::from_start_address(address).expect("blocks are aligned to their size"))
-    }
-}
-
-impl<S: PageSize> FrameDeallocator<S> for Frames<'_> {
-    unsafe fn deallocate_frame(&mut self, frame: PhysFrame<S>) {
-        let number = FrameNumber::containing(frame.start_address().as_u64() as usize);
-        let order = order::<S>().expect("it was allocated with this size");
-        self.0.free_frames(number, order).expect("the caller's: allocated here, and not yet freed");
-    }
-}
 
 fn main() -> Result<(), Box<dyn Error>> {
     // Four gigabytes of frames that are only numbers: a buddy never touches them.
@@ -52,7 +26,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let buddy = Pages::new_in(zeroed, &ranges, SingleCpu::new(), Mode::Cached)?;
     let before = buddy.free_counts();
 
-    let mut frames = Frames(&buddy);
+    let mut frames = &buddy;
     let table: PhysFrame<Size4KiB> = frames.allocate_frame().ok_or("no frame of 4 KiB")?;
     let large: PhysFrame<Size2MiB> = frames.allocate_frame().ok_or("no frame of 2 MiB")?;
     let huge: PhysFrame<Size1GiB> = frames.allocate_frame().ok_or("no frame of 1 GiB")?;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The deep check: builds the four crates for bare machines, one of them without 64-bit atomics, and prints how large `slab`
-# on an arena is there. Takes a few minutes, and is not part of CI.
+# The deep check: builds the four crates for bare machines, one of them without 64-bit atomics and three without
+# compare-exchange, and for hosts of 32 bits; prints how large `slab` on an arena is on the bare ones. Takes a few minutes, and is not part of CI.
 #
 # Bare targets need a compiler with the sources of its library. Debian's packages rustc-web and rust-web-src have both, and
 # are unpacked beside the build, not installed: apt-get, dpkg and about 500 MB of room are needed.
@@ -89,13 +89,19 @@ build() { # target, more arguments
     RUSTC=$rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$here/target cargo build --quiet --release \
         -Zbuild-std=core,alloc --target "$target" "$@"
 }
-for target in x86_64-unknown-none aarch64-unknown-none riscv64gc-unknown-none-elf thumbv7em-none-eabi; do
+for target in x86_64-unknown-none aarch64-unknown-none riscv64gc-unknown-none-elf thumbv7em-none-eabi \
+    thumbv6m-none-eabi riscv32i-unknown-none-elf riscv32imc-unknown-none-elf; do
     build "$target" -p page-frame -p buddy -p slab -p kmalloc
     build "$target" --manifest-path "$user/Cargo.toml"
     # The library's own parts (memcpy, formatting of panics) lie in other members of the archive.
     bytes=$(size "$here/target/$target/release/libslab_user.a" 2>/dev/null | awk '/slab_user/ { sum += $1 } END { print sum }')
     echo "$target: all four build; slab on an arena: ${bytes:-?} bytes of code and constants"
 done
+for target in i686-unknown-linux-gnu armv7-unknown-linux-gnueabihf wasm32-unknown-unknown; do
+    build "$target" -p page-frame -p buddy -p slab -p kmalloc
+    echo "$target: all four build"
+done
+
 # The heap of programs, on the second machine that it supports.
 RUSTC=$rustc RUSTC_BOOTSTRAP=1 CARGO_TARGET_DIR=$here/target cargo check --quiet -Zbuild-std=core,alloc \
     --target aarch64-unknown-linux-gnu -p hosted

@@ -76,8 +76,14 @@
 //!   methods are safe.
 //! - [`Buddy`] adds the map from frames to addresses, and lends blocks and runs by address. Its
 //!   frees are `unsafe`.
+//! - [`GrowingBuddy`] is a constant that gets ranges at any time; each has a buddy in its own
+//!   memory.
 //! - [`FramePool`] is the type that both dereference to. Its methods free no block, and are safe in
 //!   both.
+//!
+//! # Features
+//! With the feature `x86_64`, references to both allocators are `FrameAllocator` and
+//! `FrameDeallocator` of the crate of that name.
 //!
 //! # Layers
 //! From the top: `zones` and [`Buddy`], over [`FrameAllocator`], over `frame_pool`, over the caches
@@ -123,12 +129,16 @@ mod percpu;
 mod pressure;
 mod tags;
 mod trace;
+#[cfg(feature = "x86_64")]
+mod x86_64;
 mod zeroed_memory;
 mod zones;
 
 pub use crate::allocator::buddy::Buddy;
 pub use crate::allocator::frame_allocator::FrameAllocator;
 pub use crate::allocator::frame_pool::{FramePool, Mode};
+pub use crate::allocator::growing::GrowingBuddy;
+pub use crate::allocator::pieces::SplitError;
 pub use crate::allocator::stats::Fragmentation;
 pub use crate::bitmap::placement::Mobility;
 pub use crate::blocks::{Block, BlockState};

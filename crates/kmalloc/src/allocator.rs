@@ -4,19 +4,21 @@
 //! Growing and shrinking stay in place where the class or the run allows that, as `reallocate`
 //! does.
 
-/// Implements a trait of the shape of `core::alloc::Allocator` for references to both allocators.
+/// Implements a trait of the shape of `core::alloc::Allocator` for references to the allocators.
 macro_rules! implement {
     ($alloc:path) => {
         use core::alloc::Layout;
         use core::ptr::NonNull;
 
-        use page_frame::{OutOfMemory, PageResize};
+        use page_frame::{Cpu, OutOfMemory, PageResize};
         use slab::{Hardening, System};
 
         use $alloc::{AllocError, Allocator};
 
         use crate::global::{Global, SetUp};
+        use crate::heap::{Heap, HeapSystem};
         use crate::kmalloc::Kmalloc;
+        use crate::static_kmalloc::StaticKmalloc;
 
         // SAFETY: memory is valid and not shared until freed, wherever the reference is moved or
         // copied to.
@@ -75,47 +77,63 @@ macro_rules! implement {
             }
         }
 
+        /// The methods of an allocator in a static, by those of the `Kmalloc` in it.
+        macro_rules! of_static {
+            () => {
+                #[inline]
+                fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+                    Allocator::allocate(&self.ready().map_err(|_| AllocError)?, layout)
+                }
+
+                #[inline]
+                fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
+                    Allocator::allocate_zeroed(&self.ready().map_err(|_| AllocError)?, layout)
+                }
+
+                #[inline]
+                unsafe fn deallocate(&self, start: NonNull<u8>, layout: Layout) {
+                    let kmalloc =
+                        self.cell().get().expect("it has been set up, as there is memory of it");
+                    // SAFETY: a block of `layout`, not used any more, as the trait promises.
+                    unsafe { kmalloc.free_sized(start, layout) };
+                }
+
+                unsafe fn grow(
+                    &self,
+                    start: NonNull<u8>,
+                    old: Layout,
+                    new: Layout,
+                ) -> Result<NonNull<[u8]>, AllocError> {
+                    // SAFETY: the trait's promises about `start`, `old` and `new` are passed on.
+                    unsafe { self.ready().map_err(|_| AllocError)?.grow(start, old, new) }
+                }
+
+                unsafe fn shrink(
+                    &self,
+                    start: NonNull<u8>,
+                    old: Layout,
+                    new: Layout,
+                ) -> Result<NonNull<[u8]>, AllocError> {
+                    // SAFETY: passed on whole, to the allocator that the block is from.
+                    unsafe { self.ready().map_err(|_| AllocError)?.shrink(start, old, new) }
+                }
+            };
+        }
+
         // SAFETY: as above; the allocator stays once it is set up.
         unsafe impl<S, K: Hardening, F: SetUp<S, K>> Allocator for &Global<S, K, F>
         where
             S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
         {
-            #[inline]
-            fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-                Allocator::allocate(&self.kmalloc().map_err(|_| AllocError)?, layout)
-            }
+            of_static!();
+        }
 
-            #[inline]
-            fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-                Allocator::allocate_zeroed(&self.kmalloc().map_err(|_| AllocError)?, layout)
-            }
-
-            #[inline]
-            unsafe fn deallocate(&self, start: NonNull<u8>, layout: Layout) {
-                let kmalloc = self.get().expect("it has been set up, as there is memory of it");
-                // SAFETY: a block of `layout`, not used any more, as the trait promises.
-                unsafe { kmalloc.free_sized(start, layout) };
-            }
-
-            unsafe fn grow(
-                &self,
-                start: NonNull<u8>,
-                old: Layout,
-                new: Layout,
-            ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: the trait's promises about `start`, `old` and `new` are passed on whole.
-                unsafe { self.kmalloc().map_err(|_| AllocError)?.grow(start, old, new) }
-            }
-
-            unsafe fn shrink(
-                &self,
-                start: NonNull<u8>,
-                old: Layout,
-                new: Layout,
-            ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: passed on whole, to the allocator that the block is from.
-                unsafe { self.kmalloc().map_err(|_| AllocError)?.shrink(start, old, new) }
-            }
+        // SAFETY: as above.
+        unsafe impl<C: Cpu + Clone + Send + Sync, K: Hardening> Allocator for &Heap<C, K>
+        where
+            HeapSystem<C>: System<Pages: PageResize>,
+        {
+            of_static!();
         }
 
         /// # Safety

@@ -1,23 +1,28 @@
 //! Memory of any size, from object caches over any source of pages, without a heap.
 //!
-//! ```
-//! use core::{alloc::Layout, mem::MaybeUninit};
-//! use kmalloc::Kmalloc;
-//! use page_frame::{Arena, SingleCpu};
-//! use slab::Registry;
+//! A kernel or a firmware declares a heap, and gives it memory when it knows of some:
 //!
-//! let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
-//! let arena = Arena::new(&mut memory)?;
-//! let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new())?);
-//! let start = kmalloc.allocate(Layout::new::<[u8; 20]>())?;
-//! // SAFETY: allocated above, and not used any more.
-//! unsafe { kmalloc.free(start) };
-//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//! use kmalloc::Heap;
+//! # use hosted::Threads as MyCpu;
+//!
+//! static HEAP: Heap<MyCpu> = Heap::empty(); // below `#[global_allocator]`
+//!
+//! # let (start, bytes) = (Vec::leak(vec![0_u8; 1 << 20]).as_mut_ptr(), 1 << 20);
+//! // SAFETY: the memory is valid, and the heap's from now on.
+//! unsafe { HEAP.add_region(start, bytes) }?;
+//! # Ok::<(), kmalloc::RegionError>(())
 //! ```
 //!
-//! - [`Kmalloc`]: allocate, free, resize, in Rust's terms (`Layout`) and under the kernel's names.
-//! - [`Global`]: the same as a program's `#[global_allocator]`.
-//! - References to both are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
+//! With the feature `critical-section` a chip needs no `MyCpu`, and writes
+//! `static HEAP: Heap = Heap::empty();`.
+//!
+//! - [`Heap`]: the heap of a kernel, over memory regions that are added at any time.
+//! - [`Global`]: a program's `#[global_allocator]` over any page source, set up at the first
+//!   request.
+//! - [`Kmalloc`]: the allocator of both: allocate, free, resize, in Rust's terms (`Layout`) and
+//!   under the kernel's names.
+//! - References to all three are `Allocator`s: of `allocator-api2` 0.2 or 0.4 with the features
 //!   `allocator-api2-02` or `allocator-api2-04`, of the standard library with `nightly`.
 //!
 //! Mistakes of users are found by the checks of a [preset](slab::Hardening):
@@ -91,12 +96,17 @@ mod cache_name;
 mod class;
 mod class_caches;
 mod global;
+mod heap;
 mod kmalloc;
 mod large;
 mod linux;
 mod resize;
 mod shrink;
+mod static_kmalloc;
 
 pub use crate::kmalloc::Kmalloc;
 pub use class::{ClassIndex, LARGEST};
 pub use global::{Global, SetUp};
+pub use heap::{Heap, HeapSystem, RegionError};
+/// The crate of the machines, so that a heap can be used without naming it as a dependency.
+pub use page_frame;

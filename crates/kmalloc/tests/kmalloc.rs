@@ -39,10 +39,8 @@ fn every_size_at_the_edges_of_every_class_is_served_and_usable() {
             let usable = kmalloc.usable_size(start).expect("an allocation");
             assert!(usable >= bytes.max(1), "{usable} for {bytes}");
             let class = ClassIndex::for_size(bytes);
-            let expected = class
-                .map_or(bytes.div_ceil(PAGE_SIZE).next_power_of_two() * PAGE_SIZE, |class| {
-                    class.size()
-                });
+            let pages = bytes.next_multiple_of(PAGE_SIZE);
+            let expected = class.map_or(pages, ClassIndex::size);
             assert_eq!(usable, expected);
             // SAFETY: as many bytes are usable.
             unsafe { Pattern(bytes as u64).fill(start, usable) };

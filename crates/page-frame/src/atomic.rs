@@ -6,8 +6,14 @@
 //! another CPU has. Few machines have enough CPUs to time that, but it can be counted on any: with
 //! the feature, each read-modify-write calls one hook with the address that it changes, before it
 //! happens. Loads and stores are not counted. A failed exchange is: it needed the line.
+//!
+//! # Machines without compare-exchange
+//! Small cores (ARMv6-M, RISC-V without the extension A) load and store atomically, but cannot
+//! exchange. There all atomics are those of the crate `portable-atomic`, which exchanges inside a
+//! critical section. A program that is linked without an implementation of the crate
+//! `critical-section` lacks the symbol `_critical_section_1_0_acquire`.
 
-#[cfg(not(any(loom, feature = "counted")))]
+#[cfg(not(any(loom, feature = "counted", not(target_has_atomic = "ptr"))))]
 pub use core::sync::atomic::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
 };
@@ -18,6 +24,10 @@ pub use loom::sync::atomic::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
     fence,
 };
+#[cfg(not(target_has_atomic = "ptr"))]
+pub use portable_atomic::{
+    AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize,
+};
 
 #[cfg(all(not(loom), feature = "counted"))]
 pub use counting::{
@@ -25,26 +35,29 @@ pub use counting::{
 };
 
 #[cfg(all(not(loom), feature = "counted"))]
-pub(crate) use counting::tell;
-
-#[cfg(all(not(loom), feature = "counted"))]
 mod counting {
     use core::ops::{Deref, DerefMut};
     use core::sync::atomic::{self, Ordering};
 
-    /// The hook.
-    static HEARER: spin::Once<fn(usize)> = spin::Once::new();
+    /// The hook, a `fn(usize)`, or null.
+    static HEARER: atomic::AtomicPtr<()> = atomic::AtomicPtr::new(core::ptr::null_mut());
 
     /// Sets the hook: `hear` is called with the address of each read-modify-write from now on,
     /// before it happens. Only the first call has an effect. `hear` must not use the stack.
     pub fn hear_changes(hear: fn(usize)) {
-        HEARER.call_once(|| hear);
+        let (null, hear) = (core::ptr::null_mut(), hear as *mut ());
+        // Relaxed: code is there before any thread.
+        _ = HEARER.compare_exchange(null, hear, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Calls the hook for a change of `place`.
     #[inline]
-    pub(crate) fn tell<T>(place: *const T) {
-        if let Some(hear) = HEARER.get() {
+    fn tell<T>(place: *const T) {
+        // Relaxed: as above.
+        let hear = HEARER.load(Ordering::Relaxed);
+        if !hear.is_null() {
+            // SAFETY: only `hear_changes` stores a pointer that is not null: a `fn(usize)`.
+            let hear = unsafe { core::mem::transmute::<*mut (), fn(usize)>(hear) };
             hear(place.addr());
         }
     }

@@ -72,12 +72,15 @@ pub use page_map::forward::ForwardPageMap;
 pub use page_map::map::{PageMap, TagRange};
 pub use page_map::tag::Tag;
 pub use percpu::cpu::{Cpu, InterruptState};
+#[cfg(feature = "critical-section")]
+pub use percpu::critical_section::CriticalSectionCpu;
 pub use percpu::freeze::Frozen;
 pub use percpu::guard::{EnterError, PerCpuGuard};
 pub use percpu::id::CpuId;
 pub use percpu::irq_lock::{IrqLock, IrqLockGuard, IrqLockToken};
-pub use percpu::machines::{Fenced, SingleCpu, SwitchedCpu};
+pub use percpu::machines::{Fenced, MaskedCpu, OneContext, SingleCpu, SwitchedCpu};
 pub use percpu::per_cpu::{PerCpu, StridedPerCpu};
+pub use percpu::pin_guards::PinGuards;
 pub use percpu::slot::PerCpuSlot;
 pub use percpu::slot_stride::WithSlotStride;
 pub use percpu::take_over::TakeOver;
@@ -86,9 +89,11 @@ pub use source::counted::Counted;
 pub use source::limited::Limited;
 pub use source::page_source::{NoPages, PageSource};
 pub use source::reclaiming::Reclaiming;
+pub use source::regions::Regions;
 pub use source::run::{PageResize, PageRun};
 pub use source::shrink::Shrink;
 pub use source::shrink_list::{ListFull, ShrinkList, StillInUse};
+pub use sync::once::Once;
 pub use violation::Violation;
 
 /// Items for the other crates of this workspace. They may change in any release.

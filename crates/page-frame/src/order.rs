@@ -1,5 +1,7 @@
 //! The size of a page, and sizes of blocks as powers of two of it.
 
+use core::alloc::Layout;
+
 /// The base-2 logarithm of [`PAGE_SIZE`]. Example: see [`PAGE_SIZE`].
 pub const PAGE_SHIFT: u32 = 12;
 /// The size of a page and of a frame in bytes.
@@ -74,6 +76,24 @@ impl Order {
         let pages = bytes.div_ceil(PAGE_SIZE);
         match Self::for_pages(pages) {
             Some(order) => Some(Fit { order, waste_bytes: order.bytes() - bytes }),
+            None => None,
+        }
+    }
+
+    /// Returns the smallest order whose block holds `layout`, size and alignment; `None` beyond the
+    /// largest block. A block is aligned to its size.
+    ///
+    /// ```
+    /// use core::alloc::Layout;
+    /// use page_frame::Order;
+    /// let layout = Layout::from_size_align(5000, 32768)?; // the alignment decides
+    /// assert_eq!(Order::for_layout(layout).map(Order::pages), Some(8));
+    /// # Ok::<(), core::alloc::LayoutError>(())
+    /// ```
+    pub const fn for_layout(layout: Layout) -> Option<Self> {
+        let (size, alignment) = (layout.size(), layout.align());
+        match Self::for_bytes(if size > alignment { size } else { alignment }) {
+            Some(fit) => Some(fit.order),
             None => None,
         }
     }

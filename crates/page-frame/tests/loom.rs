@@ -6,13 +6,17 @@ testkit::models_need_the_loom_flag!();
 
 #[cfg(loom)]
 mod models {
+    use std::alloc::{Layout, alloc, dealloc};
     use std::cell::Cell;
     use std::ptr::NonNull;
 
     use loom::sync::Arc;
     use loom::thread;
     use page_frame::sync::{AtomicUsize, Linked, Ordering, TakeAll, UnsafeCell, fence};
-    use page_frame::{Cpu, CpuId, Fenced, InterruptState, PerCpu, PerCpuSlot, Shrink, ShrinkList};
+    use page_frame::{
+        Cpu, CpuId, Fenced, InterruptState, Once, Order, PAGE_SIZE, PageSource, PerCpu, PerCpuSlot,
+        Regions, Shrink, ShrinkList,
+    };
     use testkit::model;
 
     /// A machine of one slot, for the thread that owns it.
@@ -284,5 +288,85 @@ mod models {
             }
             assert_eq!(early + sum(), 7, "each node is taken exactly once");
         });
+    }
+
+    /// Two CPUs add a region each, while a third one allocates. Mutation: with a load and a store
+    /// in place of the exchange in `AppendList::append` a region is lost.
+    #[test]
+    fn regions_are_added_at_the_same_time() {
+        model("regions", 100, || {
+            let memory = Memory::new();
+            let regions = Arc::new(Regions::new(OTHER));
+            let adding = (0..2).map(|number| {
+                let (regions, memory) = (Arc::clone(&regions), memory.part(number));
+                thread::spawn(move || {
+                    // SAFETY: clause 1: a part for each thread, which outlives the model.
+                    unsafe { regions.add(memory.0, PART) }.expect("room for a page")
+                })
+            });
+            let adding: Vec<_> = adding.collect();
+            let block = regions.allocate(Order::ZERO).ok();
+            let pages: usize = adding.into_iter().map(|one| one.join().expect("no panic")).sum();
+            assert_eq!(regions.pages(), pages, "neither region is lost");
+            assert_eq!(regions.free_pages(), pages - usize::from(block.is_some()));
+            if let Some(block) = block {
+                // SAFETY: clauses 1 and 2: the block came from `regions` and is not used.
+                unsafe { regions.free(block) };
+            }
+        });
+    }
+
+    /// Two CPUs set a value, while a third one reads it. Mutation: with a Relaxed store of `FULL`
+    /// in `Once::set` the third reads a value that is being written.
+    #[test]
+    fn a_value_is_set_once() {
+        model("once", 20, || {
+            let once = Arc::new(Once::new());
+            let setting = (0..2).map(|number| {
+                let once = Arc::clone(&once);
+                thread::spawn(move || once.set(UnsafeCell::new(number)).is_ok())
+            });
+            let setting: Vec<_> = setting.collect();
+            // SAFETY: nobody writes the value after it is set, which is what loom checks.
+            let read = |cell: &UnsafeCell<_>| cell.with(|value| unsafe { *value });
+            let early = once.get().map(read);
+            let set: Vec<_> =
+                setting.into_iter().map(|one| one.join().expect("no panic")).collect();
+            let value = once.get().map(read).expect("one of them has set it");
+            assert_eq!(set, [value == 0, value == 1]);
+            assert!(early.is_none_or(|early| early == value));
+        });
+    }
+
+    const PART: usize = 4 * PAGE_SIZE;
+
+    /// Memory of two regions.
+    struct Memory(NonNull<u8>);
+    struct Part(NonNull<u8>);
+    // SAFETY: each part goes to one thread.
+    unsafe impl Send for Part {}
+
+    impl Memory {
+        const LAYOUT: Layout = match Layout::from_size_align(2 * PART, PAGE_SIZE) {
+            Ok(layout) => layout,
+            Err(_) => panic!("a multiple of the page size"),
+        };
+
+        fn new() -> Self {
+            // SAFETY: the layout is not empty.
+            Self(NonNull::new(unsafe { alloc(Self::LAYOUT) }).expect("room"))
+        }
+
+        fn part(&self, number: usize) -> Part {
+            // SAFETY: one of two parts.
+            Part(unsafe { self.0.add(number * PART) })
+        }
+    }
+
+    impl Drop for Memory {
+        fn drop(&mut self) {
+            // SAFETY: from `new`, and not used any more.
+            unsafe { dealloc(self.0.as_ptr(), Self::LAYOUT) };
+        }
     }
 }

@@ -111,13 +111,15 @@ impl<'m, M: PhysMap, C: Cpu> Buddy<'m, M, C> {
     /// map, of which only the entries of frames in use are ever touched. Example: see [`Buddy`].
     ///
     /// # Errors
-    /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
+    /// [`BuildError`] when `ranges` are empty, not ascending, or overlap. They may touch.
     pub fn metadata_layout(ranges: &[FrameRange], slots: usize) -> Result<Layout, BuildError> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
     /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
-    /// each GiB of `room`, and its part of the page map. Example: see [`Buddy::add_section`].
+    /// each GiB of `room`, and its part of the page map, nine bytes a frame. A
+    /// [`GrowingBuddy`](crate::GrowingBuddy) takes ranges later without room.
+    /// Example: see [`Buddy::add_section`].
     ///
     /// # Errors
     /// As for [`metadata_layout`](Self::metadata_layout).

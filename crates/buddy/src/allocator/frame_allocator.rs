@@ -82,13 +82,14 @@ impl<'m, C: Cpu> FrameAllocator<'m, C> {
     /// Example: see [`FrameAllocator`].
     ///
     /// # Errors
-    /// [`BuildError`] when `ranges` are empty, not ascending, or touch.
+    /// [`BuildError`] when `ranges` are empty, not ascending, or overlap. They may touch.
     pub fn metadata_layout(ranges: &[FrameRange], slots: usize) -> Result<Layout, BuildError> {
         Self::metadata_layout_with_room(ranges, FrameRange::default(), slots)
     }
 
     /// Returns the same layout plus room for frames of `room` that may be added later: 24 bytes for
-    /// each GiB of `room`, and its part of the page map.
+    /// each GiB of `room`, and its part of the page map, nine bytes a frame. A
+    /// [`GrowingBuddy`](crate::GrowingBuddy) takes ranges later without room.
     /// Example: see [`FrameAllocator::add_section`].
     ///
     /// # Errors

@@ -1,9 +1,12 @@
 //! The allocators that users hold: frames by number, memory by address, and the parts of both.
 
 pub(crate) mod buddy;
-pub(crate) mod bulk;
 pub(crate) mod frame_allocator;
 pub(crate) mod frame_pool;
+pub(crate) mod growing;
+mod growing_source;
+mod inside;
+pub(crate) mod pieces;
 pub(crate) mod shrink;
 pub(crate) mod source;
 pub(crate) mod stats;

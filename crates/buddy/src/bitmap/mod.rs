@@ -135,6 +135,17 @@ impl<'m> Bitmap<'m> {
         Some(all_taken)
     }
 
+    /// Turns the whole areas of `range`, which the caller owns, into open areas with every frame
+    /// taken, so that parts of them can be freed; returns whether it did for all. Where a stray bit
+    /// of another taker prevents it, the areas below stay split.
+    pub(crate) fn split_areas(&self, range: FrameRange) -> bool {
+        area_parts(range).all(|(start, _)| {
+            self.table.locate(start).is_some_and(|(at, section)| {
+                !section.is_whole(at.area) || section.split_whole(at.area)
+            })
+        })
+    }
+
     /// Returns whether `frame` is taken, alone or with its whole area.
     pub(crate) fn is_taken(&self, frame: FrameNumber) -> bool {
         let bit = frame.get() % WORD_BITS;

@@ -22,7 +22,7 @@ use core::fmt;
 pub enum BuildError {
     /// The list of ranges is empty.
     NoFrames,
-    /// The range at this index is empty, or does not begin above the end of the range before it.
+    /// The range at this index is empty, or begins below the end of the range before it.
     Unordered {
         /// The range's index.
         index: usize,
@@ -43,7 +43,7 @@ impl fmt::Display for BuildError {
         match self {
             Self::NoFrames => f.write_str("there are no frames"),
             Self::Unordered { index } => {
-                write!(f, "range {index} is empty or not above the one before")
+                write!(f, "range {index} is empty or begins inside or below the one before")
             }
             Self::TooLarge => f.write_str("the metadata is larger than the address space"),
             Self::MetadataTooSmall { needed, given } => {

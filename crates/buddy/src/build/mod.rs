@@ -84,8 +84,8 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// Plans the metadata of `ranges` (ascending, apart, not empty), of `room` for more frames, and
-    /// of `slots` CPU slots.
+    /// Plans the metadata of `ranges` (ascending, not overlapping, not empty), of `room` for more
+    /// frames, and of `slots` CPU slots.
     ///
     /// # Errors
     /// [`BuildError::NoFrames`], [`BuildError::Unordered`] or [`BuildError::TooLarge`].
@@ -99,7 +99,7 @@ impl Plan {
         };
         let mut end = None;
         for (index, range) in ranges.iter().enumerate() {
-            if range.is_empty() || end.is_some_and(|end| range.start <= end) {
+            if range.is_empty() || end.is_some_and(|end| range.start < end) {
                 return Err(BuildError::Unordered { index });
             }
             end = Some(range.end);
@@ -128,7 +128,7 @@ impl Plan {
         };
         let table_at = part(table, size_of::<SectionCell<'_>>())?;
         let sections_at = part(present, size_of::<Section<'_>>().next_multiple_of(64))?;
-        let ranges_at = part(ranges.len(), size_of::<FrameRange>())?;
+        let ranges_at = part(merged(ranges).count(), size_of::<FrameRange>())?;
         let slots_at = part(slots, size_of::<PerCpuSlot<CpuSlot>>())?;
         let counters_at = part(slots, size_of::<CachedCount>())?;
         let bounds_at = part(1, size_of::<Bounds>())?;
@@ -189,8 +189,10 @@ impl Plan {
         // SAFETY: clause 1: callers of `at` pass offsets of the plan, which put every part inside
         // the total.
         let at = |offset: usize| unsafe { metadata.add(offset) };
-        // SAFETY: clause 1: room for the ranges, aligned to 64.
-        let ranges = unsafe { fill(at(self.ranges_at), ranges.len(), |index| ranges[index]) };
+        let mut each = merged(ranges);
+        let mut next = |_| each.next().expect("clause 2: the ranges that were counted");
+        // SAFETY: clause 1: room for the merged ranges, aligned to 64.
+        let ranges = unsafe { fill(at(self.ranges_at), merged(ranges).count(), &mut next) };
         // SAFETY: clause 1: room for the bounds, aligned to 64.
         let bounds = &unsafe { fill(at(self.bounds_at), 1, |_| Bounds::new()) }[0];
         let mut present = 0;
@@ -253,6 +255,24 @@ impl Plan {
         // part.
         unsafe { section::section(metadata, [lines, entries, hints], bounds, index) }
     }
+}
+
+/// Iterates over `ranges`, which ascend, with those that touch each other joined: blocks may cross
+/// the border of two.
+fn merged(ranges: &[FrameRange]) -> impl Iterator<Item = FrameRange> {
+    let mut rest = ranges;
+    core::iter::from_fn(move || {
+        let [first, others @ ..] = rest else { return None };
+        let (mut joined, mut others) = (*first, others);
+        while let [next, more @ ..] = others {
+            if next.start != joined.end {
+                break;
+            }
+            (joined.end, others) = (next.end, more);
+        }
+        rest = others;
+        Some(joined)
+    })
 }
 
 /// Iterates over the numbers of the sections that have frames, of `count` sections from `first` on.

@@ -7,7 +7,7 @@
 //! One atomic operation for each word with returned frames; two where the word was full or the area
 //! is counted again.
 
-use page_frame::{Cpu, FrameNumber, Order};
+use page_frame::{Cpu, CpuId, FrameNumber, Order};
 
 use crate::bitmap::placement::ORDER_GROUPS;
 use crate::frames::Frames;
@@ -16,23 +16,27 @@ use crate::percpu::slot::{CpuSlot, MAX_CACHED_ORDER};
 use crate::trace::Trace;
 
 impl<C: Cpu> Caches<'_, C> {
-    /// Drains slots one by one, those of other CPUs by take-over, until `target` frames have
-    /// returned to their areas; returns the number of frames.
+    /// Drains slots one by one, by take-over, until `target` frames have returned to their areas;
+    /// returns the number of frames.
     ///
-    /// It skips slots that a CPU is inside of.
+    /// It skips slots that a CPU is inside of. Where the machine refuses the fence that a take-over
+    /// needs, it enters the caller's own slot instead.
     pub(crate) fn drain_until<T: Trace>(&self, frames: &Frames<'_, T>, target: usize) -> usize {
         let mut returned = 0;
-        self.slots.take_over(
-            |_| true,
-            |id, slot| {
-                if returned < target {
-                    returned += drain_slot(frames, slot);
-                    let change: isize =
-                        (0..=MAX_CACHED_ORDER).map(|order| slot.take_change(order)).sum();
-                    self.counts[id.index()].add(change);
-                }
-            },
-        );
+        let mut drain = |id: CpuId, slot: &mut CpuSlot| {
+            if returned < target {
+                returned += drain_slot(frames, slot);
+                let change: isize =
+                    (0..=MAX_CACHED_ORDER).map(|order| slot.take_change(order)).sum();
+                self.counts[id.index()].add(change);
+            }
+        };
+        let outcome = self.slots.take_over(|_| true, &mut drain);
+        if outcome.skipped > 0 {
+            if let Ok(mut slot) = self.slots.enter() {
+                drain(slot.id(), &mut slot);
+            }
+        }
         returned
     }
 

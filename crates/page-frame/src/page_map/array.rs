@@ -87,13 +87,9 @@ impl<'m> PageMapArray<'m> {
     pub const fn metadata_bytes(pages: usize) -> usize {
         let owners = pages.checked_mul(size_of::<AtomicPtr<()>>());
         let tags = pages.checked_mul(size_of::<AtomicU8>());
-        if let (Some(owners), Some(tags)) = (owners, tags)
-            && let Some(tags) = tags.checked_next_multiple_of(64)
-            && let Some(bytes) = owners.checked_add(tags)
-        {
-            return bytes;
-        }
-        panic!("the size of the entries overflows")
+        const OVERFLOW: &str = "the size of the entries overflows";
+        let tags = tags.expect(OVERFLOW).checked_next_multiple_of(64).expect(OVERFLOW);
+        owners.expect(OVERFLOW).checked_add(tags).expect(OVERFLOW)
     }
 
     /// Makes the map of `pages` pages from `root`, in `metadata`. Example: see [`PageMapArray`].

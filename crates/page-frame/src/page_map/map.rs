@@ -111,7 +111,13 @@ pub unsafe trait PageMap {
     /// starts. O(1), no lock. Example: see [`PageMap`].
     #[inline]
     fn run_pages(&self, address: usize) -> Option<usize> {
-        if self.tag(address) == Tag::RUN { Some(self.owner(address).addr()) } else { None }
+        if self.tag(address) != Tag::RUN {
+            return None;
+        }
+        let pages = self.owner(address).addr();
+        // For a run that is freed meanwhile the owner may be a slab's header already. The tag is
+        // stored after the owner, so the second look mostly sees that.
+        (self.tag(address) == Tag::RUN).then_some(pages)
     }
 }
 

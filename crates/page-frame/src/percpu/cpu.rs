@@ -23,8 +23,19 @@ pub struct InterruptState(pub usize);
 ///
 /// In a kernel: `pin` turns preemption off and reads the CPU's number, `fence_all` sends an
 /// interrupt to all CPUs. With threads: `pin` reads a thread-local word, `fence_all` is membarrier.
-/// [`SingleCpu`](crate::SingleCpu) is one CPU without interrupts.
+/// [`SingleCpu`](crate::SingleCpu) is one CPU without interrupts;
+/// `CriticalSectionCpu`, with the feature `critical-section`, is one slot for every machine with
+/// the crate of that name.
 ///
+/// # Which contexts get an id
+/// `pin` returns `None` where the caller has no CPU number that is valid by the clauses below: on a
+/// CPU that has not set its number up yet (early boot, an application processor before its per-CPU
+/// area is there), in an interrupt that may arrive before that, and on more CPUs than `slots`. The
+/// allocators serve such callers from shared memory, without a slot. A `pin` that reads a number
+/// that is not there, or returns a default one, gives two CPUs the same slot, which is undefined
+/// behaviour.
+///
+/// # Examples
 /// `examples/kernel/src/cpus.rs` implements it for a kernel, `hosted::Threads` for threads. A board
 /// with one CPU, whose interrupts a counter masks:
 ///
@@ -91,7 +102,9 @@ pub unsafe trait Cpu {
     }
 
     /// Keeps the caller on its CPU and returns the CPU's id. Returns `None` where the caller has no
-    /// slot (too many threads, too early, too late); then the caller is not pinned.
+    /// slot (too many threads, too early, too late); then the caller is not pinned. A CPU without a
+    /// number must get `None`, see [`Cpu`]. A kernel that pins by a guard keeps it in
+    /// [`PinGuards`](crate::PinGuards).
     /// Example: see [`Cpu`].
     fn pin(&self) -> Option<CpuId>;
 

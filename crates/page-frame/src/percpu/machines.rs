@@ -48,6 +48,114 @@ unsafe impl Cpu for SingleCpu {
     }
 }
 
+/// One CPU whose user promises that one context at a time uses what is built on it. It is `Sync`,
+/// so that it fits a static, and costs nothing.
+///
+/// ```
+/// use page_frame::{Cpu, OneContext};
+/// // SAFETY: this program has one thread, and no interrupt handler that allocates.
+/// static CPU: OneContext = unsafe { OneContext::new() };
+/// assert_eq!(CPU.pin().unwrap().index(), 0);
+/// ```
+#[derive(Clone, Debug)]
+pub struct OneContext(());
+
+impl OneContext {
+    /// Makes the only CPU. Example: see [`OneContext`].
+    ///
+    /// # Safety
+    /// 1. Of the code that uses what is built on this value or its clones, each call ends before
+    ///    the next one begins: no interrupt handler, thread or other core interrupts one with
+    ///    another.
+    pub const unsafe fn new() -> Self {
+        Self(())
+    }
+}
+
+// SAFETY: clauses 1 to 4: by clause 1 of `new` no other context exists during a call. Clauses 5 and
+// 6: the id is always 0 of 1. Clause 7: zero.
+unsafe impl Cpu for OneContext {
+    #[inline]
+    fn slots(&self) -> usize {
+        1
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        Some(CpuId::new(0))
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        true
+    }
+}
+
+/// CPUs whose callers keep interrupts off, as kernels do that mask them around their allocator: a
+/// pin only reads the CPU's number.
+///
+/// `fence_all` returns false, as a CPU with masked interrupts must not wait for others. So the
+/// slots of other CPUs are not drained; [`Fenced`] around it makes that possible, for a fence in
+/// each hit.
+///
+/// ```
+/// use page_frame::{Cpu, CpuId, Fenced, MaskedCpu};
+/// fn number() -> Option<u32> {
+///     Some(0) // in a kernel: from the per-CPU area, `None` before it is there
+/// }
+/// // SAFETY: this program has one thread and no interrupts, which is CPU 0.
+/// static CPUS: Fenced<MaskedCpu> = Fenced(unsafe { MaskedCpu::new(4, number) });
+/// assert_eq!((CPUS.slots(), CPUS.pin()), (4, Some(CpuId::new(0))));
+/// ```
+#[derive(Clone, Copy, Debug)]
+pub struct MaskedCpu {
+    slots: usize,
+    number: fn() -> Option<u32>,
+}
+
+impl MaskedCpu {
+    /// Makes a machine of `slots` CPUs, the current one of which `number` returns. CPUs whose
+    /// number is not below `slots` have no slot. Example: see [`MaskedCpu`].
+    ///
+    /// # Panics
+    /// When there are more than [`CpuId::COUNT`] slots.
+    ///
+    /// # Safety
+    /// 1. Each call of what is built on this value runs on one CPU from its beginning to its end,
+    ///    and is not interrupted by another such call.
+    /// 2. `number` returns different numbers on different CPUs, and the same one each time on one
+    ///    CPU; `None` on a CPU that has no number yet.
+    pub const unsafe fn new(slots: usize, number: fn() -> Option<u32>) -> Self {
+        assert!(slots <= CpuId::COUNT, "at most 2^26 CPUs");
+        Self { slots, number }
+    }
+}
+
+// SAFETY: clause 1: by clauses 1 and 2 of `new` no other context gets the id between a pin and its
+// unpin, which lie in one call. Clause 2: ids do not pass between contexts of different CPUs.
+// Clause 3: it returns false. Clause 4: by clause 1 of `new` there is no nested code. Clause 5:
+// `pin` checks it. Clause 6: the id is that of the CPU. Clause 7: zero.
+unsafe impl Cpu for MaskedCpu {
+    #[inline]
+    fn slots(&self) -> usize {
+        self.slots
+    }
+
+    #[inline]
+    fn pin(&self) -> Option<CpuId> {
+        (self.number)().filter(|number| (*number as usize) < self.slots).map(CpuId::new)
+    }
+
+    #[inline]
+    unsafe fn unpin(&self) {}
+
+    fn fence_all(&self) -> bool {
+        false
+    }
+}
+
 /// Several CPUs simulated by one thread, which chooses the current one: for replays and tests. Not
 /// `Sync`.
 ///

@@ -2,18 +2,21 @@
 //!
 //! # Concepts
 //! The memory begins with the page map and the bits; whole pages follow. Allocation finds
-//! the lowest aligned run of clear bits. `slab` and `kmalloc` can run on an arena without a buddy
-//! allocator, on a microcontroller or in a test.
+//! the lowest aligned run of clear bits ([`PageBits`]). Runs have exactly as many pages as the
+//! caller asks for. `slab` and `kmalloc` can run on an arena without a buddy allocator, on a
+//! microcontroller or in a test.
 //!
 //! # Invariants
 //! - I1: the number of free pages is the number of clear bits.
 //! - I2: the tag of a free page is [`Tag::NONE`].
 //!
 //! # Concurrency
-//! One spin lock, which does not mask interrupts: interrupt handlers must not use an arena.
+//! One spin lock, which does not mask interrupts: interrupt handlers must not use an arena. They
+//! may use [`Regions`](crate::Regions), which mask interrupts while they use one.
 //!
 //! # Costs
-//! Allocation tests each aligned place in turn: O(pages). Freeing is O(2^order).
+//! Allocation is O(pages / 64) at worst, and begins at the lowest free page. Freeing is
+//! O(pages / 64) of the block.
 
 use core::fmt;
 use core::marker::PhantomData;
@@ -28,8 +31,9 @@ use crate::page_map::array::PageMapArray;
 use crate::page_map::forward::ForwardPageMap;
 use crate::page_map::map::PageMap;
 use crate::page_map::tag::Tag;
+use crate::source::page_bits::PageBits;
 use crate::source::page_source::PageSource;
-use crate::source::run::PageResize;
+use crate::source::run::{PageResize, PageRun};
 use crate::sync::lock::Lock;
 use crate::violation::Violation;
 
@@ -42,6 +46,7 @@ use crate::violation::Violation;
 /// assert!(arena.pages() >= 14); // of 16, as the bookkeeping lies in the same memory
 /// let block = arena.allocate(Order::new(1).unwrap())?;
 /// assert_eq!(arena.free_pages(), arena.pages() - 2);
+/// assert!(arena.contains(block.start().addr().get()));
 /// // SAFETY: the block came from this arena and nothing refers into it.
 /// unsafe { arena.free(block) };
 /// arena.validate()?;
@@ -51,21 +56,10 @@ use crate::violation::Violation;
 pub struct Arena<'m> {
     first: NonNull<u8>,
     map: PageMapArray<'m>,
-    state: Lock<State>,
+    bits: Lock<PageBits>,
     _memory: PhantomData<&'m mut [MaybeUninit<u8>]>,
 }
 
-#[derive(Debug)]
-struct State {
-    /// A bit for each page, set while the page is allocated; before the pages in the arena's
-    /// memory.
-    taken: NonNull<usize>,
-    pages: usize,
-    free_pages: usize,
-}
-
-// SAFETY: the words at `taken` belong to the arena, and only the holder of the lock reaches them.
-unsafe impl Send for State {}
 // SAFETY: `first` is a base for address arithmetic; the lock and the map are `Send`.
 unsafe impl Send for Arena<'_> {}
 // SAFETY: shared references reach only the data of the lock while they hold it, and the atomics of
@@ -93,8 +87,6 @@ impl fmt::Display for TooSmall {
 }
 
 impl core::error::Error for TooSmall {}
-
-const WORD_BITS: usize = usize::BITS as usize;
 
 impl<'m> Arena<'m> {
     /// Makes an arena of `memory`. Writes the bookkeeping, about ten bytes per page, and no other
@@ -128,7 +120,7 @@ impl<'m> Arena<'m> {
     /// # Safety
     /// 1. The memory is valid for reads and writes during `'m`, and no other code uses it.
     pub unsafe fn from_raw(start: NonNull<u8>, bytes: usize) -> Result<Self, TooSmall> {
-        let too_small = TooSmall { needed: Self::bookkeeping(1) + 2 * PAGE_SIZE, given: bytes };
+        let too_small = TooSmall { needed: Self::needed_for_one_page(), given: bytes };
         let skip = start.align_offset(64).min(bytes);
         // The bookkeeping grows with the pages: start with as many as the memory has, and drop
         // pages until both fit.
@@ -157,14 +149,26 @@ impl<'m> Arena<'m> {
         // ours by clause 1.
         let map = unsafe { PageMapArray::new_in(first, pages, metadata) };
         // SAFETY: the bits follow the map's entries, inside the bookkeeping.
-        let taken = unsafe { metadata.add(PageMapArray::metadata_bytes(pages)) }.cast();
-        let state = Lock::new(State { taken, pages, free_pages: pages });
-        Ok(Self { first, map, state, _memory: PhantomData })
+        let words = unsafe { metadata.add(Self::map_bytes(pages)) }.cast();
+        // SAFETY: clause 1: the bits' part of the bookkeeping, a multiple of 64 behind a multiple
+        // of 64, just zeroed, and no other code uses it.
+        let bits = unsafe { PageBits::new_in(words, pages) };
+        Ok(Self { first, map, bits: Lock::new(bits), _memory: PhantomData })
+    }
+
+    /// Returns the bytes in which one page fits beside the bookkeeping, wherever they start: up to
+    /// a cache line lies before the bookkeeping, and up to a page between it and the page.
+    const fn needed_for_one_page() -> usize {
+        64 + Self::bookkeeping(1) + 2 * PAGE_SIZE
     }
 
     const fn bookkeeping(pages: usize) -> usize {
+        Self::map_bytes(pages) + PageBits::bytes(pages)
+    }
+
+    /// Returns the bytes of the page map of `pages` pages, rounded up to a multiple of 64.
+    const fn map_bytes(pages: usize) -> usize {
         PageMapArray::metadata_bytes(pages).next_multiple_of(64)
-            + pages.div_ceil(WORD_BITS) * size_of::<usize>()
     }
 
     /// Returns the size in pages. Example: see [`Arena`].
@@ -174,7 +178,14 @@ impl<'m> Arena<'m> {
 
     /// Returns the number of free pages. Takes the lock. Example: see [`Arena`].
     pub fn free_pages(&self) -> usize {
-        self.state.lock().free_pages
+        self.bits.lock().free()
+    }
+
+    /// Returns whether `address` lies in a page of this arena. O(1), no lock.
+    /// Example: see [`Arena`].
+    #[inline]
+    pub fn contains(&self, address: usize) -> bool {
+        address.wrapping_sub(self.first.addr().get()) >> PAGE_SHIFT < self.map.pages()
     }
 
     /// Checks I1 and I2. O(pages), takes the lock. Example: see [`Arena`].
@@ -182,34 +193,76 @@ impl<'m> Arena<'m> {
     /// # Errors
     /// The first invariant that does not hold.
     pub fn validate(&self) -> Result<(), Violation> {
-        let state = self.state.lock();
-        let free = (0..state.pages).filter(|page| !state.is_taken(*page));
-        if free.clone().count() != state.free_pages {
+        let bits = self.bits.lock();
+        if bits.count_free() != bits.free() {
             return Err(Violation::of("I1: free pages are the clear bits"));
         }
-        let tag = |page: usize| self.map.tag(self.first.addr().get() + page * PAGE_SIZE);
-        if free.clone().any(|page| tag(page) != Tag::NONE) {
+        if !bits.lowest_is_right() {
+            return Err(Violation::of("page bits I2: pages below the lowest free page are taken"));
+        }
+        let is_free_with_tag =
+            |page: usize| !bits.is_taken(page) && self.map.tag_at(page) != Tag::NONE;
+        if (0..bits.pages()).any(is_free_with_tag) {
             return Err(Violation::of("I2: free pages have no tag"));
         }
         Ok(())
     }
 
-    fn check(&self, state: &State, start: NonNull<u8>, order: Order) -> Result<usize, Fault> {
+    /// Allocates `pages` pages, the first of them a multiple of `alignment`; tags the first with
+    /// the result of `tag`. Returns it.
+    fn take(
+        &self,
+        pages: usize,
+        alignment: Order,
+        tag: impl FnOnce(NonNull<u8>),
+    ) -> Option<NonNull<u8>> {
+        let mut bits = self.bits.lock();
+        let offset = (self.first.addr().get() >> PAGE_SHIFT) & (alignment.pages() - 1);
+        let page = bits.find(pages, alignment.pages(), offset)?;
+        bits.take(page..page + pages);
+        // SAFETY: the page is inside the memory.
+        let start = unsafe { self.first.add(page << PAGE_SHIFT) };
+        tag(start);
+        Some(start)
+    }
+
+    /// Returns the index of the first page of the run of `pages` pages at `start`.
+    fn check_run(&self, bits: &PageBits, start: NonNull<u8>, pages: usize) -> Result<usize, Fault> {
         let address = start.addr().get();
-        let offset = address.wrapping_sub(self.first.addr().get());
-        let page = offset >> PAGE_SHIFT;
-        if page >= state.pages {
+        let page = self.page_of(address)?;
+        let allocated = self.map.run_pages(address);
+        if allocated == Some(pages) {
+            return Ok(page);
+        }
+        let kind = match (bits.is_taken(page), allocated) {
+            (false, _) => FaultKind::DoubleFree,
+            (true, allocated) => FaultKind::WrongPageCount { allocated, given: pages },
+        };
+        Err(Fault::at_address(kind, address))
+    }
+
+    /// Returns the index of the page that begins at `address`.
+    fn page_of(&self, address: usize) -> Result<usize, Fault> {
+        if !self.contains(address) {
             return Err(Fault::at_address(FaultKind::ForeignPointer, address));
         }
+        let offset = address - self.first.addr().get();
         if offset % PAGE_SIZE != 0 {
             let kind = FaultKind::Misaligned { alignment: PAGE_SIZE };
             return Err(Fault::at_address(kind, address));
         }
+        Ok(offset >> PAGE_SHIFT)
+    }
+
+    /// Returns the index of the first page of the block of `order` at `start`.
+    fn check(&self, bits: &PageBits, start: NonNull<u8>, order: Order) -> Result<usize, Fault> {
+        let address = start.addr().get();
+        let page = self.page_of(address)?;
         let found = self.map.tag(address);
         if found == Tag::block(order) {
             return Ok(page);
         }
-        let kind = match (state.is_taken(page), found.as_block()) {
+        let kind = match (bits.is_taken(page), found.as_block()) {
             (false, _) => FaultKind::DoubleFree,
             (true, Some(allocated)) => FaultKind::WrongOrder { allocated, given: order },
             (true, None) => FaultKind::InteriorPointer,
@@ -218,67 +271,29 @@ impl<'m> Arena<'m> {
     }
 }
 
-impl State {
-    fn word(&self, page: usize) -> NonNull<usize> {
-        // SAFETY: `page` is less than `pages`, so its word is one of those at `taken`.
-        unsafe { self.taken.add(page / WORD_BITS) }
-    }
-
-    fn is_taken(&self, page: usize) -> bool {
-        // SAFETY: in bounds, initialised to zero, and only reached through the lock that gave us
-        // `self`.
-        let word = unsafe { self.word(page).read() };
-        word >> (page % WORD_BITS) & 1 == 1
-    }
-
-    fn set_taken(&mut self, page: usize, taken: bool) {
-        let word = self.word(page);
-        // SAFETY: in bounds and initialised to zero, as in `is_taken`.
-        let old = unsafe { word.read() };
-        let bit = 1 << (page % WORD_BITS);
-        let new = if taken { old | bit } else { old & !bit };
-        // SAFETY: in bounds, and `self` is exclusive.
-        unsafe { word.write(new) };
-    }
-}
-
 // SAFETY: clause 1: the pages lie inside the memory of `from_raw`, which no other code uses.
 // Allocation sets the bits of pages whose bits were clear, and aligns by address. Clause 2: nothing
 // panics once the first bit is clear.
 unsafe impl PageSource for Arena<'_> {
     fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        let mut state = self.state.lock();
-        let pages = order.pages();
-        let misaligned = (self.first.addr().get() >> PAGE_SHIFT) & (pages - 1);
-        let mut page = if misaligned == 0 { 0 } else { pages - misaligned };
-        while page.checked_add(pages).is_some_and(|end| end <= state.pages) {
-            if !(page..page + pages).any(|page| state.is_taken(page)) {
-                (page..page + pages).for_each(|page| state.set_taken(page, true));
-                state.free_pages -= pages;
-                // SAFETY: the page is inside the memory.
-                let start = unsafe { self.first.add(page << PAGE_SHIFT) };
-                self.map.set_tag(start.addr().get(), Tag::block(order));
-                // SAFETY: clause 1: `start` is aligned, as `page` advances from an aligned page by
-                // the size of the block. Clause 2: the bits were clear, so the pages were free.
-                return Ok(unsafe { PageBlock::from_raw(start, order, false) });
-            }
-            page += pages;
-        }
-        Err(OutOfMemory)
+        let tag = |start: NonNull<u8>| self.map.set_tag(start.addr().get(), Tag::block(order));
+        let start = self.take(order.pages(), order, tag).ok_or(OutOfMemory)?;
+        // SAFETY: clause 1: `start` is aligned to the block's size. Clause 2: the bits were clear,
+        // so the pages were free.
+        Ok(unsafe { PageBlock::from_raw(start, order, false) })
     }
 
     #[track_caller]
     unsafe fn free(&self, block: PageBlock) {
         let (start, order) = block.into_raw();
-        let mut state = self.state.lock();
-        match self.check(&state, start, order) {
+        let mut bits = self.bits.lock();
+        match self.check(&bits, start, order) {
             Ok(page) => {
-                self.map.set_tag(start.addr().get(), Tag::NONE);
-                (page..page + order.pages()).for_each(|page| state.set_taken(page, false));
-                state.free_pages += order.pages();
+                self.map.set_tag_at(page, Tag::NONE);
+                bits.free_range(page..page + order.pages());
             }
             Err(fault) => {
-                drop(state);
+                drop(bits);
                 panic_on_fault(&fault);
             }
         }
@@ -292,8 +307,63 @@ unsafe impl ForwardPageMap for Arena<'_> {
         &self.map
     }
 }
-// SAFETY: clauses 1 and 2: all methods are the provided ones, which make a run of a whole block.
-unsafe impl PageResize for Arena<'_> {}
+
+// SAFETY: clause 1: as for `PageSource`. Clause 2: `set_run` writes both under the lock, and a run
+// that changes its length gets the new one.
+unsafe impl PageResize for Arena<'_> {
+    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
+        if pages == 0 || Order::for_pages(pages).is_none() {
+            return Err(OutOfMemory);
+        }
+        // SAFETY: clause 1 of `set_run`: `take` has just taken these pages for this call.
+        let tag = |start| unsafe { self.map.set_run(start, pages) };
+        let start = self.take(pages, alignment, tag).ok_or(OutOfMemory)?;
+        Ok(PageRun::new(start, pages, false))
+    }
+
+    #[track_caller]
+    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
+        let mut bits = self.bits.lock();
+        match self.check_run(&bits, start, pages) {
+            Ok(page) => {
+                self.map.set_tag_at(page, Tag::NONE);
+                bits.free_range(page..page + pages);
+            }
+            Err(fault) => {
+                drop(bits);
+                panic_on_fault(&fault);
+            }
+        }
+    }
+
+    #[track_caller]
+    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
+        let mut bits = self.bits.lock();
+        let page = match self.check_run(&bits, start, pages) {
+            Ok(page) => page,
+            Err(fault) => {
+                drop(bits);
+                panic_on_fault(&fault);
+                return false;
+            }
+        };
+        let (end, new_end) = (page + pages, page.saturating_add(new_pages));
+        if new_pages == 0 || Order::for_pages(new_pages).is_none() {
+            return false;
+        }
+        if new_end > end {
+            if !bits.is_free(end..new_end) {
+                return false;
+            }
+            bits.take(end..new_end);
+        } else {
+            bits.free_range(new_end..end);
+        }
+        // SAFETY: clause 1 of `set_run`: by clause 1 the caller owns the run, and now its new tail.
+        unsafe { self.map.set_run(start, new_pages) };
+        true
+    }
+}
 
 #[cfg(test)]
 mod tests {
@@ -307,58 +377,13 @@ mod tests {
 
     #[test]
     fn memory_for_one_page_is_enough_and_less_is_an_error() {
-        let mut memory = memory(Arena::bookkeeping(1) + 2 * PAGE_SIZE);
+        let mut memory = memory(Arena::needed_for_one_page());
         let needed = memory.len();
         assert!(Arena::new(&mut memory).expect("as much as is asked for").pages() >= 1);
         for bytes in [0, 1, 63, PAGE_SIZE - 1, PAGE_SIZE] {
             let error =
                 Arena::new(&mut memory[..bytes]).expect_err("a page and its entry do not fit");
             assert_eq!(error, TooSmall { needed, given: bytes });
-        }
-    }
-
-    #[test]
-    fn all_pages_are_handed_out_once_and_come_back() {
-        let mut memory = memory(100 * PAGE_SIZE + 77);
-        let arena = Arena::new(&mut memory).expect("large enough");
-        let pages = arena.pages();
-        let blocks: Vec<_> = core::iter::from_fn(|| arena.allocate(Order::ZERO).ok()).collect();
-        assert_eq!((blocks.len(), arena.free_pages()), (pages, 0));
-        let mut starts: Vec<_> = blocks.iter().map(|block| block.start().addr()).collect();
-        starts.dedup();
-        assert_eq!(starts.len(), pages);
-        for block in blocks {
-            assert_eq!(arena.tag(block.start().addr().get()), Tag::block(Order::ZERO));
-            // SAFETY: from this arena, not in use.
-            unsafe { arena.free(block) };
-            arena.validate().expect("consistent after each free");
-        }
-        assert_eq!(arena.free_pages(), pages);
-    }
-
-    #[test]
-    fn blocks_are_aligned_by_address() {
-        let mut memory = memory(200 * PAGE_SIZE);
-        let arena = Arena::new(&mut memory).expect("large enough");
-        for order in (0..6).map(|order| Order::new(order).expect("small")) {
-            let block = arena.allocate(order).expect("room for one of each");
-            assert_eq!(block.start().addr().get() % order.bytes(), 0);
-            // SAFETY: from this arena, not in use.
-            unsafe { arena.free(block) };
-        }
-    }
-
-    #[test]
-    #[should_panic(expected = "DoubleFree")]
-    fn a_double_free_is_a_fault() {
-        let mut memory = memory(20 * PAGE_SIZE);
-        let arena = Arena::new(&mut memory).expect("large enough");
-        let (start, order) = arena.allocate(Order::ZERO).expect("room").into_raw();
-        for _ in 0..2 {
-            // SAFETY: the second time breaks clause 1 of `free` on purpose; no memory is used.
-            let block = unsafe { PageBlock::from_raw(start, order, false) };
-            // SAFETY: breaks clause 1 a second time; the fault comes before anything is touched.
-            unsafe { arena.free(block) };
         }
     }
 }

@@ -3,8 +3,10 @@
 pub(crate) mod arena;
 pub(crate) mod counted;
 pub(crate) mod limited;
+mod page_bits;
 pub(crate) mod page_source;
 pub(crate) mod reclaiming;
+pub(crate) mod regions;
 pub(crate) mod run;
 pub(crate) mod shrink;
 pub(crate) mod shrink_list;

@@ -18,8 +18,8 @@ use crate::source::page_source::PageSource;
 /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
 /// let arena = Arena::new(&mut memory)?;
 /// let run = arena.allocate_run(3, Order::ZERO)?;
-/// assert_eq!(run.pages(), 4); // an arena allocates whole blocks
-/// assert!(!run.is_zero()); // and knows nothing of their content
+/// assert_eq!(run.pages(), 3); // exactly, where the source can
+/// assert!(!run.is_zero()); // an arena knows nothing of the content
 /// // Whoever has kept the start only finds the length in the page map:
 /// let start = run.start();
 /// let pages = arena.run_pages(start.addr().get()).unwrap();

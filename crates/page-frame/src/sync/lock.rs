@@ -5,14 +5,10 @@ use core::ops::{Deref, DerefMut};
 use super::model::const_unless_loom;
 
 #[cfg(loom)]
-type Mutex<T> = loom::sync::Mutex<T>;
-#[cfg(not(loom))]
-type Mutex<T> = spin::mutex::SpinMutex<T>;
+use loom::sync::{Mutex, MutexGuard};
 
-#[cfg(loom)]
-type MutexGuard<'a, T> = loom::sync::MutexGuard<'a, T>;
 #[cfg(not(loom))]
-type MutexGuard<'a, T> = spin::mutex::SpinMutexGuard<'a, T>;
+use super::spin::{Mutex, MutexGuard};
 
 /// A mutual-exclusion lock that spins while it waits and holds the data it protects.
 ///
@@ -40,7 +36,6 @@ impl<T> Lock<T> {
 
     /// Waits until the lock is free and takes it.
     pub fn lock(&self) -> Guard<'_, T> {
-        self.tell();
         #[cfg(not(loom))]
         return Guard(self.0.lock());
         #[cfg(loom)]
@@ -51,18 +46,10 @@ impl<T> Lock<T> {
 
     /// Takes the lock if it is free; never waits.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
-        self.tell();
         #[cfg(not(loom))]
         return self.0.try_lock().map(Guard);
         #[cfg(loom)]
         return self.0.try_lock().ok().map(Guard);
-    }
-
-    /// Counts the read-modify-write of taking the lock.
-    #[inline(always)]
-    fn tell(&self) {
-        #[cfg(all(not(loom), feature = "counted"))]
-        crate::atomic::tell(self);
     }
 
     /// Returns the data; the exclusive reference proves that the lock is free.

@@ -45,6 +45,11 @@ unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {
     }
 }
 
+#[cfg(not(target_has_atomic = "ptr"))]
+use AtomicU8 as ByteInMemory;
+#[cfg(target_has_atomic = "ptr")]
+use core::sync::atomic::AtomicU8 as ByteInMemory;
+
 /// Exchanges the byte at `place` from `from` to `to`, atomically (SeqCst).
 ///
 /// # Errors
@@ -56,7 +61,7 @@ unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {
 pub unsafe fn exchange_byte(place: NonNull<u8>, from: u8, to: u8) -> Result<(), u8> {
     // SAFETY: clause 1; a byte needs no alignment. loom does not model it: its atomics cannot lie
     // in raw memory.
-    let byte = unsafe { core::sync::atomic::AtomicU8::from_ptr(place.as_ptr()) };
+    let byte = unsafe { ByteInMemory::from_ptr(place.as_ptr()) };
     let order = core::sync::atomic::Ordering::SeqCst;
     byte.compare_exchange(from, to, order, order).map(|_| ())
 }

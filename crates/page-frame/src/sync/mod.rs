@@ -1,8 +1,9 @@
 //! Atomics, cells, fences and locks for the whole stack, real or modelled.
 //!
 //! Every crate of the stack takes these from here and from nowhere else. Outside loom they are
-//! `core`'s and `spin`'s; under `--cfg loom` they are loom's, so that the same protocol code runs
-//! under the model checker. This folder and `arch` hold the only `cfg(loom)` of the libraries.
+//! `core`'s and those of this folder. Under `--cfg loom` they are loom's, so that the same protocol
+//! code runs under the model checker. This folder and `arch` hold the only `cfg(loom)` of the
+//! libraries.
 //!
 //! # Differences that show
 //! - loom's types have no `const fn new`: write constructors with
@@ -16,11 +17,15 @@
 //!   threads, are ordered without a fence; loom does not know that order, so [`model_fence`] goes
 //!   between them.
 
+pub(crate) mod append_list;
 pub(crate) mod cell;
 mod counter;
 pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod model;
+pub(crate) mod once;
+#[cfg(not(loom))]
+mod spin;
 mod stack;
 
 #[cfg(all(not(loom), feature = "counted"))]
@@ -29,6 +34,7 @@ pub use crate::atomic::{
     AtomicBool, AtomicIsize, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicUsize, Ordering,
     fence,
 };
+pub use append_list::{AppendList, AppendNode};
 pub use cell::UnsafeCell;
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};

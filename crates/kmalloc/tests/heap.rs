@@ -1,0 +1,213 @@
+//! Heaps over regions: random histories while regions are added, threads, errors of set-up, and the
+//! `Allocator` of a heap.
+#![cfg(not(loom))]
+
+use std::alloc::{GlobalAlloc, Layout};
+use std::ptr::NonNull;
+use std::thread;
+
+use hosted::Threads;
+use kmalloc::Heap;
+use page_frame::{Cpu, PAGE_SIZE};
+use slab::{Debugging, Hardened, Hardening};
+use testkit::{Pattern, Random};
+
+/// Memory that is never freed, as a kernel's.
+fn leaked(bytes: usize) -> *mut u8 {
+    vec![0xa5_u8; bytes].leak().as_mut_ptr()
+}
+
+struct Live {
+    start: NonNull<u8>,
+    layout: Layout,
+    number: u64,
+}
+
+impl Live {
+    fn check(&self, bytes: usize) {
+        // SAFETY: filled when it was allocated, and has at least that many bytes.
+        let is_whole = unsafe { Pattern(self.number).is_in(self.start, bytes) };
+        assert!(is_whole, "{:?} of number {}", self.layout, self.number);
+    }
+}
+
+/// One step of a random history; returns whether a request failed.
+fn step(heap: &impl GlobalAlloc, live: &mut Vec<Live>, random: &mut Random, number: u64) -> bool {
+    let most = [64, 300, 5_000, 40_000][random.below(4)];
+    let bytes = 1 + random.below(most);
+    if live.len() < 200 && random.below(5) < 2 {
+        let alignment = 1 << [0, 3, 4, 6, 9][random.below(5)];
+        let layout = Layout::from_size_align(bytes, alignment).expect("small");
+        // SAFETY: the layout is not empty.
+        let Some(start) = NonNull::new(unsafe { heap.alloc(layout) }) else { return true };
+        assert_eq!(start.addr().get() % alignment, 0);
+        // SAFETY: just allocated, of that many bytes.
+        unsafe { Pattern(number).fill(start, bytes) };
+        live.push(Live { start, layout, number });
+    } else if !live.is_empty() {
+        let mut one = live.swap_remove(random.below(live.len()));
+        one.check(one.layout.size());
+        if random.one_in(3) {
+            // SAFETY: allocated with this layout; the new size is not zero.
+            let moved = unsafe { heap.realloc(one.start.as_ptr(), one.layout, bytes) };
+            if let Some(moved) = NonNull::new(moved) {
+                let kept = one.layout.size().min(bytes);
+                one.start = moved;
+                one.check(kept);
+                one.layout = Layout::from_size_align(bytes, one.layout.align()).expect("small");
+                // SAFETY: ours, of that many bytes.
+                unsafe { Pattern(one.number).fill(moved, bytes) };
+            }
+            live.push(one);
+        } else {
+            // SAFETY: allocated with this layout, and not used any more.
+            unsafe { heap.dealloc(one.start.as_ptr(), one.layout) };
+        }
+    }
+    false
+}
+
+/// Runs a history in which touching regions of random sizes are added; all pages come back.
+fn history<C: Cpu + Clone + Send + Sync, K: Hardening>(heap: &Heap<C, K>, seed: u64) {
+    const BYTES: usize = 1 << 20;
+    let mut random = Random::new(seed);
+    let (mut rest, mut left, mut bytes) = (leaked(BYTES), BYTES, 0);
+    let (mut live, mut failed) = (Vec::new(), 0);
+    for number in 0..4000 {
+        if number % 500 == 0 && left > 0 {
+            let size = if number == 0 { 128 << 10 } else { (1 + random.below(300_000)).min(left) };
+            // SAFETY: clause 1: a part of leaked memory that no other code uses.
+            if let Ok(more) = unsafe { heap.add_region(rest, size) } {
+                bytes += more;
+                assert!(more < size && more % PAGE_SIZE == 0);
+            }
+            (rest, left) = (rest.wrapping_add(size), left - size);
+            assert_eq!(heap.bytes(), bytes);
+        }
+        failed += usize::from(step(heap, &mut live, &mut random, number));
+        let kmalloc = heap.kmalloc().expect("there is a region");
+        if number % 20 == 0 {
+            kmalloc.validate().expect("consistent");
+            kmalloc.registry().source().validate().expect("consistent");
+        }
+        assert_eq!(kmalloc.pages_held() * PAGE_SIZE, heap.bytes() - heap.free_bytes());
+    }
+    assert!(failed > 0, "the heap was full at times");
+    for one in live {
+        one.check(one.layout.size());
+        // SAFETY: allocated with this layout, and not used any more.
+        unsafe { heap.dealloc(one.start.as_ptr(), one.layout) };
+    }
+    let kmalloc = heap.kmalloc().expect("there is a region");
+    kmalloc.shrink_all();
+    assert_eq!(kmalloc.large_pages(), 0);
+    kmalloc.registry().stats(|stats| {
+        let is_class = stats.name.to_string().starts_with("kmalloc-");
+        assert!(!is_class || stats.pages() == 0, "{} has no object in use", stats.name);
+    });
+}
+
+#[test]
+fn random_histories_while_regions_are_added() {
+    for seed in 1..6 {
+        // SAFETY: clause 1: this thread alone uses it.
+        history(&unsafe { Heap::for_one_context() }, seed);
+        history(&Heap::<Threads, Hardened>::with_cpu(Threads::default), seed);
+        history(&Heap::<Threads, Debugging>::with_cpu(Threads::default), seed);
+    }
+}
+
+#[cfg(feature = "critical-section")]
+mod critical_section {
+    use super::*;
+
+    static HEAP: Heap = Heap::empty();
+
+    #[test]
+    fn random_histories_on_the_default_machine() {
+        history(&Heap::<page_frame::CriticalSectionCpu>::empty(), 3);
+    }
+
+    #[test]
+    fn threads_share_the_one_slot_of_the_default_machine() {
+        threads_on(&HEAP);
+    }
+}
+
+/// Threads allocate before, while and after one of them adds regions.
+fn threads_on<C: Cpu + Clone + Send + Sync>(heap: &Heap<C>) {
+    thread::scope(|scope| {
+        for seed in 1..4 {
+            scope.spawn(move || {
+                let (mut random, mut live) = (Random::new(seed), Vec::new());
+                for number in 0..3000 {
+                    step(heap, &mut live, &mut random, number);
+                }
+                for one in live {
+                    one.check(one.layout.size());
+                    // SAFETY: allocated with this layout, and not used any more.
+                    unsafe { heap.dealloc(one.start.as_ptr(), one.layout) };
+                }
+            });
+        }
+        for _ in 0..2 {
+            scope.spawn(|| {
+                for _ in 0..4 {
+                    // SAFETY: clause 1: leaked memory that no other code uses.
+                    unsafe { heap.add_region(leaked(1 << 18), 1 << 18) }.expect("large enough");
+                    thread::yield_now();
+                }
+            });
+        }
+    });
+    let kmalloc = heap.kmalloc().expect("regions were added");
+    kmalloc.validate().expect("consistent");
+    kmalloc.registry().source().validate().expect("consistent");
+    kmalloc.shrink_all();
+    assert_eq!(kmalloc.large_pages(), 0);
+    assert_eq!(kmalloc.pages_held() * PAGE_SIZE, heap.bytes() - heap.free_bytes());
+}
+
+#[test]
+fn threads_allocate_while_others_add_regions() {
+    static HEAP: Heap<Threads> = Heap::empty();
+    threads_on(&HEAP);
+}
+
+#[test]
+fn a_region_that_is_too_small_is_an_error_and_stays_unused() {
+    // SAFETY: clause 1: this thread alone uses it.
+    let heap = unsafe { Heap::for_one_context() };
+    let layout = Layout::new::<u64>();
+    // SAFETY: the layout is not empty.
+    assert!(unsafe { heap.alloc(layout) }.is_null(), "no region yet");
+    for bytes in [0, 1, 100, PAGE_SIZE, 2 * PAGE_SIZE] {
+        let memory = leaked(bytes);
+        // SAFETY: clause 1: leaked.
+        let error = unsafe { heap.add_region(memory, bytes) }.expect_err("too small");
+        assert_eq!((error.start(), error.bytes()), (memory.addr(), bytes));
+    }
+    assert!(heap.kmalloc().is_none() && heap.bytes() == 0);
+    // A region that is accepted serves a request.
+    let accepted = (1..100).find(|pages| {
+        let bytes = pages * PAGE_SIZE;
+        // SAFETY: clause 1: leaked.
+        unsafe { heap.add_region(leaked(bytes), bytes) }.is_ok()
+    });
+    assert!(accepted.is_some());
+    // SAFETY: the layout is not empty.
+    assert!(!unsafe { heap.alloc(layout) }.is_null());
+}
+
+#[cfg(feature = "allocator-api2-04")]
+#[test]
+fn collections_use_a_heap_as_their_allocator() {
+    // SAFETY: clause 1: this thread alone uses it.
+    let heap = unsafe { Heap::for_one_context() };
+    // SAFETY: clause 1: leaked.
+    unsafe { heap.add_region(leaked(1 << 20), 1 << 20) }.expect("large enough");
+    let mut numbers = allocator_api2_04::vec::Vec::new_in(&heap);
+    numbers.extend(0..10_000_u32);
+    assert!(numbers.iter().copied().eq(0..10_000));
+    assert!(heap.kmalloc().is_some_and(|kmalloc| kmalloc.large_pages() > 0));
+}
