@@ -5,6 +5,8 @@
 //! address space for [`Pages`], builds a registry of caches over them, and registers handlers for
 //! `fork` (`fork`). All of it stays until the process ends.
 
+#[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04"))]
+mod allocator;
 mod fault;
 mod fork;
 mod options;
@@ -44,6 +46,9 @@ use crate::pages::Pages;
 /// static HEAP: Heap<Hardened> =
 ///     Heap::hardened().with_purge_delay(Duration::from_millis(100)).without_huge_pages();
 /// ```
+///
+/// With the features `allocator-api2-02` and `allocator-api2-04`, `&Heap` is an `Allocator` of that
+/// crate: `Vec::new_in(&HEAP)`.
 ///
 /// Threads find their magazines by a thread-local word, without a lock. A child of `fork` may
 /// allocate, also if other threads allocated in the parent. A process should have one heap: of
