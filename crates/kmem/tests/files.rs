@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use common::kmem;
+use common::{kmem, with_default_signals};
 
 const SCRIPT: &str = "x-1 [001] 5.000000: kfree: call_site=f ptr=0x10\n";
 const TRACE: &str = "!g,0,G\n!s,0,filp\nA,0,0,40,184,192,0,0\n";
@@ -197,13 +197,9 @@ fn devices_and_pipes_are_written_directly() {
 
 /// Starts an import that waits for the rest of its input.
 fn waiting_import(output: &Path) -> Child {
-    Command::new(env!("CARGO_BIN_EXE_kmem"))
-        .args(["import", "-", "-o"])
-        .arg(output)
-        .stdin(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("it runs")
+    let mut import = Command::new(env!("CARGO_BIN_EXE_kmem"));
+    import.args(["import", "-", "-o"]).arg(output).stdin(Stdio::piped()).stderr(Stdio::null());
+    with_default_signals(&mut import).spawn().expect("it runs")
 }
 
 fn wait_for(what: &str, mut is_so: impl FnMut() -> bool) {

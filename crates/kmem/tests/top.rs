@@ -9,7 +9,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use common::kmem;
+use common::{kmem, with_default_signals};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// Far longer than anything here takes.
@@ -53,14 +53,10 @@ impl OnTerminal {
                 .open(name.as_deref().expect("of text"))
                 .expect("it opens")
         };
-        let child = Command::new(env!("CARGO_BIN_EXE_kmem"))
-            .args(arguments)
-            .envs(environment.iter().copied())
-            .stdin(open())
-            .stdout(open())
-            .stderr(open())
-            .spawn()
-            .expect("it runs");
+        let mut top = Command::new(env!("CARGO_BIN_EXE_kmem"));
+        top.args(arguments).envs(environment.iter().copied());
+        top.stdin(open()).stdout(open()).stderr(open());
+        let child = with_default_signals(&mut top).spawn().expect("it runs");
         let keys = File::from(terminal);
         let mut screen = keys.try_clone().expect("it can be read and written");
         let shown = Arc::new(Mutex::new(Vec::new()));
