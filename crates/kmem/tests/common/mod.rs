@@ -17,8 +17,8 @@ pub fn kmem(arguments: &[&str]) -> (Option<i32>, String, String) {
 }
 
 /// Makes `command` begin with the default action of the signals that end a program. The
-/// program that runs the tests may ignore some: `nohup` ignores SIGHUP, and a shell SIGINT and SIGQUIT of commands in the
-/// background.
+/// program that runs the tests may ignore some: `nohup` ignores SIGHUP, and a shell SIGINT and
+/// SIGQUIT of commands in the background.
 #[allow(dead_code, reason = "not every test program sends signals")]
 pub fn with_default_signals(command: &mut std::process::Command) -> &mut std::process::Command {
     use std::os::unix::process::CommandExt;
