@@ -264,9 +264,7 @@ fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
 
 /// The program that the next test watches. It frees its objects on the first command and ends on
 /// the second.
-#[test]
-#[ignore = "a program, not a test: it waits for its input"]
-fn a_program_that_allocates() {
+fn allocate_and_wait() {
     let told = Arc::new(Mutex::new(0));
     let heard = Arc::clone(&told);
     let listener = std::thread::spawn(move || {
@@ -286,6 +284,10 @@ fn a_program_that_allocates() {
 
 #[test]
 fn a_program_on_our_malloc_is_watched_while_it_runs() {
+    // The test runs itself as that program.
+    if std::env::var_os("WATCHED").is_some() {
+        return allocate_and_wait();
+    }
     let own = std::env::current_exe().expect("a path");
     let target = own.ancestors().nth(3).expect("target, profile, deps");
     // Cargo builds none for tests, as nothing can be linked to it.
@@ -298,7 +300,8 @@ fn a_program_on_our_malloc_is_watched_while_it_runs() {
     let _ = std::fs::remove_file(&path);
     let text = path.to_str().expect("the folder's name is text");
     let mut program = Command::new(&own)
-        .args(["--exact", "a_program_that_allocates", "--ignored", "--nocapture"])
+        .args(["--exact", "a_program_on_our_malloc_is_watched_while_it_runs", "--nocapture"])
+        .env("WATCHED", "1")
         .env("LD_PRELOAD", target.join("release/libkmalloc_preload.so"))
         .env("KMALLOC_STATS", &path)
         .stdin(std::process::Stdio::piped())
