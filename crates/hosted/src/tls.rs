@@ -11,22 +11,22 @@
 //!
 //! Each machine needs assembly of its own.
 
+// The word. A version in its name: programs may contain two versions of the crate.
+core::arch::global_asm!(
+    ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
+    ".globl hosted_0_1_word",
+    ".hidden hosted_0_1_word",
+    ".type hosted_0_1_word, @object",
+    ".size hosted_0_1_word, 4",
+    ".p2align 2",
+    "hosted_0_1_word:",
+    ".zero 4",
+    ".popsection",
+);
+
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod initial_exec {
-    use core::arch::{asm, global_asm};
-
-    // A version in the name: programs may contain two versions of the crate.
-    global_asm!(
-        ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
-        ".globl hosted_0_1_word",
-        ".hidden hosted_0_1_word",
-        ".type hosted_0_1_word, @object",
-        ".size hosted_0_1_word, 4",
-        ".p2align 2",
-        "hosted_0_1_word:",
-        ".zero 4",
-        ".popsection",
-    );
+    use core::arch::asm;
 
     /// Returns the thread's word, zero at first.
     #[inline(always)]
@@ -81,20 +81,7 @@ mod initial_exec {
 
 #[cfg(all(target_arch = "aarch64", target_os = "linux"))]
 mod initial_exec {
-    use core::arch::{asm, global_asm};
-
-    // A version in the name: programs may contain two versions of the crate.
-    global_asm!(
-        ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
-        ".globl hosted_0_1_word",
-        ".hidden hosted_0_1_word",
-        ".type hosted_0_1_word, @object",
-        ".size hosted_0_1_word, 4",
-        ".p2align 2",
-        "hosted_0_1_word:",
-        ".zero 4",
-        ".popsection",
-    );
+    use core::arch::asm;
 
     /// Returns the address of the thread's word.
     #[inline(always)]
