@@ -65,6 +65,13 @@ mod tls;
 /// that serve requests: 40, 32, 22. Example: see `crates/kmalloc-preload/src/heap.rs`.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
+/// The minimum number of objects in a slab of a heap in a process, for
+/// [`Kmalloc::with_min_objects`](kmalloc::Kmalloc::with_min_objects): the pages of a slab cost no
+/// memory before they are touched. Example: see `crates/kmalloc-preload/src/heap.rs`.
+///
+/// Measured with 8, 16, 32 and 64: see decision 32.
+pub const MIN_OBJECTS: usize = 32;
+
 pub use heap::{Heap, HeapCaches, HeapStats, HeapSystem};
 pub use keep_loaded::assume_never_unloaded;
 pub use os_error::OsError;

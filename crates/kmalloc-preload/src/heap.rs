@@ -11,7 +11,7 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use hosted::{HeapThreads, MAGAZINE_BYTES, OsError, Pages, Threads, Trim};
+use hosted::{HeapThreads, MAGAZINE_BYTES, MIN_OBJECTS, OsError, Pages, Threads, Trim};
 use kmalloc::{Global, Kmalloc};
 use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
 use slab::{Hardened, Off, Registry};
@@ -34,11 +34,12 @@ pub(crate) static PLAIN: Global<(Source, HeapThreads), Off> = Global::new(|| {
     if checks_are_wanted() {
         return Err(OutOfMemory);
     }
-    Ok(Kmalloc::with_hardening(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
+    let kmalloc = Kmalloc::with_hardening(registry()?).with_magazine_bytes(MAGAZINE_BYTES);
+    Ok(kmalloc.with_min_objects(MIN_OBJECTS))
 });
 static CHECKED: Global<(Source, HeapThreads), Hardened> = Global::new(|| {
     let kmalloc = Kmalloc::with_hardening(registry()?);
-    Ok(kmalloc.with_secret(environment::random_bits()))
+    Ok(kmalloc.with_min_objects(MIN_OBJECTS).with_secret(environment::random_bits()))
 });
 
 /// Whether the checked allocator is wanted: `UNKNOWN`, `NO` or `YES`.

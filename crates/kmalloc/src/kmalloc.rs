@@ -114,6 +114,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self
     }
 
+    /// Makes slabs of at least `objects` objects of a class, see
+    /// [`CacheBuilder::min_objects`](slab::CacheBuilder::min_objects). Call it before the first
+    /// request. Example: see [the crate](crate).
+    pub const fn with_min_objects(mut self, objects: usize) -> Self {
+        self.caches.min_objects = objects;
+        self
+    }
+
     /// Returns the registry, for shrinking, statistics and private caches.
     /// Example: see [`Kmalloc`].
     pub const fn registry(&self) -> &Registry<S> {
