@@ -232,6 +232,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn free_missed(&self, place: NonNull<u8>) {
         if self.inner().free_missed(place) {
             age_if_due(self.registry());

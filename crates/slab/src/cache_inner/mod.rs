@@ -34,7 +34,7 @@ use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
 
 use crate::cache_inner::cache_list::{ListNode, Listed};
 use crate::cache_inner::depot::{Depot, Places};
-use crate::cache_inner::percpu_cache::{Miss, PerCpuCache};
+use crate::cache_inner::percpu_cache::{FreeMiss, Miss, PerCpuCache};
 use crate::cache_inner::shared::Shared;
 use crate::cache_inner::sizing::MagazineSizing;
 use crate::cache_inner::slab_transfer::Backing;
@@ -161,9 +161,22 @@ impl<S: System> CacheInner<S> {
     /// Frees a place after a miss in the CPU slot: to the slot's other magazine, to an empty one of
     /// the depot (in exchange for the full one, if there is one), to a new one, or to its slab.
     /// Returns whether it went beyond slot and depot, so that objects may be in the slabs again.
+    /// Reports a double free of the caller's last free, wherever that went.
     #[inline(always)]
+    #[track_caller]
     pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
-        let Err(slot) = self.percpu.push_or_unload(place) else { return false };
+        let slot = match self.percpu.push_or_unload(place) {
+            Ok(()) => return false,
+            Err(FreeMiss::Full(slot)) => slot,
+            Err(FreeMiss::Again) => {
+                self.report_freed_again(place);
+                return false;
+            }
+        };
+        if slot.is_bare && self.slabs().is_freed_last(self.environment(), place.addr().get()) {
+            self.report_freed_again(place);
+            return false;
+        }
         let stored = slot.full.as_ref().map(Magazine::length);
         let (empty, refused) = match slot.full {
             Some(full) => self.percpu.exchange_full(&self.backing, full),

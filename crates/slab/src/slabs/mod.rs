@@ -127,6 +127,20 @@ impl Slabs {
         Ok(header)
     }
 
+    /// Returns whether the object at `address` was the last one freed into its slab, and is free
+    /// still. Any address is allowed, as for [`find`](Self::find).
+    pub(crate) fn is_freed_last<S: System>(
+        &self,
+        environment: &Environment<S>,
+        address: usize,
+    ) -> bool {
+        self.find(environment, address).is_ok_and(|(header, index)| {
+            // SAFETY: `find` found it alive.
+            let seen = unsafe { header.as_ref() }.word.load();
+            seen.free > 0 && seen.head == index
+        })
+    }
+
     /// Returns whether an object of one of the slabs begins at `address`. O(slabs), takes the set
     /// lock; `false` for a nested context that found it held.
     ///

@@ -6,6 +6,7 @@
 
 mod alignment;
 mod constructed;
+mod double_free;
 mod owns;
 mod panics;
 mod pinned;
