@@ -190,7 +190,11 @@ fn stop(fault: &Fault) {
             return;
         }
     }
-    say(2, format_args!("kmalloc: {} at {place}: {kind}\n", kind.name()));
+    let text = format_args!("kmalloc: {} at {place}: {kind}", kind.name());
+    match fault.cache {
+        Some(cache) => say(2, format_args!("{text} ({cache})\n")),
+        None => say(2, format_args!("{text}\n")),
+    }
     // SAFETY: `abort` has no preconditions.
     unsafe { libc::abort() };
 }

@@ -15,9 +15,7 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use page_frame::{
-    Fault, FaultKind, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange, Violation,
-};
+use page_frame::{Fault, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange, Violation};
 use slab::{CacheBuilder, Hardening, Off, Registry, System};
 
 use crate::borrowed_id::BorrowedId;
@@ -317,11 +315,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub(crate) unsafe fn free_in(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
         let is_ours = match class {
-            Some(class) => self.caches.get(class).is_some_and(|cache| {
-                // SAFETY: clause 1: an object of this class came from the class's cache.
-                unsafe { cache.free(start) };
-                true
-            }),
+            Some(class) => match self.caches.get(class) {
+                Some(cache) => {
+                    // SAFETY: clause 1: an object of this class came from the class's cache.
+                    unsafe { cache.free(start) };
+                    true
+                }
+                None => false,
+            },
             // SAFETY: clause 1: no object of a class, so a run.
             None => unsafe { self.large.free(self.source(), start) },
         };
@@ -400,12 +401,9 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub(crate) fn report_foreign(&self, start: NonNull<u8>) {
         let address = start.addr().get();
-        let found = self.source().tag(address);
-        let kind = match found {
-            Tag::RUN => FaultKind::InteriorPointer,
-            tag if tag.is_slab() => FaultKind::WrongCache,
-            _ => FaultKind::ForeignPointer,
-        };
+        // SAFETY: clause 1 of `tag`: the registry has not moved its source since `with_hardening`.
+        let is_ours = |address| unsafe { self.tags.tag(address) }.is_some();
+        let kind = LargeRuns::misuse_at(self.source(), is_ours, address);
         self.registry().report(&Fault::at_address(kind, address));
     }
 }

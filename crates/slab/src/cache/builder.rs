@@ -7,12 +7,12 @@ use core::marker::PhantomData;
 use page_frame::{Order, Tag};
 
 use crate::cache_inner::sizing::USUAL_BYTES;
-use crate::cache_name::CacheName;
 use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
 use crate::slabs::settings::ObjectHook;
 use crate::system::System;
 use crate::trace::Trace;
+use page_frame::CacheName;
 
 /// The description of a cache that is not built yet.
 ///

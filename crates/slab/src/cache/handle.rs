@@ -10,7 +10,6 @@ use page_frame::{Cpu, OutOfMemory, Violation};
 use crate::cache::destroy::{Busy, EndOfHandle};
 use crate::cache_inner::CacheInner;
 use crate::cache_inner::stats::{CacheStats, SlabView, for_each_slab};
-use crate::cache_name::CacheName;
 use crate::debug::leaks::{LiveObject, for_each_live};
 use crate::debug::validate::validate;
 use crate::hardening::presets::{Hardening, Off, is_any_on};
@@ -22,6 +21,7 @@ use crate::slabs::checks::ObjectChecks;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
+use page_frame::CacheName;
 
 /// Objects of one size, in constructed state, from slabs that the cache takes and releases by
 /// itself.

@@ -254,7 +254,8 @@ impl<S: System> CacheInner<S> {
     #[cold]
     #[track_caller]
     fn report_freed_again(&self, place: NonNull<u8>) {
-        self.environment().report(&Fault::at_address(FaultKind::DoubleFree, place.addr().get()));
+        let fault = Fault::at_address(FaultKind::DoubleFree, place.addr().get());
+        self.environment().report(&fault.in_cache(self.slabs().settings.name));
     }
 
     #[inline]

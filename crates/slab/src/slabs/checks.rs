@@ -38,15 +38,11 @@ impl<S: System> ObjectChecks<'_, S> {
             // SAFETY: a free object, which the caller has just taken.
             outcome = unsafe { poison::check(object, self.slabs.settings.object_size()) };
         }
-        if K::MARKS {
-            outcome = outcome.and_then(|()| {
-                let found = self.slabs.find(self.environment, place.addr().get())?;
-                let marks = [MARK_CACHED, MARK_ALLOCATED];
-                self.change_mark(place, found, marks, FaultKind::Corrupted)
-            });
+        if K::MARKS && outcome.is_ok() {
+            outcome = self.mark_allocated(place);
         }
         if let Err(fault) = outcome {
-            self.environment.report(&fault);
+            self.report::<K>(fault, object);
             return None;
         }
         if K::RED_ZONE > 0 {
@@ -62,9 +58,37 @@ impl<S: System> ObjectChecks<'_, S> {
         }
         if K::HISTORY {
             // SAFETY: the caller's object; the history was written when the slab was made.
-            unsafe { history::note_allocation(padding.history(object), self.now()) };
+            unsafe { history::note_allocation(padding.history(object), self.secret(), self.now()) };
         }
         Some(object)
+    }
+
+    #[track_caller]
+    fn mark_allocated(&self, place: NonNull<u8>) -> Result<(), Fault> {
+        let found = self.slabs.find(self.environment, place.addr().get())?;
+        self.change_mark(place, found, [MARK_CACHED, MARK_ALLOCATED], FaultKind::Corrupted)
+    }
+
+    /// Gives `fault` about `object` to the fault hook, with the name of the cache and the callers
+    /// that the object's history knows.
+    fn report<K: Hardening>(&self, fault: Fault, object: NonNull<u8>) {
+        let settings = &self.slabs.settings;
+        let is_object = match fault.kind {
+            FaultKind::ForeignPointer | FaultKind::WrongCache | FaultKind::InteriorPointer => false,
+            _ => K::HISTORY,
+        };
+        // SAFETY: clause 1 of `read`: an object of this cache, by the kind of fault; the user that
+        // made the mistake uses it no more, as the caller may assume.
+        let history = is_object
+            .then(|| unsafe { history::read(settings.padding.history(object), settings.secret) })
+            .flatten()
+            .unwrap_or_default();
+        let fault = fault.with_callers(history.allocated_by, history.freed_by);
+        self.environment.report(&fault.in_cache(settings.name));
+    }
+
+    fn secret(&self) -> usize {
+        self.slabs.settings.secret
     }
 
     /// Checks an object that a user frees. Returns its place; if a check fails, calls the fault
@@ -76,7 +100,7 @@ impl<S: System> ObjectChecks<'_, S> {
         match self.look_at_returned::<K>(object, place.addr()) {
             Ok(()) => NonNull::new(place),
             Err(fault) => {
-                self.environment.report(&fault);
+                self.report::<K>(fault, object);
                 None
             }
         }
@@ -107,7 +131,7 @@ impl<S: System> ObjectChecks<'_, S> {
         if K::HISTORY {
             // SAFETY: an object of this cache, which is ours since its mark was exchanged, or by
             // clause 2 of `Cache::free`.
-            unsafe { history::note_free(padding.history(object), self.now()) };
+            unsafe { history::note_free(padding.history(object), self.secret(), self.now()) };
         }
         if K::POISON && self.slabs.settings.constructor.is_none() {
             // SAFETY: the object is ours since its mark was exchanged, or by clause 2 of
@@ -150,7 +174,9 @@ impl<S: System> ObjectChecks<'_, S> {
         // SAFETY: clause 1 of `links`: `geometry` is that of this slab.
         let links = unsafe { SlabHeader::links(header, geometry) };
         // SAFETY: `find` found this object in the slab.
-        let changed = unsafe { links.change_mark(index, from, to) };
-        changed.map_err(|_| Fault::at_address(otherwise, object.addr().get()))
+        match unsafe { links.change_mark(index, from, to) } {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Fault::at_address(otherwise, object.addr().get())),
+        }
     }
 }
