@@ -15,7 +15,9 @@
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use page_frame::{Fault, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange, Violation};
+use page_frame::{
+    Fault, FaultKind, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange, Violation,
+};
 use slab::{CacheBuilder, Hardening, Off, Registry, System};
 
 use crate::borrowed_id::BorrowedId;
@@ -392,8 +394,26 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.registry().validate()
     }
 
+    /// Checks all free objects of all classes for writes since they were freed; see
+    /// [`Cache::check_free_objects`](slab::Cache::check_free_objects), which has an example.
+    ///
+    /// # Safety
+    /// 1. No other code uses the allocator or its memory meanwhile.
+    pub unsafe fn check_free_objects(&self) -> usize {
+        let caches = ClassIndex::all().filter_map(|class| self.caches.get(class));
+        // SAFETY: clause 1 is clause 1 of `Cache::check_free_objects`.
+        caches.map(|cache| unsafe { cache.check_free_objects() }).sum()
+    }
+
     pub(crate) fn source(&self) -> &S::Pages {
         self.registry().source()
+    }
+
+    /// Returns what is wrong with a free of `address`, at which no allocation starts.
+    pub(crate) fn misuse_at(&self, address: usize) -> FaultKind {
+        // SAFETY: clause 1 of `tag`: the registry has not moved its source since `with_hardening`.
+        let is_ours = |address| unsafe { self.tags.tag(address) }.is_some();
+        LargeRuns::misuse_at(self.source(), is_ours, address)
     }
 
     /// Reports that no allocation starts at `start`.
@@ -401,10 +421,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub(crate) fn report_foreign(&self, start: NonNull<u8>) {
         let address = start.addr().get();
-        // SAFETY: clause 1 of `tag`: the registry has not moved its source since `with_hardening`.
-        let is_ours = |address| unsafe { self.tags.tag(address) }.is_some();
-        let kind = LargeRuns::misuse_at(self.source(), is_ours, address);
-        self.registry().report(&Fault::at_address(kind, address));
+        self.registry().report(&Fault::at_address(self.misuse_at(address), address));
     }
 }
 

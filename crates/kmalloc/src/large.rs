@@ -197,7 +197,7 @@ impl LargeRuns {
     }
 }
 
-const fn pages_for(bytes: usize) -> usize {
+pub(crate) const fn pages_for(bytes: usize) -> usize {
     let pages = bytes.div_ceil(PAGE_SIZE);
     if pages == 0 { 1 } else { pages }
 }

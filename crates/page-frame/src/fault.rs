@@ -47,6 +47,13 @@ pub enum FaultKind {
         /// The length that the caller gave, in pages.
         given: usize,
     },
+    /// The allocation has another size.
+    WrongSize {
+        /// The usable bytes of the allocation.
+        allocated: usize,
+        /// The usable bytes of an allocation of the size that the caller gave.
+        given: usize,
+    },
     /// The address is not aligned as every such block or object is.
     Misaligned {
         /// The alignment in bytes.
@@ -88,6 +95,7 @@ impl FaultKind {
             Self::DoubleFree => "DoubleFree",
             Self::WrongOrder { .. } => "WrongOrder",
             Self::WrongPageCount { .. } => "WrongPageCount",
+            Self::WrongSize { .. } => "WrongSize",
             Self::Misaligned { .. } => "Misaligned",
             Self::InteriorPointer => "InteriorPointer",
             Self::ReservedFrame => "ReservedFrame",
@@ -112,6 +120,9 @@ impl fmt::Display for FaultKind {
             }
             Self::WrongPageCount { allocated: None, given } => {
                 write!(f, "expected no run, found one of {given} pages")
+            }
+            Self::WrongSize { allocated, given } => {
+                write!(f, "expected one of {allocated} usable bytes, found one of {given}")
             }
             Self::Misaligned { alignment } => {
                 write!(f, "expected an alignment of {alignment} bytes, found a smaller one")

@@ -13,6 +13,7 @@ use page_frame::{Fault, FaultKind};
 
 use crate::hardening::presets::Hardening;
 use crate::hardening::{canary, history, poison, red_zone};
+use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::slabs::header::SlabHeader;
@@ -139,6 +140,54 @@ impl<S: System> ObjectChecks<'_, S> {
             unsafe { poison::fill(object, size) };
         }
         Ok(())
+    }
+
+    /// Checks that `object` is in use, as far as the preset `K` can tell. Changes nothing.
+    #[track_caller]
+    pub(crate) fn check_in_use<K: Hardening>(&self, object: NonNull<u8>) -> Result<(), Fault> {
+        let settings = &self.slabs.settings;
+        let place = object.addr().get().wrapping_sub(settings.padding.front());
+        let in_cache = |fault: Fault| fault.in_cache(settings.name);
+        let found = self.find_given(object, place).map_err(in_cache)?;
+        if K::MARKS {
+            let marks = [MARK_ALLOCATED, MARK_ALLOCATED];
+            self.change_mark(object, found, marks, FaultKind::DoubleFree).map_err(in_cache)?;
+        }
+        Ok(())
+    }
+
+    /// Checks all free objects for writes since they were freed. Calls the fault hook with each
+    /// fault; returns how many there are. O(objects), takes the set lock.
+    ///
+    /// # Safety
+    /// 1. No other code uses the cache or its objects meanwhile.
+    pub(crate) unsafe fn check_free_objects<K: Hardening>(&self) -> usize {
+        let settings = &self.slabs.settings;
+        if !K::POISON || !K::MARKS || settings.constructor.is_some() {
+            return 0;
+        }
+        let token = self.environment.lock_token();
+        let Some(set) = self.slabs.lock::<S>(&token, Patience::Wait) else { return 0 };
+        let mut faults = 0;
+        for header in set.iter() {
+            // SAFETY: slab set I1: alive, as we hold the lock.
+            let slab = unsafe { header.as_ref() };
+            let geometry = &slab.geometry(&settings.geometry);
+            for index in 0..geometry.capacity() {
+                // SAFETY: the index is below the capacity.
+                let object = settings.object_in(unsafe { slab.object(geometry, index) });
+                let marks = [MARK_ALLOCATED, MARK_ALLOCATED];
+                if self.change_mark(object, (header, index), marks, FaultKind::DoubleFree).is_ok() {
+                    continue;
+                }
+                // SAFETY: clause 1: free, so filled when it was freed or its slab was made.
+                if let Err(fault) = unsafe { poison::check(object, settings.object_size()) } {
+                    faults += 1;
+                    self.report::<K>(fault, object);
+                }
+            }
+        }
+        faults
     }
 
     /// Finds the slab and the index of the object in `place`; a fault has the address of `object`,
