@@ -395,7 +395,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Checks all free objects of all classes for writes since they were freed; see
-    /// [`Cache::check_free_objects`](slab::Cache::check_free_objects), which has an example.
+    /// [`Cache::check_free_objects`](slab::Cache::check_free_objects).
+    /// Example: see [`Kmalloc::check`].
     ///
     /// # Safety
     /// 1. No other code uses the allocator or its memory meanwhile.

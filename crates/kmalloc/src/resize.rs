@@ -30,8 +30,12 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// let kmalloc = Kmalloc::<_, Hardened>::with_hardening(registry);
     /// let start = kmalloc.kmalloc(20)?;
     /// assert_eq!(kmalloc.check(start).map_err(|fault| fault.to_string())?, 32);
+    /// let hundred = core::alloc::Layout::new::<[u8; 100]>();
+    /// assert_eq!(kmalloc.check_layout(start, hundred).unwrap_err().kind.name(), "WrongSize");
     /// // SAFETY: clause 1: allocated above, and not used any more.
     /// unsafe { kmalloc.kfree(Some(start)) };
+    /// // SAFETY: clause 1: there is no other thread.
+    /// assert_eq!(unsafe { kmalloc.check_free_objects() }, 0); // nothing wrote to `start`
     /// assert_eq!(kmalloc.check(start).unwrap_err().kind, FaultKind::DoubleFree);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -51,7 +55,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Checks the allocation at `start` as [`check`](Self::check) does, and that an allocation for
-    /// `layout` has the same usable size. Example: see [`check`](Self::check).
+    /// `layout` has the same usable size. Example: see [`Kmalloc::check`].
     ///
     /// # Errors
     /// Those of [`check`](Self::check), and [`FaultKind::WrongSize`].

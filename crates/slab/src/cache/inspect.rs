@@ -57,7 +57,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
     /// use page_frame::FaultKind;
     /// use slab::Hardened;
-    /// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Hardened>().build()?;
+    /// let keys = registry.cache("key", Layout::new::<[u8; 24]>());
+    /// let keys = keys.hardening::<Hardened>().build()?;
     /// let key = keys.allocate()?;
     /// assert!(keys.check(key).is_ok());
     /// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
@@ -86,7 +87,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// use slab::{Hardened, Registry};
     /// let hook = |fault: &page_frame::Fault| eprintln!("{fault}"); // WriteAfterFree at 0x...
     /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), hook)?;
-    /// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Hardened>().build()?;
+    /// let keys = registry.cache("key", Layout::new::<[u8; 24]>());
+    /// let keys = keys.hardening::<Hardened>().build()?;
     /// let key = keys.allocate()?;
     /// // SAFETY: clauses 1 and 2: allocated above, and not used by right any more.
     /// unsafe { keys.free(key) };
