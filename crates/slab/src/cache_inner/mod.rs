@@ -30,6 +30,7 @@ pub(crate) mod stats;
 
 use core::ptr::NonNull;
 
+use page_frame::sync::{AtomicUsize, Ordering};
 use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
 
 use crate::cache_inner::cache_list::{ListNode, Listed};
@@ -51,12 +52,27 @@ use crate::system::System;
 /// A callback that frees objects which the user of a cache can do without.
 pub(crate) type ReclaimHook = &'static (dyn Fn() + Sync);
 
+/// Calls of one `reclaim` callback that may be inside it at the same time: from several CPUs, or
+/// nested, when the callback allocates. More are left out, so that such a recursion ends.
+const MAX_RECLAIM_CALLS: usize = 8;
+
+/// Counts the end of a call, also when the callback panics.
+struct CallEnd<'c>(&'c AtomicUsize);
+
+impl Drop for CallEnd<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A cache without its handle.
 #[repr(C, align(64))]
 pub(crate) struct CacheInner<S: System> {
     pub(crate) percpu: PerCpuCache<S::Cpus>,
     pub(crate) backing: Backing<S>,
     pub(crate) reclaim: Option<ReclaimHook>,
+    /// The calls inside `reclaim`.
+    reclaiming: AtomicUsize,
     node: ListNode<Self>,
 }
 
@@ -82,7 +98,21 @@ impl<S: System> CacheInner<S> {
         let percpu = PerCpuCache { slots, depot: IrqLock::new(Depot::new(places)) };
         // SAFETY: clause 1 of `Backing::new`: I2 says that `shared` outlives the cache.
         let backing = unsafe { Backing::new(shared, Slabs::new(settings), sizing) };
-        Self { percpu, backing, reclaim, node: ListNode::new() }
+        Self { percpu, backing, reclaim, reclaiming: AtomicUsize::new(0), node: ListNode::new() }
+    }
+
+    /// Calls the `reclaim` callback; returns whether it did. Without one, or while
+    /// [`MAX_RECLAIM_CALLS`] calls are inside it, does nothing.
+    pub(crate) fn call_reclaim(&self) -> bool {
+        let Some(reclaim) = self.reclaim else { return false };
+        // Relaxed, here and below: the count bounds a recursion, and orders nothing.
+        let inside = self.reclaiming.fetch_add(1, Ordering::Relaxed);
+        let _end = CallEnd(&self.reclaiming);
+        if inside >= MAX_RECLAIM_CALLS {
+            return false;
+        }
+        reclaim();
+        true
     }
 
     /// Returns the slabs.

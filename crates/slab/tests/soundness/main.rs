@@ -10,5 +10,6 @@ mod double_free;
 mod owns;
 mod panics;
 mod pinned;
+mod recursion;
 mod source;
 mod source_panics;
