@@ -27,12 +27,12 @@
 //! `miss_hook`, `clock`, `fork_lock` and `keep_loaded` are the machine. `pages` puts all of them
 //! together.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, miri)), no_std)]
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("`hosted` supports Linux on x86-64 and on aarch64, and no other system");
 
-#[cfg(all(not(test), feature = "std"))]
+#[cfg(all(not(any(test, miri)), feature = "std"))]
 extern crate std;
 
 mod clock;
