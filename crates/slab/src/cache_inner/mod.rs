@@ -30,7 +30,7 @@ pub(crate) mod stats;
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicUsize, Ordering};
+use page_frame::sync::{AtomicU16, Ordering};
 use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
 
 use crate::cache_inner::cache_list::{ListNode, Listed};
@@ -54,10 +54,10 @@ pub(crate) type ReclaimHook = &'static (dyn Fn() + Sync);
 
 /// Calls of one `reclaim` callback that may be inside it at the same time: from several CPUs, or
 /// nested, when the callback allocates. More are left out, so that such a recursion ends.
-const MAX_RECLAIM_CALLS: usize = 8;
+const MAX_RECLAIM_CALLS: u16 = 8;
 
 /// Counts the end of a call, also when the callback panics.
-struct CallEnd<'c>(&'c AtomicUsize);
+struct CallEnd<'c>(&'c AtomicU16);
 
 impl Drop for CallEnd<'_> {
     fn drop(&mut self) {
@@ -71,8 +71,6 @@ pub(crate) struct CacheInner<S: System> {
     pub(crate) percpu: PerCpuCache<S::Cpus>,
     pub(crate) backing: Backing<S>,
     pub(crate) reclaim: Option<ReclaimHook>,
-    /// The calls inside `reclaim`.
-    reclaiming: AtomicUsize,
     node: ListNode<Self>,
 }
 
@@ -98,7 +96,7 @@ impl<S: System> CacheInner<S> {
         let percpu = PerCpuCache { slots, depot: IrqLock::new(Depot::new(places)) };
         // SAFETY: clause 1 of `Backing::new`: I2 says that `shared` outlives the cache.
         let backing = unsafe { Backing::new(shared, Slabs::new(settings), sizing) };
-        Self { percpu, backing, reclaim, reclaiming: AtomicUsize::new(0), node: ListNode::new() }
+        Self { percpu, backing, reclaim, node: ListNode::new() }
     }
 
     /// Calls the `reclaim` callback; returns whether it did. Without one, or while
@@ -106,8 +104,9 @@ impl<S: System> CacheInner<S> {
     pub(crate) fn call_reclaim(&self) -> bool {
         let Some(reclaim) = self.reclaim else { return false };
         // Relaxed, here and below: the count bounds a recursion, and orders nothing.
-        let inside = self.reclaiming.fetch_add(1, Ordering::Relaxed);
-        let _end = CallEnd(&self.reclaiming);
+        let calls = &self.backing.reclaim_calls;
+        let inside = calls.fetch_add(1, Ordering::Relaxed);
+        let _end = CallEnd(calls);
         if inside >= MAX_RECLAIM_CALLS {
             return false;
         }
