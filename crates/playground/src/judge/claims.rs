@@ -1,0 +1,121 @@
+//! Judges claims about the state: free lists, and whole states.
+
+use alloc::format;
+use alloc::string::String;
+
+use page_frame::{FrameNumber, Order};
+
+use super::answers::{Found, overlap};
+use super::rule::{Broken, Rule};
+use super::statement::Piece;
+use super::verdict::Picture;
+use crate::buddy_scene::machine::Machine;
+
+/// Checks the claim that the free blocks of `order` begin at `starts`, in any order.
+///
+/// # Errors
+/// The rule that it breaks.
+pub(super) fn check_list(
+    machine: &Machine<'_>,
+    order: Order,
+    starts: &[usize],
+) -> Result<(), Found> {
+    let memory = machine.memory();
+    let units = order.pages();
+    let theirs = || Some(Picture::listed(machine, starts, units));
+    let wrong = |rule, why: String| Err((Broken::new(rule, why), theirs()));
+    for (index, start) in starts.iter().enumerate() {
+        if starts[..index].contains(start) {
+            return wrong(Rule::State, format!("{} is listed twice.", memory.size_of(*start)));
+        }
+        if let Some((rule, why)) = wrong_free(machine, *start, units) {
+            return wrong(rule, why);
+        }
+    }
+    let missing =
+        machine.free_blocks().find(|(start, free)| *free == order && !starts.contains(start));
+    match missing {
+        Some((start, _)) => {
+            let (size, at) = (memory.size_of(units), memory.size_of(start));
+            wrong(
+                Rule::State,
+                format!("A block of {size} is free at {at}, but the list does not have it."),
+            )
+        }
+        None => Ok(()),
+    }
+}
+
+/// Checks the claim that memory consists of `pieces`.
+///
+/// # Errors
+/// The rule that it breaks.
+pub(super) fn check_state(machine: &Machine<'_>, pieces: &[Piece<'_>]) -> Result<(), Found> {
+    let memory = machine.memory();
+    let wrong = |rule, why: String| {
+        Err((Broken::new(rule, why), Some(Picture::claimed(pieces, memory.units))))
+    };
+    let covered = pieces.last().map_or(0, |piece| piece.start + piece.units);
+    if covered != memory.units {
+        let why = format!("The state covers {covered} units, but memory has {}.", memory.units);
+        return wrong(Rule::State, why);
+    }
+    for Piece { start, units, owner } in pieces {
+        let (size, at) = (memory.size_of(*units), memory.size_of(*start));
+        let Some(name) = owner else {
+            if let Some((rule, why)) = wrong_free(machine, *start, *units) {
+                return wrong(rule, why);
+            }
+            continue;
+        };
+        let Some(right) = machine.start_of(name) else {
+            return wrong(Rule::State, format!("The state shows {name}, which is not allocated."));
+        };
+        let right_size = machine.live().get(&right).map_or(0, |owned| owned.order.pages());
+        if (right, right_size) != (*start, *units) {
+            let (right, right_size) = (memory.size_of(right), memory.size_of(right_size));
+            let why = format!(
+                "The state shows {name} with {size} at {at}, but it has {right_size} at {right}."
+            );
+            return wrong(Rule::State, why);
+        }
+    }
+    Ok(())
+}
+
+/// Says why the given units are not a free block.
+fn wrong_free(machine: &Machine<'_>, start: usize, units: usize) -> Option<(Rule, String)> {
+    let memory = machine.memory();
+    let (size, at) = (memory.size_of(units), memory.size_of(start));
+    if let Some(why) = overlap(machine, start, units) {
+        return Some((Rule::Overlap, format!("{size} at {at} is shown as free, but {why}.")));
+    }
+    if !units.is_power_of_two() {
+        return Some((
+            Rule::Buddies,
+            format!(
+                "{size} at {at} is shown as one free block, but {units} units are no power of two."
+            ),
+        ));
+    }
+    if start % units != 0 {
+        let why = format!(
+            "{size} at {at} is shown as one free block, but {at} is no multiple of {size}: its halves are not buddies."
+        );
+        return Some((Rule::Buddies, why));
+    }
+    let (whole, order) = machine
+        .free_blocks()
+        .find(|(begin, order)| (*begin..begin + order.pages()).contains(&start))?;
+    if order.pages() <= units {
+        return None;
+    }
+    let order = Order::for_pages(units)?;
+    let buddy = memory.size_of(FrameNumber::new(start).buddy(order).get());
+    let double = memory.size_of(2 * units);
+    let parent = memory.size_of(whole & !(2 * units - 1) | start & !(2 * units - 1));
+    let why = format!(
+        "{size} at {at} and its buddy at {buddy} are both free. They must merge into {double} at {parent}."
+    );
+    Some((Rule::Merge, why))
+}
