@@ -22,6 +22,7 @@ use crate::json::{Json, texts};
 use crate::limits::{MAX_COUNT, MAX_STEPS};
 use crate::page_memory::{PAGES, PageBuddy, PageMemory};
 use crate::script::{Line, lines};
+use crate::size::counted;
 
 type Source<'m> = Reclaiming<&'m PageBuddy<'m, OneContext>, ShrinkList<1>>;
 type SceneRegistry<'s, 'm> = Registry<(&'s Source<'m>, OneContext)>;
@@ -160,7 +161,8 @@ impl<'r, 's, 'm> Scene<'r, 's, 'm> {
             Request::Shrink => {
                 let pages = self.registry.shrink_all();
                 Ok(format!(
-                    "The registry is asked for all that it can spare: {pages} pages are released."
+                    "The registry is asked for all that it can spare, and releases {}.",
+                    counted(pages, "page")
                 ))
             }
         }
@@ -182,17 +184,23 @@ impl<'r, 's, 'm> Scene<'r, 's, 'm> {
         let mut said = format!("{done} {name} are allocated");
         said += &match after[0].saturating_sub(before[0]) {
             0 => " from the slabs that were there.".to_string(),
-            grown => format!("; their cache grows by {grown} slabs."),
+            grown => format!("; their cache grows by {}.", counted(grown, "slab")),
         };
         let released = before[1].saturating_sub(after[1]);
         if released > 0 {
             said += &format!(
-                " The buddy had no page left, so {released} empty slabs of {others} were released."
+                " The buddy had no page left, so the registry released {} of {others}.",
+                counted(released, "empty slab")
             );
         }
         if done < count {
-            said +=
-                &format!(" Then memory is out: the other {} requests are refused.", count - done);
+            said += &format!(
+                " Then memory is out: {} refused.",
+                match count - done {
+                    1 => "one request is".to_string(),
+                    refused => format!("{refused} requests are"),
+                }
+            );
         }
         said
     }
@@ -297,7 +305,7 @@ mod tests {
             "{before}"
         );
         let json = show(script, 4).expect("a state");
-        assert!(json.contains("empty slabs of dentries were released"), "{json}");
+        assert!(json.contains("empty slabs of dentries"), "{json}");
     }
 
     #[test]

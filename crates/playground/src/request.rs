@@ -238,7 +238,7 @@ mod tests {
             ("-> 3", "There is an answer, but no request before it."),
         ];
         for (text, message) in cases {
-            assert_eq!(ask(text).map_err(|error| error), Err(message.into()), "{text}");
+            assert_eq!(ask(text), Err(message.into()), "{text}");
         }
     }
 }

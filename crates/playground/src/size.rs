@@ -57,12 +57,19 @@ pub(crate) fn bytes(text: &str, plain: Plain, unit: u64) -> Result<u64, String> 
     u64::try_from(scaled.div_ceil(tens)).map_err(|_| format!("{} is too large.", quoted(text)))
 }
 
+/// Returns a number of things: `1 object`, `2 objects`.
+pub(crate) fn counted(count: usize, noun: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{count} {noun}{plural}")
+}
+
 /// Returns `bytes` as a short text: `4K`, `3.6K`, `850B`. A fraction is rounded to one digit.
 pub(crate) fn short(bytes: u64) -> String {
     let (scale, suffix) = match bytes {
         0x4000_0000.. => (1_u64 << 30, "G"),
         0x10_0000.. => (1 << 20, "M"),
         0x400.. => (1 << 10, "K"),
+        0 => return "0".into(),
         _ => (1, "B"),
     };
     let tenths = (u128::from(bytes) * 10 + u128::from(scale / 2)) / u128::from(scale);
@@ -106,7 +113,7 @@ mod tests {
     fn short_texts_have_at_most_one_fraction_digit() {
         assert_eq!(
             [0, 850, 1024, 3687, 16 << 10, 3 << 20].map(short),
-            ["0B", "850B", "1K", "3.6K", "16K", "3M"]
+            ["0", "850B", "1K", "3.6K", "16K", "3M"]
         );
         assert_eq!(short(u64::MAX), "17179869184G");
     }

@@ -95,7 +95,9 @@ fn kind<'t>(text: &'t str, memory: &Memory) -> Result<Kind<'t>, String> {
                 let (request, answer) = request::parse(text, memory)?;
                 match request {
                     Request::Drain => {
-                        return Err("The judge knows no CPU slot, so nothing can be drained.".into());
+                        return Err(
+                            "The judge knows no CPU slot, so nothing can be drained.".into()
+                        );
                     }
                     Request::Allocate { at: Some(_), .. } => {
                         return Err(

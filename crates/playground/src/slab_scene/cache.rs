@@ -12,6 +12,7 @@ use slab::{Cache, Geometry, Registry, SlabView};
 
 use super::script::{Options, Request};
 use crate::page_memory::PageBuddy;
+use crate::size::counted;
 
 /// CPUs of the scene.
 pub(super) const CPUS: usize = 2;
@@ -69,7 +70,12 @@ impl<'s> SceneCache<'s> {
             },
             Request::FreeAll => {
                 let count = self.free_all();
-                Ok(format!("CPU {} frees {count} objects. {}", self.current, self.magazine_words()))
+                Ok(format!(
+                    "CPU {} frees {}. {}",
+                    self.current,
+                    counted(count, "object"),
+                    self.magazine_words()
+                ))
             }
             Request::SwitchTo(cpu) => {
                 self.switch_to(cpu);
@@ -77,9 +83,13 @@ impl<'s> SceneCache<'s> {
             }
             Request::Shrink => {
                 let pages = self.cache.shrink_all();
-                Ok(format!(
-                    "The magazines are emptied, and {pages} empty slabs return to the page source."
-                ))
+                Ok({
+                    let verb = if pages == 1 { "returns" } else { "return" };
+                    format!(
+                        "The magazines are emptied, and {} {verb} to the page source.",
+                        counted(pages, "empty slab")
+                    )
+                })
             }
         }
     }

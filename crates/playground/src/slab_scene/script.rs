@@ -60,7 +60,10 @@ pub(super) fn take_options(lines: &mut Vec<Line<'_>>) -> Result<Options, Complai
         [] => true,
         ["uncoloured"] => false,
         _ => {
-            return Err(Complaint::new(first.number, "The only option of a cache is `uncoloured`."));
+            return Err(Complaint::new(
+                first.number,
+                "The only option of a cache is `uncoloured`.",
+            ));
         }
     };
     lines.remove(0);

@@ -6,6 +6,7 @@ use alloc::vec::Vec;
 
 use super::cache::SceneCache;
 use crate::json::{Json, numbers, texts};
+use crate::size::counted;
 
 /// Bytes of a line of the CPU cache.
 const LINE_BYTES: usize = 64;
@@ -67,9 +68,9 @@ pub(super) fn json(cache: &SceneCache<'_>, said: &str) -> Json {
 fn introduction(cache: &SceneCache<'_>) -> String {
     let geometry = cache.geometry();
     format!(
-        "A slab is one page of {} bytes: {} objects of {} bytes, and {} bytes left over.",
+        "A slab is one page of {} bytes: {} of {} bytes, and {} bytes left over.",
         geometry.slab_bytes(),
-        geometry.capacity(),
+        counted(geometry.capacity(), "object"),
         geometry.stride(),
         geometry.leftover_bytes()
     )
@@ -96,7 +97,13 @@ fn notes(cache: &SceneCache<'_>, slabs: usize, most: usize) -> Vec<String> {
             true => format!("more than its {WAYS} lines, so they evict one another"),
             false => format!("and it has {WAYS} lines"),
         };
-        notes.push(format!("In the fullest of the {SETS} sets, {most} objects begin, {more}."));
+        notes.push({
+            let verb = if most == 1 { "begins" } else { "begin" };
+            format!(
+                "In the fullest of the {SETS} sets, {} {verb}, {more}.",
+                counted(most, "object")
+            )
+        });
     }
     notes
 }
