@@ -18,7 +18,7 @@ pub(crate) use state::{blocks_json, plain};
 
 /// Replays the first `position` steps of `text`, and returns the state after them as JSON.
 ///
-/// A step that cannot be replayed ends the replay: the state is the one before it, with a complaint.
+/// A step that cannot be replayed ends the replay: the state is then the one before it.
 pub(crate) fn show(text: &str, position: usize) -> Result<String, Complaint> {
     let mut lines: Vec<Line<'_>> = script::lines(text).collect();
     let memory = script::take_memory(&mut lines)?;

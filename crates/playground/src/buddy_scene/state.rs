@@ -52,7 +52,8 @@ pub(crate) fn plain(machine: &Machine<'_>) -> String {
     blocks.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns each block as `[start, units, state, name, asked]`. The state is `free`, `taken` or `cached`.
+/// Returns each block as `[start, units, state, name, asked]`. The state is `free`, `taken` or
+/// `cached`.
 pub(crate) fn blocks_json(machine: &Machine<'_>) -> Json {
     Json::list(machine.frames().blocks(), |list, block| {
         let mut entry = numbers([block.start.get(), block.frames]);
