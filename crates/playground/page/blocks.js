@@ -41,7 +41,8 @@ function label([start, units, state, name, asked], unit) {
  */
 export function strip({ units, unit, blocks, marks = [], changed = [] }, { act = null, hint = () => "" } = {}) {
   const columns = columnsFor(units);
-  const grid = make("div", { class: columns > 16 ? "strip small" : "strip", style: `--columns:${columns}` });
+  const rows = Math.ceil(units / columns);
+  const grid = make("div", { class: `strip${rows > 1 ? " small" : ""}${rows > 16 ? " many" : ""}`, style: `--columns:${columns}` });
   const isChanged = (start, length) => changed.some(([at, count]) => at < start + length && start < at + count);
   for (const block of blocks) {
     const [start, length, state, name] = block;
@@ -68,8 +69,8 @@ export function strip({ units, unit, blocks, marks = [], changed = [] }, { act =
   }
   for (const [start, length, name] of marks) {
     for (const piece of rectangles(start, length, columns)) {
-      const text = name === "-" ? "listed" : name;
-      grid.append(make("div", { class: "mark", style: place(piece), title: `claimed: ${text}` }, make("b", {}, text)));
+      const text = name === "-" ? "free" : name;
+      grid.append(make("div", { class: "mark", style: place(piece), title: `claimed: ${text}` }, make("b", {}, name === "-" ? "" : name)));
     }
   }
   return make("div", { class: "memory" }, grid, axis(units, unit, columns));

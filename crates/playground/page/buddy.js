@@ -80,6 +80,7 @@ function draw(state, scene) {
   const hint = ([, , kind]) => ({ taken: ". Enter frees it.", free: ". Enter allocates here." })[kind] ?? "";
   return [
     strip(state, { act: act(scene), hint }),
+    make("p", { class: "hint" }, "Click a block to free it. Click free memory to allocate there."),
     make("p", { class: "plain" }, make("span", { class: "faint" }, "from left to right: "), make("code", {}, state.plain)),
   ];
 }
@@ -112,7 +113,8 @@ function bitsPanel(state) {
     make("h2", {}, "Bitmap"),
     make("div", { class: "bits", style: `--columns:${columns}`, role: "img",
       "aria-label": `${taken} of ${state.units} bits are set` }, ...cells),
-    make("p", { class: "faint" }, `A bit for each unit: 1 is taken. ${taken} of ${state.units} are set. Nothing else is stored about free memory.`));
+    make("p", { class: "faint" }, `A bit for each unit: 1 is taken. ${taken} of ${state.units} are set. `
+      + (state.slot ? "What the CPU's slot caches counts as taken." : "Nothing else is stored about free memory.")));
 }
 
 function slotPanel(state) {
@@ -132,7 +134,7 @@ function slotPanel(state) {
 
 export const buddyView = {
   examples: [
-    ["The 16 KiB example", EXAMPLE, 3],
+    ["The 16 KiB example", EXAMPLE, 2],
     ["Holes: half is free, nothing fits", HOLES, 4],
     ["A CPU's slot", SLOT, 2],
   ],

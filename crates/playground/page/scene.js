@@ -41,6 +41,7 @@ export class Scene {
     does("share", () => this.#share());
     does("load", () => this.load(this.find("textarea").value));
     const select = this.find("[data-do=example]");
+    select.append(make("option", { value: "", hidden: true }, "Your own steps"));
     this.view.examples.forEach(([name], index) => select.append(make("option", { value: index }, name)));
     does("example", () => {
       const [, text, position] = this.view.examples[select.value];
@@ -150,6 +151,8 @@ export class Scene {
     this.find("[data-do=step]").disabled = session.isAtEnd;
     this.find("[data-do=play]").disabled = session.steps.length === 0;
     this.find(".link").hidden = true;
+    const example = this.view.examples.findIndex(([, text]) => text === session.text);
+    this.find("[data-do=example]").value = example < 0 ? "" : String(example);
     this.#list();
     if (document.activeElement !== this.find("textarea")) this.find("textarea").value = session.text;
     this.view.opened?.(state, this);

@@ -8,6 +8,7 @@ alloc 5
 alloc 6
 alloc 6
 alloc 6
+alloc 36
 free 7
 alloc
 free all
@@ -15,6 +16,7 @@ shrink`;
 
 const UNCOLOURED = `objects 640 uncoloured
 alloc 24
+alloc 36
 free all
 shrink`;
 
@@ -93,6 +95,7 @@ function draw(state, scene) {
   return [make("div", { class: "slabs" },
     ...(rows.length ? rows : [make("p", { class: "empty" }, "There is no slab yet. Allocate an object.")]),
     sets(state),
+    rows.length ? make("p", { class: "hint" }, "Click an object to free it.") : "",
     make("p", { class: "axis-note" }, "From left to right the bytes of a page: 64 lines of the CPU cache, each in its own set. The bars count the objects that begin in a set; above the line, 8, they evict one another."))];
 }
 
@@ -119,8 +122,8 @@ function panels(state) {
 
 export const slabView = {
   examples: [
-    ["Slabs with colours", COLOURS, 5],
-    ["The same without colours", UNCOLOURED, 1],
+    ["Slabs with colours", COLOURS, 6],
+    ["The same without colours", UNCOLOURED, 2],
     ["Magazines of two CPUs", MAGAZINES, 2],
   ],
   controls: (scene) => {

@@ -14,7 +14,7 @@ use crate::json::{Json, numbers, texts};
 /// Returns the state after `step`.
 pub(crate) fn json(machine: &mut Machine<'_>, step: &Step) -> Json {
     let cached = machine.cached();
-    let words::Words { said, notes } = words::words(machine, step);
+    let words::Words { said, notes } = words::words(machine, step, &cached);
     let memory = machine.memory();
     Json::object()
         .number("units", memory.units)

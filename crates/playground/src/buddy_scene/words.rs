@@ -20,11 +20,11 @@ pub(crate) struct Words {
     pub(crate) notes: Vec<String>,
 }
 
-/// Describes `step` and the state of `machine`.
-pub(crate) fn words(machine: &Machine<'_>, step: &Step) -> Words {
+/// Describes `step` and the state of `machine`, whose CPU's slot caches the blocks of `cached`.
+pub(crate) fn words(machine: &Machine<'_>, step: &Step, cached: &[(usize, Order)]) -> Words {
     let sentences = step.deeds.iter().map(|(deed, events)| match deed {
         Deed::Allocated { start, owned } => allocated(machine.memory(), *start, owned, events),
-        Deed::Freed { start, owned } => freed(machine.memory(), *start, owned, events),
+        Deed::Freed { start, owned } => freed(machine, *start, owned, events, cached),
         Deed::Refused { name, size, at } => refused(machine, name, *size, *at),
         Deed::Drained(units) => {
             format!("The slot returns {} to the bitmap.", machine.memory().size_of(*units))
@@ -69,13 +69,23 @@ fn splits(memory: &Memory, start: usize, units: usize, count: usize) -> String {
     steps.collect()
 }
 
-fn freed(memory: &Memory, start: usize, owned: &Owned, events: &[Event]) -> String {
+fn freed(
+    machine: &Machine<'_>,
+    start: usize,
+    owned: &Owned,
+    events: &[Event],
+    cached: &[(usize, Order)],
+) -> String {
+    let memory = machine.memory();
     let Owned { name, order, .. } = owned;
     let block =
         format!("{name} is freed: {} at {}.", memory.size_of(order.pages()), memory.size_of(start));
     let how = match events {
-        [] if memory.has_slot => {
-            " The CPU's slot keeps the block, or its free is deferred: no bit changes.".to_string()
+        [] if machine.live().contains_key(&start) || cached.contains(&(start, *order)) => {
+            " The CPU's slot keeps the block, and no bit changes.".to_string()
+        }
+        [] => {
+            " The free is deferred: its bits are cleared later, together with others.".to_string()
         }
         [Event::Returned(..)] => {
             " Its buddy is not free as a whole, so nothing merges.".to_string()

@@ -5,15 +5,12 @@ use alloc::string::{String, ToString};
 
 use page_frame::Order;
 
-use super::claims;
+use super::claims::{self, overlap};
 use super::rule::{Broken, Rule};
 use super::statement::{Kind, Piece, Policy};
-use super::verdict::Picture;
+use super::verdict::{Found, Picture};
 use crate::buddy_scene::machine::Machine;
 use crate::request::{Answer, Request, Size};
-
-/// A broken rule, and the state that the judged allocator is in, if it can be drawn.
-pub(super) type Found = (Broken, Option<Picture>);
 
 /// Counts, and the policy in force.
 #[derive(Debug, Default)]
@@ -208,22 +205,6 @@ fn may_refuse(name: &str, size: Size, machine: &Machine<'_>) -> Result<(), Found
         memory.size_of(start)
     );
     Err((Broken::new(Rule::Refusal, why), Some(Picture::of(machine))))
-}
-
-/// Says which block of the machine lies in the given units.
-pub(super) fn overlap(machine: &Machine<'_>, start: usize, units: usize) -> Option<String> {
-    let memory = machine.memory();
-    let (begin, owned) = machine.live().range(..start + units).next_back()?;
-    let end = begin + owned.order.pages();
-    if end <= start {
-        return None;
-    }
-    let (from, to) = (memory.size_of(*begin), memory.size_of(end));
-    let name = &owned.name;
-    Some(match (*begin <= start && start + units <= end, *begin == start) {
-        (true, false) => format!("that is inside {name}, which has {from} to {to}"),
-        _ => format!("{name} has {from} to {to}"),
-    })
 }
 
 fn free(

@@ -5,10 +5,9 @@ use alloc::string::String;
 
 use page_frame::{FrameNumber, Order};
 
-use super::answers::{Found, overlap};
 use super::rule::{Broken, Rule};
 use super::statement::Piece;
-use super::verdict::Picture;
+use super::verdict::{Found, Picture};
 use crate::buddy_scene::machine::Machine;
 
 /// Checks the claim that the free blocks of `order` begin at `starts`, in any order.
@@ -118,4 +117,20 @@ fn wrong_free(machine: &Machine<'_>, start: usize, units: usize) -> Option<(Rule
         "{size} at {at} and its buddy at {buddy} are both free. They must merge into {double} at {parent}."
     );
     Some((Rule::Merge, why))
+}
+
+/// Says which block of the machine lies in the given units.
+pub(super) fn overlap(machine: &Machine<'_>, start: usize, units: usize) -> Option<String> {
+    let memory = machine.memory();
+    let (begin, owned) = machine.live().range(..start + units).next_back()?;
+    let end = begin + owned.order.pages();
+    if end <= start {
+        return None;
+    }
+    let (from, to) = (memory.size_of(*begin), memory.size_of(end));
+    let name = &owned.name;
+    Some(match (*begin <= start && start + units <= end, *begin == start) {
+        (true, false) => format!("that is inside {name}, which has {from} to {to}"),
+        _ => format!("{name} has {from} to {to}"),
+    })
 }

@@ -5,6 +5,8 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use page_frame::{FrameNumber, FrameRange};
+
 use super::rule::Broken;
 use super::statement::Piece;
 use crate::buddy_scene::machine::Machine;
@@ -60,6 +62,9 @@ pub(super) struct Picture {
     marks: Vec<(usize, usize, String)>,
 }
 
+/// A broken rule, and the state that the judged allocator is in, if it can be drawn.
+pub(super) type Found = (Broken, Option<Picture>);
+
 impl Picture {
     /// Draws the state of the real allocator.
     pub(super) fn of(machine: &Machine<'_>) -> Self {
@@ -71,12 +76,35 @@ impl Picture {
         Self { marks: [(start, units, name.to_string())].into(), ..Self::of(machine) }
     }
 
-    /// Draws the state with a free list of blocks of `units` units.
+    /// Draws the state with a free list of blocks of `units` units. Listed blocks that lie in free
+    /// memory replace what is free there; the others are drawn on top.
     pub(super) fn listed(machine: &Machine<'_>, starts: &[usize], units: usize) -> Self {
         let last = machine.memory().units;
-        let marks = starts.iter().filter(|start| **start + units <= last);
-        let marks = marks.map(|start| (*start, units, "-".to_string()));
-        Self { marks: marks.collect(), ..Self::of(machine) }
+        let mut listed: Vec<usize> = starts.to_vec();
+        listed.sort_unstable();
+        listed.dedup();
+        listed.retain(|start| start + units <= last);
+        let mut pieces: Vec<Piece<'_>> = Vec::new();
+        let mut inside = Vec::new();
+        for block in machine.frames().blocks() {
+            let (mut at, end) = (block.start.get(), block.start.get() + block.frames);
+            if let Some(owned) = machine.live().get(&at) {
+                pieces.push(Piece { start: at, units: block.frames, owner: Some(&owned.name) });
+                continue;
+            }
+            for start in &listed {
+                if at <= *start && start + units <= end {
+                    push_free(&mut pieces, at, *start);
+                    pieces.push(Piece { start: *start, units, owner: None });
+                    inside.push(*start);
+                    at = start + units;
+                }
+            }
+            push_free(&mut pieces, at, end);
+        }
+        let outside = listed.iter().filter(|start| !inside.contains(start));
+        let marks = outside.map(|start| (*start, units, "-".to_string())).collect();
+        Self { marks, ..Self::claimed(&pieces, last) }
     }
 
     /// Draws a claimed state, as far as it lies in memory.
@@ -107,6 +135,14 @@ impl Picture {
             list.push(mark);
         });
         Json::object().text("plain", &self.plain).raw("blocks", &self.blocks).member("marks", marks)
+    }
+}
+
+/// Appends the free units from `start` to `end`, in blocks that are aligned to their size.
+fn push_free(pieces: &mut Vec<Piece<'_>>, start: usize, end: usize) {
+    let range = FrameRange::new(FrameNumber::new(start), FrameNumber::new(end));
+    for (start, order) in range.blocks() {
+        pieces.push(Piece { start: start.get(), units: order.pages(), owner: None });
     }
 }
 

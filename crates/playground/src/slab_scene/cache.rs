@@ -10,12 +10,9 @@ use core::ptr::NonNull;
 use page_frame::{CpuId, Order, SwitchedCpu};
 use slab::{Cache, Geometry, Registry, SlabView};
 
-use super::script::{Options, Request};
+use super::script::{CPUS, Options, Request};
 use crate::page_memory::PageBuddy;
 use crate::size::counted;
-
-/// CPUs of the scene.
-pub(super) const CPUS: usize = 2;
 
 type Source<'s> = &'s PageBuddy<'s, &'s SwitchedCpu>;
 type Objects<'s> = Cache<(Source<'s>, &'s SwitchedCpu)>;

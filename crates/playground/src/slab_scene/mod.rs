@@ -24,7 +24,8 @@ use crate::json::{Json, texts};
 use crate::limits::MAX_STEPS;
 use crate::page_memory::PageMemory;
 use crate::script::{Line, lines};
-use cache::{CPUS, SceneCache};
+use cache::SceneCache;
+use script::CPUS;
 
 /// Replays the first `position` steps of `text`, and returns the state after them as JSON.
 ///

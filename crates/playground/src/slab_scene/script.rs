@@ -4,13 +4,15 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use super::cache::CPUS;
 use crate::complaint::{Complaint, quoted};
 use crate::limits::MAX_COUNT;
 use crate::script::Line;
 
 /// Sizes of objects in bytes, for which a slab is one page and can be drawn.
 const SIZES: core::ops::RangeInclusive<usize> = 64..=2048;
+
+/// CPUs of the scene.
+pub(super) const CPUS: usize = 2;
 
 /// The options of the cache.
 #[derive(Clone, Debug, PartialEq, Eq)]
