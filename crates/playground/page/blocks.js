@@ -33,7 +33,7 @@ function place({ row, column, rows, span }) {
 function label([start, units, state, name, asked], unit) {
   const where = `${size(units * unit)} at ${size(start * unit)}`;
   if (state === "taken") return asked ? `${name}, ${where}, asked for ${asked}` : `${name}, ${where}`;
-  return state === "free" ? `free, ${where}` : `in the CPU's slot or deferred, ${where}`;
+  return `${{ free: "free", cached: "in the CPU's slot" }[state] ?? "freed, but deferred"}, ${where}`;
 }
 
 /**

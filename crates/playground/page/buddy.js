@@ -63,7 +63,7 @@ function act(scene) {
     const offset = size(start * scene.state.unit);
     if (state === "taken") scene.add(`free ${name}`);
     else if (state === "free") scene.add(`alloc ${sizeField(scene)} at ${exact(start, scene.state.unit)}`);
-    else scene.find(".said").textContent = `The memory at ${offset} is cached: only the allocator can give it out.`;
+    else scene.find(".said").textContent = `The memory at ${offset} is not in use, and not in the bitmap either: only the allocator can give it out.`;
   };
 }
 
@@ -123,13 +123,12 @@ function slotPanel(state) {
   for (const [start, units] of state.cached) byUnits.set(units, [...(byUnits.get(units) ?? []), start]);
   const rows = [...byUnits].sort(([one], [other]) => one - other).map(([units, starts]) => make("li", {},
     make("strong", {}, `${size(units * state.unit)}: `), starts.reverse().map((start) => size(start * state.unit)).join(", ")));
-  const slotted = state.cached.reduce((sum, [, units]) => sum + units, 0);
-  const hatched = state.blocks.filter(([, , kind]) => kind === "cached").reduce((sum, [, units]) => sum + units, 0);
+  const deferred = state.blocks.filter(([, , kind]) => kind === "deferred").reduce((sum, [, units]) => sum + units, 0);
   return make("section", { class: "panel" },
     make("h2", {}, "The CPU's slot"),
     rows.length ? make("ul", { class: "slot" }, ...rows) : make("p", {}, "The slot is empty."),
     make("p", { class: "faint" }, "The next request of a size gets the block that is named first, without touching the bitmap."
-      + (hatched > slotted ? ` The frees of ${size((hatched - slotted) * state.unit)} are deferred: their bits are cleared later, together.` : "")));
+      + (deferred > 0 ? ` The frees of ${size(deferred * state.unit)} are deferred: their bits are cleared later, together.` : "")));
 }
 
 export const buddyView = {

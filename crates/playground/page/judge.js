@@ -71,7 +71,8 @@ export class Judge {
     this.engine = engine;
     this.panel = document.getElementById("panel-judge");
     this.field = make("textarea", { rows: 12, spellcheck: "false", autocapitalize: "off", autocomplete: "off", id: "judge-text" });
-    const select = make("select", { "data-do": "example" }, ...EXAMPLES.map(([name], index) => make("option", { value: index }, name)));
+    const select = make("select", { "data-do": "example" },
+      make("option", { value: "", hidden: true }, "Your own text"), ...EXAMPLES.map(([name], index) => make("option", { value: index }, name)));
     select.addEventListener("change", () => this.load(EXAMPLES[select.value][1]));
     this.said = make("p", { class: "said", role: "status", "aria-live": "polite" });
     this.result = make("div", { class: "result" });
@@ -84,7 +85,7 @@ export class Judge {
             make("label", {}, "Example ", select))),
         make("div", {}, this.said, this.result)),
       make("details", { class: "format" }, make("summary", {}, "The format"),
-        make("dl", {}, ...FORMAT.flatMap(([line, words]) => [make("dt", {}, make("code", {}, line)), make("dd", {}, words)]))));
+        make("dl", {}, ...FORMAT.flatMap(([line, words]) => [make("dt", {}, make("code", {}, line)), make("dd", {}, ...words.split("`").map((part, index) => (index % 2 ? make("code", {}, part) : part)))]))));
     this.field.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.show();
     });
@@ -104,6 +105,8 @@ export class Judge {
       this.verdict = { right: false, said: error.message, steps: [], hidden: 0 };
     }
     if (this.verdict.complaint) this.verdict = { right: false, said: this.verdict.complaint.message, steps: [], hidden: 0 };
+    const example = EXAMPLES.findIndex(([, text]) => text === this.field.value);
+    this.panel.querySelector("[data-do=example]").value = example < 0 ? "" : String(example);
     this.#draw();
     this.#remember();
   }

@@ -11,7 +11,7 @@ use alloc::string::String;
 use alloc::vec::Vec;
 
 use crate::complaint::{Complaint, quoted};
-use crate::limits::MAX_UNITS;
+use crate::limits::{MAX_REQUESTS, MAX_UNITS};
 use crate::size::{self, Plain};
 
 /// The memory of a script.
@@ -90,6 +90,22 @@ pub(crate) fn lines(text: &str) -> impl Iterator<Item = Line<'_>> {
         let text = line.split('#').next().unwrap_or("").trim();
         (!text.is_empty()).then_some(Line { number: index + 1, text })
     })
+}
+
+/// Checks that `lines` have no more requests than are allowed.
+///
+/// # Errors
+/// A complaint about the line with the first request that is one too many.
+pub(crate) fn check_requests(lines: &[Line<'_>]) -> Result<(), Complaint> {
+    let mut requests = 0;
+    for line in lines {
+        requests += line.text.split(';').count();
+        if requests > MAX_REQUESTS {
+            let message = format!("At most {MAX_REQUESTS} requests are replayed.");
+            return Err(Complaint::new(line.number, message));
+        }
+    }
+    Ok(())
 }
 
 /// Takes the line of the memory off `lines`, if it is there.

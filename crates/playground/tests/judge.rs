@@ -190,6 +190,15 @@ fn each_rule_has_its_name() {
 }
 
 #[test]
+fn a_wrong_answer_is_found_before_the_state_below_it() {
+    let verdict = judge("alloc A 4 -> 2\nstate 2- 4A 2- 8-");
+    assert_eq!(verdict.wrong_line(), Some(1), "{verdict}");
+    let verdict = judge("alloc A 4 -> 4\nstate 4A 4- 8-");
+    assert_eq!(verdict.wrong_line(), Some(2), "{verdict}");
+    assert!(verdict.to_string().contains("line:   state 4A 4- 8-"), "{verdict}");
+}
+
+#[test]
 fn policies_accept_what_they_ask_for() {
     for script in [
         "policy lowest\nalloc A 4 -> 0\nalloc B 2 -> 4\nfree A\nalloc C 1 -> 6",
@@ -206,6 +215,10 @@ fn policies_accept_what_they_ask_for() {
 
 #[test]
 fn answers_that_are_missing_are_taken_from_the_state() {
+    let verdict = judge("alloc A 4\nalloc B 4\nfree A\nlist 3: 0\nalloc C 4\nstate 8- 4C 4B");
+    assert!(verdict.is_right(), "{verdict}");
+    let verdict = judge("alloc A 4 => 2- 4A 2- 8-");
+    assert!(verdict.to_string().contains("no multiple of 4K"), "{verdict}");
     let verdict = judge("alloc A 4 => 12- 4A\n");
     assert_eq!(verdict.wrong_line(), Some(1), "12 free units are no block: {verdict}");
     let verdict =

@@ -58,6 +58,8 @@ pub(crate) struct Machine<'m> {
     memory: Memory,
     /// Allocated blocks by their first unit.
     live: BTreeMap<usize, Owned>,
+    /// The first unit of each allocated block by name.
+    starts: BTreeMap<String, usize>,
     /// Where blocks lay that are freed.
     dead: BTreeMap<String, (usize, Order)>,
     names: UsedNames,
@@ -90,6 +92,7 @@ impl<'m> Machine<'m> {
             frames: frames.with_trace(TraceLog::default()),
             memory,
             live: BTreeMap::new(),
+            starts: BTreeMap::new(),
             dead: BTreeMap::new(),
             names: UsedNames::default(),
             step: Step::default(),
@@ -157,6 +160,7 @@ impl<'m> Machine<'m> {
         };
         let owned = Owned { name, order, bytes: size.bytes };
         self.live.insert(start, owned.clone());
+        self.starts.insert(owned.name.clone(), start);
         self.note(Deed::Allocated { start, owned });
         Ok(Some(start))
     }
@@ -174,6 +178,7 @@ impl<'m> Machine<'m> {
             return Err(self.explain(&fault, start));
         }
         if let Some(owned) = self.live.remove(&start) {
+            self.starts.remove(&owned.name);
             self.dead.insert(owned.name.clone(), (start, owned.order));
             self.note(Deed::Freed { start, owned });
         }
@@ -236,7 +241,7 @@ impl<'m> Machine<'m> {
 
     /// Returns the first unit of the block called `name`.
     pub(crate) fn start_of(&self, name: &str) -> Option<usize> {
-        self.live.iter().find(|(_, owned)| owned.name == name).map(|(start, _)| *start)
+        self.starts.get(name).copied()
     }
 
     /// Whether a block of that name was freed.

@@ -29,6 +29,7 @@ pub(crate) fn show(text: &str, position: usize) -> Result<String, Complaint> {
             alloc::format!("The page replays at most {MAX_STEPS} steps."),
         ));
     }
+    script::check_requests(&lines)?;
     let mut space = MachineMemory::new(&memory);
     let mut machine = Machine::new(&mut space, memory).map_err(|error| {
         Complaint::new(1, alloc::format!("No allocator can be built: {error}."))

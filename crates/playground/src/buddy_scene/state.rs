@@ -22,7 +22,7 @@ pub(crate) fn json(machine: &mut Machine<'_>, step: &Step) -> Json {
         .text("size", &memory.size())
         .flag("slot", memory.has_slot)
         .text("plain", &plain(machine))
-        .member("blocks", blocks_json(machine))
+        .member("blocks", blocks_json(machine, &cached))
         .text("bits", &bits(machine))
         .member("orders", orders(machine))
         .member(
@@ -52,11 +52,24 @@ pub(crate) fn plain(machine: &Machine<'_>) -> String {
     blocks.collect::<Vec<_>>().join(" ")
 }
 
-/// Returns each block as `[start, units, state, name, asked]`. The state is `free`, `taken` or
-/// `cached`.
-pub(crate) fn blocks_json(machine: &Machine<'_>) -> Json {
-    Json::list(machine.frames().blocks(), |list, block| {
-        let mut entry = numbers([block.start.get(), block.frames]);
+/// Returns each block as `[start, units, state, name, asked]`. The state is `free`, `taken`,
+/// `cached` by the CPU's slot, or `deferred`. `cached` are the blocks in the slot.
+pub(crate) fn blocks_json(machine: &Machine<'_>, cached: &[(usize, Order)]) -> Json {
+    // The allocator shows what a slot caches unit by unit.
+    let mut next = 0;
+    let blocks = machine.frames().blocks().filter_map(|block| {
+        let start = block.start.get();
+        if start < next {
+            return None;
+        }
+        let order = cached.iter().find(|(cached, _)| *cached == start).map(|(_, order)| *order);
+        let order = order.filter(|_| block.state == BlockState::Cached);
+        let units = order.map_or(block.frames, Order::pages);
+        next = start + units;
+        Some((block, units, order.is_some()))
+    });
+    Json::list(blocks, |list, (block, units, is_cached)| {
+        let mut entry = numbers([block.start.get(), units]);
         match (block.state, machine.live().get(&block.start.get())) {
             (BlockState::Free, _) => entry.push_text("free"),
             (BlockState::Allocated, Some(Owned { name, bytes, .. })) => {
@@ -64,7 +77,7 @@ pub(crate) fn blocks_json(machine: &Machine<'_>) -> Json {
                 entry.push_text(name);
                 entry.push_text(&crate::size::short(*bytes));
             }
-            (BlockState::Allocated, None) | (BlockState::Cached, _) => entry.push_text("cached"),
+            _ => entry.push_text(if is_cached { "cached" } else { "deferred" }),
         }
         list.push(entry);
     })

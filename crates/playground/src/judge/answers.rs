@@ -2,6 +2,7 @@
 
 use alloc::format;
 use alloc::string::{String, ToString};
+use alloc::vec;
 
 use page_frame::Order;
 
@@ -40,16 +41,15 @@ impl Judge {
                 self.answers += 1;
                 claims::check_state(machine, pieces)?;
             }
-            Kind::Requests(requests, state) => {
-                let pieces = state.as_deref().unwrap_or(&[]);
+            Kind::Requests { requests, places, has_claim } => {
                 for (request, answer) in requests {
                     self.requests += 1;
                     self.answers += usize::from(answer.is_some());
-                    self.serve(request, *answer, pieces, machine)?;
+                    self.serve(request, *answer, places, machine)?;
                 }
-                if let Some(pieces) = state {
+                if *has_claim {
                     self.answers += 1;
-                    claims::check_state(machine, pieces)?;
+                    claims::check_state(machine, places)?;
                 }
             }
         }
@@ -71,9 +71,8 @@ impl Judge {
                         format!("{name} is allocated already. Free it first, or use another name.");
                     return Err((Broken::new(Rule::Request, why), None));
                 }
-                let answer = answer.or_else(|| place_in(pieces, &name, size, machine));
                 let judged = match answer {
-                    None | Some(Answer::Done) => Ok(None),
+                    None | Some(Answer::Done) => Ok(place_in(pieces, &name, size, machine)),
                     Some(Answer::Refused) => may_refuse(&name, size, machine).map(|()| None),
                     Some(Answer::At(byte)) => self.may_give(&name, size, byte, machine).map(Some),
                 };
@@ -170,27 +169,29 @@ impl Judge {
     }
 }
 
-/// Returns the place of `name` in a claimed state, as an answer. Where the claim does not show the
-/// block, the answer is a place that the claim leaves to no later block.
-fn place_in(pieces: &[Piece<'_>], name: &str, size: Size, machine: &Machine<'_>) -> Option<Answer> {
-    let unit = machine.memory().unit;
-    let at = |start: usize| Answer::At(start as u64 * unit);
-    if let Some(piece) = pieces.iter().find(|piece| piece.owner == Some(name)) {
-        return Some(at(piece.start));
+/// Returns the place of a block without an answer: the one that the next claimed state shows, if it
+/// can be there, else one that the claim leaves to no later block.
+fn place_in(pieces: &[Piece<'_>], name: &str, size: Size, machine: &Machine<'_>) -> Option<usize> {
+    let units = size.order.filter(|_| !pieces.is_empty())?.pages();
+    let shown = pieces.iter().find(|piece| piece.owner == Some(name)).map(|piece| piece.start);
+    let mut is_later = vec![false; machine.memory().units];
+    for piece in pieces {
+        let owner = piece.owner.filter(|owner| machine.start_of(owner).is_none());
+        if owner.is_some_and(|owner| owner != name) {
+            let end = (piece.start + piece.units).min(is_later.len());
+            is_later[piece.start.min(end)..end].fill(true);
+        }
     }
-    let later = |start: usize, units: usize| {
-        pieces.iter().any(|piece| {
-            let is_later = piece.owner.is_some_and(|owner| machine.start_of(owner).is_none());
-            is_later && piece.start < start + units && start < piece.start + piece.units
-        })
-    };
-    let order = size.order.filter(|_| !pieces.is_empty())?;
-    let units = order.pages();
-    let starts = machine.free_blocks().flat_map(|(start, free)| {
-        (start..start + free.pages()).step_by(units).filter(move |_| free >= order)
-    });
-    let mut starts = starts.filter(|start| !later(*start, units));
-    starts.next().map(at)
+    let mut first = None;
+    for (start, free) in machine.free_blocks().filter(|(_, free)| free.pages() >= units) {
+        let starts = (start..start + free.pages()).step_by(units);
+        if shown.is_some_and(|shown| starts.clone().any(|start| start == shown)) {
+            return shown;
+        }
+        let is_left = |start: &usize| !is_later[*start..start + units].contains(&true);
+        first = first.or_else(|| starts.clone().find(is_left));
+    }
+    first
 }
 
 fn may_refuse(name: &str, size: Size, machine: &Machine<'_>) -> Result<(), Found> {
@@ -212,7 +213,7 @@ fn free(
     answer: Option<Answer>,
     machine: &mut Machine<'_>,
 ) -> Result<(), Found> {
-    let before = Picture::of(machine);
+    let before = (answer == Some(Answer::Refused)).then(|| Picture::of(machine));
     let is_double = match *request {
         Request::FreeName(name) => machine.was_freed(name),
         Request::FreeStart(start) => machine
@@ -223,7 +224,7 @@ fn free(
     match (machine.perform(request), answer) {
         (Ok(()), Some(Answer::Refused)) => {
             let why = "The block is allocated, so its free must be done.";
-            Err((Broken::new(Rule::Refusal, why), Some(before)))
+            Err((Broken::new(Rule::Refusal, why), before))
         }
         (Ok(()), _) | (Err(_), Some(Answer::Refused)) => Ok(()),
         (Err(why), _) => {

@@ -1,7 +1,9 @@
 //! Judges claims about the state: free lists, and whole states.
 
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use page_frame::{FrameNumber, Order};
 
@@ -23,19 +25,20 @@ pub(super) fn check_list(
     let units = order.pages();
     let theirs = || Some(Picture::listed(machine, starts, units));
     let wrong = |rule, why: String| Err((Broken::new(rule, why), theirs()));
-    for (index, start) in starts.iter().enumerate() {
-        if starts[..index].contains(start) {
+    let free = free_blocks(machine);
+    let mut listed = BTreeSet::new();
+    for start in starts {
+        if !listed.insert(*start) {
             return wrong(Rule::State, format!("{} is listed twice.", memory.size_of(*start)));
         }
-        if let Some((rule, why)) = wrong_free(machine, *start, units) {
+        if let Some((rule, why)) = wrong_free(machine, &free, *start, units) {
             return wrong(rule, why);
         }
     }
-    let missing =
-        machine.free_blocks().find(|(start, free)| *free == order && !starts.contains(start));
+    let missing = free.iter().find(|(start, free)| **free == units && !listed.contains(start));
     match missing {
         Some((start, _)) => {
-            let (size, at) = (memory.size_of(units), memory.size_of(start));
+            let (size, at) = (memory.size_of(units), memory.size_of(*start));
             wrong(
                 Rule::State,
                 format!("A block of {size} is free at {at}, but the list does not have it."),
@@ -59,19 +62,22 @@ pub(super) fn check_state(machine: &Machine<'_>, pieces: &[Piece<'_>]) -> Result
         let why = format!("The state covers {covered} units, but memory has {}.", memory.units);
         return wrong(Rule::State, why);
     }
-    for Piece { start, units, owner } in pieces {
-        let (size, at) = (memory.size_of(*units), memory.size_of(*start));
-        let Some(name) = owner else {
-            if let Some((rule, why)) = wrong_free(machine, *start, *units) {
-                return wrong(rule, why);
-            }
-            continue;
-        };
+    let blocks = free_blocks(machine);
+    let (taken, free): (Vec<_>, Vec<_>) = pieces.iter().partition(|piece| piece.owner.is_some());
+    for Piece { start, units, owner } in taken {
+        let (size, at) = (memory.size_of(units), memory.size_of(start));
+        let name = owner.unwrap_or("-");
+        if start % units != 0 && units.is_power_of_two() {
+            let why = format!(
+                "The state shows {name} with {size} at {at}, which is no multiple of {size}."
+            );
+            return wrong(Rule::Aligned, why);
+        }
         let Some(right) = machine.start_of(name) else {
             return wrong(Rule::State, format!("The state shows {name}, which is not allocated."));
         };
         let right_size = machine.live().get(&right).map_or(0, |owned| owned.order.pages());
-        if (right, right_size) != (*start, *units) {
+        if (right, right_size) != (start, units) {
             let (right, right_size) = (memory.size_of(right), memory.size_of(right_size));
             let why = format!(
                 "The state shows {name} with {size} at {at}, but it has {right_size} at {right}."
@@ -79,11 +85,26 @@ pub(super) fn check_state(machine: &Machine<'_>, pieces: &[Piece<'_>]) -> Result
             return wrong(Rule::State, why);
         }
     }
+    for Piece { start, units, .. } in free {
+        if let Some((rule, why)) = wrong_free(machine, &blocks, start, units) {
+            return wrong(rule, why);
+        }
+    }
     Ok(())
 }
 
-/// Says why the given units are not a free block.
-fn wrong_free(machine: &Machine<'_>, start: usize, units: usize) -> Option<(Rule, String)> {
+/// Returns the units of each free block by its first unit.
+fn free_blocks(machine: &Machine<'_>) -> BTreeMap<usize, usize> {
+    machine.free_blocks().map(|(start, order)| (start, order.pages())).collect()
+}
+
+/// Says why the given units are not one of the `free` blocks.
+fn wrong_free(
+    machine: &Machine<'_>,
+    free: &BTreeMap<usize, usize>,
+    start: usize,
+    units: usize,
+) -> Option<(Rule, String)> {
     let memory = machine.memory();
     let (size, at) = (memory.size_of(units), memory.size_of(start));
     if let Some(why) = overlap(machine, start, units) {
@@ -103,10 +124,9 @@ fn wrong_free(machine: &Machine<'_>, start: usize, units: usize) -> Option<(Rule
         );
         return Some((Rule::Buddies, why));
     }
-    let (whole, order) = machine
-        .free_blocks()
-        .find(|(begin, order)| (*begin..begin + order.pages()).contains(&start))?;
-    if order.pages() <= units {
+    let (whole, length) =
+        free.range(..=start).next_back().map(|(start, units)| (*start, *units))?;
+    if start >= whole + length || length <= units {
         return None;
     }
     let order = Order::for_pages(units)?;

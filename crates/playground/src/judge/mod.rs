@@ -78,6 +78,7 @@ fn follow(text: &str, verdict: &mut Verdict) -> Result<(), Complaint> {
     if memory.has_slot {
         return Err(Complaint::new(1, "The judge knows no CPU slot: it judges the buddy alone."));
     }
+    script::check_requests(&lines)?;
     let statements = statements(&lines, &memory)?;
     let mut space = MachineMemory::new(&memory);
     let mut machine = Machine::new(&mut space, memory)

@@ -1,6 +1,7 @@
 //! Lines of a judged script: requests with answers, and claims about the state.
 
 use alloc::format;
+use alloc::rc::Rc;
 use alloc::string::String;
 use alloc::vec::Vec;
 
@@ -34,12 +35,19 @@ pub(super) struct Piece<'t> {
 /// The meaning of a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Kind<'t> {
-    /// Requests, and the state that is claimed after them.
-    Requests(Vec<(Request<'t>, Option<Answer>)>, Option<Vec<Piece<'t>>>),
+    /// Requests.
+    Requests {
+        requests: Vec<(Request<'t>, Option<Answer>)>,
+        /// The state that is claimed next, in this line or below. It says where the blocks without
+        /// an answer are.
+        places: Rc<[Piece<'t>]>,
+        /// Whether the state is claimed in this line.
+        has_claim: bool,
+    },
     /// The free blocks of an order.
     List(Order, Vec<usize>),
     /// The whole state.
-    State(Vec<Piece<'t>>),
+    State(Rc<[Piece<'t>]>),
     /// The policy from here on.
     Policy(Policy),
 }
@@ -63,17 +71,25 @@ pub(super) fn statements<'t>(
     for line in lines {
         let kind =
             kind(line.text, memory).map_err(|message| Complaint::new(line.number, message))?;
-        // A state below requests says, like `=>`, where the blocks without an answer are.
-        if let (Kind::State(pieces), Some(last)) = (&kind, statements.last_mut()) {
-            if let Kind::Requests(_, claim @ None) = &mut last.kind {
-                *claim = Some(pieces.clone());
-                last.line.number = line.number;
-                continue;
-            }
+        if let Kind::State(pieces) = &kind {
+            say_places(&mut statements, pieces);
         }
         statements.push(Statement { line: *line, kind });
     }
     Ok(statements)
+}
+
+/// Tells the requests at the end of `statements` that `pieces` is the next state.
+fn say_places<'t>(statements: &mut [Statement<'t>], pieces: &Rc<[Piece<'t>]>) {
+    for statement in statements.iter_mut().rev() {
+        match &mut statement.kind {
+            Kind::Requests { places, has_claim: false, .. } if places.is_empty() => {
+                *places = Rc::clone(pieces);
+            }
+            Kind::List(..) | Kind::Policy(_) => {}
+            Kind::Requests { .. } | Kind::State(_) => return,
+        }
+    }
 }
 
 fn kind<'t>(text: &'t str, memory: &Memory) -> Result<Kind<'t>, String> {
@@ -107,7 +123,12 @@ fn kind<'t>(text: &'t str, memory: &Memory) -> Result<Kind<'t>, String> {
                     request => read.push((request, answer)),
                 }
             }
-            Ok(Kind::Requests(read, state))
+            let has_claim = state.is_some();
+            Ok(Kind::Requests {
+                requests: read,
+                places: state.unwrap_or_else(|| Rc::new([])),
+                has_claim,
+            })
         }
     }
 }
@@ -139,7 +160,7 @@ fn list<'t>(text: &'t str, memory: &Memory) -> Result<Kind<'t>, String> {
     Ok(Kind::List(order, starts.collect::<Result<_, _>>()?))
 }
 
-fn pieces<'t>(text: &'t str, memory: &Memory) -> Result<Vec<Piece<'t>>, String> {
+fn pieces<'t>(text: &'t str, memory: &Memory) -> Result<Rc<[Piece<'t>]>, String> {
     let mut start = 0_usize;
     let mut pieces = Vec::new();
     for word in text.split_whitespace() {
@@ -159,7 +180,7 @@ fn pieces<'t>(text: &'t str, memory: &Memory) -> Result<Vec<Piece<'t>>, String> 
         pieces.push(Piece { start, units, owner });
         start = start.saturating_add(units);
     }
-    Ok(pieces)
+    Ok(pieces.into())
 }
 
 #[cfg(test)]
@@ -197,10 +218,10 @@ mod tests {
     }
 
     #[test]
-    fn a_state_below_requests_belongs_to_them() {
+    fn a_state_below_requests_says_where_their_blocks_are() {
         let all: Vec<_> = lines("alloc A 4\nstate 4A 4- 8-\nstate 4A 4- 8-").collect();
         let read = statements(&all, &Memory::default()).expect("understood");
-        assert!(matches!(&read[0].kind, Kind::Requests(_, Some(_))));
-        assert!(matches!(&read[1].kind, Kind::State(_)));
+        assert!(matches!(&read[0].kind, Kind::Requests { places, .. } if places.len() == 3));
+        assert!(matches!(&read[1].kind, Kind::State(_)) && read.len() == 3);
     }
 }

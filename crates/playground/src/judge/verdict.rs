@@ -1,5 +1,6 @@
 //! The verdict of the judge, as JSON for the page and as text for a terminal.
 
+use alloc::collections::BTreeSet;
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -68,7 +69,11 @@ pub(super) type Found = (Broken, Option<Picture>);
 impl Picture {
     /// Draws the state of the real allocator.
     pub(super) fn of(machine: &Machine<'_>) -> Self {
-        Self { plain: plain(machine), blocks: blocks_json(machine).finish(), marks: Vec::new() }
+        Self {
+            plain: plain(machine),
+            blocks: blocks_json(machine, &[]).finish(),
+            marks: Vec::new(),
+        }
     }
 
     /// Draws the state with a block that was given wrongly.
@@ -85,18 +90,19 @@ impl Picture {
         listed.dedup();
         listed.retain(|start| start + units <= last);
         let mut pieces: Vec<Piece<'_>> = Vec::new();
-        let mut inside = Vec::new();
+        let mut inside = BTreeSet::new();
         for block in machine.frames().blocks() {
             let (mut at, end) = (block.start.get(), block.start.get() + block.frames);
             if let Some(owned) = machine.live().get(&at) {
                 pieces.push(Piece { start: at, units: block.frames, owner: Some(&owned.name) });
                 continue;
             }
-            for start in &listed {
+            let from = listed.partition_point(|start| *start < at);
+            for start in listed[from..].iter().take_while(|start| **start < end) {
                 if at <= *start && start + units <= end {
                     push_free(&mut pieces, at, *start);
                     pieces.push(Piece { start: *start, units, owner: None });
-                    inside.push(*start);
+                    inside.insert(*start);
                     at = start + units;
                 }
             }
