@@ -1,4 +1,4 @@
-//! What is wrong with an input, and in which line.
+//! A complaint: the line of an input that is wrong, and the reason.
 
 use alloc::string::String;
 
@@ -7,7 +7,7 @@ use alloc::string::String;
 pub(crate) struct Complaint {
     /// The line, counted from 1.
     pub(crate) line: usize,
-    /// What is wrong, as one or two sentences.
+    /// The reason, in one or two sentences.
     pub(crate) message: String,
 }
 

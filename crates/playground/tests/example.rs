@@ -75,3 +75,21 @@ fn the_judge_finds_the_course_page_right_and_each_change_of_a_state_wrong() {
     }
     assert_eq!(changed, 13 * 12);
 }
+
+#[test]
+fn the_examples_of_the_book_are_understood() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/src/playground.md");
+    let book = fs::read_to_string(path).expect("the book has a chapter");
+    let (_, example) = book.rsplit_once("counts bytes:").expect("an example is last");
+    let verdict = judge(example);
+    assert!(verdict.is_right(), "{verdict}");
+    // Each line of the judge's table is understood by itself.
+    let (_, table) = book.split_once("buddy-judge").expect("the judge has a section");
+    let lines = table.lines().filter(|line| line.starts_with("| `"));
+    let lines: Vec<_> = lines.filter_map(|line| line.split('`').nth(1)).collect();
+    assert_eq!(lines.len(), 7);
+    for line in lines {
+        let text = judge(line).to_string();
+        assert!(!text.contains("not understood"), "{line}: {text}");
+    }
+}

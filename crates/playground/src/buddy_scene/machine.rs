@@ -1,4 +1,4 @@
-//! A buddy allocator with the names of its blocks: performs requests, and notes what they changed.
+//! A buddy allocator with the names of its blocks: performs requests, and records their effects.
 //!
 //! A frame stands for a unit of the script, which may be smaller than a page: the allocator works
 //! on numbers, and there is no memory behind them.
@@ -28,7 +28,7 @@ pub(crate) struct Owned {
     pub(crate) bytes: u64,
 }
 
-/// What one request did.
+/// The effect of one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Deed {
     /// A block was allocated at that unit.
@@ -37,11 +37,11 @@ pub(crate) enum Deed {
     Refused { name: String, size: Size, at: Option<usize> },
     /// The block at that unit was freed.
     Freed { start: usize, owned: Owned },
-    /// The slot was emptied; so many units returned.
+    /// The slot was emptied. This number of units returned.
     Drained(usize),
 }
 
-/// What a step did: each deed with the events that it caused.
+/// The effects of a step: each deed with the events that it caused.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Step {
     pub(crate) deeds: Vec<(Deed, Vec<Event>)>,
@@ -202,7 +202,7 @@ impl<'m> Machine<'m> {
                 owned.name, owned.name
             );
         }
-        // Only blocks of `live` are allocated, so this is a fault.
+        // This is a fault, because all allocated blocks are in `live`.
         match self.frames.free_frames(FrameNumber::new(start), order) {
             Err(fault) => {
                 format!("{name} is free already. The allocator reports {}.", fault.kind.name())

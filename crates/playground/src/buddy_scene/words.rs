@@ -1,4 +1,4 @@
-//! What a step did, in sentences, as the page shows and a screen reader speaks them.
+//! Describes a step in sentences, which the page shows and a screen reader speaks.
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -14,9 +14,9 @@ use crate::size::short;
 
 /// The sentences about a step and about the state after it.
 pub(crate) struct Words {
-    /// What the step did.
+    /// The effects of the step.
     pub(crate) said: String,
-    /// What the state shows.
+    /// Observations about the state.
     pub(crate) notes: Vec<String>,
 }
 
@@ -147,7 +147,7 @@ fn refused(machine: &Machine<'_>, name: &str, size: Size, at: Option<usize>) -> 
     )
 }
 
-/// Says what can be learnt from the state.
+/// Returns observations about the state.
 fn notes(machine: &Machine<'_>) -> Vec<String> {
     let memory = machine.memory();
     let mut notes = Vec::new();

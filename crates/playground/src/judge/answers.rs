@@ -169,8 +169,8 @@ impl Judge {
     }
 }
 
-/// Returns the place of a block without an answer: the one that the next claimed state shows, if it
-/// can be there, else one that the claim leaves to no later block.
+/// Returns the place of a block without an answer. If the next claimed state shows the block in
+/// free memory, it is there. Otherwise it is at a place where the claim shows no later block.
 fn place_in(pieces: &[Piece<'_>], name: &str, size: Size, machine: &Machine<'_>) -> Option<usize> {
     let units = size.order.filter(|_| !pieces.is_empty())?.pages();
     let shown = pieces.iter().find(|piece| piece.owner == Some(name)).map(|piece| piece.start);

@@ -4,7 +4,7 @@
 //! # Concepts
 //! The real allocator performs the same requests and **follows** the answers: where the other
 //! allocator chose another free block of the right order, the real one allocates that block too. So
-//! an answer is judged by the rules alone, not by taste:
+//! only the rules decide about an answer:
 //! - a block has the size of the request, rounded up to a power of two, and is aligned to it;
 //! - all of it was free;
 //! - a request is refused only if no free block is large enough;

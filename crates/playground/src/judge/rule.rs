@@ -25,7 +25,7 @@ pub(super) enum Rule {
     Buddies,
     /// The policy that the script asks for.
     Policy,
-    /// What the script claims about the state is true.
+    /// A claim about the state is true.
     State,
 }
 

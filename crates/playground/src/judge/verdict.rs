@@ -18,7 +18,7 @@ use crate::script::{Line, Memory};
 /// Maximum number of right lines that the page lists.
 pub(super) const MAX_SHOWN: usize = 400;
 
-/// What the judge found.
+/// The findings of the judge.
 #[derive(Clone, Debug, Default)]
 pub struct Verdict {
     pub(super) memory: Memory,
