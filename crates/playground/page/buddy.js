@@ -62,14 +62,9 @@ function act(scene) {
   return ([start, , state, name]) => {
     const offset = size(start * scene.state.unit);
     if (state === "taken") scene.add(`free ${name}`);
-    else if (state === "free") scene.add(`alloc ${sizeField(scene)} at ${exact(start, scene.state.unit)}`);
+    else if (state === "free") scene.add(`alloc ${sizeField(scene)} at ${offset}`);
     else scene.find(".said").textContent = `The memory at ${offset} is not in use, and not in the bitmap either: only the allocator can give it out.`;
   };
-}
-
-/** Writes an offset without rounding. */
-function exact(start, unit) {
-  return `${start * unit}B`;
 }
 
 function sizeField(scene) {
@@ -102,7 +97,8 @@ function treePanel(state) {
   return make("section", { class: "panel wide" },
     make("h2", {}, "How memory is split"),
     tree(state, blocksOfTree(state)),
-    make("p", { class: "faint" }, "Each row halves the blocks of the row above. Two halves with one parent are buddies."));
+    make("p", { class: "faint" }, "Each row halves the blocks of the row above. Two halves with one parent are buddies. "
+      + "Thick frames: split or merged by this step."));
 }
 
 function bitsPanel(state) {

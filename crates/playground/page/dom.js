@@ -21,12 +21,11 @@ export function fill(element, ...children) {
 /** Says whether the window is as narrow as a phone. */
 export const narrow = window.matchMedia("(max-width: 640px)");
 
-/** Writes bytes as a short text: 4K, 1.5M. */
+/** Writes bytes as an exact text: 4K, 1536K, 850B. */
 export function size(bytes) {
-  for (const [scale, suffix] of [[2 ** 30, "G"], [2 ** 20, "M"], [2 ** 10, "K"]]) {
-    if (bytes >= scale) return `${Math.round((bytes / scale) * 10) / 10}${suffix}`;
-  }
-  return bytes === 0 ? "0" : `${bytes}B`;
+  if (bytes === 0) return "0";
+  const [scale, suffix] = [[2 ** 30, "G"], [2 ** 20, "M"], [2 ** 10, "K"]].find(([scale]) => bytes % scale === 0) ?? [1, "B"];
+  return `${bytes / scale}${suffix}`;
 }
 
 /** Returns the class of a colour that belongs to a name. */

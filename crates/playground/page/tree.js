@@ -21,12 +21,16 @@ export function blocksOfTree({ units, blocks, orders }) {
 }
 
 /** Draws the rows. A screen reader has the same facts in the table of free blocks. */
-export function tree({ units, unit, orders }, rows) {
+export function tree({ units, unit, orders, splits, merges }, rows) {
+  const happened = (start, length) => {
+    const isThat = ([at, count]) => at === start && count === length;
+    return `${splits.some(isThat) ? " just-split" : ""}${merges.some(isThat) ? " just-merged" : ""}`;
+  };
   const heads = orders.slice().reverse();
   return make("div", { class: "tree", "aria-hidden": "true" }, ...rows.map((row, index) => make("div", { class: "level" },
     make("span", { class: "level-name" }, heads[index].size),
     make("div", { class: "level-row" }, ...row.map(([start, length, kind, name]) => make("span", {
-      class: `node ${kind} ${kind === "taken" ? colourOf(name) : ""}`,
+      class: `node ${kind} ${kind === "taken" ? colourOf(name) : ""}${happened(start, length)}`,
       style: `left:${(100 * start) / units}%;width:${(100 * Math.min(length, units - start)) / units}%`,
       title: `${size(length * unit)} at ${size(start * unit)}: ${kind === "parted" ? "split" : kind}`,
     }, kind === "taken" ? name : ""))))));

@@ -64,9 +64,9 @@ impl Memory {
         }
     }
 
-    /// Returns the size of `units` units as a text.
+    /// Returns the size of `units` units as an exact text.
     pub(crate) fn size_of(&self, units: usize) -> String {
-        size::short(units as u64 * self.unit)
+        size::exact(units as u64 * self.unit)
     }
 
     /// Returns the size of the memory as a text.

@@ -74,8 +74,21 @@ pub(crate) fn short(bytes: u64) -> String {
     };
     let tenths = (u128::from(bytes) * 10 + u128::from(scale / 2)) / u128::from(scale);
     match tenths % 10 {
+        // `1K` for 1025 bytes would look like a whole block.
+        0 if bytes % scale != 0 => format!("{bytes}B"),
         0 => format!("{}{suffix}", tenths / 10),
         tenth => format!("{}.{tenth}{suffix}", tenths / 10),
+    }
+}
+
+/// Returns `bytes` as an exact text with the largest suffix that divides them: `4K`, `4033K`.
+/// Offsets need it: rounded ones would not tell two blocks apart.
+pub(crate) fn exact(bytes: u64) -> String {
+    let suffixes = [(1_u64 << 30, "G"), (1 << 20, "M"), (1 << 10, "K")];
+    match suffixes.into_iter().find(|(scale, _)| bytes % scale == 0) {
+        _ if bytes == 0 => "0".into(),
+        Some((scale, suffix)) => format!("{}{suffix}", bytes / scale),
+        None => format!("{bytes}B"),
     }
 }
 
@@ -110,11 +123,18 @@ mod tests {
     }
 
     #[test]
+    fn exact_texts_name_the_byte() {
+        let sizes = [0, 850, 1 << 10, 4033 << 10, 4 << 20, 3 << 30, u64::MAX];
+        let texts = ["0", "850B", "1K", "4033K", "4M", "3G", "18446744073709551615B"];
+        assert_eq!(sizes.map(exact), texts);
+    }
+
+    #[test]
     fn short_texts_have_at_most_one_fraction_digit() {
         assert_eq!(
             [0, 850, 1024, 3687, 16 << 10, 3 << 20].map(short),
             ["0", "850B", "1K", "3.6K", "16K", "3M"]
         );
-        assert_eq!(short(u64::MAX), "17179869184G");
+        assert_eq!(short(1025), "1025B");
     }
 }

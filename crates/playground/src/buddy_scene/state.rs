@@ -8,6 +8,7 @@ use buddy::BlockState;
 use page_frame::{FrameNumber, Order};
 
 use super::machine::{Deed, Machine, Owned, Step};
+use super::trace_log::{merged_blocks, split_blocks};
 use super::words;
 use crate::json::{Json, numbers, texts};
 
@@ -25,13 +26,10 @@ pub(crate) fn json(machine: &mut Machine<'_>, step: &Step) -> Json {
         .member("blocks", blocks_json(machine, &cached))
         .text("bits", &bits(machine))
         .member("orders", orders(machine))
-        .member(
-            "cached",
-            Json::list(cached, |list, (start, order)| {
-                list.push(numbers([start, order.pages()]));
-            }),
-        )
+        .member("cached", ranges(cached.iter().map(|(start, order)| (*start, order.pages()))))
         .member("changed", changed(step))
+        .member("splits", ranges(step.deeds.iter().flat_map(|(_, events)| split_blocks(events))))
+        .member("merges", ranges(step.deeds.iter().flat_map(|(_, events)| merged_blocks(events))))
         .text("next", &machine.fresh_name())
         .text("said", &said)
         .member("notes", texts(notes))
@@ -115,13 +113,17 @@ fn orders(machine: &Machine<'_>) -> Json {
     })
 }
 
-/// Returns the units that the step allocated or freed, as `[start, units]`.
+/// Returns the units that the step allocated or freed.
 fn changed(step: &Step) -> Json {
-    let ranges = step.deeds.iter().filter_map(|(deed, _)| match deed {
+    ranges(step.deeds.iter().filter_map(|(deed, _)| match deed {
         Deed::Allocated { start, owned } | Deed::Freed { start, owned } => {
-            Some([*start, owned.order.pages()])
+            Some((*start, owned.order.pages()))
         }
         Deed::Refused { .. } | Deed::Drained(_) => None,
-    });
-    Json::list(ranges, |list, range| list.push(numbers(range)))
+    }))
+}
+
+/// Returns ranges of units as `[start, units]`.
+fn ranges(ranges: impl IntoIterator<Item = (usize, usize)>) -> Json {
+    Json::list(ranges, |list, (start, units)| list.push(numbers([start, units])))
 }

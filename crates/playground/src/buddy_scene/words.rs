@@ -7,7 +7,7 @@ use alloc::vec::Vec;
 use page_frame::Order;
 
 use super::machine::{Deed, Machine, Owned, Step};
-use super::trace_log::Event;
+use super::trace_log::{Event, merged_blocks, split_blocks};
 use crate::request::Size;
 use crate::script::Memory;
 use crate::size::short;
@@ -51,20 +51,16 @@ fn allocated(memory: &Memory, start: usize, owned: &Owned, events: &[Event]) -> 
             " A hit: the block was in the CPU's slot, and no bit changes.".to_string()
         }
         [Event::Taken(..)] => " A free block of that size was there.".to_string(),
-        [Event::Taken(start, units), Event::Split(count)] if *units == order.pages() => {
-            splits(memory, *start, *units, *count)
-        }
+        events if !split_blocks(events).is_empty() => splits(memory, events),
         events => moved(memory, events, "The CPU's slot was refilled"),
     };
     size + &how
 }
 
-fn splits(memory: &Memory, start: usize, units: usize, count: usize) -> String {
-    let steps = (0..count).rev().map(|level| {
-        let half = units << level;
-        let whole = memory.size_of(2 * half);
-        let at = memory.size_of(start & !(2 * half - 1));
-        format!(" {whole} at {at} splits into two blocks of {}.", memory.size_of(half))
+fn splits(memory: &Memory, events: &[Event]) -> String {
+    let steps = split_blocks(events).into_iter().map(|(start, units)| {
+        let (whole, half) = (memory.size_of(units), memory.size_of(units / 2));
+        format!(" {whole} at {} splits into two blocks of {half}.", memory.size_of(start))
     });
     steps.collect()
 }
@@ -90,20 +86,16 @@ fn freed(
         [Event::Returned(..)] => {
             " Its buddy is not free as a whole, so nothing merges.".to_string()
         }
-        [Event::Returned(start, units), Event::Merged(count)] if *units == order.pages() => {
-            merges(memory, *start, *units, *count)
-        }
+        events if !merged_blocks(events).is_empty() => merges(memory, events),
         events => moved(memory, events, "Blocks returned from the CPU's slot"),
     };
     block + &how
 }
 
-fn merges(memory: &Memory, start: usize, units: usize, count: usize) -> String {
-    let steps = (0..count).map(|level| {
-        let half = units << level;
-        let at = memory.size_of(start & !(2 * half - 1));
-        let (half, whole) = (memory.size_of(half), memory.size_of(2 * half));
-        format!(" Two buddies of {half} merge into {whole} at {at}.")
+fn merges(memory: &Memory, events: &[Event]) -> String {
+    let steps = merged_blocks(events).into_iter().map(|(start, units)| {
+        let (whole, half) = (memory.size_of(units), memory.size_of(units / 2));
+        format!(" Two buddies of {half} merge into {whole} at {}.", memory.size_of(start))
     });
     steps.collect()
 }

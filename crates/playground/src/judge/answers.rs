@@ -99,7 +99,7 @@ impl Judge {
         machine: &Machine<'_>,
     ) -> Result<usize, Found> {
         let memory = machine.memory();
-        let at = crate::size::short(byte);
+        let at = crate::size::exact(byte);
         let no_picture = |rule, why: String| Err((Broken::new(rule, why), None));
         let Some(order) = size.order.filter(|order| order.pages() <= memory.units) else {
             let why = format!(
