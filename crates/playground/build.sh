@@ -4,7 +4,7 @@
 #   crates/playground/build.sh [OUT.html]
 #
 # Needs the target wasm32-unknown-unknown (`rustup target add wasm32-unknown-unknown`). Without it, Debian's rustc-web and lld are
-# unpacked below the build folder; `--debian` asks for them.
+# unpacked below the build folder; `--debian` asks for them. Exit code 3: no compiler is to be had.
 set -euo pipefail
 compiler=any
 if [ "${1:-}" = --debian ]; then
@@ -22,11 +22,11 @@ else
     . examples/freestanding/rustc-web.sh
     if ! has_rustc_web; then
         echo "$target is not there: rustup target add $target" >&2
-        exit 1
+        exit 3
     fi
     # The newest linker: it reads what the compiler's LLVM writes.
     lld=$(apt-cache search --names-only '^lld-[0-9]+$' | awk '{ print $1 }' | sort -V | tail -1)
-    unpack_rustc_web "$lld"
+    unpack_rustc_web "$lld" || exit 3
     linker=$(find "$rustc_web_folder" -path '*/bin/wasm-ld' | head -1)
     libraries=$(find "$rustc_web_folder" -name 'libLLVM*.so*' -o -name 'liblld*.so*' | xargs -n1 dirname | sort -u | paste -sd:)
     built=$rustc_web_folder/target

@@ -45,7 +45,7 @@ free G => 8- 2- 2F 4E`],
 
 const FORMAT = [
   ["memory 16K unit 1K", "the first line: memory and its smallest block"],
-  ["alloc A 3.6K -> 0", "A asks for 3.6 KiB; your allocator answers with a start. K and B are bytes, a plain number counts units"],
+  ["alloc A 3.6K -> 0", "A asks for 3.6 KiB; your allocator answers with a start. K, B and 0x400 are bytes, a plain number counts units"],
   ["alloc B 9K -> none", "your allocator refuses"],
   ["alloc 2 -> 4K", "without a name, blocks are called A, B, C and so on"],
   ["alloc C order 2 -> 8", "a block of order 2: four units"],

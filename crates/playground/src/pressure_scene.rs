@@ -14,7 +14,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use buddy::{BlockState, Pressure, Trace};
-use page_frame::{OneContext, PAGE_SIZE, Reclaiming, Shrink, ShrinkList};
+use page_frame::{ListFull, OneContext, PAGE_SIZE, Reclaiming, Shrink, ShrinkList};
 use slab::{Cache, Registry};
 
 use crate::complaint::{Complaint, quoted};
@@ -69,16 +69,31 @@ pub(crate) fn show(text: &str, position: usize) -> Result<String, Complaint> {
     let buddy = memory.buddy(cpu.clone()).map_err(|error| cannot(&error))?;
     let source = Reclaiming::new(&buddy, ShrinkList::new());
     let registry = Registry::new(&source, cpu).map_err(|error| cannot(&error))?;
-    let shrinker: &dyn Shrink = &registry;
-    // SAFETY: clause 1: unregistered below, before the registry ends. Clause 2: the only one.
-    let registered = unsafe { source.shrinker().register(NonNull::from(shrinker)) };
-    let shown = registered.map_err(|error| cannot(&error)).and_then(|()| {
-        let mut scene = Scene::new(&buddy, &registry, base).map_err(|error| cannot(&error))?;
-        Ok(scene.replay(&lines, position))
-    });
-    let was_there = source.shrinker().unregister(NonNull::from(shrinker));
-    debug_assert_eq!(was_there, Ok(true), "no call is inside: there is one thread");
-    shown
+    let _registered = Registered::new(&source, &registry).map_err(|error| cannot(&error))?;
+    let mut scene = Scene::new(&buddy, &registry, base).map_err(|error| cannot(&error))?;
+    Ok(scene.replay(&lines, position))
+}
+
+/// A registry on the list of shrinkers of its own source, until this is dropped.
+struct Registered<'r, 'm> {
+    source: &'r Source<'m>,
+    registry: &'r dyn Shrink,
+}
+
+impl<'r, 'm> Registered<'r, 'm> {
+    fn new(source: &'r Source<'m>, registry: &'r dyn Shrink) -> Result<Self, ListFull> {
+        // SAFETY: clause 1: the reference is valid for `'r`, and the value, which `show` drops
+        // before `'r` ends, unregisters it. Clause 2: the list has no other shrinker.
+        unsafe { source.shrinker().register(NonNull::from(registry)) }?;
+        Ok(Self { source, registry })
+    }
+}
+
+impl Drop for Registered<'_, '_> {
+    fn drop(&mut self) {
+        let was_there = self.source.shrinker().unregister(NonNull::from(self.registry));
+        debug_assert_eq!(was_there, Ok(true), "no call is inside: there is one thread");
+    }
 }
 
 fn cannot(error: &dyn core::fmt::Display) -> Complaint {

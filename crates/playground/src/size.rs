@@ -1,4 +1,5 @@
-//! Sizes in text: `3.6K` and `850B` are bytes, a number without a suffix is a number of units.
+//! Sizes in text: `3.6K`, `850B` and `0x400` are bytes, a number without a suffix is a number of
+//! units.
 
 use alloc::format;
 use alloc::string::String;
@@ -38,6 +39,9 @@ const MAX_DIGITS: usize = 12;
 /// A sentence that says what is wrong.
 pub(crate) fn bytes(text: &str, plain: Plain, unit: u64) -> Result<u64, String> {
     let lower = text.to_ascii_lowercase();
+    if let Some(digits) = lower.strip_prefix("0x").filter(|digits| !digits.starts_with('+')) {
+        return u64::from_str_radix(digits, 16).map_err(|_| not_a_size(text));
+    }
     let plain_bytes = if plain == Plain::Units { unit } else { 1 };
     let (number, scale) = SUFFIXES
         .iter()
@@ -48,13 +52,17 @@ pub(crate) fn bytes(text: &str, plain: Plain, unit: u64) -> Result<u64, String> 
         digits.len() <= MAX_DIGITS && digits.bytes().all(|digit| digit.is_ascii_digit())
     };
     if whole.len() + fraction.len() == 0 || !is_digits(whole) || !is_digits(fraction) {
-        return Err(format!("{} is not a size. Sizes are 3, 850B, 3.6K or 2M.", quoted(text)));
+        return Err(not_a_size(text));
     }
     let digits =
         |text: &str| text.bytes().fold(0_u128, |sum, digit| sum * 10 + u128::from(digit - b'0'));
     let tens = 10_u128.pow(fraction.len() as u32);
     let scaled = (digits(whole) * tens + digits(fraction)) * u128::from(scale);
     u64::try_from(scaled.div_ceil(tens)).map_err(|_| format!("{} is too large.", quoted(text)))
+}
+
+fn not_a_size(text: &str) -> String {
+    format!("{} is not a size. Sizes are 3, 850B, 3.6K or 0x400.", quoted(text))
 }
 
 /// Returns a number of things: `1 object`, `2 objects`.
@@ -104,15 +112,30 @@ mod tests {
         assert_eq!(size("850B"), Ok(850));
         assert_eq!(
             size("1.5 "),
-            Err("\"1.5 \" is not a size. Sizes are 3, 850B, 3.6K or 2M.".into())
+            Err("\"1.5 \" is not a size. Sizes are 3, 850B, 3.6K or 0x400.".into())
         );
         assert_eq!(size("2MiB"), Ok(2 << 20));
+        assert_eq!(size("0xC00"), Ok(3072));
         assert_eq!(bytes("850", Plain::Bytes, 1024), Ok(850));
     }
 
     #[test]
     fn absurd_sizes_are_refused_with_a_sentence() {
-        for text in ["", ".", "-1", "1e9", "K", "1.2.3", "9999999999999", "NaN", "\u{660}"] {
+        for text in [
+            "",
+            ".",
+            "-1",
+            "1e9",
+            "K",
+            "1.2.3",
+            "0x",
+            "0x+1",
+            "0xfffffffffffffffff",
+            "0x1K",
+            "9999999999999",
+            "NaN",
+            "\u{660}",
+        ] {
             let refused = bytes(text, Plain::Units, 1024).expect_err(text);
             assert!(refused.ends_with('.'), "{refused}");
         }

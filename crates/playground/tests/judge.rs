@@ -206,6 +206,7 @@ fn policies_accept_what_they_ask_for() {
         "policy lowest\npolicy any\nalloc A 4 -> 8",
         "alloc A 16 -> 0\nalloc B 1 -> none\nfree A -> ok\nfree A -> error\nfree 3 -> error",
         "alloc 99999999999 -> none",
+        "alloc A 0x1000 -> 0x2000\nfree 0x2000",
         "# nothing\n\n",
     ] {
         let verdict = judge(script);
