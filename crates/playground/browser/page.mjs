@@ -52,7 +52,7 @@ export class Reader {
 
   /** Clicks the block of that name. */
   async clickBlock(name) {
-    await this.find(`.block.taken[aria-label^="${name},"]`).click();
+    await this.find(`.block.taken[aria-label^="${name} "]`).click();
   }
 }
 

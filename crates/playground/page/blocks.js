@@ -32,7 +32,7 @@ function place({ row, column, rows, span }) {
 /** Says in words what a block is. */
 function label([start, units, state, name, asked], unit) {
   const where = `${size(units * unit)} at ${size(start * unit)}`;
-  if (state === "taken") return asked ? `${name}, ${where}, asked for ${asked}` : `${name}, ${where}`;
+  if (state === "taken") return asked ? `${name} ${where}, asked for ${asked}` : `${name} ${where}`;
   return `${{ free: "free", cached: "in the CPU's slot" }[state] ?? "freed, but deferred"}, ${where}`;
 }
 
@@ -52,6 +52,7 @@ export function strip({ units, unit, blocks, marks = [], changed = [] }, { act =
       const classes = ["block", state, state === "taken" ? colourOf(name) : "", isChanged(start, length) ? "changed" : ""];
       const content = [
         isWide && state === "taken" ? make("b", {}, name) : null,
+        " ",
         piece.span / columns >= 0.06 ? make("small", {}, size(length * unit)) : null,
       ];
       const isButton = act && index === 0;

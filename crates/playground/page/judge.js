@@ -59,7 +59,7 @@ const FORMAT = [
 
 function picture(title, { units, unit }, { plain, blocks, marks }) {
   return make("section", { class: "panel" },
-    make("h3", {}, title),
+    make("h2", {}, title),
     strip({ units, unit, blocks, marks }),
     make("p", { class: "plain" }, make("code", {}, plain)));
 }
