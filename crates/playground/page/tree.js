@@ -12,7 +12,7 @@ export function blocksOfTree({ units, blocks, orders }) {
     if (Number.isInteger(row)) rows[row].push(block);
   }
   for (let length = largest; length > 1; length /= 2) {
-    for (let start = 0; start < units; start += length) {
+    for (let start = 0; start + length <= units; start += length) {
       const inside = blocks.some(([at, count]) => start <= at && at + count <= start + length && count < length);
       if (inside) rows[rowOf(length)].push([start, length, "parted"]);
     }
@@ -31,7 +31,7 @@ export function tree({ units, unit, orders, splits, merges }, rows) {
     make("span", { class: "level-name" }, heads[index].size),
     make("div", { class: "level-row" }, ...row.map(([start, length, kind, name]) => make("span", {
       class: `node ${kind} ${kind === "taken" ? colourOf(name) : ""}${happened(start, length)}`,
-      style: `left:${(100 * start) / units}%;width:${(100 * Math.min(length, units - start)) / units}%`,
+      style: `left:${(100 * start) / units}%;width:${(100 * length) / units}%`,
       title: `${size(length * unit)} at ${size(start * unit)}: ${kind === "parted" ? "split" : kind}`,
     }, kind === "taken" ? name : ""))))));
 }

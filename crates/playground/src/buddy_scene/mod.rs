@@ -1,5 +1,6 @@
 //! The scene of the buddy: blocks that split and merge, on the real allocator.
 
+mod blocks;
 pub(crate) mod machine;
 mod state;
 mod trace_log;
@@ -13,8 +14,8 @@ use crate::json::{Json, texts};
 use crate::limits::MAX_STEPS;
 use crate::request;
 use crate::script::{self, Line};
+pub(crate) use blocks::{blocks_json, plain};
 use machine::{Machine, MachineMemory, Step};
-pub(crate) use state::{blocks_json, plain};
 
 /// Replays the first `position` steps of `text`, and returns the state after them as JSON.
 ///
@@ -104,6 +105,21 @@ mod tests {
         assert!(!json.contains("complaint"), "{json}");
         assert!(json.contains("No free block is large enough"), "{json}");
         assert!(json.contains(r#""plain":"16A""#), "{json}");
+    }
+
+    #[test]
+    fn a_block_that_needs_no_split_and_one_that_finds_no_buddy_say_so() {
+        let text = "memory 12K\nalloc A 3K\nalloc B 4K\nfree A";
+        assert!(show(text, 1).expect("a state").contains("A free block of that size was there"));
+        assert!(show(text, 3).expect("a state").contains("so nothing merges"));
+    }
+
+    #[test]
+    fn what_the_slot_caches_is_shown_block_by_block() {
+        let json = show("memory 1024 unit 4K slot\nalloc A order 3\nfree A", 2).expect("a state");
+        assert!(json.contains(r#""plain":"8? 8- "#), "{json}");
+        assert!(json.contains(r#"[0,8,"cached"]"#), "{json}");
+        assert!(json.contains("The CPU's slot keeps the block"), "{json}");
     }
 
     #[test]

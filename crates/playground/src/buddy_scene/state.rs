@@ -1,13 +1,11 @@
-//! The state of the buddy as JSON and in the notation of the course page.
+//! The state of the buddy as JSON.
 
-use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 
-use buddy::BlockState;
 use page_frame::{FrameNumber, Order};
 
-use super::machine::{Deed, Machine, Owned, Step};
+use super::blocks::{blocks_json, plain};
+use super::machine::{Deed, Machine, Step};
 use super::trace_log::{merged_blocks, split_blocks};
 use super::words;
 use crate::json::{Json, numbers, texts};
@@ -22,7 +20,7 @@ pub(crate) fn json(machine: &mut Machine<'_>, step: &Step) -> Json {
         .number("unit", memory.unit as usize)
         .text("size", &memory.size())
         .flag("slot", memory.has_slot)
-        .text("plain", &plain(machine))
+        .text("plain", &plain(machine, &cached))
         .member("blocks", blocks_json(machine, &cached))
         .text("bits", &bits(machine))
         .member("orders", orders(machine))
@@ -33,52 +31,6 @@ pub(crate) fn json(machine: &mut Machine<'_>, step: &Step) -> Json {
         .text("next", &machine.fresh_name())
         .text("said", &said)
         .member("notes", texts(notes))
-}
-
-/// Returns the state as the course page writes it: `4A 2B 2- 8-`. `?` is what a slot caches.
-pub(crate) fn plain(machine: &Machine<'_>) -> String {
-    let blocks = machine.frames().blocks().map(|block| {
-        let owner = match block.state {
-            BlockState::Free => "-",
-            BlockState::Allocated => {
-                machine.live().get(&block.start.get()).map_or("?", |owned| &owned.name)
-            }
-            BlockState::Cached => "?",
-        };
-        format!("{}{owner}", block.frames)
-    });
-    blocks.collect::<Vec<_>>().join(" ")
-}
-
-/// Returns each block as `[start, units, state, name, asked]`. The state is `free`, `taken`,
-/// `cached` by the CPU's slot, or `deferred`. `cached` are the blocks in the slot.
-pub(crate) fn blocks_json(machine: &Machine<'_>, cached: &[(usize, Order)]) -> Json {
-    // The allocator shows what a slot caches unit by unit.
-    let mut next = 0;
-    let blocks = machine.frames().blocks().filter_map(|block| {
-        let start = block.start.get();
-        if start < next {
-            return None;
-        }
-        let order = cached.iter().find(|(cached, _)| *cached == start).map(|(_, order)| *order);
-        let order = order.filter(|_| block.state == BlockState::Cached);
-        let units = order.map_or(block.frames, Order::pages);
-        next = start + units;
-        Some((block, units, order.is_some()))
-    });
-    Json::list(blocks, |list, (block, units, is_cached)| {
-        let mut entry = numbers([block.start.get(), units]);
-        match (block.state, machine.live().get(&block.start.get())) {
-            (BlockState::Free, _) => entry.push_text("free"),
-            (BlockState::Allocated, Some(Owned { name, bytes, .. })) => {
-                entry.push_text("taken");
-                entry.push_text(name);
-                entry.push_text(&crate::size::short(*bytes));
-            }
-            _ => entry.push_text(if is_cached { "cached" } else { "deferred" }),
-        }
-        list.push(entry);
-    })
 }
 
 /// Returns a character for each unit: `1` where its bit says that it is taken.

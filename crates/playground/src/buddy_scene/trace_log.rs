@@ -13,11 +13,11 @@ pub(crate) enum Event {
     Taken(usize, usize),
     /// Frames returned to the bitmap: start and number.
     Returned(usize, usize),
-    /// So many blocks were split.
+    /// This number of blocks was split, at least one.
     Split(usize),
-    /// So many pairs of buddies became one block.
+    /// This number of pairs of buddies became one block each, at least one.
     Merged(usize),
-    /// So many frames moved between bitmap and CPU slot.
+    /// This number of frames moved between bitmap and CPU slot.
     Moved(usize),
 }
 
@@ -46,11 +46,15 @@ impl Trace for TraceLog {
     }
 
     fn split(&self, count: usize) {
-        self.push(Event::Split(count));
+        if count > 0 {
+            self.push(Event::Split(count));
+        }
     }
 
     fn merge(&self, count: usize) {
-        self.push(Event::Merged(count));
+        if count > 0 {
+            self.push(Event::Merged(count));
+        }
     }
 
     fn transfer(&self, frames: usize) {

@@ -96,7 +96,7 @@ fn follow(text: &str, verdict: &mut Verdict) -> Result<(), Complaint> {
         }
         if verdict.steps.len() < MAX_SHOWN {
             let (number, text) = (line.number, String::from(line.text));
-            verdict.steps.push(Checked { number, text, plain: plain(&machine) });
+            verdict.steps.push(Checked { number, text, plain: plain(&machine, &[]) });
         }
     }
     (verdict.requests, verdict.answers) = (judge.requests, judge.answers);

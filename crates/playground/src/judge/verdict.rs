@@ -70,7 +70,7 @@ impl Picture {
     /// Draws the state of the real allocator.
     pub(super) fn of(machine: &Machine<'_>) -> Self {
         Self {
-            plain: plain(machine),
+            plain: plain(machine, &[]),
             blocks: blocks_json(machine, &[]).finish(),
             marks: Vec::new(),
         }
