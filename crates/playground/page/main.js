@@ -31,6 +31,8 @@ class Page {
     tabs.addEventListener("click", (event) => event.target.id.startsWith("tab-") && this.open(event.target.id.slice(4)));
     tabs.addEventListener("keydown", (event) => this.#moveTab(event));
     document.addEventListener("keydown", (event) => this.#key(event));
+    // Firefox clicks a button when Space is released.
+    document.addEventListener("keyup", (event) => this.#isPlayKey(event) && event.preventDefault());
     window.addEventListener("hashchange", () => this.follow(location.hash));
     document.querySelector(".help").addEventListener("toggle", () => {
       const { held, all } = this.engine.heap();
@@ -75,13 +77,17 @@ class Page {
     document.getElementById(`tab-${name}`).focus();
   }
 
+  /** Whether a key is Space on a block: it plays, and Enter acts on the block. */
+  #isPlayKey(event) {
+    return event.key === " " && event.target.matches("[data-at]") && document.getElementById("letters").checked;
+  }
+
   /** Letter keys and Space, outside of fields and, for Space, of other buttons. */
   #key(event) {
     const scene = this.current;
     if (!(scene instanceof Scene) || event.ctrlKey || event.altKey || event.metaKey) return;
     if (!document.getElementById("letters").checked || event.target.closest("input, textarea, select")) return;
-    const onBlock = event.target.matches("[data-at]");
-    if (event.key === " " && !onBlock && event.target.closest("button, summary, a")) return;
+    if (event.key === " " && !this.#isPlayKey(event) && event.target.closest("button, summary, a")) return;
     const action = {
       a: () => scene.view.allocate(scene), u: () => scene.undo(), s: () => scene.step(), " ": () => scene.play(),
     }[event.key.toLowerCase()];

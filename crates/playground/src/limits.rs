@@ -11,6 +11,6 @@ pub(crate) const MAX_REQUESTS: usize = 20_000;
 /// Maximum number of units of memory: the page draws each block.
 pub(crate) const MAX_UNITS: usize = 4_096;
 /// Maximum length of a name in bytes: a block shows it.
-pub(crate) const MAX_NAME: usize = 8;
+pub(crate) const MAX_NAME: usize = 16;
 /// Maximum number of objects that one request of a scene allocates or frees.
 pub(crate) const MAX_COUNT: usize = 1_000;
