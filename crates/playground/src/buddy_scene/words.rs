@@ -50,7 +50,7 @@ fn allocated(memory: &Memory, start: usize, owned: &Owned, events: &[Event]) -> 
         [] if memory.has_slot => {
             " A hit: the block was in the CPU's slot, and no bit changes.".to_string()
         }
-        [Event::Taken(..)] => " A free block of that size was there.".to_string(),
+        [Event::Taken(..)] => " No split is needed.".to_string(),
         events if !split_blocks(events).is_empty() => splits(memory, events),
         events => moved(memory, events, "The CPU's slot was refilled"),
     };
