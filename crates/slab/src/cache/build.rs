@@ -10,6 +10,7 @@ use crate::cache::handle::Cache;
 use crate::cache_inner::sizing::{MagazineSizing, usual_class};
 use crate::hardening::padding::Padding;
 use crate::hardening::presets::Hardening;
+use crate::hardening::secret::secret_or_default;
 use crate::patience::Reclaim;
 use crate::registry::aging::age_if_due;
 use crate::registry::inner::RegistryInner;
@@ -102,7 +103,7 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
             keep_at_least: self.keep_at_least,
             most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
                 .unwrap_or(u32::MAX),
-            secret: self.secret.unwrap_or_else(|| self.registry.pointer().addr().get()),
+            secret: secret_or_default(self.secret, self.registry.pointer().addr().get()),
             clock: self.clock,
             trace: self.trace,
             is_internal: false,

@@ -167,8 +167,9 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         }
     }
 
-    /// Sets what canaries and shuffled slabs depend on: random bits, where the machine has some. By
-    /// default the address of the registry, which is no secret to a reader of the memory.
+    /// Sets what canaries and shuffled slabs depend on: random bits, where the machine has some.
+    /// Zero counts as none. The default mixes addresses: it is as random as the machine places
+    /// code, stack and registry, and no secret to a reader of the memory.
     /// Example: see [`CacheBuilder::hardening`].
     pub fn secret(mut self, secret: usize) -> Self {
         self.secret = Some(secret);

@@ -41,3 +41,4 @@ pub(crate) mod padding;
 pub(crate) mod poison;
 pub(crate) mod presets;
 pub(crate) mod red_zone;
+pub(crate) mod secret;
