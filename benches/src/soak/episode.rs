@@ -10,27 +10,22 @@ use std::time::{Duration, Instant};
 use buddy::{Buddy, Mode, ZeroedMemory};
 use hosted::{Mapped, Threads};
 use page_frame::ShrinkList;
-use page_frame::{DirectMap, FrameNumber, FrameRange, Limited, PAGE_SIZE, Reclaiming, Shrink};
-use slab::{Cache, Debugging, Hardened, Hardening, ObjectHook, Off, Registry};
+use page_frame::{FrameNumber, FrameRange, Limited, PAGE_SIZE, Reclaiming, Shrink};
+use slab::{Debugging, Hardened, Hardening, ObjectHook, Off, Registry};
 use testkit::{Pattern, Random};
 
+use super::interrupts;
 use super::worker::{Live, Shared};
-use super::{Counts, LIMIT, interrupts, panic_one_in};
+use super::world::{Counts, Interrupted, Kmalloc, OBJECT, Objects, Pages, Source, panic_one_in};
 
+/// How long a round may take before it is said to hang.
+const LIMIT: Duration = Duration::from_secs(180);
 /// Rounds of an episode.
 const ROUNDS: usize = 12;
 /// Pages of an episode: 128 MiB, of which the live memory of all threads takes most.
 const PAGES: usize = 32 << 10;
 /// Frames of an area, the unit of offline memory.
 const AREA: usize = 512;
-
-pub(super) type Pages = Buddy<'static, DirectMap, Threads>;
-pub(super) type Source<'w> = Reclaiming<Limited<&'w Pages>, &'w ShrinkList<2>>;
-pub(super) type Kmalloc<'w, K> = kmalloc::Kmalloc<(&'w Source<'w>, Threads), K>;
-pub(super) type Objects<'w, K> = Cache<(&'w Source<'w>, Threads), K>;
-
-/// The constructed state of objects.
-pub(super) const OBJECT: Pattern = Pattern(0x0b1e);
 
 /// Planned panics of constructors: one in so many calls; zero for none.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
@@ -42,21 +37,6 @@ pub(super) fn run(seed: u64, threads: usize, counts: &Counts) {
         0 => run_with::<Off>(seed, threads, counts),
         1 => run_with::<Hardened>(seed, threads, counts),
         _ => run_with::<Debugging>(seed, threads, counts),
-    }
-}
-
-/// The allocator of an episode, for signal handlers.
-pub(super) struct Interrupted {
-    allocator: *const (),
-    allocate_and_free: fn(*const (), u64),
-}
-
-// SAFETY: the pointer is to a `Kmalloc`, which may be shared.
-unsafe impl Sync for Interrupted {}
-
-impl Interrupted {
-    pub(super) fn allocate_and_free(&self, step: u64) {
-        (self.allocate_and_free)(self.allocator, step);
     }
 }
 

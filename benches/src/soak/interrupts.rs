@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use super::episode::Interrupted;
+use super::world::Interrupted;
 
 /// The allocator of the episode that runs, while threads of it may be interrupted.
 static CURRENT: AtomicPtr<Interrupted> = AtomicPtr::new(std::ptr::null_mut());

@@ -1,9 +1,9 @@
 //! Question: does anything break in a long run?
 //!
 //! # Concepts
-//! The run consists of **episodes**, each over memory of its own with a seed of its own, so that a
-//! failure is found again by its seed without the hours before it. An episode consists of rounds. In
-//! a round several threads work at random on all layers ([`worker`]), while faults are injected:
+//! The run consists of **episodes**, each over memory of its own with a seed of its own: a failure
+//! is found again by its seed, without the hours before it. An episode consists of rounds. In a
+//! round several threads work at random on all layers (`worker.rs`), while faults are injected:
 //! - the page source refuses requests at random, in half of the episodes;
 //! - a shrinker allocates from the allocator that is short of memory;
 //! - constructors panic, in a third of the episodes;
@@ -17,14 +17,12 @@
 mod episode;
 mod interrupts;
 mod worker;
+mod world;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use testkit::Random;
-
-/// How long a round may take before the run is said to hang.
-const LIMIT: Duration = Duration::from_secs(180);
+use crate::soak::world::Counts;
 
 /// What a run is asked for.
 #[derive(Clone, Copy, Debug)]
@@ -54,21 +52,6 @@ pub struct Summary {
     pub areas: u64,
 }
 
-/// Counts of the current run.
-#[derive(Debug, Default)]
-struct Counts {
-    operations: AtomicU64,
-    failures: AtomicU64,
-    panics: AtomicU64,
-    areas: AtomicU64,
-}
-
-impl Counts {
-    fn add(count: &AtomicU64) {
-        count.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
 /// Runs episodes until the time is over. A failure panics, after `say` was told the seed of its
 /// episode.
 pub fn run(options: Options, mut say: impl FnMut(u64)) -> Summary {
@@ -88,14 +71,4 @@ pub fn run(options: Options, mut say: impl FnMut(u64)) -> Summary {
     summary.areas = count(&counts.areas);
     summary.interrupts = interrupts::count();
     summary
-}
-
-/// The payload of a planned panic.
-struct Planned;
-
-/// Panics as planned about once in `n` calls, without a report.
-fn panic_one_in(random: &mut Random, n: usize) {
-    if random.one_in(n) {
-        std::panic::resume_unwind(Box::new(Planned));
-    }
 }

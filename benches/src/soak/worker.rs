@@ -8,8 +8,7 @@ use page_frame::{FrameRange, Order, PageBlock, PageSource};
 use slab::Hardening;
 use testkit::{Pattern, Random};
 
-use super::Counts;
-use super::episode::{Kmalloc, OBJECT, Objects, Source};
+use super::world::{Counts, Kmalloc, OBJECT, Objects, Planned, Source};
 
 /// Operations of a thread in a round.
 const OPERATIONS: usize = 3000;
@@ -50,7 +49,7 @@ impl<K: Hardening> Shared<'_, '_, K> {
             }));
             Counts::add(&self.counts.operations);
             if let Err(payload) = outcome {
-                if !payload.is::<super::Planned>() {
+                if !payload.is::<Planned>() {
                     std::panic::resume_unwind(payload);
                 }
                 Counts::add(&self.counts.panics);
