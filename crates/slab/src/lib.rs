@@ -50,6 +50,7 @@ mod cache_name;
 mod debug;
 mod hardening;
 pub mod linux;
+mod own_memory;
 mod patience;
 mod percpu;
 mod registry;

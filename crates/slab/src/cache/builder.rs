@@ -43,6 +43,7 @@ pub struct CacheBuilder<'r, S: System, K: Hardening = Off> {
     pub(super) line_bytes: usize,
     pub(super) is_line_aligned: bool,
     pub(super) most_order: Order,
+    pub(super) tight_order: Option<Order>,
     pub(super) coloured: bool,
     pub(super) constructor: Option<ObjectHook>,
     pub(super) destructor: Option<ObjectHook>,
@@ -86,6 +87,7 @@ impl<'r, S: System> CacheBuilder<'r, S> {
             line_bytes: 64,
             is_line_aligned: false,
             most_order: Order::MAX,
+            tight_order: None,
             coloured: true,
             constructor: None,
             destructor: None,
@@ -136,7 +138,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
         let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, trace, .. } = self;
-        let Self { coloured, is_pinned, .. } = self;
+        let Self { coloured, is_pinned, tight_order, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -144,6 +146,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
             line_bytes,
             is_line_aligned,
             most_order,
+            tight_order,
             coloured,
             constructor,
             destructor,
@@ -360,6 +363,14 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Example: see [`CacheBuilder`].
     pub fn max_order(mut self, order: Order) -> Self {
         self.most_order = order;
+        self
+    }
+
+    /// Chooses the order that wastes least, up to `order`, instead of the lowest one that wastes
+    /// little: for memories in which each percent counts.
+    #[doc(hidden)]
+    pub fn tight_order(mut self, order: Order) -> Self {
+        self.tight_order = Some(order);
         self
     }
 
