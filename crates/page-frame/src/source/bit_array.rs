@@ -91,7 +91,7 @@ impl BitArray {
         let mut carried = 0;
         loop {
             let first = index * WORD_BITS;
-            if carried + clear.trailing_ones() as usize >= count {
+            if carried > 0 && carried + (!clear).trailing_zeros() as usize >= count {
                 return Some(first - carried).filter(|start| *start < range.end);
             }
             // Bit i remains if it and the `width - 1` bits above are set.
@@ -105,7 +105,7 @@ impl BitArray {
                 let start = first + runs.trailing_zeros() as usize;
                 return Some(start).filter(|start| *start < range.end);
             }
-            carried = clear.leading_ones() as usize;
+            carried = (!clear).leading_zeros() as usize;
             index += 1;
             // A run beyond the range must have begun inside it.
             let begins_inside = index * WORD_BITS - carried < range.end;
