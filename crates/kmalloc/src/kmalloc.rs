@@ -308,8 +308,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 
     /// Frees memory allocated for `class`, after a miss: to the cache that `find` finds, or as
-    /// [`free_mixed`](Self::free_mixed) and [`free_without_class`](Self::free_without_class) do.
-    /// If the machine lends the caller an id, it tries for a hit again.
+    /// [`free_mixed`](Self::free_mixed) and [`free_without_class`](ClassCaches::free_without_class)
+    /// do. If the machine lends the caller an id, it tries for a hit again.
     ///
     /// # Safety
     /// 1. `start` was allocated for `class`, or without one; it is an object of the cache that
