@@ -129,8 +129,8 @@ fn compiler() -> String {
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 
-/// Mutations that it catches: a locked instruction, a call or a panic in a hit (no path is left); an
-/// instruction more.
+/// Mutations that it catches: a locked instruction, a call or a panic in a hit (no path is left);
+/// an instruction more.
 #[test]
 fn hits_cost_what_the_file_says() {
     let functions = functions(&assembly());

@@ -8,4 +8,5 @@ pub mod footprint;
 mod requests;
 pub mod rows;
 mod server;
+pub mod small;
 pub mod workload;

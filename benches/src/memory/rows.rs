@@ -1,4 +1,5 @@
-//! The rows of the `kmalloc` table: workloads, collections, and what memory each contestant holds.
+//! The rows of the `kmalloc` table: workloads, collections, small heaps, and what memory each
+//! contestant holds.
 //!
 //! For a footprint, and for what a fresh process does, the program runs itself with
 //! [`CHILD_FLAG`], a figure and a contestant, and reads a number.
@@ -6,11 +7,12 @@
 use std::process::Command;
 
 use crate::asked::Asked;
-use crate::measure::Sample;
+use crate::measure::{Sample, median};
 use crate::memory::cold::Cold;
 use crate::memory::collections::Collection;
 use crate::memory::contestants::contestants;
 use crate::memory::footprint::Footprint;
+use crate::memory::small::{Kind, Small};
 use crate::memory::workload::Workload;
 use crate::row::{FLOOR, OURS, Row};
 
@@ -38,7 +40,27 @@ pub fn measure(asked: &Asked, mut each: impl FnMut(Row)) {
             Some(Sample { mean_ns, p999_ns: f64::NAN, max_ns: f64::NAN })
         }));
     }
+    measure_small(asked, &mut each);
     measure_footprints(asked, each);
+}
+
+/// Measures small heaps: a row for [`Heap`](kmalloc::Heap), and one for a
+/// [`Kmalloc`](kmalloc::Kmalloc) over an arena.
+fn measure_small(asked: &Asked, each: &mut impl FnMut(Row)) {
+    for small in Small::ALL {
+        let rivals = if asked.alone { &[][..] } else { &Kind::RIVALS };
+        for (suffix, ours) in [("", Kind::Heap), ("-arena", Kind::Arena)] {
+            let name = small.name() + suffix;
+            if !asked.wants(&name) {
+                continue;
+            }
+            let rounds =
+                |kind: Kind| (0..asked.rounds).map(|round| small.run(kind, round)).collect();
+            let row = Row::alone(&name, small.unit(), rounds(ours));
+            let figure = |(who, kind): &(&'static str, Kind)| (*who, median(rounds(*kind)));
+            each(Row { rivals: rivals.iter().map(figure).collect(), ..row });
+        }
+    }
 }
 
 /// Measures the figures that are wanted, each in a process of its own for each contestant.

@@ -6,22 +6,32 @@
 //! tag, so that a hit needs no check of the tag. For a tag without a class, or a class without a
 //! cache yet, the handle is closed and never hits.
 //!
+//! A request of a class is not always an object of its cache: in a small memory it may be bytes of
+//! the page source ([`ByteSource`](page_frame::ByteSource)). A free that knows the layout does not
+//! look at the page map, so such a class is **mixed** for ever: its frees by layout find a closed
+//! handle, and then the page map decides. Frees by layout therefore have a table of their own.
+//!
 //! # Invariants
 //! - I1: `caches[class]` is null or the raw handle of the cache of `class`, owned by this value,
 //!   the same for ever; `handles[tag]` is the per-CPU handle of the cache of the tag's class, or a
 //!   closed one.
+//! - I2: `states[class]` changes once, from fresh to pure or to mixed. `pure_caches[class]` is null
+//!   and `pure_handles[class]` closed unless it is pure; then they are those of the cache.
+//! - I3: no memory of a class that is not mixed is anything but an object of the class's cache.
 //!
 //! # Concurrency
 //! Two CPUs that need a class for the first time both build a cache; one compare-exchange decides,
-//! and the loser destroys its own, still empty.
+//! and the loser destroys its own, still empty. Another one decides whether a class is pure or
+//! mixed: before the handle for its frees by layout is opened, and before it gets bytes.
 
 use core::alloc::Layout;
 use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
+use core::ops::Range;
 use core::ptr::NonNull;
 
-use page_frame::sync::{AtomicPtr, Ordering};
-use page_frame::{OutOfMemory, Tag};
+use page_frame::sync::{AtomicPtr, AtomicU8, Ordering};
+use page_frame::{Order, OutOfMemory, PageMap, Tag};
 use slab::internals::PerCpuHandle;
 use slab::{BuildError, Cache, CacheBuilder, Hardening, Registry, System};
 
@@ -47,13 +57,29 @@ const _: () = match Tag::class(ClassIndex::COUNT - 1) {
     None => panic!("there are fewer classes than tags for them"),
 };
 
+/// The pages of a memory of medium size: about 4 MiB to 64 MiB.
+const MEDIUM_PAGES: Range<usize> = 1000..1 << 14;
+/// Its largest slabs: 16 KiB. Filled with requests of 1 to 512 bytes, 8 MiB serve 89.4 % with the
+/// usual orders, 90.7 % with 8 KiB, 91.9 % with 16 KiB, and 91 to 92.4 % with 32 KiB.
+const TIGHT_ORDER: u8 = 2;
+
+/// The class has no memory in use.
+const FRESH: u8 = 0;
+/// All memory of the class is from its cache.
+const PURE: u8 = 1;
+/// Memory of the class may be from elsewhere.
+const MIXED: u8 = 2;
+
 /// The caches of all classes.
 #[repr(C)]
 pub(crate) struct ClassCaches<S: System, K: Hardening> {
     /// First, so that they are at the address of the allocator.
     handles: [AtomicPtr<()>; TAGS],
+    pure_handles: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) registry: Registry<S>,
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
+    pure_caches: [AtomicPtr<()>; ClassIndex::COUNT],
+    states: [AtomicU8; ClassIndex::COUNT],
     pub(crate) secret: Option<usize>,
     pub(crate) magazine_bytes: Option<usize>,
     pub(crate) min_objects: usize,
@@ -66,8 +92,11 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         let closed = registry.closed_handle().into_raw();
         Self {
             handles: core::array::from_fn(|_| AtomicPtr::new(closed.as_ptr())),
+            pure_handles: core::array::from_fn(|_| AtomicPtr::new(closed.as_ptr())),
             registry,
             caches: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
+            pure_caches: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
+            states: core::array::from_fn(|_| AtomicU8::new(FRESH)),
             secret: None,
             magazine_bytes: None,
             min_objects: 0,
@@ -79,21 +108,27 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     /// has run out.
     #[inline(always)]
     pub(crate) fn hit(&self, class: ClassIndex) -> Option<NonNull<u8>> {
+        // SAFETY: a class is below `COUNT`, and `COUNT` tags from `FIRST_TAG` on are asserted to be
+        // bytes.
+        let place = unsafe { self.handles.get_unchecked(FIRST_TAG + class.index()) };
         // SAFETY: the caches live as long as this value, and the CPUs are their registry's.
-        unsafe { self.handle(class).allocate(self.registry.cpu()) }
+        unsafe { Self::handle(place).allocate(self.registry.cpu()) }
     }
 
-    /// Pushes `object` to the caller's CPU slot. Returns whether it was a hit; if not, nothing has
-    /// changed.
+    /// Pushes `object` to the caller's CPU slot, if the class is pure. Returns whether it was a
+    /// hit; if not, nothing has changed.
     ///
     /// # Safety
-    /// 1. If the answer is true, `object` is one of `class` that the caller owns; no code uses it
-    ///    from then on.
+    /// 1. `object` is memory that was allocated for `class`, and that the caller owns.
+    /// 2. If the answer is true, no code uses it from then on.
     #[inline(always)]
     pub(crate) unsafe fn free_hit(&self, class: ClassIndex, object: NonNull<u8>) -> bool {
-        // SAFETY: the caches live as long as this value; clause 1, and caches of classes have no
-        // constructor.
-        unsafe { self.handle(class).free(self.registry.cpu(), object) }
+        // SAFETY: a class is below `COUNT`.
+        let place = unsafe { self.pure_handles.get_unchecked(class.index()) };
+        // SAFETY: the caches live as long as this value. A handle that is not closed is that of a
+        // pure class (I2), so that by I3 and clause 1 the object is the cache's; clause 2. Caches
+        // of classes have no constructor.
+        unsafe { Self::handle(place).free(self.registry.cpu(), object) }
     }
 
     /// Pushes `object` as [`free_hit`](Self::free_hit) does, for the class that the page tag of
@@ -111,10 +146,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     }
 
     #[inline(always)]
-    fn handle(&self, class: ClassIndex) -> PerCpuHandle {
-        // SAFETY: a class is below `COUNT`, and `COUNT` tags from `FIRST_TAG` on are asserted to be
-        // bytes.
-        let place = unsafe { self.handles.get_unchecked(FIRST_TAG + class.index()) };
+    fn handle(place: &AtomicPtr<()>) -> PerCpuHandle {
         // Acquire: pairs with the Release in `build`; sees the cache's slots as they were built.
         let raw = place.load(Ordering::Acquire);
         // SAFETY: I1: never null.
@@ -140,10 +172,36 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     /// Returns the cache of `class`, if there is one.
     #[inline]
     pub(crate) fn get(&self, class: ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>> {
+        // SAFETY: clause 1 of `in_place`: `caches` (I1).
+        unsafe { Self::in_place(&self.caches[class.index()]) }
+    }
+
+    /// Returns the cache of `class`, if all memory of the class is from it.
+    #[inline]
+    pub(crate) fn get_pure(&self, class: ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>> {
+        // SAFETY: clause 1 of `in_place`: `pure_caches` (I2).
+        unsafe { Self::in_place(&self.pure_caches[class.index()]) }
+    }
+
+    /// # Safety
+    /// 1. `place` is one of `caches` or `pure_caches`.
+    #[inline(always)]
+    unsafe fn in_place(place: &AtomicPtr<()>) -> Option<ManuallyDrop<Cache<S, K>>> {
         // Acquire: pairs with the Release in `build`; sees the cache as it was built.
-        let raw = NonNull::new(self.caches[class.index()].load(Ordering::Acquire))?;
-        // SAFETY: clause 1 of `borrow`: the handle is from `caches` (I1).
+        let raw = NonNull::new(place.load(Ordering::Acquire))?;
+        // SAFETY: clause 1 of `borrow`: clause 1, I1 and I2.
         Some(unsafe { Self::borrow(raw) })
+    }
+
+    /// Makes `class` mixed, unless it is pure. Returns whether it is mixed. Memory that is not from
+    /// the class's cache may be allocated for it only after that.
+    pub(crate) fn mix(&self, class: ClassIndex) -> bool {
+        let state = &self.states[class.index()];
+        // Relaxed: the state alone decides, and publishes nothing.
+        match state.compare_exchange(FRESH, MIXED, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => true,
+            Err(state) => state == MIXED,
+        }
     }
 
     /// Builds the cache of `class`, unless another CPU has built it meanwhile.
@@ -159,6 +217,10 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         let name = cache_name(class);
         let builder = self.registry.cache(name.as_str(), layout).tag(tag).hardening::<K>();
         let builder = builder.min_objects(self.min_objects);
+        let builder = match self.tight_order() {
+            Some(order) => builder.tight_order(order),
+            None => builder,
+        };
         let builder = match self.secret {
             Some(secret) => builder.secret(secret),
             None => builder,
@@ -176,8 +238,18 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
             Ok(_) => {
                 // SAFETY: I1: from just above.
                 let handle = unsafe { Self::borrow(new) }.per_cpu_handle().into_raw();
-                // Release: pairs with the Acquire in `hit` and in `PerCpuHandle::free_through`.
+                // Release: pairs with the Acquire in `handle` and in `PerCpuHandle::free_through`.
                 self.handles[usize::from(tag.get())].store(handle.as_ptr(), Ordering::Release);
+                let (state, index) = (&self.states[class.index()], class.index());
+                // Relaxed: as in `mix`.
+                let decided =
+                    state.compare_exchange(FRESH, PURE, Ordering::Relaxed, Ordering::Relaxed);
+                if decided.is_ok() {
+                    // Release: pairs with the Acquire in `handle`.
+                    self.pure_handles[index].store(handle.as_ptr(), Ordering::Release);
+                    // Release: pairs with the Acquire in `in_place`.
+                    self.pure_caches[index].store(new.as_ptr(), Ordering::Release);
+                }
                 Ok(new)
             }
             Err(first) => {
@@ -187,6 +259,13 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
                 Ok(NonNull::new(first).expect("the exchange failed because it is not null"))
             }
         }
+    }
+
+    /// Returns the largest order of slabs that are cut to waste least, if the memory is of medium
+    /// size: larger than a small one, and not so large that a few percent do not matter.
+    fn tight_order(&self) -> Option<Order> {
+        let pages = self.registry.source().tag_range().pages();
+        if MEDIUM_PAGES.contains(&pages) { Order::new(TIGHT_ORDER) } else { None }
     }
 
     /// # Safety

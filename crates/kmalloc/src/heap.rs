@@ -6,11 +6,11 @@ use core::ptr::NonNull;
 
 #[cfg(feature = "critical-section")]
 use page_frame::CriticalSectionCpu;
-use page_frame::{Cpu, OneContext, OutOfMemory, PAGE_SHIFT, Regions, TooSmall};
+use page_frame::{Cpu, OneContext, OutOfMemory, PAGE_SIZE, Regions, TooSmall};
 use slab::{Hardening, Off, Registry};
 
-use crate::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
+use crate::mixed::is_checked;
 use crate::static_kmalloc::{KmallocCell, StaticKmalloc, global_alloc};
 
 /// The page source and the CPUs of a [`Heap`].
@@ -43,8 +43,11 @@ pub type HeapSystem<C> = (Regions<C>, C);
 /// unsafe { HEAP.add_region(more, more_bytes) }?;
 /// assert!(HEAP.free_bytes() < HEAP.bytes());
 /// let kmalloc = HEAP.kmalloc().expect("there is a region");
+/// let buffer = kmalloc.kmalloc(10_000)?;
 /// assert!(kmalloc.pages_held() > 0);
-/// # Ok::<(), kmalloc::RegionError>(())
+/// # // SAFETY: allocated above, and not used any more.
+/// # unsafe { kmalloc.kfree(Some(buffer)) };
+/// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
 /// In a program `#[global_allocator]` stands above the static. `C` is the machine:
@@ -59,15 +62,23 @@ pub type HeapSystem<C> = (Regions<C>, C);
 ///   [`for_one_context`](Self::for_one_context).
 ///
 /// # Memory
-/// Each region has its own metadata at its start: about ten bytes a page, so that sparse regions
-/// cost nothing in between. Regions may lie in one GiB and may touch each other; no request gets
-/// memory of two. Add the largest region first: the page map of the first one is the one that
-/// [`Kmalloc::free`] looks at without a search.
+/// Each region has its own metadata at its start: about ten bytes a page, and in regions of at most
+/// 4 MiB a 64th of the memory. Sparse regions cost nothing in between. Regions may lie in one GiB
+/// and may touch each other; no request gets memory of two. Add the largest region first: the page
+/// map of the first one is the one that [`Kmalloc::free`] looks at without a search.
+///
+/// A heap of at most 4 MiB is **small**: it has no caches, and each request takes as many bytes as
+/// it needs, rounded up to 16. Of 8 KiB about 85 % serve requests, of 32 KiB 93 %, of 100 KiB and
+/// above 95 %. 8 KiB are enough for a heap, and less than about 5 KiB are an error: they must hold
+/// the metadata, the registry with 64 bytes for each CPU, and as many bytes as a page. Presets with
+/// checks use caches in small heaps too, and take more.
 ///
 /// # Costs
 /// A hit in a CPU's slot costs what it costs in [`Kmalloc`]. Misses take pages under one lock for
 /// each region, in O(pages / 64). A machine with many CPUs and much memory gives
 /// [`Global`](crate::Global) a buddy instead, which has no lock.
+///
+/// In a small heap all requests take that lock, and search the bits of the region.
 ///
 /// A request before the first region fails, and so does one from an interrupt that arrives while
 /// the first region is added. Such an interrupt must add no region: it would wait for the code that
@@ -158,28 +169,34 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         };
         let add = |regions: &Regions<C>| {
             // SAFETY: clause 1 of `add`: clause 1. The heap keeps the regions while it lives.
-            let added = unsafe { regions.add(start, bytes) };
+            let added = unsafe { regions.add_region(start, bytes) };
             added.map_err(|TooSmall { needed, .. }| error(Kind::NoPage { needed }))
         };
-        let mut pages = 0;
+        let mut added = 0;
         let made = self.cell.make_by(|| {
             let cpu = (self.cpu)();
-            let regions = Regions::new(cpu.clone());
-            pages = add(&regions)?;
-            Self::first_caches(regions, cpu).map_err(|OutOfMemory| error(Kind::NoCaches { pages }))
+            let (cpus, regions) = (cpu.slots(), Regions::new(cpu.clone()));
+            (_, added) = add(&regions)?;
+            Self::first_caches(regions, cpu)
+                .map_err(|OutOfMemory| error(Kind::NoRegistry { needed: Self::needed(cpus) }))
         });
         let (kmalloc, is_first) = made?;
         if !is_first {
-            pages = add(kmalloc.registry().source())?;
+            (_, added) = add(kmalloc.registry().source())?;
         }
-        Ok(pages << PAGE_SHIFT)
+        Ok(added)
+    }
+
+    /// Returns bytes that are enough for a first region on a machine with `cpus` CPU slots.
+    fn needed(cpus: usize) -> usize {
+        let own = Registry::<HeapSystem<C>>::needed_bytes(cpus, is_checked::<K>());
+        own.map_or(usize::MAX, |own| own.saturating_add(own / 32 + 3 * PAGE_SIZE))
     }
 
     /// Makes the allocator over its first region, and checks that it can serve a request.
     fn first_caches(regions: Regions<C>, cpu: C) -> Result<Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
         let kmalloc = Kmalloc::with_hardening(Registry::new(regions, cpu)?);
-        let smallest = ClassIndex::for_size(1).ok_or(OutOfMemory)?;
-        let object = kmalloc.allocate_in_cache(smallest)?;
+        let object = kmalloc.allocate_missed(Layout::new::<u8>())?;
         // SAFETY: clauses 1 and 2: allocated above, and not used any more.
         unsafe { kmalloc.free(object) };
         kmalloc.shrink_all();
@@ -193,17 +210,17 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         self.cell.get()
     }
 
-    /// Returns the bytes of the pages of all regions, without their metadata. O(regions).
-    /// Example: see [`Heap`].
+    /// Returns the bytes of all regions without their metadata: those of whole pages, and in small
+    /// regions also the rest. O(regions). Example: see [`Heap`].
     pub fn bytes(&self) -> usize {
-        self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().pages() << PAGE_SHIFT)
+        self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().bytes())
     }
 
-    /// Returns the bytes of the pages that nothing holds. Free objects of caches do not count;
+    /// Returns the bytes that nothing holds. Free objects of caches do not count;
     /// [`Kmalloc::shrink_all`] returns pages of which all objects are free. Takes the lock of each
     /// region. Example: see [`Heap`].
     pub fn free_bytes(&self) -> usize {
-        self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().free_pages() << PAGE_SHIFT)
+        self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().free_bytes())
     }
 }
 
@@ -222,6 +239,10 @@ const START_AT_ZERO: usize = 64;
 /// let error: RegionError = unsafe { HEAP.add_region(memory.as_mut_ptr(), 1000) }.unwrap_err();
 /// assert_eq!((error.start(), error.bytes()), (memory.as_ptr().addr(), 1000));
 /// assert!(error.to_string().contains("1000 bytes"));
+/// let enough = Vec::leak(vec![0_u8; error.needed()]);
+/// // SAFETY: the memory is leaked.
+/// unsafe { HEAP.add_region(enough.as_mut_ptr(), error.needed()) }?;
+/// # Ok::<(), RegionError>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RegionError {
@@ -234,10 +255,11 @@ pub struct RegionError {
 enum Kind {
     /// The region begins at zero, and has no other byte.
     Empty,
-    /// Not one page fits beside the metadata.
+    /// Not even the bytes of one page fit beside the metadata.
     NoPage { needed: usize },
-    /// The first region has room for pages, but not for the caches of a first request.
-    NoCaches { pages: usize },
+    /// The first region has no room for the registry, or for the first cache of a preset with
+    /// checks.
+    NoRegistry { needed: usize },
 }
 
 impl RegionError {
@@ -250,6 +272,14 @@ impl RegionError {
     pub const fn bytes(&self) -> usize {
         self.bytes
     }
+
+    /// Returns how many bytes are enough, wherever the region starts. Example: see [`RegionError`].
+    pub const fn needed(&self) -> usize {
+        match self.kind {
+            Kind::Empty => START_AT_ZERO,
+            Kind::NoPage { needed } | Kind::NoRegistry { needed } => needed,
+        }
+    }
 }
 
 impl fmt::Display for RegionError {
@@ -258,13 +288,10 @@ impl fmt::Display for RegionError {
         match self.kind {
             Kind::Empty => f.write_str("it has no byte beyond address zero"),
             Kind::NoPage { needed } => {
-                write!(f, "one page and its metadata need {needed} bytes, wherever they start")
+                write!(f, "the bytes of a page and metadata need {needed}, wherever they start")
             }
-            Kind::NoCaches { pages } => {
-                write!(
-                    f,
-                    "its {pages} pages have no room for a heap's first caches; add a larger region first"
-                )
+            Kind::NoRegistry { needed } => {
+                write!(f, "the first region of this machine's heap needs {needed} bytes")
             }
         }
     }

@@ -13,17 +13,17 @@
 //!   with classes.
 
 use core::alloc::Layout;
+use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use page_frame::{
-    Fault, FaultKind, OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange, Violation,
-};
-use slab::{CacheBuilder, Hardening, Off, Registry, System};
+use page_frame::{OutOfMemory, PAGE_SHIFT, PageMap, PageResize, Tag, TagRange, Violation};
+use slab::{Cache, Hardening, Off, Registry, System};
 
 use crate::borrowed_id::BorrowedId;
 use crate::class::ClassIndex;
 use crate::class_caches::ClassCaches;
 use crate::large::LargeRuns;
+use crate::mixed::Reclaim;
 
 /// Memory of any size and alignment, from the caches of a registry and, beyond
 /// [`LARGEST`](crate::LARGEST), from its page source.
@@ -36,7 +36,7 @@ use crate::large::LargeRuns;
 /// use page_frame::{Arena, SingleCpu};
 /// use slab::Registry;
 ///
-/// let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+/// let mut memory = vec![core::mem::MaybeUninit::uninit(); 8 << 20];
 /// let arena = Arena::new(&mut memory)?;
 /// let kmalloc = Kmalloc::new(Registry::new(&arena, SingleCpu::new())?).with_magazine_bytes(4096);
 /// let layout = Layout::new::<[u8; 20]>();
@@ -145,7 +145,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         };
         match self.caches.hit(class) {
             Some(object) => Ok(object),
-            None => self.allocate_in_cache(class),
+            None => self.allocate_in_cache(class, layout),
         }
     }
 
@@ -155,23 +155,29 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     pub(crate) fn allocate_missed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         match ClassIndex::for_layout(layout) {
-            Some(class) => self.allocate_in_cache(class),
-            None => self.large.allocate(self.source(), layout).map(|run| run.start()),
+            Some(class) => self.allocate_in_cache(class, layout),
+            None => self.caches.allocate_large(&self.large, layout),
         }
     }
 
-    /// Allocates an object of `class` after a miss, from the class's cache, which it builds at the
-    /// first request.
+    /// Allocates for `layout`, of `class`, after a miss: from the class's cache, or without one.
     #[cold]
     #[inline(never)]
-    pub(crate) fn allocate_in_cache(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
+    pub(crate) fn allocate_in_cache(
+        &self,
+        class: ClassIndex,
+        layout: Layout,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
         let borrowed = BorrowedId::new(self.registry().cpu());
         if borrowed.is_lent
             && let Some(object) = self.caches.hit(class)
         {
             return Ok(object);
         }
-        self.caches.get_or_build(class, CacheBuilder::build)?.allocate_missed()
+        match self.caches.get_pure(class) {
+            Some(cache) => cache.allocate_missed(),
+            None => self.caches.allocate_mixed(class, layout, Reclaim::Allowed),
+        }
     }
 
     /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, without reclaiming: the
@@ -183,12 +189,16 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// [`allocate`](Self::allocate).
     pub fn try_allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(class) = ClassIndex::for_layout(layout) else {
-            return self.large.try_allocate(self.source(), layout).map(|run| run.start());
+            let run = self.large.try_allocate(self.source(), layout).map(|run| run.start());
+            return run.or_else(|_| self.caches.try_allocate_bytes(layout));
         };
         if let Some(object) = self.caches.hit(class) {
             return Ok(object);
         }
-        self.caches.get_or_build(class, CacheBuilder::try_build)?.try_allocate()
+        match self.caches.get_pure(class) {
+            Some(cache) => cache.try_allocate(),
+            None => self.caches.allocate_mixed(class, layout, Reclaim::Refused),
+        }
     }
 
     /// Allocates memory for `layout` that reads as zero, up to its
@@ -199,11 +209,20 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// As [`allocate`](Self::allocate).
     pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let (start, bytes, is_zero) = match ClassIndex::for_layout(layout) {
-            Some(class) => (self.allocate_in(class)?, class.size(), false),
-            None => {
-                let run = self.large.allocate(self.source(), layout)?;
-                (run.start(), run.pages() << PAGE_SHIFT, run.is_zero())
-            }
+            Some(class) => match self.caches.hit(class) {
+                Some(object) => (object, class.size(), false),
+                None => {
+                    let start = self.allocate_in_cache(class, layout)?;
+                    (start, self.bytes_in(class, start), false)
+                }
+            },
+            None => match self.large.allocate(self.source(), layout) {
+                Ok(run) => (run.start(), run.pages() << PAGE_SHIFT, run.is_zero()),
+                Err(OutOfMemory) => {
+                    let start = self.caches.allocate_large_otherwise(&self.large, layout)?;
+                    (start, self.usable_size(start).unwrap_or(layout.size()), false)
+                }
+            },
         };
         if !is_zero {
             // SAFETY: the memory was just allocated with that many bytes, and no other code has it.
@@ -212,10 +231,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         Ok(start)
     }
 
-    /// Allocates an object of `class`.
+    /// Allocates for `layout`, which has `class`.
     #[inline]
-    pub(crate) fn allocate_in(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
-        self.caches.hit(class).map_or_else(|| self.allocate_in_cache(class), Ok)
+    pub(crate) fn allocate_in(
+        &self,
+        class: ClassIndex,
+        layout: Layout,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        self.caches.hit(class).map_or_else(|| self.allocate_in_cache(class, layout), Ok)
     }
 
     /// Frees an allocation of any size. Takes one load more than [`free_sized`](Self::free_sized).
@@ -251,9 +274,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     unsafe fn free_missed(&self, start: NonNull<u8>) {
-        // SAFETY: clause 1 of `free_borrowing`: by clause 1 and I1 `start` was allocated from the
-        // tag's class.
-        unsafe { self.free_borrowing(self.class_at(start), start) };
+        let class = self.class_at(start);
+        let find = |class| self.caches.get(class);
+        // SAFETY: clause 1 of `free_borrowing`: by I1 `start` is an object of the class's cache, or
+        // without a class the caller's by clause 1.
+        unsafe { self.free_borrowing(class, find, start) };
     }
 
     /// Frees an allocation for `layout`. A hit is a push in the caller's CPU slot, without a
@@ -266,7 +291,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
         if let Some(class) = ClassIndex::of_some_bytes(layout) {
-            // SAFETY: clauses 1 and 2: `start` was allocated from the layout's class, and the
+            // SAFETY: clauses 1 and 2: `start` was allocated for the layout's class, and the
             // caller gives it up.
             if unsafe { self.caches.free_hit(class, start) } {
                 return;
@@ -284,77 +309,63 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     #[track_caller]
     pub(crate) unsafe fn free_sized_missed(&self, start: NonNull<u8>, layout: Layout) {
-        // SAFETY: clause 1 of `free_borrowing`: by clause 1 `start` was allocated from the layout's
-        // class.
-        unsafe { self.free_borrowing(ClassIndex::for_layout(layout), start) };
+        let find = |class| self.caches.get_pure(class);
+        // SAFETY: clause 1 of `free_borrowing`: by clause 1 `start` was allocated for the layout's
+        // class, so it is its cache's if the class is pure (I3 of the caches).
+        unsafe { self.free_borrowing(ClassIndex::for_layout(layout), find, start) };
     }
 
-    /// Frees as [`free_in`](Self::free_in) does, after a miss. If the machine lends the caller an
-    /// id, it tries for a hit again.
+    /// Frees memory allocated for `class`, after a miss: to the cache that `find` finds, or as
+    /// [`free_mixed`](Self::free_mixed) and [`free_without_class`](ClassCaches::free_without_class)
+    /// do. If the machine lends the caller an id, it tries for a hit again.
     ///
     /// # Safety
-    /// 1. As for [`free_in`](Self::free_in).
+    /// 1. `start` was allocated for `class`, or without one; it is an object of the cache that
+    ///    `find` returns.
+    /// 2. The caller owns it, and no code uses it from now on.
     #[inline(always)]
     #[track_caller]
-    unsafe fn free_borrowing(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
+    unsafe fn free_borrowing(
+        &self,
+        class: Option<ClassIndex>,
+        find: impl Fn(ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>>,
+        start: NonNull<u8>,
+    ) {
         let borrowed = BorrowedId::new(self.registry().cpu());
         if borrowed.is_lent
             && let Some(class) = class
         {
-            // SAFETY: clause 1 of `free_hit`: an object of `class`, which the caller gives up.
+            // SAFETY: clauses 1 and 2 of `free_hit`: clauses 1 and 2.
             if unsafe { self.caches.free_hit(class, start) } {
                 return;
             }
         }
-        // SAFETY: clause 1.
-        unsafe { self.free_in(class, start) };
-    }
-
-    /// Frees an object of `class`, or a run of pages if `class` is `None`.
-    ///
-    /// # Safety
-    /// 1. `start` is such an allocation, which the caller owns, and no code uses it from now on.
-    #[track_caller]
-    pub(crate) unsafe fn free_in(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
-        let is_ours = match class {
-            Some(class) => match self.caches.get(class) {
-                Some(cache) => {
-                    // SAFETY: clause 1: an object of this class came from the class's cache.
-                    unsafe { cache.free(start) };
-                    true
-                }
-                None => false,
-            },
-            // SAFETY: clause 1: no object of a class, so a run.
-            None => unsafe { self.large.free(self.source(), start) },
+        let Some(class) = class else {
+            // SAFETY: clauses 1 and 2 of `free_without_class`: clauses 1 and 2.
+            return unsafe { self.caches.free_without_class(&self.large, start) };
         };
-        if !is_ours {
-            self.report_foreign(start);
+        match find(class) {
+            // SAFETY: clauses 1 and 2: an object of this cache, which the caller gives up.
+            Some(cache) => unsafe { cache.free(start) },
+            // SAFETY: clause 1 of `free_mixed`: clause 2.
+            None => unsafe { self.free_mixed(start) },
         }
     }
 
-    /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None`
-    /// for an address at which no allocation of this allocator starts, as far as the page map
-    /// shows. O(1), no lock.
+    /// Frees memory of a class that is not pure: the page map says whether it is an object.
     ///
-    /// Reads only the page map, not the memory at `start`, so any address is allowed. The result
-    /// for memory that is freed meanwhile is out of date. Example: see [`Kmalloc`].
-    pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
-        self.usable_size_in(self.class_at(start), start)
-    }
-
-    /// Returns [`usable_size`](Self::usable_size) of an address whose class is `class`.
-    pub(crate) fn usable_size_in(
-        &self,
-        class: Option<ClassIndex>,
-        start: NonNull<u8>,
-    ) -> Option<usize> {
-        match class {
-            Some(class) => Some(class.size()),
-            None => {
-                let pages = LargeRuns::pages_at(self.source(), start.addr().get());
-                pages.map(|pages| pages << PAGE_SHIFT)
-            }
+    /// # Safety
+    /// 1. The caller owns the allocation at `start`, and no code uses it from now on.
+    #[cold]
+    #[inline(never)]
+    #[track_caller]
+    unsafe fn free_mixed(&self, start: NonNull<u8>) {
+        match self.class_at(start).and_then(|class| self.caches.get(class)) {
+            // SAFETY: clauses 1 and 2: by I1 an object of this cache; clause 1.
+            Some(cache) => unsafe { cache.free(start) },
+            // SAFETY: clauses 1 and 2 of `free_without_class`: it is in no slab of a class; clause
+            // 1.
+            None => unsafe { self.caches.free_without_class(&self.large, start) },
         }
     }
 
@@ -373,8 +384,9 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.large.pages()
     }
 
-    /// Returns all pages held: those of the registry with all its caches, and those of large
-    /// allocations. O(caches), takes their locks. Example: see [`Kmalloc`].
+    /// Returns all pages held: those of the registry with all its caches and with the bytes of a
+    /// small memory, and those of large allocations. O(caches), takes their locks.
+    /// Example: see [`Kmalloc`].
     pub fn pages_held(&self) -> usize {
         self.registry().pages_held() + self.large_pages()
     }
@@ -408,21 +420,6 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     pub(crate) fn source(&self) -> &S::Pages {
         self.registry().source()
-    }
-
-    /// Returns what is wrong with a free of `address`, at which no allocation starts.
-    pub(crate) fn misuse_at(&self, address: usize) -> FaultKind {
-        // SAFETY: clause 1 of `tag`: the registry has not moved its source since `with_hardening`.
-        let is_ours = |address| unsafe { self.tags.tag(address) }.is_some();
-        LargeRuns::misuse_at(self.source(), is_ours, address)
-    }
-
-    /// Reports that no allocation starts at `start`.
-    #[cold]
-    #[track_caller]
-    pub(crate) fn report_foreign(&self, start: NonNull<u8>) {
-        let address = start.addr().get();
-        self.registry().report(&Fault::at_address(self.misuse_at(address), address));
     }
 }
 

@@ -141,14 +141,15 @@ impl LargeRuns {
     /// source can. Returns whether it did.
     ///
     /// # Safety
-    /// 1. Both are large allocations that the caller owns, of at least that many bytes.
+    /// 1. Both are allocations without a class that the caller owns, of at least that many bytes.
     pub(crate) unsafe fn remap<P: PageResize>(
         source: &P,
         from: NonNull<u8>,
         to: NonNull<u8>,
         bytes: usize,
     ) -> bool {
-        if Self::pages_at(source, to.addr().get()).is_none() {
+        let is_run = |start: NonNull<u8>| Self::pages_at(source, start.addr().get()).is_some();
+        if !is_run(from) || !is_run(to) {
             return false;
         }
         let from = source.pointer(from.addr().get());

@@ -101,6 +101,7 @@ mod heap;
 mod kmalloc;
 mod large;
 mod linux;
+mod mixed;
 mod resize;
 mod shrink;
 mod static_kmalloc;

@@ -6,7 +6,7 @@ use core::ptr::NonNull;
 use page_frame::{OutOfMemory, PageResize};
 use slab::{Hardening, System};
 
-use crate::class::ClassIndex;
+use crate::class::{ClassIndex, LARGEST};
 use crate::kmalloc::Kmalloc;
 
 /// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's
@@ -47,11 +47,20 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             16 => ClassIndex::for_double_steps(bytes),
             _ => ClassIndex::for_size(bytes),
         };
-        let Some(class) = class else { return self.allocate_missed(layout(bytes)?) };
-        match self.caches.hit(class) {
-            Some(object) => Ok(object),
-            None => self.allocate_in_cache(class),
+        // The one cold call comes last, and gets no more than the caller has in a register.
+        if let Some(class) = class
+            && let Some(object) = self.caches.hit(class)
+        {
+            return Ok(object);
         }
+        self.kmalloc_missed(bytes)
+    }
+
+    /// Allocates as [`kmalloc`](Self::kmalloc) does, after a miss, or for a size without a class.
+    #[cold]
+    #[inline(never)]
+    fn kmalloc_missed(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
+        self.allocate_missed(layout(bytes)?)
     }
 
     /// Allocates `bytes` bytes that read as zero. Example: see [`Kmalloc::kmalloc`].
@@ -97,7 +106,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
         let class = self.class_at(start);
         let Some(bytes) = self.usable_size_in(class, start) else {
-            self.report_foreign(start);
+            self.caches.report_foreign(start);
             return Err(OutOfMemory);
         };
         // SAFETY: clauses 1 and 2; class and usable size are those of the allocation.
@@ -125,6 +134,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     }
 }
 
+/// Returns the layout of `bytes` bytes: powers of two up to the largest class are aligned to
+/// themselves, as their classes are.
 fn layout(bytes: usize) -> Result<Layout, OutOfMemory> {
-    Ok(Layout::from_size_align(bytes, ALIGNMENT)?)
+    let is_power = bytes.is_power_of_two() && bytes <= LARGEST;
+    let alignment = if is_power { bytes.max(ALIGNMENT) } else { ALIGNMENT };
+    Ok(Layout::from_size_align(bytes, alignment)?)
 }

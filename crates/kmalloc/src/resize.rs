@@ -1,5 +1,5 @@
-//! The size of an allocation: checking it, and changing it, in place where its class or its run
-//! allows that, otherwise by moving.
+//! The size of an allocation: how many bytes may be used, checks of it, and its change, in place
+//! where the class, the run or the granules allow that, otherwise by moving.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
@@ -50,7 +50,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
         match self.usable_size_in(class, start) {
             Some(bytes) => Ok(bytes),
-            None => Err(Fault::at_address(self.misuse_at(start.addr().get()), start.addr().get())),
+            None => {
+                let address = start.addr().get();
+                Err(Fault::at_address(self.caches.misuse_at(address), address))
+            }
         }
     }
 
@@ -63,6 +66,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     pub fn check_layout(&self, start: NonNull<u8>, layout: Layout) -> Result<(), Fault> {
         let allocated = self.check(start)?;
         let given = match ClassIndex::for_layout(layout) {
+            _ if self.caches.bytes_at(start).is_some() => layout.size().max(1).next_multiple_of(16),
             Some(class) => class.size(),
             None => pages_for(layout.size()) << PAGE_SHIFT,
         };
@@ -111,20 +115,29 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         new: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let (source, new_class) = (self.source(), ClassIndex::for_layout(new));
+        // Memory of a class that is not pure may be bytes.
+        let class = match class {
+            Some(class) if self.caches.get_pure(class).is_some() => Some(class),
+            Some(_) => self.class_at(start),
+            None => None,
+        };
         let stays = match (class, new_class) {
             (Some(old), Some(new)) => old == new,
-            // SAFETY: clause 1: without a class it is large, and what is behind the new size is
-            // given up.
-            (None, None) => unsafe { self.large.resize(source, start, new.size()) },
+            // SAFETY: clause 1: without a class it is large or bytes, and what is behind the new
+            // size is given up.
+            (None, _) => unsafe { self.resize_without_class(start, new) },
             _ => false,
         };
         if stays {
             return Ok(start);
         }
         let moved = match new_class {
-            Some(class) => self.allocate_in(class)?,
-            None if new.size() > bytes => self.large.allocate_with_room(source, new)?,
-            None => self.large.allocate(source, new)?.start(),
+            Some(class) => self.allocate_in(class, new)?,
+            None if new.size() > bytes => match self.large.allocate_with_room(source, new) {
+                Ok(start) => start,
+                Err(OutOfMemory) => self.caches.allocate_large_otherwise(&self.large, new)?,
+            },
+            None => self.caches.allocate_large(&self.large, new)?,
         };
         let kept = bytes.min(new.size());
         // SAFETY: clause 1: both are large allocations of the caller's, of at least `kept` bytes.
@@ -135,8 +148,63 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             // SAFETY: both have `kept` bytes, and one was just allocated, so they do not overlap.
             unsafe { moved.copy_from_nonoverlapping(start, kept) };
         }
-        // SAFETY: clause 1: the content has been moved out, and the caller gives the allocation up.
-        unsafe { self.free_in(class, start) };
+        match class.and_then(|class| self.caches.get(class)) {
+            // SAFETY: clauses 1 and 2: an object of the class's cache, whose content has been moved
+            // out, and which the caller gives up.
+            Some(cache) => unsafe { cache.free(start) },
+            // SAFETY: clauses 1 and 2: no object of a class, and as above.
+            None => unsafe { self.caches.free_without_class(&self.large, start) },
+        }
         Ok(moved)
+    }
+
+    /// Changes the size of a run of pages or of bytes to that of `new`, without moving them.
+    /// Returns whether that succeeded.
+    ///
+    /// # Safety
+    /// 1. The caller owns what is at `start`, no object of a class, and no code uses a tail that is
+    ///    given up.
+    unsafe fn resize_without_class(&self, start: NonNull<u8>, new: Layout) -> bool {
+        if LargeRuns::pages_at(self.source(), start.addr().get()).is_some() {
+            let is_large = ClassIndex::for_layout(new).is_none();
+            // SAFETY: clause 1: a run of pages starts here.
+            return is_large && unsafe { self.large.resize(self.source(), start, new.size()) };
+        }
+        // SAFETY: clause 1.
+        start.addr().get() % new.align() == 0
+            && unsafe { self.caches.resize_bytes(start, new.size()) }
+    }
+
+    /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None`
+    /// for an address at which no allocation of this allocator starts, as far as the page map
+    /// shows. O(1), no lock.
+    ///
+    /// Reads only the page map, not the memory at `start`, so any address is allowed. The result
+    /// for memory that is freed meanwhile is out of date. Example: see [`Kmalloc`].
+    pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
+        self.usable_size_in(self.class_at(start), start)
+    }
+
+    /// Returns [`usable_size`](Self::usable_size) of an address whose class is `class`.
+    pub(crate) fn usable_size_in(
+        &self,
+        class: Option<ClassIndex>,
+        start: NonNull<u8>,
+    ) -> Option<usize> {
+        match class {
+            Some(class) => Some(class.size()),
+            None => {
+                let pages = LargeRuns::pages_at(self.source(), start.addr().get());
+                pages.map(|pages| pages << PAGE_SHIFT).or_else(|| self.caches.bytes_at(start))
+            }
+        }
+    }
+
+    /// Returns the bytes that may be used of memory that was just allocated for `class`.
+    pub(crate) fn bytes_in(&self, class: ClassIndex, start: NonNull<u8>) -> usize {
+        match self.caches.get_pure(class) {
+            Some(_) => class.size(),
+            None => self.usable_size(start).expect("it was just allocated"),
+        }
     }
 }

@@ -13,7 +13,8 @@ use page_frame::{
 };
 use slab::Registry;
 
-const PAGES: usize = 512;
+/// More than a small memory has, so that classes have caches.
+const PAGES: usize = 1100;
 
 fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 8).expect("a layout")

@@ -20,8 +20,8 @@
 //! objects. Each layer names only the trait of the layer below, and the traits are here:
 //!
 //! - [`PageSource`] allocates and frees blocks. [`PageResize`] adds runs of any number of pages.
-//!   Adapters around a page source are page sources themselves: [`Counted`], [`Limited`],
-//!   [`Reclaiming`].
+//!   [`ByteSource`] adds memory of any size, for memories in which a page is much. Adapters around
+//!   a page source are page sources themselves: [`Counted`], [`Limited`], [`Reclaiming`].
 //! - [`PageMap`] maps an address to a tag and an owner, from a byte and a word for each page.
 //!   [`ForwardPageMap`] implements it for an adapter in one method.
 //! - [`Shrink`] releases pages when memory is short. [`ShrinkList`] calls several shrinkers.
@@ -87,6 +87,7 @@ pub use percpu::slot::PerCpuSlot;
 pub use percpu::slot_stride::WithSlotStride;
 pub use percpu::take_over::TakeOver;
 pub use source::arena::{Arena, TooSmall};
+pub use source::byte_source::ByteSource;
 pub use source::counted::Counted;
 pub use source::limited::Limited;
 pub use source::page_source::{NoPages, PageSource};

@@ -1,8 +1,13 @@
 //! Blocks and runs of an arena, and misuse that it detects.
 
+use std::alloc::Layout;
 use std::mem::MaybeUninit;
+use std::ptr::NonNull;
 
-use page_frame::{Arena, Order, PAGE_SIZE, PageBlock, PageMap, PageResize, PageSource, Tag};
+use page_frame::{
+    Arena, FaultKind, Order, PAGE_SIZE, PageBlock, PageMap, PageResize, PageSource, Tag,
+};
+use testkit::Random;
 
 fn memory(bytes: usize) -> Vec<MaybeUninit<u8>> {
     vec![MaybeUninit::uninit(); bytes]
@@ -84,5 +89,103 @@ fn a_double_free_is_a_fault() {
         let block = unsafe { PageBlock::from_raw(start, order, false) };
         // SAFETY: breaks clause 1 a second time; the fault comes before anything is touched.
         unsafe { arena.free(block) };
+    }
+}
+
+/// What one allocation of a history came from.
+enum Kind {
+    Block(Order),
+    Run(usize),
+    Bytes,
+}
+
+/// Blocks, runs and bytes of a small arena, at random: no two overlap, and everything comes back.
+#[test]
+fn pages_and_bytes_of_a_small_arena_share_its_memory() {
+    let order = |number: usize| Order::new(number as u8).expect("small");
+    for (seed, bytes) in [9_000, 40_000, 300_000].into_iter().enumerate() {
+        let mut memory = memory(bytes);
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let source = arena.byte_source().expect("a small memory");
+        let mut random = Random::new(seed as u64 + 1);
+        let mut live: Vec<(usize, usize, NonNull<u8>, Kind)> = Vec::new();
+        for _ in 0..4000 {
+            if random.below(5) < 3 {
+                let made = match random.below(6) {
+                    0 => arena.allocate(order(random.below(3))).ok().map(|block| {
+                        let (start, order) = block.into_raw();
+                        (start, order.bytes(), Kind::Block(order))
+                    }),
+                    1 => arena
+                        .allocate_run(1 + random.below(5), Order::ZERO)
+                        .ok()
+                        .map(|run| (run.start(), run.pages() * PAGE_SIZE, Kind::Run(run.pages()))),
+                    _ => {
+                        let layout =
+                            Layout::from_size_align(random.below(700), 1 << random.below(9));
+                        let layout = layout.expect("small");
+                        source.allocate_bytes(layout).ok().map(|start| {
+                            assert_eq!(start.addr().get() % layout.align(), 0);
+                            (start, layout.size().max(1), Kind::Bytes)
+                        })
+                    }
+                };
+                let Some((start, length, kind)) = made else { continue };
+                let (first, end) = (start.addr().get(), start.addr().get() + length);
+                let overlaps =
+                    live.iter().any(|(other, other_end, ..)| first < *other_end && *other < end);
+                assert!(!overlaps, "memory in use was allocated again");
+                live.push((first, end, start, kind));
+            } else if !live.is_empty() {
+                let (first, _, start, kind) = live.swap_remove(random.below(live.len()));
+                match kind {
+                    Kind::Block(order) => {
+                        // SAFETY: no bytes start here, so nothing changes.
+                        assert!(unsafe { source.free_at(start) }.is_err());
+                        // SAFETY: clauses 1 to 3: allocated here and taken apart.
+                        let block = unsafe { PageBlock::from_raw(start, order, false) };
+                        // SAFETY: from this arena, not in use.
+                        unsafe { arena.free(block) };
+                    }
+                    Kind::Run(pages) => {
+                        // SAFETY: no bytes start here, so nothing changes.
+                        assert!(unsafe { source.free_at(start) }.is_err());
+                        // SAFETY: from this arena, not in use.
+                        unsafe { arena.free_run(start, pages) };
+                    }
+                    Kind::Bytes => {
+                        assert_eq!(source.bytes_at(first + 1), Err(FaultKind::InteriorPointer));
+                        // SAFETY: from this source, not in use.
+                        assert_eq!(unsafe { source.free_at(start) }, Ok(()));
+                        assert_eq!(source.bytes_at(first), Err(FaultKind::DoubleFree));
+                    }
+                }
+            }
+            arena.validate().expect("consistent");
+            let byte_pages = |(first, end, _, kind): &(usize, usize, NonNull<u8>, Kind)| match kind
+            {
+                Kind::Bytes => Some(first / PAGE_SIZE..=(end - 1) / PAGE_SIZE),
+                _ => None,
+            };
+            let pages: std::collections::HashSet<usize> =
+                live.iter().filter_map(byte_pages).flatten().collect();
+            let whole = pages.iter().filter(|page| arena.contains(**page * PAGE_SIZE)).count();
+            assert_eq!(source.byte_pages(), whole);
+        }
+        for (_, _, start, kind) in live {
+            match kind {
+                Kind::Block(order) => {
+                    // SAFETY: clauses 1 to 3: allocated here and taken apart.
+                    let block = unsafe { PageBlock::from_raw(start, order, false) };
+                    // SAFETY: from this arena, not in use.
+                    unsafe { arena.free(block) };
+                }
+                // SAFETY: from this arena, not in use.
+                Kind::Run(pages) => unsafe { arena.free_run(start, pages) },
+                // SAFETY: from this source, not in use.
+                Kind::Bytes => assert_eq!(unsafe { source.free_at(start) }, Ok(())),
+            }
+        }
+        assert_eq!((arena.free_bytes(), arena.free_pages()), (arena.bytes(), arena.pages()));
     }
 }

@@ -49,6 +49,7 @@ mod cache_inner;
 mod debug;
 mod hardening;
 pub mod linux;
+mod own_memory;
 mod patience;
 mod percpu;
 mod registry;

@@ -21,7 +21,7 @@ use page_frame::{Cpu, PageMap, PageSource};
 ///     registry.pages_held()
 /// }
 ///
-/// let memory = Vec::leak(vec![core::mem::MaybeUninit::uninit(); 1 << 20]);
+/// let memory = Vec::leak(vec![core::mem::MaybeUninit::uninit(); 8 << 20]);
 /// let (arena, cpu) = (Arena::new(memory)?, SingleCpu::new());
 /// let registry = Registry::for_system(arena, cpu, page_frame::panic_on_fault)?;
 /// assert!(pages_held(&registry) > 0);

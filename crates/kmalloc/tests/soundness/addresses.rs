@@ -13,7 +13,7 @@ use testkit::steps;
 
 #[test]
 fn sizes_of_addresses_that_are_freed_meanwhile_are_numbers_alone() {
-    let mut memory = vec![MaybeUninit::uninit(); 4 << 20];
+    let mut memory = vec![MaybeUninit::uninit(); 8 << 20];
     let arena = Arena::new(&mut memory).expect("large enough");
     let kmalloc = Kmalloc::new(Registry::new(&arena, Threads).expect("room"));
     let (address, stop) = (AtomicPtr::new(std::ptr::dangling_mut::<u8>()), AtomicBool::new(false));
@@ -23,7 +23,7 @@ fn sizes_of_addresses_that_are_freed_meanwhile_are_numbers_alone() {
                 let start = NonNull::new(address.load(Ordering::Relaxed)).expect("never null");
                 let bytes = kmalloc.ksize(start);
                 let is_class = ClassIndex::all().any(|class| class.size() == bytes);
-                let is_run = bytes % PAGE_SIZE == 0 && bytes <= 4 << 20;
+                let is_run = bytes % PAGE_SIZE == 0 && bytes <= 8 << 20;
                 assert!(is_class || is_run, "{bytes} bytes");
             }
         });

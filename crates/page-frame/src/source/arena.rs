@@ -6,9 +6,14 @@
 //! caller asks for. `slab` and `kmalloc` can run on an arena without a buddy allocator, on a
 //! microcontroller or in a test.
 //!
+//! Below [`Arena::SMALL_BYTES`] the bits are those of granules of 16 bytes ([`Granules`]), from
+//! the end of the bookkeeping to the end of the memory. Then pages and memory of any size
+//! ([`ByteSource`](crate::ByteSource)) come from the same free granules, and the bytes in front of
+//! the first whole page and behind the last one are used too.
+//!
 //! # Invariants
 //! - I1: the number of free pages is the number of clear bits.
-//! - I2: the tag of a free page is [`Tag::NONE`].
+//! - I2: the tag of a free page, and of one with other allocations than pages, is [`Tag::NONE`].
 //!
 //! # Concurrency
 //! One spin lock, which does not mask interrupts: interrupt handlers must not use an arena. They
@@ -16,24 +21,21 @@
 //!
 //! # Costs
 //! Allocation is O(pages / 64) at worst, and begins at the lowest free page. Freeing is
-//! O(pages / 64) of the block.
+//! O(pages / 64) of the block. `granules.rs` has the costs of a small arena.
 
 use core::fmt;
 use core::marker::PhantomData;
 use core::mem::MaybeUninit;
 use core::ptr::NonNull;
 
-use crate::block::PageBlock;
-use crate::error::OutOfMemory;
-use crate::fault::{Fault, FaultKind, panic_on_fault};
-use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
+use crate::order::{PAGE_SHIFT, PAGE_SIZE};
 use crate::page_map::array::PageMapArray;
 use crate::page_map::forward::ForwardPageMap;
 use crate::page_map::map::PageMap;
 use crate::page_map::tag::Tag;
+use crate::source::arena_bits::{ArenaBits, SmallMemory};
+use crate::source::granules::{GRANULE, Granules};
 use crate::source::page_bits::PageBits;
-use crate::source::page_source::PageSource;
-use crate::source::run::{PageResize, PageRun};
 use crate::sync::lock::Lock;
 use crate::violation::Violation;
 
@@ -54,9 +56,15 @@ use crate::violation::Violation;
 /// ```
 #[derive(Debug)]
 pub struct Arena<'m> {
-    first: NonNull<u8>,
-    map: PageMapArray<'m>,
-    bits: Lock<PageBits>,
+    /// The first page.
+    pub(super) first: NonNull<u8>,
+    /// The first granule of a small arena; the first page of a large one.
+    pub(super) first_granule: NonNull<u8>,
+    /// The bytes from the first granule to the end of the last one, or of the last page.
+    bytes: usize,
+    pub(super) serves_bytes: bool,
+    pub(super) map: PageMapArray<'m>,
+    pub(super) bits: Lock<ArenaBits>,
     _memory: PhantomData<&'m mut [MaybeUninit<u8>]>,
 }
 
@@ -66,7 +74,8 @@ unsafe impl Send for Arena<'_> {}
 // the map.
 unsafe impl Sync for Arena<'_> {}
 
-/// The memory given to an [`Arena`] is too small for the bookkeeping and one page.
+/// The memory given to an [`Arena`] is too small for the bookkeeping and as many bytes as a page
+/// has.
 ///
 /// ```
 /// use page_frame::Arena;
@@ -74,7 +83,7 @@ unsafe impl Sync for Arena<'_> {}
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooSmall {
-    /// The bytes that one page needs, wherever the memory starts.
+    /// The bytes that are enough, wherever the memory starts.
     pub needed: usize,
     /// The bytes given.
     pub given: usize,
@@ -82,7 +91,11 @@ pub struct TooSmall {
 
 impl fmt::Display for TooSmall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "an arena of one page needs {} bytes, {} were given", self.needed, self.given)
+        write!(
+            f,
+            "an arena of a page's bytes needs {} bytes, {} were given",
+            self.needed, self.given
+        )
     }
 }
 
@@ -93,7 +106,7 @@ impl<'m> Arena<'m> {
     /// memory. O(pages). Example: see [`Arena`].
     ///
     /// # Errors
-    /// [`TooSmall`] when not even one page fits beside the bookkeeping.
+    /// [`TooSmall`] when not even the bytes of one page fit beside the bookkeeping.
     pub fn new(memory: &'m mut [MaybeUninit<u8>]) -> Result<Self, TooSmall> {
         let given = memory.len();
         // SAFETY: the reference is exclusive during `'m` and valid for its length.
@@ -115,61 +128,57 @@ impl<'m> Arena<'m> {
     /// ```
     ///
     /// # Errors
-    /// [`TooSmall`] when not even one page fits beside the bookkeeping.
+    /// [`TooSmall`] when not even the bytes of one page fit beside the bookkeeping.
     ///
     /// # Safety
     /// 1. The memory is valid for reads and writes during `'m`, and no other code uses it.
     pub unsafe fn from_raw(start: NonNull<u8>, bytes: usize) -> Result<Self, TooSmall> {
-        let too_small = TooSmall { needed: Self::needed_for_one_page(), given: bytes };
-        let skip = start.align_offset(64).min(bytes);
-        // The bookkeeping grows with the pages: start with as many as the memory has, and drop
-        // pages until both fit.
-        let mut pages = (bytes - skip) >> PAGE_SHIFT;
-        let base = start.addr().get();
-        let lead = loop {
-            if pages == 0 {
-                return Err(too_small);
-            }
-            let bookkeeping_end = base + skip + Self::bookkeeping(pages);
-            let lead = bookkeeping_end.next_multiple_of(PAGE_SIZE) - base;
-            let needed = lead + pages * PAGE_SIZE;
-            if needed <= bytes {
-                break lead;
-            }
-            pages -= (needed - bytes).div_ceil(PAGE_SIZE).min(pages);
-        };
-        // SAFETY: clause 1: `skip` bytes are inside the memory.
-        let metadata = unsafe { start.add(skip) };
-        // SAFETY: clause 1: the loop checked that `lead` bytes and the pages after them are inside
-        // the memory.
-        let first = unsafe { start.add(lead) };
-        // SAFETY: clause 1; the loop left room for the bookkeeping.
-        unsafe { metadata.write_bytes(0, Self::bookkeeping(pages)) };
-        // SAFETY: the map's part of the bookkeeping, 64-aligned by `skip`, just zeroed; `first` is
-        // ours by clause 1.
-        let map = unsafe { PageMapArray::new_in(first, pages, metadata) };
+        let too_small = TooSmall { needed: Self::NEEDED, given: bytes };
+        let plan = Plan::new(start.addr().get(), bytes).ok_or(too_small)?;
+        // SAFETY: clause 1: the plan's places are inside the memory.
+        let metadata = unsafe { start.add(plan.metadata) };
+        // SAFETY: clause 1: as above.
+        let first_granule = unsafe { start.add(plan.first_granule) };
+        // Beyond the memory if there is no page.
+        let first = start.as_ptr().wrapping_add(plan.first_page);
+        let first = NonNull::new(first).unwrap_or(first_granule);
+        // SAFETY: clause 1; the plan leaves room for the bookkeeping in front of the granules.
+        unsafe { metadata.write_bytes(0, plan.bookkeeping) };
+        // SAFETY: the map's part of the bookkeeping, 64-aligned by the plan, just zeroed; `first`
+        // is ours by clause 1.
+        let map = unsafe { PageMapArray::new_in(first, plan.pages, metadata) };
         // SAFETY: the bits follow the map's entries, inside the bookkeeping.
-        let words = unsafe { metadata.add(Self::map_bytes(pages)) }.cast();
-        // SAFETY: clause 1: the bits' part of the bookkeeping, a multiple of 64 behind a multiple
-        // of 64, just zeroed, and no other code uses it.
-        let bits = unsafe { PageBits::new_in(words, pages) };
-        Ok(Self { first, map, bits: Lock::new(bits), _memory: PhantomData })
+        let words = unsafe { metadata.add(map_bytes(plan.pages)) }.cast();
+        let bits = if plan.is_small {
+            // SAFETY: clause 1: the bits' part of the bookkeeping, a multiple of 64 behind a
+            // multiple of 64, just zeroed, and no other code uses it.
+            let granules = unsafe { Granules::new_in(words, plan.bytes / GRANULE) };
+            let first_page = (plan.first_page - plan.first_granule) / GRANULE;
+            ArenaBits::Granules(SmallMemory::new(granules, first_page, plan.pages))
+        } else {
+            // SAFETY: clause 1: as above.
+            ArenaBits::Pages(unsafe { PageBits::new_in(words, plan.pages) })
+        };
+        let (bits, serves_bytes) = (Lock::new(bits), plan.is_small);
+        let (bytes, _memory) = (plan.bytes, PhantomData);
+        Ok(Self { first, first_granule, bytes, serves_bytes, map, bits, _memory })
     }
 
-    /// Returns the bytes in which one page fits beside the bookkeeping, wherever they start: up to
-    /// a cache line lies before the bookkeeping, and up to a page between it and the page.
-    const fn needed_for_one_page() -> usize {
-        64 + Self::bookkeeping(1) + 2 * PAGE_SIZE
-    }
+    /// Up to this size an arena also serves memory of any size, see
+    /// [`ByteSource`](crate::ByteSource).
+    ///
+    /// ```
+    /// use page_frame::{Arena, PageSource};
+    /// let mut memory = vec![core::mem::MaybeUninit::uninit(); Arena::SMALL_BYTES + 1];
+    /// assert!(Arena::new(&mut memory)?.byte_source().is_none());
+    /// assert!(Arena::new(&mut memory[1..])?.byte_source().is_some());
+    /// # Ok::<(), page_frame::TooSmall>(())
+    /// ```
+    pub const SMALL_BYTES: usize = 4 << 20;
 
-    const fn bookkeeping(pages: usize) -> usize {
-        Self::map_bytes(pages) + PageBits::bytes(pages)
-    }
-
-    /// Returns the bytes of the page map of `pages` pages, rounded up to a multiple of 64.
-    const fn map_bytes(pages: usize) -> usize {
-        PageMapArray::metadata_bytes(pages).next_multiple_of(64)
-    }
+    /// The bytes in which those of one page fit beside the bookkeeping, wherever they start: up to
+    /// a cache line lies before the bookkeeping, and a granule is lost at the end.
+    pub(super) const NEEDED: usize = 64 + bookkeeping(2 * PAGE_SIZE, true) + PAGE_SIZE + GRANULE;
 
     /// Returns the size in pages. Example: see [`Arena`].
     pub fn pages(&self) -> usize {
@@ -178,7 +187,26 @@ impl<'m> Arena<'m> {
 
     /// Returns the number of free pages. Takes the lock. Example: see [`Arena`].
     pub fn free_pages(&self) -> usize {
-        self.bits.lock().free()
+        self.bits.lock().free_pages()
+    }
+
+    /// Returns the size in bytes without the bookkeeping: of the pages, and in a small arena also
+    /// of the parts of pages at both ends.
+    ///
+    /// ```
+    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
+    /// let arena = page_frame::Arena::new(&mut memory)?;
+    /// assert!(arena.bytes() > 62 * 1024 && arena.free_bytes() == arena.bytes());
+    /// # Ok::<(), page_frame::TooSmall>(())
+    /// ```
+    pub const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Returns the number of free bytes. Takes the lock.
+    /// Example: see [`Arena::bytes`].
+    pub fn free_bytes(&self) -> usize {
+        self.bits.lock().free_bytes()
     }
 
     /// Returns whether `address` lies in a page of this arena. O(1), no lock.
@@ -188,115 +216,26 @@ impl<'m> Arena<'m> {
         address.wrapping_sub(self.first.addr().get()) >> PAGE_SHIFT < self.map.pages()
     }
 
+    /// Returns whether `address` lies in a granule or in a page of this arena.
+    pub(super) fn has_byte(&self, address: usize) -> bool {
+        address.wrapping_sub(self.first_granule.addr().get()) < self.bytes
+    }
+
     /// Checks I1 and I2. O(pages), takes the lock. Example: see [`Arena`].
     ///
     /// # Errors
     /// The first invariant that does not hold.
     pub fn validate(&self) -> Result<(), Violation> {
         let bits = self.bits.lock();
-        if bits.count_free() != bits.free() {
-            return Err(Violation::of("I1: free pages are the clear bits"));
-        }
-        if !bits.lowest_is_right() {
-            return Err(Violation::of("page bits I2: pages below the lowest free page are taken"));
+        if let Some(broken) = bits.broken_invariant() {
+            return Err(Violation::of(broken));
         }
         let is_free_with_tag =
             |page: usize| !bits.is_taken(page) && self.map.tag_at(page) != Tag::NONE;
-        if (0..bits.pages()).any(is_free_with_tag) {
+        if (0..self.pages()).any(is_free_with_tag) {
             return Err(Violation::of("I2: free pages have no tag"));
         }
         Ok(())
-    }
-
-    /// Allocates `pages` pages, the first of them a multiple of `alignment`; tags the first with
-    /// the result of `tag`. Returns it.
-    fn take(
-        &self,
-        pages: usize,
-        alignment: Order,
-        tag: impl FnOnce(NonNull<u8>),
-    ) -> Option<NonNull<u8>> {
-        let mut bits = self.bits.lock();
-        let offset = (self.first.addr().get() >> PAGE_SHIFT) & (alignment.pages() - 1);
-        let page = bits.find(pages, alignment.pages(), offset)?;
-        bits.take(page..page + pages);
-        // SAFETY: the page is inside the memory.
-        let start = unsafe { self.first.add(page << PAGE_SHIFT) };
-        tag(start);
-        Some(start)
-    }
-
-    /// Returns the index of the first page of the run of `pages` pages at `start`.
-    fn check_run(&self, bits: &PageBits, start: NonNull<u8>, pages: usize) -> Result<usize, Fault> {
-        let address = start.addr().get();
-        let page = self.page_of(address)?;
-        let allocated = self.map.run_pages(address);
-        if allocated == Some(pages) {
-            return Ok(page);
-        }
-        let kind = match (bits.is_taken(page), allocated) {
-            (false, _) => FaultKind::DoubleFree,
-            (true, allocated) => FaultKind::WrongPageCount { allocated, given: pages },
-        };
-        Err(Fault::at_address(kind, address))
-    }
-
-    /// Returns the index of the page that begins at `address`.
-    fn page_of(&self, address: usize) -> Result<usize, Fault> {
-        if !self.contains(address) {
-            return Err(Fault::at_address(FaultKind::ForeignPointer, address));
-        }
-        let offset = address - self.first.addr().get();
-        if offset % PAGE_SIZE != 0 {
-            let kind = FaultKind::Misaligned { alignment: PAGE_SIZE };
-            return Err(Fault::at_address(kind, address));
-        }
-        Ok(offset >> PAGE_SHIFT)
-    }
-
-    /// Returns the index of the first page of the block of `order` at `start`.
-    fn check(&self, bits: &PageBits, start: NonNull<u8>, order: Order) -> Result<usize, Fault> {
-        let address = start.addr().get();
-        let page = self.page_of(address)?;
-        let found = self.map.tag(address);
-        if found == Tag::block(order) {
-            return Ok(page);
-        }
-        let kind = match (bits.is_taken(page), found.as_block()) {
-            (false, _) => FaultKind::DoubleFree,
-            (true, Some(allocated)) => FaultKind::WrongOrder { allocated, given: order },
-            (true, None) => FaultKind::InteriorPointer,
-        };
-        Err(Fault::at_address(kind, address))
-    }
-}
-
-// SAFETY: clause 1: the pages lie inside the memory of `from_raw`, which no other code uses.
-// Allocation sets the bits of pages whose bits were clear, and aligns by address. Clause 2: nothing
-// panics once the first bit is clear.
-unsafe impl PageSource for Arena<'_> {
-    fn allocate(&self, order: Order) -> Result<PageBlock, OutOfMemory> {
-        let tag = |start: NonNull<u8>| self.map.set_tag(start.addr().get(), Tag::block(order));
-        let start = self.take(order.pages(), order, tag).ok_or(OutOfMemory)?;
-        // SAFETY: clause 1: `start` is aligned to the block's size. Clause 2: the bits were clear,
-        // so the pages were free.
-        Ok(unsafe { PageBlock::from_raw(start, order, false) })
-    }
-
-    #[track_caller]
-    unsafe fn free(&self, block: PageBlock) {
-        let (start, order) = block.into_raw();
-        let mut bits = self.bits.lock();
-        match self.check(&bits, start, order) {
-            Ok(page) => {
-                self.map.set_tag_at(page, Tag::NONE);
-                bits.free_range(page..page + order.pages());
-            }
-            Err(fault) => {
-                drop(bits);
-                panic_on_fault(&fault);
-            }
-        }
     }
 }
 
@@ -308,61 +247,51 @@ unsafe impl ForwardPageMap for Arena<'_> {
     }
 }
 
-// SAFETY: clause 1: as for `PageSource`. Clause 2: `set_run` writes both under the lock, and a run
-// that changes its length gets the new one.
-unsafe impl PageResize for Arena<'_> {
-    fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
-        if pages == 0 || Order::for_pages(pages).is_none() {
-            return Err(OutOfMemory);
-        }
-        // SAFETY: clause 1 of `set_run`: `take` has just taken these pages for this call.
-        let tag = |start| unsafe { self.map.set_run(start, pages) };
-        let start = self.take(pages, alignment, tag).ok_or(OutOfMemory)?;
-        Ok(PageRun::new(start, pages, false))
-    }
+/// Where the parts of an arena lie in its memory, in bytes from the start.
+struct Plan {
+    metadata: usize,
+    bookkeeping: usize,
+    first_granule: usize,
+    /// The bytes of granules, or of pages.
+    bytes: usize,
+    first_page: usize,
+    pages: usize,
+    is_small: bool,
+}
 
-    #[track_caller]
-    unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
-        let mut bits = self.bits.lock();
-        match self.check_run(&bits, start, pages) {
-            Ok(page) => {
-                self.map.set_tag_at(page, Tag::NONE);
-                bits.free_range(page..page + pages);
-            }
-            Err(fault) => {
-                drop(bits);
-                panic_on_fault(&fault);
-            }
-        }
-    }
-
-    #[track_caller]
-    unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
-        let mut bits = self.bits.lock();
-        let page = match self.check_run(&bits, start, pages) {
-            Ok(page) => page,
-            Err(fault) => {
-                drop(bits);
-                panic_on_fault(&fault);
-                return false;
-            }
-        };
-        let (end, new_end) = (page + pages, page.saturating_add(new_pages));
-        if new_pages == 0 || Order::for_pages(new_pages).is_none() {
-            return false;
-        }
-        if new_end > end {
-            if !bits.is_free(end..new_end) {
-                return false;
-            }
-            bits.take(end..new_end);
+impl Plan {
+    /// Plans an arena of the `bytes` bytes at address `base`. `None` if they have no room for as
+    /// many bytes as a page has.
+    fn new(base: usize, bytes: usize) -> Option<Self> {
+        let metadata = base.checked_next_multiple_of(64)? - base;
+        let rest = bytes.checked_sub(metadata)?;
+        let is_small = bytes <= Arena::SMALL_BYTES;
+        // For as many pages as the memory has: a few bytes more than those that remain need.
+        let bookkeeping = bookkeeping(rest, is_small);
+        let start = (base + metadata).checked_add(bookkeeping)?;
+        let first_page = start.checked_next_multiple_of(PAGE_SIZE)? - base;
+        // A small memory may have the bytes of a page, and no page that is aligned.
+        let pages = bytes.saturating_sub(first_page) >> PAGE_SHIFT;
+        let (first_granule, end) = if is_small {
+            (start.next_multiple_of(GRANULE) - base, (base + bytes) / GRANULE * GRANULE - base)
         } else {
-            bits.free_range(new_end..end);
-        }
-        // SAFETY: clause 1 of `set_run`: by clause 1 the caller owns the run, and now its new tail.
-        unsafe { self.map.set_run(start, new_pages) };
-        true
+            (first_page, first_page + (pages << PAGE_SHIFT))
+        };
+        let bytes = end.checked_sub(first_granule).filter(|bytes| *bytes >= PAGE_SIZE)?;
+        Some(Self { metadata, bookkeeping, first_granule, bytes, first_page, pages, is_small })
     }
+}
+
+/// Returns the bytes of the bookkeeping of `bytes` bytes of memory.
+const fn bookkeeping(bytes: usize, is_small: bool) -> usize {
+    let pages = bytes >> PAGE_SHIFT;
+    let bits = if is_small { Granules::bytes(bytes / GRANULE) } else { PageBits::bytes(pages) };
+    map_bytes(pages) + bits
+}
+
+/// Returns the bytes of the page map of `pages` pages, rounded up to a multiple of 64.
+const fn map_bytes(pages: usize) -> usize {
+    PageMapArray::metadata_bytes(pages).next_multiple_of(64)
 }
 
 #[cfg(test)]
@@ -376,14 +305,18 @@ mod tests {
     }
 
     #[test]
-    fn memory_for_one_page_is_enough_and_less_is_an_error() {
-        let mut memory = memory(Arena::needed_for_one_page());
-        let needed = memory.len();
-        assert!(Arena::new(&mut memory).expect("as much as is asked for").pages() >= 1);
+    fn memory_for_the_bytes_of_a_page_is_enough_wherever_it_starts_and_less_is_an_error() {
+        let mut memory = memory(Arena::NEEDED + PAGE_SIZE);
+        for skip in 0..PAGE_SIZE {
+            let arena = Arena::new(&mut memory[skip..][..Arena::NEEDED]);
+            let arena = arena.expect("as much as is asked for");
+            assert!(arena.bytes() >= PAGE_SIZE && arena.pages() <= 1);
+            arena.validate().expect("consistent");
+        }
         for bytes in [0, 1, 63, PAGE_SIZE - 1, PAGE_SIZE] {
             let error =
-                Arena::new(&mut memory[..bytes]).expect_err("a page and its entry do not fit");
-            assert_eq!(error, TooSmall { needed, given: bytes });
+                Arena::new(&mut memory[..bytes]).expect_err("the bytes of a page do not fit");
+            assert_eq!(error, TooSmall { needed: Arena::NEEDED, given: bytes });
         }
     }
 }

@@ -12,39 +12,35 @@
 use core::ops::Range;
 use core::ptr::NonNull;
 
-const WORD_BITS: usize = usize::BITS as usize;
+use crate::source::bit_array::BitArray;
 
 /// A bit for each page of a range, set while the page is allocated.
 #[derive(Debug)]
 pub(super) struct PageBits {
-    words: NonNull<usize>,
-    pages: usize,
+    taken: BitArray,
     free: usize,
     lowest: usize,
 }
 
-// SAFETY: the words belong to the value, which only its owner uses.
-unsafe impl Send for PageBits {}
-
 impl PageBits {
     /// Returns the bytes that the bits of `pages` pages take.
     pub(super) const fn bytes(pages: usize) -> usize {
-        pages.div_ceil(WORD_BITS) * size_of::<usize>()
+        BitArray::bytes(pages)
     }
 
     /// Makes the bits of `pages` free pages.
     ///
     /// # Safety
-    /// 1. `words` is aligned for a `usize`, valid for reads and writes of
-    ///    [`bytes(pages)`](Self::bytes) bytes as long as the value lives, all zero, and not used by
-    ///    other code.
+    /// 1. As for [`BitArray::new_in`], for `pages` bits.
     pub(super) const unsafe fn new_in(words: NonNull<usize>, pages: usize) -> Self {
-        Self { words, pages, free: pages, lowest: 0 }
+        // SAFETY: clause 1.
+        let taken = unsafe { BitArray::new_in(words, pages) };
+        Self { taken, free: pages, lowest: 0 }
     }
 
     /// Returns the number of pages.
     pub(super) const fn pages(&self) -> usize {
-        self.pages
+        self.taken.length()
     }
 
     /// Returns the number of free pages.
@@ -52,26 +48,24 @@ impl PageBits {
         self.free
     }
 
-    /// Counts the free pages. O(pages / 64).
-    pub(super) fn count_free(&self) -> usize {
-        self.parts(0..self.pages)
-            .map(|(word, mask)| (!self.word(word) & mask).count_ones())
-            .sum::<u32>() as usize
+    /// Returns whether `free` is the number of clear bits (I1). O(pages / 64).
+    pub(super) fn free_is_right(&self) -> bool {
+        self.taken.count_clear() == self.free
     }
 
-    /// Returns whether every page below the lowest page that may be free is taken (I2).
+    /// Returns whether every page below the lowest one that may be free is taken (I2).
     pub(super) fn lowest_is_right(&self) -> bool {
-        self.first_free(0) >= self.lowest.min(self.pages)
+        self.first_free(0) >= self.lowest.min(self.pages())
     }
 
     /// Returns whether `page` is taken.
     pub(super) fn is_taken(&self, page: usize) -> bool {
-        self.word(page / WORD_BITS) >> (page % WORD_BITS) & 1 == 1
+        self.taken.is_set(page)
     }
 
     /// Returns whether all pages of `range` exist and are free.
     pub(super) fn is_free(&self, range: Range<usize>) -> bool {
-        range.end <= self.pages && self.last_taken(range).is_none()
+        range.end <= self.pages() && self.taken.last_set(range).is_none()
     }
 
     /// Finds the lowest `pages` free pages whose first page, plus `offset`, is a multiple of
@@ -83,8 +77,8 @@ impl PageBits {
         };
         let mut page = align(self.first_free(self.lowest))?;
         loop {
-            let end = page.checked_add(pages).filter(|end| *end <= self.pages)?;
-            match self.last_taken(page..end) {
+            let end = page.checked_add(pages).filter(|end| *end <= self.pages())?;
+            match self.taken.last_set(page..end) {
                 None => return Some(page),
                 Some(taken) => page = align(self.first_free(taken + 1))?,
             }
@@ -97,68 +91,19 @@ impl PageBits {
         if range.start <= self.lowest {
             self.lowest = self.lowest.max(range.end);
         }
-        for (word, mask) in self.parts(range) {
-            self.set_word(word, self.word(word) | mask);
-        }
+        self.taken.set(range);
     }
 
     /// Frees the taken pages of `range`.
     pub(super) fn free_range(&mut self, range: Range<usize>) {
         self.free += range.len();
         self.lowest = self.lowest.min(range.start);
-        for (word, mask) in self.parts(range) {
-            self.set_word(word, self.word(word) & !mask);
-        }
+        self.taken.clear(range);
     }
 
-    /// Returns the first free page from `page` on, or at least the number of pages.
+    /// Returns the first free page from `page` on, or the number of pages.
     fn first_free(&self, page: usize) -> usize {
-        if page >= self.pages {
-            return self.pages;
-        }
-        let free = |(word, mask): (usize, usize)| {
-            let free = !self.word(word) & mask;
-            (free != 0).then(|| word * WORD_BITS + free.trailing_zeros() as usize)
-        };
-        self.parts(page..self.pages).find_map(free).unwrap_or(self.pages)
-    }
-
-    /// Returns the last taken page of `range`, which lies below the number of pages.
-    fn last_taken(&self, range: Range<usize>) -> Option<usize> {
-        let taken = |(word, mask): (usize, usize)| {
-            let taken = self.word(word) & mask;
-            (taken != 0).then(|| word * WORD_BITS + taken.ilog2() as usize)
-        };
-        self.parts(range).rev().find_map(taken)
-    }
-
-    /// Splits `range` into words: the index of each, and its bits in the range.
-    fn parts(
-        &self,
-        range: Range<usize>,
-    ) -> impl DoubleEndedIterator<Item = (usize, usize)> + use<> {
-        let words = range.start / WORD_BITS..range.end.div_ceil(WORD_BITS);
-        words.map(move |word| {
-            let first = range.start.saturating_sub(word * WORD_BITS);
-            let last = (range.end - word * WORD_BITS).min(WORD_BITS) - 1;
-            (word, usize::MAX >> (WORD_BITS - 1 - last) & usize::MAX << first)
-        })
-    }
-
-    fn word(&self, index: usize) -> usize {
-        debug_assert!(index * WORD_BITS < self.pages);
-        // SAFETY: the pages of the caller's range exist, so their word is one of those at `words`.
-        let word = unsafe { self.words.add(index) };
-        // SAFETY: in bounds and initialised (clause 1 of `new_in`), and the value owns the words.
-        unsafe { word.read() }
-    }
-
-    fn set_word(&mut self, index: usize, value: usize) {
-        debug_assert!(index * WORD_BITS < self.pages);
-        // SAFETY: as in `word`.
-        let word = unsafe { self.words.add(index) };
-        // SAFETY: in bounds, and `self` is exclusive.
-        unsafe { word.write(value) };
+        self.taken.first_clear(page.min(self.pages())..self.pages())
     }
 }
 
@@ -166,6 +111,7 @@ impl PageBits {
 mod tests {
     extern crate std;
     use super::*;
+    use crate::source::bit_array::WORD_BITS;
     use std::vec;
     use testkit::Random;
 
@@ -199,7 +145,7 @@ mod tests {
                     bits.free_range(first..first + taken);
                     model[first..first + taken].fill(false);
                 }
-                assert_eq!(bits.free(), bits.count_free(), "I1");
+                assert!(bits.free_is_right(), "I1");
                 assert!(bits.lowest_is_right(), "I2");
                 assert!((0..pages).all(|page| bits.is_taken(page) == model[page]));
             }

@@ -3,6 +3,7 @@
 use crate::block::PageBlock;
 use crate::error::OutOfMemory;
 use crate::order::Order;
+use crate::source::byte_source::ByteSource;
 
 /// Allocates and frees aligned blocks of pages.
 ///
@@ -65,6 +66,13 @@ pub unsafe trait PageSource {
     /// 1. `block` came from this source.
     /// 2. No reference or pointer into it is used afterwards.
     unsafe fn free(&self, block: PageBlock);
+
+    /// Returns the interface for memory of any size, if this source serves such requests.
+    /// Example: see [`ByteSource`].
+    #[inline]
+    fn byte_source(&self) -> Option<&dyn ByteSource> {
+        None
+    }
 }
 
 /// A page source without memory: every request fails with [`OutOfMemory`].
@@ -103,5 +111,10 @@ unsafe impl<P: PageSource + ?Sized> PageSource for &P {
     unsafe fn free(&self, block: PageBlock) {
         // SAFETY: the clauses of `free` are the same for the referenced source.
         unsafe { (**self).free(block) }
+    }
+
+    #[inline]
+    fn byte_source(&self) -> Option<&dyn ByteSource> {
+        (**self).byte_source()
     }
 }

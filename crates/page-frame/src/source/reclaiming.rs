@@ -1,13 +1,16 @@
 //! A page source that calls a shrinker after a failed allocation, and then retries once. No other
 //! page source of these crates reclaims and retries.
 
+use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use crate::block::PageBlock;
 use crate::error::OutOfMemory;
-use crate::order::Order;
+use crate::fault::FaultKind;
+use crate::order::{Order, PAGE_SIZE};
 use crate::page_map::forward::ForwardPageMap;
 use crate::page_map::map::PageMap;
+use crate::source::byte_source::ByteSource;
 use crate::source::page_source::PageSource;
 use crate::source::run::{PageResize, PageRun};
 use crate::source::shrink::Shrink;
@@ -85,6 +88,54 @@ unsafe impl<P: PageSource, S: Shrink> PageSource for Reclaiming<P, S> {
     unsafe fn free(&self, block: PageBlock) {
         // SAFETY: the caller keeps the clauses of `free`; the wrapped source returned this block.
         unsafe { self.source.free(block) }
+    }
+
+    fn byte_source(&self) -> Option<&dyn ByteSource> {
+        self.source.byte_source().is_some().then_some(self)
+    }
+}
+
+impl<P: PageSource, S> Reclaiming<P, S> {
+    fn bytes(&self) -> Result<&dyn ByteSource, OutOfMemory> {
+        self.source.byte_source().ok_or(OutOfMemory)
+    }
+}
+
+// SAFETY: clauses 1 and 2: the wrapped source allocates and frees all bytes.
+unsafe impl<P: PageSource, S: Shrink> ByteSource for Reclaiming<P, S> {
+    fn is_small(&self) -> bool {
+        self.bytes().is_ok_and(|bytes| bytes.is_small())
+    }
+
+    fn allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        let bytes = self.bytes()?;
+        bytes.allocate_bytes(layout).or_else(|_| {
+            self.shrinker.shrink(layout.size().div_ceil(PAGE_SIZE));
+            bytes.allocate_bytes(layout)
+        })
+    }
+
+    fn try_allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        self.bytes()?.try_allocate_bytes(layout)
+    }
+
+    unsafe fn free_at(&self, start: NonNull<u8>) -> Result<(), FaultKind> {
+        let bytes = self.bytes().map_err(|_| FaultKind::ForeignPointer)?;
+        // SAFETY: the caller keeps the clauses of `free_at`; the wrapped source returned this.
+        unsafe { bytes.free_at(start) }
+    }
+
+    fn bytes_at(&self, address: usize) -> Result<usize, FaultKind> {
+        self.bytes().map_err(|_| FaultKind::ForeignPointer)?.bytes_at(address)
+    }
+
+    unsafe fn resize_at(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        // SAFETY: the caller keeps the clauses of `resize_at`; the wrapped source returned this.
+        self.bytes().is_ok_and(|source| unsafe { source.resize_at(start, bytes) })
+    }
+
+    fn byte_pages(&self) -> usize {
+        self.bytes().map_or(0, |bytes| bytes.byte_pages())
     }
 }
 

@@ -18,6 +18,7 @@
 //! A look-up by address is O(regions); [`tag_range`](PageMap::tag_range) is the range of the first
 //! region, so add the largest region first.
 
+use core::alloc::Layout;
 use core::ptr::{self, NonNull};
 
 use crate::block::PageBlock;
@@ -28,6 +29,7 @@ use crate::page_map::map::{PageMap, TagRange};
 use crate::page_map::tag::Tag;
 use crate::percpu::cpu::{Cpu, InterruptState};
 use crate::source::arena::{Arena, TooSmall};
+use crate::source::byte_source::ByteSource;
 use crate::source::page_source::PageSource;
 use crate::source::run::{PageResize, PageRun};
 use crate::sync::append_list::{AppendList, AppendNode};
@@ -53,6 +55,7 @@ use crate::violation::Violation;
 /// let block = regions.allocate(Order::new(1).unwrap())?;
 /// assert_eq!(regions.tag(block.start().addr().get()), Tag::block(block.order()));
 /// assert_eq!(regions.free_pages(), regions.pages() - pages - 2);
+/// assert!(regions.free_bytes() >= 12 * PAGE_SIZE && regions.bytes() > 28 * PAGE_SIZE);
 /// // SAFETY: the run came from `regions`, and nothing refers into it.
 /// unsafe { regions.free_run(run.start(), run.pages()) };
 /// // SAFETY: so did the block.
@@ -84,9 +87,20 @@ impl<C> Regions<C> {
         self.arenas.iter().find(|arena| arena.contains(address))
     }
 
+    /// Returns the arena that has the byte at `address`, be it in a whole page or not.
+    fn with_byte(&self, address: usize) -> Option<&Arena<'static>> {
+        self.arenas.iter().find(|arena| arena.has_byte(address))
+    }
+
     /// Returns the number of pages of all regions. O(regions). Example: see [`Regions`].
     pub fn pages(&self) -> usize {
         self.arenas.iter().map(Arena::pages).sum()
+    }
+
+    /// Returns the size of all regions in bytes, as [`Arena::bytes`] does. O(regions).
+    /// Example: see [`Regions`].
+    pub fn bytes(&self) -> usize {
+        self.arenas.iter().map(Arena::bytes).sum()
     }
 }
 
@@ -95,19 +109,36 @@ impl<C: Cpu> Regions<C> {
     /// the start of the region, about ten bytes per page. O(pages). Example: see [`Regions`].
     ///
     /// # Errors
-    /// [`TooSmall`] when not even one page fits beside the metadata. The memory is not used then.
+    /// [`TooSmall`] when not even the bytes of one page fit beside the metadata. The memory is not
+    /// used then.
     ///
     /// # Safety
     /// 1. The memory is valid for reads and writes while this value lives, also if it is moved, and
     ///    no other code uses it.
     pub unsafe fn add(&self, start: NonNull<u8>, bytes: usize) -> Result<usize, TooSmall> {
+        // SAFETY: clause 1.
+        unsafe { self.add_region(start, bytes) }.map(|(pages, _)| pages)
+    }
+
+    /// Adds a region as [`add`](Self::add) does; returns how many pages and how many bytes that
+    /// adds, as [`pages`](Self::pages) and [`bytes`](Self::bytes) count them.
+    ///
+    /// # Errors
+    /// As [`add`](Self::add).
+    ///
+    /// # Safety
+    /// 1. As for [`add`](Self::add).
+    #[doc(hidden)]
+    pub unsafe fn add_region(
+        &self,
+        start: NonNull<u8>,
+        bytes: usize,
+    ) -> Result<(usize, usize), TooSmall> {
         /// The most bytes before the arena.
         const OWN: usize = size_of::<Region>() + align_of::<Region>();
         let skip = start.align_offset(align_of::<Region>());
         let Some(rest) = bytes.checked_sub(skip.saturating_add(size_of::<Region>())) else {
-            // The error of an arena without memory says how much one page needs.
-            let error = Arena::new(&mut []).expect_err("no page fits into no bytes");
-            return Err(TooSmall { needed: error.needed + OWN, given: bytes });
+            return Err(TooSmall { needed: Arena::NEEDED + OWN, given: bytes });
         };
         // SAFETY: clause 1: `rest` says that the skipped bytes and a region are in the memory.
         let place = unsafe { start.add(skip) };
@@ -117,16 +148,22 @@ impl<C: Cpu> Regions<C> {
         let arena = unsafe { Arena::from_raw(behind, rest) };
         let too_small = |error: TooSmall| TooSmall { needed: error.needed + OWN, given: bytes };
         let arena = arena.map_err(too_small)?;
-        let pages = arena.pages();
+        let added = (arena.pages(), arena.bytes());
         // SAFETY: clause 1: inside the memory and aligned by `skip`; the arena begins behind it.
         unsafe { self.arenas.append(place.cast(), arena) };
-        Ok(pages)
+        Ok(added)
     }
 
     /// Returns the number of free pages of all regions. Takes the lock of each in turn.
     /// Example: see [`Regions`].
     pub fn free_pages(&self) -> usize {
         self.arenas.iter().map(|arena| self.masked(|| arena.free_pages())).sum()
+    }
+
+    /// Returns the number of free bytes of all regions, as [`Arena::free_bytes`] does. Takes the
+    /// lock of each in turn. Example: see [`Regions`].
+    pub fn free_bytes(&self) -> usize {
+        self.arenas.iter().map(|arena| self.masked(|| arena.free_bytes())).sum()
     }
 
     /// Checks the invariants of each region, as [`Arena::validate`] does. Example: see [`Regions`].
@@ -163,6 +200,40 @@ impl<C: Cpu> Regions<C> {
             panic_on_fault(&Fault::at_address(FaultKind::ForeignPointer, address));
             unreachable!("`panic_on_fault` panics")
         })
+    }
+}
+
+// SAFETY: clauses 1 and 2: the small arenas allocate and free all bytes, each of its own region.
+unsafe impl<C: Cpu> ByteSource for Regions<C> {
+    /// Returns whether the regions together are not larger than one small arena.
+    fn is_small(&self) -> bool {
+        self.bytes() <= Arena::SMALL_BYTES
+    }
+
+    fn allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        self.allocate_by(|arena| arena.allocate_bytes(layout))
+    }
+
+    unsafe fn free_at(&self, start: NonNull<u8>) -> Result<(), FaultKind> {
+        let arena = self.with_byte(start.addr().get()).ok_or(FaultKind::ForeignPointer)?;
+        // SAFETY: clauses 1 and 2 are the caller's.
+        self.masked(|| unsafe { arena.free_at(start) })
+    }
+
+    fn bytes_at(&self, address: usize) -> Result<usize, FaultKind> {
+        let arena = self.with_byte(address).ok_or(FaultKind::ForeignPointer)?;
+        self.masked(|| arena.bytes_at(address))
+    }
+
+    unsafe fn resize_at(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        self.with_byte(start.addr().get()).is_some_and(|arena| {
+            // SAFETY: clauses 1 and 2 are the caller's.
+            self.masked(|| unsafe { arena.resize_at(start, bytes) })
+        })
+    }
+
+    fn byte_pages(&self) -> usize {
+        self.arenas.iter().map(|arena| self.masked(|| arena.byte_pages())).sum()
     }
 }
 
@@ -203,6 +274,10 @@ unsafe impl<C: Cpu> PageSource for Regions<C> {
         let arena = self.owner_of(block.start());
         // SAFETY: clauses 1 and 2 are the caller's; the block is in this arena's region.
         self.masked(|| unsafe { arena.free(block) });
+    }
+
+    fn byte_source(&self) -> Option<&dyn ByteSource> {
+        self.arenas.iter().any(|arena| arena.serves_bytes).then_some(self)
     }
 }
 

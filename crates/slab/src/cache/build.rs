@@ -53,8 +53,9 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
         let (size, alignment, line) = (layout.size(), layout.align(), self.line_bytes);
-        let best = Geometry::with_objects(size, alignment, line, self.least_objects);
-        let best = best.map_err(BuildError::Geometry)?;
+        let usual = Geometry::with_objects(size, alignment, line, self.least_objects);
+        let usual = usual.map_err(BuildError::Geometry)?;
+        let best = self.tight_order.map_or(usual, |most| usual.tightest(alignment, line, most));
         if best.order() <= self.most_order {
             return Ok(best);
         }

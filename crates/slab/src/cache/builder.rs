@@ -46,6 +46,7 @@ pub struct CacheBuilder<'r, S: System, K: Hardening = Off> {
     pub(super) is_line_aligned: bool,
     pub(super) most_order: Order,
     pub(super) least_objects: usize,
+    pub(super) tight_order: Option<Order>,
     pub(super) coloured: bool,
     pub(super) constructor: Option<ObjectHook>,
     pub(super) destructor: Option<ObjectHook>,
@@ -90,6 +91,7 @@ impl<'r, S: System> CacheBuilder<'r, S> {
             is_line_aligned: false,
             most_order: Order::MAX,
             least_objects: 0,
+            tight_order: None,
             coloured: true,
             constructor: None,
             destructor: None,
@@ -140,7 +142,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
         let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, trace, .. } = self;
-        let Self { coloured, is_pinned, least_objects, .. } = self;
+        let Self { coloured, is_pinned, least_objects, tight_order, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -149,6 +151,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
             is_line_aligned,
             most_order,
             least_objects,
+            tight_order,
             coloured,
             constructor,
             destructor,
@@ -377,6 +380,14 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// [`Geometry::with_objects`](crate::Geometry::with_objects). Example: see [`CacheBuilder`].
     pub fn min_objects(mut self, objects: usize) -> Self {
         self.least_objects = objects;
+        self
+    }
+
+    /// Chooses the order that wastes least, up to `order`, instead of the lowest one that wastes
+    /// little: for memories in which each percent counts.
+    #[doc(hidden)]
+    pub fn tight_order(mut self, order: Order) -> Self {
+        self.tight_order = Some(order);
         self
     }
 

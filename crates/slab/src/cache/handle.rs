@@ -15,6 +15,7 @@ use crate::patience::Patience;
 use crate::percpu::slot::{PerCpuHandle, Push};
 use crate::registry::aging::age_if_due;
 use crate::registry::inner::RegistryInner;
+use crate::registry::pressure::allocate_after_shrinking;
 use crate::slabs::checks::ObjectChecks;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
@@ -146,7 +147,10 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[inline(never)]
     fn allocate_place_missed(&self) -> Result<NonNull<u8>, OutOfMemory> {
         let place = self.inner().allocate_from_depot().or_else(|miss| {
-            self.inner().allocate_from_slabs::<K>(miss).map(|place| self.age_holding(place))
+            match self.inner().allocate_from_slabs::<K>(miss) {
+                Ok(place) => Ok(self.age_holding(place)),
+                Err(OutOfMemory) => allocate_after_shrinking::<S, K>(self.registry(), self.inner()),
+            }
         })?;
         if S::Cpus::HAS_MISS_HOOK {
             let held = self.inner().backing.guard(None, Some(place));

@@ -1,64 +1,35 @@
-//! The part that all caches of a registry share, in the registry's block of pages.
+//! The part that all caches of a registry share, in the registry's memory.
 //!
-//! # Concepts
-//! Headers that do not fit in their slabs, magazines, and the caches themselves are objects of
-//! **internal caches**. An internal cache is a [`Slabs`] alone: it has no CPU slots and no
-//! magazines. So all memory of a registry comes from its page source.
+//! # Invariants
+//! - I1: the slab source's pointer to the headers is null, or to the first field of an
+//!   [`InternalCaches`] that lives as long as the registry, the same for ever.
 
-use core::ptr::NonNull;
+use core::ptr::{self, NonNull};
 
+use page_frame::sync::{AtomicPtr, Ordering};
 use page_frame::{IrqLock, Order, OutOfMemory, PageBlock, PageSource, PerCpuSlot};
 
-use crate::percpu::magazine::{CAPACITIES, Magazine};
+use crate::cache_inner::internal_caches::InternalCaches;
+use crate::patience::Patience;
 use crate::percpu::slot::CpuSlot;
 use crate::percpu::slot_arena::SlotArena;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
-use crate::slabs::geometry::{Geometry, HEADER};
-use crate::slabs::settings::CacheSettings;
 use crate::slabs::slab_source::SlabSource;
 use crate::system::System;
-
-/// The sizes of memory for headers outside their slabs: alone, and with a line of links.
-pub(crate) const HEADER_SIZES: [usize; 2] = [HEADER, HEADER + 64];
-/// The names of the internal caches of magazines, by capacity.
-const MAGAZINE_NAMES: [&str; CAPACITIES.len()] =
-    ["magazine-1", "magazine-2", "magazine-4", "magazine-12", "magazine-28", "magazine-60"];
 
 /// The part that all caches of a registry share.
 pub(crate) struct Shared<S: System> {
     pub(crate) slab_source: SlabSource<S>,
-    /// Memory for magazines, by capacity.
-    magazines: [Slabs; CAPACITIES.len()],
-    /// Memory for the caches that users make.
-    pub(crate) caches: Slabs,
     /// The CPU slots of caches, on machines where slots do not follow their cache in memory.
     slot_arena: IrqLock<SlotArena<S::Cpus>>,
 }
 
 impl<S: System> Shared<S> {
-    /// Makes the shared part; a cache takes `cache_size` bytes, from slabs cut by `caches`.
-    pub(crate) fn new(
-        environment: Environment<S>,
-        slot_arena: SlotArena<S::Cpus>,
-        cache_size: usize,
-        caches: Geometry,
-    ) -> Self {
-        let small = |name: &str, size: usize, alignment| {
-            let geometry = Geometry::at_order(size, alignment, 64, 0)
-                .expect("headers and magazines are smaller than a page");
-            Slabs::new(CacheSettings::internal(name, size, geometry))
-        };
-        let header =
-            |index: usize| small(["record", "record-links"][index], HEADER_SIZES[index], 64);
-        let magazine = |index: usize| {
-            let size = Magazine::bytes(CAPACITIES[index]);
-            small(MAGAZINE_NAMES[index], size, Magazine::ALIGNMENT)
-        };
+    /// Makes the shared part, without internal caches.
+    pub(crate) fn new(environment: Environment<S>, slot_arena: SlotArena<S::Cpus>) -> Self {
         Self {
-            slab_source: SlabSource { environment, headers: core::array::from_fn(header) },
-            magazines: core::array::from_fn(magazine),
-            caches: Slabs::new(CacheSettings::internal("cache", cache_size, caches)),
+            slab_source: SlabSource { environment, headers: AtomicPtr::new(ptr::null_mut()) },
             slot_arena: IrqLock::new(slot_arena),
         }
     }
@@ -68,14 +39,56 @@ impl<S: System> Shared<S> {
         &self.slab_source.environment
     }
 
-    /// Returns the internal cache of the magazines of the capacity that `class` names.
+    /// Returns the internal caches, if they have been made.
+    #[inline]
+    pub(crate) fn internal_caches(&self) -> Option<&InternalCaches> {
+        // SAFETY: I1: it lives as long as the registry, and so as long as `self`.
+        self.internal_pointer().map(|caches| unsafe { caches.as_ref() })
+    }
+
+    /// Returns a pointer to the internal caches, if they have been made.
+    #[inline]
+    pub(crate) fn internal_pointer(&self) -> Option<NonNull<InternalCaches>> {
+        // Acquire: pairs with the Release in `set_internal`; sees the caches as they were made.
+        NonNull::new(self.slab_source.headers.load(Ordering::Acquire)).map(NonNull::cast)
+    }
+
+    /// Sets the internal caches, unless they are set. Returns them.
+    ///
+    /// # Errors
+    /// Those that are set already.
+    ///
+    /// # Safety
+    /// 1. If this succeeds, `caches` is initialised and lives as long as the registry.
+    pub(crate) unsafe fn set_internal(
+        &self,
+        caches: NonNull<InternalCaches>,
+    ) -> Result<&InternalCaches, &InternalCaches> {
+        let (null, headers) = (ptr::null_mut(), caches.cast().as_ptr());
+        let place = &self.slab_source.headers;
+        // Release: pairs with the Acquire in `internal_caches`; publishes the caches. Acquire on
+        // failure: sees the other ones.
+        let set = place.compare_exchange(null, headers, Ordering::Release, Ordering::Acquire);
+        let is_set = set.is_ok();
+        let caches = self.internal_caches().expect("they are set, here or before");
+        if is_set { Ok(caches) } else { Err(caches) }
+    }
+
+    /// Returns the internal cache of the magazines of the capacity that `class` names. There is a
+    /// cache that has asked for it, so the internal caches have been made.
     pub(crate) fn magazines(&self, class: usize) -> &Slabs {
-        &self.magazines[class]
+        self.internal_caches().expect("they were made before the first cache").magazines(class)
     }
 
     /// Iterates over the internal caches.
     pub(crate) fn internal(&self) -> impl DoubleEndedIterator<Item = &Slabs> {
-        self.slab_source.headers.iter().chain(&self.magazines).chain([&self.caches])
+        self.internal_caches().into_iter().flat_map(InternalCaches::iter)
+    }
+
+    /// Frees the memory of a cache.
+    pub(crate) fn give_cache(&self, memory: NonNull<u8>) {
+        let internal = self.internal_caches().expect("the cache's memory is from them");
+        internal.caches.give_internal(&self.slab_source, Patience::Wait, memory);
     }
 
     /// Takes a row of the slot arena for the slots of a cache; `None` on machines where slots

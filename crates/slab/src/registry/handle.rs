@@ -61,8 +61,10 @@ unsafe impl<S: System<Pages: Send + Sync, Cpus: Send + Sync>> Sync for Registry<
 impl<P: PageSource + PageMap, C: Cpu + Clone> Registry<(P, C)> {
     /// Makes a registry over `source`, for the CPUs of `cpu`. Faults panic.
     ///
-    /// Takes one block of `source`. If [`Cpu::SLOT_STRIDE`] is not zero, also takes a block of CPU
-    /// slots, with that many bytes for each CPU; caches that find no room in it take further ones.
+    /// Takes one block of `source`, or only the bytes that it needs (about 400, and 64
+    /// for each CPU) from a source that [serves bytes](PageSource::byte_source). If
+    /// [`Cpu::SLOT_STRIDE`] is not zero, also takes a block of CPU slots, with that many bytes for
+    /// each CPU; caches that find no room in it take further ones.
     /// Example: see [`Registry`].
     ///
     /// # Errors
@@ -123,8 +125,9 @@ impl<S: System> Registry<S> {
         self.inner().environment().report(fault);
     }
 
-    /// Returns the pages held by all caches, the internal caches, and the registry itself.
-    /// O(caches), takes their locks. Example: see [`Registry`].
+    /// Returns the pages held by all caches, the internal caches, and the registry itself; over a
+    /// source that [serves bytes](PageSource::byte_source) also the pages with such bytes, which
+    /// the registry is among. O(caches), takes their locks. Example: see [`Registry`].
     pub fn pages_held(&self) -> usize {
         let registry = self.inner();
         let environment = registry.environment();
@@ -224,6 +227,12 @@ impl<S: System> Registry<S> {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
     }
 
+    /// Releases pages as [`shrink`](Self::shrink) does, but calls no callback.
+    #[doc(hidden)]
+    pub fn shrink_unused(&self, target_pages: usize) -> usize {
+        pressure::shrink_unused(self.inner(), target_pages, Patience::Try)
+    }
+
     /// Releases the pages that hold no object in use, as [`shrink_all`](Self::shrink_all) does, but
     /// leaves the magazines of other CPUs as they are, and only tries locks. So no CPU is fenced.
     /// Returns how many pages. O(caches). Example: see [`Registry`].
@@ -273,6 +282,13 @@ impl<S: System> Registry<S> {
     #[inline(always)]
     pub fn cpu(&self) -> &S::Cpus {
         self.inner().environment().locking.cpu()
+    }
+
+    /// Returns bytes that are enough for a registry on a machine with `cpus` CPU slots, and for its
+    /// first cache if there `is_cache`, in pages; `None` on overflow.
+    #[doc(hidden)]
+    pub fn needed_bytes(cpus: usize, is_cache: bool) -> Option<usize> {
+        RegistryInner::<S>::needed_bytes(cpus, is_cache)
     }
 
     /// Returns a per-CPU handle that never hits.

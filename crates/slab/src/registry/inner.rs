@@ -2,18 +2,20 @@
 //!
 //! # Invariants
 //! - I1: the value lives while it has references: registry handles and caches. The release of the
-//!   last one frees its block of pages.
+//!   last one frees its memory.
 //! - I2: every cache that users made is in the list until it is destroyed or abandoned.
 
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
-use page_frame::{Cpu, FaultHook, Order, OutOfMemory, PageBlock, PageMap, PageSource, TagRange};
+use page_frame::{Cpu, FaultHook, Order, OutOfMemory, PAGE_SIZE, PageMap, PageSource, TagRange};
 
 use crate::cache_inner::cache_list::CacheList;
+use crate::cache_inner::internal_caches::InternalCaches;
 use crate::cache_inner::shared::{Shared, free_slot_block};
 use crate::cache_inner::sizing::MagazineSizing;
 use crate::cache_inner::{CacheInner, ReclaimHook};
+use crate::own_memory::OwnMemory;
 use crate::patience::{Patience, Reclaim};
 use crate::percpu::slot::CacheSlots;
 use crate::percpu::slot_arena::{SlotArena, slots_behind, slots_in};
@@ -23,7 +25,7 @@ use crate::slabs::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
 
-/// A registry. It lies in a block of its page source.
+/// A registry. It lies in memory of its page source.
 #[repr(C)]
 pub(crate) struct RegistryInner<S: System> {
     /// First, as caches point to it and cast that pointer to the registry (cache I2).
@@ -32,10 +34,33 @@ pub(crate) struct RegistryInner<S: System> {
     references: AtomicUsize,
     /// Set while the slots of all caches are frozen.
     pub(crate) is_frozen: AtomicBool,
-    order: Order,
+    memory: OwnMemory,
 }
 
 impl<S: System> RegistryInner<S> {
+    /// The bytes of a registry, in whole lines.
+    const OWN_BYTES: usize = size_of::<Self>().next_multiple_of(64);
+
+    /// Returns the bytes of a registry with its slots.
+    fn bytes(cpus: usize) -> Option<usize> {
+        slots_behind::<S::Cpus>(cpus)?.checked_add(Self::OWN_BYTES)
+    }
+
+    /// Returns bytes that are enough for a registry for `cpus` CPUs, and for its first cache if
+    /// there `is_cache`.
+    pub(crate) fn needed_bytes(cpus: usize, is_cache: bool) -> Option<usize> {
+        let block = |order: Option<Order>| Some(order?.bytes() * 2);
+        let slots = if SlotArena::<S::Cpus>::IS_USED {
+            block(SlotArena::<S::Cpus>::order(cpus))?
+        } else {
+            0
+        };
+        let caches = Geometry::new(cache_bytes::<S>(cpus)?, 64, 64).ok()?;
+        // Slabs of the cache, of magazines and of headers outside their slabs.
+        let cache = if is_cache { block(Some(caches.order()))? + 8 * PAGE_SIZE } else { 0 };
+        Self::bytes(cpus)?.checked_add(slots)?.checked_add(cache)
+    }
+
     /// Makes a registry, and returns it with one reference, which the caller owns.
     ///
     /// # Errors
@@ -46,33 +71,34 @@ impl<S: System> RegistryInner<S> {
         hook: FaultHook,
     ) -> Result<NonNull<Self>, OutOfMemory> {
         let count = cpu.slots();
-        let slots_bytes = slots_behind::<S::Cpus>(count).ok_or(OutOfMemory)?;
-        let own_bytes = size_of::<Self>().next_multiple_of(64);
-        let bytes = slots_bytes.checked_add(own_bytes).ok_or(OutOfMemory)?;
-        let order = Order::for_bytes(bytes).ok_or(OutOfMemory)?.order;
+        let (own_bytes, bytes) = (Self::OWN_BYTES, Self::bytes(count).ok_or(OutOfMemory)?);
         let cache_size = cache_bytes::<S>(count).ok_or(OutOfMemory)?;
         let caches = Geometry::new(cache_size, 64, 64).map_err(|_| OutOfMemory)?;
-        let block = source.allocate(order)?;
+        // Behind the slots, where there is a page for the registry anyway.
+        let all_bytes = bytes.checked_add(size_of::<InternalCaches>()).ok_or(OutOfMemory)?;
+        let (start, memory) = match OwnMemory::allocate_bytes(&source, bytes) {
+            Some(start) => (start, OwnMemory::Bytes),
+            None => OwnMemory::allocate(&source, all_bytes)?,
+        };
         let mut slot_arena = SlotArena::<S::Cpus>::new();
         if SlotArena::<S::Cpus>::IS_USED {
             let order = SlotArena::<S::Cpus>::order(count).ok_or(OutOfMemory);
             match order.and_then(|order| source.allocate(order)) {
                 Ok(slots) => slot_arena.add(slots),
                 Err(error) => {
-                    // SAFETY: just allocated from this source.
-                    unsafe { source.free(block) };
+                    // SAFETY: clause 1: just allocated from this source.
+                    unsafe { memory.free(&source, start) };
                     return Err(error);
                 }
             }
         }
-        let (start, _) = block.into_raw();
         let slots = match slot_arena.take(count) {
             Some(row) => row,
             None => {
                 assert!(!SlotArena::<S::Cpus>::IS_USED, "slot arena I3: the first block has a row");
-                // SAFETY: the slots follow the registry, inside the block.
+                // SAFETY: the slots follow the registry, inside its memory.
                 let slots = unsafe { start.add(own_bytes) };
-                // SAFETY: clause 1 of `slots_in`: our block has room there for `count` slots,
+                // SAFETY: clause 1 of `slots_in`: our memory has room there for `count` slots,
                 // aligned to 64.
                 unsafe { slots_in(slots, count) }
             }
@@ -85,16 +111,34 @@ impl<S: System> RegistryInner<S> {
         let pace = if has_clock { AgingPace::BESIDE_TIME } else { AgingPace::BY_TRAFFIC };
         let (range, aging) = (TagRange::EMPTY, AgingClock::new(pace));
         let environment = Environment { source, range, locking, hook, aging };
+        const {
+            let largest = if align_of::<Self>() > align_of::<InternalCaches>() {
+                align_of::<Self>()
+            } else {
+                align_of::<InternalCaches>()
+            };
+            assert!(largest <= 64, "the memory is aligned to 64");
+        };
         let made = Self {
-            shared: Shared::new(environment, slot_arena, cache_size, caches),
+            shared: Shared::new(environment, slot_arena),
             list: CacheList::new(),
             references: AtomicUsize::new(1),
             is_frozen: AtomicBool::new(false),
-            order,
+            memory,
         };
         let this = start.cast::<Self>();
-        // SAFETY: the block is ours, large enough, aligned to a page.
+        // SAFETY: the memory is ours, large enough, and aligned to 64.
         unsafe { this.write(made) };
+        if let OwnMemory::Block(_) = memory {
+            // SAFETY: `all_bytes` includes the internal caches behind the slots.
+            let place = unsafe { start.add(bytes) }.cast::<InternalCaches>();
+            // SAFETY: ours, and aligned to 64, as the bytes in front of it are whole lines.
+            unsafe { place.write(InternalCaches::new(cache_size, caches, None)) };
+            // SAFETY: the registry was just written.
+            let shared = unsafe { &(*this.as_ptr()).shared };
+            // SAFETY: clause 1 of `set_internal`: written above, and it stays with the registry.
+            unsafe { shared.set_internal(place) }.expect("it is the first one");
+        }
         // SAFETY: the registry was just written, and no other code has it.
         let environment = unsafe { &mut (*this.as_ptr()).shared.slab_source.environment };
         // Only now, as the source does not move any more.
@@ -132,7 +176,9 @@ impl<S: System> RegistryInner<S> {
         for slabs in registry.shared.internal().rev() {
             slabs.release_empty(source, usize::MAX, 0, Patience::Wait);
         }
-        let (order, cpus) = (registry.order, registry.environment().locking.count());
+        let internal = registry.shared.internal_pointer();
+        let internal_memory = registry.shared.internal_caches().and_then(|caches| caches.memory);
+        let (memory, cpus) = (registry.memory, registry.environment().locking.count());
         // SAFETY: it was the last reference: the value is moved out, and its memory is not used as
         // a registry again.
         let (source, mut slot_arena) = unsafe { this.read() }.shared.into_parts();
@@ -143,10 +189,12 @@ impl<S: System> RegistryInner<S> {
             // this source.
             unsafe { free_slot_block::<S>(&source, block, cpus) };
         }
-        // SAFETY: the block that `make` took apart.
-        let block = unsafe { PageBlock::from_raw(this.cast(), order, false) };
-        // SAFETY: the block came from this source, and no reference to the registry is left.
-        unsafe { source.free(block) };
+        if let (Some(caches), Some(own)) = (internal, internal_memory) {
+            // SAFETY: clause 1: it came from this source, and its caches have no slab any more.
+            unsafe { own.free(&source, caches.cast()) };
+        }
+        // SAFETY: clause 1: it came from this source, and no reference to the registry is left.
+        unsafe { memory.free(&source, this.cast()) };
     }
 
     pub(crate) fn environment(&self) -> &Environment<S> {
@@ -159,9 +207,12 @@ impl<S: System> RegistryInner<S> {
         self.list.visit(&self.environment().locking, look);
     }
 
-    /// Returns the pages of the registry itself and of the slot arena.
+    /// Returns the pages of the registry itself, of the slot arena, and of all bytes that the
+    /// source has allocated.
     pub(crate) fn own_pages(&self) -> usize {
-        self.order.pages() + self.shared.slot_pages()
+        let bytes = self.environment().source.byte_source();
+        let byte_pages = bytes.map_or(0, |bytes| bytes.byte_pages());
+        self.memory.pages() + self.shared.slot_pages() + byte_pages
     }
 
     /// Makes a cache, links it into the list, and adds a reference to the registry. Fails also in a
@@ -181,7 +232,8 @@ impl<S: System> RegistryInner<S> {
         let (shared, locking) = (&registry.shared, &registry.environment().locking);
         // First, as the user's `clone` may panic.
         let (count, cpu) = (locking.count(), locking.cpu().clone());
-        let memory = shared.caches.take_internal(&shared.slab_source, reclaim)?;
+        let internal = registry.internal_caches()?;
+        let memory = internal.caches.take_internal(&shared.slab_source, reclaim)?;
         let mut held = MemoryGuard { shared, memory: Some(memory) };
         let slots = match shared.take_slots()? {
             Some(row) => row,
@@ -267,8 +319,33 @@ impl<S: System> RegistryInner<S> {
             // SAFETY: clause 1 of `give_slots`: the cache's row; by clause 1 its slots are unused.
             unsafe { self.shared.give_slots(slots) };
         }
-        let shared = &self.shared;
-        shared.caches.give_internal(&shared.slab_source, Patience::Wait, cache.cast());
+        self.shared.give_cache(cache.cast());
+    }
+
+    /// Returns the internal caches, and makes them if this is the first time that they are needed.
+    fn internal_caches(&self) -> Result<&InternalCaches, OutOfMemory> {
+        match self.shared.internal_caches() {
+            Some(caches) => Ok(caches),
+            None => self.make_internal_caches(),
+        }
+    }
+
+    #[cold]
+    fn make_internal_caches(&self) -> Result<&InternalCaches, OutOfMemory> {
+        let environment = self.environment();
+        let size = cache_bytes::<S>(environment.locking.count()).ok_or(OutOfMemory)?;
+        let geometry = Geometry::new(size, 64, 64).map_err(|_| OutOfMemory)?;
+        let source = &environment.source;
+        let (start, memory) = OwnMemory::allocate(source, size_of::<InternalCaches>())?;
+        let place = start.cast::<InternalCaches>();
+        // SAFETY: just allocated, of that size, and aligned to 64.
+        unsafe { place.write(InternalCaches::new(size, geometry, Some(memory))) };
+        // SAFETY: clause 1 of `set_internal`: written above; the registry frees it at its end.
+        unsafe { self.shared.set_internal(place) }.or_else(|first| {
+            // SAFETY: clause 1: allocated above; no other code has seen it.
+            unsafe { memory.free(source, start) };
+            Ok(first)
+        })
     }
 }
 
@@ -281,8 +358,7 @@ struct MemoryGuard<'r, S: System> {
 impl<S: System> Drop for MemoryGuard<'_, S> {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            let source = &self.shared.slab_source;
-            self.shared.caches.give_internal(source, Patience::Wait, memory);
+            self.shared.give_cache(memory);
         }
     }
 }

@@ -16,14 +16,54 @@
 //! No lock is held between two caches, nor during callbacks. With [`Patience::Try`] locks are only
 //! tried.
 
+use core::ptr::NonNull;
+
+use page_frame::OutOfMemory;
+
 use crate::cache_inner::CacheInner;
 use crate::cache_inner::shared::Shared;
+use crate::hardening::presets::Hardening;
 use crate::patience::Patience;
 use crate::registry::inner::RegistryInner;
 use crate::system::System;
 
+/// Allocates an object of `cache` after the page source had no page for it: makes the other caches
+/// release pages that they do not use, and tries again.
+#[cold]
+#[inline(never)]
+pub(crate) fn allocate_after_shrinking<S: System, K: Hardening>(
+    registry: &RegistryInner<S>,
+    cache: &CacheInner<S>,
+) -> Result<NonNull<u8>, OutOfMemory> {
+    let wanted = cache.slabs().settings.slab_pages();
+    if shrink_unused(registry, wanted, Patience::Try) == 0 {
+        return Err(OutOfMemory);
+    }
+    cache.allocate_place::<K>()
+}
+
 /// Releases at least `target_pages` pages if it can; returns how many.
+#[cold]
+#[inline(never)]
 pub(crate) fn shrink<S: System>(
+    registry: &RegistryInner<S>,
+    target_pages: usize,
+    patience: Patience,
+) -> usize {
+    let mut released = shrink_unused(registry, target_pages, patience);
+    visit_until(registry, target_pages, &mut released, |cache, wanted| {
+        if !cache.call_reclaim() {
+            return 0;
+        }
+        cache.shrink(wanted, patience)
+    });
+    released
+}
+
+/// Releases pages as [`shrink`] does, but of no object in use: it calls no callback.
+#[cold]
+#[inline(never)]
+pub(crate) fn shrink_unused<S: System>(
     registry: &RegistryInner<S>,
     target_pages: usize,
     patience: Patience,
@@ -38,12 +78,6 @@ pub(crate) fn shrink<S: System>(
     if released < target_pages {
         released += shrink_internal(&registry.shared, target_pages - released, patience);
     }
-    visit_until(registry, target_pages, &mut released, |cache, wanted| {
-        if !cache.call_reclaim() {
-            return 0;
-        }
-        cache.shrink(wanted, patience)
-    });
     released
 }
 

@@ -202,6 +202,21 @@ impl Geometry {
         }
     }
 
+    /// Returns the cut for the same objects, of an order up to `most`, whose slabs have the
+    /// smallest share of bytes that are no object. If that is equal, the lower order.
+    pub(crate) fn tightest(self, alignment: usize, line: usize, most: Order) -> Self {
+        let lost = |one: &Self| one.slab_bytes() - one.capacity() * one.stride();
+        let mut best = self;
+        for order in self.order().get() + 1..=most.get() {
+            let larger = Self::at_order(self.stride(), alignment, line, order);
+            let Some(larger) = larger.filter(Self::is_inside) else { continue };
+            if lost(&larger) * best.slab_bytes() < lost(&best) * larger.slab_bytes() {
+                best = larger;
+            }
+        }
+        best
+    }
+
     /// Returns the cut of slabs of `order`, or `None` if no object fits, for a size of zero, and
     /// for an alignment that is not a power of two or exceeds the slab. Example: see [`Geometry`].
     pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {

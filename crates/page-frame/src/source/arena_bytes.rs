@@ -1,0 +1,92 @@
+//! Memory of any size from a small arena, see [`ByteSource`].
+
+use core::alloc::Layout;
+use core::ptr::NonNull;
+
+use crate::error::OutOfMemory;
+use crate::fault::FaultKind;
+use crate::page_map::map::PageMap;
+use crate::page_map::tag::Tag;
+use crate::source::arena::Arena;
+use crate::source::arena_bits::SmallMemory;
+use crate::source::byte_source::ByteSource;
+use crate::source::granules::GRANULE;
+
+/// Returns how many granules `bytes` bytes take. A request for zero bytes takes one.
+const fn granules_for(bytes: usize) -> usize {
+    let granules = bytes.div_ceil(GRANULE);
+    if granules == 0 { 1 } else { granules }
+}
+
+impl Arena<'_> {
+    /// Returns the first granule and the end of the allocation of bytes at `address`.
+    fn allocation(
+        &self,
+        memory: &SmallMemory,
+        address: usize,
+    ) -> Result<(usize, usize), FaultKind> {
+        let offset = address.wrapping_sub(self.first_granule.addr().get());
+        let granule = offset / GRANULE;
+        if granule >= memory.granules.count() {
+            return Err(FaultKind::ForeignPointer);
+        }
+        // Blocks, runs and slabs have granules too, but the page map says what they are.
+        match self.tag(address) {
+            Tag::NONE => {}
+            Tag::RUN => return Err(FaultKind::InteriorPointer),
+            tag if tag.is_slab() => return Err(FaultKind::WrongCache),
+            _ => return Err(FaultKind::ForeignPointer),
+        }
+        if offset % GRANULE == 0 {
+            return memory.granules.end_of(granule).map(|end| (granule, end));
+        }
+        let is_used = memory.granules.is_used(granule);
+        Err(if is_used { FaultKind::InteriorPointer } else { FaultKind::ForeignPointer })
+    }
+}
+
+// SAFETY: clause 1: the granules lie inside the memory of `Arena::from_raw`, and were free before
+// they were taken. Clause 2: the size is that of the granules.
+unsafe impl ByteSource for Arena<'_> {
+    fn is_small(&self) -> bool {
+        true
+    }
+
+    fn allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
+        let count = granules_for(layout.size());
+        let alignment = layout.align().div_ceil(GRANULE);
+        let offset = (self.first_granule.addr().get() / GRANULE) & (alignment - 1);
+        let mut bits = self.bits.lock();
+        let memory = bits.small_mut().ok_or(OutOfMemory)?;
+        let granule = memory.granules.find(count, alignment, offset).ok_or(OutOfMemory)?;
+        memory.granules.take(granule..granule + count);
+        // SAFETY: `find` returns granules of the memory.
+        Ok(unsafe { self.first_granule.add(granule * GRANULE) })
+    }
+
+    unsafe fn free_at(&self, start: NonNull<u8>) -> Result<(), FaultKind> {
+        let mut bits = self.bits.lock();
+        let memory = bits.small_mut().ok_or(FaultKind::ForeignPointer)?;
+        let (granule, end) = self.allocation(memory, start.addr().get())?;
+        memory.granules.free_range(granule..end);
+        Ok(())
+    }
+
+    fn bytes_at(&self, address: usize) -> Result<usize, FaultKind> {
+        let bits = self.bits.lock();
+        let memory = bits.small().ok_or(FaultKind::ForeignPointer)?;
+        self.allocation(memory, address).map(|(granule, end)| (end - granule) * GRANULE)
+    }
+
+    unsafe fn resize_at(&self, start: NonNull<u8>, bytes: usize) -> bool {
+        let mut bits = self.bits.lock();
+        let Some(memory) = bits.small_mut() else { return false };
+        let Ok((granule, end)) = self.allocation(memory, start.addr().get()) else { return false };
+        let new_end = granule.saturating_add(granules_for(bytes));
+        memory.granules.resize(granule..end, new_end)
+    }
+
+    fn byte_pages(&self) -> usize {
+        self.bits.lock().small().map_or(0, SmallMemory::byte_pages)
+    }
+}
