@@ -118,7 +118,10 @@ impl<M, C> GrowingBuddy<M, C> {
     /// Returns the buddy of the range that `frame` lies in.
     #[inline]
     pub(super) fn at(&self, frame: FrameNumber) -> Option<&Buddy<'static, M, C>> {
-        self.parts().find(|part| part.range.contains(frame)).map(|part| &part.buddy)
+        let has_it = |part: &&Part<M, C>| part.range.contains(frame);
+        // Most frees are of frames that the last requests got.
+        let part = self.last_used().filter(has_it).or_else(|| self.parts().find(has_it));
+        part.map(|part| &part.buddy)
     }
 }
 
