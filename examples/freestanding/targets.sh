@@ -1,32 +1,13 @@
 #!/usr/bin/env bash
 # The deep check: builds the four crates for bare machines, one of them without 64-bit atomics and three without
 # compare-exchange, and for hosts of 32 bits; prints how large `slab` on an arena is on the bare ones. Takes a few minutes, and is not part of CI.
-#
-# Bare targets need a compiler with the sources of its library. Debian's packages rustc-web and rust-web-src have both, and
-# are unpacked beside the build, not installed: apt-get, dpkg and about 500 MB of room are needed.
+# The compiler is that of rustc-web.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
-mkdir -p "${CARGO_TARGET_DIR:-target}"
-here=$(cd "${CARGO_TARGET_DIR:-target}" && pwd)/rustc-web
-if [ ! -x "$here/usr/bin/rustc" ]; then
-    mkdir -p "$here/packages"
-    # The compiler's own library and LLVM carry version numbers in their names: ask which ones.
-    runtime=$(apt-cache depends libstd-rust-web-dev | awk '/Depends: libstd-rust-web-/ { print $2 }')
-    llvm=$(apt-cache depends "$runtime" | awk '/Depends: libllvm/ { print $2 }')
-    (cd "$here/packages" && apt-get download rustc-web rust-web-src libstd-rust-web-dev "$runtime" $llvm)
-    for package in "$here"/packages/*.deb; do
-        dpkg -x "$package" "$here"
-    done
-fi
-rustc=$(find "$here" -path '*/bin/rustc' -type f -o -path '*/bin/rustc' -type l | head -1)
-source=$(find "$here" -type d -path '*/library' -name library | head -1)
-export LD_LIBRARY_PATH=$(dirname "$(find "$here" -name 'librustc_driver-*.so' | head -1)"):${LD_LIBRARY_PATH:-}
-# Cargo looks for the library's sources below the compiler's own folder.
-sysroot=$("$rustc" --print sysroot)
-mkdir -p "$sysroot/lib/rustlib/src/rust"
-[ -e "$sysroot/lib/rustlib/src/rust/library" ] || ln -s "$source" "$sysroot/lib/rustlib/src/rust/library"
-"$rustc" --version
+. examples/freestanding/rustc-web.sh
+unpack_rustc_web
+here=$rustc_web_folder
 
 # Generic code is compiled by whoever uses it: this one makes a cache on an arena and does what a firmware would.
 user=$here/slab-user
