@@ -158,10 +158,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     pub(crate) fn allocate_in_cache(&self, class: ClassIndex) -> Result<NonNull<u8>, OutOfMemory> {
         let borrowed = BorrowedId::new(self.registry().cpu());
-        if borrowed.is_lent
-            && let Some(object) = self.caches.hit(class)
-        {
-            return Ok(object);
+        if borrowed.is_lent {
+            if let Some(object) = self.caches.hit(class) {
+                return Ok(object);
+            }
         }
         self.caches.get_or_build(class, CacheBuilder::build)?.allocate_missed()
     }
@@ -290,9 +290,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     unsafe fn free_borrowing(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
         let borrowed = BorrowedId::new(self.registry().cpu());
-        if borrowed.is_lent
-            && let Some(class) = class
-        {
+        if let Some(class) = class.filter(|_| borrowed.is_lent) {
             // SAFETY: clause 1 of `free_hit`: an object of `class`, which the caller gives up.
             if unsafe { self.caches.free_hit(class, start) } {
                 return;
