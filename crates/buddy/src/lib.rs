@@ -134,6 +134,8 @@ mod x86_64;
 mod zeroed_memory;
 mod zones;
 
+#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+pub use crate::allocator::ax_allocator::BuddyPageAllocator;
 pub use crate::allocator::buddy::Buddy;
 pub use crate::allocator::frame_allocator::FrameAllocator;
 pub use crate::allocator::frame_pool::{FramePool, Mode};

@@ -1,4 +1,5 @@
-//! Copies the two templates of `cargo-osdk`, which are MPL-2.0, from the registry's source: the linker script, and the program.
+//! Copies the two templates of `cargo-osdk`, which are MPL-2.0, from the registry's source: the
+//! linker script, and the program.
 
 use std::env;
 use std::fs;

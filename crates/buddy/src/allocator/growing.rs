@@ -115,6 +115,12 @@ impl<M, C> GrowingBuddy<M, C> {
         &self.phys
     }
 
+    /// Whether some frame of `range` is in a range that was added.
+    #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+    pub(super) fn overlaps(&self, range: FrameRange) -> bool {
+        self.parts().any(|part| !part.range.intersection(range).is_empty())
+    }
+
     /// Returns the buddy of the range that `frame` lies in.
     #[inline]
     pub(super) fn at(&self, frame: FrameNumber) -> Option<&Buddy<'static, M, C>> {

@@ -64,8 +64,8 @@ impl GlobalFrameAllocator for FrameAllocator {
         if bytes != PAGE_SIZE {
             return self.free_segment(start, bytes);
         }
-        // SAFETY: clause 1: OSTD frees a frame when its last reference is dropped, so nothing refers
-        // into it (I1); `alloc` or `add_with_gap` made it a block of its own.
+        // SAFETY: clause 1: OSTD frees a frame when its last reference is dropped, so nothing
+        // refers into it (I1); `alloc` or `add_with_gap` made it a block of its own.
         let freed = unsafe { self.frames.free_frames(FrameNumber::containing(start), Order::ZERO) };
         if let Err(fault) = freed {
             self.note_foreign(fault, 1);
@@ -114,8 +114,8 @@ impl FrameAllocator {
     }
 
     /// Adds the frames of `range` and `waiting` as free ones, and those between them as allocated
-    /// ones. Returns false, and does nothing, where they are far apart or descend, or `range` is too
-    /// small for the metadata of all.
+    /// ones. Returns false, and does nothing, where they are far apart or descend, or `range` is
+    /// too small for the metadata of all.
     fn add_with_gap(&self, waiting: FrameRange, range: FrameRange) -> bool {
         let below = FrameRange::new(waiting.start, range.start);
         let all = FrameRange::new(waiting.start, range.end);
@@ -154,7 +154,7 @@ pub fn frames() -> usize {
     FRAMES.frames.frames()
 }
 
-/// Returns the number of free frames.
+/// Returns the number of free frames, without those in the slots of the CPUs, see [`drain`].
 pub fn free_frames() -> usize {
     let _masked = irq::disable_local();
     FRAMES.frames.free_frames_count()
@@ -167,7 +167,8 @@ pub fn lost_frames() -> usize {
     FRAMES.lost.load(Ordering::Relaxed)
 }
 
-/// Returns the frames in the slots of all CPUs to their areas, so that they merge; returns how many.
+/// Returns the frames in the slots of all CPUs to their areas, so that they merge; returns how
+/// many.
 pub fn drain() -> usize {
     let _masked = irq::disable_local();
     FRAMES.frames.drain()
