@@ -2,7 +2,7 @@
 # Boots the kernel of OSTD 0.18.0 twice in QEMU, on the frame allocator of OSDK and on `buddy`: runs OSTD's own tests and ours,
 # and prints how many instructions each operation takes.
 #   examples/ostd/run.sh [--release]
-# The tests run at level 1 with debug assertions, as OSTD's do by default; with --release, optimized and without.
+# The kernel is built at level 1 with debug assertions; with --release, optimized and without them.
 # Exit status: 0 all held, 1 it did not, 2 a package is missing or an argument is wrong.
 set -euo pipefail
 cd "$(dirname "$0")/../.."

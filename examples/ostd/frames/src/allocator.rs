@@ -131,8 +131,8 @@ impl FrameAllocator {
         if range.frames() <= layout.size().div_ceil(PAGE_SIZE) + 1 {
             return false;
         }
-        // SAFETY: clause 1: the frames of `range` and `waiting` are not in use (I1); those between
-        // them are, so they are withheld below, before any other code allocates: OSTD adds all
+        // SAFETY: clause 1: the frames of `range` and `waiting` are not in use (I1). Those between
+        // them may be in use, and are withheld below before any other code allocates: OSTD adds all
         // ranges on one CPU, before it starts the others. The metadata lies in `range`, as checked
         // above, and free frames are never written. Clause 2: `LinearMap`.
         if unsafe { self.frames.add(all) }.is_err() {
@@ -160,9 +160,9 @@ pub fn free_frames() -> usize {
     FRAMES.frames.free_frames_count()
 }
 
-/// Returns the number of frames that OSTD has added or freed, but that the allocator cannot manage:
-/// ranges of less than about twenty frames with no larger range above them, and frames far from all
-/// ranges.
+/// Returns the number of frames that OSTD has added or freed, but that the allocator cannot manage.
+/// These are ranges of less than about twenty frames with no larger range above them, and frames
+/// far from all ranges.
 pub fn lost_frames() -> usize {
     FRAMES.lost.load(Ordering::Relaxed)
 }

@@ -13,8 +13,8 @@ const BASE: usize = 0xffff_8000_0000_0000;
 pub(crate) struct LinearMap;
 
 // SAFETY: clauses 1 and 2: addition and subtraction of one constant. Clause 3: OSTD maps all
-// physical memory from `BASE` on before it adds the first range, and never unmaps it; no part of it
-// is a Rust object, so pointers to it may be made from integers.
+// physical memory from `BASE` on before it adds the first range, and never unmaps it. Free frames
+// hold no Rust object, so pointers to them may be made from integers.
 unsafe impl PhysMap for LinearMap {
     #[inline]
     fn pointer(&self, frame: FrameNumber) -> NonNull<u8> {

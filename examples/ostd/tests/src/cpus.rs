@@ -1,8 +1,8 @@
 //! Runs a function on all CPUs at once.
 //!
-//! OSTD has calls between processors, but before QEMU 9 they all arrive at CPU 0: an emulated CPU
-//! has an xAPIC only, and OSTD 0.18 does not shift the id that it reads from there. So the other
-//! CPUs wait in memory for a job.
+//! OSTD has calls between processors, but on an xAPIC they all arrive at CPU 0: OSTD 0.18 does not
+//! shift the id that it reads from there. QEMU before 9 emulates no x2APIC. So the other CPUs wait
+//! in memory for a job.
 
 use core::hint::spin_loop;
 use core::sync::atomic::{AtomicUsize, Ordering};
@@ -11,7 +11,7 @@ use ostd::boot::smp::register_ap_entry;
 use ostd::cpu::num_cpus;
 use ostd::sync::{LocalIrqDisabled, SpinLock};
 
-/// What the other CPUs do in this round.
+/// The function that the other CPUs call in this round.
 static JOB: SpinLock<fn(), LocalIrqDisabled> = SpinLock::new(|| {});
 /// The number of jobs so far.
 static ROUND: AtomicUsize = AtomicUsize::new(0);
