@@ -83,8 +83,8 @@
 //!
 //! # Features
 //! With the feature `x86_64`, references to all three allocators are `FrameAllocator` and
-//! `FrameDeallocator` of the crate of that name. With `ax-allocator` or `axallocator`, the crates of
-//! ArceOS of these names, `BuddyPageAllocator` is a `PageAllocator`.
+//! `FrameDeallocator` of the crate of that name. With `ax-allocator` or `axallocator`, the crates
+//! of ArceOS of these names, `BuddyPageAllocator` is a `PageAllocator`.
 //!
 //! # Layers
 //! From the top: `zones` and [`Buddy`], over [`FrameAllocator`], over `frame_pool`, over the caches

@@ -106,8 +106,8 @@ impl<S: PageSize, M: PhysMap + Clone, C: Cpu + Clone> FrameDeallocator<S> for &G
     #[track_caller]
     unsafe fn deallocate_frame(&mut self, frame: PhysFrame<S>) {
         let freed = free_by(frame, |frame, order| {
-            // SAFETY: clause 1: the clause of `deallocate_frame` says that the caller owns the frame
-            // and that nothing uses it.
+            // SAFETY: clause 1: the clause of `deallocate_frame` says that the caller owns the
+            // frame and that nothing uses it.
             unsafe { self.free_frames(frame, order) }
         });
         if let Err(fault) = freed {
