@@ -19,12 +19,6 @@ use crate::linear_map::LinearMap;
 /// devices, and its metadata would cost more than the frames that OSTD frees in it are worth.
 const LARGEST_GAP: usize = 1 << 18;
 
-/// The request for one frame.
-const FRAME: Layout = match Layout::from_size_align(PAGE_SIZE, PAGE_SIZE) {
-    Ok(layout) => layout,
-    Err(_) => panic!("the size of a page is a power of two"),
-};
-
 type Cpus = Fenced<OstdCpu>;
 
 /// The frame allocator. Invariant I1: only OSTD calls the methods of `GlobalFrameAllocator`.
@@ -50,9 +44,10 @@ pub(crate) static FRAMES: FrameAllocator = FrameAllocator {
 impl GlobalFrameAllocator for FrameAllocator {
     fn alloc(&self, layout: Layout) -> Option<Paddr> {
         let _masked = irq::disable_local();
-        let frame = match layout {
-            FRAME => self.frames.allocate_frames(Order::ZERO).ok(),
-            _ => self.allocate_segment(layout),
+        let frame = if layout.size() == PAGE_SIZE && layout.align() <= PAGE_SIZE {
+            self.frames.allocate_frames(Order::ZERO).ok()
+        } else {
+            self.allocate_segment(layout)
         };
         Some(frame?.get() << PAGE_SHIFT)
     }
@@ -64,11 +59,11 @@ impl GlobalFrameAllocator for FrameAllocator {
         if bytes != PAGE_SIZE {
             return self.free_segment(start, bytes);
         }
+        let frame = FrameNumber::containing(start);
         // SAFETY: clause 1: OSTD frees a frame when its last reference is dropped, so nothing
         // refers into it (I1); `alloc` or `add_with_gap` made it a block of its own.
-        let freed = unsafe { self.frames.free_frames(FrameNumber::containing(start), Order::ZERO) };
-        if let Err(fault) = freed {
-            self.note_foreign(fault, 1);
+        if let Err(fault) = unsafe { self.frames.free_frames(frame, Order::ZERO) } {
+            self.note_foreign(&fault);
         }
     }
 
@@ -94,23 +89,23 @@ impl FrameAllocator {
         self.frames.allocate_each(layout.size() >> PAGE_SHIFT, alignment).ok()
     }
 
+    /// Frees several frames, one by one: OSTD 0.18 frees no others. A bulk free would be a second
+    /// use of `free_frames`, which is then a call in the path of one frame.
     #[cold]
     fn free_segment(&self, start: Paddr, bytes: usize) {
-        let range = range(start, bytes);
-        // SAFETY: clause 1: as in `dealloc`, for each frame.
-        if let Err(fault) = unsafe { self.frames.free_each(range) } {
-            self.note_foreign(fault, range.frames());
+        for offset in (0..bytes).step_by(PAGE_SIZE) {
+            self.dealloc(start + offset, PAGE_SIZE);
         }
     }
 
-    /// Counts frames that OSTD frees outside of all ranges.
+    /// Counts a frame that OSTD frees outside of all ranges.
     ///
     /// # Panics
     /// When the fault is another one, such as a double free.
     #[cold]
-    fn note_foreign(&self, fault: Fault, frames: usize) {
-        assert!(fault.kind == FaultKind::ForeignPointer, "OSTD frees {frames} frames: {fault}");
-        self.lost.fetch_add(frames, Ordering::Relaxed); // a statistic, read by itself
+    fn note_foreign(&self, fault: &Fault) {
+        assert!(fault.kind == FaultKind::ForeignPointer, "OSTD: {fault}");
+        self.lost.fetch_add(1, Ordering::Relaxed); // a statistic, read by itself
     }
 
     /// Adds the frames of `range` and `waiting` as free ones, and those between them as allocated

@@ -19,7 +19,10 @@ unsafe impl Cpu for OstdCpu {
 
     #[inline]
     fn pin(&self) -> Option<CpuId> {
-        Some(CpuId::new(u32::from(ostd::cpu::CpuId::current_racy())))
+        let number = u32::from(ostd::cpu::CpuId::current_racy());
+        // SAFETY: clause 1: a multiple of the line. OSTD has far fewer than 2^26 CPUs, for which
+        // the product would overflow.
+        Some(unsafe { CpuId::at_line_offset(number * CpuId::LINE as u32) })
     }
 
     #[inline]
