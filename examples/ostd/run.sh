@@ -35,7 +35,9 @@ export RUSTC=$rustc RUSTC_BOOTSTRAP=1
 
 # Two files that OSDK generates kernels from, which are MPL-2.0: they stay in the registry's folder.
 osdk() { find "${CARGO_HOME:-$HOME/.cargo}/registry" -path "*/cargo-osdk-0.18.0$1" | head -1; }
-[ -n "$(osdk /src/base_crate)" ] || cargo info --quiet cargo-osdk@0.18.0 >/dev/null || missing "no crate registry"
+if [ -z "$(osdk /src/base_crate)" ] || [ -z "$(osdk .crate)" ]; then
+    cargo info --quiet cargo-osdk@0.18.0 >/dev/null || missing "the crate registry does not answer"
+fi
 echo "726c0c05c18c46b783bd86060f775560609a0bf4696bd0cc2d8f265d59aa3764  $(osdk .crate)" | sha256sum --check --quiet
 OSDK_TEMPLATES=$(osdk /src/base_crate)
 export OSDK_TEMPLATES
