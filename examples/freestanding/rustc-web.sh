@@ -11,7 +11,7 @@ has_rustc_web() {
     [ -d "$rustc_web_folder" ] || [ -n "$(apt-cache search --names-only '^rust-web-src$' 2>/dev/null)" ]
 }
 
-# Unpacks the compiler and further packages. Sets `rustc` to the compiler.
+# Unpacks the compiler and further packages. Sets `rustc` to the compiler. Fails if a package cannot be had.
 unpack_rustc_web() { # package...
     local package runtime llvm source sysroot
     if [ ! -x "$rustc_web_folder/usr/bin/rustc" ] || [ ! -e "$rustc_web_folder/with-$*" ]; then
@@ -19,9 +19,9 @@ unpack_rustc_web() { # package...
         # The compiler's own library and LLVM carry version numbers in their names: ask which ones.
         runtime=$(apt-cache depends libstd-rust-web-dev | awk '/Depends: libstd-rust-web-/ { print $2 }')
         llvm=$(apt-cache depends "$runtime" "$@" | awk '/Depends: lib(llvm|lld)/ { print $2 }' | sort -u)
-        (cd "$rustc_web_folder/packages" && apt-get download rustc-web rust-web-src libstd-rust-web-dev "$runtime" $llvm "$@")
+        (cd "$rustc_web_folder/packages" && apt-get download rustc-web rust-web-src libstd-rust-web-dev "$runtime" $llvm "$@") || return
         for package in "$rustc_web_folder"/packages/*.deb; do
-            dpkg -x "$package" "$rustc_web_folder"
+            dpkg -x "$package" "$rustc_web_folder" || return
         done
         touch "$rustc_web_folder/with-$*"
     fi

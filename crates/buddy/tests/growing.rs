@@ -14,7 +14,7 @@ use page_frame::{
     Cpu, CpuId, DirectMap, FaultKind, Fenced, FrameNumber, FrameRange, Order, PAGE_SIZE, PageMap,
     PageResize, PhysMap, SwitchedCpu, Tag,
 };
-use testkit::Random;
+use testkit::{Random, steps};
 
 const FRAMES: usize = 3000;
 const LAYOUT: Layout = match Layout::from_size_align(FRAMES * PAGE_SIZE, PAGE_SIZE) {
@@ -229,7 +229,7 @@ fn threads_allocate_while_others_add_ranges() {
                 scope.spawn(move || {
                     NUMBER.set(Some(number));
                     let (mut random, mut owned) = (Random::new(number.into()), Vec::new());
-                    for _ in 0..4000 {
+                    for _ in 0..steps(4000) {
                         let (count, is_early) = (1 + random.below(40), owned.len() < 8);
                         let found = is_early.then(|| frames.allocate_each(count, Order::ZERO));
                         if let Some(Ok(start)) = found {

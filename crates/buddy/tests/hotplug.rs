@@ -8,7 +8,7 @@ use std::cell::Cell;
 use buddy::{HotplugError, Mode, Watermarks};
 use common::{Metadata, Simulated, range};
 use page_frame::{Cpu, CpuId, FaultKind, FrameNumber, FrameRange, Order, SingleCpu};
-use testkit::Random;
+use testkit::{Random, steps};
 
 /// Frames of a section.
 const SECTION: usize = 1 << 18;
@@ -48,7 +48,7 @@ fn an_added_section_is_memory_like_any_other() {
 
     let mut random = Random::new(4);
     let mut live = Vec::new();
-    for _ in 0..30_000 {
+    for _ in 0..steps(30_000) {
         if random.below(100) < 60 {
             let size = order((random.number().trailing_zeros() as u8).min(9));
             live.extend(buddy.allocate_frames(size).ok().map(|block| (block, size)));

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use buddy::{Mobility, Mode};
 use common::{Simulated, range};
 use page_frame::{CpuId, FaultKind, FrameNumber, Order, SingleCpu, SwitchedCpu};
+use testkit::steps;
 
 fn order(order: u8) -> Order {
     Order::new(order).expect("a valid order")
@@ -77,7 +78,7 @@ fn a_block_at_a_frame_is_allocated_exactly_if_all_of_it_is_free() {
 fn movable_blocks_stay_out_of_the_way_of_unmovable_ones() {
     let buddy = Simulated::new(&[range(0, 256 * 512)], SingleCpu::new(), Mode::Cached);
     let mut by_mobility = [const { Vec::new() }; 3];
-    for _ in 0..3000 {
+    for _ in 0..steps(3000) {
         for mobility in Mobility::ALL {
             for size in [0, 2] {
                 let block = buddy.allocate_as(order(size), mobility).expect("room");

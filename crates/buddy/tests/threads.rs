@@ -10,7 +10,7 @@ use buddy::{FrameAllocator, Mode, SplitError, ZeroedMemory};
 use common::{Simulated, range};
 use hosted::Threads;
 use page_frame::{FrameNumber, Order};
-use testkit::Random;
+use testkit::{Random, steps};
 
 #[test]
 fn no_frame_has_two_owners() {
@@ -27,7 +27,7 @@ fn no_frame_has_two_owners() {
             }
             buddy.free_frames(block, order).expect("ours");
         };
-        for _ in 0..60_000 {
+        for _ in 0..steps(60_000) {
             if random.below(100) < 53 {
                 let order =
                     Order::new([0, 0, 0, 0, 1, 2, 3, 6, 7, 9][random.below(10)]).expect("valid");
@@ -68,7 +68,7 @@ fn pieces_of_whole_areas_have_one_owner() {
     let order = |order: u8| Order::new(order).expect("small");
     let work = |me: u8| {
         let mut random = Random::new(me.into());
-        for _ in 0..15_000 {
+        for _ in 0..steps(15_000) {
             match random.below(3) {
                 0 => {
                     let (size, into) = (order(8 + random.below(4) as u8), random.below(9) as u8);

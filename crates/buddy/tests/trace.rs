@@ -7,7 +7,7 @@ use buddy::{EventCounts, Mode};
 use common::textbook::Textbook;
 use common::{Simulated, range};
 use page_frame::{CpuId, FrameNumber, Order, PageResize, SingleCpu, SwitchedCpu};
-use testkit::Random;
+use testkit::{Random, steps};
 
 fn order(order: u8) -> Order {
     Order::new(order).expect("a valid order")
@@ -20,7 +20,7 @@ fn splits_and_merges_are_those_of_the_textbook() {
     let mut book = Textbook::new(11);
     let mut random = Random::new(8);
     let mut live: Vec<(usize, u8)> = Vec::new();
-    for step in 0..3000 {
+    for step in 0..steps(3000) {
         if random.below(100) < 55 {
             let size = (random.number().trailing_zeros() as u8).min(10);
             let expected = book.allocate(size.into());
@@ -47,7 +47,7 @@ fn with_slots_the_numbers_account_for_every_free_block() {
     let buddy = Simulated::new(&[range(0, 4096)], &cpus, Mode::Cached).traced(&counts);
     let mut random = Random::new(9);
     let mut live = Vec::new();
-    for _ in 0..4000 {
+    for _ in 0..steps(4000) {
         cpus.switch_to(Some(CpuId::new(random.below(2) as u32)));
         if random.below(100) < 55 {
             let size = order((random.number().trailing_zeros() as u8).min(9));

@@ -15,7 +15,7 @@ use page_frame::{
     CpuId, DirectMap, FrameNumber, Order, PageBlock, PageMap, PageResize, PageSource, SingleCpu,
     SwitchedCpu, Tag,
 };
-use testkit::Random;
+use testkit::{Random, steps};
 
 const PAGE: usize = 4096;
 /// Where frame 0 of a simulated buddy lies.
@@ -283,7 +283,7 @@ fn watermarks_count_the_free_frames() {
         Simulated::new(&[range(0, 8192)], &cpus, Mode::Cached).traced((&watermarks, &counts));
     let mut random = Random::new(12);
     let mut live: Vec<(FrameNumber, Order)> = Vec::new();
-    for step in 0..20_000 {
+    for step in 0..steps(20_000) {
         cpus.switch_to((!random.one_in(9)).then(|| CpuId::new(random.below(3) as u32)));
         if random.below(100) < 52 {
             let size = order((random.number().trailing_zeros() as u8).min(10));

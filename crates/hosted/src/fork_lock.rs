@@ -13,7 +13,9 @@
 //! without a number share a counter. The holder itself may enter and leave. A signal handler that
 //! interrupts a thread inside never waits: its thread is inside already.
 
-use core::sync::atomic::{AtomicUsize, Ordering, compiler_fence};
+use core::sync::atomic::{AtomicUsize, Ordering};
+
+use page_frame::sync::light_fence;
 
 use crate::pause::{self, pause, wait_until};
 use crate::tls::THREAD_SLOTS;
@@ -58,11 +60,11 @@ pub(crate) fn enter(number: Option<usize>) -> usize {
     let Some(number) = number else { return enter_unnumbered() };
     let own = &INSIDE[number].0;
     loop {
-        // Relaxed: only this thread writes it. The compiler fence keeps the store before the load;
+        // Relaxed: only this thread writes it. The light fence keeps the store before the load;
         // the heavy fence in `acquire` orders the two for the acquiring thread.
         let depth = own.load(Ordering::Relaxed);
         own.store(depth + 1, Ordering::Relaxed);
-        compiler_fence(Ordering::SeqCst);
+        light_fence();
         // Acquire: pairs with the Release in `release`.
         if HOLDER.load(Ordering::Acquire) == 0 || depth > 0 || is_held_by_caller() {
             return number + 1;

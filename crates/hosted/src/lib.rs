@@ -27,12 +27,12 @@
 //! `miss_hook`, `clock`, `fork_lock` and `keep_loaded` are the machine. `pages` puts all of them
 //! together.
 
-#![cfg_attr(not(test), no_std)]
+#![cfg_attr(not(any(test, miri)), no_std)]
 
 #[cfg(not(all(target_os = "linux", any(target_arch = "x86_64", target_arch = "aarch64"))))]
 compile_error!("`hosted` supports Linux on x86-64 and on aarch64, and no other system");
 
-#[cfg(all(not(test), feature = "std"))]
+#[cfg(all(not(any(test, miri)), feature = "std"))]
 extern crate std;
 
 mod clock;
@@ -64,6 +64,13 @@ mod tls;
 /// objects allocated and freed: 33, 16, 13. 300 objects replaced at random: 24, 18, 17. Two threads
 /// that serve requests: 40, 32, 22. Example: see `crates/kmalloc-preload/src/heap.rs`.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
+
+/// The minimum number of objects in a slab of a heap in a process, for
+/// [`Kmalloc::with_min_objects`](kmalloc::Kmalloc::with_min_objects): the pages of a slab cost no
+/// memory before they are touched. Example: see `crates/kmalloc-preload/src/heap.rs`.
+///
+/// Measured with 8, 16, 32 and 64: see decision 32.
+pub const MIN_OBJECTS: usize = 32;
 
 pub use heap::{Heap, HeapCaches, HeapStats, HeapSystem};
 pub use keep_loaded::assume_never_unloaded;

@@ -147,6 +147,22 @@ unsafe impl Cpu for Threads {
     }
 }
 
+impl Threads {
+    /// Returns whether no other thread uses this machine, so that none is inside an allocator over
+    /// it. A thread that begins to use it later sees all that the caller stored before the call.
+    ///
+    /// ```
+    /// use hosted::Threads;
+    /// use page_frame::Cpu;
+    /// if Threads.pin().is_some() && Threads.is_alone() {
+    ///     println!("nothing else allocates at this moment");
+    /// }
+    /// ```
+    pub fn is_alone(self) -> bool {
+        is_alone()
+    }
+}
+
 /// Returns whether any thread but the one with the number `own` may have a number.
 pub(crate) fn are_others(own: Option<usize>) -> bool {
     // SeqCst: after the fork lock was acquired, in one order with the exchange in `take_number` and

@@ -9,9 +9,11 @@
 //! library with such a word of four bytes can still be loaded late, as the loader reserves some
 //! room for that.
 //!
-//! Each machine needs assembly of its own.
+//! Each machine needs assembly of its own. The interpreter Miri, which has none, gets a
+//! thread-local of the compiler.
 
 // The word. A version in its name: programs may contain two versions of the crate.
+#[cfg(not(miri))]
 core::arch::global_asm!(
     ".pushsection .tbss.hosted_0_1_word, \"awT\", @nobits",
     ".globl hosted_0_1_word",
@@ -24,7 +26,7 @@ core::arch::global_asm!(
     ".popsection",
 );
 
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(all(target_arch = "x86_64", target_os = "linux", not(miri)))]
 mod initial_exec {
     use core::arch::asm;
 
@@ -79,7 +81,7 @@ mod initial_exec {
     }
 }
 
-#[cfg(all(target_arch = "aarch64", target_os = "linux"))]
+#[cfg(all(target_arch = "aarch64", target_os = "linux", not(miri)))]
 mod initial_exec {
     use core::arch::asm;
 
@@ -124,6 +126,28 @@ mod initial_exec {
     pub(crate) fn store(word: u32) {
         // SAFETY: the thread's own word, which lives as long as the thread.
         unsafe { place().write_volatile(word) };
+    }
+}
+
+#[cfg(miri)]
+mod initial_exec {
+    use std::cell::Cell;
+
+    std::thread_local!(static WORD: Cell<u32> = const { Cell::new(0) });
+
+    /// Returns the thread's word, zero at first.
+    pub(crate) fn load() -> u32 {
+        WORD.get()
+    }
+
+    /// Sets the thread's word and returns what it was.
+    pub(crate) fn swap(word: u32) -> u32 {
+        WORD.replace(word)
+    }
+
+    /// Sets the thread's word.
+    pub(crate) fn store(word: u32) {
+        WORD.set(word);
     }
 }
 

@@ -23,6 +23,11 @@ fn mapped_pages() -> usize {
     statm.split(' ').next().and_then(|pages| pages.parse().ok()).expect("a number")
 }
 
+/// Returns the threads that the system has not ended. Their stacks are mapped.
+fn threads() -> usize {
+    std::fs::read_dir("/proc/self/task").expect("Linux").count()
+}
+
 /// The thread unmaps the shared page at its end: after the drop, and not never.
 ///
 /// Mutations that it catches: a drop that unmaps the page (SIGSEGV); a drop that leaks it.
@@ -46,7 +51,7 @@ fn a_thread_that_drops_its_own_owner_ends_and_leaves_nothing() {
         // The thread runs for a while.
         std::thread::sleep(Duration::from_millis(1));
     };
-    let mut before = 0;
+    let (threads_before, mut before) = (threads(), 0);
     for round in 1..=300 {
         {
             let mut owner = OWNER.lock().expect("no panic");
@@ -55,10 +60,11 @@ fn a_thread_that_drops_its_own_owner_ends_and_leaves_nothing() {
         wait_for(|| ENDED.load(Ordering::Acquire) == round);
         assert_eq!(CALLS.load(Ordering::Relaxed), round, "none after the drop");
         if round == 50 {
+            wait_for(|| threads() == threads_before);
             before = mapped_pages();
         }
     }
-    // Threads that have not ended yet have stacks of 33 pages each.
+    wait_for(|| threads() == threads_before);
     let after = mapped_pages();
     assert!(after < before + 150, "250 threads ended, and so did their pages: {before}, {after}");
 }

@@ -11,7 +11,7 @@ use page_frame::OutOfMemory;
 
 use crate::errno::{no_memory, or_errno};
 use crate::foreign;
-use crate::heap::{Heap, PLAIN, allocate_early, existing, with_heap};
+use crate::heap::{Heap, PLAIN, allocate_early, existing, stop, with_heap};
 use crate::space::is_outside;
 
 /// Allocates `bytes` bytes.
@@ -206,13 +206,22 @@ unsafe fn release_sized(start: *mut c_void, alignment: usize, bytes: usize) {
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn malloc_usable_size(start: *mut c_void) -> usize {
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return 0 };
-    if is_outside(start.addr().get()) {
+    let heap = existing();
+    if is_outside(start.addr().get())
+        && !(matches!(heap, Some(Heap::Checked(_))) && foreign::is_impossible(start.addr().get()))
+    {
         // SAFETY: clause 1: an allocation, though of another allocator.
         return unsafe { foreign::usable_size(start) };
     }
-    match existing() {
+    match heap {
         Some(Heap::Plain(heap)) => heap.ksize(start),
-        Some(Heap::Checked(heap)) => heap.ksize(start),
+        Some(Heap::Checked(heap)) => match heap.check(start) {
+            Ok(bytes) => bytes,
+            Err(fault) => {
+                stop(&fault);
+                0
+            }
+        },
         None => 0,
     }
 }

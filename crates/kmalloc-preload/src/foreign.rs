@@ -18,8 +18,15 @@ static FREE: Next = Next::new(c"__libc_free");
 static REALLOC: Next = Next::new(c"__libc_realloc");
 static USABLE_SIZE: Next = Next::new(c"malloc_usable_size");
 
+/// Returns whether no allocator of this process returned `address`: all align to 16 bytes, and no
+/// memory is mapped at the lowest addresses.
+pub(crate) fn is_impossible(address: usize) -> bool {
+    const LOWEST: usize = 64 << 10;
+    address % 16 != 0 || address < LOWEST
+}
+
 /// Frees an allocation outside the space. Returns false, and does nothing, where it lies inside, or
-/// the C library has no such function.
+/// no allocation can begin there, or the C library has no such function.
 ///
 /// # Safety
 /// 1. Its caller may free `start`, and does not use it any more.
@@ -30,7 +37,7 @@ pub(crate) unsafe fn free(start: NonNull<u8>) -> bool {
         return true;
     }
     let function = FREE.address();
-    if !is_outside(address) || function.is_null() {
+    if is_impossible(address) || !is_outside(address) || function.is_null() {
         return false;
     }
     type Free = unsafe extern "C" fn(*mut c_void);
@@ -64,7 +71,7 @@ pub(crate) unsafe fn resize(
         return Some(moved);
     }
     let function = REALLOC.address();
-    if !is_outside(address) || function.is_null() {
+    if is_impossible(address) || !is_outside(address) || function.is_null() {
         return None;
     }
     type Realloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
@@ -86,7 +93,7 @@ pub(crate) unsafe fn usable_size(start: NonNull<u8>) -> usize {
         return unsafe { early::size(start) };
     }
     let function = USABLE_SIZE.address();
-    if !is_outside(address) || function.is_null() {
+    if is_impossible(address) || !is_outside(address) || function.is_null() {
         return 0;
     }
     type Size = unsafe extern "C" fn(*mut c_void) -> usize;

@@ -7,7 +7,7 @@ use hosted::{Forking, HeapThreads, Threads};
 use page_frame::{Cpu, CpuId};
 use slab::FrozenSlots;
 
-use crate::heap::{Heap, Source, existing, pages};
+use crate::heap::{CheckedSource, Heap, Source, existing, pages};
 use crate::stats;
 
 /// A fork between its two handlers.
@@ -72,13 +72,19 @@ fn end_fork(end: impl FnOnce(Forking<'static, Caches>)) {
 }
 
 /// The slots of all caches of the allocator that serves, frozen.
-type Caches = Option<FrozenSlots<'static, (Source, HeapThreads)>>;
+type Caches = Option<FrozenCaches>;
+
+#[expect(dead_code, reason = "a guard is held, not read")]
+enum FrozenCaches {
+    Plain(FrozenSlots<'static, (Source, HeapThreads)>),
+    Checked(FrozenSlots<'static, (CheckedSource, HeapThreads)>),
+}
 
 fn freeze_caches() -> Caches {
     let own: Option<CpuId> = Threads.pin();
     match existing()? {
-        Heap::Plain(heap) => Some(heap.registry().freeze_slots(own)),
-        Heap::Checked(heap) => Some(heap.registry().freeze_slots(own)),
+        Heap::Plain(heap) => Some(FrozenCaches::Plain(heap.registry().freeze_slots(own))),
+        Heap::Checked(heap) => Some(FrozenCaches::Checked(heap.registry().freeze_slots(own))),
     }
 }
 

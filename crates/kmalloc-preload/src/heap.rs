@@ -11,14 +11,17 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use hosted::{HeapThreads, MAGAZINE_BYTES, OsError, Pages, Threads, Trim};
+use hosted::{HeapThreads, MAGAZINE_BYTES, MIN_OBJECTS, OsError, Pages, Threads, Trim};
 use kmalloc::{Global, Kmalloc};
-use page_frame::{Cpu, Fault, FaultKind, OutOfMemory, Reclaiming, Shrink, WithSlotStride};
+use page_frame::{
+    Cpu, Fault, FaultKind, OutOfMemory, PageResize, Reclaiming, Shrink, WithSlotStride,
+};
 use slab::{Hardened, Off, Registry};
 use spin::Once;
 
 use crate::environment;
 use crate::fd_writer::say;
+use crate::guard_pages::GuardPages;
 use crate::{early, foreign, space};
 
 /// The page source of both allocators. When it runs out of pages, it shrinks the caches and tries
@@ -26,19 +29,22 @@ use crate::{early, foreign, space};
 pub(crate) type Source = Reclaiming<&'static Pages, Caches>;
 /// The allocator without checks.
 pub(crate) type Plain = Kmalloc<(Source, HeapThreads), Off>;
+/// The page source of the hardened allocator: large allocations end at a page without access.
+pub(crate) type CheckedSource = GuardPages<Source>;
 /// The hardened allocator.
-pub(crate) type Checked = Kmalloc<(Source, HeapThreads), Hardened>;
+pub(crate) type Checked = Kmalloc<(CheckedSource, HeapThreads), Hardened>;
 
 /// The plain allocator. The first request sets it up, unless the checked one is wanted (I2).
 pub(crate) static PLAIN: Global<(Source, HeapThreads), Off> = Global::new(|| {
     if checks_are_wanted() {
         return Err(OutOfMemory);
     }
-    Ok(Kmalloc::with_hardening(registry()?).with_magazine_bytes(MAGAZINE_BYTES))
+    let kmalloc = Kmalloc::with_hardening(registry(source()?)?).with_magazine_bytes(MAGAZINE_BYTES);
+    Ok(kmalloc.with_min_objects(MIN_OBJECTS))
 });
-static CHECKED: Global<(Source, HeapThreads), Hardened> = Global::new(|| {
-    let kmalloc = Kmalloc::with_hardening(registry()?);
-    Ok(kmalloc.with_secret(environment::random_bits()))
+static CHECKED: Global<(CheckedSource, HeapThreads), Hardened> = Global::new(|| {
+    let kmalloc = Kmalloc::with_hardening(registry(GuardPages(source()?))?);
+    Ok(kmalloc.with_min_objects(MIN_OBJECTS).with_secret(environment::random_bits()))
 });
 
 /// Whether the checked allocator is wanted: `UNKNOWN`, `NO` or `YES`.
@@ -151,17 +157,21 @@ fn trim_caches(trim: Trim) {
     }
 }
 
-fn trim_registry(registry: &Registry<(Source, HeapThreads)>, trim: Trim) {
+fn trim_registry<P: PageResize>(registry: &Registry<(P, HeapThreads)>, trim: Trim) {
     match trim {
         Trim::Surplus => registry.age(),
         Trim::All => _ = registry.shrink_own(),
     }
 }
 
-fn registry() -> Result<Registry<(Source, HeapThreads)>, OutOfMemory> {
+fn source() -> Result<Source, OutOfMemory> {
     let pages = pages().ok_or(OutOfMemory)?;
     pages.decay_at_misses();
-    Registry::with_fault_hook(Reclaiming::new(pages, Caches), WithSlotStride(Threads), stop)
+    Ok(Reclaiming::new(pages, Caches))
+}
+
+fn registry<P: PageResize>(source: P) -> Result<Registry<(P, HeapThreads)>, OutOfMemory> {
+    Registry::with_fault_hook(source, WithSlotStride(Threads), stop)
 }
 
 fn checks_are_wanted() -> bool {
@@ -179,7 +189,7 @@ fn checks_are_wanted() -> bool {
 
 /// The fault hook: hands an address outside the space to the allocator that it may be from. Writes
 /// any other fault to standard error and aborts.
-fn stop(fault: &Fault) {
+pub(crate) fn stop(fault: &Fault) {
     let Fault { kind, place, .. } = fault;
     if let (FaultKind::ForeignPointer, Some(address)) = (kind, fault.address()) {
         let start = core::ptr::with_exposed_provenance_mut::<u8>(address);
@@ -189,7 +199,11 @@ fn stop(fault: &Fault) {
             return;
         }
     }
-    say(2, format_args!("kmalloc: {} at {place}: {kind}\n", kind.name()));
+    let name = kind.name();
+    match fault.cache {
+        Some(cache) => say(2, format_args!("kmalloc: {name} at {place}: {kind} ({cache})\n")),
+        None => say(2, format_args!("kmalloc: {name} at {place}: {kind}\n")),
+    }
     // SAFETY: `abort` has no preconditions.
     unsafe { libc::abort() };
 }

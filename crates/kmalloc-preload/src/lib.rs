@@ -17,6 +17,8 @@
 //! - `calls`, `aligned`: the functions of the C ABI.
 //! - `heap`: the plain and the hardened allocator, and which of them serves.
 //! - `early`: memory for requests that arrive during set-up.
+//! - `guard_pages`: pages without access behind large allocations.
+//! - `sized_delete`: the frees of C++ that name a size.
 //! - `foreign`: allocations of other allocators that reach this library.
 //! - `space`: the addresses of this library's memory.
 //! - `environment`: options from environment variables.
@@ -53,12 +55,14 @@ mod fd_writer;
 mod filter;
 mod foreign;
 mod fork;
+mod guard_pages;
 mod heap;
 mod mallinfo;
 mod next;
 #[cfg(panic = "abort")]
 mod panic_handler;
 mod process;
+mod sized_delete;
 mod space;
 mod stats;
 mod stats_file;

@@ -1,8 +1,8 @@
 //! The process: what happens when the library is loaded, and when the process ends.
 
-use hosted::Purger;
+use hosted::{Purger, Threads};
 
-use crate::heap::pages;
+use crate::heap::{Heap, existing, pages};
 use crate::{atfork, environment, stats};
 
 #[used]
@@ -26,5 +26,12 @@ extern "C" fn load() {
 }
 
 extern "C" fn end() {
+    if let Some(Heap::Checked(heap)) = existing() {
+        if Threads.is_alone() {
+            // SAFETY: clause 1: no other thread uses the allocator, and this one does not return
+            // to the program meanwhile. The fault hook ends the process at the first fault.
+            unsafe { heap.check_free_objects() };
+        }
+    }
     stats::end();
 }

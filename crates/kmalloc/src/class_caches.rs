@@ -56,6 +56,7 @@ pub(crate) struct ClassCaches<S: System, K: Hardening> {
     caches: [AtomicPtr<()>; ClassIndex::COUNT],
     pub(crate) secret: Option<usize>,
     pub(crate) magazine_bytes: Option<usize>,
+    pub(crate) min_objects: usize,
     owned: PhantomData<Cache<S, K>>,
 }
 
@@ -69,6 +70,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
             caches: core::array::from_fn(|_| AtomicPtr::new(core::ptr::null_mut())),
             secret: None,
             magazine_bytes: None,
+            min_objects: 0,
             owned: PhantomData,
         }
     }
@@ -156,6 +158,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         let tag = Tag::class(class.index()).expect("there are fewer classes than tags for them");
         let name = cache_name(class);
         let builder = self.registry.cache(name.as_str(), layout).tag(tag).hardening::<K>();
+        let builder = builder.min_objects(self.min_objects);
         let builder = match self.secret {
             Some(secret) => builder.secret(secret),
             None => builder,

@@ -114,6 +114,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self
     }
 
+    /// Makes slabs of at least `objects` objects of a class, see
+    /// [`CacheBuilder::min_objects`](slab::CacheBuilder::min_objects). Call it before the first
+    /// request. Example: see [the crate](crate).
+    pub const fn with_min_objects(mut self, objects: usize) -> Self {
+        self.caches.min_objects = objects;
+        self
+    }
+
     /// Returns the registry, for shrinking, statistics and private caches.
     /// Example: see [`Kmalloc`].
     pub const fn registry(&self) -> &Registry<S> {
@@ -307,11 +315,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub(crate) unsafe fn free_in(&self, class: Option<ClassIndex>, start: NonNull<u8>) {
         let is_ours = match class {
-            Some(class) => self.caches.get(class).is_some_and(|cache| {
-                // SAFETY: clause 1: an object of this class came from the class's cache.
-                unsafe { cache.free(start) };
-                true
-            }),
+            Some(class) => match self.caches.get(class) {
+                Some(cache) => {
+                    // SAFETY: clause 1: an object of this class came from the class's cache.
+                    unsafe { cache.free(start) };
+                    true
+                }
+                None => false,
+            },
             // SAFETY: clause 1: no object of a class, so a run.
             None => unsafe { self.large.free(self.source(), start) },
         };
@@ -381,8 +392,27 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self.registry().validate()
     }
 
+    /// Checks all free objects of all classes for writes since they were freed; see
+    /// [`Cache::check_free_objects`](slab::Cache::check_free_objects).
+    /// Example: see [`Kmalloc::check`].
+    ///
+    /// # Safety
+    /// 1. No other code uses the allocator or its memory meanwhile.
+    pub unsafe fn check_free_objects(&self) -> usize {
+        let caches = ClassIndex::all().filter_map(|class| self.caches.get(class));
+        // SAFETY: clause 1 is clause 1 of `Cache::check_free_objects`.
+        caches.map(|cache| unsafe { cache.check_free_objects() }).sum()
+    }
+
     pub(crate) fn source(&self) -> &S::Pages {
         self.registry().source()
+    }
+
+    /// Returns what is wrong with a free of `address`, at which no allocation starts.
+    pub(crate) fn misuse_at(&self, address: usize) -> FaultKind {
+        // SAFETY: clause 1 of `tag`: the registry has not moved its source since `with_hardening`.
+        let is_ours = |address| unsafe { self.tags.tag(address) }.is_some();
+        LargeRuns::misuse_at(self.source(), is_ours, address)
     }
 
     /// Reports that no allocation starts at `start`.
@@ -390,13 +420,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub(crate) fn report_foreign(&self, start: NonNull<u8>) {
         let address = start.addr().get();
-        let found = self.source().tag(address);
-        let kind = match found {
-            Tag::RUN => FaultKind::InteriorPointer,
-            tag if tag.is_slab() => FaultKind::WrongCache,
-            _ => FaultKind::ForeignPointer,
-        };
-        self.registry().report(&Fault::at_address(kind, address));
+        self.registry().report(&Fault::at_address(self.misuse_at(address), address));
     }
 }
 

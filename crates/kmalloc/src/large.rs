@@ -7,7 +7,9 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use page_frame::sync::{AtomicUsize, Ordering};
-use page_frame::{Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageResize, PageRun};
+use page_frame::{
+    FaultKind, Order, OutOfMemory, PAGE_SHIFT, PAGE_SIZE, PageMap, PageResize, PageRun, Tag,
+};
 
 /// A run that grows is put at the start of a free block of a few orders above its own: the rest of
 /// the block stays free.
@@ -154,13 +156,48 @@ impl LargeRuns {
         unsafe { source.move_content(from, to, pages_for(bytes)) }
     }
 
+    /// Returns what is wrong with a free of `address`, at which no allocation starts. `is_ours`
+    /// returns whether the source has the page of an address. Looks at the tags of the pages
+    /// before: O(pages of the largest block).
+    pub(crate) fn misuse_at<P: PageMap>(
+        source: &P,
+        is_ours: impl Fn(usize) -> bool,
+        address: usize,
+    ) -> FaultKind {
+        match source.tag(address) {
+            Tag::RUN => return FaultKind::InteriorPointer,
+            tag if tag.is_slab() => return FaultKind::WrongCache,
+            tag if tag != Tag::NONE || !is_ours(address) => return FaultKind::ForeignPointer,
+            _ => {}
+        }
+        // A page without a tag is free, or a later page of what begins at the last tag.
+        let mut page = address & !(PAGE_SIZE - 1);
+        for distance in 1..Order::MAX.pages() {
+            page = page.wrapping_sub(PAGE_SIZE);
+            if !is_ours(page) {
+                break;
+            }
+            match source.tag(page) {
+                Tag::NONE => {}
+                Tag::RUN if source.run_pages(page).is_some_and(|pages| pages > distance) => {
+                    return FaultKind::InteriorPointer;
+                }
+                tag if tag.as_block().is_some_and(|order| order.pages() > distance) => {
+                    return FaultKind::ForeignPointer;
+                }
+                _ => break,
+            }
+        }
+        FaultKind::DoubleFree
+    }
+
     /// Returns the pages of the large allocation that starts exactly at `address`.
     pub(crate) fn pages_at<P: PageResize>(source: &P, address: usize) -> Option<usize> {
         source.run_pages(address).filter(|_| address % PAGE_SIZE == 0)
     }
 }
 
-const fn pages_for(bytes: usize) -> usize {
+pub(crate) const fn pages_for(bytes: usize) -> usize {
     let pages = bytes.div_ceil(PAGE_SIZE);
     if pages == 0 { 1 } else { pages }
 }

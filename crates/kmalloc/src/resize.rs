@@ -1,15 +1,15 @@
-//! Changing the size of an allocation: in place where its class or its run allows that, otherwise
-//! by moving.
+//! The size of an allocation: checking it, and changing it, in place where its class or its run
+//! allows that, otherwise by moving.
 
 use core::alloc::Layout;
 use core::ptr::NonNull;
 
-use page_frame::{OutOfMemory, PageResize};
+use page_frame::{Fault, FaultKind, OutOfMemory, PAGE_SHIFT, PageResize};
 use slab::{Hardening, System};
 
 use crate::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
-use crate::large::LargeRuns;
+use crate::large::{LargeRuns, pages_for};
 
 /// From this size on content is moved by mapping its pages elsewhere, where the page source can: a
 /// guess. A remapped page costs its entries in the CPU's translation caches, a copied one two
@@ -17,6 +17,61 @@ use crate::large::LargeRuns;
 const REMAPPED_BYTES: usize = 1 << 20;
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
+    /// Returns the usable size of the allocation at `start`, after the checks of
+    /// [`Cache::check`](slab::Cache::check). O(1), no lock.
+    ///
+    /// ```
+    /// # use kmalloc::Kmalloc;
+    /// # use page_frame::{Arena, FaultKind, SingleCpu};
+    /// # use slab::{Hardened, Registry};
+    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// let registry = Registry::new(&arena, SingleCpu::new())?;
+    /// let kmalloc = Kmalloc::<_, Hardened>::with_hardening(registry);
+    /// let start = kmalloc.kmalloc(20)?;
+    /// assert_eq!(kmalloc.check(start).map_err(|fault| fault.to_string())?, 32);
+    /// let hundred = core::alloc::Layout::new::<[u8; 100]>();
+    /// assert_eq!(kmalloc.check_layout(start, hundred).unwrap_err().kind.name(), "WrongSize");
+    /// // SAFETY: clause 1: allocated above, and not used any more.
+    /// unsafe { kmalloc.kfree(Some(start)) };
+    /// // SAFETY: clause 1: there is no other thread.
+    /// assert_eq!(unsafe { kmalloc.check_free_objects() }, 0); // nothing wrote to `start`
+    /// assert_eq!(kmalloc.check(start).unwrap_err().kind, FaultKind::DoubleFree);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The [`Fault`] that a free of `start` would be.
+    #[track_caller]
+    pub fn check(&self, start: NonNull<u8>) -> Result<usize, Fault> {
+        let class = self.class_at(start);
+        if let Some(cache) = class.and_then(|class| self.caches.get(class)) {
+            cache.check(start)?;
+        }
+        match self.usable_size_in(class, start) {
+            Some(bytes) => Ok(bytes),
+            None => Err(Fault::at_address(self.misuse_at(start.addr().get()), start.addr().get())),
+        }
+    }
+
+    /// Checks the allocation at `start` as [`check`](Self::check) does, and that an allocation for
+    /// `layout` has the same usable size. Example: see [`Kmalloc::check`].
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check), and [`FaultKind::WrongSize`].
+    #[track_caller]
+    pub fn check_layout(&self, start: NonNull<u8>, layout: Layout) -> Result<(), Fault> {
+        let allocated = self.check(start)?;
+        let given = match ClassIndex::for_layout(layout) {
+            Some(class) => class.size(),
+            None => pages_for(layout.size()) << PAGE_SHIFT,
+        };
+        if allocated == given {
+            return Ok(());
+        }
+        Err(Fault::at_address(FaultKind::WrongSize { allocated, given }, start.addr().get()))
+    }
+
     /// Changes the size of an allocation to `new_bytes`, keeping its alignment and the content that
     /// both sizes have.
     ///

@@ -1,7 +1,7 @@
 //! Interrupts at steps of a heap that is small and grows, and after each instruction: their
 //! handlers allocate and free too, runs of pages among them, and find no lock that the interrupted
 //! code holds.
-#![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
+#![cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 
 use std::alloc::{GlobalAlloc, Layout};
 use std::cell::{Cell, RefCell};

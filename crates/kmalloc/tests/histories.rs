@@ -14,10 +14,10 @@ use page_frame::{
     Arena, Counted, CpuId, DirectMap, Limited, PAGE_SIZE, PageResize, SingleCpu, SwitchedCpu,
 };
 use slab::{Debugging, Hardened, Hardening, Off, Registry};
-use testkit::{Pattern, Random};
+use testkit::{Pattern, Random, steps};
 
 const CPUS: usize = 3;
-const STEPS: usize = 6_000;
+const STEPS: usize = steps(6_000);
 const PAGES: usize = 8192;
 
 struct Live {

@@ -199,6 +199,7 @@ fn count(fault: &Fault) {
     let weight = match fault.kind {
         FaultKind::ForeignPointer => 1,
         FaultKind::InteriorPointer => 100,
+        FaultKind::DoubleFree => 1000,
         FaultKind::WrongCache => 10_000,
         _ => 1_000_000,
     };
@@ -226,10 +227,10 @@ fn misuse_that_the_page_map_shows_is_a_fault_and_nothing_is_credited() {
     // SAFETY: inside the allocation.
     expect(100, unsafe { large.add(8) });
     // SAFETY: inside the allocation.
-    expect(1, unsafe { large.add(PAGE_SIZE) });
+    expect(100, unsafe { large.add(PAGE_SIZE) });
     // SAFETY: a run of this allocator, not used any more.
     unsafe { kmalloc.free(large) };
-    expect(1, large);
+    expect(1000, large);
     let object = private.allocate().expect("room");
     expect(10_000, object);
     // SAFETY: from the private cache, not a class's.

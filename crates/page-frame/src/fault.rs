@@ -7,6 +7,7 @@
 use core::fmt;
 use core::panic::Location;
 
+use crate::cache_name::CacheName;
 use crate::frame::FrameNumber;
 use crate::order::Order;
 
@@ -46,6 +47,13 @@ pub enum FaultKind {
         /// The length that the caller gave, in pages.
         given: usize,
     },
+    /// The allocation has another size.
+    WrongSize {
+        /// The usable bytes of the allocation.
+        allocated: usize,
+        /// The usable bytes of an allocation of the size that the caller gave.
+        given: usize,
+    },
     /// The address is not aligned as every such block or object is.
     Misaligned {
         /// The alignment in bytes.
@@ -61,11 +69,19 @@ pub enum FaultKind {
     Overflow {
         /// The address of the first byte that differs.
         changed: usize,
+        /// The byte that should be there; `None` where it is secret.
+        expected: Option<u8>,
+        /// The byte that is there.
+        found: u8,
     },
     /// A write changed the object after it was freed.
     WriteAfterFree {
         /// The address of the first byte that differs.
         changed: usize,
+        /// The byte that should be there.
+        expected: u8,
+        /// The byte that is there.
+        found: u8,
     },
     /// The allocator's own data about the object was overwritten.
     Corrupted,
@@ -79,6 +95,7 @@ impl FaultKind {
             Self::DoubleFree => "DoubleFree",
             Self::WrongOrder { .. } => "WrongOrder",
             Self::WrongPageCount { .. } => "WrongPageCount",
+            Self::WrongSize { .. } => "WrongSize",
             Self::Misaligned { .. } => "Misaligned",
             Self::InteriorPointer => "InteriorPointer",
             Self::ReservedFrame => "ReservedFrame",
@@ -104,17 +121,25 @@ impl fmt::Display for FaultKind {
             Self::WrongPageCount { allocated: None, given } => {
                 write!(f, "expected no run, found one of {given} pages")
             }
+            Self::WrongSize { allocated, given } => {
+                write!(f, "expected one of {allocated} usable bytes, found one of {given}")
+            }
             Self::Misaligned { alignment } => {
                 write!(f, "expected an alignment of {alignment} bytes, found a smaller one")
             }
             Self::InteriorPointer => f.write_str("expected a start, found a place inside"),
             Self::ReservedFrame => f.write_str("the frame is reserved or absent"),
             Self::WrongCache => f.write_str("the object belongs to another cache"),
-            Self::Overflow { changed } => {
-                write!(f, "a write beyond the object changed the byte at {changed:#x}")
+            Self::Overflow { changed, expected, found } => {
+                write!(f, "a write beyond the object changed the byte at {changed:#x}")?;
+                match expected {
+                    Some(expected) => write!(f, " from {expected:#04x} to {found:#04x}"),
+                    None => write!(f, " to {found:#04x}"),
+                }
             }
-            Self::WriteAfterFree { changed } => {
-                write!(f, "a write after the free changed the byte at {changed:#x}")
+            Self::WriteAfterFree { changed, expected, found } => {
+                write!(f, "a write after the free changed the byte at {changed:#x}")?;
+                write!(f, " from {expected:#04x} to {found:#04x}")
             }
             Self::Corrupted => f.write_str("the allocator's own data about it was overwritten"),
         }
@@ -160,8 +185,14 @@ impl fmt::Display for FaultPlace {
 /// assert_eq!(fault.with_address(0x8004_0000).address(), Some(0x8004_0000));
 /// let fault = Fault::at_address(FaultKind::DoubleFree, 0x5000);
 /// assert_eq!((fault.address(), fault.frame()), (Some(0x5000), None));
+/// // A cache that keeps histories names itself and the last callers:
+/// let here = core::panic::Location::caller();
+/// let fault = fault.in_cache(page_frame::CacheName::new("inode")).with_callers(Some(here), None);
+/// let text = fault.to_string();
+/// assert!(text.contains("free already; cache inode; allocated from "), "{text}");
 /// ```
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub struct Fault {
     /// The kind of misuse.
     pub kind: FaultKind,
@@ -169,6 +200,12 @@ pub struct Fault {
     pub place: FaultPlace,
     /// The call.
     pub site: &'static Location<'static>,
+    /// The cache that found it.
+    pub cache: Option<CacheName>,
+    /// The last caller that allocated the object, where that is recorded.
+    pub allocated_by: Option<&'static Location<'static>>,
+    /// The last caller that freed the object, where that is recorded.
+    pub freed_by: Option<&'static Location<'static>>,
 }
 
 impl Fault {
@@ -176,14 +213,32 @@ impl Fault {
     #[cold]
     #[track_caller]
     pub fn at_address(kind: FaultKind, address: usize) -> Self {
-        Self { kind, place: FaultPlace::Address(address), site: Location::caller() }
+        Self::new(kind, FaultPlace::Address(address), Location::caller())
     }
 
     /// Makes a fault about a frame; its site is the caller. Example: see [`Fault`].
     #[cold]
     #[track_caller]
     pub fn at_frame(kind: FaultKind, frame: FrameNumber) -> Self {
-        Self { kind, place: FaultPlace::Frame(frame), site: Location::caller() }
+        Self::new(kind, FaultPlace::Frame(frame), Location::caller())
+    }
+
+    const fn new(kind: FaultKind, place: FaultPlace, site: &'static Location<'static>) -> Self {
+        Self { kind, place, site, cache: None, allocated_by: None, freed_by: None }
+    }
+
+    /// Names the cache that found the fault. Example: see [`Fault`].
+    pub const fn in_cache(self, cache: CacheName) -> Self {
+        Self { cache: Some(cache), ..self }
+    }
+
+    /// Adds the callers that allocated and freed the object last. Example: see [`Fault`].
+    pub const fn with_callers(
+        self,
+        allocated_by: Option<&'static Location<'static>>,
+        freed_by: Option<&'static Location<'static>>,
+    ) -> Self {
+        Self { allocated_by, freed_by, ..self }
     }
 
     /// Names `address` instead: for an interface that takes addresses over one that found the fault
@@ -213,8 +268,18 @@ impl Fault {
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { kind, place, site } = self;
-        write!(f, "{} at {place} from {site}: {kind}", kind.name())
+        let Self { kind, place, site, cache, allocated_by, freed_by } = self;
+        write!(f, "{} at {place} from {site}: {kind}", kind.name())?;
+        if let Some(cache) = cache {
+            write!(f, "; cache {cache}")?;
+        }
+        if let Some(caller) = allocated_by {
+            write!(f, "; allocated from {caller}")?;
+        }
+        match freed_by {
+            Some(caller) => write!(f, "; freed from {caller}"),
+            None => Ok(()),
+        }
     }
 }
 

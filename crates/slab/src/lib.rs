@@ -46,7 +46,6 @@
 
 mod cache;
 mod cache_inner;
-mod cache_name;
 mod debug;
 mod hardening;
 pub mod linux;
@@ -67,10 +66,10 @@ pub use cache::numa::{NumaCache, NumaNodes};
 pub use cache::pooled::{Pooled, Reset};
 pub use cache::typed::ObjectCache;
 pub use cache_inner::stats::{CacheStats, SlabView, Totals};
-pub use cache_name::CacheName;
 pub use debug::leaks::LiveObject;
 pub use hardening::history::History;
 pub use hardening::presets::{Debugging, Hardened, Hardening, Off};
+pub use page_frame::CacheName;
 pub use registry::frozen::FrozenSlots;
 pub use registry::handle::Registry;
 pub use slabs::geometry::{Geometry, GeometryError, LARGEST_ORDER, LARGEST_SIZE};

@@ -14,7 +14,7 @@
 
 use core::ptr::NonNull;
 
-use crate::cache_name::CacheName;
+use page_frame::CacheName;
 
 /// An event in a cache.
 ///

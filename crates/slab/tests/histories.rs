@@ -16,10 +16,10 @@ use std::ptr::NonNull;
 use common::{OurBuddy, Published};
 use page_frame::{Arena, Counted, CpuId, Limited, PAGE_SIZE, PageMap, PageSource, SwitchedCpu};
 use slab::{BuildError, Cache, Registry};
-use testkit::{Pattern, Random};
+use testkit::{Pattern, Random, steps};
 
 const CPUS: usize = 3;
-const STEPS: usize = 3_000;
+const STEPS: usize = steps(3_000);
 const MAX_LIVE: usize = 700;
 const PAGES: usize = 2048;
 

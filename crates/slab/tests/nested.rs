@@ -1,6 +1,6 @@
 //! An interrupt at every instruction of every path of a cache: what runs on top neither waits for
 //! ever nor breaks anything.
-#![cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
+#![cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 
 mod common;
 

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 
 use page_frame::{Arena, CpuId, PAGE_SIZE, SwitchedCpu};
 use slab::{NumaCache, NumaNodes, Registry};
-use testkit::{Pattern, Random};
+use testkit::{Pattern, Random, steps};
 
 const NODES: usize = 3;
 const PAGES: usize = 120;
@@ -180,7 +180,7 @@ fn play(machine: &Machine<'_>, seed: u64) {
     let size = [24, 200, 1000][seed as usize % 3];
     let cache = open(machine, size);
     let mut live: Vec<(NonNull<u8>, u64)> = Vec::new();
-    for step in 0..3000 {
+    for step in 0..steps(3000) {
         machine.run_on(random.below(NODES));
         if random.below(100) < if step < 1500 { 60 } else { 40 } {
             let Ok(object) = cache.allocate() else { continue };

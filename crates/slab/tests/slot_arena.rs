@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 
 use page_frame::{Arena, CpuId, SwitchedCpu, WithSlotStride};
 use slab::{Cache, Registry};
-use testkit::Random;
+use testkit::{Random, steps};
 
 const CPUS: usize = 5;
 const PAGES: usize = 2048;
@@ -67,7 +67,7 @@ fn columns_are_taken_given_back_and_taken_again() {
     let cpus = SwitchedCpu::new(CPUS);
     let registry = Registry::new(&arena, WithSlotStride(&cpus) as Apart<'_>).expect("room");
     let (mut random, mut used, mut most) = (Random::new(8), Vec::<Used<'_>>::new(), 0);
-    for round in 0..60_000 {
+    for round in 0..steps(60_000) {
         cpus.switch_to(Some(CpuId::new(random.below(CPUS) as u32)));
         // More and more of them, then fewer and fewer.
         let wanted = if round < 40_000 { 40 } else { 3 };

@@ -13,10 +13,10 @@ use common::{OurBuddy, Published};
 use hosted::Threads;
 use page_frame::{Order, PageMap, PageSource};
 use slab::{Cache, Registry};
-use testkit::{Pattern, Random};
+use testkit::{Pattern, Random, steps};
 
 const PAGES: usize = 8192;
-const ROUNDS: usize = 30_000;
+const ROUNDS: usize = steps(30_000);
 const BYTES: usize = 200;
 
 /// An object on its way to another thread.

@@ -8,7 +8,7 @@ use std::mem::MaybeUninit;
 
 use page_frame::{Arena, CpuId, PAGE_SIZE, SingleCpu, SwitchedCpu};
 use slab::{CacheName, Debugging, Event, Registry};
-use testkit::Random;
+use testkit::{Random, steps};
 
 /// A cache as its events tell it.
 #[derive(Default)]
@@ -79,7 +79,7 @@ fn events_of_a_random_history_add_up() {
         .expect("fits");
     let mut random = Random::new(5);
     let mut live = Vec::new();
-    for step in 0..20_000 {
+    for step in 0..steps(20_000) {
         cpus.switch_to([Some(CpuId::new(0)), Some(CpuId::new(1)), None][random.below(5).min(2)]);
         let wants_more = if step % 4000 < 2000 { 65 } else { 35 };
         if random.below(100) < wants_more {

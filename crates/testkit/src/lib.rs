@@ -7,7 +7,7 @@ mod model;
 mod numbered;
 mod pattern;
 mod random;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 mod step;
 
 #[cfg(loom)]
@@ -16,5 +16,12 @@ pub use model::{long_model, model, spawn};
 pub use numbered::{Numbered, become_cpu};
 pub use pattern::Pattern;
 pub use random::Random;
-#[cfg(all(target_os = "linux", target_arch = "x86_64", not(loom)))]
+#[cfg(all(target_os = "linux", target_arch = "x86_64", not(any(loom, miri))))]
 pub use step::interrupt_each;
+
+/// Returns how many steps a random history of usually `usual` steps has: as many, or at most 200 in
+/// Miri, which takes a thousand times as long for each.
+pub const fn steps(usual: usize) -> usize {
+    const MOST_IN_MIRI: usize = 200;
+    if cfg!(miri) && usual > MOST_IN_MIRI { MOST_IN_MIRI } else { usual }
+}

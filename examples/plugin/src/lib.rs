@@ -10,3 +10,9 @@ pub extern "C" fn work(count: usize) -> usize {
     let vectors: Vec<_> = (0..count).map(|number| vec![1_u8; number % 3000]).collect();
     vectors.iter().map(Vec::len).sum()
 }
+
+/// Returns how many bytes the library's heap holds.
+#[unsafe(no_mangle)]
+pub extern "C" fn held_bytes() -> usize {
+    HEAP.stats().held_bytes
+}

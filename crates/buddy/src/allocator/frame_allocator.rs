@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ops::Deref;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, Fault, FaultHook, FrameNumber, FrameRange, Order, PAGE_SIZE};
+use page_frame::{Cpu, CpuId, Fault, FaultHook, FrameNumber, FrameRange, Order, PAGE_SIZE};
 
 use crate::allocator::frame_pool::{FramePool, Mode};
 use crate::build::section::section_layout;
@@ -234,6 +234,29 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FrameAllocator<'m, C, T, CHECKED
     #[track_caller]
     pub fn free_many(&self, order: Order, blocks: &[FrameNumber]) -> Result<(), Fault> {
         self.pool.free_many(order, blocks)
+    }
+
+    /// Calls `look` with each block that a CPU slot caches, for tools that draw them. As it takes
+    /// `&mut self`, no call is inside a slot. O(slots and blocks).
+    ///
+    /// ```
+    /// # use buddy::{FrameAllocator, Mode, ZeroedMemory};
+    /// # use page_frame::{FrameNumber, FrameRange, Order, SingleCpu};
+    /// # let mut memory = vec![std::mem::MaybeUninit::uninit(); 1 << 17];
+    /// # let memory = ZeroedMemory::zero(&mut memory);
+    /// # let range = [FrameRange::new(FrameNumber::new(0), FrameNumber::new(1024))];
+    /// let mut frames = FrameAllocator::new_in(memory, &range, SingleCpu::new(), Mode::Cached)?;
+    /// let frame = frames.allocate_frames(Order::ZERO)?; // refills the slot
+    /// let mut cached = 0;
+    /// frames.for_each_cached(|cpu, start, order| {
+    ///     assert!(cpu.index() == 0 && start != frame);
+    ///     cached += order.pages();
+    /// });
+    /// assert_eq!(cached, 1024 - 1 - frames.free_frames_count());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn for_each_cached(&mut self, look: impl FnMut(CpuId, FrameNumber, Order)) {
+        self.pool.caches.for_each_cached(look);
     }
 
     /// Returns size and alignment of the metadata of an added section: 0.16 bytes for each of

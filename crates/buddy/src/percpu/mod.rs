@@ -190,6 +190,16 @@ impl<'m, C: Cpu> Caches<'m, C> {
         self.counts.iter().map(CachedCount::get).sum()
     }
 
+    /// Calls `look` with each block that a slot caches.
+    pub(crate) fn for_each_cached(&mut self, mut look: impl FnMut(CpuId, FrameNumber, Order)) {
+        self.slots.for_each_exclusive(|cpu, slot| {
+            for (start, order) in slot.blocks() {
+                let order = Order::all().nth(order).expect("a slot caches orders up to the area's");
+                look(cpu, start, order);
+            }
+        });
+    }
+
     fn count_change(&self, slot: &mut Entered<'_, C>, order: Order) {
         let change = slot.take_change(order.index());
         self.counts[slot.id().index()].add(change);

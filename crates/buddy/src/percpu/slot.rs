@@ -266,6 +266,18 @@ impl CpuSlot {
         self.owned[group] = area.map_or(0, |area| area.get() + 1);
     }
 
+    /// Iterates over the blocks of all stacks, and then over the frames of the remainder: first
+    /// frame and order, oldest first in each stack.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = (FrameNumber, usize)> {
+        let stacks = self.stacks.iter().enumerate();
+        let stacked = stacks.flat_map(|(order, stack)| {
+            stack.blocks[..stack.len].iter().map(move |start| (FrameNumber::new(*start), order))
+        });
+        let FrameWord { start, frames } = self.remainder;
+        let bits = (0..usize::BITS as usize).filter(move |bit| frames >> bit & 1 == 1);
+        stacked.chain(bits.map(move |bit| (FrameNumber::new(start + bit), 0)))
+    }
+
     /// Returns by how many frames the stack of `order` has grown since the last call. The remainder
     /// does not count.
     #[inline]

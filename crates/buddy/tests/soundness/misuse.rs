@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use buddy::{FrameAllocator, Mode, ZeroedMemory};
 use page_frame::{FrameNumber, Order, SwitchedCpu};
-use testkit::Random;
+use testkit::{Random, steps};
 
 use crate::common::range;
 
@@ -20,7 +20,7 @@ fn frees_of_any_number_leave_the_allocator_whole() {
     let mut random = Random::new(9);
     let far = [usize::MAX, usize::MAX - 1, usize::MAX >> 12, 1 << 40, 0, 3000, 4999, 5100];
     let (mut freed, mut faults) = (0, 0);
-    for _ in 0..20_000 {
+    for _ in 0..steps(20_000) {
         cpus.switch_to(Some(page_frame::CpuId::new(random.below(2) as u32)));
         let order = Order::new(random.below(Order::COUNT) as u8).expect("valid");
         let number = match random.one_in(20) {

@@ -8,7 +8,11 @@ use page_frame::Fault;
 /// unwind.
 pub(crate) fn stop(fault: &Fault) {
     let Fault { kind, place, .. } = fault;
-    let _ = writeln!(StandardError, "heap: {} at {place}: {kind}", kind.name());
+    let _ = write!(StandardError, "heap: {} at {place}: {kind}", kind.name());
+    let _ = match fault.cache {
+        Some(cache) => writeln!(StandardError, " ({cache})"),
+        None => writeln!(StandardError),
+    };
     // SAFETY: no preconditions.
     unsafe { libc::abort() };
 }

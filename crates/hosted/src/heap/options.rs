@@ -6,13 +6,13 @@ use kmalloc::{Kmalloc, SetUp};
 use page_frame::{OutOfMemory, WithSlotStride};
 use slab::{Hardening, Registry};
 
-use crate::MAGAZINE_BYTES;
 use crate::heap::fault::stop;
 use crate::heap::fork;
 use crate::heap::state::{HeapSystem, State, trim_main};
 use crate::pages::Pages;
 use crate::purge::decay::PURGE_DELAY;
 use crate::threads::Threads;
+use crate::{MAGAZINE_BYTES, MIN_OBJECTS};
 
 /// The options of a heap.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ impl<K: Hardening> SetUp<HeapSystem, K> for HeapOptions {
             fork::register();
         }
         let kmalloc = Kmalloc::with_hardening(registry).with_magazine_bytes(MAGAZINE_BYTES);
-        Ok(kmalloc.with_secret(random_bits()))
+        Ok(kmalloc.with_min_objects(MIN_OBJECTS).with_secret(random_bits()))
     }
 }
 

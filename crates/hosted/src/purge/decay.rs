@@ -30,8 +30,7 @@ use page_frame::PAGE_SIZE;
 /// The purge delay of a process that sets none. Example: see
 /// [`Pages::with_space`](crate::Pages::with_space).
 ///
-/// Measured with 0.1, 0.5, 1 and 10 seconds: see the table in the book, "Running unmodified
-/// programs".
+/// Measured from 0.02 to 10 seconds: see the table in the book, "Running unmodified programs".
 pub const PURGE_DELAY: Duration = Duration::from_secs(1);
 
 /// The minimum of the purge delay: the clock advances in steps of up to 10 milliseconds.

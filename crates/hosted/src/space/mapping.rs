@@ -56,7 +56,9 @@ impl Mapped {
         let mapping_bytes =
             bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(OsError::INVALID)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // Miri knows no other flag, and sets all memory to zero at once.
+        let flags = if cfg!(miri) { MapFlags::empty() } else { MapFlags::NORESERVE };
+        let flags = MapFlags::PRIVATE | flags;
         // SAFETY: a new mapping at an address that the system chooses changes no existing memory.
         let mapping =
             unsafe { mmap_anonymous(core::ptr::null_mut(), mapping_bytes, access, flags) }?;
@@ -104,6 +106,11 @@ impl Mapped {
         let is_inside = offset.checked_add(bytes).is_some_and(|end| end <= self.bytes);
         let is_whole = offset % PAGE_SIZE == 0 && bytes % PAGE_SIZE == 0;
         assert!(is_inside && is_whole, "{bytes} bytes at {start:p} are whole pages of the mapping");
+        if cfg!(miri) {
+            // SAFETY: inside our mapping by the assertion; by clause 1 the content may be lost.
+            unsafe { start.write_bytes(0, bytes) };
+            return Ok(());
+        }
         // SAFETY: inside our mapping by the assertion; by clause 1 the content may be lost.
         unsafe { madvise(start.as_ptr().cast(), bytes, Advice::LinuxDontNeed) }?;
         Ok(())

@@ -22,7 +22,7 @@ use page_frame::{DirectMap, FrameNumber, FrameRange, PAGE_SIZE};
 use rustix::io::Errno;
 use rustix::mm::{
     Advice, MapFlags, MprotectFlags, MremapFlags, ProtFlags, madvise, mmap_anonymous, mprotect,
-    mremap, mremap_fixed, munmap,
+    mremap, munmap,
 };
 
 use crate::os_error::{OsError, preserving_errno};
@@ -68,7 +68,9 @@ impl Region {
         first: Range<usize>,
     ) -> Result<Self, OsError> {
         let mut error = OsError::INVALID;
-        for _ in 0..MAX_TRIES {
+        // Miri maps memory only where it chooses.
+        let tries = if cfg!(miri) { 0 } else { MAX_TRIES };
+        for _ in 0..tries {
             let wanted = next_claim(bytes).ok_or(OsError::INVALID)?;
             match map_at(wanted + first.start, first.len()) {
                 Ok(part) => {
@@ -95,16 +97,22 @@ impl Region {
         // Whole areas and words of bits, and a section at most.
         let alignment = space_bytes.clamp(2 << 20, ALIGNMENT);
         let mapped = bytes.checked_add(alignment).ok_or(OsError::INVALID)?;
-        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        let no_access = ProtFlags::empty();
+        // Miri knows no other flag, and allows access to all of it at once.
+        let (flags, no_access) = if cfg!(miri) {
+            (MapFlags::PRIVATE, ProtFlags::READ | ProtFlags::WRITE)
+        } else {
+            (MapFlags::PRIVATE | MapFlags::NORESERVE, ProtFlags::empty())
+        };
         // SAFETY: a new mapping at an address that the system chooses changes no existing memory.
         let mapping = unsafe { mmap_anonymous(core::ptr::null_mut(), mapped, no_access, flags) }?;
         let mapping = NonNull::new(mapping.cast::<u8>()).ok_or(OsError::INVALID)?;
         // SAFETY: the mapping is longer by the alignment, so the aligned start lies inside it.
         let start = unsafe { mapping.add(mapping.align_offset(alignment)) };
         let region = Self { start, space_bytes, bytes, reserved: Some((mapping, mapped)) };
-        // SAFETY: our mapping; changes core dumps only. The system would search it for pages.
-        let _ = unsafe { madvise(mapping.as_ptr().cast(), mapped, Advice::LinuxDontDump) };
+        if !cfg!(miri) {
+            // SAFETY: our mapping; changes core dumps only. The system would search it for pages.
+            let _ = unsafe { madvise(mapping.as_ptr().cast(), mapped, Advice::LinuxDontDump) };
+        }
         region.map(first)?;
         Ok(region)
     }
@@ -153,6 +161,9 @@ impl Region {
         if self.reserved.is_none() {
             return map_at(start.addr(), bytes).map(|_| ());
         }
+        if cfg!(miri) {
+            return Ok(());
+        }
         // SAFETY: a part of our mapping, whose access only grows.
         unsafe { mprotect(start, bytes, MprotectFlags::READ | MprotectFlags::WRITE) }?;
         // SAFETY: a part of our mapping; changes core dumps only.
@@ -194,6 +205,12 @@ impl Region {
             // SAFETY: clause 1: mapped by this region, and not used.
             return Ok(unsafe { munmap(start, bytes) }?);
         }
+        if cfg!(miri) {
+            // SAFETY: clause 1: no code needs the content, and a part that is mapped again reads as
+            // zero.
+            unsafe { start.cast::<u8>().write_bytes(0, bytes) };
+            return Ok(());
+        }
         // SAFETY: clause 1: no code needs the content.
         unsafe { madvise(start, bytes, Advice::LinuxDontNeed) }?;
         // SAFETY: clause 1: no code reads or writes there until it is mapped again.
@@ -220,6 +237,11 @@ impl Region {
         let is_whole = start.addr().get() % PAGE_SIZE == 0 && bytes % PAGE_SIZE == 0;
         assert!(is_whole, "{bytes} bytes at {start:p} are whole pages");
         let (start, bytes) = self.part_of_space(FrameRange::new(first, end));
+        if cfg!(miri) {
+            // SAFETY: clause 1: the content may be lost.
+            unsafe { start.cast::<u8>().write_bytes(0, bytes) };
+            return Ok(());
+        }
         // SAFETY: clause 1: the content may be lost.
         match unsafe { madvise(start, bytes, Advice::LinuxDontNeed) } {
             // A unit of the range is not mapped. Linux has decommitted all others.
@@ -231,6 +253,9 @@ impl Region {
     /// Allows a huge page for `area`, and collapses the area into one at once if the system can.
     /// The content stays.
     pub(crate) fn collapse(&self, area: FrameRange) {
+        if cfg!(miri) {
+            return;
+        }
         let (start, bytes) = self.part_of_space(area);
         // SAFETY: a part of our mapping; changes the size of the pages behind it only.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
@@ -260,7 +285,7 @@ impl Region {
     /// Forbids huge pages in `part`, which is mapped: for sparsely written memory. Does nothing in
     /// a process that has installed a filter of system calls.
     pub(crate) fn forbid_huge_in(&self, part: Range<usize>) {
-        if seccomp::has_own_filter() {
+        if seccomp::has_own_filter() || cfg!(miri) {
             return;
         }
         let (start, bytes) = self.part(&part);
@@ -279,11 +304,20 @@ impl Region {
         to: NonNull<u8>,
         bytes: usize,
     ) -> bool {
-        let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
-        let (from, to) = (from.as_ptr().cast(), to.as_ptr().cast());
-        // SAFETY: clause 1: the content at `to` may be lost, and the mapping at `from` stays
-        // (`DONTUNMAP`).
-        unsafe { mremap_fixed(from, bytes, bytes, flags, to) }.is_ok()
+        #[cfg(miri)]
+        {
+            // The caller copies.
+            let _ = (from, to, bytes);
+            false
+        }
+        #[cfg(not(miri))]
+        {
+            let flags = MremapFlags::MAYMOVE | MremapFlags::DONTUNMAP;
+            let (from, to) = (from.as_ptr().cast(), to.as_ptr().cast());
+            // SAFETY: clause 1: the content at `to` may be lost, and the mapping at `from` stays
+            // (`DONTUNMAP`).
+            unsafe { rustix::mm::mremap_fixed(from, bytes, bytes, flags, to) }.is_ok()
+        }
     }
 
     fn part_of_space(&self, range: FrameRange) -> (*mut c_void, usize) {

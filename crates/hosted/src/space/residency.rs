@@ -14,6 +14,9 @@ pub(crate) const MAX_PAGES: usize = 512;
 /// Returns whether all of `pages` pages from `start` on, at most [`MAX_PAGES`], are resident. The
 /// pages are mapped.
 pub(crate) fn are_resident(start: *mut c_void, pages: usize) -> bool {
+    if cfg!(miri) {
+        return true;
+    }
     if seccomp::is_filtered() { is_in_pagemap(start, pages) } else { is_in_core(start, pages) }
 }
 

@@ -9,6 +9,7 @@ use hosted::Threads;
 use kmalloc::{ClassIndex, Kmalloc, LARGEST};
 use page_frame::{Arena, PAGE_SIZE};
 use slab::Registry;
+use testkit::steps;
 
 #[test]
 fn sizes_of_addresses_that_are_freed_meanwhile_are_numbers_alone() {
@@ -26,7 +27,7 @@ fn sizes_of_addresses_that_are_freed_meanwhile_are_numbers_alone() {
                 assert!(is_class || is_run, "{bytes} bytes");
             }
         });
-        for round in 0..20_000_usize {
+        for round in 0..steps(20_000) {
             let bytes = [20, 300, 3000, LARGEST + 1, 100_000][round % 5];
             let layout = Layout::from_size_align(bytes, 8).expect("a layout");
             let start = kmalloc.allocate(layout).expect("room");

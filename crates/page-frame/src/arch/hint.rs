@@ -1,19 +1,21 @@
 //! Fences and hints that return no data.
 
+#[cfg(not(any(loom, miri)))]
+use core::sync::atomic::compiler_fence;
 #[cfg(not(loom))]
-use core::sync::atomic::{Ordering, compiler_fence, fence};
+use core::sync::atomic::{Ordering, fence};
 #[cfg(loom)]
 use loom::sync::atomic::{Ordering, fence};
 
 /// Keeps the compiler, but not the CPU, from moving accesses across it; pairs with a fence on all
 /// CPUs.
 ///
-/// Under loom it is a full fence: loom has no fence that acts on other threads.
+/// Under loom and Miri it is a full fence: they have no fence that acts on other threads.
 #[inline(always)]
 pub fn light_fence() {
-    #[cfg(not(loom))]
+    #[cfg(not(any(loom, miri)))]
     compiler_fence(Ordering::SeqCst);
-    #[cfg(loom)]
+    #[cfg(any(loom, miri))]
     fence(Ordering::SeqCst);
 }
 

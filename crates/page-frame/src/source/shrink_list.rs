@@ -18,8 +18,13 @@ use crate::source::shrink::Shrink;
 use crate::sync::lock::Lock;
 use crate::sync::model::const_unless_loom;
 
+/// Calls of one shrinker that may be inside it at the same time: from several CPUs, or nested, when
+/// a shrinker allocates from the page source that calls it. More are left out, so that such a
+/// recursion ends.
+pub(crate) const MAX_CALLS: usize = 8;
+
 /// At most `N` shrinkers, called in turn. They may register after the page source that calls them
-/// was built.
+/// was built. At most eight calls of one shrinker run at the same time, nested ones included.
 ///
 /// ```
 /// use page_frame::{Shrink, ShrinkList};
@@ -176,12 +181,16 @@ impl<const N: usize> ShrinkList<N> {
         Ok(true)
     }
 
-    /// Begins a call of the member at `index`, unless the place is empty, the member is leaving, or
-    /// the lock is taken.
+    /// Begins a call of the member at `index`, unless the place is empty, the member is leaving,
+    /// [`MAX_CALLS`] calls are inside it, or the lock is taken.
     fn begin(&self, index: usize) -> Option<Call<'_>> {
         let members = self.members.try_lock()?;
         let member = members[index].filter(|member| !member.is_leaving)?;
         let inside = &self.inside[index];
+        // Relaxed: it grows only under the lock (I2).
+        if inside.load(Ordering::Relaxed) >= MAX_CALLS {
+            return None;
+        }
         // Relaxed: I2: `unregister` sees it through the lock.
         inside.fetch_add(1, Ordering::Relaxed);
         Some(Call { shrinker: member.shrinker, inside })

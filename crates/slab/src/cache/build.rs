@@ -52,7 +52,8 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
         let (size, alignment, line) = (layout.size(), layout.align(), self.line_bytes);
-        let best = Geometry::new(size, alignment, line).map_err(BuildError::Geometry)?;
+        let best = Geometry::with_objects(size, alignment, line, self.least_objects);
+        let best = best.map_err(BuildError::Geometry)?;
         if best.order() <= self.most_order {
             return Ok(best);
         }

@@ -7,12 +7,12 @@ use core::marker::PhantomData;
 use page_frame::{Order, Tag};
 
 use crate::cache_inner::sizing::USUAL_BYTES;
-use crate::cache_name::CacheName;
 use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
 use crate::slabs::settings::ObjectHook;
 use crate::system::System;
 use crate::trace::Trace;
+use page_frame::CacheName;
 
 /// The description of a cache that is not built yet.
 ///
@@ -28,6 +28,8 @@ use crate::trace::Trace;
 /// let packets = packets.magazine_bytes(16 << 10).most_pages(64);
 /// let packets = packets.keep_empty(8).keep_at_least(1); // slabs
 /// assert_eq!(packets.geometry()?.stride(), 1536);
+/// let packets = packets.min_objects(10);
+/// assert!(packets.geometry()?.capacity() >= 10);
 /// let packets = packets.build()?;
 /// // A cache that is seldom used: no memory waits in it.
 /// let rare = registry.cache("rare", Layout::new::<[u8; 700]>()).uncoloured().release_at_once();
@@ -43,6 +45,7 @@ pub struct CacheBuilder<'r, S: System, K: Hardening = Off> {
     pub(super) line_bytes: usize,
     pub(super) is_line_aligned: bool,
     pub(super) most_order: Order,
+    pub(super) least_objects: usize,
     pub(super) coloured: bool,
     pub(super) constructor: Option<ObjectHook>,
     pub(super) destructor: Option<ObjectHook>,
@@ -86,6 +89,7 @@ impl<'r, S: System> CacheBuilder<'r, S> {
             line_bytes: 64,
             is_line_aligned: false,
             most_order: Order::MAX,
+            least_objects: 0,
             coloured: true,
             constructor: None,
             destructor: None,
@@ -136,7 +140,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
         let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
         let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, trace, .. } = self;
-        let Self { coloured, is_pinned, .. } = self;
+        let Self { coloured, is_pinned, least_objects, .. } = self;
         CacheBuilder {
             registry,
             name,
@@ -144,6 +148,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
             line_bytes,
             is_line_aligned,
             most_order,
+            least_objects,
             coloured,
             constructor,
             destructor,
@@ -329,7 +334,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the
     /// user can do without. No lock is held during the call; it may allocate, and may panic. It
-    /// must not destroy the cache, which would wait for the end of the call. Implies
+    /// must not destroy the cache, which would wait for the end of the call. If it allocates while
+    /// nothing is free it is called again, up to eight times inside one another. Implies
     /// [`reclaimable`](Self::reclaimable).
     ///
     /// ```
@@ -360,6 +366,16 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Example: see [`CacheBuilder`].
     pub fn max_order(mut self, order: Order) -> Self {
         self.most_order = order;
+        self
+    }
+
+    /// Makes slabs of at least `objects` objects, or as many as a slab of
+    /// [`LARGEST_ORDER`](crate::LARGEST_ORDER) holds; by default 8 up to 512 bytes and 4 beyond.
+    /// More means that slabs are made and released less often, and that one object in use keeps
+    /// more pages. For page sources of which untouched pages cost nothing. See
+    /// [`Geometry::with_objects`](crate::Geometry::with_objects). Example: see [`CacheBuilder`].
+    pub fn min_objects(mut self, objects: usize) -> Self {
+        self.least_objects = objects;
         self
     }
 

@@ -1,11 +1,14 @@
 //! Allocating and freeing many objects at once: enters the slot once for all objects that its two
-//! magazines have, or have room for.
+//! magazines have, or have room for. Reserves of objects.
 //!
 //! With a preset that checks each object, each is allocated or freed as a single one.
 
 use core::ptr::NonNull;
 
+use page_frame::OutOfMemory;
+
 use crate::cache::handle::Cache;
+use crate::cache::mempool::{Mempool, Prefilled};
 use crate::hardening::presets::{Hardening, is_any_on};
 use crate::system::System;
 
@@ -50,6 +53,24 @@ impl<S: System, K: Hardening> Cache<S, K> {
             // SAFETY: clause 1, of those that are left.
             unsafe { self.free_rest(&objects[gone..]) }
         }
+    }
+
+    /// Makes a reserve of `objects` objects. O(objects); may take locks and ask the page source.
+    /// Example: see [`Mempool`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
+    pub fn mempool(&self, objects: usize) -> Result<Mempool<'_, S, K>, OutOfMemory> {
+        Mempool::new(self, objects)
+    }
+
+    /// Makes `objects` allocations in advance, which then cannot fail. O(objects); may take locks
+    /// and ask the page source. Example: see [`Prefilled`].
+    ///
+    /// # Errors
+    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
+    pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, S, K>, OutOfMemory> {
+        Prefilled::new(self, objects)
     }
 
     /// Allocates the rest of `objects`, after the first `had`.

@@ -5,9 +5,9 @@ use core::fmt;
 use core::ptr::NonNull;
 
 use crate::cache_inner::CacheInner;
-use crate::cache_name::CacheName;
 use crate::registry::inner::RegistryInner;
 use crate::system::System;
+use page_frame::CacheName;
 
 /// A cache, typed or not, that was not destroyed because objects are in use. Dropping it destroys
 /// the cache after all; the slabs of the objects in use are lost to the page source then.

@@ -5,14 +5,11 @@ use core::marker::PhantomData;
 use core::mem::ManuallyDrop;
 use core::ptr::NonNull;
 
-use page_frame::{Cpu, OutOfMemory, Violation};
+use page_frame::{Cpu, OutOfMemory};
 
 use crate::cache::destroy::{Busy, EndOfHandle};
 use crate::cache_inner::CacheInner;
-use crate::cache_inner::stats::{CacheStats, SlabView, for_each_slab};
-use crate::cache_name::CacheName;
-use crate::debug::leaks::{LiveObject, for_each_live};
-use crate::debug::validate::validate;
+use crate::cache_inner::stats::CacheStats;
 use crate::hardening::presets::{Hardening, Off, is_any_on};
 use crate::patience::Patience;
 use crate::percpu::slot::{PerCpuHandle, Push};
@@ -22,6 +19,7 @@ use crate::slabs::checks::ObjectChecks;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::settings::CacheSettings;
 use crate::system::System;
+use page_frame::CacheName;
 
 /// Objects of one size, in constructed state, from slabs that the cache takes and releases by
 /// itself.
@@ -232,6 +230,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     #[cold]
     #[inline(never)]
+    #[track_caller]
     fn free_missed(&self, place: NonNull<u8>) {
         if self.inner().free_missed(place) {
             age_if_due(self.registry());
@@ -324,39 +323,6 @@ impl<S: System, K: Hardening> Cache<S, K> {
         let released = self.inner().shrink(usize::MAX, Patience::Wait);
         age_if_due(self.registry());
         released
-    }
-
-    /// Checks the invariants of the cache. O(objects), takes its locks. Example: see [`Cache`].
-    ///
-    /// # Errors
-    /// Names the first invariant that does not hold.
-    pub fn validate(&self) -> Result<(), Violation> {
-        validate(self.inner().slabs(), self.inner().environment())
-    }
-
-    /// Calls `look` with each slab, under the lock of the slab set: `look` must not use the cache.
-    /// O(slabs). Example: see [`Cache`].
-    pub fn for_each_slab(&self, look: impl FnMut(SlabView)) {
-        for_each_slab(self.inner().slabs(), self.inner().environment(), look);
-    }
-
-    /// Returns whether `object` is the address of an object of this cache, in use or free. Any
-    /// address is allowed, also while other CPUs shrink the cache. O(slabs), takes the lock of the
-    /// slab set; `false` in an interrupt that found that lock held. Example: see [`Cache`].
-    pub fn owns(&self, object: NonNull<u8>) -> bool {
-        let slabs = self.inner().slabs();
-        let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
-        slabs.has_object_at(self.inner().environment(), place)
-    }
-
-    /// Calls `look` with each object in use, under the lock of the slab set. Empties all magazines
-    /// first. Takes `&mut self`, so that no other CPU moves objects meanwhile. O(objects). Example:
-    /// see [`LiveObject`].
-    pub fn for_each_live(&mut self, look: impl FnMut(LiveObject)) {
-        let inner = self.inner();
-        inner.percpu.drain(&inner.backing, Patience::Wait);
-        // SAFETY: `&mut self`: the only handle, and the magazines have just been emptied.
-        unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
     }
 
     /// Destroys the cache. Waits for locks, and for shrinkers and statistics that visit this cache.

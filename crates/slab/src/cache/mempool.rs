@@ -95,29 +95,13 @@ pub struct Mempool<'c, S: System, K: Hardening = Off> {
     objects: usize,
 }
 
-impl<S: System, K: Hardening> Cache<S, K> {
-    /// Makes a reserve of `objects` objects. O(objects); may take locks and ask the page source.
-    /// Example: see [`Mempool`].
-    ///
-    /// # Errors
-    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
-    pub fn mempool(&self, objects: usize) -> Result<Mempool<'_, S, K>, OutOfMemory> {
-        let pool = fill(self, objects)?;
-        Ok(Mempool { cache: self, pool: IrqLock::new(Some(pool)), objects })
+impl<'c, S: System, K: Hardening> Mempool<'c, S, K> {
+    /// Makes a reserve of `objects` objects of `cache`.
+    pub(crate) fn new(cache: &'c Cache<S, K>, objects: usize) -> Result<Self, OutOfMemory> {
+        let pool = fill(cache, objects)?;
+        Ok(Self { cache, pool: IrqLock::new(Some(pool)), objects })
     }
 
-    /// Makes `objects` allocations in advance, which then cannot fail. O(objects); may take locks
-    /// and ask the page source. Example: see [`Prefilled`].
-    ///
-    /// # Errors
-    /// [`OutOfMemory`] when the cache cannot provide that many; then nothing is held.
-    pub fn prefill(&self, objects: usize) -> Result<Prefilled<'_, S, K>, OutOfMemory> {
-        let pool = fill(self, objects)?;
-        Ok(Prefilled { cache: self, pool: Some(pool) })
-    }
-}
-
-impl<S: System, K: Hardening> Mempool<'_, S, K> {
     /// Allocates an object: from the cache or, when that has none, from the objects kept. O(1)
     /// beyond the cache's cost; takes the reserve's lock only in the second case.
     /// Example: see [`Mempool`].
@@ -201,7 +185,13 @@ pub struct Prefilled<'c, S: System, K: Hardening = Off> {
     pool: Option<Pool>,
 }
 
-impl<S: System, K: Hardening> Prefilled<'_, S, K> {
+impl<'c, S: System, K: Hardening> Prefilled<'c, S, K> {
+    /// Makes `objects` allocations of `cache` in advance.
+    pub(crate) fn new(cache: &'c Cache<S, K>, objects: usize) -> Result<Self, OutOfMemory> {
+        let pool = fill(cache, objects)?;
+        Ok(Self { cache, pool: Some(pool) })
+    }
+
     /// Takes one of the objects; there are as many as were asked for. O(1), no lock.
     /// Example: see [`Prefilled`].
     #[track_caller]

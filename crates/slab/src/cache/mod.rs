@@ -6,6 +6,7 @@ pub(crate) mod builder;
 pub(crate) mod bulk;
 pub(crate) mod destroy;
 pub(crate) mod handle;
+mod inspect;
 pub(crate) mod mempool;
 pub(crate) mod numa;
 pub(crate) mod pooled;

@@ -30,11 +30,12 @@ pub(crate) mod stats;
 
 use core::ptr::NonNull;
 
+use page_frame::sync::{AtomicU16, Ordering};
 use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
 
 use crate::cache_inner::cache_list::{ListNode, Listed};
 use crate::cache_inner::depot::{Depot, Places};
-use crate::cache_inner::percpu_cache::{Miss, PerCpuCache};
+use crate::cache_inner::percpu_cache::{FreeMiss, Miss, PerCpuCache};
 use crate::cache_inner::shared::Shared;
 use crate::cache_inner::sizing::MagazineSizing;
 use crate::cache_inner::slab_transfer::Backing;
@@ -50,6 +51,19 @@ use crate::system::System;
 
 /// A callback that frees objects which the user of a cache can do without.
 pub(crate) type ReclaimHook = &'static (dyn Fn() + Sync);
+
+/// Calls of one `reclaim` callback that may be inside it at the same time: from several CPUs, or
+/// nested, when the callback allocates. More are left out, so that such a recursion ends.
+const MAX_RECLAIM_CALLS: u16 = 8;
+
+/// Counts the end of a call, also when the callback panics.
+struct CallEnd<'c>(&'c AtomicU16);
+
+impl Drop for CallEnd<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 /// A cache without its handle.
 #[repr(C, align(64))]
@@ -83,6 +97,21 @@ impl<S: System> CacheInner<S> {
         // SAFETY: clause 1 of `Backing::new`: I2 says that `shared` outlives the cache.
         let backing = unsafe { Backing::new(shared, Slabs::new(settings), sizing) };
         Self { percpu, backing, reclaim, node: ListNode::new() }
+    }
+
+    /// Calls the `reclaim` callback; returns whether it did. Without one, or while
+    /// [`MAX_RECLAIM_CALLS`] calls are inside it, does nothing.
+    pub(crate) fn call_reclaim(&self) -> bool {
+        let Some(reclaim) = self.reclaim else { return false };
+        // Relaxed, here and below: the count bounds a recursion, and orders nothing.
+        let calls = &self.backing.reclaim_calls;
+        let inside = calls.fetch_add(1, Ordering::Relaxed);
+        let _end = CallEnd(calls);
+        if inside >= MAX_RECLAIM_CALLS {
+            return false;
+        }
+        reclaim();
+        true
     }
 
     /// Returns the slabs.
@@ -161,9 +190,22 @@ impl<S: System> CacheInner<S> {
     /// Frees a place after a miss in the CPU slot: to the slot's other magazine, to an empty one of
     /// the depot (in exchange for the full one, if there is one), to a new one, or to its slab.
     /// Returns whether it went beyond slot and depot, so that objects may be in the slabs again.
+    /// Reports a double free of the caller's last free, wherever that went.
     #[inline(always)]
+    #[track_caller]
     pub(crate) fn free_missed(&self, place: NonNull<u8>) -> bool {
-        let Err(slot) = self.percpu.push_or_unload(place) else { return false };
+        let slot = match self.percpu.push_or_unload(place) {
+            Ok(()) => return false,
+            Err(FreeMiss::Full(slot)) => slot,
+            Err(FreeMiss::Again) => {
+                self.report_freed_again(place);
+                return false;
+            }
+        };
+        if slot.is_bare && self.slabs().is_freed_last(self.environment(), place.addr().get()) {
+            self.report_freed_again(place);
+            return false;
+        }
         let stored = slot.full.as_ref().map(Magazine::length);
         let (empty, refused) = match slot.full {
             Some(full) => self.percpu.exchange_full(&self.backing, full),
@@ -241,7 +283,8 @@ impl<S: System> CacheInner<S> {
     #[cold]
     #[track_caller]
     fn report_freed_again(&self, place: NonNull<u8>) {
-        self.environment().report(&Fault::at_address(FaultKind::DoubleFree, place.addr().get()));
+        let fault = Fault::at_address(FaultKind::DoubleFree, place.addr().get());
+        self.environment().report(&fault.in_cache(self.slabs().settings.name));
     }
 
     #[inline]

@@ -38,8 +38,17 @@ pub(crate) struct Miss {
     pub(crate) spare: Option<Magazine>,
 }
 
+/// Why a slot did not take a free.
+pub(crate) enum FreeMiss {
+    /// The object was the last one that was freed: it is being freed twice.
+    Again,
+    Full(FullSlot),
+}
+
 /// The state of a slot that had no room for a free.
 pub(crate) struct FullSlot {
+    /// Whether the slot has no magazine, so that the caller's last free went to its slab.
+    pub(crate) is_bare: bool,
     /// Whether the CPU misses often enough to get magazines.
     pub(crate) has_earned_magazines: bool,
     /// The full magazine that was the previous one.
@@ -84,17 +93,22 @@ impl<C: Cpu> PerCpuCache<C> {
     /// Pushes `object` to the previous magazine, if that has room. On a miss takes that magazine
     /// out.
     #[inline(always)]
-    pub(crate) fn push_or_unload(&self, object: NonNull<u8>) -> Result<(), FullSlot> {
+    pub(crate) fn push_or_unload(&self, object: NonNull<u8>) -> Result<(), FreeMiss> {
         let Ok(mut slot) = self.slots.enter() else {
-            return Err(FullSlot { has_earned_magazines: false, full: None });
+            let (is_bare, has_earned_magazines, full) = (true, false, None);
+            return Err(FreeMiss::Full(FullSlot { is_bare, has_earned_magazines, full }));
         };
+        if slot.is_last(object) {
+            return Err(FreeMiss::Again);
+        }
+        let is_bare = slot.loaded_length().is_none();
         if slot.swap_to_room() && slot.push(object) == Push::Done {
             return Ok(());
         }
         slot.was_draining(false);
         let has_earned_magazines = slot.has_earned_magazines();
         let full = if has_earned_magazines { slot.take_previous() } else { None };
-        Err(FullSlot { has_earned_magazines, full })
+        Err(FreeMiss::Full(FullSlot { is_bare, has_earned_magazines, full }))
     }
 
     /// Pops objects from both magazines; returns how many.

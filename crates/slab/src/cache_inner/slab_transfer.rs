@@ -13,6 +13,7 @@
 use core::ptr::NonNull;
 
 use page_frame::OutOfMemory;
+use page_frame::sync::AtomicU16;
 
 use crate::cache_inner::shared::Shared;
 use crate::cache_inner::sizing::MagazineSizing;
@@ -29,6 +30,8 @@ pub(crate) struct Backing<S: System> {
     shared: NonNull<Shared<S>>,
     pub(crate) slabs: Slabs,
     pub(crate) sizing: MagazineSizing,
+    /// The calls inside the `reclaim` callback of the cache. Here, as here are bytes to spare.
+    pub(crate) reclaim_calls: AtomicU16,
 }
 
 impl<S: System> Backing<S> {
@@ -39,7 +42,7 @@ impl<S: System> Backing<S> {
         slabs: Slabs,
         sizing: MagazineSizing,
     ) -> Self {
-        Self { shared, slabs, sizing }
+        Self { shared, slabs, sizing, reclaim_calls: AtomicU16::new(0) }
     }
 
     /// Returns what all caches of the registry share.

@@ -8,7 +8,7 @@
 
 use core::ptr::NonNull;
 
-use crate::hardening::history::History;
+use crate::hardening::history::{self, History};
 use crate::hardening::presets::Hardening;
 use crate::patience::Patience;
 use crate::slabs::Slabs;
@@ -95,10 +95,13 @@ unsafe fn live_object<K: Hardening>(
     let slab = unsafe { header.as_ref() };
     // SAFETY: clause 1: the index is one of the slab's.
     let object = settings.object_in(unsafe { slab.object(geometry, index) });
-    let history = K::HISTORY.then(|| {
-        // SAFETY: written when the slab was made; only frees and allocations write it again.
-        unsafe { settings.padding.history(object).read() }
-    });
+    let history = if K::HISTORY {
+        // SAFETY: clause 1 of `read`: written when the slab was made; only frees and allocations
+        // write it again.
+        unsafe { history::read(settings.padding.history(object), settings.secret) }
+    } else {
+        None
+    };
     LiveObject { object, slab: slab.start.addr().get(), index, history }
 }
 

@@ -36,9 +36,10 @@ pub(crate) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> R
         return Ok(());
     }
     // Not the canary itself: reports are read by many, and the secret is shared by all objects.
-    let first = (found ^ expected).to_ne_bytes().iter().position(|byte| *byte != 0);
-    let changed = object.addr().get() + size + first.unwrap_or(0);
-    Err(Fault::at_address(FaultKind::Overflow { changed }, object.addr().get()))
+    let first = (found ^ expected).to_ne_bytes().iter().position(|byte| *byte != 0).unwrap_or(0);
+    let changed = object.addr().get() + size + first;
+    let kind = FaultKind::Overflow { changed, expected: None, found: found.to_ne_bytes()[first] };
+    Err(Fault::at_address(kind, object.addr().get()))
 }
 
 const fn expected_at(address: usize, secret: usize) -> usize {

@@ -4,7 +4,7 @@ use core::alloc::Layout;
 use core::ptr::NonNull;
 
 use crate::hardening::canary;
-use crate::hardening::history::History;
+use crate::hardening::history::HistoryRecord;
 use crate::hardening::presets::Hardening;
 
 /// The places around an object, in bytes from its first one.
@@ -25,11 +25,11 @@ impl Padding {
         let canary = if K::CANARY { canary::BYTES } else { 0 };
         let behind = layout.size().checked_add(canary)?;
         let end = behind.checked_add(K::RED_ZONE)?;
-        let align = align_of::<History>();
+        let align = align_of::<HistoryRecord>();
         let (align, history, all) = if K::HISTORY {
             // From the place on, as that is what is aligned.
             let from_place = front.checked_add(end)?.checked_next_multiple_of(align)?;
-            let all = from_place.checked_add(size_of::<History>())?;
+            let all = from_place.checked_add(size_of::<HistoryRecord>())?;
             (align.max(layout.align()), from_place - front, all)
         } else {
             (layout.align(), end, front.checked_add(end)?)
@@ -57,7 +57,7 @@ impl Padding {
     }
 
     /// Returns where the history of `object` is kept.
-    pub(crate) fn history(&self, object: NonNull<u8>) -> NonNull<History> {
+    pub(crate) fn history(&self, object: NonNull<u8>) -> NonNull<HistoryRecord> {
         // SAFETY: a preset with histories has room for one there, inside the place.
         unsafe { object.add(self.history as usize) }.cast()
     }
@@ -84,11 +84,15 @@ mod tests {
             );
             assert!(padding.end() == padding.behind() + Debugging::RED_ZONE);
             assert!(padding.history as usize >= padding.end());
-            assert_eq!((padding.front() + padding.history as usize) % align_of::<History>(), 0);
-            assert!(
-                padding.front() + padding.history as usize + size_of::<History>() <= whole.size()
+            assert_eq!(
+                (padding.front() + padding.history as usize) % align_of::<HistoryRecord>(),
+                0
             );
-            assert_eq!(whole.align(), align.max(align_of::<History>()));
+            assert!(
+                padding.front() + padding.history as usize + size_of::<HistoryRecord>()
+                    <= whole.size()
+            );
+            assert_eq!(whole.align(), align.max(align_of::<HistoryRecord>()));
         }
     }
 }

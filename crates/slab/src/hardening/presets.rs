@@ -54,7 +54,8 @@ pub struct Off;
 
 impl Hardening for Off {}
 
-/// Obstacles for an attacker: marks, canaries, shuffled slabs.
+/// Obstacles for an attacker: marks, canaries, shuffled slabs, and a look at each object for writes
+/// since it was freed.
 ///
 /// ```
 /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -84,6 +85,7 @@ pub struct Hardened;
 impl Hardening for Hardened {
     const MARKS: bool = true;
     const CANARY: bool = true;
+    const POISON: bool = true;
     const SHUFFLE: bool = true;
 }
 

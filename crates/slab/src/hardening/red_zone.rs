@@ -34,9 +34,9 @@ pub(crate) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(),
     let behind = (object.as_ptr().wrapping_add(padding.behind()), padding.end() - padding.behind());
     for (start, bytes) in zones.into_iter().chain([behind]) {
         // SAFETY: clause 1: both lie in the object's place.
-        if let Some(changed) = unsafe { first_other(start, bytes, PATTERN) } {
-            let object = object.addr().get();
-            return Err(Fault::at_address(FaultKind::Overflow { changed }, object));
+        if let Some((changed, found)) = unsafe { first_other(start, bytes, PATTERN) } {
+            let kind = FaultKind::Overflow { changed, expected: Some(PATTERN), found };
+            return Err(Fault::at_address(kind, object.addr().get()));
         }
     }
     Ok(())

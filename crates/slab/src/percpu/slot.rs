@@ -123,6 +123,18 @@ impl CpuSlot {
         Push::Done
     }
 
+    /// Returns whether `object` is the last one in the loaded magazine, which may be full.
+    pub(crate) fn is_last(&self, object: NonNull<u8>) -> bool {
+        if self.top == self.bottom {
+            return false;
+        }
+        // SAFETY: I1: `top` is above `bottom`, so there is a place below it.
+        let last = unsafe { self.top.sub(1) };
+        // SAFETY: I1: a place below `top` is written.
+        let freed_last = unsafe { last.read() };
+        freed_last == object.as_ptr()
+    }
+
     /// Pops objects from the loaded magazine until it is empty or `objects` is full; returns how
     /// many. They keep the order in which they were pushed.
     #[inline(always)]

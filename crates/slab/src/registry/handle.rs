@@ -9,7 +9,6 @@ use page_frame::{
 };
 
 use crate::cache_inner::stats::{CacheStats, SLABINFO_HEADER, SlabView, Totals, for_each_slab};
-use crate::cache_name::CacheName;
 use crate::debug::validate::validate;
 use crate::patience::Patience;
 use crate::percpu::slot::PerCpuHandle;
@@ -18,6 +17,7 @@ use crate::registry::frozen::FrozenSlots;
 use crate::registry::inner::RegistryInner;
 use crate::registry::pressure;
 use crate::system::System;
+use page_frame::CacheName;
 
 /// The caches of a system.
 ///

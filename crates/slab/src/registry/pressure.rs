@@ -39,8 +39,9 @@ pub(crate) fn shrink<S: System>(
         released += shrink_internal(&registry.shared, target_pages - released, patience);
     }
     visit_until(registry, target_pages, &mut released, |cache, wanted| {
-        let Some(reclaim) = cache.reclaim else { return 0 };
-        reclaim();
+        if !cache.call_reclaim() {
+            return 0;
+        }
         cache.shrink(wanted, patience)
     });
     released

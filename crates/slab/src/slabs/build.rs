@@ -7,9 +7,8 @@ use core::ptr::NonNull;
 
 use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageSource};
 
-use crate::hardening::history::History;
-use crate::hardening::poison;
 use crate::hardening::presets::Hardening;
+use crate::hardening::{history, poison};
 use crate::patience::Reclaim;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::header::SlabHeader;
@@ -104,7 +103,7 @@ pub(crate) unsafe fn prepare_objects<K: Hardening>(
         }
         if K::HISTORY {
             // SAFETY: clause 1, and the padding of this preset has room for a history.
-            unsafe { settings.padding.history(object).write(History::default()) };
+            unsafe { history::write_empty(settings.padding.history(object), settings.secret) };
         }
     }
 }

@@ -7,7 +7,7 @@ use core::ptr::NonNull;
 
 use crate::slabs::free_word::Pushed;
 use crate::slabs::geometry::Geometry;
-use crate::slabs::header::SlabHeader;
+use crate::slabs::header::{LinksPlace, SlabHeader};
 use crate::slabs::links::Links;
 
 /// Objects of one slab that the caller owns and frees.
@@ -20,26 +20,41 @@ pub(crate) struct FreedChain {
     /// The bytes of all objects of the slab; zero before the first chain is begun.
     bytes: usize,
     stride: Divisor,
+    /// The cut of slabs of the best order.
+    best: Cut,
     head: usize,
     last: usize,
     count: usize,
 }
 
+/// Where the objects and the links of a slab lie.
+#[derive(Clone, Copy, Debug)]
+struct Cut {
+    /// The bytes of all objects.
+    bytes: usize,
+    links: LinksPlace,
+}
+
+impl Cut {
+    const fn of(geometry: &Geometry) -> Self {
+        let bytes = geometry.capacity() * geometry.stride();
+        Self { bytes, links: LinksPlace::of(geometry) }
+    }
+}
+
 impl FreedChain {
     /// Makes a chain that has no object yet, for slabs cut by `best`.
     pub(crate) const fn new(best: &Geometry) -> Self {
-        let header = NonNull::dangling();
-        let (first, bytes, head, last, count) = (0, 0, 0, 0, 0);
-        let stride = Divisor::new(best.stride());
         Self {
-            header,
+            header: NonNull::dangling(),
             links: Links::Within(NonNull::dangling()),
-            first,
-            bytes,
-            stride,
-            head,
-            last,
-            count,
+            first: 0,
+            bytes: 0,
+            stride: Divisor::new(best.stride()),
+            best: Cut::of(best),
+            head: 0,
+            last: 0,
+            count: 0,
         }
     }
 
@@ -48,28 +63,45 @@ impl FreedChain {
         self.count == 0
     }
 
-    /// Begins a new chain with the object at `address`, object `index` of `header`.
+    /// Begins a new chain with the object of `header` at `address`. Returns whether an object
+    /// begins there; if not, the chain stays empty.
     ///
     /// # Safety
-    /// 1. `address` is object `index` of `header`, and `best` is the geometry of its cache.
+    /// 1. `header` is that of a slab that is alive, and `best` is the geometry of its cache.
     /// 2. The caller owns the object, and those added later, so the slab is alive until they are
     ///    pushed.
     #[inline]
     pub(crate) unsafe fn begin(
         &mut self,
         header: NonNull<SlabHeader>,
-        index: usize,
         address: usize,
         best: &Geometry,
-    ) {
-        // SAFETY: clause 2: alive.
-        let geometry = &unsafe { header.as_ref() }.geometry(best);
+    ) -> bool {
+        // SAFETY: clause 1: alive.
+        let slab = unsafe { header.as_ref() };
+        let cut = if slab.is_cut_by(best) { self.best } else { Cut::of(&slab.geometry(best)) };
         self.header = header;
-        // SAFETY: clause 1 of `links`: `SlabHeader::geometry` returned the geometry of this slab.
-        self.links = unsafe { SlabHeader::links(header, geometry) };
-        self.first = address - index * geometry.stride();
-        self.bytes = geometry.capacity() * geometry.stride();
+        // All geometries of a cache have the same steps between colours.
+        (self.first, self.bytes) = (slab.first_object(best), cut.bytes);
+        let Some(index) = self.index_of(address) else {
+            self.bytes = 0;
+            return false;
+        };
+        // SAFETY: clause 1 of `links_at`: the place of the links of this slab's geometry.
+        self.links = unsafe { SlabHeader::links_at(header, cut.links) };
         (self.head, self.last, self.count) = (index, index, 1);
+        true
+    }
+
+    /// Returns the index of the object that begins at `address`, if it is one of this slab.
+    #[inline]
+    fn index_of(&self, address: usize) -> Option<usize> {
+        let offset = address.wrapping_sub(self.first);
+        if offset >= self.bytes {
+            return None;
+        }
+        let index = self.stride.quotient(offset);
+        (index * self.stride.divisor == offset).then_some(index)
     }
 
     /// Adds the object at `address` in front, if it is one of this slab. Returns whether it is.
@@ -78,14 +110,7 @@ impl FreedChain {
     /// 1. The caller owns the object that begins at `address`, if one does.
     #[inline]
     pub(crate) unsafe fn add(&mut self, address: usize) -> bool {
-        let offset = address.wrapping_sub(self.first);
-        if offset >= self.bytes {
-            return false;
-        }
-        let index = self.stride.quotient(offset);
-        if index * self.stride.divisor != offset {
-            return false;
-        }
+        let Some(index) = self.index_of(address) else { return false };
         // SAFETY: clause 1 of `write`: `index` is an object of the slab, which the caller owns and
         // frees.
         unsafe { self.links.write(index, self.head) };
@@ -113,7 +138,7 @@ impl FreedChain {
 pub(crate) struct Divisor {
     divisor: usize,
     /// 2^64 / divisor, rounded up: the upper half of its product with a number below 2^32 is the
-    /// quotient. Zero for a divisor of one, as 2^64 does not fit; every quotient is then zero too.
+    /// quotient. Zero for a divisor of one, as 2^64 does not fit.
     reciprocal: u64,
 }
 
@@ -122,11 +147,14 @@ impl Divisor {
         Self { divisor, reciprocal: (u64::MAX / divisor as u64).wrapping_add(1) }
     }
 
-    /// Returns the quotient of a number below 2^32 and the divisor, if that is above one.
+    /// Returns the quotient of a number below 2^32 and the divisor.
     #[inline]
     const fn quotient(self, number: usize) -> usize {
         if usize::BITS < 64 {
             return number / self.divisor;
+        }
+        if self.reciprocal == 0 {
+            return number;
         }
         ((self.reciprocal as u128 * number as u128) >> 64) as usize
     }
@@ -138,7 +166,7 @@ mod tests {
 
     #[test]
     fn quotients_are_exact_for_offsets_in_slabs() {
-        for divisor in (2..5000).chain([65_536, 1 << 20, crate::LARGEST_SIZE]) {
+        for divisor in (1..5000).chain([65_536, 1 << 20, crate::LARGEST_SIZE]) {
             let quotient = Divisor::new(divisor);
             for times in [0, 1, 2, 3, 100, 1000, 65_535] {
                 for offset in [times * divisor, times * divisor + divisor - 1] {

@@ -13,6 +13,7 @@ use page_frame::{Fault, FaultKind};
 
 use crate::hardening::presets::Hardening;
 use crate::hardening::{canary, history, poison, red_zone};
+use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::slabs::header::SlabHeader;
@@ -38,15 +39,11 @@ impl<S: System> ObjectChecks<'_, S> {
             // SAFETY: a free object, which the caller has just taken.
             outcome = unsafe { poison::check(object, self.slabs.settings.object_size()) };
         }
-        if K::MARKS {
-            outcome = outcome.and_then(|()| {
-                let found = self.slabs.find(self.environment, place.addr().get())?;
-                let marks = [MARK_CACHED, MARK_ALLOCATED];
-                self.change_mark(place, found, marks, FaultKind::Corrupted)
-            });
+        if K::MARKS && outcome.is_ok() {
+            outcome = self.mark_allocated(place);
         }
         if let Err(fault) = outcome {
-            self.environment.report(&fault);
+            self.report::<K>(fault, object);
             return None;
         }
         if K::RED_ZONE > 0 {
@@ -62,9 +59,37 @@ impl<S: System> ObjectChecks<'_, S> {
         }
         if K::HISTORY {
             // SAFETY: the caller's object; the history was written when the slab was made.
-            unsafe { history::note_allocation(padding.history(object), self.now()) };
+            unsafe { history::note_allocation(padding.history(object), self.secret(), self.now()) };
         }
         Some(object)
+    }
+
+    #[track_caller]
+    fn mark_allocated(&self, place: NonNull<u8>) -> Result<(), Fault> {
+        let found = self.slabs.find(self.environment, place.addr().get())?;
+        self.change_mark(place, found, [MARK_CACHED, MARK_ALLOCATED], FaultKind::Corrupted)
+    }
+
+    /// Gives `fault` about `object` to the fault hook, with the name of the cache and the callers
+    /// that the object's history knows.
+    fn report<K: Hardening>(&self, fault: Fault, object: NonNull<u8>) {
+        let settings = &self.slabs.settings;
+        let is_object = match fault.kind {
+            FaultKind::ForeignPointer | FaultKind::WrongCache | FaultKind::InteriorPointer => false,
+            _ => K::HISTORY,
+        };
+        // SAFETY: clause 1 of `read`: an object of this cache, by the kind of fault; the user that
+        // made the mistake uses it no more, as the caller may assume.
+        let history = is_object
+            .then(|| unsafe { history::read(settings.padding.history(object), settings.secret) })
+            .flatten()
+            .unwrap_or_default();
+        let fault = fault.with_callers(history.allocated_by, history.freed_by);
+        self.environment.report(&fault.in_cache(settings.name));
+    }
+
+    fn secret(&self) -> usize {
+        self.slabs.settings.secret
     }
 
     /// Checks an object that a user frees. Returns its place; if a check fails, calls the fault
@@ -76,7 +101,7 @@ impl<S: System> ObjectChecks<'_, S> {
         match self.look_at_returned::<K>(object, place.addr()) {
             Ok(()) => NonNull::new(place),
             Err(fault) => {
-                self.environment.report(&fault);
+                self.report::<K>(fault, object);
                 None
             }
         }
@@ -107,7 +132,7 @@ impl<S: System> ObjectChecks<'_, S> {
         if K::HISTORY {
             // SAFETY: an object of this cache, which is ours since its mark was exchanged, or by
             // clause 2 of `Cache::free`.
-            unsafe { history::note_free(padding.history(object), self.now()) };
+            unsafe { history::note_free(padding.history(object), self.secret(), self.now()) };
         }
         if K::POISON && self.slabs.settings.constructor.is_none() {
             // SAFETY: the object is ours since its mark was exchanged, or by clause 2 of
@@ -115,6 +140,54 @@ impl<S: System> ObjectChecks<'_, S> {
             unsafe { poison::fill(object, size) };
         }
         Ok(())
+    }
+
+    /// Checks that `object` is in use, as far as the preset `K` can tell. Changes nothing.
+    #[track_caller]
+    pub(crate) fn check_in_use<K: Hardening>(&self, object: NonNull<u8>) -> Result<(), Fault> {
+        let settings = &self.slabs.settings;
+        let place = object.addr().get().wrapping_sub(settings.padding.front());
+        let in_cache = |fault: Fault| fault.in_cache(settings.name);
+        let found = self.find_given(object, place).map_err(in_cache)?;
+        if K::MARKS {
+            let marks = [MARK_ALLOCATED, MARK_ALLOCATED];
+            self.change_mark(object, found, marks, FaultKind::DoubleFree).map_err(in_cache)?;
+        }
+        Ok(())
+    }
+
+    /// Checks all free objects for writes since they were freed. Calls the fault hook with each
+    /// fault; returns how many there are. O(objects), takes the set lock.
+    ///
+    /// # Safety
+    /// 1. No other code uses the cache or its objects meanwhile.
+    pub(crate) unsafe fn check_free_objects<K: Hardening>(&self) -> usize {
+        let settings = &self.slabs.settings;
+        if !K::POISON || !K::MARKS || settings.constructor.is_some() {
+            return 0;
+        }
+        let token = self.environment.lock_token();
+        let Some(set) = self.slabs.lock::<S>(&token, Patience::Wait) else { return 0 };
+        let mut faults = 0;
+        for header in set.iter() {
+            // SAFETY: slab set I1: alive, as we hold the lock.
+            let slab = unsafe { header.as_ref() };
+            let geometry = &slab.geometry(&settings.geometry);
+            for index in 0..geometry.capacity() {
+                // SAFETY: the index is below the capacity.
+                let object = settings.object_in(unsafe { slab.object(geometry, index) });
+                let marks = [MARK_ALLOCATED, MARK_ALLOCATED];
+                if self.change_mark(object, (header, index), marks, FaultKind::DoubleFree).is_ok() {
+                    continue;
+                }
+                // SAFETY: clause 1: free, so filled when it was freed or its slab was made.
+                if let Err(fault) = unsafe { poison::check(object, settings.object_size()) } {
+                    faults += 1;
+                    self.report::<K>(fault, object);
+                }
+            }
+        }
+        faults
     }
 
     /// Finds the slab and the index of the object in `place`; a fault has the address of `object`,
@@ -150,7 +223,9 @@ impl<S: System> ObjectChecks<'_, S> {
         // SAFETY: clause 1 of `links`: `geometry` is that of this slab.
         let links = unsafe { SlabHeader::links(header, geometry) };
         // SAFETY: `find` found this object in the slab.
-        let changed = unsafe { links.change_mark(index, from, to) };
-        changed.map_err(|_| Fault::at_address(otherwise, object.addr().get()))
+        match unsafe { links.change_mark(index, from, to) } {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Fault::at_address(otherwise, object.addr().get())),
+        }
     }
 }

@@ -22,7 +22,8 @@
 //! SLUB, which begins with 1/16; Bonwick 1994 has 1/8 alone), and at last takes the smallest order
 //! that holds one object. Enough are eight objects up to 512 bytes, four below a page, one from a
 //! page on. With more objects, slabs would seldom be empty; with more pages, their blocks would be
-//! hard to get.
+//! hard to get. Where pages are easy to get and cost nothing before the first access, as in a
+//! process, more objects pay ([`Geometry::with_objects`]): a slab is made and released less often.
 //!
 //! # Invariants
 //! - I1: colour offset, objects and bookkeeping lie inside the slab and do not overlap, for every
@@ -139,6 +140,29 @@ impl Geometry {
     /// [`GeometryError`] for zero bytes, an alignment that is not a power of two, and objects
     /// beyond [`LARGEST_SIZE`].
     pub const fn new(size: usize, alignment: usize, line: usize) -> Result<Self, GeometryError> {
+        Self::with_objects(size, alignment, line, 0)
+    }
+
+    /// Chooses the order as [`new`](Self::new) does, for slabs of at least `objects` objects, or as
+    /// many as a slab of [`LARGEST_ORDER`] holds. Objects of a page or more are cut as by `new`.
+    ///
+    /// ```
+    /// use slab::Geometry;
+    /// let usual = Geometry::new(700, 8, 64)?;
+    /// let large = Geometry::with_objects(700, 8, 64, 32)?;
+    /// assert!(usual.capacity() < 32 && large.capacity() >= 32);
+    /// assert_eq!(Geometry::with_objects(3000, 8, 64, 32)?.order().get(), slab::LARGEST_ORDER);
+    /// # Ok::<(), slab::GeometryError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub const fn with_objects(
+        size: usize,
+        alignment: usize,
+        line: usize,
+        objects: usize,
+    ) -> Result<Self, GeometryError> {
         if size == 0 {
             return Err(GeometryError::ZeroSize);
         }
@@ -149,15 +173,19 @@ impl Geometry {
             Some(stride) if stride <= LARGEST_SIZE => stride,
             _ => return Err(GeometryError::TooLarge { size, alignment }),
         };
+        let enough = match Self::at_order(size, alignment, line, LARGEST_ORDER) {
+            Some(largest) if stride < PAGE_SIZE && objects > enough_objects(stride) => {
+                least(objects, largest.capacity())
+            }
+            _ => enough_objects(stride),
+        };
         let mut fraction = 0;
         while fraction < FRACTIONS.len() {
             let mut order = 0;
             while order <= LARGEST_ORDER {
                 if let Some(settings) = Self::at_order(size, alignment, line, order) {
-                    let enough = settings.capacity() >= enough_objects(stride);
-                    if enough
-                        && settings.leftover_bytes() * FRACTIONS[fraction] <= settings.slab_bytes()
-                    {
+                    let leftover = settings.leftover_bytes() * FRACTIONS[fraction];
+                    if settings.capacity() >= enough && leftover <= settings.slab_bytes() {
                         return Ok(settings);
                     }
                 }

@@ -3,9 +3,9 @@
 use super::*;
 
 /// Chooses by trying every order, in the words of the header.
-fn naive(size: usize, alignment: usize) -> u8 {
+fn naive(size: usize, alignment: usize, objects: usize) -> u8 {
     let stride = size.next_multiple_of(alignment);
-    let enough = if stride <= 512 {
+    let usual = if stride <= 512 {
         8
     } else if stride < 4096 {
         4
@@ -30,6 +30,11 @@ fn naive(size: usize, alignment: usize) -> u8 {
             (objects > 0 && alignment <= bytes).then_some((order, objects, bytes - used, bytes))
         })
     };
+    let largest = plans(LARGEST_ORDER + 1).find(|(order, ..)| *order == LARGEST_ORDER);
+    let enough = match largest {
+        Some((_, most, ..)) if stride < 4096 => usual.max(objects.min(most)),
+        _ => usual,
+    };
     let good = |fraction: usize| {
         plans(LARGEST_ORDER + 1)
             .find(|(_, n, left, bytes)| *n >= enough && left * fraction <= *bytes)
@@ -47,9 +52,32 @@ fn the_order_equals_trying_every_order() {
             let settings = Geometry::new(size, alignment, 64).expect("a good size");
             assert_eq!(
                 settings.order().get(),
-                naive(size, alignment),
+                naive(size, alignment, 0),
                 "{size} aligned to {alignment}"
             );
+        }
+    }
+}
+
+/// Mutation that it catches: objects that the largest order does not hold leave no order but the
+/// lowest one.
+#[test]
+fn slabs_have_at_least_the_objects_asked_for_where_the_largest_order_holds_them() {
+    for alignment in [1, 8, 64, 512] {
+        for size in (1..=5000).step_by(if alignment == 8 { 1 } else { 7 }) {
+            for objects in [0, 5, 16, 32, 100] {
+                let cut = Geometry::with_objects(size, alignment, 64, objects).expect("a size");
+                let said = format_args!("{objects} of {size} aligned to {alignment}: {cut:?}");
+                assert_eq!(cut.order().get(), naive(size, alignment, objects), "{said}");
+                assert!(cut.is_inside() || cut.capacity() <= MAX_OUTSIDE, "{said}");
+                let largest = Geometry::at_order(size, alignment, 64, LARGEST_ORDER);
+                if size.next_multiple_of(alignment) < PAGE_SIZE {
+                    let most = largest.expect("several objects fit").capacity();
+                    assert!(cut.capacity() >= objects.min(most), "{said}");
+                } else {
+                    assert_eq!(Geometry::new(size, alignment, 64), Ok(cut), "{said}");
+                }
+            }
         }
     }
 }

@@ -58,6 +58,29 @@ impl ListName {
     }
 }
 
+/// Where the links of a slab lie.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LinksPlace {
+    /// In the header.
+    Within,
+    /// One byte per object, from `before` bytes before the header on.
+    Short { before: usize },
+    /// Two bytes per object, from `before` bytes before the header on.
+    Long { before: usize },
+}
+
+impl LinksPlace {
+    /// Returns the place in slabs cut by `geometry`.
+    #[inline]
+    pub(crate) const fn of(geometry: &Geometry) -> Self {
+        match geometry.links_bytes() {
+            0 => Self::Within,
+            before if geometry.has_short_links() => Self::Short { before },
+            before => Self::Long { before },
+        }
+    }
+}
+
 /// The header of one slab.
 #[derive(Debug)]
 #[repr(C, align(64))]
@@ -122,14 +145,31 @@ impl SlabHeader {
     /// 1. `header` is that of a slab cut by `geometry`, and lives as long as the links are used.
     #[inline]
     pub(crate) unsafe fn links(header: NonNull<Self>, geometry: &Geometry) -> Links {
-        let before = geometry.links_bytes();
-        if before == 0 {
-            // SAFETY: clause 1: the header lives.
-            return Links::Within(NonNull::from(&unsafe { header.as_ref() }.links));
-        }
+        // SAFETY: clause 1 of `links_at` is clause 1.
+        unsafe { Self::links_at(header, LinksPlace::of(geometry)) }
+    }
+
+    /// Returns the links of the slab of `header`, which lie at `place`.
+    ///
+    /// # Safety
+    /// 1. `header` is that of a slab whose geometry has this place, and lives as long as the links
+    ///    are used.
+    #[inline]
+    pub(crate) unsafe fn links_at(header: NonNull<Self>, place: LinksPlace) -> Links {
+        let before = match place {
+            LinksPlace::Within => {
+                // SAFETY: clause 1: the header lives.
+                return Links::Within(NonNull::from(&unsafe { header.as_ref() }.links));
+            }
+            LinksPlace::Short { before } | LinksPlace::Long { before } => before,
+        };
         // SAFETY: clause 1: `before` bytes of links lie in front of the header.
         let first = unsafe { header.cast::<u8>().sub(before) };
-        if geometry.has_short_links() { Links::Short(first) } else { Links::Long(first.cast()) }
+        if let LinksPlace::Short { .. } = place {
+            Links::Short(first)
+        } else {
+            Links::Long(first.cast())
+        }
     }
 
     /// Returns the neighbours in the list.
@@ -172,17 +212,19 @@ impl SlabHeader {
     /// only if the page source had no block of the best order.
     #[inline]
     pub(crate) fn geometry(&self, best: &Geometry) -> Geometry {
-        if self.order == best.order().get() { *best } else { self.lower_geometry(best) }
+        if self.is_cut_by(best) { *best } else { self.lower_geometry(best) }
     }
 
     /// Returns the number of objects of the slab; `best` is as for [`geometry`](Self::geometry).
     #[inline]
     pub(crate) fn capacity(&self, best: &Geometry) -> usize {
-        if self.order == best.order().get() {
-            best.capacity()
-        } else {
-            self.lower_geometry(best).capacity()
-        }
+        if self.is_cut_by(best) { best.capacity() } else { self.lower_geometry(best).capacity() }
+    }
+
+    /// Returns whether `best`, as in [`geometry`](Self::geometry), is the slab's geometry.
+    #[inline]
+    pub(crate) fn is_cut_by(&self, best: &Geometry) -> bool {
+        self.order == best.order().get()
     }
 
     #[cold]

@@ -145,7 +145,7 @@ impl Slabs {
         }
         let pages = self.release_all(source, surplus);
         if let Some(fault) = fault {
-            source.environment.report(&fault);
+            source.environment.report(&fault.in_cache(self.settings.name));
         }
         pages
     }

@@ -93,6 +93,26 @@ impl Slabs {
         environment: &Environment<S>,
         address: usize,
     ) -> Result<(NonNull<SlabHeader>, usize), Fault> {
+        let header = self.find_slab(environment, address)?;
+        // SAFETY: `find_slab` found it alive.
+        let slab = unsafe { header.as_ref() };
+        let geometry = &slab.geometry(&self.settings.geometry);
+        let (index, behind) = slab.index_of(geometry, address);
+        if index >= geometry.capacity() || behind != 0 {
+            return Err(Fault::at_address(FaultKind::InteriorPointer, address));
+        }
+        Ok((header, index))
+    }
+
+    /// Finds the slab of this cache that `address` lies in. O(1), no lock. The caller is as for
+    /// [`find`](Self::find).
+    #[inline]
+    #[track_caller]
+    fn find_slab<S: System>(
+        &self,
+        environment: &Environment<S>,
+        address: usize,
+    ) -> Result<NonNull<SlabHeader>, Fault> {
         let (found, owner) = environment.tag_and_owner(address);
         if !found.is_slab() {
             return Err(Fault::at_address(FaultKind::ForeignPointer, address));
@@ -101,16 +121,24 @@ impl Slabs {
             .expect("set_owner wrote the header where it wrote the tag");
         // SAFETY: a page with a slab's tag is owned by a live header: the tag is cleared before the
         // header dies, and the caller's object keeps its slab alive.
-        let slab = unsafe { header.as_ref() };
-        if slab.cache != self.identity() {
+        if unsafe { header.as_ref() }.cache != self.identity() {
             return Err(Fault::at_address(FaultKind::WrongCache, address));
         }
-        let geometry = &slab.geometry(&self.settings.geometry);
-        let (index, behind) = slab.index_of(geometry, address);
-        if index >= geometry.capacity() || behind != 0 {
-            return Err(Fault::at_address(FaultKind::InteriorPointer, address));
-        }
-        Ok((header, index))
+        Ok(header)
+    }
+
+    /// Returns whether the object at `address` was the last one freed into its slab, and is free
+    /// still. Any address is allowed, as for [`find`](Self::find).
+    pub(crate) fn is_freed_last<S: System>(
+        &self,
+        environment: &Environment<S>,
+        address: usize,
+    ) -> bool {
+        self.find(environment, address).is_ok_and(|(header, index)| {
+            // SAFETY: `find` found it alive.
+            let seen = unsafe { header.as_ref() }.word.load();
+            seen.free > 0 && seen.head == index
+        })
     }
 
     /// Returns whether an object of one of the slabs begins at `address`. O(slabs), takes the set
@@ -198,10 +226,14 @@ impl Slabs {
                 }
                 free(&mut chain);
             }
-            match self.find(environment, address) {
-                // SAFETY: clause 1 of `begin`: `find` found this object. Clause 2: the caller owns
-                // `objects`.
-                Ok((header, index)) => unsafe { chain.begin(header, index, address, geometry) },
+            match self.find_slab(environment, address) {
+                Ok(header) => {
+                    // SAFETY: clause 1 of `begin`: `find_slab` found a slab of this cache. Clause
+                    // 2: the caller owns `objects`.
+                    if !unsafe { chain.begin(header, address, geometry) } {
+                        fault = Some(Fault::at_address(FaultKind::InteriorPointer, address));
+                    }
+                }
                 Err(found) => fault = Some(found),
             }
         }

@@ -5,10 +5,10 @@ use core::ptr::NonNull;
 
 use page_frame::Tag;
 
-use crate::cache_name::CacheName;
 use crate::hardening::padding::Padding;
 use crate::slabs::geometry::Geometry;
 use crate::trace::{Event, Trace};
+use page_frame::CacheName;
 
 /// A constructor or destructor: the hook gets the address of the object.
 /// Example: see [`CacheBuilder::constructor`](crate::CacheBuilder::constructor).

@@ -6,8 +6,10 @@
 
 mod alignment;
 mod constructed;
+mod double_free;
 mod owns;
 mod panics;
 mod pinned;
+mod recursion;
 mod source;
 mod source_panics;

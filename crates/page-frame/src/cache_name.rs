@@ -5,7 +5,7 @@ use core::fmt;
 /// A cache's name: up to [`CacheName::LONGEST`] bytes; longer ones are cut.
 ///
 /// ```
-/// use slab::CacheName;
+/// use page_frame::CacheName;
 /// let name = CacheName::new("inode");
 /// assert_eq!((name.as_str(), format!("{name:>8}")), ("inode", "   inode".to_string()));
 /// assert_eq!(CacheName::new(&"x".repeat(100)).as_str().len(), CacheName::LONGEST);

@@ -1,0 +1,50 @@
+//! Commands of the page: a line that says what to do, then a script.
+//!
+//! ```text
+//! buddy 4          the state of the buddy after four steps of the script
+//! slab 4           the same for a slab cache
+//! pressure 4       the same for two caches over little memory
+//! judge            the verdict on a script with answers
+//! ```
+
+use alloc::format;
+use alloc::string::String;
+
+use crate::complaint::Complaint;
+use crate::json::Json;
+use crate::judge;
+use crate::limits::MAX_BYTES;
+use crate::{buddy_scene, pressure_scene, slab_scene};
+
+/// Performs a command and returns its answer, which is JSON. No input makes it panic.
+///
+/// ```
+/// let answer = playground::answer("buddy 1\nmemory 16K unit 1K\nalloc A 3.6K");
+/// assert!(answer.contains(r#""plain":"4A 4- 8-""#));
+/// assert!(playground::answer("dance").contains("complaint"));
+/// ```
+pub fn answer(command: &str) -> String {
+    let (head, script) = command.split_once('\n').unwrap_or((command, ""));
+    if script.len() > MAX_BYTES {
+        return refuse(&Complaint::new(
+            1,
+            format!("The text is longer than {} MiB.", MAX_BYTES >> 20),
+        ));
+    }
+    let (name, position) = head.split_once(' ').unwrap_or((head, ""));
+    let position = position.parse().unwrap_or(usize::MAX);
+    let answer = match name {
+        "buddy" => buddy_scene::show(script, position),
+        "slab" => slab_scene::show(script, position),
+        "pressure" => pressure_scene::show(script, position),
+        "judge" => Ok(judge::judge(script).to_json()),
+        _ => Err(Complaint::new(1, "There is no such command.")),
+    };
+    answer.unwrap_or_else(|complaint| refuse(&complaint))
+}
+
+/// Returns a complaint about an input that has no state at all.
+fn refuse(Complaint { line, message }: &Complaint) -> String {
+    let complaint = Json::object().number("line", *line).text("message", message);
+    Json::object().member("complaint", complaint).finish()
+}

@@ -1,0 +1,39 @@
+//! The playground: the real allocators behind one static page, compiled to WebAssembly.
+//!
+//! # Concepts
+//! - A **script** is a list of steps in plain text, one or more requests each. The page keeps the
+//!   script, and nothing else: undo drops the last step, sharing puts the script into the address.
+//! - A **scene** replays a script from its first step on fresh allocators, and returns their state
+//!   as JSON. There is a scene for the buddy, for a slab cache, and for memory pressure. All of
+//!   them ask the real crates; the page only draws.
+//! - The **judge** reads a script with the answers of another buddy allocator, lets the real one
+//!   follow them, and returns the first state that is wrong beside the right one.
+//!
+//! Everything but drawing is tested natively by `cargo test -p playground`. The page calls
+//! [`answer`] through the few exports of `wasm.rs`.
+//!
+//! # Limits
+//! Scripts come from the user or from an address, so every size has a limit (`limits.rs`). Input
+//! beyond it gets an answer that says so.
+#![cfg_attr(target_family = "wasm", no_std)]
+#![deny(unsafe_op_in_unsafe_fn)]
+
+extern crate alloc;
+
+mod buddy_scene;
+mod command;
+mod complaint;
+mod json;
+pub mod judge;
+mod limits;
+mod names;
+mod page_memory;
+mod pressure_scene;
+mod request;
+mod script;
+mod size;
+mod slab_scene;
+#[cfg(target_family = "wasm")]
+mod wasm;
+
+pub use command::answer;

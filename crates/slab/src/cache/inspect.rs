@@ -1,0 +1,108 @@
+//! Looking into a cache: its invariants, its slabs, its objects in use, and its free objects.
+
+use core::ptr::NonNull;
+
+use page_frame::{Fault, Violation};
+
+use crate::cache::handle::Cache;
+use crate::cache_inner::stats::{SlabView, for_each_slab};
+use crate::debug::leaks::{LiveObject, for_each_live};
+use crate::debug::validate::validate;
+use crate::hardening::presets::Hardening;
+use crate::patience::Patience;
+use crate::system::System;
+
+impl<S: System, K: Hardening> Cache<S, K> {
+    /// Checks the invariants of the cache. O(objects), takes its locks. Example: see [`Cache`].
+    ///
+    /// # Errors
+    /// Names the first invariant that does not hold.
+    pub fn validate(&self) -> Result<(), Violation> {
+        validate(self.inner().slabs(), self.inner().environment())
+    }
+
+    /// Calls `look` with each slab, under the lock of the slab set: `look` must not use the cache.
+    /// O(slabs). Example: see [`Cache`].
+    pub fn for_each_slab(&self, look: impl FnMut(SlabView)) {
+        for_each_slab(self.inner().slabs(), self.inner().environment(), look);
+    }
+
+    /// Returns whether `object` is the address of an object of this cache, in use or free. Any
+    /// address is allowed, also while other CPUs shrink the cache. O(slabs), takes the lock of the
+    /// slab set; `false` in an interrupt that found that lock held. Example: see [`Cache`].
+    pub fn owns(&self, object: NonNull<u8>) -> bool {
+        let slabs = self.inner().slabs();
+        let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
+        slabs.has_object_at(self.inner().environment(), place)
+    }
+
+    /// Calls `look` with each object in use, under the lock of the slab set. Empties all magazines
+    /// first. Takes `&mut self`, so that no other CPU moves objects meanwhile. O(objects). Example:
+    /// see [`LiveObject`].
+    pub fn for_each_live(&mut self, look: impl FnMut(LiveObject)) {
+        let inner = self.inner();
+        inner.percpu.drain(&inner.backing, Patience::Wait);
+        // SAFETY: `&mut self`: the only handle, and the magazines have just been emptied.
+        unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
+    }
+
+    /// Checks that `object` is an object of this cache and in use, as far as the preset can tell:
+    /// without [marks](Hardening::MARKS) free objects pass. Changes nothing. O(1), no lock.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// use page_frame::FaultKind;
+    /// use slab::Hardened;
+    /// let keys = registry.cache("key", Layout::new::<[u8; 24]>());
+    /// let keys = keys.hardening::<Hardened>().build()?;
+    /// let key = keys.allocate()?;
+    /// assert!(keys.check(key).is_ok());
+    /// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
+    /// unsafe { keys.free(key) };
+    /// assert_eq!(keys.check(key).unwrap_err().kind, FaultKind::DoubleFree);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The [`Fault`] that a free of `object` would be.
+    #[track_caller]
+    pub fn check(&self, object: NonNull<u8>) -> Result<(), Fault> {
+        self.checks().check_in_use::<K>(object)
+    }
+
+    /// Checks all free objects for writes since they were freed, as an allocation checks one. Calls
+    /// the fault hook with each fault, under the lock of the slab set: the hook must not use the
+    /// cache. Returns the number of faults; zero for presets without [marks](Hardening::MARKS) and
+    /// [poison](Hardening::POISON), and for caches with a constructor. O(objects).
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// use slab::{Hardened, Registry};
+    /// let hook = |fault: &page_frame::Fault| eprintln!("{fault}"); // WriteAfterFree at 0x...
+    /// let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), hook)?;
+    /// let keys = registry.cache("key", Layout::new::<[u8; 24]>());
+    /// let keys = keys.hardening::<Hardened>().build()?;
+    /// let key = keys.allocate()?;
+    /// // SAFETY: clauses 1 and 2: allocated above, and not used by right any more.
+    /// unsafe { keys.free(key) };
+    /// // SAFETY: the bug shown. The byte lies in the arena, which is ours.
+    /// unsafe { key.write(1) };
+    /// // SAFETY: clause 1: there is no other thread.
+    /// assert_eq!(unsafe { keys.check_free_objects() }, 1);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Safety
+    /// 1. No other code uses the cache or its objects meanwhile.
+    pub unsafe fn check_free_objects(&self) -> usize {
+        // SAFETY: clause 1.
+        unsafe { self.checks().check_free_objects::<K>() }
+    }
+}
