@@ -22,6 +22,7 @@ pub mod objects;
 pub mod pages;
 pub mod ring;
 pub mod row;
+pub mod soak;
 pub mod switch;
 
 /// All programs of the benches, so that collections can be measured on several allocators in one
