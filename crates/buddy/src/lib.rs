@@ -82,8 +82,9 @@
 //!   both.
 //!
 //! # Features
-//! With the feature `x86_64`, references to both allocators are `FrameAllocator` and
-//! `FrameDeallocator` of the crate of that name.
+//! With the feature `x86_64`, references to all three allocators are `FrameAllocator` and
+//! `FrameDeallocator` of the crate of that name. With `ax-allocator` or `axallocator`, the crates
+//! of ArceOS of these names, `BuddyPageAllocator` is a `PageAllocator`.
 //!
 //! # Layers
 //! From the top: `zones` and [`Buddy`], over [`FrameAllocator`], over `frame_pool`, over the caches
@@ -134,6 +135,8 @@ mod x86_64;
 mod zeroed_memory;
 mod zones;
 
+#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+pub use crate::allocator::ax_allocator::BuddyPageAllocator;
 pub use crate::allocator::buddy::Buddy;
 pub use crate::allocator::frame_allocator::FrameAllocator;
 pub use crate::allocator::frame_pool::{FramePool, Mode};

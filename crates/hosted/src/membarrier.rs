@@ -48,7 +48,7 @@ pub(crate) fn forget() {
 
 #[cfg(target_arch = "x86_64")]
 mod unmapping {
-    use core::arch::x86_64::__cpuid;
+    use core::arch::x86_64::{__cpuid, CpuidResult};
 
     use page_frame::PAGE_SIZE;
 
@@ -59,7 +59,15 @@ mod unmapping {
         const LEAF: u32 = 0x8000_0008;
         /// The bit of `INVLPGB` in EBX (AMD64 Architecture Programmer's Manual, volume 3).
         const INVLPGB: u32 = 1 << 3;
-        __cpuid(0x8000_0000).eax < LEAF || __cpuid(LEAF).ebx & INVLPGB == 0
+        cpuid(0x8000_0000).eax < LEAF || cpuid(LEAF).ebx & INVLPGB == 0
+    }
+
+    /// Returns what the instruction says about `leaf`.
+    // Recent compilers know that the function is safe.
+    #[allow(unused_unsafe)]
+    fn cpuid(leaf: u32) -> CpuidResult {
+        // SAFETY: every x86-64 CPU has the instruction.
+        unsafe { __cpuid(leaf) }
     }
 
     /// Writes to a new page and unmaps it. Returns whether there was a page.

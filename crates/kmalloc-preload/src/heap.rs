@@ -199,10 +199,10 @@ pub(crate) fn stop(fault: &Fault) {
             return;
         }
     }
-    let text = format_args!("kmalloc: {} at {place}: {kind}", kind.name());
+    let name = kind.name();
     match fault.cache {
-        Some(cache) => say(2, format_args!("{text} ({cache})\n")),
-        None => say(2, format_args!("{text}\n")),
+        Some(cache) => say(2, format_args!("kmalloc: {name} at {place}: {kind} ({cache})\n")),
+        None => say(2, format_args!("kmalloc: {name} at {place}: {kind}\n")),
     }
     // SAFETY: `abort` has no preconditions.
     unsafe { libc::abort() };

@@ -169,10 +169,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         layout: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let borrowed = BorrowedId::new(self.registry().cpu());
-        if borrowed.is_lent
-            && let Some(object) = self.caches.hit(class)
-        {
-            return Ok(object);
+        if borrowed.is_lent {
+            if let Some(object) = self.caches.hit(class) {
+                return Ok(object);
+            }
         }
         match self.caches.get_pure(class) {
             Some(cache) => cache.allocate_missed(),
@@ -332,9 +332,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         start: NonNull<u8>,
     ) {
         let borrowed = BorrowedId::new(self.registry().cpu());
-        if borrowed.is_lent
-            && let Some(class) = class
-        {
+        if let Some(class) = class.filter(|_| borrowed.is_lent) {
             // SAFETY: clauses 1 and 2 of `free_hit`: clauses 1 and 2.
             if unsafe { self.caches.free_hit(class, start) } {
                 return;

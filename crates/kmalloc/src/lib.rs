@@ -92,6 +92,8 @@
 
 #[cfg(any(feature = "allocator-api2-02", feature = "allocator-api2-04", feature = "nightly"))]
 mod allocator;
+#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+mod ax_allocator;
 mod borrowed_id;
 mod cache_name;
 mod class;
@@ -107,6 +109,8 @@ mod shrink;
 mod static_kmalloc;
 
 pub use crate::kmalloc::Kmalloc;
+#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+pub use ax_allocator::KmallocByteAllocator;
 pub use class::{ClassIndex, LARGEST};
 pub use global::{Global, SetUp};
 pub use heap::{Heap, HeapSystem, RegionError};

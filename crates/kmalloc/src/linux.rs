@@ -48,10 +48,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             _ => ClassIndex::for_size(bytes),
         };
         // The one cold call comes last, and gets no more than the caller has in a register.
-        if let Some(class) = class
-            && let Some(object) = self.caches.hit(class)
-        {
-            return Ok(object);
+        if let Some(class) = class {
+            if let Some(object) = self.caches.hit(class) {
+                return Ok(object);
+            }
         }
         self.kmalloc_missed(bytes)
     }

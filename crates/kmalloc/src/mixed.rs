@@ -63,11 +63,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         reclaim: Reclaim,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let bytes = self.byte_source();
-        if let Some(bytes) = bytes
-            && bytes.is_small()
-            && self.mix(class)
-        {
-            return allocate_from(bytes, layout, reclaim);
+        if let Some(bytes) = bytes.filter(|bytes| bytes.is_small()) {
+            if self.mix(class) {
+                return allocate_from(bytes, layout, reclaim);
+            }
         }
         let mut object = self.allocate_in_new_cache(class, reclaim);
         // A cache that is built needs pages of its own.
@@ -186,9 +185,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     /// Returns what is wrong with a free of `address`, at which no allocation starts.
     pub(crate) fn misuse_at(&self, address: usize) -> FaultKind {
         let source = self.registry.source();
-        if let Some(bytes) = self.byte_source()
-            && source.tag(address) == Tag::NONE
-        {
+        if let Some(bytes) = self.byte_source().filter(|_| source.tag(address) == Tag::NONE) {
             return bytes.bytes_at(address).err().unwrap_or(FaultKind::ForeignPointer);
         }
         let range = source.tag_range();

@@ -115,10 +115,19 @@ impl<M, C> GrowingBuddy<M, C> {
         &self.phys
     }
 
+    /// Whether some frame of `range` is in a range that was added.
+    #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+    pub(super) fn overlaps(&self, range: FrameRange) -> bool {
+        self.parts().any(|part| !part.range.intersection(range).is_empty())
+    }
+
     /// Returns the buddy of the range that `frame` lies in.
     #[inline]
     pub(super) fn at(&self, frame: FrameNumber) -> Option<&Buddy<'static, M, C>> {
-        self.parts().find(|part| part.range.contains(frame)).map(|part| &part.buddy)
+        let has_it = |part: &&Part<M, C>| part.range.contains(frame);
+        // Most frees are of frames that the last requests got.
+        let part = self.last_used().filter(has_it).or_else(|| self.parts().find(has_it));
+        part.map(|part| &part.buddy)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The allocators that users hold: frames by number, memory by address, and the parts of both.
 
+#[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
+pub(crate) mod ax_allocator;
 pub(crate) mod buddy;
 pub(crate) mod frame_allocator;
 pub(crate) mod frame_pool;

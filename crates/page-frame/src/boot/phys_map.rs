@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn frames_count_from_the_base() {
         let root =
-            NonNull::without_provenance(core::num::NonZero::new(8 * PAGE_SIZE).expect("not zero"));
+            NonNull::new(core::ptr::without_provenance_mut(8 * PAGE_SIZE)).expect("not zero");
         // SAFETY: the pointers are only compared.
         let map = unsafe { DirectMap::from_root(root, FrameNumber::new(100)) };
         assert_eq!(map.pointer(FrameNumber::new(101)).addr().get(), 9 * PAGE_SIZE);

@@ -67,15 +67,15 @@ fn slabs_have_at_least_the_objects_asked_for_where_the_largest_order_holds_them(
         for size in (1..=5000).step_by(if alignment == 8 { 1 } else { 7 }) {
             for objects in [0, 5, 16, 32, 100] {
                 let cut = Geometry::with_objects(size, alignment, 64, objects).expect("a size");
-                let said = format_args!("{objects} of {size} aligned to {alignment}: {cut:?}");
-                assert_eq!(cut.order().get(), naive(size, alignment, objects), "{said}");
-                assert!(cut.is_inside() || cut.capacity() <= MAX_OUTSIDE, "{said}");
+                let said = (objects, size, alignment, cut);
+                assert_eq!(cut.order().get(), naive(size, alignment, objects), "{said:?}");
+                assert!(cut.is_inside() || cut.capacity() <= MAX_OUTSIDE, "{said:?}");
                 let largest = Geometry::at_order(size, alignment, 64, LARGEST_ORDER);
                 if size.next_multiple_of(alignment) < PAGE_SIZE {
                     let most = largest.expect("several objects fit").capacity();
-                    assert!(cut.capacity() >= objects.min(most), "{said}");
+                    assert!(cut.capacity() >= objects.min(most), "{said:?}");
                 } else {
-                    assert_eq!(Geometry::new(size, alignment, 64), Ok(cut), "{said}");
+                    assert_eq!(Geometry::new(size, alignment, 64), Ok(cut), "{said:?}");
                 }
             }
         }
