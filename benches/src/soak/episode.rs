@@ -18,7 +18,7 @@ use super::interrupts;
 use super::worker::{Live, Shared};
 use super::world::{Counts, Interrupted, Kmalloc, OBJECT, Objects, Pages, Source, panic_one_in};
 
-/// How long a round may take before it is said to hang.
+/// The longest time of a round. A longer one is reported as a deadlock.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Rounds of an episode.
 const ROUNDS: usize = 12;
@@ -27,7 +27,7 @@ const PAGES: usize = 32 << 10;
 /// Frames of an area, the unit of offline memory.
 const AREA: usize = 512;
 
-/// Planned panics of constructors: one in so many calls; zero for none.
+/// Constructors panic once in this number of calls; zero for never.
 static PANICS: AtomicUsize = AtomicUsize::new(0);
 static CONSTRUCTIONS: AtomicU64 = AtomicU64::new(0);
 

@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::soak::world::Counts;
 
-/// What a run is asked for.
+/// The options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// How long new episodes begin.
@@ -35,7 +35,7 @@ pub struct Options {
     pub threads: usize,
 }
 
-/// What a run has done.
+/// The counts of a finished run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Summary {
     /// Episodes that ended.
@@ -52,8 +52,8 @@ pub struct Summary {
     pub areas: u64,
 }
 
-/// Runs episodes until the time is over. A failure panics, after `say` was told the seed of its
-/// episode.
+/// Runs episodes until the time is over. Calls `say` with the seed of each before it begins; a
+/// failure panics.
 pub fn run(options: Options, mut say: impl FnMut(u64)) -> Summary {
     let (start, counts) = (Instant::now(), Counts::default());
     let mut summary = Summary::default();

@@ -23,7 +23,7 @@ pub(super) enum Live {
 // SAFETY: the memory belongs to the value, whichever thread has it.
 unsafe impl Send for Live {}
 
-/// What the threads of an episode share.
+/// The state that the threads of an episode share.
 pub(super) struct Shared<'s, 'w, K: Hardening> {
     pub(super) source: &'s Source<'w>,
     /// All frames of the episode.

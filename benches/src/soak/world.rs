@@ -1,5 +1,5 @@
-//! What the files of the soak share: the types of an episode's memory, its counts, and the panics
-//! and interrupts that are planned.
+//! The types that the files of the soak share: the memory of an episode, its counts, and the
+//! planned panics and interrupts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -1,7 +1,7 @@
 //! Histories: who allocated and freed an object last, when, and how often.
 //!
 //! A history lies beside its object, where a stray write may change it. It refers to source
-//! locations, so it is read only if its checksum fits.
+//! locations. Therefore a reader compares its checksum first.
 
 use core::panic::Location;
 use core::ptr::{NonNull, from_ref, null};
@@ -87,7 +87,7 @@ pub(crate) unsafe fn read(record: NonNull<HistoryRecord>, secret: usize) -> Opti
     Some(History { allocated_by, allocated_at, freed_by, freed_at, allocations })
 }
 
-/// Notes the caller that allocates an object. A history that was changed begins anew.
+/// Notes the caller that allocates an object. A changed history is replaced by an empty one.
 ///
 /// # Safety
 /// 1. As for [`read`]; the caller owns the object.
@@ -102,7 +102,7 @@ pub(crate) unsafe fn note_allocation(record: NonNull<HistoryRecord>, secret: usi
     unsafe { record.write(HistoryRecord::new(&history, secret)) };
 }
 
-/// Notes the caller that frees an object. A history that was changed begins anew.
+/// Notes the caller that frees an object. A changed history is replaced by an empty one.
 ///
 /// # Safety
 /// 1. As for [`note_allocation`].

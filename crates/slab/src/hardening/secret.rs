@@ -3,9 +3,9 @@
 /// Odd, its bits spread evenly: the golden ratio's fraction (Knuth TAOCP 3, section 6.4).
 const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
 
-/// Returns the secret that a user gave. Without one, or for zero, which is what a machine without
-/// random bits gives, returns a mix of the addresses of the registry, of this function and of the
-/// stack: as much as the machine chose them at random is random in it.
+/// Returns the secret that a user gave. Zero counts as none, as a machine without random bits gives
+/// zero. Without a secret, returns a mix of the addresses of the registry, of this function and of
+/// the stack. It is as random as the machine's choice of these addresses.
 pub(crate) fn secret_or_default(given: Option<usize>, registry: usize) -> usize {
     if let Some(secret) = given.filter(|secret| *secret != 0) {
         return secret;
