@@ -1,6 +1,7 @@
 //! The allocators that users hold: frames by number, memory by address, and the parts of both.
 
 pub(crate) mod buddy;
+mod cached_frames;
 pub(crate) mod frame_allocator;
 pub(crate) mod frame_pool;
 pub(crate) mod growing;
@@ -11,3 +12,5 @@ pub(crate) mod shrink;
 pub(crate) mod source;
 pub(crate) mod stats;
 pub(crate) mod validate;
+#[cfg(all(test, not(loom)))]
+mod validate_tests;
