@@ -4,9 +4,9 @@
 //! The walk over all frames finds the **part** that begins at each frame. A part is an allocated
 //! block or run, a deferred block, an area that is offline, a page of a slab, a cached frame, or a
 //! free frame. The bits say whether a frame is taken, and the tag of the part's first frame names
-//! the kind of the part. A taken frame without a tag must be in a CPU slot, so the walk compares those frames with
-//! the blocks of the slots (`cached_frames.rs`). Where a CPU is inside of its slot, the walk cannot
-//! see that slot, and takes it that each such frame is cached.
+//! the kind of the part. A taken frame without a tag must be in a CPU slot, so the walk compares
+//! those frames with the blocks of the slots (`cached_frames.rs`). Where a CPU is inside of its
+//! slot, the walk cannot see that slot, and takes it that each such frame is cached.
 
 use page_frame::{Cpu, FrameNumber, FrameRange, Order, Tag, Violation};
 

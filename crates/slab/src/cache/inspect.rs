@@ -24,9 +24,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
         validate_cache(self.inner())
     }
 
-    /// Checks all that [`validate`](Self::validate) checks, and each object in a magazine: the object
-    /// belongs to this cache, is in one magazine, once, and is not free in its slab. Under a preset
-    /// with [marks](Hardening::MARKS) it has the mark of a cached object.
+    /// Checks all that [`validate`](Self::validate) checks, and each object in a magazine: the
+    /// object belongs to this cache, is in one magazine, once, and is not free in its slab. Under a
+    /// preset with [marks](Hardening::MARKS) it has the mark of a cached object.
     ///
     /// Call it only while no other call uses the cache: an object that moves meanwhile may be seen
     /// twice. It takes each CPU slot over for a moment, and skips a slot that a CPU is inside of.

@@ -2,8 +2,8 @@
 //!
 //! # Concepts
 //! A check compares each object with all others, and with the free objects of its slab. It does so
-//! for a **batch** of objects at a time, which it first copies: no lock may be taken while a slot is
-//! taken over.
+//! for a **batch** of objects at a time, which it first copies: no lock may be taken while a slot
+//! is taken over.
 
 use core::ptr::NonNull;
 
