@@ -345,6 +345,9 @@ const SLOTS: &[Corruption] = &[
     ("CPU slot I1: a slot caches aligned blocks of frames that exist", |machine| {
         machine.push(after(machine.eight, 1), 1);
     }),
+    ("CPU slot I1: a stack holds at most its capacity", |machine| {
+        machine.caches().corrupt(|slot, _| slot.corrupt_len(0, 33));
+    }),
     ("CPU slot: its count is the sum of the changes reported", |machine| {
         machine.caches().corrupt(|_, count| count.add(1));
     }),

@@ -306,6 +306,14 @@ impl CpuSlot {
 }
 
 #[cfg(test)]
+impl CpuSlot {
+    /// Sets the length of a stack, as a bug would.
+    pub(crate) fn corrupt_len(&mut self, order: usize, len: usize) {
+        self.stacks[order].len = len;
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
