@@ -294,6 +294,15 @@ impl DeferredFrees<'_> {
     }
 }
 
+#[cfg(test)]
+impl DeferredFrees<'_> {
+    /// Sets the flag of the area of `frame`, as if a reconciliation never ended.
+    pub(crate) fn set_reconciling(&self, frame: FrameNumber) {
+        let area = self.area_of(frame);
+        self.flags[area / WORD_BITS].fetch_or(flag(area), Ordering::Relaxed);
+    }
+}
+
 /// Returns the bit of `area` in its word of flags.
 #[inline]
 const fn flag(area: usize) -> usize {

@@ -96,6 +96,11 @@ impl<'m> Tags<'m> {
         self.map.clear_tags_among(self.index(word), frames);
     }
 
+    /// Returns the owner word of `frame`; null for a frame outside the span.
+    pub(crate) fn owner(&self, frame: FrameNumber) -> *mut () {
+        self.map.owner(self.start.wrapping_add(self.index(frame).wrapping_mul(PAGE_SIZE)))
+    }
+
     /// Returns the page count of the run that begins at `frame`, or `None` where no run begins.
     pub(crate) fn run_pages(&self, frame: FrameNumber) -> Option<usize> {
         self.map.run_pages(self.start.wrapping_add(self.index(frame).wrapping_mul(PAGE_SIZE)))

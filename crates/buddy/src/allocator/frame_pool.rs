@@ -385,12 +385,27 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
     }
 
     /// Checks every invariant that the metadata shows while no other call is inside the allocator.
+    /// Call it only at such a moment: a call that is under way has frames that are neither free nor
+    /// in a slot, and `validate` would report them.
     ///
-    /// O(frames). It allocates nothing and touches no frame. Example: see [`FramePool`].
+    /// It checks:
+    /// - each area: its entry, its hint, and that frames that do not exist are taken;
+    /// - each CPU slot: its stacks and counts, and that each of its blocks exists, is taken, has no
+    ///   tag, and is in no other slot or block;
+    /// - each frame: that it is free without a tag, or lies in exactly one of an allocated block or
+    ///   run, a deferred block, an area that is offline, a slab, and a CPU slot.
+    ///
+    /// It takes each slot over for a moment, see [`drain`](Self::drain). If it cannot, because a
+    /// CPU is inside, or the machine refuses the fence, it assumes that this slot has each taken
+    /// frame that is nowhere else. A frame that an earlier fault has lost (reported as a double
+    /// free) is a violation.
+    ///
+    /// O(frames), and O(blocks in slots) for each 32 MiB with such blocks. It allocates nothing and
+    /// touches no frame. Example: see [`FramePool`].
     ///
     /// # Errors
     /// The first [`Violation`] found.
     pub fn validate(&self) -> Result<(), Violation> {
-        validate(&self.frames)
+        validate(&self.frames, &self.caches)
     }
 }

@@ -316,7 +316,9 @@ impl<M: PhysMap + Clone, C: Cpu + Clone> GrowingBuddy<M, C> {
         self.parts().map(|part| part.buddy.drain()).sum()
     }
 
-    /// Checks the invariants of each buddy. O(frames). Example: see [`GrowingBuddy`].
+    /// Checks the invariants of each buddy, see
+    /// [`FramePool::validate`](crate::FramePool::validate). Call it only while no other call is
+    /// inside the allocator. O(frames). Example: see [`GrowingBuddy`].
     ///
     /// # Errors
     /// The first [`Violation`] found.

@@ -3,6 +3,7 @@
 #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
 pub(crate) mod ax_allocator;
 pub(crate) mod buddy;
+mod cached_frames;
 pub(crate) mod frame_allocator;
 pub(crate) mod frame_pool;
 pub(crate) mod growing;
@@ -13,3 +14,5 @@ pub(crate) mod shrink;
 pub(crate) mod source;
 pub(crate) mod stats;
 pub(crate) mod validate;
+#[cfg(all(test, not(loom)))]
+mod validate_tests;

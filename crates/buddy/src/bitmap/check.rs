@@ -1,24 +1,92 @@
 //! Checks the invariants of areas.
 
+use page_frame::FrameRange;
 use page_frame::sync::Ordering;
 
 use crate::bitmap::section::Section;
-use crate::bits::AREA_WORDS;
+use crate::bits::{AREA_FRAMES, AREA_WORDS, words};
 
-/// Returns the first invariant of the crate that `area` of `section` breaks. Call it only while no
-/// other call is inside the allocator.
-pub(crate) fn violated_invariant(section: &Section<'_>, area: usize) -> Option<&'static str> {
+/// Returns the first invariant of the crate that `area` of `section` breaks. `base` is the first
+/// frame of the section, and `ranges` are the frames that exist. Call it only while no other call
+/// is inside the allocator.
+pub(crate) fn violated_invariant(
+    section: &Section<'_>,
+    base: usize,
+    area: usize,
+    ranges: impl Iterator<Item = FrameRange>,
+) -> Option<&'static str> {
     let entry = section.entries.load(area, Ordering::Acquire);
     let bits = section.lines[area].load();
     let has_free = bits.iter().any(|word| *word != usize::MAX);
-    if entry.is_claiming() {
+    if entry.is_claiming() || section.claims.try_lock().is_none() {
         return Some("I4: no claim outlives its call");
+    }
+    if !entry.is_valid() {
+        return Some("entry: the bits of an entry are a state, a placement and a density");
     }
     if entry.is_whole() && bits != [0; AREA_WORDS] {
         return Some("I2: the bits of a whole area are clear");
+    }
+    let absent = absent_frames(base + area * AREA_FRAMES, ranges);
+    let is_taken = |(bits, absent): (&usize, &usize)| bits & absent == *absent;
+    if !bits.iter().zip(&absent).all(is_taken) {
+        return Some("bitmap: frames that do not exist are taken for ever");
     }
     if entry.is_open() && has_free && !section.hints.has_any(area) {
         return Some("I3: an open area with a free frame has a hint");
     }
     None
+}
+
+/// Returns the frames of the area at `start` that lie in none of `ranges`, as bits.
+fn absent_frames(start: usize, ranges: impl Iterator<Item = FrameRange>) -> [usize; AREA_WORDS] {
+    let mut absent = [usize::MAX; AREA_WORDS];
+    for range in ranges {
+        let first = range.start.get().clamp(start, start + AREA_FRAMES);
+        let end = range.end.get().clamp(start, start + AREA_FRAMES);
+        for (word, frames) in words(first - start, end - start) {
+            absent[word] &= !frames;
+        }
+    }
+    absent
+}
+
+/// Changes that a bug might make, for tests.
+#[cfg(test)]
+pub(crate) mod corrupt {
+    use page_frame::FrameNumber;
+    use page_frame::sync::Ordering;
+
+    use crate::bitmap::Bitmap;
+    use crate::bitmap::entry::Entry;
+    use crate::bitmap::hints::HINT_MAPS;
+    use crate::bits::WORD_BITS;
+
+    /// Sets the entry of the area of `frame` to `entry`.
+    pub(crate) fn set_entry(bitmap: &Bitmap<'_>, frame: FrameNumber, entry: u8) {
+        let (at, section) = bitmap.table().locate(frame).expect("a frame of a section");
+        section.entries.store(at.area, Entry::from_byte(entry), Ordering::Relaxed);
+    }
+
+    /// Clears all hints for the area of `frame`.
+    pub(crate) fn clear_hints(bitmap: &Bitmap<'_>, frame: FrameNumber) {
+        let (at, section) = bitmap.table().locate(frame).expect("a frame of a section");
+        (0..HINT_MAPS).for_each(|map| section.hints.clear(map, at.area));
+    }
+
+    /// Changes the bit of `frame`, and nothing else.
+    pub(crate) fn set_bit(bitmap: &Bitmap<'_>, frame: FrameNumber, is_taken: bool) {
+        let (at, section) = bitmap.table().locate(frame).expect("a frame of a section");
+        let line = &section.lines[at.area];
+        match is_taken {
+            true => line.reserve(at.frame, at.frame + 1),
+            false => _ = line.clear(at.frame / WORD_BITS, 1 << (at.frame % WORD_BITS)),
+        }
+    }
+
+    /// Locks the section of `frame` for ever.
+    pub(crate) fn lock_claims(bitmap: &Bitmap<'_>, frame: FrameNumber) {
+        let (_, section) = bitmap.table().locate(frame).expect("a frame of a section");
+        core::mem::forget(section.claims.try_lock());
+    }
 }

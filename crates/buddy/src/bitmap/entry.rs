@@ -96,6 +96,22 @@ impl Entry {
         self.0 & STATE == CLAIMING
     }
 
+    /// Returns the entry with this value, for tests that corrupt one.
+    #[cfg(test)]
+    pub(super) const fn from_byte(byte: u8) -> Self {
+        Self(byte)
+    }
+
+    /// Returns whether a function of this type makes such an entry.
+    pub(super) fn is_valid(self) -> bool {
+        let placement = usize::from(self.0 >> PLACEMENT_SHIFT & PLACEMENT);
+        let has_no_other_bits = self.0 & !(STATE | DENSE | PLACEMENT << PLACEMENT_SHIFT) == 0;
+        has_no_other_bits
+            && placement < PLACEMENTS
+            && (!self.is_whole() || self == Self::WHOLE)
+            && (!self.is_owned() || self.0 & DENSE != 0)
+    }
+
     /// Returns the placement that the area was last used for.
     #[inline]
     pub(super) fn placement(self) -> Placement {

@@ -159,6 +159,16 @@ impl<'m> Bitmap<'m> {
         located.map_or(usize::MAX, |(at, section)| section.taken(at.area)[at.frame / WORD_BITS])
     }
 
+    /// Returns whether the whole area of `frame` belongs to one block.
+    pub(crate) fn is_whole(&self, frame: FrameNumber) -> bool {
+        self.table.locate(frame).is_some_and(|(at, section)| section.is_whole(at.area))
+    }
+
+    /// Returns whether a CPU slot owns the area of `frame`.
+    pub(crate) fn is_owned(&self, frame: FrameNumber) -> bool {
+        self.table.locate(frame).is_some_and(|(at, section)| section.is_owned(at.area))
+    }
+
     /// Returns whether the block of `order` at `start` is free in all its frames.
     pub(crate) fn is_free(&self, start: FrameNumber, order: Order) -> bool {
         if !self.table.has(block_range(start, order)) {

@@ -14,7 +14,8 @@ use crate::bitmap::section_table::{SectionCell, SectionTable, section_number};
 use crate::bits::{AREA_FRAMES, SECTION_FRAMES, WORD_BITS};
 use crate::build::section::fill;
 use crate::deferred_free::DeferredFrees;
-use crate::percpu::slot::{CachedCount, CpuSlot};
+use crate::percpu::cached_count::CachedCount;
+use crate::percpu::slot::CpuSlot;
 use crate::tags::Tags;
 use crate::zeroed_memory::ZeroedMemory;
 

@@ -19,9 +19,11 @@ use crate::bitmap::placement::Mobility;
 use crate::bitmap::section::MAX_CLAIM_BATCH;
 use crate::deferred_free::is_deferrable;
 use crate::frames::Frames;
-use crate::percpu::slot::{CachedCount, CpuSlot, MAX_CACHED_ORDER};
+use crate::percpu::cached_count::CachedCount;
+use crate::percpu::slot::{CpuSlot, MAX_CACHED_ORDER};
 use crate::trace::Trace;
 
+pub(crate) mod cached_count;
 mod drain;
 mod refill;
 pub(crate) mod slot;
@@ -41,6 +43,8 @@ pub(crate) struct Caches<'m, C> {
     counts: &'m [CachedCount],
     /// Whether slots own areas: there are enough areas for each.
     has_owners: bool,
+    /// Whether no call ever enters a slot.
+    closed: bool,
     /// Number of areas that a refill of whole areas claims: an eighth of a slot's share of all
     /// areas, within limits.
     area_batch: usize,
@@ -64,6 +68,7 @@ impl<'m, C: Cpu> Caches<'m, C> {
         Self {
             slots: if closed { PerCpu::closed(slots, cpu) } else { PerCpu::new(slots, cpu) },
             counts,
+            closed,
             has_owners: closed || planned >= MIN_AREAS_PER_OWNER * used,
             area_batch: (areas / (8 * count.max(1))).clamp(1, MAX_CLAIM_BATCH),
         }
@@ -198,6 +203,26 @@ impl<'m, C: Cpu> Caches<'m, C> {
                 look(cpu, start, order);
             }
         });
+    }
+
+    /// Calls `look` with the slot of each CPU and the slot's count, one slot after the other;
+    /// returns whether it saw all slots that may hold blocks. It takes each slot over, and skips
+    /// slots that a CPU is inside of.
+    pub(crate) fn look_at_each(&self, mut look: impl FnMut(&CpuSlot, usize)) -> bool {
+        if self.closed {
+            return true;
+        }
+        let outcome =
+            self.slots.take_over(|_| true, |id, slot| look(slot, self.counts[id.index()].get()));
+        outcome.skipped == 0
+    }
+
+    /// Changes the slot of the current CPU and its count as a bug would.
+    #[cfg(test)]
+    pub(crate) fn corrupt(&self, change: impl FnOnce(&mut CpuSlot, &CachedCount)) {
+        let mut slot = self.slots.enter().expect("the tests have one CPU");
+        let count = &self.counts[slot.id().index()];
+        change(&mut slot, count);
     }
 
     fn count_change(&self, slot: &mut Entered<'_, C>, order: Order) {

@@ -21,10 +21,10 @@
 //! frames as taken.
 
 use page_frame::FrameNumber;
-use page_frame::sync::{AtomicUsize, Ordering, Zeroable, in_register};
+use page_frame::sync::{Zeroable, in_register};
 
 use crate::bitmap::placement::ORDER_GROUPS;
-use crate::bits::{AREA_FRAMES, AREA_ORDER};
+use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
 
 /// The largest order that slots cache.
 pub(super) const MAX_CACHED_ORDER: usize = AREA_ORDER as usize;
@@ -143,7 +143,7 @@ impl CpuSlot {
 
     /// Pops the block of `order` that was pushed last.
     #[inline(always)]
-    pub(super) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
+    pub(crate) fn pop(&mut self, order: usize) -> Option<FrameNumber> {
         let stack = self.stack(order);
         let below = stack.len.checked_sub(1)?;
         stack.len = below;
@@ -196,7 +196,7 @@ impl CpuSlot {
     /// Pushes the block of `order` at `start`, wherever it lies; returns false when there is no
     /// room.
     #[inline]
-    pub(super) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
+    pub(crate) fn push(&mut self, start: FrameNumber, order: usize) -> bool {
         self.stacks[order].push(start.get())
     }
 
@@ -257,18 +257,18 @@ impl CpuSlot {
 
     /// Returns the first frame of the area that is owned for order group `group`.
     #[inline]
-    pub(super) fn owned(&self, group: usize) -> Option<FrameNumber> {
+    pub(crate) fn owned(&self, group: usize) -> Option<FrameNumber> {
         self.owned[group].checked_sub(1).map(FrameNumber::new)
     }
 
     /// Sets the area that is owned for order group `group`.
-    pub(super) fn set_owned(&mut self, group: usize, area: Option<FrameNumber>) {
+    pub(crate) fn set_owned(&mut self, group: usize, area: Option<FrameNumber>) {
         self.owned[group] = area.map_or(0, |area| area.get() + 1);
     }
 
     /// Iterates over the blocks of all stacks, and then over the frames of the remainder: first
     /// frame and order, oldest first in each stack.
-    pub(super) fn blocks(&self) -> impl Iterator<Item = (FrameNumber, usize)> {
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = (FrameNumber, usize)> {
         let stacks = self.stacks.iter().enumerate();
         let stacked = stacks.flat_map(|(order, stack)| {
             stack.blocks[..stack.len].iter().map(move |start| (FrameNumber::new(*start), order))
@@ -278,41 +278,38 @@ impl CpuSlot {
         stacked.chain(bits.map(move |bit| (FrameNumber::new(start + bit), 0)))
     }
 
+    /// Returns the number of frames that the calls of [`take_change`](Self::take_change) have
+    /// reported in sum.
+    pub(crate) fn reported_frames(&self) -> usize {
+        self.stacks.iter().enumerate().map(|(order, stack)| stack.reported << order).sum()
+    }
+
+    /// Returns whether I1 and I2 hold, and the remainder lies in one word.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let is_filled = |order: usize, stack: &Stack| {
+            let expected = if self.is_set_up { capacity(order) } else { 0 };
+            stack.len <= stack.capacity && stack.capacity == expected
+        };
+        let FrameWord { start, frames } = self.remainder;
+        self.stacks.iter().enumerate().all(|(order, stack)| is_filled(order, stack))
+            && (frames == 0 || start % WORD_BITS == 0)
+    }
+
     /// Returns by how many frames the stack of `order` has grown since the last call. The remainder
     /// does not count.
     #[inline]
-    pub(super) fn take_change(&mut self, order: usize) -> isize {
+    pub(crate) fn take_change(&mut self, order: usize) -> isize {
         let stack = &mut self.stacks[order];
         let before = core::mem::replace(&mut stack.reported, stack.len);
         (stack.len as isize - before as isize) << order
     }
 }
 
-/// The number of frames in the stacks of a slot, for readers on other CPUs. It has a cache line of
-/// its own.
-#[derive(Debug)]
-#[repr(align(64))]
-pub(crate) struct CachedCount(AtomicUsize);
-
-// SAFETY: clause 1: one atomic, valid when zero, and padding.
-unsafe impl Zeroable for CachedCount {
-    fn zero() -> Self {
-        Self(Zeroable::zero())
-    }
-}
-
-impl CachedCount {
-    #[inline]
-    pub(super) fn get(&self) -> usize {
-        // Relaxed: an estimate, which publishes nothing.
-        self.0.load(Ordering::Relaxed)
-    }
-
-    /// Adds `frames`. The caller holds the slot.
-    #[inline]
-    pub(super) fn add(&self, frames: isize) {
-        // Relaxed: as in `get`; only the holder of the slot writes.
-        self.0.store(self.get().wrapping_add_signed(frames), Ordering::Relaxed);
+#[cfg(test)]
+impl CpuSlot {
+    /// Sets the length of a stack, as a bug would.
+    pub(crate) fn corrupt_len(&mut self, order: usize, len: usize) {
+        self.stacks[order].len = len;
     }
 }
 
@@ -363,6 +360,23 @@ mod tests {
         assert_eq!(slot.pop(1), Some(here));
         assert_eq!(slot.pop(1), Some(FrameNumber::new(3 * AREA_FRAMES + 72)));
         assert_eq!(slot.pop(1), None);
+    }
+
+    #[test]
+    fn an_overfull_stack_and_a_remainder_across_words_are_inconsistent() {
+        let plant: [fn(&mut CpuSlot); 4] = [
+            |slot| slot.stacks[3].len = capacity(3) + 1,
+            |slot| slot.stacks[0].capacity = MAX_BLOCKS + 1,
+            |slot| slot.remainder = FrameWord { start: 7, frames: 1 },
+            |slot| slot.is_set_up = false,
+        ];
+        assert!(CpuSlot::zero().is_consistent(), "I2");
+        for plant in plant {
+            let mut slot = slot(true);
+            assert!(slot.is_consistent());
+            plant(&mut slot);
+            assert!(!slot.is_consistent());
+        }
     }
 
     #[test]

@@ -13,6 +13,8 @@
 //! more. So the depot of a cache whose objects are freed and allocated in turns soon holds all of
 //! them, and that of a cache that only grows holds almost none.
 
+use core::ptr::NonNull;
+
 use crate::percpu::magazine::{CAPACITIES, Chain, Magazine};
 
 /// Bytes of free objects in full magazines for which a depot has room from the start. Measured:
@@ -78,6 +80,22 @@ impl Depot {
         }
     }
 
+    /// Returns the invariant that the depot breaks, if it breaks one.
+    pub(crate) fn violated_invariant(&self) -> Option<&'static str> {
+        let is_full = |magazine: &Magazine| magazine.is_full();
+        let is_empty = |magazine: &Magazine| magazine.length() == 0;
+        if !self.full.holds_only(is_full) || !self.empty.holds_only(is_empty) {
+            return Some("depot: one stack has full magazines, and the other has empty ones");
+        }
+        let is_counted = self.full.is_counted() && self.empty.is_counted();
+        (!is_counted).then_some("depot: the counts of a stack are those of its magazines")
+    }
+
+    /// Iterates over the objects in full magazines.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = NonNull<u8>> {
+        self.full.chain.iter().flat_map(|magazine| magazine.objects()).copied()
+    }
+
     /// Takes all magazines: the full and the empty ones.
     pub(crate) fn take_all(&mut self) -> [Chain; 2] {
         [self.full.take(), self.empty.take()]
@@ -119,6 +137,21 @@ impl Stack {
         Self { chain: Chain::new(), count: 0, places: 0, least: 0, refused: 0, missed: 0 }
     }
 
+    /// Returns whether the first magazines, as many as are counted, are valid and `is_right`.
+    fn holds_only(&self, is_right: impl Fn(&Magazine) -> bool) -> bool {
+        let mut counted = self.chain.iter().take(self.count.into());
+        counted.all(|magazine| magazine.is_valid() && is_right(magazine))
+    }
+
+    /// Returns whether the counts are those of the magazines, which are valid.
+    fn is_counted(&self) -> bool {
+        let counted = || self.chain.iter().take(usize::from(self.count) + 1);
+        let places: usize = counted().map(Magazine::capacity).sum();
+        counted().count() == usize::from(self.count)
+            && places == usize::from(self.places)
+            && self.least <= self.count
+    }
+
     fn pop(&mut self) -> Option<Magazine> {
         let Some(magazine) = self.chain.pop() else {
             let was_missed = u8::from(self.refused > 0);
@@ -148,7 +181,7 @@ impl Stack {
     }
 
     fn take(&mut self) -> Chain {
-        (self.count, self.places, self.refused, self.missed) = (0, 0, 0, 0);
+        (self.count, self.places, self.least, self.refused, self.missed) = (0, 0, 0, 0, 0);
         self.chain.take()
     }
 
@@ -163,5 +196,13 @@ impl Stack {
         self.refused = 0;
         self.least = self.count;
         surplus
+    }
+}
+
+#[cfg(test)]
+impl Depot {
+    /// Changes the count of full magazines, as a bug would.
+    pub(crate) fn corrupt_count(&mut self, by: i16) {
+        self.full.count = self.full.count.wrapping_add_signed(by);
     }
 }

@@ -1,12 +1,14 @@
-//! Checks of a cache's invariants, for tests and for the curious. Bounded; nothing is allocated.
+//! Checks of a cache's invariants. Bounded; nothing is allocated.
 //!
-//! Frees without the lock may go on meanwhile: they only put objects on top of the stack that is
-//! being walked. Allocations wait.
+//! Other CPUs may use the cache meanwhile. Frees without the lock only put objects on top of the
+//! stack that is being walked. Takes from the slabs, and exchanges with the depot, wait for the
+//! lock. `magazines.rs` has the checks for which no other call may use the cache.
 
 use core::ptr::NonNull;
 
 use page_frame::{PAGE_SIZE, PageMap, Violation};
 
+use crate::cache_inner::CacheInner;
 use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
@@ -24,7 +26,21 @@ pub(crate) fn validate<S: System>(
     for name in [ListName::Full].into_iter().chain(ListName::KNOWN) {
         validate_list(slabs, environment, &set, name)?;
     }
-    Ok(())
+    match set.violated_sum(&slabs.settings.geometry) {
+        Some(invariant) => Err(Violation::of(invariant)),
+        None => Ok(()),
+    }
+}
+
+/// Checks the invariants of the slabs of `cache` and of its depot.
+pub(crate) fn validate_cache<S: System>(cache: &CacheInner<S>) -> Result<(), Violation> {
+    validate(cache.slabs(), cache.environment())?;
+    let token = cache.environment().lock_token();
+    let depot = token.lock(&cache.percpu.depot);
+    match depot.and_then(|depot| depot.violated_invariant()) {
+        Some(invariant) => Err(Violation::of(invariant)),
+        None => Ok(()),
+    }
 }
 
 fn validate_list<S: System>(
@@ -33,7 +49,7 @@ fn validate_list<S: System>(
     set: &SlabSet,
     name: ListName,
 ) -> Result<(), Violation> {
-    let mut previous = core::ptr::null_mut();
+    let mut previous: *mut SlabHeader = core::ptr::null_mut();
     let mut count = 0;
     for header in set.list(name).iter() {
         // SAFETY: slab set I1: alive.
@@ -50,7 +66,14 @@ fn validate_list<S: System>(
         previous = header.as_ptr();
         count += 1;
     }
-    if count != set.list(name).count() {
+    let next = NonNull::new(previous).map(|last| {
+        // SAFETY: slab set I1: alive.
+        let last = unsafe { last.as_ref() };
+        // SAFETY: we hold the set lock.
+        unsafe { last.neighbours() }.next
+    });
+    let goes_on = next.map_or(set.list(name).first().is_some(), |next| !next.is_null());
+    if goes_on || count != set.list(name).count() {
         return Err(Violation::of("slab list I1: a list is as long as it says"));
     }
     Ok(())
@@ -64,7 +87,12 @@ fn validate_slab<S: System>(
 ) -> Result<(), Violation> {
     // SAFETY: slab set I1: alive.
     let slab = unsafe { header.as_ref() };
-    let geometry = &slab.geometry(&slabs.settings.geometry);
+    let Some(geometry) = &slab.known_geometry(&slabs.settings.geometry) else {
+        return Err(Violation::of("header: the cache cuts slabs of its order"));
+    };
+    if usize::from(slab.colour) >= geometry.colours() {
+        return Err(Violation::of("header: the colour is one of the geometry's"));
+    }
     if slab.cache != slabs.identity() {
         return Err(Violation::of("header: a slab names its cache"));
     }
@@ -77,6 +105,10 @@ fn validate_slab<S: System>(
         if source.owner(address) != header.as_ptr().cast() {
             return Err(Violation::of("page map: the owner of every page of a slab is its header"));
         }
+    }
+    let behind = slab.start.addr().get() + slab.pages() * PAGE_SIZE;
+    if source.tag(behind).is_slab() && source.owner(behind) == header.as_ptr().cast() {
+        return Err(Violation::of("page map: the owner of no other page is a slab's header"));
     }
     let seen = slab.word.load();
     let is_known = name != ListName::Full;
@@ -108,6 +140,10 @@ fn validate_slab<S: System>(
             }
             // SAFETY: we hold the set lock, and the index was checked.
             index = unsafe { links.read(index) };
+        }
+        if index != 0 {
+            // `push_chain` links the first object of a slab without free objects to index 0.
+            return Err(Violation::of("free word I1: the last link is zero"));
         }
         windows += 128;
     }

@@ -138,6 +138,11 @@ impl Magazine {
         CAPACITIES[self.class()]
     }
 
+    /// Returns whether its class exists, and its length is at most its capacity.
+    pub(crate) fn is_valid(&self) -> bool {
+        CAPACITIES.get(self.class()).is_some_and(|capacity| self.length() <= *capacity)
+    }
+
     /// Returns whether it has no room for another object.
     pub(crate) const fn is_full(&self) -> bool {
         self.length() == self.capacity()

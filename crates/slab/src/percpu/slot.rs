@@ -189,6 +189,27 @@ impl CpuSlot {
         (!self.bottom.is_null()).then(|| unsafe { self.top.offset_from(self.bottom) } as usize)
     }
 
+    /// Returns whether I1 holds as far as the pointers show it.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let places = [self.bottom, self.top, self.end];
+        let is_unloaded = places.iter().all(|place| place.is_null());
+        let is_loaded = !self.bottom.is_null() && places.is_sorted();
+        let is_valid = self.previous.as_ref().is_none_or(Magazine::is_valid);
+        (is_unloaded || is_loaded) && is_valid
+    }
+
+    /// Iterates over the objects of both magazines.
+    pub(crate) fn objects(&self) -> impl Iterator<Item = NonNull<u8>> {
+        let loaded = (0..self.loaded_length().unwrap_or(0)).filter_map(|index| {
+            // SAFETY: I1: below `top`, so a place of the loaded magazine.
+            let place = unsafe { self.bottom.add(index) };
+            // SAFETY: I1: a place below `top` is written.
+            NonNull::new(unsafe { place.read() })
+        });
+        let previous = self.previous.iter().flat_map(|magazine| magazine.objects());
+        loaded.chain(previous.copied())
+    }
+
     /// Returns the length of the previous magazine, if there is one.
     pub(crate) fn previous_length(&self) -> Option<usize> {
         self.previous.as_ref().map(Magazine::length)
@@ -334,5 +355,13 @@ impl PerCpuHandle {
     /// Returns the handle of `slots`.
     pub(crate) fn of<C: Cpu>(slots: &CacheSlots<C>) -> Self {
         Self { slots: slots.first() }
+    }
+}
+
+#[cfg(test)]
+impl CpuSlot {
+    /// Moves the end of the loaded magazine below its start, as a bug would.
+    pub(crate) fn corrupt_end(&mut self) {
+        self.end = self.bottom.wrapping_sub(1);
     }
 }

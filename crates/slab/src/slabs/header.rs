@@ -221,6 +221,16 @@ impl SlabHeader {
         if self.is_cut_by(best) { best.capacity() } else { self.lower_geometry(best).capacity() }
     }
 
+    /// Returns the slab's geometry as [`geometry`](Self::geometry) does, or `None` if the cache
+    /// cuts no slab of this order.
+    pub(crate) fn known_geometry(&self, best: &Geometry) -> Option<Geometry> {
+        match Order::new(self.order) {
+            Some(order) if order == best.order() => Some(*best),
+            Some(order) if order < best.order() => best.at_lower_order(order),
+            _ => None,
+        }
+    }
+
     /// Returns whether `best`, as in [`geometry`](Self::geometry), is the slab's geometry.
     #[inline]
     pub(crate) fn is_cut_by(&self, best: &Geometry) -> bool {
@@ -270,5 +280,13 @@ impl SlabHeader {
         let offset = self.first_offset(geometry) + index * geometry.stride();
         // SAFETY: clause 1: every object lies inside the slab (geometry I1).
         unsafe { self.start.add(offset) }
+    }
+}
+
+#[cfg(test)]
+impl SlabHeader {
+    /// Sets the order, as a bug would.
+    pub(crate) fn corrupt_order(&mut self, order: u8) {
+        self.order = order;
     }
 }

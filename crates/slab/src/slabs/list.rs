@@ -117,3 +117,11 @@ unsafe fn change_neighbours(
     // SAFETY: clause 1: no other code reads the neighbours either.
     unsafe { header.set_neighbours(change(neighbours)) };
 }
+
+#[cfg(test)]
+impl SlabList {
+    /// Changes the count, as a bug would.
+    pub(crate) fn corrupt_count(&mut self, by: isize) {
+        self.count = self.count.wrapping_add_signed(by);
+    }
+}

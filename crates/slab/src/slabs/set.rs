@@ -106,6 +106,20 @@ impl SlabSet {
         self.lists.iter().flat_map(SlabList::iter)
     }
 
+    /// Returns the invariant that the sums over all slabs break, if they break one. The slabs are
+    /// valid one by one.
+    pub(crate) fn violated_sum(&self, best: &Geometry) -> Option<&'static str> {
+        // SAFETY: I1: slabs in lists have not been released.
+        let missing = self.iter().map(|header| missing_pages(unsafe { header.as_ref() }, best));
+        if missing.sum::<u32>() != self.missing_pages {
+            return Some("slab set: the missing pages are those of all slabs of lower orders");
+        }
+        if self.fewest_empty > self.empty_slabs_at_most() {
+            return Some("slab set: the minimum number of empty slabs is at most their number");
+        }
+        None
+    }
+
     /// Returns the colour of the next slab, and advances to the one after it. Zero for caches that
     /// are not coloured.
     pub(crate) fn colour_of_next(&mut self, settings: &CacheSettings) -> usize {
@@ -343,4 +357,14 @@ impl SlabSet {
 
 fn missing_pages(slab: &SlabHeader, best: &Geometry) -> u32 {
     (best.order().pages() - slab.pages()) as u32
+}
+
+#[cfg(test)]
+impl SlabSet {
+    /// Changes a list and the sums, as a bug would.
+    pub(crate) fn corrupt(&mut self, name: ListName, count: isize, missing: u32, fewest: u16) {
+        self.lists[name as usize].corrupt_count(count);
+        self.missing_pages += missing;
+        self.fewest_empty += fewest;
+    }
 }
