@@ -80,9 +80,12 @@ fn charts() {
 #[test]
 fn the_book_shows_every_picture_and_has_every_command() {
     let mut book = String::new();
-    let chapters = pictures().join("../kmem");
-    for chapter in std::fs::read_dir(chapters).expect("the book has chapters") {
-        book += &std::fs::read_to_string(chapter.expect("a readable folder").path()).expect("text");
+    for folder in ["..", "../kmem"] {
+        let chapters = std::fs::read_dir(pictures().join(folder)).expect("the book has chapters");
+        let paths = chapters.map(|chapter| chapter.expect("a readable folder").path());
+        for chapter in paths.filter(|path| path.extension().is_some_and(|kind| kind == "md")) {
+            book += &std::fs::read_to_string(chapter).expect("text");
+        }
     }
     for picture in std::fs::read_dir(pictures()).expect("the book has pictures") {
         let name = picture.expect("a readable folder").file_name();

@@ -41,11 +41,12 @@ fn compile(source: &str, name: &str, options: &[&str]) -> PathBuf {
     result
 }
 
-/// Runs a program with `preloaded` libraries; panics unless it succeeds within 40 seconds.
+/// Runs a program with `preloaded` libraries; panics unless it succeeds within 100 seconds. Each
+/// takes one or two on a machine that does nothing else.
 fn run(program: &Path, words: &[&str], preloaded: &[&Path]) {
     let preloaded: Vec<_> = preloaded.iter().map(|path| path.to_string_lossy()).collect();
     let output = Command::new("timeout")
-        .args(["-s", "KILL", "40", "env"])
+        .args(["-s", "KILL", "100", "env"])
         .arg(format!("LD_PRELOAD={}", preloaded.join(":")))
         .arg(program)
         .args(words)
