@@ -258,10 +258,15 @@ impl<S: System> Registry<S> {
         pressure::shrink(self.inner(), target_pages, Patience::Try)
     }
 
-    /// Releases pages as [`shrink`](Self::shrink) does, but calls no callback.
+    /// Releases pages as [`shrink`](Self::shrink) does, but calls no callback. Does nothing in a
+    /// large memory.
     #[doc(hidden)]
     pub fn shrink_unused(&self, target_pages: usize) -> usize {
-        pressure::shrink_unused(self.inner(), target_pages, Patience::Try)
+        let registry = self.inner();
+        if !pressure::has_few_pages(registry) {
+            return 0;
+        }
+        pressure::shrink_unused(registry, target_pages, Patience::Try)
     }
 
     /// Releases the pages that hold no object in use, as [`shrink_all`](Self::shrink_all) does, but

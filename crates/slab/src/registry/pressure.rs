@@ -27,6 +27,15 @@ use crate::patience::Patience;
 use crate::registry::inner::RegistryInner;
 use crate::system::System;
 
+/// The pages of a memory in which a cache takes what the others do not use before it fails: up to
+/// 64 MiB. In a larger one the owner of the page source reclaims, and counts what it reclaims.
+const FEW_PAGES: usize = 1 << 14;
+
+/// Returns whether caches take pages from one another.
+pub(crate) fn has_few_pages<S: System>(registry: &RegistryInner<S>) -> bool {
+    registry.environment().range.pages() <= FEW_PAGES
+}
+
 /// Allocates an object of `cache` after the page source had no page for it: makes the other caches
 /// release pages that they do not use, and tries again.
 #[cold]
@@ -36,7 +45,7 @@ pub(crate) fn allocate_after_shrinking<S: System, K: Hardening>(
     cache: &CacheInner<S>,
 ) -> Result<NonNull<u8>, OutOfMemory> {
     let wanted = cache.slabs().settings.slab_pages();
-    if shrink_unused(registry, wanted, Patience::Try) == 0 {
+    if !has_few_pages(registry) || shrink_unused(registry, wanted, Patience::Try) == 0 {
         return Err(OutOfMemory);
     }
     cache.allocate_place::<K>()
