@@ -18,7 +18,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::OutOfMemory;
+use page_frame::{OutOfMemory, Tag};
 
 use crate::cache_inner::CacheInner;
 use crate::cache_inner::shared::Shared;
@@ -36,16 +36,18 @@ pub(crate) fn has_few_pages<S: System>(registry: &RegistryInner<S>) -> bool {
     registry.environment().range.pages() <= FEW_PAGES
 }
 
-/// Allocates an object of `cache` after the page source had no page for it: makes the other caches
-/// release pages that they do not use, and tries again.
+/// Allocates an object of `cache` after the page source had no page for it. For a cache of a size
+/// class in a small memory, makes the other caches release pages that they do not use, and tries
+/// again.
 #[cold]
 #[inline(never)]
 pub(crate) fn allocate_after_shrinking<S: System, K: Hardening>(
     registry: &RegistryInner<S>,
     cache: &CacheInner<S>,
 ) -> Result<NonNull<u8>, OutOfMemory> {
-    let wanted = cache.slabs().settings.slab_pages();
-    if !has_few_pages(registry) || shrink_unused(registry, wanted, Patience::Try) == 0 {
+    let settings = &cache.slabs().settings;
+    let takes_from_others = settings.tag != Tag::SLAB && has_few_pages(registry);
+    if !takes_from_others || shrink_unused(registry, settings.slab_pages(), Patience::Try) == 0 {
         return Err(OutOfMemory);
     }
     cache.allocate_place::<K>()
