@@ -40,7 +40,7 @@ pub(crate) enum End {
 }
 
 /// How long a check may take.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(150);
 
 fn main() -> ExitCode {
     let checks = [
