@@ -102,7 +102,7 @@ pub(crate) fn leave(entered: usize) {
 }
 
 /// Waits until the lock is free, or the caller holds it.
-pub(crate) fn wait_until_free() {
+fn wait_until_free() {
     wait_until(|| HOLDER.load(Ordering::Acquire) == 0 || is_held_by_caller());
 }
 
@@ -160,6 +160,13 @@ pub(crate) fn release_in_child(own: Option<usize>) {
     }
     UNNUMBERED.store(0, Ordering::SeqCst);
     release();
+}
+
+/// Returns whether another thread holds the lock.
+pub(crate) fn is_held_by_other() -> bool {
+    // SeqCst: in one order with the exchange in `acquire` and with the numbers that are taken next.
+    let holder = HOLDER.load(Ordering::SeqCst);
+    holder != 0 && holder != tls::identity()
 }
 
 /// Returns whether the caller holds the lock.

@@ -197,7 +197,11 @@ fn borrow() -> bool {
         return false;
     }
     let Some(number) = shared_numbers::lock() else { return false };
-    fork_lock::wait_until_free();
+    // Not waited for, as in `take_number`.
+    if fork_lock::is_held_by_other() {
+        shared_numbers::unlock(number);
+        return false;
+    }
     // The bit stays: a process with so many threads is not alone, and a fork freezes the slots.
     if TAKEN.insert(number) {
         // Pairs with the fence in `is_alone`.
@@ -238,7 +242,11 @@ fn assign() -> Option<u32> {
 
 fn take_number() -> Option<u32> {
     let key = key()?;
-    fork_lock::wait_until_free();
+    // Not waited for: this thread may be inside the fork lock already, as one without a number, and
+    // the holder waits until it has left. The request does without a slot.
+    if fork_lock::is_held_by_other() {
+        return None;
+    }
     // In one order with the acquisition of the fork lock, which `fork_lock::enter` loads next.
     let number = TAKEN.take_lowest()? as u32;
     // Pairs with the fence in `is_alone`.

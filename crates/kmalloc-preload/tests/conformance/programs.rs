@@ -2,7 +2,6 @@
 //! before all constructors, functions that replace those of the C library, filters of system calls.
 
 use std::ffi::CString;
-use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
@@ -42,28 +41,18 @@ fn compile(source: &str, name: &str, options: &[&str]) -> PathBuf {
     result
 }
 
-/// Runs a program with `preloaded` libraries; panics unless it succeeds. Each takes one or two
-/// seconds on a machine that does nothing else. One that does not end within 60 is run once more:
-/// a program under a filter of system calls hangs once in some hundred runs, for a reason that is
-/// not known.
+/// Runs a program with `preloaded` libraries; panics unless it succeeds within 100 seconds. Each
+/// takes one or two on a machine that does nothing else.
 fn run(program: &Path, words: &[&str], preloaded: &[&Path]) {
     let preloaded: Vec<_> = preloaded.iter().map(|path| path.to_string_lossy()).collect();
-    let once = || {
-        let output = Command::new("timeout")
-            .args(["-s", "KILL", "60", "env"])
-            .arg(format!("LD_PRELOAD={}", preloaded.join(":")))
-            .arg(program)
-            .args(words)
-            .env_remove("LD_PRELOAD")
-            .output();
-        output.expect("a shell command")
-    };
-    let mut outcome = once();
-    if outcome.status.signal() == Some(libc::SIGKILL) {
-        eprintln!("{} {words:?} did not end: once more", program.display());
-        outcome = once();
-    }
-    let Output { status, stderr, .. } = outcome;
+    let output = Command::new("timeout")
+        .args(["-s", "KILL", "100", "env"])
+        .arg(format!("LD_PRELOAD={}", preloaded.join(":")))
+        .arg(program)
+        .args(words)
+        .env_remove("LD_PRELOAD")
+        .output();
+    let Output { status, stderr, .. } = output.expect("a shell command");
     let said = String::from_utf8_lossy(&stderr);
     assert!(status.success(), "{} {words:?}: {status}: {said}", program.display());
 }
