@@ -63,8 +63,7 @@ mod unmapping {
     }
 
     /// Returns what the instruction says about `leaf`.
-    // Recent compilers know that the function is safe.
-    #[allow(unused_unsafe)]
+    #[allow(unused_unsafe, reason = "older compilers do not know that the function is safe")]
     fn cpuid(leaf: u32) -> CpuidResult {
         // SAFETY: every x86-64 CPU has the instruction.
         unsafe { __cpuid(leaf) }
