@@ -13,6 +13,7 @@ use std::hint::black_box;
 use testkit::Random;
 
 use crate::measure::CpuTime;
+use crate::memory::collections::strings;
 use crate::memory::requests::{free, layout, touch};
 use crate::switch::{Choice, with_allocator};
 
@@ -70,17 +71,7 @@ impl Cold {
 const ITEMS: usize = 100_000;
 
 fn vec_string() -> usize {
-    let mut random = Random::new(61);
-    let mut all = Vec::new();
-    for number in 0..ITEMS {
-        let mut text = String::new();
-        for _ in 0..1 + random.below(8) {
-            text.push_str("number ");
-            text.push(char::from(b'a' + (number % 26) as u8));
-        }
-        all.push(text);
-    }
-    black_box(&all).len()
+    black_box(&strings(&mut Random::new(61), ITEMS)).len()
 }
 
 fn btree_map() -> usize {

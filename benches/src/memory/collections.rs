@@ -66,10 +66,10 @@ impl Collection {
     }
 }
 
-fn vec_string() -> usize {
-    let mut random = Random::new(41);
+/// Builds `count` strings of 8 to 64 bytes, piece by piece.
+pub(super) fn strings(random: &mut Random, count: usize) -> Vec<String> {
     let mut all = Vec::new();
-    for number in 0..1000_u32 {
+    for number in 0..count {
         let mut text = String::new();
         for _ in 0..1 + random.below(8) {
             text.push_str("number ");
@@ -77,6 +77,11 @@ fn vec_string() -> usize {
         }
         all.push(text);
     }
+    all
+}
+
+fn vec_string() -> usize {
+    let mut all = strings(&mut Random::new(41), 1000);
     all.sort_unstable();
     std::hint::black_box(&all).len()
 }

@@ -7,22 +7,21 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use buddy::{Buddy, Mode, ZeroedMemory};
-use hosted::{Mapped, Threads};
-use page_frame::ShrinkList;
-use page_frame::{FrameNumber, FrameRange, Limited, PAGE_SIZE, Reclaiming, Shrink};
+use hosted::Threads;
+use page_frame::{FrameNumber, FrameRange, Limited, PAGE_SIZE, Reclaiming, Shrink, ShrinkList};
 use slab::{Debugging, Hardened, Hardening, ObjectHook, Off, Registry};
 use testkit::{Pattern, Random};
 
 use super::interrupts;
 use super::worker::{Live, Shared};
-use super::world::{Counts, Interrupted, Kmalloc, OBJECT, Objects, Pages, Source, panic_one_in};
+use super::world::{Counts, Interrupted, Kmalloc, OBJECT, Objects, Source, panic_one_in};
+use crate::objects::allocator::{Pages, pages};
 
 /// The longest time of a round. A longer one is reported as a deadlock.
 const LIMIT: Duration = Duration::from_secs(180);
 /// Rounds of an episode.
 const ROUNDS: usize = 12;
-/// Pages of an episode: 128 MiB, of which the live memory of all threads takes most.
+/// Pages of an episode: 128 MiB.
 const PAGES: usize = 32 << 10;
 /// Frames of an area, the unit of offline memory.
 const AREA: usize = 512;
@@ -75,16 +74,9 @@ impl<K: Hardening> Shrink for Allocating<'_, '_, K> {
 
 fn run_with<K: Hardening>(seed: u64, threads: usize, counts: &Counts) {
     let mut random = Random::new(seed);
-    let memory = Mapped::reserve(PAGES * PAGE_SIZE).expect("address space");
-    let ranges = [memory.frames()];
-    let layout = Pages::metadata_layout(&ranges, hosted::THREAD_SLOTS).expect("good ranges");
-    let metadata = Mapped::reserve(layout.size()).expect("address space");
-    let map = memory.direct_map();
-    // SAFETY: the mapping is fresh, so zero, page-aligned and not shared, and outlives the buddy.
-    let zeroed = unsafe { ZeroedMemory::from_zeroed(metadata.start(), metadata.bytes()) };
-    // SAFETY: the frames are a fresh mapping that no other code uses, and `map` covers it.
-    let buddy = unsafe { Buddy::new_in(zeroed, &ranges, map, Threads, Mode::Cached) };
-    let buddy: Pages = buddy.expect("good ranges");
+    // Dropped in the opposite order: the memory last.
+    let (memory, buddy);
+    (buddy, memory) = pages(PAGES * PAGE_SIZE);
     let free = buddy.free_frames_count();
     {
         let limited = Limited::new(&buddy);
@@ -110,7 +102,7 @@ fn run_with<K: Hardening>(seed: u64, threads: usize, counts: &Counts) {
         interrupts::set(&raw const interrupted);
         let handed_on = Mutex::new(Vec::<Live>::new());
         let (source, objects, kmalloc) = (&source, &objects, &kmalloc);
-        let (frames, handed_on) = (ranges[0], &handed_on);
+        let (frames, handed_on) = (memory[0].frames(), &handed_on);
         let shared = Shared { source, frames, objects, kmalloc, handed_on, counts };
         for _ in 0..ROUNDS {
             round(&shared, &mut random, threads);

@@ -3,13 +3,13 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use buddy::Buddy;
 use hosted::Threads;
-use page_frame::{DirectMap, Limited, Reclaiming, ShrinkList};
+use page_frame::{Limited, Reclaiming, ShrinkList};
 use slab::Cache;
 use testkit::{Pattern, Random};
 
-pub(super) type Pages = Buddy<'static, DirectMap, Threads>;
+use crate::objects::allocator::Pages;
+
 pub(super) type Source<'w> = Reclaiming<Limited<&'w Pages>, &'w ShrinkList<2>>;
 pub(super) type Kmalloc<'w, K> = kmalloc::Kmalloc<(&'w Source<'w>, Threads), K>;
 pub(super) type Objects<'w, K> = Cache<(&'w Source<'w>, Threads), K>;
