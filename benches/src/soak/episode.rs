@@ -88,6 +88,7 @@ fn run_with<K: Hardening>(seed: u64, threads: usize, counts: &Counts) {
         let source = Reclaiming::new(limited, &shrinkers);
         let registry = (0..1000).find_map(|_| Registry::new(&source, Threads).ok());
         let registry = registry.expect("one of a thousand");
+        CONSTRUCTIONS.store(0, Ordering::Relaxed);
         PANICS.store(if random.one_in(3) { 200 } else { 0 }, Ordering::Relaxed);
         let kmalloc = Kmalloc::<K>::with_hardening(registry.clone()).with_secret(seed as usize | 1);
         let objects = make_cache::<K>(&registry, &mut random);
@@ -105,7 +106,7 @@ fn run_with<K: Hardening>(seed: u64, threads: usize, counts: &Counts) {
         let (frames, handed_on) = (memory[0].frames(), &handed_on);
         let shared = Shared { source, frames, objects, kmalloc, handed_on, counts };
         for _ in 0..ROUNDS {
-            round(&shared, &mut random, threads);
+            round(&shared, &mut random, threads, seed);
             kmalloc.validate().unwrap_or_else(|broken| panic!("{broken}"));
             buddy.validate().unwrap_or_else(|broken| panic!("{broken}"));
             // SAFETY: clause 1: no thread runs.
@@ -157,7 +158,12 @@ fn make_cache<'w, K: Hardening>(
 }
 
 /// Runs one round: threads that work, are interrupted and end, while areas go offline and back.
-fn round<K: Hardening>(shared: &Shared<'_, '_, K>, random: &mut Random, threads: usize) {
+fn round<K: Hardening>(
+    shared: &Shared<'_, '_, K>,
+    random: &mut Random,
+    threads: usize,
+    episode: u64,
+) {
     let seeds: Vec<u64> = (0..1 + random.below(threads)).map(|_| random.number()).collect();
     let buddy: &Pages = shared.source.source().source();
     // SAFETY: only the lifetime changes: every thread is joined before this function returns.
@@ -165,6 +171,8 @@ fn round<K: Hardening>(shared: &Shared<'_, '_, K>, random: &mut Random, threads:
     let workers: Vec<_> =
         seeds.into_iter().map(|seed| std::thread::spawn(move || shared.work(seed))).collect();
     let start = Instant::now();
+    // The loop below takes as many numbers as time allows, so not those of the episode.
+    let mut random = Random::new(random.number());
     let frames = shared.frames;
     while let Some(running) = workers.iter().find(|worker| !worker.is_finished()) {
         // SAFETY: clause 1: joined below.
@@ -180,7 +188,7 @@ fn round<K: Hardening>(shared: &Shared<'_, '_, K>, random: &mut Random, threads:
             }
         }
         if start.elapsed() > LIMIT {
-            eprintln!("the round hangs");
+            eprintln!("a round of the episode with seed {episode} hangs");
             std::process::abort();
         }
         std::thread::sleep(Duration::from_micros(50 + random.below(300) as u64));

@@ -2,13 +2,15 @@
 //!
 //! # Concepts
 //! The run consists of **episodes**, each over memory of its own with a seed of its own: a failure
-//! is found again by its seed, without the hours before it. An episode consists of rounds. In a
-//! round several threads work at random on all layers (`worker.rs`), while faults are injected:
+//! is found again by its seed, without the hours before it. The seed decides the preset of checks
+//! and the requests of each thread, not their interleaving. An episode consists of rounds. In a
+//! round one or several threads work at random on all layers (`worker.rs`), while faults are
+//! injected:
 //! - the page source refuses requests at random, in half of the episodes;
 //! - a shrinker allocates from the allocator that is short of memory;
 //! - constructors panic, in a third of the episodes;
 //! - signals interrupt the threads at random instructions and allocate there;
-//! - areas of memory are taken offline and brought back;
+//! - areas of memory are taken offline and brought back at once;
 //! - threads end with each round, and others begin: to the allocators these are CPUs.
 //!
 //! At the end of a round nothing runs, and everything is validated. At the end of an episode
@@ -27,7 +29,7 @@ use crate::soak::world::Counts;
 /// The options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long new episodes begin.
+    /// For this time new episodes begin.
     pub time: Duration,
     /// The seed of the first episode; the next one has the next number.
     pub seed: u64,
@@ -42,13 +44,13 @@ pub struct Summary {
     pub episodes: u64,
     /// Operations of all workers.
     pub operations: u64,
-    /// Requests that failed, as memory or the source refused.
+    /// Requests that failed for lack of memory, or because the source refused.
     pub failures: u64,
     /// Planned panics that were caught.
     pub panics: u64,
     /// Signals whose handler allocated.
     pub interrupts: u64,
-    /// Areas that were offline for a while.
+    /// Areas that were offline for a moment.
     pub areas: u64,
 }
 

@@ -7,10 +7,12 @@
 //! takes about 20 nanoseconds more. A thread that never sleeps would pay that each time; so between
 //! two steps of the clock threads are armed at most [`BUDGET`] times. After that the thread waits
 //! for a real miss. A thread that sleeps between its operations stays armed, and does the work in
-//! time.
+//! time. After an operation with many pages, which takes much longer than an armed one, threads are
+//! armed beyond the budget.
 //!
 //! # Concurrency
-//! The hook is set once. The budget is shared; a lost update only makes it larger or smaller.
+//! The hook is a single word, of which the last value counts. The budget is shared; a lost update
+//! only makes it larger or smaller.
 
 use core::sync::atomic::{AtomicPtr, AtomicU32, AtomicU64, Ordering};
 

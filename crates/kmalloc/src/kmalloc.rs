@@ -197,7 +197,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
         match self.caches.get_pure(class) {
             Some(cache) => cache.try_allocate(),
-            None => self.caches.allocate_mixed(class, layout, Reclaim::Refused),
+            None => self.caches.allocate_mixed(class, layout, Reclaim::Forbidden),
         }
     }
 

@@ -1,14 +1,16 @@
-//! Requests without a cache: large ones, and in a small memory all others.
+//! Requests that no cache serves at once: large ones, the first one of a class, and in a small
+//! memory all others.
 //!
 //! # Concepts
 //! A cache takes at least a page for each class, which is most of a small memory. If the page
 //! source serves bytes ([`ByteSource`]) and says that its memory is small, no cache of a class is
 //! built: the source serves each request, in steps of 16 bytes. A source that grows
 //! ([`Regions`](page_frame::Regions)) may become large later. Then caches are built for classes,
-//! and those that got bytes before stay [mixed](crate::class_caches).
+//! and those that got bytes before stay [mixed](crate::class_caches). In a memory that is not small
+//! a class becomes mixed when there is no page for its cache, but there are bytes.
 //!
-//! Hits are not affected: the handle of a class without a cache never hits, so that all of this is
-//! reached by misses only. The source's lock is taken at each call.
+//! All of this is reached by misses only: the handle of a class without a cache never hits, nor
+//! does a free by layout in a mixed class. The source's lock is taken at each call.
 //!
 //! Presets with checks use caches in small memories too, as bytes have no room for the checks'
 //! data.
@@ -27,7 +29,7 @@ use crate::large::LargeRuns;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reclaim {
     Allowed,
-    Refused,
+    Forbidden,
 }
 
 /// Returns whether the preset `K` makes checks, which need caches.
@@ -42,7 +44,7 @@ fn allocate_from(
 ) -> Result<NonNull<u8>, OutOfMemory> {
     match reclaim {
         Reclaim::Allowed => bytes.allocate_bytes(layout),
-        Reclaim::Refused => bytes.try_allocate_bytes(layout),
+        Reclaim::Forbidden => bytes.try_allocate_bytes(layout),
     }
 }
 
@@ -52,8 +54,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         if is_checked::<K>() { None } else { self.registry.source().byte_source() }
     }
 
-    /// Allocates for `layout`, of `class`, which is not pure: from the byte source if the memory is
-    /// small, else from the class's cache, which it builds at the first request.
+    /// Allocates for `layout`, of `class`, which is not pure (see the head of
+    /// [`class_caches`](crate::class_caches)): from the byte source if the memory is small, else
+    /// from the class's cache, which it builds at the first request, and from the byte source
+    /// if there is no page for the cache.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_mixed(
@@ -68,11 +72,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
                 return allocate_from(bytes, layout, reclaim);
             }
         }
-        let mut object = self.allocate_in_new_cache(class, reclaim);
+        let mut object = self.allocate_or_build(class, reclaim);
         // A cache that is built needs pages of its own.
         let may_shrink = reclaim == Reclaim::Allowed && self.get(class).is_none();
         if object.is_err() && may_shrink && self.registry.shrink_unused(1) > 0 {
-            object = self.allocate_in_new_cache(class, reclaim);
+            object = self.allocate_or_build(class, reclaim);
         }
         match bytes {
             // There may be bytes where there is no page.
@@ -86,18 +90,19 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     /// Allocates an object of `class`, whose cache it builds if there is none.
     #[cold]
     #[inline(never)]
-    fn allocate_in_new_cache(
+    fn allocate_or_build(
         &self,
         class: ClassIndex,
         reclaim: Reclaim,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         match reclaim {
             Reclaim::Allowed => self.get_or_build(class, CacheBuilder::build)?.allocate_missed(),
-            Reclaim::Refused => self.get_or_build(class, CacheBuilder::try_build)?.try_allocate(),
+            Reclaim::Forbidden => self.get_or_build(class, CacheBuilder::try_build)?.try_allocate(),
         }
     }
 
-    /// Allocates for a layout without a class: pages, or bytes where there is no run of pages.
+    /// Allocates for a layout without a class: pages or, where there is no run of pages, as
+    /// [`allocate_large_otherwise`](Self::allocate_large_otherwise) does.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(
@@ -131,14 +136,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         run.or_else(|_| self.try_allocate_bytes(layout))
     }
 
-    /// Allocates bytes for a layout without a class, after a run of pages could not be allocated:
-    /// without reclaiming, as that request has reclaimed what it may.
+    /// Allocates bytes for a layout without a class, after a run of pages could not be allocated.
+    /// Does not reclaim: the request for pages has done so, if it may.
     #[cold]
     pub(crate) fn try_allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         self.byte_source().ok_or(OutOfMemory)?.try_allocate_bytes(layout)
     }
 
-    /// Frees a run of pages, or bytes. Reports an address at which neither starts.
+    /// Frees a run of pages, or bytes. Reports a mistake: an address at which neither starts.
     ///
     /// # Safety
     /// 1. `start` is not an object of a class.

@@ -158,7 +158,7 @@ fn wrong_delete() {
 }
 
 fn right_delete() {
-    for bytes in [1, 16, 100, 4096, 5000, 100_000, 3 << 20] {
+    for bytes in (1..=5000).chain([16_384, 30_000, 32_768, 40_000, 65_536, 100_000, 3 << 20]) {
         let start = malloc(bytes);
         // SAFETY: allocated above with this size.
         unsafe { sized_delete()(start, bytes) };
