@@ -9,9 +9,13 @@
 //!
 //! # Concurrency
 //! Entering is a store to the thread's own depth and a load of the holder, with no fence between.
-//! The acquiring thread executes the heavy fence (the scheme of `page_frame::PerCpu`). Threads
-//! without a number share a counter. The holder itself may enter and leave. A signal handler that
-//! interrupts a thread inside never waits: its thread is inside already.
+//! The acquiring thread executes the heavy fence (the scheme of `page_frame::PerCpu`). The holder
+//! itself may enter and leave.
+//!
+//! Threads without a number share a counter, and the thread's word (`tls`) says that it is inside.
+//! There it takes no number. An entry inside an entry never waits, also that of a signal handler:
+//! the holder waits for the outer one. (A signal that arrives between the two steps of an entry
+//! without a number, counter and word, is the exception: its handler may wait for the holder.)
 
 use core::sync::atomic::{AtomicUsize, Ordering};
 
@@ -34,6 +38,14 @@ static UNNUMBERED: AtomicUsize = AtomicUsize::new(0);
 /// byte would overflow and read as outside.
 #[repr(align(64))]
 struct Depth(AtomicUsize);
+
+/// The entry of a thread without a number that is inside already.
+const NESTED: usize = 0;
+/// The first of the other entries of threads without a number. Entries of threads with a number are
+/// the numbers plus one.
+const UNNUMBERED_ENTRY: usize = THREAD_SLOTS + 1;
+/// The word of such a thread before its entry; the entry names the index.
+const WORDS: [u32; 3] = [0, tls::TAKING, tls::ENDED];
 
 /// An entry of the fork lock. Dropping it leaves.
 pub(crate) struct Inside(usize);
@@ -77,32 +89,62 @@ pub(crate) fn enter(number: Option<usize>) -> usize {
 #[cold]
 fn enter_unnumbered() -> usize {
     loop {
+        let before = tls::load();
+        if before == tls::INSIDE {
+            // The entry around this one keeps the holder waiting.
+            UNNUMBERED.fetch_add(1, Ordering::SeqCst);
+            return NESTED;
+        }
+        let Some(index) = WORDS.iter().position(|word| *word == before) else {
+            // A signal handler has taken a number for the thread meanwhile.
+            return enter(tls::number());
+        };
         // SeqCst: before the load of `HOLDER`, against `acquire`, which accesses the two in the
         // other order.
         UNNUMBERED.fetch_add(1, Ordering::SeqCst);
         if HOLDER.load(Ordering::SeqCst) == 0 || is_held_by_caller() {
-            return 0;
+            let found = tls::swap(tls::INSIDE);
+            if found == before {
+                return UNNUMBERED_ENTRY + index;
+            }
+            // As above.
+            tls::store(found);
         }
-        UNNUMBERED.fetch_sub(1, Ordering::SeqCst);
+        leave_unnumbered();
         wait_until_free();
     }
+}
+
+/// Counts one entry of a thread without a number less. In a child of `fork` the count begins anew,
+/// also if the thread that forked was inside.
+fn leave_unnumbered() {
+    let less = |count: usize| count.checked_sub(1);
+    _ = UNNUMBERED.fetch_update(Ordering::SeqCst, Ordering::SeqCst, less);
 }
 
 /// Leaves; `entered` came from `enter`.
 #[inline]
 pub(crate) fn leave(entered: usize) {
-    match entered.checked_sub(1) {
+    match entered.checked_sub(1).filter(|number| *number < THREAD_SLOTS) {
         Some(number) => {
             let own = &INSIDE[number].0;
             // Release: pairs with the Acquire in `acquire`; publishes the changes made inside.
             own.store(own.load(Ordering::Relaxed) - 1, Ordering::Release);
         }
-        None => _ = UNNUMBERED.fetch_sub(1, Ordering::SeqCst),
+        None => leave_as_unnumbered(entered),
     }
 }
 
+#[cold]
+fn leave_as_unnumbered(entered: usize) {
+    if entered != NESTED {
+        tls::store(WORDS[entered - UNNUMBERED_ENTRY]);
+    }
+    leave_unnumbered();
+}
+
 /// Waits until the lock is free, or the caller holds it.
-fn wait_until_free() {
+pub(crate) fn wait_until_free() {
     wait_until(|| HOLDER.load(Ordering::Acquire) == 0 || is_held_by_caller());
 }
 
@@ -145,6 +187,15 @@ fn are_unnumbered_outside(is_numbered: bool) -> bool {
     true
 }
 
+/// The lock, held by this thread. Dropping it releases the lock, also when a panic unwinds.
+pub(crate) struct Held;
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        release();
+    }
+}
+
 /// Releases the lock.
 pub(crate) fn release() {
     // Release: pairs with the Acquire loads of the threads that wait.
@@ -160,6 +211,21 @@ pub(crate) fn release_in_child(own: Option<usize>) {
     }
     UNNUMBERED.store(0, Ordering::SeqCst);
     release();
+}
+
+/// Acquires the lock if it is free and no other thread uses the allocators; returns whether it did.
+/// Waits for nobody. `others` is as for [`acquire`].
+pub(crate) fn try_acquire_alone(others: impl FnOnce() -> bool) -> bool {
+    let caller = tls::identity();
+    if HOLDER.compare_exchange(0, caller, Ordering::SeqCst, Ordering::Relaxed).is_err() {
+        return false;
+    }
+    // SeqCst: as in `acquire`.
+    let is_alone = !others() && UNNUMBERED.load(Ordering::SeqCst) == 0;
+    if !is_alone {
+        release();
+    }
+    is_alone
 }
 
 /// Returns whether another thread holds the lock.
@@ -206,6 +272,42 @@ mod tests {
             assert_eq!(closed.recv_timeout(Duration::from_secs(20)), Ok(true));
             closer.join().expect("no panic");
         }
+    }
+
+    /// Mutation that it catches: an entry inside an entry that waits for the holder, which waits
+    /// for the outer one (the test hangs, and then fails).
+    #[test]
+    fn a_thread_inside_without_a_number_enters_again_beside_a_fork() {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let (inside, is_inside) = (mpsc::channel(), mpsc::channel());
+        let (say_inside, may_go_on) = (inside.0, is_inside.1);
+        let enterer = std::thread::spawn(move || {
+            // A thread that has ended for the allocators.
+            tls::store(tls::ENDED);
+            let outer = enter(tls::number());
+            assert_eq!((Threads.pin(), tls::load()), (None, tls::INSIDE), "no number inside");
+            say_inside.send(()).expect("the test receives");
+            let () = may_go_on.recv().expect("the test sends");
+            let inner = enter(tls::number());
+            leave(inner);
+            assert_eq!(tls::load(), tls::INSIDE);
+            leave(outer);
+            assert_eq!(tls::load(), tls::ENDED);
+        });
+        let () = inside.1.recv().expect("the thread sends");
+        let (sender, is_acquired) = mpsc::channel();
+        let closer = std::thread::spawn(move || {
+            let own = Threads.pin().map(|number| number.index());
+            acquire(own, || false);
+            release();
+            sender.send(()).expect("the test receives");
+        });
+        let early = is_acquired.recv_timeout(Duration::from_millis(100));
+        assert!(early.is_err(), "acquired while a thread is inside");
+        is_inside.0.send(()).expect("the thread receives");
+        assert_eq!(is_acquired.recv_timeout(Duration::from_secs(20)), Ok(()));
+        enterer.join().expect("no panic");
+        closer.join().expect("no panic");
     }
 
     /// Mutation seen to fail: a wait without a bound (the test hangs).

@@ -22,7 +22,7 @@ use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 use crate::keep_loaded::keep_loaded;
 use crate::numbers::Numbers;
 use crate::pause::pause;
-use crate::tls::THREAD_SLOTS;
+use crate::tls::{ENDED, INSIDE, TAKING, THREAD_SLOTS};
 use crate::{fork_lock, membarrier, miss_hook, shared_numbers, tls};
 
 /// Threads for heaps of many caches: with [`WithSlotStride`], a thread's slots of 127 caches lie on
@@ -40,13 +40,6 @@ static TAKEN: Numbers = Numbers::new();
 
 /// One more than the highest number that a thread ever had.
 static USED: AtomicU32 = AtomicU32::new(0);
-
-/// Value of a thread's word when the thread is ending and has freed its number. The word is zero
-/// before the thread takes a number, and then the number plus one.
-const ENDED: u32 = u32::MAX;
-
-/// Value of a thread's word while it takes a number.
-const TAKING: u32 = ENDED - 1;
 
 /// The key whose destructor frees numbers, plus one; zero before it is created.
 static KEY: AtomicU32 = AtomicU32::new(0);
@@ -148,18 +141,25 @@ unsafe impl Cpu for Threads {
 }
 
 impl Threads {
-    /// Returns whether no other thread uses this machine, so that none is inside an allocator over
-    /// it. A thread that begins to use it later sees all that the caller stored before the call.
+    /// Calls `run` if no other thread uses this machine, and keeps all others out of the allocators
+    /// over it meanwhile. Returns `None`, and waits for nobody, if one does. A thread that has
+    /// freed its number at its end counts only while it is in an allocator.
     ///
     /// ```
     /// use hosted::Threads;
     /// use page_frame::Cpu;
-    /// if Threads.pin().is_some() && Threads.is_alone() {
-    ///     println!("nothing else allocates at this moment");
+    /// let _ = Threads.pin();
+    /// match Threads.while_alone(|| 7) {
+    ///     Some(seven) => assert_eq!(seven, 7),
+    ///     None => println!("another thread allocates"),
     /// }
     /// ```
-    pub fn is_alone(self) -> bool {
-        is_alone()
+    pub fn while_alone<R>(self, run: impl FnOnce() -> R) -> Option<R> {
+        let own = tls::number();
+        fork_lock::try_acquire_alone(|| are_others(own)).then(|| {
+            let _held = fork_lock::Held;
+            run()
+        })
     }
 }
 
@@ -193,15 +193,10 @@ pub(crate) fn forget_others() {
 #[cold]
 #[inline(never)]
 fn borrow() -> bool {
-    if tls::load() >= TAKING || TAKEN.has_free() && assign().is_some() {
+    if tls::load() >= INSIDE || TAKEN.has_free() && assign().is_some() {
         return false;
     }
     let Some(number) = shared_numbers::lock() else { return false };
-    // Not waited for, as in `take_number`.
-    if fork_lock::is_held_by_other() {
-        shared_numbers::unlock(number);
-        return false;
-    }
     // The bit stays: a process with so many threads is not alone, and a fork freezes the slots.
     if TAKEN.insert(number) {
         // Pairs with the fence in `is_alone`.
@@ -209,6 +204,8 @@ fn borrow() -> bool {
         // Release: as in `slots_used`.
         USED.fetch_max(number as u32 + 1, Ordering::Release);
     }
+    // After the bit: a thread that acquires the lock later sees it, and freezes the slots.
+    fork_lock::wait_until_free();
     let before = tls::swap(number as u32 + 1);
     if before != 0 {
         // A signal handler has taken a number for the thread meanwhile.
@@ -222,7 +219,7 @@ fn borrow() -> bool {
 #[cold]
 #[inline(never)]
 fn assign() -> Option<u32> {
-    if matches!(tls::load(), ENDED | TAKING) {
+    if matches!(tls::load(), ENDED | TAKING | INSIDE) {
         return None;
     }
     // The calls below may allocate: libraries may replace the functions of the C library. Such
@@ -242,15 +239,18 @@ fn assign() -> Option<u32> {
 
 fn take_number() -> Option<u32> {
     let key = key()?;
-    // Not waited for: this thread may be inside the fork lock already, as one without a number, and
-    // the holder waits until it has left. The request does without a slot.
-    if fork_lock::is_held_by_other() {
-        return None;
-    }
-    // In one order with the acquisition of the fork lock, which `fork_lock::enter` loads next.
-    let number = TAKEN.take_lowest()? as u32;
-    // Pairs with the fence in `is_alone`.
-    fence(Ordering::SeqCst);
+    let number = loop {
+        fork_lock::wait_until_free();
+        let number = TAKEN.take_lowest()?;
+        // Pairs with the fence in `is_alone`.
+        fence(Ordering::SeqCst);
+        // A thread that has acquired the lock before it could see the number has not frozen the
+        // slots. One that acquires it from now on sees the number (SeqCst on both sides).
+        if !fork_lock::is_held_by_other() {
+            break number as u32;
+        }
+        TAKEN.free(number);
+    };
     // Release: as in `slots_used`.
     USED.fetch_max(number + 1, Ordering::Release);
     // Stored before `set_round`, which may allocate.

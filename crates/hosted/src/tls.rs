@@ -174,6 +174,14 @@ pub const THREAD_SLOTS: usize = numbers::ALL;
 /// returns no valid number.
 pub(crate) const ARMED: u32 = 1 << 31;
 
+/// The word of a thread that is ending and has freed its number. The word is zero before the thread
+/// takes a number, and then the number plus one.
+pub(crate) const ENDED: u32 = u32::MAX;
+/// The word of a thread while it takes a number.
+pub(crate) const TAKING: u32 = ENDED - 1;
+/// The word of a thread without a number that is inside the fork lock. It takes none there.
+pub(crate) const INSIDE: u32 = ENDED - 2;
+
 /// Returns the running thread's slot number, if it has one. Does not assign one.
 #[inline(always)]
 pub(crate) fn number() -> Option<usize> {

@@ -14,7 +14,7 @@ use core::marker::PhantomData;
 
 use page_frame::Frozen;
 
-use crate::fork_lock;
+use crate::fork_lock::{self, Held};
 use crate::pages::Pages;
 use crate::{threads, tls};
 
@@ -59,15 +59,6 @@ pub struct Forking<'a, G> {
     frozen: Option<(Frozen<'a>, G)>,
     lock: Held,
     _not_send: PhantomData<*mut ()>,
-}
-
-/// The fork lock, held by this thread. Dropping it releases the lock, also when a freeze panics.
-struct Held;
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        fork_lock::release();
-    }
 }
 
 impl<'a, G> Forking<'a, G> {
