@@ -1,8 +1,9 @@
 //! Guard pages: the checked allocator puts a page without access behind each large allocation, so
-//! that a write beyond it ends the program at once.
+//! that a write beyond its last page ends the program at once.
 //!
 //! The page belongs to the run that the page source below allocates. Where the system refuses to
 //! protect it (the number of mappings is limited), it stays accessible, and nothing else changes.
+//! Where it refuses to give the access back, the run stays allocated for ever.
 
 use core::ptr::NonNull;
 
@@ -10,6 +11,8 @@ use page_frame::{
     Order, OutOfMemory, PAGE_SIZE, PageBlock, PageMap, PageResize, PageRun, PageSource, Tag,
     TagRange,
 };
+
+use crate::errno::{errno, set_errno};
 
 /// A page source whose runs are followed by a page without access.
 #[derive(Debug)]
@@ -20,19 +23,25 @@ impl<P: PageResize> GuardPages<P> {
     fn guarded(run: PageRun) -> PageRun {
         let pages = run.pages() - 1;
         // SAFETY: clause 1: the run was just allocated, and no other code has its last page.
-        unsafe { set_access(run.start(), pages, libc::PROT_NONE) };
+        _ = unsafe { set_access(run.start(), pages, libc::PROT_NONE) };
         PageRun::new(run.start(), pages, run.is_zero())
     }
 }
 
-/// Sets the access to the page that follows the first `pages` pages from `start` on.
+/// Sets the access to the page that follows the first `pages` pages from `start` on. Returns
+/// whether the system did so. `errno` stays as it is: a free must not change it.
 ///
 /// # Safety
 /// 1. The caller owns that page, which is mapped.
-unsafe fn set_access(start: NonNull<u8>, pages: usize, access: libc::c_int) {
+unsafe fn set_access(start: NonNull<u8>, pages: usize, access: libc::c_int) -> bool {
     let page = start.as_ptr().wrapping_add(pages * PAGE_SIZE);
+    let before = errno();
     // SAFETY: clause 1. A failure leaves the access as it is.
-    _ = unsafe { libc::mprotect(page.cast(), PAGE_SIZE, access) };
+    let is_set = unsafe { libc::mprotect(page.cast(), PAGE_SIZE, access) } == 0;
+    if !is_set {
+        set_errno(before);
+    }
+    is_set
 }
 
 // SAFETY: clauses 1 and 2 of `PageSource`: the wrapped source allocates and frees every block.
@@ -68,19 +77,23 @@ unsafe impl<P: PageResize> PageResize for GuardPages<P> {
 
     unsafe fn free_run(&self, start: NonNull<u8>, pages: usize) {
         // SAFETY: clause 1: the guard page of the caller's run.
-        unsafe { set_access(start, pages, libc::PROT_READ | libc::PROT_WRITE) };
+        if !unsafe { set_access(start, pages, libc::PROT_READ | libc::PROT_WRITE) } {
+            return;
+        }
         // SAFETY: clauses 1 and 2: the run with its guard page is one of the wrapped source.
         unsafe { self.0.free_run(start, pages + 1) };
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {
         // SAFETY: clause 1: the guard page of the caller's run.
-        unsafe { set_access(start, pages, libc::PROT_READ | libc::PROT_WRITE) };
+        if !unsafe { set_access(start, pages, libc::PROT_READ | libc::PROT_WRITE) } {
+            return false;
+        }
         // SAFETY: clauses 1 and 2, for the run with its guard page.
         let is_done = unsafe { self.0.resize_run(start, pages + 1, new_pages + 1) };
         let pages = if is_done { new_pages } else { pages };
         // SAFETY: clause 1: the last page of the run as it is now.
-        unsafe { set_access(start, pages, libc::PROT_NONE) };
+        _ = unsafe { set_access(start, pages, libc::PROT_NONE) };
         is_done
     }
 

@@ -1,15 +1,19 @@
 //! Functions of the C library behind those that this library replaces.
 
 use core::ffi::{CStr, c_void};
-use core::ptr::null_mut;
+use core::ptr::{null_mut, without_provenance_mut};
 use core::sync::atomic::{AtomicPtr, Ordering};
+
+/// The place of a function that no library has: a new look would be as slow, and would change what
+/// `dlerror` says.
+const ABSENT: *mut c_void = without_provenance_mut(1);
 
 /// A function of another library, looked up when it is first needed.
 pub(crate) struct Next {
     name: &'static CStr,
     /// Whether the program may have replaced it.
     is_replaceable: bool,
-    /// Null until the function was found.
+    /// Null before the first look; [`ABSENT`] if there was no such function.
     found: AtomicPtr<c_void>,
 }
 
@@ -24,17 +28,20 @@ impl Next {
         Self { name, is_replaceable: true, found: AtomicPtr::new(null_mut()) }
     }
 
-    /// Returns the address of the function; null where no library after this one has it.
+    /// Returns the address of the function; null where no library had it at the first call.
     pub(crate) fn address(&self) -> *mut c_void {
         // Relaxed: each thread that looks it up finds the same.
         let found = self.found.load(Ordering::Relaxed);
+        if found == ABSENT {
+            return null_mut();
+        }
         if !found.is_null() {
             return found;
         }
         let from = if self.is_replaceable { libc::RTLD_DEFAULT } else { libc::RTLD_NEXT };
         // SAFETY: the name ends with zero.
         let found = unsafe { libc::dlsym(from, self.name.as_ptr()) };
-        self.found.store(found, Ordering::Relaxed);
+        self.found.store(if found.is_null() { ABSENT } else { found }, Ordering::Relaxed);
         found
     }
 }

@@ -109,11 +109,18 @@ unsafe fn delete_aligned(operator: &Next, start: *mut c_void, alignment: usize) 
 fn check(start: *mut c_void, bytes: usize, alignment: usize) {
     let Some(Heap::Checked(heap)) = existing() else { return };
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
-    // `operator new` returns an address of its own for no bytes.
-    let layout = Layout::from_size_align(bytes.max(1), alignment.max(16));
-    let Ok(layout) = layout else { return };
-    if !is_outside(start.addr().get()) {
-        if let Err(fault) = heap.check_layout(start, layout) {
+    if is_outside(start.addr().get()) {
+        return;
+    }
+    // `operator new` returns an address of its own for no bytes. For large alignments the C++
+    // library asks for a multiple of the alignment.
+    let (bytes, alignment) = (bytes.max(1), alignment.max(16));
+    let fits = |bytes: usize| {
+        let layout = Layout::from_size_align(bytes, alignment);
+        layout.map_or(Ok(()), |layout| heap.check_layout(start, layout))
+    };
+    if let Err(fault) = fits(bytes) {
+        if bytes.checked_next_multiple_of(alignment).is_none_or(|padded| fits(padded).is_err()) {
             stop(&fault);
         }
     }

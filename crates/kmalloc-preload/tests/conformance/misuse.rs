@@ -1,5 +1,7 @@
 //! Misuse is reported and ends the program.
 
+use core::ffi::c_void;
+
 use crate::Check;
 use crate::End::{Aborted, AbortedWhenChecked, Well};
 use crate::calls::{check, fill, free, malloc, realloc, usable_size};
@@ -165,6 +167,20 @@ fn right_delete() {
     }
     // SAFETY: null is allowed.
     unsafe { sized_delete()(core::ptr::null_mut(), 5) };
+    // SAFETY: the name ends with zero.
+    let found = unsafe { libc::dlsym(libc::RTLD_DEFAULT, c"_ZdlPvmSt11align_val_t".as_ptr()) };
+    assert!(!found.is_null());
+    type Delete = unsafe extern "C" fn(*mut u8, usize, usize);
+    // SAFETY: the function of this name has this type.
+    let delete = unsafe { core::mem::transmute::<*mut c_void, Delete>(found) };
+    for (bytes, alignment) in [(40_usize, 64), (40, 8192), (9000, 4096), (100_000, 1 << 16)] {
+        // The C++ library asks for a multiple of the alignment, and frees the size of the object.
+        // SAFETY: both are allowed.
+        let start = unsafe { libc::aligned_alloc(alignment, bytes.next_multiple_of(alignment)) };
+        assert!(!start.is_null());
+        // SAFETY: allocated above.
+        unsafe { delete(start.cast(), bytes, alignment) };
+    }
 }
 
 fn write_after_free() {

@@ -339,7 +339,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Calls `reclaim` when memory is short and nothing else has helped: it frees objects that the
     /// user can do without. No lock is held during the call; it may allocate, and may panic. It
     /// must not destroy the cache, which would wait for the end of the call. If it allocates while
-    /// nothing is free it is called again, up to eight times inside one another. Implies
+    /// nothing is free it is called again. At most eight calls run at the same time, on all CPUs
+    /// together; a request that would make another one goes on without. Implies
     /// [`reclaimable`](Self::reclaimable).
     ///
     /// ```

@@ -31,7 +31,7 @@
 //! | `MARKS` | double frees; interior and foreign pointers, other caches' objects | at the free |
 //! | `CANARY` | writes behind the object | at the free |
 //! | `RED_ZONE` | writes in front of and further behind the object | at the free |
-//! | `POISON` | writes after the free | at the next allocation of the object |
+//! | `POISON` | writes after the free | at the next allocation of the object, or on demand |
 //! | `SHUFFLE` | nothing; objects of a fresh slab come in an order that nobody can predict | |
 //! | `HISTORY` | nothing; keeps where an object was last allocated and freed, and when | |
 

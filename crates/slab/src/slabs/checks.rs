@@ -43,6 +43,10 @@ impl<S: System> ObjectChecks<'_, S> {
             outcome = self.mark_allocated(place);
         }
         if let Err(fault) = outcome {
+            if K::MARKS {
+                // Isolated: no later check of free objects reports it again.
+                _ = self.mark_allocated(place);
+            }
             self.report::<K>(fault, object);
             return None;
         }
@@ -76,7 +80,8 @@ impl<S: System> ObjectChecks<'_, S> {
         let settings = &self.slabs.settings;
         let is_object = match fault.kind {
             FaultKind::ForeignPointer | FaultKind::WrongCache | FaultKind::InteriorPointer => false,
-            _ => K::HISTORY,
+            // Without marks nobody has looked whether it is an object.
+            _ => K::HISTORY && K::MARKS,
         };
         // SAFETY: clause 1 of `read`: an object of this cache, by the kind of fault; the user that
         // made the mistake uses it no more, as the caller may assume.
