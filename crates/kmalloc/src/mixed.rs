@@ -167,16 +167,19 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         self.byte_source()?.bytes_at(start.addr().get()).ok()
     }
 
-    /// Changes the size of the bytes allocated at `start` without moving them. Returns whether that
-    /// succeeded.
+    /// Changes the bytes allocated at `start` to those of the layout `new` without moving them.
+    /// Returns whether that succeeded. It fails for a layout of a pure class, whose frees expect
+    /// objects of its cache.
     ///
     /// # Safety
     /// 1. The caller owns what is at `start`, and no code uses a tail that is given up.
     #[cold]
-    pub(crate) unsafe fn resize_bytes(&self, start: NonNull<u8>, bytes: usize) -> bool {
+    pub(crate) unsafe fn resize_bytes(&self, start: NonNull<u8>, new: Layout) -> bool {
         let Some(source) = self.byte_source() else { return false };
+        let fits = self.bytes_at(start).is_some() && start.addr().get() % new.align() == 0;
         // SAFETY: clauses 1 and 2: bytes are allocated there; clause 1.
-        self.bytes_at(start).is_some() && unsafe { source.resize_at(start, bytes) }
+        fits && ClassIndex::for_layout(new).is_none_or(|class| self.mix(class))
+            && unsafe { source.resize_at(start, new.size()) }
     }
 
     /// Reports that no allocation starts at `start`.
@@ -190,8 +193,12 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     /// Returns what is wrong with a free of `address`, at which no allocation starts.
     pub(crate) fn misuse_at(&self, address: usize) -> FaultKind {
         let source = self.registry.source();
-        if let Some(bytes) = self.byte_source().filter(|_| source.tag(address) == Tag::NONE) {
-            return bytes.bytes_at(address).err().unwrap_or(FaultKind::ForeignPointer);
+        let bytes = self.byte_source().filter(|_| source.tag(address) == Tag::NONE);
+        // A byte source knows the faults of its own memory only.
+        if let Some(fault) = bytes.and_then(|bytes| bytes.bytes_at(address).err()) {
+            if fault != FaultKind::ForeignPointer {
+                return fault;
+            }
         }
         let range = source.tag_range();
         // SAFETY: clause 1 of `tag`: the registry does not move its source.

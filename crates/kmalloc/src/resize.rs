@@ -18,7 +18,7 @@ const REMAPPED_BYTES: usize = 1 << 20;
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Returns the usable size of the allocation at `start`, after the checks of
-    /// [`Cache::check`](slab::Cache::check). O(1), no lock.
+    /// [`Cache::check`](slab::Cache::check). Costs what [`usable_size`](Self::usable_size) does.
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -171,16 +171,16 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             return is_large && unsafe { self.large.resize(self.source(), start, new.size()) };
         }
         // SAFETY: clause 1.
-        start.addr().get() % new.align() == 0
-            && unsafe { self.caches.resize_bytes(start, new.size()) }
+        unsafe { self.caches.resize_bytes(start, new) }
     }
 
     /// Returns how many bytes at `start` may be used, at least as many as were asked for; `None`
     /// for an address at which no allocation of this allocator starts, as far as the page map
-    /// shows. O(1), no lock.
+    /// shows. O(1), no lock. For memory of an arena that serves bytes it takes the arena's lock and
+    /// counts the granules of the allocation: O(size).
     ///
-    /// Reads only the page map, not the memory at `start`, so any address is allowed. The result
-    /// for memory that is freed meanwhile is out of date. Example: see [`Kmalloc`].
+    /// Does not read the memory at `start`, so any address is allowed. The result for memory that
+    /// is freed meanwhile is out of date. Example: see [`Kmalloc`].
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
         self.usable_size_in(self.class_at(start), start)
     }

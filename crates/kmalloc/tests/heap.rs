@@ -9,7 +9,7 @@ use std::thread;
 
 use hosted::Threads;
 use kmalloc::Heap;
-use page_frame::{Cpu, PAGE_SIZE};
+use page_frame::{Cpu, OneContext, PAGE_SIZE};
 use slab::{Debugging, Hardened, Hardening, Off};
 use testkit::{Pattern, Random};
 
@@ -232,4 +232,78 @@ fn collections_use_a_heap_as_their_allocator() {
     numbers.extend(0..10_000_u32);
     assert!(numbers.iter().copied().eq(0..10_000));
     assert!(heap.kmalloc().is_some_and(|kmalloc| kmalloc.large_pages() > 0));
+}
+
+/// Bytes that grew in place to another size class are no objects of that class's cache, which is
+/// built when the heap is large.
+///
+/// Mutation that it catches: a resize in place that leaves the new class as it is (the next request
+/// gets memory of the small region from the cache's magazine).
+#[test]
+fn memory_that_grew_in_place_in_a_small_heap_enters_no_cache() {
+    // SAFETY: clause 1: this thread alone uses it.
+    let heap: Heap<OneContext> = unsafe { Heap::for_one_context() };
+    let (small, large) = (leaked(64 << 10), leaked(16 << 20));
+    // SAFETY: clause 1: leaked memory that no other code uses.
+    unsafe { heap.add_region(small, 64 << 10) }.expect("large enough");
+    let layout = |bytes| Layout::from_size_align(bytes, 8).expect("a layout");
+    let sizes = [200, 1000, 5000];
+    let grown = sizes.map(|bytes| {
+        // SAFETY: the layout has a size.
+        let start = unsafe { heap.alloc(layout(100)) };
+        // SAFETY: allocated with this layout; only the result is used.
+        let grown = unsafe { heap.realloc(start, layout(100), bytes) };
+        assert_eq!(grown, start, "in place: nothing lies behind");
+        grown
+    });
+    // SAFETY: clause 1: leaked memory that no other code uses.
+    unsafe { heap.add_region(large, 16 << 20) }.expect("large enough");
+    for (bytes, start) in sizes.into_iter().zip(grown) {
+        // SAFETY: the layout has a size.
+        let objects: Vec<_> = (0..50).map(|_| unsafe { heap.alloc(layout(bytes)) }).collect();
+        assert!(objects.iter().all(|object| !object.is_null()));
+        for object in objects {
+            // SAFETY: allocated with this layout, and not used any more.
+            unsafe { heap.dealloc(object, layout(bytes)) };
+        }
+        // SAFETY: as above.
+        unsafe { heap.dealloc(start, layout(bytes)) };
+        // SAFETY: the layout has a size.
+        let again: Vec<_> = (0..50).map(|_| unsafe { heap.alloc(layout(bytes)) }).collect();
+        let kmalloc = heap.kmalloc().expect("there is a region");
+        kmalloc.validate().expect("consistent");
+        let count = again.iter().filter(|object| **object == start).count();
+        assert!(count <= 1, "{bytes} bytes at {start:?} are allocated twice");
+        for object in again {
+            let usable = kmalloc.usable_size(NonNull::new(object).expect("room"));
+            assert!(usable >= Some(bytes), "{bytes}: {usable:?}");
+            // SAFETY: allocated with this layout, and not used any more.
+            unsafe { heap.dealloc(object, layout(bytes)) };
+        }
+        kmalloc.shrink_all();
+        kmalloc.validate().expect("consistent");
+        kmalloc.registry().source().validate().expect("consistent");
+    }
+    let kmalloc = heap.kmalloc().expect("there is a region");
+    kmalloc.shrink_all();
+    assert_eq!(kmalloc.large_pages(), 0);
+}
+
+/// A region just above the size of a small one has bookkeeping that brings it below.
+///
+/// Mutation that it catches: a heap that is small by its sum alone.
+#[test]
+fn a_small_region_beside_a_large_one_does_not_make_the_heap_small() {
+    // SAFETY: clause 1: this thread alone uses it.
+    let heap: Heap<OneContext> = unsafe { Heap::for_one_context() };
+    let (large, small) = (leaked((4 << 20) + 1024), leaked(6 << 10));
+    // SAFETY: clause 1: leaked memory that no other code uses.
+    unsafe { heap.add_region(large, (4 << 20) + 1024) }.expect("large enough");
+    // SAFETY: as above.
+    unsafe { heap.add_region(small, 6 << 10) }.expect("large enough");
+    assert!(heap.bytes() <= 4 << 20, "the sum is that of a small heap");
+    let layout = Layout::from_size_align(1000, 8).expect("a layout");
+    // SAFETY: the layout has a size.
+    let got = (0..3000).filter(|_| !unsafe { heap.alloc(layout) }.is_null()).count();
+    assert_eq!(got, 3000, "of 4 MiB");
 }

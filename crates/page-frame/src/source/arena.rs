@@ -12,7 +12,7 @@
 //! the first whole page and behind the last one are used too.
 //!
 //! # Invariants
-//! - I1: the number of free pages is the number of clear bits.
+//! - I1: the number of free pages, or of free granules, is the number of clear bits.
 //! - I2: the tag of a free page, and of one with other allocations than pages, is [`Tag::NONE`].
 //!
 //! # Concurrency

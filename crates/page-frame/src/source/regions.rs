@@ -205,9 +205,9 @@ impl<C: Cpu> Regions<C> {
 
 // SAFETY: clauses 1 and 2: the small arenas allocate and free all bytes, each of its own region.
 unsafe impl<C: Cpu> ByteSource for Regions<C> {
-    /// Returns whether the regions together are not larger than one small arena.
+    /// Returns whether all regions are small arenas, together not larger than one.
     fn is_small(&self) -> bool {
-        self.bytes() <= Arena::SMALL_BYTES
+        self.bytes() <= Arena::SMALL_BYTES && self.arenas.iter().all(|arena| arena.serves_bytes)
     }
 
     fn allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
