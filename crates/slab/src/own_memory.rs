@@ -5,6 +5,8 @@ use core::ptr::NonNull;
 
 use page_frame::{Order, OutOfMemory, PageBlock, PageSource};
 
+use crate::patience::Reclaim;
+
 /// The kind of memory in which a part of a registry lies.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum OwnMemory {
@@ -19,18 +21,32 @@ impl OwnMemory {
     pub(crate) fn allocate<P: PageSource>(
         source: &P,
         bytes: usize,
+        reclaim: Reclaim,
     ) -> Result<(NonNull<u8>, Self), OutOfMemory> {
-        if let Some(start) = Self::allocate_bytes(source, bytes) {
+        if let Some(start) = Self::allocate_bytes(source, bytes, reclaim) {
             return Ok((start, Self::Bytes));
         }
         let order = Order::for_bytes(bytes).ok_or(OutOfMemory)?.order;
-        Ok((source.allocate(order)?.into_raw().0, Self::Block(order)))
+        let block = match reclaim {
+            Reclaim::Allowed => source.allocate(order)?,
+            Reclaim::Forbidden => source.try_allocate(order)?,
+        };
+        Ok((block.into_raw().0, Self::Block(order)))
     }
 
     /// Allocates memory as [`allocate`](Self::allocate) does, if the source serves bytes.
-    pub(crate) fn allocate_bytes<P: PageSource>(source: &P, bytes: usize) -> Option<NonNull<u8>> {
+    pub(crate) fn allocate_bytes<P: PageSource>(
+        source: &P,
+        bytes: usize,
+        reclaim: Reclaim,
+    ) -> Option<NonNull<u8>> {
         let layout = Layout::from_size_align(bytes, 64).ok()?;
-        source.byte_source()?.allocate_bytes(layout).ok()
+        let source = source.byte_source()?;
+        let allocated = match reclaim {
+            Reclaim::Allowed => source.allocate_bytes(layout),
+            Reclaim::Forbidden => source.try_allocate_bytes(layout),
+        };
+        allocated.ok()
     }
 
     /// Frees the memory at `start`.

@@ -128,10 +128,12 @@ impl CachedFrames {
         Ok(self.bits[at / WORD_BITS] >> (at % WORD_BITS) & 1 == 1)
     }
 
+    /// Fills the window. If a slot was not seen, as a CPU is inside of it, each frame of the window
+    /// may be cached, and all are taken for it.
     fn load<C: Cpu>(&mut self, caches: &Caches<'_, C>) -> Result<(), Violation> {
         self.bits.fill(0);
         let mut twice = None;
-        caches.look_at_each(|slot, _| {
+        let saw_all = caches.look_at_each(|slot, _| {
             for (start, order) in slot.blocks() {
                 let end = start.get().saturating_add(1 << order).min(self.first + WINDOW_FRAMES);
                 for number in start.get().max(self.first)..end {
@@ -144,6 +146,9 @@ impl CachedFrames {
                 }
             }
         });
+        if !saw_all {
+            self.bits.fill(usize::MAX);
+        }
         let invariant = "I1: a cached frame is in one slot, once";
         twice.map_or(Ok(()), |frame| Err(Violation::at(invariant, frame)))
     }

@@ -110,7 +110,7 @@ unsafe impl<P: PageSource, S: Shrink> ByteSource for Reclaiming<P, S> {
     fn allocate_bytes(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let bytes = self.bytes()?;
         bytes.allocate_bytes(layout).or_else(|_| {
-            self.shrinker.shrink(layout.size().div_ceil(PAGE_SIZE));
+            self.shrinker.shrink(layout.size().div_ceil(PAGE_SIZE).max(1));
             bytes.allocate_bytes(layout)
         })
     }

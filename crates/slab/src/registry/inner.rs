@@ -76,9 +76,9 @@ impl<S: System> RegistryInner<S> {
         let caches = Geometry::new(cache_size, 64, 64).map_err(|_| OutOfMemory)?;
         // Behind the slots, where there is a page for the registry anyway.
         let all_bytes = bytes.checked_add(size_of::<InternalCaches>()).ok_or(OutOfMemory)?;
-        let (start, memory) = match OwnMemory::allocate_bytes(&source, bytes) {
+        let (start, memory) = match OwnMemory::allocate_bytes(&source, bytes, Reclaim::Allowed) {
             Some(start) => (start, OwnMemory::Bytes),
-            None => OwnMemory::allocate(&source, all_bytes)?,
+            None => OwnMemory::allocate(&source, all_bytes, Reclaim::Allowed)?,
         };
         let mut slot_arena = SlotArena::<S::Cpus>::new();
         if SlotArena::<S::Cpus>::IS_USED {
@@ -232,7 +232,7 @@ impl<S: System> RegistryInner<S> {
         let (shared, locking) = (&registry.shared, &registry.environment().locking);
         // First, as the user's `clone` may panic.
         let (count, cpu) = (locking.count(), locking.cpu().clone());
-        let internal = registry.internal_caches()?;
+        let internal = registry.internal_caches(reclaim)?;
         let memory = internal.caches.take_internal(&shared.slab_source, reclaim)?;
         let mut held = MemoryGuard { shared, memory: Some(memory) };
         let slots = match shared.take_slots()? {
@@ -323,20 +323,20 @@ impl<S: System> RegistryInner<S> {
     }
 
     /// Returns the internal caches, and makes them if this is the first time that they are needed.
-    fn internal_caches(&self) -> Result<&InternalCaches, OutOfMemory> {
+    fn internal_caches(&self, reclaim: Reclaim) -> Result<&InternalCaches, OutOfMemory> {
         match self.shared.internal_caches() {
             Some(caches) => Ok(caches),
-            None => self.make_internal_caches(),
+            None => self.make_internal_caches(reclaim),
         }
     }
 
     #[cold]
-    fn make_internal_caches(&self) -> Result<&InternalCaches, OutOfMemory> {
+    fn make_internal_caches(&self, reclaim: Reclaim) -> Result<&InternalCaches, OutOfMemory> {
         let environment = self.environment();
         let size = cache_bytes::<S>(environment.locking.count()).ok_or(OutOfMemory)?;
         let geometry = Geometry::new(size, 64, 64).map_err(|_| OutOfMemory)?;
         let source = &environment.source;
-        let (start, memory) = OwnMemory::allocate(source, size_of::<InternalCaches>())?;
+        let (start, memory) = OwnMemory::allocate(source, size_of::<InternalCaches>(), reclaim)?;
         let place = start.cast::<InternalCaches>();
         // SAFETY: just allocated, of that size, and aligned to 64.
         unsafe { place.write(InternalCaches::new(size, geometry, Some(memory))) };

@@ -31,7 +31,8 @@ use crate::system::System;
 /// 64 MiB. In a larger one the owner of the page source reclaims, and counts what it reclaims.
 const FEW_PAGES: usize = 1 << 14;
 
-/// Returns whether caches take pages from one another.
+/// Returns whether caches take pages from one another. A source that grew after the registry was
+/// made counts with the pages that it had then.
 pub(crate) fn has_few_pages<S: System>(registry: &RegistryInner<S>) -> bool {
     registry.environment().range.pages() <= FEW_PAGES
 }
