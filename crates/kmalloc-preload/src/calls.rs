@@ -111,8 +111,27 @@ pub(crate) unsafe extern "C" fn realloc(start: *mut c_void, bytes: usize) -> *mu
 ///
 /// # Safety
 /// 1. As for `realloc`.
-#[inline]
+#[inline(always)]
 unsafe fn resize(start: *mut c_void, bytes: usize) -> *mut c_void {
+    if let (Some(old), Some(heap)) = (NonNull::new(start.cast::<u8>()), PLAIN.get()) {
+        if bytes > 0 && !is_outside(old.addr().get()) {
+            // SAFETY: clauses 1 and 2: `old` came from this heap, and the caller gives it up unless
+            // null is returned.
+            return or_errno(unsafe { heap.krealloc(Some(old), bytes) });
+        }
+    }
+    // SAFETY: clause 1.
+    unsafe { resize_otherwise(start, bytes) }
+}
+
+/// The path of `realloc` for null, for no bytes, for memory that is not ours, and without a plain
+/// allocator.
+///
+/// # Safety
+/// 1. As for `realloc`.
+#[cold]
+#[inline(never)]
+unsafe fn resize_otherwise(start: *mut c_void, bytes: usize) -> *mut c_void {
     let Some(old) = NonNull::new(start.cast::<u8>()) else { return allocate(bytes) };
     if bytes == 0 {
         // SAFETY: clause 1: `start` is ours, and the caller does not use it after a resize to zero
@@ -126,17 +145,10 @@ unsafe fn resize(start: *mut c_void, bytes: usize) -> *mut c_void {
             return moved;
         }
     }
-    match PLAIN.get() {
-        // SAFETY: clause 1: `old` came from this heap, and the caller gives it up unless null is
-        // returned.
-        Some(heap) => or_errno(unsafe { heap.krealloc(Some(old), bytes) }),
-        None => {
-            // SAFETY: clause 1: `old` came from the checked heap, because the plain one does not
-            // exist (I2 of `lib.rs`).
-            with_heap!(|heap| or_errno(unsafe { heap.krealloc(Some(old), bytes) }))
-                .unwrap_or_else(no_memory)
-        }
-    }
+    // SAFETY: clauses 1 and 2: `old` came from the heap that exists, the plain or the checked one,
+    // and the caller gives it up unless null is returned.
+    with_heap!(|heap| or_errno(unsafe { heap.krealloc(Some(old), bytes) }))
+        .unwrap_or_else(no_memory)
 }
 
 /// Resizes an allocation to `count` elements of `bytes` bytes, as `realloc`.

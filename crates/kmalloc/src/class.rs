@@ -105,6 +105,18 @@ const fn table<const N: usize>() -> [u8; N] {
     table
 }
 
+/// The size of each class.
+const SIZES: [u16; ClassIndex::COUNT] = {
+    let mut sizes = [0; ClassIndex::COUNT];
+    let mut class = 0;
+    while class < ClassIndex::COUNT {
+        sizes[class] = ClassIndex(class as u8).computed_size() as u16;
+        class += 1;
+    }
+    sizes
+};
+const _: () = assert!(LARGEST <= u16::MAX as usize);
+
 impl ClassIndex {
     /// How many classes there are. Example: see [`ClassIndex`].
     pub const COUNT: usize = FINE.end(LARGEST);
@@ -172,6 +184,10 @@ impl ClassIndex {
     /// Returns the object size in bytes. Example: see [`ClassIndex`].
     #[inline]
     pub const fn size(self) -> usize {
+        SIZES[self.0 as usize] as usize
+    }
+
+    const fn computed_size(self) -> usize {
         match self.0 as usize {
             class if class < COARSE.first => (class + 1) * STEP,
             class if class < FINE.first => COARSE.size(class),

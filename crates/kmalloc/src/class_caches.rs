@@ -47,7 +47,7 @@ pub(crate) type Build<'r, S, K> = fn(CacheBuilder<'r, S, K>) -> Result<Cache<S, 
 const TAGS: usize = 1 << u8::BITS;
 
 /// The tag of the first class; those of the others follow it.
-const FIRST_TAG: usize = match Tag::class(0) {
+pub(crate) const FIRST_TAG: usize = match Tag::class(0) {
     Some(tag) => tag.get() as usize,
     None => panic!("there is a first class"),
 };

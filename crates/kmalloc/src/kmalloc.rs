@@ -21,7 +21,7 @@ use slab::{Cache, Hardening, Off, Registry, System};
 
 use crate::borrowed_id::BorrowedId;
 use crate::class::ClassIndex;
-use crate::class_caches::ClassCaches;
+use crate::class_caches::{ClassCaches, FIRST_TAG};
 use crate::large::LargeRuns;
 use crate::mixed::Reclaim;
 
@@ -266,6 +266,20 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         unsafe { self.free_missed(start) };
     }
 
+    /// Frees an object of `class`.
+    ///
+    /// # Safety
+    /// 1. `start` is an object of the cache of `class` that the caller owns, and that no code uses
+    ///    from now on.
+    #[inline(always)]
+    pub(crate) unsafe fn free_object(&self, class: ClassIndex, start: NonNull<u8>) {
+        // SAFETY: clause 1 of `free_hit_by_tag`: the tag of a class is a byte. Clause 2: clause 1.
+        if !unsafe { self.caches.free_hit_by_tag(FIRST_TAG + class.index(), start) } {
+            // SAFETY: clause 1: a miss changes nothing, and the caller owns the object.
+            unsafe { self.free_missed(start) };
+        }
+    }
+
     /// Frees after a miss, or if the address is not in a slab of ours in the range of most pages.
     ///
     /// # Safety
@@ -370,11 +384,16 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Returns the class of the slab that `start` lies in, if it is one of ours.
     #[inline]
     pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
-        let class_of = |tag: Tag| tag.as_class().and_then(ClassIndex::new);
-        let address = start.addr().get();
+        let far = || class_of(self.source().tag(start.addr().get()));
+        self.class_near(start).or_else(far)
+    }
+
+    /// Returns the class of the slab that `start` lies in, if it is one of ours in the range of
+    /// most pages.
+    #[inline(always)]
+    pub(crate) fn class_near(&self, start: NonNull<u8>) -> Option<ClassIndex> {
         // SAFETY: the registry has not moved its source since `with_hardening`.
-        let near = unsafe { self.tags.tag(address) }.and_then(class_of);
-        near.or_else(|| class_of(self.source().tag(address)))
+        unsafe { self.tags.tag(start.addr().get()) }.and_then(class_of)
     }
 
     /// Returns the pages of large allocations. O(1), no lock. Example: see [`Kmalloc`].
@@ -425,4 +444,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> core::fmt::Debug for Kmalloc<S,
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         f.debug_struct("Kmalloc").field("pages_held", &self.pages_held()).finish_non_exhaustive()
     }
+}
+
+/// Returns the class that `tag` names.
+#[inline(always)]
+fn class_of(tag: Tag) -> Option<ClassIndex> {
+    tag.as_class().and_then(ClassIndex::new)
 }

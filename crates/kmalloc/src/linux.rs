@@ -8,6 +8,7 @@ use slab::{Hardening, System};
 
 use crate::class::{ClassIndex, LARGEST};
 use crate::kmalloc::Kmalloc;
+use crate::mixed::is_checked;
 
 /// The alignment of what the kernel's names allocate: that of a pointer pair, unless the size's
 /// class has a larger one.
@@ -43,12 +44,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// As [`allocate`](Self::allocate).
     #[inline(always)]
     pub fn kmalloc(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-        let class = match ALIGNMENT {
-            16 => ClassIndex::for_double_steps(bytes),
-            _ => ClassIndex::for_size(bytes),
-        };
         // The one cold call comes last, and gets no more than the caller has in a register.
-        if let Some(class) = class {
+        if let Some(class) = class_for(bytes) {
             if let Some(object) = self.caches.hit(class) {
                 return Ok(object);
             }
@@ -98,18 +95,42 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// # Safety
     /// 1. `start`, if any, came from one of the kernel's names and has not been freed since.
     /// 2. Unless it fails, the address returned is used from now on, and `start` no longer.
+    #[inline(always)]
     pub unsafe fn krealloc(
         &self,
         start: Option<NonNull<u8>>,
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
+        if !is_checked::<K>() {
+            if let (Some(class), Some(new)) = (self.class_near(start), class_for(new_bytes)) {
+                let allocate = || self.kmalloc(new_bytes);
+                // SAFETY: clause 1: an object of the class in whose slab it lies. Clause 2: the
+                // bytes of its class, and of the new size at most.
+                let resize = || unsafe { self.move_object(start, class, new_bytes, allocate) };
+                return if class == new { Ok(start) } else { resize() };
+            }
+        }
+        // SAFETY: clauses 1 and 2.
+        unsafe { self.krealloc_otherwise(start, new_bytes) }
+    }
+
+    /// Changes the size of an allocation of pages or bytes, or to one of them, or with checks.
+    ///
+    /// # Safety
+    /// 1. As for [`krealloc`](Self::krealloc).
+    #[inline(never)]
+    unsafe fn krealloc_otherwise(
+        &self,
+        start: NonNull<u8>,
+        new_bytes: usize,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
         let class = self.class_at(start);
         let Some(bytes) = self.usable_size_in(class, start) else {
             self.caches.report_foreign(start);
             return Err(OutOfMemory);
         };
-        // SAFETY: clauses 1 and 2; class and usable size are those of the allocation.
+        // SAFETY: clause 1; class and usable size are those of the allocation.
         unsafe { self.resize(start, class, bytes, layout(new_bytes)?) }
     }
 
@@ -131,6 +152,16 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Example: see [`Kmalloc::kmalloc`].
     pub fn ksize(&self, start: NonNull<u8>) -> usize {
         self.usable_size(start).unwrap_or(0)
+    }
+}
+
+/// Returns the class of `bytes` bytes, that of their [`layout`]. On 64-bit targets `None` for zero
+/// bytes as well: the other way looks again.
+#[inline(always)]
+fn class_for(bytes: usize) -> Option<ClassIndex> {
+    match ALIGNMENT {
+        16 => ClassIndex::for_double_steps(bytes),
+        _ => ClassIndex::for_size(bytes),
     }
 }
 

@@ -10,6 +10,7 @@ use slab::{Hardening, System};
 use crate::class::ClassIndex;
 use crate::kmalloc::Kmalloc;
 use crate::large::{LargeRuns, pages_for};
+use crate::mixed::is_checked;
 
 /// From this size on content is moved by mapping its pages elsewhere, where the page source can: a
 /// guess. A remapped page costs its entries in the CPU's translation caches, a copied one two
@@ -91,6 +92,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// # Safety
     /// 1. `start` came from this allocator for `layout` and has not been freed since.
     /// 2. Unless it fails, the address returned is used from now on, and `start` no longer.
+    #[inline]
     pub unsafe fn reallocate(
         &self,
         start: NonNull<u8>,
@@ -98,8 +100,46 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let new = Layout::from_size_align(new_bytes, layout.align())?;
+        let classes = (ClassIndex::of_some_bytes(layout), ClassIndex::of_some_bytes(new));
+        if let (false, (Some(class), Some(new_class))) = (is_checked::<K>(), classes) {
+            if self.caches.get_pure(class).is_some() {
+                let bytes = layout.size().min(new_bytes);
+                let allocate = || self.allocate_in(new_class, new);
+                // SAFETY: clause 1: the class is pure, so it is an object of its cache. Clause 2:
+                // at most the new size.
+                let resize = || unsafe { self.move_object(start, class, bytes, allocate) };
+                return if class == new_class { Ok(start) } else { resize() };
+            }
+        }
         // SAFETY: the caller's clauses: the layout leads to the class that it was allocated from.
         unsafe { self.resize(start, ClassIndex::for_layout(layout), layout.size(), new) }
+    }
+
+    /// Moves the first `bytes` bytes of the object of `class` at `start`, or all that it has, to
+    /// what `allocate` allocates, and frees the object.
+    ///
+    /// # Errors
+    /// That of `allocate`; the object is then as it was.
+    ///
+    /// # Safety
+    /// 1. `start` is an object of the cache of `class`, which the caller owns, and which the
+    ///    caller gives up unless this fails.
+    /// 2. `allocate` allocates at least `bytes` bytes.
+    #[inline(never)]
+    pub(crate) unsafe fn move_object(
+        &self,
+        start: NonNull<u8>,
+        class: ClassIndex,
+        bytes: usize,
+        allocate: impl FnOnce() -> Result<NonNull<u8>, OutOfMemory>,
+    ) -> Result<NonNull<u8>, OutOfMemory> {
+        let moved = allocate()?;
+        // SAFETY: both have as many bytes (clauses 1 and 2). One was just allocated, so they do not
+        // overlap.
+        unsafe { moved.copy_from_nonoverlapping(start, bytes.min(class.size())) };
+        // SAFETY: clause 1 of `free_object`: clause 1.
+        unsafe { self.free_object(class, start) };
+        Ok(moved)
     }
 
     /// Makes the allocation at `start`, of `class` or large, of which `bytes` bytes are in use, one
@@ -107,6 +147,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ///
     /// # Safety
     /// 1. As for [`reallocate`](Self::reallocate).
+    #[inline(never)]
     pub(crate) unsafe fn resize(
         &self,
         start: NonNull<u8>,
