@@ -65,6 +65,13 @@ mod tls;
 /// that serve requests: 40, 32, 22. Example: see `crates/kmalloc-preload/src/heap.rs`.
 pub const MAGAZINE_BYTES: usize = 32 << 10;
 
+/// The bytes of free objects for which the depot of each class has room in a heap in a process, for
+/// [`Kmalloc::with_depot_bytes`](kmalloc::Kmalloc::with_depot_bytes). Free memory goes back to the
+/// system by time, not by event. Example: see `crates/kmalloc-preload/src/heap.rs`.
+///
+/// Measured: see decision 35.
+pub const DEPOT_BYTES: usize = 1 << 20;
+
 /// The minimum number of objects in a slab of a heap in a process, for
 /// [`Kmalloc::with_min_objects`](kmalloc::Kmalloc::with_min_objects): the pages of a slab cost no
 /// memory before they are touched. Example: see `crates/kmalloc-preload/src/heap.rs`.

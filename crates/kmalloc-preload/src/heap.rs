@@ -11,7 +11,9 @@
 use core::ptr::NonNull;
 use core::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
-use hosted::{HeapThreads, MAGAZINE_BYTES, MIN_OBJECTS, OsError, Pages, Threads, Trim};
+use hosted::{
+    DEPOT_BYTES, HeapThreads, MAGAZINE_BYTES, MIN_OBJECTS, OsError, Pages, Threads, Trim,
+};
 use kmalloc::{Global, Kmalloc};
 use page_frame::{
     Cpu, Fault, FaultKind, OutOfMemory, PageResize, Reclaiming, Shrink, WithSlotStride,
@@ -40,7 +42,7 @@ pub(crate) static PLAIN: Global<(Source, HeapThreads), Off> = Global::new(|| {
         return Err(OutOfMemory);
     }
     let kmalloc = Kmalloc::with_hardening(registry(source()?)?).with_magazine_bytes(MAGAZINE_BYTES);
-    Ok(kmalloc.with_min_objects(MIN_OBJECTS))
+    Ok(kmalloc.with_depot_bytes(DEPOT_BYTES).with_min_objects(MIN_OBJECTS))
 });
 static CHECKED: Global<(CheckedSource, HeapThreads), Hardened> = Global::new(|| {
     let kmalloc = Kmalloc::with_hardening(registry(GuardPages(source()?))?);

@@ -82,6 +82,7 @@ pub(crate) struct ClassCaches<S: System, K: Hardening> {
     states: [AtomicU8; ClassIndex::COUNT],
     pub(crate) secret: Option<usize>,
     pub(crate) magazine_bytes: Option<usize>,
+    pub(crate) depot_bytes: Option<usize>,
     pub(crate) min_objects: usize,
     owned: PhantomData<Cache<S, K>>,
 }
@@ -99,6 +100,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
             states: core::array::from_fn(|_| AtomicU8::new(FRESH)),
             secret: None,
             magazine_bytes: None,
+            depot_bytes: None,
             min_objects: 0,
             owned: PhantomData,
         }
@@ -227,6 +229,10 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         };
         let builder = match self.magazine_bytes {
             Some(bytes) => builder.magazine_bytes(bytes),
+            None => builder,
+        };
+        let builder = match self.depot_bytes {
+            Some(bytes) => builder.depot_bytes(bytes),
             None => builder,
         };
         let new = build(builder).map_err(|_| OutOfMemory)?.into_raw();

@@ -114,6 +114,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         self
     }
 
+    /// Sets for how many bytes of free objects the depot of each class has room, see
+    /// [`CacheBuilder::depot_bytes`](slab::CacheBuilder::depot_bytes). Call it before the first
+    /// request. Example: see [the crate](crate).
+    pub const fn with_depot_bytes(mut self, bytes: usize) -> Self {
+        self.caches.depot_bytes = Some(bytes);
+        self
+    }
+
     /// Makes slabs of at least `objects` objects of a class, see
     /// [`CacheBuilder::min_objects`](slab::CacheBuilder::min_objects). Call it before the first
     /// request. Example: see [the crate](crate).

@@ -36,7 +36,7 @@
 //! let print = |fault: &page_frame::Fault| eprintln!("{fault}");
 //! let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), print)?;
 //! let kmalloc = Kmalloc::<_, Hardened>::with_hardening(registry).with_secret(0x5eed);
-//! let kmalloc = kmalloc.with_min_objects(16);
+//! let kmalloc = kmalloc.with_min_objects(16).with_depot_bytes(256 << 10);
 //! let (first, second) = (kmalloc.kmalloc(100)?, kmalloc.kmalloc(100)?);
 //! // SAFETY: the hook returns, so a double free is reported and changes nothing.
 //! unsafe {

@@ -98,6 +98,28 @@ fn shrinking_without_other_cpus_releases_all_pages_of_a_single_one() {
     });
 }
 
+/// Mutations seen to fail: a depot of the usual room, whatever the user chose.
+#[test]
+fn a_depot_has_the_room_that_its_user_chose() {
+    with_registry(|registry| {
+        let pages_after_burst = |bytes| {
+            let cache = registry.cache("burst", layout(192)).depot_bytes(bytes);
+            let cache = cache.build().expect("room");
+            let objects = take(&cache, 4_000);
+            let peak = pages_of(&cache);
+            give(&cache, objects);
+            let stats = cache.stats();
+            let held = stats.depot_magazines * stats.magazine_capacity * 192;
+            assert!(held <= bytes, "{held} bytes in the depot");
+            (peak, stats.pages())
+        };
+        let (peak, kept) = pages_after_burst(0);
+        assert!(kept <= peak / 10, "{kept} of {peak} pages without a depot");
+        let (peak, kept) = pages_after_burst(1 << 20);
+        assert_eq!(kept, peak, "all objects wait in the depot");
+    });
+}
+
 #[test]
 fn a_cache_in_use_keeps_its_working_set_and_never_asks_for_pages() {
     with_registry(|registry| {

@@ -12,7 +12,7 @@ use crate::heap::state::{HeapSystem, State, trim_main};
 use crate::pages::Pages;
 use crate::purge::decay::PURGE_DELAY;
 use crate::threads::Threads;
-use crate::{MAGAZINE_BYTES, MIN_OBJECTS};
+use crate::{DEPOT_BYTES, MAGAZINE_BYTES, MIN_OBJECTS};
 
 /// The options of a heap.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,8 @@ impl<K: Hardening> SetUp<HeapSystem, K> for HeapOptions {
             fork::register();
         }
         let kmalloc = Kmalloc::with_hardening(registry).with_magazine_bytes(MAGAZINE_BYTES);
-        Ok(kmalloc.with_min_objects(MIN_OBJECTS).with_secret(random_bits()))
+        let kmalloc = kmalloc.with_depot_bytes(DEPOT_BYTES).with_min_objects(MIN_OBJECTS);
+        Ok(kmalloc.with_secret(random_bits()))
     }
 }
 

@@ -94,11 +94,13 @@ impl Pages {
         let trim = self.trim_rounds.trim_at(due, &self.decay);
         let before = self.idle_pages();
         (self.trim_hook)(trim);
+        let released = self.idle_pages().saturating_sub(before);
         if trim == Trim::All {
             // This thread has taken part.
             let _ = tls::number().map(|number| self.trim_rounds.is_behind(number));
-            return self.purge_due(due + self.idle_pages().saturating_sub(before));
+            return self.purge_due(due + released);
         }
+        self.decay.note_idle_before(released);
         self.purge_due(due)
     }
 

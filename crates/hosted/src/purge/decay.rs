@@ -15,8 +15,11 @@
 //! - **Credit** bounds the number of system calls. A call that purges at least 1 MiB is free. Each
 //!   other call takes one from the credit, which grows by [`CALLS_PER_INTERVAL`] at the end of an
 //!   interval, up to [`MAX_CREDIT`].
-//! - While less than 256 KiB is idle, nobody looks at the clock, and the current interval becomes
-//!   longer.
+//! - While less than 256 KiB is idle in a heap of less than 4 MiB, nobody looks at the clock, and
+//!   the current interval becomes longer. In a larger heap the caches may hold memory that the
+//!   program does not use; the end of an interval makes them release it.
+//! - What the caches release at the end of an interval, they did not need in it. So it counts as
+//!   idle since the start of that interval.
 //!
 //! # Concurrency
 //! All counts are Relaxed: they decide when pages are purged, not whether they may be. One thread
@@ -37,6 +40,8 @@ pub const PURGE_DELAY: Duration = Duration::from_secs(1);
 const MIN_DELAY: Duration = Duration::from_millis(20);
 /// Fewer idle pages stay without a look at the clock: 256 KiB. A program that only grows has few.
 const MIN_IDLE_PAGES: isize = (256 << 10) / PAGE_SIZE as isize;
+/// From this size on a heap's caches may hold memory worth a look at the clock: 4 MiB, a guess.
+const MIN_COMMITTED_PAGES: usize = (4 << 20) / PAGE_SIZE;
 /// How much the credit grows in an interval.
 const CALLS_PER_INTERVAL: usize = 2;
 /// The maximum of the credit: a guess, 8 seconds' worth with the usual delay.
@@ -132,10 +137,18 @@ impl Decay {
         self.committed.fetch_sub(pages, Ordering::Relaxed);
     }
 
-    /// Returns whether it is worth looking at the clock: enough pages are idle.
+    /// Counts `pages` idle pages as idle since the start of the interval that has just ended.
+    pub(crate) fn note_idle_before(&self, pages: usize) {
+        self.fewest.fetch_add(pages, Ordering::Relaxed);
+        self.fewest_before.fetch_add(pages, Ordering::Relaxed);
+    }
+
+    /// Returns whether it is worth looking at the clock: enough pages are idle, or the caches may
+    /// hold as many.
     #[inline]
     pub(crate) fn is_worth_a_look(&self) -> bool {
-        self.idle.load(Ordering::Relaxed) >= MIN_IDLE_PAGES && self.interval != STOPPED
+        let has_idle = self.idle.load(Ordering::Relaxed) >= MIN_IDLE_PAGES;
+        (has_idle || self.committed_pages() >= MIN_COMMITTED_PAGES) && self.interval != STOPPED
     }
 
     /// Begins the first interval. Later, returns the pages that are due if the interval is over at
@@ -222,6 +235,22 @@ mod tests {
         decay.note_purged(100);
         assert_eq!((decay.idle_pages(), decay.in_use()), (0, 0));
         assert_eq!(due_at(&decay, 15 * SECOND), Some(0), "no page is due twice");
+    }
+
+    /// Mutations that it catches: pages of caches that count as idle since their release; a large
+    /// heap with few idle pages that looks at no clock.
+    #[test]
+    fn pages_that_caches_release_after_an_interval_are_due_after_the_next() {
+        let decay = Decay::new(Duration::from_secs(2));
+        decay.note_allocated(MIN_COMMITTED_PAGES - 1, 0);
+        assert!(!decay.is_worth_a_look(), "a small heap, and nothing is idle");
+        decay.note_allocated(1, 0);
+        assert!(decay.is_worth_a_look(), "the caches may hold something");
+        assert_eq!(due_at(&decay, 0), None, "an interval begins");
+        assert_eq!(due_at(&decay, SECOND), Some(0));
+        decay.note_freed(100);
+        decay.note_idle_before(100);
+        assert_eq!(due_at(&decay, 2 * SECOND), Some(100));
     }
 
     /// Mutations that it catches: a long interval that counts for one; every interval counted for

@@ -7,6 +7,7 @@ use page_frame::{Order, OutOfMemory};
 use crate::cache::build_error::BuildError;
 use crate::cache::builder::CacheBuilder;
 use crate::cache::handle::Cache;
+use crate::cache_inner::depot::{Depot, places_for};
 use crate::cache_inner::sizing::{MagazineSizing, usual_class};
 use crate::hardening::padding::Padding;
 use crate::hardening::presets::Hardening;
@@ -29,39 +30,41 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
 
     /// Returns the padding around the objects, and how the slabs of both would be cut.
     fn padded(&self) -> Result<(Padding, Geometry), BuildError> {
-        if self.layout.size() == 0 {
+        if self.options.layout.size() == 0 {
             return Err(BuildError::Geometry(GeometryError::ZeroSize));
         }
-        let aligned = self.layout.align_to(self.least_alignment());
-        let aligned =
-            aligned.map_err(|_| BuildError::bad_layout(self.layout.size(), self.layout.align()))?;
+        let aligned = self.options.layout.align_to(self.least_alignment());
+        let aligned = aligned.map_err(|_| {
+            BuildError::bad_layout(self.options.layout.size(), self.options.layout.align())
+        })?;
         let (padding, layout) = Padding::of::<K>(aligned).ok_or({
-            let (size, alignment) = (self.layout.size(), self.layout.align());
+            let (size, alignment) = (self.options.layout.size(), self.options.layout.align());
             BuildError::Geometry(GeometryError::TooLarge { size, alignment })
         })?;
         Ok((padding, self.geometry_of(layout)?))
     }
 
     fn least_alignment(&self) -> usize {
-        if !self.is_line_aligned {
+        if !self.options.is_line_aligned {
             return 1;
         }
         // The size of a layout is at most `isize::MAX`, so it has a next power of two.
-        let object = self.layout.size().next_power_of_two();
-        self.line_bytes.checked_next_power_of_two().map_or(object, |line| line.min(object))
+        let object = self.options.layout.size().next_power_of_two();
+        self.options.line_bytes.checked_next_power_of_two().map_or(object, |line| line.min(object))
     }
 
     fn geometry_of(&self, layout: Layout) -> Result<Geometry, BuildError> {
-        let (size, alignment, line) = (layout.size(), layout.align(), self.line_bytes);
-        let usual = Geometry::with_objects(size, alignment, line, self.least_objects);
+        let (size, alignment, line) = (layout.size(), layout.align(), self.options.line_bytes);
+        let usual = Geometry::with_objects(size, alignment, line, self.options.least_objects);
         let usual = usual.map_err(BuildError::Geometry)?;
-        let best = self.tight_order.map_or(usual, |most| usual.tightest(alignment, line, most));
-        if best.order() <= self.most_order {
+        let best =
+            self.options.tight_order.map_or(usual, |most| usual.tightest(alignment, line, most));
+        if best.order() <= self.options.most_order {
             return Ok(best);
         }
         let at = |order: Order| Geometry::at_order(size, alignment, line, order.get());
         let fits = |geometry: &Geometry| geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE;
-        let allowed = self.most_order;
+        let allowed = self.options.most_order;
         let below = Order::all().rev().filter(|order| *order <= allowed).find_map(at).filter(fits);
         below.ok_or_else(|| BuildError::OrderTooSmall {
             needed: Order::all().find(|order| at(*order).is_some()).unwrap_or(best.order()),
@@ -91,31 +94,38 @@ impl<S: System, K: Hardening> CacheBuilder<'_, S, K> {
         let (padding, geometry) = self.padded()?;
         debug_assert!(geometry.is_inside() || geometry.capacity() <= MAX_OUTSIDE);
         let settings = CacheSettings {
-            name: self.name,
+            name: self.options.name,
             // At most `LARGEST_SIZE`.
-            size: self.layout.size() as u32,
+            size: self.options.layout.size() as u32,
             padding,
             geometry,
-            coloured: self.coloured,
-            constructor: self.constructor,
-            destructor: self.destructor,
-            tag: self.tag,
-            keep_empty: self.keep_empty,
-            keep_at_least: self.keep_at_least,
-            most_slabs: u32::try_from(self.most_pages >> geometry.order().get())
+            coloured: self.options.coloured,
+            constructor: self.options.constructor,
+            destructor: self.options.destructor,
+            tag: self.options.tag,
+            keep_empty: self.options.keep_empty,
+            keep_at_least: self.options.keep_at_least,
+            most_slabs: u32::try_from(self.options.most_pages >> geometry.order().get())
                 .unwrap_or(u32::MAX),
-            secret: secret_or_default(self.secret, self.registry.pointer().addr().get()),
-            clock: self.clock,
-            trace: self.trace,
+            secret: secret_or_default(self.options.secret, self.registry.pointer().addr().get()),
+            clock: self.options.clock,
+            trace: self.options.trace,
             is_internal: false,
-            is_reclaimable: self.is_reclaimable,
-            is_pinned: self.is_pinned,
+            is_reclaimable: self.options.is_reclaimable,
+            is_pinned: self.options.is_pinned,
         };
-        let sizing = MagazineSizing::new(usual_class(geometry.stride(), self.magazine_bytes));
-        let registry = self.registry.pointer();
+        let sizing =
+            MagazineSizing::new(usual_class(geometry.stride(), self.options.magazine_bytes));
+        let depot = Depot::new(match self.options.keep_empty {
+            // No slab is kept empty, so no object waits in the depot.
+            Some(0) => 0,
+            _ => places_for(self.options.depot_bytes, geometry.stride()),
+        });
+        let (registry, reclaim_hook) = (self.registry.pointer(), self.options.reclaim);
         // SAFETY: clause 1 of `make_cache`: `self.registry` is a handle, which owns a reference.
-        let made =
-            unsafe { RegistryInner::make_cache(registry, settings, self.reclaim, sizing, reclaim) };
+        let made = unsafe {
+            RegistryInner::make_cache(registry, settings, reclaim_hook, sizing, depot, reclaim)
+        };
         let cache = made.map_err(|OutOfMemory| BuildError::OutOfMemory)?;
         // SAFETY: clause 1 of `from_inner`: the cache is fresh, so this is its only handle, and
         // `make_cache` added a reference to the registry for it.

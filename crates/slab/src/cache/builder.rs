@@ -6,13 +6,12 @@ use core::marker::PhantomData;
 
 use page_frame::{Order, Tag};
 
-use crate::cache_inner::sizing::USUAL_BYTES;
+use crate::cache::options::CacheOptions;
 use crate::hardening::presets::{Hardening, Off};
 use crate::registry::handle::Registry;
 use crate::slabs::settings::ObjectHook;
 use crate::system::System;
 use crate::trace::Trace;
-use page_frame::CacheName;
 
 /// The description of a cache that is not built yet.
 ///
@@ -25,7 +24,7 @@ use page_frame::CacheName;
 /// use page_frame::{Order, Tag};
 /// let packets = registry.cache("packet", Layout::new::<[u8; 1500]>());
 /// let packets = packets.line_bytes(128).line_aligned().max_order(Order::new(2).unwrap());
-/// let packets = packets.magazine_bytes(16 << 10).most_pages(64);
+/// let packets = packets.magazine_bytes(16 << 10).depot_bytes(256 << 10).most_pages(64);
 /// let packets = packets.keep_empty(8).keep_at_least(1); // slabs
 /// assert_eq!(packets.geometry()?.stride(), 1536);
 /// let packets = packets.min_objects(10);
@@ -40,33 +39,13 @@ use page_frame::CacheName;
 #[must_use = "nothing is built before `build`"]
 pub struct CacheBuilder<'r, S: System, K: Hardening = Off> {
     pub(super) registry: &'r Registry<S>,
-    pub(super) name: CacheName,
-    pub(super) layout: Layout,
-    pub(super) line_bytes: usize,
-    pub(super) is_line_aligned: bool,
-    pub(super) most_order: Order,
-    pub(super) least_objects: usize,
-    pub(super) tight_order: Option<Order>,
-    pub(super) coloured: bool,
-    pub(super) constructor: Option<ObjectHook>,
-    pub(super) destructor: Option<ObjectHook>,
-    pub(super) tag: Tag,
-    pub(super) keep_empty: Option<u16>,
-    pub(super) keep_at_least: u16,
-    pub(super) most_pages: usize,
-    pub(super) is_reclaimable: bool,
-    pub(super) reclaim: Option<&'static (dyn Fn() + Sync)>,
-    pub(super) magazine_bytes: usize,
-    pub(super) secret: Option<usize>,
-    pub(super) clock: Option<fn() -> u64>,
-    pub(super) trace: Option<&'static dyn Trace>,
-    pub(super) is_pinned: bool,
+    pub(super) options: CacheOptions,
     pub(super) checks: PhantomData<fn() -> K>,
 }
 
 impl<S: System, K: Hardening> fmt::Debug for CacheBuilder<'_, S, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { name, layout, .. } = self;
+        let CacheOptions { name, layout, .. } = &self.options;
         f.debug_struct("CacheBuilder")
             .field("name", name)
             .field("layout", layout)
@@ -83,31 +62,8 @@ impl<S: System> Registry<S> {
 
 impl<'r, S: System> CacheBuilder<'r, S> {
     pub(crate) fn new(registry: &'r Registry<S>, name: &str, layout: Layout) -> Self {
-        Self {
-            registry,
-            name: CacheName::new(name),
-            layout,
-            line_bytes: 64,
-            is_line_aligned: false,
-            most_order: Order::MAX,
-            least_objects: 0,
-            tight_order: None,
-            coloured: true,
-            constructor: None,
-            destructor: None,
-            tag: Tag::SLAB,
-            keep_empty: None,
-            keep_at_least: 0,
-            most_pages: usize::MAX,
-            is_reclaimable: false,
-            reclaim: None,
-            magazine_bytes: USUAL_BYTES,
-            secret: None,
-            clock: None,
-            trace: None,
-            is_pinned: false,
-            checks: PhantomData,
-        }
+        let options = CacheOptions::new(name, layout);
+        Self { registry, options, checks: PhantomData }
     }
 }
 
@@ -139,35 +95,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn hardening<N: Hardening>(self) -> CacheBuilder<'r, S, N> {
-        let Self { registry, name, layout, line_bytes, is_line_aligned, most_order, .. } = self;
-        let Self { constructor, destructor, tag, keep_empty, keep_at_least, most_pages, .. } = self;
-        let Self { is_reclaimable, reclaim, magazine_bytes, secret, clock, trace, .. } = self;
-        let Self { coloured, is_pinned, least_objects, tight_order, .. } = self;
-        CacheBuilder {
-            registry,
-            name,
-            layout,
-            line_bytes,
-            is_line_aligned,
-            most_order,
-            least_objects,
-            tight_order,
-            coloured,
-            constructor,
-            destructor,
-            tag,
-            keep_empty,
-            keep_at_least,
-            most_pages,
-            is_reclaimable,
-            reclaim,
-            magazine_bytes,
-            secret,
-            clock,
-            trace,
-            is_pinned,
-            checks: PhantomData,
-        }
+        let Self { registry, options, .. } = self;
+        CacheBuilder { registry, options, checks: PhantomData }
     }
 
     /// Sets what canaries and shuffled slabs depend on: random bits, where the machine has some.
@@ -175,14 +104,14 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// code, stack and registry, and no secret to a reader of the memory.
     /// Example: see [`CacheBuilder::hardening`].
     pub fn secret(mut self, secret: usize) -> Self {
-        self.secret = Some(secret);
+        self.options.secret = Some(secret);
         self
     }
 
     /// Sets the clock that dates the histories of objects, in units of its own.
     /// Example: see [`CacheBuilder::hardening`].
     pub fn clock(mut self, clock: fn() -> u64) -> Self {
-        self.clock = Some(clock);
+        self.options.clock = Some(clock);
         self
     }
 
@@ -190,7 +119,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// moves, see [`Event`](crate::Event). `trace` must not use this cache, and should not panic:
     /// the object of that event may count as in use for ever. Example: see [`Trace`].
     pub fn trace(mut self, trace: &'static dyn Trace) -> Self {
-        self.trace = Some(trace);
+        self.options.trace = Some(trace);
         self
     }
 
@@ -234,7 +163,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     ///    only the callee uses.
     /// 2. Clause 1 holds on every CPU or thread that uses the registry.
     pub unsafe fn constructor(mut self, constructor: ObjectHook) -> Self {
-        self.constructor = Some(constructor);
+        self.options.constructor = Some(constructor);
         self
     }
 
@@ -249,19 +178,19 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     ///    this builder's layout of any content.
     /// 2. Clause 1 holds on every CPU or thread that uses the registry.
     pub unsafe fn destructor(mut self, destructor: ObjectHook) -> Self {
-        self.destructor = Some(destructor);
+        self.options.destructor = Some(destructor);
         self
     }
 
     pub(crate) fn layout(mut self, layout: Layout) -> Self {
-        self.layout = layout;
+        self.options.layout = layout;
         self
     }
 
     /// Keeps registry and page source alive for ever if the cache is dropped while objects are in
     /// use.
     pub(crate) fn pinned(mut self) -> Self {
-        self.is_pinned = true;
+        self.options.is_pinned = true;
         self
     }
 
@@ -271,13 +200,13 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// When `tag` is not a tag for slab pages.
     pub fn tag(mut self, tag: Tag) -> Self {
         assert!(tag.is_slab(), "{tag:?} is not a tag of slab pages");
-        self.tag = tag;
+        self.options.tag = tag;
         self
     }
 
     /// Puts the first object of every slab at its start. Example: see [`CacheBuilder`].
     pub fn uncoloured(mut self) -> Self {
-        self.coloured = false;
+        self.options.coloured = false;
         self
     }
 
@@ -290,7 +219,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// When `bytes` is zero.
     pub fn line_bytes(mut self, bytes: usize) -> Self {
         assert!(bytes > 0, "a line has bytes");
-        self.line_bytes = bytes;
+        self.options.line_bytes = bytes;
         self
     }
 
@@ -298,14 +227,14 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// write to the same line. Objects smaller than a line are aligned to the next power of two, so
     /// that none lies in two lines. Example: see [`CacheBuilder`].
     pub fn line_aligned(mut self) -> Self {
-        self.is_line_aligned = true;
+        self.options.is_line_aligned = true;
         self
     }
 
     /// Keeps up to `slabs` empty slabs until memory is short, instead of one in 64 of all slabs and
     /// at least one. From 65,535 on, all of them. Example: see [`CacheBuilder`].
     pub fn keep_empty(mut self, slabs: usize) -> Self {
-        self.keep_empty = Some(u16::try_from(slabs).unwrap_or(u16::MAX));
+        self.options.keep_empty = Some(u16::try_from(slabs).unwrap_or(u16::MAX));
         self
     }
 
@@ -318,21 +247,21 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Destroying the cache releases them. From 65,535 on, all of them.
     /// Example: see [`CacheBuilder`].
     pub fn keep_at_least(mut self, slabs: usize) -> Self {
-        self.keep_at_least = u16::try_from(slabs).unwrap_or(u16::MAX);
+        self.options.keep_at_least = u16::try_from(slabs).unwrap_or(u16::MAX);
         self
     }
 
     /// Limits the slabs of the cache to `pages` pages in all; beyond that, allocations fail.
     /// Example: see [`CacheBuilder`].
     pub fn most_pages(mut self, pages: usize) -> Self {
-        self.most_pages = pages;
+        self.options.most_pages = pages;
         self
     }
 
     /// Says that users free objects on demand, for [`Registry::totals`].
     /// Example: see [`Totals`](crate::Totals).
     pub fn reclaimable(mut self) -> Self {
-        self.is_reclaimable = true;
+        self.options.is_reclaimable = true;
         self
     }
 
@@ -363,14 +292,14 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn reclaim(mut self, reclaim: &'static (dyn Fn() + Sync)) -> Self {
-        self.reclaim = Some(reclaim);
+        self.options.reclaim = Some(reclaim);
         self.reclaimable()
     }
 
     /// Allows slabs of up to `order`, even where a larger one wastes less.
     /// Example: see [`CacheBuilder`].
     pub fn max_order(mut self, order: Order) -> Self {
-        self.most_order = order;
+        self.options.most_order = order;
         self
     }
 
@@ -380,7 +309,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// more pages. For page sources of which untouched pages cost nothing. See
     /// [`Geometry::with_objects`](crate::Geometry::with_objects). Example: see [`CacheBuilder`].
     pub fn min_objects(mut self, objects: usize) -> Self {
-        self.least_objects = objects;
+        self.options.least_objects = objects;
         self
     }
 
@@ -388,7 +317,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// little: for memories in which each percent counts.
     #[doc(hidden)]
     pub fn tight_order(mut self, order: Order) -> Self {
-        self.tight_order = Some(order);
+        self.options.tight_order = Some(order);
         self
     }
 
@@ -401,7 +330,17 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// When `bytes` is zero.
     pub fn magazine_bytes(mut self, bytes: usize) -> Self {
         assert!(bytes > 0, "a magazine holds something");
-        self.magazine_bytes = bytes;
+        self.options.magazine_bytes = bytes;
+        self
+    }
+
+    /// Sets for how many bytes of free objects in full magazines the depot has room from the start,
+    /// by default 32 KiB; zero means that no object waits there. What finds no room goes to its
+    /// slab. More means that a phase that frees many objects costs less, and that they keep their
+    /// pages for a while: an aging pass returns those that are not needed.
+    /// Example: see [`CacheBuilder`].
+    pub fn depot_bytes(mut self, bytes: usize) -> Self {
+        self.options.depot_bytes = bytes;
         self
     }
 }

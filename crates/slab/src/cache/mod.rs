@@ -9,5 +9,6 @@ pub(crate) mod handle;
 mod inspect;
 pub(crate) mod mempool;
 pub(crate) mod numa;
+mod options;
 pub(crate) mod pooled;
 pub(crate) mod typed;

@@ -35,7 +35,7 @@ use page_frame::sync::{AtomicU16, Ordering};
 use page_frame::{Fault, FaultKind, IrqLock, OutOfMemory};
 
 use crate::cache_inner::cache_list::{ListNode, Listed};
-use crate::cache_inner::depot::{Depot, Places};
+use crate::cache_inner::depot::Depot;
 use crate::cache_inner::percpu_cache::{FreeMiss, Miss, PerCpuCache};
 use crate::cache_inner::shared::Shared;
 use crate::cache_inner::sizing::MagazineSizing;
@@ -88,13 +88,9 @@ impl<S: System> CacheInner<S> {
         settings: CacheSettings,
         reclaim: Option<ReclaimHook>,
         sizing: MagazineSizing,
+        depot: Depot,
     ) -> Self {
-        let places = match settings.keep_empty {
-            // No slab is kept empty, so no object waits in the depot.
-            Some(0) => Places::NONE,
-            _ => Places::for_objects(settings.geometry.stride()),
-        };
-        let percpu = PerCpuCache { slots, depot: IrqLock::new(Depot::new(places)) };
+        let percpu = PerCpuCache { slots, depot: IrqLock::new(depot) };
         // SAFETY: clause 1 of `Backing::new`: I2 says that `shared` outlives the cache.
         let backing = unsafe { Backing::new(shared, Slabs::new(settings), sizing) };
         Self { percpu, backing, reclaim, node: ListNode::new() }

@@ -11,6 +11,7 @@ use page_frame::sync::{AtomicBool, AtomicUsize, Ordering};
 use page_frame::{Cpu, FaultHook, Order, OutOfMemory, PAGE_SIZE, PageMap, PageSource, TagRange};
 
 use crate::cache_inner::cache_list::CacheList;
+use crate::cache_inner::depot::Depot;
 use crate::cache_inner::internal_caches::InternalCaches;
 use crate::cache_inner::shared::{Shared, free_slot_block};
 use crate::cache_inner::sizing::MagazineSizing;
@@ -225,6 +226,7 @@ impl<S: System> RegistryInner<S> {
         settings: CacheSettings,
         reclaim_hook: Option<ReclaimHook>,
         sizing: MagazineSizing,
+        depot: Depot,
         reclaim: Reclaim,
     ) -> Result<NonNull<CacheInner<S>>, OutOfMemory> {
         // SAFETY: clause 1: the caller's reference keeps the registry alive.
@@ -251,7 +253,7 @@ impl<S: System> RegistryInner<S> {
         // machine, or references to it, and no code visits all slots.
         let slots = unsafe { CacheSlots::at(slots, count, cpu) };
         let cache = memory.cast::<CacheInner<S>>();
-        let made = CacheInner::new(this.cast(), slots, settings, reclaim_hook, sizing);
+        let made = CacheInner::new(this.cast(), slots, settings, reclaim_hook, sizing, depot);
         // SAFETY: our memory has the size and alignment of a cache.
         unsafe { cache.write(made) };
         // SAFETY: clause 1 of `link`: the cache was just made; `detach` or `abandon` unlinks it.

@@ -1,0 +1,65 @@
+//! What a user chose for a cache that is not built yet.
+
+use core::alloc::Layout;
+
+use page_frame::{CacheName, Order, Tag};
+
+use crate::cache_inner::depot::USUAL_ROOM;
+use crate::cache_inner::sizing::USUAL_BYTES;
+use crate::slabs::settings::ObjectHook;
+use crate::trace::Trace;
+
+/// The options of a [`CacheBuilder`](crate::CacheBuilder), named as its methods are.
+pub(super) struct CacheOptions {
+    pub(super) name: CacheName,
+    pub(super) layout: Layout,
+    pub(super) line_bytes: usize,
+    pub(super) is_line_aligned: bool,
+    pub(super) most_order: Order,
+    pub(super) least_objects: usize,
+    pub(super) tight_order: Option<Order>,
+    pub(super) coloured: bool,
+    pub(super) constructor: Option<ObjectHook>,
+    pub(super) destructor: Option<ObjectHook>,
+    pub(super) tag: Tag,
+    pub(super) keep_empty: Option<u16>,
+    pub(super) keep_at_least: u16,
+    pub(super) most_pages: usize,
+    pub(super) is_reclaimable: bool,
+    pub(super) reclaim: Option<&'static (dyn Fn() + Sync)>,
+    pub(super) magazine_bytes: usize,
+    pub(super) secret: Option<usize>,
+    pub(super) clock: Option<fn() -> u64>,
+    pub(super) trace: Option<&'static dyn Trace>,
+    pub(super) is_pinned: bool,
+    pub(super) depot_bytes: usize,
+}
+
+impl CacheOptions {
+    pub(super) fn new(name: &str, layout: Layout) -> Self {
+        Self {
+            name: CacheName::new(name),
+            layout,
+            line_bytes: 64,
+            is_line_aligned: false,
+            most_order: Order::MAX,
+            least_objects: 0,
+            tight_order: None,
+            coloured: true,
+            constructor: None,
+            destructor: None,
+            tag: Tag::SLAB,
+            keep_empty: None,
+            keep_at_least: 0,
+            most_pages: usize::MAX,
+            is_reclaimable: false,
+            reclaim: None,
+            magazine_bytes: USUAL_BYTES,
+            secret: None,
+            clock: None,
+            trace: None,
+            is_pinned: false,
+            depot_bytes: USUAL_ROOM,
+        }
+    }
+}
