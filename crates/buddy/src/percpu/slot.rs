@@ -136,6 +136,10 @@ impl CpuSlot {
     /// Returns the stack of `order`, below [`ORDERS`].
     #[inline(always)]
     fn stack(&mut self, order: usize) -> &mut Stack {
+        // An order of zero that the compiler knows leaves a constant offset.
+        if order == 0 {
+            return &mut self.stacks[0];
+        }
         let stack = in_register(&raw mut self.stacks[order]).cast_mut();
         // SAFETY: the pointer is that of our own field, which `&mut self` borrows exclusively.
         unsafe { &mut *stack }
