@@ -136,19 +136,28 @@ unsafe impl Cpu for Waiting {
     }
 }
 
-/// Runs `inside` on CPU 1, which ends it after three waits of `outside` on CPU 0.
+/// Sets its flag when it is dropped, also by a panic.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Runs `hold` on CPU 1, which ends it after three waits of `outside` on CPU 0.
 fn while_other<R>(
     machine: &Waiting,
     hold: impl FnOnce(&dyn Fn()) + Send,
     outside: impl FnOnce() -> R,
 ) -> R {
-    let is_held = AtomicBool::new(false);
+    let (is_held, is_over) = (AtomicBool::new(false), AtomicBool::new(false));
     std::thread::scope(|scope| {
         scope.spawn(|| {
             CPU.set(1);
             hold(&|| {
                 is_held.store(true, Ordering::SeqCst);
-                while machine.waits() < 3 {
+                while machine.waits() < 3 && !is_over.load(Ordering::SeqCst) {
                     std::thread::yield_now();
                 }
             });
@@ -156,6 +165,7 @@ fn while_other<R>(
         while !is_held.load(Ordering::SeqCst) {
             std::thread::yield_now();
         }
+        let _ends = Ends(&is_over);
         outside()
     })
 }
@@ -267,4 +277,18 @@ fn take_over_reaches_the_wanted_slots_beyond_the_first_64() {
         let body = per_cpu.enter().expect("attached again");
         assert_eq!(*body, if is_wanted { index } else { 0 });
     }
+}
+
+#[test]
+fn slots_of_several_lines_are_those_of_their_cpus() {
+    let mut slots: Vec<_> = (0..4).map(|_| PerCpuSlot::new([0_u64; 30])).collect();
+    let mut per_cpu = PerCpu::new(&mut slots, SwitchedCpu::new(4));
+    for index in 0..4 {
+        per_cpu.cpu().switch_to(Some(CpuId::new(index)));
+        per_cpu.enter().expect("no context is inside")[29] = u64::from(index) + 1;
+    }
+    let mut seen = Vec::new();
+    per_cpu.for_each_exclusive(|id, body| seen.push((id.index(), body[29], body[0])));
+    assert_eq!(seen, [(0, 1, 0), (1, 2, 0), (2, 3, 0), (3, 4, 0)]);
+    assert!(format!("{per_cpu:?}").starts_with("PerCpu { count: 4, cpu: "));
 }

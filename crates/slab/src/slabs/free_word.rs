@@ -258,6 +258,7 @@ mod tests {
     #[test]
     fn the_largest_slab_fits() {
         let most = FreeWord::MAX_OBJECTS;
+        assert_eq!(most, if usize::BITS >= 64 { 65_535 } else { 8_191 });
         let word = FreeWord::new(most - 1, most - 1);
         assert_eq!(word.push(0, |_| ()), Pushed::More);
         assert_eq!(word.load(), Seen { head: 0, free: most, is_known: true });
