@@ -12,7 +12,9 @@ mod models {
 
     use loom::sync::Arc;
     use loom::thread;
-    use page_frame::sync::{AtomicUsize, Linked, Ordering, TakeAll, UnsafeCell, fence};
+    use page_frame::sync::{
+        AtomicUsize, Linked, Ordering, SeqCstU8, SeqCstUsize, TakeAll, UnsafeCell, Zeroable, fence,
+    };
     use page_frame::{
         Cpu, CpuId, Fenced, InterruptState, Once, Order, PAGE_SIZE, PageSource, PerCpu, PerCpuSlot,
         Regions, Shrink, ShrinkList,
@@ -367,6 +369,63 @@ mod models {
         fn drop(&mut self) {
             // SAFETY: from `new`, and not used any more.
             unsafe { dealloc(self.0.as_ptr(), Self::LAYOUT) };
+        }
+    }
+
+    /// A thread writes a cell and then changes `A` by `change`; the other one reads the cell if
+    /// `sees` finds the change.
+    fn hands_over<A: Zeroable + Send + Sync + 'static>(change: fn(&A), sees: fn(&A) -> bool) {
+        model("litmus: a cell is handed over", 2, move || {
+            let shared = Arc::new((UnsafeCell::new(0), A::zero()));
+            let theirs = Arc::clone(&shared);
+            let writer = thread::spawn(move || {
+                // SAFETY: the reader has not seen the change yet, which is what loom checks.
+                theirs.0.with_mut(|cell| unsafe { *cell = 1 });
+                change(&theirs.1);
+            });
+            if sees(&shared.1) {
+                // SAFETY: the writer changes the cell no more, which is what loom checks.
+                assert_eq!(shared.0.with(|cell| unsafe { *cell }), 1);
+            }
+            writer.join().expect("no panic");
+        });
+    }
+
+    /// The litmus test for each change of a word, against each access that sees it. Mutations seen
+    /// to fail: each access of `SeqCstUsize` made Relaxed ("causality violation").
+    #[test]
+    fn each_change_of_a_word_hands_over() {
+        let changes: [fn(&SeqCstUsize); 4] = [
+            |word| _ = word.set_bits(6),
+            |word| _ = word.swap(6),
+            |word| _ = word.exchange(0, 6),
+            |word| {
+                word.store_unpublished(14);
+                _ = word.clear_bits(8);
+            },
+        ];
+        let seers: [fn(&SeqCstUsize) -> bool; 5] = [
+            |word| word.load() == 6,
+            |word| word.set_bits(16) == 6,
+            |word| word.clear_bits(16) == 6,
+            |word| word.swap(6) == 6,
+            |word| word.exchange(6, 7).is_ok(),
+        ];
+        for change in changes {
+            seers.into_iter().for_each(|sees| hands_over(change, sees));
+        }
+    }
+
+    /// The same for a byte. Mutations seen to fail: each access of `SeqCstU8` made Relaxed
+    /// ("causality violation").
+    #[test]
+    fn each_change_of_a_byte_hands_over() {
+        let changes: [fn(&SeqCstU8); 3] =
+            [|byte| byte.store(6), |byte| byte.release(6), |byte| _ = byte.exchange(0, 6)];
+        let seers: [fn(&SeqCstU8) -> bool; 2] =
+            [|byte| byte.load() == 6, |byte| byte.exchange(6, 7).is_ok()];
+        for change in changes {
+            seers.into_iter().for_each(|sees| hands_over(change, sees));
         }
     }
 }

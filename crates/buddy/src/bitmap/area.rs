@@ -13,7 +13,7 @@
 //! are SeqCst, for the pairs of locations that `section.rs` describes. As Acquire and Release they
 //! also hand over the contents of the frames.
 
-use page_frame::sync::{self, AtomicUsize, Ordering, Zeroable};
+use page_frame::sync::{self, SeqCstUsize, Zeroable};
 
 use crate::bits::{
     AREA_WORDS, WORD_BITS, WORD_ORDER, best_fit_in_line, free_runs, lowest, mask, spread, words,
@@ -28,7 +28,7 @@ const STRAY_RETRIES: usize = if sync::MODELLED { 2 } else { 128 };
 /// The bits of an area, on one cache line.
 #[derive(Debug)]
 #[repr(align(64))]
-pub(crate) struct Line([AtomicUsize; AREA_WORDS]);
+pub(crate) struct Line([SeqCstUsize; AREA_WORDS]);
 
 // SAFETY: clause 1: the line is an array of atomics, and each is valid when zero.
 unsafe impl Zeroable for Line {
@@ -60,7 +60,7 @@ impl Line {
     pub(crate) fn load(&self) -> [usize; AREA_WORDS] {
         // SeqCst: after the caller's change of an entry or a hint. Acquire: pairs with frees, for a
         // claim that then owns the frames that it saw clear.
-        core::array::from_fn(|index| self.0[index].load(Ordering::SeqCst))
+        core::array::from_fn(|index| self.0[index].load())
     }
 
     /// Returns how many frames are free.
@@ -103,7 +103,7 @@ impl Line {
         if order < WORD_ORDER {
             let wanted = mask(start % WORD_BITS, order);
             // SeqCst: before the second look at the entry.
-            let old = self.0[first].fetch_or(wanted, Ordering::SeqCst);
+            let old = self.0[first].set_bits(wanted);
             if old & wanted != 0 {
                 self.clear(first, wanted & !old);
             }
@@ -111,9 +111,7 @@ impl Line {
         }
         let words = 1 << (order - WORD_ORDER);
         for word in first..first + words {
-            let empty =
-                self.0[word].compare_exchange(0, usize::MAX, Ordering::SeqCst, Ordering::Relaxed);
-            if empty.is_err() {
+            if self.0[word].exchange(0, usize::MAX).is_err() {
                 (first..word).for_each(|word| _ = self.clear(word, usize::MAX));
                 return false;
             }
@@ -126,12 +124,12 @@ impl Line {
     #[inline]
     pub(crate) fn take_word(&self) -> Option<(usize, usize)> {
         (0..AREA_WORDS).find_map(|word| {
-            // Relaxed: a first look; the swap decides.
-            if self.0[word].load(Ordering::Relaxed) == usize::MAX {
+            // A first look; the swap decides.
+            if self.0[word].advice() == usize::MAX {
                 return None;
             }
             // SeqCst: as in `take_at`.
-            let got = !self.0[word].swap(usize::MAX, Ordering::SeqCst);
+            let got = !self.0[word].swap(usize::MAX);
             (got != 0).then_some((word, got))
         })
     }
@@ -146,15 +144,15 @@ impl Line {
         mut undo: impl FnMut(),
     ) -> Option<(usize, usize)> {
         (0..AREA_WORDS).find_map(|word| {
-            // Relaxed: a first look; the read-modify-write decides.
-            let seen = free_runs(self.0[word].load(Ordering::Relaxed), order);
+            // A first look; the read-modify-write decides.
+            let seen = free_runs(self.0[word].advice(), order);
             let starts = lowest(seen, limit);
             if starts == 0 {
                 return None;
             }
             let wanted = spread(starts, order);
             // SeqCst: as in `take_at`.
-            let old = self.0[word].fetch_or(wanted, Ordering::SeqCst);
+            let old = self.0[word].set_bits(wanted);
             let won = starts & free_runs(old, order);
             let stray = wanted & !old & !spread(won, order);
             if stray != 0 {
@@ -167,8 +165,7 @@ impl Line {
 
     /// Returns whether some block of `order` (below a word's) is free.
     pub(crate) fn has_run(&self, order: u32) -> bool {
-        // Relaxed: advice.
-        self.0.iter().any(|word| free_runs(word.load(Ordering::Relaxed), order) != 0)
+        self.0.iter().any(|word| free_runs(word.advice(), order) != 0)
     }
 
     /// Takes every frame of a line that is clear except for stray bits; returns whether it did.
@@ -176,12 +173,7 @@ impl Line {
     pub(crate) fn take_all(&self) -> bool {
         for word in 0..AREA_WORDS {
             let won = (0..STRAY_RETRIES).any(|_| {
-                let exchange = self.0[word].compare_exchange(
-                    0,
-                    usize::MAX,
-                    Ordering::SeqCst,
-                    Ordering::Relaxed,
-                );
+                let exchange = self.0[word].exchange(0, usize::MAX);
                 exchange.inspect_err(|_| sync::spin_hint()).is_ok()
             });
             if !won {
@@ -208,7 +200,7 @@ impl Line {
     #[inline]
     pub(crate) fn clear(&self, word: usize, frames: usize) -> Freed {
         // SeqCst: before the look at entry and hint in `publish`.
-        let old = self.0[word].fetch_and(!frames, Ordering::SeqCst);
+        let old = self.0[word].clear_bits(frames);
         if old & frames != frames {
             Freed::Already
         } else if old == usize::MAX || frames & COUNTING_FRAMES != 0 {
@@ -224,15 +216,13 @@ impl Line {
     /// published.
     pub(crate) fn reserve(&self, start: usize, end: usize) {
         for (word, frames) in words(start, end) {
-            // Relaxed: the line is published when the section is.
-            self.0[word].fetch_or(frames, Ordering::Relaxed);
+            self.0[word].set_bits(frames);
         }
     }
 
     /// Takes all frames for ever, in a line that no other CPU sees yet.
     pub(crate) fn reserve_all(&self) {
-        // Relaxed: the line is published when the section is.
-        self.0.iter().for_each(|word| word.store(usize::MAX, Ordering::Relaxed));
+        self.0.iter().for_each(|word| word.store_unpublished(usize::MAX));
     }
 }
 
@@ -285,5 +275,89 @@ mod tests {
             let order = random.below(WORD_ORDER as usize) as u32;
             takes_the_lowest_runs(random.below(AREA_WORDS), taken, order, 1 + random.below(17));
         }
+    }
+
+    #[test]
+    fn a_free_says_what_it_means_for_the_hints() {
+        let freed = |taken: usize, frames: usize| {
+            let line = Line::zero();
+            line.0[1].swap(taken);
+            let freed = line.clear(1, frames);
+            assert_eq!(line.load()[1], taken & !frames);
+            freed
+        };
+        assert_eq!(freed(usize::MAX, 0b100), Freed::Notable, "the word was full");
+        assert_eq!(freed(0b1100, 0b100), Freed::Quiet);
+        assert_eq!(freed(0b1100, 0b1100), Freed::Emptied);
+        assert_eq!(freed(0b1100, 0b10), Freed::Already);
+        assert_eq!(freed(0b1100, 0b110), Freed::Already, "and the other frame is free");
+        assert_eq!(freed(usize::MAX - 1, 1), Freed::Already);
+        for counting in [WORD_BITS - 1, WORD_BITS / 2 - 1] {
+            assert_eq!(freed(1 << counting | 1, 1 << counting), Freed::Notable);
+            assert_eq!(freed(1 << counting, 1 << counting), Freed::Notable, "also the last one");
+        }
+        assert_eq!(freed(1 << (WORD_BITS - 2) | 1, 1 << (WORD_BITS - 2)), Freed::Quiet);
+    }
+
+    #[test]
+    fn a_take_that_loses_leaves_the_bits_of_others_and_no_stray_ones() {
+        let line = Line::zero();
+        assert!(line.take_at(5, 0) && !line.take_at(5, 0));
+        assert!(!line.take_at(4, 2), "of four frames one is taken");
+        assert_eq!(line.load()[0], 1 << 5);
+        assert!(line.take_at(8, 3));
+        assert_eq!(line.load()[0], 1 << 5 | 0xff << 8);
+        // Blocks of whole words.
+        assert!(!line.take_at(0, WORD_ORDER) && line.take_at(WORD_BITS, WORD_ORDER));
+        assert!(line.take_at(5 * WORD_BITS, WORD_ORDER));
+        assert!(!line.take_at(4 * WORD_BITS, WORD_ORDER + 1), "the second word is taken");
+        let full = usize::MAX;
+        let words = [1 << 5 | 0xff << 8, full, 0, 0, 0, full, 0, 0];
+        assert_eq!(line.load()[..8], words);
+        assert!(line.take_at(2 * WORD_BITS, WORD_ORDER + 1));
+        assert_eq!(line.load()[2..4], [full; 2]);
+        assert_eq!(line.free(2 * WORD_BITS, WORD_ORDER + 1), Freed::Notable);
+        assert_eq!(line.free(2 * WORD_BITS, WORD_ORDER + 1), Freed::Already);
+        assert_eq!((line.load()[2..4].to_vec(), line.free(8, 3)), ([0; 2].to_vec(), Freed::Quiet));
+        assert_eq!(line.load()[0], 1 << 5);
+    }
+
+    #[test]
+    fn a_take_finds_the_best_fit_or_nothing() {
+        let undo = || panic!("there is no other thread");
+        let line = Line::zero();
+        line.reserve_all();
+        assert_eq!((line.take(0, undo), line.free_frames(), line.take_word()), (None, 0, None));
+        line.clear(6, 0b1111_0000_0001);
+        assert_eq!((line.free_frames(), line.is_clear()), (5, false));
+        assert_eq!(line.take(2, undo), Some(6 * WORD_BITS + 8));
+        assert_eq!(line.take(1, undo), None);
+        assert_eq!(line.take(0, undo), Some(6 * WORD_BITS));
+        line.clear(2, 0b101);
+        line.clear(3, 1);
+        assert_eq!(line.take_word(), Some((2, 0b101)), "all of the first word with any");
+        assert_eq!(line.load()[2], usize::MAX);
+        assert_eq!(line.take_word(), Some((3, 1)));
+        assert_eq!(line.take_word(), None);
+    }
+
+    #[test]
+    fn a_whole_line_is_taken_only_without_stray_bits() {
+        let line = Line::zero();
+        assert!(line.is_clear());
+        assert!(line.take_at(3 * WORD_BITS + 9, 0));
+        assert!(!line.is_clear() && !line.take_all());
+        assert_eq!(line.free_frames(), AREA_FRAMES - 1, "it took nothing");
+        line.free(3 * WORD_BITS + 9, 0);
+        assert!(line.take_all());
+        assert_eq!(line.free_frames(), 0);
+        assert!(!line.take_all());
+    }
+
+    #[test]
+    fn a_range_is_reserved_across_words() {
+        let line = Line::zero();
+        line.reserve(WORD_BITS - 1, 2 * WORD_BITS + 2);
+        assert_eq!(line.load()[..4], [1 << (WORD_BITS - 1), usize::MAX, 0b11, 0]);
     }
 }

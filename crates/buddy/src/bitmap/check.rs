@@ -1,7 +1,6 @@
 //! Checks the invariants of areas.
 
 use page_frame::FrameRange;
-use page_frame::sync::Ordering;
 
 use crate::bitmap::section::Section;
 use crate::bits::{AREA_FRAMES, AREA_WORDS, words};
@@ -15,7 +14,7 @@ pub(crate) fn violated_invariant(
     area: usize,
     ranges: impl Iterator<Item = FrameRange>,
 ) -> Option<&'static str> {
-    let entry = section.entries.load(area, Ordering::Acquire);
+    let entry = section.entries.load(area);
     let bits = section.lines[area].load();
     let has_free = bits.iter().any(|word| *word != usize::MAX);
     if entry.is_claiming() || section.claims.try_lock().is_none() {
@@ -55,7 +54,6 @@ fn absent_frames(start: usize, ranges: impl Iterator<Item = FrameRange>) -> [usi
 #[cfg(test)]
 pub(crate) mod corrupt {
     use page_frame::FrameNumber;
-    use page_frame::sync::Ordering;
 
     use crate::bitmap::Bitmap;
     use crate::bitmap::entry::Entry;
@@ -65,7 +63,7 @@ pub(crate) mod corrupt {
     /// Sets the entry of the area of `frame` to `entry`.
     pub(crate) fn set_entry(bitmap: &Bitmap<'_>, frame: FrameNumber, entry: u8) {
         let (at, section) = bitmap.table().locate(frame).expect("a frame of a section");
-        section.entries.store(at.area, Entry::from_byte(entry), Ordering::Relaxed);
+        section.entries.store(at.area, Entry::from_byte(entry));
     }
 
     /// Clears all hints for the area of `frame`.

@@ -6,7 +6,7 @@
 //!           -   dense   placement   state
 //! ```
 
-use page_frame::sync::{AtomicU8, Ordering, Zeroable};
+use page_frame::sync::{SeqCstU8, Zeroable};
 
 use crate::bitmap::placement::{Mobility, PLACEMENTS, Placement};
 use crate::bits::SECTION_AREAS;
@@ -133,7 +133,7 @@ impl Entry {
 
 /// The entries of a section's areas.
 #[derive(Debug)]
-pub(crate) struct Entries([AtomicU8; SECTION_AREAS]);
+pub(crate) struct Entries([SeqCstU8; SECTION_AREAS]);
 
 // SAFETY: clause 1: the entries are an array of atomics, and each is valid when zero.
 unsafe impl Zeroable for Entries {
@@ -143,31 +143,37 @@ unsafe impl Zeroable for Entries {
 }
 
 impl Entries {
-    /// Returns the entry of `area`.
+    /// Returns the entry of `area` (SeqCst).
     #[inline(always)]
-    pub(super) fn load(&self, area: usize, order: Ordering) -> Entry {
-        Entry(self.0[area].load(order))
+    pub(super) fn load(&self, area: usize) -> Entry {
+        Entry(self.0[area].load())
     }
 
-    /// Sets the entry of `area`.
+    /// Returns the entry of `area` at some moment (Relaxed), for decisions that a later access
+    /// checks.
     #[inline(always)]
-    pub(super) fn store(&self, area: usize, entry: Entry, order: Ordering) {
-        self.0[area].store(entry.0, order);
+    pub(super) fn advice(&self, area: usize) -> Entry {
+        Entry(self.0[area].advice())
     }
 
-    /// Exchanges the entry of `area`.
+    /// Sets the entry of `area` (SeqCst).
+    #[inline(always)]
+    pub(super) fn store(&self, area: usize, entry: Entry) {
+        self.0[area].store(entry.0);
+    }
+
+    /// Sets the entry of `area` as the last access of a claim or a free (Release).
+    #[inline(always)]
+    pub(super) fn release(&self, area: usize, entry: Entry) {
+        self.0[area].release(entry.0);
+    }
+
+    /// Exchanges the entry of `area` (SeqCst).
     ///
     /// # Errors
     /// The entry of `area`, when it is not `from`.
     #[inline(always)]
-    pub(super) fn exchange(
-        &self,
-        area: usize,
-        from: Entry,
-        to: Entry,
-        success: Ordering,
-    ) -> Result<(), Entry> {
-        let exchanged = self.0[area].compare_exchange(from.0, to.0, success, Ordering::Relaxed);
-        exchanged.map(|_| ()).map_err(Entry)
+    pub(super) fn exchange(&self, area: usize, from: Entry, to: Entry) -> Result<(), Entry> {
+        self.0[area].exchange(from.0, to.0).map_err(Entry)
     }
 }

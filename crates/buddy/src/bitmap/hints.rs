@@ -12,7 +12,7 @@
 
 use core::ops::Range;
 
-use page_frame::sync::{AtomicUsize, Ordering};
+use page_frame::sync::{AtomicUsize, Ordering, SeqCstUsize};
 
 use crate::bitmap::placement::{PLACEMENTS, Placement};
 use crate::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
@@ -28,7 +28,7 @@ pub(crate) const EMPTY_AREAS: usize = HINT_MAPS - 1;
 pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
 
 /// The hint maps of a section.
-pub(crate) type HintMaps = [[AtomicUsize; HINT_WORDS]; HINT_MAPS];
+pub(crate) type HintMaps = [[SeqCstUsize; HINT_WORDS]; HINT_MAPS];
 
 /// The hints of a section.
 #[derive(Clone, Copy, Debug)]
@@ -51,7 +51,7 @@ impl<'m> Hints<'m> {
     pub(super) fn set(&self, map: usize, area: usize) {
         // SeqCst: as AcqRel it pairs with `clear`: a later clear sees all changes to the area that
         // precede this call.
-        self.maps[map][area / WORD_BITS].fetch_or(bit(area), Ordering::SeqCst);
+        self.maps[map][area / WORD_BITS].set_bits(bit(area));
         self.bounds.lower(map, self.section);
     }
 
@@ -60,7 +60,7 @@ impl<'m> Hints<'m> {
         let all = usize::MAX >> (WORD_BITS - SECTION_AREAS.min(WORD_BITS));
         for word in &self.maps[map] {
             // SeqCst: as in `set`.
-            word.fetch_or(all, Ordering::SeqCst);
+            word.set_bits(all);
         }
         self.bounds.lower(map, self.section);
     }
@@ -71,7 +71,7 @@ impl<'m> Hints<'m> {
     pub(super) fn ensure(&self, map: usize, area: usize) {
         // SeqCst: after the caller's change of the bits, against the sum of the bits after a
         // `clear`.
-        if self.maps[map][area / WORD_BITS].load(Ordering::SeqCst) & bit(area) == 0 {
+        if self.maps[map][area / WORD_BITS].load() & bit(area) == 0 {
             self.set(map, area);
         }
     }
@@ -80,22 +80,22 @@ impl<'m> Hints<'m> {
     #[inline]
     pub(super) fn clear(&self, map: usize, area: usize) {
         // SeqCst: before the caller's sum of the bits; as AcqRel it pairs with `set`.
-        self.maps[map][area / WORD_BITS].fetch_and(!bit(area), Ordering::SeqCst);
+        self.maps[map][area / WORD_BITS].clear_bits(bit(area));
     }
 
     /// Clears the hints of word `word` that are set in `areas`.
     pub(super) fn clear_word(&self, map: usize, word: usize, areas: usize) {
         if areas != 0 {
             // SeqCst: as in `clear`.
-            self.maps[map][word].fetch_and(!areas, Ordering::SeqCst);
+            self.maps[map][word].clear_bits(areas);
         }
     }
 
     /// Returns word `word` of `map`.
     #[inline]
     pub(super) fn word(&self, map: usize, word: usize) -> usize {
-        // Relaxed: a hint; the area decides.
-        self.maps[map][word].load(Ordering::Relaxed)
+        // A hint; the area decides.
+        self.maps[map][word].advice()
     }
 
     /// Returns whether some map has a hint for `area`.

@@ -84,8 +84,7 @@ impl Section<'_> {
         }
         let start = self.lines[area].take(order, || self.finish_undo(area))?;
         self.second_look(area).then_some(start).or_else(|| {
-            self.lines[area].free(start, order);
-            self.finish_undo(area);
+            self.undo(area, |line| line.free(start, order));
             None
         })
     }
@@ -98,8 +97,7 @@ impl Section<'_> {
         }
         let (word, frames) = self.lines[area].take_word()?;
         self.second_look(area).then_some((word, frames)).or_else(|| {
-            self.lines[area].clear(word, frames);
-            self.finish_undo(area);
+            self.undo(area, |line| line.clear(word, frames));
             None
         })
     }
@@ -110,14 +108,21 @@ impl Section<'_> {
             return false;
         }
         let taken = self.lines[area].take_at(start, order);
-        let kept = taken && self.second_look(area);
-        if taken && !kept {
-            self.lines[area].free(start, order);
-        }
-        if !kept {
+        if !taken {
             self.finish_undo(area);
+            return false;
+        }
+        let kept = self.second_look(area);
+        if !kept {
+            self.undo(area, |line| line.free(start, order));
         }
         kept
+    }
+
+    /// Frees by `free` what the caller took from `area` and may not keep, and counts the undo.
+    fn undo(&self, area: usize, free: impl FnOnce(&Line) -> Freed) {
+        free(&self.lines[area]);
+        self.finish_undo(area);
     }
 
     /// Counts an undo and publishes the area. The caller has cleared its stray bits.
@@ -142,11 +147,9 @@ impl Section<'_> {
     /// Makes the caller's CPU slot the owner of `area`, for blocks of `placement`, if the area is
     /// open.
     pub(super) fn acquire(&self, area: usize, placement: Placement) -> bool {
-        // Relaxed: the exchange decides.
-        let entry = self.entries.load(area, Ordering::Relaxed);
-        // AcqRel: pairs with the Release in `open_as` of the owner before.
-        entry.is_open()
-            && self.entries.exchange(area, entry, Entry::owned(placement), Ordering::AcqRel).is_ok()
+        // The exchange decides, and sees all that the owner before did until its `open_as`.
+        let entry = self.entries.advice(area);
+        entry.is_open() && self.entries.exchange(area, entry, Entry::owned(placement)).is_ok()
     }
 
     /// Opens `area`, which the caller owns, and publishes it.
@@ -156,11 +159,11 @@ impl Section<'_> {
 
     /// Sets the placement of `area`, which had none.
     pub(super) fn set_placement(&self, area: usize, placement: Placement) {
-        // Relaxed, both: the placement is advice for the next search. If the entry changed
-        // meanwhile, the later change wins.
-        let entry = self.entries.load(area, Ordering::Relaxed);
+        // The placement is advice for the next search. If the entry changed meanwhile, the later
+        // change wins.
+        let entry = self.entries.advice(area);
         if entry.is_open() {
-            _ = self.entries.exchange(area, entry, Entry::open(placement), Ordering::Relaxed);
+            _ = self.entries.exchange(area, entry, Entry::open(placement));
         }
     }
 
@@ -192,14 +195,14 @@ impl Section<'_> {
     /// First half of a claim; `model_fence` and [`end_claim`](Self::end_claim) follow.
     #[inline]
     fn begin_claim(&self, area: usize) -> bool {
-        // Relaxed: the exchange decides.
-        let mut entry = self.entries.load(area, Ordering::Relaxed);
+        // The exchange decides.
+        let mut entry = self.entries.advice(area);
         for _ in 0..CLAIM_RETRIES {
             if !entry.is_open() {
                 return false;
             }
             // SeqCst: before our load of the bits.
-            match self.entries.exchange(area, entry, entry.claiming(), Ordering::SeqCst) {
+            match self.entries.exchange(area, entry, entry.claiming()) {
                 Ok(()) => return true,
                 Err(found) => entry = found,
             }
@@ -213,7 +216,7 @@ impl Section<'_> {
         if self.lines[area].is_clear() {
             // Release: only our own accesses follow it. Relaxed would do, and Release costs
             // nothing.
-            self.entries.store(area, Entry::WHOLE, Ordering::Release);
+            self.entries.release(area, Entry::WHOLE);
             return true;
         }
         self.undos.fetch_add(1, Ordering::Relaxed);
@@ -241,7 +244,7 @@ impl Section<'_> {
 
     fn open_as(&self, area: usize, placement: Placement) {
         // SeqCst: before our sum of the bits in `publish`. Release: hands the content over.
-        self.entries.store(area, Entry::open(placement), Ordering::SeqCst);
+        self.entries.store(area, Entry::open(placement));
         self.publish(area);
     }
 
@@ -253,7 +256,7 @@ impl Section<'_> {
     #[inline]
     pub(super) fn open_empty(&self, area: usize) {
         // Release: as in `open_as`.
-        self.entries.store(area, Entry::EMPTY, Ordering::Release);
+        self.entries.release(area, Entry::EMPTY);
         self.hints.set(EMPTY_AREAS, area);
     }
 }
@@ -301,7 +304,7 @@ impl Section<'_> {
         // with the `model_fence` in `claim`.
         model_fence();
         // SeqCst: after our change.
-        let entry = self.entries.load(area, Ordering::SeqCst);
+        let entry = self.entries.load(area);
         let free = self.lines[area].free_frames();
         if !entry.is_open() {
             return free;
@@ -311,8 +314,8 @@ impl Section<'_> {
         }
         let counted = entry.with_dense(free <= MAX_FREE_IF_DENSE);
         if entry != counted {
-            // Relaxed: advice. If the entry changed meanwhile, the later change wins.
-            _ = self.entries.exchange(area, entry, counted, Ordering::Relaxed);
+            // Advice. If the entry changed meanwhile, the later change wins.
+            _ = self.entries.exchange(area, entry, counted);
         }
         free
     }
@@ -325,7 +328,7 @@ impl Section<'_> {
 
     /// Clears the hint if [`publish`](Self::publish) would not set it.
     pub(super) fn check_hint(&self, map: usize, area: usize) {
-        let entry = self.entries.load(area, Ordering::Acquire);
+        let entry = self.entries.load(area);
         let right = map_for(entry.placement(), self.lines[area].free_frames());
         if !entry.is_open() || right != Some(map) {
             self.replace_hint(map, area);
@@ -338,41 +341,38 @@ impl Section<'_> {
     /// Returns whether a CPU slot of `mobility` should keep a block that is freed in `area`.
     #[inline(always)]
     pub(super) fn is_worth_keeping(&self, area: usize, mobility: Mobility) -> bool {
-        // Relaxed: advice.
-        self.entries.load(area, Ordering::Relaxed).is_worth_keeping(mobility)
+        self.entries.advice(area).is_worth_keeping(mobility)
     }
 
     /// Returns whether frames may be taken from `area` at this moment.
     #[inline]
     fn allows_takes(&self, area: usize) -> bool {
         // SeqCst: as a second look, after our bits.
-        self.entries.load(area, Ordering::SeqCst).allows_takes()
+        self.entries.load(area).allows_takes()
     }
 
     /// Returns whether a CPU slot owns `area` at this moment.
     #[inline]
     pub(crate) fn is_owned(&self, area: usize) -> bool {
-        // Relaxed: advice.
-        self.entries.load(area, Ordering::Relaxed).is_owned()
+        self.entries.advice(area).is_owned()
     }
 
     /// Returns whether all of `area` belongs to one block. While the caller owns a frame in it, the
     /// answer does not change.
     #[inline]
     pub(super) fn is_whole(&self, area: usize) -> bool {
-        self.entries.load(area, Ordering::Acquire).is_whole()
+        self.entries.load(area).is_whole()
     }
 
     /// Returns whether `area` is being claimed at this moment.
     pub(super) fn is_being_claimed(&self, area: usize) -> bool {
-        self.entries.load(area, Ordering::Acquire).is_claiming()
+        self.entries.load(area).is_claiming()
     }
 
     /// Returns the placement that `area` was last used for.
     #[inline]
     pub(super) fn placement(&self, area: usize) -> Placement {
-        // Relaxed: advice.
-        self.entries.load(area, Ordering::Relaxed).placement()
+        self.entries.advice(area).placement()
     }
 
     /// Returns the taken bits of `area`: all set when the area is whole.
@@ -386,3 +386,7 @@ impl Section<'_> {
 fn filter_bits(bits: usize, mut keep: impl FnMut(usize) -> bool) -> usize {
     set_bits(bits).fold(0, |kept, bit| kept | usize::from(keep(bit)) << bit)
 }
+
+#[cfg(test)]
+#[path = "section_tests.rs"]
+mod tests;

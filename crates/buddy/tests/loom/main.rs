@@ -13,4 +13,6 @@ mod common;
 #[cfg(loom)]
 mod deferred;
 #[cfg(loom)]
+mod undone;
+#[cfg(loom)]
 mod world;

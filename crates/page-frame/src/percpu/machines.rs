@@ -254,3 +254,7 @@ unsafe impl<C: Cpu> Cpu for Fenced<C> {
         true
     }
 }
+
+#[cfg(test)]
+#[path = "machine_tests.rs"]
+mod tests;

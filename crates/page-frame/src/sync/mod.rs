@@ -24,6 +24,7 @@ pub(crate) mod lock;
 pub(crate) mod memory;
 pub(crate) mod model;
 pub(crate) mod once;
+mod seq_cst;
 #[cfg(not(loom))]
 mod spin;
 mod stack;
@@ -40,6 +41,7 @@ pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
 pub use memory::{Zeroable, array_in, exchange_byte, slice_in, slice_in_mut};
 pub use model::MODELLED;
+pub use seq_cst::{SeqCstU8, SeqCstUsize};
 pub use stack::{Linked, TakeAll, Taken};
 
 pub use crate::arch::hint::{

@@ -203,3 +203,7 @@ impl Depot {
         self.full.count = self.full.count.wrapping_add_signed(by);
     }
 }
+
+#[cfg(test)]
+#[path = "depot_tests.rs"]
+mod tests;

@@ -139,4 +139,38 @@ mod tests {
         sizing.reset();
         assert_eq!(sizing.class(), 0);
     }
+
+    #[test]
+    fn the_usual_magazine_holds_about_as_many_bytes_as_asked_for() {
+        let capacity = |stride| CAPACITIES[usual_class(stride, USUAL_BYTES) as usize];
+        assert_eq!([8, 34, 35, 72, 73, 192].map(capacity), [60, 60, 28, 28, 12, 12]);
+        assert_eq!([193, 512, 513, 1100, 1101, 1 << 20].map(capacity), [4, 4, 2, 2, 1, 1]);
+    }
+
+    #[test]
+    fn a_trip_counts_until_the_next_capacity_and_then_anew() {
+        let sizing = MagazineSizing::new(1);
+        let trips = |count: u16, bytes| (0..count).for_each(|_| sizing.note_trip(64, bytes));
+        trips(TRIPS - 1, usize::MAX);
+        assert_eq!(sizing.class(), 1);
+        trips(1, usize::MAX);
+        assert_eq!(sizing.class(), 2);
+        trips(TRIPS - 1, usize::MAX);
+        assert_eq!(sizing.class(), 2, "the count began anew");
+        trips(1, usize::MAX);
+        assert_eq!(sizing.class(), 3);
+        // Half a magazine of twelve objects is still a part of the cache: no smaller one.
+        trips(1, 6 * 64 * PARTS);
+        assert_eq!(sizing.class(), 3);
+        trips(1, 6 * 64 * PARTS - 1);
+        assert_eq!(sizing.class(), 2);
+        trips(1, 0);
+        assert_eq!(sizing.class(), 1);
+        trips(1, 0);
+        assert_eq!(sizing.class(), 1, "no smaller than usual");
+        trips(2 * TRIPS, 4 * 64 * PARTS - 1);
+        assert_eq!(sizing.class(), 1, "too small a cache for four");
+        trips(1, 4 * 64 * PARTS);
+        assert_eq!(sizing.class(), 2);
+    }
 }

@@ -258,8 +258,47 @@ mod tests {
     #[test]
     fn the_largest_slab_fits() {
         let most = FreeWord::MAX_OBJECTS;
+        assert_eq!(most, if usize::BITS >= 64 { 65_535 } else { 8_191 });
         let word = FreeWord::new(most - 1, most - 1);
         assert_eq!(word.push(0, |_| ()), Pushed::More);
         assert_eq!(word.load(), Seen { head: 0, free: most, is_known: true });
+    }
+
+    /// So an exchange fails if the word has changed meanwhile, even when head and count are as
+    /// before.
+    #[test]
+    fn each_exchange_advances_the_tag_and_changes_no_other_bit_of_it() {
+        let link = Cell::new(0);
+        let word = FreeWord::new(3, 1);
+        let tag = || word.0.load(Ordering::Relaxed) / TAG;
+        for round in 0..5 {
+            assert_eq!(tag(), 3 * round);
+            assert_eq!(word.push(5, |next| link.set(next)), Pushed::More);
+            assert_eq!((tag(), link.get()), (3 * round + 1, 3));
+            let popped = word.pop(|_| link.get());
+            assert_eq!(popped, Some(Popped { index: 5, is_last: false }));
+            assert_eq!(tag(), 3 * round + 2);
+            let popped = word.pop(|_| panic!("the last object has no next one"));
+            assert_eq!(popped, Some(Popped { index: 3, is_last: true }));
+            assert_eq!((tag(), word.load().is_known), (3 * round + 3, false));
+            assert_eq!(word.pop(|_| 0), None);
+            assert_eq!(tag(), 3 * round + 3, "a failed pop changes nothing");
+            assert_eq!(word.push(3, |_| ()), Pushed::First);
+            word.0.fetch_sub(TAG, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn numbers_that_do_not_fit_are_refused() {
+        extern crate std;
+        let refused = |head: usize, count: usize| {
+            let push = || _ = FreeWord::new(0, 0).push_chain(head, count, |_| ());
+            std::panic::catch_unwind(push).is_err()
+        };
+        let most = FreeWord::MAX_OBJECTS;
+        assert!(refused(most, 1) && refused(0, 0) && refused(0, most + 1));
+        assert!(!refused(most - 1, 1) && !refused(0, most));
+        assert!(std::panic::catch_unwind(|| FreeWord::new(most + 1, 0)).is_err());
+        assert!(std::panic::catch_unwind(|| FreeWord::new(0, most + 1)).is_err());
     }
 }

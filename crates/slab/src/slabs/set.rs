@@ -368,3 +368,7 @@ impl SlabSet {
         self.fewest_empty += fewest;
     }
 }
+
+#[cfg(test)]
+#[path = "set_tests.rs"]
+mod tests;

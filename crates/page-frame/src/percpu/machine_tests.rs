@@ -1,0 +1,159 @@
+//! Tests of the machines, and of the adapters that forward to one.
+
+extern crate std;
+
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use super::*;
+
+/// A machine that records each call, and whose answers are not the defaults.
+#[derive(Default)]
+struct Recording {
+    pins: Cell<usize>,
+    borrowed: Cell<usize>,
+    fences: Cell<usize>,
+    light_fences: Cell<usize>,
+    rounds: Cell<usize>,
+    misses: Cell<usize>,
+    masked: Cell<usize>,
+    fails: bool,
+}
+
+// SAFETY: one context, as the type is not `Sync`; the id is below the number of slots.
+unsafe impl Cpu for Recording {
+    const SLOT_STRIDE: usize = 4096;
+    const HAS_MISS_HOOK: bool = true;
+
+    fn slots(&self) -> usize {
+        5
+    }
+    fn slots_used(&self) -> usize {
+        4
+    }
+    fn pin(&self) -> Option<CpuId> {
+        self.pins.set(self.pins.get() + 1);
+        Some(CpuId::new(3))
+    }
+    fn pin_known(&self) -> Option<CpuId> {
+        self.pins.set(self.pins.get() + 1);
+        Some(CpuId::new(2))
+    }
+    unsafe fn unpin(&self) {
+        self.pins.set(self.pins.get() - 1);
+    }
+    fn borrow(&self) -> bool {
+        self.borrowed.set(self.borrowed.get() + 1);
+        true
+    }
+    unsafe fn give_back(&self) {
+        self.borrowed.set(self.borrowed.get() - 1);
+    }
+    fn light_fence(&self) {
+        self.light_fences.set(self.light_fences.get() + 1);
+    }
+    fn fence_all(&self) -> bool {
+        self.fences.set(self.fences.get() + 1);
+        !self.fails
+    }
+    fn wait(&self, round: usize) {
+        self.rounds.set(round);
+    }
+    fn note_miss(&self) {
+        self.misses.set(self.misses.get() + 1);
+    }
+    fn mask_interrupts(&self) -> InterruptState {
+        self.masked.set(self.masked.get() + 1);
+        InterruptState(7)
+    }
+    unsafe fn restore_interrupts(&self, state: InterruptState) {
+        self.masked.set(self.masked.get() - state.0 / 7);
+    }
+}
+
+/// Asserts that `adapter` forwards all calls but the fences to `machine`.
+fn forwards<C: Cpu>(adapter: &C, machine: &Recording) {
+    assert_eq!((C::SLOT_STRIDE, C::HAS_MISS_HOOK), (4096, true));
+    assert_eq!((adapter.slots(), adapter.slots_used()), (5, 4));
+    assert_eq!((adapter.pin(), adapter.pin_known()), (Some(CpuId::new(3)), Some(CpuId::new(2))));
+    assert_eq!(machine.pins.get(), 2);
+    for _ in 0..2 {
+        // SAFETY: pairs with a pin above.
+        unsafe { adapter.unpin() };
+    }
+    assert_eq!(machine.pins.get(), 0);
+    assert!(adapter.borrow() && machine.borrowed.get() == 1);
+    // SAFETY: pairs with the `borrow` above.
+    unsafe { adapter.give_back() };
+    adapter.wait(9);
+    adapter.note_miss();
+    assert_eq!((machine.borrowed.get(), machine.rounds.get(), machine.misses.get()), (0, 9, 1));
+    let state = adapter.mask_interrupts();
+    assert_eq!(machine.masked.get(), 1);
+    // SAFETY: clause 1: from the line above.
+    unsafe { adapter.restore_interrupts(state) };
+    assert_eq!(machine.masked.get(), 0);
+}
+
+#[test]
+fn a_reference_forwards_every_call_and_the_answer_of_the_heavy_fence() {
+    for fails in [false, true] {
+        let machine = Recording { fails, ..Recording::default() };
+        forwards(&&machine, &machine);
+        let reference = &&machine;
+        assert_eq!(Cpu::fence_all(reference), !fails, "the machine's own answer");
+        Cpu::light_fence(reference);
+        assert_eq!((machine.fences.get(), machine.light_fences.get()), (1, 1));
+    }
+}
+
+/// loom's model `owner_against_take_over` shows that both fences are needed.
+#[test]
+fn a_fenced_machine_fences_by_itself_even_where_the_inner_one_cannot() {
+    let fenced = Fenced(Recording { fails: true, ..Recording::default() });
+    forwards(&fenced, &fenced.0);
+    fenced.light_fence();
+    assert!(fenced.fence_all());
+    assert_eq!((fenced.0.fences.get(), fenced.0.light_fences.get()), (0, 0), "its own fences");
+}
+
+#[test]
+fn machines_of_one_cpu_have_slot_0_and_fence_without_waiting() {
+    fn is_single(cpu: &impl Cpu) {
+        assert_eq!((cpu.slots(), cpu.slots_used()), (1, 1));
+        let id = Some(CpuId::new(0));
+        assert_eq!((cpu.pin(), cpu.pin_known()), (id, id));
+        assert!(cpu.fence_all() && !cpu.borrow());
+    }
+    is_single(&SingleCpu::new());
+    // SAFETY: clause 1: this value is used in one thread.
+    is_single(&unsafe { OneContext::new() });
+}
+
+#[test]
+fn a_masked_cpu_has_a_slot_if_its_number_is_below_the_count_and_never_fences() {
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    static IS_KNOWN: AtomicBool = AtomicBool::new(false);
+    fn number() -> Option<u32> {
+        IS_KNOWN.load(Ordering::Relaxed).then_some(NUMBER.load(Ordering::Relaxed))
+    }
+    // SAFETY: one thread plays all CPUs, one after the other.
+    let cpus = unsafe { MaskedCpu::new(3, number) };
+    assert_eq!((cpus.slots(), cpus.pin(), cpus.fence_all()), (3, None, false));
+    IS_KNOWN.store(true, Ordering::Relaxed);
+    for (number, id) in [(0, Some(0)), (2, Some(2)), (3, None), (4, None)] {
+        NUMBER.store(number, Ordering::Relaxed);
+        assert_eq!((cpus.pin(), cpus.pin_known()), (id.map(CpuId::new), id.map(CpuId::new)));
+    }
+}
+
+#[test]
+fn switched_cpus_begin_with_cpu_0_if_there_is_one() {
+    let cpus = SwitchedCpu::new(3);
+    assert_eq!((cpus.slots(), cpus.pin()), (3, Some(CpuId::new(0))));
+    assert!(cpus.fence_all());
+    cpus.switch_to(Some(CpuId::new(2)));
+    assert_eq!(cpus.pin(), Some(CpuId::new(2)));
+    let too_high = || SwitchedCpu::new(3).switch_to(Some(CpuId::new(3)));
+    assert!(std::panic::catch_unwind(too_high).is_err());
+    assert_eq!((SwitchedCpu::new(0).slots(), SwitchedCpu::new(0).pin()), (0, None));
+}
