@@ -182,10 +182,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
                 return Ok(object);
             }
         }
-        match self.caches.get_pure(class) {
+        let object = match self.caches.get_pure(class) {
             Some(cache) => cache.allocate_missed(),
             None => self.caches.allocate_mixed(class, layout, Reclaim::Allowed),
-        }
+        }?;
+        Ok(self.caches.note_requested_size(class, object, layout.size()))
     }
 
     /// Allocates memory for `layout` as [`allocate`](Self::allocate) does, without reclaiming: the
@@ -203,10 +204,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         if let Some(object) = self.caches.hit(class) {
             return Ok(object);
         }
-        match self.caches.get_pure(class) {
+        let object = match self.caches.get_pure(class) {
             Some(cache) => cache.try_allocate(),
             None => self.caches.allocate_mixed(class, layout, Reclaim::Forbidden),
-        }
+        }?;
+        Ok(self.caches.note_requested_size(class, object, layout.size()))
     }
 
     /// Allocates memory for `layout` that reads as zero, up to its

@@ -104,6 +104,7 @@ mod kmalloc;
 mod large;
 mod linux;
 mod mixed;
+mod requested_size;
 mod resize;
 mod shrink;
 mod static_kmalloc;

@@ -34,7 +34,8 @@ pub(crate) enum Reclaim {
 
 /// Returns whether the preset `K` makes checks, which need caches.
 pub(crate) const fn is_checked<K: Hardening>() -> bool {
-    K::MARKS || K::CANARY || K::RED_ZONE > 0 || K::POISON || K::SHUFFLE || K::HISTORY
+    let around = K::CANARY || K::RED_ZONE > 0 || K::REQUESTED_SIZE || K::HISTORY;
+    K::MARKS || K::POISON || K::SHUFFLE || around
 }
 
 fn allocate_from(

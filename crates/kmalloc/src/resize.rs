@@ -68,6 +68,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         let allocated = self.check(start)?;
         let given = match ClassIndex::for_layout(layout) {
             _ if self.caches.bytes_at(start).is_some() => layout.size().max(1).next_multiple_of(16),
+            Some(_) if K::REQUESTED_SIZE => layout.size().max(1),
             Some(class) => class.size(),
             None => pages_for(layout.size()) << PAGE_SHIFT,
         };
@@ -163,7 +164,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             None => None,
         };
         let stays = match (class, new_class) {
-            (Some(old), Some(new)) => old == new,
+            (Some(old), Some(new_class)) => {
+                // SAFETY: clause 1 of `resize_in_class`: clause 1.
+                old == new_class && unsafe { self.caches.resize_in_class(old, start, new.size()) }
+            }
             // SAFETY: clause 1: without a class it is large or bytes, and what is behind the new
             // size is given up.
             (None, _) => unsafe { self.resize_without_class(start, new) },
@@ -220,6 +224,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// shows. O(1), no lock. For memory of an arena that serves bytes it takes the arena's lock and
     /// counts the granules of the allocation: O(size).
     ///
+    /// Under a preset that keeps the [requested size](Hardening::REQUESTED_SIZE), these are the
+    /// bytes that were asked for, at least one: a write behind them is a fault at the free. If
+    /// [`check`](Self::check) finds a fault, they are the bytes of the class.
+    ///
     /// Does not read the memory at `start`, so any address is allowed. The result for memory that
     /// is freed meanwhile is out of date. Example: see [`Kmalloc`].
     pub fn usable_size(&self, start: NonNull<u8>) -> Option<usize> {
@@ -233,7 +241,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         start: NonNull<u8>,
     ) -> Option<usize> {
         match class {
-            Some(class) => Some(class.size()),
+            Some(class) => Some(self.caches.usable_size_of(class, start)),
             None => {
                 let pages = LargeRuns::pages_at(self.source(), start.addr().get());
                 pages.map(|pages| pages << PAGE_SHIFT).or_else(|| self.caches.bytes_at(start))
@@ -244,7 +252,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Returns the bytes that may be used of memory that was just allocated for `class`.
     pub(crate) fn bytes_in(&self, class: ClassIndex, start: NonNull<u8>) -> usize {
         match self.caches.get_pure(class) {
-            Some(_) => class.size(),
+            Some(_) => self.caches.usable_size_of(class, start),
             None => self.usable_size(start).expect("it was just allocated"),
         }
     }

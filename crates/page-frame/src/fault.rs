@@ -5,6 +5,7 @@
 //! hook that returns leaks at most the object concerned.
 
 use core::fmt;
+use core::num::NonZeroUsize;
 use core::panic::Location;
 
 use crate::cache_name::CacheName;
@@ -69,6 +70,12 @@ pub enum FaultKind {
     Overflow {
         /// The address of the first byte that differs.
         changed: usize,
+        /// The distance from the object's first byte to that byte, in bytes.
+        offset: i32,
+        /// How many bytes of the object the caller asked for, as far as that is recorded.
+        size: u32,
+        /// The object behind the changed byte, if it may have been written in front of instead.
+        neighbour: Option<NonZeroUsize>,
         /// The byte that should be there; `None` where it is secret.
         expected: Option<u8>,
         /// The byte that is there.
@@ -130,11 +137,16 @@ impl fmt::Display for FaultKind {
             Self::InteriorPointer => f.write_str("expected a start, found a place inside"),
             Self::ReservedFrame => f.write_str("the frame is reserved or absent"),
             Self::WrongCache => f.write_str("the object belongs to another cache"),
-            Self::Overflow { changed, expected, found } => {
+            Self::Overflow { changed, offset, size, neighbour, expected, found } => {
                 write!(f, "a write beyond the object changed the byte at {changed:#x}")?;
                 match expected {
-                    Some(expected) => write!(f, " from {expected:#04x} to {found:#04x}"),
-                    None => write!(f, " to {found:#04x}"),
+                    Some(expected) => write!(f, " from {expected:#04x} to {found:#04x}")?,
+                    None => write!(f, " to {found:#04x}")?,
+                }
+                write!(f, " (offset {offset} of {size} bytes asked for)")?;
+                match neighbour {
+                    Some(neighbour) => write!(f, ", or a write in front of {neighbour:#x} did"),
+                    None => Ok(()),
                 }
             }
             Self::WriteAfterFree { changed, expected, found } => {

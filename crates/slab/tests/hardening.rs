@@ -366,3 +366,49 @@ fn reports_name_the_last_callers_and_survive_a_spoilt_record() {
     assert!(matches!(fault.kind, FaultKind::Overflow { changed: at, .. } if at == changed));
     assert_eq!((fault.allocated_by, fault.freed_by), (None, None));
 }
+
+/// A canary alone cannot tell an overflow of one object from an underflow of the next: the report
+/// names both. Red zones can.
+///
+/// Mutation that it catches: the neighbour is left out.
+#[test]
+fn reports_name_the_neighbour_where_the_culprit_is_open() {
+    fn report<K: Hardening>() -> (FaultKind, String, usize) {
+        static REPORTS: Mutex<Vec<Fault>> = Mutex::new(Vec::new());
+        let note = |fault: &Fault| REPORTS.lock().expect("no panic").push(*fault);
+        let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+        let arena = Arena::new(&mut memory).expect("large enough");
+        let registry = Registry::with_fault_hook(&arena, SingleCpu::new(), note).expect("room");
+        let builder = registry.cache("pairs", Layout::new::<[u64; 5]>()).hardening::<K>();
+        let cache = builder.build().expect("fits");
+        let stride = cache.geometry().stride();
+        let objects: Vec<_> = (0..60).map(|_| cache.allocate().expect("room")).collect();
+        let has_next = |one: &&NonNull<u8>| {
+            let behind = NonNull::new(one.as_ptr().wrapping_add(stride)).expect("not null");
+            objects.contains(&behind)
+        };
+        let first = objects.iter().find(has_next).expect("objects of a slab have neighbours");
+        write(&cache, *first, stride as isize - 1 - cache_front::<K>());
+        assert!(cache.check(*first).is_err(), "on demand");
+        // SAFETY: from this cache.
+        objects.iter().for_each(|object| unsafe { cache.free(*object) });
+        let faults: Vec<_> = REPORTS.lock().expect("no panic").drain(..).collect();
+        assert_eq!(faults.len(), 1, "{faults:?}");
+        (faults[0].kind, faults[0].to_string(), first.addr().get() + stride)
+    }
+    /// The record behind the last red zone takes a write too.
+    fn cache_front<K: Hardening>() -> isize {
+        K::RED_ZONE as isize
+    }
+    let (kind, text, next) = report::<Hardened>();
+    assert!(matches!(kind, FaultKind::Overflow { neighbour: Some(at), .. } if at.get() == next));
+    assert!(text.ends_with(&format!("in front of {next:#x} did; cache pairs")), "{text}");
+    let (kind, ..) = report::<RedZoneAndMarks>();
+    assert!(matches!(kind, FaultKind::Overflow { neighbour: None, .. }));
+}
+
+struct RedZoneAndMarks;
+impl Hardening for RedZoneAndMarks {
+    const MARKS: bool = true;
+    const RED_ZONE: usize = 8;
+}

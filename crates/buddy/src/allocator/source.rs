@@ -122,6 +122,7 @@ impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> Buddy<'_, M, C, T, CHECK
     /// The block as it was, and [`SplitError`] as for
     /// [`FrameAllocator::split_block`](crate::FrameAllocator::split_block).
     #[track_caller]
+    #[allow(clippy::result_large_err, reason = "the caller gets its block back, and the fault")]
     pub fn split_block(
         &self,
         block: PageBlock,

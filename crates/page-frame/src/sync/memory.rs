@@ -45,26 +45,58 @@ unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {
     }
 }
 
-#[cfg(not(target_has_atomic = "ptr"))]
-use AtomicU8 as ByteInMemory;
 #[cfg(target_has_atomic = "ptr")]
-use core::sync::atomic::AtomicU8 as ByteInMemory;
+use core::sync::atomic::{AtomicU8 as ByteInMemory, AtomicU16 as HalfInMemory};
+#[cfg(not(target_has_atomic = "ptr"))]
+use {AtomicU8 as ByteInMemory, AtomicU16 as HalfInMemory};
 
-/// Exchanges the byte at `place` from `from` to `to`, atomically (SeqCst).
-///
-/// # Errors
-/// The byte found instead; the call has changed nothing then.
-///
-/// # Safety
-/// 1. `place` is valid for reads and writes and initialised, and other threads use it at the same
-///    time only through this function.
-pub unsafe fn exchange_byte(place: NonNull<u8>, from: u8, to: u8) -> Result<(), u8> {
-    // SAFETY: clause 1; a byte needs no alignment. loom does not model it: its atomics cannot lie
-    // in raw memory.
-    let byte = unsafe { ByteInMemory::from_ptr(place.as_ptr()) };
-    let order = core::sync::atomic::Ordering::SeqCst;
-    byte.compare_exchange(from, to, order, order).map(|_| ())
+macro_rules! in_memory {
+    ($integer:ty, $atomic:ty, $load:ident, $store:ident, $exchange:ident) => {
+        /// Loads the integer at `place` (Relaxed: a plain load of the machine).
+        ///
+        /// # Safety
+        /// 1. `place` is aligned, valid for reads and writes, and initialised; other threads use it
+        ///    at the same time only through the functions for this type of integer.
+        #[inline(always)]
+        pub unsafe fn $load(place: *mut $integer) -> $integer {
+            // SAFETY: clause 1. loom does not model it: its atomics cannot lie in raw memory.
+            let atomic = unsafe { <$atomic>::from_ptr(place) };
+            atomic.load(core::sync::atomic::Ordering::Relaxed)
+        }
+
+        /// Stores `value` at `place` (Relaxed: a plain store of the machine).
+        ///
+        /// # Safety
+        /// 1. As for the load, but `place` need not be initialised.
+        #[inline(always)]
+        pub unsafe fn $store(place: *mut $integer, value: $integer) {
+            // SAFETY: clause 1; a store does not read what is there.
+            let atomic = unsafe { <$atomic>::from_ptr(place) };
+            atomic.store(value, core::sync::atomic::Ordering::Relaxed);
+        }
+
+        /// Exchanges the integer at `place` from `from` to `to`, atomically (SeqCst).
+        ///
+        /// # Errors
+        /// The integer found instead; the call has changed nothing then.
+        ///
+        /// # Safety
+        /// 1. As for the load.
+        pub unsafe fn $exchange(
+            place: *mut $integer,
+            from: $integer,
+            to: $integer,
+        ) -> Result<(), $integer> {
+            // SAFETY: clause 1.
+            let atomic = unsafe { <$atomic>::from_ptr(place) };
+            let order = core::sync::atomic::Ordering::SeqCst;
+            atomic.compare_exchange(from, to, order, order).map(|_| ())
+        }
+    };
 }
+
+in_memory!(u8, ByteInMemory, load_byte, store_byte, exchange_byte);
+in_memory!(u16, HalfInMemory, load_half, store_half, exchange_half);
 
 /// Makes a slice of `count` values of zeroed memory.
 ///

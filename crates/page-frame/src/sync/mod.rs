@@ -39,7 +39,10 @@ pub use append_list::{AppendList, AppendNode};
 pub use cell::UnsafeCell;
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
-pub use memory::{Zeroable, array_in, exchange_byte, slice_in, slice_in_mut};
+pub use memory::{
+    Zeroable, array_in, exchange_byte, exchange_half, load_byte, load_half, slice_in, slice_in_mut,
+    store_byte, store_half,
+};
 pub use model::MODELLED;
 pub use seq_cst::{SeqCstU8, SeqCstUsize};
 pub use stack::{Linked, TakeAll, Taken};

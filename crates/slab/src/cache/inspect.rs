@@ -78,8 +78,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
     }
 
-    /// Checks that `object` is an object of this cache and in use, as far as the preset can tell:
-    /// without [marks](Hardening::MARKS) free objects pass. Changes nothing. O(1), no lock.
+    /// Checks that `object` is an object of this cache and in use, and that no write went beyond
+    /// it, as far as the preset can tell: without [marks](Hardening::MARKS) free objects pass, and
+    /// writes beyond them. Changes nothing. O(1), no lock.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -104,6 +105,60 @@ impl<S: System, K: Hardening> Cache<S, K> {
     #[track_caller]
     pub fn check(&self, object: NonNull<u8>) -> Result<(), Fault> {
         self.checks().check_in_use::<K>(object)
+    }
+
+    /// Records that `bytes` bytes of `object` were asked for: a write behind them is an
+    /// [`Overflow`](page_frame::FaultKind::Overflow) at the free, and of a [`check`](Self::check).
+    /// Writes the rest of the object. Does nothing for presets without
+    /// [`REQUESTED_SIZE`](Hardening::REQUESTED_SIZE), and for caches with a constructor.
+    ///
+    /// ```
+    /// # use core::{alloc::Layout, mem::MaybeUninit};
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # let mut memory = vec![MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// # let registry = slab::Registry::new(&arena, SingleCpu::new())?;
+    /// let buffers = registry.cache("buffer", Layout::new::<[u8; 112]>());
+    /// let buffers = buffers.hardening::<slab::Debugging>().build()?;
+    /// let buffer = buffers.allocate()?;
+    /// assert_eq!(buffers.requested_size(buffer), Ok(112));
+    /// // SAFETY: clauses 1 and 2: allocated above, and not larger.
+    /// unsafe { buffers.set_requested_size(buffer, 100) };
+    /// assert_eq!(buffers.requested_size(buffer), Ok(100));
+    /// // SAFETY: the bug shown. The byte lies in the object.
+    /// unsafe { buffer.add(100).write(1) };
+    /// let fault = buffers.check(buffer).unwrap_err();
+    /// assert!(fault.to_string().contains("offset 100 of 100 bytes asked for"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Panics
+    /// When `bytes` exceeds [`object_size`](Self::object_size).
+    ///
+    /// # Safety
+    /// 1. `object` came from this cache and has not been freed since.
+    /// 2. No code uses the bytes behind the first `bytes` from now on.
+    pub unsafe fn set_requested_size(&self, object: NonNull<u8>, bytes: usize) {
+        assert!(bytes <= self.object_size(), "no more than the object has");
+        // SAFETY: clauses 1 and 2, and the comparison above.
+        unsafe { self.checks().surroundings().set_requested_size::<K>(object, bytes) };
+    }
+
+    /// Returns how many bytes of `object` the caller may use: as many as
+    /// [`set_requested_size`](Self::set_requested_size) recorded, or all. O(1), no lock.
+    /// Example: see [`set_requested_size`](Self::set_requested_size).
+    ///
+    /// # Errors
+    /// The [`Fault`] that [`check`](Self::check) finds, for presets that record the size.
+    #[track_caller]
+    pub fn requested_size(&self, object: NonNull<u8>) -> Result<usize, Fault> {
+        if !K::REQUESTED_SIZE {
+            return Ok(self.object_size());
+        }
+        self.check(object)?;
+        // SAFETY: clause 1 of `requested_size`: `check` has found the object in use.
+        let bytes = unsafe { self.checks().surroundings().requested_size::<K>(object) };
+        Ok(bytes.unwrap_or(self.object_size()))
     }
 
     /// Checks all free objects for writes since they were freed, as an allocation checks one. Calls

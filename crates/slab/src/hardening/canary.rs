@@ -5,7 +5,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Fault, FaultKind};
+use crate::hardening::changed::Changed;
 
 pub(crate) const BYTES: usize = size_of::<usize>();
 /// Odd, its bits spread evenly: the golden ratio's fraction (Knuth TAOCP 3 §6.4).
@@ -22,12 +22,11 @@ pub(crate) unsafe fn write(object: NonNull<u8>, size: usize, secret: usize) {
     unsafe { place.write_unaligned(expected(object, secret)) };
 }
 
-/// Checks the canary of `object`.
+/// Checks the canary of `object`; returns the first byte of it that was changed.
 ///
 /// # Safety
 /// 1. As for [`write`], which wrote it.
-#[track_caller]
-pub(crate) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> Result<(), Fault> {
+pub(crate) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> Result<(), Changed> {
     // SAFETY: clause 1: where `write` put it.
     let place = unsafe { object.add(size) }.cast::<usize>();
     // SAFETY: clause 1: `write` initialised it.
@@ -37,9 +36,8 @@ pub(crate) unsafe fn check(object: NonNull<u8>, size: usize, secret: usize) -> R
     }
     // Not the canary itself: reports are read by many, and the secret is shared by all objects.
     let first = (found ^ expected).to_ne_bytes().iter().position(|byte| *byte != 0).unwrap_or(0);
-    let changed = object.addr().get() + size + first;
-    let kind = FaultKind::Overflow { changed, expected: None, found: found.to_ne_bytes()[first] };
-    Err(Fault::at_address(kind, object.addr().get()))
+    let address = object.addr().get() + size + first;
+    Err(Changed { address, expected: None, found: found.to_ne_bytes()[first] })
 }
 
 const fn expected_at(address: usize, secret: usize) -> usize {

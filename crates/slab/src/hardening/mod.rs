@@ -16,7 +16,7 @@
 //! or in the slab's links:
 //!
 //! ```text
-//! | red zone | object | canary | red zone | history |
+//! | red zone | object | canary | red zone | requested size | history |
 //! ```
 //!
 //! `slabs/checks.rs` checks each object that is allocated or freed. A fault goes to the fault hook;
@@ -31,14 +31,17 @@
 //! | `MARKS` | double frees; interior and foreign pointers, other caches' objects | at the free |
 //! | `CANARY` | writes behind the object | at the free |
 //! | `RED_ZONE` | writes in front of and further behind the object | at the free |
+//! | `REQUESTED_SIZE` | writes in the object, behind what was asked for | at the free |
 //! | `POISON` | writes after the free | at the next allocation of the object, or on demand |
 //! | `SHUFFLE` | nothing; objects of a fresh slab come in an order that nobody can predict | |
 //! | `HISTORY` | nothing; keeps where an object was last allocated and freed, and when | |
 
 pub(crate) mod canary;
+pub(crate) mod changed;
 pub(crate) mod history;
 pub(crate) mod padding;
 pub(crate) mod poison;
 pub(crate) mod presets;
 pub(crate) mod red_zone;
+pub(crate) mod requested_size;
 pub(crate) mod secret;

@@ -6,6 +6,7 @@ use core::ptr::NonNull;
 use crate::hardening::canary;
 use crate::hardening::history::HistoryRecord;
 use crate::hardening::presets::Hardening;
+use crate::hardening::requested_size::RequestedSize;
 
 /// The places around an object, in bytes from its first one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,15 +26,20 @@ impl Padding {
         let canary = if K::CANARY { canary::BYTES } else { 0 };
         let behind = layout.size().checked_add(canary)?;
         let end = behind.checked_add(K::RED_ZONE)?;
-        let align = align_of::<HistoryRecord>();
-        let (align, history, all) = if K::HISTORY {
-            // From the place on, as that is what is aligned.
-            let from_place = front.checked_add(end)?.checked_next_multiple_of(align)?;
-            let all = from_place.checked_add(size_of::<HistoryRecord>())?;
-            (align.max(layout.align()), from_place - front, all)
-        } else {
-            (layout.align(), end, front.checked_add(end)?)
-        };
+        let (mut align, mut all) = (layout.align(), front.checked_add(end)?);
+        // Offsets of records count from the place, as that is what is aligned.
+        if K::REQUESTED_SIZE {
+            align = align.max(align_of::<RequestedSize>());
+            all = all.checked_next_multiple_of(align_of::<RequestedSize>())?;
+            all = all.checked_add(size_of::<RequestedSize>())?;
+        }
+        let mut history = end;
+        if K::HISTORY {
+            align = align.max(align_of::<HistoryRecord>());
+            all = all.checked_next_multiple_of(align_of::<HistoryRecord>())?;
+            history = all - front;
+            all = all.checked_add(size_of::<HistoryRecord>())?;
+        }
         let whole = Layout::from_size_align(all, align).ok()?;
         let narrow = |bytes: usize| u32::try_from(bytes).ok();
         let (front, behind) = (narrow(front)?, narrow(behind)?);
@@ -54,6 +60,13 @@ impl Padding {
     /// Returns where it ends, and the history may begin.
     pub(crate) fn end(&self) -> usize {
         self.end as usize
+    }
+
+    /// Returns where the requested size of `object` is kept.
+    pub(crate) fn requested_size(&self, object: NonNull<u8>) -> NonNull<RequestedSize> {
+        let from_place = (self.front() + self.end()).next_multiple_of(align_of::<RequestedSize>());
+        // SAFETY: a preset with requested sizes has room for one there, inside the place.
+        unsafe { object.add(from_place - self.front()) }.cast()
     }
 
     /// Returns where the history of `object` is kept.
@@ -83,7 +96,10 @@ mod tests {
                 padding.front() >= Debugging::RED_ZONE && padding.behind() == 24 + canary::BYTES
             );
             assert!(padding.end() == padding.behind() + Debugging::RED_ZONE);
-            assert!(padding.history as usize >= padding.end());
+            let requested = padding.requested_size(NonNull::dangling()).addr().get() - 1;
+            assert!(requested >= padding.end());
+            assert_eq!((padding.front() + requested) % align_of::<RequestedSize>(), 0);
+            assert!(padding.history as usize >= requested + size_of::<RequestedSize>());
             assert_eq!(
                 (padding.front() + padding.history as usize) % align_of::<HistoryRecord>(),
                 0

@@ -14,6 +14,7 @@
 ///     const MARKS: bool = true;
 ///     const CANARY: bool = true;
 ///     const RED_ZONE: usize = 32; // bytes
+///     const REQUESTED_SIZE: bool = false;
 ///     const POISON: bool = false;
 ///     const SHUFFLE: bool = true;
 ///     const HISTORY: bool = false;
@@ -37,6 +38,11 @@ pub trait Hardening: 'static {
     /// Bytes of a pattern in front of the object (rounded up to its alignment) and behind it.
     /// Example: see [`Hardening`].
     const RED_ZONE: usize = 0;
+    /// Whether is kept how many bytes of each object the caller asked for, and the rest of the
+    /// object is a red zone: for allocators of size classes
+    /// ([`Cache::set_requested_size`](crate::Cache::set_requested_size)). Caches with a constructor
+    /// go without. Example: see [`Hardening`].
+    const REQUESTED_SIZE: bool = false;
     /// Whether free objects are filled with a pattern. Caches with a constructor go without: their
     /// objects keep their state. Example: see [`Hardening`].
     const POISON: bool = false;
@@ -121,6 +127,7 @@ impl Hardening for Debugging {
     const MARKS: bool = true;
     const CANARY: bool = true;
     const RED_ZONE: usize = 16;
+    const REQUESTED_SIZE: bool = true;
     const POISON: bool = true;
     const SHUFFLE: bool = true;
     const HISTORY: bool = true;
@@ -128,5 +135,5 @@ impl Hardening for Debugging {
 
 /// Whether objects pass a check on their way out or back.
 pub(crate) const fn is_any_on<K: Hardening>() -> bool {
-    K::MARKS || K::CANARY || K::RED_ZONE > 0 || K::POISON || K::HISTORY
+    K::MARKS || K::CANARY || K::RED_ZONE > 0 || K::REQUESTED_SIZE || K::POISON || K::HISTORY
 }

@@ -2,8 +2,7 @@
 
 use core::ptr::NonNull;
 
-use page_frame::{Fault, FaultKind};
-
+use crate::hardening::changed::Changed;
 use crate::hardening::padding::Padding;
 use crate::hardening::poison::first_other;
 
@@ -24,20 +23,49 @@ pub(crate) unsafe fn fill(object: NonNull<u8>, padding: &Padding) {
     unsafe { behind.write_bytes(PATTERN, padding.end() - padding.behind()) };
 }
 
-/// Checks both red zones of `object`.
+/// Fills the bytes of `object`, of `size` bytes, behind the `requested` ones.
+///
+/// # Safety
+/// 1. The caller owns the object, and `requested` is at most `size`.
+pub(crate) unsafe fn fill_rest(object: NonNull<u8>, requested: usize, size: usize) {
+    // SAFETY: clause 1: inside the object, or its end.
+    let rest = unsafe { object.add(requested) };
+    // SAFETY: clause 1: up to the object's end.
+    unsafe { rest.write_bytes(PATTERN, size - requested) };
+}
+
+/// Checks what [`fill_rest`] filled; returns the first byte that was changed.
+///
+/// # Safety
+/// 1. As for [`fill_rest`], which filled these bytes.
+pub(crate) unsafe fn check_rest(
+    object: NonNull<u8>,
+    requested: usize,
+    size: usize,
+) -> Result<(), Changed> {
+    // SAFETY: clause 1: `fill_rest` wrote them.
+    unsafe { check_zone(object.as_ptr().wrapping_add(requested), size - requested) }
+}
+
+/// Checks both red zones of `object`; returns the first byte that was changed.
 ///
 /// # Safety
 /// 1. As for [`fill`], which filled them.
-#[track_caller]
-pub(crate) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(), Fault> {
-    let zones = [(object.as_ptr().wrapping_sub(padding.front()), padding.front())];
-    let behind = (object.as_ptr().wrapping_add(padding.behind()), padding.end() - padding.behind());
-    for (start, bytes) in zones.into_iter().chain([behind]) {
-        // SAFETY: clause 1: both lie in the object's place.
-        if let Some((changed, found)) = unsafe { first_other(start, bytes, PATTERN) } {
-            let kind = FaultKind::Overflow { changed, expected: Some(PATTERN), found };
-            return Err(Fault::at_address(kind, object.addr().get()));
-        }
+pub(crate) unsafe fn check(object: NonNull<u8>, padding: &Padding) -> Result<(), Changed> {
+    let front = object.as_ptr().wrapping_sub(padding.front());
+    // SAFETY: clause 1: it lies in the object's place.
+    unsafe { check_zone(front, padding.front())? };
+    let behind = object.as_ptr().wrapping_add(padding.behind());
+    // SAFETY: clause 1: it lies in the object's place.
+    unsafe { check_zone(behind, padding.end() - padding.behind()) }
+}
+
+/// # Safety
+/// 1. The `bytes` bytes from `start` on are readable and written.
+unsafe fn check_zone(start: *const u8, bytes: usize) -> Result<(), Changed> {
+    // SAFETY: clause 1.
+    match unsafe { first_other(start, bytes, PATTERN) } {
+        Some((address, found)) => Err(Changed { address, expected: Some(PATTERN), found }),
+        None => Ok(()),
     }
-    Ok(())
 }

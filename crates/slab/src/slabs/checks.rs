@@ -7,17 +7,20 @@
 //! two frees that race, the second finds it changed. Marks lie outside the objects, so no write
 //! through a pointer to an object reaches its own mark.
 
+use core::num::NonZeroUsize;
 use core::ptr::NonNull;
 
 use page_frame::{Fault, FaultKind};
 
+use crate::hardening::changed::Changed;
 use crate::hardening::presets::Hardening;
-use crate::hardening::{canary, history, poison, red_zone};
+use crate::hardening::{history, poison};
 use crate::patience::Patience;
 use crate::slabs::Slabs;
 use crate::slabs::environment::Environment;
 use crate::slabs::header::SlabHeader;
 use crate::slabs::links::{MARK_ALLOCATED, MARK_CACHED};
+use crate::slabs::surroundings::Surroundings;
 use crate::system::System;
 
 /// The checks of one cache.
@@ -50,17 +53,8 @@ impl<S: System> ObjectChecks<'_, S> {
             self.report::<K>(fault, object);
             return None;
         }
-        if K::RED_ZONE > 0 {
-            // SAFETY: the caller's object, with the padding of this preset around it.
-            unsafe { red_zone::fill(object, padding) };
-        }
-        if K::CANARY {
-            // SAFETY: the caller's object; the padding of this preset has room for a canary behind
-            // it.
-            unsafe {
-                canary::write(object, self.slabs.settings.object_size(), self.slabs.settings.secret)
-            };
-        }
+        // SAFETY: clause 1 of `write`: the caller has just taken the object.
+        unsafe { self.surroundings().write::<K>(object) };
         if K::HISTORY {
             // SAFETY: the caller's object; the history was written when the slab was made.
             unsafe { history::note_allocation(padding.history(object), self.secret(), self.now()) };
@@ -120,19 +114,21 @@ impl<S: System> ObjectChecks<'_, S> {
     ) -> Result<(), Fault> {
         let (padding, size) = (&self.slabs.settings.padding, self.slabs.settings.object_size());
         let found = if K::MARKS { Some(self.find_given(object, place)?) } else { None };
-        if K::CANARY {
-            // SAFETY: an object of this cache: `find_given` found it, or clause 1 of `Cache::free`
-            // says so.
-            unsafe { canary::check(object, size, self.slabs.settings.secret)? };
-        }
-        if K::RED_ZONE > 0 {
-            // SAFETY: `check_allocated` wrote the zones with the same preset.
-            unsafe { red_zone::check(object, padding)? };
-        }
-        // Last, so that an object with another fault keeps its mark and stays isolated.
+        // First: of frees that race, the one that changes the mark owns the object.
         if let Some(found) = found {
             let marks = [MARK_ALLOCATED, MARK_CACHED];
             self.change_mark(object, found, marks, FaultKind::DoubleFree)?;
+        }
+        // SAFETY: clause 1 of `check`: the mark says that the object was allocated, or clause 1 of
+        // `Cache::free`.
+        if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
+            if let Some(found) = found {
+                // The object stays isolated, so it counts as in use.
+                let marks = [MARK_CACHED, MARK_ALLOCATED];
+                _ = self.change_mark(object, found, marks, FaultKind::Corrupted);
+            }
+            let neighbour = found.and_then(|found| self.neighbour_of::<K>(object, found));
+            return Err(self.overflow::<K>(object, changed, neighbour));
         }
         if K::HISTORY {
             // SAFETY: an object of this cache, which is ours since its mark was exchanged, or by
@@ -147,7 +143,8 @@ impl<S: System> ObjectChecks<'_, S> {
         Ok(())
     }
 
-    /// Checks that `object` is in use, as far as the preset `K` can tell. Changes nothing.
+    /// Checks that `object` is in use and that no write went beyond it, as far as the preset `K`
+    /// can tell. Changes nothing.
     #[track_caller]
     pub(crate) fn check_in_use<K: Hardening>(&self, object: NonNull<u8>) -> Result<(), Fault> {
         let settings = &self.slabs.settings;
@@ -157,8 +154,48 @@ impl<S: System> ObjectChecks<'_, S> {
         if K::MARKS {
             let marks = [MARK_ALLOCATED, MARK_ALLOCATED];
             self.change_mark(object, found, marks, FaultKind::DoubleFree).map_err(in_cache)?;
+            // SAFETY: clause 1 of `check`: the mark says that the object is allocated.
+            if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
+                let neighbour = self.neighbour_of::<K>(object, found);
+                return Err(in_cache(self.overflow::<K>(object, changed, neighbour)));
+            }
         }
         Ok(())
+    }
+
+    pub(crate) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { settings: &self.slabs.settings }
+    }
+
+    /// Returns the object behind object `index`, if no red zone tells an overflow of the one from
+    /// an underflow of the other.
+    fn neighbour_of<K: Hardening>(
+        &self,
+        object: NonNull<u8>,
+        (header, index): (NonNull<SlabHeader>, usize),
+    ) -> Option<NonZeroUsize> {
+        // SAFETY: `find` found the header, and the caller's object keeps the slab alive.
+        let geometry = &unsafe { header.as_ref() }.geometry(&self.slabs.settings.geometry);
+        let has_next = K::RED_ZONE == 0 && index + 1 < geometry.capacity();
+        has_next.then(|| object.addr().saturating_add(geometry.stride()))
+    }
+
+    /// Makes the fault of an object of which a stray write has changed a byte in the surroundings.
+    #[track_caller]
+    fn overflow<K: Hardening>(
+        &self,
+        object: NonNull<u8>,
+        changed: Changed,
+        neighbour: Option<NonZeroUsize>,
+    ) -> Fault {
+        let Changed { address: changed, expected, found } = changed;
+        // SAFETY: clause 1 of `requested_size`: the caller has found the object allocated.
+        let requested = unsafe { self.surroundings().requested_size::<K>(object) };
+        // Objects are smaller than 4 GiB.
+        let size = requested.unwrap_or(self.slabs.settings.object_size()) as u32;
+        let offset = changed.wrapping_sub(object.addr().get()) as i32;
+        let kind = FaultKind::Overflow { changed, offset, size, neighbour, expected, found };
+        Fault::at_address(kind, object.addr().get())
     }
 
     /// Checks all free objects for writes since they were freed. Calls the fault hook with each

@@ -6,10 +6,14 @@
 //! # Invariants
 //! - I1: a link is written only by the CPU that owns the object: before the push that frees it, or
 //!   as a mark (see `checks.rs`). It is read as a link only under the set lock.
+//! - I2: while a slab is in a set, its links are accessed only as atomics of one width: a free that
+//!   must not be may look for a mark at any time.
 
 use core::ptr::NonNull;
 
-use page_frame::sync::{UnsafeCell, exchange_byte};
+use page_frame::sync::{
+    UnsafeCell, exchange_byte, exchange_half, load_byte, load_half, store_byte, store_half,
+};
 
 /// How many links fit in the header.
 pub(crate) const LINKS_WITHIN: usize = 12;
@@ -44,19 +48,19 @@ impl Links {
                 let link = &unsafe { links.as_ref() }[index];
                 // SAFETY: I1: the CPU that pushed the object wrote its link before, and the push
                 // published it.
-                link.with(|link| unsafe { *link }).into()
+                link.with(|link| unsafe { load_byte(link.cast_mut()) }).into()
             }
             Self::Short(first) => {
                 // SAFETY: clause 1: there is a byte for each object.
                 let link = unsafe { first.add(index) };
-                // SAFETY: I1, as above.
-                unsafe { link.read() }.into()
+                // SAFETY: I1 and I2, as above.
+                unsafe { load_byte(link.as_ptr()) }.into()
             }
             Self::Long(first) => {
                 // SAFETY: clause 1: there are two bytes for each object.
                 let link = unsafe { first.add(index) };
-                // SAFETY: I1, as above.
-                unsafe { link.read() }.into()
+                // SAFETY: I1 and I2, as above; half words are aligned, as links are whole lines.
+                unsafe { load_half(link.as_ptr()) }.into()
             }
         }
     }
@@ -73,19 +77,19 @@ impl Links {
                 // `SlabHeader::links`).
                 let link = &unsafe { links.as_ref() }[index];
                 // SAFETY: I1: no other code uses this object's link before the push.
-                link.with_mut(|link| unsafe { *link = next as u8 });
+                link.with_mut(|link| unsafe { store_byte(link, next as u8) });
             }
             Self::Short(first) => {
                 // SAFETY: clause 1: there is a byte for each object.
                 let link = unsafe { first.add(index) };
                 // SAFETY: I1, as above.
-                unsafe { link.write(next as u8) };
+                unsafe { store_byte(link.as_ptr(), next as u8) };
             }
             Self::Long(first) => {
                 // SAFETY: clause 1: there are two bytes for each object.
                 let link = unsafe { first.add(index) };
                 // SAFETY: I1, as above.
-                unsafe { link.write(next as u16) };
+                unsafe { store_half(link.as_ptr(), next as u16) };
             }
         }
     }
@@ -138,11 +142,11 @@ impl Links {
 
     /// Exchanges the mark of object `index` from `from` to `to`, atomically.
     ///
-    /// A mark lies in the byte of a short link, or in the upper byte of a long one; the geometry
-    /// bounds indices so that none looks like a mark.
+    /// A mark lies in the byte of a short link, or in the upper byte of a long one, whose lower one
+    /// is zero then; the geometry bounds indices so that none looks like a mark.
     ///
     /// # Errors
-    /// The byte that it found instead of `from`; then nothing has changed.
+    /// The lowest byte of the link that it found instead of `from`; then nothing has changed.
     ///
     /// # Safety
     /// 1. `index` is one of the slab's objects.
@@ -152,18 +156,20 @@ impl Links {
                 // SAFETY: the header lives as long as the links are used (clause 1 of
                 // `SlabHeader::links`).
                 let link = &unsafe { links.as_ref() }[index];
-                NonNull::new(link.with_mut(|link| link)).expect("a field has an address")
+                link.with_mut(|link| link)
             }
             // SAFETY: clause 1: there is a byte for each object.
-            Self::Short(first) => unsafe { first.add(index) },
+            Self::Short(first) => unsafe { first.add(index) }.as_ptr(),
             Self::Long(first) => {
-                let upper = usize::from(cfg!(target_endian = "little"));
-                // SAFETY: clause 1: inside the two bytes of the object.
-                unsafe { first.cast::<u8>().add(2 * index + upper) }
+                // SAFETY: clause 1: there are two bytes for each object.
+                let link = unsafe { first.add(index) }.as_ptr();
+                let [from, to] = [from, to].map(|mark| u16::from(mark) << u8::BITS);
+                // SAFETY: the half word is written and in the slab's bookkeeping, which is alive;
+                // I2.
+                return unsafe { exchange_half(link, from, to) }.map_err(|found| found as u8);
             }
         };
-        // SAFETY: the byte is written and in the slab's bookkeeping, which is alive; other accesses
-        // to it are atomic too, or exclusive.
+        // SAFETY: the byte is written and in the slab's bookkeeping, which is alive; I2.
         unsafe { exchange_byte(place, from, to) }
     }
 }

@@ -22,6 +22,7 @@ pub(crate) mod set;
 pub(crate) mod settings;
 pub(crate) mod shuffle;
 pub(crate) mod slab_source;
+pub(crate) mod surroundings;
 
 use core::ptr::NonNull;
 

@@ -48,7 +48,12 @@ fn every_address_may_be_asked_for() {
     with_arena(|arena| {
         let registry = Registry::new(arena, SingleCpu::new()).expect("room");
         let layout = Layout::new::<[u64; 5]>();
-        let cache = registry.cache("own", layout).hardening::<Debugging>().build().expect("room");
+        let cache = registry
+            .cache("own", layout)
+            .hardening::<Debugging>()
+            .keep_empty(99)
+            .build()
+            .expect("room");
         let other = registry.cache("other", layout).hardening::<Debugging>().build().expect("room");
         let objects: Vec<_> = (0..300).map(|_| cache.allocate().expect("room")).collect();
         let foreign = other.allocate().expect("room");

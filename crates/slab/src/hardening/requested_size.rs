@@ -1,0 +1,82 @@
+//! Requested sizes: how many bytes of an object the caller asked for.
+//!
+//! An allocator of size classes gives an object that is larger than the request. The bytes between
+//! the two hold the pattern of the red zones, so that a write of one byte too many changes it. The
+//! record lies behind the red zone, where a short overflow does not reach it. Linux keeps the same
+//! word (`orig_size` of SLUB's `SLAB_STORE_USER`).
+
+use core::ptr::NonNull;
+
+/// A requested size as it is kept, with a checksum that depends on the object and a secret.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub(crate) struct RequestedSize {
+    bytes: usize,
+    checksum: usize,
+}
+
+impl RequestedSize {
+    fn new(bytes: usize, object: NonNull<u8>, secret: usize) -> Self {
+        Self { bytes, checksum: checksum(bytes, object.addr().get(), secret) }
+    }
+}
+
+/// Multiplicative hashing (Knuth TAOCP 3, section 6.4).
+fn checksum(bytes: usize, address: usize, secret: usize) -> usize {
+    const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
+    [address, bytes]
+        .into_iter()
+        .fold(!secret, |sum, word| (sum ^ word).wrapping_mul(SPREAD).rotate_left(usize::BITS / 2))
+}
+
+/// Records that `bytes` bytes of `object` were asked for.
+///
+/// # Safety
+/// 1. The caller owns the object, and `record` is its record.
+pub(crate) unsafe fn write(
+    record: NonNull<RequestedSize>,
+    object: NonNull<u8>,
+    bytes: usize,
+    secret: usize,
+) {
+    // SAFETY: clause 1: only the owner of an object writes its record.
+    unsafe { record.write(RequestedSize::new(bytes, object, secret)) };
+}
+
+/// Returns how many bytes of `object`, of `size` bytes, were asked for; `None` if a stray write has
+/// changed the record.
+///
+/// # Safety
+/// 1. `record` is the record of the object, which was allocated; no code writes it meanwhile.
+pub(crate) unsafe fn read(
+    record: NonNull<RequestedSize>,
+    object: NonNull<u8>,
+    size: usize,
+    secret: usize,
+) -> Option<usize> {
+    // SAFETY: clause 1: `write` initialised the record when the object was allocated.
+    let RequestedSize { bytes, checksum: found } = unsafe { record.read() };
+    let is_intact = bytes <= size && found == checksum(bytes, object.addr().get(), secret);
+    is_intact.then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Mutations that it catches: the checksum leaves out the size, the object or the secret.
+    #[test]
+    fn a_record_is_bound_to_size_object_and_secret() {
+        let mut objects = [0_u8; 2];
+        let [one, other] = objects.each_mut().map(NonNull::from);
+        let mut record = RequestedSize::new(100, one, 7);
+        let place = NonNull::from(&mut record);
+        // SAFETY: the record lies on the stack of the test, and was written.
+        let read = |object, secret| unsafe { read(place, object, 112, secret) };
+        assert_eq!(read(one, 7), Some(100));
+        assert_eq!((read(other, 7), read(one, 8)), (None, None));
+        // SAFETY: as above.
+        unsafe { (*place.as_ptr()).bytes = 101 };
+        assert_eq!(read(one, 7), None);
+    }
+}
