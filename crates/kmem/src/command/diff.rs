@@ -19,7 +19,8 @@ pub(super) fn command() -> Command {
     Command::new("diff")
         .about("Compare two recordings: caches and call sites that grew or shrank")
         .after_help(format!(
-            "Exit status: 0 fine, 1 a recording lost events, 2 the command line or a trace is wrong.\n\
+            "Exit status: 0 fine, 1 a recording lost events, 2 the command line or\n\
+             a trace is wrong.\n\
              {OUTPUTS}",
         ))
         .arg(trace("FIRST", "A compact trace, plain or zstd"))

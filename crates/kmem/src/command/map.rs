@@ -33,7 +33,8 @@ pub(super) fn command() -> Command {
         .arg(folder("svg", "Write the maps as pictures, instead of showing them"))
         .arg(force())
         .after_help(format!(
-            "Exit status: 0 fine, 1 the recording lost events, 2 the command line or a trace is wrong.\n\
+            "Exit status: 0 fine, 1 the recording lost events, 2 the command line or\n\
+             a trace is wrong.\n\
              {OUTPUTS}",
         ))
 }
