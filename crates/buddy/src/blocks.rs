@@ -6,6 +6,7 @@
 use page_frame::{FrameNumber, Order, Tag};
 
 use crate::bitmap::Bitmap;
+use crate::bits::WORD_BITS;
 use crate::tags::Tags;
 
 /// The state of the frames of a [`Block`].
@@ -71,7 +72,7 @@ pub(crate) fn free_blocks(bitmap: &Bitmap<'_>) -> impl Iterator<Item = (FrameNum
             while !next.is_empty() {
                 let start = next.start;
                 let Some(order) = free_order(bitmap, start, next.end) else {
-                    next.start = FrameNumber::new(start.get() + 1);
+                    next.start = next_free(bitmap, start).min(next.end);
                     continue;
                 };
                 next.start = FrameNumber::new(start.get() + order.pages());
@@ -80,6 +81,20 @@ pub(crate) fn free_blocks(bitmap: &Bitmap<'_>) -> impl Iterator<Item = (FrameNum
             None
         })
     })
+}
+
+/// Returns a frame after `start`: the next one in its word of the bitmap that is free, or else the
+/// first one of the next word.
+fn next_free(bitmap: &Bitmap<'_>, start: FrameNumber) -> FrameNumber {
+    let offset = start.get() % WORD_BITS;
+    let word = FrameNumber::new(start.get() - offset);
+    // The shift leaves out `start` itself and all before it.
+    let free = (!bitmap.taken_word(word) >> offset) & !1;
+    let skipped = match free {
+        0 => WORD_BITS - offset,
+        free => free.trailing_zeros() as usize,
+    };
+    FrameNumber::new(start.get() + skipped)
 }
 
 /// Returns the order of the largest free block that starts at `start` and ends by `end`.

@@ -223,15 +223,10 @@ impl Check {
             style.paint(Ink::Caption, &self.trace.escape_debug().to_string()),
             thousands(self.events)
         )?;
-        if self.losses.is_none() {
-            writeln!(out, "  Nothing is lost: the recording reports no lost events.")?;
-        } else {
-            let text = format!("The recording lost {}:", self.losses);
-            writeln!(out, "  {}", style.paint(Ink::Caption, &text))?;
-            writeln!(
-                out,
-                "  frees and allocations may be among them; what is live may have been freed."
-            )?;
+        let [first, second] = self.losses.sentence();
+        match self.losses.is_none() {
+            true => writeln!(out, "  {first}")?,
+            false => writeln!(out, "  {}\n  {second}", style.paint(Ink::Caption, &first))?,
         }
         let mut row = |what: &str, count: u64, note: &str| {
             writeln!(out, "  {what:<24} {:>11}  {note}", thousands(count))

@@ -10,6 +10,7 @@ use crate::picture::style::{Ink, Style};
 use crate::picture::text::{shortened, size, thousands};
 use crate::replay::caller::{Caller, Source};
 use crate::replay::outcome::Outcome;
+use crate::trace::losses::Losses;
 
 /// Width of the names in a row.
 const NAME_COLUMNS: usize = 26;
@@ -53,6 +54,8 @@ pub struct Row {
 pub struct Difference {
     /// The names of the recordings.
     pub traces: [String; 2],
+    /// The events that each recording lost.
+    pub losses: [Losses; 2],
     /// Totals with their names; bytes where the name ends in "bytes".
     pub totals: Vec<(&'static str, Pair)>,
     /// Caches and kmalloc, the largest change first.
@@ -83,6 +86,7 @@ pub fn diff(before: &Outcome, after: &Outcome) -> Difference {
     }
     Difference {
         traces: [before.trace.clone(), after.trace.clone()],
+        losses: [before.losses, after.losses],
         totals: totals(before, after),
         caches: sorted(caches),
         callers: sorted(callers),
@@ -116,6 +120,7 @@ fn totals(before: &Outcome, after: &Outcome) -> Vec<(&'static str, Pair)> {
     vec![
         ("events", pair(&|outcome| outcome.events)),
         ("lost events", pair(&|outcome| outcome.losses.events)),
+        ("places of uncounted losses", pair(&|outcome| outcome.losses.uncounted)),
         ("objects, live at the peak, bytes", pair(&|outcome| outcome.objects.peak_live_bytes)),
         ("objects, live at the end, bytes", pair(&|outcome| outcome.objects.live_bytes)),
         (
@@ -139,6 +144,11 @@ impl Difference {
         // Of equals `max_by_key` returns the last one, so call sites come before caches.
         let first = self.caches.first().into_iter().chain(self.callers.first());
         first.filter(changed).max_by_key(key)
+    }
+
+    /// Returns whether neither recording lost an event, for certain.
+    pub fn is_certain(&self) -> bool {
+        self.losses.iter().all(|losses| losses.is_none())
     }
 
     /// Returns one sentence that says what changed most.
@@ -170,8 +180,13 @@ impl Difference {
     /// # Errors
     /// When writing to `out` fails.
     pub fn write(&self, out: &mut dyn Write, rows: usize, style: &Style) -> io::Result<()> {
-        for (name, trace) in ["first ", "second"].iter().zip(&self.traces) {
-            writeln!(out, "{name}  {}", trace.escape_debug())?;
+        for (index, name) in ["first ", "second"].iter().enumerate() {
+            writeln!(out, "{name}  {}", self.traces[index].escape_debug())?;
+            if !self.losses[index].is_none() {
+                let [first, second] = self.losses[index].sentence();
+                let first = style.paint(Ink::Caption, &first);
+                writeln!(out, "        {first}\n        {second}")?;
+            }
         }
         writeln!(out, "\n{}\n", style.paint(Ink::Caption, &self.sentence()))?;
         writeln!(out, "  {:<38} {:>11} {:>11} {:>12}", "", "first", "second", "change")?;
@@ -217,9 +232,11 @@ impl Difference {
             lines.join(",")
         };
         format!(
-            "{{\n  \"traces\": [{}, {}],\n  \"most_changed\": {},\n  \"totals\": {{{}}},\n  \"callers\": [{}\n  ],\n  \"caches\": [{}\n  ]\n}}\n",
+            "{{\n  \"traces\": [{}, {}],\n  \"losses_known\": [{}, {}],\n  \"most_changed\": {},\n  \"totals\": {{{}}},\n  \"callers\": [{}\n  ],\n  \"caches\": [{}\n  ]\n}}\n",
             string(&self.traces[0]),
             string(&self.traces[1]),
+            !self.losses[0].are_hidden,
+            !self.losses[1].are_hidden,
             string(&self.sentence().replace('\n', " ")),
             totals.collect::<Vec<_>>().join(", "),
             rows(&self.callers),

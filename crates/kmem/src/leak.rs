@@ -57,7 +57,7 @@ impl Owner {
 }
 
 /// Says whether what is live at the end looks like a leak. `is_whole` is whether the recording lost
-/// no events.
+/// no events, for certain.
 pub(crate) fn verdict(
     uses: &HashMap<Owner, Use>,
     name: impl Fn(Owner) -> String,
@@ -70,9 +70,14 @@ pub(crate) fn verdict(
     let mut suspects: Vec<_> = uses.iter().filter(is_suspect).collect();
     suspects.sort_by_cached_key(|(owner, used)| (Reverse(used.live_bytes), name(**owner)));
     let Some((owner, used)) = suspects.first() else {
-        return "Leak? None in sight: nothing keeps most of its allocations from every quarter\n\
-                of the recording."
-            .to_owned();
+        let hidden = match is_whole {
+            true => "",
+            false => " Lost events may hide one.",
+        };
+        return format!(
+            "Leak? None in sight: nothing keeps most of its allocations from every quarter\n\
+             of the recording.{hidden}"
+        );
     };
     let more = match suspects.len() - 1 {
         0 => String::new(),
@@ -80,7 +85,7 @@ pub(crate) fn verdict(
     };
     let uncertain = match is_whole {
         true => "",
-        false => "\nThe recording lost events: some may have been freed.",
+        false => "\nEvents may be lost: some of it may have been freed.",
     };
     format!(
         "Leak? It looks like one: {}\nhas {} live, {} of its {} allocations,\nfrom every quarter of the recording.\n\

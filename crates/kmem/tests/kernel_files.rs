@@ -33,17 +33,46 @@ fn losses_are_kept_in_the_trace_and_said_by_every_command() {
     ] {
         let (trace, status, error) = imported(name);
         assert_eq!(status, Some(1), "{name}: {error}");
-        assert!(error.contains(&format!("the recording lost {lost}")), "{name}: {error}");
-        for command in ["check", "replay"] {
-            let (status, output, _) = kmem(&[command, &trace]);
-            assert_eq!(status, Some(1), "{name}: {command}: {output}");
-            assert!(output.contains(&format!("lost {lost}")), "{name}: {command}: {output}");
+        assert!(error.contains(&format!("The recording lost {lost}")), "{name}: {error}");
+        let commands: [&[&str]; 5] = [
+            &["check", &trace],
+            &["replay", &trace],
+            &["map", "--by", "owner", "--memory", "16M", &trace],
+            &["diff", &trace, &trace],
+            &["top", "--once", "--replay", &trace],
+        ];
+        for command in commands {
+            let (status, output, _) = kmem(command);
+            assert_eq!(status, Some(1), "{command:?}: {output}");
+            assert!(output.contains(&format!("lost {lost}")), "{command:?}: {output}");
         }
     }
     let (trace, ..) = imported("tracecmd-report.txt");
     let (_, json, _) = kmem(&["replay", "--json", "-", &trace]);
     assert!(json.contains("\"lost_events\": 204600"), "{json}");
     assert!(json.contains("\"uncounted_losses\": 0"), "{json}");
+    assert!(json.contains("\"losses_known\": true"), "{json}");
+    let folder: PathBuf = [env!("CARGO_TARGET_TMPDIR"), "csv-of-losses"].iter().collect();
+    let folder = folder.to_str().expect("the folder's name is text");
+    let (status, ..) = kmem(&["replay", "--memory", "16M", "--csv", folder, &trace]);
+    assert_eq!(status, Some(1));
+    let totals = std::fs::read_to_string(format!("{folder}/totals.csv")).expect("it was written");
+    assert!(totals.contains("\r\nlost_events,204600\r\n"), "{totals}");
+}
+
+#[test]
+fn text_of_perf_that_hides_losses_leaves_them_open_in_every_command() {
+    let (trace, status, error) = imported("rhel6.txt");
+    assert_eq!(status, Some(1), "{error}");
+    assert!(error.contains("perf script tells with --show-lost-events"), "{error}");
+    for command in ["check", "replay"] {
+        let (status, output, _) = kmem(&[command, &trace]);
+        assert_eq!(status, Some(1), "{output}");
+        assert!(output.contains("Lost events: not known"), "{output}");
+        assert!(!output.contains("Nothing is lost"), "{output}");
+    }
+    let (_, json, _) = kmem(&["replay", "--json", "-", &trace]);
+    assert!(json.contains("\"losses_known\": false"), "{json}");
 }
 
 #[test]
@@ -87,8 +116,8 @@ fn frees_of_old_kernels_count_and_names_stay_whole() {
 /// Returns the usable frames of a map, as ranges.
 fn usable(name: &str) -> Result<Vec<(usize, usize)>, String> {
     let file = BufReader::new(File::open(file(name)).expect("it is there"));
-    let runs = kmem::memory_map::read(name, file).map_err(|error| error.to_string())?;
-    Ok(runs.iter().map(|run| (run.start.get(), run.end.get())).collect())
+    let map = kmem::memory_map::read(name, file).map_err(|error| error.to_string())?;
+    Ok(map.runs.iter().map(|run| (run.start.get(), run.end.get())).collect())
 }
 
 #[test]

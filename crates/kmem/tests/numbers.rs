@@ -111,7 +111,7 @@ fn csv_has_numbers_in_base_units_and_the_unit_in_the_heading() {
         check_numbers(&file);
         files += 1;
     }
-    assert_eq!(files, 12);
+    assert_eq!(files, 13);
     let of = |name: &str| std::fs::read_to_string(folder.join(name)).expect("it was written");
     for (name, heading) in [
         ("caches.csv", "object (bytes)"),
@@ -129,8 +129,18 @@ fn csv_has_numbers_in_base_units_and_the_unit_in_the_heading() {
 fn check_numbers(file: &Path) {
     let text = std::fs::read_to_string(file).expect("it was written");
     let is_text = |name: &str| {
-        ["cache", "call site", "from", "operation", "allocator", "verdict", "lifetime", "order"]
-            .contains(&name)
+        [
+            "cache",
+            "call site",
+            "from",
+            "operation",
+            "allocator",
+            "verdict",
+            "lifetime",
+            "order",
+            "total",
+        ]
+        .contains(&name)
     };
     let heading: Vec<&str> = text.lines().next().expect("a heading").split(',').collect();
     for line in text.lines().skip(1) {

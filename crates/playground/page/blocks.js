@@ -1,6 +1,6 @@
 // Draws the blocks of a memory as a strip of rows, each block as long as it is large.
 
-import { colourOf, make, narrow, size } from "./dom.js";
+import { colourOf, fill, make, narrow, size } from "./dom.js";
 
 /** Returns the number of units in a row. */
 export function columnsFor(units) {
@@ -36,45 +36,64 @@ function label([start, units, state, name, asked], unit) {
   return `${{ free: "free", cached: "in the CPU's slot" }[state] ?? "freed, but deferred"}, ${where}`;
 }
 
+/** Makes the elements of a block: a button, and more pieces where it does not fit into one rectangle. */
+function pieces(block, { unit, columns, changed, act, hint }) {
+  const [start, length, state, name] = block;
+  const text = label(block, unit);
+  return rectangles(start, length, columns).map((piece, index) => {
+    const isWide = piece.span / columns >= (narrow.matches ? 0.06 : 0.028);
+    const classes = ["block", state, state === "taken" ? colourOf(name) : "", changed ? "changed" : ""];
+    const content = [
+      isWide && state === "taken" ? make("b", {}, name) : null,
+      " ",
+      piece.span / columns >= 0.06 ? make("small", {}, size(length * unit)) : null,
+    ];
+    const isButton = act && index === 0;
+    return make(isButton ? "button" : "div", {
+      class: classes.join(" "),
+      style: place(piece),
+      title: text,
+      type: isButton ? "button" : null,
+      "data-at": isButton ? start : null,
+      "aria-label": isButton ? `${text}${hint(block)}` : null,
+      "aria-hidden": isButton || !act ? null : "true",
+      onclick: act ? () => act(block) : null,
+    }, ...content);
+  });
+}
+
+/** Returns what a strip keeps between two drawings, so that only what changed is drawn again. */
+export function drawing() {
+  return { memory: null, grid: null, size: "", blocks: new Map() };
+}
+
 /**
  * Draws a strip. With `act`, blocks are buttons: it is called with each block that is clicked, and `hint` says what it does.
+ * `last` is the drawing of the same strip before: the two must mean the same by `act` and `hint`.
  */
-export function strip({ units, unit, blocks, marks = [], changed = [] }, { act = null, hint = () => "" } = {}) {
+export function strip({ units, unit, blocks, marks = [], changed = [] }, { act = null, hint = () => "", last = drawing() } = {}) {
   const columns = columnsFor(units);
   const rows = Math.ceil(units / columns);
-  const grid = make("div", { class: `strip${rows > 1 ? " small" : ""}${rows > 16 ? " many" : ""}`, style: `--columns:${columns}` });
+  const measure = `${units}/${unit}/${columns}/${narrow.matches}`;
+  if (last.size !== measure) {
+    Object.assign(last, drawing(), { size: measure });
+    last.grid = make("div", { class: `strip${rows > 1 ? " small" : ""}${rows > 16 ? " many" : ""}`, style: `--columns:${columns}` });
+    last.memory = make("div", { class: "memory" }, last.grid, axis(units, unit, columns));
+  }
   const isChanged = (start, length) => changed.some(([at, count]) => at < start + length && start < at + count);
+  const drawn = new Map();
   for (const block of blocks) {
-    const [start, length, state, name] = block;
-    const text = label(block, unit);
-    rectangles(start, length, columns).forEach((piece, index) => {
-      const isWide = piece.span / columns >= (narrow.matches ? 0.06 : 0.028);
-      const classes = ["block", state, state === "taken" ? colourOf(name) : "", isChanged(start, length) ? "changed" : ""];
-      const content = [
-        isWide && state === "taken" ? make("b", {}, name) : null,
-        " ",
-        piece.span / columns >= 0.06 ? make("small", {}, size(length * unit)) : null,
-      ];
-      const isButton = act && index === 0;
-      grid.append(make(isButton ? "button" : "div", {
-        class: classes.join(" "),
-        style: place(piece),
-        title: text,
-        type: isButton ? "button" : null,
-        "data-at": isButton ? start : null,
-        "aria-label": isButton ? `${text}${hint(block)}` : null,
-        "aria-hidden": isButton || !act ? null : "true",
-        onclick: act ? () => act(block) : null,
-      }, ...content));
-    });
+    const isNew = isChanged(block[0], block[1]);
+    const key = `${block.join("/")}${isNew ? "!" : ""}`;
+    drawn.set(key, last.blocks.get(key) ?? pieces(block, { unit, columns, changed: isNew, act, hint }));
   }
-  for (const [start, length, name] of marks) {
-    for (const piece of rectangles(start, length, columns)) {
-      const text = name === "-" ? "free" : name;
-      grid.append(make("div", { class: "mark", style: place(piece), title: `claimed: ${text}` }, make("b", {}, name === "-" ? "" : name)));
-    }
-  }
-  return make("div", { class: "memory" }, grid, axis(units, unit, columns));
+  last.blocks = drawn;
+  const claims = marks.flatMap(([start, length, name]) => rectangles(start, length, columns).map((piece) => {
+    const text = name === "-" ? "free" : name;
+    return make("div", { class: "mark", style: place(piece), title: `claimed: ${text}` }, make("b", {}, name === "-" ? "" : name));
+  }));
+  fill(last.grid, ...[...drawn.values()].flat(), ...claims);
+  return last.memory;
 }
 
 /** Draws the offsets below a strip of one row, or says how much a row is. */

@@ -1,7 +1,7 @@
 // The tab of the buddy: blocks, how they were split, the bitmap, the CPU's slot.
 
 import { blocksOfTree, tree } from "./tree.js";
-import { columnsFor, strip } from "./blocks.js";
+import { columnsFor, drawing, strip } from "./blocks.js";
 import { make, size } from "./dom.js";
 
 const EXAMPLE = `memory 16K unit 1K
@@ -72,9 +72,10 @@ function sizeField(scene) {
 }
 
 function draw(state, scene) {
+  scene.drawing ??= drawing();
   const hint = ([, , kind]) => ({ taken: ". Enter frees it.", free: ". Enter allocates here." })[kind] ?? "";
   return [
-    strip(state, { act: act(scene), hint }),
+    strip(state, { act: act(scene), hint, last: scene.drawing }),
     make("p", { class: "hint" }, "Click a block to free it. Click free memory to allocate there."),
     make("p", { class: "plain" }, make("span", { class: "faint" }, "from left to right: "), make("code", {}, state.plain)),
   ];
@@ -101,16 +102,30 @@ function treePanel(state) {
       + "Thick frames: split or merged by this step."));
 }
 
-function bitsPanel(state) {
+/** Draws the bitmap. What was drawn for the same memory before stays, but for the bits that changed. */
+function bitsPanel(state, scene) {
   const columns = Math.max(columnsFor(state.units), Math.min(state.units, 16));
-  const cells = [...state.bits].map((bit) => make("span", { class: bit === "1" ? "one" : "zero" }, state.units <= 64 ? bit : ""));
-  const taken = cells.filter((cell) => cell.className === "one").length;
-  return make("section", { class: "panel" },
-    make("h2", {}, "Bitmap"),
-    make("div", { class: "bits", style: `--columns:${columns}`, role: "img",
-      "aria-label": `${taken} of ${state.units} bits are set` }, ...cells),
-    make("p", { class: "faint" }, `A bit for each unit: 1 is taken. ${taken} of ${state.units} are set. `
-      + (state.slot ? "What the CPU's slot caches counts as taken." : "Nothing else is stored about free memory.")));
+  const measure = `${state.units}/${columns}`;
+  if (scene.bits?.measure !== measure) {
+    const cells = [...state.bits].map(() => make("span"));
+    const grid = make("div", { class: "bits", style: `--columns:${columns}`, role: "img" }, ...cells);
+    const note = make("p", { class: "faint" });
+    scene.bits = { measure, cells, grid, note, text: "", panel: make("section", { class: "panel" }, make("h2", {}, "Bitmap"), grid, note) };
+  }
+  const { cells, grid, note, panel, text } = scene.bits;
+  let taken = 0;
+  for (let at = 0; at < state.units; at += 1) {
+    const bit = state.bits[at];
+    if (bit === "1") taken += 1;
+    if (bit === text[at]) continue;
+    cells[at].className = bit === "1" ? "one" : "zero";
+    if (state.units <= 64) cells[at].textContent = bit;
+  }
+  scene.bits.text = state.bits;
+  grid.setAttribute("aria-label", `${taken} of ${state.units} bits are set`);
+  note.textContent = `A bit for each unit: 1 is taken. ${taken} of ${state.units} are set. `
+    + (state.slot ? "What the CPU's slot caches counts as taken." : "Nothing else is stored about free memory.");
+  return panel;
 }
 
 function slotPanel(state) {
@@ -135,7 +150,7 @@ export const buddyView = {
   ],
   controls,
   draw,
-  panels: (state) => [treePanel(state), ordersPanel(state), bitsPanel(state), slotPanel(state)],
+  panels: (state, scene) => [treePanel(state), ordersPanel(state), bitsPanel(state, scene), slotPanel(state)],
   allocate: (scene) => scene.add(`alloc ${sizeField(scene)}`),
   opened: (state, scene) => {
     const [memory, unit, slot] = scene.find(".settings").querySelectorAll("input");

@@ -13,9 +13,17 @@ export function make(name, attributes = {}, ...children) {
   return element;
 }
 
-/** Replaces the content of an element. */
+/** Replaces the content of an element. Children that are there already, in the same order, are not touched. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.filter((child) => child !== null && child !== undefined));
+  const wanted = children.filter((child) => child !== null && child !== undefined)
+    .map((child) => child instanceof Node ? child : document.createTextNode(child));
+  const kept = new Set(wanted);
+  for (const child of [...element.childNodes]) if (!kept.has(child)) child.remove();
+  let next = element.firstChild;
+  for (const child of wanted) {
+    if (child === next) next = next.nextSibling;
+    else element.insertBefore(child, next);
+  }
 }
 
 /** Says whether the window is as narrow as a phone. */

@@ -24,7 +24,10 @@ export function rove(picture) {
 }
 
 function focus(all, index, moves = true) {
-  all.forEach((button, other) => { button.tabIndex = other === index ? 0 : -1; });
+  all.forEach((button, other) => {
+    const wanted = other === index ? 0 : -1;
+    if (button.tabIndex !== wanted || !button.hasAttribute("tabindex")) button.tabIndex = wanted;
+  });
   if (moves) all[index]?.focus();
 }
 

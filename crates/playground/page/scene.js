@@ -6,9 +6,12 @@ import { redraw, rove } from "./roving.js";
 
 /** Milliseconds between two steps that are played. */
 const PACE = 1400;
+/** Characters of a session from which on its address is long. */
+const LONG = 4000;
 
 export class Scene {
   #timer = null;
+  #remembering = null;
 
   /**
    * `view` has `examples` (name, text, position), `controls(scene)`, `draw(state, scene)`, `panels(state, scene)`,
@@ -178,14 +181,22 @@ export class Scene {
     return toFragment(this.name, this.session.position, this.session.text);
   }
 
-  /** Keeps the session in the address, as long as the panel is shown. */
+  /**
+   * Keeps the session in the address, as long as the panel is shown. A browser takes long for a long address: such a one
+   * waits until nothing was clicked for a moment.
+   */
   #remember() {
-    if (this.panel.hidden) return;
-    try {
-      history.replaceState(null, "", this.fragment);
-    } catch {
-      // A browser may refuse so many changes: the button Share has the address.
-    }
+    clearTimeout(this.#remembering);
+    const remember = () => {
+      if (this.panel.hidden) return;
+      try {
+        history.replaceState(null, "", this.fragment);
+      } catch {
+        // A browser may refuse so many changes: the button Share has the address.
+      }
+    };
+    if (this.session.text.length < LONG) remember();
+    else this.#remembering = setTimeout(remember, 400);
   }
 
   async #share() {

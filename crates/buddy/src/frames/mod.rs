@@ -124,8 +124,16 @@ impl<T: Trace> Frames<'_, T> {
     /// Takes a block of `order` as the textbook does: from the smallest free block that fits, and
     /// among those from the lowest.
     pub(crate) fn take_best_fit(&self, order: Order) -> Option<FrameNumber> {
-        let fitting = blocks::free_blocks(&self.bitmap).filter(|(_, found)| *found >= order);
-        let (frame, _) = fitting.min_by_key(|(_, found)| *found)?;
+        let mut best: Option<(FrameNumber, Order)> = None;
+        for (frame, found) in blocks::free_blocks(&self.bitmap) {
+            if found >= order && best.is_none_or(|(_, least)| found < least) {
+                best = Some((frame, found));
+            }
+            if found == order {
+                break;
+            }
+        }
+        let (frame, _) = best?;
         self.trace_taken(self.bitmap.take_at(frame, order).then_some(frame), order)
     }
 

@@ -11,7 +11,10 @@ use super::{Failure, Screen, inputs, traces};
 pub(super) fn command() -> Command {
     Command::new("check")
         .about("Find leaks, double frees and frees without an allocation in a trace")
-        .after_help("Exit status: 0 fine, 1 something was freed twice (with --whole: or is live, or was never allocated).")
+        .after_help(
+            "Exit status: 0 fine, 1 something was freed twice (with --whole: or is live, or\n\
+             was never allocated) or events were lost, 2 an input is wrong.",
+        )
         .arg(inputs(
             "Compact traces, plain or zstd, - for standard input [default: the bundled one]",
         ))

@@ -18,7 +18,11 @@ pub(super) fn command() -> Command {
         |name, help| Arg::new(name).required(true).value_parser(value_parser!(PathBuf)).help(help);
     Command::new("diff")
         .about("Compare two recordings: caches and call sites that grew or shrank")
-        .after_help(OUTPUTS)
+        .after_help(format!(
+            "Exit status: 0 fine, 1 a recording lost events, 2 the command line or\n\
+             a trace is wrong.\n\
+             {OUTPUTS}",
+        ))
         .arg(trace("FIRST", "A compact trace, plain or zstd"))
         .arg(trace("SECOND", "Another one, recorded later or with a change"))
         .arg(
@@ -59,7 +63,8 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             json.write_and_commit(&difference.json())?;
         }
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    if difference.is_certain() { Ok(()) } else { Err(Failure::Findings) }
 }
 
 fn outcome(matches: &ArgMatches, name: &str, screen: Screen) -> Result<Outcome, Failure> {

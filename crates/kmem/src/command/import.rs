@@ -7,12 +7,13 @@ use std::io::Seek;
 use std::io::{BufRead, BufWriter, Cursor, Read, Write, stdout};
 use std::path::{Path, PathBuf};
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use kmem::any_input;
 use kmem::import::compact::Counts;
-use kmem::import::text::{self, ImportError};
+use kmem::import::error::ImportError;
+use kmem::import::text::{self, Unshown};
 use kmem::input_error::Mismatch;
-use kmem::picture::text::thousands;
+use kmem::picture::text::{counted, thousands};
 use kmem::trace::source::Source;
 
 use super::{Failure, OUTPUTS, Screen};
@@ -23,7 +24,9 @@ pub(super) fn command() -> Command {
         .about("Make a compact trace of perf.data, of perf script's text, or of the kernel's trace file")
         .after_help(format!(
             "Record with: perf record -e 'kmem:*' -a -- COMMAND\n\
-             Names of programs, hosts and files are not kept. Exit status 1: the recording lost events.\n\
+             Names of programs, hosts and files are not kept.\n\
+             Exit status: 0 fine, 1 the recording lost events or may have lost some,\n\
+             2 the command line, the recording or the output is wrong.\n\
              {OUTPUTS}",
         ))
         .arg(
@@ -40,6 +43,15 @@ pub(super) fn command() -> Command {
                 .value_parser(value_parser!(PathBuf))
                 .help("Where the trace goes [default: standard output]"),
         )
+        .arg(
+            Arg::new("lost-events-shown")
+                .long("lost-events-shown")
+                .action(ArgAction::SetTrue)
+                .help(
+                    "The text is of perf script --show-lost-events, so\n\
+                     that where it shows no loss there was none",
+                ),
+        )
         .arg(super::force())
 }
 
@@ -55,14 +67,18 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
         let mismatch = Mismatch::new("a file to write", "the recording itself");
         return Err(mismatch.in_file(&name.to_string_lossy()).into());
     }
+    let unshown = match matches.get_flag("lost-events-shown") {
+        true => Unshown::None,
+        false => Unshown::Unknown,
+    };
     let output = super::output(matches, "output")?;
     let counts = match output {
-        None => import(path, stdout().lock()).map_err(|error| match error {
+        None => import(path, stdout().lock(), unshown).map_err(|error| match error {
             ImportError::Input(error) => Failure::Input(error),
             ImportError::Output(error) => Failure::System(error),
         })?,
         Some(mut output) => {
-            let counts = import(path, &mut output).map_err(|error| match error {
+            let counts = import(path, &mut output, unshown).map_err(|error| match error {
                 ImportError::Input(error) => error,
                 ImportError::Output(error) => output.unwritable(&error),
             })?;
@@ -70,23 +86,26 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             counts
         }
     };
-    let Counts { written, left_out, failed, hidden, losses } = counts;
+    let Counts { written, left_out, failed, hidden, unreadable, losses } = counts;
     if !screen.quiet {
-        let (written, left_out) = (thousands(written), thousands(left_out));
-        say(format_args!("{written} events; {left_out} of other kinds or of null left out"));
+        let (written, left_out) = (counted(written as usize, "event"), thousands(left_out));
+        say(format_args!("{written}; {left_out} of other kinds or of null left out"));
         if failed > 0 {
-            let failed = thousands(failed);
-            say(format_args!(
-                "{failed} allocations of pages failed in the recorded kernel: left out"
-            ));
+            let failed = counted(failed as usize, "allocation");
+            say(format_args!("{failed} of pages failed in the recorded kernel: left out"));
         }
     }
     if hidden > 0 {
-        let hidden = thousands(hidden);
-        say(format_args!("{hidden} events whose pointers the kernel has hidden: left out"));
+        let hidden = counted(hidden as usize, "event");
+        say(format_args!("{hidden} whose pointers the kernel has hidden: left out"));
+    }
+    if unreadable > 0 {
+        let unreadable = counted(unreadable as usize, "event");
+        say(format_args!("{unreadable} could not be read: counted as lost"));
     }
     if !losses.is_none() {
-        say(format_args!("the recording lost {losses}: totals will be too small"));
+        let [first, second] = losses.sentence();
+        say(format_args!("{first}\n{second}"));
     }
     if hidden > 0 || !losses.is_none() {
         return Err(Failure::Findings);
@@ -94,7 +113,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     Ok(())
 }
 
-fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
+fn import(path: &Path, out: impl Write, unshown: Unshown) -> Result<Counts, ImportError> {
     let out = BufWriter::new(out);
     let name = path.to_string_lossy();
     let mut input = any_input::open(path)?;
@@ -102,7 +121,7 @@ fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     let read = input.by_ref().take(START_BYTES as u64).read_to_end(&mut start);
     if read.is_err() && path.is_file() {
         // The reader of text says what is wrong with the stream.
-        return text::import(&mut Source::open(path)?, out);
+        return text::import(&mut Source::open(path)?, out, unshown);
     }
     read.map_err(|error| Mismatch::new("readable input", error.to_string()).in_file(&name))?;
     if ["PERFILE2", "2ELIFREP"].iter().any(|magic| start.starts_with(magic.as_bytes())) {
@@ -110,9 +129,9 @@ fn import(path: &Path, out: impl Write) -> Result<Counts, ImportError> {
     }
     if path.is_file() {
         // Opened once more, as the reader of text has better messages about broken streams.
-        return text::import(&mut Source::open(path)?, out);
+        return text::import(&mut Source::open(path)?, out, unshown);
     }
-    text::import(&mut Source::reader(&name, Cursor::new(start).chain(input))?, out)
+    text::import(&mut Source::reader(&name, Cursor::new(start).chain(input))?, out, unshown)
 }
 
 /// Bytes that tell binary recordings apart: the magic number, and the size of the header.

@@ -11,6 +11,7 @@ use kmem::replay::pipeline::Options;
 use super::{
     Failure, OUTPUTS, Screen, folder, force, inputs, machine, output_folder, replay, traces,
 };
+use crate::say;
 
 pub(super) fn command() -> Command {
     Command::new("map")
@@ -31,7 +32,11 @@ pub(super) fn command() -> Command {
         .arg(replay::cpus())
         .arg(folder("svg", "Write the maps as pictures, instead of showing them"))
         .arg(force())
-        .after_help(OUTPUTS)
+        .after_help(format!(
+            "Exit status: 0 fine, 1 the recording lost events, 2 the command line or\n\
+             a trace is wrong.\n\
+             {OUTPUTS}",
+        ))
 }
 
 pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
@@ -43,6 +48,7 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     let file_names: Vec<_> = names.iter().map(|name| format!("map-{name}")).collect();
     let pictures = output_folder(matches, "svg", file_names.iter().map(String::as_str), "svg")?;
     let mut out = stdout().lock();
+    let mut is_whole = true;
     for source in traces(matches) {
         let source = source?;
         if let (None, Some(reopen)) =
@@ -70,6 +76,16 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
             }
             map.draw(&mut out, &Style::still(screen.colour))?;
         }
+        let losses = replay.losses();
+        if !losses.is_none() {
+            is_whole = false;
+            let [first, second] = losses.sentence();
+            match pictures {
+                Some(_) => say(format_args!("{first}\n{second}")),
+                None => writeln!(out, "{first}\n{second}")?,
+            }
+        }
     }
-    Ok(out.flush()?)
+    out.flush()?;
+    if is_whole { Ok(()) } else { Err(Failure::Findings) }
 }

@@ -8,6 +8,7 @@ use kmem::input_error::InputError;
 use kmem::output_file::{OutputFile, OutputFolder};
 use kmem::picture::painted;
 use kmem::replay::buddy_pages::BuddyPages;
+use kmem::replay::json;
 use kmem::replay::stack::Stack;
 use kmem::report::{self, Report, html};
 use kmem::{buddyinfo, pagetypeinfo};
@@ -16,6 +17,9 @@ use super::{Failure, output, output_folder, path};
 
 /// Width of charts in files, in pixels.
 const SVG_WIDTH: f64 = 760.0;
+
+/// The CSV file of the totals.
+const TOTALS: &str = "totals";
 
 /// The open outputs of a replay. An output is `None` if it is not asked for, or once it is written.
 pub(super) struct Outputs {
@@ -33,7 +37,7 @@ pub(super) struct Outputs {
 impl Outputs {
     /// Opens all outputs that `matches` asks for.
     pub(super) fn open(matches: &ArgMatches) -> Result<Self, Failure> {
-        let numbers = report::CHARTS.iter().chain(&report::TABLES).copied();
+        let numbers = report::CHARTS.iter().chain(&report::TABLES).chain(&[TOTALS]).copied();
         let pictures = report::CHARTS.iter().chain(&report::MAPS).copied();
         Ok(Self {
             slabinfo: output(matches, "slabinfo")?,
@@ -87,7 +91,8 @@ fn write(output: Option<OutputFile>, text: impl FnOnce() -> String) -> Result<()
 fn numbers(folder: &OutputFolder, report: &Report) -> Result<(), InputError> {
     let charts = report.charts.iter().map(|chart| folder.write(chart.name, &chart.csv()));
     let tables = report.tables.iter().map(|table| folder.write(table.name, &table.csv()));
-    charts.chain(tables).fold(Ok(()), Result::and)
+    let totals = std::iter::once_with(|| folder.write(TOTALS, &json::totals_csv(&report.outcome)));
+    charts.chain(tables).chain(totals).fold(Ok(()), Result::and)
 }
 
 fn pictures(folder: &OutputFolder, report: &Report) -> Result<(), InputError> {

@@ -25,6 +25,7 @@ use super::comparison::{self, Rivals};
 use super::machine::{Machine, USUAL_BYTES, fitting_frames, play, reopen};
 use super::outputs::Outputs;
 use super::{Failure, OUTPUTS, Screen, file, folder, force, inputs, path, refuse, traces};
+use crate::say;
 
 /// Options that write one file and so take one trace.
 const OF_ONE: [&str; 7] =
@@ -46,7 +47,8 @@ pub(super) fn command() -> Command {
     Command::new("replay")
         .about("Replay recorded kernel traces through the allocators")
         .after_help(format!(
-            "Exit status: 0 fine, 1 an allocator did something wrong, 2 the command line or a trace is wrong.\n\
+            "Exit status: 0 fine, 1 memory ran out, an allocator did something wrong, or\n\
+             the recording lost events, 2 the command line, a trace or an output is wrong.\n\
              {OUTPUTS}",
         ))
         .arg(inputs(
@@ -152,10 +154,14 @@ pub(super) fn run(matches: &ArgMatches, screen: Screen) -> Result<(), Failure> {
     if let Some(name) = OF_ONE.iter().find(|name| many && path(matches, name).is_some()) {
         refuse(command(), ErrorKind::ArgumentConflict, format!("--{name} goes with one trace"));
     }
-    let frames = read(path(matches, "map"), memory_map::read)?;
+    let map = read(path(matches, "map"), memory_map::read)?;
+    if let Some(complaint) = map.as_ref().and_then(|map| map.complaint.as_ref()) {
+        say(format_args!("kmem: {complaint}"));
+    }
+    let frames = map.map(|map| map.runs);
     let kernel = read(path(matches, "kernel-slabinfo"), slabinfo::read)?;
     if let Some(complaint) = kernel.as_ref().and_then(Slabinfo::complaint) {
-        eprintln!("kmem: {complaint}");
+        say(format_args!("kmem: {complaint}"));
     }
     let kernel = kernel.map(|read| read.lines);
     let nodes = *matches.get_one("nodes").expect("the argument has a default");

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use kmem::any_input;
 use kmem::replay::buddy_pages::BuddyPages;
-use kmem::replay::pipeline::{self, Options};
+use kmem::replay::pipeline::{self, Options, Replay};
 use kmem::replay::stack::Stack;
 use kmem::slabinfo::{self, Line, Slabinfo};
 use kmem::top::{Sort, screen};
+use kmem::trace::losses::Losses;
 use kmem::trace::source::Source;
 
 use super::terminal::{Key, Terminal};
@@ -94,8 +95,13 @@ pub(super) fn run(matches: &ArgMatches, shown: Screen) -> Result<(), Failure> {
     };
     let watched = source.map(|source| Watched::start(source, once)).transpose()?;
     if once {
+        let mut is_certain = true;
         let (lines, note) = match watched {
-            Some(watched) => (watched.wait()?, String::new()),
+            Some(watched) => {
+                let (lines, losses) = watched.wait()?;
+                is_certain = losses.is_none();
+                (lines, note_of_losses(losses))
+            }
             None => {
                 let read = read(file)?;
                 let note = note_of(&read);
@@ -106,7 +112,8 @@ pub(super) fn run(matches: &ArgMatches, shown: Screen) -> Result<(), Failure> {
         for line in screen(lines, sort, &note) {
             writeln!(out, "{line}")?;
         }
-        return Ok(out.flush()?);
+        out.flush()?;
+        return if is_certain { Ok(()) } else { Err(Failure::Findings) };
     }
     match watched {
         Some(watched) => watch(sort, delay.min(LONGEST_LOOK), shown, look_at_replay(watched)),
@@ -168,13 +175,29 @@ fn read(path: &Path) -> Result<Slabinfo, Failure> {
 fn look_at_replay(mut watched: Watched) -> impl FnMut() -> Result<Look, Failure> {
     move || {
         let note = if watched.has_ended()? { " the replay has ended: its last state" } else { "" };
-        Ok((watched.look()?, note.to_owned()))
+        let (lines, losses) = watched.look()?;
+        Ok((lines, format!("{note}{}", note_of_losses(losses))))
     }
+}
+
+/// Returns the note about lost events; empty where nothing was lost.
+fn note_of_losses(losses: Losses) -> String {
+    match losses.is_none() {
+        true => String::new(),
+        false => format!(" {}", losses.sentence().join(" ")),
+    }
+}
+
+/// What a replay on another thread shows.
+#[derive(Default, Clone)]
+struct Shown {
+    slabinfo: String,
+    losses: Losses,
 }
 
 /// A replay on another thread, which publishes its caches at intervals.
 struct Watched {
-    shown: Arc<Mutex<String>>,
+    shown: Arc<Mutex<Shown>>,
     /// `None` after the thread was joined.
     thread: Option<std::thread::JoinHandle<Result<(), Failure>>>,
 }
@@ -182,7 +205,7 @@ struct Watched {
 impl Watched {
     /// Starts the replay, at the trace's own pace unless `at_once`.
     fn start(source: Source, at_once: bool) -> io::Result<Self> {
-        let shown = Arc::new(Mutex::new(String::new()));
+        let shown = Arc::new(Mutex::new(Shown::default()));
         let to_show = Arc::clone(&shown);
         let thread = std::thread::Builder::new()
             .name("replay".into())
@@ -198,17 +221,19 @@ impl Watched {
         }
     }
 
-    fn look(&self) -> Result<Vec<Line>, Failure> {
+    fn look(&self) -> Result<(Vec<Line>, Losses), Failure> {
         // After a panic of the thread the text of the last refresh is still valid.
-        let text = self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match text.is_empty() {
-            true => Ok(Vec::new()),
-            false => Ok(slabinfo::read("the replay", text.as_bytes())?.lines),
-        }
+        let Shown { slabinfo, losses } =
+            self.shown.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let lines = match slabinfo.is_empty() {
+            true => Vec::new(),
+            false => slabinfo::read("the replay", slabinfo.as_bytes())?.lines,
+        };
+        Ok((lines, losses))
     }
 
     /// Waits for the end and returns the last state.
-    fn wait(mut self) -> Result<Vec<Line>, Failure> {
+    fn wait(mut self) -> Result<(Vec<Line>, Losses), Failure> {
         self.thread.take().map_or(Ok(()), join)?;
         self.look()
     }
@@ -218,13 +243,14 @@ fn join(thread: std::thread::JoinHandle<Result<(), Failure>>) -> Result<(), Fail
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
-fn replay(source: Source, at_once: bool, shown: &Mutex<String>) -> Result<(), Failure> {
+fn replay(source: Source, at_once: bool, shown: &Mutex<Shown>) -> Result<(), Failure> {
     let started = Instant::now();
     let mut last_shown = started;
     let options = Options { checks: false, cpus: None };
     let frames = MEMORY_BYTES / page_frame::PAGE_SIZE;
-    let show = |stack: &Stack| {
-        *shown.lock().unwrap_or_else(PoisonError::into_inner) = stack.slabinfo();
+    let show = |replay: &Replay<Stack, BuddyPages>| {
+        let now = Shown { slabinfo: replay.objects.target().slabinfo(), losses: replay.losses() };
+        *shown.lock().unwrap_or_else(PoisonError::into_inner) = now;
     };
     let replay = pipeline::replay(
         source,
@@ -236,12 +262,12 @@ fn replay(source: Source, at_once: bool, shown: &Mutex<String>) -> Result<(), Fa
                 std::thread::sleep(due.saturating_sub(started.elapsed()));
                 if last_shown.elapsed() > REFRESH {
                     last_shown = Instant::now();
-                    show(replay.objects.target());
+                    show(replay);
                 }
             }
             ControlFlow::Continue(())
         },
     )?;
-    show(replay.objects.target());
+    show(&replay);
     Ok(())
 }

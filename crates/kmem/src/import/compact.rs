@@ -4,7 +4,9 @@
 use std::collections::HashMap;
 use std::io::{self, Write};
 
+use super::error::ImportError;
 use super::{Recorded, UNKNOWN, What};
+use crate::input_error::Mismatch;
 use crate::trace::comment::FAILED;
 use crate::trace::event::{ADDRESS_BASE, MAX_CPUS, MAX_FRAMES, MAX_ORDER, MAX_REQUEST_BYTES};
 use crate::trace::losses::Losses;
@@ -22,14 +24,17 @@ const OTHERS: &str = "others";
 pub struct Counts {
     /// Events written.
     pub written: u64,
-    /// Events of a kind that is not imported, without a needed field, with a null pointer, or with
-    /// a number outside the format's range.
+    /// Events of a kind that is not imported, and those of no memory: a null pointer, or a request
+    /// of zero bytes.
     pub left_out: u64,
     /// Page allocations that failed in the recorded kernel. Each is noted in a comment.
     pub failed: u64,
     /// Events whose address the kernel printed as `(ptrval)`. They are not written.
     pub hidden: u64,
-    /// Events that the recorder reported as lost.
+    /// Events without a needed field, with a number outside the format's range, or in a line that
+    /// is broken. They are counted among the losses too.
+    pub unreadable: u64,
+    /// Events that the recorder reported as lost, and unreadable ones.
     pub losses: Losses,
 }
 
@@ -41,6 +46,8 @@ pub struct Compact<W> {
     last_ns: Option<u64>,
     counts: Counts,
     has_begun: bool,
+    /// The pointer that the kernel returns for zero bytes, once it did.
+    empty: Option<u64>,
 }
 
 /// The number of each name.
@@ -52,7 +59,8 @@ impl<W: Write> Compact<W> {
     /// `out` stays empty when the input turns out not to be a recording.
     pub fn new(out: W) -> Self {
         let (sites, gfps) = (Numbers::default(), Numbers::default());
-        Self { out, sites, gfps, last_ns: None, counts: Counts::default(), has_begun: false }
+        let counts = Counts::default();
+        Self { out, sites, gfps, last_ns: None, counts, has_begun: false, empty: None }
     }
 
     fn begin(&mut self) -> io::Result<()> {
@@ -62,14 +70,18 @@ impl<W: Write> Compact<W> {
         Ok(())
     }
 
-    /// Writes an event, or counts it as left out if a number is outside the format's range.
+    /// Writes an event. One without memory is counted as left out, and one with a number outside
+    /// the format's range as lost.
     ///
     /// # Errors
     /// When writing to `out` fails.
     pub fn add(&mut self, event: &Recorded<'_>) -> io::Result<()> {
-        if !fits(event) {
+        if self.is_of_nothing(event) {
             self.leave_out();
             return Ok(());
+        }
+        if !fits(event) {
+            return self.lose_unreadable();
         }
         self.begin()?;
         let cpu = event.cpu;
@@ -117,6 +129,20 @@ impl<W: Write> Compact<W> {
         Ok(())
     }
 
+    /// Returns whether the event is about no memory: its pointer is null, or it is a request of
+    /// zero bytes, or the free of the pointer that those get.
+    fn is_of_nothing(&mut self, event: &Recorded<'_>) -> bool {
+        match event.what {
+            What::Allocate { address, requested_bytes: 0, .. } => {
+                self.empty = Some(address);
+                true
+            }
+            What::Allocate { address, .. } => address == 0,
+            What::Free { address, .. } => address == 0 || self.empty == Some(address),
+            What::AllocatePages { .. } | What::FreePages { .. } => false,
+        }
+    }
+
     /// Ends the line of an allocation, with its call site where it is known.
     fn end_line(&mut self, site: Option<u32>) -> io::Result<()> {
         match site {
@@ -140,6 +166,15 @@ impl<W: Write> Compact<W> {
         writeln!(self.out, "{}", losses.line())
     }
 
+    /// Counts an event that could not be read as a lost one, and notes it in the trace.
+    ///
+    /// # Errors
+    /// When writing to `out` fails.
+    pub fn lose_unreadable(&mut self) -> io::Result<()> {
+        self.counts.unreadable += 1;
+        self.lose(Losses::of(1))
+    }
+
     /// Notes in the trace that an allocation of pages failed.
     ///
     /// # Errors
@@ -160,12 +195,27 @@ impl<W: Write> Compact<W> {
         self.counts
     }
 
-    /// Ends the trace.
+    /// Ends the trace of the recording `name`.
     ///
     /// # Errors
-    /// When writing to `out` fails.
-    pub fn finish(mut self) -> io::Result<Counts> {
-        self.begin()?;
+    /// A recording of which no event was written, with the reason, or when writing to `out` fails.
+    pub fn finish(mut self, name: &str) -> Result<Counts, ImportError> {
+        let Counts { written, left_out, hidden, unreadable, failed, .. } = self.counts;
+        if written == 0 && hidden > 0 {
+            let expected = "addresses (record as root, or boot with no_hash_pointers)";
+            let mismatch = Mismatch::new(expected, "pointers that the kernel has hidden");
+            return Err(mismatch.in_file(name).into());
+        }
+        if written == 0 {
+            let found = match (left_out, unreadable, failed) {
+                (0, 0, 0) => "none".to_owned(),
+                (0, 0, failed) => format!("{failed} allocations of pages that failed, alone"),
+                (left_out, 0, _) => format!("{left_out} events of other kinds or without memory"),
+                (_, unreadable, _) => format!("{unreadable} events that cannot be read"),
+            };
+            let mismatch = Mismatch::new("an event of allocated memory", found);
+            return Err(mismatch.in_file(name).into());
+        }
         self.out.flush()?;
         Ok(self.counts)
     }
@@ -208,14 +258,11 @@ fn fits(event: &Recorded<'_>) -> bool {
     event.cpu < u32::from(MAX_CPUS)
         && match event.what {
             What::Allocate { address, requested_bytes, allocated_bytes, .. } => {
-                address != 0
-                    && requested_bytes > 0
-                    && requested_bytes <= allocated_bytes
+                requested_bytes <= allocated_bytes
                     && allocated_bytes <= u64::from(MAX_REQUEST_BYTES)
                     && relative(address) <= u64::MAX - ADDRESS_BASE - allocated_bytes
             }
-            // Kernels often free null, which does nothing.
-            What::Free { address, .. } => address != 0,
+            What::Free { .. } => true,
             What::AllocatePages { frame, order, migratetype, .. } => {
                 is_page(frame, order) && migratetype <= MAX_MIGRATETYPE
             }
@@ -244,7 +291,7 @@ mod tests {
         for (time, address) in [(100, 0x10), (150, 0x20), (120, 0x30), (160, 0x40)] {
             compact.add(&free(address, time)).expect("a vector takes all");
         }
-        let counts = compact.finish().expect("a vector takes all");
+        let counts = compact.finish("t").expect("a vector takes all");
         assert_eq!(counts, Counts { written: 4, ..Counts::default() });
         let text = String::from_utf8(out).expect("it is text");
         let lines: Vec<_> = text.lines().skip(2).collect();
@@ -258,7 +305,10 @@ mod tests {
         compact.add(&Recorded { cpu: 1024, ..free(8, 1) }).expect("nor is this");
         let what = What::FreePages { frame: 1, order: 19 };
         compact.add(&Recorded { what, ..free(8, 1) }).expect("nor is this");
-        let counts = compact.finish().expect("a vector takes all");
-        assert_eq!((counts.written, counts.left_out), (0, 3));
+        assert_eq!((compact.counts().left_out, compact.counts().unreadable), (1, 2));
+        assert_eq!(compact.counts().losses, Losses::of(2), "what cannot be kept is lost");
+        let error = compact.finish("t").expect_err("nothing was written");
+        let ImportError::Input(error) = error else { panic!("a vector takes all") };
+        assert!(error.to_string().ends_with("found 2 events that cannot be read"), "{error}");
     }
 }

@@ -8,6 +8,8 @@
 
 mod call_chain;
 pub mod compact;
+pub mod error;
+mod event_line;
 #[cfg(feature = "perf-data")]
 mod format;
 mod lost;

@@ -4,13 +4,13 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io::{BufReader, Read, Seek, Write};
 
-use linux_perf_data::linux_perf_event_reader::{Endianness, EventRecord};
+use linux_perf_data::linux_perf_event_reader::{Endianness, EventRecord, RecordType};
 use linux_perf_data::{Feature, PerfFileReader, PerfFileRecord};
 
 use super::compact::{Compact, Counts};
+use super::error::ImportError;
 use super::format::{Format, formats, number};
 use super::piped::Piped;
-use super::text::ImportError;
 use super::{Fields, Kind, Recorded, has_failed, what};
 use crate::input_error::{InputError, Mismatch};
 use crate::trace::losses::Losses;
@@ -20,6 +20,9 @@ pub const MAGIC: &[u8; 8] = b"PERFILE2";
 
 /// The first bytes of a file of a machine with the other byte order.
 pub const BIG_ENDIAN_MAGIC: &[u8; 8] = b"2ELIFREP";
+
+/// `PERF_RECORD_MISC_LOST_SAMPLES_BPF`: the samples were dropped by a filter of the user.
+const LOST_TO_FILTER: u16 = 1 << 15;
 
 /// The size of the header of what perf wrote into a pipe; that of a file is larger.
 const PIPED_HEADER_BYTES: u64 = 16;
@@ -92,12 +95,25 @@ fn records<R: Read>(
                     add(&mut compact, &formats, &raw.as_slice(), is_big_endian, at)?;
                 }
                 EventRecord::Lost(lost) => compact.lose(Losses::of(lost.count))?,
+                EventRecord::Throttle(_) => compact.lose(Losses::UNCOUNTED)?,
+                EventRecord::Raw(raw) if raw.record_type == RecordType::LOST_SAMPLES => {
+                    let count = raw.data.as_slice();
+                    let count = count.get(..8).and_then(|count| number(count, is_big_endian));
+                    // Samples that a filter dropped are none of the recording.
+                    let is_filtered = raw.misc & LOST_TO_FILTER != 0;
+                    match count {
+                        _ if is_filtered => {}
+                        Some(0) => {}
+                        Some(count) => compact.lose(Losses::of(count))?,
+                        None => compact.lose(Losses::UNCOUNTED)?,
+                    }
+                }
                 _ => {}
             }
         }
         next = record_iter.next_record(&mut perf_file).map_err(wrong)?;
     }
-    Ok(compact.finish()?)
+    compact.finish(name)
 }
 
 fn add(
@@ -129,7 +145,7 @@ fn add(
     }
     match what(kind, &fields) {
         Some(what) => compact.add(&Recorded { time_ns, cpu, what })?,
-        None => compact.leave_out(),
+        None => compact.lose_unreadable()?,
     }
     Ok(())
 }

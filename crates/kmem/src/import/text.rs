@@ -1,22 +1,17 @@
-//! Reads lines of `perf script` and of the kernel's `trace` file:
-//!
-//! ```text
-//! COMM PID [CPU] SECONDS: kmem:EVENT: KEY=VALUE ...
-//! COMM-PID [CPU] FLAGS SECONDS: EVENT: KEY=VALUE ...
-//! CPU:1 [LOST 123 EVENTS]
-//! ```
-//!
-//! The parser ignores the text before the bracket, because program names may hold anything, even
-//! brackets.
+//! Reads the text of `perf script`, of `trace-cmd report` and of the kernel's `trace` file, line by
+//! line: [`event_line`](super::event_line) finds events, [`lost`](super::lost) finds losses.
 
 use std::io::{self, Write};
 
 use super::compact::{Compact, Counts};
+use super::error::ImportError;
+use super::event_line::{EventLine, event, names_event};
 use super::lost::losses;
 use super::words::Words;
 use super::{Fields, Kind, Recorded, What, call_chain, has_failed, what};
 use crate::input_error::{InputError, Mismatch};
 use crate::trace::HEADER;
+use crate::trace::losses::Losses;
 use crate::trace::source::Text;
 
 /// Longest line that is read.
@@ -24,59 +19,50 @@ const MAX_LINE_BYTES: usize = 64 << 10;
 /// Lines without an event after which an input that had none yet is no recording.
 const PATIENCE: u64 = 10_000;
 
-/// Why a recording was not taken over.
-#[derive(Debug)]
-pub enum ImportError {
-    /// It is not one.
-    Input(InputError),
-    /// It could not be written.
-    Output(io::Error),
-}
-
-impl From<InputError> for ImportError {
-    fn from(error: InputError) -> Self {
-        Self::Input(error)
-    }
-}
-
-impl From<io::Error> for ImportError {
-    fn from(error: io::Error) -> Self {
-        Self::Output(error)
-    }
+/// What is known of the losses of a text in which none is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unshown {
+    /// There were none: the tool was told to show them.
+    None,
+    /// Nothing, if perf wrote the text.
+    Unknown,
 }
 
 /// Reads `text` to its end and writes a compact trace.
 ///
 /// # Errors
 /// Text without any event, or that cannot be read; an output that takes no more.
-pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportError> {
-    let mut sink = Lines { compact: Compact::new(out), pending: None };
+pub fn import(
+    text: &mut impl Text,
+    out: impl Write,
+    unshown: Unshown,
+) -> Result<Counts, ImportError> {
+    let mut sink = Lines::new(Compact::new(out));
     let mut buffer = vec![0; 4 * MAX_LINE_BYTES];
-    let (mut kept, mut lines, mut events) = (0, 0_u64, 0_u64);
-    let no_events = |name: &str, line: u64| {
-        Mismatch::new("kmem events of perf script or ftrace", "none").at_line(name, line.max(1))
-    };
+    let (mut kept, mut lines) = (0, 0_u64);
+    // Whether the rest of a line that is too long is to be skipped.
+    let mut is_skipping = false;
     loop {
         let read = text.read(&mut buffer[kept..])?;
         let end = kept + read;
         let mut next = 0;
         while next < end {
             let ahead = &buffer[next..end];
-            let Some(length) = memchr::memchr(b'\n', ahead).or((read == 0).then_some(ahead.len()))
-            else {
-                break;
-            };
+            let line_break = memchr::memchr(b'\n', ahead);
+            let Some(length) = line_break.or((read == 0).then_some(ahead.len())) else { break };
             lines += 1;
-            if lines == 1 && ahead.starts_with(HEADER.as_bytes()) {
+            if lines == 1 && without_mark(ahead).starts_with(HEADER.as_bytes()) {
                 let expected = "kmem events of perf script or ftrace";
                 let mismatch = Mismatch::new(expected, "a compact trace, which needs no import");
                 return Err(mismatch.at_line(text.name(), lines).into());
             }
-            events += u64::from(sink.take(&ahead[..length])?);
+            if !std::mem::take(&mut is_skipping) {
+                sink.take(&ahead[..length], line_break.is_some())?;
+            }
             // Behind the last line there may be no line break.
             next = end.min(next + length + 1);
-            if events == 0 && lines > PATIENCE {
-                return Err(no_events(text.name(), lines).into());
+            if sink.events == 0 && lines > PATIENCE {
+                return Err(sink.nothing(text.name(), lines).into());
             }
         }
         if read == 0 {
@@ -85,58 +71,83 @@ pub fn import(text: &mut impl Text, out: impl Write) -> Result<Counts, ImportErr
         kept = end - next;
         buffer.copy_within(next..end, 0);
         if kept > MAX_LINE_BYTES {
-            let mismatch = Mismatch::new("a line of at most 65536 bytes", "a longer one");
-            return Err(mismatch.at_line(text.name(), lines + 1).into());
+            if sink.events == 0 {
+                let mismatch = Mismatch::new("a line of at most 65536 bytes", "a longer one");
+                return Err(mismatch.at_line(text.name(), lines + 1).into());
+            }
+            // Whatever it was, it is lost; the lines behind it are not.
+            if !std::mem::replace(&mut is_skipping, true) {
+                sink.compact.lose(Losses::UNCOUNTED)?;
+            }
+            kept = 0;
         }
     }
     sink.settle(None)?;
-    let compact = sink.compact;
-    let counts = compact.counts();
-    match events {
-        0 => Err(no_events(text.name(), lines).into()),
-        _ if counts.written == 0 && counts.hidden > 0 => {
-            let expected = "addresses (record as root, or boot with no_hash_pointers)";
-            let mismatch = Mismatch::new(expected, "pointers that the kernel has hidden");
-            Err(mismatch.in_file(text.name()).into())
-        }
-        _ if counts.written == 0 => {
-            let found = format!("{events} events of other kinds or without memory");
-            Err(Mismatch::new("an event of allocated memory", found).in_file(text.name()).into())
-        }
-        _ => Ok(compact.finish()?),
+    if sink.events == 0 {
+        return Err(sink.nothing(text.name(), lines).into());
     }
+    if sink.is_of_perf && !sink.shows_losses && unshown == Unshown::Unknown {
+        sink.compact.lose(Losses::HIDDEN)?;
+    }
+    sink.compact.finish(text.name())
+}
+
+/// Returns text without a byte order mark.
+fn without_mark(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
 }
 
 /// Lines as events of a trace.
 struct Lines<W> {
     compact: Compact<W>,
+    /// Lines that were events, of whatever kind.
+    events: u64,
     /// The line of an allocation of pages whose call chain may follow.
     pending: Option<String>,
+    /// Whether there are events as perf writes them.
+    is_of_perf: bool,
+    /// Whether losses are shown.
+    shows_losses: bool,
 }
 
 impl<W: Write> Lines<W> {
-    /// Takes one line; returns whether it was an event.
-    fn take(&mut self, line: &[u8]) -> io::Result<bool> {
-        let Ok(line) = std::str::from_utf8(line) else { return Ok(false) };
+    fn new(compact: Compact<W>) -> Self {
+        Self { compact, events: 0, pending: None, is_of_perf: false, shows_losses: false }
+    }
+
+    /// Takes one line. The last one of a text may be cut, without a line break.
+    fn take(&mut self, line: &[u8], is_whole: bool) -> io::Result<()> {
+        // Names of programs need not be UTF-8.
+        let line = &*String::from_utf8_lossy(line);
         if self.pending.is_some() {
             match call_chain::function(line) {
-                Some(function) if call_chain::is_allocator(function) => return Ok(false),
-                Some(site) => return self.settle(Some(site)).map(|()| false),
-                None if call_chain::is_heading(line) => return Ok(false),
+                Some(function) if call_chain::is_allocator(function) => return Ok(()),
+                Some(site) => return self.settle(Some(site)),
+                None if call_chain::is_heading(line) => return Ok(()),
                 None => self.settle(None)?,
             }
         }
         if let Some(losses) = losses(line) {
-            self.compact.lose(losses)?;
-            return Ok(false);
+            self.shows_losses = true;
+            return self.compact.lose(losses);
         }
-        let Some((_, _, name, _)) = event(line) else { return Ok(false) };
+        let Some(EventLine { name, is_of_perf, fields, .. }) = event(line) else {
+            return match names_event(line) {
+                true => self.compact.lose_unreadable(),
+                false => Ok(()),
+            };
+        };
+        self.events += 1;
+        self.is_of_perf |= is_of_perf;
         match Kind::of(name) {
             None => self.compact.leave_out(),
+            Some(_) if !is_whole && Words(fields).ends_in_cut_address() => {
+                self.compact.lose_unreadable()?;
+            }
             Some(Kind::PageAllocate) => self.pending = Some(line.to_owned()),
             Some(_) => self.add(line, None)?,
         }
-        Ok(true)
+        Ok(())
     }
 
     /// Adds the pending allocation, whose call site is `site`.
@@ -150,7 +161,9 @@ impl<W: Write> Lines<W> {
     /// Adds the event of a line.
     fn add(&mut self, line: &str, found: Option<&str>) -> io::Result<()> {
         let compact = &mut self.compact;
-        let Some((time_ns, cpu, name, fields)) = event(line) else { return Ok(()) };
+        let Some(EventLine { time_ns, cpu, name, fields, .. }) = event(line) else {
+            return Ok(());
+        };
         let Some(kind) = Kind::of(name) else { return Ok(()) };
         let words = Words(fields);
         if words.text("ptr").is_some_and(is_hidden) {
@@ -166,12 +179,28 @@ impl<W: Write> Lines<W> {
         }
         match what {
             Some(what) => compact.add(&Recorded { time_ns, cpu, what }),
-            None => {
+            None if words.text("ptr").is_some_and(is_null) => {
                 compact.leave_out();
                 Ok(())
             }
+            None => compact.lose_unreadable(),
         }
     }
+
+    /// Returns the error of a text without events.
+    fn nothing(&self, name: &str, line: u64) -> InputError {
+        let losses = self.compact.counts().losses;
+        let found = match losses.is_none() {
+            true => "none".to_owned(),
+            false => format!("none; the recording lost {losses}"),
+        };
+        Mismatch::new("kmem events of perf script or ftrace", found).at_line(name, line.max(1))
+    }
+}
+
+/// Whether an address is text that kernels print for null.
+fn is_null(address: &str) -> bool {
+    matches!(address, "(nil)" | "(null)")
 }
 
 /// Whether an address is the text that the kernel shows before it can hash addresses.
@@ -181,51 +210,19 @@ fn is_hidden(address: &str) -> bool {
 
 /// Returns whether a line is an event that can be imported.
 pub fn is_event(line: &[u8]) -> bool {
-    let found = std::str::from_utf8(line).ok().and_then(event);
-    found.is_some_and(|(_, _, name, _)| Kind::of(name).is_some())
-}
-
-/// Finds time, CPU, name and fields of an event.
-fn event(line: &str) -> Option<(u64, u32, &str, &str)> {
-    // The first bracket that goes on as an event does.
-    line.match_indices('[').find_map(|(at, _)| {
-        let (cpu, rest) = line[at + 1..].split_once(']')?;
-        let cpu = cpu.trim().parse().ok()?;
-        let (before, rest) = rest.split_once(": ")?;
-        // Nothing but flags may stand before the time.
-        let mut words = before.split_ascii_whitespace().rev();
-        let time_ns = nanoseconds(words.next()?)?;
-        if words.count() > 1 {
-            return None;
-        }
-        let (name, fields) = rest.trim_start().split_once(": ")?;
-        let name = name.strip_prefix("kmem:").unwrap_or(name);
-        Some((time_ns, cpu, name, fields))
-    })
-}
-
-/// Reads seconds with up to nine decimals.
-fn nanoseconds(text: &str) -> Option<u64> {
-    let (seconds, decimals) = text.split_once('.')?;
-    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
-    if !is_number(seconds) || !is_number(decimals) || decimals.len() > 9 {
-        return None;
-    }
-    let nanoseconds: u64 = format!("{decimals:0<9}").parse().ok()?;
-    seconds.parse::<u64>().ok()?.checked_mul(1_000_000_000)?.checked_add(nanoseconds)
+    event(&String::from_utf8_lossy(line)).is_some_and(|event| Kind::of(event.name).is_some())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::trace::losses::Losses;
     use crate::trace::source::Source;
 
     fn imported(text: &str) -> Result<(Counts, Vec<String>), String> {
         let text = text.to_owned().leak().as_bytes();
         let mut source = Source::bytes("t", text).map_err(|error| error.to_string())?;
         let mut out = Vec::new();
-        match import(&mut source, &mut out) {
+        match import(&mut source, &mut out, Unshown::None) {
             Ok(counts) => {
                 let text = String::from_utf8(out).expect("it is text");
                 Ok((counts, text.lines().skip(2).map(str::to_owned).collect()))
@@ -326,13 +323,65 @@ mod tests {
     }
 
     #[test]
-    fn a_program_cannot_pass_its_name_off_as_an_event() {
-        let line = "evil [0] x 1 [001] 5.000000: kmem:kfree: call_site=f ptr=0x10";
-        let (time, cpu, name, _) = event(line).expect("it is one");
-        assert_eq!((time, cpu, name), (5_000_000_000, 1, "kfree"));
-        let fields = Words("call_site=f ptr=0x10");
-        let freed = what(Kind::Kfree, &fields);
-        assert_eq!(freed, Some(What::Free { address: 16, of_cache: false }));
+    fn nothing_is_left_out_in_silence() {
+        let free = "x-1 [001] .... 1.000001: kfree: call_site=f ptr=0xffff888000000100";
+        for (text, written, losses) in [
+            (format!("x-1 [9999] .... 1.0: kfree: call_site=f ptr=0x100\n{free}\n"), 1, 1),
+            (format!("{free}\nx-1 [001] .... 1.0: kmalloc: call_site=f ptr=0x100\n"), 1, 1),
+            (format!("{free}\nx-1 [001] +2.0us: kfree: call_site=f ptr=0x100\n"), 1, 1),
+            // The last line is cut in the middle of its address.
+            (format!("{free}\n{}", &free[..free.len() - 3]), 1, 1),
+            (format!("{free}\n{free}"), 2, 0),
+            // kmalloc(0) is no memory.
+            (
+                format!(
+                    "{free}\nx-1 [001] .... 1.0: kmalloc: ptr=0x10 bytes_req=0 bytes_alloc=0\n\
+                     x-1 [001] .... 1.0: kfree: call_site=f ptr=0x10\n"
+                ),
+                1,
+                0,
+            ),
+        ] {
+            let (counts, _) = imported(&text).expect("there is an event");
+            assert_eq!((counts.written, counts.losses), (written, Losses::of(losses)), "{text}");
+        }
+    }
+
+    #[test]
+    fn programs_with_names_of_other_encodings_are_events_too() {
+        let mut source = Source::bytes(
+            "t",
+            b"caf\xe9-1 [001] .... 1.0: kfree: call_site=f ptr=ffff888000000100\n",
+        )
+        .expect("bytes can be read");
+        let counts = import(&mut source, &mut Vec::new(), Unshown::Unknown).expect("an event");
+        assert_eq!((counts.written, counts.losses), (1, Losses::default()));
+    }
+
+    #[test]
+    fn perf_script_is_trusted_about_losses_only_if_it_was_told_to_show_them() {
+        let text = "p 7 [001] 1.0: kmem:kfree: call_site=f ptr=0xffff888000000100\n";
+        for (text, unshown, losses) in [
+            (text.to_owned(), Unshown::Unknown, Losses::HIDDEN),
+            (text.to_owned(), Unshown::None, Losses::default()),
+            (
+                format!("{text}p 7 [001] 1.0: PERF_RECORD_LOST lost 3\n"),
+                Unshown::Unknown,
+                Losses::of(3),
+            ),
+        ] {
+            let mut source = Source::bytes("t", text.leak().as_bytes()).expect("readable");
+            let counts = import(&mut source, &mut Vec::new(), unshown).expect("an event");
+            assert_eq!(counts.losses, losses);
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_costs_itself_alone() {
+        let free = "x-1 [001] .... 1.0: kfree: call_site=f ptr=ffff888000000100\n";
+        let long = "y".repeat(600_000);
+        let (counts, _) = imported(&format!("{free}{long}\n{free}")).expect("there are events");
+        assert_eq!((counts.written, counts.losses), (2, Losses::UNCOUNTED));
     }
 
     #[test]

@@ -23,6 +23,21 @@ const KEYS: [&str; 14] = [
 /// `KEY=VALUE` after `KEY=VALUE`.
 pub(super) struct Words<'t>(pub(super) &'t str);
 
+/// Digits of a pointer as kernels of 32 and of 64 bits print it.
+const POINTER_DIGITS: [usize; 2] = [8, 16];
+
+impl Words<'_> {
+    /// Returns whether the text ends in an address that has fewer digits than an address has, as
+    /// that of a file that was cut.
+    pub(super) fn ends_in_cut_address(&self) -> bool {
+        let Some((_, last)) = self.0.rsplit_once(' ') else { return false };
+        let Some(address) = last.strip_prefix("ptr=") else { return false };
+        let digits = address.strip_prefix("0x").unwrap_or(address);
+        digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+            && !POINTER_DIGITS.contains(&digits.len())
+    }
+}
+
 impl<'t> Fields<'t> for Words<'t> {
     fn number(&self, name: &str, is_address: bool) -> Option<u64> {
         let text = self.text(name)?;

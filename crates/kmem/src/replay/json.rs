@@ -19,12 +19,41 @@ pub fn json(outcomes: &[Outcome]) -> String {
 }
 
 fn object(outcome: &Outcome) -> String {
-    let (objects, pages, stack) = (&outcome.objects, &outcome.pages, &outcome.stack);
     let mut fields = vec![("trace", string(&outcome.trace))];
+    fields.extend(totals(outcome));
+    if let Some(times) = &outcome.times {
+        fields.push(("times_ns", operations(times)));
+    }
+    fields.push(("caches", list(outcome.caches_and_kmalloc().map(cache))));
+    fields.push(("callers", list(outcome.callers.iter().map(caller))));
+    let lines: Vec<_> =
+        fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
+    format!("{{\n{}\n}}", lines.join(",\n"))
+}
+
+/// Returns the totals as CSV, one a line. What is true is 1, and what is false 0.
+pub fn totals_csv(outcome: &Outcome) -> String {
+    let lines = totals(outcome).into_iter().map(|(name, value)| {
+        let value = match &*value {
+            "true" => "1",
+            "false" => "0",
+            number => number,
+        };
+        format!("{name},{value}\r\n")
+    });
+    "total,value\r\n".to_owned() + &lines.collect::<String>()
+}
+
+/// Returns the names of the totals and their values, which are numbers or booleans.
+fn totals(outcome: &Outcome) -> Vec<(&'static str, String)> {
+    let (objects, pages, stack) = (&outcome.objects, &outcome.pages, &outcome.stack);
+    let mut fields = Vec::new();
     let mut number = |name, value: u64| fields.push((name, value.to_string()));
     number("events", outcome.events);
     number("lost_events", outcome.losses.events);
     number("uncounted_losses", outcome.losses.uncounted);
+    fields.push(("losses_known", (!outcome.losses.are_hidden).to_string()));
+    let mut number = |name, value: u64| fields.push((name, value.to_string()));
     number("events_per_second", outcome.events_per_second() as u64);
     number("bytes_requested", objects.bytes_requested);
     number("bytes_allocated_traced", objects.bytes_allocated_traced);
@@ -62,14 +91,7 @@ fn object(outcome: &Outcome) -> String {
     number("recorded_page_failures", outcome.failed_in_recording.iter().sum());
     fields.push(("out_of_memory", (outcome.failed() > 0).to_string()));
     fields.push(("buddy_equals_initial", outcome.buddy_equals_initial.to_string()));
-    if let Some(times) = &outcome.times {
-        fields.push(("times_ns", operations(times)));
-    }
-    fields.push(("caches", list(outcome.caches_and_kmalloc().map(cache))));
-    fields.push(("callers", list(outcome.callers.iter().map(caller))));
-    let lines: Vec<_> =
-        fields.iter().map(|(name, value)| format!("  \"{name}\": {value}")).collect();
-    format!("{{\n{}\n}}", lines.join(",\n"))
+    fields
 }
 
 /// Returns objects as an array, one a line.

@@ -17,6 +17,7 @@ use super::pages::{self, Pages};
 use super::target::{ObjectTarget, PageTarget};
 use crate::input_error::{InputError, Mismatch};
 use crate::trace::event::{Action, Event};
+use crate::trace::losses::Losses;
 use crate::trace::read_ahead::Ahead;
 use crate::trace::reader::{Batch, TraceReader};
 use crate::trace::source::{Source, Text};
@@ -165,6 +166,11 @@ impl<T: ObjectTarget, P: PageTarget> Replay<T, P> {
     /// Makes `finish` count what call sites pin, which takes a look at every live object and block.
     pub fn count_pinned(&mut self) {
         self.counts_pinned = true;
+    }
+
+    /// Returns the losses that the recording reported so far.
+    pub fn losses(&self) -> Losses {
+        self.outcome.losses
     }
 
     /// Returns how long replaying took, from the first byte read to the last event.

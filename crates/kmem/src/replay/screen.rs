@@ -93,14 +93,11 @@ fn losses(out: &mut dyn Write, outcome: &Outcome, marks: &Marks) -> io::Result<(
         let failed = thousands(failed);
         writeln!(out, "  In the recorded kernel {failed} allocations of pages failed.")?;
     }
-    if outcome.losses.is_none() {
-        return writeln!(out, "  Nothing is lost: the recording reports no lost events.");
+    let [first, second] = outcome.losses.sentence();
+    match outcome.losses.is_none() {
+        true => writeln!(out, "  {first}"),
+        false => writeln!(out, "  {}{first}{}\n  {second}", marks.bad, marks.off),
     }
-    writeln!(
-        out,
-        "  {}The recording lost {}:{}\n  totals are too small, and some frees or allocations do not match.",
-        marks.bad, outcome.losses, marks.off
-    )
 }
 
 /// Names the cache and the call site that hold most at the peak.

@@ -138,14 +138,9 @@ fn head(report: &Report) -> String {
         escaped(&outcome.trace),
         escaped(&verdict)
     );
-    if outcome.losses.is_none() {
-        html.push_str("<p>Nothing is lost: the recording reports no lost events.</p>\n");
-    } else {
-        html.push_str(&format!(
-            "<p class='verdict bad'>The recording lost {}: totals are too small, and some frees or allocations do not match.</p>\n",
-            outcome.losses
-        ));
-    }
+    let class = if outcome.losses.is_none() { "" } else { " class='verdict bad'" };
+    let losses = outcome.losses.sentence().join(" ");
+    html.push_str(&format!("<p{class}>{}</p>\n", escaped(losses.trim_end())));
     if !outcome.findings.shown().is_empty() {
         html.push_str("<ul>");
         outcome

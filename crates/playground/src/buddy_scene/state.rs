@@ -1,6 +1,7 @@
 //! The state of the buddy as JSON.
 
 use alloc::string::String;
+use alloc::vec::Vec;
 
 use page_frame::{FrameNumber, Order};
 
@@ -52,9 +53,10 @@ fn bits(machine: &Machine<'_>) -> String {
 fn orders(machine: &Machine<'_>) -> Json {
     let memory = machine.memory();
     let orders = Order::all().take_while(|order| order.pages() <= memory.units);
+    // Finding the free blocks takes a look at every unit, so it is done once for all orders.
+    let free: Vec<(usize, Order)> = machine.free_blocks().collect();
     Json::list(orders, |list, order| {
-        let starts =
-            machine.free_blocks().filter(|(_, other)| *other == order).map(|(start, _)| start);
+        let starts = free.iter().filter(|(_, other)| *other == order).map(|(start, _)| *start);
         list.push(
             Json::object()
                 .number("order", order.index())

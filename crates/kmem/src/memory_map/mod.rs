@@ -3,46 +3,66 @@
 //! ```text
 //! BIOS-e820: [mem 0x0000000000000000-0x000000000009fbff] usable    both ends included
 //!  BIOS-e820: 0000000000000000 - 000000000009fc00 (usable)         end excluded, before Linux 3.7
+//! BIOS-e820: 0009fc00 @ 00000000 (usable)                          size @ start, before Linux 2.4
 //! e820: remove [mem 0x000a0000-0x000fffff] usable                  applied in the lines' order
 //! e820: update [mem 0x00000000-0x00000fff] usable ==> reserved
+//! e820 remove range: 00000000000a0000 - 0000000000100000 (usable)  the same before Linux 3.5
+//! user: [mem 0x0000000000100000-0x000000001fffffff] usable         replaces the firmware's map
 //! 00001000-0009fbff : System RAM                                   /proc/iomem, both ends included
 //! 0x100000-0x7ffdffff usable                                       written by hand
 //! ```
 //!
 //! Prefixes of `dmesg` and of journals are skipped, and so are all lines that describe no memory. A
-//! line that begins like one of these but continues differently is an error: without the line the
-//! map would be wrong.
+//! line that begins like one of these but continues differently is left out with a complaint: its
+//! memory is then missing from the map.
+
+mod line;
 
 use std::io::BufRead;
 
 use page_frame::{FrameRange, MemoryMap, RegionKind};
 
 use crate::input_error::{InputError, Mismatch, quoted};
+use crate::picture::text::counted;
 use crate::text_lines::{self, TextLine};
+use line::{Action, REGION, REPLACING, Range, Region, action};
 
 /// Maximum number of regions in a map.
-const MAX_REGIONS: usize = 256;
+const MAX_REGIONS: usize = 1024;
 /// Maximum number of lines in a file: a whole kernel log.
 const MAX_LINES: u64 = 1 << 20;
-/// Words before a region that a firmware or a user gave.
-const MARKS: [&str; 5] = ["BIOS-e820:", "Xen:", "user:", "modified:", "extended:"];
+/// A boot memory map.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct BootMap {
+    /// The whole usable frames.
+    pub runs: Vec<FrameRange>,
+    /// What could not be used of the file; `None` where all of it could.
+    pub complaint: Option<String>,
+}
 
-/// Reads a map and returns its whole usable frames. `file` is its name in error messages.
+/// Reads a map. `file` is its name in error messages.
 ///
 /// # Errors
-/// The first line that is a region of memory and cannot be read, a map without whole usable frames,
-/// or one whose addresses the kernel has hidden.
-pub fn read(file: &str, from: impl BufRead) -> Result<Vec<FrameRange>, InputError> {
+/// A map without whole usable frames, with the first line that could not be read, or one whose
+/// addresses the kernel has hidden.
+pub fn read(file: &str, from: impl BufRead) -> Result<BootMap, InputError> {
     let mut regions = Regions::default();
     let mut first_skipped = None;
+    let mut broken: Vec<InputError> = Vec::new();
+    let mut replacing = None;
     for TextLine { number, text } in text_lines::read(file, from, MAX_LINES)? {
+        let mark = REPLACING.iter().find(|mark| text.contains(**mark));
+        if mark.is_some() && mark != replacing {
+            regions = Regions::default();
+            replacing = mark;
+        }
         match action(&text) {
             Ok(Some(action)) => regions.apply(action),
             Ok(None) if text.trim().is_empty() || text.starts_with('#') => {}
             Ok(None) => _ = first_skipped.get_or_insert((number, text)),
             Err(expected) => {
                 let mismatch = Mismatch::new(expected, quoted(text.trim().as_bytes()));
-                return Err(mismatch.at_line(file, number));
+                broken.push(mismatch.at_line(file, number));
             }
         }
     }
@@ -53,131 +73,20 @@ pub fn read(file: &str, from: impl BufRead) -> Result<Vec<FrameRange>, InputErro
     let runs = regions.runs().map_err(|error| {
         Mismatch::new("regions that the map can take", error.to_string()).in_file(file)
     })?;
-    match (runs.is_empty(), regions.0.is_empty(), first_skipped) {
-        (false, ..) => Ok(runs),
-        (true, true, Some((number, text))) => {
+    let complaint = broken.first().map(|first| {
+        let count = counted(broken.len(), "line");
+        format!("{count} of the map cannot be read, and the memory is missing; {first}")
+    });
+    if !runs.is_empty() {
+        return Ok(BootMap { runs, complaint });
+    }
+    match (broken.into_iter().next(), regions.0.is_empty(), first_skipped) {
+        (Some(first), ..) => Err(first),
+        (None, true, Some((number, text))) => {
             let found = quoted(text.trim().as_bytes());
-            Err(Mismatch::new("a region: [mem 0xSTART-0xEND] KIND", found).at_line(file, number))
+            Err(Mismatch::new(REGION, found).at_line(file, number))
         }
         _ => Err(Mismatch::new("whole frames of usable memory", "none").in_file(file)),
-    }
-}
-
-/// The effect of a line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Action {
-    /// Adds a region.
-    Add(Region),
-    /// Removes memory of a kind from a range, or of any kind.
-    Remove(Range, Option<RegionKind>),
-    /// Changes memory of one kind in a range to another kind.
-    Update(Range, RegionKind, RegionKind),
-}
-
-/// Addresses from `start` to `end`, which is excluded.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Range {
-    start: u64,
-    end: u64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Region {
-    range: Range,
-    kind: RegionKind,
-}
-
-/// Reads a line. `Ok(None)` is a line about something else; the error names what was expected.
-fn action(line: &str) -> Result<Option<Action>, &'static str> {
-    if let Some((_, rest)) = MARKS.iter().find_map(|mark| line.split_once(mark)) {
-        return region(rest.trim()).ok_or("a region: [mem 0xSTART-0xEND] KIND");
-    }
-    if let Some((_, rest)) = line.split_once("e820: ") {
-        return change(rest.trim());
-    }
-    if let Some((range, kind)) = line.split_once(" : ") {
-        // Indented lines of /proc/iomem are parts of the preceding region.
-        return match (line.starts_with(' '), range_of(range.trim(), "")) {
-            (false, Some(range)) => Ok(Some(Action::Add(Region { range, kind: kind_of(kind) }))),
-            _ => Ok(None),
-        };
-    }
-    let text = line.trim();
-    if text.starts_with("[mem ") || text.starts_with("0x") {
-        return region(text).ok_or("a region: [mem 0xSTART-0xEND] KIND");
-    }
-    Ok(None)
-}
-
-/// Reads a region in the new form, in the old one, or written by hand. The outer `None` is a region
-/// that cannot be read, the inner `None` a gap, which is not memory.
-fn region(text: &str) -> Option<Option<Action>> {
-    if text.starts_with("[gap ") {
-        return Some(None);
-    }
-    let (range, kind) = match text.strip_prefix("[mem ") {
-        Some(rest) => {
-            let (range, kind) = rest.split_once(']')?;
-            (range_of(range, "0x")?, kind)
-        }
-        None if text.starts_with("0x") => {
-            let (range, kind) = text.split_once(char::is_whitespace)?;
-            (range_of(range, "0x")?, kind)
-        }
-        None => {
-            let (range, kind) = text.split_once('(')?;
-            let (start, end) = range.split_once(" - ")?;
-            let range = Range { start: hexadecimal(start)?, end: hexadecimal(end)? };
-            (range, kind.strip_suffix(')')?)
-        }
-    };
-    let kind = kind.trim();
-    let is_region = !kind.is_empty() && range.start < range.end;
-    is_region.then_some(Some(Action::Add(Region { range, kind: kind_of(kind) })))
-}
-
-/// Reads `remove [mem A-B] KIND` and `update [mem A-B] KIND ==> KIND`. Other lines that begin with
-/// `e820: ` describe no memory: `reserve RAM buffer` names addresses after the end of memory,
-/// `last_pfn` a number.
-fn change(text: &str) -> Result<Option<Action>, &'static str> {
-    let expected = "e820: remove [mem 0xSTART-0xEND] KIND, or update ... KIND ==> KIND";
-    let Some((verb, rest)) = text.split_once(" [mem ") else { return Ok(None) };
-    if !matches!(verb, "remove" | "update") {
-        return Ok(None);
-    }
-    let (range, kinds) = rest.split_once(']').ok_or(expected)?;
-    let range = range_of(range, "0x").filter(|range| range.start < range.end).ok_or(expected)?;
-    let kinds = kinds.trim();
-    if verb == "remove" {
-        let kind = (!kinds.is_empty()).then(|| kind_of(kinds));
-        return Ok(Some(Action::Remove(range, kind)));
-    }
-    let (old, new) = kinds.split_once("==>").ok_or(expected)?;
-    Ok(Some(Action::Update(range, kind_of(old), kind_of(new))))
-}
-
-/// Reads `START-END` with the end included, each after `prefix`.
-fn range_of(text: &str, prefix: &str) -> Option<Range> {
-    let (start, end) = text.split_once('-')?;
-    let address = |text: &str| hexadecimal(text.trim().strip_prefix(prefix)?);
-    Some(Range { start: address(start)?, end: address(end)?.checked_add(1)? })
-}
-
-fn hexadecimal(text: &str) -> Option<u64> {
-    u64::from_str_radix(text.trim(), 16).ok()
-}
-
-/// Returns the kind of memory that a kernel's words name. A type that is not known is reserved.
-fn kind_of(words: &str) -> RegionKind {
-    let words = words.trim();
-    match words {
-        "usable" | "System RAM" => RegionKind::Usable,
-        _ if words.starts_with("ACPI data") || words == "ACPI Tables" => RegionKind::Reclaimable,
-        _ if words.starts_with("ACPI N") || words.to_lowercase().starts_with("persistent") => {
-            RegionKind::Persistent
-        }
-        _ if words.starts_with("unusable") => RegionKind::Bad,
-        _ => RegionKind::Reserved,
     }
 }
 
@@ -244,8 +153,9 @@ mod tests {
     use super::*;
 
     fn runs(text: &str) -> Vec<(usize, usize)> {
-        let runs = read("m", text.as_bytes()).expect("it is well formed");
-        runs.iter().map(|run| (run.start.get(), run.end.get())).collect()
+        let map = read("m", text.as_bytes()).expect("it is well formed");
+        assert_eq!(map.complaint, None);
+        map.runs.iter().map(|run| (run.start.get(), run.end.get())).collect()
     }
 
     #[test]
@@ -288,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn other_lines_are_skipped_and_broken_regions_are_refused() {
+    fn other_lines_are_skipped_and_a_map_of_nothing_is_refused() {
         let skipped = "[    0.3] e820: last_pfn = 0x3ffe0 max_arch_pfn = 0x400000000\n\
                        [    0.3] e820: [mem 0x40000000-0xfeffbfff] available for PCI devices\n\
                        [    0.3] PCI: ECAM [mem 0xeec00000-0xeecfffff] reserved as E820 entry\n\
@@ -302,14 +212,50 @@ mod tests {
             ("0x2000-0xfff usable\n", "m:1: expected a region"),
             ("0x0-0xfff reserved\n", "m: expected whole frames"),
             ("hello\n", "m:1: expected a region"),
-            (
-                "BIOS-e820: [mem 0x0-0xfffff] usable\nBIOS-e820: [mem 0x1\n",
-                "m:2: expected a region",
-            ),
-            ("0x0-0xfffff usable\ne820: update [mem 0x0-0xfff] usable\n", "m:2: expected e820: "),
+            ("BIOS-e820: [mem 0x1\n", "m:1: expected a region"),
         ] {
             let message = read("m", text.as_bytes()).expect_err("it is wrong").to_string();
             assert!(message.starts_with(expected), "{message}");
         }
+    }
+
+    #[test]
+    fn a_broken_line_costs_its_own_memory_alone() {
+        for (broken, expected) in [
+            ("BIOS-e820: [mem 0x1", REGION),
+            ("BIOS-e820: [mem 0xffff-0x1] usable", REGION),
+            ("BIOS-e820: [mem 0x0-0x1ffffffffffffffff] usable", REGION),
+            ("e820: update [mem 0x0-0xfff] usable", "e820: remove [mem"),
+            ("e820 remove range: 0 - 1000 usable", "START - END (KIND)"),
+        ] {
+            let text = format!("BIOS-e820: [mem 0x0-0xfffff] usable\n{broken}\n");
+            let map = read("m", text.as_bytes()).expect("the rest can be used");
+            assert_eq!(map.runs.len(), 1, "{broken}");
+            let complaint = map.complaint.expect("a line cannot be read");
+            assert!(complaint.starts_with("1 line of the map cannot be read"), "{complaint}");
+            assert!(complaint.contains(&format!("m:2: expected {expected}")), "{complaint}");
+        }
+    }
+
+    #[test]
+    fn maps_of_old_kernels_are_read() {
+        let text =
+            " BIOS-e820: 0009fc00 @ 00000000 (usable)\n BIOS-e820: 00f00000 @ 00100000 (usable)\n";
+        assert_eq!(runs(text), [(0, 0x9f), (0x100, 0x1000)]);
+        let text = " BIOS-88: 0000000000000000 - 000000000009f000 (usable)\n";
+        assert_eq!(runs(text), [(0, 0x9f)]);
+        let text = " BIOS-e820: 0000000000000000 - 0000000001000000 (usable)\n\
+                    e820 update range: 0000000000000000 - 0000000000001000 (usable) ==> (reserved)\n\
+                    e820 remove range: 00000000000a0000 - 0000000000100000 (usable)\n";
+        assert_eq!(runs(text), [(1, 0xa0), (0x100, 0x1000)]);
+    }
+
+    #[test]
+    fn a_map_of_the_user_replaces_that_of_the_firmware() {
+        let text = "BIOS-e820: [mem 0x00000000-0x00ffffff] usable\n\
+                    user-defined physical RAM map:\n\
+                    user: [mem 0x00000000-0x0009ffff] usable\n\
+                    user: [mem 0x00100000-0x007fffff] usable\n";
+        assert_eq!(runs(text), [(0, 0xa0), (0x100, 0x800)]);
     }
 }
