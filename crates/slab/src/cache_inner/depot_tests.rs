@@ -51,13 +51,13 @@ fn taken(depot: &mut Depot, memory: &mut Memory, count: usize) -> usize {
 
 /// A depot with room for eight objects.
 fn for_eight() -> Depot {
-    Depot::new(Places::for_objects(ROOM_BYTES / 8))
+    Depot::new(places_for(USUAL_ROOM, USUAL_ROOM / 8))
 }
 
 #[test]
 fn the_room_is_32_kib_of_objects() {
-    assert_eq!(Places::for_objects(1024).0, 32);
-    assert_eq!(Places::for_objects((32 << 10) + 1).0, 0);
+    assert_eq!(places_for(USUAL_ROOM, 1024), 32);
+    assert_eq!(places_for(USUAL_ROOM, (32 << 10) + 1), 0);
 }
 
 #[test]
@@ -94,9 +94,9 @@ fn a_refused_magazine_is_missed_once() {
 #[test]
 fn the_largest_magazine_that_fits_no_room_is_refused() {
     let mut memory = Memory::default();
-    let mut depot = Depot::new(Places::for_objects(ROOM_BYTES / 59));
+    let mut depot = Depot::new(places_for(USUAL_ROOM, USUAL_ROOM / 59));
     assert!(depot.offer(memory.full(SIXTY)).is_some(), "60 objects, and room for 59");
-    let mut depot = Depot::new(Places::for_objects(ROOM_BYTES / 60));
+    let mut depot = Depot::new(places_for(USUAL_ROOM, USUAL_ROOM / 60));
     assert!(depot.offer(memory.full(SIXTY)).is_none(), "60 objects, and room for 60");
     assert!(depot.offer(memory.full(0)).is_some(), "no room is left");
 }
@@ -104,7 +104,7 @@ fn the_largest_magazine_that_fits_no_room_is_refused() {
 #[test]
 fn a_depot_without_places_takes_no_full_magazine_whatever_is_missed() {
     let mut memory = Memory::default();
-    let mut depot = Depot::new(Places::NONE);
+    let mut depot = Depot::new(0);
     for _ in 0..3 {
         assert!(depot.offer(memory.full(FOUR)).is_some());
         assert!(depot.take_full(&mut None).is_none());
@@ -116,7 +116,7 @@ fn a_depot_without_places_takes_no_full_magazine_whatever_is_missed() {
 fn empty_magazines_have_room_for_two_of_the_largest_or_as_many_places_as_full_ones() {
     let mut memory = Memory::default();
     let mut fitting = |places: usize| {
-        let mut depot = Depot::new(Places(places as u16));
+        let mut depot = Depot::new(places as u16);
         let fitting = (0..9).filter(|_| depot.offer(memory.empty(SIXTY)).is_none()).count();
         let taken = core::iter::from_fn(|| depot.take_empty());
         assert_eq!(taken.filter(|magazine| magazine.length() == 0).count(), fitting);
@@ -150,7 +150,7 @@ fn a_full_magazine_is_exchanged_for_an_empty_one() {
 #[test]
 fn aging_takes_the_minimum_held_since_the_last_pass() {
     let mut memory = Memory::default();
-    let mut depot = Depot::new(Places::for_objects(ROOM_BYTES / 64));
+    let mut depot = Depot::new(places_for(USUAL_ROOM, USUAL_ROOM / 64));
     let count = |chains: [Chain; 2]| chains.map(|chain| chain.iter().count());
     assert_eq!(taken(&mut depot, &mut memory, 10), 10);
     assert!(depot.offer(memory.empty(FOUR)).is_none());
