@@ -121,10 +121,10 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// let buffers = registry.cache("buffer", Layout::new::<[u8; 112]>());
     /// let buffers = buffers.hardening::<slab::Debugging>().build()?;
     /// let buffer = buffers.allocate()?;
-    /// assert_eq!(buffers.requested_size(buffer), Ok(112));
+    /// assert_eq!(buffers.requested_size(buffer).ok(), Some(112));
     /// // SAFETY: clauses 1 and 2: allocated above, and not larger.
     /// unsafe { buffers.set_requested_size(buffer, 100) };
-    /// assert_eq!(buffers.requested_size(buffer), Ok(100));
+    /// assert_eq!(buffers.requested_size(buffer).ok(), Some(100));
     /// // SAFETY: the bug shown. The byte lies in the object.
     /// unsafe { buffer.add(100).write(1) };
     /// let fault = buffers.check(buffer).unwrap_err();
