@@ -146,7 +146,7 @@ impl<S: System, K: Hardening> Cache<S, K> {
 
     /// Returns how many bytes of `object` the caller may use: as many as
     /// [`set_requested_size`](Self::set_requested_size) recorded, or all. O(1), no lock.
-    /// Example: see [`set_requested_size`](Self::set_requested_size).
+    /// Example: see [`Cache::set_requested_size`].
     ///
     /// # Errors
     /// The [`Fault`] that [`check`](Self::check) finds, for presets that record the size.
