@@ -1,5 +1,5 @@
 //! Reads the text of `perf script`, of `trace-cmd report` and of the kernel's `trace` file, line by
-//! line: [`event_line`](super::event_line) finds events, [`lost`](super::lost) finds losses.
+//! line: `event_line.rs` finds events, `lost.rs` finds losses.
 
 use std::io::{self, Write};
 
