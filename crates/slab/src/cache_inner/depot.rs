@@ -56,6 +56,11 @@ impl Depot {
         self.full.count as usize
     }
 
+    /// Returns how many objects the full magazines hold.
+    pub(crate) const fn full_objects(&self) -> usize {
+        self.full.places as usize
+    }
+
     /// Takes a full magazine, and stores the empty magazine `empty` in exchange if there is room.
     pub(crate) fn take_full(&mut self, empty: &mut Option<Magazine>) -> Option<Magazine> {
         let full = self.full.pop()?;

@@ -352,8 +352,11 @@ impl<S: System> CacheInner<S> {
         let mut stats = CacheStats::of_slabs(&self.backing.slabs, environment);
         stats.magazine_capacity = CAPACITIES[self.backing.sizing.class()];
         let token = environment.lock_token();
-        let depot = token.lock(&self.percpu.depot);
-        stats.depot_magazines = depot.map_or(0, |depot| depot.full_count());
+        if let Some(depot) = token.lock(&self.percpu.depot) {
+            stats.depot_magazines = depot.full_count();
+            // The slabs were read before, so the depot may hold more by now.
+            stats.objects_active = stats.objects_active.saturating_sub(depot.full_objects());
+        }
         stats
     }
 }

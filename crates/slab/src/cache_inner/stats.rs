@@ -41,8 +41,8 @@ pub struct CacheStats {
     pub name: CacheName,
     /// The size of an object in bytes with its padding, rounded up to its alignment.
     pub object_size: usize,
-    /// Objects that are not free in their slabs: in use, or in magazines (the kernel counts the
-    /// same).
+    /// Objects that are free neither in their slabs nor in the depot: in use, or in magazines of
+    /// CPUs. Objects in the depot count where a nested caller finds its lock held.
     pub objects_active: usize,
     /// Objects of all slabs.
     pub objects: usize,
