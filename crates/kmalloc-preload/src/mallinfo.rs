@@ -33,8 +33,8 @@ impl Totals {
         let idle = match existing() {
             Some(_) => {
                 with_heap!(|heap| heap.registry().stats(|cache| {
-                    in_use += cache.objects_active * cache.object_size;
-                    objects += cache.objects_active;
+                    in_use += cache.objects_in_use() * cache.object_size;
+                    objects += cache.objects_in_use();
                 }));
                 pages().map_or(0, |pages| pages.idle_pages())
             }

@@ -354,8 +354,7 @@ impl<S: System> CacheInner<S> {
         let token = environment.lock_token();
         if let Some(depot) = token.lock(&self.percpu.depot) {
             stats.depot_magazines = depot.full_count();
-            // The slabs were read before, so the depot may hold more by now.
-            stats.objects_active = stats.objects_active.saturating_sub(depot.full_objects());
+            stats.depot_objects = depot.full_objects();
         }
         stats
     }

@@ -31,6 +31,7 @@ slabinfo - version: 2.1
 /// assert_eq!((stats.name.as_str(), stats.object_size), ("inode", 600));
 /// assert_eq!((stats.slabs, stats.pages()), (1, stats.pages_per_slab));
 /// assert!((1..=stats.objects_per_slab).contains(&stats.objects_active)); // with magazines
+/// assert_eq!(stats.objects_in_use(), stats.objects_active - stats.depot_objects);
 /// # // SAFETY: allocated above, and not used any more.
 /// # unsafe { inodes.free(inode) };
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -41,8 +42,8 @@ pub struct CacheStats {
     pub name: CacheName,
     /// The size of an object in bytes with its padding, rounded up to its alignment.
     pub object_size: usize,
-    /// Objects that are free neither in their slabs nor in the depot: in use, or in magazines of
-    /// CPUs. Objects in the depot count where a nested caller finds its lock held.
+    /// Objects that are not free in their slabs: in use, or in magazines (the kernel counts the
+    /// same).
     pub objects_active: usize,
     /// Objects of all slabs.
     pub objects: usize,
@@ -63,9 +64,18 @@ pub struct CacheStats {
     pub magazine_capacity: usize,
     /// Full magazines in the depot.
     pub depot_magazines: usize,
+    /// The objects in them. They count in `objects_active` too.
+    pub depot_objects: usize,
 }
 
 impl CacheStats {
+    /// Returns how many objects are in use or in magazines of CPUs: `objects_active` without those
+    /// in the depot. Example: see [`CacheStats`].
+    pub const fn objects_in_use(&self) -> usize {
+        // The slabs are read before the depot, which may hold more by then.
+        self.objects_active.saturating_sub(self.depot_objects)
+    }
+
     /// Returns the pages of all slabs. That is less than `slabs * pages_per_slab` if memory was too
     /// fragmented for slabs of the best order. Example: see [`CacheStats`].
     pub const fn pages(&self) -> usize {
@@ -89,6 +99,7 @@ impl CacheStats {
             shrunk: 0,
             magazine_capacity: 0,
             depot_magazines: 0,
+            depot_objects: 0,
         };
         for_each_slab(slabs, environment, |slab| {
             stats.objects_active += slab.capacity - slab.free;
@@ -110,7 +121,7 @@ impl CacheStats {
             out,
             "{:<17} {:>6} {:>6} {:>6} {:>4} {:>4} : tunables {:>4} {:>4} {:>4} : slabdata {:>6} {:>6} {:>6}",
             self.name,
-            self.objects_active,
+            self.objects_in_use(),
             self.objects,
             self.object_size,
             self.objects_per_slab,
