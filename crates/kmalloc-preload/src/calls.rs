@@ -227,7 +227,8 @@ pub(crate) unsafe extern "C" fn malloc_usable_size(start: *mut c_void) -> usize 
     }
     match heap {
         Some(Heap::Plain(heap)) => heap.ksize(start),
-        Some(Heap::Checked(heap)) => match heap.check(start) {
+        // SAFETY: clauses 1 and 2: clause 1: an allocation that the caller owns.
+        Some(Heap::Checked(heap)) => match unsafe { heap.check_owned(start) } {
             Ok(bytes) => bytes,
             Err(fault) => {
                 stop(&fault);

@@ -26,7 +26,8 @@ static DELETE_ARRAY_ALIGNED: Next = Next::replaceable(c"_ZdaPvSt11align_val_t");
 /// 1. `start` is null, or came from `operator new` for `bytes` bytes and has not been freed since.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn _ZdlPvm(start: *mut c_void, bytes: usize) {
-    check(start, bytes, 16);
+    // SAFETY: clause 1.
+    unsafe { check(start, bytes, 16) };
     // SAFETY: clause 1.
     unsafe { delete(&DELETE, start) };
 }
@@ -37,7 +38,8 @@ pub(crate) unsafe extern "C" fn _ZdlPvm(start: *mut c_void, bytes: usize) {
 /// 1. As for [`_ZdlPvm`], with `operator new[]`.
 #[unsafe(no_mangle)]
 pub(crate) unsafe extern "C" fn _ZdaPvm(start: *mut c_void, bytes: usize) {
-    check(start, bytes, 16);
+    // SAFETY: clause 1.
+    unsafe { check(start, bytes, 16) };
     // SAFETY: clause 1.
     unsafe { delete(&DELETE_ARRAY, start) };
 }
@@ -52,7 +54,8 @@ pub(crate) unsafe extern "C" fn _ZdlPvmSt11align_val_t(
     bytes: usize,
     alignment: usize,
 ) {
-    check(start, bytes, alignment);
+    // SAFETY: clause 1.
+    unsafe { check(start, bytes, alignment) };
     // SAFETY: clause 1.
     unsafe { delete_aligned(&DELETE_ALIGNED, start, alignment) };
 }
@@ -67,7 +70,8 @@ pub(crate) unsafe extern "C" fn _ZdaPvmSt11align_val_t(
     bytes: usize,
     alignment: usize,
 ) {
-    check(start, bytes, alignment);
+    // SAFETY: clause 1.
+    unsafe { check(start, bytes, alignment) };
     // SAFETY: clause 1.
     unsafe { delete_aligned(&DELETE_ARRAY_ALIGNED, start, alignment) };
 }
@@ -106,7 +110,10 @@ unsafe fn delete_aligned(operator: &Next, start: *mut c_void, alignment: usize) 
 
 /// Ends the program if the checked allocator serves and `start` is an allocation of another size,
 /// or none. Memory of others passes: a program may replace `operator new`.
-fn check(start: *mut c_void, bytes: usize, alignment: usize) {
+///
+/// # Safety
+/// 1. As for [`_ZdlPvm`], with any `operator new`.
+unsafe fn check(start: *mut c_void, bytes: usize, alignment: usize) {
     let Some(Heap::Checked(heap)) = existing() else { return };
     let Some(start) = NonNull::new(start.cast::<u8>()) else { return };
     if is_outside(start.addr().get()) {
@@ -117,7 +124,8 @@ fn check(start: *mut c_void, bytes: usize, alignment: usize) {
     let (bytes, alignment) = (bytes.max(1), alignment.max(16));
     let fits = |bytes: usize| {
         let layout = Layout::from_size_align(bytes, alignment);
-        layout.map_or(Ok(()), |layout| heap.check_layout(start, layout))
+        // SAFETY: clauses 1 and 2: clause 1; the caller alone frees it.
+        layout.map_or(Ok(()), |layout| unsafe { heap.check_layout_owned(start, layout) })
     };
     if let Err(fault) = fits(bytes) {
         if bytes.checked_next_multiple_of(alignment).is_none_or(|padded| fits(padded).is_err()) {

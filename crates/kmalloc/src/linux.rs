@@ -126,7 +126,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let class = self.class_at(start);
-        let Some(bytes) = self.usable_size_in(class, start) else {
+        // SAFETY: clause 1.
+        let Some(bytes) = (unsafe { self.usable_size_owned(class, start) }) else {
             self.caches.report_foreign(start);
             return Err(OutOfMemory);
         };

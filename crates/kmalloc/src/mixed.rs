@@ -191,8 +191,15 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         self.registry.report(&Fault::at_address(self.misuse_at(address), address));
     }
 
+    /// Returns the fault of a free of `start`, at which no allocation starts.
+    #[track_caller]
+    pub(crate) fn misuse_of(&self, start: NonNull<u8>) -> Fault {
+        let address = start.addr().get();
+        Fault::at_address(self.misuse_at(address), address)
+    }
+
     /// Returns what is wrong with a free of `address`, at which no allocation starts.
-    pub(crate) fn misuse_at(&self, address: usize) -> FaultKind {
+    fn misuse_at(&self, address: usize) -> FaultKind {
         let source = self.registry.source();
         let bytes = self.byte_source().filter(|_| source.tag(address) == Tag::NONE);
         // A byte source knows the faults of its own memory only.

@@ -44,6 +44,21 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
         class.size()
     }
 
+    /// Returns [`usable_size_of`](Self::usable_size_of) without a lock.
+    ///
+    /// # Safety
+    /// 1. The caller owns the object at `start`, of `class`, as far as checks can tell.
+    #[inline(always)]
+    pub(crate) unsafe fn usable_size_owned(&self, class: ClassIndex, start: NonNull<u8>) -> usize {
+        if K::REQUESTED_SIZE {
+            if let Some(cache) = self.get_pure(class) {
+                // SAFETY: clause 1.
+                return unsafe { cache.requested_size_owned(start) };
+            }
+        }
+        class.size()
+    }
+
     /// Prepares the allocation at `start`, of `class`, for `bytes` bytes in place. Returns whether
     /// that succeeded: it fails for an object with a fault, which the free of it reports.
     ///
@@ -61,10 +76,11 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
             return true;
         }
         let Some(cache) = self.get_pure(class) else { return true };
-        if cache.check(start).is_err() {
+        // SAFETY: clauses 1 and 2: clause 1.
+        if unsafe { cache.check_owned(start) }.is_err() {
             return false;
         }
-        // SAFETY: clauses 1 and 2: `check` has found the object in use; clause 1.
+        // SAFETY: clauses 1 and 2: the check has found the object in use; clause 1.
         unsafe { cache.set_requested_size(start, bytes.max(1)) };
         true
     }

@@ -19,7 +19,7 @@ const REMAPPED_BYTES: usize = 1 << 20;
 
 impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Returns the usable size of the allocation at `start`, after the checks of
-    /// [`Cache::check`](slab::Cache::check). Costs what [`usable_size`](Self::usable_size) does.
+    /// [`Cache::check`](slab::Cache::check). Any address is allowed. O(slabs), takes locks.
     ///
     /// ```
     /// # use kmalloc::Kmalloc;
@@ -49,13 +49,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         if let Some(cache) = class.and_then(|class| self.caches.get(class)) {
             cache.check(start)?;
         }
-        match self.usable_size_in(class, start) {
-            Some(bytes) => Ok(bytes),
-            None => {
-                let address = start.addr().get();
-                Err(Fault::at_address(self.caches.misuse_at(address), address))
-            }
-        }
+        let bytes = self.usable_size_in(class, start);
+        bytes.ok_or_else(|| self.caches.misuse_of(start))
     }
 
     /// Checks the allocation at `start` as [`check`](Self::check) does, and that an allocation for
@@ -66,6 +61,79 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[track_caller]
     pub fn check_layout(&self, start: NonNull<u8>, layout: Layout) -> Result<(), Fault> {
         let allocated = self.check(start)?;
+        self.compare(start, allocated, layout)
+    }
+
+    /// Returns the usable size of an allocation of the caller's, after the checks of
+    /// [`Cache::check_owned`](slab::Cache::check_owned): of these, [`check`](Self::check) makes no
+    /// search for writes beyond the allocation. O(1), no lock, but as [`usable_size`].
+    ///
+    /// ```
+    /// # use kmalloc::Kmalloc;
+    /// # use page_frame::{Arena, SingleCpu};
+    /// # use slab::{Debugging, Registry};
+    /// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 1 << 20];
+    /// # let arena = Arena::new(&mut memory)?;
+    /// let registry = Registry::new(&arena, SingleCpu::new())?;
+    /// let kmalloc = Kmalloc::<_, Debugging>::with_hardening(registry);
+    /// let start = kmalloc.kmalloc(100)?;
+    /// // SAFETY: clauses 1 and 2: allocated above; there is no other thread.
+    /// assert_eq!(unsafe { kmalloc.check_owned(start) }.ok(), Some(100));
+    /// let layout = core::alloc::Layout::from_size_align(100, 16)?;
+    /// // SAFETY: as above.
+    /// unsafe { kmalloc.check_layout_owned(start, layout) }.map_err(|fault| fault.to_string())?;
+    /// // SAFETY: the bug shown. The class has that byte.
+    /// unsafe { start.add(100).write(1) };
+    /// // SAFETY: as above.
+    /// let fault = unsafe { kmalloc.check_owned(start) }.unwrap_err();
+    /// assert!(fault.to_string().contains("offset 100 of 100 bytes asked for"));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The [`Fault`] that a free of `start` would be.
+    ///
+    /// # Safety
+    /// 1. As clause 1 of [`free`](Self::free). Where that is a mistake, the check finds it as a
+    ///    free does.
+    /// 2. No other code allocates, frees, resizes or checks the allocation meanwhile.
+    ///
+    /// [`usable_size`]: Self::usable_size
+    #[track_caller]
+    pub unsafe fn check_owned(&self, start: NonNull<u8>) -> Result<usize, Fault> {
+        let class = self.class_at(start);
+        if let Some(cache) = class.and_then(|class| self.caches.get(class)) {
+            // SAFETY: clauses 1 and 2.
+            unsafe { cache.check_owned(start)? };
+        }
+        // SAFETY: clause 1.
+        let bytes = unsafe { self.usable_size_owned(class, start) };
+        bytes.ok_or_else(|| self.caches.misuse_of(start))
+    }
+
+    /// Checks an allocation of the caller's as [`check_owned`](Self::check_owned) does, and its
+    /// size as [`check_layout`](Self::check_layout) does. Example: see [`Kmalloc::check_owned`].
+    ///
+    /// # Errors
+    /// Those of [`check_layout`](Self::check_layout).
+    ///
+    /// # Safety
+    /// 1. As for [`check_owned`](Self::check_owned).
+    /// 2. As for [`check_owned`](Self::check_owned).
+    #[track_caller]
+    pub unsafe fn check_layout_owned(
+        &self,
+        start: NonNull<u8>,
+        layout: Layout,
+    ) -> Result<(), Fault> {
+        // SAFETY: clauses 1 and 2.
+        let allocated = unsafe { self.check_owned(start)? };
+        self.compare(start, allocated, layout)
+    }
+
+    /// Compares the usable size `allocated` of an allocation with that of one for `layout`.
+    #[track_caller]
+    fn compare(&self, start: NonNull<u8>, allocated: usize, layout: Layout) -> Result<(), Fault> {
         let given = match ClassIndex::for_layout(layout) {
             _ if self.caches.bytes_at(start).is_some() => layout.size().max(1).next_multiple_of(16),
             Some(_) if K::REQUESTED_SIZE => layout.size().max(1),
@@ -226,7 +294,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ///
     /// Under a preset that keeps the [requested size](Hardening::REQUESTED_SIZE), these are the
     /// bytes that were asked for, at least one: a write behind them is a fault at the free. If
-    /// [`check`](Self::check) finds a fault, they are the bytes of the class.
+    /// [`check`](Self::check) finds a fault, they are the bytes of the class. This costs what
+    /// [`check`](Self::check) does.
     ///
     /// Does not read the memory at `start`, so any address is allowed. The result for memory that
     /// is freed meanwhile is out of date. Example: see [`Kmalloc`].
@@ -249,10 +318,27 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         }
     }
 
+    /// Returns [`usable_size_in`](Self::usable_size_in) without a lock.
+    ///
+    /// # Safety
+    /// 1. The caller owns what is at `start`, an allocation of this allocator.
+    pub(crate) unsafe fn usable_size_owned(
+        &self,
+        class: Option<ClassIndex>,
+        start: NonNull<u8>,
+    ) -> Option<usize> {
+        match class {
+            // SAFETY: clause 1: an object of the class in whose slab it lies.
+            Some(class) => Some(unsafe { self.caches.usable_size_owned(class, start) }),
+            None => self.usable_size_in(None, start),
+        }
+    }
+
     /// Returns the bytes that may be used of memory that was just allocated for `class`.
     pub(crate) fn bytes_in(&self, class: ClassIndex, start: NonNull<u8>) -> usize {
         match self.caches.get_pure(class) {
-            Some(_) => self.caches.usable_size_of(class, start),
+            // SAFETY: clause 1: the caller has just allocated it.
+            Some(_) => unsafe { self.caches.usable_size_owned(class, start) },
             None => self.usable_size(start).expect("it was just allocated"),
         }
     }

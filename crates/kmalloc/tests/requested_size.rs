@@ -37,6 +37,12 @@ fn spoil(start: NonNull<u8>, offset: usize) {
     unsafe { place.write(!before) };
 }
 
+/// Checks an allocation.
+fn check(kmalloc: &Checked<'_>, start: NonNull<u8>) -> Result<usize, Fault> {
+    // SAFETY: clauses 1 and 2: allocated by the caller, the only thread.
+    unsafe { kmalloc.check_owned(start) }
+}
+
 /// Frees `start`, and returns offset and size of the overflow that it reported.
 fn overflow_at_free(kmalloc: &Checked<'_>, start: NonNull<u8>) -> Option<(i32, usize)> {
     // SAFETY: allocated by the caller, which does not use it again.
@@ -63,9 +69,10 @@ fn a_write_of_one_byte_too_many_is_found_for_every_size() {
         for bytes in sizes {
             for beyond in [0, 1, 7] {
                 let start = kmalloc.kmalloc(bytes).expect("room");
-                assert_eq!(kmalloc.check(start).expect("nothing is wrong"), bytes);
+                assert_eq!(check(kmalloc, start).expect("nothing is wrong"), bytes);
+                assert_eq!(kmalloc.check(start).expect("in use"), bytes);
                 spoil(start, bytes + beyond);
-                let fault = kmalloc.check(start).expect_err("an overflow");
+                let fault = check(kmalloc, start).expect_err("an overflow");
                 assert!(
                     matches!(fault.kind, FaultKind::Overflow { size, .. } if size as usize == bytes)
                 );
@@ -123,7 +130,7 @@ fn reallocation_in_place_moves_the_end() {
             assert_eq!((same, kmalloc.usable_size(same)), (start, Some(new)));
             // SAFETY: the usable bytes.
             unsafe { same.write_bytes(7, new) };
-            kmalloc.check(same).expect("nothing is wrong");
+            check(kmalloc, same).expect("nothing is wrong");
             spoil(same, new);
             assert_eq!(overflow_at_free(kmalloc, same), Some((new as i32, new)), "{sizes:?}");
         }

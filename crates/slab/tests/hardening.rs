@@ -389,7 +389,8 @@ fn reports_name_the_neighbour_where_the_culprit_is_open() {
         };
         let first = objects.iter().find(has_next).expect("objects of a slab have neighbours");
         write(&cache, *first, stride as isize - 1 - cache_front::<K>());
-        assert!(cache.check(*first).is_err(), "on demand");
+        // SAFETY: clauses 1 and 2: allocated above, by the only thread.
+        assert!(unsafe { cache.check_owned(*first) }.is_err(), "on demand");
         // SAFETY: from this cache.
         objects.iter().for_each(|object| unsafe { cache.free(*object) });
         let faults: Vec<_> = REPORTS.lock().expect("no panic").drain(..).collect();

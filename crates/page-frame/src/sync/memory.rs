@@ -46,9 +46,11 @@ unsafe impl<T: Zeroable, const N: usize> Zeroable for [T; N] {
 }
 
 #[cfg(target_has_atomic = "ptr")]
-use core::sync::atomic::{AtomicU8 as ByteInMemory, AtomicU16 as HalfInMemory};
+use core::sync::atomic::{
+    AtomicU8 as ByteInMemory, AtomicU16 as HalfInMemory, AtomicUsize as WordInMemory,
+};
 #[cfg(not(target_has_atomic = "ptr"))]
-use {AtomicU8 as ByteInMemory, AtomicU16 as HalfInMemory};
+use {AtomicU8 as ByteInMemory, AtomicU16 as HalfInMemory, AtomicUsize as WordInMemory};
 
 macro_rules! in_memory {
     ($integer:ty, $atomic:ty, $load:ident, $store:ident, $exchange:ident) => {
@@ -97,6 +99,7 @@ macro_rules! in_memory {
 
 in_memory!(u8, ByteInMemory, load_byte, store_byte, exchange_byte);
 in_memory!(u16, HalfInMemory, load_half, store_half, exchange_half);
+in_memory!(usize, WordInMemory, load_word, store_word, exchange_word);
 
 /// Makes a slice of `count` values of zeroed memory.
 ///

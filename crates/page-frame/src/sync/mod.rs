@@ -40,8 +40,8 @@ pub use cell::UnsafeCell;
 pub use counter::ShardedCounter;
 pub use lock::{Guard, Lock};
 pub use memory::{
-    Zeroable, array_in, exchange_byte, exchange_half, load_byte, load_half, slice_in, slice_in_mut,
-    store_byte, store_half,
+    Zeroable, array_in, exchange_byte, exchange_half, exchange_word, load_byte, load_half,
+    load_word, slice_in, slice_in_mut, store_byte, store_half, store_word,
 };
 pub use model::MODELLED;
 pub use seq_cst::{SeqCstU8, SeqCstUsize};

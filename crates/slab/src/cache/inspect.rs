@@ -65,7 +65,8 @@ impl<S: System, K: Hardening> Cache<S, K> {
     pub fn owns(&self, object: NonNull<u8>) -> bool {
         let slabs = self.inner().slabs();
         let place = object.addr().get().wrapping_sub(slabs.settings.padding.front());
-        slabs.has_object_at(self.inner().environment(), place)
+        let found = slabs.find_in_set(self.inner().environment(), place, |_| Ok(()));
+        found.is_some_and(|found| found.is_ok())
     }
 
     /// Calls `look` with each object in use, under the lock of the slab set. Empties all magazines
@@ -78,9 +79,10 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { for_each_live::<S, K>(inner.slabs(), inner.environment(), look) }
     }
 
-    /// Checks that `object` is an object of this cache and in use, and that no write went beyond
-    /// it, as far as the preset can tell: without [marks](Hardening::MARKS) free objects pass, and
-    /// writes beyond them. Changes nothing. O(1), no lock.
+    /// Checks that `object` is an object of this cache and in use, as far as the preset can tell:
+    /// without [marks](Hardening::MARKS) free objects pass. Any address is allowed, also while
+    /// other CPUs free objects and shrink the cache. Changes nothing. O(slabs), takes the lock of
+    /// the slab set; in an interrupt that found that lock held each object passes.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -104,13 +106,30 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// The [`Fault`] that a free of `object` would be.
     #[track_caller]
     pub fn check(&self, object: NonNull<u8>) -> Result<(), Fault> {
-        self.checks().check_in_use::<K>(object)
+        self.checks().check_in_use::<K, _>(object, || ()).unwrap_or(Ok(()))
+    }
+
+    /// Checks an object that the caller owns: what [`check`](Self::check) checks, and that no write
+    /// went beyond it, as far as the preset can tell. Changes nothing. O(1), no lock.
+    /// Example: see [`Cache::set_requested_size`].
+    ///
+    /// # Errors
+    /// The [`Fault`] that a free of `object` would be.
+    ///
+    /// # Safety
+    /// 1. As clause 1 of [`free`](Self::free): `object` came from this cache and has not been freed
+    ///    since. Where that is a mistake, the check finds it as a free does.
+    /// 2. No other code allocates, frees or checks it meanwhile, nor changes its requested size.
+    #[track_caller]
+    pub unsafe fn check_owned(&self, object: NonNull<u8>) -> Result<(), Fault> {
+        // SAFETY: clauses 1 and 2.
+        unsafe { self.checks().check_owned::<K>(object) }
     }
 
     /// Records that `bytes` bytes of `object` were asked for: a write behind them is an
-    /// [`Overflow`](page_frame::FaultKind::Overflow) at the free, and of a [`check`](Self::check).
-    /// Writes the rest of the object. Does nothing for presets without
-    /// [`REQUESTED_SIZE`](Hardening::REQUESTED_SIZE), and for caches with a constructor.
+    /// [`Overflow`](page_frame::FaultKind::Overflow) at the free, and of a
+    /// [`check_owned`](Self::check_owned). Writes the rest of the object. Does nothing for presets
+    /// without [`REQUESTED_SIZE`](Hardening::REQUESTED_SIZE), and for caches with a constructor.
     ///
     /// ```
     /// # use core::{alloc::Layout, mem::MaybeUninit};
@@ -125,9 +144,12 @@ impl<S: System, K: Hardening> Cache<S, K> {
     /// // SAFETY: clauses 1 and 2: allocated above, and not larger.
     /// unsafe { buffers.set_requested_size(buffer, 100) };
     /// assert_eq!(buffers.requested_size(buffer).ok(), Some(100));
+    /// // SAFETY: clause 1: allocated above.
+    /// assert_eq!(unsafe { buffers.requested_size_owned(buffer) }, 100);
     /// // SAFETY: the bug shown. The byte lies in the object.
     /// unsafe { buffer.add(100).write(1) };
-    /// let fault = buffers.check(buffer).unwrap_err();
+    /// // SAFETY: clauses 1 and 2: allocated above; there is no other thread.
+    /// let fault = unsafe { buffers.check_owned(buffer) }.unwrap_err();
     /// assert!(fault.to_string().contains("offset 100 of 100 bytes asked for"));
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -144,8 +166,9 @@ impl<S: System, K: Hardening> Cache<S, K> {
         unsafe { self.checks().surroundings().set_requested_size::<K>(object, bytes) };
     }
 
-    /// Returns how many bytes of `object` the caller may use: as many as
-    /// [`set_requested_size`](Self::set_requested_size) recorded, or all. O(1), no lock.
+    /// Returns how many bytes of `object` its owner may use: as many as
+    /// [`set_requested_size`](Self::set_requested_size) recorded, or all. Any address is allowed.
+    /// Costs what [`check`](Self::check) does; O(1), no lock, for presets that record no size.
     /// Example: see [`Cache::set_requested_size`].
     ///
     /// # Errors
@@ -155,10 +178,23 @@ impl<S: System, K: Hardening> Cache<S, K> {
         if !K::REQUESTED_SIZE {
             return Ok(self.object_size());
         }
-        self.check(object)?;
-        // SAFETY: clause 1 of `requested_size`: `check` has found the object in use.
-        let bytes = unsafe { self.checks().surroundings().requested_size::<K>(object) };
-        Ok(bytes.unwrap_or(self.object_size()))
+        let checks = self.checks();
+        // SAFETY: clause 1 of `requested_size`: called for an object of a slab that is alive.
+        let read = || unsafe { checks.surroundings().requested_size::<K>(object) };
+        let recorded = checks.check_in_use::<K, _>(object, read).transpose()?.flatten();
+        Ok(recorded.unwrap_or(self.object_size()))
+    }
+
+    /// Returns [`requested_size`](Self::requested_size) of an object of the caller's; the size of
+    /// all of it where the record is spoilt. O(1), no lock.
+    /// Example: see [`Cache::set_requested_size`].
+    ///
+    /// # Safety
+    /// 1. As clause 1 of [`check_owned`](Self::check_owned).
+    pub unsafe fn requested_size_owned(&self, object: NonNull<u8>) -> usize {
+        // SAFETY: clause 1.
+        let recorded = unsafe { self.checks().requested_size_owned::<K>(object) };
+        recorded.unwrap_or(self.object_size())
     }
 
     /// Checks all free objects for writes since they were freed, as an allocation checks one. Calls

@@ -4,8 +4,14 @@
 //! the two hold the pattern of the red zones, so that a write of one byte too many changes it. The
 //! record lies behind the red zone, where a short overflow does not reach it. Linux keeps the same
 //! word (`orig_size` of SLUB's `SLAB_STORE_USER`).
+//!
+//! # Concurrency
+//! A safe function may read a record while the owner of the object writes it, so both words are
+//! accessed as atomics. A mixture of two records fails the checksum.
 
 use core::ptr::NonNull;
+
+use page_frame::sync::{load_word, store_word};
 
 /// A requested size as it is kept, with a checksum that depends on the object and a secret.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +27,12 @@ impl RequestedSize {
     }
 }
 
+/// Returns the places of size and checksum in a record.
+fn words(record: NonNull<RequestedSize>) -> [*mut usize; 2] {
+    let first = record.as_ptr().cast::<usize>();
+    [first, first.wrapping_add(1)]
+}
+
 /// Multiplicative hashing (Knuth TAOCP 3, section 6.4).
 fn checksum(bytes: usize, address: usize, secret: usize) -> usize {
     const SPREAD: usize = 0x9e37_79b9_7f4a_7c15_u64 as usize;
@@ -32,30 +44,33 @@ fn checksum(bytes: usize, address: usize, secret: usize) -> usize {
 /// Records that `bytes` bytes of `object` were asked for.
 ///
 /// # Safety
-/// 1. The caller owns the object, and `record` is its record.
+/// 1. The caller owns the object, in a slab that is alive, and `record` is its record.
 pub(crate) unsafe fn write(
     record: NonNull<RequestedSize>,
     object: NonNull<u8>,
     bytes: usize,
     secret: usize,
 ) {
-    // SAFETY: clause 1: only the owner of an object writes its record.
-    unsafe { record.write(RequestedSize::new(bytes, object, secret)) };
+    let RequestedSize { bytes, checksum } = RequestedSize::new(bytes, object, secret);
+    for (place, word) in words(record).into_iter().zip([bytes, checksum]) {
+        // SAFETY: clause 1: a word of the record, which all code accesses as an atomic.
+        unsafe { store_word(place, word) };
+    }
 }
 
 /// Returns how many bytes of `object`, of `size` bytes, were asked for; `None` if a stray write has
 /// changed the record.
 ///
 /// # Safety
-/// 1. `record` is the record of the object, which was allocated; no code writes it meanwhile.
+/// 1. `record` is the record of the object, in a slab that is alive; it was written.
 pub(crate) unsafe fn read(
     record: NonNull<RequestedSize>,
     object: NonNull<u8>,
     size: usize,
     secret: usize,
 ) -> Option<usize> {
-    // SAFETY: clause 1: `write` initialised the record when the object was allocated.
-    let RequestedSize { bytes, checksum: found } = unsafe { record.read() };
+    // SAFETY: clause 1: words of the record, which all code accesses as atomics.
+    let [bytes, found] = words(record).map(|place| unsafe { load_word(place) });
     let is_intact = bytes <= size && found == checksum(bytes, object.addr().get(), secret);
     is_intact.then_some(bytes)
 }

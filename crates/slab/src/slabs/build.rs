@@ -8,7 +8,7 @@ use core::ptr::NonNull;
 use page_frame::{Order, OutOfMemory, PageBlock, PageMap, PageSource};
 
 use crate::hardening::presets::Hardening;
-use crate::hardening::{history, poison};
+use crate::hardening::{history, poison, requested_size};
 use crate::patience::Reclaim;
 use crate::slabs::geometry::Geometry;
 use crate::slabs::header::SlabHeader;
@@ -82,8 +82,7 @@ pub(crate) unsafe fn write_header<K: Hardening>(
     header
 }
 
-/// Fills the free objects of a fresh slab with poison and writes their histories, as the preset
-/// asks.
+/// Fills the free objects of a fresh slab with poison and writes their records, as the preset asks.
 ///
 /// # Safety
 /// 1. The caller owns the slab, which is in no list, and its objects are raw memory.
@@ -100,6 +99,12 @@ pub(crate) unsafe fn prepare_objects<K: Hardening>(
         if K::POISON && settings.constructor.is_none() {
             // SAFETY: clause 1: no caller has an object of the slab.
             unsafe { poison::fill(object, settings.object_size()) };
+        }
+        if K::REQUESTED_SIZE {
+            let record = settings.padding.requested_size(object);
+            let size = settings.object_size();
+            // SAFETY: clause 1, and the padding of this preset has room for the record.
+            unsafe { requested_size::write(record, object, size, settings.secret) };
         }
         if K::HISTORY {
             // SAFETY: clause 1, and the padding of this preset has room for a history.

@@ -143,24 +143,77 @@ impl<S: System> ObjectChecks<'_, S> {
         Ok(())
     }
 
-    /// Checks that `object` is in use and that no write went beyond it, as far as the preset `K`
-    /// can tell. Changes nothing.
+    /// Checks that `object` is in use, as far as the preset `K` can tell; calls `look` if it is.
+    /// Any address is allowed. Changes nothing. O(slabs), takes the set lock. `None` for a nested
+    /// context that found the lock held.
     #[track_caller]
-    pub(crate) fn check_in_use<K: Hardening>(&self, object: NonNull<u8>) -> Result<(), Fault> {
+    pub(crate) fn check_in_use<K: Hardening, R>(
+        &self,
+        object: NonNull<u8>,
+        look: impl FnOnce() -> R,
+    ) -> Option<Result<R, Fault>> {
+        let settings = &self.slabs.settings;
+        let place = object.addr().get().wrapping_sub(settings.padding.front());
+        let outcome = self.slabs.find_in_set(self.environment, place, |found| {
+            self.check_mark::<K>(object, found).map(|()| look())
+        });
+        let about = |fault: Fault| fault.with_address(object.addr().get()).in_cache(settings.name);
+        outcome.map(|outcome| outcome.map_err(about))
+    }
+
+    /// Checks that `object` is in use and that no write went beyond it, as far as the preset `K`
+    /// can tell. Changes nothing. O(1), no lock.
+    ///
+    /// # Safety
+    /// 1. `object` is an object in use of this cache, and no other code allocates or frees it
+    ///    meanwhile. For other addresses the search is a best effort, as in [`Slabs::find`].
+    #[track_caller]
+    pub(crate) unsafe fn check_owned<K: Hardening>(
+        &self,
+        object: NonNull<u8>,
+    ) -> Result<(), Fault> {
         let settings = &self.slabs.settings;
         let place = object.addr().get().wrapping_sub(settings.padding.front());
         let in_cache = |fault: Fault| fault.in_cache(settings.name);
         let found = self.find_given(object, place).map_err(in_cache)?;
-        if K::MARKS {
-            let marks = [MARK_ALLOCATED, MARK_ALLOCATED];
-            self.change_mark(object, found, marks, FaultKind::DoubleFree).map_err(in_cache)?;
-            // SAFETY: clause 1 of `check`: the mark says that the object is allocated.
-            if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
-                let neighbour = self.neighbour_of::<K>(object, found);
-                return Err(in_cache(self.overflow::<K>(object, changed, neighbour)));
-            }
+        self.check_mark::<K>(object, found).map_err(in_cache)?;
+        // SAFETY: clause 1 of `check`: by the mark, or by clause 1, the object is allocated.
+        if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
+            let neighbour = self.neighbour_of::<K>(object, found);
+            return Err(in_cache(self.overflow::<K>(object, changed, neighbour)));
         }
         Ok(())
+    }
+
+    /// Returns how many bytes of `object` were asked for; `None` if it is no object, or if a stray
+    /// write has changed the record. O(1), no lock.
+    ///
+    /// # Safety
+    /// 1. As for [`check_owned`](Self::check_owned).
+    pub(crate) unsafe fn requested_size_owned<K: Hardening>(
+        &self,
+        object: NonNull<u8>,
+    ) -> Option<usize> {
+        let place = object.addr().get().wrapping_sub(self.slabs.settings.padding.front());
+        self.find_given(object, place).ok()?;
+        // SAFETY: clause 1 of `requested_size`: `find` has found the object, and clause 1 keeps its
+        // slab alive.
+        unsafe { self.surroundings().requested_size::<K>(object) }
+    }
+
+    /// Checks that the object, which `find` has found, has the mark of one in use.
+    #[track_caller]
+    fn check_mark<K: Hardening>(
+        &self,
+        object: NonNull<u8>,
+        found: (NonNull<SlabHeader>, usize),
+    ) -> Result<(), Fault> {
+        let marks = [MARK_ALLOCATED, MARK_ALLOCATED];
+        if K::MARKS {
+            self.change_mark(object, found, marks, FaultKind::DoubleFree)
+        } else {
+            Ok(())
+        }
     }
 
     pub(crate) fn surroundings(&self) -> Surroundings<'_> {

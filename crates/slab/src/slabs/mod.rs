@@ -142,29 +142,41 @@ impl Slabs {
         })
     }
 
-    /// Returns whether an object of one of the slabs begins at `address`. O(slabs), takes the set
-    /// lock; `false` for a nested context that found it held.
+    /// Finds the slab of the object at `address` and the object's index as [`find`](Self::find)
+    /// does, but for any address, also while other CPUs shrink the cache. Calls `look` with both
+    /// under the set lock, which keeps the slab alive. `None` for a nested context that found the
+    /// lock held. O(slabs).
     ///
     /// It reads only headers of the set, which live while the lock is held. The owner word of the
     /// address might name the header of a slab that is being released.
-    pub(crate) fn has_object_at<S: System>(
+    #[track_caller]
+    pub(crate) fn find_in_set<S: System, R>(
         &self,
         environment: &Environment<S>,
         address: usize,
-    ) -> bool {
-        if environment.tag_and_owner(address).0 != self.settings.tag {
-            return false;
+        look: impl FnOnce((NonNull<SlabHeader>, usize)) -> Result<R, Fault>,
+    ) -> Option<Result<R, Fault>> {
+        let (tag, _) = environment.tag_and_owner(address);
+        if !tag.is_slab() {
+            return Some(Err(Fault::at_address(FaultKind::ForeignPointer, address)));
         }
         let token = environment.lock_token();
-        let Some(set) = self.lock::<S>(&token, Patience::Wait) else { return false };
-        set.iter().any(|header| {
+        let set = self.lock::<S>(&token, Patience::Wait)?;
+        let mut kind = FaultKind::WrongCache;
+        for header in set.iter() {
             // SAFETY: slab set I1: a slab in the set is alive, and leaves the set only under the
             // lock.
             let slab = unsafe { header.as_ref() };
             let geometry = &slab.geometry(&self.settings.geometry);
             let (index, behind) = slab.index_of(geometry, address);
-            index < geometry.capacity() && behind == 0
-        })
+            if index < geometry.capacity() {
+                if behind == 0 {
+                    return Some(look((header, index)));
+                }
+                kind = FaultKind::InteriorPointer;
+            }
+        }
+        Some(Err(Fault::at_address(kind, address)))
     }
 
     /// Returns how many slabs there are.

@@ -83,17 +83,17 @@ impl Surroundings<'_> {
     }
 
     /// Returns how many bytes of `object` were asked for: all, where that is not recorded; `None`
-    /// if a stray write has changed the record.
+    /// if a stray write has changed the record. The owner of the object may write it meanwhile.
     ///
     /// # Safety
-    /// 1. As for [`check`](Self::check).
+    /// 1. `object` is of this cache, which was built for `K`, and its slab is alive.
     pub(crate) unsafe fn requested_size<K: Hardening>(&self, object: NonNull<u8>) -> Option<usize> {
         let size = self.settings.object_size();
         if !K::REQUESTED_SIZE {
             return Some(size);
         }
         let record = self.settings.padding.requested_size(object);
-        // SAFETY: clause 1: `write` wrote the record when the object was allocated.
+        // SAFETY: clause 1: the record was written when the slab was made.
         unsafe { requested_size::read(record, object, size, self.settings.secret) }
     }
 

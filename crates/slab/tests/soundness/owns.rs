@@ -1,4 +1,4 @@
-//! `Cache::owns` may be asked while another thread gives the slab back.
+//! `Cache::owns`, `check` and `requested_size` may be asked while another thread releases the slab.
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -7,9 +7,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use hosted::Threads;
 use page_frame::SingleCpu;
-use slab::{Debugging, Registry};
+use slab::{Debugging, Hardening, Registry};
 
 use crate::source::{Told, with_arena};
+
+/// Keeps requested sizes, and makes no other check: a free object passes.
+struct KeepsSizes;
+
+impl Hardening for KeepsSizes {
+    const REQUESTED_SIZE: bool = true;
+}
 
 /// The answer comes from records that are still there: a look at the record that the page map named
 /// before the slab went would say that the object is this cache's.
@@ -26,20 +33,31 @@ fn a_slab_that_goes_during_the_question_is_not_looked_at() {
             }
         });
         let registry = Registry::new(&source, Threads).expect("room");
-        let cache = registry.cache("gone", Layout::new::<[u64; 20]>()).build().expect("room");
-        let object = cache.allocate().expect("room");
-        assert!(cache.owns(object));
-        // SAFETY: allocated above, and not used any more.
-        unsafe { cache.free(object) };
-        let (cache, address) = (&cache, object.addr());
-        std::thread::scope(|scope| {
-            is_slow.store(true, Ordering::SeqCst);
-            let asking = scope.spawn(move || cache.owns(NonNull::without_provenance(address)));
-            asked.wait();
-            assert!(cache.shrink_all() > 0, "the slab goes");
-            gone.wait();
-            assert!(!asking.join().expect("no panic"), "its slab is gone");
-        });
+        let builder = registry.cache("gone", Layout::new::<[u64; 20]>());
+        let cache = builder.hardening::<KeepsSizes>().build().expect("room");
+        let cache = &cache;
+        let says_yes = |question, object| match question {
+            0 => cache.owns(object),
+            1 => cache.check(object).is_ok(),
+            _ => cache.requested_size(object).is_ok(),
+        };
+        let says_yes = &says_yes;
+        for question in 0..3 {
+            let object = cache.allocate().expect("room");
+            assert!(says_yes(question, object));
+            // SAFETY: allocated above, and not used any more.
+            unsafe { cache.free(object) };
+            let address = object.addr();
+            std::thread::scope(|scope| {
+                is_slow.store(true, Ordering::SeqCst);
+                let ask = move || says_yes(question, NonNull::without_provenance(address));
+                let asking = scope.spawn(ask);
+                asked.wait();
+                assert!(cache.shrink_all() > 0, "the slab goes");
+                gone.wait();
+                assert!(!asking.join().expect("no panic"), "its slab is gone");
+            });
+        }
     });
 }
 
