@@ -48,7 +48,7 @@ pub(super) fn command() -> Command {
                 .long("lost-events-shown")
                 .action(ArgAction::SetTrue)
                 .help(
-                    "The text is of perf script --show-lost-events, so\n\
+                    "The text is of perf script --show-lost-events, so \
                      that where it shows no loss there was none",
                 ),
         )

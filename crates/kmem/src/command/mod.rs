@@ -128,27 +128,8 @@ fn command() -> Command {
                 .global(true)
                 .help("Show no progress"),
         )
-        .subcommands(COMMANDS.map(|(command, _)| command().mut_args(with_short_lines)))
-        .mut_args(with_short_lines)
-}
-
-/// Breaks the help of an argument into lines that fit beside the longest option in 80 columns.
-fn with_short_lines(argument: Arg) -> Arg {
-    const COLUMNS: usize = 48;
-    let Some(help) = argument.get_help().map(ToString::to_string) else { return argument };
-    let mut lines = vec![String::new()];
-    for word in help.split_whitespace() {
-        let last = lines.last_mut().expect("there is a first line");
-        if !last.is_empty() && last.len() + 1 + word.len() > COLUMNS {
-            lines.push(word.to_owned());
-        } else {
-            if !last.is_empty() {
-                last.push(' ');
-            }
-            last.push_str(word);
-        }
-    }
-    argument.help(lines.join("\n"))
+        .subcommands(COMMANDS.map(|(command, _)| command()))
+        .term_width(80)
 }
 
 /// Exits with a usage error of `command`.

@@ -120,11 +120,11 @@ pub(super) fn memory() -> Arg {
         .value_name("SIZE")
         .value_parser(size)
         .help(
-            "Memory for object events, and the same again for\n\
-             page events (K, M, G) [default: 4G; but in\n\
-             pictures and reports page events have a quarter\n\
-             more than their peak, so that fragmentation can\n\
-             be seen. The trace, if it is a file, is read once\n\
+            "Memory for object events, and the same again for \
+             page events (K, M, G) [default: 4G; but in \
+             pictures and reports page events have a quarter \
+             more than their peak, so that fragmentation can \
+             be seen. The trace, if it is a file, is read once \
              more before, to find the peak.]",
         )
 }
