@@ -1,11 +1,22 @@
 //! Checking objects when they are allocated and when they are freed.
 //!
 //! # Concepts
-//! A link of an object means something only while the object is free in its slab. At other times it
-//! holds a **mark**: allocated, or cached (free, in a magazine). No index looks like a mark, so an
-//! object whose link is not the mark "allocated" is free. A free exchanges the mark atomically: of
-//! two frees that race, the second finds it changed. Marks lie outside the objects, so no write
-//! through a pointer to an object reaches its own mark.
+//! - The slab keeps a small number for each object, outside of the objects, so no write through a
+//!   pointer to an object reaches the number of that object. While the object is free in its slab,
+//!   the number is a **link**: the index of the next free object. At all other times it is a
+//!   **mark**: allocated, or cached (free, in a magazine). No index has the value of a mark.
+//! - So an object is in use if its number is the mark "allocated", and free otherwise. A free
+//!   exchanges the mark atomically: of two frees that race, the second one finds it changed.
+//! - Users get the address of the **object**. The object lies in its **place**, behind a red zone
+//!   if the preset has one; slabs and magazines know places only. Its **surroundings** are what the
+//!   preset keeps in the place beside the object.
+//! - An object with a fault is **isolated**: it is given to nobody again, and its mark stays
+//!   "allocated". The user who made the mistake is assumed not to use it any more.
+//!
+//! # Which check for whom
+//! `check_in_use` takes any address; it walks the slabs under their lock. All others find the slab
+//! by the page map, in O(1) without a lock, which needs an object that keeps its slab alive. For an
+//! address that breaks this clause they make an effort: they name the mistake if the slab is there.
 
 use core::num::NonZeroUsize;
 use core::ptr::NonNull;
@@ -30,8 +41,10 @@ pub(crate) struct ObjectChecks<'c, S: System> {
 }
 
 impl<S: System> ObjectChecks<'_, S> {
-    /// Checks an object before it is allocated to a user, and prepares it. Returns the pointer for
-    /// the user; for a corrupted object, calls the fault hook and returns `None`.
+    /// Checks the object in `place`, which the caller has just taken out of a slab or a magazine,
+    /// and prepares it for a user: writes its mark and its surroundings. Returns the user's
+    /// pointer; for a corrupted object calls the fault hook and returns `None`. O(size) with
+    /// poison, else O(1).
     #[track_caller]
     pub(crate) fn check_allocated<K: Hardening>(&self, place: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
@@ -43,12 +56,12 @@ impl<S: System> ObjectChecks<'_, S> {
             outcome = unsafe { poison::check(object, self.slabs.settings.object_size()) };
         }
         if K::MARKS && outcome.is_ok() {
-            outcome = self.mark_allocated(place);
+            outcome = self.mark_allocated(object, place);
         }
         if let Err(fault) = outcome {
             if K::MARKS {
-                // Isolated: no later check of free objects reports it again.
-                _ = self.mark_allocated(place);
+                // Isolates it after a write to its poison. A wrong mark stays as it is.
+                _ = self.mark_allocated(object, place);
             }
             self.report::<K>(fault, object);
             return None;
@@ -63,9 +76,9 @@ impl<S: System> ObjectChecks<'_, S> {
     }
 
     #[track_caller]
-    fn mark_allocated(&self, place: NonNull<u8>) -> Result<(), Fault> {
-        let found = self.slabs.find(self.environment, place.addr().get())?;
-        self.change_mark(place, found, [MARK_CACHED, MARK_ALLOCATED], FaultKind::Corrupted)
+    fn mark_allocated(&self, object: NonNull<u8>, place: NonNull<u8>) -> Result<(), Fault> {
+        let found = self.find(object, place.addr().get())?;
+        self.change_mark(object, found, [MARK_CACHED, MARK_ALLOCATED], FaultKind::Corrupted)
     }
 
     /// Gives `fault` about `object` to the fault hook, with the name of the cache and the callers
@@ -77,8 +90,8 @@ impl<S: System> ObjectChecks<'_, S> {
             // Without marks nobody has looked whether it is an object.
             _ => K::HISTORY && K::MARKS,
         };
-        // SAFETY: clause 1 of `read`: an object of this cache, by the kind of fault; the user that
-        // made the mistake uses it no more, as the caller may assume.
+        // SAFETY: clause 1 of `read`: an object of this cache, by the kind of fault; the user who
+        // made the mistake does not use it any more (see the head of the file).
         let history = is_object
             .then(|| unsafe { history::read(settings.padding.history(object), settings.secret) })
             .flatten()
@@ -91,13 +104,15 @@ impl<S: System> ObjectChecks<'_, S> {
         self.slabs.settings.secret
     }
 
-    /// Checks an object that a user frees. Returns its place; if a check fails, calls the fault
-    /// hook and returns `None`: the object must not be freed.
+    /// Checks an object that a user frees, by the clauses of [`Cache::free`](crate::Cache::free),
+    /// and prepares it for the next one: writes its mark, history and poison. Returns its place; if
+    /// a check fails, calls the fault hook and returns `None`: the object must not be freed.
+    /// O(size) with poison, else O(1).
     #[track_caller]
     pub(crate) fn check_freed<K: Hardening>(&self, object: NonNull<u8>) -> Option<NonNull<u8>> {
         let padding = &self.slabs.settings.padding;
         let place = object.as_ptr().wrapping_sub(padding.front());
-        match self.look_at_returned::<K>(object, place.addr()) {
+        match self.take_back::<K>(object, place.addr()) {
             Ok(()) => NonNull::new(place),
             Err(fault) => {
                 self.report::<K>(fault, object);
@@ -107,14 +122,11 @@ impl<S: System> ObjectChecks<'_, S> {
     }
 
     #[track_caller]
-    fn look_at_returned<K: Hardening>(
-        &self,
-        object: NonNull<u8>,
-        place: usize,
-    ) -> Result<(), Fault> {
+    fn take_back<K: Hardening>(&self, object: NonNull<u8>, place: usize) -> Result<(), Fault> {
         let (padding, size) = (&self.slabs.settings.padding, self.slabs.settings.object_size());
-        let found = if K::MARKS { Some(self.find_given(object, place)?) } else { None };
-        // First: of frees that race, the one that changes the mark owns the object.
+        let found = if K::MARKS { Some(self.find(object, place)?) } else { None };
+        // Before its bytes are read: of frees that race, the one that changes the mark owns the
+        // object.
         if let Some(found) = found {
             let marks = [MARK_ALLOCATED, MARK_CACHED];
             self.change_mark(object, found, marks, FaultKind::DoubleFree)?;
@@ -123,7 +135,7 @@ impl<S: System> ObjectChecks<'_, S> {
         // `Cache::free`.
         if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
             if let Some(found) = found {
-                // The object stays isolated, so it counts as in use.
+                // Isolates it.
                 let marks = [MARK_CACHED, MARK_ALLOCATED];
                 _ = self.change_mark(object, found, marks, FaultKind::Corrupted);
             }
@@ -143,9 +155,9 @@ impl<S: System> ObjectChecks<'_, S> {
         Ok(())
     }
 
-    /// Checks that `object` is in use, as far as the preset `K` can tell; calls `look` if it is.
-    /// Any address is allowed. Changes nothing. O(slabs), takes the set lock. `None` for a nested
-    /// context that found the lock held.
+    /// Checks that `object` is an object of this cache, and by its mark, if the preset `K` has
+    /// marks, that it is in use; calls `look` if it is. Any address is allowed. Changes
+    /// nothing. O(slabs), takes the set lock. `None` in an interrupt that found the lock held.
     #[track_caller]
     pub(crate) fn check_in_use<K: Hardening, R>(
         &self,
@@ -161,12 +173,12 @@ impl<S: System> ObjectChecks<'_, S> {
         outcome.map(|outcome| outcome.map_err(about))
     }
 
-    /// Checks that `object` is in use and that no write went beyond it, as far as the preset `K`
-    /// can tell. Changes nothing. O(1), no lock.
+    /// Checks what [`check_in_use`](Self::check_in_use) checks, and that no write went beyond the
+    /// object, as far as the preset `K` can tell. Changes nothing. O(1), no lock.
     ///
     /// # Safety
     /// 1. `object` is an object in use of this cache, and no other code allocates or frees it
-    ///    meanwhile. For other addresses the search is a best effort, as in [`Slabs::find`].
+    ///    meanwhile.
     #[track_caller]
     pub(crate) unsafe fn check_owned<K: Hardening>(
         &self,
@@ -175,7 +187,7 @@ impl<S: System> ObjectChecks<'_, S> {
         let settings = &self.slabs.settings;
         let place = object.addr().get().wrapping_sub(settings.padding.front());
         let in_cache = |fault: Fault| fault.in_cache(settings.name);
-        let found = self.find_given(object, place).map_err(in_cache)?;
+        let found = self.find(object, place).map_err(in_cache)?;
         self.check_mark::<K>(object, found).map_err(in_cache)?;
         // SAFETY: clause 1 of `check`: by the mark, or by clause 1, the object is allocated.
         if let Err(changed) = unsafe { self.surroundings().check::<K>(object) } {
@@ -185,8 +197,8 @@ impl<S: System> ObjectChecks<'_, S> {
         Ok(())
     }
 
-    /// Returns how many bytes of `object` were asked for; `None` if it is no object, or if a stray
-    /// write has changed the record. O(1), no lock.
+    /// Returns how many bytes of `object` were asked for; `None` if a stray write has changed the
+    /// record, or if no object is there after all. O(1), no lock.
     ///
     /// # Safety
     /// 1. As for [`check_owned`](Self::check_owned).
@@ -195,13 +207,14 @@ impl<S: System> ObjectChecks<'_, S> {
         object: NonNull<u8>,
     ) -> Option<usize> {
         let place = object.addr().get().wrapping_sub(self.slabs.settings.padding.front());
-        self.find_given(object, place).ok()?;
+        self.find(object, place).ok()?;
         // SAFETY: clause 1 of `requested_size`: `find` has found the object, and clause 1 keeps its
         // slab alive.
         unsafe { self.surroundings().requested_size::<K>(object) }
     }
 
-    /// Checks that the object, which `find` has found, has the mark of one in use.
+    /// Checks that the object, which `find` has found, has the mark of one in use, if there are
+    /// marks. Reads it by an exchange with itself.
     #[track_caller]
     fn check_mark<K: Hardening>(
         &self,
@@ -220,8 +233,8 @@ impl<S: System> ObjectChecks<'_, S> {
         Surroundings { settings: &self.slabs.settings }
     }
 
-    /// Returns the object behind object `index`, if no red zone tells an overflow of the one from
-    /// an underflow of the other.
+    /// Returns the object behind object `index` if there is no red zone between the two. Then a
+    /// changed byte between them may be an overflow of the first or an underflow of the second.
     fn neighbour_of<K: Hardening>(
         &self,
         object: NonNull<u8>,
@@ -244,7 +257,7 @@ impl<S: System> ObjectChecks<'_, S> {
         let Changed { address: changed, expected, found } = changed;
         // SAFETY: clause 1 of `requested_size`: the caller has found the object allocated.
         let requested = unsafe { self.surroundings().requested_size::<K>(object) };
-        // Objects are smaller than 4 GiB.
+        // Objects have at most `LARGEST_SIZE` bytes, so both numbers fit.
         let size = requested.unwrap_or(self.slabs.settings.object_size()) as u32;
         let offset = changed.wrapping_sub(object.addr().get()) as i32;
         let kind = FaultKind::Overflow { changed, offset, size, neighbour, expected, found };
@@ -285,10 +298,10 @@ impl<S: System> ObjectChecks<'_, S> {
         faults
     }
 
-    /// Finds the slab and the index of the object in `place`; a fault has the address of `object`,
-    /// the user's pointer.
+    /// Finds the slab and the index of the object in `place`, as [`Slabs::find`] does; a fault
+    /// names `object`, the user's pointer.
     #[track_caller]
-    fn find_given(
+    fn find(
         &self,
         object: NonNull<u8>,
         place: usize,
@@ -312,8 +325,8 @@ impl<S: System> ObjectChecks<'_, S> {
         [from, to]: [u8; 2],
         otherwise: FaultKind,
     ) -> Result<(), Fault> {
-        // SAFETY: `find` found the header; the caller frees an object of its slab or has just taken
-        // it, so the slab is alive.
+        // SAFETY: the caller found the header, and keeps the slab alive: by the set lock, or by an
+        // object that it owns.
         let geometry = &unsafe { header.as_ref() }.geometry(&self.slabs.settings.geometry);
         // SAFETY: clause 1 of `links`: `geometry` is that of this slab.
         let links = unsafe { SlabHeader::links(header, geometry) };
