@@ -35,8 +35,10 @@ use crate::source::shrink::Shrink;
 ///         8
 ///     }
 /// }
-/// # let mut memory = vec![core::mem::MaybeUninit::uninit(); 64 * 1024];
-/// let arena = Arena::new(&mut memory)?; // has one block of order 3
+/// # #[repr(align(0x8000))] // as order 3: so the block behind the bookkeeping is the only one
+/// # struct Memory([core::mem::MaybeUninit<u8>; 64 * 1024]);
+/// # let mut memory = Box::new(Memory([core::mem::MaybeUninit::uninit(); 64 * 1024]));
+/// let arena = Arena::new(&mut memory.0)?; // has one block of order 3
 /// let order = Order::new(3).unwrap();
 /// let source = Reclaiming::new(&arena, Kept(&arena, Mutex::new(Some(arena.allocate(order)?))));
 /// assert!(source.source().allocate(order).is_err());
