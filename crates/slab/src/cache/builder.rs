@@ -87,8 +87,8 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// let keys = registry.cache("key", Layout::new::<[u8; 24]>()).hardening::<Hardened>();
     /// let keys = keys.secret(0x5eed_5eed).clock(|| 0).build()?;
     /// let key = keys.allocate()?;
-    /// // SAFETY: the bug shown. The canary lies behind the object, so the byte exists.
-    /// unsafe { key.add(24).write(1) };
+    /// // SAFETY: the bug shown: a byte of the canary, which lies behind the object.
+    /// unsafe { *key.add(24).as_mut() ^= 1 };
     /// // SAFETY: clauses 1 and 2: allocated above, and not used any more.
     /// unsafe { keys.free(key) };
     /// assert_eq!(FAULTS.load(Relaxed), 1);
