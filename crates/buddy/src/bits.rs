@@ -26,8 +26,10 @@ pub(crate) const AREA_FRAMES: usize = 1 << AREA_ORDER;
 
 /// Areas in a section. Smaller under loom.
 pub(crate) const SECTION_AREAS: usize = if sync::MODELLED { 2 } else { 512 };
+/// The order of a section.
+pub(crate) const SECTION_ORDER: u32 = AREA_ORDER + SECTION_AREAS.ilog2();
 /// Frames in a section.
-pub(crate) const SECTION_FRAMES: usize = SECTION_AREAS * AREA_FRAMES;
+pub(crate) const SECTION_FRAMES: usize = 1 << SECTION_ORDER;
 
 /// Returns a word with a bit at each multiple of 2^order.
 const fn starts(order: u32) -> usize {

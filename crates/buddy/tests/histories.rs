@@ -195,25 +195,25 @@ fn sections_holes_and_high_bases_work() {
     ];
     let buddy = Simulated::new(&ranges, SingleCpu::new(), Mode::Cached);
     assert_eq!(buddy.frames(), 5 + 2000 + section);
-    let largest = buddy.allocate_frames(Order::MAX).expect("a whole section is free");
+    let largest = buddy.allocate_frames(order(18)).expect("a whole section is free");
     assert_eq!(largest.get(), base + 5 * section);
     assert_eq!(buddy.free_frames_count(), 2005);
-    assert!(buddy.allocate_frames(Order::MAX).is_err());
+    assert!(buddy.allocate_frames(order(18)).is_err());
     let hole = buddy.free_frames(FrameNumber::new(base + section), Order::ZERO);
     assert_eq!(hole.expect_err("a hole").kind, FaultKind::ReservedFrame);
     for outside in [0, base - 4, base + 6 * section, usize::MAX] {
         let foreign = buddy.free_frames(FrameNumber::new(outside), Order::ZERO);
         assert_eq!(foreign.expect_err("outside").kind, FaultKind::ForeignPointer, "{outside:#x}");
     }
-    buddy.free_frames(largest, Order::MAX).expect("allocated above");
+    buddy.free_frames(largest, order(18)).expect("allocated above");
     buddy.validate().expect("consistent");
 }
 
 #[test]
-fn all_orders_can_be_allocated_from_an_empty_gibibyte_and_freed() {
+fn orders_up_to_a_gibibyte_can_be_allocated_from_an_empty_one_and_freed() {
     let buddy = Simulated::new(&[range(0, 1 << 18)], SingleCpu::new(), Mode::Cached);
     let initial = buddy.free_counts();
-    for size in Order::all() {
+    for size in Order::all().take_while(|size| size.get() <= 18) {
         let block = buddy.allocate_frames(size).expect("all of memory is free");
         assert!(block.is_aligned_to(size));
         buddy.free_frames(block, size).expect("allocated above");

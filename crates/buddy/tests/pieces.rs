@@ -215,7 +215,7 @@ fn misuse_of_pieces_is_a_fault_and_changes_nothing() {
 }
 
 #[test]
-fn segments_beyond_the_largest_block_are_found() {
+fn segments_of_more_than_a_section_are_found() {
     const GIB: usize = 1 << 18;
     let machine = [range(1000, 2 * GIB + 5000)];
     let layout = FrameAllocator::<SwitchedCpu>::metadata_layout(&machine, 1).expect("valid");

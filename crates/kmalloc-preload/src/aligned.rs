@@ -7,56 +7,21 @@ use core::alloc::Layout;
 use core::ffi::{c_int, c_void};
 use core::ptr::{NonNull, null_mut};
 
-use page_frame::{Order, OutOfMemory, PAGE_SIZE};
+use page_frame::{OutOfMemory, PAGE_SIZE};
 
-use crate::calls::release;
 use crate::errno::{no_memory, or_errno, set_errno};
 use crate::heap::{PLAIN, allocate_early, with_heap};
 
 /// The minimum alignment of every allocation, in bytes.
 const LEAST: usize = 16;
 
-/// The largest alignment of a block in bytes.
-const LARGEST: usize = Order::MAX.bytes();
-/// The largest alignment that is found among several allocations: that of [`TRIES`] blocks.
-const LARGEST_FOUND: usize = LARGEST * TRIES;
-const TRIES: usize = 64;
-
 fn allocate(alignment: usize, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-    if alignment > LARGEST {
-        return allocate_among_several(alignment, bytes);
-    }
     let layout = Layout::from_size_align(bytes, alignment.max(LEAST))?;
     match PLAIN.get() {
         Some(heap) => heap.allocate(layout),
         None => with_heap!(|heap| heap.allocate(layout))
             .unwrap_or_else(|| allocate_early(bytes, alignment)),
     }
-}
-
-/// Allocates for an alignment beyond the largest block. Runs above half of that size begin at
-/// multiples of it, one after the other: this allocates such runs until one is aligned, and frees
-/// the others.
-#[cold]
-fn allocate_among_several(alignment: usize, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
-    if alignment > LARGEST_FOUND {
-        return Err(OutOfMemory);
-    }
-    let mut others = [None; TRIES];
-    let mut found = Err(OutOfMemory);
-    for other in &mut others {
-        let Ok(start) = allocate(LARGEST, bytes.max(LARGEST / 2 + 1)) else { break };
-        if start.addr().get() % alignment == 0 {
-            found = Ok(start);
-            break;
-        }
-        *other = Some(start);
-    }
-    for other in others.into_iter().flatten() {
-        // SAFETY: clause 1: allocated above, and no other code has it.
-        unsafe { release(other.as_ptr().cast()) };
-    }
-    found
 }
 
 /// Allocates `bytes` bytes aligned to `alignment` and stores the address in `place`. Returns an

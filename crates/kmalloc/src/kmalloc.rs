@@ -144,7 +144,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ///
     /// # Errors
     /// [`OutOfMemory`] when neither a slab nor the page source has room, and for sizes and
-    /// alignments beyond the largest block (1 GiB).
+    /// alignments beyond the largest block ([`Order::MAX`](page_frame::Order::MAX)).
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         // The cold calls come last, so that the hot path needs no stack frame.

@@ -20,6 +20,9 @@ const ROOM_ORDERS: u8 = 2;
 /// The largest such block: an area of a buddy. Beyond, runs take areas that others may want whole.
 const MAX_ROOM: u8 = 9;
 
+/// Maximum number of pages below a wrong pointer that are searched for an allocation around it.
+const SEARCHED: usize = 1 << 18;
+
 /// The large allocations of an allocator: a count of their pages.
 #[derive(Debug)]
 pub(crate) struct LargeRuns {
@@ -159,7 +162,7 @@ impl LargeRuns {
 
     /// Returns what is wrong with a free of `address`, at which no allocation starts. `is_ours`
     /// returns whether the source has the page of an address. Looks at the tags of the pages
-    /// before: O(pages of the largest block).
+    /// before, at most [`SEARCHED`].
     pub(crate) fn misuse_at<P: PageMap>(
         source: &P,
         is_ours: impl Fn(usize) -> bool,
@@ -173,7 +176,7 @@ impl LargeRuns {
         }
         // A page without a tag is free, or a later page of what begins at the last tag.
         let mut page = address & !(PAGE_SIZE - 1);
-        for distance in 1..Order::MAX.pages() {
+        for distance in 1..SEARCHED {
             page = page.wrapping_sub(PAGE_SIZE);
             if !is_ours(page) {
                 break;

@@ -166,7 +166,7 @@ fn count(word: &str) -> Result<usize, Mismatch> {
 fn zone(node: u32, name: &str, free_counts: Vec<usize>) -> Result<Zone, Mismatch> {
     if free_counts.is_empty() || free_counts.len() > Order::COUNT {
         let found = format!("{} of them", free_counts.len());
-        return Err(Mismatch::new("free blocks of 1 to 19 orders", found));
+        return Err(Mismatch::new("free blocks of 1 to 30 orders", found));
     }
     let name = format!("Node {node}, zone {}", name.escape_debug());
     Ok(Zone { name, free_counts, watermarks: None })
@@ -220,7 +220,7 @@ mod tests {
             ("hello\n", "b:1: expected `Node N, zone NAME`"),
             ("Node 0, zone\n", "b:1: expected `Node N, zone NAME`"),
             ("Node 0, zone A x\n", "b:1: expected a number of free blocks, found `x`"),
-            ("Node 0, zone A\n", "b:1: expected free blocks of 1 to 19 orders, found 0 of them"),
+            ("Node 0, zone A\n", "b:1: expected free blocks of 1 to 30 orders, found 0 of them"),
             ("Node 0 A: 1*4kB 1*16kB = 20kB\n", "b:1: expected COUNT*SIZEkB"),
         ] {
             let message =

@@ -15,14 +15,14 @@ pub const PAGE_SHIFT: u32 = 12;
 pub const PAGE_SIZE: usize = 1 << PAGE_SHIFT;
 
 /// The base-2 logarithm of a block's size in pages: order 0 is one page (4 KiB), order 9 is 2 MiB,
-/// order 18 is 1 GiB.
+/// order 18 is 1 GiB, order 28 is 1 TiB.
 ///
 /// ```
 /// use page_frame::{Order, PAGE_SIZE};
 /// let order = Order::new(3).unwrap();
 /// assert_eq!((order.pages(), order.bytes()), (8, 8 * PAGE_SIZE));
 /// assert_eq!(Order::for_pages(5), Some(order)); // rounds up
-/// assert_eq!((Order::ZERO.pages(), Order::MAX.pages(), Order::new(19)), (1, 1 << 18, None));
+/// assert_eq!((Order::ZERO.pages(), Order::MAX.pages(), Order::new(30)), (1, 1 << 29, None));
 /// assert_eq!((order.smaller(), order.larger()), (Order::new(2), Order::new(4)));
 /// assert_eq!((Order::ZERO.smaller(), Order::MAX.larger()), (None, None));
 /// let mut free_blocks = [0; Order::COUNT]; // a count for each order
@@ -51,8 +51,9 @@ pub struct Fit {
 impl Order {
     /// One page. Example: see [`Order`].
     pub const ZERO: Self = Self(0);
-    /// The largest block, 2^18 pages (1 GiB). Example: see [`Order`].
-    pub const MAX: Self = Self(18);
+    /// The largest block: 2^29 pages (2 TiB), or 2^18 pages (1 GiB) where addresses have 32 bits.
+    /// Example: see [`Order`].
+    pub const MAX: Self = Self(if usize::BITS < 64 { 18 } else { 29 });
     /// The number of orders. Example: see [`Order`].
     pub const COUNT: usize = Self::MAX.0 as usize + 1;
 
@@ -119,7 +120,7 @@ impl Order {
         1 << (self.0 as u32 + PAGE_SHIFT)
     }
 
-    /// Returns the order as a number from 0 to 18. Example: see [`Order`].
+    /// Returns the order as a number from 0 to that of [`Order::MAX`]. Example: see [`Order`].
     #[inline]
     pub const fn get(self) -> u8 {
         self.0

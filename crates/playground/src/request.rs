@@ -226,7 +226,7 @@ mod tests {
             ("grow A 3", "\"grow\" is not a request. Requests are alloc and free."),
             ("alloc", "`alloc` needs a name and a size: alloc A 3.6K."),
             ("alloc A 0", "A request of no bytes needs no block. Ask for at least 1B."),
-            ("alloc A order 19", "\"19\" is not an order. Orders are 0 to 18."),
+            ("alloc A order 30", "\"30\" is not an order. Orders are 0 to 29."),
             ("alloc A 1 at 16", "\"16\" is not in memory, which ends at 16K."),
             ("free", "`free` needs one name, or one start: free A, free 8."),
             ("free 1.5K", "\"1.5K\" is inside a unit. Blocks begin at multiples of 1K."),

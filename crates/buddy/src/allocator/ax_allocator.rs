@@ -151,7 +151,7 @@ enum AddError {
 
 /// Why pages were not allocated.
 enum AllocateError {
-    /// No pages, or an alignment that is no power of two, not of pages, or above 1 GiB.
+    /// No pages, or an alignment that is no power of two, not of pages, or above the largest block.
     Invalid,
     /// The pages are not free.
     OutOfMemory,

@@ -91,7 +91,7 @@ pub enum Mode {
 /// assert_eq!(frames.largest_free(), Order::new(9));
 /// let counts = frames.free_counts();
 /// assert_eq!(frames.free_blocks().count(), counts.iter().sum::<usize>());
-/// assert_eq!(frames.fragmentation(Order::MAX).unusable(), 1000); // no block of 1 GiB is free
+/// assert_eq!(frames.fragmentation(Order::MAX).unusable(), 1000); // no block of 2 TiB is free
 /// frames.validate()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```

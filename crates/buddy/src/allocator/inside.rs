@@ -11,8 +11,8 @@ use crate::zeroed_memory::ZeroedMemory;
 
 impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
     /// Builds the allocator of all frames of `ranges` in its own memory: the metadata lies at the
-    /// end of the highest range that has room for it, and counts as an allocated run (of
-    /// 1 GiB each, where it is larger).
+    /// end of the highest range that has room for it, and counts as an allocated run
+    /// (as several, where it is larger than the largest block).
     ///
     /// Writes the metadata, about nine bytes per frame of the span: O(frames). The allocator is in
     /// [`Mode::Cached`].
@@ -81,7 +81,7 @@ impl<M: PhysMap, C: Cpu> Buddy<'_, M, C> {
         // SAFETY: clauses 1 and 2 of `new_in`: clauses 1 and 2; the metadata's frames are taken
         // before anybody has the buddy.
         let buddy = unsafe { Self::new_in(metadata, ranges, phys, cpu, Mode::Cached) }?;
-        // A run has at most 1 GiB.
+        // A run is at most the largest block.
         for at in (0..pages).step_by(Order::MAX.pages()) {
             let start = FrameNumber::new(first.get() + at);
             let taken = buddy.allocate_run_at(start, (pages - at).min(Order::MAX.pages()));

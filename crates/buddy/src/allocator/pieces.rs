@@ -92,8 +92,8 @@ impl<C: Cpu, T: Trace, const CHECKED: bool> FramePool<'_, C, T, CHECKED> {
     /// Allocates `frames` consecutive frames, exactly as many, each as a block of its own that its
     /// owner frees alone; returns the first one, which is aligned to `alignment`.
     ///
-    /// Takes a block that is large enough, and frees its tail. Where no such block is free, and
-    /// beyond 1 GiB, it searches all free blocks for enough neighbours. O(frames), and O(free
+    /// Takes a block that is large enough, and frees its tail. Where no such block is free, it
+    /// searches all free blocks for enough neighbours. O(frames), and O(free
     /// blocks) then.
     /// Example: see [`FrameAllocator::free_each`].
     ///

@@ -59,6 +59,9 @@ fn check_areas<T>(frames: &Frames<'_, T>) -> Result<usize, Violation> {
     if table.try_lock().is_none() {
         return Err(Violation::of("I4: no addition of a section outlives its call"));
     }
+    if table.is_being_claimed() {
+        return Err(Violation::of("I4: no claim outlives its call"));
+    }
     let mut owned = 0;
     for (base, section) in table.sections() {
         for area in 0..SECTION_AREAS {
@@ -175,7 +178,9 @@ impl<T, C: Cpu> Walk<'_, '_, T, C> {
             Tag::RUN => {
                 let pages = self.frames.tags().run_pages(frame).unwrap_or(0);
                 let is_valid = pages > 0 && pages <= Order::MAX.pages();
-                is_valid.then_some(pages).ok_or("page map: a run has between 1 and 2^18 pages")
+                is_valid
+                    .then_some(pages)
+                    .ok_or("page map: a run is at least a page and at most the largest block")
             }
             Tag::OFFLINE => {
                 let area_end = frame.get() - frame.get() % AREA_FRAMES + AREA_FRAMES;

@@ -193,7 +193,7 @@ const OWNER: &str = "section I3: one CPU slot owns each area that is owned";
 const ENTRY: &str = "entry: the bits of an entry are a state, a placement and a density";
 const CLAIM: &str = "I4: no claim outlives its call";
 const ABSENT: &str = "I6: blocks consist of frames that exist";
-const RUN_PAGES: &str = "page map: a run has between 1 and 2^18 pages";
+const RUN_PAGES: &str = "page map: a run is at least a page and at most the largest block";
 
 /// Bits and tags of blocks.
 const BLOCKS: &[Corruption] = &[
@@ -232,7 +232,7 @@ const BLOCKS: &[Corruption] = &[
     }),
     ("page map: a tag has a meaning", |machine| {
         // SAFETY: `Tag` is a transparent byte, of which each value is valid.
-        let tag = unsafe { core::mem::transmute::<u8, Tag>(25) };
+        let tag = unsafe { core::mem::transmute::<u8, Tag>(250) };
         machine.set_tag(machine.single, tag);
     }),
 ];

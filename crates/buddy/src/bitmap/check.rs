@@ -17,7 +17,7 @@ pub(crate) fn violated_invariant(
     let entry = section.entries.load(area);
     let bits = section.lines[area].load();
     let has_free = bits.iter().any(|word| *word != usize::MAX);
-    if entry.is_claiming() || section.claims.try_lock().is_none() {
+    if entry.is_claiming() || section.claims.is_locked() {
         return Some("I4: no claim outlives its call");
     }
     if !entry.is_valid() {

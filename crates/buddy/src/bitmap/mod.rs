@@ -18,7 +18,7 @@ use crate::bitmap::area::Freed;
 use crate::bitmap::hints::Bounds;
 use crate::bitmap::placement::{Mobility, PLACEMENTS, Placement};
 use crate::bitmap::section_table::SectionTable;
-use crate::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, WORD_BITS, mask, words};
+use crate::bits::{AREA_FRAMES, AREA_ORDER, AREA_WORDS, SECTION_ORDER, WORD_BITS, mask, words};
 
 mod absent;
 pub(crate) mod area;
@@ -73,10 +73,13 @@ impl<'m> Bitmap<'m> {
     pub(crate) fn take_at(&self, start: FrameNumber, order: Order) -> bool {
         let order = u32::from(order.get());
         let Some((at, section)) = self.table.locate(start) else { return false };
-        match order.checked_sub(AREA_ORDER) {
-            None => section.take_at(at.area, at.frame, order),
-            Some(0) => section.claim(at.area),
-            Some(larger) => section.claim_several(at.area, 1 << larger),
+        match order {
+            AREA_ORDER => section.claim(at.area),
+            _ if order < AREA_ORDER => section.take_at(at.area, at.frame, order),
+            _ if order <= SECTION_ORDER => {
+                section.claim_several(at.area, 1 << (order - AREA_ORDER))
+            }
+            _ => self.claim_sections(start, 1 << (order - SECTION_ORDER)),
         }
     }
 
@@ -174,12 +177,14 @@ impl<'m> Bitmap<'m> {
         if !self.table.has(block_range(start, order)) {
             return false;
         }
+        if u32::from(order.get()) >= AREA_ORDER {
+            return area_parts(block_range(start, order)).all(|(area, _)| {
+                let located = self.table.locate(area);
+                located.is_some_and(|(at, section)| section.taken(at.area) == [0; AREA_WORDS])
+            });
+        }
         let order = u32::from(order.get());
         let Some((at, section)) = self.table.locate(start) else { return false };
-        if order >= AREA_ORDER {
-            let areas = at.area..at.area + (1 << (order - AREA_ORDER));
-            return areas.into_iter().all(|area| section.taken(area) == [0; AREA_WORDS]);
-        }
         let words = section.taken(at.area);
         let bits = mask(at.frame % WORD_BITS, order);
         let count = (1_usize << order).div_ceil(WORD_BITS);

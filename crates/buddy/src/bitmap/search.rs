@@ -59,11 +59,7 @@ impl<'m> Bitmap<'m> {
         if order >= AREA_ORDER {
             let start = match order {
                 AREA_ORDER => self.claim_hinted(),
-                _ => self.claim_several_hinted(order).or_else(|| {
-                    self.table.sections().find_map(|(base, section)| {
-                        section.claim_aligned(order).map(|area| frame(base, area, 0))
-                    })
-                }),
+                _ => self.claim_several_hinted(order).or_else(|| self.claim_lowest(order)),
             };
             return start.map(|start| Taken { start, was_empty_area: false });
         }

@@ -53,8 +53,8 @@ pub(crate) struct Section<'m> {
     pub(super) lines: &'m Lines,
     pub(super) entries: &'m Entries,
     pub(super) hints: Hints<'m>,
-    /// Held during a claim of several areas for one block. A call tries this lock and never waits
-    /// for it.
+    /// Held during a claim of several areas of the section for one block. A call tries this lock
+    /// and never waits for it.
     pub(super) claims: Lock<()>,
     /// Counts takes and claims that were undone. A search that saw no free frame compares the count
     /// before and after, to find out whether some frames were taken only for a moment.

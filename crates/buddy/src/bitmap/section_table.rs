@@ -115,6 +115,9 @@ pub(crate) struct SectionTable<'m> {
     span: FrameRange,
     /// Held while a section is added. A call tries this lock and never waits for it.
     adding: Lock<()>,
+    /// Held during a claim of several sections for one block. A call tries this lock and never
+    /// waits for it.
+    pub(super) claims: Lock<()>,
 }
 
 impl<'m> SectionTable<'m> {
@@ -125,7 +128,7 @@ impl<'m> SectionTable<'m> {
         span: FrameRange,
     ) -> Self {
         let first = section_number(span.start);
-        Self { first, cells, from_start, span, adding: Lock::new(()) }
+        Self { first, cells, from_start, span, adding: Lock::new(()), claims: Lock::new(()) }
     }
 
     /// Returns the range from the first frame to the last that exists or may be added, holes
@@ -182,22 +185,29 @@ impl<'m> SectionTable<'m> {
         self.adding.try_lock()
     }
 
-    /// Iterates over the ranges of frames, ascending: those from the start and those added, merged.
+    /// Returns whether another call is claiming several sections at this moment.
+    pub(crate) fn is_being_claimed(&self) -> bool {
+        self.claims.is_locked()
+    }
+
+    /// Iterates over the ranges of frames that exist, ascending: those from the start and those
+    /// added. Ranges that touch are one.
     pub(crate) fn ranges(&self) -> impl Iterator<Item = FrameRange> {
         let mut from_start = self.from_start.iter().copied().peekable();
         let mut added = self.cells.iter().filter_map(SectionCell::added).peekable();
-        core::iter::from_fn(move || match (from_start.peek(), added.peek()) {
+        merged(core::iter::from_fn(move || match (from_start.peek(), added.peek()) {
             (Some(one), Some(other)) if other.start < one.start => added.next(),
             (Some(_), _) => from_start.next(),
             (None, _) => added.next(),
-        })
+        }))
     }
 
-    /// Returns whether one of the table's ranges has all frames of `range`.
+    /// Returns whether all frames of `range` exist.
     pub(crate) fn has(&self, range: FrameRange) -> bool {
         let holds = |own: FrameRange| own.start <= range.start && range.end <= own.end;
         self.from_start.iter().copied().any(holds)
             || self.cell(range.start).and_then(SectionCell::added).is_some_and(holds)
+            || range.frames() > 1 && self.ranges().any(holds)
     }
 
     /// Returns whether the span is one range that exists from the start.
@@ -217,6 +227,19 @@ impl<'m> SectionTable<'m> {
     pub(crate) fn frames(&self) -> usize {
         self.ranges().map(|range| range.frames()).sum()
     }
+}
+
+/// Iterates over `ranges`, which ascend, with those that touch each other joined: blocks may cross
+/// the border of two.
+pub(crate) fn merged(ranges: impl Iterator<Item = FrameRange>) -> impl Iterator<Item = FrameRange> {
+    let mut ranges = ranges.peekable();
+    core::iter::from_fn(move || {
+        let mut range = ranges.next()?;
+        while let Some(next) = ranges.next_if(|next| next.start == range.end) {
+            range.end = next.end;
+        }
+        Some(range)
+    })
 }
 
 /// Returns the number of the section that `frame` lies in.

@@ -10,7 +10,7 @@ use page_frame::{FrameNumber, FrameRange, PAGE_SHIFT, PageMapArray, PerCpuSlot};
 use crate::bitmap::Bitmap;
 use crate::bitmap::hints::Bounds;
 use crate::bitmap::section::Section;
-use crate::bitmap::section_table::{SectionCell, SectionTable, section_number};
+use crate::bitmap::section_table::{SectionCell, SectionTable, merged, section_number};
 use crate::bits::{AREA_FRAMES, SECTION_FRAMES, WORD_BITS};
 use crate::build::section::fill;
 use crate::deferred_free::DeferredFrees;
@@ -129,7 +129,7 @@ impl Plan {
         };
         let table_at = part(table, size_of::<SectionCell<'_>>())?;
         let sections_at = part(present, size_of::<Section<'_>>().next_multiple_of(64))?;
-        let ranges_at = part(merged(ranges).count(), size_of::<FrameRange>())?;
+        let ranges_at = part(merged(ranges.iter().copied()).count(), size_of::<FrameRange>())?;
         let slots_at = part(slots, size_of::<PerCpuSlot<CpuSlot>>())?;
         let counters_at = part(slots, size_of::<CachedCount>())?;
         let bounds_at = part(1, size_of::<Bounds>())?;
@@ -190,10 +190,11 @@ impl Plan {
         // SAFETY: clause 1: callers of `at` pass offsets of the plan, which put every part inside
         // the total.
         let at = |offset: usize| unsafe { metadata.add(offset) };
-        let mut each = merged(ranges);
+        let mut each = merged(ranges.iter().copied());
         let mut next = |_| each.next().expect("clause 2: the ranges that were counted");
+        let count = merged(ranges.iter().copied()).count();
         // SAFETY: clause 1: room for the merged ranges, aligned to 64.
-        let ranges = unsafe { fill(at(self.ranges_at), merged(ranges).count(), &mut next) };
+        let ranges = unsafe { fill(at(self.ranges_at), count, &mut next) };
         // SAFETY: clause 1: room for the bounds, aligned to 64.
         let bounds = &unsafe { fill(at(self.bounds_at), 1, |_| Bounds::new()) }[0];
         let mut present = 0;
@@ -256,24 +257,6 @@ impl Plan {
         // part.
         unsafe { section::section(metadata, [lines, entries, hints], bounds, index) }
     }
-}
-
-/// Iterates over `ranges`, which ascend, with those that touch each other joined: blocks may cross
-/// the border of two.
-fn merged(ranges: &[FrameRange]) -> impl Iterator<Item = FrameRange> {
-    let mut rest = ranges;
-    core::iter::from_fn(move || {
-        let [first, others @ ..] = rest else { return None };
-        let (mut joined, mut others) = (*first, others);
-        while let [next, more @ ..] = others {
-            if next.start != joined.end {
-                break;
-            }
-            (joined.end, others) = (next.end, more);
-        }
-        rest = others;
-        Some(joined)
-    })
 }
 
 /// Iterates over the numbers of the sections that have frames, of `count` sections from `first` on.

@@ -203,6 +203,27 @@ fn a_claim_of_two_areas_against_a_claim_of_one() {
     });
 }
 
+/// Two sections are claimed for one block while another thread claims one of their areas. Mutation
+/// seen to fail: `claim_sections` without opening the claimed sections after a conflict ("nothing
+/// is lost").
+#[test]
+fn a_claim_of_two_sections_against_a_claim_of_an_area() {
+    model("buddy: claim of two sections against one area", 20, || {
+        let world = world(4 * AREA);
+        let two = SECTION.larger().expect("below the largest");
+        let theirs = Arc::clone(&world);
+        let claimer = thread::spawn(move || theirs.buddy.allocate_frames(WHOLE).ok());
+        let all = world.buddy.allocate_frames(two).ok();
+        let one = claimer.join().expect("no panic");
+        assert!(all.is_none() || one.is_none(), "four areas are not five");
+        assert!(all.is_some() || one.is_some(), "one of the two gets its block");
+        all.into_iter().for_each(|block| world.free(block, two));
+        one.into_iter().for_each(|block| world.free(block, WHOLE));
+        world.buddy.validate().expect("consistent");
+        assert!(world.buddy.allocate_frames(two).is_ok(), "nothing is lost");
+    });
+}
+
 /// A whole area is split so that its tail can be freed, while a stray take sets and clears bits
 /// in it. Mutation seen to fail: `split_whole` opening the area even if `take_all` fails (the
 /// free frames are not the run's tail).

@@ -7,7 +7,7 @@ use page_frame::{Fenced, FrameNumber, Order};
 use testkit::{Numbered, become_cpu, model};
 
 use crate::common::{Simulated, range};
-use crate::world::{AREA, WHOLE, world};
+use crate::world::{AREA, SECTION, WHOLE, world};
 
 /// A CPU refills its slot with a word of an open area, while another thread claims the area: one of
 /// the two must see the other. Mutation seen to fail: `Section::take_word` without its second look
@@ -61,5 +61,22 @@ fn a_block_of_an_owner_is_lost_in_part() {
         buddy.drain();
         buddy.validate().expect("consistent");
         assert_eq!(buddy.free_frames_count(), 2);
+    });
+}
+
+/// A claim of two areas fails at the second one, and opens the first again. Another thread looks
+/// for a whole area meanwhile: the first one was free at all times, so the search must not fail.
+/// Mutation seen to fail: `claim_several` without its first look ("an area is free at all times").
+#[test]
+fn a_claim_that_fails_hides_no_area() {
+    model("buddy: failing claim of two areas against claim of one", 20, || {
+        let world = world(2 * AREA);
+        world.buddy.allocate_at(FrameNumber::new(AREA), Order::ZERO).expect("all is free");
+        let theirs = Arc::clone(&world);
+        let claimer = thread::spawn(move || theirs.buddy.allocate_frames(SECTION).ok());
+        let one = world.buddy.allocate_frames(WHOLE).expect("an area is free at all times");
+        assert!(claimer.join().expect("no panic").is_none(), "a frame is in use");
+        world.free(one, WHOLE);
+        world.buddy.validate().expect("consistent");
     });
 }

@@ -46,6 +46,7 @@ use crate::os_error::OsError;
 use crate::purge::decay::Decay;
 use crate::purge::trim::{Trim, TrimRounds};
 use crate::space::Space;
+use crate::space::sections::SECTION_ORDER;
 use crate::thp::scan::Thp;
 use crate::threads::Threads;
 use crate::tls;
@@ -99,7 +100,7 @@ unsafe impl PageSource for Pages {
         let _inside = Inside::enter();
         let (start, order) = loop {
             let (start, order) = match self.buddy.allocate(order) {
-                Err(_) if self.grow() => continue,
+                Err(_) if order <= SECTION_ORDER && self.grow() => continue,
                 outcome => outcome?.into_raw(),
             };
             match make_room::open_block(self, frames_of(start, order.pages())) {

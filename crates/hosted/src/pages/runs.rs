@@ -12,7 +12,7 @@ use super::make_room::open_block;
 use super::{Pages, frames_of};
 use crate::fork_lock::Inside;
 use crate::os_error::OsError;
-use crate::space::sections::SECTION_FRAMES;
+use crate::space::sections::{SECTION_FRAMES, SECTION_ORDER};
 
 /// Runs of more pages than this are multi-section runs.
 const LARGEST_IN_BUDDY: usize = SECTION_FRAMES / 2;
@@ -26,12 +26,13 @@ unsafe impl PageResize for Pages {
     fn allocate_run(&self, pages: usize, alignment: Order) -> Result<PageRun, OutOfMemory> {
         self.decay_if_due(pages);
         let _inside = Inside::enter();
-        if pages > LARGEST_IN_BUDDY && self.space.has_multi_section_runs() {
-            return allocate_sections(self, pages);
+        let fits_a_section = pages <= SECTION_FRAMES && alignment <= SECTION_ORDER;
+        if (pages > LARGEST_IN_BUDDY || !fits_a_section) && self.space.has_multi_section_runs() {
+            return allocate_sections(self, pages.max(LARGEST_IN_BUDDY + 1), alignment);
         }
         let run = loop {
             let run = match self.buddy.allocate_run(pages, alignment) {
-                Err(_) if pages <= Order::MAX.pages() && self.grow() => continue,
+                Err(_) if fits_a_section && self.grow() => continue,
                 outcome => outcome?,
             };
             match open_block(self, frames_of(run.start(), run.pages())) {
@@ -123,8 +124,13 @@ fn is_multi_section(pages: &Pages, start: NonNull<u8>, count: usize) -> bool {
     count > LARGEST_IN_BUDDY && pages.space.is_multi_section(first)
 }
 
-fn allocate_sections(pages: &Pages, count: usize) -> Result<PageRun, OutOfMemory> {
-    let range = pages.space.open_sections(count.next_multiple_of(TAIL_UNIT)).ok_or(OutOfMemory)?;
+fn allocate_sections(
+    pages: &Pages,
+    count: usize,
+    alignment: Order,
+) -> Result<PageRun, OutOfMemory> {
+    let mapped = count.next_multiple_of(TAIL_UNIT);
+    let range = pages.space.open_sections(mapped, alignment).ok_or(OutOfMemory)?;
     let start = pages.pointer(range.start.get() << PAGE_SHIFT);
     // SAFETY: clause 1: ours, and in the map, which covers all of the space.
     unsafe { pages.set_run(start, count) };

@@ -7,6 +7,7 @@ use page_frame::{DirectMap, FrameNumber, FrameRange, Order, PAGE_SIZE};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::os_error::OsError;
+use crate::space::sections::SECTION_ORDER;
 
 /// A range of this process's address space. Every byte reads as zero until it is written, and only
 /// pages that were written have memory. Dropping it unmaps the range.
@@ -53,6 +54,7 @@ impl Mapped {
         let bytes = bytes.checked_next_multiple_of(PAGE_SIZE).filter(|bytes| *bytes > 0);
         let bytes = bytes.ok_or(OsError::INVALID)?;
         let largest = Order::new((bytes / PAGE_SIZE).ilog2() as u8).unwrap_or(Order::MAX);
+        let largest = largest.min(SECTION_ORDER);
         let mapping_bytes =
             bytes.checked_add(largest.bytes() - PAGE_SIZE).ok_or(OsError::INVALID)?;
         let access = ProtFlags::READ | ProtFlags::WRITE;

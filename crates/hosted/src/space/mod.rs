@@ -26,7 +26,7 @@ use core::ptr::NonNull;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use page_frame::sync::Lock;
-use page_frame::{Cpu, FrameNumber, FrameRange, PAGE_SIZE};
+use page_frame::{Cpu, FrameNumber, FrameRange, Order, PAGE_SIZE};
 
 use crate::frame_set::FrameSet;
 use crate::os_error::OsError;
@@ -248,9 +248,10 @@ impl Space {
     }
 
     /// Maps whole sections for a run of `pages` pages; returns the frames of the run.
-    pub(crate) fn open_sections(&self, pages: usize) -> Option<FrameRange> {
+    pub(crate) fn open_sections(&self, pages: usize, alignment: Order) -> Option<FrameRange> {
         self.locked(|sections| {
-            let (numbers, whole) = sections.take_highest(pages.div_ceil(SECTION_FRAMES))?;
+            let (numbers, whole) =
+                sections.take_highest(pages.div_ceil(SECTION_FRAMES), alignment)?;
             let end = FrameNumber::new(whole.start.get() + pages);
             let range = FrameRange::new(whole.start, end);
             let first = FrameRange::new(whole.start, whole.end.min(section_end(whole.start)));

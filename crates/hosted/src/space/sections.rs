@@ -8,10 +8,12 @@
 
 use core::ops::Range;
 
-use page_frame::{FrameNumber, FrameRange};
+use page_frame::{FrameNumber, FrameRange, Order};
 
-/// The frames of a section: 1 GiB.
-pub(crate) const SECTION_FRAMES: usize = 1 << 18;
+/// The order of a section: 1 GiB.
+pub(crate) const SECTION_ORDER: Order = Order::new(18).unwrap();
+/// The frames of a section.
+pub(crate) const SECTION_FRAMES: usize = SECTION_ORDER.pages();
 /// The frames of the first section that the buddy begins with: 63 MiB. They begin in the middle of
 /// an area, where the system puts no huge page, so that a small heap needs no advice against one.
 const FIRST: Range<usize> = 256..16 << 10;
@@ -102,14 +104,18 @@ impl Sections {
         Some((number, self.range(number..number + 1)))
     }
 
-    /// Gives the highest `count` neighbouring free sections to a multi-section run; returns their
-    /// numbers and frames.
-    pub(crate) fn take_highest(&mut self, count: usize) -> Option<(Range<usize>, FrameRange)> {
+    /// Gives the highest `count` neighbouring free sections whose start is aligned to `alignment`
+    /// to a multi-section run; returns their numbers and frames.
+    pub(crate) fn take_highest(
+        &mut self,
+        count: usize,
+        alignment: Order,
+    ) -> Option<(Range<usize>, FrameRange)> {
         let mut free = 0;
         for number in (0..self.count).rev() {
             free = if self.is_free(number) { free + 1 } else { 0 };
-            if free == count {
-                let numbers = number..number + count;
+            let numbers = number..number + count;
+            if free >= count && self.range(numbers.clone()).start.is_aligned_to(alignment) {
                 numbers.clone().for_each(|number| set(&mut self.multi_section, number, true));
                 return Some((numbers.clone(), self.range(numbers)));
             }
@@ -180,15 +186,25 @@ mod tests {
         let second = FrameNumber::new(start.get() + SECTION_FRAMES);
         assert_eq!(sections.limits(second).frames(), SECTION_FRAMES);
         assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(1));
-        let (numbers, range) = sections.take_highest(3).expect("six of eight are free");
+        let (numbers, range) =
+            sections.take_highest(3, Order::ZERO).expect("six of eight are free");
         assert_eq!((numbers.clone(), range.end), (5..8, end));
         assert!(sections.is_multi_section(range.start) && !sections.is_multi_section(start));
-        assert!(sections.take_highest(4).is_none());
+        assert!(sections.take_highest(4, Order::ZERO).is_none());
         assert_eq!(sections.take_lowest().map(|(number, _)| number), Some(2));
         sections.put_back_frames(FrameRange::new(range.start, FrameNumber::new(end.get() - 5)));
         assert!(!sections.is_multi_section(range.start));
-        assert_eq!(sections.take_highest(5).map(|(numbers, _)| numbers), Some(3..8));
+        assert_eq!(sections.take_highest(5, Order::ZERO).map(|(numbers, _)| numbers), Some(3..8));
         assert!(sections.take_lowest().is_none());
         assert_eq!(sections.in_buddy().count(), 3);
+        sections.put_back(3..8);
+        let two = SECTION_ORDER.larger().expect("below the largest");
+        // Free are the sections from 10 to 14 of the machine; the pair 13 and 14 is not aligned.
+        for expected in [12, 10] {
+            let (_, range) = sections.take_highest(2, two).expect("two aligned pairs");
+            assert_eq!(range.start.get(), expected * SECTION_FRAMES);
+        }
+        assert!(sections.take_highest(1, two).is_some_and(|(numbers, _)| numbers == (7..8)));
+        assert!(sections.take_highest(1, Order::ZERO).is_none());
     }
 }

@@ -7,12 +7,12 @@ use crate::order::Order;
 /// | value | meaning |
 /// |---|---|
 /// | 0 | free, the tail of a block or run, or not in the map |
-/// | 1 to 19 | head of a block of order value - 1 |
+/// | 1 to 30 | head of a block of order value - 1 |
 /// | 31 | first page of an area that is offline |
 /// | 32 | head of a page run; its owner word is the page count |
 /// | 33 | page of a slab; its owner is the slab's header |
 /// | 64 to 191 | page of a slab of the size class value - 64; its owner is the slab's header |
-/// | 192 to 210 | head of a deferred block of order value - 192: freed, not yet merged |
+/// | 192 to 221 | head of a deferred block of order value - 192: freed, not yet merged |
 ///
 /// ```
 /// use page_frame::{Order, Tag};

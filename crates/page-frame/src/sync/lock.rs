@@ -20,7 +20,7 @@ use super::spin::{Mutex, MutexGuard};
 /// let lock = Lock::new(1);
 /// *lock.lock() += 1;
 /// let held = lock.lock();
-/// assert!(lock.try_lock().is_none());
+/// assert!(lock.try_lock().is_none() && lock.is_locked());
 /// assert_eq!(*held, 2);
 /// ```
 #[derive(Debug)]
@@ -50,6 +50,15 @@ impl<T> Lock<T> {
         return self.0.try_lock().map(Guard);
         #[cfg(loom)]
         return self.0.try_lock().ok().map(Guard);
+    }
+
+    /// Returns whether the lock was held at some moment during the call (Acquire: the caller sees
+    /// what the last holder did).
+    pub fn is_locked(&self) -> bool {
+        #[cfg(not(loom))]
+        return self.0.is_locked();
+        #[cfg(loom)]
+        return self.0.try_lock().is_err();
     }
 
     /// Returns the data; the exclusive reference proves that the lock is free.

@@ -47,6 +47,12 @@ impl<T> Mutex<T> {
     }
 
     #[inline(always)]
+    pub(super) fn is_locked(&self) -> bool {
+        // Acquire: pairs with the Release in `MutexGuard::drop`.
+        self.is_held.load(Ordering::Acquire)
+    }
+
+    #[inline(always)]
     pub(super) fn get_mut(&mut self) -> &mut T {
         self.data.get_mut()
     }

@@ -41,6 +41,8 @@ pub const LARGEST_SIZE: usize = 4 << 20;
 /// The largest order chosen for an object that fits in a block of this order or a lower one.
 /// Example: see [`Geometry`].
 pub const LARGEST_ORDER: u8 = 3;
+/// The largest order of a slab that a user may ask for: 1 GiB.
+const MOST_ORDER: u8 = 18;
 
 /// Bytes of a slab's header: 64; more under loom, whose atomics are larger. `header.rs` asserts it.
 pub(crate) const HEADER: usize = if page_frame::sync::MODELLED { 320 } else { 64 };
@@ -78,7 +80,7 @@ const FRACTIONS: [usize; 4] = [20, 8, 4, 2];
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    // Narrow, as every cache has one: an order has at most 1 GiB.
+    // Narrow, as every cache has one: a slab has at most 1 GiB.
     order: u8,
     inside: bool,
     stride: u32,
@@ -217,8 +219,9 @@ impl Geometry {
         best
     }
 
-    /// Returns the cut of slabs of `order`, or `None` if no object fits, for a size of zero, and
-    /// for an alignment that is not a power of two or exceeds the slab. Example: see [`Geometry`].
+    /// Returns the cut of slabs of `order`, or `None` if no object fits, for a size of zero, for an
+    /// alignment that is not a power of two or exceeds the slab, and for slabs of more than 1 GiB
+    /// (order 18). Example: see [`Geometry`].
     pub const fn at_order(size: usize, alignment: usize, line: usize, order: u8) -> Option<Self> {
         let Some(block) = Order::new(order) else { return None };
         if size == 0 || !alignment.is_power_of_two() || alignment > block.bytes() {
@@ -243,7 +246,7 @@ impl Geometry {
     const fn cut(stride: usize, step: usize, block: Order) -> Option<Self> {
         let bytes = block.bytes();
         let outside = least(bytes / stride, MAX_OBJECTS);
-        if outside == 0 {
+        if outside == 0 || block.get() > MOST_ORDER {
             return None;
         }
         let mut within = outside;
@@ -383,9 +386,9 @@ const fn enough_objects(stride: usize) -> usize {
     }
 }
 
-/// Returns a number that is at most the bytes of a block as `u32`.
+/// Returns a number that is at most the bytes of a slab as `u32`.
 const fn narrow(number: usize) -> u32 {
-    assert!(number <= u32::MAX as usize, "an order has at most 1 GiB");
+    assert!(number <= u32::MAX as usize, "a slab has at most 1 GiB");
     number as u32
 }
 
