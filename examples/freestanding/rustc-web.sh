@@ -11,6 +11,11 @@ has_rustc_web() {
     [ -d "$rustc_web_folder" ] || [ -n "$(apt-cache search --names-only '^rust-web-src$' 2>/dev/null)" ]
 }
 
+# Whether the packages are on this machine: unpacked, or installed.
+rustc_web_is_here() {
+    [ -d "$rustc_web_folder" ] || dpkg -s rustc-web rust-web-src >/dev/null 2>&1
+}
+
 # Unpacks the compiler and further packages. Sets `rustc` to the compiler. Fails if a package cannot be had.
 unpack_rustc_web() { # package...
     local package runtime llvm source sysroot
