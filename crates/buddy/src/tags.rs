@@ -1,7 +1,7 @@
 //! The tags: for each frame a byte in the page map, set at the head of each allocated block and
 //! run.
 
-use page_frame::internals::{DeferredHeads, TagPlace};
+use page_frame::internals::{DeferredHeads, TagPlace, TagsByFrame};
 use page_frame::{FrameNumber, PAGE_SIZE, PageMap, PageMapArray, Tag};
 
 /// The page map, by frame number.
@@ -12,12 +12,14 @@ pub(crate) struct Tags<'m> {
     /// The address of the first page of the map.
     start: usize,
     map: PageMapArray<'m>,
+    by_frame: TagsByFrame<'m>,
 }
 
 impl<'m> Tags<'m> {
     /// Wraps `map`, whose first page is `first_frame` and lies at address `start`.
     pub(crate) fn new(map: PageMapArray<'m>, first_frame: FrameNumber, start: usize) -> Self {
-        Self { first_frame: first_frame.get(), start, map }
+        let first_frame = first_frame.get();
+        Self { first_frame, start, by_frame: map.tags_from(first_frame), map }
     }
 
     /// Returns the page map, for users that look up addresses.
@@ -44,8 +46,9 @@ impl<'m> Tags<'m> {
     /// 1. The frame is in the span.
     #[inline(always)]
     pub(crate) unsafe fn set_unchecked(&self, frame: FrameNumber, tag: Tag) {
+        debug_assert!(self.index(frame) < self.map.pages(), "clause 1");
         // SAFETY: clause 1: the map has an entry for each frame of the span.
-        unsafe { self.map.set_tag_unchecked(frame.get() - self.first_frame, tag) };
+        unsafe { self.by_frame.set(frame, tag) };
     }
 
     /// Returns the place of the tag of `frame`; `None` for a frame outside the span.

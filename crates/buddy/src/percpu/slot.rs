@@ -20,8 +20,10 @@
 //! None of its own: a slot belongs to the CPU that entered it or took it over. Other CPUs see its
 //! frames as taken.
 
-use page_frame::FrameNumber;
+use core::fmt;
+
 use page_frame::sync::{Zeroable, in_register};
+use page_frame::{FrameNumber, PAGE_SIZE};
 
 use crate::bitmap::placement::ORDER_GROUPS;
 use crate::bits::{AREA_FRAMES, AREA_ORDER, WORD_BITS};
@@ -108,7 +110,7 @@ impl Stack {
     }
 }
 
-/// The blocks and areas of one CPU.
+/// The blocks and areas of one CPU. With the bytes of the protocol in front it is a page.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct CpuSlot {
@@ -117,6 +119,29 @@ pub(crate) struct CpuSlot {
     /// For each order group the first frame of the owned area plus one; 0 for no area.
     owned: [usize; ORDER_GROUPS],
     is_set_up: bool,
+    padding: Padding,
+}
+
+/// Unused memory, so that a shift finds the slot of a CPU: one instruction less than for the 3 KiB
+/// that a slot needs.
+struct Padding([usize; PADDING / size_of::<usize>()]);
+
+const PADDING: usize = PAGE_SIZE
+    - PROTOCOL
+    - ORDERS * size_of::<Stack>()
+    - size_of::<FrameWord>()
+    - size_of::<[usize; ORDER_GROUPS]>()
+    - size_of::<usize>(); // `is_set_up`
+/// The bytes of the protocol, up to the alignment of a word.
+const PROTOCOL: usize = size_of::<usize>();
+
+#[cfg(not(loom))]
+const _: () = assert!(size_of::<page_frame::PerCpuSlot<CpuSlot>>() == PAGE_SIZE);
+
+impl fmt::Debug for Padding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", size_of_val(&self.0))
+    }
 }
 
 // SAFETY: clause 1: the fields are integers and a `bool`, and zero bytes are valid for both.
@@ -127,6 +152,7 @@ unsafe impl Zeroable for CpuSlot {
             remainder: FrameWord::EMPTY,
             owned: [0; ORDER_GROUPS],
             is_set_up: false,
+            padding: Padding([0; PADDING / size_of::<usize>()]),
         }
     }
 }

@@ -1,9 +1,11 @@
 //! A page map of one contiguous range of pages: an array of tags and an array of owners.
 
+use core::marker::PhantomData;
 use core::ptr::NonNull;
 
 use crate::arch::hint::prefetch;
 use crate::atomic::{AtomicPtr, AtomicU8, Ordering};
+use crate::frame::FrameNumber;
 use crate::order::{Order, PAGE_SHIFT, PAGE_SIZE};
 use crate::page_map::deferred_heads::{self, DeferredHeads};
 use crate::page_map::map::{PageMap, TagRange};
@@ -73,6 +75,35 @@ pub struct PageMapArray<'m> {
     owners: &'m [AtomicPtr<()>],
 }
 
+/// The tags by number of a frame: a store takes no subtraction.
+#[derive(Clone, Copy, Debug)]
+pub struct TagsByFrame<'m> {
+    /// The address of the tag of frame 0, whether or not there is one: that of the first tag minus
+    /// the number of its frame, wrapped around.
+    origin: *const AtomicU8,
+    tags: PhantomData<&'m [AtomicU8]>,
+}
+
+// SAFETY: as a shared reference to the tags, which are atomics.
+unsafe impl Send for TagsByFrame<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for TagsByFrame<'_> {}
+
+impl TagsByFrame<'_> {
+    /// Sets the tag of `frame`.
+    ///
+    /// # Safety
+    /// 1. The frame is one of the map that this was made of.
+    #[inline(always)]
+    pub unsafe fn set(self, frame: FrameNumber, tag: Tag) {
+        let entry = self.origin.wrapping_add(frame.get());
+        // SAFETY: clause 1: the tag of a frame of the map, which is borrowed during `'m`.
+        let entry = unsafe { &*entry };
+        // Relaxed: see `map.rs`.
+        entry.store(tag.get(), Ordering::Relaxed);
+    }
+}
+
 // SAFETY: `root` is only a base for address arithmetic; the arrays are atomics.
 unsafe impl Send for PageMapArray<'_> {}
 // SAFETY: shared references reach nothing but the atomics.
@@ -139,18 +170,11 @@ impl<'m> PageMapArray<'m> {
         self.tags.get(index).map(TagPlace)
     }
 
-    /// Sets the tag of page `index` of the range.
-    ///
-    /// # Safety
-    /// 1. `index` is below [`pages`](Self::pages).
+    /// Returns the tags by number of a frame, where the first page of the range is frame
+    /// `first_frame`.
     #[doc(hidden)]
-    #[inline(always)]
-    pub unsafe fn set_tag_unchecked(&self, index: usize, tag: Tag) {
-        debug_assert!(index < self.pages, "clause 1");
-        // SAFETY: clause 1: the index is below the count of tags.
-        let entry = unsafe { self.tags.get_unchecked(index) };
-        // Relaxed: see `map.rs`.
-        entry.store(tag.get(), Ordering::Relaxed);
+    pub fn tags_from(&self, first_frame: usize) -> TagsByFrame<'m> {
+        TagsByFrame { origin: self.tags.as_ptr().wrapping_sub(first_frame), tags: PhantomData }
     }
 
     /// Sets the tag of page `index` of the range, if there is such a page. O(1), no lock.
