@@ -56,9 +56,10 @@ pub enum Mode {
     /// With CPU slots and hints: the fullest area first.
     #[default]
     Cached,
-    /// As `Cached`, but areas in use are filled before an empty area is opened, also by blocks of
-    /// other sizes. For memory that costs nothing until it is touched, as an operating system lends
-    /// it: less of it is touched, and whole areas become free less often.
+    /// As `Cached`, but frames that were used before come first: of areas that are at least half
+    /// full, then of areas that have become empty, then of all other areas in use, also those of
+    /// blocks of other sizes. For memory that costs nothing until it is touched, as an operating
+    /// system lends it: less of it is touched, and whole areas become free less often.
     Dense,
     /// As the textbook says: of all free blocks the smallest that is large enough, and of those the
     /// lowest. Each request looks at every block. For teaching and comparing.
@@ -222,6 +223,14 @@ impl<'m, C: Cpu, T: Trace, const CHECKED: bool> FramePool<'m, C, T, CHECKED> {
         match self.frames.free_range(block_range(frame, order)) {
             Some(true) => Ok(()),
             _ => Err(Fault::at_frame(FaultKind::DoubleFree, frame)),
+        }
+    }
+
+    /// Notes that a run of `pages` pages was freed. After a large one in [`Mode::Dense`], the CPU's
+    /// slot looks for areas again: those that have become empty cost less than fresh ones.
+    pub(crate) fn note_freed_run(&self, pages: usize) {
+        if self.mode == Mode::Dense && pages >= AREA_FRAMES / 4 {
+            self.caches.release_owned_areas(&self.frames);
         }
     }
 

@@ -268,6 +268,7 @@ unsafe impl<M: PhysMap, C: Cpu, T: Trace, const CHECKED: bool> PageResize
         if self.shared().free_range(self.range(start, 0, pages)) != Some(true) {
             self.shared().report(&Fault::at_address(FaultKind::DoubleFree, address));
         }
+        self.frames.pool.note_freed_run(pages);
     }
 
     unsafe fn resize_run(&self, start: NonNull<u8>, pages: usize, new_pages: usize) -> bool {

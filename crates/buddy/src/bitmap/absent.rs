@@ -2,7 +2,7 @@
 
 use page_frame::{FrameNumber, FrameRange};
 
-use crate::bitmap::hints::EMPTY_AREAS;
+use crate::bitmap::hints::UNUSED;
 use crate::bitmap::section::Section;
 use crate::bits::{AREA_FRAMES, SECTION_AREAS, SECTION_FRAMES};
 
@@ -36,10 +36,14 @@ impl Section<'_> {
     /// the first use.
     pub(crate) fn publish_all(&self, base: usize, ranges: &[FrameRange]) {
         match is_whole_section(base, ranges) {
-            true => self.hints.set_all(EMPTY_AREAS),
+            true => self.hints.set_all(UNUSED),
             false => {
-                let present = (0..SECTION_AREAS).filter(|area| has_frames(base, *area, ranges));
-                present.for_each(|area| _ = self.publish(area));
+                for area in (0..SECTION_AREAS).filter(|area| has_frames(base, *area, ranges)) {
+                    match self.lines[area].is_clear() {
+                        true => self.hints.set(UNUSED, area),
+                        false => _ = self.publish(area),
+                    }
+                }
             }
         }
     }

@@ -19,11 +19,15 @@ use crate::bits::{AREA_FRAMES, SECTION_AREAS, WORD_BITS};
 
 /// Number of degrees of fullness of areas with a placement. Degree 0 is the fullest.
 const DEGREES: usize = 3;
-/// Number of hint maps of a section: one for each placement and degree of fullness, and one for
+/// Number of hint maps of a section: one for each placement and degree of fullness, and two for
 /// empty areas.
-pub(crate) const HINT_MAPS: usize = PLACEMENTS * DEGREES + 1;
-/// The hint map of areas with all frames free.
-pub(crate) const EMPTY_AREAS: usize = HINT_MAPS - 1;
+pub(crate) const HINT_MAPS: usize = PLACEMENTS * DEGREES + 2;
+/// The hint map of areas that have become empty: their memory has been used.
+pub(crate) const EMPTIED: usize = HINT_MAPS - 2;
+/// The hint map of areas of which no frame was ever taken.
+pub(super) const UNUSED: usize = HINT_MAPS - 1;
+/// The hint maps of areas with all frames free: those whose memory has been used come first.
+pub(super) const EMPTY: Range<usize> = EMPTIED..UNUSED + 1;
 /// Words of one hint map: one cache line.
 pub(crate) const HINT_WORDS: usize = SECTION_AREAS.div_ceil(WORD_BITS);
 
@@ -122,7 +126,7 @@ pub(super) fn maps_with_room(placement: Placement, order: u32) -> Range<usize> {
 pub(super) fn map_for(placement: Placement, free: usize) -> Option<usize> {
     let degree = match free {
         0 => return None,
-        AREA_FRAMES => return Some(EMPTY_AREAS),
+        AREA_FRAMES => return Some(EMPTIED),
         free if free >= AREA_FRAMES / 2 => 2,
         free if free >= AREA_FRAMES / 8 => 1,
         _ => 0,
@@ -130,9 +134,14 @@ pub(super) fn map_for(placement: Placement, free: usize) -> Option<usize> {
     Some(placement.index() * DEGREES + degree)
 }
 
-/// Returns whether a search that begins with `map` sees all hint maps of its placement.
-pub(super) fn begins_placement(map: usize) -> bool {
-    map == EMPTY_AREAS || map % DEGREES == 0
+/// Returns the part of `maps`, of one placement, whose areas are at least half full.
+pub(super) fn fuller(maps: Range<usize>) -> Range<usize> {
+    maps.start..maps.end - 1
+}
+
+/// Returns whether `maps` are all hint maps of a placement, or all of empty areas.
+pub(super) fn is_whole_placement(maps: &Range<usize>) -> bool {
+    *maps == EMPTY || maps.start % DEGREES == 0 && maps.len() == DEGREES
 }
 
 /// Returns the fullest degree at which `2^order` frames can still be free.
@@ -144,7 +153,7 @@ fn degree_with_room(order: u32) -> usize {
     }
 }
 
-/// Returns the placement that hint map `map` belongs to. [`EMPTY_AREAS`] belongs to no placement.
+/// Returns the placement that hint map `map` belongs to. Those of empty areas belong to none.
 #[inline]
 fn placement_of(map: usize) -> Placement {
     Placement::from_index(map / DEGREES)
@@ -162,7 +171,7 @@ impl Bounds {
     /// Returns the bound for the placement of `map`.
     #[inline]
     fn of(&self, map: usize) -> &AtomicUsize {
-        &self.0[if map == EMPTY_AREAS { PLACEMENTS } else { placement_of(map).index() }]
+        &self.0[if map >= EMPTIED { PLACEMENTS } else { placement_of(map).index() }]
     }
 
     /// Returns the index of the section where a search of `map` begins.

@@ -2,9 +2,14 @@
 //!
 //! # Policy
 //! A search prefers the lowest section with a hint, in it the fullest degree, and in that the
-//! lowest area. A request searches areas of its own placement, then empty areas, then both again
-//! from the lowest section on, then the other placements (`placement.rs`). Where areas in use are
-//! filled first, it searches the other placements of its mobility before empty areas too.
+//! lowest area. Of empty areas it prefers those whose memory has been used before. A request
+//! searches areas of its own placement, then empty areas, then both again from the lowest section
+//! on, then the other placements (`placement.rs`).
+//!
+//! In [`Mode::Dense`](crate::Mode::Dense) memory costs nothing until it is touched. There a request
+//! first searches areas of its own placement that are at least half full, then areas that have
+//! become empty, then the emptier areas of its placement, then the other placements of its
+//! mobility. Only then it opens an area that was never used.
 //!
 //! # Costs
 //! Each of these steps looks at no more than [`MAX_MISSES`] areas without a fitting run, and reads
@@ -15,7 +20,9 @@ use core::ops::Range;
 
 use page_frame::{FrameNumber, Order};
 
-use crate::bitmap::hints::{EMPTY_AREAS, HINT_WORDS, begins_placement, maps_with_room};
+use crate::bitmap::hints::{
+    EMPTIED, EMPTY, HINT_WORDS, fuller, is_whole_placement, maps_with_room,
+};
 use crate::bitmap::placement::{Mobility, ORDER_GROUPS, Placement};
 use crate::bitmap::section::Section;
 use crate::bitmap::{Bitmap, frame};
@@ -66,27 +73,27 @@ impl<'m> Bitmap<'m> {
         let placement = self.placement_for(order, mobility);
         let found = self.search_all(order, placement, |section, area, map| {
             let taken = section.take(area, order);
-            if taken.is_some() && map == EMPTY_AREAS {
+            if taken.is_some() && map >= EMPTIED {
                 section.set_placement(area, placement);
             }
-            section.check_hint(map, area);
+            _ = section.check_hint(map, area);
             taken.map(|taken| (taken, map))
         })?;
         let (at, map) = found.got;
         let start = frame(found.base, found.area, at);
-        Some(Taken { start, was_empty_area: map == EMPTY_AREAS })
+        Some(Taken { start, was_empty_area: map >= EMPTIED })
     }
 
     /// Claims an area that is hinted as empty.
     fn claim_hinted(&self) -> Option<FrameNumber> {
         let mut claim = |section: &Section<'_>, area: usize, map: usize| {
             let claimed = section.claim(area);
-            section.check_hint(map, area);
+            _ = section.check_hint(map, area);
             claimed.then_some(())
         };
-        let found = [false, true].into_iter().find_map(|from_lowest| {
-            self.search(EMPTY_AREAS..EMPTY_AREAS + 1, from_lowest, &mut claim)
-        })?;
+        let found = [false, true]
+            .into_iter()
+            .find_map(|from_lowest| self.search(EMPTY, from_lowest, &mut claim))?;
         Some(frame(found.base, found.area, 0))
     }
 
@@ -97,15 +104,19 @@ impl<'m> Bitmap<'m> {
         if larger >= WORD_ORDER {
             return None;
         }
-        let (found, _) = self.scan(EMPTY_AREAS..EMPTY_AREAS + 1, 0, |hinted, misses| {
-            for start in set_bits(free_runs(!hinted.areas, larger)) {
+        let (found, _) = self.scan(EMPTY, 0, |hinted, misses| {
+            let word = |map| hinted.section.hints.word(map, hinted.word);
+            let areas = EMPTY.map(word).fold(0, |all, areas| all | areas);
+            for start in set_bits(free_runs(!areas, larger)) {
                 let first = hinted.word * WORD_BITS + start;
                 let areas = first..first + (1 << larger);
                 if hinted.section.claim_several(first, 1 << larger) {
-                    areas.for_each(|area| hinted.section.hints.clear(EMPTY_AREAS, area));
+                    areas.for_each(|area| hinted.section.clear_empty_hints(area));
                     return Some(frame(hinted.base, first, 0));
                 }
-                areas.for_each(|area| hinted.section.check_hint(EMPTY_AREAS, area));
+                areas.for_each(|area| {
+                    EMPTY.for_each(|map| _ = hinted.section.check_hint(map, area))
+                });
                 *misses += 1;
                 if *misses == MAX_MISSES {
                     break;
@@ -122,10 +133,10 @@ impl<'m> Bitmap<'m> {
         let placement = self.placement_for(0, mobility);
         let found = self.search_all(0, placement, |section, area, map| {
             let taken = section.take_word(area);
-            if taken.is_some() && map == EMPTY_AREAS {
+            if taken.is_some() && map >= EMPTIED {
                 section.set_placement(area, placement);
             }
-            section.check_hint(map, area);
+            _ = section.check_hint(map, area);
             taken
         })?;
         let (word, frames) = found.got;
@@ -142,7 +153,7 @@ impl<'m> Bitmap<'m> {
                 section.hints.clear(map, area);
                 return Some(());
             }
-            section.check_hint(map, area);
+            _ = section.check_hint(map, area);
             None
         })?;
         Some(frame(found.base, found.area, 0))
@@ -155,12 +166,12 @@ impl<'m> Bitmap<'m> {
         let mut claim = |hinted: HintedWord<'_, 'm>, misses: &mut usize| {
             let areas = lowest(hinted.areas, frames.len());
             let claimed = hinted.section.claim_each(hinted.word * WORD_BITS, areas);
-            hinted.section.hints.clear_word(EMPTY_AREAS, hinted.word, claimed);
+            hinted.section.hints.clear_word(hinted.map, hinted.word, claimed);
             let mut count = 0;
             for bit in set_bits(areas) {
                 let area = hinted.word * WORD_BITS + bit;
                 if claimed >> bit & 1 == 0 {
-                    hinted.section.check_hint(EMPTY_AREAS, area);
+                    hinted.section.check_hint(hinted.map, area);
                 } else {
                     frames[count] = hinted.base + area * AREA_FRAMES;
                     count += 1;
@@ -169,9 +180,8 @@ impl<'m> Bitmap<'m> {
             *misses += 1;
             (count > 0).then_some(count)
         };
-        let empty = EMPTY_AREAS..EMPTY_AREAS + 1;
-        let claimed = self.scan_from_bound(empty.clone(), false, &mut claim);
-        claimed.or_else(|| self.scan_from_bound(empty, true, &mut claim)).unwrap_or(0)
+        let claimed = self.scan_from_bound(EMPTY, false, &mut claim);
+        claimed.or_else(|| self.scan_from_bound(EMPTY, true, &mut claim)).unwrap_or(0)
     }
 
     /// Searches in the order of the policy. Calls `take` with section, area and hint map of each
@@ -182,23 +192,45 @@ impl<'m> Bitmap<'m> {
         placement: Placement,
         mut take: impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
     ) -> Option<Found<R>> {
+        if self.fills_used_areas_first {
+            if let Some(found) = self.search_used(order, placement, &mut take) {
+                return Some(found);
+            }
+        }
         for from_lowest in [false, true] {
             let own = maps_with_room(placement, order);
             if let Some(found) = self.search(own, from_lowest, &mut take) {
                 return Some(found);
             }
-            if self.fills_used_areas_first && !from_lowest {
-                let same = placement.others().take(ORDER_GROUPS - 1);
-                if let Some(found) = self.search_placements(same, order, &mut take) {
-                    return Some(found);
-                }
-            }
-            let empty = EMPTY_AREAS..EMPTY_AREAS + 1;
-            if let Some(found) = self.search(empty, from_lowest, &mut take) {
+            if let Some(found) = self.search(EMPTY, from_lowest, &mut take) {
                 return Some(found);
             }
         }
         self.search_placements(placement.others(), order, &mut take)
+    }
+
+    /// Searches areas of `placement` or its mobility whose memory has been used, in the order for
+    /// memory that costs nothing until it is touched.
+    fn search_used<R>(
+        &self,
+        order: u32,
+        placement: Placement,
+        take: &mut impl FnMut(&Section<'m>, usize, usize) -> Option<R>,
+    ) -> Option<Found<R>> {
+        let own = maps_with_room(placement, order);
+        // An area may still have the hint of the time when it was fuller.
+        let mut take_checked = |section: &Section<'m>, area: usize, map: usize| {
+            section.check_hint(map, area).then(|| take(section, area, map)).flatten()
+        };
+        for maps in [fuller(own.clone()), EMPTIED..EMPTIED + 1] {
+            if let Some(found) = self.search(maps, false, &mut take_checked) {
+                return Some(found);
+            }
+        }
+        if let Some(found) = self.search(own, false, take) {
+            return Some(found);
+        }
+        self.search_placements(placement.others().take(ORDER_GROUPS - 1), order, take)
     }
 
     /// Searches the areas of other placements, from the lowest section on.
@@ -245,11 +277,11 @@ impl<'m> Bitmap<'m> {
         from_lowest: bool,
         visit: impl FnMut(HintedWord<'_, 'm>, &mut usize) -> Option<R>,
     ) -> Option<R> {
-        let first_map = maps.start;
+        let (first_map, is_whole) = (maps.start, is_whole_placement(&maps));
         let start = if from_lowest { 0 } else { self.bounds.get(first_map) };
         let (found, first_hinted) = self.scan(maps, start, visit);
         // Only a search of all maps of the placement proves that a section has no hint.
-        if begins_placement(first_map) {
+        if is_whole {
             self.bounds.raise(first_map, start, first_hinted.unwrap_or(self.table.len()));
         }
         found

@@ -32,7 +32,7 @@ use page_frame::sync::{self, AtomicUsize, Lock, Ordering, model_fence, prefetch}
 
 use crate::bitmap::area::{Freed, Line};
 use crate::bitmap::entry::{Entries, Entry};
-use crate::bitmap::hints::{EMPTY_AREAS, HintMaps, Hints, map_for};
+use crate::bitmap::hints::{EMPTIED, EMPTY, HintMaps, Hints, UNUSED, map_for};
 use crate::bitmap::placement::{Mobility, Placement};
 use crate::bits::{AREA_FRAMES, AREA_WORDS, SECTION_AREAS, set_bits};
 
@@ -257,7 +257,7 @@ impl Section<'_> {
     pub(super) fn open_empty(&self, area: usize) {
         // Release: as in `open_as`.
         self.entries.release(area, Entry::EMPTY);
-        self.hints.set(EMPTY_AREAS, area);
+        self.hints.set(EMPTIED, area);
     }
 }
 
@@ -320,19 +320,27 @@ impl Section<'_> {
         free
     }
 
+    /// Clears the hints that `area`, which the caller has claimed, is empty.
+    pub(super) fn clear_empty_hints(&self, area: usize) {
+        EMPTY.for_each(|map| self.hints.clear(map, area));
+    }
+
     /// Clears the hint for `area` in `map`, then publishes the area, which sets the right hint.
     fn replace_hint(&self, map: usize, area: usize) {
         self.hints.clear(map, area);
         self.publish(area);
     }
 
-    /// Clears the hint if [`publish`](Self::publish) would not set it.
-    pub(super) fn check_hint(&self, map: usize, area: usize) {
+    /// Clears the hint if [`publish`](Self::publish) would not set it; returns whether it stays.
+    pub(super) fn check_hint(&self, map: usize, area: usize) -> bool {
         let entry = self.entries.load(area);
         let right = map_for(entry.placement(), self.lines[area].free_frames());
-        if !entry.is_open() || right != Some(map) {
+        let is_right = right == Some(map) || (right, map) == (Some(EMPTIED), UNUSED);
+        let stays = entry.is_open() && is_right;
+        if !stays {
             self.replace_hint(map, area);
         }
+        stays
     }
 }
 

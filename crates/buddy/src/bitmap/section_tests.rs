@@ -95,7 +95,7 @@ fn an_undo_frees_the_frames_publishes_the_area_and_is_counted() {
         assert!(section.lines[AREA].take_at(16, 4));
         section.undo(AREA, |line| line.free(16, 4));
         assert!(section.lines[AREA].is_clear());
-        assert_eq!((undos(section), has_hint(section, EMPTY_AREAS)), (1, true));
+        assert_eq!((undos(section), has_hint(section, EMPTIED)), (1, true));
     });
 }
 
@@ -108,7 +108,7 @@ fn the_free_that_empties_an_area_sets_the_hint_of_an_empty_one() {
         assert_eq!(section.free(AREA, 3, 0), Freed::Emptied, "of a word");
         assert!(!section.hints.has_any(AREA), "the area has a frame in use");
         assert_eq!(section.free(AREA, 70, 0), Freed::Emptied);
-        assert!(has_hint(section, EMPTY_AREAS));
+        assert!(has_hint(section, EMPTIED));
         assert_eq!(section.free(AREA, 70, 0), Freed::Already);
     });
 }
@@ -134,8 +134,8 @@ fn the_first_free_in_a_full_word_sets_a_hint_and_others_do_not() {
 fn only_open_areas_get_hints_and_the_density_follows_the_free_frames() {
     with_section(|section| {
         assert_eq!(section.publish(AREA), AREA_FRAMES);
-        assert!(has_hint(section, EMPTY_AREAS) && entry(section) == Entry::EMPTY);
-        section.hints.clear(EMPTY_AREAS, AREA);
+        assert!(has_hint(section, EMPTIED) && entry(section) == Entry::EMPTY);
+        section.hints.clear(EMPTIED, AREA);
         assert!(section.acquire(AREA, first_placement()) && section.is_owned(AREA));
         assert!(!section.acquire(AREA, first_placement()), "it is owned already");
         assert_eq!(section.publish(AREA), AREA_FRAMES);
@@ -154,13 +154,13 @@ fn only_open_areas_get_hints_and_the_density_follows_the_free_frames() {
 #[test]
 fn a_wrong_hint_is_replaced_and_a_right_one_stays() {
     with_section(|section| {
-        section.hints.set(EMPTY_AREAS, AREA);
-        section.check_hint(EMPTY_AREAS, AREA);
-        assert!(has_hint(section, EMPTY_AREAS));
+        section.hints.set(EMPTIED, AREA);
+        section.check_hint(EMPTIED, AREA);
+        assert!(has_hint(section, EMPTIED));
         assert!(section.take_at(AREA, 0, 0));
-        section.check_hint(EMPTY_AREAS, AREA);
+        section.check_hint(EMPTIED, AREA);
         let right = map_for(first_placement(), AREA_FRAMES - 1).expect("not full");
-        assert!(!has_hint(section, EMPTY_AREAS) && has_hint(section, right));
+        assert!(!has_hint(section, EMPTIED) && has_hint(section, right));
         section.entries.store(AREA, Entry::WHOLE);
         section.check_hint(right, AREA);
         assert!(!section.hints.has_any(AREA), "a whole area has none");
@@ -182,7 +182,7 @@ fn a_whole_area_is_split_or_opened_empty() {
         section.lines[AREA].free(AREA_FRAMES / 2, 8);
         assert!(section.claim(AREA));
         section.open_empty(AREA);
-        assert!(has_hint(section, EMPTY_AREAS) && entry(section) == Entry::EMPTY);
+        assert!(has_hint(section, EMPTIED) && entry(section) == Entry::EMPTY);
         assert_eq!(section.taken(AREA), [0; AREA_WORDS]);
     });
 }

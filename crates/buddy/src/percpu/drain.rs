@@ -40,6 +40,14 @@ impl<C: Cpu> Caches<'_, C> {
         returned
     }
 
+    /// Releases the areas that the CPU's slot owns, so that its next refills prefer areas that have
+    /// become empty.
+    pub(crate) fn release_owned_areas<T>(&self, frames: &Frames<'_, T>) {
+        if let Ok(mut slot) = self.slots.enter() {
+            release_owned(frames, &mut slot);
+        }
+    }
+
     /// Returns the older half of the cached blocks of `order` to their areas.
     pub(super) fn drain_older_half<T: Trace>(
         &self,
@@ -69,11 +77,16 @@ fn drain_slot<T: Trace>(frames: &Frames<'_, T>, slot: &mut CpuSlot) -> usize {
         frames.return_word(FrameNumber::new(remainder.start), remainder.frames, Order::ZERO);
     }
     returned += remainder.frames.count_ones() as usize;
+    release_owned(frames, slot);
+    returned
+}
+
+/// Releases the owned areas of `slot`. Its next refills search for areas again.
+fn release_owned<T>(frames: &Frames<'_, T>, slot: &mut CpuSlot) {
     for group in 0..ORDER_GROUPS {
         if let Some(area) = slot.owned(group) {
             slot.set_owned(group, None);
             frames.bitmap().release_owned(area);
         }
     }
-    returned
 }
