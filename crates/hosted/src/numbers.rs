@@ -8,7 +8,9 @@
 use core::sync::atomic::{AtomicU64, Ordering};
 
 /// Maximum number of threads that have numbers of their own at the same time.
-pub(crate) const OWN: usize = 112;
+pub(crate) const OWN: usize = 240;
+/// While fewer threads have numbers, each gets one at once. Later, only threads that allocate much.
+pub(crate) const AT_ONCE: usize = OWN / 2;
 /// The numbers after them, which threads without a number borrow.
 pub(crate) const SHARED: usize = 16;
 /// All numbers.
@@ -44,13 +46,15 @@ impl Numbers {
         })
     }
 
-    /// Returns whether a number below [`OWN`] may be free.
-    pub(crate) fn has_free(&self) -> bool {
-        self.0.iter().enumerate().any(|(index, word)| {
-            let count = OWN.saturating_sub(index * WORD_BITS).min(WORD_BITS);
-            // Relaxed: advice.
-            (word.load(Ordering::Relaxed).trailing_ones() as usize) < count
-        })
+    /// Returns how many numbers below [`OWN`] are taken at the moment.
+    pub(crate) fn own(&self) -> usize {
+        let of_word = |(index, word): (usize, &AtomicU64)| {
+            let beyond = (index * WORD_BITS + WORD_BITS).saturating_sub(OWN).min(WORD_BITS);
+            // Relaxed: advice. No shift is by a whole word.
+            let own = u64::MAX.checked_shr(beyond as u32).unwrap_or(0);
+            (word.load(Ordering::Relaxed) & own).count_ones() as usize
+        };
+        self.0.iter().enumerate().map(of_word).sum()
     }
 
     /// Adds `number`; returns whether it was not in the set. Another thread may add it meanwhile.
@@ -99,9 +103,11 @@ mod tests {
     fn the_lowest_numbers_are_taken_and_the_shared_ones_are_not() {
         let numbers = Numbers::new();
         assert!((0..OWN).all(|number| numbers.take_lowest() == Some(number)));
-        assert!(!numbers.has_free() && numbers.take_lowest().is_none());
+        assert!(numbers.insert(OWN), "a shared number");
+        assert!(numbers.own() == OWN && numbers.take_lowest().is_none());
         numbers.free(70);
         numbers.free(3);
+        assert_eq!(numbers.own(), OWN - 2);
         assert_eq!([(); 3].map(|()| numbers.take_lowest()), [Some(3), Some(70), None]);
     }
 

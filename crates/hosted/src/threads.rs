@@ -5,6 +5,8 @@
 //! A thread takes a free number when it first calls `pin`, and frees the number when it ends. The
 //! next thread that takes the number inherits the slots with their magazines.
 //! A thread that finds no free number borrows a shared one in slow paths (`shared_numbers.rs`).
+//! Where half of all numbers are taken, a thread that allocates begins with shared numbers, and
+//! earns one of its own: most of many threads sleep.
 //!
 //! Other libraries run code at the end of a thread (destructors of thread-locals and of keys),
 //! which may allocate. So a thread frees its number in the last of the rounds in which the system
@@ -20,7 +22,7 @@ use core::sync::atomic::{AtomicU32, Ordering, fence};
 use page_frame::{Cpu, CpuId, InterruptState, WithSlotStride};
 
 use crate::keep_loaded::keep_loaded;
-use crate::numbers::Numbers;
+use crate::numbers::{AT_ONCE, Numbers, OWN};
 use crate::pause::pause;
 use crate::tls::{ENDED, INSIDE, TAKING, THREAD_SLOTS};
 use crate::{fork_lock, membarrier, miss_hook, shared_numbers, tls};
@@ -189,14 +191,19 @@ pub(crate) fn forget_others() {
 }
 
 /// Lends the running thread, which has no number, a shared one, or gives it a number of its own if
-/// there is one. Returns whether it lent one.
+/// it is to have one. Returns whether it lent one.
 #[cold]
 #[inline(never)]
 fn borrow() -> bool {
-    if tls::load() >= INSIDE || TAKEN.has_free() && assign().is_some() {
+    if tls::load() >= INSIDE || TAKEN.own() < AT_ONCE && assign().is_some() {
         return false;
     }
     let Some(number) = shared_numbers::lock() else { return false };
+    if shared_numbers::earns_own(number) && TAKEN.own() < OWN {
+        shared_numbers::unlock(number);
+        _ = assign();
+        return false;
+    }
     // The bit stays: a process with so many threads is not alone, and a fork freezes the slots.
     if TAKEN.insert(number) {
         // Pairs with the fence in `is_alone`.
@@ -368,6 +375,41 @@ mod tests {
         different.dedup();
         assert_eq!((different.len(), lent.len()), (crate::numbers::SHARED, different.len()));
         assert!(lent.iter().all(|number| (crate::numbers::OWN..THREAD_SLOTS).contains(number)));
+    }
+
+    /// Mutations that it catches: each thread gets a number at once; a thread that allocates much
+    /// never gets one; a shared number that stays locked after that.
+    #[test]
+    fn where_half_of_the_numbers_are_taken_a_thread_earns_one() {
+        let _alone = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+        let (all_started, all_done) = (Barrier::new(AT_ONCE + 1), Barrier::new(AT_ONCE + 1));
+        let operations = std::thread::scope(|scope| {
+            for _ in 0..AT_ONCE {
+                scope.spawn(|| {
+                    let _ = Threads.pin();
+                    all_started.wait();
+                    all_done.wait();
+                });
+            }
+            all_started.wait();
+            let allocates = || {
+                (1..=2 * shared_numbers::TURN).find(|_| {
+                    let is_lent = Threads.borrow();
+                    if is_lent {
+                        // SAFETY: clause 1: pairs with the `borrow`, and no slot was entered.
+                        unsafe { Threads.give_back() };
+                    }
+                    !is_lent && tls::number().is_some()
+                })
+            };
+            let operations = scope.spawn(allocates).join().expect("no panic");
+            // The threads that begin here find the shared number unlocked.
+            let is_lent = scope.spawn(|| Threads.borrow() || tls::number().is_some()).join();
+            assert!(is_lent.expect("no panic"));
+            all_done.wait();
+            operations
+        });
+        assert!(operations.is_some_and(|count| count > 1), "{operations:?}");
     }
 
     /// A bit for each round of destructors: whether the thread had a number in it.
