@@ -132,37 +132,26 @@ impl ClassIndex {
     /// bytes take the smallest. Example: see [`ClassIndex`].
     #[inline(always)]
     pub const fn for_size(bytes: usize) -> Option<Self> {
-        Self::at_least(bytes, 1)
+        Self::fitting(if bytes == 0 { 1 } else { bytes }, 1)
     }
 
-    /// Returns the smallest class of at least `bytes` bytes that is a multiple of twice the step;
-    /// `None` beyond the largest, and for zero bytes as well: for a hot path, whose other way looks
-    /// again.
+    /// Returns the smallest class for a size and an alignment, or `None` where pages must serve
+    /// them. Example: see [`ClassIndex`].
     #[inline(always)]
-    pub(crate) const fn for_double_steps(bytes: usize) -> Option<Self> {
-        // Zero bytes end beyond every class here.
-        Self::of_last(bytes.wrapping_sub(1) | (2 * STEP - 1))
+    pub const fn for_layout(layout: Layout) -> Option<Self> {
+        let bytes = layout.size();
+        Self::fitting(if bytes == 0 { 1 } else { bytes }, layout.align())
     }
 
-    /// Returns the smallest class of at least `bytes` bytes, and at least one, that is a multiple
-    /// of `alignment`, a power of two.
+    /// Returns the smallest class of at least `bytes` bytes that is a multiple of `alignment`, a
+    /// power of two; `None` beyond the largest class.
+    ///
+    /// Zero bytes get `None` too, so that a hit has one comparison: the miss that follows calls
+    /// [`for_layout`](Self::for_layout).
     #[inline(always)]
-    const fn at_least(bytes: usize, alignment: usize) -> Option<Self> {
-        let bytes = if bytes == 0 { 1 } else { bytes };
-        Self::of_last((bytes - 1) | (alignment - 1))
-    }
-
-    /// Returns what [`for_layout`](Self::for_layout) does, but `None` for zero bytes as well: for
-    /// hot paths, whose other way looks again.
-    #[inline(always)]
-    pub(crate) const fn of_some_bytes(layout: Layout) -> Option<Self> {
-        // I4. Zero bytes end beyond every class here.
-        Self::of_last(layout.size().wrapping_sub(1) | (layout.align() - 1))
-    }
-
-    /// Returns the smallest class that has a byte of number `last`, or `None` beyond the largest.
-    #[inline(always)]
-    const fn of_last(last: usize) -> Option<Self> {
+    pub(crate) const fn fitting(bytes: usize, alignment: usize) -> Option<Self> {
+        // I4. The number of the last byte is beyond every class for zero bytes.
+        let last = bytes.wrapping_sub(1) | (alignment - 1);
         if last < LARGEST { Some(Self(TABLE[last / STEP])) } else { None }
     }
 
@@ -172,13 +161,6 @@ impl ClassIndex {
         }
         let doublings = if bytes <= FINE.above { COARSE } else { FINE };
         Self(doublings.class(bytes) as u8)
-    }
-
-    /// Returns the smallest class for a size and an alignment, or `None` where pages must serve
-    /// them. Example: see [`ClassIndex`].
-    #[inline(always)]
-    pub const fn for_layout(layout: Layout) -> Option<Self> {
-        Self::at_least(layout.size(), layout.align())
     }
 
     /// Returns the object size in bytes. Example: see [`ClassIndex`].
@@ -267,10 +249,10 @@ mod tests {
     #[test]
     fn multiples_of_two_steps_get_the_smallest_class_that_is_one_too() {
         for bytes in 1..=LARGEST {
-            assert_eq!(ClassIndex::for_double_steps(bytes), smallest(bytes, 16), "{bytes} bytes");
+            assert_eq!(ClassIndex::fitting(bytes, 16), smallest(bytes, 16), "{bytes} bytes");
         }
-        assert_eq!(ClassIndex::for_double_steps(LARGEST + 1), None);
-        assert_eq!(ClassIndex::for_double_steps(0), None, "looked at again");
+        assert_eq!(ClassIndex::fitting(LARGEST + 1, 16), None);
+        assert_eq!(ClassIndex::fitting(0, 16), None, "looked at again");
     }
 
     #[test]

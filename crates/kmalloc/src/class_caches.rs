@@ -109,12 +109,13 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     /// Pops an object of `class` from the caller's CPU slot. `None` means a miss, not that memory
     /// has run out.
     #[inline(always)]
-    pub(crate) fn hit(&self, class: ClassIndex) -> Option<NonNull<u8>> {
+    pub(crate) fn allocate_hit(&self, class: ClassIndex) -> Option<NonNull<u8>> {
         // SAFETY: a class is below `COUNT`, and `COUNT` tags from `FIRST_TAG` on are asserted to be
         // bytes.
-        let place = unsafe { self.handles.get_unchecked(FIRST_TAG + class.index()) };
-        // SAFETY: the caches live as long as this value, and the CPUs are their registry's.
-        unsafe { Self::handle(place).allocate(self.registry.cpu()) }
+        let handle = unsafe { self.handles.get_unchecked(FIRST_TAG + class.index()) };
+        // SAFETY: clause 1: I1. Clause 2: the caches live as long as this value, and the CPUs are
+        // their registry's.
+        unsafe { PerCpuHandle::allocate_through(handle, self.registry.cpu()) }
     }
 
     /// Pushes `object` to the caller's CPU slot, if the class is pure. Returns whether it was a
@@ -126,11 +127,11 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     #[inline(always)]
     pub(crate) unsafe fn free_hit(&self, class: ClassIndex, object: NonNull<u8>) -> bool {
         // SAFETY: a class is below `COUNT`.
-        let place = unsafe { self.pure_handles.get_unchecked(class.index()) };
-        // SAFETY: the caches live as long as this value. A handle that is not closed is that of a
-        // pure class (I2), so that by I3 and clause 1 the object is the cache's; clause 2. Caches
-        // of classes have no constructor.
-        unsafe { Self::handle(place).free(self.registry.cpu(), object) }
+        let handle = unsafe { self.pure_handles.get_unchecked(class.index()) };
+        // SAFETY: clause 1: I2. Clause 2: the caches live as long as this
+        // value. Clause 3: a handle that is not closed is that of a pure class (I2), so that by I3
+        // and clause 1 the object is the cache's; clause 2. Caches of classes have no constructor.
+        unsafe { PerCpuHandle::free_through(handle, self.registry.cpu(), object) }
     }
 
     /// Pushes `object` as [`free_hit`](Self::free_hit) does, for the class that the page tag of
@@ -143,18 +144,9 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     #[inline(always)]
     pub(crate) unsafe fn free_hit_by_tag(&self, tag: usize, object: NonNull<u8>) -> bool {
         let (handles, cpu) = (self.handles.as_ptr(), self.registry.cpu());
-        // SAFETY: I1: a handle for each byte, whose caches live as long as this value; clause 2.
-        unsafe { PerCpuHandle::free_through(handles, tag, cpu, object) }
-    }
-
-    #[inline(always)]
-    fn handle(place: &AtomicPtr<()>) -> PerCpuHandle {
-        // Acquire: pairs with the Release in `build`; sees the cache's slots as they were built.
-        let raw = place.load(Ordering::Acquire);
-        // SAFETY: I1: never null.
-        let raw = unsafe { NonNull::new_unchecked(raw) };
-        // SAFETY: I1: a per-CPU handle.
-        unsafe { PerCpuHandle::from_raw(raw) }
+        // SAFETY: clause 1: clause 1, and I1: a handle for each byte. Clause 2: the caches live as
+        // long as this value. Clause 3: clause 2.
+        unsafe { PerCpuHandle::free_through_index(handles, tag, cpu, object) }
     }
 
     /// Returns the cache of `class`, which `build` builds at the first request.
@@ -244,14 +236,15 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
             Ok(_) => {
                 // SAFETY: I1: from just above.
                 let handle = unsafe { Self::borrow(new) }.per_cpu_handle().into_raw();
-                // Release: pairs with the Acquire in `handle` and in `PerCpuHandle::free_through`.
+                // Release: pairs with the Acquire in `PerCpuHandle::allocate_through` and in
+                // `free_through_index`.
                 self.handles[usize::from(tag.get())].store(handle.as_ptr(), Ordering::Release);
                 let (state, index) = (&self.states[class.index()], class.index());
                 // Relaxed: as in `mix`.
                 let decided =
                     state.compare_exchange(FRESH, PURE, Ordering::Relaxed, Ordering::Relaxed);
                 if decided.is_ok() {
-                    // Release: pairs with the Acquire in `handle`.
+                    // Release: pairs with the Acquire in `PerCpuHandle::free_through`.
                     self.pure_handles[index].store(handle.as_ptr(), Ordering::Release);
                     // Release: pairs with the Acquire in `in_place`.
                     self.pure_caches[index].store(new.as_ptr(), Ordering::Release);

@@ -148,10 +148,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline]
     pub fn allocate(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         // The cold calls come last, so that the hot path needs no stack frame.
-        let Some(class) = ClassIndex::of_some_bytes(layout) else {
+        let Some(class) = ClassIndex::fitting(layout.size(), layout.align()) else {
             return self.allocate_missed(layout);
         };
-        match self.caches.hit(class) {
+        match self.caches.allocate_hit(class) {
             Some(object) => Ok(object),
             None => self.allocate_in_cache(class, layout),
         }
@@ -178,7 +178,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let borrowed = BorrowedId::new(self.registry().cpu());
         if borrowed.is_lent {
-            if let Some(object) = self.caches.hit(class) {
+            if let Some(object) = self.caches.allocate_hit(class) {
                 return Ok(object);
             }
         }
@@ -201,7 +201,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             let run = self.large.try_allocate(self.source(), layout).map(|run| run.start());
             return run.or_else(|_| self.caches.try_allocate_bytes(layout));
         };
-        if let Some(object) = self.caches.hit(class) {
+        if let Some(object) = self.caches.allocate_hit(class) {
             return Ok(object);
         }
         let object = match self.caches.get_pure(class) {
@@ -219,7 +219,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// As [`allocate`](Self::allocate).
     pub fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         let (start, bytes, is_zero) = match ClassIndex::for_layout(layout) {
-            Some(class) => match self.caches.hit(class) {
+            Some(class) => match self.caches.allocate_hit(class) {
                 Some(object) => (object, class.size(), false),
                 None => {
                     let start = self.allocate_in_cache(class, layout)?;
@@ -248,7 +248,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         class: ClassIndex,
         layout: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        self.caches.hit(class).map_or_else(|| self.allocate_in_cache(class, layout), Ok)
+        self.caches.allocate_hit(class).map_or_else(|| self.allocate_in_cache(class, layout), Ok)
     }
 
     /// Frees an allocation of any size. Takes one load more than [`free_sized`](Self::free_sized).
@@ -314,7 +314,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(always)]
     #[track_caller]
     pub unsafe fn free_sized(&self, start: NonNull<u8>, layout: Layout) {
-        if let Some(class) = ClassIndex::of_some_bytes(layout) {
+        if let Some(class) = ClassIndex::fitting(layout.size(), layout.align()) {
             // SAFETY: clauses 1 and 2: `start` was allocated for the layout's class, and the
             // caller gives it up.
             if unsafe { self.caches.free_hit(class, start) } {

@@ -45,8 +45,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(always)]
     pub fn kmalloc(&self, bytes: usize) -> Result<NonNull<u8>, OutOfMemory> {
         // The one cold call comes last, and gets no more than the caller has in a register.
-        if let Some(class) = class_for(bytes) {
-            if let Some(object) = self.caches.hit(class) {
+        if let Some(class) = ClassIndex::fitting(bytes, ALIGNMENT) {
+            if let Some(object) = self.caches.allocate_hit(class) {
                 return Ok(object);
             }
         }
@@ -103,7 +103,8 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
         if !is_checked::<K>() {
-            if let (Some(class), Some(new)) = (self.class_near(start), class_for(new_bytes)) {
+            let new = ClassIndex::fitting(new_bytes, ALIGNMENT);
+            if let (Some(class), Some(new)) = (self.class_near(start), new) {
                 let allocate = || self.kmalloc(new_bytes);
                 // SAFETY: clause 1: an object of the class in whose slab it lies. Clause 2: the
                 // bytes of its class, and of the new size at most.
@@ -153,16 +154,6 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Example: see [`Kmalloc::kmalloc`].
     pub fn ksize(&self, start: NonNull<u8>) -> usize {
         self.usable_size(start).unwrap_or(0)
-    }
-}
-
-/// Returns the class of `bytes` bytes, that of their [`layout`]. On 64-bit targets `None` for zero
-/// bytes as well: the other way looks again.
-#[inline(always)]
-fn class_for(bytes: usize) -> Option<ClassIndex> {
-    match ALIGNMENT {
-        16 => ClassIndex::for_double_steps(bytes),
-        _ => ClassIndex::for_size(bytes),
     }
 }
 

@@ -169,7 +169,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         new_bytes: usize,
     ) -> Result<NonNull<u8>, OutOfMemory> {
         let new = Layout::from_size_align(new_bytes, layout.align())?;
-        let classes = (ClassIndex::of_some_bytes(layout), ClassIndex::of_some_bytes(new));
+        let classes = (
+            ClassIndex::fitting(layout.size(), layout.align()),
+            ClassIndex::fitting(new.size(), new.align()),
+        );
         if let (false, (Some(class), Some(new_class))) = (is_checked::<K>(), classes) {
             if self.caches.get_pure(class).is_some() {
                 let bytes = layout.size().min(new_bytes);

@@ -148,9 +148,10 @@ pub(crate) trait StaticKmalloc {
 
     #[inline(always)]
     fn alloc(&self, layout: Layout) -> *mut u8 {
-        if let (Some(kmalloc), Some(class)) = (self.cell().get(), ClassIndex::of_some_bytes(layout))
+        if let (Some(kmalloc), Some(class)) =
+            (self.cell().get(), ClassIndex::fitting(layout.size(), layout.align()))
         {
-            if let Some(start) = kmalloc.caches.hit(class) {
+            if let Some(start) = kmalloc.caches.allocate_hit(class) {
                 return start.as_ptr();
             }
         }
@@ -184,7 +185,7 @@ pub(crate) trait StaticKmalloc {
     unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
         // First, as no memory is allocated for a layout without a size: such an address does not
         // even say that there is an allocator.
-        if let Some(class) = ClassIndex::of_some_bytes(layout) {
+        if let Some(class) = ClassIndex::fitting(layout.size(), layout.align()) {
             // SAFETY: clause 1: memory of ours, and therefore ready when it was allocated.
             let kmalloc = unsafe { self.cell().assume_ready() };
             // SAFETY: clause 1: it came from `alloc`, and therefore not null.
