@@ -18,7 +18,6 @@ macro_rules! implement {
         use crate::global::{Global, SetUp};
         use crate::heap::{Heap, HeapSystem};
         use crate::kmalloc::Kmalloc;
-        use crate::static_kmalloc::StaticKmalloc;
 
         // SAFETY: memory is valid and not shared until freed, wherever the reference is moved or
         // copied to.
@@ -77,23 +76,25 @@ macro_rules! implement {
             }
         }
 
-        /// The methods of an allocator in a static, by those of the `Kmalloc` in it.
-        macro_rules! of_static {
-            () => {
+        /// Implements the methods by those of the `Kmalloc` that a `Global` has or sets up.
+        macro_rules! through_global {
+            (|$this:ident| $global:expr) => {
                 #[inline]
                 fn allocate(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-                    Allocator::allocate(&self.ready().map_err(|_| AllocError)?, layout)
+                    let $this = self;
+                    Allocator::allocate(&$global.kmalloc().map_err(|_| AllocError)?, layout)
                 }
 
                 #[inline]
                 fn allocate_zeroed(&self, layout: Layout) -> Result<NonNull<[u8]>, AllocError> {
-                    Allocator::allocate_zeroed(&self.ready().map_err(|_| AllocError)?, layout)
+                    let $this = self;
+                    Allocator::allocate_zeroed(&$global.kmalloc().map_err(|_| AllocError)?, layout)
                 }
 
                 #[inline]
                 unsafe fn deallocate(&self, start: NonNull<u8>, layout: Layout) {
-                    let kmalloc =
-                        self.cell().get().expect("it has been set up, as there is memory of it");
+                    let $this = self;
+                    let kmalloc = $global.get().expect("set up, as the caller has memory of it");
                     // SAFETY: a block of `layout`, not used any more, as the trait promises.
                     unsafe { kmalloc.free_sized(start, layout) };
                 }
@@ -104,8 +105,9 @@ macro_rules! implement {
                     old: Layout,
                     new: Layout,
                 ) -> Result<NonNull<[u8]>, AllocError> {
+                    let $this = self;
                     // SAFETY: the trait's promises about `start`, `old` and `new` are passed on.
-                    unsafe { self.ready().map_err(|_| AllocError)?.grow(start, old, new) }
+                    unsafe { $global.kmalloc().map_err(|_| AllocError)?.grow(start, old, new) }
                 }
 
                 unsafe fn shrink(
@@ -114,26 +116,29 @@ macro_rules! implement {
                     old: Layout,
                     new: Layout,
                 ) -> Result<NonNull<[u8]>, AllocError> {
-                    // SAFETY: passed on whole, to the allocator that the block is from.
-                    unsafe { self.ready().map_err(|_| AllocError)?.shrink(start, old, new) }
+                    let $this = self;
+                    // SAFETY: the trait's promises about `start`, `old` and `new` are passed on.
+                    unsafe { $global.kmalloc().map_err(|_| AllocError)?.shrink(start, old, new) }
                 }
             };
         }
 
-        // SAFETY: as above; the allocator stays once it is set up.
+        // SAFETY: memory is valid and not shared until freed; the `Kmalloc` stays once it is set
+        // up, so clones and moves of the reference reach the same one.
         unsafe impl<S, K: Hardening, F: SetUp<S, K>> Allocator for &Global<S, K, F>
         where
             S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>,
         {
-            of_static!();
+            through_global!(|this| this);
         }
 
-        // SAFETY: as above.
+        // SAFETY: memory is valid and not shared until freed; the `Kmalloc` stays once it is set
+        // up, so clones and moves of the reference reach the same one.
         unsafe impl<C: Cpu + Clone + Send + Sync, K: Hardening> Allocator for &Heap<C, K>
         where
             HeapSystem<C>: System<Pages: PageResize>,
         {
-            of_static!();
+            through_global!(|this| this.global);
         }
 
         /// # Safety

@@ -9,9 +9,9 @@ use page_frame::CriticalSectionCpu;
 use page_frame::{Cpu, OneContext, OutOfMemory, PAGE_SIZE, Regions, TooSmall};
 use slab::{Hardening, Off, Registry};
 
+use crate::global::{Global, SetUp};
 use crate::kmalloc::Kmalloc;
 use crate::mixed::is_checked;
-use crate::static_kmalloc::{KmallocCell, StaticKmalloc, global_alloc};
 
 /// The page source and the CPUs of a [`Heap`].
 ///
@@ -89,8 +89,19 @@ pub struct Heap<
     #[cfg(not(feature = "critical-section"))] C: Cpu + Clone,
     K: Hardening = Off,
 > {
-    cpu: fn() -> C,
-    cell: KmallocCell<HeapSystem<C>, K>,
+    pub(crate) global: Global<HeapSystem<C>, K, WithoutRegion<C>>,
+}
+
+/// The set-up of a heap without memory: the function that makes its machine. A request cannot set
+/// the heap up; [`Heap::add_region`] does.
+pub(crate) struct WithoutRegion<C>(fn() -> C);
+
+impl<C: Cpu + Clone, K: Hardening> SetUp<HeapSystem<C>, K> for WithoutRegion<C> {
+    const AT_FIRST_REQUEST: bool = false;
+
+    fn set_up(&self) -> Result<Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
+        Err(OutOfMemory)
+    }
 }
 
 impl<C: Cpu + Clone + Default> Heap<C> {
@@ -140,7 +151,7 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         /// assert_eq!(HEAP.free_bytes(), 0);
         /// ```
         pub fn with_cpu(cpu: fn() -> C) -> Self {
-            Self { cpu, cell: KmallocCell::new() }
+            Self { global: Global::new(WithoutRegion(cpu)) }
         }
     }
 
@@ -173,8 +184,8 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
             added.map_err(|TooSmall { needed, .. }| error(Kind::NoPage { needed }))
         };
         let mut added = 0;
-        let made = self.cell.make_by(|| {
-            let cpu = (self.cpu)();
+        let made = self.global.make_by(|| {
+            let cpu = (self.global.setup().0)();
             let (cpus, regions) = (cpu.slots(), Regions::new(cpu.clone()));
             (_, added) = add(&regions)?;
             Self::first_caches(regions, cpu)
@@ -207,7 +218,7 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
     /// region. One load. Example: see [`Heap`].
     #[inline(always)]
     pub fn kmalloc(&self) -> Option<&Kmalloc<HeapSystem<C>, K>> {
-        self.cell.get()
+        self.global.get()
     }
 
     /// Returns the bytes of all regions without their metadata: those of whole pages, and in small
@@ -299,30 +310,66 @@ impl fmt::Display for RegionError {
 
 impl core::error::Error for RegionError {}
 
-impl<C: Cpu + Clone, K: Hardening> StaticKmalloc for Heap<C, K> {
-    type System = HeapSystem<C>;
-    type Checks = K;
-
-    #[inline(always)]
-    fn cell(&self) -> &KmallocCell<HeapSystem<C>, K> {
-        &self.cell
-    }
-
-    #[inline(always)]
-    fn ready(&self) -> Result<&Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
-        self.cell.get().ok_or(OutOfMemory)
-    }
-}
-
-// SAFETY: memory is valid, aligned and not shared until freed (slab cache and page source). Nothing
-// unwinds, see `StaticKmalloc`. An address that comes back with a layout without a size, which the
-// trait does not allow, enters no cache.
+// SAFETY: every method is that of `Global`, which fulfils the trait.
 unsafe impl<C: Cpu + Clone + Send + Sync, K: Hardening> GlobalAlloc for Heap<C, K> {
-    global_alloc!();
+    #[inline]
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.alloc(layout) }
+    }
+
+    #[inline]
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.alloc_zeroed(layout) }
+    }
+
+    #[inline]
+    unsafe fn dealloc(&self, start: *mut u8, layout: Layout) {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.dealloc(start, layout) };
+    }
+
+    #[inline]
+    unsafe fn realloc(&self, start: *mut u8, layout: Layout, new_bytes: usize) -> *mut u8 {
+        // SAFETY: the caller's clauses.
+        unsafe { self.global.realloc(start, layout, new_bytes) }
+    }
 }
 
 impl<C: Cpu + Clone, K: Hardening> fmt::Debug for Heap<C, K> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Heap").field("kmalloc", &self.kmalloc()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    extern crate std;
+    use super::*;
+    use hosted::Threads;
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+    use std::{thread, vec, vec::Vec};
+
+    /// Another thread stands for the interrupt: an interrupt that waited would wait for ever.
+    ///
+    /// Mutation that it catches: `AT_FIRST_REQUEST` true for a heap (the request waits for the code
+    /// that adds the region).
+    #[test]
+    fn a_request_while_the_first_region_is_added_fails_and_does_not_wait() {
+        static HEAP: Heap<Threads> = Heap::with_cpu(|| {
+            let (sender, answer) = channel();
+            thread::spawn(move || {
+                // SAFETY: the layout has a size.
+                let start = unsafe { HEAP.alloc(Layout::new::<u64>()) };
+                sender.send(start.is_null())
+            });
+            assert_eq!(answer.recv_timeout(Duration::from_secs(60)), Ok(true));
+            Threads
+        });
+        let memory = Vec::leak(vec![0_u8; 1 << 20]);
+        // SAFETY: the memory is leaked.
+        unsafe { HEAP.add_region(memory.as_mut_ptr(), memory.len()) }.expect("1 MiB are enough");
     }
 }

@@ -107,7 +107,6 @@ mod mixed;
 mod requested_size;
 mod resize;
 mod shrink;
-mod static_kmalloc;
 
 pub use crate::kmalloc::Kmalloc;
 #[cfg(any(feature = "ax-allocator", feature = "axallocator"))]
