@@ -106,8 +106,8 @@ where
                 return object.as_ptr();
             }
         }
-        // One cold call, so that a hit keeps no more than its arguments. It looks the class up
-        // again.
+        // The miss looks the class up again: to pass it on costs two instructions in a hit whose
+        // size is known at run time only.
         self.alloc_missed(layout)
     }
 
