@@ -5,8 +5,8 @@ use core::fmt::{self, Write};
 use crate::class::ClassIndex;
 
 /// Returns the name of the cache of `class`, in the kernel's form: `kmalloc-96`, `kmalloc-2k`.
-pub(crate) fn cache_name(class: ClassIndex) -> CacheName {
-    let mut name = CacheName { bytes: [0; 16], length: 0 };
+pub(crate) fn cache_name(class: ClassIndex) -> NameBuffer {
+    let mut name = NameBuffer { bytes: [0; 16], length: 0 };
     let size = class.size();
     let written = match size % 1024 {
         0 => write!(name, "kmalloc-{}k", size / 1024),
@@ -17,18 +17,18 @@ pub(crate) fn cache_name(class: ClassIndex) -> CacheName {
 }
 
 /// A short text without a heap.
-pub(crate) struct CacheName {
+pub(crate) struct NameBuffer {
     bytes: [u8; 16],
     length: usize,
 }
 
-impl CacheName {
+impl NameBuffer {
     pub(crate) fn as_str(&self) -> &str {
         core::str::from_utf8(&self.bytes[..self.length]).expect("only text was written")
     }
 }
 
-impl Write for CacheName {
+impl Write for NameBuffer {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let end = self.length + text.len();
         self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());

@@ -158,33 +158,33 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     ) -> Result<ManuallyDrop<Cache<S, K>>, OutOfMemory> {
         match self.get(class) {
             Some(cache) => Ok(cache),
-            // SAFETY: clause 1 of `borrow`: `build` stored the handle in `caches` (I1).
-            None => self.build(class, build).map(|raw| unsafe { Self::borrow(raw) }),
+            // SAFETY: clause 1 of `borrow_cache`: `build` stored the handle in `caches` (I1).
+            None => self.build(class, build).map(|raw| unsafe { Self::borrow_cache(raw) }),
         }
     }
 
     /// Returns the cache of `class`, if there is one.
     #[inline]
     pub(crate) fn get(&self, class: ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>> {
-        // SAFETY: clause 1 of `in_place`: `caches` (I1).
-        unsafe { Self::in_place(&self.caches[class.index()]) }
+        // SAFETY: clause 1 of `load_cache`: `caches` (I1).
+        unsafe { Self::load_cache(&self.caches[class.index()]) }
     }
 
     /// Returns the cache of `class`, if all memory of the class is from it.
     #[inline]
     pub(crate) fn get_pure(&self, class: ClassIndex) -> Option<ManuallyDrop<Cache<S, K>>> {
-        // SAFETY: clause 1 of `in_place`: `pure_caches` (I2).
-        unsafe { Self::in_place(&self.pure_caches[class.index()]) }
+        // SAFETY: clause 1 of `load_cache`: `pure_caches` (I2).
+        unsafe { Self::load_cache(&self.pure_caches[class.index()]) }
     }
 
     /// # Safety
     /// 1. `place` is one of `caches` or `pure_caches`.
     #[inline(always)]
-    unsafe fn in_place(place: &AtomicPtr<()>) -> Option<ManuallyDrop<Cache<S, K>>> {
+    unsafe fn load_cache(place: &AtomicPtr<()>) -> Option<ManuallyDrop<Cache<S, K>>> {
         // Acquire: pairs with the Release in `build`; sees the cache as it was built.
         let raw = NonNull::new(place.load(Ordering::Acquire))?;
-        // SAFETY: clause 1 of `borrow`: clause 1, I1 and I2.
-        Some(unsafe { Self::borrow(raw) })
+        // SAFETY: clause 1 of `borrow_cache`: clause 1, I1 and I2.
+        Some(unsafe { Self::borrow_cache(raw) })
     }
 
     /// Makes `class` mixed, unless it is pure. Returns whether it is mixed. Memory that is not from
@@ -235,7 +235,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
         match place.compare_exchange(empty, new.as_ptr(), Ordering::Release, Ordering::Acquire) {
             Ok(_) => {
                 // SAFETY: I1: from just above.
-                let handle = unsafe { Self::borrow(new) }.per_cpu_handle().into_raw();
+                let handle = unsafe { Self::borrow_cache(new) }.per_cpu_handle().into_raw();
                 // Release: pairs with the Acquire in `PerCpuHandle::allocate_through` and in
                 // `free_through_index`.
                 self.handles[usize::from(tag.get())].store(handle.as_ptr(), Ordering::Release);
@@ -246,7 +246,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
                 if decided.is_ok() {
                     // Release: pairs with the Acquire in `PerCpuHandle::free_through`.
                     self.pure_handles[index].store(handle.as_ptr(), Ordering::Release);
-                    // Release: pairs with the Acquire in `in_place`.
+                    // Release: pairs with the Acquire in `load_cache`.
                     self.pure_caches[index].store(new.as_ptr(), Ordering::Release);
                 }
                 Ok(new)
@@ -270,7 +270,7 @@ impl<S: System, K: Hardening> ClassCaches<S, K> {
     /// # Safety
     /// 1. `raw` is one of `caches` (I1).
     #[inline(always)]
-    unsafe fn borrow(raw: NonNull<()>) -> ManuallyDrop<Cache<S, K>> {
+    unsafe fn borrow_cache(raw: NonNull<()>) -> ManuallyDrop<Cache<S, K>> {
         // SAFETY: clause 1: from `into_raw`. It is not dropped here, so the handle stays this
         // value's.
         ManuallyDrop::new(unsafe { Cache::from_raw(raw) })

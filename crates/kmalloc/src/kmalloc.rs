@@ -153,7 +153,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         };
         match self.caches.allocate_hit(class) {
             Some(object) => Ok(object),
-            None => self.allocate_in_cache(class, layout),
+            None => self.allocate_in_class_missed(class, layout),
         }
     }
 
@@ -163,7 +163,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline(never)]
     pub(crate) fn allocate_missed(&self, layout: Layout) -> Result<NonNull<u8>, OutOfMemory> {
         match ClassIndex::for_layout(layout) {
-            Some(class) => self.allocate_in_cache(class, layout),
+            Some(class) => self.allocate_in_class_missed(class, layout),
             None => self.caches.allocate_large(&self.large, layout),
         }
     }
@@ -171,7 +171,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// Allocates for `layout`, of `class`, after a miss: from the class's cache, or without one.
     #[cold]
     #[inline(never)]
-    pub(crate) fn allocate_in_cache(
+    pub(crate) fn allocate_in_class_missed(
         &self,
         class: ClassIndex,
         layout: Layout,
@@ -222,14 +222,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             Some(class) => match self.caches.allocate_hit(class) {
                 Some(object) => (object, class.size(), false),
                 None => {
-                    let start = self.allocate_in_cache(class, layout)?;
+                    let start = self.allocate_in_class_missed(class, layout)?;
                     (start, self.bytes_in(class, start), false)
                 }
             },
             None => match self.large.allocate(self.source(), layout) {
                 Ok(run) => (run.start(), run.pages() << PAGE_SHIFT, run.is_zero()),
                 Err(OutOfMemory) => {
-                    let start = self.caches.allocate_large_otherwise(&self.large, layout)?;
+                    let start = self.caches.retry_large(&self.large, layout)?;
                     (start, self.usable_size(start).unwrap_or(layout.size()), false)
                 }
             },
@@ -243,12 +243,14 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
 
     /// Allocates for `layout`, which has `class`.
     #[inline]
-    pub(crate) fn allocate_in(
+    pub(crate) fn allocate_in_class(
         &self,
         class: ClassIndex,
         layout: Layout,
     ) -> Result<NonNull<u8>, OutOfMemory> {
-        self.caches.allocate_hit(class).map_or_else(|| self.allocate_in_cache(class, layout), Ok)
+        self.caches
+            .allocate_hit(class)
+            .map_or_else(|| self.allocate_in_class_missed(class, layout), Ok)
     }
 
     /// Frees an allocation of any size. Takes one load more than [`free_sized`](Self::free_sized).
@@ -395,13 +397,13 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     #[inline]
     pub(crate) fn class_at(&self, start: NonNull<u8>) -> Option<ClassIndex> {
         let far = || class_of(self.source().tag(start.addr().get()));
-        self.class_near(start).or_else(far)
+        self.class_in_range(start).or_else(far)
     }
 
     /// Returns the class of the slab that `start` lies in, if it is one of ours in the range of
     /// most pages.
     #[inline(always)]
-    pub(crate) fn class_near(&self, start: NonNull<u8>) -> Option<ClassIndex> {
+    pub(crate) fn class_in_range(&self, start: NonNull<u8>) -> Option<ClassIndex> {
         // SAFETY: the registry has not moved its source since `with_hardening`.
         unsafe { self.tags.tag(start.addr().get()) }.and_then(class_of)
     }

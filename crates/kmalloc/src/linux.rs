@@ -104,7 +104,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         let Some(start) = start else { return self.kmalloc(new_bytes) };
         if !is_checked::<K>() {
             let new = ClassIndex::fitting(new_bytes, ALIGNMENT);
-            if let (Some(class), Some(new)) = (self.class_near(start), new) {
+            if let (Some(class), Some(new)) = (self.class_in_range(start), new) {
                 let allocate = || self.kmalloc(new_bytes);
                 // SAFETY: clause 1: an object of the class in whose slab it lies. Clause 2: the
                 // bytes of its class, and of the new size at most.
@@ -113,7 +113,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             }
         }
         // SAFETY: clauses 1 and 2.
-        unsafe { self.krealloc_otherwise(start, new_bytes) }
+        unsafe { self.krealloc_slow(start, new_bytes) }
     }
 
     /// Changes the size of an allocation of pages or bytes, or to one of them, or with checks.
@@ -121,7 +121,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
     /// # Safety
     /// 1. As for [`krealloc`](Self::krealloc).
     #[inline(never)]
-    unsafe fn krealloc_otherwise(
+    unsafe fn krealloc_slow(
         &self,
         start: NonNull<u8>,
         new_bytes: usize,

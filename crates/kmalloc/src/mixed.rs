@@ -103,7 +103,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     }
 
     /// Allocates for a layout without a class: pages or, where there is no run of pages, as
-    /// [`allocate_large_otherwise`](Self::allocate_large_otherwise) does.
+    /// [`retry_large`](Self::retry_large) does.
     #[cold]
     #[inline(never)]
     pub(crate) fn allocate_large(
@@ -113,7 +113,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     ) -> Result<NonNull<u8>, OutOfMemory> {
         match large.allocate(self.registry.source(), layout) {
             Ok(run) => Ok(run.start()),
-            Err(OutOfMemory) => self.allocate_large_otherwise(large, layout),
+            Err(OutOfMemory) => self.retry_large(large, layout),
         }
     }
 
@@ -121,7 +121,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> ClassCaches<S, K> {
     /// the caches do not use, or bytes.
     #[cold]
     #[inline(never)]
-    pub(crate) fn allocate_large_otherwise(
+    pub(crate) fn retry_large(
         &self,
         large: &LargeRuns,
         layout: Layout,

@@ -176,7 +176,7 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
         if let (false, (Some(class), Some(new_class))) = (is_checked::<K>(), classes) {
             if self.caches.get_pure(class).is_some() {
                 let bytes = layout.size().min(new_bytes);
-                let allocate = || self.allocate_in(new_class, new);
+                let allocate = || self.allocate_in_class(new_class, new);
                 // SAFETY: clause 1: the class is pure, so it is an object of its cache. Clause 2:
                 // at most the new size.
                 let resize = || unsafe { self.move_object(start, class, bytes, allocate) };
@@ -248,10 +248,10 @@ impl<S: System<Pages: PageResize>, K: Hardening> Kmalloc<S, K> {
             return Ok(start);
         }
         let moved = match new_class {
-            Some(class) => self.allocate_in(class, new)?,
+            Some(class) => self.allocate_in_class(class, new)?,
             None if new.size() > bytes => match self.large.allocate_with_room(source, new) {
                 Ok(start) => start,
-                Err(OutOfMemory) => self.caches.allocate_large_otherwise(&self.large, new)?,
+                Err(OutOfMemory) => self.caches.retry_large(&self.large, new)?,
             },
             None => self.caches.allocate_large(&self.large, new)?,
         };
