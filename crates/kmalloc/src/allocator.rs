@@ -1,10 +1,12 @@
-//! The allocator as an `Allocator` of Rust: of the crate `allocator-api2` in two versions, and of
-//! the standard library where that has one. Each behind a feature.
+//! Rust's trait `Allocator` for references to [`Kmalloc`](crate::Kmalloc),
+//! [`Global`](crate::Global) and [`Heap`](crate::Heap). There are three such traits, each behind a
+//! feature: those of the crate `allocator-api2` 0.2 and 0.4, and the unstable one of the standard
+//! library.
 //!
-//! Growing and shrinking stay in place where the class or the run allows that, as `reallocate`
-//! does.
+//! `grow` and `shrink` call `reallocate`, so an allocation stays where it is if its class or its
+//! run of pages has room.
 
-/// Implements a trait of the shape of `core::alloc::Allocator` for references to the allocators.
+/// Implements the trait `Allocator` of the module `$alloc`.
 macro_rules! implement {
     ($alloc:path) => {
         use core::alloc::Layout;
@@ -44,8 +46,8 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: `start` is a block of `old`, as the trait promises, and is given up
-                // unless this fails.
+                // SAFETY: clause 1: the trait's promise: `start` was allocated for `old`, and the
+                // caller gives it up unless this fails.
                 or_error(unsafe { resize(self, start, old, new) }, new.size())
             }
 
@@ -55,13 +57,13 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: a block of `old`, given up unless this fails; zeros are written behind
-                // it.
+                // SAFETY: clause 1: as in `grow`.
                 let grown = unsafe { resize(self, start, old, new) }.map_err(|_| AllocError)?;
-                // SAFETY: it has the new size, which is not below the old one.
-                let behind = unsafe { grown.add(old.size()) };
-                // SAFETY: from the old size on, so all of it is behind the old content.
-                unsafe { behind.write_bytes(0, new.size() - old.size()) };
+                // SAFETY: the memory has the new size, which is not below the old one.
+                let added = unsafe { grown.add(old.size()) };
+                // SAFETY: the bytes from the old size to the new one belong to the caller's memory,
+                // and hold no content yet.
+                unsafe { added.write_bytes(0, new.size() - old.size()) };
                 or_error(Ok(grown), new.size())
             }
 
@@ -71,7 +73,7 @@ macro_rules! implement {
                 old: Layout,
                 new: Layout,
             ) -> Result<NonNull<[u8]>, AllocError> {
-                // SAFETY: a block of `old` of no smaller size, as the trait promises.
+                // SAFETY: clause 1: as in `grow`.
                 or_error(unsafe { resize(self, start, old, new) }, new.size())
             }
         }
@@ -142,8 +144,8 @@ macro_rules! implement {
         }
 
         /// # Safety
-        /// 1. `start` was allocated for `old`; unless this fails, only what it returns is used,
-        ///    with `new`.
+        /// 1. `start` was allocated for `old`. Unless this fails, the caller uses only the memory
+        ///    returned, which is one for `new`.
         unsafe fn resize<S: System<Pages: PageResize>, K: Hardening>(
             kmalloc: &Kmalloc<S, K>,
             start: NonNull<u8>,
@@ -151,14 +153,14 @@ macro_rules! implement {
             new: Layout,
         ) -> Result<NonNull<u8>, OutOfMemory> {
             if old.align() == new.align() {
-                // SAFETY: clause 1: the same alignment, so only the size changes.
+                // SAFETY: clauses 1 and 2: clause 1, and only the size changes.
                 return unsafe { kmalloc.reallocate(start, old, new.size()) };
             }
             let moved = kmalloc.allocate(new)?;
             let bytes = old.size().min(new.size());
-            // SAFETY: both have that many bytes, and one was just allocated.
+            // SAFETY: both have `bytes` bytes, and do not overlap, as one was just allocated.
             unsafe { moved.copy_from_nonoverlapping(start, bytes) };
-            // SAFETY: clause 1: its content has been copied, and no code uses it.
+            // SAFETY: clauses 1 and 2: clause 1: allocated for `old`, and not used any more.
             unsafe { kmalloc.free_sized(start, old) };
             Ok(moved)
         }

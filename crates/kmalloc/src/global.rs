@@ -35,10 +35,10 @@ const READY: u8 = 2;
 /// allocate from this allocator. When it fails or panics, that request fails, and the next one
 /// tries again.
 ///
-/// A global allocator must not unwind ([`GlobalAlloc`]). Should `setup`, the registry's fault hook,
-/// or a destructor or callback of another cache of the registry panic in a request that comes
-/// through `GlobalAlloc`, the program ends. Through [`kmalloc`](Self::kmalloc) the panic goes on to
-/// the caller.
+/// A global allocator must not unwind ([`GlobalAlloc`]). A request through `GlobalAlloc` ends the
+/// program if code of the user panics in it: `setup`, the registry's fault hook, or a destructor or
+/// callback of another cache of the registry. In a call through [`kmalloc`](Self::kmalloc) the
+/// panic unwinds to the caller.
 ///
 /// ```
 /// use buddy::page_frame::{DirectMap, OutOfMemory};
@@ -83,8 +83,8 @@ pub struct Global<
     kmalloc: UnsafeCell<MaybeUninit<Kmalloc<S, K>>>,
 }
 
-// SAFETY: I1: `kmalloc` is written once and from then on only shared. The page source and the CPUs
-// are made on whichever CPU that is, so they are `Send`.
+// SAFETY: I1: `kmalloc` is written once and from then on only shared. Any CPU may be the one that
+// makes the page source and the CPUs, so both are `Send`.
 unsafe impl<S, K: Hardening, F: SetUp<S, K> + Sync> Sync for Global<S, K, F> where
     S: System<Pages: PageResize + Send + Sync, Cpus: Send + Sync>
 {
@@ -124,9 +124,9 @@ where
         // The class first: memory for zero bytes is not from this allocator, which may not even
         // have been made.
         if let Some(class) = ClassIndex::fitting(layout.size(), layout.align()) {
-            // SAFETY: clause 1 of `assume_ready`: `alloc` returned `start`, so it was ready then.
+            // SAFETY: clause 1 of `assume_ready`: the caller owns `start`, which `alloc` returned.
             let kmalloc = unsafe { self.assume_ready() };
-            // SAFETY: the caller's clause: `start` came from `alloc`, so it is not null.
+            // SAFETY: the caller's clause: `start` is memory from `alloc`, and null is none.
             let object = unsafe { NonNull::new_unchecked(start) };
             // SAFETY: clauses 1 and 2: the caller's clauses: allocated with this layout, so for its
             // class, and not used any more.
@@ -145,9 +145,9 @@ where
             return unsafe { self.realloc_empty(start, layout, new_bytes) };
         }
         let no_unwind = NoUnwind;
-        // SAFETY: clause 1 of `assume_ready`: `alloc` returned `start`, so it was ready then.
+        // SAFETY: clause 1 of `assume_ready`: the caller owns `start`, which `alloc` returned.
         let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: the caller's clause: `start` came from `alloc`, so it is not null.
+        // SAFETY: the caller's clause: `start` is memory from `alloc`, and null is none.
         let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: clauses 1 and 2: the caller's clauses: allocated with this layout, and the caller
         // goes on with the address returned.
@@ -184,7 +184,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
     /// caller does. Example: see [`Global`].
     ///
     /// # Errors
-    /// What `setup` fails with.
+    /// The error of `setup`.
     #[inline]
     pub fn kmalloc(&self) -> Result<&Kmalloc<S, K>, OutOfMemory> {
         self.get().map_or_else(|| self.set_up(), Ok)
@@ -272,7 +272,7 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> Global<S, K, F>
         let no_unwind = NoUnwind;
         // SAFETY: clause 1 of `assume_ready`: by clause 1 the caller owns memory of this allocator.
         let kmalloc = unsafe { self.assume_ready() };
-        // SAFETY: clause 1: `start` came from `alloc`, so it is not null.
+        // SAFETY: clause 1: `start` is memory from `alloc`, and null is none.
         let start = unsafe { NonNull::new_unchecked(start) };
         // SAFETY: clause 1 of `free_sized_missed`: by clause 1 allocated with this layout and not
         // used any more.
@@ -323,7 +323,8 @@ impl<S: System<Pages: PageResize>, K: Hardening, F: SetUp<S, K>> fmt::Debug for 
     }
 }
 
-/// Makes the allocator of a [`Global`] at its first request: a function, or a value with options.
+/// Makes the allocator of a [`Global`] at the first request. Functions implement it; implement it
+/// for a type of your own if the set-up has options.
 ///
 /// ```
 /// use kmalloc::{Global, Kmalloc, SetUp};
@@ -354,7 +355,7 @@ pub trait SetUp<S: System<Pages: PageResize>, K: Hardening> {
     /// Makes the allocator. It must not allocate from the [`Global`] that calls it.
     ///
     /// # Errors
-    /// [`OutOfMemory`] when there is no memory to begin with; the next request tries again.
+    /// [`OutOfMemory`] when there is no memory for the allocator. The next request tries again.
     /// Example: see [`SetUp`].
     fn set_up(&self) -> Result<Kmalloc<S, K>, OutOfMemory>;
 }

@@ -1,4 +1,5 @@
-//! A heap for kernels and firmware: a constant that gets its memory later, region by region.
+//! A heap for kernels and firmware: a constant without memory, to which memory regions are added at
+//! run time.
 
 use core::alloc::{GlobalAlloc, Layout};
 use core::fmt;
@@ -50,40 +51,43 @@ pub type HeapSystem<C> = (Regions<C>, C);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// In a program `#[global_allocator]` stands above the static. `C` is the machine:
+/// To make it the program's allocator, write `#[global_allocator]` above the static. `C` describes
+/// the CPUs:
 ///
-/// - `CriticalSectionCpu`, the default, with the feature `critical-section`: one slot, correct in
-///   interrupts and on several cores, for every chip whose crate implements a critical section.
-///   `static HEAP: Heap = Heap::empty();`
-/// - An implementation of [`Cpu`] for machines with several CPUs, which then share no slots:
-///   `static HEAP: Heap<MyCpu> = Heap::empty();` if it has a default value, else
+/// - `CriticalSectionCpu`, the default with the feature `critical-section`: one slot for all CPUs.
+///   It is correct in interrupts and on several cores, and works on every chip whose crate
+///   implements a critical section: `static HEAP: Heap = Heap::empty();`.
+/// - Your implementation of [`Cpu`], which gives each CPU a slot of its own:
+///   `static HEAP: Heap<MyCpu> = Heap::empty();` if it has a default value, otherwise
 ///   [`with_cpu`](Self::with_cpu).
-/// - [`OneContext`], where nothing runs at the same time:
+/// - [`OneContext`], if no two contexts ever use the heap at the same time:
 ///   [`for_one_context`](Self::for_one_context).
 ///
 /// # Memory
-/// Each region has its own metadata at its start: about ten bytes a page, and in regions of at most
-/// 4 MiB a 64th of the memory. Sparse regions cost nothing in between. Regions may lie in one GiB
-/// and may touch each other; no request gets memory of two. Add the largest region first: the page
-/// map of the first one is the one that [`Kmalloc::free`] looks at without a search.
+/// Each region has its metadata at its own start: about ten bytes a page, and a 64th of the memory
+/// in regions of at most 4 MiB. Addresses between regions cost nothing. Regions may be close to
+/// each other and may touch, but no allocation spans two regions. Add the largest region first:
+/// [`Kmalloc::free`] searches for the page map of an address, except in the first region.
 ///
-/// A heap of at most 4 MiB is **small**: it has no caches, and each request takes as many bytes as
-/// it needs, rounded up to 16. Of 8 KiB about 85 % serve requests, of 32 KiB 93 %, of 100 KiB and
-/// above 95 %. 8 KiB are enough for a heap, and less than about 5 KiB are an error: they must hold
-/// the metadata, the registry with 64 bytes for each CPU, and as many bytes as a page. Presets with
-/// checks use caches in small heaps too, and take more.
+/// A heap of at most 4 MiB is **small**: it has no caches, and each allocation takes its size
+/// rounded up to a multiple of 16 bytes. Requests can use about 85 % of 8 KiB, 93 % of 32 KiB, and
+/// 95 % of 100 KiB and more. 8 KiB are always enough for a heap. Less than about 5 KiB are an
+/// error, as the first region holds its metadata, the registry with 64 bytes for each CPU, and as
+/// many bytes as a page. Presets with checks use caches in small heaps too, and need more memory.
 ///
 /// # Costs
-/// A hit in a CPU's slot costs what it costs in [`Kmalloc`]. Misses take pages under one lock for
-/// each region, in O(pages / 64). A machine with many CPUs and much memory gives
-/// [`Global`](crate::Global) a buddy instead, which has no lock.
+/// A hit in a CPU's slot costs what it costs in [`Kmalloc`]. A miss takes pages from a region,
+/// under the region's lock, in O(pages / 64). In a small heap every request takes that lock and
+/// searches the bits of the region. For many CPUs and much memory use [`Global`](crate::Global)
+/// over a buddy instead, which has no lock.
 ///
-/// In a small heap all requests take that lock, and search the bits of the region.
+/// # Before the first region
+/// Requests fail, also those of an interrupt that arrives while the first region is being added.
+/// Such an interrupt must not add a region: it would wait for the code that it interrupted.
 ///
-/// A request before the first region fails, and so does one from an interrupt that arrives while
-/// the first region is added. Such an interrupt must add no region: it would wait for the code that
-/// it interrupted. A panic in a callback of a private cache ends the program, as a
-/// global allocator must not unwind.
+/// # Panics
+/// A panic in a callback of a private cache ends the program if it happens in a request through
+/// `GlobalAlloc`, which must not unwind.
 pub struct Heap<
     #[cfg(feature = "critical-section")] C: Cpu + Clone = CriticalSectionCpu,
     #[cfg(not(feature = "critical-section"))] C: Cpu + Clone,
@@ -130,8 +134,8 @@ impl Heap<OneContext> {
         /// 1. Each call of the heap ends before the next one begins: no interrupt handler, thread
         ///    or other core interrupts one with another.
         pub unsafe fn for_one_context() -> Self {
-            // SAFETY: clause 1 of `new`: by clause 1 the calls of the heap, which is all that is
-            // built on the value, do not interrupt each other.
+            // SAFETY: clause 1 of `OneContext::new`: only the heap uses the value, and by clause 1
+            // calls of the heap do not interrupt each other.
             Self::with_cpu(|| unsafe { OneContext::new() })
         }
     }
@@ -139,9 +143,9 @@ impl Heap<OneContext> {
 
 impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
     page_frame::const_unless_loom! {
-        /// Makes a heap without memory. The first [`add_region`](Self::add_region) calls `cpu` for
-        /// the machine, which must not allocate from the heap. Checks by another preset than
-        /// [`Off`] are chosen by the type.
+        /// Makes a heap without memory. The first [`add_region`](Self::add_region) calls `cpu`,
+        /// which returns the machine and must not allocate from the heap. The type chooses a preset
+        /// of checks other than [`Off`].
         ///
         /// ```
         /// use kmalloc::Heap;
@@ -155,23 +159,23 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         }
     }
 
-    /// Adds the `bytes` bytes at `start` to the heap, which may have memory or none. Returns how
-    /// many bytes of pages that adds.
+    /// Adds the region of `bytes` bytes at `start` to the heap. Returns how many bytes of pages
+    /// that adds.
     ///
     /// Writes the metadata at the start of the region, about ten bytes per page. O(pages). The
-    /// first region also gets the internal caches. Example: see [`Heap`].
+    /// first region also gets the registry's internal caches. Example: see [`Heap`].
     ///
     /// # Errors
-    /// [`RegionError`], which says how large the region must be. The memory is not used then.
+    /// [`RegionError`], which says how large the region must be. The heap does not use the memory
+    /// then.
     ///
     /// # Safety
-    /// 1. The memory is valid for reads and writes as long as the heap lives, and no other code
-    ///    uses it.
+    /// 1. The memory is valid for reads and writes while the heap lives, and no other code uses it.
     pub unsafe fn add_region(&self, start: *mut u8, bytes: usize) -> Result<usize, RegionError> {
         let error = |kind| RegionError { start: start.addr(), bytes, kind };
         let (start, bytes) = match NonNull::new(start) {
             Some(start) => (start, bytes),
-            // Address zero is memory on some machines, but no pointer of Rust's may point to it.
+            // Some machines have memory at address zero, but a Rust reference cannot point there.
             None => {
                 let start = start.wrapping_add(START_AT_ZERO);
                 let Some(start) = NonNull::new(start) else { return Err(error(Kind::Empty)) };
@@ -198,13 +202,15 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         Ok(added)
     }
 
-    /// Returns bytes that are enough for a first region on a machine with `cpus` CPU slots.
+    /// Returns a size in bytes that is enough for a first region on a machine with `cpus` CPU
+    /// slots.
     fn needed(cpus: usize) -> usize {
         let own = Registry::<HeapSystem<C>>::needed_bytes(cpus, is_checked::<K>());
         own.map_or(usize::MAX, |own| own.saturating_add(own / 32 + 3 * PAGE_SIZE))
     }
 
-    /// Makes the allocator over its first region, and checks that it can serve a request.
+    /// Makes the allocator over its first region. Serves one request, which builds the internal
+    /// caches and shows that there is room for them.
     fn first_caches(regions: Regions<C>, cpu: C) -> Result<Kmalloc<HeapSystem<C>, K>, OutOfMemory> {
         let kmalloc = Kmalloc::with_hardening(Registry::new(regions, cpu)?);
         let object = kmalloc.allocate_missed(Layout::new::<u8>())?;
@@ -221,21 +227,21 @@ impl<C: Cpu + Clone, K: Hardening> Heap<C, K> {
         self.global.get()
     }
 
-    /// Returns the bytes of all regions without their metadata: those of whole pages, and in small
-    /// regions also the rest. O(regions). Example: see [`Heap`].
+    /// Returns the size of all regions in bytes without their metadata. Regions that are not small
+    /// count in whole pages. O(regions). Example: see [`Heap`].
     pub fn bytes(&self) -> usize {
         self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().bytes())
     }
 
-    /// Returns the bytes that nothing holds. Free objects of caches do not count;
-    /// [`Kmalloc::shrink_all`] returns pages of which all objects are free. Takes the lock of each
-    /// region. Example: see [`Heap`].
+    /// Returns the number of free bytes. Free objects in caches do not count, until
+    /// [`Kmalloc::shrink_all`] has released the slabs whose objects are all free. Takes the lock of
+    /// each region. Example: see [`Heap`].
     pub fn free_bytes(&self) -> usize {
         self.kmalloc().map_or(0, |kmalloc| kmalloc.registry().source().free_bytes())
     }
 }
 
-/// The bytes that a region at address zero loses.
+/// The bytes at the start of a region at address zero that the heap leaves unused.
 const START_AT_ZERO: usize = 64;
 
 /// A region that is too small for a heap, with the reason.
@@ -266,7 +272,7 @@ pub struct RegionError {
 enum Kind {
     /// The region begins at zero, and has no other byte.
     Empty,
-    /// Not even the bytes of one page fit beside the metadata.
+    /// The region has no room for a page's bytes beside the metadata.
     NoPage { needed: usize },
     /// The first region has no room for the registry, or for the first cache of a preset with
     /// checks.
