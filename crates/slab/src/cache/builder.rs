@@ -206,7 +206,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
 
     /// Puts the first object of every slab at its start. Example: see [`CacheBuilder`].
     pub fn uncoloured(mut self) -> Self {
-        self.options.coloured = false;
+        self.options.is_coloured = false;
         self
     }
 
@@ -299,7 +299,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// Allows slabs of up to `order`, even where a larger one wastes less.
     /// Example: see [`CacheBuilder`].
     pub fn max_order(mut self, order: Order) -> Self {
-        self.options.most_order = order;
+        self.options.max_order = order;
         self
     }
 
@@ -309,7 +309,7 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
     /// more pages. For page sources of which untouched pages cost nothing. See
     /// [`Geometry::with_objects`](crate::Geometry::with_objects). Example: see [`CacheBuilder`].
     pub fn min_objects(mut self, objects: usize) -> Self {
-        self.options.least_objects = objects;
+        self.options.min_objects = objects;
         self
     }
 
