@@ -71,7 +71,7 @@ pub type HeapSystem<C> = (Regions<C>, C);
 ///
 /// A heap of at most 4 MiB is **small**: it has no caches, and each allocation takes its size
 /// rounded up to a multiple of 16 bytes. Requests can use about 85 % of 8 KiB, 93 % of 32 KiB, and
-/// 95 % of 100 KiB and more. 8 KiB are always enough for a heap. Less than about 5 KiB are an
+/// 95 % of 100 KiB and more. 8 KiB are enough for a heap. Less than about 5 KiB are an
 /// error, as the first region holds its metadata, the registry with 64 bytes for each CPU, and as
 /// many bytes as a page. Presets with checks use caches in small heaps too, and need more memory.
 ///

@@ -334,11 +334,10 @@ impl<'r, S: System, K: Hardening> CacheBuilder<'r, S, K> {
         self
     }
 
-    /// Sets for how many bytes of free objects in full magazines the depot has room from the start,
-    /// by default 32 KiB; zero means that no object waits there. What finds no room goes to its
-    /// slab. More means that a phase that frees many objects costs less, and that they keep their
-    /// pages for a while: an aging pass returns those that are not needed.
-    /// Example: see [`CacheBuilder`].
+    /// Sets the initial capacity of the depot, in bytes of free objects in full magazines. The
+    /// default is 32 KiB; with zero the depot holds no object. Objects for which the depot has no
+    /// room return to their slabs. With a larger depot, freeing many objects costs less, but free
+    /// objects keep their pages until an aging pass releases them. Example: see [`CacheBuilder`].
     pub fn depot_bytes(mut self, bytes: usize) -> Self {
         self.options.depot_bytes = bytes;
         self

@@ -96,7 +96,7 @@ impl CpuSlot {
         // SAFETY: I1: `top` is above `bottom`, so there is a place below it.
         let last = unsafe { top.sub(1) };
         self.top = last;
-        // SAFETY: I1: `last` is a place below the old `top`, so it is written.
+        // SAFETY: I1: `last` is a place below the old `top`, and such places are written.
         let object = unsafe { last.read() };
         // SAFETY: only objects are pushed, which are not null.
         Some(unsafe { NonNull::new_unchecked(object) })
@@ -116,7 +116,7 @@ impl CpuSlot {
         if unsafe { below.read() } == object.as_ptr() {
             return Push::Again;
         }
-        // SAFETY: I1: `top` is below `end`, so it is a place of our magazine.
+        // SAFETY: I1: `top` is below `end`, and the places up to `end` belong to our magazine.
         unsafe { top.write(object.as_ptr()) };
         // SAFETY: I1: at most `end`.
         self.top = unsafe { top.add(1) };
